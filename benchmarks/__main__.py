@@ -46,8 +46,8 @@ APART = {"bench_step_experts": "make bench-step-experts"}
 def page() -> str:
     """docs/benchmarks.md, from its words and the tables."""
 
-    def table(found: re.Match[str]) -> str:
-        return indent((TABLES / f"{found[2]}.md").read_text().strip(), found[1])
+    def table(match: re.Match[str]) -> str:
+        return indent((TABLES / f"{match[2]}.md").read_text().strip(), match[1])
 
     return re.sub(r"^( *)\{\{ (\w+) \}\}", table, (Path(__file__).parent / "page.md").read_text(), flags=re.MULTILINE)
 

@@ -59,13 +59,13 @@ def measure(shape: tuple[int, int, int, int], rounds: int) -> dict[int, float]:
     return {c: statistics.median(a / b for a, b in zip(times[c], base, strict=True)) for c in CHUNKS}
 
 
-def table(found: dict[str, dict[int, float]]) -> str:
+def table(figures: dict[str, dict[int, float]]) -> str:
     """The ratios as Markdown."""
     lines = [
         f"| time of the scan, {LENGTH} positions | {' | '.join(f'chunks of {c}' for c in CHUNKS)} | chosen |",
         "|---|" + "---:|" * (len(CHUNKS) + 1),
     ]
-    for (state, heads, dim, _), ratios in zip(SHAPES, found.values(), strict=True):
+    for (state, heads, dim, _), ratios in zip(SHAPES, figures.values(), strict=True):
         cells = [f"{ratios[c]:.2f}" for c in CHUNKS]
         lines.append(f"| state {state}, {heads} heads of {dim} | {' | '.join(cells)} | {chunk_for(state)} |")
     return "\n".join(lines) + "\n"
@@ -76,8 +76,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(2)
-    found = {str(shape): measure(shape, args.rounds) for shape in SHAPES}
-    deliver(args, found, table(found))
+    figures = {str(shape): measure(shape, args.rounds) for shape in SHAPES}
+    deliver(args, figures, table(figures))
 
 
 if __name__ == "__main__":

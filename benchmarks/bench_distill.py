@@ -169,17 +169,19 @@ def peak(way: str, tokens: int) -> dict[str, float]:
 
 def memory() -> dict[str, dict[int, int]]:
     """Bytes by way and tokens; the losses of one number of tokens must agree."""
-    found: dict[str, dict[int, int]] = {}
+    figures: dict[str, dict[int, int]] = {}
     losses: dict[int, float] = {}
     for way, tokens in MEASURED:
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.bench_distill", "--worker", way, str(tokens)]
-        told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-        first = losses.setdefault(tokens, told["loss"])
-        if abs(told["loss"] / first - 1) > 1e-5:
-            raise SystemExit(f"{way} at {tokens} tokens: a loss of {told['loss']}, not {first}")
-        found.setdefault(way, {})[tokens] = int(told["bytes"])
-        print(f"  {way}, {tokens} tokens: {told['bytes'] / GB:.2f} GB", file=sys.stderr, flush=True)
-    return found
+        report = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        )
+        first = losses.setdefault(tokens, report["loss"])
+        if abs(report["loss"] / first - 1) > 1e-5:
+            raise SystemExit(f"{way} at {tokens} tokens: a loss of {report['loss']}, not {first}")
+        figures.setdefault(way, {})[tokens] = int(report["bytes"])
+        print(f"  {way}, {tokens} tokens: {report['bytes'] / GB:.2f} GB", file=sys.stderr, flush=True)
+    return figures
 
 
 def times(rounds: int) -> dict[str, dict[str, float]]:
@@ -205,26 +207,26 @@ def line(sizes: dict[int, int], tokens: int = TOKENS) -> tuple[float, float]:
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    found = {"memory": memory(), "time": times(rounds)}
-    single = found["memory"]
-    found["naive_at_8192"], found["off_the_line"] = line(single["naive"])
-    found["ratio"] = {w: single[w][TOKENS] / found["naive_at_8192"] for w in single if TOKENS in single[w]}
-    return found
+    figures = {"memory": memory(), "time": times(rounds)}
+    single = figures["memory"]
+    figures["naive_at_8192"], figures["off_the_line"] = line(single["naive"])
+    figures["ratio"] = {w: single[w][TOKENS] / figures["naive_at_8192"] for w in single if TOKENS in single[w]}
+    return figures
 
 
-def missed(found: dict[str, Any]) -> list[str]:
+def missed(figures: dict[str, Any]) -> list[str]:
     """Targets that what training runs does not meet."""
     ours = "fused, into main_grad"
     tests = {
-        "memory at most 1/20 of naive": found["ratio"][ours] <= MEMORY,
-        f"time at most {TIME} of naive": found["time"][ours]["ratio"] <= TIME,
+        "memory at most 1/20 of naive": figures["ratio"][ours] <= MEMORY,
+        f"time at most {TIME} of naive": figures["time"][ours]["ratio"] <= TIME,
     }
     return [name for name, met in tests.items() if not met]
 
 
-def table(found: dict[str, Any]) -> str:
+def table(figures: dict[str, Any]) -> str:
     """The measurements as Markdown."""
-    single = found["memory"]
+    single = figures["memory"]
 
     def cell(way: str, tokens: int) -> str:
         return f"{single[way][tokens] / GB:.2f}" if tokens in single.get(way, {}) else ""
@@ -234,17 +236,17 @@ def table(found: dict[str, Any]) -> str:
         f"| float32, GB beyond the head's gradient | {columns} | of naive | seconds at {TIMED} | of naive |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for way, took in found["time"].items():
+    for way, took in figures["time"].items():
         cells = [cell(way, n) for n in (*SIZES, TOKENS)]
-        share = f"1/{1 / found['ratio'][way]:.0f}" if way in found["ratio"] else ""
+        share = f"1/{1 / figures['ratio'][way]:.0f}" if way in figures["ratio"] else ""
         if way == "naive":
-            cells[-1], share = f"({found['naive_at_8192'] / GB:.1f})", "1"
+            cells[-1], share = f"({figures['naive_at_8192'] / GB:.1f})", "1"
         lines.append(f"| {way} | {' | '.join(cells)} | {share} | {took['seconds']:.2f} | {took['ratio']:.2f} |")
-    told = (
+    note = (
         f"In parentheses: not measured but continued from {SIZES[0]} and {SIZES[-1]} tokens; {SIZES[1]} lie "
-        f"{found['off_the_line']:+.1%} off that line. Targets: memory at most 1/20, time at most {TIME}."
+        f"{figures['off_the_line']:+.1%} off that line. Targets: memory at most 1/20, time at most {TIME}."
     )
-    return "\n".join([*lines, "", told]) + "\n"
+    return "\n".join([*lines, "", note]) + "\n"
 
 
 def main() -> None:
@@ -255,8 +257,8 @@ def main() -> None:
     if args.worker:
         print(json.dumps(peak(args.worker[0], int(args.worker[1]))))
         return
-    found = measure(args.rounds)
-    deliver(args, found, table(found), missed(found))
+    figures = measure(args.rounds)
+    deliver(args, figures, table(figures), missed(figures))
 
 
 if __name__ == "__main__":

@@ -176,11 +176,11 @@ def measure() -> dict[str, dict[str, dict[int, int]]]:
 
     import nemo_elastic.megatron.vocabulary  # noqa: F401
 
-    found: dict[str, dict[str, dict[int, int]]] = {}
+    figures: dict[str, dict[str, dict[int, int]]] = {}
     for model, (_, ways) in MODELS.items():
         losses: dict[int, float] = {}
         for way in ways:
-            sizes = found.setdefault(model, {}).setdefault(way, {})
+            sizes = figures.setdefault(model, {}).setdefault(way, {})
             for n in WAYS[way].lengths:
                 if not fits(sizes, n):
                     continue
@@ -188,12 +188,12 @@ def measure() -> dict[str, dict[str, dict[int, int]]]:
                 sizes[n] = int(point["bytes"])
                 if WAYS[way].teacher and abs(point["loss"] / losses.setdefault(n, point["loss"]) - 1) > 1e-4:
                     raise SystemExit(f"{model}, {way}, {n} tokens: a loss of {point['loss']}, not {losses[n]}")
-                told = f"{model}, {way}, {n} tokens: {sizes[n] / MIB:.0f} MiB in {point['seconds']:.0f} s"
-                print(f"  {told}", file=sys.stderr, flush=True)
-    return found
+                message = f"{model}, {way}, {n} tokens: {sizes[n] / MIB:.0f} MiB in {point['seconds']:.0f} s"
+                print(f"  {message}", file=sys.stderr, flush=True)
+    return figures
 
 
-def table(found: dict[str, dict[str, dict[int, int]]]) -> str:
+def table(figures: dict[str, dict[str, dict[int, int]]]) -> str:
     """The measurements as Markdown."""
     head = [f"{n // 1024}k tokens, MiB" for n in LENGTHS]
     lines = [
@@ -201,7 +201,7 @@ def table(found: dict[str, dict[str, dict[int, int]]]) -> str:
         "| of `llm.distill` | 8k off the line |",
         "|---|---|" + "---:|" * 7,
     ]
-    for model, rows in found.items():
+    for model, rows in figures.items():
         bases = [line(rows[way])[0] for way in (FAIR, DISTILL)]
         for way, sizes in rows.items():
             slope, off = line(sizes)
@@ -214,13 +214,13 @@ def table(found: dict[str, dict[str, dict[int, int]]]) -> str:
         f"| {model} | {parameters(parent, parent.full):,} | {vocabulary(parent):.0%} |"
         for model, (parent, _) in MODELS.items()
     ]
-    return "\n".join([*lines, "", *(f"- {text}: {'met' if met else 'missed'}" for text, met in goals(found))]) + "\n"
+    return "\n".join([*lines, "", *(f"- {text}: {'met' if met else 'missed'}" for text, met in goals(figures))]) + "\n"
 
 
-def goals(found: dict[str, dict[str, dict[int, int]]]) -> list[tuple[str, bool]]:
+def goals(figures: dict[str, dict[str, dict[int, int]]]) -> list[tuple[str, bool]]:
     """What memory with recomputation and the loss by chunks has to be, and whether it is."""
-    ours = {model: line(rows[OURS]) for model, rows in found.items()}
-    fair = {model: line(rows[FAIR])[0] for model, rows in found.items()}
+    ours = {model: line(rows[OURS]) for model, rows in figures.items()}
+    fair = {model: line(rows[FAIR])[0] for model, rows in figures.items()}
     return [
         (
             f"with both, memory grows no faster than the length: 8k is at most {OFF:.0%} below the line",
@@ -236,8 +236,8 @@ def goals(found: dict[str, dict[str, dict[int, int]]]) -> list[tuple[str, bool]]
 def main() -> None:
     parser = arguments(__doc__)
     args = parser.parse_args()
-    found = measure()
-    deliver(args, found, table(found), [text for text, met in goals(found) if not met])
+    figures = measure()
+    deliver(args, figures, table(figures), [text for text, met in goals(figures) if not met])
 
 
 if __name__ == "__main__":

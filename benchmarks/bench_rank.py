@@ -156,14 +156,14 @@ def counts(count: Count) -> list[dict[str, float]]:
 
 def memory() -> dict[int, float]:
     """Sequences of a whole ranking -> bytes of tensors at the fullest moment."""
-    model, found = NemotronH.random(PARENT), {}
+    model, figures = NemotronH.random(PARENT), {}
     tokens_bl = text(128)
     for sequences in (32, 128):
         batches = (tokens_bl[at : at + SAMPLES].clone() for at in range(0, sequences, SAMPLES))
         with Peak() as peak:
             rank(Layers(model.weights()), PARENT, batches, RankOptions(depth_exact=1))
-        found[sequences] = peak.most
-    return found
+        figures[sequences] = peak.most
+    return figures
 
 
 def table(ways: dict[str, dict[str, float]], rows: list[dict[str, float]], bytes_of: dict[int, float]) -> str:
@@ -191,8 +191,8 @@ def table(ways: dict[str, dict[str, float]], rows: list[dict[str, float]], bytes
         lines.append(f"| {r['layers']} | {r['naive']} | {shared} | {given} | {r['first']} | {first} | {drops} |")
     lines += ["", "| sequences of a ranking | peak of tensors |", "|---:|---:|"]
     lines += [f"| {n} | {b / 2**20:.1f} MiB |" for n, b in bytes_of.items()]
-    told = (f"- {text}: {'met' if met else 'missed'}" for text, met in goals(ways, rows, bytes_of))
-    return "\n".join([*lines, "", *told]) + "\n"
+    verdicts = (f"- {text}: {'met' if met else 'missed'}" for text, met in goals(ways, rows, bytes_of))
+    return "\n".join([*lines, "", *verdicts]) + "\n"
 
 
 def goals(

@@ -73,12 +73,12 @@ def make(place: Path) -> dict[str, Any]:
     from nemo_elastic.slicing.slicer import slice_checkpoint
 
     parent = shape()
-    found = members(parent)
-    write_family(place / "family", parent, random_state(parent, parent.full), Family.of(parent, found))
+    subnets = members(parent)
+    write_family(place / "family", parent, random_state(parent, parent.full), Family.of(parent, subnets))
     for name in NAMES:
         slice_checkpoint(place / "family", place / name, member=name)
     np.save(place / "tokens.npy", np.random.default_rng(0).integers(parent.vocab, size=(1, PROMPT)))
-    return {name: parameters(parent, member) for name, member in found.items()}
+    return {name: parameters(parent, member) for name, member in subnets.items()}
 
 
 def anonymous() -> int:
@@ -163,8 +163,8 @@ def select_times() -> dict[str, Any]:
             for step, start, end in zip(steps, began, began[1:], strict=False):
                 taken[step].append(1e3 * (end - start))
     medians = [{step: statistics.median(taken[step]) for step in steps} for taken in times]
-    slowest = max(medians, key=lambda found: found["select"] + found["first"])
-    return slowest | {"select": max(found["select"] for found in medians)}
+    slowest = max(medians, key=lambda row: row["select"] + row["first"])
+    return slowest | {"select": max(row["select"] for row in medians)}
 
 
 def decode(place: Path) -> dict[str, Any]:
@@ -185,18 +185,18 @@ def decode(place: Path) -> dict[str, Any]:
 
     tokens = torch.from_numpy(np.load(place / "tokens.npy"))
     family = load_family(place / "family")
-    found = {}
+    figures = {}
     for name in NAMES:
         inside, alone = family.select(name), load_family(place / name).select()
         np.savez(place / f"{name}.ours.npz", logits=inside(tokens).numpy(), new=inside.generate(tokens, NEW, ()))
         rounds = [(seconds(inside), seconds(alone)) for _ in range(9)][1:]
-        found[name] = {
+        figures[name] = {
             "read": [PROMPT / statistics.median(r[i][0] for r in rounds) for i in (0, 1)],
             "decode": [1 / statistics.median(r[i][1] for r in rounds) for i in (0, 1)],
             "ratio": statistics.median(r[1][1] / r[0][1] for r in rounds),
             "read_ratio": statistics.median(r[1][0] / r[0][0] for r in rounds),
         }
-    return found
+    return figures
 
 
 def run_transformers(place: Path) -> dict[str, Any]:
@@ -221,15 +221,15 @@ def compare(place: Path) -> dict[str, Any]:
     """For each member the largest difference of a logit, relative to the largest logit, and tokens that agree."""
     import numpy as np
 
-    found = {}
+    figures = {}
     for name in NAMES:
         ours, theirs = (np.load(place / f"{name}.{who}.npz") for who in ("ours", "theirs"))
-        found[name] = {
+        figures[name] = {
             "logits": float(np.abs(ours["logits"] - theirs["logits"]).max() / np.abs(theirs["logits"]).max()),
             "tokens": int((ours["new"] == theirs["new"]).sum()),
             "different": len(np.unique(theirs["new"])),
         }
-    return found
+    return figures
 
 
 def worker(kind: str, place: Path, *args: str, python: str = sys.executable) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def measure(place: Path) -> dict[str, Any]:
     if not hf.is_file():
         raise SystemExit(f"{hf} is missing: `make venv` makes it, or set NEMO_ELASTIC_HF_PYTHON")
     sizes = worker("make", place)
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "parameters": sizes,
         "alone": worker("hold", place, NAMES[0]),
         "family": worker("hold", place, "family"),
@@ -260,30 +260,30 @@ def measure(place: Path) -> dict[str, Any]:
         "speed": worker("decode", place),
         "transformers": worker("transformers", place, python=str(hf)),
     }
-    return found | {"equal": compare(place)}
+    return figures | {"equal": compare(place)}
 
 
-def missed(found: dict[str, Any]) -> list[str]:
+def missed(figures: dict[str, Any]) -> list[str]:
     """Targets that were not met."""
     tests = {
-        f"memory <= {MEMORY} x the largest": found["family"]["peak"] <= MEMORY * found["alone"]["peak"],
-        "three models live": found["family"]["models"] == found["folders"]["models"] == len(NAMES),
-        f"select < {SELECT_MS} ms": found["select"]["select"] < SELECT_MS,
-        f"the first forward <= {FIRST} x the next": found["select"]["first"] <= FIRST * found["select"]["next"],
-        f"logits within {LOGITS} of transformers'": all(x["logits"] <= LOGITS for x in found["equal"].values()),
-        "greedy tokens equal": all(x["tokens"] == NEW for x in found["equal"].values()),
+        f"memory <= {MEMORY} x the largest": figures["family"]["peak"] <= MEMORY * figures["alone"]["peak"],
+        "three models live": figures["family"]["models"] == figures["folders"]["models"] == len(NAMES),
+        f"select < {SELECT_MS} ms": figures["select"]["select"] < SELECT_MS,
+        f"the first forward <= {FIRST} x the next": figures["select"]["first"] <= FIRST * figures["select"]["next"],
+        f"logits within {LOGITS} of transformers'": all(x["logits"] <= LOGITS for x in figures["equal"].values()),
+        "greedy tokens equal": all(x["tokens"] == NEW for x in figures["equal"].values()),
     }
     return [name for name, met in tests.items() if not met]
 
 
-def table(found: dict[str, Any]) -> str:
+def table(figures: dict[str, Any]) -> str:
     """The measurements as Markdown."""
-    alone, family, folders = (found[k]["peak"] for k in ("alone", "family", "folders"))
-    select, first, after = (found["select"][k] for k in ("select", "first", "next"))
+    alone, family, folders = (figures[k]["peak"] for k in ("alone", "family", "folders"))
+    select, first, after = (figures["select"][k] for k in ("select", "first", "next"))
     lines = [
         "| what | measured | target |",
         "|---|---|---|",
-        f"| weights of the family | {4 * found['parameters'][NAMES[0]] / 2**30:.2f} GiB | at least 1 GiB |",
+        f"| weights of the family | {4 * figures['parameters'][NAMES[0]] / 2**30:.2f} GiB | at least 1 GiB |",
         f"| peak memory, largest member alone | {alone / 2**20:,.0f} MiB | |",
         f"| peak memory, all three in one family | {family / 2**20:,.0f} MiB, {family / alone:.3f} x | {MEMORY} x |",
         f"| peak memory, three folders | {folders / 2**20:,.0f} MiB, {folders / alone:.3f} x | |",
@@ -298,8 +298,8 @@ def table(found: dict[str, Any]) -> str:
         "|" + "---|" * 10,
     ]
     for name in NAMES:
-        speed, equal = found["speed"][name], found["equal"][name]
-        cells = [name, f"{found['parameters'][name]:,}"]
+        speed, equal = figures["speed"][name], figures["equal"][name]
+        cells = [name, f"{figures['parameters'][name]:,}"]
         for way, ratio in (("decode", "ratio"), ("read", "read_ratio")):
             cells += [f"{speed[way][0]:.1f}", f"{speed[way][1]:.1f}", f"{speed[ratio]:.2f}"]
         lines.append("| " + " | ".join([*cells, f"{equal['logits']:.1e}", str(equal["tokens"])]) + " |")
@@ -323,8 +323,8 @@ def main() -> None:
         print(json.dumps(kinds[args.worker]()))
         return
     with tempfile.TemporaryDirectory(dir=args.place) as place:
-        found = measure(Path(place))
-    deliver(args, found, table(found), missed(found))
+        figures = measure(Path(place))
+    deliver(args, figures, table(figures), missed(figures))
 
 
 if __name__ == "__main__":

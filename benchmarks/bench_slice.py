@@ -117,8 +117,8 @@ def run(command: Sequence[str], **more: str) -> Ran:
         except OSError:
             break
         fields = (line.partition(":") for line in status.splitlines())
-        told = {name: int(value.split()[0]) * 1024 for name, _, value in fields if "Rss" in name}
-        anonymous, resident = max(anonymous, told.get("RssAnon", 0)), max(resident, sum(told.values()))
+        sizes = {name: int(value.split()[0]) * 1024 for name, _, value in fields if "Rss" in name}
+        anonymous, resident = max(anonymous, sizes.get("RssAnon", 0)), max(resident, sum(sizes.values()))
         time.sleep(0.02)
     if process.wait():
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")

@@ -94,25 +94,26 @@ def measure(place: Path, parent: Parent, rounds: int) -> dict[str, float]:
     }
 
 
-def lines_of(found: dict[str, float], rounds: int) -> list[str]:
+def lines_of(figures: dict[str, float], rounds: int) -> list[str]:
     """One table."""
 
     def seconds(key: str) -> str:
-        return rate(int(found["written"]), [Ran(found[key], 0, 0)])
+        return rate(int(figures["written"]), [Ran(figures[key], 0, 0)])
 
     return [
-        f"| {found['parameters'] / 1e9:.1f}B parameters ({found['layers']:.0f} layers, {found['read'] / 1e9:.1f} GB), "
-        f"{found['tensors']:,.0f} tensors of experts, {found['tensor_bytes'] / 1e6:.1f} MB each | |",
+        f"| {figures['parameters'] / 1e9:.1f}B parameters ({figures['layers']:.0f} layers, "
+        f"{figures['read'] / 1e9:.1f} GB), "
+        f"{figures['tensors']:,.0f} tensors of experts, {figures['tensor_bytes'] / 1e6:.1f} MB each | |",
         "|---|---:|",
-        f"| cut a member of {found['member'] / 1e9:.1f}B, {found['written'] / 1e9:.1f} GB, median of {rounds} "
+        f"| cut a member of {figures['member'] / 1e9:.1f}B, {figures['written'] / 1e9:.1f} GB, median of {rounds} "
         f"| {seconds('cut')} |",
         f"| `cp` of that member, in turn | {seconds('copy')} |",
-        f"| bytes per second against `cp` | {found['ratio']:.2f} x |",
-        f"| processor time of the cut | {found['cut_processor']:.1f} s |",
-        f"| processor time of `cp` | {found['copy_processor']:.1f} s |",
-        f"| peak anonymous memory | {found['anonymous'] / 2**20:.0f} MiB |",
-        f"| peak resident memory | {found['resident'] / 2**20:.0f} MiB |",
-        f"| load average of the {os.cpu_count()} cores before it began | {found['load']:.1f} |",
+        f"| bytes per second against `cp` | {figures['ratio']:.2f} x |",
+        f"| processor time of the cut | {figures['cut_processor']:.1f} s |",
+        f"| processor time of `cp` | {figures['copy_processor']:.1f} s |",
+        f"| peak anonymous memory | {figures['anonymous'] / 2**20:.0f} MiB |",
+        f"| peak resident memory | {figures['resident'] / 2**20:.0f} MiB |",
+        f"| load average of the {os.cpu_count()} cores before it began | {figures['load']:.1f} |",
     ]
 
 
@@ -125,23 +126,23 @@ def main() -> None:
     args = parser.parse_args()
     parents = {"true": first_layers(args.room * 1e9), "many": quarter()}
     with tempfile.TemporaryDirectory(dir=args.place) as folder:
-        found = {
+        figures = {
             name: measure(Path(folder), parent, args.rounds)
             for name, parent in parents.items()
             if args.only in (None, name)
         }
     missed = [
         f"{name}: {f['ratio']:.2f} of the rate of cp, wanted {TARGET}"
-        for name, f in found.items()
+        for name, f in figures.items()
         if f["ratio"] < TARGET
     ]
     missed += [
         f"{name}: {f['anonymous'] / 2**20:.0f} MiB of anonymous memory, wanted {MEMORY / 2**20:.0f}"
-        for name, f in found.items()
+        for name, f in figures.items()
         if f["anonymous"] > MEMORY
     ]
-    table = "\n\n".join("\n".join(lines_of(f, args.rounds)) for f in found.values()) + "\n"
-    deliver(args, found, table, missed)
+    table = "\n\n".join("\n".join(lines_of(f, args.rounds)) for f in figures.values()) + "\n"
+    deliver(args, figures, table, missed)
 
 
 if __name__ == "__main__":

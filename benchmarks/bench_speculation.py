@@ -88,7 +88,7 @@ def accept(folder: Path, data: Path) -> dict[str, Any]:
     large, prompts, new = family.select(family.path[0]), 24, 96
     starts = [int(i * (len(tokens) - new) / prompts) for i in range(prompts)]
     texts = [tokens[start : start + new].astype(int).tolist() for start in starts]
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for how in ({}, {"temperature": 1.0}):
         plain = large.generate(texts, new, (), **how)
         for name in family.path[1:]:
@@ -97,11 +97,11 @@ def accept(folder: Path, data: Path) -> dict[str, Any]:
                 out: list[list[int]] = [[] for _ in texts]
                 for i, token in stream:
                     out[i].append(token)
-                row = found.setdefault(name, {"cost": family.select(name).parameters / large.parameters})
+                row = figures.setdefault(name, {"cost": family.select(name).parameters / large.parameters})
                 row["drawn" if how else "greedy", k] = stream.acceptance
                 if not how:
                     row["equal"] = row.get("equal", True) and out == plain
-    return found
+    return figures
 
 
 def seconds(decoding: Decoding | Speculation) -> float:
@@ -134,12 +134,12 @@ def measure(dtype: torch.dtype, share: float, rounds: int) -> dict[str, Any]:
         taken.append(row)
     taken = taken[1:]  # the first round cuts the layers
     count = {name: parameters(parent, member) for name, member in shapes.items()}
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "parameters": count,
         "share": share,
         "plain": statistics.median(1 / row["plain"] for row in taken),
     }
-    found["ways"] = [
+    figures["ways"] = [
         {
             "draft": name,
             "k": k,
@@ -151,7 +151,7 @@ def measure(dtype: torch.dtype, share: float, rounds: int) -> dict[str, Any]:
         }
         for name, k in ways
     ]
-    return found
+    return figures
 
 
 def named(k: int | None) -> str:
@@ -159,7 +159,7 @@ def named(k: int | None) -> str:
     return "k by itself" if k is None else f"k = {k}"
 
 
-def table(found: dict[str, Any], trained: dict[str, Any], dtype: str) -> str:
+def table(figures: dict[str, Any], trained: dict[str, Any], dtype: str) -> str:
     """The measurements as Markdown."""
     heads = [f"{way}, {named(k)}" for way in ("accepted", "drawn") for k in LENGTHS]
     lines = [
@@ -170,16 +170,16 @@ def table(found: dict[str, Any], trained: dict[str, Any], dtype: str) -> str:
         cells = [f"{row[way, k]:.2f}" for way in ("greedy", "drawn") for k in LENGTHS]
         lines.append(f"| {name} | {row['cost']:.2f} | {' | '.join(cells)} | {'yes' if row['equal'] else 'no'} |")
     lines.append("")
-    size = f"{found['parameters']['large'] / 1e6:.0f}M, {dtype}"
+    size = f"{figures['parameters']['large'] / 1e6:.0f}M, {dtype}"
     lines += [
         f"| {size} | parameters / largest | accepted, by coin | tokens/s | of plain decoding | by the formula |",
         "|" + "---|" * 6,
-        f"| plain | | | {found['plain']:.1f} | 1.00 | |",
+        f"| plain | | | {figures['plain']:.1f} | 1.00 | |",
     ]
     lines += [
         f"| {w['draft']}, {named(w['k'])} | {w['cost']:.2f} | {w['accepted']:.2f} | {w['tokens_per_second']:.1f} "
         f"| {w['ratio']:.2f} | {'' if w['k'] is None else format(w['formula'], '.2f')} |"
-        for w in found["ways"]
+        for w in figures["ways"]
     ]
     return "\n".join(lines) + "\n"
 
@@ -195,14 +195,14 @@ def main() -> None:
     if not args.family.is_dir():
         parser.error(f"--family: {args.family} is not there; make demo trains it")
     trained = accept(args.family, args.data)
-    found = measure(DTYPES[args.dtype], args.share, args.rounds)
-    best = max(way["ratio"] for way in found["ways"] if way["draft"] == "half")
+    figures = measure(DTYPES[args.dtype], args.share, args.rounds)
+    best = max(way["ratio"] for way in figures["ways"] if way["draft"] == "half")
     shown = {
         name: {" ".join(map(str, key)) if isinstance(key, tuple) else key: value for key, value in row.items()}
         for name, row in trained.items()
     }
     missed = [] if best >= GOAL else [f"{GOAL} x plain decoding with half of the parameters as draft: {best:.2f}"]
-    deliver(args, found | {"trained": shown}, table(found, trained, args.dtype), missed)
+    deliver(args, figures | {"trained": shown}, table(figures, trained, args.dtype), missed)
 
 
 if __name__ == "__main__":

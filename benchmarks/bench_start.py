@@ -186,13 +186,13 @@ def measure(rounds: int, slow_rounds: int) -> dict[str, Any]:
     return {"rows": rows, "elastic_of_stock_llm": statistics.median(ours / theirs for ours, theirs in added)}
 
 
-def table(found: dict[str, Any]) -> str:
+def table(figures: dict[str, Any]) -> str:
     """The rows as a Markdown table; commands that print their help share a row where they load the same."""
     lines = ["| command | s | of `python -c pass` | of stock `nemo --help` | loads |", "|---|---:|---:|---:|---|"]
-    for row in found["rows"]:
+    for row in figures["rows"]:
         ratios = f"{row['of_pass']:.1f} | {row['of_stock']:.3f}"
         lines.append(f"| `{row['command']}` | {row['seconds']:.2f} | {ratios} | {', '.join(row['loads']) or '-'} |")
-    ratio = found["elastic_of_stock_llm"]
+    ratio = figures["elastic_of_stock_llm"]
     return "\n".join(lines) + f"\n\n`nemo elastic --help` against stock `nemo llm --help`: {ratio:.3f}.\n"
 
 
@@ -201,8 +201,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--slow-rounds", type=int, default=1)
     args = parser.parse_args()
-    found = measure(args.rounds, args.slow_rounds)
-    deliver(args, found, table(found))
+    figures = measure(args.rounds, args.slow_rounds)
+    deliver(args, figures, table(figures))
 
 
 if __name__ == "__main__":

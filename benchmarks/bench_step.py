@@ -95,10 +95,10 @@ def profile(model: Any, choice: Any, tokens: torch.Tensor, labels: torch.Tensor)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
         whole = step(model, choice, tokens, labels)
     events = [(e.key.removeprefix("aten::"), e) for e in seen.key_averages() if e.key.startswith("aten::")]
-    found = {
+    figures = {
         kind: sum(e.self_cpu_time_total for name, e in events if name in names) / 1e6 for kind, names in KINDS.items()
     }
-    return found | {"all else": whole - sum(found.values()), "operations": sum(e.count for _, e in events)}
+    return figures | {"all else": whole - sum(figures.values()), "operations": sum(e.count for _, e in events)}
 
 
 class Inside(NamedTuple):
@@ -217,10 +217,10 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
 def verdicts(rows: list[dict[str, Any]], share: str, above: float) -> list[str]:
     """One line per goal; `share` is the column that a step's cost is to follow, within `above`."""
 
-    def line(goal: str, found: list[tuple[str, Ratio, float]]) -> str:
+    def line(goal: str, ratios: list[tuple[str, Ratio, float]]) -> str:
         over = [
             f"{'missed' if most < value.low else 'open'} at {name}: {value} > {most:.3f}"
-            for name, value, most in found
+            for name, value, most in ratios
             if value.median > most
         ]
         return f"- {goal}: {', '.join(over) or 'met'}"
@@ -278,12 +278,12 @@ def main() -> None:
     args = parser.parse_args()
     start()
     torch.set_num_threads(2)
-    found, page = {}, ""
+    figures, page = {}, ""
     for parent, cuts, shape, times in ((PARENT, members(), TOKENS, 2), (LARGE, large_members(), (2, 512), 1)):
         millions = size_of(parent)
-        found[millions] = measure(parent, cuts, shape, times * args.rounds)
-        page += f"{millions}, {shape[0]} x {shape[1]} tokens:\n\n{table(found[millions])}\n"
-    deliver(args, found, page)
+        figures[millions] = measure(parent, cuts, shape, times * args.rounds)
+        page += f"{millions}, {shape[0]} x {shape[1]} tokens:\n\n{table(figures[millions])}\n"
+    deliver(args, figures, page)
 
 
 if __name__ == "__main__":

@@ -131,8 +131,8 @@ def costs(rounds: int, folder: Path) -> list[dict[str, Any]]:
     run = Run(folder)
     torch.set_num_threads(2)
     peaks = {way: run.peak(way) for way in WAYS}  # warms up too
-    found = [run.round(turn) for turn in range(rounds)]
-    times = {way: [x[way] for x in found] for way in WAYS}
+    figures = [run.round(turn) for turn in range(rounds)]
+    times = {way: [x[way] for x in figures] for way in WAYS}
     base = times["null", 1]
     return [
         {
@@ -194,13 +194,13 @@ def words(steps: int, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def table(found: dict[str, list[dict[str, Any]]]) -> str:
+def table(figures: dict[str, list[dict[str, Any]]]) -> str:
     """Both tables, as Markdown."""
     lines = [
         "| teacher | budgets_per_batch | teacher's parameters, MiB | fullest moment, MiB | s per round | ratio |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for x in found["costs"]:
+    for x in figures["costs"]:
         lines.append(
             f"| {x['teacher']} | {x['budgets_per_batch']} | {x['teacher_MiB']:.1f} | {x['fullest_MiB']:.1f} | "
             f"{x['seconds']:.3f} | {x['ratio']:.3f} |"
@@ -210,7 +210,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
         "| teacher | held-out loss, nats | KL from float32, nats | same first choice |",
         "|---|---:|---:|---:|",
     ]
-    for x in found["words"]:
+    for x in figures["words"]:
         lines.append(f"| {x['teacher']} | {x['loss']:.5f} | {x['kl']:.2e} | {x['same_first_choice']:.2%} |")
     return "\n".join(lines) + "\n"
 
@@ -224,8 +224,8 @@ def main() -> None:
 
     quiet()
     with tempfile.TemporaryDirectory() as folder:
-        found = {"costs": costs(args.rounds, Path(folder)), "words": words(args.steps, Path(folder))}
-    deliver(args, found, table(found))
+        figures = {"costs": costs(args.rounds, Path(folder)), "words": words(args.steps, Path(folder))}
+    deliver(args, figures, table(figures))
 
 
 if __name__ == "__main__":

@@ -201,14 +201,14 @@ def ground(steps: int) -> Ground:
     model = NemotronH(PARENT, sort(model.state_dict(), ranking, PARENT), trainable=False)
     space = Space(PARENT, {EXPERTS: AxisConfig(CHOICES, per_layer=True, stripes=1)})
     (text_bl,) = [torch.cat([*batches(held, 3, 4)])]
-    held_bl, found = text_bl[:, :-1], {}
+    held_bl, gradients = text_bl[:, :-1], {}
     with torch.no_grad():
         whole = model(held_bl)
         loss = float(F.cross_entropy(whole.flatten(0, 1), text_bl[:, 1:].flatten()))
         whole = whole.log_softmax(-1)
         for widths in itertools.product(CHOICES, repeat=len(moe_layers())):
-            found[widths] = float(divergence(whole, model(held_bl, member_of(widths))))
-    return Ground(model, space, tokens, held_bl, loss, found)
+            gradients[widths] = float(divergence(whole, model(held_bl, member_of(widths))))
+    return Ground(model, space, tokens, held_bl, loss, gradients)
 
 
 def member_of(widths: Sequence[int]) -> Subnet:
@@ -228,7 +228,7 @@ def divergence(whole: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 def response(here: Ground, way: Way | None) -> list[dict[str, float]]:
     """KL, its slope and the share of slots of the gated experts, where the gates of half of them go down."""
     half = Gates.of(PARENT, PARENT.uniform(experts=PARENT.size(EXPERTS) // 2))
-    full, found = Gates.of(PARENT, PARENT.full), []
+    full, curve = Gates.of(PARENT, PARENT.full), []
     whole = here.model(here.held_bl).log_softmax(-1)
     for value in GATES:
         gate, layers, seen = torch.tensor(value, requires_grad=True), [], []
@@ -242,9 +242,9 @@ def response(here: Ground, way: Way | None) -> list[dict[str, float]]:
         dropped = [g.widths[EXPERTS] == 0 for g in half.layers if EXPERTS in g.widths]
         share = statistics.mean(float(s[:, d].sum() / s.sum()) for s, d in zip(seen, dropped, strict=True))
         slots = statistics.mean(float(s.sum(1).mean()) for s in seen)
-        found.append({"gate": value, "kl": float(kl), "slope": 0.0 if slope is None else float(slope), "share": share,
+        curve.append({"gate": value, "kl": float(kl), "slope": 0.0 if slope is None else float(slope), "share": share,
                       "slots": slots})  # fmt: skip
-    return found
+    return curve
 
 
 def budgets() -> list[Budget]:
@@ -282,27 +282,27 @@ def allowed(here: Ground, budget: Budget) -> list[float]:
 # ------------------------------------------------------------------------------------------------------------ tables
 
 
-def table(found: dict[str, Any]) -> str:
+def table(figures: dict[str, Any]) -> str:
     lines = [
         "| gates multiply | figure | " + " | ".join(f"gate {g:g}" for g in GATES) + " |",
         "|---|---|" + "---:|" * len(GATES),
     ]
-    for name, curve in found["response"].items():
+    for name, curve in figures["response"].items():
         for key, words, form in (("kl", "KL, nats", ".3f"), ("slope", "slope", ".3f"), ("share", "slots", ".3f")):
             lines.append(f"| {name} | {words} | " + " | ".join(format(x[key], form) for x in curve) + " |")
     heads = [f"KL at {name} %, nats" for name in BUDGETS]
     lines += ["", "| gates multiply | " + " | ".join(heads) + " | experts per token |",
               "|---|" + "---:|" * (len(heads) + 1)]  # fmt: skip
-    for name, rows in found["learned"].items():
+    for name, rows in figures["learned"].items():
         cells = []
         for budget in BUDGETS:
             values = [row[budget]["kl"] for row in rows]
             more = f" ± {statistics.stdev(values) / len(values) ** 0.5:.4f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.4f}{more}")
-        slots = max(x["slots"] for x in found["response"][name])
+        slots = max(x["slots"] for x in figures["response"][name])
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {slots:.2f} |")
-    for name, told in found["reference"].items():
-        lines.append(f"| {name} | " + " | ".join(f"{told[b]:.4f}" for b in BUDGETS) + " | |")
+    for name, losses in figures["reference"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{losses[b]:.4f}" for b in BUDGETS) + " | |")
     return "\n".join(lines) + "\n"
 
 
@@ -315,20 +315,20 @@ def main() -> None:
     torch.set_num_threads(1)
     here = ground(args.parent_steps)
     print(f"the parent's loss {here.loss:.3f}", flush=True)
-    found: dict[str, Any] = {"loss": here.loss, "response": {}, "learned": {}, "reference": {}}
+    figures: dict[str, Any] = {"loss": here.loss, "response": {}, "learned": {}, "reference": {}}
     for name, way in WAYS.items():
-        found["response"][name] = response(here, way)
-        found["learned"][name] = []
+        figures["response"][name] = response(here, way)
+        figures["learned"][name] = []
         for seed in range(args.seeds):
-            found["learned"][name].append(learned(here, way, seed, args.steps))
-            print(name, seed, found["learned"][name][-1], flush=True)
+            figures["learned"][name].append(learned(here, way, seed, args.steps))
+            print(name, seed, figures["learned"][name][-1], flush=True)
     each = {b.name: allowed(here, b) for b in budgets()[1:]}
-    found["reference"] = {
+    figures["reference"] = {
         "the best member": {name: values[0] for name, values in each.items()},
         "the middle one": {name: statistics.median(values) for name, values in each.items()},
         "even cuts": {name: here.members[(round(16 * x),) * 4] for name, x in BUDGETS.items()},
     }
-    deliver(args, found, table(found))
+    deliver(args, figures, table(figures))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def save_svg(figure: Figure, path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-def deliver(args: argparse.Namespace, found: Any, table: str, missed: Sequence[str] = ()) -> None:
+def deliver(args: argparse.Namespace, figures: Any, table: str, missed: Sequence[str] = ()) -> None:
     """Print and write.
 
     Args:
@@ -41,7 +41,7 @@ def deliver(args: argparse.Namespace, found: Any, table: str, missed: Sequence[s
     """
     print(table)
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps(figures, indent=1) + "\n")
     if args.markdown:
         args.markdown.write_text(table)
     if missed:

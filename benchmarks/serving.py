@@ -105,7 +105,7 @@ def measure(python: Path, place: Path, dtype: str, rounds: int) -> dict[str, Any
     import numpy as np
 
     random = np.random.default_rng(0)
-    found: dict[str, Any] = {"parameters": make(place, dtype), "dtype": dtype}
+    figures: dict[str, Any] = {"parameters": make(place, dtype), "dtype": dtype}
     vocab = shapes()[0].vocab
     prompts = {name: random.integers(vocab, size=(PROMPTS, PROMPT)).tolist() for name in NAMES}
     engines: dict[str, Engine] = {}
@@ -113,7 +113,7 @@ def measure(python: Path, place: Path, dtype: str, rounds: int) -> dict[str, Any
         for name in ("family", *NAMES):
             engines[name] = Engine(python, place / name, dtype)
         family = engines["family"]
-        found["version"] = family.version
+        figures["version"] = family.version
         of: dict[str, Any] = {name: [(name, ids) for ids in prompts[name]] for name in NAMES}
         alone: dict[str, Any] = {name: [(None, ids) for ids in prompts[name]] for name in NAMES}
         mixed = [of[name][i] for i in range(PROMPTS) for name in NAMES]
@@ -131,13 +131,13 @@ def measure(python: Path, place: Path, dtype: str, rounds: int) -> dict[str, Any
             taken.append(row)
         taken = taken[1:]  # the first finds everything cold
         last = taken[-1]
-        found["memory"] = {"family": last["both"]["memory"]} | {n: last[f"{n} alone"]["memory"] for n in NAMES}
+        figures["memory"] = {"family": last["both"]["memory"]} | {n: last[f"{n} alone"]["memory"] for n in NAMES}
     finally:
         for engine in engines.values():
             engine.close()
-    seconds = [{key: told["seconds"] for key, told in row.items()} for row in taken]
+    seconds = [{key: value["seconds"] for key, value in row.items()} for row in taken]
     quickest = {key: min(row[key] for row in seconds) for key in seconds[0]}
-    found["members"] = {
+    figures["members"] = {
         name: {
             "tokens_per_second": PROMPTS * NEW / quickest[name],
             "alone": PROMPTS * NEW / quickest[f"{name} alone"],
@@ -146,10 +146,10 @@ def measure(python: Path, place: Path, dtype: str, rounds: int) -> dict[str, Any
         }
         for name in NAMES
     }
-    found["mixed"] = quickest["mixed"] / sum(quickest[name] for name in NAMES)
+    figures["mixed"] = quickest["mixed"] / sum(quickest[name] for name in NAMES)
     alone = quickest["one"] + quickest["other"]
-    found["switch_ms"], found["step_ms"] = 1e3 * (quickest["both"] - alone) / (2 * NEW), 1e3 * alone / (2 * NEW)
-    return found
+    figures["switch_ms"], figures["step_ms"] = 1e3 * (quickest["both"] - alone) / (2 * NEW), 1e3 * alone / (2 * NEW)
+    return figures
 
 
 def _equal(got: list[list[int]], other: list[list[int]]) -> float:
@@ -161,48 +161,48 @@ def _equal(got: list[list[int]], other: list[list[int]]) -> float:
     return same / sum(map(len, other))
 
 
-def missed(found: dict[str, Any]) -> list[str]:
+def missed(figures: dict[str, Any]) -> list[str]:
     """Targets that were not met."""
-    memory = found["memory"]["family"] / found["memory"][NAMES[0]]
+    memory = figures["memory"]["family"] / figures["memory"][NAMES[0]]
     return [f"memory <= {MEMORY} x the largest alone: {memory:.3f}"] * (memory > MEMORY) + [
         f"throughput of {name} >= {THROUGHPUT} x its own folder: {member['ratio']:.2f}"
-        for name, member in found["members"].items()
+        for name, member in figures["members"].items()
         if member["ratio"] < THROUGHPUT
     ]
 
 
-def table(found: dict[str, Any]) -> str:
+def table(figures: dict[str, Any]) -> str:
     """The measurements as Markdown."""
-    memory = found["memory"]
+    memory = figures["memory"]
     family = memory["family"]
     largest, three = memory[NAMES[0]], sum(memory[name] for name in NAMES)
-    size = f"{found['parameters'][NAMES[0]] / 1e6:.0f}M, {found['dtype']}, vLLM {found['version']}"
+    size = f"{figures['parameters'][NAMES[0]] / 1e6:.0f}M, {figures['dtype']}, vLLM {figures['version']}"
     lines = [
         f"| {size} | measured | target |",
         "|---|---|---|",
         f"| memory, the family | {family / 2**20:,.0f} MiB, {family / largest:.3f} x | {MEMORY} x |",
         f"| memory, the largest member's folder in stock vLLM | {largest / 2**20:,.0f} MiB | |",
         f"| memory, three engines of stock vLLM | {three / 2**20:,.0f} MiB, {three / largest:.3f} x | |",
-        f"| mixed load over one member after the other | {found['mixed']:.2f} x | |",
-        f"| a step of one request | {found['step_ms']:.1f} ms | |",
-        f"| a switch between members | {found['switch_ms']:.2f} ms | |",
+        f"| mixed load over one member after the other | {figures['mixed']:.2f} x | |",
+        f"| a step of one request | {figures['step_ms']:.1f} ms | |",
+        f"| a switch between members | {figures['switch_ms']:.2f} ms | |",
         "",
         "| member | parameters | tokens/s | own folder, stock vLLM | family / own folder | target | equal tokens |",
         "|" + "---|" * 7,
     ]
-    for name, member in found["members"].items():
+    for name, member in figures["members"].items():
         lines.append(
-            f"| {name} | {found['parameters'][name]:,} | {member['tokens_per_second']:.1f} | {member['alone']:.1f} "
+            f"| {name} | {figures['parameters'][name]:,} | {member['tokens_per_second']:.1f} | {member['alone']:.1f} "
             f"| {member['ratio']:.2f} | {THROUGHPUT} | {member['equal']:.0%} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def draw(found: dict[str, Any]) -> Any:
+def draw(figures: dict[str, Any]) -> Any:
     """Memory of one engine beside that of three, and each member's speed in both."""
     from nemo_elastic.report.drawing import INK, colour, headline, house, new_figure
 
-    memory, members = found["memory"], found["members"]
+    memory, members = figures["memory"], figures["members"]
     with house():
         figure = new_figure(9.4, 3.6)
         left, right = figure.subplots(1, 2)
@@ -237,10 +237,10 @@ def main() -> None:
     if not args.vllm.is_file():
         parser.error(f"--vllm: {args.vllm} is missing; make test-vllm makes it")
     with tempfile.TemporaryDirectory(dir=args.place) as place:
-        found = measure(args.vllm.absolute(), Path(place).resolve(), args.dtype, args.rounds)
+        figures = measure(args.vllm.absolute(), Path(place).resolve(), args.dtype, args.rounds)
     if args.markdown:
-        save_svg(draw(found), PICTURE)
-    deliver(args, found, table(found), missed(found))
+        save_svg(draw(figures), PICTURE)
+    deliver(args, figures, table(figures), missed(figures))
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ def main(folder: str, dtype: str, pages: int) -> None:
         done = llm.generate(prompts, sampling, use_tqdm=False)
         seconds = time.perf_counter() - began
         tokens = [list(answer.outputs[0].token_ids) for answer in done]
-        told = {"seconds": seconds, "tokens": tokens, "memory": anonymous() - before}
-        print(json.dumps(told), file=said, flush=True)
+        figures = {"seconds": seconds, "tokens": tokens, "memory": anonymous() - before}
+        print(json.dumps(figures), file=said, flush=True)
 
 
 if __name__ == "__main__":

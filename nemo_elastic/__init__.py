@@ -75,10 +75,10 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         from .extras import missing
 
-        told = missing(error)
-        if told is None:
+        message = missing(error)
+        if message is None:
             raise
-        raise ImportError(f"{__name__}.{name}: {told}") from None
+        raise ImportError(f"{__name__}.{name}: {message}") from None
     globals()[name] = value  # the next access does not come through here
     return value
 

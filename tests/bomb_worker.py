@@ -114,9 +114,9 @@ def experts(place: Path) -> None:
         (place / "config.json").write_text(json.dumps(config | change))
         read(f"counts: {name}", lambda: open_folder(place))
     (place / "config.json").write_text(json.dumps(config))
-    told = Family.of(MOE, {"full": MOE.full}).to_json()
+    data = Family.of(MOE, {"full": MOE.full}).to_json()
     for size in ("experts", "experts_stripes", "hidden", "top_k"):
-        (place / FILE).write_text(json.dumps(told | {"parent": told["parent"] | {size: many}}))
+        (place / FILE).write_text(json.dumps(data | {"parent": data["parent"] | {size: many}}))
         read(f"counts: {size} of a family", lambda: open_folder(place))
     (place / FILE).unlink()
 
@@ -144,9 +144,9 @@ def nemo(place: Path) -> None:
     read("metadata: length", lambda: Stored(folder))
     size = [2**20, 2**20]
     for what, length in {"larger than its file": 2**44, "larger than said": 900}.items():
-        told = {"dtype": "float32", "size": size, "chunks": [[[0, 0], size]],
+        report = {"dtype": "float32", "size": size, "chunks": [[[0, 0], size]],
                 "places": [["module.a", [0, 0], "__0_0.distcp", 0, length]]}  # fmt: skip
-        path.write_bytes(metadata_of(told))
+        path.write_bytes(metadata_of(report))
         read(f"metadata: a tensor {what}", lambda: Stored(folder).read("a"))
     path.write_bytes(whole)
 
@@ -171,10 +171,10 @@ def nemo(place: Path) -> None:
         if "interpolat" not in what and what != "length":
             # the last of a chain where a value is shown, or looked through
             last = f"*a{LEVELS[-1]}" if "&a1 " in text else "1"
-            told = (
+            report = (
                 f"{text}\nelastic: {{a: {last}}}\nconfig: {{layernorm_epsilon: {last}, gated_linear_unit: {last}}}\n"
             )
-            (folder / "context" / "model.yaml").write_text(told)
+            (folder / "context" / "model.yaml").write_text(report)
             read(f"context: {what}", lambda: read_shapes(folder))
     (folder / "context" / "model.yaml").write_text("# \n" * 100_000)
     read("context: length", lambda: read_context(folder))

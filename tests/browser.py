@@ -59,10 +59,10 @@ class Browser:
         while True:
             while b"\0" in self._rest:
                 one, _, self._rest = self._rest.partition(b"\0")
-                told = json.loads(one)
-                if told.get("id") == self._number:
-                    assert "error" not in told, told
-                    return told["result"]
+                report = json.loads(one)
+                if report.get("id") == self._number:
+                    assert "error" not in report, report
+                    return report["result"]
             ready, _, _ = select.select([self._receive], [], [], max(0.0, until - time.monotonic()))
             more = os.read(self._receive, 1 << 20) if ready else b""
             assert more, f"{method}: the browser " + ("ended" if ready else f"said nothing for {SECONDS} s")
@@ -83,14 +83,14 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
-        told = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, told["exceptionDetails"]
-        return told["result"].get("value")
+        output = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in output, output["exceptionDetails"]
+        return output["result"].get("value")
 
     def picture(self) -> bytes:
         """The whole page as a PNG."""
-        told = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        return base64.b64decode(told["data"])
+        output = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        return base64.b64decode(output["data"])
 
 
 @contextlib.contextmanager

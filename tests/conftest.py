@@ -30,14 +30,14 @@ RUN = "NEMO_ELASTIC_TEST_RUN"
 
 def left_by(run: str) -> list[psutil.Process]:
     """Processes that a run of tests has started and that still live, but for this one."""
-    found = []
+    left = []
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(RUN) == run:
-                found.append(process)
+                left.append(process)
         except psutil.Error:  # it has ended, or is another user's
             continue
-    return found
+    return left
 
 
 def pytest_configure(config: pytest.Config) -> None:

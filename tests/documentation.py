@@ -50,21 +50,21 @@ class Block:
 
 def blocks(*languages: str, page: Path | None = None) -> list[Block]:
     """Blocks of all pages, or of one."""
-    found = []
+    fenced = []
     for path in [page] if page is not None else PAGES:
         text = path.read_text(encoding="utf-8")
         for fence in FENCE.finditer(text):
             if fence[1] in languages:
                 inside = INCLUDED.sub(lambda line: (ROOT / "conf" / line[1]).read_text(encoding="utf-8"), fence[2])
-                found.append(Block(path, fence[1], inside, text.count("\n", 0, fence.start()) + 1))
-    return found
+                fenced.append(Block(path, fence[1], inside, text.count("\n", 0, fence.start()) + 1))
+    return fenced
 
 
 def named_files(page: Path) -> dict[str, str]:
     """YAML blocks of a page that say in their first line which file they are."""
-    found = {}
+    files = {}
     for block in blocks("yaml", page=page):
         named = re.match(r"# ([\w./-]+\.ya?ml)\n", block.text)
         if named:
-            found[named[1]] = block.text
-    return found
+            files[named[1]] = block.text
+    return files

@@ -75,7 +75,7 @@ def runs_over(window: Browser) -> str:
 
 def flaws(window: Browser, root: str = "body") -> dict[str, Any]:
     """What is wrong with the open page, by kind; empty where nothing is. It shows no text afterwards."""
-    found: dict[str, Any] = {
+    seen: dict[str, Any] = {
         "runs over": runs_over(window),
         "cut": ask(window, _CUT, root),
         "outside the window": ask(window, _OUTSIDE_WINDOW, root),
@@ -85,22 +85,22 @@ def flaws(window: Browser, root: str = "body") -> dict[str, Any]:
     }
     texts = ask(window, _TEXT, root)
     assert len(texts) > 20, "a page without text"
-    found["too small"] = [(told, round(size, 1)) for told, *_, size in texts if size < SMALLEST]
+    seen["too small"] = [(text, round(size, 1)) for text, *_, size in texts if size < SMALLEST]
     window.run(_HIDE)
     ground = Image.open(io.BytesIO(window.picture())).convert("RGB")
-    found["too faint"] = faint(ground, texts)
-    return {kind: what for kind, what in found.items() if what}
+    seen["too faint"] = faint(ground, texts)
+    return {kind: what for kind, what in seen.items() if what}
 
 
 def faint(ground: Image.Image, texts: list[list[Any]]) -> list[tuple[str, float]]:
     """Texts that differ too little from what is behind them, with the contrast; `ground`: the page without text."""
     out = []
-    for told, left, top, width, height, colour, _ in texts:
+    for text, left, top, width, height, colour, _ in texts:
         part = ground.crop((round(left), round(top), round(left + max(width, 1)), round(top + max(height, 1))))
         behind = Counter(part.get_flattened_data()).most_common(1)[0][0]
         value = contrast(tuple(map(float, colour[colour.index("(") + 1 : -1].split(",")[:3])), behind)
         if value < CONTRAST:
-            out.append((told, round(value, 2)))
+            out.append((text, round(value, 2)))
     return out
 
 

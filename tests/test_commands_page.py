@@ -27,7 +27,7 @@ def test_the_page_is_up_to_date() -> None:
 def test_every_option_of_the_parser_is_on_the_page(name: str) -> None:
     section = PAGE.split(f"\n## {name}\n")[1].split("\n## ")[0]
     command = load_command(name)
-    told = set(re.findall(r"^\| `([\w-]+)`", section, re.MULTILINE)) | set(re.findall(r"`(--[\w-]+|-\w)`", section))
+    report = set(re.findall(r"^\| `([\w-]+)`", section, re.MULTILINE)) | set(re.findall(r"`(--[\w-]+|-\w)`", section))
     for parameter in command.params:
         if "--help" not in parameter.opts and not getattr(parameter, "hidden", False):
             names = (
@@ -35,6 +35,6 @@ def test_every_option_of_the_parser_is_on_the_page(name: str) -> None:
                 if parameter.param_type_name == "option"
                 else [parameter.name]
             )
-            assert set(names) <= told
+            assert set(names) <= report
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     assert all(line.rstrip("| ").count("|") >= 4 for line in rows), "each says what it means"

@@ -83,8 +83,8 @@ def test_every_member_can_be_an_ordinary_folder_and_a_nemo_checkpoint(name: str)
     space = Space(parent, config.resolve_axes(parent), range(parent.num_layers))
     rng = np.random.default_rng(0)
     for _ in range(50):
-        told = runs_in(space.decode(rng.integers(0, space.sizes)), parent).split(", ")
-        assert {"transformers", "vLLM", "NeMo"} <= set(told), "each without a need"
+        report = runs_in(space.decode(rng.integers(0, space.sizes)), parent).split(", ")
+        assert {"transformers", "vLLM", "NeMo"} <= set(report), "each without a need"
 
 
 def test_the_papers_router_is_the_default() -> None:

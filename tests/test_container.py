@@ -35,9 +35,9 @@ def keep() -> ModuleType:
 
 
 def test_every_instruction_is_known_and_the_base_is_25_11() -> None:
-    found = instructions()
-    assert {word for word, _ in found} <= {"ARG", "FROM", "WORKDIR", "COPY", "RUN"}
-    assert found[0] == ("ARG", "BASE=nvcr.io/nvidia/nemo:25.11") and found[1] == ("FROM", "${BASE}")
+    actual = instructions()
+    assert {word for word, _ in actual} <= {"ARG", "FROM", "WORKDIR", "COPY", "RUN"}
+    assert actual[0] == ("ARG", "BASE=nvcr.io/nvidia/nemo:25.11") and actual[1] == ("FROM", "${BASE}")
 
 
 def test_releases_are_written_before_the_installation_and_checked_after_it() -> None:
@@ -89,7 +89,7 @@ def test_the_image_has_one_name_from_its_build_to_its_jobs() -> None:
     assert set().union(*files.values()) == made
     used = {name: set(re.findall(r"(?:--image |container_image=\"|--gpus all |dockerd://)([^\s\"`]+)", page))
             for name, page in text.items()}  # fmt: skip
-    assert hosts.keys() <= {name for name, found in used.items() if found}
+    assert hosts.keys() <= {name for name, actual in used.items() if actual}
     allowed = made | {f"nemo-elastic:{tag}", f"registry.example.com#me/nemo-elastic:{tag}"}
     assert set().union(*used.values()) <= allowed
     (brought,) = re.findall(r"enroot import --output (\S+) dockerd://(\S+)", text["containers.md"])
@@ -112,12 +112,12 @@ INSTALLED = [
 
 
 def test_what_is_kept(keep: ModuleType) -> None:
-    found = keep.kept(INSTALLED)
-    assert list(found) == [
+    actual = keep.kept(INSTALLED)
+    assert list(actual) == [
         "causal-conv1d", "megatron-core", "nemo-toolkit", "torch", "transformer-engine", "transformer-engine-torch",
     ]  # fmt: skip
-    assert keep.read(keep.constraints(found)) == found
-    assert "torch==2.9.0a0+145a3a7.nv25.10\n" in keep.constraints(found)
+    assert keep.read(keep.constraints(actual)) == actual
+    assert "torch==2.9.0a0+145a3a7.nv25.10\n" in keep.constraints(actual)
     with pytest.raises(SystemExit, match="not a NeMo container: megatron-core not installed"):
         keep.kept([x for x in INSTALLED if x[0] != "megatron_core"])
 

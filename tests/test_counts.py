@@ -22,7 +22,7 @@ def functions(name: str) -> list[Any]:
     command = importlib.import_module(COMMANDS[name].module).command
     if not isinstance(command, typer.Typer):
         return [command]
-    return [found.callback for found in command.registered_commands]
+    return [info.callback for info in command.registered_commands]
 
 
 def numbers() -> list[tuple[str, str, type]]:
@@ -37,8 +37,8 @@ def numbers() -> list[tuple[str, str, type]]:
                 if kinds:
                     extra = get_args(hints[parameter])[1:]
                     # typer takes the first name for a default until it knows that the option is an annotation
-                    told = [d for one in extra for d in (one.default, *(one.param_decls or ()))]
-                    flags = [flag for flag in told if isinstance(flag, str) and flag.startswith("--")]
+                    given = [d for one in extra for d in (one.default, *(one.param_decls or ()))]
+                    flags = [flag for flag in given if isinstance(flag, str) and flag.startswith("--")]
                     out.append((name, next(iter(flags), f"--{parameter.replace('_', '-')}"), kinds.pop()))
     return out
 
@@ -57,11 +57,11 @@ def test_every_number_has_bounds(command: str, option: str, kind: type, capsys: 
     for value in values:
         with pytest.raises(SystemExit) as left:
             main([command, f"{option}={value}"])
-        told = capsys.readouterr()
-        assert left.value.code == 2 and told.out == ""
+        printed = capsys.readouterr()
+        assert left.value.code == 2 and printed.out == ""
         shown = repr(kind(value))
-        found = re.fullmatch(
-            r"error: (--[a-z-]+): (\S+) is not allowed; a (?:whole )?number from (\S+) to (\S+)\n", told.err
+        match = re.fullmatch(
+            r"error: (--[a-z-]+): (\S+) is not allowed; a (?:whole )?number from (\S+) to (\S+)\n", printed.err
         )
-        assert found and (found[1], found[2]) == (option, shown), told.err
-        assert math.isfinite(float(found[3])) and float(found[3]) < float(found[4]) < 2**63
+        assert match and (match[1], match[2]) == (option, shown), printed.err
+        assert math.isfinite(float(match[3])) and float(match[3]) < float(match[4]) < 2**63

@@ -292,17 +292,17 @@ STARTS = ("run.run(", "Experiment(", "Executor(", "AutoModel", ".generate(", "fa
 
 def ours(block) -> dict[str, Any]:
     """Names that a block imports from this package."""
-    found = {}
+    seen = {}
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nemo_elastic":
             module = importlib.import_module(node.module or "")
             for alias in node.names:
-                found[alias.asname or alias.name] = getattr(module, alias.name)
+                seen[alias.asname or alias.name] = getattr(module, alias.name)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "nemo_elastic":
                     importlib.import_module(alias.name)
-    return found
+    return seen
 
 
 def needs_nemo(block) -> bool:
@@ -369,14 +369,14 @@ def test_links_to_files_exist(page: str) -> None:  # mkdocs checks those inside 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_is_what_its_script_draws(name: str) -> None:
-    told = (IMAGES / f"{name}.svg").read_text(encoding="utf-8")
-    assert told == PICTURES[name]().svg(), "run: .venv/bin/python tools/pictures.py"
-    assert "prefers-color-scheme: dark" in told
+    text = (IMAGES / f"{name}.svg").read_text(encoding="utf-8")
+    assert text == PICTURES[name]().svg(), "run: .venv/bin/python tools/pictures.py"
+    assert "prefers-color-scheme: dark" in text
 
 
 def test_the_table_of_the_plan_is_what_its_script_prints() -> None:
-    told = (ROOT / "docs" / "tables" / "plan_stage2.md").read_text(encoding="utf-8")
-    assert told == plan_table.page(), "run: .venv/bin/python tools/plan_table.py > docs/tables/plan_stage2.md"
+    text = (ROOT / "docs" / "tables" / "plan_stage2.md").read_text(encoding="utf-8")
+    assert text == plan_table.page(), "run: .venv/bin/python tools/plan_table.py > docs/tables/plan_stage2.md"
 
 
 def test_every_picture_is_shown_somewhere() -> None:

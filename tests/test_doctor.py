@@ -85,18 +85,18 @@ SICK = {
 
 @pytest.mark.parametrize(("facts", "level", "about", "fix"), SICK.values(), ids=SICK.keys())
 def test_one_thing_is_wrong(facts: Facts, level: str, about: str, fix: str) -> None:
-    (found,) = diagnose(facts)
-    assert (found.level, found.about) == (level, about) and fix in found.fix
-    assert "\n" not in found.problem + found.fix
+    (actual,) = diagnose(facts)
+    assert (actual.level, actual.about) == (level, about) and fix in actual.fix
+    assert "\n" not in actual.problem + actual.fix
     assert ("will not work: see " + about in paths(facts)["training"]) is (level == ERROR)
 
 
 def test_a_deployer_needs_neither_torch_nor_nemo() -> None:
-    (found,) = diagnose(DEPLOYER)
-    assert found.level == NOTE and "slice, init, inspect, verify" in found.problem
-    told = paths(DEPLOYER)
-    assert told["slice, init, inspect, verify, plan"] == "ready"
-    assert "[runtime]'" in told["eval, rank"] and "[nemo]'" in told["training"]
+    (actual,) = diagnose(DEPLOYER)
+    assert actual.level == NOTE and "slice, init, inspect, verify" in actual.problem
+    report = paths(DEPLOYER)
+    assert report["slice, init, inspect, verify, plan"] == "ready"
+    assert "[runtime]'" in report["eval, rank"] and "[nemo]'" in report["training"]
 
 
 @pytest.mark.parametrize(("options", "code"), [([], 0), (["--training"], 1), (["--training", "--json"], 1)])
@@ -107,11 +107,11 @@ def test_where_nothing_is_installed_training_fails_and_slicing_does_not(
     with pytest.raises(SystemExit) as done:
         main(["doctor", *options])
     assert (done.value.code or 0) == code
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     if "--json" in options:
-        assert json.loads(told)["ok"] is False
+        assert json.loads(printed)["ok"] is False
     else:
-        assert f"{'error' if code else 'note'}: training: not installed" in told
+        assert f"{'error' if code else 'note'}: training: not installed" in printed
 
 
 def test_a_server_with_kernels_and_no_nemo_is_not_ill() -> None:
@@ -145,9 +145,9 @@ def test_a_real_look_at_this_machine(capsys: pytest.CaptureFixture[str]) -> None
     assert set(facts.versions) == set(PACKAGES)
     with pytest.raises(SystemExit) as done:
         main(["doctor", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    wrong = [f for f in told["findings"] if f["level"] == ERROR]
-    assert told["ok"] is not bool(wrong) and done.value.code == (1 if wrong else 0)
+    printed = json.loads(capsys.readouterr().out)
+    wrong = [f for f in printed["findings"] if f["level"] == ERROR]
+    assert printed["ok"] is not bool(wrong) and done.value.code == (1 if wrong else 0)
     with pytest.raises(SystemExit):
         main(["doctor"])
     text = capsys.readouterr().out

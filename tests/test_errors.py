@@ -46,14 +46,14 @@ def ctrl_c():
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("end", "code", "told"), [
+@pytest.mark.parametrize(("end", "code", "message"), [
     (ctrl_c, 130, "interrupted\n"), (lightning, 130, "interrupted\n"),
     (lambda: sys.exit(75), 75, ""), (lambda: sys.exit(1), 1, ""), (lambda: sys.exit(0), 0, ""),
 ])  # fmt: skip
-def test_ctrl_c_ends_a_script_as_it_ends_a_command(capsys, end, code, told):
+def test_ctrl_c_ends_a_script_as_it_ends_a_command(capsys, end, code, message):
     with pytest.raises(SystemExit) as left, exit_in_one_line(), exit_in_one_line():
         end()
-    assert (left.value.code, capsys.readouterr().err) == (code, told)
+    assert (left.value.code, capsys.readouterr().err) == (code, message)
 
 
 def test_what_a_line_quotes_moves_no_cursor_and_turns_no_writing():

@@ -16,8 +16,8 @@ from nemo_elastic.extras import EXTRAS, installing, missing, require
 
 
 def test_a_package_that_is_missing_is_told_with_the_extra_that_brings_it() -> None:
-    told = missing(ModuleNotFoundError("No module named 'megatron.core'", name="megatron.core"))
-    assert told == f"megatron is not installed; {installing('nemo')} brings it"
+    report = missing(ModuleNotFoundError("No module named 'megatron.core'", name="megatron.core"))
+    assert report == f"megatron is not installed; {installing('nemo')} brings it"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_package_that_is_missing_is_told_with_the_extra_that_brings_it() -> No
 def test_an_extra_comes_from_where_the_package_came(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, direct: object, what: str
 ) -> None:
-    def found(name: str) -> PathDistribution:
+    def results(name: str) -> PathDistribution:
         assert name == "nemo-elastic"
         if direct is PackageNotFoundError:
             raise PackageNotFoundError
@@ -45,7 +45,7 @@ def test_an_extra_comes_from_where_the_package_came(
             (tmp_path / "direct_url.json").write_text(json.dumps(direct), encoding="utf-8")
         return PathDistribution(tmp_path)
 
-    monkeypatch.setattr("nemo_elastic.extras.distribution", found)
+    monkeypatch.setattr("nemo_elastic.extras.distribution", results)
     installing.cache_clear()
     assert installing("runtime") == f"pip install {what}"
     installing.cache_clear()

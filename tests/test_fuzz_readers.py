@@ -102,9 +102,9 @@ def test_shapes(data: Any) -> None:
 @examples("config.json")
 @given(damaged(CONFIG) | damaged(PUZZLE))
 def test_configs(config: Any) -> None:
-    found = read_or_refused(lambda: from_hf_config(config, "config.json"))
-    if found is not None:
-        parent, held = found
+    actual = read_or_refused(lambda: from_hf_config(config, "config.json"))
+    if actual is not None:
+        parent, held = actual
         assert held <= parent.full and from_hf_config(to_hf_config(parent, held))[1].hidden == held.hidden
 
 
@@ -142,8 +142,8 @@ def test_member_files(folder: Path, data: Any) -> None:
 @given(damaged(CHECKSUMS))
 def test_checksums(folder: Path, data: Any) -> None:
     put(folder / CHECKSUMS_FILE, data)
-    found = read_or_refused(lambda: read_checksums(folder))
-    for sums in () if found is None else found.values():
+    actual = read_or_refused(lambda: read_checksums(folder))
+    for sums in () if actual is None else actual.values():
         assert int(sums.whole, 16) >= 0 and len(sums.whole) == 8
         assert len(sums.parts) % 8 == 0 and int(sums.parts or "0", 16) >= 0 and 4096 <= sums.part_bytes <= 2**40
 
@@ -257,8 +257,8 @@ def test_metadata_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
         (weights / file).write_bytes(content)
         stored = read_or_refused(lambda: Stored(checkpoint))
         for name in stored.sizes if stored else ():
-            found = read_or_refused(partial(stored.read, name))
-            assert found is None or tuple(found[0].shape) == stored.sizes[name]
+            actual = read_or_refused(partial(stored.read, name))
+            assert actual is None or tuple(actual[0].shape) == stored.sizes[name]
     finally:
         (weights / file).write_bytes(whole)
 

@@ -42,9 +42,9 @@ def name(path):
 
 
 def test_every_python_file_has_the_header():
-    found = list(files("**/*.py"))
-    assert len(found) > 10
-    assert [name(p) for p in found if not p.read_text(encoding="utf-8").startswith(HEADER)] == []
+    python = list(files("**/*.py"))
+    assert len(python) > 10
+    assert [name(p) for p in python if not p.read_text(encoding="utf-8").startswith(HEADER)] == []
 
 
 def test_no_python_file_is_too_long_to_read():
@@ -61,13 +61,13 @@ def map_of_the_house():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     drawn = re.search(r"```text\nnemo_elastic/\n(.*?)```", text, re.DOTALL)[1].splitlines()
     # a line is names, then words
-    found = {True: set(), False: set()}
+    names = {True: set(), False: set()}
     for line in drawn:
         for word in line.split():
             if not re.fullmatch(r"[\w.]+(/|\.py)", word):
                 break
-            found[line.startswith("  ")].add(word)
-    return found[True], found[False]
+            names[line.startswith("  ")].add(word)
+    return names[True], names[False]
 
 
 def test_the_map_of_the_house_is_whole_and_true():
@@ -102,7 +102,7 @@ DRAWS = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "berno
 
 
 def test_what_is_random_follows_from_a_seed_and_nothing_from_a_clock():
-    found = []
+    shared = []
     for path in files("nemo_elastic/**/*.py"):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(call, ast.Call):
@@ -110,7 +110,7 @@ def test_what_is_random_follows_from_a_seed_and_nothing_from_a_clock():
             text = ast.unparse(call.func)
             drawn = text.startswith("torch.") and text.rpartition(".")[2] in DRAWS
             if SHARED.match(text) or (drawn and "generator" not in {k.arg for k in call.keywords}):
-                found.append(f"{name(path)}:{call.lineno} {text}")
-    assert found == []
+                shared.append(f"{name(path)}:{call.lineno} {text}")
+    assert shared == []
     assert SHARED.match("np.random.rand") and SHARED.match("random.random") and SHARED.match("time.time")
     assert not SHARED.match("np.random.default_rng") and not SHARED.match("random.Random")

@@ -41,7 +41,7 @@ def test_x_that_begins_between_two_vectors_is_not_fused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "heads", "dims", "tensor", "told"),
+    ("groups", "heads", "dims", "tensor", "message"),
     [
         (8, (128, 112), (80, 79), 4, "tensor_model_parallel_size: 4 is not allowed; heads x head_dim"),
         (2, (128, 100), (80, 77), 1, "axes.mamba_head_dim: 77 is not allowed"),
@@ -50,12 +50,12 @@ def test_x_that_begins_between_two_vectors_is_not_fused() -> None:
     ],
 )
 def test_what_is_refused_is_named(groups: int, heads: tuple[int, ...], dims: tuple[int, ...], tensor: int,
-                                  told: str) -> None:  # fmt: skip
+                                  message: str) -> None:  # fmt: skip
     parent = Parent("M", 64, 64, mamba_heads=heads[0], mamba_head_dim=dims[0], mamba_groups=groups, state=128)
     axes = {"mamba_heads": AxisConfig(heads), "mamba_head_dim": AxisConfig(dims)}
     with pytest.raises(ElasticError) as caught:
         check_widths(parent, axes, tensor)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
 
 
 def test_a_parent_without_mamba_is_not_asked() -> None:

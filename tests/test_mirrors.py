@@ -45,32 +45,32 @@ FILES = {name(p): p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.n
 @cache
 def words(path: Path) -> frozenset[str]:
     """What a file imports, anywhere in it, and its texts with the full names in them: it may start these."""
-    found: set[str] = set()
+    named: set[str] = set()
     said_of_itself: set[int] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Expr):  # comes before what is in it
             said_of_itself.add(id(node.value))
         elif isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            named.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parents = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
             base = ".".join([*parents, *filter(None, [node.module])])
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+            named |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said_of_itself:
-            found |= {node.value, *re.findall(r"(?:nemo_elastic|tests)[\w.]*\w", node.value)}
-            found |= {".".join(pair) for pair in re.findall(r"from (nemo_elastic[\w.]*) import (\w+)", node.value)}
-    return frozenset(found)
+            named |= {node.value, *re.findall(r"(?:nemo_elastic|tests)[\w.]*\w", node.value)}
+            named |= {".".join(pair) for pair in re.findall(r"from (nemo_elastic[\w.]*) import (\w+)", node.value)}
+    return frozenset(named)
 
 
 @cache
 def helpers(file: Path) -> set[Path]:
     """The helpers and recipes that a file of tests imports or starts."""
-    found: set[Path] = set()
+    used: set[Path] = set()
     for word in words(file):
         if word.removesuffix(".py").rpartition(".")[2] in STEMS:
             at = f"{word.replace('.', '/')}.py"
-            found |= {file.parent / word, file.parent / f"{word}.py", ROOT / at, ROOT / "recipes" / at} & HELPERS
-    return found
+            used |= {file.parent / word, file.parent / f"{word}.py", ROOT / at, ROOT / "recipes" / at} & HELPERS
+    return used
 
 
 @cache
@@ -107,8 +107,8 @@ def test_a_row_is_of_a_module_without_a_file_of_its_name() -> None:
 
 
 def test_the_tests_of_a_module_are_there_and_reach_it() -> None:
-    found = [(file, module) for module in MODULES for file in ROWS.get(module, [mirror(module)])]
-    assert [pair for pair in found if not (TESTS / pair[0]).is_file() or not reaches(*pair)] == []
+    pairs = [(file, module) for module in MODULES for file in ROWS.get(module, [mirror(module)])]
+    assert [pair for pair in pairs if not (TESTS / pair[0]).is_file() or not reaches(*pair)] == []
 
 
 def test_a_file_of_tests_belongs_to_a_module_or_to_several() -> None:

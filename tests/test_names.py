@@ -18,19 +18,19 @@ SCRIPTS = sorted(path for folder in ("benchmarks", "tools", "recipes") for path 
 @cache
 def names_of(module: Path) -> frozenset[str]:
     """What a module's own lines bind, at its top level and under conditions there."""
-    found: set[str] = set()
+    names: set[str] = set()
     left: list[ast.AST] = [*ast.parse(module.read_text()).body]
     while left:
         node = left.pop()
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            found.add(node.name)
+            names.add(node.name)
             continue
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            found |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
+            names.add(node.id)
         left += ast.iter_child_nodes(node)
-    return frozenset(found)
+    return frozenset(names)
 
 
 def missing(path: Path) -> list[str]:

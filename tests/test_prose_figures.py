@@ -32,7 +32,7 @@ SIZES = """| what | |
 
 
 @pytest.fixture
-def told(tmp_path: Path):
+def problems_of(tmp_path: Path):
     """What the tool says of a page of these words, beside two tables."""
     folder = tmp_path / "docs" / "tables"
     folder.mkdir(parents=True)
@@ -72,8 +72,8 @@ def told(tmp_path: Path):
         "It has `lr: 3.3` and [a link](page-7.7.md), https://x.y/9.9 and 1.2.3.",
     ],
 )
-def test_a_figure_may_round_what_a_table_of_its_section_says(told, words: str) -> None:
-    assert told(f'## A\n\n--8<-- "step.md"\n\n--8<-- "sizes.md"\n\n{words}\n') == []
+def test_a_figure_may_round_what_a_table_of_its_section_says(problems_of, words: str) -> None:
+    assert problems_of(f'## A\n\n--8<-- "step.md"\n\n--8<-- "sizes.md"\n\n{words}\n') == []
 
 
 @pytest.mark.parametrize(
@@ -91,31 +91,31 @@ def test_a_figure_may_round_what_a_table_of_its_section_says(told, words: str) -
         ("It is 12.55 %.", "12.55"),
     ],
 )
-def test_a_figure_that_no_table_has_is_told(told, words: str, wrong: str) -> None:
-    (line,) = told(f'## A\n\n--8<-- "step.md"\n\n--8<-- "sizes.md"\n\n{words}\n')
+def test_a_figure_that_no_table_has_is_told(problems_of, words: str, wrong: str) -> None:
+    (line,) = problems_of(f'## A\n\n--8<-- "step.md"\n\n--8<-- "sizes.md"\n\n{words}\n')
     assert line.startswith(f"docs/page.md:7: {wrong} stands in no table of its section")
 
 
-def test_another_sections_table_does_not_count(told) -> None:
-    (line,) = told('## A\n\n--8<-- "step.md"\n\n## B\n\nIt takes 1.062 times as long.\n')
+def test_another_sections_table_does_not_count(problems_of) -> None:
+    (line,) = problems_of('## A\n\n--8<-- "step.md"\n\n## B\n\nIt takes 1.062 times as long.\n')
     assert line.startswith("docs/page.md:7: 1.062")
 
 
-def test_names_in_the_head_of_a_table_are_no_figures(told) -> None:
-    assert len(told("| loss at 72 % |\n|---|\n| 0.5 |\n\nIt is 72 %.\n")) == 1
+def test_names_in_the_head_of_a_table_are_no_figures(problems_of) -> None:
+    assert len(problems_of("| loss at 72 % |\n|---|\n| 0.5 |\n\nIt is 72 %.\n")) == 1
 
 
-def test_a_source_tells_settings_and_a_declaration_its_piece_alone(told) -> None:
+def test_a_source_tells_settings_and_a_declaration_its_piece_alone(problems_of) -> None:
     words = "In 15 % of\nthe steps; the paper has 360 times."
-    assert len(told(words)) == 2
-    assert told(words, '{sources: [conf.yaml], declared: {"has 360 times": the paper}}') == []
-    (line,) = told(f"{words} And 361 times.", '{sources: [conf.yaml], declared: {"has 360 times": the paper}}')
+    assert len(problems_of(words)) == 2
+    assert problems_of(words, '{sources: [conf.yaml], declared: {"has 360 times": the paper}}') == []
+    (line,) = problems_of(f"{words} And 361 times.", '{sources: [conf.yaml], declared: {"has 360 times": the paper}}')
     assert "361 stands in no table" in line
 
 
 @pytest.mark.parametrize("piece", ["has 370 times", "the paper"])
-def test_a_declaration_of_nothing_is_told(told, piece: str) -> None:
-    (line,) = told("The paper has it; the paper says so.", f'{{declared: {{"{piece}": the paper}}}}')
+def test_a_declaration_of_nothing_is_told(problems_of, piece: str) -> None:
+    (line,) = problems_of("The paper has it; the paper says so.", f'{{declared: {{"{piece}": the paper}}}}')
     assert repr(piece) in line
 
 
@@ -140,10 +140,10 @@ def reference(where: str, number: str) -> str:
         ("sizes;\nhead;", "74 %"),
     ],
 )
-def test_a_reference_agrees_and_is_left_alone(told, where: str, number: str) -> None:
+def test_a_reference_agrees_and_is_left_alone(problems_of, where: str, number: str) -> None:
     words = reference(where, number)
-    assert told(words) == []
-    assert told(words, write=True) == words
+    assert problems_of(words) == []
+    assert problems_of(words, write=True) == words
 
 
 @pytest.mark.parametrize(
@@ -159,11 +159,11 @@ def test_a_reference_agrees_and_is_left_alone(told, where: str, number: str) -> 
         ("step; 1.00; sliced / dense", "95 %", "96 %"),
     ],
 )
-def test_write_puts_in_what_the_table_says(told, where: str, number: str, right: str) -> None:
+def test_write_puts_in_what_the_table_says(problems_of, where: str, number: str, right: str) -> None:
     if number != right:
-        (line,) = told(reference(where, number))
+        (line,) = problems_of(reference(where, number))
         assert line.startswith(f"docs/page.md:1: {number.rstrip(' %')} is {right.rstrip(' %')} in the table")
-    assert told(reference(where, number), write=True) == reference(where, right)
+    assert problems_of(reference(where, number), write=True) == reference(where, right)
 
 
 @pytest.mark.parametrize(
@@ -176,17 +176,19 @@ def test_write_puts_in_what_the_table_says(told, where: str, number: str, right:
         ("step; 1.00; sliced s #2", "'1.054' of step.md has no number 2"),
     ],
 )
-def test_a_reference_to_no_cell_is_told_and_not_written(told, where: str, says: str) -> None:
+def test_a_reference_to_no_cell_is_told_and_not_written(problems_of, where: str, says: str) -> None:
     words = reference(where, "1.0")
-    (line,) = told(words)
+    (line,) = problems_of(words)
     assert line.startswith("docs/page.md:1: ") and says in line
-    assert told(words, write=True) == words
+    assert problems_of(words, write=True) == words
 
 
-def test_a_reference_without_a_number_or_at_the_start_of_a_line_is_told(told) -> None:
-    (line,) = told("It takes <!-- fig: step; 1.00; sliced s --> long, <!-- fig: step; 1.00; sliced s -->1.054.\n")
+def test_a_reference_without_a_number_or_at_the_start_of_a_line_is_told(problems_of) -> None:
+    (line,) = problems_of(
+        "It takes <!-- fig: step; 1.00; sliced s --> long, <!-- fig: step; 1.00; sliced s -->1.054.\n"
+    )
     assert "1 references have no number behind them" in line
-    (line,) = told("- <!-- fig: step; 1.00; sliced s -->1.054 it takes.\n")
+    (line,) = problems_of("- <!-- fig: step; 1.00; sliced s -->1.054 it takes.\n")
     assert "begins the line" in line
 
 

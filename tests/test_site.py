@@ -43,20 +43,20 @@ def window() -> Iterator[Browser]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_page_is_wider_than_its_window(window: Browser, site: Path, page: str) -> None:
-    told = {}
+    wide = {}
     for width in WIDTHS:
         window.open(site / f"{page}.html", width)
-        told[width] = runs_over(window)
-    assert told == dict.fromkeys(WIDTHS, "")
+        wide[width] = runs_over(window)
+    assert wide == dict.fromkeys(WIDTHS, "")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_widest_pages_can_be_read(window: Browser, site: Path, width: int, dark: bool) -> None:
-    found = {}
+    seen = {}
     for page in WIDEST:
         window.open(site / f"{page}.html", width, dark)
         scheme = window.run("document.body.getAttribute('data-md-color-scheme')")
         assert scheme == ("slate" if dark else "default")
-        found[page] = flaws(window, ".md-content")
-    assert {page: what for page, what in found.items() if what} == {}
+        seen[page] = flaws(window, ".md-content")
+    assert {page: what for page, what in seen.items() if what} == {}

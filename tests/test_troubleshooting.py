@@ -25,8 +25,8 @@ def said_here() -> tuple[Message, ...]:
 
 
 def test_the_page_is_the_catalogues() -> None:
-    told = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    assert told == page(GROUPS), "run: .venv/bin/python tools/troubleshooting.py > docs/troubleshooting.md"
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert text == page(GROUPS), "run: .venv/bin/python tools/troubleshooting.py > docs/troubleshooting.md"
 
 
 def test_every_error_has_an_entry() -> None:
@@ -81,8 +81,8 @@ def test_lines_are_read_as_they_are_said(tmp_path: Path) -> None:
         "    positive('size', x, 'at least 1')\n"
         "    raise ElasticError(f'{x}: {exc}')\n"
     )
-    found = {m.text for m in messages(tmp_path / "a")}
-    assert found == {
+    actual = {m.text for m in messages(tmp_path / "a")}
+    assert actual == {
         f"elastic.axes.{HOLE}: None is not allowed; one of {HOLE}, or null",
         f"size: {HOLE} is not allowed; at least 1",
     }

@@ -107,13 +107,13 @@ def unsafe(text: str) -> Iterator[str]:
 
 
 def test_nothing_runs_what_a_file_says() -> None:
-    found = {
+    files = {
         (str(path.relative_to(PACKAGE)), name)
         for path in PACKAGE.rglob("*.py")
         for name in unsafe(path.read_text(encoding="utf-8"))
     }
-    assert found - set(ALLOWED) == set(), "read it as data, or say in ALLOWED why nobody else can reach it"
-    assert set(ALLOWED) - found == set(), "nothing needs this any more"
+    assert files - set(ALLOWED) == set(), "read it as data, or say in ALLOWED why nobody else can reach it"
+    assert set(ALLOWED) - files == set(), "nothing needs this any more"
 
 
 def openers(text: str) -> Iterator[str]:
@@ -128,13 +128,13 @@ def openers(text: str) -> Iterator[str]:
 
 def test_one_function_opens_the_files_of_others() -> None:
     """It follows no link out of their folder and waits for no pipe, see `io.bounded.open_regular`."""
-    found = {
+    files = {
         (str(path.relative_to(PACKAGE)), name)
         for path in PACKAGE.rglob("*.py")
         for name in openers(path.read_text(encoding="utf-8"))
     }
-    assert found - set(OPENED) == set(), "use io.bounded, or say in OPENED why it is nobody else's"
-    assert set(OPENED) - found == set(), "nothing needs this any more"
+    assert files - set(OPENED) == set(), "use io.bounded, or say in OPENED why it is nobody else's"
+    assert set(OPENED) - files == set(), "nothing needs this any more"
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ def test_the_ends_of_the_interval_are_where_the_share_is_just_likely(correct: in
 def test_figures_of_the_literature() -> None:
     # R. G. Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998),
     # table I
-    for correct, total, told in ((81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611))):
-        assert wilson(correct, total) == pytest.approx(told, abs=5e-5)
+    for correct, total, report in ((81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611))):
+        assert wilson(correct, total) == pytest.approx(report, abs=5e-5)
 
 
 def test_a_share_of_a_gap_is_told_where_there_is_one() -> None:
@@ -40,10 +40,10 @@ def test_the_interval_around_a_mean_has_students_quantiles() -> None:
         values = [float(i) for i in range(count)]
         mean = (count - 1) / 2
         error = sqrt(sum((v - mean) ** 2 for v in values) / (count - 1) / count)
-        found = mean_interval(values)
-        assert (found.mean, found.count) == (pytest.approx(mean), count)
-        assert (found.high - mean) / error == pytest.approx(quantile, abs=1e-3)
-        assert mean - found.low == pytest.approx(found.high - mean)
+        actual = mean_interval(values)
+        assert (actual.mean, actual.count) == (pytest.approx(mean), count)
+        assert (actual.high - mean) / error == pytest.approx(quantile, abs=1e-3)
+        assert mean - actual.low == pytest.approx(actual.high - mean)
 
 
 def test_an_interval_says_whether_there_is_anything() -> None:

@@ -53,8 +53,8 @@ def test_members_compute_what_they_did(old: Path, facts: dict[str, Any]) -> None
     family = load_family(old / "family")
     tokens = torch.tensor(facts["tokens"])
     for name, logits in facts["logits"].items():
-        found = family.select(name)(tokens)[:, -1, :8]
-        assert torch.allclose(found, torch.tensor(logits), atol=1e-5), name
+        actual = family.select(name)(tokens)[:, -1, :8]
+        assert torch.allclose(actual, torch.tensor(logits), atol=1e-5), name
 
 
 def test_folders_pass_their_checks(old: Path) -> None:
@@ -95,8 +95,8 @@ def test_folders_are_replaced_and_nothing_beside_them(old: Path, tmp_path: Path)
 def test_rankings_and_shapes_are_read(old: Path, facts: dict[str, Any]) -> None:
     parent, config = Family.load(old / "family").parent, ElasticConfig.load(old / "elastic.yaml")
     assert Ranking.load(old / "ranking", parent).digest == facts["ranking"]
-    found = read_members(old / "shapes.json", parent, config)
-    assert list(found) == list(facts["members"]) and found["small"] <= found["large"] <= parent.full
+    actual = read_members(old / "shapes.json", parent, config)
+    assert list(actual) == list(facts["members"]) and actual["small"] <= actual["large"] <= parent.full
 
 
 def test_a_router_s_state_chooses_what_it_did(old: Path, facts: dict[str, Any]) -> None:

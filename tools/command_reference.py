@@ -59,7 +59,7 @@ def value_of(hint: Any) -> str:
 
 def rows(function: Callable[..., Any]) -> Iterator[str]:
     """Arguments, then options, in the order in which they are declared."""
-    found: list[tuple[bool, str]] = []
+    lines: list[tuple[bool, str]] = []
     hints = get_type_hints(function, include_extras=True)
     for parameter in inspect.signature(function).parameters.values():
         hint, *more = get_args(hints[parameter.name]) if hasattr(hints[parameter.name], "__metadata__") else (None,)
@@ -72,12 +72,12 @@ def rows(function: Callable[..., Any]) -> Iterator[str]:
         names = (given or (f"--{parameter.name.replace('_', '-')}",)) if option else (parameter.name,)
         default = parameter.default
         if default is inspect.Parameter.empty:
-            told = "required"
+            value = "required"
         else:
-            told = "" if default in (None, False, ()) or default == [] else f"`{getattr(default, 'value', default)}`"
+            value = "" if default in (None, False, ()) or default == [] else f"`{getattr(default, 'value', default)}`"
         named = ", ".join(f"`{one}`" for name in names for one in name.split("/"))  # --on/--off
-        found.append((option, f"| {named} | {value_of(hint)} | {told} | {cell(info.help or '')} |"))
-    yield from (line for option, line in sorted(found, key=lambda each: each[0]))
+        lines.append((option, f"| {named} | {value_of(hint)} | {value} | {cell(info.help or '')} |"))
+    yield from (line for option, line in sorted(lines, key=lambda each: each[0]))
 
 
 def page() -> str:

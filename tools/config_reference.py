@@ -79,9 +79,9 @@ def page() -> str:
         if cls.__name__ in NOTES:
             lines += [NOTES[cls.__name__], ""]
         lines += ["| Field | Type | Default | Meaning |", "| --- | --- | --- | --- |"]
-        hints, told = get_type_hints(cls), attributes(cls)
+        hints, words = get_type_hints(cls), attributes(cls)
         for f in fields(cls):
-            cells = (f"`{f.name}`", _type(cls, f.name, hints[f.name]), _default(cls, f), told[f.name])
+            cells = (f"`{f.name}`", _type(cls, f.name, hints[f.name]), _default(cls, f), words[f.name])
             lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
         lines.append("")
     return "\n".join(lines)

@@ -74,8 +74,8 @@ def call(*command: object, code: int = 0, cwd: Path | None = None) -> str:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     done = subprocess.run(words, capture_output=True, text=True, cwd=cwd or "/", env=clean)
     if done.returncode != code or (code == 2 and len(done.stderr.splitlines()) != 1):
-        told = (done.stderr + done.stdout).strip()[-2000:]
-        raise Failed(f"exit code {done.returncode}, not {code}: {' '.join(words)}\n{told}")
+        output = (done.stderr + done.stdout).strip()[-2000:]
+        raise Failed(f"exit code {done.returncode}, not {code}: {' '.join(words)}\n{output}")
     return done.stdout + done.stderr if code else done.stdout
 
 
@@ -86,11 +86,11 @@ def install(place: Path, pip_arguments: list[str]) -> Path:
     quiet = ["--disable-pip-version-check", "--quiet"]
     call(binaries / "python", "-m", "pip", "install", *quiet, *pip_arguments, ".", cwd=ROOT)
     call(binaries / "python", "-m", "pip", "check")
-    found = call(
+    heavy = call(
         binaries / "python", "-c", f"import importlib.util as u; print(*(n for n in {HEAVY!r} if u.find_spec(n)))"
     )
-    if found.strip():
-        raise Failed(f"the core brings what only an extra may: {found.strip()}")
+    if heavy.strip():
+        raise Failed(f"the core brings what only an extra may: {heavy.strip()}")
     return binaries
 
 
@@ -126,10 +126,10 @@ def use(binaries: Path, place: Path) -> None:
     call(cli, "slice", family, "--params", sizes["big"], "--out", place / "big")
     for folder, name in ((half, "half"), (place / "big", "big")):
         call(cli, "verify", folder)
-        told = json.loads(call(cli, "verify", folder, "--json"))
-        logits = [check for check in told["checks"] if check["name"] == "logits"]
-        if not told["ok"] or [check["ok"] for check in logits] != [None]:
-            raise Failed(f"verify: {folder.name} must pass, with the run of the model skipped: {told}")
+        report = json.loads(call(cli, "verify", folder, "--json"))
+        logits = [check for check in report["checks"] if check["name"] == "logits"]
+        if not report["ok"] or [check["ok"] for check in logits] != [None]:
+            raise Failed(f"verify: {folder.name} must pass, with the run of the model skipped: {report}")
         if json.loads(call(cli, "inspect", folder, "--json"))["members"][name]["parameters"] != sizes[name]:
             raise Failed(f"inspect: {folder.name} has not the {sizes[name]} parameters of {name}")
     line = call(cli, "slice", family, "--budget", "half", "--out", half, code=2)

@@ -62,11 +62,11 @@ class _Scope:
         return HOLE
 
     def _assigned(self, name: ast.Name) -> ast.expr | None:
-        found = self.known.get(name.id)
+        value = self.known.get(name.id)
         for node in ast.walk(self.function) if self.function is not None else ():
             if isinstance(node, ast.Assign) and node.lineno < name.lineno and _target(node) == name.id:
-                found = node.value
-        return found
+                value = node.value
+        return value
 
     def shown(self, node: ast.expr) -> str:
         """A value as `!r` shows it."""
@@ -81,14 +81,14 @@ def messages(folder: Path = ROOT / "nemo_elastic") -> list[Message]:
     """
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.py"))}
     raised = [(call, scope, path) for path, tree in trees.items() for call, scope in _calls(tree)]
-    found, handed_on = [], {}
+    messages, handed_on = [], {}
     for call, scope, path in raised:
         form = RAISE.get(_name(call))
         if form is None or path.name == "errors.py":
             continue
         message = Message(_line(form, call, scope), f"{path.relative_to(folder.parent)}:{call.lineno}")
         if message.says_something:
-            found.append(message)
+            messages.append(message)
         elif form == RAISE["bad"] and scope.function is not None:
             handed_on[scope.function.name] = (scope.function, call)
     for call, scope, path in raised:
@@ -100,8 +100,8 @@ def messages(folder: Path = ROOT / "nemo_elastic") -> list[Message]:
             place = ast.Call(inner.func, arguments, [])
             message = Message(_line(RAISE["bad"], place, scope), f"{path.relative_to(folder.parent)}:{call.lineno}")
             if message.says_something:
-                found.append(message)
-    return [replace(m, text=re.sub(f"{HOLE}+", HOLE, " ".join(m.text.split()))) for m in found]
+                messages.append(message)
+    return [replace(m, text=re.sub(f"{HOLE}+", HOLE, " ".join(m.text.split()))) for m in messages]
 
 
 def _line(form: str, call: ast.Call, scope: _Scope) -> str:

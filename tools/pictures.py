@@ -51,8 +51,8 @@ STAGES = ((8192, 1536, 5170, (1 / 3, 1 / 3, 1 / 3)), (49152, 512, 1790, (0.5, 0.
 class Picture:
     """An SVG in the making. Lengths are pixels at full width."""
 
-    def __init__(self, height: int, told: str) -> None:
-        self.height, self.told, self.parts = height, told, list[str]()
+    def __init__(self, height: int, title: str) -> None:
+        self.height, self.title, self.parts = height, title, list[str]()
 
     def rect(self, x: float, y: float, width: float, height: float, kind: str, radius: float = 0) -> None:
         self.parts.append(
@@ -70,13 +70,13 @@ class Picture:
             self.text(x, y + step * i, words, "small")
 
     def line(self, points: Sequence[tuple[float, float]], kind: str = "line") -> None:
-        told = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        self.parts.append(f'<polyline points="{told}" class="{kind}"/>')
+        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        self.parts.append(f'<polyline points="{corners}" class="{kind}"/>')
 
     def svg(self) -> str:
         head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height}" role="img">'
         return "\n".join(
-            [head, f"<title>{escape(self.told)}</title>", f"<style>{STYLE}</style>", *self.parts, "</svg>", ""]
+            [head, f"<title>{escape(self.title)}</title>", f"<style>{STYLE}</style>", *self.parts, "</svg>", ""]
         )
 
 
@@ -183,8 +183,8 @@ def router() -> Picture:
             gate, after = gates[len(choices) - 1 - j], gates[len(choices) - 2 - j] if j + 1 < len(choices) else 0.0
             right = x + w * edge / choices[0]
             points += [(right, y + h - h * gate), (right, y + h - h * after)]
-        told = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-        p.parts.append(f'<polygon points="{told}" class="c"/>')
+        corners = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
+        p.parts.append(f'<polygon points="{corners}" class="c"/>')
         p.rect(x, y, w, h, "frame")
         p.text(x, y - 10, f"{word}: τ {tau:.2g}, scale {scale:.2g}", "small bold")
     p.text(12, 334, "gate", "small muted")

@@ -27,9 +27,9 @@ def shape(length: int, batch: int) -> RunShape:
 def table(length: int, batch: int) -> str:
     """One table and what a step costs, as Markdown."""
     run = shape(length, batch)
-    found = layouts(preset("nemotron-nano-12b-v2"), ElasticConfig.load(CONFIG), run)
-    rows = [_row(layout) for layout in found if layout.tensor in TENSOR and layout.pipeline == 1]
-    work = {part: flops / 1e15 for part, flops in next(x for x in found if x.recompute).work.to_json().items()}
+    planned = layouts(preset("nemotron-nano-12b-v2"), ElasticConfig.load(CONFIG), run)
+    rows = [_row(layout) for layout in planned if layout.tensor in TENSOR and layout.pipeline == 1]
+    work = {part: flops / 1e15 for part, flops in next(x for x in planned if x.recompute).work.to_json().items()}
     return "\n".join(
         [
             f"| {length} tokens | parameters | activations | loss | in all |",
@@ -54,11 +54,11 @@ def _row(layout: Layout) -> str:
 def page() -> str:
     """All tables."""
     usable = shape(*next(iter(LENGTHS.items()))).usable
-    told = (
+    note = (
         f"GB per GPU. Bold: fits the {usable / 1e9:.1f} that are usable. *Parameters* are weights, "
         "gradients, optimizer and teacher; *in all* has the larger of loss and backward pass.\n"
     )
-    return "\n".join([told, *(table(*run) for run in LENGTHS.items())])
+    return "\n".join([note, *(table(*run) for run in LENGTHS.items())])
 
 
 if __name__ == "__main__":

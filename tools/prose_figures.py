@@ -79,7 +79,7 @@ class Number:
 
 
 def numbers(text: str, percent: bool = False) -> list[Number]:
-    return [Number.of(found[1], percent or bool(found[2])) for found in re.finditer(rf"({NUMBER})(\s?%)?", text)]
+    return [Number.of(match[1], percent or bool(match[2])) for match in re.finditer(rf"({NUMBER})(\s?%)?", text)]
 
 
 # ------------------------------------------------------------------ tables
@@ -95,7 +95,7 @@ class Table:
 
 
 def tables(text: str) -> list[Table]:
-    found: list[Table] = []
+    tables: list[Table] = []
     heading, inside = "", False
     for line in text.splitlines():
         if not line.startswith("|"):
@@ -103,14 +103,14 @@ def tables(text: str) -> list[Table]:
             continue
         row = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if not inside:
-            found.append(Table(heading, row, []))
+            tables.append(Table(heading, row, []))
         elif not re.fullmatch(r"[\s:|-]+", line):
-            found[-1].rows.append(row)
+            tables[-1].rows.append(row)
         inside = True
-    return found
+    return tables
 
 
-def told(text: str) -> list[Number]:
+def numbers_of(text: str) -> list[Number]:
     """Numbers of a text; of its tables those in cells, percentages where the head says so; heads have names."""
     lines = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
     cells = [(head, cell) for t in tables(text) for row in t.rows for head, cell in zip(t.header, row, strict=False)]
@@ -137,10 +137,10 @@ def cell(folder: Path, where: str) -> tuple[str, bool]:
     if len(fits) != 1 or fits[0][0].count(column) != 1:
         raise LookupError(f"{len(fits)} rows of {file}.md have a column {column!r} and {', '.join(keys) or 'no keys'}")
     header, row = fits[0]
-    found = list(re.finditer(NUMBER + "%?", row[header.index(column)]))
-    if len(found) < int(which or 1):
+    matches = list(re.finditer(NUMBER + "%?", row[header.index(column)]))
+    if len(matches) < int(which or 1):
         raise LookupError(f"{row[header.index(column)]!r} of {file}.md has no number {which or 1}")
-    number = found[int(which or 1) - 1][0]
+    number = matches[int(which or 1) - 1][0]
     return number.rstrip("%"), "%" in number + column
 
 
@@ -191,7 +191,7 @@ def read(root: Path = ROOT, declared: Path = DECLARED) -> tuple[House, list[Page
 
 def blank(text: str, pattern: str | re.Pattern[str]) -> str:
     """The text with what fits turned into spaces; lines stay."""
-    return re.sub(pattern, lambda found: re.sub(r"\S", " ", found[0]), text)
+    return re.sub(pattern, lambda match: re.sub(r"\S", " ", match[0]), text)
 
 
 def plain(text: str) -> str:
@@ -206,53 +206,53 @@ def known(house: House, page: Page, section: str) -> list[Number]:
     texts = ["\n".join(line for line in section.splitlines() if line.startswith("|")), *FENCE.findall(section)]
     files = [house.tables / f"{a or b}.md" for a, b in INCLUDED.findall(section)]
     files += [house.root / source for source in page.sources]
-    return [n for text in (*texts, *(file.read_text(encoding="utf-8") for file in files)) for n in told(text)]
+    return [n for text in (*texts, *(file.read_text(encoding="utf-8") for file in files)) for n in numbers_of(text)]
 
 
 def sections(text: str) -> Iterator[tuple[int, str]]:
     """Parts of a page from one `## ` to the next, and where they begin."""
-    starts = [0, *(found.start() for found in re.finditer(r"^## ", blank(text, FENCE), re.MULTILINE)), len(text)]
+    starts = [0, *(match.start() for match in re.finditer(r"^## ", blank(text, FENCE), re.MULTILINE)), len(text)]
     return ((a, text[a:b]) for a, b in pairwise(starts))
 
 
-def stands(found: re.Match[str], among: Iterable[Number]) -> bool:
+def stands(match: re.Match[str], among: Iterable[Number]) -> bool:
     """Whether a figure is among numbers."""
-    unit = (found["unit"] or "") + (found["after"] or "")
-    text = found["number"] or found["decimal"] or str(WORDS[found["word"]])
+    unit = (match["unit"] or "") + (match["after"] or "")
+    text = match["number"] or match["decimal"] or str(WORDS[match["word"]])
     number = Number.of(text, unit.startswith(("%", "per")))
     return any(number.is_told_by(other) for other in among)
 
 
-def is_figure(found: re.Match[str]) -> bool:
+def is_figure(match: re.Match[str]) -> bool:
     """A whole number without a unit is none."""
-    return found["decimal"] is None or "." in found["decimal"] or found["decimal"][-1] in "kM" or bool(found["after"])
+    return match["decimal"] is None or "." in match["decimal"] or match["decimal"][-1] in "kM" or bool(match["after"])
 
 
 def references(house: House, page: Page) -> Iterator[str]:
     """What is wrong with the references of a page."""
     text = page.path.read_text(encoding="utf-8")
-    for found in REFERENCE.finditer(text):
-        place = f"{page.name}:{text.count(chr(10), 0, found.start()) + 1}"
+    for match in REFERENCE.finditer(text):
+        place = f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}"
         try:
-            right = fitting(found, *cell(house.tables, found["where"]))
+            right = fitting(match, *cell(house.tables, match["where"]))
         except LookupError as exc:
             yield f"{place}: {exc}"
             continue
-        if right != found["number"]:
-            yield f"{place}: {found['number']} is {right} in the table ({found['where']}); --write mends it"
-        if not re.search(r"\w.*$", text[: found.start()].rpartition("\n")[2].lstrip("-*> 0123456789.")):
+        if right != match["number"]:
+            yield f"{place}: {match['number']} is {right} in the table ({match['where']}); --write mends it"
+        if not re.search(r"\w.*$", text[: match.start()].rpartition("\n")[2].lstrip("-*> 0123456789.")):
             yield f"{place}: a reference begins the line, where Markdown takes it for a block"
     if bare := len(re.findall(r"<!--\s*fig:", text)) - len(REFERENCE.findall(text)):
         yield f"{page.name}: {bare} references have no number behind them"
 
 
-def fitting(found: re.Match[str], right: str, percent: bool) -> str:
+def fitting(match: re.Match[str], right: str, percent: bool) -> str:
     """What belongs behind a reference: the table's number, in the digits that the prose has; all of them for a `?`."""
-    share = bool(found["unit"]) and not percent
+    share = bool(match["unit"]) and not percent
     has = len(right.partition(".")[2])
     digits = max(0, has - 2) if share else has
-    if found["number"] != "?":
-        digits = min(digits, len(found["number"].partition(".")[2]))
+    if match["number"] != "?":
+        digits = min(digits, len(match["number"].partition(".")[2]))
     if digits == has and not share:
         return right
     return f"{Number.of(right).value * (100 if share else 1):{',' if ',' in right else ''}.{digits}f}"
@@ -271,22 +271,22 @@ def strays(house: House, page: Page) -> Iterator[str]:
         prose = blank(prose, pattern)
     for start, section in sections(text):
         among = known(house, page, section)
-        for found in FIGURE.finditer(prose, start, start + len(section)):
-            if is_figure(found) and not stands(found, among):
-                line = text.count("\n", 0, found.start()) + 1
-                near = " ".join(text[max(0, found.start() - 40) : found.end() + 25].split())
-                yield f"{page.name}:{line}: {found[0]} stands in no table of its section: … {near} …"
+        for match in FIGURE.finditer(prose, start, start + len(section)):
+            if is_figure(match) and not stands(match, among):
+                line = text.count("\n", 0, match.start()) + 1
+                near = " ".join(text[max(0, match.start() - 40) : match.end() + 25].split())
+                yield f"{page.name}:{line}: {match[0]} stands in no table of its section: … {near} …"
 
 
 def write(house: House, pages: Iterable[Page]) -> None:
     """Put the tables' numbers behind all references."""
 
-    def number(found: re.Match[str]) -> str:
+    def number(match: re.Match[str]) -> str:
         try:
-            right = fitting(found, *cell(house.tables, found["where"]))
+            right = fitting(match, *cell(house.tables, match["where"]))
         except LookupError:  # `references` tells it
-            return found[0]
-        return found[0][: found.start("number") - found.start()] + right + (found["unit"] or "")
+            return match[0]
+        return match[0][: match.start("number") - match.start()] + right + (match["unit"] or "")
 
     for page in pages:
         text = page.path.read_text(encoding="utf-8")
@@ -306,9 +306,9 @@ def main(arguments: list[str]) -> None:
     house, pages = read()
     if arguments:
         write(house, pages)
-    if found := problems(house, pages):
-        print("\n".join(found))
-        raise SystemExit(f"{len(found)} figures: refer to a cell, let the table's section tell it, say it without a "
+    if wrong := problems(house, pages):
+        print("\n".join(wrong))
+        raise SystemExit(f"{len(wrong)} figures: refer to a cell, let the table's section tell it, say it without a "
                          f"figure, or declare it in tools/{DECLARED.name}")  # fmt: skip
 
 

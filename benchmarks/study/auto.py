@@ -44,19 +44,19 @@ def answers(family: FamilyRuntime, data: Path, seed: int) -> dict[str, Any]:
     tokens_bl = tokens_bl.reshape(-1, RECALL_LONG)[:TEXTS]
     asked = [document.questions for document in islice(documents("val", RECALL_LONG), len(tokens_bl))]
     members = [family.select(name) for name in reversed(family.path)]
-    found, quality, groups = [], [], []
+    signs, quality, groups = [], [], []
     for at in range(0, len(tokens_bl), 8):
         rows_bl = tokens_bl[at : at + 8]
         logits = [member(rows_bl) for member in members]
         for row, ids_l in enumerate(rows_bl.tolist()):
             for place, _ in asked[at + row]:
                 tail = ids_l[max(0, place - TAIL) : place]
-                found.append(signals(logits[0][row, place - len(tail) : place], tail, place))
+                signs.append(signals(logits[0][row, place - len(tail) : place], tail, place))
                 said = [int(logits_blv[row, place - 1].argmax()) for logits_blv in logits]
                 quality.append([float(token == ids_l[place]) for token in said])
                 groups.append(at + row)
     names, counts = tuple(str(m.name) for m in members), tuple(m.parameters for m in members)
-    return judged(Measured(names, counts, np.array(found), np.array(quality)), np.array(groups), seed)
+    return judged(Measured(names, counts, np.array(signs), np.array(quality)), np.array(groups), seed)
 
 
 def text(family: FamilyRuntime, data: DataFolder, seed: int) -> dict[str, Any]:
@@ -76,13 +76,13 @@ def judged(measured: Measured, groups: Groups, seed: int) -> dict[str, Any]:
     halves = halved(groups, seed)
     costs, largest = shares(measured.parameters), measured.parameters[-1]
 
-    def told(chosen: np.ndarray) -> dict[str, float]:
+    def figures_of(chosen: np.ndarray) -> dict[str, float]:
         """A choice: its size per token of an answer, and of a prompt, which the smallest member reads first."""
         sizes = np.array(measured.parameters) / largest
         read = sizes[0] + np.where(chosen > 0, sizes[chosen], 0.0).mean()
         mixed = random_mix(sizes, measured.quality_nm.mean(0), min(float(read), 1.0)) @ measured.quality_nm.mean(0)
-        found = against_random(chosen, costs, measured.quality_nm, groups)
-        return vars(found) | {"size": float(sizes[chosen].mean()), "read": float(read), "random_read": float(mixed)}
+        gain = against_random(chosen, costs, measured.quality_nm, groups)
+        return vars(gain) | {"size": float(sizes[chosen].mean()), "read": float(read), "random_read": float(mixed)}
 
     gains_nm = measured.quality_nm - measured.quality_nm[:, :1]
     perfect = worthiest(gains_nm, costs, price_of(gains_nm, costs, AT))
@@ -91,9 +91,9 @@ def judged(measured: Measured, groups: Groups, seed: int) -> dict[str, Any]:
         "sizes": [count / largest for count in measured.parameters],
         "quality": measured.quality_nm.mean(0).tolist(),
         "prompts": len(groups),
-        "auto": {f"{dial:g}": told(crossed(measured, halves, dial)) for dial in DIALS},
-        "single": {name: told(crossed(measured, halves, AT, [i])) for i, name in enumerate(SIGNALS)},
-        "perfect": told(perfect),
+        "auto": {f"{dial:g}": figures_of(crossed(measured, halves, dial)) for dial in DIALS},
+        "single": {name: figures_of(crossed(measured, halves, AT, [i])) for i, name in enumerate(SIGNALS)},
+        "perfect": figures_of(perfect),
         "explained": explained(measured, halves),
     }
 

@@ -29,10 +29,10 @@ def mean(group: Sequence[dict[str, Any]], *path: str) -> float:
 
 
 def value(result: dict[str, Any], path: Sequence[str]) -> Any:
-    found: Any = result
+    inner: Any = result
     for key in path:
-        found = found[key]
-    return found
+        inner = inner[key]
+    return inner
 
 
 def gain(group: Sequence[dict[str, Any]], scale: float, digits: int, *path: str) -> str:
@@ -75,22 +75,22 @@ def worth(groups: Mapping[str, Sequence[dict[str, Any]]]) -> str:
         cells = [gain(group, abs(TOLD[what][1]), TOLD[what][2], *path) for what, group in groups.items()]
         rows.append([f"`{title}`" if title in SIGNALS else title, *cells])
     if rows:
-        told = [f"{100 * mean(group, 'explained'):.0f}%" for group in groups.values()]
-        rows.append(["variance of the largest's gain that all signals tell", *told])
+        shares = [f"{100 * mean(group, 'explained'):.0f}%" for group in groups.values()]
+        rows.append(["variance of the largest's gain that all signals tell", *shares])
     return markdown([f"gain at {AT:g} by", "right answers, points", "nats per token"], rows)
 
 
-def groups_of(found: Results) -> dict[str, list[dict[str, Any]]]:
+def groups_of(results: Results) -> dict[str, list[dict[str, Any]]]:
     """Kind of prompts -> results of its seeds, those that are there."""
     return {
-        what: [found[name] for seed in SEEDS if (name := f"auto-{what}-{seed}") in found]
+        what: [results[name] for seed in SEEDS if (name := f"auto-{what}-{seed}") in results]
         for what in ("answers", "text")
     }
 
 
-def auto(found: Results) -> str:
+def auto(results: Results) -> str:
     """Questions about a text, then text and problems, then signals."""
-    groups = groups_of(found)
+    groups = groups_of(results)
     tables = [f"{TITLES[what]}:\n\n{curve(group, what)}" for what, group in groups.items()]
     return "\n".join([*tables, f"Single signals:\n\n{worth(groups)}"])
 

@@ -50,8 +50,8 @@ def searched(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     facts = minitron_baseline.facts(checkpoint)
     flops = facts["measured_tokens"] * work.forward(whole, whole.full, length)
     flops += work.search(whole, config, [{"cost": c["parameters"]} for c in facts["candidates"]], length)
-    told = {"candidates": facts["candidates"], "within": facts["within"], "modelopt": facts["modelopt"]}
-    return cut(job, runs, checkpoint, flops, facts["cpu_seconds"]) | told
+    search = {"candidates": facts["candidates"], "within": facts["within"], "modelopt": facts["modelopt"]}
+    return cut(job, runs, checkpoint, flops, facts["cpu_seconds"]) | search
 
 
 def cut(job: Job, runs: Path, checkpoint: Path, flops: float, cpu: float) -> dict[str, Any]:

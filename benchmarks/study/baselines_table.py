@@ -35,27 +35,29 @@ def level(points: Sequence[tuple[float, float]], loss: float) -> tuple[float, st
     return points[-1][0], ">"
 
 
-def ratio(found: Results, ours: str, kind: str, sizes: Sequence[str], seed: int, unit: str) -> str:
+def ratio(results: Results, ours: str, kind: str, sizes: Sequence[str], seed: int, unit: str) -> str:
     """Spending of a baseline, once per size, to reach the losses of one of our runs for all sizes, over that run's.
 
     Those of our shapes are charged, once, for the ranking and the search that found them.
     """
     found_shapes = (
-        found[ours].get("flops_before_training", 0.0) if (kind.rpartition("-")[2], unit) == ("alone", "flops") else 0.0
+        results[ours].get("flops_before_training", 0.0)
+        if (kind.rpartition("-")[2], unit) == ("alone", "flops")
+        else 0.0
     )
     total, marks = found_shapes, set()
     for size in sizes:
-        group = [r for n, r in found.items() if n.startswith(f"{kind}-{size}-") and r["seed"] == seed]
+        group = [r for n, r in results.items() if n.startswith(f"{kind}-{size}-") and r["seed"] == seed]
         if len(group) < 2:
             return ""
-        spent, mark = level([(r[unit], r["losses"][size]) for r in group], found[ours]["losses"][size])
+        spent, mark = level([(r[unit], r["losses"][size]) for r in group], results[ours]["losses"][size])
         total += spent
         marks.add(mark)
     mark = ">" if ">" in marks else "<" if "<" in marks else ""
-    return f"{mark}{total / found[ours][unit]:.2f}"
+    return f"{mark}{total / results[ours][unit]:.2f}"
 
 
-def ways(found: Results, sizes: Sequence[str], prefix: str = "") -> list[list[str]]:
+def ways(results: Results, sizes: Sequence[str], prefix: str = "") -> list[list[str]]:
     """Rows: every way at every number of steps, what all sizes cost together, and their losses.
 
     Args:
@@ -66,7 +68,7 @@ def ways(found: Results, sizes: Sequence[str], prefix: str = "") -> list[list[st
     rows = []
     for way, title in MAKERS.items():
         families: dict[int, list[list[dict[str, Any]]]] = {}
-        for steps, family in named(found, prefix + way, sizes):
+        for steps, family in named(results, prefix + way, sizes):
             families.setdefault(steps, []).append(family)
         for steps, group in sorted(families.items()):
             total = [statistics.mean(sum(r[unit] for r in f) for f in group) for unit in UNITS]
@@ -85,18 +87,18 @@ def head(sizes: Sequence[str]) -> list[str]:
     return ["way", "steps of a run", "seeds", "tokens of all", "TFLOP of all", "CPU s of all", "full", *sizes]
 
 
-def baselines(found: Results) -> str:
+def baselines(results: Results) -> str:
     """The ways of the study of the baselines."""
-    return markdown(head([*THREE]), ways(found, [*THREE])) + "\n" + ratios(found, [*THREE], "ours")
+    return markdown(head([*THREE]), ways(results, [*THREE])) + "\n" + ratios(results, [*THREE], "ours")
 
 
-def ratios(found: Results, sizes: Sequence[str], ours: str, prefix: str = "") -> str:
+def ratios(results: Results, sizes: Sequence[str], ours: str, prefix: str = "") -> str:
     """Baselines' spending over that of our runs, whose names begin with `ours`, at equal loss of every size."""
     rows = []
-    runs = [(r["steps"], r["seed"], name) for name, r in found.items() if name.startswith(f"{ours}-")]
+    runs = [(r["steps"], r["seed"], name) for name, r in results.items() if name.startswith(f"{ours}-")]
     for steps, seed, name in sorted(runs):
         for kind in ("modelopt", "minitron", "alone"):
-            cells = [ratio(found, name, prefix + kind, sizes, seed, unit) for unit in UNITS]
+            cells = [ratio(results, name, prefix + kind, sizes, seed, unit) for unit in UNITS]
             if all(cells):
                 rows.append([MAKERS[kind], str(steps), str(seed), *cells])
     return markdown(["spent over ours, at our losses", "our steps", "seed", "tokens", "FLOPs", "CPU seconds"], rows)

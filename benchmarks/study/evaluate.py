@@ -33,8 +33,8 @@ def family(checkpoint: Path, block: Mapping[str, Any], model: str = "study") -> 
 
     shape = parent_shape(model=model)
     tensors, elastic = read_checkpoint(checkpoint, shape)
-    found = checkpoint_members(shape, elastic, ElasticConfig.from_dict(dict(block)), str(checkpoint))
-    return NemotronH(shape, tensors, trainable=False), found
+    members = checkpoint_members(shape, elastic, ElasticConfig.from_dict(dict(block)), str(checkpoint))
+    return NemotronH(shape, tensors, trainable=False), members
 
 
 def dense(checkpoint: Path, shape: Parent) -> Any:

@@ -37,8 +37,8 @@ def bridge_sizes(member: Subnet) -> dict[str, Any]:
     from nemo_elastic.formats.megatron.shape import stock_sizes
     from nemo_elastic.hosts.bridge.tiny import TINY_EXPERTS
 
-    told = stock_sizes(EXPERTS, member, experts=True)
-    own = {name: told[name] for name in TINY_EXPERTS.keys() & told.keys()}
+    sizes = stock_sizes(EXPERTS, member, experts=True)
+    own = {name: sizes[name] for name in TINY_EXPERTS.keys() & sizes.keys()}
     return {**TINY_EXPERTS, **own, "hybrid_layer_pattern": member.pattern}
 
 
@@ -129,15 +129,15 @@ def load(model: Any, data: Path, length: int, member: Subnet) -> float:
     tokens_bl = torch.from_numpy(
         np.asarray(DataFolder.open(data).tokens("val")[:LOADED], dtype=np.int64).reshape(-1, length)
     )
-    found: dict[int, torch.Tensor] = {}
+    counts: dict[int, torch.Tensor] = {}
 
     def probe(site: str, index: int, x: torch.Tensor) -> None:
         if site == "routed":
-            found[index] = x.flatten(0, -2).double().sum(0)
+            counts[index] = x.flatten(0, -2).double().sum(0)
 
     with torch.no_grad():
         model(tokens_bl, member, probe)
-    return sum(float(tokens_e.max() / tokens_e.mean()) for tokens_e in found.values()) / len(found)
+    return sum(float(tokens_e.max() / tokens_e.mean()) for tokens_e in counts.values()) / len(counts)
 
 
 # ------------------------------------------------------------------------------------------------------------- kinds
@@ -150,8 +150,8 @@ def parent(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     model, _ = opened(out)
     tokens = job.steps * job.batch.tokens
     flops = 3 * tokens * work.forward(EXPERTS, EXPERTS.full, job.batch.length)
-    found = measured(job, runs, model, {"full": model.parent.full})
-    return found | {"tokens": tokens, "flops": flops, "cpu_seconds": cpu}
+    losses = measured(job, runs, model, {"full": model.parent.full})
+    return losses | {"tokens": tokens, "flops": flops, "cpu_seconds": cpu}
 
 
 def ranked(job: Job, runs: Path, out: Path) -> dict[str, Any]:
@@ -160,12 +160,12 @@ def ranked(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     cpu = time.process_time()
     train_elastic(job, runs, out, job.block, rank_only=True)
     cpu = time.process_time() - cpu
-    model, found = opened(out)
+    model, members = opened(out)
     trace = json.loads((out / "elastic" / "shapes.json").read_text())["report"]["trace"]
     length = job.batch.length
     flops = work.search(model.parent, config, trace, length) + work.ranking(model.parent, config, length)
     spent = {"tokens": 0, "flops": flops, "cpu_seconds": cpu}
-    return measured(job, runs, model, found) | spent | {"ranking": str(out / "elastic" / "ranking")}
+    return measured(job, runs, model, members) | spent | {"ranking": str(out / "elastic" / "ranking")}
 
 
 def family(job: Job, runs: Path, out: Path) -> dict[str, Any]:
@@ -175,12 +175,12 @@ def family(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     cpu = time.process_time()
     train_elastic(job, runs, out, block)
     cpu = time.process_time() - cpu
-    model, found = opened(out)
+    model, members = opened(out)
     config = ElasticConfig.from_dict({**block, "seed": job.seed})
-    flops = work.elastic_steps(model.parent, config, list(found.values()), job.steps, job.batch)
+    flops = work.elastic_steps(model.parent, config, list(members.values()), job.steps, job.batch)
     # who trains all sizes is charged for what found them; those who take them have it beside them
     before = {"flops": 0.0, "cpu_seconds": 0.0} if job.member else read_result(runs, job.after)
-    kept = {job.member: found[job.member]} if job.member else found
+    kept = {job.member: members[job.member]} if job.member else members
     return measured(job, runs, model, kept) | {
         "tokens": job.steps * job.batch.tokens,
         "flops": flops + before["flops"],

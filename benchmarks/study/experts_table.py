@@ -35,27 +35,27 @@ RULES = {
 }
 
 
-def of(found: Results, names: list[str]) -> list[dict[str, Any]]:
-    return [found[name] for name in names if name in found]
+def of(results: Results, names: list[str]) -> list[dict[str, Any]]:
+    return [results[name] for name in names if name in results]
 
 
-def experts(found: Results) -> str:
+def experts(results: Results) -> str:
     """The parent, what is cut from it untrained, every way to the sizes, ratios, and the shapes."""
     sizes, rows = [*EXPERTS_SIZES], []
-    for result in of(found, [EXPERTS_PARENT.name]):
+    for result in of(results, [EXPERTS_PARENT.name]):
         spent = costs(*(result[unit] for unit in UNITS))
         rows.append(["the parent", str(result["steps"]), "1", *spent, spread([result["losses"]["full"]]), *[""] * 2])
-    ranked = of(found, [experts_ranked(seed).name for seed in EXPERTS_SEEDS])
+    ranked = of(results, [experts_ranked(seed).name for seed in EXPERTS_SEEDS])
     if ranked:
         spent = costs(*(statistics.mean(r[unit] for r in ranked) for unit in UNITS))
         losses = [spread([r["losses"][size] for r in ranked]) for size in sizes]
         rows.append(["ranked, searched and cut, untrained", "0", str(len(ranked)), *spent, "", *losses])
-    rows += ways(found, sizes, PREFIX)
-    told = [markdown(head(sizes), rows), ratios(found, sizes, f"{PREFIX}ours", PREFIX), shapes(found)]
-    return "\n".join(told)
+    rows += ways(results, sizes, PREFIX)
+    tables = [markdown(head(sizes), rows), ratios(results, sizes, f"{PREFIX}ours", PREFIX), shapes(results)]
+    return "\n".join(tables)
 
 
-def shapes(found: Results) -> str:
+def shapes(results: Results) -> str:
     """What the search found."""
     parent = ElasticConfig.from_dict(EXPERTS_BLOCK).parent_shape(EXPERTS)
     axes = {
@@ -63,7 +63,7 @@ def shapes(found: Results) -> str:
         "mamba_head_dim": "Mamba head dim", "attention_heads": "attention heads",
     }  # fmt: skip
     rows = []
-    for result in of(found, [experts_ranked(seed).name for seed in EXPERTS_SEEDS]):
+    for result in of(results, [experts_ranked(seed).name for seed in EXPERTS_SEEDS]):
         for size in EXPERTS_SIZES:
             member = Subnet.from_json(result["shapes"][size], parent)
             shares = [f"{100 * result[name][size]:.1f}" for name in ("shares", "active")]
@@ -73,24 +73,24 @@ def shapes(found: Results) -> str:
     return markdown(columns, rows)
 
 
-def tried(found: Results, way: str, size: str) -> dict[float, float]:
+def tried(results: Results, way: str, size: str) -> dict[float, float]:
     """Peak rate -> held-out loss; of a family the mean over its smaller members."""
     out = {}
     for lr in EXPERTS_TRIED[way][size]:
         job = experts_family(STEPS, 0, lr) if way == "ours" else experts_alone(size, STEPS, 0, lr)
-        for result in of(found, [job.name]):
+        for result in of(results, [job.name]):
             losses = result["losses"]
             out[lr] = statistics.mean(losses[name] for name in (EXPERTS_SIZES if size == "all" else [size]))
     return out
 
 
-def experts_rates(found: Results) -> str:
+def experts_rates(results: Results) -> str:
     """Losses of every rate that was tried."""
-    by_size = {(way, size): tried(found, way, size) for way, sizes in EXPERTS_TRIED.items() for size in sizes}
+    by_size = {(way, size): tried(results, way, size) for way, sizes in EXPERTS_TRIED.items() for size in sizes}
     return baselines_table.rates(by_size, f"mean of {' and '.join(EXPERTS_SIZES)}")
 
 
-def experts_balance(found: Results) -> str:
+def experts_balance(results: Results) -> str:
     """Losses and loads by the rule that moves the bias of experts."""
     names, rows = ["full", *EXPERTS_SIZES], []
     ranked = [experts_ranked(seed).name for seed in EXPERTS_SEEDS]
@@ -98,14 +98,19 @@ def experts_balance(found: Results) -> str:
         rule: [experts_family(STEPS, seed, balance=rule).name for seed in EXPERTS_SEEDS]
         for rule in ("whole", *BALANCES)
     }
-    for title, group in (("untrained", of(found, ranked)), *((RULES[r], of(found, n)) for r, n in families.items())):
+    for title, group in (
+        ("untrained", of(results, ranked)),
+        *((RULES[r], of(results, n)) for r, n in families.items()),
+    ):
         if group:
-            told = [spread([r[what][name] for r in group]) for what in ("losses", "load") for name in names]
-            rows.append([title, str(len(group)), *told])
-    alone = {size: of(found, [experts_alone(size, STEPS, seed).name for seed in EXPERTS_SEEDS])
+            cells = [spread([r[what][name] for r in group]) for what in ("losses", "load") for name in names]
+            rows.append([title, str(len(group)), *cells])
+    alone = {size: of(results, [experts_alone(size, STEPS, seed).name for seed in EXPERTS_SEEDS])
              for size in EXPERTS_SIZES}  # fmt: skip
     if all(alone.values()):
-        told = [spread([r[what][size] for r in group]) for what in ("losses", "load") for size, group in alone.items()]
-        rows.append(["each size alone, its own tokens", str(len(alone[names[-1]])), "", *told[:2], "", *told[2:]])
+        cells = [
+            spread([r[what][size] for r in group]) for what in ("losses", "load") for size, group in alone.items()
+        ]
+        rows.append(["each size alone, its own tokens", str(len(alone[names[-1]])), "", *cells[:2], "", *cells[2:]])
     columns = [*(f"{name}, nats" for name in names), *(f"{name}, load" for name in names)]
     return markdown(["tokens that move the bias", "seeds", *columns], rows)

@@ -107,27 +107,29 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
             previous=checkpoint, done=job.steps, total=total, split=job.split, lr=job.lr, model=job.model,
         )  # fmt: skip
     cpu = time.process_time() - cpu
-    model, found = family(checkpoint, block, job.model)
+    model, members = family(checkpoint, block, job.model)
     config = ElasticConfig.from_dict({**block, "seed": job.seed})
-    flops = work.elastic_steps(model.parent, config, list(found.values()), job.steps, job.batch)
-    slices = work.elastic_steps(model.parent, replace(config, router=None), list(found.values()), job.steps, job.batch)
+    flops = work.elastic_steps(model.parent, config, list(members.values()), job.steps, job.batch)
+    slices = work.elastic_steps(
+        model.parent, replace(config, router=None), list(members.values()), job.steps, job.batch
+    )
     tokens = job.steps * job.batch.tokens
     if job.late:
-        flops += work.elastic_steps(model.parent, config, list(found.values()), *job.late, stage=2)
+        flops += work.elastic_steps(model.parent, config, list(members.values()), *job.late, stage=2)
         tokens += job.late[0] * job.late[1].tokens
     shapes = json.loads((out / "elastic" / "shapes.json").read_text())
     trace = shapes["report"].get("trace", [])
     extra = work.search(model.parent, config, trace, job.batch.length)
     # shapes that are drawn by chance need a ranking, too, to be cut by
     extra += 0.0 if config.ranking and job.kind != "random" else work.ranking(model.parent, config, job.batch.length)
-    kept = {job.member: found[job.member]} if job.member else found
+    kept = {job.member: members[job.member]} if job.member else members
     whole = parameters(model.parent, model.parent.full)
     length = (job.late[1] if job.late else job.batch).length
     answered = {"answers": {n: answers(model, data, m) for n, m in kept.items()}} if job.ask else {}
     return answered | {
         "losses": {n: heldout(model, data, length, m) for n, m in kept.items()},
         "shares": {n: parameters(model.parent, m) / whole for n, m in kept.items()},
-        "shapes": {n: m.to_json() for n, m in found.items()},
+        "shapes": {n: m.to_json() for n, m in members.items()},
         "ranking": config.ranking or str(out / "elastic" / "ranking"),
         "tokens": tokens,
         "flops": flops + extra,
@@ -145,9 +147,9 @@ def nested(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     from nemo_elastic.slicing.family_folder import write_family
 
     result = elastic(job, runs, out)
-    model, found = family(last_checkpoint(out.with_name("late")), job.block, job.model)
+    model, members = family(last_checkpoint(out.with_name("late")), job.block, job.model)
     write_family(
-        out / "family", model.parent, dict(model.named_parameters()), Family.of(model.parent, found),
+        out / "family", model.parent, dict(model.named_parameters()), Family.of(model.parent, members),
         runs / job.data / "tokenizer",
     )  # fmt: skip
     shutil.rmtree(out.with_name("late"))

@@ -145,7 +145,7 @@ def best(loss: MadeUp, price: Price) -> Code:
     per_layer = [a for a in AXES if space.per_layer[a] and space.positions(a)]
     if set(per_layer) - {FFN}:
         raise ValueError("the best member is known where only the FFN's width is per layer")
-    found, least = None, np.inf
+    chosen, least = None, np.inf
     for depth in range(len(space.choices[DEPTH])):
         knapsack = _Knapsack(loss, price, depth) if per_layer else None
         singles = [a for a in AXES if space.positions(a) and a not in per_layer]
@@ -158,9 +158,9 @@ def best(loss: MadeUp, price: Price) -> Code:
                 own += knapsack.gain(room, space.index(code, HIDDEN))
             if own < least:
                 least = own
-                found = code if knapsack is None else knapsack.fill(code, room, space.index(code, HIDDEN))
-    assert found is not None, "no member meets the budget"
-    return tuple(int(i) for i in found)
+                chosen = code if knapsack is None else knapsack.fill(code, room, space.index(code, HIDDEN))
+    assert chosen is not None, "no member meets the budget"
+    return tuple(int(i) for i in chosen)
 
 
 def _codes(space: Space, axes: list[str], depth: int) -> Iterator[np.ndarray]:

@@ -137,8 +137,8 @@ class Score:
     def __call__(self, model: Any) -> float:
         import torch.nn.functional as F
 
-        found = logits(model, self.tokens_bs).log_softmax(-1)
-        kl = F.kl_div(found.flatten(0, 1), self.wanted.flatten(0, 1), reduction="batchmean", log_target=True)
+        own = logits(model, self.tokens_bs).log_softmax(-1)
+        kl = F.kl_div(own.flatten(0, 1), self.wanted.flatten(0, 1), reduction="batchmean", log_target=True)
         return -float(kl)
 
 

@@ -113,10 +113,12 @@ def prune_to_ratio(
                 parent_checkpoint, Path(place, "shallow"), targets={"target_num_layers": layers}, **settings
             )
             pattern = facts(shallow)["pattern"]
-    found = modelopt_targets.targets(parent, ratio, pattern)
-    pruned = prune(parent_checkpoint, out, targets=found.pruning(parent), **settings)
-    if facts(pruned)["pattern"] != found.shape.pattern:
-        raise RuntimeError(f"{pruned}: ModelOpt kept {facts(pruned)['pattern']}, not {found.shape.pattern} as before")
+    targets = modelopt_targets.targets(parent, ratio, pattern)
+    pruned = prune(parent_checkpoint, out, targets=targets.pruning(parent), **settings)
+    if facts(pruned)["pattern"] != targets.shape.pattern:
+        raise RuntimeError(
+            f"{pruned}: ModelOpt kept {facts(pruned)['pattern']}, not {targets.shape.pattern} as before"
+        )
     return pruned
 
 

@@ -160,14 +160,14 @@ def _ffn(shape: Parent, most: int, wanted: float) -> int:
     return min(widths, key=lambda ffn: abs(one + (ffn - 1) * (two - one) - wanted))
 
 
-def describe(parent: Parent, found: Targets) -> Mapping[str, Any]:
+def describe(parent: Parent, targets: Targets) -> Mapping[str, Any]:
     """What is kept, for a table: every size, its share of the parent's, and how far off the size is."""
-    sizes = {name: (getattr(found.shape, field), getattr(parent, field)) for name, field in FIELDS.items()}
-    sizes["num_layers"] = (found.shape.num_layers, parent.num_layers)
+    sizes = {name: (getattr(targets.shape, field), getattr(parent, field)) for name, field in FIELDS.items()}
+    sizes["num_layers"] = (targets.shape.num_layers, parent.num_layers)
     return {
-        "parameters": parameters(found.shape, found.shape.full),
-        "ratio": round(found.ratio, 4),
-        "off": round(found.off, 4),
-        "pattern": found.shape.pattern,
+        "parameters": parameters(targets.shape, targets.shape.full),
+        "ratio": round(targets.ratio, 4),
+        "off": round(targets.off, 4),
+        "pattern": targets.shape.pattern,
         "sizes": {name: {"kept": a, "share": round(a / b, 3)} for name, (a, b) in sizes.items()},
     }

@@ -25,13 +25,13 @@ UNITS = {
 
 
 def curves(
-    found: Results, sizes: Sequence[str], unit: str, prefix: str = ""
+    results: Results, sizes: Sequence[str], unit: str, prefix: str = ""
 ) -> dict[str, dict[str, list[tuple[float, float, float, float]]]]:
     """Way -> size -> (spent on all sizes, mean loss, lowest, highest over seeds) by rising number of steps."""
     out: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
     for way in MAKERS:
         groups: dict[int, list[tuple[float, dict[str, float]]]] = {}
-        for steps, family in named(found, prefix + way, sizes):
+        for steps, family in named(results, prefix + way, sizes):
             groups.setdefault(steps, []).append((sum(r[unit] for r in family), losses_of(family)))
         for steps in sorted(groups):
             for size in sizes:
@@ -53,14 +53,14 @@ def short(value: float) -> str:
     return f"{value / size:.3g}{unit}"
 
 
-def pictures(found: Results) -> dict[str, Figure]:
+def pictures(results: Results) -> dict[str, Figure]:
     """File name -> picture, of those whose runs are there."""
     drawn = {
-        f"study_{name}.svg": draw(found, sizes, prefix)
+        f"study_{name}.svg": draw(results, sizes, prefix)
         for name, sizes, prefix in (("baselines", THREE, ""), ("experts", EXPERTS_SIZES, "experts-"))
-        if curves(found, list(sizes), "tokens", prefix)
+        if curves(results, list(sizes), "tokens", prefix)
     }
-    groups = groups_of(found)
+    groups = groups_of(results)
     return drawn | ({"study_auto.svg": picture(groups)} if all(groups.values()) else {})
 
 
@@ -70,14 +70,14 @@ def above(scratch: Mapping[str, Sequence[tuple[float, float, float, float]]]) ->
     return f"; from scratch: {min(losses):.2f} to {max(losses):.2f}, above the picture" if losses else ""
 
 
-def draw(found: Results, sizes: Mapping[str, float], prefix: str = "") -> Figure:
+def draw(results: Results, sizes: Mapping[str, float], prefix: str = "") -> Figure:
     """One row per unit of cost, one column per size; `prefix` is that of the jobs' names."""
     with house():
         figure = new_figure(4.4 * len(sizes), 3.2 * len(UNITS))
         grid = figure.subplots(len(UNITS), len(sizes), squeeze=False, sharey="col")
-        parent = found[f"{prefix}parent"]["losses"]["full"]
+        parent = results[f"{prefix}parent"]["losses"]["full"]
         for row, (unit, words) in zip(grid, UNITS.items(), strict=True):
-            lines = curves(found, list(sizes), unit, prefix)
+            lines = curves(results, list(sizes), unit, prefix)
             for axes, size in zip(row, sizes, strict=True):
                 for way, by_size in ((way, by_size) for way, by_size in lines.items() if way in COLOURS):
                     name, index = MAKERS[way].replace("`", ""), COLOURS[way]

@@ -33,14 +33,14 @@ def read_results(runs: Path | None) -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(runs.glob("*/result.json"))}
 
 
-def keep(found: Results) -> None:
+def keep(results: Results) -> None:
     """Write the kept results anew, without paths of the machine that made them."""
-    plain = {name: {k: v for k, v in found[name].items() if k != "ranking"} for name in sorted(found)}
+    plain = {name: {k: v for k, v in results[name].items() if k != "ranking"} for name in sorted(results)}
     lines = [f"{json.dumps(name)}: {json.dumps(result)}" for name, result in plain.items()]
     KEPT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def named(found: Results, way: str, sizes: Sequence[str]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+def named(results: Results, way: str, sizes: Sequence[str]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """(steps, results that together have all sizes) of every seed and number of steps that is complete.
 
     Args:
@@ -48,11 +48,11 @@ def named(found: Results, way: str, sizes: Sequence[str]) -> Iterator[tuple[int,
         way: first part of the jobs' names: `way-steps-seed` makes all sizes, `way-size-steps-seed` one.
         sizes: names of the sizes.
     """
-    levels = sorted({(r["steps"], r["seed"]) for name, r in found.items() if name.startswith(f"{way}-")})
+    levels = sorted({(r["steps"], r["seed"]) for name, r in results.items() if name.startswith(f"{way}-")})
     for steps, seed in levels:
         whole = f"{way}-{steps}-{seed}"
-        names = [whole] if whole in found else [f"{way}-{size}-{steps}-{seed}" for size in sizes]
-        family = [found[name] for name in names if name in found]
+        names = [whole] if whole in results else [f"{way}-{size}-{steps}-{seed}" for size in sizes]
+        family = [results[name] for name in names if name in results]
         if set(sizes) <= {size for result in family for size in result["losses"]}:
             yield steps, family
 

@@ -115,8 +115,8 @@ def simulate(
         judged = make_up(config, shape(family), seed, AGREEMENT)
         space = judged[0].space
         wanted = [b for b in config.budgets if not b.is_parent]
-        floor, found = ({b.name: space.decode(best(loss, space.price(b))) for b in wanted} for loss in judged)
-        start = {name: p.member for name, p in project_family(space, found, config.budgets).items()}
+        floor, misjudged = ({b.name: space.decode(best(loss, space.price(b))) for b in wanted} for loss in judged)
+        start = {name: p.member for name, p in project_family(space, misjudged, config.budgets).items()}
         for nats in NATS:
             runs.append(Router(space, config.budgets, config.router, seed))
             runs[-1].start_from(start, config.router.prior)

@@ -34,10 +34,10 @@ def missed(runs: Figures) -> str:
     return f"{100 * max((r['raw'] for r in runs), key=abs):+.1f}"
 
 
-def course(found: Results, name: str) -> list[list[str]]:
+def course(results: Results, name: str) -> list[list[str]]:
     """What one setting does over time: entropy and regret at each point, a row per signal."""
     rows = []
-    for nats, runs in signals(found, name).items():
+    for nats, runs in signals(results, name).items():
         cells = []
         for i in range(len(POINTS)):
             entropy = statistics.mean(each[i] for r in runs for each in r["open"].values())
@@ -48,44 +48,44 @@ def course(found: Results, name: str) -> list[list[str]]:
     return rows
 
 
-def signals(found: Results, name: str) -> dict[str, Figures]:
+def signals(results: Results, name: str) -> dict[str, Figures]:
     """Nats -> figures of all seeds."""
-    result = found.get(f"schedule-{name}", {"signals": {}})
+    result = results.get(f"schedule-{name}", {"signals": {}})
     return {f"{nats:g}": runs for nats in NATS if (runs := result["signals"].get(f"{nats:g}"))}
 
 
-def setting(found: Results, name: str) -> list[str]:
+def setting(results: Results, name: str) -> list[str]:
     """Row of one setting."""
-    runs = list(signals(found, name).values())
+    runs = list(signals(results, name).values())
     which, _, change = name.partition("-")
     start = f"{100 * statistics.mean(r['start'] for r in runs[0]):.2f}"
     figures = [figure(each) for figure in (regret, settled, missed) for each in runs]
     return [which, CHANGES.get(change, change) or "–", start, *figures]
 
 
-def schedule(found: Results) -> str:
+def schedule(results: Results) -> str:
     """Every setting that has run."""
     head = ["setting", "with", "regret of the search %"]
     nats = [f"{n:g}" for n in NATS]
     head += [f"{what}, {n} nats" for what in ("regret %", "settled / decided at step", "off budget %") for n in nats]
-    return markdown(head, [setting(found, name) for name in settings() if f"schedule-{name}" in found])
+    return markdown(head, [setting(results, name) for name in settings() if f"schedule-{name}" in results])
 
 
-def schedule_course(found: Results) -> str:
+def schedule_course(results: Results) -> str:
     """The two settings over time."""
     head = ["setting", "nats", "search", *(f"at {share:.0%}" for share in POINTS), "expected cost off budget %"]
-    done = [name for name in ("before", "now") if f"schedule-{name}" in found]
-    return markdown(head, [row for name in done for row in course(found, name)])
+    done = [name for name in ("before", "now") if f"schedule-{name}" in results]
+    return markdown(head, [row for name in done for row in course(results, name)])
 
 
-def schedule_pairs(found: Results) -> str:
+def schedule_pairs(results: Results) -> str:
     """Both settings beside the search, over every family and seed that both have run."""
     rows = []
     for title, suffixes in SPACES.items():
         for nats in (f"{n:g}" for n in NATS):
             ends, start = {}, []
             for which in ("before", "now"):
-                runs = [r for x in suffixes for r in signals(found, which + x).get(nats, ())]
+                runs = [r for x in suffixes for r in signals(results, which + x).get(nats, ())]
                 ends[which] = [100 * r["regret"][-1] for r in runs]
                 start = [100 * r["start"] for r in runs]
             if not start or len(ends["before"]) != len(ends["now"]):

@@ -55,7 +55,7 @@ class Size:
 
     def shapes(self) -> dict[str, Subnet]:
         """Whose shape -> the shape."""
-        return {"path": self.path} | {task: self.results[task].found for task in TASKS}
+        return {"path": self.path} | {task: self.results[task].candidate for task in TASKS}
 
     def gain(self, better: Subnet, worse: Subnet, task: str) -> Interval:
         """By how much one shape's loss is below another's on a task, sequence by sequence."""
@@ -81,17 +81,17 @@ def measure(
     start, results, began = shapes[at], {}, time.monotonic()
     for task in TASKS:
         results[task] = specialize(family, manifest, start, budget, halves[task], candidates, seed)
-        told = results[task]
-        print(f"{ratio} {task}: {told.gain}, after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        result = results[task]
+        print(f"{ratio} {task}: {result.gain}, after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     losses = {}
-    for subnet in dict.fromkeys([start, *(results[task].found for task in TASKS)]):
+    for subnet in dict.fromkeys([start, *(results[task].candidate for task in TASKS)]):
         for task in TASKS:
             losses[subnet, task] = sequence_losses(family.select(subnet), halves[task].held_out_sl)
             family.release()
     return Size(ratio, start, results, losses)
 
 
-def told(interval: Interval, is_one: bool) -> str:
+def in_words(interval: Interval, is_one: bool) -> str:
     """A mean and its interval; of one shape there is no difference."""
     if is_one:
         return "the same shape"
@@ -104,7 +104,7 @@ def shape_rows(parent: Family, sizes: Iterable[Size]) -> list[list[str]]:
     for size in sizes:
         for whose, subnet in size.shapes().items():
             losses = [size.losses[subnet, task].mean() for task in TASKS]
-            gains = [told(size.gain(subnet, size.path, task), subnet == size.path) for task in TASKS]
+            gains = [in_words(size.gain(subnet, size.path, task), subnet == size.path) for task in TASKS]
             rows.append([
                 f"{size.ratio:g}", whose, f"{parameters(parent.parent, subnet):,}", words(subnet),
                 *(f"{loss:.4f}" for loss in losses), *(gains if whose != "path" else ["–", "–"]),
@@ -117,13 +117,13 @@ def duel_rows(sizes: Iterable[Size]) -> list[list[str]]:
     rows = []
     for size in sizes:
         for task, other in (TASKS, TASKS[::-1]):
-            own, others = size.results[task].found, size.results[other].found
+            own, others = size.results[task].candidate, size.results[other].candidate
             against = size.gain(own, others, task)
             verdict = "neither" if against.holds_zero else "own" if against.above_zero else "the other's"
             result = size.results[task]
             rows.append([
                 f"{size.ratio:g}", task, f"{result.searched[0] - result.searched[1]:.4f}",
-                told(result.gain, own == size.path), told(against, own == others), verdict,
+                in_words(result.gain, own == size.path), in_words(against, own == others), verdict,
                 "own" if result.wins else "path's",
             ])  # fmt: skip
     return rows
@@ -134,7 +134,7 @@ def words(subnet: Subnet) -> str:
     kinds: dict[str, list[str]] = {}
     for layer in subnet.layers:
         kinds.setdefault(layer.type, []).append("x".join(map(str, layer.widths.values())))
-    own = (f"{len(found)} {kind} {', '.join(dict.fromkeys(found))}" for kind, found in kinds.items())
+    own = (f"{len(levels)} {kind} {', '.join(dict.fromkeys(levels))}" for kind, levels in kinds.items())
     return f"{subnet.hidden}; {'; '.join(own)}"
 
 
@@ -165,8 +165,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     manifest, family = Family.load(args.family), load_family(args.family)
-    found = documents(DataFolder.open(args.data))
-    halves = {task: halves_of(found[task], args.seq_length, args.tokens, args.seed, task) for task in TASKS}
+    texts = documents(DataFolder.open(args.data))
+    halves = {task: halves_of(texts[task], args.seq_length, args.tokens, args.seed, task) for task in TASKS}
     sizes = [measure(family, manifest, halves, ratio, args.candidates, args.seed) for ratio in RATIOS]
     print(page(manifest, halves, sizes, args.candidates), end="")
 

@@ -255,7 +255,7 @@ def router() -> list[Job]:
 
 def schedule() -> list[Job]:
     """What the router's schedule decides and when, in a large space, simulated."""
-    return [Job(f"schedule-{name}", "schedule", block=told, parent=None) for name, told in settings().items()]
+    return [Job(f"schedule-{name}", "schedule", block=setting, parent=None) for name, setting in settings().items()]
 
 
 #: 2048 tokens of short texts and of long ones

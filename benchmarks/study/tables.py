@@ -47,31 +47,33 @@ DOCS = Path(__file__).parents[2] / "docs"
 # ------------------------------------------------------------------------------------------------------------- rates
 
 
-def tried(found: Results, way: str, size: str) -> dict[float, float]:
+def tried(results: Results, way: str, size: str) -> dict[float, float]:
     """Peak rate -> held-out loss; of a family the mean over its smaller members."""
     out = {}
     for lr in TRIED[way][size]:
-        result = found.get(f"rate-{way}-{size}-{lr:g}")
+        result = results.get(f"rate-{way}-{size}-{lr:g}")
         if result:
             losses = [loss for name, loss in result["losses"].items() if name in ((size,) if size in FIVE else THREE)]
             out[lr] = statistics.mean(losses)
     return out
 
 
-def rates(found: Results) -> str:
+def rates(results: Results) -> str:
     """Losses of every rate that was tried."""
-    by_size = {(way, size): tried(found, way, size) for way, sizes in TRIED.items() for size in sizes}
+    by_size = {(way, size): tried(results, way, size) for way, sizes in TRIED.items() for size in sizes}
     return baselines_table.rates(by_size, "mean of 72 and 50")
 
 
 # ------------------------------------------------------------------------------------------------------------ shapes
 
 
-def shapes(found: Results) -> str:
+def shapes(results: Results) -> str:
     """One row per way to a shape: losses over seeds, and its cost over that of training on slices alone."""
     names = {way: [shaped(way, seed).name for seed in SEEDS] for way in (*SHAPES, "fixed")}
-    base = {seed: found.get(shaped("uniform", seed).name) for seed in SEEDS}
-    groups = {way: [found[n] for n in each if n in found and base[found[n]["seed"]]] for way, each in names.items()}
+    base = {seed: results.get(shaped("uniform", seed).name) for seed in SEEDS}
+    groups = {
+        way: [results[n] for n in each if n in results and base[results[n]["seed"]]] for way, each in names.items()
+    }
     rows = []
     for way, group in groups.items():
         if not group:
@@ -89,27 +91,27 @@ def shapes(found: Results) -> str:
 # ------------------------------------------------------------------------------------------------- like the baselines
 
 
-def weights(found: Results) -> str:
+def weights(results: Results) -> str:
     """Losses by how often the whole model is drawn."""
     names = {f"{weight:g}": f"weights-{weight:g}-0" for weight in WHOLE_WEIGHTS} | {"1/3": shaped(BEST, 0).name}
     rows = []
-    for weight, r in ((weight, found[name]) for weight, name in names.items() if name in found):
+    for weight, r in ((weight, results[name]) for weight, name in names.items() if name in results):
         training = r["flops"] - r["flops_before_training"]
         rows.append([weight, *(f"{r['losses'][m]:.3f}" for m in ("full", *THREE)), f"{training / 1e12:.2f}"])
     return markdown(["weight of the whole model", "full", *THREE, "TFLOP of training"], rows)
 
 
-def five(found: Results) -> str:
+def five(results: Results) -> str:
     """The ratios with five sizes, and how large the members are: nested ones cannot all use their budgets up."""
-    ours = next((r["shares"] for name, r in found.items() if name.startswith("five-")), {})
-    theirs = {size: found.get(f"pruned-{size}-0", {}).get("shares", {}).get(size) for size in FIVE}
+    ours = next((r["shares"] for name, r in results.items() if name.startswith("five-")), {})
+    theirs = {size: results.get(f"pruned-{size}-0", {}).get("shares", {}).get(size) for size in FIVE}
     rows = [
         [size, *(f"{100 * share:.1f}" for share in (ours[size], theirs[size]))]
         for size in FIVE
         if size in ours and theirs[size]
     ]
     head = ["budget %", "ours, % of the parent's parameters", "ModelOpt's"]
-    return ratios(found, list(FIVE), "five") + "\n" + markdown(head, rows)
+    return ratios(results, list(FIVE), "five") + "\n" + markdown(head, rows)
 
 
 # ------------------------------------------------------------------------------------------------------------ router
@@ -122,16 +124,16 @@ def moved(shape: dict[str, Any], before: dict[str, Any]) -> int:
     return apart + (shape["hidden"] != before["hidden"])
 
 
-def router(found: Results) -> str:
+def router(results: Results) -> str:
     """One row per way to shapes of which every layer may have its own, at equal cost."""
     rows = []
     for way in DEEP_WAYS:
-        group = [found[name] for name in (deep(way, seed).name for seed in SEEDS) if name in found]
+        group = [results[name] for name in (deep(way, seed).name for seed in SEEDS) if name in results]
         if not group:
             continue
         losses = [spread([r["losses"][m] for r in group]) for m in ("full", *THREE)]
         score = spread([sum(r["losses"][m] for m in THREE) / len(THREE) for r in group])
-        searched = [found.get(deep("search", r["seed"]).name) for r in group]
+        searched = [results.get(deep("search", r["seed"]).name) for r in group]
         other = [sum(moved(r["shapes"][m], s["shapes"][m]) for m in THREE)
                  for r, s in zip(group, searched, strict=True) if s]  # fmt: skip
         flops = statistics.mean(r["flops"] for r in group) / 1e12
@@ -159,12 +161,12 @@ def answered(group: Sequence[dict[str, Any]], member: str, kinds: Sequence[str],
     return f"{100 * right / asked:.0f} ({100 * low:.0f}–{100 * high:.0f})"
 
 
-def context(found: Results) -> str:
+def context(results: Results) -> str:
     """Answers to questions of held-out documents by their distance, curriculum and member; then by their kind."""
     by_distance, by_kind = [], []
     far = [level for level in LEVELS if level > SHORT]
     for start, title in CONTEXT_WAYS.items():
-        group = [r for name, r in found.items() if re.fullmatch(rf"{start}(-\d+)?", name)]  # of every seed
+        group = [r for name, r in results.items() if re.fullmatch(rf"{start}(-\d+)?", name)]  # of every seed
         cost = "" if start == CONTEXT_PARENT.name else f"{statistics.mean(r['flops'] for r in group) / 1e12:.2f}"
         for member in group[0]["answers"] if group else ():
             nats = [spread([r["answers"][member]["nats"][part] for r in group]) for part in ("first", "behind")]
@@ -185,11 +187,11 @@ TABLES: dict[str, Callable[[Results], str]] = {
 }  # fmt: skip
 
 
-def write_docs(found: Results) -> None:
+def write_docs(results: Results) -> None:
     """Every table and picture of docs/studies.md."""
-    for study, text in ((study, table(found)) for study, table in TABLES.items()):
+    for study, text in ((study, table(results)) for study, table in TABLES.items()):
         (DOCS / "tables" / f"study_{study}.md").write_text(text)
-    for name, figure in pictures(found).items():
+    for name, figure in pictures(results).items():
         save_svg(figure, DOCS / "images" / name)
 
 
@@ -200,13 +202,13 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep the results of these runs beside those kept before")
     parser.add_argument("--docs", action="store_true", help="write the tables and pictures of docs/studies.md")
     args = parser.parse_args()
-    found = read_results(args.runs)
+    results = read_results(args.runs)
     if args.keep:
-        keep(read_results(None) | found)
+        keep(read_results(None) | results)
     if args.docs:
-        write_docs(found)
+        write_docs(results)
     for study in [args.study] if args.study else []:
-        print(TABLES[study](found))
+        print(TABLES[study](results))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def forward(parent: Parent, member: Subnet, length: int) -> float:
 
 
 def elastic_steps(
-    parent: Parent, config: ElasticConfig, found: Sequence[Subnet], steps: int, batch: Any, stage: int = 1
+    parent: Parent, config: ElasticConfig, members: Sequence[Subnet], steps: int, batch: Any, stage: int = 1
 ) -> float:
     """Students and teacher of an elastic run with one micro-batch a step.
 
@@ -37,7 +37,7 @@ def elastic_steps(
 
     sampler = BudgetSampler(config.weights(), config.seed, stage)
     whole = forward(parent, parent.full, batch.length)
-    sliced = [forward(parent, m, batch.length) for m in found]
+    sliced = [forward(parent, m, batch.length) for m in members]
     freeze = config.router.freeze_step(steps) if config.router is not None and stage == 1 else 0
     total = 0.0
     for step in range(steps):

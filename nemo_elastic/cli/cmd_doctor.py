@@ -51,7 +51,7 @@ def command(
             "ok": not wrong,
         }
         if kernels:
-            record["kernels"] = [asdict(result) for result in results]
+            record["kernels"] = [result.to_json() for result in results]
         print_json(record)
     if wrong:
         raise typer.Exit(1)
@@ -67,7 +67,7 @@ def _checked(facts: Facts, quiet: bool) -> list[Result]:
         if not quiet:
             word = {True: "ok", False: "WRONG", None: "-"}[result.ok]
             time = "" if result.ok is None else f"{result.seconds:.0f} s"
-            typer.echo(f"  {result.name:{width}}  {word:5}  {time:5}  {result.told}")
+            typer.echo(f"  {result.name:{width}}  {word:5}  {time:5}  {result.message}")
 
     if not quiet:
         typer.echo("checks on this GPU:" if facts.gpus else "checks that a GPU runs; none is here:")

@@ -90,7 +90,7 @@ def _tables(rows: Sequence[dict[str, Any]]) -> list[Any]:
             out.add_row(*map(printable, row))
         return out
 
-    found = []
+    tables = []
     if any("loss" in row for row in rows):
         active = ["active"] if any("active_parameters" in row for row in rows) else []
         cells = [
@@ -105,18 +105,18 @@ def _tables(rows: Sequence[dict[str, Any]]) -> list[Any]:
             for r in rows
         ]
         title = f"held-out loss over {rows[0]['tokens']:,} tokens" if rows else ""
-        found.append(table(title, ["parameters", *active, "loss", "perplexity", "answers"], cells))
+        tables.append(table(title, ["parameters", *active, "loss", "perplexity", "answers"], cells))
     answers = [row["answers"] for row in rows if "answers" in row]
     for key in ("by_task", "by_level") if answers else ():
         groups = list(answers[0][key])
         cells = [[*label(r), *(_counts(r["answers"][key].get(g)) for g in groups)] for r in rows]
         heads = [g if key == "by_task" else f"level {g}" for g in groups]
-        found.append(table(f"answers {key.replace('_', ' ')}", heads, cells))
+        tables.append(table(f"answers {key.replace('_', ' ')}", heads, cells))
     if any("tasks" in row for row in rows):
         heads = [(task, metric) for task, metrics in rows[0]["tasks"].items() for metric in metrics]
         cells = [[*label(r), *(_number(r["tasks"].get(t, {}).get(m)) for t, m in heads)] for r in rows]
-        found.append(table("lm-eval", [f"{t} {m}" for t, m in heads], cells))
-    return found
+        tables.append(table("lm-eval", [f"{t} {m}" for t, m in heads], cells))
+    return tables
 
 
 def _number(value: float | None) -> str:

@@ -226,7 +226,7 @@ def _lines(start: Fit, best: Specialized, halves: Halves) -> Iterator[str]:
         f"{best.trials} shapes on {halves.search_tokens:,} tokens: loss {best.searched[1]:.4f} for the best, "
         f"{best.searched[0]:.4f} for the start"
     )
-    if best.found == best.path:
+    if best.candidate == best.path:
         yield "no shape is better than the start on the half that was searched"
         return
     yield (

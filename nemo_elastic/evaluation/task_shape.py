@@ -112,7 +112,7 @@ class Specialized:
 
     Attributes:
         path: the path's shape at the budget, where the search began.
-        found: the shape with the lowest loss on the half that was searched on; `path` where none is lower.
+        candidate: the shape with the lowest loss on the half that was searched on; `path` where none is lower.
         searched: losses of the two on that half, the path's first.
         held_out: losses of the two on the other half.
         gain: by how much the found shape is better on the other half, over pairs of losses of each sequence.
@@ -120,7 +120,7 @@ class Specialized:
     """
 
     path: Subnet
-    found: Subnet
+    candidate: Subnet
     searched: tuple[float, float]
     held_out: tuple[float, float]
     gain: Interval
@@ -129,12 +129,12 @@ class Specialized:
     @property
     def wins(self) -> bool:
         """Whether the found shape is better on both halves, and on the held-out one by more than chance."""
-        return self.found != self.path and self.gain.above_zero
+        return self.candidate != self.path and self.gain.above_zero
 
     @property
     def shape(self) -> Subnet:
         """The shape to take: the found one where it wins, the path's otherwise."""
-        return self.found if self.wins else self.path
+        return self.candidate if self.wins else self.path
 
     def to_json(self, family: Family) -> dict[str, Any]:
         """All figures and both shapes."""
@@ -153,7 +153,7 @@ class Specialized:
             "gain": gain,
             "trials": self.trials,
             "path": row(0, self.path),
-            "found": row(1, self.found),
+            "found": row(1, self.candidate),
         }
 
 
@@ -189,9 +189,9 @@ def specialize(
     """
 
     def losses(subnet: Subnet, sequences_sl: np.ndarray) -> np.ndarray:
-        found_s = sequence_losses(family.select(subnet), sequences_sl, batch)
+        candidate_s = sequence_losses(family.select(subnet), sequences_sl, batch)
         family.release()  # one shape's slices at a time
-        return found_s
+        return candidate_s
 
     result = search(
         trained_space(manifest, start),
@@ -203,15 +203,15 @@ def specialize(
         start,
     )
     known = {trial.member: trial.loss for trial in result.trace}
-    found = result.members[budget.name]
-    path_s, found_s = losses(start, halves.held_out_sl), losses(found, halves.held_out_sl)
-    if not all(map(math.isfinite, (known[start], path_s.sum(), found_s.sum()))):
+    candidate = result.members[budget.name]
+    path_s, candidate_s = losses(start, halves.held_out_sl), losses(candidate, halves.held_out_sl)
+    if not all(map(math.isfinite, (known[start], path_s.sum(), candidate_s.sum()))):
         raise ElasticError("the loss of the path's shape on this data is no number; the family's weights are damaged")
     return Specialized(
         start,
-        found,
-        (known[start], known[found]),
-        (float(path_s.mean()), float(found_s.mean())),
-        mean_interval((path_s - found_s).tolist()),
+        candidate,
+        (known[start], known[candidate]),
+        (float(path_s.mean()), float(candidate_s.mean())),
+        mean_interval((path_s - candidate_s).tolist()),
         len(result.trace),
     )

@@ -75,13 +75,17 @@ CHECKS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What a check gives: `ok` is None where it did not run, `told` says in a line what or why."""
+    """What a check gives: `ok` is None where it did not run, `message` says in a line what or why."""
 
     name: str
     ok: bool | None
-    told: str
+    message: str
     figures: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        own = {"name": self.name, "ok": self.ok, "told": self.message}
+        return {**own, "figures": self.figures, "seconds": self.seconds}
 
 
 def lacking(check: KernelCheck, facts: Facts) -> str | None:

@@ -111,10 +111,10 @@ def router_moved(place: Place) -> Finding:
     steps = place.config.router.freeze_step(place.curriculum.stage1.max_steps)
     share = movement(begun, ended) / (place.config.router.lr * steps)
     frozen = not differing(ended, later)
-    told = f"by {share:.3f} of what Adam can move a weight in {steps} steps" + (
+    message = f"by {share:.3f} of what Adam can move a weight in {steps} steps" + (
         "" if frozen else "; and after the freeze"
     )
-    return Finding(share >= MOVED and frozen, told, {"share": share, "steps": steps, "least": MOVED})
+    return Finding(share >= MOVED and frozen, message, {"share": share, "steps": steps, "least": MOVED})
 
 
 def movement(begun: Mapping[str, torch.Tensor], ended: Mapping[str, torch.Tensor]) -> float:
@@ -133,10 +133,12 @@ def members_validated(place: Place) -> Finding:
     # a whole model that starts as its own teacher has nothing to gain
     first, last = ({name: line["kl"][name] for name in names[1:]} for line in (stages[0][0], stages[0][-1]))
     figures = {name: [first[name], last[name]] for name in first}
-    told = ", ".join(f"{name} {before:.4f} → {after:.4f}" for name, (before, after) in figures.items())
+    message = ", ".join(f"{name} {before:.4f} → {after:.4f}" for name, (before, after) in figures.items())
     fell = all(after < before for before, after in figures.values())
     counts = [len(lines) for lines in stages]
-    return Finding(fell and min(counts) > 1, f"{told} nats from the teacher", {"kl": figures, "validations": counts})
+    return Finding(
+        fell and min(counts) > 1, f"{message} nats from the teacher", {"kl": figures, "validations": counts}
+    )
 
 
 def heldout(run: Path) -> list[dict[str, Any]]:
@@ -152,8 +154,8 @@ def resumed(place: Place) -> Finding:
     figures = {"killed_after": killed["reached"], "went_on_from": again["step"], "reached": again["reached"]}
     whole = killed["killed"] and 0 < again["step"] < killed["reached"] + 1
     ended = again["reached"] == place.curriculum.stage1.max_steps
-    told = "killed after step {killed_after}, went on from {went_on_from}, reached {reached}".format(**figures)
-    return Finding(whole and ended and not other, told + (f"; {other[0]} is another" if other else ""), figures)
+    message = "killed after step {killed_after}, went on from {went_on_from}, reached {reached}".format(**figures)
+    return Finding(whole and ended and not other, message + (f"; {other[0]} is another" if other else ""), figures)
 
 
 def optimizer_loaded(place: Place) -> Finding:
@@ -163,10 +165,10 @@ def optimizer_loaded(place: Place) -> Finding:
     moments = {name: value for name, value in begun.items() if of_optimizer(name)}
     empty = sorted(name for name, value in moments.items() if "exp_avg" in name and not value.any())
     figures = {"tensors": len(begun), "of_the_optimizer": len(moments), "all_zero": len(empty)}
-    told = f"{len(begun)} tensors, {len(moments)} of them the optimizer's"
+    message = f"{len(begun)} tensors, {len(moments)} of them the optimizer's"
     if other:
-        told = f"{len(other)} tensors are others than stage 1 left, the first is {other[0]}"
-    return Finding(bool(moments) and not other, told, figures)
+        message = f"{len(other)} tensors are others than stage 1 left, the first is {other[0]}"
+    return Finding(bool(moments) and not other, message, figures)
 
 
 def members_cut(place: Place) -> Finding:
@@ -184,8 +186,8 @@ def members_cut(place: Place) -> Finding:
         alone = float(torch.nn.functional.cross_entropy(logits, labels_bl.flatten()))
         figures[name] = [inside, alone]
     worst = max(abs(inside - alone) for inside, alone in figures.values())
-    told = ", ".join(f"{name} {inside:.4f} and {alone:.4f}" for name, (inside, alone) in figures.items())
-    return Finding(worst <= SAME, told, {"losses": figures, "most": SAME})
+    message = ", ".join(f"{name} {inside:.4f} and {alone:.4f}" for name, (inside, alone) in figures.items())
+    return Finding(worst <= SAME, message, {"losses": figures, "most": SAME})
 
 
 def in_transformers(place: Place) -> Finding:
@@ -196,8 +198,8 @@ def in_transformers(place: Place) -> Finding:
     if losses is None:
         return Finding(None, f"not tried: {why}")
     worst = max(abs(losses[name] - trained[name]) for name in trained)
-    told = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-    return Finding(worst <= SAME, f"{told} ({why})", {"losses": losses})
+    message = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+    return Finding(worst <= SAME, f"{message} ({why})", {"losses": losses})
 
 
 #: in the order in which they are told

@@ -69,16 +69,16 @@ class Finding:
 
     Attributes:
         ok: whether it does; None where this machine cannot tell.
-        told: in words.
+        message: in words.
         figures: what was measured.
     """
 
     ok: bool | None
-    told: str
+    message: str
     figures: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {"ok": self.ok, "told": self.told, **self.figures}
+        return {"ok": self.ok, "told": self.message, **self.figures}
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def print_report(report: RehearsalReport, console: Console) -> None:
     for header in ("check", "", "figures"):
         checks.add_column(header, overflow="fold")
     for name, check in report.checks.items():
-        checks.add_row(name, {True: "ok", False: "FAILED", None: "-"}[check.ok], check.told)
+        checks.add_row(name, {True: "ok", False: "FAILED", None: "-"}[check.ok], check.message)
     console.print(checks)
     if report.failed:
         console.print(f"failed: {report.failed}")

@@ -155,7 +155,7 @@ def look(dir: str, plan: Mapping[str, Any]) -> None:
     """
     report = conclude(dir, plan, {}, None)
     for name, check in report.checks.items():
-        print(f"{name}: {'ok' if check.ok else 'FAILED' if check.ok is False else '-'}: {check.told}", flush=True)
+        print(f"{name}: {'ok' if check.ok else 'FAILED' if check.ok is False else '-'}: {check.message}", flush=True)
     if not report.ok:
         raise ElasticError(f"rehearsal: a check has failed; see {Path(dir, REPORT)}")
 
@@ -175,9 +175,9 @@ def conclude(dir: str, plan: Mapping[str, Any], seconds: Mapping[str, float], fa
         from .bridge.small_jobs import BridgePlace as place
     else:
         from .nemo.small_jobs import NemoPlace as place
-    found = checks(place(Path(dir), ElasticConfig.from_dict(plan["block"]), curriculum))
+    findings = checks(place(Path(dir), ElasticConfig.from_dict(plan["block"]), curriculum))
     jobs = [replace(ToldJob(**job), seconds=seconds.get(job["name"])) for job in plan["jobs"]]
-    report = RehearsalReport(plan["recipe"], [Change(**change) for change in plan["changed"]], jobs, found, failed)
+    report = RehearsalReport(plan["recipe"], [Change(**change) for change in plan["changed"]], jobs, findings, failed)
     atomic_write(Path(dir, REPORT), json.dumps(report.to_json(), indent=1) + "\n")
     return report
 

@@ -63,8 +63,8 @@ def lose_in_transformers(
         done = subprocess.run(command, env=clean, cwd=place, capture_output=True, text=True)
     if done.returncode:
         return None, f"{python}: {(done.stderr.strip().splitlines() or ['no word'])[-1]}"
-    told = json.loads(done.stdout.splitlines()[-1])
-    release = f"transformers {told['version']}"
-    if told["losses"] is None:
+    report = json.loads(done.stdout.splitlines()[-1])
+    release = f"transformers {report['version']}"
+    if report["losses"] is None:
         return None, f"{release} has no nemotron_h; {PYTHON} names the python of an environment with version 5"
-    return told["losses"], release
+    return report["losses"], release

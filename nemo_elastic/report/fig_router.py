@@ -49,7 +49,7 @@ def _claim(run: RunRecord, phase: Phase, until: int | None) -> str:
         sentences.append(
             f"The mean entropy of its choices was {first:.2f} of uniform at the start and {last:.2f} at the end."
         )
-    first, frozen = run.shapes.found, run.shapes.frozen
+    first, frozen = run.shapes.first, run.shapes.frozen
     both = first.keys() & frozen.keys()
     if both:
         changed = sum(first[name] != frozen[name] for name in both)

@@ -120,12 +120,12 @@ def rows(run: RunRecord) -> list[tuple[str, list[tuple[str, Subnet]]]]:
     out: list[tuple[str, list[tuple[str, Subnet]]]] = []
     shapes = run.shapes
     final = run.subnets
-    for name in dict.fromkeys([*final, *shapes.frozen, *shapes.found]):
-        last = final.get(name) or shapes.frozen.get(name) or shapes.found[name]
+    for name in dict.fromkeys([*final, *shapes.frozen, *shapes.first]):
+        last = final.get(name) or shapes.frozen.get(name) or shapes.first[name]
         if run.parent is not None and last == run.parent.full:
             out.append((name, [("parent", last)]))
             continue
-        stages = [(shapes.source, shapes.found.get(name)), ("router", shapes.raw.get(name)),
+        stages = [(shapes.source, shapes.first.get(name)), ("router", shapes.raw.get(name)),
                   ("frozen", shapes.frozen.get(name))]  # fmt: skip
         known = [(stage, s) for stage, s in stages if s is not None]
         if run.family and (not known or known[-1][1] != last or known[-1][0] == "frozen"):

@@ -80,7 +80,7 @@ class Phase:
 class ShapeHistory:
     """Shapes on their way: what was found first, what the router wanted, what was frozen. Empty where unknown."""
 
-    found: Mapping[str, Subnet] = field(default_factory=dict)
+    first: Mapping[str, Subnet] = field(default_factory=dict)
     raw: Mapping[str, Subnet] = field(default_factory=dict)
     frozen: Mapping[str, Subnet] = field(default_factory=dict)
     source: str = "search"
@@ -125,7 +125,7 @@ class RunRecord:
         """Members by name, from the largest, as finished as they are known."""
         if self.family:
             return {m.name: m.subnet for m in self.family}
-        return dict(self.shapes.frozen or self.shapes.found)
+        return dict(self.shapes.frozen or self.shapes.first)
 
     @property
     def before(self) -> MemberResult | None:
@@ -263,7 +263,7 @@ def _shapes(run: RunRecord, folder: Path, parent: Parent) -> ShapeHistory:
     report = frozen[1] if frozen else {}
     step = number(report.get("step"))
     return ShapeHistory(
-        found=first[0] if first else {},
+        first=first[0] if first else {},
         raw=frozen[2] if frozen else {},
         frozen=frozen[0] if frozen else {},
         source=str(first[1].get("source", "search"))[:40] if first else "search",

@@ -43,27 +43,27 @@ def main(folder: Path) -> None:
         job = {"parent": str(checkpoint), "out": str(folder / name), "parameters": most, "top_k": top_k,
                "importance": str(folder / "tokens.npy"), "score": str(folder / "tokens.npy")}  # fmt: skip
         search(job, prune)
-        told = json.loads((folder / name / "pruned.json").read_text())
-        shape = Parent.from_json(told["sizes"])
+        data = json.loads((folder / name / "pruned.json").read_text())
+        shape = Parent.from_json(data["sizes"])
         weights = torch.load(folder / name / "weights.pt", weights_only=True)
-        return told, NemotronH(shape, from_megatron(shape, shape.full, weights), trainable=False)
+        return data, NemotronH(shape, from_megatron(shape, shape.full, weights), trainable=False)
 
     count = parameters(parent, parent.full)
     full, same = run("full", count, 1)
     small, cut = run("small", int(RATIO * count), 6)
     with torch.no_grad():
-        wanted, sorted_, found = (model(tokens).log_softmax(-1) for model in (plain, same, cut))
-    kl = (wanted.exp() * (wanted - found)).sum(-1).mean()
+        wanted, sorted_, actual = (model(tokens).log_softmax(-1) for model in (plain, same, cut))
+    kl = (wanted.exp() * (wanted - actual)).sum(-1).mean()
     shape = Parent.from_json(small["sizes"])
     before, after = dict(plain.named_parameters()), dict(same.named_parameters())
-    told = {
+    record = {
         "full": full, "small": small, "parent": parent.to_json(), "count": count,
         "small_count": parameters(shape, shape.full), "kl": float(kl),
         "difference": float((wanted - sorted_).abs().max()),
         "sorted": sorted(name for name in before if not torch.equal(before[name], after[name])),
         "left": sorted(k for k in sys.modules if k in ("mamba_ssm", "transformer_engine")),
     }  # fmt: skip
-    (folder / "facts.json").write_text(json.dumps(told))
+    (folder / "facts.json").write_text(json.dumps(record))
 
 
 if __name__ == "__main__":

@@ -59,40 +59,40 @@ def main(folder: Path) -> None:
     cut = {"data": data, "seq_length": LENGTH, "samples": 8}
     full = prune(parent, folder / "full", targets=FULL, **cut)
     small = prune(parent, folder / "small", targets=SMALL, **cut)
-    found: dict[str, Any] = {"pruned": facts(small)}
+    record: dict[str, Any] = {"pruned": facts(small)}
 
     models = {path.name: dense(path, read_shapes(path).parent) for path in (parent, full)}
     tokens = torch.randint(512, (2, 33), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         one, other = (m(tokens) for m in models.values())
-    found["logits"] = [float((one - other).abs().max()), float(one.abs().max())]
+    record["logits"] = [float((one - other).abs().max()), float(one.abs().max())]
     changed = {
         name for (name, a), b in zip(models[parent.name].named_parameters(), models["full"].parameters(), strict=True)
         if not torch.equal(a, b)
     }  # fmt: skip
-    found["sorted"] = sorted(changed)
+    record["sorted"] = sorted(changed)
 
     loaded: Any = io.load_context(path=ckpt_to_context_subdir(small), subpath="model")
-    found["class"] = type(loaded).__name__
-    found["config"] = {f.removeprefix("target_"): getattr(loaded.config, f.removeprefix("target_")) for f in SMALL}
-    found["shape"] = read_shapes(small).parent.to_json()
-    found["tokens"] = same_tokens(data, folder)
+    record["class"] = type(loaded).__name__
+    record["config"] = {f.removeprefix("target_"): getattr(loaded.config, f.removeprefix("target_")) for f in SMALL}
+    record["shape"] = read_shapes(small).parent.to_json()
+    record["tokens"] = same_tokens(data, folder)
     again = folder / "again"
-    found["again"] = search_left(small, parent, again)
+    record["again"] = search_left(small, parent, again)
     for student in (full, small, again):
         out = folder / f"distilled_{student.name}"
         last = distill(
             student, parent, out, data=data, steps=2, warmup_steps=1, lr=1e-3, eval_sequences=SEQUENCES, **COMMON
         )
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        found[f"distilled_{student.name}"] = {
+        record[f"distilled_{student.name}"] = {
             "losses": [x["reduced_train_loss"] for x in lines if x["kind"] == "step"],
             "heldout": [x["losses"]["parent"] for x in lines if x["kind"] == "heldout"],
             "before": heldout(student, data, LENGTH, SEQUENCES),
             "after": heldout(last, data, LENGTH, SEQUENCES),
             "pattern": read_shapes(last).parent.pattern,
         }
-    (folder / "facts.json").write_text(json.dumps(found))
+    (folder / "facts.json").write_text(json.dumps(record))
 
 
 def search_left(small: Path, parent: Path, out: Path) -> float:

@@ -24,15 +24,15 @@ def test_halves_share_no_document():
 
 def test_what_is_told_of_a_choice():
     signals_ns, quality_nm = made(600)
-    found = judged(Measured(NAMES, PARAMETERS, signals_ns, quality_nm), np.arange(600), 0)
-    assert found["sizes"] == [0.5, 0.75, 1.0] and set(found["auto"]) == {f"{dial:g}" for dial in DIALS}
-    assert found["explained"] > 0.9 and found["prompts"] == 600
-    at = found["auto"][f"{AT:g}"]
+    actual = judged(Measured(NAMES, PARAMETERS, signals_ns, quality_nm), np.arange(600), 0)
+    assert actual["sizes"] == [0.5, 0.75, 1.0] and set(actual["auto"]) == {f"{dial:g}" for dial in DIALS}
+    assert actual["explained"] > 0.9 and actual["prompts"] == 600
+    at = actual["auto"][f"{AT:g}"]
     assert at["size"] == pytest.approx(0.5 + 0.5 * at["cost"])
     assert 0.5 < at["read"] < 0.5 + at["size"]  # those that stay are read once
-    assert at["gain"] > 10 * at["wide"] and found["perfect"]["gain"] >= at["gain"]
-    assert max(found["single"], key=lambda name: found["single"][name]["gain"]) == SIGNALS[0]
-    table = curve([found, found], "answers")
+    assert at["gain"] > 10 * at["wide"] and actual["perfect"]["gain"] >= at["gain"]
+    assert max(actual["single"], key=lambda name: actual["single"][name]["gain"]) == SIGNALS[0]
+    table = curve([actual, actual], "answers")
     assert table.count("\n") == 2 + len(NAMES) + len(DIALS) and "| always 12b | 100 |" in table
-    assert "perfect foresight" in worth({"answers": [found], "text": [found]})
+    assert "perfect foresight" in worth({"answers": [actual], "text": [actual]})
     assert "No runs yet" in curve([], "text")

@@ -29,15 +29,15 @@ def test_a_rule_counts_the_tokens_that_it_says(rule: str) -> None:
     assert router.local_tokens_per_expert.sum() == sent  # once, whatever the rule
     router.local_tokens_per_expert.zero_()
     ran(model, tokens, member)
-    found = router.local_tokens_per_expert.clone()
+    actual = router.local_tokens_per_expert.clone()
     kept = torch.from_numpy(selection(MOE, row_of(MOE, "moe.gate"), 0, MOE.full, member, 1).mask())
     if rule == "whole":
-        assert not found.any()
+        assert not actual.any()
     if rule == "every":
-        assert found.sum() == found[kept].sum() == sent
+        assert actual.sum() == actual[kept].sum() == sent
     if rule == "even":
-        assert found[kept].sum() == kept.sum() * sent
-        assert (found[~kept] == found.mean()).all() and found.mean() == found[kept].mean() == sent
+        assert actual[kept].sum() == kept.sum() * sent
+        assert (actual[~kept] == actual.mean()).all() and actual.mean() == actual[kept].mean() == sent
     with torch.no_grad(), cuda_as_cpu():
         model(tokens, None, None)
-    assert torch.equal(router.local_tokens_per_expert, found), "an evaluation moves nothing"
+    assert torch.equal(router.local_tokens_per_expert, actual), "an evaluation moves nothing"

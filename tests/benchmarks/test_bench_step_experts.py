@@ -13,10 +13,10 @@ from nemo_elastic.core.cost import counts
 
 def test_members_have_the_shares_of_active_parameters_that_they_are_named_after() -> None:
     for name, member in members().items():
-        found = shares(PARENT, member)
+        actual = shares(PARENT, member)
         wanted = 1.0 if name == "half of the experts" else float(name)
-        assert found["active parameters"] == pytest.approx(wanted, abs=0.01)
-        assert found["parameters"] <= found["active parameters"] + 1e-9
+        assert actual["active parameters"] == pytest.approx(wanted, abs=0.01)
+        assert actual["parameters"] <= actual["active parameters"] + 1e-9
     assert shares(PARENT, members()["half of the experts"])["parameters"] < 0.6
 
 

@@ -51,10 +51,10 @@ def test_every_answer_follows_from_what_was_said_and_stands_as_far_behind_it_as_
     seen: dict[tuple[str, int], int] = {}
     for document in islice(documents("val"), 40):
         assert len(document.words) == LENGTH - 1 and set(document.words) <= set(WORDS)
-        found = read(document)
-        assert set(found) == {(q.start, q.end) for q in document.questions}
+        actual = read(document)
+        assert set(actual) == {(q.start, q.end) for q in document.questions}
         for q in document.questions:
-            kind, answer, distance = found[q.start, q.end]
+            kind, answer, distance = actual[q.start, q.end]
             assert (q.kind, document.words[q.start : q.end], q.distance) == (kind, answer, distance)
             low = (0, *LEVELS)[LEVELS.index(q.level)]
             assert low < q.distance <= q.level
@@ -97,20 +97,20 @@ def test_answers_are_counted_where_they_stand(folder: Path) -> None:
                 row[q.start] += 1  # the first word alone is enough
 
     def reader(tokens: torch.Tensor, member: object) -> torch.Tensor:
-        told = [spoilt[(rows[:, :-1] == t).all(1)][0, 1:] for t in tokens]
-        return 20.0 * torch.nn.functional.one_hot(torch.stack(told), 258)
+        report = [spoilt[(rows[:, :-1] == t).all(1)][0, 1:] for t in tokens]
+        return 20.0 * torch.nn.functional.one_hot(torch.stack(report), 258)
 
-    found = answers(reader, folder, batch=4)
+    result = answers(reader, folder, batch=4)
     asked = [q for d in islice(documents("val"), COUNTS["val"]) for q in d.questions]
     for kind in KINDS:
         for level in LEVELS:
             count = sum(q.kind == kind and q.level == level for q in asked)
             right = 0 if level == 256 else count
-            assert found["right"].get(kind, {}).get(level, [0, 0]) == [right, count]
+            assert result["right"].get(kind, {}).get(level, [0, 0]) == [right, count]
     wrong = [q.start for q in asked if q.level == 256]
     places = (sum(s < SHORT for s in wrong), sum(s >= SHORT for s in wrong))
     for part, count, of in zip(("first", "behind"), places, (SHORT - 1, LENGTH - SHORT), strict=True):
-        assert found["nats"][part] == pytest.approx(20.0 * count / of / len(rows), abs=1e-4)
+        assert result["nats"][part] == pytest.approx(20.0 * count / of / len(rows), abs=1e-4)
 
 
 def test_levels_rise_to_a_whole_document() -> None:

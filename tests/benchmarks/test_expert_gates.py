@@ -47,9 +47,14 @@ def test_a_mixture_is_what_is_expected_over_the_choices_of_one_layer() -> None:
 def test_the_tables_have_every_way_and_its_mean_over_seeds() -> None:
     curve = [{"gate": g, "kl": 1 - g, "slope": -1.0, "share": g / 2, "slots": 2.0} for g in GATES]
     rows = [{name: {"kl": kl, "raw": 1.0} for name in BUDGETS} for kl in (0.1, 0.3)]
-    found = {"response": {"way": curve}, "learned": {"way": rows}, "reference": {"best": dict.fromkeys(BUDGETS, 0.05)}}
-    told = table(found)
+    actual = {
+        "response": {"way": curve},
+        "learned": {"way": rows},
+        "reference": {"best": dict.fromkeys(BUDGETS, 0.05)},
+    }
+    report = table(actual)
     assert (
-        "| way | KL, nats | 0.000 | 0.100 |" in told and "| way | 0.2000 ± 0.1000 | 0.2000 ± 0.1000 | 2.00 |" in told
+        "| way | KL, nats | 0.000 | 0.100 |" in report
+        and "| way | 0.2000 ± 0.1000 | 0.2000 ± 0.1000 | 2.00 |" in report
     )
-    assert "| best | 0.0500 | 0.0500 | |" in told and len(CHOICES) ** 4 == 256
+    assert "| best | 0.0500 | 0.0500 | |" in report and len(CHOICES) ** 4 == 256

@@ -27,49 +27,49 @@ AXES = {
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("minitron") / "run"
     work("tests.benchmarks.minitron_worker", folder)
     return json.loads((folder / "facts.json").read_text())
 
 
-def test_a_bound_that_the_parent_meets_leaves_its_function_and_sorts_its_weights(found: dict[str, Any]) -> None:
-    assert found["full"]["sizes"] == found["parent"]
-    assert found["full"]["parameters"] == found["count"]
-    assert found["difference"] < 1e-4
+def test_a_bound_that_the_parent_meets_leaves_its_function_and_sorts_its_weights(results: dict[str, Any]) -> None:
+    assert results["full"]["sizes"] == results["parent"]
+    assert results["full"]["parameters"] == results["count"]
+    assert results["difference"] < 1e-4
     kinds = ("in_proj", "out_proj", "up_proj", "down_proj", "q_proj", "o_proj", "embeddings", "lm_head")
-    assert all(any(kind in name for name in found["sorted"]) for kind in kinds)
+    assert all(any(kind in name for name in results["sorted"]) for kind in kinds)
 
 
-def test_the_largest_within_the_bound_are_scored_and_the_best_is_cut_out(found: dict[str, Any]) -> None:
+def test_the_largest_within_the_bound_are_scored_and_the_best_is_cut_out(results: dict[str, Any]) -> None:
     from tests.benchmarks.minitron_worker import RATIO
 
-    told, most = found["small"], int(RATIO * found["count"])
-    tried = told["candidates"]
+    message, most = results["small"], int(RATIO * results["count"])
+    tried = message["candidates"]
     sizes = [c["parameters"] for c in tried]
-    assert len(tried) == 6 < told["within"]
+    assert len(tried) == 6 < message["within"]
     assert most >= sizes[0] and sizes == sorted(sizes, reverse=True) and sizes[-1] > 0.98 * most
     best = max(tried, key=lambda c: c["score"])
-    shape = Parent.from_json(told["sizes"])
+    shape = Parent.from_json(message["sizes"])
     assert {name: getattr(shape, ours) for name, ours in AXES.items()} == {name: best[name] for name in AXES}
     # its count, of the tensors, and ours of the shape
-    assert best["parameters"] == told["parameters"] == found["small_count"]
+    assert best["parameters"] == message["parameters"] == results["small_count"]
 
 
-def test_no_candidate_is_further_from_the_parent_than_modelopt_goes(found: dict[str, Any]) -> None:
-    parent = Parent.from_json(found["parent"])
-    for candidate in found["small"]["candidates"]:
+def test_no_candidate_is_further_from_the_parent_than_modelopt_goes(results: dict[str, Any]) -> None:
+    parent = Parent.from_json(results["parent"])
+    for candidate in results["small"]["candidates"]:
         for name, ours in AXES.items():
             least = 0.8 if name == "num_layers" else 0.6
             assert candidate[name] > least * getattr(parent, ours) - 1e-9
 
 
-def test_a_score_is_the_distance_from_the_parent_on_the_tokens_that_were_given(found: dict[str, Any]) -> None:
+def test_a_score_is_the_distance_from_the_parent_on_the_tokens_that_were_given(results: dict[str, Any]) -> None:
     """What is cut out, run by other code, is as far from the parent as the candidate was said to be."""
-    best = max(c["score"] for c in found["small"]["candidates"])
-    assert best == pytest.approx(-found["kl"], rel=1e-3)
-    assert found["kl"] > 0.01
+    best = max(c["score"] for c in results["small"]["candidates"])
+    assert best == pytest.approx(-results["kl"], rel=1e-3)
+    assert results["kl"] > 0.01
 
 
-def test_no_stand_in_is_left_behind(found: dict[str, Any]) -> None:
-    assert found["left"] == []
+def test_no_stand_in_is_left_behind(results: dict[str, Any]) -> None:
+    assert results["left"] == []

@@ -24,11 +24,11 @@ def test_every_benchmark_is_run_and_every_table_is_on_the_page() -> None:
         assert f"{{{{ {name} }}}}" in words
 
 
-@pytest.mark.parametrize(("name", "told"), [("bench_nothing", "one of bench_step"), *APART.items()])
-def test_a_benchmark_that_it_cannot_run_is_refused(name: str, told: str) -> None:
+@pytest.mark.parametrize(("name", "message"), [("bench_nothing", "one of bench_step"), *APART.items()])
+def test_a_benchmark_that_it_cannot_run_is_refused(name: str, message: str) -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks", name], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert f"{name} is not allowed; {told}" in done.stderr
+    assert f"{name} is not allowed; {message}" in done.stderr
 
 
 def test_a_target_makes_the_table_of_each_benchmark_apart() -> None:

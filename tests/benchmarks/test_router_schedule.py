@@ -54,9 +54,9 @@ def test_the_best_member_is_the_best_of_all(seed: int, per_layer: bool) -> None:
     losses = made(codes)
     for budget in config.budgets[1:]:
         price = made.space.price(budget)
-        found = best(made, price)
-        assert price.codes(np.array(found))[0] <= price.target
-        assert made(np.array(found))[0] == pytest.approx(losses[price.codes(codes) <= price.target].min(), abs=1e-12)
+        actual = best(made, price)
+        assert price.codes(np.array(actual))[0] <= price.target
+        assert made(np.array(actual))[0] == pytest.approx(losses[price.codes(codes) <= price.target].min(), abs=1e-12)
 
 
 def test_a_loss_grows_with_every_step_down_and_is_one_at_the_smallest_member() -> None:
@@ -80,12 +80,12 @@ def _whole(made: MadeUp, axis: str) -> np.ndarray:
 def test_the_search_misjudges_as_much_as_it_says() -> None:
     """Rank correlation of FFN layers' worth, over many seeds."""
     config, shape = schedule.block("12b", {}), schedule.shape("12b")
-    found = []
+    seen = []
     for seed in range(40):
         pair = make_up(config, shape, seed, agreement=0.7)
         first, second = (np.argsort(np.argsort(made.lost[FFN][:, 0] / _curves(made))) for made in pair)
-        found.append(np.corrcoef(first, second)[0, 1])
-    assert np.mean(found) == pytest.approx(0.7, abs=0.05)
+        seen.append(np.corrcoef(first, second)[0, 1])
+    assert np.mean(seen) == pytest.approx(0.7, abs=0.05)
 
 
 def _curves(made: MadeUp) -> np.ndarray:
@@ -165,11 +165,11 @@ def test_the_draws_are_those_of_training() -> None:
 
     assert CONFIG.router is not None
     sampler = BudgetSampler(CONFIG.weights(), CONFIG.seed)
-    found = draws(CONFIG, SHORT, 20)
-    for step, drawn in enumerate(found):
+    result = draws(CONFIG, SHORT, 20)
+    for step, drawn in enumerate(result):
         soft = [m for m in range(SHORT.micro_batches) if sampler.soft(step, m, CONFIG.router.soft_share)]
         assert drawn == [b for m in soft if (b := sampler.sample(step, m))]
-    assert sum(map(len, found)) > 0
+    assert sum(map(len, result)) > 0
 
 
 def test_regret_is_zero_at_the_best_members_and_learning_lowers_it() -> None:
@@ -182,8 +182,8 @@ def test_regret_is_zero_at_the_best_members_and_learning_lowers_it() -> None:
     for seed in range(4):
         pair = make_up(config, parent, seed, agreement=0.3)
         space = pair[0].space
-        floor, found = ({b.name: space.decode(best(m, space.price(b))) for b in config.budgets[1:]} for m in pair)
-        start = {n: p.member for n, p in project_family(space, found, config.budgets).items()}
+        floor, actual = ({b.name: space.decode(best(m, space.price(b))) for b in config.budgets[1:]} for m in pair)
+        start = {n: p.member for n, p in project_family(space, actual, config.budgets).items()}
         runs.append(Router(space, config.budgets, settings, seed))
         runs[-1].start_from(start, settings.prior)
         losses.append(pair[0])

@@ -15,7 +15,7 @@ MIB = 2**20
 
 
 @pytest.fixture
-def found() -> dict[str, Any]:
+def results() -> dict[str, Any]:
     ratios = dict(zip(NAMES, (1.0, 0.97, 0.95), strict=True))
     return {
         "parameters": dict.fromkeys(NAMES, 1000), "dtype": "bfloat16", "version": "0.32.0",
@@ -25,20 +25,20 @@ def found() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_targets(found: dict[str, Any]) -> None:
-    assert missed(found) == []
-    found["memory"]["family"] = 106 * MIB
-    found["members"]["half"]["ratio"] = 0.94
-    assert missed(found) == [
+def test_targets(results: dict[str, Any]) -> None:
+    assert missed(results) == []
+    results["memory"]["family"] = 106 * MIB
+    results["members"]["half"]["ratio"] = 0.94
+    assert missed(results) == [
         "memory <= 1.05 x the largest alone: 1.060", "throughput of half >= 0.95 x its own folder: 0.94",
     ]  # fmt: skip
 
 
-def test_the_table_sets_one_engine_beside_three(found: dict[str, Any]) -> None:
-    told = table(found)
-    assert "| memory, the family | 104 MiB, 1.040 x | 1.05 x |" in told
-    assert "| memory, three engines of stock vLLM | 200 MiB, 2.000 x | |" in told
-    assert [line.split(" | ")[0] for line in told.splitlines()[-3:]] == [f"| {name}" for name in NAMES]
+def test_the_table_sets_one_engine_beside_three(results: dict[str, Any]) -> None:
+    report = table(results)
+    assert "| memory, the family | 104 MiB, 1.040 x | 1.05 x |" in report
+    assert "| memory, three engines of stock vLLM | 200 MiB, 2.000 x | |" in report
+    assert [line.split(" | ")[0] for line in report.splitlines()[-3:]] == [f"| {name}" for name in NAMES]
 
 
 def test_tokens_are_compared_up_to_the_first_that_differs() -> None:

@@ -44,9 +44,9 @@ def data(tmp_path_factory):
 
 
 def test_held_out_text_is_code_or_a_problem(data):
-    found, info = documents(data), data.splits["val"]
-    assert (len(found["reasoning"]), len(found["code"])) == (info.problems, info.documents - info.problems)
-    assert sum(map(len, found["reasoning"])) == info.problem_tokens > 0
+    actual, info = documents(data), data.splits["val"]
+    assert (len(actual["reasoning"]), len(actual["code"])) == (info.problems, info.documents - info.problems)
+    assert sum(map(len, actual["reasoning"])) == info.problem_tokens > 0
 
 
 def test_the_tables_have_the_figures_of_the_shapes(data):

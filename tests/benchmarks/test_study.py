@@ -79,16 +79,16 @@ def test_the_flops_of_a_run_are_its_draws_pitfall_12() -> None:
     """By hand: soft micro-batches cost the parent, the others their member, and the teacher is the parent always."""
     batch, steps = Batch(2, 64), 40
     soft = ElasticConfig.from_dict(block(router={"freeze_at": 0.5, "soft_share": 0.5}))
-    found = list(uniform_family(Space(WHOLE, soft.resolve_axes(WHOLE), range(10)), soft.budgets).values())
+    actual = list(uniform_family(Space(WHOLE, soft.resolve_axes(WHOLE), range(10)), soft.budgets).values())
     sampler = BudgetSampler(soft.weights(), soft.seed)
-    each = [work.forward(WHOLE, m, batch.length) for m in found]
+    each = [work.forward(WHOLE, m, batch.length) for m in actual]
     by_hand = 0.0
     for step in range(steps):
         masked = step < 20 and sampler.soft(step, 0, 0.5)
         by_hand += batch.tokens * (3 * each[0 if masked else sampler.sample(step, 0)] + each[0])
-    assert work.elastic_steps(WHOLE, soft, found, steps, batch) == pytest.approx(by_hand, rel=1e-12)
+    assert work.elastic_steps(WHOLE, soft, actual, steps, batch) == pytest.approx(by_hand, rel=1e-12)
     sliced = ElasticConfig.from_dict(block(search=None))
-    assert work.elastic_steps(WHOLE, sliced, found, steps, batch) < by_hand
+    assert work.elastic_steps(WHOLE, sliced, actual, steps, batch) < by_hand
     assert work.search(WHOLE, sliced, [], batch.length) == 0
 
 
@@ -159,21 +159,21 @@ def test_a_curve_is_read_between_its_points() -> None:
 def test_a_ratio_adds_up_the_peers_sizes() -> None:
     def one(name: str, losses: dict[str, float], tokens: int) -> None:
         steps = int(name.split("-")[-2])
-        found[name] = {"seed": 0, "losses": losses, "steps": steps} | dict.fromkeys(plots.UNITS, tokens)
+        seen[name] = {"seed": 0, "losses": losses, "steps": steps} | dict.fromkeys(plots.UNITS, tokens)
 
-    found: dict[str, dict] = {}
+    seen: dict[str, dict] = {}
     one("ours-9-0", {"full": 1.0, "72": 2.0, "50": 3.0}, 300)
     one("modelopt-72-1-0", {"72": 2.5}, 100)
     one("modelopt-72-2-0", {"72": 2.0}, 200)
     one("modelopt-50-1-0", {"50": 3.0}, 400)
     one("modelopt-50-2-0", {"50": 2.9}, 800)
-    assert baselines_table.ratio(found, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == f"<{600 / 300:.2f}"
+    assert baselines_table.ratio(seen, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == f"<{600 / 300:.2f}"
     one("modelopt-50-0-0", {"50": 3.5}, 200)
-    assert baselines_table.ratio(found, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == "2.00"
-    text = baselines_table.baselines(found)
+    assert baselines_table.ratio(seen, "ours-9-0", "modelopt", ["72", "50"], 0, "tokens") == "2.00"
+    text = baselines_table.baselines(seen)
     assert f"| {results.MAKERS['modelopt']} | 9 | 0 | 2.00 | 2.00 | 2.00 |" in text
     assert f"| {results.MAKERS['modelopt']} | 1 | 1 | 0k | 0.00 | 500 |  | 2.500 | 3.000 |" in text
-    points = plots.curves(found, ["72", "50"], "tokens")["modelopt"]
+    points = plots.curves(seen, ["72", "50"], "tokens")["modelopt"]
     assert points == {
         "72": [(500, 2.5, 2.5, 2.5), (1000, 2.0, 2.0, 2.0)],
         "50": [(500, 3.0, 3.0, 3.0), (1000, 2.9, 2.9, 2.9)],
@@ -198,10 +198,10 @@ def test_what_a_router_moved_is_counted_by_layer() -> None:
 
 
 def test_the_documented_tables_are_those_of_the_kept_results() -> None:
-    found = results.read_results(None)
+    result = results.read_results(None)
     for study, table in tables.TABLES.items():
-        told = (tables.DOCS / "tables" / f"study_{study}.md").read_text()
-        assert told == table(found), "run python -m benchmarks.study.tables --docs"
+        text = (tables.DOCS / "tables" / f"study_{study}.md").read_text()
+        assert text == table(result), "run python -m benchmarks.study.tables --docs"
 
 
 def test_axes_and_sizes_go_from_the_largest_to_the_smallest() -> None:

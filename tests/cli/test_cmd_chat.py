@@ -79,13 +79,13 @@ def test_one_answer(folder, chat):
 def test_json(folder, plain, chat):
     member = load_family(plain).select("12b")
     code, out, err = chat(plain, "def f(x):", "--json", *SHORT)
-    told = json.loads(out)
+    report = json.loads(out)
     assert code == 0 and err == "" and out.isascii()
-    assert told["text"] == member.generate("def f(x):", 12) and told["source"] == str(plain)
-    assert (told["member"], told["parameters"], told["new_tokens"]) == ("12b", member.parameters, 12)
-    assert told["prompt_tokens"] == len(load_family(plain).tokenizer.encode("def f(x):"))
-    assert told["tokens_per_second"] == pytest.approx(12 / told["seconds"])
-    assert 0 < told["bytes"]["weights"] < told["bytes"]["process"]
+    assert report["text"] == member.generate("def f(x):", 12) and report["source"] == str(plain)
+    assert (report["member"], report["parameters"], report["new_tokens"]) == ("12b", member.parameters, 12)
+    assert report["prompt_tokens"] == len(load_family(plain).tokenizer.encode("def f(x):"))
+    assert report["tokens_per_second"] == pytest.approx(12 / report["seconds"])
+    assert 0 < report["bytes"]["weights"] < report["bytes"]["process"]
 
 
 def test_a_draft_answers_nothing_itself(plain, chat):
@@ -93,10 +93,10 @@ def test_a_draft_answers_nothing_itself(plain, chat):
     arguments = (plain, "def f(x):", *SHORT)
     code, out, err = chat(*arguments, "--draft", "6b")
     assert (code, out) == (0, chat(*arguments)[1])
-    told = re.search(r"tokens/s, (\d+) of (\d+) accepted that 6b drafted; ", err)
-    assert told and int(told[1]) <= int(told[2])
+    match = re.search(r"tokens/s, (\d+) of (\d+) accepted that 6b drafted; ", err)
+    assert match and int(match[1]) <= int(match[2])
     draft = json.loads(chat(*arguments, "--draft", "6b", "--json")[1])["draft"]
-    assert draft == {"member": "6b", "drafted_tokens": int(told[2]), "accepted_tokens": int(told[1])}
+    assert draft == {"member": "6b", "drafted_tokens": int(match[2]), "accepted_tokens": int(match[1])}
     assert json.loads(chat(*arguments, "--draft", "6b", "--budget", "6b", "--json")[1])["draft"] is None
     _, _, err = chat(plain, "--draft", "9b", stdin="/budget\n/budget 9b\n")
     assert "[12b], 9b, 6b: " in err and err.count(" parameters answer, 9b drafts\n") == 1
@@ -119,8 +119,8 @@ def test_the_family_chooses(tmp_path, chat):
         assert (code, out) == (0, shown(family.select(name).generate(message, 12)) + "\n") and err.startswith(
             f"({name}: "
         )
-        told = json.loads(chat(folder, "Hi", "--auto", cost, *SHORT, "--json")[1])
-        assert (told["member"], told["auto"]) == (name, float(cost))
+        data = json.loads(chat(folder, "Hi", "--auto", cost, *SHORT, "--json")[1])
+        assert (data["member"], data["auto"]) == (name, float(cost))
     lines = "/budget auto 0\nHi\n/budget auto 1\nHi\n/budget auto\n/budget 9b\n"
     code, _, err = chat(folder, *SHORT, stdin=lines)
     assert code == 0 and re.findall(r"\((\w+): ", err) == ["6b", "12b"]

@@ -59,12 +59,12 @@ def parameters(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_command_with_an_output_is_tested_here(name):
-    found = parameters(name)
-    outputs = {key for key in found if key.startswith(("out", "to_"))}
+    actual = parameters(name)
+    outputs = {key for key in actual if key.startswith(("out", "to_"))}
     assert (name in LINES) == ("out" in outputs), "give it a line in LINES"
     assert outputs - {"out"} == ELSEWHERE.get(name, set()), "name what it writes; see test_bad_input.py"
     if name in LINES:
-        read = {key for key, kind in found.items() if "Path" in str(kind)} - {"out"}
+        read = {key for key, kind in actual.items() if "Path" in str(kind)} - {"out"}
         assert read == set(LINES[name][1]), "every path that it takes is read: give it a value"
 
 
@@ -106,9 +106,12 @@ def test_no_output_touches_an_input(box, name, read, how):
             "inside": by / INSIDE.get(read, f"{inputs[read]}/new"),
             "holds": by,
         }[how]
-        code, told = call(name, *shlex.split(line.format(**values)), "--out", str(out), *force)
-        assert (code, len(told.splitlines())) == (2, 1), (out, force, told)
-        assert "which is read" in told and (name == "report" or inputs[read] in told or how == "holds"), (out, force)
+        code, output = call(name, *shlex.split(line.format(**values)), "--out", str(out), *force)
+        assert (code, len(output.splitlines())) == (2, 1), (out, force, output)
+        assert "which is read" in output and (name == "report" or inputs[read] in output or how == "holds"), (
+            out,
+            force,
+        )
     assert contents(box) == before and (box.parent / "link").is_symlink()
 
 
@@ -124,8 +127,8 @@ def test_no_output_replaces_what_is_not_ours(box, name, tmp_path):
             ([], "already exists, and is not a"),
             (["--force"], "that nemo-elastic wrote, so --force does not replace it; move it away first"),
         ):
-            code, told = call(name, *shlex.split(line.format(**values)), "--out", tmp_path / out, *force)
-            assert (code, len(told.splitlines())) == (2, 1) and words in told, told
+            code, output = call(name, *shlex.split(line.format(**values)), "--out", tmp_path / out, *force)
+            assert (code, len(output.splitlines())) == (2, 1) and words in output, output
     assert contents(tmp_path / "thesis") == {"a.tex": b"mine"} and (tmp_path / "link").is_symlink()
 
 
@@ -147,8 +150,8 @@ def own(box, tmp_path_factory) -> dict[str, Path]:
 
 
 def fine(*arguments: object) -> None:
-    code, told = call(*arguments)
-    assert code == 0, told
+    code, output = call(*arguments)
+    assert code == 0, output
 
 
 def forced(box: Path, name: str, out: Path) -> tuple[int, str]:
@@ -168,9 +171,11 @@ def test_no_output_replaces_a_file_that_was_put_into_it(box, own, tmp_path, name
         (out / extra).parent.mkdir(exist_ok=True)
         (out / extra).symlink_to(box / "family") if extra == "link" else (out / extra).write_text("mine")
         before = contents(tmp_path)
-        code, told = forced(box, name, out)
-        assert (code, len(told.splitlines())) == (2, 1), told
-        assert f"out: holds {extra}" in told and ", which is no part of a" in told and "so --force does not" in told
+        code, report = forced(box, name, out)
+        assert (code, len(report.splitlines())) == (2, 1), report
+        assert (
+            f"out: holds {extra}" in report and ", which is no part of a" in report and "so --force does not" in report
+        )
         assert contents(tmp_path) == before and os.path.lexists(out / extra)
 
 
@@ -185,9 +190,9 @@ def test_no_output_replaces_what_another_command_wrote(box, own, tmp_path, name)
         if out == box / "family" and name in ("slice", "convert"):
             continue  # which read it
         before = contents(out)
-        code, told = forced(box, name, out)
-        assert (code, len(told.splitlines())) == (2, 1), (out, told)
-        assert "that nemo-elastic wrote, so --force does not replace it" in told or "a list of its files" in told
+        code, report = forced(box, name, out)
+        assert (code, len(report.splitlines())) == (2, 1), (out, report)
+        assert "that nemo-elastic wrote, so --force does not replace it" in report or "a list of its files" in report
         assert contents(out) == before
 
 
@@ -198,8 +203,8 @@ def test_a_folder_of_members_is_replaced_by_the_same_alone(box, tmp_path):
     fine("slice", box / "family", "--budget", "small", "--out", tmp_path / "cuts" / "small", "--force")
     fine(*line, "--force")
     (tmp_path / "cuts" / "full" / "notes.txt").write_text("mine")
-    code, told = call(*line, "--force")
-    assert code == 2 and "cuts: holds full/notes.txt, which is no part of a folder of members, so --force" in told
+    code, output = call(*line, "--force")
+    assert code == 2 and "cuts: holds full/notes.txt, which is no part of a folder of members, so --force" in output
     assert (tmp_path / "cuts" / "full" / "notes.txt").exists()
 
 
@@ -210,8 +215,8 @@ def test_an_output_below_a_file_is_one_line(box, tmp_path, name):
     (tmp_path / "text").write_text("mine")
     for below, force in itertools.product(("x", "x/y"), ([], ["--force"])):
         out = tmp_path / "text" / below
-        code, told = call(name, *shlex.split(line.format(**values)), "--out", out, *force)
-        assert (code, told) == (2, f"error: {out}: cannot be written (Not a directory: {out})\n")
+        code, output = call(name, *shlex.split(line.format(**values)), "--out", out, *force)
+        assert (code, output) == (2, f"error: {out}: cannot be written (Not a directory: {out})\n")
     assert contents(tmp_path) == {"text": b"mine"}
 
 

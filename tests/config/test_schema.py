@@ -81,10 +81,10 @@ def test_words_are_exactly_those_that_the_dataclass_takes(cls: type, name: str) 
         made = cls(**{name: word})
         kept = made.teacher == DISTILL_MODES[word][0] if name == "mode" else getattr(made, name) == word
         assert kept, "a mode of 0.1 is read as a teacher and terms"
-    with pytest.raises(ElasticError) as told:
+    with pytest.raises(ElasticError) as caught:
         cls(**{name: "no such word"})
-    assert all(word in str(told.value) for word in WORDS[cls, name])
-    assert str(told.value).partition("one of ")[2].split(", ") == list(WORDS[cls, name])
+    assert all(word in str(caught.value) for word in WORDS[cls, name])
+    assert str(caught.value).partition("one of ")[2].split(", ") == list(WORDS[cls, name])
 
 
 def test_every_field_is_described() -> None:

@@ -36,9 +36,9 @@ BLOCK = ElasticConfig.from_dict(
 
 def family(**other) -> Family:
     members = {"big": PARENT.full, "mid": SMALL, "low": TINY}
-    told = {"budgets": BLOCK.budgets, "ranking_digest": "ab" * 32, "provenance": {"tokens": 5, "of": ["a", None]}}
-    told["drop_order"] = [2, 4, 1, 0, 3]
-    return Family.of(PARENT, members, axes=BLOCK.resolve_axes(PARENT), **(told | other))
+    report = {"budgets": BLOCK.budgets, "ranking_digest": "ab" * 32, "provenance": {"tokens": 5, "of": ["a", None]}}
+    report["drop_order"] = [2, 4, 1, 0, 3]
+    return Family.of(PARENT, members, axes=BLOCK.resolve_axes(PARENT), **(report | other))
 
 
 def test_it_is_public():
@@ -59,13 +59,13 @@ def test_json_round_trip(data):
 def test_folder_round_trip(tmp_path):
     family().save(tmp_path)
     assert Family.load(tmp_path) == family()
-    told = json.loads((tmp_path / FILE).read_text())
-    assert told["version"] == 1 and list(told["members"]) == ["big", "mid", "low"]
-    assert told["members"]["mid"]["budget"] == {"params": 4000} and told["members"]["big"]["budget"] is None
-    assert told["members"]["mid"]["subnet"]["layers"][0] == {"index": 0, "type": "mamba", "heads": 4, "head_dim": 4}
-    assert told["axes"]["ffn"] == {"choices": [16, 8], "per_layer": True, "blocks": 4}
-    assert told["axes"]["mamba_heads"] == {"choices": [6], "per_layer": False, "blocks": 2}
-    assert told["axes"]["depth"] == {"choices": [5], "per_layer": False, "blocks": 1}
+    data = json.loads((tmp_path / FILE).read_text())
+    assert data["version"] == 1 and list(data["members"]) == ["big", "mid", "low"]
+    assert data["members"]["mid"]["budget"] == {"params": 4000} and data["members"]["big"]["budget"] is None
+    assert data["members"]["mid"]["subnet"]["layers"][0] == {"index": 0, "type": "mamba", "heads": 4, "head_dim": 4}
+    assert data["axes"]["ffn"] == {"choices": [16, 8], "per_layer": True, "blocks": 4}
+    assert data["axes"]["mamba_heads"] == {"choices": [6], "per_layer": False, "blocks": 2}
+    assert data["axes"]["depth"] == {"choices": [5], "per_layer": False, "blocks": 1}
 
 
 def test_numbers_of_a_published_parent():
@@ -171,10 +171,10 @@ def broken(path, value):
 )
 def test_a_wrong_file_is_one_line_with_the_field(path, value, message, tmp_path):
     (tmp_path / FILE).write_text(json.dumps(broken(path, value)))
-    with pytest.raises(ElasticError) as told:
+    with pytest.raises(ElasticError) as caught:
         Family.load(tmp_path)
-    assert message in told.value.message and "\n" not in told.value.message
-    assert told.value.message.startswith(str(tmp_path / FILE))
+    assert message in caught.value.message and "\n" not in caught.value.message
+    assert caught.value.message.startswith(str(tmp_path / FILE))
 
 
 def test_the_drop_order_is_kept_and_may_be_missing():
@@ -250,9 +250,9 @@ def test_extra_shapes_are_kept_beside_the_members(tmp_path):
 
 
 def test_a_family_without_extras_is_the_file_that_it_was():
-    told = family().to_json()
-    assert "extras" not in told and Family.from_json(told | {"extras": None}) == family()
-    assert json.dumps(Family.from_json(told | {"extras": {}}).to_json()) == json.dumps(told)
+    data = family().to_json()
+    assert "extras" not in data and Family.from_json(data | {"extras": None}) == family()
+    assert json.dumps(Family.from_json(data | {"extras": {}}).to_json()) == json.dumps(data)
 
 
 def test_an_extra_is_replaced_only_by_force():
@@ -286,9 +286,9 @@ def test_an_extra_is_replaced_only_by_force():
     ],
 )
 def test_hostile_extras_are_refused(change, line):
-    told = family().with_extra("code", OWN).to_json()
+    data = family().with_extra("code", OWN).to_json()
     with pytest.raises(ElasticError, match=line):
-        Family.from_json(told | {"extras": change(told["extras"])})
+        Family.from_json(data | {"extras": change(data["extras"])})
 
 
 def test_bytes_that_were_counted_before_biases_of_experts_were_fp32():

@@ -291,6 +291,6 @@ def test_the_rest_of_it_inside_a_shape_is_its_end(family, data):
     assert rest.members() == {at - first: name for at, name in shapes.members().items() if at >= first}
     if rest:
         limit = data.draw(st.integers(1, parameters(family.parent, rest[0])))
-        found, whole = rest.fit(limit), shapes.fit(limit)
-        assert found == (None if whole is None else whole - first)
+        actual, whole = rest.fit(limit), shapes.fit(limit)
+        assert actual == (None if whole is None else whole - first)
         assert rest[-1] == shapes[-1]

@@ -101,11 +101,11 @@ def test_an_existing_folder_is_kept(small: DataFolder, small_sources: list[Path]
 
 
 def test_progress_is_told(small_sources: list[Path], tmp_path: Path) -> None:
-    told: list[tuple[str, float]] = []
-    build_data(tmp_path / "x", small_sources[:2], **SMALL, progress=lambda *told_now: told.append(told_now))
-    names = list(dict.fromkeys(name for name, _ in told))
+    reports: list[tuple[str, float]] = []
+    build_data(tmp_path / "x", small_sources[:2], **SMALL, progress=lambda *told_now: reports.append(told_now))
+    names = list(dict.fromkeys(name for name, _ in reports))
     assert names[0] == "reading text" and names[-1] == "writing" and "making long problems" in names
-    assert all(0 <= share <= 1 for _, share in told)
+    assert all(0 <= share <= 1 for _, share in reports)
 
 
 # ------------------------------------------------------------------ from texts and problems to documents

@@ -137,10 +137,10 @@ def test_every_turn_of_the_cube_is_that_of_reasoning_gym(turns: list[str]) -> No
 
 def test_machines_follow_the_rules() -> None:
     """Two B make an X, one B and one C make an A, and so on: the first rule that applies, every time."""
-    found = {p.question: p for p in islice(generate("string_splitting", 1, 0), 500)}
-    assert found["machines A2 B1"].steps == ("A1 B1 X2 Y1", "B1 X4 Y2", "B1 X3 Y1 Z1", "B1 X2 Z2")
-    assert found["machines none"].answer == "none"
-    assert found["machines B1"].steps == ("B1",)
+    actual = {p.question: p for p in islice(generate("string_splitting", 1, 0), 500)}
+    assert actual["machines A2 B1"].steps == ("A1 B1 X2 Y1", "B1 X4 Y2", "B1 X3 Y1 Z1", "B1 X2 Z2")
+    assert actual["machines none"].answer == "none"
+    assert actual["machines B1"].steps == ("B1",)
 
 
 def test_the_easiest_levels_are_easy() -> None:

@@ -25,8 +25,8 @@ def start(out: Path, steps: int, *options: str) -> subprocess.Popen[bytes]:
     """Start a demo; what it says goes to files beside `out`: a pipe that nobody reads would stop it."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.demo.brief", str(steps)]
     command += ["demo", "--short", "--out", str(out), *options]
-    with open(out.with_suffix(".out"), "w") as told, open(out.with_suffix(".err"), "w") as errors:
-        return subprocess.Popen(command, cwd=out.parent, env=environment(), stdout=told, stderr=errors)
+    with open(out.with_suffix(".out"), "w") as log, open(out.with_suffix(".err"), "w") as errors:
+        return subprocess.Popen(command, cwd=out.parent, env=environment(), stdout=log, stderr=errors)
 
 
 @pytest.mark.long

@@ -43,7 +43,7 @@ class Evaluated:
     folders: dict[str, Path]
     data: DataFolder
     rows: dict[str, dict[str, Any]]
-    told: list[str]
+    lines: list[str]
     solvers: list[torch.Tensor]
 
 
@@ -66,7 +66,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     for seed, name in enumerate(("trained", "sorted", "unsorted")):
         state = NemotronH.random(PARENT, seed=seed).state_dict()
         folders[name] = write_family(place / name, PARENT, state, Family.of(PARENT, MEMBERS))
-    told: list[str] = []
+    lines: list[str] = []
     solvers: list[torch.Tensor] = []
     solve = accuracy.answer_accuracy
 
@@ -76,8 +76,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accuracy, "answer_accuracy", watched)
-        rows = evaluate(data.path, folders["trained"], folders["sorted"], folders["unsorted"], SETTINGS, told.append)
-    return Evaluated(folders, DataFolder.open(data.path), {row["name"]: row for row in rows}, told, solvers)
+        rows = evaluate(data.path, folders["trained"], folders["sorted"], folders["unsorted"], SETTINGS, lines.append)
+    return Evaluated(folders, DataFolder.open(data.path), {row["name"]: row for row in rows}, lines, solvers)
 
 
 def loss(evaluated: Evaluated, folder: str, member: str) -> float:
@@ -122,8 +122,8 @@ def test_size_and_shape_are_those_of_the_member(evaluated: Evaluated, name: str)
 
 def test_problems_are_solved_by_the_parent_as_it_was_and_by_trained_members(evaluated: Evaluated) -> None:
     models = [("sorted", "full"), ("trained", "full"), ("trained", "half")]
-    for found, (folder, member) in zip(evaluated.solvers, models, strict=True):
-        assert torch.equal(found, load_family(evaluated.folders[folder]).select(member)(TOKENS))
+    for actual, (folder, member) in zip(evaluated.solvers, models, strict=True):
+        assert torch.equal(actual, load_family(evaluated.folders[folder]).select(member)(TOKENS))
 
 
 def test_every_model_is_asked_the_first_problems(evaluated: Evaluated) -> None:
@@ -133,7 +133,7 @@ def test_every_model_is_asked_the_first_problems(evaluated: Evaluated) -> None:
 
 
 def test_progress_is_told_for_every_model(evaluated: Evaluated) -> None:
-    answers = [line.partition(":")[0] for line in evaluated.told if line.startswith("answers of")]
+    answers = [line.partition(":")[0] for line in evaluated.lines if line.startswith("answers of")]
     assert answers == [f"answers of {name}" for name in evaluated.rows]
-    losses = [line for line in evaluated.told if line.startswith("held-out loss: ")]
+    losses = [line for line in evaluated.lines if line.startswith("held-out loss: ")]
     assert losses[-1] == f"held-out loss: {len(losses)}/{len(losses)} models"

@@ -55,11 +55,11 @@ def test_right_and_wrong_answers_are_counted_by_task_level_and_length(folder):
     says = {p.prompt: p.completion for p in PROBLEMS}
     says[PROBLEMS[1].prompt] = " 1+2=3\nanswer: 7\n"
     says[PROBLEMS[3].prompt] = " 9%3=0\nanswer: 3"  # not complete: no end of line
-    found = answer_accuracy(Replay(folder, says), PROBLEMS, folder, batch=3)
-    assert [a.correct for a in found.answers] == [True, False, True, False]
-    assert [a.problem for a in found.answers] == PROBLEMS
-    assert found.answers[0].text == PROBLEMS[0].completion
-    figures = found.to_json()
+    result = answer_accuracy(Replay(folder, says), PROBLEMS, folder, batch=3)
+    assert [a.correct for a in result.answers] == [True, False, True, False]
+    assert [a.problem for a in result.answers] == PROBLEMS
+    assert result.answers[0].text == PROBLEMS[0].completion
+    figures = result.to_json()
     assert (figures["correct"], figures["total"], figures["accuracy"]) == (2, 4, 0.5)
     assert figures["by_task"]["gcd"] == {"correct": 1, "total": 2, "accuracy": 0.5, "interval": list(wilson(1, 2))}
     assert figures["by_level"]["1"]["correct"] == 2 and figures["by_level"]["3"]["correct"] == 0
@@ -137,7 +137,7 @@ def test_a_model_that_remembers_so_far_answers_so_far(reach: int, batch: int) ->
                 out[at, row[known[0]] if known else 0] = 1.0
         return logits
 
-    found = right_by_distance(model, tokens, [t.questions for t in texts], LEVELS, batch)
-    assert sum(asked for _, asked in found) == sum(len(t.questions) for t in texts)
-    for (right, asked), level in zip(found, LEVELS):
+    result = right_by_distance(model, tokens, [t.questions for t in texts], LEVELS, batch)
+    assert sum(asked for _, asked in result) == sum(len(t.questions) for t in texts)
+    for (right, asked), level in zip(result, LEVELS):
         assert asked > 10 and right == (asked if level <= reach else 0)

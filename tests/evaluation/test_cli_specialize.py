@@ -74,17 +74,17 @@ def test_the_shape_is_cut_as_the_runtime_runs_it(capsys, folder, data, tmp_path)
         capsys, "specialize", folder, "--data", data.path, "--ratio", 0.9, *QUICK, "--out", shape, "--json"
     )
     assert code == 0 and not err
-    told, family = json.loads(out), Family.load(folder)
+    report, family = json.loads(out), Family.load(folder)
     subnet, limit = found_in(out), 0.9 * parameters(SHAPE, SHAPE.full)
     start = path(family)[path(family).fit(limit)]
-    assert told["parameters"] == parameters(SHAPE, subnet) <= limit and told["budget"] == {"ratio": 0.9}
+    assert report["parameters"] == parameters(SHAPE, subnet) <= limit and report["budget"] == {"ratio": 0.9}
     assert subnet in trained_space(family, start) and subnet <= SHAPE.full
-    figures = told["specialized"]
+    figures = report["specialized"]
     assert Subnet.from_json(figures["path"]["subnet"], SHAPE) == start
     assert figures["path"]["searched"] >= figures["found"]["searched"] and figures["trials"] <= 8
     chosen = figures["found" if figures["wins"] else "path"]["subnet"]
-    assert chosen == told["subnet"] and figures["gain"]["sequences"] * 32 == figures["held_out_tokens"]
-    assert json.loads(shape.read_text()) == {k: v for k, v in told.items() if k not in ("out", "extra", "request")}
+    assert chosen == report["subnet"] and figures["gain"]["sequences"] * 32 == figures["held_out_tokens"]
+    assert json.loads(shape.read_text()) == {k: v for k, v in report.items() if k not in ("out", "extra", "request")}
     code, _, _ = run(capsys, "slice", folder, "--subnet", shape, "--out", tmp_path / "cut")
     cut, own = load_family(tmp_path / "cut").select(), load_family(folder).select(subnet)
     assert code == 0 and cut.subnet == subnet and torch.allclose(cut(TOKENS), own(TOKENS), atol=1e-5)
@@ -103,9 +103,9 @@ def test_a_name_of_its_own_in_the_family(capsys, folder, data, tmp_path):
     code, out, _ = run(capsys, *line, "--add", "code", "--json")
     assert code == 0 and Family.load(folder).member("code").subnet == found_in(out)
     assert Family.load(folder).member("code").budget == {"ratio": 0.8}
-    told = json.loads((folder / FILE).read_text())
-    del told["extras"]
-    assert told == json.loads(before)
+    report = json.loads((folder / FILE).read_text())
+    del report["extras"]
+    assert report == json.loads(before)
     # every command that takes a member's name takes it
     assert run(capsys, "slice", folder, "--budget", "code", "--out", tmp_path / "cut")[0] == 0
     family = load_family(folder)
@@ -114,8 +114,8 @@ def test_a_name_of_its_own_in_the_family(capsys, folder, data, tmp_path):
     assert run(capsys, "slice", folder, "--budget", "code", "--budget", "small", "--out", tmp_path / "cuts")[0] == 0
     code, out, _ = run(capsys, "inspect", folder)
     assert code == 0 and "code is an extra shape" in out and "small is an extra" not in out
-    told = json.loads(run(capsys, "inspect", folder, "--json")[1])
-    assert list(told["members"]) == ["big", "small"] and list(told["extras"]) == ["code"]
+    report = json.loads(run(capsys, "inspect", folder, "--json")[1])
+    assert list(report["members"]) == ["big", "small"] and list(report["extras"]) == ["code"]
     code, out, _ = run(
         capsys, "eval", folder, "--data", data.path, "--member", "code", "--tokens", 64, "--problems", 0, "--json"
     )
@@ -177,9 +177,9 @@ def test_what_was_found_is_printed_where_it_cannot_be_kept(capsys, folder, data,
     searched = evaluation.specialize
 
     def meanwhile(*arguments, **options):
-        found = searched(*arguments, **options)
+        actual = searched(*arguments, **options)
         add_extra(folder, "code", MEMBERS["small"])
-        return found
+        return actual
 
     monkeypatch.setattr(evaluation, "specialize", meanwhile)
     line = ("specialize", folder, "--data", data.path, "--ratio", 0.8, *QUICK, "--add", "code")

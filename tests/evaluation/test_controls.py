@@ -33,13 +33,13 @@ def test_recovered_is_the_share_of_the_gap_that_training_closed():
 
 def test_rows_are_the_losses_of_the_right_models():
     trained, parent, unsorted = (FamilyRuntime(NemotronH.random(PARENT, seed=s), MEMBERS) for s in (1, 2, 3))
-    calls, told = [], []
+    calls, report = [], []
 
     def loss(model):
         calls.append(model)
         return perplexity(model, TOKENS, 32).nats
 
-    rows = controls(trained, parent, loss, unsorted, progress=lambda done, of: told.append((done, of)))
+    rows = controls(trained, parent, loss, unsorted, progress=lambda done, of: report.append((done, of)))
 
     def direct(family, subnet):
         return perplexity(lambda t: family.model(t, subnet), TOKENS, 32).nats
@@ -58,7 +58,7 @@ def test_rows_are_the_losses_of_the_right_models():
             unsorted=whole if is_full else direct(unsorted, subnet),
         )
     assert len(calls) == 1 + 3 + 2 + 2, "each model once"
-    assert told == [(i, 8) for i in range(1, 9)]
+    assert report == [(i, 8) for i in range(1, 9)]
 
 
 def test_without_an_unsorted_parent_and_for_some_members():

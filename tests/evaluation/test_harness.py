@@ -27,8 +27,8 @@ ids = st.lists(token, min_size=1, max_size=6)
 @settings(max_examples=30)
 @given(pairs=st.lists(st.tuples(ids, ids), min_size=1, max_size=5), batch=st.integers(1, 3))
 def test_scores_are_those_of_each_pair_alone(pairs, batch):
-    found = harness.score_continuations(MEMBER, pairs, batch)
-    for (context, rest), (logprob, greedy) in zip(pairs, found):
+    actual = harness.score_continuations(MEMBER, pairs, batch)
+    for (context, rest), (logprob, greedy) in zip(pairs, actual):
         logprobs = MEMBER(torch.tensor([[*context, *rest]]))[0].log_softmax(-1)
         at = range(len(context) - 1, len(context) + len(rest) - 1)
         assert logprob == pytest.approx(sum(logprobs[i, t].item() for i, t in zip(at, rest)), rel=1e-5, abs=1e-5)
@@ -39,8 +39,8 @@ def test_scores_are_those_of_each_pair_alone(pairs, batch):
 @given(prompts=st.lists(ids, min_size=1, max_size=5), end=token)
 def test_generation_drops_the_end_and_keeps_the_order(prompts, end):
     limits = list(range(1, len(prompts) + 1))
-    found = harness.generate_sorted(MEMBER, prompts, limits, end, 2)
-    for prompt, limit, new in zip(prompts, limits, found):
+    actual = harness.generate_sorted(MEMBER, prompts, limits, end, 2)
+    for prompt, limit, new in zip(prompts, limits, actual):
         alone = MEMBER.generate([prompt], limit, (end,))[0]
         assert new == (alone[:-1] if alone[-1] == end else alone)
 
@@ -103,7 +103,7 @@ def test_the_whole_way_through_lm_eval(tmp_path):
         "generation_kwargs: {until: ['.'], max_gen_toks: 4}\nmetric_list: [{metric: exact_match}]\n" + common
     )
     names = ["sums_choice", "sums_rolling", "sums_say"]
-    found = harness.Harness(names, tmp_path / "sums").run(member, tmp_path / "tokenizer", limit=5)
+    actual = harness.Harness(names, tmp_path / "sums").run(member, tmp_path / "tokenizer", limit=5)
 
     def encode(text):
         return tokenizer.encode(text).ids
@@ -118,8 +118,8 @@ def test_the_whole_way_through_lm_eval(tmp_path):
         words += len(row["text"].split())
         text = tokenizer.decode(member.generate([context], 4, (EOS_ID,))[0])
         said += harness.cut_at(text, ["."]) == "4"
-    assert found["sums_choice"]["acc"] == right / 5
-    assert found["sums_rolling"]["word_perplexity"] == pytest.approx(2.718281828 ** (-logprob / words), rel=1e-5)
-    assert found["sums_say"]["exact_match"] == said / 5
+    assert actual["sums_choice"]["acc"] == right / 5
+    assert actual["sums_rolling"]["word_perplexity"] == pytest.approx(2.718281828 ** (-logprob / words), rel=1e-5)
+    assert actual["sums_say"]["exact_match"] == said / 5
     with pytest.raises(ElasticError, match="no task 'sums_nothing'"):
         harness.Harness(["sums_nothing"], tmp_path / "sums")

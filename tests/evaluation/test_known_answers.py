@@ -113,17 +113,17 @@ def run(capsys, *arguments: object) -> tuple[object, str, str]:
 
 def test_the_command_writes_what_the_family_then_chooses_by(capsys, folder, data):
     code, out, err = run(capsys, folder, "--data", data.path, *QUICK, "--json")
-    told = json.loads(out)
-    assert (code, err) == (0, "") and told["samples"] == 64 and told["out"] == str(folder / FILE)
-    assert [row["member"] for row in told["members"]] == ["6b", "9b", "12b"]
-    assert [row["cost"] for row in told["members"]][::2] == [0, 1]
-    assert [row["dial"] for row in told["auto"]] == list(TRIED)
-    assert all(row["interval"][0] <= row["gain"] <= row["interval"][1] for row in told["auto"])
+    report = json.loads(out)
+    assert (code, err) == (0, "") and report["samples"] == 64 and report["out"] == str(folder / FILE)
+    assert [row["member"] for row in report["members"]] == ["6b", "9b", "12b"]
+    assert [row["cost"] for row in report["members"]][::2] == [0, 1]
+    assert [row["dial"] for row in report["auto"]] == list(TRIED)
+    assert all(row["interval"][0] <= row["gain"] <= row["interval"][1] for row in report["auto"])
     family = load_family(folder)
     given = examples(data, 64, 20, 6)
     auto = family.auto(0.5)
     names = auto.choose([example.prompt for example in given])
-    costs = {row["member"]: row["cost"] for row in told["members"]}
+    costs = {row["member"]: row["cost"] for row in report["members"]}
     assert sum(costs[name] for name in names) / 64 == pytest.approx(0.5, abs=0.03)
     code, out, err = run(capsys, folder, "--data", data.path, *QUICK)
     assert code == 2 and err == f"error: {folder / FILE}: already exists; --force replaces it\n"

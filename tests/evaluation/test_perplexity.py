@@ -37,15 +37,15 @@ def test_every_token_is_predicted_once_from_its_window(data):
     length, batch = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
     max_tokens = data.draw(st.none() | st.integers(1, 40))
     expected = slowly(MODEL, tokens, length, max_tokens)
-    found = perplexity(MODEL, tokens, length, batch, max_tokens)
-    assert found.tokens == len(expected)
-    assert found.nats == pytest.approx(np.mean(expected), rel=1e-9)
+    result = perplexity(MODEL, tokens, length, batch, max_tokens)
+    assert result.tokens == len(expected)
+    assert result.nats == pytest.approx(np.mean(expected), rel=1e-9)
 
 
 def test_a_model_that_knows_nothing_has_the_loss_of_a_die():
-    found = perplexity(lambda t: torch.zeros(*t.shape, 10), np.zeros(5000, dtype=np.int32), 64, 8)
-    assert found.nats == pytest.approx(math.log(10)) and found.perplexity == pytest.approx(10)
-    assert found.tokens == 4999
+    result = perplexity(lambda t: torch.zeros(*t.shape, 10), np.zeros(5000, dtype=np.int32), 64, 8)
+    assert result.nats == pytest.approx(math.log(10)) and result.perplexity == pytest.approx(10)
+    assert result.tokens == 4999
 
 
 def test_it_reads_a_memory_map_and_leaves_no_gradient(tmp_path):

@@ -74,9 +74,9 @@ def test_the_seed_decides():
     assert not np.array_equal(one.search_sl, other.search_sl)
 
 
-@pytest.mark.parametrize(("documents", "found"), [([], 0), ([np.arange(40)], 0), ([np.arange(20)] * 8, 7)])
-def test_too_little_is_refused(documents, found):
-    with pytest.raises(ElasticError, match=rf"mine: \d+ tokens make {found} sequences of 10 in each half"):
+@pytest.mark.parametrize(("documents", "actual"), [([], 0), ([np.arange(40)], 0), ([np.arange(20)] * 8, 7)])
+def test_too_little_is_refused(documents, actual):
+    with pytest.raises(ElasticError, match=rf"mine: \d+ tokens make {actual} sequences of 10 in each half"):
         halves_of(documents, 10, 10_000, where="mine")
 
 
@@ -126,19 +126,19 @@ def test_the_layer_that_the_data_needs_is_kept_whole(needed):
     model, family = lopsided(needed), made()
     start, halves = start_of(family), halves_of(spoken(model, 60, 33), 16, 512)
     runtime = FamilyRuntime(model, {m.name: m.subnet for m in family})
-    found = specialize(runtime, family, start, BUDGET, halves, candidates=20)
-    assert found.path == start and start.by_index[needed].widths["ffn"] < 16
-    assert found.found.by_index[needed].widths["ffn"] == 16
-    assert found.wins and found.shape == found.found and found.gain.low > 0.01
-    assert BUDGET.cost(SHAPE, found.found) <= BUDGET.target(SHAPE)
-    assert found.found in trained_space(family, start) and found.found <= SHAPE.full
+    result = specialize(runtime, family, start, BUDGET, halves, candidates=20)
+    assert result.path == start and start.by_index[needed].widths["ffn"] < 16
+    assert result.candidate.by_index[needed].widths["ffn"] == 16
+    assert result.wins and result.shape == result.candidate and result.gain.low > 0.01
+    assert BUDGET.cost(SHAPE, result.candidate) <= BUDGET.target(SHAPE)
+    assert result.candidate in trained_space(family, start) and result.candidate <= SHAPE.full
     # the figures are those of the shapes, on the halves that they are said to be of
-    for at, subnet in enumerate((found.path, found.found)):
+    for at, subnet in enumerate((result.path, result.candidate)):
         member = runtime.select(subnet)
-        assert found.searched[at] == pytest.approx(sequence_losses(member, halves.search_sl).mean(), rel=1e-12)
-        assert found.held_out[at] == pytest.approx(sequence_losses(member, halves.held_out_sl).mean(), rel=1e-12)
-    assert found.gain.mean == pytest.approx(found.held_out[0] - found.held_out[1], abs=1e-12)
-    assert specialize(runtime, family, start, BUDGET, halves, candidates=20) == found
+        assert result.searched[at] == pytest.approx(sequence_losses(member, halves.search_sl).mean(), rel=1e-12)
+        assert result.held_out[at] == pytest.approx(sequence_losses(member, halves.held_out_sl).mean(), rel=1e-12)
+    assert result.gain.mean == pytest.approx(result.held_out[0] - result.held_out[1], abs=1e-12)
+    assert specialize(runtime, family, start, BUDGET, halves, candidates=20) == result
 
 
 def test_what_is_better_by_chance_is_not_taken():
@@ -146,17 +146,17 @@ def test_what_is_better_by_chance_is_not_taken():
     family, rng = made(), np.random.default_rng(0)
     runtime = FamilyRuntime(NemotronH.random(SHAPE, seed=0), {m.name: m.subnet for m in family})
     halves = halves_of([rng.integers(0, SHAPE.vocab, 33) for _ in range(400)], 16, 128)
-    found = specialize(runtime, family, start_of(family), BUDGET, halves, candidates=20)
-    assert found.found != found.path and found.searched[1] < found.searched[0] - 0.01
-    assert found.gain.holds_zero and not found.wins and found.shape == found.path
+    result = specialize(runtime, family, start_of(family), BUDGET, halves, candidates=20)
+    assert result.candidate != result.path and result.searched[1] < result.searched[0] - 0.01
+    assert result.gain.holds_zero and not result.wins and result.shape == result.path
 
 
 def test_among_equals_the_path_stays():
     family, model = made(), lopsided(needed=9)  # no layer says anything
     halves = halves_of(spoken(model, 20, 33), 16, 256)
     runtime = FamilyRuntime(model, {m.name: m.subnet for m in family})
-    found = specialize(runtime, family, start_of(family), BUDGET, halves, candidates=12)
-    assert found.found == found.path and found.gain.mean == 0.0 and not found.wins and found.trials > 3
+    result = specialize(runtime, family, start_of(family), BUDGET, halves, candidates=12)
+    assert result.candidate == result.path and result.gain.mean == 0.0 and not result.wins and result.trials > 3
 
 
 @pytest.mark.parametrize(
@@ -165,12 +165,12 @@ def test_among_equals_the_path_stays():
 def test_a_gain_counts_where_its_interval_is_above_zero(interval, wins):
     family = made()
     start, other = start_of(family), family.members[1].subnet
-    found = Specialized(start, other, (2.0, 1.9), (2.0, 1.9), Interval(*interval, 20), 5)
-    assert found.wins is wins and found.shape == (other if wins else start)
-    told = found.to_json(family)
-    assert told["wins"] is wins and told["gain"]["low"] == interval[1]
-    assert Subnet.from_json(told["found"]["subnet"], SHAPE) == other
-    assert not replace(found, found=start, gain=Interval(0.0, 0.0, 0.0, 20)).wins
+    actual = Specialized(start, other, (2.0, 1.9), (2.0, 1.9), Interval(*interval, 20), 5)
+    assert actual.wins is wins and actual.shape == (other if wins else start)
+    report = actual.to_json(family)
+    assert report["wins"] is wins and report["gain"]["low"] == interval[1]
+    assert Subnet.from_json(report["found"]["subnet"], SHAPE) == other
+    assert not replace(actual, candidate=start, gain=Interval(0.0, 0.0, 0.0, 20)).wins
 
 
 def test_a_broken_model_is_told():

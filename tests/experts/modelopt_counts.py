@@ -18,13 +18,13 @@ logging.disable(logging.WARNING)
 def main() -> None:
     from modelopt.torch.nas.plugins.megatron_model_stats import mcore_param_count
 
-    told = [
+    report = [
         mcore_param_count(
             SimpleNamespace(**shape["config"]), shape["vocab_size"], hybrid_layer_pattern=shape["hybrid_layer_pattern"]
         )
         for shape in json.load(sys.stdin)
     ]
-    print(json.dumps([version("nvidia-modelopt"), told]))
+    print(json.dumps([version("nvidia-modelopt"), report]))
 
 
 if __name__ == "__main__":

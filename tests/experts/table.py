@@ -55,23 +55,23 @@ COUNTED: dict[str, tuple[Parent, Subnet]] = {
 
 def with_experts() -> dict[str, tuple[Parent, Subnet]]:
     """The cases of the tests of parity whose layers have experts."""
-    found = {name: case for name, case in CASES.items() if "E" in case[0].pattern}
-    return dict(sorted(found.items(), key=lambda item: item[1][0].has(LATENT)))
+    cases = {name: case for name, case in CASES.items() if "E" in case[0].pattern}
+    return dict(sorted(cases.items(), key=lambda item: item[1][0].has(LATENT)))
 
 
 def title(parent: Parent, member: Subnet) -> str:
     """What of the parent a member keeps less of."""
     if member == parent.full:
         return "whole"
-    told = ["hidden"] if member.hidden < parent.hidden else []
-    told += ["depth"] if len(member.layers) < parent.num_layers else []
-    told += [a for kind in parent.kinds for a in kind.widths if min(member.widths(a), default=0) < parent.size(a)]
+    words = ["hidden"] if member.hidden < parent.hidden else []
+    words += ["depth"] if len(member.layers) < parent.num_layers else []
+    words += [a for kind in parent.kinds for a in kind.widths if min(member.widths(a), default=0) < parent.size(a)]
     uneven = "" if member.is_uniform else ", by layer"
     axes = parent.kind(MOE).widths
-    if len(axes) > 1 and set(axes) <= set(told):
-        others = [axis for axis in told if axis not in axes]
-        return f"{'every axis' if set(told) >= set(parent.axes) else ', '.join([*others, 'all of experts'])}{uneven}"
-    return ", ".join(told) + uneven
+    if len(axes) > 1 and set(axes) <= set(words):
+        others = [axis for axis in words if axis not in axes]
+        return f"{'every axis' if set(words) >= set(parent.axes) else ', '.join([*others, 'all of experts'])}{uneven}"
+    return ", ".join(words) + uneven
 
 
 def write_folders(place: Path) -> None:
@@ -93,11 +93,11 @@ def write_folders(place: Path) -> None:
             (place / "uniform" / name).symlink_to(folder, target_is_directory=True)
 
 
-def ask(python: Path, script: Path, *arguments: Path, told: str | None = None) -> str:
+def ask(python: Path, script: Path, *arguments: Path, text: str | None = None) -> str:
     """What a script says in another environment, which has nothing of this one."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"HF_HUB_OFFLINE": "1"}
     command = [str(python.absolute()), "-W", "ignore", str(script), *map(str, arguments)]
-    return subprocess.run(command, env=env, input=told, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return subprocess.run(command, env=env, input=text, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def release(python: Path, package: str) -> str:
@@ -129,18 +129,18 @@ def compare(name: str, folder: Path) -> dict[str, Any]:
 
 def logits_table(place: Path) -> tuple[list[str], list[str]]:
     """Lines of the table, and what is not as it should be."""
-    told = ("family", "smaller in", "parameters", "active", "largest logit")
-    heads = (*told, "masked", "Megatron slice", "transformers", "mlx-lm")
+    head = ("family", "smaller in", "parameters", "active", "largest logit")
+    heads = (*head, "masked", "Megatron slice", "transformers", "mlx-lm")
     lines = [f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * 7]
     faults = []
     for name, (parent, member) in with_experts().items():
-        found = compare(name, place / "all" / name)
-        apart = found["apart"]
-        faults += [f"{name}: {key} {d:.1e}" for key, d in apart.items() if d > TOLERANCE * found["largest"]]
-        faults += [f"{name}: other tokens"] if found["same"] < found["tokens"] else []
+        actual = compare(name, place / "all" / name)
+        apart = actual["apart"]
+        faults += [f"{name}: {key} {d:.1e}" for key, d in apart.items() if d > TOLERANCE * actual["largest"]]
+        faults += [f"{name}: other tokens"] if actual["same"] < actual["tokens"] else []
         lines.append(
             f"| {'latent' if parent.has(LATENT) else 'plain'} | {title(parent, member)} "
-            f"| {parameters(parent, member):,} | {active_parameters(parent, member):,} | {found['largest']:.2f} "
+            f"| {parameters(parent, member):,} | {active_parameters(parent, member):,} | {actual['largest']:.2f} "
             f"| {apart['masked']:.1e} | {apart['megatron']:.1e} | {apart['transformers']:.1e} "
             f"| {format(apart['mlx'], '.1e') if 'mlx' in apart else '-'} |"
         )
@@ -160,7 +160,7 @@ def megatron_shape(parent: Parent, member: Subnet) -> dict[str, Any]:
 def counts_table(python: Path) -> tuple[list[str], list[str], str]:
     """Lines of the table, what is not as it should be, and ModelOpt's release."""
     asked = json.dumps([megatron_shape(parent, member) for parent, member in COUNTED.values()])
-    released, theirs = json.loads(ask(python, Path(__file__).with_name("modelopt_counts.py"), told=asked))
+    released, theirs = json.loads(ask(python, Path(__file__).with_name("modelopt_counts.py"), text=asked))
     lines = [
         "| | parameters | ModelOpt's, and gates' biases | active | ModelOpt's, and gates' biases |",
         "|---|---:|---:|---:|---:|",
@@ -192,7 +192,7 @@ def main() -> int:
     packages = {"transformers": args.transformers, "mlx-lm": args.mlx}
     transformers, mlx = (release(python, package) for package, python in packages.items())
     ours = torch.__version__.partition("+")[0]
-    told = [
+    lines = [
         "Largest difference between the logits of the folder that was cut, as our runtime reads it, and those of the",
         f"masked parent, of the parent's slices on megatron-core {release(args.bridge, 'megatron-core')},",
         f"of transformers {transformers} and of mlx-lm {mlx} (torch {ours}, float32, CPU).",
@@ -202,7 +202,7 @@ def main() -> int:
         f"ModelOpt {modelopt} counts from megatron-core's config. The biases by which a gate balances its experts are",
         "no parameters to it, but a buffer.",
     ]
-    text = "\n".join([*logits, "", *told, "", *counts, "", *counted, ""])
+    text = "\n".join([*logits, "", *lines, "", *counts, "", *counted, ""])
     print(text)
     if args.markdown and not faults + wrong:
         args.markdown.write_text(text)

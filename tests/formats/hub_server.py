@@ -81,9 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = self.path.split("?")[0].strip("/").split("/")
         if parts[:3] == ["api", "repos", "create"]:
-            told = json.loads(body)
-            repo = f"{told.get('organization') or 'me'}/{told['name']}"
-            hub.made[repo] = bool(told.get("private"))
+            report = json.loads(body)
+            repo = f"{report.get('organization') or 'me'}/{report['name']}"
+            hub.made[repo] = bool(report.get("private"))
             hub.models.setdefault(repo, {})
             return self._json({"url": f"{hub.address}/{repo}"})
         if parts[:2] == ["api", "validate-yaml"]:

@@ -39,15 +39,15 @@ def raw(tmp_path):
 @pytest.fixture
 def asked(monkeypatch):
     """First and last byte of a tensor's reads."""
-    found: list[tuple[int, int]] = []
+    seen: list[tuple[int, int]] = []
     original = Extent.read
 
     def read(self, start, stop, *into):
-        found.append((start, stop))
+        seen.append((start, stop))
         return original(self, start, stop, *into)
 
     monkeypatch.setattr(Extent, "read", read)
-    return found
+    return seen
 
 
 @pytest.mark.parametrize("span", [1, ROW, 4 * ROW, 10**6])
@@ -81,8 +81,8 @@ def test_a_small_tensor_in_stripes_is_one_piece():
     """Every piece is handed from thread to thread: thousands of tensors would have several each for nothing."""
     (piece,) = Pieces(Raw("U32", WORDS), KEPT)()
     np.testing.assert_array_equal(piece, WORDS[ROWS_KEPT, :8])
-    found = [len(piece) for piece in Pieces(Raw("U32", WORDS), KEPT, 13 * ROW)()]
-    assert found == [12, 12]
+    actual = [len(piece) for piece in Pieces(Raw("U32", WORDS), KEPT, 13 * ROW)()]
+    assert actual == [12, 12]
 
 
 @pytest.mark.parametrize("part_rows", [1, 5, 8, ROWS])
@@ -124,11 +124,11 @@ def test_words_are_those_that_torch_makes(source: str, target: str) -> None:
     there = to_torch(Raw(source, words))
     wanted = there.to({"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[target])
     fits = (torch.isinf(wanted) == torch.isinf(there)).numpy()
-    found = convert(words[fits], source, target)
-    assert found.dtype == word(target)
+    actual = convert(words[fits], source, target)
+    assert actual.dtype == word(target)
     number = ~torch.isnan(wanted).numpy()[fits]
-    assert np.array_equal(found[number], from_torch(wanted).words[fits][number])
-    assert np.isnan(Raw(target, found).numpy()[~number]).all() and (~number).any()
+    assert np.array_equal(actual[number], from_torch(wanted).words[fits][number])
+    assert np.isnan(Raw(target, actual).numpy()[~number]).all() and (~number).any()
     assert fits.all() == ((source, target) not in (("F32", "F16"), ("BF16", "F16"), ("F32", "BF16")))
     if not fits.all():
         for large in (words[~fits][:1], words[~fits][-1:]):

@@ -46,9 +46,9 @@ def test_a_folder_without_the_file_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff"])
 def test_a_damaged_file_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
-    with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: not a tokenizer \(") as told:
+    with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: not a tokenizer \(") as caught:
         load_tokenizer(tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def bpe(**more) -> dict:
@@ -88,9 +88,9 @@ def test_what_ends_the_process_is_told_in_one_line(
     tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(PANICS[name]))
-    with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: not a tokenizer \(.+\)$") as told:
+    with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: not a tokenizer \(.+\)$") as caught:
         load_tokenizer(tmp_path)
-    assert "\n" not in str(told.value) and capfd.readouterr() == ("", "")
+    assert "\n" not in str(caught.value) and capfd.readouterr() == ("", "")
 
 
 def test_the_whole_one_of_these_is_read(tmp_path: Path) -> None:

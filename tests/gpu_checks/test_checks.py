@@ -64,15 +64,15 @@ RIGHT = Kernels(fused, scan, conv, 16)
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, Any]:
+def judged() -> dict[str, Any]:
     """All cases by calls that are right."""
     out: dict[str, Any] = {}
     kernel_checks.part(RIGHT, "cpu", CASES, lambda case, entry: out.update({str(CASES.index(case)): entry}))
     return out
 
 
-def test_right_kernels_pass_on_every_case(found: dict[str, Any]) -> None:
-    result = kernel_checks.judge(found)
+def test_right_kernels_pass_on_every_case(judged: dict[str, Any]) -> None:
+    result = kernel_checks.judge(judged)
     assert result["ok"], result["told"]
     assert result["figures"]["cases"] == len(CASES) and set(result["figures"]) >= {"float32", "bf16"}
     assert re.fullmatch(r"float32: output \S+, gradients \S+; bf16: output \S+, gradients \S+", result["told"])
@@ -96,16 +96,16 @@ class _Shifted(torch.autograd.Function):
 def test_a_wrong_gradient_is_found_though_the_output_is_right() -> None:
     case = next(case for case in CASES if case.widths.fused)
     got = compare(case, replace(RIGHT, fused=misaligned))
-    told = faults(case, got, LIMITS)
-    assert got["out"] < 1e-6 and any("gradient of in_proj differs" in line for line in told)
+    report = faults(case, got, LIMITS)
+    assert got["out"] < 1e-6 and any("gradient of in_proj differs" in line for line in report)
 
 
-def test_what_was_not_compared_or_is_no_number_is_wrong(found: dict[str, Any]) -> None:
-    less = {key: value for key, value in found.items() if key != "3"}
+def test_what_was_not_compared_or_is_no_number_is_wrong(judged: dict[str, Any]) -> None:
+    less = {key: value for key, value in judged.items() if key != "3"}
     result = kernel_checks.judge(less, ["RuntimeError: CUDA error: misaligned address"])
     assert not result["ok"] and result["told"] == "RuntimeError: CUDA error: misaligned address, and 1 more"
     assert result["figures"]["wrong"][1] == f"{CASES[3].title} (float32): not compared"
-    nan = found | {"0": found["0"] | {"out": float("nan")}}
+    nan = judged | {"0": judged["0"] | {"out": float("nan")}}
     assert kernel_checks.judge(nan)["told"] == "whole (float32): the output differs by nan"
 
 
@@ -114,9 +114,9 @@ def test_slices_are_timed_against_what_they_are_cut_from() -> None:
     times = kernel_checks.times(None, "cpu", short, rounds=1)
     assert list(times) == [case.title for case in SPEED] and min(times.values()) > 0
     times = dict(zip(times, (8.0, 6.0, 4.0, 2.0, 1.5), strict=True))
-    told = kernel_checks.shares(times, short)
-    assert told.startswith("128 heads 8.00 ms, 96 heads 6.00 ms (0.75), 80 heads 4.00 ms (0.50), 32 heads")
-    assert told.endswith("2.00 ms, 28 of them 1.50 ms (0.75)")
+    report = kernel_checks.shares(times, short)
+    assert report.startswith("128 heads 8.00 ms, 96 heads 6.00 ms (0.75), 80 heads 4.00 ms (0.50), 32 heads")
+    assert report.endswith("2.00 ms, 28 of them 1.50 ms (0.75)")
     assert [case.widths.fused for case in SPEED] == [True, True, True, True, False]
 
 
@@ -213,9 +213,9 @@ def test_each_check_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
         ("fine", True), ("crash", False), ("abort", False), ("hang", False), ("fine", None),
     ]  # fmt: skip
     assert results[0].figures == {"x": 1}
-    assert results[1].told == "failed: RuntimeError: CUDA error: misaligned address"
-    assert results[3].told == "not done in 5 s" and results[3].seconds < 600
-    assert results[4].told == "not run: mamba-ssm not installed"
+    assert results[1].message == "failed: RuntimeError: CUDA error: misaligned address"
+    assert results[3].message == "not done in 5 s" and results[3].seconds < 600
+    assert results[4].message == "not run: mamba-ssm not installed"
     assert said == [r.name for r in results]
 
 
@@ -248,8 +248,8 @@ def test_without_a_gpu_doctor_says_what_it_would_run(
     lines = [line for line in text.splitlines() if "would run:" in line]
     assert len(lines) == len(CHECKS) and all(c.name in line and c.would in line for c, line in zip(CHECKS, lines))
     code, text = doctor(capsys, "--kernels", "--json")
-    told = json.loads(text)
-    assert code == 0 and told["ok"] and [x["ok"] for x in told["kernels"]] == [None] * len(CHECKS)
+    data = json.loads(text)
+    assert code == 0 and data["ok"] and [x["ok"] for x in data["kernels"]] == [None] * len(CHECKS)
     assert "kernels" not in json.loads(doctor(capsys, "--json")[1])
 
 

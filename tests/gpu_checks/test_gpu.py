@@ -47,7 +47,7 @@ def test_the_checks_of_doctor(check: KernelCheck) -> None:
     if reason is not None:
         pytest.skip(reason)
     result = perform(check, "cuda", PATIENCE)
-    assert result.ok, result.told
+    assert result.ok, result.message
 
 
 @pytest.mark.slow

@@ -129,11 +129,11 @@ def save_and_load(place: Path) -> dict[str, Any]:
 def judge_load(losses: list[float], again: list[float], other: list[str]) -> dict[str, Any]:
     """The result: steps are those of the run without a stop, and what was loaded is what was saved."""
     worst = _worst(again, losses[SAVED:]) if len(again) == STEPS - SAVED else float("inf")
-    told = f"weights, router and moments come back byte for byte; later losses differ by {worst:.1e}"
+    message = f"weights, router and moments come back byte for byte; later losses differ by {worst:.1e}"
     if other:
-        told = f"{len(other)} tensors come back changed, such as {other[0]}"
+        message = f"{len(other)} tensors come back changed, such as {other[0]}"
     figures = {"losses": losses, "after loading": again, "deviation": worst, "changed": other}
-    return {"ok": not other and worst <= GONE_ON, "told": told, "figures": figures}
+    return {"ok": not other and worst <= GONE_ON, "told": message, "figures": figures}
 
 
 def tensor_parallel(place: Path) -> dict[str, Any]:
@@ -141,15 +141,15 @@ def tensor_parallel(place: Path) -> dict[str, Any]:
     data = make_data(place)
     one, two = launch(data, place / "one"), launch(data, place / "two", 2)
     worst = _worst(two, one)
-    told = f"losses of {len(one)} steps on two ranks differ from one rank's by {worst:.1e}"
-    return {"ok": worst <= ON_TWO, "told": told, "figures": {"one": one, "two": two, "deviation": worst}}
+    message = f"losses of {len(one)} steps on two ranks differ from one rank's by {worst:.1e}"
+    return {"ok": worst <= ON_TWO, "told": message, "figures": {"one": one, "two": two, "deviation": worst}}
 
 
-def _worst(found: list[float], wanted: list[float]) -> float:
+def _worst(actual: list[float], wanted: list[float]) -> float:
     """Largest relative difference; infinite where lengths differ or one is no number."""
-    if len(found) != len(wanted) or not wanted:
+    if len(actual) != len(wanted) or not wanted:
         return float("inf")
-    each = [abs(a - b) / abs(b) for a, b in zip(found, wanted, strict=True)]
+    each = [abs(a - b) / abs(b) for a, b in zip(actual, wanted, strict=True)]
     return max(each) if all(x == x for x in each) else float("inf")
 
 

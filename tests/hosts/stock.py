@@ -88,26 +88,26 @@ def outcome(name: str, make: Callable[[], Any], apply: Callable[[Any], str], hub
         (asked,) = set(re.findall(r"nvidia/[\w.-]+\w", str(error)))
         return Outcome(name, HUB, asked)
     try:
-        told = apply(recipe)
+        answer = apply(recipe)
     except ElasticError as error:
         return Outcome(name, REFUSED, re.sub(r"\(target_modules=.* is not", "(…) is not", str(error)))
-    changes, _, warned = told.replace(f"{os.getcwd()}/", "").partition("\napply_elastic warns:\n")
-    found = dict(line.strip().split(": ", 1) for line in changes.splitlines()[1:] if " -> " in line)
-    return Outcome(name, ACCEPTED, "", found, [line.strip() for line in warned.splitlines()])
+    changes, _, warned = answer.replace(f"{os.getcwd()}/", "").partition("\napply_elastic warns:\n")
+    settings = dict(line.strip().split(": ", 1) for line in changes.splitlines()[1:] if " -> " in line)
+    return Outcome(name, ACCEPTED, "", settings, [line.strip() for line in warned.splitlines()])
 
 
-def markdown(found: Sequence[Outcome]) -> str:
+def markdown(results: Sequence[Outcome]) -> str:
     """The table: recipes of one outcome share a row; below it the settings that change, and in which rows."""
     alike: dict[Any, list[Outcome]] = {}
-    for one in sorted(found, key=lambda x: (ACCEPTED, REFUSED, HUB).index(x.verdict)):
+    for one in sorted(results, key=lambda x: (ACCEPTED, REFUSED, HUB).index(x.verdict)):
         alike.setdefault((one.verdict, one.line, *one.warnings, *one.changes.items()), []).append(one)
     rows = list(enumerate(alike.values(), 1))
     lines = ["| | Recipes | `apply_elastic` | It warns of, or the line that refuses |", "|---:|---|---|---|"]
     for number, (first, *_) in ((n, ones) for n, ones in rows):
         names = ", ".join(f"`{one.recipe}`" for one in dict(rows)[number])
         count = f", {len(first.changes)} changes" if first.verdict == ACCEPTED else ""
-        told = "<br>".join(_cell(line) for line in (first.line, *first.warnings) if line)
-        lines.append(f"| {number} | {names} | {first.verdict}{count} | {told} |")
+        message = "<br>".join(_cell(line) for line in (first.line, *first.warnings) if line)
+        lines.append(f"| {number} | {names} | {first.verdict}{count} | {message} |")
     accepted = {number: ones[0] for number, ones in rows if ones[0].verdict == ACCEPTED}
     settings = sorted({(name, what) for one in accepted.values() for name, what in one.changes.items()})
     lines += ["", "| Setting | becomes | in the rows |", "|---|---|---|"]
@@ -118,8 +118,8 @@ def markdown(found: Sequence[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_table(file: str, found: Iterable[Outcome]) -> None:
-    Path(file).write_text(markdown(list(found)), encoding="utf-8")
+def write_table(file: str, results: Iterable[Outcome]) -> None:
+    Path(file).write_text(markdown(list(results)), encoding="utf-8")
 
 
 def run_steps(
@@ -152,27 +152,27 @@ def run_steps(
     torch.set_num_threads(1)
     forks.run(place / "log" / "data", 1, data)
     alike: dict[Any, str] = {}
-    found: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
     for name, own in settings.items():
         first = alike.setdefault(frozenset((k, v) for k, v in own.items() if not re.fullmatch(SIZES, k)), name)
         if first == name:
             began = time.monotonic()
             ran = forks.start(place / "log" / name, 1, step, name, place)
             (code,) = ran.wait(seconds)
-            found[name] = ran.result() if code == 0 else {"code": code, "said": ran.said()[-3000:]}
-            found[name]["seconds"] = time.monotonic() - began
+            seen[name] = ran.result() if code == 0 else {"code": code, "said": ran.said()[-3000:]}
+            seen[name]["seconds"] = time.monotonic() - began
         else:
-            found[name] = {"as": first}
-    (place / "steps.json").write_text(json.dumps(found))
+            seen[name] = {"as": first}
+    (place / "steps.json").write_text(json.dumps(seen))
 
 
 def check_steps(place: Path, accepted: Sequence[str], steps: int) -> dict[str, Any]:
     """Every accepted recipe has trained: finite losses of all members, a rate, a checkpoint that is a family."""
-    found = json.loads((place / "steps.json").read_text())
-    assert sorted(found) == sorted(accepted)
-    for name, one in found.items():
+    actual = json.loads((place / "steps.json").read_text())
+    assert sorted(actual) == sorted(accepted)
+    for name, one in actual.items():
         if "as" in one:
-            assert "as" not in found[one["as"]]
+            assert "as" not in actual[one["as"]]
             continue
         assert "code" not in one, f"{name}: {one}"
         lines = [line for line in one["lines"] if line["kind"] == "step"]
@@ -182,7 +182,7 @@ def check_steps(place: Path, accepted: Sequence[str], steps: int) -> dict[str, A
             assert line["lr"] > 0
         family = open_source(one["checkpoints"]).family
         assert family is not None and [member.name for member in family] == ["full", "small"], name
-    return found
+    return actual
 
 
 def _cell(text: str) -> str:

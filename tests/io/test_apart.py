@@ -95,16 +95,16 @@ def test_it_writes_no_file(tmp_path):
 
 
 def test_threads_get_their_own_answers():
-    found: dict[int, list[int]] = {}
+    seen: dict[int, list[int]] = {}
     threads = [
-        threading.Thread(target=lambda i=i: found.update({i: [apart(f"{HERE}:double", i) for _ in range(50)]}))
+        threading.Thread(target=lambda i=i: seen.update({i: [apart(f"{HERE}:double", i) for _ in range(50)]}))
         for i in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {i: [2 * i] * 50 for i in range(4)}
+    assert seen == {i: [2 * i] * 50 for i in range(4)}
 
 
 def test_a_fork_has_a_process_of_its_own():

@@ -146,13 +146,13 @@ def test_a_full_disk_told_by_another_library_is_known_and_a_bug_is_not(tmp_path)
 
     text = 'Error while serializing: I/O error: Os { code: 28, message: "No space left on device" }'
     assert "no space left" in str(explain_os_error(SafetensorError(text), tmp_path))
-    for words, told in (
+    for words, message in (
         ("Worker failure: [Errno 28] No space left on device", "no space left"),
         ("Worker failure: [Errno 27] File too large", "a file is larger"),
         ("[enforce fail at inline_container.cc:664] . unexpected pos 4800 vs 4694", "could not be written to its end"),
         ("PytorchStreamWriter failed writing file data/0: file write failed", "could not be written to its end"),
     ):
-        assert told in str(explain_os_error(RuntimeError(words), tmp_path))
+        assert message in str(explain_os_error(RuntimeError(words), tmp_path))
     reader = "PytorchStreamReader failed reading zip archive: [enforce fail at inline_container.cc:1]"
     assert explain_os_error(RuntimeError(reader), tmp_path) is None
     assert explain_os_error(RuntimeError("bug"), tmp_path) is None
@@ -164,13 +164,13 @@ def test_a_full_disk_told_by_another_library_is_known_and_a_bug_is_not(tmp_path)
 def test_a_broken_disk_is_one_line(tmp_path, code):
     """With the name of the file that failed where the system gives one: a read of an open file has none."""
     out, why = tmp_path / "out", os.strerror(code)
-    for name, told in (
+    for name, message in (
         (None, f"{out}: cannot be written ({why}: {out})"),
         (tmp_path / "source", f"{tmp_path / 'source'}: cannot be read ({why})"),
     ):
         with pytest.raises(ElasticError) as raised, atomic_dir(out):
             raise OSError(code, why, None if name is None else str(name))
-        assert str(raised.value) == told
+        assert str(raised.value) == message
     assert names(tmp_path) == []
 
 
@@ -195,14 +195,14 @@ def test_a_source_that_went_away_is_one_line(tmp_path):
 
 def test_what_cannot_be_read_is_not_said_to_be_unwritable(tmp_path):
     out, denied = tmp_path / "out", tmp_path / "tokenizer.json"
-    for where, told in (
+    for where, message in (
         (denied, f"{denied}: cannot be read (Permission denied)"),
         (out, f"{out}: cannot be written (Permission denied: {out})"),
         (tmp_path / ".out.0123abcd.tmp" / "sub" / "x", f"{out}: cannot be written (Permission denied: {tmp_path})"),
         (None, f"{out}: cannot be written (Permission denied: {out})"),
     ):
         exc = PermissionError(errno.EACCES, "Permission denied", None if where is None else str(where))
-        assert str(explain_os_error(exc, out)) == told
+        assert str(explain_os_error(exc, out)) == message
 
 
 def test_an_unwritable_place_is_one_line(tmp_path):
@@ -239,9 +239,9 @@ def test_an_unwritable_folder_is_one_line_that_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(os, "mkdir", lambda path, *rest, **other: refuse(path, *rest, make=True, **other))
     for out in (tmp_path / "ro" / "out", tmp_path / "ro" / "a" / "out"):
-        with pytest.raises(ElasticError) as told:
+        with pytest.raises(ElasticError) as caught:
             write(out)
-        assert told.value.message == f"{out}: cannot be written (Read-only file system: {tmp_path / 'ro'})"
+        assert caught.value.message == f"{out}: cannot be written (Read-only file system: {tmp_path / 'ro'})"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt()])
@@ -263,8 +263,8 @@ def test_of_several_files_none_is_changed_unless_all_are_on_the_disk(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        for a, b, told in (("new", "x" * 2000, second), ("x" * 2000, "new", first)):
-            with pytest.raises(ElasticError, match=f"^{told}: a file is larger .*; nothing was changed there$"):
+        for a, b, message in (("new", "x" * 2000, second), ("x" * 2000, "new", first)):
+            with pytest.raises(ElasticError, match=f"^{message}: a file is larger .*; nothing was changed there$"):
                 with prepared(first, a), prepared(second, b):
                     pytest.fail("the block must not run")
     finally:

@@ -32,10 +32,10 @@ def test_an_existing_output_is_refused_and_untouched(tmp_path, kind):
         out.write_text("old")
     else:
         out.symlink_to("nowhere")
-    told = "already exists; --force replaces it"
+    message = "already exists; --force replaces it"
     if kind == "file":
-        told = "already exists, and is not a test output that nemo-elastic wrote; name another folder"
-    with pytest.raises(ElasticError, match=f"out: {told}"):
+        message = "already exists, and is not a test output that nemo-elastic wrote; name another folder"
+    with pytest.raises(ElasticError, match=f"out: {message}"):
         write(out)
     assert names(tmp_path) == ["out"]
     assert kind != "folder" or (out / "sub" / "file").read_text() == "old"
@@ -76,8 +76,8 @@ def test_force_does_not_replace_what_is_not_ours(tmp_path, kind):
     else:
         out.symlink_to(other if kind.endswith("folder") else other / "thesis")
     before = sorted(tmp_path.rglob("*"))
-    told = "out: is not a test output that nemo-elastic wrote, so --force does not replace it; move it away first"
-    with pytest.raises(ElasticError, match=told):
+    message = "out: is not a test output that nemo-elastic wrote, so --force does not replace it; move it away first"
+    with pytest.raises(ElasticError, match=message):
         with atomic_dir(out, force=True, kind=OURS):
             pytest.fail("the block must not run")
     with pytest.raises(ElasticError, match="out: already exists, and is not a test output that"):
@@ -102,8 +102,11 @@ def test_force_does_not_replace_what_holds_anything_else(tmp_path, what):
     else:
         (out / name).write_text("mine")
     before = sorted(tmp_path.rglob("*"))
-    told = f"holds {name}{'' if 'file' in what and 'link' not in what else '@'}, which is no part of a test output"
-    for force, words in ((False, f"already exists, and {told}; name another"), (True, f"{told}, so --force does not")):
+    message = f"holds {name}{'' if 'file' in what and 'link' not in what else '@'}, which is no part of a test output"
+    for force, words in (
+        (False, f"already exists, and {message}; name another"),
+        (True, f"{message}, so --force does not"),
+    ):
         with pytest.raises(ElasticError, match=f"out: {words}"):
             write(out, force=force)
     assert sorted(tmp_path.rglob("*")) == before

@@ -70,8 +70,8 @@ def test_yaml_does_not_ask_for_what_is_outside_of_it(tmp_path, text, monkeypatch
 def test_yaml_may_ask_for_what_is_beside_it(tmp_path):
     text = "a: {b: 2, c: x}\nd: ${a.b}\ne: 'at ${a.c}: ${d}'\nf: ['${e}', '${.0}:']\ng: 'C:\\x {y: z}'\n"
     (tmp_path / "a.yaml").write_text(text.replace(", '${.0}:'", ""))
-    found = read_yaml(tmp_path / "a.yaml")
-    assert (found["d"], found["e"], found["f"], found["g"]) == (2, "at x: 2", ["at x: 2"], "C:\\x {y: z}")
+    actual = read_yaml(tmp_path / "a.yaml")
+    assert (actual["d"], actual["e"], actual["f"], actual["g"]) == (2, "at x: 2", ["at x: 2"], "C:\\x {y: z}")
 
 
 @pytest.mark.parametrize("text", ["${a}{oc.env:HOME}", "${a}{b}", r"\${b}"])
@@ -86,13 +86,13 @@ def test_plain_yaml_is_values_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("x: " + "1" * 2**18, "too long"),
         ("a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 20)), "too much"),
         ("a: &a [*a]", "an anchor holds an alias of itself"),
     ],
 )
-def test_yaml_that_stands_for_too_much_is_not_unfolded(text, told):
-    with pytest.raises(ValueError, match=told):
+def test_yaml_that_stands_for_too_much_is_not_unfolded(text, message):
+    with pytest.raises(ValueError, match=message):
         plain_yaml(text)

@@ -49,10 +49,10 @@ def padded(case: Case, kernels: Kernels) -> str:
 def main(sources: Path, file: Path) -> None:
     torch.set_num_threads(1)
     kernels = load(sources, CASES[0].chunk)
-    told = [
+    report = [
         compare(case, kernels) | {"padded": None if case.widths.fused else padded(case, kernels)} for case in CASES
     ]
-    file.write_text(json.dumps(told), encoding="utf-8")
+    file.write_text(json.dumps(report), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ class Misaligned(RuntimeError):
         self.tensor = tensor
 
 
-def _check(condition: bool, told: str) -> None:
+def _check(condition: bool, message: str) -> None:
     """TORCH_CHECK."""
     if not condition:
-        raise RuntimeError(told)
+        raise RuntimeError(message)
 
 
 def _vectors(name: str, t: torch.Tensor) -> None:
@@ -42,8 +42,10 @@ def _channels_last(x: torch.Tensor) -> bool:
 
 
 def _rows(name: str, t: torch.Tensor) -> None:
-    told = "causal_conv1d with channel last layout requires strides (x.stride(0) and x.stride(2)) to be multiples of 8"
-    _check(t.stride(2) % 8 == 0 and t.stride(0) % 8 == 0, told)
+    message = (
+        "causal_conv1d with channel last layout requires strides (x.stride(0) and x.stride(2)) to be multiples of 8"
+    )
+    _check(t.stride(2) % 8 == 0 and t.stride(0) % 8 == 0, message)
     _vectors(name, t)
 
 

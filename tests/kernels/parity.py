@@ -49,23 +49,23 @@ def run(sources: Path, place: Path) -> list[dict[str, Any]]:
 
 def judge(release: str, case: Case, got: dict[str, Any]) -> list[str]:
     """What is not as it should be."""
-    found = faults(case, got, LIMITS)
+    wrong = faults(case, got, LIMITS)
     if got["padded"] == "right" and _numbers(release) < COPIES_ROWS:
-        found.append("the fused call is right on padded rows: the emulation has lost its conditions")
-    return [f"mamba_ssm {release}, {case.title}: {fault}" for fault in found]
+        wrong.append("the fused call is right on padded rows: the emulation has lost its conditions")
+    return [f"mamba_ssm {release}, {case.title}: {fault}" for fault in wrong]
 
 
 def _numbers(release: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", release))
 
 
-def table(told: dict[str, list[dict[str, Any]]]) -> str:
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """The result in Markdown: one of deviations, one of what padded rows would give."""
-    deviations = _lines(["layer on one rank", "numbers", "channels", "calls", *told], 2)
-    padded = _lines(["layer on one rank", "numbers", "channels", *told], 2)
+    deviations = _lines(["layer on one rank", "numbers", "channels", "calls", *results], 2)
+    padded = _lines(["layer on one rank", "numbers", "channels", *results], 2)
     for i, case in enumerate(CASES):
         w, dtype = case.widths, "bf16" if case.bf16 else "float32"
-        rows = [entries[i] for entries in told.values()]
+        rows = [entries[i] for entries in results.values()]
         each = [f"{r['out']:.1e} / {max(r['grads'].values()):.1e}" for r in rows]
         deviations += _row([case.title, dtype, w.projection, "fused" if w.fused else "two", *each])
         if not w.fused:
@@ -94,15 +94,17 @@ def main() -> int:
     folders = sorted((f.parent for f in args.sources.glob("*/mamba_ssm")), key=lambda f: _numbers(f.name))
     if not folders:
         parser.error(f"no mamba_ssm in {args.sources}/*")
-    told: dict[str, list[dict[str, Any]]] = {}
+    report: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as place:
         for folder in folders:
             start = time.monotonic()
-            told[folder.name] = run(folder.resolve(), Path(place))
+            report[folder.name] = run(folder.resolve(), Path(place))
             print(f"== mamba_ssm {folder.name}: {time.monotonic() - start:.0f} s", flush=True)
-    text = table(told)
+    text = table(report)
     print(text)
-    wrong = [x for name, entries in told.items() for case, got in zip(CASES, entries) for x in judge(name, case, got)]
+    wrong = [
+        x for name, entries in report.items() for case, got in zip(CASES, entries) for x in judge(name, case, got)
+    ]
     if wrong:
         print("\n".join(wrong), file=sys.stderr)
     elif args.markdown:

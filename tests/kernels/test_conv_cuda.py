@@ -44,16 +44,16 @@ def part(channels: int, offset: int, width: int, dtype: torch.dtype = torch.floa
 
 
 @pytest.mark.parametrize(
-    ("x", "told"),
+    ("x", "message"),
     [
         (part(12, 0, 16), "divisible by 8"),
         (part(16, 8, 28), "to be multiples of 8"),
         (part(16, 4, 32, torch.bfloat16), "x: rows 32 apart begin off"),
     ],
 )
-def test_a_forward_refuses(x: torch.Tensor, told: str) -> None:
+def test_a_forward_refuses(x: torch.Tensor, message: str) -> None:
     weight, bias = torch.zeros(x.shape[1], 4), torch.zeros(x.shape[1])
-    with pytest.raises(RuntimeError, match=told):
+    with pytest.raises(RuntimeError, match=message):
         causal_conv1d_fwd(x, weight, bias, None, None, None, True)
 
 

@@ -61,8 +61,8 @@ def test_no_vocabulary_is_cut_or_filled_up(tmp_path: Path, rows: int) -> None:
     for load in (load_model_weights, check_rows):  # the host loads where it is only checked
         with cuda_as_cpu(), pytest.raises(ElasticError) as caught:
             load(other, tmp_path / "out")
-        told = f"its vocabulary has 40 rows, the model {rows}; neither is cut or filled up"
-        assert str(caught.value) == f"checkpoint: {tmp_path / 'out'}: {told}"
+        message = f"its vocabulary has 40 rows, the model {rows}; neither is cut or filled up"
+        assert str(caught.value) == f"checkpoint: {tmp_path / 'out'}: {message}"
     assert all(torch.equal(value, before[name]) for name, value in weights(other).items())
     check_rows(model, tmp_path / "out")
 

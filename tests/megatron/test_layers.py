@@ -77,13 +77,13 @@ def test_order_and_scores_are_those_of_running_every_candidate_whole(pattern):
         depth = Depth(MegatronLayers(model), parent.num_layers)
         for piece in pieces:
             depth.add(piece)
-        found = iterative_mse(depth)
-    assert found[0] == expected[0]
-    assert found[1][:-1] == pytest.approx(expected[1][:-1], rel=1e-6)
+        actual = iterative_mse(depth)
+    assert actual[0] == expected[0]
+    assert actual[1][:-1] == pytest.approx(expected[1][:-1], rel=1e-6)
     layers = len(pattern)
     assert count[0] <= 4 * (layers + (naive_evaluations(layers) - layers) / 2 + layers * (layers - 1) / 2)
 
 
 def _mixer(layer, name):
-    found = getattr(layer, name, None)
-    return found if isinstance(found, torch.nn.Module) and any(True for _ in found.parameters()) else None
+    mixer = getattr(layer, name, None)
+    return mixer if isinstance(mixer, torch.nn.Module) and any(True for _ in mixer.parameters()) else None

@@ -53,11 +53,11 @@ def test_outputs_and_gradients(kept: str, width: Selection | None, gated: bool) 
     up, down = ([leaf(*shape) for _ in COUNTS] for shape in ((8, 5), (5, 8)))
     gate = leaf(8 if neurons is None else 6) if gated else None
     leaves = [x, weight, *up, *down, *([] if gate is None else [gate])]
-    found, seen = experts(x, weight, COUNTS, up, down, gate, neurons, width)
+    actual, seen = experts(x, weight, COUNTS, up, down, gate, neurons, width)
     wanted = by_steps(x, weight, up, down, gate, neurons, width)
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(actual, wanted)
     assert not seen.requires_grad and seen.shape == (sum(COUNTS), 8 if neurons is None else 6)
-    ours, theirs = (torch.autograd.grad(y.sin().sum(), leaves, allow_unused=True) for y in (found, wanted))
+    ours, theirs = (torch.autograd.grad(y.sin().sum(), leaves, allow_unused=True) for y in (actual, wanted))
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         if i in (3, 7):  # an expert that no token went to
             assert a is None and not b.any()

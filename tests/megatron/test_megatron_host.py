@@ -104,10 +104,10 @@ def test_a_family_trains_as_it_does_in_plain_torch(tmp_path: Path) -> None:
     assert type(core.elastic) is SavedMembers is type(family.members)
     with cuda_as_cpu():
         host = host_class()(elastic, core, frozen)
-        found = train(family, host, list(core.parameters()), tmp_path / "megatron")
+        actual = train(family, host, list(core.parameters()), tmp_path / "megatron")
         assert host.asked
-        assert found[0] == wanted[0]
-        for ours, theirs in zip(found[1:], wanted[1:], strict=True):
+        assert actual[0] == wanted[0]
+        for ours, theirs in zip(actual[1:], wanted[1:], strict=True):
             assert ours == [[b, pytest.approx(loss, rel=2e-4, abs=2e-4)] for b, loss in theirs]
         steps = FamilyStep(family, host, HeldOut(config.distill))
         steps.begin_validation()

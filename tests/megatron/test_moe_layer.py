@@ -56,11 +56,11 @@ def test_logits_and_gradients_are_the_references_whole_sliced_and_gated(parent: 
         want = reference(tokens, other)
         objective(want).backward()
         torch.testing.assert_close(z, want, rtol=1e-5, atol=1e-5, msg=name)
-        found = from_megatron(parent, parent.full, grads)
+        actual = from_megatron(parent, parent.full, grads)
         for key, weight in reference.named_parameters():
             if not key.endswith("e_score_correction_bias"):
                 wanted = torch.zeros_like(weight) if weight.grad is None else weight.grad
-                torch.testing.assert_close(found[key], wanted, rtol=1e-4, atol=1e-5, msg=f"{name} {key}")
+                torch.testing.assert_close(actual[key], wanted, rtol=1e-4, atol=1e-5, msg=f"{name} {key}")
         if isinstance(own, Gates) and name == "soft":
             assert isinstance(other, Gates)
             for a, b in zip(leaves(own), leaves(other), strict=True):
@@ -136,14 +136,14 @@ def test_auxiliary_losses_are_logged_once_and_go_backward_all_the_same(recompute
     start()
     more: dict[str, Any] = {"moe_router_load_balancing_type": "seq_aux_loss", "moe_aux_loss_coeff": 0.5}
     full = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    found = []
+    seen = []
     for config in (more, more | (full if recompute else {}), {}):
         get_moe_metrics_tracker().clear()
         _, grads = ran(made(MOE, moe_z_loss_coeff=0.1, **config).train(), tokens_of(MOE), None)
         logged = {name: entry.values.clone() for name, entry in get_moe_metrics_tracker().metrics.items()}
-        found.append((logged, grads["decoder.layers.1.mlp.router.weight"]))
+        seen.append((logged, grads["decoder.layers.1.mlp.router.weight"]))
     get_moe_metrics_tracker().clear()
-    (once, wanted), (again, gradient), (_, without) = found
+    (once, wanted), (again, gradient), (_, without) = seen
     assert once.keys() == again.keys() == {"seq_load_balancing_loss", "z_loss"}
     for name, values in once.items():
         assert (values > 0).sum() == 2
@@ -180,9 +180,9 @@ def test_a_cut_members_auxiliary_loss_differs_by_the_share_of_experts_alone(pare
 
     plain, alone = router_gradient(whole, small, 0.0)[kept], router_gradient(cut, None, 0.0)
     torch.testing.assert_close(plain, alone, rtol=1e-4, atol=1e-5)
-    found, wanted = router_gradient(whole, small, 1.0)[kept] - plain, router_gradient(cut, None, 1.0) - alone
+    actual, wanted = router_gradient(whole, small, 1.0)[kept] - plain, router_gradient(cut, None, 1.0) - alone
     assert wanted.abs().max() > 1e-3
-    torch.testing.assert_close(found, 2 * wanted, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(actual, 2 * wanted, rtol=1e-3, atol=1e-5)
 
 
 @PARENTS
@@ -194,16 +194,16 @@ def test_a_probe_sees_what_the_references_sees(parent: Parent) -> None:
     start()
     model, tokens = made(parent).eval(), tokens_of(parent, 3)
     hf = from_megatron(parent, parent.full, {n: t.detach() for n, t in weights_of(model).items()})
-    found, wanted = Statistics(parent), Statistics(parent)
+    actual, wanted = Statistics(parent), Statistics(parent)
     with torch.no_grad(), cuda_as_cpu():
         for layers, statistics in (
-            (MegatronLayers(model), found),
+            (MegatronLayers(model), actual),
             (Layers(NemotronH(parent, hf).weights(None)), wanted),
         ):
             through(layers, range(parent.num_layers), layers.embed(tokens), statistics)
-    assert found.samples == wanted.samples
+    assert actual.samples == wanted.samples
     for name, total in wanted.sums.items():
-        torch.testing.assert_close(found.sums[name], total, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(actual.sums[name], total, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_a_checkpoint_of_a_member_is_what_megatron_loads(tmp_path: Path) -> None:
@@ -246,9 +246,9 @@ def test_sorted_where_it_lies_it_is_what_the_sorter_of_folders_makes(parent: Par
     ranking = replace(ranking, orders=make_orders(parent, scores))
     sort_in_place(weights_of(model), ranking, parent)
     wanted = sort(from_megatron(parent, parent.full, state), ranking, parent)
-    found = from_megatron(parent, parent.full, weights_of(model))
-    assert found.keys() == wanted.keys() and all(torch.equal(found[name], t) for name, t in wanted.items())
-    assert any(not torch.equal(found[name], t) for name, t in from_megatron(parent, parent.full, state).items())
+    actual = from_megatron(parent, parent.full, weights_of(model))
+    assert actual.keys() == wanted.keys() and all(torch.equal(actual[name], t) for name, t in wanted.items())
+    assert any(not torch.equal(actual[name], t) for name, t in from_megatron(parent, parent.full, state).items())
 
 
 #: every width differs from every other, as in tests/plan/measuring

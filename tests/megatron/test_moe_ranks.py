@@ -172,15 +172,15 @@ def ranked(model: Any, ranks: Ranks, samples: torch.Tensor, folder: Path) -> dic
         return rank(host.layers(), ranks.parent, batches, RANKED, progress, host.agree, **more)
 
     with cuda_as_cpu(), torch.no_grad():
-        found = measured(watch)
+        actual = measured(watch)
         if unfinished.first:
             kept.rename(unfinished.path)
         dist.barrier()
         again = measured()
         before = model(own, None, None)
-        host.sort(found)
+        host.sort(actual)
         return {
-            "scores": found.scores, "orders": found.orders, "depth": (found.depth, found.depth_scores),
+            "scores": actual.scores, "orders": actual.orders, "depth": (actual.depth, actual.depth_scores),
             "again": again.scores, "depth again": (again.depth, again.depth_scores),
             "before": before, "after": model(own, None, None), "sorted": host.weights(),
         }  # fmt: skip
@@ -223,16 +223,16 @@ def test_ranks_equal_one(place: Path, name: str) -> None:
         wanted[way] = ran(model, given["tokens"], choice)
     counted = model.decoder.layers[1].mlp.router.local_tokens_per_expert
     for way, (logits, grads) in wanted.items():
-        each = [found["trained"][way]["logits"] for found in got]
+        each = [actual["trained"][way]["logits"] for actual in got]
         torch.testing.assert_close(together(ranks, each), logits, rtol=1e-5, atol=1e-5, msg=way)
-        for at, found in enumerate(got):
+        for at, result in enumerate(got):
             shares = held(ranks, grads, at)
-            for key, grad in found["trained"][way]["grads"].items():
+            for key, grad in result["trained"][way]["grads"].items():
                 if "expert_bias" not in key:
                     torch.testing.assert_close(grad, shares[key], rtol=2e-4, atol=2e-5, msg=f"{way} {key}")
-            assert torch.equal(found["trained"][way]["counted"], counted)
-    for found in got:
-        for a, b in zip(found["trained"]["soft"]["gates"], leaves(soft), strict=True):
+            assert torch.equal(result["trained"][way]["counted"], counted)
+    for result in got:
+        for a, b in zip(result["trained"]["soft"]["gates"], leaves(soft), strict=True):
             torch.testing.assert_close(a, b.grad, rtol=2e-4, atol=2e-5)
 
 
@@ -248,22 +248,22 @@ def test_ranks_rank_and_sort_as_one(place: Path, name: str) -> None:
         wanted = rank(MegatronLayers(model), parent, given["samples"].split(SAMPLES // BATCHES), RANKED)
     hf = sort(from_megatron(parent, parent.full, given["state"]), wanted, parent)
     whole = to_megatron(parent, parent.full, hf)
-    for at, found in enumerate(got):
-        assert found["depth"][0] == wanted.depth and found["orders"].keys() == wanted.orders.keys()
+    for at, actual in enumerate(got):
+        assert actual["depth"][0] == wanted.depth and actual["orders"].keys() == wanted.orders.keys()
         for key, order in wanted.orders.items():
-            assert np.array_equal(found["orders"][key], order), key
+            assert np.array_equal(actual["orders"][key], order), key
         for key, scores in wanted.scores.items():
-            np.testing.assert_allclose(found["scores"][key], scores, rtol=1e-5, atol=1e-7, err_msg=key)
-        torch.testing.assert_close(found["after"], found["before"], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(actual["scores"][key], scores, rtol=1e-5, atol=1e-7, err_msg=key)
+        torch.testing.assert_close(actual["after"], actual["before"], rtol=1e-5, atol=1e-5)
         shares = held(ranks, whole, at)
-        assert found["sorted"].keys() == shares.keys()
-        assert all(torch.equal(value, shares[key]) for key, value in found["sorted"].items())
+        assert actual["sorted"].keys() == shares.keys()
+        assert all(torch.equal(value, shares[key]) for key, value in actual["sorted"].items())
     count, before = 8 // ranks.expert, parent.axis("experts").order_to_layout(wanted.orders["experts.1"])
     assert (before // count != np.arange(8) // count).any() == (ranks.expert > 1)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_killed_ranking_goes_on_where_its_ranks_had_come_differently_far(place: Path, name: str) -> None:
-    for found in left(place, name)[1]:
-        assert found["depth again"] == found["depth"]
-        assert all(np.array_equal(scores, found["scores"][key]) for key, scores in found["again"].items())
+    for actual in left(place, name)[1]:
+        assert actual["depth again"] == actual["depth"]
+        assert all(np.array_equal(scores, actual["scores"][key]) for key, scores in actual["again"].items())

@@ -50,8 +50,8 @@ def test_what_is_taken_back_was_never_read(data):
     assert cache.lengths == [len(row) for row in read] and cache.length == max(map(len, read))
     ahead = some(len(read), 2)
     logits = model(ahead, member, cache=cache)
-    for row, after, found in zip(read, ahead.tolist(), logits):
-        assert close(found, model(torch.tensor([row + after]), member)[0, -2:])
+    for row, after, actual in zip(read, ahead.tolist(), logits):
+        assert close(actual, model(torch.tensor([row + after]), member)[0, -2:])
 
 
 def test_sequences_of_one_length_need_no_mask():

@@ -172,8 +172,8 @@ def test_tokens_of_half_precision_are_routed_in_single() -> None:
     half = NemotronH(ONE["plain"], {name: value.bfloat16() for name, value in model.state_dict().items()})
     again = NemotronH(ONE["plain"], {name: value.bfloat16().float() for name, value in model.state_dict().items()})
     tokens = tokens_of(ONE["plain"], 64)
-    found, expected = [], []
-    out = half(tokens, None, lambda site, _, x: found.append(x) if site == "routed" else None)
+    actual, expected = [], []
+    out = half(tokens, None, lambda site, _, x: actual.append(x) if site == "routed" else None)
     again(tokens, None, lambda site, _, x: expected.append(x) if site == "routed" else None)
-    assert out.dtype == torch.bfloat16 and found[0].dtype == torch.float32
-    assert float((found[0] != expected[0]).float().mean()) < 0.02
+    assert out.dtype == torch.bfloat16 and actual[0].dtype == torch.float32
+    assert float((actual[0] != expected[0]).float().mean()) < 0.02

@@ -46,8 +46,8 @@ def test_a_cache_can_be_narrowed_to_some_sequences():
     cache = model.init_cache(4)
     model(tokens[:, :6], cache=cache)
     cache.select(torch.tensor([2, 0]))
-    found = torch.cat([model(tokens[[2, 0], i : i + 1], cache=cache) for i in (6, 7, 8)], 1)
-    assert same(found, model(tokens)[[2, 0], 6:])
+    actual = torch.cat([model(tokens[[2, 0], i : i + 1], cache=cache) for i in (6, 7, 8)], 1)
+    assert same(actual, model(tokens)[[2, 0], 6:])
 
 
 def greedy_slowly(model: NemotronH, prompt: list[int], count: int, stops: set[int], member: Subnet | None):

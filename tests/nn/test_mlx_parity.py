@@ -46,6 +46,6 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_logits_are_those_of_mlx(answers: Path, case: str) -> None:
     parent, member = UNIFORM[case]
     with torch.no_grad():
-        found = parent_model(parent)(torch.from_numpy(tokens_of(parent)), member).numpy()
+        actual = parent_model(parent)(torch.from_numpy(tokens_of(parent)), member).numpy()
     expected = np.load(answers / case / "mlx.npy")
-    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-5 * np.abs(expected).max())

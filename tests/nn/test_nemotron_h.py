@@ -90,9 +90,9 @@ def test_in_single_precision_masked_and_sliced_differ_by_rounding(data):
         (masked, sliced, truth, 1.0),
         *((mask_grads[n], g, true_grads[n], largest) for n, g in slice_grads.items()),
     ]
-    for found, expected, exact, floor in pairs:
+    for actual, expected, exact, floor in pairs:
         rounding = (expected - exact).abs().max().item()
-        assert (found - expected).abs().max().item() <= 1e-5 * max(floor, exact.abs().max().item()) + 10 * rounding
+        assert (actual - expected).abs().max().item() <= 1e-5 * max(floor, exact.abs().max().item()) + 10 * rounding
 
 
 @some
@@ -264,9 +264,9 @@ def test_half_precision_runs_close_to_single():
     member = PARENT.uniform(hidden=8, ffn=8, mamba_heads=4, attention_heads=2)
     half = NemotronH(PARENT, {k: v.bfloat16() for k, v in model.state_dict().items()})
     for choice in (None, member, Gates.of(PARENT, member)):
-        found, expected = half(tokens, choice), model(tokens, choice)
-        assert found.dtype == torch.bfloat16
-        assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
+        actual, expected = half(tokens, choice), model(tokens, choice)
+        assert actual.dtype == torch.bfloat16
+        assert (actual.float() - expected).abs().max() < 0.1 * expected.abs().max()
     assert len(half.generate(tokens, 3, choice=member)[0]) == 3
 
 

@@ -108,13 +108,13 @@ HALF_MEMBER = MOE.uniform(experts=4)
 
 
 def hf_python() -> Path:
-    found = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python"))
-    found = found if found.is_absolute() else ROOT / found
-    assert found.is_file(), (
-        f"{found} is missing: `make venv` makes the environment with transformers that this test compares with; "
+    python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python"))
+    python = python if python.is_absolute() else ROOT / python
+    assert python.is_file(), (
+        f"{python} is missing: `make venv` makes the environment with transformers that this test compares with; "
         "NEMO_ELASTIC_HF_PYTHON names another one"
     )
-    return found
+    return python
 
 
 def parent_model(parent: Parent) -> NemotronH:
@@ -160,8 +160,8 @@ def test_logits_are_those_of_transformers(answers, case):
     with torch.no_grad():
         sliced, masked = (model(tokens, choice).numpy() for choice in (member, Gates.of(parent, member)))
     assert np.abs(expected).max() > 0.5
-    for found in (sliced, masked):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
+    for actual in (sliced, masked):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -174,12 +174,12 @@ def test_greedy_decoding_is_that_of_transformers(answers, case):
 
 @pytest.mark.parametrize("case", HALF)
 def test_it_takes_the_biases_of_experts_in_float32_beside_bfloat16(answers, case):
-    found, tensors = np.load(answers / case / "transformers.npz"), open_source(answers / case).tensors
+    actual, tensors = np.load(answers / case / "transformers.npz"), open_source(answers / case).tensors
     own = {n: raw for n, raw in tensors.items() if is_exact(n)}
     assert len(own) == 2 and tensors["backbone.norm_f.weight"].dtype == "BF16"
     for name, raw in own.items():
-        bias = found[name.replace("backbone", "model")]
+        bias = actual[name.replace("backbone", "model")]
         assert bias.dtype == np.float32 and len(set(bias.tolist())) == 4
         np.testing.assert_array_equal(bias, raw.numpy())
     logits = load_family(answers / case).select("small")(torch.from_numpy(tokens_of(MOE))).float().numpy()
-    assert np.abs(logits - found["logits"]).mean() < 0.02 * np.abs(logits).max()
+    assert np.abs(logits - actual["logits"]).mean() < 0.02 * np.abs(logits).max()

@@ -20,8 +20,8 @@ def main() -> None:
     for folder in sorted(p for p in Path(sys.argv[1]).iterdir() if p.is_dir()):
         # grouped products want rows of whole 16 bytes
         eager = {"experts_implementation": "eager"} if (folder / "eager").exists() else {}
-        told = folder / "dtype"  # float32, unless it says another, or that the folder's own is taken
-        dtype = told.read_text() if told.exists() else torch.float32
+        file = folder / "dtype"  # float32, unless it says another, or that the folder's own is taken
+        dtype = file.read_text() if file.exists() else torch.float32
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=True, output_loading_info=True, **eager
         )

@@ -47,13 +47,13 @@ def gradients(run: Path) -> dict[str, torch.Tensor]:
     return stored(run, AVERAGE)
 
 
-def deviation(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], relative: bool = False) -> float:
+def deviation(actual: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], relative: bool = False) -> float:
     """Largest difference of any value; relative to the largest of its tensor, or to a small part of that of all.
 
     Raises:
         AssertionError: other names or shapes.
     """
-    assert found.keys() == wanted.keys(), sorted(found.keys() ^ wanted.keys())
+    assert actual.keys() == wanted.keys(), sorted(actual.keys() ^ wanted.keys())
     sizes = {name: float(value.abs().max()) if value.numel() else 0.0 for name, value in wanted.items()}
     largest = {
         kind: max((s for n, s in sizes.items() if ("router" in n) == kind), default=0.0) for kind in (False, True)
@@ -61,7 +61,7 @@ def deviation(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tens
     worst = 0.0
     for name, value in wanted.items():
         scale = max(sizes[name], FLOOR * largest["router" in name]) if relative else 1.0
-        worst = max(worst, float((found[name].double() - value.double()).abs().max()) / scale)
+        worst = max(worst, float((actual[name].double() - value.double()).abs().max()) / scale)
     return worst
 
 

@@ -34,22 +34,22 @@ FUZZED = ("tests/test_fuzz_readers.py", "tests/report/test_fuzz_runs.py")
 PICKLES = "tests/formats/megatron/test_forms.py"
 
 
-def survived(found: dict[str, Any], seconds: float = 30) -> dict[str, int]:
+def survived(results: dict[str, Any], seconds: float = 30) -> dict[str, int]:
     """Counts of what faults.py did to runs, all of which ended as they should (`test_faults.py` asserts)."""
-    kills, poisoned = found["kills"], found["not finite"]
+    kills, poisoned = results["kills"], results["not finite"]
     rows = {f"SIGKILL in: {place}": count for place, count in sorted(kills["hits"].items())}
     rows["runs of two stages that ended bit for bit as without kills"] = sum(kills["runs"])
     rows["values that are not finite, named and stopped or left out"] = len(poisoned)
-    rows["saves without room, and the run went on later"] = sum(run["same"] for run in found["disk"].values())
+    rows["saves without room, and the run went on later"] = sum(run["same"] for run in results["disk"].values())
     rows["dead ranks that ended the others within seconds"] = sum(
-        r["seconds"] < seconds for r in found["dead"].values()
+        r["seconds"] < seconds for r in results["dead"].values()
     )
-    lost = found["damaged"].values()
+    lost = results["damaged"].values()
     rows["checkpoints damaged: the one before was taken, or nothing where none was whole"] = sum(
         run.get("same", run["codes"] == [2]) for run in lost
     )
     rows["checkpoints that carry code, refused by a run before anything opened them"] = sum(
-        run["codes"] == [2] and not run["ran"] for run in found["hostile"].values()
+        run["codes"] == [2] and not run["ran"] for run in results["hostile"].values()
     )
     return rows
 
@@ -64,10 +64,10 @@ def passed(tests: str) -> int:
         [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:xdist", tests],
         cwd=ROOT, env=os.environ | {"NEMO_ELASTIC_FUZZ": "all"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    told = re.search(r"(\d+) passed", done.stdout)
-    if done.returncode or told is None:
+    match = re.search(r"(\d+) passed", done.stdout)
+    if done.returncode or match is None:
         raise SystemExit(done.stdout[-3000:])
-    return int(told[1])
+    return int(match[1])
 
 
 def main() -> None:

@@ -80,8 +80,8 @@ def last_step(run: Path) -> int:
     """Steps of the newest whole checkpoint; 0 where there is none."""
     from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
 
-    found = NEMO.whole(run / "checkpoints")
-    return int(found[-1].name.removeprefix("step=").removesuffix("-last")) + 1 if found else 0
+    files = NEMO.whole(run / "checkpoints")
+    return int(files[-1].name.removeprefix("step=").removesuffix("-last")) + 1 if files else 0
 
 
 def where(out: Path) -> str:
@@ -154,20 +154,20 @@ def not_finite(place: Path, only: Collection[str]) -> dict[str, Any]:
 
     first = {"layer": 4, "value": float("nan"), "budget": 2}
     skip = {"action": "skip", "limit": 2}
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
 
     def attempt(name: str, layout: Layout, function: Callable[..., Any], *args: Any, **more: Any) -> None:
         if only and name not in only:
             return
         ranks = forks.start(place / name / "log", layout.world, function, place, place / name, layout, *args, **more)
         codes = ranks.wait()
-        found[name] = {
+        results[name] = {
             "codes": codes, "said": [ranks.said(r) for r in range(layout.world)],
             "left": left(place / name),
         }  # fmt: skip
         if codes == [0]:
-            found[name] |= ranks.result()
-            found[name]["finite"] = all(bool(v.isfinite().all()) for v in weights(place / name).values())
+            results[name] |= ranks.result()
+            results[name]["finite"] = all(bool(v.isfinite().all()) for v in weights(place / name).values())
 
     one, how = Layout(), {"steps": STEPS}
     attempt("stops", one, poisoned, first | {"step": None}, **how)
@@ -180,7 +180,7 @@ def not_finite(place: Path, only: Collection[str]) -> dict[str, Any]:
     attempt("a stage's gradient", Layout(pipeline=2), poisoned,
             first | {"step": None, "gradient": True, "value": float("inf"), "rank": 1}, **how)  # fmt: skip
     attempt("weight", one, broken_weight)
-    return found
+    return results
 
 
 # ----------------------------------------------------------------------------------------- a dead rank, a full disk
@@ -190,7 +190,7 @@ def dead_rank(place: Path) -> dict[str, Any]:
     """Kill one of two ranks in the middle of training: after two steps without a checkpoint, and later with one."""
     from tests.parallel import forks, runs
 
-    found = {}
+    results = {}
     for name, layout, every in (("tensor", Layout(tensor=2), 1000), ("data", Layout(data=2), 3)):
         out = place / f"dead-{name}"
         ranks = forks.start(out / "log", 2, runs.train, place, out, layout, 10_000, every=every)
@@ -200,8 +200,8 @@ def dead_rank(place: Path) -> dict[str, Any]:
         ranks.kill(1)
         began = time.monotonic()
         codes = ranks.wait()
-        found[name] = {"codes": codes, "said": ranks.said(), "seconds": time.monotonic() - began}
-    return found
+        results[name] = {"codes": codes, "said": ranks.said(), "seconds": time.monotonic() - began}
+    return results
 
 
 def cramped(place: Path, out: Path, layout: Layout, bytes_: int) -> Any:
@@ -225,7 +225,7 @@ def full_disk(place: Path) -> dict[str, Any]:
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
 
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for bytes_ in (2_000, 40_000):
         out = place / f"full-{bytes_}"
         ranks = forks.start(out / "log", 1, cramped, place, out, Layout(), bytes_)
@@ -233,8 +233,8 @@ def full_disk(place: Path) -> dict[str, Any]:
         said, stays = ranks.said(), left(out)
         (again,) = forks.run(out / "log", 1, runs.train, place, out, Layout(), STEPS, every=1)
         same = digests(out) == digests(place / "roomy")
-        found[str(bytes_)] = {"codes": codes, "said": said, "left": stays, "from": again["from"], "same": same}
-    return found
+        results[str(bytes_)] = {"codes": codes, "said": said, "left": stays, "from": again["from"], "same": same}
+    return results
 
 
 # ----------------------------------------------------------------------------- damaged checkpoints, and hostile ones
@@ -268,7 +268,7 @@ def damaged(place: Path) -> dict[str, Any]:
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
 
-    base, found = place / "roomy", {}
+    base, actual = place / "roomy", {}
     wanted = digests(base)
     for name, hurt in {**DAMAGE, "both": DAMAGE["no common.pt"]}.items():
         out = place / f"damaged-{name.replace(' ', '-')}"
@@ -278,10 +278,10 @@ def damaged(place: Path) -> dict[str, Any]:
             hurt(checkpoint)
         ranks = forks.start(out / "log", 1, runs.train, place, out, Layout(), STEPS, every=1)
         codes = ranks.wait()
-        found[name] = {"codes": codes, "said": ranks.said(), "left": left(out)}
+        actual[name] = {"codes": codes, "said": ranks.said(), "left": left(out)}
         if codes == [0]:
-            found[name] |= {"from": ranks.result()["from"], "same": digests(out) == wanted}
-    return found
+            actual[name] |= {"from": ranks.result()["from"], "same": digests(out) == wanted}
+    return actual
 
 
 def asynchronous(place: Path) -> dict[str, Any]:
@@ -296,11 +296,11 @@ def asynchronous(place: Path) -> dict[str, Any]:
         forks.run(out / "log", 2, asynchronous_run, place, out)
     finally:
         forks.write_without_a_helper = whole
-    found = NEMO.whole(out / "checkpoints")
-    sums = [[sorted(json.loads(p.read_text())) for p in sorted((c / SUMS).glob("*.json"))] for c in found]
+    files = NEMO.whole(out / "checkpoints")
+    sums = [[sorted(json.loads(p.read_text())) for p in sorted((c / SUMS).glob("*.json"))] for c in files]
     return {
-        "left": left(out), "whole": [c.name for c in found], "wrong": [check_sums(c) for c in found],
-        "listed": [sorted(json.loads((c / LIST).read_text())["files"]) for c in found], "summed": sums,
+        "left": left(out), "whole": [c.name for c in files], "wrong": [check_sums(c) for c in files],
+        "listed": [sorted(json.loads((c / LIST).read_text())["files"]) for c in files], "summed": sums,
     }  # fmt: skip
 
 
@@ -321,8 +321,8 @@ def asynchronous_run(place: Path, out: Path) -> Any:
 
 def left(out: Path) -> list[str]:
     """Checkpoints of a run, and marks of unfinished ones; the best one's second name, a link, aside."""
-    found = [p for p in (out / "checkpoints").glob("*") if not p.is_symlink()]
-    return sorted(p.name for p in found if not p.name.startswith("elastic_"))
+    files = [p for p in (out / "checkpoints").glob("*") if not p.is_symlink()]
+    return sorted(p.name for p in files if not p.name.startswith("elastic_"))
 
 
 def hostile(place: Path) -> dict[str, Any]:
@@ -330,7 +330,7 @@ def hostile(place: Path) -> dict[str, Any]:
     from tests.hosts.nemo.poison import with_template
     from tests.parallel import forks, runs
 
-    found, ranked = {}, runs.ranked(place, runs.Layout())
+    actual, ranked = {}, runs.ranked(place, runs.Layout())
     for name in ("start", "teacher", "resume"):
         home = place / f"hostile-{name}"
         out = home / "run"
@@ -346,8 +346,8 @@ def hostile(place: Path) -> dict[str, Any]:
         for metadata in target.rglob(".metadata"):
             metadata.write_bytes(with_template(metadata.read_bytes(), home / "ran"))
         ranks = forks.start(home / "log", 1, taught, home, out, target if name == "teacher" else None)
-        found[name] = {"codes": ranks.wait(), "said": ranks.said(), "ran": (home / "ran").exists()}
-    return found
+        actual[name] = {"codes": ranks.wait(), "said": ranks.said(), "ran": (home / "ran").exists()}
+    return actual
 
 
 def taught(place: Path, out: Path, teacher: Path | None) -> Any:
@@ -369,8 +369,8 @@ def main(place: Path, count: int, *parts: str) -> None:
         "not finite": lambda place: not_finite(place, parts), "disk": full_disk, "damaged": damaged,
         "async": asynchronous, "hostile": hostile, "dead": dead_rank, "kills": lambda place: kills(place, count),
     }  # fmt: skip
-    found = {name: part(place) for name, part in every.items() if not parts or name in parts}
-    (place / "faults.json").write_text(json.dumps(found))
+    actual = {name: part(place) for name, part in every.items() if not parts or name in parts}
+    (place / "faults.json").write_text(json.dumps(actual))
 
 
 if __name__ == "__main__":

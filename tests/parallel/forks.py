@@ -49,8 +49,8 @@ class Ranks:
         end = time.monotonic() + seconds
         while len(codes) < len(self.pids) and time.monotonic() < end:
             for pid in self.pids:
-                if pid not in codes and (found := os.waitpid(pid, os.WNOHANG))[0]:
-                    codes[pid] = os.waitstatus_to_exitcode(found[1])
+                if pid not in codes and (ended := os.waitpid(pid, os.WNOHANG))[0]:
+                    codes[pid] = os.waitstatus_to_exitcode(ended[1])
             time.sleep(0.01)
         for pid in self.pids:
             if pid not in codes:

@@ -87,10 +87,10 @@ def compared(start: Path, end: Path) -> dict[str, Any]:
     """What a run starts from against what another has ended with: every tensor, by its name and its bytes."""
     from tests.parallel.compare import digests, stored
 
-    found, wanted = digests(start / "start"), digests(end)
+    actual, wanted = digests(start / "start"), digests(end)
     moments = {name: value for name, value in stored(end, "optimizer.state.").items() if "exp_avg" in name}
     return {
-        "other": sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)),
+        "other": sorted(name for name in actual.keys() | wanted.keys() if actual.get(name) != wanted.get(name)),
         "moments": len(moments),
         "of the router": sum("elastic.router" in name for name in moments),
         "zeros": sorted(name for name, value in moments.items() if not value.any()),
@@ -109,20 +109,20 @@ def measure(place: Path, precision: str, parts: Collection[str]) -> dict[str, An
     place, root = place / precision, place
     first = place / "first"
     forks.run(first / "log", FIRST.world, stage1, root, first, in_half(FIRST))
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, layout in SECOND.items():
         if f"{precision} {name}" not in parts:
             continue
         out = place / name
         ranks = forks.run(out / "log", layout.world, stage2, root, out, in_half(layout), first)
-        found[name] = compared(out, first) | ranks[0]
+        results[name] = compared(out, first) | ranks[0]
     for name, layout in {"fewer": FEWER, "gathered": FIRST}.items():
         if f"{precision} {name}" not in parts:
             continue
         out, gathered = place / name, name == "gathered"
         ranks = forks.run(out / "log", layout.world, go_on, root, out, in_half(layout), first, gathered=gathered)
-        found[name] = compared(out, first) | ranks[0]
-    return found
+        results[name] = compared(out, first) | ranks[0]
+    return results
 
 
 def refused(place: Path) -> str:
@@ -142,12 +142,12 @@ def main(place: Path, *parts: str) -> None:
     from tests.parallel import forks
 
     forks.prepare(place)
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         p: measure(place, p, parts) for p in ("float32", "bf16") if any(part.startswith(p) for part in parts)
     }
     if "default" in parts:
-        found["default"] = refused(place)
-    (place / "handover.json").write_text(json.dumps(found))
+        results["default"] = refused(place)
+    (place / "handover.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -48,14 +48,14 @@ def untouched(place: Path, out: Path) -> dict[str, Any]:
     from tests.parallel import runs
 
     runs.quiet()
-    found: dict[str, Any] = {"rates": []}
+    results: dict[str, Any] = {"rates": []}
 
     class Watch(pl.Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
             self.before = {k: p.detach().clone() for k, p in module.host.core.named_parameters()}
 
         def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-            found["rates"].append(trainer.optimizers[0].param_groups[0]["lr"])
+            results["rates"].append(trainer.optimizers[0].param_groups[0]["lr"])
 
         def on_train_end(self, trainer: Any, module: Any) -> None:
             small = module.members.get()[2]
@@ -68,18 +68,18 @@ def untouched(place: Path, out: Path) -> dict[str, Any]:
             ):
                 after, before = params[name].detach()[outside], self.before[name][outside]
                 moments = optimizer.state[params[name]]
-                found[name] = {
+                results[name] = {
                     "factor": [float((after / before).min()), float((after / before).max())],
                     "moments": max(float(moments[k][outside].abs().max()) for k in ("exp_avg", "exp_avg_sq")),
                     "inside": float((params[name].detach() - self.before[name]).abs().max()),
                 }
 
     task = runs.elastic_task(place, out, Layout(), SHORT, sampling={"full": 0, "large": 0, "small": 1})
-    found["decay"] = task.optim.config.weight_decay
+    results["decay"] = task.optim.config.weight_decay
     task = fiddle.build(task)
     task.keywords["trainer"].callbacks.append(Watch())
     task()
-    return found
+    return results
 
 
 def main(place: Path) -> None:
@@ -87,11 +87,11 @@ def main(place: Path) -> None:
     from tests.parallel import forks
 
     forks.prepare(place)
-    found = {}
+    results = {}
     for name, half in (("single", False), ("half", True)):
-        (found[name],) = forks.run(place / name / "log", 1, precision, place, place / name, half)
-    (found["untouched"],) = forks.run(place / "untouched" / "log", 1, untouched, place, place / "untouched")
-    (place / "numerics.json").write_text(json.dumps(found))
+        (results[name],) = forks.run(place / name / "log", 1, precision, place, place / name, half)
+    (results["untouched"],) = forks.run(place / "untouched" / "log", 1, untouched, place, place / "untouched")
+    (place / "numerics.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

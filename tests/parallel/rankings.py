@@ -85,37 +85,37 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
         whole(layout.name, layout, **SEARCHED)
     for layout in (ONE, Layout(tensor=2, sequence=True)) if "fast" in parts else ():
         whole(f"fast-{layout.name}", layout, **FAST)
-    found: dict[str, Any] = {"parent": str(runs.parent(place))}
+    results: dict[str, Any] = {"parent": str(runs.parent(place))}
     if "kill" in parts:
-        found |= kill(place, run)
+        results |= kill(place, run)
     for layout in (ONE, replace(KILLED, sharded=True)) if "straight" in parts else ():
         name = f"straight-{layout.tensor}"
         (facts, *_) = forks.run(place / name / "log", layout.world, from_the_teacher, place, place / name, layout)
-        found[name] = facts
+        results[name] = facts
     stages = Layout(pipeline=2, teacher=False)
-    found["stages"] = dict(zip(("codes", "said"), run("stages", stages, from_the_teacher), strict=True))
-    return found
+    results["stages"] = dict(zip(("codes", "said"), run("stages", stages, from_the_teacher), strict=True))
+    return results
 
 
 def kill(place: Path, run: Callable[..., tuple[list[int], list[str]]]) -> dict[str, Any]:
     """A ranking that is killed, then refused to other ranks, then done by the same."""
     from tests.parallel import runs
 
-    found: dict[str, Any] = {}
-    found["kill"] = dict(zip(("codes", "said"), run("killed", KILLED, killed, SAVE), strict=True))
-    found["left"] = sorted(p.name for p in (place / "killed" / "elastic").glob("ranking*"))
+    results: dict[str, Any] = {}
+    results["kill"] = dict(zip(("codes", "said"), run("killed", KILLED, killed, SAVE), strict=True))
+    results["left"] = sorted(p.name for p in (place / "killed" / "elastic").glob("ranking*"))
     other = partial(run, "killed", function=runs.rank, checkpoint=place / "killed" / "ranked", **SEARCHED)
-    found["other"] = dict(zip(("codes", "said"), other(layout=Layout(data=2)), strict=True))
-    found["again"] = dict(zip(("codes", "said"), run("killed", KILLED, killed, 0), strict=True))
-    return found
+    results["other"] = dict(zip(("codes", "said"), other(layout=Layout(data=2)), strict=True))
+    results["again"] = dict(zip(("codes", "said"), run("killed", KILLED, killed, 0), strict=True))
+    return results
 
 
 def main() -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
 
     place = Path(sys.argv[1]).resolve()
-    found = measure(place, sys.argv[2:])
-    (place / "rankings.json").write_text(json.dumps(found))
+    results = measure(place, sys.argv[2:])
+    (place / "rankings.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -31,15 +31,15 @@ def stopped_everywhere(place: Path, parts: Collection[str]) -> dict[str, Any]:
     from tests.parallel.compare import digests
 
     how = {"steps": STEPS, "every": 1, "router": ROUTER}
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for stop in (None, *(step for step in range(1, STEPS) if f"stop {step}" in parts)):
         out = place / f"stop-{stop}"
         if stop is not None:
             ranks = forks.start(out / "log", 1, runs.train, place, out, SOFT, until=stop, **how)
             assert ranks.wait() == [-9], ranks.said()
         (facts,) = forks.run(out / "log", 1, runs.train, place, out, SOFT, **how)
-        found[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "draws")}, "state": digests(out)}
-    return found
+        results[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "draws")}, "state": digests(out)}
+    return results
 
 
 def resharded(place: Path) -> dict[str, Any]:
@@ -132,15 +132,15 @@ def other_blocks(place: Path, parts: Collection[str]) -> dict[str, Any]:
         "axes": {"axes": runs.BLOCK["axes"] | {"hidden": [32, 28, 24]}},
         "sampling": {"sampling": {"full": 1, "large": 1, "small": 2}},
     }
-    found = {}
+    results = {}
     for name, change in changes.items():
         if name not in parts:
             continue
         shutil.rmtree(out, ignore_errors=True)
         forks.start(out / "log", 1, runs.train, place, out, Layout(), until=1, **how).wait()
         ranks = forks.start(out / "log", 1, runs.train, place, out, Layout(), **how, **change)
-        found[name] = {"code": ranks.wait()[0], "said": ranks.said()}
-    return found
+        results[name] = {"code": ranks.wait()[0], "said": ranks.said()}
+    return results
 
 
 def main(place: Path, *parts: str) -> None:
@@ -151,11 +151,11 @@ def main(place: Path, *parts: str) -> None:
     for layout, changes in ((Layout(), {}), (SOFT, {"router": ROUTER})):
         out = place / "rank" / layout.name
         forks.run(out, 1, runs.rank, place, out, layout, runs.ranked(place, layout), **changes)
-    found = {"stops": stopped_everywhere(place, parts), "blocks": other_blocks(place, parts)}
+    actual = {"stops": stopped_everywhere(place, parts), "blocks": other_blocks(place, parts)}
     for name, run in {"resharded": resharded, "stages": in_stages}.items():
         if name in parts:
-            found[name] = run(place)
-    (place / "resume.json").write_text(json.dumps(found))
+            actual[name] = run(place)
+    (place / "resume.json").write_text(json.dumps(actual))
 
 
 if __name__ == "__main__":

@@ -88,8 +88,8 @@ class Layout:
 
     @property
     def name(self) -> str:
-        told = {"tp": self.tensor, "pp": self.pipeline, "dp": self.data, "mb": self.micro_batches}
-        words = [f"{k}{v}" for k, v in told.items()] + (["sp"] if self.sequence else [])
+        sizes = {"tp": self.tensor, "pp": self.pipeline, "dp": self.data, "mb": self.micro_batches}
+        words = [f"{k}{v}" for k, v in sizes.items()] + (["sp"] if self.sequence else [])
         words += (["sharded"] if self.sharded else []) + ([self.recompute] if self.recompute else [])
         words += ["soft" if self.soft else "sliced", *([] if self.teacher else ["ce"])]
         words += [self.mode] if self.mode != Layout.mode else []
@@ -302,7 +302,7 @@ def member_losses(model: Any) -> dict[str, list[float]]:
     }
 
 
-def tell_draws(told: list[list[Any]]) -> None:
+def tell_draws(message: list[list[Any]]) -> None:
     """Append what every micro-batch draws, in this process: step, budget and kind of choice."""
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 
@@ -310,7 +310,7 @@ def tell_draws(told: list[list[Any]]) -> None:
 
     def watched(self: Any) -> Any:
         drawn = draws(self)
-        told.extend([self.host.step, d.budget, type(d.choice).__name__] for d in drawn)
+        message.extend([self.host.step, d.budget, type(d.choice).__name__] for d in drawn)
         return drawn
 
     ElasticMambaModel.next_samples = watched

@@ -33,7 +33,7 @@ def loaded(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
     from tests.parallel import runs
 
     runs.quiet()
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     build = ElasticMambaModel.configure_model
 
     def watched(self: Any, *args: Any, **more: Any) -> None:
@@ -44,18 +44,18 @@ def loaded(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
         for name, core in (("student", self.host.core), ("teacher", self.host.frozen)):
             held = {} if core is None else dict(core.named_parameters())
             held = {global_name(k, first): p for k, p in held.items() if not k.startswith("elastic.")}
-            found[name] = sorted(held)
-            found[f"{name} is the parent"] = all(torch.equal(p.detach(), whole[k]) for k, p in held.items())
+            results[name] = sorted(held)
+            results[f"{name} is the parent"] = all(torch.equal(p.detach(), whole[k]) for k, p in held.items())
         raise Built
 
     ElasticMambaModel.configure_model = watched
     try:
         fiddle.build(runs.elastic_task(place, out, layout, 2))()
     except Built:
-        return found
+        return results
     raise AssertionError("no model was built")
 
 
 def global_name(name: str, first: int) -> str:
     """A parameter's name in the whole model; a stage counts its layers from 0."""
-    return re.sub(r"(?<=layers\.)\d+", lambda found: str(int(found[0]) + first), name)
+    return re.sub(r"(?<=layers\.)\d+", lambda match: str(int(match[0]) + first), name)

@@ -120,15 +120,15 @@ def main(place: Path, *parts: str) -> None:
 
     forks.prepare(place, whole=False)
     forks.run(place / "rank", 1, runs.rank, place, place / "rank", SOFT, runs.ranked(place, SOFT), router=ROUTER)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     whole, row, killed = place / "whole", place / "row", place / "killed"
-    found["whole"] = [attempt(place, whole / "stage1"), attempt(place, whole / "stage2", stage=2)]
-    found["row"] = [attempt(place, row / "stage1", at=at, how=OURS, code=code) for at, code in ROW]
-    found["early"] = attempt(place, row / "stage2", stage=2)
-    found["again"] = [attempt(place, row / "stage1", how=OURS, code=0) for _ in range(2)]
-    found["after"] = attempt(place, row / "stage2", stage=2)
+    results["whole"] = [attempt(place, whole / "stage1"), attempt(place, whole / "stage2", stage=2)]
+    results["row"] = [attempt(place, row / "stage1", at=at, how=OURS, code=code) for at, code in ROW]
+    results["early"] = attempt(place, row / "stage2", stage=2)
+    results["again"] = [attempt(place, row / "stage1", how=OURS, code=0) for _ in range(2)]
+    results["after"] = attempt(place, row / "stage2", stage=2)
     if "killed" in parts:
-        found["killed"] = [
+        results["killed"] = [
             attempt(place, killed / "stage1", at=5, sig=signal.SIGKILL), attempt(place, killed / "stage1"),
         ]  # fmt: skip
     for name, how in {
@@ -138,13 +138,13 @@ def main(place: Path, *parts: str) -> None:
         "stock model": {"at": 2, "elastic": False},
     }.items():  # fmt: skip
         if name in parts:
-            found[name] = attempt(place, place / name, **how)
+            results[name] = attempt(place, place / name, **how)
     stages = {name: place / name / "stage1" for name in ("whole", "row", "killed")}
     stages["stock model"] = place / "stock model"
-    found["histories"] = {name: history(out) for name, out in stages.items() if name in found}
+    results["histories"] = {name: history(out) for name, out in stages.items() if name in results}
     stages = [run / stage for run in (whole, row, killed) for stage in ("stage1", "stage2")]
-    found["digests"] = {f"{out.parent.name}-{out.name}": digests(out) for out in stages if out.exists()}
-    (place / "stops.json").write_text(json.dumps(found))
+    results["digests"] = {f"{out.parent.name}-{out.name}": digests(out) for out in stages if out.exists()}
+    (place / "stops.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

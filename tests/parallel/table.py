@@ -128,7 +128,7 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
         forks.run(base / "log", 1, runs.train, place, base, layout.alone, STEPS)
     alone = json.loads((base / "log" / "rank0.json").read_text())
     ranks = forks.run(out / "log", layout.world, runs.train, place, out, layout, STEPS)
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "draws": all(r["draws"] == alone["draws"] for r in ranks),
         # what is logged: NeMo gives the loss to the last pipeline stage and to the first of all ranks
         "loss": max(abs(a - b) / abs(b) for a, b in zip(ranks[0]["losses"], alone["losses"], strict=True)),
@@ -139,13 +139,13 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
         "members": max(far(r["members"], alone["members"]) for r in ranks),
         "router": float(sum((g**2).sum() for name, g in gradients(out).items() if "router" in name)) ** 0.5,
     }  # fmt: skip
-    return found
+    return results
 
 
-def far(found: Mapping[str, list[float]], wanted: Mapping[str, list[float]]) -> float:
+def far(actual: Mapping[str, list[float]], wanted: Mapping[str, list[float]]) -> float:
     """Largest deviation of members' losses, relative to the largest of all; a rank without the head has none."""
     largest = max(abs(loss) for losses in wanted.values() for loss in losses)
-    pairs = [pair for name, held in found.items() if held for pair in zip(held, wanted[name], strict=True)]
+    pairs = [pair for name, held in actual.items() if held for pair in zip(held, wanted[name], strict=True)]
     return max((abs(a - b) / largest for a, b in pairs), default=0.0)
 
 
@@ -161,7 +161,7 @@ def wrong(layout: Layout, row: Mapping[str, Any]) -> list[str]:
     limits = {"loss": LOSS, "weight": WEIGHT, "gradient": GRADIENT, "members": MEMBERS}
     if layout.half:
         limits = {"loss": HALF_LOSS, "gradient": HALF_GRADIENT, "members": HALF_MEMBERS}
-    return [told for name, told in flags.items() if not row[name]] + [
+    return [report for name, report in flags.items() if not row[name]] + [
         f"{name} apart by {row[name]:.1e}, more than {limit:g}" for name, limit in limits.items() if row[name] > limit
     ]
 
@@ -170,48 +170,48 @@ def measure(place: Path, only: Collection[str] = ()) -> dict[str, dict[str, Any]
     """The rows that are named, or all: of layouts, of which one that fails says how, and what the tests see beside."""
     from tests.parallel import forks, runs, stages
 
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     forks.prepare(place)
     for layout in [one for one in EVERY if not only or one.name in only]:
         try:
-            found[layout.name] = row(place, layout)
+            results[layout.name] = row(place, layout)
         except Exception as error:
-            found[layout.name] = {"error": str(error)[-2000:]}
-        print(f"  {layout.name}: {found[layout.name]}", flush=True)
+            results[layout.name] = {"error": str(error)[-2000:]}
+        print(f"  {layout.name}: {results[layout.name]}", flush=True)
     if not only or "long" in only:
         long = forks.run(place / "long" / "log", LONG.world, runs.train, place, place / "long", LONG, LONG_STEPS)
-        found["long"] = {"replicas": len({r["elastic"] for r in long}), "steps": len(long[0]["losses"])}
+        results["long"] = {"replicas": len({r["elastic"] for r in long}), "steps": len(long[0]["losses"])}
     for mode in LOADED:
         if only and f"loaded {mode}" not in only:
             continue
         layout = Layout(pipeline=2, mode=mode)
-        found[f"loaded {mode}"] = dict(enumerate(
+        results[f"loaded {mode}"] = dict(enumerate(
             forks.run(place / f"loaded-{mode}", 2, stages.loaded, place, place / f"loaded-{mode}", layout)
         ))  # fmt: skip
     for what, (name, value, _) in REFUSED.items():
         if only and what not in only:
             continue
-        found[what] = {"line": forks.run(place / what, 1, runs.refusal, place, name, value)[0]}
-    found["versions"] = {name: version(name) for name in ("megatron-core", "nemo-toolkit")}
-    return found
+        results[what] = {"line": forks.run(place / what, 1, runs.refusal, place, name, value)[0]}
+    results["versions"] = {name: version(name) for name in ("megatron-core", "nemo-toolkit")}
+    return results
 
 
-def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
+def markdown(actual: Mapping[str, Mapping[str, Any]]) -> str:
     """The tables of docs/clusters.md."""
     head = ["TP", "SP", "PP", "DP", "distributed optimizer", "recomputation", "micro-batches", "steps", "distill",
             "loss", "gradients", "weights"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 9 + "---:|" * 3]
     for layout in ROWS:
-        r, told = found[layout.name], asdict(layout)
+        r, report = actual[layout.name], asdict(layout)
         yes = {True: "on", False: ""}
-        cells = [told["tensor"], yes[layout.sequence], told["pipeline"], told["data"], yes[layout.sharded],
+        cells = [report["tensor"], yes[layout.sequence], report["pipeline"], report["data"], yes[layout.sharded],
                  layout.recompute or "", layout.micro_batches, "soft" if layout.soft else "sliced",
                  layout.mode if layout.teacher else "ce"]  # fmt: skip
         figures = [f"{r[k]:.0e}" if k in r else "" for k in ("loss", "gradient", "weight")]
         lines.append("| " + " | ".join(map(str, [*cells, *figures])) + " |")
-    told = " and ".join(f"{name} {number}" for name, number in found["versions"].items())
-    lines += ["", f"| refused with {told} | why | what is said |", "|---|---|---|"]
-    lines += [f"| {what} | {why} | `{found[what]['line']}` |" for what, (_, _, why) in REFUSED.items()]
+    report = " and ".join(f"{name} {number}" for name, number in actual["versions"].items())
+    lines += ["", f"| refused with {report} | why | what is said |", "|---|---|---|"]
+    lines += [f"| {what} | {why} | `{actual[what]['line']}` |" for what, (_, _, why) in REFUSED.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -223,16 +223,16 @@ def main() -> None:
     args = parser.parse_args()
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
 
-    found = measure(args.folder.resolve(), args.only)
-    (args.folder / "table.json").write_text(json.dumps(found))
+    results = measure(args.folder.resolve(), args.only)
+    (args.folder / "table.json").write_text(json.dumps(results))
     if args.only:
         return
     if args.markdown:
-        args.markdown.write_text(markdown(found))
-    print(markdown(found))
-    told = [f"{layout.name}: {line}" for layout in EVERY for line in wrong(layout, found[layout.name])]
-    if told:
-        raise SystemExit("\n".join(told))
+        args.markdown.write_text(markdown(results))
+    print(markdown(results))
+    report = [f"{layout.name}: {line}" for layout in EVERY for line in wrong(layout, results[layout.name])]
+    if report:
+        raise SystemExit("\n".join(report))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ SMALL = "budget small (micro-batch 0): layer 4 (mamba) gave the first value that
 
 
 @pytest.fixture(scope="module")
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("faults")
     work("tests.parallel.faults", folder, KILLS, *parts(request))
     return json.loads((folder / "faults.json").read_text())
@@ -32,9 +32,9 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.long
 @pytest.mark.part("kills")
-def test_runs_that_are_killed_again_and_again_end_as_one_that_nobody_killed(found: dict[str, Any]) -> None:
+def test_runs_that_are_killed_again_and_again_end_as_one_that_nobody_killed(results: dict[str, Any]) -> None:
     """In both stages, in saves and between the stages; what a start goes on from is the newest whole checkpoint."""
-    kills = found["kills"]
+    kills = results["kills"]
     assert sum(kills["hits"].values()) >= KILLS, kills
     assert {"save", "hand-over or stage 2"} <= kills["hits"].keys(), kills
     assert kills["runs"]
@@ -62,8 +62,8 @@ NOT_FINITE = {
     "name",
     [pytest.param(n, marks=part("not finite", n, long=n not in ("weight", "ranks"))) for n in NOT_FINITE],
 )
-def test_what_is_not_finite_is_named_on_every_rank_and_nothing_is_saved(found: dict[str, Any], name: str) -> None:
-    run = found["not finite"][name]
+def test_what_is_not_finite_is_named_on_every_rank_and_nothing_is_saved(results: dict[str, Any], name: str) -> None:
+    run = results["not finite"][name]
     assert set(run["codes"]) == {2}
     assert run["left"] == []
     for said in run["said"]:
@@ -71,8 +71,8 @@ def test_what_is_not_finite_is_named_on_every_rank_and_nothing_is_saved(found: d
 
 
 @pytest.mark.part("not finite", "skips")
-def test_a_step_that_is_skipped_changes_nothing_and_the_run_goes_on(found: dict[str, Any]) -> None:
-    run = found["not finite"]["skips"]
+def test_a_step_that_is_skipped_changes_nothing_and_the_run_goes_on(results: dict[str, Any]) -> None:
+    run = results["not finite"]["skips"]
     assert run["codes"] == [0]
     assert f"  training: step 0: {SMALL}; this step is left out (elastic.nonfinite.action: skip)" in run["said"][0]
     assert [math.isfinite(loss) for loss in run["losses"]] == [False, *[True] * (STEPS - 1)]
@@ -82,8 +82,8 @@ def test_a_step_that_is_skipped_changes_nothing_and_the_run_goes_on(found: dict[
 @pytest.mark.long
 @pytest.mark.part("disk")
 @pytest.mark.parametrize("name", ["2000", "40000"])
-def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(found: dict[str, Any], name: str) -> None:
-    run = found["disk"][name]
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(results: dict[str, Any], name: str) -> None:
+    run = results["disk"][name]
     assert run["codes"] == [2]
     assert run["left"] == ["step=0-last", "step=1-last"], "something half-written stays"
     line = run["said"].splitlines()[-1]
@@ -105,8 +105,8 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(found: dict[str, Any]
         ("a bit", r"weights/__0_0\.distcp has another checksum than it was saved with"),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(found: dict[str, Any], name: str, why: str) -> None:
-    run = found["damaged"][name]
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(results: dict[str, Any], name: str, why: str) -> None:
+    run = results["damaged"][name]
     assert run["codes"] == [0], run["said"]
     (line,) = [x for x in run["said"].splitlines() if "is passed over" in x]
     assert re.fullmatch(f"  resume: step=3-last is passed over: {why}; the run goes on from step=2-last", line)
@@ -115,8 +115,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(found: dict[str,
 
 
 @pytest.mark.part("damaged")
-def test_without_a_whole_checkpoint_nothing_starts_anew(found: dict[str, Any]) -> None:
-    run = found["damaged"]["both"]
+def test_without_a_whole_checkpoint_nothing_starts_anew(results: dict[str, Any]) -> None:
+    run = results["damaged"]["both"]
     assert run["codes"] == [2]
     (line,) = run["said"].splitlines()
     assert line.startswith("error: checkpoints: ")
@@ -127,8 +127,8 @@ def test_without_a_whole_checkpoint_nothing_starts_anew(found: dict[str, Any]) -
 
 @pytest.mark.long
 @pytest.mark.part("async")
-def test_asynchronous_saves_are_listed_and_summed_by_the_ranks_that_wrote_them(found: dict[str, Any]) -> None:
-    run = found["async"]
+def test_asynchronous_saves_are_listed_and_summed_by_the_ranks_that_wrote_them(results: dict[str, Any]) -> None:
+    run = results["async"]
     assert run["left"] == run["whole"] == ["step=2-last", "step=3-last"]
     assert run["wrong"] == [None, None]
     for listed, (first, second) in zip(run["listed"], run["summed"], strict=True):
@@ -139,8 +139,8 @@ def test_asynchronous_saves_are_listed_and_summed_by_the_ranks_that_wrote_them(f
 
 @pytest.mark.part("hostile")
 @pytest.mark.parametrize("name", ["start", "teacher", "resume"])
-def test_nothing_runs_of_a_checkpoint_that_a_run_starts_from(found: dict[str, Any], name: str) -> None:
-    run = found["hostile"][name]
+def test_nothing_runs_of_a_checkpoint_that_a_run_starts_from(results: dict[str, Any], name: str) -> None:
+    run = results["hostile"][name]
     assert not run["ran"]
     assert run["codes"] == [2], run["said"]
     assert "it names torch.distributed.checkpoint._fsspec_filesystem.FsspecReader" in run["said"].splitlines()[-1]
@@ -150,8 +150,8 @@ def test_nothing_runs_of_a_checkpoint_that_a_run_starts_from(found: dict[str, An
 @pytest.mark.parametrize(
     ("name", "checkpoint"), [("tensor", "there is no whole checkpoint yet"), ("data", "step=2-last")]
 )
-def test_a_rank_that_dies_ends_the_others_with_a_line(found: dict[str, Any], name: str, checkpoint: str) -> None:
-    run = found["dead"][name]
+def test_a_rank_that_dies_ends_the_others_with_a_line(results: dict[str, Any], name: str, checkpoint: str) -> None:
+    run = results["dead"][name]
     assert run["codes"] == [1, -9]
     (line,) = [x for x in run["said"].splitlines() if x.startswith("error: ")]
     assert line.startswith("error: rank 0 of 2 stops in step ")
@@ -161,11 +161,12 @@ def test_a_rank_that_dies_ends_the_others_with_a_line(found: dict[str, Any], nam
 
 @pytest.mark.long
 @pytest.mark.part("kills", "not finite", *NOT_FINITE, "disk", "damaged", "hostile", "dead")
-def test_what_is_counted_is_what_was_survived(found: dict[str, Any]) -> None:
+def test_what_is_counted_is_what_was_survived(results: dict[str, Any]) -> None:
     from tests.parallel.counts import survived
 
-    rows = survived(found, SOON)
-    assert sum(n for what, n in rows.items() if what.startswith("SIGKILL")) == sum(found["kills"]["hits"].values())
+    rows = survived(results, SOON)
+    assert sum(n for what, n in rows.items() if what.startswith("SIGKILL")) == sum(results["kills"]["hits"].values())
     assert sorted(n for what, n in rows.items() if not what.startswith("SIGKILL")) == sorted(
-        [len(found[k]) for k in ("not finite", "disk", "dead", "damaged", "hostile")] + [len(found["kills"]["runs"])]
+        [len(results[k]) for k in ("not finite", "disk", "dead", "damaged", "hostile")]
+        + [len(results["kills"]["runs"])]
     )

@@ -20,15 +20,15 @@ LOSS, NORM, HELDOUT = 0.01, 0.02, 1e-3
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("numerics")
     work("tests.parallel.numerics", folder)
     return json.loads((folder / "numerics.json").read_text())
 
 
 @pytest.mark.parametrize("first", range(0, STEPS, 50))
-def test_bf16_stays_within_the_band_around_float32(found: dict[str, Any], first: int) -> None:
-    single, half = found["single"], found["half"]
+def test_bf16_stays_within_the_band_around_float32(results: dict[str, Any], first: int) -> None:
+    single, half = results["single"], results["half"]
     assert len(single["losses"]) == len(half["losses"]) == STEPS
     for key, band in (("losses", LOSS), ("norms", NORM)):
         means = [statistics.mean(run[key][first : first + 50]) for run in (half, single)]
@@ -36,15 +36,15 @@ def test_bf16_stays_within_the_band_around_float32(found: dict[str, Any], first:
     assert half["losses"] != single["losses"], "both ran in one precision"
 
 
-def test_members_end_alike_in_both_precisions(found: dict[str, Any]) -> None:
-    single, half = found["single"], found["half"]
+def test_members_end_alike_in_both_precisions(results: dict[str, Any]) -> None:
+    single, half = results["single"], results["half"]
     assert half["end"] == pytest.approx(single["end"], abs=HELDOUT)
     first, last = (kl["small"] for kl in single["taught"])
     assert last < 0.8 * first, "nothing was learned"
 
 
-def test_weights_that_no_step_touches_decay_and_do_nothing_else(found: dict[str, Any]) -> None:
-    run = found["untouched"]
+def test_weights_that_no_step_touches_decay_and_do_nothing_else(results: dict[str, Any]) -> None:
+    run = results["untouched"]
     decayed = math.prod(1 - rate * run["decay"] for rate in run["rates"])
     assert len(run["rates"]) == SHORT
     for name, factor in (("output_layer.weight", decayed), ("decoder.final_norm.weight", 1.0)):

@@ -28,7 +28,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def found(place: Path) -> dict[str, Any]:
+def results(place: Path) -> dict[str, Any]:
     return json.loads((place / "rankings.json").read_text())
 
 
@@ -40,16 +40,16 @@ def searched(place: Path, name: str) -> dict[str, Any]:
     return json.loads((place / name / "elastic" / "shapes.json").read_text())
 
 
-def assert_same(found: Ranking, wanted: Ranking) -> None:
+def assert_same(results: Ranking, wanted: Ranking) -> None:
     """The same orders, to the tie; scores but for rounding, of which 1 - cosine keeps the size of that of 1."""
-    assert found.digest == wanted.digest
-    assert (found.depth, found.options) == (wanted.depth, wanted.options)
-    assert found.provenance == wanted.provenance
-    scores = [[s for s in r.depth_scores if s is not None] for r in (found, wanted)]
+    assert results.digest == wanted.digest
+    assert (results.depth, results.options) == (wanted.depth, wanted.options)
+    assert results.provenance == wanted.provenance
+    scores = [[s for s in r.depth_scores if s is not None] for r in (results, wanted)]
     np.testing.assert_allclose(*scores, rtol=1e-4, atol=5e-8)
-    assert found.scores.keys() == wanted.scores.keys()
+    assert results.scores.keys() == wanted.scores.keys()
     for name, value in wanted.scores.items():
-        np.testing.assert_allclose(found.scores[name], value, rtol=1e-5, atol=5e-8, err_msg=name)
+        np.testing.assert_allclose(results.scores[name], value, rtol=1e-5, atol=5e-8, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -68,12 +68,12 @@ def test_every_layout_finds_the_orders_members_and_weights_of_one_rank(place: Pa
         assert torch.equal(weights[name], value), name
 
 
-def test_one_rank_sorts_as_the_table_of_tensors_says(place: Path, found: dict[str, Any]) -> None:
+def test_one_rank_sorts_as_the_table_of_tensors_says(place: Path, results: dict[str, Any]) -> None:
     """Neurons, heads and channels move; so the weights of other layouts, which are these, were moved too."""
     from nemo_elastic.formats.megatron.stored import read_checkpoint
 
     order = ranking(place, ONE.name)
-    before, _ = read_checkpoint(found["parent"], order.parent)
+    before, _ = read_checkpoint(results["parent"], order.parent)
     after, _ = read_checkpoint(place / ONE.name / "ranked", order.parent)
     for name, value in sort(before, order).items():
         assert torch.equal(after[name], value), name
@@ -82,12 +82,12 @@ def test_one_rank_sorts_as_the_table_of_tensors_says(place: Path, found: dict[st
 
 
 def test_only_the_drops_of_the_smallest_depth_are_measured(place: Path) -> None:
-    found = ranking(place, ONE.name)
+    actual = ranking(place, ONE.name)
     layers, depths, head_dims = SHAPE["num_layers"], BLOCK["axes"]["depth"], BLOCK["axes"]["mamba_head_dim"]
-    assert found.options.depth_exact == layers - min(depths) == 2
-    assert found.options.head_channels == min(head_dims) < SHAPE["mamba_head_dim"]
-    assert sorted(found.depth) == list(range(layers)) and None not in found.depth_scores
-    assert found.provenance == {"samples": 8, "tokens": 8 * LENGTH, "sequences": 8, "length": LENGTH}
+    assert actual.options.depth_exact == layers - min(depths) == 2
+    assert actual.options.head_channels == min(head_dims) < SHAPE["mamba_head_dim"]
+    assert sorted(actual.depth) == list(range(layers)) and None not in actual.depth_scores
+    assert actual.provenance == {"samples": 8, "tokens": 8 * LENGTH, "sequences": 8, "length": LENGTH}
 
 
 @pytest.mark.long
@@ -97,11 +97,11 @@ def test_other_ways_to_measure_are_those_of_one_rank_too(place: Path) -> None:
 
 
 @pytest.mark.part("kill", KILLED.name)
-def test_ranks_that_share_a_model_go_on_together_after_a_kill(place: Path, found: dict[str, Any]) -> None:
-    kill, again = found["kill"], found["again"]
+def test_ranks_that_share_a_model_go_on_together_after_a_kill(place: Path, results: dict[str, Any]) -> None:
+    kill, again = results["kill"], results["again"]
     assert kill["codes"][0] == -9, kill["said"]
     assert kill["codes"][1] != 0
-    assert found["left"] == ["ranking.unfinished-tp2-dp1-0.safetensors"]
+    assert results["left"] == ["ranking.unfinished-tp2-dp1-0.safetensors"]
     assert again["codes"] == [0, 0], again["said"]
     assert "going on after 4 batches and 1 dropped layers" in again["said"][0]
     assert "ranking: widths" not in again["said"][0]
@@ -112,8 +112,8 @@ def test_ranks_that_share_a_model_go_on_together_after_a_kill(place: Path, found
 
 
 @pytest.mark.part("kill")
-def test_other_ranks_do_not_go_on_and_all_of_them_say_so(found: dict[str, Any]) -> None:
-    other = found["other"]
+def test_other_ranks_do_not_go_on_and_all_of_them_say_so(results: dict[str, Any]) -> None:
+    other = results["other"]
     assert other["codes"] == [2, 2], other["said"]
     for said in other["said"]:
         line = said.splitlines()[-1]
@@ -125,13 +125,13 @@ def test_other_ranks_do_not_go_on_and_all_of_them_say_so(found: dict[str, Any]) 
 
 @pytest.mark.long
 @pytest.mark.part("straight")
-def test_training_finds_its_members_itself_in_any_layout(place: Path, found: dict[str, Any]) -> None:
+def test_training_finds_its_members_itself_in_any_layout(place: Path, results: dict[str, Any]) -> None:
     assert searched(place, "straight-1")["members"] == searched(place, "straight-2")["members"]
-    assert found["straight-1"]["losses"] == pytest.approx(found["straight-2"]["losses"], rel=1e-3)
-    assert found["straight-1"]["elastic"] == found["straight-2"]["elastic"]
+    assert results["straight-1"]["losses"] == pytest.approx(results["straight-2"]["losses"], rel=1e-3)
+    assert results["straight-1"]["elastic"] == results["straight-2"]["elastic"]
 
 
-def test_pipeline_stages_are_refused_by_name(found: dict[str, Any]) -> None:
-    assert found["stages"]["codes"] == [2, 2]
-    for said in found["stages"]["said"]:
+def test_pipeline_stages_are_refused_by_name(results: dict[str, Any]) -> None:
+    assert results["stages"]["codes"] == [2, 2]
+    for said in results["stages"]["said"]:
         assert said.splitlines()[-1].startswith("error: pipeline_model_parallel_size: 2 is not allowed; 1 for ranking")

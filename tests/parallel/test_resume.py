@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("resume")
     work("tests.parallel.resume", folder, *parts(request))
     return json.loads((folder / "resume.json").read_text())
@@ -27,16 +27,16 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize(
     "stop", [pytest.param(step, marks=part(f"stop {step}", long=step != STEPS // 2)) for step in range(1, STEPS)]
 )
-def test_stopped_anywhere_it_ends_bit_for_bit_the_same(found: dict[str, Any], stop: int) -> None:
-    whole, resumed = found["stops"]["None"], found["stops"][str(stop)]
+def test_stopped_anywhere_it_ends_bit_for_bit_the_same(results: dict[str, Any], stop: int) -> None:
+    whole, resumed = results["stops"]["None"], results["stops"][str(stop)]
     assert (whole["from"], resumed["from"]) == (0, stop)
     assert resumed["losses"] == whole["losses"][stop:]
     assert resumed["draws"] == [d for d in whole["draws"] if d[0] >= stop]
     assert resumed["state"] == whole["state"], "weights, router, members or optimizer"
 
 
-def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(found: dict[str, Any]) -> None:
-    whole = found["stops"]["None"]
+def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(results: dict[str, Any]) -> None:
+    whole = results["stops"]["None"]
     assert "Gates" in {kind for step, _, kind in whole["draws"] if step < STEPS // 2} <= {"NoneType", "Gates"}
     assert "Subnet" in {kind for step, _, kind in whole["draws"] if step >= STEPS // 2}
     assert any("exp_avg_sq" in name and "router" in name for name in whole["state"])
@@ -44,21 +44,21 @@ def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(found: dict[str, A
 
 
 @pytest.mark.part("resharded")
-def test_one_rank_two_ranks_one_rank(found: dict[str, Any]) -> None:
-    assert found["resharded"]["weights"] <= WEIGHT
+def test_one_rank_two_ranks_one_rank(results: dict[str, Any]) -> None:
+    assert results["resharded"]["weights"] <= WEIGHT
 
 
 @pytest.mark.part("resharded")
-def test_two_ranks_write_the_bytes_that_one_rank_wrote(found: dict[str, Any]) -> None:
-    assert found["resharded"]["identical"]
-    assert found["resharded"]["tensors"] == len(found["stops"]["None"]["state"])
-    assert found["resharded"]["members"]
+def test_two_ranks_write_the_bytes_that_one_rank_wrote(results: dict[str, Any]) -> None:
+    assert results["resharded"]["identical"]
+    assert results["resharded"]["tensors"] == len(results["stops"]["None"]["state"])
+    assert results["resharded"]["members"]
 
 
 @pytest.mark.long
 @pytest.mark.part("stages")
-def test_a_run_in_pipeline_stages_with_a_teacher_goes_on_in_stages_and_on_one_rank(found: dict[str, Any]) -> None:
-    stages = found["stages"]
+def test_a_run_in_pipeline_stages_with_a_teacher_goes_on_in_stages_and_on_one_rank(results: dict[str, Any]) -> None:
+    stages = results["stages"]
     assert [stages[name]["from"] for name in ("whole", "stopped", "alone")] == [0, STOP, STOP]
     assert stages["identical"], "weights, router, members or optimizer"
     assert stages["stopped"]["losses"] == stages["whole"]["losses"][STOP:]
@@ -67,7 +67,7 @@ def test_a_run_in_pipeline_stages_with_a_teacher_goes_on_in_stages_and_on_one_ra
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         pytest.param("seed", "elastic.seed: 15 -> 4; take the old values, or", marks=part("seed", long=True)),
         pytest.param(
@@ -75,17 +75,17 @@ def test_a_run_in_pipeline_stages_with_a_teacher_goes_on_in_stages_and_on_one_ra
         ),
     ],
 )
-def test_another_block_is_refused_with_the_difference(found: dict[str, Any], change: str, told: str) -> None:
-    run = found["blocks"][change]
+def test_another_block_is_refused_with_the_difference(results: dict[str, Any], change: str, message: str) -> None:
+    run = results["blocks"][change]
     (line,) = run["said"].splitlines()
     assert run["code"] == 2
     assert line.startswith("error: resume: ")
-    assert told in line
+    assert message in line
 
 
 @pytest.mark.part("sampling")
-def test_what_only_steers_the_rest_of_a_run_is_taken_over_and_told(found: dict[str, Any]) -> None:
-    run = found["blocks"]["sampling"]
+def test_what_only_steers_the_rest_of_a_run_is_taken_over_and_told(results: dict[str, Any]) -> None:
+    run = results["blocks"]["sampling"]
     assert run["code"] == 0
     assert "  resume: elastic.sampling.small: None -> 2, from here on" in run["said"].splitlines()
 

@@ -26,22 +26,22 @@ def each(layouts: Iterable[Layout], *more: str) -> pytest.MarkDecorator:
 
 
 @pytest.fixture(scope="module")
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("table")
     work("tests.parallel.table", folder, "--only", *parts(request))
     return json.loads((folder / "table.json").read_text())
 
 
 @each(SUITE)
-def test_a_layout_trains_what_one_rank_trains(found: dict[str, Any], layout: Layout) -> None:
-    assert wrong(layout, found[layout.name]) == []
+def test_a_layout_trains_what_one_rank_trains(results: dict[str, Any], layout: Layout) -> None:
+    assert wrong(layout, results[layout.name]) == []
 
 
 @each([x for x in SUITE if x.clip < 1], Layout(tensor=2, soft=True).name)
-def test_the_routers_clipping_is_the_same_whatever_shards_it(found: dict[str, Any], layout: Layout) -> None:
+def test_the_routers_clipping_is_the_same_whatever_shards_it(results: dict[str, Any], layout: Layout) -> None:
     # the average of two gradients, at the optimizer's 0.9; without clipping it is larger
-    assert 0 < found[layout.name]["router"] <= (1 - 0.9**2) * layout.clip * (1 + 1e-3)
-    assert found[Layout(tensor=2, soft=True).name]["router"] > 2 * layout.clip
+    assert 0 < results[layout.name]["router"] <= (1 - 0.9**2) * layout.clip * (1 + 1e-3)
+    assert results[Layout(tensor=2, soft=True).name]["router"] > 2 * layout.clip
 
 
 def test_what_differs_is_said() -> None:
@@ -56,15 +56,15 @@ def test_what_differs_is_said() -> None:
 
 @pytest.mark.long
 @pytest.mark.part("long")
-def test_routers_stay_the_same_on_all_ranks(found: dict[str, Any]) -> None:
-    assert found["long"] == {"replicas": True, "steps": LONG_STEPS}
+def test_routers_stay_the_same_on_all_ranks(results: dict[str, Any]) -> None:
+    assert results["long"] == {"replicas": True, "steps": LONG_STEPS}
 
 
 @pytest.mark.parametrize(
     "mode", [pytest.param(mode, marks=part(f"loaded {mode}", long=mode == "ce")) for mode in LOADED]
 )
-def test_a_stage_loads_its_own_layers_of_the_parent(found: dict[str, Any], mode: str) -> None:
-    stages = found[f"loaded {mode}"]
+def test_a_stage_loads_its_own_layers_of_the_parent(results: dict[str, Any], mode: str) -> None:
+    stages = results[f"loaded {mode}"]
     first, last = (set(stages[rank]["student"]) for rank in ("0", "1"))
     assert not first & last
     layers = [{int(name.split(".")[2]) for name in half if ".layers." in name} for half in (first, last)]
@@ -76,9 +76,9 @@ def test_a_stage_loads_its_own_layers_of_the_parent(found: dict[str, Any], mode:
 
 
 @pytest.mark.parametrize("what", [pytest.param(what, marks=part(what)) for what in REFUSED])
-def test_what_cannot_run_is_refused_with_a_line(found: dict[str, Any], what: str) -> None:
+def test_what_cannot_run_is_refused_with_a_line(results: dict[str, Any], what: str) -> None:
     name, value, _ = REFUSED[what]
-    assert found[what]["line"].startswith(f"recipe.trainer.strategy.{name}: {value!r} is not allowed")
+    assert results[what]["line"].startswith(f"recipe.trainer.strategy.{name}: {value!r} is not allowed")
 
 
 def test_the_comparison_can_fail() -> None:
@@ -98,7 +98,7 @@ def test_one_line_for_each_layout_in_the_documentation() -> None:
     rows: dict[str, dict[str, Any]] = {layout.name: {"loss": 1e-6, "weight": 0.0} for layout in ROWS}
     rows |= {what: {"line": ""} for what in REFUSED} | {"versions": {}}
     assert len(markdown(rows).splitlines()) == 2 + len(ROWS) + 3 + len(REFUSED)
-    told = (Path(__file__).parents[2] / "docs" / "tables" / "parallel.md").read_text().splitlines()
-    for ours, theirs in zip(markdown(rows).splitlines(), told, strict=True):
+    text = (Path(__file__).parents[2] / "docs" / "tables" / "parallel.md").read_text().splitlines()
+    for ours, theirs in zip(markdown(rows).splitlines(), text, strict=True):
         cut = 3 if ours.endswith("`` |") else 1 if ours.startswith("| refused with") else 10  # not what was measured
         assert theirs.split("|")[:cut] == ours.split("|")[:cut]

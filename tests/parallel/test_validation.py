@@ -22,15 +22,15 @@ EACH = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("validation")
     work("tests.parallel.validation", folder, *parts(request))
     return json.loads((folder / "validation.json").read_text())
 
 
 @EACH
-def test_a_layout_measures_what_one_rank_measures(found: dict[str, Any], layout: Any) -> None:
-    ours, alone = (found[of.name]["heldout"] for of in (layout, layout.alone))
+def test_a_layout_measures_what_one_rank_measures(results: dict[str, Any], layout: Any) -> None:
+    ours, alone = (results[of.name]["heldout"] for of in (layout, layout.alone))
     assert [line["step"] for line in ours] == [line["step"] for line in alone] == list(range(STEPS + 1))
     for line, wanted in zip(ours, alone, strict=True):
         assert set(line["losses"]) == NAMES
@@ -43,17 +43,17 @@ def test_a_layout_measures_what_one_rank_measures(found: dict[str, Any], layout:
 
 
 @EACH
-def test_loggers_and_monitors_get_it(found: dict[str, Any], layout: Any) -> None:
+def test_loggers_and_monitors_get_it(results: dict[str, Any], layout: Any) -> None:
     kinds = {"val_loss": NAMES, "val_kl": NAMES if layout.teacher else NAMES - {"full"}}
     wanted = {f"{kind}/{name}" for kind, names in kinds.items() for name in names}
-    assert set(found[layout.name]["tags"]) == wanted
-    for rank in found[layout.name]["ranks"]:
+    assert set(results[layout.name]["tags"]) == wanted
+    for rank in results[layout.name]["ranks"]:
         assert set(rank["monitored"]) == wanted | {"val_loss"}, "not on every rank"
 
 
 @EACH
-def test_the_best_checkpoint_has_a_second_name_with_its_loss(found: dict[str, Any], layout: Any) -> None:
-    run = found[layout.name]
+def test_the_best_checkpoint_has_a_second_name_with_its_loss(results: dict[str, Any], layout: Any) -> None:
+    run = results[layout.name]
     means = {line["step"]: sum(line["losses"].values()) / 3 for line in run["heldout"] if line["step"]}
     step = min(means, key=lambda step: (round(means[step], 4), step))
     assert run["links"] == {f"step={step - 1}-val_loss={means[step]:.4f}": f"step={step - 1}-last"}
@@ -64,9 +64,9 @@ def test_the_best_checkpoint_has_a_second_name_with_its_loss(found: dict[str, An
 
 
 @pytest.mark.part(FIRST.name)
-def test_validating_changes_nothing_of_the_training(found: dict[str, Any]) -> None:
-    (often,), (seldom,) = (found[n]["ranks"] for n in (FIRST.alone.name, "seldom"))
-    assert [line["step"] for line in found["seldom"]["heldout"]] == [0, 2, STEPS], "before, when due, and at the end"
+def test_validating_changes_nothing_of_the_training(results: dict[str, Any]) -> None:
+    (often,), (seldom,) = (results[n]["ranks"] for n in (FIRST.alone.name, "seldom"))
+    assert [line["step"] for line in results["seldom"]["heldout"]] == [0, 2, STEPS], "before, when due, and at the end"
     assert all(often["training"]) and len(often["training"]) == STEPS
     for name in ("draws", "losses", "weights"):
         assert often[name] == seldom[name], name

@@ -76,16 +76,16 @@ def main(place: Path, *names: str) -> None:
     from tests.parallel import forks
 
     forks.prepare(place)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for layout in [one for one in LAYOUTS if one.name in names]:
         for of in (layout, layout.alone):
             out = place / of.name
-            if of.name not in found:
+            if of.name not in results:
                 ranks = forks.run(out / "log", of.world, train, place, out, of, 1)
-                found[of.name] = {"ranks": ranks, **left(out)}
+                results[of.name] = {"ranks": ranks, **left(out)}
     out, of = place / "seldom", LAYOUTS[0].alone
-    found["seldom"] = {"ranks": forks.run(out / "log", 1, train, place, out, of, 2), **left(out)}
-    (place / "validation.json").write_text(json.dumps(found))
+    results["seldom"] = {"ranks": forks.run(out / "log", 1, train, place, out, of, 2), **left(out)}
+    (place / "validation.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -33,11 +33,11 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[Any, str, str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_12b_has_a_layout_for_80_gb_gpus(capsys: pytest.CaptureFixture[str], stage: str) -> None:
     code, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", *STAGES[stage], "--json")
-    told = json.loads(out)
-    assert code == 0 and told["parameters"] == 12_310_001_152
-    assert told["best"]["fits"] and told["best"]["memory"]["total"] <= told["run"]["usable_bytes"] < 80e9
-    assert told["best"] in told["layouts"]
-    assert told["best"]["context_parallel_size"] == 1
+    report = json.loads(out)
+    assert code == 0 and report["parameters"] == 12_310_001_152
+    assert report["best"]["fits"] and report["best"]["memory"]["total"] <= report["run"]["usable_bytes"] < 80e9
+    assert report["best"] in report["layouts"]
+    assert report["best"]["context_parallel_size"] == 1
 
 
 @pytest.mark.nemo
@@ -46,19 +46,22 @@ def test_a_recipe_has_its_block_and_its_parent(
 ) -> None:
     monkeypatch.chdir(CONF.parent)
     code, out, _ = run(capsys, "--recipe", "nemotron_elastic_12b", "--stage", "2", "--json")
-    told, by_hand = json.loads(out), run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--stage", "2", "--json")
-    assert code == 0 and told.pop("parent") == "nemotron_elastic_12b: nemotron-nano-12b-v2"
-    assert told == {k: v for k, v in json.loads(by_hand[1]).items() if k != "parent"}
+    report, by_hand = (
+        json.loads(out),
+        run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--stage", "2", "--json"),
+    )
+    assert code == 0 and report.pop("parent") == "nemotron_elastic_12b: nemotron-nano-12b-v2"
+    assert report == {k: v for k, v in json.loads(by_hand[1]).items() if k != "parent"}
 
 
 def test_gradients_that_are_summed_in_bf16_take_half_the_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    found = {}
+    seen = {}
     for sums in ("fp32", "bf16"):
         _, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--gradients", sums, "--json")
-        found[sums] = {str(x["memory"]["weights"]): x for x in json.loads(out)["layouts"]}
-    assert found["fp32"].keys() == found["bf16"].keys()
-    for weights, layout in found["fp32"].items():
-        other = found["bf16"][weights]
+        seen[sums] = {str(x["memory"]["weights"]): x for x in json.loads(out)["layouts"]}
+    assert seen["fp32"].keys() == seen["bf16"].keys()
+    for weights, layout in seen["fp32"].items():
+        other = seen["bf16"][weights]
         assert (layout["memory"]["gradients"], other["memory"]["gradients"]) == (2 * int(weights), int(weights))
         assert layout["data_parallel_size"] == 1 or other["seconds"] < layout["seconds"]
     code, _, err = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--gradients", "fp8")
@@ -78,37 +81,37 @@ def test_with_experts_both_counts_and_who_shares_them(capsys: pytest.CaptureFixt
     block = {"budgets": [{"name": "small", "active_params": 2.8e9}], "axes": {"experts": [128, 96, 64]}}
     (tmp_path / "block.json").write_text(json.dumps(block | {"axes": {"hidden": [2688, 1792], **block["axes"]}}))
     argv = ("--config", str(tmp_path / "block.json"), "--parent", "nemotron-3-nano-30b-a3b", "--gpus", "32")
-    told = json.loads(run(capsys, *argv, "--json")[1])
-    assert (told["parameters"], told["active_parameters"]) == (31_577_940_288, 3_580_076_352)
-    assert told["best"]["expert_model_parallel_size"] > 1
+    report = json.loads(run(capsys, *argv, "--json")[1])
+    assert (report["parameters"], report["active_parameters"]) == (31_577_940_288, 3_580_076_352)
+    assert report["best"]["expert_model_parallel_size"] > 1
     code, out, _ = run(capsys, *argv)
     shown = " ".join(out.split())
     assert code == 0 and "(31,577,940,288 parameters, 3,580,076,352 active parameters), stage 1" in shown
     assert shown.count("TP PP DP EP SP recompute") == 1
     rows = [line.split() for line in out.splitlines() if line.split()[-1:] in (["yes"], ["no"], ["best"])]
-    assert {row[3] for row in rows} == {"1", "2", "4", "8"} and len(rows) == len(told["layouts"])
+    assert {row[3] for row in rows} == {"1", "2", "4", "8"} and len(rows) == len(report["layouts"])
 
 
 def test_hours_of_the_papers_steps_or_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     """Without lengths each stage has the paper's."""
     for number, stage in ((1, PAPER.stage1), (2, PAPER.stage2)):
         argv = (*CONFIG, "--parent", "nemotron-nano-12b-v2", "--stage", str(number))
-        told = json.loads(run(capsys, *argv, "--json")[1])
-        sizes = told["run"]["seq_length"], told["run"]["global_batch"], told["time"]["steps"]
+        report = json.loads(run(capsys, *argv, "--json")[1])
+        sizes = report["run"]["seq_length"], report["run"]["global_batch"], report["time"]["steps"]
         assert sizes == (stage.seq_length, stage.global_batch_size, stage.max_steps)
-        assert told["time"]["hours"] == pytest.approx(told["best"]["seconds"] * stage.max_steps / 3600)
-        assert told["time"]["gpu_hours"] == pytest.approx(128 * told["time"]["hours"])
+        assert report["time"]["hours"] == pytest.approx(report["best"]["seconds"] * stage.max_steps / 3600)
+        assert report["time"]["gpu_hours"] == pytest.approx(128 * report["time"]["hours"])
     short = run(capsys, *argv, "--steps", "100")[1].splitlines()[-1]
-    hours = told["best"]["seconds"] / 36
+    hours = report["best"]["seconds"] / 36
     assert short.startswith(f"100 steps in about {hours:.3g} hours, {128 * hours:,.0f} GPU-hours;")
 
 
 def test_the_defaults_are_the_planners(capsys: pytest.CaptureFixture[str]) -> None:
     """The command's module imports nothing of the planner's, so it has them as numbers."""
-    told = json.loads(run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--json")[1])["run"]
-    assert (told["node"], told["margin"]) == (NODE, MARGIN)
-    told = json.loads(run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--margin", "0.2", "--json")[1])
-    assert told["run"]["usable_bytes"] == 64e9 and told["best"]["memory"]["total"] <= 64e9
+    report = json.loads(run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--json")[1])["run"]
+    assert (report["node"], report["margin"]) == (NODE, MARGIN)
+    report = json.loads(run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--margin", "0.2", "--json")[1])
+    assert report["run"]["usable_bytes"] == 64e9 and report["best"]["memory"]["total"] <= 64e9
 
 
 def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,11 +125,11 @@ def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_parent_folder_counts_as_its_preset(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     parent = preset("nemotron-nano-12b-v2")
     (tmp_path / "config.json").write_text(json.dumps(to_hf_config(parent, parent.full)))
-    told = [
+    report = [
         json.loads(run(capsys, *CONFIG, "--parent", name, *STAGES["8k"], "--json")[1])["layouts"]
         for name in ("nemotron-nano-12b-v2", str(tmp_path))
     ]
-    assert told[0] == told[1]
+    assert report[0] == report[1]
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ CONFIG = block()
 PARENT = CONFIG.parent_shape(NANO)
 
 
-def named(found: list[Layout], name: str) -> Layout:
-    return next(x for x in found if str(x) == name)
+def named(among: list[Layout], name: str) -> Layout:
+    return next(x for x in among if str(x) == name)
 
 
 def test_experts_are_divided_by_their_ranks_and_the_rest_is_not() -> None:
@@ -62,14 +62,14 @@ def test_static_memory_by_hand() -> None:
     A layer's 128 biases are fp32.
     """
     wide = LAYERS * 128 * 2
-    found = layouts(NANO, CONFIG, RUN)
+    choices = layouts(NANO, CONFIG, RUN)
     rest = parameters(PARENT, PARENT.full) - LAYERS * EXPERTS
     for expert in (1, 2, 4, 8):
         own = LAYERS * EXPERTS // expert
-        memory = named(found, f"TP1 PP1 DP64 EP{expert}").memory
+        memory = named(choices, f"TP1 PP1 DP64 EP{expert}").memory
         assert memory.weights == memory.teacher == 2 * (rest + own) + wide and memory.gradients == 4 * (rest + own)
         assert memory.optimizer == pytest.approx(12 * rest / 64 + 12 * own / (64 / expert))
-    two = named(found, "TP2 PP1 DP32 EP8 SP")
+    two = named(choices, "TP2 PP1 DP32 EP8 SP")
     shard = local_parameters(PARENT, stages(PARENT, 1)[0], 2, 8) - LAYERS * EXPERTS // 8
     assert two.memory.optimizer == pytest.approx(12 * shard / 32 + 12 * LAYERS * EXPERTS / 8 / 8)
 
@@ -121,11 +121,11 @@ def test_what_travels_to_experts_by_hand() -> None:
 def test_the_time_of_a_step_by_hand() -> None:
     """On one node: products at the assumed rate, tokens and gradients over NVLink; an expert has one replica."""
     run, gpu = replace(RUN, gpus=8), GPUS["h100"]
-    found = named(layouts(NANO, CONFIG, run), "TP1 PP1 DP8 EP8")
+    choices = named(layouts(NANO, CONFIG, run), "TP1 PP1 DP8 EP8")
     rest = parameters(PARENT, PARENT.full) - LAYERS * EXPERTS
-    products = found.work.total / (8 * gpu.flops * EFFICIENCY)
+    products = choices.work.total / (8 * gpu.flops * EFFICIENCY)
     sent = run.global_batch / 8 * dispatched(PARENT, CONFIG, run, Sharding(1, False, 8), False) / gpu.nvlink
-    assert found.seconds == pytest.approx(products + sent + 6 * rest * 7 / 8 / gpu.nvlink)
+    assert choices.seconds == pytest.approx(products + sent + 6 * rest * 7 / 8 / gpu.nvlink)
     half = named(layouts(NANO, CONFIG, run), "TP1 PP1 DP8 EP4")
     sent = run.global_batch / 8 * dispatched(PARENT, CONFIG, run, Sharding(1, False, 4), False) / gpu.nvlink
     reduced = 6 * (rest * 7 / 8 + LAYERS * EXPERTS / 4 / 2) / gpu.nvlink
@@ -147,8 +147,8 @@ def test_sizes_divide_the_blocks_of_experts_and_the_ranks_of_a_stage() -> None:
     assert expert_sizes(PARENT) == (1, 2, 4, 8) and expert_sizes(preset("nemotron-h-8b")) == (None,)
     many = block(axes={"experts": {"choices": [128, 64], "stripes": 64}})
     assert expert_sizes(many.parent_shape(NANO)) == (1, 2, 4, 8, 16, 32, 64)
-    found = layouts(NANO, CONFIG, replace(RUN, gpus=4))
-    assert {(x.tensor, x.pipeline, x.expert) for x in found} == {
+    choices = layouts(NANO, CONFIG, replace(RUN, gpus=4))
+    assert {(x.tensor, x.pipeline, x.expert) for x in choices} == {
         (1, 1, 1), (1, 1, 2), (1, 1, 4), (1, 2, 1), (1, 2, 2), (1, 4, 1), (2, 1, 1), (2, 1, 2), (2, 1, 4), (2, 2, 1),
         (2, 2, 2),
     }  # fmt: skip
@@ -156,16 +156,16 @@ def test_sizes_divide_the_blocks_of_experts_and_the_ranks_of_a_stage() -> None:
 
 
 def test_tensor_parallelism_comes_with_sequence_parallelism() -> None:
-    found = layouts(NANO, CONFIG, RUN)
-    assert all(x.sequence_parallel == (x.tensor > 1) for x in found) and {x.tensor for x in found} == {1, 2}
+    choices = layouts(NANO, CONFIG, RUN)
+    assert all(x.sequence_parallel == (x.tensor > 1) for x in choices) and {x.tensor for x in choices} == {1, 2}
     odd = replace(RUN, seq_length=4095)
     assert {x.tensor for x in layouts(NANO, CONFIG, odd)} == {1}
     assert "TP 2 does not divide the length" in str(why_not(PARENT, CONFIG, odd, 2, 1, 1))
 
 
 def test_json_and_names_tell_of_it_where_there_are_experts() -> None:
-    told = named(layouts(NANO, CONFIG, RUN), "TP2 PP1 DP32 EP8 SP recompute").to_json()
-    assert told["expert_model_parallel_size"] == 8 and told["expert_tensor_parallel_size"] == 1
+    data = named(layouts(NANO, CONFIG, RUN), "TP2 PP1 DP32 EP8 SP recompute").to_json()
+    assert data["expert_model_parallel_size"] == 8 and data["expert_tensor_parallel_size"] == 1
     small = ElasticConfig.from_dict({"budgets": [{"name": "small", "ratio": 0.7}], "axes": {"depth": [12, 6]}})
     dense = layouts(preset("nemotron-h-tiny"), small, RunShape(64, 8))
     assert not any("expert" in key for key in dense[0].to_json()) and "EP" not in str(dense[0])

@@ -47,9 +47,9 @@ def block(**changes: Any) -> ElasticConfig:
 
 @pytest.mark.parametrize("run", [STAGE_1, STAGE_2], ids=["8k", "48k"])
 def test_the_12b_fits_80_gb_in_both_stages(run: RunShape) -> None:
-    found = best(P12, block(), run)
-    assert found.fits and found.memory.total < 80e9
-    assert 8 % found.tensor == 0 and found.pipeline == 1 and found.tensor * found.data == 128
+    layout = best(P12, block(), run)
+    assert layout.fits and layout.memory.total < 80e9
+    assert 8 % layout.tensor == 0 and layout.pipeline == 1 and layout.tensor * layout.data == 128
     # what the design asks for at 48k fits too, with room
     wide = next(x for x in layouts(P12, block(), run) if str(x) == "TP8 PP1 DP16 SP recompute")
     assert wide.fits and wide.memory.total < 40e9
@@ -60,11 +60,11 @@ def test_a_long_context_needs_recomputation_on_80_gb() -> None:
 
 
 def test_layouts_come_fastest_first_and_say_why_they_do_not_fit() -> None:
-    found = layouts(P12, block(), STAGE_1)
-    assert [x.seconds for x in found] == sorted(x.seconds for x in found)
-    first = next(x for x in found if x.tensor == 1)
+    choices = layouts(P12, block(), STAGE_1)
+    assert [x.seconds for x in choices] == sorted(x.seconds for x in choices)
+    first = next(x for x in choices if x.tensor == 1)
     assert not first.fits and "of 73.6 usable; most of it activations" in first.reason
-    assert {x.fits for x in found} == {True, False}
+    assert {x.fits for x in choices} == {True, False}
 
 
 def test_of_layouts_that_are_as_fast_the_smallest_is_taken() -> None:
@@ -79,10 +79,10 @@ def test_of_layouts_that_are_as_fast_the_smallest_is_taken() -> None:
 
 
 def test_whoever_speaks_of_the_best_layout_says_how_near_is_as_fast() -> None:
-    told = f"within {100 * BLUR:g} % of the fastest"
+    message = f"within {100 * BLUR:g} % of the fastest"
     pages = ["docs/recipes.md", "docs/containers.md", "nemo_elastic/cli/cmd_plan.py"]
     for page in [*pages, *(f"recipes/nemotron_elastic_{size}.py" for size in ("12b", "9b", "8b"))]:
-        assert told in " ".join((ROOT / page).read_text(encoding="utf-8").split()), page
+        assert message in " ".join((ROOT / page).read_text(encoding="utf-8").split()), page
 
 
 def test_a_layout_that_the_kernels_refuse_is_not_offered() -> None:
@@ -119,8 +119,8 @@ def test_a_teacher_in_one_byte() -> None:
     """By hand: everything but embedding and head is linear, up to convolutions, norms and what heads have."""
 
     def held(precision: str | None, tensor: int) -> float:
-        found = layouts(P12, block(distill={"teacher_precision": precision}), STAGE_1)
-        return next(x for x in found if x.tensor == tensor).memory.teacher
+        choices = layouts(P12, block(distill={"teacher_precision": precision}), STAGE_1)
+        return next(x for x in choices if x.tensor == tensor).memory.teacher
 
     count, ends = parameters(P12, P12.full), 2 * 131072 * 5120
     assert held(None, 1) == held("bf16", 1) == 2 * count
@@ -221,8 +221,8 @@ def test_one_gpu_takes_its_flops_at_the_assumed_rate_and_no_collectives() -> Non
 
 
 def test_a_pipeline_holds_several_micro_batches_at_once() -> None:
-    found = layouts(P12, block(distill={"mode": "ce"}), STAGE_1)
-    one, two = (next(x for x in found if str(x) == f"TP8 PP{p} DP{16 // p} SP") for p in (1, 2))
+    choices = layouts(P12, block(distill={"mode": "ce"}), STAGE_1)
+    one, two = (next(x for x in choices if str(x) == f"TP8 PP{p} DP{16 // p} SP") for p in (1, 2))
     # half of the layers, twice the micro-batches in flight; the embedding's and the head's stage are fuller
     assert two.memory.activations == pytest.approx(one.memory.activations, rel=0.05)
     assert two.memory.weights == pytest.approx(one.memory.weights / 2, rel=0.1)
@@ -236,11 +236,11 @@ def test_planning_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("mode", ["frozen", "frozen_ce", "trainable", "ce"])
 def test_pipelines_are_tried_with_and_without_a_teacher(mode: str) -> None:
-    found = layouts(P12, block(distill={"mode": mode}), STAGE_1)
-    assert {x.pipeline for x in found} == {1, 2}  # 62 layers
-    assert all((x.memory.teacher > 0) == (mode in ("frozen", "frozen_ce")) for x in found)
-    found = layouts(P12, block(distill={"mode": mode}, budgets_per_batch=2), STAGE_1)
-    assert {x.pipeline for x in found} == {1}
+    choices = layouts(P12, block(distill={"mode": mode}), STAGE_1)
+    assert {x.pipeline for x in choices} == {1, 2}  # 62 layers
+    assert all((x.memory.teacher > 0) == (mode in ("frozen", "frozen_ce")) for x in choices)
+    choices = layouts(P12, block(distill={"mode": mode}, budgets_per_batch=2), STAGE_1)
+    assert {x.pipeline for x in choices} == {1}
 
 
 def held(stage: Any, mode: str, in_flight: int, shards: Sharding = Sharding(), recompute: bool = True) -> Any:
@@ -307,8 +307,8 @@ def test_batches_divide() -> None:
         layouts(P12, block(), RunShape(8192, 4, 1, 6))
     with pytest.raises(ElasticError, match=r"--micro-batch-size: 3 is not allowed; a divisor"):
         RunShape(8192, 4, 3)
-    found = layouts(P12, block(), RunShape(8192, 4, 1, 8))
-    assert {(x.tensor, x.pipeline) for x in found} == {(1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1)}
+    choices = layouts(P12, block(), RunShape(8192, 4, 1, 8))
+    assert {(x.tensor, x.pipeline) for x in choices} == {(1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1)}
 
 
 def test_nothing_fits_says_what_to_change() -> None:
@@ -331,19 +331,19 @@ def test_gpus_fill_their_nodes_and_tensor_parallelism_stays_in_one() -> None:
 
 
 def test_the_margin_of_memory_decides_what_fits() -> None:
-    found = best(P12, block(), STAGE_1)
-    tight = replace(STAGE_1, margin=1 - found.memory.total / 80e9 + 1e-3)
-    assert str(found) not in [str(x) for x in layouts(P12, block(), tight) if x.fits]
-    assert best(P12, block(), tight).memory.total < found.memory.total
+    layout = best(P12, block(), STAGE_1)
+    tight = replace(STAGE_1, margin=1 - layout.memory.total / 80e9 + 1e-3)
+    assert str(layout) not in [str(x) for x in layouts(P12, block(), tight) if x.fits]
+    assert best(P12, block(), tight).memory.total < layout.memory.total
     assert STAGE_1.usable == pytest.approx(0.92 * 80e9)
     with pytest.raises(ElasticError, match=r"--margin: 1.5 is not allowed; a number from 0 to 0.9"):
         replace(STAGE_1, margin=1.5)
 
 
 def test_hours_are_those_of_all_steps_on_all_gpus() -> None:
-    found = best(P12, block(), STAGE_1)
-    time = duration(found, 100)
-    assert time.hours == pytest.approx(found.seconds / 36)
+    layout = best(P12, block(), STAGE_1)
+    time = duration(layout, 100)
+    assert time.hours == pytest.approx(layout.seconds / 36)
     assert time.gpu_hours == pytest.approx(128 * time.hours)
 
 

@@ -43,15 +43,15 @@ def test_saved_activations(recompute: bool, gated: bool, parent: Parent) -> None
 
 def worker(rank: int, world: int, port: int, folder: str) -> None:
     start(rank, world, tensor=world, port=port)
-    told = {}
+    report = {}
     for sequence in (False, True):
         for recompute in (False, True):
             model = model_of(PARENT, recompute, sequence)
             for gated in (False, True):
-                told[sequence, recompute, gated] = saved_bytes(model, PARENT, 1, 128, gated)
-        told["loss", sequence] = loss_peak(model, DistillConfig(chunk_tokens=32), 4096)
-    told["parameters"] = sum(p.numel() for p in model.parameters())
-    torch.save(told, Path(folder) / f"rank{rank}.pt")
+                report[sequence, recompute, gated] = saved_bytes(model, PARENT, 1, 128, gated)
+        report["loss", sequence] = loss_peak(model, DistillConfig(chunk_tokens=32), 4096)
+    report["parameters"] = sum(p.numel() for p in model.parameters())
+    torch.save(report, Path(folder) / f"rank{rank}.pt")
 
 
 @pytest.mark.dist
@@ -64,14 +64,14 @@ def test_two_tensor_parallel_ranks(tmp_path: Path) -> None:
         port = s.getsockname()[1]
     mp.spawn(worker, args=(2, port, str(tmp_path)), nprocs=2)
     for rank in range(2):
-        told = torch.load(tmp_path / f"rank{rank}.pt")
-        assert told.pop("parameters") == local_parameters(PARENT, stages(PARENT, 1)[0], 2)
+        report = torch.load(tmp_path / f"rank{rank}.pt")
+        assert report.pop("parameters") == local_parameters(PARENT, stages(PARENT, 1)[0], 2)
         for sequence in (False, True):
-            measured = told.pop(("loss", sequence))
+            measured = report.pop(("loss", sequence))
             wanted = loss(PARENT, DistillConfig(chunk_tokens=32), 4096, Sharding(2, sequence))
             assert measured == pytest.approx(wanted, rel=0.06), ("loss", sequence)
-        assert len(told) == 8
-        for (sequence, recompute, gated), measured in told.items():
+        assert len(report) == 8
+        for (sequence, recompute, gated), measured in report.items():
             wanted = formula(Sharding(2, sequence), 128, recompute, gated)
             assert measured == pytest.approx(wanted, rel=TOLERANCE), (sequence, recompute, gated)
 

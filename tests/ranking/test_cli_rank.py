@@ -107,8 +107,8 @@ def test_an_unfinished_ranking_of_another_parent_is_refused_or_replaced(place, t
 def test_only_the_drops_that_a_depth_needs_are_measured(place, tmp_path, capsys):
     code, all_of_it, _ = run(capsys, *arguments(place, tmp_path / "all", "--json"))
     assert code == 0
-    code, told, said = run(capsys, *arguments(place, tmp_path / "some", "--json", "--min-depth", "6"))
-    assert code == 0 and json.loads(told)["depth"][:2] == json.loads(all_of_it)["depth"][:2]
+    code, output, said = run(capsys, *arguments(place, tmp_path / "some", "--json", "--min-depth", "6"))
+    assert code == 0 and json.loads(output)["depth"][:2] == json.loads(all_of_it)["depth"][:2]
     ranking = Ranking.load(tmp_path / "some")
     assert ranking.options.depth_exact == 2 and None not in ranking.depth_scores
     code, _, said = run(capsys, *arguments(place, tmp_path / "none", "--min-depth", "8"))

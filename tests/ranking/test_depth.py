@@ -55,10 +55,10 @@ class Toy:
 def measured(model, pieces, layers=None, reduce=None):
     if isinstance(model, NemotronH):
         model, layers = Layers(model.weights()), model.parent.num_layers
-    found = Depth(model, layers or model.layers, reduce)
+    depth = Depth(model, layers or model.layers, reduce)
     for piece in pieces:
-        found.add(piece)
-    return found
+        depth.add(piece)
+    return depth
 
 
 @pytest.fixture
@@ -95,9 +95,9 @@ def test_iterative_order_sees_that_two_layers_replace_each_other():
 def test_order_and_scores_are_those_of_running_every_candidate_whole(parent, seed, exact):
     model = NemotronH.random(parent, seed=seed)
     pieces = [tokens_of(parent, seed=s) for s in range(3)]
-    found = iterative_mse(measured(model, pieces), exact)
-    assert found == naive_order(model, parent, pieces, exact)  # bit for bit
-    assert found == naive_order(model, parent, pieces, exact, again=True)
+    actual = iterative_mse(measured(model, pieces), exact)
+    assert actual == naive_order(model, parent, pieces, exact)  # bit for bit
+    assert actual == naive_order(model, parent, pieces, exact, again=True)
 
 
 @settings(max_examples=200)
@@ -122,8 +122,8 @@ def test_no_layer_is_given_up_that_is_the_least_important(data, pieces):
         return toy.head(stream)
 
     batches = [torch.full((1, 2), i) for i in range(pieces)]
-    found = iterative_mse(measured(Toy(damage), batches))
-    assert found == naive_order(forward, PARENT, batches)
+    actual = iterative_mse(measured(Toy(damage), batches))
+    assert actual == naive_order(forward, PARENT, batches)
 
 
 @pytest.mark.parametrize("pattern", ["M-M*-M-M", "MMMM----****", "*-" * 8, "M-M-M*-M-M-M*-"])
@@ -144,8 +144,8 @@ def test_half_of_the_candidates_layers_run_and_far_fewer_where_layers_are_given_
     _, shared = count(lambda: iterative_mse(measured(model, one)))
     walks = sum(k - 1 for k in range(2, n + 1))  # the reference once, half of each candidate, a walk per round
     assert shared == n + (naive - n) / 2 + walks
-    found, raced = count(lambda: iterative_mse(measured(model, eight)))
-    assert found == expected
+    actual, raced = count(lambda: iterative_mse(measured(model, eight)))
+    assert actual == expected
     assert raced < 0.9 * shared
 
 
@@ -203,9 +203,9 @@ def test_final_streams_that_are_not_kept_are_computed_anew(monkeypatch, evaluati
     expected = iterative_mse(measured(model, pieces))
     few, evaluations[0] = evaluations[0], 0
     monkeypatch.setattr(depth, "KEPT", 2 * pieces[0].numel() * PARENT.hidden)
-    found = measured(model, pieces)
-    assert iterative_mse(found) == expected and evaluations[0] > few
-    assert len(found._normed) == 2
+    actual = measured(model, pieces)
+    assert iterative_mse(actual) == expected and evaluations[0] > few
+    assert len(actual._normed) == 2
 
 
 def test_squared_error_adds_chunks_in_float64():
@@ -232,14 +232,14 @@ class Ranks:
         return run
 
     def run(self, *calls):
-        found, threads = {}, []
+        actual, threads = {}, []
         for i, call in enumerate(calls):
-            threads.append(threading.Thread(target=lambda i=i, call=call: found.update({i: call(self.reduce(i))})))
+            threads.append(threading.Thread(target=lambda i=i, call=call: actual.update({i: call(self.reduce(i))})))
         for t in threads:
             t.start()
         for t in threads:
             t.join()
-        return [found[i] for i in range(len(calls))]
+        return [actual[i] for i in range(len(calls))]
 
 
 def test_reduce_makes_the_order_that_of_all_ranks():
@@ -273,5 +273,5 @@ def test_cosine_scores_every_layer_in_the_same_pass(evaluations):
 
 def test_a_parent_of_one_layer_has_an_order():
     parent = Parent("M", 4, 8, 4, 2, 2, 1, 2)
-    found = iterative_mse(measured(NemotronH.random(parent), [tokens_of(parent)]))
-    assert found == ((0,), (None,))
+    actual = iterative_mse(measured(NemotronH.random(parent), [tokens_of(parent)]))
+    assert actual == ((0,), (None,))

@@ -32,14 +32,14 @@ def small_pieces(monkeypatch):
 
 
 def test_an_iterator_is_consumed_once_and_progress_is_told(model, small_pieces):
-    told = []
+    reports = []
     batches = (tokens_of(PARENT, batch=2, seed=s) for s in range(3))
     options = RankOptions(depth_samples=3)
     ranking = rank(
-        Layers(model.weights()), PARENT, batches, options, lambda *a: told.append(a), provenance={"data": "random"}
+        Layers(model.weights()), PARENT, batches, options, lambda *a: reports.append(a), provenance={"data": "random"}
     )
     assert ranking.provenance == {"samples": 6, "tokens": 54, "data": "random"}
-    assert told == [*(("widths", i, 0) for i in (1, 2, 3)), *(("depth", i, 4) for i in (1, 2, 3, 4))]
+    assert reports == [*(("widths", i, 0) for i in (1, 2, 3)), *(("depth", i, 4) for i in (1, 2, 3, 4))]
     used = [*tokens_of(PARENT, batch=2, seed=0).split(1), tokens_of(PARENT, batch=2, seed=1)[:1]]
     assert (ranking.depth, ranking.depth_scores) == iterative_mse(measured(model, used))
     with pytest.raises(ElasticError, match="no data"):
@@ -127,9 +127,9 @@ def test_ranks_that_take_samples_in_turn_rank_as_one_does(model, small_pieces):
     for ranks in (2, 4):
         shares = [tokens[i::ranks] for i in range(ranks)]
         calls = [lambda reduce, s=s: rank(layers, PARENT, s.split(1), options, reduce=reduce) for s in shares]
-        for found in Ranks(ranks).run(*calls):
-            assert found.digest == one.digest
-            assert (found.options, found.provenance) == (one.options, one.provenance)
-            assert found.depth_scores[:-1] == pytest.approx(one.depth_scores[:-1], rel=1e-9)
+        for actual in Ranks(ranks).run(*calls):
+            assert actual.digest == one.digest
+            assert (actual.options, actual.provenance) == (one.options, one.provenance)
+            assert actual.depth_scores[:-1] == pytest.approx(one.depth_scores[:-1], rel=1e-9)
             for name, value in one.scores.items():
-                np.testing.assert_allclose(found.scores[name], value, rtol=1e-9)
+                np.testing.assert_allclose(actual.scores[name], value, rtol=1e-9)

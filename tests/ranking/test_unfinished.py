@@ -43,16 +43,16 @@ def model_of(seed=2):
 def run(path, model=None, batches=BATCHES, options=OPTIONS, stop_at=None, parent=PARENT, every=0.0, reduce=None):
     """Rank, saving at every chance; stopped at the `stop_at`-th chance if that comes."""
     model = model or model_of()
-    told = []
+    reports = []
 
     def progress(*what):
-        told.append(what)
-        if len(told) == stop_at:
+        reports.append(what)
+        if len(reports) == stop_at:
             raise Stop
 
     unfinished = None if path is None else Unfinished(path, model.parameters, every)
     layers = Layers(model.weights())
-    return rank(layers, parent, iter(batches), options, progress, reduce, unfinished=unfinished), told
+    return rank(layers, parent, iter(batches), options, progress, reduce, unfinished=unfinished), reports
 
 
 def assert_same(a, b):
@@ -65,21 +65,21 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, depth_exact=2), replace(OPTIONS, depth="cosine")])
 def test_stopped_anywhere_it_goes_on_to_the_same_bits(tmp_path, options):
-    whole, told = run(None, options=options)
-    for chance in range(1, len(told) + 1):
+    whole, output = run(None, options=options)
+    for chance in range(1, len(output) + 1):
         path = tmp_path / f"{chance}.safetensors"
         with pytest.raises(Stop):
             run(path, options=options, stop_at=chance)
         # the chance at which it stopped was not saved yet, all before it were
         again, rest = run(path, options=options)
         assert_same(again, whole)
-        assert rest == told[chance - 1 :]
+        assert rest == output[chance - 1 :]
 
 
 def test_stopped_at_every_chance_it_still_ends(tmp_path, evaluations):  # noqa: F811
-    whole, told = run(None)
+    whole, output = run(None)
     once, evaluations[0] = evaluations[0], 0
-    for _ in told[1:]:
+    for _ in output[1:]:
         with pytest.raises(Stop):
             run(tmp_path / "r", stop_at=2)
     assert_same(run(tmp_path / "r")[0], whole)
@@ -90,9 +90,9 @@ def test_stopped_at_every_chance_it_still_ends(tmp_path, evaluations):  # noqa: 
 def test_nothing_runs_again_where_all_was_measured(tmp_path, evaluations):  # noqa: F811
     whole, _ = run(tmp_path / "r")
     evaluations[0] = 0
-    again, told = run(tmp_path / "r")
+    again, output = run(tmp_path / "r")
     assert_same(again, whole)
-    assert evaluations[0] == 0 and told == []
+    assert evaluations[0] == 0 and output == []
 
 
 def test_it_is_saved_when_it_is_time_and_read_only_then(tmp_path):
@@ -165,8 +165,8 @@ def test_ranks_that_were_stopped_at_different_rounds_go_on_together(tmp_path):
             head = json.loads(_head(paths[1]))
             head["drops"] = json.loads(_head(tmp_path / "less"))["drops"]
             save_file(load_file(paths[1]), paths[1], {"ranking": json.dumps(head)})
-        for found in all_ranks(paths):
-            assert_same(found, whole)
+        for actual in all_ranks(paths):
+            assert_same(actual, whole)
 
 
 def _head(path):
@@ -206,7 +206,7 @@ def test_every_group_of_ranks_has_a_file_and_no_other_layout_resumes_from_it(tmp
         (tmp_path / f".{file.name}.0123abcd.tmp").write_bytes(b"")  # what a kill in a save leaves
     assert [unfinished_file(tmp_path, 2, 3, 1, rank) for rank in range(3)] == files
     for tensor, data, expert in ((1, 3, 1), (2, 1, 1), (2, 2, 1), (2, 4, 1), (4, 3, 1), (2, 3, 2)):
-        told = rf"other ranks than these \(tensor-parallel size {tensor}, .* {data}"
-        told += rf", expert-parallel size {expert}\)" if expert > 1 else r"\)"
-        with pytest.raises(OtherRanking, match=told):
+        message = rf"other ranks than these \(tensor-parallel size {tensor}, .* {data}"
+        message += rf", expert-parallel size {expert}\)" if expert > 1 else r"\)"
+        with pytest.raises(OtherRanking, match=message):
             unfinished_file(tmp_path, tensor, data, expert, 0)

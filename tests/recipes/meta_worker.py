@@ -54,8 +54,8 @@ def main(names: list[str]) -> None:
     initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
     with cuda_as_cpu():
         model_parallel_cuda_manual_seed(1)
-        told = {name: built(name) for name in names}
-    print(json.dumps(told))
+        report = {name: built(name) for name in names}
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

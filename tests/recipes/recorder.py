@@ -22,14 +22,14 @@ class StateRecorder(pl.Callback):
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.told: dict[str, Any] = {}
+        self.record: dict[str, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not isinstance(pl_module, ElasticMambaModel):
             return
         core = pl_module.host.core
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        self.told = {
+        self.record = {
             "start": state_of(trainer, pl_module),
             "members": [m.to_json() for m in pl_module.members.get()],
             "frozen": pl_module.members.is_frozen,
@@ -47,14 +47,14 @@ class StateRecorder(pl.Callback):
         }
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self.told:
-            self.told |= {
+        if self.record:
+            self.record |= {
                 "end": state_of(trainer, pl_module),
                 "end_members": [m.to_json() for m in pl_module.members.get()],
                 "end_lr": [g["lr"] for g in trainer.optimizers[0].param_groups],
                 "teacher_moved": digest(dict(pl_module.host.frozen.named_parameters()))
-                != self.told["start"]["teacher"],
+                != self.record["start"]["teacher"],
             }
             out = Path(self.folder) / f"stage{pl_module.stage}-rank{trainer.global_rank}.json"
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(self.told))
+            out.write_text(json.dumps(self.record))

@@ -81,16 +81,16 @@ def planned(family: Any) -> dict[str, list[str]]:
     """The table of a 12B's jobs on the machines of `SLURM`, each stage in two turns."""
     from nemo_elastic.plan import PAPER, duration
 
-    found = {number: family.layout(number, PAPER, 128, "h100") for number in (1, 2)}
-    held = {number: f"{layout.memory.total / 1e9:.1f}" for number, layout in found.items()}
-    time = {number: f"{duration(x, PAPER.stage(number).max_steps).hours:.3g}" for number, x in found.items()}
+    layouts = {number: family.layout(number, PAPER, 128, "h100") for number in (1, 2)}
+    held = {number: f"{layout.memory.total / 1e9:.1f}" for number, layout in layouts.items()}
+    time = {number: f"{duration(x, PAPER.stage(number).max_steps).hours:.3g}" for number, x in layouts.items()}
     limit = "03:00:00"
     return {
         "rank": ["1", "8", "TP1 PP1 DP8", "from 24.6", "-", limit, "-"],
-        "stage1": ["16", "128", str(found[1]), held[1], time[1], limit, "rank"],
-        "stage1_2": ["16", "128", str(found[1]), held[1], "goes on", limit, "stage1"],
-        "stage2": ["16", "128", str(found[2]), held[2], time[2], limit, "stage1_2"],
-        "stage2_4": ["16", "128", str(found[2]), held[2], "goes on", limit, "stage2"],
+        "stage1": ["16", "128", str(layouts[1]), held[1], time[1], limit, "rank"],
+        "stage1_2": ["16", "128", str(layouts[1]), held[1], "goes on", limit, "stage1"],
+        "stage2": ["16", "128", str(layouts[2]), held[2], time[2], limit, "stage1_2"],
+        "stage2_4": ["16", "128", str(layouts[2]), held[2], "goes on", limit, "stage2"],
         "slice": ["1", "0", "one process", "-", "-", limit, "stage2_4"],
     }
 
@@ -273,7 +273,7 @@ def test_the_tiny_one_shows_what_it_would_do(
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "told"),
+    ("name", "args", "message"),
     [
         ("run_local", [*RECIPE, *DATA, "--devices", "1"], "error: no layout"),
         ("run_local", [*RECIPE, *DATA, "--gpu", "a100"], "error: --gpu: 'a100' is not allowed; one of h100, h200"),
@@ -291,7 +291,7 @@ def test_the_tiny_one_shows_what_it_would_do(
 def test_mistakes_are_one_line_and_exit_code_two(
     name: str,
     args: list[str],
-    told: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -299,4 +299,4 @@ def test_mistakes_are_one_line_and_exit_code_two(
     with pytest.raises(SystemExit) as stopped:
         script(name, args, tmp_path, monkeypatch)
     assert stopped.value.code == 2
-    assert told in capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]

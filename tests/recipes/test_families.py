@@ -106,18 +106,18 @@ def test_layouts_fit_and_are_the_planners(module: Any, stages: dict[int, Any]) -
         assert mine[0].fits
         assert mine[0].memory.total < shape.usable
         assert strategy.context_parallel_size == 1
-        told = [line.strip() for line in module.__doc__.splitlines()]
-        assert f"stage {number}: {mine[0]}" in told, "the docstring names the layout"
+        report = [line.strip() for line in module.__doc__.splitlines()]
+        assert f"stage {number}: {mine[0]}" in report, "the docstring names the layout"
 
 
 def test_other_machines_get_another_layout(module: Any) -> None:
     recipe = module.stage2_recipe(*WHERE, num_nodes=8, gpu="h200")
     assert recipe.trainer.num_nodes == 8
-    found = recipe.trainer.strategy.tensor_model_parallel_size, recipe.model.config.recompute_granularity
+    actual = recipe.trainer.strategy.tensor_model_parallel_size, recipe.model.config.recompute_granularity
     there = module.FAMILY.layout(
         2, importlib.import_module("nemo_elastic.hosts.nemo.curriculum.jobs").PAPER, 64, "h200"
     )
-    assert found == (there.tensor, "full" if there.recompute else None)
+    assert actual == (there.tensor, "full" if there.recompute else None)
     with pytest.raises(ElasticError, match="no layout"):
         module.stage1_recipe(*WHERE, num_nodes=1, num_gpus_per_node=1)
 
@@ -203,8 +203,12 @@ def test_data_are_a_blend_or_splits(module: Any) -> None:
     recipe = module.stage1_recipe("/parent", {"train": ["/a"], "validation": ["/b"]}, "/runs/family")
     assert recipe.data.paths == {"train": ["/a"], "validation": ["/b"], "test": ["/b"]}
     assert recipe.data.split is None
-    for data, told in (("/data/text", "data: '/data/text'"), ([], r"data: \[\]"), ({"train": ["/a"]}, "validation")):
-        with pytest.raises(ElasticError, match=told):
+    for data, message in (
+        ("/data/text", "data: '/data/text'"),
+        ([], r"data: \[\]"),
+        ({"train": ["/a"]}, "validation"),
+    ):
+        with pytest.raises(ElasticError, match=message):
             module.stage1_recipe("/parent", data, "/runs/family")
 
 

@@ -59,52 +59,52 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(ran: Path) -> dict[tuple[int, int], dict[str, Any]]:
+def record(ran: Path) -> dict[tuple[int, int], dict[str, Any]]:
     """What each stage told on each rank: (stage, rank) -> facts."""
     return {(s, r): json.loads((ran / "told" / f"stage{s}-rank{r}.json").read_text()) for s in (1, 2) for r in (0, 1)}
 
 
 @pytest.mark.parametrize("part", ["weights", "router", "members", "optimizer", "moments", "teacher"])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_stage_two_starts_with_exactly_what_stage_one_left(told: Any, part: str, rank: int) -> None:
-    assert told[2, rank]["start"][part] == told[1, rank]["end"][part]
+def test_stage_two_starts_with_exactly_what_stage_one_left(record: Any, part: str, rank: int) -> None:
+    assert record[2, rank]["start"][part] == record[1, rank]["end"][part]
 
 
-def test_stages_train_and_the_teacher_stays(told: Any) -> None:
-    for key, facts in told.items():
+def test_stages_train_and_the_teacher_stays(record: Any) -> None:
+    for key, facts in record.items():
         assert facts["start"]["weights"] != facts["end"]["weights"], key
         assert int(facts["end"]["moments"]) > 0
         assert not facts["teacher_moved"]
-    assert told[1, 0]["start"]["router"] != told[1, 0]["end"]["router"]
-    assert told[2, 0]["start"]["router"] == told[2, 0]["end"]["router"]
+    assert record[1, 0]["start"]["router"] != record[1, 0]["end"]["router"]
+    assert record[2, 0]["start"]["router"] == record[2, 0]["end"]["router"]
 
 
-def test_stage_two_has_its_own_context_length_sampling_and_recomputation(told: Any) -> None:
-    assert told[1, 0]["length"] == [None, 128, 128]
-    assert told[2, 0]["length"] == ["full", 256, 256]
-    assert told[1, 0]["sampling"] == pytest.approx([1 / 3] * 3)
-    assert told[2, 0]["sampling"] == [0.5, 0.3, 0.2]
+def test_stage_two_has_its_own_context_length_sampling_and_recomputation(record: Any) -> None:
+    assert record[1, 0]["length"] == [None, 128, 128]
+    assert record[2, 0]["length"] == ["full", 256, 256]
+    assert record[1, 0]["sampling"] == pytest.approx([1 / 3] * 3)
+    assert record[2, 0]["sampling"] == [0.5, 0.3, 0.2]
 
 
-def test_stages_are_tensor_parallel_with_sequence_parallelism(told: Any) -> None:
-    for facts in told.values():
+def test_stages_are_tensor_parallel_with_sequence_parallelism(record: Any) -> None:
+    for facts in record.values():
         assert facts["parallel"] == [2, 1, True]
     # shards: the ranks of a stage hold different weights, and one router
-    assert told[1, 0]["start"]["weights"] != told[1, 1]["start"]["weights"]
-    assert told[1, 0]["end"]["router"] == told[1, 1]["end"]["router"]
+    assert record[1, 0]["start"]["weights"] != record[1, 1]["start"]["weights"]
+    assert record[1, 0]["end"]["router"] == record[1, 1]["end"]["router"]
 
 
-def test_stage_one_starts_with_the_members_of_the_ranking(ran: Path, told: Any) -> None:
-    found = json.loads((ran / "tiny" / "rank" / "elastic" / "shapes.json").read_text())
-    assert found["report"]["source"] == "search"
-    assert told[1, 0]["members"] == [found["members"][name] for name in NAMES]
-    assert not told[1, 0]["frozen"]
-    assert told[2, 0]["frozen"]
+def test_stage_one_starts_with_the_members_of_the_ranking(ran: Path, record: Any) -> None:
+    actual = json.loads((ran / "tiny" / "rank" / "elastic" / "shapes.json").read_text())
+    assert actual["report"]["source"] == "search"
+    assert record[1, 0]["members"] == [actual["members"][name] for name in NAMES]
+    assert not record[1, 0]["frozen"]
+    assert record[2, 0]["frozen"]
     assert not (ran / "tiny" / "stage1" / "elastic" / "ranking").exists()
-    assert told[2, 1]["end_members"] == told[1, 0]["end_members"]
+    assert record[2, 1]["end_members"] == record[1, 0]["end_members"]
 
 
-def test_stage_one_starts_with_the_sorted_parent(ran: Path, told: Any) -> None:
+def test_stage_one_starts_with_the_sorted_parent(ran: Path, record: Any) -> None:
     """Ranked at tensor-parallel size 1, loaded at 2."""
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.formats.megatron.stored import read_checkpoint
@@ -120,21 +120,21 @@ def test_stage_one_starts_with_the_sorted_parent(ran: Path, told: Any) -> None:
     assert any((whole[name] != ranked[name]).any() for name in ordered)
     kept = next(i for i in reversed(ranking.depth) if parent.types[i] == "attention")
     assert elastic["router.drop_order"].tolist() == [i for i in ranking.depth if i != kept] + [kept]
-    first, second = told[1, 0], told[1, 1]
+    first, second = record[1, 0], record[1, 1]
     assert first["norm"] == second["norm"] == ranked["backbone.norm_f.weight"].tolist()
     assert first["row"] + second["row"] == ranked["backbone.layers.1.mixer.down_proj.weight"][0].tolist()
 
 
-def test_the_learning_rate_is_one_schedule_over_both_stages(told: Any) -> None:
+def test_the_learning_rate_is_one_schedule_over_both_stages(record: Any) -> None:
     from nemo_elastic.train.training import Rates
 
     whole = Rates(total_steps=sum(STEPS), warmup_steps=2)
-    assert told[2, 0]["lr"] == told[1, 0]["end_lr"]
-    assert max(told[2, 0]["lr"]) == pytest.approx(3e-3 * whole.model(STEPS[0]))
-    assert max(told[2, 0]["end_lr"]) == pytest.approx(3e-3 * 0.1)
+    assert record[2, 0]["lr"] == record[1, 0]["end_lr"]
+    assert max(record[2, 0]["lr"]) == pytest.approx(3e-3 * whole.model(STEPS[0]))
+    assert max(record[2, 0]["end_lr"]) == pytest.approx(3e-3 * 0.1)
 
 
-def test_the_family_holds_the_members_that_were_trained(ran: Path, told: Any) -> None:
+def test_the_family_holds_the_members_that_were_trained(ran: Path, record: Any) -> None:
     from nemo_elastic.core.cost import parameters
     from nemo_elastic.formats.folders import read_shapes
     from nemo_elastic.ranking import Ranking
@@ -143,7 +143,7 @@ def test_the_family_holds_the_members_that_were_trained(ran: Path, told: Any) ->
     shapes = read_shapes(ran / "tiny" / "family")
     assert shapes.family is not None
     assert [m.name for m in shapes.family] == list(NAMES)
-    assert [m.subnet.to_json() for m in shapes.family] == told[2, 0]["end_members"]
+    assert [m.subnet.to_json() for m in shapes.family] == record[2, 0]["end_members"]
     assert shapes.family.ranking_digest == Ranking.load(ran / "tiny" / "rank" / "elastic" / "ranking").digest
     assert verify(ran / "tiny" / "family").ok
     for member in shapes.family:
@@ -157,11 +157,11 @@ def test_a_job_is_stopped_in_time_and_the_next_goes_on(ran: Path) -> None:
     """A stage that has not ended gives no code of success; its metrics do not show that it was stopped."""
     from nemo_elastic.history import METRICS, read_history
 
-    stage, found = after_ranking(ran, "stopped") / "stage1", {"elastic_run.json"}
+    stage, actual = after_ranking(ran, "stopped") / "stage1", {"elastic_run.json"}
     for step, left, code in (("3", "step=3-last", 75), (None, f"step={STOPPED_STEPS - 1}-last", 0)):
         run_worker("stop_worker", ran, "stopped", *([step] if step else []), code=code)
-        found.add(left)  # two are kept
-        assert {path.name for path in (stage / "checkpoints").iterdir()} == found
+        actual.add(left)  # two are kept
+        assert {path.name for path in (stage / "checkpoints").iterdir()} == actual
     lines = [json.loads(line) for line in (stage / METRICS).read_text().splitlines()]
     assert read_history(stage / METRICS).lines == lines
     steps = [(line["step"], line["tokens"]) for line in lines if line["kind"] == "step"]

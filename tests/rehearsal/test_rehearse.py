@@ -33,7 +33,7 @@ WHYS = {
 JOBS = ["parent", "rank", "stage1-killed", "stage1", "stage2", "slice"]
 
 
-def told(report: dict[str, Any]) -> str:
+def failures(report: dict[str, Any]) -> str:
     checks = {name: check["told"] for name, check in report["checks"].items() if not check["ok"]}
     return f"{report['failed']} {checks}"
 
@@ -59,7 +59,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.rehearsal
 def test_the_command_rehearses_the_9b_recipe(command: dict[str, Any]) -> None:
     report = command["report"]
-    assert (command["code"], report["ok"]) == (0, True), told(report)
+    assert (command["code"], report["ok"]) == (0, True), failures(report)
     assert set(report) == {"recipe", "changed", "jobs", "checks", "failed", "ok"}
     assert report["recipe"] == "nemotron_elastic_9b" and report["failed"] is None
     assert set(report["checks"]) == CHECKS and all(check["ok"] is True for check in report["checks"].values())
@@ -98,7 +98,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 )
 def test_the_others_are_rehearsed(forked: Callable[[str], Path], name: str) -> None:
     report = json.loads((forked(name) / "rehearsal.json").read_text())
-    assert report["ok"], told(report)
+    assert report["ok"], failures(report)
     assert {check["ok"] for check in report["checks"].values()} == {True}
 
 
@@ -159,7 +159,7 @@ def test_another_optimizer_is_seen(copy: tuple[Path, Any]) -> None:
     assert optimizer_loaded(where).ok
     put(where.start(1, 1) / "start" / "weights", where.start(2, 0) / "start" / "weights")
     check = optimizer_loaded(where)
-    assert check.ok is False and "others than stage 1 left" in check.told
+    assert check.ok is False and "others than stage 1 left" in check.message
 
 
 @pytest.mark.long
@@ -190,7 +190,7 @@ def test_a_loss_that_rose_or_is_missing_is_seen(copy: tuple[Path, Any]) -> None:
     assert members_validated(where).ok is False
     del last["losses"]["4b"]
     file.write_text("\n".join([*lines[: held_out[-1]], json.dumps(last)]) + "\n")
-    assert members_validated(where).told == "no held-out loss of 4b"
+    assert members_validated(where).message == "no held-out loss of 4b"
 
 
 @pytest.mark.long
@@ -214,6 +214,6 @@ def test_a_cut_that_computes_something_else_is_seen(copy: tuple[Path, Any], monk
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
     from nemo_elastic.rehearsal.findings import checks
 
-    found = checks(place(tmp_path))
-    assert set(found) == CHECKS
-    assert all(check.ok is False and check.told.startswith("nothing to look at: ") for check in found.values())
+    actual = checks(place(tmp_path))
+    assert set(actual) == CHECKS
+    assert all(check.ok is False and check.message.startswith("nothing to look at: ") for check in actual.values())

@@ -52,11 +52,11 @@ def test_a_job_or_a_check_that_failed_fails_the_rehearsal(report: RehearsalRepor
 
 
 def test_json_has_everything_with_the_figures_of_checks() -> None:
-    told = json.loads(json.dumps(REPORT.to_json()))
-    assert told["jobs"][1] == {"name": "slice", "layout": "one process", "steps": 0, "seconds": None}
-    assert told["checks"]["resumes"] == {"ok": True, "told": "12 tensors are the same", "tensors": 12}
-    assert told["changed"][3] == {"name": "rank: out", "before": None, "after": "/tmp/rank", "why": "paths"}
-    assert (told["recipe"], told["failed"], told["ok"]) == ("nemotron_elastic_9b", None, True)
+    data = json.loads(json.dumps(REPORT.to_json()))
+    assert data["jobs"][1] == {"name": "slice", "layout": "one process", "steps": 0, "seconds": None}
+    assert data["checks"]["resumes"] == {"ok": True, "told": "12 tensors are the same", "tensors": 12}
+    assert data["changed"][3] == {"name": "rank: out", "before": None, "after": "/tmp/rank", "why": "paths"}
+    assert (data["recipe"], data["failed"], data["ok"]) == ("nemotron_elastic_9b", None, True)
 
 
 def test_a_setting_that_several_jobs_have_is_one_line_under_its_reason() -> None:

@@ -53,13 +53,13 @@ def test_layers_groups_stripes_and_proportions_stay(whole: tuple[Parent, Elastic
 def test_budgets_are_the_same_shares_and_can_be_met(whole: tuple[Parent, ElasticConfig], by: Narrow) -> None:
     parent, config = whole
     small, block = narrow(parent, config, by)
-    wanted, found = config.targets(parent), block.targets(small)
+    wanted, actual = config.targets(parent), block.targets(small)
     for name in wanted:
         share = wanted[name] / parameters(parent, parent.full)
-        assert found[name] / parameters(small, small.full) == pytest.approx(share, rel=1e-4)
+        assert actual[name] / parameters(small, small.full) == pytest.approx(share, rel=1e-4)
     space = Space(small, block.resolve_axes(small), tuple(range(small.num_layers)))
     for budget, member in uniform_family(space, block.budgets).items():
-        assert 0.8 * found[budget] < parameters(small, member) <= found[budget]
+        assert 0.8 * actual[budget] < parameters(small, member) <= actual[budget]
 
 
 def test_every_tensor_parallel_size_of_the_recipes_still_divides(whole: tuple[Parent, ElasticConfig]) -> None:

@@ -48,19 +48,19 @@ def lose() -> tuple[dict[str, float] | None, str]:
 def test_losses_come_with_the_release_that_computed_them(other) -> None:
     seen = other("""print("a word before"); print('{"version": "5.1", "losses": {"half": 2.5}}')""")
     assert lose() == ({"half": 2.5}, "transformers 5.1")
-    told = json.loads(seen.read_text())
-    assert told["folders"] == {"half": "/cuts/half"}
-    assert (told["tokens"], told["labels"]) == (TOKENS.tolist(), LABELS.tolist())
+    data = json.loads(seen.read_text())
+    assert data["folders"] == {"half": "/cuts/half"}
+    assert (data["tokens"], data["labels"]) == (TOKENS.tolist(), LABELS.tolist())
 
 
 def test_the_other_environment_gets_no_packages_of_this_one_and_no_network(other, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     seen = other("""print('{"version": "5.1", "losses": {}}')""")
     lose()
-    told = json.loads(seen.read_text())
-    assert not any(name.startswith("PYTHON") for name in told["environment"])
-    assert told["environment"]["HF_HUB_OFFLINE"] == "1" and told["environment"]["HOME"] == os.environ["HOME"]
-    assert told["here"] != os.getcwd() and not Path(told["here"]).exists()
+    data = json.loads(seen.read_text())
+    assert not any(name.startswith("PYTHON") for name in data["environment"])
+    assert data["environment"]["HF_HUB_OFFLINE"] == "1" and data["environment"]["HOME"] == os.environ["HOME"]
+    assert data["here"] != os.getcwd() and not Path(data["here"]).exists()
 
 
 def test_a_release_without_the_architecture_is_told_with_what_to_do(other) -> None:
@@ -70,8 +70,8 @@ def test_a_release_without_the_architecture_is_told_with_what_to_do(other) -> No
 
 
 @pytest.mark.parametrize(
-    ("end", "told"), [("raise OSError('no room')", "OSError: no room"), ("sys.exit(3)", "no word")]
+    ("end", "message"), [("raise OSError('no room')", "OSError: no room"), ("sys.exit(3)", "no word")]
 )
-def test_one_that_fails_is_told_by_its_last_line(other, tmp_path: Path, end: str, told: str) -> None:
+def test_one_that_fails_is_told_by_its_last_line(other, tmp_path: Path, end: str, message: str) -> None:
     other(end)
-    assert lose() == (None, f"{tmp_path / 'python'}: {told}")
+    assert lose() == (None, f"{tmp_path / 'python'}: {message}")

@@ -85,11 +85,11 @@ def make_run(root: Path, seed: int = 0) -> Path:
     elastic = root / "stage1" / "elastic"
     elastic.parent.mkdir(parents=True)
     ranking.save(elastic / "ranking")
-    found = subnets | {"0.8m": PARENT.uniform(list(ranking.depth)[1:], hidden=80, ffn=320, mamba_heads=12)}
+    result = subnets | {"0.8m": PARENT.uniform(list(ranking.depth)[1:], hidden=80, ffn=320, mamba_heads=12)}
     raw = subnets | {"1.1m": PARENT.uniform(list(ranking.depth)[1:], hidden=128, ffn=448, mamba_heads=12)}
     targets = {b.name: b.target(PARENT) for b in BUDGETS}
     to_json = lambda members: {n: s.to_json() for n, s in members.items()}  # noqa: E731
-    write_json(elastic / "shapes.json", {"members": to_json(found), "report": {"source": "search", "losses": {}}})
+    write_json(elastic / "shapes.json", {"members": to_json(result), "report": {"source": "search", "losses": {}}})
     projection = {
         n: {"target": targets[n], "raw_cost": parameters(PARENT, raw[n]), "cost": parameters(PARENT, subnets[n]),
             "raw": raw[n].to_json()}

@@ -172,13 +172,13 @@ def main(folder: Path, whole: Path) -> None:
         try:
             page = build_report(run)
             text = page.read_text(encoding="utf-8")
-            told = {"pictures": len(list(page.parent.glob("*.png"))), "notes": load_run(run).notes,
+            report = {"pictures": len(list(page.parent.glob("*.png"))), "notes": load_run(run).notes,
                     "length": len(re.sub(DRAWN, "", text)), "drawn": sum(map(len, re.findall(DRAWN, text))),
                     "script": "<script" in text,
                     "printable": all(c.isprintable() or c == "\n" for c in text)}  # fmt: skip
         except ElasticError as error:
-            told = {"refused": str(error)}
-        print(json.dumps({"cases": cases, "seconds": time.monotonic() - began, **told}), flush=True)
+            report = {"refused": str(error)}
+        print(json.dumps({"cases": cases, "seconds": time.monotonic() - began, **report}), flush=True)
         shutil.rmtree(run)
 
 

@@ -72,17 +72,17 @@ def test_a_run_that_told_no_total_has_the_sum_of_its_phases(run: Path) -> None:
 
 
 def test_the_parents_loss_is_its_own_and_the_trained_member_has_its_name(run: Path) -> None:
-    told = tiles(page(run))
-    assert told["held-out loss of the parent before elastic training"] == f"{BEFORE:.3f}" == "3.100"
-    assert told["loss of the largest member, 1.6m"] == "3.120"
+    report = tiles(page(run))
+    assert report["held-out loss of the parent before elastic training"] == f"{BEFORE:.3f}" == "3.100"
+    assert report["loss of the largest member, 1.6m"] == "3.120"
     assert [m["name"] for m in members(load_run(run))] == ["parent", "1.6m", "1.1m", "0.8m"]
 
 
 def test_a_parent_that_was_not_measured_beside_its_members_is_not_made_of_one(run: Path) -> None:
     rows = json.loads((run / "metrics.json").read_text())["members"][1:]
-    told = tiles(page(edit(run, members=rows)))
-    assert told["held-out loss of the parent as its own training ended"] == "3.120"
-    assert not any("before elastic training" in what for what in told)
+    report = tiles(page(edit(run, members=rows)))
+    assert report["held-out loss of the parent as its own training ended"] == "3.120"
+    assert not any("before elastic training" in what for what in report)
 
 
 # ------------------------------------------------------------------ verdicts
@@ -99,16 +99,16 @@ def losses(untrained: float, unsorted: float, loss: float = 3.2) -> tuple[dict[s
     ("gain", "met"), [(1e-10, False), (0.0049, False), (-0.1, False), (0.0051, True), (0.4, True)]
 )
 def test_sorting_gains_only_beyond_the_tolerance_and_the_gain_is_told(gain: float, met: bool) -> None:
-    told = targets(*losses(4.0, 4.0 + gain), bigram=4.0)["small gains by sorting"]
-    assert told["met"] is met and told["at_least"] == 0.005 and told["found"] == pytest.approx(gain)
+    report = targets(*losses(4.0, 4.0 + gain), bigram=4.0)["small gains by sorting"]
+    assert report["met"] is met and report["at_least"] == 0.005 and report["found"] == pytest.approx(gain)
 
 
 def test_every_target_tells_what_was_found_and_what_was_asked() -> None:
-    told = targets(*losses(4.0, 4.5), bigram=4.0)
-    assert list(told) == ["parent below a bigram model", "big above the parent", "small above the parent",
+    report = targets(*losses(4.0, 4.5), bigram=4.0)
+    assert list(report) == ["parent below a bigram model", "big above the parent", "small above the parent",
                           "small closes of its gap", "small gains by sorting"]  # fmt: skip
-    assert [t["met"] for t in told.values()] == [True] * 5
-    assert told["small above the parent"]["found"] == pytest.approx(0.1)
+    assert [t["met"] for t in report.values()] == [True] * 5
+    assert report["small above the parent"]["found"] == pytest.approx(0.1)
     parent, (whole, small) = losses(3.11, 3.2)
     assert "small closes of its gap" not in targets(parent, [whole, small | {"recovered": None}], bigram=4.0)
 
@@ -123,8 +123,8 @@ def test_the_page_judges_by_the_figures(run: Path) -> None:
 def test_a_gap_too_small_to_be_known_has_no_share(run: Path) -> None:
     rows = json.loads((run / "metrics.json").read_text())["members"]
     rows[2] |= {"untrained_loss": BEFORE + 0.049, "loss": BEFORE + 0.2, "recovered": -3.1}
-    told = Results.from_json(json.loads((edit(run, members=rows) / "metrics.json").read_text()), "x")
-    assert told.members[2].recovered is None and told.members[3].recovered is not None
+    data = Results.from_json(json.loads((edit(run, members=rows) / "metrics.json").read_text()), "x")
+    assert data.members[2].recovered is None and data.members[3].recovered is not None
 
 
 # ------------------------------------------------------------------ colours
@@ -163,19 +163,21 @@ def test_memory_is_what_inspect_tells_of_the_same_family(
     loaded = load_run(run)
     assert loaded.serving.weights == {"float32": "fp32", "bfloat16": "bf16"}[dtype]
     for m in members(loaded):
-        told = inspected[m["name"]]["memory"]
+        report = inspected[m["name"]]["memory"]
         assert (
-            {"bytes": m["memory_bytes"], **m["memory"]} == {"bytes": told["bytes"], **asdict(loaded.serving)} == told
+            {"bytes": m["memory_bytes"], **m["memory"]}
+            == {"bytes": report["bytes"], **asdict(loaded.serving)}
+            == report
         )
-        assert f">{told['bytes']:,}<" in page(run)
+        assert f">{report['bytes']:,}<" in page(run)
     assert f"memory ({loaded.serving.weights})" in page(run)
 
 
 def test_without_the_familys_config_memory_is_that_of_bf16(run: Path) -> None:
     (run / "family" / "config.json").unlink()
-    told = json.loads((run / "family" / "elastic.json").read_text())["members"]
+    data = json.loads((run / "family" / "elastic.json").read_text())["members"]
     assert {m["name"]: m["memory_bytes"] for m in members(load_run(run)) if m["trained"]} == {
-        name: member["memory"]["bytes"] for name, member in told.items()
+        name: member["memory"]["bytes"] for name, member in data.items()
     }
 
 
@@ -215,9 +217,9 @@ def test_the_demos_table_has_them(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     for row in metrics["members"]:
         row["answers"]["interval"] = [0.104, 0.26]
-    told = markdown(metrics)
-    assert "| 0.8m | 704,068 | 45% | 3.360 | 5.420 | 7.050 | 89% | 17% (10% to 26%) |" in told
-    assert "96 held-out problems" in told
+    report = markdown(metrics)
+    assert "| 0.8m | 704,068 | 45% | 3.360 | 5.420 | 7.050 | 89% | 17% (10% to 26%) |" in report
+    assert "96 held-out problems" in report
 
 
 # ------------------------------------------------------------------ shapes

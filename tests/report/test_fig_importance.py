@@ -51,8 +51,8 @@ def test_without_a_ranking_that_measured_anything_there_is_no_picture() -> None:
 
 @pytest.mark.parametrize("narrow", [False, True])
 def test_every_axis_of_the_parent_has_a_plot(narrow: bool) -> None:
-    found = set(plots(RANKING, narrow=narrow))
-    assert found == {
+    actual = set(plots(RANKING, narrow=narrow))
+    assert actual == {
         "hidden channels",
         "FFN neurons",
         "depth",
@@ -72,8 +72,8 @@ def test_members_are_marked_where_their_width_is_cut() -> None:
     run = RunRecord(Path("run"))
     run.family = Family.of(PARENT, make_subnets(PARENT, RANKING), budgets=(Budget("1.6m"),))
     axes = plots(RANKING, run)["hidden channels"]
-    told = {text.get_text(): float(text.xy[0]) for text in axes.texts}  # pyright: ignore[reportAttributeAccessIssue]
-    assert told == {"1.1m": 112.5, "0.8m": 96.5}
+    report = {text.get_text(): float(text.xy[0]) for text in axes.texts}  # pyright: ignore[reportAttributeAccessIssue]
+    assert report == {"1.1m": 112.5, "0.8m": 96.5}
 
 
 def test_layers_stand_in_the_order_in_which_they_are_dropped() -> None:
@@ -107,9 +107,9 @@ def test_experts_have_a_row_for_each_layer_and_their_neurons_the_mean_over_exper
     model = NemotronH.random(MOE, seed=1)
     tokens = torch.randint(MOE.vocab, (2, 16), generator=torch.Generator().manual_seed(0))
     ranking = rank(Layers(model.weights()), MOE, [tokens], RankOptions(depth_samples=1))
-    found = dict(_of(ranking, "expert_ffn"))
+    actual = dict(_of(ranking, "expert_ffn"))
     expected = np.sort(ranking.scores["expert_ffn.4"])[:, ::-1].mean(0)
-    np.testing.assert_allclose(found[4], expected)
+    np.testing.assert_allclose(actual[4], expected)
     shown = plots(ranking)
     assert {"experts", "expert FFN width", "shared expert FFN width"} <= set(shown)
     assert [label.get_text() for label in shown["experts"].get_yticklabels()] == ["1", "4"]

@@ -81,10 +81,10 @@ def test_what_is_said_of_its_choices_is_what_was_logged() -> None:
     still = [{**line(step), "entropy_hidden": 0.99} for step in range(1, 31)]
     assert "0.99 of uniform at the start and 0.99 at the end" in drawn(run(*still)).more
     small, other = PARENT.uniform(hidden=8), PARENT.uniform(hidden=12)
-    for frozen, told in (({"a": small, "b": small}, "changed none."), ({"a": small, "b": other}, "changed 1.")):
+    for frozen, message in (({"a": small, "b": small}, "changed none."), ({"a": small, "b": other}, "changed 1.")):
         record = run(*still, frozen=20)
-        record.shapes = ShapeHistory(found={"a": small, "b": small}, frozen=frozen, step=20)
-        assert drawn(record).more.endswith(f"Of the 2 shapes that it began with it {told}")
+        record.shapes = ShapeHistory(first={"a": small, "b": small}, frozen=frozen, step=20)
+        assert drawn(record).more.endswith(f"Of the 2 shapes that it began with it {message}")
 
 
 def test_a_cost_that_is_logged_again_counts_once() -> None:

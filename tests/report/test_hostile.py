@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def told(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def reports(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     command = [sys.executable, "-m", "tests.report.hostile_worker", tmp_path_factory.mktemp("hostile"), demo_run]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
@@ -32,8 +32,8 @@ def told(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @pytest.mark.parametrize("case", list(CASES))
-def test_it_is_a_page_that_runs_nothing(told: dict[str, dict[str, Any]], case: str) -> None:
-    page = told[case]
+def test_it_is_a_page_that_runs_nothing(reports: dict[str, dict[str, Any]], case: str) -> None:
+    page = reports[case]
     assert "refused" not in page, page
     assert page["pictures"] == 5 or (page["pictures"] == 4 and page["notes"])
     assert page["printable"] and not page["script"]
@@ -41,8 +41,8 @@ def test_it_is_a_page_that_runs_nothing(told: dict[str, dict[str, Any]], case: s
 
 
 @pytest.mark.parametrize("what", [w for w in NAMES if w != "length"])
-def test_a_strange_name_is_a_name(told: dict[str, dict[str, Any]], what: str) -> None:
-    assert told[f"name: {what}"]["pictures"] == 5 and told[f"name: {what}"]["notes"] == []
+def test_a_strange_name_is_a_name(reports: dict[str, dict[str, Any]], what: str) -> None:
+    assert reports[f"name: {what}"]["pictures"] == 5 and reports[f"name: {what}"]["notes"] == []
 
 
 @pytest.mark.parametrize("what", ["largest", "smallest", "integer", "text", "list", "yes", "nan"])
@@ -61,5 +61,5 @@ def test_results_that_are_no_measurements_are_told(demo_run: Path, tmp_path: Pat
         ("depth of a pattern", "members[0].pattern: "),
     ],
 )
-def test_what_cannot_be_shown_is_told(told: dict[str, dict[str, Any]], case: str, note: str) -> None:
-    assert any(note in line for line in told[case]["notes"]), told[case]["notes"]
+def test_what_cannot_be_shown_is_told(reports: dict[str, dict[str, Any]], case: str, note: str) -> None:
+    assert any(note in line for line in reports[case]["notes"]), reports[case]["notes"]

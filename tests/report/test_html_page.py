@@ -79,9 +79,9 @@ def test_every_colour_of_a_picture_is_a_variable_of_the_page(page):
 
 def test_the_page_names_members_with_exact_figures(page, demo_run):
     html = page.read_text(encoding="utf-8")
-    for name, told in read_json(demo_run / "family" / "elastic.json")["members"].items():
+    for name, data in read_json(demo_run / "family" / "elastic.json")["members"].items():
         assert f"<td>{name}</td>" in html
-        assert f">{told['parameters']:,}<" in html
+        assert f">{data['parameters']:,}<" in html
     assert "Not in this report" not in html
 
 
@@ -263,12 +263,12 @@ def test_times_are_told_for_people():
 def test_the_command_prints_json(demo_run, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["report", str(demo_run), "--out", str(tmp_path / "r"), "--json"])
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     assert caught.value.code == 0
     assert (
-        [m["name"] for m in told["members"]] == ["parent", *NAMES]
-        and len(told["pictures"]) == 5
-        and told["notes"] == []
+        [m["name"] for m in printed["members"]] == ["parent", *NAMES]
+        and len(printed["pictures"]) == 5
+        and printed["notes"] == []
     )
 
 
@@ -287,11 +287,11 @@ def test_members_with_experts_are_counted_both_ways(tmp_path):
     shapes = {"members": {"whole": MOE.full.to_json(), "small": small.to_json()}, "report": {"source": "uniform"}}
     write_json(tmp_path / "stage1" / "elastic" / "shapes.json", shapes)
     record = load_run(tmp_path)
-    told = {m["name"]: m["active_parameters"] for m in members(record)}
-    assert told == {"whole": active_parameters(MOE, MOE.full), "small": active_parameters(MOE, small)}
+    report = {m["name"]: m["active_parameters"] for m in members(record)}
+    assert report == {"whole": active_parameters(MOE, MOE.full), "small": active_parameters(MOE, small)}
     shown = sizes_table(record)
     column = list(shown.heads).index("active")
-    assert [row[column] for row in shown.rows] == [f"{count:,}" for count in told.values()]
+    assert [row[column] for row in shown.rows] == [f"{count:,}" for count in report.values()]
 
 
 def test_members_without_experts_have_one_count(demo_run):

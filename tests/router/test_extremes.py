@@ -38,9 +38,9 @@ def test_gradients_are_finite_at_every_extreme(gate: str, weights: float, tau: f
             p.copy_(p.sign() * weights)
     for budget in range(len(BUDGETS)):
         router.zero_grad()
-        found = gradients(router, budget, tau, scale)
-        assert found
-        assert all(bool(g.isfinite().all()) for g in found)
+        actual = gradients(router, budget, tau, scale)
+        assert actual
+        assert all(bool(g.isfinite().all()) for g in actual)
         assert all(bool(p.isfinite().all()) for p in router.probabilities(budget, tau, scale, noise=(0, 0)).values())
 
 
@@ -50,8 +50,8 @@ def test_one_choice_only_leaves_nothing_to_learn_and_nothing_to_break() -> None:
     half = AxisConfig((PARENT.hidden, PARENT.hidden // 2))
     space = Space(PARENT, own | {HIDDEN: half}, list(range(PARENT.num_layers)))
     router = Router(space, (Budget("full"), Budget("small", ratio=0.6)), RouterConfig(hidden=8), 0)
-    found = gradients(router, 1, 0.05, 10.0)
-    assert all(bool(g.isfinite().all()) for g in found)
+    actual = gradients(router, 1, 0.05, 10.0)
+    assert all(bool(g.isfinite().all()) for g in actual)
     whole = Space(PARENT, own, list(range(PARENT.num_layers)))
     rigid = Router(whole, (Budget("full"),), RouterConfig(hidden=8), 0)
     assert list(rigid.parameters()) == []

@@ -288,16 +288,16 @@ def test_the_budget_loss_alone_finds_a_member_of_the_budget():
 
 def test_a_router_starts_from_found_shapes_mildly():
     space = small_space()
-    router, found = router_of(space), uniform_family(small_space(), BUDGETS)
-    router.start_from(found, strength=2.0)
-    for name, member in found.items():
+    router, actual = router_of(space), uniform_family(small_space(), BUDGETS)
+    router.start_from(actual, strength=2.0)
+    for name, member in actual.items():
         assert router.choose(name) == member
     p = router.probabilities("small")[HIDDEN][0]
     best = int(p.argmax())
     assert float(p[best]) == pytest.approx(np.exp(2) / (np.exp(2) + 4), rel=1e-5)
-    assert {n: p.member for n, p in router.family().items()} == found
+    assert {n: p.member for n, p in router.family().items()} == actual
     router.start_from({"small": space.smallest})  # again, one of them
-    assert router.choose("small") == space.smallest and router.choose("large") == found["large"]
+    assert router.choose("small") == space.smallest and router.choose("large") == actual["large"]
     with pytest.raises(ElasticError, match="budget: 'tiny' is not allowed; one of full, large, small"):
         router.start_from({"tiny": space.smallest})
 

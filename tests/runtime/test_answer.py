@@ -29,9 +29,9 @@ def pieces(tokenizer: FamilyTokenizer, ids: list[int]) -> list[str]:
 @settings(deadline=None)
 @given(st.text())
 def test_pieces_of_a_text_are_the_text_in_whole_characters(text):
-    found = pieces(BYTES, BYTES.encode(text))
-    assert "".join(found) == text
-    assert "\ufffd" in text or not any("\ufffd" in piece for piece in found)
+    actual = pieces(BYTES, BYTES.encode(text))
+    assert "".join(actual) == text
+    assert "\ufffd" in text or not any("\ufffd" in piece for piece in actual)
 
 
 @settings(deadline=None)
@@ -200,9 +200,9 @@ def stream(script: Any, answers: list[Answer], single: bool = False) -> Stream:
 
 
 def test_a_batch_gives_the_number_of_the_prompt_with_every_piece() -> None:
-    found = stream(Script({0: 5, 1: 6}, {0: 7, 1: 8}), [Answer(None, (), ENDS, False) for _ in "ab"])
-    assert list(found) == [(0, 5), (1, 6), (0, 7), (1, 8)]
-    assert (found.prompt_tokens, found.new_tokens) == ([2, 1], [2, 2])
+    actual = stream(Script({0: 5, 1: 6}, {0: 7, 1: 8}), [Answer(None, (), ENDS, False) for _ in "ab"])
+    assert list(actual) == [(0, 5), (1, 6), (0, 7), (1, 8)]
+    assert (actual.prompt_tokens, actual.new_tokens) == ([2, 1], [2, 2])
 
 
 def test_one_prompt_gives_pieces_alone() -> None:
@@ -211,19 +211,19 @@ def test_one_prompt_gives_pieces_alone() -> None:
 
 def test_a_stop_string_lets_the_decoding_end_that_prompt_only() -> None:
     a, x = ids("a")[0], ids("x")[0]
-    found = stream(Script({0: x, 1: a}, {0: a, 1: a}), [answer(["x"]), answer(["x"])])
-    assert list(found) == [(1, "a"), (1, "a")] and found.new_tokens == [1, 2]
+    actual = stream(Script({0: x, 1: a}, {0: a, 1: a}), [answer(["x"]), answer(["x"])])
+    assert list(actual) == [(1, "a"), (1, "a")] and actual.new_tokens == [1, 2]
 
 
 def test_closed_it_gives_nothing_more() -> None:
-    found = stream(Script({0: 5}, {0: 7}), [Answer(None, (), ENDS, False)], single=True)
-    assert next(found) == 5
-    found.close()
-    assert list(found) == [] and found.new_tokens == [1]
+    actual = stream(Script({0: 5}, {0: 7}), [Answer(None, (), ENDS, False)], single=True)
+    assert next(actual) == 5
+    actual.close()
+    assert list(actual) == [] and actual.new_tokens == [1]
 
 
 def test_the_share_of_accepted_drafts_is_that_of_all_prompts() -> None:
-    found = stream(Script(), [answer(), answer()])
-    assert found.acceptance is None
-    found.drafted, found.accepted = [6, 2], [3, 1]
-    assert found.acceptance == pytest.approx(0.5)
+    actual = stream(Script(), [answer(), answer()])
+    assert actual.acceptance is None
+    actual.drafted, actual.accepted = [6, 2], [3, 1]
+    assert actual.acceptance == pytest.approx(0.5)

@@ -32,11 +32,11 @@ def by_length(family: FamilyRuntime) -> Calibration:
     """Long prompts climb: the only signal that counts is the last."""
     signals_ns, quality_nm = made()
     signals_ns[:, [0, -1]] = signals_ns[:, [-1, 0]]
-    found = fit(signals_ns, quality_nm, family.names[::-1], [family.select(n).parameters for n in family.names[::-1]])
+    result = fit(signals_ns, quality_nm, family.names[::-1], [family.select(n).parameters for n in family.names[::-1]])
     lengths = [read(family.select("6b").weights, p)[0][-1] for p in PROMPTS]
-    means = (*found.means[:-1], sum(lengths) / len(lengths))
-    climbs = tuple((climb[0], *[0.0] * 5, climb[-1]) for climb in found.climbs)
-    return replace(found, means=means, climbs=climbs)
+    means = (*result.means[:-1], sum(lengths) / len(lengths))
+    climbs = tuple((climb[0], *[0.0] * 5, climb[-1]) for climb in result.climbs)
+    return replace(result, means=means, climbs=climbs)
 
 
 def test_each_answer_is_its_members_own(family):

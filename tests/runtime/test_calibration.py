@@ -150,12 +150,12 @@ def test_damage_is_one_line(folder, calibration, field):
 
 def test_missing_fields_and_other_things(folder, calibration):
     path = write_calibration(folder, calibration)
-    told = json.loads(path.read_text())
-    cases = [{k: v for k, v in told.items() if k != name} for name in told]
-    cases += [[], 1, None, told | {"prices": told["prices"][::-1]}, told | {"members": told["members"][::-1]}]
-    cases += [told | {"climbs": told["climbs"][:1]}, told | {"climbs": [[1e300] * 7] * 2}, told | {"family": 7}]
-    cases += [told | {"members": [told["members"][0] | {"name": []}] * 2}]
-    cases += [told | {"signals": [s | {"spread": 0} for s in told["signals"]]}]
+    data = json.loads(path.read_text())
+    cases = [{k: v for k, v in data.items() if k != name} for name in data]
+    cases += [[], 1, None, data | {"prices": data["prices"][::-1]}, data | {"members": data["members"][::-1]}]
+    cases += [data | {"climbs": data["climbs"][:1]}, data | {"climbs": [[1e300] * 7] * 2}, data | {"family": 7}]
+    cases += [data | {"members": [data["members"][0] | {"name": []}] * 2}]
+    cases += [data | {"signals": [s | {"spread": 0} for s in data["signals"]]}]
     for case in cases:
         path.write_text(json.dumps(case))
         with pytest.raises(ElasticError):

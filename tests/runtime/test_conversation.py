@@ -112,10 +112,12 @@ def test_a_draft_is_told_where_it_drafts_and_not_where_it_is_no_smaller(family: 
 
 def test_an_answer_is_told_in_a_line(family: FamilyRuntime) -> None:
     conversation = Conversation(family, "6b", None, HOW)
-    text, told = said(conversation, "Hi"), conversation.report()
-    assert (told["text"], told["tokens_per_second"]) == (text, told["new_tokens"] / told["seconds"])
-    assert told["bytes"]["weights"] == family.nbytes
-    line = rf"^\(6b: {told['new_tokens']} tokens after {told['prompt_tokens']}, [\d.]+ tokens/s; .* of weights for 3 "
+    text, report = said(conversation, "Hi"), conversation.report()
+    assert (report["text"], report["tokens_per_second"]) == (text, report["new_tokens"] / report["seconds"])
+    assert report["bytes"]["weights"] == family.nbytes
+    line = (
+        rf"^\(6b: {report['new_tokens']} tokens after {report['prompt_tokens']}, [\d.]+ tokens/s; .* of weights for 3 "
+    )
     assert re.match(line, conversation.summary()) and len(MEMBERS) == 3
 
 

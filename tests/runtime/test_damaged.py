@@ -40,7 +40,7 @@ PIECES = [
 some = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
-def told(read: Callable[[], Any]) -> None:
+def refused_in_a_line(read: Callable[[], Any]) -> None:
     try:
         read()
     except ElasticError as refused:
@@ -55,11 +55,11 @@ def test_chat_templates(data: st.DataObject) -> None:
         start = data.draw(st.integers(0, len(text)))
         end = start + data.draw(st.integers(0, 12))
         text = text[:start] + data.draw(st.sampled_from(PIECES) | st.text(max_size=4)) + text[end:]
-    told(lambda: ChatTemplate(text, {}, "here").render(MESSAGES))
+    refused_in_a_line(lambda: ChatTemplate(text, {}, "here").render(MESSAGES))
 
 
 @some
 @given(given=damaged({"eos_token_id": [1, 2], "do_sample": True}))
 def test_generation_configs(tmp_path: Path, given: Any) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps(given, default=repr, skipkeys=True))
-    told(lambda: Companions(tmp_path, {"eos_token_id": 1}).end_ids)
+    refused_in_a_line(lambda: Companions(tmp_path, {"eos_token_id": 1}).end_ids)

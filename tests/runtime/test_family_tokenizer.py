@@ -85,27 +85,27 @@ def test_half_a_character_is_told(text):
 
 
 def test_damage_is_one_line(folder, tmp_path):
-    def told(words: str) -> None:
+    def refused(words: str) -> None:
         with pytest.raises(ElasticError, match=words):
             load_family(folder).tokenizer  # noqa: B018
 
     (folder / "chat_template.jinja").write_bytes(b"\xff")
-    told("chat_template.jinja: not UTF-8 text")
+    refused("chat_template.jinja: not UTF-8 text")
     (folder / "chat_template.jinja").write_text("{% if %}")
-    told("chat_template.jinja: chat template: Expected an expression")
+    refused("chat_template.jinja: chat template: Expected an expression")
     (folder / "chat_template.jinja").unlink()
     (tmp_path / "secret").write_text("secret")
     (folder / "chat_template.jinja").symlink_to(tmp_path / "secret")
-    told("is a link out of its folder")
+    refused("is a link out of its folder")
     (folder / "chat_template.jinja").unlink()
     change(folder, chat_template={"a": 1})
-    told("tokenizer_config.json: chat_template: {'a': 1} is not allowed; a text")
+    refused("tokenizer_config.json: chat_template: {'a': 1} is not allowed; a text")
     (folder / "tokenizer_config.json").write_text("[]")
-    told("tokenizer_config.json: not a JSON object")
+    refused("tokenizer_config.json: not a JSON object")
     (folder / "tokenizer.json").write_text("{}")
-    told("tokenizer.json: not a tokenizer")
+    refused("tokenizer.json: not a tokenizer")
     (folder / "tokenizer.json").unlink()
-    told("tokenizer.json: no tokenizer here")
+    refused("tokenizer.json: no tokenizer here")
 
 
 def test_a_family_in_memory_has_none():

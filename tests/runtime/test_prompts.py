@@ -84,8 +84,8 @@ def test_messages_are_one_prompt_and_lists_of_them_a_batch() -> None:
 
 @pytest.mark.parametrize("given", [[5, 6], (5, 6), torch.tensor([5, 6]), np.array([5, 6]), [np.int64(5), 6]])
 def test_token_ids_are_one_prompt_and_need_no_tokenizer(given: Any) -> None:
-    found = read(given, SILENT)
-    assert found == Prompts([[5, 6]], single=True, are_text=False) and type(found.ids[0][0]) is int
+    actual = read(given, SILENT)
+    assert actual == Prompts([[5, 6]], single=True, are_text=False) and type(actual.ids[0][0]) is int
 
 
 @pytest.mark.parametrize("given", [[[5, 6], [7, 8]], torch.tensor([[5, 6], [7, 8]]), [torch.tensor([5, 6]), [7, 8]]])
@@ -100,13 +100,13 @@ def test_prompts_of_a_batch_have_any_length_and_one_in_a_list_stays_a_batch() ->
 
 @pytest.mark.parametrize("wrong", [None, 5, 2.5, b"ab", {"role": "user", "content": "x"}, {1, 2}, iter("ab")])
 def test_what_is_no_prompt_is_told_what_would_be(wrong: Any) -> None:
-    told = r"^prompts: .* is not allowed; a text, messages, token ids, or a list of one of these$"
-    with pytest.raises(ElasticError, match=told):
+    message = r"^prompts: .* is not allowed; a text, messages, token ids, or a list of one of these$"
+    with pytest.raises(ElasticError, match=message):
         read(wrong)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ([[]], r"^prompts\[0\]: \[\] is not allowed; at least one token"),
         ([PARENT.vocab], r"^prompts\[0\]: .*tokens are 0 to 299"),
@@ -118,8 +118,8 @@ def test_what_is_no_prompt_is_told_what_would_be(wrong: Any) -> None:
         ([MESSAGES, [{"content": "x"}]], r"^prompts\[1\]\[0\]\.role: None is not allowed"),
     ],
 )
-def test_a_wrong_one_of_several_is_told_with_its_place(wrong: Any, told: str) -> None:
-    with pytest.raises(ElasticError, match=told):
+def test_a_wrong_one_of_several_is_told_with_its_place(wrong: Any, message: str) -> None:
+    with pytest.raises(ElasticError, match=message):
         read(wrong)
 
 

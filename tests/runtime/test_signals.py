@@ -22,21 +22,21 @@ def named(logits_tv: torch.Tensor, tokens: list[int], length: int) -> dict[str, 
 def test_of_known_distributions():
     """First all alike, then 3/4 and 1/4: entropies, margins, and the surprise of the token between them."""
     even_v, sure_v = torch.zeros(4), torch.tensor([0.75, 0.25, 0.0, 0.0]).log().clamp(min=-1e30)
-    found = named(torch.stack([even_v, sure_v]), [3, 1], 10)
+    actual = named(torch.stack([even_v, sure_v]), [3, 1], 10)
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     expected = {
         "entropy": entropy, "margin": math.log(3), "tail_entropy": (math.log(4) + entropy) / 2,
         "tail_margin": math.log(3) / 2, "tail_surprise": math.log(4), "log_length": math.log(10),
     }  # fmt: skip
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert actual == pytest.approx(expected, rel=1e-5)
 
 
 def test_of_one_token_and_of_half_precision():
     """Without a token that was seen to come, surprise is what is expected of the next."""
     logits_tv = torch.tensor([[2.0, 0.0, -1.0]])
-    found = named(logits_tv, [1], 1)
-    assert found["tail_surprise"] == found["entropy"] > 0 and found["log_length"] == 0
-    assert named(logits_tv.bfloat16(), [1], 1) == pytest.approx(found, rel=1e-6)
+    actual = named(logits_tv, [1], 1)
+    assert actual["tail_surprise"] == actual["entropy"] > 0 and actual["log_length"] == 0
+    assert named(logits_tv.bfloat16(), [1], 1) == pytest.approx(actual, rel=1e-6)
 
 
 @pytest.mark.parametrize("length", [1, TAIL - 1, TAIL, TAIL + 1, 3 * TAIL])
@@ -46,6 +46,6 @@ def test_read_in_two_parts_as_at_once(length):
     small = family.select("6b")
     ids = torch.randint(PARENT.vocab, (length,), generator=torch.Generator().manual_seed(length)).tolist()
     whole_tv = small(torch.tensor([ids]))[0]
-    found, (cache, logits_bv) = read(small.weights, ids)
-    assert found == pytest.approx(signals(whole_tv[-TAIL:], ids[-TAIL:], length), rel=1e-9)
+    actual, (cache, logits_bv) = read(small.weights, ids)
+    assert actual == pytest.approx(signals(whole_tv[-TAIL:], ids[-TAIL:], length), rel=1e-9)
     assert cache.length == length and torch.allclose(logits_bv, whole_tv[-1:], rtol=1e-9)

@@ -178,9 +178,9 @@ def test_what_is_drawn_is_distributed_as_without_a_draft():
         counts[tuple(row[:3])] += 1
     assert 0.2 < stream.acceptance < 0.95  # both ways to a token were taken
     shares = np.array([expected[said] for said in counts])
-    found = np.array([counts[said] for said in counts])
+    actual = np.array([counts[said] for said in counts])
     often = shares * answers >= 5
-    chi2 = ((found - answers * shares) ** 2 / (answers * shares))[often].sum()
+    chi2 = ((actual - answers * shares) ** 2 / (answers * shares))[often].sum()
     assert often.sum() > 20 and chi2 < often.sum() + 4 * (2 * often.sum()) ** 0.5
 
 

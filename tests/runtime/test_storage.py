@@ -51,13 +51,13 @@ def matrices(model: MemberModel) -> dict[tuple[str, int | None], torch.Tensor]:
 
 def shapes(parent: Parent, member: Subnet) -> dict[tuple[str, int | None], tuple[int, ...]]:
     """Shapes of those matrices in a model that holds the member alone."""
-    found: dict[tuple[str, int | None], tuple[int, ...]] = {}
+    seen: dict[tuple[str, int | None], tuple[int, ...]] = {}
     for row, layer in rows(parent, member):
         own = [row.name] if layer is None else [f"{layer.type}.{key}" for key, _ in keys(row, layer)]
-        found |= {(name, layer and layer.index): shape(parent, row, member, layer) for name in own}
+        seen |= {(name, layer and layer.index): shape(parent, row, member, layer) for name in own}
     if parent.tied:
-        found["head", None] = found["embedding", None]
-    return {key: size for key, size in found.items() if len(size) == 2}
+        seen["head", None] = seen["embedding", None]
+    return {key: size for key, size in seen.items() if len(size) == 2}
 
 
 @some
@@ -96,9 +96,9 @@ def test_a_member_reads_no_row_or_column_but_its_own_and_copies_none(data):
     family = FamilyRuntime(NemotronH.random(parent), {str(i): m for i, m in enumerate(members)})
     held = {t.untyped_storage().data_ptr() for t in matrices(family.select()).values()}
     for member in members:
-        found = matrices(family.select(member))
-        assert {key: tuple(t.shape) for key, t in found.items()} == shapes(parent, member)
-        assert {t.untyped_storage().data_ptr() for t in found.values()} <= held
+        actual = matrices(family.select(member))
+        assert {key: tuple(t.shape) for key, t in actual.items()} == shapes(parent, member)
+        assert {t.untyped_storage().data_ptr() for t in actual.values()} <= held
 
 
 @some
@@ -191,8 +191,8 @@ def test_threads_select_and_run_at_once():
         family = FamilyRuntime(model, {str(i): m for i, m in enumerate(members)})
         with ThreadPoolExecutor(6) as pool:
             jobs = [pool.submit(lambda name, f=family: f.select(name)(tokens), str(i % 3)) for i in range(12)]
-            found = [job.result() for job in jobs]
-        assert all(same(logits, expected[i % 3]) for i, logits in enumerate(found))
+            actual = [job.result() for job in jobs]
+        assert all(same(logits, expected[i % 3]) for i, logits in enumerate(actual))
         assert family.select("2") is family.select(small)
 
 

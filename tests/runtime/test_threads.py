@@ -91,14 +91,14 @@ def test_a_release_between_the_looks_of_a_selection() -> None:
 
     class Released(dict):
         def setdefault(self, key, value=None):
-            found = super().setdefault(key, value)
+            actual = super().setdefault(key, value)
             self.clear()
-            return found
+            return actual
 
         def __contains__(self, key) -> bool:
-            found = super().__contains__(key)
+            actual = super().__contains__(key)
             self.clear()
-            return found
+            return actual
 
     family = FamilyRuntime(NemotronH.random(PARENT, seed=3), MEMBERS)
     kept = family.select("small")

@@ -49,8 +49,8 @@ def by_hand(logits: list[float], temperature: float, top_p: float, top_k: int) -
 )
 def test_probabilities_are_the_formula(logits, temperature, top_p, top_k):
     given = torch.tensor([logits, logits[::-1]], dtype=torch.float64)
-    found = probabilities(given, Sampling(temperature, top_p, top_k)).numpy()
-    for row, values in zip(found, (logits, logits[::-1])):
+    result = probabilities(given, Sampling(temperature, top_p, top_k)).numpy()
+    for row, values in zip(result, (logits, logits[::-1])):
         np.testing.assert_allclose(row, by_hand(values, temperature, top_p, top_k), rtol=1e-9, atol=1e-12)
 
 
@@ -149,9 +149,9 @@ def test_what_is_said_greedily_is_what_the_large_member_says_alone(data):
     token = st.integers(0, 2)
     drafted = data.draw(st.lists(token, max_size=6))
     said = data.draw(st.lists(token, min_size=len(drafted) + 1, max_size=len(drafted) + 1))
-    found = agreed(said, drafted)
-    assert found == said[: len(found)] and found[:-1] == drafted[: len(found) - 1]
-    assert len(found) == len(said) or found[-1] != drafted[len(found) - 1]
+    actual = agreed(said, drafted)
+    assert actual == said[: len(actual)] and actual[:-1] == drafted[: len(actual) - 1]
+    assert len(actual) == len(said) or actual[-1] != drafted[len(actual) - 1]
 
 
 @settings(max_examples=200)

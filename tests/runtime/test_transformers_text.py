@@ -40,7 +40,7 @@ def family(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(family, tmp_path_factory):
+def theirs(family, tmp_path_factory):
     """What transformers makes of the member that was cut out."""
     folder = tmp_path_factory.mktemp("cut") / "9b"
     slice_checkpoint(family._companions.folder, folder, member="9b")
@@ -54,31 +54,31 @@ def told(family, tmp_path_factory):
     return json.loads((folder / "told.json").read_text()) | {"p": np.load(folder / "told.npz")}
 
 
-def test_tokens_of_texts(family, told):
-    assert [family.tokenizer.encode(text) for text in TEXTS] == told["ids"]
+def test_tokens_of_texts(family, theirs):
+    assert [family.tokenizer.encode(text) for text in TEXTS] == theirs["ids"]
 
 
-def test_greedy_answers(family, told):
+def test_greedy_answers(family, theirs):
     """Together and alone; one of them ends at the generation config's end token."""
     member = family.select("9b")
-    assert member.generate(told["ids"], NEW) == [tokens for tokens, _ in told["greedy"]]
-    assert member.generate(TEXTS, NEW) == [text for _, text in told["greedy"]]
-    assert [member.generate(text, NEW) for text in TEXTS] == [text for _, text in told["greedy"]]
-    assert min(len(tokens) for tokens, _ in told["greedy"]) < NEW
+    assert member.generate(theirs["ids"], NEW) == [tokens for tokens, _ in theirs["greedy"]]
+    assert member.generate(TEXTS, NEW) == [text for _, text in theirs["greedy"]]
+    assert [member.generate(text, NEW) for text in TEXTS] == [text for _, text in theirs["greedy"]]
+    assert min(len(tokens) for tokens, _ in theirs["greedy"]) < NEW
 
 
-def test_chat(family, told):
-    assert family.tokenizer.render(MESSAGES) == told["rendered"]
-    assert family.tokenizer.encode_chat(MESSAGES) == told["chat_ids"]
-    assert family.select("9b").generate(MESSAGES, NEW) == told["chat"]
+def test_chat(family, theirs):
+    assert family.tokenizer.render(MESSAGES) == theirs["rendered"]
+    assert family.tokenizer.encode_chat(MESSAGES) == theirs["chat_ids"]
+    assert family.select("9b").generate(MESSAGES, NEW) == theirs["chat"]
 
 
 @pytest.mark.parametrize("n", range(len(SAMPLINGS)))
-def test_what_each_token_is_drawn_with(family, told, n):
+def test_what_each_token_is_drawn_with(family, theirs, n):
     """Along the tokens that transformers drew, its probabilities are ours."""
-    tokens, expected = torch.tensor([told["sampled"][n]]), told["p"][f"p{n}"]
+    tokens, expected = torch.tensor([theirs["sampled"][n]]), theirs["p"][f"p{n}"]
     prompt = tokens.shape[1] - NEW
     logits_lv = family.select("9b")(tokens)[0, prompt - 1 : -1]
-    found = probabilities(logits_lv, Sampling(**SAMPLINGS[n])).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
-    assert SAMPLINGS[n]["top_p"] == 1 == SAMPLINGS[n]["top_k"] + 1 or (found == 0).any()
+    result = probabilities(logits_lv, Sampling(**SAMPLINGS[n])).numpy()
+    np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-5)
+    assert SAMPLINGS[n]["top_p"] == 1 == SAMPLINGS[n]["top_k"] + 1 or (result == 0).any()

@@ -26,21 +26,21 @@ def main() -> None:
         """Without the end token, which transformers leaves in the text if it is no special token."""
         return tokenizer.decode([t for t in new.tolist() if t not in ends], skip_special_tokens=True)
 
-    told: dict = {"greedy": [], "sampled": [], "ids": []}
+    report: dict = {"greedy": [], "sampled": [], "ids": []}
     arrays = {}
     for text in job["texts"]:
         prompt = tokenizer(text, return_tensors="pt")
         length = prompt["input_ids"].shape[1]
-        told["ids"].append(prompt["input_ids"][0].tolist())
+        report["ids"].append(prompt["input_ids"][0].tolist())
         new = model.generate(**prompt, do_sample=False, max_new_tokens=job["new"])[0, length:]
-        told["greedy"].append([new.tolist(), text_of(new)])
-    told["rendered"] = tokenizer.apply_chat_template(job["messages"], tokenize=False, add_generation_prompt=True)
+        report["greedy"].append([new.tolist(), text_of(new)])
+    report["rendered"] = tokenizer.apply_chat_template(job["messages"], tokenize=False, add_generation_prompt=True)
     chat = tokenizer.apply_chat_template(
         job["messages"], tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
-    told["chat_ids"] = chat["input_ids"][0].tolist()
-    new = model.generate(**chat, do_sample=False, max_new_tokens=job["new"])[0, len(told["chat_ids"]) :]
-    told["chat"] = text_of(new)
+    report["chat_ids"] = chat["input_ids"][0].tolist()
+    new = model.generate(**chat, do_sample=False, max_new_tokens=job["new"])[0, len(report["chat_ids"]) :]
+    report["chat"] = text_of(new)
     for n, how in enumerate(job["samplings"]):
         torch.manual_seed(n)
         prompt = tokenizer(job["texts"][0], return_tensors="pt")
@@ -48,9 +48,9 @@ def main() -> None:
             **prompt, do_sample=True, **how, max_new_tokens=job["new"], eos_token_id=None,
             output_scores=True, return_dict_in_generate=True,
         )  # fmt: skip
-        told["sampled"].append(result.sequences[0].tolist())
+        report["sampled"].append(result.sequences[0].tolist())
         arrays[f"p{n}"] = torch.cat(result.scores).softmax(-1).numpy()
-    (folder / "told.json").write_text(json.dumps(told))
+    (folder / "told.json").write_text(json.dumps(report))
     np.savez(folder / "told.npz", **arrays)
 
 

@@ -39,8 +39,8 @@ def test_no_even_member_is_more_even_nor_nearer(space, ratio):
     budget = Budget("some", ratio=ratio)
     price = space.price(budget)
     assume(price(space.smallest) <= price.target)
-    found = uniform(space, budget)
-    assert budget.cost(space.parent, found) <= budget.target(space.parent)
+    result = uniform(space, budget)
+    assert budget.cost(space.parent, result) <= budget.target(space.parent)
     axes = [a for a in space.choices if space.positions(a)]
     best = min(
         score(space, budget, member)
@@ -48,11 +48,11 @@ def test_no_even_member_is_more_even_nor_nearer(space, ratio):
         for member in [space.decode([dict(zip(axes, pick))[s.axis] for s in space.slots])]
         if budget.cost(space.parent, member) <= budget.target(space.parent)
     )
-    code = space.encode(found)
+    code = space.encode(result)
     kept = {s.axis: code[i] for i, s in enumerate(space.slots)}
     # a dropped layer's axis says nothing about the member, so the axis itself is compared where it has layers
     if all(any(space.active(code)[i] for i in space.positions(a)) for a in kept):
-        assert score(space, budget, found) == pytest.approx(best, abs=1e-8)
+        assert score(space, budget, result) == pytest.approx(best, abs=1e-8)
 
 
 def test_even_family_of_the_12b_is_nested_and_near_its_budgets():
@@ -68,14 +68,14 @@ def test_even_family_of_the_12b_is_nested_and_near_its_budgets():
 def test_an_even_cut_of_a_fine_grid_takes_equal_shares():
     steps = tuple(range(128, 31, -4))
     space = Space(SMALL, {"hidden": AxisConfig(steps), "ffn": AxisConfig(tuple(4 * k for k in steps))})
-    found = uniform(space, Budget("x", ratio=0.6))
-    assert abs(found.hidden / 128 - found.widths("ffn")[0] / 512) <= 4 / 128
+    result = uniform(space, Budget("x", ratio=0.6))
+    assert abs(result.hidden / 128 - result.widths("ffn")[0] / 512) <= 4 / 128
 
 
 def test_fixed_axes_are_kept_where_the_budget_allows():
     space, budget = small_space(), BUDGETS[2]
-    found = uniform(space, budget, fixed={"mamba_heads": 16, "mamba_head_dim": 16, "depth": 8})
-    assert set(found.widths("mamba_heads")) == {16} and len(found.layers) == 8
+    result = uniform(space, budget, fixed={"mamba_heads": 16, "mamba_head_dim": 16, "depth": 8})
+    assert set(result.widths("mamba_heads")) == {16} and len(result.layers) == 8
     tight = Budget("tight", params=space.price(budget)(space.smallest) + 1)
     assert uniform(space, tight, fixed={"depth": 12}) == space.smallest
 

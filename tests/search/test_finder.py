@@ -54,32 +54,32 @@ def best_known(space: Space, loss: Toy, budget: Budget, draws: int = 4000) -> fl
     def at(code):
         return loss(space.decode(code))
 
-    found = min((fit(space, price, rng.integers(0, space.sizes), upper) for _ in range(draws // 10)), key=at)
+    result = min((fit(space, price, rng.integers(0, space.sizes), upper) for _ in range(draws // 10)), key=at)
     for _ in range(draws):
-        child = np.array(found)
+        child = np.array(result)
         for _ in range(rng.integers(1, 4)):
             slot = rng.integers(len(child))
             child[slot] = np.clip(child[slot] + rng.choice([-1, 1]), 0, space.sizes[slot] - 1)
         child = fit(space, price, child, upper)
-        found = min(found, child, key=at)
-    return at(found)
+        result = min(result, child, key=at)
+    return at(result)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_search_beats_even_cuts_and_nears_the_optimum(seed):
     space = small_space()
     loss = Toy(space, seed)
-    found = search(space, BUDGETS, loss, candidates=128, seed=seed)
+    result = search(space, BUDGETS, loss, candidates=128, seed=seed)
     even = uniform_family(space, BUDGETS)
-    members = [found.members[b.name] for b in BUDGETS]
+    members = [result.members[b.name] for b in BUDGETS]
     assert members[2] <= members[1] <= members[0] == space.full
     for budget in BUDGETS[1:]:
         name = budget.name
-        assert budget.cost(space.parent, found.members[name]) <= budget.target(space.parent)
-        assert loss(found.members[name]) == found.losses[name] < 0.8 * loss(even[name])
+        assert budget.cost(space.parent, result.members[name]) <= budget.target(space.parent)
+        assert loss(result.members[name]) == result.losses[name] < 0.8 * loss(even[name])
     # The two are nested, the optimum of each alone need not be.
     alone = [best_known(space, loss, b, draws=400) for b in BUDGETS[1:]]
-    ratios = [found.losses[b.name] / best for b, best in zip(BUDGETS[1:], alone)]
+    ratios = [result.losses[b.name] / best for b, best in zip(BUDGETS[1:], alone)]
     assert math.prod(ratios) < 1.35, ratios
 
 
@@ -90,21 +90,21 @@ def test_an_optimum_known_by_enumeration_is_found():
     loss, budget = Toy(space, 1), Budget("half", ratio=0.6)
     everything = [space.decode(c) for c in np.ndindex(*space.sizes)]
     best = min(loss(m) for m in everything if budget.cost(SMALL, m) <= budget.target(SMALL))
-    found = search(space, [BUDGETS[0], budget], loss, candidates=96)
-    assert found.losses["half"] <= best * 1.05
+    result = search(space, [BUDGETS[0], budget], loss, candidates=96)
+    assert result.losses["half"] <= best * 1.05
 
 
 def test_the_count_of_candidates_is_the_count_of_calls_and_no_member_is_measured_twice():
     space = small_space()
-    loss, told = Toy(space), []
-    found = search(space, BUDGETS, loss, candidates=60, progress=lambda *a: told.append(a))
-    assert len(loss.calls) == len(set(loss.calls)) == len(found.trace) == 60
-    assert [t[:2] for t in told] == [(i, 60) for i in range(1, 61)]
-    assert [t[2] for t in told] == found.trace
-    for trial in found.trace:
+    loss, report = Toy(space), []
+    result = search(space, BUDGETS, loss, candidates=60, progress=lambda *a: report.append(a))
+    assert len(loss.calls) == len(set(loss.calls)) == len(result.trace) == 60
+    assert [t[:2] for t in report] == [(i, 60) for i in range(1, 61)]
+    assert [t[2] for t in report] == result.trace
+    for trial in result.trace:
         budget = next(b for b in BUDGETS if b.name == trial.budget)
         assert trial.cost == budget.cost(SMALL, trial.member)
-    assert {t.origin for t in found.trace} >= {"descent", "even", "refine"}
+    assert {t.origin for t in result.trace} >= {"descent", "even", "refine"}
 
 
 def test_the_same_seed_gives_the_same_search_and_another_seed_another():
@@ -117,13 +117,13 @@ def test_the_same_seed_gives_the_same_search_and_another_seed_another():
 def test_a_handful_of_candidates_still_gives_nested_members_within_their_budgets(candidates):
     space = small_space()
     loss = Toy(space)
-    found = search(space, BUDGETS, loss, candidates=candidates)
+    result = search(space, BUDGETS, loss, candidates=candidates)
     assert len(loss.calls) <= candidates
-    members = [found.members[b.name] for b in BUDGETS]
+    members = [result.members[b.name] for b in BUDGETS]
     assert members[2] <= members[1] <= members[0]
     for b, m in zip(BUDGETS, members):
         assert b.cost(SMALL, m) <= b.target(SMALL)
-    json.dumps(found.to_json(), allow_nan=False)
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 @settings(max_examples=25)
@@ -134,10 +134,10 @@ def test_any_space_however_coarse_can_be_searched(space, seed):
     targets = {"a": least + 0.6 * (price.whole - least), "b": least + 0.2 * (price.whole - least)}
     budgets = [Budget("full"), *(Budget(name, params=target) for name, target in targets.items())]
     rng = np.random.default_rng(seed)
-    found = search(space, budgets, lambda m: float(rng.random()), candidates=20, seed=seed)
-    assert found.members["b"] <= found.members["a"] <= found.members["full"] == space.full
+    result = search(space, budgets, lambda m: float(rng.random()), candidates=20, seed=seed)
+    assert result.members["b"] <= result.members["a"] <= result.members["full"] == space.full
     for b in budgets:
-        assert b.cost(space.parent, found.members[b.name]) <= b.target(space.parent)
+        assert b.cost(space.parent, result.members[b.name]) <= b.target(space.parent)
 
 
 def test_losses_that_are_not_finite_are_avoided():
@@ -147,8 +147,8 @@ def test_losses_that_are_not_finite_are_avoided():
     def broken(member):
         return math.nan if member.hidden < 128 else loss(member)
 
-    found = search(space, BUDGETS[:2], broken, candidates=60)
-    assert found.members["large"].hidden == 128 and math.isfinite(found.losses["large"])
+    result = search(space, BUDGETS[:2], broken, candidates=60)
+    assert result.members["large"].hidden == 128 and math.isfinite(result.losses["large"])
 
 
 def test_members_are_chosen_together():
@@ -169,9 +169,9 @@ def test_members_are_chosen_together():
     tempting = min(large, key=loss)
     assert tempting.hidden == 64 and loss(tempting) == 0.9
     best = min((loss(a) + NOISE) * (loss(b) + NOISE) for a in large for b in small if b <= a)
-    found = search(space, budgets, loss, candidates=24)
-    assert (found.losses["large"] + NOISE) * (found.losses["small"] + NOISE) == pytest.approx(best)
-    assert found.members["large"].hidden == 128
+    result = search(space, budgets, loss, candidates=24)
+    assert (result.losses["large"] + NOISE) * (result.losses["small"] + NOISE) == pytest.approx(best)
+    assert result.members["large"].hidden == 128
 
 
 def test_bad_requests_are_told_before_anything_is_measured():

@@ -26,8 +26,8 @@ def test_the_target_is_that_of_the_budget_and_the_whole_is_the_parent() -> None:
 
 
 def test_one_code_or_many_have_the_cost_of_their_members() -> None:
-    found = HALF.codes(np.stack([FIRST, LAST]))
-    assert found.tolist() == [HALF(SPACE.full), HALF(SPACE.smallest)]
+    actual = HALF.codes(np.stack([FIRST, LAST]))
+    assert actual.tolist() == [HALF(SPACE.full), HALF(SPACE.smallest)]
     assert HALF.codes(LAST).tolist() == [HALF(SPACE.smallest)]
 
 

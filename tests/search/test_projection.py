@@ -62,8 +62,8 @@ def test_a_lower_member_stays_inside(data, space, ratio):
     price = space.price(budget)
     lower = data.draw(codes(space))
     assume(price.codes(np.array([lower]).reshape(1, -1))[0] <= price.target)
-    found = space.decode(fit(space, price, data.draw(codes(space)), (0,) * len(space.slots), lower))
-    assert space.decode(lower) <= found and price(found) <= price.target
+    result = space.decode(fit(space, price, data.draw(codes(space)), (0,) * len(space.slots), lower))
+    assert space.decode(lower) <= result and price(result) <= price.target
 
 
 @pytest.mark.parametrize("seed", range(10))

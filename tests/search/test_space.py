@@ -195,8 +195,8 @@ def test_every_member_keeps_an_attention_layer_unless_told_otherwise():
     block = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"depth": depth}}
     order = (10, 5, *(i for i in range(12) if i not in (5, 10)))  # the least important two are the attention layers
 
-    def smallest(**told: int) -> tuple[int, ...]:
-        axes = ElasticConfig.from_dict(block | {"axes": {"depth": depth | told}}).resolve_axes(SMALL)
+    def smallest(**message: int) -> tuple[int, ...]:
+        axes = ElasticConfig.from_dict(block | {"axes": {"depth": depth | message}}).resolve_axes(SMALL)
         return Space(SMALL, axes, order).smallest.kept
 
     assert smallest() == smallest(keep_attention=1) == (5, 11)

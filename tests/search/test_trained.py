@@ -80,9 +80,9 @@ def test_a_search_from_the_path_is_never_worse_than_the_path(seed):
     space = trained_space(family, start)
     loss = Toy(space, seed)
     for candidates in (1, 3, 64):
-        found = search(space, [budget], loss, candidates, seed, start=start)
-        assert found.trace[0].member == start and found.trace[0].origin == "start"
-        member = found.members["task"]
+        result = search(space, [budget], loss, candidates, seed, start=start)
+        assert result.trace[0].member == start and result.trace[0].origin == "start"
+        member = result.members["task"]
         assert loss(member) <= loss(start) and member in space
         assert budget.cost(SMALL, member) <= budget.target(SMALL)
     assert loss(member) < 0.9 * loss(start)
@@ -92,5 +92,5 @@ def test_a_start_that_is_already_the_best_is_kept():
     family = made()
     start = path(family)[-1]
     space = trained_space(family, start)
-    found = search(space, [Budget("task", ratio=0.5)], lambda m: 0.0 if m == start else 1.0, 40, start=start)
-    assert found.members["task"] == start and found.losses["task"] == 0.0
+    result = search(space, [Budget("task", ratio=0.5)], lambda m: 0.0 if m == start else 1.0, 40, start=start)
+    assert result.members["task"] == start and result.losses["task"] == 0.0

@@ -122,10 +122,10 @@ def test_every_piece_of_a_stream_says_it():
     done = {"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False}
     sent = talk(Answer.to(AUTO, {}), Engine("9b"), 1, [*messages, done])
     assert sent[0] == messages[0] and sent[-1] == done
-    told = [json.loads(m["body"].removeprefix(b"data: ")) for m in sent[1:-1]]
-    assert told[0] == {"model": "9b", "choices": [{"index": 0, "text": said}]}
-    assert told[1]["response"] == {"model": "9b", "metadata": {"model": "auto"}}, "the client's own stays"
-    assert told[2]["message"] == {"model": "9b"}
+    report = [json.loads(m["body"].removeprefix(b"data: ")) for m in sent[1:-1]]
+    assert report[0] == {"model": "9b", "choices": [{"index": 0, "text": said}]}
+    assert report[1]["response"] == {"model": "9b", "metadata": {"model": "auto"}}, "the client's own stays"
+    assert report[2]["message"] == {"model": "9b"}
     assert all(m["body"].endswith(b"\n\n") for m in sent[1:])
 
 
@@ -133,8 +133,8 @@ def test_several_prompts_have_each_its_member():
     answer = Answer.to(AUTO, {"n": 2})
     events = [{"model": "auto", "choices": [{"index": i}]} for i in range(4)] + [{"model": "auto", "choices": []}]
     sent = talk(answer, Engine("6b", "12b"), 2, [start(b"text/event-stream"), *(body(e, True, True) for e in events)])
-    told = [json.loads(m["body"].removeprefix(b"data: "))["model"] for m in sent[1:]]
-    assert told == ["6b", "6b", "12b", "12b", "auto"]
+    report = [json.loads(m["body"].removeprefix(b"data: "))["model"] for m in sent[1:]]
+    assert report == ["6b", "6b", "12b", "12b", "auto"]
     same = Answer.to(AUTO, {"n": True})
     sent = talk(same, Engine("9b", "9b"), 2, [start(b"application/json"), body({"model": "MODEL"})])
     assert json.loads(sent[1]["body"]) == {"model": "9b"}

@@ -222,9 +222,9 @@ def test_another_version(folder, vllm):
 
 def test_the_end_of_thinking(folder, tmp_path):
     assert with_end({"theirs": 1}, str(folder)) == {"theirs": 1, KEY: {}}
-    told = with_end({KEY: {"end_of_thinking": "def"}}, str(folder))
-    assert told[KEY] == {"end_of_thinking": "def", "end_ids": TOKENIZER.encode("def", add_special_tokens=False).ids}
-    assert with_end(told, str(folder)) == told
+    report = with_end({KEY: {"end_of_thinking": "def"}}, str(folder))
+    assert report[KEY] == {"end_of_thinking": "def", "end_ids": TOKENIZER.encode("def", add_special_tokens=False).ids}
+    assert with_end(report, str(folder)) == report
     with pytest.raises(ElasticError, match=r"has no tokenizer\.json"):
         with_end({KEY: {"end_of_thinking": "def"}}, str(tmp_path))
 

@@ -34,9 +34,9 @@ def test_work_of_members_comes_from_another_process():
     work.add("tokens", "test-6b", 2)
     work.add("tokens", "test-6b", 3)
     work.add("steps", "test-6b", 1)
-    told = work.taken()
-    assert sorted(told.values()) == [1, 5] and work.taken() == {}
-    count_work(told | {"an-adapter": 7, "nemo_elastic/other/6b": 1})
+    report = work.taken()
+    assert sorted(report.values()) == [1, 5] and work.taken() == {}
+    count_work(report | {"an-adapter": 7, "nemo_elastic/other/6b": 1})
     count_work({})
     assert metric("nemo_elastic_tokens_total", member="test-6b") == 5
     assert metric("nemo_elastic_steps_total", member="test-6b") == 1

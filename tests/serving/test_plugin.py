@@ -39,14 +39,14 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             calls.append(("record", scheduler_stats, more, named))
 
     registered: dict[str, str] = {}
-    found = SimpleNamespace(
+    fake = SimpleNamespace(
         calls=calls, registered=registered, EngineArgs=EngineArgs, AsyncEngineArgs=AsyncEngineArgs,
         PrometheusStatLogger=PrometheusStatLogger, configs={"NemotronHForCausalLM": object()},
     )  # fmt: skip
     has = {
         "vllm": {"ModelRegistry": SimpleNamespace(register_model=registered.__setitem__)},
         "vllm.engine.arg_utils": {"EngineArgs": EngineArgs},
-        "vllm.model_executor.models.config": {"MODELS_CONFIG_MAP": found.configs},
+        "vllm.model_executor.models.config": {"MODELS_CONFIG_MAP": fake.configs},
         "vllm.v1.metrics.loggers": {"PrometheusStatLogger": PrometheusStatLogger},
     }
     for name, content in has.items():
@@ -54,7 +54,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
     register()
-    return found
+    return fake
 
 
 def test_the_family_is_a_model_of_its_own_with_the_settings_of_vllms(vllm: SimpleNamespace) -> None:

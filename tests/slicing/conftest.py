@@ -20,8 +20,8 @@ def run(capsys, monkeypatch):
     def call(*arguments):
         with pytest.raises(SystemExit) as done:
             main([str(a) for a in arguments])
-        told = capsys.readouterr()
-        return int(done.value.code or 0), told.out, told.err
+        printed = capsys.readouterr()
+        return int(done.value.code or 0), printed.out, printed.err
 
     return call
 

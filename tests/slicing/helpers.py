@@ -65,9 +65,9 @@ def contents(folder: Path, most: int | None = None) -> dict[str, bytes]:
 def without_family(folder: Path) -> None:
     """Make a member's folder what version 0.1 wrote: it does not know its family."""
     file = folder / MEMBER_FILE
-    told = json.loads(file.read_text())
-    del told["family"]
-    write_text(file, json.dumps(told, indent=2))
+    data = json.loads(file.read_text())
+    del data["family"]
+    write_text(file, json.dumps(data, indent=2))
 
 
 @contextmanager

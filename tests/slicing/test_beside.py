@@ -58,11 +58,11 @@ def without_digests(folder: Path) -> None:
 
 def test_all_is_well(folder: Path, family: Path) -> None:
     report = verify(folder, parent=family, forward=False)
-    told = {check.name: check for check in report.checks}
-    assert report.ok and told["config"].ok and told["files"].ok and told["files of the parent"].ok
-    assert "config.json" in told["files"].figure and "chat_template.jinja" in told["files"].figure
+    checks = {check.name: check for check in report.checks}
+    assert report.ok and checks["config"].ok and checks["files"].ok and checks["files of the parent"].ok
+    assert "config.json" in checks["files"].figure and "chat_template.jinja" in checks["files"].figure
     puzzle = json.loads((folder / "config.json").read_text())["model_type"] == "nemotron_h_puzzle"
-    assert ("code" in told) == puzzle and (not puzzle or told["code"].ok)
+    assert ("code" in checks) == puzzle and (not puzzle or checks["code"].ok)
 
 
 SETTINGS = {
@@ -124,9 +124,11 @@ def test_a_member_has_the_ends_and_the_tokenizer_of_its_family(family: Path, tmp
     change(tmp_path / "cut" / "generation_config.json", eos_token_id=7)
     report = verify(tmp_path / "cut", forward=False)
     assert report.ok and next(c for c in report.checks if c.name == "files").figure.startswith("skipped: there are no")
-    told = failed(tmp_path / "cut", family)
-    assert set(told) == {"config", "files of the parent"} and told["config"].startswith("eos_token_id is 7, not ")
-    assert told["files of the parent"] == "tokenizer_config.json is another one (and 1 more)"
+    failures = failed(tmp_path / "cut", family)
+    assert set(failures) == {"config", "files of the parent"} and failures["config"].startswith(
+        "eos_token_id is 7, not "
+    )
+    assert failures["files of the parent"] == "tokenizer_config.json is another one (and 1 more)"
 
 
 @pytest.mark.parametrize("name", REMOTE_CODE)
@@ -146,9 +148,9 @@ def test_code_of_others_is_named(family: Path, tmp_path: Path) -> None:
     (plain / "elastic_member.json").unlink()
     change(plain / "config.json", auto_map={"AutoConfig": "other.Config"})
     without_digests(plain)
-    told = {check.name: check for check in verify(plain, forward=False).checks}
-    assert told["config"].ok is None and told["code"].ok is None
-    assert told["code"].figure == "config.json names code; read it before you let a loader run it"
+    checks = {check.name: check for check in verify(plain, forward=False).checks}
+    assert checks["config"].ok is None and checks["code"].ok is None
+    assert checks["code"].figure == "config.json names code; read it before you let a loader run it"
 
 
 @pytest.mark.parametrize(

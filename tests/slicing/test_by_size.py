@@ -90,8 +90,8 @@ def test_a_member_that_fits_exactly_is_found_by_its_name(name: str) -> None:
 def test_a_shape_between_members_says_between_which() -> None:
     fit = largest_within(WHOLE, limit_of(COUNTS["9b"] - 1))
     assert fit.name == "between 9b and 6b" and fit.between == ("9b", "6b")
-    told = fit.to_json()
-    assert told["between"] == ("9b", "6b") and told["below"] == 1 - fit.used / (COUNTS["9b"] - 1)
+    data = fit.to_json()
+    assert data["between"] == ("9b", "6b") and data["below"] == 1 - fit.used / (COUNTS["9b"] - 1)
 
 
 def test_what_was_found_is_told_in_a_line() -> None:
@@ -143,7 +143,7 @@ def test_a_shape_is_read_alone_and_as_inspect_prints_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ({"subnet": MEMBERS["9b"].to_json(), "parameters": 5}, rf"parameters: 5 is not allowed; .*{COUNTS['9b']}"),
         ({"subnet": MEMBERS["9b"].to_json(), "parms": 5}, "parms"),
@@ -151,8 +151,8 @@ def test_a_shape_is_read_alone_and_as_inspect_prints_it(tmp_path: Path) -> None:
         ([1], ""),
     ],
 )
-def test_a_file_that_is_no_shape_of_the_parent_is_told_by_its_name(tmp_path: Path, content: Any, told: str) -> None:
-    with pytest.raises(ElasticError, match=rf"^{tmp_path}/shape\.json: .*{told}"):
+def test_a_file_that_is_no_shape_of_the_parent_is_told_by_its_name(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(ElasticError, match=rf"^{tmp_path}/shape\.json: .*{message}"):
         read_subnet(file(tmp_path, content), PARENT)
 
 

@@ -54,9 +54,9 @@ def test_a_folder_without_a_tokenizer_has_a_card_without_one(family: Path, tmp_p
 
 
 def test_no_command_serves_heads_that_vllm_has_no_attention_for(tmp_path: Path) -> None:
-    told = card(write(tmp_path / "family", SMALL_HEADS, {}))
-    assert "vLLM has no attention for heads of 4 channels" in told and "vllm serve" not in told
-    assert "Runs in transformers, NeMo." in told
+    report = card(write(tmp_path / "family", SMALL_HEADS, {}))
+    assert "vLLM has no attention for heads of 4 channels" in report and "vllm serve" not in report
+    assert "Runs in transformers, NeMo." in report
 
 
 def test_a_folder_with_one_reads_text(tmp_path: Path) -> None:
@@ -117,17 +117,17 @@ def test_llama_cpp_takes_whole_64s_of_the_mamba_inner_size(heads: int, size: int
     """As its converter asserts, and a tokenizer is never promised: no shape says which one a family has."""
     wide = replace(TWO, mamba_heads=8, mamba_head_dim=16)
     member = wide.uniform(mamba_heads=heads, mamba_head_dim=size)
-    told = "llama.cpp (a tokenizer that its converter knows), " if converted else ""
-    assert runs_in(member, wide) == f"transformers, vLLM, {told}NeMo"
+    message = "llama.cpp (a tokenizer that its converter knows), " if converted else ""
+    assert runs_in(member, wide) == f"transformers, vLLM, {message}NeMo"
 
 
 @pytest.mark.parametrize(
-    ("size", "told"),
+    ("size", "message"),
     [(48, "vLLM, "), (128, "vLLM, "), (8, "vLLM (on a GPU), "), (120, "vLLM (on a GPU), "), (512, "vLLM (on a CPU), "),
      (4, ""), (257, ""), (264, "")],
 )  # fmt: skip
-def test_vllm_is_told_where_it_has_attention_of_that_size(size: int, told: str) -> None:
+def test_vllm_is_told_where_it_has_attention_of_that_size(size: int, message: str) -> None:
     parent = replace(TWO, attention_head_dim=size)
-    assert runs_in(parent.full, parent) == f"transformers, {told}NeMo"
+    assert runs_in(parent.full, parent) == f"transformers, {message}NeMo"
     without = parent.uniform([0, 1, 2, 4])
     assert "vLLM, NeMo" in runs_in(without, parent), "it has no attention"

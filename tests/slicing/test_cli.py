@@ -49,10 +49,12 @@ def test_inspect(run, family):
     assert rows["0 mamba"] == ["6 x 4", "4 x 4"] and rows["2 mamba"] == ["6 x 4", "·"]
     assert rows["3 attention"] == ["4", "4"] and rows["4 mlp"] == ["16", "8"]
     code, out, _ = run("inspect", family, "--json", "--length", 16)
-    told = json.loads(out)
-    assert told["members"]["small"]["subnet"] == SMALL.to_json() and told["members"]["small"]["parameters"] == COUNT
-    assert told["members"]["small"]["memory"]["bytes"] == memory(PARENT, SMALL, MemorySpec(length=16))
-    assert told["ranking"] == "ab12" * 16 and told["parent"] == PARENT.to_json()
+    report = json.loads(out)
+    assert (
+        report["members"]["small"]["subnet"] == SMALL.to_json() and report["members"]["small"]["parameters"] == COUNT
+    )
+    assert report["members"]["small"]["memory"]["bytes"] == memory(PARENT, SMALL, MemorySpec(length=16))
+    assert report["ranking"] == "ab12" * 16 and report["parent"] == PARENT.to_json()
     (family / "model.safetensors").unlink()
     assert run("inspect", family)[0] == 0 and run("inspect", family, "--path")[0] == 0
     assert run("inspect", family.parent)[0] == 2
@@ -68,9 +70,9 @@ def test_inspect_lists_sizes_between_members(run, family, tmp_path):
     assert len(rows) == 3
 
     code, out, _ = run("inspect", family, "--path", "--json", "--batch", 3)
-    told, whole = json.loads(out), json.loads(run("inspect", family, "--json", "--batch", 3)[1])
-    listed = told.pop("path")
-    assert told == whole and listed[0]["member"] == "full" and listed[-1]["member"] == "small"
+    report, whole = json.loads(out), json.loads(run("inspect", family, "--json", "--batch", 3)[1])
+    listed = report.pop("path")
+    assert report == whole and listed[0]["member"] == "full" and listed[-1]["member"] == "small"
     for entry, at in zip(listed, shapes.spread(12), strict=True):
         subnet = Subnet.from_json(entry["subnet"], PARENT)
         assert subnet == shapes[at] and entry["parameters"] == parameters(PARENT, subnet)

@@ -47,7 +47,7 @@ def family(tmp_path_factory):
     return write_family(tmp_path_factory.mktemp("made") / "family", PARENT, state, MADE)
 
 
-def told(subnet, **spec):
+def in_words(subnet, **spec):
     held = MemorySpec(**spec)
     return (
         f"{parameters(PARENT, subnet):,} parameters, {human_bytes(memory(PARENT, subnet, held))} in service "
@@ -57,7 +57,7 @@ def told(subnet, **spec):
 
 def test_slice_by_name(run, family, tmp_path):
     code, out, err = run("slice", family, "--budget", "small", "--out", tmp_path / "cut")
-    assert (code, err) == (0, "") and out == f"{tmp_path / 'cut'}: small, {told(SMALL)}\n"
+    assert (code, err) == (0, "") and out == f"{tmp_path / 'cut'}: small, {in_words(SMALL)}\n"
     assert open_source(tmp_path / "cut").held == SMALL
     code, out, err = run("slice", family, "--budget", "small", "--out", tmp_path / "cut")
     assert (code, out, err) == (2, "", f"error: {tmp_path / 'cut'}: already exists; --force replaces it\n")
@@ -74,7 +74,7 @@ def test_several_names_in_one_pass(run, family, tmp_path):
     code, out, err = run("slice", family, *options, "--out", tmp_path / "cuts")
     assert (code, err) == (0, "") and sorted(p.name for p in (tmp_path / "cuts").glob("[!.]*")) == ["mid", "small"]
     for name, subnet, line in zip(("small", "mid"), (SMALL, MID), out.splitlines(), strict=True):
-        assert line == f"{tmp_path / 'cuts' / name}: {name}, {told(subnet, batch=2)}"
+        assert line == f"{tmp_path / 'cuts' / name}: {name}, {in_words(subnet, batch=2)}"
         run("slice", family, "--budget", name, "--out", tmp_path / name)
         assert contents(tmp_path / "cuts" / name) == contents(tmp_path / name)
     code, out, _ = run("slice", family, *options, "--out", tmp_path / "cuts", "--force", "--json")
@@ -98,7 +98,7 @@ def test_any_number_of_parameters(run, family, tmp_path, at):
     assert (code, err) == (0, "") and out.splitlines() == [
         f"largest shape within {limit:,} parameters: {name}, {1 - parameters(PARENT, subnet) / limit:.2%} below; "
         f"the next larger one is {(limit + 1) / limit - 1:.2%} above",
-        f"{tmp_path / 'cut'}: {name}, {told(subnet)}",
+        f"{tmp_path / 'cut'}: {name}, {in_words(subnet)}",
     ]
     opened = open_source(tmp_path / "cut")
     assert opened.held == subnet and opened.origin.name == member
@@ -155,7 +155,7 @@ def test_a_shape_in_a_file(run, family, tmp_path):
     shape, own = tmp_path / "shape.json", PARENT.uniform([0, 3], hidden=5)
     shape.write_text(json.dumps(own.to_json()))
     code, out, _ = run("slice", family, "--subnet", shape, "--out", tmp_path / "cut")
-    assert code == 0 and out == f"{tmp_path / 'cut'}: a shape of your own, {told(own)}\n"
+    assert code == 0 and out == f"{tmp_path / 'cut'}: a shape of your own, {in_words(own)}\n"
     assert open_source(tmp_path / "cut").held == own
     # what `inspect` prints of a member, or of a place on the path
     for entry in (
@@ -247,11 +247,11 @@ def test_a_member_is_asked_for_as_its_family_is(run, family, tmp_path):
     run("slice", family, "--budget", "mid", "--out", tmp_path / "mid")
     count = parameters(PARENT, MID)
     for request in (("--ratio", 0.4), ("--memory", "8KB", "--length", 64), ("--params", COUNT)):
-        told = [
+        output = [
             run("slice", source, *request, "--out", tmp_path / "cut", "--force")[1]
             for source in (family, tmp_path / "mid")
         ]
-        assert told[0] == told[1] and told[0]
+        assert output[0] == output[1] and output[0]
     code, out, _ = run("slice", tmp_path / "mid", "--ratio", 1, "--out", tmp_path / "same")
     share = f"{1 - count / WHOLE:.2%}"
     assert code == 0 and out.startswith(f"largest shape within 1 of the parent ({WHOLE:,} parameters): mid, ")

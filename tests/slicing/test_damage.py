@@ -70,8 +70,8 @@ def flip(folder: Path, at: int, bit: int = 3) -> str:
     start = 8 + int.from_bytes(content[:8], "little")
     content[start + at] ^= 1 << bit
     path.write_bytes(content)
-    found = open_shard(path)
-    return next(n for n, raw in found.items() if raw.extent and raw.extent.start <= start + at < raw.extent.stop)
+    shard = open_shard(path)
+    return next(n for n, raw in shard.items() if raw.extent and raw.extent.start <= start + at < raw.extent.stop)
 
 
 def copied(whole: Path, place: Path) -> Path:
@@ -94,7 +94,7 @@ def test_a_flipped_bit_never_gets_into_a_cut(whole, tmp_path, size):
     sound = copied(whole, tmp_path / "sound")
     with_parts(sound, size)
     slice_checkpoint(sound, tmp_path / "expect", member="small")
-    expected, told, harmless = contents(tmp_path / "expect"), 0, set()
+    expected, message, harmless = contents(tmp_path / "expect"), 0, set()
     for i, at in enumerate(places(whole, 4)):
         source = copied(sound, tmp_path / "source")
         name = flip(source, at, i % 8)
@@ -104,12 +104,12 @@ def test_a_flipped_bit_never_gets_into_a_cut(whole, tmp_path, size):
         except ElasticError as exc:
             assert exc.message.startswith(f"{source / SINGLE}: tensor {name!r} is not what was written, by ")
             assert not out.exists() and sorted(p.name for p in tmp_path.iterdir() if p.name[0] == ".") == []
-            told += 1
+            message += 1
         else:
             assert contents(out) == expected
             shutil.rmtree(out)
             harmless.add(name)
-    assert told > 60
+    assert message > 60
     assert any(".layers.2." in name for name in harmless)  # a layer that goes is not read
     if size is not None:
         assert any(".layers.1." in name for name in harmless)  # nor are parts of a tensor without rows that stay
@@ -165,8 +165,8 @@ def test_verify_reports_what_a_cut_refuses(whole, tmp_path):
     report = verify(source, forward=False)
     assert [c.name for c in report.checks if c.ok is False] == ["checksums"]
     assert report.checks[-2].figure == f"1 tensors are not what was written, the first is {name}"
-    told = verify(tmp_path / "small", parent=source, forward=False)
-    assert [c.name for c in told.checks if c.ok is False] == ["cut of the parent"]
+    verified = verify(tmp_path / "small", parent=source, forward=False)
+    assert [c.name for c in verified.checks if c.ok is False] == ["cut of the parent"]
     # one part of the file of checksums, and nothing else, is wrong
     source = copied(whole, tmp_path / "source")
     data = json.loads((source / CHECKSUMS_FILE).read_text())
@@ -234,7 +234,7 @@ def test_members_have_parts_of_their_own(tmp_path):
         content = json.loads((folder / CHECKSUMS_FILE).read_text())
         digests = content.pop("files")
         assert set(digests) == {"config.json", "generation_config.json"}
-        assert all(hashlib.sha256((folder / n).read_bytes()).hexdigest() == told for n, told in digests.items())
+        assert all(hashlib.sha256((folder / n).read_bytes()).hexdigest() == digest for n, digest in digests.items())
         with_parts(folder, 2**18)
         assert content == json.loads((folder / CHECKSUMS_FILE).read_text()) and len(content["parts"]) == 2
 

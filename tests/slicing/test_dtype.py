@@ -32,10 +32,10 @@ def test_every_tensor_is_stored_in_it(run, family, tmp_path, name):
     code, out, err = run("slice", family, "--budget", "small", "--dtype", name, "--out", tmp_path / "cut")
     assert (code, err) == (0, "") and f"({name}, 1 x 8192 tokens)" in out
     slice_checkpoint(family, tmp_path / "whole", member="small")
-    found, whole = (load_file(tmp_path / folder / "model.safetensors") for folder in ("cut", "whole"))
-    assert set(found) == set(whole)
-    assert all(torch.equal(tensor, whole[n].to(DTYPES[name])) for n, tensor in found.items())
-    assert all(tensor.dtype == DTYPES[name] for tensor in found.values())
+    actual, whole = (load_file(tmp_path / folder / "model.safetensors") for folder in ("cut", "whole"))
+    assert set(actual) == set(whole)
+    assert all(torch.equal(tensor, whole[n].to(DTYPES[name])) for n, tensor in actual.items())
+    assert all(tensor.dtype == DTYPES[name] for tensor in actual.values())
     config = json.loads((tmp_path / "cut" / "config.json").read_text())
     assert config["torch_dtype"] == str(DTYPES[name]).removeprefix("torch.")
     assert f"memory ({name}, " in (tmp_path / "cut" / "README.md").read_text()
@@ -48,8 +48,8 @@ def test_verify_takes_it_for_the_cut(family, tmp_path, name):
     slice_checkpoint(family, tmp_path / "cut", member="small", dtype=name)
     checks = {check.name: check for check in verify(tmp_path / "cut", parent=family).checks}
     assert all(check.ok for check in checks.values()), checks
-    told = {"bf16": "BF16", "fp16": "F16"}[name]
-    assert checks["cut of the parent"].figure == f"every tensor, converted from F32 to {told}, byte for byte"
+    report = {"bf16": "BF16", "fp16": "F16"}[name]
+    assert checks["cut of the parent"].figure == f"every tensor, converted from F32 to {report}, byte for byte"
     assert checks["checksums"].ok and checks["cut = masked"].ok
     slice_checkpoint(family, tmp_path / "full", member="full", dtype=name)
     assert verify(tmp_path / "full", parent=family).ok
@@ -81,13 +81,15 @@ def test_widening_and_back_changes_nothing(tmp_path):
 
 
 def test_a_limit_on_memory_is_for_what_is_written(run, family, tmp_path):
-    told = [
+    report = [
         json.loads(
             run("slice", family, "--memory", "20KB", "--length", 64, *more, "--out", tmp_path / name, "--json")[1]
         )
         for name, more in (("wide", ()), ("short", ("--dtype", "bf16")))
     ]
-    assert [t["memory"]["weights"] for t in told] == ["fp32", "bf16"] and told[0]["parameters"] < told[1]["parameters"]
+    assert [t["memory"]["weights"] for t in report] == ["fp32", "bf16"] and report[0]["parameters"] < report[1][
+        "parameters"
+    ]
 
 
 def test_what_cannot_be_stored_so_leaves_nothing(run, tmp_path):
@@ -114,9 +116,9 @@ def test_what_becomes_zero_is_told_and_counted(run, tmp_path):
     family = write(tmp_path / "family", PARENT, {"mid": MID, "small": SMALL}, tensors=values)
     exact = sum(int(((t.half() == 0) & (t != 0)).sum()) for t in load_file(family / "model.safetensors").values())
     assert exact >= 2
-    told = f"{exact} numbers are too small for this dtype, and are 0 now"
+    message = f"{exact} numbers are too small for this dtype, and are 0 now"
     code, out, err = run("slice", family, "--budget", "full", "--dtype", "fp16", "--out", tmp_path / "a")
-    assert (code, err) == (0, "") and told in out
+    assert (code, err) == (0, "") and message in out
     code, out, _ = run("slice", family, "--budget", "full", "--dtype", "fp16", "--out", tmp_path / "b", "--json")
     assert code == 0 and json.loads(out)["underflowed"] == exact
     cuts = slice_members(family, tmp_path / "c", {"x": PARENT.full, "y": SMALL}, dtype="fp16")

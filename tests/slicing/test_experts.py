@@ -108,14 +108,14 @@ def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path, capsys: pytest.Ca
     mid, low = (family.member(name).subnet for name in ("mid", "low"))
     assert active_parameters(family.parent, mid) <= 6000 < active_parameters(family.parent, family.parent.full)
     assert parameters(family.parent, low) <= 0.5 * parameters(family.parent, family.parent.full)
-    told = json.loads((tmp_path / "family" / "elastic.json").read_text())["members"]["mid"]
-    assert told["active_parameters"] == active_parameters(family.parent, mid) and told["budget"] == {
+    data = json.loads((tmp_path / "family" / "elastic.json").read_text())["members"]["mid"]
+    assert data["active_parameters"] == active_parameters(family.parent, mid) and data["budget"] == {
         "active_params": 6000
     }
     capsys.readouterr()
     run(["inspect", str(tmp_path / "family")])
     shown = capsys.readouterr().out
-    assert f"{told['active_parameters']:,}" in shown and "expert FFN width" in shown
+    assert f"{data['active_parameters']:,}" in shown and "expert FFN width" in shown
     run(["inspect", str(tmp_path / "family"), "--path", "--json"])
     places = json.loads(capsys.readouterr().out)["path"]
     run(["inspect", str(tmp_path / "family"), "--path"])
@@ -155,9 +155,9 @@ def test_verify_runs_its_members_and_finds_damage(tmp_path: Path) -> None:
     assert {"small: cut = masked", "small: nested", "small: counts"} <= {c.name for c in report.checks if c.ok}
     slice_checkpoint(tmp_path / "family", tmp_path / "small", member="small")
     assert verify(tmp_path / "small", parent=tmp_path / "family").ok
-    told = json.loads((tmp_path / "family" / "elastic.json").read_text())
-    told["members"]["small"]["active_parameters"] += 1
-    (tmp_path / "family" / "elastic.json").write_text(json.dumps(told))
+    data = json.loads((tmp_path / "family" / "elastic.json").read_text())
+    data["members"]["small"]["active_parameters"] += 1
+    (tmp_path / "family" / "elastic.json").write_text(json.dumps(data))
     with pytest.raises(ElasticError, match=r"members\.small\.active_parameters: \d+ is not allowed; its shape has"):
         open_source(tmp_path / "family")
 
@@ -174,8 +174,8 @@ def test_prediction_layers_stay_with_the_full_member(tmp_path: Path, capsys: pyt
     for kept in (tmp_path / "family", whole.out):
         config = read_shapes(kept).config
         assert config["num_nextn_predict_layers"] == 1 and config["mtp_hybrid_override_pattern"] == "*E"
-        found = open_source(kept).prediction
-        assert all(np.array_equal(found[name].words, raw.words) for name, raw in source.prediction.items())
+        actual = open_source(kept).prediction
+        assert all(np.array_equal(actual[name].words, raw.words) for name, raw in source.prediction.items())
         checks = {check.name: check for check in verify(kept, forward=False).checks}
         assert checks["checksums"].ok and f"{len(open_tensors(kept))} tensors" in checks["checksums"].figure
     assert "num_nextn_predict_layers" not in read_shapes(low.out).config
@@ -203,15 +203,15 @@ def test_no_cast_rounds_the_biases_of_experts(tmp_path: Path, name: str) -> None
     parent, small = unstriped(MOE), unstriped(MOE).uniform([0, 1, 3], hidden=12, experts=4)
     write(tmp_path / "family", parent, {"small": small}, tensors=large_biases(random_values(parent)))
     whole = open_source(tmp_path / "family").tensors
-    told = {"bf16": "BF16", "fp16": "F16"}[name]
+    report = {"bf16": "BF16", "fp16": "F16"}[name]
     for member, subnet in (("full", parent.full), ("small", small)):
         out = slice_checkpoint(tmp_path / "family", tmp_path / member, member=member, dtype=name).out
-        found = open_source(out)
-        for key, raw in found.tensors.items():
-            assert raw.dtype == ("F32" if is_exact(key) else told), key
+        actual = open_source(out)
+        for key, raw in actual.tensors.items():
+            assert raw.dtype == ("F32" if is_exact(key) else report), key
         bias = "backbone.layers.1.mixer.gate.e_score_correction_bias"
         kept = slice(subnet.by_index[1].widths["experts"])
-        np.testing.assert_array_equal(found.tensors[bias].words, whole[bias].words[kept])
+        np.testing.assert_array_equal(actual.tensors[bias].words, whole[bias].words[kept])
         checks = {check.name: check for check in verify(out, parent=tmp_path / "family").checks}
         assert all(check.ok is not False for check in checks.values()), checks
         assert (
@@ -221,8 +221,8 @@ def test_no_cast_rounds_the_biases_of_experts(tmp_path: Path, name: str) -> None
     mtp = slice_checkpoint(
         plain(tmp_path / "mtp", parent, prediction=True), tmp_path / "out", subnet=parent.full, dtype="bf16"
     )
-    found = open_source(mtp.out).prediction
-    assert {name: raw.dtype for name, raw in found.items()} == {
+    actual = open_source(mtp.out).prediction
+    assert {name: raw.dtype for name, raw in actual.items()} == {
         "mtp.layers.0.eh_proj.weight": "BF16", "mtp.layers.1.mixer.gate.e_score_correction_bias": "F32",
     }  # fmt: skip
 
@@ -242,8 +242,8 @@ def test_folders_with_rounded_biases_open_and_are_told_from_cuts(tmp_path: Path)
         np.testing.assert_array_equal(raw.numpy(), wide.tensors[name].numpy())
     for folder in ("kept", "wide"):
         assert verify(tmp_path / folder, parent=tmp_path / "old").ok
-        told = {check.name: check for check in verify(tmp_path / folder, parent=tmp_path / "family").checks}
-        wrong = told["cut of the parent"]
+        checks = {check.name: check for check in verify(tmp_path / folder, parent=tmp_path / "family").checks}
+        wrong = checks["cut of the parent"]
         assert not wrong.ok and "the first is backbone.layers.1.mixer.gate.e_score_correction_bias" in wrong.figure
 
 
@@ -282,8 +282,8 @@ def test_an_elastic_checkpoint_of_another_kind_is_cut_by_prefix(tmp_path: Path) 
 
 def test_formats_without_experts_say_so(tmp_path: Path) -> None:
     write(tmp_path / "family", MOE)
-    told = r"member: 'MEM\*E' is not allowed; layers of -, M, \* alone: NeMo 2\.7, on megatron-core 0\.15"
-    with pytest.raises(ElasticError, match=told):
+    message = r"member: 'MEM\*E' is not allowed; layers of -, M, \* alone: NeMo 2\.7, on megatron-core 0\.15"
+    with pytest.raises(ElasticError, match=message):
         slice_checkpoint(tmp_path / "family", tmp_path / "out", member="full", format="nemo")
     assert not (tmp_path / "out").exists()
 
@@ -295,11 +295,11 @@ def test_a_member_goes_through_megatrons_format_and_back(parent: Parent, tmp_pat
     member = parent.uniform([0, 1, 3, 4], experts=4, expert_ffn=8, shared_ffn=8, hidden=12)
     slice_checkpoint(tmp_path / "family", tmp_path / "hf", subnet=member)
     slice_checkpoint(tmp_path / "family", tmp_path / "megatron", subnet=member, format="megatron")
-    wanted, found = (open_source(tmp_path / name) for name in ("hf", "megatron"))
-    assert (found.held.pattern, found.parent.size("experts")) == ("ME*E", 4)
-    assert found.parent.has("latent") == parent.has("latent")
-    assert found.tensors.keys() == wanted.tensors.keys()
-    assert all(np.array_equal(found.tensors[name].words, raw.words) for name, raw in wanted.tensors.items())
+    wanted, actual = (open_source(tmp_path / name) for name in ("hf", "megatron"))
+    assert (actual.held.pattern, actual.parent.size("experts")) == ("ME*E", 4)
+    assert actual.parent.has("latent") == parent.has("latent")
+    assert actual.tensors.keys() == wanted.tensors.keys()
+    assert all(np.array_equal(actual.tensors[name].words, raw.words) for name, raw in wanted.tensors.items())
     run(["convert", str(tmp_path / "megatron"), "--format", "hf", "--out", str(tmp_path / "back")])
     assert (tmp_path / "back" / "model.safetensors").read_bytes() == (
         tmp_path / "hf" / "model.safetensors"
@@ -310,9 +310,9 @@ def test_a_member_goes_through_megatrons_format_and_back(parent: Parent, tmp_pat
     for format in ("hf", "megatron"):
         slice_checkpoint(tmp_path / "mixed", tmp_path / f"mixed-{format}", subnet=member, format=format)
     run(["convert", str(tmp_path / "mixed-megatron"), "--format", "hf", "--out", str(tmp_path / "mixed-back")])
-    wanted, found, back = (open_source(tmp_path / f"mixed-{name}") for name in ("hf", "megatron", "back"))
+    wanted, actual, back = (open_source(tmp_path / f"mixed-{name}") for name in ("hf", "megatron", "back"))
     for name, raw in wanted.tensors.items():
-        for other in (found.tensors[name], back.tensors[name]):
+        for other in (actual.tensors[name], back.tensors[name]):
             assert other.dtype == raw.dtype == ("F32" if is_exact(name) else "BF16")
             np.testing.assert_array_equal(other.words, raw.words)
     uneven = Subnet(parent.hidden, (*parent.full.layers[:4], parent.layer(4, experts=4)))

@@ -55,12 +55,12 @@ def plain(tmp_path):
 
 def test_what_is_written(tmp_path):
     values = random_values(PARENT)
-    told = []
-    out = write_family(tmp_path / "family", PARENT, values, FAMILY, progress=lambda *at: told.append(at))
+    reports = []
+    out = write_family(tmp_path / "family", PARENT, values, FAMILY, progress=lambda *at: reports.append(at))
     source = open_source(out)
     assert source.family == FAMILY and source.held == PARENT.full
     assert all(np.array_equal(source.tensors[n].numpy(), v) for n, v in values.items())
-    assert told[-1][0] == told[-1][1] == 4 * FAMILY.members[0].parameters
+    assert reports[-1][0] == reports[-1][1] == 4 * FAMILY.members[0].parameters
     card = (out / "README.md").read_text()
     assert "nemo-elastic slice . --budget small" in card and "ab" * 32 in card and '"tokens": 7' in card
     assert all(f"{m.parameters:,}" in card for m in FAMILY)
@@ -164,9 +164,9 @@ def test_init_sorts_by_a_ranking(data):
         block = {"budgets": [{"name": "big"}, {"name": "low", "ratio": 0.999}], "axes": {"hidden": [parent.hidden, 1]}}
         family = init_family(place / "plain", ElasticConfig.from_dict(block), place / "family", place / "ranking")
         assert family.ranking_digest == ranking.digest
-        found = open_tensors(place / "family")
+        read = open_tensors(place / "family")
         wanted = sort({n: raw.words for n, raw in words.items()}, ranking, family.parent)
-        assert all(np.array_equal(found[n].words, w) for n, w in wanted.items())
+        assert all(np.array_equal(read[n].words, w) for n, w in wanted.items())
 
 
 def test_init_drops_the_layers_that_the_ranking_drops(plain, tmp_path):

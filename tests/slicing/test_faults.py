@@ -75,8 +75,8 @@ def in_child(action: Callable[[], object], kill_after: float | None = None) -> t
     if kill_after is not None:
         time.sleep(kill_after)
         os.kill(child, signal.SIGKILL)
-    with open(read) as told:
-        text = told.read()
+    with open(read) as pipe:
+        text = pipe.read()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
 
 
@@ -172,25 +172,25 @@ def scenario(name: str, family: Path, place: Path) -> list[dict]:
     return json.loads(done.stdout)
 
 
-def check(told: list[dict], *expected: tuple[int, str, list[str]]) -> None:
+def check(reports: list[dict], *expected: tuple[int, str, list[str]]) -> None:
     """Each command's exit code, what its one line has, and the names that it left."""
-    assert len(told) == len(expected)
-    for got, (code, error, left) in zip(told, expected):
+    assert len(reports) == len(expected)
+    for got, (code, error, left) in zip(reports, expected):
         assert (got["code"], got["names"]) == (code, left), got
         assert error in got["error"] and len(got["error"].splitlines()) == (code != 0), got
 
 
 def test_a_full_disk(family, tmp_path):
-    told = scenario("full", family, tmp_path / "disk")
+    output = scenario("full", family, tmp_path / "disk")
     line = "error: no space left on the disk: "
-    check(told, (2, line, []), (0, "", ["cut"]), (0, "", ["cut"]))
-    assert " bytes are needed and " in told[0]["error"] and told[0]["error"].endswith(" free\n")
+    check(output, (2, line, []), (0, "", ["cut"]), (0, "", ["cut"]))
+    assert " bytes are needed and " in output[0]["error"] and output[0]["error"].endswith(" free\n")
 
 
 def test_a_disk_that_fills_up_on_the_way(family, tmp_path):
-    told = scenario("full_midway", family, tmp_path / "disk")
+    output = scenario("full_midway", family, tmp_path / "disk")
     line = f"error: {tmp_path / 'disk' / 'cut'}: no space left on the disk; nothing was changed there"
-    check(told, (0, "", ["cut"]), (2, line, ["cut"]), *[(0, "", ["cut"])] * 3)
+    check(output, (0, "", ["cut"]), (2, line, ["cut"]), *[(0, "", ["cut"])] * 3)
 
 
 @pytest.mark.nemo
@@ -199,7 +199,7 @@ def test_a_disk_that_fills_up_on_the_way(family, tmp_path):
 def test_a_full_disk_in_the_format_of_nemo(family, tmp_path):
     shutil.copytree(family, tmp_path / "family")
     (tmp_path / "elastic.yaml").write_text(yaml.safe_dump(LARGE_BLOCK))
-    told = scenario("full_nemo", tmp_path / "family", tmp_path / "disk")
+    output = scenario("full_nemo", tmp_path / "family", tmp_path / "disk")
     place = tmp_path / "disk"
     full = f"error: {place / 'checkpoint'}: no space left on the disk; nothing was changed there"
     twice = f"error: --to-yaml: {place / 'run.yaml'} already exists and is not replaced; name another file"
@@ -212,20 +212,20 @@ def test_a_full_disk_in_the_format_of_nemo(family, tmp_path):
         (0, "", ["checkpoint", "run.yaml"]),
         (0, "", ["checkpoint", "run.yaml"]),
     ]
-    for got, (code, error, left) in zip(told, expected):
+    for got, (code, error, left) in zip(output, expected):
         lines = got["error"].splitlines()
         assert (got["code"], got["names"]) == (code, left), got
         assert not code or (error in lines[-1] and "Traceback" not in got["error"]), got
         assert sum(line.startswith("error: ") for line in lines) == (code != 0), got
-    assert all(len(got["error"].splitlines()) <= 1 for got in told[2:])  # NeMo has said what it says when it begins
-    assert "is one model" in told[-1]["error"]
+    assert all(len(got["error"].splitlines()) <= 1 for got in output[2:])  # NeMo has said what it says when it begins
+    assert "is one model" in output[-1]["error"]
 
 
 def test_a_target_that_is_read_only(family, tmp_path):
     place = tmp_path / "disk"
-    told = scenario("read_only", family, place)
+    output = scenario("read_only", family, place)
     check(
-        told,
+        output,
         (2, f"error: {place / 'cut'}: cannot be written (Read-only file system: {place})", []),
         (2, f"error: {place / 'deep' / 'cut'}: cannot be written (Read-only file system: {place})", []),
         (0, "", ["cut"]),
@@ -239,19 +239,19 @@ def test_a_place_that_is_read_only_is_told_before_anything_is_computed(family, t
     """The text that a search, a ranking or a calibration would read is not even there."""
     shutil.copytree(family, tmp_path / "family")
     place = tmp_path / "disk"
-    told = scenario("read_only_early", tmp_path / "family", place)
+    output = scenario("read_only_early", tmp_path / "family", place)
     read_only = f"cannot be written (Read-only file system: {place}"
-    for got, name in zip(told, ("family/elastic.json", "shape.json", "family/auto.json", "ranking", "cut", "data")):
+    for got, name in zip(output, ("family/elastic.json", "shape.json", "family/auto.json", "ranking", "cut", "data")):
         where = f"{place}/family)" if name.startswith("family/") else f"{place})"
         assert (got["code"], got["names"]) == (2, ["family"]), got
         assert got["error"] == f"error: {place / name}: {read_only.removesuffix(str(place))}{where}\n", got
-    assert len(told) == 6
+    assert len(output) == 6
 
 
 def test_a_volume_where_the_output_should_be(family, tmp_path):
-    told = scenario("mount_point", family, tmp_path / "disk")
+    output = scenario("mount_point", family, tmp_path / "disk")
     line = "is a mount point, which cannot be replaced; name a folder inside it"
-    check(told, (2, "already exists", []), (2, line, []), (0, "", ["cut"]))
+    check(output, (2, "already exists", []), (2, line, []), (0, "", ["cut"]))
 
 
 def test_what_is_not_ours_to_write_or_to_read(family, run):

@@ -29,7 +29,7 @@ def front(folder: Path) -> dict:
     return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
 
 
-def told(folder: Path) -> dict:
+def header(folder: Path) -> dict:
     return {k: v for k, v in front(folder).items() if k not in ("library_name", "pipeline_tag", "tags")}
 
 
@@ -61,7 +61,7 @@ def test_from_the_parent_to_the_family_and_every_member(parent: Path, tmp_path: 
     slice_checkpoint(tmp_path / "family", tmp_path / "half", member="half")
     slice_checkpoint(tmp_path / "half", tmp_path / "again", member="half")
     for name in ("family", "half", "again"):
-        assert told(tmp_path / name) == {**OTHER, "base_model": ["owner/base", "owner/other_1.5"]}
+        assert header(tmp_path / name) == {**OTHER, "base_model": ["owner/base", "owner/other_1.5"]}
     assert contents(tmp_path / "again") == contents(tmp_path / "half")
 
 
@@ -72,25 +72,25 @@ def test_what_the_user_says_comes_first(run, parent: Path, tmp_path: Path) -> No
     }}))  # fmt: skip
     made = ("init", parent, "--config", tmp_path / "elastic.yaml", "--out", tmp_path / "family")
     assert run(*made, "--license", "mit", "--base-model", "me/parent")[0] == 0
-    assert told(tmp_path / "family") == {"license": "mit", "base_model": ["me/parent"]}
+    assert header(tmp_path / "family") == {"license": "mit", "base_model": ["me/parent"]}
     cut = ("slice", tmp_path / "family", "--budget", "half", "--out")
     assert run(*cut, tmp_path / "one", "--license", "apache-2.0")[0] == 0
-    assert told(tmp_path / "one") == {"license": "apache-2.0", "base_model": ["me/parent"]}
+    assert header(tmp_path / "one") == {"license": "apache-2.0", "base_model": ["me/parent"]}
     assert run(*cut, tmp_path / "two", "--base-model", "no/no")[0] == 0
-    assert told(tmp_path / "two") == {"license": "mit", "base_model": ["no/no"]}  # `no` alone would be false in YAML
+    assert header(tmp_path / "two") == {"license": "mit", "base_model": ["no/no"]}  # `no` alone would be false in YAML
 
 
 def test_the_parent_itself_where_its_id_is_known(parent: Path, tmp_path: Path) -> None:
     config = json.loads((parent / "config.json").read_text())
     (parent / "config.json").write_text(json.dumps(config | {"_name_or_path": "owner/config", "license": "mit"}))
     init_family(parent, BLOCK, tmp_path / "family")
-    assert told(tmp_path / "family") == {"license": "mit", "base_model": ["owner/config"]}
+    assert header(tmp_path / "family") == {"license": "mit", "base_model": ["owner/config"]}
     cached = tmp_path / "models--owner--its-own" / "snapshots" / "0123"
     cached.parent.mkdir(parents=True)
     write_card(parent, base_model="owner/base")
     parent.rename(cached)
     init_family(cached, BLOCK, tmp_path / "cached")
-    assert told(tmp_path / "cached") == {"license": "mit", "base_model": ["owner/its-own"]}
+    assert header(tmp_path / "cached") == {"license": "mit", "base_model": ["owner/its-own"]}
 
 
 @pytest.mark.parametrize(

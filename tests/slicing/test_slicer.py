@@ -69,10 +69,14 @@ def test_heads_and_neurons_counted_by_hand(tmp_path):
 
 def test_a_member_by_name_and_what_is_told_of_it(tmp_path):
     write(tmp_path / "family", PARENT, {"small": SMALL})
-    told = []
-    cut = slice_checkpoint(tmp_path / "family", tmp_path / "cut", member="small", progress=lambda *at: told.append(at))
+    reports = []
+    cut = slice_checkpoint(
+        tmp_path / "family", tmp_path / "cut", member="small", progress=lambda *at: reports.append(at)
+    )
     assert (cut.member, cut.subnet, cut.parameters) == ("small", SMALL, parameters(PARENT, SMALL))
-    assert told[-1] == (2 * cut.parameters, 2 * cut.parameters) and [a for a, _ in told] == sorted(a for a, _ in told)
+    assert reports[-1] == (2 * cut.parameters, 2 * cut.parameters) and [a for a, _ in reports] == sorted(
+        a for a, _ in reports
+    )
     member = json.loads((tmp_path / "cut" / MEMBER_FILE).read_text())
     assert member["name"] == "small" and member["provenance"] == {"made_by": "a test"}
     assert Subnet.from_json(member["subnet"], PARENT) == SMALL
@@ -159,9 +163,9 @@ def test_a_tied_head_is_in_the_file_and_counts_once(tmp_path):
     tied = replace(PARENT, tied=True)
     write(tmp_path / "family", tied)
     cut = slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=SMALL)
-    found = open_tensors(tmp_path / "cut")
-    np.testing.assert_array_equal(found["lm_head.weight"].words, found["backbone.embeddings.weight"].words)
-    assert sum(math.prod(t.shape) for t in found.values()) == cut.parameters + tied.vocab * SMALL.hidden
+    read = open_tensors(tmp_path / "cut")
+    np.testing.assert_array_equal(read["lm_head.weight"].words, read["backbone.embeddings.weight"].words)
+    assert sum(math.prod(t.shape) for t in read.values()) == cut.parameters + tied.vocab * SMALL.hidden
 
 
 def test_force_replaces_and_never_the_source(tmp_path):

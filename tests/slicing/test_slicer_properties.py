@@ -60,7 +60,7 @@ def test_every_tensor_is_what_the_layout_keeps(both, dtype, shard_bytes):
     with scratch() as place:
         write(place / "family", parent, tensors=words, shard_bytes=shard_bytes)
         cut = slice_checkpoint(place / "family", place / "cut", subnet=member, shard_bytes=shard_bytes)
-        found = open_tensors(place / "cut")
+        read = open_tensors(place / "cut")
         source = {(t.row.name, t.index, t.number): words[t.hf] for t in layout.tensors(parent, parent.full)}
         for t in layout.tensors(parent, member):
             index = t.layer.index if t.layer else None
@@ -68,12 +68,12 @@ def test_every_tensor_is_what_the_layout_keeps(both, dtype, shard_bytes):
                 layout.selection(parent, t.row, d, parent.full, member, index).indices for d in range(len(t.shape))
             ]
             whole = source[t.row.name, index, layout.original(parent, t.row, t.number, parent.full, member, index)]
-            assert found[t.hf].dtype == dtype
-            np.testing.assert_array_equal(found[t.hf].words, whole.words[np.ix_(*kept)], t.hf)
-        counted = {n: math.prod(raw.shape) for n, raw in found.items() if n != "lm_head.weight" or not parent.tied}
+            assert read[t.hf].dtype == dtype
+            np.testing.assert_array_equal(read[t.hf].words, whole.words[np.ix_(*kept)], t.hf)
+        counted = {n: math.prod(raw.shape) for n, raw in read.items() if n != "lm_head.weight" or not parent.tied}
         assert sum(counted.values()) == parameters(parent, member) == cut.parameters
         sizes = [p.stat().st_size for p in (place / "cut").glob("*.safetensors")]
-        assert len(sizes) == 1 or max(sizes) < shard_bytes + max(raw.nbytes for raw in found.values()) + 100_000
+        assert len(sizes) == 1 or max(sizes) < shard_bytes + max(raw.nbytes for raw in read.values()) + 100_000
         assert open_source(place / "cut").held == member
 
 

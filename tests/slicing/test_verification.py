@@ -59,8 +59,8 @@ def test_all_is_well(tmp_path, dtype):
         "logits", "big: cut = masked", "mid: cut = masked", "low: cut = masked",
     ]  # fmt: skip
     assert all(check.ok for check in report.checks)
-    told = report.to_json()
-    assert told["ok"] is True and told["checks"][1]["figure"].startswith("6,404 in 32 tensors")
+    data = report.to_json()
+    assert data["ok"] is True and data["checks"][1]["figure"].startswith("6,404 in 32 tensors")
 
 
 def test_a_tied_family(tmp_path):
@@ -104,9 +104,9 @@ def test_damage_on_the_way_is_found(family, tmp_path):
         ('{"algorithm": "crc32", "tensors": {"a": "12"}}', "8 hexadecimal digits"),
     ):
         (family / CHECKSUMS_FILE).write_text(text)
-        with pytest.raises(ElasticError, match=message) as told:
+        with pytest.raises(ElasticError, match=message) as caught:
             verify(family, forward=False)
-        assert str(family / CHECKSUMS_FILE) in told.value.message
+        assert str(family / CHECKSUMS_FILE) in caught.value.message
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

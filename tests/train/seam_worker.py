@@ -169,10 +169,10 @@ def main(folder: Path) -> None:
     seen: dict[str, Any] = {"batches": [], "losses": [], "sequences": [], "read": 0}
     parent = through_nemo(folder, seen)
     module = seen["module"]
-    found = on_torch(folder, parent, seen)
+    actual = on_torch(folder, parent, seen)
     trained, elastic = read_checkpoint(last_checkpoint(folder / "family"), module.parent)
     nemo = trained | {name.removeprefix("router."): v for name, v in elastic.items() if name.startswith("router.")}
-    before, after = found.pop("before"), found.pop("after")
+    before, after = actual.pop("before"), actual.pop("after")
     apart, moved = torch.zeros(()), torch.zeros(())
     for name in [n for n, v in after.items() if v.is_floating_point()]:
         apart += (nemo[name] - after[name]).square().sum()
@@ -184,7 +184,7 @@ def main(folder: Path) -> None:
             "members": [m.to_json() for m in module.members.get()],
             "losses": seen["losses"],
         },
-        "torch": found,
+        "torch": actual,
         "apart": float((apart / moved).sqrt()),
     }
     (folder / "facts.json").write_text(json.dumps(facts))

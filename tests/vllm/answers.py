@@ -29,8 +29,8 @@ def check_members(talk: Talk, expected: Expected, checks: Checks) -> None:
         messages = [{"role": "user", "content": "The first"}]
         text = expected.family.select(member).generate(messages, NEW)
         text = text.rstrip("\ufffd")  # vLLM waits for whole characters
-        told = talk.api.chat.completions.create(model=member, messages=messages, max_tokens=NEW, temperature=0)
-        said = told.choices[0].message.content.rstrip("\ufffd")
+        report = talk.api.chat.completions.create(model=member, messages=messages, max_tokens=NEW, temperature=0)
+        said = report.choices[0].message.content.rstrip("\ufffd")
         checks.tell(f"{member}, chat", said == text, f"{len(said)} characters", f"{said!r}, {text!r}")
     own = talk.complete("family", expected.ids[0])
     checks.equal("the folder's name is the largest", [own], [expected.tokens[LARGE][0]])

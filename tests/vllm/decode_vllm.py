@@ -44,8 +44,8 @@ def main(place: Path, name: str) -> None:
         tokens = list(best.token_ids)
         logprobs = [at[token].logprob for at, token in zip(best.logprobs, tokens, strict=True)]
         ran.append({"prompt": list(result.prompt_token_ids), "tokens": tokens, "logprobs": logprobs})
-    told = {"version": vllm.__version__, "ran": ran}
-    (place / f"{name}.vllm.json").write_text(json.dumps(told), encoding="utf-8")
+    report = {"version": vllm.__version__, "ran": ran}
+    (place / f"{name}.vllm.json").write_text(json.dumps(report), encoding="utf-8")
 
 
 if __name__ == "__main__":

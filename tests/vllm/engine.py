@@ -25,7 +25,7 @@ def watched(scheduler: Any) -> list[dict[str, Any]]:
     """Let a scheduler write down each step: who had running requests, who was served, and who started."""
     steps, schedule = [], scheduler.schedule
 
-    def told(*args: Any, **named: Any) -> Any:
+    def watching(*args: Any, **named: Any) -> Any:
         member_of = scheduler._member
         running = sorted({member_of[r.request_id] for r in scheduler.running})
         waiting = {r.request_id: r.arrival_time for r in scheduler.waiting}
@@ -38,7 +38,7 @@ def watched(scheduler: Any) -> list[dict[str, Any]]:
         })  # fmt: skip
         return output
 
-    scheduler.schedule = told
+    scheduler.schedule = watching
     return steps
 
 
@@ -95,11 +95,11 @@ def main(folder: Path, out: Path) -> None:
     again = [list(o.outputs[0].token_ids) for o in llm.generate(prompts[:3], sampling[:3], use_tqdm=False)]
     hooks = [kept for hook in scheduler.hooks for kept in vars(hook).values() if isinstance(kept, dict)]
     kept = (scheduler.requests, scheduler._member, scheduler._tried, *hooks)
-    told = {
+    report = {
         "tokens": got, "again": again, "steps": steps, "salts": salts(), "refused": refused.finish_reason,
         "left": sum(map(len, kept)), "pages": scheduler.kv_cache_manager.usage,
     }  # fmt: skip
-    out.write_text(json.dumps(told), encoding="utf-8")
+    out.write_text(json.dumps(report), encoding="utf-8")
 
 
 if __name__ == "__main__":

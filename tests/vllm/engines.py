@@ -49,18 +49,20 @@ def check_engine(place: Path, folder: Path, expected: Expected, checks: Checks) 
     if not run_engine("engine", log, place, folder, out):
         checks.tell("the engine", False, log.read_text(errors="replace")[-3000:])
         return
-    told = json.loads(out.read_text(encoding="utf-8"))
-    checks.equal("the engine without a server", told["tokens"], wanted)
-    checks.equal("the engine after a request for an unknown member", told["again"], wanted[:3])
-    checks.tell("that request", told["refused"] == "error", told["refused"])
-    wait, empty = longest_wait(told["steps"]), sum(not s["tokens"] for s in told["steps"])
+    report = json.loads(out.read_text(encoding="utf-8"))
+    checks.equal("the engine without a server", report["tokens"], wanted)
+    checks.equal("the engine after a request for an unknown member", report["again"], wanted[:3])
+    checks.tell("that request", report["refused"] == "error", report["refused"])
+    wait, empty = longest_wait(report["steps"]), sum(not s["tokens"] for s in report["steps"])
     checks.tell("steps of others that a running request waited for, at most", 0 <= wait < len(SHAPES), wait)
-    checks.tell("steps, and those that did nothing", empty < len(told["steps"]) / 4, f"{len(told['steps'])}, {empty}")
-    parts = sum(s["parts"] for s in told["steps"])
+    checks.tell(
+        "steps, and those that did nothing", empty < len(report["steps"]) / 4, f"{len(report['steps'])}, {empty}"
+    )
+    parts = sum(s["parts"] for s in report["steps"])
     checks.tell("prompts of auto whose last tokens came in several steps", parts > 0, parts)
-    for what, holds in told["salts"].items():
+    for what, holds in report["salts"].items():
         checks.tell(f"cached pages: {what}", holds, "yes" if holds else "no")
-    checks.tell("what the scheduler keeps when all is done", told["left"] == 0 == told["pages"], told["left"])
+    checks.tell("what the scheduler keeps when all is done", report["left"] == 0 == report["pages"], report["left"])
 
 
 def check_drafted(place: Path, close: Path, expected: Expected, checks: Checks) -> None:
@@ -80,13 +82,13 @@ def check_drafted(place: Path, close: Path, expected: Expected, checks: Checks) 
     if not run_engine("set", log, place, close, job, out, json.dumps({"draft": draft})):
         checks.tell("an engine in which a member drafts", False, log.read_text(errors="replace")[-3000:])
         return
-    told = json.loads(out.read_text(encoding="utf-8"))
-    checks.equal("answers for which a member drafts", told["tokens"], wanted)
-    checks.tell("members that were drafted for", list(told["drafts"]) == [larger], ", ".join(told["drafts"]))
-    *greedy, drawn = told["beside"]
+    report = json.loads(out.read_text(encoding="utf-8"))
+    checks.equal("answers for which a member drafts", report["tokens"], wanted)
+    checks.tell("members that were drafted for", list(report["drafts"]) == [larger], ", ".join(report["drafts"]))
+    *greedy, drawn = report["beside"]
     checks.equal("answers into which a request comes that draws its tokens", greedy, wanted[::BESIDE])
     checks.tell("tokens that it draws", len(drawn) == NEW, len(drawn))
-    drafted, stayed = told["drafts"].get(larger, (0, 0))
+    drafted, stayed = report["drafts"].get(larger, (0, 0))
     checks.tell(
         "tokens drafted, and those that stayed",
         drafted > 400 and drafted > stayed > drafted / 4,

@@ -79,9 +79,9 @@ def decode_all(
         if done.returncode:
             out["cases"][name]["error"] = done.stderr[-20000:]
         else:
-            told = json.loads((place / f"{name}.vllm.json").read_text(encoding="utf-8"))
-            out["vllm"] = told["version"]
-            out["cases"][name]["vllm"] = told["ran"]
+            data = json.loads((place / f"{name}.vllm.json").read_text(encoding="utf-8"))
+            out["vllm"] = data["version"]
+            out["cases"][name]["vllm"] = data["ran"]
     return out
 
 
@@ -131,15 +131,15 @@ def _agreement(expected: list[list[int]], got: list[list[int]]) -> str:
     return f"{sum(a == b for a, b in pairs)} of {len(pairs)}"
 
 
-def table(rows: list[dict[str, Any]], told: dict[str, Any]) -> str:
+def table(rows: list[dict[str, Any]], reports: dict[str, Any]) -> str:
     """The result in Markdown."""
     head = [key for key in rows[0] if key != "faults"]
     lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
     lines += [f"| {' | '.join(row[key] for key in head)} |" for row in rows]
-    lengths = [str(len(r["prompt"])) for r in next(iter(told["cases"].values()))["transformers"]]
+    lengths = [str(len(r["prompt"])) for r in next(iter(reports["cases"].values()))["transformers"]]
     lines += [
         "",
-        f"vLLM {told['vllm']} and transformers {told['transformers']} on a CPU, float32, greedy; prompts of",
+        f"vLLM {reports['vllm']} and transformers {reports['transformers']} on a CPU, float32, greedy; prompts of",
         f"{', '.join(lengths)} tokens, {NEW} new ones each.",
     ]
     return "\n".join(lines) + "\n"
@@ -158,12 +158,12 @@ def main() -> int:
         place.mkdir(parents=True, exist_ok=True)
         cases = copy_folders(args.members, place) if args.members else CASES
         texts = prompts(900) if args.members else write_folders(place)
-        told = decode_all(place, cases, texts, args.transformers, args.vllm)
-    rows = [judge(case, told["cases"][name], bool(args.members)) for name, case in cases.items()]
-    text = table(rows, told)
+        report = decode_all(place, cases, texts, args.transformers, args.vllm)
+    rows = [judge(case, report["cases"][name], bool(args.members)) for name, case in cases.items()]
+    text = table(rows, report)
     print(text)
     faults = [f"{row['member']}: {fault}" for row in rows for fault in row["faults"]]
-    said = {json.dumps([r["tokens"] for r in case["transformers"]]) for case in told["cases"].values()}
+    said = {json.dumps([r["tokens"] for r in case["transformers"]]) for case in report["cases"].values()}
     if len(said) < len(cases):
         faults.append("two members say the same")
     if faults:

@@ -43,8 +43,8 @@ def check_own_command(place: Path, folder: Path, expected: Expected, checks: Che
     log = place / "serve.log"
     with serving(place, command, ["--", *FLAGS, EAGER, TIGHT, *args.flags], log) as address:
         talk = Talk(address)
-        told = "MiB of weights" in log.read_text(errors="replace")
-        checks.tell("the log says what the weights take", told, "yes" if told else "no")
+        message = "MiB of weights" in log.read_text(errors="replace")
+        checks.tell("the log says what the weights take", message, "yes" if message else "no")
         check_names(talk, checks)
         check_members(talk, expected, checks)
         check_errors(talk, log, checks)
@@ -64,8 +64,8 @@ def check_vllm_alone(place: Path, folder: Path, expected: Expected, checks: Chec
         checks.equal("vLLM's own server, compiled", got, [expected.tokens[m][3] for m in (*SHAPES, LARGE)])
         got = [talk.complete(PAIR, expected.ids[0], thinking_token_budget=9)]
         checks.equal("its pairs", got, [expected.pair(0, None, 9)])
-        told = talk.error(model=PAIR)
-        checks.tell("a pair without an end or a budget", told[0] == 200, told[0])  # </think> is a token
+        report = talk.error(model=PAIR)
+        checks.tell("a pair without an end or a budget", report[0] == 200, report[0])  # </think> is a token
 
 
 def check_plain(place: Path, folder: Path, expected: Expected, checks: Checks, flags: list[str]) -> None:

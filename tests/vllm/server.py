@@ -105,8 +105,8 @@ class Talk:
         try:
             self.api.completions.create(**{"prompt": "a", "max_tokens": 1, **request})
         except APIStatusError as exc:
-            told = exc.body if isinstance(exc.body, dict) else {}
-            return exc.status_code, str(told.get("message", exc.message))
+            report = exc.body if isinstance(exc.body, dict) else {}
+            return exc.status_code, str(report.get("message", exc.message))
         return 200, ""
 
     def ask(self, path: str, body: bytes | None = None, key: str | None = None) -> tuple[int, str]:

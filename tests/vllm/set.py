@@ -55,10 +55,10 @@ def main(folder: Path, job: Path, out: Path, settings: str) -> None:
 
         def counted(request_id: str, ids: list[int], new: int) -> list[int]:
             member = core.scheduler._member[request_id]
-            told = drafts.setdefault(member, [0, 0])
-            told[1] += new - 1
+            counts = drafts.setdefault(member, [0, 0])
+            counts[1] += new - 1
             said = propose(request_id, ids, new)
-            told[0] += len(said)
+            counts[0] += len(said)
             return said
 
         drafter._draft = counted
@@ -66,12 +66,12 @@ def main(folder: Path, job: Path, out: Path, settings: str) -> None:
     counted_then = {member: list(counts) for member, counts in drafts.items()}
     drawn = vllm.SamplingParams(temperature=0.8, seed=1, max_tokens=NEW, ignore_eos=True)
     beside = _joined(llm.llm_engine, list(zip(prompts, sampling, strict=True))[::BESIDE], (prompts[0], drawn))
-    told = {
+    report = {
         "tokens": [list(answer.outputs[0].token_ids) for answer in answers],
         "drafts": counted_then,
         "beside": beside,
     }
-    out.write_text(json.dumps(told), encoding="utf-8")
+    out.write_text(json.dumps(report), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -107,10 +107,10 @@ def _hand_over(address: str, pid: str, program: dict) -> None:
 
 
 if os.environ.get("NEMO_ELASTIC_WARM") and os.environ.get("OMP_NUM_THREADS") == "1":
-    found = _program()
-    if found is not None:
+    handed = _program()
+    if handed is not None:
         try:
-            _hand_over(*os.environ["NEMO_ELASTIC_WARM"].rsplit(":", 1), found)
+            _hand_over(*os.environ["NEMO_ELASTIC_WARM"].rsplit(":", 1), handed)
         except BaseException as error:  # Python would go on with the program itself
             os.write(2, f"no fork with NeMo: {error!r}\n".encode())
             os._exit(1)

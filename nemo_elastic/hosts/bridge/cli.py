@@ -40,12 +40,12 @@ def find_recipe(factory: str) -> Callable[..., Any]:
     known: list[str] = []
     for place in (module,) if module else RECIPES:
         try:
-            found = importlib.import_module(place)
+            package = importlib.import_module(place)
         except ImportError as error:
             raise ElasticError(f"--factory {factory}: {error}") from None
-        if callable(getattr(found, name, None)):
-            return getattr(found, name)
-        known += [n for n in dir(found) if n.endswith("config")]
+        if callable(getattr(package, name, None)):
+            return getattr(package, name)
+        known += [n for n in dir(package) if n.endswith("config")]
     raise bad("--factory", factory, "the name of a recipe" + _near(name, known))
 
 

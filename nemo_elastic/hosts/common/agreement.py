@@ -188,14 +188,16 @@ def check_teacher(teacher: str | None, parent: Parent, names: Names) -> None:
     if teacher is None or not Path(teacher).exists():
         return
     sizes = {name: size for name, size in _stored(teacher).sizes.items() if not name.startswith(ELASTIC)}
-    found, held, _ = infer(sizes, config_fields(parent), "teacher")
-    parent = parent.striped_as(found)
-    if held != found.full:
+    shape, held, _ = infer(sizes, config_fields(parent), "teacher")
+    parent = parent.striped_as(shape)
+    if held != shape.full:
         raise bad("teacher", teacher, "a whole parent: its layers differ in width")
-    if [t.shape for t in tensors(found, held)] != [t.shape for t in tensors(parent, parent.full)]:
-        name = first_difference(found, parent) or ""
-        told = f"its {name} is {found.to_json().get(name)!r}, that of {names.model} {parent.to_json().get(name)!r}"
-        raise bad("teacher", teacher, f"a checkpoint of the recipe's own model; {told}")
+    if [t.shape for t in tensors(shape, held)] != [t.shape for t in tensors(parent, parent.full)]:
+        name = first_difference(shape, parent) or ""
+        difference = (
+            f"its {name} is {shape.to_json().get(name)!r}, that of {names.model} {parent.to_json().get(name)!r}"
+        )
+        raise bad("teacher", teacher, f"a checkpoint of the recipe's own model; {difference}")
 
 
 def router_warnings(config: ElasticConfig, steps: int) -> list[str]:

@@ -58,7 +58,7 @@ class Changes:
         Of something that is gone its own line stands for all its settings.
         """
         before, after = self._before, self.settings(recipe)
-        told: dict[str, str] = {}
+        lines: dict[str, str] = {}
         for name in sorted(before.keys() | after.keys()):
             whole = next((known for known in self.whole if name == known or name.startswith(f"{known}.")), None)
             old, new = self.value(name, before), self.value(name, after)
@@ -66,12 +66,12 @@ class Changes:
             if old == new or self._lay_in(name, before, after) or name.endswith(f"[{new}]"):
                 continue
             if whole:
-                told[whole] = f"{whole}: not set -> {self.whole[whole]}"
+                lines[whole] = f"{whole}: not set -> {self.whole[whole]}"
                 continue
             reason = f" ({self.reasons[name]})" if name in self.reasons else ""
             gone = "left out" if new is ABSENT else _short(new)
-            told[name] = f"{name or 'recipe'}: {_short(old)} -> {gone}{reason}"
-        return list(told.values())
+            lines[name] = f"{name or 'recipe'}: {_short(old)} -> {gone}{reason}"
+        return list(lines.values())
 
     def text(self, recipe: Any, by: str = "apply_elastic") -> str:
         """What `by` has made of the recipe, in lines."""

@@ -118,11 +118,11 @@ class MetricsWriter(pl.Callback, io.IOMixin):
 
         Also what a killed writer left beside it, which the next one clears away before NeMo has moved it.
         """
-        found = AppState()
-        self._file = Path(self.path or Path(found.log_dir or ".", METRICS))
+        state = AppState()
+        self._file = Path(self.path or Path(state.log_dir or ".", METRICS))
         own = self._file.resolve()
-        found.files_to_move = [
-            file for file in map(Path, found.files_to_move or ()) if file.resolve() != own and not is_temporary(file)
+        state.files_to_move = [
+            file for file in map(Path, state.files_to_move or ()) if file.resolve() != own and not is_temporary(file)
         ]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -162,12 +162,12 @@ class MetricsWriter(pl.Callback, io.IOMixin):
             return
         self._measured = trainer.global_step
         if isinstance(pl_module, ElasticMambaModel):
-            found = {"losses": pl_module.heldout.measured.losses, "kl": pl_module.heldout.measured.kl}
+            figures = {"losses": pl_module.heldout.measured.losses, "kl": pl_module.heldout.measured.kl}
         else:
             steps, self._steps = torch.stack(self._steps), []
-            found = {"losses": {"parent": float(from_last_rank(steps.double()).mean())}}
-        if found["losses"]:
-            self._write(trainer, {"kind": "heldout", **found})
+            figures = {"losses": {"parent": float(from_last_rank(steps.double()).mean())}}
+        if figures["losses"]:
+            self._write(trainer, {"kind": "heldout", **figures})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._measured != trainer.global_step:
@@ -183,5 +183,5 @@ class MetricsWriter(pl.Callback, io.IOMixin):
                 sampler = trainer.datamodule.data_sampler  # pyright: ignore[reportAttributeAccessIssue]
                 samples = sampler.compute_consumed_samples(trainer.global_step - sampler.init_global_step)
                 tokens = samples * sampler.seq_len
-            told = {"phase": self.label, "step": trainer.global_step, "tokens": tokens}
-            append(self._file, told | line)
+            head = {"phase": self.label, "step": trainer.global_step, "tokens": tokens}
+            append(self._file, head | line)

@@ -50,8 +50,8 @@ class FolderDataModule(PreTrainingDataModule):
             try:
                 Path(self.index_mapping_dir).mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                told = f"{self.index_mapping_dir}: cannot be made ({error.strerror}); give a writable index_dir"
-                raise ElasticError(told) from None
+                message = f"{self.index_mapping_dir}: cannot be made ({error.strerror}); give a writable index_dir"
+                raise ElasticError(message) from None
         never = 1 + max(needed, self.num_train_samples or 0)
         super().build(trainer_max_steps, never, *args, **kwargs)
 

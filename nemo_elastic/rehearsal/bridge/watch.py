@@ -103,7 +103,7 @@ def members_lose(context: Any, step: ElasticStep) -> dict[str, Any]:
             return student[1], loss
 
         with host.evaluating():
-            found = get_forward_backward_func()(
+            sums = get_forward_backward_func()(
                 forward_step_func=forward,
                 data_iterator=iter([tokens_bl]),
                 model=context.model,
@@ -114,6 +114,6 @@ def members_lose(context: Any, step: ElasticStep) -> dict[str, Any]:
                 collect_non_loss_data=True,
             )
         last = parallel_state.is_pipeline_last_stage()
-        total = found[0].double() / labels_bl.numel() if last else torch.zeros((), dtype=torch.float64)
+        total = sums[0].double() / labels_bl.numel() if last else torch.zeros((), dtype=torch.float64)
         losses[name] = float(from_last_rank(total))
     return {"losses": losses, "tokens": tokens_bl.tolist(), "labels": labels_bl.tolist()}

@@ -81,6 +81,6 @@ def members_lose(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, Any
     names = [b.name for b in model.elastic_config.budgets]
     losses = {}
     for name, choice in zip(names, [None, *model.members.get()[1:]], strict=True):
-        found = evaluate(model, [tokens_bl], choice, measure, taught=False)
-        losses[name] = float(from_last_rank(found[0] if found else torch.zeros((), dtype=torch.float64)))
+        sums = evaluate(model, [tokens_bl], choice, measure, taught=False)
+        losses[name] = float(from_last_rank(sums[0] if sums else torch.zeros((), dtype=torch.float64)))
     return {"losses": losses, "tokens": tokens_bl.tolist(), "labels": labels_bl.tolist()}

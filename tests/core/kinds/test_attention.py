@@ -13,8 +13,8 @@ PARENT = Parent(pattern="*", hidden=10, vocab=8, attention_heads=6, kv_heads=2, 
 
 
 def test_its_tensors_have_the_names_and_shapes_of_hugging_face() -> None:
-    found = {t.hf: t.shape for t in tensors(PARENT, PARENT.full) if t.layer is not None}
-    assert found == {
+    actual = {t.hf: t.shape for t in tensors(PARENT, PARENT.full) if t.layer is not None}
+    assert actual == {
         "backbone.layers.0.norm.weight": (10,),
         "backbone.layers.0.mixer.q_proj.weight": (30, 10),
         "backbone.layers.0.mixer.k_proj.weight": (10, 10),
@@ -25,8 +25,8 @@ def test_its_tensors_have_the_names_and_shapes_of_hugging_face() -> None:
 
 def test_a_member_with_fewer_heads_keeps_the_keys_and_values() -> None:
     member = PARENT.uniform(attention_heads=4)
-    found = {t.hf.split(".")[-2]: t.shape for t in tensors(PARENT, member) if "mixer" in t.hf}
-    assert found == {"q_proj": (20, 10), "k_proj": (10, 10), "v_proj": (10, 10), "o_proj": (10, 20)}
+    actual = {t.hf.split(".")[-2]: t.shape for t in tensors(PARENT, member) if "mixer" in t.hf}
+    assert actual == {"q_proj": (20, 10), "k_proj": (10, 10), "v_proj": (10, 10), "o_proj": (10, 20)}
 
 
 def test_scores_and_sums_cost_two_products_over_half_of_the_context() -> None:

@@ -95,13 +95,13 @@ def trained() -> tuple[NemotronH, Space]:
 def test_from_the_search_to_a_folder(tmp_path: Path) -> None:
     model, space = trained()
     whole = model(TOKENS)
-    found = search(space, CONFIG.budgets, lambda m: float((model(TOKENS, m) - whole).square().mean()), 16).members
-    small = found["small"]
-    assert min(small.widths(KV_HEADS)) == 2 and small <= found["mid"] <= SHAPE.full
+    result = search(space, CONFIG.budgets, lambda m: float((model(TOKENS, m) - whole).square().mean()), 16).members
+    small = result["small"]
+    assert min(small.widths(KV_HEADS)) == 2 and small <= result["mid"] <= SHAPE.full
     assert space.decode(space.encode(small)) == small
     assert torch.allclose(model(TOKENS, small), model(TOKENS, Gates.of(SHAPE, small, torch.float64)), rtol=1e-9)
 
-    family = Family.of(SHAPE, found, axes=CONFIG.resolve_axes(SHAPE), budgets=CONFIG.budgets)
+    family = Family.of(SHAPE, result, axes=CONFIG.resolve_axes(SHAPE), budgets=CONFIG.budgets)
     assert Family.from_json(json.loads(family.text())).text() == family.text()
     steps = list(path(family))
     assert all(b <= a and parameters(SHAPE, b) < parameters(SHAPE, a) for a, b in pairwise(steps))
@@ -122,8 +122,8 @@ def test_layers_that_differ_come_back_from_their_config() -> None:
     parent = replace(SHAPE, pattern="*-*")
     member = Subnet(16, (parent.layer(0, kv_heads=2), parent.layer(1), parent.layer(2, attention_heads=4)))
     config = to_hf_config(parent, member.validate(parent))
-    told = [(b["num_attention_heads"], b["num_key_value_heads"]) for b in config["block_configs"] if len(b) == 3]
-    assert told == [(4, 2), (4, 4)]
+    report = [(b["num_attention_heads"], b["num_key_value_heads"]) for b in config["block_configs"] if len(b) == 3]
+    assert report == [(4, 2), (4, 4)]
     read, held = from_hf_config(config)
     assert [layer.widths for layer in held.layers] == [layer.widths for layer in member.layers]
     assert (read.attention_heads, read.kv_heads) == (8, 4)

@@ -21,7 +21,7 @@ ONE = replace(LATENT, pattern="E")
 
 
 def test_its_tensors_have_the_names_and_shapes_of_hugging_face() -> None:
-    found = {t.hf.removeprefix("backbone.layers.0."): t.shape for t in tensors(ONE, ONE.full) if t.layer is not None}
+    actual = {t.hf.removeprefix("backbone.layers.0."): t.shape for t in tensors(ONE, ONE.full) if t.layer is not None}
     one_each = {
         "norm.weight": (16,),
         "mixer.gate.weight": (8, 16),
@@ -33,14 +33,14 @@ def test_its_tensors_have_the_names_and_shapes_of_hugging_face() -> None:
     }
     up = {f"mixer.experts.{e}.up_proj.weight": (12, 10) for e in range(8)}
     down = {f"mixer.experts.{e}.down_proj.weight": (10, 12) for e in range(8)}
-    assert found == one_each | up | down
+    assert actual == one_each | up | down
 
 
 def test_without_a_latent_width_experts_read_the_stream() -> None:
     parent = replace(MOE, pattern="E")
-    found = {t.hf.removeprefix("backbone.layers.0.mixer."): t.shape for t in tensors(parent, parent.full)}
-    assert found["experts.7.up_proj.weight"] == (12, 16) and found["experts.7.down_proj.weight"] == (16, 12)
-    assert not any("latent" in name for name in found)
+    actual = {t.hf.removeprefix("backbone.layers.0.mixer."): t.shape for t in tensors(parent, parent.full)}
+    assert actual["experts.7.up_proj.weight"] == (12, 16) and actual["experts.7.down_proj.weight"] == (16, 12)
+    assert not any("latent" in name for name in actual)
     assert parent.kind("moe") is PLAIN and ONE.kind("moe") is KIND
     assert "latent" not in parent.axes and "latent" in ONE.axes
 
@@ -53,9 +53,9 @@ def test_a_member_keeps_the_first_experts_of_every_stripe() -> None:
         if t.row.name == "moe.up"
     }
     assert kept == {0: 0, 1: 1, 2: 4, 3: 5}  # of two stripes of four
-    found = {t.hf.removeprefix("backbone.layers.0.mixer."): t.shape for t in tensors(ONE, small)}
-    assert found["gate.weight"] == (4, 6) and found["experts.3.down_proj.weight"] == (5, 4)
-    assert "experts.4.up_proj.weight" not in found
+    actual = {t.hf.removeprefix("backbone.layers.0.mixer."): t.shape for t in tensors(ONE, small)}
+    assert actual["gate.weight"] == (4, 6) and actual["experts.3.down_proj.weight"] == (5, 4)
+    assert "experts.4.up_proj.weight" not in actual
 
 
 def test_megatron_names_experts_of_one_module_each_or_of_one_for_all() -> None:
@@ -70,8 +70,8 @@ def test_megatron_names_experts_of_one_module_each_or_of_one_for_all() -> None:
 
 def test_layers_and_parents_come_back_from_their_files() -> None:
     small = LATENT.uniform([1, 2, 4], experts=4, shared_ffn=8, latent=5)
-    told = small.to_json()["layers"][0]
-    assert told == {"index": 1, "type": "moe", "experts": 4, "ffn": 12, "shared_ffn": 8, "latent": 5}
+    data = small.to_json()["layers"][0]
+    assert data == {"index": 1, "type": "moe", "experts": 4, "ffn": 12, "shared_ffn": 8, "latent": 5}
     assert Subnet.from_json(small.to_json(), LATENT) == small
     assert "latent" not in MOE.full.to_json()["layers"][1]
     for parent in (LATENT, MOE, NANO_30B):
@@ -81,15 +81,15 @@ def test_layers_and_parents_come_back_from_their_files() -> None:
 
 
 @pytest.mark.parametrize(
-    ("widths", "told"),
+    ("widths", "message"),
     [
         ({"experts": 1}, "experts: 1 is not allowed; allowed are 2 to 8 in multiples of 2"),
         ({"experts": 3}, "experts: 3"),
         ({"expert_ffn": 5}, "ffn: 5 is not allowed; allowed are 2 to 12 in multiples of 2"),
     ],
 )
-def test_widths_that_it_cannot_have_are_refused(widths: dict[str, int], told: str) -> None:
-    with pytest.raises(ElasticError, match=told):
+def test_widths_that_it_cannot_have_are_refused(widths: dict[str, int], message: str) -> None:
+    with pytest.raises(ElasticError, match=message):
         LATENT.uniform(**widths)
 
 

@@ -74,8 +74,8 @@ def arrays(model: NemotronH) -> dict[str, np.ndarray]:
 
 
 def test_layers_and_parents_come_back_from_their_files(parent: Parent) -> None:
-    told = parent.to_json()
-    assert told[UNITS] == 12 and "more" not in told and Parent.from_json(told) == parent
+    data = parent.to_json()
+    assert data[UNITS] == 12 and "more" not in data and Parent.from_json(data) == parent
     small = parent.uniform([0, 1, 2, 4], **{UNITS: 4, UNIT_SIZE: 6, "hidden": 24})
     assert small.to_json()["layers"][1] == {"index": 1, "type": GATED, "units": 4, "unit_size": 6}
     assert Subnet.from_json(small.to_json(), parent) == small
@@ -202,13 +202,13 @@ def test_other_parents_know_nothing_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"name": "other"}, "kind.symbol: 'G' is not allowed; taken by gated"),
         ({"name": "other", "symbol": "K"}, "kind.axes: 'gated_groups' is not allowed; taken by gated"),
         ({"symbol": "M"}, "kind.symbol: 'M' is not allowed; taken by mamba"),
     ],
 )
-def test_what_is_taken_is_refused(change: dict[str, str], told: str) -> None:
-    with pytest.raises(ElasticError, match=told):
+def test_what_is_taken_is_refused(change: dict[str, str], message: str) -> None:
+    with pytest.raises(ElasticError, match=message):
         register(replace(KIND, **change))

@@ -45,9 +45,9 @@ class Worker:
         self.count += 1
         files = self.place / f"{self.count}.npy", self.place / f"{self.count}.npz"
         np.save(files[0], tokens)
-        told = self.ask(do, tokens=str(files[0]), out=str(files[1]), **arguments)
+        report = self.ask(do, tokens=str(files[0]), out=str(files[1]), **arguments)
         with np.load(files[1]) as read:
-            return dict(read), told
+            return dict(read), report
 
 
 @contextmanager

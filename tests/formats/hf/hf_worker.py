@@ -49,7 +49,7 @@ def run(folder: str, tokens: str, out: str, thorough: bool = False, override: di
         **(override or {}),
     )
     model.eval()
-    told = {
+    report = {
         "class": type(model).__name__,
         "loading": {key: sorted(map(str, value)) for key, value in loading.items() if value},
     }
@@ -70,9 +70,9 @@ def run(folder: str, tokens: str, out: str, thorough: bool = False, override: di
         model.save_pretrained(f"{folder}.saved")
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
         fresh = AutoModelForCausalLM.from_config(config, trust_remote_code=remote)
-        told["same shapes when made anew"] = shapes(fresh) == shapes(model)
-        told["finite"] = all(bool(torch.isfinite(p).all()) for p in fresh.parameters())
-    return told
+        report["same shapes when made anew"] = shapes(fresh) == shapes(model)
+        report["finite"] = all(bool(torch.isfinite(p).all()) for p in fresh.parameters())
+    return report
 
 
 def make(

@@ -124,8 +124,13 @@ def test_experts():
     assert read == NANO_30B and held == read.full
     member = NANO_30B.uniform(hidden=2304, experts=96, expert_ffn=1536)
     config = to_hf_config(NANO_30B, member, base=NANO_3)
-    told = {key: value for key, value in config.items() if key in NANO_3 and value != NANO_3[key]}
-    assert told == {"hidden_size": 2304, "n_routed_experts": 96, "moe_intermediate_size": 1536, "intermediate_size": 1}
+    report = {key: value for key, value in config.items() if key in NANO_3 and value != NANO_3[key]}
+    assert report == {
+        "hidden_size": 2304,
+        "n_routed_experts": 96,
+        "moe_intermediate_size": 1536,
+        "intermediate_size": 1,
+    }
     assert "moe_latent_size" not in config and "num_nextn_predict_layers" not in config
     assert to_hf_config(LATENT, LATENT.uniform(latent=5))["moe_latent_size"] == 5
     assert from_hf_config(NANO_3 | {"routed_scaling_factor": 1})[0].size("routed_scaling") == 1
@@ -270,9 +275,9 @@ def test_per_layer_widths():
     ],
 )  # fmt: skip
 def test_what_cannot_be_cut_is_one_line(other, message):
-    with pytest.raises(ElasticError, match=message) as told:
+    with pytest.raises(ElasticError, match=message) as caught:
         from_hf_config(changed(**other), "x/config.json")
-    assert told.value.message.startswith("x/config.json: ") and "\n" not in told.value.message
+    assert caught.value.message.startswith("x/config.json: ") and "\n" not in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,8 @@ def test_several_files(tmp_path):
     folder = write(tmp_path / "family", PARENT, tensors=words, shard_bytes=500)
     files = sorted(p.name for p in folder.glob("*.safetensors"))
     assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
-    found = open_tensors(folder)
-    assert all(np.array_equal(found[n].words, raw.words) and found[n].dtype == "F8_E4M3" for n, raw in words.items())
+    read = open_tensors(folder)
+    assert all(np.array_equal(read[n].words, raw.words) and read[n].dtype == "F8_E4M3" for n, raw in words.items())
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == parameters(PARENT, PARENT.full)
     assert set(index["weight_map"]) == set(words) and set(index["weight_map"].values()) == set(files)
@@ -133,9 +133,9 @@ def test_an_index_that_does_not_fit(sharded, change, message):
     index = json.loads(path.read_text())
     change(index["weight_map"])
     path.write_text(json.dumps(index))
-    with pytest.raises(ElasticError, match=message) as told:
+    with pytest.raises(ElasticError, match=message) as caught:
         open_source(sharded)
-    assert "\n" not in told.value.message
+    assert "\n" not in caught.value.message
 
 
 def test_a_lost_or_cut_off_file(sharded):
@@ -217,9 +217,9 @@ def test_files_that_describe_different_models(family, small):
 )
 def test_a_wrong_member_file(small, changes, message):
     edit(small / MEMBER_FILE, **changes)
-    with pytest.raises(ElasticError, match=message) as told:
+    with pytest.raises(ElasticError, match=message) as caught:
         open_source(small)
-    assert told.value.message.startswith(str(small / MEMBER_FILE)) and "\n" not in told.value.message
+    assert caught.value.message.startswith(str(small / MEMBER_FILE)) and "\n" not in caught.value.message
 
 
 def test_a_tied_head_may_be_left_out_but_not_differ(tmp_path):

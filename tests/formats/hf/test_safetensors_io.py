@@ -166,9 +166,9 @@ def tensor(start, stop, shape=(2,), dtype="F32"):
 def test_a_file_that_lies_is_one_line(content, message, tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ElasticError, match=message) as told:
+    with pytest.raises(ElasticError, match=message) as caught:
         open_shard(path)
-    assert told.value.message.startswith(str(path)) and "\n" not in told.value.message
+    assert caught.value.message.startswith(str(path)) and "\n" not in caught.value.message
 
 
 def test_a_missing_file(tmp_path):

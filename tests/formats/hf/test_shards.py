@@ -60,15 +60,15 @@ def test_several_folders_in_one_pass(sizes, limit, random):
                 NewTensor(n, source[n].dtype, source[n].shape, Touching(touched, n, source[n]), source[n].extent)
                 for n in kept
             ]
-        told = []
-        checksums = write_weights(folders, limit, lambda done, total: told.append((done, total)))
+        reports = []
+        checksums = write_weights(folders, limit, lambda done, total: reports.append((done, total)))
         total = sum(e.nbytes for entries in folders.values() for e in entries)
-        assert all(t == total for _, t in told) and [d for d, _ in told] == sorted(d for d, _ in told)
-        assert (told[-1][0] if told else 0) == total
+        assert all(t == total for _, t in reports) and [d for d, _ in reports] == sorted(d for d, _ in reports)
+        assert (reports[-1][0] if reports else 0) == total
         placed = [n for n in touched if source[n].extent]
         assert placed == sorted(placed, key=lambda n: source[n].extent.start)  # one pass from front to back
-        for (folder, entries), found in zip(folders.items(), checksums):
-            assert set(found) == {e.name for e in entries}
+        for (folder, entries), actual in zip(folders.items(), checksums):
+            assert set(actual) == {e.name for e in entries}
             files = [SINGLE]
             if (folder / INDEX).exists():
                 index = json.loads((folder / INDEX).read_text())
@@ -76,10 +76,10 @@ def test_several_folders_in_one_pass(sizes, limit, random):
                 assert index["metadata"]["total_size"] == sum(e.nbytes for e in entries)
             assert set(files) == {p.name for p in folder.glob("*.safetensors")}
             read = {n: r for f in files for n, r in open_shard(folder / f).items()}
-            assert set(read) == set(found)
+            assert set(read) == set(actual)
             for name, raw in read.items():
                 assert np.array_equal(raw.words, source[name].words)
-                assert found[name].whole == f"{zlib.crc32(source[name].words.tobytes()):08x}"
+                assert actual[name].whole == f"{zlib.crc32(source[name].words.tobytes()):08x}"
 
 
 class Touching(Pieces):

@@ -102,7 +102,7 @@ def hf(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ran(hf):
     """Every case's folder, its logits by our own model, and what transformers made of it."""
-    ours, theirs, told = {}, {}, {}
+    ours, theirs, report = {}, {}, {}
     for i, (name, case) in enumerate(CASES.items()):
         state = random_state(case.parent, case.parent.full, seed=i, dtype=case.dtype)
         family = Family.of(case.parent, {"c": case.member})
@@ -110,17 +110,17 @@ def ran(hf):
         slice_checkpoint(source, hf.place / name, subnet=case.member)
         model = NemotronH(case.parent, {n: t.float() for n, t in state.items()}, trainable=False)
         ours[name] = model(TOKENS, case.member).numpy()
-        theirs[name], told[name] = hf.arrays("run", TOKENS.numpy(), folder=str(hf.place / name), thorough=True)
-    return hf.place, ours, theirs, told
+        theirs[name], report[name] = hf.arrays("run", TOKENS.numpy(), folder=str(hf.place / name), thorough=True)
+    return hf.place, ours, theirs, report
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits_and_decoding(ran, name):
-    _, ours, theirs, told = ran
+    _, ours, theirs, report = ran
     np.testing.assert_allclose(theirs[name]["logits"], ours[name], rtol=1e-5, atol=1e-5)
     assert np.abs(ours[name]).max() > 0.5  # nothing to compare otherwise
     np.testing.assert_array_equal(theirs[name]["grown"], theirs[name]["again"])
-    assert told[name] == {
+    assert report[name] == {
         "class": CASES[name].kind,
         "loading": {},  # no missing, unexpected or mismatched tensor
         "same shapes when made anew": True,
@@ -145,7 +145,7 @@ def test_transformers_is_as_new_as_we_say(hf):
 
 def random_member(axes: tuple[str, ...], per_layer: bool | None, number: int) -> tuple[Parent, Subnet]:
     """The same random parent and member in every run: hypothesis without its chance."""
-    found: list[tuple[Parent, Subnet]] = []
+    seen: list[tuple[Parent, Subnet]] = []
 
     few = axes == ("kv_heads",)  # which only some parents have
 
@@ -161,10 +161,10 @@ def random_member(axes: tuple[str, ...], per_layer: bool | None, number: int) ->
         assume(not few or any(width < parent.kv_heads for width in member.widths("kv_heads")))
         assume(member != parent.full and (per_layer is None or member.is_uniform != per_layer))
         assume(min(member.widths("experts"), default=2) >= 2)  # transformers looks at the best two of a group
-        found.append((parent, member))
+        seen.append((parent, member))
 
     draw()
-    return found[-1]  # the first is the simplest
+    return seen[-1]  # the first is the simplest
 
 
 def reference_of(family: Path, parent: Parent, member: Subnet, tokens: np.ndarray) -> np.ndarray | None:
@@ -202,16 +202,16 @@ def drawn(hf):
                 left_out += 1
                 continue
             folder = slice_checkpoint(family, hf.place / f"{i}.member", subnet=member).out
-            got, told = hf.arrays("run", tokens, folder=str(folder))
-            out.append((parent, member, folder, tokens, expect, got["logits"], told))
+            got, message = hf.arrays("run", tokens, folder=str(folder))
+            out.append((parent, member, folder, tokens, expect, got["logits"], message))
     assert left_out < COUNT // 4
     return out
 
 
 @pytest.mark.parametrize("i", range(COUNT))
 def test_a_random_member(drawn, i):
-    _, member, folder, tokens, expect, got, told = drawn[i]
-    assert told == {"class": "NemotronHForCausalLM" if member.is_uniform else PUZZLE, "loading": {}}
+    _, member, folder, tokens, expect, got, report = drawn[i]
+    assert report == {"class": "NemotronHForCausalLM" if member.is_uniform else PUZZLE, "loading": {}}
     scale = np.abs(expect).max()
     assert scale > 0.05 and np.abs(got - expect).max() <= 1e-5 * scale
     # and what the folder says of itself is the same model

@@ -169,8 +169,8 @@ def test_transformers_computes_the_same_with_ours(hf, made, name):
     expect, _ = hf.arrays("run", TOKENS, folder=str(made / name / "theirs"), override=NO_CLAMP)
     independent = reference.logits(reference.read(made / name / "full"), TOKENS)
     for ours in ("family", "full"):
-        got, told = hf.arrays("run", TOKENS, folder=str(made / name / ours))
-        assert told == {"class": "NemotronHForCausalLM", "loading": {}}
+        got, message = hf.arrays("run", TOKENS, folder=str(made / name / ours))
+        assert message == {"class": "NemotronHForCausalLM", "loading": {}}
         np.testing.assert_array_equal(got["logits"], expect["logits"])
         assert np.abs(got["logits"] - independent).max() <= 1e-5 * np.abs(independent).max()
 
@@ -207,8 +207,8 @@ def test_every_spelling_is_the_same_model(hf, made, tmp_path, name, words, prefi
     rename(folder, prefix)
     # what transformers makes of that spelling is the same, too: it is not one that only we know
     expect, _ = hf.arrays("run", TOKENS, folder=str(made / name / "theirs"))
-    got, told = hf.arrays("run", TOKENS, folder=str(folder))
-    assert told["loading"] == {}
+    got, message = hf.arrays("run", TOKENS, folder=str(folder))
+    assert message["loading"] == {}
     np.testing.assert_array_equal(got["logits"], expect["logits"])
     init_family(folder, BLOCK, tmp_path / "family")
     slice_checkpoint(tmp_path / "family", tmp_path / "full", member="all")

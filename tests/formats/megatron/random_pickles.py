@@ -76,8 +76,8 @@ def metadata() -> Metadata:
     ]
     items.append(planner.WriteItem(MetadataIndex("b/shard_0_1"), kinds.BYTE_IO, planner.BytesIOWriteData(900)))
     plan = planner.SavePlan(items, _StoragePrefix("__0_"), {"module.a": ("module", 0, "a")})
-    told = {"module.a": TensorStorageMetadata(properties, size, chunks), "b/shard_0_1": BytesStorageMetadata()}
-    whole = Metadata(told, {}, places, StorageMeta(PosixPath("/a/b"), "c"), "1.0.0")
+    entries = {"module.a": TensorStorageMetadata(properties, size, chunks), "b/shard_0_1": BytesStorageMetadata()}
+    whole = Metadata(entries, {}, places, StorageMeta(PosixPath("/a/b"), "c"), "1.0.0")
     whole.all_local_plans = [plan]  # type: ignore[attr-defined]
     return whole
 
@@ -266,8 +266,8 @@ def walk(value: Any) -> int:
 def read(kind: str, content: bytes) -> None:
     """Read it as torch and megatron-core do."""
     file = io.BytesIO(content)
-    found = pickle.load(file) if kind == "metadata" else torch.load(file, weights_only=False)
-    walk(getattr(found, "__dict__", found))
+    actual = pickle.load(file) if kind == "metadata" else torch.load(file, weights_only=False)
+    walk(getattr(actual, "__dict__", actual))
 
 
 #: what a process does that nothing read from a checkpoint should make it do
@@ -275,7 +275,7 @@ _OUTSIDE = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "open", "exec
 
 
 def main(file: Path) -> None:
-    found = pickle.loads(file.read_bytes())
+    actual = pickle.loads(file.read_bytes())
     seen: list[str] = []
     for module, _ in {**METADATA, **OBJECTS}:  # to import takes longer than what is measured here
         with suppress(ImportError):
@@ -292,7 +292,7 @@ def main(file: Path) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     seen.clear()
-    for number, (kind, content) in enumerate(found):
+    for number, (kind, content) in enumerate(actual):
         print(number, end=" ", flush=True)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:

@@ -40,17 +40,17 @@ def store(
     own = random_tensors(parent)
     tensors = to_parts(parent, parent.full, to_megatron(parent, parent.full, own))
     iteration = folder / f"iter_{step:07d}"
-    found = {**tensors, "optimizer.state.exp_avg.decoder.final_norm.weight": torch.zeros(2)} | (more or {})
+    stored = {**tensors, "optimizer.state.exp_avg.decoder.final_norm.weight": torch.zeros(2)} | (more or {})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        save(found, storage_writer=FileSystemWriter(iteration), no_dist=True)
+        save(stored, storage_writer=FileSystemWriter(iteration), no_dist=True)
     (iteration / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
     settings = settings_of(parent, parent.full) | {"mtp_num_layers": 0}
     settings["hybrid_layer_pattern"] = settings.pop("hybrid_override_pattern")
-    told = {"model": settings, "optimizer_config_override_provider": {"_target_": "o.O"}}
+    config = {"model": settings, "optimizer_config_override_provider": {"_target_": "o.O"}}
     if elastic is not None:
-        told["optimizer_config_override_provider"]["elastic"] = elastic
-    (iteration / "run_config.yaml").write_text(yaml.safe_dump(told))
+        config["optimizer_config_override_provider"]["elastic"] = elastic
+    (iteration / "run_config.yaml").write_text(yaml.safe_dump(config))
     (folder / "latest_checkpointed_iteration.txt").write_text(str(step))
     return own
 

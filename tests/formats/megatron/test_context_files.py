@@ -105,8 +105,8 @@ LEAF = {"type": "leaf", "value": 7}
 
 def test_the_other_file_is_read_as_data(state, tmp_path):
     folder = store(tmp_path / "a", PARENT, PARENT.full, state)
-    told = yaml.safe_load((folder / "context" / "model.yaml").read_text())["config"]
-    items = [[f"Attr(name={k!r})", {"type": "leaf", "value": v}] for k, v in told.items() if not isinstance(v, dict)]
+    data = yaml.safe_load((folder / "context" / "model.yaml").read_text())["config"]
+    items = [[f"Attr(name={k!r})", {"type": "leaf", "value": v}] for k, v in data.items() if not isinstance(v, dict)]
     items += [["Attr(name='activation_func')", {"type": "pyref", "module": "os", "name": "system"}]]
     (folder / "context" / "model.yaml").unlink()
     (folder / "context" / "io.json").write_text(json.dumps(io_json(items)))

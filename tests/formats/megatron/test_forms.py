@@ -34,10 +34,10 @@ LATER = "ModuleNotFoundError: No module named 'pathlib._local'"
 
 def passes(kind: str, content: bytes) -> bool:
     """Whether a file passes the look."""
-    return told(kind, content) is None
+    return refusal(kind, content) is None
 
 
-def told(kind: str, content: bytes) -> str | None:
+def refusal(kind: str, content: bytes) -> str | None:
     """Why it does not."""
     try:
         look(kind, content)
@@ -169,7 +169,7 @@ def test_many_records_do_not_hold_one_mapping_each(tmp_path: Path) -> None:
     named = b"(ctorch.distributed.checkpoint.metadata\nMetadataIndex\n\x94"
     mapping = b"}(" + b"".join(b"X\x05\x00\x00\x00%05dN" % i for i in range(5000)) + b"u\x94"
     content = b"\x80\x04" + named + mapping + b"h\x00)\x81h\x01b" * 8000 + b"t."
-    assert len(content) < 2**17 and "sets the state of a MetadataIndex" in str(told("metadata", content))
+    assert len(content) < 2**17 and "sets the state of a MetadataIndex" in str(refusal("metadata", content))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_many_records_do_not_hold_one_mapping_each(tmp_path: Path) -> None:
 def test_many_calls_do_not_copy_one_text_each(copied: bytes) -> None:
     text = b"X\xa0\x0f\x00\x00" + b"a" * 4000 + b"\x94"
     assert passes("object", zipped(b"\x80\x04(" + text + copied * 3 + b"t."))
-    assert "copies much more" in str(told("object", zipped(b"\x80\x04(" + text + copied * 3000 + b"t.")))
+    assert "copies much more" in str(refusal("object", zipped(b"\x80\x04(" + text + copied * 3000 + b"t.")))
 
 
 def test_places_that_nobody_can_tell_apart_are_few() -> None:
@@ -195,13 +195,13 @@ def test_places_that_nobody_can_tell_apart_are_few() -> None:
     alike = alike_tuples(40)
     assert len({hash(one) for one in alike}) == 1 and len(set(alike)) == 40
     assert passes("metadata", mapping([(i, 0) for i in range(40)]))
-    assert "hard to tell apart" in str(told("metadata", mapping(alike)))
+    assert "hard to tell apart" in str(refusal("metadata", mapping(alike)))
 
 
 def alike_tuples(count: int) -> list[tuple[int, int]]:
     """Pairs of numbers with the same hash: the second undoes what the first has done, see Objects/tupleobject.c."""
     word, one, two = 2**64, 11400714785074694791, 14029467366897019727
-    begin, found, wanted = 2870177450012600261, [], 12345
+    begin, actual, wanted = 2870177450012600261, [], 12345
 
     def mixed(acc: int) -> int:
         return (acc << 31 | acc >> 33) % word * one % word
@@ -212,10 +212,10 @@ def alike_tuples(count: int) -> list[tuple[int, int]]:
         before = (before >> 31 | before << 33) % word
         second = (before - acc) * pow(two, -1, word) % word
         if second < 2**61 - 1:
-            found.append((first, second))
-        if len(found) == count:
+            actual.append((first, second))
+        if len(actual) == count:
             break
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("count", [13, 0, 2**40])

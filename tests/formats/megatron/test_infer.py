@@ -47,12 +47,12 @@ def context(parent: Parent, **other: Any) -> dict[str, Any]:
     }
 
 
-def same(found: Parent, parent: Parent) -> bool:
+def same(actual: Parent, parent: Parent) -> bool:
     """Equal in all that a layer tells; sizes of kinds that the pattern has not got are nobody's."""
     stripes = set(striped_axes().values())  # a layout, of which no tensor tells
     sizes = {term for kind in parent.kinds for term in (*kind.widths, *kind.rigid)} - stripes
-    return found.pattern == parent.pattern and all(
-        found.size(t) == parent.size(t) for t in ("hidden", "vocab", *sizes)
+    return actual.pattern == parent.pattern and all(
+        actual.size(t) == parent.size(t) for t in ("hidden", "vocab", *sizes)
     )
 
 
@@ -60,9 +60,9 @@ def same(found: Parent, parent: Parent) -> bool:
 @given(parent=parents())
 def test_any_model_is_read_off_its_tensors(parent: Parent) -> None:
     assume(parent.sizes.get("top_k") != 1)
-    found, held, names = infer(stored(parent), context(parent), "here")
-    assert same(found, parent) and held == found.full and all(ours == theirs for ours, theirs in names.items())
-    assert (found.tied, found.norm_eps) == (parent.tied, parent.norm_eps)
+    shape, held, names = infer(stored(parent), context(parent), "here")
+    assert same(shape, parent) and held == shape.full and all(ours == theirs for ours, theirs in names.items())
+    assert (shape.tied, shape.norm_eps) == (parent.tied, parent.norm_eps)
 
 
 @settings(max_examples=40)
@@ -70,26 +70,26 @@ def test_any_model_is_read_off_its_tensors(parent: Parent) -> None:
 def test_widths_that_differ_between_layers_are_a_member_of_the_widest(case: tuple[Parent, Subnet]) -> None:
     parent, member = case
     assume(member.layers and parent.sizes.get("top_k") != 1)
-    found, held, _ = infer(stored(parent, member), context(parent), "here")
-    assert found.hidden == held.hidden == member.hidden
+    shape, held, _ = infer(stored(parent, member), context(parent), "here")
+    assert shape.hidden == held.hidden == member.hidden
     # key-value heads are an axis where tensors show that they differ
     axes = {axis for layer in held.layers for axis in layer.widths}
     assert len(set(member.widths("kv_heads"))) < 2 or "kv_heads" in axes
-    told = [(x.type, {axis: n for axis, n in x.widths.items() if axis in axes}) for x in member.layers]
-    assert [(layer.type, layer.widths) for layer in held.layers] == told
-    assert largest((x.type, x.widths) for x in member.layers).items() <= found.sizes.items()
+    report = [(x.type, {axis: n for axis, n in x.widths.items() if axis in axes}) for x in member.layers]
+    assert [(layer.type, layer.widths) for layer in held.layers] == report
+    assert largest((x.type, x.widths) for x in member.layers).items() <= shape.sizes.items()
 
 
 def test_layers_that_are_not_numbered_from_zero_on_keep_their_names() -> None:
     sizes = {name.replace("layers.4.", "layers.9."): size for name, size in stored(PARENT).items()}
-    found, _, names = infer(sizes, context(PARENT), "here")
-    assert found.pattern == PARENT.pattern
+    shape, _, names = infer(sizes, context(PARENT), "here")
+    assert shape.pattern == PARENT.pattern
     moved = {ours: theirs for ours, theirs in names.items() if ours != theirs}
     assert moved and all(theirs == ours.replace("layers.4.", "layers.9.") for ours, theirs in moved.items())
 
 
 @pytest.mark.parametrize(
-    ("told", "kv_heads"),
+    ("given", "kv_heads"),
     [
         ({"kv_channels": 2}, 4),
         ({"kv_channels": None, "num_query_groups": 2}, 2),
@@ -97,14 +97,14 @@ def test_layers_that_are_not_numbered_from_zero_on_keep_their_names() -> None:
         ({"kv_channels": 3, "num_query_groups": 2}, 2),
     ],
 )
-def test_how_keys_are_shared_is_asked_of_the_context(told: dict[str, Any], kv_heads: int) -> None:
-    found, _, _ = infer(stored(PARENT), context(PARENT, **told), "here")
-    assert (found.kv_heads, found.kv_heads * found.attention_head_dim) == (kv_heads, 8)
+def test_how_keys_are_shared_is_asked_of_the_context(given: dict[str, Any], kv_heads: int) -> None:
+    shape, _, _ = infer(stored(PARENT), context(PARENT, **given), "here")
+    assert (shape.kv_heads, shape.kv_heads * shape.attention_head_dim) == (kv_heads, 8)
 
 
 def test_groups_of_mamba_follow_from_the_state_where_they_are_not_told() -> None:
-    found, _, _ = infer(stored(PARENT), context(PARENT, mamba_num_groups=None, mamba_state_dim=8), "here")
-    assert (found.mamba_groups, found.state) == (1, 8)
+    shape, _, _ = infer(stored(PARENT), context(PARENT, mamba_num_groups=None, mamba_state_dim=8), "here")
+    assert (shape.mamba_groups, shape.state) == (1, 8)
 
 
 def broken(name: str, size: tuple[int, ...] | None) -> dict[str, tuple[int, ...]]:
@@ -116,7 +116,7 @@ UP, QKV = "decoder.layers.1.mlp.linear_fc1.weight", "decoder.layers.3.self_atten
 
 
 @pytest.mark.parametrize(
-    ("sizes", "told", "match"),
+    ("sizes", "given", "match"),
     [
         ({}, {}, "has no tensors of a model"),
         (stored(PARENT), {"num_layers": 7}, r"has 5 layers \(0 to 4\), its context says 7"),
@@ -133,9 +133,9 @@ UP, QKV = "decoder.layers.1.mlp.linear_fc1.weight", "decoder.layers.3.self_atten
         (stored(PARENT), {"gated_linear_unit": True}, "gated_linear_unit: True is not allowed"),
     ],
 )
-def test_what_is_no_whole_nemotron_h_is_told_with_where_it_is(sizes: Any, told: dict[str, Any], match: str) -> None:
+def test_what_is_no_whole_nemotron_h_is_told_with_where_it_is(sizes: Any, given: dict[str, Any], match: str) -> None:
     with pytest.raises(ElasticError, match=rf"^here: (.*)({match})"):
-        infer(sizes, context(PARENT, **told), "here")
+        infer(sizes, context(PARENT, **given), "here")
 
 
 def test_layers_that_differ_in_what_all_must_share_are_told() -> None:
@@ -154,8 +154,8 @@ def test_a_head_that_is_the_embedding_is_in_no_checkpoint() -> None:
 
 def test_the_layer_of_a_member_is_counted_in_the_member() -> None:
     member = PARENT.uniform(keep=(0, 1, 3))
-    found, held, _ = infer(stored(PARENT, member), context(PARENT), "here")
-    assert found.pattern == "M-*" and held.layers[2] == Layer(2, "attention", {"attention_heads": 4})
+    shape, held, _ = infer(stored(PARENT, member), context(PARENT), "here")
+    assert shape.pattern == "M-*" and held.layers[2] == Layer(2, "attention", {"attention_heads": 4})
 
 
 def stacked(parent: Parent, experts: int = 8) -> dict[str, tuple[int, ...]]:
@@ -169,14 +169,14 @@ def stacked(parent: Parent, experts: int = 8) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("parent", [MOE, LATENT])
 def test_all_experts_of_a_layer_may_be_in_one_tensor(parent: Parent) -> None:
-    found, held, names = infer(stacked(parent), context(parent), "here")
-    assert same(found, parent) and held == found.full and found.size("experts_stripes") == 1
+    shape, held, names = infer(stacked(parent), context(parent), "here")
+    assert same(shape, parent) and held == shape.full and shape.size("experts_stripes") == 1
     name = "decoder.layers.1.mlp.experts.local_experts.7.linear_fc1.weight"
     assert names[name] == name
 
 
 @pytest.mark.parametrize(
-    ("sizes", "told", "match"),
+    ("sizes", "given", "match"),
     [
         (stacked(MOE, 9), {}, r"local_experts\.8\.linear_fc.\.weight is no part of it \(4 such\)"),
         (stacked(MOE, 7), {}, r"local_experts\.7\.linear_fc.\.weight is missing \(4 such\)"),
@@ -193,7 +193,7 @@ def test_all_experts_of_a_layer_may_be_in_one_tensor(parent: Parent) -> None:
         (stored(PARENT), {"num_moe_experts": 8}, "num_moe_experts: 8 is not allowed; Nemotron-H has None"),
     ],
 )
-def test_other_mixtures_of_experts_are_told(sizes: Any, told: dict[str, Any], match: str) -> None:
+def test_other_mixtures_of_experts_are_told(sizes: Any, given: dict[str, Any], match: str) -> None:
     parent = MOE if any("router" in name for name in sizes) else PARENT
     with pytest.raises(ElasticError, match=rf"^here: (.*)({match})"):
-        infer(sizes, context(parent, **told), "here")
+        infer(sizes, context(parent, **given), "here")

@@ -102,9 +102,9 @@ def test_what_lies_beyond_the_end_of_a_file_is_refused_before_there_is_room_for_
 
 def test_many_tensors_in_the_same_bytes_are_refused(checkpoint: Path) -> None:
     """A small file would fill the memory."""
-    told = {"dtype": "float32", "size": [64, 2**12], "chunks": [[[i, 0], [1, 2**12]] for i in range(64)],
+    report = {"dtype": "float32", "size": [64, 2**12], "chunks": [[[i, 0], [1, 2**12]] for i in range(64)],
             "places": [["module.a", [i, 0], "__0_0.distcp", 0, 2**17] for i in range(64)]}  # fmt: skip
-    (checkpoint / "weights" / ".metadata").write_bytes(metadata_of(told))
+    (checkpoint / "weights" / ".metadata").write_bytes(metadata_of(report))
     refused("distcp: has .* bytes, 8388608 are said to be in it; it is cut off", lambda: Stored(checkpoint).read("a"))
 
 

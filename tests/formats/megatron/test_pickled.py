@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def reached(value: Any) -> list[Any]:
     """Everything that a value holds, and itself."""
-    found, left = {id(value): value}, [value]
+    actual, left = {id(value): value}, [value]
     while left:
         one = left.pop()
         inner: list[Any] = []
@@ -62,9 +62,9 @@ def reached(value: Any) -> list[Any]:
             inner = [*one.keys(), *one.values()]
         elif isinstance(one, (list, tuple)):
             inner = list(one)
-        left += [x for x in inner if id(x) not in found]
-        found |= {id(x): x for x in inner}
-    return list(found.values())
+        left += [x for x in inner if id(x) not in actual]
+        actual |= {id(x): x for x in inner}
+    return list(actual.values())
 
 
 def test_all_that_a_pickle_becomes_is_plain(whole: bytes) -> None:
@@ -76,8 +76,8 @@ def test_all_that_a_pickle_becomes_is_plain(whole: bytes) -> None:
 
 def test_counts_of_buckets_have_pairs_of_dtypes_as_keys() -> None:
     """As NeMo saves a distributed optimizer by default, and version 0.1 did."""
-    told = pickle.dumps([{(torch.bfloat16, torch.float32): [10, 20]}], 2)
-    ((key, value),) = read_pickle(told, OBJECTS)[0].items()
+    report = pickle.dumps([{(torch.bfloat16, torch.float32): [10, 20]}], 2)
+    ((key, value),) = read_pickle(report, OBJECTS)[0].items()
     assert key == (Named(("torch", "bfloat16")), Named(("torch", "float32"))) and value == [10, 20]
 
 
@@ -95,11 +95,11 @@ def test_every_name_on_a_list_stays_a_name(names: Mapping[Name, Form]) -> None:
             for call in (b")", b"(K\x01t\x85", b"K\x01\x85", b"\x8c\x00\x8c\x06latin1\x86"):
                 for opcode in (b"R", b"\x81"):
                     try:
-                        found = read_pickle(b"\x80\x04" + text + call + opcode + b".", names)
+                        actual = read_pickle(b"\x80\x04" + text + call + opcode + b".", names)
                     except PickleError:
                         continue
                     made += 1
-                    assert (type(found) is Made and found.kind == (module, name)) or found == b""
+                    assert (type(actual) is Made and actual.kind == (module, name)) or actual == b""
     assert made > (len(names) > 20)
 
 
@@ -122,20 +122,22 @@ def test_every_name_on_a_list_is_a_record_a_value_or_a_constructor_of_one(names:
     seen = 0
     for module, name in names:
         try:
-            found = getattr(importlib.import_module(module), name)
+            actual = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError):  # of another release of Python, torch or megatron-core
             continue
         seen += 1
-        if isinstance(found, torch.dtype) or found in harmless_:
+        if isinstance(actual, torch.dtype) or actual in harmless_:
             continue
-        assert isinstance(found, type), (module, name)
-        if issubclass(found, (PurePosixPath, Path)) or module == "pathlib":
+        assert isinstance(actual, type), (module, name)
+        if issubclass(actual, (PurePosixPath, Path)) or module == "pathlib":
             continue
         if (module, name) in STORAGES:
             continue
-        assert hasattr(found, "__dataclass_fields__") or issubclass(found, importlib.import_module("enum").Enum), name
-        assert "__post_init__" not in vars(found), name
-        assert found.__reduce__ in (object.__reduce__,) or hasattr(found, "__members__"), name
+        assert hasattr(actual, "__dataclass_fields__") or issubclass(actual, importlib.import_module("enum").Enum), (
+            name
+        )
+        assert "__post_init__" not in vars(actual), name
+        assert actual.__reduce__ in (object.__reduce__,) or hasattr(actual, "__members__"), name
     assert seen > 10
 
 
@@ -144,17 +146,17 @@ def test_every_name_on_a_list_is_a_record_a_value_or_a_constructor_of_one(names:
 
 def modules(*packages: ModuleType) -> list[ModuleType]:
     """Packages and what is below them, as far as it can be imported here."""
-    found = []
+    seen = []
     for package in packages:
-        found.append(package)
+        seen.append(package)
         for info in pkgutil.walk_packages(getattr(package, "__path__", []), package.__name__ + ".", lambda _: None):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    found.append(importlib.import_module(info.name))
+                    seen.append(importlib.import_module(info.name))
             except Exception:  # of an extra that is not here
                 continue
-    return found
+    return seen
 
 
 def test_every_other_class_and_function_is_refused() -> None:
@@ -287,8 +289,8 @@ def test_values_are_what_python_reads(protocol: int) -> None:
         "c": ((), (1,), (1, 2, 3)),
     }
     value["d"] = value["a"]
-    found = read_pickle(pickle.dumps(value, protocol), {})
-    assert found == value and found["d"] is found["a"]
+    actual = read_pickle(pickle.dumps(value, protocol), {})
+    assert actual == value and actual["d"] is actual["a"]
 
 
 # ------------------------------------------------------------------ the attacks

@@ -35,12 +35,12 @@ def state():
     return random_tensors(PARENT)
 
 
-def assert_same(found, wanted):
-    assert list(found) == list(wanted)
+def assert_same(actual, wanted):
+    assert list(actual) == list(wanted)
     for name, value in wanted.items():
         raw = Raw.of(value)
-        assert (found[name].dtype, found[name].shape) == (raw.dtype, raw.shape), name
-        assert np.array_equal(found[name].words, raw.words), name
+        assert (actual[name].dtype, actual[name].shape) == (raw.dtype, raw.shape), name
+        assert np.array_equal(actual[name].words, raw.words), name
 
 
 def refused(match, folder, read=read_shapes):

@@ -134,24 +134,24 @@ class Deviation(NamedTuple):
     weights: int
 
 
-def rankings_apart(found: Path, wanted: Path) -> Deviation:
+def rankings_apart(actual: Path, wanted: Path) -> Deviation:
     """Compare what two ranking jobs left.
 
     Raises:
         AssertionError: other orders, another depth or other members.
     """
-    ours, theirs = (Ranking.load(run / "checkpoints" / "elastic" / "ranking") for run in (found, wanted))
+    ours, theirs = (Ranking.load(run / "checkpoints" / "elastic" / "ranking") for run in (actual, wanted))
     assert ours.digest == theirs.digest and ours.scores.keys() == theirs.scores.keys()
     pairs = [(ours.scores[name], value) for name, value in theirs.scores.items()]
     pairs += [tuple(np.array([s for s in r.depth_scores if s is not None]) for r in (ours, theirs))]  # pyright: ignore
     score = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
-    shapes = [json.loads((run / "checkpoints" / "elastic" / "shapes.json").read_text()) for run in (found, wanted)]
+    shapes = [json.loads((run / "checkpoints" / "elastic" / "shapes.json").read_text()) for run in (actual, wanted)]
     assert shapes[0]["members"] == shapes[1]["members"] and shapes[0]["report"]["source"] == "search"
     traces = [shape["report"]["trace"] for shape in shapes]
     for a, b in zip(*traces, strict=True):
         assert {**a, "loss": 0} == {**b, "loss": 0}
     loss = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(*traces, strict=True) if b["loss"])
-    held = [Stored(run / "checkpoints").held() for run in (found, wanted)]
+    held = [Stored(run / "checkpoints").held() for run in (actual, wanted)]
     assert held[0].keys() == held[1].keys()
     weights = sum(not torch.equal(value, held[1][name]) for name, value in held[0].items())
     return Deviation(score, loss, weights)

@@ -160,19 +160,19 @@ def losses(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if "loss" in k} for line in lines(run)]
 
 
-def apart(found: Path, wanted: Path) -> tuple[float, float]:
+def apart(actual: Path, wanted: Path) -> tuple[float, float]:
     """How far two runs are apart that drew the same budgets: losses, relative, and weights, in steps of the optimizer.
 
     Raises:
         AssertionError: other budgets, members or tensors.
     """
     loss = weight = 0.0
-    for one, other in zip(losses(found), losses(wanted), strict=True):
+    for one, other in zip(losses(actual), losses(wanted), strict=True):
         assert one.keys() == other.keys()
         loss = max(loss, *(abs(one[name] - other[name]) / abs(other[name]) for name in one))
     ours, theirs = (
         dict(zip(stored.sizes, stored.read(*stored.sizes), strict=True))
-        for stored in map(Stored, map(checkpoint, (found, wanted)))
+        for stored in map(Stored, map(checkpoint, (actual, wanted)))
     )
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
@@ -188,7 +188,7 @@ def checkpoint(run: Path) -> Path:
     return nemo[-1] if nemo else run / "checkpoints"
 
 
-def same(found: Path, wanted: Path) -> None:
+def same(actual: Path, wanted: Path) -> None:
     """The same budgets were drawn, lost the same, and left the same weights, router and members."""
-    loss, weight = apart(found, wanted)
+    loss, weight = apart(actual, wanted)
     assert loss <= LOSS and weight <= WEIGHT

@@ -40,16 +40,16 @@ PACKAGES = ("megatron.bridge.recipes.nemotronh", "megatron.bridge.perf_recipes.n
 
 def recipes() -> dict[str, Callable[[], Any]]:
     """All of them, each by the shortest of its names that is not another's already; exported names come first."""
-    found: dict[Callable[[], Any], set[str]] = {}
+    seen: dict[Callable[[], Any], set[str]] = {}
     for package in map(importlib.import_module, PACKAGES):
         names = [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))]
         for module in map(importlib.import_module, names):
             for name, made in sorted(vars(module).items()):
                 own = str(getattr(made, "__module__", "")).startswith(PACKAGES)
                 if own and callable(made) and name.endswith("_config") and not name.startswith("_"):
-                    found.setdefault(made, set()).add(name)
+                    seen.setdefault(made, set()).add(name)
     named: dict[str, Callable[[], Any]] = {}
-    for made, names in found.items():
+    for made, names in seen.items():
         free = sorted(names - named.keys(), key=lambda name: (len(name), name))
         named[free[0] if free else f"{made.__module__.split('.')[2]}.{min(names)}"] = made
     return dict(sorted(named.items()))

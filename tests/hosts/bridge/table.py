@@ -60,11 +60,11 @@ def main(argv: list[str]) -> int:
     experts.mkdir(parents=True)
     train_all(place)
     train_experts(experts)
-    found = [*between_hosts(both, args.nemo), *between_layouts(place), *between_layouts_of_experts(experts)]
+    actual = [*between_hosts(both, args.nemo), *between_layouts(place), *between_layouts_of_experts(experts)]
     one = experts / ranked(soft=False)
     rankings = {ranks.name: rankings_apart(experts / f"rank-{name}", one) for name, ranks in RANKED.items()}
     bytes_ = same_bytes(both)
-    table = [HEAD, *(f"| {what} | {steps} | {loss:.1e} | {weight:.1e} |" for what, steps, loss, weight in found)]
+    table = [HEAD, *(f"| {what} | {steps} | {loss:.1e} | {weight:.1e} |" for what, steps, loss, weight in actual)]
     table += ["", RANKING]
     table += [f"| {name} | {d.score:.1e} | {d.loss:.1e} | {d.weights} |" for name, d in rankings.items()]
     table += ["", f"A member cut from NeMo's checkpoint and from Megatron's of the same weights: {bytes_:,} bytes of "
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     print(text)
     if args.markdown:
         args.markdown.write_text(text)
-    differ = any(loss > LOSS or weight > WEIGHT for _, _, loss, weight in found)
+    differ = any(loss > LOSS or weight > WEIGHT for _, _, loss, weight in actual)
     return int(differ or any(d.score > SCORE or d.loss > CANDIDATE or d.weights for d in rankings.values()))
 
 
@@ -93,8 +93,8 @@ def between_hosts(both: Path, nemo: Path) -> Iterator[Row]:
 def between_layouts(place: Path) -> Iterator[Row]:
     """What `train_all` has left."""
     for name, layout in PAIRS.items():
-        told = f"Bridge, two ranks against one: {layout.name}"
-        yield told, len(lines(place / name)), *apart(place / name, place / f"{name}-alone")
+        message = f"Bridge, two ranks against one: {layout.name}"
+        yield message, len(lines(place / name)), *apart(place / name, place / f"{name}-alone")
     assert losses(place / "killed") == losses(place / "whole")
     yield "Bridge, killed before its last step and started again", 4, *apart(place / "killed", place / "whole")
     yield "Bridge, stage 2 from the other layout", 2, *apart(place / "second-dp2", place / "second")
@@ -103,11 +103,11 @@ def between_layouts(place: Path) -> Iterator[Row]:
 def between_layouts_of_experts(place: Path) -> Iterator[Row]:
     """What `train_experts` has left."""
     for name, ranks in TRAINED.items():
-        told = f"Bridge with experts, {NUMBERS[ranks.layout.world]} ranks against one: {ranks.name}"
-        yield told, len(lines(place / name)), *apart(place / name, place / alone(name))
+        message = f"Bridge with experts, {NUMBERS[ranks.layout.world]} ranks against one: {ranks.name}"
+        yield message, len(lines(place / name)), *apart(place / name, place / alone(name))
     for before, now in SHARED[1:]:
-        told, name = f"Bridge with experts, stage 2 with ep{now} from ep{before}", f"second-{before}-{now}"
-        yield told, len(lines(place / name)), *apart(place / name, place / "second-1-1")
+        message, name = f"Bridge with experts, stage 2 with ep{now} from ep{before}", f"second-{before}-{now}"
+        yield message, len(lines(place / name)), *apart(place / name, place / "second-1-1")
 
 
 def same_bytes(both: Path) -> int:

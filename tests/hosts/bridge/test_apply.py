@@ -75,8 +75,8 @@ def test_every_setting_that_has_another_value_is_told(recipe: Any) -> None:
     after = settings(recipe)
     block = "optimizer_config_override_provider"
     changed = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k) and not k.startswith(block)}
-    told = {line.split(":")[0].strip() for line in run.changes.splitlines() if " -> " in line}
-    assert told == changed | {block}
+    report = {line.split(":")[0].strip() for line in run.changes.splitlines() if " -> " in line}
+    assert report == changed | {block}
     assert "ddp.check_for_nan_in_grad: True -> False (elastic.nonfinite looks at them)" in run.changes
     assert "validation.eval_iters: 2 -> 6 (every member is validated)" in run.changes
     assert recipe.optimizer_config_override_provider.elastic["budgets"][1]["name"] == "large"
@@ -85,11 +85,11 @@ def test_every_setting_that_has_another_value_is_told(recipe: Any) -> None:
 def test_a_recipe_of_a_12b_becomes_elastic() -> None:
     recipe = large()
     run = apply_elastic(recipe, BLOCK_12B, verbose=False)
-    for told in (
+    for report in (
         "nanov2_bf16_with_fp8_current_scaling_mixed -> bf16_mixed", "ddp.overlap_grad_reduce: True -> False",
         "model.seq_length: 131072 -> 8192 (that of the data)",
     ):  # fmt: skip
-        assert told in run.changes, run.changes
+        assert report in run.changes, run.changes
     assert run.forward_step.family.config.budgets[1].name == "9b"
 
 
@@ -108,18 +108,18 @@ def test_rates_and_batches_far_from_the_curriculums_are_told(recipe: Any) -> Non
     for one in (stock, right):
         one.train.train_iters = 5170
     right.optimizer.lr, right.scheduler.lr_warmup_iters, right.scheduler.lr_decay_iters = 9e-5, 60, 6960
-    told = apply_elastic(stock, BLOCK_12B, verbose=False).changes.partition("apply_elastic warns:")[2]
-    assert "  recipe.optimizer.lr: 0.0003; the curriculum of a trained parent has 9e-05\n" in told
-    assert "  recipe.scheduler.lr_warmup_iters: 2000 of 5170 steps; the curriculum has 60 of 6960" in told
+    report = apply_elastic(stock, BLOCK_12B, verbose=False).changes.partition("apply_elastic warns:")[2]
+    assert "  recipe.optimizer.lr: 0.0003; the curriculum of a trained parent has 9e-05\n" in report
+    assert "  recipe.scheduler.lr_warmup_iters: 2000 of 5170 steps; the curriculum has 60 of 6960" in report
     run = apply_elastic(right, BLOCK_12B, total_steps=6960, verbose=False)
     assert "apply_elastic warns:" not in run.changes
     wrong = large()
     wrong.train.train_iters, wrong.train.global_batch_size, wrong.optimizer.lr = 5170, 8, 5e-6
     wrong.scheduler.lr_decay_style = "WSD"
-    told = apply_elastic(wrong, BLOCK_12B, rank_only=False, verbose=False).changes
-    assert "recipe.train.global_batch_size: 8, 0.0655M tokens in a step; the curriculum has 12.6M in stage 1" in told
-    assert "recipe.optimizer.lr: 5e-06; " in told
-    assert "recipe.scheduler.lr_decay_style: WSD; a family's rates are a cosine's over all 5170 steps" in told
+    report = apply_elastic(wrong, BLOCK_12B, rank_only=False, verbose=False).changes
+    assert "recipe.train.global_batch_size: 8, 0.0655M tokens in a step; the curriculum has 12.6M in stage 1" in report
+    assert "recipe.optimizer.lr: 5e-06; " in report
+    assert "recipe.scheduler.lr_decay_style: WSD; a family's rates are a cosine's over all 5170 steps" in report
     recipe.optimizer.lr, recipe.train.global_batch_size = 1.0, 8
     assert "warns" not in apply_elastic(recipe, BLOCK, verbose=False).changes
 
@@ -129,8 +129,8 @@ def test_a_warm_up_may_be_a_share_of_the_steps() -> None:
     recipe.train.train_iters, recipe.optimizer.lr = 5170, 9e-5
     recipe.scheduler.lr_warmup_iters, recipe.scheduler.lr_warmup_fraction = 0, 0.5
     run = apply_elastic(recipe, BLOCK_12B, verbose=False)
-    told = "recipe.scheduler.lr_warmup_fraction: 2585 of 5170 steps; the curriculum has 60 of 6960"
-    assert told in run.changes and run.callbacks[0].rates.warmup_steps == 2585
+    message = "recipe.scheduler.lr_warmup_fraction: 2585 of 5170 steps; the curriculum has 60 of 6960"
+    assert message in run.changes and run.callbacks[0].rates.warmup_steps == 2585
     right = large()
     right.train.train_iters, right.optimizer.lr = 5170, 9e-5
     right.scheduler.lr_warmup_iters, right.scheduler.lr_warmup_fraction = 0, 0.01
@@ -158,11 +158,13 @@ def test_text_and_splits_without_documents_are_refused(recipe: Any, place: Path)
 
 
 def test_a_router_that_decides_long_before_it_is_frozen_is_told() -> None:
-    for block, told in ((replace(BLOCK_12B, router=RouterConfig()), True), (BLOCK_12B, False)):
+    for block, report in ((replace(BLOCK_12B, router=RouterConfig()), True), (BLOCK_12B, False)):
         recipe = large()
         recipe.train.train_iters = 5170
         changes = apply_elastic(recipe, block, verbose=False).changes
-        assert ("elastic.router: lr 0.01, scale to 10.0 and prior 4.0 decide nearly all within 200" in changes) is told
+        assert (
+            "elastic.router: lr 0.01, scale to 10.0 and prior 4.0 decide nearly all within 200" in changes
+        ) is report
 
 
 def test_packed_data_is_refused_and_prompts_cannot_rank() -> None:
@@ -174,9 +176,11 @@ def test_packed_data_is_refused_and_prompts_cannot_rank() -> None:
     recipe.dataset.enable_offline_packing, recipe.dataset.enable_in_batch_packing = False, True
     assert refused(recipe, BLOCK_12B, **given) == f"recipe.dataset.enable_in_batch_packing: True is not allowed; {why}"
     recipe.dataset.enable_in_batch_packing, recipe.dataset.offline_packing_specs = False, None
-    told = "recipe.dataset: 'GPTSFTDatasetConfig' is not allowed; text, to rank and to search on; prompts and answers"
+    message = (
+        "recipe.dataset: 'GPTSFTDatasetConfig' is not allowed; text, to rank and to search on; prompts and answers"
+    )
     for block in (BLOCK_12B, replace(BLOCK_12B, ranking="/a/ranking")):
-        assert refused(recipe, block, **given).startswith(told)
+        assert refused(recipe, block, **given).startswith(message)
     apply_elastic(recipe, BLOCK_12B, ranked="/a/rank/checkpoints", verbose=False, **given)
 
 
@@ -233,14 +237,14 @@ def test_a_vocabulary_that_is_not_the_teachers_is_refused(recipe: Any, place: Pa
     recipe.tokenizer.tokenizer_type = "HuggingFaceTokenizer"
     recipe.tokenizer.tokenizer_model = str(place / "data" / "tokenizer")
     other = parent_at(tmp_path / "other", recipe, 4 * VOCAB)
-    told = own.replace("512", str(4 * VOCAB))
-    assert refused(recipe, teacher=other) == f"recipe.tokenizer.vocab_size: 512 {told}"
+    report = own.replace("512", str(4 * VOCAB))
+    assert refused(recipe, teacher=other) == f"recipe.tokenizer.vocab_size: 512 {report}"
     apply_elastic(recipe, BLOCK, teacher=teacher, verbose=False)
     assert (recipe.model.vocab_size, recipe.tokenizer.vocab_size) == (512, None)
 
 
 @pytest.mark.parametrize(
-    "name, value, told",
+    "name, value, message",
     [
         (
             "model.context_parallel_size",
@@ -257,9 +261,9 @@ def test_a_vocabulary_that_is_not_the_teachers_is_refused(recipe: Any, place: Pa
         ("dataset.seq_length", None, "recipe.dataset.seq_length: None is not allowed; a number of tokens"),
     ],
 )
-def test_what_no_family_can_be_trained_with(recipe: Any, name: str, value: Any, told: str) -> None:
+def test_what_no_family_can_be_trained_with(recipe: Any, name: str, value: Any, message: str) -> None:
     override(recipe, name, value)
-    assert told in refused(recipe)
+    assert message in refused(recipe)
 
 
 def test_what_is_no_recipe_of_a_nemotron_h(recipe: Any) -> None:
@@ -313,8 +317,8 @@ def test_the_command_reads_a_recipe_its_arguments_and_fields(
     )
     given = [f"data={place / 'data'}", f"dir={tmp_path / 'run'}", "steps=5", "seq_length=64", "train.train_iters=7"]
     main(given, "tiny_config", str(tmp_path / "elastic.yaml"), True)
-    told = capsys.readouterr().out
-    assert "validation.eval_iters: 3 -> 6 (every member is validated)" in told and "nothing was started" in told
+    printed = capsys.readouterr().out
+    assert "validation.eval_iters: 3 -> 6 (every member is validated)" in printed and "nothing was started" in printed
     for arguments, line in (
         (["steps=5"], "error: data: None is not allowed; an argument of tiny_config: data=VALUE"),
         ([*given, "train.iters=3"], "error: train: unknown field 'iters'"),

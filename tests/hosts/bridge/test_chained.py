@@ -24,8 +24,8 @@ def test_two_load_what_one_wrote() -> None:
     from nemo_elastic.hosts.bridge.chained import regrouped
 
     written = KIND | groups((0.1, False), (0.2, False))
-    found = regrouped({0: {"param_state": "a"}, 1: {"param_state": "b"}} | written, [False, True])
-    assert found == {
+    result = regrouped({0: {"param_state": "a"}, 1: {"param_state": "b"}} | written, [False, True])
+    assert result == {
         0: {"param_state": "a"} | written,
         1: {"param_state": "b"} | KIND | groups((0.1, True), (0.2, True)),
     }
@@ -35,8 +35,8 @@ def test_one_loads_what_two_wrote() -> None:
     from nemo_elastic.hosts.bridge.chained import regrouped
 
     written = {0: KIND | groups((0.1, False)), 1: KIND | groups((0.2, True))}
-    found = regrouped(STATES | written, [False])
-    assert found == STATES | KIND | groups((0.2, False), (0.1, False))  # of groups that are alike the last counts
+    result = regrouped(STATES | written, [False])
+    assert result == STATES | KIND | groups((0.2, False), (0.1, False))  # of groups that are alike the last counts
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -35,8 +35,8 @@ def tasks(folder: Path) -> dict[str, Any]:
     """What the processes of each job would call."""
     from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
 
-    found = folder.rglob("*_fn_or_script")
-    return {p.name.removesuffix("_fn_or_script"): ZlibJSONSerializer().deserialize(p.read_text()).task for p in found}
+    files = folder.rglob("*_fn_or_script")
+    return {p.name.removesuffix("_fn_or_script"): ZlibJSONSerializer().deserialize(p.read_text()).task for p in files}
 
 
 def test_slurm_gets_every_job_in_order_with_the_planners_layout(
@@ -52,8 +52,8 @@ def test_slurm_gets_every_job_in_order_with_the_planners_layout(
         assert given.get("signal") == ("15@900" if job.startswith("stage") else None)
         assert "fdl_runner" in file
     last = {"stage1": 0, "stage1_2": STOPPED, "stage2": 0, "stage2_4": STOPPED}
-    told = tasks(tmp_path / "dry")
-    assert {name: told[name].stopped for name in last} == last
+    report = tasks(tmp_path / "dry")
+    assert {name: report[name].stopped for name in last} == last
 
 
 def test_local_runs_torchrun(
@@ -95,13 +95,13 @@ def test_a_process_builds_the_job_that_was_described(
     wanted = recipe_of("12b").jobs("/checkpoints/12b", data, "/runs/12b")
     built: list[tuple[Any, int]] = []
     monkeypatch.setattr(curriculum, "train_to_the_end", lambda run, stopped: built.append((run, stopped)))
-    told = tasks(tmp_path / "dry")
+    report = tasks(tmp_path / "dry")
     for name, run in wanted.items():
-        fiddle.build(told[name])()
+        fiddle.build(report[name])()
         there, stopped = built.pop()
         assert run_settings(there) == run_settings(run), name
         assert stopped == STOPPED
-    assert told["slice"].dir == "/runs/12b"
+    assert report["slice"].dir == "/runs/12b"
 
 
 def test_a_mistake_is_told_before_anything_is_sent(

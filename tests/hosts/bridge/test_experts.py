@@ -53,8 +53,8 @@ def test_ranks_train_what_one_does(place: Path, name: str) -> None:
 @pytest.mark.dist
 @pytest.mark.parametrize("name", RANKED)
 def test_ranks_find_the_orders_members_and_weights_of_one(place: Path, name: str) -> None:
-    found = rankings_apart(place / f"rank-{name}", place / ranked(soft=False))
-    assert found.score <= SCORE and found.loss <= CANDIDATE and found.weights == 0
+    actual = rankings_apart(place / f"rank-{name}", place / ranked(soft=False))
+    assert actual.score <= SCORE and actual.loss <= CANDIDATE and actual.weights == 0
 
 
 @pytest.mark.slow
@@ -100,9 +100,9 @@ def test_the_balance_of_experts_moves_in_steps_that_run_the_whole_model(place: P
     """Once for each such step, whatever the other micro-batches ran."""
     steps = sum("loss_full" in line for line in losses(place / name))
     soft = name in TRAINED and TRAINED[name].layout.soft
-    found, before = (Stored(place / run / "checkpoints") for run in (name, ranked(soft)))
-    keys = [key for key in found.sizes if key.endswith("expert_bias")]
-    moved = [(a - b).abs() for a, b in zip(found.read(*keys), before.read(*keys), strict=True)]
+    actual, before = (Stored(place / run / "checkpoints") for run in (name, ranked(soft)))
+    keys = [key for key in actual.sizes if key.endswith("expert_bias")]
+    moved = [(a - b).abs() for a, b in zip(actual.read(*keys), before.read(*keys), strict=True)]
     assert steps == 1 and len(moved) == 2
     for each in moved:
         assert set((each / 1e-2).round(decimals=3).tolist()) <= {0.0, 1.0} and each.any()
@@ -112,9 +112,9 @@ def test_the_balance_of_experts_moves_in_steps_that_run_the_whole_model(place: P
 @pytest.mark.dist
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(place: Path) -> None:
     assert losses(place / "killed") == losses(place / "whole")
-    found, wanted = (Stored(place / name / "checkpoints").held() for name in ("killed", "whole"))
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+    actual, wanted = (Stored(place / name / "checkpoints").held() for name in ("killed", "whole"))
+    assert actual.keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[name]) for name, value in actual.items())
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_members_of_the_checkpoint_are_what_the_model_ran_in_training(place: Pat
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("tensor_model_parallel_size", 2, "sequence_parallel: False is not allowed; true on 2 ranks"),
         (
@@ -162,7 +162,7 @@ def test_members_of_the_checkpoint_are_what_the_model_ran_in_training(place: Pat
         ("moe_shared_expert_intermediate_size", None, "parent.shared_ffn: None is not allowed"),
     ],
 )
-def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, field: str, value: Any, told: str) -> None:
+def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, field: str, value: Any, message: str) -> None:
     from tests.support.bridge import import_bridge
 
     import_bridge()
@@ -176,7 +176,7 @@ def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, field: str, value:
     before, block = settings(recipe), BLOCK | EXPERT_BLOCK | {"distill": {"mode": "ce"}}
     with pytest.raises(ElasticError) as caught:
         apply_elastic(recipe, block, verbose=False)
-    assert told in str(caught.value) and "\n" not in str(caught.value) and settings(recipe) == before
+    assert message in str(caught.value) and "\n" not in str(caught.value) and settings(recipe) == before
 
 
 def test_what_is_made_for_experts_of_one_width_is_turned_off(tmp_path: Path) -> None:

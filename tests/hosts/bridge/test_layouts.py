@@ -67,13 +67,13 @@ def test_what_a_script_does_to_an_elastic_run_ends_it_in_one_line(place: Path, n
 
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(place: Path) -> None:
-    told = (place / "again.log").read_text()
-    assert "at iteration 3" in told
+    text = (place / "again.log").read_text()
+    assert "at iteration 3" in text
     assert losses(place / "killed") == losses(place / "whole")
     assert [line["step"] for line in lines(place / "killed")] == [1, 2, 3, 4]
-    found, wanted = (Stored(place / name / "checkpoints").held() for name in ("killed", "whole"))
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+    actual, wanted = (Stored(place / name / "checkpoints").held() for name in ("killed", "whole"))
+    assert actual.keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[name]) for name, value in actual.items())
 
 
 @pytest.mark.parametrize("name", ["whole", "killed", "stopped", "dp2", "pp2", "pp2-alone"])
@@ -82,8 +82,8 @@ def test_tokens_are_those_that_count_over_ranks_micro_batches_and_stops(place: P
     layout = PAIRS.get(name.removesuffix("-alone"), Layout())
     per_step = BATCH * LENGTH * layout.micro_batches * 3 // 4
     for kind in ("step", "heldout"):
-        found = lines(place / name, kind)
-        assert found and [line["tokens"] for line in found] == [per_step * line["step"] for line in found]
+        actual = lines(place / name, kind)
+        assert actual and [line["tokens"] for line in actual] == [per_step * line["step"] for line in actual]
 
 
 @pytest.mark.parametrize("name", DAMAGED)

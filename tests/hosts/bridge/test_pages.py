@@ -59,12 +59,12 @@ def script(place: Path) -> tuple[str, str]:
     return text, f"{NARROW}\n" + in_small(text, paths(place) | {"5170, 1536": f"{STEPS}, {BATCH}"})
 
 
-def trained(out: Path, told: str) -> None:
+def trained(out: Path, message: str) -> None:
     """What a run of a page has left: members of the teacher's vocabulary, which the recipe's tokenizer has not."""
     lines = map(json.loads, (out / "checkpoints" / "metrics.jsonl").read_text().splitlines())
     assert len([line for line in lines if line["kind"] == "step"]) == STEPS
     assert (out / "checkpoints" / f"iter_{STEPS:07d}" / "run_config.yaml").is_file()
-    assert "model.vocab_size: None -> 512" in told
+    assert "model.vocab_size: None -> 512" in message
 
 
 def test_the_lines_of_the_quick_start_train(place: Path) -> None:
@@ -96,5 +96,5 @@ def test_the_command_of_the_page_trains(place: Path) -> None:
     (place / "run.yaml").write_text(
         small.replace(f"{place}/runs", f"{place}/command") + (place / "conf" / "elastic_12b.yaml").read_text()
     )
-    told = run(place, "-c", f"{NARROW}; from nemo_elastic.cli import main; main({words[1:]!r})")
-    trained(place / "command", told)
+    output = run(place, "-c", f"{NARROW}; from nemo_elastic.cli import main; main({words[1:]!r})")
+    trained(place / "command", output)

@@ -113,9 +113,9 @@ def test_a_plan_is_made_of_a_recipe(
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as end:
         main(["plan", "--recipe", f"bridge/nemotron_elastic_{size}", "--stage", str(stage), "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert not end.value.code and told["parent"] == f"nemotron_elastic_{size}_bridge: {parent}"
-    assert told["best"] == recipe_of(size).layout(stage, PAPER, 128, "h100").to_json()
+    printed = json.loads(capsys.readouterr().out)
+    assert not end.value.code and printed["parent"] == f"nemotron_elastic_{size}_bridge: {parent}"
+    assert printed["best"] == recipe_of(size).layout(stage, PAPER, 128, "h100").to_json()
 
 
 def test_the_recipe_of_a_parent_with_experts_tells_its_layouts_and_what_the_ranking_holds() -> None:
@@ -126,8 +126,8 @@ def test_the_recipe_of_a_parent_with_experts_tells_its_layouts_and_what_the_rank
 
     family = recipe_of("30b_a3b")
     file = ROOT / "recipes" / "bridge" / "nemotron_elastic_30b_a3b.py"
-    told = ast.get_docstring(ast.parse(file.read_text()))
-    lines = [line.strip() for line in str(told).splitlines()]
+    text = ast.get_docstring(ast.parse(file.read_text()))
+    lines = [line.strip() for line in str(text).splitlines()]
     for number in (1, 2):
         assert f"stage {number}: {family.layout(number, PAPER, 128, 'h100')}" in lines
     held, usable = family.estimates(family.run_of("", [], "/runs"))["rank"].memory, RunShape(8192, 1536).usable
@@ -135,7 +135,7 @@ def test_the_recipe_of_a_parent_with_experts_tells_its_layouts_and_what_the_rank
     experts = sum(elements(row, sizes(parent, parent.hidden, layer)) for row, layer in rows(parent, parent.full)
                   if row.each is not None)  # fmt: skip
     assert held == 2 * (parameters(parent, parent.full) - experts * 7 / 8) < usable
-    assert f"{held / 1e9:.1f} GB of weights" in str(told) and f"{usable / 1e9:.1f} GB" in str(told)
+    assert f"{held / 1e9:.1f} GB of weights" in str(text) and f"{usable / 1e9:.1f} GB" in str(text)
 
 
 def test_the_table_in_the_documentation_is_up_to_date() -> None:

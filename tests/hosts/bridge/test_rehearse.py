@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.hosts.bridge.recipes import recipe_of
-from tests.rehearsal.test_rehearse import CHECKS, JOBS, WHYS, told
+from tests.rehearsal.test_rehearse import CHECKS, JOBS, WHYS, failures
 from tests.workers import ROOT, environment
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
@@ -92,8 +92,8 @@ def test_the_command_rehearses_a_recipe(tmp_path: Path, name: str) -> None:
         [sys.executable, "-W", "ignore", *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=5400
     )
     report = json.loads((out / "rehearsal.json").read_text()) if (out / "rehearsal.json").exists() else {}
-    assert done.returncode == 0, told(report) if report else done.stderr[-3000:]
+    assert done.returncode == 0, failures(report) if report else done.stderr[-3000:]
     assert report["recipe"] == f"nemotron_elastic_{name}_bridge" and set(report["checks"]) == CHECKS
-    assert all(check["ok"] is True for check in report["checks"].values()), told(report)
+    assert all(check["ok"] is True for check in report["checks"].values()), failures(report)
     figures = report["checks"]["resumed"]
     assert 0 < figures["went_on_from"] <= figures["killed_after"] < figures["reached"] == 18

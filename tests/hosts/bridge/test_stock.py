@@ -18,18 +18,18 @@ import_bridge()
 
 
 @pytest.fixture(scope="module")
-def found() -> list[Outcome]:
+def results() -> list[Outcome]:
     from tests.hosts.bridge.stock import outcomes
 
     return list(outcomes())
 
 
-def test_the_table_in_the_documentation_is_what_apply_elastic_says(found: list[Outcome]) -> None:
+def test_the_table_in_the_documentation_is_what_apply_elastic_says(results: list[Outcome]) -> None:
     stored = (ROOT / "docs" / "tables" / "stock_bridge.md").read_text(encoding="utf-8")
-    assert markdown(found) == stored, "make recipe-tables"
+    assert markdown(results) == stored, "make recipe-tables"
 
 
-def test_no_recipe_ends_otherwise_than_by_a_line(found: list[Outcome]) -> None:
+def test_no_recipe_ends_otherwise_than_by_a_line(results: list[Outcome]) -> None:
     """What neither asks a hub nor is refused by an ElasticError raised above; all the packages' names are there."""
     import megatron.bridge.recipes.nemotronh as stock
 
@@ -37,12 +37,12 @@ def test_no_recipe_ends_otherwise_than_by_a_line(found: list[Outcome]) -> None:
 
     made = recipes()
     assert {getattr(stock, name) for name in stock.__all__} <= set(made.values())
-    assert {one.recipe for one in found} == made.keys()
-    assert all(("nvidia/" in one.line) == (one.verdict == HUB) for one in found)
+    assert {one.recipe for one in results} == made.keys()
+    assert all(("nvidia/" in one.line) == (one.verdict == HUB) for one in results)
 
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_every_accepted_recipe_takes_a_step_in_small(found: list[Outcome], tmp_path: Path) -> None:
+def test_every_accepted_recipe_takes_a_step_in_small(results: list[Outcome], tmp_path: Path) -> None:
     work("tests.support.bridge", "-m", "tests.hosts.bridge.stock", "--steps", tmp_path)
-    check_steps(tmp_path, [one.recipe for one in found if one.verdict == ACCEPTED], steps=1)
+    check_steps(tmp_path, [one.recipe for one in results if one.verdict == ACCEPTED], steps=1)

@@ -80,9 +80,9 @@ def test_no_rank_outlives_its_script(tmp_path: Path, options: list[str], number:
             time.sleep(0.05)  # each has its handlers then
         if number is not None:
             script.send_signal(number)
-        told, errors = script.communicate("now\n" if "fails" in options else None, timeout=1800)
+        message, errors = script.communicate("now\n" if "fails" in options else None, timeout=1800)
         assert script.returncode == code, errors
-        assert "went on" not in told and ("Traceback" in errors) is (number is None)
+        assert "went on" not in message and ("Traceback" in errors) is (number is None)
         sessions = {r.pid for r in ranks if r != other}  # of the jobs; a rank's number is nobody's session
         assert [p for p in psutil.process_iter() if _runs_in(p, sessions)] == []
         assert other.is_running(), "what the script had started before is not a job"

@@ -94,5 +94,5 @@ def test_a_dry_run_leaves_commands_that_a_shell_runs_as_they_are(tmp_path: Path)
     text = script.read_text()
     assert text.startswith("#!/bin/sh\nexport ") and str(folder / "base") not in text
     exports = "".join(line + "\n" for line in text.splitlines() if line.startswith("export SAID"))
-    told = subprocess.run(["sh", "-c", f'{exports}printf %s "$SAID"'], capture_output=True, text=True, check=True)
-    assert told.stdout == "it's $HOME"
+    output = subprocess.run(["sh", "-c", f'{exports}printf %s "$SAID"'], capture_output=True, text=True, check=True)
+    assert output.stdout == "it's $HOME"

@@ -30,9 +30,9 @@ def load(folder: Path, data: Any, name: str = "run.yaml") -> RunFile:
 @pytest.mark.parametrize("name", ["run.yaml", "run.json"])
 def test_what_is_the_recipes_and_what_is_ours_is_kept_apart(tmp_path: Path, name: str) -> None:
     data = {"elastic": BLOCK, "teacher": "/t", "stage": 2, "trainer": {"max_steps": 5}, "optim": {"lr": 1}}
-    found = load(tmp_path, data, name)
-    assert found.recipe == {"trainer": {"max_steps": 5}, "optim": {"lr": 1}}
-    assert found.settings == {"elastic": BLOCK, "teacher": "/t", "stage": 2} and found.overrides == []
+    actual = load(tmp_path, data, name)
+    assert actual.recipe == {"trainer": {"max_steps": 5}, "optim": {"lr": 1}}
+    assert actual.settings == {"elastic": BLOCK, "teacher": "/t", "stage": 2} and actual.overrides == []
 
 
 def test_a_block_alone_is_a_run_with_that_block(tmp_path: Path) -> None:
@@ -67,29 +67,29 @@ def test_numbers_are_numbers_as_people_write_them(tmp_path: Path) -> None:
 )
 def test_an_override_of_ours_is_put_in_its_place(override: str, at: tuple[Any, ...], value: Any) -> None:
     given = RunFile(settings={"elastic": BLOCK, "teacher": "/t"})
-    found: Any = given.override([override]).settings
+    actual: Any = given.override([override]).settings
     for key in at:
-        found = found[key]
-    assert found == value and type(found) is type(value)
+        actual = actual[key]
+    assert actual == value and type(actual) is type(value)
     assert given == RunFile(settings={"elastic": BLOCK, "teacher": "/t"}), "the file stays as it was"
 
 
 def test_other_overrides_are_kept_as_they_were_written() -> None:
     given = RunFile({"trainer": {}}, {"elastic": BLOCK}, ["a=1"])
-    found = given.override(["trainer.max_steps=5", "stage=2", "optim*=double", "elasticity=1", "trainer.plugins+=x"])
-    assert found.overrides == ["a=1", "trainer.max_steps=5", "optim*=double", "elasticity=1", "trainer.plugins+=x"]
-    assert found.recipe == {"trainer": {}} and found.settings == {"elastic": BLOCK, "stage": 2}
+    actual = given.override(["trainer.max_steps=5", "stage=2", "optim*=double", "elasticity=1", "trainer.plugins+=x"])
+    assert actual.overrides == ["a=1", "trainer.max_steps=5", "optim*=double", "elasticity=1", "trainer.plugins+=x"]
+    assert actual.recipe == {"trainer": {}} and actual.settings == {"elastic": BLOCK, "stage": 2}
 
 
 @pytest.mark.parametrize("data", [BLOCK, {"elastic": BLOCK}])
 def test_a_block_is_read_from_another_file(tmp_path: Path, data: Any) -> None:
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(data))
-    found = RunFile(settings={"elastic": {"seed": 3}}).override([f"elastic=@{tmp_path / 'other.yaml'}"])
-    assert found.settings == {"elastic": BLOCK}
+    actual = RunFile(settings={"elastic": {"seed": 3}}).override([f"elastic=@{tmp_path / 'other.yaml'}"])
+    assert actual.settings == {"elastic": BLOCK}
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("elastic", r"^override: 'elastic' is not allowed; field=value$"),
         ("=5", r"^override: '=5' is not allowed"),
@@ -103,19 +103,19 @@ def test_a_block_is_read_from_another_file(tmp_path: Path, data: Any) -> None:
         ("elastic.seed=${oc.env:HOME}", r"^elastic"),
     ],
 )
-def test_an_override_that_cannot_be_is_told_in_one_line(override: str, told: str) -> None:
-    with pytest.raises(ElasticError, match=told) as error:
+def test_an_override_that_cannot_be_is_told_in_one_line(override: str, message: str) -> None:
+    with pytest.raises(ElasticError, match=message) as error:
         RunFile(settings={"elastic": BLOCK}).override([override])
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [("- 1", "a file with a mapping"), ("a: [", "is not readable"), ("a: ${oc.env:HOME}", "is not readable")],
 )
-def test_a_file_that_is_no_mapping_is_told_by_its_name(tmp_path: Path, content: str, told: str) -> None:
+def test_a_file_that_is_no_mapping_is_told_by_its_name(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "run.yaml").write_text(content)
-    with pytest.raises(ElasticError, match=rf"^--yaml: .*run\.yaml.*{told}"):
+    with pytest.raises(ElasticError, match=rf"^--yaml: .*run\.yaml.*{message}"):
         read_mapping("--yaml", str(tmp_path / "run.yaml"))
 
 
@@ -127,9 +127,9 @@ def test_a_recipe_without_a_block_is_not_applied() -> None:
 @pytest.mark.nemo
 def test_a_toml_file_is_read_like_the_others(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('teacher = "/t"\n[elastic.router]\nlr = 3e-3\n[trainer]\nmax_steps = 5\n')
-    found = RunFile.load(str(tmp_path / "run.toml"))
-    assert found.recipe == {"trainer": {"max_steps": 5}}
-    assert found.settings == {"teacher": "/t", "elastic": {"router": {"lr": 0.003}}}
+    actual = RunFile.load(str(tmp_path / "run.toml"))
+    assert actual.recipe == {"trainer": {"max_steps": 5}}
+    assert actual.settings == {"teacher": "/t", "elastic": {"router": {"lr": 0.003}}}
 
 
 @pytest.mark.nemo
@@ -140,22 +140,22 @@ def test_a_whole_recipe_is_what_its_targets_make() -> None:
         "_target_": "fractions.Fraction", "_partial_": True, "numerator": 1,
         "denominator": {"_target_": "builtins.list", "_call_": False},
     }  # fmt: skip
-    found = whole_recipe({"steps": 5, "parts": [data, {"_target_": "datetime.timedelta", "hours": 2}]})
-    partial, config = found["parts"]
-    assert found["steps"] == 5 and isinstance(partial, run.Partial) and isinstance(config, run.Config)
+    actual = whole_recipe({"steps": 5, "parts": [data, {"_target_": "datetime.timedelta", "hours": 2}]})
+    partial, config = actual["parts"]
+    assert actual["steps"] == 5 and isinstance(partial, run.Partial) and isinstance(config, run.Config)
     assert partial.denominator is list and config.hours == 2 and config.__fn_or_cls__ is datetime.timedelta
 
 
 @pytest.mark.nemo
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         ({"_target_": "nowhere.at.all"}, r"^_target_: nowhere\.at\.all: no such name$"),
         ({"_target_": "fractions.Fraction", "odd": 1}, r"^_target_: fractions\.Fraction: .*odd"),
     ],
 )
-def test_a_target_that_cannot_be_made_is_told_by_its_name(data: Any, told: str) -> None:
-    with pytest.raises(ElasticError, match=told):
+def test_a_target_that_cannot_be_made_is_told_by_its_name(data: Any, message: str) -> None:
+    with pytest.raises(ElasticError, match=message):
         whole_recipe(data)
 
 
@@ -196,7 +196,7 @@ def test_text_is_given_in_the_file_or_as_an_override(
 
 @pytest.mark.nemo
 @pytest.mark.parametrize(
-    ("own", "told"),
+    ("own", "message"),
     [
         (of_class("SquadDataModule"), "data.paths: SquadDataModule has no such field"),
         (of_class("PreTrainingDataModule", pats=[]), "data.pats: unknown field 'pats'; did you mean 'paths'?"),
@@ -204,11 +204,13 @@ def test_text_is_given_in_the_file_or_as_an_override(
         ({}, "recipe.data: 'MockDataModule' is not allowed; a module that reads text, or data.paths=[PREFIX]: random"),
     ],
 )
-def test_data_that_are_no_text_are_refused_by_their_own_name(tmp_path: Path, own: dict[str, Any], told: str) -> None:
+def test_data_that_are_no_text_are_refused_by_their_own_name(
+    tmp_path: Path, own: dict[str, Any], message: str
+) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({"elastic": NANO_12B, "teacher": "/checkpoints/12b"} | own))
     with pytest.raises(ElasticError) as caught:
         command_line([], FACTORY, path)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     if not own:
         assert command_line(["mock_data=true"], FACTORY, path).data.__fn_or_cls__.__name__ == "MockDataModule"

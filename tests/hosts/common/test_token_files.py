@@ -40,8 +40,8 @@ def test_files_are_long_enough_and_leave_documents_for_each_split(tmp_path: Path
     for split, name in (("9999,8,2", "validation"), ("99,1,0.1", "test")):
         with pytest.raises(ElasticError) as caught:
             check_token_files([prefix], 64, split, NAMES)
-        told = f"shares that leave some of the 100 documents of {prefix} for {name}, or 0 for it"
-        assert str(caught.value) == f"split: '{split}' is not allowed; {told}"
+        message = f"shares that leave some of the 100 documents of {prefix} for {name}, or 0 for it"
+        assert str(caught.value) == f"split: '{split}' is not allowed; {message}"
     check_token_files([prefix], 64, None, NAMES)
     with pytest.raises(ElasticError, match=r"^length: 10000 is not allowed; shorter sequences: .*text has 10000 tok"):
         check_token_files([prefix], 10_000, None, NAMES)

@@ -24,8 +24,10 @@ from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 
 def settings_of(parent: Parent, member: Subnet) -> dict[str, Any]:
     """What the context has to say of a member."""
-    told = {KINDS["moe"].megatron[size]: parent.size(size) for size in ("top_k", "routed_scaling") if parent.has(size)}
-    return told | {
+    experts = {
+        KINDS["moe"].megatron[size]: parent.size(size) for size in ("top_k", "routed_scaling") if parent.has(size)
+    }
+    return experts | {
         "_target_": "nemo.collections.llm.gpt.model.ssm.NemotronHConfigBase",
         "hybrid_override_pattern": member.pattern,
         "num_layers": len(member.layers),
@@ -69,22 +71,22 @@ def store(
     """
     tensors = to_parts(parent, member, to_megatron(parent, member, state))
     renumber = lambda name: re.sub(r"layers\.(\d+)", lambda m: f"layers.{number(int(m[1]))}", name)  # noqa: E731
-    found: dict[str, Any] = {"module." + renumber(name): value for name, value in tensors.items()}
+    stored: dict[str, Any] = {"module." + renumber(name): value for name, value in tensors.items()}
     # as TransformerEngine and the optimizer leave them
-    found["module.decoder.layers.0.mixer.in_proj._extra_state/shard_0_1"] = io.BytesIO(b"scales")
-    found["module.output_layer._extra_state"] = torch.zeros(3, dtype=torch.uint8)
-    found["optimizer.state.exp_avg.module.decoder.final_norm.weight"] = torch.zeros(2)
-    found |= extra or {}
+    stored["module.decoder.layers.0.mixer.in_proj._extra_state/shard_0_1"] = io.BytesIO(b"scales")
+    stored["module.output_layer._extra_state"] = torch.zeros(3, dtype=torch.uint8)
+    stored["optimizer.state.exp_avg.module.decoder.final_norm.weight"] = torch.zeros(2)
+    stored |= extra or {}
     if without is not None:
-        kept = {name: value for name, value in found.items() if not re.search(without, name)}
-        assert len(kept) < len(found)
-        found = kept
+        kept = {name: value for name, value in stored.items() if not re.search(without, name)}
+        assert len(kept) < len(stored)
+        stored = kept
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        save(found, storage_writer=FileSystemWriter(folder / "weights"), no_dist=True)
+        save(stored, storage_writer=FileSystemWriter(folder / "weights"), no_dist=True)
     (folder / "weights" / "metadata.json").write_text('{"sharded_backend": "torch_dist"}')
-    told = settings_of(parent, member) | dict(settings or {})
-    model = {"_target_": "m.M", "config": {k: v for k, v in told.items() if v is not None}, "elastic": elastic}
+    fields = settings_of(parent, member) | dict(settings or {})
+    model = {"_target_": "m.M", "config": {k: v for k, v in fields.items() if v is not None}, "elastic": elastic}
     (folder / "context").mkdir()
     (folder / "context" / "model.yaml").write_text(yaml.safe_dump(model))
     return folder

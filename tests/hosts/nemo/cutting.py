@@ -63,8 +63,8 @@ def own_parent(parent: Parent, member: Subnet) -> Parent:
     )
 
 
-def assert_equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == wanted.keys()
+def assert_equal(results: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert results.keys() == wanted.keys()
     for name, value in wanted.items():
-        assert found[name].dtype == value.dtype, name
-        assert torch.equal(found[name], value), name
+        assert results[name].dtype == value.dtype, name
+        assert torch.equal(results[name], value), name

@@ -35,16 +35,16 @@ def made(cls: type, **fields: Any) -> Any:
 def with_call(pickled: bytes, named: str, *texts: str) -> bytes:
     """A pickle that calls MODULE NAME with texts, throws the result away, and goes on as it was."""
     module, name = named.split()
-    told = b"".join(b"X" + len(t.encode()).to_bytes(4, "little") + t.encode() for t in texts)
-    call = b"c" + f"{module}\n{name}\n".encode() + b"(" + told + b"tR0"
+    pushed = b"".join(b"X" + len(t.encode()).to_bytes(4, "little") + t.encode() for t in texts)
+    call = b"c" + f"{module}\n{name}\n".encode() + b"(" + pushed + b"tR0"
     return pickled[:2] + call + pickled[2:]
 
 
 def with_template(pickled: bytes, place: Path) -> bytes:
     """A folder is made where torch's reader for fsspec is called: its URL holds templates, which jinja2 runs."""
     render = f"{{{{ cycler.__init__.__globals__.os.mkdir('{place}') }}}}"
-    told = {"version": 1, "gen": [{"key": render, "url": "x", "dimensions": {"i": [1]}}], "refs": {}}
-    url = "reference::data:application/json;base64," + base64.b64encode(json.dumps(told).encode()).decode()
+    report = {"version": 1, "gen": [{"key": render, "url": "x", "dimensions": {"i": [1]}}], "refs": {}}
+    url = "reference::data:application/json;base64," + base64.b64encode(json.dumps(report).encode()).decode()
     return with_call(pickled, "torch.distributed.checkpoint._fsspec_filesystem FsspecReader", url)
 
 
@@ -64,7 +64,7 @@ TOLD = {
 }  # fmt: skip
 
 
-def metadata_of(told: Any) -> bytes:
+def metadata_of(described: Any) -> bytes:
     """The pickle that says so, in torch's own classes; a value of the wrong kind lies where the right one belongs."""
 
     def size(value: Any) -> Any:
@@ -74,10 +74,10 @@ def metadata_of(told: Any) -> bytes:
             return value
 
     def rows(name: str) -> list[list[Any]]:
-        found = told.get(name) if isinstance(told, dict) else None
-        return [[*(r if isinstance(r, list) else [r]), *[None] * 5] for r in found] if isinstance(found, list) else []
+        table = described.get(name) if isinstance(described, dict) else None
+        return [[*(r if isinstance(r, list) else [r]), *[None] * 5] for r in table] if isinstance(table, list) else []
 
-    told = told if isinstance(told, dict) else {}
+    described = described if isinstance(described, dict) else {}
     chunks = [made(ChunkStorageMetadata, offsets=size(r[0]), sizes=size(r[1])) for r in rows("chunks")]
     places = {}
     for row in rows("places"):
@@ -86,9 +86,9 @@ def metadata_of(told: Any) -> bytes:
             places[index] = made(StorageInfo, relative_path=row[2], offset=row[3], length=row[4])
         except TypeError:  # what has no hash is no key
             continue
-    dtype = getattr(torch, str(told.get("dtype")), None)
-    properties = TensorProperties(dtype=dtype if isinstance(dtype, torch.dtype) else told.get("dtype"))
-    tensor = made(TensorStorageMetadata, properties=properties, size=size(told.get("size")), chunks=chunks)
+    dtype = getattr(torch, str(described.get("dtype")), None)
+    properties = TensorProperties(dtype=dtype if isinstance(dtype, torch.dtype) else described.get("dtype"))
+    tensor = made(TensorStorageMetadata, properties=properties, size=size(described.get("size")), chunks=chunks)
     return pickle.dumps(made(Metadata, state_dict_metadata={"module.a": tensor}, storage_data=places), protocol=4)
 
 

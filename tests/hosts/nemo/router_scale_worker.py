@@ -147,8 +147,8 @@ def main(steps: int, names: list[str]) -> None:
     initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
     with cuda_as_cpu():
         model_parallel_cuda_manual_seed(1)
-        told = {name: {axis: learned(name, axis, n, steps) for axis, n in PREFERENCES.items()} for name in names}
-    print(json.dumps(told))
+        report = {name: {axis: learned(name, axis, n, steps) for axis, n in PREFERENCES.items()} for name in names}
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

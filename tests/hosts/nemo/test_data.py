@@ -66,12 +66,12 @@ def test_the_last_sequence_may_be_the_last_of_the_data_and_no_later() -> None:
 def test_ranks_share_the_first_sequences_in_turn(rank_of: Any) -> None:
     from nemo_elastic.hosts.nemo.host import training_batches
 
-    found = []
+    seen = []
     for rank in range(2):
         rank_of(rank, 2)
         trainer = SimpleNamespace(datamodule=SimpleNamespace(_train_ds=Numbered(12)))
-        found.append(firsts(training_batches(trainer, 10, 2)))
-    assert found == [[[0, 2], [4, 6], [8]], [[1, 3], [5, 7], [9]]]
+        seen.append(firsts(training_batches(trainer, 10, 2)))
+    assert seen == [[[0, 2], [4, 6], [8]], [[1, 3], [5, 7], [9]]]
 
 
 def test_batches_are_read_as_they_are_asked_for(rank_of: Any) -> None:

@@ -91,12 +91,12 @@ def scheduled(reduction: Any, loss: torch.Tensor, data: dict[str, Any], micro_ba
 
     from megatron.core.pipeline_parallel.schedules import forward_step_calc_loss
 
-    told: list[Any] = []
+    reports: list[Any] = []
     config = SimpleNamespace(calculate_per_token_loss=False, timers=None)
     out, _ = forward_step_calc_loss(
-        torch.nn.Module(), loss, partial(reduction.forward, data), config, None, False, micro_batches, told
+        torch.nn.Module(), loss, partial(reduction.forward, data), config, None, False, micro_batches, reports
     )
-    return out, told
+    return out, reports
 
 
 def test_megatron_divides_it_as_a_loss_per_token_that_nemo_masks() -> None:
@@ -112,11 +112,11 @@ def test_megatron_divides_it_as_a_loss_per_token_that_nemo_masks() -> None:
     want, want_told = scheduled(MaskedTokenLossReduction(), want_bs, data, 4)
     loss, _ = distill_loss(config, (student, x_sbd), (teacher, y_sbd), data["labels"], data["loss_mask"])
     ours = data | {"elastic": [(1, 1.0, loss.detach().clone())]}
-    got, told = scheduled(ElasticLossReduction(3), loss, ours, 4)
+    got, report = scheduled(ElasticLossReduction(3), loss, ours, 4)
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(told[0]["loss_sum_and_ub_size"], want_told[0]["loss_sum_and_ub_size"].float())
-    assert told[0]["by_budget"][1].tolist() == told[0]["loss_sum_and_ub_size"].tolist()
-    assert not told[0]["by_budget"][[0, 2]].any()
+    torch.testing.assert_close(report[0]["loss_sum_and_ub_size"], want_told[0]["loss_sum_and_ub_size"].float())
+    assert report[0]["by_budget"][1].tolist() == report[0]["loss_sum_and_ub_size"].tolist()
+    assert not report[0]["by_budget"][[0, 2]].any()
     torch.testing.assert_close(
         torch.autograd.grad(got, weight), torch.autograd.grad(want, weight), rtol=1e-5, atol=1e-7
     )

@@ -68,8 +68,8 @@ def run(place: Path, *command: str) -> str:
 
 def test_the_lines_of_the_quick_start_train(place: Path) -> None:
     (place / "train.py").write_text(script(place)[1])
-    told = run(place, "train.py")
-    assert "apply_elastic changes the recipe:" in told
+    output = run(place, "train.py")
+    assert "apply_elastic changes the recipe:" in output
     trained(place, place / "runs")
 
 

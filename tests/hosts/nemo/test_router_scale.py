@@ -21,27 +21,27 @@ EACH = pytest.mark.parametrize("recipe", [pytest.param(r, marks=part(r, long=r !
 
 
 @pytest.fixture(scope="module")
-def told(request: pytest.FixtureRequest) -> dict[str, Any]:
+def learned(request: pytest.FixtureRequest) -> dict[str, Any]:
     return json.loads(work("tests.hosts.nemo.router_scale_worker", STEPS, *parts(request)).splitlines()[-1])
 
 
 @EACH
-def test_half_a_nat_for_the_full_hidden_size_is_followed(told: dict[str, Any], recipe: str) -> None:
-    found = told[recipe]["hidden"]
-    assert found["eps"] == 1e-5, "the recipe's optimizer is not the one that this test is about"
-    assert found["freeze"] > STEPS
-    assert found["moved"] > 1 and found["wider"] == 1, found
+def test_half_a_nat_for_the_full_hidden_size_is_followed(learned: dict[str, Any], recipe: str) -> None:
+    actual = learned[recipe]["hidden"]
+    assert actual["eps"] == 1e-5, "the recipe's optimizer is not the one that this test is about"
+    assert actual["freeze"] > STEPS
+    assert actual["moved"] > 1 and actual["wider"] == 1, actual
 
 
 @EACH
-def test_a_quarter_of_a_nat_for_wider_ffns_moves_the_logits(told: dict[str, Any], recipe: str) -> None:
+def test_a_quarter_of_a_nat_for_wider_ffns_moves_the_logits(learned: dict[str, Any], recipe: str) -> None:
     """Whether the choice changes, too, is up to the budget: other axes have to pay for it."""
-    found = told[recipe]["ffn"]
-    assert found["moved"] > 1 and found["changed"] == found["wider"], found
+    actual = learned[recipe]["ffn"]
+    assert actual["moved"] > 1 and actual["changed"] == actual["wider"], actual
 
 
 @EACH
-def test_the_model_is_clipped_by_its_own_norm(told: dict[str, Any], recipe: str) -> None:
+def test_the_model_is_clipped_by_its_own_norm(learned: dict[str, Any], recipe: str) -> None:
     """The router counts neither in the norm that is logged nor in the limit."""
-    for found in told[recipe].values():
-        assert found["norm"] == pytest.approx(50.0, rel=1e-3)
+    for actual in learned[recipe].values():
+        assert actual["norm"] == pytest.approx(50.0, rel=1e-3)

@@ -15,22 +15,22 @@ pytestmark = pytest.mark.nemo
 
 
 @pytest.fixture(scope="module")
-def found() -> list[Outcome]:
+def results() -> list[Outcome]:
     from tests.hosts.nemo.stock import outcomes
 
     return list(outcomes())
 
 
-def test_the_table_in_the_documentation_is_what_apply_elastic_says(found: list[Outcome]) -> None:
+def test_the_table_in_the_documentation_is_what_apply_elastic_says(results: list[Outcome]) -> None:
     stored = (ROOT / "docs" / "tables" / "stock_nemo.md").read_text(encoding="utf-8")
-    assert markdown(found) == stored, "make recipe-tables"
+    assert markdown(results) == stored, "make recipe-tables"
 
 
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.dist
-def test_every_accepted_recipe_takes_steps_in_small(found: list[Outcome], tmp_path: Path) -> None:
+def test_every_accepted_recipe_takes_steps_in_small(results: list[Outcome], tmp_path: Path) -> None:
     from tests.hosts.nemo.stock import STEPS
 
     work("tests.hosts.nemo.stock", "--steps", tmp_path)
-    check_steps(tmp_path, [one.recipe for one in found if one.verdict == ACCEPTED], STEPS)
+    check_steps(tmp_path, [one.recipe for one in results if one.verdict == ACCEPTED], STEPS)

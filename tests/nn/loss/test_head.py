@@ -263,8 +263,8 @@ def test_two_ranks_are_one(tmp_path: pathlib.Path) -> None:
         for own in shared:
             same(own[i][:2], (loss.detach(), losses), rtol=1e-6, atol=2e-6)
         for piece, wanted in ((2, dx), (3, dw)):
-            found = torch.cat([own[i][piece] for own in shared])
-            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+            actual = torch.cat([own[i][piece] for own in shared])
+            torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_bad_input_is_told() -> None:
@@ -307,9 +307,9 @@ def shards(ranks: int) -> TokenShards:
 def test_chunks_are_a_ranks_own_rows_in_order_and_of_no_more_tokens_than_asked(
     ranks: int, chunk: int, own: int
 ) -> None:
-    found = list(shards(ranks).chunks(chunk, own))
-    assert [row for at in found for row in range(own)[at]] == list(range(own))
-    assert all(ranks * (at.stop - at.start) <= max(chunk, ranks) for at in found)
+    actual = list(shards(ranks).chunks(chunk, own))
+    assert [row for at in actual for row in range(own)[at]] == list(range(own))
+    assert all(ranks * (at.stop - at.start) <= max(chunk, ranks) for at in actual)
 
 
 @given(ranks=st.integers(1, 4), chunk=st.integers(1, 40), own=st.integers(1, 12))

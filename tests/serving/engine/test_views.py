@@ -57,27 +57,27 @@ def test_a_part_in_order_is_a_plain_product(weights: Any) -> None:
 
 def test_rows_are_taken_from_where_they_are_stored(weights: Any) -> None:
     rows = torch.tensor([4, 0, 3])
-    found = placed(weights, (STORED[:, :4], Places(rows=rows))).apply(None, X_BD)
-    torch.testing.assert_close(found, X_BD @ STORED[rows, :4].T)
+    actual = placed(weights, (STORED[:, :4], Places(rows=rows))).apply(None, X_BD)
+    torch.testing.assert_close(actual, X_BD @ STORED[rows, :4].T)
 
 
 def test_channels_meet_the_columns_that_are_theirs_and_the_others_read_nothing(weights: Any) -> None:
     columns = torch.tensor([6, 1, 0, 3])
-    found = placed(weights, (STORED, Places(columns=columns))).apply(None, X_BD)
-    torch.testing.assert_close(found, X_BD @ STORED[:, columns].T)
+    actual = placed(weights, (STORED, Places(columns=columns))).apply(None, X_BD)
+    torch.testing.assert_close(actual, X_BD @ STORED[:, columns].T)
 
 
 def test_rows_and_columns_go_together_in_any_number_of_dimensions(weights: Any) -> None:
     places = Places(rows=torch.tensor([5, 2]), columns=torch.tensor([7, 6, 5, 0]))
     x = X_BD.expand(2, 3, 4)
-    found = placed(weights, (STORED, places)).apply(None, x)
-    torch.testing.assert_close(found, x @ STORED[places.rows][:, places.columns].T)
+    actual = placed(weights, (STORED, places)).apply(None, x)
+    torch.testing.assert_close(actual, x @ STORED[places.rows][:, places.columns].T)
 
 
 def test_several_parts_are_one_behind_the_other(weights: Any) -> None:
     q, k = STORED[:2, :4], STORED[2:3, 4:]
-    found = placed(weights, (q, None), (k, None)).apply(None, X_BD)
-    torch.testing.assert_close(found, torch.cat([X_BD @ q.T, X_BD @ k.T], -1))
+    actual = placed(weights, (q, None), (k, None)).apply(None, X_BD)
+    torch.testing.assert_close(actual, torch.cat([X_BD @ q.T, X_BD @ k.T], -1))
 
 
 def test_an_embedding_is_rows_of_the_storage(weights: Any) -> None:

@@ -85,8 +85,8 @@ class ElasticContext(run.cli.RunContext):
         with _one_line("recipe"):
             fields, overrides = give_data(base, file.recipe, file.overrides)
         own = OmegaConf.create(fields)
-        told = [f"{name}{op}{value}" for name, op, value in dictconfig_to_dot_list(own, has_factory=bool(factory))]
-        with _one_line("recipe", base, [*told, *overrides]):
+        settings = [f"{name}{op}{value}" for name, op, value in dictconfig_to_dot_list(own, has_factory=bool(factory))]
+        with _one_line("recipe", base, [*settings, *overrides]):
             return LazyEntrypoint(trainer, lambda: base, own, overrides).resolve(ctx=self), file
 
     def parse_fn(self, fn: Any, args: list[str], **default_kwargs: Any) -> Any:
@@ -128,10 +128,10 @@ def trainer_of(factory: str | None) -> Callable[..., Any]:
     name = name.strip()
     for trainer in TRAINERS:
         try:
-            found = run.cli.resolve_factory(trainer, name)
+            resolved = run.cli.resolve_factory(trainer, name)
         except ValueError:
             continue
-        arguments = inspect.signature(found).parameters
+        arguments = inspect.signature(resolved).parameters
         for argument in re.findall(r"(?:^|,)\s*(\w+)\s*=", given):
             if argument not in arguments:
                 raise ElasticError(

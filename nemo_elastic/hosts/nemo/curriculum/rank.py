@@ -67,8 +67,8 @@ def already_ranked(checkpoint: Path, config: ElasticConfig) -> bool:
     """
     if not checkpoint.exists():
         return False
-    found = read_context(checkpoint).elastic
-    if found is None or ElasticConfig.from_dict(found) != config:
+    block = read_context(checkpoint).elastic
+    if block is None or ElasticConfig.from_dict(block) != config:
         raise ElasticError(f"{checkpoint}: was ranked with another elastic block; give a new folder, or remove it")
     return True
 
@@ -120,7 +120,7 @@ def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: s
     check_pipeline(stages, f"{STRATEGY}.")
     # no loss is taken; with one against the parent, the parent would be in memory twice
     block = replace(config, distill=DistillConfig(teacher="none"))
-    told = change(recipe, block, StageOptions(teacher=parent), trains=False)
+    changes = change(recipe, block, StageOptions(teacher=parent), trains=False)
     # where the checkpoint lies on this machine, one of another block is refused before anything starts
     already_ranked(Path(checkpoint), ElasticConfig.from_dict(recipe.model.elastic))
     trainer = recipe.trainer
@@ -133,5 +133,5 @@ def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: s
     trainer.strategy.ddp = "pytorch"  # outside of training that is none at all, so no buffers for gradients
     log = run.Config(nl.NeMoLogger, name="rank", explicit_log_dir=recipe.log.explicit_log_dir)
     job = run.Partial(llm.validate, model=recipe.model, data=recipe.data, trainer=trainer, log=log)
-    print(told.text(job, "the ranking"), flush=True)
+    print(changes.text(job, "the ranking"), flush=True)
     return job

@@ -127,8 +127,8 @@ def test_any_model_goes_through_nemo_unchanged(tied, drawn):
         assert_equal(tensors_of(source), own)
 
         fine("convert", place / "nemo", "--format", "hf", "--out", place / "hf")
-        told = json.loads(fine("convert", place / "hf", "--format", "nemo", "--out", place / "nemo2", "--json"))
-        assert (told["format"], told["pattern"]) == ("nemo", parent.pattern)
+        report = json.loads(fine("convert", place / "hf", "--format", "nemo", "--out", place / "nemo2", "--json"))
+        assert (report["format"], report["pattern"]) == ("nemo", parent.pattern)
         fine("convert", place / "nemo2", "--format", "hf", "--out", place / "hf2")
         assert contents(place / "hf") == contents(place / "hf2")
         again = open_source(place / "hf2")
@@ -169,8 +169,8 @@ def test_what_training_left_is_the_family_that_it_trained(trained, tmp_path):
     source = open_source(checkpoint)
     assert {name: member.to_json() for name, member in source.members.items()} == facts["members"]
     assert source.parent.vocab == 512 and source.parent.ffn_stripes == 4  # 500 tokens, padded
-    told = json.loads(fine("inspect", checkpoint, "--json"))
-    assert list(told["members"]) == ["full", "large", "small"]
+    report = json.loads(fine("inspect", checkpoint, "--json"))
+    assert list(report["members"]) == ["full", "large", "small"]
 
     fine("convert", checkpoint, "--format", "hf", "--out", tmp_path / "family")
     assert Family.load(tmp_path / "family") == source.family
@@ -230,16 +230,16 @@ def test_pruning_did_what_it_was_asked(pruned):
     assert (both.num_layers, both.hidden, both.ffn) == (6, 56, 80)
     assert dropped.pattern == "M*-M*-"
     # the reason why no context is asked for the layers
-    told = yaml.safe_load((pruned / "both" / "context" / "model.yaml").read_text())["config"]
-    assert (told["num_layers"], len(told["hybrid_override_pattern"])) == (6, 8)
+    data = yaml.safe_load((pruned / "both" / "context" / "model.yaml").read_text())["config"]
+    assert (data["num_layers"], len(data["hybrid_override_pattern"])) == (6, 8)
 
 
 def test_a_pruned_checkpoint_becomes_one_that_stock_nemo_builds(pruned, tmp_path):
     fine("convert", pruned / "both", "--format", "nemo", "--out", tmp_path / "nemo")
-    told = yaml.safe_load((tmp_path / "nemo" / "context" / "model.yaml").read_text())
+    data = yaml.safe_load((tmp_path / "nemo" / "context" / "model.yaml").read_text())
     source = open_source(tmp_path / "nemo")
-    assert told["config"]["hybrid_override_pattern"] == source.parent.pattern
-    assert told["_target_"] == "nemo.collections.llm.gpt.model.ssm.MambaModel"
+    assert data["config"]["hybrid_override_pattern"] == source.parent.pattern
+    assert data["_target_"] == "nemo.collections.llm.gpt.model.ssm.MambaModel"
     assert_equal(tensors_of(source), tensors_of(open_source(pruned / "both")))
 
 
@@ -265,10 +265,10 @@ def test_the_other_file_of_the_context_says_the_same(trained, pruned, tmp_path, 
     wanted = read_shapes(folder)
     copy = Path(shutil.copytree(folder, tmp_path / folder.name))
     (copy / "context" / "model.yaml").unlink()
-    found = read_shapes(copy)
-    assert (found.parent, found.held, found.family) == (wanted.parent, wanted.held, wanted.family)
-    assert found.config == wanted.config
-    assert found.companions.name == wanted.companions.name
+    actual = read_shapes(copy)
+    assert (actual.parent, actual.held, actual.family) == (wanted.parent, wanted.held, wanted.family)
+    assert actual.config == wanted.config
+    assert actual.companions.name == wanted.companions.name
 
 
 @pytest.mark.parametrize("kind", ["NemotronNano9Bv2", "NemotronHConfig47B"])
@@ -278,9 +278,12 @@ def test_what_a_context_does_not_say_its_class_does(tmp_path, kind):
     data = io_json([])
     data["objects"]["about"]["items"][0][1] = {"module": "nemo.collections.llm.gpt.model.ssm", "name": kind}
     (tmp_path / "io.json").write_text(json.dumps(data))
-    told, wanted = read_io_json(tmp_path / "io.json", "model")["config"], getattr(ssm, kind)(apply_rope_fusion=False)
+    message, wanted = (
+        read_io_json(tmp_path / "io.json", "model")["config"],
+        getattr(ssm, kind)(apply_rope_fusion=False),
+    )
     for name in ("mamba_num_groups", "mamba_state_dim", "num_query_groups", "num_layers", "layernorm_epsilon"):
-        assert told[name] == getattr(wanted, name), name
+        assert message[name] == getattr(wanted, name), name
 
 
 # ------------------------------------------------------------------ what the user can mend

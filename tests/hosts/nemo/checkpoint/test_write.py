@@ -133,8 +133,8 @@ def stock(written, tokens, tmp_path_factory) -> dict:
     finally:
         moved.rename(written)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    found = np.load(folder / "out.npz")
-    return {k: torch.from_numpy(found[k]) for k in ("by_nemo", "by_megatron")} | json.loads(str(found["facts"]))
+    actual = np.load(folder / "out.npz")
+    return {k: torch.from_numpy(actual[k]) for k in ("by_nemo", "by_megatron")} | json.loads(str(actual["facts"]))
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +180,8 @@ def elastic_model(full: dict[str, torch.Tensor]):
 @pytest.mark.slow
 class TestNeMo:
     def test_our_reader_finds_the_same_tensors(self, written, full):
-        found, elastic = read_checkpoint(written, own_parent(PARENT, MEMBER))
-        assert_equal(found, cut(PARENT, MEMBER, full))
+        actual, elastic = read_checkpoint(written, own_parent(PARENT, MEMBER))
+        assert_equal(actual, cut(PARENT, MEMBER, full))
         assert elastic == {}
 
     def test_the_folder_is_plain_and_names_no_place(self, written, tokenizer):

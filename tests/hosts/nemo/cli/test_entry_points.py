@@ -70,14 +70,14 @@ def test_three_entry_points_give_one_configuration(run_yaml: Path, capsys: Any) 
     from nemo_elastic import ElasticPlugin, apply_elastic
 
     by_command = command_line([], FACTORY, run_yaml)
-    told = [capsys.readouterr().out]
+    printed = [capsys.readouterr().out]
     by_python = apply_elastic(stock(), ElasticConfig.load(run_yaml), teacher="/checkpoints/12b")
-    told.append(capsys.readouterr().out)
+    printed.append(capsys.readouterr().out)
     by_plugin = stock()
     ElasticPlugin(BLOCK, teacher="/checkpoints/12b").setup(by_plugin, None)
-    told.append(capsys.readouterr().out)
+    printed.append(capsys.readouterr().out)
     assert by_command == by_python == by_plugin
-    assert told[0] == told[1] == told[2]
+    assert printed[0] == printed[1] == printed[2]
     assert by_python.trainer.max_steps == 1000
     assert by_python.data.global_batch_size == 64
 
@@ -245,7 +245,7 @@ def test_an_exported_run_is_read_back_and_can_be_changed(run_yaml: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("args", "factory", "told"),
+    ("args", "factory", "message"),
     [
         ([], "nemotron_nano_12b", "--factory: 'nemotron_nano_12b' is not allowed; the name of a recipe; did you mean"),
         ([], "llama3_8b", "recipe.model: 'LlamaModel' is not allowed"),
@@ -265,25 +265,25 @@ def test_an_exported_run_is_read_back_and_can_be_changed(run_yaml: Path, tmp_pat
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(
-    run_yaml: Path, capfd: Any, args: list[str], factory: str, told: str
+    run_yaml: Path, capfd: Any, args: list[str], factory: str, message: str
 ) -> None:
     with pytest.raises(SystemExit) as left:
         command_line(args, factory, run_yaml, dryrun=True)
     assert left.value.code == 2
     lines = [x for x in capfd.readouterr().err.splitlines() if "rror" in x]
     assert len(lines) == 1
-    assert told in lines[0]
+    assert message in lines[0]
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("trainer.strategy.tensor_model_parallel_size", 3, "a size that divides the 8 stripes of elastic.axes.ffn"),
         ("model.config.seq_length", 16384, "recipe.model.config.seq_length says 16384"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_every_entry_point_in_the_same_line(
-    run_yaml: Path, capfd: Any, field: str, value: Any, told: str
+    run_yaml: Path, capfd: Any, field: str, value: Any, message: str
 ) -> None:
     import nemo_run as run
 
@@ -294,7 +294,7 @@ def test_what_does_not_fit_is_refused_by_every_entry_point_in_the_same_line(
     assert left.value.code == 2
     seen = capfd.readouterr()
     (line,) = (x for x in seen.err.splitlines() if "rror" in x)
-    assert told in line
+    assert message in line
     assert "apply_elastic changes" not in seen.out
     recipe, *path = stock(), *field.split(".")
     owner = recipe
@@ -344,8 +344,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library_text(folder / "text")
     (folder / "elastic.yaml").write_text(yaml.safe_dump({"elastic": TINY}))
     call(script("nemo-elastic"), "data", "text", "--out", "data", "--vocab", "512", "--json")
-    told = call(sys.executable, str(Path(__file__).parents[1] / "entry_points_worker.py"), str(folder))
-    teacher = told.rpartition("teacher ")[2].strip()
+    output = call(sys.executable, str(Path(__file__).parents[1] / "entry_points_worker.py"), str(folder))
+    teacher = output.rpartition("teacher ")[2].strip()
     factory = (
         "nemotron_elastic_tiny(data=data,out=command,seq_length=64,micro_batch_size=2,global_batch_size=4,steps=3)"
     )
@@ -371,8 +371,8 @@ def test_every_entry_point_trains_the_same_family(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_tells_its_changes_before_it_trains(runs: Path) -> None:
-    told = (runs / "command.txt").read_text()
-    assert 0 <= told.index("apply_elastic changes the recipe:") < told.index("ranking:")
+    text = (runs / "command.txt").read_text()
+    assert 0 <= text.index("apply_elastic changes the recipe:") < text.index("ranking:")
 
 
 @pytest.mark.slow
@@ -393,6 +393,6 @@ def test_ctrl_c_in_training_ends_a_command_with_130(runs: Path, program: str) ->
             time.sleep(0.1)
         running.send_signal(signal.SIGINT)
         code = running.wait(900)
-    told = out.with_suffix(".log").read_text()
-    assert code == 130, told[-3000:]
-    assert told.splitlines()[-1] == "interrupted" and "Traceback" not in told
+    text = out.with_suffix(".log").read_text()
+    assert code == 130, text[-3000:]
+    assert text.splitlines()[-1] == "interrupted" and "Traceback" not in text

@@ -51,7 +51,7 @@ def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("trainer.strategy.tensor_model_parallel_size", 3, "divides the 8 stripes of elastic.axes.ffn"),
         ("trainer.strategy.tensor_model_parallel_size", 16, "set stripes to a multiple of 16"),
@@ -70,27 +70,27 @@ def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
         ("model.config.hybrid_override_pattern", "ME*", "NeMo 2.7, on megatron-core 0.15, has no experts in hybrids"),
     ],
 )
-def test_a_field_that_does_not_fit_is_named_with_its_value(recipe: Any, field: str, value: Any, told: str) -> None:
+def test_a_field_that_does_not_fit_is_named_with_its_value(recipe: Any, field: str, value: Any, message: str) -> None:
     put(recipe, field, value)
     line = refused(recipe)
     assert line.startswith(f"recipe.{field}: {value!r} is not allowed")
-    assert told in line
+    assert message in line
 
 
 def test_tensor_parallel_ranks_share_groups_and_key_value_heads(recipe: Any) -> None:
-    for field, told in (("mamba_num_groups", "2 Mamba groups"), ("num_query_groups", "2 key-value heads")):
+    for field, message in (("mamba_num_groups", "2 Mamba groups"), ("num_query_groups", "2 key-value heads")):
         changed = recipe.clone()
         setattr(changed.model.config, field, 2)
         line = refused(changed)
         assert line.startswith("recipe.trainer.strategy.tensor_model_parallel_size: 4 is not allowed")
-        assert f"divides the {told} (recipe.model.config.{field})" in line
+        assert f"divides the {message} (recipe.model.config.{field})" in line
 
 
 KERNEL = "heads x head_dim + 2 x groups x state of every choice must be a multiple of 8 on a rank"
 
 
 @pytest.mark.parametrize(
-    ("groups", "heads", "head_dims", "tensor", "told"),
+    ("groups", "heads", "head_dims", "tensor", "message"),
     [
         # 28 heads a rank; 112 on one would do
         (8, [128, 112], [80, 79], 4, "trainer.strategy.tensor_model_parallel_size: 4 is not allowed; "
@@ -101,7 +101,7 @@ KERNEL = "heads x head_dim + 2 x groups x state of every choice must be a multip
     ],
 )  # fmt: skip
 def test_a_mamba_width_that_the_kernels_refuse_is_refused_on_gpus(
-    recipe: Any, groups: int, heads: list[int], head_dims: list[int], tensor: int, told: str
+    recipe: Any, groups: int, heads: list[int], head_dims: list[int], tensor: int, message: str
 ) -> None:
     shape = recipe.model.config
     shape.mamba_num_groups, shape.mamba_num_heads, shape.mamba_head_dim = groups, heads[0], head_dims[0]
@@ -109,7 +109,7 @@ def test_a_mamba_width_that_the_kernels_refuse_is_refused_on_gpus(
     recipe.trainer.strategy.sequence_parallel = tensor > 1
     block = BLOCK | {"budgets": [{"name": "full"}, {"name": "most", "ratio": 0.9}]}
     block["axes"] = BLOCK["axes"] | {"mamba_heads": heads, "mamba_head_dim": head_dims}
-    assert told in refused(recipe, block)
+    assert message in refused(recipe, block)
     recipe.trainer.accelerator = "cpu"
     accepted(recipe, block)
 
@@ -134,7 +134,7 @@ def test_pipeline_stages_divide_the_layers_and_train_one_member_at_a_time(recipe
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"budgets": [{"name": "a"}, {"name": "b", "params": 2e13}]}, "at most the parent's 12310001152"),
         ({"budgets": [{"name": "a"}, {"name": "b", "params": 1e9}]}, "the nearest cost that the axes reach is"),
@@ -143,12 +143,12 @@ def test_pipeline_stages_divide_the_layers_and_train_one_member_at_a_time(recipe
         ({"rooter": {}}, "did you mean 'router'?"),
     ],
 )
-def test_the_block_is_held_against_the_parent(recipe: Any, change: dict[str, Any], told: str) -> None:
-    assert told in refused(recipe, BLOCK | change)
+def test_the_block_is_held_against_the_parent(recipe: Any, change: dict[str, Any], message: str) -> None:
+    assert message in refused(recipe, BLOCK | change)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"teacher": None}, "teacher: None is not allowed; the parent's NeMo checkpoint"),
         ({"stage": 3}, "stage: 3"),
@@ -159,8 +159,8 @@ def test_the_block_is_held_against_the_parent(recipe: Any, change: dict[str, Any
         ({"total_steps": 50}, "at least done_steps + trainer.max_steps = 100"),
     ],
 )
-def test_a_stage_has_what_it_starts_from(recipe: Any, settings: dict[str, Any], told: str) -> None:
-    assert told in refused(recipe, **settings)
+def test_a_stage_has_what_it_starts_from(recipe: Any, settings: dict[str, Any], message: str) -> None:
+    assert message in refused(recipe, **settings)
 
 
 @pytest.mark.parametrize("name", ["FineTuningDataModule", "ChatDataModule"])
@@ -174,12 +174,12 @@ def test_packed_data_is_refused_and_prompts_cannot_rank(recipe: Any, name: str) 
     specs = run.Config(PackedSequenceSpecs, packed_sequence_size=8192)
     recipe.data = run.Config(made, dataset_root="sft", seq_length=8192, packed_sequence_specs=specs)
     why = "data that is not packed: layers would read over the bounds of documents"
-    told = f"recipe.data.packed_sequence_specs.packed_sequence_size: 8192 is not allowed; {why}"
-    assert refused(recipe) == told
+    message = f"recipe.data.packed_sequence_specs.packed_sequence_size: 8192 is not allowed; {why}"
+    assert refused(recipe) == message
     recipe.data.packed_sequence_specs = run.Config(PackedSequenceSpecs)  # which packs nothing
-    told = f"recipe.data: '{name}' is not allowed; text, to rank and to search on; prompts and answers after that: "
-    assert refused(recipe).startswith(told)
-    assert refused(recipe, BLOCK | {"ranking": "/a/ranking"}).startswith(told)
+    message = f"recipe.data: '{name}' is not allowed; text, to rank and to search on; prompts and answers after that: "
+    assert refused(recipe).startswith(message)
+    assert refused(recipe, BLOCK | {"ranking": "/a/ranking"}).startswith(message)
     accepted(recipe, BLOCK | {"ranking": "/a/ranking", "search": None})
 
 
@@ -226,17 +226,17 @@ def test_a_teacher_that_is_at_hand_is_the_recipes_own_model(recipe: Any, tmp_pat
     check_teacher("/cluster/12b", PARENT, NAMES)
     with pytest.raises(ElasticError) as caught:
         check_teacher(path, replace(PARENT, hidden=2 * PARENT.hidden), NAMES)
-    told = f"its hidden is {PARENT.hidden}, that of recipe.model.config {2 * PARENT.hidden}"
-    assert str(caught.value) == f"teacher: {path!r} is not allowed; a checkpoint of the recipe's own model; {told}"
+    message = f"its hidden is {PARENT.hidden}, that of recipe.model.config {2 * PARENT.hidden}"
+    assert str(caught.value) == f"teacher: {path!r} is not allowed; a checkpoint of the recipe's own model; {message}"
     with pytest.raises(ElasticError, match=r"its vocab is 64, that of recipe\.model\.config 16$"):
         check_teacher(path, replace(PARENT, vocab=16), NAMES)
     assert "a checkpoint of the recipe's own model; its pattern is" in refused(recipe, teacher=path)
-    told = f"teacher: {str(tmp_path)!r} is not allowed; a NeMo checkpoint folder (weights/metadata.json)"
-    assert refused(recipe, teacher=str(tmp_path)) == told
+    message = f"teacher: {str(tmp_path)!r} is not allowed; a NeMo checkpoint folder (weights/metadata.json)"
+    assert refused(recipe, teacher=str(tmp_path)) == message
 
 
 @pytest.mark.parametrize(
-    ("tokens", "rows", "tensor", "told"),
+    ("tokens", "rows", "tensor", "message"),
     [
         (500, 512, 8, None), (512, 512, 1, None), (130100, 131072, 8, None),
         (513, 512, 1, "tokens: 513 is not allowed; the teacher's own vocabulary, of 512 rows"),
@@ -245,15 +245,15 @@ def test_a_teacher_that_is_at_hand_is_the_recipes_own_model(recipe: Any, tmp_pat
         (511, 511, 2, "ranks: 2 is not allowed; a size that divides the 511 rows of the teacher's vocabulary"),
     ],
 )  # fmt: skip
-def test_the_vocabulary_is_the_teachers(tokens: int, rows: int, tensor: int, told: str | None) -> None:
+def test_the_vocabulary_is_the_teachers(tokens: int, rows: int, tensor: int, message: str | None) -> None:
     from nemo_elastic.hosts.common.agreement import check_vocabulary
 
-    if told is None:
+    if message is None:
         check_vocabulary(tokens, rows, tensor, "tokens", "ranks")
         return
     with pytest.raises(ElasticError) as caught:
         check_vocabulary(tokens, rows, tensor, "tokens", "ranks")
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(message)
 
 
 def test_a_tokenizer_that_is_at_hand_and_not_the_teachers_is_refused(recipe: Any, tmp_path: Path) -> None:
@@ -265,8 +265,8 @@ def test_a_tokenizer_that_is_at_hand_and_not_the_teachers_is_refused(recipe: Any
 
     path = str(store(tmp_path / "nemo", PARENT, PARENT.full, random_tensors(PARENT)))
     recipe.data.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=str(small_tokenizer(tmp_path)))
-    told = "recipe.data.tokenizer.vocab_size: 20 is not allowed; the teacher's own vocabulary, of 64 rows: "
-    assert refused(recipe, teacher=path).startswith(told)
+    message = "recipe.data.tokenizer.vocab_size: 20 is not allowed; the teacher's own vocabulary, of 64 rows: "
+    assert refused(recipe, teacher=path).startswith(message)
 
 
 def test_the_tokenizer_decides_the_vocabulary_where_it_is_at_hand(recipe: Any, tmp_path: Path) -> None:
@@ -294,8 +294,8 @@ def small_tokenizer(folder: Path) -> Path:
 
 def test_an_elastic_recipe_is_not_made_elastic_again(recipe: Any) -> None:
     accepted(recipe)
-    told = "recipe.model: 'ElasticMambaModel' is not allowed; a stock recipe; this one is elastic already"
-    assert refused(recipe) == told
+    message = "recipe.model: 'ElasticMambaModel' is not allowed; a stock recipe; this one is elastic already"
+    assert refused(recipe) == message
 
 
 def test_adapters_are_refused(recipe: Any) -> None:
@@ -329,16 +329,16 @@ def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
 
     stock = with_text(llm.nemotron_nano_12b_v2.pretrain_recipe())
     accepted(stock, BLOCK | {"importance": {"samples": 64}})
-    told = capsys.readouterr().out
-    assert "apply_elastic warns:" in told
-    assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 10 steps in all" in told
+    printed = capsys.readouterr().out
+    assert "apply_elastic warns:" in printed
+    assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 10 steps in all" in printed
     recipe.trainer.max_steps, recipe.optim.lr_scheduler.warmup_steps = 5170, 60
     accepted(recipe)
     assert "warmup" not in capsys.readouterr().out.partition("apply_elastic warns:")[2]
 
 
 @pytest.mark.parametrize(
-    ("router", "steps", "told"),
+    ("router", "steps", "warned"),
     [
         ({}, 1491, False),  # frozen after 999
         ({}, 1492, True),
@@ -349,12 +349,12 @@ def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
     ],
 )
 def test_a_router_that_decides_long_before_it_is_frozen_is_told(
-    recipe: Any, router: dict[str, Any] | None, steps: int, told: bool, capsys: Any
+    recipe: Any, router: dict[str, Any] | None, steps: int, warned: bool, capsys: Any
 ) -> None:
     recipe.trainer.max_steps = steps
     accepted(recipe.clone(), BLOCK | {"router": router})
     line = f"within 200 of the {round(0.67 * steps)} steps before shapes are frozen, the others teach it nothing"
-    assert (line in capsys.readouterr().out) is told
+    assert (line in capsys.readouterr().out) is warned
     accepted(recipe, BLOCK | {"router": router}, stage=2, previous="one", done_steps=steps)
     assert line not in capsys.readouterr().out
 
@@ -373,25 +373,25 @@ def test_rates_and_batches_far_from_the_curriculums_are_told(recipe: Any, capsys
     stock = recipe.clone()
     stock.trainer.max_steps, stock.optim.config.lr = 5170, 1.6e-3
     accepted(stock)
-    told = capsys.readouterr().out.partition("apply_elastic warns:")[2]
-    assert "  recipe.optim.config.lr: 0.0016; the curriculum of a trained parent has 9e-05\n" in told
-    assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 5170 steps; the curriculum has 60 of 6960" in told
+    printed = capsys.readouterr().out.partition("apply_elastic warns:")[2]
+    assert "  recipe.optim.config.lr: 0.0016; the curriculum of a trained parent has 9e-05\n" in printed
+    assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 5170 steps; the curriculum has 60 of 6960" in printed
     recipe.trainer.max_steps, recipe.optim.config.lr, recipe.optim.lr_scheduler.warmup_steps = 5170, 9e-5, 60
     recipe.data.global_batch_size = 64
     accepted(recipe)
-    told = capsys.readouterr().out.partition("apply_elastic warns:")[2]
-    assert "recipe.data.global_batch_size: 64, 0.524M tokens in a step; the curriculum has 12.6M in stage 1" in told
-    assert "recipe.optim" not in told
+    printed = capsys.readouterr().out.partition("apply_elastic warns:")[2]
+    assert "recipe.data.global_batch_size: 64, 0.524M tokens in a step; the curriculum has 12.6M in stage 1" in printed
+    assert "recipe.optim" not in printed
 
 
 def test_stage_1_in_pipeline_stages_is_told_to_start_from_a_ranking(recipe: Any, capsys: Any) -> None:
-    told = "  recipe.trainer.strategy.pipeline_model_parallel_size: 2: stages cannot rank; let recipe.resume start"
+    message = "  recipe.trainer.strategy.pipeline_model_parallel_size: 2: stages cannot rank; let recipe.resume start"
     for stages in (1, 2):
         recipe.trainer.strategy.pipeline_model_parallel_size = stages
         accepted(recipe.clone())
-        assert (told in capsys.readouterr().out) == (stages == 2)
+        assert (message in capsys.readouterr().out) == (stages == 2)
     accepted(recipe, BLOCK, stage=2, previous="stage1", done_steps=10)
-    assert told not in capsys.readouterr().out
+    assert message not in capsys.readouterr().out
 
 
 def test_more_samples_than_the_run_asks_for_are_told(recipe: Any, capsys: Any) -> None:

@@ -40,18 +40,18 @@ class Fields:
         import fiddle
         from fiddle import daglish
 
-        found = cls()
+        fields = cls()
         for value, path in daglish.iterate(recipe, memoized=False):
             steps = tuple(step(recipe, path[: i + 1]) for i in range(len(path)))
             if isinstance(value, fiddle.Buildable):
-                made = found.written[steps] = value.__fn_or_cls__
+                made = fields.written[steps] = value.__fn_or_cls__
                 parameters = {} if made is timedelta else inspect.signature(made).parameters  # built in, has none
                 for name, parameter in parameters.items():
                     if isinstance(parameter.default, (bool, int, float, str, type(None))):
-                        found.defaults[(*steps, name)] = parameter.default
+                        fields.defaults[(*steps, name)] = parameter.default
             elif not isinstance(value, (list, tuple, dict)):
-                found.written[steps] = value
-        return found
+                fields.written[steps] = value
+        return fields
 
     def __getitem__(self, path: Path) -> Any:
         return self.written.get(path, self.defaults.get(path, ABSENT))
@@ -73,16 +73,17 @@ def step(recipe: Any, path: Path) -> str:
 def unprinted(before: Fields, after: Fields, printed: str) -> list[str]:
     """Fields that differ and that no line names. A line about a config that is gone speaks for what was in it."""
     lines = re.findall(r"^  ([\w.\[\]]+): .* -> .*$", printed, re.MULTILINE)
-    told = {re.sub(r"\[\w+\]", "", name) for name in lines}
+    report = {re.sub(r"\[\w+\]", "", name) for name in lines}
     out = []
     for path in before.written.keys() | after.written.keys():
         if before[path] == after[path] or path[:2] == ("model", "elastic"):  # that is one line, checked by its reader
             continue
         names = [".".join(p for p in path[:i] if p[0] != "[") or "recipe" for i in range(len(path) + 1)]
         gone = after[path] is ABSENT and any(
-            callable(before[path[:i]]) and not callable(after[path[:i]]) and names[i] in told for i in range(len(path))
+            callable(before[path[:i]]) and not callable(after[path[:i]]) and names[i] in report
+            for i in range(len(path))
         )
-        if not gone and names[-1] not in told:
+        if not gone and names[-1] not in report:
             out.append(f"{names[-1]}: {before[path]} -> {after[path]}")
     return out
 
@@ -173,7 +174,7 @@ def test_a_change_that_nobody_noted_is_found() -> None:
     recipe.trainer.strategy.sequence_parallel = not recipe.trainer.strategy.sequence_parallel
     del recipe.optim.lr_scheduler.min_lr
     recipe.trainer.accumulate_grad_batches = 3
-    found = unprinted(before, Fields.of(recipe), "apply_elastic changes the recipe:\n  model: A -> B\n")
-    assert {line.partition(":")[0] for line in found} == {
+    actual = unprinted(before, Fields.of(recipe), "apply_elastic changes the recipe:\n  model: A -> B\n")
+    assert {line.partition(":")[0] for line in actual} == {
         "trainer.strategy.sequence_parallel", "optim.lr_scheduler.min_lr", "trainer.accumulate_grad_batches"
     }  # fmt: skip
