@@ -83,7 +83,7 @@ class Coin(MostLikely):
 
 
 def accept(folder: Path, data: Path) -> dict[str, Any]:
-    """What the largest member of a trained family accepts of each smaller one, greedily and drawn."""
+    """What the largest member of a trained family accepts of each smaller one, greedily and sampled."""
     family, tokens = load_family(folder), DataFolder.open(data).tokens("val")
     large, prompts, new = family.select(family.path[0]), 24, 96
     starts = [int(i * (len(tokens) - new) / prompts) for i in range(prompts)]
@@ -98,7 +98,7 @@ def accept(folder: Path, data: Path) -> dict[str, Any]:
                 for i, token in stream:
                     out[i].append(token)
                 row = figures.setdefault(name, {"cost": family.select(name).parameters / large.parameters})
-                row["drawn" if how else "greedy", k] = stream.acceptance
+                row["sampled" if how else "greedy", k] = stream.acceptance
                 if not how:
                     row["equal"] = row.get("equal", True) and out == plain
     return figures
@@ -161,13 +161,13 @@ def named(k: int | None) -> str:
 
 def table(figures: dict[str, Any], trained: dict[str, Any], dtype: str) -> str:
     """The measurements as Markdown."""
-    heads = [f"{way}, {named(k)}" for way in ("accepted", "drawn") for k in LENGTHS]
+    heads = [f"{way}, {named(k)}" for way in ("accepted", "sampled") for k in LENGTHS]
     lines = [
         f"| draft | parameters / largest | {' | '.join(heads)} | greedy tokens equal |",
         "|" + "---|" * (3 + 2 * len(LENGTHS)),
     ]
     for name, row in trained.items():
-        cells = [f"{row[way, k]:.2f}" for way in ("greedy", "drawn") for k in LENGTHS]
+        cells = [f"{row[way, k]:.2f}" for way in ("greedy", "sampled") for k in LENGTHS]
         lines.append(f"| {name} | {row['cost']:.2f} | {' | '.join(cells)} | {'yes' if row['equal'] else 'no'} |")
     lines.append("")
     size = f"{figures['parameters']['large'] / 1e6:.0f}M, {dtype}"

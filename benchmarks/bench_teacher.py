@@ -44,7 +44,7 @@ BLOCK: dict[str, Any] = {
 }
 LENGTH = 384
 #: budgets of a round's micro-batches, by budgets_per_batch
-DRAWS = {1: [[0], [1], [2]], 2: [[0, 1], [0, 2], [1, 2]], 3: [[0, 1, 2]] * 3}
+SAMPLES = {1: [[0], [1], [2]], 2: [[0, 1], [0, 2], [1, 2]], 3: [[0, 1, 2]] * 3}
 #: (teacher, budgets_per_batch): no teacher is cross-entropy, the other words are `teacher_precision`
 WAYS = [("none", 1), ("null", 1), *((p, 1) for p in TEACHER_PRECISIONS), ("null", 2), ("null", 3)]
 
@@ -79,7 +79,7 @@ def write(parent: Parent, model: Any, folder: Path) -> Path:
 
 
 class Run:
-    """One student; every way gives it a teacher and what to draw."""
+    """One student; every way gives it a teacher and what to sample."""
 
     def __init__(self, folder: Path) -> None:
         start()
@@ -110,14 +110,14 @@ class Run:
             first = (turn * len(MEMBERS) + i) % len(WAYS)
             for way in WAYS[first:] + WAYS[:first]:
                 began = time.perf_counter()
-                self.step(way, DRAWS[way[1]][i])
+                self.step(way, SAMPLES[way[1]][i])
                 took[way] += (time.perf_counter() - began) / way[1]
         return took
 
     def peak(self, way: tuple[str, int]) -> int:
         """Bytes at the fullest moment of the micro-batch that holds the most."""
         with Peak() as seen:
-            self.step(way, DRAWS[way[1]][0])
+            self.step(way, SAMPLES[way[1]][0])
         return seen.most
 
 

@@ -12,7 +12,7 @@ import importlib
 
 from .moved import find_moved_modules
 
-TYPE_CHECKING = False  # as `typing` says; to import that takes as long as the rest, and Ctrl-C is not told yet
+TYPE_CHECKING = False  # as `typing` says; to import that takes as long as the rest, and Ctrl-C is not handled yet
 if TYPE_CHECKING:
     from typing import Any
 

@@ -95,7 +95,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know: how bad it is, what it is about, what is wrong, and what mends it."""
+    """One thing to know: how bad it is, what it is about, what is wrong, and what fixes it."""
 
     level: str
     about: str
@@ -165,7 +165,7 @@ def _bridge(facts: Facts) -> _Findings:
         yield ERROR, "megatron-core", problem, "pip install 'megatron-core>=0.19.2,<0.20'"
     if not facts.has("transformer-engine"):
         problem = "missing, and Megatron-Bridge imports it whatever the machine: train on a GPU"
-        fix = "on a CPU, where it cannot run, `make demo-bridge` shows this host in small"
+        fix = "on a CPU, where it cannot run, `make demo-bridge` shows this host at small scale"
         yield ERROR if facts.gpus else WARNING, "transformer-engine", problem, fix
     if not facts.has("nemo-run"):
         problem = "missing: jobs are started one by one with torchrun; rehearse, run_local.py and run_slurm.py need it"

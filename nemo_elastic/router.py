@@ -4,7 +4,7 @@
 
 One small MLP per free axis: one-hot budget -> Linear -> LeakyReLU(0.1) -> Linear -> logits. Parameters are plain
 replicas, no tensor-parallel shards, and stay in fp32 inside a bf16 model. Noise depends on (seed, step, micro-batch,
-axis) alone, so every rank draws the same and no generator is shared with anything else.
+axis) alone, so every rank samples the same and no generator is shared with anything else.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nemo_elastic.search.space import Space
 
 #: axis -> probabilities [slots, choices]: one row for the whole model, or one per layer of the axis' type
 Probabilities = dict[str, torch.Tensor]
-#: (step, micro-batch) that noise is drawn for; None: no noise, as always in evaluation
+#: (step, micro-batch) that noise is sampled for; None: no noise, as always in evaluation
 Noise = tuple[int, int] | None
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -185,7 +185,7 @@ class Router(nn.Module):
         Args:
             budget: position or name.
             tau: temperature; scale: factor on the logits (`schedule`).
-            noise: (step, micro-batch) to draw g for. Every budget and axis has its own noise, the same on all ranks.
+            noise: (step, micro-batch) to sample g for. Every budget and axis has its own noise, the same on all ranks.
                 None: none.
 
         Returns:

@@ -32,7 +32,7 @@ PARENT_STEPS = 120
 
 
 def curriculum() -> Curriculum:
-    """The large recipes' curriculum in small: 2048 tokens a step, stage 2 at four times the length of stage 1."""
+    """The large recipes' curriculum, scaled down: 2048 tokens a step, stage 2 at four times the length of stage 1."""
     from nemo_elastic.hosts.nemo.curriculum.jobs import Curriculum, Stage
 
     stage1 = Stage(128, 16, 60, micro_batch_size=16)
@@ -112,7 +112,7 @@ def stage1_recipe(parent: str, data: str, dir: str, plan: Curriculum | None = No
 
 
 def stage2_recipe(parent: str, data: str, dir: str, plan: Curriculum | None = None) -> run.Partial:
-    """Stage 2: goes on at 512 tokens, where the full model is drawn more often."""
+    """Stage 2: goes on at 512 tokens, where the full model is sampled more often."""
     return _stage_recipe(2, parent, data, dir, plan)
 
 

@@ -82,7 +82,7 @@ def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat:
 
 
 def rehearse(args: argparse.Namespace, family: Any, executors: Any, num_nodes: int) -> None:
-    """Submit the recipe's jobs in small, see `nemo-elastic rehearse`."""
+    """Submit the recipe's jobs, scaled down, see `nemo-elastic rehearse`."""
     from nemo_elastic.rehearsal.run import rehearsal_of
     from nemo_elastic.rehearsal.short import Short
 

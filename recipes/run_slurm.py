@@ -90,7 +90,7 @@ def slurm_parser() -> argparse.ArgumentParser:
         "--rehearse",
         type=int,
         metavar="GPUS",
-        help="the same jobs in small, on so many GPUs of one node, with made text; --parent and --data are not read",
+        help="the same jobs, scaled down, on so many GPUs of a node, with made text; --parent and --data are not read",
     )
     parser.add_argument("--mount", nargs="+", default=[], metavar="HOST[:CONTAINER]", help="folders in the container")
     parser.add_argument(

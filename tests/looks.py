@@ -20,33 +20,33 @@ SMALLEST = 10
 
 _SHOWN = """
 const shown = e => e.checkVisibility({visibilityProperty: true, opacityProperty: true}) && e.getClientRects().length;
-const told = e => `<${e.tagName} ${e.getAttribute('class') || ''}> ${(e.textContent || '').trim().slice(0, 60)}`;
+const label = e => `<${e.tagName} ${e.getAttribute('class') || ''}> ${(e.textContent || '').trim().slice(0, 60)}`;
 const all = (root, what) =>
   [...document.querySelectorAll(root)].flatMap(r => [...r.querySelectorAll(what)]).filter(shown);
 const boxes = e => e.closest('svg') || ['auto', 'scroll'].includes(getComputedStyle(e).overflowX);
 """
 #: HTML elements that hide some of what is in them, and lines that stand outside the window; not in boxes that scroll
 _CUT = """all(ROOT, '*').filter(e => !boxes(e) && getComputedStyle(e).overflowX != 'visible' && e.clientWidth &&
-  e.scrollWidth > e.clientWidth + 1).map(told)"""
+  e.scrollWidth > e.clientWidth + 1).map(label)"""
 _OUTSIDE_WINDOW = """all(ROOT, '*').filter(e => !e.ownerSVGElement && [...e.childNodes].some(n => n.nodeType == 3 &&
   n.data.trim())).filter(e => { for (let p = e; p; p = p.parentElement) if (boxes(p)) return false;
   const r = document.createRange(); r.selectNodeContents(e); const b = r.getBoundingClientRect();
-  return b.right > innerWidth + 1 || b.left < -1; }).map(told)"""
+  return b.right > innerWidth + 1 || b.left < -1; }).map(label)"""
 #: text of pictures that is partly outside its picture
 _OUTSIDE = """all(ROOT, 'svg text').filter(t => { const a = t.getBoundingClientRect(),
   b = t.ownerSVGElement.getBoundingClientRect(); return a.left < b.left - 1 || a.right > b.right + 1 ||
-  a.top < b.top - 1 || a.bottom > b.bottom + 1; }).map(told)"""
+  a.top < b.top - 1 || a.bottom > b.bottom + 1; }).map(label)"""
 #: pairs of text in one picture that lie on each other
-_OVERLAP = """all(ROOT, 'svg').flatMap(svg => { const found = [], ts = [...svg.querySelectorAll('text')].map(
+_OVERLAP = """all(ROOT, 'svg').flatMap(svg => { const hits = [], ts = [...svg.querySelectorAll('text')].map(
   t => [t, t.getBoundingClientRect()]); for (let i = 0; i < ts.length; i++) for (let k = 0; k < i; k++) {
   const [s, a] = ts[i], [t, b] = ts[k]; if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
   Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 0.3 * Math.min(a.height, b.height))
-  found.push(told(s) + ' / ' + told(t)); } return found; })"""
+  hits.push(label(s) + ' / ' + label(t)); } return hits; })"""
 #: short words of tables that are broken over lines
-_BROKEN = r"""all(ROOT, 'td, th').flatMap(cell => { const walk = document.createTreeWalker(cell, 4), found = []; let n;
+_BROKEN = r"""all(ROOT, 'td, th').flatMap(cell => { const walk = document.createTreeWalker(cell, 4), hits = []; let n;
   while (n = walk.nextNode()) for (const m of n.data.matchAll(/(?<=^|\s)[\w.,%+]{2,20}(?=\s|$)/g)) {
   const r = document.createRange(); r.setStart(n, m.index); r.setEnd(n, m.index + m[0].length);
-  if (new Set([...r.getClientRects()].map(b => Math.round(b.top))).size > 1) found.push(m[0]); } return found; })"""
+  if (new Set([...r.getClientRects()].map(b => Math.round(b.top))).size > 1) hits.push(m[0]); } return hits; })"""
 #: where text stands, its colour and its size: [text, left, top, width, height, colour, pixels]
 _TEXT = """all(ROOT, '*').filter(e => e.tagName != 'STYLE' && [...e.childNodes].some(
   n => n.nodeType == 3 && n.data.trim())).map(e => { const s = getComputedStyle(e), svg = e.ownerSVGElement;
@@ -55,7 +55,7 @@ _TEXT = """all(ROOT, '*').filter(e => e.tagName != 'STYLE' && [...e.childNodes].
   let [left, right] = [b.left, b.right];  // what of it is not scrolled away
   for (let p = e.parentElement; p; p = p.parentElement) if (getComputedStyle(p).overflowX != 'visible' && !svg) {
   const w = p.getBoundingClientRect(); left = Math.max(left, w.left); right = Math.min(right, w.right); }
-  return [told(e), left + scrollX, b.top + scrollY, right - left, b.height, svg ? s.fill : s.color,
+  return [label(e), left + scrollX, b.top + scrollY, right - left, b.height, svg ? s.fill : s.color,
   parseFloat(s.fontSize) * (svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1)]; })
   .filter(t => t[3] > 1)"""
 _HIDE = """{ const s = document.createElement('style'); s.textContent =

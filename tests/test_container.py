@@ -129,7 +129,7 @@ def test_either_host_makes_a_container_of_nemo(keep: ModuleType) -> None:
         keep.kept(without)
 
 
-def test_every_change_is_told(keep: ModuleType) -> None:
+def test_every_change_is_reported(keep: ModuleType) -> None:
     before = keep.kept(INSTALLED)
     assert keep.changes(before, dict(before)) == []
     after = keep.kept([("torch", "2.9.0"), *(x for x in INSTALLED[1:] if x[0] != "causal-conv1d"), ("numpy", "2.2")])

@@ -212,7 +212,7 @@ def test_the_pages_commands_run(page: Path, made: Path, tmp_path: Path, capsys, 
     assert done
 
 
-def test_every_command_is_run_or_told_why_not() -> None:
+def test_every_command_is_run_or_says_why_not() -> None:
     run = {words[1] for block in blocks(*SHELL) for words in block.commands() if runs(words)}
     assert run & {*NOT_RUN} == set() and run >= {"slice", "inspect", "verify", "eval", "plan", "doctor", "schema"}
 

@@ -154,7 +154,7 @@ def test_a_real_look_at_this_machine(capsys: pytest.CaptureFixture[str]) -> None
     assert all(name in text for name in (*PACKAGES, "used here:", "GPUs"))
 
 
-def test_errors_are_told_with_their_fix_and_exit_code_1(
+def test_errors_are_reported_with_their_fix_and_exit_code_1(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nemo_elastic.doctor.collect", lambda: with_versions(CPU, megatron_core="0.16.1"))

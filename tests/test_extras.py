@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which extra brings a package that is not installed, told in one line."""
+"""Which extra brings a package that is not installed, in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from nemo_elastic.extras import EXTRAS, installing, missing, require
 
 
-def test_a_package_that_is_missing_is_told_with_the_extra_that_brings_it() -> None:
+def test_a_package_that_is_missing_is_reported_with_the_extra_that_brings_it() -> None:
     report = missing(ModuleNotFoundError("No module named 'megatron.core'", name="megatron.core"))
     assert report == f"megatron is not installed; {installing('nemo')} brings it"
 
@@ -63,7 +63,7 @@ def test_of_a_package_that_no_extra_brings_nothing_is_said(name: str | None) -> 
     assert missing(ModuleNotFoundError("", name=name)) is None
 
 
-def test_every_extra_that_is_told_can_be_installed() -> None:
+def test_every_extra_that_is_reported_can_be_installed() -> None:
     project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     offered = re.search(r"^\[project\.optional-dependencies\]\n(.*?)^\[", project, re.MULTILINE | re.DOTALL)
     assert offered and set(EXTRAS.values()) <= set(re.findall(r"^(\w+) = ", offered[1], re.MULTILINE))
@@ -75,7 +75,7 @@ def test_a_package_is_required_without_being_imported() -> None:
     assert "this" not in sys.modules
 
 
-def test_a_required_package_that_is_missing_is_told_as_its_import_would() -> None:
+def test_a_required_package_that_is_missing_is_reported_as_its_import_would() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"^No module named 'nowhere_at_all'$") as raised:
         require("nowhere_at_all")
     assert raised.value.name == "nowhere_at_all"

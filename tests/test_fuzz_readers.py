@@ -40,7 +40,7 @@ from tests.hostile import EXAMPLES, damaged, examples, leaves, put, read_or_refu
 from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
 from tests.hosts.nemo.cutting import PARENT as WHOLE
 from tests.hosts.nemo.cutting import random_tensors
-from tests.hosts.nemo.poison import TOLD, metadata_of
+from tests.hosts.nemo.poison import DESCRIBED, metadata_of
 from tests.shapes import PARENT
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
@@ -245,13 +245,15 @@ def broken(draw: st.DrawFn, whole: bytes) -> bytes:
 def test_metadata_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
     """Bytes, values and JSON; what is taken for a checkpoint is read, too."""
     weights = checkpoint / "weights"
-    file, kind = data.draw(st.sampled_from([(".metadata", "bytes"), (".metadata", "told"), ("metadata.json", "json")]))
+    file, kind = data.draw(
+        st.sampled_from([(".metadata", "bytes"), (".metadata", "described"), ("metadata.json", "json")])
+    )
     whole = (weights / file).read_bytes()
     try:
         if kind == "bytes":
             content = data.draw(broken(whole))
-        elif kind == "told":
-            content = metadata_of(data.draw(damaged(TOLD)))
+        elif kind == "described":
+            content = metadata_of(data.draw(damaged(DESCRIBED)))
         else:
             content = data.draw(texts(whole.decode()) | damaged(json.loads(whole)).map(as_json))
         (weights / file).write_bytes(content)

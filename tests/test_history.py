@@ -126,7 +126,7 @@ def test_a_start_keeps_what_its_checkpoint_holds_and_a_fresh_one_nothing() -> No
     ],
     ids=range(19),
 )  # fmt: skip
-def test_a_line_that_no_run_writes_is_left_out_and_told(tmp_path: Path, line: str) -> None:
+def test_a_line_that_no_run_writes_is_left_out_and_reported(tmp_path: Path, line: str) -> None:
     write(tmp_path / "stage1" / METRICS, [step(1)])
     with (tmp_path / "stage1" / METRICS).open("a") as f:
         f.write(line + "\n\n")

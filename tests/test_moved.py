@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Old names of modules: what a user has written against the last version imports, and is told the new name."""
+"""Old names of modules: what a user has written against the last version imports, and learns the new name."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_what_is_imported_is_there():
     assert {str(path): lost for path in SCRIPTS if (lost := missing(path))} == {}
 
 
-def test_what_is_missing_is_told(tmp_path):
+def test_what_is_missing_is_reported(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("from nemo_elastic.config.block import ElasticConfig, Nothing\nimport os\n")
     assert missing(script) == ["line 1: nemo_elastic.config.block has no Nothing"]

@@ -91,7 +91,7 @@ def test_a_figure_may_round_what_a_table_of_its_section_says(problems_of, words:
         ("It is 12.55 %.", "12.55"),
     ],
 )
-def test_a_figure_that_no_table_has_is_told(problems_of, words: str, wrong: str) -> None:
+def test_a_figure_that_no_table_has_is_reported(problems_of, words: str, wrong: str) -> None:
     (line,) = problems_of(f'## A\n\n--8<-- "step.md"\n\n--8<-- "sizes.md"\n\n{words}\n')
     assert line.startswith(f"docs/page.md:7: {wrong} stands in no table of its section")
 
@@ -114,7 +114,7 @@ def test_a_source_tells_settings_and_a_declaration_its_piece_alone(problems_of) 
 
 
 @pytest.mark.parametrize("piece", ["has 370 times", "the paper"])
-def test_a_declaration_of_nothing_is_told(problems_of, piece: str) -> None:
+def test_a_declaration_of_nothing_is_reported(problems_of, piece: str) -> None:
     (line,) = problems_of("The paper has it; the paper says so.", f'{{declared: {{"{piece}": the paper}}}}')
     assert repr(piece) in line
 
@@ -176,14 +176,14 @@ def test_write_puts_in_what_the_table_says(problems_of, where: str, number: str,
         ("step; 1.00; sliced s #2", "'1.054' of step.md has no number 2"),
     ],
 )
-def test_a_reference_to_no_cell_is_told_and_not_written(problems_of, where: str, says: str) -> None:
+def test_a_reference_to_no_cell_is_reported_and_not_written(problems_of, where: str, says: str) -> None:
     words = reference(where, "1.0")
     (line,) = problems_of(words)
     assert line.startswith("docs/page.md:1: ") and says in line
     assert problems_of(words, write=True) == words
 
 
-def test_a_reference_without_a_number_or_at_the_start_of_a_line_is_told(problems_of) -> None:
+def test_a_reference_without_a_number_or_at_the_start_of_a_line_is_reported(problems_of) -> None:
     (line,) = problems_of(
         "It takes <!-- fig: step; 1.00; sliced s --> long, <!-- fig: step; 1.00; sliced s -->1.054.\n"
     )

@@ -27,7 +27,7 @@ def test_figures_of_the_literature() -> None:
         assert wilson(correct, total) == pytest.approx(report, abs=5e-5)
 
 
-def test_a_share_of_a_gap_is_told_where_there_is_one() -> None:
+def test_a_share_of_a_gap_is_reported_where_there_is_one() -> None:
     assert closed(4.0, 3.2, 3.0) == pytest.approx(0.8)
     assert closed(4.0, 4.5, 3.0) == pytest.approx(-0.5)
     assert closed(3.0 + 0.99 * SHARED, 3.0, 3.0) is None and closed(3.0 - 1e-10, 3.0, 3.0) is None

@@ -134,18 +134,18 @@ def use(binaries: Path, place: Path) -> None:
             raise Failed(f"inspect: {folder.name} has not the {sizes[name]} parameters of {name}")
     line = call(cli, "slice", family, "--budget", "half", "--out", half, code=2)
     if "already exists" not in line:
-        raise Failed(f"slice: an output in the way was told as: {line}")
+        raise Failed(f"slice: an output in the way was reported as: {line}")
     line = call(cli, "verify", family, "--forward", code=2)
     if f"{ROOT}[runtime]" not in line:
-        raise Failed(f"verify --forward: that torch is missing was told as: {line}")
+        raise Failed(f"verify --forward: that torch is missing was reported as: {line}")
     commands = (("demo", "--out", place / "demo"), ("train", "--factory", "x"), ("eval", family, "--data", place))
     for command in commands:
         line = call(cli, *command, code=2)
         if f"pip install '{ROOT}[" not in line or (place / "demo").exists():
-            raise Failed(f"{command[0]}: that an extra is missing was told as: {line}")
+            raise Failed(f"{command[0]}: that an extra is missing was reported as: {line}")
     line = call(binaries / "python", "-c", "from nemo_elastic import load_family", code=1)
     if f"pip install '{ROOT}[runtime]'" not in line:
-        raise Failed(f"load_family: that torch is missing was told as: {line}")
+        raise Failed(f"load_family: that torch is missing was reported as: {line}")
     print(f"init, inspect, verify and slice work: {sizes}; what needs an extra names it")
 
 

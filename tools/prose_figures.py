@@ -67,10 +67,10 @@ class Number:
         unit = {"k": 1e3, "M": 1e6}.get(text[-1], 1.0) * 10.0 ** int(exponent or 0)
         return cls(float(mantissa) * unit, 10.0 ** -len(mantissa.partition(".")[2]) * unit, percent)
 
-    def is_told_by(self, other: Number) -> bool:
+    def agrees_with(self, other: Number) -> bool:
         """Whether `other` rounds to this. One digit is what anything rounds to: it must be the very number.
 
-        A percentage is told by another, or by a share.
+        A percentage agrees with another, or with a share.
         """
         if other.percent > self.percent or (self.percent > other.percent and other.digit >= 1):
             return False
@@ -220,7 +220,7 @@ def stands(match: re.Match[str], among: Iterable[Number]) -> bool:
     unit = (match["unit"] or "") + (match["after"] or "")
     text = match["number"] or match["decimal"] or str(WORDS[match["word"]])
     number = Number.of(text, unit.startswith(("%", "per")))
-    return any(number.is_told_by(other) for other in among)
+    return any(number.agrees_with(other) for other in among)
 
 
 def is_figure(match: re.Match[str]) -> bool:
@@ -239,7 +239,7 @@ def references(house: House, page: Page) -> Iterator[str]:
             yield f"{place}: {exc}"
             continue
         if right != match["number"]:
-            yield f"{place}: {match['number']} is {right} in the table ({match['where']}); --write mends it"
+            yield f"{place}: {match['number']} is {right} in the table ({match['where']}); --write fixes it"
         if not re.search(r"\w.*$", text[: match.start()].rpartition("\n")[2].lstrip("-*> 0123456789.")):
             yield f"{place}: a reference begins the line, where Markdown takes it for a block"
     if bare := len(re.findall(r"<!--\s*fig:", text)) - len(REFERENCE.findall(text)):

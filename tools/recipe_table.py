@@ -17,7 +17,7 @@ from nemo_elastic.plan.stages import PAPER
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SIZES = {"nemo": ("12b", "9b", "8b"), "bridge": ("12b", "9b", "8b", "30b_a3b")}
-HEAD = ("Recipe", "Stage", "Sequence", "Batch", "Steps", "Tokens", "Drawn", "Layout", "Weights, gradients",
+HEAD = ("Recipe", "Stage", "Sequence", "Batch", "Steps", "Tokens", "Sampled", "Layout", "Weights, gradients",
         "GB of a GPU")  # fmt: skip
 
 
@@ -32,10 +32,10 @@ def table(host: str) -> str:
             stage = PAPER.stage(number)
             layout = family.layout(number, PAPER, NODES * 8, "h100")
             config = stage.block(family.config)
-            drawn = zip(config.budgets, config.weights(), strict=True)
+            sampled = zip(config.budgets, config.weights(), strict=True)
             lines.append(_row((
                 f"`{name}`", number, stage.seq_length, stage.global_batch_size, stage.max_steps,
-                f"{stage.tokens / 1e9:.1f}B", ", ".join(f"{budget.name} {weight:.2g}" for budget, weight in drawn),
+                f"{stage.tokens / 1e9:.1f}B", ", ".join(f"{budget.name} {weight:.2g}" for budget, weight in sampled),
                 layout, f"{family.precision.weights}, {family.precision.gradients}",
                 f"{layout.memory.total / 1e9:.1f}",
             )))  # fmt: skip

@@ -25,7 +25,7 @@ HEAD = """\
 
 Made from `tools/troubleshooting.yaml` by `tools/troubleshooting.py`; a test keeps it in step with the source.
 
-A mistake that you can mend is one line and exit code 2:
+A mistake that you can fix is one line and exit code 2:
 
 ```text
 error: elastic.router.freeze_at: 2.0 is not allowed; a fraction of stage 1 from 0 to 1
@@ -33,7 +33,7 @@ error: elastic.router.freeze_at: 2.0 is not allowed; a fraction of stage 1 from 
 
 First the field as you wrote it, or the file; then the value; then what would have been fine. In the lines below `…`
 stands for whatever differs: search this page for a word of the fixed part. `nemo-elastic doctor` looks at the
-environment and says what is wrong and what mends it. A traceback is a bug of ours; please report it.
+environment and says what is wrong and what fixes it. A traceback is a bug of ours; please report it.
 
 {tested} of the {lines} kinds of line below are provoked by the {cases} cases of bad input in
 `tests/bad_input/cases.yaml`, which a test runs.
@@ -56,7 +56,7 @@ class Entry:
 
     @property
     def is_symptom(self) -> bool:
-        """Told in our words, not in those of the software that misbehaves."""
+        """In our words, not in those of the software that misbehaves."""
         return self.source is not None and not (ROOT / self.source).is_file()
 
 

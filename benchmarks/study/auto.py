@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Does a family know by itself which member a prompt needs? Quality over cost: chosen, drawn by chance, and fixed.
+"""Does a family know by itself which member a prompt needs? Quality over cost: chosen, sampled at random, and fixed.
 
 Prompts are split in halves by the seed, by documents where several are of one. A half is chosen for by a calibration
 of the other half.
@@ -24,9 +24,9 @@ from nemo_elastic.runtime.calibration import price_of, shares, worthiest
 from nemo_elastic.runtime.family_runtime import FamilyRuntime
 from nemo_elastic.runtime.signals import SIGNALS, TAIL, signals
 
-#: of the dial
-DIALS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-#: at which single signals are compared, and what perfect foresight would gain is told
+#: settings of the cost
+COSTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+#: at which single signals are compared, and what perfect foresight would gain is reported
 AT = 0.3
 #: prompts of text and problems, tokens of a piece before and behind the place where it is cut
 SAMPLES, PROMPT, ANSWER = 512, 96, 32
@@ -66,7 +66,7 @@ def text(family: FamilyRuntime, data: DataFolder, seed: int) -> dict[str, Any]:
 
 
 def judged(measured: Measured, groups: Groups, seed: int) -> dict[str, Any]:
-    """Every way at every dial.
+    """Every way at every cost setting.
 
     Args:
         measured: prompts, with the quality of every member.
@@ -91,7 +91,7 @@ def judged(measured: Measured, groups: Groups, seed: int) -> dict[str, Any]:
         "sizes": [count / largest for count in measured.parameters],
         "quality": measured.quality_nm.mean(0).tolist(),
         "prompts": len(groups),
-        "auto": {f"{dial:g}": figures_of(crossed(measured, halves, dial)) for dial in DIALS},
+        "auto": {f"{cost:g}": figures_of(crossed(measured, halves, cost)) for cost in COSTS},
         "single": {name: figures_of(crossed(measured, halves, AT, [i])) for i, name in enumerate(SIGNALS)},
         "perfect": figures_of(perfect),
         "explained": explained(measured, halves),
@@ -106,13 +106,13 @@ def halved(groups: Groups, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def crossed(
-    measured: Measured, halves: tuple[np.ndarray, np.ndarray], dial: float, columns: list[int] | None = None
+    measured: Measured, halves: tuple[np.ndarray, np.ndarray], cost: float, columns: list[int] | None = None
 ) -> np.ndarray:
     """The member of each prompt, by the calibration of the other half; of some signals alone, all by default."""
     taken = measured if columns is None else vary(measured, lambda signals_ns: signals_ns[:, columns])
     chosen = np.zeros(len(measured.signals_ns), dtype=int)
     for fitted, asked in (halves, halves[::-1]):
-        chosen[asked] = taken.calibrate(fitted).choose(taken.signals_ns[asked], dial)
+        chosen[asked] = taken.calibrate(fitted).choose(taken.signals_ns[asked], cost)
     return chosen
 
 
@@ -124,7 +124,7 @@ def vary(measured: Measured, change: Callable[[np.ndarray], np.ndarray]) -> Meas
 def explained(measured: Measured, halves: tuple[np.ndarray, np.ndarray]) -> float:
     """Share of the variance of the largest member's gain over the smallest that signals tell of unseen prompts."""
     gain_n = measured.quality_nm[:, -1] - measured.quality_nm[:, 0]
-    told_n = np.zeros(len(gain_n))
+    forecast_n = np.zeros(len(gain_n))
     for fitted, asked in (halves, halves[::-1]):
-        told_n[asked] = measured.calibrate(fitted).gains(measured.signals_ns[asked])[:, -1]
-    return float(1 - ((gain_n - told_n) ** 2).mean() / gain_n.var())
+        forecast_n[asked] = measured.calibrate(fitted).gains(measured.signals_ns[asked])[:, -1]
+    return float(1 - ((gain_n - forecast_n) ** 2).mean() / gain_n.var())

@@ -10,14 +10,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.study.auto import AT, DIALS
+from benchmarks.study.auto import AT, COSTS
 from benchmarks.study.results import Results, markdown
 from benchmarks.study.studies import SEEDS
 from nemo_elastic.report.drawing import INK, MUTED, colour, headline, house, new_figure
 from nemo_elastic.runtime.signals import SIGNALS
 
-#: first part of the jobs' names -> how quality is told: its column, a factor, digits
-TOLD = {"answers": ("right answers, %", 100.0, 1), "text": ("nats per token", -1.0, 4)}
+#: first part of the jobs' names -> how quality is reported: its column, a factor, digits
+QUALITY = {"answers": ("right answers, %", 100.0, 1), "text": ("nats per token", -1.0, 4)}
 
 #: of each table, so that prose can name its cells
 TITLES = {"answers": "Questions about a text", "text": "Text and problems of the demo"}
@@ -45,19 +45,19 @@ def gain(group: Sequence[dict[str, Any]], scale: float, digits: int, *path: str)
 
 
 def curve(group: Sequence[dict[str, Any]], what: str) -> str:
-    """Fixed members and dials: what they cost and how good they are, beside random mixing."""
-    column, scale, digits = TOLD[what]
+    """Fixed members and cost settings: what they cost and how good they are, beside random mixing."""
+    column, scale, digits = QUALITY[what]
     rows = []
     for i, name in enumerate(group[0]["members"] if group else ()):
         size = 100 * statistics.mean(result["sizes"][i] for result in group)
         quality = scale * statistics.mean(result["quality"][i] for result in group)
         rows.append([f"always {name}", f"{size:.0f}", f"{quality:.{digits}f}", "", "", f"{size:.0f}", ""])
-    for dial in (f"{dial:g}" for dial in DIALS if group):
-        at = ("auto", dial)
+    for cost in (f"{cost:g}" for cost in COSTS if group):
+        at = ("auto", cost)
         numbers = [100 * mean(group, *at, "size"), 100 * mean(group, *at, "read")]
         good = [f"{scale * mean(group, *at, name):.{digits}f}" for name in ("quality", "random", "random_read")]
         rows.append(
-            [f"auto {dial}", f"{numbers[0]:.0f}", good[0], good[1], gain(group, abs(scale), digits, *at),
+            [f"auto {cost}", f"{numbers[0]:.0f}", good[0], good[1], gain(group, abs(scale), digits, *at),
              f"{numbers[1]:.0f}", good[2]]
         )  # fmt: skip
     unit = column.partition(" ")[0] if what == "text" else "%"
@@ -72,7 +72,7 @@ def worth(groups: Mapping[str, Sequence[dict[str, Any]]]) -> str:
     ways.append(("perfect foresight", ("perfect",)))
     rows = []
     for title, path in ways if all(groups.values()) else ():
-        cells = [gain(group, abs(TOLD[what][1]), TOLD[what][2], *path) for what, group in groups.items()]
+        cells = [gain(group, abs(QUALITY[what][1]), QUALITY[what][2], *path) for what, group in groups.items()]
         rows.append([f"`{title}`" if title in SIGNALS else title, *cells])
     if rows:
         shares = [f"{100 * mean(group, 'explained'):.0f}%" for group in groups.values()]
@@ -104,10 +104,10 @@ def picture(groups: Mapping[str, Sequence[dict[str, Any]]]) -> Figure:
     with house():
         figure = new_figure(4.7 * len(groups), 3.9)
         for axes, (what, group) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
-            column, scale, _ = TOLD[what]
-            size = [100 * mean(group, "auto", f"{dial:g}", "size") for dial in DIALS]
+            column, scale, _ = QUALITY[what]
+            size = [100 * mean(group, "auto", f"{cost:g}", "size") for cost in COSTS]
             for name, label, shade, dashes in (("quality", "auto", 0, "-"), ("random", "random mixing", 1, "--")):
-                good = [scale * mean(group, "auto", f"{dial:g}", name) for dial in DIALS]
+                good = [scale * mean(group, "auto", f"{cost:g}", name) for cost in COSTS]
                 axes.plot(
                     size, good, dashes, color=colour(shade), marker="o" if shade == 0 else None, ms=5, label=label
                 )
@@ -123,5 +123,5 @@ def picture(groups: Mapping[str, Sequence[dict[str, Any]]]) -> Figure:
                 axes.invert_yaxis()  # better is up in both
             axes.margins(0.08, 0.12)
         axes.legend(loc="lower right")
-        headline(figure, "Quality over size, for each dial", "mean of three seeds; higher is better")
+        headline(figure, "Quality over size, for each cost setting", "mean of three seeds; higher is better")
     return figure

@@ -24,7 +24,7 @@ from string import ascii_lowercase, ascii_uppercase
 LENGTH = 1024
 #: tokens of the short pieces that a family is trained on
 SHORT = 128
-#: largest distance of each level; a question's level is drawn among those of which there is one to ask
+#: largest distance of each level; a question's level is sampled among those of which there is one to ask
 LEVELS = (64, 128, 256, 512, LENGTH)
 KINDS = ("recall", "chain of 2", "chain of 3", "sum of 3")
 #: share of statements that ask
@@ -98,7 +98,7 @@ class Document:
                 return name
 
     def ask(self) -> bool:
-        """A question of a kind and then of a level that are drawn; whether there is one of that kind."""
+        """A question of a kind and then of a level that are sampled; whether there is one of that kind."""
         kind = self.rng.choice(KINDS)
         by_level: dict[int, list[tuple[str, ...]]] = {}
         for needed in self.needs(kind):

@@ -15,7 +15,7 @@ TOKENS = 65536
 
 
 def parent_shape(stripes: bool = True, model: str = "study") -> Parent:
-    """Shape of a parent of the studies; with the FFN stripes of the studies' blocks unless told otherwise."""
+    """Shape of a parent of the studies; with the FFN stripes of the studies' blocks by default."""
     from benchmarks.study.model import MODELS
     from benchmarks.study.sizes import AXES
     from nemo_elastic.formats.megatron.shape import parent_of

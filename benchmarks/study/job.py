@@ -26,7 +26,7 @@ class Job:
         kind: one of `jobs.KINDS`.
         seed: of data order, ranking, search, router and sampling.
         steps: optimizer steps (stage 1's, where there are two).
-        block: elastic block of a family; of a simulation, what it is told; of ModelOpt's search, that of the family
+        block: elastic block of a family; of a simulation, its settings; of ModelOpt's search, that of the family
             whose loss and tokens it goes by.
         after: job whose shapes (and ranking) are taken; of a parent the job whose weights it starts from.
         member: which of its members is trained alone.
@@ -79,7 +79,7 @@ def parent_checkpoint(job: Job, runs: Path) -> Path:
 
 
 def fixed_shapes(job: Job, runs: Path, out: Path) -> dict[str, Any]:
-    """Block settings that take another job's ranking and members, and draw only the member that is trained alone."""
+    """Block settings that take another job's ranking and members, and sample only the member that is trained alone."""
     if job.after is None:
         return {}
     before = read_result(runs, job.after)
@@ -95,7 +95,7 @@ def fixed_shapes(job: Job, runs: Path, out: Path) -> dict[str, Any]:
 
 
 def random_shapes(job: Job, ranking: str) -> dict[str, Any]:
-    """Members by chance: every choice is drawn, then brought to its budget and into the member before it."""
+    """Members by chance: every choice is sampled, then brought to its budget and into the member before it."""
     import numpy as np
 
     from benchmarks.study.evaluate import parent_shape

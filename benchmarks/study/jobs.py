@@ -120,7 +120,7 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     shapes = json.loads((out / "elastic" / "shapes.json").read_text())
     trace = shapes["report"].get("trace", [])
     extra = work.search(model.parent, config, trace, job.batch.length)
-    # shapes that are drawn by chance need a ranking, too, to be cut by
+    # shapes that are sampled at random need a ranking, too, to be cut by
     extra += 0.0 if config.ranking and job.kind != "random" else work.ranking(model.parent, config, job.batch.length)
     kept = {job.member: members[job.member]} if job.member else members
     whole = parameters(model.parent, model.parent.full)

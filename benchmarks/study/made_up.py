@@ -23,7 +23,7 @@ from nemo_elastic.search.space import Code
 
 #: standard deviation of the logarithm of what a width is worth per parameter; half of its variance is its axis's
 SPREAD = 1.0
-#: what is left of a width's value at a share x of it is x**k; k is drawn from here, per layer and axis
+#: what is left of a width's value at a share x of it is x**k; k is sampled from here, per layer and axis
 CURVES = (0.2, 0.8)
 
 
@@ -80,7 +80,7 @@ def make_up(
     Args:
         config: block; its first budget below the parent prices the widths.
         parent: shape.
-        seed: of all draws.
+        seed: of all samples.
         agreement: rank correlation of the factors of the two losses.
         nats: loss of the smallest member over the parent's.
 

@@ -53,7 +53,7 @@ class RowLinear(Linear):
 
 
 class NormLinear(Linear):
-    """RMSNorm and linear; gives what it has normalised as well where it is told to, as ModelOpt does to measure."""
+    """RMSNorm and linear; gives what it has normalised as well where it is asked to, as ModelOpt does to measure."""
 
     te_return_bias = return_layernorm_output = False
 

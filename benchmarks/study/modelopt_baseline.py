@@ -48,7 +48,7 @@ def prune(
     samples: int = SAMPLES,
     seed: int = SEED,
 ) -> Path:
-    """Prune a NeMo checkpoint to given sizes, in a process of its own: ModelOpt has to be told of Mamba on import.
+    """Prune a NeMo checkpoint to given sizes, in a process of its own: ModelOpt has to know of Mamba on import.
 
     Args:
         parent_checkpoint: NeMo checkpoint of a Nemotron-H.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Layers that ModelOpt 0.37 can prune on a CPU, and the two facts it has to be told there.
+"""Layers that ModelOpt 0.37 can prune on a CPU, and the two facts it has to be given there.
 
 `mcore_minitron` wants norms as modules of their own (it reads importance behind them) and megatron-core's plain
 linears, mixer and attention. So this is megatron-core's ModelOpt spec with the parts that need CUDA replaced: torch's

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""megatron-core's Mamba mixer as ModelOpt can prune it on a CPU, and what any release of it has to be told there."""
+"""megatron-core's Mamba mixer as ModelOpt can prune it on a CPU, and what any release of it has to be given there."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class PrunableMixer(mamba_mixer.MambaMixer):
 def check_fresh() -> None:
     """Raise where ModelOpt has been imported: it decides about Mamba on import."""
     if "modelopt.torch.nas.plugins.megatron" in sys.modules:
-        raise RuntimeError("ModelOpt was imported before it could be told about Mamba: prune in a process of its own")
+        raise RuntimeError("ModelOpt was imported before it could know of Mamba: prune in a process of its own")
 
 
 @contextmanager

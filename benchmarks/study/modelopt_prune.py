@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The process that prunes: ModelOpt's `mcore_minitron` through NeMo, told of a CPU first (`modelopt_layers`).
+"""The process that prunes: ModelOpt's `mcore_minitron` through NeMo, made ready for a CPU first (`modelopt_layers`).
 
     python -m benchmarks.study.modelopt_prune JOB.json
 

@@ -54,7 +54,7 @@ AROUND: dict[str, dict[str, Any]] = {
     "lr 1e-2": {"lr": 1e-2}, "lr 1e-3": {"lr": 1e-3}, "prior 4": {"prior": 4.0}, "prior 1": {"prior": 1.0},
     "scale 1 to 10": {"scale": (1.0, 10.0)}, "freeze_at 0.33": {"freeze_at": 0.33},
 }  # fmt: skip
-#: name -> what `simulate` is told besides, for BEFORE and for NOW
+#: name -> what `simulate` is given besides, for BEFORE and for NOW
 CHECKS: dict[str, dict[str, Any]] = {
     "more seeds": {"seeds": MORE_SEEDS}, "bent": {"bend": 2.0}, "noise 4": {"noise": 4.0},
     "9b": {"family": "9b"}, "8b": {"family": "8b"},
@@ -191,7 +191,7 @@ class Watch:
         start, regret: of the members started at and of those projected at each of `POINTS`.
         decided: the step after which no choice changes; settled: after which at most one in twenty differs from its
             last; moved: choices that end elsewhere than they were at first.
-        open: axis -> entropy of what is drawn at each of `POINTS`, from 1 (uniform) to 0.
+        open: axis -> entropy of what is sampled at each of `POINTS`, from 1 (uniform) to 0.
         over: expected cost over the target in the last hundred steps with micro-batches under masks; raw: the largest
             |miss| of a choice before projection.
         """

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.study.results import Results, markdown
 from benchmarks.study.schedule import CHANGES, NATS, POINTS, settings
 
-#: space -> ends of the names of the jobs that are told of together
+#: space -> ends of the names of the jobs that share a row
 SPACES = {
     "a width per layer": ("", "-more-seeds", "-9b", "-8b"),
     "one width": ("-12b-one-width", "-9b-one-width", "-8b-one-width"),

@@ -3,7 +3,7 @@
 """Routers that learn from made-up losses, many at once: the router's own arithmetic with one more dimension.
 
 R routers, M micro-batches, S rows (slots, and one row for a rigid axis), C choices (the most there are, padded), B
-budgets. Draws, schedule, Adam, warm-up and clipping are those of a recipe's stage 1; there is no model.
+budgets. Samples, schedule, Adam, warm-up and clipping are those of a recipe's stage 1; there is no model.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Routers(torch.nn.Module):
 
     @torch.no_grad()
     def openness(self, scale: float) -> torch.Tensor:
-        """Entropy of what is drawn, over that of a uniform draw, [R, B, S]: argmax(z x scale + g) is a draw from
+        """Entropy of what is sampled, over that of a uniform sample, [R, B, S]: argmax(z x scale + g) is a sample from
         softmax(z x scale), whatever the temperature. Rigid rows are zero.
         """
         p = (self.logits() * scale).softmax(-1)
@@ -233,7 +233,7 @@ def _typical(made: MadeUp, axis: str) -> float:
     return float(np.sqrt(np.mean(alone**2)))
 
 
-def draws(config: ElasticConfig, optimizer: Optimizer, steps: int) -> list[list[int]]:
+def samples(config: ElasticConfig, optimizer: Optimizer, steps: int) -> list[list[int]]:
     """Budgets of the micro-batches of each step that run under masks; the parent's never do."""
     assert config.router is not None
     sampler, share = (
@@ -263,12 +263,12 @@ def train(
     settings, end = config.router, config.router.freeze_step(optimizer.steps)
     adam = torch.optim.Adam(routers.parameters(), lr=settings.lr, betas=optimizer.betas, eps=optimizer.eps, fused=True)
     generator = torch.Generator().manual_seed(seed)
-    for step, drawn in enumerate(draws(config, optimizer, end)):
+    for step, sampled in enumerate(samples(config, optimizer, end)):
         tau, scale = routers.routers[0].schedule(step / optimizer.steps)
         adam.zero_grad(set_to_none=False)
         figures: dict[str, Any] = {"tau": tau, "scale": scale}
-        if drawn:
-            budgets = torch.tensor(drawn)
+        if sampled:
+            budgets = torch.tensor(sampled)
             loss, cost = routers.micro_batches(budgets, tau, scale, generator)
             (
                 (loss + settings.loss_weight * budget_loss(cost - 1, settings)).sum() / optimizer.micro_batches

@@ -172,7 +172,7 @@ def context() -> list[Job]:
     ]  # fmt: skip
 
 
-#: how often the whole model is drawn, beside a third
+#: how often the whole model is sampled, beside a third
 WHOLE_WEIGHTS = (0.0, 0.1, 0.2)
 
 

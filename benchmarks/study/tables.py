@@ -92,7 +92,7 @@ def shapes(results: Results) -> str:
 
 
 def weights(results: Results) -> str:
-    """Losses by how often the whole model is drawn."""
+    """Losses by how often the whole model is sampled."""
     names = {f"{weight:g}": f"weights-{weight:g}-0" for weight in WHOLE_WEIGHTS} | {"1/3": shaped(BEST, 0).name}
     rows = []
     for weight, r in ((weight, results[name]) for weight, name in names.items() if name in results):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""FLOPs that a run spent, replayed from what decides them: draws, members, schedule, search.
+"""FLOPs that a run spent, replayed from what decides them: samples, members, schedule, search.
 
 A forward is `cost.flops_per_token`, a backward twice that; a teacher's forward is the whole parent's.
 """

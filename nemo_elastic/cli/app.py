@@ -6,7 +6,7 @@ A command is a module `cli/cmd_<name>.py` with an object `command`: a function w
 `typer.Typer` where a function is not enough (subcommands, context settings). It may import torch or NeMo inside the
 function only, so that its own `--help` is quick too. Its docstring is the help text and shows an example.
 
-Errors that a user can mend end in one line on stderr and exit code 2. A bug keeps its traceback.
+Errors that a user can fix end in one line on stderr and exit code 2. A bug keeps its traceback.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _HELP = {
     "verify": "Check that a family is what it says it is.",
     "report": "Turn a run into one HTML page with plots.",
     "plan": "Which parallel layouts of a training run fit, and what a step costs.",
-    "rehearse": "A large recipe's own jobs, in small, before it is paid for.",
+    "rehearse": "A large recipe's own jobs, scaled down, before it is paid for.",
     "doctor": "What is installed here, what will be used, and what is wrong.",
     "schema": "The JSON schema of the `elastic:` block, for editors.",
     "data": "Prepare text: tokenizer and token files.",
@@ -114,7 +114,7 @@ class LazyGroup(typer.core.TyperGroup):
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Turn what a user can mend into one line on stderr and the exit code."""
+    """Turn what a user can fix into one line on stderr and the exit code."""
     try:
         yield
     except ElasticError as exc:

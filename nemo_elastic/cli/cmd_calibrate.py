@@ -70,7 +70,7 @@ def command(
     tried = held_out(measured, seed)
     path = write_calibration(source.folder, measured.calibrate(), force, digest)
     if json:
-        print_json(_told(path, measured, tried))
+        print_json(_record(path, measured, tried))
         return
     for table in _tables(measured, tried):
         Console(markup=False).print(table)
@@ -119,7 +119,7 @@ def _fixed(measured: Measured) -> list[dict[str, Any]]:
     ]
 
 
-def _told(path: Path, measured: Measured, tried: list[Against]) -> dict[str, Any]:
+def _record(path: Path, measured: Measured, tried: list[Against]) -> dict[str, Any]:
     from nemo_elastic.evaluation.known_answers import TRIED
 
     rows = [

@@ -46,7 +46,7 @@ def command(
         int, within(1, TOKENS, "--max-new-tokens", "Most tokens of an answer; it ends before at an end token.")
     ] = 512,
     temperature: Annotated[
-        float, within(0.0, 100.0, "--temperature", "Draw with it; by default 0, the most likely token.")
+        float, within(0.0, 100.0, "--temperature", "Sample with it; by default 0, the most likely token.")
     ] = 0.0,
     top_p: Annotated[
         float, within(1e-6, 1.0, "--top-p", "Sample from the fewest most likely tokens with this share.")

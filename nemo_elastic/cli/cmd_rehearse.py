@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""`nemo-elastic rehearse`: a large recipe's own jobs, in small."""
+"""`nemo-elastic rehearse`: a large recipe's own jobs, scaled down."""
 
 from __future__ import annotations
 

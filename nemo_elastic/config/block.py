@@ -52,7 +52,7 @@ class ElasticConfig:
         shapes: JSON file {member: subnet} with fixed shapes; needs search and router null. With none of the three,
             members are the most even cuts that meet their budgets.
         distill: the loss.
-        sampling: member name -> weight of being drawn for a micro-batch; equal when empty.
+        sampling: member name -> weight of being sampled for a micro-batch; equal when empty.
         budgets_per_batch: different members that each micro-batch trains, one after another, with one forward pass of
             the teacher. The loss is their mean (a member whose `sampling` weight is above one in that many is in every
             micro-batch, with its weight). Steps take longer, memory stays.
@@ -103,9 +103,9 @@ class ElasticConfig:
             number(f"elastic.sampling.{name}", w, 0, 1e9, "a weight of at least 0")
         if self.sampling and not sum(self.sampling.values()) > 0:
             raise bad("elastic.sampling", dict(self.sampling), "at least one positive weight")
-        drawn = sum(w > 0 for w in self.weights())
-        allowed = f"from 1 to {drawn}: that many members have a positive sampling weight"
-        integer("elastic.budgets_per_batch", self.budgets_per_batch, 1, allowed, drawn)
+        sampled = sum(w > 0 for w in self.weights())
+        allowed = f"from 1 to {sampled}: that many members have a positive sampling weight"
+        integer("elastic.budgets_per_batch", self.budgets_per_batch, 1, allowed, sampled)
         integer("elastic.seed", self.seed, 0, "an integer from 0 to 4294967295", 2**32 - 1)
 
     @classmethod

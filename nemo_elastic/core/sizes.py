@@ -5,7 +5,7 @@
 The members lie on the path, in order. Between two of them the path goes from one to the other in small steps, all axes
 in proportion: step i of the n that an axis has to go comes at (i - 1/2)/n of the way. Each step takes something away
 and adds nothing, so parameters strictly fall, and so does the memory under any `MemorySpec`: the largest shape within
-a limit is found by bisection. Nothing is learned or drawn here: the manifest alone says the path.
+a limit is found by bisection. Nothing is learned or sampled here: the manifest alone says the path.
 
 Between two uniform members (one width per axis for all layers) every shape is uniform, too: all layers of a type move
 together, as the plain `nemotron_h` format and vLLM need it. Where layers differ they move one by one.

@@ -230,7 +230,7 @@ def fill_pool(
     Returns:
         At least `tokens` training tokens, less than one problem more.
     """
-    # Two lengths of one seed must not draw the same problems of a level that both use.
+    # Two lengths of one seed must not sample the same problems of a level that both use.
     source = mixture(short_weights(), 2 * seed) if length == "short" else mixture(long_weights(), 2 * seed + 1)
     pool, total, extra = Pool(), 0, 0
     while total < tokens or (len(pool.held_out) < held_out and extra < _EXTRA_CHUNKS):

@@ -119,7 +119,7 @@ def generate(task: str, level: int, seed: int) -> Iterator[Problem]:
         raise bad("level", level, f"{task} has levels 1 to {len(levels)}")
     import reasoning_gym as gym  # takes more than a second: only when problems are made
 
-    # reasoning-gym draws question i from seed + i, so neighbouring seeds would share nearly all their questions.
+    # reasoning-gym samples question i from seed + i, so neighbouring seeds would share nearly all their questions.
     start = int.from_bytes(hashlib.sha256(f"{seed} {task} {level}".encode()).digest()[:6], "big")
     dataset = gym.create_dataset(task, seed=start, size=2**31, **levels[level - 1])
     index = 0
@@ -137,7 +137,7 @@ def mixture(weights: Mapping[tuple[str, int], float], seed: int) -> Iterator[Pro
 
     Args:
         weights: (task, level) → how often, in any unit.
-        seed: Fixes the draws and the problems.
+        seed: Fixes the samples and the problems.
 
     Yields:
         Problems, see `generate`.

@@ -131,7 +131,7 @@ def judge(compared: dict[str, dict[str, Any]], failed: Sequence[str] = ()) -> di
 
 
 def speed(device: str, place: Path) -> dict[str, Any]:
-    """Forward and backward of a 12B's Mamba layer, whole and sliced. Nothing is wrong with any time: it is told."""
+    """Forward and backward of a 12B's Mamba layer, whole and sliced. No time is wrong: each is reported."""
     medians = times(installed(slice(-3, None)), device, SPEED)
     return {"ok": True, "told": shares(medians, SPEED), "figures": medians}
 

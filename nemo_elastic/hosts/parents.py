@@ -23,7 +23,7 @@ def newest_of(teacher: str | os.PathLike[str] | None) -> str | None:
             `checkpoints`, or that folder.
 
     Returns:
-        A path from the root where it is at hand; as it was given where only a cluster has it, or it is neither.
+        A path from the root where it is there; as it was given where only a cluster has it, or it is neither.
 
     Raises:
         ElasticError: no checkpoint of the training is whole.

@@ -21,7 +21,7 @@ def report_parts(parts: Sequence[Part], tokens: torch.Tensor, budgets: int) -> t
         budgets: of the block.
 
     Returns:
-        [loss sum, tokens], and the same of each budget that it drew, zeros for the others.
+        [loss sum, tokens], and the same of each budget that it sampled, zeros for the others.
     """
     each = torch.zeros(budgets, 2, device=tokens.device)
     total = torch.zeros((), device=tokens.device)
@@ -32,7 +32,7 @@ def report_parts(parts: Sequence[Part], tokens: torch.Tensor, budgets: int) -> t
 
 
 def mean_by_budget(each: torch.Tensor) -> dict[int, float]:
-    """Budget index -> mean loss of those that were drawn, over data-parallel ranks; all of them call it.
+    """Budget index -> mean loss of those that were sampled, over data-parallel ranks; all of them call it.
 
     Args:
         each: sums over this rank's micro-batches of what `report_parts` gave of the budgets.
@@ -76,4 +76,4 @@ def losses_of_last_rank(by_budget: Mapping[int, float], budgets: int) -> dict[in
     seen = torch.zeros(budgets, 2, dtype=torch.float64)
     for i, loss in by_budget.items():
         seen[i] = torch.tensor([1.0, loss], dtype=torch.float64)
-    return {i: loss for i, (drawn, loss) in enumerate(from_last_rank(seen).tolist()) if drawn}
+    return {i: loss for i, (sampled, loss) in enumerate(from_last_rank(seen).tolist()) if sampled}

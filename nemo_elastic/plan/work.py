@@ -80,19 +80,19 @@ def step_work(
 
     Of experts those count that a token is sent to: work goes by active parameters, memory by all.
 
-    A micro-batch runs `budgets_per_batch` members, drawn by `sampling`. Until shapes are frozen all but the parent run
+    A micro-batch runs `budgets_per_batch` members, by their `sampling`. Until shapes are frozen all but the parent run
     as the whole model under masks. A frozen teacher sees every micro-batch once; a trainable one runs on its own where
-    the parent was not drawn.
+    the parent was not sampled.
     """
     length, share = run.seq_length, gated_share(config, run)
     whole = flops_per_token(parent, parent.full, length)
     whole_layers = flops_per_token(parent, parent.full, length, head=False)
     forward = layers = 0.0
-    drawn = inclusion(config.weights(), config.budgets_per_batch)
-    for chance, member in zip(drawn, family.values(), strict=True):
+    sampled = inclusion(config.weights(), config.budgets_per_batch)
+    for chance, member in zip(sampled, family.values(), strict=True):
         forward += chance * (share * whole + (1 - share) * flops_per_token(parent, member, length))
         layers += chance * (share * whole_layers + (1 - share) * flops_per_token(parent, member, length, head=False))
-    taught = {"none": 0.0, "self": 1 - drawn[0]}.get(str(config.distill.teacher), 1.0)
+    taught = {"none": 0.0, "self": 1 - sampled[0]}.get(str(config.distill.teacher), 1.0)
     return Work(3 * forward * run.tokens, layers * run.tokens if recompute else 0.0, taught * whole * run.tokens)
 
 
@@ -120,8 +120,8 @@ def wait(
 ) -> float:
     """Time of a pipeline's slot as a share of that of equal stages and equal micro-batches; 1 without a pipeline.
 
-    In a slot every stage runs another micro-batch, each with a member of its own draw, and all go on when the slowest
-    is done: the mean of the largest of so many independent draws, each at its stage's cost. That is somewhat too much,
+    In a slot every stage runs another micro-batch, each with a member of its own, and all go on when the slowest is
+    done: the mean of the largest of so many independent samples, each at its stage's cost. That is somewhat too much,
     since a stage that is ahead does not wait at once. A stage's cost is the student's forward, its backward (twice
     that), what is recomputed, and the teacher's forward.
 
@@ -136,10 +136,10 @@ def wait(
     if pipeline == 1:
         return 1.0
     share = gated_share(config, run)
-    draws: dict[Subnet, float] = {}
+    chances: dict[Subnet, float] = {}
     for chance, member in zip(inclusion(config.weights(), 1), family.values(), strict=True):
         for which, part in ((parent.full, share), (member, 1 - share)):
-            draws[which] = draws.get(which, 0.0) + chance * part
+            chances[which] = chances.get(which, 0.0) + chance * part
 
     def cost(member: Subnet) -> list[float]:
         whole, layers = (_stage_flops(parent, member, pipeline, run.seq_length, head) for head in (True, False))
@@ -147,15 +147,15 @@ def wait(
 
     taught = _stage_flops(parent, parent.full, pipeline, run.seq_length, True) if config.distill.taught else ()
     costs = {
-        member: [c + t for c, t in zip(cost(member), taught or [0.0] * pipeline, strict=True)] for member in draws
+        member: [c + t for c, t in zip(cost(member), taught or [0.0] * pipeline, strict=True)] for member in chances
     }
-    mean = sum(chance * sum(costs[member]) for member, chance in draws.items()) / pipeline
+    mean = sum(chance * sum(costs[member]) for member, chance in chances.items()) / pipeline
     values = sorted({c for held in costs.values() for c in held})
     largest, below = 0.0, 0.0
     for value in values:  # the largest is at most this where every stage's cost is
         up_to = 1.0
         for i in range(pipeline):
-            up_to *= sum(chance for member, chance in draws.items() if costs[member][i] <= value)
+            up_to *= sum(chance for member, chance in chances.items() if costs[member][i] <= value)
         largest, below = largest + value * (up_to - below), up_to
     return largest / mean
 

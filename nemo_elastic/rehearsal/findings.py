@@ -202,7 +202,7 @@ def in_transformers(place: Place) -> Finding:
     return Finding(worst <= SAME, f"{message} ({why})", {"losses": losses})
 
 
-#: in the order in which they are told
+#: in the order of the report
 CHECKS: Mapping[str, Callable[[Place], Finding]] = {
     "ranked_loaded": ranked_loaded,
     "router_moved": router_moved,

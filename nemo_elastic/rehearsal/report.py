@@ -82,7 +82,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Job:
+class JobReport:
     """One job.
 
     Attributes:
@@ -100,7 +100,7 @@ class Job:
 
 @dataclass(frozen=True)
 class RehearsalReport:
-    """Everything that is told.
+    """Everything that is reported.
 
     Attributes:
         recipe: its name.
@@ -112,7 +112,7 @@ class RehearsalReport:
 
     recipe: str
     changed: Sequence[Change]
-    jobs: Sequence[Job]
+    jobs: Sequence[JobReport]
     checks: Mapping[str, Finding]
     failed: str | None = None
 
@@ -140,7 +140,7 @@ def print_changes(changed: Sequence[Change], console: Console) -> None:
     rows: dict[tuple[str, str, str, str], list[str]] = {}
     for change in changed:
         job, setting = change.name.split(": ", 1)
-        rows.setdefault((change.why, setting, _told(change.before), _told(change.after)), []).append(job)
+        rows.setdefault((change.why, setting, _in_words(change.before), _in_words(change.after)), []).append(job)
     order = list(dict.fromkeys(change.why for change in changed))
     for row in sorted(rows, key=lambda row: order.index(row[0])):
         table.add_row(*row, ", ".join(rows[row]))
@@ -166,5 +166,5 @@ def print_report(report: RehearsalReport, console: Console) -> None:
         console.print(f"failed: {report.failed}")
 
 
-def _told(value: Any) -> str:
+def _in_words(value: Any) -> str:
     return "-" if value is None else f"{value:,}" if type(value) is int else str(value)

@@ -26,8 +26,7 @@ from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.plan.stages import Curriculum
 
 from .findings import Place, checks
-from .report import REPORT, Change, RehearsalReport
-from .report import Job as ToldJob
+from .report import REPORT, Change, JobReport, RehearsalReport
 from .short import CUT_SHORT, Built, Short, data_dir, make_data, rehearsed
 
 
@@ -55,14 +54,14 @@ class Rehearsal:
         assert self.own.shape is not None
         return self.own.shape
 
-    def told_jobs(self) -> list[ToldJob]:
+    def job_reports(self) -> list[JobReport]:
         """The jobs in words."""
         parent, ranks = self.parent, self.short.ranks
         first, second = (str(layout) for layout in self.own.layouts)
         alike = f"DP{ranks} EP{ranking_experts(parent, ranks)}" if parent.has(EXPERTS) else f"DP{ranks}"
         layouts = {"parent": alike, "rank": alike, CUT_SHORT: first, "stage1": first, "stage2": second}
         steps = {**self.built.steps, "rank": 0}
-        return [ToldJob(name, layouts.get(name, "1 process"), steps.get(name, 0)) for name in self.built.jobs]
+        return [JobReport(name, layouts.get(name, "1 process"), steps.get(name, 0)) for name in self.built.jobs]
 
     def plan(self) -> dict[str, Any]:
         """What `conclude` needs to know, as JSON."""
@@ -72,7 +71,7 @@ class Rehearsal:
             "block": self.own.block.to_dict(),
             "curriculum": asdict(self.own.curriculum),
             "changed": [change.to_json() for change in self.built.changed],
-            "jobs": [asdict(job) for job in self.told_jobs()],
+            "jobs": [asdict(job) for job in self.job_reports()],
         }
 
     def run(self, run_job: Callable[[str, Job], None], tell: Callable[[str], None]) -> RehearsalReport:
@@ -176,7 +175,7 @@ def conclude(dir: str, plan: Mapping[str, Any], seconds: Mapping[str, float], fa
     else:
         from .nemo.small_jobs import NemoPlace as place
     findings = checks(place(Path(dir), ElasticConfig.from_dict(plan["block"]), curriculum))
-    jobs = [replace(ToldJob(**job), seconds=seconds.get(job["name"])) for job in plan["jobs"]]
+    jobs = [replace(JobReport(**job), seconds=seconds.get(job["name"])) for job in plan["jobs"]]
     report = RehearsalReport(plan["recipe"], [Change(**change) for change in plan["changed"]], jobs, findings, failed)
     atomic_write(Path(dir, REPORT), json.dumps(report.to_json(), indent=1) + "\n")
     return report

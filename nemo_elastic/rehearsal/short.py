@@ -192,7 +192,7 @@ def parent_run(run: CurriculumRun, short: Short) -> CurriculumRun:
 
 
 def watch_dir(dir: str, job: str) -> str:
-    """Where the starts of a training job are told."""
+    """Where the starts of a training job are written down."""
     return os.path.join(dir, "watched", job)
 
 

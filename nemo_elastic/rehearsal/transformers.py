@@ -25,15 +25,15 @@ import transformers
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 folders, tokens, labels = json.loads(sys.argv[1]), np.load(sys.argv[2]), np.load(sys.argv[3])
-told = {"version": transformers.__version__, "losses": None}
+report = {"version": transformers.__version__, "losses": None}
 if "nemotron_h" in CONFIG_MAPPING:
-    told["losses"] = {}
+    report["losses"] = {}
     for name, folder in folders.items():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         with torch.no_grad():
             logits = model(torch.from_numpy(tokens)).logits.flatten(0, 1)
-        told["losses"][name] = float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels).flatten()))
-print(json.dumps(told))
+        report["losses"][name] = float(torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels).flatten()))
+print(json.dumps(report))
 """
 
 

@@ -102,7 +102,7 @@ def _spans(phases: list[Phase], edges: list[float]) -> list[tuple[Phase, float, 
 
 
 def _ticks(phase: Phase, sheet: Sheet) -> list[tuple[float, str]]:
-    """Where a phase's tokens are told, and how; on a narrow sheet once."""
+    """Where a phase's tokens are written, and how; on a narrow sheet once."""
     places = MaxNLocator(3, steps=[1, 2, 5, 10]).tick_values(0, max(phase.tokens, 1))
     tell = counts(phase.tokens)
     shown = [t for t in places if (t > 0 or not phase.start) and t <= phase.tokens * 0.97]

@@ -243,7 +243,7 @@ def _members(run: RunRecord) -> Iterator[Section]:
         words = (
             "Loss is held-out nats per token. Untrained and unsorted are the member's shape, cut before training from "
             "the sorted and from the unsorted parent; gap closed is the share of the way from the untrained cut to "
-            f"the parent before elastic training, told of gaps from {SHARED:g} nats. Losses closer than {TIE:g} count "
+            f"the parent before elastic training, for gaps from {SHARED:g} nats. Losses closer than {TIE:g} count "
             "as equal. In brackets: Wilson's interval of 95%, in percent."
         )
         yield Section("What they are worth", words, None, _with_titles({"": quality, "Accuracy by task": tasks}))

@@ -61,7 +61,7 @@ class Explorer:
         space: where candidates lie.
         loss: loss of a member; called once per member.
         candidates: how often it may be called.
-        rng: source of all draws.
+        rng: source of all samples.
         progress: called with (number, candidates, trial) after each measurement.
     """
 
@@ -205,7 +205,7 @@ class Explorer:
             if len(best) < 3:
                 chosen = pool[int(self.rng.integers(len(pool)))]
             else:
-                guess = self.surrogate.draw(self.codes[best], self.losses[best], np.array(pool), self.rng)
+                guess = self.surrogate.sample(self.codes[best], self.losses[best], np.array(pool), self.rng)
                 chosen = pool[int(np.argmin(guess))]
             self.measure(chosen, goal, "refine")
 
@@ -224,7 +224,7 @@ class Explorer:
     def _variations(self, elite: np.ndarray) -> Iterator[np.ndarray]:
         """Children of the elite: sometimes crossed with another, then one to three groups or slots moved."""
         rng = self.rng
-        odds = 1 / np.arange(1, len(elite) + 1)  # the best parent is drawn most often
+        odds = 1 / np.arange(1, len(elite) + 1)  # the best parent is sampled most often
         for _ in range(3 * POOL):
             one, two = rng.choice(elite, size=2, p=odds / odds.sum())
             child = self.codes[one].copy()

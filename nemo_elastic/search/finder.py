@@ -6,7 +6,7 @@ Down: for every budget from the largest to the smallest, inside the member befor
 1. a descent, lazy and greedy: a step shrinks one axis, or one group of layers of it; the step that costs the least
    loss per unit of cost is taken; steps keep their last figure and only the leader is measured again;
 2. structured guesses: the most even cut, the one that spares Mamba, and both for every depth;
-3. refinement: variations of the best are judged by a draw from a small regression, and the winner is measured.
+3. refinement: variations of the best are judged by a sample from a small regression, and the winner is measured.
 
 Up: a good large member may shut the small ones in, so from the smallest budget to the largest the same refinement,
 each member free but for having to hold the one before.
@@ -86,7 +86,7 @@ def search(
             at most once per member. NaN counts as infinite.
         candidates: how many times `loss` may be called in all. 64 is useful, 256 plenty; below about 30 the result is
             an even cut, hardly improved.
-        seed: of the refinement's draws.
+        seed: of the refinement's samples.
         progress: called after every measurement with (number, candidates, trial).
         start: a shape of the space to measure before all others. With a single budget that it meets, what is found is
             never worse.

@@ -3,7 +3,7 @@
 """A guess at the loss of codes that were not tried: Bayesian linear regression of its logarithm, for `finder`.
 
 With a hundred measurements and tens of slots a model has to be small. Damage adds up over slots in the logarithm
-nearly enough to tell promising candidates from poor ones, and a draw from the posterior (Thompson sampling) explores
+nearly enough to tell promising candidates from poor ones, and a sample from the posterior (Thompson sampling) explores
 by itself.
 """
 
@@ -72,14 +72,14 @@ class Surrogate:
         columns += [cuts[s] for g in self.parts for s in g]
         return np.stack(columns, axis=1).astype(np.float64)
 
-    def draw(self, codes: np.ndarray, losses: np.ndarray, pool: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Losses of `pool` under one draw from the posterior given (codes, losses); only their order means something.
+    def sample(self, codes: np.ndarray, losses: np.ndarray, pool: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Losses of `pool` under a sample from the posterior given (codes, losses); only their order means something.
 
         Args:
             codes: measured codes [n, slots].
             losses: their losses [n]; not finite ones count as the worst.
             pool: codes to judge [m, slots].
-            rng: source of the draw.
+            rng: source of the sample.
 
         Returns:
             float64 [m], lower is better.

@@ -20,7 +20,7 @@ __all__ = ["Progress", "append", "start_again", "step_facts_of"]
 
 
 def step_facts_of(family: FamilyTraining, losses: Mapping[int, float]) -> dict[str, float]:
-    """Losses of the budgets that the last step drew, and of the router where it had a part in it.
+    """Losses of the budgets that the last step sampled, and of the router where it had a part in it.
 
     Args:
         family: that was trained.

@@ -61,7 +61,7 @@ class Part(NamedTuple):
 
 
 class FamilyTraining:
-    """Draws budgets, chooses what runs for them, and makes the loss of a micro-batch.
+    """Samples budgets, chooses what runs for them, and makes the loss of a micro-batch.
 
     Args:
         config: the elastic block.

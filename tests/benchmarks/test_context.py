@@ -47,7 +47,7 @@ def read(document: Document) -> dict[tuple[int, int], tuple[str, list[str], int]
     return out
 
 
-def test_every_answer_follows_from_what_was_said_and_stands_as_far_behind_it_as_told() -> None:
+def test_every_answer_follows_from_what_was_said_and_stands_as_far_behind_it_as_asked() -> None:
     seen: dict[tuple[str, int], int] = {}
     for document in islice(documents("val"), 40):
         assert len(document.words) == LENGTH - 1 and set(document.words) <= set(WORDS)

@@ -65,7 +65,7 @@ class TestDistillation:
         first, second = results["distilled_small"]["losses"]
         assert first > 1e-3 and second < first
 
-    def test_what_the_strongest_peers_search_leaves_is_distilled_as_what_was_pruned(
+    def test_what_the_strongest_baselines_search_leaves_is_distilled_as_what_was_pruned(
         self, results: dict[str, Any]
     ) -> None:
         assert results["again"] == 0

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.study import schedule
 from benchmarks.study.made_up import MadeUp, best, make_up
-from benchmarks.study.simulate import Optimizer, Routers, draws, train
+from benchmarks.study.simulate import Optimizer, Routers, samples, train
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.budget import AxisConfig
@@ -160,15 +160,15 @@ def test_every_router_is_clipped_by_its_own_norm() -> None:
         torch.testing.assert_close(p.grad[1], g[1] / norms[1], rtol=1e-4, atol=1e-9)
 
 
-def test_the_draws_are_those_of_training() -> None:
+def test_the_samples_are_those_of_training() -> None:
     from nemo_elastic.train.samples import BudgetSampler
 
     assert CONFIG.router is not None
     sampler = BudgetSampler(CONFIG.weights(), CONFIG.seed)
-    result = draws(CONFIG, SHORT, 20)
-    for step, drawn in enumerate(result):
+    result = samples(CONFIG, SHORT, 20)
+    for step, sampled in enumerate(result):
         soft = [m for m in range(SHORT.micro_batches) if sampler.soft(step, m, CONFIG.router.soft_share)]
-        assert drawn == [b for m in soft if (b := sampler.sample(step, m))]
+        assert sampled == [b for m in soft if (b := sampler.sample(step, m))]
     assert sum(map(len, result)) > 0
 
 

@@ -75,7 +75,7 @@ def test_blocks_fit_the_parent_and_their_budgets_can_be_met(name: str) -> None:
     space.check_budgets(config.budgets)
 
 
-def test_the_flops_of_a_run_are_its_draws_pitfall_12() -> None:
+def test_the_flops_of_a_run_are_its_samples_pitfall_12() -> None:
     """By hand: soft micro-batches cost the parent, the others their member, and the teacher is the parent always."""
     batch, steps = Batch(2, 64), 40
     soft = ElasticConfig.from_dict(block(router={"freeze_at": 0.5, "soft_share": 0.5}))
@@ -96,10 +96,10 @@ def test_the_flops_of_a_run_are_its_draws_pitfall_12() -> None:
 def test_shapes_by_chance_meet_their_budgets_inside_each_other(tmp_path: Path) -> None:
     Ranking.trivial(DEEP).save(tmp_path / "ranking")
     jobs = [deep("random", seed) for seed in (0, 0, 1)]
-    drawn = [random_shapes(job, str(tmp_path / "ranking")) for job in jobs]
-    assert drawn[0] == drawn[1] != drawn[2]
+    sampled = [random_shapes(job, str(tmp_path / "ranking")) for job in jobs]
+    assert sampled[0] == sampled[1] != sampled[2]
     config = ElasticConfig.from_dict(dict(jobs[0].block))
-    for shapes in drawn:
+    for shapes in sampled:
         members = {name: Subnet.from_json(shape, DEEP) for name, shape in shapes.items()}
         for name, target in config.targets(DEEP).items():
             assert 0.9 * target < parameters(DEEP, members[name]) <= target
@@ -137,7 +137,7 @@ def test_every_way_with_experts_runs_at_the_best_rate_that_was_tried(way: str, s
     assert min(losses, key=losses.__getitem__) == EXPERTS_BEST[way][size]
 
 
-def test_every_run_of_the_peers_study_takes_the_best_rate_of_its_way_and_size() -> None:
+def test_every_run_of_the_study_of_baselines_takes_the_best_rate_of_its_way_and_size() -> None:
     checked = set()
     for job in STUDIES["baselines"]() + STUDIES["five"]():
         way = "ours" if job.name.startswith("five-") else job.name.partition("-")[0]
@@ -156,7 +156,7 @@ def test_a_curve_is_read_between_its_points() -> None:
     assert baselines_table.level(points, 1.0) == (800.0, ">")
 
 
-def test_a_ratio_adds_up_the_peers_sizes() -> None:
+def test_a_ratio_adds_up_the_baselines_sizes() -> None:
     def one(name: str, losses: dict[str, float], tokens: int) -> None:
         steps = int(name.split("-")[-2])
         seen[name] = {"seed": 0, "losses": losses, "steps": steps} | dict.fromkeys(plots.UNITS, tokens)

@@ -130,7 +130,7 @@ def test_every_command_has_help_with_an_example(name, capsys):
     assert f"nemo-elastic {name}" in after_usage, f"{name} --help shows no example"
 
 
-def test_exit_code_1_is_told_where_it_is_by_design(capsys):
+def test_exit_code_1_is_reported_where_it_is_by_design(capsys):
     """By --help, and by the page's table, which names no other."""
     root = Path(app.__file__).parents[2]
     page = (root / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -182,7 +182,7 @@ def test_the_command_chooses_its_exit_code(table, capsys):
         ("torch", 2, f"error: torch is not installed; {installing('runtime')} brings it\n"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(table, capsys, mode, code, line):
+def test_what_a_user_can_fix_is_one_line(table, capsys, mode, code, line):
     assert run(capsys, "fake", "family/", "--mode", mode) == (code, "", line)
 
 

@@ -89,7 +89,7 @@ def test_json(folder, plain, chat):
 
 
 def test_a_draft_answers_nothing_itself(plain, chat):
-    """The same text; what was drafted is told. For a member of its own size nothing is drafted."""
+    """The same text; what was drafted is reported. For a member of its own size nothing is drafted."""
     arguments = (plain, "def f(x):", *SHORT)
     code, out, err = chat(*arguments, "--draft", "6b")
     assert (code, out) == (0, chat(*arguments)[1])
@@ -103,7 +103,7 @@ def test_a_draft_answers_nothing_itself(plain, chat):
 
 
 def test_the_family_chooses(tmp_path, chat):
-    """At the ends of the dial it is known who answers; the line after an answer names the member."""
+    """At the lowest and the highest cost it is known who answers; the line after an answer names the member."""
     folder = talking_family(tmp_path)
     family = load_family(folder)
     code, _, err = chat(folder, "Hi", "--auto", "0.3", *SHORT)
@@ -328,7 +328,7 @@ def test_an_answer_of_no_numbers_is_an_error(tmp_path, chat, more):
     )
 
 
-def test_a_dtype_that_makes_weights_zero_is_told(tmp_path, chat):
+def test_a_dtype_that_makes_weights_zero_is_reported(tmp_path, chat):
     folder = talking_family(tmp_path)
     state = load_file(folder / "model.safetensors")
     state["backbone.embeddings.weight"][5, :3] = 1e-9

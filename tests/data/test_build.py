@@ -100,9 +100,9 @@ def test_an_existing_folder_is_kept(small: DataFolder, small_sources: list[Path]
     assert contents(small.path) == before
 
 
-def test_progress_is_told(small_sources: list[Path], tmp_path: Path) -> None:
+def test_progress_is_reported(small_sources: list[Path], tmp_path: Path) -> None:
     reports: list[tuple[str, float]] = []
-    build_data(tmp_path / "x", small_sources[:2], **SMALL, progress=lambda *told_now: reports.append(told_now))
+    build_data(tmp_path / "x", small_sources[:2], **SMALL, progress=lambda *now: reports.append(now))
     names = list(dict.fromkeys(name for name, _ in reports))
     assert names[0] == "reading text" and names[-1] == "writing" and "making long problems" in names
     assert all(0 <= share <= 1 for _, share in reports)

@@ -57,7 +57,7 @@ def test_files_and_records_are_documents(tmp_path: Path) -> None:
     assert corpus.documents[1].text == rows[0]["text"]
 
 
-def test_copies_are_dropped_and_equal_names_told_apart(tmp_path: Path) -> None:
+def test_copies_are_dropped_and_equal_names_distinguished(tmp_path: Path) -> None:
     for folder, name in (("one", "x"), ("two", "x"), ("three", "y")):
         (tmp_path / folder).mkdir()
         fill(tmp_path / folder / "a.txt", name)

@@ -79,7 +79,7 @@ def test_the_bytes_are_those_of_megatron(tmp_path: Path, vocab: int) -> None:
         ("bin", lambda b: b + b"\x00\x00", "does not fit"),
     ],
 )
-def test_damage_is_told(tmp_path: Path, suffix: str, change, message: str) -> None:
+def test_damage_is_reported(tmp_path: Path, suffix: str, change, message: str) -> None:
     prefix = write(tmp_path, [[1, 2, 3], [4]])
     file = Path(f"{prefix}.{suffix}")
     file.write_bytes(change(file.read_bytes()))
@@ -103,7 +103,7 @@ def test_an_index_has_no_more_than_its_header_says(tmp_path: Path, more: int) ->
         read_index(prefix)
 
 
-def test_an_index_of_holes_is_told_before_there_is_room_for_it(tmp_path: Path) -> None:
+def test_an_index_of_holes_is_reported_before_there_is_room_for_it(tmp_path: Path) -> None:
     """Zeros are sound: sequences without a token, each at byte 0."""
     prefix, count = write(tmp_path, [[1]]), 2**33
     header = Path(f"{prefix}.idx").read_bytes()[:34]
@@ -136,7 +136,7 @@ def test_a_file_is_no_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, na
 @pytest.mark.parametrize(
     ("vocab", "token"), [(1000, 1000), (1000, 65_535), (70_000, 70_000), (70_000, -1), (70_000, -(2**31))]
 )
-def test_a_token_outside_the_vocabulary_is_told(tmp_path: Path, vocab: int, token: int) -> None:
+def test_a_token_outside_the_vocabulary_is_reported(tmp_path: Path, vocab: int, token: int) -> None:
     prefix = write(tmp_path, [[1, 2, 3], [vocab - 1]], vocab)
     assert open_tokens(prefix, vocab).tolist() == [1, 2, 3, vocab - 1]
     tokens = np.memmap(f"{prefix}.bin", dtype=token_dtype(vocab), mode="r+")

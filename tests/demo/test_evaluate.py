@@ -38,7 +38,7 @@ SETTINGS = replace(FULL, eval_tokens=2 * LENGTH, problems=2)
 
 @dataclass
 class Evaluated:
-    """Folders, rows, what was told on the way, and what the models say that solved problems."""
+    """Folders, rows, what was reported on the way, and what the models say that solved problems."""
 
     folders: dict[str, Path]
     data: DataFolder
@@ -132,7 +132,7 @@ def test_every_model_is_asked_the_first_problems(evaluated: Evaluated) -> None:
         assert row["accuracy"] == row["answers"]["correct"] / 2
 
 
-def test_progress_is_told_for_every_model(evaluated: Evaluated) -> None:
+def test_progress_is_reported_for_every_model(evaluated: Evaluated) -> None:
     answers = [line.partition(":")[0] for line in evaluated.lines if line.startswith("answers of")]
     assert answers == [f"answers of {name}" for name in evaluated.rows]
     losses = [line for line in evaluated.lines if line.startswith("held-out loss: ")]

@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 
 class Replay:
-    """Says what it is told to for each question, and remembers how it was asked."""
+    """Says what it is given for each question, and remembers how it was asked."""
 
     def __init__(self, folder, says):
         from nemo_elastic.formats.tokenizer_files import load_tokenizer

@@ -166,7 +166,7 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_the_member(capsys, fold
     )
 
 
-def test_tokens_outside_the_vocabulary_are_told_before_anything_is_read(capsys, folder, data, tmp_path):
+def test_tokens_outside_the_vocabulary_are_reported_before_anything_is_read(capsys, folder, data, tmp_path):
     wrong = spoiled(data.path, tmp_path / "data", at=-1)
     code, out, err = run(capsys, folder, "--data", wrong, *QUICK)
     message = f"error: {wrong}/val.bin: 60000 is not allowed; tokens are 0 to 399; the data is damaged\n"

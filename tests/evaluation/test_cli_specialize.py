@@ -188,7 +188,7 @@ def test_what_was_found_is_printed_where_it_cannot_be_kept(capsys, folder, data,
     assert found_in(out) <= SHAPE.full and Family.load(folder).member("code").subnet == MEMBERS["small"]
 
 
-def test_tokens_outside_the_vocabulary_are_told(capsys, folder, data, tmp_path):
+def test_tokens_outside_the_vocabulary_are_reported(capsys, folder, data, tmp_path):
     wrong = spoiled(data.path, tmp_path / "data", at=-1)
     line = ("specialize", folder, "--data", wrong, "--ratio", 0.9, *QUICK, "--out", tmp_path / "x.json")
     code, out, err = run(capsys, *line)

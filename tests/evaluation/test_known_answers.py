@@ -169,7 +169,7 @@ def test_each_half_is_chosen_for_by_the_other():
     signals_ns, quality_nm = made(600)
     rows = held_out(Measured(NAMES, PARAMETERS, signals_ns, quality_nm))
     assert all(
-        row.gain - row.wide > 0.1 and abs(row.cost - dial) < 0.05 for row, dial in zip(rows, TRIED, strict=True)
+        row.gain - row.wide > 0.1 and abs(row.cost - asked) < 0.05 for row, asked in zip(rows, TRIED, strict=True)
     )
     blind = np.random.default_rng(5).permutation(signals_ns)
     rows = held_out(Measured(NAMES, PARAMETERS, blind, quality_nm))
@@ -181,7 +181,7 @@ def test_members_that_give_no_numbers_are_not_calibrated(capsys, folder, data):
     assert (code, out) == (2, "") and err.strip().startswith("error: logits: ") and not (folder / "auto.json").exists()
 
 
-def test_tokens_outside_the_vocabulary_are_told(capsys, folder, data, tmp_path):
+def test_tokens_outside_the_vocabulary_are_reported(capsys, folder, data, tmp_path):
     wrong = spoiled(data.path, tmp_path / "data", at=-1)
     code, out, err = run(capsys, folder, "--data", wrong, *QUICK)
     assert (code, out) == (2, "") and f"error: {wrong}/val.bin: 60000 is not allowed; tokens are 0 to 399" in err

@@ -68,7 +68,7 @@ def test_json_has_no_infinity():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_is_told(value):
+def test_a_loss_that_is_no_number_is_reported(value):
     """Also where one token of many has it."""
 
     def model(tokens_bl):

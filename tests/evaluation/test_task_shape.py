@@ -173,7 +173,7 @@ def test_a_gain_counts_where_its_interval_is_above_zero(interval, wins):
     assert not replace(actual, candidate=start, gain=Interval(0.0, 0.0, 0.0, 20)).wins
 
 
-def test_a_broken_model_is_told():
+def test_a_broken_model_is_reported():
     family, state = made(), NemotronH.random(SHAPE).state_dict()
     next(iter(state.values())).fill_(float("nan"))
     runtime = FamilyRuntime(NemotronH(SHAPE, state, trainable=False), {m.name: m.subnet for m in family})

@@ -98,7 +98,7 @@ def test_parts_are_read_to_their_ends_and_none_beside_them(raw, asked, part_rows
     assert read == {i // part_rows for i in ROWS_KEPT}
 
 
-def test_a_file_that_becomes_shorter_is_told(raw):
+def test_a_file_that_becomes_shorter_is_reported(raw):
     os.truncate(raw.extent.path, raw.extent.stop - ROW)
     with pytest.raises(ElasticError, match=r"model\.safetensors: ends inside a tensor"):
         list(Pieces(raw)())

@@ -37,14 +37,14 @@ def test_a_tokenizer_that_was_saved_reads_text(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path).encode("two one").ids == [3, 2]
 
 
-def test_a_folder_without_the_file_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_the_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").touch()
     with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: no tokenizer here$"):
         load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff"])
-def test_a_damaged_file_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_reported_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: not a tokenizer \(") as caught:
         load_tokenizer(tmp_path)
@@ -84,7 +84,7 @@ PANICS = {
 
 
 @pytest.mark.parametrize("name", PANICS)
-def test_what_ends_the_process_is_told_in_one_line(
+def test_what_ends_the_process_is_reported_in_one_line(
     tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(PANICS[name]))

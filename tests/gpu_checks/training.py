@@ -98,7 +98,7 @@ def launch(data: Path, out: Path, tensor: int = 1) -> list[float]:
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "Error" in line and "ChildFailedError" not in line]
-        raise RuntimeError((errors or done.stderr.strip().splitlines() or ["no error was told"])[-1].strip())
+        raise RuntimeError((errors or done.stderr.strip().splitlines() or ["no error was reported"])[-1].strip())
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [line["reduced_train_loss"] for line in lines if line["kind"] == "step"]
 

@@ -70,12 +70,12 @@ def only_smaller(
     read: Callable[[Mapping[str, Any]], Mapping[str, Any]],
     *more: str,
 ) -> set[str]:
-    """Settings in which a page's lines and those in small differ: a rehearsal changes them, too, or `more` says so.
+    """Settings in which a page's lines and the scaled down ones differ: a rehearsal changes them, too, or `more` does.
 
     Their import makes the host's recipe narrow from then on, so it is a process of its own that calls this.
 
     Args:
-        texts: the page's lines, and those in small.
+        texts: the page's lines, and those at small scale.
         place: where the latter run.
         recipe: of the same parent, in recipes/.
         read: settings of what lines have left, by its names.

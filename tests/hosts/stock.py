@@ -25,9 +25,9 @@ from tests.parallel import forks
 
 #: where nothing is: what of a teacher can be seen is seen when the run starts
 TEACHER = "/checkpoints/parent"
-#: of steps in small: tokens of a sequence, sequences, tokens of the vocabulary
+#: of steps at small scale: tokens of a sequence, sequences, tokens of the vocabulary
 LENGTH, BATCH, VOCAB = 64, 4, 512
-#: settings in which recipes of one kind differ, and that steps in small make alike or small in any case
+#: settings in which recipes of one kind differ, and that steps at small scale make alike or small in any case
 SIZES = (
     r"model\.(config\.)?(hidden_size|ffn_hidden_size|mamba_\w+|num_\w+|kv_channels|hybrid_\w+)"
     r"|model\.elastic.*|optimizer_\w+_provider.*"

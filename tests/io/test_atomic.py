@@ -140,7 +140,7 @@ def test_a_file_above_the_limit_is_one_line(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_told_by_another_library_is_known_and_a_bug_is_not(tmp_path):
+def test_a_full_disk_reported_by_another_library_is_known_and_a_bug_is_not(tmp_path):
     class SafetensorError(Exception):
         pass
 
@@ -213,7 +213,7 @@ def test_an_unwritable_place_is_one_line(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
-def test_a_file_inside_of_what_is_written_is_told_as_the_output(tmp_path):
+def test_a_file_inside_of_what_is_written_is_reported_as_the_output(tmp_path):
     """As `elastic.json` in a family."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))

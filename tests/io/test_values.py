@@ -71,7 +71,7 @@ def test_units_of_ten_and_of_two_are_not_mixed_up() -> None:
 @pytest.mark.parametrize(
     "wrong", [0, -1, True, 1.5, None, "", "18", "GiB", "xGiB", "-1GiB", "0GiB", "1e400GiB", "1gib"]
 )
-def test_what_is_no_size_is_told_with_all_units(wrong: Any) -> None:
+def test_what_is_no_size_is_reported_with_all_units(wrong: Any) -> None:
     with pytest.raises(ElasticError, match=r"^m: .* is not allowed; a size such as 18GiB \(units B, KB, .*, GiB\)$"):
         parse_size("m", wrong)
 

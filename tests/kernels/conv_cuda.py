@@ -4,8 +4,8 @@
 
 The conditions are those of csrc/causal_conv1d.cpp, the same in 1.5.2 and 1.6.2, and one that nothing there checks:
 rows of channels are read and written 16 bytes at a time, so an address that 16 does not divide stops a GPU. Until
-1.5.0 the extension allocated what it returned; since 1.5.1 it writes into what it is given. Both are here, told by the
-number of arguments.
+1.5.0 the extension allocated what it returned; since 1.5.1 it writes into what it is given. Both are here, by their
+numbers of arguments.
 """
 
 from __future__ import annotations

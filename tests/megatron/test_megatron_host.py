@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the hosts on megatron-core share, without either of them: ranked, sorted, drawn and lost as in plain torch."""
+"""What the hosts on megatron-core share, without either: ranked, sorted, sampled and lost as in plain torch."""
 
 from __future__ import annotations
 

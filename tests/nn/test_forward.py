@@ -167,7 +167,7 @@ def test_experts_fade_and_tell_at_every_gate_what_they_are_worth() -> None:
 
 
 def test_tokens_of_half_precision_are_routed_in_single() -> None:
-    """Two scores that bfloat16 cannot tell apart are told apart, as transformers does."""
+    """Two scores that bfloat16 cannot distinguish are distinguished, as transformers does."""
     model = NemotronH.random(ONE["plain"], seed=2)
     half = NemotronH(ONE["plain"], {name: value.bfloat16() for name, value in model.state_dict().items()})
     again = NemotronH(ONE["plain"], {name: value.bfloat16().float() for name, value in model.state_dict().items()})

@@ -24,7 +24,7 @@ from tests.workers import ROOT, work
 
 #: what is refused -> the tests that say so, one for each input
 REFUSED = {
-    "bad inputs told in one line, exit code 2, nothing left": "tests/bad_input/test_bad_input.py::"
+    "bad inputs reported in one line, exit code 2, nothing left": "tests/bad_input/test_bad_input.py::"
     "test_bad_input_is_one_line_and_leaves_nothing",
     "checks of files from elsewhere that carry code, bombs or lies": "tests/test_untrusted.py",
     "pickles that name or do what describes no data": "tests/formats/megatron/test_pickled.py",

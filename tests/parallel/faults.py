@@ -48,7 +48,7 @@ def kills(place: Path, count: int, seed: int = 0) -> dict[str, Any]:
     from tests.parallel import forks
     from tests.parallel.compare import digests
 
-    layout, draw = Layout(), random.Random(seed)
+    layout, rng = Layout(), random.Random(seed)
     began = time.monotonic()
     forks.run(place / "quiet" / "log", 1, curriculum, place, place / "quiet", layout)
     took = time.monotonic() - began
@@ -65,7 +65,7 @@ def kills(place: Path, count: int, seed: int = 0) -> dict[str, Any]:
             before, last = last_step(out / "one"), enough()
             ranks = forks.start(out / "log", 1, curriculum, place, out, layout)
             starts += 1
-            (code,) = ranks.wait() if last else ranks.wait_or_kill(draw.uniform(0.05, 0.6) * took)
+            (code,) = ranks.wait() if last else ranks.wait_or_kill(rng.uniform(0.05, 0.6) * took)
             if code == 0:
                 # a stage 1 that was done does not start
                 went_on.append(ranks.result().get("from", STAGES[0]) == before)
@@ -104,7 +104,7 @@ def poison(layer: int, value: float, *, budget: int, step: int | None, gradient:
 
     if int(os.environ["RANK"]) != rank:
         return
-    draws = ElasticMambaModel.next_samples
+    samples = ElasticMambaModel.next_samples
 
     def watched(self: Any) -> Any:
         if not hasattr(self, "poisoned"):
@@ -112,7 +112,7 @@ def poison(layer: int, value: float, *, budget: int, step: int | None, gradient:
             for module in self.host.core.decoder.layers:
                 if module.layer_number - 1 == layer:
                     module.mixer.register_forward_hook(partial(changed, self))
-        return draws(self)
+        return samples(self)
 
     def changed(model: Any, module: Any, args: Any, y: Any) -> Any:
         hit = model.host.state.choice == model.members.get()[budget] and step in (None, model.trainer.global_step)
@@ -136,12 +136,12 @@ def broken_weight(place: Path, out: Path, layout: Layout) -> Any:
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from tests.parallel import runs
 
-    draws = ElasticMambaModel.next_samples
+    samples = ElasticMambaModel.next_samples
 
     def watched(self: Any) -> Any:
         if self.host.step == 1:
             self.host.core.decoder.layers[4].mixer.D.data[0] = float("nan")
-        return draws(self)
+        return samples(self)
 
     ElasticMambaModel.next_samples = watched
     return runs.train(place, out, layout, STEPS)
@@ -209,12 +209,12 @@ def cramped(place: Path, out: Path, layout: Layout, bytes_: int) -> Any:
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from tests.parallel import runs
 
-    draws = ElasticMambaModel.next_samples
+    samples = ElasticMambaModel.next_samples
 
     def watched(self: Any) -> Any:
         if self.host.step == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
-        return draws(self)
+        return samples(self)
 
     ElasticMambaModel.next_samples = watched
     return runs.train(place, out, layout, STEPS, every=1)

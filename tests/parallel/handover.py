@@ -49,7 +49,7 @@ def stage2(place: Path, out: Path, layout: Layout, first: Path) -> dict[str, Any
 
 
 def go_on(place: Path, out: Path, layout: Layout, first: Path, gathered: bool = False) -> dict[str, Any]:
-    """One more step of stage 1; saves what it starts from, by the way that needs less memory if told so."""
+    """One more step of stage 1; saves what it starts from, by the way that needs less memory if asked to."""
     from tests.parallel import runs
 
     if not (out / "checkpoints").exists():

@@ -38,7 +38,7 @@ def stopped_everywhere(place: Path, parts: Collection[str]) -> dict[str, Any]:
             ranks = forks.start(out / "log", 1, runs.train, place, out, SOFT, until=stop, **how)
             assert ranks.wait() == [-9], ranks.said()
         (facts,) = forks.run(out / "log", 1, runs.train, place, out, SOFT, **how)
-        results[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "draws")}, "state": digests(out)}
+        results[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "samples")}, "state": digests(out)}
     return results
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny family, trained in any layout: what every rank drew and lost is written down, what it learned is saved."""
+"""A tiny family, trained in any layout: what every rank sampled and lost is written down, what it learned is saved."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Layout:
         sequence: sequence parallelism.
         sharded: the distributed optimizer.
         recompute: None, "selective" or "full".
-        micro_batches: per step; the sequences of one are shared among data-parallel ranks, so that every layout draws
+        micro_batches: per step; the sequences of one are shared among data-parallel ranks, so that every layout has
             the same budgets for the same sequences.
         soft: under the router's masks, else on slices.
         teacher: the parent's checkpoint is given, else the loss is cross-entropy.
@@ -302,16 +302,16 @@ def member_losses(model: Any) -> dict[str, list[float]]:
     }
 
 
-def tell_draws(message: list[list[Any]]) -> None:
-    """Append what every micro-batch draws, in this process: step, budget and kind of choice."""
+def record_samples(message: list[list[Any]]) -> None:
+    """Append what every micro-batch samples, in this process: step, budget and kind of choice."""
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 
-    draws = ElasticMambaModel.next_samples
+    samples = ElasticMambaModel.next_samples
 
     def watched(self: Any) -> Any:
-        drawn = draws(self)
-        message.extend([self.host.step, d.budget, type(d.choice).__name__] for d in drawn)
-        return drawn
+        sampled = samples(self)
+        message.extend([self.host.step, d.budget, type(d.choice).__name__] for d in sampled)
+        return sampled
 
     ElasticMambaModel.next_samples = watched
 
@@ -319,7 +319,7 @@ def tell_draws(message: list[list[Any]]) -> None:
 def train(
     place: Path, out: Path, layout: Layout, steps: int = 2, every: int = 0, until: int | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """Train on this rank; returns what it drew, lost and ended with. The checkpoint is in `out`.
+    """Train on this rank; returns what it sampled, lost and ended with. The checkpoint is in `out`.
 
     Args:
         place, out, layout, steps, every, changes: see `elastic_task`.
@@ -329,8 +329,8 @@ def train(
     import lightning.pytorch as pl
 
     quiet()
-    facts: dict[str, Any] = {"draws": [], "losses": [], "budgets": []}
-    tell_draws(facts["draws"])
+    facts: dict[str, Any] = {"samples": [], "losses": [], "budgets": []}
+    record_samples(facts["samples"])
 
     class Watch(pl.Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:

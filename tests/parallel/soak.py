@@ -39,7 +39,7 @@ def whole(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
     return facts
 
 
-def cycle(place: Path, out: Path, draw: random.Random, took: float, counts: Counter[str]) -> None:
+def cycle(place: Path, out: Path, rng: random.Random, took: float, counts: Counter[str]) -> None:
     """One cycle, killed until it has survived enough."""
     from tests.parallel import forks
     from tests.parallel.faults import where
@@ -48,7 +48,7 @@ def cycle(place: Path, out: Path, draw: random.Random, took: float, counts: Coun
     while True:
         ranks = forks.start(out / "log", 1, whole, place, out, Layout())
         counts["starts"] += 1
-        (code,) = ranks.wait(600) if kills == EACH else ranks.wait_or_kill(draw.uniform(0.02, 0.4) * took)
+        (code,) = ranks.wait(600) if kills == EACH else ranks.wait_or_kill(rng.uniform(0.02, 0.4) * took)
         if code == 0:
             return
         if code != -9:
@@ -78,7 +78,7 @@ def soak(minutes: float, seed: int, place: Path) -> Counter[str]:
     from tests.parallel.compare import digests
 
     counts: Counter[str] = Counter()
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     forks.prepare(place)
     began = time.monotonic()
     forks.run(place / "quiet" / "log", 1, whole, place, place / "quiet", Layout(), seconds=600)
@@ -86,7 +86,7 @@ def soak(minutes: float, seed: int, place: Path) -> Counter[str]:
     wanted, end = digests(place / "quiet" / "two"), time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         out = place / f"cycle-{counts['cycles']}"
-        cycle(place, out, draw, took, counts)
+        cycle(place, out, rng, took, counts)
         counts["cycles"] += 1
         check(out, wanted, counts)
         print(json.dumps(counts), flush=True)

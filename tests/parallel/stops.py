@@ -18,7 +18,7 @@ from typing import Any
 from tests.parallel.runs import Layout
 
 STEPS, SECOND, EVERY = 6, 2, 2
-#: under the router's masks for three steps, then on slices; few micro-batches, so that no step draws every budget
+#: under the router's masks for three steps, then on slices; few micro-batches, so that no step samples every budget
 SOFT = Layout(soft=True, micro_batches=2)
 ROUTER = {"freeze_at": 0.5, "hidden": 16, "soft_share": 0.5}
 #: a chain: the last stop is in the last job of the row

@@ -129,7 +129,7 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
     alone = json.loads((base / "log" / "rank0.json").read_text())
     ranks = forks.run(out / "log", layout.world, runs.train, place, out, layout, STEPS)
     results: dict[str, Any] = {
-        "draws": all(r["draws"] == alone["draws"] for r in ranks),
+        "samples": all(r["samples"] == alone["samples"] for r in ranks),
         # what is logged: NeMo gives the loss to the last pipeline stage and to the first of all ranks
         "loss": max(abs(a - b) / abs(b) for a, b in zip(ranks[0]["losses"], alone["losses"], strict=True)),
         "budgets": [r["budgets"] for r in ranks] == layout.world * [ranks[0]["budgets"]],
@@ -154,7 +154,7 @@ def wrong(layout: Layout, row: Mapping[str, Any]) -> list[str]:
     if "error" in row:
         return [row["error"]]
     flags = {
-        "draws": "another choice on some rank",
+        "samples": "another choice on some rank",
         "budgets": "not every rank knows the loss of every budget",
         "replicas": "routers or members differ among ranks",
     }

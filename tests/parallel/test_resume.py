@@ -31,14 +31,14 @@ def test_stopped_anywhere_it_ends_bit_for_bit_the_same(results: dict[str, Any], 
     whole, resumed = results["stops"]["None"], results["stops"][str(stop)]
     assert (whole["from"], resumed["from"]) == (0, stop)
     assert resumed["losses"] == whole["losses"][stop:]
-    assert resumed["draws"] == [d for d in whole["draws"] if d[0] >= stop]
+    assert resumed["samples"] == [d for d in whole["samples"] if d[0] >= stop]
     assert resumed["state"] == whole["state"], "weights, router, members or optimizer"
 
 
 def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(results: dict[str, Any]) -> None:
     whole = results["stops"]["None"]
-    assert "Gates" in {kind for step, _, kind in whole["draws"] if step < STEPS // 2} <= {"NoneType", "Gates"}
-    assert "Subnet" in {kind for step, _, kind in whole["draws"] if step >= STEPS // 2}
+    assert "Gates" in {kind for step, _, kind in whole["samples"] if step < STEPS // 2} <= {"NoneType", "Gates"}
+    assert "Subnet" in {kind for step, _, kind in whole["samples"] if step >= STEPS // 2}
     assert any("exp_avg_sq" in name and "router" in name for name in whole["state"])
     assert whole["losses"][-1] > 0
 
@@ -84,7 +84,7 @@ def test_another_block_is_refused_with_the_difference(results: dict[str, Any], c
 
 
 @pytest.mark.part("sampling")
-def test_what_only_steers_the_rest_of_a_run_is_taken_over_and_told(results: dict[str, Any]) -> None:
+def test_what_only_steers_the_rest_of_a_run_is_taken_over_and_reported(results: dict[str, Any]) -> None:
     run = results["blocks"]["sampling"]
     assert run["code"] == 0
     assert "  resume: elastic.sampling.small: None -> 2, from here on" in run["said"].splitlines()

@@ -110,8 +110,8 @@ def test_a_history_has_every_step_and_every_measurement(results: dict[str, Any])
     lines = results["histories"]["whole"]
     assert [x["step"] for x in lines if x["kind"] == "step"] == list(range(1, STEPS + 1))
     assert [x["step"] for x in lines if x["kind"] == "heldout"] == list(range(0, STEPS + 1, EVERY))
-    drawn = [{k for k in x if k.startswith("loss_")} for x in lines if x["kind"] == "step"]
-    assert len(set(map(frozenset, drawn))) > 1, "each step has the budgets that it drew, and no others"
+    sampled = [{k for k in x if k.startswith("loss_")} for x in lines if x["kind"] == "step"]
+    assert len(set(map(frozenset, sampled))) > 1, "each step has the budgets that it sampled, and no others"
 
 
 def test_the_report_sees_one_run(place: Path) -> None:

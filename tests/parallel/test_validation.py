@@ -68,5 +68,5 @@ def test_validating_changes_nothing_of_the_training(results: dict[str, Any]) -> 
     (often,), (seldom,) = (results[n]["ranks"] for n in (FIRST.alone.name, "seldom"))
     assert [line["step"] for line in results["seldom"]["heldout"]] == [0, 2, STEPS], "before, when due, and at the end"
     assert all(often["training"]) and len(often["training"]) == STEPS
-    for name in ("draws", "losses", "weights"):
+    for name in ("samples", "losses", "weights"):
         assert often[name] == seldom[name], name

@@ -24,7 +24,7 @@ LAYOUTS = (
 
 
 def train(place: Path, out: Path, layout: Layout, every: int) -> dict[str, Any]:
-    """Train, and validate after so many steps; returns what was drawn and lost, and what validating left behind."""
+    """Train, and validate after so many steps; returns what was sampled and lost, and what validating left behind."""
     import fiddle
     import lightning.pytorch as pl
     from nemo.collections.llm.recipes.log.default import tensorboard_logger
@@ -37,8 +37,8 @@ def train(place: Path, out: Path, layout: Layout, every: int) -> dict[str, Any]:
     task = runs.elastic_task(place, out, layout, STEPS, every=STEPS)
     held_out(task, every, 4)
     task.log.tensorboard = tensorboard_logger(name="run")
-    facts: dict[str, Any] = {"draws": [], "losses": [], "training": []}
-    runs.tell_draws(facts["draws"])
+    facts: dict[str, Any] = {"samples": [], "losses": [], "training": []}
+    runs.record_samples(facts["samples"])
 
     class Watch(pl.Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:

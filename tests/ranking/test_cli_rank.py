@@ -147,7 +147,7 @@ def test_a_family_needs_the_drops_of_its_smallest_depth(place, tmp_path, capsys)
         assert (code, says in said) == (2 if says else 0, True), said
 
 
-def test_tokens_outside_the_vocabulary_are_told(place, tmp_path, capsys):
+def test_tokens_outside_the_vocabulary_are_reported(place, tmp_path, capsys):
     wrong = spoiled(place / "data", tmp_path / "data", "train", at=-1)
     code, out, err = run(
         capsys, "rank", str(place / "parent"), "--data", str(wrong), "--out", str(tmp_path / "r"), *SIZE

@@ -255,7 +255,7 @@ def test_reduce_makes_the_order_that_of_all_ranks():
 
 
 @pytest.mark.parametrize("when", [0, 1])
-def test_logits_that_are_not_finite_are_told(when):
+def test_logits_that_are_not_finite_are_reported(when):
     toy = Toy(lambda sample, missing: float("nan") if len(missing) >= when else 0.0)
     with pytest.raises(ElasticError, match="logits are not finite"):
         iterative_mse(measured(toy, [tokens_of(PARENT)]))

@@ -31,7 +31,7 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr("nemo_elastic.ranking.measure.LEAST_TOKENS", 1)
 
 
-def test_an_iterator_is_consumed_once_and_progress_is_told(model, small_pieces):
+def test_an_iterator_is_consumed_once_and_progress_is_reported(model, small_pieces):
     reports = []
     batches = (tokens_of(PARENT, batch=2, seed=s) for s in range(3))
     options = RankOptions(depth_samples=3)

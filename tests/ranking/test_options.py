@@ -38,11 +38,11 @@ def test_whole_numbers_of_numpy_can_be_written() -> None:
         ("head_channels", True, "at least 1, or null for all"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_field(field: str, value: Any, allowed: str) -> None:
+def test_a_wrong_value_is_reported_with_its_field(field: str, value: Any, allowed: str) -> None:
     with pytest.raises(ElasticError, match=rf"^rank\.{field}: .* is not allowed; {allowed}$"):
         RankOptions(**{field: value})
 
 
-def test_an_unknown_field_is_told_with_where_it_stands() -> None:
+def test_an_unknown_field_is_reported_with_where_it_stands() -> None:
     with pytest.raises(ElasticError, match=r"^ranking\.options.*samples"):
         RankOptions.from_json({"samples": 3}, "ranking.options")

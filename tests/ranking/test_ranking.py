@@ -128,7 +128,7 @@ def test_changed_tensors_are_refused(saved):
     assert ranking.digest
 
 
-def test_a_folder_that_is_no_ranking_is_told(tmp_path):
+def test_a_folder_that_is_no_ranking_is_reported(tmp_path):
     with pytest.raises(ElasticError, match="no such file"):
         Ranking.load(tmp_path)
     (tmp_path / JSON).write_text("[]")

@@ -154,7 +154,7 @@ def test_a_rank_without_a_layer_contributes_zeros():
         np.testing.assert_allclose(value, whole.scores()[name], rtol=1e-12)
 
 
-def test_broken_activations_and_wrong_probes_are_told():
+def test_broken_activations_and_wrong_probes_are_reported():
     statistics, _ = collect()
     statistics("ffn", 1, torch.full((1, 2, PARENT.ffn), float("nan")))
     with pytest.raises(ElasticError, match=r"ffn\.1 are not finite"):

@@ -190,7 +190,7 @@ def _head(path):
         ),
     ],
 )
-def test_a_damaged_file_is_told(tmp_path, damage):
+def test_a_damaged_file_is_reported(tmp_path, damage):
     with pytest.raises(Stop):
         run(tmp_path / "r", stop_at=4)
     damage(tmp_path / "r")

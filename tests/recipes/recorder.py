@@ -14,7 +14,7 @@ from tests.hosts.nemo.training_worker import digest, state_of
 
 
 class StateRecorder(pl.Callback):
-    """Digests of a stage's state, its lengths and its draws, in FOLDER/stageN-rankM.json.
+    """Digests of a stage's state, its lengths and its samples, in FOLDER/stageN-rankM.json.
 
     Args:
         folder: where to write.

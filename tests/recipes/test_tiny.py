@@ -60,8 +60,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def record(ran: Path) -> dict[tuple[int, int], dict[str, Any]]:
-    """What each stage told on each rank: (stage, rank) -> facts."""
-    return {(s, r): json.loads((ran / "told" / f"stage{s}-rank{r}.json").read_text()) for s in (1, 2) for r in (0, 1)}
+    """What each stage recorded on each rank: (stage, rank) -> facts."""
+    return {
+        (s, r): json.loads((ran / "record" / f"stage{s}-rank{r}.json").read_text()) for s in (1, 2) for r in (0, 1)
+    }
 
 
 @pytest.mark.parametrize("part", ["weights", "router", "members", "optimizer", "moments", "teacher"])

@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
         str(folder / "data"),
         parent_steps=4,
         plan=plan,
-        callbacks=[run.Config(StateRecorder, folder=str(folder / "told"))],
+        callbacks=[run.Config(StateRecorder, folder=str(folder / "record"))],
     )
 
 

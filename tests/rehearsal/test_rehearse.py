@@ -211,7 +211,7 @@ def test_a_cut_that_computes_something_else_is_seen(copy: tuple[Path, Any], monk
     assert in_transformers(where).ok is False
 
 
-def test_what_is_missing_is_told(tmp_path: Path) -> None:
+def test_what_is_missing_is_reported(tmp_path: Path) -> None:
     from nemo_elastic.rehearsal.findings import checks
 
     actual = checks(place(tmp_path))

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from nemo_elastic.rehearsal.report import Change, Finding, Job, RehearsalReport, print_changes, print_report
+from nemo_elastic.rehearsal.report import Change, Finding, JobReport, RehearsalReport, print_changes, print_report
 
 CHANGES = (
     Change("stage1: data.seq_length", 8192, 64, "lengths"),
@@ -22,7 +22,7 @@ CHANGES = (
 REPORT = RehearsalReport(
     recipe="nemotron_elastic_9b",
     changed=CHANGES,
-    jobs=(Job("parent", "TP2 PP2 DP1", 40, 12.4), Job("slice", "one process", 0)),
+    jobs=(JobReport("parent", "TP2 PP2 DP1", 40, 12.4), JobReport("slice", "one process", 0)),
     checks={"resumes": Finding(True, "12 tensors are the same", {"tensors": 12}), "cuts": Finding(None, "no vLLM")},
 )
 
@@ -68,13 +68,13 @@ def test_a_setting_that_several_jobs_have_is_one_line_under_its_reason() -> None
     ]
 
 
-def test_jobs_and_checks_are_told_with_a_dash_for_what_there_is_not() -> None:
+def test_jobs_and_checks_are_reported_with_a_dash_for_what_there_is_not() -> None:
     rows = printed(REPORT)
     assert ["parent", "TP2 PP2 DP1", "40", "12"] in rows and ["slice", "one process", "-", "-"] in rows
     assert ["resumes", "ok", "12 tensors are the same"] in rows and ["cuts", "-", "no vLLM"] in rows
 
 
-def test_what_failed_is_told_in_words() -> None:
+def test_what_failed_is_reported_in_words() -> None:
     checks = {"router": Finding(False, "it has not moved")}
     rows = printed(replace(REPORT, checks=checks, failed="stage1: exit code 1"))
     assert ["router", "FAILED", "it has not moved"] in rows and ["failed: stage1: exit code 1"] in rows

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Losses from another environment: a python is started there, and what it says is believed or told."""
+"""Losses from another environment: a python is started there, and what it says is believed or reported."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_other_environment_gets_no_packages_of_this_one_and_no_network(other
     assert data["here"] != os.getcwd() and not Path(data["here"]).exists()
 
 
-def test_a_release_without_the_architecture_is_told_with_what_to_do(other) -> None:
+def test_a_release_without_the_architecture_is_reported_with_what_to_do(other) -> None:
     other("""print('{"version": "4.57", "losses": null}')""")
     assert lose() == (None, f"transformers 4.57 has no nemotron_h; {PYTHON} names the python of an environment with "
                             "version 5")  # fmt: skip
@@ -72,6 +72,6 @@ def test_a_release_without_the_architecture_is_told_with_what_to_do(other) -> No
 @pytest.mark.parametrize(
     ("end", "message"), [("raise OSError('no room')", "OSError: no room"), ("sys.exit(3)", "no word")]
 )
-def test_one_that_fails_is_told_by_its_last_line(other, tmp_path: Path, end: str, message: str) -> None:
+def test_one_that_fails_is_reported_by_its_last_line(other, tmp_path: Path, end: str, message: str) -> None:
     other(end)
     assert lose() == (None, f"{tmp_path / 'python'}: {message}")

@@ -63,7 +63,7 @@ def test_time_is_the_runs_own_and_its_total_is_no_phase(run: Path) -> None:
     assert cells(html, "Time")[-1][1] == "3 min 37 s"
 
 
-def test_a_run_that_told_no_total_has_the_sum_of_its_phases(run: Path) -> None:
+def test_a_run_that_has_no_total_has_the_sum_of_its_phases(run: Path) -> None:
     html = page(edit(run, seconds={"data": 21.0, "parent": 98.2}))
     assert tiles(html)["all phases"] == "1 min 59 s" == cells(html, "Time")[-1][1]
 
@@ -98,7 +98,7 @@ def losses(untrained: float, unsorted: float, loss: float = 3.2) -> tuple[dict[s
 @pytest.mark.parametrize(
     ("gain", "met"), [(1e-10, False), (0.0049, False), (-0.1, False), (0.0051, True), (0.4, True)]
 )
-def test_sorting_gains_only_beyond_the_tolerance_and_the_gain_is_told(gain: float, met: bool) -> None:
+def test_sorting_gains_only_beyond_the_tolerance_and_the_gain_is_reported(gain: float, met: bool) -> None:
     report = targets(*losses(4.0, 4.0 + gain), bigram=4.0)["small gains by sorting"]
     assert report["met"] is met and report["at_least"] == 0.005 and report["found"] == pytest.approx(gain)
 
@@ -197,7 +197,7 @@ def test_members_that_answered_different_numbers_say_so(run: Path) -> None:
     assert "0.0% of 12 (0.0 to 24.2)" in html and "41.7% of 96 (32.3 to 51.7)" in html
 
 
-def test_a_run_that_told_no_numbers_has_shares_alone(run: Path) -> None:
+def test_a_run_that_has_no_numbers_has_shares_alone(run: Path) -> None:
     rows = [row | {"answers": None} for row in json.loads((run / "metrics.json").read_text())["members"]]
     html = page(edit(run, members=rows))
     assert ">41.7%<" in html and "accuracy, n" not in html
@@ -239,7 +239,7 @@ def test_members_are_called_nested_only_where_they_are(run: Path) -> None:
     assert drawn is not None and "nested" not in drawn.words
 
 
-def test_the_share_of_the_gap_is_told_of_those_that_have_one(run: Path) -> None:
+def test_the_share_of_the_gap_is_reported_of_those_that_have_one(run: Path) -> None:
     from nemo_elastic.report.drawing import WIDE
     from nemo_elastic.report.fig_family import draw
 
@@ -252,7 +252,7 @@ def test_the_share_of_the_gap_is_told_of_those_that_have_one(run: Path) -> None:
     assert drawn.words.endswith("its parent, where it is 0.05 nats or more.")
 
 
-def test_answers_by_distance_are_told_with_their_intervals(run: Path) -> None:
+def test_answers_by_distance_are_reported_with_their_intervals(run: Path) -> None:
     html = page(run)
     assert "What the longer context brings" in html
     for cell in ("up to 512, n = 120", "64, then 64", "64, then 512", "25.0% (18.1 to 33.4)", "75.0% (66.6 to 81.9)"):

@@ -56,7 +56,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @examples("metrics of a run")
 @given(st.data())
 def test_metrics(whole_run: Path, folder: Path, data: st.DataObject) -> None:
-    """Read and told on a page; the pictures are those of the test below."""
+    """Read and shown on a page; the pictures are those of the test below."""
     run = folder / "metrics"
     names = ["stage1/metrics.jsonl", "stage1/run_0/metrics.jsonl", "stage2/metrics.jsonl"]
     hit = data.draw(st.sampled_from(names))

@@ -46,7 +46,7 @@ def test_a_strange_name_is_a_name(reports: dict[str, dict[str, Any]], what: str)
 
 
 @pytest.mark.parametrize("what", ["largest", "smallest", "integer", "text", "list", "yes", "nan"])
-def test_results_that_are_no_measurements_are_told(demo_run: Path, tmp_path: Path, what: str) -> None:
+def test_results_that_are_no_measurements_are_reported(demo_run: Path, tmp_path: Path, what: str) -> None:
     run = tmp_path / "run"
     shutil.copytree(demo_run, run)
     valued(run, HUGE[what])
@@ -61,5 +61,5 @@ def test_results_that_are_no_measurements_are_told(demo_run: Path, tmp_path: Pat
         ("depth of a pattern", "members[0].pattern: "),
     ],
 )
-def test_what_cannot_be_shown_is_told(reports: dict[str, dict[str, Any]], case: str, note: str) -> None:
+def test_what_cannot_be_shown_is_reported(reports: dict[str, dict[str, Any]], case: str, note: str) -> None:
     assert any(note in line for line in reports[case]["notes"]), reports[case]["notes"]

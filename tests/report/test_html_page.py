@@ -254,7 +254,7 @@ def test_labels_are_spread_in_order():
     ]
 
 
-def test_times_are_told_for_people():
+def test_times_are_written_for_people():
     assert [seconds(s) for s in (0.04, 59.4, 61, 3599, 3600, 86_399)] == [
         "0.0 s", "59.4 s", "1 min 01 s", "59 min 59 s", "1 h 00 min", "24 h 00 min"
     ]  # fmt: skip

@@ -139,29 +139,29 @@ def test_the_table_of_costs_is_the_cost_of_the_expected_member(space, seed):
 
 
 def test_pitfall_3_every_axis_has_its_own_noise():
-    """Public code re-seeded per axis, so that all axes drew the same noise."""
+    """Public code re-seeded per axis, so that all axes sampled the same noise."""
     router = router_of(nano_space(), NANO.budgets)
-    draws = np.stack(
+    samples = np.stack(
         [
             [router.gumbel((step, micro, 1, axis), (3,)).numpy() for axis in range(len(AXES))]
             for step in range(200)
             for micro in range(5)
         ]
-    )  # [draws, axes, 3]
+    )  # [samples, axes, 3]
     for a, b in itertools.combinations(range(len(AXES)), 2):
         for i, j in itertools.product(range(3), repeat=2):
-            assert abs(np.corrcoef(draws[:, a, i], draws[:, b, j])[0, 1]) < 0.12
-    assert draws.mean() == pytest.approx(0.5772, abs=0.05) and draws.std() == pytest.approx(1.2825, abs=0.05)
+            assert abs(np.corrcoef(samples[:, a, i], samples[:, b, j])[0, 1]) < 0.12
+    assert samples.mean() == pytest.approx(0.5772, abs=0.05) and samples.std() == pytest.approx(1.2825, abs=0.05)
 
 
 def test_pitfall_3_noise_differs_across_micro_batches_and_steps_and_not_across_ranks():
     router, other_rank = router_of(), router_of()
-    draws = {
+    samples = {
         (step, micro): router.gumbel((step, micro, 0, 1), (4,)).numpy() for step in range(40) for micro in range(8)
     }
-    for (step, micro), value in draws.items():
+    for (step, micro), value in samples.items():
         assert np.array_equal(value, other_rank.gumbel((step, micro, 0, 1), (4,)).numpy())
-    flat = np.stack(list(draws.values()))
+    flat = np.stack(list(samples.values()))
     assert len(np.unique(flat.round(12))) == flat.size
     by_micro = flat.reshape(40, 8, 4)
     for i, j in itertools.combinations(range(8), 2):
@@ -176,11 +176,11 @@ def test_budgets_of_one_micro_batch_have_noise_of_their_own():
     with torch.no_grad():
         for p in router.parameters():
             p.zero_()  # what is left of the probabilities is the noise
-    drawn = [
+    sampled = [
         [router.probabilities(b, noise=(step, 0))[HIDDEN].log()[0].detach().numpy() for b in ("large", "small")]
         for step in range(400)
     ]
-    large, small = np.array(drawn).transpose(1, 2, 0)
+    large, small = np.array(sampled).transpose(1, 2, 0)
     assert all(abs(np.corrcoef(a, b)[0, 1]) < 0.2 for a, b in zip(large, small))
 
 
@@ -194,11 +194,11 @@ def test_noise_leaves_torchs_and_numpys_generators_alone():
 
 
 def test_noise_makes_choices_follow_their_probabilities():
-    """Gumbel-max: argmax of logits + noise is a draw from the softmax."""
+    """Gumbel-max: argmax of logits + noise is a sample from the softmax."""
     router = router_of(small_space(), init_std=0.5)
     expected = router.probabilities("small")[HIDDEN][0].detach().numpy()
-    drawn = [int(router.probabilities("small", noise=(i, 0))[HIDDEN].argmax()) for i in range(3000)]
-    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 3000, expected, atol=0.03)
+    sampled = [int(router.probabilities("small", noise=(i, 0))[HIDDEN].argmax()) for i in range(3000)]
+    np.testing.assert_allclose(np.bincount(sampled, minlength=5) / 3000, expected, atol=0.03)
 
 
 def test_pitfall_11_choosing_has_no_noise_and_is_the_same_in_every_mode_and_step():
@@ -377,7 +377,7 @@ def test_a_router_is_small_and_has_no_parameter_for_a_rigid_axis():
     assert HIDDEN not in rigid.axes and torch.all(rigid.gates("small").gates.hidden == 1)
 
 
-def test_budgets_that_cannot_be_met_are_told_at_once():
+def test_budgets_that_cannot_be_met_are_reported_at_once():
     with pytest.raises(ElasticError, match="nearest cost that the axes reach"):
         router_of(budgets=(*BUDGETS, Budget("none", ratio=0.01)))
     with pytest.raises(ElasticError, match="budget: 5 is not allowed"):

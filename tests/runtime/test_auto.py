@@ -66,7 +66,7 @@ def test_the_stream_tells_who_answers(family):
     assert list(one) == []
 
 
-def test_the_ends_of_the_dial(family):
+def test_the_ends_of_the_cost(family):
     for cost, name in ((0, "6b"), (1.0, "12b")):
         assert family.auto(cost).choose(PROMPTS) == [name] * 6
         assert family.auto(cost).generate(PROMPTS, 4) == family.select(name).generate(PROMPTS, 4)

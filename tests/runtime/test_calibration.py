@@ -19,7 +19,7 @@ from tests.runtime.talking import talking_family
 
 SIGNALS_NS, QUALITY_NM = made()
 CALIBRATION = fit(SIGNALS_NS, QUALITY_NM, NAMES, PARAMETERS)
-DIALS = np.linspace(0, 1, 41)
+COSTS = np.linspace(0, 1, 41)
 
 
 def test_the_ends_are_exact_whatever_the_signals():
@@ -28,14 +28,14 @@ def test_the_ends_are_exact_whatever_the_signals():
     assert (CALIBRATION.choose(far_ns, 0.0) == 0).all() and (CALIBRATION.choose(far_ns, 1.0) == 2).all()
 
 
-def test_the_mean_cost_is_what_the_dial_says():
-    for dial in DIALS:
-        cost = CALIBRATION.costs[CALIBRATION.choose(SIGNALS_NS, dial)].mean()
-        assert cost == pytest.approx(dial, abs=0.01)
+def test_the_mean_cost_is_what_the_setting_says():
+    for asked in COSTS:
+        cost = CALIBRATION.costs[CALIBRATION.choose(SIGNALS_NS, asked)].mean()
+        assert cost == pytest.approx(asked, abs=0.01)
 
 
 def test_more_cost_never_gives_a_smaller_member():
-    chosen = np.stack([CALIBRATION.choose(SIGNALS_NS, dial) for dial in DIALS])
+    chosen = np.stack([CALIBRATION.choose(SIGNALS_NS, asked) for asked in COSTS])
     assert (np.diff(chosen, axis=0) >= 0).all() and set(chosen.ravel()) == {0, 1, 2}
     assert (np.diff(CALIBRATION.prices) <= 0).all()
 
@@ -52,14 +52,14 @@ def test_the_gain_is_learned_and_used():
 
 
 def test_signals_that_say_nothing():
-    """All prompts are alike: they are never spent on more than the dial says."""
+    """All prompts are alike: they are never spent on more than the setting says."""
     calibration = fit(np.ones((LEAST, 6)), np.tile([0.0, 1.0, 1.5], (LEAST, 1)), NAMES, PARAMETERS)
-    costs = [calibration.costs[calibration.choose(np.ones((5, 6)), dial)].mean() for dial in DIALS]
-    assert costs[0] == 0 and costs[-1] == 1 and all(c <= d + 1e-9 for c, d in zip(costs, DIALS, strict=True))
+    costs = [calibration.costs[calibration.choose(np.ones((5, 6)), asked)].mean() for asked in COSTS]
+    assert costs[0] == 0 and costs[-1] == 1 and all(c <= d + 1e-9 for c, d in zip(costs, COSTS, strict=True))
 
 
 @pytest.mark.parametrize("cost", [-0.1, 1.1, float("nan"), "0.3", True, None])
-def test_no_dial(cost):
+def test_no_cost_setting(cost):
     with pytest.raises(ElasticError, match=r"cost: .* is not allowed; a number from 0"):
         CALIBRATION.choose(SIGNALS_NS, cost)
 

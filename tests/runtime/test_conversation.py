@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation: what was said goes on, another member may answer, and what an answer took is told."""
+"""A conversation: what was said goes on, another member may answer, and what an answer took is reported."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_another_member_answers_from_here_on(family: FamilyRuntime) -> None:
     assert conversation.report()["member"] == "6b" and conversation.report()["parameters"] == parameters
 
 
-def test_a_draft_is_told_where_it_drafts_and_not_where_it_is_no_smaller(family: FamilyRuntime) -> None:
+def test_a_draft_is_reported_where_it_drafts_and_not_where_it_is_no_smaller(family: FamilyRuntime) -> None:
     conversation = Conversation(family, "9b", None, HOW, draft="6b")
     said(conversation, "Hi")
     draft = conversation.report()["draft"]
@@ -110,7 +110,7 @@ def test_a_draft_is_told_where_it_drafts_and_not_where_it_is_no_smaller(family: 
     assert conversation.report()["draft"] is None and "drafts" not in conversation.members()
 
 
-def test_an_answer_is_told_in_a_line(family: FamilyRuntime) -> None:
+def test_an_answer_is_reported_in_a_line(family: FamilyRuntime) -> None:
     conversation = Conversation(family, "6b", None, HOW)
     text, report = said(conversation, "Hi"), conversation.report()
     assert (report["text"], report["tokens_per_second"]) == (text, report["new_tokens"] / report["seconds"])
@@ -127,6 +127,6 @@ def test_a_system_message_needs_a_template(plain: FamilyRuntime) -> None:
 
 
 @pytest.mark.parametrize("names", [("7b", None), ("6b", "7b")])
-def test_a_member_that_is_not_there_is_told_at_once(family: FamilyRuntime, names: tuple[str, str | None]) -> None:
+def test_a_member_that_is_not_there_is_reported_at_once(family: FamilyRuntime, names: tuple[str, str | None]) -> None:
     with pytest.raises(ElasticError, match="7b"):
         Conversation(family, names[0], None, HOW, draft=names[1])

@@ -79,7 +79,7 @@ def test_special_tokens_of_a_template_are_tokens(folder):
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
-def test_half_a_character_is_told(text):
+def test_half_a_character_is_reported(text):
     with pytest.raises(ElasticError, match=r"^prompts: '\\ud[8f]..' is not allowed; text that UTF-8 can write$"):
         FamilyTokenizer(TOKENIZER).encode(text)
 
@@ -116,7 +116,7 @@ def test_a_family_in_memory_has_none():
     assert len(family.select().generate([3, 4], 2)) == 2
 
 
-def test_a_text_that_the_tokenizer_fails_at_is_told_in_one_line():
+def test_a_text_that_the_tokenizer_fails_at_is_reported_in_one_line():
     tokenizer = FamilyTokenizer(Tokenizer(WordLevel({"a": 0}, unk_token="gone")))
     with pytest.raises(ElasticError, match=r"^prompts: the tokenizer fails \(WordLevel error: Missing \[UNK\]"):
         tokenizer.encode("b")
@@ -162,7 +162,7 @@ def test_what_templates_use(text, expected):
     assert render(text, [{"role": "user", "content": "<é>"}], eos_token="</s>") == expected
 
 
-def test_what_renders_is_told_where_it_is_missing(monkeypatch):
+def test_what_renders_is_reported_where_it_is_missing(monkeypatch):
     monkeypatch.setattr("nemo_elastic.extras._has", lambda package: package != "jinja2")
     with pytest.raises(ModuleNotFoundError, match="No module named 'jinja2'"):
         render("x")
@@ -257,6 +257,6 @@ def test_what_is_no_conversation(messages, line):
         render(TEMPLATE, messages)
 
 
-def test_what_a_template_refuses_is_told_in_its_words():
+def test_what_a_template_refuses_is_reported_in_its_words():
     with pytest.raises(ElasticError, match=r"chat_template.jinja: chat template: no role king$"):
         render(TEMPLATE, [{"role": "king", "content": "Hi"}])

@@ -79,7 +79,7 @@ def test_messages_go_through_the_chat_template(family):
 @settings(max_examples=15, derandomize=True)  # where two tokens are as likely, rounding chooses
 @given(data=st.data())
 def test_a_batch_of_any_lengths_says_what_each_says_alone(data, family):
-    """Greedy in float32, and drawn: the number of a prompt in its batch fixes what it draws."""
+    """Greedy in float32, and sampled: the number of a prompt in its batch fixes what it samples."""
     name = data.draw(st.sampled_from(sorted(MEMBERS)))
     token = st.integers(0, 299)
     prompts = data.draw(st.lists(st.lists(token, min_size=1, max_size=40), min_size=2, max_size=6))
@@ -93,11 +93,11 @@ def test_a_batch_of_any_lengths_says_what_each_says_alone(data, family):
     assert together == member.generate(prompts, 20, **how)
 
 
-def test_what_is_drawn_follows_from_the_seed(family):
+def test_what_is_sampled_follows_from_the_seed(family):
     member = family.select("6b")
-    drawn = {seed: member.generate("def", 24, temperature=1.0, top_k=50, seed=seed) for seed in range(4)}
-    assert len(set(drawn.values())) == 4
-    assert member.generate("def", 24, temperature=1.0, top_k=50, seed=2) == drawn[2]
+    sampled = {seed: member.generate("def", 24, temperature=1.0, top_k=50, seed=seed) for seed in range(4)}
+    assert len(set(sampled.values())) == 4
+    assert member.generate("def", 24, temperature=1.0, top_k=50, seed=2) == sampled[2]
     assert member.generate("def", 24, temperature=1.0, top_k=1, seed=2) == member.generate("def", 24)
 
 
@@ -273,7 +273,7 @@ def test_every_dtype_answers(folder, dtype):
 
 
 @pytest.mark.parametrize("how", [{}, {"draft": "6b"}, {"temperature": 1.0}, {"draft": "6b", "temperature": 1.0}])
-def test_logits_that_are_no_numbers_are_told_and_no_answer(tmp_path, how):
+def test_logits_that_are_no_numbers_are_reported_and_no_answer(tmp_path, how):
     """Every weight is a number, and what is computed of them is none."""
     folder = overflowing(talking_family(tmp_path))
     line = r"^logits: \d+ of \d+ are infinite or not a number; load the family in a wider dtype, or see with nemo-"

@@ -99,7 +99,7 @@ def test_prompts_of_a_batch_have_any_length_and_one_in_a_list_stays_a_batch() ->
 
 
 @pytest.mark.parametrize("wrong", [None, 5, 2.5, b"ab", {"role": "user", "content": "x"}, {1, 2}, iter("ab")])
-def test_what_is_no_prompt_is_told_what_would_be(wrong: Any) -> None:
+def test_what_is_no_prompt_is_refused_with_what_would_be(wrong: Any) -> None:
     message = r"^prompts: .* is not allowed; a text, messages, token ids, or a list of one of these$"
     with pytest.raises(ElasticError, match=message):
         read(wrong)
@@ -118,11 +118,11 @@ def test_what_is_no_prompt_is_told_what_would_be(wrong: Any) -> None:
         ([MESSAGES, [{"content": "x"}]], r"^prompts\[1\]\[0\]\.role: None is not allowed"),
     ],
 )
-def test_a_wrong_one_of_several_is_told_with_its_place(wrong: Any, message: str) -> None:
+def test_a_wrong_one_of_several_is_reported_with_its_place(wrong: Any, message: str) -> None:
     with pytest.raises(ElasticError, match=message):
         read(wrong)
 
 
-def test_text_without_a_tokenizer_is_told_to_be_token_ids() -> None:
+def test_text_without_a_tokenizer_has_to_be_token_ids() -> None:
     with pytest.raises(ElasticError, match=r"^tokenizer: a family that was made in memory has none; give token ids$"):
         read("ab", SILENT)

@@ -260,14 +260,14 @@ def broken_family(tmp_path, name: str, value: float, dtype=torch.float32):
                                   "backbone.layers.1.mixer.up_proj.weight", "backbone.embeddings.weight",
                                   "backbone.norm_f.weight"])  # fmt: skip
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_weights_that_are_no_numbers_are_told_when_they_are_read(tmp_path, name, value):
+def test_weights_that_are_no_numbers_are_reported_when_they_are_read(tmp_path, name, value):
     folder = broken_family(tmp_path, name, value)
     line = rf"^{folder}: {name}: 1 values are infinite or not a number; nemo-elastic verify finds damage$"
     with pytest.raises(ElasticError, match=line):
         load_family(folder)
 
 
-def test_what_a_dtype_cannot_hold_is_told(tmp_path):
+def test_what_a_dtype_cannot_hold_is_reported(tmp_path):
     folder = broken_family(tmp_path, "lm_head.weight", 1e5)
     load_family(folder), load_family(folder, dtype=torch.bfloat16)
     line = "dtype: 'torch.float16' is not allowed; tensor 'lm_head.weight' has 1 numbers that it cannot hold"
@@ -299,7 +299,7 @@ def test_a_device_that_is_here_is_given_as_torch_names_it(given: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["gpu", "", "cuda:99", 99, -1, 1.5, object()])
-def test_one_that_is_not_here_is_told_in_one_line(wrong: Any) -> None:
+def test_one_that_is_not_here_is_reported_in_one_line(wrong: Any) -> None:
     with pytest.raises(
         ElasticError, match=r"^device: .* is not allowed; one that is here, such as cpu or cuda \("
     ) as e:

@@ -55,18 +55,18 @@ def test_probabilities_are_the_formula(logits, temperature, top_p, top_k):
 
 
 @pytest.mark.parametrize("how", [Sampling(0.8, 0.9, 6), Sampling(1.5), Sampling(1.0, 0.6), Sampling(0.5, 1.0, 3)])
-def test_what_is_drawn_has_the_probabilities_of_the_formula(how):
-    """Chi-squared over 20,000 draws; a step too many or one too few at any border is far outside."""
+def test_what_is_sampled_has_the_probabilities_of_the_formula(how):
+    """Chi-squared over 20,000 samples; a step too many or one too few at any border is far outside."""
     logits = [1.5, 0.2, -0.3, 1.1, -2.0, 0.9, 0.0, -1.2]
     expected = by_hand(logits, how.temperature, how.top_p, how.top_k)
-    draws, rows = 20_000, 500
+    samples, rows = 20_000, 500
     sampler, counts = Sampler(how), np.zeros(len(logits))
-    for _ in range(draws // rows):
+    for _ in range(samples // rows):
         for token in sampler(torch.tensor([logits] * rows), range(rows)):
             counts[token] += 1
     some = expected > 0
     assert counts[~some].sum() == 0
-    chi2 = ((counts[some] - draws * expected[some]) ** 2 / (draws * expected[some])).sum()
+    chi2 = ((counts[some] - samples * expected[some]) ** 2 / (samples * expected[some])).sum()
     assert chi2 < 2 * some.sum() + 12  # p below 1e-3 for any number of tokens here
 
 
@@ -85,17 +85,17 @@ def test_half_precision_is_widened():
 
 
 def test_each_prompt_has_a_stream_of_its_own():
-    """A row draws the same alone, in any place of the batch, and whatever the others do."""
+    """A row samples the same alone, in any place of the batch, and whatever the others do."""
     logits, how = torch.zeros(1, 1000), Sampling(1.0, seed=5)
 
-    def drawn(prompts: list[int], steps: int = 4) -> list[list[int]]:
+    def sampled(prompts: list[int], steps: int = 4) -> list[list[int]]:
         sampler = Sampler(how)
         return [sampler(logits.expand(len(prompts), -1), prompts) for _ in range(steps)]
 
-    together = drawn([0, 1, 2])
+    together = sampled([0, 1, 2])
     for place, prompt in enumerate((0, 1, 2)):
-        assert [row[place] for row in together] == [row[0] for row in drawn([prompt])]
-    assert drawn([2, 0])[0] == [together[0][2], together[0][0]]
+        assert [row[place] for row in together] == [row[0] for row in sampled([prompt])]
+    assert sampled([2, 0])[0] == [together[0][2], together[0][0]]
     assert len({tuple(row[i] for row in together) for i in range(3)}) == 3
     assert Sampler(Sampling(1.0, seed=6))(logits, [0]) != [together[0][0]]
 
@@ -131,7 +131,7 @@ def test_what_is_refused(values, line):
     assert str(raised.value) == line
 
 
-def test_logits_that_are_no_numbers_are_told():
+def test_logits_that_are_no_numbers_are_reported():
     for broken in (math.nan, math.inf):
         with pytest.raises(ElasticError, match="logits: 1 of 3 are infinite or not a number"):
             Sampler(Sampling(1.0, 0.9))(torch.tensor([[0.0, broken, 1.0]]), [0])
@@ -156,8 +156,8 @@ def test_what_is_said_greedily_is_what_the_large_member_says_alone(data):
 
 @settings(max_examples=200)
 @given(SHARES, SHARES)
-def test_the_two_ways_to_a_token_add_up_to_what_the_large_member_draws_with(p_weights, q_weights):
-    """Kept with min(1, p / q), or else drawn from what is left over: together p, exactly."""
+def test_the_two_ways_to_a_token_add_up_to_what_the_large_member_samples_with(p_weights, q_weights):
+    """Kept with min(1, p / q), or else sampled from what is left over: together p, exactly."""
     p, q = share(p_weights), share(q_weights)
     kept = torch.minimum(p, q)
     left = left_over(p, q)
@@ -174,8 +174,8 @@ def test_tokens_are_distributed_as_those_of_the_large_member(q_weights):
     def chance() -> float:
         return float(torch.rand((), generator=random, dtype=torch.float64))
 
-    counts, draws = np.zeros((4, 4)), 8_000
-    firsts = torch.multinomial(q, 2 * draws, replacement=True, generator=random).view(draws, 2).tolist()
+    counts, samples = np.zeros((4, 4)), 8_000
+    firsts = torch.multinomial(q, 2 * samples, replacement=True, generator=random).view(samples, 2).tolist()
     for drafted in firsts:
         # the large member's first token by row 0, the second by the row of the first, one behind both by the last
         said = sampled(torch.stack([after[0], after[drafted[0]], after[4]]), [q, q], drafted, chance)
@@ -183,7 +183,7 @@ def test_tokens_are_distributed_as_those_of_the_large_member(q_weights):
             row = after[said[0]].cumsum(0)
             said.append(int(torch.searchsorted(row, chance(), right=True)))
         counts[said[0], said[1]] += 1
-    expected = draws * (after[0][:, None] * after[:4]).numpy()
+    expected = samples * (after[0][:, None] * after[:4]).numpy()
     some = expected > 0
     assert counts[~some].sum() == 0
     chi2 = ((counts[some] - expected[some]) ** 2 / expected[some]).sum()
@@ -204,7 +204,7 @@ def test_a_draft_like_the_large_member_is_always_kept():
             assert said[:3] == drafted and len(said) == 4
 
 
-def test_a_prompt_draws_by_its_own_stream():
+def test_a_prompt_samples_by_its_own_stream():
     """What others of the batch draft or settle changes nothing."""
     logits = torch.linspace(-1, 1, 8)[None]
 

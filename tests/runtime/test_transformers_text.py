@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Text in, text out against transformers: tokens, end tokens, chat template, and what each token is drawn with."""
+"""Text in, text out against transformers: tokens, end tokens, chat template, and what each token is sampled with."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def theirs(family, tmp_path_factory):
     env["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))
     done = subprocess.run([hf_python(), worker, folder], capture_output=True, text=True, timeout=1800, env=env)
     assert done.returncode == 0, done.stderr
-    return json.loads((folder / "told.json").read_text()) | {"p": np.load(folder / "told.npz")}
+    return json.loads((folder / "theirs.json").read_text()) | {"p": np.load(folder / "theirs.npz")}
 
 
 def test_tokens_of_texts(family, theirs):
@@ -74,8 +74,8 @@ def test_chat(family, theirs):
 
 
 @pytest.mark.parametrize("n", range(len(SAMPLINGS)))
-def test_what_each_token_is_drawn_with(family, theirs, n):
-    """Along the tokens that transformers drew, its probabilities are ours."""
+def test_what_each_token_is_sampled_with(family, theirs, n):
+    """Along the tokens that transformers sampled, its probabilities are ours."""
     tokens, expected = torch.tensor([theirs["sampled"][n]]), theirs["p"][f"p{n}"]
     prompt = tokens.shape[1] - NEW
     logits_lv = family.select("9b")(tokens)[0, prompt - 1 : -1]

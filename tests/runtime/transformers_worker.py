@@ -50,8 +50,8 @@ def main() -> None:
         )  # fmt: skip
         report["sampled"].append(result.sequences[0].tolist())
         arrays[f"p{n}"] = torch.cat(result.scores).softmax(-1).numpy()
-    (folder / "told.json").write_text(json.dumps(report))
-    np.savez(folder / "told.npz", **arrays)
+    (folder / "theirs.json").write_text(json.dumps(report))
+    np.savez(folder / "theirs.npz", **arrays)
 
 
 if __name__ == "__main__":

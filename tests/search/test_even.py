@@ -86,7 +86,7 @@ def test_an_even_cut_inside_a_member_is_nested_in_it():
     assert uniform(space, BUDGETS[2], upper) <= upper
 
 
-def test_unreachable_budgets_are_told_and_the_parents_budget_is_the_parent():
+def test_unreachable_budgets_are_reported_and_the_parents_budget_is_the_parent():
     space = small_space()
     assert uniform(space, BUDGETS[0]) == space.full
     with pytest.raises(ElasticError, match=r"elastic\.budgets\[none\]\.ratio: 0\.01"):

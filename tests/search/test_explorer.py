@@ -76,9 +76,9 @@ def test_a_draw_orders_codes_that_were_not_measured():
     surrogate = Surrogate(space, layer_groups(space))
     rank = np.argsort(np.argsort(losses[60:]))
     for seed in range(5):
-        guess = surrogate.draw(many[:60], losses[:60], many[60:], np.random.default_rng(seed))
+        guess = surrogate.sample(many[:60], losses[:60], many[60:], np.random.default_rng(seed))
         assert np.corrcoef(np.argsort(np.argsort(guess)), rank)[0, 1] > 0.6
-    one, two = (surrogate.draw(many[:9], losses[:9], many[60:], np.random.default_rng(s)) for s in (0, 1))
+    one, two = (surrogate.sample(many[:9], losses[:9], many[60:], np.random.default_rng(s)) for s in (0, 1))
     assert not np.array_equal(one, two)
 
 
@@ -93,7 +93,7 @@ def test_refinement_measures_the_variation_that_the_surrogate_likes_best(monkeyp
         pools.append([truth(space.decode(c)) for c in pool])
         return np.array(pools[-1])
 
-    monkeypatch.setattr(explorer.surrogate, "draw", oracle)
+    monkeypatch.setattr(explorer.surrogate, "sample", oracle)
     explorer.refine(goal, start + 5)
     assert [t.loss for t in explorer.trace[start:]] == [min(pool) for pool in pools]
     assert all(t.cost <= goal.price.target for t in explorer.trace[start:])
@@ -104,4 +104,4 @@ def test_a_draw_takes_losses_that_are_not_finite_as_the_worst():
     codes = np.array([[0] * len(space.slots), space.sizes - 1, space.sizes // 2])
     surrogate = Surrogate(space, layer_groups(space))
     for losses in ([0.1, np.inf, 1.0], [np.inf] * 3):
-        assert np.isfinite(surrogate.draw(codes, np.array(losses), codes, np.random.default_rng(0))).all()
+        assert np.isfinite(surrogate.sample(codes, np.array(losses), codes, np.random.default_rng(0))).all()

@@ -47,15 +47,15 @@ class Toy:
         return x + y + 0.3 * x * y
 
 
-def best_known(space: Space, loss: Toy, budget: Budget, draws: int = 4000) -> float:
+def best_known(space: Space, loss: Toy, budget: Budget, samples: int = 4000) -> float:
     """Lowest loss of thousands of random members of the budget, and of hill climbing from the best of them."""
     rng, price, upper = np.random.default_rng(0), space.price(budget), (0,) * len(space.slots)
 
     def at(code):
         return loss(space.decode(code))
 
-    result = min((fit(space, price, rng.integers(0, space.sizes), upper) for _ in range(draws // 10)), key=at)
-    for _ in range(draws):
+    result = min((fit(space, price, rng.integers(0, space.sizes), upper) for _ in range(samples // 10)), key=at)
+    for _ in range(samples):
         child = np.array(result)
         for _ in range(rng.integers(1, 4)):
             slot = rng.integers(len(child))
@@ -78,7 +78,7 @@ def test_the_search_beats_even_cuts_and_nears_the_optimum(seed):
         assert budget.cost(space.parent, result.members[name]) <= budget.target(space.parent)
         assert loss(result.members[name]) == result.losses[name] < 0.8 * loss(even[name])
     # The two are nested, the optimum of each alone need not be.
-    alone = [best_known(space, loss, b, draws=400) for b in BUDGETS[1:]]
+    alone = [best_known(space, loss, b, samples=400) for b in BUDGETS[1:]]
     ratios = [result.losses[b.name] / best for b, best in zip(BUDGETS[1:], alone)]
     assert math.prod(ratios) < 1.35, ratios
 
@@ -174,7 +174,7 @@ def test_members_are_chosen_together():
     assert result.members["large"].hidden == 128
 
 
-def test_bad_requests_are_told_before_anything_is_measured():
+def test_bad_requests_are_reported_before_anything_is_measured():
     space = small_space()
     loss = Toy(space)
     with pytest.raises(ElasticError, match="nearest cost"):

@@ -50,7 +50,9 @@ def test_the_weight_of_a_slot_is_what_its_width_rules_of_the_parent() -> None:
     ("asked", "field"),
     [({"ratio": 0.01}, "ratio"), ({"params": 1000}, "params"), ({"memory": {"size": 1000}}, "memory")],
 )
-def test_a_budget_below_the_smallest_member_is_told_with_the_nearest_cost(asked: dict[str, Any], field: str) -> None:
+def test_a_budget_below_the_smallest_member_is_reported_with_the_nearest_cost(
+    asked: dict[str, Any], field: str
+) -> None:
     price = Price(SPACE, Budget("tiny", **asked))
     nearest = f"{price(SPACE.smallest):.0f}"
     with pytest.raises(ElasticError, match=rf"^elastic\.budgets\[tiny\]\.{field}: .*nearest cost .* is {nearest} \("):

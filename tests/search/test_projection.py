@@ -125,7 +125,7 @@ def test_projection_is_deterministic_and_reports_in_json():
     assert one["full"].raw == one["full"].member == space.full
 
 
-def test_unreachable_budgets_are_told():
+def test_unreachable_budgets_are_reported():
     space = small_space()
     with pytest.raises(ElasticError, match="nearest cost that the axes reach"):
         project(space, space.full, Budget("none", ratio=0.01))

@@ -82,7 +82,7 @@ def test_an_unreachable_budget_names_the_nearest_that_can_be_reached():
     space.check_budgets(NANO.budgets)
 
 
-def test_members_outside_the_space_are_told_with_their_axis():
+def test_members_outside_the_space_are_reported_with_their_axis():
     space = small_space()
     full = SMALL.full
 
@@ -190,7 +190,7 @@ def test_the_most_important_attention_layers_are_dropped_last(order, number, wan
     assert keep_attention(SMALL, order, number) == wanted
 
 
-def test_every_member_keeps_an_attention_layer_unless_told_otherwise():
+def test_every_member_keeps_an_attention_layer_unless_the_axis_says_otherwise():
     depth = {"choices": [12, 8, 2]}
     block = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"depth": depth}}
     order = (10, 5, *(i for i in range(12) if i not in (5, 10)))  # the least important two are the attention layers

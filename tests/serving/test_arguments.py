@@ -109,7 +109,7 @@ def test_the_gate_is_first_wherever_it_was_put(folder, vllm):
     assert vllm.llm().generate("a", SimpleNamespace(extra_args=None), "r") == "outputs"
 
 
-def test_a_family_without_a_chat_template_is_told_of(tmp_path, vllm, caplog):
+def test_a_family_without_a_chat_template_is_reported(tmp_path, vllm, caplog):
     bare = talking_family(tmp_path, template=None)
     args = Namespace(model=str(bare), served_model_name=None, middleware=[], tokenizer=None, additional_config={})
     name_members(args)

@@ -40,7 +40,7 @@ def test_arguments_of_the_server(folder):
     assert json.loads(own.partition("=")[2]) == {"nemo_elastic": {"end_of_thinking": "</mind>"}}
 
 
-def test_the_dial_of_a_family_that_chooses(folder, tmp_path):
+def test_the_cost_setting_of_a_family_that_chooses(folder, tmp_path):
     with pytest.raises(ElasticError, match=r"^--auto: 0.5 is not allowed; first nemo-elastic calibrate"):
         Server(folder, auto=0.5).check()
     with pytest.raises(ElasticError, match=r"^--auto: 1.5 is not allowed; a number from 0"):
@@ -50,7 +50,7 @@ def test_the_dial_of_a_family_that_chooses(folder, tmp_path):
     server = Server(calibrated, auto=0.0)
     server.check()
     own = next(a for a in server.argv(cli=True) if a.startswith("--additional-config="))
-    assert Settings.read(json.loads(own.partition("=")[2])).auto == 0.0, "a dial of 0 is a dial"
+    assert Settings.read(json.loads(own.partition("=")[2])).auto == 0.0, "a setting of 0 is a setting"
     with pytest.raises(ElasticError, match="not with --auto, which is written there"):
         Server(calibrated, auto=0.5, flags=["--additional-config={}"]).check()
 

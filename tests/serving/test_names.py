@@ -103,7 +103,7 @@ def test_a_calibrated_family_chooses_by_itself():
 @pytest.mark.parametrize(
     ("extra", "cost"), [({}, 0.4), ({"cost": 0}, 0), ({"cost": 0.75}, 0.75), ({"cost": None}, 0.4)]
 )
-def test_a_request_turns_the_dial(extra, cost):
+def test_a_request_changes_the_cost(extra, cost):
     assert CALIBRATED.from_extra({"member": "auto", **extra}) == Choice("6b", cost=cost)
     assert CALIBRATED.turned(CALIBRATED.read("auto"), extra) == Choice("6b", cost=cost)
 

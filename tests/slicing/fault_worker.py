@@ -19,7 +19,7 @@ from typing import Any
 
 from .helpers import call
 
-Told = dict[str, Any]
+Report = dict[str, Any]
 PAGE = 4096
 
 
@@ -27,7 +27,7 @@ def mount(*words: str) -> None:
     subprocess.run(["mount", *words], check=True, capture_output=True)
 
 
-def run(place: Path, *arguments: object) -> Told:
+def run(place: Path, *arguments: object) -> Report:
     """Run a command of ours, and look into `place` afterwards."""
     code, error = call(*arguments)
     return {"code": code, "error": error, "names": sorted(p.name for p in place.iterdir())}
@@ -39,7 +39,7 @@ def weights(family: Path) -> int:
     return sum(p.stat().st_size - 8 - int.from_bytes(p.read_bytes()[:8], "little") for p in files)
 
 
-def full(family: Path, place: Path) -> Iterator[Told]:
+def full(family: Path, place: Path) -> Iterator[Report]:
     """A disk with too little room for the weights; with more room it works."""
     mount("-t", "tmpfs", "-o", f"size={weights(family) // 2}", "tmpfs", str(place))
     yield run(place, "slice", family, "--budget", "full", "--out", place / "cut")
@@ -48,8 +48,8 @@ def full(family: Path, place: Path) -> Iterator[Told]:
     yield run(place, "verify", place / "cut", "--no-forward")
 
 
-def full_midway(family: Path, place: Path) -> Iterator[Told]:
-    """Room for the weights, as far as can be told before, and for nothing else; beside an older output."""
+def full_midway(family: Path, place: Path) -> Iterator[Report]:
+    """Room for the weights, as far as can be known before, and for nothing else; beside an older output."""
     need = -(-weights(family) // PAGE) * PAGE  # the two small files that are written first have a page each
     mount("-t", "tmpfs", "-o", "size=50m", "tmpfs", str(place))
     yield run(place, "slice", family, "--budget", "small", "--out", place / "cut")
@@ -63,7 +63,7 @@ def full_midway(family: Path, place: Path) -> Iterator[Told]:
     yield run(place, "verify", place / "cut", "--no-forward")
 
 
-def read_only(family: Path, place: Path) -> Iterator[Told]:
+def read_only(family: Path, place: Path) -> Iterator[Report]:
     """A target that cannot be written, until it can; a source that cannot be written, which is no trouble."""
     mount("-t", "tmpfs", "-o", "ro", "tmpfs", str(place))
     yield run(place, "slice", family, "--budget", "small", "--out", place / "cut")
@@ -76,7 +76,7 @@ def read_only(family: Path, place: Path) -> Iterator[Told]:
     yield run(place, "slice", place / "cut", "--budget", "small", "--out", family.parent / "from read-only")
 
 
-def read_only_early(family: Path, place: Path) -> Iterator[Told]:
+def read_only_early(family: Path, place: Path) -> Iterator[Report]:
     """A family, and outputs, on a disk that is read-only; the text that is named does not exist."""
     mount("-t", "tmpfs", "-o", "size=50m", "tmpfs", str(place))
     shutil.copytree(family, place / "family")
@@ -90,7 +90,7 @@ def read_only_early(family: Path, place: Path) -> Iterator[Told]:
     yield run(place, "data", family.parent / "nowhere", "--out", place / "data")
 
 
-def full_nemo(family: Path, place: Path) -> Iterator[Told]:
+def full_nemo(family: Path, place: Path) -> Iterator[Report]:
     """The same for NeMo's format, whose writer has processes of its own, and for a run's YAML file."""
     mount("-t", "tmpfs", "-o", f"size={weights(family) // 2}", "tmpfs", str(place))
     arguments = ("convert", family, "--format", "nemo", "--out", place / "checkpoint")
@@ -119,7 +119,7 @@ def full_nemo(family: Path, place: Path) -> Iterator[Told]:
     yield run(place, "slice", place / "checkpoint", "--ratio", "1", "--out", place / "cut")
 
 
-def mount_point(family: Path, place: Path) -> Iterator[Told]:
+def mount_point(family: Path, place: Path) -> Iterator[Report]:
     """A volume that is mounted where the output should be, as container users have it."""
     mount("-t", "tmpfs", "tmpfs", str(place))
     yield run(place, "slice", family, "--budget", "small", "--out", place)

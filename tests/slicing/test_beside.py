@@ -80,7 +80,7 @@ def test_a_setting_that_no_shape_tells_is_held_against_what_is_written(folder: P
     assert list(failed(folder)) == ["config"]
 
 
-def test_a_setting_that_is_gone_is_told(folder: Path) -> None:
+def test_a_setting_that_is_gone_is_reported(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["time_step_min"]
     (folder / "config.json").write_text(json.dumps(config))
@@ -101,7 +101,7 @@ def test_a_setting_that_is_gone_is_told(folder: Path) -> None:
         ("more.safetensors", ""),
     ],
 )
-def test_a_file_that_is_another_one_or_new_is_told(folder: Path, file: str, content: str | None) -> None:
+def test_a_file_that_is_another_one_or_new_is_reported(folder: Path, file: str, content: str | None) -> None:
     path = folder / file
     new = not path.exists()
     path.write_text(path.read_text() + " " if content is None else content)
@@ -110,7 +110,7 @@ def test_a_file_that_is_another_one_or_new_is_told(folder: Path, file: str, cont
     }
 
 
-def test_a_file_that_is_gone_is_told(folder: Path) -> None:
+def test_a_file_that_is_gone_is_reported(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     assert failed(folder) == {"files": "chat_template.jinja is not what was written"}
 
@@ -162,7 +162,7 @@ def test_code_of_others_is_named(family: Path, tmp_path: Path) -> None:
         ({"..": "0" * 64}, r"files: '\.\.' is not allowed; names of files in the same folder"),
     ],
 )
-def test_digests_that_are_none_are_told(family: Path, files: Any, line: str) -> None:
+def test_digests_that_are_none_are_reported(family: Path, files: Any, line: str) -> None:
     change(family / CHECKSUMS_FILE, files=files)
     with pytest.raises(ElasticError, match=rf"{CHECKSUMS_FILE}: {line}$"):
         verify(family, forward=False)

@@ -65,7 +65,7 @@ def test_a_ratio_is_a_share_of_the_parents_parameters() -> None:
         {"--memory": "14"},
     ],
 )
-def test_what_is_no_size_is_told_with_its_option(asked: dict[str, str]) -> None:
+def test_what_is_no_size_is_reported_with_its_option(asked: dict[str, str]) -> None:
     (option,) = asked
     with pytest.raises(ElasticError, match=f"^{option}: .* is not allowed; "):
         read_limit(PARENT, SPEC, asked)
@@ -94,7 +94,7 @@ def test_a_shape_between_members_says_between_which() -> None:
     assert data["between"] == ("9b", "6b") and data["below"] == 1 - fit.used / (COUNTS["9b"] - 1)
 
 
-def test_what_was_found_is_told_in_a_line() -> None:
+def test_what_was_found_is_reported_in_a_line() -> None:
     limit = COUNTS["9b"]
     above = path(FAMILY)[path(FAMILY).fit(limit) - 1]  # pyright: ignore[reportOptionalOperand]
     step = parameters(PARENT, above) / limit - 1
@@ -103,7 +103,7 @@ def test_what_was_found_is_told_in_a_line() -> None:
     assert str(largest_within(WHOLE, limit_of(2 * COUNTS["12b"]))).endswith(": 12b, the parent itself, 50.00% below")
 
 
-def test_a_limit_below_the_smallest_member_is_told_with_what_that_takes() -> None:
+def test_a_limit_below_the_smallest_member_is_reported_with_what_that_takes() -> None:
     with pytest.raises(ElasticError, match=rf"^--params: .* is too little; the smallest, 6b, takes {COUNTS['6b']:,} "):
         largest_within(WHOLE, limit_of(COUNTS["6b"] - 1))
 
@@ -151,7 +151,9 @@ def test_a_shape_is_read_alone_and_as_inspect_prints_it(tmp_path: Path) -> None:
         ([1], ""),
     ],
 )
-def test_a_file_that_is_no_shape_of_the_parent_is_told_by_its_name(tmp_path: Path, content: Any, message: str) -> None:
+def test_a_file_that_is_no_shape_of_the_parent_is_reported_by_its_name(
+    tmp_path: Path, content: Any, message: str
+) -> None:
     with pytest.raises(ElasticError, match=rf"^{tmp_path}/shape\.json: .*{message}"):
         read_subnet(file(tmp_path, content), PARENT)
 

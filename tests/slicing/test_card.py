@@ -126,7 +126,7 @@ def test_llama_cpp_takes_whole_64s_of_the_mamba_inner_size(heads: int, size: int
     [(48, "vLLM, "), (128, "vLLM, "), (8, "vLLM (on a GPU), "), (120, "vLLM (on a GPU), "), (512, "vLLM (on a CPU), "),
      (4, ""), (257, ""), (264, "")],
 )  # fmt: skip
-def test_vllm_is_told_where_it_has_attention_of_that_size(size: int, message: str) -> None:
+def test_vllm_is_named_where_it_has_attention_of_that_size(size: int, message: str) -> None:
     parent = replace(TWO, attention_head_dim=size)
     assert runs_in(parent.full, parent) == f"transformers, {message}NeMo"
     without = parent.uniform([0, 1, 2, 4])

@@ -90,7 +90,7 @@ def places(whole: Path, count: int) -> Iterator[int]:
 
 @pytest.mark.parametrize("size", [PART, None], ids=["parts", "whole tensors, as 0.1 wrote"])
 def test_a_flipped_bit_never_gets_into_a_cut(whole, tmp_path, size):
-    """Wherever it is: either it is told, or the cut is what it would be without it."""
+    """Wherever it is: either it is reported, or the cut is what it would be without it."""
     sound = copied(whole, tmp_path / "sound")
     with_parts(sound, size)
     slice_checkpoint(sound, tmp_path / "expect", member="small")
@@ -214,7 +214,7 @@ def counting(counted: list[int]):
     return add
 
 
-def test_a_tensor_without_checksum_is_told(whole, tmp_path):
+def test_a_tensor_without_checksum_is_reported(whole, tmp_path):
     source = copied(whole, tmp_path / "source")
     data = json.loads((source / CHECKSUMS_FILE).read_text())
     del data["tensors"]["backbone.norm_f.weight"]

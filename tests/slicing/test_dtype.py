@@ -109,7 +109,7 @@ def test_what_cannot_be_stored_so_leaves_nothing(run, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fp8", "large"]
 
 
-def test_what_becomes_zero_is_told_and_counted(run, tmp_path):
+def test_what_becomes_zero_is_reported_and_counted(run, tmp_path):
     values = random_values(PARENT)
     name = "backbone.embeddings.weight"
     values[name][3, :5] = [1e-9, -1e-9, 0.0, -0.0, 6e-8]  # the last is the smallest that stays

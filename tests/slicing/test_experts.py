@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Members with experts: what is cut, what is told, and layers that predict more than one token."""
+"""Members with experts: what is cut, what is reported, and layers that predict more than one token."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_no_cast_rounds_the_biases_of_experts(tmp_path: Path, name: str) -> None
     }  # fmt: skip
 
 
-def test_folders_with_rounded_biases_open_and_are_told_from_cuts(tmp_path: Path) -> None:
+def test_folders_with_rounded_biases_open_and_are_distinguished_from_cuts(tmp_path: Path) -> None:
     """As versions before this one wrote them: their words stay what they are, and no cut is rounded like them."""
     parent = unstriped(MOE)
     small = parent.uniform(experts=4)

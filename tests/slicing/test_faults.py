@@ -235,7 +235,7 @@ def test_a_target_that_is_read_only(family, tmp_path):
     )
 
 
-def test_a_place_that_is_read_only_is_told_before_anything_is_computed(family, tmp_path):
+def test_a_place_that_is_read_only_is_reported_before_anything_is_computed(family, tmp_path):
     """The text that a search, a ranking or a calibration would read is not even there."""
     shutil.copytree(family, tmp_path / "family")
     place = tmp_path / "disk"

@@ -232,7 +232,7 @@ def test_no_member_has_a_name_that_leads_anywhere(source, tmp_path, run, name):
     assert names(tmp_path) == ["family"]
 
 
-def test_checksums_of_another_model_are_told(source, originals, run, tmp_path):
+def test_checksums_of_another_model_are_reported(source, originals, run, tmp_path):
     other = write(tmp_path / "other", PARENT, {"small": SMALL}, tensors=random_values(PARENT, 1))
     shutil.copy(other / CHECKSUMS, source)
     code, out, _ = run("verify", source, "--no-forward", "--json")
@@ -242,7 +242,7 @@ def test_checksums_of_another_model_are_told(source, originals, run, tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", ["F32", "F16"])
-def test_weights_that_are_no_numbers_are_cut_and_told(tmp_path, run, value, dtype):
+def test_weights_that_are_no_numbers_are_cut_and_reported(tmp_path, run, value, dtype):
     values = {name: x.astype("<f4" if dtype == "F32" else "<f2") for name, x in random_values(PARENT).items()}
     values[UP][0, 0] = value
     write(tmp_path / "family", PARENT, {"small": SMALL}, tensors=values)

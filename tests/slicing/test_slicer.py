@@ -67,7 +67,7 @@ def test_heads_and_neurons_counted_by_hand(tmp_path):
         np.testing.assert_array_equal(cut[f"backbone.layers.{now}.weight"].words, whole.take(kept, dim), now)
 
 
-def test_a_member_by_name_and_what_is_told_of_it(tmp_path):
+def test_a_member_by_name_and_what_is_reported_of_it(tmp_path):
     write(tmp_path / "family", PARENT, {"small": SMALL})
     reports = []
     cut = slice_checkpoint(

@@ -45,7 +45,7 @@ def test_no_state_and_no_dependence_on_other_samples() -> None:
     assert [BudgetSampler([1, 2], seed=8).sample(s, 0) for s in range(50)] != forward
 
 
-def test_a_weight_of_zero_is_never_drawn() -> None:
+def test_a_weight_of_zero_is_never_sampled() -> None:
     sampler = BudgetSampler([1, 0, 1], seed=1)
     assert {sampler.sample(s, 0) for s in range(300)} == {0, 2}
 
@@ -98,7 +98,7 @@ def test_every_budget_keeps_its_weight_over_many_micro_batches(weights: list[int
 
 
 @pytest.mark.parametrize(("weights", "count"), [([1, 1, 1], 2), ([5, 3, 2, 1], 2), ([8, 1, 1], 2), ([1, 1, 1, 1], 3)])
-def test_several_are_drawn_as_often_as_they_should_be(weights: list[int], count: int) -> None:
+def test_several_are_sampled_as_often_as_they_should_be(weights: list[int], count: int) -> None:
     sampler, n = BudgetSampler(weights, 5, 1, count), 6000
     counts = np.bincount(np.concatenate([sampler.samples(s, m) for s in range(n // 4) for m in range(4)]))
     spread = np.sqrt(n * sampler.inclusion * (1 - sampler.inclusion))

@@ -72,9 +72,9 @@ def train_family(config: ElasticConfig, shape: Parent, out: Path) -> Trained:
             freeze_members(family, host, out)
         refresh_members(family, host)
         batch, mask = data[2 * host.step : 2 * host.step + 2], torch.ones(2, LENGTH)
-        draws = family.next_samples(host.step)
-        choices += [draw.choice for draw in draws]
-        loss, _ = family.loss(host, draws, batch[:, :-1], batch[:, 1:], mask)
+        samples = family.next_samples(host.step)
+        choices += [sample.choice for sample in samples]
+        loss, _ = family.loss(host, samples, batch[:, :-1], batch[:, 1:], mask)
         (loss * host.factor(mask.sum())).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -66,7 +66,7 @@ CASES = {
     "attentionless": Case("uniform, no attention layer", PARENT.uniform([0, 1, 2, 4, 5, 6], hidden=112, ffn=192)),
     "ffn": Case("FFN width per layer, cut on every axis", with_widths(_CUT, "ffn", {1: 240, 4: 128, 6: 192, 8: 64})),
     "heads": Case("attention heads per layer", with_widths(PARENT.full, "attention_heads", {3: 4, 7: 6})),
-    # The first layer is the narrow one: vLLM, told its width for all, would silently run a part of the others.
+    # The first layer is the narrow one: vLLM, given its width for all, would silently run a part of the others.
     "mamba": Case(
         "Mamba heads per layer", with_widths(PARENT.full, "mamba_heads", {0: 6}), "needs one mamba_num_heads"
     ),

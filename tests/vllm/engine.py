@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The engine itself, in this process: whose turn its steps are, and what its cache is told apart by.
+"""The engine itself, in this process: whose turn its steps are, and by what its cache distinguishes.
 
 Usage: python -m tests.vllm.engine FOLDER OUT.json, in vLLM's environment. `serve.py` judges what it writes.
 """

@@ -85,9 +85,9 @@ def check_drafted(place: Path, close: Path, expected: Expected, checks: Checks) 
     report = json.loads(out.read_text(encoding="utf-8"))
     checks.equal("answers for which a member drafts", report["tokens"], wanted)
     checks.tell("members that were drafted for", list(report["drafts"]) == [larger], ", ".join(report["drafts"]))
-    *greedy, drawn = report["beside"]
-    checks.equal("answers into which a request comes that draws its tokens", greedy, wanted[::BESIDE])
-    checks.tell("tokens that it draws", len(drawn) == NEW, len(drawn))
+    *greedy, sampled = report["beside"]
+    checks.equal("answers into which a request comes that samples its tokens", greedy, wanted[::BESIDE])
+    checks.tell("tokens that it samples", len(sampled) == NEW, len(sampled))
     drafted, stayed = report["drafts"].get(larger, (0, 0))
     checks.tell(
         "tokens drafted, and those that stayed",

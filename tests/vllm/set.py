@@ -17,7 +17,7 @@ from typing import Any
 from .decode_vllm import QUIET
 
 NEW = 24
-#: every so many requests are asked again beside one that draws its tokens
+#: every so many requests are asked again beside one that samples its tokens
 BESIDE = 5
 
 
@@ -64,8 +64,8 @@ def main(folder: Path, job: Path, out: Path, settings: str) -> None:
         drafter._draft = counted
     answers = llm.generate(prompts, sampling, use_tqdm=False)
     counted_then = {member: list(counts) for member, counts in drafts.items()}
-    drawn = vllm.SamplingParams(temperature=0.8, seed=1, max_tokens=NEW, ignore_eos=True)
-    beside = _joined(llm.llm_engine, list(zip(prompts, sampling, strict=True))[::BESIDE], (prompts[0], drawn))
+    sampled = vllm.SamplingParams(temperature=0.8, seed=1, max_tokens=NEW, ignore_eos=True)
+    beside = _joined(llm.llm_engine, list(zip(prompts, sampling, strict=True))[::BESIDE], (prompts[0], sampled))
     report = {
         "tokens": [list(answer.outputs[0].token_ids) for answer in answers],
         "drafts": counted_then,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A program for test_warm.py: it says what it finds, and ends as it is told."""
+"""A program for test_warm.py: it says what it finds, and ends as it is asked to."""
 
 import json
 import multiprocessing

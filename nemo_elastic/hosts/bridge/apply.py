@@ -277,7 +277,7 @@ def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, r
     def before() -> Path | None:
         check_settings(recipe)  # a script may have set them again
         check_overlaps({"ddp": recipe.ddp, "optimizer": recipe.optimizer})
-        check_vocabularies(recipe, vocabulary_rows(options.teacher))  # which may not have been at hand
+        check_vocabularies(recipe, vocabulary_rows(options.teacher))  # which may not have been there
         return check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0)
 
     step = ElasticStep(

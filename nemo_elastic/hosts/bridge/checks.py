@@ -63,7 +63,10 @@ REFUSED = {
     "dist.use_megatron_fsdp": ((False,), "false: gradients of sliced weights need Megatron's own data parallelism"),
     "dist.use_torch_fsdp2": ((False,), "false: gradients of sliced weights need Megatron's own data parallelism"),
     "dist.use_decentralized_pg": ((False,), "false: ranks are found by megatron-core's parallel state"),
-    "rerun_state_machine.rerun_mode": (("disabled",), "disabled: a step that runs twice would draw its budgets twice"),
+    "rerun_state_machine.rerun_mode": (
+        ("disabled",),
+        "disabled: a step that runs twice would sample its budgets twice",
+    ),
     "checkpoint.also_save_hf_checkpoint": (
         (None, False),
         "false: Bridge cannot name the router; slice writes such folders, and AutoBridge does under as_stock",
@@ -192,7 +195,7 @@ def check_vocabularies(config: Any, rows: int | None) -> None:
 
     Args:
         config: of the run, before Bridge has built its tokenizer or after.
-        rows: of the teacher's vocabulary; None where it is not at hand.
+        rows: of the teacher's vocabulary; None where it is not there.
     """
     if rows is None:
         return

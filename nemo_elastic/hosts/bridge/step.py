@@ -164,7 +164,7 @@ class ElasticStep:
 
 def _refuse(*_: Any) -> None:
     raise bad(
-        "forward_step", "another", "run.forward_step of apply_elastic, which draws members; so does run.pretrain()"
+        "forward_step", "another", "run.forward_step of apply_elastic, which samples members; so does run.pretrain()"
     )
 
 

@@ -134,7 +134,7 @@ def check_model(
 
 
 def check_files(config: ElasticConfig, parent: Parent) -> None:
-    """Raise where a ranking or shapes that the block names are at hand and do not fit the parent.
+    """Raise where a ranking or shapes that the block names are there and do not fit the parent.
 
     Args:
         config: the elastic block.
@@ -150,7 +150,7 @@ def check_files(config: ElasticConfig, parent: Parent) -> None:
 
 
 def vocabulary_rows(teacher: str | Path | None) -> int | None:
-    """Rows of a teacher's vocabulary, which are those of the run, padding included; None where it is not at hand.
+    """Rows of a teacher's vocabulary, which are those of the run, padding included; None where it is not there.
 
     Raises:
         ElasticError: what is there is no checkpoint.
@@ -184,7 +184,7 @@ def _stored(teacher: str | Path) -> Stored:
 
 
 def check_teacher(teacher: str | None, parent: Parent, names: Names) -> None:
-    """Raise where the teacher is at hand and is another model than the recipe's; a cluster's paths are not seen."""
+    """Raise where the teacher is there and is another model than the recipe's; a cluster's paths are not seen."""
     if teacher is None or not Path(teacher).exists():
         return
     sizes = {name: size for name, size in _stored(teacher).sizes.items() if not name.startswith(ELASTIC)}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `apply_elastic` has made of a recipe, told setting by setting: nothing has to be noted for being told."""
+"""What `apply_elastic` has made of a recipe, reported setting by setting: nothing has to be noted for that."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MadeName(str):
 
 
 class Changes:
-    """What a recipe was, to be told with what has become of it. A host says how its recipes are read.
+    """What a recipe was, to be reported with what has become of it. A host says how its recipes are read.
 
     Args:
         recipe: as it is now.

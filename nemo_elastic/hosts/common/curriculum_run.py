@@ -119,7 +119,7 @@ class CurriculumRun:
         return self.nodes if job.startswith("stage") else 1, self.devices
 
     def options(self, job: str, previous: str) -> StageOptions:
-        """What `apply_elastic` is told of a job.
+        """What `apply_elastic` is given of a job.
 
         Args:
             job: rank, stage1 or stage2.

@@ -26,7 +26,7 @@ __all__ = ["STOP_BEFORE", "Executors", "job", "local_executor", "run_jobs"]
 
 #: (nodes, GPUs per node) -> where a job runs; 0 GPUs: one process that needs none
 Executors = Callable[[int, int], run.Executor]
-#: seconds before the limit at which a job is told to stop: a step at 49152 tokens takes one minute, then 172 GB of
+#: seconds before the limit at which a job is asked to stop: a step at 49152 tokens takes one minute, then 172 GB of
 #: weights and optimizer state of a 12B are written
 STOP_BEFORE = 900
 

@@ -21,7 +21,7 @@ NEEDED = {"nemo": "nemo", "bridge": "megatron.bridge"}
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe. Nothing of it is read, so that a name that is wrong is told at once.
+    """The file of a recipe. Nothing of it is read, so that a name that is wrong is reported at once.
 
     Args:
         name: it, or its name in `recipes/`: `nemotron_elastic_9b`, `bridge/nemotron_elastic_9b`.

@@ -79,7 +79,7 @@ class ElasticCallback(pl.Callback, io.IOMixin):
 
 
 def step_facts(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, float]:
-    """What the last step measured: losses of the budgets that it drew, and of the router where it had a part in it.
+    """What the last step measured: losses of the budgets that it sampled, and of the router where it had a part in it.
 
     All ranks ask after every step; whoever asks again gets the same.
     """

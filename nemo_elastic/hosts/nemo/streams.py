@@ -45,7 +45,7 @@ def evaluate(
     measure: Callable[[int, Output, Output | None], Any],
     taught: bool = True,
 ) -> list[Any]:
-    """Run batches forward through all pipeline stages in eval mode, without a step, a draw or a gradient.
+    """Run batches forward through all pipeline stages in eval mode, without a step, a sample or a gradient.
 
     Every rank of a model replica calls it with the same batches and choice. Without a pipeline it is a plain loop.
 

@@ -134,7 +134,7 @@ def test_a_budget_of_active_parameters() -> None:
         Budget("small", active_params=1e6).target(MOE)
 
 
-def test_memory_holds_all_experts_and_only_they_are_told_apart() -> None:
+def test_memory_holds_all_experts_and_only_they_are_distinguished() -> None:
     spec = MemorySpec(weights="fp32")
     held = memory(MOE, MOE.full, spec) - memory(MOE, MOE.uniform(experts=4), spec)
     assert held == 4 * (parameters(MOE, MOE.full) - parameters(MOE, MOE.uniform(experts=4)))

@@ -297,7 +297,7 @@ def test_wrong_blocks(block, message):
         from_hf_config(config)
 
 
-def test_every_axis_is_told():
+def test_every_axis_is_reported():
     """No width may be lost: each axis changes the config."""
     whole = to_hf_config(PARENT, PARENT.full)
     cuts = {"hidden": 8, "ffn": 8, "mamba_heads": 4, "mamba_head_dim": 2, "attention_heads": 2}

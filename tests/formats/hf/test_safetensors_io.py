@@ -216,7 +216,7 @@ def test_a_damaged_header_never_gets_through_as_something_else(data):
             assert sum(r.nbytes for r in read.values()) == 30
 
 
-def test_a_file_of_holes_is_told(tmp_path: Path) -> None:
+def test_a_file_of_holes_is_reported(tmp_path: Path) -> None:
     """A tensor of 100 GiB in 4 KiB: whoever reads it fills the memory with zeros."""
     size = 100 * 2**30
     header = json.dumps({"a": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()

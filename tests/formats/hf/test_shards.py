@@ -104,7 +104,7 @@ def test_forgotten_pages_are_read_again(tmp_path):
         read["b"].extent.evict()
 
 
-def test_no_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+def test_no_room_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=9, f_bavail=1, f_frsize=4096))
     big = entry("a", np.zeros(5000, np.uint8))
     with pytest.raises(ElasticError, match=r"no space left on the disk: 5,000 bytes are needed and 4,096 free"):

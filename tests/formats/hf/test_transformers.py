@@ -187,7 +187,7 @@ def reference_of(family: Path, parent: Parent, member: Subnet, tokens: np.ndarra
 
 @pytest.fixture(scope="module")
 def drawn(hf):
-    """Of each random member: parent, member, folder, tokens, the reference's logits, transformers', what that told."""
+    """Of each random member: parent, member, folder, tokens, the reference's logits, transformers', and its report."""
     out, numbers, left_out = [], itertools.count(), 0
     for axes, per_layer, count in DRAWN:
         wanted = len(out) + count

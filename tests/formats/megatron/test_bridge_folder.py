@@ -85,7 +85,7 @@ def test_the_last_one_counts_that_was_written_whole(tmp_path: Path) -> None:
     assert last_iteration(None) is None and last_iteration(tmp_path / "nothing") is None
 
 
-def test_settings_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_settings_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     store(tmp_path)
     (tmp_path / "iter_0000007" / "run_config.yaml").write_text("model: [")
     with pytest.raises(ElasticError, match=r"run_config\.yaml"):

@@ -75,7 +75,7 @@ def test_token_ids_of_odd_files_are_unknown(state, tmp_path, content):
         ({"kv_channels": None, "num_query_groups": None, "num_attention_heads": None}, "heads that fit 16 rows"),
     ],
 )
-def test_contexts_that_do_not_fit_are_told(state, tmp_path, settings, match):
+def test_contexts_that_do_not_fit_are_reported(state, tmp_path, settings, match):
     refused(match, store(tmp_path / "a", PARENT, PARENT.full, state, settings=settings))
 
 

@@ -102,7 +102,7 @@ def test_how_keys_are_shared_is_asked_of_the_context(given: dict[str, Any], kv_h
     assert (shape.kv_heads, shape.kv_heads * shape.attention_head_dim) == (kv_heads, 8)
 
 
-def test_groups_of_mamba_follow_from_the_state_where_they_are_not_told() -> None:
+def test_groups_of_mamba_follow_from_the_state_where_they_are_not_given() -> None:
     shape, _, _ = infer(stored(PARENT), context(PARENT, mamba_num_groups=None, mamba_state_dim=8), "here")
     assert (shape.mamba_groups, shape.state) == (1, 8)
 
@@ -133,12 +133,14 @@ UP, QKV = "decoder.layers.1.mlp.linear_fc1.weight", "decoder.layers.3.self_atten
         (stored(PARENT), {"gated_linear_unit": True}, "gated_linear_unit: True is not allowed"),
     ],
 )
-def test_what_is_no_whole_nemotron_h_is_told_with_where_it_is(sizes: Any, given: dict[str, Any], match: str) -> None:
+def test_what_is_no_whole_nemotron_h_is_reported_with_where_it_is(
+    sizes: Any, given: dict[str, Any], match: str
+) -> None:
     with pytest.raises(ElasticError, match=rf"^here: (.*)({match})"):
         infer(sizes, context(PARENT, **given), "here")
 
 
-def test_layers_that_differ_in_what_all_must_share_are_told() -> None:
+def test_layers_that_differ_in_what_all_must_share_are_reported() -> None:
     other = replace(PARENT, conv_kernel=PARENT.conv_kernel - 1)
     mixed = {n: s for n, s in stored(PARENT).items() if "layers.2." not in n}
     mixed |= {n: s for n, s in stored(other).items() if "layers.2." in n}
@@ -193,7 +195,7 @@ def test_all_experts_of_a_layer_may_be_in_one_tensor(parent: Parent) -> None:
         (stored(PARENT), {"num_moe_experts": 8}, "num_moe_experts: 8 is not allowed; Nemotron-H has None"),
     ],
 )
-def test_other_mixtures_of_experts_are_told(sizes: Any, given: dict[str, Any], match: str) -> None:
+def test_other_mixtures_of_experts_are_reported(sizes: Any, given: dict[str, Any], match: str) -> None:
     parent = MOE if any("router" in name for name in sizes) else PARENT
     with pytest.raises(ElasticError, match=rf"^here: (.*)({match})"):
         infer(sizes, context(parent, **given), "here")

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from nemo_elastic.formats.megatron.metadata import ByteRange, Piece, _covered, last_iteration
 from nemo_elastic.formats.megatron.stored import Stored
-from tests.hosts.nemo.poison import TOLD, change, metadata_of, refused
+from tests.hosts.nemo.poison import DESCRIBED, change, metadata_of, refused
 
 NAME = "embedding.word_embeddings.weight"
 FULL = "module." + NAME
@@ -120,9 +120,9 @@ def test_another_tensor_than_said_is_refused(checkpoint: Path) -> None:
     refused(f"{NAME} cannot be read .*torch.int32, as is said", lambda: Stored(checkpoint).read(NAME))
 
 
-def test_what_is_told_undamaged_is_taken(checkpoint: Path) -> None:
+def test_what_is_described_undamaged_is_taken(checkpoint: Path) -> None:
     """So that the random damage of tests/test_fuzz_readers.py begins at something whole."""
-    (checkpoint / "weights" / ".metadata").write_bytes(metadata_of(TOLD))
+    (checkpoint / "weights" / ".metadata").write_bytes(metadata_of(DESCRIBED))
     assert Stored(checkpoint).sizes == {"a": (4, 3)}
 
 

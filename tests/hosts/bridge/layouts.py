@@ -40,7 +40,7 @@ CUT_SHORT = {
 #: what scripts do with an elastic run -> the line that it ends with, before a step is taken
 REFUSED = {
     "late": f"recipe.tokenizer.vocab_size: {VOCAB // 4} is not allowed; the teacher's own vocabulary, of {VOCAB} rows",
-    "forward_step": "forward_step: 'another' is not allowed; run.forward_step of apply_elastic, which draws members",
+    "forward_step": "forward_step: 'another' is not allowed; run.forward_step of apply_elastic, which samples members",
     "callbacks": "callbacks: None is not allowed; run.callbacks of apply_elastic: they prepare members",
     "overlap": "recipe.ddp.overlap_grad_reduce: True is not allowed; false, as apply_elastic left it",
     "packed": "recipe.dataset: ['cu_seqlens",
@@ -161,7 +161,7 @@ def losses(run: Path) -> list[dict[str, float]]:
 
 
 def apart(actual: Path, wanted: Path) -> tuple[float, float]:
-    """How far two runs are apart that drew the same budgets: losses, relative, and weights, in steps of the optimizer.
+    """How far two runs of the same budgets are apart: losses, relative, and weights, in steps of the optimizer.
 
     Raises:
         AssertionError: other budgets, members or tensors.
@@ -189,6 +189,6 @@ def checkpoint(run: Path) -> Path:
 
 
 def same(actual: Path, wanted: Path) -> None:
-    """The same budgets were drawn, lost the same, and left the same weights, router and members."""
+    """The same budgets were sampled, lost the same, and left the same weights, router and members."""
     loss, weight = apart(actual, wanted)
     assert loss <= LOSS and weight <= WEIGHT

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.parallel.runs import Layout, block_of, parent, prepare_parent, quiet, recipe
 
 STEPS = 4
-#: two micro-batches a step, so that one step draws several budgets
+#: two micro-batches a step, so that one step samples several budgets
 LAYOUTS = {"sliced": Layout(micro_batches=2), "soft": Layout(micro_batches=2, soft=True)}
 
 

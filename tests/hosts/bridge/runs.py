@@ -52,7 +52,7 @@ EXPERT_BLOCK: dict[str, Any] = {
         "latent": [24, 20], "depth": [6, 5],
     },
     "importance": {"samples": 4, "depth_samples": 4}, "search": {"candidates": 6, "tokens": 256},
-    "seed": 5,  # with which two steps of two micro-batches, and three of one, draw every budget
+    "seed": 5,  # with which two steps of two micro-batches, and three of one, sample every budget
 }  # fmt: skip
 
 

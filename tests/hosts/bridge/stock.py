@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every Nemotron recipe of Megatron-Bridge's own through `apply_elastic`: what it says, and a step of each in small.
+"""Every Nemotron recipe of Megatron-Bridge's own through `apply_elastic`: what it says, and a small step of each.
 
     python -m tests.support.bridge -m tests.hosts.bridge.stock --markdown docs/tables/stock_bridge.md
     python -m tests.support.bridge -m tests.hosts.bridge.stock --steps PLACE
@@ -113,7 +113,7 @@ def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """Of a recipe in small, elastic."""
+    """Of a recipe at small scale, elastic."""
     from nemo_elastic.hosts.bridge.apply import apply_elastic
     from nemo_elastic.hosts.bridge.settings import settings
 

@@ -67,7 +67,7 @@ def refused(recipe: Any, block: Any = BLOCK, **more: Any) -> str:
     return str(caught.value)
 
 
-def test_every_setting_that_has_another_value_is_told(recipe: Any) -> None:
+def test_every_setting_that_has_another_value_is_reported(recipe: Any) -> None:
     recipe.model.recompute_granularity = "selective"
     recipe.ddp.overlap_grad_reduce = recipe.ddp.check_for_nan_in_grad = True
     before = settings(recipe)
@@ -102,7 +102,7 @@ def test_a_recipe_of_random_tokens_is_trained_on_where_that_is_asked_for() -> No
     apply_elastic(recipe, BLOCK_12B, mock_data=True, verbose=False)
 
 
-def test_rates_and_batches_far_from_the_curriculums_are_told(recipe: Any) -> None:
+def test_rates_and_batches_far_from_the_curriculums_are_reported(recipe: Any) -> None:
     """Those of Bridge's own recipe are for training from scratch; a small parent's are its own."""
     stock, right = large(), large()
     for one in (stock, right):
@@ -157,7 +157,7 @@ def test_text_and_splits_without_documents_are_refused(recipe: Any, place: Path)
     assert refused(recipe).startswith("recipe.dataset.blend_per_split: '/data/a.txt' is not allowed; the prefix of Me")
 
 
-def test_a_router_that_decides_long_before_it_is_frozen_is_told() -> None:
+def test_a_router_that_decides_long_before_it_is_frozen_is_reported() -> None:
     for block, report in ((replace(BLOCK_12B, router=RouterConfig()), True), (BLOCK_12B, False)):
         recipe = large()
         recipe.train.train_iters = 5170
@@ -257,7 +257,7 @@ def test_a_vocabulary_that_is_not_the_teachers_is_refused(recipe: Any, place: Pa
         ("train.train_iters", 0, "recipe.train.train_iters: 0 is not allowed; at least 1"),
         ("optimizer.lr", None, "recipe.optimizer.lr: None is not allowed; a peak learning rate"),
         ("dist.use_torch_fsdp2", True, "recipe.dist.use_torch_fsdp2: True is not allowed"),
-        ("rerun_state_machine.rerun_mode", "validate_results", "would draw its budgets twice"),
+        ("rerun_state_machine.rerun_mode", "validate_results", "would sample its budgets twice"),
         ("dataset.seq_length", None, "recipe.dataset.seq_length: None is not allowed; a number of tokens"),
     ],
 )

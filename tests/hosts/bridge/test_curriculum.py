@@ -104,7 +104,7 @@ def test_a_process_builds_the_job_that_was_described(
     assert report["slice"].dir == "/runs/12b"
 
 
-def test_a_mistake_is_told_before_anything_is_sent(
+def test_a_mistake_is_reported_before_anything_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for args, line in (

@@ -53,7 +53,7 @@ def run(place: Path, *command: str) -> str:
 
 
 def script(place: Path) -> tuple[str, str]:
-    """The quick start's lines as they are, and in small."""
+    """The quick start's lines as they are, and scaled down."""
     page = ROOT / "docs" / "quickstart.md"
     (text,) = (b.text for b in blocks("python", page=page) if "megatron.bridge" in b.text)
     return text, f"{NARROW}\n" + in_small(text, paths(place) | {"5170, 1536": f"{STEPS}, {BATCH}"})
@@ -73,7 +73,7 @@ def test_the_lines_of_the_quick_start_train(place: Path) -> None:
 
 
 def compare(place: Path) -> None:
-    """Hold settings of the page's lines against those in small."""
+    """Hold settings of the page's lines against those at small scale."""
     from nemo_elastic.hosts.bridge.settings import run_settings
 
     changed = only_smaller(

@@ -35,7 +35,7 @@ def rehearsal(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:
     changed = rehearsal.built.changed
     assert {change.why for change in changed} == WHYS
-    assert [job.name for job in rehearsal.told_jobs()] == JOBS
+    assert [job.name for job in rehearsal.job_reports()] == JOBS
     assert {change.name.split(": ")[0] for change in changed} == {"rank", "stage1", "stage2", "slice"}
 
 

@@ -43,6 +43,6 @@ def test_no_recipe_ends_otherwise_than_by_a_line(results: list[Outcome]) -> None
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_every_accepted_recipe_takes_a_step_in_small(results: list[Outcome], tmp_path: Path) -> None:
+def test_every_accepted_recipe_takes_a_step_at_small_scale(results: list[Outcome], tmp_path: Path) -> None:
     work("tests.support.bridge", "-m", "tests.hosts.bridge.stock", "--steps", tmp_path)
     check_steps(tmp_path, [one.recipe for one in results if one.verdict == ACCEPTED], steps=1)

@@ -67,7 +67,7 @@ def test_later_turns_of_a_job_go_on_after_the_one_before(capsys: Any) -> None:
     assert second[3] == "TP4 PP2 DP2 SP"
 
 
-def test_what_nothing_estimates_has_a_dash_and_the_least_memory_is_told_as_such(capsys: Any) -> None:
+def test_what_nothing_estimates_has_a_dash_and_the_least_memory_is_reported_as_such(capsys: Any) -> None:
     from nemo_elastic.hosts.common.curriculum_run import Estimate
 
     jobs = {"rank": trained(), "slice": process()}

@@ -37,7 +37,7 @@ def test_a_path_is_taken_as_it_is(here: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nemotron_elastic_1b", "gone.py", "folder.py", "recipes", "../own"])
-def test_a_name_that_is_wrong_is_told_with_the_recipes_that_are_there(name: str) -> None:
+def test_a_name_that_is_wrong_is_reported_with_the_recipes_that_are_there(name: str) -> None:
     known = "nemotron_elastic_12b, nemotron_elastic_9b, bridge/nemotron_elastic_8b"
     with pytest.raises(
         ElasticError, match=rf"^RECIPE: .*{name}.* is not allowed; a recipe's file, or one of {known}$"
@@ -60,7 +60,7 @@ def test_the_host_is_what_a_recipe_imports(name: str) -> None:
     assert host_of(recipes / "bridge" / f"nemotron_elastic_{name}.py") == "bridge"
 
 
-def test_what_is_no_recipe_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_recipe_is_reported(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nemo_elastic.hosts.common.recipe_file.require", lambda package: None)
     file = here / "own.py"
     file.write_text("import json as\n")

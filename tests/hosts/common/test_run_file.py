@@ -103,7 +103,7 @@ def test_a_block_is_read_from_another_file(tmp_path: Path, data: Any) -> None:
         ("elastic.seed=${oc.env:HOME}", r"^elastic"),
     ],
 )
-def test_an_override_that_cannot_be_is_told_in_one_line(override: str, message: str) -> None:
+def test_an_override_that_cannot_be_is_reported_in_one_line(override: str, message: str) -> None:
     with pytest.raises(ElasticError, match=message) as error:
         RunFile(settings={"elastic": BLOCK}).override([override])
     assert "\n" not in str(error.value)
@@ -113,7 +113,7 @@ def test_an_override_that_cannot_be_is_told_in_one_line(override: str, message: 
     ("content", "message"),
     [("- 1", "a file with a mapping"), ("a: [", "is not readable"), ("a: ${oc.env:HOME}", "is not readable")],
 )
-def test_a_file_that_is_no_mapping_is_told_by_its_name(tmp_path: Path, content: str, message: str) -> None:
+def test_a_file_that_is_no_mapping_is_reported_by_its_name(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "run.yaml").write_text(content)
     with pytest.raises(ElasticError, match=rf"^--yaml: .*run\.yaml.*{message}"):
         read_mapping("--yaml", str(tmp_path / "run.yaml"))
@@ -154,7 +154,7 @@ def test_a_whole_recipe_is_what_its_targets_make() -> None:
         ({"_target_": "fractions.Fraction", "odd": 1}, r"^_target_: fractions\.Fraction: .*odd"),
     ],
 )
-def test_a_target_that_cannot_be_made_is_told_by_its_name(data: Any, message: str) -> None:
+def test_a_target_that_cannot_be_made_is_reported_by_its_name(data: Any, message: str) -> None:
     with pytest.raises(ElasticError, match=message):
         whole_recipe(data)
 

@@ -58,7 +58,7 @@ def change(checkpoint: Path, edit: Callable[[Metadata], Any]) -> Path:
 
 
 #: what `.metadata` says of one tensor in two pieces, as JSON
-TOLD = {
+DESCRIBED = {
     "dtype": "float32", "size": [4, 3], "chunks": [[[0, 0], [2, 3]], [[2, 0], [2, 3]]],
     "places": [["module.a", [0, 0], "__0_0.distcp", 0, 900], ["module.a", [2, 0], "__0_0.distcp", 900, 900]],
 }  # fmt: skip

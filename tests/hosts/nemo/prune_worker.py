@@ -7,7 +7,7 @@
 FOLDER gets a NeMo checkpoint per way of pruning, and `NAME.npz` with tokens [b, s] and the pruned model's logits.
 
 ModelOpt takes Mamba layers only where `mamba_ssm` can be imported, and needs norms as modules of their own. So it is
-told that there is one, and the layers are those of `stock_spec` in plain torch, with norms of their own.
+made to believe that there is one, and the layers are those of `stock_spec` in plain torch, with norms of their own.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 python -m tests.hosts.nemo.router_scale_worker RECIPE…; prints {recipe: {preference: …}} as JSON.
 
-Block, space, draws, schedule, optimizer and clipping are those of the recipe's stage 1 as it is built. The model is
+Block, space, samples, schedule, optimizer and clipping are those of the recipe's stage 1 as it is built. The model is
 one weight: the members' losses are made up, as so many nats by which an axis's full width is better than its smallest.
 """
 
@@ -35,7 +35,7 @@ class Chunks(list):
 
 
 class Stage:
-    """Router, optimizer and draws of a recipe's stage 1 on one rank.
+    """Router, optimizer and samples of a recipe's stage 1 on one rank.
 
     Args:
         name: module of the recipe.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every Nemotron-H recipe of NeMo's own through `apply_elastic`: what it says, and steps of each in small.
+"""Every Nemotron-H recipe of NeMo's own through `apply_elastic`: what it says, and steps of each at small scale.
 
     python -m tests.hosts.nemo.stock --markdown docs/tables/stock_nemo.md
     python -m tests.hosts.nemo.stock --steps PLACE
@@ -109,7 +109,7 @@ def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """Of a recipe in small, elastic."""
+    """Of a recipe at small scale, elastic."""
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
     from nemo_elastic.hosts.nemo.recipe.settings import settings
 

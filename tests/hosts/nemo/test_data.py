@@ -84,7 +84,7 @@ def test_batches_are_read_as_they_are_asked_for(rank_of: Any) -> None:
     assert dataset.read == [0, 1]
 
 
-def test_too_little_data_is_told_before_any_is_read(rank_of: Any) -> None:
+def test_too_little_data_is_reported_before_any_is_read(rank_of: Any) -> None:
     from nemo_elastic.hosts.nemo.host import training_batches
 
     rank_of(1, 2)

@@ -109,12 +109,12 @@ def test_megatron_divides_it_as_a_loss_per_token_that_nemo_masks() -> None:
     (student, teacher), (x_sbd, y_sbd), data = models(), hidden(), batch()
     config, weight = DistillConfig(), student.output_layer.weight
     want_bs = expected(config, student, x_sbd, teacher, y_sbd, data["labels"])
-    want, want_told = scheduled(MaskedTokenLossReduction(), want_bs, data, 4)
+    want, want_report = scheduled(MaskedTokenLossReduction(), want_bs, data, 4)
     loss, _ = distill_loss(config, (student, x_sbd), (teacher, y_sbd), data["labels"], data["loss_mask"])
     ours = data | {"elastic": [(1, 1.0, loss.detach().clone())]}
     got, report = scheduled(ElasticLossReduction(3), loss, ours, 4)
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(report[0]["loss_sum_and_ub_size"], want_told[0]["loss_sum_and_ub_size"].float())
+    torch.testing.assert_close(report[0]["loss_sum_and_ub_size"], want_report[0]["loss_sum_and_ub_size"].float())
     assert report[0]["by_budget"][1].tolist() == report[0]["loss_sum_and_ub_size"].tolist()
     assert not report[0]["by_budget"][[0, 2]].any()
     torch.testing.assert_close(

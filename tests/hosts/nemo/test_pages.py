@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def script(place: Path) -> tuple[str, str]:
-    """The quick start's lines as they are, and in small."""
+    """The quick start's lines as they are, and scaled down."""
     (text,) = (b.text for b in blocks("python", page=QUICK_START) if "llm.nemotron_nano_12b_v2" in b.text)
     return text, in_small(text, paths(place) | {
         "from nemo.collections import llm\n": f"from nemo.collections import llm\n{NARROW}\n",
@@ -74,7 +74,7 @@ def test_the_lines_of_the_quick_start_train(place: Path) -> None:
 
 
 def compare(place: Path) -> None:
-    """Hold settings of the page's lines against those in small."""
+    """Hold settings of the page's lines against those at small scale."""
     from nemo_elastic.hosts.nemo.recipe.settings import settings
 
     changed = only_smaller(

@@ -29,7 +29,7 @@ def test_the_table_in_the_documentation_is_what_apply_elastic_says(results: list
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.dist
-def test_every_accepted_recipe_takes_steps_in_small(results: list[Outcome], tmp_path: Path) -> None:
+def test_every_accepted_recipe_takes_steps_at_small_scale(results: list[Outcome], tmp_path: Path) -> None:
     from tests.hosts.nemo.stock import STEPS
 
     work("tests.hosts.nemo.stock", "--steps", tmp_path)

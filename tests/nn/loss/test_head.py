@@ -267,7 +267,7 @@ def test_two_ranks_are_one(tmp_path: pathlib.Path) -> None:
             torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_bad_input_is_told() -> None:
+def test_bad_input_is_reported() -> None:
     student, teacher, batch = heads()
     for changed, message in (
         ({"student": Head(teacher[0], teacher[1][:, :8])}, r"student: hidden states \(21, 16\) do not fit a head"),

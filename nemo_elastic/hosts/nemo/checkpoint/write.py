@@ -7,7 +7,7 @@ The folder holds what NeMo itself writes: `weights/`, a torch_dist checkpoint un
 
 No Megatron module is built for it. The layout table knows every tensor's name, shape and parts, so tensors go to
 megatron-core's checkpoint writer as they are: no second copy of the model, no TransformerEngine, no model-parallel
-state, and no random number is drawn. All it takes is a process group of one, made for the moment where there is none.
+state, and no random number is taken. All it takes is a process group of one, made for the moment where there is none.
 """
 
 from __future__ import annotations
@@ -223,6 +223,6 @@ def _save(folder: Path, io: Any, common: dict[str, Any], sharded: dict[str, Any]
     metadata = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
     checkpoint = {**common, "sharded_state_dict": sharded}
     # The writer synchronises with a GPU whether or not there is one, and tells on stdout how long it took. What its
-    # processes cannot write is told on stderr and raised.
+    # processes cannot write is reported on stderr and raised.
     with cuda_as_cpu(), nemo_logging.temp_verbosity(nemo_logging.WARNING), quiet("megatron.core.dist_checkpointing"):
         io.save_checkpoint(checkpoint, folder, storage_options={"content_metadata": metadata})

@@ -69,7 +69,7 @@ class CPUMegatronStrategy(nl.MegatronStrategy):
     def setup_environment(self) -> None:
         """Starts the process group, and megatron-core's tracker of random states as the one that tracks nothing."""
         # Its other tracker keeps CUDA generators. Here there is one CPU generator, seeded alike on all tensor-parallel
-        # ranks: linears are drawn whole and cut (use_cpu_initialization), and what a rank draws for its shard alone
+        # ranks: linears are made whole and cut (use_cpu_initialization), and what a rank makes for its shard alone
         # (Mamba's conv1d, A and dt) starts alike on all of them. Replicas agree; the starting weights depend on the
         # layout all the same.
         initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)

@@ -286,7 +286,7 @@ def test_what_a_context_does_not_say_its_class_does(tmp_path, kind):
         assert message[name] == getattr(wanted, name), name
 
 
-# ------------------------------------------------------------------ what the user can mend
+# ------------------------------------------------------------------ what the user can fix
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def test_stage_1_refuses_the_ranking_of_another_block(ranked: Path, change: dict
 
 
 def test_stage_1_takes_the_ranking_of_its_own_block(ranked: Path, capsys: Any) -> None:
-    """How it trains on may differ: the ranking had no loss and drew no budget."""
+    """How it trains on may differ: the ranking had no loss and sampled no budget."""
     steered = {"distill": {"temperature": 2.0}, "sampling": {"full": 1, "half": 3}, "router": {"freeze_at": 0.5}}
     restored = start(ranked, BLOCK | steered, stage=1)
     assert restored.path == str(ranked) and not restored.load_artifacts
@@ -81,6 +81,6 @@ def test_stage_1_starts_from_a_parent_that_was_not_ranked(ranked: Path, tmp_path
         start(plain, BLOCK, stage=2)
 
 
-def test_what_is_not_there_is_told_before_anything_is_read(ranked: Path) -> None:
+def test_what_is_not_there_is_reported_before_anything_is_read(ranked: Path) -> None:
     with pytest.raises(ElasticError, match=r"^start: .*gone is not there, or not whole; its run has left no"):
         start(ranked.parent / "gone", BLOCK, stage=2)

@@ -101,7 +101,7 @@ def test_the_examples_of_the_documentation_give_one_configuration(monkeypatch: A
     assert by_command == in_python == task
 
 
-def test_what_is_changed_is_told_before_anything_starts(capsys: Any) -> None:
+def test_what_is_changed_is_reported_before_anything_starts(capsys: Any) -> None:
     from nemo_elastic import apply_elastic
 
     recipe = stock()

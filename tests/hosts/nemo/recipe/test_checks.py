@@ -215,7 +215,7 @@ def test_data_shorter_than_one_sequence(recipe: Any, tmp_path: Path) -> None:
     assert refused(recipe).startswith("recipe.data.split: '9999,8,2' is not allowed; shares that leave some of the 2 ")
 
 
-def test_a_teacher_that_is_at_hand_is_the_recipes_own_model(recipe: Any, tmp_path: Path) -> None:
+def test_a_teacher_that_is_there_is_the_recipes_own_model(recipe: Any, tmp_path: Path) -> None:
     from nemo_elastic.hosts.common.agreement import check_teacher
     from nemo_elastic.hosts.nemo.recipe.checks import NAMES
     from tests.hosts.nemo.checkpoints import store
@@ -256,7 +256,7 @@ def test_the_vocabulary_is_the_teachers(tokens: int, rows: int, tensor: int, mes
     assert str(caught.value).startswith(message)
 
 
-def test_a_tokenizer_that_is_at_hand_and_not_the_teachers_is_refused(recipe: Any, tmp_path: Path) -> None:
+def test_a_tokenizer_that_is_there_and_not_the_teachers_is_refused(recipe: Any, tmp_path: Path) -> None:
     import nemo_run as run
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 
@@ -269,7 +269,7 @@ def test_a_tokenizer_that_is_at_hand_and_not_the_teachers_is_refused(recipe: Any
     assert refused(recipe, teacher=path).startswith(message)
 
 
-def test_the_tokenizer_decides_the_vocabulary_where_it_is_at_hand(recipe: Any, tmp_path: Path) -> None:
+def test_the_tokenizer_decides_the_vocabulary_where_it_is_there(recipe: Any, tmp_path: Path) -> None:
     """A budget just above the smallest member of the config's vocabulary is easy to meet with a small tokenizer."""
     import nemo_run as run
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
@@ -323,7 +323,7 @@ def test_files_that_the_block_names_are_read_before_anything_starts(recipe: Any,
     assert line.startswith("elastic.shapes: ")
 
 
-def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
+def test_what_makes_no_sense_is_reported(recipe: Any, capsys: Any) -> None:
     """NeMo's own defaults: ten steps, and two thousand of warm-up."""
     from nemo.collections import llm
 
@@ -348,7 +348,7 @@ def test_what_makes_no_sense_is_told(recipe: Any, capsys: Any) -> None:
         (None, 5170, False),
     ],
 )
-def test_a_router_that_decides_long_before_it_is_frozen_is_told(
+def test_a_router_that_decides_long_before_it_is_frozen_is_reported(
     recipe: Any, router: dict[str, Any] | None, steps: int, warned: bool, capsys: Any
 ) -> None:
     recipe.trainer.max_steps = steps
@@ -369,7 +369,7 @@ def test_random_tokens_are_trained_on_where_that_is_asked_for() -> None:
     accepted(stock, BLOCK, mock_data=True)
 
 
-def test_rates_and_batches_far_from_the_curriculums_are_told(recipe: Any, capsys: Any) -> None:
+def test_rates_and_batches_far_from_the_curriculums_are_reported(recipe: Any, capsys: Any) -> None:
     stock = recipe.clone()
     stock.trainer.max_steps, stock.optim.config.lr = 5170, 1.6e-3
     accepted(stock)
@@ -384,7 +384,7 @@ def test_rates_and_batches_far_from_the_curriculums_are_told(recipe: Any, capsys
     assert "recipe.optim" not in printed
 
 
-def test_stage_1_in_pipeline_stages_is_told_to_start_from_a_ranking(recipe: Any, capsys: Any) -> None:
+def test_stage_1_in_pipeline_stages_starts_better_from_a_ranking(recipe: Any, capsys: Any) -> None:
     message = "  recipe.trainer.strategy.pipeline_model_parallel_size: 2: stages cannot rank; let recipe.resume start"
     for stages in (1, 2):
         recipe.trainer.strategy.pipeline_model_parallel_size = stages
@@ -394,7 +394,7 @@ def test_stage_1_in_pipeline_stages_is_told_to_start_from_a_ranking(recipe: Any,
     assert message not in capsys.readouterr().out
 
 
-def test_more_samples_than_the_run_asks_for_are_told(recipe: Any, capsys: Any) -> None:
+def test_more_samples_than_the_run_asks_for_are_reported(recipe: Any, capsys: Any) -> None:
     recipe.trainer.max_steps = 1
     accepted(recipe, BLOCK | {"importance": {"samples": 1024}})
     assert "  elastic.importance.samples: 1024, of which the run asks its data for 768" in capsys.readouterr().out
