@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What scripts import from this repository is there, also in those that no test runs: benchmarks of minutes, tools."""
+"""What scripts import from this repository is there, also in those that no test runs; and names say what they hold."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 OURS = ("nemo_elastic", "benchmarks", "tools", "tests", "recipes")
 #: those of which some run by hand alone
 SCRIPTS = sorted(path for folder in ("benchmarks", "tools", "recipes") for path in (ROOT / folder).rglob("*.py"))
+#: they fit whatever a variable holds, so no variable is called so; `tools/words.txt` has words that prose goes without
+EMPTY = {"told", "found", "at_hand"}
 
 
 @cache
@@ -68,3 +70,14 @@ def test_what_is_missing_is_reported(tmp_path):
         "def f():\n    from benchmarks.nowhere import x\n    from benchmarks import output, bench_step\n"
     )
     assert missing(script) == ["line 2: no module benchmarks.nowhere"]
+
+
+def called(path: Path) -> set[str]:
+    """Names of variables, parameters, attributes and functions in a file."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {getattr(node, kind, None) for node in nodes for kind in ("id", "arg", "attr", "name")} - {None}
+
+
+def test_names_say_what_they_hold():
+    paths = sorted(path for folder in OURS for path in (ROOT / folder).rglob("*.py"))
+    assert {str(path): names for path in paths if (names := EMPTY & called(path))} == {}
