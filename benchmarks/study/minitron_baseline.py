@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study.modelopt_baseline import _OWN, ROOT, SAMPLES, SEED
+from benchmarks.study.modelopt_baseline import ROOT, SAMPLES, SEED, prune_apart
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.io.atomic import atomic_dir
@@ -84,19 +83,7 @@ def prune_by_search(
         for name, some in (("importance", tokens), ("score", tokens[: max(1, score_tokens // seq_length)])):
             job[name] = str(Path(place, f"{name}.npy"))
             np.save(Path(place, name), some)
-        file = Path(place, "job.json")
-        file.write_text(json.dumps(job))
-        done = subprocess.run(
-            [python, "-W", "ignore", "-m", "benchmarks.study.minitron_search", str(file)],
-            cwd=place,
-            env={k: v for k, v in os.environ.items() if not k.startswith(_OWN)} | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise RuntimeError(
-                f"pruning to {parameters} parameters failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-            )
+        prune_apart(python, "benchmarks.study.minitron_search", job, place, f"{parameters} parameters")
         with atomic_dir(out, force=False) as folder:
             write_checkpoint(folder, Path(job["out"]), Path(parent_checkpoint), Path(place))
             shutil.copy(Path(job["out"], "pruned.json"), folder)

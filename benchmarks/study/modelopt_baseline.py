@@ -74,18 +74,34 @@ def prune(
     }
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:  # NeMo's validation logs into its working directory
-        file = Path(place, "job.json")
-        file.write_text(json.dumps(job))
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "benchmarks.study.modelopt_prune", str(file)],
-            cwd=place,
-            env={k: v for k, v in os.environ.items() if not k.startswith(_OWN)} | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode:
-        raise RuntimeError(f"pruning to {dict(targets)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        prune_apart(sys.executable, "benchmarks.study.modelopt_prune", job, place, str(dict(targets)))
     return Path(out)
+
+
+def prune_apart(python: str, module: str, job: Mapping[str, Any], place: str, size: str) -> None:
+    """Run a pruning in a process of its own, which has nothing of this one's run.
+
+    Args:
+        python: of its environment.
+        module: what it runs, with a file that has the job.
+        job: as JSON.
+        place: an empty folder, in which it runs.
+        size: to which it prunes, for the error.
+
+    Raises:
+        RuntimeError: it failed; the message ends with what it printed.
+    """
+    file = Path(place, "job.json")
+    file.write_text(json.dumps(job))
+    done = subprocess.run(
+        [python, "-W", "ignore", "-m", module, str(file)],
+        cwd=place,
+        env={k: v for k, v in os.environ.items() if not k.startswith(_OWN)} | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"pruning to {size} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
 
 
 def prune_to_ratio(

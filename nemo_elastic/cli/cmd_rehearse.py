@@ -64,7 +64,7 @@ def command(
         family, str(folder), Short(ranks=ranks, steps=steps), nodes=nodes, devices=devices, gpu=gpu
     )
     if not json:
-        print_changes(rehearsal.built.changed, console)
+        print_changes(rehearsal.changed, console)
     with filled_dir(folder, kind, force):
         report = rehearsal.run(run_by(local_executor, family.name), lambda line: typer.echo(line, err=True))
     if json:

@@ -150,48 +150,18 @@ def distill_loss(
     labels_bs: torch.Tensor,
     weights_bs: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Terms of the block's loss, of a micro-batch.
+    """The block's loss of a micro-batch: `nn.loss.head` of two models' heads over the tensor-parallel vocabulary.
 
     Args:
         config: the elastic block's distill section.
-        student, teacher: models and their hidden states; without a teacher the terms that need
-            none.
+        student: a model and its `hidden_states`, at any width; stock or elastic, tied or not.
+        teacher: the same of the teacher; without one only the terms that need none.
         labels_bs: target token ids.
         weights_bs: weight of every token: the loss mask.
 
     Returns:
-        The sum of weight x loss over tokens, differentiable, and the loss of every token [b, s], which is not.
-    """
-    return vocabulary_loss(
-        student,
-        teacher,
-        labels_bs,
-        weights_bs,
-        terms=config.of(teacher is not None),
-        temperature=config.temperature,
-        top_k=config.top_k,
-        chunk_tokens=config.chunk_tokens,
-    )
-
-
-def vocabulary_loss(
-    student: Output,
-    teacher: Output | None,
-    labels_bs: torch.Tensor,
-    weights_bs: torch.Tensor | None = None,
-    **how: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`nn.loss.head` of two models' heads over the tensor-parallel vocabulary.
-
-    Args:
-        student: a model and its `hidden_states`, at any width; stock or elastic, tied or not.
-        teacher: the same of the teacher; None where no term compares with it.
-        labels_bs: token ids.
-        weights_bs: weight of every token (the loss mask).
-        how: `terms`, `temperature`, `top_k`, `chunk_tokens` of `head_loss`.
-
-    Returns:
-        The weighted sum, with gradients (the head's in the window of `main_grad`); every token's loss [b, s], without.
+        The sum of weight x loss over tokens, differentiable (the head's gradients in the window of `main_grad`), and
+        the loss of every token [b, s], which is not.
     """
     length, batch = labels_bs.t().shape
     group = tensor_group(student[0].output_layer)
@@ -202,10 +172,13 @@ def vocabulary_loss(
         None if teacher is None else _head(*teacher),
         labels_t=labels_bs.t().reshape(-1),
         weights_t=None if weights_bs is None else weights_bs.t().reshape(-1),
+        terms=config.of(teacher is not None),
+        temperature=config.temperature,
+        top_k=config.top_k,
+        chunk_tokens=config.chunk_tokens,
         group=group,
         shared_out=shared_out,
         deliver=partial(_add_to_window, width=own.hidden_td.shape[-1]),
-        **how,
     )
     return loss, losses_t.view(length, batch).t()
 

@@ -8,7 +8,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.plan.stages import Curriculum
 
 from .findings import Place, checks
-from .report import REPORT, Change, JobReport, RehearsalReport
+from .report import REPORT, WATCHED, Change, JobReport, RehearsalReport, changes
 from .short import CUT_SHORT, Built, Short, data_dir, make_data, rehearsed
 
 
@@ -39,7 +39,8 @@ class Rehearsal:
         dir: folder for everything, an absolute path that all ranks see.
         short: how much is trained.
         own: the run of its jobs, a `replace` of the recipe's.
-        built: its jobs, and what differs in them from the recipe's own.
+        built: its jobs.
+        changed: what differs in them from the recipe's own.
     """
 
     family: PlannedFamily
@@ -47,6 +48,7 @@ class Rehearsal:
     short: Short
     own: CurriculumRun
     built: Built
+    changed: Sequence[Change]
 
     @property
     def parent(self) -> Parent:
@@ -70,7 +72,7 @@ class Rehearsal:
             "host": self.family.host,
             "block": self.own.block.to_dict(),
             "curriculum": asdict(self.own.curriculum),
-            "changed": [change.to_json() for change in self.built.changed],
+            "changed": [change.to_json() for change in self.changed],
             "jobs": [asdict(job) for job in self.job_reports()],
         }
 
@@ -124,16 +126,23 @@ def rehearsal_of(family: PlannedFamily, dir: str, short: Short | None = None, **
     Raises:
         ElasticError: as the recipe itself.
     """
-    if family.host == "bridge":
-        from .bridge.small_jobs import build, parent_of
-    else:
-        from .nemo.small_jobs import build, parent_of
-    short = short or Short()
+    host, short = jobs_of(family.host), short or Short()
     with quiet():
-        real = family.planned(family.run_of(*THERE, **machines))
-        replaced = rehearsed(family, real, short, dir, parent_of(dir))
-        built = build(family, real, replaced, short)  # pyright: ignore[reportArgumentType]
-        return Rehearsal(family, dir, short, [*replaced.values()][-1], built)
+        real = family.planned(replace(family.run_of(*THERE), **machines))
+        replaced = rehearsed(family, real, short, dir, host.parent_of(dir))
+        own, before = [*replaced.values()][-1], host.settings_of(family, real)
+        each = {why: host.settings_of(family, one) for why, one in replaced.items()}
+        built = host.rehearsal_jobs(family, real, own, short)
+        return Rehearsal(family, dir, short, own, built, changes(before, each | {WATCHED: built.settings}))
+
+
+def jobs_of(host: str) -> Any:
+    """The module that builds the jobs of rehearsals on a host."""
+    if host == "bridge":
+        from .bridge import small_jobs
+    else:
+        from .nemo import small_jobs
+    return small_jobs
 
 
 def run_by(executors: Executors, title: str) -> Callable[[str, Job], None]:
@@ -169,11 +178,7 @@ def conclude(dir: str, plan: Mapping[str, Any], seconds: Mapping[str, float], fa
         failed: what a job that failed has said.
     """
     curriculum = Curriculum.from_dict(plan["curriculum"])
-    place: type[Place]
-    if plan["host"] == "bridge":
-        from .bridge.small_jobs import BridgePlace as place
-    else:
-        from .nemo.small_jobs import NemoPlace as place
+    place: type[Place] = jobs_of(plan["host"]).HostPlace
     findings = checks(place(Path(dir), ElasticConfig.from_dict(plan["block"]), curriculum))
     jobs = [replace(JobReport(**job), seconds=seconds.get(job["name"])) for job in plan["jobs"]]
     report = RehearsalReport(plan["recipe"], [Change(**change) for change in plan["changed"]], jobs, findings, failed)

@@ -20,7 +20,7 @@ from nemo_elastic.io.values import integer
 from nemo_elastic.plan import Layout
 from nemo_elastic.plan.stages import Curriculum, Stage
 
-from .report import Change
+from .report import Settings
 from .small import ON_CPU, ON_GPU, narrow
 
 #: of the narrow parent's own training: steps, sequences per step, and rate. A model that has learned nothing has
@@ -107,12 +107,12 @@ class Built:
     Attributes:
         jobs: what runs, by name, in order.
         steps: optimizer steps that each is to reach.
-        changed: what differs from the recipe's own jobs.
+        settings: of all jobs.
     """
 
     jobs: Mapping[str, Job]
     steps: Mapping[str, int]
-    changed: Sequence[Change]
+    settings: Settings
 
 
 def rehearsed(

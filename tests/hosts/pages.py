@@ -84,7 +84,7 @@ def only_smaller(
     from nemo_elastic.rehearsal.run import rehearsal_of
 
     family = load_recipe(ROOT / "recipes" / f"{recipe}.py")  # before it is narrow
-    allowed = {change.name.partition(": ")[2] for change in rehearsal_of(family, "/rehearsal").built.changed}
+    allowed = {change.name.partition(": ")[2] for change in rehearsal_of(family, "/rehearsal").changed}
     made = []
     for text, folder in zip(texts, (ROOT, place), strict=True):
         os.chdir(folder)

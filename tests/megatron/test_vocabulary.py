@@ -12,6 +12,7 @@ import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
+from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.megatron.compat import named_parameters
 
@@ -31,11 +32,12 @@ def batch() -> dict[str, torch.Tensor]:
 
 
 def from_hidden(model: Any, teacher: Any, tokens: Any, labels: Any, mask: Any, **how: Any) -> Any:
-    from nemo_elastic.megatron.vocabulary import hidden_states, vocabulary_loss
+    from nemo_elastic.megatron.vocabulary import distill_loss, hidden_states
 
     with torch.no_grad():
         taught = (teacher, hidden_states(teacher, tokens))
-    return vocabulary_loss((model, hidden_states(model, tokens)), taught, labels, mask, chunk_tokens=5, **how)
+    config = DistillConfig(chunk_tokens=5, **how)
+    return distill_loss(config, (model, hidden_states(model, tokens)), taught, labels, mask)
 
 
 def from_logits(model: Any, teacher: Any, tokens: Any, labels: Any, mask: Any, temperature: float, terms: Any) -> Any:
@@ -158,7 +160,7 @@ def worker(rank: int, world: int, port: int, folder: str, sequence_parallel: boo
 
 def chunks_only(rank: int, port: int, folder: str) -> None:
     """What one of two sequence-parallel ranks gathers for the loss of many tokens, and what it is given back."""
-    from nemo_elastic.megatron.vocabulary import vocabulary_loss
+    from nemo_elastic.megatron.vocabulary import distill_loss
 
     start(rank, 2, tensor=2, port=port)
     pair = build(PARENT, sequence_parallel=True), build(PARENT, False, True)
@@ -177,7 +179,7 @@ def chunks_only(rank: int, port: int, folder: str) -> None:
     watch("all_gather_into_tensor", 0)
     watch("reduce_scatter_tensor", 1)
     labels = torch.zeros(1, LONG, dtype=torch.long)
-    loss, _ = vocabulary_loss((pair[0], student), (pair[1], teacher), labels, chunk_tokens=CHUNK)
+    loss, _ = distill_loss(DistillConfig(chunk_tokens=CHUNK), (pair[0], student), (pair[1], teacher), labels)
     loss.backward()
     torch.save(sizes, Path(folder) / f"{rank}.pt")
 

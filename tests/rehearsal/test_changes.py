@@ -41,7 +41,7 @@ def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:
     from nemo_elastic.hosts.nemo.recipe.settings import settings
     from tests.rehearsal.test_rehearse import WHYS
 
-    changed = rehearsal.built.changed
+    changed = rehearsal.changed
     assert {change.why for change in changed} == WHYS
     real, small = own(rehearsal.family), tasks(rehearsal)
     differing = [

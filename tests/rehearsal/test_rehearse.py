@@ -113,14 +113,14 @@ def copy(forked: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Any]:
 def place(folder: Path) -> Any:
     import importlib
 
-    from nemo_elastic.rehearsal.nemo.small_jobs import NemoPlace
+    from nemo_elastic.rehearsal.nemo.small_jobs import HostPlace
     from nemo_elastic.rehearsal.short import Short, rehearsed
     from tests.rehearsal.in_forks import RANKS, STEPS
 
     family = importlib.import_module("nemotron_elastic_8b").FAMILY
     run = family.run_of("/parent", ["/data"], "/run")
     own = [*rehearsed(family, run, Short(ranks=RANKS, steps=STEPS), str(folder), "/parent").values()][-1]
-    return NemoPlace(folder, own.block, own.curriculum)
+    return HostPlace(folder, own.block, own.curriculum)
 
 
 def put(source: Path, target: Path) -> None:

@@ -102,7 +102,7 @@ class PlannedFamily(ABC):
     def described(self, run: CurriculumRun) -> dict[str, Job]:
         """All four jobs of a run as an experiment takes them. Each is built here once: mistakes are reported now."""
 
-    def jobs(
+    def run_of(
         self,
         parent: str,
         data: Blend,
@@ -113,8 +113,9 @@ class PlannedFamily(ABC):
         gpu: str = "h100",
         curriculum: Curriculum = PAPER,
         tokenizer: str | None = None,
-    ) -> dict[str, Any]:
-        """The jobs by name, in order.
+        layouts: tuple[Layout, ...] = (),
+    ) -> CurriculumRun:
+        """A run of this family's.
 
         Args:
             parent: checkpoint of the parent: the teacher.
@@ -124,12 +125,21 @@ class PlannedFamily(ABC):
                 the ranking takes one node.
             curriculum: lengths, batches, steps and rates of both stages.
             tokenizer: of the parent, a folder or hub name; that in the host's recipe by default.
+            layouts: of both stages; the planner's by default.
+        """
+        machines: Any = {"nodes": num_nodes, "devices": num_gpus_per_node, "gpu": gpu, "layouts": layouts}
+        return CurriculumRun(parent, data, dir, self.config, long_data, curriculum, tokenizer, **machines)
+
+    def jobs(self, parent: str, data: Blend, dir: str, *more: Any, **named: Any) -> dict[str, Any]:
+        """The jobs by name, in order.
+
+        Args:
+            parent, data, dir, more, named: see `run_of`.
 
         Raises:
             ElasticError: no layout fits, or the block does not fit the parent.
         """
-        how: Any = {"nodes": num_nodes, "devices": num_gpus_per_node, "gpu": gpu, "curriculum": curriculum}
-        return self.build_all(self.run_of(parent, data, dir, long_data=long_data, tokenizer=tokenizer, **how))
+        return self.build_all(self.run_of(parent, data, dir, *more, **named))
 
     def family_experiment(
         self,
@@ -137,41 +147,26 @@ class PlannedFamily(ABC):
         data: Blend,
         dir: str,
         executors: Executors,
-        long_data: Blend | None = None,
-        num_nodes: int = NODES,
-        num_gpus_per_node: int = NODE,
-        gpu: str = "h100",
-        curriculum: Curriculum = PAPER,
-        tokenizer: str | None = None,
+        *more: Any,
         repeat: int = 1,
         dryrun: str | None = None,
+        **named: Any,
     ) -> None:
         """All four jobs as one experiment of NeMo-Run's.
 
         Args:
             executors: (nodes, GPUs per node) -> where a job runs.
             repeat, dryrun: see `experiment.run_jobs`.
-            parent, data, dir, long_data, num_nodes, num_gpus_per_node, gpu, curriculum, tokenizer: as in `jobs`.
+            parent, data, dir, more, named: see `run_of`.
 
         Raises:
-            ElasticError: as in `jobs`; a job failed.
+            ElasticError: as `jobs`; a job failed.
         """
         from .experiment import run_jobs
 
-        how: Any = {"nodes": num_nodes, "devices": num_gpus_per_node, "gpu": gpu, "curriculum": curriculum}
-        run = self.planned(self.run_of(parent, data, dir, long_data=long_data, tokenizer=tokenizer, **how))
-        run_jobs(
-            self.name, self.described(run), executors, repeat=repeat, dryrun=dryrun, estimates=self.estimates(run)
-        )
-
-    def run_of(self, parent: str, data: Blend, dir: str, **how: Any) -> CurriculumRun:
-        """A run of this family's.
-
-        Args:
-            parent, data, dir: see `CurriculumRun`.
-            how: its other fields, but for the block.
-        """
-        return CurriculumRun(parent, data, dir, self.config, **how)
+        run = self.planned(self.run_of(parent, data, dir, *more, **named))
+        jobs, estimates = self.described(run), self.estimates(run)
+        run_jobs(self.name, jobs, executors, repeat=repeat, dryrun=dryrun, estimates=estimates)
 
     def layout(self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE) -> Layout:
         """The layout of a stage that `nemo_elastic.plan.best` takes; `node` is the GPUs of a node.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,13 @@ from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
 from nemo_elastic.hosts.bridge.settings import run_settings
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
 from nemo_elastic.rehearsal.findings import Place
-from nemo_elastic.rehearsal.report import WATCHED, Settings, changes
+from nemo_elastic.rehearsal.report import Settings
 from nemo_elastic.rehearsal.short import CUT_SHORT, PARENT_STEPS, Built, Short, parent_run, rehearsed, watch_dir
 
 from .watch import Watch
 
 
-class BridgePlace(Place):
+class HostPlace(Place):
     """Where a rehearsal on Megatron-Bridge ran."""
 
     def ranked(self) -> Path:
@@ -50,16 +51,8 @@ def parent_of(dir: str) -> str:
     return checkpoints(dir, "parent")
 
 
-def build(family: BridgeFamily, real: CurriculumRun, replaced: dict[str, CurriculumRun], short: Short) -> Built:
-    """A rehearsal's jobs, and what differs in them from the recipe's own.
-
-    Args:
-        family: of both.
-        real: the recipe's run.
-        replaced: see `short.rehearsed`.
-        short: how much is trained.
-    """
-    own = [*replaced.values()][-1]
+def rehearsal_jobs(family: BridgeFamily, real: CurriculumRun, own: CurriculumRun, short: Short) -> Built:
+    """All jobs of a rehearsal's run, `own`, which follows from the `real` one in each process again."""
     runs, ranks = watched_jobs(family, own), short.ranks
     given = {"family": plain(family), "run": real.to_dict(), "short": asdict(short), "dir": own.dir}
     jobs = {"parent": Job(nemo_run.Partial(rehearse_job, job="parent", **given), 1, ranks)}
@@ -70,13 +63,15 @@ def build(family: BridgeFamily, real: CurriculumRun, replaced: dict[str, Curricu
             jobs[title] = described_job(task, built, 1, ranks, trains=False)
             steps[title] = built.config.train.train_iters
     jobs["slice"] = Job(nemo_run.Partial(slice_job, dir=own.dir))
-    each = {why: settings_of(family.build_all(one), one.dir) for why, one in replaced.items()}
-    each[WATCHED] = settings_of(runs, own.dir)
-    return Built(jobs, steps, changes(settings_of(family.build_all(real), real.dir), each))
+    return Built(jobs, steps, _settings(runs, own.dir))
 
 
-def settings_of(runs: dict[str, ElasticRun], dir: str) -> Settings:
+def settings_of(family: BridgeFamily, run: CurriculumRun) -> Settings:
     """Settings of all jobs of a run."""
+    return _settings(family.build_all(run), run.dir)
+
+
+def _settings(runs: Mapping[str, ElasticRun], dir: str) -> Settings:
     return {name: run_settings(one) for name, one in runs.items()} | {"slice": {"dir": dir}}
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
 from nemo_elastic.hosts.nemo.recipe.settings import settings
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.rehearsal.findings import Place
-from nemo_elastic.rehearsal.report import WATCHED, changes
+from nemo_elastic.rehearsal.report import Settings
 from nemo_elastic.rehearsal.short import CUT_SHORT, PARENT_STEPS, Built, Short, parent_run, watch_dir
 
 from .watch import Watch
 
 
-class NemoPlace(Place):
+class HostPlace(Place):
     """Where a rehearsal on NeMo ran."""
 
     def ranked(self) -> Path:
@@ -41,35 +42,25 @@ def parent_of(dir: str) -> str:
     return end_of(inside(dir, "parent"), PARENT_STEPS)
 
 
-def build(family: FamilyRecipe, real: CurriculumRun, replaced: dict[str, CurriculumRun], short: Short) -> Built:
-    """A rehearsal's jobs, and what differs in them from the recipe's own.
-
-    Args:
-        family: of both.
-        real: the recipe's run.
-        replaced: see `short.rehearsed`.
-        short: how much is trained.
-    """
-    with contextlib.redirect_stdout(io.StringIO()):  # what `apply_elastic` changes in each
-        before, *later = (family.build_all(one) for one in (real, *replaced.values()))
-    jobs = rehearsal_jobs(family, [*replaced.values()][-1], short)
-    each = {
-        why: {name: settings(task) for name, task in tasks.items()} for why, tasks in zip(replaced, later, strict=True)
-    }
-    each[WATCHED] = {name: settings(task) for name, task in jobs.items()}
-    steps = {name: getattr(getattr(job, "trainer", None), "max_steps", 0) for name, job in jobs.items()}
-    changed = changes({name: settings(task) for name, task in before.items()}, each)
-    return Built({name: as_job(job) for name, job in jobs.items()}, steps, changed)
-
-
-def rehearsal_jobs(family: FamilyRecipe, own: CurriculumRun, short: Short) -> dict[str, run.Partial]:
-    """All jobs by name, of the run of a rehearsal."""
+def rehearsal_jobs(family: FamilyRecipe, real: CurriculumRun, own: CurriculumRun, short: Short) -> Built:
+    """All jobs of a rehearsal's run, `own`; all that it has of the `real` one is in it."""
     jobs: dict[str, Any] = {"parent": parent_job(family, parent_run(own, short))}
     for name, job in family.build_all(own).items():
         if name == "stage1":
             jobs[CUT_SHORT] = watched(job.clone(), watch_dir(own.dir, name), own.save_every + 1)
         jobs[name] = watched(job, watch_dir(own.dir, name)) if name.startswith("stage") else job
-    return jobs
+    steps = {name: getattr(getattr(job, "trainer", None), "max_steps", 0) for name, job in jobs.items()}
+    return Built({name: as_job(job) for name, job in jobs.items()}, steps, _settings(jobs))
+
+
+def settings_of(family: FamilyRecipe, run: CurriculumRun) -> Settings:
+    """Settings of all jobs of a run."""
+    with contextlib.redirect_stdout(io.StringIO()):  # what `apply_elastic` changes in each
+        return _settings(family.build_all(run))
+
+
+def _settings(jobs: Mapping[str, run.Partial]) -> Settings:
+    return {name: settings(task) for name, task in jobs.items()}
 
 
 def parent_job(family: FamilyRecipe, own: CurriculumRun) -> run.Partial:

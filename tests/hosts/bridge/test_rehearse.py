@@ -33,7 +33,7 @@ def rehearsal(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 
 def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:
-    changed = rehearsal.built.changed
+    changed = rehearsal.changed
     assert {change.why for change in changed} == WHYS
     assert [job.name for job in rehearsal.job_reports()] == JOBS
     assert {change.name.split(": ")[0] for change in changed} == {"rank", "stage1", "stage2", "slice"}
@@ -48,7 +48,7 @@ def test_a_budget_of_active_parameters_is_rehearsed(tmp_path: Path) -> None:
     block = family.config.to_dict()
     for budget, size in zip(block["budgets"][1:], (3.2e9, 2.4e9), strict=True):
         budget |= {"params": None, "ratio": None, "active_params": size}
-    changed = rehearsal_of(replace(family, block=block), str(tmp_path)).built.changed
+    changed = rehearsal_of(replace(family, block=block), str(tmp_path)).changed
     whys = [one.why for one in changed if one.name.endswith("budgets[1].active_params")]
     assert whys == ["widths and vocabulary"] * 3
 

@@ -77,12 +77,16 @@ def test_every_mode(mode: str, size: int) -> None:
 
 
 def test_top_k_is_the_heads_option() -> None:
-    from nemo_elastic.megatron.vocabulary import distill_loss, vocabulary_loss
+    from nemo_elastic.megatron.vocabulary import distill_loss
+    from nemo_elastic.nn.loss.head import Head, head_loss
 
     (student, teacher), (x_sbd, y_sbd), data = models(), hidden(), batch()
     given = ((student, x_sbd), (teacher, y_sbd), data["labels"], data["loss_mask"])
     loss, _ = distill_loss(DistillConfig(top_k=2), *given)
-    assert float(loss) == float(vocabulary_loss(*given, top_k=2)[0]) < float(distill_loss(DistillConfig(), *given)[0])
+    own, theirs = (Head(h.flatten(0, 1), m.output_layer.weight) for m, h in ((student, x_sbd), (teacher, y_sbd)))
+    labels_t, weights_t = (data[name].t().reshape(-1) for name in ("labels", "loss_mask"))
+    alone, _ = head_loss(own, theirs, labels_t=labels_t, weights_t=weights_t, top_k=2)
+    assert float(loss) == float(alone) < float(distill_loss(DistillConfig(), *given)[0])
 
 
 def scheduled(reduction: Any, loss: torch.Tensor, data: dict[str, Any], micro_batches: int) -> tuple[Any, list[Any]]:

@@ -23,7 +23,7 @@ from nemo import lightning as nl
 from nemo.lightning.run.plugins import PreemptionPlugin
 
 from nemo_elastic.errors import STOPPED
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Estimate, Job, inside
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, inside
 from nemo_elastic.hosts.common.experiment import STOP_BEFORE, run_jobs
 from nemo_elastic.hosts.common.experiment import Executors as Executors
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume, StopInTime
@@ -133,28 +133,17 @@ def add_callbacks(jobs: Mapping[str, run.Partial], callbacks: Sequence[run.Confi
             job.trainer.callbacks = [*job.trainer.callbacks, *callbacks]
 
 
-def run_family(
-    name: str,
-    jobs: Mapping[str, run.Partial],
-    executors: Executors,
-    *,
-    repeat: int = 1,
-    dryrun: str | None = None,
-    estimates: Mapping[str, Estimate] | None = None,
-    tail_logs: bool = True,
-) -> None:
+def run_family(name: str, jobs: Mapping[str, run.Partial], executors: Executors, **how: Any) -> None:
     """Run jobs as one experiment, each after the one before it has succeeded.
 
     Args:
         jobs: NeMo's tasks by name, in order.
-        name, executors, repeat, dryrun, estimates, tail_logs: see `hosts.common.experiment.run_jobs`.
+        name, executors, how: see `hosts.common.experiment.run_jobs`.
 
     Raises:
         ElasticError: a job failed; the folder of the dry run may not be written.
     """
-    described = {title: as_job(task) for title, task in jobs.items()}
-    how: dict[str, Any] = {"repeat": repeat, "dryrun": dryrun, "estimates": estimates, "tail_logs": tail_logs}
-    run_jobs(name, described, executors, **how)
+    run_jobs(name, {title: as_job(task) for title, task in jobs.items()}, executors, **how)
 
 
 def as_job(task: run.Partial) -> Job:

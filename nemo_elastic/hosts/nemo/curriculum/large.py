@@ -18,7 +18,7 @@ from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.hosts.common.curriculum_run import NODES, CurriculumRun, Job, inside
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, inside
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
 from nemo_elastic.hosts.common.token_files import SPLIT, Blend, splits_of
 from nemo_elastic.hosts.nemo.folder_data import FolderDataModule
@@ -54,68 +54,33 @@ class FamilyRecipe(PlannedFamily):
         weights = {torch.float32: "fp32", torch.bfloat16: "bf16"}[plugin.params_dtype]
         return Precision(weights, "fp32" if plugin.grad_reduce_in_fp32 else weights)
 
-    def rank_recipe(
-        self,
-        parent: str,
-        data: Blend,
-        dir: str,
-        num_gpus_per_node: int = 8,
-        curriculum: Curriculum = PAPER,
-        tokenizer: str | None = None,
-    ) -> run.Partial:
+    def rank_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> run.Partial:
         """Rank the parent, sort its weights and search first shapes, on one node.
 
         Every GPU holds the parent whole and looks at its share of the samples, which are stage 1's first.
 
-        Args: as in `stage1_recipe`.
+        Args:
+            parent, data, dir, named: see `run_of`.
         """
-        how: Any = {"devices": num_gpus_per_node, "curriculum": curriculum, "tokenizer": tokenizer}
-        return self.build("rank", self.run_of(parent, data, dir, **how))
+        return self.build("rank", self.run_of(parent, data, dir, **named))
 
-    def stage1_recipe(
-        self,
-        parent: str,
-        data: Blend,
-        dir: str,
-        num_nodes: int = NODES,
-        num_gpus_per_node: int = 8,
-        gpu: str = "h100",
-        curriculum: Curriculum = PAPER,
-        tokenizer: str | None = None,
-    ) -> run.Partial:
+    def stage1_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> run.Partial:
         """Stage 1: the router learns shapes by soft masks, then weights are trained on slices. Needs the ranking.
 
         Args:
-            parent: NeMo checkpoint of the parent: the teacher.
-            data: see `token_files.splits_of`.
-            dir: folder for everything, an absolute path that all nodes see.
-            num_nodes, num_gpus_per_node, gpu: machines; by their number and kind (h100, h200) the layout is planned.
-            curriculum: lengths, batches, steps and rates of both stages.
-            tokenizer: of the parent, a folder or hub name; the name in NeMo's recipe by default.
+            parent, data, dir, named: see `run_of`.
 
         Raises:
             ElasticError: no layout fits, or the block does not fit the parent.
         """
-        how: Any = {"nodes": num_nodes, "devices": num_gpus_per_node, "gpu": gpu}
-        return self.build("stage1", self.run_of(parent, data, dir, curriculum=curriculum, tokenizer=tokenizer, **how))
+        return self.build("stage1", self.run_of(parent, data, dir, **named))
 
-    def stage2_recipe(
-        self,
-        parent: str,
-        data: Blend,
-        dir: str,
-        num_nodes: int = NODES,
-        num_gpus_per_node: int = 8,
-        gpu: str = "h100",
-        curriculum: Curriculum = PAPER,
-        tokenizer: str | None = None,
-    ) -> run.Partial:
+    def stage2_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> run.Partial:
         """Stage 2: the same members at a longer context. Needs the end of stage 1.
 
-        Args: as in `stage1_recipe`.
+        Args, Raises: as `stage1_recipe`.
         """
-        how: Any = {"nodes": num_nodes, "devices": num_gpus_per_node, "gpu": gpu}
-        return self.build("stage2", self.run_of(parent, data, dir, curriculum=curriculum, tokenizer=tokenizer, **how))
+        return self.build("stage2", self.run_of(parent, data, dir, **named))
 
     def slice_step(self, dir: str, curriculum: Curriculum = PAPER) -> run.Partial:
         """Cut every member out of the end of stage 2, see `slicing.family_folder.slice_family`."""
