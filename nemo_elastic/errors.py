@@ -50,6 +50,15 @@ class ElasticError(ValueError):
         return ElasticError(self.said, place, *self.at[1:])
 
 
+@contextmanager
+def inside(place: object) -> Iterator[None]:
+    """Errors of the block are errors in a file, or another place around it; see `ElasticError.within`."""
+    try:
+        yield
+    except ElasticError as exc:
+        raise exc.within(place) from None
+
+
 def bad(field: str, value: object, allowed: str) -> ElasticError:
     """Build the error for one field with a value that is not allowed.
 

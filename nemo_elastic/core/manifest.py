@@ -31,7 +31,7 @@ from nemo_elastic.core.member import (
     read_members,
     why_not_nested,
 )
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.read import read_json
 
@@ -222,10 +222,8 @@ class Family:
         path = Path(folder) / FILE
         if not path.exists():
             raise ElasticError(f"{folder}: not a family folder (it has no {FILE})")
-        try:
+        with inside(path):
             return cls.from_json(read_json(path))
-        except ElasticError as exc:
-            raise exc.within(path) from None
 
     def text(self) -> str:
         """Give `elastic.json` as it is written."""

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from nemo_elastic.core.family import known_fields
 from nemo_elastic.core.manifest import FILE, Family
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.temporary import locked
@@ -287,7 +287,7 @@ def _read(folder: Path) -> tuple[dict[str, Sums], dict[str, str] | None] | None:
     path = folder / CHECKSUMS_FILE
     if not path.is_file():
         return None
-    try:
+    with inside(path):
         known = _File(**known_fields(_File, read_json(path), CHECKSUMS_FILE))
         if known.algorithm != _ALGORITHM:
             raise bad("algorithm", known.algorithm, f"this nemo-elastic reads {_ALGORITHM}")
@@ -301,8 +301,6 @@ def _read(folder: Path) -> tuple[dict[str, Sums], dict[str, str] | None] | None:
         for name in files or ():
             if not name or set(name) & set("/\\\0") or name in (".", ".."):
                 raise bad("files", name, "names of files in the same folder")
-    except ElasticError as exc:
-        raise exc.within(path) from None
     return {name: Sums(digits, parts.get(name, ""), size) for name, digits in whole.items()}, files
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from nemo_elastic.core.family import Parent, first_difference, known_fields
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.outputs import Output
@@ -216,11 +216,9 @@ class Ranking:
         if isinstance(head["version"], bool) or head["version"] != VERSION:
             raise bad(f"{path / JSON}: version", head["version"], f"this release reads version {VERSION}")
         known = known_fields(_Head, head, str(path / JSON))
-        try:
+        with inside(path / JSON):
             shape = Parent.from_json(known["parent"])
             options = RankOptions.from_json(known["options"], "options")
-        except ElasticError as e:
-            raise e.within(path / JSON) from None
         tensors = _tensors(path / TENSORS)
         parts: dict[str, dict[str, np.ndarray]] = {"order": {}, "score": {}}
         for name, value in tensors.items():
@@ -233,10 +231,8 @@ class Ranking:
             depth_scores = tuple(None if s["score"] is None else float(s["score"]) for s in known["depth"])
         except (TypeError, KeyError, ValueError, OverflowError):
             raise ElasticError(f"{path / JSON}: depth is not a list of {{layer, score}}") from None
-        try:
+        with inside(path):
             out = cls(shape, parts["order"], parts["score"], depth, depth_scores, options, known["provenance"])
-        except ElasticError as e:
-            raise e.within(path) from None
         if out.digest != known["digest"]:
             raise ElasticError(f"{path}: damaged: the orders do not have the digest that {JSON} gives")
         return out.check(parent, str(path)) if parent is not None else out

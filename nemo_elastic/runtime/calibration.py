@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from nemo_elastic.core.family import known_names
 from nemo_elastic.core.manifest import CALIBRATION as FILE
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.checksums import family_digest, held_family
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.read import read_json
@@ -230,10 +230,8 @@ def read_calibration(folder: Path, members: Mapping[str, int]) -> Calibration:
     if not path.is_file():
         raise ElasticError(f"{folder}: was not calibrated; nemo-elastic calibrate {folder} --data DIR does it", "auto")
     content = read_json(path)
-    try:
+    with inside(path):
         calibration = _calibration(content)
-    except ElasticError as exc:
-        raise exc.within(path) from None
     own = dict(zip(calibration.members, calibration.parameters, strict=True))
     if content["family"] != family_digest(folder) or own != dict(members):
         raise ElasticError("was made of another family, or before it was trained on; calibrate again", path)

@@ -12,7 +12,7 @@ import torch
 
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.formats.source import Source
@@ -77,10 +77,8 @@ class FamilyRuntime:
         self.members = nested | dict(extras or {})
         self.path = tuple(nested)
         for name, subnet in self.members.items():
-            try:
+            with inside(f"member {name!r}"):
                 check_nested(model.parent, model.member, subnet)
-            except ElasticError as exc:
-                raise exc.within(f"member {name!r}") from None
         tensors = dict(model.named_parameters())
         self._storage = Storage(self.parent, self.held, nested.values(), tensors, dtype, device, copy)
         self._selected: dict[Subnet, MemberModel] = {}

@@ -15,7 +15,7 @@ from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.family import Parent, Subnet, known_fields
 from nemo_elastic.core.sizes import SubnetPath, path
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.source import Shapes
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import number, parse_float, parse_size
@@ -213,7 +213,7 @@ def read_subnet(file: Path, parent: Parent) -> Subnet:
         ElasticError: Neither, a shape that is not the parent's, or a count of parameters that is not the shape's.
     """
     data = read_json(file, own=True)
-    try:
+    with inside(file):
         if not isinstance(data, dict) or "subnet" not in data:
             return Subnet.from_json(data, parent)
         entry = known_fields(_Entry, data, "member")
@@ -222,5 +222,3 @@ def read_subnet(file: Path, parent: Parent) -> Subnet:
         if given is not None and given != count:
             raise bad("parameters", given, f"its shape has {count}")
         return subnet
-    except ElasticError as exc:
-        raise exc.within(file) from None

@@ -16,7 +16,7 @@ from typing import Any
 from nemo_elastic.core.family import MAX_LAYERS, Layer, Parent, Subnet, largest, positive, positive_real
 from nemo_elastic.core.kinds.record import Kind
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, by_symbol, striped_axes, symbols
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 
 __all__ = ["PLAIN", "PUZZLE", "from_hf_config", "predicts", "to_hf_config"]
 
@@ -169,12 +169,10 @@ def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Sub
                 blocks = [{name: n for name, n in block.items() if name != axis} for block in blocks]
     sizes |= largest(zip(types, blocks, strict=True))
     pattern = "".join(KINDS[t].symbol for t in types)
-    try:
+    with inside(where):
         parent = Parent(pattern=pattern, tied=tied, norm_eps=eps, sizes=sizes)
         layers = tuple(Layer(i, t, b) for i, (t, b) in enumerate(zip(types, blocks, strict=True)))
         return parent, Subnet(parent.hidden, layers).validate(parent)
-    except ElasticError as exc:
-        raise exc.within(where) from None
 
 
 def _check_fixed(config: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> None:

@@ -23,7 +23,7 @@ from nemo_elastic.core.family import Parent, Subnet, known_fields
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.core.manifest import VERSION, Family
 from nemo_elastic.core.member import check_digest, check_name
-from nemo_elastic.errors import ElasticError, bad, shown
+from nemo_elastic.errors import ElasticError, bad, inside, shown
 from nemo_elastic.formats.checksums import ExpectedTensor, Sums, read_checksums
 from nemo_elastic.formats.raw import ITEMSIZE, Extent, Handle, Raw, word
 from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
@@ -146,7 +146,7 @@ def member_to_json(parent: Parent, member: Subnet, origin: Origin) -> dict[str, 
 
 
 def _read_member_file(path: Path) -> tuple[Parent, Subnet, Origin]:
-    try:
+    with inside(path):
         known = known_fields(_MemberFile, read_json(path), MEMBER_FILE)
         if isinstance(known["version"], bool) or known["version"] != VERSION:
             raise bad("version", known["version"], f"this nemo-elastic reads version {VERSION}")
@@ -163,8 +163,6 @@ def _read_member_file(path: Path) -> tuple[Parent, Subnet, Origin]:
         if family is not None and known["name"] is not None and family.member(known["name"]).subnet != member:
             raise bad("name", known["name"], "its family has another shape of that name")
         return parent, member, Origin(known["name"], known["ranking"], known["provenance"], family)
-    except ElasticError as exc:
-        raise exc.within(path) from None
 
 
 def _read_family(known: Mapping[str, Any]) -> Family | None:
@@ -172,10 +170,8 @@ def _read_family(known: Mapping[str, Any]) -> Family | None:
     if known.get("family") is None:
         return None
     rest = known_fields(_Rest, known["family"], "family")
-    try:
+    with inside("family"):
         return Family.from_json({key: known[key] for key in ("version", "parent", "ranking", "provenance")} | rest)
-    except ElasticError as exc:
-        raise exc.within("family") from None
 
 
 def open_tensors(folder: str | Path) -> Mapping[str, Raw]:

@@ -21,7 +21,7 @@ from nemo_elastic.core.kinds.moe import MOE, SCALING, TOP_K
 from nemo_elastic.core.kinds.record import MEGATRON_LAYER, Kind, Part
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.layout import by_name, fused, megatron_shape, megatron_tensors, named
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.adapter import whole_sizes
 
 from .shape import check_config, check_kinds, has_experts
@@ -51,11 +51,9 @@ def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Paren
     Raises:
         ElasticError: no whole Nemotron-H, or a context that does not fit its tensors.
     """
-    try:
+    with inside(where):
         check_config(settings.get, "context: model.config", experts=any(_GATE in name for name in stored))
         return _infer(whole_sizes(stored), settings)
-    except ElasticError as exc:
-        raise exc.within(where) from None
 
 
 def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, dict[str, str]]:

@@ -28,7 +28,7 @@ from nemo_elastic.core.codes import decode
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import Tensor, by_name, megatron_tensors
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.adapter import apart, from_megatron, from_parts, missing, parts_of, stacked_of
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.formats.raw import ITEMSIZE, Raw, from_torch
@@ -312,10 +312,8 @@ def _family(folder: Path, stored: Stored, context: Context, parent: Parent) -> F
         raise ElasticError(f"{folder}: has members of a family, but {context.file} has no elastic block")
     provenance = {"made_by": f"nemo-elastic {__version__}", "checkpoint": folder.resolve().name}
     elastic = read_elastic(stored)
-    try:
+    with inside(context.file):
         return elastic_family(parent, elastic, context.elastic, str(folder), provenance=provenance)
-    except ElasticError as exc:
-        raise exc.within(context.file) from None
 
 
 def _name_of(dtype: torch.dtype) -> str:

@@ -19,7 +19,7 @@ from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent, first_difference
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import by_name, tensors
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.megatron.infer import infer
 from nemo_elastic.formats.megatron.shape import config_fields, parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
@@ -119,10 +119,8 @@ def check_model(
     Raises:
         ElasticError: another architecture, a width that the parent has not, a budget that no member meets.
     """
-    try:
+    with inside(names.model):
         parent = parent_of(model, vocabulary or 1, names.model)
-    except ElasticError as error:
-        raise error.within(names.model) from None
     parent = config.parent_shape(parent)
     check_teacher(teacher, parent, names)
     axes = config.resolve_axes(parent)
