@@ -89,7 +89,7 @@ def members(run: RunRecord) -> list[dict[str, Any]]:
                 "layers": len(subnet.layers) if subnet else getattr(result, "layers", None),
                 "pattern": subnet.pattern if subnet else getattr(result, "pattern", ""),
                 **figures,
-                "answers": asdict(answers) | {"interval": list(answers.interval)} if answers else None,
+                "answers": answers.to_json() if answers else None,
             }
         )
     return out
@@ -145,7 +145,7 @@ def context_table(run: RunRecord) -> Table | None:
     heads = [f"up to {level:,}{n}" for level, n in zip(context.levels, asked, strict=True)]
     return Table(["member", "distilled in", *heads], [
         [row.member, ", then ".join(map(whole, row.stages)),
-         *(share(asdict(a) | {"interval": a.interval}, None, counted=not one) for a in row.answers)]
+         *(share(a.to_json(), None, counted=not one) for a in row.answers)]
         for row in context.rows
     ])  # fmt: skip
 
@@ -168,7 +168,7 @@ def tasks_table(run: RunRecord) -> Table | None:
         each = [(m.answers_by_task.get(task), m.accuracy_by_task.get(task)) for m in rows]
         totals = {a.total for a, _ in each if a}
         n = f"{totals.pop():,}" if len(totals) == 1 else DASH
-        body.append([task, n, *(share(a and asdict(a) | {"interval": a.interval}, v, n == DASH) for a, v in each)])
+        body.append([task, n, *(share(a and a.to_json(), v, n == DASH) for a, v in each)])
     if all(row[1] == DASH for row in body):
         body = [[task, *cells] for task, _, *cells in body]
         return Table(["task", *(m.name for m in rows)], body)

@@ -37,6 +37,9 @@ class Answers:
         """Of 95% around the share."""
         return wilson(self.correct, self.total)
 
+    def to_json(self) -> dict[str, Any]:
+        return {"correct": self.correct, "total": self.total, "interval": list(self.interval)}
+
 
 @dataclass(frozen=True)
 class MemberResult:
