@@ -15,6 +15,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.core.layout import by_name, selection
 from nemo_elastic.kernels import MambaWidths
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.ssd import Kernels, MixerWeights, mix
 
@@ -37,6 +38,7 @@ class Case:
         gated: the whole layer runs, and gates leave the member (some of them soft).
         bf16: activations and convolution in bfloat16, as in training.
         length, chunk, batch: positions, positions of a chunk of the scan, sequences.
+        ends: of the documents in each sequence; none for one document.
     """
 
     title: str
@@ -47,6 +49,7 @@ class Case:
     length: int = 24
     chunk: int = 16
     batch: int = 1
+    ends: tuple[int, ...] = ()
 
     @cached_property
     def shape(self) -> Parent:
@@ -81,6 +84,9 @@ CASES = (
     Case("heads 8 to 4, head_dim 16 to 13", (8, 16, 1, 6), (4, 13), bf16=True),
     Case("gated, heads 8 to 6", (8, 16, 2, 16), (6, 16), bf16=True, gated=True),
     Case("gated, heads 6 to 4", (6, 16, 2, 16), (4, 16), bf16=True, gated=True),
+    Case("whole, four documents", (8, 16, 2, 16), (8, 16), length=40, batch=2, ends=(1, 7, 32, 40)),
+    Case("heads 8 to 6, four documents", (8, 16, 2, 16), (6, 16), length=40, batch=2, ends=(3, 16, 18, 40)),
+    Case("gated, four documents", (8, 16, 2, 16), (6, 12), bf16=True, gated=True, length=40, ends=(3, 9, 32, 40)),
 )
 
 #: As in training of the 12B: a layer, and a rank's share at tensor-parallel size 4, where 28 heads take two calls.
@@ -121,7 +127,8 @@ class CaseLayer:
             zxbcdt = zxbcdt * torch.cat([gate, gate, rigid])
         weights = MixerWeights(cut("conv_weight"), cut("conv_bias"), -torch.exp(cut("a_log")), cut("d"),
                                cut("dt_bias"), cut("norm"))  # fmt: skip
-        return mix(zxbcdt.transpose(0, 1), weights, case.widths, EPS, gate, kernels)
+        documents = Documents((case.ends,) * case.batch) if case.ends else None
+        return mix(zxbcdt.transpose(0, 1), weights, case.widths, EPS, gate, kernels, documents=documents)
 
     def gradients(self, y: torch.Tensor, toward: torch.Tensor) -> dict[str, torch.Tensor]:
         """Of y's product with `toward`, by every tensor."""

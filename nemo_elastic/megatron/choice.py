@@ -21,6 +21,7 @@ from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.core.layout import megatron_selection
 from nemo_elastic.core.prefix import Grid, Selection
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe
 
 
@@ -34,6 +35,7 @@ class Run:
         hidden_gate: [D] or None; layers: gates per parent layer, local width shards, or None.
         probe: watches activations; layers call it through `watch`.
         world: tensor-parallel size.
+        documents: of the micro-batch, where its rows hold several; no layer reads over their bounds.
     """
 
     parent: Parent | None = None
@@ -42,6 +44,7 @@ class Run:
     layers: tuple[LayerGates, ...] | None = None
     probe: Probe | None = None
     world: int = 1
+    documents: Documents | None = None
 
     @property
     def hidden_count(self) -> torch.Tensor | None:

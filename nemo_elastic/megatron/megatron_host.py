@@ -25,6 +25,7 @@ from megatron.core.num_microbatches_calculator import get_num_microbatches
 
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.stored import ELASTIC
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Probe
 from nemo_elastic.ranking import Ranking, Unfinished
 from nemo_elastic.ranking.scores import Shards
@@ -63,26 +64,34 @@ class MegatronHost:
 
     # ------------------------------------------------------------------ a micro-batch
 
-    def student(self, tokens_bs: torch.Tensor | None, choice: Choice = None) -> Output:
+    def student(
+        self, tokens_bs: torch.Tensor | None, choice: Choice = None, documents: Documents | None = None
+    ) -> Output:
         """The core module and what enters its head for a choice: what a loss needs, without logits."""
         self.state.choice = choice
         try:
-            return self.core, hidden_states(self.core, tokens_bs)
+            return self.core, hidden_states(self.core, tokens_bs, documents)
         finally:
             self.state.choice = None
 
     @torch.no_grad()
-    def teacher(self, tokens_bs: torch.Tensor | None) -> Output:
+    def teacher(self, tokens_bs: torch.Tensor | None, documents: Documents | None = None) -> Output:
         """The teacher and what enters its head, or on all pipeline ranks but the last what its layers here give.
 
         It is a model of its own, or in mode `trainable` the whole student.
         """
         core, given = self.frozen or self.core, self.received
+
+        def run(tokens_bs: torch.Tensor | None) -> Output:
+            if self.frozen is None:
+                return self.student(tokens_bs, None, documents)
+            return core, hidden_states(core, tokens_bs, documents)
+
         if given[1] is None:  # the first rank, or no pipeline
-            return (core, hidden_states(core, tokens_bs)) if self.frozen is not None else self.student(tokens_bs)
+            return run(tokens_bs)
         core.set_input_tensor([given[1].to(core.config.params_dtype)])
         try:
-            return (core, hidden_states(core, None)) if self.frozen is not None else self.student(None)
+            return run(None)
         finally:
             core.set_input_tensor([given[0] if core is self.core else None])
 
@@ -190,10 +199,12 @@ class MegatronHost:
         layers = self.core.decoder.layers
         return re.sub(r"(?<=layers\.)\d+", lambda match: str(layers[int(match[0])].layer_number - 1), name)
 
-    def watched(self, tokens_bs: torch.Tensor | None, choice: Choice, probe: Probe) -> torch.Tensor:
+    def watched(
+        self, tokens_bs: torch.Tensor | None, choice: Choice, probe: Probe, documents: Documents | None = None
+    ) -> torch.Tensor:
         self.state.probe = probe
         try:
-            return self.student(tokens_bs, choice)[1]
+            return self.student(tokens_bs, choice, documents)[1]
         finally:
             self.state.probe = None
 
@@ -243,21 +254,28 @@ class FamilyStep:
 
     # ------------------------------------------------------------------ training
 
-    def pass_on(self, tokens_bs: torch.Tensor, samples: Sequence[Sample]) -> torch.Tensor:
+    def pass_on(
+        self, tokens_bs: torch.Tensor, samples: Sequence[Sample], documents: Documents | None = None
+    ) -> torch.Tensor:
         """What all ranks but the last pass on of a micro-batch that trains one budget."""
         (sample,) = samples
-        self.family.remember(sample, tokens_bs)
-        teacher = self.family.teacher_of(self.host, tokens_bs, samples)
-        hidden = self.host.student(tokens_bs, sample.choice)[1]
+        self.family.remember(sample, tokens_bs, documents=documents)
+        teacher = self.family.teacher_of(self.host, tokens_bs, samples, documents)
+        hidden = self.host.student(tokens_bs, sample.choice, documents)[1]
         if not self.teaches_in_pipeline:
             return hidden
         return join(hidden, hidden if teacher is None else teacher[1])
 
     def loss(
-        self, samples: Sequence[Sample], tokens_bs: torch.Tensor, labels_bs: torch.Tensor, mask_bs: torch.Tensor
+        self,
+        samples: Sequence[Sample],
+        tokens_bs: torch.Tensor,
+        labels_bs: torch.Tensor,
+        mask_bs: torch.Tensor,
+        documents: Documents | None = None,
     ) -> tuple[torch.Tensor, list[Part]]:
         """Loss of a micro-batch on the last rank, see `FamilyTraining.loss`."""
-        return self.family.loss(self.host, samples, tokens_bs, labels_bs, mask_bs)
+        return self.family.loss(self.host, samples, tokens_bs, labels_bs, mask_bs, documents)
 
     # ------------------------------------------------------------------ validating
 
@@ -269,20 +287,20 @@ class FamilyStep:
 
     def pass_on_member(self, batch: dict[str, Any]) -> torch.Tensor:
         """What all ranks but the last pass on for a member; the teacher runs beside the first one."""
-        tokens = batch["tokens"]
-        hidden = self.host.student(tokens, batch["choice"])[1]
+        tokens, documents = batch["tokens"], batch.get("documents")
+        hidden = self.host.student(tokens, batch["choice"], documents)[1]
         if not self.validates_in_pipeline:
             return hidden
-        return join(hidden, self.host.teacher(tokens)[1] if batch["member"] == 0 else hidden)
+        return join(hidden, self.host.teacher(tokens, documents)[1] if batch["member"] == 0 else hidden)
 
     def measure(self, batch: dict[str, Any]) -> torch.Tensor:
         """Sums of a member's losses over a micro-batch on the last rank, see `HeldOut.measure`."""
-        tokens = batch["tokens"]
+        tokens, documents = batch["tokens"], batch.get("documents")
 
         def teach() -> Output | None:
-            return None if self.host.frozen is None else self.host.teacher(tokens)
+            return None if self.host.frozen is None else self.host.teacher(tokens, documents)
 
-        return self.heldout.measure(self.host, batch, self.host.student(tokens, batch["choice"]), teach)
+        return self.heldout.measure(self.host, batch, self.host.student(tokens, batch["choice"], documents), teach)
 
 
 Shapes = list[tuple[int, ...]]

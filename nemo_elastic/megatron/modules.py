@@ -68,7 +68,7 @@ class ElasticSelfAttention(SelfAttention):
             kv = layer.widths[KV_HEADS] // run.world
         qkv = qkv_sbo.unflatten(-1, (kv, -1, dim)).permute(1, 2, 3, 0, 4)  # b, groups, queries + 2, s, dim
         q_bhsd = qkv[:, :, :-2].flatten(1, 2)
-        y_bhsd = causal_attention(q_bhsd, qkv[:, :, -2], qkv[:, :, -1])
+        y_bhsd = causal_attention(q_bhsd, qkv[:, :, -2], qkv[:, :, -1], documents=run.documents)
         y_sbhd = y_bhsd.permute(2, 0, 1, 3)
         run.watch("attention", index, y_sbhd)
         gates = run.gates(index)
@@ -152,7 +152,8 @@ class ElasticMambaMixer(MambaMixer):
             norm=cut("mamba.norm", self.norm.weight),
         )
         kernels = kernels_for(zxbcdt_sbo, self.chunk_size)
-        y_bli = mix(zxbcdt_sbo.transpose(0, 1), weights, widths, self.eps, gate_i, kernels)
+        zxbcdt_blo = zxbcdt_sbo.transpose(0, 1)
+        y_bli = mix(zxbcdt_blo, weights, widths, self.eps, gate_i, kernels, documents=run.documents)
         return self.out_proj(y_bli.transpose(0, 1), run, run.select("mamba.out_proj", 1, index))
 
 

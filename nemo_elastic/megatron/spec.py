@@ -9,6 +9,7 @@ and back. TransformerEngine is not needed.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch.utils.checkpoint import checkpoint
 
 from nemo_elastic.errors import bad
+from nemo_elastic.nn.documents import Documents
 
 from .choice import WHOLE, ElasticState, Run, recomputing
 from .compat import HYBRID, Stack, StackSubmodules, mlp_entry
@@ -60,18 +62,23 @@ class ElasticMambaStack(Stack):
         attention_mask: torch.Tensor | None = None,
         inference_context: Any = None,
         rotary_pos_emb: torch.Tensor | None = None,
+        packed_seq_params: Any = None,
+        documents: Documents | None = None,
         **_: Any,
     ) -> torch.Tensor:
-        """Run [s, b, D or d] through the kept layers.
+        """Run [s, b, D or d] through the kept layers, which read over the bounds of none of the `documents`.
 
         Between pipeline ranks the stream has the parent's width (their buffers are fixed): a slice is padded with
         zeros at the end of a rank and cut again at the start of the next.
         """
         if inference_context is not None:
             raise bad("inference_context", type(inference_context).__name__, "export the member and decode that")
+        if packed_seq_params is not None:
+            raise bad("packed_seq_params", type(packed_seq_params).__name__, "documents, which every layer obeys")
         x = hidden_states if self.pre_process else self.input_tensor
         assert x is not None
         run = self.elastic.run(self.tp_group, self.config.sequence_parallel) if self.elastic else WHOLE
+        run = run if documents is None else replace(run, documents=documents)
         if run.subnet is not None and x.shape[-1] > run.subnet.hidden:
             x = x[..., : run.subnet.hidden]
         if run.hidden_gate is not None and self.pre_process:

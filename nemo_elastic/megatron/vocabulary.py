@@ -20,6 +20,7 @@ from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_para
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.prefix import Grid, Selection
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.loss.head import Head, head_loss
 
 from .choice import WHOLE, ElasticState, Run
@@ -133,14 +134,14 @@ def make_elastic(model: Model, state: ElasticState) -> Model:
     return model
 
 
-def hidden_states(model: Model, tokens_bs: torch.Tensor | None) -> torch.Tensor:
+def hidden_states(model: Model, tokens_bs: torch.Tensor | None, documents: Documents | None = None) -> torch.Tensor:
     """Output [s, b, d] of a pipeline rank's layers, on the last rank of the final norm; no logits are made.
 
-    What MambaModel's forward does before its head. Only the first rank looks at the tokens. Under sequence
-    parallelism a shard [s/tp, b, d].
+    What MambaModel's forward does before its head. Only the first rank looks at the tokens; where documents lie in
+    their rows every rank has to be told. Under sequence parallelism a shard [s/tp, b, d].
     """
     x = model.embedding(input_ids=tokens_bs, position_ids=None) if model.pre_process else None
-    return model.decoder(hidden_states=x, attention_mask=None)
+    return model.decoder(hidden_states=x, attention_mask=None, documents=documents)
 
 
 def distill_loss(

@@ -26,6 +26,7 @@ from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, MOE, SCALIN
 from nemo_elastic.errors import bad
 from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.cache import Cache, KeyValueState, MambaState, State
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.functional import causal_attention, rms_norm, work_dtype
 from nemo_elastic.nn.gates import Gates, LayerGates, Probe
 from nemo_elastic.nn.ssd import MixerWeights, gate_projection, mix
@@ -39,6 +40,7 @@ def forward(
     probe: Probe | None = None,
     cache: Cache | None = None,
     last: bool = False,
+    documents: Documents | None = None,
 ) -> torch.Tensor:
     """Logits of every token of a batch.
 
@@ -49,13 +51,19 @@ def forward(
         probe: shown the activations that `nn.gates.Probe` lists.
         cache: state after the tokens before these, of the same member; moved on in place, so there are no gradients.
         last: compute the logits of the last position only.
+        documents: where several lie in a row: none reads over its bounds. None for one in each.
 
     Returns:
         Logits [b, l, v], or [b, 1, v] with `last`, in the dtype of the weights.
 
     Raises:
-        ElasticError: the cache belongs to another member or batch size, or comes with gates.
+        ElasticError: the cache belongs to another member or batch size, or comes with gates or documents, or those
+            are of other rows.
     """
+    if documents is not None:
+        documents.check(tokens_bl.shape)
+        if cache is not None:
+            raise bad("cache", "Documents", "decoding goes on with one document in each row")
     if cache is not None:
         if gates is not None:
             raise bad("cache", "Gates", "decoding runs a slice: give a Subnet")
@@ -66,7 +74,7 @@ def forward(
         if cache.batch != tokens_bl.shape[0]:
             raise bad("cache", f"batch of {cache.batch}", f"the tokens are a batch of {tokens_bl.shape[0]}")
     with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
-        return _forward(weights, tokens_bl, gates, probe, cache, last)
+        return _forward(weights, tokens_bl, gates, probe, cache, last, documents)
 
 
 def _forward(
@@ -76,8 +84,9 @@ def _forward(
     probe: Probe | None,
     cache: Cache | None,
     last: bool,
+    documents: Documents | None,
 ) -> torch.Tensor:
-    model = Layers(weights, gates, cache)
+    model = Layers(weights, gates, cache, documents)
     x_bld = model.embed(tokens_bl)
     for index in model.indices:
         x_bld = model.layer(index, x_bld, probe)
@@ -93,14 +102,20 @@ class Layers:
 
     Args:
         weights: of the member that runs; of the whole parent where there are gates.
-        gates, cache: as in `forward`; the caller calls the cache's `advance`.
+        gates, cache, documents: as in `forward`; the caller calls the cache's `advance`.
 
     Attributes:
         indices: the layers there are, by their number in the parent.
     """
 
-    def __init__(self, weights: Weights, gates: Gates | None = None, cache: Cache | None = None) -> None:
-        self.weights, self.gates, self.cache = weights, gates, cache
+    def __init__(
+        self,
+        weights: Weights,
+        gates: Gates | None = None,
+        cache: Cache | None = None,
+        documents: Documents | None = None,
+    ) -> None:
+        self.weights, self.gates, self.cache, self.documents = weights, gates, cache, documents
         self._layers = {w.layer.index: w for w in weights.layers}
         self._gate = self._count = None
         if gates is not None:
@@ -124,6 +139,7 @@ class Layers:
             gates.layers[index] if gates is not None else None,
             probe,
             cache.layers.get(index) if cache is not None else None,
+            self.documents,
         )
         run.watch("layer_in", x_bld)
         y_bld = MIXERS[w.layer.type](self._norm(x_bld, w["pre_norm"], index, probe), run)
@@ -158,6 +174,7 @@ class LayerRun:
     gates: LayerGates | None
     probe: Probe | None
     state: State | None
+    documents: Documents | None = None
 
     def watch(self, site: str, x: torch.Tensor) -> None:
         if self.probe is not None:
@@ -184,7 +201,7 @@ def attention(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
         assert isinstance(run.state, KeyValueState)
         past_len = run.state.past
         k_bgld, v_bgld = run.state.append(k_bgld, v_bgld)
-    y_blhd = causal_attention(q_bhld, k_bgld, v_bgld, past_len).transpose(1, 2)
+    y_blhd = causal_attention(q_bhld, k_bgld, v_bgld, past_len, run.documents).transpose(1, 2)
     run.watch("attention", y_blhd)
     if run.gates is not None:
         y_blhd = y_blhd * run.gates.of_blocks(ATTENTION_HEADS, KV_HEADS).to(y_blhd.dtype)[:, None]
@@ -204,7 +221,8 @@ def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     a_h = -w["a_log"].to(work_dtype(w["a_log"])).exp()
     inner = MixerWeights(w["conv_weight"], w["conv_bias"], a_h, w["d"], w["dt_bias"], w["norm"])
     state = run.state if isinstance(run.state, MambaState) else None
-    return w.linear("out_proj", mix(zxbcdt_blo, inner, widths, parent.norm_eps, gate_i, state=state))
+    y_bli = mix(zxbcdt_blo, inner, widths, parent.norm_eps, gate_i, state=state, documents=run.documents)
+    return w.linear("out_proj", y_bli)
 
 
 #: share of a gate's logarithm that is added to scores where experts are chosen, which lie between 0 and 1

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from nemo_elastic.core.layout import is_exact
+from nemo_elastic.nn.documents import Documents
 
 Count = int | float | torch.Tensor | None
 
@@ -118,7 +119,11 @@ def gated_rms_norm(
 
 
 def causal_attention(
-    q_bhld: torch.Tensor, k_bgld: torch.Tensor, v_bgld: torch.Tensor, past_len: int | Sequence[int] = 0
+    q_bhld: torch.Tensor,
+    k_bgld: torch.Tensor,
+    v_bgld: torch.Tensor,
+    past_len: int | Sequence[int] = 0,
+    documents: Documents | None = None,
 ) -> torch.Tensor:
     """Scaled dot-product attention in which query i sees the keys 0 .. past_len + i; scale ``1 / sqrt(d)``.
 
@@ -131,6 +136,7 @@ def causal_attention(
         v_bgld: Values, same shape.
         past_len: Number of tokens before the first query; one for all sequences, or one of each, where the keys are
             as long as the longest needs and what is behind a sequence's own is not seen.
+        documents: Where several lie in a row: each attends by itself, at the price of its own length. None for one.
 
     Returns:
         ``[b, heads, l, d]`` in the dtype of the queries.
@@ -138,6 +144,8 @@ def causal_attention(
     Raises:
         ValueError: ``groups`` does not divide ``heads``, or the keys are not ``past_len + l`` long.
     """
+    if documents is not None:
+        return _by_document(q_bhld, k_bgld, v_bgld, documents)
     heads, length = q_bhld.shape[1:3]
     groups, keys = k_bgld.shape[1:3]
     if heads % groups:
@@ -161,3 +169,15 @@ def causal_attention(
         is_causal=mask_ls is None and length > 1,
         enable_gqa=heads != groups,
     )
+
+
+def _by_document(
+    q_bhld: torch.Tensor, k_bgld: torch.Tensor, v_bgld: torch.Tensor, documents: Documents
+) -> torch.Tensor:
+    """`causal_attention` of each document of each row; nothing of the size of length x length is made."""
+    rows = zip(*(t.split(1) for t in (q_bhld, k_bgld, v_bgld)), documents.lengths, strict=True)
+    out = []
+    for *row, lengths in rows:
+        parts = zip(*(t.split(lengths, 2) for t in row), strict=True)
+        out.append(torch.cat([causal_attention(*part) for part in parts], 2))
+    return torch.cat(out)

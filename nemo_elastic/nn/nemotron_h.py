@@ -18,6 +18,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import is_exact
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.cache import Cache
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.functional import cast_dtype
 from nemo_elastic.nn.gates import Choice, Gates, Probe
@@ -88,6 +89,7 @@ class NemotronH(nn.Module):
         probe: Probe | None = None,
         cache: Cache | None = None,
         last: bool = False,
+        documents: Documents | None = None,
     ) -> torch.Tensor:
         """Logits of every token.
 
@@ -98,6 +100,7 @@ class NemotronH(nn.Module):
             probe: shown the activations that `nn.gates.Probe` lists.
             cache: from `init_cache` for the same choice: the tokens before these. Moved on in place, no gradients.
             last: logits of the last position only.
+            documents: where several lie in a row of tokens, see `nn.documents`.
 
         Returns:
             [b, l, v], or [b, 1, v] with `last`.
@@ -106,10 +109,10 @@ class NemotronH(nn.Module):
             ElasticError: the choice is not nested in the held member.
         """
         if not isinstance(choice, Gates):
-            return forward(self.weights(choice), tokens_bl, None, probe, cache, last)
+            return forward(self.weights(choice), tokens_bl, None, probe, cache, last, documents)
         if self.member != self.parent.full:
             raise bad("choice", "Gates", "gates are sized for the parent, of which only a member is held here")
-        return forward(self.weights(), tokens_bl, choice, probe, cache, last)
+        return forward(self.weights(), tokens_bl, choice, probe, cache, last, documents)
 
     def weights(self, choice: Subnet | None = None) -> Weights:
         """What a forward of `choice` reads: views and gathers of the parameters as they are now; see `cut`."""

@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nemo_elastic.kernels import MambaWidths, chunk_for
 from nemo_elastic.nn.cache import MambaState
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.functional import gated_rms_norm, rms_norm, work_dtype
 
 
@@ -48,6 +49,7 @@ def causal_conv1d(
     bias_c: torch.Tensor | None,
     state_bck: torch.Tensor | None = None,
     return_state: bool = False,
+    index_bl: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """``silu(bias + sum_i weight[:, i] * x[l - (k - 1) + i])``: every channel sees its own last k inputs.
 
@@ -59,6 +61,8 @@ def causal_conv1d(
         bias_c: ``[c]`` or None.
         state_bck: The k - 1 inputs before ``x_blc``, oldest first, ``[b, c, k - 1]``; None for zeros.
         return_state: Also return the last k - 1 inputs, to go on from here.
+        index_bl: Each position's document ``[b, l]``, see `Documents.index`: inputs of another one are zeros. None
+            for one document.
 
     Returns:
         ``[b, l, c]`` in the dtype of ``x_blc``, computed in float32 at least; with ``return_state`` also the new state
@@ -72,6 +76,8 @@ def causal_conv1d(
     past = weight_c1k.shape[-1] - 1
     if weight_c1k.shape != (channels, 1, past + 1):
         raise ValueError(f"weight {tuple(weight_ck.shape)} is neither [c, k] nor [c, 1, k] for c={channels} channels")
+    if index_bl is not None and (state_bck is not None or return_state):
+        raise ValueError("documents of a row start anew: there is no state to go on from")
     if state_bck is None:
         seen_blc = F.pad(x_blc, (0, 0, past, 0))
     elif state_bck.shape == (batch, channels, past):
@@ -81,8 +87,12 @@ def causal_conv1d(
     dtype = work_dtype(x_blc)
     work_blc, weight_kc = seen_blc.to(dtype), weight_c1k[:, 0].to(dtype).t()
     y_blc = work_blc.new_zeros(channels) if bias_c is None else bias_c.to(dtype)
+    seen_bl = None if index_bl is None else F.pad(index_bl, (past, 0), value=-1)
     for i in range(past + 1):
-        y_blc = torch.addcmul(y_blc, work_blc[:, i : i + length], weight_kc[i])
+        tap_blc = work_blc[:, i : i + length]
+        if seen_bl is not None and i < past:
+            tap_blc = tap_blc.masked_fill((seen_bl[:, i : i + length] != index_bl)[..., None], 0.0)
+        y_blc = torch.addcmul(y_blc, tap_blc, weight_kc[i])
     y_blc = F.silu(y_blc).to(x_blc.dtype)
     if not return_state:
         return y_blc
@@ -104,6 +114,7 @@ def ssd_chunked(
     chunk_size: int | None = None,
     initial_state_bhpn: torch.Tensor | None = None,
     return_final_state: bool = False,
+    index_bl: torch.Tensor | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """The scan over a whole sequence of any length, differentiable in every tensor.
 
@@ -118,6 +129,8 @@ def ssd_chunked(
         chunk_size: Positions per chunk, None for `chunk_for`. Changes speed and rounding, not the function.
         initial_state_bhpn: State before the first position ``[b, h, p, n]``; None for zeros.
         return_final_state: Also return the state after the last position.
+        index_bl: Each position's document ``[b, l]``, ascending along a row: each starts from a state of zeros. None
+            for one document.
 
     Returns:
         ``[b, l, h, p]`` in the dtype of ``x_blhp``; with ``return_final_state`` also ``[b, h, p, n]`` in float32
@@ -129,6 +142,8 @@ def ssd_chunked(
     b, length, h, p = x_blhp.shape
     g, n = B_blgn.shape[-2:]
     _check_shapes(dt_blh, (b, length, h), B_blgn, C_blgn, (b, length, g, n), initial_state_bhpn, (b, h, p, n))
+    if index_bl is not None and (initial_state_bhpn is not None or return_final_state):
+        raise ValueError("documents of a row start anew: there is no state to go on from")
     q = min(length, chunk_for(n)) if chunk_size is None else chunk_size
     if q < 1:
         raise ValueError(f"chunk_size must be positive, not {q}")
@@ -141,7 +156,10 @@ def ssd_chunked(
         state = initial_state_bhpn.to(dtype).reshape(b, g, -1, n)
     heads = (g, h // g)
     x_bcgqrp, dt_bcgqr = _chunks(x.unflatten(2, heads), q), _chunks(dt.unflatten(2, heads), q)
-    y, state = _scan(x_bcgqrp, dt_bcgqr, _chunks(B, q), _chunks(C, q), A_h.to(dtype).view(heads), state)
+    A_gr, index_bcq = A_h.to(dtype).view(heads), None
+    if index_bl is not None:  # behind the end nothing reads it
+        index_bcq = F.pad(index_bl, (0, -length % q)).unflatten(1, (-1, q))
+    y, state = _scan(x_bcgqrp, dt_bcgqr, _chunks(B, q), _chunks(C, q), A_gr, state, index_bcq)
     y = _skip(y[:, :length], x, D_h).to(x_blhp.dtype)
     return (y, state.reshape(b, h, p, n)) if return_final_state else y
 
@@ -161,27 +179,42 @@ def _scan(
     C_bcgqn: torch.Tensor,
     A_gr: torch.Tensor,
     state_bgin: torch.Tensor,
+    index_bcq: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The scan without its skip, [b, c x q, h, p], and the state after it; dt is the step size itself."""
+    """The scan without its skip, [b, c x q, h, p], and the state after it; dt is the step size itself.
+
+    Where a row has documents, a chunk hands on the state of its last position's, which is its only open one.
+    """
     x, B, C, dt = x_bcgqrp, B_bcgqn.contiguous(), C_bcgqn.contiguous(), dt_bcgqr.transpose(3, 4)
     # log of the decay from the chunk's start to just after each position: falls along q
     decay_bcgrq = (dt * A_gr[..., None]).cumsum(-1)
     end_bcgr1 = decay_bcgrq[..., -1:]
-    above_qq = torch.ones(2 * dt.shape[-1:], dtype=torch.bool, device=x.device).triu_(1)
-    fade_bcgrqq = (decay_bcgrq[..., :, None] - decay_bcgrq[..., None, :]).masked_fill_(above_qq, -torch.inf).exp_()
+    unseen = torch.ones(2 * dt.shape[-1:], dtype=torch.bool, device=x.device).triu_(1)
+    closed_bcq = from_before_bcq = None
+    if index_bcq is not None:
+        unseen = unseen | (index_bcq[..., :, None] != index_bcq[..., None, :])[:, :, None, None]
+        open_bc1 = index_bcq[..., -1:]
+        closed_bcq = index_bcq != open_bc1
+        from_before_bcq = index_bcq == F.pad(open_bc1[:, :-1], (0, 0, 1, 0), value=-1)
+    fade_bcgrqq = (decay_bcgrq[..., :, None] - decay_bcgrq[..., None, :]).masked_fill_(unseen, -torch.inf).exp_()
     mix_bcgrqq = (C @ B.transpose(-1, -2)).unsqueeze(3) * fade_bcgrqq
     y_bcgqrp = (mix_bcgrqq @ (x.transpose(3, 4) * dt[..., None])).transpose(3, 4)
 
     # the heads of a group share B and C, and with them the products of states
     rest_bcgqr = (dt * (end_bcgr1 - decay_bcgrq).exp()).transpose(3, 4)
+    reach_bcgqr, kept_bcgr1 = decay_bcgrq.exp().transpose(3, 4), end_bcgr1.exp()
+    if closed_bcq is not None and from_before_bcq is not None:
+        rest_bcgqr = rest_bcgqr.masked_fill(closed_bcq[:, :, None, :, None], 0.0)
+        reach_bcgqr = reach_bcgqr.masked_fill(~from_before_bcq[:, :, None, :, None], 0.0)
+        kept_bcgr1 = kept_bcgr1.masked_fill(~from_before_bcq[:, :, None, None, -1:], 0.0)
     added_bcgin = (x * rest_bcgqr[..., None]).flatten(4).transpose(-1, -2) @ B
-    keep_bcgi1 = end_bcgr1.exp().expand(*end_bcgr1.shape[:-1], x.shape[-1]).flatten(3)[..., None]
+    keep_bcgi1 = kept_bcgr1.expand(*kept_bcgr1.shape[:-1], x.shape[-1]).flatten(3)[..., None]
     before = []
     for added, keep in zip(added_bcgin.unbind(1), keep_bcgi1.unbind(1), strict=True):
         before.append(state_bgin)
         state_bgin = torch.addcmul(added, state_bgin, keep)
     carried_bcgqrp = (C @ torch.stack(before, 1).transpose(-1, -2)).unflatten(-1, x.shape[-2:])
-    y_bcgqrp = torch.addcmul(y_bcgqrp, carried_bcgqrp, decay_bcgrq.exp().transpose(3, 4)[..., None])
+    y_bcgqrp = torch.addcmul(y_bcgqrp, carried_bcgqrp, reach_bcgqr[..., None])
     return y_bcgqrp.transpose(2, 3).flatten(3, 4).flatten(1, 2), state_bgin
 
 
@@ -312,6 +345,7 @@ def mix(
     gate_i: torch.Tensor | None = None,
     kernels: Kernels | None = None,
     state: MambaState | None = None,
+    documents: Documents | None = None,
 ) -> torch.Tensor:
     """Convolution, scan and gated norm between the two projections.
 
@@ -323,15 +357,18 @@ def mix(
         gate_i: gates of the inner channels; they multiply before and after the norm, whose mean runs over their sum.
         kernels: None computes in torch.
         state: of the positions before these, moved on; in torch only.
+        documents: where several lie in a row.
 
     Returns:
         [b, l, i], what the output projection takes.
     """
     w, groups, count_g = weights, widths.groups, None
+    index_bl = None if documents is None else documents.index(zxbcdt_blo.device)
     if kernels is None:
-        y_bli, z_bli = torch_scan(zxbcdt_blo, w, widths, state)
+        y_bli, z_bli = torch_scan(zxbcdt_blo, w, widths, state, index_bl)
     else:  # which multiply by silu(z)
-        y_bli, z_bli = (_fused_scan if widths.fused else _split_scan)(kernels, zxbcdt_blo, w, widths), None
+        scan = _fused_scan if widths.fused else _split_scan
+        y_bli, z_bli = scan(kernels, zxbcdt_blo, w, widths, index_bl), None
     if gate_i is not None:
         count_g = gate_i.to(work_dtype(gate_i)).view(groups, -1).sum(-1)
         y_bli = y_bli * gate_i
@@ -343,14 +380,18 @@ def mix(
 
 
 def torch_scan(
-    zxbcdt_blo: torch.Tensor, w: MixerWeights, widths: MambaWidths, state: MambaState | None = None
+    zxbcdt_blo: torch.Tensor,
+    w: MixerWeights,
+    widths: MambaWidths,
+    state: MambaState | None = None,
+    index_bl: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Convolution and scan in torch; returns (y, z), both [b, l, i], before the gated norm."""
     z, xbc, dt = widths.split(zxbcdt_blo)
     if state is None:
-        xbc = _not_kept(causal_conv1d, xbc, w.conv_weight, w.conv_bias)
+        xbc = _not_kept(causal_conv1d, xbc, w.conv_weight, w.conv_bias, None, False, index_bl)
         x, b, c = widths.scanned(xbc)
-        y = ssd_chunked(x, dt, w.a, b, c, w.d, w.dt_bias)
+        y = ssd_chunked(x, dt, w.a, b, c, w.d, w.dt_bias, index_bl=index_bl)
         assert isinstance(y, torch.Tensor)
         return y.flatten(-2), z
     state.see(xbc)
@@ -368,7 +409,9 @@ def torch_scan(
     return torch.stack(steps, 1).flatten(-2), z
 
 
-def _fused_scan(kernels: Kernels, zxbcdt_blo: torch.Tensor, w: MixerWeights, widths: MambaWidths) -> torch.Tensor:
+def _fused_scan(
+    kernels: Kernels, zxbcdt_blo: torch.Tensor, w: MixerWeights, widths: MambaWidths, index_bl: torch.Tensor | None
+) -> torch.Tensor:
     return kernels.fused(
         zxbcdt_blo.contiguous(),
         w.conv_weight.squeeze(1),
@@ -381,18 +424,26 @@ def _fused_scan(kernels: Kernels, zxbcdt_blo: torch.Tensor, w: MixerWeights, wid
         headdim=widths.head_dim,
         ngroups=widths.groups,
         norm_before_gate=False,
+        seq_idx=index_bl,
     )
 
 
-def _split_scan(kernels: Kernels, zxbcdt_blo: torch.Tensor, w: MixerWeights, widths: MambaWidths) -> torch.Tensor:
+def _split_scan(
+    kernels: Kernels, zxbcdt_blo: torch.Tensor, w: MixerWeights, widths: MambaWidths, index_bl: torch.Tensor | None
+) -> torch.Tensor:
     """The convolution and the scan called apart, each on tensors of its own.
 
     For rows that the fused call gets wrong. Padding them helps its forward only: its backward allocates the gradient
     by `empty_like`, dense again, and mamba_ssm before 2.3 lets the convolution write into that.
     """
     z, xbc, dt = (part.contiguous() for part in widths.split(zxbcdt_blo))
-    xbc = kernels.conv(xbc.transpose(1, 2), w.conv_weight.squeeze(1), w.conv_bias, activation="silu").transpose(1, 2)
+    # by documents the kernel takes rows of channels alone, which these are
+    xbc = kernels.conv(
+        xbc.transpose(1, 2), w.conv_weight.squeeze(1), w.conv_bias, seq_idx=index_bl, activation="silu"
+    ).transpose(1, 2)
     x, b, c = widths.scanned(xbc)
     z = z.unflatten(-1, x.shape[-2:])
-    y = kernels.scan(x, dt, w.a, b, c, kernels.chunk_size, D=w.d, z=z, dt_bias=w.dt_bias, dt_softplus=True)
+    y = kernels.scan(
+        x, dt, w.a, b, c, kernels.chunk_size, D=w.d, z=z, dt_bias=w.dt_bias, dt_softplus=True, seq_idx=index_bl
+    )
     return y.flatten(-2)

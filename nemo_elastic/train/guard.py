@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses and gradients that are not finite: found before the optimizer sees them, traced to a budget and a layer.
 
-Every rank comes to the same decision, by one small all-reduce per step. What is traced is traced after the fact: the
+So are steps of which no token counts: weights would fade, and moments with them, by data that teaches nothing.
+Every rank comes to the same decision, by two small all-reduces per step. What is traced is traced after the fact: the
 step's micro-batches run forward once more while every layer is watched. A healthy step pays for none of it.
 """
 
@@ -52,6 +53,10 @@ class Guard:
         self._skip = self.host.anywhere(self._not_finite(named))
         if not self._skip:
             self.in_a_row = 0
+            self._skip = not self.host.anywhere(self._counted(named))
+            if self._skip and self.host.first:
+                told = "no token counts in any rank's loss; this step is left out"
+                print(f"  training: step {self.host.step}: {told}", flush=True)
             return
         nonfinite = self.family.config.nonfinite
         line = f"training: step {self.host.step}: {self._trace(named)}"
@@ -81,6 +86,11 @@ class Guard:
         norms = torch._foreach_norm([self.host.gradient(p) for _, p in named])  # pyright: ignore[reportPrivateImportUsage]
         seen = [*(n.float() for n in norms), *(r.loss.float() for r in self.family.ran if r.loss is not None)]
         return (~torch.isfinite(torch.stack(seen))).any().float()
+
+    def _counted(self, named: Sequence[Named]) -> torch.Tensor:
+        """Tokens that count in this rank's losses, 0.0 where it has none; the host does not wait."""
+        counts = [r.count.float() for r in self.family.ran if r.count is not None]
+        return torch.stack(counts).sum() if counts else torch.zeros((), device=named[0][1].device)
 
     def _trace(self, named: Sequence[Named]) -> str:
         """What is not finite, in words: the same on every rank, of the rank that knows best."""
@@ -128,7 +138,7 @@ def first_layer(host: Host, kinds: Sequence[str], ran: Ran) -> tuple[int, str] |
         if site in ("layer_in", "layer_out") and not wrong and not torch.isfinite(x_bsd).all():
             wrong.append((-1, "the embedding") if site == "layer_in" else (index, f"layer {index} ({kinds[index]})"))
 
-    last = host.watched(ran.tokens_bs, ran.choice, watch)
+    last = host.watched(ran.tokens_bs, ran.choice, watch, ran.documents)
     if not wrong and not torch.isfinite(last).all():
         wrong.append((len(kinds), "the final norm"))
     return wrong[0] if wrong else None

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Probe
 from nemo_elastic.ranking import Ranking, Unfinished
 from nemo_elastic.ranking.scores import Layered, Shards
@@ -34,11 +35,17 @@ class Host(Protocol):
 
     # ------------------------------------------------------------------ a micro-batch
 
-    def student(self, tokens_bs: torch.Tensor | None, choice: Choice) -> Output:
-        """Run the model forward as a choice says: whole, as a member, or under gates."""
+    def student(self, tokens_bs: torch.Tensor | None, choice: Choice, documents: Documents | None = None) -> Output:
+        """Run the model forward as a choice says: whole, as a member, or under gates.
+
+        Args:
+            tokens_bs: token ids; None where a pipeline stage gets none.
+            choice: what runs.
+            documents: where rows hold several that are kept apart: no layer reads over their bounds.
+        """
         ...
 
-    def teacher(self, tokens_bs: torch.Tensor | None) -> Output:
+    def teacher(self, tokens_bs: torch.Tensor | None, documents: Documents | None = None) -> Output:
         """Run the teacher, without gradients: the frozen one, or where there is none the whole student."""
         ...
 
@@ -150,6 +157,8 @@ class Host(Protocol):
         """A parameter's name as the whole model has it."""
         ...
 
-    def watched(self, tokens_bs: torch.Tensor | None, choice: Choice, probe: Probe) -> torch.Tensor:
+    def watched(
+        self, tokens_bs: torch.Tensor | None, choice: Choice, probe: Probe, documents: Documents | None = None
+    ) -> torch.Tensor:
         """Run forward while a probe watches; gives what enters the head."""
         ...

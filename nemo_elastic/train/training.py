@@ -22,6 +22,7 @@ import torch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space
@@ -43,6 +44,8 @@ class Ran:
         tokens_bs: token ids; None where a pipeline stage gets none.
         choice: of the budget.
         loss: sum over its tokens, detached; None on pipeline stages without a loss.
+        count: how many tokens count in it; None where there is no loss.
+        documents: in its rows, where they are kept apart.
     """
 
     micro_batch: int
@@ -50,6 +53,8 @@ class Ran:
     tokens_bs: torch.Tensor | None
     choice: Choice
     loss: torch.Tensor | None = None
+    count: torch.Tensor | None = None
+    documents: Documents | None = None
 
 
 class Part(NamedTuple):
@@ -158,7 +163,13 @@ class FamilyTraining:
     # ------------------------------------------------------------------ a micro-batch
 
     def loss(
-        self, host: Host, samples: Sequence[Sample], tokens: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
+        self,
+        host: Host,
+        samples: Sequence[Sample],
+        tokens: torch.Tensor,
+        labels: torch.Tensor,
+        mask: torch.Tensor,
+        documents: Documents | None = None,
     ) -> tuple[torch.Tensor, list[Part]]:
         """Loss of one micro-batch, summed over its tokens, the router's included: the mean over its budgets.
 
@@ -169,37 +180,47 @@ class FamilyTraining:
             samples: of `next_samples`.
             tokens, labels: [b, s] token ids and their targets.
             mask: [b, s] weight of every token.
+            documents: in the rows of tokens, where they are kept apart: of students and teacher.
 
         Returns:
             The loss, and its parts without the router's.
         """
         distill, parts, count = self.config.distill, [], mask.sum()
-        teacher = self.teacher_of(host, tokens, samples)
+        teacher = self.teacher_of(host, tokens, samples, documents)
 
         def objective(sample: Sample) -> torch.Tensor:
             nonlocal teacher
-            student = host.student(tokens, sample.choice)
+            student = host.student(tokens, sample.choice, documents)
             taught = self.is_taught(sample)
             if distill.teacher == "self" and not taught:
                 teacher = host.detached(student)
             loss, _ = host.loss(distill, student, teacher if taught else None, labels, mask)
             parts.append(Part(sample.budget, sample.share, loss.detach()))
-            self.remember(sample, tokens, loss.detach())
+            self.remember(sample, tokens, loss.detach(), count, documents)
             return sample.share * (loss if sample.router_loss is None else loss + sample.router_loss.float() * count)
 
         return sum_in_turn([partial(objective, sample) for sample in samples], lambda: host.factor(count)), parts
 
-    def teacher_of(self, host: Host, tokens: torch.Tensor, samples: Sequence[Sample]) -> Output | None:
+    def teacher_of(
+        self, host: Host, tokens: torch.Tensor, samples: Sequence[Sample], documents: Documents | None = None
+    ) -> Output | None:
         """The teacher's output, where it is not that of a student: the whole model is sampled first, if it is."""
-        return host.teacher(tokens) if self.is_taught(samples[0]) else None
+        return host.teacher(tokens, documents) if self.is_taught(samples[0]) else None
 
     def is_taught(self, sample: Sample) -> bool:
         """Whether a budget is compared with a teacher: the whole model is none's pupil where it teaches itself."""
         return self.config.distill.taught and (self.config.distill.teacher == "frozen" or sample.budget > 0)
 
-    def remember(self, sample: Sample, tokens: torch.Tensor | None, loss: torch.Tensor | None = None) -> None:
+    def remember(
+        self,
+        sample: Sample,
+        tokens: torch.Tensor | None,
+        loss: torch.Tensor | None = None,
+        count: torch.Tensor | None = None,
+        documents: Documents | None = None,
+    ) -> None:
         """Keep what the last sampled micro-batch runs, for `Guard`."""
-        self.ran.append(Ran(self.micro_batch, sample.budget, tokens, sample.choice, loss))
+        self.ran.append(Ran(self.micro_batch, sample.budget, tokens, sample.choice, loss, count, documents))
 
 
 def sum_in_turn(losses: Sequence[Callable[[], torch.Tensor]], factor: Callable[[], torch.Tensor]) -> torch.Tensor:

@@ -32,32 +32,33 @@ LIMITS = {False: (1e-5, 2e-4), True: (8e-3, 3e-2)}
 # ------------------------------------------------------------------ kernels: stand-ins in torch, right and wrong
 
 
-def conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: str) -> torch.Tensor:
+def conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, seq_idx: Any, activation: str) -> torch.Tensor:
     assert activation == "silu"
-    out = causal_conv1d(x.transpose(1, 2), weight[:, None], bias)
+    out = causal_conv1d(x.transpose(1, 2), weight[:, None], bias, index_bl=seq_idx)
     assert isinstance(out, torch.Tensor)
     return out.transpose(1, 2)
 
 
 def scan(
-    x: Any, dt: Any, a: Any, b: Any, c: Any, chunk: int, *, D: Any, z: Any, dt_bias: Any, dt_softplus: bool
-) -> Any:
+    x: Any, dt: Any, a: Any, b: Any, c: Any, chunk: int, *, D: Any, z: Any, dt_bias: Any, dt_softplus: bool,
+    seq_idx: Any,
+) -> Any:  # fmt: skip
     assert dt_softplus
-    y = ssd_chunked(x, dt, a, b, c, D, dt_bias)
+    y = ssd_chunked(x, dt, a, b, c, D, dt_bias, index_bl=seq_idx)
     assert isinstance(y, torch.Tensor)
     return y * torch.nn.functional.silu(z.float()).to(y.dtype)
 
 
 def fused(zxbcdt: Any, weight: Any, bias: Any, dt_bias: Any, a: Any, *, D: Any, chunk_size: int, headdim: int,
-          ngroups: int, **_: Any) -> Any:  # fmt: skip
+          ngroups: int, seq_idx: Any, **_: Any) -> Any:  # fmt: skip
     inner = headdim * len(a)
     z, xbc, dt = zxbcdt.split([inner, len(weight), len(a)], dim=-1)
-    xbc = conv(xbc.transpose(1, 2), weight, bias, "silu").transpose(1, 2)
+    xbc = conv(xbc.transpose(1, 2), weight, bias, seq_idx, "silu").transpose(1, 2)
     maps = (len(weight) - inner) // 2
     x, b, c = xbc.split([inner, maps, maps], dim=-1)
     x, z = (t.unflatten(-1, (-1, headdim)) for t in (x, z))
     b, c = (t.unflatten(-1, (ngroups, -1)) for t in (b, c))
-    return scan(x, dt, a, b, c, chunk_size, D=D, z=z, dt_bias=dt_bias, dt_softplus=True).flatten(-2)
+    return scan(x, dt, a, b, c, chunk_size, D=D, z=z, dt_bias=dt_bias, dt_softplus=True, seq_idx=seq_idx).flatten(-2)
 
 
 RIGHT = Kernels(fused, scan, conv, 16)

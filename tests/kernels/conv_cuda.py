@@ -58,47 +58,64 @@ def _input(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
         _rows("x", x)
 
 
-def _taps(x_bcl: torch.Tensor, taps: int) -> list[torch.Tensor]:
-    """What each tap of a causal convolution sees."""
-    padded = F.pad(x_bcl.float(), (taps - 1, 0))
-    return [padded[..., i : i + x_bcl.shape[2]] for i in range(taps)]
+def _taps(x_bcl: torch.Tensor, taps: int, seq_idx: torch.Tensor | None) -> list[torch.Tensor]:
+    """What each tap of a causal convolution sees: of its own document, where there are several."""
+    padded, length = F.pad(x_bcl.float(), (taps - 1, 0)), x_bcl.shape[2]
+    seen = [padded[..., i : i + length] for i in range(taps)]
+    if seq_idx is None:
+        return seen
+    own = F.pad(seq_idx, (taps - 1, 0), value=-1)
+    return [t * (own[:, i : i + length] == seq_idx)[:, None] for i, t in enumerate(seen)]
 
 
-def _before_silu(x_bcl: torch.Tensor, weight_ck: torch.Tensor, bias_c: torch.Tensor) -> torch.Tensor:
-    seen = _taps(x_bcl, weight_ck.shape[1])
+def _before_silu(
+    x_bcl: torch.Tensor, weight_ck: torch.Tensor, bias_c: torch.Tensor, seq_idx: torch.Tensor | None
+) -> torch.Tensor:
+    seen = _taps(x_bcl, weight_ck.shape[1], seq_idx)
     return sum((t * w[:, None] for t, w in zip(seen, weight_ck.float().t())), bias_c.float()[:, None])
 
 
-def causal_conv1d_fwd(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, seq_idx: None, init: None,
+def _documents(x: torch.Tensor, seq_idx: torch.Tensor | None) -> None:
+    if seq_idx is not None:
+        _check(_channels_last(x), "seq_idx is only supported for channel last layout")
+        _check(seq_idx.dtype == torch.int32 and seq_idx.is_contiguous(), "seq_idx")
+        _check(tuple(seq_idx.shape) == (x.shape[0], x.shape[2]), "seq_idx must have shape (batch_size, seqlen)")
+
+
+def causal_conv1d_fwd(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, seq_idx: Any, init: None,
                       *rest: Any) -> torch.Tensor | None:  # fmt: skip
     """(…, out, final_states, silu), or before 1.5.1 (…, final_states, silu)."""
-    assert seq_idx is None and init is None and rest[-1] is True
+    assert init is None and rest[-1] is True
     _input(x, weight, bias)
+    _documents(x, seq_idx)
     given = len(rest) == 3
     out = rest[0] if given else torch.empty_like(x)
     if _channels_last(x):
         _vectors("out", out)
-    out.copy_(F.silu(_before_silu(x, weight, bias)))
+    out.copy_(F.silu(_before_silu(x, weight, bias, seq_idx)))
     return None if given else out
 
 
-def causal_conv1d_bwd(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dout: torch.Tensor, seq_idx: None,
+def causal_conv1d_bwd(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dout: torch.Tensor, seq_idx: Any,
                       init: None, dfinal: None, dx: torch.Tensor | None, *rest: Any) -> Any:  # fmt: skip
     """(…, dx, dweight, dbias, dinit, silu), or before 1.5.1 (…, dx, whether dinit is wanted, silu)."""
-    assert seq_idx is None and init is None and dfinal is None and rest[-1] is True
+    assert init is None and dfinal is None and rest[-1] is True
     _input(x, weight, bias)
+    _documents(x, seq_idx)
     dx = torch.empty_like(x) if dx is None else dx
     if _channels_last(x):
         dout = dout if dout.stride(1) == 1 else dout.transpose(1, 2).contiguous().transpose(1, 2)
         _rows("dout", dout)
         _check(dx.stride(1) == 1, "dx.stride(1) == 1")
         _vectors("dx", dx)
-    before = _before_silu(x, weight, bias)
+    before = _before_silu(x, weight, bias, seq_idx)
     gate = before.sigmoid()
     g = dout.float() * gate * (1 + before * (1 - gate))
-    later = [t.flip(2) for t in _taps(g.flip(2), weight.shape[1])]  # tap i of x[t] is that of g[t + taps - 1 - i]
+    # tap i of x[t] is that of g[t + taps - 1 - i]
+    backward = None if seq_idx is None else seq_idx.flip(1)
+    later = [t.flip(2) for t in _taps(g.flip(2), weight.shape[1], backward)]
     dx.copy_(sum(t * w[:, None] for t, w in zip(later, weight.float().t())))
-    gweight = torch.stack([(g * t).sum((0, 2)) for t in _taps(x, weight.shape[1])], 1)
+    gweight = torch.stack([(g * t).sum((0, 2)) for t in _taps(x, weight.shape[1], seq_idx)], 1)
     gbias = g.sum((0, 2))
     if len(rest) == 2:
         return dx, gweight.to(weight.dtype), gbias.to(bias.dtype), None

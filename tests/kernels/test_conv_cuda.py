@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.ssd import causal_conv1d
 
 from .conv_cuda import Misaligned, causal_conv1d_bwd, causal_conv1d_fwd
@@ -20,19 +21,21 @@ def tensors(channels: int = 16) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["allocates", "writes"])
-def test_it_is_the_convolution(given: bool) -> None:
+@pytest.mark.parametrize("ends", [(5,), (1, 3, 5)], ids=["one", "three documents"])
+def test_it_is_the_convolution(given: bool, ends: tuple[int, ...]) -> None:
     x, dout, weight, bias = tensors()
+    index = Documents((ends, ends)).index(x.device) if len(ends) > 1 else None
     own = [t.detach().requires_grad_() for t in (x, weight, bias)]
-    wanted = causal_conv1d(own[0].transpose(1, 2), own[1][:, None], own[2])
+    wanted = causal_conv1d(own[0].transpose(1, 2), own[1][:, None], own[2], index_bl=index)
     assert isinstance(wanted, torch.Tensor)
     grads = torch.autograd.grad(wanted, own, dout.transpose(1, 2))
     if given:
         out, got = torch.empty_like(x), [torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)]
-        causal_conv1d_fwd(x, weight, bias, None, None, out, None, True)
-        causal_conv1d_bwd(x, weight, bias, dout, None, None, None, *got, None, True)
+        causal_conv1d_fwd(x, weight, bias, index, None, out, None, True)
+        causal_conv1d_bwd(x, weight, bias, dout, index, None, None, *got, None, True)
     else:
-        out = causal_conv1d_fwd(x, weight, bias, None, None, None, True)
-        *got, _ = causal_conv1d_bwd(x, weight, bias, dout, None, None, None, None, False, True)
+        out = causal_conv1d_fwd(x, weight, bias, index, None, None, True)
+        *got, _ = causal_conv1d_bwd(x, weight, bias, dout, index, None, None, None, False, True)
     torch.testing.assert_close(out, wanted.transpose(1, 2))
     for one, grad in zip(got, grads):
         torch.testing.assert_close(one, grad, rtol=1e-5, atol=1e-5)

@@ -31,15 +31,24 @@ def load(model: Any, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def logits_and_grads(
-    model: Any, tokens: torch.Tensor, choice: Any, objective: Callable[[torch.Tensor], torch.Tensor]
+    model: Any,
+    tokens: torch.Tensor,
+    choice: Any,
+    objective: Callable[[torch.Tensor], torch.Tensor],
+    documents: Any = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Logits [b, s, V] and every parameter's gradient (zeros where there is none) of a scalar objective."""
     from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.layers import MegatronLayers
+    from nemo_elastic.megatron.vocabulary import hidden_states
 
     model.state.choice = choice
     model.zero_grad(set_to_none=True)
     with cuda_as_cpu():
-        z = model(tokens, None, None)
+        if documents is None:
+            z = model(tokens, None, None)
+        else:
+            z = MegatronLayers(model).head(hidden_states(model, tokens, documents))
         objective(z).backward()
     grads = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in named_parameters(model)}
     return z.detach(), grads

@@ -4,19 +4,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import from_megatron
+from nemo_elastic.nn.documents import Documents
+from nemo_elastic.nn.model import NemotronH
 from nemo_elastic.train.heldout import HeldOut
 from nemo_elastic.train.members import Members
+from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.shaping import freeze_members, prepare_members
 from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
@@ -117,6 +122,54 @@ def test_a_family_trains_as_it_does_in_plain_torch(tmp_path: Path) -> None:
             batch = steps.heldout.next(lambda: read)
             steps.heldout.add(steps.heldout.row(batch, steps.measure(batch)).detach())
     assert 2 < steps.heldout.end().losses["small"] < 6
+
+
+@pytest.mark.parametrize("mode", ["ce", "frozen_ce", "trainable"])
+def test_a_packed_micro_batch_loses_what_counts_of_each_document_alone(mode: str) -> None:
+    """With the teacher, of the whole model and of a member; and the whole model's is plain masked cross-entropy."""
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.megatron_host import FamilyStep
+    from nemo_elastic.megatron.models import make_family
+
+    start()
+    config = ElasticConfig.from_dict(BLOCK | {"router": None, "distill": {"mode": mode}})
+    family, core, frozen = FamilyTraining(config), build(PARENT, elastic=False), build(PARENT, elastic=False, seed=1)
+    randomise(core)
+    state = make_family(core, family, PARENT)
+    small = PARENT.uniform(keep=[0, 1, 3, 4], hidden=16, ffn=16)
+    tokens, labels = data()[:2], data()[2:4]
+    mask = (torch.rand(2, 12, generator=torch.Generator().manual_seed(6)) < 0.5).float()
+    documents = Documents(((1, 7, 12), (5, 12)))
+    plain = NemotronH(PARENT, from_megatron(PARENT, PARENT.full, {n: p.detach() for n, p in named_parameters(core)
+                                                                 if not n.startswith("elastic.")}))  # fmt: skip
+    with cuda_as_cpu():
+        steps = FamilyStep(
+            family, host_class()(state, core, frozen if mode == "frozen_ce" else None), HeldOut(config.distill)
+        )
+
+        def lost(samples: list[Sample], rows: Any, parts: Any = None) -> list[float]:
+            found = steps.loss(samples, *(t[rows] for t in (tokens, labels, mask)), parts)[1]
+            return [float(part.loss_sum) for part in found]
+
+        samples = [Sample(0, 0.5, None), Sample(1, 0.5, small)]
+        packed, alone, expected = lost(samples, slice(None), documents), torch.zeros(2), 0.0
+        for b, row in enumerate(documents.ends):
+            for begin, end in itertools.pairwise((0, *row)):
+                part = (slice(b, b + 1), slice(begin, end))
+                alone += torch.tensor(lost(samples, part))
+                logits = plain(tokens[part])[0]
+                expected += float((F.cross_entropy(logits, labels[part][0], reduction="none") * mask[part][0]).sum())
+        joined = lost(samples, slice(None))
+        steps.begin_validation()
+        steps.heldout.choices = [None, small]
+        batch = {"tokens": tokens, "labels": labels, "loss_mask": mask, "documents": documents}
+        held = [steps.measure(steps.heldout.next(lambda: batch)) for _ in range(2)]
+    assert packed == pytest.approx(alone.tolist(), rel=1e-5)
+    assert abs(joined[1] - packed[1]) > 1e-3
+    assert float(held[0][0]) == pytest.approx(expected, rel=1e-5)
+    assert [float(sums[2]) for sums in held] == [float(mask.sum())] * 2
+    if mode != "frozen_ce":
+        assert packed[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_router_and_members_lie_on_every_rank_of_a_checkpoint() -> None:

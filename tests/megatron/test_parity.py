@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import layer_axes, per_layer_axes
 from nemo_elastic.core.layout import megatron_selection, tensors
 from nemo_elastic.megatron.compat import named_parameters
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates
 
 from .models import build, logits_and_grads, randomise, start
@@ -110,6 +112,38 @@ def test_masked_equals_sliced_in_logits_and_every_gradient_pitfalls_1_2_6_7(mode
 def test_masked_equals_sliced_in_double_precision(double_models: dict, drawn: tuple) -> None:
     parent, member = drawn
     masked_equals_sliced(double_models[parent], parent, member, torch.float64, 1e-11)
+
+
+@pytest.mark.parametrize("way", ["whole", "sliced", "soft"])
+@pytest.mark.parametrize("recompute", [None, "full"])
+def test_packed_is_each_document_alone_in_logits_and_every_gradient(
+    double_models: dict, way: str, recompute: str | None
+) -> None:
+    parent = PARENTS[0]
+    model, tokens = double_models[parent], tokens_of(parent)
+    member = parent.uniform(keep=[0, 1, 3, 4], hidden=12, ffn=12, mamba_heads=8, mamba_head_dim=3, attention_heads=4)
+    soft = Gates.of(parent, parent.full, torch.float64)
+    soft.hidden.mul_(torch.linspace(0.5, 1, parent.hidden))
+    choice = {"whole": None, "sliced": member, "soft": soft}[way]
+    documents = Documents(((1, 4, 11), (6, 11)))
+    weight = torch.randn(*tokens.shape, parent.vocab, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    granularity, model.config.recompute_granularity = model.config.recompute_granularity, recompute
+    try:
+        packed, grads = logits_and_grads(model, tokens, choice, lambda z: (z * weight).sum(), documents)
+    finally:
+        model.config.recompute_granularity = granularity
+    wanted = dict.fromkeys(grads, torch.zeros((), dtype=torch.float64))
+    for b, row in enumerate(documents.ends):
+        for begin, end in itertools.pairwise((0, *row)):
+            part = (slice(b, b + 1), slice(begin, end))
+            alone, more = logits_and_grads(model, tokens[part], choice, lambda z, p=part: (z * weight[p]).sum())
+            close(packed[part], alone, "logits", tolerance=1e-11)
+            wanted = {name: wanted[name] + grad for name, grad in more.items()}
+    for name, grad in grads.items():
+        single = name.endswith((".A_log", ".D", ".dt_bias"))  # megatron-core keeps them so, whatever the others are
+        close(grad, wanted[name], name, tolerance=1e-6 if single else 1e-10)
+    joined, _ = logits_and_grads(model, tokens, choice, objective)
+    assert float((joined - packed).abs().max()) > 1e-3
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch.multiprocessing as mp
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import selection, tensors
 from nemo_elastic.megatron.compat import named_parameters
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates, LayerGates
 
 from .models import build, load, logits_and_grads, randomise, start
@@ -72,12 +74,18 @@ def objective(z: torch.Tensor) -> torch.Tensor:
     return (z * w[..., rank * n : (rank + 1) * n]).sum() * 0.05 + z.square().sum() * 0.01
 
 
+#: whole, sliced and soft, and the latter two over rows of several documents
+WAYS = ("whole", "sliced", "soft", "packed sliced", "packed soft")
+DOCUMENTS = Documents(((3, 8), (1, 4, 8)))
+
+
 def run(model: object, tokens: torch.Tensor) -> dict:
     out = {}
-    for name, choice in (("whole", None), ("sliced", MEMBER), ("soft", gates())):
-        z, grads = logits_and_grads(model, tokens, choice, objective)
+    for name in WAYS:
+        choice = gates() if "soft" in name else MEMBER if "sliced" in name else None
+        z, grads = logits_and_grads(model, tokens, choice, objective, DOCUMENTS if "packed" in name else None)
         out[name] = {"logits": z, "grads": grads}
-        if name == "soft":
+        if "soft" in name:
             out[name]["gates"] = [t.grad for t in gate_leaves(choice)]
     return out
 
@@ -111,7 +119,7 @@ def test_two_ranks_equal_one(tmp_path: Path, sequence_parallel: bool) -> None:
     mp.spawn(worker, args=(2, free_port(), str(tmp_path), sequence_parallel), nprocs=2)
     got = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
     replicas = {t.megatron for t in tensors(PARENT, PARENT.full) if t.row.parallel is None}
-    for way in ("whole", "sliced", "soft"):
+    for way in WAYS:
         logits = torch.cat([g[way]["logits"] for g in got], -1)
         torch.testing.assert_close(logits, want[way]["logits"], rtol=1e-5, atol=1e-5)
         for rank in range(2):
@@ -121,6 +129,6 @@ def test_two_ranks_equal_one(tmp_path: Path, sequence_parallel: bool) -> None:
                     # each rank saw half of the tokens; megatron-core's finalize sums these over ranks
                     grad = got[0][way]["grads"][name] + got[1][way]["grads"][name]
                 torch.testing.assert_close(grad, whole, rtol=2e-4, atol=2e-5, msg=f"{way} {name}")
-    for rank in range(2):
-        for a, b in zip(got[rank]["soft"]["gates"], want["soft"]["gates"], strict=True):
+    for rank, way in itertools.product(range(2), ("soft", "packed soft")):
+        for a, b in zip(got[rank][way]["gates"], want[way]["gates"], strict=True):
             torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-5)

@@ -38,8 +38,8 @@ def through_nemo(folder: Path, seen: dict[str, Any]) -> Any:
 
     loss, sequences = FamilyTraining.loss, NemoHost.sequences
 
-    def watched_loss(self: Any, host: Any, samples: Any, tokens: Any, labels: Any, mask: Any) -> Any:
-        out = loss(self, host, samples, tokens, labels, mask)
+    def watched_loss(self: Any, host: Any, samples: Any, tokens: Any, labels: Any, mask: Any, documents: Any) -> Any:
+        out = loss(self, host, samples, tokens, labels, mask, documents)
         seen["batches"].append((host.step, tokens, labels, mask))
         seen["losses"].append([[host.step, p.budget, float(p.loss_sum)] for p in out[1]] + [float(out[0].detach())])
         return out

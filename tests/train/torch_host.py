@@ -30,12 +30,12 @@ class TorchHost:
         self.data, self.micro_batch_size, self.seq_length = data_ns, micro_batch_size, data_ns.shape[1]
         self.micro_batches, self.step = 1, 0
 
-    def student(self, tokens: Any, choice: Any = None) -> torch.Tensor:
-        return self.model(tokens, choice)
+    def student(self, tokens: Any, choice: Any = None, documents: Any = None) -> torch.Tensor:
+        return self.model(tokens, choice, documents=documents)
 
     @torch.no_grad()
-    def teacher(self, tokens: Any) -> torch.Tensor:
-        return self.frozen(tokens)
+    def teacher(self, tokens: Any, documents: Any = None) -> torch.Tensor:
+        return self.frozen(tokens, documents=documents)
 
     def detached(self, output: torch.Tensor) -> torch.Tensor:
         return output.detach()
@@ -58,7 +58,7 @@ class TorchHost:
         return (each if weights is None else each * weights).sum(), each.detach()
 
     def factor(self, tokens: torch.Tensor) -> torch.Tensor:
-        return 1 / tokens / self.micro_batches
+        return 1 / tokens.clamp(min=1) / self.micro_batches
 
     def sequences(self, count: int, size: int) -> Iterator[torch.Tensor]:
         return iter(self.data[:count].split(size))
@@ -96,5 +96,5 @@ class TorchHost:
     def whole_name(self, name: str) -> str:
         return name
 
-    def watched(self, tokens: Any, choice: Any, probe: Any) -> torch.Tensor:
-        return self.model(tokens, choice, probe)
+    def watched(self, tokens: Any, choice: Any, probe: Any, documents: Any = None) -> torch.Tensor:
+        return self.model(tokens, choice, probe, documents=documents)

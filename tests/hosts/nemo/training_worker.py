@@ -132,11 +132,11 @@ def main(folder: Path) -> None:
 
     student = NemoHost.student
 
-    def watched(self: Any, tokens: Any, choice: Any = None) -> Any:
+    def watched(self: Any, tokens: Any, choice: Any = None, documents: Any = None) -> Any:
         if torch.is_grad_enabled():
             kind = {type(None): "whole", Subnet: "sliced", Gates: "soft"}[type(choice)]
             facts["choices"].append([self.module.stage, self.step, kind])
-        return student(self, tokens, choice)
+        return student(self, tokens, choice, documents)
 
     NemoHost.student = watched
 

@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A step of which no token counts changes nothing. What is not finite is in `test_seam.py` and in the faults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.nn.weights import random_state
+from nemo_elastic.train.guard import Guard
+from nemo_elastic.train.members import Members
+from nemo_elastic.train.training import FamilyTraining
+from tests.shapes import PARENT
+from tests.train.torch_host import TorchHost
+
+BLOCK: dict[str, Any] = {
+    "budgets": [{"name": "full"}, {"name": "small", "ratio": 0.9}],
+    "axes": {"hidden": [16, 12]},
+    "budgets_per_batch": 2,
+    "router": {"soft_share": 1.0, "hidden": 8},
+}
+
+
+def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    family, data = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=8), torch.arange(64).view(4, 16) % 32
+    host = TorchHost(PARENT, random_state(PARENT, PARENT.full, 0), data, micro_batch_size=2)
+    host.micro_batches = 2
+    family.members = Members(PARENT, 2, family.new_router(PARENT))
+    named = [*host.model.named_parameters(), *family.members.named_parameters()]
+    guard, taken = Guard(family, host), []
+    step = guard.guarded(lambda: taken.append(host.step))
+    for host.step, counted in enumerate(((0, 0), (0, 1), (1, 1))):
+        for weight in counted:
+            mask = torch.full((2, 16), float(weight))
+            loss, parts = family.loss(host, family.next_samples(host.step), data[:2], data[2:], mask)
+            (loss * host.factor(mask.sum())).backward()
+            assert torch.isfinite(loss) and bool(parts[1].loss_sum > 0) is bool(weight)
+        grads = [p.grad for _, p in named if p.grad is not None]
+        assert all(torch.isfinite(grad).all() for grad in grads)
+        assert any(bool(grad.any()) for grad in grads) is any(counted)
+        guard.look(named)
+        step()
+    assert taken == [1, 2]
+    told = "  training: step 0: no token counts in any rank's loss; this step is left out\n"
+    assert capsys.readouterr().out == told
