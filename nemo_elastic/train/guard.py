@@ -55,8 +55,8 @@ class Guard:
             self.in_a_row = 0
             self._skip = not self.host.anywhere(self._counted(named))
             if self._skip and self.host.first:
-                told = "no token counts in any rank's loss; this step is left out"
-                print(f"  training: step {self.host.step}: {told}", flush=True)
+                left_out = "no token counts in any rank's loss; this step is left out"
+                print(f"  training: step {self.host.step}: {left_out}", flush=True)
             return
         nonfinite = self.family.config.nonfinite
         line = f"training: step {self.host.step}: {self._trace(named)}"
