@@ -148,8 +148,8 @@ def test_a_packed_micro_batch_loses_what_counts_of_each_document_alone(mode: str
         )
 
         def lost(samples: list[Sample], rows: Any, parts: Any = None) -> list[float]:
-            found = steps.loss(samples, *(t[rows] for t in (tokens, labels, mask)), parts)[1]
-            return [float(part.loss_sum) for part in found]
+            reported = steps.loss(samples, *(t[rows] for t in (tokens, labels, mask)), parts)[1]
+            return [float(part.loss_sum) for part in reported]
 
         samples = [Sample(0, 0.5, None), Sample(1, 0.5, small)]
         packed, alone, expected = lost(samples, slice(None), documents), torch.zeros(2), 0.0

@@ -45,5 +45,5 @@ def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixtu
         guard.look(named)
         step()
     assert taken == [1, 2]
-    told = "  training: step 0: no token counts in any rank's loss; this step is left out\n"
-    assert capsys.readouterr().out == told
+    line = "  training: step 0: no token counts in any rank's loss; this step is left out\n"
+    assert capsys.readouterr().out == line
