@@ -26,6 +26,7 @@ EXTRAS = {
     "modelopt": "nemo",
     "nemo": "nemo",
     "nemo_run": "nemo",
+    "pyarrow": "nemo",
     "reasoning_gym": "nemo",
     "vllm": "vllm",
     "megatron.bridge": "bridge",
@@ -34,7 +35,7 @@ EXTRAS = {
     "mamba_ssm": "gpu",
 }
 #: of these, what both hosts' extras bring: their environments are apart
-OF_BOTH = ("nemo_run", "transformers")
+OF_BOTH = ("nemo_run", "pyarrow", "transformers")
 
 
 def missing(error: ModuleNotFoundError) -> str | None:

@@ -101,6 +101,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.path": (_C + "sizes",),
     "nemo_elastic.prefix": (_C + "prefix",),
     "nemo_elastic.renames": (_IO + "temporary",),
+    "nemo_elastic.runtime.family_tokenizer": (_F + "family_tokenizer",),
     "nemo_elastic.schema": ("nemo_elastic.config.schema",),
     "nemo_elastic.shapes": ("nemo_elastic.search",),
     "nemo_elastic.shapes.even": ("nemo_elastic.search.even",),

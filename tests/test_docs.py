@@ -153,6 +153,8 @@ def runs(words: list[str]) -> bool:
 def made(tmp_path_factory):
     """A folder with what the pages name: family/, other-9b/, parent/, data/, conf/, elastic.yaml, a recipe's run.
 
+    Conversations are in chats.jsonl and questions.jsonl, text/ is data/.
+
     The family has an extra shape `task`, which is that of task.json: `specialize` is not run here.
     """
     from nemo_elastic.core.manifest import Family
@@ -160,6 +162,7 @@ def made(tmp_path_factory):
     from nemo_elastic.nn.nemotron_h import NemotronH
     from nemo_elastic.slicing.family_folder import write_family
     from nemo_elastic.slicing.slicer import slice_checkpoint
+    from tests.data.large import sums
     from tests.shapes import PARENT
 
     parent = replace(PARENT, vocab=400)
@@ -177,6 +180,9 @@ def made(tmp_path_factory):
     (out / "task.json").write_text(json.dumps({"subnet": family.member("task").subnet.to_json()}))
     slice_checkpoint(out / "family", out / "other-9b", member="9b")
     slice_checkpoint(out / "family", out / "parent", member="12b")
+    (out / "text").symlink_to(out / "data")
+    for name in ("chats.jsonl", "questions.jsonl"):
+        (out / name).write_text(sums(20))
     (out / "conf").symlink_to(ROOT / "conf")
     (out / "runs" / "nemotron_elastic_tiny").mkdir(parents=True)
     (out / "runs" / "nemotron_elastic_tiny" / "family").symlink_to(out / "family")

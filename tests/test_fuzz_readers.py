@@ -25,9 +25,10 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.data.build import build_data
+from nemo_elastic.data.encoded import end_of
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.evaluation.harness import _end_of_text as end_of_text
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
+from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
@@ -35,7 +36,6 @@ from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.source import Origin
 from nemo_elastic.formats.tokenizer_files import load_tokenizer
 from nemo_elastic.ranking import Ranking
-from nemo_elastic.runtime.family_tokenizer import FamilyTokenizer
 from tests.hostile import EXAMPLES, damaged, examples, leaves, put, read_or_refused, texts
 from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
 from tests.hosts.nemo.cutting import PARENT as WHOLE
@@ -216,8 +216,8 @@ def test_tokenizers(data_folder: DataFolder, data: st.DataObject) -> None:
         content = path.read_text(encoding="utf-8")
         try:
             path.write_bytes(data.draw(texts(content)))
-            read_or_refused(lambda: end_of_text(place, load_tokenizer(place).token_to_id))
-            read_or_refused(lambda: FamilyTokenizer.read(place))
+            read_or_refused(lambda: load_tokenizer(place))
+            read_or_refused(lambda: end_of(FamilyTokenizer.read(place), place))
         finally:
             path.write_text(content, encoding="utf-8")
 

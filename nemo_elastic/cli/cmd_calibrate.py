@@ -14,7 +14,7 @@ from nemo_elastic.cli import options
 from nemo_elastic.cli.options import BATCH_SIZE, FAMILY_DEVICE, SEEDS, TOKENS, as_json, print_json, within
 
 if TYPE_CHECKING:
-    from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.data.given import Given
     from nemo_elastic.evaluation.known_answers import Against, Measured
     from nemo_elastic.formats.source import Source
 
@@ -23,7 +23,7 @@ __all__ = ["command"]
 
 def command(
     family: Annotated[Path, typer.Argument(help="A family folder.")],
-    data: Annotated[Path, typer.Option(help="Data folder: held-out text and problems.")],
+    data: Annotated[Path, typer.Option(help=options.DATA)],
     samples: Annotated[
         int | None,
         within(64, 10**6, "--samples", "Held-out prompts, up to half of them problems; 512 by default, if there are."),
@@ -47,10 +47,9 @@ def command(
     """
     from rich.console import Console
 
-    from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.data.given import read_given
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.evaluation.known_answers import held_out
-    from nemo_elastic.evaluation.task_text import check_tokens
     from nemo_elastic.formats.checksums import family_digest
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.io.outputs import check_file
@@ -63,10 +62,11 @@ def command(
     check_file(source.folder / FILE, force)
     if source.family is None or len(source.family.members) < 2:
         raise ElasticError("calibrate: needs a family of at least two members", family)
-    folder = DataFolder.open(data)
-    check_tokens([source], folder)
+    given = read_given(data, source)
     check_device(device, "--device")
-    measured = _measured(source, folder, samples, prompt_tokens, answer_tokens, seed, batch, device, quiet=json)
+    for line in () if json else given.notes:
+        typer.echo(line, err=True)
+    measured = _measured(source, given, samples, prompt_tokens, answer_tokens, seed, batch, device, quiet=json)
     tried = held_out(measured, seed)
     path = write_calibration(source.folder, measured.calibrate(), force, digest)
     if json:
@@ -79,7 +79,7 @@ def command(
 
 def _measured(
     source: Source,
-    folder: DataFolder,
+    text: Given,
     samples: int | None,
     prompt_tokens: int,
     answer_tokens: int,
@@ -97,7 +97,7 @@ def _measured(
     from nemo_elastic.runtime import load_family
 
     try:
-        given = examples(folder, samples, prompt_tokens, answer_tokens, seed)
+        given = examples(text, samples, prompt_tokens, answer_tokens, seed)
     except ElasticError as exc:
         raise exc.of("--samples") if exc.at[:1] == ("samples",) else exc from None
     runtime = load_family(source, device=device)

@@ -16,6 +16,7 @@ from nemo_elastic.cli import options
 from nemo_elastic.cli.options import SEEDS, TOKENS, as_json, print_json, within
 
 if TYPE_CHECKING:
+    from nemo_elastic.data.chat_folder import ChatFolder
     from nemo_elastic.data.folder import DataFolder
 
 __all__ = ["command"]
@@ -27,44 +28,96 @@ def command(
         list[Path] | None,
         typer.Argument(
             show_default="the standard library of this Python",
-            help="Text: .txt, .md, .rst or .py files, .jsonl files with a field `text`, or folders of them.",
+            help="Text: .txt, .md, .rst or .py files, .jsonl files with a field `text`, or folders of them; with "
+            "--tokenizer also .jsonl files of conversations.",
         ),
     ] = None,
-    vocab: Annotated[int, within(1, TOKENS, "--vocab", "Size of the tokenizer's vocabulary.")] = 1024,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a Hugging Face tokenizer, or a model with one. Without it a small one is trained."
+        ),
+    ] = None,
+    length: Annotated[
+        int, within(2, TOKENS, "--length", "Tokens of a packed sequence, and the most of a conversation.")
+    ] = 4096,
+    too_long: Annotated[str, typer.Option(help="What is done with a longer conversation: drop, cut.")] = "drop",
+    packed: Annotated[
+        str, typer.Option(help="Form of packed conversations: npy for NeMo, parquet for Megatron-Bridge.")
+    ] = "npy",
+    workers: Annotated[
+        int | None,
+        within(1, 4096, "--workers", "Processes that tokenise; by default one for each processor."),
+    ] = None,
+    vocab: Annotated[
+        int | None, within(1, TOKENS, "--vocab", "Size of the vocabulary that is trained; 1024 by default.")
+    ] = None,
     reasoning: Annotated[
-        float, within(0.0, 0.9, "--reasoning", "Share of tokens that are worked reasoning problems.")
-    ] = 0.25,
+        float | None,
+        within(0.0, 0.9, "--reasoning", "Share of tokens that are worked reasoning problems; 0.25 by default."),
+    ] = None,
     seed: Annotated[int, within(0, SEEDS, "--seed", "Seed of the problems and of every order.")] = 0,
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, as_json("the folder's manifest")] = False,
 ) -> None:
     """Prepare text: train a tokenizer, mix in worked reasoning problems, write Megatron token files.
 
-    Example: `nemo-elastic data --out data`, or with text of your own:
-    `nemo-elastic data books/ notes.jsonl --out data --vocab 4096`.
-    """
-    from nemo_elastic.data.build import build_data
+    With `--tokenizer` nothing is trained and mixed in: texts, of any size, become token files by that tokenizer, and
+    conversations become packed sequences in which the loss counts the answers, beside the rows themselves. Finished
+    parts are kept in OUT.unfinished until the folder is there, and the same command goes on from them.
 
+    Example: `nemo-elastic data --out data`, or with text of your own:
+    `nemo-elastic data books/ notes.jsonl --out data --vocab 4096`, or for a model that there is:
+    `nemo-elastic data chats.jsonl --tokenizer parent/ --out chats`.
+    """
     started = time.monotonic()
-    with _progress(quiet=json) as tell:
-        folder = build_data(
-            out, sources or (), vocab=vocab, reasoning=reasoning, seed=seed, force=force, progress=tell
-        )
+    if tokenizer is not None:
+        from nemo_elastic.data.prepare import prepare
+
+        _check_given(sources, vocab, reasoning)
+        with _progress(quiet=json) as tell:
+            made = prepare(
+                out, sources or (), tokenizer, length=length, too_long=too_long, packed=packed, seed=seed,
+                workers=workers, force=force, progress=tell,
+            )  # fmt: skip
+    else:
+        from nemo_elastic.data.build import build_data
+
+        with _progress(quiet=json) as tell:
+            made = build_data(
+                out,
+                sources or (),
+                vocab=1024 if vocab is None else vocab,
+                reasoning=0.25 if reasoning is None else reasoning,
+                seed=seed,
+                force=force,
+                progress=tell,
+            )
     if json:
-        print_json(folder.to_json())
+        print_json(made.to_json())
         return
-    _print(out, folder, time.monotonic() - started)
+    _print(out, made, time.monotonic() - started)
+
+
+def _check_given(sources: list[Path] | None, vocab: int | None, reasoning: float | None) -> None:
+    """Refuse what says nothing where there is a tokenizer already."""
+    from nemo_elastic.errors import ElasticError, bad
+
+    if not sources:
+        raise ElasticError("data: nothing to tokenise; name files or folders beside --tokenizer")
+    for name, value in (("--vocab", vocab), ("--reasoning", reasoning)):
+        if value is not None:
+            raise bad(name, value, "nothing: with --tokenizer no tokenizer is trained and no problems are mixed in")
 
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
     """A bar for each step, called with (its name, the share that is done); a step begins when it is first named."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    bars = Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), disable=quiet
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+    bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet)
     tasks: dict[str, TaskID] = {}
 
     def tell(what: str, share: float) -> None:
@@ -83,10 +136,17 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
             bars.stop()
 
 
-def _print(out: Path, folder: DataFolder, seconds: float) -> None:
+def _print(out: Path, folder: DataFolder | ChatFolder, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from nemo_elastic.data.chat_folder import ChatFolder
+
+    if isinstance(folder, ChatFolder):
+        for line in folder.lines():
+            typer.echo(line)
+        typer.echo(f"{seconds:.1f} s")
+        return
     table = Table(title=f"{out}: {folder.vocab_size} tokens of vocabulary, {folder.corpus.documents} texts")
     for header in ("split", "tokens", "documents", "problems", "problem share"):
         table.add_column(header, justify="left" if header == "split" else "right")

@@ -16,10 +16,11 @@ from nemo_elastic.cli.options import TOKENS, as_json, print_json, within
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import numpy as np
     import torch
 
     from nemo_elastic.core.family import Parent
-    from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.data.given import Given
     from nemo_elastic.nn.nemotron_h import NemotronH
     from nemo_elastic.ranking import Ranking, RankOptions, Unfinished
 
@@ -29,6 +30,7 @@ __all__ = ["command"]
 BATCH = 8
 
 
+_DATA = typer.Option("--data", help=options.DATA.replace("held-out", "training"))
 _DEPTH = typer.Option(help="mse: iterative, drops layer after layer; cosine: one pass.")
 _FFN = typer.Option(help="activation: what enters the second linear; first: the first's output.")
 _EXPERTS = typer.Option(help="Of weight times output, over its tokens. mean: REAP; l2: root of the mean square.")
@@ -49,7 +51,7 @@ _SAVE_EVERY = within(
 
 def command(
     parent: Annotated[Path, typer.Argument(help="A Hugging Face folder of a Nemotron-H.")],
-    data: Annotated[Path, typer.Option("--data", help="A data folder (nemo-elastic data) of the parent's tokenizer.")],
+    data: Annotated[Path, _DATA],
     out: Annotated[Path, options.out("The ranking folder to write.")],
     samples: Annotated[int, within(1, TOKENS, "--samples", "Training sequences to look at.")] = 64,
     length: Annotated[int, within(1, TOKENS, "--length", "Tokens per sequence.")] = 256,
@@ -72,7 +74,8 @@ def command(
     from rich.console import Console
 
     from nemo_elastic.config.sections import ImportanceConfig
-    from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.data.given import read_given
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.ranking import RANKING, RankOptions, Unfinished
     from nemo_elastic.runtime import load_family
@@ -80,10 +83,11 @@ def command(
     check_output(out, force, parent, data, kind=RANKING)
     # refuses what the elastic block would refuse
     ImportanceConfig(samples=samples, ffn=ffn, experts=experts, depth=depth)
-    model = load_family(parent).model
-    _check_shape(model.parent, min_depth, min_head_dim)
-    folder = DataFolder.open(data)
-    _check_data(model.parent, folder, samples, length)
+    source = open_source(parent)
+    _check_shape(source.parent, min_depth, min_head_dim)
+    given = read_given(data, source, "train", samples * length)
+    _check_data(given, samples, length)
+    model = load_family(source).model
     console = Console(stderr=True)
 
     def say(line: str) -> None:
@@ -99,7 +103,7 @@ def command(
         head_channels=min_head_dim,
     )
 
-    ranking = _rank(model, folder, (samples, length), options, unfinished, say, force=force, quiet=json)
+    ranking = _rank(model, given, (samples, length), options, unfinished, say, force=force, quiet=json)
     ranking.save(out, force, [parent, data])
     unfinished.remove()
     if json:
@@ -109,7 +113,7 @@ def command(
 
 
 def _rank(
-    model: NemotronH, folder: DataFolder, size: tuple[int, int], options: RankOptions, unfinished: Unfinished,
+    model: NemotronH, given: Given, size: tuple[int, int], options: RankOptions, unfinished: Unfinished,
     say: Callable[[str], None], *, force: bool, quiet: bool,
 ) -> Ranking:  # fmt: skip
     """The ranking over (sequences, tokens of one): resumed where one was begun, anew with `force` if another was."""
@@ -122,10 +126,10 @@ def _rank(
         return rank(
             Layers(model.weights()),
             model.parent,
-            _batches(folder, samples, length),
+            _batches(given.tokens, samples, length),
             options,
             progress=None if quiet else (lambda phase, done, total: say(f"{phase}: {done}/{total or '?'}")),
-            provenance={"data": folder.digest, "sequences": samples, "length": length},
+            provenance={"data": given.digest, "sequences": samples, "length": length},
             unfinished=unfinished,
         )
 
@@ -150,22 +154,18 @@ def _check_shape(parent: Parent, min_depth: int | None, min_head_dim: int | None
         raise bad("--min-mamba-head-dim", min_head_dim, f"from 1 to the parent's {parent.mamba_head_dim}")
 
 
-def _check_data(parent: Parent, folder: DataFolder, samples: int, length: int) -> None:
-    """Raise where data has another vocabulary, or too few tokens."""
+def _check_data(given: Given, samples: int, length: int) -> None:
+    """Raise where data has too few tokens."""
     from nemo_elastic.errors import bad
 
-    if folder.vocab_size > parent.vocab:
-        raise bad("--data", folder.vocab_size, f"a vocabulary of at most the parent's {parent.vocab} tokens")
-    tokens = len(folder.tokens("train"))
-    if length < 1 or tokens < samples * length:
-        raise bad("--samples", samples, f"samples x length of at most the data's {tokens} tokens")
+    if length < 1 or len(given.tokens) < samples * length:
+        raise bad("--samples", samples, f"samples x length of at most the data's {len(given.tokens)} tokens")
 
 
-def _batches(folder: DataFolder, samples: int, length: int) -> Iterator[torch.Tensor]:
+def _batches(tokens: np.ndarray, samples: int, length: int) -> Iterator[torch.Tensor]:
     import numpy as np
     import torch
 
-    tokens = folder.tokens("train")
     for first in range(0, samples, BATCH):
         part = tokens[first * length : min(first + BATCH, samples) * length]
         yield torch.from_numpy(np.array(part, dtype=np.int64)).view(-1, length)

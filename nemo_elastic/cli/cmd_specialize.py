@@ -41,9 +41,7 @@ __all__ = ["command"]
 #: name of the budget in the search; no file has it
 TASK = "task"
 
-_DATA = typer.Option(
-    "--data", help="Text of the task: files or a folder of them, or a data folder (its held-out part)."
-)
+_DATA = typer.Option("--data", help=f"The task. {options.DATA}")
 _OUT = options.out("File to write the shape to, for `slice --subnet`.")
 _ADD = typer.Option("--add", help="Name under which the family's elastic.json keeps the shape, for `slice --budget`.")
 _PARAMS, _ACTIVE, _RATIO, _MEMORY = options.size_options("Shapes", "Shapes that are")
@@ -78,8 +76,8 @@ def command(
     `nemo-elastic slice family/ --subnet task.json --out 7b-task/`. With `--add task` the family keeps the shape:
     `nemo-elastic slice family/ --budget task --out 7b-task/`.
     """
+    from nemo_elastic.data.given import read_given
     from nemo_elastic.evaluation import halves_of
-    from nemo_elastic.evaluation.task_text import read_task
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.io.atomic import atomic_write
     from nemo_elastic.runtime.storage import check_device
@@ -96,7 +94,11 @@ def command(
     start = _start(source, read_limit(source.parent, spec, sizes))
     budget = start.limit.budget(TASK)
     digest = None if add is None else _addable(family, add, start.subnet, budget, force)
-    halves = halves_of(read_task(data, source), seq_length, tokens, seed, f"--data: {data}")
+    given = read_given(data, source)
+    for line in () if json else given.notes:
+        typer.echo(line, err=True)
+    ids, counts = [d.ids for d in given.documents], [d.counts for d in given.documents]
+    halves = halves_of(ids, seq_length, tokens, seed, f"--data: {data}", counts if given.is_chat else None)
     best = _search(source, device, json, manifest, start.subnet, budget, halves, candidates, seed)
     entry = _entry(source, start, budget, best, spec)
     entry["specialized"] = {"data": str(data), "seed": seed, **_read(halves)} | best.to_json(manifest)

@@ -23,6 +23,7 @@ __all__ = [
     "BATCH_SIZE",
     "CONFIG",
     "CONTEXT",
+    "DATA",
     "FAMILY_DEVICE",
     "LENGTH_SERVED",
     "SEEDS",
@@ -60,6 +61,11 @@ def within(low: float, high: float, name: str, help: str) -> Any:
     return typer.Option(name, callback=check, help=help)
 
 
+#: help of `--data`
+DATA = (
+    "Text or conversations: files or a folder of them (.txt, .md, .rst, .py, .jsonl), or a folder of "
+    "`nemo-elastic data` (its held-out part)."
+)
 CONFIG = typer.Option("--config", help="YAML file with the `elastic:` block.")
 FAMILY_DEVICE = typer.Option("--device", help="Where the family runs: cpu, cuda, cuda:1.")
 BATCH_SIZE = within(1, BATCH, "--batch", "Sequences at once.")

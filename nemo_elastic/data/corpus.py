@@ -10,7 +10,6 @@ change when other files come or go.
 from __future__ import annotations
 
 import hashlib
-import json
 import sysconfig
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,20 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.io.bounded import read_text
+
+from .sources import MAX_BYTES, cut_in_pieces, find_files, read_rows, size_of
 
 #: Share of the documents that is held out, in thousandths.
 HELD_OUT_PER_MILLE = 60
 #: Less text than this makes neither a tokenizer nor a validation set.
 MIN_CHARS = 16_384
-#: Of one file, and of all together: everything is held in memory.
-MAX_BYTES = 2**30
 
-# All plain text but .jsonl, which has one document per line.
-_SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl")
-
-# Below this many documents a split by file would be a lottery, so long ones are cut into blocks first.
-_FEW_DOCUMENTS = 20
+#: Below this many documents a split by file would be a lottery, so long ones are cut into blocks first.
+FEW_DOCUMENTS = 20
 _BLOCK_CHARS = 8192
 
 # Installed packages are not the standard library; tests and lib2to3 are absent from many installations;
@@ -110,8 +105,8 @@ def read_corpus(sources: Sequence[str | Path] = ()) -> Corpus:
     size = sum(len(d.text) for d in documents)
     if size < MIN_CHARS:
         raise bad("sources", f"{size} characters", f"give at least {MIN_CHARS} of text, or no source at all")
-    if len(documents) < _FEW_DOCUMENTS:
-        documents = [block for d in documents for block in _blocks(d)]
+    if len(documents) < FEW_DOCUMENTS:
+        documents = [block for d in documents for block in cut_in_blocks(d)]
     return Corpus("files" if sources else "python-stdlib", tuple(_split(documents)))
 
 
@@ -121,7 +116,7 @@ def read_documents(sources: Sequence[str | Path]) -> list[Document]:
     Raises:
         ElasticError: See `read_corpus`.
     """
-    return _unique(_read_sources([Path(s) for s in sources]))
+    return _unique(_read_sources(sources))
 
 
 def _read_stdlib() -> Iterator[Document]:
@@ -142,62 +137,19 @@ def _read_stdlib() -> Iterator[Document]:
         raise ElasticError(f"{root}: this Python comes without the sources of its standard library; name some sources")
 
 
-def _read_sources(sources: Iterable[Path]) -> Iterator[Document]:
-    size = 0
-    for source in sources:
-        if source.is_dir():
-            files = [p for p in sorted(source.rglob("*")) if _wanted(p, source)]
-            if not files:
-                raise ElasticError(f"{source}: this folder has no {', '.join(_SUFFIXES)} file")
-            for path in files:
-                size = _counted(path, size)
-                yield from _read_file(path, f"{source.resolve().name}/{path.relative_to(source).as_posix()}")
-        elif source.is_file():
-            if source.suffix.lower() not in _SUFFIXES:
-                raise bad("sources", str(source), f"use {', '.join(_SUFFIXES)} files, or a folder of them")
-            size = _counted(source, size)
-            yield from _read_file(source, source.name)
-        else:
-            raise ElasticError(f"{source}: no such file or folder")
-
-
-def _counted(path: Path, size: int) -> int:
-    try:
-        size += path.stat().st_size
-    except OSError as error:
-        raise ElasticError(f"{path}: cannot be read ({error.strerror})") from None
-    if size > MAX_BYTES:
-        raise ElasticError(
-            f"{path}: with it there are {size >> 20} MiB of text; at most {MAX_BYTES >> 20} MiB are read"
-        )
-    return size
-
-
-def _wanted(path: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(root).parts)
-    return not hidden and path.is_file() and path.suffix.lower() in _SUFFIXES
-
-
-def _read_file(path: Path, name: str) -> Iterator[Document]:
-    try:
-        text = read_text(path, MAX_BYTES, "utf-8-sig", own=True).replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise ElasticError(f"{path}: not UTF-8 at byte {error.start}; convert the file or leave it out") from None
-    except OSError as error:
-        raise ElasticError(f"{path}: cannot be read ({error.strerror})") from None
-    if path.suffix.lower() != ".jsonl":
-        yield Document(name, text)
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            raise ElasticError(f"{path} line {number}: not JSON") from None
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise ElasticError(f"{path} line {number}: no object with a field 'text' that is a string")
-        yield Document(f"{name}#{number}", record["text"])
+def _read_sources(sources: Sequence[str | Path]) -> Iterator[Document]:
+    files, size = find_files(sources), 0
+    for path, _ in files:
+        size += size_of(path)
+        if size > MAX_BYTES:
+            raise ElasticError(
+                f"{path}: with it there are {size >> 20} MiB of text; at most {MAX_BYTES >> 20} MiB are read"
+            )
+    for piece in cut_in_pieces(files, MAX_BYTES):
+        for row in read_rows(piece):
+            if row.chat is not None:
+                raise ElasticError(f"{row.where}: a conversation; give --tokenizer, whose chat template says its text")
+            yield Document(row.name, row.text)
 
 
 def _unique(documents: Iterable[Document]) -> list[Document]:
@@ -214,7 +166,7 @@ def _unique(documents: Iterable[Document]) -> list[Document]:
     return kept
 
 
-def _blocks(document: Document) -> Iterator[Document]:
+def cut_in_blocks(document: Document) -> Iterator[Document]:
     """Cut a long text at line ends, if possible where a paragraph ends."""
     text, start, number = document.text, 0, 0
     while start < len(text):
@@ -227,12 +179,13 @@ def _blocks(document: Document) -> Iterator[Document]:
         start, number = stop, number + 1
 
 
-def _rank(name: str) -> int:
+def rank_of(name: str) -> int:
+    """A number from 0 to 2**64 by which a document is held out or not, of its name alone."""
     return int.from_bytes(hashlib.sha256(b"held out: " + name.encode()).digest()[:8], "big")
 
 
 def _split(documents: list[Document]) -> list[Document]:
-    ranks = [_rank(d.name) for d in documents]
+    ranks = [rank_of(d.name) for d in documents]
     limit = HELD_OUT_PER_MILLE * 2**64 // 1000
     # Small corpora can miss the held-out share altogether: then the lowest hash goes, and one always stays.
     limit = min(max(limit, min(ranks) + 1), max(ranks))

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nemo_elastic.core.family import known_fields
-from nemo_elastic.data.bpe import MAX_VOCAB, MIN_VOCAB
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES, load_tokenizer
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.outputs import Output
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import integer, number
 
+from .encoded import end_of
 from .indexed import Index, open_tokens, read_index
 from .reasoning import Problem
 
@@ -40,7 +41,10 @@ MANIFEST = "data.json"
 PROBLEMS = "val_problems.jsonl"
 TOKENIZER = "tokenizer"
 #: `train`: files and short problems. `train_long`: the same files, mostly long problems. `val`: held out from both.
+#: Without problems there is no `train_long`, and whoever asks for it gets `train`.
 SPLITS = ("train", "train_long", "val")
+#: of a vocabulary: token files have four bytes for a token, with a sign
+MAX_VOCAB = 2**31
 #: with the orders of samples that Megatron puts there while it trains
 DATA = Output(
     "a data folder",
@@ -105,7 +109,7 @@ class DataFolder:
         held_out_problems: Lines of `val_problems.jsonl`.
         python: Version of the Python that built it (and whose library it may hold).
         corpus: Where the text came from.
-        splits: Name → size, for each of `SPLITS`.
+        splits: Name → size, for `SPLITS`.
         made_with: Versions of the packages that decide the content.
     """
 
@@ -150,8 +154,7 @@ class DataFolder:
         values = known_fields(cls, {"path": path, **data}, where)
         if values["path"] is not path:
             raise ElasticError(f"{where}: unknown field 'path'")
-        integer(f"{where}: vocab_size", values["vocab_size"], MIN_VOCAB, f"an integer from {MIN_VOCAB}")
-        number(f"{where}: vocab_size", values["vocab_size"], MIN_VOCAB, MAX_VOCAB, f"an integer up to {MAX_VOCAB}")
+        integer(f"{where}: vocab_size", values["vocab_size"], 2, f"an integer from 2 to {MAX_VOCAB}", MAX_VOCAB)
         integer(f"{where}: seed", values["seed"], 0, "an integer from 0")
         integer(f"{where}: held_out_problems", values["held_out_problems"], 0, "an integer from 0")
         number(f"{where}: reasoning", values["reasoning"], 0, 0.9, "a number from 0 to 0.9")
@@ -161,11 +164,13 @@ class DataFolder:
             raise bad(f"{where}: made_with", made_with, "a mapping from package to version")
         for name, value in made_with.items():
             _text(f"{where}: made_with.{name}", value)
-        if not isinstance(values["splits"], dict) or set(values["splits"]) != set(SPLITS):
+        if not isinstance(values["splits"], dict) or not {"train", "val"} <= set(values["splits"]) <= set(SPLITS):
             raise bad(f"{where}: splits", values["splits"], f"a mapping with {', '.join(SPLITS)}")
         values["corpus"] = _record(CorpusInfo, values["corpus"], f"{where}: corpus")
         values["splits"] = {
-            name: _record(SplitInfo, values["splits"][name], f"{where}: splits.{name}") for name in SPLITS
+            name: _record(SplitInfo, values["splits"][name], f"{where}: splits.{name}")
+            for name in SPLITS
+            if name in values["splits"]
         }
         return cls(**values)
 
@@ -198,7 +203,7 @@ class DataFolder:
     @property
     def digest(self) -> str:
         """Short name of the content: equal for equal token files."""
-        joined = "".join(self.splits[name].sha256 for name in SPLITS)
+        joined = "".join(info.sha256 for info in self.splits.values())
         return hashlib.sha256(joined.encode()).hexdigest()[:12]
 
     def prefix(self, split: str) -> Path:
@@ -207,9 +212,17 @@ class DataFolder:
         Raises:
             ElasticError: For an unknown split.
         """
+        return self.path / self.held(split)
+
+    def held(self, split: str) -> str:
+        """The split that is there under a name.
+
+        Raises:
+            ElasticError: For an unknown split.
+        """
         if split not in SPLITS:
             raise bad("split", split, f"use one of {', '.join(SPLITS)}")
-        return self.path / split
+        return split if split in self.splits else "train"
 
     def index(self, split: str) -> Index:
         """Lengths of the documents of a split."""
@@ -232,6 +245,15 @@ class DataFolder:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, without transformers."""
         return load_tokenizer(self.tokenizer_dir)
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends every document.
+
+        Raises:
+            ElasticError: the tokenizer's settings name none.
+        """
+        return end_of(FamilyTokenizer.read(self.tokenizer_dir), self.tokenizer_dir)
 
     def problems(self, length: str | None = None) -> list[Problem]:
         """The held-out problems for answer accuracy.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,24 +62,25 @@ def token_dtype(vocab: int) -> np.dtype:
     return np.dtype("<u2") if vocab < 65_500 else np.dtype("<i4")
 
 
-def write_indexed(prefix: Path, documents: Sequence[np.ndarray], vocab: int) -> None:
-    """Write `prefix.bin` and `prefix.idx`, one sequence per document.
+def write_indexed(prefix: Path, documents: Iterable[np.ndarray], vocab: int) -> None:
+    """Write `prefix.bin` and `prefix.idx`, one sequence per document, as they come.
 
     Args:
         prefix: Path without suffix.
         documents: Token ids of each document, the end-of-document token included.
         vocab: Size of the vocabulary; decides the type of a token.
     """
-    dtype = token_dtype(vocab)
-    lengths = np.array([len(d) for d in documents], dtype="<i4")
-    offsets = np.zeros(len(documents), dtype="<i8")
-    np.cumsum(lengths[:-1], out=offsets[1:], dtype=np.int64)
+    dtype, each = token_dtype(vocab), []
     with open(f"{prefix}.bin", "wb") as stream:
         for document in documents:
             stream.write(np.asarray(document, dtype=dtype).tobytes())
+            each.append(len(document))
+    lengths = np.array(each, dtype="<i4")
+    offsets = np.zeros(len(each), dtype="<i8")
+    np.cumsum(lengths[:-1], out=offsets[1:], dtype=np.int64)
     with open(f"{prefix}.idx", "wb") as stream:
-        stream.write(_HEADER.pack(_MAGIC, 1, _CODES[dtype], len(documents), len(documents) + 1))
-        for part in (lengths, offsets * dtype.itemsize, np.arange(len(documents) + 1, dtype="<i8")):
+        stream.write(_HEADER.pack(_MAGIC, 1, _CODES[dtype], len(each), len(each) + 1))
+        for part in (lengths, offsets * dtype.itemsize, np.arange(len(each) + 1, dtype="<i8")):
             stream.write(part.tobytes())
 
 

@@ -4,7 +4,7 @@
 
 from .accuracy import Accuracy, Answer, answer_accuracy
 from .controls import Control, controls
-from .perplexity import Loss, perplexity, sequence_losses
+from .perplexity import Loss, answer_loss, perplexity, sequence_losses
 from .task_shape import Halves, Specialized, halves_of, specialize
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Loss",
     "Specialized",
     "answer_accuracy",
+    "answer_loss",
     "controls",
     "halves_of",
     "perplexity",

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from nemo_elastic.data.bpe import EOS_ID
+from nemo_elastic.data.encoded import end_of
 from nemo_elastic.data.reasoning import Problem
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.tokenizer_files import load_tokenizer
+from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.io.values import integer
 from nemo_elastic.nn.generate import check_finite
 from nemo_elastic.verdicts import wilson
@@ -116,13 +116,14 @@ def answer_accuracy(
     batch = integer("batch", batch, 1, "a positive integer")
     if max_new_tokens is not None:
         max_new_tokens = integer("max_new_tokens", max_new_tokens, 1, "a positive integer")
-    tokenizer = load_tokenizer(tokenizer_dir)
+    opened = FamilyTokenizer.read(Path(tokenizer_dir))
+    tokenizer, end = opened.tokenizer, end_of(opened, Path(tokenizer_dir))
 
     def encode(texts: Iterable[str]) -> list[list[int]]:
         return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     # In training a problem follows the end of another document.
-    prompts = [[EOS_ID, *ids] for ids in encode(p.prompt for p in problems)]
+    prompts = [[end, *ids] for ids in encode(p.prompt for p in problems)]
     solutions = [len(ids) for ids in encode(p.text for p in problems)]
     limits = [max_new_tokens or _limit(n + 1 - len(p)) for n, p in zip(solutions, prompts, strict=True)]
     # Sequences of a batch move in step, so it is quickest where all of them are about as long.
@@ -130,7 +131,7 @@ def answer_accuracy(
     texts = [""] * len(problems)
     for at in range(0, len(order), batch):
         rows = order[at : at + batch]
-        new = member.generate([prompts[i] for i in rows], [limits[i] for i in rows], (EOS_ID,))
+        new = member.generate([prompts[i] for i in rows], [limits[i] for i in rows], (end,))
         for i, text in zip(rows, tokenizer.decode_batch(new, skip_special_tokens=True), strict=True):
             texts[i] = text
     return Accuracy(tuple(Answer(p, t, p.is_solved_by(t)) for p, t in zip(problems, texts, strict=True)))

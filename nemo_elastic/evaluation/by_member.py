@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.core.cost import counts
-from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.data.given import Given
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.source import Source
 from nemo_elastic.runtime import MemberModel, load_family, members_of
 
 from .accuracy import answer_accuracy
 from .harness import Harness
-from .perplexity import perplexity
+from .perplexity import answer_loss, perplexity
+from .questions import Asking, Question, ask_member
 
 __all__ = ["Measures", "measured", "tokenizer_of", "wanted_members"]
 
@@ -27,34 +28,43 @@ class Measures:
     """What is measured.
 
     Attributes:
-        folder: held-out tokens and problems; None measures neither.
         problems: most problems that are solved; tokens: that are predicted, in contexts of `seq_length`.
         batch: sequences at once.
         harness: lm-eval with its tasks, of each `limit` documents at most; None for none.
+        questions: what is asked, in the way of `asking`; counting: called with a name, for what reports answers.
     """
 
-    folder: DataFolder | None
     problems: int
     tokens: int
     seq_length: int
     batch: int
-    harness: Harness | None = None
-    limit: int | None = None
+    harness: Harness | None
+    limit: int | None
+    questions: Sequence[Question]
+    asking: Asking
+    counting: Callable[[str], Callable[[int, int], None]]
 
-    def of(self, model: MemberModel, tokenizer: Path | None) -> dict[str, Any]:
-        """The figures of one member; lm-eval reads its text by the tokenizer in that folder."""
+    def of(self, model: MemberModel, given: Given | None, tokenizer: Path | None) -> dict[str, Any]:
+        """The figures of one member on some data; lm-eval reads its text by the tokenizer in that folder."""
         out: dict[str, Any] = {}
-        if self.folder is not None:
-            out = perplexity(model, self.folder.tokens("val"), self.seq_length, self.batch, self.tokens).to_json()
-            problems = self.folder.problems()[: self.problems]
+        sizes = (self.seq_length, self.batch, self.tokens)
+        if given is not None and given.is_chat:
+            out = answer_loss(model, [(d.ids, d.counts) for d in given.documents], *sizes).to_json()
+        elif given is not None:
+            out = perplexity(model, given.tokens, *sizes).to_json()
+        if given is not None and given.folder is not None:
+            problems = given.folder.problems()[: self.problems]
             if problems:
-                out["answers"] = answer_accuracy(model, problems, self.folder.tokenizer_dir).to_json()
+                out["answers"] = answer_accuracy(model, problems, given.folder.tokenizer_dir).to_json()
+        if self.questions:
+            report = self.counting(str(model.name))
+            out["questions"] = ask_member(model, self.questions, self.asking, report).to_json()
         if self.harness is not None and tokenizer is not None:
             out["tasks"] = self.harness.run(model, tokenizer, self.limit, self.batch)
         return out
 
 
-def tokenizer_of(source: Path, folder: DataFolder | None) -> Path:
+def tokenizer_of(source: Path, given: Given | None) -> Path:
     """The folder of a source's tokenizer, which lm-eval reads: its own, or the data's.
 
     Raises:
@@ -62,8 +72,8 @@ def tokenizer_of(source: Path, folder: DataFolder | None) -> Path:
     """
     if (source / "tokenizer.json").is_file():
         return source
-    if folder is not None:
-        return folder.tokenizer_dir
+    if given is not None and given.folder is not None:
+        return given.folder.tokenizer_dir
     raise ElasticError(f"{source}: has no tokenizer.json; give the --data folder that the model was trained on")
 
 
@@ -82,7 +92,7 @@ def wanted_members(sources: Sequence[Source], only: Sequence[str]) -> list[list[
 
 
 def measured(
-    sources: Iterable[tuple[Source, list[str], Path | None]],
+    sources: Iterable[tuple[Source, list[str], Given | None, Path | None]],
     device: str,
     measures: Measures,
     track: Callable[[list[str], str], Iterable[str]],
@@ -90,7 +100,7 @@ def measured(
     """A row of figures for each wanted member, one source in memory at a time.
 
     Args:
-        sources: each with the names of its members and its tokenizer's folder.
+        sources: each with the names of its members, its data and its tokenizer's folder.
         device: where models run.
         measures: what is measured.
         track: called with names and what they are of; gives them again, and may show how far it is.
@@ -98,7 +108,7 @@ def measured(
     Raises:
         ElasticError: of a member, with its name and its source.
     """
-    for source, names, tokenizer in sources:
+    for source, names, given, tokenizer in sources:
         if not names:
             continue
         family = load_family(source, device=device)
@@ -106,7 +116,7 @@ def measured(
             model = family.select(name)
             row = {"source": str(source.folder), "member": name, **counts(model.parent, model.subnet)}
             try:
-                yield row | measures.of(model, tokenizer)
+                yield row | measures.of(model, given, tokenizer)
             except ElasticError as exc:
                 raise exc.within(name).within(source.folder) from None
             family.release()

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from nemo_elastic.data.encoded import end_of
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.tokenizer_files import load_tokenizer
-from nemo_elastic.io.read import read_json
+from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.nn.generate import check_finite
 from nemo_elastic.runtime import MemberModel
 
@@ -96,8 +96,8 @@ def make_lm(member: MemberModel, tokenizer_dir: str | Path, batch: int = 8) -> A
         make_disjoint_window,
     )
 
-    tokenizer = load_tokenizer(tokenizer_dir)
-    end = _end_of_text(Path(tokenizer_dir), tokenizer.token_to_id)
+    opened = FamilyTokenizer.read(Path(tokenizer_dir))
+    tokenizer, end = opened.tokenizer, end_of(opened, Path(tokenizer_dir))
 
     class MemberLM(TemplateLM):  # pyright: ignore[reportUntypedBaseClass]
         @property
@@ -189,19 +189,3 @@ def _generation(settings: dict[str, Any]) -> tuple[list[str], int]:
     names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
     limit = next((settings[n] for n in names if settings.get(n) is not None), MAX_NEW_TOKENS)
     return [until] if isinstance(until, str) else list(until), int(limit)
-
-
-def _end_of_text(folder: Path, token_to_id: Callable[[str], int | None]) -> int:
-    """Id of the token that ends a text, from the tokenizer's own settings."""
-    path = folder / "tokenizer_config.json"
-    token: Any = None
-    if path.is_file():
-        settings = read_json(path)
-        if not isinstance(settings, dict):
-            raise ElasticError(f"{path}: not a JSON object")
-        token = settings.get("eos_token")
-        token = token.get("content") if isinstance(token, dict) else token
-    end = token_to_id(token) if isinstance(token, str) else None
-    if end is None:
-        raise ElasticError(f"{path}: names no eos_token that the tokenizer has")
-    return end

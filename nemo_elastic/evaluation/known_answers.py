@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.data.bpe import EOS_ID
+from nemo_elastic.data.encoded import Encoded
 from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.data.given import Given
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.functional import work_dtype
 from nemo_elastic.runtime.calibration import LEAST, Calibration, fit
@@ -128,37 +128,55 @@ class Measured:
         return fit(self.signals_ns[take], self.quality_nm[take], self.members, self.parameters)
 
 
-def examples(folder: DataFolder, count: int | None, prompt: int, answer: int, seed: int = 0) -> list[Example]:
-    """Held-out prompts: problems with their worked solutions, up to half of all, and pieces of text.
+def examples(given: Given, count: int | None, prompt: int, answer: int, seed: int = 0) -> list[Example]:
+    """Prompts whose answers are known: problems with their worked solutions, up to half of all, and pieces of text.
+
+    Of conversations each gives one: what comes before its first answer, and the beginning of that.
 
     Args:
-        folder: where they are held out.
+        given: what was held out, or the user's own.
         count: how many; None for `USUAL`, or as many as there are.
         prompt, answer: tokens of a piece of text before and behind the place where members would take over.
         seed: which pieces are sampled; none overlap.
 
     Raises:
-        ElasticError: it has fewer.
+        ElasticError: there are fewer.
     """
-    tokens, length = folder.tokens("val"), prompt + answer
+    length = prompt + answer
+    chats = [each for each in (_first_answer(d, answer) for d in given.documents) if each] if given.is_chat else []
+    tokens = given.tokens[:0] if given.is_chat else given.tokens
+    known = chats or _problems(given.folder, (count or USUAL) // 2)
     pieces = len(tokens) // length
-    problems = _problems(folder, (count or USUAL) // 2)
     if count is None:
-        count = min(USUAL, pieces + len(problems))
-    if len(problems) + pieces < count or count < 2 * LEAST:
-        most = f"from {2 * LEAST} up to what it has: {len(problems) + pieces} of {prompt} + {answer} tokens"
+        count = min(USUAL, pieces + len(known))
+    if len(known) + pieces < count or count < 2 * LEAST:
+        most = f"from {2 * LEAST} up to what it has: {len(known) + pieces} of {prompt} + {answer} tokens"
         raise bad("samples", count, most)
-    sampled = np.random.default_rng(seed).choice(pieces, count - len(problems), replace=False)
+    generator = np.random.default_rng(seed)
+    if chats:
+        return [chats[at] for at in sorted(generator.choice(len(chats), count, replace=False).tolist())]
+    sampled = generator.choice(pieces, count - len(known), replace=False)
     texts = [tokens[at * length : (at + 1) * length].tolist() for at in sorted(sampled.tolist())]
-    return [*problems, *(Example(ids[:prompt], ids[prompt:]) for ids in texts)]
+    return [*known, *(Example(ids[:prompt], ids[prompt:]) for ids in texts)]
 
 
-def _problems(folder: DataFolder, most: int) -> list[Example]:
-    tokenizer, out = folder.tokenizer(), []
-    for problem in islice(folder.problems(), most):
+def _problems(folder: DataFolder | None, most: int) -> list[Example]:
+    problems = [] if folder is None else folder.problems()[:most]
+    if folder is None or not problems:
+        return []
+    tokenizer, end, out = folder.tokenizer(), folder.end_id, []
+    for problem in problems:
         asked, whole = (tokenizer.encode(t, add_special_tokens=False).ids for t in (problem.prompt, problem.text))
-        out.append(Example([EOS_ID, *asked], whole[len(asked) :]))  # it follows the end of another document
+        out.append(Example([end, *asked], whole[len(asked) :]))  # it follows the end of another document
     return out
+
+
+def _first_answer(document: Encoded, most: int) -> Example | None:
+    """What comes before the first answer of a conversation, and so many of its tokens; None where nothing does."""
+    counts = np.ones(len(document.ids), dtype=bool) if document.counts is None else document.counts
+    start = int(counts.argmax())
+    end = min(start + most, start + int(np.append(counts[start:], False).argmin()))
+    return Example(document.ids[:start].tolist(), document.ids[start:end].tolist()) if start else None
 
 
 def measure(

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,10 @@ from nemo_elastic.nn.functional import work_dtype
 
 #: tokens whose losses are computed at once: bounds the float32 copy of the logits at a large vocabulary
 _CHUNK = 1024
+_NO_NUMBER = (
+    "loss: infinite or not a number on this data; load the family in a wider dtype, or see with nemo-elastic verify "
+    "whether it is damaged"
+)
 
 
 @dataclass(frozen=True)
@@ -81,15 +85,65 @@ def perplexity(
         for window_bl in _windows(tokens, count, seq_length, batch):
             total += sum(part_t.sum().item() for part_t in _token_losses(model, window_bl))
             if not math.isfinite(total):
-                raise ElasticError(
-                    "loss: infinite or not a number on this data; load the family in a wider dtype, or see with "
-                    "nemo-elastic verify whether it is damaged"
-                )
+                raise ElasticError(_NO_NUMBER)
+    return Loss(total / count, count)
+
+
+def answer_loss(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    documents: Iterable[tuple[np.ndarray, np.ndarray | None]],
+    seq_length: int,
+    batch: int = 8,
+    max_tokens: int | None = None,
+) -> Loss:
+    """Mean loss over the tokens that count of conversations, each read from its beginning.
+
+    One that is longer than a window is cut into windows as a stream is. Rows of a batch are padded behind their end,
+    which a causal model's earlier logits do not see.
+
+    Args:
+        model: token ids [b, l] to logits [b, l, v].
+        documents: token ids, and which of them count; None for all.
+        seq_length: inputs of a window.
+        batch: windows at once.
+        max_tokens: take no more documents once so many tokens count.
+
+    Raises:
+        ElasticError: a loss that is no number, or no token counts.
+    """
+    windows: list[tuple[np.ndarray, np.ndarray]] = []
+    count = 0
+    for ids, counts in documents:
+        mask = np.ones(len(ids), dtype=bool) if counts is None else counts
+        for at in range(0, len(ids) - 1, seq_length):
+            if (part := mask[at + 1 : at + seq_length + 1]).any():
+                windows.append((ids[at : at + seq_length + 1], part))
+                count += int(part.sum())
+        if max_tokens is not None and count >= max_tokens:
+            break
+    if not count:
+        raise ElasticError("data: no token counts; there are no answers in it")
+    windows.sort(key=lambda window: len(window[0]))
+    total = 0.0
+    with torch.no_grad():
+        for first in range(0, len(windows), batch):
+            rows = windows[first : first + batch]
+            tokens_bl = np.zeros((len(rows), len(rows[-1][0])), dtype=np.int64)
+            mask_bl = np.zeros((len(rows), tokens_bl.shape[1] - 1), dtype=bool)
+            for row, (ids, mask) in enumerate(rows):
+                tokens_bl[row, : len(ids)], mask_bl[row, : len(mask)] = ids, mask
+            loss_t = torch.cat(list(_token_losses(model, torch.from_numpy(tokens_bl)))).cpu()
+            total += loss_t[torch.from_numpy(mask_bl.ravel())].sum().item()
+    if not math.isfinite(total):
+        raise ElasticError(_NO_NUMBER)
     return Loss(total / count, count)
 
 
 def sequence_losses(
-    model: Callable[[torch.Tensor], torch.Tensor], sequences_sl: np.ndarray, batch: int = 8
+    model: Callable[[torch.Tensor], torch.Tensor],
+    sequences_sl: np.ndarray,
+    batch: int = 8,
+    counts_sl: np.ndarray | None = None,
 ) -> np.ndarray:
     """Mean loss of each of several sequences of one length.
 
@@ -97,6 +151,7 @@ def sequence_losses(
         model: token ids [b, l] to logits [b, l, v].
         sequences_sl: token ids [s, l + 1]: every token but the first of each is predicted.
         batch: sequences at once.
+        counts_sl: which tokens count, [s, l + 1]; in every sequence one of those that are predicted.
 
     Returns:
         Nats per token, float64 [s], the same for every `batch`.
@@ -105,8 +160,9 @@ def sequence_losses(
     with torch.no_grad():
         for first in range(0, len(sequences_sl), batch):
             window_bl = torch.from_numpy(sequences_sl[first : first + batch].astype(np.int64))
-            loss_t = torch.cat(list(_token_losses(model, window_bl)))
-            out.append(loss_t.view(len(window_bl), -1).mean(dim=1).cpu().numpy())
+            loss_bl = torch.cat(list(_token_losses(model, window_bl))).view(len(window_bl), -1).cpu().numpy()
+            counts_bl = None if counts_sl is None else counts_sl[first : first + batch, 1:]
+            out.append(np.average(loss_bl, axis=1, weights=counts_bl))
     return np.concatenate(out)
 
 

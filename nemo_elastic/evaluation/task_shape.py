@@ -40,23 +40,33 @@ class Halves:
     Attributes:
         search_sl: what candidates are compared on.
         held_out_sl: what no candidate was compared on.
+        search_counts_sl, held_out_counts_sl: which of their tokens the loss counts; None for all.
     """
 
     search_sl: np.ndarray
     held_out_sl: np.ndarray
+    search_counts_sl: np.ndarray | None = None
+    held_out_counts_sl: np.ndarray | None = None
 
     @property
     def search_tokens(self) -> int:
-        """Tokens that are predicted in the half to search on."""
-        return _predicted(self.search_sl)
+        """Tokens that are predicted, and count, in the half to search on."""
+        return _predicted(self.search_sl, self.search_counts_sl)
 
     @property
     def held_out_tokens(self) -> int:
-        """Tokens that are predicted in the other half."""
-        return _predicted(self.held_out_sl)
+        """Tokens that are predicted, and count, in the other half."""
+        return _predicted(self.held_out_sl, self.held_out_counts_sl)
 
 
-def halves_of(documents: Sequence[np.ndarray], length: int, most: int, seed: int = 0, where: str = "data") -> Halves:
+def halves_of(
+    documents: Sequence[np.ndarray],
+    length: int,
+    most: int,
+    seed: int = 0,
+    where: str = "data",
+    counts: Sequence[np.ndarray | None] | None = None,
+) -> Halves:
     """Deal documents out to two halves and cut each half into sequences.
 
     Args:
@@ -65,6 +75,7 @@ def halves_of(documents: Sequence[np.ndarray], length: int, most: int, seed: int
         most: predicted tokens of the half to search on; the other one has at most four times as many.
         seed: of the order in which documents are dealt.
         where: what the documents are, for errors.
+        counts: which tokens of each the loss counts, None for all. Sequences without one are left out.
 
     Returns:
         The halves; the same arguments give the same ones.
@@ -72,23 +83,33 @@ def halves_of(documents: Sequence[np.ndarray], length: int, most: int, seed: int
     Raises:
         ElasticError: a half has too few sequences for an interval.
     """
-    pieces = [piece for document in documents for piece in _pieces(np.asarray(document), PIECE * (length + 1))]
+    masks = [None] * len(documents) if counts is None else counts
+    both = (_with_counts(np.asarray(ids), mask) for ids, mask in zip(documents, masks, strict=True))
+    pieces = [piece for document in both for piece in _pieces(document, PIECE * (length + 1))]
     hands: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     sizes = [0, 0]
     for at in np.random.default_rng(seed).permutation(len(pieces)):
         half = int(sizes[1] < sizes[0])  # the shorter one
         hands[half].append(pieces[at])
         sizes[half] += len(pieces[at])
-    search_sl, held_out_sl = (
+    search_sl2, held_out_sl2 = (
         _sequences(hand, length, limit) for hand, limit in zip(hands, (most, WIDER * most), strict=True)
     )
+    search_sl, held_out_sl = search_sl2[..., 0], held_out_sl2[..., 0]
     count = min(len(search_sl), len(held_out_sl))
     if count < FEW:
         raise ElasticError(
             f"{where}: {sum(sizes)} tokens make {count} sequences of {length} in each half, and at least {FEW} are "
             "needed; give more text, more --tokens or a smaller --seq-length"
         )
-    return Halves(search_sl, held_out_sl)
+    if counts is None:
+        return Halves(search_sl, held_out_sl)
+    return Halves(search_sl, held_out_sl, search_sl2[..., 1].astype(bool), held_out_sl2[..., 1].astype(bool))
+
+
+def _with_counts(ids: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
+    """Token ids, and whether they count, [t, 2]."""
+    return np.stack([ids.astype(np.int64), np.ones_like(ids, np.int64) if counts is None else counts], axis=-1)
 
 
 def _pieces(document: np.ndarray, most: int) -> Iterator[np.ndarray]:
@@ -96,14 +117,16 @@ def _pieces(document: np.ndarray, most: int) -> Iterator[np.ndarray]:
 
 
 def _sequences(pieces: Sequence[np.ndarray], length: int, most: int) -> np.ndarray:
-    """Sequences [s, length + 1] of pieces end to end, each starting at the last label of the one before."""
-    stream = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
+    """Sequences [s, length + 1, 2] of pieces end to end, each starting at the last label of the one before."""
+    stream = np.concatenate(pieces) if pieces else np.zeros((0, 2), dtype=np.int64)
     count = min(max(len(stream) - 1, 0) // length, most // length)
-    return np.stack([stream[i * length : (i + 1) * length + 1] for i in range(count)]) if count else stream[:0]
+    cut = [stream[i * length : (i + 1) * length + 1] for i in range(count)]
+    cut = [sequence for sequence in cut if sequence[1:, 1].any()]
+    return np.stack(cut) if cut else np.zeros((0, length + 1, 2), dtype=np.int64)
 
 
-def _predicted(sequences_sl: np.ndarray) -> int:
-    return sequences_sl.shape[0] * (sequences_sl.shape[1] - 1)
+def _predicted(sequences_sl: np.ndarray, counts_sl: np.ndarray | None) -> int:
+    return sequences_sl.shape[0] * (sequences_sl.shape[1] - 1) if counts_sl is None else int(counts_sl[:, 1:].sum())
 
 
 @dataclass(frozen=True)
@@ -188,15 +211,15 @@ def specialize(
         ElasticError: the loss of the path's shape is no number, or the budget is above the parent.
     """
 
-    def losses(subnet: Subnet, sequences_sl: np.ndarray) -> np.ndarray:
-        candidate_s = sequence_losses(family.select(subnet), sequences_sl, batch)
+    def losses(subnet: Subnet, sequences_sl: np.ndarray, counts_sl: np.ndarray | None) -> np.ndarray:
+        candidate_s = sequence_losses(family.select(subnet), sequences_sl, batch, counts_sl)
         family.release()  # one shape's slices at a time
         return candidate_s
 
     result = search(
         trained_space(manifest, start),
         [budget],
-        lambda subnet: float(losses(subnet, halves.search_sl).mean()),
+        lambda subnet: float(losses(subnet, halves.search_sl, halves.search_counts_sl).mean()),
         candidates,
         seed,
         progress,
@@ -204,7 +227,9 @@ def specialize(
     )
     known = {trial.member: trial.loss for trial in result.trace}
     candidate = result.members[budget.name]
-    path_s, candidate_s = losses(start, halves.held_out_sl), losses(candidate, halves.held_out_sl)
+    path_s, candidate_s = (
+        losses(shape, halves.held_out_sl, halves.held_out_counts_sl) for shape in (start, candidate)
+    )
     if not all(map(math.isfinite, (known[start], path_s.sum(), candidate_s.sum()))):
         raise ElasticError("the loss of the path's shape on this data is no number; the family's weights are damaged")
     return Specialized(

@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import secrets
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,12 +23,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io.apart import apart
-from nemo_elastic.io.bounded import read_text
+from nemo_elastic.io.bounded import read_bytes, read_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["TOKENIZER_FILES", "find_tokenizer", "load_tokenizer", "render"]
+__all__ = ["TOKENIZER_FILES", "copy_tokenizer", "find_tokenizer", "load_tokenizer", "render", "what_differs"]
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
@@ -39,6 +41,8 @@ _SAMPLE = "Hello,  world! 3.14 <s> </s>\n\tnaïve 日本語 ﬁ \u0301 🦜 " + 
 _SECONDS = 60
 #: characters of a rendered text
 _CHARACTERS = 2**26
+#: around what `{% generation %}` marks while it is rendered: what no text and no template knows
+_OPEN, _CLOSE = (f"\ue000{secrets.token_hex(16)}\ue001" for _ in range(2))
 #: digests of what was tried
 _tried: set[str] = set()
 
@@ -77,6 +81,22 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     return Tokenizer.from_str(text)
 
 
+def what_differs(one: Tokenizer, other: Tokenizer) -> str | None:
+    """What makes two tokenizers cut a text differently: `vocabulary` or `merges`; None where these are the same."""
+    if one.get_vocab() != other.get_vocab():
+        return "vocabulary"
+    merges = [json.loads(tokenizer.to_str())["model"].get("merges") for tokenizer in (one, other)]
+    return None if merges[0] == merges[1] else "merges"
+
+
+def copy_tokenizer(folder: Path, out: Path) -> None:
+    """Copy the files of a tokenizer into a new folder."""
+    out.mkdir()
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            (out / name).write_bytes(read_bytes(folder / name))
+
+
 def try_tokenizer(text: str) -> None:
     """Open a tokenizer, and let it read and say a little. Called in a process apart alone: it may not survive."""
     from tokenizers import Tokenizer
@@ -107,8 +127,33 @@ def render(text: str, names: Mapping[str, Any] | None) -> str | None:
     Raises:
         ElasticError: it is no template, or it refuses, fails, or its text does not end.
     """
+    return _rendered(text, names, False)
+
+
+def render_marked(text: str, names: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]]]:
+    """As `render`; also the characters from and to which `{% generation %}` marks it. Called in a process apart alone.
+
+    Raises:
+        ElasticError: as `render`; or the template does something to its text that the marks do not survive.
+    """
+    pieces, spans, begun, at = [], [], [], 0
+    for piece in re.split(f"({_OPEN}|{_CLOSE})", _rendered(text, names, True) or ""):
+        if piece == _OPEN:
+            begun.append(at)
+        elif piece == _CLOSE:
+            spans.append((begun.pop() if begun else -1, at))
+        else:
+            pieces.append(piece)
+            at += len(piece)
+    said = "".join(pieces)
+    if begun or any(start < 0 for start, _ in spans) or said != _rendered(text, names, False):
+        raise ElasticError("its generation marks get lost in a filter or a variable")
+    return said, spans
+
+
+def _rendered(text: str, names: Mapping[str, Any] | None, marked: bool) -> str | None:
     try:
-        template = _compiled(text)
+        template = _compiled(text, marked)
         if names is None:
             return None
         pieces, size = [], 0
@@ -125,8 +170,8 @@ def render(text: str, names: Mapping[str, Any] | None) -> str | None:
 
 
 @lru_cache(maxsize=8)
-def _compiled(text: str) -> Any:
-    """A template in the environment that transformers renders chat templates in."""
+def _compiled(text: str, marked: bool) -> Any:
+    """A template in the environment that transformers renders chat templates in; its generation marks shown or not."""
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -139,6 +184,9 @@ def _compiled(text: str) -> Any:
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            if marked:
+                before, after = (nodes.Output([nodes.TemplateData(mark)]) for mark in (_OPEN, _CLOSE))
+                body = [before, *body, after]
             return nodes.Scope(body, lineno=line)
 
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])

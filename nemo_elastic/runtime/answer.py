@@ -13,9 +13,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from nemo_elastic.errors import bad
+from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.nn.generate import Decoding
 
-from .family_tokenizer import FamilyTokenizer
 from .prompts import Prompts
 from .speculation import Speculation
 

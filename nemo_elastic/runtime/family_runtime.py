@@ -13,6 +13,7 @@ import torch
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.formats.source import Source
@@ -21,7 +22,6 @@ from nemo_elastic.nn.weights import check_nested
 
 from .auto import Auto
 from .calibration import Calibration
-from .family_tokenizer import FamilyTokenizer
 from .member_model import MemberModel
 from .prompts import Companions
 from .storage import CutLayers, Storage, check_device

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.family_tokenizer import FamilyTokenizer, check_messages
 from nemo_elastic.formats.source import Source
 from nemo_elastic.io.read import read_json
 from nemo_elastic.nn.generate import token_ids
 
 from .calibration import Calibration, read_calibration
-from .family_tokenizer import FamilyTokenizer, check_messages
 
 GENERATION = "generation_config.json"
 

@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.family_tokenizer import has_template
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.runtime.calibration import check_cost
-from nemo_elastic.runtime.family_tokenizer import has_template
 
 from .arguments import GATE, Settings, check_draft, check_layers, check_version
 from .names import calibration
@@ -91,7 +91,7 @@ class Server:
     @staticmethod
     def _check_text(folder: Path) -> None:
         """Open the tokenizer and the chat template as vLLM will, which has no bounds for them."""
-        from nemo_elastic.runtime.family_tokenizer import FamilyTokenizer
+        from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 
         if (folder / "tokenizer.json").is_file():
             template = FamilyTokenizer.read(folder).chat_template

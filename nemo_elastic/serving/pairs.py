@@ -14,7 +14,7 @@ from .hooks import Running, SchedulerHook
 from .names import Choice
 
 if TYPE_CHECKING:
-    from nemo_elastic.runtime.family_tokenizer import FamilyTokenizer
+    from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 
 #: how models of the field end their thoughts
 USUAL = "</think>"

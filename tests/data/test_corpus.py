@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_elastic.data.corpus import MIN_CHARS, Document, _blocks, read_corpus
+from nemo_elastic.data.corpus import MIN_CHARS, Document, cut_in_blocks, read_corpus
 from nemo_elastic.errors import ElasticError
 
 PARAGRAPH = "A line of text, with numbers such as 1234 and words.\nAnother line of it.\n\n"
@@ -81,7 +81,7 @@ def test_the_shortest_text_gives_both_splits(tmp_path: Path, chars: int) -> None
 
 @given(st.text(alphabet="ab \n", max_size=60_000) | st.integers(0, 60_000).map("é".__mul__))
 def test_blocks_are_the_text(text: str) -> None:
-    blocks = list(_blocks(Document("x", text)))
+    blocks = list(cut_in_blocks(Document("x", text)))
     assert "".join(b.text for b in blocks) == text
     assert len({b.name for b in blocks}) == len(blocks)
     assert all(0 < len(b.text) <= 12_288 for b in blocks)

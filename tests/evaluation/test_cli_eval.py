@@ -131,7 +131,7 @@ def test_bad_input_is_one_line(capsys, folder, data, tmp_path, monkeypatch, mode
     cases = [
         ((folder,), "nothing to measure"),
         ((folder, "--data", data.path, "--member", "7b"), "no source has 7b; there are 12b, 6b"),
-        ((folder, "--data", tmp_path), "no data folder"),
+        ((folder, "--data", tmp_path / "nowhere"), "nowhere: no such file or folder"),
         ((tmp_path / "nothing", "--data", data.path), "nothing: no such folder"),
         ((folder, "--tasks", "arc_easy"), "pip install 'lm-eval"),
         ((folder, "--data", data.path, "--device", "toaster"), "--device: 'toaster'"),

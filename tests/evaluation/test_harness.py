@@ -64,15 +64,6 @@ def test_without_the_harness_the_error_says_what_to_install(monkeypatch):
         harness.Harness(["arc_easy"])
 
 
-def test_the_end_of_text_is_read_from_the_tokenizer(tmp_path):
-    vocab = {"<eos>": 1, "</s>": 2}
-    with pytest.raises(ElasticError, match="names no eos_token"):
-        harness._end_of_text(tmp_path, vocab.get)
-    for value, expected in (("<eos>", 1), ({"content": "</s>"}, 2)):
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": value}))
-        assert harness._end_of_text(tmp_path, vocab.get) == expected
-
-
 def test_the_whole_way_through_lm_eval(tmp_path):
     """Three kinds of requests of two local tasks, against what they are by hand."""
     pytest.importorskip("lm_eval", reason="optional: pip install 'lm-eval>=0.4.13'")

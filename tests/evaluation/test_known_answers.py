@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from nemo_elastic.cli import main
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.build import build_data
+from nemo_elastic.data.given import Given
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation.known_answers import (
     TRIED,
@@ -120,7 +121,7 @@ def test_the_command_writes_what_the_family_then_chooses_by(capsys, folder, data
     assert [row["dial"] for row in report["auto"]] == list(TRIED)
     assert all(row["interval"][0] <= row["gain"] <= row["interval"][1] for row in report["auto"])
     family = load_family(folder)
-    given = examples(data, 64, 20, 6)
+    given = examples(Given.of(data), 64, 20, 6)
     auto = family.auto(0.5)
     names = auto.choose([example.prompt for example in given])
     costs = {row["member"]: row["cost"] for row in report["members"]}
@@ -134,7 +135,7 @@ def test_the_command_writes_what_the_family_then_chooses_by(capsys, folder, data
 
 
 def test_examples_are_problems_and_pieces_that_do_not_overlap(data):
-    given = examples(data, 64, 20, 6)
+    given = examples(Given.of(data), 64, 20, 6)
     problems, pieces = given[:8], given[8:]
     assert all(len(e.prompt) == 20 and len(e.answer) == 6 for e in pieces) and len(pieces) == 56
     text = data.tokenizer().decode(problems[0].prompt + problems[0].answer)
@@ -142,16 +143,16 @@ def test_examples_are_problems_and_pieces_that_do_not_overlap(data):
     stream = data.tokens("val").tolist()
     starts = [next(i for i in range(0, len(stream), 26) if stream[i : i + 26] == e.prompt + e.answer) for e in pieces]
     assert starts == sorted(set(starts))
-    assert examples(data, 64, 20, 6) == given != examples(data, 64, 20, 6, seed=1)
+    assert examples(Given.of(data), 64, 20, 6) == given != examples(Given.of(data), 64, 20, 6, seed=1)
     with pytest.raises(
         ElasticError, match=r"samples: 100000 is not allowed; from 64 up to what it has: \d+ of 20 \+ 6"
     ):
-        examples(data, 100_000, 20, 6)
+        examples(Given.of(data), 100_000, 20, 6)
 
 
 def test_what_is_measured_is_the_answer_alone(folder, data):
     """Signals as a running family reads them; quality as one forward of each member gives it."""
-    family, given = load_family(folder), examples(data, 64, 20, 6)
+    family, given = load_family(folder), examples(Given.of(data), 64, 20, 6)
     seen = []
     measured = measure(family, given, batch=5, done=seen.append)
     assert sum(seen) == 64 * 3 and measured.members == ("6b", "9b", "12b")

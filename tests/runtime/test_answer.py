@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.runtime.answer import Answer, Detokenizer, StopFilter, Stream, stop_strings
-from nemo_elastic.runtime.family_tokenizer import FamilyTokenizer
 from tests.runtime.talking import PARENT, TOKENIZER
 
 BYTES = FamilyTokenizer(TOKENIZER)

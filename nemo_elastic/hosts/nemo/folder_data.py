@@ -13,7 +13,7 @@ import torch
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.collections.llm.gpt.data import PreTrainingDataModule
 
-from nemo_elastic.data.folder import SPLITS, DataFolder
+from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
 
@@ -103,6 +103,7 @@ def pretraining_data(
         "num_train_samples": num_train_samples,
     }
     _check(data, sizes, (train, validation))
+    train, validation = data.held(train), data.held(validation)
     root = data.path.resolve()  # NeMo-Run starts jobs in other working directories
     # Megatron finds a stored order by paths and settings, not by content: rebuilt data must not meet an old order.
     index = Path(index_dir).resolve() / data.digest if index_dir else root / "index"
@@ -127,9 +128,6 @@ def _check(data: DataFolder, sizes: dict[str, int], splits: Sequence[str]) -> No
     if whole % micro:
         raise bad("global_batch_size", whole, f"a multiple of the micro-batch size, {micro}")
     for split in splits:
-        if split not in SPLITS:
-            raise bad("split", split, f"use one of {', '.join(SPLITS)}")
-        if data.splits[split].tokens <= length:
-            raise ElasticError(
-                f"seq_length: {length} is too long; {data.prefix(split)} has {data.splits[split].tokens} tokens"
-            )
+        tokens = data.splits[data.held(split)].tokens
+        if tokens <= length:
+            raise ElasticError(f"seq_length: {length} is too long; {data.prefix(split)} has {tokens} tokens")

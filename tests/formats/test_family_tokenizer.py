@@ -15,9 +15,9 @@ from tokenizers.pre_tokenizers import Split
 
 from nemo_elastic.data.bpe import EOS, PAD
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.family_tokenizer import ChatTemplate, FamilyTokenizer
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family
-from nemo_elastic.runtime.family_tokenizer import ChatTemplate, FamilyTokenizer
 from tests.runtime.talking import MESSAGES, PARENT, TEMPLATE, TEXTS, TOKENIZER, talking_family
 
 USER = MESSAGES[1:]

@@ -8,10 +8,13 @@ came with the folder: it runs in a process apart, within bounds (`formats.tokeni
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import require
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _RENDER = "nemo_elastic.formats.tokenizer_files:render"
+#: as the hosts look for marks of what an assistant said
+_MARKS = re.compile(r"\{%-?\s+generation\s+-?%\}")
 _MESSAGE = "a list of messages such as {'role': 'user', 'content': 'Hello'}"
 
 Message = Mapping[str, Any]
@@ -37,6 +42,9 @@ class ChatTemplate:
         special: special tokens that it may name: bos_token, eos_token and so on.
         where: its file, for errors.
 
+    Attributes:
+        marks_answers: whether `{% generation %}` says what an assistant said.
+
     Raises:
         ElasticError: it is no Jinja.
     """
@@ -44,7 +52,8 @@ class ChatTemplate:
     def __init__(self, text: str, special: Mapping[str, str], where: str) -> None:
         require("jinja2")  # the process apart could not say what brings it
         self._text, self._special, self._where = text, dict(special), where
-        self._call(None)
+        self.marks_answers = _MARKS.search(text) is not None
+        self._call(_RENDER, None)
 
     def check(self) -> None:
         """Let it render a word, for whoever renders it without bounds; whether it takes that is its own to say.
@@ -69,7 +78,21 @@ class ChatTemplate:
         Raises:
             ElasticError: they are no messages, or the template refuses them, fails, or takes too much time or memory.
         """
-        return self._call(self._names(check_messages(messages), add_generation_prompt))
+        return self._call(_RENDER, self._names(check_messages(messages), add_generation_prompt))
+
+    def render_marked(self, messages: Sequence[Message], tools: Any = None) -> tuple[str, list[tuple[int, int]]]:
+        """The text of a whole conversation, and the characters from and to which its marks say is an assistant's.
+
+        Args:
+            messages: see `render`.
+            tools: what the assistant may call, for templates that tell it.
+
+        Raises:
+            ElasticError: see `render`; or the marks get lost in the template.
+        """
+        names = self._names(check_messages(messages), False) | {"tools": tools}
+        text, spans = self._call(f"{_RENDER}_marked", names)
+        return text, [(start, end) for start, end in spans]
 
     def _names(self, messages: Sequence[Message], add_generation_prompt: bool) -> dict[str, Any]:
         own = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
@@ -78,9 +101,9 @@ class ChatTemplate:
     def _error(self, exc: ElasticError) -> ElasticError:
         return ElasticError(f"chat template: {exc.said}", self._where)
 
-    def _call(self, names: Mapping[str, Any] | None) -> Any:
+    def _call(self, function: str, names: Mapping[str, Any] | None) -> Any:
         try:
-            return apart(_RENDER, self._text, names)
+            return apart(function, self._text, names)
         except ElasticError as exc:
             raise self._error(exc) from None
 
@@ -165,6 +188,15 @@ class FamilyTokenizer:
         with _in_one_line("prompts"):
             return self.tokenizer.encode(text, add_special_tokens=special).ids
 
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of several texts at once, without special tokens.
+
+        Raises:
+            ElasticError: one is no text that UTF-8 can write, or the tokenizer fails at it.
+        """
+        with _in_one_line("prompts"):
+            return [e.ids for e in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Text of token ids; ids that the tokenizer has no token for say nothing."""
         with _in_one_line("tokens"):
@@ -187,6 +219,36 @@ class FamilyTokenizer:
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation up to where the answer begins; special tokens are those of the template."""
         return self.encode(self.render(messages), special=False)
+
+    def encode_answers(self, messages: Sequence[Message], tools: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids of a whole conversation, int32, and which of them an assistant said, as transformers counts them.
+
+        Args:
+            messages: each with `role` and `content`.
+            tools: see `ChatTemplate.render_marked`.
+
+        Returns:
+            The ids, and a mask of the same length: all of them where the template has no marks.
+
+        Raises:
+            ElasticError: the model has no chat template, or it does not take these messages.
+        """
+        if self.chat_template is None:
+            raise ElasticError("messages: this model has no chat template; give its text itself")
+        text, spans = self.chat_template.render_marked(messages, tools)
+        with _in_one_line("messages"):
+            encoded = self.tokenizer.encode(text, add_special_tokens=False)
+        mask_t = np.full(len(encoded.ids), not self.chat_template.marks_answers)
+        starts_t, ends_t = np.array(encoded.offsets, dtype=np.int64).reshape(-1, 2).T
+        for start, end in spans:
+            mask_t |= (starts_t < end) & (ends_t > start)
+        return np.array(encoded.ids, dtype=np.int32), mask_t
+
+    @property
+    def end_id(self) -> int | None:
+        """The token that ends a text: `eos_token` of its settings, where the tokenizer has it."""
+        token = self.special.get("eos_token")
+        return None if token is None else self.tokenizer.token_to_id(token)
 
     @property
     def vocab_size(self) -> int:

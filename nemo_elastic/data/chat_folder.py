@@ -1,0 +1,121 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of conversations: the rows for hosts that tokenise themselves, packed sequences for those that do not.
+
+`training.jsonl` and `validation.jsonl` have `messages`, under the names that both hosts look for in a `dataset_root`.
+Beside them are the packed files of one host and the tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.core.family import known_fields
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
+from nemo_elastic.io.bounded import check_inside
+from nemo_elastic.io.outputs import Output
+from nemo_elastic.io.read import read_json
+from nemo_elastic.io.values import integer
+
+from .encoded import Tally
+from .folder import TOKENIZER
+from .packing import NAMES
+
+__all__ = ["CHAT", "HALVES", "MANIFEST", "METADATA", "ChatFolder"]
+
+MANIFEST, METADATA = "chat.json", "packed_metadata.jsonl"
+#: a data folder's name of a half -> the hosts'
+HALVES = {"train": "training", "val": "validation"}
+_VERSION = 1
+_HALF = "|".join(HALVES.values())
+#: with the indices of rows, and what hosts pack by themselves
+CHAT = Output(
+    "a chat folder",
+    rf"(?:{_HALF})[.]jsonl(?:[.]idx[.](?:npy|info))?|(?:{_HALF})(?:{'|'.join(map(re.escape, NAMES.values()))})|"
+    rf"{re.escape(METADATA)}|packed/.*|{TOKENIZER}/(?:{'|'.join(map(re.escape, TOKENIZER_FILES))})",
+    MANIFEST,
+    frozenset({"version", "vocab_size", "length", "conversations"}),
+)
+
+
+@dataclass(frozen=True)
+class ChatFolder:
+    """An opened folder of conversations; use `ChatFolder.open`.
+
+    Attributes:
+        path: the folder.
+        vocab_size: entries of the tokenizer.
+        length: tokens of a packed sequence, the most that a conversation has.
+        too_long: what was done with longer ones.
+        packed: `npy` or `parquet`.
+        marked: whether the chat template marks answers; without marks all tokens count.
+        seed: of the packing.
+        conversations: of each half.
+        sequences: packed ones of each half.
+        tally: tokens, those that count, and what was left out.
+    """
+
+    path: Path
+    vocab_size: int
+    length: int
+    too_long: str
+    packed: str
+    marked: bool
+    seed: int
+    conversations: Mapping[str, int]
+    sequences: Mapping[str, int]
+    tally: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> ChatFolder:
+        """Open a folder that `nemo-elastic data` wrote of conversations.
+
+        Raises:
+            ElasticError: it is none, or its manifest is damaged.
+        """
+        path = Path(path)
+        where = str(path / MANIFEST)
+        data = read_json(path / MANIFEST)
+        if not isinstance(data, dict):
+            raise ElasticError(f"{where}: not an object")
+        version = data.pop("version", None)
+        if version != _VERSION or isinstance(version, bool):
+            raise bad(f"{where}: version", version, f"this version of nemo-elastic reads {_VERSION}")
+        values = known_fields(cls, {"path": path, **data}, where)
+        for name in ("vocab_size", "length"):
+            integer(f"{where}: {name}", values[name], 1, "an integer from 1")
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `chat.json`."""
+        data = asdict(self)
+        del data["path"]
+        return {"version": _VERSION, **data}
+
+    def lines(self) -> Iterator[str]:
+        """What a person reads of it."""
+        tally = Tally(**self.tally)
+        for half, name in HALVES.items():
+            yield (
+                f"{self.path / name}.jsonl: {self.conversations[half]} conversations, "
+                f"{self.sequences[half]} packed sequences of {self.length} tokens in {name}{NAMES[self.packed]}"
+            )
+        yield from tally.lines(self.marked, self.length, self.too_long)
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """The tokenizer as transformers and the hosts read it."""
+        return self.path / TOKENIZER
+
+    def rows(self, half: str) -> Path:
+        """The conversations of `train` or `val`.
+
+        Raises:
+            ElasticError: a link out of the folder.
+        """
+        return check_inside(self.path / f"{HALVES[half]}.jsonl")

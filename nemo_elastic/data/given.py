@@ -1,0 +1,140 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a user gives as `--data` -> documents in a family's own tokens, with masks: for `eval`, `rank` and the others.
+
+It is a data folder or a chat folder of `nemo-elastic data`, or text and conversations as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+from nemo_elastic.formats.tokenizer_files import load_tokenizer, what_differs
+
+from . import chat_folder, folder
+from .chat_folder import ChatFolder
+from .encoded import Encoded, Tally, encode_rows
+from .folder import DataFolder
+from .sources import MAX_BYTES, cut_in_pieces, find_files, read_rows
+
+if TYPE_CHECKING:
+    from nemo_elastic.formats.source import Source
+
+__all__ = ["Given", "read_given"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Documents to read, and where they are from.
+
+    Attributes:
+        documents: in order.
+        folder: the data folder that they are from, with its problems; None for text.
+        split: of that folder.
+        notes: lines on what was left out, and on what counts.
+    """
+
+    documents: Sequence[Encoded]
+    folder: DataFolder | None = None
+    split: str = "val"
+    notes: Sequence[str] = field(default=())
+
+    @classmethod
+    def of(cls, folder: DataFolder, split: str = "val") -> Given:
+        """All of a split.
+
+        Raises:
+            ElasticError: If a token is not in the vocabulary.
+        """
+        return cls([Encoded(None, ids) for ids in folder.documents(split)], folder, split)
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the loss counts only some of the tokens."""
+        return any(document.counts is not None for document in self.documents)
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """All documents end to end, of a data folder as a memory map."""
+        if self.folder is not None:
+            return self.folder.tokens(self.split)
+        return np.concatenate([np.zeros(0, dtype=np.int32), *(document.ids for document in self.documents)])
+
+    @property
+    def digest(self) -> str:
+        """Short name of the content."""
+        if self.folder is not None:
+            return self.folder.digest
+        return hashlib.sha256(self.tokens.astype("<i4").tobytes()).hexdigest()[:12]
+
+
+def read_given(data: Path, source: Source, split: str = "val", most: int | None = None) -> Given:
+    """Documents as tokens that a family knows.
+
+    Args:
+        data: a data folder or a chat folder, of which a split is read; or text and conversations, a file or a folder
+            of files, which the family's own tokenizer and chat template make into tokens.
+        source: the family.
+        split: of a folder of `nemo-elastic data`.
+        most: tokens that count, after which text is read no further; all by default.
+
+    Raises:
+        ElasticError: none of these, tokens of another tokenizer, or text where the family has none.
+    """
+    if (data / folder.MANIFEST).is_file():
+        opened = DataFolder.open(data)
+        _check_tokenizer(data, opened.tokenizer_dir, opened.vocab_size, source)
+        return Given.of(opened, split)
+    path = data
+    if (data / chat_folder.MANIFEST).is_file():
+        chats = ChatFolder.open(data)
+        _check_tokenizer(data, chats.tokenizer_dir, chats.vocab_size, source)
+        path = chats.rows(split)
+    files = find_files([path])
+    tokenizer, tally = FamilyTokenizer.read(source.companions), Tally()
+    rows = (row for piece in cut_in_pieces(files, MAX_BYTES) for row in read_rows(piece))
+    documents = []
+    for document in encode_rows(rows, tokenizer, _end(tokenizer, source), tally):
+        documents.append(document)
+        if most is not None and tally.counted > most:
+            break
+    if not documents:
+        raise ElasticError(f"--data: {data} has no text")
+    largest, vocab = max(int(d.ids.max()) for d in documents), source.parent.vocab
+    if largest >= vocab:
+        raise ElasticError(f"--data: {data} has the token {largest}, {source.folder} knows {vocab}")
+    template = tokenizer.chat_template
+    chat = any(document.counts is not None for document in documents)
+    marked = None if not chat else template is None or template.marks_answers
+    return Given(documents, notes=list(tally.lines(marked)))
+
+
+def _end(tokenizer: FamilyTokenizer, source: Source) -> int | None:
+    """The token that ends a text: the tokenizer's own, or else one that ends an answer; None where there is none."""
+    if tokenizer.end_id is not None:
+        return tokenizer.end_id
+    from nemo_elastic.runtime.prompts import Companions  # brings torch
+
+    return min(Companions.of(source).end_ids, default=None)
+
+
+def _check_tokenizer(data: Path, tokenizer_dir: Path, vocab: int, source: Source) -> None:
+    """Refuse data whose tokens mean something else to a model: its loss would be a number about nothing."""
+    where = f"--data: {data}"
+    if vocab > source.parent.vocab:
+        raise ElasticError(f"{where} has {vocab} tokens of vocabulary, {source.folder} knows {source.parent.vocab}")
+    if (source.companions / "tokenizer.json").is_file():
+        other = what_differs(load_tokenizer(source.companions), load_tokenizer(tokenizer_dir))
+        if other is not None:
+            raise ElasticError(
+                f"{where} was made with another tokenizer than that of {source.folder}: their {other} differ"
+            )

@@ -1,0 +1,247 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The user's text, row by row: plain files, JSONL of texts and of conversations, and folders of them.
+
+A conversation is what NeMo's and Megatron-Bridge's chat datasets take: `messages` (or `conversation`) with roles and
+contents, `conversations` as ShareGPT has them, or `input` and `output`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.family_tokenizer import check_messages
+from nemo_elastic.io.bounded import SMALL, open_regular, read_text
+
+__all__ = ["MAX_BYTES", "Chat", "Piece", "Row", "cut_in_pieces", "find_files", "holds_chat", "read_rows"]
+
+#: Of a file of text, which is read whole; a line of a .jsonl file has at most `SMALL`.
+MAX_BYTES = 2**30
+# All plain text but .jsonl, which has one document per line.
+SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl")
+#: names that data sets have for who speaks -> those of chat templates
+_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+_NO_ROW = (
+    "no object with a field 'text' that is a string, nor a conversation: 'messages', 'conversations', or 'input' and "
+    "'output'"
+)
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation.
+
+    Attributes:
+        messages: each with `role` and `content`.
+        tools: what the assistant may call, if the row has that.
+        pair: question and answer, where the row had no more than `input` and `output`.
+        answer: the row's field `answer`, for questions that are scored by it.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: Any = None
+    pair: tuple[str, str] | None = None
+    answer: str | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether every assistant's message says something, and there is one."""
+        answers = [m for m in self.messages if m["role"] == "assistant"]
+        return bool(answers) and all(m["content"].strip() or m.get("tool_calls") for m in answers)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file, or of a .jsonl file the lines that begin from byte `start` to before byte `stop`."""
+
+    path: str
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One document.
+
+    Attributes:
+        piece: where it is from.
+        line: its number in the piece; 0 of a file that is one document.
+        text: what it says, where it is no conversation.
+        chat: the conversation.
+    """
+
+    piece: Piece
+    line: int = 0
+    text: str = ""
+    chat: Chat | None = None
+
+    @property
+    def name(self) -> str:
+        """Where it comes from, relative to its source; decides the split."""
+        at = f"@{self.piece.start}" if self.piece.start else ""
+        return f"{self.piece.name}{at}#{self.line}" if self.line else self.piece.name
+
+    @property
+    def where(self) -> str:
+        """Its file, and its line as the file counts them, for errors: what is before a piece is read for it."""
+        return f"{self.piece.path} line {_lines_before(self.piece) + self.line}" if self.line else self.piece.path
+
+
+def find_files(sources: Iterable[str | Path]) -> list[tuple[Path, str]]:
+    """The files that are meant, each with its name.
+
+    Raises:
+        ElasticError: a source is missing, of no known kind, or a folder without such files.
+    """
+    files: list[tuple[Path, str]] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            inside = [p for p in sorted(source.rglob("*")) if _is_wanted(p, source)]
+            if not inside:
+                raise ElasticError(f"{source}: this folder has no {', '.join(SUFFIXES)} file")
+            files += [(p, f"{source.resolve().name}/{p.relative_to(source).as_posix()}") for p in inside]
+        elif source.is_file():
+            if source.suffix.lower() not in SUFFIXES:
+                raise bad("sources", str(source), f"use {', '.join(SUFFIXES)} files, or a folder of them")
+            files.append((source, source.name))
+        else:
+            raise ElasticError(f"{source}: no such file or folder")
+    return files
+
+
+def _is_wanted(path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(root).parts)
+    return not hidden and path.is_file() and path.suffix.lower() in SUFFIXES
+
+
+def cut_in_pieces(files: Iterable[tuple[Path, str]], most: int) -> Iterator[Piece]:
+    """Files as pieces of at most so many bytes where they are .jsonl files, which alone can be cut."""
+    for path, name in files:
+        size = size_of(path)
+        step = most if path.suffix.lower() == ".jsonl" else max(size, 1)
+        for start in range(0, size, step):
+            yield Piece(str(path), name, start, min(start + step, size))
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file.
+
+    Raises:
+        ElasticError: the system does not say.
+    """
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise ElasticError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def holds_chat(files: Iterable[tuple[Path, str]]) -> bool:
+    """Whether the first row of any .jsonl file is a conversation.
+
+    Raises:
+        ElasticError: it is no row.
+    """
+    jsonl = [Piece(str(path), name, 0, size_of(path)) for path, name in files if path.suffix.lower() == ".jsonl"]
+    return any(row.chat is not None for piece in jsonl for row in [next(read_rows(piece), None)] if row is not None)
+
+
+def read_rows(piece: Piece) -> Iterator[Row]:
+    """The documents of a piece, in order.
+
+    Raises:
+        ElasticError: a file is not UTF-8, or cannot be read; a line is not JSON, or no document.
+    """
+    path = Path(piece.path)
+    try:
+        if path.suffix.lower() == ".jsonl":
+            yield from _read_lines(piece)
+        else:
+            text = read_text(path, MAX_BYTES, "utf-8-sig", own=True).replace("\r\n", "\n").replace("\r", "\n")
+            yield Row(piece, text=text)
+    except UnicodeDecodeError as error:
+        raise ElasticError(f"{path}: not UTF-8 at byte {error.start}; convert the file or leave it out") from None
+    except OSError as error:
+        raise ElasticError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _read_lines(piece: Piece) -> Iterator[Row]:
+    with open_regular(piece.path, own=True) as stream:
+        if piece.start:  # what began before is of the piece before
+            stream.seek(piece.start - 1)
+            while (line := stream.readline(SMALL)) and not line.endswith(b"\n"):
+                pass
+        number = 0
+        while (at := stream.tell()) < piece.stop and (line := stream.readline(SMALL + 1)):
+            number += 1
+            row = Row(piece, number)
+            if len(line) > SMALL:
+                raise ElasticError(f"{row.where}: longer than {SMALL >> 20} MiB, which no document is")
+            try:
+                text = line.decode("utf-8" if at else "utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise ElasticError(f"{row.where}: not UTF-8 at byte {error.start} of the line") from None
+            if text.strip():
+                yield _filled(row, text)
+
+
+def _lines_before(piece: Piece) -> int:
+    """How many lines of its file begin before a piece."""
+    count, left = 0, piece.start - 1
+    with open_regular(piece.path, own=True) as stream:
+        while left > 0 and (block := stream.read(min(left, 2**24))):
+            count += block.count(b"\n")
+            left -= len(block)
+    return count + 1 if piece.start else 0
+
+
+def _filled(row: Row, line: str) -> Row:
+    """The row with what its line says."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ElasticError(f"{row.where}: not JSON") from None
+    if isinstance(record, Mapping) and isinstance(record.get("text"), str):
+        return replace(row, text=record["text"])
+    try:
+        chat = _chat(record) if isinstance(record, Mapping) else None
+    except ElasticError as exc:
+        raise exc.within(row.where) from None
+    if chat is None:
+        raise ElasticError(f"{row.where}: {_NO_ROW}")
+    return replace(row, chat=chat)
+
+
+def _chat(record: Mapping[str, Any]) -> Chat | None:
+    """The conversation of a row; None where it has none."""
+    turns = next((record[key] for key in ("messages", "conversation", "conversations") if record.get(key)), None)
+    pair = record.get("input"), record.get("output")
+    if turns is None and all(isinstance(part, str) for part in pair):
+        said = zip(("user", "assistant"), pair, strict=True)
+        return Chat([{"role": role, "content": text} for role, text in said], pair=(str(pair[0]), str(pair[1])))
+    if turns is None:
+        return None
+    messages = check_messages([_message(turn) for turn in turns] if isinstance(turns, list) else turns)
+    system = record.get("system")
+    if isinstance(system, str) and system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    answer = record.get("answer")
+    known = str(answer) if isinstance(answer, (str, int, float)) else None
+    return Chat(messages, record.get("tools") or None, answer=known)
+
+
+def _message(turn: Any) -> Any:
+    """A turn with `role` and `content`, whatever the row calls them."""
+    if not isinstance(turn, Mapping):
+        return turn
+    if "from" in turn and "value" in turn:
+        turn = {"role": turn["from"], "content": turn["value"]}
+    role = turn.get("role")
+    if isinstance(role, str):
+        turn = {**turn, "role": _ROLES.get(role.lower(), role.lower())}
+    return {**turn, "content": ""} if turn.get("content") is None and turn.get("tool_calls") else turn

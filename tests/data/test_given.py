@@ -1,0 +1,195 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that `--data` takes, by every command that takes it, with a family of 131,072 tokens."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic import load_family
+from nemo_elastic.cli import main
+from nemo_elastic.core.budget import AxisConfig
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.data.chat_folder import ChatFolder
+from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.data.given import read_given
+from nemo_elastic.data.prepare import prepare
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.evaluation import answer_loss, perplexity
+from nemo_elastic.formats.folders import open_source
+from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.slicing.family_folder import write_family
+from tests.data.large import VOCAB, asked, sums, write_tokenizer
+from tests.shapes import PARENT
+from tests.texts import FEW, library_text
+from tests.workers import ROOT
+
+SHAPE = replace(PARENT, vocab=VOCAB, pattern="-M-*")
+MEMBERS = {"big": SHAPE.full, "small": SHAPE.uniform(keep=(0, 1, 3), hidden=8, ffn=4, mamba_heads=2)}
+AXES = {
+    "hidden": AxisConfig((16, 12, 8)),
+    "ffn": AxisConfig((16, 8, 4), per_layer=True),
+    "mamba_heads": AxisConfig((6, 4, 2)),
+    "mamba_head_dim": AxisConfig((4,)),
+    "attention_heads": AxisConfig((4, 2)),
+    "depth": AxisConfig((4, 3)),
+}
+FORMS = ("text", "chats", "text folder", "chat folder")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A family, its text and conversations, and folders of both."""
+    place = tmp_path_factory.mktemp("given")
+    tokenizer = write_tokenizer(place / "tokenizer")
+    state = NemotronH.random(SHAPE, seed=4).state_dict()
+    made = Family.of(SHAPE, MEMBERS, axes=AXES, drop_order=(2, 1, 0, 3))
+    write_family(place / "family", SHAPE, state, made, tokenizer)
+    words = "def f(x): return x + 12  # naïve, 日本語, 😀\n"
+    (place / "text").write_text("\n".join(json.dumps({"text": f"{i} {words * 4}"}) for i in range(150)))
+    (place / "text").rename(place / "text.jsonl")
+    (place / "chats.jsonl").write_text(sums(200))
+    for kind in ("text", "chats"):
+        prepare(place / f"{kind.removesuffix('s')} folder", [place / f"{kind}.jsonl"], tokenizer, workers=1)
+    return place
+
+
+def given_by(place: Path, form: str) -> Path:
+    return place / (form if "folder" in form else f"{form}.jsonl")
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as done:
+        main([*map(str, words)])
+    captured = capsys.readouterr()
+    return int(done.value.code or 0), captured.out, captured.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, family = given_by(place, form), place / "family"
+    code, out, err = run(capsys, "eval", family, "--data", data, "--tokens", 60, "--seq-length", 64, "--json")
+    assert code == 0, err
+    rows, source = json.loads(out), open_source(family)
+    given = read_given(data, source, most=60)
+    assert given.is_chat == ("chat" in form) and given.tokens.max() > 2**16
+    member = load_family(source).select("small")
+    if given.is_chat:
+        expected = answer_loss(member, [(d.ids, d.counts) for d in given.documents], 64, max_tokens=60)
+    else:
+        expected = perplexity(member, given.tokens, 64, max_tokens=60)
+    assert rows[1]["loss"] == pytest.approx(expected.nats) and rows[1]["tokens"] == expected.tokens >= 60
+    small = ("--samples", 4, "--length", 32, "--depth", "cosine", "--json")
+    code, out, err = run(capsys, "rank", family, "--data", data, "--out", tmp_path / "ranking", *small)
+    assert code == 0 and len(json.loads(out)["depth"]) == 4, err
+    sizes = ("--tokens", 300, "--seq-length", 16, "--candidates", 2, "--ratio", 0.9)
+    if "folder" not in form:  # little is held out there
+        code, out, err = run(
+            capsys, "specialize", family, "--data", data, *sizes, "--out", tmp_path / "task.json", "--json"
+        )
+        assert code == 0 and json.loads(out)["specialized"]["held_out_tokens"] > 0, err
+        words = ("--samples", 64, "--prompt-tokens", 8, "--answer-tokens", 4, "--force", "--json")
+        code, out, err = run(capsys, "calibrate", family, "--data", data, *words)
+        assert code == 0 and json.loads(out)["samples"] == 64, err
+
+
+@pytest.mark.slow
+def test_the_page_from_conversations_to_answers(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of "Your own data", as they stand there, on a family of a real vocabulary."""
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").partition("### Your own data\n")[2]
+    lines = [shlex.split(line) for line in page.partition("```bash\n")[2].partition("```")[0].splitlines()]
+    assert [words[1] for words in lines] == ["data", "data", "rank", "eval", "eval"]
+    monkeypatch.chdir(tmp_path)
+    for name in ("family", "parent"):
+        Path(name).symlink_to(place / "family")
+    Path("chats.jsonl").write_text(sums(24))
+    Path("questions.jsonl").write_text(sums(2))
+    Path("notes.jsonl").symlink_to(place / "text.jsonl")
+    library_text(Path("corpus"), FEW)
+    reported = []
+    for words in lines:
+        code, out, err = run(capsys, *words[1:])
+        assert code == 0, err
+        reported.append(out + err)
+    assert DataFolder.open("text").tokens("train").max() > 2**16
+    assert ChatFolder.open("chats").marked and "the loss counts answers alone" in reported[1]
+    assert "layers from least important" in reported[2] and "pass@4" in reported[4]
+
+
+def test_what_was_left_out_is_told(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text(sums(30) + asked("What?", ""))
+    code, _, err = run(capsys, "eval", place / "family", "--data", path, "--tokens", 2000, "--seq-length", 64)
+    assert code == 0
+    assert f"1 of 31 conversations with an empty answer, or none: left out; the first is {path} line 31" in err
+    assert "the loss counts answers alone" in err
+
+
+def test_a_conversation_is_read_from_its_beginning_and_answers_alone_count() -> None:
+    shape = replace(PARENT, vocab=40)
+    model = NemotronH.random(shape, seed=1)
+    rng = np.random.default_rng(0)
+    documents = [(rng.integers(2, 40, n), rng.random(n) < 0.4) for n in (5, 30, 12, 64, 7)]
+    total = count = 0.0
+    for ids, counts in documents:
+        logits_lv = model(torch.from_numpy(ids[None, :-1]))[0].detach().double().log_softmax(-1)
+        losses = -logits_lv.gather(1, torch.from_numpy(ids[1:, None]))[:, 0].numpy()
+        total, count = total + losses[counts[1:]].sum(), count + counts[1:].sum()
+    result = answer_loss(model, documents, 64, batch=3)
+    assert (result.nats, result.tokens) == (pytest.approx(total / count, rel=1e-5), count)
+    assert answer_loss(model, documents, 64, batch=1).nats == pytest.approx(result.nats, rel=1e-6)
+    ids = documents[3][0]
+    assert answer_loss(model, [(ids, None)], 16).nats == pytest.approx(perplexity(model, ids, 16).nats, rel=1e-6)
+    with pytest.raises(ElasticError, match="no token counts"):
+        answer_loss(model, [(documents[0][0], np.zeros(5, dtype=bool))], 8)
+
+
+@pytest.mark.parametrize("what", ["vocabulary", "merges"])
+def test_another_tokenizer_is_refused_by_what_differs(what: str, place: Path, tmp_path: Path) -> None:
+    other = write_tokenizer(tmp_path / "other")
+    content = json.loads((other / "tokenizer.json").read_text())
+    if what == "merges":
+        content["model"]["merges"] = content["model"]["merges"][:-1]
+    else:
+        vocab = content["model"]["vocab"]
+        vocab["unused 7"], vocab["unused 8"] = vocab["unused 8"], vocab["unused 7"]
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    prepare(tmp_path / "chats", [place / "chats.jsonl"], other, workers=1)
+    with pytest.raises(ElasticError, match=f"another tokenizer than that of .*: their {what} differ"):
+        read_given(tmp_path / "chats", open_source(place / "family"))
+
+
+def test_a_model_of_fewer_tokens_and_one_without_a_tokenizer(place: Path, tmp_path: Path) -> None:
+    shape = replace(SHAPE, vocab=300)
+    family = Family.of(shape, {"full": shape.full})
+    write_family(tmp_path / "bare", shape, NemotronH.random(shape).state_dict(), family)
+    bare = open_source(tmp_path / "bare")
+    with pytest.raises(ElasticError, match=f"has {VOCAB} tokens of vocabulary, .*bare knows 300"):
+        read_given(place / "text folder", bare)
+    with pytest.raises(ElasticError, match=r"tokenizer.json: no tokenizer here"):
+        read_given(place / "text.jsonl", bare)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(ElasticError, match=r"--data: .*empty.jsonl has no text"):
+        read_given(tmp_path / "empty.jsonl", open_source(place / "family"))
+
+
+def test_a_chat_folder_of_others_leads_nowhere_else(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "chat folder", tmp_path / "chats")
+    (tmp_path / "chats" / "validation.jsonl").unlink()
+    (tmp_path / "chats" / "validation.jsonl").symlink_to(place / "chats.jsonl")
+    with pytest.raises(ElasticError, match="is a link out of its folder"):
+        read_given(tmp_path / "chats", open_source(place / "family"))
+    (tmp_path / "chats" / "chat.json").write_text("[]")
+    with pytest.raises(ElasticError, match=r"chat.json: not an object"):
+        read_given(tmp_path / "chats", open_source(place / "family"))

@@ -1,0 +1,322 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Texts and conversations by a tokenizer of 131,072 entries: what is written, what is left out, and going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nemo_elastic.data import parts
+from nemo_elastic.data import prepare as module
+from nemo_elastic.data.chat_folder import ChatFolder
+from nemo_elastic.data.encoded import end_of
+from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.data.packing import pack, packed_rows
+from nemo_elastic.data.prepare import prepare
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+from tests.data.large import VOCAB, asked, sums, write_tokenizer
+from tests.texts import FEW, library_text
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokenizer(tmp_path_factory.mktemp("large") / "tokenizer")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def texts(place: Path, count: int = 40) -> Path:
+    """Texts as JSONL, some of them long."""
+    words = "def f(x): return x + 12  # naïve, 日本語, 😀\n"
+    rows = (json.dumps({"text": f"{i} {words * (1 + i % 5)}"}, ensure_ascii=False) for i in range(count))
+    path = place / "texts.jsonl"
+    path.write_text("\n".join(rows), encoding="utf-8")
+    return path
+
+
+def test_texts_become_a_data_folder_with_tokens_of_four_bytes(tokenizer: Path, tmp_path: Path) -> None:
+    path = texts(tmp_path)
+    folder = prepare(tmp_path / "out", [path], tokenizer, workers=1)
+    assert isinstance(folder, DataFolder) and folder == DataFolder.open(tmp_path / "out")
+    assert folder.vocab_size == VOCAB and folder.tokens("train").dtype == np.int32
+    assert folder.tokens("train").max() > 2**16 and folder.end_id == 1
+    opened = FamilyTokenizer.read(tokenizer)
+    result = {opened.decode(ids[:-1]) for half in ("train", "val") for ids in folder.documents(half)}
+    assert result == {json.loads(line)["text"] for line in path.read_text().splitlines()}
+    assert all(ids[-1] == 1 for half in ("train", "val") for ids in folder.documents(half))
+    assert folder.held("train_long") == "train" and folder.prefix("train_long") == folder.prefix("train")
+    assert not (tmp_path / "out.unfinished").exists()
+
+
+def test_a_model_and_a_data_folder_have_tokenizers_too(tokenizer: Path, tmp_path: Path) -> None:
+    one = prepare(tmp_path / "one", [texts(tmp_path)], tokenizer, workers=1)
+    two = prepare(tmp_path / "two", [texts(tmp_path)], tmp_path / "one", workers=1)
+    assert one.digest == two.digest
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ElasticError, match="none"):
+        prepare(tmp_path / "three", [texts(tmp_path)], tmp_path / "none")
+
+
+def test_the_end_of_a_text_is_named_in_the_tokenizers_settings(tmp_path: Path) -> None:
+    place = write_tokenizer(tmp_path / "t")
+    settings = place / "tokenizer_config.json"
+    for value, expected in (("<eos>", 1), ({"content": "<pad>"}, 0)):
+        settings.write_text(json.dumps({"eos_token": value}))
+        assert end_of(FamilyTokenizer.read(place), place) == expected
+    settings.write_text(json.dumps({"eos_token": "</s>"}))
+    with pytest.raises(ElasticError, match=r"tokenizer_config.json: names no eos_token that the tokenizer has"):
+        prepare(tmp_path / "out", [texts(tmp_path)], place, workers=1)
+
+
+def test_few_files_are_cut_and_some_is_held_out(tokenizer: Path, tmp_path: Path) -> None:
+    folder = prepare(tmp_path / "out", [library_text(tmp_path / "text", FEW)], tokenizer, workers=1)
+    assert folder.splits["val"].tokens and folder.splits["train"].tokens > 2 * folder.splits["val"].tokens
+
+
+@pytest.mark.slow
+def test_processes_and_kills_change_nothing(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART", 2000)
+    monkeypatch.setattr(module, "PART", 2000)
+    path = texts(tmp_path, 200)
+    whole = content(prepare(tmp_path / "whole", [path], tokenizer, workers=1).path)
+    assert content(prepare(tmp_path / "both", [path], tokenizer, workers=2).path) == whole
+
+    out = tmp_path / "killed"
+    code = (
+        "import sys, pathlib; from nemo_elastic.data import parts, prepare; parts.PART = prepare.PART = 2000\n"
+        "def tell(what, share):\n"
+        "    print(what, share, flush=True)\n"
+        "    if share > 0.3: sys.stdin.read()\n"
+        "prepare.prepare(sys.argv[1], [sys.argv[2]], sys.argv[3], workers=1, progress=tell)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, out, path, tokenizer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as killed:
+        assert killed.stdout is not None
+        while float(killed.stdout.readline().split()[1]) <= 0.3:
+            pass
+        killed.send_signal(signal.SIGKILL)
+    unfinished = Path(f"{out}.unfinished")
+    kept = {p.name: os.stat(p).st_mtime_ns for p in unfinished.glob("*.npz")}
+    assert kept and not out.exists()
+    half = unfinished / f".{'0' * 32}.npz.{'0' * 8}.tmp"  # as a killed writer leaves it
+    half.write_bytes(b"PK")
+    reported: list[tuple[str, float]] = []
+    seen: dict[str, int] = {}
+
+    def tell(what: str, share: float) -> None:
+        reported.append((what, share))
+        seen.update({p.name: os.stat(p).st_mtime_ns for p in unfinished.glob("*.npz")})
+
+    folder = prepare(out, [path], tokenizer, workers=2, progress=tell)
+    assert content(folder.path) == whole and reported[0][1] > 0.3, "what is done is not done again"
+    assert kept.items() <= seen.items() and not unfinished.exists()
+
+
+def test_a_corrected_line_makes_its_own_part_again(tokenizer: Path, tmp_path: Path) -> None:
+    good, wrong = texts(tmp_path), tmp_path / "wrong.jsonl"
+    wrong.write_text('{"text": "a"}\nnothing\n')
+    (tmp_path / "out").mkdir()
+    for path in (good, wrong):
+        path.rename(tmp_path / "out" / path.name)
+    source = tmp_path / "out"
+    with pytest.raises(ElasticError, match=r"wrong.jsonl line 2: not JSON"):
+        prepare(tmp_path / "data", [source], tokenizer, workers=1)
+    assert not (tmp_path / "data").exists()
+    (source / "wrong.jsonl").write_text('{"text": "a"}\n')
+    assert prepare(tmp_path / "data", [source], tokenizer, workers=1).corpus.documents == 41
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tokenizer: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.unfinished").mkdir()
+    (tmp_path / "out.unfinished" / "thesis.tex").write_text("")
+    with pytest.raises(ElasticError, match=r"out.unfinished: is not an unfinished data folder"):
+        prepare(tmp_path / "out", [texts(tmp_path)], tokenizer, workers=1)
+    assert (tmp_path / "out.unfinished" / "thesis.tex").exists()
+
+
+def test_a_worker_that_dies_leaves_what_is_done(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise parts.BrokenProcessPool
+
+    monkeypatch.setattr(parts, "_make_part", dies)
+    with pytest.raises(ElasticError, match=r"a process that tokenises has ended.*goes on from what is done"):
+        prepare(tmp_path / "out", [texts(tmp_path)], tokenizer, workers=1)
+
+
+def test_workers_end_with_the_process_that_started_them(tokenizer: Path, tmp_path: Path) -> None:
+    """No orphan waits for work that never comes."""
+    code = (
+        "import os, sys, multiprocessing as m; from nemo_elastic.data import parts\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        f"job = parts.Job({str(tokenizer)!r}, '', {VOCAB}, False, 8, 'drop', 0, False)\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, m.get_context('spawn'), parts._open_worker, (job,))\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    script = tmp_path / "starts.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    worker = int(done.stdout)
+    for _ in range(100):
+        state = Path(f"/proc/{worker}/stat")
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{worker} lives on")
+
+
+# ------------------------------------------------------------------ conversations
+
+
+def chats(place: Path) -> Path:
+    path = place / "chats.jsonl"
+    lines = [
+        *sums(60).splitlines(),
+        asked("What?", " "),  # 61
+        asked("What?", "long " * 100),  # 62
+        asked("What? " * 100, "Well."),  # 63
+        json.dumps({"messages": [{"role": "user", "content": "What?"}]}),  # 64
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def loaded(folder: ChatFolder, half: str) -> list[dict[str, list[int]]]:
+    if folder.packed == "npy":
+        return list(np.load(folder.path / f"{half}.npy", allow_pickle=True))
+    from pyarrow import parquet
+
+    return parquet.read_table(folder.path / f"{half}.idx.parquet").to_pylist()
+
+
+@pytest.mark.parametrize("packed", ["npy", "parquet"])
+def test_conversations_become_packed_sequences_that_count_answers(
+    packed: str, tokenizer: Path, tmp_path: Path
+) -> None:
+    if packed == "parquet":
+        pytest.importorskip("pyarrow")
+    folder = prepare(tmp_path / "out", [chats(tmp_path)], tokenizer, length=96, packed=packed, workers=1)
+    assert isinstance(folder, ChatFolder) and folder.marked
+    assert {k: folder.tally[k] for k in ("rows", "empty", "long")} == {"rows": 64, "empty": 2, "long": 2}
+    assert sum(folder.conversations.values()) == 60 and min(folder.conversations.values()) > 0
+    opened = FamilyTokenizer.read(tokenizer)
+    said, counted = [], 0
+    for half in ("training", "validation"):
+        lines = (tmp_path / "out" / f"{half}.jsonl").read_text().splitlines()
+        rows = loaded(folder, half)
+        assert sum(len(row["seq_start_id"]) for row in rows) == len(lines)
+        for row in rows:
+            assert len(row["input_ids"]) == len(row["loss_mask"]) <= 96
+            starts = [*row["seq_start_id"], len(row["input_ids"])]
+            for start, end in pairwise(starts):
+                ids, mask = row["input_ids"][start:end], row["loss_mask"][start:end]
+                answer = [ids[i + 1] for i in range(len(ids) - 1) if mask[i]]  # of each, whether the next one counts
+                assert mask[-1] == 0 and ids[-1] == 1
+                said.append(opened.decode(ids))
+                counted += sum(mask)
+                # the end of the template's answer, and the one behind the text
+                assert opened.decode(answer).strip() == said[-1].partition("<assistant>\n")[2].strip()
+    assert sorted(said) == sorted(f"<user>\nWhat is {i} + {i}?\n<assistant>\nIt is {2 * i}.\n" for i in range(60))
+    assert counted == folder.tally["counted"]
+
+
+def test_long_ones_are_cut_where_that_is_asked_for(tokenizer: Path, tmp_path: Path) -> None:
+    folder = prepare(tmp_path / "out", [chats(tmp_path)], tokenizer, length=96, too_long="cut", workers=1)
+    lines = list(folder.lines())
+    assert "2 of 64 conversations with an empty answer, or none: left out; the first is" in lines[2]
+    assert (
+        f"2 of 64 conversations of more than 96 tokens: cut; the first is {tmp_path}/chats.jsonl line 62" == lines[3]
+    )
+    assert "1 of 64 conversations without an answer in their first 96 tokens: left out; the first is" in lines[4]
+    assert lines[4].endswith("line 63") and "the loss counts answers alone" in lines[5]
+    assert sum(folder.conversations.values()) == 61
+
+
+def test_a_template_without_marks_counts_all_and_says_so(tmp_path: Path) -> None:
+    plain = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    folder = prepare(tmp_path / "out", [chats(tmp_path)], write_tokenizer(tmp_path / "t", plain), workers=1)
+    assert not folder.marked and folder.tally["counted"] == folder.tally["tokens"]
+    assert "the chat template has no {% generation %} marks: the loss counts every token but padding" in "\n".join(
+        folder.lines()
+    )
+
+
+def test_questions_and_answers_without_a_template(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"input": f"{i} + 1", "output": str(i + 1)}) + "\n" for i in range(40)))
+    bare = write_tokenizer(tmp_path / "bare", None)
+    folder = prepare(tmp_path / "out", [path], bare, workers=1)
+    assert folder.marked and 0 < folder.tally["counted"] < folder.tally["tokens"]
+    with pytest.raises(ElasticError, match=r"chats.jsonl line 1: messages: this model has no chat template"):
+        prepare(tmp_path / "other", [chats(tmp_path)], bare, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [('{"text": "a"}', "line 65: a text among conversations"), (asked("a", "\ud800"), "line 65: ")],
+)
+def test_what_is_no_conversation_has_its_line(line: str, said: str, tokenizer: Path, tmp_path: Path) -> None:
+    path = chats(tmp_path)
+    path.write_text(path.read_text() + json.dumps(json.loads(line)) + "\n")
+    with pytest.raises(ElasticError, match=said):
+        prepare(tmp_path / "out", [path], tokenizer, workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_that_utf8_cannot_write_has_its_line(tokenizer: Path, tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "\\ud800"}\n')
+    with pytest.raises(ElasticError, match=r"texts.jsonl line 2: .* text that UTF-8 can write"):
+        prepare(tmp_path / "out", [path], tokenizer, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"too_long": "keep"}, "too_long: 'keep' is not allowed; use drop or cut"),
+        ({"packed": "zip"}, "packed: 'zip' is not allowed; use npy or parquet"),
+        ({"length": 1}, "length: 1 is not allowed"),
+    ],
+)
+def test_bad_values(values: dict, said: str, tokenizer: Path, tmp_path: Path) -> None:
+    with pytest.raises(ElasticError, match=said):
+        prepare(tmp_path / "out", [chats(tmp_path)], tokenizer, **values)
+
+
+def test_one_conversation_is_too_few(tokenizer: Path, tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    path.write_text(asked("a", "b"))
+    with pytest.raises(ElasticError, match="sources: '1 conversations with something to learn from' is not allowed"):
+        prepare(tmp_path / "out", [path], tokenizer, workers=1)
+    path.write_text(asked("a", "b") + "\n" + asked("c", "d"))
+    folder = prepare(tmp_path / "out", [path], tokenizer, workers=1)
+    assert folder.conversations == {"train": 1, "val": 1}
+
+
+def test_packs_hold_each_document_once_and_are_full() -> None:
+    lengths = np.random.default_rng(0).integers(1, 30, 500).tolist()
+    packs = pack(lengths, 64, seed=1)
+    assert sorted(i for numbers in packs for i in numbers) == list(range(500))
+    fill = [sum(lengths[i] for i in numbers) for numbers in packs]
+    assert max(fill) <= 64 and sum(fill) / 64 / len(packs) > 0.97
+    assert packs == pack(lengths, 64, seed=1) != pack(lengths, 64, seed=2)
+    documents = [(np.arange(3), np.array([False, True, True])), (np.arange(2), np.array([False, True]))]
+    [row] = packed_rows([[1, 0]], documents)
+    assert row == {"input_ids": [0, 1, 0, 1, 2], "loss_mask": [1, 0, 1, 1, 0], "seq_start_id": [0, 2]}
