@@ -138,7 +138,7 @@ def hidden_states(model: Model, tokens_bs: torch.Tensor | None, documents: Docum
     """Output [s, b, d] of a pipeline rank's layers, on the last rank of the final norm; no logits are made.
 
     What MambaModel's forward does before its head. Only the first rank looks at the tokens; where documents lie in
-    their rows every rank has to be told. Under sequence parallelism a shard [s/tp, b, d].
+    their rows every rank has to know. Under sequence parallelism a shard [s/tp, b, d].
     """
     x = model.embedding(input_ids=tokens_bs, position_ids=None) if model.pre_process else None
     return model.decoder(hidden_states=x, attention_mask=None, documents=documents)
