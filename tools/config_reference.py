@@ -27,6 +27,7 @@ PLACES = {
     "SearchConfig": "elastic.search",
     "RouterConfig": "elastic.router",
     "DistillConfig": "elastic.distill",
+    "DataConfig": "elastic.data",
     "NonfiniteConfig": "elastic.nonfinite",
 }
 #: what the annotations of mappings do not tell

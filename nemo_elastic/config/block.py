@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.config.sections import (
+    DataConfig,
     DistillConfig,
     ImportanceConfig,
     NonfiniteConfig,
@@ -34,6 +35,7 @@ _SECTIONS = {
     "search": SearchConfig,
     "router": RouterConfig,
     "distill": DistillConfig,
+    "data": DataConfig,
     "nonfinite": NonfiniteConfig,
 }
 
@@ -52,6 +54,7 @@ class ElasticConfig:
         shapes: JSON file {member: subnet} with fixed shapes; needs search and router null. With none of the three,
             members are the most even cuts that meet their budgets.
         distill: the loss.
+        data: how rows of several documents are read.
         sampling: member name -> weight of being sampled for a micro-batch; equal when empty.
         budgets_per_batch: different members that each micro-batch trains, one after another, with one forward pass of
             the teacher. The loss is their mean (a member whose `sampling` weight is above one in that many is in every
@@ -70,6 +73,7 @@ class ElasticConfig:
     router: RouterConfig | None = field(default_factory=RouterConfig)
     shapes: str | None = None
     distill: DistillConfig = field(default_factory=DistillConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     sampling: Mapping[str, float] = field(default_factory=dict)
     budgets_per_batch: int = 1
     nonfinite: NonfiniteConfig = field(default_factory=NonfiniteConfig)
@@ -126,7 +130,7 @@ class ElasticConfig:
         for name, section in _SECTIONS.items():
             if known.get(name) is not None:
                 known[name] = section(**known_fields(section, known[name], f"elastic.{name}"))
-        for name in ("distill", "importance", "nonfinite"):
+        for name in ("data", "distill", "importance", "nonfinite"):
             if known.get(name, True) is None:
                 raise bad(f"elastic.{name}", None, "a mapping; leave it out for the defaults")
         for name in ("ranking", "shapes"):
@@ -168,6 +172,8 @@ class ElasticConfig:
             | ({"keep_attention": a["keep_attention"]} if a["keep_attention"] is not None else {})
             for n, a in out["axes"].items()
         }
+        if self.data == DataConfig():  # blocks of before there was the section say nothing of it
+            del out["data"]
         if out["router"]:
             out["router"] |= {k: list(out["router"][k]) for k in ("tau", "scale")}
         return out

@@ -18,11 +18,14 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.losses import TERMS
 from nemo_elastic.config.sections import (
+    APART,
     DISTILL_MODES,
     GATES,
+    JOINED,
     NONFINITE,
     TEACHER_PRECISIONS,
     TEACHERS,
+    DataConfig,
     DistillConfig,
     ImportanceConfig,
     NonfiniteConfig,
@@ -39,7 +42,7 @@ __all__ = ["REQUIRED", "SECTIONS", "WORDS", "attributes", "default_of", "json_sc
 #: sections in the order in which the documentation shows them
 SECTIONS: tuple[type, ...] = (
     ElasticConfig, Budget, MemorySpec, AxisConfig, ImportanceConfig, SearchConfig, RouterConfig, DistillConfig,
-    NonfiniteConfig,
+    DataConfig, NonfiniteConfig,
 )  # fmt: skip
 #: the words that a text field takes, where they are few
 WORDS: dict[tuple[type, str], tuple[str, ...]] = {
@@ -47,6 +50,7 @@ WORDS: dict[tuple[type, str], tuple[str, ...]] = {
     (DistillConfig, "teacher"): TEACHERS,
     (DistillConfig, "mode"): tuple(DISTILL_MODES),
     (DistillConfig, "teacher_precision"): TEACHER_PRECISIONS,
+    (DataConfig, "documents"): (JOINED, APART),
     (NonfiniteConfig, "action"): NONFINITE,
     (ImportanceConfig, "ffn"): ("activation", "first"),
     (ImportanceConfig, "aggregation"): ("l2_mean", "mean"),

@@ -21,6 +21,7 @@ DISTILL_MODES: dict[str, tuple[str, dict[str, float | None]]] = {
     "trainable": ("self", {"kl": 1.0}),
 }
 NONFINITE = ("stop", "skip")
+JOINED, APART = "joined", "apart"
 TEACHER_PRECISIONS = ("bf16", "fp8", "int8")
 
 
@@ -240,6 +241,25 @@ class DistillConfig:
         assert self.terms is not None
         own = {n: w for n, w in self.terms.items() if w > 0 and (taught or not TERMS[n].teacher)}
         return own or {"ce": 1.0}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the run's data is to the family; the data itself is the recipe's.
+
+    Attributes:
+        documents: of rows that hold several: apart (Mamba's convolution and state start anew at each document, and
+            attention sees its own alone, in teacher and members) or joined (a row is read as one text). null takes
+            the host's own convention: packed fine-tuning data is apart, as it carries where documents end;
+            pretraining data is joined, as Megatron reads it.
+    """
+
+    documents: str | None = None
+
+    def __post_init__(self) -> None:
+        keep_plain(self)
+        if self.documents not in (None, JOINED, APART):
+            raise bad("elastic.data.documents", self.documents, f"one of {JOINED}, {APART}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens out of a GPT dataset of megatron-core's, for ranking and search; and a look at those that a loader gives."""
+"""Tokens out of a GPT dataset of megatron-core's, for ranking and search; and a look at those that a loader gives.
+
+A loader's micro-batch is the one place that says where documents end: megatron-core's `cu_seqlens`, in the words of
+all its versions, positions that start anew, or a mask of attention.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,12 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 
+from nemo_elastic.config.sections import APART, JOINED
 from nemo_elastic.errors import bad
+from nemo_elastic.nn.documents import Documents
+
+#: of a micro-batch: cumulative lengths of its documents, those with the padding between them first
+BOUNDS = ("cu_seqlens_q_padded", "cu_seqlens_q", "cu_seqlens")
 
 
 class Looked(Iterator):
@@ -22,17 +31,55 @@ class Looked(Iterator):
     Args:
         loader: an iterator over micro-batches: a mapping with `tokens` and `labels`, or a tuple that begins with one.
         vocab: rows of the embedding.
+        setting: how documents are read (`elastic.data.documents`).
+
+    Attributes:
+        documents: of the last micro-batch, where they are kept apart; pipeline ranks that are given no tokens see
+            them here all the same, as each reads the data for itself.
     """
 
-    def __init__(self, loader: Iterator[Any], vocab: int) -> None:
-        self._loader, self._vocab = loader, vocab
+    def __init__(self, loader: Iterator[Any], vocab: int, setting: str | None = None) -> None:
+        self._loader, self._vocab, self._setting = loader, vocab, setting
+        self.documents: Documents | None = None
 
     def __next__(self) -> Any:
         batch = next(self._loader)
         tensors = batch[0] if isinstance(batch, tuple) else batch
         if isinstance(tensors, Mapping):
             check_tokens(tensors, self._vocab)
+            self.documents = documents_of(tensors, self._setting)
         return batch
+
+
+def documents_of(batch: Mapping[str, Any], setting: str | None = None) -> Documents | None:
+    """Where documents end in a micro-batch, where they are kept apart.
+
+    Args:
+        batch: tensors of the host, [b, s].
+        setting: joined, apart, or None for what the host does: documents that come with cumulative lengths are apart.
+
+    Returns:
+        None where rows are read as one text, or hold one document each.
+
+    Raises:
+        ElasticError: the data does not say where documents begin, or says it of other rows.
+    """
+    rows = next((batch[name] for name in ("tokens", "labels") if batch.get(name) is not None), None)
+    if setting == JOINED or rows is None:
+        return None
+    bounds = next((batch[name] for name in BOUNDS if batch.get(name) is not None), None)
+    positions, mask = batch.get("position_ids"), batch.get("attention_mask")
+    if bounds is not None:
+        documents = Documents.of_bounds(bounds, rows.shape[1])
+    elif setting != APART:
+        return None
+    elif positions is not None:
+        documents = Documents.of_positions(positions)
+    elif mask is not None and mask.dim() == 4:
+        documents = Documents.of_mask(mask[:, 0])
+    else:
+        raise bad("elastic.data.documents", APART, "joined: the data does not say where documents begin")
+    return documents.check(rows.shape) if documents.several else None
 
 
 def check_tokens(batch: Mapping[str, Any], vocab: int) -> None:

@@ -18,7 +18,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import from_megatron
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.heldout import HeldOut
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.samples import Sample

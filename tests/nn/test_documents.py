@@ -17,7 +17,7 @@ from nemo_elastic.nn import causal_conv1d, ssd_chunked
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.functional import causal_attention
 from nemo_elastic.nn.gates import Gates, LayerGates
-from nemo_elastic.nn.model import NemotronH
+from nemo_elastic.nn.nemotron_h import NemotronH
 from tests.shapes import GROUPS, LATENT, MOE, PARENT
 
 #: over bounds of the scan's chunks of 16, at them, and of one token
@@ -110,18 +110,21 @@ def test_convolution_scan_and_attention_start_anew_wherever_bounds_lie(
     def normal(*size: int) -> torch.Tensor:
         return torch.randn(*size, generator=g, dtype=torch.float64)
 
-    x, dt, maps = normal(b, length, 4, 3), normal(b, length, 4), normal(2, b, length, 2, 5)
-    a, d, q = -normal(4).exp(), normal(4), normal(3, b, 4, length, 6)
+    x, dt = normal(b, length, 4, 3), normal(b, length, 4)
+    into, out = normal(b, length, 2, 5), normal(b, length, 2, 5)
+    a, d = -normal(4).exp(), normal(4)
+    q, k, v = (normal(b, 4, length, 6) for _ in range(3))
     weight, index = normal(12, taps), documents.index(x.device)
     conv: Any = causal_conv1d(x.flatten(2), weight, None, index_bl=index)
-    scan: Any = ssd_chunked(x, dt, a, *maps, d, None, chunk, index_bl=index)
-    attended = causal_attention(*q, documents=documents)
+    scan: Any = ssd_chunked(x, dt, a, into, out, d, None, chunk, index_bl=index)
+    attended = causal_attention(q, k, v, documents=documents)
     for row, start, end in spans(documents):
         own = (slice(row, row + 1), slice(start, end))
+        mine = (slice(row, row + 1), slice(None), slice(start, end))
         parts = [
             (conv[own], causal_conv1d(x[own].flatten(2), weight, None)),
-            (scan[own], ssd_chunked(x[own], dt[own], a, *(m[own] for m in maps), d, None, chunk)),
-            (attended[row : row + 1, :, start:end], causal_attention(*(t[row : row + 1, :, start:end] for t in q))),
+            (scan[own], ssd_chunked(x[own], dt[own], a, into[own], out[own], d, None, chunk)),
+            (attended[mine], causal_attention(q[mine], k[mine], v[mine])),
         ]
         for got, expected in parts:
             torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
@@ -154,6 +157,6 @@ def test_what_is_no_row_of_documents_is_refused() -> None:
     with pytest.raises(ValueError, match="there is no state to go on from"):
         causal_conv1d(x, torch.randn(4, 3), None, torch.zeros(1, 4, 2), index_bl=index)
     with pytest.raises(ValueError, match="there is no state to go on from"):
-        maps = torch.randn(2, 1, 8, 2, 5)
-        ssd_chunked(x.unflatten(2, (2, 2)), torch.randn(1, 8, 2), -torch.ones(2), *maps, return_final_state=True,
+        into, out = torch.randn(1, 8, 2, 5), torch.randn(1, 8, 2, 5)
+        ssd_chunked(x.unflatten(2, (2, 2)), torch.randn(1, 8, 2), -torch.ones(2), into, out, return_final_state=True,
                     index_bl=index)  # fmt: skip

@@ -140,8 +140,13 @@ def block_of(layout: Layout, **changes: Any) -> dict[str, Any]:
     )
 
 
-def padded() -> None:
-    """From here on the first quarter of every sample of text is no part of the loss, as padding is."""
+def padded(uneven: bool = False) -> None:
+    """From here on the first quarter of every sample of text is no part of the loss, as padding is.
+
+    Args:
+        uneven: from none of its quarters to all, as its tokens say: the same in every layout, and unlike from rank to
+            rank.
+    """
     from megatron.core.datasets.gpt_dataset import GPTDataset
 
     whole = GPTDataset.__getitem__
@@ -149,7 +154,8 @@ def padded() -> None:
     def masked(self: Any, index: int | None) -> dict[str, Any]:
         sample = whole(self, index)
         mask = sample["loss_mask"].clone()
-        mask[: len(mask) // 4] = 0
+        quarters = int(sample["tokens"].sum()) % 5 if uneven else 1
+        mask[: len(mask) // 4 * quarters] = 0
         return sample | {"loss_mask": mask}
 
     GPTDataset.__getitem__ = masked

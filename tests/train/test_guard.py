@@ -27,7 +27,7 @@ BLOCK: dict[str, Any] = {
 
 def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     family, data = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=8), torch.arange(64).view(4, 16) % 32
-    host = TorchHost(PARENT, random_state(PARENT, PARENT.full, 0), data, micro_batch_size=2)
+    host: Any = TorchHost(PARENT, random_state(PARENT, PARENT.full, 0), data, micro_batch_size=2)
     host.micro_batches = 2
     family.members = Members(PARENT, 2, family.new_router(PARENT))
     named = [*host.model.named_parameters(), *family.members.named_parameters()]

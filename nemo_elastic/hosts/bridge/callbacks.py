@@ -99,12 +99,14 @@ class ElasticCallback(Callback):
     def on_train_step_end(self, context: Any) -> None:
         """Bridge counts the step after this."""
         step = self.step
-        self._tokens += tokens_counted(step.totals)
+        counted = tokens_counted(step.totals)
+        self._tokens += counted
         by_budget = mean_by_budget(torch.stack(step.each).sum(0)) if step.each else {}
         losses = losses_of_last_rank(by_budget, len(step.family.config.budgets))
         line = step_facts_of(step.family, losses)
         loss = (context.loss_dict or {}).get(LOSS)
-        if parallel_state.get_pipeline_model_parallel_world_size() > 1 or loss is not None:
+        # of no token Bridge has no mean
+        if counted and (parallel_state.get_pipeline_model_parallel_world_size() > 1 or loss is not None):
             loss = from_last_rank(torch.zeros(1) if loss is None else loss.detach().float().reshape(1).cpu())
             line["reduced_train_loss"] = float(loss)
         line |= {"lr": next(g["lr"] for g in context.optimizer.param_groups if g["params"])}

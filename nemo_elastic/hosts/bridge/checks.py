@@ -16,19 +16,21 @@ from megatron.bridge.training.tokenizers.tokenizer import build_tokenizer
 from megatron.bridge.utils.vocab_utils import calculate_padded_vocab_size
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.config.sections import APART
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import layer_pattern
 from nemo_elastic.hosts.common.agreement import (
     Names,
+    check_documents,
     check_length,
     check_model,
     check_no_file,
     check_prompts,
     check_ranks,
-    check_unpacked,
     check_vocabulary,
+    documents_warnings,
     router_warnings,
     vocabulary_rows,
 )
@@ -48,8 +50,6 @@ NAMES = Names(
 )
 #: Bridge's tokenizer that stands for one, in recipes on random tokens; data that is tokenized needs no other
 PLACEHOLDER = "NullTokenizer"
-#: of data sets, by which they put several documents into a sequence
-PACKED = ("enable_offline_packing", "enable_in_batch_packing", "offline_packing_specs", "packed_sequence_specs")
 FILES = FileNames("recipe.dataset.blend", "recipe.dataset.seq_length", "recipe.dataset.split")
 #: setting -> the values that a family can have, and why
 REFUSED = {
@@ -58,7 +58,6 @@ REFUSED = {
         "1 in this version; long sequences take sequence parallelism",
     ),
     "model.virtual_pipeline_model_parallel_size": ((None, 1), "null: hybrid models have no virtual stages"),
-    "model.calculate_per_token_loss": ((False,), "false: a micro-batch's loss is the mean over its own tokens"),
     "ddp.use_megatron_fsdp": ((False,), "false: gradients of sliced weights need Megatron's own data parallelism"),
     "dist.use_megatron_fsdp": ((False,), "false: gradients of sliced weights need Megatron's own data parallelism"),
     "dist.use_torch_fsdp2": ((False,), "false: gradients of sliced weights need Megatron's own data parallelism"),
@@ -134,19 +133,26 @@ def check_text(config: Any, options: StageOptions) -> None:
         options.check_mock("recipe.dataset", type(dataset).__name__, "text, as dataset.data_path=[PREFIX]")
 
 
-def check_data(config: Any, unranked: ElasticConfig | None) -> None:
-    """Raise where the data gives no sequences of one length, none that the ranks can share, or several in one.
+def check_data(config: Any, block: ElasticConfig, ranks: bool) -> None:
+    """Raise where the data gives no sequences of one length, none that the ranks can share, or does not say enough.
 
     Args:
         config: the container.
-        unranked: the block of a run that may have to rank or search, and reads its data for that; None for another.
+        block: the elastic block.
+        ranks: whether the run may have to rank or search, and reads its data for that.
     """
-    dataset, own = config.dataset, config.checkpoint.load
-    for name in PACKED:
-        check_unpacked(f"recipe.dataset.{name}", getattr(dataset, name, None))
+    dataset, own, stages = config.dataset, config.checkpoint.load, config.model.pipeline_model_parallel_size
     goes_on = own is not None and Path(own).exists()
-    if unranked is not None and not goes_on and isinstance(dataset, (GPTSFTDatasetConfig, DirectHFSFTDatasetConfig)):
-        check_prompts(unranked, "recipe.dataset", type(dataset).__name__, "ranked= of a run with rank_only=True")
+    if ranks and not goes_on and isinstance(dataset, (GPTSFTDatasetConfig, DirectHFSFTDatasetConfig)):
+        check_prompts(block, "recipe.dataset", type(dataset).__name__, "ranked= of a run with rank_only=True")
+    resets = getattr(dataset, "reset_position_ids", None)
+    check_documents(block, "recipe.dataset.reset_position_ids", resets)
+    if stages > 2 and block.data.documents == APART and resets is not None:
+        allowed = f"joined on {stages} pipeline ranks: Bridge gives those in the middle no data that is not packed"
+        raise bad("elastic.data.documents", APART, allowed)
+    if stages > 1 and getattr(dataset, "enable_in_batch_packing", False):
+        why = "rows of all lengths do not fit what pipeline ranks pass on"
+        raise bad("recipe.dataset.enable_in_batch_packing", True, f"false on {stages} pipeline ranks: {why}")
     length = getattr(dataset, "seq_length", None)
     if not isinstance(length, int):
         raise bad("recipe.dataset.seq_length", length, "a number of tokens")
@@ -250,6 +256,8 @@ def warnings(config: Any, block: ElasticConfig, stage: int, total_steps: int, ra
     out = router_warnings(block, config.train.train_iters) if stage == 1 else []
     stages = config.model.pipeline_model_parallel_size
     own = config.checkpoint.load is not None and Path(config.checkpoint.load).exists()
+    if stage == 1 and ranked is None and not own:
+        out += documents_warnings(block)
     if stage == 1 and stages > 1 and ranked is None and not own:
         out.append(f"{NAMES.pipeline}: {stages}: stages cannot rank; let ranked= name what a ranking left, "
                    "or the run is refused when it starts")  # fmt: skip

@@ -17,7 +17,6 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC
-from nemo_elastic.hosts.common.agreement import check_unpacked
 from nemo_elastic.megatron.compat import named_parameters
 from nemo_elastic.megatron.gpt_tokens import Looked
 from nemo_elastic.megatron.megatron_host import FamilyStep
@@ -116,14 +115,17 @@ class ElasticStep:
             raise bad("callbacks", None, "run.callbacks of apply_elastic: they prepare members, rates and checkpoints")
         if not core.pre_process:
             self.host.receive(core.decoder.input_tensor)
-        read = lambda: _read(state, Looked(data_iterator, core.vocab_size), model)  # noqa: E731
+        looked = Looked(data_iterator, core.vocab_size, self.family.config.data.documents)
+        read = lambda: _read(state, looked, model)  # noqa: E731
         return self._train(read()) if core.training else self._validate(read)
 
     def _train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
         samples = self.family.next_samples(self.host.step)
         if not self.host.core.post_process:
-            return self.steps.pass_on(batch["tokens"], samples), None
-        loss, parts = self.steps.loss(samples, batch["tokens"], batch["labels"], batch["loss_mask"])
+            return self.steps.pass_on(batch["tokens"], samples, batch["documents"]), None
+        loss, parts = self.steps.loss(
+            samples, batch["tokens"], batch["labels"], batch["loss_mask"], batch["documents"]
+        )
         tokens = batch["loss_mask"].sum().to(torch.int)
 
         def report(loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
@@ -168,8 +170,12 @@ def _refuse(*_: Any) -> None:
     )
 
 
-def _read(state: GlobalState, data_iterator: Iterator[Any], model: Any) -> dict[str, Any]:
-    """The next micro-batch: tokens on the first pipeline stage, labels and mask on the last, None elsewhere."""
-    tokens, labels, mask, *_, packed = get_batch(data_iterator, state.cfg, pg_collection=get_pg_collection(model))
-    check_unpacked("recipe.dataset", packed and sorted(packed))
-    return {"tokens": tokens, "labels": labels, "loss_mask": None if mask is None else mask.float()}
+def _read(state: GlobalState, looked: Looked, model: Any) -> dict[str, Any]:
+    """The next micro-batch: tokens on the first pipeline stage, labels and mask on the last, None elsewhere.
+
+    Where its documents end every stage knows: those in the middle are given packed data too, and other data is read
+    apart on two stages at most (`checks.check_data`).
+    """
+    tokens, labels, mask, *_ = get_batch(looked, state.cfg, pg_collection=get_pg_collection(model))
+    weights = None if mask is None else mask.float()
+    return {"tokens": tokens, "labels": labels, "loss_mask": weights, "documents": looked.documents}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.config.sections import RouterConfig
+from nemo_elastic.config.sections import APART, RouterConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent, first_difference
 from nemo_elastic.core.kinds.registry import DEPTH
@@ -29,6 +29,7 @@ from nemo_elastic.slicing.family_folder import read_members
 
 __all__ = [
     "Names",
+    "check_documents",
     "check_files",
     "check_length",
     "check_model",
@@ -36,8 +37,8 @@ __all__ = [
     "check_prompts",
     "check_ranks",
     "check_teacher",
-    "check_unpacked",
     "check_vocabulary",
+    "documents_warnings",
     "router_warnings",
     "vocabulary_rows",
 ]
@@ -219,10 +220,28 @@ def router_warnings(config: ElasticConfig, steps: int) -> list[str]:
             "nothing; for so many take the router of conf/elastic_12b.yaml"]  # fmt: skip
 
 
-def check_unpacked(where: str, packed: Any) -> None:
-    """Raise for data that holds several documents in one sequence, where `packed` says anything of it."""
-    if packed not in (None, False):
-        raise bad(where, packed, "data that is not packed: layers would read over the bounds of documents")
+def check_documents(config: ElasticConfig, resets: str, does: Any) -> None:
+    """Raise where documents are to be read apart and the data would not say where they begin.
+
+    Args:
+        config: the elastic block.
+        resets: the field by which pretraining data counts positions within documents.
+        does: whether it does; None for data that has no such field, as packed data, which carries its bounds.
+    """
+    if config.data.documents == APART and does is False:
+        raise bad("elastic.data.documents", APART, f"joined, or {resets}: true, which says where documents begin")
+
+
+def documents_warnings(config: ElasticConfig) -> list[str]:
+    """What a run that may have to rank or search does not do of what its block says of documents."""
+    if config.data.documents != APART or not looks(config):
+        return []
+    return [f"elastic.data.documents: {APART}, which a ranking and a search are not: they read rows as one text"]
+
+
+def looks(config: ElasticConfig) -> bool:
+    """Whether a block that finds no members has data looked at, to rank or to search on."""
+    return config.ranking is None or (config.search is not None and config.shapes is None)
 
 
 def check_prompts(config: ElasticConfig, where: str, data: str, ranked: str) -> None:
@@ -233,7 +252,7 @@ def check_prompts(config: ElasticConfig, where: str, data: str, ranked: str) -> 
         where, data: the recipe's field, and what stands there.
         ranked: how a host is given what a ranking left.
     """
-    if config.ranking is None or (config.search is not None and config.shapes is None):
+    if looks(config):
         raise bad(where, data, f"text, to rank and to search on; prompts and answers after that: {ranked}, or "
                   "elastic.ranking and search: null")  # fmt: skip
 

@@ -48,7 +48,8 @@ class RunFile:
         if path is None:
             return cls()
         data = read_mapping("--yaml", path)
-        if data and "elastic" not in data and set(data) <= {f.name for f in fields(ElasticConfig)}:
+        # a recipe has a field `data`, too
+        if set(data) - {"data"} and "elastic" not in data and set(data) <= {f.name for f in fields(ElasticConfig)}:
             return cls(settings={"elastic": data})
         given = {k: v for k, v in data.items() if k in SETTINGS}
         return cls({k: v for k, v in data.items() if k not in SETTINGS}, given)

@@ -17,7 +17,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
-from nemo_elastic.hosts.common.agreement import check_unpacked, check_vocabulary, vocabulary_rows
+from nemo_elastic.hosts.common.agreement import check_vocabulary, vocabulary_rows
 from nemo_elastic.megatron.gpt_tokens import Looked
 from nemo_elastic.megatron.megatron_host import FamilyStep
 from nemo_elastic.megatron.models import build_teacher, check_overlaps, check_ranks, check_rows, make_family
@@ -59,7 +59,9 @@ class ElasticLossReduction(MaskedTokenLossReduction):
             self.by_budget = mean_by_budget(
                 torch.stack([x["by_budget"] for x in losses_reduced_per_micro_batch]).sum(0)
             )
-        return super().reduce(losses_reduced_per_micro_batch)
+        loss = super().reduce(losses_reduced_per_micro_batch)
+        # NeMo divides by the tokens that count, of which a step may have none
+        return loss if self.by_budget or not losses_reduced_per_micro_batch else torch.zeros_like(loss)
 
 
 class ElasticMambaModel(llm.MambaModel):
@@ -188,22 +190,22 @@ class ElasticMambaModel(llm.MambaModel):
         self.host.receive(received[0])
 
     def data_step(self, dataloader_iter: Any) -> dict[str, Any]:
-        """The next micro-batch, whose tokens are in the vocabulary.
+        """The next micro-batch, whose tokens are in the vocabulary, with its `documents` where they are kept apart.
 
         Raises:
-            ElasticError: they are not, or it has several documents in a sequence.
+            ElasticError: they are not, or the data does not say where documents begin.
         """
-        batch = super().data_step(Looked(dataloader_iter, self.host.core.vocab_size))
-        check_unpacked("recipe.data", "cu_seqlens" if batch.get("cu_seqlens") is not None else None)
-        return batch
+        looked = Looked(dataloader_iter, self.host.core.vocab_size, self.elastic_config.data.documents)
+        return {**super().data_step(looked), "documents": looked.documents}
 
     def training_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
         """What a pipeline stage passes on: NeMo calls it instead of `training_step` on all but the last."""
-        return self.steps.pass_on(batch["tokens"], self.next_samples())
+        return self.steps.pass_on(batch["tokens"], self.next_samples(), batch.get("documents"))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
         """Loss of one micro-batch, see `FamilyTraining.loss`; `batch["elastic"]` gets its parts, for the log."""
-        loss, parts = self.steps.loss(self.next_samples(), batch["tokens"], batch["labels"], batch["loss_mask"])
+        rows = (batch[name] for name in ("tokens", "labels", "loss_mask"))
+        loss, parts = self.steps.loss(self.next_samples(), *rows, batch.get("documents"))
         batch["elastic"] = parts
         return loss
 

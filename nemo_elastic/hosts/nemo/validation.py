@@ -30,7 +30,7 @@ class HeldOutReduction(HeldOut, MegatronLossReduction):
         sums = all_ranks(losses_reduced_per_micro_batch)
         self.add(sums)
         ran = sums[sums[:, TOKENS] > 0]
-        return (ran[:, CE_SUM] / ran[:, TOKENS]).mean().float()
+        return (ran[:, CE_SUM] / ran[:, TOKENS]).sum().float() / max(1, len(ran))
 
     def end(self, sums: torch.Tensor | None = None) -> HeldOutLosses:
         """What was measured, on every rank: only the last pipeline stage has seen it. All ranks call it."""

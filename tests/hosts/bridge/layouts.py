@@ -14,7 +14,7 @@ from typing import Any
 
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.hosts.common.sums import add_sums
-from tests.hosts.bridge.runs import Job, dump
+from tests.hosts.bridge.runs import Job, dump, write_prompts
 from tests.hosts.common.saves import cut, flip
 from tests.parallel.runs import PEAK, VOCAB, Layout
 from tests.workers import ROOT, environment
@@ -43,7 +43,6 @@ REFUSED = {
     "forward_step": "forward_step: 'another' is not allowed; run.forward_step of apply_elastic, which samples members",
     "callbacks": "callbacks: None is not allowed; run.callbacks of apply_elastic: they prepare members",
     "overlap": "recipe.ddp.overlap_grad_reduce: True is not allowed; false, as apply_elastic left it",
-    "packed": "recipe.dataset: ['cu_seqlens",
 }
 #: a vocabulary that is not the parent's
 SMALLER = VOCAB // 4
@@ -54,7 +53,17 @@ PAIRS = {
     "tp2-sp-soft": Layout(tensor=2, sequence=True, micro_batches=2, soft=True, recompute="full"),
     "pp2": Layout(pipeline=2, micro_batches=4),
     "pp2-soft": Layout(pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
+    "dp2-per-token": Layout(data=2, micro_batches=2),
 }
+#: rows of several documents, one to a micro-batch; of four in a step each draws the one member
+PACKED = {
+    "packed-dp2": Layout(data=2, micro_batches=2, mode="frozen_ce"),
+    "packed-tp2-sp": Layout(tensor=2, sequence=True, micro_batches=4, recompute="full", mode="frozen_ce"),
+    "packed-pp2": Layout(pipeline=2, micro_batches=4, mode="frozen_ce"),
+}
+ALONE = "packed-alone"
+#: of the loss of a token and of a member, where documents are kept apart and where they are not
+JOINED = "packed-joined"
 
 
 def do(place: Path, name: str, jobs: list[Job]) -> None:
@@ -111,12 +120,23 @@ def train_all(place: Path) -> None:
         more = {"steps": STEPS, "teacher": parent, "ranked": ranked(layout), "padded": True} | more
         return Job(str(place / name), layout=layout, **more)
 
+    def packed(name: str, layout: Layout, **more: Any) -> Job:
+        changes = {"sampling": {"large": 1}} | more
+        return stage(name, layout, batch=layout.data, packed=True, padded=False, changes=changes)
+
+    def pair(name: str, layout: Layout, **more: Any) -> Job:
+        return stage(name, layout, per_token="per-token" in name, **more)
+
+    write_prompts(place)
     alone = {f"{name}-alone": layout.alone for name, layout in PAIRS.items()}
     first = [
         Job(str(place / "parent"), kind="parent", steps=2),
         *(Job(str(place / f"rank-{soft}"), kind="rank", layout=Layout(soft=soft), teacher=parent, steps=2)
           for soft in (False, True)),
-        *(stage(name, layout) for name, layout in alone.items()),
+        *(pair(name, layout) for name, layout in alone.items()),
+        packed(ALONE, Layout(micro_batches=4, mode="frozen_ce")),
+        packed(JOINED, Layout(micro_batches=4, mode="frozen_ce"), data={"documents": "joined"}),
+        *(packed(name, layout) for name, layout in PACKED.items()),
         stage("whole", Layout(soft=True), steps=4),
         stage("killed", Layout(soft=True), steps=4, save_every=1, until=3),
         stage("stopped", Layout(soft=True), steps=4, stop=1),
@@ -124,7 +144,7 @@ def train_all(place: Path) -> None:
         stage("full", Layout(soft=True), steps=4, save_every=1, room=ROOM),
         stage("kept", Layout(soft=True), steps=4, save_every=1, kept=1),
         # in one of them the recipe has Bridge's placeholder for a tokenizer, which is smaller than the parent's
-        *(stage(name, layout, placeholder=SMALLER if name == "tp2-sp" else None) for name, layout in PAIRS.items()),
+        *(pair(name, layout, placeholder=SMALLER if name == "tp2-sp" else None) for name, layout in PAIRS.items()),
         *(stage(name, Layout(), placeholder=SMALLER if name == "late" else None, wrong=name) for name in REFUSED),
     ]  # fmt: skip
     do(place, "first", first)

@@ -73,7 +73,9 @@ class Job:
         room: bytes that a file of weights may have from the third step on.
         longer: stage 2's sequences are twice as long, and twice as many of them make a step.
         changes: of the elastic block.
-        padded: a part of every sample does not count, see `padded`.
+        padded: a part of every sample does not count, see `padded`; per_token: another part of each, and each token
+            counts for as much as another in a step.
+        packed: prompts and answers, several in a row, of which the answers count.
         placeholder: size of the tokenizer that stands for none in the recipe, as in Bridge's own.
         wrong: what a script does so that the run is refused, see `spoilt`; late: the teacher is not there before it.
         experts: ranks that share the experts of a parent with such; None for the dense one.
@@ -97,6 +99,8 @@ class Job:
     longer: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
     padded: bool = False
+    per_token: bool = False
+    packed: bool = False
     placeholder: int | None = None
     wrong: str | None = None
     experts: int | None = None
@@ -125,7 +129,7 @@ def config(place: Path, job: Job) -> Any:
 
     layout, times = job.layout, 2 if job.longer else 1
     if job.padded:
-        padded()
+        padded(uneven=job.per_token)
     made = tiny_config(
         place / "data", job.out, steps=job.steps, seq_length=LENGTH * times,
         micro_batch_size=job.batch // layout.data, global_batch_size=job.batch * layout.micro_batches * times,
@@ -139,12 +143,39 @@ def config(place: Path, job: Job) -> Any:
     if layout.recompute:
         made.model.recompute_granularity, made.model.recompute_method = layout.recompute, "uniform"
         made.model.recompute_num_layers = 1
+    made.model.calculate_per_token_loss = job.per_token
+    if job.packed:
+        prompts(place, made)
     if job.kept is not None:
         made.checkpoint.most_recent_k = job.kept
     if job.placeholder is not None:
         made.model.vocab_size, made.model.should_pad_vocab = None, True
         made.tokenizer.vocab_size, made.tokenizer.use_tokenizer_vocab_size = job.placeholder, True
     return made
+
+
+def write_prompts(place: Path) -> None:
+    """Prompts and answers of many lengths."""
+    rows = [{"input": f"what is {i} + {i}?", "output": f"{' well,' * (i % 7)} {2 * i}."} for i in range(200)]
+    (place / "sft").mkdir()
+    for name in ("training", "validation", "test"):
+        (place / "sft" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def prompts(place: Path, container: Any) -> None:
+    """Let a container train on them, packed as Bridge packs."""
+    from megatron.bridge.data.packing.config import PackedSequenceSpecs
+    from megatron.bridge.training import config as bridge
+    from megatron.bridge.training.tokenizers.config import TokenizerConfig
+
+    container.dataset = bridge.GPTSFTDatasetConfig(
+        dataset_root=str(place / "sft"), seq_length=LENGTH, dataloader_type="single", num_workers=0, do_test=False,
+        enable_offline_packing=True, dataset_kwargs={"pad_to_max_length": True},
+        offline_packing_specs=PackedSequenceSpecs(packed_sequence_size=LENGTH, tokenizer_model_name="tiny"),
+    )  # fmt: skip
+    container.tokenizer = TokenizerConfig(
+        tokenizer_type="HuggingFaceTokenizer", tokenizer_model=str(place / "data" / "tokenizer")
+    )
 
 
 def run(place: Path, job: Job) -> None:
@@ -191,11 +222,8 @@ def run(place: Path, job: Job) -> None:
 
 def spoilt(place: Path, wrong: str, elastic: Any) -> bool:
     """Do with an elastic run what no script should; whether that was to start it."""
-    from megatron.bridge.data.packing.config import PackedSequenceSpecs
-    from megatron.bridge.training import config as bridge
     from megatron.bridge.training.gpt_step import forward_step
     from megatron.bridge.training.pretrain import pretrain
-    from megatron.bridge.training.tokenizers.config import TokenizerConfig
 
     from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
 
@@ -209,20 +237,6 @@ def spoilt(place: Path, wrong: str, elastic: Any) -> bool:
         return True
     if wrong == "overlap":
         config.ddp.overlap_grad_reduce = True
-    if wrong == "packed":
-        rows = [json.dumps({"input": f"what is {i} + {i}?", "output": f" {2 * i}."}) for i in range(200)]
-        (place / "sft").mkdir()
-        for name in ("training", "validation", "test"):
-            (place / "sft" / f"{name}.jsonl").write_text("\n".join(rows))
-        config.dataset = bridge.GPTSFTDatasetConfig(
-            dataset_root=str(place / "sft"), seq_length=LENGTH, dataloader_type="single", num_workers=0,
-            enable_offline_packing=True,
-            offline_packing_specs=PackedSequenceSpecs(packed_sequence_size=LENGTH, tokenizer_model_name="tiny"),
-        )  # fmt: skip
-        config.tokenizer = TokenizerConfig(
-            tokenizer_type="HuggingFaceTokenizer", tokenizer_model=str(place / "data" / "tokenizer")
-        )
-        config.train.micro_batch_size = 1
     return False
 
 

@@ -167,29 +167,47 @@ def test_a_router_that_decides_long_before_it_is_frozen_is_reported() -> None:
         ) is report
 
 
-def test_packed_data_is_refused_and_prompts_cannot_rank() -> None:
-    """Bridge's own recipes for them."""
-    recipe = find_recipe("nemotron_nano_12b_v2_sft_config")()
-    why = "data that is not packed: layers would read over the bounds of documents"
-    given = {"teacher": "/a/parent"}
-    assert refused(recipe, BLOCK_12B, **given) == f"recipe.dataset.enable_offline_packing: True is not allowed; {why}"
-    recipe.dataset.enable_offline_packing, recipe.dataset.enable_in_batch_packing = False, True
-    assert refused(recipe, BLOCK_12B, **given) == f"recipe.dataset.enable_in_batch_packing: True is not allowed; {why}"
-    recipe.dataset.enable_in_batch_packing, recipe.dataset.offline_packing_specs = False, None
+@pytest.mark.parametrize("packing", ["offline", "in_batch", None])
+def test_packed_prompts_train_and_cannot_rank(packing: str | None) -> None:
+    """Bridge's own recipes for them, which pack offline."""
+    recipe, given = find_recipe("nemotron_nano_12b_v2_sft_config")(), {"teacher": "/a/parent"}
+    assert recipe.dataset.enable_offline_packing
+    if packing != "offline":
+        recipe.dataset.enable_offline_packing, recipe.dataset.offline_packing_specs = False, None
+        recipe.dataset.enable_in_batch_packing = packing == "in_batch"
     message = (
         "recipe.dataset: 'GPTSFTDatasetConfig' is not allowed; text, to rank and to search on; prompts and answers"
     )
     for block in (BLOCK_12B, replace(BLOCK_12B, ranking="/a/ranking")):
         assert refused(recipe, block, **given).startswith(message)
-    apply_elastic(recipe, BLOCK_12B, ranked="/a/rank/checkpoints", verbose=False, **given)
+    given["ranked"] = "/a/rank/checkpoints"
+    recipe.model.pipeline_model_parallel_size = 2
+    if packing == "in_batch":
+        assert refused(recipe, BLOCK_12B, **given).startswith("recipe.dataset.enable_in_batch_packing: True is not")
+        recipe.model.pipeline_model_parallel_size = 1
+    apply_elastic(recipe, BLOCK_12B, verbose=False, **given)
+
+
+def test_documents_are_read_apart_where_the_data_says_where_they_begin(recipe: Any) -> None:
+    block = BLOCK | {"data": {"documents": "apart"}}
+    line = refused(recipe, block)
+    assert line.startswith("elastic.data.documents: 'apart' is not allowed; joined, or recipe.dataset.reset_position")
+    recipe.dataset.reset_position_ids = True
+    message = "elastic.data.documents: apart, which a ranking and a search are not: they read rows as one text"
+    assert message in apply_elastic(copy.deepcopy(recipe), block, verbose=False).changes
+    recipe.model.pipeline_model_parallel_size = 4
+    line = refused(recipe, block, ranked="/a/rank/checkpoints")
+    assert line.startswith("elastic.data.documents: 'apart' is not allowed; joined on 4 pipeline ranks")
+    recipe.model.pipeline_model_parallel_size = 1
+    assert message not in apply_elastic(recipe, block, ranked="/a/rank/checkpoints", verbose=False).changes
 
 
 def test_settings_that_are_changed_back_are_refused_when_the_run_starts(recipe: Any) -> None:
     run = apply_elastic(recipe, BLOCK, verbose=False)
     run.forward_step.before()
-    for owner, name in ((recipe.ddp, "overlap_param_gather"), (recipe.model, "calculate_per_token_loss")):
+    for owner, name in ((recipe.ddp, "overlap_param_gather"), (recipe.ddp, "use_megatron_fsdp")):
         setattr(owner, name, True)
-        with pytest.raises(ElasticError, match=rf"^recipe\.(ddp|model)\.{name}: True is not allowed; f"):
+        with pytest.raises(ElasticError, match=rf"^recipe\.ddp\.{name}: True is not allowed; f"):
             run.forward_step.before()
         setattr(owner, name, False)
 

@@ -23,8 +23,11 @@ from nemo_elastic.hosts.common.checkpoints import best
 from nemo_elastic.hosts.common.sums import LIST, SUMS, check_sums
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.hosts.bridge.layouts import (
+    ALONE,
     CUT_SHORT,
     DAMAGED,
+    JOINED,
+    PACKED,
     PAIRS,
     REFUSED,
     do,
@@ -52,6 +55,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", PAIRS)
 def test_two_ranks_train_what_one_does(place: Path, name: str) -> None:
     same(place / name, place / f"{name}-alone")
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_two_ranks_train_on_packed_documents_what_one_does(place: Path, name: str) -> None:
+    same(place / name, place / ALONE)
+
+
+def test_packed_documents_are_apart_unless_the_block_joins_them(place: Path) -> None:
+    apart, joined = (losses(place / name)[0]["loss_large"] for name in (ALONE, JOINED))
+    assert abs(apart - joined) > 1e-5, "runs of other ranks are 1e-7 apart"
+    counted = [line["tokens"] for line in lines(place / ALONE)]
+    assert 0 < counted[0] < counted[1] < 2 * 4 * LENGTH, "prompts do not count"
 
 
 def test_a_vocabulary_is_the_teachers_in_every_layout(place: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.documents import Documents
 
 pytestmark = pytest.mark.nemo
 
@@ -130,3 +131,33 @@ def test_what_is_ranked_by_is_looked_at(rank_of: Any) -> None:
     assert firsts(first_batches(Numbered(8), 4, 2, vocab=104)) == [[0, 1], [2, 3]]
     with pytest.raises(ElasticError, match=r"^data: 103 is not allowed; tokens are 0 to 102, as the model has$"):
         list(first_batches(Numbered(8), 4, 2, vocab=103))
+
+
+def test_a_micro_batch_says_where_its_documents_end_and_the_block_whether_it_matters() -> None:
+    from nemo_elastic.megatron.gpt_tokens import Looked, documents_of
+
+    rows = {"tokens": torch.zeros(2, 6, dtype=torch.long), "labels": torch.zeros(2, 6, dtype=torch.long)}
+    wanted = Documents(((2, 6), (6,)))
+    bounds = torch.tensor([[0, 2, 6, -1], [0, 6, -1, -1]])
+    packed = rows | {"cu_seqlens": bounds, "position_ids": torch.arange(6).expand(2, 6)}
+    assert documents_of(packed) == documents_of(packed, "apart") == wanted
+    assert documents_of(packed, "joined") is None
+    padded = packed | {"cu_seqlens_q": torch.tensor([[0, 1, 5], [0, 6, 6]]), "cu_seqlens_q_padded": bounds}
+    assert documents_of(padded) == wanted, "padding between documents is no document's"
+    counted = rows | {"position_ids": torch.tensor([[0, 1, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5]])}
+    assert documents_of(counted) is None and documents_of(counted, "apart") == wanted
+    index = wanted.index(torch.device("cpu"))
+    hidden = (index[:, :, None] != index[:, None]) | torch.ones(6, 6, dtype=torch.bool).triu(1)
+    assert documents_of(rows | {"attention_mask": hidden[:, None]}, "apart") == wanted
+    assert documents_of({**packed, "tokens": None}) == wanted, "a pipeline rank has labels alone"
+    for one in (packed | {"cu_seqlens": torch.tensor([[0, 6]] * 2)}, {**packed, "tokens": None, "labels": None}):
+        assert documents_of(one) is None
+    with pytest.raises(
+        ElasticError, match=r"^elastic\.data\.documents: 'apart' is not allowed; joined: the data does"
+    ):
+        documents_of(rows, "apart")
+    with pytest.raises(ElasticError, match=r"^documents: \(1, 6\) is not allowed; the rows and length of the tokens"):
+        documents_of(packed | {"cu_seqlens": torch.tensor([0, 2, 6])})
+    looked = Looked(iter([packed, rows]), 8)
+    seen = [(next(looked), looked.documents)[1] for _ in range(2)]
+    assert seen == [wanted, None]

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.documents import Documents
+from nemo_elastic.train.training import FamilyTraining
 from tests.megatron.models import start
 
 pytestmark = pytest.mark.nemo
@@ -55,9 +58,10 @@ def test_a_micro_batch_of_packed_documents(monkeypatch: pytest.MonkeyPatch) -> N
     packed = whole | {"cu_seqlens": torch.tensor([[0, 4, 8]]), "cu_seqlens_argmin": torch.tensor([[3]])}
     packed["max_seqlen"] = torch.tensor([4])
     with cuda_as_cpu():
-        assert model.data_step(iter([whole]))["tokens"].shape == (1, 8)
-        with pytest.raises(ElasticError, match=r"^recipe\.data: 'cu_seqlens' is not allowed; data that is not packed"):
-            model.data_step(iter([packed]))
+        assert model.data_step(iter([whole]))["documents"] is None
+        assert model.data_step(iter([packed]))["documents"] == Documents(((4, 8),))
+        model.family = FamilyTraining(ElasticConfig.from_dict(BLOCK | {"data": {"documents": "joined"}}))
+        assert model.data_step(iter([packed]))["documents"] is None
 
 
 @pytest.mark.parametrize("kernels", [True, False])

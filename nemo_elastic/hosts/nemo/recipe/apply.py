@@ -149,7 +149,7 @@ def change(
     parent = check_shape(recipe, config, teacher)
     check_parallel(recipe, config, parent)
     check_kernels(recipe, config, parent)
-    check_data(recipe, None if stage == 2 else config)
+    check_data(recipe, config, ranks=stage == 1)
     check_folders(recipe, out)
     if stage == 1:
         check_files(config, parent)

@@ -26,13 +26,14 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.hosts.common.agreement import (
     Names,
+    check_documents,
     check_length,
     check_model,
     check_no_file,
     check_prompts,
     check_ranks,
-    check_unpacked,
     check_vocabulary,
+    documents_warnings,
     router_warnings,
     vocabulary_rows,
 )
@@ -152,22 +153,20 @@ def check_text(recipe: Any, options: StageOptions) -> None:
         options.check_mock("recipe.data", name_of(recipe.data), "a module that reads text, or data.paths=[PREFIX]")
 
 
-def check_data(recipe: Any, unranked: ElasticConfig | None) -> None:
-    """Raise where model and data disagree on the sequence, or the data is shorter than one, or has several in one.
+def check_data(recipe: Any, block: ElasticConfig, ranks: bool) -> None:
+    """Raise where model and data disagree on the sequence, or the data is shorter than one, or does not say enough.
 
     Args:
         recipe: a stock recipe.
-        unranked: the block of a run that may have to rank or search, and reads its data for that; None for another.
+        block: the elastic block.
+        ranks: whether the run may have to rank or search, and reads its data for that.
     """
-    specs = getattr(recipe.data, "packed_sequence_specs", None)
-    for name, owner in (("packed_sequence_specs.packed_sequence_size", specs), ("packed_sequence_size", recipe.data)):
-        size = getattr(owner, "packed_sequence_size", None)
-        check_unpacked(f"recipe.data.{name}", size if isinstance(size, int) and size > 0 else None)
     made = made_by(recipe.data)
     prompts = isinstance(made, type) and issubclass(made, llm.FineTuningDataModule)
-    ranked = getattr(getattr(recipe, "resume", None), "resume_from_path", None)
-    if unranked is not None and prompts and ranked is None:
-        check_prompts(unranked, "recipe.data", made.__name__, "recipe.resume.resume_from_path")
+    if ranks and prompts and getattr(getattr(recipe, "resume", None), "resume_from_path", None) is None:
+        check_prompts(block, "recipe.data", made.__name__, "recipe.resume.resume_from_path")
+    resets = getattr(recipe.data, "reset_position_ids", None)
+    check_documents(block, "recipe.data.reset_position_ids", resets)
     length = getattr(recipe.data, "seq_length", None)
     if length is None:
         return
@@ -252,7 +251,7 @@ def warnings(recipe: Any, config: ElasticConfig, stage: int, total_steps: int) -
         stage: 1 or 2.
         total_steps: optimizer steps of all stages.
     """
-    out = router_warnings(config, recipe.trainer.max_steps) if stage == 1 else []
+    out = [*router_warnings(config, recipe.trainer.max_steps), *documents_warnings(config)] if stage == 1 else []
     stages = getattr(recipe.trainer.strategy, "pipeline_model_parallel_size", 1) or 1
     if stage == 1 and stages > 1:
         out.append(f"{STRATEGY}.pipeline_model_parallel_size: {stages}: stages cannot rank; let recipe.resume start "
