@@ -46,8 +46,10 @@ def test_its_rows_and_its_packs_are_the_same_conversations(folder: ChatFolder, t
     specs = PackedSequenceSpecs(
         packed_sequence_size=128, packed_train_data_path=str(folder.path / "training.idx.parquet")
     )
+    # as `GPTSFTDatasetConfig` builds it where nothing else is said
+    fields = {"prompt_template": "{input} {output}", "label_key": "output", "truncation_field": "input"}
     packed = GPTSFTPackedParquetDataset(
-        file_path=str(specs.packed_train_data_path), tokenizer=tokenizer, max_seq_length=128, is_test=True
+        file_path=str(specs.packed_train_data_path), tokenizer=tokenizer, max_seq_length=128, is_test=True, **fields
     )
     assert len(packed) == folder.sequences["train"]
     ours = []
