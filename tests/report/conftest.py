@@ -6,9 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.fabricate import make_run
+from nemo_elastic.report import build_report
+from nemo_elastic.report.html_page import PAGE
+from tests.report.fabricate import make_large_run, make_run
+from tests.workers import copy_of
 
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "demo")
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory) -> dict[str, Path]:
+    """The reports of a run like the demo's and of a large one, which are drawn once for all tests."""
+
+    def draw(place: Path) -> None:
+        build_report(make_run(place / "runs" / "demo"), place / "small")
+        build_report(make_large_run(place / "runs" / "large"), place / "large")
+
+    place = tmp_path_factory.mktemp("pages")
+    copy_of("reports", draw, place, "small", "large")
+    return {name: place / name / PAGE for name in ("small", "large")}

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pages of runs whose files somebody has made to harm, within limits that the kernel holds: see test_hostile.py.
 
-python -m tests.report.hostile_worker FOLDER RUN: prints a JSON line for each page.
+python -m tests.report.hostile_worker FOLDER RUN PAGE...: prints a JSON line for each page, by its number.
 """
 
 from __future__ import annotations
@@ -159,12 +159,12 @@ PAGES = (
 assert sorted(case for page in PAGES for case in page) == sorted(CASES)
 
 
-def main(folder: Path, whole: Path) -> None:
+def main(folder: Path, whole: Path, *pages: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     drawing.DPI = 30
-    for i, cases in enumerate(PAGES):
-        run = folder / str(i)
+    for page in pages:
+        cases, run = PAGES[int(page)], folder / page
         shutil.copytree(whole, run)
         for case in cases:
             CASES[case](run)
@@ -183,4 +183,4 @@ def main(folder: Path, whole: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -15,15 +15,21 @@ from typing import Any
 import pytest
 
 from nemo_elastic.report import load_run
-from tests.report.hostile_worker import CASES, HUGE, NAMES, valued
+from tests.report.hostile_worker import CASES, HUGE, NAMES, PAGES, valued
+from tests.workers import part, parts
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
+#: pages that `make test` draws: of names, values, numbers of things, and depths
+FEW = (0, 1, 5, 7)
 
 
 @pytest.fixture(scope="module")
-def reports(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def reports(
+    request: pytest.FixtureRequest, demo_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
     command = [sys.executable, "-m", "tests.report.hostile_worker", tmp_path_factory.mktemp("hostile"), demo_run]
+    command += parts(request)
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
@@ -31,7 +37,13 @@ def reports(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return {case: line for line in map(json.loads, done.stdout.splitlines()) for case in line["cases"]}
 
 
-@pytest.mark.parametrize("case", list(CASES))
+def each(*cases: tuple[str, ...]) -> list[Any]:
+    """Rows of a table of tests, whose first cells are cases; long where `make test` does not draw their page."""
+    pages = {case: number for number, page in enumerate(PAGES) for case in page}
+    return [pytest.param(*row, marks=part(str(pages[row[0]]), long=pages[row[0]] not in FEW)) for row in cases]
+
+
+@pytest.mark.parametrize("case", each(*((case,) for case in CASES)))
 def test_it_is_a_page_that_runs_nothing(reports: dict[str, dict[str, Any]], case: str) -> None:
     page = reports[case]
     assert "refused" not in page, page
@@ -40,9 +52,9 @@ def test_it_is_a_page_that_runs_nothing(reports: dict[str, dict[str, Any]], case
     assert page["length"] < 500_000 and page["drawn"] < 1_000_000
 
 
-@pytest.mark.parametrize("what", [w for w in NAMES if w != "length"])
-def test_a_strange_name_is_a_name(reports: dict[str, dict[str, Any]], what: str) -> None:
-    assert reports[f"name: {what}"]["pictures"] == 5 and reports[f"name: {what}"]["notes"] == []
+@pytest.mark.parametrize("case", each(*((f"name: {what}",) for what in NAMES if what != "length")))
+def test_a_strange_name_is_a_name(reports: dict[str, dict[str, Any]], case: str) -> None:
+    assert reports[case]["pictures"] == 5 and reports[case]["notes"] == []
 
 
 @pytest.mark.parametrize("what", ["largest", "smallest", "integer", "text", "list", "yes", "nan"])
@@ -55,11 +67,11 @@ def test_results_that_are_no_measurements_are_reported(demo_run: Path, tmp_path:
 
 @pytest.mark.parametrize(
     ("case", "note"),
-    [
+    each(
         ("many results", "metrics.json: members: 100000 is not allowed; at most 100 can be shown"),
         ("many shapes", "shapes.json: members: 100000 is not allowed; at most 100 can be shown"),
         ("depth of a pattern", "members[0].pattern: "),
-    ],
+    ),
 )
 def test_what_cannot_be_shown_is_reported(reports: dict[str, dict[str, Any]], case: str, note: str) -> None:
     assert any(note in line for line in reports[case]["notes"]), reports[case]["notes"]

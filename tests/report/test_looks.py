@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_elastic.report import build_report
 from nemo_elastic.report.palette import PALETTE
 from tests.browser import MISSING, Browser, browser, find
 from tests.looks import CONTRAST, WIDTHS, contrast, flaws
-from tests.report.fabricate import make_large_run
 
 needs_a_browser = pytest.mark.skipif(find() is None, reason=MISSING)
 
@@ -24,17 +22,10 @@ def window() -> Iterator[Browser]:
         yield opened
 
 
-@pytest.fixture(scope="module")
-def pages(demo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    place = tmp_path_factory.mktemp("looks")
-    runs = {"small": demo_run, "large": make_large_run(place / "run")}
-    return {name: build_report(run, place / name) for name, run in runs.items()}
-
-
 @needs_a_browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("run", ["small", "large"])
+@pytest.mark.parametrize("run", ["small", pytest.param("large", marks=pytest.mark.long)])
 def test_nothing_runs_over_and_everything_can_be_read(
     window: Browser, pages: dict[str, Path], run: str, width: int, dark: bool
 ) -> None:
