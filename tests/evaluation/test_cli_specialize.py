@@ -28,6 +28,7 @@ from nemo_elastic.search import trained_space
 from nemo_elastic.slicing.family_folder import add_extra, write_family
 from tests.shapes import PARENT
 from tests.texts import spoiled
+from tests.workers import environment
 
 SHAPE = replace(PARENT, vocab=400, pattern="-M-*")
 AXES = {
@@ -165,7 +166,8 @@ def test_a_limit_on_memory_is_kept(capsys, folder, data, tmp_path):
 def test_side_by_side_all_are_kept(folder, data, tmp_path):
     names = [f"task{i}" for i in range(4)]
     command = [sys.executable, "-m", "nemo_elastic", "specialize", folder, "--data", data.path, "--ratio", 0.8, *QUICK]
-    runs = [subprocess.Popen([*map(str, [*command, "--add", name])], stdout=subprocess.DEVNULL) for name in names]
+    quietly = {"stdout": subprocess.DEVNULL, "env": environment()}
+    runs = [subprocess.Popen([*map(str, [*command, "--add", name])], **quietly) for name in names]
     assert [run.wait() for run in runs] == [0] * 4
     assert sorted(Family.load(folder).extra_names) == names
 

@@ -22,20 +22,20 @@ from nemo_elastic.io import temporary as renames
 from nemo_elastic.io.atomic import atomic_dir, atomic_write, filled_dir, flush
 from nemo_elastic.io.outputs import MARK, sign
 from nemo_elastic.io.temporary import clear_leftovers, locked, put_in_place, remove, temporary
+from tests.support.alone import alone
 
 from .test_atomic import OURS
 
 #: What Python tells its audit hooks of, among the steps that touch the disk.
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "fcntl.flock"}
 #: The second is what happens on a file system that cannot exchange two names.
-WAYS = pytest.mark.parametrize("way", ["exchange", "two renames"], indirect=True)
+WAYS = pytest.mark.parametrize("way", ["exchange", "two renames"])
 
 
-@pytest.fixture
-def way(request, monkeypatch):
-    if request.param == "two renames":
-        monkeypatch.setattr(renames, "_renameat2", lambda: None)
-    return request.param
+def use(way: str) -> None:
+    """In a process of its own: put folders in place that way."""
+    if way == "two renames":
+        renames._renameat2 = lambda: None
 
 
 def names(folder):
@@ -112,7 +112,9 @@ def prepare(out: Path, before: str | None) -> None:
 
 @WAYS
 @pytest.mark.parametrize("before", [None, "folder", "file", "link"])
+@alone
 def test_killed_at_every_step(tmp_path, before, way):
+    use(way)
     seen = set()
     for step in range(1000):
         place = tmp_path / str(step)
@@ -137,7 +139,9 @@ def test_killed_at_every_step(tmp_path, before, way):
 
 
 @WAYS
+@alone
 def test_killed_again_while_clearing_up(tmp_path, way):
+    use(way)
     rng = random.Random(5)
     again = 0
     for trial in range(30):
@@ -154,6 +158,7 @@ def test_killed_again_while_clearing_up(tmp_path, way):
 
 
 @pytest.mark.parametrize("before", [False, True])
+@alone
 def test_a_folder_that_is_filled_in_its_place_killed_at_every_step(tmp_path, before):
     """An older one comes back whenever the new one was not whole; nothing else stays beside it."""
 
@@ -200,6 +205,7 @@ def _count(path: Path, seed: int) -> None:
             atomic_write(path, f"{path.read_text()}{seed}.{i}\n")
 
 
+@alone
 def test_what_is_held_is_changed_by_one_at_a_time(tmp_path):
     path = tmp_path / "file"
     path.touch()
@@ -213,6 +219,7 @@ def test_what_is_held_is_changed_by_one_at_a_time(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
+@alone
 def test_a_file_killed_at_every_step(tmp_path):
     path = tmp_path / "file"
     for step in range(100):
@@ -272,6 +279,8 @@ def test_without_locks_nothing_is_cleared_and_all_is_written(tmp_path, monkeypat
 
 @WAYS
 def test_a_rename_that_fails_leaves_the_old_one(tmp_path, way, monkeypatch):
+    if way == "two renames":
+        monkeypatch.setattr(renames, "_renameat2", lambda: None)
     out = tmp_path / "out"
     write(out, "old")
     rename = os.rename
@@ -290,7 +299,9 @@ def test_a_rename_that_fails_leaves_the_old_one(tmp_path, way, monkeypatch):
 
 
 @WAYS
+@alone
 def test_an_output_that_appears_at_the_last_moment_is_not_overwritten(tmp_path, way):
+    use(way)
     for exists in (True, False):
         out = tmp_path / str(exists)
         with temporary(out) as tmp:
@@ -334,6 +345,7 @@ def _rewrite(out: Path, seed: int) -> None:
             write(out, f"{seed} {i}")
 
 
+@alone
 def test_many_writers_of_one_output(tmp_path):
     fork = multiprocessing.get_context("fork")
     writers = [fork.Process(target=_rewrite, args=(tmp_path / "out", seed)) for seed in range(4)]

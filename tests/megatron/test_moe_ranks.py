@@ -21,10 +21,10 @@ from nemo_elastic.formats.adapter import from_megatron, to_megatron
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.ranking import Ranking, RankOptions, rank, sort
 from tests.shapes import LATENT, MOE
+from tests.support.ranks import free_port
 
 from .models import build, start
 from .moe import leaves, made, member_of, ran, softened, tokens_of, weights_of
-from .test_tensor_parallel import free_port
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist]
 pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 has no experts in a hybrid")

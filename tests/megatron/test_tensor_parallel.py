@@ -5,19 +5,18 @@
 from __future__ import annotations
 
 import itertools
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import selection, tensors
 from nemo_elastic.megatron.compat import named_parameters
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates, LayerGates
+from tests.support.ranks import spawn
 
 from .models import build, load, logits_and_grads, randomise, start
 
@@ -90,24 +89,20 @@ def run(model: object, tokens: torch.Tensor) -> dict:
     return out
 
 
-def worker(rank: int, world: int, port: int, folder: str, sequence_parallel: bool) -> None:
+def worker(rank: int, port: int, folder: Path, sequence_parallel: bool) -> None:
     from nemo_elastic.megatron.cpu import cuda_as_cpu
 
-    start(rank, world, tensor=world, port=port)
+    start(rank, 2, tensor=2, port=port)
     model = build(PARENT, sequence_parallel=sequence_parallel)
-    saved = torch.load(Path(folder) / "state.pt")
-    load(model, shard(PARENT, saved["state"], rank, world))
+    saved = torch.load(folder / "state.pt")
+    load(model, shard(PARENT, saved["state"], rank, 2))
     with cuda_as_cpu():
-        torch.save(run(model, saved["tokens"]), Path(folder) / f"rank{rank}.pt")
+        torch.save(run(model, saved["tokens"]), folder / f"rank{rank}.pt")
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-@pytest.mark.parametrize("sequence_parallel", [False, True], ids=["tp2", "tp2+sp"])
+@pytest.mark.parametrize(
+    "sequence_parallel", [pytest.param(False, marks=pytest.mark.long), True], ids=["tp2", "tp2+sp"]
+)
 def test_two_ranks_equal_one(tmp_path: Path, sequence_parallel: bool) -> None:
     start()
     model = build(PARENT)
@@ -116,7 +111,7 @@ def test_two_ranks_equal_one(tmp_path: Path, sequence_parallel: bool) -> None:
     want = run(model, tokens)
     state = {n: p.detach().clone() for n, p in named_parameters(model)}
     torch.save({"state": state, "tokens": tokens}, tmp_path / "state.pt")
-    mp.spawn(worker, args=(2, free_port(), str(tmp_path), sequence_parallel), nprocs=2)
+    spawn(worker, tmp_path, sequence_parallel)
     got = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
     replicas = {t.megatron for t in tensors(PARENT, PARENT.full) if t.row.parallel is None}
     for way in WAYS:

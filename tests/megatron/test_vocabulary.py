@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.megatron.compat import named_parameters
+from tests.support.ranks import spawn
 
 from .models import build, load, randomise, start
-from .test_tensor_parallel import MEMBER, PARENT, free_port, gate_leaves, gates, shard
+from .test_tensor_parallel import MEMBER, PARENT, gate_leaves, gates, shard
 
 pytestmark = pytest.mark.nemo
 #: tokens, and those of a chunk of the loss
@@ -149,16 +149,16 @@ def run(student: Any, teacher: Any, data: dict[str, torch.Tensor]) -> dict[str, 
     return {n: step(from_hidden, student, teacher, choices[c](), data, **how) for n, (c, how) in WAYS.items()}
 
 
-def worker(rank: int, world: int, port: int, folder: str, sequence_parallel: bool) -> None:
-    start(rank, world, tensor=world, port=port)
+def worker(rank: int, port: int, folder: Path, sequence_parallel: bool) -> None:
+    start(rank, 2, tensor=2, port=port)
     pair = build(PARENT, sequence_parallel=sequence_parallel), build(PARENT, False, sequence_parallel)
-    saved = torch.load(Path(folder) / "state.pt")
+    saved = torch.load(folder / "state.pt")
     for model, state in zip(pair, saved["states"]):
-        load(model, shard(PARENT, state, rank, world))
-    torch.save(run(*pair, saved["batch"]), Path(folder) / f"rank{rank}.pt")
+        load(model, shard(PARENT, state, rank, 2))
+    torch.save(run(*pair, saved["batch"]), folder / f"rank{rank}.pt")
 
 
-def chunks_only(rank: int, port: int, folder: str) -> None:
+def chunks_only(rank: int, port: int, folder: Path) -> None:
     """What one of two sequence-parallel ranks gathers for the loss of many tokens, and what it is given back."""
     from nemo_elastic.megatron.vocabulary import distill_loss
 
@@ -181,13 +181,13 @@ def chunks_only(rank: int, port: int, folder: str) -> None:
     labels = torch.zeros(1, LONG, dtype=torch.long)
     loss, _ = distill_loss(DistillConfig(chunk_tokens=CHUNK), (pair[0], student), (pair[1], teacher), labels)
     loss.backward()
-    torch.save(sizes, Path(folder) / f"{rank}.pt")
+    torch.save(sizes, folder / f"{rank}.pt")
 
 
 @pytest.mark.dist
 def test_hidden_states_are_gathered_for_a_chunk_at_a_time(tmp_path: Path) -> None:
     """No rank ever holds those of all tokens, of student or teacher, nor their gradients."""
-    mp.spawn(chunks_only, args=(free_port(), str(tmp_path)), nprocs=2)
+    spawn(chunks_only, tmp_path)
     for rank in range(2):
         for name, sizes in torch.load(tmp_path / f"{rank}.pt").items():
             wide = [size for size in sizes if size % PARENT.hidden == 0]
@@ -197,7 +197,9 @@ def test_hidden_states_are_gathered_for_a_chunk_at_a_time(tmp_path: Path) -> Non
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("sequence_parallel", [False, True], ids=["tp2", "tp2+sp"])
+@pytest.mark.parametrize(
+    "sequence_parallel", [pytest.param(False, marks=pytest.mark.long), True], ids=["tp2", "tp2+sp"]
+)
 def test_two_ranks_equal_one(tmp_path: Path, sequence_parallel: bool) -> None:
     start()
     pair = build(PARENT), build(PARENT, elastic=False)
@@ -206,7 +208,7 @@ def test_two_ranks_equal_one(tmp_path: Path, sequence_parallel: bool) -> None:
     want = run(*pair, batch())
     states = [{n: p.detach().clone() for n, p in named_parameters(m)} for m in pair]
     torch.save({"states": states, "batch": batch()}, tmp_path / "state.pt")
-    mp.spawn(worker, args=(2, free_port(), str(tmp_path), sequence_parallel), nprocs=2)
+    spawn(worker, tmp_path, sequence_parallel)
     got = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
     replicas = {t.megatron for t in tensors(PARENT, PARENT.full) if t.row.parallel is None}
     for way in WAYS:

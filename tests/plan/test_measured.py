@@ -4,12 +4,10 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.cost import parameters
@@ -18,6 +16,7 @@ from nemo_elastic.plan import preset
 from nemo_elastic.plan.activations import Sharding, saved
 from nemo_elastic.plan.memory import LOGITS, local_parameters, loss, stages, transient
 from tests.support.models import start
+from tests.support.ranks import spawn
 
 from .measuring import PARENT, loss_peak, model_of, saved_bytes, step_peak
 
@@ -29,7 +28,9 @@ def formula(shards: Sharding, tokens: int, recompute: bool, gated: bool, parent:
     return tokens * saved(parent, parent.types, shards, recompute=recompute, gated=gated, kernels=False)
 
 
-@pytest.mark.parametrize("parent", [PARENT, preset("nemotron-h-tiny")], ids=["odd", "tiny"])
+@pytest.mark.parametrize(
+    "parent", [PARENT, pytest.param(preset("nemotron-h-tiny"), marks=pytest.mark.long)], ids=["odd", "tiny"]
+)
 @pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recompute"])
 def test_saved_activations(recompute: bool, gated: bool, parent: Parent) -> None:
@@ -41,8 +42,8 @@ def test_saved_activations(recompute: bool, gated: bool, parent: Parent) -> None
         assert measured == pytest.approx(wanted, rel=TOLERANCE)
 
 
-def worker(rank: int, world: int, port: int, folder: str) -> None:
-    start(rank, world, tensor=world, port=port)
+def worker(rank: int, port: int, folder: Path) -> None:
+    start(rank, 2, tensor=2, port=port)
     report = {}
     for sequence in (False, True):
         for recompute in (False, True):
@@ -51,7 +52,7 @@ def worker(rank: int, world: int, port: int, folder: str) -> None:
                 report[sequence, recompute, gated] = saved_bytes(model, PARENT, 1, 128, gated)
         report["loss", sequence] = loss_peak(model, DistillConfig(chunk_tokens=32), 4096)
     report["parameters"] = sum(p.numel() for p in model.parameters())
-    torch.save(report, Path(folder) / f"rank{rank}.pt")
+    torch.save(report, folder / f"rank{rank}.pt")
 
 
 @pytest.mark.dist
@@ -59,10 +60,7 @@ def worker(rank: int, world: int, port: int, folder: str) -> None:
 @pytest.mark.long
 def test_two_tensor_parallel_ranks(tmp_path: Path) -> None:
     """Shares of activations with and without sequence parallelism, and of parameters."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(worker, args=(2, port, str(tmp_path)), nprocs=2)
+    spawn(worker, tmp_path)
     for rank in range(2):
         report = torch.load(tmp_path / f"rank{rank}.pt")
         assert report.pop("parameters") == local_parameters(PARENT, stages(PARENT, 1)[0], 2)

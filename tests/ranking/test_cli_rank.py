@@ -21,6 +21,7 @@ from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT as SHAPE
 from tests.texts import spoiled
+from tests.workers import environment
 
 PARENT = replace(SHAPE, pattern="M-M*-M-M", vocab=512)
 SIZE = ("--samples", "20", "--length", "64")
@@ -57,7 +58,8 @@ def run(capsys, *given):
 
 def start(*given, module="nemo_elastic"):
     """Exit code and stderr of a process of its own."""
-    done = subprocess.run([sys.executable, "-m", module, *given], capture_output=True, text=True, timeout=900)
+    command = [sys.executable, "-m", module, *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment())
     return done.returncode, " ".join(done.stderr.split())
 
 

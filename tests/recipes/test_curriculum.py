@@ -15,6 +15,7 @@ import pytest
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
+from tests.workers import environment
 
 pytestmark = pytest.mark.nemo
 CONF = Path(__file__).parents[2] / "conf"
@@ -50,6 +51,8 @@ def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     from nemo_elastic.slicing.family_folder import slice_family
 
     monkeypatch.setattr("nemo_run.config._NEMORUN_HOME", str(tmp_path))  # read from the environment on import
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
     nothing = run.Partial(slice_family, checkpoint=str(tmp_path / "nothing"), out=str(tmp_path))
     with pytest.raises(ElasticError, match=r"family: first failed; its log is in .*/first"):
         run_family("family", {"first": nothing}, without_torchrun)

@@ -19,9 +19,14 @@ def main(folder: Path) -> None:
 
     import nemo_run as run
     import nemotron_elastic_tiny as tiny
+    from torchx.runner import Runner
 
     from tests.recipes.recorder import StateRecorder
 
+    wait = Runner.wait
+    Runner.wait = lambda self, job, wait_interval=10: wait(
+        self, job, min(0.2, wait_interval)
+    )  # NeMo-Run looks every 2 s
     tiny.BLOCK = folder / "elastic.yaml"
     plan = tiny.curriculum()
     plan = replace(

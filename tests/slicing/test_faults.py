@@ -33,6 +33,7 @@ from nemo_elastic.formats.raw import Raw
 from nemo_elastic.slicing.verification import verify
 from tests.bad_input.case import LARGE as LARGE_BLOCK
 from tests.shapes import PARENT
+from tests.support.alone import alone
 
 from .helpers import random_values, random_words, write
 
@@ -101,7 +102,8 @@ def large(tmp_path_factory):
     shutil.rmtree(place)
 
 
-@pytest.mark.parametrize("way", ["one", "force", "several"])
+@pytest.mark.parametrize("way", ["force", *(pytest.param(w, marks=pytest.mark.long) for w in ("one", "several"))])
+@alone
 def test_killed_at_random_points(large, tmp_path, way):
     family, expect = large
     out = tmp_path / "out"

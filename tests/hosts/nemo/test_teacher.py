@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from nemo_elastic.config.sections import TEACHER_PRECISIONS
 from nemo_elastic.errors import ElasticError
 from tests.hosts.nemo.cutting import PARENT, random_tensors
 from tests.hosts.nemo.test_in_turn import BLOCK, MEMBERS
-from tests.megatron.test_tensor_parallel import free_port
 from tests.support.elastic_model import batch_of, elastic_model, settings
+from tests.support.ranks import spawn
 
 pytestmark = pytest.mark.nemo
 TOKENS = torch.randint(0, PARENT.vocab, (2, 40), generator=torch.Generator().manual_seed(0))
@@ -147,9 +146,11 @@ def rank_of_two(rank: int, port: int, sequence_parallel: bool) -> None:
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("sequence_parallel", [False, True], ids=["tp2", "tp2+sp"])
+@pytest.mark.parametrize(
+    "sequence_parallel", [pytest.param(False, marks=pytest.mark.long), True], ids=["tp2", "tp2+sp"]
+)
 def test_every_rank_rounds_its_own_shard(sequence_parallel: bool) -> None:
-    mp.spawn(rank_of_two, args=(free_port(), sequence_parallel), nprocs=2)
+    spawn(rank_of_two, sequence_parallel)
 
 
 def test_the_bytes_are_really_fewer(checkpoint: Path) -> None:

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One of two ranks of test_head: ``python head_worker.py RANK FOLDER`` (a script: nothing is pickled)."""
+"""One of two ranks of test_head."""
 
 import pathlib
-import sys
 
 import torch
 import torch.distributed as dist
@@ -11,10 +10,10 @@ import torch.distributed as dist
 from nemo_elastic.nn.loss.head import Head, head_loss
 
 
-def main(rank: int, folder: pathlib.Path) -> None:
+def main(rank: int, port: int, folder: pathlib.Path) -> None:
     """Every way of computing the loss on this rank's half of the vocabulary: sum, losses and both gradients."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     (hidden, weight), (teacher_hidden, teacher_weight), batch, ways = torch.load(folder / "in.pt")
     half = len(weight) // 2
     part = slice(half * rank, half * (rank + 1))
@@ -42,7 +41,3 @@ def main(rank: int, folder: pathlib.Path) -> None:
             shared.append((loss.detach(), losses, student.hidden_td.grad, student.weight_vd.grad))
     torch.save(shared, folder / f"shared{rank}.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), pathlib.Path(sys.argv[2]))

@@ -4,10 +4,7 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
-import subprocess
-import sys
 import types
 from typing import Any
 
@@ -19,6 +16,8 @@ from hypothesis import strategies as st
 
 from nemo_elastic.nn.loss import terms as loss_terms
 from nemo_elastic.nn.loss.head import Head, TokenShards, head_loss
+from tests.nn.loss import head_worker
+from tests.support.ranks import spawn
 
 EVERY = [
     {"temperature": temperature, "terms": terms, "top_k": top_k}
@@ -236,11 +235,7 @@ def test_no_tensor_holds_all_tokens_times_the_vocabulary(dtype: torch.dtype) -> 
 def test_two_ranks_are_one(tmp_path: pathlib.Path) -> None:
     student, teacher, batch = heads(dtype=torch.float32)
     torch.save((tuple(x.detach() for x in student), tuple(teacher), batch, EVERY), tmp_path / "in.pt")
-    worker = pathlib.Path(__file__).with_name("head_worker.py")
-    root = str(pathlib.Path(__file__).parents[3])
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    ranks = [subprocess.Popen([sys.executable, worker, str(r), tmp_path], env=env) for r in range(2)]
-    assert [r.wait(timeout=1800) for r in ranks] == [0, 0]
+    spawn(head_worker.main, tmp_path)
     parts = [torch.load(tmp_path / f"{r}.pt") for r in range(2)]
     ways = [*EVERY, {"terms": {"ce": 1.0}}]
     for i, how in enumerate(ways):
