@@ -123,7 +123,7 @@ EXAMPLES = {
 
 
 #: set by `make faults`
-PART = 1 if os.environ.get("NEMO_ELASTIC_FUZZ") == "all" else 8
+PART = 1 if os.environ.get("NEMO_ELASTIC_FUZZ") == "all" else 20
 
 
 def examples(of: str) -> Callable[[Any], Any]:

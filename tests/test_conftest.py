@@ -33,24 +33,14 @@ def test_it():
 """
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["alone", "worker"])
+@pytest.mark.parametrize("workers", [pytest.param([], marks=pytest.mark.long), ["-n", "1"]], ids=["alone", "worker"])
 def test_a_run_with_sigint_ignored_hears_it_and_leaves_no_process(tmp_path: Path, workers: list[str]) -> None:
     (tmp_path / "test_it.py").write_text(SUITE)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "tests.conftest",
-        "-rP",
-        "--rootdir",
-        tmp_path,
-        *workers,
-        tmp_path,
-    ]
+    own = ["-p", "tests.conftest", "-rP", "--rootdir", tmp_path, *workers, tmp_path]
     env = {k: v for k, v in os.environ.items() if k not in (RUN, "NEMO_ELASTIC_WARM") and "XDIST" not in k}
     done = subprocess.run(
-        command, cwd=ROOT, env=env | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=1800,
+        [sys.executable, "-m", "pytest", *own], cwd=ROOT, env=env | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=1800,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -135,7 +135,8 @@ def _set(data: Any, at: str, value: Any) -> None:
 
 def read_cases(path: Path = CATALOGUE) -> list[Case]:
     """The catalogue; a field that a case has not is an error."""
-    return [Case(**row) for row in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # every process of a run reads it
+    return [Case(**row) for row in yaml.load(path.read_text(encoding="utf-8"), loader)]
 
 
 class Originals:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,14 @@ MAY_LOAD = {
     "nemo-elastic rank parent --data data --samples 4 --length 64 --out ranking --force": MODEL | TEXT | RANKING,
 }
 OURS = [c for c in (*imports(), *runs()) if "nemo_elastic" in c.code]
+#: what `make test` starts: of each kind of package that a command may load, one that does
+FEW = ("import nemo_elastic", "nemo-elastic slice", "nemo-elastic plan --config", "nemo-elastic eval family")
+
+
+def each(commands: Iterable[Command]) -> pytest.MarkDecorator:
+    """A case for each command; those that are none of the few are long."""
+    cases = [pytest.param(c, marks=[] if c.name.startswith(FEW) else [pytest.mark.long], id=c.name) for c in commands]
+    return pytest.mark.parametrize("command", cases)
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +55,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("command", helps(), ids=lambda c: c.name)
+@each(helps())
 def test_help_loads_nothing_heavy(command: Command, tmp_path: Path) -> None:
     assert command.loads(tmp_path) == []
 
 
-@pytest.mark.parametrize("command", OURS, ids=lambda c: c.name)
+@each(OURS)
 def test_a_command_loads_what_it_needs_and_no_more(command: Command, folder: Path) -> None:
     assert not set(command.loads(folder)) - MAY_LOAD[command.name]
 
 
+@pytest.mark.long
 def test_a_report_needs_plots_alone(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     assert not set(Command.ours("report run").loads(tmp_path)) - (RANKING | {"matplotlib"})
@@ -66,7 +76,6 @@ def test_a_report_needs_plots_alone(tmp_path: Path) -> None:
     [
         "train --factory nemotron_nano_12b_v2 --yaml nowhere.yaml",
         "train --factory nemotron_nano_12b_v2 --yaml elastic.yaml elastic.router.tua=1",
-        "train --factory nemotron_nano_12b_v2 --yaml elastic.yaml elastic.budgets[1].ratio=2",
     ],
 )
 def test_a_wrong_block_is_refused_before_nemo_is_loaded(line: str, folder: Path) -> None:

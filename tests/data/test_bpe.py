@@ -90,6 +90,7 @@ def _ids_in(python: str, small: DataFolder) -> list[int]:
     return [int(n) for n in done.stdout.split()]
 
 
+@pytest.mark.long
 def test_transformers_reads_the_folder(small: DataFolder) -> None:
     pytest.importorskip("transformers")
     assert _ids_in(sys.executable, small) == small.tokenizer().encode("def f(x):\n    return  x , 12 !").ids

@@ -46,9 +46,10 @@ def test_ctrl_c_in_training_ends_it_with_130_and_leaves_what_there_is(tmp_path: 
     assert metrics.read_text() == before
 
 
-def test_it_prints_its_members_as_json_and_nothing_beside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), pytest.param(("--context",), marks=pytest.mark.long)], ids=["", "context"])
+def test_it_prints_its_members_as_json_and_nothing_beside(tmp_path: Path, more: tuple[str, ...]) -> None:
     out = tmp_path / "demo"
-    code, errors = start(out, 4, "--json", "--context").wait(1200), out.with_suffix(".err").read_text()
+    code, errors = start(out, 4, "--json", *more).wait(1200), out.with_suffix(".err").read_text()
     assert code == 0, errors[-3000:]
     printed = json.loads(out.with_suffix(".out").read_text())
     assert printed.pop("out") == str(out)
@@ -57,7 +58,11 @@ def test_it_prints_its_members_as_json_and_nothing_beside(tmp_path: Path) -> Non
     assert "first picture: " in errors and "importance, shapes and the router: " in errors
     assert re.search(r"^stage 1: .* \(then stage 2; about \d+ (min|s) left\)$", errors, re.MULTILINE), errors
     assert "stage 1" in errors and "members: held-out loss" in errors, "a person sees the same as ever"
-    context = printed["context"]
+    page, context = (out / "report" / "report.html").read_text(), printed.get("context")
+    assert ("What the longer context brings" in page) == ("second family: right answers" in errors) == bool(more)
+    if not more:
+        assert not context
+        return
     assert [(row["member"], row["stages"]) for row in context["rows"]] == [
         (member, stages)
         for member in ("whole", "half")
@@ -65,5 +70,3 @@ def test_it_prints_its_members_as_json_and_nothing_beside(tmp_path: Path) -> Non
     ]
     asked = {tuple(total for _, total in row["answers"]) for row in context["rows"]}
     assert len(asked) == 1 and min(*asked.pop()) > 20, "all are asked the same, near and far"
-    assert "second family: right answers" in errors
-    assert "What the longer context brings" in (out / "report" / "report.html").read_text()

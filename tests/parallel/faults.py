@@ -262,7 +262,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def damaged(place: Path) -> dict[str, Any]:
+def damaged(place: Path, only: Collection[str]) -> dict[str, Any]:
     """A run that did not end well, and something has happened to the newest of its two checkpoints, or to both."""
     from nemo_elastic.hosts.common.checkpoints import begin
     from tests.parallel import forks, runs
@@ -271,6 +271,8 @@ def damaged(place: Path) -> dict[str, Any]:
     base, actual = place / "roomy", {}
     wanted = digests(base)
     for name, hurt in {**DAMAGE, "both": DAMAGE["no common.pt"]}.items():
+        if only and name not in only:
+            continue
         out = place / f"damaged-{name.replace(' ', '-')}"
         shutil.copytree(base / "checkpoints", out / "checkpoints", symlinks=True)
         begin(out / "checkpoints")
@@ -366,7 +368,8 @@ def main(place: Path, count: int, *parts: str) -> None:
     forks.prepare(place)
     forks.run(place / "roomy" / "log", 1, runs.train, place, place / "roomy", Layout(), STEPS, every=1)
     every: dict[str, Callable[[Path], dict[str, Any]]] = {
-        "not finite": lambda place: not_finite(place, parts), "disk": full_disk, "damaged": damaged,
+        "not finite": lambda place: not_finite(place, parts), "disk": full_disk,
+        "damaged": lambda place: damaged(place, parts),
         "async": asynchronous, "hostile": hostile, "dead": dead_rank, "kills": lambda place: kills(place, count),
     }  # fmt: skip
     actual = {name: part(place) for name, part in every.items() if not parts or name in parts}

@@ -84,16 +84,15 @@ HALVES = (
 )
 #: those of `make test`: every kind of parallelism, in as few runs as show it
 FEW = (
-    Layout(tensor=2, soft=True),
     Layout(tensor=2, sequence=True, data=2, sharded=True),
-    Layout(pipeline=2, micro_batches=4),
     Layout(tensor=2, sequence=True, pipeline=2, recompute="full", micro_batches=4, soft=True),
-    SHARDS[0],
     HALVES[3],
 )
 #: those that the tests run
 SUITE = (
     *FEW,
+    Layout(tensor=2, soft=True),
+    Layout(pipeline=2, micro_batches=4),
     Layout(tensor=2, sequence=True),
     Layout(tensor=4, sequence=True, soft=True),
     Layout(data=2, micro_batches=4),
@@ -101,6 +100,7 @@ SUITE = (
     Layout(tensor=2, sequence=True, pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
     Layout(pipeline=2, micro_batches=4, mode="trainable"),
     Layout(recompute="selective"),
+    SHARDS[0],
     SHARDS[2],
     HALVES[1],
 )

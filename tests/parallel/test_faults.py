@@ -94,17 +94,21 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(results: dict[str, An
     assert (run["from"], run["same"]) == (2, True), "with room again the run must end as one that had it"
 
 
-@pytest.mark.part("damaged")
+#: what happened to a checkpoint -> what is said of it
+DAMAGED = {
+    "cut weights": r"weights/__0_1\.distcp has \d+ bytes, not the \d+ that it was saved with",
+    "cut metadata": r"weights/\.metadata has \d+ bytes, not the \d+ that it was saved with",
+    "no common.pt": r"weights/common\.pt is missing",
+    "no metadata.json": r"weights/metadata\.json is missing",
+    "a bit": r"weights/__0_0\.distcp has another checksum than it was saved with",
+}
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
-    [
-        ("cut weights", r"weights/__0_1\.distcp has \d+ bytes, not the \d+ that it was saved with"),
-        ("cut metadata", r"weights/\.metadata has \d+ bytes, not the \d+ that it was saved with"),
-        ("no common.pt", r"weights/common\.pt is missing"),
-        ("no metadata.json", r"weights/metadata\.json is missing"),
-        ("a bit", r"weights/__0_0\.distcp has another checksum than it was saved with"),
-    ],
-)
+    [pytest.param(n, why, marks=part("damaged", n, long=n not in ("cut weights", "a bit")))
+     for n, why in DAMAGED.items()],
+)  # fmt: skip
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(results: dict[str, Any], name: str, why: str) -> None:
     run = results["damaged"][name]
     assert run["codes"] == [0], run["said"]
@@ -114,7 +118,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(results: dict[st
     assert run["left"] == ["step=2-last", "step=3-last", "step=3-last-damaged"]
 
 
-@pytest.mark.part("damaged")
+@pytest.mark.part("damaged", "both")
 def test_without_a_whole_checkpoint_nothing_starts_anew(results: dict[str, Any]) -> None:
     run = results["damaged"]["both"]
     assert run["codes"] == [2]
@@ -160,7 +164,7 @@ def test_a_rank_that_dies_ends_the_others_with_a_line(results: dict[str, Any], n
 
 
 @pytest.mark.long
-@pytest.mark.part("kills", "not finite", *NOT_FINITE, "disk", "damaged", "hostile", "dead")
+@pytest.mark.part("kills", "not finite", *NOT_FINITE, "disk", "damaged", *DAMAGED, "both", "hostile", "dead")
 def test_what_is_counted_is_what_was_survived(results: dict[str, Any]) -> None:
     from tests.parallel.counts import survived
 

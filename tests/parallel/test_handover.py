@@ -13,18 +13,11 @@ from tests.parallel.handover import SECOND, STEPS
 from tests.parallel.table import HALF_LOSS, LOSS
 from tests.workers import part, parts, work
 
-pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow, pytest.mark.long]
 PRECISIONS = {"float32": LOSS, "bf16": HALF_LOSS}
-#: of which `make test` has the one that the large recipes make
 EACH = pytest.mark.parametrize(
     ("precision", "layout"),
-    [
-        pytest.param(
-            p, layout, marks=part(f"{p} {layout}", f"{p} tp2-dp2", long=(p, layout) != ("float32", "tp1-dp2"))
-        )
-        for p in PRECISIONS
-        for layout in SECOND
-    ],
+    [pytest.param(p, layout, marks=part(f"{p} {layout}", f"{p} tp2-dp2")) for p in PRECISIONS for layout in SECOND],
 )
 
 
@@ -51,7 +44,6 @@ def test_it_goes_on_as_in_the_layout_of_stage_1(results: dict[str, Any], precisi
     assert other == pytest.approx(same, rel=PRECISIONS[precision])
 
 
-@pytest.mark.long
 @pytest.mark.part("float32 fewer", "float32 gathered")
 def test_stage_1_goes_on_with_fewer_data_parallel_ranks(results: dict[str, Any]) -> None:
     fewer = results["float32"]["fewer"]
@@ -59,13 +51,11 @@ def test_stage_1_goes_on_with_fewer_data_parallel_ranks(results: dict[str, Any])
     assert fewer["losses"] == pytest.approx(results["float32"]["gathered"]["losses"], rel=LOSS)
 
 
-@pytest.mark.long
 @pytest.mark.part("float32 gathered")
 def test_the_save_that_needs_no_memory_of_gpus_writes_the_same(results: dict[str, Any]) -> None:
     assert results["float32"]["gathered"]["other"] == []
 
 
-@pytest.mark.long
 @pytest.mark.part("default")
 def test_what_nemo_saves_by_default_goes_on_in_no_other_layout(results: dict[str, Any]) -> None:
     """Else `apply_elastic` would have nothing to set."""

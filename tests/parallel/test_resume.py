@@ -83,6 +83,7 @@ def test_another_block_is_refused_with_the_difference(results: dict[str, Any], c
     assert message in line
 
 
+@pytest.mark.long
 @pytest.mark.part("sampling")
 def test_what_only_steers_the_rest_of_a_run_is_taken_over_and_reported(results: dict[str, Any]) -> None:
     run = results["blocks"]["sampling"]

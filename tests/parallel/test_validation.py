@@ -13,12 +13,10 @@ from tests.parallel.table import LOSS
 from tests.parallel.validation import LAYOUTS, STEPS
 from tests.workers import part, parts, work
 
-pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow, pytest.mark.long]
 NAMES = {"full", "large", "small"}
 FIRST = LAYOUTS[0]
-EACH = pytest.mark.parametrize(
-    "layout", [pytest.param(one, marks=part(one.name, long=one is not FIRST), id=one.name) for one in LAYOUTS]
-)
+EACH = pytest.mark.parametrize("layout", [pytest.param(one, marks=part(one.name), id=one.name) for one in LAYOUTS])
 
 
 @pytest.fixture(scope="module")

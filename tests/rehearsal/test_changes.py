@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,19 @@ def family(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def rehearsal(family: Any, tmp_path: Path) -> Any:
+def rehearsal(family: Any) -> Any:
+    return rehearsed(family)
+
+
+@cache
+def rehearsed(family: Any) -> Any:
+    """What no test changes; it takes seconds to make."""
     from nemo_elastic.rehearsal.run import rehearsal_of
 
-    return rehearsal_of(family, str(tmp_path))
+    return rehearsal_of(family, "/rehearsal")
 
 
+@cache
 def own(family: Any) -> dict[str, Any]:
     return family.jobs("/checkpoints/parent", ["/data/text"], "/runs/family")
 

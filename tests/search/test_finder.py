@@ -65,7 +65,7 @@ def best_known(space: Space, loss: Toy, budget: Budget, samples: int = 4000) -> 
     return at(result)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))])
 def test_the_search_beats_even_cuts_and_nears_the_optimum(seed):
     space = small_space()
     loss = Toy(space, seed)
@@ -108,7 +108,7 @@ def test_the_count_of_candidates_is_the_count_of_calls_and_no_member_is_measured
 
 
 def test_the_same_seed_gives_the_same_search_and_another_seed_another():
-    runs = [search(small_space(), BUDGETS, Toy(small_space()), candidates=50, seed=s) for s in (3, 3, 4)]
+    runs = [search(small_space(), BUDGETS, Toy(small_space()), candidates=24, seed=s) for s in (3, 3, 4)]
     assert runs[0].trace == runs[1].trace and runs[0].members == runs[1].members
     assert runs[0].trace != runs[2].trace
 
@@ -126,7 +126,7 @@ def test_a_handful_of_candidates_still_gives_nested_members_within_their_budgets
     json.dumps(result.to_json(), allow_nan=False)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(space=spaces(), seed=st.integers(0, 9))
 def test_any_space_however_coarse_can_be_searched(space, seed):
     price = space.price(Budget("full"))

@@ -88,14 +88,16 @@ def places(whole: Path, count: int) -> Iterator[int]:
         yield from sorted({first, last, *(rng.randint(first, last) for _ in range(count))})
 
 
-@pytest.mark.parametrize("size", [PART, None], ids=["parts", "whole tensors, as 0.1 wrote"])
+@pytest.mark.parametrize(
+    "size", [PART, pytest.param(None, marks=pytest.mark.long)], ids=["parts", "whole tensors, as 0.1 wrote"]
+)
 def test_a_flipped_bit_never_gets_into_a_cut(whole, tmp_path, size):
     """Wherever it is: either it is reported, or the cut is what it would be without it."""
     sound = copied(whole, tmp_path / "sound")
     with_parts(sound, size)
     slice_checkpoint(sound, tmp_path / "expect", member="small")
     expected, message, harmless = contents(tmp_path / "expect"), 0, set()
-    for i, at in enumerate(places(whole, 4)):
+    for i, at in enumerate(places(whole, 1)):
         source = copied(sound, tmp_path / "source")
         name = flip(source, at, i % 8)
         out = tmp_path / f"out{i}"
@@ -109,7 +111,7 @@ def test_a_flipped_bit_never_gets_into_a_cut(whole, tmp_path, size):
             assert contents(out) == expected
             shutil.rmtree(out)
             harmless.add(name)
-    assert message > 60
+    assert message > 30
     assert any(".layers.2." in name for name in harmless)  # a layer that goes is not read
     if size is not None:
         assert any(".layers.1." in name for name in harmless)  # nor are parts of a tensor without rows that stay

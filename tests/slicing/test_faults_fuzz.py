@@ -65,7 +65,7 @@ def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
     return json.loads(content[8:start]), content[start:]
 
 
-@settings(FUZZ, max_examples=150)
+@settings(FUZZ, max_examples=50)
 @given(CHOICES, st.data())
 def test_any_byte_may_be_wrong(originals, which, data):
     kind, file = which
@@ -80,7 +80,7 @@ def test_any_byte_may_be_wrong(originals, which, data):
         never_a_traceback(folder)
 
 
-@settings(FUZZ, max_examples=200)
+@settings(FUZZ, max_examples=70)
 @given(CHOICES, st.data())
 def test_any_value_may_be_wrong(originals, which, data):
     kind, file = which

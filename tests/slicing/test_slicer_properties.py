@@ -52,7 +52,7 @@ def weight_files(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in contents(folder).items() if ".safetensors" in name}
 
 
-@settings(max_examples=40)
+@settings(max_examples=16)
 @given(parents_and_subnets(), DTYPES, st.integers(50, 5000))
 def test_every_tensor_is_what_the_layout_keeps(both, dtype, shard_bytes):
     parent, member = both
@@ -77,7 +77,7 @@ def test_every_tensor_is_what_the_layout_keeps(both, dtype, shard_bytes):
         assert open_source(place / "cut").held == member
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.data())
 def test_a_cut_out_of_a_cut_is_the_cut_out_of_the_parent(data):
     parent = data.draw(parents())
@@ -100,7 +100,7 @@ def test_a_cut_out_of_a_cut_is_the_cut_out_of_the_parent(data):
             assert direct == twice
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(st.data())
 def test_any_way_down_a_family_ends_at_the_same_bytes(data):
     """12b -> 9b -> 6b is 12b -> 6b: of random families of three and more members, by name, through every stop."""
@@ -126,7 +126,7 @@ def test_any_way_down_a_family_ends_at_the_same_bytes(data):
             folder = way
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(st.data())
 def test_the_full_cut_of_a_family_has_the_same_files_of_weights(data):
     parent, shard_bytes = data.draw(parents()), data.draw(SHARDS)
@@ -141,7 +141,7 @@ def test_the_full_cut_of_a_family_has_the_same_files_of_weights(data):
         assert tensors(place / "other") == tensors(family) and weight_files(place / "back") == weight_files(family)
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.data())
 def test_several_members_at_once_are_the_members_one_by_one(data):
     parent = data.draw(parents())
@@ -158,7 +158,7 @@ def test_several_members_at_once_are_the_members_one_by_one(data):
             assert contents(place / "all" / name) == contents(place / name)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(parents(), DTYPES)
 def test_the_full_cut_is_the_source(parent, dtype):
     with scratch() as place:
@@ -171,7 +171,7 @@ def test_the_full_cut_is_the_source(parent, dtype):
             assert family[file] == one[file], file
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(parents_and_subnets(), st.integers(1, 200))
 def test_pieces_are_small_and_add_up(both, span):
     parent, member = both

@@ -41,7 +41,10 @@ def test_the_page_says_what_vllm_says_of_experts():
 
 
 @pytest.mark.hf
-@pytest.mark.parametrize(("name", "heads", "refused"), [("mamba", 6, True), ("ffn", 6, False), ("heads", 8, False)])
+@pytest.mark.parametrize(
+    ("name", "heads", "refused"),
+    [("mamba", 6, True), *(pytest.param(*more, False, marks=pytest.mark.long) for more in (("ffn", 6), ("heads", 8)))],
+)
 def test_mamba_layers_that_differ(name, heads, refused):
     python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python"))
     config = json.dumps(to_hf_config(PARENT, CASES[name].member))

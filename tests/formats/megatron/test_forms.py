@@ -27,7 +27,7 @@ from tests.workers import ROOT
 
 #: random pickles; the suite draws a part of them, `make faults` all
 COUNT = 40_000
-PART = 1 if os.environ.get("NEMO_ELASTIC_FUZZ") == "all" else 10
+PART = 1 if os.environ.get("NEMO_ELASTIC_FUZZ") == "all" else 40
 #: a module of a later Python
 LATER = "ModuleNotFoundError: No module named 'pathlib._local'"
 
@@ -92,6 +92,10 @@ def test_the_reader_of_the_test_sees_a_call_and_a_want_of_memory(tmp_path: Path)
     calls, fills = b"\x80\x04cos\ngetpid\n)R.", b"\x80\x04Nr\xff\xff\xff\x7f."
     ran, filled = read_all([("metadata", calls), ("metadata", fills)], tmp_path)
     assert ran.startswith("ran [") and "getpid" in ran and filled.startswith("MemoryError")
+
+
+@pytest.mark.long
+def test_the_reader_of_the_test_sees_a_want_of_time(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="-27"):  # SIGPROF
         read_all([("metadata", bomb("a key"))], tmp_path)
 

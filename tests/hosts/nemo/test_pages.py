@@ -66,6 +66,7 @@ def run(place: Path, *command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_the_lines_of_the_quick_start_train(place: Path) -> None:
     (place / "train.py").write_text(script(place)[1])
     output = run(place, "train.py")
@@ -84,9 +85,10 @@ def compare(place: Path) -> None:
 
 
 def test_the_lines_that_train_are_the_pages_but_for_what_a_rehearsal_changes(place: Path) -> None:
-    run(place, "-c", f"import pathlib, {__name__} as pages; pages.compare(pathlib.Path({str(place)!r}))")
+    work("tests.hosts.nemo.test_pages", place)
 
 
+@pytest.mark.long
 def test_the_first_pages_command_trains(place: Path) -> None:
     (words,) = (w for b in blocks("bash", page=FIRST) for w in b.commands() if w[:2] == ["nemo-elastic", "train"])
     text = named_files(FIRST)["run.yaml"]
@@ -120,3 +122,7 @@ def test_the_example_for_a_cpu_ends_with_a_family(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert (tmp_path / "family" / "elastic.json").is_file()
+
+
+if __name__ == "__main__":
+    compare(Path(sys.argv[1]))

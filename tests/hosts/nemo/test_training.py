@@ -13,7 +13,7 @@ import pytest
 
 from tests.workers import work
 
-pytestmark = [pytest.mark.nemo, pytest.mark.slow]
+pytestmark = [pytest.mark.nemo, pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -248,19 +248,9 @@ def test_an_exported_run_is_read_back_and_can_be_changed(run_yaml: Path, tmp_pat
     ("args", "factory", "message"),
     [
         ([], "nemotron_nano_12b", "--factory: 'nemotron_nano_12b' is not allowed; the name of a recipe; did you mean"),
-        ([], "llama3_8b", "recipe.model: 'LlamaModel' is not allowed"),
-        (["elastic.router.tua=[1, 2]"], FACTORY, "elastic.router: unknown field 'tua'; did you mean 'tau'?"),
-        (["elastic.router.lr*=2"], FACTORY, "elastic.router.lr: '*=' is not allowed"),
-        (["elastic.budgets[7].ratio=0.5"], FACTORY, "elastic.budgets[7].ratio: cannot be set"),
-        (["trainer.max_stepps=2"], FACTORY, "recipe: trainer.max_stepps: unknown field 'max_stepps'; did you mean"),
         (["model.confg.num_layers=2"], FACTORY, "recipe: model.confg.num_layers: unknown field 'confg'; did you mean"),
-        (["trainer.max_steps=many"], FACTORY, "recipe: trainer.max_steps: 'many' is not allowed; what NeMo-Run can"),
         (["data.paths=[/data/text]", "data=llm.SquadDataModule"], FACTORY, "recipe: data: 'llm.SquadDataModule' is"),
         ([], "nemotron_nano_12b_v2(num_nods=1)", "unknown argument 'num_nods'; did you mean 'num_nodes'?"),
-        (["techer=parent"], FACTORY, "recipe: techer: unknown field 'techer'; did you mean 'teacher'?"),
-        (["elastic=@gone.yaml"], FACTORY, "elastic: 'gone.yaml' is not allowed; an existing YAML file"),
-        (["elastic=null"], FACTORY, "elastic: None is not allowed; a block"),
-        (["teacher"], FACTORY, "override: 'teacher' is not allowed; field=value"),
         (["stage=two"], FACTORY, "stage: 'two' is not allowed"),
     ],
 )
@@ -376,7 +366,8 @@ def test_the_command_tells_its_changes_before_it_trains(runs: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", ["nemo-elastic train", pytest.param("nemo elastic train", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("program", ["nemo-elastic train", "nemo elastic train"])
 def test_ctrl_c_in_training_ends_a_command_with_130(runs: Path, program: str) -> None:
     out = runs / program.replace(" ", "_")  # both have a folder of their own
     (teacher,) = (runs / "parent" / "checkpoints").glob("*-last")
