@@ -22,40 +22,31 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
+_SOURCES = typer.Argument(
+    show_default="the standard library of this Python",
+    help="Text: .txt, .md, .rst or .py files, .jsonl files with a field `text`, or folders of them; with "
+    "--tokenizer also .jsonl files of conversations.",
+)
+_TOKENIZER = typer.Option(
+    help="Folder of a Hugging Face tokenizer, or a model with one. Without it a small one is trained."
+)
+_LENGTH = within(2, TOKENS, "--length", "Tokens of a packed sequence, and the most of a conversation.")
+_PACKED = typer.Option(help="Form of packed conversations: npy for NeMo, parquet for Megatron-Bridge.")
+_WORKERS = within(1, 4096, "--workers", "Processes that tokenise; by default one for each processor.")
+_VOCAB = within(1, TOKENS, "--vocab", "Size of the vocabulary that is trained; 1024 by default.")
+_REASONING = within(0.0, 0.9, "--reasoning", "Share of tokens that are worked reasoning problems; 0.25 by default.")
+
+
 def command(
     out: Annotated[Path, options.out()],
-    sources: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            show_default="the standard library of this Python",
-            help="Text: .txt, .md, .rst or .py files, .jsonl files with a field `text`, or folders of them; with "
-            "--tokenizer also .jsonl files of conversations.",
-        ),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of a Hugging Face tokenizer, or a model with one. Without it a small one is trained."
-        ),
-    ] = None,
-    length: Annotated[
-        int, within(2, TOKENS, "--length", "Tokens of a packed sequence, and the most of a conversation.")
-    ] = 4096,
+    sources: Annotated[list[Path] | None, _SOURCES] = None,
+    tokenizer: Annotated[Path | None, _TOKENIZER] = None,
+    length: Annotated[int, _LENGTH] = 4096,
     too_long: Annotated[str, typer.Option(help="What is done with a longer conversation: drop, cut.")] = "drop",
-    packed: Annotated[
-        str, typer.Option(help="Form of packed conversations: npy for NeMo, parquet for Megatron-Bridge.")
-    ] = "npy",
-    workers: Annotated[
-        int | None,
-        within(1, 4096, "--workers", "Processes that tokenise; by default one for each processor."),
-    ] = None,
-    vocab: Annotated[
-        int | None, within(1, TOKENS, "--vocab", "Size of the vocabulary that is trained; 1024 by default.")
-    ] = None,
-    reasoning: Annotated[
-        float | None,
-        within(0.0, 0.9, "--reasoning", "Share of tokens that are worked reasoning problems; 0.25 by default."),
-    ] = None,
+    packed: Annotated[str, _PACKED] = "npy",
+    workers: Annotated[int | None, _WORKERS] = None,
+    vocab: Annotated[int | None, _VOCAB] = None,
+    reasoning: Annotated[float | None, _REASONING] = None,
     seed: Annotated[int, within(0, SEEDS, "--seed", "Seed of the problems and of every order.")] = 0,
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, as_json("the folder's manifest")] = False,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
+_SOURCES = typer.Argument(metavar="SOURCE", help="Families, members or HF folders.")
+_PROBLEMS = within(0, TOKENS, "--problems", "Held-out problems of a data folder to solve; 0 for none.")
 _QUESTIONS = typer.Option(
     help="Questions with answers to ask: a .jsonl file of conversations, whose last message, or whose field `answer`, "
     "has the answer."
@@ -29,14 +31,10 @@ _QUESTIONS = typer.Option(
 
 
 def command(
-    sources: Annotated[
-        list[Path] | None, typer.Argument(metavar="SOURCE", help="Families, members or HF folders.")
-    ] = None,
+    sources: Annotated[list[Path] | None, _SOURCES] = None,
     data: Annotated[Path | None, typer.Option(help=options.DATA)] = None,
     member: Annotated[list[str] | None, typer.Option(help="Only this member; may be given several times.")] = None,
-    problems: Annotated[
-        int, within(0, TOKENS, "--problems", "Held-out problems of a data folder to solve; 0 for none.")
-    ] = 64,
+    problems: Annotated[int, _PROBLEMS] = 64,
     tokens: Annotated[int, within(1, TOKENS, "--tokens", "Tokens to predict.")] = 20_000,
     seq_length: Annotated[int, CONTEXT] = 512,
     batch: Annotated[int, BATCH_SIZE] = 8,
@@ -191,24 +189,29 @@ def _tables(rows: Sequence[dict[str, Any]]) -> list[Any]:
         tables.append(table(f"answers {key.replace('_', ' ')}", heads, cells))
     scores = [(label(row), row["questions"]) for row in rows if "questions" in row]
     if scores:
-        first = scores[0][1]
-        ks = list(first["pass_at"])
-        cells = [
-            [
-                *names,
-                f"{s['correct']}/{s['questions'] * s['samples']}",
-                *(f"{s['pass_at'][k]:.3f}" for k in ks),
-                "-" if "interval" not in s else "{:.3f} to {:.3f}".format(*s["interval"]),
-            ]
-            for names, s in scores
-        ]
-        title = f"answers to {first['questions']} questions, {first['samples']} of each"
-        tables.append(table(title, ["right", *(f"pass@{k}" for k in ks), "95% of pass@1"], cells))
+        tables.append(table(*_scores(scores)))
     if any("tasks" in row for row in rows):
         heads = [(task, metric) for task, metrics in rows[0]["tasks"].items() for metric in metrics]
         cells = [[*label(r), *(_number(r["tasks"].get(t, {}).get(m)) for t, m in heads)] for r in rows]
         tables.append(table("lm-eval", [f"{t} {m}" for t, m in heads], cells))
     return tables
+
+
+def _scores(scores: Sequence[tuple[list[str], dict[str, Any]]]) -> tuple[str, list[str], list[list[str]]]:
+    """Title, heads and cells of answers to questions."""
+    first = scores[0][1]
+    ks = list(first["pass_at"])
+    cells = [
+        [
+            *names,
+            f"{s['correct']}/{s['questions'] * s['samples']}",
+            *(f"{s['pass_at'][k]:.3f}" for k in ks),
+            "-" if "interval" not in s else "{:.3f} to {:.3f}".format(*s["interval"]),
+        ]
+        for names, s in scores
+    ]
+    title = f"answers to {first['questions']} questions, {first['samples']} of each"
+    return title, ["right", *(f"pass@{k}" for k in ks), "95% of pass@1"], cells
 
 
 def _number(value: float | None) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from nemo_elastic.core.family import Parent
     from nemo_elastic.data.given import Given
+    from nemo_elastic.formats.source import Source
     from nemo_elastic.nn.nemotron_h import NemotronH
     from nemo_elastic.ranking import Ranking, RankOptions, Unfinished
 
@@ -74,7 +75,6 @@ def command(
     from rich.console import Console
 
     from nemo_elastic.config.sections import ImportanceConfig
-    from nemo_elastic.data.given import read_given
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.ranking import RANKING, RankOptions, Unfinished
@@ -85,8 +85,7 @@ def command(
     ImportanceConfig(samples=samples, ffn=ffn, experts=experts, depth=depth)
     source = open_source(parent)
     _check_shape(source.parent, min_depth, min_head_dim)
-    given = read_given(data, source, "train", samples * length)
-    _check_data(given, samples, length)
+    given = _read(data, source, samples, length)
     model = load_family(source).model
     console = Console(stderr=True)
 
@@ -154,12 +153,15 @@ def _check_shape(parent: Parent, min_depth: int | None, min_head_dim: int | None
         raise bad("--min-mamba-head-dim", min_head_dim, f"from 1 to the parent's {parent.mamba_head_dim}")
 
 
-def _check_data(given: Given, samples: int, length: int) -> None:
-    """Raise where data has too few tokens."""
+def _read(data: Path, source: Source, samples: int, length: int) -> Given:
+    """The data; raises where they have too few tokens."""
+    from nemo_elastic.data.given import read_given
     from nemo_elastic.errors import bad
 
+    given = read_given(data, source, "train", samples * length)
     if length < 1 or len(given.tokens) < samples * length:
         raise bad("--samples", samples, f"samples x length of at most the data's {len(given.tokens)} tokens")
+    return given
 
 
 def _batches(tokens: np.ndarray, samples: int, length: int) -> Iterator[torch.Tensor]:

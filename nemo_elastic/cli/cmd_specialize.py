@@ -76,8 +76,6 @@ def command(
     `nemo-elastic slice family/ --subnet task.json --out 7b-task/`. With `--add task` the family keeps the shape:
     `nemo-elastic slice family/ --budget task --out 7b-task/`.
     """
-    from nemo_elastic.data.given import read_given
-    from nemo_elastic.evaluation import halves_of
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.io.atomic import atomic_write
     from nemo_elastic.runtime.storage import check_device
@@ -94,11 +92,7 @@ def command(
     start = _start(source, read_limit(source.parent, spec, sizes))
     budget = start.limit.budget(TASK)
     digest = None if add is None else _addable(family, add, start.subnet, budget, force)
-    given = read_given(data, source)
-    for line in () if json else given.notes:
-        typer.echo(line, err=True)
-    ids, counts = [d.ids for d in given.documents], [d.counts for d in given.documents]
-    halves = halves_of(ids, seq_length, tokens, seed, f"--data: {data}", counts if given.is_chat else None)
+    halves = _halves(data, source, seq_length, tokens, seed, json)
     best = _search(source, device, json, manifest, start.subnet, budget, halves, candidates, seed)
     entry = _entry(source, start, budget, best, spec)
     entry["specialized"] = {"data": str(data), "seed": seed, **_read(halves)} | best.to_json(manifest)
@@ -111,6 +105,18 @@ def command(
         print_json({"out": None if out is None else str(out), "extra": add, "request": start.to_json()} | entry)
     else:
         typer.echo("\n".join([*_lines(start, best, halves), *_places(source, best, spec, out, add)]))
+
+
+def _halves(data: Path, source: Source, seq_length: int, tokens: int, seed: int, quiet: bool) -> Halves:
+    """The task's text in two halves."""
+    from nemo_elastic.data.given import read_given
+    from nemo_elastic.evaluation import halves_of
+
+    given = read_given(data, source)
+    for line in () if quiet else given.notes:
+        typer.echo(line, err=True)
+    ids, counts = [d.ids for d in given.documents], [d.counts for d in given.documents]
+    return halves_of(ids, seq_length, tokens, seed, f"--data: {data}", counts if given.is_chat else None)
 
 
 def _check_places(out: Path | None, add: str | None, force: bool, *inputs: Path) -> None:

@@ -76,13 +76,7 @@ def prepare(
     Raises:
         ElasticError: For a value out of range, for sources that cannot be read, or if `out` exists.
     """
-    integer("length", length, 2, "an integer from 2")
-    if too_long not in (DROP, CUT):
-        raise bad("too_long", too_long, "use drop or cut")
-    if packed not in NAMES:
-        raise bad("packed", packed, "use npy or parquet")
-    if packed == PARQUET:
-        require("pyarrow")
+    _check(length, too_long, packed)
     place, out = place_of_tokenizer(Path(tokenizer)), Path(out)
     opened, files = FamilyTokenizer.read(place), find_files(sources)
     end_of(opened, place)
@@ -106,6 +100,16 @@ def prepare(
     remove(unfinished)
     progress("writing", 1.0)
     return made
+
+
+def _check(length: int, too_long: str, packed: str) -> None:
+    integer("length", length, 2, "an integer from 2")
+    if too_long not in (DROP, CUT):
+        raise bad("too_long", too_long, "use drop or cut")
+    if packed not in NAMES:
+        raise bad("packed", packed, "use npy or parquet")
+    if packed == PARQUET:
+        require("pyarrow")
 
 
 def place_of_tokenizer(folder: Path) -> Path:
