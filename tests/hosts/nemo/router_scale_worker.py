@@ -87,14 +87,16 @@ class Stage:
         self.wrapped = setup_megatron_optimizer(
             Chunks(ddp, self.model), optim.config, optim.no_weight_decay_cond, optim.scale_lr_cond, optim.lr_mult
         )
-        family = FamilyTraining(self.config)
-        module = SimpleNamespace(config=shape, family=family, host=NemoHost(None, ElasticState(parent), core))
+        self.family = FamilyTraining(self.config)
+        module = SimpleNamespace(config=shape, family=self.family, host=NemoHost(None, ElasticState(parent), core))
         optim.on_fit_start(SimpleNamespace(optimizers=[self.wrapped]), module)
         self.schedule = optim.lr_scheduler.scheduler(self.model, self.wrapped)["lr_scheduler"]["scheduler"]
 
     def step(self, step: int, axis: str, nats: float) -> float:
         """One optimizer step towards the full width of an axis; returns the model's gradient norm."""
         import torch
+
+        from nemo_elastic.train.training import Ran
 
         self.model.zero_grad_buffer()
         self.wrapped.zero_grad()
@@ -110,6 +112,7 @@ class Stage:
             loss = worse + self.config.router.loss_weight * self.router.budget_loss(pi, budget)
             losses.append(loss / self.micro_batches)
         torch.stack(losses).sum().backward()
+        self.family.ran = [Ran(0, 0, None, None, None, torch.ones(()))]  # a token counts: the step is taken
         self.optim.finalize_model_grads([self.model])
         _, norm, _ = self.wrapped.mcore_optimizer.step()
         self.schedule.step()
