@@ -29,7 +29,7 @@ from tests.slicing.helpers import call, contents
 #: a command line of each command with --out, without that, and the parameters that are paths: all that it reads
 LINES: dict[str, tuple[str, dict[str, str]]] = {
     "convert": ("{source} --format nemo", {"source": "family"}),
-    "data": ("{sources} --vocab 300 --reasoning 0", {"sources": "texts"}),
+    "data": ("{sources} --tokenizer {tokenizer}", {"sources": "texts", "tokenizer": "data"}),
     "demo": ("", {}),
     "init": (
         "{parent} --config {config} --ranking {ranking}",
