@@ -57,7 +57,7 @@ demo-context: $(VENV)/.stamp ## The demo, and a second family that shows what th
 	OMP_WAIT_POLICY=passive $(BIN)/nemo-elastic demo --out $(OUT)-context --context
 
 .PHONY: test
-test: $(VENV)/.stamp $(HF)/.stamp ## Tests of everything, parity with transformers and faults included, about 12 minutes on two cores
+test: $(VENV)/.stamp $(HF)/.stamp ## Tests of everything, parity with transformers and faults included, about 14 minutes on two cores
 	$(call run-tests,not long and not rehearsal)
 
 .PHONY: test-long
