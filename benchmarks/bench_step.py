@@ -36,7 +36,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.nn.ssd import MixerWeights, mix
+from nemo_elastic.nn.mixer import MixerWeights, mix
 from tests.support.models import build, distributed, start
 
 PARENT = Parent("M-M-M*-M-M*-", 256, 1024, 1024, 32, 16, 4, 16, 4, 8, 2, 32, ffn_stripes=8)

@@ -4,7 +4,7 @@
 
 causal_conv1d moves 16 bytes at a time. It takes x, B and C in rows of channels and asserts that 8 divides their number
 and the distance of two rows; where a row begins it does not ask, and fails with a misaligned address. So a width is
-one of three: refused; run in parts, each with rows of its own (`nn.ssd`); or run by mamba_ssm's one fused call.
+one of three: refused; run in parts, each with rows of its own (`nn.mixer`); or run by mamba_ssm's one fused call.
 """
 
 from __future__ import annotations

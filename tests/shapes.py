@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.family import Parent
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.plan import preset
 
 PARENT = Parent(
@@ -53,3 +55,18 @@ def having(axis: str) -> Parent:
 NANO_30B = preset("nemotron-3-nano-30b-a3b")
 #: tests/plan/test_presets.py holds these against NeMo's classes, and that against Megatron-Bridge's recipe
 NANO_12B, NANO_9B = (preset(f"nemotron-nano-{size}-v2").with_stripes(8) for size in ("12b", "9b"))
+
+
+def short_family(vocab: int) -> Family:
+    """Two members of a parent of four layers, with a choice on nearly every axis."""
+    shape = replace(PARENT, vocab=vocab, pattern="-M-*")
+    members = {"big": shape.full, "small": shape.uniform(keep=(0, 1, 3), hidden=8, ffn=4, mamba_heads=2)}
+    axes = {
+        "hidden": AxisConfig((16, 12, 8)),
+        "ffn": AxisConfig((16, 8, 4), per_layer=True),
+        "mamba_heads": AxisConfig((6, 4, 2)),
+        "mamba_head_dim": AxisConfig((4,)),
+        "attention_heads": AxisConfig((4, 2)),
+        "depth": AxisConfig((4, 3)),
+    }
+    return Family.of(shape, members, axes=axes, drop_order=(2, 1, 0, 3))

@@ -58,7 +58,6 @@ OPENERS = {
 OURS = {"DataFolder.open", "ChatFolder.open", "read_text", "read_bytes", "shutil.copy"}
 #: file, call -> why it opens no file of a folder from elsewhere other than by `io.bounded.open_regular`
 OPENED: dict[tuple[str, str], str] = {
-    ("data/build.py", "read_bytes"): "its own output",
     ("data/corpus.py", "tokenize.open"): "the standard library",
     ("data/indexed.py", "open"): "its own output",
     ("data/prepare.py", "open"): "its own output",

@@ -18,7 +18,7 @@ from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.megatron.compat import convolution
 from nemo_elastic.megatron.modules import GatedNormWeight
 from nemo_elastic.nn.functional import gated_rms_norm
-from nemo_elastic.nn.ssd import MixerWeights, torch_scan
+from nemo_elastic.nn.mixer import MixerWeights, torch_scan
 
 
 class GatedNorm(GatedNormWeight):

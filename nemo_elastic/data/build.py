@@ -9,7 +9,6 @@ ends in `<eos>`, hence a problem always starts right after one, as it does in ev
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections import defaultdict
@@ -28,7 +27,7 @@ from nemo_elastic.io.values import integer, number
 
 from .corpus import Corpus, Document, read_corpus
 from .folder import DATA, MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder, SplitInfo, problem_lines
-from .indexed import write_indexed
+from .indexed import digest_of, write_indexed
 from .reasoning import LONG_TOKENS, Problem, long_weights, mixture, short_weights
 
 __all__ = ["build_data", "write_splits"]
@@ -180,7 +179,7 @@ def _split_info(prefix: Path, split: Split) -> SplitInfo:
         documents=len(split.documents),
         problems=split.problems,
         problem_tokens=split.problem_tokens,
-        sha256=hashlib.sha256(Path(f"{prefix}.bin").read_bytes()).hexdigest(),
+        sha256=digest_of(prefix),
     )
 
 

@@ -14,16 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.core.family import known_fields
-from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
 from nemo_elastic.io.bounded import check_inside
 from nemo_elastic.io.outputs import Output
-from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import integer
 
 from .encoded import Tally
-from .folder import TOKENIZER
+from .folder import TOKENIZER, read_manifest
 from .packing import NAMES
 
 __all__ = ["CHAT", "HALVES", "MANIFEST", "METADATA", "ChatFolder"]
@@ -79,16 +76,9 @@ class ChatFolder:
             ElasticError: it is none, or its manifest is damaged.
         """
         path = Path(path)
-        where = str(path / MANIFEST)
-        data = read_json(path / MANIFEST)
-        if not isinstance(data, dict):
-            raise ElasticError(f"{where}: not an object")
-        version = data.pop("version", None)
-        if version != _VERSION or isinstance(version, bool):
-            raise bad(f"{where}: version", version, f"this version of nemo-elastic reads {_VERSION}")
-        values = known_fields(cls, {"path": path, **data}, where)
+        values = read_manifest(cls, path, MANIFEST, _VERSION)
         for name in ("vocab_size", "length"):
-            integer(f"{where}: {name}", values[name], 1, "an integer from 1")
+            integer(f"{path / MANIFEST}: {name}", values[name], 1, "an integer from 1")
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nemo_elastic.errors import ElasticError, bad
 
-from .sources import MAX_BYTES, cut_in_pieces, find_files, read_rows, size_of
+from .sources import MAX_BYTES, find_files, read_all, size_of
 
 #: Share of the documents that is held out, in thousandths.
 HELD_OUT_PER_MILLE = 60
@@ -145,11 +145,10 @@ def _read_sources(sources: Sequence[str | Path]) -> Iterator[Document]:
             raise ElasticError(
                 f"{path}: with it there are {size >> 20} MiB of text; at most {MAX_BYTES >> 20} MiB are read"
             )
-    for piece in cut_in_pieces(files, MAX_BYTES):
-        for row in read_rows(piece):
-            if row.chat is not None:
-                raise ElasticError(f"{row.where}: a conversation; give --tokenizer, whose chat template says its text")
-            yield Document(row.name, row.text)
+    for row in read_all(files):
+        if row.chat is not None:
+            raise ElasticError(f"{row.where}: a conversation; give --tokenizer, whose chat template says its text")
+        yield Document(row.name, row.text)
 
 
 def _unique(documents: Iterable[Document]) -> list[Document]:

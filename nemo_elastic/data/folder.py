@@ -61,6 +61,24 @@ DATA = Output(
 )
 
 
+def read_manifest(cls: type, folder: Path, name: str, version: int) -> dict[str, Any]:
+    """The fields of a folder's dataclass as its manifest has them, unread but for the version; `path` is the folder.
+
+    Raises:
+        ElasticError: it is no such manifest, or of another version.
+    """
+    where, data = str(folder / name), read_json(folder / name)
+    if not isinstance(data, dict):
+        raise ElasticError(f"{where}: not an object")
+    own = data.pop("version", None)
+    if own != version or isinstance(own, bool):
+        raise bad(f"{where}: version", own, f"this version of nemo-elastic reads {version}")
+    values = known_fields(cls, {"path": folder, **data}, where)
+    if values["path"] is not folder:
+        raise ElasticError(f"{where}: unknown field 'path'")
+    return values
+
+
 @dataclass(frozen=True)
 class CorpusInfo:
     """Where the text came from.
@@ -139,21 +157,14 @@ class DataFolder:
         path = Path(path)
         if not (path / MANIFEST).is_file():
             raise ElasticError(f"{path}: no data folder (it has no {MANIFEST}); nemo-elastic data --out makes one")
-        folder = cls._from_json(path, read_json(path / MANIFEST))
+        folder = cls._read(path)
         folder._check_files()
         return folder
 
     @classmethod
-    def _from_json(cls, path: Path, data: Any) -> DataFolder:
+    def _read(cls, path: Path) -> DataFolder:
         where = str(path / MANIFEST)
-        if not isinstance(data, dict):
-            raise ElasticError(f"{where}: not an object")
-        version = data.pop("version", None)
-        if version != VERSION or isinstance(version, bool):
-            raise bad(f"{where}: version", version, f"this version of nemo-elastic reads {VERSION}")
-        values = known_fields(cls, {"path": path, **data}, where)
-        if values["path"] is not path:
-            raise ElasticError(f"{where}: unknown field 'path'")
+        values = read_manifest(cls, path, MANIFEST, VERSION)
         integer(f"{where}: vocab_size", values["vocab_size"], 2, f"an integer from 2 to {MAX_VOCAB}", MAX_VOCAB)
         integer(f"{where}: seed", values["seed"], 0, "an integer from 0")
         integer(f"{where}: held_out_problems", values["held_out_problems"], 0, "an integer from 0")
@@ -236,9 +247,9 @@ class DataFolder:
         """
         return open_tokens(self.prefix(split), self.vocab_size)
 
-    def documents(self, split: str) -> list[np.ndarray]:
-        """The tokens of each document of a split, as parts of `tokens`."""
-        index, tokens = self.index(split), self.tokens(split)
+    def documents(self, split: str, tokens: np.ndarray | None = None) -> list[np.ndarray]:
+        """The tokens of each document of a split, as parts of `tokens`, which is opened unless it is given."""
+        index, tokens = self.index(split), self.tokens(split) if tokens is None else tokens
         ends = np.append(0, np.cumsum(index.lengths, dtype=np.int64))[index.documents]
         return [tokens[start:end] for start, end in pairwise(ends.tolist())]
 

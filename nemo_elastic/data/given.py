@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from . import chat_folder, folder
 from .chat_folder import ChatFolder
 from .encoded import Encoded, Tally, encode_rows
 from .folder import DataFolder
-from .sources import MAX_BYTES, cut_in_pieces, find_files, read_rows
+from .sources import find_files, read_all
 
 if TYPE_CHECKING:
     from nemo_elastic.formats.source import Source
@@ -37,16 +37,16 @@ class Given:
     """Documents to read, and where they are from.
 
     Attributes:
-        documents: in order.
+        texts: the user's own, in order; of a data folder, which may have millions, `documents` lists them.
         folder: the data folder that they are from, with its problems; None for text.
         split: of that folder.
         notes: lines on what was left out, and on what counts.
     """
 
-    documents: Sequence[Encoded]
+    texts: Sequence[Encoded] = ()
     folder: DataFolder | None = None
     split: str = "val"
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
 
     @classmethod
     def of(cls, folder: DataFolder, split: str = "val") -> Given:
@@ -55,19 +55,28 @@ class Given:
         Raises:
             ElasticError: If a token is not in the vocabulary.
         """
-        return cls([Encoded(None, ids) for ids in folder.documents(split)], folder, split)
+        given = cls((), folder, split)
+        _ = given.tokens  # looks at all of them, once
+        return given
+
+    @cached_property
+    def documents(self) -> Sequence[Encoded]:
+        """All documents, in order."""
+        if self.folder is None:
+            return self.texts
+        return [Encoded(None, ids) for ids in self.folder.documents(self.split, self.tokens)]
 
     @property
     def is_chat(self) -> bool:
         """Whether the loss counts only some of the tokens."""
-        return any(document.counts is not None for document in self.documents)
+        return any(text.counts is not None for text in self.texts)
 
     @cached_property
     def tokens(self) -> np.ndarray:
         """All documents end to end, of a data folder as a memory map."""
         if self.folder is not None:
             return self.folder.tokens(self.split)
-        return np.concatenate([np.zeros(0, dtype=np.int32), *(document.ids for document in self.documents)])
+        return np.concatenate([np.zeros(0, dtype=np.int32), *(text.ids for text in self.texts)])
 
     @property
     def digest(self) -> str:
@@ -101,9 +110,8 @@ def read_given(data: Path, source: Source, split: str = "val", most: int | None 
         path = chats.rows(split)
     files = find_files([path])
     tokenizer, tally = FamilyTokenizer.read(source.companions), Tally()
-    rows = (row for piece in cut_in_pieces(files, MAX_BYTES) for row in read_rows(piece))
     documents = []
-    for document in encode_rows(rows, tokenizer, _end(tokenizer, source), tally):
+    for document in encode_rows(read_all(files), tokenizer, _end(tokenizer, source), tally):
         documents.append(document)
         if most is not None and tally.counted > most:
             break

@@ -11,6 +11,7 @@ number of document marks (uint64), lengths (int32), byte offsets (int64), docume
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections.abc import Iterable
@@ -22,7 +23,7 @@ import numpy as np
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.bounded import check_no_holes, open_regular
 
-__all__ = ["Index", "check_prefix", "count", "open_tokens", "read_index", "token_dtype", "write_indexed"]
+__all__ = ["Index", "check_prefix", "count", "digest_of", "open_tokens", "read_index", "token_dtype", "write_indexed"]
 
 #: endings of files that people name in place of a prefix
 NO_PREFIX = {".arrow", ".bin", ".csv", ".gz", ".idx", ".json", ".jsonl", ".parquet", ".txt", ".zst"}
@@ -82,6 +83,15 @@ def write_indexed(prefix: Path, documents: Iterable[np.ndarray], vocab: int) -> 
         stream.write(_HEADER.pack(_MAGIC, 1, _CODES[dtype], len(each), len(each) + 1))
         for part in (lengths, offsets * dtype.itemsize, np.arange(len(each) + 1, dtype="<i8")):
             stream.write(part.tobytes())
+
+
+def digest_of(prefix: Path) -> str:
+    """SHA-256 of `prefix.bin`, in hexadecimal, of our own output."""
+    total = hashlib.sha256()
+    with open(f"{prefix}.bin", "rb") as stream:
+        while block := stream.read(2**24):
+            total.update(block)
+    return total.hexdigest()
 
 
 def read_index(prefix: Path) -> Index:

@@ -167,11 +167,13 @@ def _make(out: Path) -> None:
 
 def _grouped(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     group: list[Piece] = []
+    size = 0
     for piece in pieces:
         group.append(piece)
-        if sum(p.stop - p.start for p in group) >= PART:
+        size += piece.stop - piece.start
+        if size >= PART:
             yield group
-            group = []
+            group, size = [], 0
     if group:
         yield group
 

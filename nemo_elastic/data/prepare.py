@@ -30,7 +30,7 @@ from .corpus import FEW_DOCUMENTS, HELD_OUT_PER_MILLE
 from .encoded import CUT, DROP, Tally, end_of
 from .folder import DATA, PROBLEMS, TOKENIZER, CorpusInfo, DataFolder, SplitInfo
 from .folder import MANIFEST as DATA_MANIFEST
-from .indexed import write_indexed
+from .indexed import digest_of, token_dtype, write_indexed
 from .packing import NAMES, NPY, PARQUET, pack, packed_rows, write_packed
 from .parts import PART, Job, Part, tokenise
 from .sources import cut_in_pieces, find_files, holds_chat, size_of
@@ -224,10 +224,5 @@ class _Writer:
 
 
 def _split_info(prefix: Path, vocab: int, documents: int) -> SplitInfo:
-    total = hashlib.sha256()
-    with open(f"{prefix}.bin", "rb") as stream:
-        while block := stream.read(2**24):
-            total.update(block)
-        size = stream.tell()
-    tokens = size // (2 if vocab < 65_500 else 4)
-    return SplitInfo(tokens, documents, 0, 0, total.hexdigest())
+    tokens = size_of(Path(f"{prefix}.bin")) // token_dtype(vocab).itemsize
+    return SplitInfo(tokens, documents, 0, 0, digest_of(prefix))

@@ -18,7 +18,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.family_tokenizer import check_messages
 from nemo_elastic.io.bounded import SMALL, open_regular, read_text
 
-__all__ = ["MAX_BYTES", "Chat", "Piece", "Row", "cut_in_pieces", "find_files", "holds_chat", "read_rows"]
+__all__ = ["MAX_BYTES", "Chat", "Piece", "Row", "cut_in_pieces", "find_files", "holds_chat", "read_all", "read_rows"]
 
 #: Of a file of text, which is read whole; a line of a .jsonl file has at most `SMALL`.
 MAX_BYTES = 2**30
@@ -168,6 +168,11 @@ def read_rows(piece: Piece) -> Iterator[Row]:
         raise ElasticError(f"{path}: not UTF-8 at byte {error.start}; convert the file or leave it out") from None
     except OSError as error:
         raise ElasticError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_all(files: Iterable[tuple[Path, str]]) -> Iterator[Row]:
+    """The documents of files, in order; see `find_files` and `read_rows`."""
+    return (row for piece in cut_in_pieces(files, MAX_BYTES) for row in read_rows(piece))
 
 
 def _read_lines(piece: Piece) -> Iterator[Row]:

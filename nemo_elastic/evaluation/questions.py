@@ -13,7 +13,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +21,7 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.data.sources import MAX_BYTES, cut_in_pieces, find_files, read_rows
+from nemo_elastic.data.sources import find_files, read_all
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.bounded import SMALL
 from nemo_elastic.runtime import MemberModel
@@ -111,9 +111,8 @@ def read_questions(path: Path, most: int | None = None) -> list[Question]:
     Raises:
         ElasticError: a row is no conversation, or nothing is asked or answered in it; with file and line.
     """
-    rows = (row for piece in cut_in_pieces(find_files([path]), MAX_BYTES) for row in read_rows(piece))
     questions = []
-    for row in islice(rows, most):
+    for row in islice(read_all(find_files([path])), most):
         messages = row.chat.messages if row.chat is not None else []
         answer = None if row.chat is None else row.chat.answer
         if answer is None and messages and messages[-1]["role"] == "assistant":
@@ -167,15 +166,27 @@ def ask_member(
         progress: called with how many answers there are, and how many of these are right.
     """
     is_chat = member.is_chat
-    each = [(i, s) for i in range(len(questions)) for s in range(how.samples)]
+    each = [question for question in questions for _ in range(how.samples)]
+
+    def said() -> Iterator[list[str]]:
+        for at in range(0, len(each), how.batch):
+            asked = [question.messages for question in each[at : at + how.batch]]
+            prompts = [messages if is_chat else f"{messages[-1]['content']} " for messages in asked]
+            yield member.generate(prompts, how.max_new_tokens, temperature=how.temperature, seed=how.seed + at)
+
+    return _scored(questions, how, said(), progress)
+
+
+def _scored(
+    questions: Sequence[Question], how: Asking, said: Iterable[Sequence[str]], progress: Callable[[int, int], None]
+) -> Score:
+    """The score of answers as they come, some at a time: all samples of the first question first."""
     right, done = [0] * len(questions), 0
-    for at in range(0, len(each), how.batch):
-        rows = each[at : at + how.batch]
-        prompts = [questions[i].messages if is_chat else f"{questions[i].messages[-1]['content']} " for i, _ in rows]
-        said = member.generate(prompts, how.max_new_tokens, temperature=how.temperature, seed=how.seed + at)
-        for (i, _), text in zip(rows, said, strict=True):
-            right[i] += extract_answer(text) == questions[i].answer
-        done += len(rows)
+    for texts in said:
+        for at, text in enumerate(texts, done):
+            question = at // how.samples
+            right[question] += extract_answer(text) == questions[question].answer
+        done += len(texts)
         progress(done, sum(right))
     return Score(tuple(right), how.samples)
 
@@ -204,24 +215,18 @@ def ask_endpoint(
         ElasticError: the server cannot be reached, refuses, or says no chat completion.
     """
     check_url(url)
-    each = [(i, s) for i in range(len(questions)) for s in range(how.samples)]
-    right, done = [0] * len(questions), 0
 
-    def ask(one: tuple[int, int]) -> str:
-        asked = {"model": model, "messages": questions[one[0]].messages, "max_tokens": how.max_new_tokens}
-        sampling = {"temperature": how.temperature, "seed": how.seed + one[0] * how.samples + one[1]}
-        return _completion(url, asked | sampling)
+    def ask(at: int) -> list[str]:
+        messages = questions[at // how.samples].messages
+        asked = {"model": model, "messages": messages, "max_tokens": how.max_new_tokens}
+        return [_completion(url, asked | {"temperature": how.temperature, "seed": how.seed + at})]
 
     with ThreadPoolExecutor(how.batch) as pool:
         try:
-            for (i, _), text in zip(each, pool.map(ask, each), strict=True):
-                right[i] += extract_answer(text) == questions[i].answer
-                done += 1
-                progress(done, sum(right))
+            return _scored(questions, how, pool.map(ask, range(len(questions) * how.samples)), progress)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return Score(tuple(right), how.samples)
 
 
 def _completion(url: str, asked: dict[str, Any]) -> str:

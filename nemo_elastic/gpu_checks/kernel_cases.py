@@ -17,7 +17,7 @@ from nemo_elastic.core.layout import by_name, selection
 from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.nn.ssd import Kernels, MixerWeights, mix
+from nemo_elastic.nn.mixer import Kernels, MixerWeights, mix
 
 __all__ = ["CASES", "SPEED", "Case", "CaseLayer", "Limits", "compare", "deviation", "faults", "run"]
 

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nemo_elastic.nn.functional import causal_attention
-from nemo_elastic.nn.ssd import Kernels
+from nemo_elastic.nn.mixer import Kernels
 
 from .kernel_cases import CASES, SPEED, Case, CaseLayer, Limits, compare, faults
 

@@ -172,9 +172,9 @@ class MegatronHost:
         torch.distributed.broadcast(t, 0)
         return t
 
-    def anywhere(self, here: torch.Tensor) -> bool:
+    def anywhere(self, here: torch.Tensor) -> list[bool]:
         torch.distributed.all_reduce(here, torch.distributed.ReduceOp.MAX)
-        return bool(here.item())
+        return (here > 0).tolist()
 
     def gather(self, value: Any) -> list[Any]:
         every: list[Any] = [None] * torch.distributed.get_world_size()

@@ -20,7 +20,7 @@ from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.functional import causal_attention, rms_norm
-from nemo_elastic.nn.ssd import Kernels, MixerWeights, mix
+from nemo_elastic.nn.mixer import Kernels, MixerWeights, mix
 
 from .choice import WHOLE, Run
 from .compat import convolution, shard, with_names
@@ -102,7 +102,7 @@ class ElasticMambaMixer(MambaMixer):
     """megatron-core's mixer (parameters, sharding) with a forward of our own that takes widths.
 
     On CUDA mamba_ssm's kernels get the sliced tensors; elsewhere, and without mamba_ssm, torch does the same
-    (`nn.ssd`).
+    (`nn.mixer`).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

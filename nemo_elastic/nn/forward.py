@@ -29,7 +29,7 @@ from nemo_elastic.nn.cache import Cache, KeyValueState, MambaState, State
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.functional import causal_attention, rms_norm, work_dtype
 from nemo_elastic.nn.gates import Gates, LayerGates, Probe
-from nemo_elastic.nn.ssd import MixerWeights, gate_projection, mix
+from nemo_elastic.nn.mixer import MixerWeights, gate_projection, mix
 from nemo_elastic.nn.weights import LayerWeights, Weights
 
 

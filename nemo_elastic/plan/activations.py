@@ -95,7 +95,7 @@ def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool =
     """Norm, input projection, scan, gated norm in fp32, and the output projection's input.
 
     With kernels: the projection [z | x | B | C | dt] and the scan's output before SiLU(z) (both saved by mamba_ssm,
-    which computes the rest again), then two fp32 copies of the inner width for the norm of nn.ssd. Widths that its
+    which computes the rest again), then two fp32 copies of the inner width for the norm of nn.mixer. Widths that its
     fused call does not take keep the convolution's output, and sums of dt in fp32.
     Without: see `_torch_scan`. Gates keep the projection and the scan's output before the product, and the norm's
     output.

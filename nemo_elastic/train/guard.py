@@ -3,7 +3,7 @@
 """Losses and gradients that are not finite: found before the optimizer sees them, traced to a budget and a layer.
 
 So are steps of which no token counts: weights would fade, and moments with them, by data that teaches nothing.
-Every rank comes to the same decision, by two small all-reduces per step. What is traced is traced after the fact: the
+Every rank comes to the same decision, by one small all-reduce per step. What is traced is traced after the fact: the
 step's micro-batches run forward once more while every layer is watched. A healthy step pays for none of it.
 """
 
@@ -50,10 +50,11 @@ class Guard:
             ElasticError: a loss or a gradient is not finite and the block says stop, or it says skip and this is one
                 too many in a row. No weight has been changed.
         """
-        self._skip = self.host.anywhere(self._not_finite(named))
-        if not self._skip:
+        here = torch.stack([self._not_finite(named), self._counted(named)])
+        not_finite, counted = self.host.anywhere(here)
+        self._skip = not_finite or not counted
+        if not not_finite:
             self.in_a_row = 0
-            self._skip = not self.host.anywhere(self._counted(named))
             if self._skip and self.host.first:
                 left_out = "no token counts in any rank's loss; this step is left out"
                 print(f"  training: step {self.host.step}: {left_out}", flush=True)

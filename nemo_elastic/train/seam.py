@@ -134,8 +134,8 @@ class Host(Protocol):
         """The sum over the ranks that see other data, the same bits on all ranks of the run."""
         ...
 
-    def anywhere(self, here: torch.Tensor) -> bool:
-        """Whether a number is above zero on any rank of the run."""
+    def anywhere(self, here: torch.Tensor) -> list[bool]:
+        """Of each of some numbers [n], whether it is above zero on any rank of the run."""
         ...
 
     def gather(self, value: Any) -> list[Any]:

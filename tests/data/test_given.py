@@ -16,7 +16,6 @@ import torch
 
 from nemo_elastic import load_family
 from nemo_elastic.cli import main
-from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.chat_folder import ChatFolder
 from nemo_elastic.data.folder import DataFolder
@@ -28,20 +27,12 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.slicing.family_folder import write_family
 from tests.data.large import VOCAB, asked, sums, write_tokenizer
-from tests.shapes import PARENT
+from tests.shapes import PARENT, short_family
 from tests.texts import FEW, library_text
 from tests.workers import ROOT
 
-SHAPE = replace(PARENT, vocab=VOCAB, pattern="-M-*")
-MEMBERS = {"big": SHAPE.full, "small": SHAPE.uniform(keep=(0, 1, 3), hidden=8, ffn=4, mamba_heads=2)}
-AXES = {
-    "hidden": AxisConfig((16, 12, 8)),
-    "ffn": AxisConfig((16, 8, 4), per_layer=True),
-    "mamba_heads": AxisConfig((6, 4, 2)),
-    "mamba_head_dim": AxisConfig((4,)),
-    "attention_heads": AxisConfig((4, 2)),
-    "depth": AxisConfig((4, 3)),
-}
+FAMILY = short_family(VOCAB)
+SHAPE = FAMILY.parent
 FORMS = ("text", "chats", "text folder", "chat folder")
 
 
@@ -51,8 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("given")
     tokenizer = write_tokenizer(place / "tokenizer")
     state = NemotronH.random(SHAPE, seed=4).state_dict()
-    made = Family.of(SHAPE, MEMBERS, axes=AXES, drop_order=(2, 1, 0, 3))
-    write_family(place / "family", SHAPE, state, made, tokenizer)
+    write_family(place / "family", SHAPE, state, FAMILY, tokenizer)
     words = "def f(x): return x + 12  # naïve, 日本語, 😀\n"
     (place / "text").write_text("\n".join(json.dumps({"text": f"{i} {words * 4}"}) for i in range(150)))
     (place / "text").rename(place / "text.jsonl")

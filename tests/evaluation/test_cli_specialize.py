@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import sysconfig
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ import torch
 
 from nemo_elastic import load_family
 from nemo_elastic.cli import main
-from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import FILE, Family
@@ -26,20 +24,12 @@ from nemo_elastic.data.build import build_data
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.search import trained_space
 from nemo_elastic.slicing.family_folder import add_extra, write_family
-from tests.shapes import PARENT
+from tests.shapes import short_family
 from tests.texts import spoiled
 from tests.workers import environment
 
-SHAPE = replace(PARENT, vocab=400, pattern="-M-*")
-AXES = {
-    "hidden": AxisConfig((16, 12, 8)),
-    "ffn": AxisConfig((16, 8, 4), per_layer=True),
-    "mamba_heads": AxisConfig((6, 4, 2)),
-    "mamba_head_dim": AxisConfig((4,)),
-    "attention_heads": AxisConfig((4, 2)),
-    "depth": AxisConfig((4, 3)),
-}
-MEMBERS = {"big": SHAPE.full, "small": SHAPE.uniform(keep=(0, 1, 3), hidden=8, ffn=4, mamba_heads=2)}
+FAMILY = short_family(400)
+SHAPE = FAMILY.parent
 QUICK = ("--tokens", 600, "--seq-length", 32, "--candidates", 8)
 TOKENS = torch.arange(40).view(2, 20)
 
@@ -54,8 +44,7 @@ def data(tmp_path_factory):
 def folder(tmp_path, data):
     """A family of random weights, in a folder of its own: what it says is nothing, but shapes differ in it."""
     state = NemotronH.random(SHAPE, seed=4).state_dict()
-    made = Family.of(SHAPE, MEMBERS, axes=AXES, drop_order=(2, 1, 0, 3))
-    return write_family(tmp_path / "family", SHAPE, state, made, data.tokenizer_dir)
+    return write_family(tmp_path / "family", SHAPE, state, FAMILY, data.tokenizer_dir)
 
 
 def run(capsys, *arguments):
@@ -180,14 +169,14 @@ def test_what_was_found_is_printed_where_it_cannot_be_kept(capsys, folder, data,
 
     def meanwhile(*arguments, **options):
         actual = searched(*arguments, **options)
-        add_extra(folder, "code", MEMBERS["small"])
+        add_extra(folder, "code", FAMILY.member("small").subnet)
         return actual
 
     monkeypatch.setattr(evaluation, "specialize", meanwhile)
     line = ("specialize", folder, "--data", data.path, "--ratio", 0.8, *QUICK, "--add", "code")
     code, out, err = run(capsys, *line)
     assert code == 2 and err.endswith("error: extras.code: already there; --force replaces it\n")
-    assert found_in(out) <= SHAPE.full and Family.load(folder).member("code").subnet == MEMBERS["small"]
+    assert found_in(out) <= SHAPE.full and Family.load(folder).member("code").subnet == FAMILY.member("small").subnet
 
 
 def test_tokens_outside_the_vocabulary_are_reported(capsys, folder, data, tmp_path):

@@ -22,7 +22,8 @@ from nemo_elastic.doctor import Device, Facts, collect
 from nemo_elastic.gpu_checks import kernel_checks
 from nemo_elastic.gpu_checks.kernel_cases import CASES, SPEED, compare, faults
 from nemo_elastic.gpu_checks.run_checks import CHECKS, KernelCheck, Result, lacking, perform_all
-from nemo_elastic.nn.ssd import Kernels, causal_conv1d, ssd_chunked
+from nemo_elastic.nn.mixer import Kernels
+from nemo_elastic.nn.ssd import causal_conv1d, ssd_chunked
 from tests.workers import environment
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from nemo_elastic.gpu_checks.kernel_cases import CASES, Case, compare, deviation, run
 from nemo_elastic.kernels import VECTOR, MambaWidths
-from nemo_elastic.nn.ssd import Kernels
+from nemo_elastic.nn.mixer import Kernels
 
 from .conv_cuda import Misaligned
 from .interpreter import load

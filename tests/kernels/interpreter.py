@@ -15,7 +15,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.nn.ssd import Kernels
+from nemo_elastic.nn.mixer import Kernels
 
 from . import conv_cuda
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""mamba_ssm's own kernels, called as `nn.ssd` calls them, give the outputs and gradients of torch.
+"""mamba_ssm's own kernels, called as `nn.mixer` calls them, give the outputs and gradients of torch.
 
 They run on a CPU in Triton's interpreter, from the Python sources of several releases; causal_conv1d's CUDA extension
 is emulated with its conditions (`conv_cuda`). This is no part of the default suite: `make test-kernels` sets up the

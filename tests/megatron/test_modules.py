@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.nn.ssd import Kernels
+from nemo_elastic.nn.mixer import Kernels
 
 from .models import build, logits_and_grads, randomise, start
 

@@ -184,7 +184,7 @@ def test_soft_gates_are_the_formula_of_the_method(data):
 
 def _with_y_gate(model: NemotronH, tokens: torch.Tensor, post: dict[int, torch.Tensor]) -> torch.Tensor:
     """A stock forward in which y of Mamba layer i is multiplied before the gated norm (no weight can express it)."""
-    from nemo_elastic.nn import ssd as module
+    from nemo_elastic.nn import mixer as module
 
     plain, order = module.gated_rms_norm, iter(sorted(post))
 

@@ -84,8 +84,8 @@ class TorchHost:
     def agree(self, t: torch.Tensor) -> torch.Tensor:
         return t
 
-    def anywhere(self, here: torch.Tensor) -> bool:
-        return bool(here)
+    def anywhere(self, here: torch.Tensor) -> list[bool]:
+        return (here > 0).tolist()
 
     def gather(self, value: Any) -> list[Any]:
         return [value]

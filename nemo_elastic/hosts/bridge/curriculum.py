@@ -160,8 +160,8 @@ class BridgeFamily(PlannedFamily):
         """
         number = number_of(job)
         layouts = () if job == "rank" else (self.layout(number, curriculum, gpus, gpu, node),) * 2
-        run = self.run_of(parent, data, dir, None, 1, gpus, gpu, curriculum, tokenizer, layouts)
-        return self.build(job, run)
+        machines: Any = {"num_nodes": 1, "num_gpus_per_node": gpus, "gpu": gpu, "layouts": layouts}
+        return self.build(job, self.run_of(parent, data, dir, curriculum=curriculum, tokenizer=tokenizer, **machines))
 
     def build(self, job: str, run: CurriculumRun) -> ElasticRun:
         """A job of a run that runs a model, on every rank of it: rank, stage1 or stage2; `slice_job` is the fourth."""
