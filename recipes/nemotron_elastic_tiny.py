@@ -41,12 +41,12 @@ def curriculum() -> Curriculum:
 
 def _recipe(job: str, data: str, dir: str, *, steps: int, seq_length: int, batch: int, micro_batch: int,
             tensor: int, split: str = "train", lr: float = 3e-3, warmup: int = 5) -> run.Partial:  # fmt: skip
-    from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, inside
+    from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, job_folder
     from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
 
     recipe = tiny_recipe(
         data,
-        inside(dir, job),
+        job_folder(dir, job),
         steps=steps,
         seq_length=seq_length,
         micro_batch_size=micro_batch,
@@ -153,13 +153,13 @@ def family_experiment(
 
     plan = plan or curriculum()
     if data is None:
-        data = parts.inside(dir, "data")
+        data = parts.job_folder(dir, "data")
         if not Path(data).exists():
             build_data(data, vocab=1024)
     jobs = {}
     if parent is None:
         jobs["parent"] = parent_recipe(data, dir, parent_steps)
-        parent = parts.end_of(parts.inside(dir, "parent"), parent_steps)
+        parent = parts.end_of(parts.job_folder(dir, "parent"), parent_steps)
     jobs["rank"] = rank_recipe(parent, data, dir, plan)
     jobs["stage1"] = stage1_recipe(parent, data, dir, plan)
     jobs["stage2"] = stage2_recipe(parent, data, dir, plan)

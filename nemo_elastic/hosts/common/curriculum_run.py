@@ -21,7 +21,7 @@ from .token_files import Blend
 if TYPE_CHECKING:
     import nemo_run
 
-__all__ = ["JOBS", "NODES", "CurriculumRun", "Estimate", "Job", "inside"]
+__all__ = ["JOBS", "NODES", "CurriculumRun", "Estimate", "Job", "job_folder"]
 
 #: in their order
 JOBS = ("rank", "stage1", "stage2", "slice")
@@ -104,7 +104,7 @@ class CurriculumRun:
 
     def folder(self, job: str) -> str:
         """A job's own folder."""
-        return inside(self.dir, job)
+        return job_folder(self.dir, job)
 
     def stage(self, job: str) -> Stage:
         """The stage whose lengths a job has: the ranking reads stage 1's first samples."""
@@ -153,7 +153,7 @@ def number_of(job: str) -> int:
     return 2 if job == "stage2" else 1
 
 
-def inside(dir: str, name: str) -> str:
+def job_folder(dir: str, name: str) -> str:
     """A folder of the curriculum in `dir`: that of a job, by its name.
 
     Raises:

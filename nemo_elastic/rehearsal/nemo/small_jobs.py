@@ -12,7 +12,7 @@ from typing import Any
 
 import nemo_run as run
 
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, inside
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, job_folder
 from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, as_job, end_of, ranked_checkpoint, stage_checkpoint
 from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
 from nemo_elastic.hosts.nemo.recipe.settings import settings
@@ -39,7 +39,7 @@ class HostPlace(Place):
 
 def parent_of(dir: str) -> str:
     """What the parent's own training leaves."""
-    return end_of(inside(dir, "parent"), PARENT_STEPS)
+    return end_of(job_folder(dir, "parent"), PARENT_STEPS)
 
 
 def rehearsal_jobs(family: FamilyRecipe, real: CurriculumRun, own: CurriculumRun, short: Short) -> Built:

@@ -23,7 +23,7 @@ from nemo import lightning as nl
 from nemo.lightning.run.plugins import PreemptionPlugin
 
 from nemo_elastic.errors import STOPPED
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, inside
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder
 from nemo_elastic.hosts.common.experiment import STOP_BEFORE, run_jobs
 from nemo_elastic.hosts.common.experiment import Executors as Executors
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume, StopInTime
@@ -43,12 +43,12 @@ FILENAME = "{step}"
 
 def ranking_dir(dir: str) -> str:
     """What the ranking says of itself: scores and orders, and the search's trace."""
-    return os.path.join(inside(dir, "rank"), "elastic")
+    return os.path.join(job_folder(dir, "rank"), "elastic")
 
 
 def ranked_checkpoint(dir: str) -> str:
     """What the ranking leaves, see `rank`."""
-    return os.path.join(inside(dir, "rank"), "checkpoints", "ranked")
+    return os.path.join(job_folder(dir, "rank"), "checkpoints", "ranked")
 
 
 def end_of(log_dir: str, steps: int) -> str:
@@ -58,7 +58,7 @@ def end_of(log_dir: str, steps: int) -> str:
 
 def stage_checkpoint(dir: str, curriculum: Curriculum, number: int) -> str:
     """What stage 1 or 2 leaves."""
-    return end_of(inside(dir, f"stage{number}"), curriculum.stage(number).max_steps)
+    return end_of(job_folder(dir, f"stage{number}"), curriculum.stage(number).max_steps)
 
 
 def checkpoints(every: int) -> run.Config:

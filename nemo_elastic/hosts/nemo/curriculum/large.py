@@ -18,7 +18,7 @@ from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, inside
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
 from nemo_elastic.hosts.common.token_files import SPLIT, Blend, splits_of
 from nemo_elastic.hosts.nemo.folder_data import FolderDataModule
@@ -172,7 +172,7 @@ def blend(job: str, own: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> 
         seed=seed,
         num_workers=workers,
         persistent_workers=workers > 0,
-        index_mapping_dir=inside(own.dir, "index"),
+        index_mapping_dir=job_folder(own.dir, "index"),
     )
 
 
