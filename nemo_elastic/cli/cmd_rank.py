@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,14 +17,12 @@ from nemo_elastic.cli.options import TOKENS, as_json, print_json, within
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
-    import torch
-
     from nemo_elastic.core.family import Parent
     from nemo_elastic.data.given import Given
+    from nemo_elastic.evaluation.perplexity import Window
     from nemo_elastic.formats.source import Source
     from nemo_elastic.nn.nemotron_h import NemotronH
-    from nemo_elastic.ranking import Ranking, RankOptions, Unfinished
+    from nemo_elastic.ranking import Ranking, RankOptions, Rows, Unfinished
 
 __all__ = ["command"]
 
@@ -125,7 +124,7 @@ def _rank(
         return rank(
             Layers(model.weights()),
             model.parent,
-            _batches(given.tokens, samples, length),
+            _batches(given, samples, length),
             options,
             progress=None if quiet else (lambda phase, done, total: say(f"{phase}: {done}/{total or '?'}")),
             provenance={"data": given.digest, "sequences": samples, "length": length},
@@ -159,15 +158,36 @@ def _read(data: Path, source: Source, samples: int, length: int) -> Given:
     from nemo_elastic.errors import bad
 
     given = read_given(data, source, "train", samples * length)
+    if given.is_chat:
+        windows = sum(1 for _ in islice(_windows(given, length), samples))
+        if windows < samples:
+            raise bad("--samples", samples, f"at most the data's {windows} conversations, or windows of --length")
+        return given
     if length < 1 or len(given.tokens) < samples * length:
         raise bad("--samples", samples, f"samples x length of at most the data's {len(given.tokens)} tokens")
     return given
 
 
-def _batches(tokens: np.ndarray, samples: int, length: int) -> Iterator[torch.Tensor]:
+def _windows(given: Given, length: int) -> Iterator[Window]:
+    from nemo_elastic.evaluation.perplexity import answer_windows
+
+    return answer_windows(((text.ids, text.counts) for text in given.texts), length)
+
+
+def _batches(given: Given, samples: int, length: int) -> Iterator[Rows]:
+    """Text end to end; of conversations each by itself, in which the answers count."""
     import numpy as np
     import torch
 
+    from nemo_elastic.evaluation.perplexity import padded_windows
+    from nemo_elastic.ranking import Rows
+
+    windows = _windows(given, length)
     for first in range(0, samples, BATCH):
-        part = tokens[first * length : min(first + BATCH, samples) * length]
-        yield torch.from_numpy(np.array(part, dtype=np.int64)).view(-1, length)
+        last = min(first + BATCH, samples)
+        if given.is_chat:
+            tokens_bl, mask_bl = padded_windows([*islice(windows, last - first)])
+            yield Rows.masked(tokens_bl[:, :-1], mask_bl, None)
+        else:
+            part = np.array(given.tokens[first * length : last * length], dtype=np.int64)
+            yield Rows(torch.from_numpy(part).view(-1, length))

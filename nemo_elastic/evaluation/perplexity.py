@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
 from nemo_elastic.nn.functional import work_dtype
 
+#: token ids, and whether each of them but the first counts
+Window = tuple[np.ndarray, np.ndarray]
 #: tokens whose losses are computed at once: bounds the float32 copy of the logits at a large vocabulary
 _CHUNK = 1024
 _NO_NUMBER = (
@@ -111,14 +113,12 @@ def answer_loss(
     Raises:
         ElasticError: a loss that is no number, or no token counts.
     """
-    windows: list[tuple[np.ndarray, np.ndarray]] = []
+    windows: list[Window] = []
     count = 0
-    for ids, counts in documents:
-        mask = np.ones(len(ids), dtype=bool) if counts is None else counts
-        for at in range(0, len(ids) - 1, seq_length):
-            if (part := mask[at + 1 : at + seq_length + 1]).any():
-                windows.append((ids[at : at + seq_length + 1], part))
-                count += int(part.sum())
+    for document in documents:
+        for window in answer_windows([document], seq_length):
+            windows.append(window)
+            count += int(window[1].sum())
         if max_tokens is not None and count >= max_tokens:
             break
     if not count:
@@ -127,16 +127,30 @@ def answer_loss(
     total = 0.0
     with torch.no_grad():
         for first in range(0, len(windows), batch):
-            rows = windows[first : first + batch]
-            tokens_bl = np.zeros((len(rows), len(rows[-1][0])), dtype=np.int64)
-            mask_bl = np.zeros((len(rows), tokens_bl.shape[1] - 1), dtype=bool)
-            for row, (ids, mask) in enumerate(rows):
-                tokens_bl[row, : len(ids)], mask_bl[row, : len(mask)] = ids, mask
-            loss_t = torch.cat(list(_token_losses(model, torch.from_numpy(tokens_bl)))).cpu()
-            total += loss_t[torch.from_numpy(mask_bl.ravel())].sum().item()
+            tokens_bl, mask_bl = padded_windows(windows[first : first + batch])
+            loss_t = torch.cat(list(_token_losses(model, tokens_bl))).cpu()
+            total += loss_t[mask_bl.flatten()].sum().item()
     if not math.isfinite(total):
         raise ElasticError(_NO_NUMBER)
     return Loss(total / count, count)
+
+
+def answer_windows(documents: Iterable[tuple[np.ndarray, np.ndarray | None]], seq_length: int) -> Iterator[Window]:
+    """Documents cut into windows of `seq_length` inputs and a last label, without those in which no label counts."""
+    for ids, counts in documents:
+        mask = np.ones(len(ids), dtype=bool) if counts is None else counts
+        for at in range(0, len(ids) - 1, seq_length):
+            if (part := mask[at + 1 : at + seq_length + 1]).any():
+                yield ids[at : at + seq_length + 1], part
+
+
+def padded_windows(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of windows, padded behind their end: token ids [b, l + 1], and whether each label counts, [b, l]."""
+    tokens_bl = np.zeros((len(windows), max(len(ids) for ids, _ in windows)), dtype=np.int64)
+    mask_bl = np.zeros((len(windows), tokens_bl.shape[1] - 1), dtype=bool)
+    for row, (ids, mask) in enumerate(windows):
+        tokens_bl[row, : len(ids)], mask_bl[row, : len(mask)] = ids, mask
+    return torch.from_numpy(tokens_bl), torch.from_numpy(mask_bl)
 
 
 def sequence_losses(

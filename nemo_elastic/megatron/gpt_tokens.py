@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens out of a GPT dataset of megatron-core's, for ranking and search; and a look at those that a loader gives.
+"""Rows out of a data module's training data, for ranking and search; and a look at those that a loader gives.
 
 A loader's micro-batch is the one place that says where documents end: megatron-core's `cu_seqlens`, in the words of
 all its versions, positions that start anew, or a mask of attention.
@@ -8,15 +8,17 @@ all its versions, positions that start anew, or a mask of attention.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from torch.utils.data import default_collate
 
 from nemo_elastic.config.sections import APART, JOINED
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.documents import Documents
+from nemo_elastic.ranking import Rows
 
 #: of a micro-batch: cumulative lengths of its documents, those with the padding between them first
 BOUNDS = ("cu_seqlens_q_padded", "cu_seqlens_q", "cu_seqlens")
@@ -93,25 +95,21 @@ def check_tokens(batch: Mapping[str, Any], vocab: int) -> None:
             raise bad("data", most if most >= vocab else least, f"tokens are 0 to {vocab - 1}, as the model has")
 
 
-def dataset_tokens(
-    dataset: Any, sequences: int, offset: int = 0, step: int = 1, vocab: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stack `sequences` items of a GPT dataset, every `step`-th from `offset` on: tokens and labels, [n, s] int64.
+def dataset_tokens(dataset: Any, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first items of a dataset, as its loader makes a batch of them: tokens and labels, [n, s] int64.
 
     Raises:
-        ElasticError: the dataset is shorter than that, or a token is not in the vocabulary.
+        ElasticError: the dataset is shorter than that.
     """
-    wanted = range(offset, offset + sequences * step, step)
-    if wanted and wanted[-1] >= len(dataset):
-        raise bad("data", f"{len(dataset)} sequences", f"at least {wanted[-1] + 1} are needed")
-    items = [dataset[i] for i in wanted]
-    if any("tokens" not in item for item in items):
-        raise bad("data", type(dataset).__name__, "text, to rank and to search on: items with `tokens` and `labels`")
+    if sequences > len(dataset):
+        raise bad("data", f"{len(dataset)} sequences", f"at least {sequences} are needed")
+    batch = _collated(dataset, range(sequences), getattr(dataset, "collate_fn", None))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    stacked = {k: torch.stack([torch.as_tensor(x[k]) for x in items]).long() for k in ("tokens", "labels")}
-    if vocab is not None:
-        check_tokens(stacked, vocab)
-    return stacked["tokens"].to(device), stacked["labels"].to(device)
+    return batch["tokens"].long().to(device), batch["labels"].long().to(device)
+
+
+def _collated(dataset: Any, wanted: Iterable[int], collate: Callable[[list[Any]], Any] | None) -> Any:
+    return (collate or default_collate)([dataset[i] for i in wanted])
 
 
 def training_share(sequences: int) -> int:
@@ -119,17 +117,44 @@ def training_share(sequences: int) -> int:
     return max(1, sequences // parallel_state.get_data_parallel_world_size())
 
 
-def first_batches(dataset: Any, sequences: int, size: int, vocab: int | None = None) -> Iterator[torch.Tensor]:
-    """This data-parallel rank's share of the first sequences, read as they are asked for: [up to size, s].
+def first_rows(
+    dataset: Any,
+    collate: Callable[[list[Any]], Any] | None,
+    read: Callable[[Iterator[Any]], Mapping[str, Any]],
+    sequences: int,
+    size: int,
+) -> Iterator[Rows]:
+    """This data-parallel rank's share of the first training sequences, as its loader would give them.
 
-    Ranks take them in turn, so that the first of all ranks are the first of all.
+    Ranks take them in turn, so that the first of all ranks are the first of all. They are read as they are asked for.
+
+    Args:
+        dataset: the loader's: sequences, or whatever it makes them of, by number.
+        collate: the loader's; torch's own by default.
+        read: the host's step, from an iterator over micro-batches: `tokens`, `loss_mask` and `documents`.
+        sequences: how many all ranks look at.
+        size: how many make a micro-batch. Their rows are fewer where the data packs them.
 
     Raises:
         ElasticError: there are not so many, or a token is not in the vocabulary.
     """
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise bad("data", type(dataset).__name__, "sequences by number, to rank and to search on; a stream has none")
     each = training_share(sequences)
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     if each * ranks > len(dataset):
         raise bad("data", f"{len(dataset)} sequences", f"at least {each * ranks} are needed")
     for at in range(0, each, size):
-        yield dataset_tokens(dataset, min(size, each - at), offset=at * ranks + rank, step=ranks, vocab=vocab)[0]
+        wanted = (i * ranks + rank for i in range(at, min(at + size, each)))
+        batch = read(iter([_collated(dataset, wanted, collate)]))
+        yield _as_long(Rows.masked(batch["tokens"], batch["loss_mask"], batch["documents"]))
+
+
+def _as_long(rows: Rows) -> Rows:
+    """Rows as long as those of all ranks that share experts: these are shown their tokens together."""
+    group = parallel_state.get_data_parallel_group()
+    if parallel_state.get_expert_model_parallel_world_size() == 1 or group.size() == 1:
+        return rows
+    longest = torch.tensor(rows.tokens_bl.shape[1], device=rows.tokens_bl.device)
+    torch.distributed.all_reduce(longest, torch.distributed.ReduceOp.MAX, group=group)
+    return rows.padded(int(longest))

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from nemo_elastic.core.kinds.record import Kind
 from nemo_elastic.core.kinds.registry import KINDS
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Probe
 
 from .choice import WHOLE, Run
@@ -50,6 +51,10 @@ class TensorShards:
             return torch.cat(parts, dim=1)
         return all_reduce(mean, self.group) / self.group.size() if self.sequence_parallel else mean
 
+    def tokens(self, each_bl: torch.Tensor) -> torch.Tensor:
+        """Its own part of the tokens between the layers."""
+        return each_bl.chunk(self.group.size(), 1)[self.group.rank()] if self.sequence_parallel else each_bl
+
     def logits(self, sums: torch.Tensor) -> torch.Tensor:
         return all_reduce(sums, self.group)
 
@@ -61,11 +66,16 @@ class MegatronLayers:
 
     Args:
         model: a MambaModel with an `ElasticMambaStack`, on one pipeline rank; no choice may be in force.
+        documents: that lie in the rows.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, documents: Documents | None = None) -> None:
         assert isinstance(model.decoder, ElasticMambaStack)
-        self.model, self.decoder = model, model.decoder
+        self.model, self.decoder, self.documents = model, model.decoder, documents
+
+    def apart(self, documents: Documents) -> MegatronLayers:
+        """The same model, which reads rows of these documents."""
+        return MegatronLayers(self.model, documents)
 
     @property
     def shards(self) -> TensorShards | None:
@@ -94,4 +104,4 @@ class MegatronLayers:
     def _run(self, probe: Probe | None) -> Run:
         state, config = self.decoder.elastic, self.decoder.config
         whole = state.run(self.decoder.tp_group, config.sequence_parallel) if state is not None else WHOLE
-        return replace(whole, probe=probe)
+        return replace(whole, probe=probe, documents=self.documents)

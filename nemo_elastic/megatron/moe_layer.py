@@ -205,7 +205,7 @@ class ElasticMoE(MoELayer):
         tokens_ni, weights_n = dispatcher.token_dispatch(tokens_ni, weights_n)
         tokens_ni, counts_e, weights_n = dispatcher.dispatch_postprocess(tokens_ni, weights_n)
         # of a member's experts nothing is asked, and they lack some of the neurons
-        seen = _Seen(x_sbd, chosen_te, self.experts) if run.probe is not None and run.subnet is None else None
+        seen = _Seen(x_sbd, chosen_te, self.experts, run) if run.probe is not None and run.subnet is None else None
         out_ni = self.experts(tokens_ni, counts_e, weights_n, run, index, seen)
         out_sbi = dispatcher.combine_postprocess(dispatcher.token_combine(dispatcher.combine_preprocess(out_ni)))
         if seen is not None:
@@ -247,13 +247,17 @@ class _Seen:
     In shapes: r ranks that share the experts, q ranks that share each, c experts on a rank, f neurons of each on it.
     """
 
-    def __init__(self, x_sbd: torch.Tensor, chosen_te: torch.Tensor, experts: ElasticExperts) -> None:
+    def __init__(self, x_sbd: torch.Tensor, chosen_te: torch.Tensor, experts: ElasticExperts, run: Run) -> None:
         self.length, self.batch = x_sbd.shape[:2]
         self.chosen_te, self.group, self.inner = chosen_te.float(), experts.ep_group, experts.tp_group
         count, ffn = len(experts.local_experts), experts.local_experts[0].linear_fc1.weight.shape[0]
-        there_rtc = _swap(self.chosen_te.unflatten(1, (-1, count)).transpose(0, 1), self.group)
+        weights_bs = getattr(run.probe, "weights_bl", None)
+        # 1 more than its weight, or 0 of a token that is not sent
+        sent_te = self.chosen_te * (2.0 if weights_bs is None else 1 + weights_bs.t().reshape(-1, 1))
+        there_rtc = _swap(sent_te.unflatten(1, (-1, count)).transpose(0, 1), self.group)
         there_rtc = gather(there_rtc, self.inner) if self.inner.size() > 1 else there_rtc
-        self.sent_tc = there_rtc.flatten(0, 1) > 0
+        self.weights_tc = there_rtc.flatten(0, 1) - 1
+        self.sent_tc = self.weights_tc >= 0
         made = partial(torch.zeros, dtype=torch.float32, device=x_sbd.device)
         self.experts_tc = made(self.sent_tc.shape)
         self.ffn_bcf = made(len(self.sent_tc) // self.length, count, ffn)
@@ -265,7 +269,8 @@ class _Seen:
             y_ni = all_reduce(y_ni.clone(), self.inner)
         self.experts_tc[at_n, expert] = y_ni.norm(dim=1)
         sequence_n = at_n // (self.length * self.batch) * self.batch + at_n % self.batch
-        self.ffn_bcf[:, expert].index_add_(0, sequence_n, h_nf.detach().abs().float() / self.length)
+        h_nf = h_nf.detach().abs().float() * self.weights_tc[at_n, expert, None] / self.length
+        self.ffn_bcf[:, expert].index_add_(0, sequence_n, h_nf)
 
     def show(self, run: Run, index: int) -> None:
         ranks = self.inner.size(), self.group.size()

@@ -12,6 +12,7 @@ rows of a weight is gating what it puts out, gating its columns is gating what g
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -124,6 +125,12 @@ class Layers:
     @property
     def indices(self) -> tuple[int, ...]:
         return tuple(self._layers)
+
+    def apart(self, documents: Documents) -> Layers:
+        """The same model, which reads rows of these documents."""
+        other = copy(self)
+        other.documents = documents
+        return other
 
     def embed(self, tokens_bl: torch.Tensor) -> torch.Tensor:
         """Token ids [b, l] to the stream that enters the first layer, [b, l, d]."""
@@ -307,19 +314,26 @@ class _Seen:
     experts_ble: torch.Tensor
     routed_ble: torch.Tensor
     ffn_b1ef: torch.Tensor
+    weights_bl: torch.Tensor | None
 
     @classmethod
     def of(cls, x_bld: torch.Tensor, run: LayerRun) -> _Seen:
         experts, ffn = run.w.layer.widths[EXPERTS], run.w.layer.widths[EXPERT_FFN]
         made = partial(torch.zeros, dtype=work_dtype(x_bld), device=x_bld.device)
         batch, length = x_bld.shape[:2]
-        return cls(made(batch, length, experts), made(batch, length, experts), made(batch, 1, experts, ffn))
+        weights_bl = getattr(run.probe, "weights_bl", None)
+        return cls(
+            made(batch, length, experts), made(batch, length, experts), made(batch, 1, experts, ffn), weights_bl
+        )
 
     def add(self, expert: int, at_n: torch.Tensor, h_nf: torch.Tensor, y_ni: torch.Tensor) -> None:
         length = self.experts_ble.shape[1]
         self.experts_ble.flatten(0, 1)[at_n, expert] = y_ni.detach().norm(dim=1)
         self.routed_ble.flatten(0, 1)[at_n, expert] = 1
-        self.ffn_b1ef[:, 0, expert].index_add_(0, at_n // length, h_nf.detach().abs().to(self.ffn_b1ef) / length)
+        h_nf = h_nf.detach().abs().to(self.ffn_b1ef) / length
+        if self.weights_bl is not None:
+            h_nf = h_nf * self.weights_bl.flatten()[at_n, None]
+        self.ffn_b1ef[:, 0, expert].index_add_(0, at_n // length, h_nf)
 
     def show(self, run: LayerRun) -> None:
         run.watch("experts", self.experts_ble)

@@ -25,6 +25,8 @@ from nemo_elastic.core.kinds.registry import HIDDEN
 #: "expert_ffn" the mean over a sequence of the magnitudes that enter the second linear of each expert [b, 1, E, F];
 #: "shared_ffn" what enters that of the shared expert [..., F]; "latent" what experts read [..., L]; "layer_in" and
 #: "layer_out" the residual stream before and after a layer [..., D]. Leading dimensions are (batch, length).
+#: A probe may have `weights_bl`, of the tokens that a rank sees between layers, 1 in the mean over a whole sequence:
+#: what is a mean over a sequence is weighted by them.
 Probe = Callable[[str, int, torch.Tensor], None]
 
 

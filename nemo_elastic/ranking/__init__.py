@@ -17,12 +17,13 @@ from .sorting import moved_from, permutation, sort
 
 if TYPE_CHECKING:
     from .measure import rank
+    from .rows import Rows
     from .scores import Layered, Reduce, Shards, Statistics
     from .unfinished import OtherRanking, Unfinished
 
 __all__ = [
-    "RANKING", "Layered", "OtherRanking", "RankOptions", "Ranking", "Reduce", "Shards", "Statistics", "Unfinished",
-    "moved_from", "permutation", "rank", "sort",
+    "RANKING", "Layered", "OtherRanking", "RankOptions", "Ranking", "Reduce", "Rows", "Shards", "Statistics",
+    "Unfinished", "moved_from", "permutation", "rank", "sort",
 ]  # fmt: skip
 
 #: public name -> module that defines it
@@ -30,6 +31,7 @@ _HOME = {
     "Layered": ".scores",
     "OtherRanking": ".unfinished",
     "Reduce": ".scores",
+    "Rows": ".rows",
     "Shards": ".scores",
     "Statistics": ".scores",
     "Unfinished": ".unfinished",

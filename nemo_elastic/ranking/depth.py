@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.ranking.scores import Layered, Reduce, through
+from nemo_elastic.ranking.rows import Rows
+from nemo_elastic.ranking.scores import Layered, Reduce, entered, through
 
 #: rows of logits held in fp32 at a time
 CHUNK = 512
@@ -31,8 +32,10 @@ Order = tuple[tuple[int, ...], tuple[float | None, ...]]
 
 
 @torch.no_grad()
-def squared_error(a_blv: torch.Tensor, b_blv: torch.Tensor | None = None) -> float:
-    """Sum of (a - b)^2 (of a^2 without b) in fp32 chunks, added up in float64."""
+def squared_error(
+    a_blv: torch.Tensor, b_blv: torch.Tensor | None = None, weights_bl: torch.Tensor | None = None
+) -> float:
+    """Sum of weight x (a - b)^2 (of a^2 without b) in fp32 chunks, added up in float64."""
     a_tv = a_blv.flatten(0, -2)
     b_tv = b_blv.flatten(0, -2) if b_blv is not None else None
     total = torch.zeros((), dtype=torch.float64, device=a_tv.device)
@@ -40,7 +43,10 @@ def squared_error(a_blv: torch.Tensor, b_blv: torch.Tensor | None = None) -> flo
         part = a_tv[i : i + CHUNK].float()
         if b_tv is not None:
             part = part - b_tv[i : i + CHUNK].float()
-        total += part.square().sum(dtype=torch.float64)
+        if weights_bl is None:
+            total += part.square().sum(dtype=torch.float64)
+        else:
+            total += part.square().sum(dim=-1, dtype=torch.float64) @ weights_bl.flatten()[i : i + CHUNK].double()
     return float(total)
 
 
@@ -62,6 +68,8 @@ class Drops:
 class Depth:
     """s_j = sum (full - without j)^2 / sum full^2 over all logits of some samples, which are added piece by piece.
 
+    Of tokens that count for more or less the logits do, too.
+
     Alive at a time: the tokens of all pieces, `KEPT` elements of final streams, and of one piece two streams (the
     walk's and a candidate's) and two tensors of logits. None of it grows with the layers.
 
@@ -74,13 +82,13 @@ class Depth:
 
     def __init__(self, model: Layered, layers: int, reduce: Reduce | None = None) -> None:
         self.model, self.layers, self.reduce = model, layers, reduce
-        self.pieces: list[torch.Tensor] = []
+        self.pieces: list[Rows] = []
         self._normed: dict[int, torch.Tensor] = {}
         self._squares: float | None = None
 
-    def add(self, tokens_bl: torch.Tensor, normed: torch.Tensor | None = None) -> None:
+    def add(self, rows: Rows | torch.Tensor, normed: torch.Tensor | None = None) -> None:
         """Another piece, with what the whole model's final norm made of it where that is known."""
-        self.pieces.append(tokens_bl)
+        self.pieces.append(Rows.of(rows))
         if normed is not None:
             self._keep(len(self.pieces) - 1, normed)
 
@@ -92,7 +100,9 @@ class Depth:
             ElasticError: it is not finite, or zero.
         """
         if self._squares is None:
-            each = (self._sum([squared_error(self._full(i))]) for i in range(len(self.pieces)))
+            each = (
+                self._sum([squared_error(self._full(i), None, rows.weights_bl)]) for i, rows in enumerate(self.pieces)
+            )
             self._squares = _finite(sum(float(s) for (s,) in each))
         return self._squares
 
@@ -101,15 +111,15 @@ class Depth:
         """Squared error on one piece of the `kept` layers without each of some of them."""
         if not without:
             return {}
-        full, costs, left = self._full(piece), {}, len(without)
-        stream = self.model.embed(self.pieces[piece])
+        full, costs, left, rows = self._full(piece), {}, len(without), self.pieces[piece]
+        model, stream = entered(self.model, rows)
         for at, j in enumerate(kept):
             if j in without:
-                costs[j] = squared_error(self.model.head(through(self.model, kept[at + 1 :], stream)), full)
+                costs[j] = squared_error(model.head(through(model, kept[at + 1 :], stream)), full, rows.weights_bl)
                 left -= 1
             if not left:
                 break
-            stream = self.model.layer(j, stream)
+            stream = model.layer(j, stream)
         return dict(zip(costs, self._sum(list(costs.values())), strict=True))
 
     def scores(self, kept: Sequence[int]) -> dict[int, float]:
@@ -143,7 +153,8 @@ class Depth:
         """The whole model's logits of a piece."""
         normed = self._normed.get(piece)
         if normed is None:
-            normed = through(self.model, range(self.layers), self.model.embed(self.pieces[piece]))
+            model, stream = entered(self.model, self.pieces[piece])
+            normed = through(model, range(self.layers), stream)
             self._keep(piece, normed)
         return self.model.head(normed)
 
@@ -153,7 +164,7 @@ class Depth:
 
     def _sum(self, values: list[float]) -> list[float]:
         if self.reduce is not None:
-            device = self.pieces[0].device
+            device = self.pieces[0].tokens_bl.device
             values = self.reduce(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
         if not np.isfinite(values).all():
             _finite(float("nan"))

@@ -18,7 +18,8 @@ from nemo_elastic.nn.gates import Probe
 from nemo_elastic.ranking.depth import Depth, Drops, Order, by_score, iterative_mse
 from nemo_elastic.ranking.orders import make_orders
 from nemo_elastic.ranking.ranking import Ranking, RankOptions
-from nemo_elastic.ranking.scores import Layered, Reduce, Shards, Statistics, through
+from nemo_elastic.ranking.rows import Rows
+from nemo_elastic.ranking.scores import Layered, Reduce, Shards, Statistics, entered, through
 from nemo_elastic.ranking.unfinished import Measured, OtherRanking, Unfinished
 
 #: the depth's samples are split into so many pieces, for after each one layers are given up
@@ -32,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 def rank(
     model: Layered,
     parent: Parent,
-    batches: Iterable[torch.Tensor],
+    batches: Iterable[Rows | torch.Tensor],
     options: RankOptions | None = None,
     progress: Progress | None = None,
     reduce: Reduce | None = None,
@@ -48,7 +49,8 @@ def rank(
     Args:
         model: the model, layer by layer.
         parent: its shape.
-        batches: tokens [b, l] each. Consumed once.
+        batches: rows of tokens, each token of which counts by its weight; or tokens [b, l], which all count alike.
+            Consumed once.
         options: how importance is measured.
         progress: called with (phase, done, total): phase "widths" (total 0: not known) and "depth".
         reduce: sum of a tensor over the ranks that see other samples, the same bits on all ranks of the run; all ranks
@@ -95,7 +97,7 @@ class _Measuring:
         self.statistics = Statistics(parent, options, shards)
         over_logits = _in_turn(shards.logits if shards is not None else None, reduce)
         self.depth = Depth(model, parent.num_layers, over_logits) if options.depth == "mse" else None
-        self.samples = self.tokens = self.depth_samples = 0
+        self.samples = self.tokens = self.counted = self.depth_samples = self.length = 0
         self.ranks, self.apart = 1, unfinished is not None  # whether one may have measured what others have not
         self.device = torch.device("cpu")
         self.known = Measured()
@@ -104,18 +106,19 @@ class _Measuring:
             self.known = earlier
             self.statistics.restore(earlier.sums, earlier.samples)
 
-    def look(self, batches: Iterable[torch.Tensor], progress: Progress | None) -> None:
+    def look(self, batches: Iterable[Rows | torch.Tensor], progress: Progress | None) -> None:
         """Every batch through the model, but for those that went through it before the ranking was killed."""
         before, digest, done = self.known, hashlib.sha256(), 0
-        for done, tokens_bl in enumerate(batches, 1):
+        for done, batch in enumerate(batches, 1):
+            rows = Rows.of(batch)
             if done == 1:
-                self._start(tokens_bl.device)
-            digest.update(str(tuple(tokens_bl.shape)).encode() + tokens_bl.cpu().numpy().tobytes())
+                self._start(rows)
+            digest.update(rows.content())
             again = done <= before.batches
             changed = done == before.batches and digest.hexdigest() != before.data
             if changed or (before.complete and not again):
                 raise self._other_data()
-            self._batch(tokens_bl, self._probe(again))
+            self._batch(rows, self._probe(again))
             if again:
                 continue
             if progress is not None:
@@ -129,10 +132,11 @@ class _Measuring:
         # sums of this rank alone: a run that goes on adds them up over the ranks anew
         self.known = Measured(done, digest.hexdigest(), True, *self.statistics.snapshot(), before.drops)
 
-    def _start(self, device: torch.device) -> None:
-        """This rank's share of the samples that the depth is measured on."""
-        self.device = device
-        self.ranks = int(self._sum([1.0])[0])
+    def _start(self, first: Rows) -> None:
+        """This rank's share of the samples that the depth is measured on, and about how long they are on all ranks."""
+        self.device = first.tokens_bl.device
+        ranks, lengths = self._sum([1.0, float(first.tokens_bl.shape[1])])
+        self.ranks, self.length = int(ranks), int(lengths / ranks)
         self.depth_samples = -(-self.options.depth_samples // self.ranks)
 
     def _probe(self, again: bool) -> Probe | None:
@@ -155,23 +159,30 @@ class _Measuring:
         return self.reduce(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
 
     def seen(self) -> dict[str, int]:
-        """How many sequences and tokens all ranks have looked at."""
-        return dict(zip(("samples", "tokens"), map(int, self._sum([self.samples, self.tokens])), strict=True))
+        """How many sequences and tokens all ranks have looked at, and where not all count, how many do."""
+        seen = map(int, self._sum([self.samples, self.tokens, self.counted]))
+        figures = dict(zip(("samples", "tokens", "counted"), seen, strict=True))
+        if figures["counted"] == figures["tokens"]:
+            del figures["counted"]
+        return figures
 
-    def _batch(self, tokens_bl: torch.Tensor, probe: Probe | None) -> None:
+    def _batch(self, rows: Rows, probe: Probe | None) -> None:
         """One batch: what the depth needs of it in pieces, the rest as it is; None runs nothing of it."""
         wanted = max(0, self.depth_samples - self.samples) if self.depth is not None else 0
-        front, rest = tokens_bl[:wanted].clone(), tokens_bl[wanted:]  # a view would keep the rest alive
-        size = max(-(-self.depth_samples // PIECES), -(-LEAST_TOKENS // tokens_bl.shape[1]))
-        for piece in front.split(size) if len(front) else ():
+        front, rest = rows[:wanted], rows[wanted:]
+        size = max(-(-self.depth_samples // PIECES), -(-LEAST_TOKENS // self.length))
+        for piece in front.split(size):
             assert self.depth is not None
             self.depth.add(piece, None if probe is None else self._widths(piece, probe))
         if len(rest) and probe is not None:
             self._widths(rest, probe)
-        self.samples, self.tokens = self.samples + len(tokens_bl), self.tokens + tokens_bl.numel()
+        self.samples, self.tokens = self.samples + len(rows), self.tokens + rows.tokens_bl.numel()
+        self.counted += rows.counted
 
-    def _widths(self, tokens_bl: torch.Tensor, probe: Probe) -> torch.Tensor:
-        return through(self.model, range(self.parent.num_layers), self.model.embed(tokens_bl), probe)
+    def _widths(self, rows: Rows, probe: Probe) -> torch.Tensor:
+        self.statistics.weigh(rows.weights_bl)
+        model, stream = entered(self.model, rows)
+        return through(model, range(self.parent.num_layers), stream, probe)
 
     def scores(self) -> dict[str, np.ndarray]:
         """Of all widths, over all ranks."""

@@ -19,8 +19,10 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.record import Kind
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Probe
 from nemo_elastic.ranking.ranking import RankOptions
+from nemo_elastic.ranking.rows import Rows
 
 #: Sums a tensor over the ranks that saw different samples; returns the sum (in place or not).
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -33,6 +35,10 @@ class Layered(Protocol):
     several runs go on from the same stream. Activations handed to a probe are (batch, length, ...), and whole unless
     ranks hold the model together: then `Shards` makes one of what each has seen.
     """
+
+    def apart(self, documents: Documents, /) -> Layered:
+        """The same model, of which no layer reads over the bounds of documents in the rows."""
+        ...
 
     def embed(self, tokens: torch.Tensor, /) -> Any:
         """Token ids [b, l] to the stream that enters the first layer."""
@@ -61,9 +67,19 @@ class Shards(Protocol):
         """A mean [b, ...] over the tokens and of the channels that this rank sees at a probe's site, made whole."""
         ...
 
+    def tokens(self, each_bl: torch.Tensor, /) -> torch.Tensor:
+        """Of something of all tokens [b, l] the part of those that this rank sees between layers."""
+        ...
+
     def logits(self, sums: torch.Tensor, /) -> torch.Tensor:
         """Sums over this rank's part of the vocabulary, made those over all of it."""
         ...
+
+
+def entered(model: Layered, rows: Rows) -> tuple[Layered, Any]:
+    """A model as it reads rows, and the stream that enters its first layer."""
+    model = model if rows.documents is None else model.apart(rows.documents)
+    return model, model.embed(rows.tokens_bl)
 
 
 def through(model: Layered, layers: Iterable[int], stream: Any, probe: Probe | None = None) -> torch.Tensor:
@@ -100,6 +116,18 @@ class Statistics:
                 self.sums[f"cosine.{i}"] = torch.zeros(1, dtype=torch.float64)
         self.samples = dict.fromkeys(self.sums, 0)
         self._layer_in: dict[int, torch.Tensor] = {}
+        self.weights_bl: torch.Tensor | None = None
+        self._all_bl: torch.Tensor | None = None
+        self._counted = 0  # rows of which a token counts
+
+    def weigh(self, weights_bl: torch.Tensor | None) -> None:
+        """How much each token counts of the rows that come next; None for all alike. Each row counts for as much."""
+        self._all_bl = self.weights_bl = None
+        if weights_bl is not None:
+            mean_b1 = weights_bl.mean(dim=1, keepdim=True)
+            self._all_bl = torch.where(mean_b1 > 0, weights_bl / mean_b1, 0.0)
+            self._counted = int((mean_b1 > 0).sum())
+            self.weights_bl = self._all_bl if self.shards is None else self.shards.tokens(self._all_bl)
 
     def __call__(self, site: str, layer: int, activation: torch.Tensor) -> None:
         """The probe: `activation` is (batch, length, ...), with whole channel dimensions where there are no shards."""
@@ -116,7 +144,7 @@ class Statistics:
             power = 2 if self.options.aggregation == "l2_mean" and counts is None else 1
         else:
             magnitudes, power = magnitudes.pow(2 if self.options.experts == "l2" else 1), 1
-        mean_over_tokens = self._whole(site, magnitudes.mean(dim=1))
+        mean_over_tokens = self._mean(site, magnitudes)
         self._add(name, mean_over_tokens.double().pow(power).sum(dim=0), len(activation))
 
     def _site(self, kind: Kind) -> str:
@@ -136,12 +164,21 @@ class Statistics:
             return
         before = self._layer_in.pop(layer).float()
         cosine = torch.nn.functional.cosine_similarity(before, activation.detach().float(), dim=-1)
-        self._add(name, self._whole(site, (1 - cosine.double()).mean(dim=1)).sum().reshape(1), len(activation))
+        self._add(name, self._mean(site, 1 - cosine.double()).sum().reshape(1), len(activation))
 
-    def _whole(self, site: str, mean: torch.Tensor) -> torch.Tensor:
+    def _mean(self, site: str, values: torch.Tensor) -> torch.Tensor:
+        """Over the tokens of each row [b, length, ...], which are a rank's part of them or one mean already."""
+        length = values.shape[1]
+        weights_bl = next((w for w in (self._all_bl, self.weights_bl) if w is not None and w.shape[1] == length), None)
+        if weights_bl is None:
+            mean = values.mean(dim=1)
+        else:
+            mean = torch.einsum("bl...,bl->b...", values, weights_bl.to(values.dtype)) / length
         return mean if self.shards is None else self.shards.mean(site, mean)
 
     def _add(self, name: str, value: torch.Tensor, samples: int) -> None:
+        if self._all_bl is not None:
+            samples = self._counted
         total = self.sums[name].to(value.device)  # moves to the accelerator once, with the first sample
         if total.shape != value.shape:
             raise ValueError(f"probe {name}: {tuple(value.shape)} channels, the parent has {tuple(total.shape)}")
@@ -206,7 +243,9 @@ class Statistics:
     def _aggregate(self, name: str) -> np.ndarray:
         total, samples = self.sums[name].cpu().numpy(), self.samples[name]
         if not samples:
-            raise ElasticError(f"ranking: no activation was seen at {name}; give at least one batch")
+            raise ElasticError(
+                f"ranking: no activation was seen at {name}; give at least one batch with tokens that count"
+            )
         if not np.isfinite(total).all():
             raise ElasticError(f"ranking: activations at {name} are not finite; the parent or its precision is broken")
         site, _, layer = name.rpartition(".")

@@ -18,7 +18,7 @@ import torch
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Probe
-from nemo_elastic.ranking import Ranking, Unfinished
+from nemo_elastic.ranking import Ranking, Rows, Unfinished
 from nemo_elastic.ranking.scores import Layered, Shards
 
 __all__ = ["Host", "Output"]
@@ -90,8 +90,11 @@ class Host(Protocol):
         """Tokens of a sequence."""
         ...
 
-    def sequences(self, count: int, size: int) -> Iterator[torch.Tensor]:
-        """This rank's share of the first `count` training sequences, in batches of up to `size`: [b, s]."""
+    def sequences(self, count: int, size: int) -> Iterator[Rows]:
+        """This rank's share of the first `count` training sequences, in micro-batches of up to `size`.
+
+        As training reads them: of the same loss mask, and of documents that are apart in the same rows.
+        """
         ...
 
     def layers(self) -> Layered:

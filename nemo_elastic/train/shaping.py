@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.registry import DEPTH
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import check_output
-from nemo_elastic.ranking import RANKING, Ranking, RankOptions, rank
+from nemo_elastic.nn.gates import Choice
+from nemo_elastic.ranking import RANKING, Ranking, RankOptions, Rows, rank
 from nemo_elastic.search import Space, search, uniform_family
 from nemo_elastic.slicing.family_folder import read_members
 
-from .seam import Host
+from .seam import Host, Output
 from .training import FamilyTraining
 
 __all__ = ["freeze_members", "obtain_ranking", "prepare_members", "refresh_members"]
@@ -138,23 +139,43 @@ def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> 
 
 
 def untrained_loss(family: FamilyTraining, host: Host, tokens: int) -> Any:
-    """Loss of a candidate: mean KL in nats per token from the whole model, on the first training sequences."""
-    count = max(1, tokens // host.seq_length)
-    data = next(host.sequences(count, count))
-    chunks = data.split(host.micro_batch_size)
-    keep = data.numel() * family.parent.hidden <= CACHE_ELEMENTS
-    cache = [host.student(c, None) for c in chunks] if keep else []
+    """Loss of a candidate: mean KL in nats per token from the whole model, on the first training sequences.
+
+    They are as many as hold the tokens, of all that count; no more than a ranking looks at, where few do.
+    """
+    sequences, most = max(1, tokens // host.seq_length), family.config.importance.samples
+    batches, counted = _first_batches(host, sequences)
+    more = min(int(sequences * tokens // max(counted, 1.0)), most)
+    if counted < tokens and more > sequences:
+        batches, counted = _first_batches(host, more)
+    if not counted:
+        raise bad("data", f"{max(sequences, more)} sequences", "some of whose tokens count, to search on")
+    keep = sum(rows.tokens_bl.numel() for rows in batches) * family.parent.hidden <= CACHE_ELEMENTS
+
+    def run(rows: Rows, choice: Choice) -> Output:
+        return host.student(rows.tokens_bl, choice, rows.documents)
+
+    cache = [run(rows, None) for rows in batches] if keep else []
 
     def loss(member: Subnet) -> float:
-        total = torch.zeros(2, dtype=torch.float64, device=data.device)
-        for i, chunk in enumerate(chunks):
-            teacher = cache[i] if keep else host.student(chunk, None)
-            kl, _ = host.loss(DIVERGENCE, host.student(chunk, member), teacher, chunk)
-            total += torch.tensor([float(kl), chunk.numel()], dtype=torch.float64, device=data.device)
-        host.agree(total)
-        return float(total[0] / total[1])
+        total = 0.0
+        for i, rows in enumerate(batches):
+            teacher = cache[i] if keep else run(rows, None)
+            kl, _ = host.loss(DIVERGENCE, run(rows, member), teacher, rows.tokens_bl, rows.weights_bl)
+            total += float(kl)
+        return _agreed(host, batches, total) / counted
 
     return loss
+
+
+def _first_batches(host: Host, sequences: int) -> tuple[list[Rows], float]:
+    """This rank's share of the first training sequences, and how many tokens of all ranks count."""
+    batches = list(host.sequences(sequences, host.micro_batch_size))
+    return batches, _agreed(host, batches, sum(rows.counted for rows in batches))
+
+
+def _agreed(host: Host, batches: Sequence[Rows], number: float) -> float:
+    return float(host.agree(torch.tensor(number, dtype=torch.float64, device=batches[0].tokens_bl.device)))
 
 
 def freeze_members(family: FamilyTraining, host: Host, out: Path) -> None:

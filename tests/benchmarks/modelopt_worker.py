@@ -124,11 +124,11 @@ def same_tokens(data: Path, folder: Path) -> bool:
 
     from benchmarks.study.minitron_baseline import training_tokens
     from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
-    from nemo_elastic.megatron.gpt_tokens import first_batches
+    from nemo_elastic.megatron.gpt_tokens import dataset_tokens
 
     run: Any = fiddle.build(tiny_recipe(data, folder / "run", steps=6, seed=7, **COMMON).data)
     run.build(6, trainer_val_check_interval=6, trainer_limit_val_batches=0, trainer_limit_test_batches=0)
-    ours = next(first_batches(run._train_ds, SEQUENCES, SEQUENCES))
+    ours = dataset_tokens(run._train_ds, SEQUENCES)[0]
     theirs = training_tokens(data, LENGTH, 2 * SEQUENCES, 7)
     return bool((ours.numpy() == theirs[:SEQUENCES]).all())
 

@@ -24,7 +24,9 @@ from nemo_elastic.data.prepare import prepare
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import answer_loss, perplexity
 from nemo_elastic.formats.folders import open_source
+from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.ranking import Ranking, RankOptions, Rows, rank
 from nemo_elastic.slicing.family_folder import write_family
 from tests.data.large import VOCAB, asked, sums, write_tokenizer
 from tests.shapes import PARENT, short_family
@@ -81,6 +83,8 @@ def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, capsys: 
     small = ("--samples", 4, "--length", 32, "--depth", "cosine", "--json")
     code, out, err = run(capsys, "rank", family, "--data", data, "--out", tmp_path / "ranking", *small)
     assert code == 0 and len(json.loads(out)["depth"]) == 4, err
+    seen = Ranking.load(tmp_path / "ranking").provenance
+    assert seen["samples"] == 4 and ("counted" in seen) == given.is_chat and seen.get("counted", 1) < seen["tokens"]
     sizes = ("--tokens", 300, "--seq-length", 16, "--candidates", 2, "--ratio", 0.9)
     if "folder" not in form:  # little is held out there
         code, out, err = run(
@@ -115,6 +119,25 @@ def test_the_page_from_conversations_to_answers(
     assert DataFolder.open("text").tokens("train").max() > 2**16
     assert ChatFolder.open("chats").marked and "the loss counts answers alone" in reported[1]
     assert "layers from least important" in reported[2] and "pass@4" in reported[4]
+
+
+def test_conversations_are_ranked_on_one_by_one(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By their answers: what is asked behind a conversation, and what padding makes of it, changes nothing."""
+    few, out, size = tmp_path / "few.jsonl", tmp_path / "ranking", ("--length", 64, "--depth", "cosine")
+    few.write_text(sums(2))
+    assert run(capsys, "rank", place / "family", "--data", few, "--out", out, "--samples", 2, *size)[0] == 0
+    source = open_source(place / "family")
+    texts = read_given(few, source, "train").texts
+    rows = [Rows(torch.tensor(t.ids[None, :-1]).long(), torch.tensor(t.counts[None, 1:]).float()) for t in texts]
+    wanted = rank(Layers(load_family(source).model.weights()), SHAPE, rows, RankOptions(depth="cosine"))
+    actual = Ranking.load(out)
+    assert actual.provenance["counted"] == sum(r.counted for r in rows)
+    for name, scores in wanted.scores.items():
+        np.testing.assert_allclose(actual.scores[name], scores, rtol=1e-4, atol=1e-7)
+    code, _, err = run(capsys, "rank", place / "family", "--data", few, "--out", tmp_path / "more", *size)
+    assert code == 2 and "--samples: 64 is not allowed; at most the data's 2 conversations, or windows" in err
 
 
 def test_what_was_left_out_is_told(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,9 @@ import torch.multiprocessing as mp
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import named, selection, tensors
 from nemo_elastic.formats.adapter import from_megatron, to_megatron
+from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.ranking import Ranking, RankOptions, rank, sort
+from nemo_elastic.ranking import Ranking, RankOptions, Rows, rank, sort
 from tests.shapes import LATENT, MOE
 from tests.support.ranks import free_port
 
@@ -148,6 +149,13 @@ def trained(model: Any, ranks: Ranks, tokens: torch.Tensor) -> dict[str, Any]:
     return out
 
 
+def rows_of(samples: torch.Tensor) -> list[Rows]:
+    """Batches: of some rows only some tokens count, some have two documents, as their own tokens say."""
+    weights = torch.where(samples[:, :1] % 2 == 0, samples % 3, 1).clamp(max=1.0)
+    documents = Documents(tuple((3, 8) if row[1] % 2 else (8,) for row in samples.tolist()))
+    return Rows(samples, weights, documents).split(len(samples) // BATCHES)
+
+
 def ranked(model: Any, ranks: Ranks, samples: torch.Tensor, folder: Path) -> dict[str, Any]:
     """Rank, and again from where two ranks that were killed had come; sort; what this rank then holds and gives."""
     import torch.distributed as dist
@@ -168,7 +176,7 @@ def ranked(model: Any, ranks: Ranks, samples: torch.Tensor, folder: Path) -> dic
             shutil.copy(unfinished.path, kept)
 
     def measured(progress: Any = None) -> Ranking:
-        batches, more = own.split(len(own) // BATCHES), {"unfinished": unfinished, "shards": host.shards()}
+        batches, more = rows_of(own), {"unfinished": unfinished, "shards": host.shards()}
         return rank(host.layers(), ranks.parent, batches, RANKED, progress, host.agree, **more)
 
     with cuda_as_cpu(), torch.no_grad():
@@ -245,7 +253,7 @@ def test_ranks_rank_and_sort_as_one(place: Path, name: str) -> None:
     ranks, (given, got) = LAYOUTS[name], left(place, name)
     parent, model = ranks.parent, made(ranks.parent).eval()
     with cuda_as_cpu():
-        wanted = rank(MegatronLayers(model), parent, given["samples"].split(SAMPLES // BATCHES), RANKED)
+        wanted = rank(MegatronLayers(model), parent, rows_of(given["samples"]), RANKED)
     hf = sort(from_megatron(parent, parent.full, given["state"]), wanted, parent)
     whole = to_megatron(parent, parent.full, hf)
     for at, actual in enumerate(got):

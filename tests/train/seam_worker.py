@@ -45,11 +45,12 @@ def through_nemo(folder: Path, seen: dict[str, Any]) -> Any:
         return out
 
     def watched_sequences(self: Any, count: int, size: int) -> Any:
-        for batch in sequences(self, count, size):
-            if batch.shape[0] + seen["read"] > len(seen["sequences"]):
-                seen["sequences"].extend(batch)
-            seen["read"] += batch.shape[0]
-            yield batch
+        for rows in sequences(self, count, size):
+            assert rows.weights_bl is None and rows.documents is None
+            if len(rows) + seen["read"] > len(seen["sequences"]):
+                seen["sequences"].extend(rows.tokens_bl)
+            seen["read"] += len(rows)
+            yield rows
         seen["read"] = 0
 
     class Keep(pl.Callback):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import Ranking, Unfinished, sort
+from nemo_elastic.ranking import Ranking, Rows, Unfinished, sort
 
 
 class TorchHost:
@@ -60,8 +60,8 @@ class TorchHost:
     def factor(self, tokens: torch.Tensor) -> torch.Tensor:
         return 1 / tokens.clamp(min=1) / self.micro_batches
 
-    def sequences(self, count: int, size: int) -> Iterator[torch.Tensor]:
-        return iter(self.data[:count].split(size))
+    def sequences(self, count: int, size: int) -> Iterator[Rows]:
+        return iter(Rows(self.data[:count]).split(size))
 
     def layers(self) -> Layers:
         return Layers(self.model.weights())

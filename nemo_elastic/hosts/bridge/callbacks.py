@@ -66,7 +66,7 @@ class ElasticCallback(Callback):
     def on_data_init_start(self, context: Any) -> None:
         """Model, optimizer and Bridge's own checkpoint are there; a second stage goes on from the first."""
         host, family = self.step.host, self.step.family
-        host.enter(context.state, context.optimizer)
+        host.enter(context.state, context.optimizer, family.config.data.documents)
         context.state.cfg.checkpoint.ckpt_step = None  # it named what this start resumes from
         if self.previous is not None and host.step == 0:
             go_on_from(self.previous, context.state, context.model, context.optimizer)

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from megatron.bridge.data.builders.direct_hf_sft import DirectHFSFTDatasetConfig
-from megatron.bridge.data.builders.gpt_sft import GPTSFTDatasetConfig
+from megatron.bridge.data.builders.energon import EnergonDatasetConfig
+from megatron.bridge.data.builders.mock_vlm_sft import MockVLMSFTDatasetConfig
 from megatron.bridge.models.hybrid.hybrid_provider import HybridModelProvider
 from megatron.bridge.training.config import ConfigContainer, MockGPTDatasetConfig
 from megatron.bridge.training.tokenizers.tokenizer import build_tokenizer
@@ -27,10 +27,9 @@ from nemo_elastic.hosts.common.agreement import (
     check_length,
     check_model,
     check_no_file,
-    check_prompts,
     check_ranks,
     check_vocabulary,
-    documents_warnings,
+    looks,
     router_warnings,
     vocabulary_rows,
 )
@@ -143,16 +142,27 @@ def check_data(config: Any, block: ElasticConfig, ranks: bool) -> None:
     """
     dataset, own, stages = config.dataset, config.checkpoint.load, config.model.pipeline_model_parallel_size
     goes_on = own is not None and Path(own).exists()
-    if ranks and not goes_on and isinstance(dataset, (GPTSFTDatasetConfig, DirectHFSFTDatasetConfig)):
-        check_prompts(block, "recipe.dataset", type(dataset).__name__, "ranked= of a run with rank_only=True")
+    if isinstance(dataset, (EnergonDatasetConfig, MockVLMSFTDatasetConfig)):
+        raise bad("recipe.dataset", type(dataset).__name__, "text, prompts and answers or chats: a GPTDatasetConfig, "
+                  "GPTSFTDatasetConfig or DirectHFSFTDatasetConfig")  # fmt: skip
+    if ranks and not goes_on and looks(block) and getattr(dataset, "dataloader_type", None) == "external":
+        raise bad("recipe.dataset.dataloader_type", "external", "single, cyclic or batch, to rank and to search on; a "
+                  "loader of one's own after that: ranked= of a run with rank_only=True")  # fmt: skip
     resets = getattr(dataset, "reset_position_ids", None)
     check_documents(block, "recipe.dataset.reset_position_ids", resets)
+    if block.data.documents == APART and resets and config.tokenizer.tokenizer_type == PLACEHOLDER:
+        why = "it knows no token that ends a document"
+        raise bad("recipe.tokenizer.tokenizer_type", PLACEHOLDER, f"the data's own tokenizer, to read it apart: {why}")
     if stages > 2 and block.data.documents == APART and resets is not None:
         allowed = f"joined on {stages} pipeline ranks: Bridge gives those in the middle no data that is not packed"
         raise bad("elastic.data.documents", APART, allowed)
     if stages > 1 and getattr(dataset, "enable_in_batch_packing", False):
         why = "rows of all lengths do not fit what pipeline ranks pass on"
         raise bad("recipe.dataset.enable_in_batch_packing", True, f"false on {stages} pipeline ranks: {why}")
+    padded = (getattr(dataset, "dataset_kwargs", None) or {}).get("pad_to_max_length")
+    if stages > 1 and getattr(dataset, "enable_offline_packing", False) and not padded:
+        why = "what they pass on has one length"
+        raise bad("recipe.dataset.dataset_kwargs.pad_to_max_length", padded, f"true on {stages} pipeline ranks: {why}")
     length = getattr(dataset, "seq_length", None)
     if not isinstance(length, int):
         raise bad("recipe.dataset.seq_length", length, "a number of tokens")
@@ -256,8 +266,6 @@ def warnings(config: Any, block: ElasticConfig, stage: int, total_steps: int, ra
     out = router_warnings(block, config.train.train_iters) if stage == 1 else []
     stages = config.model.pipeline_model_parallel_size
     own = config.checkpoint.load is not None and Path(config.checkpoint.load).exists()
-    if stage == 1 and ranked is None and not own:
-        out += documents_warnings(block)
     if stage == 1 and stages > 1 and ranked is None and not own:
         out.append(f"{NAMES.pipeline}: {stages}: stages cannot rank; let ranked= name what a ranking left, "
                    "or the run is refused when it starts")  # fmt: skip

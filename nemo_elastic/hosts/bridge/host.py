@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-import torch
 from megatron.bridge.data.loaders import get_train_valid_test_num_samples
 from megatron.bridge.data.utils import get_dataset_provider
+from megatron.bridge.training.gpt_step import get_batch
+from megatron.bridge.training.utils.pg_utils import get_pg_collection
 
-from nemo_elastic.megatron.gpt_tokens import first_batches
+from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
 from nemo_elastic.megatron.megatron_host import MegatronHost
+from nemo_elastic.ranking import Rows
 
 
 class BridgeHost(MegatronHost):
@@ -25,10 +28,11 @@ class BridgeHost(MegatronHost):
 
     run: Any
     optimizer: Any
+    setting: str | None
 
-    def enter(self, run: Any, optimizer: Any) -> None:
-        """Take what Bridge has built around the model."""
-        self.run, self.optimizer = run, optimizer
+    def enter(self, run: Any, optimizer: Any, setting: str | None = None) -> None:
+        """Take what Bridge has built around the model, and how documents are read (`elastic.data.documents`)."""
+        self.run, self.optimizer, self.setting = run, optimizer, setting
 
     @property
     def micro_batch_size(self) -> int:
@@ -42,10 +46,29 @@ class BridgeHost(MegatronHost):
     def _data(self) -> Any:
         """The training data, built as Bridge builds it, which hands out iterators alone: to rank is to look ahead."""
         samples, _, _ = get_train_valid_test_num_samples(self.run.cfg)
-        return get_dataset_provider(self.run.cfg.dataset)([samples, 0, 0], self.run.cfg.dataset)[0]
+        return self.datasets(samples, 0, 0)[0]
 
-    def sequences(self, count: int, size: int) -> Iterator[torch.Tensor]:
-        return first_batches(self._data, count, size, self.core.vocab_size)
+    def datasets(self, *samples: int) -> Sequence[Any]:
+        """Training, validation and test data of so many samples each, as Bridge builds them."""
+        config = self.run.cfg.dataset
+        provider = get_dataset_provider(config)
+        context = {"tokenizer": self.run.tokenizer, "pg_collection": get_pg_collection(self.core)}
+        asked = inspect.signature(provider).parameters
+        return provider(list(samples), config, **{name: value for name, value in context.items() if name in asked})
+
+    def sequences(self, count: int, size: int) -> Iterator[Rows]:
+        return first_rows(self._data, getattr(self._data, "collate_fn", None), self.read, count, size)
+
+    def read(self, loader: Iterator[Any]) -> dict[str, Any]:
+        """The next micro-batch: tokens on the first pipeline stage, labels and mask on the last, None elsewhere.
+
+        Where its documents end every stage knows: those in the middle are given packed data too, and other data is
+        read apart on two stages at most (`checks.check_data`).
+        """
+        looked = Looked(loader, self.core.vocab_size, self.setting)
+        tokens, labels, mask, *_ = get_batch(looked, self.run.cfg, pg_collection=get_pg_collection(self.core))
+        weights = None if mask is None else mask.float()
+        return {"tokens": tokens, "labels": labels, "loss_mask": weights, "documents": looked.documents}
 
     def weights_changed(self) -> None:
         self.optimizer.reload_model_params()  # its fp32 copies still hold the old ones

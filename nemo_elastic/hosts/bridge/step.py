@@ -5,20 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.bridge.training.gpt_step import get_batch
 from megatron.bridge.training.state import GlobalState
-from megatron.bridge.training.utils.pg_utils import get_pg_collection
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.megatron.compat import named_parameters
-from nemo_elastic.megatron.gpt_tokens import Looked
 from nemo_elastic.megatron.megatron_host import FamilyStep
 from nemo_elastic.megatron.models import build_teacher, check_ranks, check_rows, make_family
 from nemo_elastic.megatron.reports import report_parts
@@ -115,8 +113,7 @@ class ElasticStep:
             raise bad("callbacks", None, "run.callbacks of apply_elastic: they prepare members, rates and checkpoints")
         if not core.pre_process:
             self.host.receive(core.decoder.input_tensor)
-        looked = Looked(data_iterator, core.vocab_size, self.family.config.data.documents)
-        read = lambda: _read(state, looked, model)  # noqa: E731
+        read = partial(self.host.read, data_iterator)
         return self._train(read()) if core.training else self._validate(read)
 
     def _train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
@@ -168,14 +165,3 @@ def _refuse(*_: Any) -> None:
     raise bad(
         "forward_step", "another", "run.forward_step of apply_elastic, which samples members; so does run.pretrain()"
     )
-
-
-def _read(state: GlobalState, looked: Looked, model: Any) -> dict[str, Any]:
-    """The next micro-batch: tokens on the first pipeline stage, labels and mask on the last, None elsewhere.
-
-    Where its documents end every stage knows: those in the middle are given packed data too, and other data is read
-    apart on two stages at most (`checks.check_data`).
-    """
-    tokens, labels, mask, *_ = get_batch(looked, state.cfg, pg_collection=get_pg_collection(model))
-    weights = None if mask is None else mask.float()
-    return {"tokens": tokens, "labels": labels, "loss_mask": weights, "documents": looked.documents}

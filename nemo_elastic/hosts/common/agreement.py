@@ -34,11 +34,10 @@ __all__ = [
     "check_length",
     "check_model",
     "check_no_file",
-    "check_prompts",
     "check_ranks",
     "check_teacher",
     "check_vocabulary",
-    "documents_warnings",
+    "looks",
     "router_warnings",
     "vocabulary_rows",
 ]
@@ -232,29 +231,9 @@ def check_documents(config: ElasticConfig, resets: str, does: Any) -> None:
         raise bad("elastic.data.documents", APART, f"joined, or {resets}: true, which says where documents begin")
 
 
-def documents_warnings(config: ElasticConfig) -> list[str]:
-    """What a run that may have to rank or search does not do of what its block says of documents."""
-    if config.data.documents != APART or not looks(config):
-        return []
-    return [f"elastic.data.documents: {APART}, which a ranking and a search are not: they read rows as one text"]
-
-
 def looks(config: ElasticConfig) -> bool:
     """Whether a block that finds no members has data looked at, to rank or to search on."""
     return config.ranking is None or (config.search is not None and config.shapes is None)
-
-
-def check_prompts(config: ElasticConfig, where: str, data: str, ranked: str) -> None:
-    """Raise for data of prompts and answers where a ranking or a search would have to read it.
-
-    Args:
-        config: the elastic block.
-        where, data: the recipe's field, and what stands there.
-        ranked: how a host is given what a ranking left.
-    """
-    if looks(config):
-        raise bad(where, data, f"text, to rank and to search on; prompts and answers after that: {ranked}, or "
-                  "elastic.ranking and search: null")  # fmt: skip
 
 
 def check_no_file(where: str, folder: str | None) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from nemo_elastic.megatron.choice import ElasticState
-from nemo_elastic.megatron.gpt_tokens import first_batches
+from nemo_elastic.megatron.cpu import cuda_as_cpu
+from nemo_elastic.megatron.gpt_tokens import first_rows
 from nemo_elastic.megatron.megatron_host import MegatronHost
+from nemo_elastic.ranking import Rows
 
 
 class NemoHost(MegatronHost):
@@ -34,8 +34,14 @@ class NemoHost(MegatronHost):
     def seq_length(self) -> int:
         return self.module.trainer.datamodule.data_sampler.seq_len
 
-    def sequences(self, count: int, size: int) -> Iterator[torch.Tensor]:
-        return training_batches(self.module.trainer, count, size, self.core.vocab_size)
+    def sequences(self, count: int, size: int) -> Iterator[Rows]:
+        trainer = self.module.trainer
+        loader = trainer.train_dataloader or trainer.datamodule.train_dataloader()  # a ranking alone fits nothing
+        return first_rows(loader.dataset, loader.collate_fn, self._read, count, size)
+
+    def _read(self, loader: Iterator[Any]) -> dict[str, Any]:
+        with cuda_as_cpu():
+            return self.module.data_step(loader)
 
     def weights_changed(self) -> None:
         for optimizer in self.module.trainer.optimizers:  # its fp32 copies still hold the old ones
@@ -44,8 +50,3 @@ class NemoHost(MegatronHost):
     @property
     def step(self) -> int:
         return self.module.trainer.global_step
-
-
-def training_batches(trainer: Any, sequences: int, size: int, vocab: int | None = None) -> Iterator[torch.Tensor]:
-    """`first_batches` of a trainer's training data."""
-    return first_batches(trainer.datamodule._train_ds, sequences, size, vocab)

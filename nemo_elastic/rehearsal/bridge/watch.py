@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.bridge.data.utils import get_dataset_provider
 from megatron.bridge.training.callbacks import Callback
 from megatron.bridge.training.checkpointing import save_checkpoint
 from megatron.core import parallel_state
@@ -87,9 +86,8 @@ class Watch(Callback):
 @torch.no_grad()
 def members_lose(context: Any, step: ElasticStep) -> dict[str, Any]:
     """Cross-entropy of every member in nats per token, on held-out sequences, and these."""
-    dataset, host = context.state.cfg.dataset, step.host
-    held_out = get_dataset_provider(dataset)([0, SEQUENCES, 0], dataset)[1]
-    tokens_bl, labels_bl = dataset_tokens(held_out, SEQUENCES)
+    host = step.host
+    tokens_bl, labels_bl = dataset_tokens(host.datasets(0, SEQUENCES, 0)[1], SEQUENCES)
     names = [budget.name for budget in step.family.config.budgets]
     losses = {}
     for name, choice in zip(names, [None, *step.family.members.get()[1:]], strict=True):

@@ -166,16 +166,20 @@ def prompts(place: Path, container: Any) -> None:
     """Let a container train on them, packed as Bridge packs."""
     from megatron.bridge.data.packing.config import PackedSequenceSpecs
     from megatron.bridge.training import config as bridge
-    from megatron.bridge.training.tokenizers.config import TokenizerConfig
 
     container.dataset = bridge.GPTSFTDatasetConfig(
         dataset_root=str(place / "sft"), seq_length=LENGTH, dataloader_type="single", num_workers=0, do_test=False,
         enable_offline_packing=True, dataset_kwargs={"pad_to_max_length": True},
         offline_packing_specs=PackedSequenceSpecs(packed_sequence_size=LENGTH, tokenizer_model_name="tiny"),
     )  # fmt: skip
-    container.tokenizer = TokenizerConfig(
-        tokenizer_type="HuggingFaceTokenizer", tokenizer_model=str(place / "data" / "tokenizer")
-    )
+    container.tokenizer = own_tokenizer(place)
+
+
+def own_tokenizer(place: Path) -> Any:
+    """The data's, in place of none."""
+    from megatron.bridge.training.tokenizers.config import TokenizerConfig
+
+    return TokenizerConfig(tokenizer_type="HuggingFaceTokenizer", tokenizer_model=str(place / "data" / "tokenizer"))
 
 
 def run(place: Path, job: Job) -> None:

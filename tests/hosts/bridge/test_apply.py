@@ -33,7 +33,7 @@ from nemo_elastic.hosts.bridge.apply import apply_elastic  # noqa: E402
 from nemo_elastic.hosts.bridge.cli import find_recipe, main, override  # noqa: E402
 from nemo_elastic.hosts.bridge.settings import settings  # noqa: E402
 from nemo_elastic.hosts.bridge.tiny import tiny_config  # noqa: E402
-from tests.hosts.bridge.runs import EXPERT_BLOCK, EXPERTS, SIZES, prepare_data  # noqa: E402
+from tests.hosts.bridge.runs import EXPERT_BLOCK, EXPERTS, SIZES, own_tokenizer, prepare_data  # noqa: E402
 
 BLOCK_12B = replace(ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml"), distill=DistillConfig(mode="ce"))
 BLOCK = BLOCK | {"distill": {"mode": "ce"}, "router": {"freeze_at": 0.5}}
@@ -168,38 +168,28 @@ def test_a_router_that_decides_long_before_it_is_frozen_is_reported() -> None:
 
 
 @pytest.mark.parametrize("packing", ["offline", "in_batch", None])
-def test_packed_prompts_train_and_cannot_rank(packing: str | None) -> None:
+def test_packed_prompts_rank_and_train(packing: str | None) -> None:
     """Bridge's own recipes for them, which pack offline."""
     recipe, given = find_recipe("nemotron_nano_12b_v2_sft_config")(), {"teacher": "/a/parent"}
     assert recipe.dataset.enable_offline_packing
     if packing != "offline":
         recipe.dataset.enable_offline_packing, recipe.dataset.offline_packing_specs = False, None
         recipe.dataset.enable_in_batch_packing = packing == "in_batch"
-    message = (
-        "recipe.dataset: 'GPTSFTDatasetConfig' is not allowed; text, to rank and to search on; prompts and answers"
-    )
-    for block in (BLOCK_12B, replace(BLOCK_12B, ranking="/a/ranking")):
-        assert refused(recipe, block, **given).startswith(message)
-    given["ranked"] = "/a/rank/checkpoints"
-    recipe.model.pipeline_model_parallel_size = 2
-    if packing == "in_batch":
-        assert refused(recipe, BLOCK_12B, **given).startswith("recipe.dataset.enable_in_batch_packing: True is not")
-        recipe.model.pipeline_model_parallel_size = 1
     apply_elastic(recipe, BLOCK_12B, verbose=False, **given)
 
 
-def test_documents_are_read_apart_where_the_data_says_where_they_begin(recipe: Any) -> None:
+def test_documents_are_read_apart_where_the_data_says_where_they_begin(recipe: Any, place: Path) -> None:
     block = BLOCK | {"data": {"documents": "apart"}}
     line = refused(recipe, block)
     assert line.startswith("elastic.data.documents: 'apart' is not allowed; joined, or recipe.dataset.reset_position")
     recipe.dataset.reset_position_ids = True
-    message = "elastic.data.documents: apart, which a ranking and a search are not: they read rows as one text"
-    assert message in apply_elastic(copy.deepcopy(recipe), block, verbose=False).changes
+    line = refused(recipe, block)
+    assert line.startswith("recipe.tokenizer.tokenizer_type: 'NullTokenizer' is not allowed; the data's own tokenizer")
+    recipe.tokenizer = own_tokenizer(place)
+    apply_elastic(copy.deepcopy(recipe), block, verbose=False)
     recipe.model.pipeline_model_parallel_size = 4
     line = refused(recipe, block, ranked="/a/rank/checkpoints")
     assert line.startswith("elastic.data.documents: 'apart' is not allowed; joined on 4 pipeline ranks")
-    recipe.model.pipeline_model_parallel_size = 1
-    assert message not in apply_elastic(recipe, block, ranked="/a/rank/checkpoints", verbose=False).changes
 
 
 def test_settings_that_are_changed_back_are_refused_when_the_run_starts(recipe: Any) -> None:

@@ -17,10 +17,12 @@ pytestmark = pytest.mark.nemo
 
 
 class Numbered:
-    """A dataset whose i-th sequence is of i, and whose labels are of i + 100."""
+    """A dataset whose i-th sequence is of i, whose labels are of i + 100, and of whose tokens the first count."""
 
-    def __init__(self, length: int) -> None:
-        self._length = length
+    collate_fn: Any = None
+
+    def __init__(self, length: int, counted: int = 3) -> None:
+        self._length, self._counted = length, counted
         self.read: list[int] = []
 
     def __len__(self) -> int:
@@ -28,7 +30,8 @@ class Numbered:
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         self.read.append(i)
-        return {"tokens": torch.full((3,), i, dtype=torch.int32), "labels": [i + 100] * 3, "loss_mask": None}
+        mask = torch.arange(3) < self._counted
+        return {"tokens": torch.full((3,), i), "labels": torch.full((3,), i + 100), "loss_mask": mask.long()}
 
 
 @pytest.fixture
@@ -38,61 +41,83 @@ def rank_of(monkeypatch: pytest.MonkeyPatch) -> Any:
     def of(rank: int, ranks: int) -> None:
         monkeypatch.setattr(parallel_state, "get_data_parallel_rank", lambda: rank)
         monkeypatch.setattr(parallel_state, "get_data_parallel_world_size", lambda: ranks)
+        monkeypatch.setattr(parallel_state, "get_data_parallel_group", lambda: None)
+        monkeypatch.setattr(parallel_state, "get_expert_model_parallel_world_size", lambda: 1)
 
     return of
 
 
 def firsts(batches: Any) -> list[list[int]]:
-    return [batch[:, 0].tolist() for batch in batches]
+    return [rows.tokens_bl[:, 0].tolist() for rows in batches]
 
 
-def test_tokens_and_labels_are_those_of_every_step_th_sequence() -> None:
+def rows_of(dataset: Any, count: int, size: int, vocab: int = 200) -> Any:
+    """As a host reads them."""
+    from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
+
+    return first_rows(dataset, None, lambda loader: {**next(Looked(loader, vocab)), "documents": None}, count, size)
+
+
+def test_tokens_and_labels_are_as_the_loader_makes_a_batch_of_them() -> None:
     from nemo_elastic.megatron.gpt_tokens import dataset_tokens
 
-    tokens, labels = dataset_tokens(Numbered(9), 3, offset=1, step=3)
-    assert tokens.tolist() == [[i] * 3 for i in (1, 4, 7)] and torch.equal(labels, tokens + 100)
+    tokens, labels = dataset_tokens(Numbered(9), 3)
+    assert tokens.tolist() == [[i] * 3 for i in range(3)] and torch.equal(labels, tokens + 100)
     assert tokens.dtype == labels.dtype == torch.int64
-
-
-def test_the_last_sequence_may_be_the_last_of_the_data_and_no_later() -> None:
-    from nemo_elastic.megatron.gpt_tokens import dataset_tokens
-
-    assert len(dataset_tokens(Numbered(8), 3, offset=1, step=3)[0]) == 3
-    with pytest.raises(ElasticError, match=r"^data: 'list' is not allowed; text, to rank and to search on"):
-        dataset_tokens([{"input_ids": [1, 2]}], 1)  # as data of prompts and answers has them
-    with pytest.raises(ElasticError, match=r"^data: '7 sequences' is not allowed; at least 8 are needed$"):
-        dataset_tokens(Numbered(7), 3, offset=1, step=3)
+    own = Numbered(3)
+    own.collate_fn = lambda items: {
+        name: torch.stack([i[name] for i in items]).flip(0) for name in ("tokens", "labels")
+    }
+    assert dataset_tokens(own, 3)[0][:, 0].tolist() == [2, 1, 0]
+    with pytest.raises(ElasticError, match=r"^data: '2 sequences' is not allowed; at least 3 are needed$"):
+        dataset_tokens(Numbered(2), 3)
 
 
 def test_ranks_share_the_first_sequences_in_turn(rank_of: Any) -> None:
-    from nemo_elastic.hosts.nemo.host import training_batches
-
     seen = []
     for rank in range(2):
         rank_of(rank, 2)
-        trainer = SimpleNamespace(datamodule=SimpleNamespace(_train_ds=Numbered(12)))
-        seen.append(firsts(training_batches(trainer, 10, 2)))
+        seen.append(firsts(rows_of(Numbered(12), 10, 2)))
     assert seen == [[[0, 2], [4, 6], [8]], [[1, 3], [5, 7], [9]]]
 
 
 def test_batches_are_read_as_they_are_asked_for(rank_of: Any) -> None:
-    from nemo_elastic.hosts.nemo.host import training_batches
-
     rank_of(0, 1)
     dataset = Numbered(8)
-    batches = training_batches(SimpleNamespace(datamodule=SimpleNamespace(_train_ds=dataset)), 8, 2)
-    next(batches)
+    next(rows_of(dataset, 8, 2))
     assert dataset.read == [0, 1]
 
 
 def test_too_little_data_is_reported_before_any_is_read(rank_of: Any) -> None:
-    from nemo_elastic.hosts.nemo.host import training_batches
-
     rank_of(1, 2)
     dataset = Numbered(9)
     with pytest.raises(ElasticError, match=r"^data: '9 sequences' is not allowed; at least 10 are needed$"):
-        list(training_batches(SimpleNamespace(datamodule=SimpleNamespace(_train_ds=dataset)), 10, 2))
+        list(rows_of(dataset, 10, 2))
     assert dataset.read == []
+    with pytest.raises(ElasticError, match=r"^data: 'generator' is not allowed; sequences by number, to rank and to"):
+        list(rows_of((i for i in range(9)), 4, 2))
+
+
+def test_rows_have_the_loaders_mask(rank_of: Any) -> None:
+    rank_of(0, 1)
+    masked, whole = rows_of(Numbered(4, counted=2), 4, 4), rows_of(Numbered(4), 4, 4)
+    assert next(masked).weights_bl.tolist() == [[1.0, 1.0, 0.0]] * 4 and next(whole).weights_bl is None
+
+
+def test_rows_are_as_long_as_those_of_ranks_that_share_experts(rank_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are shown what experts do for all of their tokens in one tensor."""
+    from megatron.core import parallel_state
+
+    def longest(t: torch.Tensor, *_: Any, **__: Any) -> None:
+        t.fill_(5)
+
+    rank_of(0, 2)
+    monkeypatch.setattr(parallel_state, "get_expert_model_parallel_world_size", lambda: 2)
+    monkeypatch.setattr(parallel_state, "get_data_parallel_group", lambda: SimpleNamespace(size=lambda: 2))
+    monkeypatch.setattr(torch.distributed, "all_reduce", longest)
+    (rows,) = rows_of(Numbered(4), 4, 2)
+    assert rows.tokens_bl.tolist() == [[0, 0, 0, 0, 0], [2, 2, 2, 0, 0]]
+    assert rows.weights_bl.tolist() == [[1, 1, 1, 0, 0]] * 2
 
 
 @pytest.mark.parametrize(("sequences", "ranks", "share"), [(10, 2, 5), (11, 2, 5), (3, 4, 1)])
@@ -125,12 +150,10 @@ def test_what_a_loader_gives_is_looked_at(name: str, value: int, sound: bool) ->
 
 
 def test_what_is_ranked_by_is_looked_at(rank_of: Any) -> None:
-    from nemo_elastic.megatron.gpt_tokens import first_batches
-
     rank_of(0, 1)
-    assert firsts(first_batches(Numbered(8), 4, 2, vocab=104)) == [[0, 1], [2, 3]]
+    assert firsts(rows_of(Numbered(8), 4, 2, vocab=104)) == [[0, 1], [2, 3]]
     with pytest.raises(ElasticError, match=r"^data: 103 is not allowed; tokens are 0 to 102, as the model has$"):
-        list(first_batches(Numbered(8), 4, 2, vocab=103))
+        list(rows_of(Numbered(8), 4, 2, vocab=103))
 
 
 def test_a_micro_batch_says_where_its_documents_end_and_the_block_whether_it_matters() -> None:

@@ -149,7 +149,7 @@ def change(
     parent = check_shape(recipe, config, teacher)
     check_parallel(recipe, config, parent)
     check_kernels(recipe, config, parent)
-    check_data(recipe, config, ranks=stage == 1)
+    check_data(recipe, config)
     check_folders(recipe, out)
     if stage == 1:
         check_files(config, parent)

@@ -30,10 +30,8 @@ from nemo_elastic.hosts.common.agreement import (
     check_length,
     check_model,
     check_no_file,
-    check_prompts,
     check_ranks,
     check_vocabulary,
-    documents_warnings,
     router_warnings,
     vocabulary_rows,
 )
@@ -153,18 +151,12 @@ def check_text(recipe: Any, options: StageOptions) -> None:
         options.check_mock("recipe.data", name_of(recipe.data), "a module that reads text, or data.paths=[PREFIX]")
 
 
-def check_data(recipe: Any, block: ElasticConfig, ranks: bool) -> None:
-    """Raise where model and data disagree on the sequence, or the data is shorter than one, or does not say enough.
-
-    Args:
-        recipe: a stock recipe.
-        block: the elastic block.
-        ranks: whether the run may have to rank or search, and reads its data for that.
-    """
+def check_data(recipe: Any, block: ElasticConfig) -> None:
+    """Raise where model and data disagree on the sequence, or the data is shorter than one, or does not say enough."""
     made = made_by(recipe.data)
-    prompts = isinstance(made, type) and issubclass(made, llm.FineTuningDataModule)
-    if ranks and prompts and getattr(getattr(recipe, "resume", None), "resume_from_path", None) is None:
-        check_prompts(block, "recipe.data", made.__name__, "recipe.resume.resume_from_path")
+    if isinstance(made, type) and not {"micro_batch_size", "global_batch_size"} <= {*field_names(made)}:
+        allowed = "a data module with micro_batch_size and global_batch_size, as NeMo's for Megatron have them"
+        raise bad("recipe.data", made.__name__, allowed)
     resets = getattr(recipe.data, "reset_position_ids", None)
     check_documents(block, "recipe.data.reset_position_ids", resets)
     length = getattr(recipe.data, "seq_length", None)
@@ -251,7 +243,7 @@ def warnings(recipe: Any, config: ElasticConfig, stage: int, total_steps: int) -
         stage: 1 or 2.
         total_steps: optimizer steps of all stages.
     """
-    out = [*router_warnings(config, recipe.trainer.max_steps), *documents_warnings(config)] if stage == 1 else []
+    out = router_warnings(config, recipe.trainer.max_steps) if stage == 1 else []
     stages = getattr(recipe.trainer.strategy, "pipeline_model_parallel_size", 1) or 1
     if stage == 1 and stages > 1:
         out.append(f"{STRATEGY}.pipeline_model_parallel_size: {stages}: stages cannot rank; let recipe.resume start "

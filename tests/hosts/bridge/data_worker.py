@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of data of Megatron-Bridge's that a family can have: ranks, searches, trains both stages and validates.
+
+python -m tests.support.bridge -m tests.hosts.bridge.data_worker FOLDER [NAMES]: leaves FOLDER/NAME.json of each kind
+of `data_kinds.KINDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.hosts.bridge.runs import Job, config, own_tokenizer, prepare_data, prompts, write_prompts
+from tests.hosts.data_kinds import ASKS, BRIDGE, STEPS, runs_of, write_data
+from tests.parallel.runs import LENGTH, Layout
+
+
+def container(place: Path, name: str, job: Job) -> Any:
+    """A stock container on a kind of data."""
+    from megatron.bridge.data.builders.direct_hf_sft import DirectHFSFTDatasetConfig
+    from megatron.bridge.data.packing.config import PackedSequenceSpecs
+    from megatron.bridge.data.sft_processing import ChatSFTPreprocessingConfig
+    from megatron.bridge.data.sources.hf import HFDatasetSourceConfig
+    from megatron.bridge.training import config as bridge
+
+    made = config(place, job)
+    if name == "b apart":
+        made.dataset.reset_position_ids = True
+        made.dataset.blend_per_split = [([str(place / "notes" / half)], None) for half in ("train", "val", "val")]
+        made.tokenizer = own_tokenizer(place)
+    if name in ("b text", "b apart"):
+        return made
+    prompts(place, made)
+    dataset, chats = made.dataset, place / "chats"
+    dataset.dataloader_type = "batch"
+    if name in ("b prompts", "b chats"):
+        dataset.enable_offline_packing, dataset.offline_packing_specs, dataset.dataset_kwargs = False, None, None
+    if name in ("b packed", "b chats packed"):
+        made.train.micro_batch_size = 1
+    if name == "b chats packed":
+        dataset.offline_packing_specs = PackedSequenceSpecs(
+            packed_sequence_size=LENGTH, packed_train_data_path=str(chats / "training.idx.parquet"),
+            packed_val_data_path=str(chats / "validation.idx.parquet"),
+        )  # fmt: skip
+    if name not in ("b prompts", "b packed"):
+        made.tokenizer.tokenizer_model = str(chats / "tokenizer")
+    if name in ("b chats", "b chats packed"):
+        dataset.dataset_root, dataset.preprocessing = str(chats), ChatSFTPreprocessingConfig()
+    if name in ("b direct", "b in batch"):
+        files = {split: str(chats / f"{split}.jsonl") for split in ("training", "validation")}
+        load = {"data_files": files, "cache_dir": str(place / "cache")}
+        source = HFDatasetSourceConfig(path_or_dataset="json", split="training", load_kwargs=load)
+        made.dataset = DirectHFSFTDatasetConfig(
+            seq_length=LENGTH, source=source, validation_source=source.with_split("validation"), do_test=False,
+            num_workers=0, enable_in_batch_packing=name == "b in batch",
+        )  # fmt: skip
+    assert isinstance(made, bridge.ConfigContainer)
+    return made
+
+
+def train(place: Path, name: str) -> dict[str, Any]:
+    """Both stages on a kind of data; the first ranks and searches."""
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+
+    from nemo_elastic.hosts.bridge.apply import apply_elastic
+    from nemo_elastic.hosts.bridge.host import BridgeHost
+    from tests.parallel.runs import block_of
+
+    seen: set[bool] = set()
+    student = BridgeHost.student
+
+    def watched(self: Any, tokens: Any, choice: Any = None, documents: Any = None) -> Any:
+        seen.add(documents is not None)
+        return student(self, tokens, choice, documents)
+
+    BridgeHost.student = watched
+    changes = ASKS | ({"data": {"documents": "apart"}} if name == "b apart" else {})
+    layout, facts = Layout(micro_batches=2, soft=True), {}
+    first = str(place / name / "one" / "checkpoints")
+    second = {"stage": 2, "done_steps": STEPS, "total_steps": 2 * STEPS, "previous": first}
+    for stage, more in (("one", {}), ("two", second)):
+        out = place / name / stage
+        made = container(place, name, Job(str(out), layout=layout, steps=STEPS))
+        run = apply_elastic(
+            made, block_of(layout, **changes), teacher=str(place / "parent" / "checkpoints"), verbose=False, **more
+        )
+        run.pretrain()
+        destroy_num_microbatches_calculator()
+        facts[stage] = [json.loads(line) for line in (out / "checkpoints" / "metrics.jsonl").read_text().splitlines()]
+    ranking = json.loads((place / name / "one" / "checkpoints" / "elastic" / "ranking" / "ranking.json").read_text())
+    return facts | {"ranking": ranking["provenance"], "documents": True in seen}
+
+
+def main(place: Path, names: list[str]) -> None:
+    import logging
+    import warnings
+
+    import torch
+
+    import nemo_elastic.hosts.bridge.apply
+    import nemo_elastic.hosts.bridge.tiny  # noqa: F401  (once, for all)
+    from tests.hosts.bridge.runs import run
+    from tests.parallel import forks
+
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.INFO)
+    torch.set_num_threads(1)
+    write_prompts(place)
+    forks.run(place / "log" / "data", 1, prepare_data, place)
+    forks.run(place / "log" / "notes", 1, write_data, place, "parquet", LENGTH)
+    parent = Job(str(place / "parent"), kind="parent", steps=2)
+    forks.run(place / "log" / "parent", 1, run, place, parent)
+    for name in names or runs_of(BRIDGE):
+        (facts,) = forks.run(place / "log" / name, 1, train, place, name)
+        (place / f"{name}.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), sys.argv[2:])

@@ -1,0 +1,61 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The table of data modules: Megatron-Bridge's rows are run or refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.errors import ElasticError
+from tests.hosts.bridge.layouts import processes
+from tests.hosts.data_kinds import BRIDGE, KINDS, check, runs_of
+
+pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
+from tests.support.bridge import import_bridge
+
+import_bridge()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("data")
+    codes = processes(place, "data", ["tests.hosts.bridge.data_worker", place])
+    assert codes == [0], (place / "data.log").read_text()[-4000:]
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.parametrize("name", runs_of(BRIDGE))
+def test_it_is_ranked_on_and_trains_and_validates_both_stages(place: Path, name: str) -> None:
+    check(KINDS[name], json.loads((place / f"{name}.json").read_text()))
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.host == BRIDGE and kind.line])
+def test_what_no_family_can_have_is_refused_before_anything_is_loaded(name: str) -> None:
+    from megatron.bridge.data.builders.energon import EnergonDatasetConfig
+
+    from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.hosts.bridge.checks import check_data
+    from nemo_elastic.hosts.bridge.cli import find_recipe
+    from tests.parallel.runs import BLOCK
+
+    recipe = find_recipe("nemotron_nano_12b_v2_sft_config")()
+    dataset: Any = recipe.dataset
+    assert dataset.enable_offline_packing
+    if name == "b in batch, stages":
+        dataset.enable_offline_packing, dataset.enable_in_batch_packing = False, True
+    elif name == "b packed, stages":
+        dataset.dataset_kwargs = None
+    elif name == "b external":
+        dataset.dataloader_type = "external"
+    else:
+        recipe.dataset = EnergonDatasetConfig.__new__(EnergonDatasetConfig)
+    recipe.model.pipeline_model_parallel_size = 2 if "stages" in name else 1
+    with pytest.raises(ElasticError) as error:
+        check_data(recipe, ElasticConfig.from_dict(BLOCK), ranks=True)
+    assert str(error.value).startswith(KINDS[name].line)

@@ -1,0 +1,150 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The data that both hosts have: which of it ranks, trains and validates a family, as a table; and a little of each.
+
+    python -m tests.hosts.data_kinds > docs/tables/data_modules.md
+
+`data_worker.py` of each host runs every row that is not refused, and its tests hold every row to what has happened.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.data.large import TEMPLATE
+from tests.workers import ROOT
+
+TABLE = ROOT / "docs" / "tables" / "data_modules.md"
+NEMO, BRIDGE = "NeMo", "Megatron-Bridge"
+#: what a run does with its data
+COLUMNS = ("rank", "stage 1", "stage 2", "validate")
+#: of a run of each stage; conversations in the files
+STEPS, CHATS = 2, 60
+#: a block that ranks, searches and learns shapes on the data
+ASKS: dict[str, Any] = {
+    "importance": {"samples": 8, "depth_samples": 4}, "search": {"candidates": 4, "tokens": 256},
+    "router": {"freeze_at": 0.5, "soft_share": 1.0, "hidden": 16}, "seed": 5,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A row of the table.
+
+    Attributes:
+        host, data: whose, and its class.
+        how: its settings.
+        masked: whether only some tokens count; packed: whether rows hold documents that are apart.
+        line: the beginning of the line that refuses it.
+    """
+
+    host: str
+    data: str
+    how: str
+    masked: bool = False
+    packed: bool = False
+    line: str = ""
+
+
+#: name -> the kind, of both hosts
+KINDS: Mapping[str, Kind] = {
+    "text": Kind(NEMO, "PreTrainingDataModule", "token files, blends"),
+    "apart": Kind(NEMO, "PreTrainingDataModule", "`reset_position_ids`, `elastic.data.documents: apart`", packed=True),
+    "prompts": Kind(NEMO, "FineTuningDataModule", "`input` and `output`, padded", masked=True),
+    "packed": Kind(NEMO, "FineTuningDataModule", "`packed_sequence_specs`", masked=True, packed=True),
+    "chats": Kind(NEMO, "ChatDataModule", "`use_hf_tokenizer_chat_template`, padded", masked=True),
+    "chats packed": Kind(NEMO, "ChatDataModule", "packs of `nemo-elastic data`", masked=True, packed=True),
+    "hub": Kind(
+        NEMO, "HFDatasetDataModule", "no sampler of Megatron's",
+        line="recipe.data: 'HFDatasetDataModule' is not allowed; a data module with micro_batch_size and global_batch",
+    ),
+    "b text": Kind(BRIDGE, "GPTDatasetConfig", "token files, blends"),
+    "b apart": Kind(
+        BRIDGE, "GPTDatasetConfig", "`reset_position_ids`, `elastic.data.documents: apart`", packed=True
+    ),
+    "b prompts": Kind(BRIDGE, "GPTSFTDatasetConfig", "`input` and `output`, padded", masked=True),
+    "b packed": Kind(BRIDGE, "GPTSFTDatasetConfig", "`enable_offline_packing`", masked=True, packed=True),
+    "b chats": Kind(BRIDGE, "GPTSFTDatasetConfig", "chats by the tokenizer's template, padded", masked=True),
+    "b chats packed": Kind(BRIDGE, "GPTSFTDatasetConfig", "packs of `nemo-elastic data`", masked=True, packed=True),
+    "b direct": Kind(BRIDGE, "DirectHFSFTDatasetConfig", "chats by the tokenizer's template, padded", masked=True),
+    "b in batch": Kind(
+        BRIDGE, "DirectHFSFTDatasetConfig", "`enable_in_batch_packing`", masked=True, packed=True
+    ),
+    "b in batch, stages": Kind(
+        BRIDGE, "DirectHFSFTDatasetConfig", "`enable_in_batch_packing`, 2 pipeline stages",
+        line="recipe.dataset.enable_in_batch_packing: True is not allowed; false on 2 pipeline ranks: rows of all len",
+    ),
+    "b packed, stages": Kind(
+        BRIDGE, "GPTSFTDatasetConfig", "`enable_offline_packing` without `pad_to_max_length`, 2 pipeline stages",
+        line="recipe.dataset.dataset_kwargs.pad_to_max_length: None is not allowed; true on 2 pipeline ranks",
+    ),
+    "b external": Kind(
+        BRIDGE, "any", "`dataloader_type: external`, nothing ranked before",
+        line="recipe.dataset.dataloader_type: 'external' is not allowed; single, cyclic or batch, to rank and to sear",
+    ),
+    "b energon": Kind(
+        BRIDGE, "EnergonDatasetConfig", "images",
+        line="recipe.dataset: 'EnergonDatasetConfig' is not allowed; text, prompts and answers or chats: a GPTDataset",
+    ),
+}  # fmt: skip
+
+
+def runs_of(host: str) -> list[str]:
+    """Names of a host's kinds that run."""
+    return [name for name, kind in KINDS.items() if kind.host == host and not kind.line]
+
+
+def markdown() -> str:
+    """The table."""
+    lines = [f"| Host | Data | Settings | {' | '.join(COLUMNS)} | |", "|---|---|---|---|---|---|---|---|"]
+    for kind in KINDS.values():
+        cells = ["no" if kind.line else "yes"] * len(COLUMNS)
+        said = f"`{kind.line.partition(' is not allowed')[0]}` is refused" if kind.line else ""
+        lines.append(f"| {kind.host} | `{kind.data}` | {kind.how} | {' | '.join(cells)} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_data(place: Path, packed: str, length: int) -> None:
+    """PLACE/chats and PLACE/notes, conversations and short texts as `nemo-elastic data` writes them, by PLACE/data's
+    tokenizer.
+    """
+    from nemo_elastic.data.prepare import prepare
+    from tests.data.large import asked
+
+    tokenizer = place / "chat tokenizer"
+    shutil.copytree(place / "data" / "tokenizer", tokenizer)
+    (tokenizer / "chat_template.jinja").write_text(TEMPLATE)
+    rows = [asked(f"{i} + {i}?" + " well" * (i % 5), str(2 * i)) for i in range(CHATS)]
+    (place / "chats.jsonl").write_text("\n".join(rows))
+    prepare(place / "chats", [place / "chats.jsonl"], tokenizer, length=length, packed=packed, workers=1)
+    notes = [json.dumps({"text": f"{i} and {i + 1} " * (i % 4 + 1)}) for i in range(1000)]
+    (place / "notes.jsonl").write_text("\n".join(notes))
+    prepare(place / "notes", [place / "notes.jsonl"], tokenizer, workers=1)
+    for file in (place / "chats").glob("training*"):  # what is held out of so few makes no step
+        shutil.copy(file, file.with_name(file.name.replace("training", "validation")))
+
+
+def check(kind: Kind, facts: Mapping[str, Any]) -> None:
+    """Every cell of a row that ran: what was ranked on, trained and validated; masks and documents counted."""
+    seen = facts["ranking"]
+    assert seen["samples"] > 0 and ("counted" in seen) == kind.masked, facts
+    if kind.masked:
+        assert 0 < seen["counted"] < seen["tokens"]
+    for stage in ("one", "two"):
+        lines = facts[stage]
+        steps = [line for line in lines if line["kind"] == "step"]
+        assert [line["step"] for line in steps] == list(range(1, STEPS + 1)), stage
+        assert all(line["grad_norm"] > 0 and line["tokens"] > 0 for line in steps), stage
+        validations = [line["losses"] for line in lines if line["kind"] == "heldout"]
+        assert validations and all(0 < loss < 10 for losses in validations for loss in losses.values()), stage
+        assert sorted(validations[-1]) == ["full", "large", "small"], stage
+    assert facts["documents"] == kind.packed, facts
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every data module of NeMo's that a family can have: ranks, searches, trains both stages and validates on it.
+
+python -m tests.hosts.nemo.data_worker FOLDER [NAMES]: leaves FOLDER/NAME.json of each kind of `data_kinds.KINDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.hosts.data_kinds import ASKS, NEMO, STEPS, runs_of, write_data
+from tests.parallel.runs import LENGTH, Layout
+
+
+def data_of(place: Path, name: str, stock: Any) -> Any:
+    """A stock recipe's data, of a kind."""
+    import nemo_run as run
+    from nemo.collections import llm
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+    from nemo.collections.llm.gpt.data.chat import ChatDataModule
+    from nemo.collections.llm.gpt.data.packed_sequence import PackedSequenceSpecs
+
+    if name in ("text", "apart"):
+        if name == "apart":
+            stock.data.reset_position_ids = True
+            parts = (("train", "train"), ("validation", "val"), ("test", "val"))
+            stock.data.paths = {part: [str(place / "notes" / half)] for part, half in parts}
+        return stock.data
+    chats, packed = place / "chats", "packed" in name
+    sizes = {"seq_length": LENGTH, "micro_batch_size": 1 if packed else 2, "global_batch_size": 4, "num_workers": 0}
+    if "chats" in name:
+        paths = {
+            "packed_train_data_path": chats / "training.npy", "packed_val_data_path": chats / "validation.npy",
+            "packed_metadata_path": chats / "packed_metadata.jsonl",
+        }  # fmt: skip
+        tokenizer = run.Config(AutoTokenizer, pretrained_model_name=str(chats / "tokenizer"))
+        made = run.Config(
+            ChatDataModule, str(chats), tokenizer=tokenizer, use_hf_tokenizer_chat_template=True, **sizes
+        )
+    else:
+        paths = {"tokenizer_model_name": "tiny"}
+        made = run.Config(llm.FineTuningDataModule, str(place / "sft"), tokenizer=stock.data.tokenizer, **sizes)
+    if packed:
+        made.packed_sequence_specs = run.Config(PackedSequenceSpecs, packed_sequence_size=LENGTH, **paths)
+    return made
+
+
+def train(place: Path, name: str) -> dict[str, Any]:
+    """Both stages on a kind of data; the first ranks and searches."""
+    import fiddle
+    import torch
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+
+    from nemo_elastic.hosts.nemo.host import NemoHost
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+    from tests.parallel import runs
+
+    runs.quiet()
+    torch.cuda.LongTensor = torch.LongTensor  # NeMo counts its samples with it
+    seen: set[bool] = set()
+    student = NemoHost.student
+
+    def watched(self: Any, tokens: Any, choice: Any = None, documents: Any = None) -> Any:
+        seen.add(documents is not None)
+        return student(self, tokens, choice, documents)
+
+    NemoHost.student = watched
+    changes = ASKS | ({"data": {"documents": "apart"}} if name == "apart" else {})
+    facts: dict[str, Any] = {}
+    for stage, more in (("one", {}), ("two", {"stage": 2, "done_steps": STEPS, "total_steps": 2 * STEPS})):
+        destroy_num_microbatches_calculator()
+        out = place / name / stage
+        stock = runs.recipe(place, out, Layout(micro_batches=2), STEPS)
+        stock.data = data_of(place, name, stock)
+        if more:
+            more["previous"] = str(last_checkpoint(place / name / "one"))
+        task = apply_elastic(
+            stock, runs.block_of(Layout(soft=True), **changes), teacher=str(runs.parent(place)),
+            out=str(out / "elastic"), verbose=False, **more,
+        )  # fmt: skip
+        fiddle.build(task)()
+        facts[stage] = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    ranking = json.loads((place / name / "one" / "elastic" / "ranking" / "ranking.json").read_text())
+    return facts | {"ranking": ranking["provenance"], "documents": True in seen}
+
+
+def main(place: Path, names: list[str]) -> None:
+    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all)
+    from tests.hosts.bridge.runs import write_prompts
+    from tests.parallel import forks
+
+    forks.prepare(place, whole=False)
+    write_prompts(place)
+    forks.run(place / "log" / "notes", 1, write_data, place, "npy", LENGTH)
+    for name in names or runs_of(NEMO):
+        (facts,) = forks.run(place / "log" / name, 1, train, place, name)
+        (place / f"{name}.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), sys.argv[2:])
