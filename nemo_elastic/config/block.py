@@ -60,9 +60,9 @@ class ElasticConfig:
             the teacher. The loss is their mean (a member whose `sampling` weight is above one in that many is in every
             micro-batch, with its weight). Steps take longer, memory stays.
         nonfinite: what to do about NaN and infinity.
-        seed: of which member each micro-batch trains, of which micro-batches before the freeze run under masks, of the
-            search's candidates, and of the router's first weights and noise. The order of the data has the data
-            module's.
+        seed: of which member each micro-batch trains, of which micro-batches before the freeze run under masks, of
+            which a member writes and what, of the search's candidates, and of the router's first weights and noise.
+            The order of the data has the data module's.
     """
 
     budgets: tuple[Budget, ...] = ()
@@ -110,6 +110,9 @@ class ElasticConfig:
         sampled = sum(w > 0 for w in self.weights())
         allowed = f"from 1 to {sampled}: that many members have a positive sampling weight"
         integer("elastic.budgets_per_batch", self.budgets_per_batch, 1, allowed, sampled)
+        if self.distill.on_policy and self.budgets_per_batch > 1:
+            allowed = f"0 while elastic.budgets_per_batch is {self.budgets_per_batch}: one member writes"
+            raise bad("elastic.distill.on_policy", self.distill.on_policy, allowed)
         integer("elastic.seed", self.seed, 0, "an integer from 0 to 4294967295", 2**32 - 1)
 
     @classmethod

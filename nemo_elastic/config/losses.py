@@ -28,9 +28,10 @@ class Term:
     copies: int
 
 
-#: forward divergence from the teacher, cross-entropy
+#: forward divergence from the teacher, cross-entropy, reverse divergence
 KL, CE = Term("kl", teacher=True, copies=2), Term("ce", teacher=False, copies=1)
-TERMS: dict[str, Term] = {term.name: term for term in (KL, CE)}
+REVERSE_KL = Term("reverse_kl", teacher=True, copies=3)
+TERMS: dict[str, Term] = {term.name: term for term in (KL, CE, REVERSE_KL)}
 
 
 def compares(terms: Iterable[str]) -> bool:

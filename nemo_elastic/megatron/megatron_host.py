@@ -23,10 +23,13 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import bad
+from nemo_elastic.formats.adapter import from_megatron
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Probe
+from nemo_elastic.nn.weights import Weights, cut
 from nemo_elastic.ranking import Ranking, Unfinished
 from nemo_elastic.ranking.scores import Shards
 from nemo_elastic.ranking.unfinished import unfinished_file
@@ -115,6 +118,16 @@ class MegatronHost:
         if not config.calculate_per_token_loss:
             factor = factor / tokens.clamp(min=1) / get_num_microbatches()
         return factor if config.grad_scale_func is None else config.grad_scale_func(factor)
+
+    # ------------------------------------------------------------------ a member writes
+
+    @torch.no_grad()
+    def runtime_weights(self, member: Subnet | None) -> Weights:
+        """Slices of the model's own tensors, which this rank has whole; what Megatron fuses and a width cuts inside
+        of blocks is gathered.
+        """
+        parent = self.state.parent
+        return cut(parent, parent.full, from_megatron(parent, parent.full, self.weights()), member)
 
     # ------------------------------------------------------------------ shapes
 

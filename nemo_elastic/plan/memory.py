@@ -122,8 +122,9 @@ def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) 
     taught, chunk = distill.taught, min(distill.chunk_tokens, tokens)
     vocabulary = parent.vocab / shards.tensor
     # the student's rows, and what each term holds beside them; with `self` the whole model's terms are others
-    ways = {taught, distill.teacher == "frozen"}
-    copies = 1 + max(sum(TERMS[name].copies for name in distill.of(way)) for way in ways)
+    ways = [distill.of(way) for way in {taught, distill.teacher == "frozen"}]
+    ways += [distill.of_own_words.of(True)] if distill.on_policy else []
+    copies = 1 + max(sum(TERMS[name].copies for name in way) for way in ways)
     logits = (1 + taught) * HALF * chunk * vocabulary + copies * SINGLE * min(LOGITS, chunk * vocabulary)
     head, own = vocabulary * parent.hidden, tokens * stream(parent, shards)
     gathered = (1 + taught) * HALF * chunk * parent.hidden if shards.sequence else 0.0

@@ -160,7 +160,7 @@ AXES, BUDGETS = BLOCK["axes"], BLOCK["budgets"]
             "elastic.distill.teacher: 'mine' is not allowed; one of frozen, self, none",
         ),
         ({"distill": {"terms": {}}}, "elastic.distill.terms: {} is not allowed; a mapping term -> weight"),
-        ({"distill": {"terms": {"mse": 1}}}, "elastic.distill.terms: 'mse' is not allowed; one of kl, ce"),
+        ({"distill": {"terms": {"mse": 1}}}, "elastic.distill.terms: 'mse' is not allowed; one of kl, ce, reverse_kl"),
         ({"distill": {"terms": {"kl": -1}}}, "elastic.distill.terms.kl: -1 is not allowed; a weight of at least 0"),
         ({"distill": {"terms": {"kl": 0}}}, "at least one weight above 0"),
         ({"distill": {"terms": {"ce": 1}}}, "teacher: 'frozen' is not allowed; none: no term of ce compares with it"),

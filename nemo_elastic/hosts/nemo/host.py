@@ -27,6 +27,11 @@ class NemoHost(MegatronHost):
         self.module = module
 
     @property
+    def stop_ids(self) -> tuple[int, ...]:
+        end = getattr(self.module.tokenizer, "eos_id", None)
+        return () if end is None else (int(end),)
+
+    @property
     def micro_batch_size(self) -> int:
         return self.module.trainer.datamodule.data_sampler.micro_batch_size
 

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.distributed as dist
 
-from nemo_elastic.config.losses import CE, KL, compares
+from nemo_elastic.config.losses import CE, KL, REVERSE_KL, compares
 from nemo_elastic.nn.functional import work_dtype
 
 
@@ -146,6 +146,22 @@ class Divergence:
         return loss_b, student_bv.exp_().sub_(p_bv).div_(block.temperature / weight)
 
 
+class ReverseDivergence(Divergence):
+    """KL(student || teacher) at a temperature, without the factor temperature**2."""
+
+    def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+        teacher_bv = _log_probabilities(block)
+        apart_bv = block.student_bv - teacher_bv
+        q_bv = block.student_bv.exp_()
+        loss_b = (q_bv * apart_bv).sum(1)
+        if not block.gradient:
+            return weight * loss_b, None
+        whole_b = loss_b
+        if block.group is not None:
+            whole_b = _gather(loss_b, block.group).sum(0)
+        return weight * loss_b, q_bv.mul_(apart_bv.sub_(whole_b[:, None])).mul_(weight / block.temperature)
+
+
 def _log_probabilities(block: Block) -> torch.Tensor:
     """Log-probabilities of student and teacher, in place of their logits; returns the teacher's.
 
@@ -164,7 +180,11 @@ def _log_probabilities(block: Block) -> torch.Tensor:
 
 
 #: name of a term -> what it computes
-COMPUTED: dict[str, Computed] = {CE.name: CrossEntropy(), KL.name: Divergence()}
+COMPUTED: dict[str, Computed] = {
+    CE.name: CrossEntropy(),
+    KL.name: Divergence(),
+    REVERSE_KL.name: ReverseDivergence(),
+}
 
 
 #: logits worked on at a time; there are up to four temporaries of this size in the work dtype. A processor's cache

@@ -23,9 +23,8 @@ LAYOUTS = {
 }
 
 
-def train(place: Path, name: str) -> None:
-    """One run, of its own ranks, from the ranking that was made on text."""
-    import fiddle
+def packed_task(place: Path, out: Path, layout: Layout, steps: int, every: int = 0, **changes: Any) -> Any:
+    """An elastic recipe on the packed data, from the ranking that was made on text; see `runs.elastic_task`."""
     import nemo_run as run
     import torch
     from nemo.collections import llm
@@ -35,19 +34,24 @@ def train(place: Path, name: str) -> None:
 
     runs.quiet()
     torch.cuda.LongTensor = torch.LongTensor  # NeMo counts its samples with it
-    changes: dict[str, Any] = {"sampling": {"large": 1}}
-    if name == "joined":
-        changes["data"] = {"documents": "joined"}
-    task = runs.elastic_task(place, place / name, LAYOUTS[name], STEPS, **changes)
+    task = runs.elastic_task(place, out, layout, steps, every, sampling={"large": 1}, **changes)
     task.data = run.Config(
         llm.FineTuningDataModule, dataset_root=str(place / "sft"), seq_length=LENGTH, micro_batch_size=1,
-        global_batch_size=MICRO_BATCHES, tokenizer=task.data.tokenizer, num_workers=0,
+        global_batch_size=layout.data * layout.micro_batches, tokenizer=task.data.tokenizer, num_workers=0,
         dataset_kwargs={"pad_to_max_length": True},
         packed_sequence_specs=run.Config(
             PackedSequenceSpecs, packed_sequence_size=LENGTH, tokenizer_model_name="tiny"
         ),
     )  # fmt: skip
-    fiddle.build(task)()
+    return task
+
+
+def train(place: Path, name: str) -> None:
+    """One run, of its own ranks."""
+    import fiddle
+
+    changes = {"data": {"documents": "joined"}} if name == "joined" else {}
+    fiddle.build(packed_task(place, place / name, LAYOUTS[name], STEPS, **changes))()
 
 
 def main(place: Path) -> None:

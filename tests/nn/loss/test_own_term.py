@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A term that the package has not, without a change of it: the reverse divergence, KL(student || teacher)."""
+"""A term that the package has not, without a change of it: the squared distance of two distributions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from nemo_elastic.plan.activations import Sharding
 from nemo_elastic.plan.memory import loss as loss_bytes
 from tests.shapes import NANO_12B
 
-NAME = "reverse_kl"
+NAME = "squared"
 
 
-class Reverse:
-    """Sum over tokens of q (log q - log p)."""
+class Squared:
+    """Sum over tokens of (q - p)^2."""
 
     uses_up = True
 
@@ -32,18 +32,17 @@ class Reverse:
 
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
         t = block.temperature
-        q_bv = block.student_bv.div_(t).sub_(block.norms[Sum(True, t)][block.at, None])
-        apart_bv = q_bv - block.teacher().div_(t).sub_(block.norms[Sum(False, t)][block.at, None])
-        q_bv = q_bv.exp_()
-        loss_b = (q_bv * apart_bv).sum(1)
-        gradient_bv = q_bv.mul_(apart_bv.sub_(loss_b[:, None])).mul_(weight / t)
+        q_bv = block.student_bv.div_(t).sub_(block.norms[Sum(True, t)][block.at, None]).exp_()
+        apart_bv = q_bv - block.teacher().div_(t).sub_(block.norms[Sum(False, t)][block.at, None]).exp_()
+        loss_b = apart_bv.square().sum(1)
+        gradient_bv = (apart_bv - (q_bv * apart_bv).sum(1, keepdim=True)).mul_(q_bv).mul_(2 * weight / t)
         return weight * loss_b, gradient_bv
 
 
 @pytest.fixture(autouse=True)
 def term() -> Iterator[None]:
     register(Term(NAME, teacher=True, copies=3))
-    COMPUTED[NAME] = Reverse()
+    COMPUTED[NAME] = Squared()
     yield
     del TERMS[NAME], COMPUTED[NAME]
 
@@ -58,7 +57,7 @@ def test_is_the_definition_alone_and_among_others(terms: dict[str, float], tempe
     loss, _ = head_loss(student, Head(y, v), labels_t=labels, terms=terms, temperature=temperature, chunk_tokens=4)
     logits = x @ w[:, :6].T
     q, p = (logits / temperature).log_softmax(-1), (y @ v.T / temperature).log_softmax(-1)
-    want = terms[NAME] * (q.exp() * (q - p)).sum() + terms.get("kl", 0) * (p.exp() * (p - q)).sum()
+    want = terms[NAME] * (q.exp() - p.exp()).square().sum() + terms.get("kl", 0) * (p.exp() * (p - q)).sum()
     want = want + terms.get("ce", 0) * torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
     assert float(loss) == pytest.approx(float(want), rel=1e-11)
     for ours, theirs in zip(*(torch.autograd.grad(each, [x, w]) for each in (loss, want)), strict=True):
@@ -70,7 +69,7 @@ def test_a_block_may_name_it_and_its_memory_counts() -> None:
     assert block.of(taught=True) == {NAME: 1.0} and block.of(taught=False) == {"ce": 1.0}
     plain, own = (DistillConfig(terms={name: 1.0}, chunk_tokens=8192) for name in ("kl", NAME))
     assert loss_bytes(NANO_12B, own, 8192, Sharding()) > loss_bytes(NANO_12B, plain, 8192, Sharding())
-    with pytest.raises(ElasticError, match=r"distill.teacher: 'none' is not allowed; .*reverse_kl compares"):
+    with pytest.raises(ElasticError, match=r"distill.teacher: 'none' is not allowed; .*squared compares"):
         DistillConfig(teacher="none", terms={NAME: 1.0})
-    with pytest.raises(ElasticError, match=r"term.name: 'reverse_kl'"):
+    with pytest.raises(ElasticError, match=r"term.name: 'squared'"):
         register(Term(NAME, teacher=True, copies=1))
