@@ -86,6 +86,10 @@ def check_architecture(config: Any) -> None:
         raise bad("recipe.model.hybrid_layer_pattern", None, "a pattern such as M-M*-, one symbol per layer")
     if config.optimizer.lr is None:
         raise bad("recipe.optimizer.lr", None, "a peak learning rate")
+    if (config.optimizer.min_lr or 0.0) > config.optimizer.lr:
+        raise bad(
+            "recipe.optimizer.min_lr", config.optimizer.min_lr, f"at most recipe.optimizer.lr, {config.optimizer.lr}"
+        )
     check_settings(config)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from tests.hosts.bridge.runs import write_prompts
 from tests.hosts.stock import (
     ACCEPTED,
     BATCH,
@@ -95,21 +96,34 @@ def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
     parent, block = in_small(parent_of(model, VOCAB))
     set_sizes(model, parent)
     model.hybrid_layer_pattern, model.num_layers = parent.pattern, model.num_layers and parent.num_layers
-    model.vocab_size = vocab  # the teacher's, by `apply_elastic`
+    model.vocab_size = vocab and VOCAB  # the teacher's, by `apply_elastic`
     model.tensor_model_parallel_size = model.pipeline_model_parallel_size = model.expert_model_parallel_size = 1
     model.sequence_parallel = False
     config.dataset.seq_length = model.seq_length = LENGTH
-    each = [([str(place / "data" / part)], None) for part in ("train", "val", "val")]
-    config.dataset.blend, config.dataset.split, config.dataset.blend_per_split = None, None, each
+    _local(config.dataset, place, out)
     train.global_batch_size, train.micro_batch_size, train.exit_interval = BATCH, 1, 1
     config.validation.eval_iters = min(1, config.validation.eval_iters)
     if tokenizer.tokenizer_type == "HuggingFaceTokenizer":
         tokenizer.tokenizer_model, tokenizer.hf_tokenizer_kwargs = str(place / "data" / "tokenizer"), {}
     config.optimizer.use_precision_aware_optimizer = False
     config.checkpoint.save = config.checkpoint.load = str(out / "checkpoints")
-    config.logger.tensorboard_dir, config.dataset.path_to_cache = str(out / "tensorboard"), str(out / "index")
+    config.logger.tensorboard_dir = str(out / "tensorboard")
     config.dist.distributed_backend = "gloo"
     return config, parent, block
+
+
+def _local(dataset: Any, place: Path, out: Path) -> None:
+    """Text, or prompts and answers as the recipe packs them, of this machine in place of a hub's."""
+    from megatron.bridge.data.builders.gpt_sft import GPTSFTDatasetConfig
+
+    if isinstance(dataset, GPTSFTDatasetConfig):
+        dataset.hf_dataset, dataset.hf_validation_proportion, dataset.dataset_root = None, None, str(place / "sft")
+        assert dataset.offline_packing_specs is not None and dataset.enable_offline_packing
+        dataset.offline_packing_specs.packed_sequence_size = LENGTH
+        return
+    each = [([str(place / "data" / part)], None) for part in ("train", "val", "val")]
+    dataset.blend, dataset.split, dataset.blend_per_split = None, None, each
+    dataset.path_to_cache = str(out / "index")
 
 
 def settings_of(name: str) -> dict[str, Any]:
@@ -128,6 +142,8 @@ def step(name: str, place: Path) -> dict[str, Any]:
     from tests.hosts.nemo.cutting import random_tensors
 
     out = place / name
+    if not (place / "sft").exists():
+        write_prompts(place)
     config, parent, block = small(name, place, out)
     teacher = write_megatron_checkpoint(out / "parent", parent, parent.full, random_tensors(parent))
     run = apply_elastic(config, block, teacher=str(teacher), verbose=False)

@@ -172,6 +172,8 @@ def test_packed_prompts_rank_and_train(packing: str | None) -> None:
     """Bridge's own recipes for them, which pack offline."""
     recipe, given = find_recipe("nemotron_nano_12b_v2_sft_config")(), {"teacher": "/a/parent"}
     assert recipe.dataset.enable_offline_packing
+    assert refused(recipe, BLOCK_12B, **given).startswith("recipe.optimizer.min_lr: 1e-05 is not allowed; at most re")
+    recipe.optimizer.min_lr = 0.0
     if packing != "offline":
         recipe.dataset.enable_offline_packing, recipe.dataset.offline_packing_specs = False, None
         recipe.dataset.enable_in_batch_packing = packing == "in_batch"
