@@ -68,7 +68,7 @@ test-long: $(VENV)/.stamp $(HF)/.stamp ## What `make test` leaves out but for `m
 test-all: test test-long ## Both, as CI does
 
 .PHONY: rehearsals
-rehearsals: $(VENV)/.stamp $(HF)/.stamp ## The large recipes on NeMo, scaled down, all three, ten minutes; one by `nemo-elastic rehearse`
+rehearsals: $(VENV)/.stamp $(HF)/.stamp ## The large recipes on NeMo, scaled down, all four, a quarter of an hour; one by `nemo-elastic rehearse`
 	$(QUIET_THREADS) NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python $(BIN)/python -m pytest tests/rehearsal $(ARGS)
 
 .PHONY: test-core
@@ -101,7 +101,7 @@ test-bridge: $(BRIDGE)/.stamp ## The layers on today's megatron-core, and the Me
 		tests/benchmarks/test_balance.py tests/plan/test_presets.py::test_nano_3_is_the_one_of_megatron_bridge $(ARGS)
 
 .PHONY: rehearsals-bridge
-rehearsals-bridge: $(BRIDGE)/.stamp ## The large recipes on Megatron-Bridge, scaled down, the 9B and the 30B-A3B, half an hour (Python 3.12)
+rehearsals-bridge: $(BRIDGE)/.stamp ## The large recipes on Megatron-Bridge, scaled down, the 9B, the 30B-A3B and both on conversations, an hour (Python 3.12)
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -p no:logging -m rehearsal \
 		tests/hosts/bridge $(ARGS)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RECIPES = (
     *(f"{host}nemotron_elastic_{size}" for host in ("", "bridge/") for size in ("12b", "9b", "8b")),
     "bridge/nemotron_elastic_30b_a3b",
+    *("nemotron_elastic_12b_sft", "bridge/nemotron_elastic_4b_sft", "bridge/nemotron_elastic_30b_a3b_sft"),
 )
 
 
@@ -37,7 +38,7 @@ def get_parser(description: str | None) -> argparse.ArgumentParser:
         required=True,
         nargs="+",
         metavar="[WEIGHT] PREFIX",
-        help="Megatron token files, without .bin and .idx",
+        help="Megatron token files, without .bin and .idx; of a recipe …_sft a folder of conversations",
     )
     parser.add_argument("--long-data", nargs="+", metavar="[WEIGHT] PREFIX", help="those of stage 2, if others")
     parser.add_argument("--dir", required=True, help="folder for everything, that all nodes see")

@@ -28,6 +28,7 @@ PARENTS = {
     "elastic_12b": "nemotron-nano-12b-v2",
     "elastic_9b": "nemotron-nano-9b-v2",
     "elastic_8b": "nemotron-h-8b",
+    "elastic_4b": "nemotron-3-nano-4b",
     "elastic_tiny": "nemotron-h-tiny",
 }
 FILES = sorted(CONF.glob("*.yaml"))

@@ -16,7 +16,7 @@ from nemo_elastic.hosts.common.recipe_file import load_recipe
 from nemo_elastic.plan.stages import PAPER
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-SIZES = {"nemo": ("12b", "9b", "8b"), "bridge": ("12b", "9b", "8b", "30b_a3b")}
+SIZES = {"nemo": ("12b", "9b", "8b", "12b_sft"), "bridge": ("12b", "9b", "8b", "30b_a3b", "4b_sft", "30b_a3b_sft")}
 HEAD = ("Recipe", "Stage", "Sequence", "Batch", "Steps", "Tokens", "Sampled", "Layout", "Weights, gradients",
         "GB of a GPU")  # fmt: skip
 

@@ -13,6 +13,7 @@ the tiny models that learn them see a few hundred thousand tokens of them: digit
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -71,6 +72,12 @@ class Problem:
     def text(self) -> str:
         """The whole problem, as it is trained on."""
         return self.prompt + self.completion
+
+    @property
+    def chat_line(self) -> str:
+        """The problem as a line of chat JSONL, its steps as thinking."""
+        steps = "\n".join(self.steps)
+        return json.dumps({"input": self.question, "output": f"<think>\n{steps}\n</think>\n{self.answer}"}) + "\n"
 
     @property
     def length(self) -> str:

@@ -33,6 +33,13 @@ _8B = replace(
     mamba_head_dim=64,
     attention_heads=32,
 )
+_4B = replace(
+    _12B,
+    pattern="M-M-M-MM-M-M*-M-M*-M-M-M*-M-M-MM*-MMM-M-M-",
+    hidden=3136,
+    ffn=12544,
+    mamba_heads=96,
+)
 _TINY = Parent(
     pattern="M-M-M*-M-M*-",
     hidden=128,
@@ -65,12 +72,13 @@ _NANO_3 = Parent(
 )
 
 #: Sources: NeMo's NemotronNano12Bv2, NemotronNano9Bv2, NemotronHConfig8B, this project's TinyNemotronH, and
-#: Megatron-Bridge's recipe of Nemotron 3 Nano; tests/plan/test_presets.py compares each with its class, or its recipe.
-#: The vocabulary is NeMo's, padding included.
+#: Megatron-Bridge's recipes of Nemotron 3 Nano; tests/plan/test_presets.py compares each with its class or recipe. The
+#: vocabulary is NeMo's, padding included.
 PRESETS: dict[str, Parent] = {
     "nemotron-nano-12b-v2": _12B,
     "nemotron-nano-9b-v2": _9B,
     "nemotron-h-8b": _8B,
+    "nemotron-3-nano-4b": _4B,
     "nemotron-h-tiny": _TINY,
     "nemotron-3-nano-30b-a3b": _NANO_3,
 }

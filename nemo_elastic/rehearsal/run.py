@@ -18,6 +18,7 @@ import nemo_run as run
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
+from nemo_elastic.data.packing import NPY, PARQUET
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
 from nemo_elastic.hosts.common.experiment import Executors, run_jobs
@@ -27,7 +28,7 @@ from nemo_elastic.plan.stages import Curriculum
 
 from .findings import Place, checks
 from .report import REPORT, WATCHED, Change, JobReport, RehearsalReport, changes
-from .short import CUT_SHORT, Built, Short, data_dir, make_data, rehearsed
+from .short import CUT_SHORT, Built, Short, make_data, rehearsed
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ class Rehearsal:
         """The narrow parent."""
         assert self.own.shape is not None
         return self.own.shape
+
+    def data(self) -> dict[str, Any]:
+        """Arguments of `make_data`."""
+        plan, packed = self.own.curriculum, PARQUET if self.family.host == "bridge" else NPY
+        lengths = (plan.stage1.seq_length, plan.stage2.seq_length) if self.own.chat else ()
+        return {"dir": self.dir, "vocab": self.parent.vocab, "lengths": lengths, "packed": packed}
 
     def job_reports(self) -> list[JobReport]:
         """The jobs in words."""
@@ -85,7 +92,7 @@ class Rehearsal:
         """
         seconds: dict[str, float] = {}
         failed = None
-        make_data(data_dir(self.dir), self.parent.vocab)
+        make_data(**self.data())
         for name, job in self.built.jobs.items():
             began = time.monotonic()
             tell(f"{name} …")
@@ -105,13 +112,13 @@ class Rehearsal:
         Args:
             executors, name, dryrun: see `hosts.common.experiment.run_jobs`.
         """
-        data = Job(run.Partial(make_data, out=data_dir(self.dir), vocab=self.parent.vocab))
+        data = Job(run.Partial(make_data, **self.data()))
         check = Job(run.Partial(look, dir=self.dir, plan=self.plan()))
         run_jobs(name, {"data": data, **self.built.jobs, "check": check}, executors, dryrun=dryrun)
 
 
 #: stands for a parent, data and a folder that only the real run has
-THERE = ("/checkpoints/parent", ["/data/text"], "/runs/family")
+THERE = ("/checkpoints/parent", ["/data/text"], "/runs/family", ["/data/long"])
 
 
 def rehearsal_of(family: PlannedFamily, dir: str, short: Short | None = None, **machines: Any) -> Rehearsal:

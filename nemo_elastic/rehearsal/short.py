@@ -8,14 +8,20 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.data.build import build_data
+from nemo_elastic.data.packing import NPY
+from nemo_elastic.data.prepare import prepare
+from nemo_elastic.data.reasoning import generate
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
 from nemo_elastic.hosts.common.planned import PlannedFamily
+from nemo_elastic.hosts.common.token_files import Blend
 from nemo_elastic.io.values import integer
 from nemo_elastic.plan import Layout
 from nemo_elastic.plan.stages import Curriculum, Stage
@@ -32,6 +38,8 @@ CUT_SHORT = "stage1-killed"
 START, FROM = "start", "from"
 #: sequences on which members and their cuts are compared
 SEQUENCES = 4
+#: with some in a hundred held out, in sequences of some hundred tokens
+CONVERSATIONS = 3000
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def rehearsed(
     run = family.planned(run)
     layouts = tuple(halved(run.layouts, short.ranks))
     shape, block = narrow(run.shape or family.parent, run.block, ON_GPU if short.cuda else ON_CPU)
-    batches, text = short.validation_batches, text_of(dir)
+    batches = short.validation_batches
     out: dict[str, CurriculumRun] = {}
 
     def change(why: str, **fields: Any) -> None:
@@ -151,7 +159,10 @@ def rehearsed(
         change(why, curriculum=plan)
     change("samples", block=_fewer_samples(block, short))
     change("intervals", save_every=max(1, short.steps // 3), validations=short.validations, validation_batches=batches)
-    change("paths", parent=parent, data=text, long_data=text_of(dir, "train_long"), dir=dir)
+    data: tuple[Blend, ...] = text_of(dir), text_of(dir, "train_long")
+    if run.chat:
+        data = tuple([chats_dir(dir, run.curriculum.stage(number).seq_length)] for number in (1, 2))
+    change("paths", parent=parent, data=data[0], long_data=data[1], dir=dir)
     return out
 
 
@@ -188,7 +199,8 @@ def parent_run(run: CurriculumRun, short: Short) -> CurriculumRun:
     micro = max(1, PARENT_BATCH // short.ranks)
     stage = Stage(short.seq_length, PARENT_BATCH, PARENT_STEPS, micro_batch_size=micro)
     plan = Curriculum(stage, stage, lr=PARENT_LR, warmup_steps=PARENT_STEPS // 10)
-    return replace(run, curriculum=plan, save_every=PARENT_STEPS, validation_batches=0)
+    own: dict[str, Any] = {"chat": False, "data": text_of(run.dir)}  # a host's own model knows no packed documents
+    return replace(run, curriculum=plan, save_every=PARENT_STEPS, validation_batches=0, **own)
 
 
 def watch_dir(dir: str, job: str) -> str:
@@ -206,7 +218,28 @@ def text_of(dir: str, split: str = "train") -> dict[str, list[str]]:
     return {"train": [os.path.join(data_dir(dir), split)], "validation": [os.path.join(data_dir(dir), "val")]}
 
 
-def make_data(out: str, vocab: int) -> None:
-    """Text of Python's standard library, and a tokenizer, unless they are there."""
-    if not os.path.exists(out):
-        build_data(out, vocab=vocab)
+def chats_dir(dir: str, length: int) -> str:
+    """Where conversations in sequences of so many tokens are made."""
+    return os.path.join(dir, "chats", str(length))
+
+
+def make_data(dir: str, vocab: int, lengths: Sequence[int] = (), packed: str = NPY) -> None:
+    """Text of Python's standard library, and a tokenizer, unless they are there; and worked sums as conversations.
+
+    Args:
+        dir: of the rehearsal.
+        vocab: entries of the tokenizer.
+        lengths: tokens of packed sequences of conversations, a folder for each.
+        packed: in which files, see `data.packing`.
+    """
+    if not os.path.exists(data_dir(dir)):
+        build_data(data_dir(dir), vocab=vocab)
+    rows = Path(dir, "chats", "sums.jsonl")  # of one name, by which the same ones are held out of both
+    if lengths and not rows.exists():
+        problems = islice(generate("chain_sum", 2, seed=0), CONVERSATIONS)
+        rows.parent.mkdir(exist_ok=True)
+        rows.write_text("".join(problem.chat_line for problem in problems), encoding="utf-8")
+    for length in lengths:
+        folder = chats_dir(dir, length)
+        if not os.path.exists(folder):
+            prepare(folder, [rows], os.path.join(data_dir(dir), "tokenizer"), length=length, packed=packed, workers=1)

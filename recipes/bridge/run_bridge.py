@@ -18,6 +18,7 @@ def main(family: BridgeFamily, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dir", required=True, help="folder for everything, that all nodes see")
     parser.add_argument("--parent", help="checkpoint of the parent, NeMo's or Megatron-Bridge's")
     parser.add_argument("--data", nargs="+", default=[], help="prefixes of token files, or weights and prefixes")
+    parser.add_argument("--long-data", nargs="+", help="those of stage 2, if others")
     parser.add_argument("--gpus", type=int, default=128, help="all of the job; 8 for the ranking")
     parser.add_argument("--gpu", default="h100", help="their kind")
     parser.add_argument("--tokenizer", help="of the parent, a folder or a hub name")
@@ -25,5 +26,6 @@ def main(family: BridgeFamily, argv: Sequence[str] | None = None) -> None:
     with exit_in_one_line():
         if args.job == "slice":
             return slice_job(args.dir)
-        run = family.job(args.job, args.parent, args.data, args.dir, args.gpus, args.gpu, tokenizer=args.tokenizer)
+        more = {"tokenizer": args.tokenizer, "long_data": args.long_data}
+        run = family.job(args.job, args.parent, args.data, args.dir, args.gpus, args.gpu, **more)
         return train_to_the_end(run)

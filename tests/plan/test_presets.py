@@ -26,6 +26,7 @@ CLASSES = {
     [
         ("nemotron-nano-12b-v2", 12_310_001_152, 12_310_001_152),
         ("nemotron-nano-9b-v2", 8_888_227_328, 8_888_227_328),
+        ("nemotron-3-nano-4b", 3_973_556_832, 3_973_556_832),
         ("nemotron-3-nano-30b-a3b", 31_577_940_288, 3_580_076_352),
     ],
 )
@@ -59,11 +60,14 @@ def test_nano_3_is_the_one_of_megatron_bridge() -> None:
     from tests.support.bridge import import_bridge
 
     import_bridge()
-    from megatron.bridge.recipes.nemotronh.h100.nemotron_3_nano import nemotron_3_nano_pretrain_8gpu_h100_bf16_config
+    from megatron.bridge.recipes.nemotronh.h100 import nemotron_3_nano, nemotron_3_nano_4b
 
-    from nemo_elastic.formats.megatron.shape import FIELDS, FIXED, layer_pattern
+    from nemo_elastic.formats.megatron.shape import FIELDS, FIXED, layer_pattern, parent_of
 
-    model, parent = nemotron_3_nano_pretrain_8gpu_h100_bf16_config().model, preset("nemotron-3-nano-30b-a3b")
+    model, small = nemotron_3_nano_4b.nemotron_3_nano_4b_pretrain_8gpu_h100_bf16_config().model, "nemotron-3-nano-4b"
+    assert replace(parent_of(model, model.vocab_size), ffn_stripes=1) == preset(small)
+    model = nemotron_3_nano.nemotron_3_nano_pretrain_8gpu_h100_bf16_config().model
+    parent = preset("nemotron-3-nano-30b-a3b")
     assert layer_pattern(model) == parent.pattern and parent.norm_eps == model.layernorm_epsilon
     fields = {size: field for size, field in FIELDS.items() if size not in ("pattern", "ffn", "norm_eps")}
     fields |= parent.kind("moe").megatron

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The three large recipes are rehearsed: their own jobs run, one is killed and goes on, and every check holds.
+"""The large recipes are rehearsed: their own jobs run, one is killed and goes on, and every check holds.
 
 `make test-long` rehearses the smallest; `make rehearsals` the others too, one of them by the command.
 """
@@ -94,7 +94,11 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "name", [pytest.param("nemotron_elastic_12b", marks=pytest.mark.rehearsal), "nemotron_elastic_8b"]
+    "name",
+    [
+        *(pytest.param(f"nemotron_elastic_{name}", marks=pytest.mark.rehearsal) for name in ("12b", "12b_sft")),
+        "nemotron_elastic_8b",
+    ],
 )
 def test_the_others_are_rehearsed(forked: Callable[[str], Path], name: str) -> None:
     report = json.loads((forked(name) / "rehearsal.json").read_text())

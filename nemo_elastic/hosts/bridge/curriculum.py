@@ -10,6 +10,7 @@ DIR/family, DIR/members/NAME   Hugging Face folders
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,15 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from megatron.bridge.data.builders.gpt_sft import GPTSFTDatasetConfig
+from megatron.bridge.data.packing.config import PackedSequenceSpecs
 from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 
 from nemo_elastic.core.family import Parent
+from nemo_elastic.data.packing import PARQUET
 from nemo_elastic.errors import STOPPED, bad
 from nemo_elastic.formats.megatron.shape import stock_sizes
+from nemo_elastic.hosts.common.chat_data import chat_folder, packed_files
 from nemo_elastic.hosts.common.curriculum_run import JOBS, NODES, CurriculumRun, Job, number_of
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision, ranking_experts
 from nemo_elastic.hosts.common.token_files import SPLIT, SPLITS, Blend, number, prefixes_of, splits_of
@@ -53,6 +58,8 @@ __all__ = [
 
 #: global batches that a validation runs, for every member
 VALIDATION_BATCHES = 1
+#: loader processes of a rank that reads conversations, as Bridge's recipes have for text
+WORKERS = 8
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 #: checkpoints of a run that are kept: a new one is whole before the one before it goes
 KEPT = 2
@@ -144,6 +151,7 @@ class BridgeFamily(PlannedFamily):
         curriculum: Curriculum = PAPER,
         tokenizer: str | None = None,
         node: int = NODE,
+        long_data: Blend | None = None,
     ) -> ElasticRun:
         """A job of the curriculum, as every rank of it calls it.
 
@@ -151,7 +159,7 @@ class BridgeFamily(PlannedFamily):
             job: rank, stage1 or stage2. The ranking takes one node: each GPU holds the parent, but for its experts,
                 which they share.
             parent: checkpoint of the parent: the teacher.
-            data: see `token_files.splits_of`.
+            data, long_data: see `run_of`.
             dir: folder for everything, an absolute path that all nodes see.
             gpus, gpu, node: all of the job, their kind (h100, h200), and those of a node; by them the layout is
                 planned.
@@ -189,9 +197,8 @@ class BridgeFamily(PlannedFamily):
             run.stage(job),
             run.shape or self.parent,
         )
-        model, train, nodes_devices = config.model, config.train, run.machines(job)
+        model, train, gpus = config.model, config.train, math.prod(run.machines(job))
         if layout is None:
-            gpus = nodes_devices[0] * nodes_devices[1]
             model.tensor_model_parallel_size, model.sequence_parallel = 1, False
             model.expert_model_parallel_size, model.expert_tensor_parallel_size = ranking_experts(parent, gpus), 1
             train.global_batch_size = gpus * stage.micro_batch_size
@@ -207,7 +214,7 @@ class BridgeFamily(PlannedFamily):
             config.tokenizer.vocab_size = None
         else:  # some of Bridge's recipes name one on a hub
             config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model = "NullTokenizer", None
-        _data(config, job, run)
+        _data(config, job, run, gpus if layout is None else layout.data)
         checkpoint = config.checkpoint
         checkpoint.save_interval, checkpoint.most_recent_k = run.save_every, KEPT
         # a tensor that is missing in a hand-over is an error, where Bridge's recipe has a line in the log
@@ -226,6 +233,8 @@ class BridgeFamily(PlannedFamily):
         if low and not low.grad_reduce_in_fp32:  # it has the last word in Bridge's setup
             low.grad_reduce_in_fp32, config.mixed_precision = True, low
         config.ddp.grad_reduce_in_fp32 = True
+        # TransformerEngine's Adam, for states below fp32, which no recipe here asks for
+        config.optimizer.use_precision_aware_optimizer = False
         return config
 
 
@@ -238,22 +247,51 @@ def _lay_out(model: Any, layout: Layout) -> None:
         model.recompute_granularity, model.recompute_method, model.recompute_num_layers = "full", "uniform", 1
 
 
-def _data(config: Any, job: str, own: CurriculumRun) -> None:
-    dataset, validation, stage, data = config.dataset, config.validation, own.stage(job), splits_of(own.text(job))
-    if isinstance(data, dict):
-        dataset.blend, dataset.split = None, None
-        dataset.blend_per_split = [_blend(data[split]) for split in SPLITS]
+def _data(config: Any, job: str, own: CurriculumRun, replicas: int) -> None:
+    if own.chat:
+        config.dataset = _chats(job, own)
+        # a micro-batch of each rank: fewer conversations are held out than a step may train on
+        config.validation.eval_global_batch_size = replicas * own.stage(job).micro_batch_size
     else:
-        dataset.blend, dataset.split = _blend(data), SPLIT
+        _text(config.dataset, job, own)
+    dataset, validation, stage = config.dataset, config.validation, own.stage(job)
     dataset.seq_length = stage.seq_length
-    dataset.path_to_cache = os.path.join(own.dir, "index")
-    # nothing reads it, and at 49152 tokens each micro-batch would have one of 2.4 GB
-    dataset.create_attention_mask = False
     if own.workers is not None:
         dataset.num_workers, dataset.persistent_workers = own.workers, own.workers > 0
     validation.eval_interval = max(1, stage.max_steps // own.validations)
     most = VALIDATION_BATCHES if own.validation_batches is None else own.validation_batches
     validation.eval_iters = min(VALIDATION_BATCHES, most)
+
+
+def _text(dataset: Any, job: str, own: CurriculumRun) -> None:
+    data = splits_of(own.text(job))
+    if isinstance(data, dict):
+        dataset.blend, dataset.split = None, None
+        dataset.blend_per_split = [_blend(data[split]) for split in SPLITS]
+    else:
+        dataset.blend, dataset.split = _blend(data), SPLIT
+    dataset.path_to_cache = os.path.join(own.dir, "index")
+    # nothing reads it, and at 49152 tokens each micro-batch would have one of 2.4 GB
+    dataset.create_attention_mask = False
+
+
+def _chats(job: str, own: CurriculumRun) -> GPTSFTDatasetConfig:
+    """Packed conversations, of which answers count; as often as the stage takes."""
+    folder, stage = chat_folder(own, job, PARQUET), own.stage(job)
+    specs = PackedSequenceSpecs(packed_sequence_size=stage.seq_length)
+    for name, file in packed_files(folder, PARQUET).items():
+        setattr(specs, name, file)  # its constructor asks for files that a cluster may have alone
+    return GPTSFTDatasetConfig(
+        seq_length=stage.seq_length,
+        dataset_root=folder,
+        max_train_samples=stage.samples,
+        enable_offline_packing=True,
+        offline_packing_specs=specs,
+        dataset_kwargs={"pad_to_max_length": True},  # as ranks and stages share it
+        do_test=False,
+        dataloader_type="single",
+        num_workers=WORKERS,
+    )
 
 
 def _blend(data: Sequence[str | float]) -> tuple[list[str], list[float] | None]:

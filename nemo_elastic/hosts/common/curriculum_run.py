@@ -69,7 +69,7 @@ class CurriculumRun:
 
     Attributes:
         parent: checkpoint of the parent, the teacher of both stages.
-        data: of the ranking and stage 1, see `token_files.splits_of`.
+        data: of the ranking and stage 1, see `token_files.splits_of`, or `chat_data.chat_folder`.
         dir: folder for everything, an absolute path that all nodes see.
         block: the elastic block.
         long_data: of stage 2, if other.
@@ -82,6 +82,7 @@ class CurriculumRun:
         validations, validation_batches: of a stage, and at most so many in each; the host's number where not given.
         workers: loader processes per rank; the host's number where not given.
         cuda: whether ranks are GPUs.
+        chat: whether data are packed conversations.
     """
 
     parent: str
@@ -101,6 +102,7 @@ class CurriculumRun:
     validation_batches: int | None = None
     workers: int | None = None
     cuda: bool = True
+    chat: bool = False
 
     def folder(self, job: str) -> str:
         """A job's own folder."""
@@ -137,7 +139,7 @@ class CurriculumRun:
 
     def to_dict(self) -> dict[str, Any]:
         """What a user gives, as plain values for another process; what a rehearsal replaces follows from it there."""
-        own = {name: getattr(self, name) for name in ("parent", "dir", "tokenizer", "nodes", "devices", "gpu")}
+        own = {name: getattr(self, name) for name in ("parent", "dir", "tokenizer", "nodes", "devices", "gpu", "chat")}
         data = {name: _plain(getattr(self, name)) for name in ("data", "long_data")}
         return {**own, **data, "block": self.block.to_dict(), "curriculum": asdict(self.curriculum)}
 

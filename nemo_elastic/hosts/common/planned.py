@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
+from nemo_elastic.data.folder import TOKENIZER
 from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
 from nemo_elastic.plan.memory import local_parameters, stages
 from nemo_elastic.plan.stages import PAPER, Curriculum
@@ -62,6 +64,7 @@ class PlannedFamily(ABC):
         stock: the host's recipe of the parent.
         shape: the parent's name in `nemo_elastic.plan`.
         block: YAML file with the elastic block, or the block.
+        chat: whether it is trained on packed conversations, see `chat_data`; else on token files.
     """
 
     host: ClassVar[str]
@@ -70,6 +73,7 @@ class PlannedFamily(ABC):
     stock: Callable[..., Any]
     shape: str
     block: Path | ElasticConfig | Mapping[str, Any]
+    chat: bool = False
 
     @property
     def config(self) -> ElasticConfig:
@@ -119,15 +123,18 @@ class PlannedFamily(ABC):
 
         Args:
             parent: checkpoint of the parent: the teacher.
-            data, long_data: see `token_files.splits_of`; those of stage 2, if other.
+            data, long_data: see `token_files.splits_of`, or `chat_data.chat_folder`; those of stage 2, if other.
             dir: folder for everything, an absolute path that all nodes see.
             num_nodes, num_gpus_per_node, gpu: machines of both stages, by which (h100, h200) the layouts are planned;
                 the ranking takes one node.
             curriculum: lengths, batches, steps and rates of both stages.
-            tokenizer: of the parent, a folder or hub name; that in the host's recipe by default.
+            tokenizer: of the parent, a folder or hub name; by default that of the conversations, or in the recipe.
             layouts: of both stages; the planner's by default.
         """
+        if self.chat and tokenizer is None:
+            tokenizer = next((os.path.join(str(folder), TOKENIZER) for folder in data), None)
         machines: Any = {"nodes": num_nodes, "devices": num_gpus_per_node, "gpu": gpu, "layouts": layouts}
+        machines["chat"] = self.chat
         return CurriculumRun(parent, data, dir, self.config, long_data, curriculum, tokenizer, **machines)
 
     def jobs(self, parent: str, data: Blend, dir: str, *more: Any, **named: Any) -> dict[str, Any]:

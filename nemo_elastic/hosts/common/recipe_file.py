@@ -32,7 +32,7 @@ def find_recipe(name: str) -> Path:
     here = Path("recipes")
     path = Path(name) if name.endswith(".py") else here / f"{name}.py"
     if not path.is_file():
-        files = [*here.glob("nemotron_elastic_*b.py"), *here.glob("bridge/nemotron_elastic_*b.py")]
+        files = [*here.glob("nemotron_elastic_*b*.py"), *here.glob("bridge/nemotron_elastic_*b*.py")]
         there = sorted((p.relative_to(here).with_suffix("").as_posix() for p in files), key=lambda n: ("/" in n, n))
         raise bad("RECIPE", name, f"a recipe's file, or one of {', '.join(there) or 'recipes/ in this folder'}")
     return path

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A data folder as NeMo's pre-training data: PreTrainingDataModule over Megatron's token files."""
+"""Folders of `nemo-elastic data` as NeMo's data: token files to pre-train on, packed conversations to fine-tune on."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import nemo_run as run
 import torch
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
-from nemo.collections.llm.gpt.data import PreTrainingDataModule
+from nemo.collections.llm.gpt.data import FineTuningDataModule, PreTrainingDataModule
 
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
 
-__all__ = ["FolderDataModule", "pretraining_data"]
+__all__ = ["FolderDataModule", "PackedChats", "pretraining_data"]
 
 
 class FolderDataModule(PreTrainingDataModule):
@@ -54,6 +54,29 @@ class FolderDataModule(PreTrainingDataModule):
                 raise ElasticError(message) from None
         never = 1 + max(needed, self.num_train_samples or 0)
         super().build(trainer_max_steps, never, *args, **kwargs)
+
+    def _create_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        self.pin_memory = self.pin_memory and torch.cuda.is_available()  # a warning per loader otherwise
+        return super()._create_dataloader(*args, **kwargs)
+
+
+class PackedChats(FineTuningDataModule):
+    """NeMo's FineTuningDataModule, whose ranks read sequences of one length one after the other.
+
+    The base reads global batches whole, to fill up their rows alike. Of fewer held-out sequences than a step trains on
+    NeMo would validate nothing; here they are read again.
+    """
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.data_sampler.dataloader_type = "single"
+
+    def val_dataloader(self) -> Any:
+        given = self.validation_path_packed, self.pack_metadata, True
+        dataset = self._create_dataset(*given, **self.dataset_kwargs)
+        if len(dataset) < self.global_batch_size:
+            dataset = self._create_dataset(*given, max_num_samples=self.global_batch_size, **self.dataset_kwargs)
+        return self._create_dataloader(dataset, mode="validation")
 
     def _create_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         self.pin_memory = self.pin_memory and torch.cuda.is_available()  # a warning per loader otherwise

@@ -72,8 +72,8 @@ class Watch(pl.Callback, io.IOMixin):
 
 def members_lose(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, Any]:
     """Cross-entropy of every member in nats per token, on held-out sequences, and these."""
-    dataset = trainer.datamodule._validation_ds  # pyright: ignore[reportAttributeAccessIssue]
-    tokens_bl, labels_bl = dataset_tokens(dataset, SEQUENCES)
+    assert trainer.val_dataloaders is not None
+    tokens_bl, labels_bl = dataset_tokens(trainer.val_dataloaders.dataset, SEQUENCES)
 
     def measure(_: int, student: Output, teacher: Output | None) -> torch.Tensor:
         return distill_loss(DistillConfig(mode="ce"), student, None, labels_bl)[0].double() / labels_bl.numel()

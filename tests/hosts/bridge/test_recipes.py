@@ -118,6 +118,54 @@ def test_a_plan_is_made_of_a_recipe(
     assert printed["best"] == recipe_of(size).layout(stage, PAPER, 128, "h100").to_json()
 
 
+@pytest.mark.parametrize("size", ["4b_sft", "30b_a3b_sft"])
+def test_a_family_on_conversations_reads_packed_answers_of_its_stages_lengths(size: str, tmp_path: Path) -> None:
+    from nemo_elastic.plan.stages import PAPER
+
+    family, dir = recipe_of(size), str(tmp_path)
+    jobs = family.jobs("/p", ["/data/chats"], dir, ["/data/long"])
+    for job, folder, length in (("rank", "chats", 8192), ("stage1", "chats", 8192), ("stage2", "long", 49152)):
+        config, stage = jobs[job].config, PAPER.stage(2 if job == "stage2" else 1)
+        dataset, specs = config.dataset, config.dataset.offline_packing_specs
+        assert (dataset.dataset_root, dataset.seq_length) == (f"/data/{folder}", length) and stage.seq_length == length
+        assert config.model.seq_length == length
+        assert (specs.packed_sequence_size, dataset.max_train_samples) == (length, stage.samples)
+        assert specs.packed_train_data_path == f"/data/{folder}/training.idx.parquet"
+        assert dataset.enable_offline_packing and dataset.dataset_kwargs == {"pad_to_max_length": True}
+        tokenizer = config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model
+        assert tokenizer == ("HuggingFaceTokenizer", "/data/chats/tokenizer")
+        if job != "rank":
+            ranks = family.layout(2 if job == "stage2" else 1, PAPER, 128, "h100").data
+            assert config.validation.eval_global_batch_size == ranks, "a micro-batch of each"
+    with pytest.raises(ElasticError, match=r"^long_data: None is not allowed; \[FOLDER\], .* --packed parquet"):
+        family.job("stage2", "/p", ["/data/chats"], dir)
+
+
+def test_the_30b_a3b_on_conversations_is_that_on_text_but_for_its_data(tmp_path: Path) -> None:
+    from nemo_elastic.hosts.bridge.settings import run_settings
+
+    each = [recipe_of(size).jobs("/p", ["/data/a"], str(tmp_path), ["/data/b"]) for size in ("30b_a3b", "30b_a3b_sft")]
+    for job in each[0]:
+        text, chats = (run_settings(jobs[job]) for jobs in each)
+        differ = {name for name in text.keys() | chats.keys() if text.get(name) != chats.get(name)}
+        own = ("dataset", "tokenizer", "validation.eval_global_batch_size")
+        assert {name for name in differ if not name.startswith(own)} == set()
+
+
+def test_the_recipe_of_the_4b_tells_its_layouts_and_members_reach_their_budgets() -> None:
+    from nemo_elastic.core.cost import parameters
+    from nemo_elastic.plan.stages import PAPER
+    from nemo_elastic.plan.work import members
+
+    family, file = recipe_of("4b_sft"), ROOT / "recipes" / "bridge" / "nemotron_elastic_4b_sft.py"
+    lines = [line.strip() for line in str(ast.get_docstring(ast.parse(file.read_text()))).splitlines()]
+    for number in (1, 2):
+        assert f"stage {number}: {family.layout(number, PAPER, 128, 'h100')}" in lines
+    parent = family.config.parent_shape(family.parent)
+    sizes = {name: parameters(parent, subnet) for name, subnet in members(parent, family.config).items()}
+    assert 2.9e9 < sizes["3b"] <= 3.0e9 and 2.1e9 < sizes["2b"] <= 2.2e9
+
+
 def test_the_recipe_of_a_parent_with_experts_tells_its_layouts_and_what_the_ranking_holds() -> None:
     from nemo_elastic.core.cost import parameters
     from nemo_elastic.core.layout import elements, rows, sizes

@@ -22,7 +22,7 @@ from tests.support.bridge import import_bridge
 
 import_bridge()
 
-NAMES = ("12b", "9b", "8b", "30b_a3b")
+NAMES = ("12b", "9b", "8b", "30b_a3b", "4b_sft", "30b_a3b_sft")
 
 
 @pytest.fixture(params=NAMES)
@@ -57,7 +57,7 @@ def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any) -> None:
     """By hand, as the comparison could be wrong."""
     from nemo_elastic.rehearsal.bridge.small_jobs import watched_jobs
 
-    own = rehearsal.family.jobs("/checkpoints/parent", ["/data/text"], "/runs/family")
+    own = rehearsal.family.jobs("/checkpoints/parent", ["/data/text"], "/runs/family", ["/data/long"])
     small = watched_jobs(rehearsal.family, rehearsal.own)
     for name in ("stage1", "stage2"):
         before, after = own[name].config, small[name].config
@@ -80,7 +80,7 @@ def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any) -> None:
 @pytest.mark.rehearsal
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize("name", ["9b", "30b_a3b"])
+@pytest.mark.parametrize("name", ["9b", "30b_a3b", "4b_sft", "30b_a3b_sft"])
 def test_the_command_rehearses_a_recipe(tmp_path: Path, name: str) -> None:
     # Bridge's own transformers has a nemotron_h
     env = environment(NEMORUN_HOME=str(tmp_path / "home"))

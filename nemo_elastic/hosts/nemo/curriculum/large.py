@@ -12,16 +12,19 @@ import nemo_run as run
 import torch
 from nemo import lightning as nl
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+from nemo.collections.llm.gpt.data.packed_sequence import PackedSequenceSpecs
 from nemo.collections.llm.recipes.log.default import tensorboard_logger
 from nemo.collections.llm.recipes.optim.adam import distributed_fused_adam_with_cosine_annealing
 from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 
 from nemo_elastic.core.family import Parent
+from nemo_elastic.data.packing import NPY
 from nemo_elastic.formats.megatron.shape import stock_sizes
+from nemo_elastic.hosts.common.chat_data import chat_folder, packed_files
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
 from nemo_elastic.hosts.common.token_files import SPLIT, Blend, splits_of
-from nemo_elastic.hosts.nemo.folder_data import FolderDataModule
+from nemo_elastic.hosts.nemo.folder_data import FolderDataModule, PackedChats
 from nemo_elastic.hosts.nemo.platform.strategy import CPUMegatronStrategy
 from nemo_elastic.hosts.nemo.recipe.checks import made_by
 
@@ -121,7 +124,7 @@ class FamilyRecipe(PlannedFamily):
             config.recompute_granularity, config.recompute_method, config.recompute_num_layers = "full", "uniform", 1
         if own.tokenizer is not None:
             recipe.model.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=own.tokenizer)
-        recipe.data = blend(job, own, recipe.model.tokenizer)
+        recipe.data = (chats if own.chat else blend)(job, own, recipe.model.tokenizer)
         trainer = recipe.trainer
         trainer.plugins = [bf16_mixed()]
         # its own ModelCheckpoint gives way to that of `log`, at a place that the next job knows
@@ -173,6 +176,35 @@ def blend(job: str, own: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> 
         num_workers=workers,
         persistent_workers=workers > 0,
         index_mapping_dir=job_folder(own.dir, "index"),
+    )
+
+
+def chats(job: str, own: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> run.Config:
+    """NeMo's fine-tuning data for a job: packed conversations, of which answers count.
+
+    Args:
+        job, own: what reads them.
+        tokenizer: its config.
+        seed: of the order of sequences.
+
+    Raises:
+        ElasticError: see `chat_folder`.
+    """
+    folder, stage = chat_folder(own, job, NPY), own.stage(job)
+    workers = WORKERS if own.workers is None else own.workers
+    specs = run.Config(PackedSequenceSpecs, packed_sequence_size=stage.seq_length, **packed_files(folder, NPY))
+    return run.Config(
+        PackedChats,
+        dataset_root=folder,
+        seq_length=stage.seq_length,
+        micro_batch_size=stage.micro_batch_size,
+        global_batch_size=stage.global_batch_size,
+        tokenizer=tokenizer,
+        seed=seed,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        packed_sequence_specs=specs,
+        dataset_kwargs={"pad_to_max_length": True},  # as ranks and stages share it
     )
 
 

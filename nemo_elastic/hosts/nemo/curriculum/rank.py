@@ -127,7 +127,7 @@ def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: s
     trainer.callbacks = [run.Config(RankCallback, out=out, checkpoint=checkpoint)]
     trainer.limit_val_batches = 1
     # Megatron builds an order of all validations that training would make: this many train batches have one
-    trainer.val_check_interval = recipe.data.num_train_samples or trainer.max_steps
+    trainer.val_check_interval = getattr(recipe.data, "num_train_samples", None) or trainer.max_steps
     trainer.strategy.ckpt_async_save = False
     trainer.strategy.setup_optimizers = False
     trainer.strategy.ddp = "pytorch"  # outside of training that is none at all, so no buffers for gradients

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe on conversations is that of the same parent on text, but for the data and its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import fiddle
+import nemotron_elastic_12b
+import nemotron_elastic_12b_sft
+import pytest
+
+from nemo_elastic.data.prepare import prepare
+from nemo_elastic.errors import ElasticError
+from tests.data.large import sums, write_tokenizer
+
+pytestmark = pytest.mark.nemo
+JOBS = ("rank", "stage1", "stage2")
+
+
+@pytest.fixture(scope="module")
+def jobs() -> dict[str, Any]:
+    return nemotron_elastic_12b_sft.FAMILY.jobs("/p", ["/data/chats"], "/runs/x", ["/data/long"])
+
+
+def test_it_is_the_recipe_on_text_but_for_its_data(jobs: dict[str, Any]) -> None:
+    from nemo_elastic.hosts.nemo.recipe.settings import settings
+
+    text = nemotron_elastic_12b.FAMILY.jobs("/p", ["/data/text"], "/runs/x")
+    for job in JOBS:
+        ours, theirs = settings(jobs[job]), settings(text[job])
+        differ = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
+        assert {name for name in differ if not name.startswith(("data", "model.tokenizer"))} <= {
+            "trainer.val_check_interval" if job == "rank" else ""  # of a job that validates nothing
+        }
+        for name in ("seq_length", "micro_batch_size", "global_batch_size"):
+            assert getattr(jobs[job].data, name) == getattr(text[job].data, name)
+
+
+def test_each_stage_reads_packed_answers_of_its_length(jobs: dict[str, Any]) -> None:
+    for job, folder, length in zip(JOBS, ("chats", "chats", "long"), (8192, 8192, 49152), strict=True):
+        data = jobs[job].data
+        specs = data.packed_sequence_specs
+        assert (data.dataset_root, data.seq_length, specs.packed_sequence_size) == (f"/data/{folder}", length, length)
+        assert specs.packed_train_data_path == f"/data/{folder}/training.npy"
+        assert data.dataset_kwargs == {"pad_to_max_length": True}
+        assert data.tokenizer.pretrained_model_name == "/data/chats/tokenizer"
+    own = nemotron_elastic_12b_sft.stage1_recipe("/p", ["/data/chats"], "/runs/x", tokenizer="/checkpoints/tokenizer")
+    assert own.data.tokenizer.pretrained_model_name == "/checkpoints/tokenizer"
+
+
+def test_the_second_stage_asks_for_sequences_of_its_own() -> None:
+    with pytest.raises(ElasticError, match=r"^long_data: None is not allowed; \[FOLDER\], .* --length 49152"):
+        nemotron_elastic_12b_sft.stage2_recipe("/p", ["/data/chats"], "/runs/x")
+
+
+def test_its_data_module_reads_what_nemo_elastic_data_packs(tmp_path: Path) -> None:
+    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+
+    from nemo_elastic.hosts.nemo.curriculum.large import chats
+    from nemo_elastic.plan.stages import Curriculum, Stage
+
+    (tmp_path / "chats.jsonl").write_text(sums(40))
+    made = prepare(tmp_path / "out", [tmp_path / "chats.jsonl"], write_tokenizer(tmp_path / "t"), length=64, workers=1)
+    plan = Curriculum(Stage(64, 2, 2), Stage(64, 2, 2))
+    own = nemotron_elastic_12b_sft.FAMILY.run_of("/p", [str(made.path)], str(tmp_path), curriculum=plan)
+    import nemo_run as run
+
+    module = fiddle.build(chats("stage1", own, run.Config(AutoTokenizer, pretrained_model_name=own.tokenizer)))
+    module.prepare_data()
+    module.global_batch_size = 200
+    module.trainer, module.data_sampler = SimpleNamespace(global_step=0), SimpleNamespace()
+    assert len(module.val_dataloader().dataset) == 200 > made.sequences["val"], "NeMo would validate nothing"
+    dataset = module._create_dataset(module.train_path_packed, module.pack_metadata, **module.dataset_kwargs)
+    batch = dataset.collate_fn([dataset[0]])
+    assert batch["tokens"].shape == (1, 64) and 0 < int(batch["loss_mask"].sum()) < 64
+    assert batch["cu_seqlens"].shape[1] > 2, "several conversations, and where each ends"
