@@ -25,6 +25,10 @@ NEMO, BRIDGE = "NeMo", "Megatron-Bridge"
 COLUMNS = ("rank", "stage 1", "stage 2", "validate")
 #: of a run of each stage; conversations in the files
 STEPS, CHATS = 2, 60
+#: file of the losses of a stock fine-tuning, and of a family's whole member; how far they may be apart, relative
+AS_STOCK, APART = "as stock", 1e-5
+#: a block by which the whole member alone is trained, by cross-entropy
+WHOLE: dict[str, Any] = {"sampling": {"full": 1}, "distill": {"mode": "ce"}}
 #: a block that ranks, searches and learns shapes on the data
 ASKS: dict[str, Any] = {
     "importance": {"samples": 8, "depth_samples": 4}, "search": {"candidates": 4, "tokens": 256},
@@ -144,6 +148,14 @@ def check(kind: Kind, facts: Mapping[str, Any]) -> None:
         assert validations and all(0 < loss < 10 for losses in validations for loss in losses.values()), stage
         assert sorted(validations[-1]) == ["full", "large", "small"], stage
     assert facts["documents"] == kind.packed, facts
+
+
+def check_as_stock(facts: Mapping[str, list[float]]) -> None:
+    """The whole member loses in every step what the host's own fine-tuning loses, which learns."""
+    for name, stock in facts.items():
+        own = facts["whole" + name.removeprefix("stock")]
+        assert len(own) == len(stock) == 2 * STEPS and stock[-1] < stock[0], facts
+        assert all(abs(a - b) <= APART * b for a, b in zip(own, stock, strict=True)), facts
 
 
 if __name__ == "__main__":

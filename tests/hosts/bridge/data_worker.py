@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.hosts.bridge.runs import Job, config, own_tokenizer, prepare_data, prompts, write_prompts
-from tests.hosts.data_kinds import ASKS, BRIDGE, STEPS, runs_of, write_data
+from tests.hosts.data_kinds import AS_STOCK, ASKS, BRIDGE, STEPS, WHOLE, runs_of, write_data
 from tests.parallel.runs import LENGTH, Layout
 
 
@@ -94,6 +94,51 @@ def train(place: Path, name: str) -> dict[str, Any]:
     return facts | {"ranking": ranking["provenance"], "documents": True in seen}
 
 
+def as_stock(place: Path) -> dict[str, Any]:
+    """Losses of Bridge's own fine-tuning on prompts and answers, and of a family's whole member on the same.
+
+    Both at one rate, for their schedules are not the same; with micro-batches that weigh alike, and tokens.
+    """
+    from megatron.bridge.training.callbacks import Callback
+    from megatron.bridge.training.gpt_step import forward_step
+    from megatron.bridge.training.pretrain import pretrain
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+
+    from nemo_elastic.hosts.bridge.apply import apply_elastic
+    from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
+    from nemo_elastic.hosts.bridge.step import LOSS
+    from tests.parallel.runs import PEAK, block_of
+
+    class Recorder(Callback):
+        def __init__(self, losses: list[float]) -> None:
+            self.losses = losses
+
+        def on_train_step_start(self, context: Any) -> None:
+            for group in context.optimizer.param_groups:
+                group["lr"] = PEAK
+
+        def on_train_step_end(self, context: Any) -> None:
+            self.losses.append(float(context.loss_dict[LOSS]))
+
+    parent, losses = str(place / "parent" / "checkpoints"), {}
+    for per_token in (False, True):
+        for name in ("stock", "whole"):
+            losses[f"{name} {per_token}"] = own = []
+            out = place / AS_STOCK / f"{name} {per_token}"
+            layout = Layout(micro_batches=2)
+            made = container(place, "b prompts", Job(str(out), layout=layout, steps=2 * STEPS, per_token=per_token))
+            if name == "stock":
+                made.checkpoint.pretrained_checkpoint = parent
+                with bridge_on_this_machine(made):
+                    pretrain(made, forward_step, callbacks=[Recorder(own)])
+            else:
+                run = apply_elastic(made, block_of(layout, **WHOLE), teacher=parent, verbose=False)
+                run.callbacks.append(Recorder(own))
+                run.pretrain()
+            destroy_num_microbatches_calculator()
+    return losses
+
+
 def main(place: Path, names: list[str]) -> None:
     import logging
     import warnings
@@ -113,8 +158,9 @@ def main(place: Path, names: list[str]) -> None:
     forks.run(place / "log" / "notes", 1, write_data, place, "parquet", LENGTH)
     parent = Job(str(place / "parent"), kind="parent", steps=2)
     forks.run(place / "log" / "parent", 1, run, place, parent)
-    for name in names or runs_of(BRIDGE):
-        (facts,) = forks.run(place / "log" / name, 1, train, place, name)
+    for name in names or [*runs_of(BRIDGE), AS_STOCK]:
+        given = (as_stock, place) if name == AS_STOCK else (train, place, name)
+        (facts,) = forks.run(place / "log" / name, 1, *given)
         (place / f"{name}.json").write_text(json.dumps(facts))
 
 

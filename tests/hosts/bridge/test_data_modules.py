@@ -12,7 +12,7 @@ import pytest
 
 from nemo_elastic.errors import ElasticError
 from tests.hosts.bridge.layouts import processes
-from tests.hosts.data_kinds import BRIDGE, KINDS, check, runs_of
+from tests.hosts.data_kinds import AS_STOCK, BRIDGE, KINDS, check, check_as_stock, runs_of
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
 from tests.support.bridge import import_bridge
@@ -26,6 +26,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     codes = processes(place, "data", ["tests.hosts.bridge.data_worker", place])
     assert codes == [0], (place / "data.log").read_text()[-4000:]
     return place
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_the_whole_member_loses_in_every_step_what_the_hosts_own_fine_tuning_loses(place: Path) -> None:
+    check_as_stock(json.loads((place / f"{AS_STOCK}.json").read_text()))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.hosts.data_kinds import ASKS, NEMO, STEPS, runs_of, write_data
+from tests.hosts.data_kinds import AS_STOCK, ASKS, NEMO, STEPS, WHOLE, runs_of, write_data
 from tests.parallel.runs import LENGTH, Layout
 
 
@@ -89,6 +89,36 @@ def train(place: Path, name: str) -> dict[str, Any]:
     return facts | {"ranking": ranking["provenance"], "documents": True in seen}
 
 
+def as_stock(place: Path) -> dict[str, Any]:
+    """Losses of NeMo's own fine-tuning on prompts and answers, and of a family's whole member on the same."""
+    import fiddle
+    import nemo_run as run
+    import torch
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+    from nemo import lightning as nl
+
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+    from tests.parallel import runs
+
+    runs.quiet()
+    torch.cuda.LongTensor = torch.LongTensor  # NeMo counts its samples with it
+    parent, losses = str(runs.parent(place)), {}
+    for name in ("stock", "whole"):
+        out = place / AS_STOCK / name
+        task = runs.recipe(place, out, Layout(micro_batches=2), 2 * STEPS)
+        task.data = data_of(place, "prompts", task)
+        if name == "stock":
+            task.resume.restore_config = run.Config(nl.RestoreConfig, path=parent, load_optim_state=False)
+        else:
+            block = runs.block_of(Layout(), **WHOLE)
+            task = apply_elastic(task, block, teacher=parent, out=str(out / "elastic"), verbose=False)
+        destroy_num_microbatches_calculator()
+        fiddle.build(task)()
+        lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        losses[name] = [line["reduced_train_loss"] for line in lines if line["kind"] == "step"]
+    return losses
+
+
 def main(place: Path, names: list[str]) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all)
     from tests.hosts.bridge.runs import write_prompts
@@ -97,8 +127,9 @@ def main(place: Path, names: list[str]) -> None:
     forks.prepare(place, whole=False)
     write_prompts(place)
     forks.run(place / "log" / "notes", 1, write_data, place, "npy", LENGTH)
-    for name in names or runs_of(NEMO):
-        (facts,) = forks.run(place / "log" / name, 1, train, place, name)
+    for name in names or [*runs_of(NEMO), AS_STOCK]:
+        given = (as_stock, place) if name == AS_STOCK else (train, place, name)
+        (facts,) = forks.run(place / "log" / name, 1, *given)
         (place / f"{name}.json").write_text(json.dumps(facts))
 
 

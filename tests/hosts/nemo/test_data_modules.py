@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from tests.hosts.data_kinds import KINDS, NEMO, TABLE, check, markdown, runs_of
+from tests.hosts.data_kinds import AS_STOCK, KINDS, NEMO, TABLE, check, check_as_stock, markdown, runs_of
 from tests.workers import work
 
 pytestmark = pytest.mark.nemo
@@ -21,6 +21,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("data")
     work("tests.hosts.nemo.data_worker", place)
     return place
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_the_whole_member_loses_in_every_step_what_the_hosts_own_fine_tuning_loses(place: Path) -> None:
+    check_as_stock(json.loads((place / f"{AS_STOCK}.json").read_text()))
 
 
 @pytest.mark.slow
