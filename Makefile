@@ -56,6 +56,10 @@ run-tests = $(QUIET_THREADS) NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
 demo-context: $(VENV)/.stamp ## The demo, and a second family that shows what the longer context of stage 2 brings
 	OMP_WAIT_POLICY=passive $(BIN)/nemo-elastic demo --out $(OUT)-context --context
 
+.PHONY: demo-chat
+demo-chat: $(VENV)/.stamp ## A parent that answers in chat form, members distilled on packed conversations, in runs/demo-chat, and docs/tables/demo_chat.md
+	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore recipes/demo_chat.py --out $(OUT)-chat --markdown docs/tables/demo_chat.md
+
 .PHONY: test
 test: $(VENV)/.stamp $(HF)/.stamp ## Tests of everything, parity with transformers and faults included, about 14 minutes on two cores
 	$(call run-tests,not long and not rehearsal)

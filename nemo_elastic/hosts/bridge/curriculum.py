@@ -58,6 +58,8 @@ __all__ = [
 
 #: global batches that a validation runs, for every member
 VALIDATION_BATCHES = 1
+#: micro-batches of conversations that it has at least, on all ranks
+HELD_OUT = 8
 #: loader processes of a rank that reads conversations, as Bridge's recipes have for text
 WORKERS = 8
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -250,8 +252,9 @@ def _lay_out(model: Any, layout: Layout) -> None:
 def _data(config: Any, job: str, own: CurriculumRun, replicas: int) -> None:
     if own.chat:
         config.dataset = _chats(job, own)
-        # a micro-batch of each rank: fewer conversations are held out than a step may train on
-        config.validation.eval_global_batch_size = replicas * own.stage(job).micro_batch_size
+        # a micro-batch of each rank, some of few ranks: fewer conversations are held out than a step may train on
+        each = max(1, HELD_OUT // replicas) * own.stage(job).micro_batch_size
+        config.validation.eval_global_batch_size = replicas * each
     else:
         _text(config.dataset, job, own)
     dataset, validation, stage = config.dataset, config.validation, own.stage(job)
