@@ -174,6 +174,12 @@ study-specialize: $(VENV)/.stamp ## A task's own shape in the demo's family, hal
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.specialize $(ARGS) > runs/study_specialize.md
 	mv runs/study_specialize.md docs/tables/study_specialize.md
 
+.PHONY: study-on-policy
+study-on-policy: $(VENV)/.stamp ## A member taught on the data's answers or on its own, a quarter of an hour of one core, into docs/tables/study_on_policy.md
+	mkdir -p runs
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.on_policy $(ARGS) > runs/study_on_policy.md
+	mv runs/study_on_policy.md docs/tables/study_on_policy.md
+
 .PHONY: study-gates
 study-gates: $(VENV)/.stamp ## What soft gates on experts should multiply, a quarter of an hour, into docs/tables/study_gates.md
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.expert_gates --markdown docs/tables/study_gates.md $(ARGS)

@@ -1,0 +1,285 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Is a member better taught on the data's answers or on its own? Worked problems, equal FLOPs, three seeds.
+
+python -m benchmarks.study.on_policy > docs/tables/study_on_policy.md
+
+A small parent learns to answer generated problems. One member is cut out of it and distilled, each way until it has
+spent as many FLOPs as the others, those of writing included. Plain torch and one core; a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from benchmarks.study.results import markdown
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.layout import tensors
+from nemo_elastic.data.reasoning import Problem, mixture
+from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.train.members import Members
+from nemo_elastic.train.on_policy import MicroBatch
+from nemo_elastic.train.shaping import prepare_members
+from nemo_elastic.train.training import FamilyTraining
+from tests.train.torch_host import TorchHost
+
+#: (task, level) -> how often
+PROBLEMS = {("chain_sum", 1): 1.0, ("chain_sum", 2): 3.0, ("gcd", 1): 1.0}
+#: a token each; the first ends a text
+ALPHABET = ["<end>", *"\n %+-0123456789:=abcdefghijklmnopqrstuvwxyz"]
+END, LENGTH, BATCH = 0, 48, 32
+PARENT = Parent("M-M*-M-", 96, len(ALPHABET), 256, 8, 16, 2, 16, 4, 4, 2, 24, ffn_stripes=8)
+PARENT_STEPS, STEPS, PARENT_LR, LR, WARM = 1500, 120, 3e-3, 1e-3, 0.05
+SEEDS = (0, 1, 2)
+#: name -> share of micro-batches that the member writes, and the term of the others
+WAYS: dict[str, tuple[float, str]] = {
+    "data's answers, forward KL": (0.0, "kl"),
+    "data's answers, reverse KL": (0.0, "reverse_kl"),
+    "half its own": (0.5, "kl"),
+    "its own": (1.0, "kl"),
+}
+
+
+def encode(text: str) -> list[int]:
+    return [ALPHABET.index(c) for c in text]
+
+
+def problems(seed: int, held_out: bool) -> Iterator[Problem]:
+    return (p for p in mixture(PROBLEMS, seed) if p.held_out == held_out and len(p.text) < LENGTH)
+
+
+def batches(seed: int, held_out: bool = False) -> Iterator[MicroBatch]:
+    """Problems with the prompt masked out, each a row, filled up with the token that ends it."""
+    source = problems(seed, held_out)
+    while True:
+        ids = torch.full((BATCH, LENGTH + 1), END)
+        mask = torch.zeros(BATCH, LENGTH)
+        for row in range(BATCH):
+            problem = next(source)
+            text, prompt = encode(problem.text), len(problem.prompt)
+            ids[row, : len(text)] = torch.tensor(text)
+            mask[row, prompt - 1 : len(text)] = 1
+        yield MicroBatch(ids[:, :-1], ids[:, 1:], mask)
+
+
+def fresh(seed: int) -> NemotronH:
+    """A parent to train: norms of 1, and what layers add is small at first."""
+    state = NemotronH.random(PARENT, seed).state_dict()
+    for t in tensors(PARENT, PARENT.full):
+        if "norm" in t.row.name:
+            state[t.hf] = torch.ones_like(state[t.hf])
+        elif t.row.name.endswith(("out_proj", "down", "attention.out")):
+            state[t.hf] = state[t.hf] / math.sqrt(2 * PARENT.num_layers)
+    return NemotronH(PARENT, state)
+
+
+def rate(done: float) -> float:
+    """Share of the peak rate after a share of the FLOPs: warm-up, then a cosine to a tenth."""
+    return min(1.0, done / WARM + 0.02) * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def optimizer_of(model: NemotronH) -> torch.optim.AdamW:
+    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == wide] for wide in (True, False))
+    return torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], betas=(0.9, 0.95))
+
+
+def step(model: NemotronH, optimizer: torch.optim.AdamW, loss: torch.Tensor, lr: float) -> None:
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def train_parent(steps: int) -> NemotronH:
+    """Cross-entropy on the answers."""
+    model, data = fresh(0), batches(100)
+    optimizer = optimizer_of(model)
+    for i in range(steps):
+        rows = next(data)
+        logits = model(rows.tokens_bs).flatten(0, 1)
+        losses = torch.nn.functional.cross_entropy(logits, rows.labels_bs.flatten(), reduction="none")
+        weights = rows.mask_bs.flatten()
+        step(model, optimizer, (losses * weights).sum() / weights.sum(), PARENT_LR * rate(i / steps))
+    return model
+
+
+def right(model: NemotronH, member: Subnet | None, asked: Sequence[Problem]) -> float:
+    """Share of problems whose greedy answer is right."""
+    prompts = [encode(p.prompt) for p in asked]
+    limits = [LENGTH - len(p) for p in prompts]
+    said = model.generate(prompts, limits, [END], member)
+    texts = ("".join(ALPHABET[i] for i in new if i != END) for new in said)
+    return mean(p.is_solved_by(p.prompt + text) for p, text in zip(asked, texts, strict=True))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a way has made of the member: steps, FLOPs and their share that generated, answers right, and divergences
+    from the parent on the answers of held-out problems."""
+
+    way: str
+    seed: int
+    steps: int
+    flops: float
+    generated: float
+    right: float
+    forward: float
+    reverse: float
+
+
+def divergences(host: TorchHost, member: Subnet) -> tuple[float, float]:
+    """KL(parent || member) and KL(member || parent), nats per token of the data's answers that no training saw."""
+    sums, source = torch.zeros(3, dtype=torch.float64), batches(999, held_out=True)
+    with torch.no_grad():
+        for _ in range(10):
+            rows = next(source)
+            p, q = (m.log_softmax(-1) for m in (host.frozen(rows.tokens_bs), host.model(rows.tokens_bs, member)))
+            each = (p.exp() * (p - q)).sum(-1), (q.exp() * (q - p)).sum(-1), torch.ones(BATCH, LENGTH)
+            sums += torch.stack([(e * rows.mask_bs).sum() for e in each]).double()
+    return float(sums[0] / sums[2]), float(sums[1] / sums[2])
+
+
+class Distilling:
+    """A member of a parent, distilled one way.
+
+    Args:
+        parent: trained.
+        way: of `WAYS`.
+        seed: of the data, of who writes and of what is sampled.
+        out: for the ranking.
+    """
+
+    def __init__(self, parent: NemotronH, way: str, seed: int, out: Path, ratio: float) -> None:
+        self.way, self.seed = way, seed
+        share, term = WAYS[way]
+        config = ElasticConfig.from_dict({
+            "budgets": [{"name": "full"}, {"name": "small", "ratio": ratio}],
+            "axes": {"hidden": [96, 80, 64, 48], "ffn": [256, 192, 128, 64], "mamba_heads": [8, 6, 4],
+                     "depth": [7, 6, 5]},
+            "importance": {"samples": 64, "depth_samples": 8}, "search": None, "router": None,
+            "sampling": {"small": 1}, "seed": seed, "distill": {"terms": {term: 1}, "on_policy": share},
+        })  # fmt: skip
+        ranked = torch.cat([rows.tokens_bs for rows, _ in zip(batches(200 + seed), range(2), strict=False)])
+        self.host = TorchHost(PARENT, parent.state_dict(), ranked, BATCH)
+        self.host.stop_ids = (END,)
+        self.family = FamilyTraining(config, stage=2)
+        self.family.members = Members(PARENT, 2, None)
+        prepare_members(self.family, self.host, out)
+        self.member = self.family.members.get()[1]
+        self.spent = self.generated = 0.0
+
+    def train(self, flops: float) -> int:
+        """Train until so many are spent; returns steps."""
+        host, family, data = self.host, self.family, batches(300 + self.seed)
+        optimizer, own, whole = optimizer_of(host.model), self.cost(self.member), self.cost(PARENT.full)
+        while self.spent < flops:
+            samples = family.next_samples(host.step)
+            rows = family.written(host, samples, next(data))
+            loss, _ = family.loss(host, samples, *rows)
+            step(host.model, optimizer, loss * host.factor(rows.mask_bs.sum()), LR * rate(self.spent / flops))
+            self.spent += rows.tokens_bs.numel() * (3 * own + whole)
+            if samples[0].on_policy:  # a prompt is read once, and every token that is written but the last
+                made = own * sum(int(row.nonzero()[-1]) + 1 for row in rows.mask_bs)
+                self.spent, self.generated = self.spent + made, self.generated + made
+            host.step += 1
+        return host.step
+
+    @staticmethod
+    def cost(member: Subnet) -> float:
+        """Forward FLOPs of a token."""
+        return float(flops_per_token(PARENT, member, LENGTH))
+
+
+def distil(parent: NemotronH, way: str, seed: int, flops: float, ratio: float, asked: Sequence[Problem]) -> Result:
+    with tempfile.TemporaryDirectory() as out:
+        run = Distilling(parent, way, seed, Path(out), ratio)
+    steps = run.train(flops)
+    answers = right(run.host.model, run.member, asked)
+    return Result(way, seed, steps, run.spent, run.generated / run.spent, answers, *divergences(run.host, run.member))
+
+
+def page(results: Sequence[Result], parent: float, untrained: float, facts: str) -> str:
+    """The table, and what it is of."""
+    head = ["trained on", "steps", "share of FLOPs that writes", "answers right", "of each seed", "KL(parent, member)",
+            "KL(member, parent)"]  # fmt: skip
+    others = {"the parent": parent, "nothing: the member as it was cut": untrained}
+    rows: list[list[Any]] = [[name, "–", "–", f"{100 * each:.1f}%", "–", "–", "–"] for name, each in others.items()]
+    for way in dict.fromkeys(r.way for r in results):
+        of = [r for r in results if r.way == way]
+        rows.append([
+            way, f"{mean(r.steps for r in of):.0f}", f"{100 * mean(r.generated for r in of):.0f}%",
+            f"{100 * mean(r.right for r in of):.1f}%", ", ".join(f"{100 * r.right:.1f}%" for r in of),
+            f"{mean(r.forward for r in of):.4f}", f"{mean(r.reverse for r in of):.4f}",
+        ])  # fmt: skip
+    return f"{markdown(head, rows)}\n{facts}\n"
+
+
+def parent_of(runs: Path, steps: int) -> NemotronH:
+    """The parent, as an earlier run left it."""
+    kept = runs / "parent.pt"
+    if not kept.exists():
+        torch.save(train_parent(steps).state_dict(), kept)
+    return NemotronH(PARENT, torch.load(kept))
+
+
+def results_of(parent: NemotronH, args: argparse.Namespace, flops: float, asked: Sequence[Problem]) -> list[Result]:
+    """What every way and seed has made; those of an earlier run stand in `results.jsonl`."""
+    kept = args.runs / "results.jsonl"
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    results = [Result(**json.loads(line)) for line in lines]
+    for seed in args.seeds:
+        for way in WAYS:
+            if not any((r.way, r.seed) == (way, seed) for r in results):
+                results.append(distil(parent, way, seed, flops, args.ratio, asked))
+                with kept.open("a") as file:
+                    file.write(json.dumps(asdict(results[-1])) + "\n")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/study/on_policy"))
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the first way; the others spend as many FLOPs")
+    parser.add_argument("--parent-steps", type=int, default=PARENT_STEPS)
+    parser.add_argument("--asked", type=int, default=300)
+    parser.add_argument("--ratio", type=float, default=0.5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.runs.mkdir(parents=True, exist_ok=True)
+    source = problems(7, held_out=True)
+    asked = list({p.question: p for p in islice(source, 3 * args.asked)}.values())[: args.asked]
+    parent = parent_of(args.runs, args.parent_steps)
+    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(sys.stderr):
+        first = Distilling(parent, next(iter(WAYS)), 0, Path(out), args.ratio)
+    untrained, member = right(first.host.model, first.member, asked), first.member
+    flops = args.steps * BATCH * LENGTH * (3 * first.cost(member) + first.cost(PARENT.full))
+    with contextlib.redirect_stdout(sys.stderr):  # the ranking's progress
+        results = results_of(parent, args, flops, asked)
+    facts = (
+        f"A parent of {parameters(PARENT, PARENT.full):,} parameters, a member of {parameters(PARENT, member):,}; "
+        f"{flops:.3g} FLOPs each, the teacher's and those of writing counted; {len(asked)} held-out problems, "
+        f"answered greedily; divergences in nats a token of their answers."
+    )
+    print(page(results, right(parent, None, asked), untrained, facts), end="")
+
+
+if __name__ == "__main__":
+    main()
