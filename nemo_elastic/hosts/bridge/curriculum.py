@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from megatron.bridge.data.builders.gpt_sft import GPTSFTDatasetConfig
 from megatron.bridge.data.packing.config import PackedSequenceSpecs
+from megatron.bridge.training.config import GPTDatasetConfig
 from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 
 from nemo_elastic.core.family import Parent
@@ -256,6 +257,8 @@ def _data(config: Any, job: str, own: CurriculumRun, replicas: int) -> None:
         each = max(1, HELD_OUT // replicas) * own.stage(job).micro_batch_size
         config.validation.eval_global_batch_size = replicas * each
     else:
+        if not isinstance(config.dataset, GPTDatasetConfig):  # a recipe of prompts and answers
+            config.dataset = _no_text(config.dataset.seed)
         _text(config.dataset, job, own)
     dataset, validation, stage = config.dataset, config.validation, own.stage(job)
     dataset.seq_length = stage.seq_length
@@ -276,6 +279,11 @@ def _text(dataset: Any, job: str, own: CurriculumRun) -> None:
     dataset.path_to_cache = os.path.join(own.dir, "index")
     # nothing reads it, and at 49152 tokens each micro-batch would have one of 2.4 GB
     dataset.create_attention_mask = False
+
+
+def _no_text(seed: int) -> GPTDatasetConfig:
+    resets = dict.fromkeys(("reset_position_ids", "reset_attention_mask", "eod_mask_loss"), False)
+    return GPTDatasetConfig(random_seed=seed, seq_length=1, dataloader_type="single", **resets)
 
 
 def _chats(job: str, own: CurriculumRun) -> GPTSFTDatasetConfig:

@@ -39,6 +39,25 @@ def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:
     assert {change.name.split(": ")[0] for change in changed} == {"rank", "stage1", "stage2", "slice"}
 
 
+def test_bridges_own_sft_recipe_has_a_rehearsal(tmp_path: Path) -> None:
+    """On packed conversations, and its parent's own training on text, which the recipe's data is not."""
+    from megatron.bridge.data.builders.gpt_sft import GPTSFTDatasetConfig
+    from megatron.bridge.training.config import GPTDatasetConfig
+
+    from nemo_elastic.rehearsal.bridge.small_jobs import watched_jobs
+    from nemo_elastic.rehearsal.run import rehearsal_of
+    from nemo_elastic.rehearsal.short import parent_run, text_of
+    from tests.hosts.bridge.stock_sft import FAMILY
+
+    rehearsal = rehearsal_of(FAMILY, str(tmp_path))
+    assert {change.why for change in rehearsal.changed} == WHYS
+    for name, run in watched_jobs(FAMILY, rehearsal.own).items():
+        assert isinstance(run.config.dataset, GPTSFTDatasetConfig) and run.config.dataset.enable_offline_packing, name
+    parent = FAMILY.stock_config("parent", parent_run(rehearsal.own, rehearsal.short)).dataset
+    assert isinstance(parent, GPTDatasetConfig)
+    assert parent.blend_per_split[0][0] == text_of(str(tmp_path))["train"]
+
+
 def test_a_budget_of_active_parameters_is_rehearsed(tmp_path: Path) -> None:
     from dataclasses import replace
 
