@@ -101,9 +101,11 @@ class Router(nn.Module):
         # Saved, too: with another order the same probabilities would drop other layers.
         self.register_buffer("drop_order", torch.tensor(space.whole_drop_order, dtype=torch.int64))
         for i, price in enumerate(self.prices):
-            self.register_buffer(f"base_{i}", torch.from_numpy(price.base / price.target), persistent=False)
-            for kind, table in price.tables.items():
-                self.register_buffer(f"table_{i}_{kind}", torch.from_numpy(table / price.target), persistent=False)
+            for j, limit in enumerate(price.limits):
+                self.register_buffer(f"base_{i}_{j}", torch.from_numpy(limit.base / limit.target), persistent=False)
+                for kind, table in limit.tables.items():
+                    own = torch.from_numpy(table / limit.target)
+                    self.register_buffer(f"table_{i}_{j}_{kind}", own, persistent=False)
 
     @property
     def space(self) -> Space:
@@ -270,27 +272,31 @@ class Router(nn.Module):
         return Expected(width[HIDDEN][0], tuple(layers))
 
     def expected_cost(self, probabilities: Probabilities, budget: int | str) -> torch.Tensor:
-        """Expected cost over the budget's target, 0-dim float64.
+        """Expected cost over the target, of each limit of the budget: float64 [limits].
 
-        The same as `Budget.cost` of `expected` over `Budget.target`, from the price tables: ten operations instead of
+        The same as `Limit.cost` of `expected` over `Limit.target`, from the price tables: ten operations instead of
         thousands.
         """
         i, space = self.index(budget), self.space
         pi = {axis: p.double() for axis, p in probabilities.items()}
         hidden = pi[HIDDEN][0]
         keep = (pi[DEPTH] @ self._buffer("mask", DEPTH).double())[0]
-        total = hidden @ self._buffer("base", i).double()
-        for kind in self.prices[i].tables:
-            table = torch.einsum("h,h...->...", hidden, self._buffer("table", i, kind).double())
-            layers = [j for j, t in enumerate(space.parent.types) if t == kind]
-            each = _mean(table, [pi[axis] for axis in space.parent.kind(kind).widths])
-            total = total + (keep[layers] * each).sum()
-        return total
+        totals = []
+        for j, limit in enumerate(self.prices[i].limits):
+            total = hidden @ self._buffer("base", i, j).double()
+            for kind in limit.tables:
+                table = torch.einsum("h,h...->...", hidden, self._buffer("table", i, j, kind).double())
+                layers = [n for n, t in enumerate(space.parent.types) if t == kind]
+                each = _mean(table, [pi[axis] for axis in space.parent.kind(kind).widths])
+                total = total + (keep[layers] * each).sum()
+            totals.append(total)
+        return torch.stack(totals)
 
     def budget_loss(self, routed: Routed | Probabilities, budget: int | str) -> torch.Tensor:
         """|C/C_target - 1| of the expected cost C, times `config.below` where C is below its target.
 
-        Zero where it is below `config.deadzone`.
+        Zero where it is below `config.deadzone`. Of several limits each has its own, and they are summed; what is
+        below its target is pulled up only while no other limit is exceeded.
 
         Args:
             routed: what `gates` returned, or bare probabilities.
@@ -301,7 +307,7 @@ class Router(nn.Module):
             0-dim, in the router's dtype; `config.loss_weight` is not applied.
         """
         pi = routed.probabilities if isinstance(routed, Routed) else routed
-        return budget_loss(self.expected_cost(pi, budget) - 1, self.config).to(self._like().dtype)
+        return limits_loss(self.expected_cost(pi, budget) - 1, self.config).to(self._like().dtype)
 
     @torch.no_grad()
     def choose(self, budget: int | str) -> Subnet:
@@ -372,3 +378,9 @@ def budget_loss(miss: torch.Tensor, config: RouterConfig) -> torch.Tensor:
     """Budget loss of relative misses, below zero where a cost is below its target; see `Router.budget_loss`."""
     paid = torch.where(miss < 0, -config.below * miss, miss)
     return torch.where(miss.abs() > config.deadzone, paid, miss.new_zeros(()))
+
+
+def limits_loss(misses: torch.Tensor, config: RouterConfig) -> torch.Tensor:
+    """Budget loss of a budget's limits [limits]: their sum, without those below their targets while one is above."""
+    losses = budget_loss(misses, config)
+    return torch.where((misses > config.deadzone).any() & (misses < 0), 0.0, losses).sum()

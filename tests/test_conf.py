@@ -120,13 +120,35 @@ def test_blocks_of_families_with_experts_are_valid_and_can_be_met() -> None:
         config = ElasticConfig.load(CONF / f"{name}.yaml")
         parent = config.parent_shape(shape)
         assert (parameters(parent, parent.full), active_parameters(parent, parent.full)) == counts
-        targets = config.targets(parent)
-        for member, subnet in list(members(parent, config).items())[1:]:
-            assert 0.9 * targets[member] < parameters(parent, subnet) <= targets[member]
-            assert subnet.widths("experts")[0] < parent.size("experts")
+        config.targets(parent)
+        cuts = members(parent, config)
+        for budget in config.budgets[1:]:
+            subnet = cuts[budget.name]
+            assert all(0.9 < limit.share(parent, subnet) <= 1 for limit in budget.limits)
+        assert subnet.widths("experts")[0] < parent.size("experts")
         for axis in ("experts", "shared_ffn"):
             parent.axis(axis).shard(2)
         assert parent.axis("expert_ffn").blocks == 1  # an expert is whole on its rank
+
+
+def test_the_30b_block_can_choose_the_published_counts() -> None:
+    """23B-A2.8B and 12B-A2.0B: within its limits, and by hidden and expert widths alone as the names round."""
+    config = ElasticConfig.load(CONF / "elastic_30b_a3b.yaml")
+    parent = config.parent_shape(NANO_30B)
+    space = Space(parent, config.resolve_axes(parent))
+    named = {"23b": ("23", "2.8"), "12b": ("12", "2.0")}
+    widths = {"23b": (2240, 1600), "12b": (1856, 960)}
+    for budget in config.budgets[1:]:
+        assert [limit.kind.field for limit in budget.limits] == ["params", "active_params"]
+        fullest = space.fullest(budget)
+        assert fullest is not None
+        used = space.price(budget).each(fullest)
+        best = space.decode(fullest[used.min(axis=1).argmax()])
+        hidden, expert_ffn = widths[budget.name]
+        for member in (best, space.decode(space.encode(parent.uniform(hidden=hidden, expert_ffn=expert_ffn)))):
+            counts = parameters(parent, member) / 1e9, active_parameters(parent, member) / 1e9
+            assert (f"{counts[0]:.0f}", f"{counts[1]:.1f}") == named[budget.name]
+        assert used.min(axis=1).max() > 0.985
 
 
 def test_what_the_documentation_says_of_all_large_recipes_is_in_every_block() -> None:

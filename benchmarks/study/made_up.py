@@ -19,6 +19,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.mlp import FFN, MLP
 from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.search import Price, Space
+from nemo_elastic.search.price import LimitPrice
 from nemo_elastic.search.space import Code
 
 #: standard deviation of the logarithm of what a width is worth per parameter; half of its variance is its axis's
@@ -91,7 +92,7 @@ def make_up(
     pearson = 2 * np.sin(np.pi / 6 * agreement)  # of normal variables with that rank correlation
     axes = config.resolve_axes(parent)
     plain = Space(parent, axes, tuple(range(parent.num_layers)))
-    price = plain.price(config.budgets[1])
+    price = plain.price(config.budgets[1]).limits[0]
 
     def factors(size: int) -> np.ndarray:
         """[two losses, size], correlated."""
@@ -116,7 +117,7 @@ def make_up(
     )
 
 
-def _cost(price: Price, axis: str) -> float:
+def _cost(price: LimitPrice, axis: str) -> float:
     """Share of the parent's cost that an axis rules, in one layer; Mamba's heads and their channels share theirs."""
     if axis == HIDDEN:
         return 1.0
@@ -181,7 +182,8 @@ class _Knapsack:
         self.widths = np.array(space.choices[FFN])
         self.unit = int(np.gcd.reduce(self.widths[:-1] - self.widths[-1]))
         self.units = (self.widths - self.widths[-1]) // self.unit
-        tables = price.tables[MLP] - price.tables[MLP][:, -1:]
+        tables = price.limits[0].tables[MLP]
+        tables = tables - tables[:, -1:]
         self.per_unit = tables[:, 0] / self.units[0]
         assert np.allclose(tables, self.per_unit[:, None] * self.units), "an FFN's cost is linear in its width"
         self.rows = [r for r, layer in enumerate(space.layers_of(FFN)) if space.kept[depth, layer]]

@@ -102,7 +102,7 @@ class Routers(torch.nn.Module):
         return sum(len(rows) for rows in self.rows.values())
 
     def _price(self, router: Router) -> None:
-        prices, space = router.prices, router.space
+        prices, space = [price.limits[0] for price in router.prices], router.space
         self.base = torch.stack([torch.from_numpy(p.base / p.target) for p in prices]).float()
         self.tables = {}
         for kind in prices[0].tables:

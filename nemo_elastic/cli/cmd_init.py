@@ -59,6 +59,6 @@ def command(
     if json:
         print_json(describe(shapes, spec))
         return
-    Console(markup=False).print(members_table(shapes.parent, shapes.members, spec, str(out)))
+    Console(markup=False).print(members_table(shapes, shapes.members, spec, str(out)))
     if (left_out := shapes.origin.provenance.get("left_out")) is not None:
         typer.echo(f"{out}: without {left_out}")

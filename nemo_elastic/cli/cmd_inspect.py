@@ -54,7 +54,7 @@ def command(
         console.print(path_table(between, places, spec))
         return
     named = shapes.members | shapes.extras
-    console.print(members_table(shapes.parent, named, spec, str(source)))
+    console.print(members_table(shapes, named, spec, str(source)))
     console.print(widths_table(shapes.parent, named))
     for name, subnet in named.items():
         typer.echo(f"{printable(name)} runs in {runs_in(subnet, shapes.parent)}")

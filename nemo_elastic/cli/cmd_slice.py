@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import BATCH_SERVED, LENGTH_SERVED, as_json, check_one_size, print_json
+from nemo_elastic.cli.options import BATCH_SERVED, LENGTH_SERVED, as_json, check_sizes, print_json
 
 if TYPE_CHECKING:
     from nemo_elastic.core.cost import MemorySpec
@@ -62,20 +62,20 @@ def command(
     """Cut members out of a family: weights are copied, nothing is trained. Sizes may lie between two members.
 
     Examples: `nemo-elastic slice family/ --budget 6b --out 6b/`, or what fits a card:
-    `nemo-elastic slice family/ --memory 14GiB --length 32768 --out small/`. A shape between two members is nested like
-    them, but was not trained itself: evaluate it before use.
+    `nemo-elastic slice family/ --memory 14GiB --length 32768 --out small/`. Of several sizes all
+    hold. A shape between two members is nested like them, but was not trained itself: evaluate it before use.
     """
     from nemo_elastic.formats import hub
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.formats.kept import parse_dtype
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.io.values import parse_size
-    from nemo_elastic.slicing.by_size import largest_within, read_limit, read_subnet
+    from nemo_elastic.slicing.by_size import largest_within, read_limits, read_subnet
     from nemo_elastic.slicing.card import serving_spec
 
     names = budget or []
     sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
-    _check_ways({"--budget": budget or None, **sizes, "--subnet": subnet})
+    _check_ways({"--budget": budget or None, "--subnet": subnet}, sizes)
     _check_push(push, public, format, names)
     how = {"format": format, "dtype": dtype, "force": force, "license": license, "base_model": base_model}
     how["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
@@ -86,7 +86,7 @@ def command(
     if subnet is not None:
         shape = read_subnet(subnet, opened.parent)
     elif not names:
-        fit = largest_within(opened, read_limit(opened.parent, spec, sizes))
+        fit = largest_within(opened, read_limits(spec, sizes))
         shape = fit.subnet
     cuts = _cut(opened, out, names, shape, json, how)
     address = hub.push(out, push, private=not public) if push is not None else None
@@ -131,11 +131,11 @@ def _check_push(repo: str | None, public: bool, format: str, names: Sequence[str
     check_push(repo)
 
 
-def _check_ways(ways: Mapping[str, Any]) -> None:
+def _check_ways(ways: Mapping[str, Any], sizes: Mapping[str, str | None]) -> None:
     """Raise unless one way to name a size was taken, and no member is named twice."""
     from nemo_elastic.errors import ElasticError
 
-    check_one_size("slice", ways, " (only --budget may come several times)")
+    check_sizes("slice", sizes, ways)
     names = ways["--budget"] or []
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

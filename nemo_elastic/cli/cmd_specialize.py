@@ -21,7 +21,7 @@ from nemo_elastic.cli.options import (
     SEEDS,
     TOKENS,
     as_json,
-    check_one_size,
+    check_sizes,
     print_json,
     within,
 )
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from nemo_elastic.core.budget import Budget
     from nemo_elastic.core.cost import MemorySpec
     from nemo_elastic.core.family import Subnet
+    from nemo_elastic.core.limits import Limit
     from nemo_elastic.core.manifest import Family
     from nemo_elastic.evaluation import Halves, Specialized
     from nemo_elastic.formats.source import Source
     from nemo_elastic.search import Trial
-    from nemo_elastic.slicing.by_size import Fit, SizeLimit
+    from nemo_elastic.slicing.by_size import Fit
 
 __all__ = ["command"]
 
@@ -76,21 +77,22 @@ def command(
     `nemo-elastic slice family/ --subnet task.json --out 7b-task/`. With `--add task` the family keeps the shape:
     `nemo-elastic slice family/ --budget task --out 7b-task/`.
     """
+    from nemo_elastic.core.budget import Budget
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.io.atomic import atomic_write
     from nemo_elastic.runtime.storage import check_device
-    from nemo_elastic.slicing.by_size import read_limit
+    from nemo_elastic.slicing.by_size import read_limits
     from nemo_elastic.slicing.card import serving_spec
 
     sizes = {"--params": params, "--active-params": active_params, "--ratio": ratio, "--memory": memory}
-    check_one_size("specialize", sizes)
+    check_sizes("specialize", sizes)
     _check_places(out, add, force, family, data)
     check_device(device, "--device")
     source = open_source(family)
     manifest = _whole_family(source)
     spec = serving_spec(source.dtype, batch=batch, length=length)
-    start = _start(source, read_limit(source.parent, spec, sizes))
-    budget = start.limit.budget(TASK)
+    start = _start(source, read_limits(spec, sizes))
+    budget = Budget(TASK, **{limit.kind.field: limit.value for limit in start.limits})
     digest = None if add is None else _addable(family, add, start.subnet, budget, force)
     halves = _halves(data, source, seq_length, tokens, seed, json)
     best = _search(source, device, json, manifest, start.subnet, budget, halves, candidates, seed)
@@ -177,14 +179,15 @@ def _add(
         raise
 
 
-def _start(source: Source, limit: SizeLimit) -> Fit:
-    """The path's shape within a limit, below the parent."""
+def _start(source: Source, limits: tuple[Limit, ...]) -> Fit:
+    """The path's shape within limits, below the parent."""
     from nemo_elastic.errors import ElasticError
-    from nemo_elastic.slicing.by_size import largest_within
+    from nemo_elastic.slicing.by_size import in_words, largest_within
 
-    fit = largest_within(source, limit)
+    fit = largest_within(source, limits)
     if fit.whole:
-        raise ElasticError(f"{limit.option}: {limit.asked} holds the whole parent; nothing is to choose")
+        asked = f"{' and '.join(x.name for x in limits)}: {in_words(source.parent, limits)}"
+        raise ElasticError(f"{asked} holds the whole parent; nothing is to choose")
     return fit
 
 

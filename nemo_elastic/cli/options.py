@@ -29,7 +29,7 @@ __all__ = [
     "SEEDS",
     "TOKENS",
     "as_json",
-    "check_one_size",
+    "check_sizes",
     "force",
     "out",
     "print_json",
@@ -104,21 +104,23 @@ def size_options(shapes: str, served: str) -> tuple[Any, Any, Any, Any]:
     )
 
 
-def check_one_size(command: str, ways: Mapping[str, Any], more: str = "") -> None:
-    """Refuse none, or several, of the ways to name a size.
+def check_sizes(command: str, sizes: Mapping[str, Any], others: Mapping[str, Any] = {}) -> None:
+    """Refuse a command without a size, or with another way to name one beside it. Sizes hold together.
 
     Args:
         command: Its name.
-        ways: Option -> what was given.
-        more: Put behind the sentence.
+        sizes: Option -> what was given.
+        others: The other ways, of which one stands alone.
 
     Raises:
         ElasticError: With all of them, and those that were given.
     """
-    given = [name for name, value in ways.items() if value is not None]
-    if len(given) != 1:
+    alone = [name for name, value in others.items() if value is not None]
+    given = [*alone, *(name for name, value in sizes.items() if value is not None)]
+    if not given or (alone and len(given) > 1):
         wrong = f", not {' and '.join(given)}" if given else ""
-        raise ElasticError(f"{command}: give exactly one of {', '.join(ways)}{wrong}{more}")
+        ways = "".join(f"{name}, or " for name in others)
+        raise ElasticError(f"{command}: give {ways}one or several of {', '.join(sizes)}{wrong}")
 
 
 def print_json(value: Any) -> None:

@@ -104,11 +104,14 @@ def describe_path(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> 
     return out
 
 
-def members_table(parent: Parent, members: Mapping[str, Subnet], spec: MemorySpec, title: str) -> Any:
-    """Give a table with a column per member: parameters, memory, widths."""
+def members_table(shapes: Shapes, members: Mapping[str, Subnet], spec: MemorySpec, title: str) -> Any:
+    """Give a table with a column per member: parameters, memory, widths; and how much of several limits it uses."""
     from nemo_elastic.core.cost import active_parameters, has_inactive, memory, parameters
+    from nemo_elastic.core.member import limits_used
     from nemo_elastic.slicing.card import axis_title, human_bytes, width
 
+    parent, family = shapes.parent, shapes.family
+    limits = {} if family is None else limits_used(parent, (*family, *family.extras))
     table = _table(title, "", members)
     whole = parameters(parent, parent.full)
     counts = {n: parameters(parent, s) for n, s in members.items()}
@@ -116,6 +119,8 @@ def members_table(parent: Parent, members: Mapping[str, Subnet], spec: MemorySpe
     table.add_row("of the parent", *(f"{c / whole:.1%}" for c in counts.values()))
     if has_inactive(parent):
         table.add_row("active", *(f"{active_parameters(parent, s):,}" for s in members.values()))
+    if limits:
+        table.add_row("of its limits", *(limits.get(n, "-") for n in members))
     memory_row = f"memory ({spec.weights}, {spec.batch} x {spec.length})"
     table.add_row(memory_row, *(human_bytes(memory(parent, s, spec)) for s in members.values()))
     for axis in parent.axes:

@@ -235,28 +235,32 @@ class ElasticConfig:
         return out
 
     def targets(self, parent: Parent) -> dict[str, float]:
-        """Budget name -> limit on its cost; checks that budgets go down.
+        """Budget name -> limit on its cost (`Budget.target`); checks that budgets go down.
 
         Raises:
             ElasticError: budgets out of order or two of the same size.
         """
-        out, last, before = {}, 1.0, ""
+        out, last, before = {}, (), ""
         for b in self.budgets:
-            target = b.target(parent)
-            share = target / b.cost(parent, parent.full)
-            if before and share >= last:
+            shares = b.shares(parent)
+            if before and shares >= last:
                 raise bad(
                     f"elastic.budgets[{b.name}]",
-                    f"{share:.4g} of the parent",
-                    f"below {before!r} ({last:.4g}): from the largest budget to the smallest",
+                    f"{_listed(shares)} of the parent",
+                    f"below {before!r} ({_listed(last)}): from the largest budget to the smallest",
                 )
-            out[b.name], last, before = target, share, b.name
+            out[b.name], last, before = b.target(parent), shares, b.name
         return out
 
     def weights(self) -> list[float]:
         """Sampling probability of each budget, in order."""
         raw = [float(self.sampling.get(b.name, 0.0)) if self.sampling else 1.0 for b in self.budgets]
         return [w / sum(raw) for w in raw]
+
+
+def _listed(shares: tuple[float, ...]) -> str:
+    """Shares of the parent in words: those that limit anything."""
+    return " and ".join(f"{share:.4g}" for share in shares if share < 1) or "1"
 
 
 def default_stripes(axis: str, choices: tuple[int, ...]) -> int:

@@ -6,21 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
-from nemo_elastic.core.cost import MemorySpec, active_parameters, memory, parameters
 from nemo_elastic.core.family import Parent, known_fields
 from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes, striped_axes
+from nemo_elastic.core.limits import LIMITS, RATIO, Limit
 from nemo_elastic.errors import bad
-from nemo_elastic.io.values import integer, number, parse_float, parse_size
-
-#: fields of a budget of which it has at most one
-TARGETS = ("params", "active_params", "ratio", "memory")
+from nemo_elastic.io.values import integer
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One member to train: its name and at most one target. Without a target it is the parent itself.
+    """One member to train: its name and its limits, which all hold. Without any it is the parent itself.
 
     Attributes:
         name: name of the member, used in sampling, files and reports.
@@ -45,68 +43,52 @@ class Budget:
             or len(self.name) > 100  # it becomes part of file names
         ):
             raise bad("elastic.budgets.name", self.name, "letters, digits, dots and dashes, at most 100")
-        where = f"elastic.budgets[{self.name}]"
-        given = [f for f in TARGETS if getattr(self, f) is not None]
-        if len(given) > 1:
-            raise bad(where, " and ".join(given), "one of params, active_params, ratio and memory")
-        for name in ("params", "active_params"):
-            value = getattr(self, name)
-            if isinstance(value, str):  # YAML 1.1 reads 8.9e9 as text
-                object.__setattr__(self, name, parse_float(value))
-            if value is not None:
-                number(f"{where}.{name}", getattr(self, name), 1, 1e15, "a number of parameters, at least 1")
-        if self.ratio is not None:
-            number(f"{where}.ratio", self.ratio, 1e-6, 1, "a share of the parent's parameters in (0, 1]")
-        if self.memory is not None:
-            if not isinstance(self.memory, Mapping) or "size" not in self.memory:
-                raise bad(f"{where}.memory", self.memory, "a mapping with size, e.g. {size: 18GiB, batch: 1}")
-            parse_size(f"{where}.memory.size", self.memory["size"])
-            self.memory_spec()
+        for field, kind in LIMITS.items():
+            if getattr(self, field) is not None:
+                object.__setattr__(self, field, kind.read(self._where(field), getattr(self, field)))
+
+    def _where(self, field: str) -> str:
+        return f"elastic.budgets[{self.name}].{field}"
 
     @property
     def is_parent(self) -> bool:
-        return all(getattr(self, name) is None for name in TARGETS)
+        return all(getattr(self, field) is None for field in LIMITS)
+
+    @cached_property
+    def limits(self) -> tuple[Limit, ...]:
+        """All that hold for its member; the parent may have all of its parameters."""
+        given = ((kind, getattr(self, field)) for field, kind in LIMITS.items())
+        own = tuple(Limit(kind, value, self._where(kind.field)) for kind, value in given if value is not None)
+        return own or (Limit(RATIO, 1.0, self._where(RATIO.field)),)
 
     def to_json(self) -> dict[str, Any] | None:
         """What it limits, without its name; None for the parent's."""
-        out = {k: v for k in TARGETS if (v := getattr(self, k)) is not None}
-        if "memory" in out:
-            out["memory"] = dict(out["memory"])
-        return out or None
-
-    def memory_spec(self) -> MemorySpec:
-        rest = {k: v for k, v in (self.memory or {}).items() if k != "size"}
-        return MemorySpec(**known_fields(MemorySpec, rest, f"elastic.budgets[{self.name}].memory"))
+        out = {k: v for k in LIMITS if (v := getattr(self, k)) is not None}
+        return {k: dict(v) if isinstance(v, Mapping) else v for k, v in out.items()} or None
 
     def cost(self, parent: Parent, member: Any) -> Any:
-        """The quantity this budget limits, of a `Subnet` or an `Expected` member: parameters or bytes."""
-        if self.memory is not None:
-            return memory(parent, member, self.memory_spec())
-        if self.active_params is not None:
-            return active_parameters(parent, member)
-        return parameters(parent, member)
+        """What it limits of a `Subnet` or an `Expected` member; of several limits the largest share that is used."""
+        if len(self.limits) == 1:
+            return self.limits[0].cost(parent, member)
+        return max(limit.share(parent, member) for limit in self.limits)
 
     def target(self, parent: Parent) -> float:
-        """The limit on `cost` for this parent.
+        """The limit on `cost` for this parent: 1 where there are several.
 
         Raises:
-            ElasticError: the target is above the parent.
+            ElasticError: a target is above the parent.
         """
-        whole = self.cost(parent, parent.full)
-        if self.is_parent:
-            return whole
-        where, limit = f"elastic.budgets[{self.name}]", whole
-        if self.params is not None:
-            where, limit = f"{where}.params", float(self.params)
-        elif self.active_params is not None:
-            where, limit = f"{where}.active_params", float(self.active_params)
-        elif self.ratio is not None:
-            return self.ratio * whole
-        elif self.memory is not None:
-            where, limit = f"{where}.memory.size", parse_size(where, self.memory["size"])
-        if limit > whole:
-            raise bad(where, limit, f"at most the parent's {whole:.0f}")
-        return limit
+        targets = [limit.target(parent) for limit in self.limits]
+        return targets[0] if len(targets) == 1 else 1.0
+
+    def shares(self, parent: Parent) -> tuple[float, ...]:
+        """Limits as shares of the parent's costs, what is not limited being 1, the smallest first: budgets compare so.
+
+        Raises:
+            ElasticError: a target is above the parent.
+        """
+        own = [limit.share_of(parent) for limit in self.limits]
+        return tuple(sorted([*own, *[1.0] * (len(LIMITS) - len(own))]))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -143,8 +143,18 @@ def read_budget(where: str, name: str, data: Any) -> Budget:
         ElasticError: It is no budget.
     """
     if not isinstance(data, Mapping) or "name" in data or not data:
-        raise bad(where, data, "one of {params: N}, {active_params: N}, {ratio: R}, {memory: {size: S}}, or null")
+        raise bad(where, data, "some of {params: N, active_params: N, ratio: R, memory: {size: S}}, or null")
     return Budget(**known_fields(Budget, {"name": name, **data}, where))
+
+
+def limits_used(parent: Parent, members: Iterable[Member]) -> dict[str, str]:
+    """Name -> how much of its limits a member uses, in words; of those members that were made for several."""
+    out = {}
+    for m in members:
+        limits = () if m.budget is None else read_budget("budget", "member", m.budget).limits
+        if len(limits) > 1:
+            out[m.name] = ", ".join(f"{x.kind.field} {x.share(parent, m.subnet):.1%}" for x in limits)
+    return out
 
 
 def _bytes(parent: Parent, subnet: Subnet, spec: MemorySpec) -> int:

@@ -11,11 +11,20 @@ from typing import Any
 from nemo_elastic.errors import bad
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_COUNTS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 def three_digits(value: float) -> str:
     """A figure to read, in three digits and no exponent: 0.603, 18.2, 1010."""
     return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
+def human_bytes(count: float) -> str:
+    """Bytes in three digits: 18.2 GiB."""
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= size:
+            return f"{three_digits(count / size)} {unit}"
+    return f"{count:.0f} B"
 
 
 def number(name: str, value: Any, low: float, high: float, allowed: str) -> float:
@@ -51,6 +60,18 @@ def parse_float(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def parse_count(name: str, text: str) -> float:
+    """A number of parameters from text such as 6e9, 6B or 850M, above zero."""
+    unit = _COUNTS.get(text[-1:].upper(), 1.0)
+    try:
+        count = float(text[:-1] if unit > 1 else text) * unit
+    except ValueError:
+        count = 0.0
+    if not 0 < count < 1e18:
+        raise bad(name, text, "a number of parameters such as 6e9, 6B or 850M")
+    return count
 
 
 def parse_size(name: str, value: Any) -> int:

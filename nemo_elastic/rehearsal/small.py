@@ -95,12 +95,8 @@ def _narrower(choices: tuple[int, ...], blocks: int, least: int, multiple: int) 
 
 
 def _same_share(budget: Budget, parent: Parent, small: Parent) -> Budget:
-    """A budget that is the same share of the small parent, in parameters or bytes."""
-    if budget.is_parent or budget.ratio is not None:
+    """A budget whose limits are the same shares of the small parent, in parameters or bytes."""
+    if budget.is_parent:
         return budget
-    share = budget.target(parent) / budget.cost(parent, parent.full)
-    whole = budget.cost(small, small.full)
-    for counted in ("params", "active_params"):
-        if getattr(budget, counted) is not None:
-            return replace(budget, **{counted: float(round(share * whole))})
-    return replace(budget, memory={**(budget.memory or {}), "size": round(share * whole)})
+    same = {x.kind.field: x.kind.moved(x.value, x.share_of(parent) * x.cost(small, small.full)) for x in budget.limits}
+    return replace(budget, **same)

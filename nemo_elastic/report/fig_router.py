@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from nemo_elastic.core.limits import LIMITS
+
 from .drawing import Drawing, Sheet, colour, new_figure, short, thin
 from .labels import name_lines
 from .palette import INK, LIGHT, axis_colour, axis_words
@@ -99,6 +101,10 @@ def _cost(axes: Axes, phase: Phase, until: int | None, run: RunRecord, sheet: Sh
         axes.plot(*thin(x, smooth(y)), color=paint, marker=_dot(x))
         items.append((smooth(y)[-1], f"{short(name, sheet)}  {y[-1]:.2f}", paint))
         seen += y
+        limits = (phase.series(f"limit_{limit}_{name}", until, changes=True) for limit in LIMITS)
+        for x, y in (each for each in limits if each[0]):  # of several, the line above is the one that is used most
+            axes.plot(*thin(x, smooth(y)), ":", color=paint, lw=1.2)
+            seen += y
     axes.axhspan(0.98, 1.02, color=LIGHT["within"], lw=0, zorder=0)
     axes.axhline(1.0, color=INK, lw=1.0, ls=(0, (4, 3)), zorder=1)
     pad = 0.06 * (max(seen) - min(seen))

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.limits import LIMITS
+from nemo_elastic.core.member import limits_used
 
 from ..errors import shown
 from .run_record import RunRecord, number
@@ -68,6 +70,7 @@ def members(run: RunRecord) -> list[dict[str, Any]]:
     """
     out = []
     whole_parent = run.parent and int(parameters(run.parent, run.parent.full))
+    limits = limits_used(run.family.parent, run.family) if run.family else {}
     for name in run.names:
         result = run.results.member(name) if run.results else None
         cost, subnet, active = run.cost_of(name), run.subnet_of(name), run.active_of(name)
@@ -83,6 +86,7 @@ def members(run: RunRecord) -> list[dict[str, Any]]:
                 "parameters": cost[0] if cost else getattr(result, "parameters", None),
                 **({} if active is None else {"active_parameters": active}),
                 "ratio": cost[0] / whole_parent if cost and whole_parent else getattr(result, "ratio", None),
+                **({"limits": limits[name]} if name in limits else {}),
                 "memory": asdict(run.serving),
                 "memory_bytes": cost[1] if cost else None,
                 "hidden": subnet.hidden if subnet else getattr(result, "hidden", None),
@@ -106,6 +110,7 @@ def sizes_table(run: RunRecord) -> Table | None:
         ("parameters", lambda m: whole(m["parameters"])),
         ("active", lambda m: whole(m.get("active_parameters"))),
         ("of parent", lambda m: percent(m["ratio"], 1)),
+        ("of its limits", lambda m: m.get("limits", DASH)),
         (f"memory ({dtype})", lambda m: size(m["memory_bytes"])),
         ("in bytes", lambda m: whole(m["memory_bytes"])),
         ("hidden", lambda m: whole(m["hidden"])),
@@ -185,8 +190,13 @@ def share(answers: Mapping[str, Any] | None, known: float | None, counted: bool)
 
 
 def projection_table(run: RunRecord) -> Table | None:
-    rows = []
+    """What the router chose and what became of it, a row for each limit."""
+    rows, several = [], {}
     for name, p in run.shapes.projection.items():
+        limits = p.get("limits")
+        known = {f"{name}: {k}": limits.get(k) for k in LIMITS} if isinstance(limits, Mapping) else {name: p}
+        several |= {words: own for words, own in known.items() if isinstance(own, Mapping)}
+    for name, p in several.items():
         target, raw, cost = (number(p.get(k)) for k in ("target", "raw_cost", "cost"))
         if target and raw is not None and cost is not None:
             rows.append(

@@ -11,6 +11,7 @@ import numpy as np
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
+from nemo_elastic.search.price import LimitPrice
 from nemo_elastic.search.space import Space
 
 #: A miss below this is not worth an uneven cut; above it, one percent of cost outweighs 0.2 of spread.
@@ -23,7 +24,7 @@ def uniform(
     """The most even member of at most the budget: one width per axis, even where layers may differ.
 
     Of all such members the one with the smallest spread (largest minus smallest share of the parent over the free
-    axes, depth among them), plus 20 x what its cost misses the budget by beyond 1 %; ties go to the larger member.
+    axes, depth among them), plus 20 x what it leaves of each limit beyond 1 %; ties go to the larger member.
 
     Args:
         space: where to look; every combination of choices is priced.
@@ -79,19 +80,16 @@ def _best(space: Space, budget: Budget, upper: Sequence[int], fixed: Mapping[str
     found_code: dict[str, int] = {}
     for j, h in enumerate(allowed[HIDDEN]):
         for k, d in enumerate(allowed[DEPTH]):
-            cost = np.full((1,) * len(inner), price.base[h])
-            for kind, table in price.tables.items():
-                axes = space.parent.kind(kind).widths
-                part = table[h][np.ix_(*(allowed[a] for a in axes))]
-                shape = [len(allowed[a]) if a in axes else 1 for a in inner]
-                number = sum(bool(space.kept[d, i]) for i, t in enumerate(space.parent.types) if t == kind)
-                cost = cost + number * part.reshape(shape)
+            costs = [
+                _costs(space, limit, h, d, {a: allowed[a] for a in inner}) / unit
+                for limit, unit in zip(price.limits, price.units, strict=True)
+            ]
             outer = [share[a][i] for a, i in ((HIDDEN, j), (DEPTH, k)) if a in counting]
             spread = np.maximum(high, max(outer, default=-np.inf)) - np.minimum(low, min(outer, default=np.inf))
             spread = np.where(np.isfinite(spread), spread, 0.0)
-            score = spread + MISS_WEIGHT * np.maximum(0, 1 - cost / price.target - FREE_MISS)
-            score = np.where(cost <= price.target, score, np.inf)
-            score, cost = np.broadcast_arrays(score, cost)
+            missed = sum(MISS_WEIGHT * np.maximum(0, 1 - cost / price.target - FREE_MISS) for cost in costs)
+            score = np.where(np.maximum.reduce(costs) <= price.target, spread + missed, np.inf)
+            score, cost = np.broadcast_arrays(score, sum(costs))
             # Rounded, so that equal spreads tie and the larger member wins on every machine.
             at = np.lexsort((-cost.reshape(-1), np.round(score.reshape(-1), 9)))[0]
             key = (float(np.round(score.reshape(-1)[at], 9)), -float(cost.reshape(-1)[at]))
@@ -101,3 +99,17 @@ def _best(space: Space, budget: Budget, upper: Sequence[int], fixed: Mapping[str
                 found_code = {a: allowed[a][int(i)] for a, i in zip(inner, where, strict=True)}
                 found_code |= {HIDDEN: h, DEPTH: d}
     return tuple(found_code[s.axis] for s in space.slots) if best is not None else None
+
+
+def _costs(
+    space: Space, price: LimitPrice, hidden: int, depth: int, allowed: Mapping[str, Sequence[int]]
+) -> np.ndarray:
+    """Cost under a limit of all allowed choices of the other axes, each a dimension, at one of hidden and of depth."""
+    cost = np.full((1,) * len(allowed), price.base[hidden])
+    for kind, table in price.tables.items():
+        axes = space.parent.kind(kind).widths
+        part = table[hidden][np.ix_(*(allowed[a] for a in axes))]
+        shape = [len(choices) if a in axes else 1 for a, choices in allowed.items()]
+        number = sum(bool(space.kept[depth, i]) for i, t in enumerate(space.parent.types) if t == kind)
+        cost = cost + number * part.reshape(shape)
+    return cost

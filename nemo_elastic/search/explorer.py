@@ -14,8 +14,9 @@ from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.registry import DEPTH, KINDS
 from nemo_elastic.search.even import uniform
+from nemo_elastic.search.price import Price
 from nemo_elastic.search.projection import fit
-from nemo_elastic.search.space import Code, Price, Space
+from nemo_elastic.search.space import Code, Space
 from nemo_elastic.search.surrogate import Surrogate, layer_groups
 
 #: descent steps that a budget's cut is divided in
@@ -31,7 +32,7 @@ class Trial:
     Attributes:
         number: counts from 1.
         budget: name of the budget that it was tried for.
-        origin: start, parent, descent, even, depth, mamba, fit or refine.
+        origin: start, parent, descent, even, depth, mamba, fit, refine or all.
         cost: in the budget's unit; loss: what the callable returned, infinite for NaN.
         member: what was measured.
     """
@@ -130,10 +131,10 @@ class Explorer:
             end: length of the trace at which to stop measuring; the rest of the way goes by the last figures.
         """
         now = np.array(goal.upper)
-        cost = float(goal.price.codes(now)[0])
-        stride = max((cost - goal.price.target) / STEPS, 0.0)
+        cost = goal.price.each(now)[0]
+        stride = max((cost.max() - goal.price.target) / STEPS, 0.0)
         here = self.measure(goal.upper, goal, "descent")
-        while cost > goal.price.target:
+        while (over := cost > goal.price.target).any():
             fresh: dict[int, tuple[np.ndarray, float]] = {}
             while True:
                 group = self._leader(now, len(self.trace) < min(end, self.candidates))
@@ -150,9 +151,9 @@ class Explorer:
                     now, here = child, at
                     break
                 fresh[group] = child, at
-                removed = (cost - goal.price.codes(child)[0]) / goal.price.whole
+                removed = (cost - goal.price.each(child)[0])[over].sum() / goal.price.whole
                 self.ratios[group] = (at - here) / max(removed, 1e-9)
-            cost = float(goal.price.codes(now)[0])
+            cost = goal.price.each(now)[0]
         self.measure(self.fit(goal, now), goal, "descent")
 
     def _leader(self, now: np.ndarray, may_measure: bool) -> int | None:

@@ -11,6 +11,9 @@ Down: for every budget from the largest to the smallest, inside the member befor
 Up: a good large member may shut the small ones in, so from the smallest budget to the largest the same refinement,
 each member free but for having to hold the one before.
 
+Where a budget has several limits, few members use them as far as they can. If there are candidates enough for all of
+them, of all budgets, each is measured, and nothing is sampled.
+
 A shape that is known already may be the start: it is measured first, and varied like the others where it is good.
 Every other candidate is fitted to its budget first, so losses compare at equal cost. Of all that was measured, the
 nested chain with the smallest product of losses wins: no member buys a little with a lot of another's.
@@ -122,6 +125,8 @@ def _explore(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> lis
     whole, least = (0,) * len(space.slots), tuple(int(n) - 1 for n in space.sizes)
     if not budgets:
         return []
+    if (chain := _counted(explorer, space, budgets)) is not None:
+        return chain
     upper, down = whole, []
     total = max(round(DOWN * explorer.left), 1)
     for number, budget in enumerate(budgets):
@@ -153,6 +158,20 @@ def _explore(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> lis
             end = before + -(-explorer.left // (len(budgets) - number))
             explorer.refine(Goal(budget, space.price(budget), whole, least), end)
     return _best_chain(explorer, space, budgets) or down
+
+
+def _counted(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> list[Code] | None:
+    """The best chain of all members that matter, each measured; None where these are many, or no chain is nested."""
+    if all(len(b.limits) == 1 for b in budgets):
+        return None
+    pools = [space.fullest(b) for b in budgets]
+    if any(pool is None for pool in pools) or sum(len(pool) for pool in pools if pool is not None) > explorer.left:
+        return None
+    whole, least = (0,) * len(space.slots), tuple(int(n) - 1 for n in space.sizes)
+    for budget, pool in zip(budgets, pools, strict=True):
+        for code in pool if pool is not None else ():
+            explorer.measure(tuple(int(i) for i in code), Goal(budget, space.price(budget), whole, least), "all")
+    return _best_chain(explorer, space, budgets)
 
 
 def _unmeasured(explorer: Explorer, goal: Goal) -> Code:

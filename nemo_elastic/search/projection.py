@@ -12,14 +12,15 @@ of a budget, and larger members go on holding it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Subnet, intersect
-from nemo_elastic.search.space import Price, Space
+from nemo_elastic.search.price import Price
+from nemo_elastic.search.space import Space
 
 #: Relative miss that needs no further repair.
 TOLERANCE = 0.002
@@ -31,6 +32,8 @@ ROUNDS = 1000
 
 #: the smallest and the largest entries that a code may have
 Window = tuple[np.ndarray, np.ndarray]
+#: a code and its cost by limit
+Costed = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Projection:
         raw: what was chosen; member: what it became.
         target: limit on the cost; raw_cost, cost: what the two cost.
         nested: the raw choice already lay inside the next larger member.
+        limits: of several limits, each one's field -> its target, raw_cost and cost; the others are then shares.
     """
 
     budget: str
@@ -51,6 +55,7 @@ class Projection:
     raw_cost: float
     cost: float
     nested: bool
+    limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def raw_miss(self) -> float:
@@ -74,7 +79,7 @@ class Projection:
             "nested": self.nested,
             "raw": self.raw.to_json(),
             "member": self.member.to_json(),
-        }
+        } | ({"limits": self.limits} if self.limits else {})
 
 
 def project(
@@ -106,7 +111,9 @@ def project(
         held = None if lower is None or not lower <= upper or price(lower) > price.target else space.encode(lower)
         swaps = not (nested and _settled(price, raw))
         member = space.decode(fit(space, price, space.encode(inside), space.encode(upper), held, swaps=swaps))
-    return Projection(budget.name, raw, member, price.target, price(raw), price(member), nested)
+    several = price.limits if len(price.limits) > 1 else ()
+    limits = {x.limit.kind.field: {"target": x.target, "raw_cost": x(raw), "cost": x(member)} for x in several}
+    return Projection(budget.name, raw, member, price.target, price(raw), price(member), nested, limits)
 
 
 def project_family(space: Space, raw: Mapping[str, Subnet], budgets: Sequence[Budget]) -> dict[str, Projection]:
@@ -191,17 +198,17 @@ def fit(
         return ()
     window = (top, bottom)
     departure = _Departure(space, price, origin)
-    now, cost = origin.copy(), float(price.codes(origin)[0])
+    now, cost = origin.copy(), price.each(origin)[0]
     for _ in range(ROUNDS):  # down to the budget
-        if cost <= price.target:
+        if cost.max() <= price.target:
             break
         codes = _steps(space, now, window, down=True)
-        costs = price.codes(codes)
-        useful = np.minimum(cost - costs, cost - price.target)
+        costs = price.each(codes)
+        useful = (np.maximum(cost, price.target) - np.maximum(costs, price.target)).sum(axis=1)
         paid = departure(codes) - departure(now[None])[0]
         now, cost = _pick(codes, costs, np.where(useful > 0, paid / np.maximum(useful, 1e-9), np.inf))
     for _ in range(ROUNDS):  # up as far as there is room, else one slot down with one up
-        if -price.miss(cost) <= tolerance:
+        if (-price.miss(cost) <= tolerance).all():
             break
         moved = _grow(space, price, now, window, cost, departure)
         if moved is None and swaps:
@@ -212,11 +219,11 @@ def fit(
     return tuple(int(i) for i in now)
 
 
-def _pick(codes: np.ndarray, costs: np.ndarray, ratio: np.ndarray) -> tuple[np.ndarray, float]:
+def _pick(codes: np.ndarray, costs: np.ndarray, ratio: np.ndarray) -> Costed:
     """The best ratio; where ratios tie to nine digits, the larger member, then the first slot."""
     scale = np.max(np.abs(ratio[np.isfinite(ratio)]), initial=0) or 1.0
-    at = np.lexsort((np.arange(len(codes)), -costs, np.round(ratio / scale, 9)))[0]
-    return codes[at], float(costs[at])
+    at = np.lexsort((np.arange(len(codes)), -costs.sum(axis=1), np.round(ratio / scale, 9)))[0]
+    return codes[at], costs[at]
 
 
 def _steps(space: Space, now: np.ndarray, window: Window, down: bool) -> np.ndarray:
@@ -233,15 +240,15 @@ def _steps(space: Space, now: np.ndarray, window: Window, down: bool) -> np.ndar
 
 
 def _grow(
-    space: Space, price: Price, now: np.ndarray, window: Window, cost: float, departure: _Departure
-) -> tuple[np.ndarray, float] | None:
+    space: Space, price: Price, now: np.ndarray, window: Window, cost: np.ndarray, departure: _Departure
+) -> Costed | None:
     """The single step up that fits and departs least per unit of cost."""
     codes = _steps(space, now, window, down=False)
     if not len(codes):
         return None
-    costs = price.codes(codes)
-    added = costs - cost
-    fits = (costs <= price.target) & (added > 0)
+    costs = price.each(codes)
+    added = (costs - cost).sum(axis=1)
+    fits = (costs <= price.target).all(axis=1) & (added > 0)
     if not fits.any():
         return None
     paid = departure(codes) - departure(now[None])[0]
@@ -253,31 +260,31 @@ def _swap(
     price: Price,
     now: np.ndarray,
     window: Window,
-    cost: float,
+    cost: np.ndarray,
     departure: _Departure,
     tolerance: float,
     tried: int = 256,
-) -> tuple[np.ndarray, float] | None:
+) -> Costed | None:
     """The cheapest pair (one slot down, one up) that closes at least half of the gap that pairs can close."""
     downs, ups = _steps(space, now, window, down=True), _steps(space, now, window, down=False)
     if not len(downs) or not len(ups):
         return None
     room = price.target - cost
     # Steps of different layers add up exactly; the others only nearly, so the promising pairs are priced again.
-    sums = (price.codes(downs) - cost)[:, None] + (price.codes(ups) - cost)[None]
-    near = np.where((sums > 0) & (sums <= room * 1.2), np.abs(room - sums), np.inf)
+    sums = (price.each(downs) - cost)[:, None] + (price.each(ups) - cost)[None]  # [downs, ups, limits]
+    near = np.where((sums.sum(-1) > 0) & (sums <= room * 1.2).all(-1), np.abs(room - sums).sum(-1), np.inf)
     order = np.argsort(near, axis=None, kind="stable")[:tried]
     order = order[np.isfinite(near.reshape(-1)[order])]
     if not len(order):
         return None
     d, u = np.unravel_index(order, near.shape)
     codes = np.where(downs[d] != now, downs[d], ups[u])
-    costs = price.codes(codes)
-    gain = (costs - cost) / price.target
+    costs = price.each(codes)
+    gain = (costs - cost).sum(axis=1) / price.target
     paid = departure(codes) - departure(now[None])[0]
-    good = (costs <= price.target) & (gain > 0) & (paid <= EXCHANGE * gain)
+    good = (costs <= price.target).all(axis=1) & (gain > 0) & (paid <= EXCHANGE * gain)
     if not good.any():
         return None
-    reach = min(float(gain[good].max()), max(room / price.target - tolerance, 0.0)) / 2
+    reach = min(float(gain[good].max()), np.maximum(room / price.target - tolerance, 0.0).sum()) / 2
     good &= gain >= reach
     return _pick(codes, costs, np.where(good, paid, np.inf))

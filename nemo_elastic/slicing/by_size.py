@@ -4,171 +4,110 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nemo_elastic.core import cost
-from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.family import Parent, Subnet, known_fields
+from nemo_elastic.core.limits import LIMITS, Limit
 from nemo_elastic.core.sizes import SubnetPath, path
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.source import Shapes
 from nemo_elastic.io.read import read_json
-from nemo_elastic.io.values import number, parse_float, parse_size
 
-from .card import human_bytes
-
-__all__ = ["Fit", "SizeLimit", "largest_within", "parse_count", "read_limit", "read_subnet", "rest_of_path"]
-
-_COUNTS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
-
-
-def parse_count(option: str, text: str) -> float:
-    """Read a number of parameters: 6e9, 6B, 850M.
-
-    Raises:
-        ElasticError: It is none, or not above zero.
-    """
-    unit = _COUNTS.get(text[-1:].upper(), 1.0)
-    try:
-        count = float(text[:-1] if unit > 1 else text) * unit
-    except ValueError:
-        count = 0.0
-    if not 0 < count < 1e18:
-        raise bad(option, text, "a number of parameters such as 6e9, 6B or 850M")
-    return count
-
-
-@dataclass(frozen=True)
-class SizeLimit:
-    """A limit on the size.
-
-    Attributes:
-        option: as the user wrote it; value: what the user gave, as a number; asked: the same in words.
-        most: the limit on `price`, in parameters or bytes.
-        in_words: says an amount of that in words.
-        spec: what a deployment holds in memory, where that is limited.
-    """
-
-    option: str
-    value: float
-    asked: str
-    most: float
-    price: Callable[[Subnet], float]
-    in_words: Callable[[float], str]
-    spec: MemorySpec | None = None
-
-    def budget(self, name: str) -> Budget:
-        """The same limit as a search takes it."""
-        if self.spec is not None:
-            return Budget(name, memory={"size": f"{self.most:.0f}B", **asdict(self.spec)})
-        limit: dict[str, Any] = {self.option.removeprefix("--").replace("-", "_"): self.value}
-        return Budget(name, **limit)
+__all__ = ["Fit", "in_words", "largest_within", "read_limits", "read_subnet", "rest_of_path"]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The largest shape within a limit.
+    """The largest shape of a path within limits.
 
     Attributes:
-        limit: the limit.
+        parent: whose shape it is.
+        limits: what it is within.
         subnet: the shape; name: the member that it is, or where it lies: `between 9b and 6b`.
         between: the members on either side; None where it is one.
-        used: what it costs, in the unit of the limit.
-        larger: what the next larger shape costs; None for the largest that the source has.
-        whole: whether it is the parent.
+        larger: the next larger shape; None for the largest that the source has.
     """
 
-    limit: SizeLimit
+    parent: Parent
+    limits: tuple[Limit, ...]
     subnet: Subnet
     name: str
     between: tuple[str, str] | None
-    used: float
-    larger: float | None
-    whole: bool = False
+    larger: Subnet | None
 
     @property
-    def below(self) -> float:
-        """How far below the limit it is, as a share of the limit."""
-        return 1 - self.used / self.limit.most
+    def whole(self) -> bool:
+        """Whether it is the parent."""
+        return self.subnet == self.parent.full
 
     def __str__(self) -> str:
-        start = f"largest shape within {self.limit.asked}: {self.name}"
+        below = " and ".join(f"{1 - limit.share(self.parent, self.subnet):.2%}" for limit in self.limits)
+        start = f"largest shape within {in_words(self.parent, self.limits)}: {self.name}"
         if self.larger is None:
-            return f"{start}, {'the parent itself' if self.whole else 'the largest here'}, {self.below:.2%} below"
-        step = self.larger / self.limit.most - 1
-        return f"{start}, {self.below:.2%} below; the next larger one is {step:.2%} above"
+            return f"{start}, {'the parent itself' if self.whole else 'the largest here'}, {below} below"
+        step = max(limit.share(self.parent, self.larger) for limit in self.limits) - 1
+        return f"{start}, {below} below; the next larger one is {step:.2%} above"
 
     def to_json(self) -> dict[str, Any]:
-        """Give what `slice --json` prints of it."""
-        return {
-            "option": self.limit.option,
-            "value": self.limit.value,
-            "limit": self.limit.most,
-            "below": self.below,
-            "between": self.between,
-            "larger": self.larger,
-        }
+        """Give what `slice --json` prints of it: of several limits a list."""
+        each = [
+            {
+                "option": limit.kind.option,
+                "value": most if isinstance(limit.value, Mapping) else limit.value,
+                "limit": most,
+                "below": 1 - limit.share(self.parent, self.subnet),
+                "larger": None if self.larger is None else limit.cost(self.parent, self.larger),
+            }
+            for limit in self.limits
+            for most in (limit.most(self.parent),)
+        ]
+        return (each[0] if len(each) == 1 else {"limits": each}) | {"between": self.between}
 
 
-def read_limit(parent: Parent, spec: MemorySpec, given: Mapping[str, str | None]) -> SizeLimit:
-    """Read the limit of a size as it is written on a command line.
+def in_words(parent: Parent, limits: Sequence[Limit]) -> str:
+    """Limits as they were asked for."""
+    return " and ".join(x.kind.asked(x.value, x.kind.words(x.most(parent))) for x in limits)
+
+
+def read_limits(spec: MemorySpec, given: Mapping[str, str | None]) -> tuple[Limit, ...]:
+    """Read limits as they are written on a command line.
 
     Args:
-        parent: Shape of the parent.
         spec: What a deployment holds in memory.
-        given: One of `--params` and `--active-params` (6e9, 6B), `--memory` (14GiB) and `--ratio`, a share of the
-            parent's parameters; others are None.
+        given: Option -> text: `--params` and `--active-params` (6e9, 6B), `--memory` (14GiB) and `--ratio`, a share of
+            the parent's parameters; those that are not given are None.
 
     Raises:
-        ElasticError: The value is none.
+        ElasticError: A value is none.
     """
-    option, text = next((option, text) for option, text in given.items() if text is not None)
-    count = lambda subnet: cost.parameters(parent, subnet)  # noqa: E731
-    in_words = lambda value: f"{value:,.0f} parameters"  # noqa: E731
-    if option == "--memory":
-        value = parse_size(option, text)
-        price = lambda subnet: cost.memory(parent, subnet, spec)  # noqa: E731
-        return SizeLimit(option, value, human_bytes(value), value, price, human_bytes, spec)
-    if option == "--ratio":
-        allowed = "a share of the parent's parameters, above 0 and at most 1"
-        share = number(option, parse_float(text), math.ulp(0.0), 1, allowed)
-        most = share * count(parent.full)
-        return SizeLimit(option, share, f"{share:g} of the parent ({in_words(most)})", most, count, in_words)
-    if option == "--active-params":
-        count = lambda subnet: cost.active_parameters(parent, subnet)  # noqa: E731
-        in_words = lambda value: f"{value:,.0f} active parameters"  # noqa: E731
-    value = parse_count(option, text)
-    return SizeLimit(option, value, in_words(value), value, count, in_words)
+    kinds = {kind.option: kind for kind in LIMITS.values()}
+    texts = ((option, text) for option, text in given.items() if text is not None)
+    return tuple(Limit(kinds[option], kinds[option].parse(option, text, spec), option) for option, text in texts)
 
 
-def largest_within(source: Shapes, limit: SizeLimit) -> Fit:
-    """The largest shape on the family's path, inside the source, within a limit.
+def largest_within(source: Shapes, limits: tuple[Limit, ...]) -> Fit:
+    """The largest shape on the family's path, inside the source, within limits.
 
     Raises:
         ElasticError: The source is one model, or even the smallest member is too large.
     """
-    shapes = rest_of_path(source, "give a shape with --subnet")
-    at = shapes.fit(limit.most, limit.price)
+    shapes, parent = rest_of_path(source, "give a shape with --subnet"), source.parent
+    at = shapes.fit(0, lambda subnet: any(x.cost(parent, subnet) > x.most(parent) for x in limits))
     if at is None:
         least = shapes.family.members[-1]
-        needed = limit.in_words(limit.price(least.subnet))
-        raise ElasticError(f"{limit.option}: {limit.asked} is too little; the smallest, {least.name}, takes {needed}")
+        short = [x for x in limits if x.cost(parent, least.subnet) > x.most(parent)]
+        needed = " and ".join(x.kind.words(x.cost(parent, least.subnet)) for x in short)
+        asked = f"{in_words(parent, short)} {'is' if len(short) == 1 else 'are'} too little"
+        options = " and ".join(x.name for x in short)
+        raise ElasticError(f"{options}: {asked}; the smallest, {least.name}, takes {needed}")
     above, under = shapes.between(at)
-    subnet = shapes[at]
-    return Fit(
-        limit,
-        subnet,
-        above if above == under else f"between {above} and {under}",
-        None if above == under else (above, under),
-        limit.price(subnet),
-        limit.price(shapes[at - 1]) if at > 0 else None,
-        subnet == source.parent.full,
-    )
+    name, between = (above, None) if above == under else (f"between {above} and {under}", (above, under))
+    return Fit(parent, limits, shapes[at], name, between, shapes[at - 1] if at > 0 else None)
 
 
 def rest_of_path(source: Shapes, instead: str) -> SubnetPath:

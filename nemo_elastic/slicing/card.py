@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, active_parameters, counts, has_inactive, memory, parameters
@@ -16,10 +17,10 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
-from nemo_elastic.core.member import why_not_nested
+from nemo_elastic.core.member import limits_used, why_not_nested
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.source import Origin
-from nemo_elastic.io.values import three_digits
+from nemo_elastic.io.values import human_bytes, three_digits
 
 from .lineage import Lineage
 
@@ -52,14 +53,6 @@ def human(count: float) -> str:
         if count >= size:
             return f"{three_digits(count / size)}{unit}"
     return f"{count:.0f}"
-
-
-def human_bytes(count: float) -> str:
-    """Bytes in three digits: 18.2 GiB."""
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if count >= size:
-            return f"{three_digits(count / size)} {unit}"
-    return f"{count:.0f} B"
 
 
 def width(member: Subnet, axis: str) -> str:
@@ -103,6 +96,8 @@ def member_card(
             notes += ["", "**Its shape is none of the family's members and was not trained. Evaluate it before use.**"]
     if left_out is not None:
         notes += ["", f"It is without its source's {left_out}."]
+    known = () if origin.family is None else (*origin.family, *origin.family.extras)
+    limits = limits_used(parent, (replace(m, name="this model") for m in known if m.name == origin.name))
     kinds = [kind for kind in KINDS.values() if kind.always or kind.symbol in parent.pattern]
     kinds.sort(key=lambda kind: kind.symbol != "M")
     lines = [
@@ -112,7 +107,7 @@ def member_card(
         f"One member of a nested Nemotron-H family, cut out by nemo-elastic. {notes[0]}",
         *notes[1:],
         "",
-        *_table(parent, {"this model": member, "parent": parent.full}, dtype),
+        *_table(parent, {"this model": member, "parent": parent.full}, dtype, limits),
         "",
         f"Layers ({', '.join(f'{k.symbol} {k.words}' for k in kinds)}): `{member.pattern}`",
         "",
@@ -143,7 +138,7 @@ def family_card(family: Family, dtype: str, tokenizer: bool, lineage: Lineage = 
         *(f"nemo-elastic slice . --budget {m.name} --out ../{m.name}" for m in family.members[1:]),
         "```",
         "",
-        *_table(family.parent, {m.name: m.subnet for m in family.members}, dtype),
+        *_table(family.parent, {m.name: m.subnet for m in family}, dtype, limits_used(family.parent, family)),
         "",
         *_usage(whole.subnet, family.parent, tokenizer),
         *extras_section(family.parent, extras_inside(family, whole.subnet)),
@@ -157,11 +152,13 @@ def _front_matter(lineage: Lineage) -> str:
     return "\n".join(("---", *own, *lineage.lines(), "---", ""))
 
 
-def _table(parent: Parent, members: dict[str, Subnet], dtype: str) -> list[str]:
+def _table(parent: Parent, members: dict[str, Subnet], dtype: str, limits: Mapping[str, str] = {}) -> list[str]:
     spec = serving_spec(dtype)
     rows: dict[str, list[str]] = {"parameters": [f"{parameters(parent, m):,}" for m in members.values()]}
     if has_inactive(parent):
         rows["active parameters"] = [f"{active_parameters(parent, m):,}" for m in members.values()]
+    if limits:
+        rows["of its limits"] = [limits.get(name, "-") for name in members]
     sizes = [human_bytes(memory(parent, m, spec)) for m in members.values()]
     rows[f"memory ({spec.weights}, {spec.batch} x {spec.length} tokens)"] = sizes
     axes = (DEPTH, *(axis for axis in parent.axes if axis != DEPTH))

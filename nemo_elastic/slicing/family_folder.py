@@ -272,7 +272,7 @@ def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dic
     members = data.get("members") if isinstance(data, dict) else None
     if not isinstance(members, dict):
         raise bad("elastic.shapes", str(path), 'a JSON file {"members": {name: subnet}}')
-    targets = config.targets(parent)
+    config.targets(parent)
     out: dict[str, Subnet] = {}
     for budget in config.budgets:
         where = f"{path}: members.{budget.name}"
@@ -282,9 +282,10 @@ def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dic
         if budget.name not in members:
             raise ElasticError(f"{where}: missing")
         member = Subnet.from_json(members[budget.name], parent, where)
-        cost, limit = budget.cost(parent, member), targets[budget.name]
-        if cost > limit:
-            raise bad(where, f"a cost of {cost:.0f}", f"its budget is {limit:.0f}")
+        for limit in budget.limits:
+            cost, most = limit.cost(parent, member), limit.most(parent)
+            if cost > most:
+                raise bad(where, f"a cost of {cost:.0f}", f"its budget is {most:.0f}")
         why = why_not_nested(member, next(reversed(out.values())))
         if why is not None:
             raise ElasticError(f"{where}: not nested in the member before it: {why}")

@@ -31,9 +31,12 @@ def step_facts_of(family: FamilyTraining, losses: Mapping[int, float]) -> dict[s
     router = family.last_router
     if router and not family.members.is_frozen:
         budget = router["budget"]
-        cost = float(family.config.budgets[budget].cost(family.parent, router["routed"].expected))
-        target = family.config.targets(family.parent)[names[budget]]
-        facts |= {f"cost_{names[budget]}": cost / target, "router_tau": router["tau"], "router_scale": router["scale"]}
+        asked, member = family.config.budgets[budget], router["routed"].expected
+        cost = float(asked.cost(family.parent, member)) / asked.target(family.parent)
+        facts |= {f"cost_{names[budget]}": cost, "router_tau": router["tau"], "router_scale": router["scale"]}
+        if len(asked.limits) > 1:
+            used = {limit.kind.field: float(limit.share(family.parent, member)) for limit in asked.limits}
+            facts |= {f"limit_{field}_{names[budget]}": share for field, share in used.items()}
         entropies = Router.entropy(router["routed"].probabilities)
         facts |= {f"entropy_{axis}": float(entropy) for axis, entropy in entropies.items()}
     return facts

@@ -191,6 +191,7 @@ def freeze_members(family: FamilyTraining, host: Host, out: Path) -> None:
         "step": host.step,
         "projection": {
             n: {"target": p.target, "raw_cost": p.raw_cost, "cost": p.cost, "raw": p.raw.to_json()}
+            | ({"limits": p.limits} if p.limits else {})
             for n, p in projections.items()
         },
     }

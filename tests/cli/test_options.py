@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from nemo_elastic.cli.options import check_one_size, within
+from nemo_elastic.cli.options import check_sizes, within
 from nemo_elastic.errors import ElasticError
 
 
@@ -52,10 +52,21 @@ def test_a_command_refuses_a_value_before_it_does_anything() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "wrong"), [({}, ""), ({"--params": "1", "--ratio": "1"}, ", not --params and --ratio")]
+    ("given", "wrong"),
+    [
+        ({}, ""),
+        ({"--subnet": "a.json", "--ratio": "1"}, ", not --subnet and --ratio"),
+        ({"--budget": ["a"], "--subnet": "a.json"}, ", not --budget and --subnet"),
+    ],
 )
-def test_one_size_is_asked_for(given: dict[str, str], wrong: str) -> None:
-    ways = {"--params": None, "--ratio": None} | given
-    with pytest.raises(ElasticError, match=f"^slice: give exactly one of --params, --ratio{wrong} \\(once\\)$"):
-        check_one_size("slice", ways, " (once)")
-    check_one_size("slice", {"--params": None, "--ratio": "0.5"})
+def test_sizes_are_asked_for_or_one_other_way_is_taken(given: dict[str, Any], wrong: str) -> None:
+    sizes, others = ({n: given.get(n) for n in names} for names in (("--params", "--ratio"), ("--budget", "--subnet")))
+    line = f"slice: give --budget, or --subnet, or one or several of --params, --ratio{wrong}"
+    with pytest.raises(ElasticError, match=f"^{line}$"):
+        check_sizes("slice", sizes, others)
+
+
+def test_sizes_may_be_several_and_another_way_stands_alone() -> None:
+    check_sizes("slice", {"--params": "1", "--ratio": "0.5"}, {"--budget": None})
+    check_sizes("slice", {"--params": None, "--ratio": "0.5"})
+    check_sizes("slice", {"--params": None, "--ratio": None}, {"--budget": ["a", "b"]})

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.io.values import UNITS, integer, keep_plain, number, parse_float, parse_size, plain, three_digits
+from nemo_elastic.io.values import (
+    UNITS,
+    integer,
+    keep_plain,
+    number,
+    parse_count,
+    parse_float,
+    parse_size,
+    plain,
+    three_digits,
+)
 
 
 def test_a_number_is_taken_at_its_bounds_and_not_beyond() -> None:
@@ -79,3 +89,17 @@ def test_what_is_no_size_is_reported_with_all_units(wrong: Any) -> None:
 def test_a_figure_has_three_digits_and_no_exponent() -> None:
     figures = {0.0603: "0.0603", 7: "7", 18.24: "18.2", 999.4: "999", 999.6: "1000", 1010.2: "1010", 4192.3: "4192"}
     assert {value: three_digits(value) for value in figures} == figures
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("6e9", 6e9), ("6B", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("12", 12), ("1T", 1e12)],
+)
+def test_counts(text: str, count: float) -> None:
+    assert parse_count("--params", text) == pytest.approx(count)
+
+
+@pytest.mark.parametrize("text", ["", "B", "6GB", "-5", "0", "nan", "inf", "1e300", "6 9"])
+def test_no_counts(text: str) -> None:
+    with pytest.raises(ElasticError, match="a number of parameters"):
+        parse_count("--params", text)

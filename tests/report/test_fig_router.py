@@ -53,6 +53,15 @@ def test_a_run_without_a_router_has_no_picture() -> None:
     assert draw(run({"kind": "step", "step": 1, "tokens": 1, "loss": 3.0}), WIDE) is None
 
 
+def test_each_of_several_limits_has_a_line_beside_the_one_that_is_used_most() -> None:
+    both = [
+        x | {"limit_params_small": x["cost_small"] / 2, "limit_active_params_small": x["cost_small"]} for x in STEPS
+    ]
+    _, most, *limits, _ = lines_of(drawn(run(*both)).figure, 1)
+    assert [y[0] for _, y in limits] == [most[1][0] / 2, most[1][0]] and all(x == most[0] for x, _ in limits)
+    assert len(lines_of(drawn(run(*STEPS)).figure, 1)) == 3
+
+
 @pytest.mark.parametrize("sheet", [WIDE, NARROW])
 def test_it_shows_what_was_logged_and_its_running_mean(sheet: Sheet) -> None:
     figure = drawn(run(*STEPS), sheet).figure

@@ -8,12 +8,16 @@ import json
 import re
 import shutil
 import struct
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from nemo_elastic.cli.app import main
+from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import active_parameters
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io.read import read_json
 from nemo_elastic.ranking import Ranking
@@ -23,11 +27,11 @@ from nemo_elastic.report.fig_loss import _ticks
 from nemo_elastic.report.fig_shapes import kept_share, rows
 from nemo_elastic.report.html_page import FIGURES, PAGE, render
 from nemo_elastic.report.labels import spread
-from nemo_elastic.report.page_tables import members, seconds, sizes_table
+from nemo_elastic.report.page_tables import members, projection_table, seconds, sizes_table
 from nemo_elastic.report.palette import variables
-from nemo_elastic.report.run_record import Phase
+from nemo_elastic.report.run_record import Phase, RunRecord, ShapeHistory
 from tests.report.fabricate import write_json
-from tests.shapes import MOE
+from tests.shapes import MOE, PARENT
 
 NAMES = ["1.6m", "1.1m", "0.8m"]
 
@@ -294,3 +298,26 @@ def test_members_with_experts_are_counted_both_ways(tmp_path):
 def test_members_without_experts_have_one_count(demo_run):
     record = load_run(demo_run)
     assert not any("active_parameters" in m for m in members(record)) and "active" not in sizes_table(record).heads
+
+
+def test_how_much_of_several_limits_a_member_uses_is_in_the_tables():
+    both = Budget("small", ratio=0.7, memory={"size": 2**20, "batch": 4})
+    small = PARENT.uniform(hidden=8, ffn=8)
+    family = Family.of(PARENT, {"full": PARENT.full, "small": small}, budgets=[Budget("full"), both])
+    share = both.limits[0].share(PARENT, small)
+    figures = {"target": 100.0, "raw_cost": 120.0, "cost": 97.0}
+    shapes = ShapeHistory(projection={"small": {"target": 1, "raw_cost": 1.2, "cost": 0.97, "limits": {
+        "ratio": figures, "memory": figures | {"raw_cost": 80.0}, "no limit": figures,
+    }}})  # fmt: skip
+    record = RunRecord(Path("run"), family=family, shapes=shapes)
+    assert [m.get("limits", "").split(",")[0] for m in members(record)] == ["", f"ratio {share:.1%}"]
+    table = sizes_table(record)
+    assert table is not None and "of its limits" in table.heads
+    chosen = projection_table(record)
+    assert chosen is not None
+    assert [[row[0], row[3], row[5]] for row in chosen.rows] == [
+        ["small: ratio", "+20.0%", "-3.0%"], ["small: memory", "-20.0%", "-3.0%"],
+    ]  # fmt: skip
+    alone = replace(record, family=Family.of(PARENT, {"small": small}, budgets=[Budget("small", ratio=0.7)]))
+    table = sizes_table(alone)
+    assert table is not None and "of its limits" not in table.heads

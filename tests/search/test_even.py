@@ -28,15 +28,18 @@ def score(space: Space, budget: Budget, member) -> float:
         if space.positions(axis)
     ]
     spread = max(shares) - min(shares) if shares else 0.0
-    return spread + MISS_WEIGHT * max(
-        0.0, 1 - budget.cost(space.parent, member) / budget.target(space.parent) - FREE_MISS
-    )
+    used = [limit.share(space.parent, member) for limit in budget.limits]
+    return spread + MISS_WEIGHT * sum(max(0.0, 1 - share - FREE_MISS) for share in used)
 
 
 @some
-@given(space=spaces(max_layers=4), ratio=st.floats(0.2, 1.0))
-def test_no_even_member_is_more_even_nor_nearer(space, ratio):
+@given(space=spaces(max_layers=4), ratio=st.floats(0.2, 1.0), served=st.none() | st.floats(0.2, 1.0))
+def test_no_even_member_is_more_even_nor_nearer(space, ratio, served):
     budget = Budget("some", ratio=ratio)
+    if served is not None:
+        own = {"batch": 8, "length": 4096}
+        size = Budget("x", memory={"size": 1, **own}).cost(space.parent, space.full)
+        budget = Budget("some", ratio=ratio, memory={"size": max(1, int(served * size)), **own})
     price = space.price(budget)
     assume(price(space.smallest) <= price.target)
     result = uniform(space, budget)

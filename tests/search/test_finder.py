@@ -6,18 +6,24 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.cost import active_parameters, parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.search import Space, search, uniform_family
 from nemo_elastic.search.finder import NOISE
 from nemo_elastic.search.projection import fit
 from tests.search.common import BUDGETS, SMALL, SMALL_AXES, SMALL_DROPS, small_space, spaces
+from tests.shapes import NANO_30B
+
+ROOT = Path(__file__).parents[2]
 
 
 class Toy:
@@ -172,6 +178,61 @@ def test_members_are_chosen_together():
     result = search(space, budgets, loss, candidates=24)
     assert (result.losses["large"] + NOISE) * (result.losses["small"] + NOISE) == pytest.approx(best)
     assert result.members["large"].hidden == 128
+
+
+def test_where_few_members_lie_near_all_limits_they_are_all_measured():
+    """The 30B's: of 4,320 members those count to which nothing can be added, and the best chain of them is found."""
+    config = ElasticConfig.load(ROOT / "conf" / "elastic_30b_a3b.yaml")
+    parent = config.parent_shape(NANO_30B)
+    space = Space(parent, config.resolve_axes(parent))
+    rng = np.random.default_rng(2)
+    worth = {s.axis: rng.lognormal(0, 0.7) for s in space.slots}
+
+    def loss(member) -> float:
+        code = space.encode(member)
+        return sum(w * (1 - space.shares[i, code[i]]) ** 1.5 for i, w in enumerate(worth.values()))
+
+    counts = {}
+    for code in np.ndindex(*space.sizes):
+        member = space.decode(code)
+        counts[code] = parameters(parent, member), active_parameters(parent, member)
+    asked = [(b.params, b.active_params) for b in config.budgets[1:]]
+    within = [{c for c, (n, m) in counts.items() if n <= params and m <= active} for params, active in asked]
+
+    def added(code) -> list:
+        return [(*code[:i], c - 1, *code[i + 1 :]) for i, c in enumerate(code) if c]
+
+    fullest = [{c for c in own if not own.intersection(added(c))} for own in within]
+    assert [{tuple(c) for c in space.fullest(b).tolist()} for b in config.budgets[1:]] == fullest
+    result = search(space, config.budgets, loss, candidates=256)
+    assert {t.origin for t in result.trace} == {"all"} and len(result.trace) == len(fullest[0] | fullest[1]) < 100
+    assert {space.encode(t.member) for t in result.trace} == fullest[0] | fullest[1]
+    losses = {c: loss(space.decode(c)) + NOISE for c in fullest[0] | within[1]}
+    nested = ((a, b) for a in fullest[0] for b in within[1] if all(x <= y for x, y in zip(a, b, strict=True)))
+    best = min(losses[a] * losses[b] for a, b in nested)
+    assert (result.losses["23b"] + NOISE) * (result.losses["12b"] + NOISE) == pytest.approx(best)
+    # with fewer candidates than there are such members they are sampled, as in any space
+    few = search(space, config.budgets, loss, candidates=40)
+    assert {t.origin for t in few.trace} - {"all"} and len(few.trace) <= 40
+    for budget in config.budgets[1:]:
+        assert space.price(budget)(few.members[budget.name]) <= 1
+
+
+def test_the_search_keeps_several_limits_in_a_space_too_large_to_look_at():
+    space = small_space()
+    size = int(0.55 * Budget("x", memory={"size": 1, "batch": 8, "length": 4096}).cost(SMALL, SMALL.full))
+    served = {"size": size, "batch": 8, "length": 4096}
+    budgets = [Budget("full"), Budget("large", ratio=0.8, memory={**served, "size": size * 3 // 2}),
+               Budget("small", ratio=0.6, memory=served)]  # fmt: skip
+    assert space.fullest(budgets[1]) is None
+    loss = Toy(space, 0)
+    result = search(space, budgets, loss, candidates=64)
+    even = uniform_family(space, budgets)
+    assert result.members["small"] <= result.members["large"]
+    for budget in budgets[1:]:
+        shares = [limit.share(SMALL, result.members[budget.name]) for limit in budget.limits]
+        assert 0.9 < max(shares) <= 1
+        assert result.losses[budget.name] < loss(even[budget.name])
 
 
 def test_bad_requests_are_reported_before_anything_is_measured():

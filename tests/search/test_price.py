@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nemo_elastic.core.budget import Budget
-from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.limits import RATIO, Limit
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.search.space import Price
+from nemo_elastic.io.values import human_bytes
+from nemo_elastic.search.price import LimitPrice, Price
 from tests.search.common import SMALL, small_space
 
 SPACE = small_space()
@@ -59,6 +63,37 @@ def test_a_budget_below_the_smallest_member_is_reported_with_the_nearest_cost(
         price.check()
 
 
+def test_limits_that_the_smallest_member_misses_are_reported_in_one_line_with_what_it_takes() -> None:
+    least, size = parameters(SMALL, SPACE.smallest), memory(SMALL, SPACE.smallest, MemorySpec())
+    params, served = {"params": least - 1}, {"memory": {"size": int(size) - 1}}
+    shares = least / parameters(SMALL, SMALL.full), size / memory(SMALL, SMALL.full, MemorySpec())
+    line = (
+        f"elastic.budgets[tiny]: {params | served} is not allowed; the nearest that the axes reach are {least:,} "
+        f"parameters ({shares[0]:.4g} of the parent) and {human_bytes(size)} ({shares[1]:.4g} of the parent); raise "
+        "them or add smaller choices"
+    )
+    with pytest.raises(ElasticError, match=f"^{re.escape(line)}$"):
+        Price(SPACE, Budget("tiny", ratio=0.9, **params, **served)).check()
+    with pytest.raises(ElasticError, match=r"^elastic\.budgets\[tiny\]\.params: \d+ is not allowed; its limit is"):
+        Price(SPACE, Budget("tiny", ratio=0.9, **params, memory={"size": int(size) + 1})).check()
+    Price(SPACE, Budget("tiny", params=least, memory={"size": int(size) + 1})).check()
+
+
+def test_the_price_of_several_limits_is_the_largest_share_that_is_used() -> None:
+    codes = np.random.default_rng(0).integers(0, SPACE.sizes, (32, len(SPACE.sizes)))
+    members, own = [SPACE.decode(code) for code in codes], {"batch": 64, "length": 512}
+    bytes_of_one = [memory(SMALL, m, MemorySpec(**own)) / parameters(SMALL, m) for m in members]
+    size = int(0.7 * parameters(SMALL, SMALL.full) * np.median(bytes_of_one))
+    budget = Budget("both", ratio=0.7, memory={"size": size, **own})
+    price = Price(SPACE, budget)
+    shares = [[limit.share(SMALL, member) for limit in budget.limits] for member in members]
+    np.testing.assert_allclose(price.each(codes), shares, rtol=1e-12)
+    np.testing.assert_allclose(price.codes(codes), np.max(shares, axis=1), rtol=1e-12)
+    assert [price(member) for member in members] == pytest.approx(np.max(shares, axis=1).tolist())
+    assert price.target == 1.0 and price.whole == pytest.approx(max(x.share(SMALL, SMALL.full) for x in budget.limits))
+    assert set(np.argmax(shares, axis=1)) == {0, 1}  # each of them binds somewhere
+
+
 def test_a_budget_that_the_smallest_member_just_meets_is_fine() -> None:
     least = parameters(SMALL, SPACE.smallest)
     Price(SPACE, Budget("least", params=least)).check()
@@ -67,9 +102,6 @@ def test_a_budget_that_the_smallest_member_just_meets_is_fine() -> None:
 
 
 def test_a_cost_that_is_no_sum_over_layers_is_found_out() -> None:
-    class Squared(Budget):
-        def cost(self, parent: Any, member: Any) -> Any:
-            return super().cost(parent, member) ** 2
-
-    with pytest.raises(AssertionError, match="the cost of odd is not a sum over layers"):
-        Price(SPACE, Squared("odd", ratio=0.5))
+    squared = replace(RATIO, cost=lambda parent, member, _: parameters(parent, member) ** 2)
+    with pytest.raises(AssertionError, match="odd: the cost is not a sum over layers"):
+        LimitPrice(SPACE, Limit(squared, 0.5, "odd"))

@@ -5,18 +5,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.search import project, project_family
+from nemo_elastic.search import Space, project, project_family
 from nemo_elastic.search.projection import TOLERANCE, fit
 from tests.search.common import BUDGETS, NANO, codes, nano_space, small_space, spaces
+from tests.shapes import NANO_30B
 
+ROOT = Path(__file__).parents[2]
 some = settings(max_examples=60)
 
 
@@ -33,6 +37,66 @@ def test_any_choice_becomes_a_nested_member_within_its_budget(data, space, ratio
     assert done.raw_cost == budget.cost(space.parent, raw)
     assert done.miss == done.cost / done.target - 1 <= 0 and done.raw_miss == done.raw_cost / done.target - 1
     assert done.nested == (raw <= upper)
+
+
+def of_several(space, shares) -> Budget:
+    """Parameters, and memory of long sequences, of which the cache takes a part."""
+    served = Budget("served", memory={"size": 1, "batch": 4, "length": 4096})
+    size = max(1, round(shares[1] * served.cost(space.parent, space.full)))
+    return Budget("some", ratio=shares[0], memory={"size": size, "batch": 4, "length": 4096})
+
+
+@some
+@given(data=st.data(), space=spaces(), shares=st.tuples(st.floats(0.1, 1.0), st.floats(0.1, 1.0)))
+def test_any_choice_becomes_a_nested_member_within_several_limits(data, space, shares):
+    budget = of_several(space, shares)
+    price = space.price(budget)
+    assume(price(space.smallest) <= 1)
+    raw, upper = (space.decode(data.draw(codes(space))) for _ in range(2))
+    done = project(space, raw, budget, upper)
+    assert done.member <= upper and done.member in space and done.target == 1.0
+    for limit in budget.limits:
+        figures = done.limits[limit.kind.field]
+        assert figures["cost"] == limit.cost(space.parent, done.member) <= figures["target"]
+        assert figures["raw_cost"] == limit.cost(space.parent, raw)
+    assert done.cost == pytest.approx(max(x["cost"] / x["target"] for x in done.limits.values()))
+    assert done.to_json()["limits"] == done.limits
+
+
+@some
+@given(data=st.data(), space=spaces(), shares=st.tuples(st.floats(0.1, 1.0), st.floats(0.1, 1.0)))
+def test_each_of_several_limits_is_used_as_far_as_it_can_be(data, space, shares):
+    budget = of_several(space, shares)
+    price = space.price(budget)
+    assume(price(space.smallest) <= 1)
+    done = project(space, space.decode(data.draw(codes(space))), budget)
+    code = np.array(space.encode(done.member))
+    now = price.each(code)[0]
+    if (1 - now <= TOLERANCE).all():
+        return
+    for slot in np.flatnonzero(space.active(code)):
+        for i in range(code[slot]):
+            larger = code.copy()
+            larger[slot] = i
+            cost = price.each(larger)[0]
+            assert (cost > 1).any() or cost.sum() <= now.sum()
+
+
+def test_choices_of_the_30b_end_near_both_of_its_counts():
+    """Experts are full of parameters and a token meets few of them: they are given for what a token meets."""
+    config = ElasticConfig.load(ROOT / "conf" / "elastic_30b_a3b.yaml")
+    parent = config.parent_shape(NANO_30B)
+    space, rng = Space(parent, config.resolve_axes(parent)), np.random.default_rng(0)
+    for budget in config.budgets[1:]:
+        raw = [space.decode(rng.integers(0, space.sizes)) for _ in range(12)]
+        done = [project(space, member, budget).limits for member in raw]
+        used = np.array([[limit["cost"] / limit["target"] for limit in limits.values()] for limits in done])
+        assert (used <= 1).all() and (used.mean(axis=0) > 0.95).all() and (used.max(axis=1) > 0.97).all()
+    # all experts, and all else so narrow that a token meets too little
+    wide = parent.uniform(hidden=1856, mamba_heads=48, shared_ffn=2176, expert_ffn=1088)
+    params, active = project(space, wide, config.budgets[2]).limits.values()
+    assert params["raw_cost"] > params["target"] >= params["cost"] > 0.97 * params["target"]
+    assert active["raw_cost"] < 0.95 * active["target"] < 0.97 * active["target"] < active["cost"]
 
 
 @some

@@ -17,7 +17,7 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.source import Origin, Shapes
-from nemo_elastic.slicing.by_size import largest_within, parse_count, read_limit, read_subnet, rest_of_path
+from nemo_elastic.slicing.by_size import in_words, largest_within, read_limits, read_subnet, rest_of_path
 from tests.shapes import PARENT
 
 MEMBERS = {
@@ -32,26 +32,26 @@ COUNTS = {name: parameters(PARENT, member) for name, member in MEMBERS.items()}
 
 
 def limit_of(limit: float) -> Any:
-    return read_limit(PARENT, SPEC, {"--params": str(limit)})
+    return read_limits(SPEC, {"--params": str(limit)})
 
 
 def test_a_number_of_parameters_has_a_unit_or_none() -> None:
-    limit = read_limit(PARENT, SPEC, {"--params": "6B"})
-    assert (limit.option, limit.most, limit.asked) == ("--params", 6e9, "6,000,000,000 parameters")
-    assert limit.price(PARENT.full) == COUNTS["12b"]
+    (limit,) = read_limits(SPEC, {"--params": "6B"})
+    assert (limit.name, limit.most(PARENT), in_words(PARENT, [limit])) == ("--params", 6e9, "6,000,000,000 parameters")
+    assert limit.cost(PARENT, PARENT.full) == COUNTS["12b"]
 
 
 def test_memory_is_that_of_a_deployment() -> None:
-    limit = read_limit(PARENT, SPEC, {"--params": None, "--memory": "14GiB"})
-    assert (limit.option, limit.most, limit.asked) == ("--memory", 14 * 2**30, "14 GiB")
-    assert limit.price(MEMBERS["9b"]) == memory(PARENT, MEMBERS["9b"], SPEC)
+    (limit,) = read_limits(SPEC, {"--params": None, "--memory": "14GiB"})
+    assert (limit.name, limit.most(PARENT), in_words(PARENT, [limit])) == ("--memory", 14 * 2**30, "14 GiB")
+    assert limit.cost(PARENT, MEMBERS["9b"]) == memory(PARENT, MEMBERS["9b"], SPEC)
 
 
 def test_a_ratio_is_a_share_of_the_parents_parameters() -> None:
-    limit = read_limit(PARENT, SPEC, {"--ratio": "0.5"})
-    assert (limit.value, limit.most) == (0.5, COUNTS["12b"] / 2)
-    assert limit.asked == f"0.5 of the parent ({COUNTS['12b'] / 2:,.0f} parameters)"
-    assert read_limit(PARENT, SPEC, {"--ratio": "1"}).most == COUNTS["12b"]
+    (limit,) = read_limits(SPEC, {"--ratio": "0.5"})
+    assert (limit.value, limit.most(PARENT)) == (0.5, COUNTS["12b"] / 2)
+    assert in_words(PARENT, [limit]) == f"0.5 of the parent ({COUNTS['12b'] / 2:,.0f} parameters)"
+    assert read_limits(SPEC, {"--ratio": "1"})[0].most(PARENT) == COUNTS["12b"]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_ratio_is_a_share_of_the_parents_parameters() -> None:
 def test_what_is_no_size_is_reported_with_its_option(asked: dict[str, str]) -> None:
     (option,) = asked
     with pytest.raises(ElasticError, match=f"^{option}: .* is not allowed; "):
-        read_limit(PARENT, SPEC, asked)
+        read_limits(SPEC, asked)
 
 
 def test_any_limit_gets_the_largest_shape_of_the_path_within_it() -> None:
@@ -76,9 +76,10 @@ def test_any_limit_gets_the_largest_shape_of_the_path_within_it() -> None:
     for at, price in enumerate(prices):
         for limit in (price, price + 1):
             fit = largest_within(WHOLE, limit_of(limit))
-            assert (fit.subnet, fit.used) == (path(FAMILY)[at], price) and fit.used <= limit
-            assert fit.larger == (None if at == 0 else prices[at - 1])
-            assert fit.larger is None or fit.larger > limit
+            larger = fit.to_json()["larger"]
+            assert fit.subnet == path(FAMILY)[at] and price <= limit
+            assert larger == (None if at == 0 else prices[at - 1])
+            assert larger is None or larger > limit
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -91,7 +92,8 @@ def test_a_shape_between_members_says_between_which() -> None:
     fit = largest_within(WHOLE, limit_of(COUNTS["9b"] - 1))
     assert fit.name == "between 9b and 6b" and fit.between == ("9b", "6b")
     data = fit.to_json()
-    assert data["between"] == ("9b", "6b") and data["below"] == 1 - fit.used / (COUNTS["9b"] - 1)
+    used = parameters(PARENT, fit.subnet)
+    assert data["between"] == ("9b", "6b") and data["below"] == 1 - used / (COUNTS["9b"] - 1)
 
 
 def test_what_was_found_is_reported_in_a_line() -> None:
@@ -116,7 +118,8 @@ def test_from_a_member_the_rest_of_the_path_can_be_cut() -> None:
     rest = rest_of_path(held(MEMBERS["9b"]), "")
     assert rest[0] == MEMBERS["9b"] and rest[-1] == MEMBERS["6b"] and all(shape <= MEMBERS["9b"] for shape in rest)
     fit = largest_within(held(MEMBERS["9b"]), limit_of(COUNTS["12b"]))
-    assert fit.subnet == MEMBERS["9b"] and str(fit).endswith(f"9b, the largest here, {fit.below:.2%} below")
+    below = 1 - COUNTS["9b"] / COUNTS["12b"]
+    assert fit.subnet == MEMBERS["9b"] and str(fit).endswith(f"9b, the largest here, {below:.2%} below")
 
 
 def test_one_model_alone_has_no_path_and_it_says_what_to_do_instead() -> None:
@@ -158,15 +161,33 @@ def test_a_file_that_is_no_shape_of_the_parent_is_reported_by_its_name(
         read_subnet(file(tmp_path, content), PARENT)
 
 
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [("6e9", 6e9), ("6B", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("12", 12), ("1T", 1e12)],
-)
-def test_counts(text: str, count: float) -> None:
-    assert parse_count("--params", text) == pytest.approx(count)
+def test_several_limits_hold_together_and_the_nearest_binds() -> None:
+    """Memory of long sequences and parameters: each of the two is what stops it, at one limit or the other."""
+    spec, shapes = MemorySpec(batch=64, length=4096), path(FAMILY)
+    costs = [(parameters(PARENT, shape), memory(PARENT, shape, spec)) for shape in shapes]
+    stopped = set()
+    for count, size in (costs[1], (costs[1][0], costs[3][1]), (costs[3][0], costs[1][1]), costs[-1]):
+        limits = read_limits(spec, {"--params": str(count), "--memory": f"{size}B", "--ratio": None})
+        fit = largest_within(WHOLE, limits)
+        at = next(i for i, cost in enumerate(costs) if cost[0] <= count and cost[1] <= size)
+        assert fit.subnet == shapes[at] and [limit.name for limit in fit.limits] == ["--params", "--memory"]
+        data = fit.to_json()
+        assert [x["below"] for x in data["limits"]] == [1 - costs[at][0] / count, 1 - costs[at][1] / size]
+        assert [x["larger"] for x in data["limits"]] == list(costs[at - 1])
+        over = [x["larger"] > x["limit"] for x in data["limits"]]
+        assert any(over) and f"{count:,} parameters and " in str(fit)
+        stopped |= {x["option"] for x, above in zip(data["limits"], over, strict=True) if above}
+    assert stopped == {"--params", "--memory"}
 
 
-@pytest.mark.parametrize("text", ["", "B", "6GB", "-5", "0", "nan", "inf", "1e300", "6 9"])
-def test_no_counts(text: str) -> None:
-    with pytest.raises(ElasticError, match="a number of parameters"):
-        parse_count("--params", text)
+def test_limits_below_the_smallest_member_are_reported_together() -> None:
+    least = MEMBERS["6b"]
+    size = int(memory(PARENT, least, SPEC))
+    asked = {"--params": str(COUNTS["6b"] - 1), "--memory": f"{size - 1}B", "--ratio": "0.99"}
+    needed = rf"{COUNTS['6b']:,} parameters and [\d.]+ KiB"
+    line = rf"^--params and --memory: .* are too little; the smallest, 6b, takes {needed}$"
+    with pytest.raises(ElasticError, match=line):
+        largest_within(WHOLE, read_limits(SPEC, asked))
+    alone = asked | {"--memory": f"{size}B"}
+    with pytest.raises(ElasticError, match=r"^--params: .* is too little; the smallest, 6b, takes"):
+        largest_within(WHOLE, read_limits(SPEC, alone))

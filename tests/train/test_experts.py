@@ -21,12 +21,19 @@ from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verification import verify
+from nemo_elastic.train.members import Members
+from nemo_elastic.train.metrics import step_facts_of
+from nemo_elastic.train.training import FamilyTraining
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT
 from tests.train.trained import Trained, train_family
 
 BLOCK = {
-    "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.8}, {"name": "small", "active_params": 6500}],
+    "budgets": [
+        {"name": "full"},
+        {"name": "large", "ratio": 0.8},
+        {"name": "small", "active_params": 6500, "ratio": 0.7},
+    ],
     "axes": {
         "hidden": [16, 12],
         "depth": [5, 4],
@@ -65,10 +72,38 @@ def test_search_and_router_cut_its_axes_within_their_budgets(trained: Trained) -
     assert members["small"] <= members["large"] <= members["full"] == parent.full
     assert parameters(parent, members["large"]) <= 0.8 * parameters(parent, parent.full)
     assert active_parameters(parent, members["small"]) <= 6500
+    assert parameters(parent, members["small"]) <= 0.7 * parameters(parent, parent.full)
+    projected = json.loads((trained.out / "members.json").read_text())["report"]["projection"]
+    assert {field: limit["cost"] for field, limit in projected["small"]["limits"].items()} == {
+        "active_params": active_parameters(parent, members["small"]), "ratio": parameters(parent, members["small"]),
+    }  # fmt: skip
+    assert "limits" not in projected["large"]
     assert all(width >= 2 for width in members["small"].widths("experts"))
     assert json.loads((trained.out / "shapes.json").read_text())["report"]["source"] == "search"
     assert any(isinstance(choice, Gates) for choice in trained.choices), "the router had a part in it"
     assert any(isinstance(choice, Subnet) for choice in trained.choices)
+
+
+def test_a_step_logs_each_of_several_limits_and_the_one_that_is_used_most() -> None:
+    soft = BLOCK | {"router": {"soft_share": 1.0}}  # every micro-batch runs under the router's masks
+    family = FamilyTraining(ElasticConfig.from_dict(soft), steps=8)
+    parent = family.config.parent_shape(unstriped(LATENT))
+    family.members = Members(parent, 3, family.new_router(parent))
+    facts: dict[str, dict[str, float]] = {}
+    for step in range(64):
+        family.next_samples(step % 4)
+        if family.last_router:
+            asked = family.config.budgets[family.last_router["budget"]]
+            name = asked.name
+            facts[name] = step_facts_of(family, {})
+            expected = family.last_router["routed"].expected
+            limits = {limit.kind.field: limit for limit in asked.limits}
+            shares = {field: float(limit.share(parent, expected)) for field, limit in limits.items()}
+            assert facts[name][f"cost_{name}"] == max(shares.values())
+            logged = {k: v for k, v in facts[name].items() if k.startswith("limit_")}
+            several = shares if len(shares) > 1 else {}
+            assert logged == {f"limit_{field}_{name}": share for field, share in several.items()}
+    assert {"large", "small"} == set(facts)
 
 
 def test_training_moved_experts_and_left_the_bias_of_the_router(trained: Trained) -> None:

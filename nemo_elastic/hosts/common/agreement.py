@@ -19,6 +19,7 @@ from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent, first_difference
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import by_name, tensors
+from nemo_elastic.core.limits import Limit
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.megatron.infer import infer
 from nemo_elastic.formats.megatron.shape import config_fields, parent_of
@@ -131,7 +132,9 @@ def check_model(
     if vocabulary is not None:
         config.targets(parent)
         for budget in config.budgets:
-            Space(parent, axes, heaviest_first(parent, axes, budget)).check_budgets([budget])
+            for limit in budget.limits:
+                own = Budget(budget.name, **{limit.kind.field: limit.value})
+                Space(parent, axes, heaviest_first(parent, axes, limit)).check_budgets([own])
     return parent
 
 
@@ -248,15 +251,15 @@ def check_no_file(where: str, folder: str | None) -> None:
         raise bad(where, folder, f"a folder; {file} is a file")
 
 
-def heaviest_first(parent: Parent, axes: Mapping[str, AxisConfig], budget: Budget) -> list[int]:
+def heaviest_first(parent: Parent, axes: Mapping[str, AxisConfig], limit: Limit) -> list[int]:
     """Layers by falling cost at their smallest widths.
 
     The order in which layers go is not known before they are ranked. This one reaches the smallest member that any
-    order could: a budget that it misses, every ranking misses.
+    order could: a limit that it misses, every ranking misses.
     """
     layers = range(parent.num_layers)
     if len(axes[DEPTH].choices) == 1:
         return list(layers)
     widths = {name: axis.choices[-1] for name, axis in axes.items() if name != DEPTH}
-    alone = {i: budget.cost(parent, parent.uniform([i], **widths)) for i in layers}
+    alone = {i: limit.cost(parent, parent.uniform([i], **widths)) for i in layers}
     return sorted(layers, key=lambda i: -alone[i])

@@ -126,10 +126,8 @@ def test_a_budget_of_active_parameters() -> None:
     assert budget.to_json() == {"active_params": 2500.0} and not budget.is_parent
     assert budget.cost(MOE, MOE.full) == active_parameters(MOE, MOE.full) > budget.target(MOE) == 2500
     assert Budget("small", ratio=0.5).cost(MOE, MOE.full) == parameters(MOE, MOE.full)
-    with pytest.raises(
-        ElasticError, match=r"params and active_params.*one of params, active_params, ratio and memory"
-    ):
-        Budget("small", params=1e3, active_params=1e3)
+    both = Budget("small", params=len(MOE.pattern) * 1e3, active_params=2500)
+    assert [limit.kind.field for limit in both.limits] == ["params", "active_params"]
     with pytest.raises(ElasticError, match=r"active_params: 1000000\.0 is not allowed; at most the parent's"):
         Budget("small", active_params=1e6).target(MOE)
 

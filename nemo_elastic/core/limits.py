@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a budget can limit: a record for each kind of limit, and one limit of one budget.
+
+A kind is a field of `Budget` and, with dashes, an option of `slice` and `specialize`. What it counts adds up over
+layers at a given residual width, and never rises from a shape to one nested in it: tables price it, bisection finds
+the largest shape within it, and the smallest member meets every limit that any member meets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nemo_elastic.core.cost import MemorySpec, active_parameters, memory, parameters
+from nemo_elastic.core.family import Parent, known_fields
+from nemo_elastic.errors import bad
+from nemo_elastic.io.values import human_bytes, number, parse_count, parse_float, parse_size
+
+__all__ = ["LIMITS", "RATIO", "Limit", "LimitKind"]
+
+
+@dataclass(frozen=True)
+class LimitKind:
+    """A kind of limit.
+
+    Attributes:
+        field: of a budget.
+        read: a field's value, checked, of its name and what a block has there.
+        parse: the value that the text of an option means, of the option, the text and what a deployment holds.
+        cost: what is counted of a `Subnet` or an `Expected` member, of the parent, the member and the value.
+        most: how much of that the value allows, of the value and the parent's cost.
+        moved: the value that allows another amount, of the value and the amount; a share of the parent stays.
+        words: says an amount.
+        asked: says the value, of the value and the words of what it allows.
+    """
+
+    field: str
+    read: Callable[[str, Any], Any]
+    parse: Callable[[str, str, MemorySpec], Any]
+    cost: Callable[[Parent, Any, Any], Any]
+    most: Callable[[Any, float], float]
+    moved: Callable[[Any, float], Any]
+    words: Callable[[float], str]
+    asked: Callable[[Any, str], str] = lambda value, words: words
+
+    @property
+    def option(self) -> str:
+        """Of a command."""
+        return "--" + self.field.replace("_", "-")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of_field, (self.field,)  # another process has its own functions
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit: `cost` of a member is at most `most`, and `target` where that must not be above the parent.
+
+    Attributes:
+        kind: what is limited.
+        value: as a budget has it.
+        name: of the value, for errors.
+    """
+
+    kind: LimitKind
+    value: Any
+    name: str
+
+    def cost(self, parent: Parent, member: Any) -> Any:
+        """What is limited, of a `Subnet` or an `Expected` member."""
+        return self.kind.cost(parent, member, self.value)
+
+    def most(self, parent: Parent) -> float:
+        """The most that `cost` may be."""
+        return self.kind.most(self.value, self.cost(parent, parent.full))
+
+    def target(self, parent: Parent) -> float:
+        """The same; raises `ElasticError` where it is above the parent's."""
+        most, whole = self.most(parent), self.cost(parent, parent.full)
+        if most > whole:
+            raise bad(self.name, most, f"at most the parent's {whole:.0f}")
+        return most
+
+    def share_of(self, parent: Parent) -> float:
+        """The target as a share of the parent's cost."""
+        return self.target(parent) / self.cost(parent, parent.full)
+
+    def share(self, parent: Parent, member: Any) -> Any:
+        """How much of the limit a member uses: 1 is all of it."""
+        return self.cost(parent, member) / self.most(parent)
+
+
+def _count(field: str, cost: Callable[[Parent, Any], Any], unit: str) -> LimitKind:
+    """A number of parameters."""
+
+    def read(name: str, value: Any) -> Any:
+        value = parse_float(value) if isinstance(value, str) else value  # YAML 1.1 reads 8.9e9 as text
+        return number(name, value, 1, 1e15, "a number of parameters, at least 1")
+
+    return LimitKind(
+        field,
+        read,
+        lambda option, text, _: parse_count(option, text),
+        lambda parent, member, _: cost(parent, member),
+        lambda value, _: float(value),
+        lambda _, most: float(round(most)),
+        lambda amount: f"{amount:,.0f} {unit}",
+    )
+
+
+def _memory_read(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping) or "size" not in value:
+        raise bad(name, value, "a mapping with size, e.g. {size: 18GiB, batch: 1}")
+    parse_size(f"{name}.size", value["size"])
+    _memory_spec(value, name)
+    return value
+
+
+def _memory_spec(value: Mapping[str, Any], name: str = "memory") -> MemorySpec:
+    return MemorySpec(**known_fields(MemorySpec, {k: v for k, v in value.items() if k != "size"}, name))
+
+
+PARAMS = _count("params", parameters, "parameters")
+ACTIVE = _count("active_params", active_parameters, "active parameters")
+RATIO = LimitKind(
+    "ratio",
+    lambda name, value: number(name, value, 1e-6, 1, "a share of the parent's parameters in (0, 1]"),
+    lambda option, text, _: number(
+        option, parse_float(text), math.ulp(0.0), 1, "a share of the parent's parameters, above 0 and at most 1"
+    ),
+    lambda parent, member, _: parameters(parent, member),
+    lambda value, whole: value * whole,
+    lambda value, _: value,
+    PARAMS.words,
+    lambda value, words: f"{value:g} of the parent ({words})",
+)
+MEMORY = LimitKind(
+    "memory",
+    _memory_read,
+    lambda option, text, spec: {"size": f"{parse_size(option, text)}B", **asdict(spec)},
+    lambda parent, member, value: memory(parent, member, _memory_spec(value)),
+    lambda value, _: parse_size("memory.size", value["size"]),
+    lambda value, most: {**value, "size": round(most)},
+    human_bytes,
+)
+#: fields of a budget, in the order of files
+LIMITS = {kind.field: kind for kind in (PARAMS, ACTIVE, RATIO, MEMORY)}
+
+
+def _of_field(field: str) -> LimitKind:
+    return LIMITS[field]

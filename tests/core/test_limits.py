@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Limits of a budget, alone and together: members that keep them, counted by the tensors of their folders."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.budget import Budget
+from nemo_elastic.core.cost import MemorySpec, active_parameters, cache_elements, memory, parameters
+from nemo_elastic.core.limits import LIMITS, RATIO, Limit
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.hf.reading import open_tensors
+from nemo_elastic.slicing.family_folder import init_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.ranking.test_sorting import unstriped
+from tests.shapes import MOE
+from tests.slicing.test_experts import BLOCK, plain
+
+SPEC = MemorySpec(batch=3, length=40)
+#: each leaves a member something else to give up: experts, widths of them, the residual stream and with it the cache
+ASKED: dict[str, Any] = {
+    "params": 0.6 * parameters(MOE, MOE.full),
+    "active_params": 0.75 * active_parameters(MOE, MOE.full),
+    "ratio": 0.62,
+    "memory": {"size": round(0.7 * memory(MOE, MOE.full, SPEC)), "batch": 3, "length": 40},
+}
+SEVERAL = [fields for number in (2, 3, 4) for fields in combinations(ASKED, number)]
+
+
+def counted(folder: Path, top_k: int) -> dict[str, float]:
+    """What the tensors in a folder add up to: all, those of a token, bytes."""
+    tensors = open_tensors(folder)
+    sizes = {name: math.prod(raw.shape) for name, raw in tensors.items()}
+    experts = {name.partition(".experts.")[0]: set[str]() for name in sizes if ".experts." in name}
+    for name in sizes:
+        layer, _, rest = name.partition(".experts.")
+        if rest:
+            experts[layer].add(rest.partition(".")[0])
+    share = {name: top_k / len(experts[layer]) for name in sizes if (layer := name.partition(".experts.")[0]) != name}
+    return {
+        "params": sum(sizes.values()),
+        "active_params": sum(size * share.get(name, 1) for name, size in sizes.items()),
+        "memory": sum(size * (4 if "correction_bias" in name else 2) for name, size in sizes.items()),
+    }
+
+
+@pytest.mark.parametrize("fields", SEVERAL, ids="-".join)
+def test_a_member_keeps_all_limits_by_the_tensors_of_its_folder(fields: tuple[str, ...], tmp_path: Path) -> None:
+    own = {"name": "small", **{field: ASKED[field] for field in fields}}
+    block = ElasticConfig.from_dict(BLOCK | {"budgets": [{"name": "whole"}, own]})
+    init_family(plain(tmp_path / "plain", unstriped(MOE)), block, tmp_path / "family")
+    family = Family.load(tmp_path / "family")
+    member = family.member("small")
+    assert member.budget == json.loads(json.dumps({field: ASKED[field] for field in fields}))
+    slice_checkpoint(tmp_path / "family", tmp_path / "cut", member="small")
+    actual = counted(tmp_path / "cut", MOE.size("top_k"))
+    cache = cache_elements(family.parent, member.subnet, SPEC.batch, SPEC.length)
+    actual["memory"] += 2 * (cache["kv"] + cache["conv"]) + 4 * cache["ssm"]
+    actual["ratio"] = actual["params"] / parameters(MOE, MOE.full)
+    asked = ASKED | {"memory": ASKED["memory"]["size"]}
+    shares = [actual[field] / asked[field] for field in fields]
+    assert all(share <= 1 for share in shares) and max(shares) > 0.9, shares
+    limits = Budget(**own).limits
+    assert [limit.share(family.parent, member.subnet) for limit in limits] == pytest.approx(shares, rel=1e-12)
+    assert f"{fields[0]} {shares[0]:.1%}" in (tmp_path / "cut" / "README.md").read_text()
+    assert f"{fields[1]} {shares[1]:.1%}" in (tmp_path / "family" / "README.md").read_text()
+
+
+def test_a_budget_has_the_limits_that_it_names_and_the_parents_is_the_parent() -> None:
+    budget = Budget("small", **ASKED)
+    assert [limit.kind.field for limit in budget.limits] == list(LIMITS) and not budget.is_parent
+    assert budget.target(MOE) == 1.0
+    assert budget.cost(MOE, MOE.full) == max(limit.share(MOE, MOE.full) for limit in budget.limits) > 1
+    assert Budget(name="small", **(budget.to_json() or {})) == budget
+    other = pickle.loads(pickle.dumps(budget))
+    assert other == budget and other.limits == budget.limits
+    whole = Budget("whole")
+    assert whole.is_parent and whole.limits == (Limit(RATIO, 1.0, "elastic.budgets[whole].ratio"),)
+    assert whole.cost(MOE, MOE.full) == whole.target(MOE) == parameters(MOE, MOE.full)
+
+
+def test_a_limit_of_one_kind_costs_what_it_always_did() -> None:
+    for field, value in ASKED.items():
+        budget = Budget("small", **{field: value})
+        (limit,) = budget.limits
+        assert (budget.cost(MOE, MOE.full), budget.target(MOE)) == (limit.cost(MOE, MOE.full), limit.target(MOE))
+
+
+def test_a_limit_moves_to_another_parent_as_the_same_share() -> None:
+    for limit in Budget("small", **ASKED).limits:
+        half = Limit(limit.kind, limit.kind.moved(limit.value, limit.most(MOE) / 2), "half")
+        assert half.most(MOE) == pytest.approx(limit.most(MOE) / (1 if limit.kind is RATIO else 2), abs=1)
+
+
+def test_any_limit_above_the_parent_is_reported_by_its_own_name() -> None:
+    both = Budget("a", params=100, active_params=1e9)
+    with pytest.raises(ElasticError, match=r"^elastic\.budgets\[a\]\.active_params: 1000000000"):
+        both.target(MOE)
+
+
+@pytest.mark.parametrize(
+    ("second", "refused"),
+    [
+        ({"params": 5000, "active_params": 4000}, None),
+        ({"params": 6000, "active_params": 3500}, None),  # one is lower, none is higher
+        ({"params": 6000, "active_params": 4000}, "each"),
+        ({"params": 6000}, "each"),  # without the other it is larger
+        ({"params": 7000, "active_params": 4000}, "each"),
+    ],
+)
+def test_budgets_go_down_by_their_smallest_shares(second: dict[str, Any], refused: str | None) -> None:
+    first = {"name": "a", "params": 6000, "active_params": 4000}
+    config = ElasticConfig.from_dict(BLOCK | {"budgets": [{"name": "whole"}, first, {"name": "b", **second}]})
+    if refused is None:
+        assert config.targets(MOE)["b"] == 1.0
+        return
+    line = r"^elastic\.budgets\[b\]: '.* of the parent' .* below 'a' \(0\.\d+ and 0\.\d+\): from the largest"
+    with pytest.raises(ElasticError, match=line):
+        config.targets(MOE)
