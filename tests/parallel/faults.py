@@ -9,6 +9,7 @@ of all, or of the parts that are named.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -21,12 +22,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.parallel.runs import Layout
 
 #: of `make faults`; the tests want some of them
 KILLS = 32
 STAGES = (6, 4)
 STEPS = 4
+#: of Linux's prctl: what a dead child leaves becomes ours
+SET_CHILD_SUBREAPER = 36
 
 
 # ------------------------------------------------------------------------------------------------------ random kills
@@ -365,6 +370,7 @@ def main(place: Path, count: int, *parts: str) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from tests.parallel import forks, runs
 
+    ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
     forks.prepare(place)
     forks.run(place / "roomy" / "log", 1, runs.train, place, place / "roomy", Layout(), STEPS, every=1)
     every: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -374,6 +380,8 @@ def main(place: Path, count: int, *parts: str) -> None:
     }  # fmt: skip
     actual = {name: part(place) for name, part in every.items() if not parts or name in parts}
     (place / "faults.json").write_text(json.dumps(actual))
+    for process in psutil.Process().children(recursive=True):  # a writer or loader outlives the SIGKILL of its rank
+        process.kill()
 
 
 if __name__ == "__main__":
