@@ -8,19 +8,40 @@ filled once from `Limit.cost`, prices any code exactly. The router's expected co
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from nemo_elastic.core.budget import Budget
-from nemo_elastic.core.family import Layer, Subnet
+from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.limits import Limit
 from nemo_elastic.errors import bad
 
-if TYPE_CHECKING:
-    from nemo_elastic.search.space import Space
+
+class Coded(Protocol):
+    """What is priced: members and their codes, as `space.Space` has them."""
+
+    @property
+    def parent(self) -> Parent: ...
+    @property
+    def choices(self) -> Mapping[str, Sequence[int]]: ...
+    @property
+    def slots(self) -> Sequence[Any]: ...
+    @property
+    def sizes(self) -> np.ndarray: ...
+
+    # cached there, which no type of a property allows for
+    @property
+    def kept(self) -> Any: ...
+    @property
+    def full(self) -> Any: ...
+    @property
+    def smallest(self) -> Any: ...
+
+    def positions(self, axis: str) -> Sequence[int]: ...
 
 
 class LimitPrice:
@@ -33,7 +54,7 @@ class LimitPrice:
         tables: type of layer -> its cost, float64 [hidden choices, choices of each axis of the kind].
     """
 
-    def __init__(self, space: Space, limit: Limit) -> None:
+    def __init__(self, space: Coded, limit: Limit) -> None:
         self.space, self.limit = space, limit
         self.target = float(limit.target(space.parent))
         parent, choices = space.parent, space.choices
@@ -94,7 +115,7 @@ class Price:
         target: the most that it may be, 1 of several limits; whole: the parent's cost.
     """
 
-    def __init__(self, space: Space, budget: Budget) -> None:
+    def __init__(self, space: Coded, budget: Budget) -> None:
         self.space, self.budget = space, budget
         self.limits = tuple(LimitPrice(space, limit) for limit in budget.limits)
         one = len(self.limits) == 1
