@@ -107,12 +107,12 @@ def distill(out: Path, sizes: Sizes, parent: Path) -> Path:
     from nemo_elastic.hosts.nemo.tiny.recipe import held_out
     from nemo_elastic.plan.stages import Curriculum, Stage
 
-    stages = [Stage(length, TOKENS // length, steps) for length, steps in zip(STAGES, sizes.stage_steps, strict=True)]
+    first, second = (Stage(length, TOKENS // length, n) for length, n in zip(STAGES, sizes.stage_steps, strict=True))
     data = [[str(out / f"chats-{length}")] for length in STAGES]
-    block, plan = ElasticConfig.of(sizes.block), Curriculum(*stages)
+    block, plan = ElasticConfig.of(sizes.block), Curriculum(first, second)
     own = CurriculumRun(str(parent), data[0], str(out), block, data[1], plan, workers=0, chat=True)
     previous = None
-    for number, stage in enumerate(stages, 1):
+    for number, stage in enumerate((first, second), 1):
         job = f"stage{number}"
         recipe = recipe_of(out, job, stage.max_steps, stage.seq_length, LR)
         recipe.data = chats(job, own, recipe.model.tokenizer)

@@ -161,7 +161,7 @@ class _Measuring:
     def seen(self) -> dict[str, int]:
         """How many sequences and tokens all ranks have looked at, and where not all count, how many do."""
         seen = map(int, self._sum([self.samples, self.tokens, self.counted]))
-        figures = dict(zip(("samples", "tokens", "counted"), seen, strict=True))
+        figures: dict[str, int] = dict(zip(("samples", "tokens", "counted"), seen, strict=True))
         if figures["counted"] == figures["tokens"]:
             del figures["counted"]
         return figures

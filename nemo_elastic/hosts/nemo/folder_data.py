@@ -69,6 +69,7 @@ class PackedChats(FineTuningDataModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        assert self.data_sampler is not None
         self.data_sampler.dataloader_type = "single"
 
     def val_dataloader(self) -> Any:
