@@ -152,8 +152,9 @@ def check(kind: Kind, facts: Mapping[str, Any]) -> None:
 
 def check_as_stock(facts: Mapping[str, list[float]]) -> None:
     """The whole member loses in every step what the host's own fine-tuning loses, which learns."""
-    for name, stock in facts.items():
-        own = facts["whole" + name.removeprefix("stock")]
+    pairs = [(facts[name], facts[name.replace("stock", "whole")]) for name in facts if name.startswith("stock")]
+    assert pairs and len(facts) == 2 * len(pairs)
+    for stock, own in pairs:
         assert len(own) == len(stock) == 2 * STEPS and stock[-1] < stock[0], facts
         assert all(abs(a - b) <= APART * b for a, b in zip(own, stock, strict=True)), facts
 

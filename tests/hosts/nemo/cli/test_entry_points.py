@@ -235,8 +235,8 @@ def test_an_exported_run_is_read_back_and_can_be_changed(run_yaml: Path, tmp_pat
     whole = tmp_path / f"run.{kind}"
     command_line(["elastic.router.lr=3e-3"], FACTORY, run_yaml, **{f"to_{kind}": str(whole)})
     assert command_line([], None, whole) == command_line(["elastic.router.lr=3e-3"], FACTORY, run_yaml)
-    changed = ["elastic.router.lr=5e-3", "trainer.max_steps=500", "elastic.budgets[2].ratio=0.5"]
-    with pytest.raises(ElasticError, match=r"params and ratio"):
+    changed = ["elastic.router.lr=5e-3", "trainer.max_steps=500", "elastic.budgets[2].ratio=1.5"]
+    with pytest.raises(ElasticError, match=r"ratio: 1.5 is not allowed"):
         command_line(changed, None, whole)
     again = command_line(changed[:2], None, whole)
     assert again == command_line(changed[:2], FACTORY, run_yaml)
