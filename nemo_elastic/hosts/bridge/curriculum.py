@@ -171,8 +171,9 @@ class BridgeFamily(PlannedFamily):
         """
         number = number_of(job)
         layouts = () if job == "rank" else (self.layout(number, curriculum, gpus, gpu, node),) * 2
-        machines: Any = {"num_nodes": 1, "num_gpus_per_node": gpus, "gpu": gpu, "layouts": layouts}
-        return self.build(job, self.run_of(parent, data, dir, curriculum=curriculum, tokenizer=tokenizer, **machines))
+        more: Any = {"num_gpus_per_node": gpus, "gpu": gpu, "tokenizer": tokenizer, "layouts": layouts}
+        run = self.run_of(parent, data, dir, long_data, num_nodes=1, curriculum=curriculum, **more)
+        return self.build(job, run)
 
     def build(self, job: str, run: CurriculumRun) -> ElasticRun:
         """A job of a run that runs a model, on every rank of it: rank, stage1 or stage2; `slice_job` is the fourth."""

@@ -139,6 +139,8 @@ def test_a_family_on_conversations_reads_packed_answers_of_its_stages_lengths(si
             assert config.validation.eval_global_batch_size == ranks, "a micro-batch of each"
     with pytest.raises(ElasticError, match=r"^long_data: None is not allowed; \[FOLDER\], .* --packed parquet"):
         family.job("stage2", "/p", ["/data/chats"], dir)
+    given = family.job("stage2", "/p", ["/data/chats"], dir, long_data=["/data/long"])
+    assert given.config.dataset.dataset_root == "/data/long", "what a script passes on"
 
 
 def test_the_30b_a3b_on_conversations_is_that_on_text_but_for_its_data(tmp_path: Path) -> None:
