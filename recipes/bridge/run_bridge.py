@@ -17,7 +17,7 @@ def main(family: BridgeFamily, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--job", choices=JOBS, required=True, help="what is done")
     parser.add_argument("--dir", required=True, help="folder for everything, that all nodes see")
     parser.add_argument("--parent", help="checkpoint of the parent, NeMo's or Megatron-Bridge's")
-    parser.add_argument("--data", nargs="+", default=[], help="prefixes of token files, or weights and prefixes, or chats")
+    parser.add_argument("--data", nargs="+", default=[], help="token files, or weights and them, or one chat folder")
     parser.add_argument("--long-data", nargs="+", help="those of stage 2, if others")
     parser.add_argument("--gpus", type=int, default=128, help="all of the job; 8 for the ranking")
     parser.add_argument("--gpu", default="h100", help="their kind")

@@ -275,7 +275,7 @@ def test_an_extra_is_replaced_only_by_force():
         (lambda e: {"code": e["code"] | {"budget": {"ratio": 7}}}, r"ratio: 7 is not allowed"),
         (
             lambda e: {"code": e["code"] | {"budget": {"name": "x"}}},
-            r"extras\.code\.budget: .* is not allowed; one of",
+            r"extras\.code\.budget: .* is not allowed; some of",
         ),
         (lambda e: {"code": e["code"] | {"loss": 1}}, r"extras\.code: unknown field 'loss'"),
         (lambda e: {"code": e["code"] | {"subnet": {"hidden": 99, "layers": []}}}, "hidden: 99 is not allowed"),
