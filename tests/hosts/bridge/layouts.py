@@ -120,9 +120,9 @@ def train_all(place: Path) -> None:
         more = {"steps": STEPS, "teacher": parent, "ranked": ranked(layout), "padded": True} | more
         return Job(str(place / name), layout=layout, **more)
 
-    def packed(name: str, layout: Layout, **more: Any) -> Job:
-        changes = {"sampling": {"large": 1}} | more
-        return stage(name, layout, batch=layout.data, packed=True, padded=False, changes=changes)
+    def packed(name: str, layout: Layout, data: dict[str, Any] | None = None, **more: Any) -> Job:
+        changes = {"sampling": {"large": 1}} | ({} if data is None else {"data": data})
+        return stage(name, layout, batch=layout.data, packed=True, padded=False, changes=changes, **more)
 
     def pair(name: str, layout: Layout, **more: Any) -> Job:
         return stage(name, layout, per_token="per-token" in name, **more)
@@ -137,6 +137,8 @@ def train_all(place: Path) -> None:
         packed(ALONE, Layout(micro_batches=4, mode="frozen_ce")),
         packed(JOINED, Layout(micro_batches=4, mode="frozen_ce"), data={"documents": "joined"}),
         *(packed(name, layout) for name, layout in PACKED.items()),
+        *(packed(name, Layout(micro_batches=4), few=True, steps=6, save_every=1, until=until)
+          for name, until in (("wraps", None), ("wraps-killed", 4))),
         stage("whole", Layout(soft=True), steps=4),
         stage("killed", Layout(soft=True), steps=4, save_every=1, until=3),
         stage("stopped", Layout(soft=True), steps=4, stop=1),
@@ -163,6 +165,7 @@ def train_all(place: Path) -> None:
             stage(name, Layout(soft=True), steps=4, save_every=1)
             for name in ("killed", "stopped", "full", *DAMAGED, *CUT_SHORT)
         ),
+        packed("wraps-killed", Layout(micro_batches=4), few=True, steps=6, save_every=1),
         stage("second", PAIRS["dp2"].alone, previous=str(place / "tp2-sp-alone" / "checkpoints"), **end),
         stage("second-dp2", PAIRS["dp2"], previous=str(place / "tp2-sp" / "checkpoints"), **end),
     ]

@@ -26,6 +26,8 @@ from tests.parallel import forks
 from tests.parallel.runs import BATCH, LENGTH, PEAK, SHAPE, VOCAB, Layout, block_of, padded
 from tests.texts import FEW, library_text
 
+#: of training, in the folder `few`
+CONVERSATIONS = 20
 SIZES = {
     k: v
     for k, v in SHAPE.items()
@@ -75,7 +77,8 @@ class Job:
         changes: of the elastic block.
         padded: a part of every sample does not count, see `padded`; per_token: another part of each, and each token
             counts for as much as another in a step.
-        packed: prompts and answers, several in a row, of which the answers count.
+        packed: prompts and answers, several in a row, of which the answers count; few: so few that a run reads all of
+            them more than once.
         placeholder: size of the tokenizer that stands for none in the recipe, as in Bridge's own.
         wrong: what a script does so that the run is refused, see `spoilt`; late: the teacher is not there before it.
         experts: ranks that share the experts of a parent with such; None for the dense one.
@@ -101,6 +104,7 @@ class Job:
     padded: bool = False
     per_token: bool = False
     packed: bool = False
+    few: bool = False
     placeholder: int | None = None
     wrong: str | None = None
     experts: int | None = None
@@ -146,6 +150,9 @@ def config(place: Path, job: Job) -> Any:
     made.model.calculate_per_token_loss = job.per_token
     if job.packed:
         prompts(place, made)
+    if job.few:
+        made.dataset.dataset_root = str(place / "few")
+        made.dataset.max_train_samples = job.steps * made.train.global_batch_size  # as our recipes on conversations
     if job.kept is not None:
         made.checkpoint.most_recent_k = job.kept
     if job.placeholder is not None:
@@ -157,9 +164,11 @@ def config(place: Path, job: Job) -> Any:
 def write_prompts(place: Path) -> None:
     """Prompts and answers of many lengths."""
     rows = [{"input": f"what is {i} + {i}?", "output": f"{' well,' * (i % 7)} {2 * i}."} for i in range(200)]
-    (place / "sft").mkdir()
-    for name in ("training", "validation", "test"):
-        (place / "sft" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for folder, count in (("sft", len(rows)), ("few", CONVERSATIONS)):
+        (place / folder).mkdir()
+        for name in ("training", "validation", "test"):
+            some = rows[:count] if name == "training" else rows
+            (place / folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
 
 
 def prompts(place: Path, container: Any) -> None:

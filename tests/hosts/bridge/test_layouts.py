@@ -37,7 +37,7 @@ from tests.hosts.bridge.layouts import (
     same,
     train_all,
 )
-from tests.hosts.bridge.runs import Job
+from tests.hosts.bridge.runs import CONVERSATIONS, Job
 from tests.parallel.runs import BATCH, LENGTH, PEAK, SHAPE, VOCAB, Layout
 from tests.workers import work
 
@@ -87,6 +87,15 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(place: Path) -> Non
     assert losses(place / "killed") == losses(place / "whole")
     assert [line["step"] for line in lines(place / "killed")] == [1, 2, 3, 4]
     actual, wanted = (Stored(place / name / "checkpoints").held() for name in ("killed", "whole"))
+    assert actual.keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[name]) for name, value in actual.items())
+
+
+def test_a_killed_run_that_wraps_its_data_goes_on_as_an_uninterrupted_one(place: Path) -> None:
+    """Six steps of four rows: of fewer conversations, several to a row."""
+    assert CONVERSATIONS < 6 * 4 and losses(place / "wraps-killed") == losses(place / "wraps")
+    assert [line["step"] for line in lines(place / "wraps-killed")] == [1, 2, 3, 4, 5, 6]
+    actual, wanted = (Stored(place / name / "checkpoints").held() for name in ("wraps-killed", "wraps"))
     assert actual.keys() == wanted.keys()
     assert all(torch.equal(value, wanted[name]) for name, value in actual.items())
 

@@ -17,7 +17,7 @@ from typing import Any
 from tests.hosts.nemo.packed_worker import packed_task
 from tests.parallel.runs import Layout
 
-STEPS, STOP, CONVERSATIONS = 6, 4, 20
+STEPS, STOP = 6, 4
 LAYOUT = Layout(micro_batches=4)
 
 
@@ -44,6 +44,7 @@ def train(place: Path, out: Path, until: int | None) -> dict[str, Any]:
 
     task = packed_task(place, out, LAYOUT, STEPS, 1)
     fiddle.update_callable(task.data, PackedChats)
+    task.data.dataset_root = str(place / "few")
     built = fiddle.build(task)
     built.keywords["trainer"].callbacks.append(Watch())
     built()
@@ -58,8 +59,6 @@ def main(place: Path) -> None:
 
     forks.prepare(place)
     write_prompts(place)
-    file = place / "sft" / "training.jsonl"
-    file.write_text("\n".join(file.read_text().splitlines()[:CONVERSATIONS]))
     facts: dict[str, Any] = {}
     for name, until in (("whole", None), ("stopped", STOP)):
         out = place / name
