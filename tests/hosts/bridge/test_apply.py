@@ -115,7 +115,7 @@ def test_rates_and_batches_far_from_the_curriculums_are_reported(recipe: Any) ->
     assert "apply_elastic warns:" not in run.changes
     wrong = large()
     wrong.train.train_iters, wrong.train.global_batch_size, wrong.optimizer.lr = 5170, 8, 5e-6
-    wrong.scheduler.lr_decay_style = "WSD"
+    wrong.scheduler.lr_decay_style, wrong.optimizer.min_lr = "WSD", 5e-7
     report = apply_elastic(wrong, BLOCK_12B, rank_only=False, verbose=False).changes
     assert "recipe.train.global_batch_size: 8, 0.0655M tokens in a step; the curriculum has 12.6M in stage 1" in report
     assert "recipe.optimizer.lr: 5e-06; " in report
