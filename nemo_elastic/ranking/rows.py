@@ -49,11 +49,10 @@ class Rows:
 
     def __getitem__(self, part: slice) -> Rows:
         """Some of the rows, as a copy: a view would keep the others alive."""
-        tokens_bl = self.tokens_bl[part].clone()
-        if self.weights_bl is None and self.documents is None:
-            return Rows(tokens_bl)
+        tokens_bl, documents = self.tokens_bl[part].clone(), None
         weights_bl = None if self.weights_bl is None else self.weights_bl[part].clone()
-        documents = Documents(self.documents.ends[part]) if self.documents is not None and len(tokens_bl) else None
+        if self.documents is not None and len(tokens_bl):
+            documents = Documents(self.documents.ends[part])
         return Rows(tokens_bl, weights_bl, documents if documents is not None and documents.several else None)
 
     def split(self, size: int) -> list[Rows]:

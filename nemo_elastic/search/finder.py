@@ -164,12 +164,12 @@ def _counted(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> lis
     """The best chain of all members that matter, each measured; None where these are many, or no chain is nested."""
     if all(len(b.limits) == 1 for b in budgets):
         return None
-    pools = [space.fullest(b) for b in budgets]
-    if any(pool is None for pool in pools) or sum(len(pool) for pool in pools if pool is not None) > explorer.left:
+    pools = [pool for b in budgets if (pool := space.fullest(b)) is not None]
+    if len(pools) < len(budgets) or sum(map(len, pools)) > explorer.left:
         return None
     whole, least = (0,) * len(space.slots), tuple(int(n) - 1 for n in space.sizes)
     for budget, pool in zip(budgets, pools, strict=True):
-        for code in pool if pool is not None else ():
+        for code in pool:
             explorer.measure(tuple(int(i) for i in code), Goal(budget, space.price(budget), whole, least), "all")
     return _best_chain(explorer, space, budgets)
 

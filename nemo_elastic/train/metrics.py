@@ -30,14 +30,13 @@ def step_facts_of(family: FamilyTraining, losses: Mapping[int, float]) -> dict[s
     facts = {f"loss_{names[i]}": loss for i, loss in losses.items()}
     router = family.last_router
     if router and not family.members.is_frozen:
-        budget = router["budget"]
-        asked, member = family.config.budgets[budget], router["routed"].expected
-        cost = float(asked.cost(family.parent, member)) / asked.target(family.parent)
-        facts |= {f"cost_{names[budget]}": cost, "router_tau": router["tau"], "router_scale": router["scale"]}
-        if len(asked.limits) > 1:
-            used = {limit.kind.field: float(limit.share(family.parent, member)) for limit in asked.limits}
-            facts |= {f"limit_{field}_{names[budget]}": share for field, share in used.items()}
-        entropies = Router.entropy(router["routed"].probabilities)
+        budget, routed = family.config.budgets[router["budget"]], router["routed"]
+        used = {x.kind.field: float(x.share(family.parent, routed.expected)) for x in budget.limits}
+        facts |= {f"cost_{budget.name}": max(used.values())}
+        facts |= {"router_tau": router["tau"], "router_scale": router["scale"]}
+        if len(used) > 1:
+            facts |= {f"limit_{field}_{budget.name}": share for field, share in used.items()}
+        entropies = Router.entropy(routed.probabilities)
         facts |= {f"entropy_{axis}": float(entropy) for axis, entropy in entropies.items()}
     return facts
 

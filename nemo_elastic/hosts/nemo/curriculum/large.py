@@ -161,21 +161,16 @@ def blend(job: str, own: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> 
     Raises:
         ElasticError: no data, or a split is missing.
     """
-    paths, stage = splits_of(own.text(job)), own.stage(job)
-    workers = WORKERS if own.workers is None else own.workers
+    paths = splits_of(own.text(job))
     return run.Config(
         FolderDataModule,
         paths=paths,
         split=None if isinstance(paths, dict) else SPLIT,
-        seq_length=stage.seq_length,
-        micro_batch_size=stage.micro_batch_size,
-        global_batch_size=stage.global_batch_size,
-        num_train_samples=stage.samples,
+        num_train_samples=own.stage(job).samples,
         tokenizer=tokenizer,
         seed=seed,
-        num_workers=workers,
-        persistent_workers=workers > 0,
         index_mapping_dir=job_folder(own.dir, "index"),
+        **_loading(job, own),
     )
 
 
@@ -190,22 +185,25 @@ def chats(job: str, own: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> 
     Raises:
         ElasticError: see `chat_folder`.
     """
-    folder, stage = chat_folder(own, job, NPY), own.stage(job)
-    workers = WORKERS if own.workers is None else own.workers
-    specs = run.Config(PackedSequenceSpecs, packed_sequence_size=stage.seq_length, **packed_files(folder, NPY))
+    folder, length = chat_folder(own, job, NPY), own.stage(job).seq_length
     return run.Config(
         PackedChats,
         dataset_root=folder,
-        seq_length=stage.seq_length,
-        micro_batch_size=stage.micro_batch_size,
-        global_batch_size=stage.global_batch_size,
         tokenizer=tokenizer,
         seed=seed,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        packed_sequence_specs=specs,
+        packed_sequence_specs=run.Config(
+            PackedSequenceSpecs, packed_sequence_size=length, **packed_files(folder, NPY)
+        ),
         dataset_kwargs={"pad_to_max_length": True},  # as ranks and stages share it
+        **_loading(job, own),
     )
+
+
+def _loading(job: str, own: CurriculumRun) -> dict[str, Any]:
+    """Settings of a data module that are a job's, whatever it reads."""
+    stage, workers = own.stage(job), WORKERS if own.workers is None else own.workers
+    sizes = {name: getattr(stage, name) for name in ("seq_length", "micro_batch_size", "global_batch_size")}
+    return sizes | {"num_workers": workers, "persistent_workers": workers > 0}
 
 
 def set_sizes(config: run.Config, parent: Parent) -> None:
