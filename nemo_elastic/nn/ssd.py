@@ -19,9 +19,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from nemo_elastic.kernels import chunk_for
 from nemo_elastic.nn.functional import work_dtype
+
+#: positions whose products are in memory at once in a training step
+PART = 2048
 
 # --------------------------------------------------------------------------------------------------- convolution
 
@@ -142,9 +146,36 @@ def ssd_chunked(
     A_gr, index_bcq = A_h.to(dtype).view(heads), None
     if index_bl is not None:  # behind the end nothing reads it
         index_bcq = F.pad(index_bl, (0, -length % q)).unflatten(1, (-1, q))
-    y, state = _scan(x_bcgqrp, dt_bcgqr, _chunks(B, q), _chunks(C, q), A_gr, state, index_bcq)
+    y, state = _in_parts(x_bcgqrp, dt_bcgqr, _chunks(B, q), _chunks(C, q), A_gr, state, index_bcq)
     y = _skip(y[:, :length], x, D_h).to(x_blhp.dtype)
     return (y, state.reshape(b, h, p, n)) if return_final_state else y
+
+
+def _in_parts(
+    x_bcgqrp: torch.Tensor,
+    dt_bcgqr: torch.Tensor,
+    B_bcgqn: torch.Tensor,
+    C_bcgqn: torch.Tensor,
+    A_gr: torch.Tensor,
+    state_bgin: torch.Tensor,
+    index_bcq: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_scan`, of a long row part by part: what is inside of a part is not kept for the backward pass."""
+    chunks, q = x_bcgqrp.shape[1], x_bcgqrp.shape[3]
+    size = max(1, PART // q)
+    if chunks <= size or not torch.is_grad_enabled():
+        return _scan(x_bcgqrp, dt_bcgqr, B_bcgqn, C_bcgqn, A_gr, state_bgin, index_bcq)
+    out = []
+    for at in range(0, chunks, size):
+        part = slice(at, at + size)
+        # of a row with documents, whether the state before this part is that of its first position's document
+        before = None if index_bcq is None or at == 0 else index_bcq[:, at - 1, -1:]
+        y, state_bgin = checkpoint(
+            _scan, x_bcgqrp[:, part], dt_bcgqr[:, part], B_bcgqn[:, part], C_bcgqn[:, part], A_gr, state_bgin,
+            None if index_bcq is None else index_bcq[:, part], before, use_reentrant=False,
+        )  # fmt: skip
+        out.append(y)
+    return torch.cat(out, dim=1), state_bgin
 
 
 def _chunks(t_bl: torch.Tensor, q: int) -> torch.Tensor:
@@ -163,10 +194,12 @@ def _scan(
     A_gr: torch.Tensor,
     state_bgin: torch.Tensor,
     index_bcq: torch.Tensor | None = None,
+    before_b1: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The scan without its skip, [b, c x q, h, p], and the state after it; dt is the step size itself.
 
     Where a row has documents, a chunk hands on the state of its last position's, which is its only open one.
+    `before_b1` is that of the state that comes in, None where no position continues it.
     """
     x, B, C, dt = x_bcgqrp, B_bcgqn.contiguous(), C_bcgqn.contiguous(), dt_bcgqr.transpose(3, 4)
     # log of the decay from the chunk's start to just after each position: falls along q
@@ -178,7 +211,8 @@ def _scan(
         unseen = unseen | (index_bcq[..., :, None] != index_bcq[..., None, :])[:, :, None, None]
         open_bc1 = index_bcq[..., -1:]
         closed_bcq = index_bcq != open_bc1
-        from_before_bcq = index_bcq == F.pad(open_bc1[:, :-1], (0, 0, 1, 0), value=-1)
+        first_b11 = open_bc1.new_full(open_bc1[:, :1].shape, -1) if before_b1 is None else before_b1[:, None]
+        from_before_bcq = index_bcq == torch.cat([first_b11, open_bc1[:, :-1]], dim=1)
     fade_bcgrqq = (decay_bcgrq[..., :, None] - decay_bcgrq[..., None, :]).masked_fill_(unseen, -torch.inf).exp_()
     mix_bcgrqq = (C @ B.transpose(-1, -2)).unsqueeze(3) * fade_bcgrqq
     y_bcgqrp = (mix_bcgrqq @ (x.transpose(3, 4) * dt[..., None])).transpose(3, 4)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn import causal_conv1d, ssd_chunked
+from nemo_elastic.nn import causal_conv1d, ssd, ssd_chunked
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.functional import causal_attention
 from nemo_elastic.nn.gates import Gates, LayerGates
@@ -101,9 +101,9 @@ def rows(draw: st.DrawFn) -> Documents:
 
 
 @settings(max_examples=40)
-@given(documents=rows(), chunk=st.integers(1, 17), taps=st.integers(1, 5))
+@given(documents=rows(), chunk=st.integers(1, 17), taps=st.integers(1, 5), part=st.sampled_from([1, 9, 2048]))
 def test_convolution_scan_and_attention_start_anew_wherever_bounds_lie(
-    documents: Documents, chunk: int, taps: int
+    documents: Documents, chunk: int, taps: int, part: int
 ) -> None:
     g, (b, length) = torch.Generator().manual_seed(2), documents.shape
 
@@ -116,7 +116,10 @@ def test_convolution_scan_and_attention_start_anew_wherever_bounds_lie(
     q, k, v = (normal(b, 4, length, 6) for _ in range(3))
     weight, index = normal(12, taps), documents.index(x.device)
     conv: Any = causal_conv1d(x.flatten(2), weight, None, index_bl=index)
-    scan: Any = ssd_chunked(x, dt, a, into, out, d, None, chunk, index_bl=index)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ssd, "PART", part)
+        scan: Any = ssd_chunked(x.requires_grad_(), dt, a, into, out, d, None, chunk, index_bl=index).detach()
+        x = x.detach()
     attended = causal_attention(q, k, v, documents=documents)
     for row, start, end in spans(documents):
         own = (slice(row, row + 1), slice(start, end))

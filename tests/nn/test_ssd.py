@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.nn import causal_conv1d, ssd_chunked, ssd_step
+from nemo_elastic.nn import causal_conv1d, ssd, ssd_chunked, ssd_step
 
 
 def taps(b=2, length=9, c=5, k=4, seed=0):
@@ -115,9 +115,11 @@ def run(t, chunk_size, **more):
     )
 
 
+@pytest.mark.parametrize("part", [1, 4, 2048])
 @pytest.mark.parametrize("chunk_size", [1, 4, 11, 64])
 @pytest.mark.parametrize("optional", [(), ("D", "bias"), ("D", "bias", "state")])
-def test_is_the_recurrence_with_its_gradient(chunk_size, optional):
+def test_is_the_recurrence_with_its_gradient_in_one_part_or_several(monkeypatch, chunk_size, optional, part):
+    monkeypatch.setattr(ssd, "PART", part)
     t = {k: v.requires_grad_() for k, v in make().items() if k in NAMES[:5] or k in optional}
     expected, last = naive(**t)
     actual, state = run(t, chunk_size, return_final_state=True)
@@ -131,6 +133,18 @@ def test_is_the_recurrence_with_its_gradient(chunk_size, optional):
         torch.autograd.grad((expected, last), wanted, (gy, gs)),
     ):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-11, msg=lambda m, name=name: f"d{name}: {m}")
+
+
+def test_what_is_inside_of_a_part_is_not_kept_for_the_backward_pass(monkeypatch):
+    def kept(part: int) -> int:
+        monkeypatch.setattr(ssd, "PART", part)
+        t = {k: v.requires_grad_() for k, v in make(length=256, p=2, n=2).items()}
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            run(t, 8)
+        return sum(sizes)
+
+    assert kept(8) < kept(1024) / 3
 
 
 @settings(max_examples=40)
