@@ -153,12 +153,13 @@ def runs(words: list[str]) -> bool:
 def made(tmp_path_factory):
     """A folder with what the pages name: family/, other-9b/, parent/, data/, conf/, elastic.yaml, a recipe's run.
 
-    Conversations are in chats.jsonl and questions.jsonl, text/ is data/.
+    Conversations are in chats.jsonl, chats-8k/ and questions.jsonl, text/ is data/.
 
     The family has an extra shape `task`, which is that of task.json: `specialize` is not run here.
     """
     from nemo_elastic.core.manifest import Family
     from nemo_elastic.data.build import build_data
+    from nemo_elastic.data.prepare import prepare
     from nemo_elastic.nn.nemotron_h import NemotronH
     from nemo_elastic.slicing.family_folder import write_family
     from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -183,6 +184,7 @@ def made(tmp_path_factory):
     (out / "text").symlink_to(out / "data")
     for name in ("chats.jsonl", "questions.jsonl"):
         (out / name).write_text(sums(20))
+    prepare(out / "chats-8k", [out / "chats.jsonl"], data.tokenizer_dir, length=8192, workers=1)
     (out / "conf").symlink_to(ROOT / "conf")
     (out / "runs" / "nemotron_elastic_tiny").mkdir(parents=True)
     (out / "runs" / "nemotron_elastic_tiny" / "family").symlink_to(out / "family")

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +24,8 @@ __all__ = ["command"]
 
 def command(
     source: Annotated[
-        Path, typer.Argument(help="A checkpoint of NeMo's or Megatron-Bridge's, or any folder of a Nemotron-H.")
+        Path,
+        typer.Argument(help="A checkpoint of NeMo's or Megatron-Bridge's, a training's folder, or any Nemotron-H's."),
     ],
     out: Annotated[Path, options.out()],
     format: Annotated[
@@ -36,8 +39,8 @@ def command(
 
     Shapes come from config.json or from the checkpoint's own tensors, so any will do, pruned ones included. A trained
     elastic checkpoint becomes a family folder with all its members in Hugging Face's format, and the parent alone in
-    the others. NeMo to NeMo rewrites a checkpoint with stock classes and a layer pattern that fits: ModelOpt leaves
-    one that does not.
+    the others. Of the folder of a training the newest whole checkpoint is taken. NeMo to NeMo rewrites a checkpoint
+    with stock classes and a layer pattern that fits: ModelOpt leaves one that does not.
 
     Examples: `nemo-elastic convert checkpoint/ --format hf --out hf/` and
     `nemo-elastic convert hf/ --format nemo --out checkpoint/`. Both need the extra `[nemo]`.
@@ -52,6 +55,8 @@ def command(
 
     if format not in ("hf", "nemo", "megatron"):
         raise bad("--format", format, "hf, megatron or nemo")
+    if (source / "checkpoints").is_dir():
+        source = _newest(source)
     opened = open_source(source)
     if format == "hf" and (opened.folder / "config.json").is_file():
         raise ElasticError(f"{source}: is in Hugging Face's format already; `nemo-elastic slice` cuts members out")
@@ -71,6 +76,17 @@ def command(
         return
     for name, count in counts.items():
         typer.echo(f"{out}: {name}, {count:,} parameters")
+
+
+def _newest(training: Path) -> Path:
+    """The newest whole checkpoint of a training; what is passed over is said on stderr."""
+    from nemo_elastic.extras import require
+
+    require("torch")
+    from nemo_elastic.hosts.parents import newest_of
+
+    with redirect_stdout(sys.stderr):
+        return Path(newest_of(training, "source") or training)
 
 
 def _to_hf(opened: Source, out: Path, force: bool, progress: Callable[[int, int], None]) -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A parent that is named by the folder of its training: its newest whole checkpoint, whoever wrote it."""
+"""A checkpoint that is named by the folder of its training: its newest whole checkpoint, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from nemo_elastic.io.outputs import absolute_if_there
 __all__ = ["newest_of"]
 
 
-def newest_of(teacher: str | os.PathLike[str] | None) -> str | None:
-    """The checkpoint that a run's `teacher` means.
+def newest_of(given: str | os.PathLike[str] | None, name: str = "teacher") -> str | None:
+    """The checkpoint that a run's `teacher` means, or what stage 2 goes on from.
 
     Args:
-        teacher: a checkpoint; or what a training of NeMo's or Megatron-Bridge's has left, the folder with its
+        given: a checkpoint; or what a training of NeMo's or Megatron-Bridge's has left, the folder with its
             `checkpoints`, or that folder.
+        name: how a run spells it, for what is printed of a checkpoint that is passed over.
 
     Returns:
         A path from the root where it is there; as it was given where only a cluster has it, or it is neither.
@@ -28,7 +29,7 @@ def newest_of(teacher: str | os.PathLike[str] | None) -> str | None:
     Raises:
         ElasticError: no checkpoint of the training is whole.
     """
-    path = absolute_if_there(teacher)
+    path = absolute_if_there(given)
     if path is None or not os.path.isdir(path):
         return path
     for folder in (Path(path), Path(path, "checkpoints")):
@@ -37,6 +38,6 @@ def newest_of(teacher: str | os.PathLike[str] | None) -> str | None:
             if finished:
                 chosen, passed = choose_whole(folder, finished, problem)
                 for line in passed:
-                    print(f"teacher: {folder}: {line.partition('; the run goes on')[0]}", flush=True)
+                    print(f"{name}: {folder}: {line.partition('; the run goes on')[0]}", flush=True)
                 return str(chosen)
     return path

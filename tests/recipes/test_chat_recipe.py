@@ -69,7 +69,13 @@ def test_its_data_module_reads_what_nemo_elastic_data_packs(tmp_path: Path) -> N
     own = nemotron_elastic_12b_sft.FAMILY.run_of("/p", [str(made.path)], str(tmp_path), curriculum=plan)
     import nemo_run as run
 
-    module = fiddle.build(chats("stage1", own, run.Config(AutoTokenizer, pretrained_model_name=own.tokenizer)))
+    given = chats("stage1", own, run.Config(AutoTokenizer, pretrained_model_name=own.tokenizer))
+    module = fiddle.build(given)
+    del given.packed_sequence_specs, given.dataset_kwargs  # the folder's own by default
+    assert fiddle.build(given).packed_sequence_specs == module.packed_sequence_specs
+    given.seq_length = 128
+    with pytest.raises(ElasticError, match=r"data.dataset_root: .*--length 64 .*one with --length 128 --packed npy"):
+        fiddle.build(given)
     module.prepare_data()
     module.global_batch_size = 200
     module.trainer, module.data_sampler = SimpleNamespace(global_step=0), SimpleNamespace()

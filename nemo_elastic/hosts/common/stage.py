@@ -22,7 +22,8 @@ class StageOptions:
         teacher: checkpoint of the parent, or the folder of its training, whose newest whole one is taken; the frozen
             teacher, and what stage 1 starts from.
         stage: 1 or 2 of the curriculum.
-        previous: stage 2: checkpoint at the end of stage 1, whose weights, router, members and optimizer go on.
+        previous: stage 2: checkpoint at the end of stage 1, whose weights, router, members and optimizer go on;
+            on NeMo also the folder of its training.
         done_steps: stage 2: steps of stage 1, so that the schedule goes on.
         total_steps: steps of all stages; those of the recipe if not given.
         out: folder for ranking and shapes; `elastic` in the log directory if not given.

@@ -12,9 +12,13 @@ import nemo_run as run
 import torch
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.collections.llm.gpt.data import FineTuningDataModule, PreTrainingDataModule
+from nemo.collections.llm.gpt.data.packed_sequence import PackedSequenceSpecs
 
+from nemo_elastic.data.chat_folder import ChatFolder
 from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.data.packing import NPY
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.hosts.common.chat_data import packed_files
 from nemo_elastic.io.values import integer
 
 __all__ = ["FolderDataModule", "PackedChats", "pretraining_data"]
@@ -64,11 +68,28 @@ class PackedChats(FineTuningDataModule):
     """NeMo's FineTuningDataModule, whose ranks read sequences of one length one after the other.
 
     The base reads global batches whole, to fill up their rows alike. Of fewer held-out sequences than a step trains on
-    NeMo would validate nothing; here they are read again.
+    NeMo would validate nothing; here they are read again. Without `packed_sequence_specs` the packed files are
+    those of `dataset_root`, a folder of `nemo-elastic data`.
     """
+
+    def validate_batch_size_for_packed_sequence(self) -> None:
+        """Where no packed files were named, take the folder's; the base's constructor calls this.
+
+        Raises:
+            ElasticError: no folder of conversations, or one of sequences of another length or for another host.
+        """
+        if self.packed_sequence_specs is None:
+            folder = ChatFolder.open(self.dataset_root)
+            if (folder.length, folder.packed) != (self.seq_length, NPY):
+                made = f"{folder.path}, made with --length {folder.length} --packed {folder.packed}"
+                raise bad("data.dataset_root", made, f"one with --length {self.seq_length} --packed {NPY}")
+            self.packed_sequence_size = folder.length
+            self.packed_sequence_specs = PackedSequenceSpecs(folder.length, **packed_files(str(folder.path), NPY))
+        super().validate_batch_size_for_packed_sequence()
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        self.dataset_kwargs.setdefault("pad_to_max_length", True)  # as ranks and stages share it
         assert self.data_sampler is not None
         self.data_sampler.dataloader_type = "single"
 

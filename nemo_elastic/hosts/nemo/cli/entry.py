@@ -211,7 +211,7 @@ def train(
         elastic: the elastic block; elastic.router.lr=3e-3 changes one field, elastic=@elastic.yaml reads a file.
         teacher: NeMo checkpoint of the parent; the frozen teacher, and what stage 1 starts from.
         stage: 1 or 2 of the curriculum.
-        previous: stage 2: checkpoint at the end of stage 1.
+        previous: stage 2: checkpoint at the end of stage 1, or the folder of its training.
         done_steps: stage 2: steps of stage 1.
         total_steps: steps of all stages; those of this recipe if not given.
         out: folder for ranking and shapes; `elastic` in the log directory if not given.

@@ -141,7 +141,7 @@ def change(
     """
     config = ElasticConfig.of(elastic)
     config = replace(config, ranking=absolute_if_there(config.ranking), shapes=absolute_if_there(config.shapes))
-    teacher, previous = newest_of(options.teacher), absolute_if_there(options.previous)
+    teacher, previous = newest_of(options.teacher), newest_of(options.previous, "previous")
     stage, done, out = options.stage, options.done_steps, options.out
     check_architecture(recipe)
     steps = recipe.trainer.max_steps
@@ -165,7 +165,7 @@ def change(
     _precision(recipe, config)
     _callbacks(recipe, out, f"stage{stage}")
     _start(recipe, previous if stage == 2 else None)
-    _going_on(recipe)
+    _going_on(recipe, stage)
     return changes
 
 
@@ -273,8 +273,11 @@ def _callbacks(recipe: Any, out: str | None, label: str) -> None:
     _set(recipe.trainer, "inference_mode", False)
 
 
-def _going_on(recipe: Any) -> None:
-    """Let NeMo's classes that write checkpoints and find them again give way to ours."""
+def _going_on(recipe: Any, stage: int) -> None:
+    """Let NeMo's classes that write checkpoints and find them again give way to ours.
+
+    Stage 2 continues from the optimizer at the end of stage 1, which NeMo's default would leave out of it.
+    """
     for owner, name, stock, own in (
         (recipe, "resume", nl.AutoResume, ElasticResume),
         (getattr(recipe, "log", None), "ckpt", nl.ModelCheckpoint, ElasticCheckpoint),
@@ -282,6 +285,9 @@ def _going_on(recipe: Any) -> None:
         old = getattr(owner, name, None)
         if isinstance(old, run.Config) and made_by(old) is stock:
             setattr(owner, name, run.Config(own, **old.__arguments__))
+    ckpt = getattr(getattr(recipe, "log", None), "ckpt", None)
+    if stage == 1 and made_by(ckpt) is ElasticCheckpoint:
+        _set(ckpt, "save_optim_on_train_end", True)
 
 
 def _start(recipe: Any, previous: str | None) -> None:

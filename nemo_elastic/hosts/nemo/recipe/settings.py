@@ -17,6 +17,7 @@ __all__ = ["Changes", "settings"]
 
 #: why a setting that a user knows gets another value
 REASONS = {
+    "log.ckpt.save_optim_on_train_end": "stage 2 continues from it",
     "optim.lr_mult": "of the router",
     "resume.restore_config": "the teacher is the start",
     "trainer.strategy.ddp.check_for_nan_in_grad": "elastic.nonfinite looks at them",

@@ -172,11 +172,12 @@ def test_what_training_left_is_the_family_that_it_trained(trained, tmp_path):
     report = json.loads(fine("inspect", checkpoint, "--json"))
     assert list(report["members"]) == ["full", "large", "small"]
 
-    fine("convert", checkpoint, "--format", "hf", "--out", tmp_path / "family")
-    assert Family.load(tmp_path / "family") == source.family
+    last = shutil.copytree(checkpoint, tmp_path / "run" / "checkpoints" / "step=1-last")  # as a training leaves it
+    fine("convert", tmp_path / "run", "--format", "hf", "--out", tmp_path / "family")
+    assert Family.load(tmp_path / "family") == open_source(last).family
     assert verify(tmp_path / "family", parent=checkpoint, tokens=8).ok
     for name in source.members:
-        fine("slice", checkpoint, "--budget", name, "--out", tmp_path / "a" / name)
+        fine("slice", last, "--budget", name, "--out", tmp_path / "a" / name)
         fine("slice", tmp_path / "family", "--budget", name, "--out", tmp_path / "b" / name)
         a, b = contents(tmp_path / "a" / name), contents(tmp_path / "b" / name)
         assert {file: a[file] for file in LOADED} == {file: b[file] for file in LOADED}, name

@@ -49,7 +49,10 @@ def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.Captur
     assert recipe.data is data
     assert recipe.trainer.strategy.tensor_model_parallel_size == tensor_parallel
     printed = capsys.readouterr().out
-    for changed in ("model: MambaModel -> ElasticMambaModel", "overlap_grad_reduce: True -> False", "lr_scheduler"):
+    saves = "save_optim_on_train_end: False -> True (stage 2 continues from it)"
+    for changed in (
+        *("model: MambaModel -> ElasticMambaModel", "overlap_grad_reduce: True -> False", "lr_scheduler", saves),
+    ):
         assert changed in printed
 
 
@@ -76,6 +79,7 @@ def test_stage_two_goes_on_where_stage_one_ended(recipe: Any) -> None:
     assert (schedule.start_step, schedule.total_steps, schedule.freeze_step) == (1000, 1300, 670)
     assert recipe.resume.restore_config.path == "one"
     assert recipe.resume.restore_config.load_optim_state is True
+    assert "save_optim_on_train_end" not in recipe.log.ckpt.__arguments__, "of the run's end, as the recipe has it"
 
 
 def test_paths_that_are_here_hold_in_any_working_directory(
