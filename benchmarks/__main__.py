@@ -40,7 +40,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "bench_slice_experts": (),
 }
 #: benchmark of another environment -> the target that makes its table
-APART = {"bench_step_experts": "make bench-step-experts"}
+APART = {"bench_step_experts": "make bench-step-experts", "bench_latency": "make bench-latency"}
 
 
 def page() -> str:

@@ -16,7 +16,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -44,6 +44,7 @@ PROBLEMS = {("chain_sum", 1): 1.0, ("chain_sum", 2): 3.0, ("gcd", 1): 1.0}
 ALPHABET = ["<end>", *"\n %+-0123456789:=abcdefghijklmnopqrstuvwxyz"]
 END, LENGTH, BATCH = 0, 48, 32
 PARENT = Parent("M-M*-M-", 96, len(ALPHABET), 256, 8, 16, 2, 16, 4, 4, 2, 24, ffn_stripes=8)
+AXES = {"hidden": [96, 80, 64, 48], "ffn": [256, 192, 128, 64], "mamba_heads": [8, 6, 4], "depth": [7, 6, 5]}
 PARENT_STEPS, STEPS, PARENT_LR, LR, WARM = 1500, 120, 3e-3, 1e-3, 0.05
 SEEDS = (0, 1, 2)
 #: name -> share of micro-batches that the member writes, and the term of the others
@@ -164,16 +165,24 @@ class Distilling:
         way: of `WAYS`.
         seed: of the data, of who writes and of what is sampled.
         out: for the ranking.
+        budget: what limits the member.
+        search: how its shape is found; None takes the most even cut.
     """
 
-    def __init__(self, parent: NemotronH, way: str, seed: int, out: Path, ratio: float) -> None:
+    def __init__(
+        self,
+        parent: NemotronH,
+        way: str,
+        seed: int,
+        out: Path,
+        budget: Mapping[str, Any],
+        search: Mapping[str, Any] | None = None,
+    ) -> None:
         self.way, self.seed = way, seed
         share, term = WAYS[way]
         config = ElasticConfig.from_dict({
-            "budgets": [{"name": "full"}, {"name": "small", "ratio": ratio}],
-            "axes": {"hidden": [96, 80, 64, 48], "ffn": [256, 192, 128, 64], "mamba_heads": [8, 6, 4],
-                     "depth": [7, 6, 5]},
-            "importance": {"samples": 64, "depth_samples": 8}, "search": None, "router": None,
+            "budgets": [{"name": "full"}, {"name": "small", **budget}], "axes": AXES,
+            "importance": {"samples": 64, "depth_samples": 8}, "search": search, "router": None,
             "sampling": {"small": 1}, "seed": seed, "distill": {"terms": {term: 1}, "on_policy": share},
         })  # fmt: skip
         ranked = torch.cat([rows.tokens_bs for rows, _ in zip(batches(200 + seed), range(2), strict=False)])
@@ -209,7 +218,7 @@ class Distilling:
 
 def distil(parent: NemotronH, way: str, seed: int, flops: float, ratio: float, asked: Sequence[Problem]) -> Result:
     with tempfile.TemporaryDirectory() as out:
-        run = Distilling(parent, way, seed, Path(out), ratio)
+        run = Distilling(parent, way, seed, Path(out), {"ratio": ratio})
     steps = run.train(flops)
     answers = right(run.host.model, run.member, asked)
     return Result(way, seed, steps, run.spent, run.generated / run.spent, answers, *divergences(run.host, run.member))
@@ -268,7 +277,7 @@ def main() -> None:
     asked = list({p.question: p for p in islice(source, 3 * args.asked)}.values())[: args.asked]
     parent = parent_of(args.runs, args.parent_steps)
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(sys.stderr):
-        first = Distilling(parent, next(iter(WAYS)), 0, Path(out), args.ratio)
+        first = Distilling(parent, next(iter(WAYS)), 0, Path(out), {"ratio": args.ratio})
     untrained, member = right(first.host.model, first.member, asked), first.member
     flops = args.steps * BATCH * LENGTH * (3 * first.cost(member) + first.cost(PARENT.full))
     with contextlib.redirect_stdout(sys.stderr):  # the ranking's progress

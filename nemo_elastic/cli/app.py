@@ -57,6 +57,7 @@ _HELP = {
     "report": "Turn a run into one HTML page with plots.",
     "plan": "Which parallel layouts of a training run fit, and what a step costs.",
     "rehearse": "A large recipe's own jobs, scaled down, before it is paid for.",
+    "profile": "What layers of each kind and width take on this machine, for budgets in milliseconds.",
     "doctor": "What is installed here, what will be used, and what is wrong.",
     "schema": "The JSON schema of the `elastic:` block, for editors.",
     "data": "Prepare text: tokenizer and token files.",

@@ -13,6 +13,8 @@ from nemo_elastic.cli.options import BATCH_SERVED, LENGTH_SERVED, as_json, print
 
 __all__ = ["command"]
 
+_TABLE = "Milliseconds of each, too, by a table of `nemo-elastic profile`."
+
 
 def command(
     source: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
@@ -22,6 +24,7 @@ def command(
         bool, typer.Option("--path", help="List sizes between the members, too: what `slice --params` can cut.")
     ] = False,
     sizes: Annotated[int, within(2, 10_000, "--sizes", "How many of them, evenly spaced, for --path.")] = 12,
+    latency: Annotated[Path | None, typer.Option("--latency", help=_TABLE)] = None,
     json: Annotated[bool, as_json()] = False,
 ) -> None:
     """List the members: exact parameters, memory in service, widths per layer. Weights are not read.
@@ -32,6 +35,7 @@ def command(
     from rich.console import Console
 
     from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, widths_table
+    from nemo_elastic.core.latency import LatencyTable
     from nemo_elastic.errors import printable
     from nemo_elastic.formats.folders import read_shapes
     from nemo_elastic.slicing.by_size import rest_of_path
@@ -39,22 +43,23 @@ def command(
 
     shapes = read_shapes(source)
     spec = served_as(shapes.config, batch, length)
+    table = None if latency is None else LatencyTable.read("--latency", str(latency))
     between, places = None, []
     if path:
         between = rest_of_path(shapes, "there is nothing between its members")
         places = sorted({*between.spread(sizes), *between.members()})
     if json:
-        record = describe(shapes, spec)
+        record = describe(shapes, spec, table)
         if between is not None:
-            record["path"] = describe_path(between, places, spec)
+            record["path"] = describe_path(between, places, spec, table)
         print_json(record)
         return
     console = Console(markup=False)
     if between is not None:
-        console.print(path_table(between, places, spec))
+        console.print(path_table(between, places, spec, table))
         return
     named = shapes.members | shapes.extras
-    console.print(members_table(shapes, named, spec, str(source)))
+    console.print(members_table(shapes, named, spec, str(source), table))
     console.print(widths_table(shapes.parent, named))
     for name, subnet in named.items():
         typer.echo(f"{printable(name)} runs in {runs_in(subnet, shapes.parent)}")

@@ -26,7 +26,7 @@ __all__ = ["command"]
 
 _SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
 _BUDGET = typer.Option("--budget", help="Name of the member; several are cut in one pass, each into OUT/NAME.")
-_PARAMS, _ACTIVE, _RATIO, _MEMORY = options.size_options("Largest shape", "Largest shape that is")
+_PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Largest shape", "Largest shape that is")
 _SUBNET = typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
 _FORMAT = typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint; megatron: Bridge's.")
 _DTYPE = typer.Option(
@@ -46,6 +46,7 @@ def command(
     active_params: Annotated[str | None, _ACTIVE] = None,
     memory: Annotated[str | None, _MEMORY] = None,
     ratio: Annotated[str | None, _RATIO] = None,
+    latency: Annotated[str | None, _LATENCY] = None,
     subnet: Annotated[Path | None, _SUBNET] = None,
     batch: Annotated[int, BATCH_SERVED] = 1,
     length: Annotated[int, LENGTH_SERVED] = 8192,
@@ -75,6 +76,7 @@ def command(
 
     names = budget or []
     sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
+    sizes |= {"--latency": latency}
     _check_ways({"--budget": budget or None, "--subnet": subnet}, sizes)
     _check_push(push, public, format, names)
     how = {"format": format, "dtype": dtype, "force": force, "license": license, "base_model": base_model}

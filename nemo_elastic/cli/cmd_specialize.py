@@ -45,7 +45,7 @@ TASK = "task"
 _DATA = typer.Option("--data", help=f"The task. {options.DATA}")
 _OUT = options.out("File to write the shape to, for `slice --subnet`.")
 _ADD = typer.Option("--add", help="Name under which the family's elastic.json keeps the shape, for `slice --budget`.")
-_PARAMS, _ACTIVE, _RATIO, _MEMORY = options.size_options("Shapes", "Shapes that are")
+_PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Shapes", "Shapes that are")
 _TOKENS = "Most tokens of the half that is searched on; the other half is read to four times as many."
 
 
@@ -58,6 +58,7 @@ def command(
     ratio: Annotated[str | None, _RATIO] = None,
     active_params: Annotated[str | None, _ACTIVE] = None,
     memory: Annotated[str | None, _MEMORY] = None,
+    latency: Annotated[str | None, _LATENCY] = None,
     batch: Annotated[int, BATCH_SERVED] = 1,
     length: Annotated[int, LENGTH_SERVED] = 8192,
     candidates: Annotated[int, within(1, 10**6, "--candidates", "How many shapes are measured.")] = 128,
@@ -85,6 +86,7 @@ def command(
     from nemo_elastic.slicing.card import serving_spec
 
     sizes = {"--params": params, "--active-params": active_params, "--ratio": ratio, "--memory": memory}
+    sizes |= {"--latency": latency}
     check_sizes("specialize", sizes)
     _check_places(out, add, force, family, data)
     check_device(device, "--device")

@@ -61,6 +61,7 @@ def within(low: float, high: float, name: str, help: str) -> Any:
     return typer.Option(name, callback=check, help=help)
 
 
+_LATENCY = "h100.json:12ms, a share of the parent's, h100.json:0.6, or of a whole answer, h100.json:2s:request"
 #: help of `--data`
 DATA = (
     "Text or conversations: files or a folder of them (.txt, .md, .rst, .py, .jsonl), or a folder of "
@@ -89,8 +90,8 @@ def as_json(what: str = "it", more: str = "") -> Any:
     return typer.Option("--json", help=f"Print {what} as JSON{more}.")
 
 
-def size_options(shapes: str, served: str) -> tuple[Any, Any, Any, Any]:
-    """`--params`, `--active-params`, `--ratio` and `--memory`.
+def size_options(shapes: str, served: str) -> tuple[Any, Any, Any, Any, Any]:
+    """`--params`, `--active-params`, `--ratio`, `--memory` and `--latency`.
 
     Args:
         shapes: What is looked for: "Shapes".
@@ -101,6 +102,7 @@ def size_options(shapes: str, served: str) -> tuple[Any, Any, Any, Any]:
         typer.Option("--active-params", help=f"{shapes} in which a token meets at most so many: 2.8e9, 2.8B."),
         typer.Option("--ratio", help=f"{shapes} of at most this share of the parent's parameters: 0.6."),
         typer.Option("--memory", help=f"{served} served in so much memory: 14GiB."),
+        typer.Option("--latency", help=f"{served} so fast, by a table of `profile`: {_LATENCY}."),
     )
 
 

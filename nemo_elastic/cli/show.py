@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nemo_elastic.core.cost import MemorySpec
     from nemo_elastic.core.family import Parent, Subnet
+    from nemo_elastic.core.latency import LatencyTable
     from nemo_elastic.core.sizes import SubnetPath
     from nemo_elastic.formats.source import Shapes
 
@@ -53,13 +54,16 @@ def writing(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def size(parent: Parent, subnet: Subnet, spec: MemorySpec) -> dict[str, Any]:
-    """Exact parameters, bytes in service with what they are counted for, and where it runs."""
+def size(parent: Parent, subnet: Subnet, spec: MemorySpec, table: LatencyTable | None = None) -> dict[str, Any]:
+    """Exact parameters, bytes in service and what they are counted for, where it runs, milliseconds by a table."""
     from nemo_elastic.core.cost import counts, memory
     from nemo_elastic.slicing.card import runs_in
 
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
-    return {**counts(parent, subnet), "memory": held, "runs_in": runs_in(subnet, parent)}
+    out = {**counts(parent, subnet), "memory": held, "runs_in": runs_in(subnet, parent)}
+    if table is not None:
+        out["latency"] = {phase: 1e3 * seconds for phase, seconds in table.seconds(parent, subnet).items()}
+    return out
 
 
 def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
@@ -73,14 +77,14 @@ def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
     return f"{entry['parameters']:,} parameters{active}, {held}; runs in {entry['runs_in']}"
 
 
-def describe(shapes: Shapes, spec: MemorySpec) -> dict[str, Any]:
+def describe(shapes: Shapes, spec: MemorySpec, table: LatencyTable | None = None) -> dict[str, Any]:
     """Give what `inspect --json` prints."""
     family = shapes.family
     budgets = {} if family is None else {m.name: m.budget for m in (*family, *family.extras)}
 
     def entries(shapes_of: Mapping[str, Subnet]) -> dict[str, Any]:
         return {
-            name: size(shapes.parent, subnet, spec) | {"budget": budgets.get(name), "subnet": subnet.to_json()}
+            name: size(shapes.parent, subnet, spec, table) | {"budget": budgets.get(name), "subnet": subnet.to_json()}
             for name, subnet in shapes_of.items()
         }
 
@@ -94,19 +98,24 @@ def describe(shapes: Shapes, spec: MemorySpec) -> dict[str, Any]:
     }
 
 
-def describe_path(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> list[dict[str, Any]]:
+def describe_path(
+    path: SubnetPath, places: Sequence[int], spec: MemorySpec, latencies: LatencyTable | None = None
+) -> list[dict[str, Any]]:
     """Give what `inspect --path --json` prints of places on a path, each good for `slice --subnet`."""
     members, out = path.members(), []
     for at in places:
         subnet, between = path[at], None if at in members else list(path.between(at))
-        entry = {"member": members.get(at), "between": between} | size(path.family.parent, subnet, spec)
+        entry = {"member": members.get(at), "between": between} | size(path.family.parent, subnet, spec, latencies)
         out.append(entry | {"subnet": subnet.to_json()})
     return out
 
 
-def members_table(shapes: Shapes, members: Mapping[str, Subnet], spec: MemorySpec, title: str) -> Any:
-    """Give a table with a column per member: parameters, memory, widths; and how much of several limits it uses."""
+def members_table(
+    shapes: Shapes, members: Mapping[str, Subnet], spec: MemorySpec, title: str, latencies: LatencyTable | None = None
+) -> Any:
+    """Give a table with a column per member: parameters, memory, times, widths; how much of several limits it uses."""
     from nemo_elastic.core.cost import active_parameters, has_inactive, memory, parameters
+    from nemo_elastic.core.limits import LATENCY
     from nemo_elastic.core.member import limits_used
     from nemo_elastic.slicing.card import axis_title, human_bytes, width
 
@@ -123,6 +132,10 @@ def members_table(shapes: Shapes, members: Mapping[str, Subnet], spec: MemorySpe
         table.add_row("of its limits", *(limits.get(n, "-") for n in members))
     memory_row = f"memory ({spec.weights}, {spec.batch} x {spec.length})"
     table.add_row(memory_row, *(human_bytes(memory(parent, s, spec)) for s in members.values()))
+    if latencies is not None:
+        each = [latencies.seconds(parent, s) for s in members.values()]
+        for phase in each[0]:
+            table.add_row(phase, *(LATENCY.words(1e3 * seconds[phase]) for seconds in each))
     for axis in parent.axes:
         table.add_row(axis_title(axis), *(width(s, axis) for s in members.values()))
     return table
@@ -140,12 +153,16 @@ def widths_table(parent: Parent, members: Mapping[str, Subnet]) -> Any:
     return table
 
 
-def path_table(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> Any:
-    """Give a table with a row per place on a path: parameters, memory, widths."""
+def path_table(
+    path: SubnetPath, places: Sequence[int], spec: MemorySpec, latencies: LatencyTable | None = None
+) -> Any:
+    """Give a table with a row per place on a path: parameters, memory, time of a token, widths."""
     from rich.box import SIMPLE
     from rich.table import Table
 
     from nemo_elastic.core.cost import has_inactive
+    from nemo_elastic.core.latency import DECODE
+    from nemo_elastic.core.limits import LATENCY
     from nemo_elastic.slicing.card import human_bytes, width
 
     title = f"{len(places)} of {len(path)} sizes (memory: {spec.weights}, {spec.batch} x {spec.length} tokens)"
@@ -155,7 +172,8 @@ def path_table(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> Any
     kinds, active = parent.kinds, ["active"] if has_inactive(parent) else []
     for name in ("parameters", *active):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("of the parent", "memory", "hidden", *(kind.axes[0].words for kind in kinds), "layers"):
+    times = [] if latencies is None else [DECODE]
+    for name in ("of the parent", "memory", *times, "hidden", *(kind.axes[0].words for kind in kinds), "layers"):
         table.add_column(name, justify="right", overflow="fold")
     members, whole = path.members(), path.family.members[0].parameters
     for at in places:
@@ -163,6 +181,7 @@ def path_table(path: SubnetPath, places: Sequence[int], spec: MemorySpec) -> Any
         entry = size(parent, subnet, spec)
         cells = [f"{entry['parameters']:,}", *(f"{entry['active_parameters']:,}" for _ in active)]
         cells += [f"{entry['parameters'] / whole:.1%}", human_bytes(entry["memory"]["bytes"])]
+        cells += [LATENCY.words(latencies.milliseconds(parent, subnet))] if latencies is not None else []
         cells.append(width(subnet, "hidden"))
         cells += ["x".join(w for axis in kind.widths if (w := width(subnet, axis)) != "-") or "-" for kind in kinds]
         table.add_row(members.get(at, ""), *cells, width(subnet, "depth"))

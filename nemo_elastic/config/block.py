@@ -156,14 +156,13 @@ class ElasticConfig:
     @classmethod
     def load(cls, path: str | Path) -> ElasticConfig:
         """Read a YAML file that is a block or holds one under `elastic:`."""
-        try:
-            data = read_yaml(path)
-        except FileNotFoundError:
-            raise bad("config", str(path), "an existing YAML file") from None
-        except Exception as e:  # YAML and OmegaConf errors share no base class
-            why = (str(e) or type(e).__name__).splitlines()[0]
-            raise ElasticError(f"config: {path}: not readable as YAML ({why})") from None
-        return cls.from_dict(data["elastic"] if isinstance(data, dict) and "elastic" in data else data)
+        return cls.from_dict(_read(path))
+
+    @classmethod
+    def with_axes_of(cls, path: str | Path) -> ElasticConfig:
+        """A block with a file's axes alone: tables that its budgets name may have to be made yet."""
+        data = known_fields(cls, _read(path), "elastic")
+        return cls.from_dict({"budgets": [{"name": "half", "ratio": 0.5}], "axes": data.get("axes", {})})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-only values that `from_dict` reads back to an equal block."""
@@ -256,6 +255,18 @@ class ElasticConfig:
         """Sampling probability of each budget, in order."""
         raw = [float(self.sampling.get(b.name, 0.0)) if self.sampling else 1.0 for b in self.budgets]
         return [w / sum(raw) for w in raw]
+
+
+def _read(path: str | Path) -> Any:
+    """What a YAML file holds of a block."""
+    try:
+        data = read_yaml(path)
+    except FileNotFoundError:
+        raise bad("config", str(path), "an existing YAML file") from None
+    except Exception as e:  # YAML and OmegaConf errors share no base class
+        why = (str(e) or type(e).__name__).splitlines()[0]
+        raise ElasticError(f"config: {path}: not readable as YAML ({why})") from None
+    return data["elastic"] if isinstance(data, dict) and "elastic" in data else data
 
 
 def _listed(shares: tuple[float, ...]) -> str:

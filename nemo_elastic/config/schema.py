@@ -35,6 +35,7 @@ from nemo_elastic.config.sections import (
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec
 from nemo_elastic.core.kinds.registry import DEPTH, all_axes, per_layer_axes, striped_axes
+from nemo_elastic.core.latency import DECODE, PHASES, REQUEST
 from nemo_elastic.io.values import UNITS
 
 __all__ = ["REQUIRED", "SECTIONS", "WORDS", "attributes", "default_of", "json_schema", "summary"]
@@ -174,6 +175,15 @@ def _special(cls: type, name: str) -> dict[str, Any] | None:
         text = {"type": "string", "pattern": f"^[0-9.]+({unit})$"}
         size = {"anyOf": [{"type": "integer", "minimum": 1}, text], "description": "bytes in service, e.g. 18GiB"}
         schema |= {"properties": {"size": size} | schema["properties"], "required": ["size"]}
+        return {"anyOf": [schema, {"type": "null"}]}
+    if (cls, name) == (Budget, "latency"):
+        amounts = {
+            "table": {"type": ["string", "object"], "description": "file of `nemo-elastic profile`"},
+            "ms": {"type": "number", "exclusiveMinimum": 0, "description": "milliseconds"},
+            "ratio": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "description": "of the parent's"},
+            "of": {"enum": [*PHASES, REQUEST], "default": DECODE, "description": "what takes that"},
+        }
+        schema = {"type": "object", "properties": amounts, "required": ["table"], "additionalProperties": False}
         return {"anyOf": [schema, {"type": "null"}]}
     if (cls, name) == (DistillConfig, "terms"):
         return _terms()

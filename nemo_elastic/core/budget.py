@@ -27,6 +27,9 @@ class Budget:
             are no experts'.
         ratio: share of the parent's parameters, between 0 and 1.
         memory: {size: 18GiB, batch, length, weights, cache, state}: bytes in service, see `cost.memory`.
+        latency: {table: h100.json, ms: 12} or {table, ratio: 0.6}: milliseconds on the machine of a table that
+            `nemo-elastic profile` wrote. `of` says of what: decode (each further token of an answer; the default),
+            prefill (up to the first) or request (a whole answer). The family keeps the table with it.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Budget:
     active_params: float | None = None
     ratio: float | None = None
     memory: Mapping[str, Any] | None = None
+    latency: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if (

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_elastic.core.cost import MemorySpec, active_parameters, memory, parameters
-from nemo_elastic.core.family import Parent, known_fields
+from nemo_elastic.core.family import Parent, known_fields, known_names
+from nemo_elastic.core.latency import DECODE, PHASES, REQUEST, LatencyTable
 from nemo_elastic.errors import bad
-from nemo_elastic.io.values import human_bytes, number, parse_count, parse_float, parse_size
+from nemo_elastic.io.values import human_bytes, number, parse_count, parse_float, parse_size, three_digits
 
-__all__ = ["LIMITS", "RATIO", "Limit", "LimitKind"]
+__all__ = ["LATENCY", "LIMITS", "RATIO", "Limit", "LimitKind", "figure"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Limit:
         """The same; raises `ElasticError` where it is above the parent's."""
         most, whole = self.most(parent), self.cost(parent, parent.full)
         if most > whole:
-            raise bad(self.name, most, f"at most the parent's {whole:.0f}")
+            raise bad(self.name, most, f"at most the parent's {figure(whole)}")
         return most
 
     def share_of(self, parent: Parent) -> float:
@@ -91,6 +92,11 @@ class Limit:
     def share(self, parent: Parent, member: Any) -> Any:
         """How much of the limit a member uses: 1 is all of it."""
         return self.cost(parent, member) / self.most(parent)
+
+
+def figure(amount: float) -> str:
+    """An amount without its unit: whole where it is large."""
+    return f"{amount:.0f}" if amount >= 1000 else f"{amount:.4g}"
 
 
 def _count(field: str, cost: Callable[[Parent, Any], Any], unit: str) -> LimitKind:
@@ -123,6 +129,39 @@ def _memory_spec(value: Mapping[str, Any], name: str = "memory") -> MemorySpec:
     return MemorySpec(**known_fields(MemorySpec, {k: v for k, v in value.items() if k != "size"}, name))
 
 
+_LATENCY = "{table: FILE, ms: 12} or {table: FILE, ratio: 0.6}, of: " + ", ".join((*PHASES, REQUEST))
+
+
+def _latency_read(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping) or "table" not in value or ("ms" in value) == ("ratio" in value):
+        raise bad(name, value, _LATENCY)
+    known_names(("table", "ms", "ratio", "of"), value, name)
+    if value.get("of", DECODE) not in (*PHASES, REQUEST):
+        raise bad(f"{name}.of", value["of"], f"one of {', '.join((*PHASES, REQUEST))}")
+    if "ms" in value:
+        number(f"{name}.ms", value["ms"], 1e-9, 1e12, "milliseconds, above 0")
+    else:
+        number(f"{name}.ratio", value["ratio"], 1e-6, 1, "a share of the parent's milliseconds in (0, 1]")
+    return {**value, "table": LatencyTable.read(f"{name}.table", value["table"])}
+
+
+def _latency_parse(option: str, text: str) -> dict[str, Any]:
+    """TABLE:12ms, TABLE:0.6 or either with :prefill or another phase behind it."""
+    *table, amount = text.split(":")
+    of = {"of": amount} if amount in (*PHASES, REQUEST) else {}
+    if of and table:
+        *table, amount = table
+    if not table:
+        raise bad(option, text, "a table and what it may take: h100.json:12ms, h100.json:0.6 or h100.json:2s:request")
+    scale = next((s for unit, s in (("ms", 1.0), ("s", 1e3)) if amount.endswith(unit)), None)
+    value = parse_float(amount.rstrip("ms") if scale else amount)
+    if isinstance(value, str):
+        raise bad(
+            option, amount, "milliseconds such as 12ms, seconds such as 2s, or a share of the parent such as 0.6"
+        )
+    return {"table": ":".join(table), **({"ms": value * scale} if scale else {"ratio": value}), **of}
+
+
 PARAMS = _count("params", parameters, "parameters")
 ACTIVE = _count("active_params", active_parameters, "active parameters")
 RATIO = LimitKind(
@@ -146,8 +185,18 @@ MEMORY = LimitKind(
     lambda value, most: {**value, "size": round(most)},
     human_bytes,
 )
+LATENCY = LimitKind(
+    "latency",
+    _latency_read,
+    lambda option, text, _: _latency_read(option, _latency_parse(option, text)),
+    lambda parent, member, value: value["table"].milliseconds(parent, member, value.get("of", DECODE)),
+    lambda value, whole: value["ms"] if "ms" in value else value["ratio"] * whole,
+    lambda value, most: value if "ratio" in value else {**value, "ms": most},
+    lambda amount: f"{three_digits(amount)} ms",
+    lambda value, words: f"{words} ({value.get('of', DECODE)})",
+)
 #: fields of a budget, in the order of files
-LIMITS = {kind.field: kind for kind in (PARAMS, ACTIVE, RATIO, MEMORY)}
+LIMITS = {kind.field: kind for kind in (PARAMS, ACTIVE, RATIO, MEMORY, LATENCY)}
 
 
 def _of_field(field: str) -> LimitKind:

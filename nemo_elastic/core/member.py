@@ -143,7 +143,7 @@ def read_budget(where: str, name: str, data: Any) -> Budget:
         ElasticError: It is no budget.
     """
     if not isinstance(data, Mapping) or "name" in data or not data:
-        raise bad(where, data, "some of {params: N, active_params: N, ratio: R, memory: {size: S}}, or null")
+        raise bad(where, data, "some of {params: N, active_params: N, ratio: R, memory: {…}, latency: {…}}, or null")
     return Budget(**known_fields(Budget, {"name": name, **data}, where))
 
 

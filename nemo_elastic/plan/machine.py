@@ -30,6 +30,7 @@ class Gpu:
     Attributes:
         memory: bytes.
         flops: dense bf16 FLOP/s.
+        bandwidth: bytes/s of its memory.
         nvlink: bytes/s to the other GPUs of a node, in one direction.
         network: bytes/s to other nodes: one 400 Gb/s port per GPU, as in DGX systems.
     """
@@ -37,11 +38,12 @@ class Gpu:
     name: str
     memory: float
     flops: float
+    bandwidth: float
     nvlink: float = 450e9
     network: float = 50e9
 
 
-GPUS = {"h100": Gpu("h100", 80e9, 989e12), "h200": Gpu("h200", 141e9, 989e12)}
+GPUS = {"h100": Gpu("h100", 80e9, 989e12, 3.35e12), "h200": Gpu("h200", 141e9, 989e12, 4.8e12)}
 
 
 @dataclass(frozen=True)

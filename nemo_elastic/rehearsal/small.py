@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
@@ -15,6 +16,7 @@ from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.core.kinds.moe import EXPERT_FFN
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
+from nemo_elastic.core.limits import LATENCY, RATIO
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,17 @@ def _narrower(choices: tuple[int, ...], blocks: int, least: int, multiple: int) 
 
 
 def _same_share(budget: Budget, parent: Parent, small: Parent) -> Budget:
-    """A budget whose limits are the same shares of the small parent, in parameters or bytes."""
+    """A budget whose limits are the same shares of the small parent, in parameters or bytes.
+
+    A table of latencies is of one parent: the same share in parameters stands in for it.
+    """
     if budget.is_parent:
         return budget
-    same = {x.kind.field: x.kind.moved(x.value, x.share_of(parent) * x.cost(small, small.full)) for x in budget.limits}
+    same: dict[str, Any] = {}
+    for x in sorted(budget.limits, key=lambda x: x.kind is LATENCY):
+        share = x.share_of(parent)
+        if x.kind is LATENCY:
+            same |= {RATIO.field: min(share, same.get(RATIO.field, 1.0)), LATENCY.field: None}
+        else:
+            same[x.kind.field] = x.kind.moved(x.value, share * x.cost(small, small.full))
     return replace(budget, **same)

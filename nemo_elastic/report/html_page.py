@@ -20,7 +20,7 @@ from nemo_elastic.io.outputs import Output, check_apart, holds_text, why_kept
 from .. import __version__
 from ..errors import printable
 from ..verdicts import SHARED, TIE
-from . import fig_family, fig_importance, fig_loss, fig_router, fig_shapes, page_tables
+from . import fig_family, fig_importance, fig_latency, fig_loss, fig_router, fig_shapes, page_tables
 from .drawing import (
     HEADROOM,
     NARROW,
@@ -46,6 +46,7 @@ DEFAULT = "report"
 FIGURES: dict[str, Callable[[RunRecord, Sheet], Drawing | None]] = {
     "family.png": fig_family.draw,
     "loss.png": fig_loss.draw,
+    "latency.png": fig_latency.draw,
     "shapes.png": fig_shapes.draw,
     "importance.png": fig_importance.draw,
     "router.png": fig_router.draw,

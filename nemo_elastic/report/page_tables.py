@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.limits import LIMITS
+from nemo_elastic.core.limits import LIMITS, figure
 from nemo_elastic.core.member import limits_used
 
 from ..errors import shown
@@ -43,6 +43,11 @@ def percent(value: float | None, places: int = 0) -> str:
 
 def whole(value: float | None) -> str:
     return DASH if value is None else f"{value:,.0f}"
+
+
+def amount(value: float) -> str:
+    """What a limit counts, without its unit."""
+    return whole(value) if value >= 1000 else figure(value)
 
 
 def size(value: float | None) -> str:
@@ -200,7 +205,14 @@ def projection_table(run: RunRecord) -> Table | None:
         target, raw, cost = (number(p.get(k)) for k in ("target", "raw_cost", "cost"))
         if target and raw is not None and cost is not None:
             rows.append(
-                [name, whole(target), whole(raw), f"{raw / target - 1:+.1%}", whole(cost), f"{cost / target - 1:+.1%}"]
+                [
+                    name,
+                    amount(target),
+                    amount(raw),
+                    f"{raw / target - 1:+.1%}",
+                    amount(cost),
+                    f"{cost / target - 1:+.1%}",
+                ]
             )
     heads = ["budget", "target", "router's choice", "miss", "frozen", "miss"]
     return Table(heads, rows) if rows else None

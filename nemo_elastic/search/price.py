@@ -17,7 +17,7 @@ import numpy as np
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
-from nemo_elastic.core.limits import Limit
+from nemo_elastic.core.limits import Limit, figure
 from nemo_elastic.errors import bad
 
 
@@ -153,7 +153,7 @@ class Price:
             raise bad(
                 limit.limit.name,
                 limit.limit.value,
-                f"its limit is {limit.target:.0f} and the nearest cost that the axes reach is {least:.0f} "
+                f"its limit is {figure(limit.target)} and the nearest cost that the axes reach is {figure(least)} "
                 f"({least / limit.whole:.4g} of the parent); raise it or add smaller choices",
             )
         if short:

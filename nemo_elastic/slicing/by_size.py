@@ -79,8 +79,8 @@ def read_limits(spec: MemorySpec, given: Mapping[str, str | None]) -> tuple[Limi
 
     Args:
         spec: What a deployment holds in memory.
-        given: Option -> text: `--params` and `--active-params` (6e9, 6B), `--memory` (14GiB) and `--ratio`, a share of
-            the parent's parameters; those that are not given are None.
+        given: Option -> text: `--params` and `--active-params` (6e9, 6B), `--memory` (14GiB), `--ratio`, a share of
+            the parent's parameters, and `--latency` (TABLE:12ms); those that are not given are None.
 
     Raises:
         ElasticError: A value is none.

@@ -22,6 +22,7 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import DEPTH
+from nemo_elastic.core.limits import figure
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad
@@ -285,7 +286,7 @@ def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dic
         for limit in budget.limits:
             cost, most = limit.cost(parent, member), limit.most(parent)
             if cost > most:
-                raise bad(where, f"a cost of {cost:.0f}", f"its budget is {most:.0f}")
+                raise bad(where, f"a cost of {figure(cost)}", f"its budget is {figure(most)}")
         why = why_not_nested(member, next(reversed(out.values())))
         if why is not None:
             raise ElasticError(f"{where}: not nested in the member before it: {why}")

@@ -31,7 +31,8 @@ def step_facts_of(family: FamilyTraining, losses: Mapping[int, float]) -> dict[s
     router = family.last_router
     if router and not family.members.is_frozen:
         budget, routed = family.config.budgets[router["budget"]], router["routed"]
-        used = {x.kind.field: float(x.share(family.parent, routed.expected)) for x in budget.limits}
+        shares = routed.router.expected_cost(routed.probabilities, budget.name).tolist()
+        used = {x.kind.field: share for x, share in zip(budget.limits, shares, strict=True)}
         facts |= {f"cost_{budget.name}": max(used.values())}
         facts |= {"router_tau": router["tau"], "router_scale": router["scale"]}
         if len(used) > 1:

@@ -55,7 +55,7 @@ def test_a_right_answer_is_one() -> None:
 
 @pytest.mark.parametrize("way", ["data's answers, forward KL", "its own"])
 def test_ways_spend_what_they_are_given_and_writing_counts(way: str, tmp_path: Path) -> None:
-    run = Distilling(fresh(0), way, 0, tmp_path, ratio=0.4)
+    run = Distilling(fresh(0), way, 0, tmp_path, {"ratio": 0.4})
     token = 3 * run.cost(run.member) + run.cost(PARENT.full)
     steps = run.train(2 * BATCH * LENGTH * token)
     assert (steps, run.generated) == (2, 0) if WAYS[way][0] == 0 else run.generated > 0

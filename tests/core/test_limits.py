@@ -16,7 +16,7 @@ import pytest
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec, active_parameters, cache_elements, memory, parameters
-from nemo_elastic.core.limits import LIMITS, RATIO, Limit
+from nemo_elastic.core.limits import RATIO, Limit
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.reading import open_tensors
@@ -78,7 +78,7 @@ def test_a_member_keeps_all_limits_by_the_tensors_of_its_folder(fields: tuple[st
 
 def test_a_budget_has_the_limits_that_it_names_and_the_parents_is_the_parent() -> None:
     budget = Budget("small", **ASKED)
-    assert [limit.kind.field for limit in budget.limits] == list(LIMITS) and not budget.is_parent
+    assert [limit.kind.field for limit in budget.limits] == list(ASKED) and not budget.is_parent
     assert budget.target(MOE) == 1.0
     assert budget.cost(MOE, MOE.full) == max(limit.share(MOE, MOE.full) for limit in budget.limits) > 1
     assert Budget(name="small", **(budget.to_json() or {})) == budget

@@ -1,0 +1,174 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic profile`: what layers of each kind and width take on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import BATCH, TOKENS, as_json, print_json, within
+
+if TYPE_CHECKING:
+    from nemo_elastic.core.budget import AxisConfig
+    from nemo_elastic.core.family import Parent
+    from nemo_elastic.core.latency import LatencyTable, Workload
+    from nemo_elastic.formats.source import Shapes
+
+__all__ = ["command"]
+
+_CONFIG = "YAML file with the `elastic:` block, for its axes; those of the family if left out."
+_ENGINE = typer.Option("--engine", help="What runs the models: runtime, transformers or vllm.")
+_PYTHON = typer.Option("--python", help="Interpreter of an environment with the engine, if not this one.")
+_GPU = typer.Option("--gpu", help="h100 or h200: a table on paper in place of a measured one, from the data sheet.")
+_WIDTHS = within(2, 64, "--widths", "Widths that are measured of each axis, ends included; between them it is linear.")
+_TOLERANCE = "Half of the interval for a median, over the time of a model, at which measuring it stops."
+_SECONDS = within(0.0, 1e6, "--seconds", "After which no further round of an entry begins.")
+
+
+def command(
+    source: Annotated[Path, typer.Argument(help="A family, or with --config any plain Nemotron-H folder.")],
+    out: Annotated[Path, options.out("The file to write: JSON.")],
+    config: Annotated[Path | None, typer.Option("--config", help=_CONFIG)] = None,
+    engine: Annotated[str, _ENGINE] = "runtime",
+    batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once.")] = 1,
+    prompt: Annotated[int, within(1, TOKENS, "--prompt", "Tokens of each prompt.")] = 512,
+    answer: Annotated[int, within(2, TOKENS, "--answer", "Tokens that each gets.")] = 128,
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: bf16, fp16 or fp32.")] = "bf16",
+    device: Annotated[str, typer.Option("--device", help="Where models run: cpu, cuda, cuda:1.")] = "cpu",
+    python: Annotated[Path | None, _PYTHON] = None,
+    gpu: Annotated[str | None, _GPU] = None,
+    widths: Annotated[int, _WIDTHS] = 3,
+    tolerance: Annotated[float, within(1e-4, 1.0, "--tolerance", _TOLERANCE)] = 0.01,
+    seconds: Annotated[float, _SECONDS] = 60.0,
+    force: Annotated[bool, options.force("an existing table")] = False,
+    json: Annotated[bool, as_json("the table")] = False,
+) -> None:
+    """Measure what layers of each kind and width take, for budgets in milliseconds.
+
+    Two models with random weights, which differ in how many such layers they have, answer in turns until their
+    difference is known. Ctrl-C loses nothing: the same command goes on. The table serves `latency` of a budget,
+    `slice --latency` and `inspect --latency`; it is for this parent, machine and workload.
+
+    Example: `nemo-elastic profile family/ --engine vllm --batch 8 --device cuda --out h100.json`, or on paper:
+    `nemo-elastic profile family/ --gpu h100 --batch 8 --out paper.json`.
+    """
+    from nemo_elastic.core.latency import Workload
+    from nemo_elastic.errors import bad
+    from nemo_elastic.formats.folders import read_shapes
+    from nemo_elastic.formats.kept import DTYPES
+    from nemo_elastic.io.outputs import check_apart, check_file
+    from nemo_elastic.plan.machine import GPUS
+    from nemo_elastic.profile.cells import widths_of
+
+    if dtype not in DTYPES:
+        raise bad("--dtype", dtype, f"one of {', '.join(DTYPES)}")
+    if gpu is not None and gpu not in GPUS:
+        raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
+    parent, axes = _axes(read_shapes(source), config)
+    check_file(out, force or out.is_file(), source, config)  # one that is not finished goes on
+    check_apart(out, source)
+    work = Workload(batch, prompt, answer, dtype)
+    measured = widths_of(parent, axes, widths)
+    if gpu is not None:
+        from nemo_elastic.profile.making import save
+        from nemo_elastic.profile.roofline import on_paper
+
+        check_file(out, force, source, config)
+        table = on_paper(parent, measured, work, gpu)
+        save(out, table)
+    else:
+        table = _measure(out, force, parent, measured, work, engine, device, python, tolerance, seconds, json)
+    if json:
+        print_json(table)
+        return
+    _print(out, table, parent)
+
+
+def _axes(shapes: Shapes, config: Path | None) -> tuple[Parent, dict[str, AxisConfig]]:
+    """The parent, with the stripes of the block or the family, and choices of every axis."""
+    from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.errors import ElasticError
+
+    if config is not None:
+        block = ElasticConfig.with_axes_of(config)
+        return block.parent_shape(shapes.parent), block.resolve_axes(shapes.parent)
+    family = shapes.origin.family
+    if family is None:
+        raise ElasticError(f"{shapes.folder}: is one model, not a family; --config gives the axes")
+    return family.parent, dict(family.axes)
+
+
+def _measure(
+    out: Path,
+    force: bool,
+    parent: Parent,
+    widths: Any,
+    work: Workload,
+    engine: str,
+    device: str,
+    python: Path | None,
+    tolerance: float,
+    seconds: float,
+    quiet: bool,
+) -> LatencyTable:
+    """Measure with a bar that says what is measured and how long it takes."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from nemo_elastic.errors import bad
+    from nemo_elastic.extras import require
+    from nemo_elastic.profile.engines import ENGINES, RUNTIME, Engine
+    from nemo_elastic.profile.making import begun, empty_table, measure
+    from nemo_elastic.profile.timing import Stop
+    from nemo_elastic.runtime.storage import check_device
+
+    if engine not in ENGINES:
+        raise bad("--engine", engine, f"one of {', '.join(ENGINES)}")
+    if engine == RUNTIME:
+        check_device(device, "--device")
+    elif python is None:
+        require(engine)
+    table = empty_table(parent, widths, "measured", engine, work)
+    table = table if force else begun(out, table)
+    runs = Engine(engine, work, device, str(python or sys.executable), {})
+    stop = Stop(tolerance, seconds=seconds)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
+    with Progress(*columns, *times, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task(engine, total=None)
+
+        def show(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{engine}: {what}")
+
+        return measure(out, table, parent, widths, runs, stop, show)
+
+
+def _print(out: Path, table: LatencyTable, parent: Parent) -> None:
+    """Milliseconds of the parent, and of each kind's layers at its ends."""
+    from nemo_elastic.core.latency import PHASES, REQUEST
+    from nemo_elastic.io.values import three_digits
+
+    whole = table.seconds(parent, parent.full)
+    parts = ", ".join(f"{phase} {three_digits(1e3 * whole[phase])} ms" for phase in (*PHASES, REQUEST))
+    typer.echo(f"{out}: {table['engine']} on {table['hardware']}, {table.workload}; the parent takes: {parts}")
+    for name, grid in table.grids.items():
+        ends = {phase: (1e3 * s.min(), 1e3 * s.max()) for phase, s in grid.seconds.items()}
+        each = ", ".join(f"{phase} {low:.3g} to {high:.3g} ms" for phase, (low, high) in ends.items())
+        sizes = " x ".join(str(len(widths)) for widths in grid.axes.values())
+        typer.echo(f"  {name} ({sizes} widths): {each}")
+    bounds = [bound for grid in table["grids"].values() for bound in grid.get("bounds") or ()]
+    if bounds:
+        widest = "not known of some" if None in bounds else f"at most {max(bounds):.1%}"
+        typer.echo(f"  half of each median's interval, over the time of its model: {widest}")

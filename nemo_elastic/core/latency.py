@@ -1,0 +1,281 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Milliseconds of any member, from a table of what layers of each kind and width take (`nemo-elastic profile`).
+
+A forward is what is outside the layers, at the member's residual width, and its layers one after another. So the time
+of a member is a sum over layers, as all that is limited is, and the mean over a router's gates is exact where axes are
+chosen apart from each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from nemo_elastic.core.family import Parent, first_difference, known_fields
+from nemo_elastic.core.kinds.registry import HIDDEN
+from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.io.read import read_json
+from nemo_elastic.io.values import integer, number
+
+__all__ = ["DECODE", "FORMAT", "OUTSIDE", "PHASES", "PREFILL", "REQUEST", "Grid", "LatencyTable", "Workload"]
+
+#: of a file; another one is refused
+FORMAT = 1
+#: what is measured: all prompts of a batch up to their first token, one more token of each; and what both add up to
+PREFILL, DECODE, REQUEST = "prefill", "decode", "request"
+PHASES = (PREFILL, DECODE)
+#: embedding, final norm, head, and what a step takes whatever the model
+OUTSIDE = "outside"
+#: entries of a table, and seconds of one
+MOST, LONGEST = 2**16, 1e6
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is served at once.
+
+    Attributes:
+        batch: sequences.
+        prompt: tokens of each.
+        answer: tokens that each gets.
+        dtype: of the weights.
+    """
+
+    batch: int = 1
+    prompt: int = 512
+    answer: int = 128
+    dtype: str = "bf16"
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "prompt", "answer"):
+            integer(name, getattr(self, name), 1, "a whole number from 1 to 1000000000", 10**9)
+        if not isinstance(self.dtype, str):
+            raise bad("dtype", self.dtype, "the name of a dtype")
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}, {self.prompt} + {self.answer} tokens, {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Seconds by width.
+
+    Attributes:
+        axes: axis -> widths that were measured, ascending; the residual width first.
+        seconds: phase -> float64 [widths of each axis]; never less for a larger width.
+    """
+
+    axes: Mapping[str, Sequence[int]]
+    seconds: Mapping[str, np.ndarray]
+
+    def at(self, chosen: Mapping[str, int]) -> dict[str, float]:
+        """Seconds by phase, linear in each width between those that were measured.
+
+        Raises:
+            ElasticError: a width beyond them.
+        """
+        out = dict(self.seconds)
+        for axis, widths in self.axes.items():  # each step takes the first dimension away
+            width = chosen[axis]
+            if not widths[0] <= width <= widths[-1]:
+                allowed = f"it was measured from {widths[0]} to {widths[-1]}"
+                raise bad(axis, width, allowed if len(widths) > 1 else f"it was measured at {widths[0]} alone")
+            above = min(int(np.searchsorted(widths, width)), len(widths) - 1)
+            below = max(0, above - 1)
+            part = 1.0 if above == below else (width - widths[below]) / (widths[above] - widths[below])
+            out = {phase: (1 - part) * s[below] + part * s[above] for phase, s in out.items()}
+        return {phase: float(s) for phase, s in out.items()}
+
+
+def never_falling(seconds: np.ndarray) -> np.ndarray:
+    """What was measured without falls toward larger widths, which are noise.
+
+    Midway between the least such array above and the greatest below, so that neither side of a fall is believed more.
+
+    Args:
+        seconds: float64, dimensions in ascending order of widths.
+    """
+    above, below = seconds, seconds
+    for axis in range(seconds.ndim):
+        above = np.maximum.accumulate(above, axis=axis)
+        below = np.flip(np.minimum.accumulate(np.flip(below, axis), axis=axis), axis)
+    return np.maximum(0.0, (above + below) / 2)
+
+
+@dataclass
+class _File:
+    format: int
+    parent: dict
+    source: str
+    engine: str
+    hardware: str
+    versions: dict
+    workload: dict
+    grids: dict
+
+
+@dataclass
+class _Grid:
+    axes: dict
+    prefill: list
+    decode: list
+    bounds: list | None = None
+
+
+class LatencyTable(dict[str, Any]):
+    """A table as its file has it; the mapping is what a budget keeps of it, so that a family has it with it.
+
+    Keys: `format`, `parent`, `source` (measured or computed), `engine`, `hardware`, `versions`, `workload`, and
+    `grids`: for `outside` and each kind of layer the widths that were measured by axis, and seconds by phase in the
+    order of widths, the last axis fastest.
+    """
+
+    @classmethod
+    def read(cls, name: str, value: Any) -> LatencyTable:
+        """A table in a file, or as a mapping.
+
+        Args:
+            name: of the field, for errors.
+            value: path, or what such a file holds.
+
+        Raises:
+            ElasticError: no such file, no table, one that is not finished, or of another format.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            table = cls(_mapping(value, read_json(value, own=True)))
+            with inside(value):
+                table.check()
+            return table
+        table = cls(_mapping(name, value))
+        with inside(name):
+            table.check()
+        return table
+
+    def check(self) -> None:
+        """Raise `ElasticError` unless it can be used."""
+        if self.get("format", FORMAT) != FORMAT:
+            raise bad("format", self["format"], f"this version reads {FORMAT}; make the table again")
+        known_fields(_File, self, "table")
+        if missing := [key for key in _File.__dataclass_fields__ if key not in self]:
+            raise ElasticError("missing", missing[0])
+        for key in ("source", "engine", "hardware"):
+            if not isinstance(self[key], str):
+                raise bad(key, self[key], "a text")
+        _ = self.parent, self.workload, self.grids
+
+    @cached_property
+    def parent(self) -> Parent:
+        """Whose layers were measured."""
+        return Parent.from_json(self["parent"])
+
+    @cached_property
+    def workload(self) -> Workload:
+        """What they were given."""
+        return Workload(**known_fields(Workload, self["workload"], "workload"))
+
+    @cached_property
+    def grids(self) -> dict[str, Grid]:
+        """Seconds of what is outside the layers, and of a layer of each kind."""
+        given, names = self["grids"], dict.fromkeys(self.parent.types)
+        wanted = {OUTSIDE: (HIDDEN,)} | {name: (HIDDEN, *self.parent.kind(name).widths) for name in names}
+        if not isinstance(given, Mapping) or set(given) != set(wanted):
+            raise bad("grids", sorted(given) if isinstance(given, Mapping) else given, ", ".join(sorted(wanted)))
+        return {name: _read_grid(f"grids.{name}", given[name], axes) for name, axes in wanted.items()}
+
+    def seconds(self, parent: Parent, member: Any) -> dict[str, float]:
+        """Seconds of a member by phase, those of a whole answer with them.
+
+        Args:
+            parent: the family's parent: the table's, whatever its stripes.
+            member: a `Subnet`.
+
+        Raises:
+            ElasticError: a table of another parent, or a width beyond those that were measured.
+        """
+        self._check_parent(parent)
+        with inside(f"latency table of {self['engine']}"):
+            total = self._at(OUTSIDE, {HIDDEN: member.hidden})
+            for layer in member.layers:
+                own = self._at(layer.type, {HIDDEN: member.hidden, **parent.choices(layer)})
+                total = {phase: seconds + own[phase] for phase, seconds in total.items()}
+        return total | {REQUEST: total[PREFILL] + (self.workload.answer - 1) * total[DECODE]}
+
+    def milliseconds(self, parent: Parent, member: Any, phase: str = DECODE) -> float:
+        """Milliseconds of a member in one phase; see `seconds`."""
+        return 1e3 * self.seconds(parent, member)[phase]
+
+    def _at(self, name: str, chosen: Mapping[str, int]) -> dict[str, float]:
+        key = (name, *(chosen[axis] for axis in self.grids[name].axes))
+        if key not in self._known:  # a path asks for the same layers again and again
+            with inside(name):
+                self._known[key] = self.grids[name].at(chosen)
+        return self._known[key]
+
+    @cached_property
+    def _known(self) -> dict[tuple[Any, ...], dict[str, float]]:
+        return {}
+
+    def _check_parent(self, parent: Parent) -> None:
+        if parent is self.__dict__.get("_checked"):
+            return
+        try:
+            own = self.parent.striped_as(parent)
+        except ElasticError:  # stripes that do not divide its widths
+            own = self.parent
+        other = first_difference(own, parent)
+        if other is not None:
+            theirs, ours = (p.to_json().get(other) for p in (own, parent))
+            raise bad("latency.table", f"a table of a parent with {other} {theirs}", f"this one has {ours}")
+        self.__dict__["_checked"] = parent
+
+    def __repr__(self) -> str:
+        """In a line: what was measured, and a digest of the figures."""
+        return f"<{self.get('engine')} on {self.get('hardware')}, {crc32(json.dumps(self).encode()):08x}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LatencyTable, (dict(self),)
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise bad(name, value, "a table of `nemo-elastic profile`: its path, or what the file holds")
+    return value
+
+
+def _read_grid(name: str, data: Any, axes: Sequence[str]) -> Grid:
+    known = known_fields(_Grid, data, name)
+    widths = known.get("axes")
+    if not isinstance(widths, Mapping) or set(widths) != set(axes):
+        raise bad(f"{name}.axes", widths, f"widths of {', '.join(axes)}")
+    for axis in axes:
+        given = widths[axis]
+        if not isinstance(given, (list, tuple)) or not given:
+            raise bad(f"{name}.axes.{axis}", given, "a list of widths")
+        for width in given:
+            integer(f"{name}.axes.{axis}", width, 1, "positive whole numbers")
+        if list(given) != sorted(set(given)):
+            raise bad(f"{name}.axes.{axis}", list(given), "ascending widths, each once")
+    shape = tuple(len(widths[axis]) for axis in axes)
+    if (size := int(np.prod(shape, dtype=np.float64))) > MOST:
+        raise bad(f"{name}.axes", size, f"at most {MOST} combinations of widths")
+    seconds = {}
+    for phase in PHASES:
+        given = known.get(phase)
+        if not isinstance(given, (list, tuple)) or len(given) != size:
+            raise bad(f"{name}.{phase}", given, f"{size} numbers: one for each combination of widths")
+        if any(value is None for value in given):
+            left = sum(value is None for value in given)
+            raise ElasticError(f"{left} of {size} are not measured yet; `nemo-elastic profile` goes on with it", name)
+        for value in given:
+            number(f"{name}.{phase}", value, -LONGEST, LONGEST, "seconds")
+        seconds[phase] = never_falling(np.array(given, dtype=np.float64).reshape(shape))
+    return Grid({axis: tuple(widths[axis]) for axis in axes}, seconds)

@@ -1,0 +1,117 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured: each kind of layer at chosen widths, in models that differ in the number of such layers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from nemo_elastic.core.budget import AxisConfig
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.registry import HIDDEN
+from nemo_elastic.core.latency import OUTSIDE
+
+__all__ = ["Cell", "cells", "layer_of", "layers_for", "model_of", "smallest", "widths_of"]
+
+#: entries of the vocabulary of models that measure layers: embedding and head only add noise there
+VOCABULARY = 256
+#: fewest layers of the smaller model, the most, and parameters that they should have together: what stays in a
+#: processor's cache from step to step is read faster than it is in a whole model
+FEW, MANY, LARGE = 2, 8, 5e7
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table: a kind of layer, or what is outside of layers, at one width of each axis.
+
+    Attributes:
+        kind: its name, or `OUTSIDE`.
+        place: in the arrays of the kind.
+        widths: axis -> choice, the residual width first.
+    """
+
+    kind: str
+    place: tuple[int, ...]
+    widths: Mapping[str, int]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {' x '.join(map(str, self.widths.values()))}"
+
+
+def widths_of(parent: Parent, axes: Mapping[str, AxisConfig], most: int) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Widths that are measured: the smallest and the largest choice of an axis, and some between.
+
+    Args:
+        parent: whose layers.
+        axes: choices of every axis.
+        most: widths of an axis, 2 or more.
+
+    Returns:
+        `OUTSIDE` and names of kinds -> axis -> widths, ascending; the residual width first.
+    """
+
+    def some(axis: str) -> tuple[int, ...]:
+        every = sorted(axes[axis].choices)
+        wanted = np.linspace(every[0], every[-1], min(most, len(every)))
+        return tuple(sorted({min(every, key=lambda width, at=at: abs(width - at)) for at in wanted}))
+
+    hidden = {HIDDEN: some(HIDDEN)}
+    kinds = dict.fromkeys(parent.types)
+    return {name: hidden | {axis: some(axis) for axis in parent.kind(name).widths} for name in kinds} | {
+        OUTSIDE: hidden
+    }
+
+
+def cells(widths: Mapping[str, Mapping[str, Sequence[int]]]) -> Iterator[Cell]:
+    """Every entry, those outside of layers last: they are what is left when layers are known."""
+    for kind, axes in widths.items():
+        for place in product(*(range(len(each)) for each in axes.values())):
+            yield Cell(kind, place, {axis: axes[axis][i] for axis, i in zip(axes, place, strict=True)})
+
+
+def layers_for(parent: Parent, cell: Cell) -> int:
+    """How many layers the smaller of the two models has of a cell's kind."""
+    member, bare = layer_of(parent, cell), Subnet(cell.widths[HIDDEN], ())
+    count = parameters(parent, member) - parameters(parent, bare)
+    return int(min(MANY, max(FEW, -(-LARGE // count))))
+
+
+def layer_of(parent: Parent, cell: Cell) -> Subnet:
+    """A member that is the embedding, one layer of a cell and the head."""
+    return Subnet(cell.widths[HIDDEN], (_layer(parent, parent.types.index(cell.kind), cell.kind, cell.widths),))
+
+
+def smallest(parent: Parent, axes: Mapping[str, Mapping[str, Sequence[int]]], kind: str) -> dict[str, int]:
+    """The smallest measured widths of a kind."""
+    return {axis: axes[kind][axis][0] for axis in parent.kind(kind).widths}
+
+
+def model_of(parent: Parent, cell: Cell, number: int, least: Mapping[str, Mapping[str, int]]) -> tuple[Parent, Subnet]:
+    """A model that measures a cell: so many layers of its kind, and one of each other kind, as engines want hybrids.
+
+    Args:
+        parent: whose layers.
+        cell: what is measured; the model for what is outside of layers has one layer of each kind.
+        number: layers of its kind.
+        least: widths of the other kinds, as small as they are measured.
+
+    Returns:
+        A parent with as many layers, and the member of it that is run.
+    """
+    others = [name for name in dict.fromkeys(parent.types) if name != cell.kind]
+    names = [*others, *([] if cell.kind == OUTSIDE else [cell.kind] * number)]
+    vocabulary = parent.vocab if cell.kind == OUTSIDE else min(parent.vocab, VOCABULARY)
+    pattern = "".join(parent.kind(name).symbol for name in names)
+    own = replace(parent, pattern=pattern, sizes=dict(parent.sizes) | {"vocab": vocabulary})
+    choices = {**least, cell.kind: cell.widths}
+    layers = tuple(_layer(own, i, name, choices[name]) for i, name in enumerate(names))
+    return own, Subnet(cell.widths[HIDDEN], layers).validate(own)
+
+
+def _layer(parent: Parent, index: int, kind: str, choices: Mapping[str, int]) -> Layer:
+    return Layer(index, kind, parent.widths(kind, {axis: choices[axis] for axis in parent.kind(kind).widths}))

@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A model in transformers or vLLM, in a process of its own: runs where this package need not be installed.
+
+    python worker.py transformers|vllm JSON
+
+JSON: {"folder", "dtype", "device", "batch", "length"}; the folder has a `config.json` alone, and weights are random.
+Prints a line {"versions", "hardware"} once the model is loaded. Reads lines [prompt tokens, new tokens] and answers
+each with the seconds that a batch took.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+#: of vLLM: tracebacks reach us, cores are not claimed, nothing is sent anywhere, and not half of the memory is taken
+SETTINGS = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING",
+    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
+}  # fmt: skip
+#: share of a GPU's memory for each of two models
+SHARE = 0.4
+
+
+def _vllm(job: dict[str, Any]) -> tuple[Any, str]:
+    import vllm
+
+    cpu = job["device"] == "cpu"
+    llm = vllm.LLM(
+        model=job["folder"], dtype=job["dtype"], load_format="dummy", skip_tokenizer_init=True,
+        max_model_len=job["length"], max_num_seqs=job["batch"], enforce_eager=cpu, enable_prefix_caching=False,
+        gpu_memory_utilization=SHARE,
+    )  # fmt: skip
+
+    def answer(prompt: int, new: int) -> None:
+        sampling = vllm.SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, detokenize=False)
+        ids = [{"prompt_token_ids": [1] * prompt} for _ in range(job["batch"])]
+        done = llm.generate(ids, [sampling] * job["batch"], use_tqdm=False)
+        assert all(len(one.outputs[0].token_ids) == new for one in done)
+
+    return answer, vllm.__version__
+
+
+def _transformers(job: dict[str, Any]) -> tuple[Any, str]:
+    import torch
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(job["folder"])
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, job["dtype"])).to(job["device"]).eval()
+    model.generation_config.eos_token_id = None
+
+    def answer(prompt: int, new: int) -> None:
+        ids = torch.ones(job["batch"], prompt, dtype=torch.long, device=job["device"])
+        with torch.no_grad():
+            said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
+        assert said.shape == (job["batch"], prompt + new)
+        said.cpu()
+
+    return answer, transformers.__version__
+
+
+def main(engine: str, given: str) -> None:
+    said, sys.stdout = sys.stdout, sys.stderr  # libraries print
+    answer, version = {"vllm": _vllm, "transformers": _transformers}[engine](json.loads(given))
+    import torch
+
+    versions = {engine: version, "torch": torch.__version__}
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    print(json.dumps({"versions": versions, "hardware": hardware}), file=said, flush=True)
+    for line in sys.stdin:
+        prompt, new = json.loads(line)
+        began = time.perf_counter()
+        answer(prompt, new)
+        print(time.perf_counter() - began, file=said, flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.update(SETTINGS)
+    main(sys.argv[1], sys.argv[2])

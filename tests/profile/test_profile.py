@@ -1,0 +1,170 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic profile`: a table from a folder, interrupted and gone on with, used by `slice` and `inspect`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.cli import main
+from nemo_elastic.core.latency import DECODE, PHASES, LatencyTable, Workload
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import read_shapes
+from nemo_elastic.profile import making
+from nemo_elastic.profile.cells import cells, widths_of
+from nemo_elastic.profile.engines import Engine
+from nemo_elastic.profile.timing import Stop
+from tests.shapes import PARENT
+from tests.slicing.helpers import write
+
+SMALL = PARENT.uniform(hidden=PARENT.hidden // 2, ffn=PARENT.size("ffn") // 2)
+QUICK = ["--prompt", "4", "--answer", "3", "--dtype", "fp32", "--widths", "2", "--seconds", "0"]
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("profile") / "family", PARENT, {"small": SMALL})
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as done:
+        main([str(a) for a in arguments])
+    return int(done.value.code or 0)
+
+
+def test_a_table_of_the_runtime_serves_slice_and_inspect(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "here.json"
+    assert run("profile", family, "--out", out, *QUICK) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"runtime on .+ threads, batch 1, 4 \+ 3 tokens, fp32; the parent takes: prefill [\d.]+ ms", said)
+    table, shapes = LatencyTable.read("table", str(out)), read_shapes(family)
+    assert all(len(widths) <= 2 for grid in table.grids.values() for widths in grid.axes.values())
+    assert run("inspect", family, "--json", "--latency", out) == 0
+    record = json.loads(capsys.readouterr().out)
+    for name, subnet in shapes.members.items():
+        for phase in PHASES:
+            assert record["members"][name]["latency"][phase] == table.milliseconds(shapes.parent, subnet, phase)
+    assert run("inspect", family, "--path", "--sizes", "4", "--latency", out) == 0
+    assert "decode" in capsys.readouterr().out
+    small, whole = (table.milliseconds(shapes.parent, s) for s in (SMALL, PARENT.full))
+    between = (small + whole) / 2
+    assert run("slice", family, "--latency", f"{out}:{between}ms", "--out", tmp_path / "cut", "--json") == 0
+    cut = json.loads(capsys.readouterr().out)["request"]
+    assert cut["option"] == "--latency" and cut["limit"] == between and 0 <= cut["below"] < 1
+    assert run("slice", family, "--latency", f"{out}:{small / 2}ms", "--out", tmp_path / "none") == 2
+    assert "is too little; the smallest, small, takes" in capsys.readouterr().err
+    assert run("profile", family, "--out", out, *QUICK) == 2
+    assert f"{out}: already exists; --force replaces it" in capsys.readouterr().err
+
+
+class Stopped(Engine):
+    """An engine that is interrupted."""
+
+    left = 3
+
+    def open(self, parent: Any, member: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().open(parent, member)
+
+
+def test_what_was_measured_before_an_interruption_is_kept(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes, out, work = read_shapes(family), tmp_path / "table.json", Workload(1, 4, 3, "fp32")
+    assert shapes.family is not None
+    widths = widths_of(shapes.parent, shapes.family.axes, 2)
+    empty = making.empty_table(shapes.parent, widths, "measured", "runtime", work)
+    stopped = Stopped("runtime", work, "cpu", sys.executable, {})
+    with pytest.raises(KeyboardInterrupt):
+        making.measure(out, empty, shapes.parent, widths, stopped, Stop(seconds=0), lambda *_: None)
+    before = json.loads(out.read_text())
+    first = next(iter(cells(widths))).kind
+    known = [v for v in before["grids"][first][DECODE] if v is not None]
+    assert len(known) == 1
+    with pytest.raises(ElasticError, match="are not measured yet; `nemo-elastic profile` goes on with it"):
+        LatencyTable.read("table", str(out))
+    assert run("profile", family, "--out", out, *QUICK) == 0
+    after = json.loads(out.read_text())
+    assert after["grids"][first][DECODE][0] == known[0]
+    capsys.readouterr()
+    for key, value in (("versions", {"torch": "1.0"}), ("hardware", "another")):
+        out.write_text(json.dumps(before | {key: value}))
+        assert run("profile", family, "--out", out, *QUICK) == 2
+        said = capsys.readouterr().err
+        assert f"{key}: " in said and "is not allowed; here it is" in said and "--force begins anew" in said
+        assert json.loads(out.read_text())["grids"] == before["grids"], "nothing is lost"
+    assert run("profile", family, "--out", out, *QUICK[:-4], "--widths", "3", "--seconds", "0") == 2
+    assert run("profile", family, "--out", out, "--batch", "2", *QUICK) == 2
+    assert "workload: " in capsys.readouterr().err
+
+
+def test_a_plain_parent_takes_the_axes_of_a_block_whose_table_is_not_there_yet(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main_json = tmp_path / "paper.json"
+    block = tmp_path / "block.yaml"
+    full, half = PARENT.size("ffn"), PARENT.size("ffn") // 2
+    block.write_text(
+        f"elastic:\n  budgets: [{{name: half, latency: {{table: {main_json}, ratio: 0.8}}}}]\n"
+        f"  axes: {{hidden: [{PARENT.hidden}, {PARENT.hidden // 2}], ffn: [{full}, {half}]}}\n"
+    )
+    parent = tmp_path / "parent"
+    assert run("slice", family, "--budget", "full", "--out", parent) == 0
+    for extra in ("member.json", "elastic.json"):
+        (parent / extra).unlink(missing_ok=True)
+    assert run("init", parent, "--config", block, "--out", tmp_path / "early") == 2
+    assert f"{main_json}: no such file" in capsys.readouterr().err
+    assert run("profile", parent, "--out", main_json, "--gpu", "h100") == 2
+    assert "is one model, not a family; --config gives the axes" in capsys.readouterr().err
+    assert run("profile", parent, "--config", block, "--out", main_json, "--gpu", "h100", "--batch", "4") == 0
+    assert "h100 on paper on h100, batch 4" in capsys.readouterr().out
+    assert run("init", parent, "--config", block, "--out", tmp_path / "made") == 0
+    table, shapes = LatencyTable.read("table", str(main_json)), read_shapes(tmp_path / "made")
+    member = shapes.members["half"]
+    whole = table.milliseconds(shapes.parent, shapes.parent.full)
+    assert 0.5 * whole < table.milliseconds(shapes.parent, member) <= 0.8 * whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--engine", "tensorrt"], "--engine: 'tensorrt' is not allowed; one of runtime, transformers, vllm"),
+        (["--gpu", "b200"], "--gpu: 'b200' is not allowed; one of h100, h200"),
+        (["--dtype", "int8"], "--dtype: 'int8' is not allowed; one of bf16, fp16, fp32"),
+        (["--device", "tpu"], "--device: 'tpu' is not allowed"),
+        (["--widths", "1"], "--widths: 1 is not allowed"),
+        (["--engine", "transformers", "--python", "/bin/false"], "transformers does not run this model"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_and_leaves_nothing(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert run("profile", family, "--out", tmp_path / "t.json", *QUICK, *arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "t.json").exists()
+
+
+@pytest.mark.hf
+@pytest.mark.slow
+def test_a_table_of_transformers(family: Path, tmp_path: Path) -> None:
+    python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", Path(__file__).parents[2] / ".venv-hf/bin/python"))
+    out = tmp_path / "hf.json"
+    assert run("profile", family, "--engine", "transformers", "--python", python.absolute(), "--out", out, *QUICK) == 0
+    table = LatencyTable.read("table", str(out))
+    assert table["versions"]["transformers"].startswith("5.")
+    assert table.milliseconds(PARENT, PARENT.full) > 0
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert "profile/worker.py transformers" not in running, "no process is left"

@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The picture of losses over milliseconds: members at the times of the family's own table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nemo_elastic.core.latency import DECODE, REQUEST, Workload
+from nemo_elastic.profile.cells import widths_of
+from nemo_elastic.profile.roofline import on_paper
+from nemo_elastic.report import build_report
+from nemo_elastic.report.drawing import NARROW, WIDE, house
+from nemo_elastic.report.fig_latency import draw
+from nemo_elastic.report.run_record import load_run
+from tests.report.fabricate import make_run
+
+
+@pytest.fixture(autouse=True)
+def in_the_house() -> Iterator[None]:
+    with house():
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose smallest member has a limit in milliseconds."""
+    root = make_run(tmp_path_factory.mktemp("latency") / "run")
+    family = load_run(root).family
+    assert family is not None
+    table = on_paper(family.parent, widths_of(family.parent, family.axes, 3), Workload(1, 64, 8), "h100")
+    *others, last = family.members
+    limited = replace(last, budget={"latency": {"table": dict(table), "ratio": 0.9, "of": REQUEST}})
+    replace(family, members=(*others, limited)).save(root / "family")
+    return root
+
+
+@pytest.mark.parametrize("sheet", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_members_are_at_the_milliseconds_of_their_tables_and_at_their_losses(folder: Path, sheet) -> None:
+    run = load_run(folder)
+    drawing = draw(run, sheet)
+    assert drawing is not None and run.family is not None and run.results is not None
+    path, *points = drawing.figure.axes[0].get_lines()
+    losses = {m.name: m.loss for m in run.results.members}
+    last = run.family.members[-1]
+    assert last.budget is not None
+    from nemo_elastic.core.latency import LatencyTable
+
+    table = LatencyTable.read("table", last.budget["latency"]["table"])
+    known = [m for m in run.family if m.name in losses]
+    expected = [(table.milliseconds(run.family.parent, m.subnet, REQUEST), losses[m.name]) for m in known]
+    assert list(zip(path.get_xdata(), path.get_ydata(), strict=True)) == expected
+    assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == expected
+    assert "h100 on paper" in drawing.words and drawing.figure.axes[0].get_xlabel().endswith(f"({REQUEST})")
+
+
+def test_the_page_has_it_and_a_family_without_such_a_limit_has_none(folder: Path, tmp_path: Path) -> None:
+    page = build_report(folder, tmp_path / "report")
+    assert (tmp_path / "report" / "latency.png").is_file() and "Quality by milliseconds" in page.read_text()
+    manifest = json.loads((folder / "family" / "elastic.json").read_text())
+    assert DECODE in json.dumps(manifest)
+    for entry in manifest["members"].values():
+        if entry["budget"] and "latency" in entry["budget"]:
+            entry["budget"] = {"ratio": 0.5}
+    run = load_run(folder)
+    assert run.family is not None
+    plain = replace(run.family, members=tuple(replace(m, budget={"ratio": 0.5}) for m in run.family))
+    assert draw(replace(run, family=plain), WIDE) is None
