@@ -44,12 +44,13 @@ QUIET_THREADS := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
-.PHONY: demo
+.PHONY: bench-latency
 bench-latency: $(VENV)/.stamp $(VLLM)/.stamp ## Milliseconds of members by a table of `profile` against measured ones, in the runtime and vLLM, into docs/tables/bench_latency.md
 	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m benchmarks.bench_latency --vllm $(VLLM)/bin/python \
 		--markdown docs/tables/bench_latency.md $(ARGS)
 	$(BIN)/python -m benchmarks --page
 
+.PHONY: demo
 demo: $(VENV)/.stamp ## The whole method at tiny size on this CPU, with a report in runs/demo
 	OMP_WAIT_POLICY=passive $(BIN)/nemo-elastic demo --out $(OUT)
 
@@ -179,12 +180,13 @@ study-specialize: $(VENV)/.stamp ## A task's own shape in the demo's family, hal
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.specialize $(ARGS) > runs/study_specialize.md
 	mv runs/study_specialize.md docs/tables/study_specialize.md
 
-.PHONY: study-on-policy
+.PHONY: study-latency
 study-latency: $(VENV)/.stamp ## Members searched by milliseconds or by parameters at the same milliseconds, into docs/tables/study_latency.md
 	mkdir -p runs
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.latency --picture docs/images/study_latency.svg $(ARGS) > runs/study_latency.md
 	mv runs/study_latency.md docs/tables/study_latency.md
 
+.PHONY: study-on-policy
 study-on-policy: $(VENV)/.stamp ## A member taught on the data's answers or on its own, a quarter of an hour of one core, into docs/tables/study_on_policy.md
 	mkdir -p runs
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.on_policy $(ARGS) > runs/study_on_policy.md

@@ -4,8 +4,8 @@
 
 python -m benchmarks.study.latency [--picture docs/images/study_latency.svg] > docs/tables/study_latency.md
 
-A small parent learns to answer generated problems (the study `on_policy`'s). What `nemo-elastic profile` runs measures
-its layers in our runtime on this machine. Of each pair one member is found by the search within a share of the parent's
+A small parent learns to answer generated problems (that of `on_policy`). What `nemo-elastic profile` runs measures its
+layers in our runtime on this machine. Of each pair one member is found by the search within a share of the parent's
 milliseconds of a token; the other by the same search within the most parameters whose member takes no longer. Both are
 distilled on as many tokens. Plain torch and one core; a study that was stopped goes on.
 """

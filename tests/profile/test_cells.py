@@ -33,7 +33,7 @@ def test_two_models_of_a_cell_differ_by_layers_of_its_kind_and_widths(case: str)
     assert set(seen) == {*parent.types, OUTSIDE}
     for cell in cells(widths):
         if cell.kind == OUTSIDE:
-            own, member = model_of(parent, cell, 1, least)
+            own, _ = model_of(parent, cell, 1, least)
             assert own.vocab == parent.vocab and sorted(own.types) == sorted(set(parent.types))
             continue
         (own, few), (_, many) = (model_of(parent, cell, n, least) for n in (2, 4))
