@@ -75,7 +75,7 @@ def run(engine: Engine, stop: Stop, place: Path) -> dict[str, Any]:
     read = measure(place / f"{engine.name}.json", table, PARENT, widths, engine, stop, show)
     took, rows = time.monotonic() - began, []
     for member in (PARENT.full, *left_out()):
-        model = engine.open(PARENT, member)
+        model = engine.load(PARENT, member)
         try:
             taken = difference(None, model, engine.work, stop)
         finally:

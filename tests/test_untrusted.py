@@ -42,6 +42,7 @@ ALLOWED = {
     ("gpu_checks/run_checks.py", "subprocess"): "our own worker, by its fixed name",
     ("gpu_checks/kernel_checks.py", "subprocess"): "itself, by its fixed name",
     ("gpu_checks/run_checks.py", "importlib.import_module"): "the modules that the table of checks names",
+    ("profile/engines.py", "subprocess"): "our own worker, by the python that the command line names",
     ("rehearsal/transformers.py", "subprocess"): "our own script, by the python that the environment names",
     (
         "hosts/nemo/cli/whole_recipe.py",
@@ -78,6 +79,9 @@ OPENED: dict[tuple[str, str], str] = {
     ("io/outputs.py", "open"): "the system's mounts",
     ("io/read.py", "OmegaConf.load"): "a text that was read",
     ("io/temporary.py", "os.open"): "its own locks and folders",
+    ("profile/engines.py", "open"): "its own output",
+    ("profile/engines.py", "read_text"): "the system's account of its processors",
+    ("profile/worker.py", "AutoConfig.from_pretrained"): "its own output",
     ("ranking/unfinished.py", "safe_open"): "what that function has just opened; the library takes a path alone",
     ("rehearsal/bridge/watch.py", "shutil.copytree"): "its own run's checkpoint",
     ("rehearsal/findings.py", "read_text"): "its own output",

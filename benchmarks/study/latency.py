@@ -97,16 +97,16 @@ def table_of(runs: Path) -> LatencyTable:
     return measure(file, table, PARENT, widths, engine, Stop(0.01, (6, 60), 20.0), lambda *_: None)
 
 
-def found(parent: NemotronH, seed: int, out: Path, budget: Mapping[str, Any]) -> Distilling:
+def searched(parent: NemotronH, seed: int, out: Path, budget: Mapping[str, Any]) -> Distilling:
     return Distilling(parent, WAY, seed, out, budget, {"candidates": 96, "tokens": 4096})
 
 
 def pair(parent: NemotronH, table: LatencyTable, share: float, seed: int, out: Path) -> dict[str, Distilling]:
     """The two members, and what trains them."""
     most = share * table.milliseconds(PARENT, PARENT.full)
-    own = found(parent, seed, out / "time", {"latency": {"table": table, "ratio": share}})
+    own = searched(parent, seed, out / "time", {"latency": {"table": table, "ratio": share}})
     for i, ratio in enumerate(RATIOS):
-        other = found(parent, seed, out / str(i), {"ratio": ratio})
+        other = searched(parent, seed, out / str(i), {"ratio": ratio})
         if table.milliseconds(PARENT, other.member) <= most:
             return {BY_TIME: own, BY_COUNT: other}
     raise SystemExit(f"no member within {RATIOS[-1]} of the parameters takes {share} of the milliseconds")

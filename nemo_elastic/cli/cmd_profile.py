@@ -146,7 +146,9 @@ def _measure(
     stop = Stop(tolerance, seconds=seconds)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
-    with Progress(*columns, *times, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+    console = Console(stderr=True)
+    # gone when it ends, so that an error stays one line
+    with Progress(*columns, *times, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(engine, total=None)
 
         def show(done: int, total: int, what: str) -> None:

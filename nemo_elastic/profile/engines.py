@@ -45,7 +45,7 @@ class Engine:
         work: what they are given.
         device: where they run: cpu, cuda, cuda:1.
         python: interpreter of an environment with the engine; for the runtime this one.
-        facts: {"versions", "hardware"} of what ran, once a model was opened.
+        facts: {"versions", "hardware"} of what ran, once a model was loaded.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Engine:
     python: str
     facts: dict[str, Any]
 
-    def open(self, parent: Parent, member: Subnet) -> Model:
+    def load(self, parent: Parent, member: Subnet) -> Model:
         """Load a model.
 
         Raises:

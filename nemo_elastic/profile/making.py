@@ -102,7 +102,7 @@ def measure(
         models = []
         try:
             for count in (number,) if cell.kind == OUTSIDE else (number, 2 * number):
-                models.append(engine.open(*model_of(parent, cell, count, least)))
+                models.append(engine.load(*model_of(parent, cell, count, least)))
             _check_facts(file, table, engine)
             first, second = (None, models[0]) if cell.kind == OUTSIDE else models
             taken = difference(first, second, work, stop)

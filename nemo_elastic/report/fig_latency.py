@@ -18,11 +18,11 @@ from .run_record import RunRecord
 
 def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     """Draw it; None where no budget has a limit in milliseconds, or less than two members have a loss."""
-    found = limit_of(run)
+    limit = limit_of(run)
     losses = {m.name: m.loss for m in (run.results.members if run.results else ()) if m.loss is not None}
-    if found is None or run.family is None:
+    if limit is None or run.family is None:
         return None
-    table, phase = found
+    table, phase = limit
     parent = run.family.parent
     points = [
         (m.name, table.milliseconds(parent, m.subnet, phase), losses[m.name]) for m in run.family if m.name in losses

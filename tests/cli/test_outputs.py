@@ -35,6 +35,10 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
         "{parent} --config {config} --ranking {ranking}",
         {"parent": "parent", "config": "elastic.yaml", "ranking": "ranking"},
     ),
+    "profile": (
+        "{source} --config {config} --python {python} --gpu h100",
+        {"source": "family", "config": "elastic.yaml", "python": "data"},
+    ),
     "rank": ("{parent} --data {data}", {"parent": "parent", "data": "data"}),
     "rehearse": ("nemotron_elastic_9b", {}),
     "report": ("{run}", {"run": "run"}),
@@ -43,7 +47,7 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
     "slice": ("{source} --subnet {subnet}", {"source": "family", "subnet": "shape.json"}),
 }
 #: commands whose output is a file: `--force` replaces any regular one
-FILES = ("schema", "specialize")
+FILES = ("profile", "schema", "specialize")
 #: a report may be written into the run that it is about, beside the run's parts
 INSIDE = {"run": "run/family/report"}
 #: options under which a command writes something else than its --out

@@ -18,6 +18,7 @@ from nemo_elastic.cli import main
 from nemo_elastic.core.latency import DECODE, PHASES, LatencyTable, Workload
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import read_shapes
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.profile import making
 from nemo_elastic.profile.cells import cells, widths_of
 from nemo_elastic.profile.engines import Engine
@@ -72,11 +73,11 @@ class Stopped(Engine):
 
     left = 3
 
-    def open(self, parent: Any, member: Any) -> Any:
+    def load(self, parent: Any, member: Any) -> Any:
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt
-        return super().open(parent, member)
+        return super().load(parent, member)
 
 
 def test_what_was_measured_before_an_interruption_is_kept(
@@ -122,8 +123,7 @@ def test_a_plain_parent_takes_the_axes_of_a_block_whose_table_is_not_there_yet(
     )
     parent = tmp_path / "parent"
     assert run("slice", family, "--budget", "full", "--out", parent) == 0
-    for extra in ("member.json", "elastic.json"):
-        (parent / extra).unlink(missing_ok=True)
+    (parent / MEMBER_FILE).unlink()
     assert run("init", parent, "--config", block, "--out", tmp_path / "early") == 2
     assert f"{main_json}: no such file" in capsys.readouterr().err
     assert run("profile", parent, "--out", main_json, "--gpu", "h100") == 2
