@@ -61,7 +61,7 @@ def command(
     from nemo_elastic.errors import bad
     from nemo_elastic.formats.folders import read_shapes
     from nemo_elastic.formats.kept import DTYPES
-    from nemo_elastic.io.outputs import check_apart, check_file
+    from nemo_elastic.io.outputs import check_file
     from nemo_elastic.plan.machine import GPUS
     from nemo_elastic.profile.cells import widths_of
 
@@ -70,15 +70,14 @@ def command(
     if gpu is not None and gpu not in GPUS:
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
     parent, axes = _axes(read_shapes(source), config)
-    check_file(out, force or out.is_file(), source, config)  # one that is not finished goes on
-    check_apart(out, source)
+    check_file(out, force or out.is_file(), source, config, python)  # one that is not finished goes on
     work = Workload(batch, prompt, answer, dtype)
     measured = widths_of(parent, axes, widths)
     if gpu is not None:
         from nemo_elastic.profile.making import save
         from nemo_elastic.profile.roofline import on_paper
 
-        check_file(out, force, source, config)
+        check_file(out, force, source, config, python)
         table = on_paper(parent, measured, work, gpu)
         save(out, table)
     else:

@@ -25,7 +25,7 @@ from nemo_elastic.formats.kept import DTYPES
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime.family_runtime import FamilyRuntime
 
-from . import worker
+from . import engine_worker
 from .timing import Model
 
 __all__ = ["ENGINES", "RUNTIME", "Engine"]
@@ -103,7 +103,7 @@ class _Apart:
         job = {"folder": str(folder), "dtype": _TORCH[work.dtype], "device": engine.device, "batch": work.batch}
         job["length"] = work.prompt + work.answer + ROOM
         self._said = Path(self._place.name, "stderr").open("w+")  # noqa: SIM115 - until `close`
-        command = [engine.python, worker.__file__, engine.name, json.dumps(job)]
+        command = [engine.python, engine_worker.__file__, engine.name, json.dumps(job)]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True,

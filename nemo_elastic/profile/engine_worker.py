@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model in transformers or vLLM, in a process of its own: runs where this package need not be installed.
 
-    python worker.py transformers|vllm JSON
+    python engine_worker.py transformers|vllm JSON
 
 JSON: {"folder", "dtype", "device", "batch", "length"}; the folder has a `config.json` alone, and weights are random.
 Prints a line {"versions", "hardware"} once the model is loaded. Reads lines [prompt tokens, new tokens] and answers
