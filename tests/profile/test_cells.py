@@ -10,8 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.budget import AxisConfig
+from nemo_elastic.core.cost import active_parameters, flops_per_token, parameters
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.latency import DECODE, OUTSIDE, PREFILL, LatencyTable, Workload
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.nn.nemotron_h import NemotronH
@@ -20,6 +22,12 @@ from nemo_elastic.profile.cells import FEW, MANY, cells, layer_of, layers_for, m
 from nemo_elastic.profile.roofline import READ, on_paper
 from tests.core.test_latency import AXES, SHAPE, ends
 from tests.shapes import NANO_12B, NANO_30B, PARENT
+
+
+def whole(parent: Parent) -> dict[str, AxisConfig]:
+    """The whole width of every axis."""
+    return {a: AxisConfig((parent.num_layers if a == DEPTH else parent.axis(a).size,)) for a in parent.axes}
+
 
 CASES = {"dense": (PARENT, ends(PARENT)), "experts": (SHAPE, AXES)}
 
@@ -36,16 +44,17 @@ def test_two_models_of_a_cell_differ_by_layers_of_its_kind_and_widths(case: str)
             own, _ = model_of(parent, cell, 1, least)
             assert own.vocab == parent.vocab and sorted(own.types) == sorted(set(parent.types))
             continue
-        (own, few), (_, many) = (model_of(parent, cell, n, least) for n in (2, 4))
+        (small, few), (large, many) = (model_of(parent, cell, n, least) for n in (2, 4))
         one = parameters(parent, layer_of(parent, cell)) - parameters(parent, Subnet(few.hidden, ()))
-        assert parameters(own, many) - parameters(own, few) == 2 * one or own.pattern != _.pattern
+        assert parameters(large, many) - parameters(small, few) == 2 * one
         assert Counter(x.type for x in many.layers)[cell.kind] == 4
         # every engine takes it: one width for each kind of layer
-        assert to_hf_config(_, many)["model_type"] == "nemotron_h"
-        read, held = from_hf_config(to_hf_config(_, many))
-        assert parameters(read, held) == parameters(_, many)
-        logits = NemotronH.random(_, member=many)(torch.ones(1, 3, dtype=torch.long))
-        assert logits.shape == (1, 3, _.vocab) and torch.isfinite(logits).all()
+        config = to_hf_config(large, many)
+        assert config["model_type"] == "nemotron_h"
+        read, held = from_hf_config(config)
+        assert parameters(read, held) == parameters(large, many)
+        logits = NemotronH.random(large, member=many)(torch.ones(1, 3, dtype=torch.long))
+        assert logits.shape == (1, 3, large.vocab) and torch.isfinite(logits).all()
 
 
 def test_some_widths_of_an_axis_are_its_ends_and_what_lies_evenly_between() -> None:
@@ -59,11 +68,7 @@ def test_some_widths_of_an_axis_are_its_ends_and_what_lies_evenly_between() -> N
 
 @pytest.mark.parametrize(("parent", "kind"), [(NANO_12B, "mlp"), (NANO_12B, "attention"), (PARENT, "mlp")])
 def test_models_are_large_enough_that_weights_are_not_in_a_processors_cache(parent: Parent, kind: str) -> None:
-    from nemo_elastic.core.budget import AxisConfig
-    from nemo_elastic.core.kinds.registry import DEPTH
-
-    full = {a: AxisConfig((parent.num_layers if a == DEPTH else parent.axis(a).size,)) for a in parent.axes}
-    cell = next(cell for cell in cells(widths_of(parent, full, 2)) if cell.kind == kind)
+    cell = next(cell for cell in cells(widths_of(parent, whole(parent), 2)) if cell.kind == kind)
     number = layers_for(parent, cell)
     assert FEW <= number <= MANY
     weights = number * (parameters(parent, layer_of(parent, cell)) - parameters(parent, Subnet(parent.hidden, ())))
@@ -72,19 +77,13 @@ def test_models_are_large_enough_that_weights_are_not_in_a_processors_cache(pare
 
 @pytest.mark.parametrize("parent", [NANO_12B, NANO_30B], ids=["12b", "30b"])
 def test_on_paper_a_token_takes_the_reading_of_weights_and_a_long_prompt_its_flops(parent: Parent) -> None:
-    from nemo_elastic.core.budget import AxisConfig
-    from nemo_elastic.core.kinds.registry import DEPTH
-
-    full = {a: AxisConfig((parent.num_layers if a == DEPTH else parent.axis(a).size,)) for a in parent.axes}
-    widths, gpu = widths_of(parent, full, 2), GPUS["h100"]
+    widths, gpu = widths_of(parent, whole(parent), 2), GPUS["h100"]
 
     def seconds(work: Workload) -> dict[str, float]:
         table: LatencyTable = on_paper(parent, widths, work, "h100")
         return table.seconds(parent, parent.full)
 
     one = seconds(Workload(1, 8192, 2, "bf16"))
-    from nemo_elastic.core.cost import active_parameters
-
     weights = active_parameters(parent, parent.full) - parent.vocab * parent.hidden  # the embedding is looked up
     reading = 2 * weights / (gpu.bandwidth * READ)
     assert reading < one[DECODE] < 1.35 * reading  # the cache of 8,192 tokens comes on top
