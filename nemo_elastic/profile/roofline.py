@@ -17,9 +17,9 @@ from nemo_elastic.plan.machine import EFFICIENCY, GPUS, Gpu
 from .cells import Cell, cells, layer_of
 from .making import empty_table
 
-__all__ = ["COMPUTED", "READ", "on_paper"]
+__all__ = ["COMPUTED", "READ", "ROOFLINE", "on_paper"]
 
-COMPUTED = "computed"
+COMPUTED, ROOFLINE = "computed", "roofline"
 #: share of the peak bandwidth that reading weights and caches reaches. An assumption, as `EFFICIENCY` is.
 READ = 0.7
 
@@ -39,7 +39,7 @@ def on_paper(
         work: what is served.
         gpu: a key of `plan.machine.GPUS`.
     """
-    table = empty_table(parent, widths, COMPUTED, f"{gpu} on paper", work)
+    table = empty_table(parent, widths, COMPUTED, ROOFLINE, work)
     table |= {"hardware": gpu, "versions": {}}
     for cell in cells(widths):
         grid = table["grids"][cell.kind]

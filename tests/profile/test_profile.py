@@ -129,7 +129,7 @@ def test_a_plain_parent_takes_the_axes_of_a_block_whose_table_is_not_there_yet(
     assert run("profile", parent, "--out", main_json, "--gpu", "h100") == 2
     assert "is one model, not a family; --config gives the axes" in capsys.readouterr().err
     assert run("profile", parent, "--config", block, "--out", main_json, "--gpu", "h100", "--batch", "4") == 0
-    assert "h100 on paper on h100, batch 4" in capsys.readouterr().out
+    assert "roofline on h100, batch 4" in capsys.readouterr().out
     assert run("init", parent, "--config", block, "--out", tmp_path / "made") == 0
     table, shapes = LatencyTable.read("table", str(main_json)), read_shapes(tmp_path / "made")
     member = shapes.members["half"]

@@ -53,7 +53,7 @@ def test_members_are_at_the_milliseconds_of_their_tables_and_at_their_losses(fol
     expected = [(table.milliseconds(run.family.parent, m.subnet, REQUEST), losses[m.name]) for m in known]
     assert list(zip(path.get_xdata(), path.get_ydata(), strict=True)) == expected
     assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == expected
-    assert "h100 on paper" in drawing.words and drawing.figure.axes[0].get_xlabel().endswith(f"({REQUEST})")
+    assert "roofline on h100" in drawing.words and drawing.figure.axes[0].get_xlabel().endswith(f"({REQUEST})")
 
 
 def test_the_page_has_it_and_a_family_without_such_a_limit_has_none(folder: Path, tmp_path: Path) -> None:
