@@ -109,7 +109,8 @@ def table(figures: dict[str, Any]) -> str:
             cells += [str(row["layers"]), str(row["hidden"])]
             for p in PHASES:
                 guess, real, half = row[p]
-                cells += [f"{guess:.1f} ms", f"{real:.1f} ± {half:.1f} ms", f"{guess / real - 1:+.1%}"]
+                bound = f" ± {half:.1f}" if np.isfinite(half) else ""  # unknown of less than six rounds
+                cells += [f"{guess:.1f} ms", f"{real:.1f}{bound} ms", f"{guess / real - 1:+.1%}"]
             lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "| engine | entries | made in | median error | worst | target |", "|" + "---|" * 6]
     for engine, part in figures.items():
