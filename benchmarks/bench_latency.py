@@ -35,7 +35,7 @@ AXES = {
     "attention_heads": (24, 16),
     "depth": tuple(range(16, 9, -1)),
 }
-WORK = {"runtime": Workload(1, 64, 17, "fp32"), "vllm": Workload(1, 64, 17, "fp32")}
+WORK, ENGINES = Workload(1, 64, 17, "fp32"), ("runtime", "vllm")
 MEMBERS, SEED = 8, 0
 #: of the relative error over members and phases
 MEDIAN, WORST = 0.05, 0.12
@@ -136,15 +136,15 @@ def missed(figures: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--vllm", type=Path, help="python of an environment with vLLM; without, the runtime alone")
-    parser.add_argument("--only", choices=WORK, help="one engine")
+    parser.add_argument("--only", choices=ENGINES, help="one engine")
     parser.add_argument("--seconds", type=float, default=15.0, help="after which no round of an entry begins")
     args = parser.parse_args()
     stop, figures = Stop(0.01, (6, 40), args.seconds), {}
     with tempfile.TemporaryDirectory() as place:
-        for name, python in (("runtime", Path(sys.executable)), ("vllm", args.vllm)):
+        for name, python in zip(ENGINES, (Path(sys.executable), args.vllm), strict=True):
             if python is None or args.only not in (None, name):
                 continue
-            engine = Engine(name, WORK[name], "cpu", str(python.absolute()), {})
+            engine = Engine(name, WORK, "cpu", str(python.absolute()))
             figures[name] = run(engine, stop, Path(place))
     deliver(args, figures, table(figures), missed(figures))
 

@@ -53,7 +53,7 @@ class Routed:
 
     @cached_property
     def expected(self) -> Expected:
-        """Expected widths, differentiable, for `cost` and for logs."""
+        """Expected widths, differentiable, for `cost`."""
         return self.router.expected(self.probabilities)
 
     def __iter__(self) -> Iterator[Any]:

@@ -19,12 +19,10 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
 from benchmarks.output import save_svg
@@ -33,14 +31,12 @@ from benchmarks.study.on_policy import (
     BATCH,
     LENGTH,
     PARENT,
-    PARENT_STEPS,
-    SEEDS,
-    STEPS,
     WAYS,
     Distilling,
+    arguments,
+    begin,
     divergences,
     parent_of,
-    problems,
     right,
 )
 from benchmarks.study.results import markdown
@@ -93,7 +89,7 @@ def table_of(runs: Path) -> LatencyTable:
     block = ElasticConfig.from_dict({"budgets": [{"name": "any", "ratio": 0.5}], "axes": AXES})
     widths = widths_of(PARENT, block.resolve_axes(PARENT), 3)
     table = begun(file, empty_table(PARENT, widths, "measured", RUNTIME, WORK))
-    engine = Engine(RUNTIME, WORK, "cpu", sys.executable, {})
+    engine = Engine(RUNTIME, WORK, "cpu", sys.executable)
     return measure(file, table, PARENT, widths, engine, Stop(0.01, (6, 60), 20.0), lambda *_: None)
 
 
@@ -184,18 +180,10 @@ def draw(results: Sequence[Result], whole: float) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/study/latency"))
+    parser = arguments(__doc__, "latency", "of each member")
     parser.add_argument("--picture", type=Path)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--parent-steps", type=int, default=PARENT_STEPS)
-    parser.add_argument("--asked", type=int, default=300)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    args.runs.mkdir(parents=True, exist_ok=True)
-    source = problems(7, held_out=True)
-    asked = list({p.question: p for p in islice(source, 3 * args.asked)}.values())[: args.asked]
+    asked = begin(args)
     with contextlib.redirect_stdout(sys.stderr):  # progress
         parent, table = parent_of(args.runs, args.parent_steps), table_of(args.runs)
         results = results_of(parent, table, args, asked)

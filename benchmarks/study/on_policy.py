@@ -262,19 +262,30 @@ def results_of(parent: NemotronH, args: argparse.Namespace, flops: float, asked:
     return results
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/study/on_policy"))
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the first way; the others spend as many FLOPs")
+def arguments(doc: str | None, name: str, steps: str) -> argparse.ArgumentParser:
+    """A parser with what every study of this parent takes; `steps` says what they are of."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/study", name))
+    parser.add_argument("--steps", type=int, default=STEPS, help=steps)
     parser.add_argument("--parent-steps", type=int, default=PARENT_STEPS)
     parser.add_argument("--asked", type=int, default=300)
-    parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    args = parser.parse_args()
+    return parser
+
+
+def begin(args: argparse.Namespace) -> list[Problem]:
+    """Make place for a study on one core; returns the held-out problems that are asked, each once."""
     torch.set_num_threads(1)
     args.runs.mkdir(parents=True, exist_ok=True)
     source = problems(7, held_out=True)
-    asked = list({p.question: p for p in islice(source, 3 * args.asked)}.values())[: args.asked]
+    return list({p.question: p for p in islice(source, 3 * args.asked)}.values())[: args.asked]
+
+
+def main() -> None:
+    parser = arguments(__doc__, "on_policy", "of the first way; the others spend as many FLOPs")
+    parser.add_argument("--ratio", type=float, default=0.5)
+    args = parser.parse_args()
+    asked = begin(args)
     parent = parent_of(args.runs, args.parent_steps)
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(sys.stderr):
         first = Distilling(parent, next(iter(WAYS)), 0, Path(out), {"ratio": args.ratio})

@@ -70,14 +70,14 @@ def command(
     if gpu is not None and gpu not in GPUS:
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
     parent, axes = _axes(read_shapes(source), config)
-    check_file(out, force or out.is_file(), source, config, python)  # one that is not finished goes on
+    goes_on = gpu is None and out.is_file()  # where it is not finished, see `making.begun`
+    check_file(out, force or goes_on, source, config, python)
     work = Workload(batch, prompt, answer, dtype)
     measured = widths_of(parent, axes, widths)
     if gpu is not None:
         from nemo_elastic.profile.making import save
         from nemo_elastic.profile.roofline import on_paper
 
-        check_file(out, force, source, config, python)
         table = on_paper(parent, measured, work, gpu)
         save(out, table)
     else:
@@ -141,7 +141,7 @@ def _measure(
         require(engine)
     table = empty_table(parent, widths, "measured", engine, work)
     table = table if force else begun(out, table)
-    runs = Engine(engine, work, device, str(python or sys.executable), {})
+    runs = Engine(engine, work, device, str(python or sys.executable))
     stop = Stop(tolerance, seconds=seconds)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
@@ -163,7 +163,7 @@ def _print(out: Path, table: LatencyTable, parent: Parent) -> None:
 
     whole = table.seconds(parent, parent.full)
     parts = ", ".join(f"{phase} {three_digits(1e3 * whole[phase])} ms" for phase in (*PHASES, REQUEST))
-    typer.echo(f"{out}: {table['engine']} on {table['hardware']}, {table.workload}; the parent takes: {parts}")
+    typer.echo(f"{out}: {table}; the parent takes: {parts}")
     for name, grid in table.grids.items():
         ends = {phase: (1e3 * s.min(), 1e3 * s.max()) for phase, s in grid.seconds.items()}
         each = ", ".join(f"{phase} {low:.3g} to {high:.3g} ms" for phase, (low, high) in ends.items())

@@ -151,11 +151,10 @@ class LatencyTable(dict[str, Any]):
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
-            table = cls(_mapping(value, read_json(value, own=True)))
-            with inside(value):
-                table.check()
-            return table
-        table = cls(_mapping(name, value))
+            name, value = value, read_json(value, own=True)
+        if not isinstance(value, Mapping):
+            raise bad(name, value, "a table of `nemo-elastic profile`: its path, or what the file holds")
+        table = cls(value)
         with inside(name):
             table.check()
         return table
@@ -237,18 +236,20 @@ class LatencyTable(dict[str, Any]):
             raise bad("latency.table", f"a table of a parent with {other} {theirs}", f"this one has {ours}")
         self.__dict__["_checked"] = parent
 
+    def __str__(self) -> str:
+        """What was measured, and where."""
+        return f"{self['engine']} on {self['hardware']}, {self.workload}"
+
+    @cached_property
+    def _digest(self) -> int:
+        return crc32(json.dumps(self).encode())
+
     def __repr__(self) -> str:
-        """In a line: what was measured, and a digest of the figures."""
-        return f"<{self.get('engine')} on {self.get('hardware')}, {crc32(json.dumps(self).encode()):08x}>"
+        """In a line: what was measured, and a digest of the figures. Prices of budgets are kept by it."""
+        return f"<{self.get('engine')} on {self.get('hardware')}, {self._digest:08x}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LatencyTable, (dict(self),)
-
-
-def _mapping(name: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise bad(name, value, "a table of `nemo-elastic profile`: its path, or what the file holds")
-    return value
 
 
 def _read_grid(name: str, data: Any, axes: Sequence[str]) -> Grid:

@@ -31,7 +31,8 @@ class LimitKind:
         field: of a budget.
         read: a field's value, checked, of its name and what a block has there.
         parse: the value that the text of an option means, of the option, the text and what a deployment holds.
-        cost: what is counted of a `Subnet` or an `Expected` member, of the parent, the member and the value.
+        cost: what is counted of a `Subnet` (but for latency also of an `Expected` member), of the parent, the member
+            and the value.
         most: how much of that the value allows, of the value and the parent's cost.
         moved: the value that allows another amount, of the value and the amount; a share of the parent stays.
         words: says an amount.

@@ -13,6 +13,7 @@ from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, exact_bytes, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet, known_fields
 from nemo_elastic.core.kinds.registry import KINDS
+from nemo_elastic.core.limits import Limit
 from nemo_elastic.errors import ElasticError, bad
 
 _DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256, as `Ranking.digest` gives it
@@ -147,11 +148,16 @@ def read_budget(where: str, name: str, data: Any) -> Budget:
     return Budget(**known_fields(Budget, {"name": name, **data}, where))
 
 
+def limits_of(member: Member) -> tuple[Limit, ...]:
+    """The limits that a member was made for; none for the parent's."""
+    return () if member.budget is None else read_budget("budget", "member", member.budget).limits
+
+
 def limits_used(parent: Parent, members: Iterable[Member]) -> dict[str, str]:
     """Name -> how much of its limits a member uses, in words; of those members that were made for several."""
     out = {}
     for m in members:
-        limits = () if m.budget is None else read_budget("budget", "member", m.budget).limits
+        limits = limits_of(m)
         if len(limits) > 1:
             out[m.name] = ", ".join(f"{x.kind.field} {x.share(parent, m.subnet):.1%}" for x in limits)
     return out

@@ -24,6 +24,8 @@ from torch.utils.checkpoint import checkpoint
 from nemo_elastic.kernels import chunk_for
 from nemo_elastic.nn.functional import work_dtype
 
+#: x, dt, B and C, [b, c, g, q, ...] each
+Chunked = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 #: positions whose products are in memory at once in a training step
 PART = 2048
 
@@ -142,38 +144,32 @@ def ssd_chunked(
     else:
         state = initial_state_bhpn.to(dtype).reshape(b, g, -1, n)
     heads = (g, h // g)
-    x_bcgqrp, dt_bcgqr = _chunks(x.unflatten(2, heads), q), _chunks(dt.unflatten(2, heads), q)
+    chunked = _chunks(x.unflatten(2, heads), q), _chunks(dt.unflatten(2, heads), q), _chunks(B, q), _chunks(C, q)
     A_gr, index_bcq = A_h.to(dtype).view(heads), None
     if index_bl is not None:  # behind the end nothing reads it
         index_bcq = F.pad(index_bl, (0, -length % q)).unflatten(1, (-1, q))
-    y, state = _in_parts(x_bcgqrp, dt_bcgqr, _chunks(B, q), _chunks(C, q), A_gr, state, index_bcq)
+    y, state = _in_parts(chunked, A_gr, state, index_bcq)
     y = _skip(y[:, :length], x, D_h).to(x_blhp.dtype)
     return (y, state.reshape(b, h, p, n)) if return_final_state else y
 
 
 def _in_parts(
-    x_bcgqrp: torch.Tensor,
-    dt_bcgqr: torch.Tensor,
-    B_bcgqn: torch.Tensor,
-    C_bcgqn: torch.Tensor,
-    A_gr: torch.Tensor,
-    state_bgin: torch.Tensor,
-    index_bcq: torch.Tensor | None,
+    chunked: Chunked, A_gr: torch.Tensor, state_bgin: torch.Tensor, index_bcq: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`_scan`, of a long row part by part: what is inside of a part is not kept for the backward pass."""
-    chunks, q = x_bcgqrp.shape[1], x_bcgqrp.shape[3]
+    chunks, q = chunked[0].shape[1], chunked[0].shape[3]
     size = max(1, PART // q)
     if chunks <= size or not torch.is_grad_enabled():
-        return _scan(x_bcgqrp, dt_bcgqr, B_bcgqn, C_bcgqn, A_gr, state_bgin, index_bcq)
+        return _scan(*chunked, A_gr, state_bgin, index_bcq)
     out = []
     for at in range(0, chunks, size):
         part = slice(at, at + size)
-        # of a row with documents, whether the state before this part is that of its first position's document
-        before = None if index_bcq is None or at == 0 else index_bcq[:, at - 1, -1:]
-        y, state_bgin = checkpoint(
-            _scan, x_bcgqrp[:, part], dt_bcgqr[:, part], B_bcgqn[:, part], C_bcgqn[:, part], A_gr, state_bgin,
-            None if index_bcq is None else index_bcq[:, part], before, use_reentrant=False,
-        )  # fmt: skip
+        index = before = None
+        if index_bcq is not None:
+            # whether the state before this part is that of its first position's document
+            index, before = index_bcq[:, part], index_bcq[:, at - 1, -1:] if at else None
+        own = (t[:, part] for t in chunked)
+        y, state_bgin = checkpoint(_scan, *own, A_gr, state_bgin, index, before, use_reentrant=False)
         out.append(y)
     return torch.cat(out, dim=1), state_bgin
 

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Engine:
     work: Workload
     device: str
     python: str
-    facts: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def load(self, parent: Parent, member: Subnet) -> Model:
         """Load a model.

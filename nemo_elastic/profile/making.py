@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,14 +19,16 @@ from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.read import read_json
 
 from .cells import Cell, cells, layers_for, model_of, smallest
-from .engines import Engine
 from .timing import Stop, difference
 
-__all__ = ["begun", "empty_table", "measure", "save"]
+if TYPE_CHECKING:
+    from .engines import Engine
+
+__all__ = ["begun", "empty_table", "measure", "put", "save"]
 
 Widths = Mapping[str, Mapping[str, Sequence[int]]]
-#: what two tables must have alike for one to be the rest of the other
-SAME = ("format", "source", "parent", "engine", "workload", "hardware", "versions")
+#: what two tables must have alike for one to be the rest of the other: what was asked, and what ran
+ASKED, RAN = ("format", "source", "parent", "engine", "workload"), ("hardware", "versions")
 
 
 def empty_table(parent: Parent, widths: Widths, source: str, engine: str, work: Workload) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def begun(file: Path, table: dict[str, Any]) -> dict[str, Any]:
     old = read_json(file, own=True)
     if not isinstance(old, dict) or "grids" not in old:
         raise ElasticError("already exists and is no table of latencies; --force replaces it", file)
-    for key in SAME[:5]:
+    for key in ASKED:
         if old.get(key) != table[key]:
             raise bad(f"{file}: {key}", old.get(key), f"{table[key]!r} goes on with it; --force begins anew")
     axes = [{name: grid.get("axes") for name, grid in each["grids"].items()} for each in (old, table)]
@@ -93,11 +95,10 @@ def measure(
         ElasticError: the engine does not run a model, or the table was begun with other versions or elsewhere.
     """
     every = list(cells(widths))
-    work = Workload(**table["workload"])
     left = [cell for cell in every if _entry(table, cell, PHASES[0]) is None]
-    for cell in left:
-        progress(len(every) - len(left) + left.index(cell), len(every), str(cell))
-        least = {name: smallest(parent, widths, name) for name in widths if name != OUTSIDE}
+    least = {name: smallest(parent, widths, name) for name in widths if name != OUTSIDE}
+    for done, cell in enumerate(left, len(every) - len(left)):
+        progress(done, len(every), str(cell))
         number = 1 if cell.kind == OUTSIDE else layers_for(parent, cell)
         models = []
         try:
@@ -105,7 +106,7 @@ def measure(
                 models.append(engine.load(*model_of(parent, cell, count, least)))
             _check_facts(file, table, engine)
             first, second = (None, models[0]) if cell.kind == OUTSIDE else models
-            taken = difference(first, second, work, stop)
+            taken = difference(first, second, engine.work, stop)
         finally:
             for model in models:
                 model.close()
@@ -113,9 +114,9 @@ def measure(
             seconds = taken.seconds[phase] / number
             if cell.kind == OUTSIDE:  # the layers of the model are known by now
                 seconds -= sum(_smallest_layer(table, name, cell, phase) for name in least)
-            _put(table, cell, phase, seconds)
+            put(table, cell, phase, seconds)
         bound = max(taken.bounds[p] / taken.first[p] for p in PHASES)
-        _put(table, cell, "bounds", bound if isfinite(bound) else None)
+        put(table, cell, "bounds", bound if isfinite(bound) else None)
         save(file, table)
     return LatencyTable.read(str(file), table)
 
@@ -135,7 +136,8 @@ def _entry(table: Mapping[str, Any], cell: Cell, key: str) -> Any:
     return table["grids"][cell.kind][key][_flat(table, cell)]
 
 
-def _put(table: dict[str, Any], cell: Cell, key: str, value: float | None) -> None:
+def put(table: Mapping[str, Any], cell: Cell, key: str, value: float | None) -> None:
+    """Fill an entry: seconds of a phase, or the bounds of both."""
     table["grids"][cell.kind][key][_flat(table, cell)] = value
 
 
@@ -143,6 +145,6 @@ def _check_facts(file: Path, table: dict[str, Any], engine: Engine) -> None:
     """Note what runs, or find that another machine or release began the table."""
     if not table["hardware"]:
         table |= engine.facts
-    for key in ("hardware", "versions"):
+    for key in RAN:
         if table[key] != engine.facts[key]:
             raise bad(f"{file}: {key}", table[key], f"here it is {engine.facts[key]!r}; --force begins anew")

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemo_elastic.core.cost import DTYPE_BYTES, active_parameters, cache_elements, flops_per_token, parameters
@@ -15,7 +14,7 @@ from nemo_elastic.core.latency import DECODE, OUTSIDE, PHASES, PREFILL, LatencyT
 from nemo_elastic.plan.machine import EFFICIENCY, GPUS, Gpu
 
 from .cells import Cell, cells, layer_of
-from .making import empty_table
+from .making import Widths, empty_table, put
 
 __all__ = ["COMPUTED", "READ", "ROOFLINE", "on_paper"]
 
@@ -24,9 +23,7 @@ COMPUTED, ROOFLINE = "computed", "roofline"
 READ = 0.7
 
 
-def on_paper(
-    parent: Parent, widths: Mapping[str, Mapping[str, Sequence[int]]], work: Workload, gpu: str
-) -> LatencyTable:
+def on_paper(parent: Parent, widths: Widths, work: Workload, gpu: str) -> LatencyTable:
     """The table of one GPU of a kind, by its data sheet.
 
     A phase takes the longer of its FLOPs at `EFFICIENCY` of the peak rate in bf16, and its bytes at `READ` of the peak
@@ -42,20 +39,11 @@ def on_paper(
     table = empty_table(parent, widths, COMPUTED, ROOFLINE, work)
     table |= {"hardware": gpu, "versions": {}}
     for cell in cells(widths):
-        grid = table["grids"][cell.kind]
-        at = _index(cell, grid["axes"])
         for phase, seconds in _seconds(parent, cell, work, GPUS[gpu]).items():
-            grid[phase][at] = seconds
+            put(table, cell, phase, seconds)
     for grid in table["grids"].values():
         del grid["bounds"]
     return LatencyTable.read("table", table)
-
-
-def _index(cell: Cell, axes: Mapping[str, Sequence[int]]) -> int:
-    at = 0
-    for place, widths in zip(cell.place, axes.values(), strict=True):
-        at = at * len(widths) + place
-    return at
 
 
 def _seconds(parent: Parent, cell: Cell, work: Workload, gpu: Gpu) -> dict[str, float]:

@@ -8,6 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nemo_elastic.core.latency import DECODE, LatencyTable
 from nemo_elastic.core.limits import LATENCY
+from nemo_elastic.core.member import limits_of
 from nemo_elastic.errors import ElasticError
 
 from .drawing import Drawing, Sheet, colour, new_figure, settle, short
@@ -24,9 +25,11 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
         return None
     table, phase = limit
     parent = run.family.parent
-    points = [
-        (m.name, table.milliseconds(parent, m.subnet, phase), losses[m.name]) for m in run.family if m.name in losses
-    ]
+    known = [m for m in run.family if m.name in losses]
+    try:
+        points = [(m.name, table.milliseconds(parent, m.subnet, phase), losses[m.name]) for m in known]
+    except ElasticError:  # a table of another parent, or of fewer widths
+        return None
     if len(points) < 2:
         return None
     figure = new_figure(sheet.width, 4.2)
@@ -52,18 +55,13 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
             (f"{LATENCY.words(x)}, {y:.2f}", {"color": MUTED, "fontsize": 10}),
         ]
         labels.add(Label((x, y), lines, [(0, -11, "center"), (0, 27, "center")], needed=True))
-    made = f"{table['engine']} on {table['hardware']}, {table.workload}"
-    return Drawing(figure, "Quality by milliseconds", made, f"Each member by the table of its budgets: {made}.")
+    return Drawing(figure, "Quality by milliseconds", str(table), f"Each member by the table of its budgets: {table}.")
 
 
 def limit_of(run: RunRecord) -> tuple[LatencyTable, str] | None:
-    """The first table that a budget of the family has, and of what; None where none has one that can be read."""
+    """The first table that a budget of the family has, and of what; None where none has one."""
     for member in run.family or ():
-        own = (member.budget or {}).get(LATENCY.field)
-        if own is not None:
-            try:
-                value = LATENCY.read("latency", own)
-            except ElasticError:
-                return None
-            return value["table"], value.get("of", DECODE)
+        for limit in limits_of(member):
+            if limit.kind is LATENCY:
+                return limit.value["table"], limit.value.get("of", DECODE)
     return None

@@ -14,6 +14,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from nemo_elastic.core.limits import LATENCY, Limit
+from nemo_elastic.core.member import limits_of
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import Output, check_apart, holds_text, why_kept
 
@@ -257,13 +259,18 @@ def _members(run: RunRecord) -> Iterator[Section]:
         yield Section("What the longer context brings", words, None, [("", distances)])
 
 
+def _asked(limit: Limit) -> Any:
+    """A limit as a budget has it; of a table its name."""
+    return {**limit.value, "table": str(limit.value["table"])} if limit.kind is LATENCY else limit.value
+
+
 def _settings(run: RunRecord) -> dict[str, Table | None]:
     facts, family, ranking = page_tables.facts_table, run.family, run.ranking
     tables = {"Time": page_tables.time_table(run)}
     targets = page_tables.targets_tables(run) if run.results else []
     tables |= dict(zip(("Targets", ""), targets, strict=False))
     if family:
-        budgets = {m.name: dict(m.budget) if m.budget else "the parent" for m in family}
+        budgets = {m.name: {x.kind.field: _asked(x) for x in limits_of(m)} or "the parent" for m in family}
         tables["Choices of every axis"] = facts({n: list(a.choices) for n, a in family.axes.items()})
         tables["Budgets"] = facts(budgets)
     tables["Parent"] = facts(run.parent.to_json() if run.parent else None)

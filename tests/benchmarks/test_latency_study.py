@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import bench_latency
 from benchmarks.study import latency
-from benchmarks.study.on_policy import AXES, PARENT, fresh
+from benchmarks.study.on_policy import AXES, PARENT, SEEDS, fresh
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.latency import LatencyTable
@@ -66,7 +66,7 @@ def test_a_pair_takes_no_longer_than_its_share_and_the_other_uses_the_most_param
 def test_the_table_and_the_picture_have_every_pair(table: LatencyTable) -> None:
     results = [
         latency.Result(limited, share, seed, share, 1000, 6, 0.5, 0.1 + (limited == latency.BY_COUNT) / 10)
-        for seed in latency.SEEDS
+        for seed in SEEDS
         for share in latency.SHARES
         for limited in (latency.BY_TIME, latency.BY_COUNT)
     ]

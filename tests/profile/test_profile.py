@@ -87,7 +87,7 @@ def test_what_was_measured_before_an_interruption_is_kept(
     assert shapes.family is not None
     widths = widths_of(shapes.parent, shapes.family.axes, 2)
     empty = making.empty_table(shapes.parent, widths, "measured", "runtime", work)
-    stopped = Stopped("runtime", work, "cpu", sys.executable, {})
+    stopped = Stopped("runtime", work, "cpu", sys.executable)
     with pytest.raises(KeyboardInterrupt):
         making.measure(out, empty, shapes.parent, widths, stopped, Stop(seconds=0), lambda *_: None)
     before = json.loads(out.read_text())
