@@ -31,7 +31,7 @@ def main(files: list[str]) -> None:
 
 def heading(recipe: str) -> str:
     """A recipe's name in few letters, so that four columns fit a page."""
-    name = recipe.removeprefix("nemotron_elastic_")
+    name = recipe.removeprefix("nemotron_elastic_").removeprefix("stock_sft_")
     return f"{name.removesuffix('_bridge')}, Bridge" if name.endswith("_bridge") else name
 
 

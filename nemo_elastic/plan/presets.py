@@ -33,6 +33,22 @@ _8B = replace(
     mamba_head_dim=64,
     attention_heads=32,
 )
+_H_4B = replace(_8B, hidden=3072, ffn=12288, mamba_heads=112)
+_56B = replace(
+    _8B,
+    pattern="M-M-M-M*" + "-M-M-M-M-M*" * 9 + "-M-M-M-M-M-",
+    hidden=8192,
+    ffn=32768,
+    mamba_heads=256,
+    state=256,
+    attention_heads=64,
+)
+#: the 56B, cut by MiniPuzzle (arXiv 2504.03624): some layers, and FFN channels
+_47B = replace(
+    _56B,
+    pattern="M-M-M-M-M-M-M-M-M*-M-M-M-M-M-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-M-M---MM---M-M*-M-M-M-M-M-",
+    ffn=30720,
+)
 _4B = replace(
     _12B,
     pattern="M-M-M-MM-M-M*-M-M*-M-M-M*-M-M-MM*-MMM-M-M-",
@@ -71,13 +87,16 @@ _NANO_3 = Parent(
     routed_scaling=2.5,
 )
 
-#: Sources: NeMo's NemotronNano12Bv2, NemotronNano9Bv2, NemotronHConfig8B, this project's TinyNemotronH, and
+#: Sources: NeMo's NemotronNano12Bv2, NemotronNano9Bv2 and NemotronHConfig classes, this project's TinyNemotronH, and
 #: Megatron-Bridge's recipes of Nemotron 3 Nano; tests/plan/test_presets.py compares each with its class or recipe. The
 #: vocabulary is NeMo's, padding included.
 PRESETS: dict[str, Parent] = {
     "nemotron-nano-12b-v2": _12B,
     "nemotron-nano-9b-v2": _9B,
     "nemotron-h-8b": _8B,
+    "nemotron-h-4b": _H_4B,
+    "nemotron-h-47b": _47B,
+    "nemotron-h-56b": _56B,
     "nemotron-3-nano-4b": _4B,
     "nemotron-h-tiny": _TINY,
     "nemotron-3-nano-30b-a3b": _NANO_3,

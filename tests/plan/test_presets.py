@@ -16,7 +16,10 @@ from nemo_elastic.plan import preset
 CLASSES = {
     "nemotron-nano-12b-v2": "NemotronNano12Bv2",
     "nemotron-nano-9b-v2": "NemotronNano9Bv2",
+    "nemotron-h-4b": "NemotronHConfig4B",
     "nemotron-h-8b": "NemotronHConfig8B",
+    "nemotron-h-47b": "NemotronHConfig47B",
+    "nemotron-h-56b": "NemotronHConfig56B",
     "nemotron-h-tiny": "TinyNemotronH",
 }
 

@@ -203,7 +203,8 @@ class BridgeFamily(PlannedFamily):
         )
         model, train, gpus = config.model, config.train, math.prod(run.machines(job))
         if layout is None:
-            model.tensor_model_parallel_size, model.sequence_parallel = 1, False
+            model.tensor_model_parallel_size = model.pipeline_model_parallel_size = 1
+            model.sequence_parallel = False
             model.expert_model_parallel_size, model.expert_tensor_parallel_size = ranking_experts(parent, gpus), 1
             train.global_batch_size = gpus * stage.micro_batch_size
         else:

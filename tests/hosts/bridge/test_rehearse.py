@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +41,8 @@ def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:
     assert {change.name.split(": ")[0] for change in changed} == {"rank", "stage1", "stage2", "slice"}
 
 
-def test_bridges_own_sft_recipe_has_a_rehearsal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["nano_9b", "h_47b"])
+def test_bridges_own_sft_recipe_has_a_rehearsal(name: str, tmp_path: Path) -> None:
     """On packed conversations, and its parent's own training on text, which the recipe's data is not."""
     from megatron.bridge.data.builders.gpt_sft import GPTSFTDatasetConfig
     from megatron.bridge.training.config import GPTDatasetConfig
@@ -47,15 +50,31 @@ def test_bridges_own_sft_recipe_has_a_rehearsal(tmp_path: Path) -> None:
     from nemo_elastic.rehearsal.bridge.small_jobs import watched_jobs
     from nemo_elastic.rehearsal.run import rehearsal_of
     from nemo_elastic.rehearsal.short import parent_run, text_of
-    from tests.hosts.bridge.stock_sft import FAMILY
 
-    rehearsal = rehearsal_of(FAMILY, str(tmp_path))
+    family = importlib.import_module(f"tests.hosts.bridge.stock_sft.{name}").FAMILY
+    rehearsal = rehearsal_of(family, str(tmp_path))
     assert {change.why for change in rehearsal.changed} == WHYS
-    for name, run in watched_jobs(FAMILY, rehearsal.own).items():
-        assert isinstance(run.config.dataset, GPTSFTDatasetConfig) and run.config.dataset.enable_offline_packing, name
-    parent = FAMILY.stock_config("parent", parent_run(rehearsal.own, rehearsal.short)).dataset
+    jobs = watched_jobs(family, rehearsal.own)
+    assert jobs["rank"].config.model.pipeline_model_parallel_size == 1
+    for job, run in jobs.items():
+        assert isinstance(run.config.dataset, GPTSFTDatasetConfig) and run.config.dataset.enable_offline_packing, job
+    parent = family.stock_config("parent", parent_run(rehearsal.own, rehearsal.short)).dataset
     assert isinstance(parent, GPTDatasetConfig)
     assert parent.blend_per_split[0][0] == text_of(str(tmp_path))["train"]
+
+
+def test_every_dense_sft_recipe_that_is_accepted_has_a_file() -> None:
+    """By the page's table; the 47B's is in two pipeline stages, in which no ranking runs."""
+    from tests.hosts.bridge.stock_sft import NAMES as SFT
+
+    table = (ROOT / "docs" / "tables" / "stock_bridge.md").read_text()
+    rows = [line for line in table.splitlines() if "accepted" in line]
+    accepted = {name for row in rows for name in re.findall(r"`(\w+_sft_config)`", row)}
+    families = [importlib.import_module(f"tests.hosts.bridge.stock_sft.{name}").FAMILY for name in SFT]
+    assert {family.stock.__name__ for family in families} >= {"nemotronh_47b_sft_16gpu_h100_bf16_config"}
+    assert len(accepted) == len(families)
+    large = next(family for family in families if family.name.endswith("47b"))
+    assert large.stock().model.pipeline_model_parallel_size == 2
 
 
 def test_a_budget_of_active_parameters_is_rehearsed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from nemo_elastic.hosts.bridge.curriculum import BridgeFamily
 from tests.workers import ROOT
 
 FAMILY = BridgeFamily(
-    name="stock_sft_9b",
+    name="stock_sft_nano_9b",
     stock=nemotron_nano_9b_v2_sft_config,
     shape="nemotron-nano-9b-v2",
     block=ROOT / "conf" / "elastic_9b.yaml",
