@@ -22,7 +22,7 @@ from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.latency import PHASES, Workload
-from nemo_elastic.profile.cells import cells, widths_of
+from nemo_elastic.profile.cells import widths_of
 from nemo_elastic.profile.engines import Engine
 from nemo_elastic.profile.making import empty_table, measure
 from nemo_elastic.profile.timing import Stop, difference
@@ -67,10 +67,9 @@ def run(engine: Engine, stop: Stop, place: Path) -> dict[str, Any]:
     """The table, and members measured as they are."""
     widths, began = widths_of(PARENT, axes(), 3), time.monotonic()
     table: dict[str, Any] = empty_table(PARENT, widths, "measured", engine.name, engine.work)
-    total = len(list(cells(widths)))
 
-    def show(done: int, _: int, what: str) -> None:
-        print(f"{engine.name}: {done}/{total} {what}, {time.monotonic() - began:.0f} s", flush=True)
+    def show(done: int, total: int, what: str) -> None:
+        print(f"{what}, {done}/{total}, {time.monotonic() - began:.0f} s", flush=True)
 
     read = measure(place / f"{engine.name}.json", table, PARENT, widths, engine, stop, show)
     took, rows = time.monotonic() - began, []
@@ -87,7 +86,7 @@ def run(engine: Engine, stop: Stop, place: Path) -> dict[str, Any]:
         print(engine.name, rows[-1], flush=True)
     return {
         "seconds": took,
-        "entries": total,
+        "entries": sum(len(grid[PHASES[0]]) for grid in read["grids"].values()),
         "versions": read["versions"],
         "hardware": read["hardware"],
         "rows": rows,

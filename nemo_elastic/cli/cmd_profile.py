@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from nemo_elastic.core.family import Parent
     from nemo_elastic.core.latency import LatencyTable, Workload
     from nemo_elastic.formats.source import Shapes
+    from nemo_elastic.profile.cells import Widths
+    from nemo_elastic.profile.engines import Engine
+    from nemo_elastic.profile.timing import Stop
 
 __all__ = ["command"]
 
@@ -81,7 +84,10 @@ def command(
         table = on_paper(parent, measured, work, gpu)
         save(out, table)
     else:
-        table = _measure(out, force, parent, measured, work, engine, device, python, tolerance, seconds, json)
+        from nemo_elastic.profile.timing import Stop
+
+        runs, stop = _engine(engine, work, device, python), Stop(tolerance, seconds=seconds)
+        table = _measure(out, force, parent, measured, runs, stop, json)
     if json:
         print_json(table)
         return
@@ -102,58 +108,34 @@ def _axes(shapes: Shapes, config: Path | None) -> tuple[Parent, dict[str, AxisCo
     return family.parent, dict(family.axes)
 
 
-def _measure(
-    out: Path,
-    force: bool,
-    parent: Parent,
-    widths: Any,
-    work: Workload,
-    engine: str,
-    device: str,
-    python: Path | None,
-    tolerance: float,
-    seconds: float,
-    quiet: bool,
-) -> LatencyTable:
-    """Measure with a bar that says what is measured and how long it takes."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
+def _engine(name: str, work: Workload, device: str, python: Path | None) -> Engine:
     from nemo_elastic.errors import bad
     from nemo_elastic.extras import require
     from nemo_elastic.profile.engines import ENGINES, RUNTIME, Engine
-    from nemo_elastic.profile.making import begun, empty_table, measure
-    from nemo_elastic.profile.timing import Stop
     from nemo_elastic.runtime.storage import check_device
 
-    if engine not in ENGINES:
-        raise bad("--engine", engine, f"one of {', '.join(ENGINES)}")
-    if engine == RUNTIME:
+    if name not in ENGINES:
+        raise bad("--engine", name, f"one of {', '.join(ENGINES)}")
+    if name == RUNTIME:
         check_device(device, "--device")
     elif python is None:
-        require(engine)
-    table = empty_table(parent, widths, "measured", engine, work)
-    table = table if force else begun(out, table)
-    runs = Engine(engine, work, device, str(python or sys.executable))
-    stop = Stop(tolerance, seconds=seconds)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
-    console = Console(stderr=True)
-    # gone when it ends, so that an error stays one line
-    with Progress(*columns, *times, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task(engine, total=None)
+        require(name)
+    return Engine(name, work, device, str(python or sys.executable))
 
-        def show(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{engine}: {what}")
 
-        return measure(out, table, parent, widths, runs, stop, show)
+def _measure(
+    out: Path, force: bool, parent: Parent, widths: Widths, engine: Engine, stop: Stop, quiet: bool
+) -> LatencyTable:
+    """Measure with a bar that says what is measured and how long it takes."""
+    from rich.progress import MofNCompleteColumn
+
+    from nemo_elastic.cli.show import counting
+    from nemo_elastic.profile.making import begun, empty_table, measure
+
+    empty = empty_table(parent, widths, "measured", engine.name, engine.work)
+    table = empty if force else begun(out, empty)
+    with counting(engine.name, quiet, MofNCompleteColumn()) as bar:
+        return measure(out, table, parent, widths, engine, stop, bar)
 
 
 def _print(out: Path, table: LatencyTable, parent: Parent) -> None:

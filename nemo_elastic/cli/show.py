@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from nemo_elastic.core.family import Parent, Subnet
     from nemo_elastic.core.latency import LatencyTable
     from nemo_elastic.core.sizes import SubnetPath
+    from nemo_elastic.formats.quantized import Stored
     from nemo_elastic.formats.source import Shapes
 
 __all__ = [
+    "counting",
     "describe",
     "describe_path",
     "members_table",
@@ -29,62 +31,70 @@ __all__ = [
 
 
 @contextmanager
-def writing(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal while it lasts: bytes, rate, time passed and time left.
+def counting(what: str, quiet: bool, *columns: Any) -> Iterator[Callable[..., None]]:
+    """Show a bar on a terminal while it lasts, with time passed and time left.
 
-    Gives the function to call with (bytes written, bytes in all).
+    Gives the function to call with (done, in all) and, where that changes, what is done.
     """
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    sizes = (DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *sizes)
-    console = Console(stderr=True)
+    words, console = TextColumn("{task.description}", markup=False), Console(stderr=True)
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    quiet = quiet or not console.is_terminal
     # gone when it ends, so that an error stays one line
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+    with Progress(words, BarColumn(), *columns, *times, console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total, now=what: bar.update(task, completed=done, total=total, description=now)
 
 
-def size(parent: Parent, subnet: Subnet, spec: MemorySpec, table: LatencyTable | None = None) -> dict[str, Any]:
+def writing(what: str, quiet: bool) -> AbstractContextManager[Callable[[int, int], None]]:
+    """Show a bar on a terminal while it lasts, with rate; gives the function to call with (bytes written, in all)."""
+    from rich.progress import DownloadColumn, TransferSpeedColumn
+
+    return counting(what, quiet, DownloadColumn(), TransferSpeedColumn())
+
+
+def size(
+    parent: Parent,
+    subnet: Subnet,
+    spec: MemorySpec,
+    table: LatencyTable | None = None,
+    low: Stored | None = None,
+) -> dict[str, Any]:
     """Exact parameters, bytes in service and what they are counted for, where it runs, milliseconds by a table."""
     from nemo_elastic.core.cost import counts, memory
     from nemo_elastic.slicing.card import runs_in
 
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
-    out = {**counts(parent, subnet), "memory": held, "runs_in": runs_in(subnet, parent)}
+    out = {**counts(parent, subnet), "memory": held, "runs_in": runs_in(subnet, parent, low)}
     if table is not None:
         out["latency"] = {phase: 1e3 * seconds for phase, seconds in table.seconds(parent, subnet).items()}
     return out
 
 
-def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
+def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec, low: Stored | None = None) -> str:
     """The same in words."""
     from nemo_elastic.slicing.card import human_bytes
 
-    entry = size(parent, subnet, spec)
+    entry = size(parent, subnet, spec, low=low)
     place = f"{spec.weights}, {spec.batch} x {spec.length} tokens"
     held = f"{human_bytes(entry['memory']['bytes'])} in service ({place})"
     active = f" ({entry['active_parameters']:,} active)" if "active_parameters" in entry else ""
     return f"{entry['parameters']:,} parameters{active}, {held}; runs in {entry['runs_in']}"
 
 
-def describe(shapes: Shapes, spec: MemorySpec, table: LatencyTable | None = None) -> dict[str, Any]:
+def describe(
+    shapes: Shapes, spec: MemorySpec, table: LatencyTable | None = None, low: Stored | None = None
+) -> dict[str, Any]:
     """Give what `inspect --json` prints."""
     family = shapes.family
     budgets = {} if family is None else {m.name: m.budget for m in (*family, *family.extras)}
 
     def entries(shapes_of: Mapping[str, Subnet]) -> dict[str, Any]:
         return {
-            name: size(shapes.parent, subnet, spec, table) | {"budget": budgets.get(name), "subnet": subnet.to_json()}
+            name: size(shapes.parent, subnet, spec, table, low)
+            | {"budget": budgets.get(name), "subnet": subnet.to_json()}
             for name, subnet in shapes_of.items()
         }
 
@@ -99,13 +109,19 @@ def describe(shapes: Shapes, spec: MemorySpec, table: LatencyTable | None = None
 
 
 def describe_path(
-    path: SubnetPath, places: Sequence[int], spec: MemorySpec, latencies: LatencyTable | None = None
+    path: SubnetPath,
+    places: Sequence[int],
+    spec: MemorySpec,
+    latencies: LatencyTable | None = None,
+    low: Stored | None = None,
 ) -> list[dict[str, Any]]:
     """Give what `inspect --path --json` prints of places on a path, each good for `slice --subnet`."""
     members, out = path.members(), []
     for at in places:
         subnet, between = path[at], None if at in members else list(path.between(at))
-        entry = {"member": members.get(at), "between": between} | size(path.family.parent, subnet, spec, latencies)
+        entry = {"member": members.get(at), "between": between} | size(
+            path.family.parent, subnet, spec, latencies, low
+        )
         out.append(entry | {"subnet": subnet.to_json()})
     return out
 

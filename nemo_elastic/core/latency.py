@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from functools import cached_property
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 
-from nemo_elastic.core.family import Parent, first_difference, known_fields
-from nemo_elastic.core.kinds.registry import HIDDEN
+from nemo_elastic.core.family import Parent, known_fields
+from nemo_elastic.core.kinds.registry import HIDDEN, striped_axes
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import integer, number
@@ -35,6 +35,9 @@ PHASES = (PREFILL, DECODE)
 OUTSIDE = "outside"
 #: entries of a table, and seconds of one
 MOST, LONGEST = 2**16, 1e6
+#: what a file holds, and each of its `grids`
+_File = make_dataclass("_File", ("format", "parent", "source", "engine", "hardware", "versions", "workload", "grids"))
+_Grid = make_dataclass("_Grid", ("axes", *PHASES, ("bounds", Any, None)))
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,17 @@ class Grid:
     """Seconds by width.
 
     Attributes:
+        name: of the kind of layer, or `OUTSIDE`.
         axes: axis -> widths that were measured, ascending; the residual width first.
         seconds: phase -> float64 [widths of each axis]; never less for a larger width.
     """
 
+    name: str
     axes: Mapping[str, Sequence[int]]
     seconds: Mapping[str, np.ndarray]
+    _known: dict[tuple[int, ...], dict[str, float]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def at(self, chosen: Mapping[str, int]) -> dict[str, float]:
         """Seconds by phase, linear in each width between those that were measured.
@@ -81,16 +89,19 @@ class Grid:
         Raises:
             ElasticError: a width beyond them.
         """
+        key = tuple(chosen[axis] for axis in self.axes)
+        if key not in self._known:  # a path asks for the same layers again and again
+            self._known[key] = self._between(chosen)
+        return self._known[key]
+
+    def _between(self, chosen: Mapping[str, int]) -> dict[str, float]:
         out = dict(self.seconds)
         for axis, widths in self.axes.items():  # each step takes the first dimension away
             width = chosen[axis]
             if not widths[0] <= width <= widths[-1]:
-                allowed = f"it was measured from {widths[0]} to {widths[-1]}"
-                raise bad(axis, width, allowed if len(widths) > 1 else f"it was measured at {widths[0]} alone")
-            above = min(int(np.searchsorted(widths, width)), len(widths) - 1)
-            below = max(0, above - 1)
-            part = 1.0 if above == below else (width - widths[below]) / (widths[above] - widths[below])
-            out = {phase: (1 - part) * s[below] + part * s[above] for phase, s in out.items()}
+                raise bad(axis, width, f"it was measured from {widths[0]} to {widths[-1]}").within(self.name)
+            weights = [np.interp(width, widths, one) for one in np.eye(len(widths))]
+            out = {phase: np.tensordot(weights, s, 1) for phase, s in out.items()}
         return {phase: float(s) for phase, s in out.items()}
 
 
@@ -109,26 +120,6 @@ def never_falling(seconds: np.ndarray) -> np.ndarray:
     return np.maximum(0.0, (above + below) / 2)
 
 
-@dataclass
-class _File:
-    format: int
-    parent: dict
-    source: str
-    engine: str
-    hardware: str
-    versions: dict
-    workload: dict
-    grids: dict
-
-
-@dataclass
-class _Grid:
-    axes: dict
-    prefill: list
-    decode: list
-    bounds: list | None = None
-
-
 class LatencyTable(dict[str, Any]):
     """A table as its file has it; the mapping is what a budget keeps of it, so that a family has it with it.
 
@@ -136,6 +127,8 @@ class LatencyTable(dict[str, Any]):
     `grids`: for `outside` and each kind of layer the widths that were measured by axis, and seconds by phase in the
     order of widths, the last axis fastest.
     """
+
+    _checked: Parent | None = None
 
     @classmethod
     def read(cls, name: str, value: Any) -> LatencyTable:
@@ -156,20 +149,14 @@ class LatencyTable(dict[str, Any]):
             raise bad(name, value, "a table of `nemo-elastic profile`: its path, or what the file holds")
         table = cls(value)
         with inside(name):
-            table.check()
+            if table.get("format", FORMAT) != FORMAT:
+                raise bad("format", table["format"], f"this version reads {FORMAT}; make the table again")
+            known_fields(_File, table, "table")
+            for key in ("source", "engine", "hardware"):
+                if not isinstance(table[key], str):
+                    raise bad(key, table[key], "a text")
+            _ = table.parent, table.workload, table.grids
         return table
-
-    def check(self) -> None:
-        """Raise `ElasticError` unless it can be used."""
-        if self.get("format", FORMAT) != FORMAT:
-            raise bad("format", self["format"], f"this version reads {FORMAT}; make the table again")
-        known_fields(_File, self, "table")
-        if missing := [key for key in _File.__dataclass_fields__ if key not in self]:
-            raise ElasticError("missing", missing[0])
-        for key in ("source", "engine", "hardware"):
-            if not isinstance(self[key], str):
-                raise bad(key, self[key], "a text")
-        _ = self.parent, self.workload, self.grids
 
     @cached_property
     def parent(self) -> Parent:
@@ -188,7 +175,7 @@ class LatencyTable(dict[str, Any]):
         wanted = {OUTSIDE: (HIDDEN,)} | {name: (HIDDEN, *self.parent.kind(name).widths) for name in names}
         if not isinstance(given, Mapping) or set(given) != set(wanted):
             raise bad("grids", sorted(given) if isinstance(given, Mapping) else given, ", ".join(sorted(wanted)))
-        return {name: _read_grid(f"grids.{name}", given[name], axes) for name, axes in wanted.items()}
+        return {name: _read_grid(name, given[name], axes) for name, axes in wanted.items()}
 
     def seconds(self, parent: Parent, member: Any) -> dict[str, float]:
         """Seconds of a member by phase, those of a whole answer with them.
@@ -202,9 +189,9 @@ class LatencyTable(dict[str, Any]):
         """
         self._check_parent(parent)
         with inside(f"latency table of {self['engine']}"):
-            total = self._at(OUTSIDE, {HIDDEN: member.hidden})
+            total = self.grids[OUTSIDE].at({HIDDEN: member.hidden})
             for layer in member.layers:
-                own = self._at(layer.type, {HIDDEN: member.hidden, **parent.choices(layer)})
+                own = self.grids[layer.type].at({HIDDEN: member.hidden, **parent.choices(layer)})
                 total = {phase: seconds + own[phase] for phase, seconds in total.items()}
         return total | {REQUEST: total[PREFILL] + (self.workload.answer - 1) * total[DECODE]}
 
@@ -212,29 +199,16 @@ class LatencyTable(dict[str, Any]):
         """Milliseconds of a member in one phase; see `seconds`."""
         return 1e3 * self.seconds(parent, member)[phase]
 
-    def _at(self, name: str, chosen: Mapping[str, int]) -> dict[str, float]:
-        key = (name, *(chosen[axis] for axis in self.grids[name].axes))
-        if key not in self._known:  # a path asks for the same layers again and again
-            with inside(name):
-                self._known[key] = self.grids[name].at(chosen)
-        return self._known[key]
-
-    @cached_property
-    def _known(self) -> dict[tuple[Any, ...], dict[str, float]]:
-        return {}
-
     def _check_parent(self, parent: Parent) -> None:
-        if parent is self.__dict__.get("_checked"):
+        if parent is self._checked:
             return
-        try:
-            own = self.parent.striped_as(parent)
-        except ElasticError:  # stripes that do not divide its widths
-            own = self.parent
-        other = first_difference(own, parent)
-        if other is not None:
-            theirs, ours = (p.to_json().get(other) for p in (own, parent))
-            raise bad("latency.table", f"a table of a parent with {other} {theirs}", f"this one has {ours}")
-        self.__dict__["_checked"] = parent
+        own, given, stripes = self.parent.to_json(), parent.to_json(), striped_axes().values()
+        for name in own | given:
+            theirs, ours = own.get(name), given.get(name)
+            layout = name in stripes and None not in (theirs, ours)  # of the same channels; without, it is no axis
+            if theirs != ours and not layout:
+                raise bad("latency.table", f"a table of a parent with {name} {theirs}", f"this one has {ours}")
+        self._checked = parent
 
     def __str__(self) -> str:
         """What was measured, and where."""
@@ -253,30 +227,27 @@ class LatencyTable(dict[str, Any]):
 
 
 def _read_grid(name: str, data: Any, axes: Sequence[str]) -> Grid:
-    known = known_fields(_Grid, data, name)
-    widths = known.get("axes")
+    where = f"grids.{name}"
+    known = known_fields(_Grid, data, where)
+    widths = known["axes"]
     if not isinstance(widths, Mapping) or set(widths) != set(axes):
-        raise bad(f"{name}.axes", widths, f"widths of {', '.join(axes)}")
+        raise bad(f"{where}.axes", widths, f"widths of {', '.join(axes)}")
     for axis in axes:
         given = widths[axis]
-        if not isinstance(given, (list, tuple)) or not given:
-            raise bad(f"{name}.axes.{axis}", given, "a list of widths")
-        for width in given:
-            integer(f"{name}.axes.{axis}", width, 1, "positive whole numbers")
-        if list(given) != sorted(set(given)):
-            raise bad(f"{name}.axes.{axis}", list(given), "ascending widths, each once")
+        listed = isinstance(given, (list, tuple)) and len(given) > 0
+        if not listed or not all(type(w) is int and w > before for before, w in zip((0, *given), given, strict=False)):
+            raise bad(f"{where}.axes.{axis}", given, "ascending widths, each once")
     shape = tuple(len(widths[axis]) for axis in axes)
     if (size := int(np.prod(shape, dtype=np.float64))) > MOST:
-        raise bad(f"{name}.axes", size, f"at most {MOST} combinations of widths")
+        raise bad(f"{where}.axes", size, f"at most {MOST} combinations of widths")
     seconds = {}
     for phase in PHASES:
-        given = known.get(phase)
+        given = known[phase]
         if not isinstance(given, (list, tuple)) or len(given) != size:
-            raise bad(f"{name}.{phase}", given, f"{size} numbers: one for each combination of widths")
-        if any(value is None for value in given):
-            left = sum(value is None for value in given)
-            raise ElasticError(f"{left} of {size} are not measured yet; `nemo-elastic profile` goes on with it", name)
+            raise bad(f"{where}.{phase}", given, f"{size} numbers: one for each combination of widths")
+        if left := sum(value is None for value in given):
+            raise ElasticError(f"{left} of {size} are not measured yet; `nemo-elastic profile` goes on with it", where)
         for value in given:
-            number(f"{name}.{phase}", value, -LONGEST, LONGEST, "seconds")
+            number(f"{where}.{phase}", value, -LONGEST, LONGEST, "seconds")
         seconds[phase] = never_falling(np.array(given, dtype=np.float64).reshape(shape))
-    return Grid({axis: tuple(widths[axis]) for axis in axes}, seconds)
+    return Grid(name, {axis: tuple(widths[axis]) for axis in axes}, seconds)

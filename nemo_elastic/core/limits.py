@@ -10,6 +10,7 @@ the largest shape within it, and the smallest member meets every limit that any 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -131,6 +132,7 @@ def _memory_spec(value: Mapping[str, Any], name: str = "memory") -> MemorySpec:
 
 
 _LATENCY = "{table: FILE, ms: 12} or {table: FILE, ratio: 0.6}, of: " + ", ".join((*PHASES, REQUEST))
+_ASKED = re.compile(rf"(.+):([-+.\de]+)(ms|s)?(?::({'|'.join((*PHASES, REQUEST))}))?")
 
 
 def _latency_read(name: str, value: Any) -> Any:
@@ -148,19 +150,13 @@ def _latency_read(name: str, value: Any) -> Any:
 
 def _latency_parse(option: str, text: str) -> dict[str, Any]:
     """TABLE:12ms, TABLE:0.6 or either with :prefill or another phase behind it."""
-    *table, amount = text.split(":")
-    of = {"of": amount} if amount in (*PHASES, REQUEST) else {}
-    if of and table:
-        *table, amount = table
-    if not table:
+    split = _ASKED.fullmatch(text)
+    amount = parse_float(split[2]) if split else text
+    if split is None or isinstance(amount, str):
         raise bad(option, text, "a table and what it may take: h100.json:12ms, h100.json:0.6 or h100.json:2s:request")
-    scale = next((s for unit, s in (("ms", 1.0), ("s", 1e3)) if amount.endswith(unit)), None)
-    value = parse_float(amount.rstrip("ms") if scale else amount)
-    if isinstance(value, str):
-        raise bad(
-            option, amount, "milliseconds such as 12ms, seconds such as 2s, or a share of the parent such as 0.6"
-        )
-    return {"table": ":".join(table), **({"ms": value * scale} if scale else {"ratio": value}), **of}
+    table, _, unit, of = split.groups()
+    asked = {"ms": amount * (1e3 if unit == "s" else 1)} if unit else {"ratio": amount}
+    return {"table": table, **asked} | ({"of": of} if of else {})
 
 
 PARAMS = _count("params", parameters, "parameters")

@@ -16,8 +16,10 @@ from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.core.latency import OUTSIDE
 
-__all__ = ["Cell", "cells", "layer_of", "layers_for", "model_of", "smallest", "widths_of"]
+__all__ = ["Cell", "Widths", "cells", "layer_of", "layers_for", "model_of", "widths_of"]
 
+#: `OUTSIDE` and names of kinds -> axis -> widths, ascending; the residual width first
+Widths = Mapping[str, Mapping[str, Sequence[int]]]
 #: entries of the vocabulary of models that measure layers: embedding and head only add noise there
 VOCABULARY = 256
 #: fewest layers of the smaller model, the most, and parameters that they should have together: what stays in a
@@ -31,47 +33,35 @@ class Cell:
 
     Attributes:
         kind: its name, or `OUTSIDE`.
-        place: in the arrays of the kind.
+        place: in the lists of the kind.
         widths: axis -> choice, the residual width first.
     """
 
     kind: str
-    place: tuple[int, ...]
+    place: int
     widths: Mapping[str, int]
 
     def __str__(self) -> str:
         return f"{self.kind} {' x '.join(map(str, self.widths.values()))}"
 
 
-def widths_of(parent: Parent, axes: Mapping[str, AxisConfig], most: int) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Widths that are measured: the smallest and the largest choice of an axis, and some between.
-
-    Args:
-        parent: whose layers.
-        axes: choices of every axis.
-        most: widths of an axis, 2 or more.
-
-    Returns:
-        `OUTSIDE` and names of kinds -> axis -> widths, ascending; the residual width first.
-    """
+def widths_of(parent: Parent, axes: Mapping[str, AxisConfig], most: int) -> Widths:
+    """Widths that are measured: of each axis the smallest and the largest choice and some between, `most` in all."""
 
     def some(axis: str) -> tuple[int, ...]:
         every = sorted(axes[axis].choices)
         wanted = np.linspace(every[0], every[-1], min(most, len(every)))
         return tuple(sorted({min(every, key=lambda width, at=at: abs(width - at)) for at in wanted}))
 
-    hidden = {HIDDEN: some(HIDDEN)}
-    kinds = dict.fromkeys(parent.types)
-    return {name: hidden | {axis: some(axis) for axis in parent.kind(name).widths} for name in kinds} | {
-        OUTSIDE: hidden
-    }
+    kinds = {name: parent.kind(name).widths for name in dict.fromkeys(parent.types)} | {OUTSIDE: ()}
+    return {name: {axis: some(axis) for axis in (HIDDEN, *own)} for name, own in kinds.items()}
 
 
-def cells(widths: Mapping[str, Mapping[str, Sequence[int]]]) -> Iterator[Cell]:
+def cells(widths: Widths) -> Iterator[Cell]:
     """Every entry, those outside of layers last: they are what is left when layers are known."""
     for kind, axes in widths.items():
-        for place in product(*(range(len(each)) for each in axes.values())):
-            yield Cell(kind, place, {axis: axes[axis][i] for axis, i in zip(axes, place, strict=True)})
+        for place, chosen in enumerate(product(*axes.values())):
+            yield Cell(kind, place, dict(zip(axes, chosen, strict=True)))
 
 
 def layers_for(parent: Parent, cell: Cell) -> int:
@@ -86,19 +76,14 @@ def layer_of(parent: Parent, cell: Cell) -> Subnet:
     return Subnet(cell.widths[HIDDEN], (_layer(parent, parent.types.index(cell.kind), cell.kind, cell.widths),))
 
 
-def smallest(parent: Parent, axes: Mapping[str, Mapping[str, Sequence[int]]], kind: str) -> dict[str, int]:
-    """The smallest measured widths of a kind."""
-    return {axis: axes[kind][axis][0] for axis in parent.kind(kind).widths}
-
-
-def model_of(parent: Parent, cell: Cell, number: int, least: Mapping[str, Mapping[str, int]]) -> tuple[Parent, Subnet]:
+def model_of(parent: Parent, cell: Cell, number: int, widths: Widths) -> tuple[Parent, Subnet]:
     """A model that measures a cell: so many layers of its kind, and one of each other kind, as engines want hybrids.
 
     Args:
         parent: whose layers.
         cell: what is measured; the model for what is outside of layers has one layer of each kind.
         number: layers of its kind.
-        least: widths of the other kinds, as small as they are measured.
+        widths: of `widths_of`; the other kinds' layers have the smallest.
 
     Returns:
         A parent with as many layers, and the member of it that is run.
@@ -108,7 +93,8 @@ def model_of(parent: Parent, cell: Cell, number: int, least: Mapping[str, Mappin
     vocabulary = parent.vocab if cell.kind == OUTSIDE else min(parent.vocab, VOCABULARY)
     pattern = "".join(parent.kind(name).symbol for name in names)
     own = replace(parent, pattern=pattern, sizes=dict(parent.sizes) | {"vocab": vocabulary})
-    choices = {**least, cell.kind: cell.widths}
+    choices = {name: {axis: least for axis, (least, *_) in axes.items()} for name, axes in widths.items()}
+    choices[cell.kind] = dict(cell.widths)
     layers = tuple(_layer(own, i, name, choices[name]) for i, name in enumerate(names))
     return own, Subnet(cell.widths[HIDDEN], layers).validate(own)
 

@@ -5,16 +5,18 @@
     python engine_worker.py transformers|vllm JSON
 
 JSON: {"folder", "dtype", "device", "batch", "length"}; the folder has a `config.json` alone, and weights are random.
-Prints a line {"versions", "hardware"} once the model is loaded. Reads lines [prompt tokens, new tokens] and answers
-each with the seconds that a batch took.
+The device has no index: of GPUs the first that the process sees is taken. Prints a line {"versions", "hardware"} once
+the model is loaded. Reads lines [prompt tokens, new tokens] and answers each with the seconds that a batch took.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 #: of vLLM: tracebacks reach us, cores are not claimed, nothing is sent anywhere, and not half of the memory is taken
@@ -27,14 +29,34 @@ SETTINGS = {
 SHARE = 0.4
 
 
+def hardware(device: str) -> str:
+    """Name of what computes on a device; of a processor also how many threads torch uses."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    if device != "cpu":
+        return device
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    threads = torch.get_num_threads()
+    return f"{next(named, platform.processor() or platform.machine())}, {threads} thread{'s' * (threads > 1)}"
+
+
 def _vllm(job: dict[str, Any]) -> tuple[Any, str]:
     import vllm
+    from vllm.platforms import current_platform
 
-    cpu = job["device"] == "cpu"
+    device = current_platform.device_type  # of its installation: no argument chooses another
+    if device != job["device"]:
+        sys.exit(f"this installation of vLLM computes on {device or 'nothing here'}, not on {job['device']}")
     llm = vllm.LLM(
         model=job["folder"], dtype=job["dtype"], load_format="dummy", skip_tokenizer_init=True,
-        max_model_len=job["length"], max_num_seqs=job["batch"], enforce_eager=cpu, enable_prefix_caching=False,
-        gpu_memory_utilization=SHARE,
+        max_model_len=job["length"], max_num_seqs=job["batch"], enforce_eager=device == "cpu",
+        enable_prefix_caching=False, gpu_memory_utilization=SHARE,
     )  # fmt: skip
 
     def answer(prompt: int, new: int) -> None:
@@ -67,12 +89,12 @@ def _transformers(job: dict[str, Any]) -> tuple[Any, str]:
 
 def main(engine: str, given: str) -> None:
     said, sys.stdout = sys.stdout, sys.stderr  # libraries print
-    answer, version = {"vllm": _vllm, "transformers": _transformers}[engine](json.loads(given))
+    job = json.loads(given)
+    answer, version = {"vllm": _vllm, "transformers": _transformers}[engine](job)
     import torch
 
     versions = {engine: version, "torch": torch.__version__}
-    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    print(json.dumps({"versions": versions, "hardware": hardware}), file=said, flush=True)
+    print(json.dumps({"versions": versions, "hardware": hardware(job["device"])}), file=said, flush=True)
     for line in sys.stdin:
         prompt, new = json.loads(line)
         began = time.perf_counter()

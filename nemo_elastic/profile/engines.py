@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.latency import Workload
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.formats.kept import DTYPES
 from nemo_elastic.nn.nemotron_h import NemotronH
@@ -28,12 +28,14 @@ from nemo_elastic.runtime.family_runtime import FamilyRuntime
 from . import engine_worker
 from .timing import Model
 
-__all__ = ["ENGINES", "RUNTIME", "Engine"]
+__all__ = ["ENGINES", "RUNTIME", "Engine", "alone"]
 
-RUNTIME, TRANSFORMERS, VLLM = ENGINES = ("runtime", "transformers", "vllm")
+RUNTIME, *_ = ENGINES = ("runtime", "transformers", "vllm")
 _TORCH = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 #: tokens of a sequence beyond the workload's: what engines keep for themselves
 ROOM = 16
+#: names or numbers of the GPUs that a process sees
+SEEN = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass
@@ -62,21 +64,36 @@ class Engine:
         """
         model = _Own(self, parent, member) if self.name == RUNTIME else _Apart(self, parent, member)
         self.facts |= model.facts
+        self.facts["versions"] |= {"nemo-elastic": version("nemo-elastic")}
         return model
+
+
+def alone(device: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """A device without its index, and the variables that leave a process this one GPU: vLLM takes the first it sees.
+
+    Raises:
+        ElasticError: an index that is none, or beyond the GPUs that the variables of this process leave.
+    """
+    kind, colon, index = device.partition(":")
+    if kind != "cuda" or not colon:
+        return device, {}
+    left, names = environment.get(SEEN), [""]
+    if index.isdecimal():
+        names = [index] if left is None else left.split(",")[int(index) :]
+    if not names or not names[0]:
+        raise bad("--device", device, f"cpu, cuda or cuda:1, of the GPUs that {SEEN} leaves ({left or 'all'})")
+    return kind, {SEEN: names[0]}
 
 
 class _Own:
     """A model in this process."""
 
     def __init__(self, engine: Engine, parent: Parent, member: Subnet) -> None:
-        dtype = getattr(torch, _TORCH[engine.work.dtype])
+        dtype, self._batch = getattr(torch, _TORCH[engine.work.dtype]), engine.work.batch
         weights = NemotronH.random(parent, member=member, dtype=dtype)
         self._model = FamilyRuntime(weights, device=engine.device).select()
-        self._batch, self._device = engine.work.batch, engine.device
-        cuda = engine.device.startswith("cuda")
-        hardware = torch.cuda.get_device_name(engine.device) if cuda else processor()
-        versions = {"nemo-elastic": version("nemo-elastic"), "torch": torch.__version__}
-        self.facts = {"versions": versions, "hardware": hardware}
+        hardware = engine_worker.hardware(engine.device)
+        self.facts = {"versions": {"torch": torch.__version__}, "hardware": hardware}
 
     def seconds(self, prompt: int, new: int) -> float:
         """See `timing.Model`."""
@@ -94,25 +111,21 @@ class _Apart:
     """A model in a process of its own: engines keep what is global, and may need another environment."""
 
     def __init__(self, engine: Engine, parent: Parent, member: Subnet) -> None:
+        device, seen = alone(engine.device, os.environ)
         self._place = tempfile.TemporaryDirectory(prefix="nemo-elastic-profile-")
-        config = to_hf_config(parent, member, dtype=DTYPES[engine.work.dtype])
-        folder = Path(self._place.name, "model")
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(config))
-        work = engine.work
-        job = {"folder": str(folder), "dtype": _TORCH[work.dtype], "device": engine.device, "batch": work.batch}
+        place, work = Path(self._place.name), engine.work
+        (place / "config.json").write_text(json.dumps(to_hf_config(parent, member, dtype=DTYPES[work.dtype])))
+        job = {"folder": str(place), "dtype": _TORCH[work.dtype], "device": device, "batch": work.batch}
         job["length"] = work.prompt + work.answer + ROOM
-        self._said = Path(self._place.name, "stderr").open("w+")  # noqa: SIM115 - until `close`
-        command = [engine.python, engine_worker.__file__, engine.name, json.dumps(job)]
+        self._said = (place / "stderr").open("w+")
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True,
-            env=clean | {"HF_MODULES_CACHE": str(Path(self._place.name, "modules"))}, cwd=self._place.name,
+            [engine.python, engine_worker.__file__, engine.name, json.dumps(job)], cwd=place, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+            env=clean | seen | {"HF_MODULES_CACHE": str(place / "modules")},
         )  # fmt: skip
         self._name = engine.name
         self.facts = json.loads(self._line())
-        self.facts["versions"] |= {"nemo-elastic": version("nemo-elastic")}
-        self.facts["hardware"] = self.facts["hardware"] or processor()
 
     def _line(self) -> str:
         assert self._process.stdout is not None
@@ -134,19 +147,5 @@ class _Apart:
 
     def close(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._said):
-            if stream is not None:
-                stream.close()
-        self._place.cleanup()
-
-
-def processor() -> str:
-    """Name of this machine's processor and how many threads torch uses."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{next(named, platform.processor() or platform.machine())}, {torch.get_num_threads()} threads"
+        with self._place, self._said, self._process:
+            self._process.kill()

@@ -5,39 +5,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from math import isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.core.latency import FORMAT, OUTSIDE, PHASES, LatencyTable, Workload
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.read import read_json
 
-from .cells import Cell, cells, layers_for, model_of, smallest
+from .cells import Widths, cells, layers_for, model_of
 from .timing import Stop, difference
 
 if TYPE_CHECKING:
     from .engines import Engine
 
-__all__ = ["begun", "empty_table", "measure", "put", "save"]
+__all__ = ["begun", "empty_table", "measure", "save"]
 
-Widths = Mapping[str, Mapping[str, Sequence[int]]]
 #: what two tables must have alike for one to be the rest of the other: what was asked, and what ran
 ASKED, RAN = ("format", "source", "parent", "engine", "workload"), ("hardware", "versions")
 
 
 def empty_table(parent: Parent, widths: Widths, source: str, engine: str, work: Workload) -> dict[str, Any]:
     """A table in which nothing is measured."""
-    grids = {}
+    grids: dict[str, Any] = {}
     for name, axes in widths.items():
-        size = int(np.prod([len(each) for each in axes.values()]))
         grids[name] = {"axes": {axis: list(each) for axis, each in axes.items()}}
-        grids[name] |= {key: [None] * size for key in (*PHASES, "bounds")}
+        grids[name] |= {key: [None] * prod(map(len, axes.values())) for key in (*PHASES, "bounds")}
     head = {"format": FORMAT, "parent": parent.to_json(), "source": source, "engine": engine}
     return head | {"hardware": "", "versions": {}, "workload": vars(work).copy(), "grids": grids}
 
@@ -48,14 +46,7 @@ def save(file: Path, table: Mapping[str, Any]) -> None:
 
 
 def begun(file: Path, table: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier call had measured of the same table.
-
-    Args:
-        file: where it may be.
-        table: as it would begin.
-
-    Returns:
-        The table of the file, or the given one where there is none.
+    """What an earlier call had measured of the same table; the table as it would begin where there is none.
 
     Raises:
         ElasticError: another table is there, or a finished one.
@@ -80,65 +71,37 @@ def measure(
     file: Path, table: dict[str, Any], parent: Parent, widths: Widths, engine: Engine, stop: Stop,
     progress: Callable[[int, int, str], None],
 ) -> LatencyTable:  # fmt: skip
-    """Measure what a table lacks.
+    """Measure what a table of `begun` lacks, and write it after each entry.
 
-    Args:
-        file: where it is written after each entry.
-        table: of `begun`; it is filled.
-        parent: whose layers.
-        widths: of `cells.widths_of`.
-        engine: where they are run.
-        stop: when an entry is known well enough.
-        progress: is given how many entries are done, of how many, and what is measured.
+    `progress` is given how many entries are done, of how many, and what is measured.
 
     Raises:
         ElasticError: the engine does not run a model, or the table was begun with other versions or elsewhere.
     """
-    every = list(cells(widths))
-    left = [cell for cell in every if _entry(table, cell, PHASES[0]) is None]
-    least = {name: smallest(parent, widths, name) for name in widths if name != OUTSIDE}
+    every, grids = list(cells(widths)), table["grids"]
+    left = [cell for cell in every if grids[cell.kind][PHASES[0]][cell.place] is None]
     for done, cell in enumerate(left, len(every) - len(left)):
-        progress(done, len(every), str(cell))
-        number = 1 if cell.kind == OUTSIDE else layers_for(parent, cell)
-        models = []
-        try:
-            for count in (number,) if cell.kind == OUTSIDE else (number, 2 * number):
-                models.append(engine.load(*model_of(parent, cell, count, least)))
+        progress(done, len(every), f"{engine.name}: {cell}")
+        outside, own = cell.kind == OUTSIDE, grids[cell.kind]
+        number = 1 if outside else layers_for(parent, cell)
+        with ExitStack() as loaded:
+            models = []
+            for count in (number,) if outside else (number, 2 * number):
+                models.append(engine.load(*model_of(parent, cell, count, widths)))
+                loaded.callback(models[-1].close)
             _check_facts(file, table, engine)
-            first, second = (None, models[0]) if cell.kind == OUTSIDE else models
-            taken = difference(first, second, engine.work, stop)
-        finally:
-            for model in models:
-                model.close()
-        for phase in PHASES:
-            seconds = taken.seconds[phase] / number
-            if cell.kind == OUTSIDE:  # the layers of the model are known by now
-                seconds -= sum(_smallest_layer(table, name, cell, phase) for name in least)
-            put(table, cell, phase, seconds)
+            taken = difference(None if outside else models[0], models[-1], engine.work, stop)
+        for phase, seconds in taken.seconds.items():
+            own[phase][cell.place] = seconds / number
+            if outside:  # the layers of the model, the smallest of each kind, are known by now
+                others = (grid for name, grid in grids.items() if name != OUTSIDE)
+                own[phase][cell.place] -= sum(
+                    grid[phase][cell.place * len(grid[phase]) // len(grid["axes"][HIDDEN])] for grid in others
+                )
         bound = max(taken.bounds[p] / taken.first[p] for p in PHASES)
-        put(table, cell, "bounds", bound if isfinite(bound) else None)
+        own["bounds"][cell.place] = bound if isfinite(bound) else None
         save(file, table)
     return LatencyTable.read(str(file), table)
-
-
-def _smallest_layer(table: Mapping[str, Any], kind: str, outside: Cell, phase: str) -> float:
-    hidden = outside.place[0]
-    axes = table["grids"][kind]["axes"]
-    return _entry(table, Cell(kind, (hidden, *[0] * (len(axes) - 1)), {}), phase)
-
-
-def _flat(table: Mapping[str, Any], cell: Cell) -> int:
-    shape = [len(each) for each in table["grids"][cell.kind]["axes"].values()]
-    return int(np.ravel_multi_index(cell.place, shape))
-
-
-def _entry(table: Mapping[str, Any], cell: Cell, key: str) -> Any:
-    return table["grids"][cell.kind][key][_flat(table, cell)]
-
-
-def put(table: Mapping[str, Any], cell: Cell, key: str, value: float | None) -> None:
-    """Fill an entry: seconds of a phase, or the bounds of both."""
-    table["grids"][cell.kind][key][_flat(table, cell)] = value
 
 
 def _check_facts(file: Path, table: dict[str, Any], engine: Engine) -> None:

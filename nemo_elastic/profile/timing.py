@@ -27,9 +27,7 @@ class Model(Protocol):
         """What a batch of prompts of so many tokens takes to get so many more, each."""
         ...
 
-    def close(self) -> None:
-        """End it."""
-        ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,10 @@ class Difference:
 def phases(model: Model, work: Workload) -> np.ndarray:
     """Seconds of a model by phase, float64 [phases]: prompts to the first token, a token in the middle of answers."""
     timed = min(TIMED, max(1, work.answer - 1))
-    before = work.prompt + (work.answer - 1 - timed) // 2
+    before = work.prompt + max(0, work.answer - 1 - timed) // 2
     first = model.seconds(work.prompt, 1)
-    start = first if before <= work.prompt else model.seconds(before, 1)
-    each = (model.seconds(max(before, work.prompt), 1 + timed) - start) / timed
-    by_phase = {PREFILL: first, DECODE: each}
+    start = first if before == work.prompt else model.seconds(before, 1)
+    by_phase = {PREFILL: first, DECODE: (model.seconds(before, 1 + timed) - start) / timed}
     return np.array([by_phase[phase] for phase in PHASES])
 
 
@@ -104,12 +101,7 @@ def _named(values: np.ndarray) -> dict[str, float]:
 def _half(samples_np: np.ndarray) -> np.ndarray:
     """Half of the interval that holds the median with 95 %, whatever the distribution: between order statistics."""
     ordered, n = np.sort(samples_np, axis=0), len(samples_np)
-    low = next((k for k in range(n // 2, 0, -1) if _outside(n, k) <= 0.05), 0)
-    if low == 0:
-        return np.full(samples_np.shape[1], np.inf)
-    return (ordered[n - low] - ordered[low - 1]) / 2
-
-
-def _outside(n: int, k: int) -> float:
-    """Chance that the median of a distribution is not between the k-th of n samples and the k-th from behind."""
-    return 2 * sum(comb(n, i) for i in range(k)) / 2**n
+    # chance that the median is not between the k-th of n samples and the k-th from behind
+    missed = {k: 2 * sum(comb(n, i) for i in range(k)) / 2**n for k in range(n // 2, 0, -1)}
+    low = next((k for k, chance in missed.items() if chance <= 0.05), None)
+    return np.full(samples_np.shape[1], np.inf) if low is None else (ordered[n - low] - ordered[low - 1]) / 2

@@ -7,13 +7,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from nemo_elastic.core.latency import LatencyTable
 from nemo_elastic.core.limits import LATENCY, Limit
 from nemo_elastic.core.member import limits_of
 from nemo_elastic.io.atomic import atomic_dir
@@ -87,7 +88,9 @@ def _is_page(path: Path) -> bool:
 REPORT = Output("a report", "|".join(map(re.escape, FIGURES)), PAGE, _is_page)
 
 
-def build_report(run: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
+def build_report(
+    run: Path | str, out: Path | str | None = None, force: bool = False, latency: LatencyTable | None = None
+) -> Path:
     """Turn a run's folder into one HTML page with its pictures inside, and the same pictures as PNG files beside it.
 
     On the page they follow the reader's light or dark scheme and the width of the window.
@@ -98,19 +101,20 @@ def build_report(run: Path | str, out: Path | str | None = None, force: bool = F
         run: The folder that a run wrote, e.g. what `nemo-elastic demo --out` named.
         out: The folder to write, `report` in the run's when None. An earlier report there is replaced.
         force: Replace a link to an earlier report, too.
+        latency: By which members are drawn over milliseconds; that of their budgets when None.
 
     Returns:
         The page.
 
     Raises:
         ElasticError: The run's folder holds nothing of a run, `out` exists and is no earlier report, or it is the run
-            itself or a part of it.
+            itself or a part of it; `latency` is of another parent.
     """
     run = Path(run)
     target = Path(out) if out is not None else run / DEFAULT
     read = _read_for(run)
     check_apart(target, *read)  # first: what is read may be what would be replaced
-    loaded = load_run(run)
+    loaded = replace(load_run(run), latency=latency)
     earlier = target.is_dir() and not target.is_symlink() and why_kept(target, REPORT) is None
     with atomic_dir(target, force or earlier, read, REPORT) as folder:
         with house():

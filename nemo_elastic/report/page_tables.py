@@ -204,16 +204,8 @@ def projection_table(run: RunRecord) -> Table | None:
     for name, p in several.items():
         target, raw, cost = (number(p.get(k)) for k in ("target", "raw_cost", "cost"))
         if target and raw is not None and cost is not None:
-            rows.append(
-                [
-                    name,
-                    amount(target),
-                    amount(raw),
-                    f"{raw / target - 1:+.1%}",
-                    amount(cost),
-                    f"{cost / target - 1:+.1%}",
-                ]
-            )
+            both = [(amount(is_), f"{is_ / target - 1:+.1%}") for is_ in (raw, cost)]
+            rows.append([name, amount(target), *both[0], *both[1]])
     heads = ["budget", "target", "router's choice", "miss", "frozen", "miss"]
     return Table(heads, rows) if rows else None
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from nemo_elastic.core.cost import MemorySpec, counts, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.latency import LatencyTable
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.io.read import read_json
 from nemo_elastic.slicing.card import served_as
@@ -102,6 +103,7 @@ class RunRecord:
         results: The final figures.
         serving: What memory is counted for: the family's own dtype, as `nemo-elastic inspect` counts it.
         notes: What was left out, and why.
+        latency: By which members are drawn over milliseconds; that of their budgets when None.
     """
 
     path: Path
@@ -113,6 +115,7 @@ class RunRecord:
     results: Results | None = None
     serving: MemorySpec = field(default_factory=MemorySpec)
     notes: list[str] = field(default_factory=list)
+    latency: LatencyTable | None = None
 
     @property
     def parent(self) -> Parent | None:

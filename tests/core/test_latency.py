@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hypothesis.extra.numpy import arrays
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.kinds.registry import DEPTH
-from nemo_elastic.core.latency import DECODE, OUTSIDE, PHASES, PREFILL, REQUEST, LatencyTable, Workload, never_falling
+from nemo_elastic.core.latency import DECODE, OUTSIDE, PHASES, PREFILL, REQUEST, LatencyTable, never_falling
 from nemo_elastic.core.limits import LATENCY
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
@@ -29,27 +30,19 @@ from nemo_elastic.profile.roofline import on_paper
 from nemo_elastic.router import Router
 from nemo_elastic.search.space import Space
 from nemo_elastic.slicing.family_folder import init_family
-from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.core.test_limits import ASKED
+from tests.core.test_limits import AXES, SHAPE, TABLE, WORK
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import MOE, PARENT
 from tests.slicing.test_experts import BLOCK, plain
-
-WORK = Workload(batch=2, prompt=24, answer=9, dtype="bf16")
 
 
 def block_of(*budgets: dict[str, Any]) -> ElasticConfig:
     return ElasticConfig.from_dict(BLOCK | {"budgets": [{"name": "whole"}, *budgets]})
 
 
-PLAIN = block_of({"name": "half", "ratio": 0.6})
-SHAPE = PLAIN.parent_shape(unstriped(MOE))
-AXES = PLAIN.resolve_axes(unstriped(MOE))
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def table() -> LatencyTable:
-    return on_paper(SHAPE, widths_of(SHAPE, AXES, 3), WORK, "h100")
+    return TABLE
 
 
 def rows_of(table: LatencyTable) -> dict[str, Any]:
@@ -128,31 +121,17 @@ def test_the_routers_expected_latency_is_the_mean_over_all_choices_and_its_gradi
     assert torch.autograd.gradcheck(cost, flat, eps=1e-6, atol=1e-6)
 
 
-COMBINED: list[dict[str, Any]] = [
-    {}, {"params": 0.7}, {"active_params": 0.8}, {"ratio": 0.7}, {"memory": 0.75}, {"params": 0.7, "memory": 0.75},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("others", COMBINED, ids=lambda x: "-".join(["latency", *x]))
-def test_a_member_keeps_its_latency_beside_other_limits_and_its_folder_says_so(
-    table: LatencyTable, others: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_family_has_the_table_of_its_budget_with_it(table: LatencyTable, tmp_path: Path) -> None:
     file = tmp_path / "paper.json"
     file.write_text(json.dumps(table))
-    asked = {field: ASKED[field] for field in others}
-    own = {"name": "small", "latency": {"table": str(file), "ratio": 0.75}, **asked}
+    own = {"name": "small", "latency": {"table": str(file), "ratio": 0.75}}
     init_family(plain(tmp_path / "plain", unstriped(MOE)), block_of(own), tmp_path / "family")
-    file.unlink()  # the family has the table with it
+    file.unlink()
     family = Family.load(tmp_path / "family")
-    member, budget = family.member("small"), Budget(**own | {"latency": {"table": table, "ratio": 0.75}})
-    shares = {x.kind.field: x.share(family.parent, member.subnet) for x in budget.limits}
-    assert all(share <= 1 for share in shares.values()) and max(shares.values()) > 0.9, shares
-    assert member.budget is not None and member.budget["latency"]["table"] == json.loads(json.dumps(table))
-    spent = table.seconds(family.parent, member.subnet)[DECODE] / table.seconds(SHAPE, SHAPE.full)[DECODE]
-    assert spent / 0.75 == pytest.approx(shares["latency"])
-    slice_checkpoint(tmp_path / "family", tmp_path / "cut", member="small")
-    if len(shares) > 1:
-        assert f"latency {shares['latency']:.1%}" in (tmp_path / "cut" / "README.md").read_text()
+    member = family.member("small")
+    assert member.budget is not None and member.budget["latency"]["table"] == rows_of(table)
+    spent = table.milliseconds(family.parent, member.subnet) / table.milliseconds(SHAPE, SHAPE.full)
+    assert 0.9 * 0.75 < spent <= 0.75
 
 
 def test_a_budget_with_a_table_goes_to_another_process_and_back_into_a_block(table: LatencyTable) -> None:
@@ -231,6 +210,16 @@ def test_a_table_that_cannot_be_used_is_refused_in_one_line(table: LatencyTable,
 def test_a_table_is_for_its_parent_and_for_the_widths_that_were_measured(table: LatencyTable) -> None:
     with pytest.raises(ElasticError, match=r"latency\.table: 'a table of a parent with pattern .* is not allowed"):
         Budget("half", latency={"table": table, "ms": 1}).target(PARENT)
+    other = replace(SHAPE, hidden=SHAPE.hidden + 4)
+    with pytest.raises(
+        ElasticError, match=r"^latency\.table: 'a table of a parent with hidden 16' .*; this one has 20$"
+    ):
+        table.seconds(other, other.full)
+    restriped = replace(SHAPE, experts_stripes=4)
+    assert table.seconds(restriped, restriped.full) == table.seconds(SHAPE, SHAPE.full)
+    more = replace(SHAPE, kv_heads_stripes=1)  # its members may keep some of the key-value heads
+    with pytest.raises(ElasticError, match=r"with kv_heads_stripes None' is not allowed; this one has 1$"):
+        table.seconds(more, more.full)
     rows = rows_of(table)
     low = rows["grids"]["moe"]["axes"]["hidden"]
     small = SHAPE.uniform(hidden=low[0] // 2)
@@ -238,14 +227,37 @@ def test_a_table_is_for_its_parent_and_for_the_widths_that_were_measured(table: 
         table.seconds(SHAPE, small)
 
 
-def test_limits_that_exclude_each_other_are_named_with_the_nearest_that_can_be_met(table: LatencyTable) -> None:
-    own = {"name": "half", "params": 1000, "latency": {"table": table, "ratio": 0.01}}
-    config = block_of(own)
-    space = Space(SHAPE, AXES, tuple(range(SHAPE.num_layers)))
+@pytest.mark.parametrize(("kind", "axis"), [(OUTSIDE, "hidden"), ("moe", "experts")])
+def test_choices_beyond_what_was_measured_are_refused_before_anything_is_searched(
+    table: LatencyTable, kind: str, axis: str
+) -> None:
+    grid = rows_of(table)["grids"][kind]
+    at = list(grid["axes"]).index(axis)
+    widths = grid["axes"][axis]
+    for phase in PHASES:
+        shape = [len(each) for each in grid["axes"].values()]
+        grid[phase] = np.delete(np.reshape(grid[phase], shape), 0, at).ravel().tolist()
+    grid["axes"][axis] = widths[1:]
+    rows = rows_of(table)
+    rows["grids"][kind] = grid
+    budget = block_of({"name": "half", "latency": {"table": rows, "ratio": 0.7}}).budgets[1]
     with pytest.raises(ElasticError) as caught:
-        space.price(config.budgets[1]).check()
-    assert (
-        "parameters" in str(caught.value) and " ms (" in str(caught.value) and "smaller choices" in str(caught.value)
+        Space(SHAPE, AXES, tuple(range(SHAPE.num_layers))).price(budget).check()
+    said = f"{axis}: {widths[0]} is not allowed; it was measured from {widths[1]} to {widths[-1]}"
+    assert str(caught.value) == f"latency table of roofline: {kind}: {said}"
+
+
+def test_limits_that_exclude_each_other_are_named_with_the_nearest_that_can_be_met(table: LatencyTable) -> None:
+    budget = block_of({"name": "half", "params": 1000, "latency": {"table": table, "ratio": 0.01}}).budgets[1]
+    space = Space(SHAPE, AXES, tuple(range(SHAPE.num_layers)))
+    least = [(limit.cost(SHAPE, space.smallest), limit.cost(SHAPE, SHAPE.full)) for limit in budget.limits]
+    (count, all_of_them), (ms, whole) = least
+    with pytest.raises(ElasticError) as caught:
+        space.price(budget).check()
+    assert str(caught.value) == (
+        f"elastic.budgets[half]: {{'params': 1000, 'latency': {{'table': {table!r}, 'ratio': 0.01}}}} is not allowed; "
+        f"the nearest that the axes reach are {count:,} parameters ({count / all_of_them:.4g} of the parent) and "
+        f"{ms:.3g} ms ({ms / whole:.4g} of the parent); raise them or add smaller choices"
     )
 
 

@@ -16,10 +16,14 @@ import pytest
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec, active_parameters, cache_elements, memory, parameters
+from nemo_elastic.core.kinds.registry import HIDDEN
+from nemo_elastic.core.latency import DECODE, OUTSIDE, LatencyTable, Workload
 from nemo_elastic.core.limits import RATIO, Limit
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.reading import open_tensors
+from nemo_elastic.profile.cells import widths_of
+from nemo_elastic.profile.roofline import on_paper
 from nemo_elastic.slicing.family_folder import init_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.ranking.test_sorting import unstriped
@@ -27,18 +31,42 @@ from tests.shapes import MOE
 from tests.slicing.test_experts import BLOCK, plain
 
 SPEC = MemorySpec(batch=3, length=40)
+PLAIN = ElasticConfig.from_dict(BLOCK)
+SHAPE, AXES = PLAIN.parent_shape(unstriped(MOE)), PLAIN.resolve_axes(unstriped(MOE))
+WORK = Workload(batch=2, prompt=24, answer=9, dtype="bf16")
+TABLE = on_paper(SHAPE, widths_of(SHAPE, AXES, 3), WORK, "h100")
 #: each leaves a member something else to give up: experts, widths of them, the residual stream and with it the cache
 ASKED: dict[str, Any] = {
     "params": 0.6 * parameters(MOE, MOE.full),
     "active_params": 0.75 * active_parameters(MOE, MOE.full),
     "ratio": 0.62,
     "memory": {"size": round(0.7 * memory(MOE, MOE.full, SPEC)), "batch": 3, "length": 40},
+    "latency": {"table": json.loads(json.dumps(TABLE)), "ms": 0.75 * TABLE.milliseconds(SHAPE, SHAPE.full)},
 }
-SEVERAL = [fields for number in (2, 3, 4) for fields in combinations(ASKED, number)]
+SEVERAL = [fields for number in range(2, len(ASKED) + 1) for fields in combinations(ASKED, number)]
+
+
+def timed(shapes: dict[str, tuple[int, ...]], table: LatencyTable) -> float:
+    """Milliseconds of a token, of layers as wide as their tensors."""
+    hidden = shapes["backbone.embeddings.weight"][1]
+    taken = [table.grids[OUTSIDE].at({HIDDEN: hidden})[DECODE]]
+    for i in range(1 + max(int(name.split(".")[2]) for name in shapes if ".layers." in name)):
+        prefix = f"backbone.layers.{i}.mixer."
+        rows = {name.removeprefix(prefix): shape[0] for name, shape in shapes.items() if name.startswith(prefix)}
+        if "A_log" in rows:
+            kind = "mamba"
+            widths = {"mamba_heads": rows["A_log"], "mamba_head_dim": rows["norm.weight"] // rows["A_log"]}
+        elif "q_proj.weight" in rows:
+            kind, widths = "attention", {"attention_heads": rows["q_proj.weight"] // MOE.size("attention_head_dim")}
+        else:
+            own = {"expert_ffn": "experts.0.up_proj.weight", "shared_ffn": "shared_experts.up_proj.weight"}
+            kind, widths = "moe", {axis: rows[name] for axis, name in own.items()} | {"experts": rows["gate.weight"]}
+        taken.append(table.grids[kind].at({HIDDEN: hidden, **widths})[DECODE])
+    return 1e3 * sum(taken)
 
 
 def counted(folder: Path, top_k: int) -> dict[str, float]:
-    """What the tensors in a folder add up to: all, those of a token, bytes."""
+    """What the tensors in a folder add up to: all, those of a token, bytes, milliseconds."""
     tensors = open_tensors(folder)
     sizes = {name: math.prod(raw.shape) for name, raw in tensors.items()}
     experts = {name.partition(".experts.")[0]: set[str]() for name in sizes if ".experts." in name}
@@ -51,6 +79,7 @@ def counted(folder: Path, top_k: int) -> dict[str, float]:
         "params": sum(sizes.values()),
         "active_params": sum(size * share.get(name, 1) for name, size in sizes.items()),
         "memory": sum(size * (4 if "correction_bias" in name else 2) for name, size in sizes.items()),
+        "latency": timed({name: tuple(raw.shape) for name, raw in tensors.items()}, TABLE),
     }
 
 
@@ -67,7 +96,7 @@ def test_a_member_keeps_all_limits_by_the_tensors_of_its_folder(fields: tuple[st
     cache = cache_elements(family.parent, member.subnet, SPEC.batch, SPEC.length)
     actual["memory"] += 2 * (cache["kv"] + cache["conv"]) + 4 * cache["ssm"]
     actual["ratio"] = actual["params"] / parameters(MOE, MOE.full)
-    asked = ASKED | {"memory": ASKED["memory"]["size"]}
+    asked = ASKED | {"memory": ASKED["memory"]["size"], "latency": ASKED["latency"]["ms"]}
     shares = [actual[field] / asked[field] for field in fields]
     assert all(share <= 1 for share in shares) and max(shares) > 0.9, shares
     limits = Budget(**own).limits
@@ -99,7 +128,7 @@ def test_a_limit_of_one_kind_costs_what_it_always_did() -> None:
 def test_a_limit_moves_to_another_parent_as_the_same_share() -> None:
     for limit in Budget("small", **ASKED).limits:
         half = Limit(limit.kind, limit.kind.moved(limit.value, limit.most(MOE) / 2), "half")
-        assert half.most(MOE) == pytest.approx(limit.most(MOE) / (1 if limit.kind is RATIO else 2), abs=1)
+        assert half.most(MOE) == pytest.approx(limit.most(MOE) / (1 if limit.kind is RATIO else 2), rel=1e-3)
 
 
 def test_any_limit_above_the_parent_is_reported_by_its_own_name() -> None:

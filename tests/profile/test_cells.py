@@ -18,7 +18,7 @@ from nemo_elastic.core.latency import DECODE, OUTSIDE, PREFILL, LatencyTable, Wo
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.plan.machine import EFFICIENCY, GPUS
-from nemo_elastic.profile.cells import FEW, MANY, cells, layer_of, layers_for, model_of, smallest, widths_of
+from nemo_elastic.profile.cells import FEW, MANY, cells, layer_of, layers_for, model_of, widths_of
 from nemo_elastic.profile.roofline import READ, on_paper
 from tests.core.test_latency import AXES, SHAPE, ends
 from tests.shapes import NANO_12B, NANO_30B, PARENT
@@ -36,15 +36,14 @@ CASES = {"dense": (PARENT, ends(PARENT)), "experts": (SHAPE, AXES)}
 def test_two_models_of_a_cell_differ_by_layers_of_its_kind_and_widths(case: str) -> None:
     parent, axes = CASES[case]
     widths = widths_of(parent, axes, 3)
-    least = {name: smallest(parent, widths, name) for name in widths if name != OUTSIDE}
     seen = Counter(cell.kind for cell in cells(widths))
     assert set(seen) == {*parent.types, OUTSIDE}
     for cell in cells(widths):
         if cell.kind == OUTSIDE:
-            own, _ = model_of(parent, cell, 1, least)
+            own, _ = model_of(parent, cell, 1, widths)
             assert own.vocab == parent.vocab and sorted(own.types) == sorted(set(parent.types))
             continue
-        (small, few), (large, many) = (model_of(parent, cell, n, least) for n in (2, 4))
+        (small, few), (large, many) = (model_of(parent, cell, n, widths) for n in (2, 4))
         one = parameters(parent, layer_of(parent, cell)) - parameters(parent, Subnet(few.hidden, ()))
         assert parameters(large, many) - parameters(small, few) == 2 * one
         assert Counter(x.type for x in many.layers)[cell.kind] == 4

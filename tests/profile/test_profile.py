@@ -5,9 +5,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,7 +45,7 @@ def test_a_table_of_the_runtime_serves_slice_and_inspect(
     out = tmp_path / "here.json"
     assert run("profile", family, "--out", out, *QUICK) == 0
     said = capsys.readouterr().out
-    assert re.search(r"runtime on .+ threads, batch 1, 4 \+ 3 tokens, fp32; the parent takes: prefill [\d.]+ ms", said)
+    assert re.search(r"runtime on .+ threads?, batch 1, 4 \+ 3 tokens, fp32; .+ takes: prefill [\d.]+ ms", said)
     table, shapes = LatencyTable.read("table", str(out)), read_shapes(family)
     assert all(len(widths) <= 2 for grid in table.grids.values() for widths in grid.axes.values())
     assert run("inspect", family, "--json", "--latency", out) == 0
@@ -155,16 +153,3 @@ def test_what_cannot_be_measured_is_refused_and_leaves_nothing(
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert not (tmp_path / "t.json").exists()
-
-
-@pytest.mark.hf
-@pytest.mark.slow
-def test_a_table_of_transformers(family: Path, tmp_path: Path) -> None:
-    python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", Path(__file__).parents[2] / ".venv-hf/bin/python"))
-    out = tmp_path / "hf.json"
-    assert run("profile", family, "--engine", "transformers", "--python", python.absolute(), "--out", out, *QUICK) == 0
-    table = LatencyTable.read("table", str(out))
-    assert table["versions"]["transformers"].startswith("5.")
-    assert table.milliseconds(PARENT, PARENT.full) > 0
-    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert "profile/engine_worker.py transformers" not in running, "no process is left"

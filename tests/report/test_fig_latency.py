@@ -12,12 +12,14 @@ import pytest
 
 from nemo_elastic.core.latency import REQUEST, LatencyTable, Workload
 from nemo_elastic.profile.cells import widths_of
+from nemo_elastic.profile.making import save
 from nemo_elastic.profile.roofline import on_paper
 from nemo_elastic.report import build_report
 from nemo_elastic.report.drawing import NARROW, WIDE, house
 from nemo_elastic.report.fig_latency import draw
 from nemo_elastic.report.run_record import load_run
 from tests.report.fabricate import make_run
+from tests.slicing.helpers import call
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +65,28 @@ def test_the_page_has_it_and_a_family_without_such_a_limit_has_none(folder: Path
     assert run.family is not None
     plain = replace(run.family, members=tuple(replace(m, budget={"ratio": 0.5}) for m in run.family))
     assert draw(replace(run, family=plain), WIDE) is None
+
+
+def test_a_table_that_is_given_draws_any_family_and_one_of_another_parent_is_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = load_run(folder)
+    assert run.family is not None
+    parent = run.family.parent
+    widths = widths_of(parent, run.family.axes, 3)
+    file = tmp_path / "table.json"
+    save(file, on_paper(parent, widths, Workload(8, 64, 8), "h200"))
+    out = tmp_path / "report"
+    assert call("report", folder, "--out", out, "--latency", file) == (0, "")
+    assert "roofline on h200, batch 8" in (out / "report.html").read_text()
+    last = run.family.members[-1]
+    plain = replace(run, family=replace(run.family, members=(*run.family.members[:-1], replace(last, budget=None))))
+    table = LatencyTable.read("table", str(file))
+    drawing = draw(replace(plain, latency=table), WIDE)
+    assert draw(plain, WIDE) is None and drawing is not None
+    path = drawing.figure.axes[0].get_lines()[0]
+    assert list(path.get_xdata())[-1] == table.milliseconds(parent, last.subnet)
+    wider = replace(parent, vocab=parent.vocab + 8)
+    save(file, on_paper(wider, widths, Workload(8, 64, 8), "h200"))
+    code, said = call("report", folder, "--out", tmp_path / "other", "--latency", file)
+    assert code == 2 and "latency.table: 'a table of a parent with vocab" in said and not (tmp_path / "other").exists()

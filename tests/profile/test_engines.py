@@ -1,0 +1,142 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Engines in processes of their own: transformers and vLLM, the device that each gets, and its name in a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_elastic.core.latency import PHASES, LatencyTable
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.profile.engine_worker import hardware
+from nemo_elastic.profile.engines import SEEN, alone
+from tests.shapes import PARENT
+from tests.slicing.helpers import write
+from tests.vllm.cases import PARENT as SERVED
+
+from .test_profile import QUICK, SMALL, run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("engines") / "family", PARENT, {"small": SMALL})
+
+
+def none_left(engine: str) -> bool:
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return f"profile/engine_worker.py {engine}" not in running
+
+
+@pytest.mark.parametrize(
+    ("device", "left", "expected"),
+    [
+        ("cpu", None, ("cpu", {})),
+        ("cuda", "3,5", ("cuda", {})),  # the first of them, as everywhere
+        ("cuda:1", None, ("cuda", {SEEN: "1"})),
+        ("cuda:1", "3,5", ("cuda", {SEEN: "5"})),
+        ("cuda:0", "GPU-8a3f,GPU-77c1", ("cuda", {SEEN: "GPU-8a3f"})),
+    ],
+)
+def test_a_process_sees_the_gpu_that_was_asked_for_alone(
+    device: str, left: str | None, expected: tuple[str, dict[str, str]]
+) -> None:
+    assert alone(device, {} if left is None else {SEEN: left}) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "left"), [("cuda:2", "3,5"), ("cuda:0", ""), ("cuda:", None), ("cuda:-1", None), ("cuda:first", "0")]
+)
+def test_a_gpu_that_is_not_left_is_refused(device: str, left: str | None) -> None:
+    with pytest.raises(ElasticError) as caught:
+        alone(device, {} if left is None else {SEEN: left})
+    allowed = f"cpu, cuda or cuda:1, of the GPUs that {SEEN} leaves ({left or 'all'})"
+    assert str(caught.value) == f"--device: '{device}' is not allowed; {allowed}"
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_the_index_of_a_device_reaches_the_process_and_the_line_of_one_that_fails_the_user(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "GPU $CUDA_VISIBLE_DEVICES for $2 $3" >&2\nexit 1\n')
+    python.chmod(0o755)
+    monkeypatch.setenv(SEEN, "3,5")
+    asked = ["profile", family, "--out", tmp_path / "t.json", *QUICK, "--engine", engine, "--python", python]
+    assert run(*asked, "--device", "cuda:1") == 2
+    said = capsys.readouterr().err
+    assert f"error: {engine} does not run this model: GPU 5 for {engine} " in said
+    assert json.loads(said[said.index("{") :])["device"] == "cuda"
+    assert run(*asked, "--device", "cuda:2") == 2
+    assert "--device: 'cuda:2' is not allowed; cpu, cuda or cuda:1, of the GPUs" in capsys.readouterr().err
+    assert not (tmp_path / "t.json").exists()
+
+
+def test_a_table_names_the_processor_and_its_threads_also_where_there_is_a_gpu() -> None:
+    assert re.fullmatch(rf".+, {torch.get_num_threads()} threads?", hardware("cpu"))
+
+
+@pytest.mark.gpu
+def test_a_table_names_the_gpu_that_was_asked_for(family: Path, tmp_path: Path) -> None:
+    last = torch.cuda.device_count() - 1
+    assert run("profile", family, "--out", tmp_path / "t.json", *QUICK, "--device", f"cuda:{last}") == 0
+    table = LatencyTable.read("table", str(tmp_path / "t.json"))
+    assert table["hardware"] == torch.cuda.get_device_name(last)
+
+
+@pytest.mark.hf
+@pytest.mark.slow
+def test_a_table_of_transformers(family: Path, tmp_path: Path) -> None:
+    python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ROOT / ".venv-hf/bin/python"))
+    out = tmp_path / "hf.json"
+    assert run("profile", family, "--engine", "transformers", "--python", python.absolute(), "--out", out, *QUICK) == 0
+    table = LatencyTable.read("table", str(out))
+    assert table["versions"]["transformers"].startswith("5.")
+    assert table.milliseconds(PARENT, PARENT.full) > 0
+    assert none_left("transformers")
+
+
+@pytest.fixture
+def vllm() -> Path:
+    """Python of vLLM's environment: that of `make test-vllm`, which names it."""
+    own = ROOT / ".venv-vllm/bin/python"
+    if "NEMO_ELASTIC_VLLM_PYTHON" not in os.environ and not own.exists():
+        pytest.skip("vLLM is not here: `make test-vllm`")
+    return Path(os.environ.get("NEMO_ELASTIC_VLLM_PYTHON", own)).absolute()
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_table_of_vllm_serves_slice_and_inspect(
+    vllm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"few": SERVED.uniform([0, 1, 2, 4, 5])}  # one width of every axis: seven models
+    family, out = write(tmp_path / "family", SERVED, few), tmp_path / "vllm.json"
+    asked = ["profile", family, "--engine", "vllm", "--python", vllm, "--out", out, *QUICK]
+    assert run(*asked, "--device", "cuda:0") == 2
+    line = "error: vllm does not run this model: this installation of vLLM computes on cpu, not on cuda"
+    assert capsys.readouterr().err.strip() == line
+    assert run(*asked) == 0
+    assert re.search(r"vllm on .+ threads?, batch 1, 4 \+ 3 tokens, fp32; the parent takes: ", capsys.readouterr().out)
+    table = LatencyTable.read("table", str(out))
+    assert set(table["versions"]) == {"vllm", "torch", "nemo-elastic"} and none_left("vllm")
+    whole, most = (table.milliseconds(SERVED, member) for member in (SERVED.full, few["few"]))
+    assert run("inspect", family, "--json", "--latency", out) == 0
+    record = json.loads(capsys.readouterr().out)["members"]
+    assert record["few"]["latency"][PHASES[1]] == most <= record["full"]["latency"][PHASES[1]] == whole
+    assert run("slice", family, "--latency", f"{out}:{whole}ms", "--out", tmp_path / "cut", "--json") == 0
+    cut = json.loads(capsys.readouterr().out)
+    assert table.milliseconds(SERVED, SERVED.full) >= cut["request"]["limit"] == whole
+    assert run("slice", family, "--latency", f"{out}:{most / 2}ms", "--out", tmp_path / "none") == 2
+    assert "is too little; the smallest, few, takes" in capsys.readouterr().err
+    assert Family.load(family).member("few").subnet == few["few"]
