@@ -7,7 +7,8 @@ seconds, and of the ratios within a round, are printed: chance moves them less t
 beside a ratio hold its true median with a confidence of 90 %; a goal that the median exceeds is open where they hold
 it, and missed where they do not. A step is forward and backward of a cross-entropy, gradients added to megatron-core's
 buffer; the optimizer is the same for all and left out. "Dense" is the stock model of that size: the same layers
-without elasticity. "Masked" runs at full size with gates of zeros and ones, as the public implementation does. Two
+without elasticity. "Masked" runs at full size with gates of zeros and ones, as the public implementation does.
+"Quantized" is a sliced step of `distill.quantize: nvfp4` with one micro-batch, for which all weights are rounded. Two
 models: one of the demo's kind, and one with a large model's proportions.
 
 A profile says where the time goes: matrix products, copies of rows and columns, all else. What is not a matrix product
@@ -34,7 +35,9 @@ from benchmarks.output import arguments, deliver
 from nemo_elastic.core.cost import counts, flops_per_token
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
+from nemo_elastic.core.precision import NVFP4, default_rows
 from nemo_elastic.kernels import MambaWidths
+from nemo_elastic.megatron.rounding import Rounding
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.mixer import MixerWeights, mix
 from tests.support.models import build, distributed, start
@@ -43,8 +46,9 @@ PARENT = Parent("M-M-M*-M-M*-", 256, 1024, 1024, 32, 16, 4, 16, 4, 8, 2, 32, ffn
 TOKENS = (8, 256)
 #: the proportions of Nano V2: 8 groups, head dim 64, FFN of 4 times the width
 LARGE = Parent("M-M-M-M*-M-M-M*-", 768, 4096, 3072, 32, 64, 8, 64, 4, 12, 2, 64, ffn_stripes=8)
-#: allowed: sliced / dense, sliced / full step above the share of parameters, full-width elastic / stock
-DENSE, ABOVE, STOCK = 1.05, 0.08, 1.03
+#: allowed: sliced / dense, sliced / full step above the share of parameters, full-width elastic / stock, quantized /
+#: sliced
+DENSE, ABOVE, STOCK, QUANTIZED = 1.05, 0.08, 1.03, 1.15
 #: operations of torch by what they do; whatever is in none is "all else"
 KINDS = {
     "products": {"mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_"},
@@ -79,10 +83,14 @@ def dense(parent: Parent, member: Subnet) -> Any:
     return build(shape, elastic=False)
 
 
-def step(model: Any, choice: Any, tokens: torch.Tensor, labels: torch.Tensor) -> float:
+def step(
+    model: Any, choice: Any, tokens: torch.Tensor, labels: torch.Tensor, rounding: Rounding | None = None
+) -> float:
     """Seconds of one forward and backward; gradients are added up in `main_grad`."""
     if hasattr(model.module, "state"):
-        model.module.state.choice = choice
+        model.module.state.choice, model.module.state.rounding = choice, rounding
+    if rounding is not None:
+        rounding.begin(rounding.step + 1)
     model.zero_grad_buffer()
     began = time.perf_counter()
     logits = model(tokens, None, None)
@@ -161,24 +169,26 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
     """One row per member with median seconds of each way, and medians of the ratios within a round."""
     elastic = distributed(build(parent))
     tokens, labels = (torch.randint(0, parent.vocab, shape) for _ in range(2))
-    ways: dict[tuple[str, str], tuple[Any, Any]] = {}
+    rounding = Rounding(NVFP4, default_rows(parent))
+    ways: dict[tuple[str, str], tuple[Any, Any, Rounding | None]] = {}
     for name, member in cuts.items():
-        ways[name, "sliced"] = (elastic, member)
-        ways[name, "dense"] = (distributed(dense(parent, member)), None)
-        ways[name, "masked"] = (elastic, Gates.of(parent, member))
+        ways[name, "sliced"] = (elastic, member, None)
+        ways[name, "quantized"] = (elastic, member, rounding)
+        ways[name, "dense"] = (distributed(dense(parent, member)), None, None)
+        ways[name, "masked"] = (elastic, Gates.of(parent, member), None)
     works = {name: Inside.of(member) for name, member in cuts.items()}
     times: dict[Any, list[float]] = {key: [] for key in (*ways, *works.values())}
-    profiles: dict[tuple[str, str], list[dict[str, float]]] = {k: [] for k in ways if k[1] != "masked"}
-    for model, choice in ways.values():  # warms up
-        step(model, choice, tokens[:1], labels[:1])
+    profiles: dict[tuple[str, str], list[dict[str, float]]] = {k: [] for k in ways if k[1] in ("sliced", "dense")}
+    for model, choice, rounds_weights in ways.values():  # warms up
+        step(model, choice, tokens[:1], labels[:1], rounds_weights)
     for r in range(rounds):
         turn = r % len(ways)  # nobody always comes first
-        for key, (model, choice) in [*ways.items()][turn:] + [*ways.items()][:turn]:
-            times[key].append(step(model, choice, tokens, labels))
+        for key, (model, choice, rounds_weights) in [*ways.items()][turn:] + [*ways.items()][:turn]:
+            times[key].append(step(model, choice, tokens, labels, rounds_weights))
         for work in dict.fromkeys(works.values()):
             times[work].append(inside(parent, work, shape))
         for key in profiles:
-            profiles[key].append(profile(*ways[key], tokens, labels))
+            profiles[key].append(profile(*ways[key][:2], tokens, labels))
         print(f"{size_of(parent)}, round {r + 1}", file=sys.stderr, flush=True)
 
     def ratio(above: Any, below: Any) -> Ratio:
@@ -193,10 +203,11 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
             "member": name,
             **shares(parent, member),
             "FLOPs": flops_per_token(parent, member, shape[1]) / flops_per_token(parent, parent.full, shape[1]),
-            **{f"{way} s": statistics.median(times[name, way]) for way in ("sliced", "masked", "dense")},
+            **{f"{way} s": statistics.median(times[name, way]) for way in ("sliced", "quantized", "masked", "dense")},
             "sliced / full step": ratio((name, "sliced"), ("1.00", "sliced")),
             "sliced / dense": ratio((name, "sliced"), (name, "dense")),
             "sliced / masked": ratio((name, "sliced"), (name, "masked")),
+            "quantized / sliced": ratio((name, "quantized"), (name, "sliced")),
             "inside of Mamba": {
                 "s": statistics.median(times[works[name]]),
                 "of the step": ratio(works[name], (name, "sliced")),
@@ -228,6 +239,7 @@ def verdicts(rows: list[dict[str, Any]], share: str, above: float) -> list[str]:
     whole, *cut = rows
     return [
         line(f"a full-width elastic step <= {STOCK} x stock", [("1.00", whole["sliced / dense"], STOCK)]),
+        line(f"quantized <= {QUANTIZED} x sliced", [(r["member"], r["quantized / sliced"], QUANTIZED) for r in rows]),
         line(f"sliced <= {DENSE} x dense", [(r["member"], r["sliced / dense"], DENSE) for r in cut]),
         line(
             f"sliced <= (share of {share} + {above}) x full step",

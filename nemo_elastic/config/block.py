@@ -24,6 +24,7 @@ from nemo_elastic.config.sections import (
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent, known_fields, known_names
 from nemo_elastic.core.kinds.registry import DEPTH, all_axes, layer_axes, striped_axes
+from nemo_elastic.core.precision import check_blocks
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.read import read_yaml
 from nemo_elastic.io.values import integer, keep_plain, number
@@ -232,6 +233,26 @@ class ElasticConfig:
                 raise bad(f"elastic.axes.{name}", list(axis.choices), f"the first choice must be the parent's {full}")
             out[name] = axis
         return out
+
+    def check_stage(self, stage: Any) -> None:
+        """Raise for a stage that there is not, or that does not go with this block."""
+        if stage not in (1, 2, 3):
+            raise bad("stage", stage, "1, 2 or 3")
+        if stage == 1 and self.distill.quantize is not None:
+            allowed = "null in stage 1, which ranks and learns shapes at full precision; stages 2 and 3 take it"
+            raise bad("elastic.distill.quantize", self.distill.quantize, allowed)
+
+    def check_blocks(
+        self, parent: Parent, tensor: tuple[str, int] = ("", 1), expert_tensor: tuple[str, int] = ("", 1)
+    ) -> None:
+        """Raise for widths and ranks that low precision cannot cut, see `core.precision.check_blocks`.
+
+        Args:
+            parent: with the stripes of this block.
+            tensor, expert_tensor: names of these kinds of parallelism, and ranks.
+        """
+        if self.distill.quantize is not None:
+            check_blocks(parent, self.resolve_axes(parent), self.distill.quantize, tensor, expert_tensor)
 
     def targets(self, parent: Parent) -> dict[str, float]:
         """Budget name -> limit on its cost (`Budget.target`); checks that budgets go down.

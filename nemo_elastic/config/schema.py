@@ -36,6 +36,7 @@ from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec
 from nemo_elastic.core.kinds.registry import DEPTH, all_axes, per_layer_axes, striped_axes
 from nemo_elastic.core.latency import DECODE, PHASES, REQUEST
+from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.io.values import UNITS
 
 __all__ = ["REQUIRED", "SECTIONS", "WORDS", "attributes", "default_of", "json_schema", "summary"]
@@ -51,6 +52,7 @@ WORDS: dict[tuple[type, str], tuple[str, ...]] = {
     (DistillConfig, "teacher"): TEACHERS,
     (DistillConfig, "mode"): tuple(DISTILL_MODES),
     (DistillConfig, "teacher_precision"): TEACHER_PRECISIONS,
+    (DistillConfig, "quantize"): SCHEMES,
     (DataConfig, "documents"): (JOINED, APART),
     (NonfiniteConfig, "action"): NONFINITE,
     (ImportanceConfig, "ffn"): ("activation", "first"),
@@ -184,7 +186,8 @@ def _special(cls: type, name: str) -> dict[str, Any] | None:
             "of": {"enum": [*PHASES, REQUEST], "default": DECODE, "description": "what takes that"},
         }
         schema = {"type": "object", "properties": amounts, "required": ["table"], "additionalProperties": False}
-        return {"anyOf": [schema, {"type": "null"}]}
+        one = [{"required": ["ms"]}, {"required": ["ratio"]}]
+        return {"anyOf": [schema | {"oneOf": one}, {"type": "null"}]}
     if (cls, name) == (DistillConfig, "terms"):
         return _terms()
     return None

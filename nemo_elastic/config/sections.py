@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from nemo_elastic.config.losses import REVERSE_KL, TERMS
+from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer, keep_plain, number
 
@@ -163,6 +164,11 @@ class DistillConfig:
         teacher_precision: weights of the frozen teacher: null keeps the model's own precision, bf16 holds and runs all
             of it in bf16, fp8 (E4M3) and int8 hold the weights of its linear layers in one byte, with a scale per row
             (ModelOpt), made whole layer by layer as they run, embedding and head as they are.
+        quantize: null, nvfp4 or fp8 (E4M3): members run, and are validated, with the weights of Mamba layers, MLPs and
+            experts rounded to what that format can say, under scales of the parent's weights as they are at that step;
+            gradients pass as if nothing was rounded. Weights only: activations keep their precision, and so do the
+            frozen teacher, all other weights, attention, and a Mamba layer right before one. Checkpoints and exports
+            keep all digits. For stages 2 and 3: stage 1 ranks and learns shapes at full precision.
         mode: a word of version 0.1 for teacher and terms, in place of both: frozen is kl from the frozen teacher,
             frozen_ce that with alpha x ce, ce is ce without a teacher, trainable is kl from self.
         alpha: weight of ce in the mode frozen_ce; 0.5 unless given.
@@ -175,6 +181,7 @@ class DistillConfig:
     top_k: int | None = None
     chunk_tokens: int = 512
     teacher_precision: str | None = None
+    quantize: str | None = None
     mode: str | None = None
     alpha: float | None = None
 
@@ -191,6 +198,8 @@ class DistillConfig:
         if precision is not None and self.teacher != "frozen":
             allowed = f"null: distill.teacher is {self.teacher}, not frozen"
             raise bad("elastic.distill.teacher_precision", precision, allowed)
+        if self.quantize is not None and self.quantize not in SCHEMES:
+            raise bad("elastic.distill.quantize", self.quantize, f"null or one of {', '.join(SCHEMES)}")
         number("elastic.distill.on_policy", self.on_policy, 0, 1, "a share of the micro-batches from 0 to 1")
         if self.on_policy and self.teacher != "frozen":
             raise bad("elastic.distill.on_policy", self.on_policy, f"0: distill.teacher is {self.teacher}, not frozen")

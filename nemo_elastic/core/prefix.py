@@ -221,6 +221,23 @@ class Selection:
                 target += source
                 src, dst = src + part.kept_size, dst + part.size
 
+    def in_blocks(self, n: int) -> Selection | None:
+        """What stays in blocks of `n` neighbours, as bytes of several numbers and scales have them.
+
+        Returns:
+            The selection of blocks; None where some block stays in part.
+        """
+        if n == 1:
+            return self
+        if self.size % n or any(start % n or stop % n for start, stop in self.runs):
+            return None
+        starts = [start // n for start, _ in self.runs]
+        ends = [*starts[1:], self.size // n]
+        parts = [Grid((starts[0],), (0,))] if starts[0] else []
+        kept = ((stop - start) // n for start, stop in self.runs)
+        parts += [Grid((end - at,), (k,)) for at, end, k in zip(starts, ends, kept, strict=True)]
+        return Selection(tuple(parts))
+
     def shard(self, world: int) -> Selection:
         """The same on one of `world` tensor-parallel ranks (every rank holds an equal share of every part)."""
         if world == 1:

@@ -24,6 +24,8 @@ from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe
 
+from .rounding import Rounding
+
 
 @dataclass(frozen=True)
 class Run:
@@ -36,6 +38,7 @@ class Run:
         probe: watches activations; layers call it through `watch`.
         world: tensor-parallel size.
         documents: of the micro-batch, where its rows hold several; no layer reads over their bounds.
+        rounding: of the weights, where they run as low precision has them.
     """
 
     parent: Parent | None = None
@@ -45,6 +48,7 @@ class Run:
     probe: Probe | None = None
     world: int = 1
     documents: Documents | None = None
+    rounding: Rounding | None = None
 
     @property
     def hidden_count(self) -> torch.Tensor | None:
@@ -98,6 +102,12 @@ class Run:
             kept = megatron_selection(self.parent, own, dim, self.parent.full, self.subnet, index).shard(world)
             known[key] = None if kept.is_full else kept
         return known[key]
+
+    def rounded(
+        self, row: str, index: int, weight: torch.Tensor, group: Any = None, number: int = 0
+    ) -> torch.Tensor | None:
+        """What stands for a whole weight in products, see `Rounding.of`; None for itself."""
+        return None if self.rounding is None else self.rounding.of(row, index, weight, group, number)
 
     @cached_property
     def _known(self) -> dict[_Key, Selection | None]:
@@ -154,6 +164,7 @@ class ElasticState:
     parent: Parent
     choice: Choice = None
     probe: Probe | None = None
+    rounding: Rounding | None = None
     _full: Subnet = field(init=False)
 
     def __post_init__(self) -> None:
@@ -162,14 +173,14 @@ class ElasticState:
     def run(self, tp_group: Any, sequence_parallel: bool) -> Run:
         """Snapshot of the choice for one forward on this rank."""
         world = tp_group.size() if tp_group is not None else 1
-        choice = self.choice
+        choice, alike = self.choice, {"probe": self.probe, "world": world, "rounding": self.rounding}
         if isinstance(choice, Subnet):
             subnet = None if choice == self._full else choice
-            return Run(self.parent, subnet, probe=self.probe, world=world)
+            return Run(self.parent, subnet, **alike)
         if choice is None:
-            return Run(self.parent, probe=self.probe, world=world)
+            return Run(self.parent, **alike)
         hidden, layers = _localise(choice, tp_group, sequence_parallel)
-        return Run(self.parent, hidden_gate=hidden, layers=layers, probe=self.probe, world=world)
+        return Run(self.parent, hidden_gate=hidden, layers=layers, **alike)
 
 
 def _localise(gates: Gates, group: Any, sequence_parallel: bool) -> tuple[torch.Tensor, tuple[LayerGates, ...]]:

@@ -119,7 +119,10 @@ def _scatter_add(
 
 
 class SlicedLinear(torch.autograd.Function):
-    """y = x W[rows, cols]^T with the collectives of a column- or row-parallel linear."""
+    """y = x W[rows, cols]^T with the collectives of a column- or row-parallel linear.
+
+    `rounded` stands for the whole weight in the products, where low precision rounds it; its gradient is the weight's.
+    """
 
     @staticmethod
     def forward(
@@ -131,26 +134,27 @@ class SlicedLinear(torch.autograd.Function):
         column: bool,
         sequence_parallel: bool,
         group: dist.ProcessGroup | None,
+        rounded: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        ctx.save_for_backward(x_sbi, weight)
+        ctx.save_for_backward(x_sbi, weight, rounded)
         ctx.args = (rows, cols, column, sequence_parallel, group)
         if column and sequence_parallel and group is not None:
             x_sbi = gather(x_sbi, group)
-        y_sbo = _product(x_sbi, cut(weight, rows, cols).t())
+        y_sbo = _product(x_sbi, cut(weight if rounded is None else rounded, rows, cols).t())
         if not column and group is not None:
             y_sbo = reduce_scatter(y_sbo, group) if sequence_parallel else all_reduce(y_sbo, group)
         return y_sbo
 
     @staticmethod
     def backward(ctx: Any, dy_sbo: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x_sbi, weight = ctx.saved_tensors
+        x_sbi, weight, rounded = ctx.saved_tensors
         rows, cols, column, sequence_parallel, group = ctx.args
         sequence_parallel = sequence_parallel and group is not None
         if not column and sequence_parallel:
             dy_sbo = gather(dy_sbo, group)
         dx = dw = None
         if ctx.needs_input_grad[0]:
-            dx = _product(dy_sbo, cut(weight, rows, cols))
+            dx = _product(dy_sbo, cut(weight if rounded is None else rounded, rows, cols))
             if column and group is not None:
                 dx = reduce_scatter(dx, group) if sequence_parallel else all_reduce(dx, group)
         if ctx.needs_input_grad[1]:
@@ -158,7 +162,7 @@ class SlicedLinear(torch.autograd.Function):
                 x_sbi = gather(x_sbi, group)
             by_batch = _by_batch(dy_sbo)
             dw = accumulate_product(weight, _matrix(dy_sbo, by_batch), _matrix(x_sbi, by_batch), rows, cols)
-        return dx, dw, None, None, None, None, None
+        return dx, dw, None, None, None, None, None, None
 
 
 def cut(weight: torch.Tensor, rows: Selection | None, cols: Selection | None) -> torch.Tensor:
@@ -209,32 +213,41 @@ class ElasticLayerNormColumnParallelLinear(ColumnParallelLinear):
         input_: torch.Tensor,
         run: Run = WHOLE,
         index: int = -1,
-        rows: Selection | None = None,
+        row: str = "",
     ) -> torch.Tensor:
         """Normalise [s, b, d] and project it to [s, b, rows kept on this rank].
 
         Args:
             input_: residual stream at the width of the run, a sequence shard under sequence parallelism.
             run: the micro-batch's choice.
-            index: layer index in the parent, for the probe.
-            rows: kept rows on this rank.
+            index: layer index in the parent.
+            row: of the layout table, the first that the weight holds.
         """
         weight, cols = run.norm_weight(self.layer_norm_weight), run.hidden_selection()
         x_sbd = rms_norm(input_, weight, self.eps, run.hidden_count)
         run.watch("hidden", index, x_sbd)
-        return SlicedLinear.apply(x_sbd, self.weight, rows, cols, True, self.sequence_parallel, tensor_group(self))
+        rows, group = run.select(row, 0, index), tensor_group(self)
+        rounded = run.rounded(row, index, self.weight, group)
+        return SlicedLinear.apply(x_sbd, self.weight, rows, cols, True, self.sequence_parallel, group, rounded)
 
 
 class ElasticRowLinear(RowParallelLinear):
     """Row-parallel linear back to the residual stream."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, input_: torch.Tensor, run: Run = WHOLE, cols: Selection | None = None
+        self, input_: torch.Tensor, run: Run = WHOLE, index: int = -1, row: str = ""
     ) -> torch.Tensor:
-        """Project [s, b, columns kept on this rank] to [s, b, d], summed over ranks, gated by the hidden gate."""
-        y_sbd = SlicedLinear.apply(
-            input_, self.weight, run.hidden_selection(), cols, False, self.sequence_parallel, tensor_group(self)
-        )
+        """Project [s, b, columns kept on this rank] to [s, b, d], summed over ranks, gated by the hidden gate.
+
+        Args:
+            input_: what the layer has made.
+            run: the micro-batch's choice.
+            index: layer index in the parent.
+            row: of the layout table.
+        """
+        rows, cols, group = run.hidden_selection(), run.select(row, 1, index), tensor_group(self)
+        rounded = run.rounded(row, index, self.weight, group)
+        y_sbd = SlicedLinear.apply(input_, self.weight, rows, cols, False, self.sequence_parallel, group, rounded)
         return y_sbd if run.hidden_gate is None else y_sbd * run.hidden_gate.to(y_sbd.dtype)
 
 
@@ -253,37 +266,39 @@ class SlicedExperts(torch.autograd.Function):
         counts: Sequence[int],
         neurons: Selection | None,
         width: Selection | None,
+        rounded: Sequence[torch.Tensor] | None,
         *matrices: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        count = len(matrices) // 2
+        count, values = len(matrices) // 2, matrices if rounded is None else rounded
         kept = matrices[0].shape[0] if neurons is None else neurons.kept_size
         y_ni, relu_nf = torch.empty_like(x_ni), x_ni.new_empty(len(x_ni), kept)
         for e, own in _ranges(counts):
-            own_nf = torch.mm(x_ni[own], cut(matrices[e], neurons, width).t(), out=relu_nf[own]).relu_()
+            own_nf = torch.mm(x_ni[own], cut(values[e], neurons, width).t(), out=relu_nf[own]).relu_()
             h_nf = _weighted(_gated(own_nf.square(), gate_f), weight_n[own])
-            torch.mm(h_nf, cut(matrices[count + e], width, neurons).t(), out=y_ni[own])
+            torch.mm(h_nf, cut(values[count + e], width, neurons).t(), out=y_ni[own])
         ctx.save_for_backward(x_ni, weight_n, gate_f, relu_nf, *matrices)
-        ctx.args = counts, neurons, width
+        ctx.args = counts, neurons, width, rounded
         ctx.mark_non_differentiable(relu_nf)
         return y_ni, relu_nf
 
     @staticmethod
     def backward(ctx: Any, dy_ni: torch.Tensor, _: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x_ni, weight_n, gate_f, relu_nf, *matrices = ctx.saved_tensors
-        counts, neurons, width = ctx.args
+        counts, neurons, width, rounded = ctx.args
         needs_x, needs_weight, needs_gate, *_ = ctx.needs_input_grad
         needs, count = ctx.needs_input_grad[-len(matrices) :], len(matrices) // 2
+        values = matrices if rounded is None else rounded
         dx_ni = torch.empty_like(x_ni) if needs_x else None
         dweight_n = torch.empty_like(weight_n) if needs_weight else None
         dgate_f = torch.zeros_like(gate_f, dtype=torch.float32) if needs_gate else None
         grads: list[Any] = [None] * len(matrices)
         for e, own in _ranges(counts):
-            up, down = matrices[e], matrices[count + e]
+            up, down = values[e], values[count + e]
             square_nf = relu_nf[own].square()
             gated_nf = _gated(square_nf, gate_f)
             if needs[count + e]:
                 h_nf = _weighted(gated_nf, weight_n[own])
-                grads[count + e] = accumulate_product(down, dy_ni[own], h_nf, width, neurons)
+                grads[count + e] = accumulate_product(matrices[count + e], dy_ni[own], h_nf, width, neurons)
             d_nf = torch.mm(dy_ni[own], cut(down, width, neurons))
             if dweight_n is not None:
                 torch.sum(d_nf.to(weight_n.dtype) * gated_nf, 1, out=dweight_n[own])
@@ -292,12 +307,12 @@ class SlicedExperts(torch.autograd.Function):
                 dgate_f += (d_nf * square_nf).sum(0)
             d_nf = _gated(d_nf, gate_f).mul_(relu_nf[own]).mul_(2)
             if needs[e]:
-                grads[e] = accumulate_product(up, d_nf, x_ni[own], neurons, width)
+                grads[e] = accumulate_product(matrices[e], d_nf, x_ni[own], neurons, width)
             if dx_ni is not None:
                 torch.mm(d_nf, cut(up, neurons, width), out=dx_ni[own])
         if dgate_f is not None:
             dgate_f = dgate_f.to(gate_f.dtype)
-        return dx_ni, dweight_n, dgate_f, None, None, None, *grads
+        return dx_ni, dweight_n, dgate_f, None, None, None, None, *grads
 
 
 def experts(
@@ -309,6 +324,7 @@ def experts(
     gate_f: torch.Tensor | None = None,
     neurons: Selection | None = None,
     width: Selection | None = None,
+    rounded: Sequence[torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What experts make of tokens that are on their rank already; no collective.
 
@@ -319,11 +335,13 @@ def experts(
         up, down: the whole weights of each.
         gate_f: of the neurons of all.
         neurons, width: what is kept of both weights.
+        rounded: what stands for `up` and then for `down` in the products, where low precision rounds them; gradients
+            are those of the weights.
 
     Returns:
         What they put out [n, i], and relu(x U^T) [n, f], which is for looking at: no gradient passes there.
     """
-    return SlicedExperts.apply(x_ni, weight_n, gate_f, tuple(counts), neurons, width, *up, *down)
+    return SlicedExperts.apply(x_ni, weight_n, gate_f, tuple(counts), neurons, width, rounded, *up, *down)
 
 
 def _ranges(counts: Sequence[int]) -> Iterator[tuple[int, slice]]:

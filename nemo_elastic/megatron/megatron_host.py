@@ -29,6 +29,7 @@ from nemo_elastic.formats.adapter import from_megatron
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Probe
+from nemo_elastic.nn.low_precision import rounded_state
 from nemo_elastic.nn.weights import Weights, cut
 from nemo_elastic.ranking import Ranking, Unfinished
 from nemo_elastic.ranking.scores import Shards
@@ -72,6 +73,8 @@ class MegatronHost:
     ) -> Output:
         """The core module and what enters its head for a choice: what a loss needs, without logits."""
         self.state.choice = choice
+        if self.state.rounding is not None:
+            self.state.rounding.begin(self.step)
         try:
             return self.core, hidden_states(self.core, tokens_bs, documents)
         finally:
@@ -126,8 +129,11 @@ class MegatronHost:
         """Slices of the model's own tensors, which this rank has whole; what Megatron fuses and a width cuts inside
         of blocks is gathered.
         """
-        parent = self.state.parent
-        return cut(parent, parent.full, from_megatron(parent, parent.full, self.weights()), member)
+        parent, rounding = self.state.parent, self.state.rounding
+        whole = from_megatron(parent, parent.full, self.weights())
+        if rounding is not None:
+            whole = rounded_state(parent, whole, rounding.scheme)
+        return cut(parent, parent.full, whole, member)
 
     # ------------------------------------------------------------------ shapes
 

@@ -21,6 +21,7 @@ import torch
 from megatron.core import parallel_state
 
 from nemo_elastic.core.family import Parent
+from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.metadata import Metadata, model_prefix, read_metadata, weights_folder
 from nemo_elastic.formats.megatron.torch_files import check_harmless
@@ -32,6 +33,7 @@ from .choice import ElasticState
 from .compat import content, shard
 from .linear import ElasticLayerNormColumnParallelLinear, ElasticRowLinear
 from .modules import have_kernels
+from .rounding import Rounding
 from .vocabulary import make_elastic
 
 
@@ -142,7 +144,7 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
         start: checkpoint of the parent, from which the weights are loaded.
 
     Raises:
-        ElasticError: tensor-parallel ranks cannot share it, or a kernel refuses a width of the block's.
+        ElasticError: tensor-parallel ranks cannot share it; a kernel or low precision refuses a width of the block's.
     """
     parent = family.config.parent_shape(parent)
     world = parallel_state.get_tensor_model_parallel_world_size()
@@ -151,6 +153,8 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
         for axis in kind.axes:
             if axis.blocks is not None and axis.shared_by is not None:
                 parent.axis(axis.name).shard(each[axis.shared_by])
+    own = (("tensor_model_parallel_size", world), ("expert_tensor_parallel_size", each["expert tensor"]))
+    family.config.check_blocks(parent, *own)
     if have_kernels():
         check_widths(parent, family.config.resolve_axes(parent), world)
     router = family.new_router(parent)
@@ -159,7 +163,8 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
     family.members = members
     if start is not None:
         load_model_weights(core, start)
-    state = ElasticState(parent)
+    scheme = family.config.distill.quantize
+    state = ElasticState(parent, rounding=None if scheme is None else Rounding(scheme, default_rows(parent)))
     make_elastic(core, state)
     return state
 

@@ -62,7 +62,7 @@ class ElasticSelfAttention(SelfAttention):
         self, hidden_states: torch.Tensor, run: Run = WHOLE, index: int = -1, **_: Any
     ) -> torch.Tensor:
         """Attend over [s, b, d] (width of the run); returns [s, b, d], to be added to the residual stream."""
-        qkv_sbo = self.linear_qkv(hidden_states, run, index, run.select("attention.q", 0, index))
+        qkv_sbo = self.linear_qkv(hidden_states, run, index, "attention.q")
         kv, dim, layer = self.num_query_groups_per_partition, self.hidden_size_per_attention_head, run.layer(index)
         if layer is not None and KV_HEADS in layer.widths:
             kv = layer.widths[KV_HEADS] // run.world
@@ -74,7 +74,7 @@ class ElasticSelfAttention(SelfAttention):
         gates = run.gates(index)
         if gates is not None:
             y_sbhd = y_sbhd * gates.of_blocks(ATTENTION_HEADS, KV_HEADS).to(y_sbhd.dtype)[:, None]
-        return self.linear_proj(y_sbhd.flatten(2), run, run.select("attention.out", 1, index))
+        return self.linear_proj(y_sbhd.flatten(2), run, index, "attention.out")
 
 
 class ElasticMLP(MLP):
@@ -84,14 +84,14 @@ class ElasticMLP(MLP):
         self, hidden_states: torch.Tensor, run: Run = WHOLE, index: int = -1, **_: Any
     ) -> torch.Tensor:
         """Map [s, b, d] (width of the run) to [s, b, d], to be added to the residual stream."""
-        h_sbf = self.linear_fc1(hidden_states, run, index, run.select("mlp.up", 0, index))
+        h_sbf = self.linear_fc1(hidden_states, run, index, "mlp.up")
         run.watch("ffn_pre", index, h_sbf)
         h_sbf = self.activation_func(h_sbf)
         run.watch("ffn", index, h_sbf)
         gates = run.gates(index)
         if gates is not None:
             h_sbf = h_sbf * gates[FFN].to(h_sbf.dtype)
-        return self.linear_fc2(h_sbf, run, run.select("mlp.down", 1, index))
+        return self.linear_fc2(h_sbf, run, index, "mlp.down")
 
 
 #: The constructor asks for mamba_ssm, of which it only uses the norm class: ours holds the same weight.
@@ -122,8 +122,7 @@ class ElasticMambaMixer(MambaMixer):
         Returns:
             [s, b, d], to be added to the residual stream.
         """
-        rows = run.select("mamba.in_proj", 0, index)
-        zxbcdt_sbo = self.in_proj(hidden_states, run, index, rows)
+        zxbcdt_sbo = self.in_proj(hidden_states, run, index, "mamba.in_proj")
         layer = run.layer(index)
         heads, head_dim = self.nheads_local_tp, self.headdim
         if layer is not None:
@@ -154,7 +153,7 @@ class ElasticMambaMixer(MambaMixer):
         kernels = kernels_for(zxbcdt_sbo, self.chunk_size)
         zxbcdt_blo = zxbcdt_sbo.transpose(0, 1)
         y_bli = mix(zxbcdt_blo, weights, widths, self.eps, gate_i, kernels, documents=run.documents)
-        return self.out_proj(y_bli.transpose(0, 1), run, run.select("mamba.out_proj", 1, index))
+        return self.out_proj(y_bli.transpose(0, 1), run, index, "mamba.out_proj")
 
 
 def have_kernels() -> bool:

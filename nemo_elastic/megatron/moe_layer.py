@@ -10,6 +10,7 @@ expert-parallel group run the same member in the same micro-batch (`train.sample
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -175,11 +176,27 @@ class ElasticExperts(SequentialMLP):
             tokens_ni, weights_n, counts, up, down,
             gate_f=None if gates is None else gates[EXPERT_FFN].to(tokens_ni.dtype),
             neurons=run.select("moe.up", 0, index, world=ranks), width=run.select("moe.up", 1, index, world=1),
+            rounded=self._rounded(run, index, counts, up, down),
         )  # fmt: skip
         if seen is not None:
             for number, (own_nf, own_ni) in enumerate(zip(relu_nf.split(counts), y_ni.split(counts), strict=True)):
                 seen(number, own_nf.square(), own_ni)
         return y_ni
+
+    def _rounded(
+        self, run: Run, index: int, counts: Sequence[int], *weights: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor] | None:
+        """What stands for the weights of experts that have tokens, where low precision rounds them."""
+        if run.rounding is None:
+            return None
+        group = tensor_group(self)
+        both = [
+            run.rounded(name, index, weight, group, number) if count else weight
+            for name, own in zip(("moe.up", "moe.down"), weights, strict=True)
+            for number, (count, weight) in enumerate(zip(counts, own, strict=True))
+        ]
+        known = [weight for weight in both if weight is not None]
+        return known if len(known) == len(both) else None
 
 
 class ElasticMoE(MoELayer):
@@ -221,12 +238,15 @@ class ElasticMoE(MoELayer):
         assert shared is not None
         up, down = shared.linear_fc1, shared.linear_fc2
         rows, cols = run.select("moe.shared_up", 0, index), run.select("moe.shared_down", 1, index)
-        h_sbf = SlicedLinear.apply(x_sbd, up.weight, rows, hidden, True, sequence, tensor_group(up))
+        group = tensor_group(up)
+        rounded = run.rounded("moe.shared_up", index, up.weight, group)
+        h_sbf = SlicedLinear.apply(x_sbd, up.weight, rows, hidden, True, sequence, group, rounded)
         # megatron-core's own is compiled, anew for each number of tokens: run again, it saves other tensors
         h_sbf = torch.relu(h_sbf).square()
         run.watch("shared_ffn", index, h_sbf)
         h_sbf = _gated(h_sbf, run.gates(index), SHARED_FFN)
-        return SlicedLinear.apply(h_sbf, down.weight, hidden, cols, False, sequence, tensor_group(down))
+        rounded = run.rounded("moe.shared_down", index, down.weight, group)
+        return SlicedLinear.apply(h_sbf, down.weight, hidden, cols, False, sequence, group, rounded)
 
 
 #: The constructor asks for TransformerEngine where there is a latent width, of which it only uses one linear class.

@@ -23,6 +23,7 @@ from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.functional import cast_dtype
 from nemo_elastic.nn.gates import Choice, Gates, Probe
 from nemo_elastic.nn.generate import generate
+from nemo_elastic.nn.low_precision import rounded_state
 from nemo_elastic.nn.weights import Weights, check_state, cut, cut_state, random_state
 
 
@@ -40,6 +41,8 @@ class NemotronH(nn.Module):
     Attributes:
         parent: shape of the whole model.
         member: the member that is held.
+        rounding: nvfp4 or fp8: of a parent, all members run on its weights as low precision has them; gradients pass
+            straight through. None runs them as they are.
 
     Raises:
         ElasticError: a tensor is missing, unknown or of the wrong shape, or `member` is no member of `parent`.
@@ -50,6 +53,7 @@ class NemotronH(nn.Module):
     ) -> None:
         super().__init__()
         self.parent, self.member = parent, (member or parent.full).validate(parent)
+        self.rounding: str | None = None
         check_state(parent, self.member, state)
         for name, tensor in state.items():
             *path, leaf = name.split(".")
@@ -116,7 +120,11 @@ class NemotronH(nn.Module):
 
     def weights(self, choice: Subnet | None = None) -> Weights:
         """What a forward of `choice` reads: views and gathers of the parameters as they are now; see `cut`."""
-        return cut(self.parent, self.member, dict(self.named_parameters()), choice)
+        state: Mapping[str, torch.Tensor] = dict(self.named_parameters())
+        if self.rounding is not None:
+            assert self.member == self.parent.full, "the scales are those of the parent's weights"
+            state = rounded_state(self.parent, state, self.rounding)
+        return cut(self.parent, self.member, state, choice)
 
     def submodel(self, choice: Subnet) -> NemotronH:
         """A model that holds `choice` alone, in memory of its own."""

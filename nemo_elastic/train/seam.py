@@ -32,7 +32,9 @@ Output = Any
 class Host(Protocol):
     """One model in training, and the ranks that share its work.
 
-    Ranks that hold one model together, or copies of it, all call the same methods in the same order.
+    Ranks that hold one model together, or copies of it, all call the same methods in the same order. Where a block has
+    `distill.quantize`, what `student` runs and `runtime_weights` gives are weights as `nn.low_precision.rounded_state`
+    makes them, as they are at that step.
     """
 
     # ------------------------------------------------------------------ a micro-batch

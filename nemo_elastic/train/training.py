@@ -71,7 +71,7 @@ class FamilyTraining:
 
     Args:
         config: the elastic block.
-        stage: 1 learns the shapes and then the weights; 2 only the weights, of shapes that stage 1 froze.
+        stage: 1 learns the shapes and then the weights; 2 and 3 only the weights, of shapes that stage 1 froze.
         steps: optimizer steps of this stage; tau, scale and freezing are laid out over those of stage 1.
 
     Attributes:
@@ -79,14 +79,13 @@ class FamilyTraining:
         last_router: of the present step: tau, scale, budget and what was routed; empty where the router had no part.
 
     Raises:
-        ElasticError: another stage, or no steps.
+        ElasticError: a stage that does not go with the block, or no steps.
     """
 
     members: Members
 
     def __init__(self, config: ElasticConfig, stage: int = 1, steps: int = 1) -> None:
-        if stage not in (1, 2):
-            raise bad("stage", stage, "1 or 2")
+        config.check_stage(stage)
         if steps < 1:
             raise bad("stage_steps", steps, "at least 1")
         self.config, self.stage, self.steps = config, stage, steps
@@ -101,9 +100,10 @@ class FamilyTraining:
         """The block's router, untrained; the order in which layers are dropped comes with the ranking.
 
         Raises:
-            ElasticError: a budget that no member of the parent meets.
+            ElasticError: a budget that no member of the parent meets, or a width that low precision cannot cut.
         """
         self.config.targets(parent)
+        self.config.check_blocks(parent)
         if self.config.router is None:
             return None
         return Router(self.space(parent), self.config.budgets, self.config.router, self.config.seed)
@@ -121,7 +121,7 @@ class FamilyTraining:
     def freeze_step(self) -> int:
         """First step of stage 1 that runs on slices of frozen shapes."""
         router = self.config.router
-        return 0 if router is None or self.stage == 2 else router.freeze_step(self.steps)
+        return 0 if router is None or self.stage > 1 else router.freeze_step(self.steps)
 
     # ------------------------------------------------------------------ sampling
 

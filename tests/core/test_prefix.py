@@ -125,3 +125,15 @@ def test_storage_order_makes_the_best_channels_the_prefix(blocks: int, per: int,
     for k in range(blocks, axis.size + 1, blocks):
         kept = layout[Selection((axis.grid(k),)).indices]
         assert set(kept.tolist()) == set(order[:k].tolist())
+
+
+@given(selections(), st.integers(1, 4))
+def test_blocks_are_kept_whole_or_not_at_all(kept: Selection, size: int) -> None:
+    blocks = [set(range(at, at + size)) for at in range(0, kept.size, size)]
+    own = set(kept.indices.tolist())
+    whole = kept.size % size == 0 and all(block <= own or not block & own for block in blocks)
+    blocks = kept.in_blocks(size)
+    assert (blocks is not None) == whole
+    if blocks is not None:
+        each = blocks.indices[:, None] * size + np.arange(size)
+        assert each.reshape(-1).tolist() == kept.indices.tolist()

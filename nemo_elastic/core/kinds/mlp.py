@@ -21,9 +21,10 @@ KIND = Kind(
     rigid=(STRIPES,),
     rows=(
         Row("mlp.pre_norm", MLP, _H + "norm.weight", _UP + ".layer_norm_weight", ((_HIDDEN,),)),
-        Row("mlp.up", MLP, _H + "mixer.up_proj.weight", _UP + ".weight", ((_FFN,), (_HIDDEN,)), 0, extra=(_UP,)),
+        Row("mlp.up", MLP, _H + "mixer.up_proj.weight", _UP + ".weight", ((_FFN,), (_HIDDEN,)), 0, extra=(_UP,),
+            quantized=True),
         Row("mlp.down", MLP, _H + "mixer.down_proj.weight", _DOWN + ".weight", ((_HIDDEN,), (_FFN,)), 1,
-            extra=(_DOWN,)),
+            extra=(_DOWN,), quantized=True),
     ),
     site="ffn",
     shape=_FFN,

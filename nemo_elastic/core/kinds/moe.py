@@ -31,7 +31,8 @@ def _rows(expert_in: Part, *latent: Row) -> tuple[Row, ...]:
         each = _M + "mlp.experts.local_experts.{e}." + megatron + ".weight"
         together, stacked = _M + "mlp.experts." + megatron + ".weight{e}", _M + "mlp.experts.experts." + megatron
         return Row(name, MOE, _H + "mixer.experts.{e}." + hf + ".weight", each, dims, parallel, each=EXPERTS,
-                   used=TOP_K, grouped=together, stacked=stacked + ".weight", extra=(stacked,))  # fmt: skip
+                   used=TOP_K, grouped=together, stacked=stacked + ".weight", extra=(stacked,),
+                   quantized=True)  # fmt: skip
 
     return (
         Row("moe.pre_norm", MOE, _H + "norm.weight", _M + "pre_mlp_layernorm.weight", ((_HIDDEN,),),
@@ -43,9 +44,11 @@ def _rows(expert_in: Part, *latent: Row) -> tuple[Row, ...]:
         expert("moe.up", "up_proj", "linear_fc1", ((_EXPERT_FFN,), (expert_in,)), 0),
         expert("moe.down", "down_proj", "linear_fc2", ((expert_in,), (_EXPERT_FFN,)), 1),
         Row("moe.shared_up", MOE, _H + "mixer.shared_experts.up_proj.weight",
-            _SHARED + "linear_fc1.weight", ((_SHARED_FFN,), (_HIDDEN,)), 0, extra=(_SHARED + "linear_fc1",)),
+            _SHARED + "linear_fc1.weight", ((_SHARED_FFN,), (_HIDDEN,)), 0, extra=(_SHARED + "linear_fc1",),
+            quantized=True),
         Row("moe.shared_down", MOE, _H + "mixer.shared_experts.down_proj.weight",
-            _SHARED + "linear_fc2.weight", ((_HIDDEN,), (_SHARED_FFN,)), 1, extra=(_SHARED + "linear_fc2",)),
+            _SHARED + "linear_fc2.weight", ((_HIDDEN,), (_SHARED_FFN,)), 1, extra=(_SHARED + "linear_fc2",),
+            quantized=True),
     )  # fmt: skip
 
 

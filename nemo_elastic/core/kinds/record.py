@@ -71,6 +71,8 @@ class Row:
         extra: modules of which such a checkpoint holds an `_extra_state` beside the tensor (scales of FP8), one for
             each of several. A strict load asks for the object even where it says nothing.
         exact: no cast may round it: it stays fp32 where the others get fewer digits, in files and in memory.
+        quantized: low precision may store it: the weight of a matrix product, whose blocks of scales run along its
+            last dimension.
         random: what its numbers are like in a model of random weights (`nn.weights.RANDOM`); None: those of a norm's
             weight or of a matrix, by its dimensions.
     """
@@ -89,6 +91,7 @@ class Row:
     parts: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     exact: bool = False
+    quantized: bool = False
     random: str | None = None
 
 

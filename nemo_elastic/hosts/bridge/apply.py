@@ -262,7 +262,7 @@ def _checkpoints(recipe: Any, ranked: str | None) -> None:
 
 def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, rank_only: bool) -> ElasticRun:
     stage, steps, done = options.stage, recipe.train.train_iters, options.done_steps
-    freeze = 0 if block.router is None else block.router.freeze_step(done if stage == 2 else steps)
+    freeze = 0 if block.router is None else block.router.freeze_step(done if stage > 1 else steps)
     peak, lowest = recipe.optimizer.lr, recipe.optimizer.min_lr
     rates = Rates(
         total,
@@ -272,7 +272,7 @@ def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, r
         freeze_step=freeze,
     )
     folder = recipe.checkpoint.save or "."
-    previous = options.previous if stage == 2 else None
+    previous = options.previous if stage > 1 else None
 
     def before() -> Path | None:
         check_settings(recipe)  # a script may have set them again

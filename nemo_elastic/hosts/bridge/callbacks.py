@@ -41,7 +41,7 @@ class ElasticCallback(Callback):
         rates: learning rates over the curriculum.
         out: folder of the ranking, the search's trace and the frozen members.
         folder: of the run, for `metrics.jsonl`.
-        previous: stage 2: what stage 1 left.
+        previous: stages 2 and 3: what the one before left.
         label: of the phase, in every line.
         rank_only: write down what was found, and train nothing.
     """

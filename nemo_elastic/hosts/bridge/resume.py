@@ -162,8 +162,8 @@ def check_start(checkpoint: Any, config: ElasticConfig, stage: int, previous: st
     Args:
         checkpoint: Bridge's settings of checkpoints.
         config: the elastic block.
-        stage: 1 or 2.
-        previous: what stage 2 goes on from.
+        stage: 1 to 3.
+        previous: what stage 2 or 3 goes on from.
         first: whether this rank prints, and sets aside what is passed over.
 
     Returns:

@@ -98,6 +98,8 @@ def check_ranks(
                 if axis.stripes:
                     what = f"{axis.block_words} of elastic.axes.{axis.name}; set stripes to a multiple of {ranks}"
                 raise bad(name, ranks, f"a size that divides the {blocks} {what}")
+    each = expert_tensor is not None and (names.expert_tensor, expert_tensor)
+    config.check_blocks(parent, (names.tensor, tensor), each or (names.tensor, tensor))
 
 
 def check_length(length: int, tensor: int, sequence_parallel: bool, where: str) -> None:

@@ -33,7 +33,7 @@ STEERING = (
     "distill.chunk_tokens",
     "distill.teacher_precision",
 )
-#: what the second stage has to share with the first, whose router and members it takes
+#: what a later stage has to share with the one before, whose router and members it takes
 FAMILY = ("budgets", "axes", "router")
 #: what the first stage has to share with the ranking, whose order, members and router it takes
 RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed", "router.hidden", "router.init_std",
@@ -72,12 +72,12 @@ def may_change(stage: int, resumed: bool) -> Callable[[str], bool]:
     """Which settings may have another value where a training goes on, by their dotted names.
 
     Args:
-        stage: 1 or 2.
+        stage: 1 to 3.
         resumed: from a checkpoint of its own; else from what the ranking or the stage before left.
     """
     if resumed:
         return lambda name: within(name, STEERING)
-    if stage == 2:
+    if stage > 1:
         return lambda name: not within(name, FAMILY)
     return lambda name: name != "router" and not within(name, RANKED)
 

@@ -21,10 +21,10 @@ class StageOptions:
     Attributes:
         teacher: checkpoint of the parent, or the folder of its training, whose newest whole one is taken; the frozen
             teacher, and what stage 1 starts from.
-        stage: 1 or 2 of the curriculum.
-        previous: stage 2: checkpoint at the end of stage 1, whose weights, router, members and optimizer go on;
-            on NeMo also the folder of its training.
-        done_steps: stage 2: steps of stage 1, so that the schedule goes on.
+        stage: 1 or 2 of the curriculum, or 3: another on the shapes that stage 1 froze, as with `distill.quantize`.
+        previous: stages 2 and 3: checkpoint at the end of the one before, whose weights, router, members and optimizer
+            go on; on NeMo also the folder of its training.
+        done_steps: stages 2 and 3: steps of those before, so that the schedule goes on.
         total_steps: steps of all stages; those of the recipe if not given.
         out: folder for ranking and shapes; `elastic` in the log directory if not given.
         mock_data: train on random tokens where the recipe's data make such, e.g. to time steps; else they are refused.
@@ -55,17 +55,20 @@ class StageOptions:
             ElasticError: the stage, its steps, or what it starts from does not make sense.
         """
         done, total = self.done_steps, self.total_steps
-        if self.stage not in (1, 2):
-            raise bad("stage", self.stage, "1 or 2")
-        if self.stage == 2 and self.previous is None:
-            raise bad("previous", self.previous, "stage 2 goes on from a checkpoint of stage 1")
+        config.check_stage(self.stage)
+        if self.stage > 1 and self.previous is None:
+            raise bad(
+                "previous", self.previous, f"stage {self.stage} goes on from a checkpoint of stage {self.stage - 1}"
+            )
         if self.stage == 1 and self.previous is not None:
-            raise bad("previous", self.previous, "only stage 2 goes on from one; stage 1 starts from the teacher")
+            raise bad("previous", self.previous, "stages 2 and 3 go on from one; stage 1 starts from the teacher")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             allowed = "at least 1: the router's schedule and the freeze are laid out over the steps"
             raise bad(f"recipe.{name}", steps, allowed)
-        if isinstance(done, bool) or not isinstance(done, int) or done < (self.stage == 2):
-            raise bad("done_steps", done, "the steps of stage 1, at least 1, so that the learning rate goes on")
+        if isinstance(done, bool) or not isinstance(done, int) or done < (self.stage > 1):
+            raise bad(
+                "done_steps", done, "the steps of the stages before, at least 1, so that the learning rate goes on"
+            )
         if self.stage == 1 and done:
             raise bad("done_steps", done, "0 in stage 1; a broken run resumes by itself")
         if total is not None and (not isinstance(total, int) or total < done + steps):

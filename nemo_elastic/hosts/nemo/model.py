@@ -75,7 +75,7 @@ class ElasticMambaModel(llm.MambaModel):
         config: NeMo's SSMConfig of the parent.
         elastic: the elastic block as JSON values (`ElasticConfig.to_dict`).
         teacher: NeMo checkpoint of the parent: the frozen teacher, and what stage 1 starts from.
-        stage: 1 learns the shapes and then the weights; 2 only the weights, of shapes that stage 1 froze.
+        stage: 1 learns the shapes and then the weights; 2 and 3 only the weights, of shapes that stage 1 froze.
         stage_steps: optimizer steps of this stage; tau, scale and freezing are laid out over those of stage 1.
         optim: `ElasticOptimizer`; tokenizer, model_transform: as in NeMo.
     """

@@ -64,10 +64,10 @@ class Job:
 
     Attributes:
         out: its folder.
-        kind: parent, rank, stage1 or stage2.
+        kind: parent, rank, stage1, stage2 or stage3.
         layout: of ranks, and what is trained.
         batch: sequences of a micro-batch of all data-parallel ranks.
-        steps: of the run; done: of stage 1, for stage 2.
+        steps: of the run; done: of the stages before.
         teacher, ranked, previous: what it starts from; a parent from weights alone, as `ranked`.
         until: step before which the process kills itself; stop: in which SIGTERM comes.
         save_every: steps between checkpoints; kept: how many.
@@ -82,6 +82,7 @@ class Job:
         placeholder: size of the tokenizer that stands for none in the recipe, as in Bridge's own.
         wrong: what a script does so that the run is refused, see `spoilt`; late: the teacher is not there before it.
         experts: ranks that share the experts of a parent with such; None for the dense one.
+        rounded: the weights are rounded so before the first step.
     """
 
     out: str
@@ -108,6 +109,7 @@ class Job:
     placeholder: int | None = None
     wrong: str | None = None
     experts: int | None = None
+    rounded: str | None = None
 
     @property
     def ends(self) -> int:
@@ -206,13 +208,13 @@ def run(place: Path, job: Job) -> None:
         with bridge_on_this_machine(container):
             pretrain(container, forward_step)
         return
-    second, teacher = job.kind == "stage2", job.teacher
+    stage, teacher = int(job.kind[-1]) if job.kind.startswith("stage") else 1, job.teacher
     if job.wrong == "late":
         teacher = f"{job.out}-teacher"
     changes = job.changes if job.experts is None else EXPERT_BLOCK | job.changes
     elastic = apply_elastic(
-        container, block_of(job.layout, **changes), teacher=teacher, stage=2 if second else 1,
-        previous=job.previous, done_steps=job.done, total_steps=job.done + job.steps if second else None,
+        container, block_of(job.layout, **changes), teacher=teacher, stage=stage,
+        previous=job.previous, done_steps=job.done, total_steps=job.done + job.steps if stage > 1 else None,
         ranked=job.ranked, rank_only=job.kind == "rank", verbose=False,
     )  # fmt: skip
     assert type(elastic.forward_step) is ElasticStep
@@ -228,6 +230,8 @@ def run(place: Path, job: Job) -> None:
         cut_short(job.cut_short)
     if job.room is not None:
         elastic.callbacks.append(cramped(job.room))
+    if job.rounded is not None:
+        elastic.callbacks.append(rounder(job.rounded, elastic.forward_step))
     train_to_the_end(elastic)
     if job.kind == "rank":
         holds_weights_alone(elastic.forward_step)
@@ -300,6 +304,31 @@ def cramped(bytes_: int) -> Any:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
 
     return Cramped()
+
+
+def rounder(scheme: str, step: Any) -> Any:
+    """A callback by which the weights are those of low precision when a training begins."""
+    from megatron.bridge.training.callbacks import Callback
+
+    class Rounder(Callback):
+        def on_train_start(self, context: Any) -> None:
+            round_in_place(step.host, scheme)
+
+    return Rounder()
+
+
+def round_in_place(host: Any, scheme: str) -> None:
+    """Round the weights of a model that one rank has whole, for all that they are used for."""
+    import torch
+
+    from nemo_elastic.formats.adapter import from_megatron, to_megatron
+    from nemo_elastic.nn.low_precision import rounded_state
+
+    parent, weights = host.state.parent, host.weights()
+    rounded = rounded_state(parent, from_megatron(parent, parent.full, weights), scheme)
+    with torch.no_grad():
+        for name, value in to_megatron(parent, parent.full, rounded).items():
+            weights[name].copy_(value)
 
 
 def prepare_data(place: Path) -> None:

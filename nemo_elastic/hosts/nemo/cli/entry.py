@@ -210,9 +210,9 @@ def train(
         recipe: a recipe of llm.pretrain, llm.finetune or llm.train with a MambaModel.
         elastic: the elastic block; elastic.router.lr=3e-3 changes one field, elastic=@elastic.yaml reads a file.
         teacher: NeMo checkpoint of the parent; the frozen teacher, and what stage 1 starts from.
-        stage: 1 or 2 of the curriculum.
-        previous: stage 2: checkpoint at the end of stage 1, or the folder of its training.
-        done_steps: stage 2: steps of stage 1.
+        stage: 1, 2 or 3 of the curriculum.
+        previous: stages 2 and 3: checkpoint at the end of the one before, or the folder of its training.
+        done_steps: stages 2 and 3: steps of those before.
         total_steps: steps of all stages; those of this recipe if not given.
         out: folder for ranking and shapes; `elastic` in the log directory if not given.
         mock_data: train on the random tokens of a stock recipe's data, which are refused otherwise.

@@ -164,7 +164,7 @@ def change(
     _optimizer(recipe, config, stage=stage, done=done, total=total)
     _precision(recipe, config)
     _callbacks(recipe, out, f"stage{stage}")
-    _start(recipe, previous if stage == 2 else None)
+    _start(recipe, previous if stage > 1 else None)
     _going_on(recipe, stage)
     return changes
 
@@ -200,10 +200,8 @@ def _optimizer(recipe: Any, config: ElasticConfig, *, stage: int, done: int, tot
     warmup, floor, lowest = (getattr(schedule, k, None) for k in ("warmup_steps", "min_ratio", "min_lr"))
     if floor is None:
         floor = 0.1 if lowest is None else lowest / peak
-    # the router is frozen at a share of stage 1's steps, and stays so in stage 2
-    freeze = (
-        0 if config.router is None else config.router.freeze_step(done if stage == 2 else recipe.trainer.max_steps)
-    )
+    # the router is frozen at a share of stage 1's steps, and stays so in those behind it
+    freeze = 0 if config.router is None else config.router.freeze_step(done if stage > 1 else recipe.trainer.max_steps)
     recipe.optim = run.Config(
         ElasticOptimizer,
         config=old.config,

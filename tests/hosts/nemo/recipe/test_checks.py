@@ -163,10 +163,11 @@ def test_the_block_is_held_against_the_parent(recipe: Any, change: dict[str, Any
     ("settings", "message"),
     [
         ({"teacher": None}, "teacher: None is not allowed; the parent's NeMo checkpoint"),
-        ({"stage": 3}, "stage: 3"),
+        ({"stage": 4}, "stage: 4"),
+        ({"stage": 3}, "previous: None is not allowed; stage 3 goes on from a checkpoint of stage 2"),
         ({"stage": 2}, "previous: None"),
         ({"stage": 2, "previous": "one"}, "done_steps: 0"),
-        ({"previous": "one"}, "only stage 2"),
+        ({"previous": "one"}, "stages 2 and 3 go on"),
         ({"done_steps": 5}, "0 in stage 1"),
         ({"total_steps": 50}, "at least done_steps + trainer.max_steps = 100"),
     ],

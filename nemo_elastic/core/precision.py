@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which weights low precision stores, and which widths it can cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.mamba import MAMBA
+from nemo_elastic.core.kinds.record import Row
+from nemo_elastic.core.kinds.registry import DEPTH
+from nemo_elastic.core.layout import selection
+from nemo_elastic.errors import bad
+
+if TYPE_CHECKING:
+    from nemo_elastic.core.budget import AxisConfig
+
+__all__ = ["BLOCK", "FP8", "NVFP4", "SCHEMES", "check_blocks", "default_rows", "low_layers", "torn_widths"]
+
+#: e2m1 in blocks of 16 with e4m3 scales under one fp32 scale; e4m3 under one fp32 scale
+NVFP4, FP8 = "nvfp4", "fp8"
+SCHEMES = (NVFP4, FP8)
+#: columns of an NVFP4 block
+BLOCK = 16
+
+
+def default_rows(parent: Parent) -> frozenset[tuple[str, int]]:
+    """Rows of the layout table that low precision stores, each with the index of its layer.
+
+    All weights of matrix products inside of layers but those of layers that look at earlier tokens themselves
+    (attention) and of a Mamba layer directly before one. So the Nemotron 3 Nano technical report keeps them in bf16;
+    latent projections, embeddings, head, convolutions, routers and norms stay as well.
+
+    Args:
+        parent: whose layers.
+    """
+    return frozenset(
+        (row.name, index)
+        for index in low_layers(parent)
+        for row in parent.kind(parent.types[index]).rows
+        if row.quantized
+    )
+
+
+@lru_cache(maxsize=64)
+def low_layers(parent: Parent) -> frozenset[int]:
+    """The layers of a parent that have such weights; see `default_rows`."""
+    kept = parent.recalling
+    before = {i - 1 for i in kept if i and parent.types[i - 1] == MAMBA}
+    return frozenset(
+        i
+        for i, name in enumerate(parent.types)
+        if i not in kept | before and any(row.quantized for row in parent.kind(name).rows)
+    )
+
+
+def check_blocks(
+    parent: Parent,
+    axes: Mapping[str, AxisConfig],
+    scheme: str,
+    tensor: tuple[str, int] = ("", 1),
+    expert_tensor: tuple[str, int] = ("", 1),
+) -> None:
+    """Raise for widths of members, or ranks, that cut a block of NVFP4: its codes would be others than the parent's.
+
+    Args:
+        parent: whose blocks.
+        axes: every axis with its choices (`ElasticConfig.resolve_axes`).
+        scheme: what stores the weights; FP8 has no blocks.
+        tensor, expert_tensor: names of these kinds of parallelism, and ranks, which share columns.
+
+    Raises:
+        ElasticError: such a width, or such ranks.
+    """
+    if scheme != NVFP4:
+        return
+    for row, index in _first(parent).items():
+        columns = selection(parent, row, 1, parent.full, parent.full, index).size
+        if columns % BLOCK:
+            allowed = f"{FP8}: the {columns} columns of {row.name} are no blocks of {BLOCK}"
+            raise bad("elastic.distill.quantize", scheme, allowed)
+        where, ranks = tensor if row.each is None else expert_tensor
+        if row.parallel == 1 and columns % (ranks * BLOCK):
+            raise bad(
+                where, ranks, f"ranks that share the {columns} columns of {row.name} in blocks of {BLOCK}: {scheme}"
+            )
+    for (axis, row), widths in torn_widths(parent, axes).items():
+        whole = f"a width that cuts {row} between blocks of {BLOCK} columns; quantize is {scheme}"
+        raise bad(f"elastic.axes.{axis}", widths[0], whole)
+
+
+def torn_widths(parent: Parent, axes: Mapping[str, AxisConfig]) -> dict[tuple[str, str], list[int]]:
+    """Widths of a block with which members keep blocks of NVFP4 in part: no cut has the parent's bytes there.
+
+    Args:
+        parent: whose blocks.
+        axes: every axis with its choices (`ElasticConfig.resolve_axes`).
+
+    Returns:
+        By axis and row of the layout table, in the order of both.
+    """
+    out: dict[tuple[str, str], list[int]] = {}
+    for axis, choices in axes.items():
+        for width in choices.choices if axis != DEPTH else ():
+            member = parent.uniform(None, **{axis: width})
+            for row, index in _first(parent).items():
+                if selection(parent, row, 1, parent.full, member, index).in_blocks(BLOCK) is None:
+                    out.setdefault((axis, row.name), []).append(width)
+    return out
+
+
+def _first(parent: Parent) -> dict[Row, int]:
+    """The rows that low precision stores, each with the first layer of which it does."""
+    first: dict[Row, int] = {}
+    for name, index in sorted(default_rows(parent), key=lambda row: row[1]):
+        first.setdefault(parent.kind(parent.types[index]).tensors[name.partition(".")[2]], index)
+    return first

@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights as low precision has them, in training: rounded whole, once a step; members are slices of that.
+
+A slice's codes under the parent's scales are the parent's codes, cut (`nn.low_precision`). So one rounding of a weight
+serves all members and micro-batches of a step, forward and backward, and a slice costs no more than one of the weight
+itself; what it takes is a second copy of the weights that run. Gradients go to the weight as they are
+(straight-through), into `main_grad` like all others, which is why the products of `linear` take both tensors: a module
+of ModelOpt's has one weight, that which it has rounded, and would round it anew in each micro-batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from nemo_elastic.nn.low_precision import fake_quantized, largest, scale_of
+
+
+@dataclass
+class Rounding:
+    """The rounded weights of one model.
+
+    Attributes:
+        scheme: nvfp4 or fp8.
+        rows: of the layout table, with their layers, that are rounded.
+        step: of whose weights.
+    """
+
+    scheme: str
+    rows: frozenset[tuple[str, int]]
+    step: int = -1
+    _known: dict[tuple[str, int, int], torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def begin(self, step: int) -> None:
+        """Weights are those after so many optimizer steps: what was rounded of others is forgotten."""
+        if step != self.step:
+            self.step = step
+            self._known.clear()
+
+    @torch.no_grad()
+    def of(
+        self, row: str, index: int, weight: torch.Tensor, group: dist.ProcessGroup | None = None, number: int = 0
+    ) -> torch.Tensor | None:
+        """This rank's shard of a weight, rounded under the scale of the whole; None where it stays.
+
+        Args:
+            row: its name in the layout table.
+            index: of its layer in the parent.
+            weight: the shard.
+            group: ranks that share the weight, all of which ask; None for one.
+            number: of several tensors of the row on this rank.
+        """
+        if (row, index) not in self.rows:
+            return None
+        key = row, index, number
+        if key not in self._known:
+            amax = largest(weight)
+            if group is not None:
+                dist.all_reduce(amax, dist.ReduceOp.MAX, group=group)
+            self._known[key] = fake_quantized(weight, self.scheme, scale_of(amax, self.scheme))
+        return self._known[key]

@@ -1,0 +1,258 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Rounded weights in training: a step is that of a model rounded beforehand, and its gradients go to the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.precision import default_rows
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.adapter import from_megatron, to_megatron
+from nemo_elastic.nn.low_precision import fake_quantized, global_scale, rounded_state
+from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.train.heldout import HeldOut
+from nemo_elastic.train.samples import Sample
+from nemo_elastic.train.training import FamilyTraining
+from tests.shapes import MOE
+from tests.support.ranks import spawn
+from tests.train.torch_host import TorchHost
+
+from .models import build, load, logits_and_grads, named_parameters, randomise, start
+from .test_megatron_host import host_class
+from .test_tensor_parallel import shard
+
+pytestmark = pytest.mark.nemo
+PARENT = Parent("M-M*-M", 48, 32, 64, 4, 16, 2, 6, 4, 8, 4, 4, ffn_stripes=2)
+MEMBER = PARENT.uniform(keep=[0, 1, 3, 4], hidden=32, ffn=32, mamba_heads=2, attention_heads=4)
+SCHEMES = ("nvfp4", "fp8")
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(0, 32, (2, 8), generator=torch.Generator().manual_seed(0))
+
+
+def objective(z: torch.Tensor) -> torch.Tensor:
+    return z.square().mean() + z.tanh().sum() * 0.1
+
+
+def rounding(model: Any, parent: Parent, scheme: str) -> Any:
+    """The model runs on rounded weights from here on."""
+    from nemo_elastic.megatron.rounding import Rounding
+
+    model.state.rounding = Rounding(scheme, default_rows(parent))
+    return model.state.rounding
+
+
+def rounded_beforehand(model: Any, parent: Parent, scheme: str) -> dict[str, torch.Tensor]:
+    """Its weights by megatron-core's names, those of low precision rounded whole."""
+    state = {name: p.detach().clone() for name, p in named_parameters(model)}
+    buffers = {name: b for name, b in model.named_buffers() if name.endswith("expert_bias")}
+    whole = rounded_state(parent, from_megatron(parent, parent.full, state | buffers), scheme)
+    return {name: t for name, t in to_megatron(parent, parent.full, whole).items() if name in state}
+
+
+@pytest.mark.parametrize("choice", [None, MEMBER], ids=["whole", "sliced"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_step_is_that_of_a_model_rounded_beforehand(scheme: str, choice: Any) -> None:
+    start()
+    model = build(PARENT)
+    randomise(model)
+    plain, _ = logits_and_grads(model, tokens(), choice, objective)
+    state = rounded_beforehand(model, PARENT, scheme)
+    before = {name: p.detach().clone() for name, p in named_parameters(model)}
+    rounding(model, PARENT, scheme)
+    actual, grads = logits_and_grads(model, tokens(), choice, objective)
+    assert all(torch.equal(p, before[name]) for name, p in named_parameters(model))
+    other = build(PARENT)
+    load(other, state)
+    wanted, straight = logits_and_grads(other, tokens(), choice, objective)
+    assert torch.equal(actual, wanted) and not torch.allclose(actual, plain, rtol=1e-3)
+    assert grads.keys() == straight.keys()
+    for name, grad in grads.items():
+        assert torch.equal(grad, straight[name]), name
+    changed = {name for name, t in state.items() if not torch.equal(t, before[name])}
+    layers = {int(name.split(".")[2]) for name in changed}
+    assert layers == {0, 1, 4, 5}, "attention and the Mamba layer before it stay"
+
+
+def test_gradients_of_micro_batches_add_up_where_data_parallelism_keeps_them() -> None:
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from tests.support.models import distributed
+
+    start()
+    model = build(PARENT)
+    randomise(model)
+    rounding(model, PARENT, "nvfp4")
+    each = [logits_and_grads(model, tokens(), choice, objective)[1] for choice in (MEMBER, None)]
+    model.zero_grad(set_to_none=True)
+    wrapped = distributed(model)
+    wrapped.zero_grad_buffer()
+    with cuda_as_cpu(), wrapped.no_sync():
+        for model.state.choice in (MEMBER, None):
+            objective(model(tokens(), None, None)).backward()
+    for name, p in named_parameters(model):
+        torch.testing.assert_close(p.main_grad, each[0][name] + each[1][name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_weights_are_rounded_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nemo_elastic.megatron import rounding as module
+
+    start()
+    model, count = build(PARENT), 0
+    randomise(model)
+
+    def counted(*args: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return fake_quantized(*args)
+
+    monkeypatch.setattr(module, "fake_quantized", counted)
+    own = rounding(model, PARENT, "nvfp4")
+    own.begin(3)
+    for _ in range(2):
+        first, _ = logits_and_grads(model, tokens(), MEMBER, objective)
+        own.begin(3)
+    assert count == 6, "two weights of each of the layers 0, 1 and 4"
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.5)
+    own.begin(4)
+    later, _ = logits_and_grads(model, tokens(), MEMBER, objective)
+    assert count == 12 and not torch.allclose(first, later)
+
+
+def test_the_scale_is_that_of_the_whole_weight() -> None:
+    """Its largest number lies outside of the member."""
+    start()
+    model = build(PARENT)
+    randomise(model)
+    down = dict(named_parameters(model))["decoder.layers.1.mlp.linear_fc2.weight"]
+    with torch.no_grad():
+        down[40, 40] = 30.0
+    own = rounding(model, PARENT, "nvfp4")
+    logits_and_grads(model, tokens(), MEMBER, objective)
+    part = fake_quantized(down[:32, :16], "nvfp4", global_scale(down, "nvfp4"))
+    assert torch.equal(own.of("mlp.down", 1, down)[:32, :16], part)
+    assert not torch.equal(part, fake_quantized(down[:32, :16], "nvfp4", global_scale(down[:32, :16], "nvfp4")))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_experts_are_rounded_each_under_a_scale_of_its_own(scheme: str) -> None:
+    pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 has no experts in a hybrid")
+    from .moe import made
+
+    start()
+    parent = Parent(MOE.pattern, sizes=dict(MOE.sizes) | {"hidden": 16, "mamba_heads": 8, "expert_ffn": 32,
+                                                          "shared_ffn": 64, "vocab": 32})  # fmt: skip
+    model = made(parent)
+    member = parent.uniform(experts=4, expert_ffn=16 if scheme == "nvfp4" else 10, shared_ffn=32)
+    state = rounded_beforehand(model, parent, scheme)
+    rounding(model, parent, scheme)
+    other = made(parent)
+    load(other, state)
+    for choice in (None, member):
+        (actual, grads), (wanted, straight) = (
+            logits_and_grads(m, tokens(), choice, objective) for m in (model, other)
+        )
+        assert torch.equal(actual, wanted)
+        assert all(torch.equal(grad, straight[name]) for name, grad in grads.items())
+    before = dict(named_parameters(model))
+    assert all(not torch.equal(t, before[name]) for name, t in state.items() if "experts" in name)
+
+
+def worker(rank: int, port: int, folder: Path) -> None:
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+
+    start(rank, 2, tensor=2, port=port)
+    model = build(PARENT, sequence_parallel=True)
+    load(model, shard(PARENT, torch.load(folder / "state.pt"), rank, 2))
+    with cuda_as_cpu():
+        out = {}
+        for scheme in SCHEMES:
+            rounding(model, PARENT, scheme)
+            out[scheme] = logits_and_grads(model, tokens(), MEMBER, lambda z: z.square().sum())
+        torch.save(out, folder / f"rank{rank}.pt")
+
+
+@pytest.mark.dist
+def test_two_ranks_round_under_one_scale(tmp_path: Path) -> None:
+    start()
+    model = build(PARENT)
+    randomise(model)
+    state = {name: p.detach().clone() for name, p in named_parameters(model)}
+    torch.save(state, tmp_path / "state.pt")
+    spawn(worker, tmp_path)
+    got = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    for scheme in SCHEMES:
+        rounding(model, PARENT, scheme)
+        wanted, grads = logits_and_grads(model, tokens(), MEMBER, lambda z: z.square().sum())
+        torch.testing.assert_close(torch.cat([g[scheme][0] for g in got], -1), wanted, rtol=1e-5, atol=1e-5)
+        for rank in range(2):
+            for name, whole in shard(PARENT, grads, rank, 2).items():
+                if "linear_fc" in name and name.endswith(".weight"):
+                    torch.testing.assert_close(got[rank][scheme][1][name], whole, rtol=2e-4, atol=2e-5, msg=name)
+
+
+BLOCK = {
+    "budgets": [{"name": "full"}, {"name": "small", "ratio": 0.7}],
+    "axes": {"hidden": [48, 32], "ffn": {"choices": [64, 32], "stripes": 2}, "depth": [6, 5]},
+    "search": None,
+    "router": None,
+}
+
+
+def test_a_family_trains_and_validates_as_it_does_in_plain_torch() -> None:
+    """On rounded weights, and the frozen teacher's stay as they are."""
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.megatron_host import FamilyStep
+    from nemo_elastic.megatron.models import make_family
+
+    start()
+    config = ElasticConfig.from_dict(BLOCK | {"distill": {"quantize": "nvfp4"}})
+    with pytest.raises(ElasticError, match="quantize: 'nvfp4' is not allowed; null in stage 1, which ranks"):
+        FamilyTraining(config)
+    family, core, frozen = FamilyTraining(config, stage=3), build(PARENT, elastic=False), build(PARENT, elastic=False)
+    randomise(core)
+    randomise(frozen, seed=7)
+    weights, teacher = (
+        from_megatron(PARENT, PARENT.full, {n: p.detach().clone() for n, p in named_parameters(m)})
+        for m in (core, frozen)
+    )
+    plain = TorchHost(PARENT, weights, tokens(), micro_batch_size=2)
+    plain.model.rounding, plain.frozen = "nvfp4", NemotronH(PARENT, teacher)
+    mask, samples = torch.ones(2, 8), [Sample(0, 0.5, None), Sample(1, 0.5, MEMBER)]
+    with cuda_as_cpu():
+        host = host_class()(make_family(core, family, PARENT), core, frozen)
+        steps = FamilyStep(family, host, HeldOut(config.distill))
+        for host.step in range(2):
+            parts = steps.loss(samples, tokens(), tokens().roll(-1, 1), mask)[1]
+            wanted = family.loss(plain, samples, tokens(), tokens().roll(-1, 1), mask)[1]
+            assert [float(p.loss_sum) for p in parts] == pytest.approx([float(p.loss_sum) for p in wanted], rel=2e-4)
+            with torch.no_grad():  # as an optimizer's step would
+                for model in (core, plain.model):
+                    for p in model.parameters():
+                        p.mul_(1.1)
+        host.step = 2
+        steps.begin_validation()
+        steps.heldout.begin(["full", "small"], [None, MEMBER], taught=True)
+        read = {"tokens": tokens(), "labels": tokens(), "loss_mask": mask}
+        for choice in (None, MEMBER):
+            ce, kl, _ = steps.measure(steps.heldout.next(lambda: read)).tolist()
+            logits = plain.student(tokens(), choice)
+            expected = F.cross_entropy(logits.flatten(0, 1), tokens().flatten(), reduction="sum")
+            assert ce == pytest.approx(float(expected), rel=2e-4)
+            loss = plain.loss(config.distill, logits, plain.teacher(tokens()), tokens())[0]
+            assert kl == pytest.approx(float(loss), rel=2e-4)
+        member = host.runtime_weights(MEMBER)
+        again = plain.runtime_weights(MEMBER)
+        for ours, theirs in zip(member.layers, again.layers, strict=True):
+            for name, value in ours.tensors.items():
+                torch.testing.assert_close(value, theirs[name], rtol=1e-6, atol=1e-7, msg=name)
