@@ -86,10 +86,13 @@ test-core: ## A fresh environment with nothing but `pip install .`: slice, inspe
 	"$(PYTHON)" tools/core_install.py $(PIP_ARGS)
 
 .PHONY: test-vllm
-test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this CPU give the tokens of transformers, a served family those of the runtime
+test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this CPU give the tokens of transformers, a served family those of the runtime; `profile` runs in vLLM
 	$(QUIET_THREADS) $(BIN)/python -m tests.vllm.parity --transformers $(HF)/bin/python --vllm $(VLLM)/bin/python \
 		--markdown docs/tables/vllm.md
 	$(QUIET_THREADS) $(VLLM)/bin/python -W ignore -m tests.vllm.serve --markdown docs/tables/serving.md
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m tests.vllm.low_precision --vllm $(VLLM)/bin/python \
+		--markdown docs/tables/low_precision_loads.md
+	$(QUIET_THREADS) NEMO_ELASTIC_VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest tests/profile tests/vllm -m vllm $(ARGS)
 
 .PHONY: parity-experts
 parity-experts: $(VENV)/.stamp $(HF)/.stamp $(MLX)/.stamp $(BRIDGE)/.stamp ## Members with experts against megatron-core, transformers, mlx-lm and ModelOpt's counts, into docs/tables/experts.md
@@ -114,6 +117,16 @@ test-bridge: $(BRIDGE)/.stamp ## The layers on today's megatron-core, and the Me
 rehearsals-bridge: $(BRIDGE)/.stamp ## The large recipes on Megatron-Bridge, scaled down, the 9B, the 30B-A3B and both on conversations, an hour (Python 3.12)
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -p no:logging -m rehearsal \
 		tests/hosts/bridge $(ARGS)
+
+STOCK_SFT := nano_4b nano_9b h_4b h_8b h_47b h_56b
+.PHONY: rehearsals-stock
+rehearsals-stock: $(BRIDGE)/.stamp $(HF)/.stamp ## Megatron-Bridge's own dense SFT recipes with a block, scaled down, into docs/tables/rehearsal_stock.md, two hours of one core
+	@for name in $(STOCK_SFT); do \
+		$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
+			$(BRIDGE)/bin/python -W ignore -m tests.support.bridge -m nemo_elastic \
+			rehearse tests/hosts/bridge/stock_sft/$$name.py --out runs/stock_sft/$$name --ranks 1 || exit 1; \
+	done
+	$(BRIDGE)/bin/python tools/rehearsal_table.py $(STOCK_SFT:%=runs/stock_sft/%/rehearsal.json) > docs/tables/rehearsal_stock.md
 
 .PHONY: recipe-tables
 recipe-tables: $(VENV)/.stamp $(BRIDGE)/.stamp ## What the large recipes of both hosts build, and `apply_elastic` says of the hosts' own, into docs/tables
@@ -192,6 +205,12 @@ study-on-policy: $(VENV)/.stamp ## A member taught on the data's answers or on i
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.on_policy $(ARGS) > runs/study_on_policy.md
 	mv runs/study_on_policy.md docs/tables/study_on_policy.md
 
+.PHONY: study-quantize
+study-quantize: $(VENV)/.stamp ## What NVFP4 and FP8 cost a family's members, rounded and distilled in them, half an hour of one core, into docs/tables/study_quantize.md
+	mkdir -p runs
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.quantize $(ARGS) > runs/study_quantize.md
+	mv runs/study_quantize.md docs/tables/study_quantize.md
+
 .PHONY: study-gates
 study-gates: $(VENV)/.stamp ## What soft gates on experts should multiply, a quarter of an hour, into docs/tables/study_gates.md
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.expert_gates --markdown docs/tables/study_gates.md $(ARGS)
@@ -245,7 +264,8 @@ $(HF)/.stamp: Makefile
 	$(call make-venv,$(HF))
 	@echo "== $(HF): installing transformers 5 for the tests of parity"
 	$(HF)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) \
-		'transformers>=5.16.1,<5.20' 'torch>=2.6,<2.14' safetensors numpy pytest
+		'transformers>=5.16.1,<5.20' 'torch>=2.6,<2.14' safetensors numpy pytest \
+		'compressed-tensors>=0.17,<0.18' psutil
 	@touch $@
 
 # Apple's MLX has a build for CPUs on Linux, too.

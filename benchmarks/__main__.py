@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "bench_speculation": (),
     "bench_slice": ("--layers", "8", "--rounds", "3"),
     "bench_slice_experts": (),
+    "bench_slice_quantized": (),
 }
 #: benchmark of another environment -> the target that makes its table
 APART = {"bench_step_experts": "make bench-step-experts", "bench_latency": "make bench-latency"}

@@ -103,9 +103,9 @@ class Router(nn.Module):
         for i, price in enumerate(self.prices):
             for j, limit in enumerate(price.limits):
                 self.register_buffer(f"base_{i}_{j}", torch.from_numpy(limit.base / limit.target), persistent=False)
-                for kind, table in limit.tables.items():
+                for name, table in limit.tables.items():
                     own = torch.from_numpy(table / limit.target)
-                    self.register_buffer(f"table_{i}_{j}_{kind}", own, persistent=False)
+                    self.register_buffer(f"table_{i}_{j}_{name}", own, persistent=False)
 
     @property
     def space(self) -> Space:
@@ -284,11 +284,11 @@ class Router(nn.Module):
         totals = []
         for j, limit in enumerate(self.prices[i].limits):
             total = hidden @ self._buffer("base", i, j).double()
-            for kind in limit.tables:
-                table = torch.einsum("h,h...->...", hidden, self._buffer("table", i, j, kind).double())
-                layers = [n for n, t in enumerate(space.parent.types) if t == kind]
-                each = _mean(table, [pi[axis] for axis in space.parent.kind(kind).widths])
-                total = total + (keep[layers] * each).sum()
+            for name, layers in limit.layers.items():
+                table = torch.einsum("h,h...->...", hidden, self._buffer("table", i, j, name).double())
+                widths = [pi[axis] for axis in space.parent.kind(limit.kind(name)).widths]
+                each = _mean(table, [p if len(p) == 1 else p[limit.rows[name].tolist()] for p in widths])
+                total = total + (keep[layers.tolist()] * each).sum()
             totals.append(total)
         return torch.stack(totals)
 

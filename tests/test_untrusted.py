@@ -80,7 +80,7 @@ OPENED: dict[tuple[str, str], str] = {
     ("io/read.py", "OmegaConf.load"): "a text that was read",
     ("io/temporary.py", "os.open"): "its own locks and folders",
     ("profile/engines.py", "open"): "its own output",
-    ("profile/engines.py", "read_text"): "the system's account of its processors",
+    ("profile/engine_worker.py", "read_text"): "the system's account of its processors",
     ("profile/engine_worker.py", "AutoConfig.from_pretrained"): "its own output",
     ("ranking/unfinished.py", "safe_open"): "what that function has just opened; the library takes a path alone",
     ("rehearsal/bridge/watch.py", "shutil.copytree"): "its own run's checkpoint",

@@ -52,6 +52,7 @@ _HELP = {
     "serve": "Serve a family by vLLM: OpenAI's interface, each member a model.",
     "eval": "Perplexity and lm-eval tasks, per member.",
     "specialize": "Search a trained family for the best shape for a task.",
+    "quantize": "A family in NVFP4 or FP8, from which members are cut as bytes.",
     "calibrate": "Find out when the smallest member is not enough, for `--auto`.",
     "verify": "Check that a family is what it says it is.",
     "report": "Turn a run into one HTML page with plots.",

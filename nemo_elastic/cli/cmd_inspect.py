@@ -38,20 +38,22 @@ def command(
     from nemo_elastic.core.latency import LatencyTable
     from nemo_elastic.errors import printable
     from nemo_elastic.formats.folders import read_shapes
+    from nemo_elastic.formats.hf.precision import low_of
     from nemo_elastic.slicing.by_size import rest_of_path
     from nemo_elastic.slicing.card import runs_in, served_as
 
     shapes = read_shapes(source)
-    spec = served_as(shapes.config, batch, length)
+    low = low_of(shapes.config, shapes.folder)
+    spec = served_as(shapes.config, batch, length, low)
     table = None if latency is None else LatencyTable.read("--latency", str(latency))
     between, places = None, []
     if path:
         between = rest_of_path(shapes, "there is nothing between its members")
         places = sorted({*between.spread(sizes), *between.members()})
     if json:
-        record = describe(shapes, spec, table)
+        record = describe(shapes, spec, table, low)
         if between is not None:
-            record["path"] = describe_path(between, places, spec, table)
+            record["path"] = describe_path(between, places, spec, table, low)
         print_json(record)
         return
     console = Console(markup=False)
@@ -62,7 +64,7 @@ def command(
     console.print(members_table(shapes, named, spec, str(source), table))
     console.print(widths_table(shapes.parent, named))
     for name, subnet in named.items():
-        typer.echo(f"{printable(name)} runs in {runs_in(subnet, shapes.parent)}")
+        typer.echo(f"{printable(name)} runs in {runs_in(subnet, shapes.parent, low)}")
     for name in shapes.extras:
         typer.echo(f"{printable(name)} is an extra shape: chosen after training, on no path, not trained as it is")
     typer.echo(f"ranking: {shapes.origin.ranking or 'none'}")

@@ -51,9 +51,9 @@ def command(
 
     The formulas are the same for NeMo and Megatron-Bridge. Of those that fit and are within 1.5 % of the fastest, the
     one with the least memory is called best. Parents known by name: nemotron-nano-12b-v2, nemotron-nano-9b-v2,
-    nemotron-h-8b, nemotron-h-tiny, nemotron-3-nano-30b-a3b. With experts, EP is the number of ranks that share them;
-    memory goes by all parameters, time by the active ones. Times are estimates for comparing layouts. Exit code 1 if
-    nothing fits.
+    nemotron-h-8b (and 4b, 47b, 56b), nemotron-h-tiny, nemotron-3-nano-4b, nemotron-3-nano-30b-a3b. With experts, EP is
+    the number of ranks that share them; memory goes by all parameters, time by the active ones. Times are estimates
+    for comparing layouts. Exit code 1 if nothing fits.
 
     Example: `nemo-elastic plan --config elastic.yaml --parent nemotron-nano-12b-v2 --stage 2`
     """
@@ -84,6 +84,7 @@ def command(
             typer.echo(f"{time}; validation, saves and starts are not in them")
     if chosen is None:
         raise typer.Exit(1)
+    _say_torn(shape, block)
 
 
 def _described(config: Path | None, parent: str | None, recipe: str | None) -> tuple[str, Parent, ElasticConfig, str]:
@@ -104,6 +105,19 @@ def _described(config: Path | None, parent: str | None, recipe: str | None) -> t
 
     family = load_recipe(find_recipe(recipe))
     return f"{family.name}: {family.shape}", preset(family.shape), family.config, family.precision.gradients
+
+
+def _say_torn(parent: Parent, block: ElasticConfig) -> None:
+    """Say on stderr which widths low precision cannot cut as bytes: that is chosen now, and met after training."""
+    from nemo_elastic.core.precision import torn_widths
+
+    whole = block.parent_shape(parent)
+    for (axis, row), widths in torn_widths(whole, block.resolve_axes(whole)).items():
+        listed = ", ".join(map(str, widths))
+        typer.echo(
+            f"elastic.axes.{axis}: {listed} cut {row} inside blocks of NVFP4: such members need `slice --requantize`",
+            err=True,
+        )
 
 
 def _read_parent(parent: str) -> Parent:

@@ -32,6 +32,7 @@ _FORMAT = typer.Option("--format", help="hf: for transformers and vLLM; nemo: a 
 _DTYPE = typer.Option(
     "--dtype", help="Store weights in bf16, fp16 or fp32, biases of experts in fp32; format hf only."
 )
+_ANEW = typer.Option("--requantize", help="Compute codes of low precision anew where a cut would tear their blocks.")
 _LICENSE = typer.Option("--license", help="Licence for the model card, by its id: apache-2.0. Else the source's.")
 _BASE = typer.Option("--base-model", help="What it was made of, for the model card: owner/name. Else the source's.")
 _PUSH = typer.Option("--push", help="Send the folder to the hub under this id, owner/name: private unless --public.")
@@ -52,6 +53,7 @@ def command(
     length: Annotated[int, LENGTH_SERVED] = 8192,
     format: Annotated[str, _FORMAT] = "hf",
     dtype: Annotated[str | None, _DTYPE] = None,
+    requantize: Annotated[bool, _ANEW] = False,
     license: Annotated[str | None, _LICENSE] = None,
     base_model: Annotated[str | None, _BASE] = None,
     push: Annotated[str | None, _PUSH] = None,
@@ -80,10 +82,11 @@ def command(
     _check_ways({"--budget": budget or None, "--subnet": subnet}, sizes)
     _check_push(push, public, format, names)
     how = {"format": format, "dtype": dtype, "force": force, "license": license, "base_model": base_model}
+    how["requantize"] = requantize
     how["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
     check_output(out, force, source, subnet, kind=_kind(format, names))
-    spec = serving_spec(parse_dtype(dtype) or opened.dtype, batch=batch, length=length)
+    spec = serving_spec(parse_dtype(dtype) or opened.precision or opened.dtype, batch=batch, length=length)
     shape, fit = None, None
     if subnet is not None:
         shape = read_subnet(subnet, opened.parent)
@@ -151,9 +154,10 @@ def _print(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, fit: Fit | Non
     if json:
         rows = [
             {"out": str(cut.out), "member": cut.member}
-            | size(opened.parent, cut.subnet, spec)
+            | size(opened.parent, cut.subnet, spec, low=opened.low)
             | ({"left_out": cut.left_out} if cut.left_out is not None else {})
             | ({"underflowed": cut.underflowed} if cut.underflowed else {})
+            | ({"requantized": cut.requantized} if cut.requantized is not None else {})
             | {"subnet": cut.subnet.to_json(), "request": fit and fit.to_json()}
             for cut in cuts
         ]
@@ -163,9 +167,13 @@ def _print(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, fit: Fit | Non
         typer.echo(str(fit))
     for cut in cuts:
         name = cut.member or (fit.name if fit is not None else "a shape of your own")
-        typer.echo(f"{cut.out}: {name}, {size_line(opened.parent, cut.subnet, spec)}")
+        typer.echo(f"{cut.out}: {name}, {size_line(opened.parent, cut.subnet, spec, opened.low)}")
         if cut.left_out is not None:
             typer.echo(f"{cut.out}: without {cut.left_out}")
+        if cut.requantized is not None:
+            typer.echo(
+                f"{cut.out}: codes computed anew change those weights by {cut.requantized:.1%} (root mean square)"
+            )
         if cut.underflowed:
             typer.echo(f"{cut.out}: {cut.underflowed:,} numbers are too small for this dtype, and are 0 now")
 

@@ -92,7 +92,7 @@ def command(
     check_device(device, "--device")
     source = open_source(family)
     manifest = _whole_family(source)
-    spec = serving_spec(source.dtype, batch=batch, length=length)
+    spec = serving_spec(source.precision or source.dtype, batch=batch, length=length)
     start = _start(source, read_limits(spec, sizes))
     budget = Budget(TASK, **{limit.kind.field: limit.value for limit in start.limits})
     digest = None if add is None else _addable(family, add, start.subnet, budget, force)
@@ -226,7 +226,7 @@ def _entry(source: Source, start: Fit, budget: Budget, best: Specialized, spec: 
         "member": start.name if kept and start.between is None else None,
         "between": list(start.between) if kept and start.between is not None else None,
         "budget": budget.to_json(),
-        **size(source.parent, best.shape, spec),
+        **size(source.parent, best.shape, spec, low=source.low),
         "subnet": best.shape.to_json(),
     }
 
@@ -257,7 +257,7 @@ def _places(source: Source, best: Specialized, spec: MemorySpec, out: Path | Non
     from nemo_elastic.cli.show import size_line
 
     what = "the found shape" if best.wins else "the start's shape"
-    line = f"{what}, {size_line(source.parent, best.shape, spec)}"
+    line = f"{what}, {size_line(source.parent, best.shape, spec, source.low)}"
     if out is not None:
         yield f"{out}: {line}"
     if add is not None:

@@ -14,16 +14,20 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from nemo_elastic.core.family import Layer, Parent
+from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.layout import elements, ends, rows, sizes
+from nemo_elastic.core.precision import SCHEMES, low_layers
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import keep_plain
 
 #: bytes per element of the dtypes a member is served or trained in
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "nvfp4": 0.5625}
 
-#: which parameters are counted: all, those that a token meets, those that no cast may round
-ALL, USED, EXACT = "all", "used", "exact"
+#: of what low precision leaves in full
+FULL_BYTES = DTYPE_BYTES["bf16"]
+#: which parameters are counted: all, those that a token meets, those that no cast may round, those of low precision
+ALL, USED, EXACT, LOW = "all", "used", "exact", "low"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class MemorySpec:
     Attributes:
         batch: sequences decoded at once.
         length: tokens each of them may have.
-        weights: dtype of the weights, but for those that no cast may round (fp32).
+        weights: dtype of the weights, but for those that no cast may round (fp32). Of nvfp4 and fp8 it is that of the
+            weights that low precision stores (`precision.default_rows`), and the others have bf16.
         cache: dtype of the KV cache and the convolution state.
         state: dtype of the SSM state.
     """
@@ -104,22 +109,34 @@ def counts(parent: Parent, member: Any) -> dict[str, int]:
 
 def exact_bytes(parent: Parent, member: Any, weights: str) -> Any:
     """Bytes by which a member exceeds its parameters in a dtype: those that no cast may round stay fp32."""
-    return _count(parent, member, EXACT) * max(0, DTYPE_BYTES["fp32"] - DTYPE_BYTES[weights])
+    return _count(parent, member, EXACT) * max(0, DTYPE_BYTES["fp32"] - _rest(weights))
+
+
+def _rest(weights: str) -> float:
+    """Bytes of an element that low precision, where that is what is served, leaves as it is."""
+    return FULL_BYTES if weights in SCHEMES else DTYPE_BYTES[weights]
 
 
 def _count(parent: Parent, member: Any, which: str) -> Any:
     size = sizes(parent, member.hidden, None)
-    total = sum(elements(row, size) for row in ends(parent) if which != EXACT or row.exact)
+    total = sum(elements(row, size) for row in ends(parent) if _counts(row, which))
+    low = low_layers(parent) if which == LOW else ()
     for layer in member.layers:
+        if which == LOW and layer.index not in low:
+            continue
         # a search asks for the same layers thousands of times
         count = _remembered_parameters if isinstance(layer, Layer) else _layer_parameters
         total = total + layer.keep * count(parent, member.hidden, layer.type, layer.widths, which)
     return total
 
 
+def _counts(row: Row, which: str) -> bool:
+    return {EXACT: row.exact, LOW: row.quantized}.get(which, True)
+
+
 def _layer_parameters(parent: Parent, hidden: Any, kind: str, widths: Mapping[str, Any], which: str) -> Any:
     size = sizes(parent, hidden, ExpectedLayer(0, kind, widths))
-    rows = (row for row in parent.kind(kind).rows if which != EXACT or row.exact)
+    rows = (row for row in parent.kind(kind).rows if _counts(row, which))
     return sum(elements(row, size, used=which == USED) for row in rows)
 
 
@@ -140,7 +157,8 @@ def memory(parent: Parent, member: Any, spec: MemorySpec) -> Any:
     """Bytes that serving a member takes under `spec` (activations and fragmentation are not counted)."""
     cache = cache_elements(parent, member, spec.batch, spec.length)
     return (
-        parameters(parent, member) * DTYPE_BYTES[spec.weights]
+        parameters(parent, member) * _rest(spec.weights)
+        - (_count(parent, member, LOW) * (FULL_BYTES - DTYPE_BYTES[spec.weights]) if spec.weights in SCHEMES else 0)
         + exact_bytes(parent, member, spec.weights)
         + (cache["kv"] + cache["conv"]) * DTYPE_BYTES[spec.cache]
         + cache["ssm"] * DTYPE_BYTES[spec.state]

@@ -31,8 +31,8 @@ from nemo_elastic.core.layout import (
     table,
     tensors,
 )
-from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.raw import to_torch
+from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.formats.quantized import Quantized, as_torch
 
 from .raw import Raw
 
@@ -249,7 +249,14 @@ def _checked(t: Tensor, state: Mapping[str, Any]) -> torch.Tensor:
         raise ElasticError(f"tensors: {t.hf} is missing")
     value = state[t.hf]
     # a mapped file stays unread until it is written
-    value = value.detach().cpu() if isinstance(value, torch.Tensor) else to_torch(Raw.of(value, t.hf), copy=False)
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+    else:
+        value = value if isinstance(value, Quantized) else Raw.of(value, t.hf)
+        if isinstance(value, Quantized):
+            with inside(t.hf):
+                value.check_blocks()
+        value = as_torch(value, copy=False)
     if tuple(value.shape) != t.shape:
         raise bad(f"tensors.{t.hf}", tuple(value.shape), f"this member has {t.shape}")
     return value

@@ -42,7 +42,7 @@ class Pieces:
     the checksums of its folder while it is read: bytes that are not what was written end in an `ElasticError`.
 
     Args:
-        raw: The tensor, at least one dimension. Its words are asked for when they are needed, and once: it may have to
+        raw: The tensor. Its words are asked for when they are needed, and once: it may have to
             read them.
         selections: What each dimension keeps; everything if there are none.
         span: Bytes of the tensor that one piece spans.
@@ -64,9 +64,16 @@ class Pieces:
         """Shape of what is kept."""
         return tuple(s.kept_size for s in self.selections) if self.selections else self.raw.shape
 
+    def stored(self, name: str) -> dict[str, Pieces]:
+        """What a file gets of a tensor of that name: this alone."""
+        return {name: self}
+
     def __call__(self) -> Iterator[np.ndarray]:
         """Give contiguous pieces along the first dimension."""
         words, columns = self.raw.words, self.selections[1:]
+        if not words.ndim:  # a scale for all
+            yield self.whole().reshape(1)
+            return
         row = max(1, words[:1].nbytes)
         rows = max(1, self.span // row)
         runs = self.selections[0].runs if self.selections else ((0, len(words)),)
@@ -108,8 +115,9 @@ class Pieces:
     def whole(self) -> np.ndarray:
         """Give it in one array; a view where the layout allows one."""
         out = self.raw.words
-        row, watch = out[:1].nbytes, self.raw.watch(out, self.right)
-        for start, stop in self.selections[0].runs if self.selections else ((0, len(out)),):
+        rows = out.reshape(1) if not out.ndim else out
+        row, watch = rows[:1].nbytes, self.raw.watch(rows, self.right)
+        for start, stop in self.selections[0].runs if self.selections else ((0, len(rows)),):
             watch.reach(start * row, stop * row)
         watch.end()
         for dim, selection in enumerate(self.selections):
@@ -240,6 +248,10 @@ class Converted:
     def shape(self) -> tuple[int, ...]:
         """Shape of what is kept."""
         return self.pieces.shape
+
+    def stored(self, name: str) -> dict[str, Converted]:
+        """See `Pieces.stored`."""
+        return {name: self}
 
     def __call__(self) -> Iterator[np.ndarray]:
         """Give contiguous pieces along the first dimension.

@@ -177,6 +177,10 @@ class Raw:
         little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).reshape(array.shape)
         return cls(dtype, little.view(word(dtype)))
 
+    def stored(self, name: str) -> dict[str, Raw]:
+        """What a file has of a tensor of that name: itself alone."""
+        return {name: self}
+
     @property
     def plain(self) -> Raw:
         """The same, and nothing is expected of it: for who reports damage, or copies nothing."""

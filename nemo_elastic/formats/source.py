@@ -8,6 +8,7 @@ a Hugging Face folder; a format that has others gives them so (`adapter`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,13 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.kept import Converted, Pieces
 
+from .quantized import Quantized, QuantizedPieces, Stored, pieces_of
 from .raw import Raw
 
-__all__ = ["Origin", "Shapes", "Source", "check_tensors", "same_words"]
+__all__ = ["GGUF", "Origin", "Shapes", "Source", "check_tensors", "is_gguf", "same_words"]
+
+#: what messages say of llama.cpp's files
+GGUF = "GGUF, which is not read: give the Hugging Face folder that it was made of"
 
 _HEAD, _EMBEDDING = (layout.by_name(name).hf for name in ("head", "embedding"))
 
@@ -95,12 +100,13 @@ class Source(Shapes):
     """An opened folder.
 
     Attributes:
-        tensors: name in a Hugging Face folder (`backbone.`, layers counted in `held`) -> mapped tensor.
+        tensors: name in a Hugging Face folder (`backbone.`, layers counted in `held`) -> mapped tensor, or a weight of
+            low precision with its scales.
         prediction: tensors of layers that predict more than one token. They lie behind the whole model and read its
             stream, so they are kept with it, and no member has them.
     """
 
-    tensors: Mapping[str, Raw]
+    tensors: Mapping[str, Raw | Quantized]
     prediction: Mapping[str, Raw] = field(default_factory=dict, kw_only=True)
 
     @property
@@ -108,8 +114,30 @@ class Source(Shapes):
         """Dtype of its weights: that of the embedding."""
         return self.tensors[_EMBEDDING].dtype
 
+    @property
+    def low(self) -> Stored | None:
+        """How most of its weights of low precision are stored; None where there are none."""
+        held = Counter(t.stored_as for t in self.tensors.values() if isinstance(t, Quantized))
+        return held.most_common(1)[0][0] if held else None
 
-def check_tensors(parent: Parent, held: Subnet, tensors: Mapping[str, Raw], where: str) -> None:
+    @property
+    def precision(self) -> str | None:
+        """Their precision."""
+        return None if self.low is None else self.low.scheme.precision
+
+    @property
+    def stored(self) -> dict[str, Raw]:
+        """All tensors as they lie in files: of a quantised weight its codes and its scales."""
+        own = {full: raw for name, tensor in self.tensors.items() for full, raw in tensor.stored(name).items()}
+        return own | dict(self.prediction)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file has the name of one of llama.cpp's."""
+    return path.suffix.lower() == ".gguf"
+
+
+def check_tensors(parent: Parent, held: Subnet, tensors: Mapping[str, Raw | Quantized], where: str) -> None:
     """Check that tensors are exactly those of a member, in its shapes.
 
     Args:
@@ -137,12 +165,19 @@ def check_tensors(parent: Parent, held: Subnet, tensors: Mapping[str, Raw], wher
             raise ElasticError(f"{where}: tensor {name!r} has shape {list(tensors[name].shape)}, not {list(shape)}")
 
 
-def same_words(a: Raw, b: Raw, part: Pieces | Converted | None = None) -> bool:
+def same_words(
+    a: Raw | Quantized, b: Raw | Quantized, part: Pieces | QuantizedPieces | Converted | None = None
+) -> bool:
     """Whether `a` is `b`, or a part of it, word for word; a few megabytes are compared at a time."""
-    part = part if part is not None else Pieces(b.plain)
-    if a.shape != part.shape or a.dtype != part.dtype:
+    kept = (part if part is not None else pieces_of("", b.plain)).stored("")
+    own = a.stored("")
+    return own.keys() == kept.keys() and all(_same(raw, kept[name]) for name, raw in own.items())
+
+
+def _same(raw: Raw, part: Pieces | Converted) -> bool:
+    if raw.shape != part.shape or raw.dtype != part.dtype:
         return False
-    flat, at = a.words.reshape(-1), 0
+    flat, at = raw.words.reshape(-1), 0
     for piece in part():
         if not np.array_equal(flat[at : at + piece.size], piece.reshape(-1)):
             return False

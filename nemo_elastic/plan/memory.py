@@ -13,6 +13,7 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.layout import by_name, rows, shape
+from nemo_elastic.core.precision import default_rows
 
 from .activations import HALF, SINGLE, Sharding, layer, saved, stream
 
@@ -22,6 +23,7 @@ __all__ = [
     "local_experts",
     "local_parameters",
     "loss",
+    "rounded",
     "stage_memory",
     "stages",
     "teacher",
@@ -56,10 +58,13 @@ def stages(parent: Parent, pipeline: int) -> list[PipelineStage]:
 @lru_cache(maxsize=1024)  # every layout of a stage asks for the same
 def _local(parent: Parent, stage: PipelineStage, tensor: int, expert: int) -> tuple[tuple[Row, float], ...]:
     """(row, elements on one rank) of every row of a stage, from the layout table."""
-    return tuple(_local_rows(parent, stage, tensor, expert))
+    return tuple((row, n) for row, _, n in _local_layers(parent, stage, tensor, expert))
 
 
-def _local_rows(parent: Parent, stage: PipelineStage, tensor: int, expert: int) -> Iterator[tuple[Row, float]]:
+def _local_layers(
+    parent: Parent, stage: PipelineStage, tensor: int, expert: int
+) -> Iterator[tuple[Row, int | None, float]]:
+    """The same with the index of the row's layer between; None for the model's own."""
     size = parent.num_layers // max(1, len(parent.types) // len(stage.kinds))
     start = stage.index * size
     for row, own in rows(parent, parent.full):
@@ -68,15 +73,15 @@ def _local_rows(parent: Parent, stage: PipelineStage, tensor: int, expert: int) 
                 continue
         elif not start <= own.index < start + len(stage.kinds):
             continue
-        count = 1
+        count, index = 1, None if own is None else own.index
         for n in shape(parent, row, parent.full, own):
             count *= n
         if row.each is not None:  # experts are dealt out, each of them whole
-            yield row, count * parent.size(row.each) / expert
+            yield row, index, count * parent.size(row.each) / expert
         else:
-            yield row, count / (tensor if row.parallel is not None else 1)
+            yield row, index, count / (tensor if row.parallel is not None else 1)
     if parent.tied and stage.last and not stage.first:  # the last stage has its own copy of a tied embedding
-        yield by_name("embedding"), parent.vocab * parent.hidden / tensor
+        yield by_name("embedding"), None, parent.vocab * parent.hidden / tensor
 
 
 def local_parameters(parent: Parent, stage: PipelineStage, tensor: int, expert: int = 1) -> int:
@@ -104,6 +109,14 @@ def teacher(parent: Parent, stage: PipelineStage, tensor: int, precision: str | 
     narrow = precision in ("fp8", "int8")
     linear = lambda row: row.layer is not None and len(row.dims) == 2  # noqa: E731
     return sum(n * (1 if narrow and linear(row) else width(row)) for row, n in _local(parent, stage, tensor, expert))
+
+
+def rounded(parent: Parent, stage: PipelineStage, tensor: int, scheme: str | None, expert: int = 1) -> float:
+    """Bytes of the weights that low precision has rounded, bf16 beside the weights themselves."""
+    if scheme is None:
+        return 0.0
+    low = default_rows(parent)
+    return HALF * sum(n for row, index, n in _local_layers(parent, stage, tensor, expert) if (row.name, index) in low)
 
 
 def width(row: Row) -> int:
@@ -173,7 +186,8 @@ class Memory:
     """Bytes on one GPU, the fullest of its pipeline.
 
     Attributes:
-        weights: bf16 parameters, and those that no cast may round in fp32.
+        weights: bf16 parameters, and those that no cast may round in fp32; with `distill.quantize` what it rounds
+            once more.
         gradients: DistributedDataParallel's buffer; every data-parallel rank holds all of it, also with a distributed
             optimizer.
         optimizer: fp32 parameters and Adam's moments, a share per data-parallel rank; of experts per rank that holds
@@ -246,7 +260,8 @@ def stage_memory(
         last=stage.last,
     )  # fmt: skip
     return Memory(
-        weights=sum(width(row) * n for row, n in _local(parent, stage, shards.tensor, shards.expert)),
+        weights=sum(width(row) * n for row, n in _local(parent, stage, shards.tensor, shards.expert))
+        + rounded(parent, stage, shards.tensor, distill.quantize, shards.expert),
         gradients=gradient * count,
         optimizer=OPTIMIZER * (count - experts) / data + OPTIMIZER * experts / replicas,
         teacher=teacher(parent, stage, shards.tensor, distill.teacher_precision, shards.expert) if taught else 0.0,

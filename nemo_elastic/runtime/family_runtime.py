@@ -4,18 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 
-from nemo_elastic.core import layout
-from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.raw import to_torch
+from nemo_elastic.formats.quantized import Quantized, as_torch
+from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Source
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.weights import check_nested
@@ -30,6 +31,44 @@ from .storage import CutLayers, Storage, check_device
 FULL = "full"
 
 
+@dataclass(frozen=True)
+class ReadWeights:
+    """Weights of an opened folder that are read one by one.
+
+    Attributes:
+        parent, member: shape in which layers are counted, and the member that is held.
+        tensors: by name, each read when it is asked for.
+    """
+
+    parent: Parent
+    member: Subnet
+    tensors: Mapping[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, source: Source, dtype: torch.dtype | None) -> ReadWeights:
+        """Those of a folder; what has low precision there gets `dtype`."""
+        return cls(source.parent, source.held, _Read(source.tensors, dtype))
+
+
+@dataclass(frozen=True)
+class _Read(Mapping[str, torch.Tensor]):
+    stored: Mapping[str, Raw | Quantized]
+    dtype: torch.dtype | None
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self.stored[name]
+        if isinstance(tensor, Quantized):
+            with inside(name):
+                tensor.check_blocks()
+        return as_torch(tensor, self.dtype, copy=False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+
 class FamilyRuntime:
     """Weights of the largest member, and every smaller one as views of them.
 
@@ -41,8 +80,8 @@ class FamilyRuntime:
     compute the same. A `Cache` is for one thread at a time.
 
     Args:
-        model: holds the weights. Matrices that need another order than the model's are copied, the others are shared:
-            they must not change while members are in use.
+        model: holds the weights, or reads them. Matrices that need another order than the model's are copied, the
+            others are shared: they must not change while members are in use.
         members: nested in what the model holds, largest first; only the held one by default. Other shapes can be
             selected too, and cost up to as much as the member above them.
         extras: further shapes by name, each nested in what the model holds but not in each other. The order in which
@@ -62,7 +101,7 @@ class FamilyRuntime:
 
     def __init__(
         self,
-        model: NemotronH,
+        model: NemotronH | ReadWeights,
         members: Mapping[str, Subnet] | None = None,
         *,
         extras: Mapping[str, Subnet] | None = None,
@@ -79,7 +118,7 @@ class FamilyRuntime:
         for name, subnet in self.members.items():
             with inside(f"member {name!r}"):
                 check_nested(model.parent, model.member, subnet)
-        tensors = dict(model.named_parameters())
+        tensors = model.tensors if isinstance(model, ReadWeights) else dict(model.named_parameters())
         self._storage = Storage(self.parent, self.held, nested.values(), tensors, dtype, device, copy)
         self._selected: dict[Subnet, MemberModel] = {}
 
@@ -206,7 +245,8 @@ def load_family(
     Args:
         folder: what `nemo-elastic init`, `train` or `slice` wrote, or a `nemotron_h` folder of another origin; or one
             that `open_source` opened.
-        dtype: of the weights in memory, one of `DTYPES`; that of the files by default.
+        dtype: of the weights in memory, one of `DTYPES`; that of the files by default, and bfloat16 of weights of low
+            precision, whose codes are multiplied out.
         device: where they go.
         mmap: leave weights of the right dtype and order in the mapped files, to be read when they are used. Those are
             all of a single model, and of a family what its members cut along no other axis than depth and hidden.
@@ -220,13 +260,11 @@ def load_family(
     """
     check_device(device)
     source = folder if isinstance(folder, Source) else open_source(folder)
-    # Mapped, so that nothing is in memory twice. A tied head may be in the files as well: it is not needed.
-    mapped = {t.hf: to_torch(source.tensors[t.hf], copy=False) for t in layout.tensors(source.parent, source.held)}
-    model = NemotronH(source.parent, mapped, source.held, trainable=False)
     try:
+        # read one by one, from mapped files: nothing is in memory twice
         return FamilyRuntime(
-            model, path_of(source), extras=source.extras, dtype=dtype, device=device, copy=not mmap,
-            companions=Companions.of(source),
+            ReadWeights.of(source, dtype), path_of(source), extras=source.extras, dtype=dtype, device=device,
+            copy=not mmap, companions=Companions.of(source),
         )  # fmt: skip
     except ElasticError as exc:
         raise exc if exc.at[:1] == ("dtype",) else exc.within(source.folder) from None

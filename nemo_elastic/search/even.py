@@ -106,10 +106,10 @@ def _costs(
 ) -> np.ndarray:
     """Cost under a limit of all allowed choices of the other axes, each a dimension, at one of hidden and of depth."""
     cost = np.full((1,) * len(allowed), price.base[hidden])
-    for kind, table in price.tables.items():
-        axes = space.parent.kind(kind).widths
+    for name, table in price.tables.items():
+        axes = space.parent.kind(price.kind(name)).widths
         part = table[hidden][np.ix_(*(allowed[a] for a in axes))]
         shape = [len(choices) if a in axes else 1 for a, choices in allowed.items()]
-        number = sum(bool(space.kept[depth, i]) for i, t in enumerate(space.parent.types) if t == kind)
+        number = int(np.count_nonzero(space.kept[depth, price.layers[name]]))
         cost = cost + number * part.reshape(shape)
     return cost

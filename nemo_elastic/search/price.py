@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a budget says that members cost, for thousands of codes at once.
 
-What a limit counts is a sum over layers at a given residual width (`core.limits`), so a small table per type of layer,
-filled once from `Limit.cost`, prices any code exactly. The router's expected cost reads the same tables.
+What a limit counts is a sum over layers at a given residual width (`core.limits`), so a small table per type of layer
+prices any code exactly, filled once from `Limit.cost`: two where low precision stores some layers of a type and leaves
+others. The router's expected cost reads the same tables.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ class LimitPrice:
         limit: what is priced.
         target: the most that it may be; whole: the parent's cost.
         base: cost of what is outside the layers, float64 [hidden choices].
-        tables: type of layer -> its cost, float64 [hidden choices, choices of each axis of the kind].
+        layers: layers that cost the same at the same widths, by a name for them: their type, with a number behind it
+            where others of the type cost something else.
+        rows: the same names -> which of the layers of their type they are.
+        tables: the same names -> cost of such a layer, float64 [hidden choices, choices of each axis of the kind].
     """
 
     def __init__(self, space: Coded, limit: Limit) -> None:
@@ -60,20 +64,41 @@ class LimitPrice:
         parent, choices = space.parent, space.choices
         bare = [limit.cost(parent, Subnet(h, ())) for h in choices[HIDDEN]]
         self.base = np.array(bare, dtype=np.float64)
-        self.tables: dict[str, np.ndarray] = {}
-        for kind in dict.fromkeys(parent.types):
+        self.layers, self.tables = self._alike(), dict[str, np.ndarray]()
+        types = np.array(parent.types)
+        self.rows = {
+            name: np.flatnonzero(np.isin(np.flatnonzero(types == self.kind(name)), layers))
+            for name, layers in self.layers.items()
+        }
+        for name, layers in self.layers.items():
+            kind = parent.types[layers[0]]
             axes = parent.kind(kind).widths
             table = np.zeros((len(bare), *(len(choices[axis]) for axis in axes)))
             for at in np.ndindex(table.shape):
                 chosen = {axis: choices[axis][i] for axis, i in zip(axes, at[1:], strict=True)}
-                layer = Layer(parent.types.index(kind), kind, parent.widths(kind, chosen))
+                layer = Layer(int(layers[0]), kind, parent.widths(kind, chosen))
                 table[at] = limit.cost(parent, Subnet(choices[HIDDEN][at[0]], (layer,))) - bare[at[0]]
-            self.tables[kind] = table
-        self._layers = {kind: np.array([i for i, t in enumerate(parent.types) if t == kind]) for kind in self.tables}
+            self.tables[name] = table
         self.whole = self(space.full)
         ends = np.stack([np.zeros_like(space.sizes), space.sizes - 1])
         if not np.allclose(self.codes(ends), [self.whole, self(space.smallest)], rtol=1e-9):
             raise AssertionError(f"{limit.name}: the cost is not a sum over layers")
+
+    def _alike(self) -> dict[str, np.ndarray]:
+        """See `layers`."""
+        full, alike = self.space.parent.full, dict[tuple[str, float], list[int]]()
+        for i, layer in enumerate(full.layers):
+            cost = float(self.limit.cost(self.space.parent, Subnet(full.hidden, (layer,))))
+            alike.setdefault((layer.type, cost), []).append(i)
+        out: dict[str, np.ndarray] = {}
+        for (kind, _), layers in alike.items():
+            others = sum(own.rstrip("0123456789") == kind for own in out)
+            out[f"{kind}{others or ''}"] = np.array(layers)
+        return out
+
+    def kind(self, name: str) -> str:
+        """Type of the layers of that name; see `layers`."""
+        return self.space.parent.types[self.layers[name][0]]
 
     def __call__(self, member: Subnet) -> float:
         """Cost of any member, straight from the limit."""
@@ -91,9 +116,10 @@ class LimitPrice:
 
         h, kept = chosen(HIDDEN), self.space.kept[chosen(DEPTH)[:, 0]]
         total = self.base[h[:, 0]]
-        for kind, table in self.tables.items():
-            each = table[(h, *(chosen(axis) for axis in self.space.parent.kind(kind).widths))]
-            kept_n = kept[:, self._layers[kind]]
+        for name, table in self.tables.items():
+            widths = [chosen(axis) for axis in self.space.parent.kind(self.kind(name)).widths]
+            each = table[(h, *(own if own.shape[1] == 1 else own[:, self.rows[name]] for own in widths))]
+            kept_n = kept[:, self.layers[name]]
             # One width for all layers: their number is all that matters.
             total = total + (each[:, 0] * kept_n.sum(axis=1) if each.shape[1] == 1 else (each * kept_n).sum(axis=1))
         return total

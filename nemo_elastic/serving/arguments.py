@@ -20,6 +20,7 @@ from nemo_elastic.core.kinds.attention import KV_HEADS, KV_STRIPES
 from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.folders import read_shapes
+from nemo_elastic.formats.hf.precision import low_of
 from nemo_elastic.io.values import integer
 from nemo_elastic.runtime.calibration import check_cost
 
@@ -224,12 +225,18 @@ def prepare_engine(args: Any) -> None:
 
 
 def check_layers(folder: str | Path) -> Parent:
-    """The shape of a family, if it has no layers of a kind that is not served.
+    """The shape of a family, if it has no layers of a kind, and no precision, that is not served.
 
     Raises:
         ElasticError: it has.
     """
-    parent = read_shapes(folder).parent
+    shapes = read_shapes(folder)
+    parent = shapes.parent
+    if shapes.family is not None and (low := low_of(shapes.config, shapes.folder)) is not None:
+        own = low.scheme.precision
+        raise bad(
+            "folder", str(folder), f"a family in full precision, to share weights; of {own} slice members to serve"
+        )
     if MOE in parent.types:
         raise bad("folder", str(folder), "a family without experts; `nemo-elastic chat` runs one")
     if parent.has(KV_STRIPES):

@@ -14,9 +14,11 @@ from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.errors import ElasticError, shown
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, digest, read_digests
 from nemo_elastic.formats.hf.config import PUZZLE, to_hf_config
+from nemo_elastic.formats.hf.quantization import KEY, OURS, described
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.hf.shards import INDEX
 from nemo_elastic.formats.hf.writing import CONFIG, GENERATION, REMOTE_CODE, remote_code
+from nemo_elastic.formats.quantized import Quantized
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
 from nemo_elastic.io.bounded import read_bytes
@@ -83,6 +85,11 @@ def _config(source: Source, parent: Source | None) -> Check:
     wanted = to_hf_config(
         source.parent, source.held, dtype=source.dtype, base=base, prediction=bool(source.prediction)
     )
+    stored = {name: t.stored_as for name, t in source.tensors.items() if isinstance(t, Quantized)}
+    if stored and source.config.get(KEY, {}).get("producer", OURS) == OURS:  # others word it in their own way
+        wanted[KEY], _ = described(source.parent, source.held, stored, source.prediction)
+    elif KEY in source.config:
+        wanted[KEY] = source.config[KEY]
     wrong = _differing(source.config, wanted)
     if not wrong:
         return Check("config", True, f"{len(wanted)} settings as they are written for this shape")
@@ -103,7 +110,7 @@ def _files(source: Source) -> Check:
     if written is None:
         return Check("files", None, f"skipped: there are no digests of them in {CHECKSUMS_FILE}, or there is none")
     changed = [name for name, right in written.items() if _digest(folder / name) != right]
-    weights = {raw.extent.path.name for raw in source.tensors.values() if raw.extent is not None}
+    weights = {raw.extent.path.name for raw in source.stored.values() if raw.extent is not None}
     known = written.keys() | weights | _OWN
     read = (p.name for p in folder.iterdir() if p.suffix in _READ or p.name in (*TOKENIZER_FILES, _TEMPLATES))
     strange = sorted(name for name in read if name not in known)

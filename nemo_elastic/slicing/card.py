@@ -18,11 +18,14 @@ from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.core.member import limits_used, why_not_nested
+from nemo_elastic.formats.hf.precision import precision_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
+from nemo_elastic.formats.quantized import COMPRESSED, Stored
 from nemo_elastic.formats.source import Origin
 from nemo_elastic.io.values import human_bytes, three_digits
 
 from .lineage import Lineage
+from .loads import OTHERS, loads
 
 __all__ = [
     "CPU_HEADS", "axis_title", "extras_inside", "family_card", "human", "human_bytes", "member_card",
@@ -35,6 +38,7 @@ _ONE_STATE = ("mamba_heads", "mamba_head_dim")
 _INNER = 64
 #: channels of attention heads that vLLM's kernels for a CPU have: more than its own list of them; `serve` asks them
 CPU_HEADS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+_CPU = "a CPU"
 #: symbols of layers that vLLM, llama.cpp and NeMo were tried with
 _TRIED = set("M-*")
 #: around the part; a reader of the card does not see them
@@ -74,6 +78,7 @@ def member_card(
     tokenizer: bool,
     lineage: Lineage = Lineage(),
     left_out: str | None = None,
+    low: Stored | None = None,
 ) -> str:
     """Give the model card of one member.
 
@@ -85,6 +90,7 @@ def member_card(
         tokenizer: Whether the folder has one.
         lineage: Its licence, and what it was made of.
         left_out: What its source has and it has not, in words.
+        low: How its weights of low precision are stored, where it has some.
     """
     count = parameters(parent, member)
     title = f"{origin.name}: {human(count)} parameters" if origin.name else f"A member of {human(count)} parameters"
@@ -107,11 +113,11 @@ def member_card(
         f"One member of a nested Nemotron-H family, cut out by nemo-elastic. {notes[0]}",
         *notes[1:],
         "",
-        *_table(parent, {"this model": member, "parent": parent.full}, dtype, limits),
+        *_table(parent, {"this model": member, "parent": parent.full}, _precision(dtype, low), limits),
         "",
         f"Layers ({', '.join(f'{k.symbol} {k.words}' for k in kinds)}): `{member.pattern}`",
         "",
-        *_usage(member, parent, tokenizer),
+        *_usage(member, parent, tokenizer, low),
         "## Configuration",
         "",
         f"The exact shape, layers counted in the parent ({MEMBER_FILE} has it too, so that smaller members can be cut",
@@ -124,7 +130,9 @@ def member_card(
     return "\n".join(lines)
 
 
-def family_card(family: Family, dtype: str, tokenizer: bool, lineage: Lineage = Lineage()) -> str:
+def family_card(
+    family: Family, dtype: str, tokenizer: bool, lineage: Lineage = Lineage(), low: Stored | None = None
+) -> str:
     """Give the model card of a family folder; see `member_card`."""
     whole = family.members[0]
     lines = [
@@ -138,13 +146,22 @@ def family_card(family: Family, dtype: str, tokenizer: bool, lineage: Lineage = 
         *(f"nemo-elastic slice . --budget {m.name} --out ../{m.name}" for m in family.members[1:]),
         "```",
         "",
-        *_table(family.parent, {m.name: m.subnet for m in family}, dtype, limits_used(family.parent, family)),
+        *_table(
+            family.parent,
+            {m.name: m.subnet for m in family},
+            _precision(dtype, low),
+            limits_used(family.parent, family),
+        ),
         "",
-        *_usage(whole.subnet, family.parent, tokenizer),
+        *_usage(whole.subnet, family.parent, tokenizer, low, family=True),
         *extras_section(family.parent, extras_inside(family, whole.subnet)),
         *_provenance(family.ranking_digest, family.provenance),
     ]
     return "\n".join(lines)
+
+
+def _precision(dtype: str, low: Stored | None) -> str:
+    return dtype if low is None else low.scheme.precision
 
 
 def _front_matter(lineage: Lineage) -> str:
@@ -169,21 +186,31 @@ def _table(parent: Parent, members: dict[str, Subnet], dtype: str, limits: Mappi
 
 def serving_spec(dtype: str, **other: Any) -> MemorySpec:
     """The memory spec of serving weights in the dtype that a file has them in (the cache stays in bf16)."""
-    name = {"F32": "fp32", "F16": "fp16", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}.get(dtype, "bf16")
+    name = {"F32": "fp32", "F16": "fp16", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}.get(dtype, dtype)
+    name = name if name in DTYPE_BYTES else "bf16"
     assert name in DTYPE_BYTES
     return MemorySpec(weights=name, **other)
 
 
-def served_as(config: Mapping[str, Any], batch: int = 1, length: int = 8192) -> MemorySpec:
+def served_as(config: Mapping[str, Any], batch: int = 1, length: int = 8192, low: Stored | None = None) -> MemorySpec:
     """The memory spec of serving a Hugging Face folder as it is: its weights in the dtype that its config names.
 
     One rule for what `inspect` and a report show: the same family has the same figure.
+
+    Args:
+        config: its `config.json`.
+        batch, length: see `MemorySpec`.
+        low: how weights of low precision are stored, by whoever knows the folder; by default what the config names.
     """
     dtype = str(config.get("torch_dtype", config.get("dtype")))
-    return serving_spec({"float32": "F32", "float16": "F16"}.get(dtype, "BF16"), batch=batch, length=length)
+    named = precision_of(config) if low is None else low.scheme.precision
+    name = named or {"float32": "F32", "float16": "F16"}.get(dtype, "BF16")
+    return serving_spec(name, batch=batch, length=length)
 
 
-def _usage(member: Subnet, parent: Parent, tokenizer: bool) -> list[str]:
+def _usage(
+    member: Subnet, parent: Parent, tokenizer: bool, low: Stored | None = None, family: bool = False
+) -> list[str]:
     plain = member.is_uniform
     trust = "" if plain else ", trust_remote_code=True"
     flag = "" if plain else " --trust-remote-code"
@@ -205,17 +232,28 @@ def _usage(member: Subnet, parent: Parent, tokenizer: bool) -> list[str]:
         "tokens = torch.tensor([[1, 2, 3]])  # of the parent's tokenizer",
         "print(model.generate(tokens, max_new_tokens=32)[0].tolist())",
     ]
-    lines = ["## Use", "", f"Runs in {runs_in(member, parent)}.", ""]
+    lines = ["## Use", "", f"Runs in {runs_in(member, parent, low)}.", ""]
+    limits = None if low is None else loads(low, bool(member.widths(EXPERTS)))
     if not tokenizer:
         lines += ["This folder has no tokenizer: its tokens are those of the parent's.", ""]
         flag += " --tokenizer PARENT"
-    lines += ["transformers 5.6 or newer:", "", "```python", *(with_text if tokenizer else with_ids), "```", ""]
-    if member.widths(EXPERTS):
+    if limits is None or limits.transformers is None:
+        needs = (
+            "transformers 5.6 or newer:" if limits is None else "transformers 5.6 or newer, and compressed-tensors:"
+        )
+        lines += [needs, "", "```python", *(with_text if tokenizer else with_ids), "```", ""]
+    else:
+        lines += [limits.transformers, ""]
+    lines += [OTHERS, ""] if low is not None else []
+    if low is not None and family:
+        lines += ["Slice members and serve each: `nemo-elastic serve` takes a family in full precision.", ""]
+    elif member.widths(EXPERTS):
         lines += ["vLLM 0.32 on a CPU refuses experts without a gate; on a GPU no member with experts was tried.", ""]
     elif not vllm_heads(member, parent):
         lines += [f"vLLM has no attention for heads of {parent.attention_head_dim} channels and cannot serve it.", ""]
     elif all(len(set(member.widths(axis))) <= 1 for axis in ("mamba_heads", "mamba_head_dim")):
-        lines += ["vLLM:", "", "```bash", f"vllm serve .{flag}", "```", ""]
+        where = "vLLM:" if limits is None or limits.cpu else "vLLM on a GPU, as 0.32 has no kernels for it on a CPU:"
+        lines += [where, "", "```bash", f"vllm serve .{flag}", "```", ""]
     else:
         lines += ["vLLM needs the same Mamba heads in all layers and cannot serve it.", ""]
     if not member.widths("attention_heads"):
@@ -237,12 +275,13 @@ def _json(value: Any) -> list[str]:
 # ------------------------------------------------------------------ where a member runs
 
 
-def runs_in(member: Subnet, parent: Parent) -> str:
+def runs_in(member: Subnet, parent: Parent, low: Stored | None = None) -> str:
     """Software that runs a member as it is written, with what each needs.
 
     Args:
         member: its shape.
         parent: whose it is.
+        low: how its weights of low precision are stored, where it has some.
 
     Returns:
         E.g. "transformers, vLLM, NeMo", with needs in brackets. llama.cpp's converter knows tokenizers by a
@@ -253,21 +292,26 @@ def runs_in(member: Subnet, parent: Parent) -> str:
     served = all(len(set(member.widths(axis))) <= 1 for axis in _ONE_STATE)
     slow = "" if attends else "no cache, so slow"
     eager = "eager experts" if needs_eager_experts(member) else ""
-    software = [_with("transformers", code, slow, eager)]
+    limits = None if low is None else loads(low, bool(member.widths(EXPERTS)))
+    software = []
+    if limits is None or limits.transformers is None:
+        software.append(_with("transformers", code, slow, eager, "" if low is None else COMPRESSED))
     tried = set(member.pattern) <= _TRIED
     devices = vllm_heads(member, parent)
+    if limits is not None and not limits.cpu:
+        devices = [device for device in devices if device != _CPU]
     if served and tried and devices:
         software.append(_with("vLLM", code, f"on {devices[0]}" if len(devices) == 1 else ""))
-    if member.is_uniform and tried:
+    if member.is_uniform and tried and low is None:
         software += ["llama.cpp (a tokenizer that its converter knows)"] if attends and _is_converted(member) else []
         software.append("NeMo")
-    return ", ".join(software)
+    return ", ".join(software) or "nemo-elastic alone"
 
 
 def vllm_heads(member: Subnet, parent: Parent) -> list[str]:
     """Devices on which vLLM has attention for a member's heads: on a GPU where FlashAttention does."""
     size, free = parent.attention_head_dim, not member.widths("attention_heads")
-    has = {"a CPU": free or size in CPU_HEADS, "a GPU": free or (size % 8 == 0 and size <= 256)}
+    has = {_CPU: free or size in CPU_HEADS, "a GPU": free or (size % 8 == 0 and size <= 256)}
     return [device for device, runs in has.items() if runs]
 
 

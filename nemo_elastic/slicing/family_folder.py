@@ -31,6 +31,7 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.writing import FILES, entries_of, write_model, write_text
 from nemo_elastic.formats.kept import SPAN, Pieces
+from nemo_elastic.formats.quantized import Quantized, Stored
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
@@ -93,13 +94,15 @@ def write_family(
     entries = entries_of(parent, parent.full, tensors)
     files_from = Path(tokenizer_dir) if tokenizer_dir is not None else None
     lineage = lineage or lineage_of(files_from)
-    return _write(out, family, entries, base, files_from, lineage, force, shard_bytes, progress)
+    quantized = {name: t.stored_as for name, t in tensors.items() if isinstance(t, Quantized)}
+    return _write(out, family, entries, base, files_from, lineage, force, shard_bytes, progress, quantized=quantized)
 
 
 def _is_untrained(path: Path) -> bool:
     """Whether `init` wrote a family, by what its manifest says of where it comes from."""
     provenance = json_object(path).get("provenance")
-    return isinstance(provenance, dict) and provenance.get("training", ...) is None
+    # one in low precision may be all that is left of a family
+    return isinstance(provenance, dict) and provenance.get("training", ...) is None and "quantized" not in provenance
 
 
 #: what `init` replaces: weeks of training are not in it
@@ -194,6 +197,7 @@ def _write(
     progress: Progress | None,
     prediction: Mapping[str, Raw] | None = None,
     kind: Output = FAMILY,
+    quantized: Mapping[str, Stored] | None = None,
 ) -> Path:
     parent = family.parent
     with atomic_dir(out, force, [files_from], kind) as folder:
@@ -205,12 +209,16 @@ def _write(
             base=base,
             files_from=files_from,
             prediction=[NewTensor.of(name, Pieces(raw)) for name, raw in (prediction or {}).items()],
+            quantized=quantized,
             shard_bytes=shard_bytes,
             progress=progress,
         )
         family.save(folder)
         tokenizer = find_tokenizer(files_from) is not None
-        write_text(folder / CARD, family_card(family, entries[0].dtype, tokenizer, lineage))
+        write_text(
+            folder / CARD,
+            family_card(family, entries[0].dtype, tokenizer, lineage, next(iter((quantized or {}).values()), None)),
+        )
     return Path(out)
 
 
@@ -222,11 +230,14 @@ def _ranked(
         return None, None, entries_of(parent, parent.full, source.tensors, str(source.folder))
     from nemo_elastic.ranking import Ranking, moved_from, permutation
 
+    if source.precision is not None:
+        raise ElasticError(f"{source.folder}: weights in {source.precision} cannot be sorted; sort, then quantize")
     read = Ranking.load(ranking, parent).check_depth(smallest, str(ranking))
     entries = []
     for t in layout.tensors(parent, parent.full):
         orders = [permutation(read, parent, t.row, dim, t.index, t.number) for dim in range(len(t.shape))]
         raw = source.tensors[moved_from(read, parent, t)]
+        assert isinstance(raw, Raw)  # of none a precision was found
         entries.append(NewTensor(t.hf, raw.dtype, t.shape, _Sorted(raw, orders), raw.extent))
     return tuple(read.depth), read.digest, entries
 

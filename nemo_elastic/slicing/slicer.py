@@ -25,6 +25,7 @@ from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.writing import FILES, Model, write_models, write_text
 from nemo_elastic.formats.kept import Converted, Pieces, check_convertible, in_dtype, parse_dtype, stored_as
+from nemo_elastic.formats.quantized import Quantized, QuantizedPieces, Requantized, Torn, pieces_of, share_changed
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
@@ -34,7 +35,10 @@ from nemo_elastic.io.outputs import Output, check_apart
 from .card import member_card
 from .lineage import CARD, Lineage, lineage_of
 
-__all__ = ["MEMBER", "MEMBERS", "Cut", "cut_pieces", "cut_tensors", "left_out", "slice_checkpoint", "slice_members"]
+__all__ = [
+    "MEMBER", "MEMBERS", "Cut", "cut_pieces", "cut_tensors", "kept_parts", "left_out", "slice_checkpoint",
+    "slice_members",
+]  # fmt: skip
 
 HF = "hf"
 MEMBER = Output("a member", FILES, MEMBER_FILE, frozenset({"version", "parent", "subnet"}))
@@ -52,6 +56,8 @@ class Cut:
         parameters: exact count.
         left_out: what the source has and it has not, in words; None where that is nothing.
         underflowed: numbers that are 0 in the dtype that was asked for, and were not.
+        requantized: what computing codes anew has changed, as a share of those weights (root mean square); None where
+            all of them were copied.
     """
 
     out: Path
@@ -60,6 +66,7 @@ class Cut:
     parameters: int
     left_out: str | None = None
     underflowed: int = 0
+    requantized: float | None = None
 
 
 def left_out(source: Source, target: Subnet) -> str | None:
@@ -77,6 +84,7 @@ def slice_checkpoint(
     subnet: Subnet | None = None,
     format: str = "hf",
     dtype: str | None = None,
+    requantize: bool = False,
     license: str | None = None,
     base_model: str | None = None,
     force: bool = False,
@@ -93,6 +101,8 @@ def slice_checkpoint(
         format: `hf` writes a folder for transformers and vLLM, `nemo` a NeMo checkpoint (needs the extra `nemo`).
         dtype: Store tensors in `bf16`, `fp16` or `fp32`, those that no cast may round in `fp32`; as the source has
             them when None. For the format `hf`.
+        requantize: Compute weights of low precision anew where a block that has one scale would be torn; else such a
+            shape is an error.
         license: Id of the licence for the card, instead of the source's.
         base_model: Id of a model on the hub for the card, instead of what the source says.
         force: Replace an existing `out`.
@@ -112,12 +122,12 @@ def slice_checkpoint(
     target, origin = _target(opened, member, subnet)
     write, stored, lineage = _options(opened, format, dtype, license, base_model)
     check_apart(out, opened.folder)
-    lost = 0
+    lost = _Lost()
     if write is not None:
         write(opened, target, out, force)
     else:
         with atomic_dir(out, force, kind=MEMBER) as folder:
-            (lost,) = _write_hf(opened, {folder: (target, origin)}, stored, lineage, shard_bytes, progress)
+            (lost,) = _write_hf(opened, {folder: (target, origin)}, stored, requantize, lineage, shard_bytes, progress)
     return _cut(opened, Path(out), target, origin, lost)
 
 
@@ -128,6 +138,7 @@ def slice_members(
     *,
     format: str = "hf",
     dtype: str | None = None,
+    requantize: bool = False,
     license: str | None = None,
     base_model: str | None = None,
     force: bool = False,
@@ -140,7 +151,7 @@ def slice_members(
         source: See `slice_checkpoint`.
         out: The folder that gets a folder for each member, all of them or none.
         members: Name of a folder in `out` -> shape. Names are those that members may have.
-        format, dtype, license, base_model, force, shard_bytes, progress: See `slice_checkpoint`.
+        format, dtype, requantize, license, base_model, force, shard_bytes, progress: See `slice_checkpoint`.
 
     Returns:
         What was cut, in the order of `members`.
@@ -154,7 +165,7 @@ def slice_members(
         raise ElasticError("members: none to cut")
     write, stored, lineage = _options(opened, format, dtype, license, base_model)
     check_apart(out, opened.folder)
-    lost = [0] * len(targets)
+    lost = [_Lost()] * len(targets)
     with atomic_dir(out, force, kind=MEMBERS) as folder:
         if write is not None:
             for name, (target, _) in targets.items():
@@ -162,18 +173,24 @@ def slice_members(
         else:
             for name in targets:
                 (folder / name).mkdir()
-            lost = _write_hf(
-                opened, {folder / name: t for name, t in targets.items()}, stored, lineage, shard_bytes, progress
-            )
+            into = {folder / name: t for name, t in targets.items()}
+            lost = _write_hf(opened, into, stored, requantize, lineage, shard_bytes, progress)
     return [
         _cut(opened, Path(out, name), target, origin, count)
         for (name, (target, origin)), count in zip(targets.items(), lost, strict=True)
     ]
 
 
-def _cut(source: Source, out: Path, target: Subnet, origin: Origin, underflowed: int) -> Cut:
-    count = parameters(source.parent, target)
-    return Cut(out, origin.name, target, count, left_out(source, target), underflowed)
+@dataclass(frozen=True)
+class _Lost:
+    """What of a member's numbers is not what the source has; see `Cut`."""
+
+    underflowed: int = 0
+    requantized: float | None = None
+
+
+def _cut(source: Source, out: Path, target: Subnet, origin: Origin, lost: _Lost) -> Cut:
+    return Cut(out, origin.name, target, parameters(source.parent, target), left_out(source, target), **vars(lost))
 
 
 def _options(
@@ -206,52 +223,61 @@ def _write_hf(
     source: Source,
     targets: Mapping[Path, tuple[Subnet, Origin]],
     dtype: str | None,
+    requantize: bool,
     lineage: Lineage,
     shard_bytes: int,
     progress: Progress | None,
-) -> list[int]:
-    """Write members into their folders; gives how many numbers of each have become 0."""
+) -> list[_Lost]:
+    """Write members into their folders; gives what of each is not what the source has."""
     tokenizer = find_tokenizer(source.companions) is not None
     for folder, (target, origin) in targets.items():
         write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
         lacks = left_out(source, target)
-        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage, lacks)
+        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage, lacks, source.low)
         write_text(folder / CARD, card)
     right: dict[str, set[int]] = defaultdict(set)  # what one member has read and found right serves the others
+    cuts = {folder: cut_pieces(source, target, right, requantize) for folder, (target, _) in targets.items()}
     models = [
         Model(
             folder,
             source.parent,
             target,
-            _entries(source, target, right, dtype),
+            _in_dtype({name: pieces for name, (_, pieces) in cuts[folder].items()}, dtype),
             source.config,
             source.companions,
             _prediction(source, dtype) if target == source.parent.full else (),
+            {name: raw.stored_as for name, (raw, _) in cuts[folder].items() if isinstance(raw, Quantized)},
         )
         for folder, (target, _) in targets.items()
     ]
     write_models(models, shard_bytes=shard_bytes, progress=progress)
-    parts = ([e.chunks for e in (*m.entries, *m.prediction)] for m in models)
-    return [sum(part.underflowed for part in of_model if isinstance(part, Converted)) for of_model in parts]
+    return [
+        _Lost(
+            sum(e.chunks.underflowed for e in (*m.entries, *m.prediction) if isinstance(e.chunks, Converted)),
+            share_changed([p for _, p in cuts[m.folder].values() if isinstance(p, Requantized)]),
+        )
+        for m in models
+    ]
 
 
-def cut_tensors(source: Source, target: Subnet) -> Mapping[str, Raw]:
+def cut_tensors(source: Source, target: Subnet, requantize: bool = False) -> Mapping[str, Raw | Quantized]:
     """Give the tensors of a member, each cut when it is asked for.
 
     Args:
         source: What holds it.
         target: A member nested in `source.held`.
+        requantize: See `cut_pieces`.
     """
-    return _Cuts(cut_pieces(source, target))
+    return _Cuts(cut_pieces(source, target, requantize=requantize))
 
 
-class _Cuts(Mapping[str, Raw]):
-    def __init__(self, pieces: dict[str, tuple[Raw, Pieces]]) -> None:
+class _Cuts(Mapping[str, Raw | Quantized]):
+    def __init__(self, pieces: Mapping[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]]) -> None:
         self._pieces = pieces
 
-    def __getitem__(self, name: str) -> Raw:
+    def __getitem__(self, name: str) -> Raw | Quantized:
         raw, pieces = self._pieces[name]
-        return Raw(raw.dtype, pieces.whole())
+        return pieces.whole() if isinstance(pieces, QuantizedPieces) else Raw(raw.dtype, pieces.whole())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._pieces)
@@ -260,43 +286,60 @@ class _Cuts(Mapping[str, Raw]):
         return len(self._pieces)
 
 
+def kept_parts(source: Source, target: Subnet) -> dict[str, tuple[str, tuple[Selection, ...]]]:
+    """Give, for each tensor of a member in storage order, the source's name of it and what stays of each dimension.
+
+    Args:
+        source: What holds it.
+        target: A member nested in `source.held`.
+    """
+    names = {(t.row.name, t.index, t.number): t.hf for t in layout.tensors(source.parent, source.held)}
+    out: dict[str, tuple[str, tuple[Selection, ...]]] = {}
+    selections: dict[tuple[str, int | None], tuple[Selection, ...]] = {}  # all experts of a layer have the same
+    for t in layout.tensors(source.parent, target):
+        index = t.index
+        own = layout.original(source.parent, t.row, t.number, source.held, target, index)
+        kept = selections.get((t.row.name, index))
+        if kept is None:
+            kept = selections[t.row.name, index] = tuple(
+                layout.selection(source.parent, t.row, dim, source.held, target, index) for dim in range(len(t.shape))
+            )
+        out[t.hf] = names[t.row.name, index, own], kept
+    return out
+
+
 def cut_pieces(
-    source: Source, target: Subnet, right: Mapping[str, set[int]] | None = None
-) -> dict[str, tuple[Raw, Pieces]]:
+    source: Source, target: Subnet, right: Mapping[str, set[int]] | None = None, requantize: bool = False
+) -> dict[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]]:
     """Give, for each tensor of a member in storage order, the source's tensor and the part of it that stays.
 
     Args:
         source: What holds it.
         target: A member nested in `source.held`.
         right: By name of the source's tensor, what needs no second look in this pass (`Watch`).
+        requantize: Compute the codes and scales anew of weights of which a block with one scale stays in part; it
+            takes torch.
+
+    Raises:
+        ElasticError: There is such a block, and `requantize` is not asked for.
     """
-    names = {(t.row.name, t.index, t.number): t.hf for t in layout.tensors(source.parent, source.held)}
-    out: dict[str, tuple[Raw, Pieces]] = {}
-    selections: dict[tuple[str, int | None], tuple[Selection, ...]] = {}  # all experts of a layer have the same
-    for t in layout.tensors(source.parent, target):
-        index = t.index
-        own = layout.original(source.parent, t.row, t.number, source.held, target, index)
-        name = names[t.row.name, index, own]
+    out: dict[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]] = {}
+    for own, (name, kept) in kept_parts(source, target).items():
         raw = source.tensors[name]
-        kept = selections.get((t.row.name, index))
-        if kept is None:
-            kept = selections[t.row.name, index] = tuple(
-                layout.selection(source.parent, t.row, dim, source.held, target, index) for dim in range(len(t.shape))
-            )
-        out[t.hf] = raw, Pieces(raw, kept, right=None if right is None else right[name])
+        try:
+            out[own] = raw, pieces_of(name, raw, kept, right, requantize)
+        except Torn as torn:
+            raise ElasticError(f"{source.folder}: {name} in {raw.dtype} cannot be cut as bytes: {torn}") from None
     return out
-
-
-def _entries(source: Source, target: Subnet, right: Mapping[str, set[int]], dtype: str | None) -> list[NewTensor]:
-    return _in_dtype({name: pieces for name, (_, pieces) in cut_pieces(source, target, right).items()}, dtype)
 
 
 def _prediction(source: Source, dtype: str | None) -> list[NewTensor]:
     return _in_dtype({name: Pieces(raw) for name, raw in source.prediction.items()}, dtype)
 
 
-def _in_dtype(parts: Mapping[str, Pieces], dtype: str | None) -> list[NewTensor]:
-    return [NewTensor.of(name, in_dtype(part, stored_as(name, dtype), name)) for name, part in parts.items()]
+def _in_dtype(parts: Mapping[str, Pieces | QuantizedPieces], dtype: str | None) -> list[NewTensor]:
+    stored = {name: part for weight, pieces in parts.items() for name, part in pieces.stored(weight).items()}
+    return [NewTensor.of(name, in_dtype(part, stored_as(name, dtype), name)) for name, part in stored.items()]
 
 
 def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:

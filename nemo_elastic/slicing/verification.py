@@ -22,12 +22,13 @@ from nemo_elastic.extras import installing
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, PART_BYTES, Checksum, read_checksums
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.kept import DTYPES, FLOATS, Pieces, convert, in_dtype
+from nemo_elastic.formats.quantized import Quantized, QuantizedPieces, Requantized, as_torch, bad_scales
 from nemo_elastic.formats.raw import ITEMSIZE, Raw
 from nemo_elastic.formats.source import Source, same_words
 from nemo_elastic.io.values import integer
 
 from .beside import Check, beside_checks
-from .slicer import cut_pieces, cut_tensors
+from .slicer import cut_pieces, cut_tensors, kept_parts
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,7 @@ def _shape_checks(source: Source) -> Iterator[Check]:
     members = source.members
     for name, subnet in (members | source.extras).items():
         # Two ways to the same number: what the cut keeps of every dimension, and the formula of the cost.
-        kept = [math.prod(pieces.shape) for _, pieces in cut_pieces(source, subnet).values()]
+        kept = [math.prod(s.kept_size for s in part) for _, part in kept_parts(source, subnet).values()]
         size, count = sum(kept), parameters(source.parent, subnet)
         yield Check(f"{name}: counts", size == count, f"{size:,} in {len(kept)} tensors, {count:,} by the shape")
     chain = list(members.items())
@@ -142,7 +143,7 @@ def _differing_cut(source: Source, larger: Subnet, smaller: Subnet) -> str | Non
 
 def _cut_check(source: Source, family: Source) -> Check:
     """Compare a member with the family that it should be cut from, word for word."""
-    cut = cut_pieces(family, source.held)
+    cut = cut_pieces(family, source.held, requantize=True)
     wrong = [name for name, (raw, pieces) in cut.items() if not _same_cut(name, source.tensors[name], raw, pieces)]
     figure = "every tensor, byte for byte"
     if wrong:
@@ -152,8 +153,10 @@ def _cut_check(source: Source, family: Source) -> Check:
     return Check("cut of the parent", not wrong, figure)
 
 
-def _same_cut(name: str, tensor: Raw, raw: Raw, pieces: Pieces) -> bool:
+def _same_cut(name: str, tensor: Raw | Quantized, raw: Raw | Quantized, pieces: Pieces | QuantizedPieces) -> bool:
     """Whether a tensor is what a cut keeps, in the dtype that it is stored in."""
+    if isinstance(pieces, QuantizedPieces) or isinstance(tensor, Quantized):
+        return same_words(tensor, raw, pieces)
     rounded = layout.is_exact(name) and ITEMSIZE[tensor.dtype] < ITEMSIZE[raw.dtype]
     dtype = tensor.dtype if _converts(raw, tensor.dtype) and not rounded else None
     try:
@@ -162,14 +165,14 @@ def _same_cut(name: str, tensor: Raw, raw: Raw, pieces: Pieces) -> bool:
         return False
 
 
-def _converts(raw: Raw, dtype: str) -> bool:
+def _converts(raw: Raw | Quantized, dtype: str) -> bool:
     """Whether a cut may have a tensor in another dtype."""
     return dtype in DTYPES.values() and raw.dtype in FLOATS
 
 
-def _stored_like(raw: Raw, dtype: str | None) -> Raw:
+def _stored_like(raw: Raw | Quantized, dtype: str | None) -> Raw | Quantized:
     """A tensor of a parent as a member has it that was stored in another dtype."""
-    if dtype is None or not _converts(raw, dtype):
+    if dtype is None or isinstance(raw, Quantized) or not _converts(raw, dtype):
         return raw
     try:
         return Raw(dtype, convert(raw.words, raw.dtype, dtype))
@@ -182,12 +185,13 @@ def _value_checks(source: Source) -> Iterator[Check]:
     written = read_checksums(source.folder)
     strange: dict[str, int] = {}
     changed = []
-    for name, raw in (*source.tensors.items(), *source.prediction.items()):
+    blocks = _block_scales(source)
+    for name, raw in source.stored.items():
         known = written.get(name) if written is not None else None
         checksum, count = Checksum(known.part_bytes if known is not None else PART_BYTES), 0
         for piece in Pieces(raw)():
             checksum.add(piece.reshape(-1).view(np.uint8).data)
-            count += not_finite(Raw(raw.dtype, piece))
+            count += bad_scales(piece) if name in blocks else not_finite(Raw(raw.dtype, piece))
         if count:
             strange[name] = count
         if written is not None and (known is None or not known.found_in(checksum.sums)):
@@ -198,12 +202,18 @@ def _value_checks(source: Source) -> Iterator[Check]:
     if strange:
         figure = f"{sum(strange.values()):,} values are not, the first in {next(iter(strange))}"
     yield Check("finite", not strange, figure)
-    figure = f"{len(source.tensors) + len(source.prediction)} tensors as they were written"
+    figure = f"{len(source.stored)} tensors as they were written"
     if changed:
         figure = f"{len(changed)} tensors are not what was written, the first is {changed[0]}"
     elif written is None:
         figure = f"skipped: there is no {CHECKSUMS_FILE}"
     yield Check("checksums", None if written is None else not changed, figure)
+
+
+def _block_scales(source: Source) -> set[str]:
+    """Names of scales of blocks, which may not be negative either."""
+    low = {name: t for name, t in source.tensors.items() if isinstance(t, Quantized)}
+    return {t.names(name)[t.block_scales] for name, t in low.items() if t.block_scales is not None}
 
 
 def not_finite(raw: Raw) -> int:
@@ -231,7 +241,6 @@ def _why_no_forward(source: Source, wanted: bool | None) -> str | None:
 def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int) -> Iterator[Check]:
     import torch
 
-    from nemo_elastic.formats.raw import to_torch
     from nemo_elastic.nn.gates import Gates
     from nemo_elastic.nn.nemotron_h import NemotronH
 
@@ -240,11 +249,11 @@ def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int
         rows.setdefault(t.row.name, set()).add(source.tensors[t.hf].dtype)
 
     def model(opened: Source, member: Subnet) -> NemotronH:
-        tensors, cut = cut_tensors(opened, member), {}
+        tensors, cut = cut_tensors(opened, member, requantize=True), {}
         for t in layout.tensors(opened.parent, member):
             dtypes = rows.get(t.row.name, set())
             stored = min(dtypes) if len(dtypes) == 1 else None
-            cut[t.hf] = to_torch(_stored_like(tensors[t.hf], stored)).float()
+            cut[t.hf] = as_torch(_stored_like(tensors[t.hf], stored), torch.float32).float()
         return NemotronH(opened.parent, cut, member, trainable=False)
 
     random = torch.Generator().manual_seed(seed)
@@ -259,13 +268,21 @@ def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int
                 yield Check("cut = masked", None, "skipped: masks need the whole parent, which is not in this folder")
             else:
                 masked_blv = model(other, other.held)(text_bl, Gates.of(source.parent, source.held))
-                yield _compare("cut = masked", logits_blv, masked_blv)
+                yield _unless_torn(_compare("cut = masked", logits_blv, masked_blv), other, source.held)
             return
         if other is not None:
             yield _compare("full = parent", logits_blv, model(other, other.held)(text_bl))
         for name, subnet in (source.members | source.extras).items():
             masked_blv = whole(text_bl, Gates.of(source.parent, subnet))
-            yield _compare(f"{name}: cut = masked", model(source, subnet)(text_bl), masked_blv)
+            check = _compare(f"{name}: cut = masked", model(source, subnet)(text_bl), masked_blv)
+            yield _unless_torn(check, source, subnet)
+
+
+def _unless_torn(check: Check, source: Source, subnet: Subnet) -> Check:
+    """The same, and no verdict where a cut computes codes anew."""
+    if any(isinstance(part, Requantized) for _, part in cut_pieces(source, subnet, requantize=True).values()):
+        return replace(check, ok=None, figure=f"{check.figure}: blocks are torn, their codes computed anew")
+    return check
 
 
 def _open_parent(source: Source, folder: str | Path) -> Source:

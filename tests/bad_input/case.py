@@ -21,6 +21,8 @@ import yaml
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.data.build import build_data
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
+from nemo_elastic.formats.quantized import COMPRESSED, MODELOPT, scheme_of
+from nemo_elastic.quantize.writing import quantize_folder
 from nemo_elastic.ranking import Ranking
 from tests.shapes import PARENT as SHAPE
 from tests.slicing.helpers import random_values, write
@@ -182,6 +184,17 @@ class Originals:
         slice_checkpoint(self.get("family"), path, member="full")
         (path / MEMBER_FILE).unlink()
 
+    def blocks(self, path: Path) -> None:
+        """A family whose widths are blocks of 16."""
+        shape = replace(PARENT, hidden=32, ffn=64, ffn_stripes=2, mamba_heads=4, mamba_head_dim=8, mamba_groups=2)
+        write(path, shape, {"small": shape.uniform(hidden=16, ffn=32, mamba_heads=4)}, tensors=random_values(shape))
+
+    def nvfp4(self, path: Path) -> None:
+        quantize_folder(self.get("blocks"), path, scheme_of("nvfp4", MODELOPT))
+
+    def fp8(self, path: Path) -> None:
+        quantize_folder(self.get("blocks"), path, scheme_of("fp8", COMPRESSED))
+
     def ranking(self, path: Path) -> None:
         Ranking.trivial(PARENT).save(path)
 
@@ -201,6 +214,9 @@ MAKERS: dict[str, Callable[[Originals, Path], None]] = {
     "member": Originals.member,
     "thin": Originals.thin,
     "parent": Originals.parent,
+    "blocks": Originals.blocks,
+    "nvfp4": Originals.nvfp4,
+    "fp8": Originals.fp8,
     "ranking": Originals.ranking,
     "data": Originals.data,
     "elastic.yaml": Originals.block,

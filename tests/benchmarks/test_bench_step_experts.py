@@ -25,7 +25,7 @@ def test_a_step_is_held_against_the_share_of_active_parameters() -> None:
         each = Ratio(step, step - 0.01, step + 0.01)
         one = Ratio(1.0, 1.0, 1.0)
         return {"member": member, "parameters": 0.1, "active parameters": active, "sliced / full step": each,
-                "sliced / dense": one}  # fmt: skip
+                "sliced / dense": one, "quantized / sliced": one}  # fmt: skip
 
     rows = [row("1.00", 1.0, 1.0), row("near", 0.599, 0.5), row("far", 0.72, 0.6), row("open", 0.705, 0.6)]
     *_, line = verdicts(rows, "active parameters", ABOVE)

@@ -22,8 +22,10 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.io.outputs import Output, sign
+from nemo_elastic.profile.making import save
 from nemo_elastic.slicing.family_folder import init_family, write_family
 from tests.bad_input.case import BLOCK, SMALL, Originals
+from tests.core.test_limits import TABLE
 from tests.slicing.helpers import call, contents
 
 #: a command line of each command with --out, without that, and the parameters that are paths: all that it reads
@@ -39,9 +41,10 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
         "{source} --config {config} --python {python} --gpu h100",
         {"source": "family", "config": "elastic.yaml", "python": "data"},
     ),
+    "quantize": ("{source} --to nvfp4 --data {data}", {"source": "family", "data": "data"}),
     "rank": ("{parent} --data {data}", {"parent": "parent", "data": "data"}),
     "rehearse": ("nemotron_elastic_9b", {}),
-    "report": ("{run}", {"run": "run"}),
+    "report": ("{run} --latency {latency}", {"run": "run", "latency": "table.json"}),
     "schema": ("", {}),
     "specialize": ("{family} --data {data} --ratio 0.7", {"family": "family", "data": "data"}),
     "slice": ("{source} --subnet {subnet}", {"source": "family", "subnet": "shape.json"}),
@@ -88,6 +91,7 @@ def box(tmp_path_factory) -> Path:
     for path, text in (("texts/a.txt", "text"), ("run/metrics.json", '{"version": 1}'), ("shape.json", "{}")):
         (box / path).parent.mkdir(exist_ok=True)
         (box / path).write_text(text)
+    save(box / "table.json", TABLE)
     (box / "run" / "family").mkdir()
     (box / "run" / "family" / "elastic.json").write_text("{}")
     (box.parent / "link").symlink_to(box)
@@ -146,6 +150,8 @@ def own(box, tmp_path_factory) -> dict[str, Path]:
         shutil.copytree(box / name, place / {"ranking": "rank"}.get(name, name))
     (place / "report").mkdir()
     (place / "report" / "report.html").write_text("<p>\n<footer>Made by nemo-elastic 0.1.0 from the files.</footer>\n")
+    low = ("--to", "fp8", "--layout", "compressed-tensors")
+    fine("quantize", box / "family", *low, "--out", place / "quantize")
     for name, kind in (("convert", "a checkpoint"), ("demo", "a demo"), ("rehearse", "a rehearsal")):
         (place / name / "weights").mkdir(parents=True)
         (place / name / "weights" / "0.distcp").write_text("weights")
@@ -191,7 +197,7 @@ def test_no_output_replaces_what_another_command_wrote(box, own, tmp_path, name)
     others = {other: path for other, path in own.items() if other != name}
     shutil.copytree(own["slice"], tmp_path / "members" / "small")
     for out in (tmp_path / "models", tmp_path / "members", box / "family", *others.values()):
-        if out == box / "family" and name in ("slice", "convert"):
+        if out == box / "family" and name in ("slice", "convert", "quantize"):
             continue  # which read it
         before = contents(out)
         code, report = forced(box, name, out)

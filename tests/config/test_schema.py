@@ -18,7 +18,11 @@ from nemo_elastic.cli import main
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.schema import SECTIONS, WORDS, attributes, json_schema, summary
 from nemo_elastic.config.sections import DISTILL_MODES
+from nemo_elastic.core.latency import Workload
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.profile.cells import widths_of
+from nemo_elastic.profile.roofline import on_paper
+from tests.shapes import PARENT
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"hidden": [16, 8]}}
@@ -46,6 +50,14 @@ WRONG: dict[str, dict[str, Any]] = {
     "null section": {"distill": None},
     "no size": {"budgets": [{"name": "full"}, {"name": "half", "memory": {"batch": 1}}]},
     "bad unit": {"budgets": [{"name": "full"}, {"name": "half", "memory": {"size": "18 gigs"}}]},
+    "no milliseconds": {"budgets": [{"name": "full"}, {"name": "half", "latency": {"table": "h100.json"}}]},
+    "milliseconds and a share of them": {
+        "budgets": [{"name": "full"}, {"name": "half", "latency": {"table": "h100.json", "ms": 12, "ratio": 0.6}}]
+    },
+    "milliseconds of no table": {"budgets": [{"name": "full"}, {"name": "half", "latency": {"ms": 12}}]},
+    "milliseconds of a token": {
+        "budgets": [{"name": "full"}, {"name": "half", "latency": {"table": "h100.json", "ms": 12, "of": "token"}}]
+    },
     "nameless budget": {"budgets": [{"name": "full"}, {"ratio": 0.5}]},
     "negative weight": {"sampling": {"full": -1, "half": 1}},
     "stripes of hidden": {"axes": {"hidden": {"choices": [16, 8], "stripes": 2}}},
@@ -66,6 +78,20 @@ def test_what_the_config_reads_is_valid(validator: Draft202012Validator, block: 
     config = ElasticConfig.from_dict(block)
     for data in (block, config.to_dict()):
         assert [e.message for e in validator.iter_errors({"elastic": data, "trainer": {"max_steps": 3}})] == []
+
+
+@pytest.mark.parametrize("asked", [{"ms": 12}, {"ratio": 0.6, "of": "request"}], ids=str)
+def test_a_limit_in_milliseconds_is_valid_by_a_file_or_by_what_it_holds(
+    validator: Draft202012Validator, asked: dict[str, Any]
+) -> None:
+    axes = ElasticConfig.from_dict(SMALL).resolve_axes(PARENT)
+    table = on_paper(PARENT, widths_of(PARENT, axes, 2), Workload(), "h100")
+    for given in ("h100.json", table):
+        budgets = [{"name": "full"}, {"name": "half", "latency": {"table": given, **asked}}]
+        assert [e.message for e in validator.iter_errors({"elastic": SMALL | {"budgets": budgets}})] == []
+    kept = ElasticConfig.from_dict(SMALL | {"budgets": budgets}).to_dict()
+    assert kept["budgets"][1]["latency"]["table"] == table
+    assert [e.message for e in validator.iter_errors({"elastic": kept})] == []
 
 
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,8 @@ import pytest
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.layout import rows, shape
+from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.plan import RunShape, best, choose, duration, layouts, preset
 from nemo_elastic.plan.activations import Sharding, layer, norm
@@ -127,6 +130,19 @@ def test_a_teacher_in_one_byte() -> None:
     assert held("fp8", 1) == held("int8", 1) == pytest.approx(count + ends, rel=1e-3)
     assert held("int8", 1) > count + ends
     assert held("int8", 8) == pytest.approx(held("int8", 1) / 8, rel=1e-3)
+
+
+def test_rounded_weights_are_held_beside_those_that_learn() -> None:
+    def held(scheme: str | None, tensor: int) -> float:
+        choices = layouts(P12, block(distill={"quantize": scheme}), STAGE_2)
+        return next(x for x in choices if x.tensor == tensor).memory.weights
+
+    low = {(row.name, layer.index): math.prod(shape(P12, row, P12.full, layer))
+           for row, layer in rows(P12, P12.full) if layer is not None}  # fmt: skip
+    count = sum(low[row] for row in default_rows(P12))
+    for scheme in ("nvfp4", "fp8"):
+        assert held(scheme, 8) - held(None, 8) == 2 * count / 8
+    assert 0.7 * parameters(P12, P12.full) < count < 0.8 * parameters(P12, P12.full)
 
 
 def test_several_members_share_one_pass_of_the_teacher() -> None:

@@ -23,17 +23,19 @@ from .test_router import one_hot, router_of, some
 ROOT = Path(__file__).parents[2]
 
 
-def of_two(space, ratio, share) -> Budget:
+def of_two(space, ratio, share, weights="bf16") -> Budget:
     """Parameters, and memory of long sequences, each a share of the parent's."""
-    served = Budget("x", memory={"size": 1, "batch": 8, "length": 4096})
+    how = {"batch": 8, "length": 4096, "weights": weights}
+    served = Budget("x", memory={"size": 1, **how})
     size = int(share * served.cost(space.parent, space.full))
-    return Budget("two", ratio=ratio, memory={"size": size, "batch": 8, "length": 4096})
+    return Budget("two", ratio=ratio, memory={"size": size, **how})
 
 
 @some
-@given(space=spaces(), seed=st.integers(0, 9))
-def test_each_of_several_limits_has_its_own_expected_cost(space, seed):
-    budget = of_two(space, 1.0, 1.0)
+@given(space=spaces(), seed=st.integers(0, 9), weights=st.sampled_from(["bf16", "nvfp4"]))
+def test_each_of_several_limits_has_its_own_expected_cost(space, seed, weights):
+    """In nvfp4 layers of a type differ: those before attention stay in bf16."""
+    budget = of_two(space, 1.0, 1.0, weights)
     routed = router_of(space, (Budget("full"), budget), seed).gates("two", noise=(0, seed))
     slow = [float(limit.share(space.parent, routed.expected)) for limit in budget.limits]
     assert routed.router.expected_cost(routed.probabilities, 1).tolist() == pytest.approx(slow, rel=1e-6)

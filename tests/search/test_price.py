@@ -14,6 +14,7 @@ import pytest
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.limits import RATIO, Limit
+from nemo_elastic.core.precision import low_layers
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io.values import human_bytes
 from nemo_elastic.search.price import LimitPrice, Price
@@ -105,3 +106,19 @@ def test_a_cost_that_is_no_sum_over_layers_is_found_out() -> None:
     squared = replace(RATIO, cost=lambda parent, member, _: parameters(parent, member) ** 2)
     with pytest.raises(AssertionError, match="odd: the cost is not a sum over layers"):
         LimitPrice(SPACE, Limit(squared, 0.5, "odd"))
+
+
+@pytest.mark.parametrize("weights", ["nvfp4", "fp8"])
+def test_layers_that_low_precision_leaves_have_a_table_of_their_own(weights: str) -> None:
+    """The Mamba layer before attention stays in bf16: as wide as another, it takes more. Each has its own width."""
+    price = LimitPrice(SPACE, Budget("served", memory={"size": 10**6, "weights": weights}).limits[0])
+    types, low = SMALL.types, low_layers(SMALL)
+    assert sorted(price.layers) == ["attention", "mamba", "mamba1", "mlp"]
+    for name, layers in price.layers.items():
+        assert {types[i] for i in layers} == {price.kind(name)} and len({int(i) in low for i in layers}) == 1
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, SPACE.sizes, (200, len(SPACE.sizes)))
+    wanted = [memory(SMALL, SPACE.decode(code), MemorySpec(weights=weights)) for code in codes]
+    assert price.codes(codes).tolist() == pytest.approx(wanted, rel=1e-12)
+    # in bf16 all layers of a type are alike
+    assert sorted(LimitPrice(SPACE, Budget("x", memory={"size": 10**6}).limits[0]).layers) == sorted(set(types))

@@ -27,6 +27,10 @@ from nemo_elastic.serving.arguments import (
     with_end,
 )  # fmt: skip
 from nemo_elastic.serving.plugin import name_answers
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.quantize.conftest import PARENT as QUANTIZED
+from tests.quantize.conftest import SMALL, family_of
+from tests.quantize.damage import low
 from tests.runtime.talking import TOKENIZER, talking_family
 
 
@@ -245,3 +249,15 @@ def test_the_end_of_thinking(folder, tmp_path):
 def test_damaged_settings(given):
     with pytest.raises(ElasticError, match=rf"^additional_config\.{KEY}"):
         Settings.read(given)
+
+
+def test_a_family_in_low_precision_is_refused_and_its_members_are_not(vllm, tmp_path):
+    """Members share weights in full precision alone; a member that was cut is vLLM's own model."""
+    family = low(family_of(tmp_path / "family", QUANTIZED, {"small": SMALL}), tmp_path / "low", "fp8", "modelopt")
+    allowed = "a family in full precision, to share weights; of fp8 slice members to serve"
+    with pytest.raises(ElasticError) as refused:
+        prepare_engine(engine(family))
+    assert str(refused.value) == f"folder: '{family}' is not allowed; {allowed}"
+    slice_checkpoint(family, tmp_path / "cut", member="small")
+    prepare_engine(args := engine(tmp_path / "cut"))
+    assert args.worker_cls == "auto" and args.hf_overrides == {}

@@ -34,10 +34,7 @@ _FIXED = {
     "mlp_hidden_act": "relu2",
     "mamba_hidden_act": "silu",
     "sliding_window": None,
-    "quantization_config": None,
 }
-#: of those, what a config has only where it does not apply
-_UNWRITTEN = ("quantization_config",)
 #: what describes layers that predict more than one token, the number of them first; they are kept whole or not at all
 _PREDICTION = ("num_nextn_predict_layers", "mtp_hybrid_override_pattern", "mtp_layers_block_type")
 #: settings without a shape: taken over from the source, else these values
@@ -97,7 +94,7 @@ def to_hf_config(
     }
     out |= {names[0]: sizes[size] for size, names in keys.items()}
     out |= {"tie_word_embeddings": parent.tied, "layer_norm_epsilon": parent.norm_eps, "rms_norm_eps": parent.norm_eps}
-    out |= {key: value for key, value in _FIXED.items() if key not in _UNWRITTEN}
+    out |= _FIXED
     out |= {key: value for kind in kinds for key, value in kind.hf_fixed.items()}
     # transformers clamps dt to at least this, Megatron and vLLM do not: its default of 0.001 changes the logits by
     # 7e-3, and 0 cannot be initialised from (it takes the logarithm).

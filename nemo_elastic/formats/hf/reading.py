@@ -18,6 +18,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet, known_fields
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
@@ -25,12 +26,15 @@ from nemo_elastic.core.manifest import VERSION, Family
 from nemo_elastic.core.member import check_digest, check_name
 from nemo_elastic.errors import ElasticError, bad, inside, shown
 from nemo_elastic.formats.checksums import ExpectedTensor, Sums, read_checksums
+from nemo_elastic.formats.grouped import check_no_others, grouped
 from nemo_elastic.formats.raw import ITEMSIZE, Extent, Handle, Raw, word
-from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
+from nemo_elastic.formats.source import GGUF, Origin, Shapes, Source, check_tensors, is_gguf
 from nemo_elastic.io.bounded import check_no_holes, open_regular, read_text
 from nemo_elastic.io.read import read_json, whole_number
 
 from .config import from_hf_config, predicts, to_hf_config
+from .precision import check_described, layout_of
+from .quantization import linear_modules
 from .shards import INDEX, SINGLE
 
 __all__ = ["MEMBER_FILE", "member_to_json", "open_folder", "open_shard", "open_tensors", "read_shapes"]
@@ -56,6 +60,14 @@ def open_folder(folder: Path) -> Source:
     prediction = {}
     if predicts(shapes.config):
         prediction = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREDICTION)}
+    quantised = layout_of(shapes.config, shapes.folder)
+    wanted = {t.hf: t.shape for t in layout.tensors(shapes.parent, shapes.held)}
+    with inside(folder):
+        if quantised is not None:
+            tensors = grouped(tensors, wanted, quantised)
+        check_no_others(tensors.keys() - wanted.keys(), quantised)
+    if quantised is not None:
+        check_described(shapes.config, folder, linear_modules(shapes.parent, shapes.held), tensors)
     check_tensors(shapes.parent, shapes.held, tensors, str(folder))
     return Source(**vars(shapes), tensors=tensors, prediction=prediction)
 
@@ -68,6 +80,7 @@ def read_shapes(folder: Path) -> Shapes:
     """
     path = folder / "config.json"
     config = _read_config(path)
+    layout_of(config, folder)
     parent, held = from_hf_config(config, str(path))
     family = None
     if (folder / FAMILY_FILE).exists():
@@ -90,7 +103,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(read_text(path), parse_int=whole_number)
     except FileNotFoundError:
-        raise ElasticError(f"{path.parent}: not a model folder (it has no config.json)") from None
+        hint = _gguf_hint(path.parent)
+        raise ElasticError(f"{path.parent}: not a model folder (it has no config.json){hint}") from None
     except OSError as exc:
         raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None
     except ElasticError:
@@ -194,7 +208,7 @@ def open_tensors(folder: str | Path) -> Mapping[str, Raw]:
         tensors = dict(_open_index(folder / INDEX))
     else:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
-        hint = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""
+        hint = f"; {pickles[0]} is a pickle, which is never read" if pickles else _gguf_hint(folder)
         raise ElasticError(f"{folder}: has no weights ({SINGLE} or {INDEX}){hint}")
     out: dict[str, Raw] = {}
     for name, tensor in tensors.items():
@@ -206,6 +220,12 @@ def open_tensors(folder: str | Path) -> Mapping[str, Raw]:
     if written is None:
         return out
     return {name: replace(raw, expected=_expected(folder, name, raw, written)) for name, raw in out.items()}
+
+
+def _gguf_hint(folder: Path) -> str:
+    """What there is to say of a folder of llama.cpp's files."""
+    files = sorted(p.name for p in folder.iterdir() if is_gguf(p)) if folder.is_dir() else []
+    return f"; {files[0]} is {GGUF}" if files else ""
 
 
 def _expected(folder: Path, name: str, raw: Raw, written: Mapping[str, Sums]) -> ExpectedTensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Sums, digest, write_checksums
-from nemo_elastic.formats.kept import Pieces
+from nemo_elastic.formats.quantized import Quantized, Stored, pieces_of
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
@@ -24,6 +24,7 @@ from nemo_elastic.io.bounded import check_inside, read_bytes
 from nemo_elastic.io.read import read_json
 
 from .config import PUZZLE, to_hf_config
+from .quantization import KEY, QUANT_FILE, described
 from .shards import INDEX, SHARD_BYTES, SINGLE, NewTensor, Progress, write_weights
 
 __all__ = [
@@ -38,7 +39,7 @@ REMOTE_CODE = ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle
 #: regular expression of all that a folder written here holds, with the card that each has
 FILES = "|".join(
     (
-        *map(re.escape, (*COMPANIONS, *REMOTE_CODE, CONFIG, "README.md", CHECKSUMS_FILE, SINGLE, INDEX)),
+        *map(re.escape, (*COMPANIONS, *REMOTE_CODE, CONFIG, QUANT_FILE, "README.md", CHECKSUMS_FILE, SINGLE, INDEX)),
         r"model-\d+-of-\d+\.safetensors",
     )
 )
@@ -56,6 +57,7 @@ class Model:
         base: `config.json` of the source, see `to_hf_config`.
         files_from: folder whose tokenizer, generation settings and licence are copied.
         prediction: tensors of layers that predict more than one token, which `base` describes.
+        quantized: weights of low precision among the entries, by their names in the member: how they are stored.
     """
 
     folder: Path
@@ -65,6 +67,7 @@ class Model:
     base: Mapping[str, Any] | None = None
     files_from: Path | None = None
     prediction: Sequence[NewTensor] = ()
+    quantized: Mapping[str, Stored] = field(default_factory=dict)
 
 
 def write_models(
@@ -110,7 +113,13 @@ def _write_around(model: Model, checksums: Mapping[str, Sums], along: Sequence[P
     for path in along:
         (folder / path.name).write_bytes(read_bytes(path))  # of a link in the hub's cache the content
     _write_generation(folder / GENERATION, config)
-    written = {*REMOTE_CODE, *(path.name for path in along), GENERATION}
+    if model.quantized:
+        config[KEY], file = described(
+            model.parent, model.member, model.quantized, [entry.name for entry in model.prediction]
+        )
+        if file is not None:
+            write_text(folder / QUANT_FILE, _json_text(QUANT_FILE, file))
+    written = {*REMOTE_CODE, *(path.name for path in along), GENERATION, QUANT_FILE}
     digests = {name: digest((folder / name).read_bytes()) for name in sorted(written) if (folder / name).is_file()}
     text = _json_text(CONFIG, config)
     write_checksums(folder, checksums, digests | {CONFIG: digest(text.encode())})
@@ -132,11 +141,12 @@ def write_model(
     base: Mapping[str, Any] | None = None,
     files_from: Path | None = None,
     prediction: Sequence[NewTensor] = (),
+    quantized: Mapping[str, Stored] | None = None,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write one model; see `Model` and `write_models`."""
-    model = Model(folder, parent, member, entries, base, files_from, prediction)
+    model = Model(folder, parent, member, entries, base, files_from, prediction, quantized or {})
     return write_models([model], shard_bytes=shard_bytes, progress=progress)[0]
 
 
@@ -176,15 +186,17 @@ def entries_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any], where
     Args:
         parent: Shape of the parent.
         member: The member that the tensors are.
-        tensors: Name in a Hugging Face folder -> `Raw`, numpy array or torch tensor.
+        tensors: Name in a Hugging Face folder -> `Raw`, `Quantized`, numpy array or torch tensor.
         where: What the tensors are, for errors.
 
     Raises:
         ElasticError: Tensors that are not exactly those of the member.
     """
-    raw = {name: Raw.of(value, name) for name, value in tensors.items()}
-    check_tensors(parent, member, raw, where)
-    return [NewTensor.of(t.hf, Pieces(raw[t.hf])) for t in layout.tensors(parent, member)]
+    own = {name: v if isinstance(v, Quantized) else Raw.of(v, name) for name, v in tensors.items()}
+    check_tensors(parent, member, own, where)
+    names = [t.hf for t in layout.tensors(parent, member)]
+    parts = {name: part for hf in names for name, part in pieces_of(hf, own[hf]).stored(hf).items()}
+    return [NewTensor.of(name, part) for name, part in parts.items()]
 
 
 def _json_text(name: str, value: Any) -> str:

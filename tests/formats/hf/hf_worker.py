@@ -27,7 +27,14 @@ def version() -> str:
     return __version__
 
 
-def run(folder: str, tokens: str, out: str, thorough: bool = False, override: dict[str, Any] | None = None) -> dict:
+def run(
+    folder: str,
+    tokens: str,
+    out: str,
+    thorough: bool = False,
+    override: dict[str, Any] | None = None,
+    dtype: str = "float32",
+) -> dict:
     """Load a folder and write its logits [b, l, v] to `out`.
 
     Args:
@@ -37,12 +44,13 @@ def run(folder: str, tokens: str, out: str, thorough: bool = False, override: di
         thorough: Decode greedily, too, with the cache (`grown`) and without (`again`), save the model to FOLDER.saved,
             and build it anew from its config alone.
         override: Settings in place of those of `config.json`.
+        dtype: In which it runs.
     """
     tokens_bl = torch.from_numpy(np.load(tokens))
     remote = json.loads((Path(folder) / "config.json").read_text())["model_type"] == "nemotron_h_puzzle"
     model, loading = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=torch.float32,
+        dtype=getattr(torch, dtype),
         trust_remote_code=remote,
         output_loading_info=True,
         experts_implementation="eager",  # others want rows of whole 16 bytes
@@ -65,6 +73,7 @@ def run(folder: str, tokens: str, out: str, thorough: bool = False, override: di
             for _ in range(8):  # without the cache: what decoding step by step must give
                 again = torch.cat([again, model(again, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)], 1)
             arrays["again"] = again
+    arrays["logits"] = arrays["logits"].float()  # numpy has no bfloat16
     np.savez(out, **{name: array.numpy() for name, array in arrays.items()})
     if thorough:
         model.save_pretrained(f"{folder}.saved")

@@ -266,7 +266,6 @@ def test_per_layer_widths():
         ({"mlp_hidden_act": "silu"}, "mlp_hidden_act"),
         ({"use_conv_bias": False}, "use_conv_bias"),
         ({"sliding_window": 4096}, "sliding_window"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
         ({"time_step_limit": [0.0, 0.5]}, "time_step_limit"),
         ({"tie_word_embeddings": "no"}, "tied"),
         ({"layer_norm_epsilon": 2.0}, "norm_eps"),

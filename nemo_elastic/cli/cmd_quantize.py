@@ -1,0 +1,126 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-elastic quantize`: a family in low precision that members are cut from as bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import FAMILY_DEVICE, TOKENS, as_json, print_json, within
+
+if TYPE_CHECKING:
+    from nemo_elastic.formats.source import Source
+    from nemo_elastic.quantize.activations import Ranges
+
+__all__ = ["command"]
+
+#: what `--to` may be -> the precision of weights, and whether activations have a scale from data
+TO = {"nvfp4": ("nvfp4", True), "fp8": ("fp8", True), "w4a16": ("nvfp4", False)}
+
+_TO = typer.Option("--to", help="nvfp4, fp8, or w4a16: weights in NVFP4, activations as they are.")
+_LAYOUT = typer.Option("--layout", help="Whose files: modelopt (vLLM, TensorRT-LLM) or compressed-tensors.")
+_DATA = typer.Option("--data", help=f"{options.DATA} Scales of activations are found on it.")
+_KEEP = typer.Option("--keep", help="Weights that stay as they are, too: mamba.in_proj, mlp.down, …; several times.")
+
+
+def command(
+    source: Annotated[Path, typer.Argument(help="A family, a member or any plain Nemotron-H folder.")],
+    to: Annotated[str, _TO],
+    out: Annotated[Path, options.out()],
+    data: Annotated[Path | None, _DATA] = None,
+    layout: Annotated[str, _LAYOUT] = "modelopt",
+    keep: Annotated[list[str] | None, _KEEP] = None,
+    samples: Annotated[int, within(1, 10**6, "--samples", "Pieces of the data that every member reads.")] = 64,
+    seq_length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens of a piece.")] = 1024,
+    device: Annotated[str, FAMILY_DEVICE] = "cpu",
+    force: Annotated[bool, options.force()] = False,
+    json: Annotated[bool, as_json("what was written")] = False,
+) -> None:
+    """Write a family in low precision, from which every member is cut as bytes; no GPU is needed.
+
+    Weights of Mamba, MLP and expert layers get codes under one scale each, the family's. Attention, the Mamba layer
+    before each, embeddings, head, convolutions, routers and norms stay as they are. Activations get one scale for all
+    members, of the largest input that one of them has on the data.
+
+    Examples: `nemo-elastic quantize family/ --to nvfp4 --data text/ --out nvfp4/`, then as ever
+    `nemo-elastic slice nvfp4/ --budget 6b --out 6b/`.
+    """
+    from nemo_elastic.cli.show import writing
+    from nemo_elastic.core.layout import table
+    from nemo_elastic.errors import bad
+    from nemo_elastic.extras import require
+    from nemo_elastic.formats.folders import open_source
+    from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, scheme_of
+    from nemo_elastic.io.outputs import check_output
+
+    if to not in TO:
+        raise bad("--to", to, f"one of {', '.join(TO)}")
+    if layout not in LAYOUTS:
+        raise bad("--layout", layout, f"one of {', '.join(LAYOUTS)}")
+    rows = [row.name for row in table() if row.quantized]
+    for name in keep or ():
+        if name not in rows:
+            raise bad("--keep", name, f"some of {', '.join(rows)}")
+    precision, with_scales = TO[to]
+    scheme = scheme_of(precision, layout)
+    if data is not None and not with_scales:
+        raise bad("--data", str(data), f"none: {to} leaves activations as they are")
+    if data is None and with_scales and (scheme.block or layout != COMPRESSED):
+        other = "--to w4a16" if scheme.block else f"--layout {COMPRESSED}, which scales each token as it comes"
+        raise bad("--data", None, f"text or conversations, on which scales of activations are found; or {other}")
+    require("torch")
+    from nemo_elastic.quantize.writing import (
+        FAMILY_LOW,
+        MEMBER_LOW,
+        quantize_folder,
+        quantized_weights,
+        torn_members,
+    )
+
+    opened = open_source(source)
+    check_output(out, force, source, data, kind=MEMBER_LOW if opened.family is None else FAMILY_LOW)
+    torn = torn_members(opened, scheme, quantized_weights(opened, scheme, keep or ()))
+    ranges = None if data is None else _ranges(opened, data, samples, seq_length, device, json)
+    with writing(f"writing {out}", quiet=json) as progress:
+        weights = quantize_folder(opened, out, scheme, keep=keep or (), ranges=ranges, force=force, progress=progress)
+    sizes = [sum(file.stat().st_size for file in folder.glob("*.safetensors")) for folder in (opened.folder, out)]
+    record: dict[str, Any] = {"out": str(out), "to": to, "layout": layout, "weights": len(weights)}
+    record |= {"bytes": sizes[1], "bytes_before": sizes[0], "torn": torn}
+    if json:
+        print_json(record)
+        return
+    typer.echo(f"{out}: {len(weights)} weights in {to}, {sizes[1] / 1e6:,.1f} MB of {sizes[0] / 1e6:,.1f} MB")
+    for member, names in torn.items():
+        typer.echo(f"{out}: {member} cuts blocks of {', '.join(names)}: slice it with --requantize")
+
+
+def _ranges(opened: Source, data: Path, samples: int, seq_length: int, device: str, quiet: bool) -> Ranges:
+    """Largest inputs of the products of all members, on pieces of the data."""
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from nemo_elastic.data.given import read_given
+    from nemo_elastic.errors import bad
+    from nemo_elastic.quantize.activations import largest_inputs
+    from nemo_elastic.runtime import load_family
+    from nemo_elastic.runtime.storage import check_device
+
+    check_device(device, "--device")
+    given = read_given(data, opened)
+    for line in () if quiet else given.notes:
+        typer.echo(line, err=True)
+    tokens = given.tokens[: samples * seq_length]
+    if not len(tokens):
+        raise bad("--data", str(data), "at least one token")
+    pieces = [
+        torch.as_tensor(tokens[at : at + seq_length].astype("int64"))[None] for at in range(0, len(tokens), seq_length)
+    ]
+    family = load_family(opened, device=device)
+    with Progress(console=Console(stderr=True), disable=quiet, transient=True) as bars:
+        task = bars.add_task("activations", total=len(pieces) * len(family.path))
+        return largest_inputs(family, pieces, lambda: bars.advance(task))

@@ -1,0 +1,267 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A folder with its weights in low precision, written tensor by tensor: one weight's rows are in memory at a time.
+
+Codes are under one scale for the whole weight, the family's: so a member's codes are those of the family, cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nemo_elastic import __version__
+from nemo_elastic.core import layout
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.precision import default_rows
+from nemo_elastic.core.prefix import Selection
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
+from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
+from nemo_elastic.formats.hf.writing import Model, write_models, write_text
+from nemo_elastic.formats.kept import Pieces
+from nemo_elastic.formats.quantized import MODELOPT, Scheme, Stored, pieces_of
+from nemo_elastic.formats.raw import Raw, from_torch
+from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.tokenizer_files import find_tokenizer
+from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.outputs import check_apart, json_object
+from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of
+from nemo_elastic.slicing.card import family_card, member_card
+from nemo_elastic.slicing.family_folder import FAMILY
+from nemo_elastic.slicing.lineage import CARD, lineage_of
+from nemo_elastic.slicing.slicer import MEMBER, kept_parts
+
+from .activations import Ranges
+
+__all__ = ["FAMILY_LOW", "MEMBER_LOW", "quantize_folder", "quantized_weights", "torn_members"]
+
+
+def _says(path: Path) -> bool:
+    """Whether `quantize` wrote a folder, by what its manifest says of where it comes from."""
+    provenance = json_object(path).get("provenance")
+    return isinstance(provenance, dict) and MADE in provenance
+
+
+#: of a manifest's provenance
+MADE = "quantized"
+#: what `quantize` replaces: weights of full precision are not in it
+FAMILY_LOW = replace(FAMILY, name="a family in low precision", says=_says)
+MEMBER_LOW = replace(MEMBER, name="a model in low precision", says=_says)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight that is going to be written in low precision.
+
+    Attributes:
+        name: of the weight.
+        raw: it, as it is stored now.
+        scheme: how it is stored then.
+        activations: largest input of its product; None where activations get no scale.
+    """
+
+    name: str
+    raw: Raw
+    scheme: Scheme
+    activations: float | None
+
+    @cached_property
+    def scale(self) -> torch.Tensor:
+        """fp32, of all of its numbers.
+
+        Raises:
+            ElasticError: one of them is infinite or not a number.
+        """
+        largest = torch.tensor(max(float(np.abs(rows).max()) for rows in self.rows()))
+        if not bool(largest.isfinite()):
+            raise ElasticError("has infinities or NaN; nemo-elastic verify finds damage", self.name)
+        return self._stored(scale_of(largest, self.scheme.precision))
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """Its values, some rows at a time."""
+        for piece in Pieces(self.raw)():
+            yield Raw(self.raw.dtype, piece).numpy()
+
+    def entries(self) -> Iterator[NewTensor]:
+        """What is written for it."""
+        scheme, (rows, columns) = self.scheme, self.raw.shape
+        codes, dtype = scheme.codes
+        yield self._entry(codes, dtype, (rows, columns // scheme.per_code), self._codes)
+        if scheme.block:
+            yield self._entry(scheme.scale[0], scheme.scale[1][0], (rows, columns // scheme.block), self._scales)
+        yield self._one(scheme.over or scheme.scale[0], lambda: self.scale)
+        if self.activations is not None:
+            most = torch.tensor(self.activations)
+            yield self._one(scheme.activations, lambda: scale_of(most, scheme.precision))
+
+    def _entry(
+        self, name: str, dtype: str, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.ndarray]]
+    ) -> NewTensor:
+        return NewTensor(self.name.removesuffix("weight") + name, dtype, shape, chunks, self.raw.extent)
+
+    def _stored(self, scale: torch.Tensor) -> torch.Tensor:
+        """A scale as its file has it, fp32."""
+        return scale.bfloat16().float() if self.scheme.dtype == "BF16" else scale
+
+    def _one(self, name: str, value: Callable[[], torch.Tensor]) -> NewTensor:
+        scheme = self.scheme
+
+        def chunks() -> Iterator[np.ndarray]:
+            scale = (1 / value() if scheme.inverse else value()).reshape(1)
+            yield from_torch(scale.bfloat16() if scheme.dtype == "BF16" else scale).words
+
+        return self._entry(name, scheme.dtype, scheme.one, chunks)
+
+    def _codes(self) -> Iterator[np.ndarray]:
+        for values in self.rows():
+            w_rc = torch.from_numpy(values)
+            codes = nvfp4_codes(w_rc, self.scale)[0] if self.scheme.block else fp8_codes(w_rc, self.scale)
+            yield from_torch(codes).words
+
+    def _scales(self) -> Iterator[np.ndarray]:
+        for values in self.rows():
+            yield from_torch(nvfp4_codes(torch.from_numpy(values), self.scale)[1]).words
+
+
+def quantized_weights(source: Source, scheme: Scheme, keep: Collection[str] = ()) -> dict[str, tuple[str, int]]:
+    """Weights that get low precision: name -> row and layer.
+
+    Args:
+        source: a family, a member or a plain model.
+        scheme: how they are stored.
+        keep: rows of the layout table that stay as they are, beside those that do by default (`default_rows`).
+
+    Raises:
+        ElasticError: they have low precision already, or none is left; or some shape of the family keeps columns that
+            are no blocks at all, so that nobody could cut it.
+    """
+    if source.precision is not None:
+        raise ElasticError(f"{source.folder}: its weights are in {source.precision} already")
+    rows = default_rows(source.parent)
+    out = {}
+    for t in layout.tensors(source.parent, source.held):
+        if t.index is None or (t.row.name, t.index) not in rows or t.row.name in keep:
+            continue
+        if not scheme.block or t.shape[1] % scheme.block == 0:
+            out[t.hf] = (t.row.name, t.index)
+    if not out:
+        raise ElasticError(f"{source.folder}: no weight is left to be quantised")
+    for name, member in (source.members | source.extras).items() if scheme.block else ():
+        for own, (_, columns) in _cut(source, member, out).items():
+            if columns.kept_size % scheme.block:
+                row, count = out[own][0], columns.kept_size
+                what = f"{name} keeps {count} columns of {row}, no blocks of {scheme.block}"
+                raise ElasticError(f"{source.folder}: {what}: --keep {row}")
+    return out
+
+
+def _cut(source: Source, member: Subnet, weights: Collection[str]) -> dict[str, tuple[Selection, ...]]:
+    """What a member keeps of each of some weights."""
+    return {own: kept for own, kept in kept_parts(source, member).values() if own in weights}
+
+
+def torn_members(source: Source, scheme: Scheme, weights: Collection[str]) -> dict[str, list[str]]:
+    """Members that cannot be cut as bytes, each with the rows of the weights of which blocks would be torn."""
+    if not scheme.block:
+        return {}
+    out: dict[str, list[str]] = {}
+    rows = {t.hf: t.row.name for t in layout.tensors(source.parent, source.held)}
+    for name, member in source.members.items():
+        torn = {
+            rows[own] for own, kept in _cut(source, member, weights).items() if kept[1].in_blocks(scheme.block) is None
+        }
+        if torn:
+            out[name] = sorted(torn)
+    return out
+
+
+def quantize_folder(
+    source: str | Path | Source,
+    out: str | Path,
+    scheme: Scheme,
+    *,
+    keep: Collection[str] = (),
+    ranges: Ranges | None = None,
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> dict[str, tuple[str, int]]:
+    """Write a family, a member or a plain model with its weights in low precision.
+
+    Args:
+        source: a Hugging Face folder, or one that `open_source` opened.
+        out: the folder to write, whole or not at all.
+        scheme: how weights are stored.
+        keep: see `quantized_weights`.
+        ranges: largest inputs of products (`largest_inputs`), for scales of activations; None for weights alone.
+        force: replace an existing `out`.
+        shard_bytes: largest file of weights.
+        progress: called with (bytes written, bytes in all).
+
+    Returns:
+        Weights that got low precision, see `quantized_weights`.
+
+    Raises:
+        ElasticError: a source that is none or has low precision, a weight that is no number, `out` in the way; or FP8
+            in ModelOpt's layout without `ranges`, for which it has no words.
+    """
+    if ranges is None and not scheme.block and scheme.layout == MODELOPT:
+        raise bad("ranges", None, f"largest inputs: {scheme.precision} in the layout {MODELOPT} has scales of inputs")
+    opened = source if isinstance(source, Source) else open_source(source)
+    check_apart(out, opened.folder)
+    rows = quantized_weights(opened, scheme, keep)
+    weights = {name: Weight(name, _raw(opened, name), scheme, _range(ranges, at)) for name, at in rows.items()}
+    entries: list[NewTensor] = []
+    for t in layout.tensors(opened.parent, opened.held):
+        if t.hf in weights:
+            entries += weights[t.hf].entries()
+        else:
+            entries += [
+                NewTensor.of(name, part) for name, part in pieces_of(t.hf, opened.tensors[t.hf]).stored(t.hf).items()
+            ]
+    stored: dict[str, Stored] = dict.fromkeys(weights, Stored(scheme, ranges is not None))
+    prediction = [NewTensor.of(name, Pieces(raw)) for name, raw in opened.prediction.items()]
+    made = {MADE: {"to": scheme.precision, "layout": scheme.layout, "by": f"nemo-elastic {__version__}"}}
+    with atomic_dir(out, force, kind=MEMBER_LOW if opened.family is None else FAMILY_LOW) as folder:
+        _write_about(opened, folder, Stored(scheme, ranges is not None), made)
+        model = Model(
+            folder, opened.parent, opened.held, entries, opened.config, opened.companions, prediction, stored
+        )
+        write_models([model], shard_bytes=shard_bytes, progress=progress)
+    return rows
+
+
+def _write_about(source: Source, folder: Path, stored: Stored, made: dict[str, Any]) -> None:
+    """The family's record or the member's, and the card."""
+    tokenizer = find_tokenizer(source.companions) is not None
+    lineage = lineage_of(source.companions, source.config)
+    if source.family is not None:
+        family = replace(source.family, provenance=dict(source.family.provenance) | made)
+        family.save(folder)
+        write_text(folder / CARD, family_card(family, source.dtype, tokenizer, lineage, stored))
+        return
+    origin = replace(source.origin, provenance=dict(source.origin.provenance) | made)
+    write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, source.held, origin), indent=2))
+    write_text(
+        folder / CARD, member_card(source.parent, source.held, origin, source.dtype, tokenizer, lineage, low=stored)
+    )
+
+
+def _raw(source: Source, name: str) -> Raw:
+    raw = source.tensors[name]
+    assert isinstance(raw, Raw)  # `quantized_weights` has looked
+    return raw
+
+
+def _range(ranges: Ranges | None, at: tuple[str, int]) -> float | None:
+    """The largest input of a product; of one that nobody has run any will do."""
+    return None if ranges is None else ranges.get(at) or 1.0

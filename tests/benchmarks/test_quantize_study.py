@@ -1,0 +1,55 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The study of distilling in low precision: all ways start from one family, and its tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.study.on_policy import PARENT, fresh
+from benchmarks.study.quantize import BUDGETS, Family, Result, megabytes, page, rounded_alone, study
+from nemo_elastic.core.precision import SCHEMES
+
+
+def test_ways_go_on_from_one_family_and_rounding_costs(tmp_path: Path) -> None:
+    results = study(fresh(0), 0, 1, 1, tmp_path)
+    assert [(r.scheme, r.member) for r in results] == [(s, m) for s in SCHEMES for m in BUDGETS]
+    by = {(r.scheme, r.member): r for r in results}
+    for member in BUDGETS:
+        nvfp4, fp8 = (by[scheme, member] for scheme in ("nvfp4", "fp8"))
+        assert (nvfp4.full, nvfp4.control_full) == (fp8.full, fp8.control_full)
+        assert nvfp4.family != nvfp4.full and nvfp4.control != nvfp4.control_full
+        assert nvfp4.distilled not in (nvfp4.control, fp8.distilled)
+    full = by["nvfp4", "full"]
+    assert full.own == pytest.approx(full.family, rel=1e-6), "its own scales are the parent's"
+    assert by["nvfp4", "small"].own != by["nvfp4", "small"].family
+
+
+def test_a_member_alone_has_scales_of_its_own(tmp_path: Path) -> None:
+    family = Family(fresh(0), 0, tmp_path, 1)
+    small = family.host.model.submodel(family.members["small"])
+    rounded = rounded_alone(small, "fp8").state_dict()
+    changed = {name for name, t in small.state_dict().items() if not torch.equal(t, rounded[name])}
+    assert changed and all("mixer" in name and small.state_dict()[name].dim() == 2 for name in changed)
+
+
+def test_a_family_is_smaller_than_its_members_apart() -> None:
+    small = PARENT.uniform(hidden=48)
+    assert megabytes(small, "nvfp4") < megabytes(small, "fp8") < megabytes(small, None) < megabytes(PARENT.full, None)
+
+
+def test_the_page_says_what_is_won_back() -> None:
+    results = [
+        Result(scheme, member, seed, 10, 0.1, 0.3, 0.32, 0.08, 0.28, 0.13 + seed / 1000)
+        for seed in (0, 1, 2) for scheme in SCHEMES for member in BUDGETS
+    ]  # fmt: skip
+    text = page(results, {"full": PARENT.full, "small": PARENT.uniform(hidden=48)}, "facts")
+    assert (
+        "| nvfp4 | small | 0.1000 | 0.3000 | 0.3200 | 0.0800 | 0.2800 | 0.1310 | 74% | +0.1500, +0.1490, +0.1480 |"
+        in text
+    )
+    assert "- fp8: rounding costs 0.2000 nats; distilling wins back 74% (95%: 74% to 75%)" in text
+    assert text.endswith("facts\n")

@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Folders in low precision in stock transformers: what loads computes what our runtime does, or is known not to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_elastic.formats.quantized import COMPRESSED, MODELOPT
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.quantize.conftest import EXPERTS, FEW, PARENT, SMALL, family_of
+from tests.quantize.damage import low, with_json
+from tests.vllm.low_precision import CASES, DENSE, NOISE, RUNS, SPARSE, TOKENS, WRONG, logits_of, write_folders
+
+from .hf_client import Worker, worker
+
+pytestmark = pytest.mark.hf
+#: in blocks of 16 in each stripe
+UNEVEN = {1: {"ffn": 128}, 5: {"mamba_heads": 8}}
+KINDS = {"w4a16": ("nvfp4", False), "nvfp4": ("nvfp4", True), "fp8": ("fp8", True), "dynamic": ("fp8", False)}
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    with worker(tmp_path_factory.mktemp("worker")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("families")
+    shapes = {DENSE: (PARENT, SMALL), SPARSE: (EXPERTS, FEW)}
+    return {model: family_of(place / model, parent, {"small": m}) for model, (parent, m) in shapes.items()}
+
+
+def weights_only(config: dict) -> None:
+    """Rounded inputs differ wherever two programs round to either side of a half: that says little of weights."""
+    for group in config["quantization_config"]["config_groups"].values():
+        group["input_activations"] = None
+
+
+def off(talk: Worker, folder: Path, wanted: Path) -> tuple[float, dict]:
+    """By how much transformers' logits of a folder differ from ours of another, a share; what it says of loading."""
+    arrays, report = talk.arrays("run", TOKENS, folder=str(folder), dtype="bfloat16")
+    ours = logits_of(wanted)
+    return float((torch.from_numpy(arrays["logits"][0]) - ours).norm() / ours.norm()), report["loading"]
+
+
+@pytest.mark.parametrize("member", ["full", "small"])
+@pytest.mark.parametrize(
+    ("model", "kind"), [*((DENSE, kind) for kind in KINDS), *((SPARSE, kind) for kind in ("fp8", "dynamic"))]
+)
+def test_weights_are_those_of_our_runtime(
+    model: str, kind: str, member: str, families: dict[str, Path], talk: Worker, tmp_path: Path
+) -> None:
+    precision, scaled = KINDS[kind]
+    low(families[model], tmp_path / "low", precision, COMPRESSED, scaled)
+    slice_checkpoint(tmp_path / "low", tmp_path / "cut", member=member)
+    copied = with_json(tmp_path / "cut", tmp_path / "copied", "config.json", weights_only)
+    differ, loading = off(talk, copied, tmp_path / "cut")
+    assert differ < NOISE["w4a16"]
+    # scales of inputs alone are left over, of which the copy says nothing
+    left = {name.rpartition(".")[2] for name in loading.pop("unexpected_keys", [])}
+    assert (
+        left == ({"input_scale" if precision == "fp8" else "input_global_scale"} if scaled else set()) and not loading
+    )
+
+
+def test_inputs_are_rounded_a_little(talk: Worker, tmp_path: Path) -> None:
+    """As the folder says, and all of it is read; a scale that was its inverse would cut every input."""
+    cases = [case for case in CASES if (case.model, case.transformers) == (DENSE, RUNS)]
+    for case, folder in write_folders(tmp_path, cases).items():
+        differ, loading = off(talk, folder, folder)
+        assert (differ > 0.01) == (case.to != "w4a16") and differ < NOISE[case.to] and not loading, case
+
+
+@pytest.mark.parametrize("kind", ["w4a16", "fp8"])
+def test_layers_that_differ_in_width(kind: str, families: dict[str, Path], talk: Worker, tmp_path: Path) -> None:
+    """Their folder brings code of its own; codes are read there, too."""
+    uneven = replace(PARENT.full, layers=tuple(PARENT.layer(i, **UNEVEN.get(i, {})) for i in range(7)))
+    low(families[DENSE], tmp_path / "low", *KINDS[kind][:1], COMPRESSED, KINDS[kind][1])
+    slice_checkpoint(tmp_path / "low", tmp_path / "cut", subnet=uneven)
+    copied = with_json(tmp_path / "cut", tmp_path / "copied", "config.json", weights_only)
+    assert (copied / "modeling_nemotron_h_puzzle.py").exists()
+    assert off(talk, copied, tmp_path / "cut")[0] < NOISE["w4a16"]
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "layout"),
+    [(SPARSE, "w4a16", COMPRESSED), (SPARSE, "nvfp4", COMPRESSED), (DENSE, "fp8", MODELOPT)],
+)
+def test_what_loads_and_is_wrong(
+    model: str, kind: str, layout: str, families: dict[str, Path], talk: Worker, tmp_path: Path
+) -> None:
+    """Cards name transformers for none of these; a version that reads them fails here."""
+    assert any((c.model, c.to, c.layout, c.transformers) == (model, kind, layout, WRONG) for c in CASES)
+    folder = low(families[model], tmp_path / "low", KINDS[kind][0], layout, KINDS[kind][1])
+    assert off(talk, folder, folder)[0] > NOISE[KINDS[kind][0]]

@@ -1,0 +1,221 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Codes and scales that do not fit each other, or are no numbers: refused in one line that names the tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.grouped import grouped
+from nemo_elastic.formats.hf.shards import SINGLE
+from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, MODELOPT, Quantized, scheme_of
+from nemo_elastic.formats.raw import Raw
+from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
+from nemo_elastic.slicing.verification import verify
+from tests.quantize.conftest import SMALL, dense  # noqa: F401
+from tests.quantize.damage import Tensors, floats, low, with_tensors, word
+
+UP = "backbone.layers.1.mixer.up_proj."
+Folder = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="module")
+def folder(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Folder:  # noqa: F811
+    place, made = tmp_path_factory.mktemp("low"), dict[tuple[str, str], Path]()
+
+    def of(precision: str, layout: str) -> Path:
+        if (precision, layout) not in made:
+            made[precision, layout] = low(dense, place / f"{precision}-{layout}", precision, layout)
+        return made[precision, layout]
+
+    return of
+
+
+def put(name: str, value: Raw | None) -> Callable[[Tensors], object]:
+    """Put another tensor in its place, or none."""
+    return lambda tensors: tensors.pop(UP + name) if value is None else tensors.update({UP + name: value})
+
+
+def moved(name: str, to: str) -> Callable[[Tensors], object]:
+    return lambda tensors: tensors.update({UP + to: tensors.pop(UP + name)})
+
+
+def missing(precision: str, name: str) -> str:
+    return f"codes of {precision} stand with scales, of which tensor '{{}}{name}' is missing"
+
+
+def changed(name: str, value: int) -> Callable[[Tensors], object]:
+    """Another word in one place."""
+    return lambda tensors: tensors.update({UP + name: word(tensors[UP + name], (3, 1), value)})
+
+
+CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
+    # scales of a whole weight
+    *(
+        ("nvfp4", MODELOPT, put("weight_scale_2", floats(v)), "'{}weight_scale_2' is a scale that is no positive")
+        for v in (0.0, -1.0, float("nan"), float("inf"))
+    ),
+    ("nvfp4", MODELOPT, put("input_scale", floats(0.0)), "'{}input_scale' is a scale that is no positive number"),
+    ("nvfp4", COMPRESSED, put("weight_global_scale", floats(1e-45, shape=(1,))),
+     "'{}weight_global_scale' is a scale that is no positive number"),
+    ("fp8", MODELOPT, put("weight_scale", floats(float("nan"))), "'{}weight_scale' is a scale that is no positive"),
+    ("fp8", COMPRESSED, put("weight_scale", floats(*[1.0] * 255, -1.0, shape=(256, 1))),
+     "'{}weight_scale' is a scale that is no positive"),
+    # missing
+    ("nvfp4", MODELOPT, put("weight_scale", None), missing("nvfp4", "weight_scale")),
+    ("nvfp4", MODELOPT, put("weight_scale_2", None), missing("nvfp4", "weight_scale_2")),
+    ("nvfp4", COMPRESSED, put("weight_global_scale", None), missing("nvfp4", "weight_global_scale")),
+    ("fp8", MODELOPT, put("weight_scale", None), missing("fp8", "weight_scale")),
+    ("nvfp4", MODELOPT, put("input_scale", None),
+     "{}weight has no scale of its inputs, and by the folder's quantization_config it has one"),
+    ("fp8", MODELOPT, put("input_scale", None),
+     "{}weight has no scale of its inputs, and by the folder's quantization_config it has one"),
+    # codes
+    ("nvfp4", MODELOPT, put("weight", None), "'{}input_scale' has no codes beside it; modelopt has them as weight in "
+     "U8 or weight in F8_E4M3"),
+    ("nvfp4", COMPRESSED, put("weight_packed", Raw("I32", np.zeros((256, 8), np.uint32))),
+     "has no codes beside it; compressed-tensors has them as weight_packed in U8 or weight in F8_E4M3"),
+    ("nvfp4", COMPRESSED, put("weight", Raw("BF16", np.zeros((256, 64), np.uint16))),
+     "one weight is in tensor '{}weight' and in '{}weight_packed'"),
+    ("nvfp4", MODELOPT, put("weight", Raw("U8", np.zeros((256, 31), np.uint8))),
+     "'{}weight' has shape [256, 31], not [256, 32]"),
+    ("fp8", MODELOPT, put("weight", Raw("F8_E5M2", np.zeros((256, 64), np.uint8))), "has no codes beside it"),
+    ("fp8", MODELOPT, put("weight", Raw("U8", np.zeros((256, 64), np.uint8))), "weight_scale_2' is missing"),
+    # of another shape or dtype
+    ("nvfp4", MODELOPT, put("weight_scale", Raw("F8_E4M3", np.ones((256, 3), np.uint8))),
+     "'{}weight_scale' has shape [256, 3], not [256, 4]"),
+    ("nvfp4", MODELOPT, put("weight_scale", Raw("F32", np.ones((256, 4), np.uint32))),
+     "'{}weight_scale' has dtype 'F32'; nvfp4 has F8_E4M3"),
+    ("nvfp4", MODELOPT, put("weight_scale", Raw("F8_E5M2", np.ones((256, 4), np.uint8))),
+     "'{}weight_scale' has dtype 'F8_E5M2'; nvfp4 has F8_E4M3"),
+    ("nvfp4", MODELOPT, put("weight_scale_2", floats(1.0, 1.0, shape=(2,))),
+     "'{}weight_scale_2' has shape [2], not []"),
+    ("nvfp4", MODELOPT, put("weight_scale_2", Raw.of(np.float64(1))), "scale_2' has dtype 'F64'; nvfp4 has F32"),
+    ("fp8", MODELOPT, put("weight_scale", floats(*[1.0] * 256, shape=(256, 1))),
+     "'{}weight_scale' has shape [256, 1], not []"),
+    ("fp8", MODELOPT, put("weight_scale", floats(*[1.0] * 8, shape=(2, 4))), "has shape [2, 4], not []"),
+    ("fp8", COMPRESSED, put("weight_scale", floats(*[1.0] * 8, shape=(2, 4))), "has shape [2, 4], not []"),
+    # of others
+    *(
+        ("fp8", MODELOPT, put(name, floats(1.0)), f"'{{}}{name}' is of {whose}, which is not read and no part of a")
+        for name, whose in (
+            ("k_scale", "the KV cache or attention in FP8"), ("weight_scale_inv", "FP8 in square blocks"),
+            ("qweight", "AWQ or GPTQ"), ("absmax", "bitsandbytes"), ("pre_quant_scale", "AWQ"),
+        )
+    ),
+    ("fp8", MODELOPT, moved("weight_scale", "weight_scale_2"), "'{}weight_scale' is missing"),
+    ("fp8", MODELOPT, put("weight_scale_2", floats(1.0)), "'{}weight_scale_2' has no codes beside it"),
+    # another precision than the folder says
+    ("nvfp4", MODELOPT, lambda t: [put("weight", Raw("F8_E4M3", np.ones((256, 64), np.uint8)))(t),
+                                   put("weight_scale", floats(1.0))(t), put("weight_scale_2", None)(t)],
+     "{}weight is fp8, and by the folder's quantization_config it is nvfp4"),
+    ("nvfp4", MODELOPT, lambda t: [t.pop(n) for n in list(t) if n.startswith(UP) and n != UP + "weight"]
+     and put("weight", Raw("BF16", np.zeros((256, 64), np.uint16)))(t),
+     "{}weight is not quantised, and by the folder's quantization_config it is"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "layout", "change", "says"), CASES, ids=range(len(CASES)))
+def test_what_does_not_fit_is_refused(
+    precision: str, layout: str, change: Callable[[Tensors], object], says: str, folder: Folder, tmp_path: Path
+) -> None:
+    broken = with_tensors(folder(precision, layout), tmp_path / "broken", change)
+    with pytest.raises(ElasticError) as refused:
+        open_source(broken)
+    line = str(refused.value)
+    assert line.startswith(f"{broken}: ") and says.replace("{}", UP) in line and "\n" not in line
+    with pytest.raises(ElasticError):
+        slice_checkpoint(broken, tmp_path / "cut", member="small")
+    assert not (tmp_path / "cut").exists()
+
+
+@pytest.mark.parametrize(
+    ("precision", "layout", "name", "value", "says"),
+    [
+        ("fp8", MODELOPT, "weight", 0x7F, "1 values are infinite or not a number"),
+        ("fp8", COMPRESSED, "weight", 0xFF, "1 values are infinite or not a number"),
+        ("nvfp4", MODELOPT, "weight_scale", 0x7F, "1 scales of blocks are negative or not a number"),
+        ("nvfp4", MODELOPT, "weight_scale", 0xFF, "1 scales of blocks are negative or not a number"),
+        ("nvfp4", COMPRESSED, "weight_scale", 0xB8, "1 scales of blocks are negative or not a number"),
+    ],
+)
+def test_codes_and_scales_of_blocks_that_are_no_numbers(
+    precision: str, layout: str, name: str, value: int, says: str, folder: Folder, tmp_path: Path
+) -> None:
+    """They are not read when a folder is opened; who computes with them, or asks `verify`, hears of them."""
+    broken = with_tensors(folder(precision, layout), tmp_path / "broken", changed(name, value))
+    with pytest.raises(ElasticError) as refused:
+        load_family(broken)
+    assert str(refused.value) == f"{broken}: {UP}weight: {says}; nemo-elastic verify finds damage"
+    report = {check.name: check for check in verify(broken, forward=False).checks}
+    assert report["finite"].ok is False and f"1 values are not, the first in {UP}{name}" in report["finite"].figure
+
+
+@pytest.mark.parametrize("value", [0x00, 0x80, 0x01, 0x7E])
+def test_any_other_scale_of_a_block_is_one(value: int, folder: Folder, tmp_path: Path) -> None:
+    """Zero as well: ModelOpt 0.37 writes it for blocks of tiny numbers."""
+    whole = with_tensors(folder("nvfp4", MODELOPT), tmp_path / "whole", changed("weight_scale", value))
+    load_family(whole)
+    assert next(check for check in verify(whole, forward=False).checks if check.name == "finite").ok
+
+
+def test_columns_that_are_no_blocks() -> None:
+    """33 columns have half a byte too many, and 40 half a block."""
+    for columns in (33, 40):
+        parts = {"weight": Raw("U8", np.ones((4, columns // 2), np.uint8)), "weight_scale_2": floats(1.0)}
+        parts["weight_scale"] = Raw("F8_E4M3", np.full((4, columns // 16), 0x38, np.uint8))
+        with pytest.raises(ElasticError, match=rf"^tensor 'a.weight': {columns} columns are no blocks of 16$"):
+            grouped({f"a.{n}": raw for n, raw in parts.items()}, {"a.weight": (4, columns)}, MODELOPT)
+
+
+def test_no_matrix() -> None:
+    parts = {"a.weight": Raw("F8_E4M3", np.ones(16, np.uint8)), "a.weight_scale": floats(1.0)}
+    with pytest.raises(ElasticError, match=r"^only matrices are quantised, not tensor 'a.weight'$"):
+        grouped(parts, {"a.weight": (16,)}, MODELOPT)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_scales_of_the_forms_that_are_read(layout: str) -> None:
+    """One element is one element, however many dimensions it has; rows have scales in compressed-tensors alone."""
+    codes = Raw("F8_E4M3", np.full((2, 16), 0x38, np.uint8))  # ones
+    shapes: list[tuple[int, ...]] = [(), (1,), (1, 1), *([(2, 1)] if layout == COMPRESSED else [])]
+    for shape in shapes:
+        values = (0.5,) * (2 if shape == (2, 1) else 1)
+        given = {"a.weight": codes, "a.weight_scale": floats(*values, shape=shape)}
+        weight = grouped(given, {"a.weight": (2, 16)}, layout)["a.weight"]
+        assert isinstance(weight, Quantized) and torch.equal(weight.torch(torch.float32), torch.full((2, 16), 0.5))
+        assert weight.stored_as.by_row == (shape == (2, 1))
+
+
+def test_a_cut_of_scales_by_rows_has_the_scales_of_its_rows(folder: Folder, tmp_path: Path) -> None:
+    """As llm-compressor writes FP8 by channels: the member says so, too, and computes with them."""
+
+    def by_rows(tensors: Tensors) -> None:
+        for name in [n for n in tensors if n.endswith(".weight_scale")]:
+            rows = tensors[name.removesuffix("_scale")].shape[0]
+            tensors[name] = floats(*np.linspace(0.01, 0.02, rows), shape=(rows, 1))
+
+    whole = with_tensors(folder("fp8", COMPRESSED), tmp_path / "whole", by_rows)
+    slice_checkpoint(whole, tmp_path / "cut", member="small")
+    cut = open_source(tmp_path / "cut")
+    groups: Any = cut.config["quantization_config"]["config_groups"]
+    assert [group["weights"]["strategy"] for group in groups.values()] == ["channel"]
+    tokens_bl = torch.arange(24)[None] * 5 % 96
+    inside = load_family(whole, dtype=torch.float32).select("small")(tokens_bl)
+    torch.testing.assert_close(load_family(tmp_path / "cut", dtype=torch.float32).select()(tokens_bl), inside)
+    assert cut.held == SMALL and (tmp_path / "cut" / SINGLE).exists()
+
+
+def test_schemes_have_names_of_their_own() -> None:
+    """Which scheme a weight has is seen by the name and the dtype of its codes."""
+    for layout in LAYOUTS:
+        assert len({scheme_of(p, layout).codes for p in ("nvfp4", "fp8")}) == 2

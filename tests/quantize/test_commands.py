@@ -1,0 +1,203 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every command on a family in low precision: it works, or says in one line what to do, and counts its bytes."""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_elastic.cli import main
+from nemo_elastic.core import layout
+from nemo_elastic.core.cost import memory, parameters
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.data.build import build_data
+from nemo_elastic.evaluation import perplexity
+from nemo_elastic.formats.folders import open_source, read_shapes
+from nemo_elastic.formats.hf.precision import low_of
+from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, Quantized
+from nemo_elastic.nn.weights import random_state
+from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.card import runs_in, served_as
+from nemo_elastic.slicing.family_folder import write_family
+
+from .conftest import PARENT
+from .damage import low
+
+SHAPE = replace(PARENT, vocab=400)
+MEMBER = SHAPE.uniform([0, 1, 3, 4, 5, 6], hidden=48, ffn=128, mamba_heads=8, attention_heads=2)
+QUICK = ("--tokens", 200, "--seq-length", 64, "--problems", 4)
+WHICH = [f"{p}-{x}" for p in ("nvfp4", "fp8") for x in LAYOUTS]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    source = Path(sysconfig.get_paths()["stdlib"]) / "json"
+    return build_data(tmp_path_factory.mktemp("data") / "data", [source], vocab=400, held_out_problems=8)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, data: Any) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("low")
+    state = random_state(SHAPE, SHAPE.full, dtype=torch.bfloat16)
+    family = Family.of(SHAPE, {"full": SHAPE.full, "small": MEMBER})
+    plain = write_family(place / "plain", SHAPE, state, family, data.tokenizer_dir)
+    return {"plain": plain} | {which: low(plain, place / which, *which.split("-", 1)) for which in WHICH}
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as done:
+            main([str(a) for a in arguments])
+        printed = capsys.readouterr()
+        return int(done.value.code or 0), printed.out, printed.err
+
+    return call
+
+
+def weight_bytes(folder: Path) -> int:
+    """Of the tensors of a folder, as they lie in its files."""
+    return sum(raw.nbytes for raw in open_source(folder).stored.values())
+
+
+@pytest.mark.parametrize("which", ["plain", *WHICH])
+def test_inspect_counts_the_bytes_of_the_files(which: str, folders: dict[str, Path], run: Any, tmp_path: Path) -> None:
+    """But for scales of whole weights and inputs, a few bytes each, and what vectors of fp32 have over bf16."""
+    code, out, _ = run("inspect", folders[which], "--json", "--batch", 1, "--length", 1)
+    members = json.loads(out)["members"]
+    shapes = read_shapes(folders[which])
+    spec = served_as(shapes.config, 1, 1, low_of(shapes.config, shapes.folder))
+    assert code == 0 and spec.weights == {"plain": "bf16"}.get(which, which.split("-")[0])
+    state = memory(SHAPE, SHAPE.full, spec) - memory(SHAPE, SHAPE.full, replace(spec, weights="bf16"))
+    assert (state < 0) == (which != "plain")
+    for name, subnet in (("full", SHAPE.full), ("small", MEMBER)):
+        run("slice", folders[which], "--budget", name, "--out", tmp_path / name)
+        source = open_source(tmp_path / name)
+        scales = sum(
+            raw.nbytes
+            for t in source.tensors.values() if isinstance(t, Quantized)
+            for part, raw in t.parts.items() if raw.words.size == 1
+        )  # fmt: skip
+        # what is served beside weights: caches and states
+        beside = memory(SHAPE, subnet, replace(spec, weights="bf16")) - weight_bytes_of(subnet)
+        assert members[name]["memory"]["bytes"] - beside == weight_bytes(tmp_path / name) - scales
+        assert members[name]["memory"]["weights"] == spec.weights
+
+
+def weight_bytes_of(subnet: Any) -> int:
+    """In bfloat16, with those that no cast may round in fp32."""
+    exact = sum(torch.Size(t.shape).numel() for t in layout.tensors(SHAPE, subnet) if layout.is_exact(t.hf))
+    return 2 * parameters(SHAPE, subnet) + 2 * exact
+
+
+@pytest.mark.parametrize("which", WHICH)
+def test_inspect_says_where_it_runs(which: str, folders: dict[str, Path], run: Any) -> None:
+    code, out, _ = run("inspect", folders[which])
+    shapes = read_shapes(folders[which])
+    stored = low_of(shapes.config, shapes.folder)
+    assert code == 0 and f"small runs in {runs_in(MEMBER, SHAPE, stored)}" in out
+    assert f"memory ({which.split('-')[0]}, 1 x 8192)" in out and "NeMo" not in out and "llama" not in out
+    assert ("transformers (compressed-tensors)" in out) == which.endswith(COMPRESSED)
+    code, out, _ = run("inspect", folders[which], "--path", "--sizes", 3, "--json")
+    path = json.loads(out)["path"]
+    assert code == 0 and {entry["memory"]["weights"] for entry in path} == {which.split("-")[0]}
+    assert {entry["runs_in"] for entry in path if entry["member"]} == {runs_in(MEMBER, SHAPE, stored)}
+    assert run("inspect", folders[which], "--path")[0] == 0
+
+
+@pytest.mark.parametrize("which", WHICH)
+def test_slice_by_size(which: str, folders: dict[str, Path], run: Any, tmp_path: Path) -> None:
+    """As much memory as a member takes in this precision gives that member, though in bf16 it takes more."""
+    members = json.loads(run("inspect", folders[which], "--json")[1])["members"]
+    most = members["small"]["memory"]["bytes"]
+    code, out, err = run("slice", folders[which], "--memory", f"{most}B", "--out", tmp_path / "cut", "--json")
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["parameters"] == members["small"]["parameters"] and record["memory"]["bytes"] == most
+    assert record["runs_in"] == members["small"]["runs_in"]
+    assert run("slice", folders["plain"], "--memory", f"{most}B", "--out", tmp_path / "plain")[0] == 2
+    count = members["small"]["parameters"]
+    assert run("slice", folders[which], "--params", count, "--out", tmp_path / "params")[0] == 0
+    assert open_source(tmp_path / "params").held == MEMBER
+
+
+def test_a_size_between_members_may_tear_blocks(folders: dict[str, Path], run: Any, tmp_path: Path) -> None:
+    """Then a line says so, and with --requantize it is cut; FP8 has no blocks."""
+    entries = json.loads(run("inspect", folders["fp8-modelopt"], "--path", "--sizes", 200, "--json")[1])["path"]
+
+    def of(ffn: int) -> tuple[object, ...]:
+        shape = next(e for e in entries if any(layer.get("ffn") == ffn for layer in e["subnet"]["layers"]))
+        return ("--params", shape["parameters"], "--out", tmp_path / "cut")
+
+    for ffn, says in (
+        (240, "; --requantize computes it anew"),
+        (248, "248 channels are no multiple of 16: take another size"),
+    ):
+        code, _, err = run("slice", folders["nvfp4-modelopt"], *of(ffn))
+        assert code == 2 and len(err.splitlines()) == 1 and says in err and not (tmp_path / "cut").exists()
+    assert run("slice", folders["nvfp4-modelopt"], *of(248), "--requantize")[0] == 2
+    size = of(240)
+    assert run("slice", folders["nvfp4-modelopt"], *size, "--requantize")[0] == 0
+    assert run("slice", folders["fp8-modelopt"], *size, "--force")[0] == 0
+
+
+@pytest.mark.parametrize("which", WHICH)
+def test_eval(which: str, folders: dict[str, Path], data: Any, run: Any) -> None:
+    """Its figures are those of its weights, near those of full precision."""
+    asked = ("--data", data.path, *QUICK, "--json")
+    code, out, err = run("eval", folders[which], *asked)
+    assert code == 0, err
+    plain = {row["member"]: row for row in json.loads(run("eval", folders["plain"], *asked)[1])}
+    family = load_family(folders[which])
+    for row in json.loads(out):
+        mine, theirs = row["perplexity"], plain[row["member"]]["perplexity"]
+        assert mine != theirs and mine == pytest.approx(theirs, rel=0.2), row["member"]
+        expected = perplexity(family.select(row["member"]), data.tokens("val"), 64, 8, 200)
+        assert row["loss"] == pytest.approx(expected.nats, rel=1e-6)
+
+
+def test_specialize_and_chat(folders: dict[str, Path], data: Any, run: Any, tmp_path: Path) -> None:
+    for which in ("nvfp4-modelopt", "fp8-compressed-tensors"):
+        quick = ("--tokens", 600, "--seq-length", 32, "--candidates", 4)
+        members = json.loads(run("inspect", folders[which], "--json")[1])["members"]
+        limit = f"{members['full']['memory']['bytes'] - 1000}B"
+        out = tmp_path / f"{which}.json"
+        code, said, err = run(
+            "specialize", folders[which], "--data", data.path, "--memory", limit, "--out", out, *quick, "--json"
+        )
+        assert code == 0, err
+        entry = json.loads(said)
+        assert entry["memory"]["weights"] == which.split("-")[0] and "NeMo" not in entry["runs_in"]
+        assert entry["memory"]["bytes"] <= members["full"]["memory"]["bytes"] - 1000
+        code, said, err = run("chat", folders[which], "The", "--budget", "small", "--max-new-tokens", 4)
+        assert code == 0 and said.strip(), err
+
+
+def test_serve_takes_no_family_in_low_precision(folders: dict[str, Path], run: Any, tmp_path: Path) -> None:
+    """Members share weights in full precision alone; one that was cut is vLLM's own, and passes."""
+    from nemo_elastic.serving.command import Server
+
+    for which in WHICH:
+        code, out, err = run("serve", folders[which])
+        says = "a family in full precision, to share weights; of {} slice members to serve"
+        wanted = f"error: folder: '{folders[which]}' is not allowed; {says.format(which.split('-')[0])}"
+        assert (code, out, err.strip()) == (2, "", wanted)
+        run("slice", folders[which], "--budget", "small", "--out", tmp_path / which)
+        Server(tmp_path / which).check()
+
+
+def test_what_wants_full_precision(folders: dict[str, Path], run: Any, tmp_path: Path) -> None:
+    for arguments in (
+        ("quantize", folders["fp8-modelopt"], "--to", "w4a16"),
+        ("slice", folders["fp8-modelopt"], "--budget", "small", "--dtype", "bf16"),
+    ):
+        code, _, err = run(*arguments, "--out", tmp_path / "out")
+        assert code == 2 and len(err.splitlines()) == 1 and not (tmp_path / "out").exists()

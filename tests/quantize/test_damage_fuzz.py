@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Any damage to a folder in low precision, drawn by hypothesis: one clear line, or the same weights as before."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.hf.precision import precision_of
+from nemo_elastic.formats.hf.quantization import KEY, QUANT_FILE
+from nemo_elastic.formats.quantized import LAYOUTS, Quantized, as_torch
+from nemo_elastic.formats.raw import ITEMSIZE, Raw
+from nemo_elastic.formats.source import Source
+from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.card import served_as
+from tests.hostile import HARM, JSON, damaged, put, read_or_refused
+from tests.slicing.helpers import call
+
+from .damage import Tensors, low, with_json, with_tensors
+
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+WHICH = [f"{p}-{x}" for p in ("nvfp4", "fp8") for x in LAYOUTS]
+CONFIG = "config.json"
+DTYPES = sorted(set(ITEMSIZE) - {"F8_E8M0"})
+
+
+@pytest.fixture(scope="module")
+def whole(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
+    place = tmp_path_factory.mktemp("whole")
+    return {which: open_source(low(dense, place / which, *which.split("-", 1))) for which in WHICH}
+
+
+@contextlib.contextmanager
+def room() -> Iterator[Path]:
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # flushing to a disk would take the time
+    with tempfile.TemporaryDirectory(dir=memory) as place:
+        yield Path(place)
+
+
+def values(source: Source, but: frozenset[str] = frozenset()) -> dict[str, torch.Tensor]:
+    """Of all but those of some modules."""
+    tensors = {n: t for n, t in source.tensors.items() if n.rpartition(".")[0] not in but}
+    return {name: as_torch(t, torch.float32).float() for name, t in tensors.items()}
+
+
+def never_a_traceback(folder: Path) -> None:
+    """What a user types: a code that the commands have, one line, and what is written is whole."""
+    out = folder.parent / "cut"
+    codes = {}
+    for name, *options in (("inspect",), ("slice", "--budget", "small", "--out", out)):
+        codes[name], error = call(name, folder, *options)
+        assert codes[name] in (0, 2), error
+        assert len(error.splitlines()) == (codes[name] == 2) and error.startswith("error: " if codes[name] else "")
+    assert out.exists() == (codes["slice"] == 0)
+    if out.exists():
+        open_source(out)
+
+
+def check_json(folder: Path, before: Source) -> None:
+    """Words about weights change none of them: they are those of before, or the folder is refused."""
+    after = read_or_refused(lambda: open_source(folder))
+    if after is not None:
+        theirs, ours = values(after), values(before)
+        assert theirs.keys() == ours.keys() and all(torch.equal(theirs[n], ours[n]) for n in ours)
+        assert {n for n, t in after.tensors.items() if isinstance(t, Quantized)} == {
+            n for n, t in before.tensors.items() if isinstance(t, Quantized)
+        }
+    never_a_traceback(folder)
+
+
+@settings(FUZZ, max_examples=60)
+@given(st.sampled_from([(which, CONFIG) for which in WHICH] + [(w, QUANT_FILE) for w in WHICH if "modelopt" in w]),
+       st.data())  # fmt: skip
+def test_any_word_about_it_may_be_wrong(whole: dict[str, Source], which: tuple[str, str], data: st.DataObject) -> None:
+    name, file = which
+    with room() as place:
+        folder = with_json(whole[name].folder, place / "folder", file, lambda c: None)
+        said = json.loads((folder / file).read_text())
+        key = KEY if file == CONFIG else "quantization"
+        put(folder / file, said | {key: data.draw(damaged(said[key]))})
+        check_json(folder, whole[name])
+
+
+@settings(FUZZ, max_examples=300)
+@given(HARM | JSON)
+def test_a_page_reads_any_config(value: object) -> None:
+    """What a report shows of a run it did not write."""
+    assert precision_of({KEY: value}) in (None, "nvfp4", "fp8")
+    assert served_as({KEY: value}).weights in ("bf16", "nvfp4", "fp8")
+
+
+@settings(FUZZ, max_examples=100)
+@given(st.sampled_from(WHICH), st.data())
+def test_any_tensor_may_be_wrong(whole: dict[str, Source], which: str, data: st.DataObject) -> None:
+    """It has other words, another dtype or shape, another name, or is gone."""
+    changed: list[str] = []
+
+    def change(tensors: Tensors) -> None:
+        for _ in range(data.draw(st.integers(1, 2))):
+            name = data.draw(st.sampled_from(sorted(n for n in tensors if ".1.mixer" in n or ".0.mixer" in n)))
+            raw = tensors[name]
+            what = data.draw(st.sampled_from(["words", "words", "dtype", "shape", "name", "gone", "other"]))
+            changed.append(name)
+            if what == "words" and raw.words.size:
+                words = raw.words.copy().reshape(-1).view(np.uint8)
+                for _ in range(data.draw(st.integers(1, 4))):
+                    words[data.draw(st.integers(0, words.size - 1))] = data.draw(
+                        st.sampled_from([0, 0x7F, 0x80, 0xFF, 1])
+                    )
+                tensors[name] = Raw(raw.dtype, words.view(raw.words.dtype).reshape(raw.shape))
+            elif what == "dtype":
+                tensors[name] = Raw(
+                    data.draw(st.sampled_from([d for d in DTYPES if ITEMSIZE[d] == raw.words.itemsize])), raw.words
+                )
+            elif what == "shape":
+                shape = data.draw(
+                    st.sampled_from([(raw.words.size,), (1, *raw.shape), raw.shape[::-1], (*raw.shape, 1)])
+                )
+                tensors[name] = Raw(raw.dtype, raw.words.reshape(shape))
+            elif what == "other":
+                tensors[name] = tensors[data.draw(st.sampled_from(sorted(tensors)))]
+            else:
+                del tensors[name]
+                if what == "name":
+                    last = data.draw(st.sampled_from(["weight_scale_inv", "k_scale", "weight", "weight_scale", "x"]))
+                    tensors[name.rpartition(".")[0] + "." + last] = raw
+
+    with room() as place:
+        folder = with_tensors(whole[which].folder, place / "folder", change)
+        opened = read_or_refused(lambda: open_source(folder))
+        if opened is not None:
+            modules = frozenset(name.rpartition(".")[0] for name in changed)
+            theirs, ours = values(opened, modules), values(whole[which], modules)
+            assert all(torch.equal(theirs[n], ours[n]) for n in ours)
+            if read_or_refused(lambda: load_family(folder)) is not None:  # what runs has numbers alone
+                assert all(bool(t.isfinite().all()) for t in values(opened).values())
+        never_a_traceback(folder)
+
+
+def test_what_is_whole_passes_the_same_checks(whole: dict[str, Source]) -> None:
+    for source in whole.values():
+        with room() as place:
+            folder = with_json(source.folder, place / "folder", CONFIG, lambda c: None)
+            check_json(folder, source)
+            assert (place / "cut").exists()

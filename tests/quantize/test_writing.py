@@ -1,0 +1,236 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A family in low precision: its codes are ModelOpt's, a member's are the family's cut, and both compute the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic.core import layout
+from nemo_elastic.core.precision import default_rows
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, MODELOPT, Quantized, Requantized, as_torch, scheme_of
+from nemo_elastic.formats.raw import Raw, to_torch
+from nemo_elastic.formats.source import Source
+from nemo_elastic.nn.low_precision import fp8_codes, global_scale, nvfp4_codes
+from nemo_elastic.quantize.activations import largest_inputs
+from nemo_elastic.quantize.writing import quantize_folder, torn_members
+from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.slicer import cut_pieces, kept_parts, slice_checkpoint
+from nemo_elastic.slicing.verification import verify
+
+from .conftest import PARENT, family_of
+
+BOTH = pytest.mark.parametrize(("precision", "layout_"), [(p, x) for p in ("nvfp4", "fp8") for x in LAYOUTS])
+TOKENS_BL = torch.arange(24)[None] * 5 % 96
+
+
+def quantized(source: Path, out: Path, precision: str, layout_: str = MODELOPT, **more: Any) -> Path:
+    if (precision, layout_) == ("fp8", MODELOPT):
+        more = {"ranges": {}} | more  # which has no words for inputs without scales
+    quantize_folder(source, out, scheme_of(precision, layout_), **more)
+    return out
+
+
+def codes_of(weight: Quantized) -> list[torch.Tensor]:
+    """Codes, and where a block has a scale these."""
+    names = (weight.scheme.codes[0], *((weight.scheme.scale[0],) if weight.scheme.block else ()))
+    return [to_torch(weight.parts[name]).view(torch.uint8) for name in names]
+
+
+def codes_by_hand(w_rc: torch.Tensor, scale: torch.Tensor, precision: str) -> list[torch.Tensor]:
+    codes = nvfp4_codes(w_rc, scale) if precision == "nvfp4" else (fp8_codes(w_rc, scale),)
+    return [t.view(torch.uint8) for t in codes]
+
+
+def values_of(source: Source, name: str) -> torch.Tensor:
+    return as_torch(source.tensors[name])
+
+
+@BOTH
+@pytest.mark.parametrize("which", ["dense", "sparse"])
+def test_a_member_is_what_quantising_its_cut_gives(
+    which: str, precision: str, layout_: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Byte for byte, for each weight of low precision: cut the codes, or code the cut under the whole's scale."""
+    plain = open_source(request.getfixturevalue(which))
+    family = quantized(plain.folder, tmp_path / "low", precision, layout_)
+    (member,) = [name for name in plain.members if name != "full"]
+    slice_checkpoint(family, tmp_path / "cut", member=member)
+    slice_checkpoint(plain, tmp_path / "plain", member=member)
+    cut, high = open_source(tmp_path / "cut"), open_source(tmp_path / "plain")
+    where, seen = kept_parts(plain, plain.members[member]), set()
+    for t in layout.tensors(cut.parent, cut.held):
+        low = cut.tensors[t.hf]
+        if not isinstance(low, Quantized):
+            assert torch.equal(values_of(cut, t.hf), values_of(high, t.hf)), t.hf
+            continue
+        scale = global_scale(values_of(plain, where[t.hf][0]), precision)
+        scale = scale.bfloat16().float() if scheme_of(precision, layout_).dtype == "BF16" else scale
+        wanted = codes_by_hand(values_of(high, t.hf), scale, precision)
+        assert all(map(torch.equal, codes_of(low), wanted)), t.hf
+        assert float(torch.from_numpy(low.scale())) == pytest.approx(float(scale), rel=1e-6)
+        seen.add(t.row.name)
+    assert seen == {name for name, index in default_rows(plain.parent)}
+
+
+@BOTH
+def test_it_computes_what_its_values_compute(precision: str, layout_: str, dense: Path, tmp_path: Path) -> None:
+    family = load_family(quantized(dense, tmp_path / "low", precision, layout_), dtype=torch.float32)
+    whole = load_family(dense, dtype=torch.float32)
+    logits_blv = {name: family.select(name)(TOKENS_BL) for name in family.names}
+    for name in family.names:
+        slice_checkpoint(tmp_path / "low", tmp_path / name, member=name)
+        alone_blv = load_family(tmp_path / name, dtype=torch.float32).select()(TOKENS_BL)
+        torch.testing.assert_close(alone_blv, logits_blv[name], rtol=1e-4, atol=1e-4)
+        off = (logits_blv[name] - whole.select(name)(TOKENS_BL)).norm() / logits_blv[name].norm()
+        assert 1e-3 < float(off) < 0.5, name  # rounded, and still the model
+
+
+@BOTH
+def test_it_verifies_and_so_do_its_cuts(precision: str, layout_: str, dense: Path, tmp_path: Path) -> None:
+    family = quantized(dense, tmp_path / "low", precision, layout_, ranges={("mlp.up", 1): 3.0})
+    slice_checkpoint(family, tmp_path / "cut", member="small")
+    for report in (verify(family), verify(tmp_path / "cut", parent=family)):
+        assert all(check.ok for check in report.checks), [c for c in report.checks if not c.ok]
+
+
+def test_what_is_damaged_is_found(dense: Path, tmp_path: Path) -> None:
+    family = quantized(dense, tmp_path / "low", "nvfp4")
+    slice_checkpoint(family, tmp_path / "cut", member="small")
+    (file,) = (tmp_path / "cut").glob("*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    wrong = {check.name for check in verify(tmp_path / "cut", parent=family).checks if check.ok is False}
+    assert wrong >= {"checksums", "cut of the parent"}
+
+
+def test_sizes(dense: Path, tmp_path: Path) -> None:
+    """NVFP4 takes 4.5 bits a weight, FP8 8, and what stays takes what it took."""
+    source = open_source(dense)
+    rows = default_rows(source.parent)
+    low = [t for t in layout.tensors(source.parent, source.held) if (t.row.name, t.index) in rows]
+    count = sum(int(np.prod(t.shape)) for t in low)
+    whole = sum(raw.nbytes for raw in source.stored.values())
+    for precision, bits in (("nvfp4", 4.5), ("fp8", 8)):
+        now = open_source(quantized(dense, tmp_path / precision, precision))
+        assert sum(raw.nbytes for raw in now.stored.values()) == (
+            whole - 2 * count + count * bits / 8 + (4 if precision == "nvfp4" else 8) * len(low)
+        )
+
+
+def test_a_torn_member_is_refused_or_computed_anew(torn: Path, tmp_path: Path) -> None:
+    family = quantized(torn, tmp_path / "low", "nvfp4")
+    scheme = scheme_of("nvfp4", MODELOPT)
+    source = open_source(family)
+    weights = [name for name, t in source.tensors.items() if isinstance(t, Quantized)]
+    assert torn_members(source, scheme, weights) == {"torn": ["mlp.down"]}
+    assert torn_members(source, scheme_of("fp8", MODELOPT), weights) == {}
+    with pytest.raises(ElasticError, match=r"mlp.down|down_proj.*cannot be cut as bytes: 144 of 256.*--requantize"):
+        slice_checkpoint(family, tmp_path / "cut", member="torn")
+    assert not (tmp_path / "cut").exists()
+    done = slice_checkpoint(family, tmp_path / "cut", member="torn", requantize=True)
+    assert done.requantized is not None and 0.01 < done.requantized < 0.2
+    cut, parts = open_source(tmp_path / "cut"), cut_pieces(source, source.members["torn"], requantize=True)
+    anew = [name for name, (_, p) in parts.items() if isinstance(p, Requantized)]
+    assert anew and all("down_proj" in name for name in anew)
+    where = kept_parts(source, source.members["torn"])
+    for name in anew:
+        of, (rows, columns) = where[name]
+        weight = source.tensors[of]
+        assert isinstance(weight, Quantized)
+        values_rc = columns.take(rows.take(weight.torch(torch.float32)), 1)
+        wanted = codes_by_hand(values_rc, torch.from_numpy(weight.scale()), "nvfp4")
+        low = cut.tensors[name]
+        assert isinstance(low, Quantized) and all(map(torch.equal, codes_of(low), wanted))
+    assert verify(tmp_path / "cut", parent=family).ok  # what is computed anew is so again
+    checks = {check.name: check for check in verify(family).checks}
+    assert checks["torn: cut = masked"].ok is None and "torn" in checks["torn: cut = masked"].figure
+
+
+def test_activations_have_the_largest_input_of_any_member(dense: Path, tmp_path: Path) -> None:
+    family = load_family(dense, dtype=torch.float32)
+    ranges = largest_inputs(family, [TOKENS_BL])
+    assert set(ranges) >= default_rows(family.parent)
+    each = [largest_inputs(load_family(dense, dtype=torch.float32), [TOKENS_BL])]
+    for name in ("full", "small"):
+        slice_checkpoint(dense, tmp_path / name, member=name)
+        each.append(largest_inputs(load_family(tmp_path / name, dtype=torch.float32), [TOKENS_BL]))
+    for at, most in ranges.items():
+        own = [one[at] for one in each[1:] if at in one]
+        assert most == pytest.approx(max(own), rel=1e-4), at
+    for precision, share in (("nvfp4", 6 * 448), ("fp8", 448)):
+        low = open_source(quantized(dense, tmp_path / precision, precision, ranges=ranges))
+        weight = low.tensors["backbone.layers.1.mixer.up_proj.weight"]
+        assert isinstance(weight, Quantized)
+        assert float(weight.parts["input_scale"].numpy()) == pytest.approx(ranges["mlp.up", 1] / share, rel=1e-6)
+
+
+def test_an_expert_that_no_token_met_has_the_scale_of_the_others(sparse: Path, tmp_path: Path) -> None:
+    family = load_family(sparse, dtype=torch.float32)
+    ranges = largest_inputs(family, [TOKENS_BL[:, :1]])  # one token goes to two experts of four
+    low = open_source(quantized(sparse, tmp_path / "low", "nvfp4", ranges=ranges))
+    scales = [low.stored[f"backbone.layers.1.mixer.experts.{e}.up_proj.input_scale"].numpy() for e in range(4)]
+    assert len({float(s) for s in scales}) == 1 and float(scales[0]) > 0
+
+
+def test_what_stays_and_what_is_said_of_it(dense: Path, tmp_path: Path) -> None:
+    """Attention (3), and the Mamba layer before it (2); layer 5 is layer 4 of the member."""
+    family = quantized(dense, tmp_path / "low", "nvfp4", keep=["mlp.down"], ranges={})
+    slice_checkpoint(family, tmp_path / "cut", member="small")
+    file = json.loads((tmp_path / "cut" / "hf_quant_config.json").read_text())["quantization"]
+    config = json.loads((tmp_path / "cut" / "config.json").read_text())["quantization_config"]
+    assert (file["quant_algo"], file["group_size"], config["quant_method"]) == ("NVFP4", 16, "modelopt")
+    assert file["exclude_modules"] == config["ignore"]
+    layers = [f"backbone.layers.{i}.mixer." for i in range(6)]
+    stay = {layers[2] + p for p in ("q_proj", "k_proj", "v_proj", "o_proj")} | {"lm_head"}
+    stay |= {layers[i] + "down_proj" for i in (1, 3, 5)} | {layers[i] + "conv1d" for i in (0, 4)}
+    assert set(config["ignore"]) == stay
+    held = open_source(tmp_path / "cut")
+    low = {name for name, t in held.tensors.items() if isinstance(t, Quantized)}
+    own = ("0.in", "0.out", "1.up", "3.up", "4.in", "4.out", "5.up")
+    wanted = {layers[int(name[0])] + name[2:] + "_proj.weight" for name in own}
+    assert low == wanted
+    provenance = held.origin.provenance["quantized"]
+    assert (provenance["to"], provenance["layout"]) == ("nvfp4", "modelopt")
+
+
+def test_what_has_no_numbers_is_refused(dense: Path, tmp_path: Path) -> None:
+    with pytest.raises(ElasticError, match="weights are in nvfp4 already"):
+        quantized(quantized(dense, tmp_path / "low", "nvfp4"), tmp_path / "again", "fp8")
+    source = open_source(dense)
+    name = "backbone.layers.1.mixer.up_proj.weight"
+    raw = source.tensors[name]
+    assert isinstance(raw, Raw)
+    words = raw.words.copy()
+    words[3, 5] = 0x7F80
+    broken = replace(source, tensors=dict(source.tensors) | {name: Raw(raw.dtype, words)})
+    with pytest.raises(ElasticError, match=f"{name}: has infinities or NaN"):
+        quantize_folder(broken, tmp_path / "out", scheme_of("nvfp4", COMPRESSED))
+    with pytest.raises(
+        ElasticError, match=r"^ranges: None is not allowed; largest inputs: fp8 in the layout modelopt"
+    ):
+        quantize_folder(dense, tmp_path / "out", scheme_of("fp8", MODELOPT))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_member_that_nobody_could_cut_is_said_before(dense: Path, tmp_path: Path) -> None:
+    """Its columns are no blocks at all; with that weight kept, or in FP8, it is cut."""
+    odd = family_of(tmp_path / "odd", PARENT, {"odd": PARENT.uniform(ffn=136)})
+    with pytest.raises(ElasticError) as refused:
+        quantized(odd, tmp_path / "low", "nvfp4")
+    assert str(refused.value) == f"{odd}: odd keeps 136 columns of mlp.down, no blocks of 16: --keep mlp.down"
+    for precision, keep in (("nvfp4", ["mlp.down"]), ("fp8", [])):
+        slice_checkpoint(
+            quantized(odd, tmp_path / precision, precision, keep=keep), tmp_path / f"{precision}-cut", member="odd"
+        )
+        assert verify(tmp_path / f"{precision}-cut", parent=tmp_path / precision).ok
