@@ -67,7 +67,7 @@ def test_weights_alone_need_no_data(dense: Path, tmp_path: Path) -> None:
     assert config["quant_algo"] == "W4A16_NVFP4"
 
 
-def test_a_torn_member_is_told(torn: Path, tmp_path: Path) -> None:
+def test_a_torn_member_is_named(torn: Path, tmp_path: Path) -> None:
     code, said, err = call("quantize", str(torn), "--to", "w4a16", "--out", str(tmp_path / "low"))
     assert code == 0 and "torn cuts blocks of mlp.down: slice it with --requantize" in said, err
     code, _, err = call("slice", str(tmp_path / "low"), "--budget", "torn", "--out", str(tmp_path / "cut"))

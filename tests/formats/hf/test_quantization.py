@@ -213,7 +213,7 @@ def test_modelopts_own_file_must_say_the_same(
     change: Change, says: str, alone: bool, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     broken = with_json(folders["nvfp4-modelopt"], tmp_path / "broken", QUANT_FILE, change)
-    if alone:  # as ModelOpt wrote it before it told config.json
+    if alone:  # as ModelOpt wrote it before it wrote into config.json
         with_json(broken, broken / ".." / "alone", CONFIG, lambda c: c.pop(KEY))
         broken = tmp_path / "alone"
     with pytest.raises(ElasticError) as refused:
