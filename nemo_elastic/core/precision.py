@@ -103,10 +103,11 @@ def torn_widths(parent: Parent, axes: Mapping[str, AxisConfig]) -> dict[tuple[st
         By axis and row of the layout table, in the order of both.
     """
     out: dict[tuple[str, str], list[int]] = {}
+    first = _first(parent)
     for axis, choices in axes.items():
         for width in choices.choices if axis != DEPTH else ():
             member = parent.uniform(None, **{axis: width})
-            for row, index in _first(parent).items():
+            for row, index in first.items():
                 if selection(parent, row, 1, parent.full, member, index).in_blocks(BLOCK) is None:
                     out.setdefault((axis, row.name), []).append(width)
     return out

@@ -42,8 +42,7 @@ class Pieces:
     the checksums of its folder while it is read: bytes that are not what was written end in an `ElasticError`.
 
     Args:
-        raw: The tensor. Its words are asked for when they are needed, and once: it may have to
-            read them.
+        raw: The tensor. Its words are asked for when they are needed, and once: it may have to read them.
         selections: What each dimension keeps; everything if there are none.
         span: Bytes of the tensor that one piece spans.
         right: Parts of it that need no second look; see `ReadCheck`.

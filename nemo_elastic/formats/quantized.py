@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nemo_elastic.core.precision import BLOCK, FP8, NVFP4
 from nemo_elastic.core.prefix import ONE, Selection
 from nemo_elastic.errors import ElasticError
 
@@ -81,12 +82,12 @@ class Scheme:
 
 #: Sources: ModelOpt's `export/quant_utils.py`, compressed-tensors' `compressors/`, and vLLM's loaders of both
 SCHEMES = (
-    Scheme("nvfp4", MODELOPT, (WEIGHT, "U8"), 2, ("weight_scale", ("F8_E4M3",)), 16, "weight_scale_2"),
-    Scheme("fp8", MODELOPT, (WEIGHT, "F8_E4M3"), 1, ("weight_scale", FLOATS), 0),
-    Scheme("nvfp4", COMPRESSED, ("weight_packed", "U8"), 2, ("weight_scale", ("F8_E4M3",)), 16, "weight_global_scale",
+    Scheme(NVFP4, MODELOPT, (WEIGHT, "U8"), 2, ("weight_scale", ("F8_E4M3",)), BLOCK, "weight_scale_2"),
+    Scheme(FP8, MODELOPT, (WEIGHT, "F8_E4M3"), 1, ("weight_scale", FLOATS), 0),
+    Scheme(NVFP4, COMPRESSED, ("weight_packed", "U8"), 2, ("weight_scale", ("F8_E4M3",)), BLOCK, "weight_global_scale",
            True, "input_global_scale"),
     # transformers multiplies codes out in the dtype of their scale: with an fp32 one a model in bf16 does not run
-    Scheme("fp8", COMPRESSED, (WEIGHT, "F8_E4M3"), 1, ("weight_scale", ("BF16", "F32", "F16")), 0),
+    Scheme(FP8, COMPRESSED, (WEIGHT, "F8_E4M3"), 1, ("weight_scale", ("BF16", "F32", "F16")), 0),
 )  # fmt: skip
 
 

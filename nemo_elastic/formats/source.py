@@ -123,7 +123,8 @@ class Source(Shapes):
     @property
     def precision(self) -> str | None:
         """Their precision."""
-        return None if self.low is None else self.low.scheme.precision
+        low = self.low
+        return None if low is None else low.scheme.precision
 
     @property
     def stored(self) -> dict[str, Raw]:

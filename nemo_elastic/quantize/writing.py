@@ -28,7 +28,7 @@ from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.writing import Model, write_models, write_text
 from nemo_elastic.formats.kept import Pieces
-from nemo_elastic.formats.quantized import MODELOPT, Scheme, Stored, pieces_of
+from nemo_elastic.formats.quantized import MODELOPT, WEIGHT, Scheme, Stored, pieces_of
 from nemo_elastic.formats.raw import Raw, from_torch
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
@@ -36,7 +36,7 @@ from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import check_apart, json_object
 from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of
 from nemo_elastic.slicing.card import family_card, member_card
-from nemo_elastic.slicing.family_folder import FAMILY
+from nemo_elastic.slicing.family_folder import FAMILY, QUANTIZED
 from nemo_elastic.slicing.lineage import CARD, lineage_of
 from nemo_elastic.slicing.slicer import MEMBER, kept_parts
 
@@ -48,11 +48,9 @@ __all__ = ["FAMILY_LOW", "MEMBER_LOW", "quantize_folder", "quantized_weights", "
 def _says(path: Path) -> bool:
     """Whether `quantize` wrote a folder, by what its manifest says of where it comes from."""
     provenance = json_object(path).get("provenance")
-    return isinstance(provenance, dict) and MADE in provenance
+    return isinstance(provenance, dict) and QUANTIZED in provenance
 
 
-#: of a manifest's provenance
-MADE = "quantized"
 #: what `quantize` replaces: weights of full precision are not in it
 FAMILY_LOW = replace(FAMILY, name="a family in low precision", says=_says)
 MEMBER_LOW = replace(MEMBER, name="a model in low precision", says=_says)
@@ -84,7 +82,7 @@ class Weight:
         largest = torch.tensor(max(float(np.abs(rows).max()) for rows in self.rows()))
         if not bool(largest.isfinite()):
             raise ElasticError("has infinities or NaN; nemo-elastic verify finds damage", self.name)
-        return self._stored(scale_of(largest, self.scheme.precision))
+        return self._stored(scale_of(largest, self.scheme.precision)).float()
 
     def rows(self) -> Iterator[np.ndarray]:
         """Its values, some rows at a time."""
@@ -106,18 +104,17 @@ class Weight:
     def _entry(
         self, name: str, dtype: str, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.ndarray]]
     ) -> NewTensor:
-        return NewTensor(self.name.removesuffix("weight") + name, dtype, shape, chunks, self.raw.extent)
+        return NewTensor(self.name.removesuffix(WEIGHT) + name, dtype, shape, chunks, self.raw.extent)
 
     def _stored(self, scale: torch.Tensor) -> torch.Tensor:
-        """A scale as its file has it, fp32."""
-        return scale.bfloat16().float() if self.scheme.dtype == "BF16" else scale
+        """A scale in the dtype that its file has it in."""
+        return scale.bfloat16() if self.scheme.dtype == "BF16" else scale
 
     def _one(self, name: str, value: Callable[[], torch.Tensor]) -> NewTensor:
         scheme = self.scheme
 
         def chunks() -> Iterator[np.ndarray]:
-            scale = (1 / value() if scheme.inverse else value()).reshape(1)
-            yield from_torch(scale.bfloat16() if scheme.dtype == "BF16" else scale).words
+            yield from_torch(self._stored(1 / value() if scheme.inverse else value()).reshape(1)).words
 
         return self._entry(name, scheme.dtype, scheme.one, chunks)
 
@@ -228,14 +225,13 @@ def quantize_folder(
             entries += [
                 NewTensor.of(name, part) for name, part in pieces_of(t.hf, opened.tensors[t.hf]).stored(t.hf).items()
             ]
-    stored: dict[str, Stored] = dict.fromkeys(weights, Stored(scheme, ranges is not None))
+    stored = Stored(scheme, ranges is not None)
     prediction = [NewTensor.of(name, Pieces(raw)) for name, raw in opened.prediction.items()]
-    made = {MADE: {"to": scheme.precision, "layout": scheme.layout, "by": f"nemo-elastic {__version__}"}}
+    made = {QUANTIZED: {"to": scheme.precision, "layout": scheme.layout, "by": f"nemo-elastic {__version__}"}}
     with atomic_dir(out, force, kind=MEMBER_LOW if opened.family is None else FAMILY_LOW) as folder:
-        _write_about(opened, folder, Stored(scheme, ranges is not None), made)
-        model = Model(
-            folder, opened.parent, opened.held, entries, opened.config, opened.companions, prediction, stored
-        )
+        _write_about(opened, folder, stored, made)
+        low = dict.fromkeys(weights, stored)
+        model = Model(folder, opened.parent, opened.held, entries, opened.config, opened.companions, prediction, low)
         write_models([model], shard_bytes=shard_bytes, progress=progress)
     return rows
 

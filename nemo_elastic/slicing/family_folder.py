@@ -44,8 +44,19 @@ from .card import family_card, with_extras
 from .lineage import CARD, Lineage, lineage_of
 from .slicer import MEMBERS, slice_members
 
-__all__ = ["FAMILY", "UNTRAINED", "add_extra", "init_family", "read_members", "slice_family", "write_family"]
+__all__ = [
+    "FAMILY",
+    "QUANTIZED",
+    "UNTRAINED",
+    "add_extra",
+    "init_family",
+    "read_members",
+    "slice_family",
+    "write_family",
+]
 
+#: in a manifest's provenance: how its weights got low precision
+QUANTIZED = "quantized"
 FAMILY = Output(
     "a family",
     f"{FILES}|{re.escape(CALIBRATION)}",
@@ -102,7 +113,7 @@ def _is_untrained(path: Path) -> bool:
     """Whether `init` wrote a family, by what its manifest says of where it comes from."""
     provenance = json_object(path).get("provenance")
     # one in low precision may be all that is left of a family
-    return isinstance(provenance, dict) and provenance.get("training", ...) is None and "quantized" not in provenance
+    return isinstance(provenance, dict) and provenance.get("training", ...) is None and QUANTIZED not in provenance
 
 
 #: what `init` replaces: weeks of training are not in it

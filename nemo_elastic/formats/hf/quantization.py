@@ -14,6 +14,7 @@ from typing import Any
 from nemo_elastic import __version__
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.precision import FP8, NVFP4
 from nemo_elastic.formats.quantized import COMPRESSED, MODELOPT, WEIGHT, Stored
 
 from .patterns import anywhere
@@ -26,8 +27,8 @@ __all__ = [
 #: in `config.json`, and the file in which ModelOpt says the same
 KEY, QUANT_FILE = "quantization_config", "hf_quant_config.json"
 #: precision -> what ModelOpt calls it, and what compressed-tensors calls the way in which it is stored
-ALGORITHMS = {"nvfp4": "NVFP4", "fp8": "FP8"}
-STORED = {"nvfp4": "nvfp4-pack-quantized", "fp8": "float-quantized"}
+ALGORITHMS = {NVFP4: "NVFP4", FP8: "FP8"}
+STORED = {NVFP4: "nvfp4-pack-quantized", FP8: "float-quantized"}
 #: who wrote it, as ModelOpt's files say
 OURS = {"name": "nemo-elastic", "version": __version__}
 WEIGHTS_ONLY, MIXED = "W4A16_NVFP4", "MIXED_PRECISION"
