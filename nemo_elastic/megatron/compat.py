@@ -81,7 +81,9 @@ def mlp_entry(module: type, submodules: MLPSubmodules) -> Any:
 def with_names(function: FunctionType, **names: Any) -> FunctionType:
     """A function of another module, to which these global names mean something else; the module stays as it is."""
     seen = function.__globals__ | names
-    return FunctionType(function.__code__, seen, function.__name__, function.__defaults__, function.__closure__)
+    made = FunctionType(function.__code__, seen, function.__name__, function.__defaults__, function.__closure__)
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
 
 
 def convolution(mixer: Any) -> tuple[torch.Tensor, torch.Tensor]:

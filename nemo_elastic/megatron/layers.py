@@ -16,8 +16,10 @@ from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Probe
 
 from .choice import WHOLE, Run
+from .context import context_group, own_positions
 from .linear import all_reduce, tensor_group
 from .spec import ElasticMambaStack, block
+from .vocabulary import embedded
 
 
 def _shared_out(kind: Kind) -> set[str]:
@@ -32,37 +34,46 @@ CHANNELS = frozenset[str]().union(*map(_shared_out, KINDS.values()))
 
 
 @dataclass(frozen=True)
-class TensorShards:
-    """Tensor-parallel ranks (`ranking.scores.Shards`).
+class ModelShards:
+    """Ranks that share channels or positions of one model (`ranking.scores.Shards`).
 
     Attributes:
-        group: the ranks, more than one.
-        sequence_parallel: between the layers each sees its part of the tokens, else all of them.
+        group: tensor-parallel ranks; None for one.
+        sequence_parallel: between the layers each of them sees its part of the tokens, else all of them.
+        context: ranks that share sequences out; None for one.
     """
 
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None
     sequence_parallel: bool
+    context: dist.ProcessGroup | None = None
 
     def mean(self, site: str, mean: torch.Tensor) -> torch.Tensor:
         """Channels of all ranks, whose blocks lie in the order of the ranks; or the mean over all their tokens."""
-        if site in CHANNELS:
+        if self.group is not None and site in CHANNELS:
             parts = [torch.empty_like(mean) for _ in range(self.group.size())]
             dist.all_gather(parts, mean.contiguous(), group=self.group)
-            return torch.cat(parts, dim=1)
-        return all_reduce(mean, self.group) / self.group.size() if self.sequence_parallel else mean
+            mean = torch.cat(parts, dim=1)
+        elif self.group is not None and self.sequence_parallel:
+            mean = all_reduce(mean, self.group) / self.group.size()
+        return mean if self.context is None else all_reduce(mean, self.context) / self.context.size()
 
-    def tokens(self, each_bl: torch.Tensor) -> torch.Tensor:
-        """Its own part of the tokens between the layers."""
-        return each_bl.chunk(self.group.size(), 1)[self.group.rank()] if self.sequence_parallel else each_bl
+    def tokens(self, each_bl: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Its own part of the tokens inside of the layers, and between them."""
+        inside = own_positions(each_bl, self.context)
+        if self.group is None or not self.sequence_parallel:
+            return inside, inside
+        return inside, inside.chunk(self.group.size(), 1)[self.group.rank()]
 
     def logits(self, sums: torch.Tensor) -> torch.Tensor:
-        return all_reduce(sums, self.group)
+        for group in (self.group, self.context):
+            sums = sums if group is None else all_reduce(sums, group)
+        return sums
 
 
 class MegatronLayers:
     """Runs the whole model's layers in any order (`ranking.scores.Layered`); streams are [s, b, D].
 
-    Under sequence parallelism they are [s/tp, b, D].
+    Under sequence parallelism they are [s/tp, b, D], and of the rank's own positions where ranks share sequences out.
 
     Args:
         model: a MambaModel with an `ElasticMambaStack`, on one pipeline rank; no choice may be in force.
@@ -78,14 +89,16 @@ class MegatronLayers:
         return MegatronLayers(self.model, documents)
 
     @property
-    def shards(self) -> TensorShards | None:
+    def shards(self) -> ModelShards | None:
         """The ranks that hold the model together; None where it is one."""
-        group = tensor_group(self.decoder)
-        return None if group is None else TensorShards(group, self.decoder.config.sequence_parallel)
+        tensor, context = tensor_group(self.decoder), context_group(self.model)
+        if tensor is None and context is None:
+            return None
+        return ModelShards(tensor, self.decoder.config.sequence_parallel, context)
 
     def embed(self, tokens_bs: torch.Tensor) -> torch.Tensor:
         """Token ids [b, s] to the stream that enters the first layer."""
-        return self.model.embedding(input_ids=tokens_bs, position_ids=None)
+        return embedded(self.model, tokens_bs)
 
     def layer(self, index: int, x_sbd: torch.Tensor, probe: Probe | None = None) -> torch.Tensor:
         """The stream after layer `index` from the stream before it; that one is left as it is."""

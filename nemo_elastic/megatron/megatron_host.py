@@ -40,6 +40,7 @@ from nemo_elastic.train.training import FamilyTraining, Part
 
 from .choice import ElasticState
 from .compat import named_parameters, named_weights
+from .context import context_group, own_positions
 from .layers import MegatronLayers
 from .sharded_sort import Together, sort_in_place
 from .vocabulary import Output, distill_loss, hidden_states
@@ -120,7 +121,20 @@ class MegatronHost:
         config, factor = self.core.config, torch.ones((), device=tokens.device)
         if not config.calculate_per_token_loss:
             factor = factor / tokens.clamp(min=1) / get_num_microbatches()
+        elif (ranks := context_group(self.core)) is not None:
+            factor = factor / ranks.size()
         return factor if config.grad_scale_func is None else config.grad_scale_func(factor)
+
+    def counted(self, loss: torch.Tensor, mask_bs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A micro-batch's loss sum and its tokens, as megatron-core's schedule takes them: see `factor`.
+
+        Where the loss is one per token it adds both up over all ranks, those of a sequence too, to whom the whole sum
+        is known: each then gives its share.
+        """
+        ranks = context_group(self.core)
+        if ranks is not None and self.core.config.calculate_per_token_loss:
+            loss, mask_bs = loss / ranks.size(), own_positions(mask_bs, ranks)
+        return loss, mask_bs.sum().to(torch.int)
 
     # ------------------------------------------------------------------ a member writes
 
@@ -144,12 +158,12 @@ class MegatronHost:
         return self.layers().shards
 
     def unfinished(self, out: Path) -> Unfinished:
-        """Where this rank's tensor-parallel group writes down what it has measured, until members are found.
+        """Where the ranks that hold one model together write down what they have measured, until members are found.
 
         Raises:
             OtherRanking: an earlier run was killed that ran on other ranks.
         """
-        group, rank = parallel_state.get_tensor_model_parallel_group(), parallel_state.get_data_parallel_rank()
+        group, rank = parallel_state.get_tensor_and_context_parallel_group(), parallel_state.get_data_parallel_rank()
         assert group is not None
         ranks = parallel_state.get_data_parallel_world_size(), parallel_state.get_expert_model_parallel_world_size()
         path = unfinished_file(out, group.size(), *ranks, rank)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 
+from nemo_elastic.core.context import why_not_context
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError, bad
@@ -122,12 +123,9 @@ def check_ranks(family: FamilyTraining) -> None:
     """Raise for ranks that a family cannot have.
 
     Raises:
-        ElasticError: context parallelism, or pipeline ranks and several budgets per micro-batch.
+        ElasticError: pipeline ranks and several budgets per micro-batch.
     """
-    context, several = parallel_state.get_context_parallel_world_size(), family.config.budgets_per_batch
-    if context > 1:
-        raise bad("context_parallel_size", context, "1 in this version")
-    ranks = parallel_state.get_pipeline_model_parallel_world_size()
+    ranks, several = parallel_state.get_pipeline_model_parallel_world_size(), family.config.budgets_per_batch
     if ranks > 1 and several > 1:
         raise bad("pipeline_model_parallel_size", ranks, f"1 while elastic.budgets_per_batch is {several}")
 
@@ -153,10 +151,14 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
         for axis in kind.axes:
             if axis.blocks is not None and axis.shared_by is not None:
                 parent.axis(axis.name).shard(each[axis.shared_by])
+    context = parallel_state.get_context_parallel_world_size()
+    reason = why_not_context(parent, family.config.resolve_axes(parent), world, context)
+    if reason is not None:
+        raise bad("context_parallel_size", context, f"a size that members can share: {reason}")
     own = (("tensor_model_parallel_size", world), ("expert_tensor_parallel_size", each["expert tensor"]))
     family.config.check_blocks(parent, *own)
     if have_kernels():
-        check_widths(parent, family.config.resolve_axes(parent), world)
+        check_widths(parent, family.config.resolve_axes(parent), world * context)
     router = family.new_router(parent)
     members = SavedMembers(parent, len(family.config.budgets), router).to(next(core.parameters()).device)
     core.add_module("elastic", members)

@@ -7,6 +7,7 @@ Each takes the residual stream at the width of the run and returns what is added
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from nemo_elastic.nn.mixer import Kernels, MixerWeights, mix
 
 from .choice import WHOLE, Run
 from .compat import convolution, shard, with_names
+from .context import context_group, own_share, shared_queries, to_heads, to_positions
 
 
 class ElasticRMSNorm(torch.nn.Module):
@@ -66,10 +68,14 @@ class ElasticSelfAttention(SelfAttention):
         kv, dim, layer = self.num_query_groups_per_partition, self.hidden_size_per_attention_head, run.layer(index)
         if layer is not None and KV_HEADS in layer.widths:
             kv = layer.widths[KV_HEADS] // run.world
+        ranks = context_group(self)
+        if ranks is not None:
+            qkv_sbo, kv = shared_queries(qkv_sbo, kv, dim, ranks.size())
+            qkv_sbo, kv = to_heads(qkv_sbo, [qkv_sbo.shape[-1]], ranks), kv // ranks.size()
         qkv = qkv_sbo.unflatten(-1, (kv, -1, dim)).permute(1, 2, 3, 0, 4)  # b, groups, queries + 2, s, dim
         q_bhsd = qkv[:, :, :-2].flatten(1, 2)
         y_bhsd = causal_attention(q_bhsd, qkv[:, :, -2], qkv[:, :, -1], documents=run.documents)
-        y_sbhd = y_bhsd.permute(2, 0, 1, 3)
+        y_sbhd = to_positions(y_bhsd.permute(2, 0, 1, 3).flatten(2), ranks).unflatten(-1, (-1, dim))
         run.watch("attention", index, y_sbhd)
         gates = run.gates(index)
         if gates is not None:
@@ -150,10 +156,21 @@ class ElasticMambaMixer(MambaMixer):
             dt_bias=cut("mamba.dt_bias", self.dt_bias).float(),
             norm=cut("mamba.norm", self.norm.weight),
         )
-        kernels = kernels_for(zxbcdt_sbo, self.chunk_size)
+        kernels, ranks = kernels_for(zxbcdt_sbo, self.chunk_size), context_group(self)
+        if ranks is not None:
+            maps = widths.groups * widths.state
+            zxbcdt_sbo = to_heads(zxbcdt_sbo, [widths.inner, widths.inner, maps, maps, heads], ranks)
+            convolved = [widths.inner, maps, maps]
+            weights = MixerWeights(
+                own_share(weights.conv_weight, convolved, ranks),
+                own_share(weights.conv_bias, convolved, ranks),
+                *(own_share(t, [len(t)], ranks) for t in (weights.a, weights.d, weights.dt_bias, weights.norm)),
+            )
+            gate_i = None if gate_i is None else own_share(gate_i, [len(gate_i)], ranks)
+            widths = replace(widths, heads=heads // ranks.size(), groups=widths.groups // ranks.size())
         zxbcdt_blo = zxbcdt_sbo.transpose(0, 1)
         y_bli = mix(zxbcdt_blo, weights, widths, self.eps, gate_i, kernels, documents=run.documents)
-        return self.out_proj(y_bli.transpose(0, 1), run, index, "mamba.out_proj")
+        return self.out_proj(to_positions(y_bli.transpose(0, 1), ranks), run, index, "mamba.out_proj")
 
 
 def have_kernels() -> bool:

@@ -37,7 +37,7 @@ def mean_by_budget(each: torch.Tensor) -> dict[int, float]:
     Args:
         each: sums over this rank's micro-batches of what `report_parts` gave of the budgets.
     """
-    torch.distributed.all_reduce(each, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+    torch.distributed.all_reduce(each, group=parallel_state.get_data_parallel_group())
     return {i: float(s / n) for i, (s, n) in enumerate(each.tolist()) if n > 0}
 
 
@@ -55,7 +55,7 @@ def tokens_counted(totals: Sequence[torch.Tensor]) -> int:
 def all_ranks(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     """The sum of what micro-batches gave, over data-parallel ranks too; all of them call it."""
     sums = torch.stack(list(rows)).sum(0)
-    torch.distributed.all_reduce(sums, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+    torch.distributed.all_reduce(sums, group=parallel_state.get_data_parallel_group())
     return sums
 
 

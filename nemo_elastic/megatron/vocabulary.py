@@ -25,6 +25,7 @@ from nemo_elastic.nn.loss.head import Head, head_loss
 
 from .choice import WHOLE, ElasticState, Run
 from .compat import Model
+from .context import context_group, of_all, own_positions
 from .linear import SlicedLinear, accumulate, all_reduce, gather, reduce_scatter, tensor_group
 from .spec import ElasticMambaStack
 
@@ -138,10 +139,17 @@ def hidden_states(model: Model, tokens_bs: torch.Tensor | None, documents: Docum
     """Output [s, b, d] of a pipeline rank's layers, on the last rank of the final norm; no logits are made.
 
     What MambaModel's forward does before its head. Only the first rank looks at the tokens; where documents lie in
-    their rows every rank has to know. Under sequence parallelism a shard [s/tp, b, d].
+    their rows every rank has to know. Under sequence parallelism a shard [s/tp, b, d], of the rank's own positions
+    where ranks share a sequence out (`context`).
     """
-    x = model.embedding(input_ids=tokens_bs, position_ids=None) if model.pre_process else None
+    x = embedded(model, tokens_bs) if model.pre_process else None
     return model.decoder(hidden_states=x, attention_mask=None, documents=documents)
+
+
+def embedded(model: Model, tokens_bs: torch.Tensor | None) -> torch.Tensor:
+    """What enters the first layer: [s, b, d] of whole rows of tokens, or the rank's own positions of it."""
+    assert tokens_bs is not None
+    return model.embedding(input_ids=own_positions(tokens_bs, context_group(model)), position_ids=None)
 
 
 def distill_loss(
@@ -157,13 +165,16 @@ def distill_loss(
         config: the elastic block's distill section.
         student: a model and its `hidden_states`, at any width; stock or elastic, tied or not.
         teacher: the same of the teacher; without one only the terms that need none.
-        labels_bs: target token ids.
+        labels_bs: target token ids, whole rows.
         weights_bs: weight of every token: the loss mask.
 
     Returns:
         The sum of weight x loss over tokens, differentiable (the head's gradients in the window of `main_grad`), and
-        the loss of every token [b, s], which is not.
+        the loss of every token [b, s], which is not: of the rank's own where ranks share a sequence out.
     """
+    context = context_group(student[0])
+    labels_bs = own_positions(labels_bs, context)
+    weights_bs = None if weights_bs is None else own_positions(weights_bs, context)
     length, batch = labels_bs.t().shape
     group = tensor_group(student[0].output_layer)
     shared_out = group is not None and student[0].output_layer.sequence_parallel
@@ -181,7 +192,7 @@ def distill_loss(
         shared_out=shared_out,
         deliver=partial(_add_to_window, width=own.hidden_td.shape[-1]),
     )
-    return loss, losses_t.view(length, batch).t()
+    return of_all(loss, context), losses_t.view(length, batch).t()
 
 
 def _head(model: Model, hidden_sbd: torch.Tensor, group: dist.ProcessGroup | None = None) -> Head:

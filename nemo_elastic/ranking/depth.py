@@ -21,7 +21,7 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.ranking.rows import Rows
-from nemo_elastic.ranking.scores import Layered, Reduce, entered, through
+from nemo_elastic.ranking.scores import Layered, Reduce, Shards, entered, through
 
 #: rows of logits held in fp32 at a time
 CHUNK = 512
@@ -78,10 +78,13 @@ class Depth:
         layers: how many layers it has.
         reduce: sums a tensor over ranks that see other samples (or hold other columns of logits). All ranks add as
             many pieces and ask for the same.
+        shards: the ranks that hold the model together, which may have the logits of other tokens; None for one.
     """
 
-    def __init__(self, model: Layered, layers: int, reduce: Reduce | None = None) -> None:
-        self.model, self.layers, self.reduce = model, layers, reduce
+    def __init__(
+        self, model: Layered, layers: int, reduce: Reduce | None = None, shards: Shards | None = None
+    ) -> None:
+        self.model, self.layers, self.reduce, self.shards = model, layers, reduce, shards
         self.pieces: list[Rows] = []
         self._normed: dict[int, torch.Tensor] = {}
         self._squares: float | None = None
@@ -101,7 +104,7 @@ class Depth:
         """
         if self._squares is None:
             each = (
-                self._sum([squared_error(self._full(i), None, rows.weights_bl)]) for i, rows in enumerate(self.pieces)
+                self._sum([squared_error(self._full(i), None, self._weights(i))]) for i in range(len(self.pieces))
             )
             self._squares = _finite(sum(float(s) for (s,) in each))
         return self._squares
@@ -111,11 +114,11 @@ class Depth:
         """Squared error on one piece of the `kept` layers without each of some of them."""
         if not without:
             return {}
-        full, costs, left, rows = self._full(piece), {}, len(without), self.pieces[piece]
-        model, stream = entered(self.model, rows)
+        full, costs, left, weights_bl = self._full(piece), {}, len(without), self._weights(piece)
+        model, stream = entered(self.model, self.pieces[piece])
         for at, j in enumerate(kept):
             if j in without:
-                costs[j] = squared_error(model.head(through(model, kept[at + 1 :], stream)), full, rows.weights_bl)
+                costs[j] = squared_error(model.head(through(model, kept[at + 1 :], stream)), full, weights_bl)
                 left -= 1
             if not left:
                 break
@@ -157,6 +160,11 @@ class Depth:
             normed = through(model, range(self.layers), stream)
             self._keep(piece, normed)
         return self.model.head(normed)
+
+    def _weights(self, piece: int) -> torch.Tensor | None:
+        """Of the tokens whose logits this rank has."""
+        weights_bl = self.pieces[piece].weights_bl
+        return weights_bl if weights_bl is None or self.shards is None else self.shards.tokens(weights_bl)[0]
 
     def _keep(self, piece: int, normed: torch.Tensor) -> None:
         if sum(x.numel() for x in self._normed.values()) + normed.numel() <= KEPT:

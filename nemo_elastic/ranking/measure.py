@@ -96,7 +96,7 @@ class _Measuring:
         self.reduce, self.unfinished = reduce, unfinished
         self.statistics = Statistics(parent, options, shards)
         over_logits = _in_turn(shards.logits if shards is not None else None, reduce)
-        self.depth = Depth(model, parent.num_layers, over_logits) if options.depth == "mse" else None
+        self.depth = Depth(model, parent.num_layers, over_logits, shards) if options.depth == "mse" else None
         self.samples = self.tokens = self.counted = self.depth_samples = self.length = 0
         self.ranks, self.apart = 1, unfinished is not None  # whether one may have measured what others have not
         self.device = torch.device("cpu")

@@ -67,12 +67,15 @@ class Shards(Protocol):
         """A mean [b, ...] over the tokens and of the channels that this rank sees at a probe's site, made whole."""
         ...
 
-    def tokens(self, each_bl: torch.Tensor, /) -> torch.Tensor:
-        """Of something of all tokens [b, l] the part of those that this rank sees between layers."""
+    def tokens(self, each_bl: torch.Tensor, /) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of something of all tokens [b, l] what is of those that this rank sees inside of layers, and between them.
+
+        Of the former it has logits.
+        """
         ...
 
     def logits(self, sums: torch.Tensor, /) -> torch.Tensor:
-        """Sums over this rank's part of the vocabulary, made those over all of it."""
+        """Sums over this rank's part of vocabulary and tokens, made those over all of both."""
         ...
 
 
@@ -127,7 +130,9 @@ class Statistics:
             mean_b1 = weights_bl.mean(dim=1, keepdim=True)
             self._all_bl = torch.where(mean_b1 > 0, weights_bl / mean_b1, 0.0)
             self._counted = int((mean_b1 > 0).sum())
-            self.weights_bl = self._all_bl if self.shards is None else self.shards.tokens(self._all_bl)
+            self.weights_bl = self._all_bl
+            if self.shards is not None:
+                self._all_bl, self.weights_bl = self.shards.tokens(self._all_bl)
 
     def __call__(self, site: str, layer: int, activation: torch.Tensor) -> None:
         """The probe: `activation` is (batch, length, ...), with whole channel dimensions where there are no shards."""

@@ -48,7 +48,7 @@ class Layout:
     """Ranks and settings of a run.
 
     Attributes:
-        tensor, pipeline, data: ranks along each kind of parallelism.
+        tensor, pipeline, data, context: ranks along each kind of parallelism.
         sequence: sequence parallelism.
         sharded: the distributed optimizer.
         recompute: None, "selective" or "full".
@@ -75,21 +75,23 @@ class Layout:
     half: bool = False
     clip: float = 1.0
     router: int = 16
+    context: int = 1
 
     @property
     def world(self) -> int:
-        return self.tensor * self.pipeline * self.data
+        return self.tensor * self.pipeline * self.data * self.context
 
     @property
     def alone(self) -> Layout:
         """One rank that trains the same."""
         alone = {"tensor": 1, "pipeline": 1, "data": 1, "sequence": False, "sharded": self.half, "recompute": None}
-        return replace(self, **alone)  # in bf16 megatron-core's other optimizer cannot save the router
+        return replace(self, context=1, **alone)  # in bf16 megatron-core's other optimizer cannot save the router
 
     @property
     def name(self) -> str:
         sizes = {"tp": self.tensor, "pp": self.pipeline, "dp": self.data, "mb": self.micro_batches}
-        words = [f"{k}{v}" for k, v in sizes.items()] + (["sp"] if self.sequence else [])
+        words = [f"cp{self.context}"] if self.context > 1 else []
+        words += [f"{k}{v}" for k, v in sizes.items()] + (["sp"] if self.sequence else [])
         words += (["sharded"] if self.sharded else []) + ([self.recompute] if self.recompute else [])
         words += ["soft" if self.soft else "sliced", *([] if self.teacher else ["ce"])]
         words += [self.mode] if self.mode != Layout.mode else []
@@ -114,7 +116,7 @@ def recipe(
     )  # fmt: skip
     strategy = task.trainer.strategy
     strategy.pipeline_model_parallel_size = layout.pipeline
-    strategy.sequence_parallel = layout.sequence
+    strategy.sequence_parallel, strategy.context_parallel_size = layout.sequence, layout.context
     if layout.pipeline > 1:
         strategy.pipeline_dtype = torch.bfloat16 if layout.half else torch.float32
     if layout.half:

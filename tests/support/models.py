@@ -15,7 +15,13 @@ from nemo_elastic.megatron.choice import ElasticState
 
 
 def start(
-    rank: int = 0, world: int = 1, tensor: int = 1, port: int = 0, expert: int = 1, expert_tensor: int | None = None
+    rank: int = 0,
+    world: int = 1,
+    tensor: int = 1,
+    port: int = 0,
+    expert: int = 1,
+    expert_tensor: int | None = None,
+    context: int = 1,
 ) -> None:
     """Process group, parallel state and random state of one rank; a parallel state that is there stays."""
     from megatron.core import parallel_state
@@ -30,7 +36,9 @@ def start(
             dist.init_process_group("gloo", rank=rank, world_size=world)
     if not parallel_state.model_parallel_is_initialized():
         experts = {"expert_model_parallel_size": expert, "expert_tensor_parallel_size": expert_tensor}
-        parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor, **experts)
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=tensor, context_parallel_size=context, **experts
+        )
         initialize_rng_tracker(inference_rng_tracker=True)
 
 
@@ -69,7 +77,8 @@ def build(
         use_cpu_initialization=True, gradient_accumulation_fusion=False, masked_softmax_fusion=False,
         bias_dropout_fusion=False, persist_layer_norm=False, params_dtype=torch.float32, is_hybrid_model=True,
         init_method_std=0.1, sequence_parallel=sequence_parallel,
-        tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(), **config,
+        tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
+        context_parallel_size=parallel_state.get_context_parallel_world_size(), **config,
     )  # fmt: skip
     torch.manual_seed(seed)
     with cuda_as_cpu():

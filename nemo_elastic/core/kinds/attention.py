@@ -71,6 +71,8 @@ PLAIN = Kind(
     cache=cache,
     always=True,
     recalls=True,
+    along=ATTENTION_HEADS,
+    halved=True,
     defaults=dict.fromkeys((ATTENTION_HEADS, KV_HEADS, HEAD_DIM), 1),
 )  # fmt: skip
 

@@ -75,6 +75,7 @@ KIND = Kind(
     flops=flops,
     cache=cache,
     always=True,
+    along=MAMBA_HEADS,
     spared=True,
     defaults=dict.fromkeys((MAMBA_HEADS, MAMBA_HEAD_DIM, "mamba_groups", "state"), 1) | {"conv_kernel": 4},
 )  # fmt: skip

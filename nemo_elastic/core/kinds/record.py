@@ -162,6 +162,9 @@ class Kind:
         always: every parent has its sizes, and every family's files speak of its axes, whether there are such layers
             or not.
         recalls: its layers look at earlier tokens themselves, so that recall of a long context rests on them.
+        along: axis of heads that ranks dealing a sequence out among them share inside of a layer, which looks along it;
+            None where a layer looks at one position at a time.
+        halved: several such ranks may share the heads of one block, each with a copy of what those have in common.
         spared: the search also tries cuts that leave it whole.
         defaults: size -> its value where nothing says it.
         reals: sizes among `rigid` that need not be whole.
@@ -192,6 +195,8 @@ class Kind:
     cache: Callable[[Sizes, int, int], dict[str, Any]] = stateless
     always: bool = False
     recalls: bool = False
+    along: str | None = None
+    halved: bool = False
     spared: bool = False
     defaults: Mapping[str, int] = field(default_factory=dict)
     reals: tuple[str, ...] = ()

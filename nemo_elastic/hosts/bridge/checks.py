@@ -44,6 +44,7 @@ from .optim import ElasticOverrides
 NAMES = Names(
     tensor="recipe.model.tensor_model_parallel_size",
     pipeline="recipe.model.pipeline_model_parallel_size",
+    context="recipe.model.context_parallel_size",
     expert_tensor="recipe.model.expert_tensor_parallel_size",
     model="recipe.model",
 )
@@ -52,10 +53,9 @@ PLACEHOLDER = "NullTokenizer"
 FILES = FileNames("recipe.dataset.blend", "recipe.dataset.seq_length", "recipe.dataset.split")
 #: setting -> the values that a family can have, and why
 REFUSED = {
-    "model.context_parallel_size": (
-        (None, 1),
-        "1 in this version; long sequences take sequence parallelism",
-    ),
+    "model.hybrid_context_parallel": ((None, False), "false: ranks that share sequences out are the same ones"),
+    "model.dynamic_context_parallel": ((None, False), "false: ranks that share sequences out are the same ones"),
+    "dist.eval_context_parallel_size": ((None,), "null: members are validated on the ranks that train them"),
     "model.virtual_pipeline_model_parallel_size": ((None, 1), "null: hybrid models have no virtual stages"),
     "ddp.use_megatron_fsdp": ((False,), "false: gradients of sliced weights need Megatron's own data parallelism"),
     "dist.use_megatron_fsdp": ((False,), "false: gradients of sliced weights need Megatron's own data parallelism"),
@@ -109,12 +109,13 @@ def check_parallel(config: Any, block: ElasticConfig, parent: Parent) -> None:
     if block.distill.on_policy:
         raise bad("elastic.distill.on_policy", block.distill.on_policy, "0 on Megatron-Bridge; on NeMo members write")
     tensor, pipeline = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
-    check_ranks(block, parent, tensor, pipeline, NAMES, model.expert_tensor_parallel_size)
+    context = model.context_parallel_size or 1
+    check_ranks(block, parent, tensor, pipeline, NAMES, model.expert_tensor_parallel_size, context)
     if parent.has(EXPERTS):
         _check_experts(model, parent, tensor)
     if config.dist.distributed_backend != "gloo":
         names = {TENSOR: f"recipe.model.{TENSOR}", SHAPE: f"recipe.model.{SHAPE}", BLOCK: f"elastic.{BLOCK}"}
-        check_widths(parent, block.resolve_axes(parent), tensor, names)
+        check_widths(parent, block.resolve_axes(parent), tensor * context, names)
 
 
 def _check_experts(model: Any, parent: Parent, tensor: int) -> None:
@@ -173,7 +174,8 @@ def check_data(config: Any, block: ElasticConfig, ranks: bool) -> None:
     if not isinstance(length, int):
         raise bad("recipe.dataset.seq_length", length, "a number of tokens")
     model = config.model
-    check_length(length, model.tensor_model_parallel_size, model.sequence_parallel, "recipe.dataset.seq_length")
+    check_length(length, model.tensor_model_parallel_size, model.sequence_parallel, "recipe.dataset.seq_length",
+                 model.context_parallel_size or 1)  # fmt: skip
     _check_files(dataset, length)
 
 

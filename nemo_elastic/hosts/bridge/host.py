@@ -14,9 +14,18 @@ from megatron.bridge.data.utils import get_dataset_provider
 from megatron.bridge.training.gpt_step import get_batch
 from megatron.bridge.training.utils.pg_utils import get_pg_collection
 
+from nemo_elastic.megatron.compat import with_names
 from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
 from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.ranking import Rows
+
+
+#: Bridge's, of whole rows where ranks share sequences out too: what a rank takes of them is `megatron.context`'s
+whole_batch = with_names(
+    get_batch,
+    get_batch_on_this_cp_rank=lambda batch, **_: batch,
+    _partition_packed_batch_for_cp=lambda batch, _: batch,
+)
 
 
 class BridgeHost(MegatronHost):
@@ -66,7 +75,7 @@ class BridgeHost(MegatronHost):
         read apart on two stages at most (`checks.check_data`).
         """
         looked = Looked(loader, self.core.vocab_size, self.setting)
-        tokens, labels, mask, *_ = get_batch(looked, self.run.cfg, pg_collection=get_pg_collection(self.core))
+        tokens, labels, mask, *_ = whole_batch(looked, self.run.cfg, pg_collection=get_pg_collection(self.core))
         weights = None if mask is None else mask.float()
         return {"tokens": tokens, "labels": labels, "loss_mask": weights, "documents": looked.documents}
 

@@ -129,7 +129,7 @@ class ElasticStep:
             total, each = report_parts(parts, tokens, len(self.family.config.budgets))
             self.totals.append(total)
             self.each.append(each)
-            return loss, tokens, {LOSS: total}
+            return *self.host.counted(loss, batch["loss_mask"]), {LOSS: total}
 
         return loss, report
 

@@ -16,6 +16,7 @@ from typing import Any
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import APART, RouterConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.context import why_not_context
 from nemo_elastic.core.family import Parent, first_difference
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import by_name, tensors
@@ -55,20 +56,27 @@ class Names:
     """How a host's recipes spell what a check may refuse.
 
     Attributes:
-        tensor, pipeline, expert_tensor: sizes of these kinds of parallelism.
+        tensor, pipeline, context, expert_tensor: sizes of these kinds of parallelism.
         model: the model's config.
     """
 
     tensor: str
     pipeline: str
+    context: str
     model: str
     expert_tensor: str = ""
 
 
 def check_ranks(
-    config: ElasticConfig, parent: Parent, tensor: int, pipeline: int, names: Names, expert_tensor: int | None = None
+    config: ElasticConfig,
+    parent: Parent,
+    tensor: int,
+    pipeline: int,
+    names: Names,
+    expert_tensor: int | None = None,
+    context: int = 1,
 ) -> None:
-    """Raise for pipeline stages and tensor-parallel ranks that the family cannot have.
+    """Raise for pipeline stages, tensor- and context-parallel ranks that the family cannot have.
 
     Args:
         config: the elastic block.
@@ -76,6 +84,7 @@ def check_ranks(
         tensor, pipeline: ranks along these kinds of parallelism.
         names: of the settings.
         expert_tensor: tensor-parallel ranks of an expert; None for as many as all else has.
+        context: ranks that share sequences out.
     """
     if pipeline > 1 and config.budgets_per_batch > 1:
         allowed = f"1 while elastic.budgets_per_batch is {config.budgets_per_batch}: a stage passes on one member"
@@ -98,13 +107,20 @@ def check_ranks(
                 if axis.stripes:
                     what = f"{axis.block_words} of elastic.axes.{axis.name}; set stripes to a multiple of {ranks}"
                 raise bad(name, ranks, f"a size that divides the {blocks} {what}")
+    reason = why_not_context(parent, config.resolve_axes(parent), tensor, context)
+    if reason is not None:
+        raise bad(names.context, context, f"a size that members can share: {reason}")
     each = expert_tensor is not None and (names.expert_tensor, expert_tensor)
     config.check_blocks(parent, (names.tensor, tensor), each or (names.tensor, tensor))
 
 
-def check_length(length: int, tensor: int, sequence_parallel: bool, where: str) -> None:
-    """Raise for sequences that tensor-parallel ranks cannot share."""
-    if sequence_parallel and length % tensor:
+def check_length(length: int, tensor: int, sequence_parallel: bool, where: str, context: int = 1) -> None:
+    """Raise for sequences that tensor- or context-parallel ranks cannot share."""
+    tensor = tensor if sequence_parallel else 1
+    if context > 1 and length % (2 * context * tensor):
+        allowed = f"a multiple of 2 x context_parallel_size ({context}), times tensor-parallel ranks that share it"
+        raise bad(where, length, allowed)
+    if length % tensor:
         raise bad(where, length, f"a multiple of the tensor-parallel size ({tensor}): sequence_parallel is on")
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from nemo.collections import llm
+from nemo.collections.llm.gpt.model.base import gpt_data_step
 from nemo.lightning import get_vocab_size
 from nemo.lightning.megatron_parallel import MaskedTokenLossReduction
 
@@ -18,6 +20,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.hosts.common.agreement import check_vocabulary, vocabulary_rows
+from nemo_elastic.megatron.compat import with_names
 from nemo_elastic.megatron.gpt_tokens import Looked
 from nemo_elastic.megatron.megatron_host import FamilyStep
 from nemo_elastic.megatron.models import build_teacher, check_overlaps, check_ranks, check_rows, make_family
@@ -30,6 +33,10 @@ from nemo_elastic.train.training import FamilyTraining
 
 from .host import NemoHost
 from .validation import HeldOutReduction
+
+
+#: NeMo's, of whole rows where ranks share sequences out too: what a rank takes of them is `megatron.context`'s
+_whole_batch = with_names(gpt_data_step, get_batch_on_this_cp_rank=lambda batch: batch)
 
 
 class ElasticLossReduction(MaskedTokenLossReduction):
@@ -47,13 +54,13 @@ class ElasticLossReduction(MaskedTokenLossReduction):
         """(loss sum, tokens, report), as NeMo's own gives it for a loss per token.
 
         Args:
-            batch: has the loss mask, and in "elastic" (index, share, loss sum) of each budget.
+            batch: has the loss mask, in "counted" its tokens as megatron-core's schedule takes them, and in "elastic"
+                (index, share, loss sum) of each budget.
             forward_out: the micro-batch's loss with the router's, already weighted by the mask and summed over tokens.
         """
-        tokens = batch["loss_mask"].sum().to(torch.int)
-        total, each = report_parts(batch["elastic"], tokens, self.budgets)
+        total, each = report_parts(batch["elastic"], batch["loss_mask"].sum().to(torch.int), self.budgets)
         report = {"loss_sum_and_ub_size": total, "by_budget": each}
-        return forward_out, tokens, report
+        return forward_out, batch["counted"], report
 
     def reduce(self, losses_reduced_per_micro_batch: Any) -> torch.Tensor:
         if losses_reduced_per_micro_batch:
@@ -197,7 +204,12 @@ class ElasticMambaModel(llm.MambaModel):
             ElasticError: they are not, or the data does not say where documents begin.
         """
         looked = Looked(dataloader_iter, self.host.core.vocab_size, self.elastic_config.data.documents)
-        return {**super().data_step(looked), "documents": looked.documents}
+        step = self.config.data_step_fn  # pyright: ignore[reportAttributeAccessIssue]
+        if parallel_state.get_context_parallel_world_size() > 1:
+            if step is not gpt_data_step:
+                raise bad("recipe.model.config.data_step_fn", step, "NeMo's own where ranks share sequences out")
+            step = _whole_batch
+        return {**step(looked), "documents": looked.documents}
 
     def training_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
         """What a pipeline stage passes on: NeMo calls it instead of `training_step` on all but the last."""
@@ -210,6 +222,7 @@ class ElasticMambaModel(llm.MambaModel):
         batch |= zip(names, rows, strict=True)
         loss, parts = self.steps.loss(samples, *rows, documents)
         batch["elastic"] = parts
+        loss, batch["counted"] = self.host.counted(loss, batch["loss_mask"])
         return loss
 
     @property

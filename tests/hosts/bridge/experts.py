@@ -45,11 +45,15 @@ TRAINED = {
     "tp2-sp": Ranks(Layout(tensor=2, sequence=True, micro_batches=2, recompute="full", mode="frozen_ce")),
     "pp2": Ranks(Layout(pipeline=2, micro_batches=2, mode="frozen_ce")),
     "ep2-dp2": Ranks(Layout(data=4, micro_batches=2, mode="frozen_ce"), 2, batch=4),
+    "cp2-ep2": Ranks(Layout(context=2, micro_batches=2, soft=True, mode="frozen_ce"), 2),
+    "cp2-dp2-ep2": Ranks(Layout(context=2, data=2, micro_batches=2, mode="frozen_ce"), 2),
 }
 RANKED = {
     "ep2": Ranks(Layout(data=2), 2),
     "tp2-sp": Ranks(Layout(tensor=2, sequence=True)),
     "ep2-dp2": Ranks(Layout(data=4), 2, batch=4),
+    "cp2-ep2": Ranks(Layout(context=2), 2),
+    "cp2-tp2-sp": Ranks(Layout(context=2, tensor=2, sequence=True)),
 }
 
 

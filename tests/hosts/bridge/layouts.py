@@ -54,12 +54,20 @@ PAIRS = {
     "pp2": Layout(pipeline=2, micro_batches=4),
     "pp2-soft": Layout(pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
     "dp2-per-token": Layout(data=2, micro_batches=2),
+    "cp2": Layout(context=2, micro_batches=2),
+    "cp2-soft-sharded": Layout(context=2, sharded=True, micro_batches=2, soft=True, recompute="full"),
+    "cp2-tp2-sp": Layout(context=2, tensor=2, sequence=True, micro_batches=2),
+    "cp2-dp2": Layout(context=2, data=2, micro_batches=2, soft=True, mode="frozen_ce"),
+    "cp2-pp2": Layout(context=2, pipeline=2, micro_batches=4),
+    "cp2-per-token": Layout(context=2, micro_batches=2),
 }
 #: rows of several documents, one to a micro-batch; of four in a step each draws the one member
 PACKED = {
     "packed-dp2": Layout(data=2, micro_batches=2, mode="frozen_ce"),
     "packed-tp2-sp": Layout(tensor=2, sequence=True, micro_batches=4, recompute="full", mode="frozen_ce"),
     "packed-pp2": Layout(pipeline=2, micro_batches=4, mode="frozen_ce"),
+    "packed-cp2": Layout(context=2, micro_batches=4, mode="frozen_ce"),
+    "packed-cp2-tp2-sp": Layout(context=2, tensor=2, sequence=True, micro_batches=4, mode="frozen_ce"),
 }
 ALONE = "packed-alone"
 #: of the loss of a token and of a member, where documents are kept apart and where they are not

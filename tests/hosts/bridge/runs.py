@@ -149,7 +149,7 @@ def config(place: Path, job: Job) -> Any:
     if layout.recompute:
         made.model.recompute_granularity, made.model.recompute_method = layout.recompute, "uniform"
         made.model.recompute_num_layers = 1
-    made.model.calculate_per_token_loss = job.per_token
+    made.model.calculate_per_token_loss, made.model.context_parallel_size = job.per_token, layout.context
     if job.packed:
         prompts(place, made)
     if job.few:

@@ -115,7 +115,8 @@ def test_megatron_divides_it_as_a_loss_per_token_that_nemo_masks() -> None:
     want_bs = expected(config, student, x_sbd, teacher, y_sbd, data["labels"])
     want, want_report = scheduled(MaskedTokenLossReduction(), want_bs, data, 4)
     loss, _ = distill_loss(config, (student, x_sbd), (teacher, y_sbd), data["labels"], data["loss_mask"])
-    ours = data | {"elastic": [(1, 1.0, loss.detach().clone())]}
+    counted = data["loss_mask"].sum().to(torch.int)
+    ours = data | {"elastic": [(1, 1.0, loss.detach().clone())], "counted": counted}
     got, report = scheduled(ElasticLossReduction(3), loss, ours, 4)
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(report[0]["loss_sum_and_ub_size"], want_report[0]["loss_sum_and_ub_size"].float())

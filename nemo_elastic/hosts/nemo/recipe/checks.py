@@ -47,6 +47,7 @@ STRATEGY = "recipe.trainer.strategy"
 NAMES = Names(
     tensor=f"{STRATEGY}.tensor_model_parallel_size",
     pipeline=f"{STRATEGY}.pipeline_model_parallel_size",
+    context=f"{STRATEGY}.context_parallel_size",
     model="recipe.model.config",
 )
 #: the same of token files
@@ -122,17 +123,18 @@ def check_parallel(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
     sizes = {k: getattr(strategy, f"{k}_model_parallel_size", 1) or 1 for k in ("tensor", "pipeline")}
     tensor, pipeline = sizes["tensor"], sizes["pipeline"]
     for name, allowed in (
-        ("context_parallel_size", "1 in this version; long sequences take tensor and sequence parallelism"),
         ("virtual_pipeline_model_parallel_size", "null: NeMo's Mamba models have no virtual stages"),
         ("fsdp", "null: gradients of sliced weights need the buffers of Megatron's own data parallelism"),
     ):
         value = getattr(strategy, name, None)
         if value not in (None, 1):
             raise bad(f"{STRATEGY}.{name}", value, allowed)
-    check_ranks(config, parent, tensor, pipeline, NAMES)
+    context = getattr(strategy, "context_parallel_size", 1) or 1
+    check_ranks(config, parent, tensor, pipeline, NAMES, context=context)
+    ranks = tensor * pipeline * context
     devices, nodes = getattr(recipe.trainer, "devices", None), getattr(recipe.trainer, "num_nodes", 1) or 1
-    if type(devices) is int and devices > 0 and devices * nodes % (tensor * pipeline):
-        allowed = f"a multiple of {tensor * pipeline} with {nodes} node(s): tensor x pipeline parallel ranks"
+    if type(devices) is int and devices > 0 and devices * nodes % ranks:
+        allowed = f"a multiple of {ranks} with {nodes} node(s): tensor x pipeline x context parallel ranks"
         raise bad("recipe.trainer.devices", devices, allowed)
 
 
@@ -140,9 +142,10 @@ def check_kernels(recipe: Any, config: ElasticConfig, parent: Parent) -> None:
     """Raise for a Mamba width that the kernels of a GPU refuse, unless the recipe trains on a CPU."""
     if getattr(recipe.trainer, "accelerator", None) == "cpu":
         return
-    tensor = getattr(recipe.trainer.strategy, "tensor_model_parallel_size", 1) or 1
+    sizes = ("tensor_model_parallel_size", "context_parallel_size")
+    tensor, context = (getattr(recipe.trainer.strategy, name, 1) or 1 for name in sizes)
     names = {TENSOR: f"{STRATEGY}.{TENSOR}", SHAPE: f"recipe.model.config.{SHAPE}", BLOCK: f"elastic.{BLOCK}"}
-    check_widths(parent, config.resolve_axes(parent), tensor, names)
+    check_widths(parent, config.resolve_axes(parent), tensor * context, names)
 
 
 def check_text(recipe: Any, options: StageOptions) -> None:
@@ -168,7 +171,8 @@ def check_data(recipe: Any, block: ElasticConfig) -> None:
                   "set both to the same number of tokens")  # fmt: skip
     tensor = getattr(recipe.trainer.strategy, "tensor_model_parallel_size", 1) or 1
     sequence_parallel = getattr(recipe.trainer.strategy, "sequence_parallel", False)
-    check_length(length, tensor, sequence_parallel, "recipe.data.seq_length")
+    context = getattr(recipe.trainer.strategy, "context_parallel_size", 1) or 1
+    check_length(length, tensor, sequence_parallel, "recipe.data.seq_length", context)
     steps, batch = recipe.trainer.max_steps, getattr(recipe.data, "global_batch_size", None)
     samples = getattr(recipe.data, "num_train_samples", None)
     if isinstance(samples, int) and isinstance(batch, int) and samples < steps * batch:
