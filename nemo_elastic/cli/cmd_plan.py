@@ -163,14 +163,15 @@ def _print(name: str, parent: Parent, run: RunShape, every: Sequence[Layout], ch
         f"{run.seq_length} tokens on {run.gpus} {run.gpu.upper()}; GB per GPU, {run.usable / 1e9:.1f} usable"
     )
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, padding=(0, 1))
-    sizes = "TP,PP,DP" if every[0].expert is None else "TP,PP,DP,EP"
+    sizes = "TP,CP,PP,DP" if every[0].expert is None else "TP,CP,PP,DP,EP"
     columns = f"{sizes},SP,recompute,s/step,weights,grads,optim,teacher,activations,loss,backward,total"
     for column in columns.split(","):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("fits", no_wrap=True)
     for layout in every:
         held = layout.memory.to_json()
-        cells = [str(n) for n in (layout.tensor, layout.pipeline, layout.data, layout.expert) if n is not None]
+        own = layout.tensor, layout.context, layout.pipeline, layout.data, layout.expert
+        cells = [str(n) for n in own if n is not None]
         cells += ["yes" if flag else "" for flag in (layout.sequence_parallel, layout.recompute)]
         cells += [three_digits(layout.seconds), *(f"{held[k] / 1e9:.1f}" for k in held)]
         style = "bold" if layout is chosen else "" if layout.fits else "dim"

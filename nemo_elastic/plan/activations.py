@@ -7,7 +7,7 @@ where the code computes in fp32). `tests/plan/test_measured.py` compares them wi
 scan is nn.ssd in torch. What mamba_ssm's kernel saves is read from its source (`save_for_backward` of
 MambaSplitConv1dScanCombinedFn) and was not measured; nor was what a layer of experts saves (`moe`).
 
-All figures are per token of the micro-batch and per GPU. d: hidden width, t: tensor-parallel size. The residual stream
+All figures are per GPU and per token of the micro-batch that it has between the layers. d: hidden width, t: tensor-parallel size. The residual stream
 is whole on every rank, or 1/t of the tokens under sequence parallelism: `Sharding.stream`.
 """
 
@@ -33,6 +33,7 @@ __all__ = [
     "norm",
     "saved",
     "stream",
+    "widths",
 ]
 
 HALF, SINGLE = 2, 4
@@ -47,11 +48,14 @@ class Sharding:
         sequence: sequence parallelism: the residual stream is divided as well.
         expert: expert-parallel size: ranks that share the experts of a layer. It divides weights, not activations:
             every rank brings its tokens, and gets as many of others where experts are chosen evenly.
+        context: ranks that share sequences out. It divides the tokens that a rank has, not what each of them takes:
+            inside of layers that look along the sequence a rank has all of them of its share of the heads.
     """
 
     tensor: int = 1
     sequence: bool = False
     expert: int = 1
+    context: int = 1
 
     @property
     def stream(self) -> int:
@@ -83,12 +87,21 @@ def attention(parent: Parent, shards: Sharding, gated: bool = False, kernels: bo
     """Norm, the fused query-key-value output, a contiguous copy of the queries, SDPA's output and its log-sum-exp.
 
     The output projection's input is counted as a copy of SDPA's output (a gated product is one). No score matrix:
-    SDPA's flash kernel is assumed, as PyTorch chooses it in bf16.
+    SDPA's flash kernel is assumed, as PyTorch chooses it in bf16. Where more ranks share a sequence than there are
+    keys and values, these are there several times.
     """
     query = parent.attention_heads * parent.attention_head_dim
-    key_value = 2 * parent.kv_heads * parent.attention_head_dim
+    copies = max(1, shards.tensor * shards.context // parent.kv_heads)
+    key_value = 2 * copies * parent.kv_heads * parent.attention_head_dim
     inner = HALF * (4 * query + key_value) + SINGLE * parent.attention_heads
     return norm(parent, shards) + inner / shards.tensor + _output_gates(parent, shards, gated)
+
+
+def widths(parent: Parent, ranks: int = 1) -> MambaWidths:
+    """Of a Mamba layer, or of the share of it that each of some ranks runs."""
+    return MambaWidths(
+        parent.mamba_heads // ranks, parent.mamba_head_dim, parent.mamba_groups // ranks, parent.state
+    )
 
 
 def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
@@ -100,8 +113,8 @@ def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool =
     Without: see `_torch_scan`. Gates keep the projection and the scan's output before the product, and the norm's
     output.
     """
-    t = shards.tensor
-    local = MambaWidths(parent.mamba_heads // t, parent.mamba_head_dim, parent.mamba_groups // t, parent.state)
+    t = shards.tensor * shards.context
+    local = widths(parent, t)
     inner, projection = local.inner * t, local.projection * t
     if kernels:
         scan = HALF * (projection + inner) + 2 * SINGLE * inner

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.context import why_not_context
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.kernels import check_widths
@@ -28,10 +29,17 @@ BLUR = 0.015
 
 
 def layout_name(
-    tensor: int, pipeline: int, data: int, sequence_parallel: bool, recompute: bool, expert: int | None = None
+    tensor: int,
+    pipeline: int,
+    data: int,
+    sequence_parallel: bool,
+    recompute: bool,
+    expert: int | None = None,
+    context: int = 1,
 ) -> str:
-    """A layout in words, such as TP4 PP1 DP32 SP recompute or TP1 PP1 DP32 EP8; see `Layout`."""
-    parts = [f"TP{tensor}", f"PP{pipeline}", f"DP{data}", *([] if expert is None else [f"EP{expert}"])]
+    """A layout in words, such as TP4 PP1 DP32 SP recompute, TP1 PP1 DP32 EP8 or TP2 CP4 PP1 DP16; see `Layout`."""
+    parts = [f"TP{tensor}", *([] if context == 1 else [f"CP{context}"]), f"PP{pipeline}", f"DP{data}"]
+    parts += [] if expert is None else [f"EP{expert}"]
     return " ".join([*parts, *["SP"] * sequence_parallel, *["recompute"] * recompute])
 
 
@@ -40,13 +48,15 @@ class Layout:
     """One way to lay a run out on GPUs.
 
     Attributes:
-        tensor: tensor-parallel size; pipeline: stages; data: replicas. Their product is the number of GPUs.
+        tensor: tensor-parallel size; pipeline: stages; data: replicas. Their product with `context` is the number of
+            GPUs.
         sequence_parallel: the residual stream is divided over tensor-parallel ranks.
         recompute: every layer's activations are computed again in the backward pass (recompute_granularity "full").
         memory: per GPU, of the fullest stage.
         work: FLOPs of a step; seconds: its estimated time.
         fits: the memory is enough; reason: the figures, in words.
-        expert: ranks that share a layer's experts, of the tensor x data ones of a stage; None without experts.
+        expert: ranks that share a layer's experts, of the tensor x data x context ones of a stage; None without.
+        context: ranks that share sequences out.
     """
 
     tensor: int
@@ -60,9 +70,16 @@ class Layout:
     fits: bool
     reason: str
     expert: int | None = None
+    context: int = 1
+
+    @property
+    def replica(self) -> int:
+        """Ranks that hold one model together."""
+        return self.tensor * self.pipeline * self.context
 
     def __str__(self) -> str:
-        return layout_name(self.tensor, self.pipeline, self.data, self.sequence_parallel, self.recompute, self.expert)
+        sizes = self.tensor, self.pipeline, self.data
+        return layout_name(*sizes, self.sequence_parallel, self.recompute, self.expert, self.context)
 
     def to_json(self) -> dict[str, Any]:
         """Give what `plan --json` prints of it."""
@@ -71,7 +88,7 @@ class Layout:
             "tensor_model_parallel_size": self.tensor,
             "pipeline_model_parallel_size": self.pipeline,
             **({} if self.expert is None else experts),
-            "context_parallel_size": 1,
+            "context_parallel_size": self.context,
             "data_parallel_size": self.data,
             "sequence_parallel": self.sequence_parallel,
             "recompute": self.recompute,
@@ -105,7 +122,13 @@ def _dealt(parent: Parent) -> set[str]:
 
 
 def why_not(
-    parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, pipeline: int, expert: int | None = None
+    parent: Parent,
+    config: ElasticConfig,
+    run: RunShape,
+    tensor: int,
+    pipeline: int,
+    expert: int | None = None,
+    context: int = 1,
 ) -> str | None:
     """What forbids parallel sizes, in words; None where nothing does.
 
@@ -116,6 +139,7 @@ def why_not(
         tensor: tensor-parallel size.
         pipeline: pipeline-parallel size.
         expert: expert-parallel size, one of `expert_sizes`.
+        context: context-parallel size.
     """
     dealt = _dealt(parent)
     for axis in (axis for kind in parent.kinds for axis in kind.axes if axis.blocks is not None):
@@ -126,24 +150,30 @@ def why_not(
             return f"TP {tensor} does not divide the {blocks} blocks of {axis.name}"
     if parent.vocab % tensor:
         return f"TP {tensor} does not divide the vocabulary of {parent.vocab}"
-    if tensor > run.node or (run.gpus > run.node and run.node % tensor):
-        return f"TP {tensor} leaves a node of {run.node} GPUs"
+    near = tensor * context
+    if near > run.node or (run.gpus > run.node and run.node % near):
+        return f"TP {tensor}{f' x CP {context}' if context > 1 else ''} leaves a node of {run.node} GPUs"
+    if context > 1 and run.seq_length % (2 * context):
+        return f"2 x CP {context} does not divide the length"
+    unequal = why_not_context(parent, config.resolve_axes(parent), tensor, context)
+    if unequal is not None:
+        return unequal
     if pipeline > 1 and config.budgets_per_batch > 1:
         return f"PP {pipeline} is refused with budgets_per_batch {config.budgets_per_batch}"
     if parent.num_layers % pipeline:
         return f"PP {pipeline} does not divide {parent.num_layers} layers"
-    if run.gpus % (tensor * pipeline):
-        return f"TP {tensor} x PP {pipeline} does not divide {run.gpus} GPUs"
-    data = run.gpus // (tensor * pipeline)
-    if expert is not None and tensor * data % expert:
-        return f"EP {expert} does not divide the {tensor * data} ranks of a stage"
-    if expert is not None and tensor > 1 and run.seq_length % tensor:
+    if run.gpus % (near * pipeline):
+        return f"TP {tensor} x CP {context} x PP {pipeline} does not divide {run.gpus} GPUs"
+    data = run.gpus // (near * pipeline)
+    if expert is not None and near * data % expert:
+        return f"EP {expert} does not divide the {near * data} ranks of a stage"
+    if expert is not None and tensor > 1 and not _shared_by(tensor, context, run):
         return f"TP {tensor} does not divide the length, and with experts it needs sequence parallelism"
     if run.global_batch % (run.micro_batch * data):
         return f"{data} data-parallel ranks x {run.micro_batch} do not divide the global batch {run.global_batch}"
     if run.kernels:
         try:
-            check_widths(parent, config.resolve_axes(parent), tensor)
+            check_widths(parent, config.resolve_axes(parent), near)
         except ElasticError as error:
             return error.message
     return None
@@ -158,8 +188,8 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
         run: lengths, batches and machine.
 
     Returns:
-        Layouts at all tensor-parallel sizes of one node and all pipeline- and expert-parallel sizes that the block
-        allows, with and without sequence parallelism and activation recomputation. With experts tensor parallelism
+        Layouts at all tensor- and context-parallel sizes of one node and all pipeline- and expert-parallel sizes that
+        the block allows, with and without sequence parallelism and activation recomputation. With experts tensor parallelism
         comes with sequence parallelism only, as megatron-core has it. Not all of them fit: see `Layout.fits`.
 
     Raises:
@@ -168,31 +198,38 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
     parent = config.parent_shape(parent)
     family = members(parent, config)
     out, reasons = [], []
-    for tensor, pipeline, expert in _sizes(parent, run):
-        reason = why_not(parent, config, run, tensor, pipeline, expert)
+    for tensor, pipeline, expert, context in _sizes(parent, run):
+        reason = why_not(parent, config, run, tensor, pipeline, expert, context)
         if reason is not None:
             reasons.append(reason)
             continue
-        for sequence in (True, False) if tensor > 1 and run.seq_length % tensor == 0 else (False,):
+        for sequence in (True, False) if tensor > 1 and _shared_by(tensor, context, run) else (False,):
             if expert is not None and tensor > 1 and not sequence:
                 continue
             for recompute in (False, True):
                 work = step_work(parent, family, config, run, recompute)
                 waits = wait(parent, family, config, run, recompute, pipeline)
-                shards = Sharding(tensor, sequence, expert or 1)
+                shards = Sharding(tensor, sequence, expert or 1, context)
                 layout = _layout(parent, config, run, shards, pipeline, recompute, work, waits)
-                out.append(replace(layout, expert=expert))
+                out.append(replace(layout, expert=expert, context=context))
     if not out:
         raise ElasticError(f"no layout is possible on {run.gpus} GPUs: {'; '.join(dict.fromkeys(reasons))}")
     return sorted(out, key=lambda layout: (layout.seconds, layout.memory.total))
 
 
-def _sizes(parent: Parent, run: RunShape) -> Iterable[tuple[int, int, int | None]]:
-    """Tensor-, pipeline- and expert-parallel sizes that are tried."""
-    for tensor in range(1, min(run.node, run.gpus) + 1):
-        for pipeline in range(1, min(MOST_STAGES, run.gpus // tensor) + 1):
-            for expert in expert_sizes(parent):
-                yield tensor, pipeline, expert
+def _shared_by(tensor: int, context: int, run: RunShape) -> bool:
+    """Whether tensor-parallel ranks can share what context-parallel ones have of a sequence."""
+    return run.seq_length % (tensor * (2 * context if context > 1 else 1)) == 0
+
+
+def _sizes(parent: Parent, run: RunShape) -> Iterable[tuple[int, int, int | None, int]]:
+    """Tensor-, pipeline-, expert- and context-parallel sizes that are tried."""
+    most = min(run.node, run.gpus)
+    for tensor in range(1, most + 1):
+        for context in range(1, most // tensor + 1):
+            for pipeline in range(1, min(MOST_STAGES, run.gpus // (tensor * context)) + 1):
+                for expert in expert_sizes(parent):
+                    yield tensor, pipeline, expert, context
 
 
 def choose(every: Sequence[Layout]) -> Layout | None:
@@ -236,7 +273,7 @@ def _layout(
     work: Work,
     waits: float,
 ) -> Layout:
-    gpu, data = GPUS[run.gpu], run.gpus // (shards.tensor * pipeline)
+    gpu, data = GPUS[run.gpu], run.gpus // (shards.tensor * shards.context * pipeline)
     micro_batches = run.global_batch // (run.micro_batch * data)
     own = stages(parent, pipeline)
     memory = max(
@@ -302,4 +339,4 @@ class Duration:
 def duration(layout: Layout, steps: int) -> Duration:
     """The time that a layout takes for so many steps."""
     hours = layout.seconds * steps / 3600
-    return Duration(steps, hours, hours * layout.tensor * layout.pipeline * layout.data)
+    return Duration(steps, hours, hours * layout.replica * layout.data)

@@ -15,7 +15,7 @@ from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.layout import by_name, rows, shape
 from nemo_elastic.core.precision import default_rows
 
-from .activations import HALF, SINGLE, Sharding, layer, saved, stream
+from .activations import HALF, SINGLE, Sharding, layer, saved, stream, widths
 
 __all__ = [
     "Memory",
@@ -169,13 +169,16 @@ def transient(
 
     Without recomputation the largest layer's gradients are counted as large as its activations; with it, both
     together as 1.5 times those, in torch 1.75 (small models take up to that, tests/plan/test_measured.py). Sequence
-    parallelism gathers the stream whole, once for the weight and once for its gradient. A layer's weight gradient
+    parallelism gathers the stream whole, once for the weight and once for its gradient; ranks that share sequences
+    hold what they send of the widest projection beside what they get. A layer's weight gradient
     exists once in bf16 and once in fp32 before it is added to the buffer (megatron.linear.accumulate), the embedding's
     as a dummy in bf16; the head's is part of `loss`. Of experts all are counted at once that a rank holds of a layer.
     """
     share = 1.0 if not recompute else 1.5 if kernels else 1.75
     fullest = max(share * tokens * layer(parent, kind, shards, gated, kernels) for kind in stage.kinds)
     gathered = 2 * HALF * parent.hidden if shards.sequence else 0
+    if shards.context > 1:
+        gathered += 2 * HALF * widths(parent).projection / shards.tensor
     local = list(_local(parent, stage, shards.tensor, shards.expert))
     pieces = max(n * (HALF if row.layer is None else HALF + SINGLE) for row, n in local)
     return fullest + tokens * gathered + pieces
@@ -190,8 +193,8 @@ class Memory:
             once more.
         gradients: DistributedDataParallel's buffer; every data-parallel rank holds all of it, also with a distributed
             optimizer.
-        optimizer: fp32 parameters and Adam's moments, a share per data-parallel rank; of experts per rank that holds
-            the same ones, of which there are tensor x data / expert.
+        optimizer: fp32 parameters and Adam's moments, a share per rank that holds the same ones: data x context, and
+            of experts tensor x data x context / expert.
         teacher: parameters of the frozen parent, cut into stages as the student is.
         activations: what is saved for the backward pass of all micro-batches in flight.
         loss: what the head's loss holds, the gradient of the head included until it is added to the buffer.
@@ -242,10 +245,10 @@ def stage_memory(
         parent: shape of the whole model.
         stage: the stage.
         distill: the loss; decides about the teacher.
-        shards: tensor, sequence and expert parallelism.
+        shards: tensor, sequence, expert and context parallelism.
         data: data-parallel size.
         in_flight: micro-batches whose activations are held at once (1F1B: stages to the end, itself included).
-        tokens: tokens of one micro-batch.
+        tokens: tokens of one micro-batch, of all ranks that share its sequences.
         recompute: layers are checkpointed.
         gated: soft masks are in use.
         kernels: mamba_ssm's kernels are there.
@@ -253,6 +256,7 @@ def stage_memory(
     """
     count = local_parameters(parent, stage, shards.tensor, shards.expert)
     experts = local_experts(parent, stage, shards.expert)
+    data, tokens = data * shards.context, tokens // shards.context
     replicas = shards.tensor * data / shards.expert
     taught = distill.teacher == "frozen"
     per_token = handed_over(parent, stage, distill, shards, recompute) + saved(

@@ -16,15 +16,17 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import inclusion
 from nemo_elastic.core.cost import flops_per_token
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.attention import ATTENTION
+from nemo_elastic.core.kinds.mamba import MAMBA
 from nemo_elastic.core.kinds.moe import LATENT, MOE, TOP_K
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.search import Space, uniform_family
 
-from .activations import HALF, Sharding
+from .activations import HALF, Sharding, widths
 from .machine import EFFICIENCY, SUMS, Gpu, RunShape
 from .memory import stages
 
-__all__ = ["Work", "dispatched", "gated_share", "members", "passed_on", "seconds", "step_work", "wait"]
+__all__ = ["Work", "dispatched", "exchanged", "gated_share", "members", "passed_on", "seconds", "step_work", "wait"]
 
 
 def members(parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
@@ -166,7 +168,7 @@ def passed_on(parent: Parent, config: ElasticConfig, run: RunShape, shards: Shar
     The student's hidden states, and with a teacher those of the teacher beside them (`megatron.streams`).
     """
     streams = 1 + config.distill.taught
-    return streams * HALF * parent.hidden * run.seq_length * run.micro_batch / shards.stream
+    return streams * HALF * parent.hidden * run.seq_length * run.micro_batch / (shards.stream * shards.context)
 
 
 def dispatched(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding, recompute: bool) -> float:
@@ -180,9 +182,29 @@ def dispatched(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sha
         return 0.0
     passes = config.budgets_per_batch * (2 + recompute) + config.distill.taught
     width = parent.size(LATENT) if parent.has(LATENT) else parent.hidden
-    choices = parent.size(TOP_K) * run.seq_length * run.micro_batch / shards.stream
+    choices = parent.size(TOP_K) * run.seq_length * run.micro_batch / (shards.stream * shards.context)
     kept_off = (shards.expert - 1) / shards.expert
     return passes * 2 * parent.types.count(MOE) * HALF * width * choices * kept_off
+
+
+def exchanged(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding, recompute: bool) -> float:
+    """Bytes that a rank sends to those that share its sequences for a micro-batch, in all layers; 0 for one.
+
+    On the way into a Mamba layer an all-to-all moves [z | x | B | C | dt] of its own tokens, into attention queries,
+    keys and values, and out of either what the layer has made; (c-1)/c of it leaves a rank of c. Passes are those of
+    `dispatched`.
+    """
+    c = shards.context
+    if c == 1:
+        return 0.0
+    passes = config.budgets_per_batch * (2 + recompute) + config.distill.taught
+    mamba = widths(parent)
+    copies = max(1, shards.tensor * c // parent.kv_heads)
+    heads = 2 * (parent.attention_heads + copies * parent.kv_heads)
+    channels = parent.types.count(MAMBA) * (mamba.projection + mamba.inner)
+    channels += parent.types.count(ATTENTION) * heads * parent.attention_head_dim
+    tokens = run.seq_length * run.micro_batch / c
+    return passes * HALF * channels / shards.tensor * tokens * (c - 1) / c
 
 
 def seconds(
@@ -210,7 +232,8 @@ def seconds(
     is off). A pipeline of p stages idles for p-1 micro-batches, waits in each slot for its slowest stage, and hands
     hidden states on and gradients back. Narrower members are counted at full width in what is moved. Experts are
     reduced over the ranks that hold the same ones, and tokens travel to them (`dispatched`), inside a node where the
-    expert-parallel group fits one.
+    expert-parallel group fits one. Ranks that share sequences, which are in one node, exchange positions for heads
+    (`exchanged`), and are data-parallel ones to the gradients.
 
     Args:
         parent: shape of the model.
@@ -218,7 +241,7 @@ def seconds(
         run: the run.
         gpu: kind of GPU.
         work: FLOPs of the step.
-        shards: tensor, sequence and expert parallelism.
+        shards: tensor, sequence, expert and context parallelism.
         pipeline: pipeline-parallel size.
         data: data-parallel size.
         parameters: parameters on one GPU.
@@ -232,8 +255,10 @@ def seconds(
     t = shards.tensor
     passes = config.budgets_per_batch * (2 + (3 if shards.sequence else 2) + (2 if recompute else 0))
     passes += 2 if config.distill.taught else 0
-    stream = HALF * parent.hidden * run.seq_length * run.micro_batch * (t - 1) / t
+    stream = HALF * parent.hidden * run.seq_length * run.micro_batch / shards.context * (t - 1) / t
     tensor = micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
+    tensor += micro_batches * exchanged(parent, config, run, shards, recompute) / pipeline / gpu.nvlink
+    data *= shards.context
     link = gpu.network if run.gpus > run.node else gpu.nvlink
     reduction = (SUMS[run.gradients] + HALF) * (parameters - experts) * (data - 1) / data / link
     if experts:

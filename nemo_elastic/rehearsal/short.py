@@ -86,7 +86,7 @@ def halved(layouts: Sequence[Layout], ranks: int) -> list[Layout]:
     factor = 1
     while True:
         small = [_divided(layout, factor, ranks) for layout in layouts]
-        sizes = [layout.tensor * layout.pipeline for layout in small]
+        sizes = [layout.replica for layout in small]
         replicas = ranks == 1 or min(sizes) < ranks or all(layout.data == 1 for layout in layouts)
         if max(sizes) <= ranks and replicas:
             return small
@@ -94,16 +94,19 @@ def halved(layouts: Sequence[Layout], ranks: int) -> list[Layout]:
 
 
 def _divided(layout: Layout, factor: int, ranks: int) -> Layout:
-    """A layout with `factor` times fewer ranks for a replica, taken from the pipeline where its ranks are spent."""
+    """A layout with `factor` times fewer ranks for a replica, taken from pipeline and context where its are spent."""
     tensor = max(1, layout.tensor // factor)
-    pipeline = max(1, layout.pipeline // max(1, factor * tensor // layout.tensor))
-    data = max(1, ranks // (tensor * pipeline))
+    left = max(1, factor * tensor // layout.tensor)
+    pipeline = max(1, layout.pipeline // left)
+    context = max(1, layout.context // max(1, left * pipeline // layout.pipeline))
+    data = max(1, ranks // (tensor * pipeline * context))
     return replace(
         layout,
         tensor=tensor,
         pipeline=pipeline,
         data=data,
-        expert=layout.expert and math.gcd(layout.expert, tensor * data),
+        context=context,
+        expert=layout.expert and math.gcd(layout.expert, tensor * data * context),
         sequence_parallel=layout.sequence_parallel and tensor > 1,
     )
 

@@ -187,13 +187,14 @@ def test_router_and_members_lie_on_every_rank_of_a_checkpoint() -> None:
 def test_ranks_that_cannot_share_a_parent_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from megatron.core import parallel_state
 
-    from nemo_elastic.megatron.models import check_ranks, make_family
+    from nemo_elastic.megatron.models import make_family
 
     start()
     family, core = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=STEPS), build(PARENT, elastic=False)
     monkeypatch.setattr(parallel_state, "get_tensor_model_parallel_world_size", lambda: 3)
     with pytest.raises(ElasticError):
         make_family(core, family, PARENT)
-    monkeypatch.setattr(parallel_state, "get_context_parallel_world_size", lambda: 2)
-    with pytest.raises(ElasticError, match="context_parallel_size: 2 is not allowed; 1 in this version"):
-        check_ranks(family)
+    monkeypatch.setattr(parallel_state, "get_tensor_model_parallel_world_size", lambda: 1)
+    monkeypatch.setattr(parallel_state, "get_context_parallel_world_size", lambda: 8)
+    with pytest.raises(ElasticError, match="context_parallel_size: 8 is not allowed; a size that members can share: "):
+        make_family(core, family, PARENT)

@@ -67,6 +67,12 @@ ROWS = (
     Layout(tensor=2, sequence=True, recompute="full", micro_batches=4),
     Layout(pipeline=2, recompute="full", teacher=False, micro_batches=4, soft=True),
     Layout(tensor=2, sequence=True, pipeline=2, recompute="full", micro_batches=4, soft=True),
+    Layout(context=2),
+    Layout(context=2, soft=True, recompute="full"),
+    Layout(context=4, micro_batches=4),
+    Layout(context=2, data=2, sharded=True, soft=True),
+    Layout(context=2, tensor=2, sequence=True, soft=True),
+    Layout(context=2, pipeline=2, micro_batches=4, mode="frozen_ce"),
 )
 #: a router that no rank's shard holds whole, in all layouts that cut it elsewhere; its clipping is always active
 SHARDS = (
@@ -100,6 +106,7 @@ SUITE = (
     Layout(tensor=2, sequence=True, pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
     Layout(pipeline=2, micro_batches=4, mode="trainable"),
     Layout(recompute="selective"),
+    Layout(context=2, tensor=2, sequence=True, soft=True),
     SHARDS[0],
     SHARDS[2],
     HALVES[1],
@@ -108,7 +115,6 @@ EVERY = (*ROWS, *SHARDS, *HALVES)
 assert set(SUITE) <= set(EVERY)
 #: what megatron-core and NeMo cannot run, or not with us -> a setting of the strategy, why
 REFUSED = {
-    "context parallelism": ("context_parallel_size", 2, "Mamba layers fix their share of heads when they are built"),
     "virtual pipeline stages": ("virtual_pipeline_model_parallel_size", 2, "NeMo's Mamba models have none"),
     "FSDP": ("fsdp", "megatron", "it has none of the gradient buffers that slices add to"),
 }
@@ -198,14 +204,14 @@ def measure(place: Path, only: Collection[str] = ()) -> dict[str, dict[str, Any]
 
 def markdown(actual: Mapping[str, Mapping[str, Any]]) -> str:
     """The tables of docs/clusters.md."""
-    head = ["TP", "SP", "PP", "DP", "distributed optimizer", "recomputation", "micro-batches", "steps", "distill",
+    head = ["TP", "SP", "CP", "PP", "DP", "distributed optimizer", "recomputation", "micro-batches", "steps", "distill",
             "loss", "gradients", "weights"]  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 9 + "---:|" * 3]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 10 + "---:|" * 3]
     for layout in ROWS:
         r, report = actual[layout.name], asdict(layout)
         yes = {True: "on", False: ""}
-        cells = [report["tensor"], yes[layout.sequence], report["pipeline"], report["data"], yes[layout.sharded],
-                 layout.recompute or "", layout.micro_batches, "soft" if layout.soft else "sliced",
+        cells = [report["tensor"], yes[layout.sequence], report["context"], report["pipeline"], report["data"],
+                 yes[layout.sharded], layout.recompute or "", layout.micro_batches, "soft" if layout.soft else "sliced",
                  layout.mode if layout.teacher else "ce"]  # fmt: skip
         figures = [f"{r[k]:.0e}" if k in r else "" for k in ("loss", "gradient", "weight")]
         lines.append("| " + " | ".join(map(str, [*cells, *figures])) + " |")

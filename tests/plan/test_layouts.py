@@ -20,10 +20,10 @@ from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.plan import RunShape, best, choose, duration, layouts, preset
 from nemo_elastic.plan.activations import Sharding, layer, norm
-from nemo_elastic.plan.layouts import BLUR
+from nemo_elastic.plan.layouts import BLUR, why_not
 from nemo_elastic.plan.machine import EFFICIENCY
 from nemo_elastic.plan.memory import local_parameters, loss, stage_memory, stages
-from nemo_elastic.plan.work import members, passed_on, step_work, wait
+from nemo_elastic.plan.work import exchanged, members, passed_on, step_work, wait
 
 from ..shapes import PARENT
 
@@ -52,7 +52,7 @@ def block(**changes: Any) -> ElasticConfig:
 def test_the_12b_fits_80_gb_in_both_stages(run: RunShape) -> None:
     layout = best(P12, block(), run)
     assert layout.fits and layout.memory.total < 80e9
-    assert 8 % layout.tensor == 0 and layout.pipeline == 1 and layout.tensor * layout.data == 128
+    assert 8 % layout.tensor == 0 and layout.pipeline == 1 and layout.replica * layout.data == 128
     # what the design asks for at 48k fits too, with room
     wide = next(x for x in layouts(P12, block(), run) if str(x) == "TP8 PP1 DP16 SP recompute")
     assert wide.fits and wide.memory.total < 40e9
@@ -72,7 +72,7 @@ def test_layouts_come_fastest_first_and_say_why_they_do_not_fit() -> None:
 
 def test_of_layouts_that_are_as_fast_the_smallest_is_taken() -> None:
     """Sequence parallelism costs 1.4 % of a step here, and saves 25 GB."""
-    fast, small, *_ = (x for x in layouts(P12, block(), STAGE_2) if x.fits)
+    fast, small, *_ = (x for x in layouts(P12, block(), STAGE_2) if x.fits and x.context == 1)
     assert (str(fast), str(small)) == ("TP4 PP1 DP32 recompute", "TP4 PP1 DP32 SP recompute")
     assert fast.memory.total > small.memory.total + 20e9
     assert choose([fast, small]) == small
@@ -318,13 +318,63 @@ def test_tensor_parallel_sizes_divide_blocks() -> None:
     assert {x.tensor for x in layouts(P12, block(axes=BLOCK["axes"] | {"ffn": stripes}), STAGE_1)} == {1, 2}
 
 
+def test_ranks_that_share_sequences_divide_what_a_token_keeps() -> None:
+    """Weights they hold as data-parallel ranks do, whose share of the optimizer is theirs."""
+    one, two = (
+        next(x for x in layouts(P12, block(), STAGE_2) if str(x) == name)
+        for name in ("TP2 PP1 DP64 SP recompute", "TP2 CP2 PP1 DP32 SP recompute")
+    )
+    assert (two.context, two.replica, two.replica * two.data) == (2, 4, 128)
+    for part in ("weights", "gradients", "teacher", "optimizer"):
+        assert getattr(two.memory, part) == getattr(one.memory, part)
+    assert two.memory.activations == one.memory.activations / 2
+    assert one.memory.loss / 2 < two.memory.loss < one.memory.loss
+    assert two.work == one.work and two.to_json()["context_parallel_size"] == 2
+    # as many tokens a rank: the same time, and what is exchanged
+    run, longer = RunShape(8192, 128, gpus=16), RunShape(16384, 64, gpus=16)
+    own, shared = Sharding(2, True), Sharding(2, True, context=2)
+    assert passed_on(P12, block(), run, own) == passed_on(P12, block(), longer, shared)
+    assert exchanged(P12, block(), run, own, False) == 0
+    mamba = 2 * 128 * 80 + 2 * 8 * 128 + 128 + 128 * 80
+    channels = P12.types.count("mamba") * mamba + P12.types.count("attention") * 2 * (40 + 8) * 128
+    sent = exchanged(P12, block(), longer, shared, False)
+    assert sent == 3 * 2 * channels / 2 * 8192 / 2  # forward, backward and the teacher's, half of it to the other rank
+
+
+@pytest.mark.parametrize(
+    ("tensor", "context", "message"),
+    [
+        (1, 16, "TP 1 x CP 16 leaves a node of 8 GPUs"),
+        (4, 4, "TP 4 x CP 4 leaves a node of 8 GPUs"),
+        (1, 3, "TP 1 x CP 3 leaves a node of 8 GPUs"),
+        (2, 4, None),
+    ],
+)
+def test_sequences_are_shared_inside_of_a_node(tensor: int, context: int, message: str | None) -> None:
+    assert why_not(P12, block(), STAGE_2, tensor, 1, None, context) == message
+    odd = replace(STAGE_2, seq_length=49156)
+    assert why_not(P12, block(), odd, 1, 1, None, 4) == "2 x CP 4 does not divide the length"
+
+
+def test_members_must_be_shared_equally() -> None:
+    shape = replace(P12, mamba_groups=4, kv_heads=2)
+    run = replace(STAGE_2, kernels=False)
+    assert why_not(shape, block(), run, 1, 1, None, 8) == "CP 8 does not divide 4 Mamba groups of a rank"
+    heads = block(axes=BLOCK["axes"] | {"attention_heads": [40, 30]})
+    message = "CP 4 does not divide 30 attention heads of a rank"
+    assert why_not(shape, heads, run, 1, 1, None, 4) == message
+    assert why_not(shape, block(axes=BLOCK["axes"] | {"attention_heads": [40, 36]}), run, 1, 1, None, 4) is None
+
+
 def test_batches_divide() -> None:
     with pytest.raises(ElasticError, match=r"no layout is possible on 6 GPUs.*do not divide the global batch 4"):
         layouts(P12, block(), RunShape(8192, 4, 1, 6))
     with pytest.raises(ElasticError, match=r"--micro-batch-size: 3 is not allowed; a divisor"):
         RunShape(8192, 4, 3)
     choices = layouts(P12, block(), RunShape(8192, 4, 1, 8))
-    assert {(x.tensor, x.pipeline) for x in choices} == {(1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1)}
+    assert {(x.tensor, x.pipeline) for x in choices if x.context == 1} == {
+        (1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1),
+    }  # fmt: skip
 
 
 def test_nothing_fits_says_what_to_change() -> None:

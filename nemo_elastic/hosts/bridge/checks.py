@@ -11,7 +11,12 @@ from typing import Any
 from megatron.bridge.data.builders.energon import EnergonDatasetConfig
 from megatron.bridge.data.builders.mock_vlm_sft import MockVLMSFTDatasetConfig
 from megatron.bridge.models.hybrid.hybrid_provider import HybridModelProvider
-from megatron.bridge.training.config import ConfigContainer, MockGPTDatasetConfig
+from megatron.bridge.training.config import (
+    ConfigContainer,
+    DirectHFSFTDatasetConfig,
+    GPTSFTDatasetConfig,
+    MockGPTDatasetConfig,
+)
 from megatron.bridge.training.tokenizers.tokenizer import build_tokenizer
 from megatron.bridge.utils.vocab_utils import calculate_padded_vocab_size
 
@@ -176,6 +181,12 @@ def check_data(config: Any, block: ElasticConfig, ranks: bool) -> None:
     model = config.model
     check_length(length, model.tensor_model_parallel_size, model.sequence_parallel, "recipe.dataset.seq_length",
                  model.context_parallel_size or 1)  # fmt: skip
+    if (model.context_parallel_size or 1) > 1 and isinstance(dataset, (GPTSFTDatasetConfig, DirectHFSFTDatasetConfig)):
+        why = "where ranks share conversations out, of which some of them may count nothing"
+        if not model.calculate_per_token_loss:
+            raise bad("recipe.model.calculate_per_token_loss", model.calculate_per_token_loss, f"true {why}")
+        if config.ddp.average_in_collective:
+            raise bad("recipe.ddp.average_in_collective", True, f"false {why}")
     _check_files(dataset, length)
 
 

@@ -203,12 +203,14 @@ class BridgeFamily(PlannedFamily):
         )
         model, train, gpus = config.model, config.train, math.prod(run.machines(job))
         if layout is None:
-            model.tensor_model_parallel_size = model.pipeline_model_parallel_size = 1
+            model.tensor_model_parallel_size = model.pipeline_model_parallel_size = model.context_parallel_size = 1
             model.sequence_parallel = False
             model.expert_model_parallel_size, model.expert_tensor_parallel_size = ranking_experts(parent, gpus), 1
             train.global_batch_size = gpus * stage.micro_batch_size
         else:
             _lay_out(model, layout)
+            if run.chat and layout.context > 1:  # as Bridge asks for: of conversations a rank may have none that count
+                model.calculate_per_token_loss, config.ddp.average_in_collective = True, False
             train.global_batch_size = stage.global_batch_size
         train.micro_batch_size = stage.micro_batch_size
         # Bridge's recipe has none, and takes that of a tokenizer that is no parent's
@@ -245,7 +247,7 @@ class BridgeFamily(PlannedFamily):
 
 def _lay_out(model: Any, layout: Layout) -> None:
     model.tensor_model_parallel_size, model.pipeline_model_parallel_size = layout.tensor, layout.pipeline
-    model.sequence_parallel = layout.sequence_parallel
+    model.sequence_parallel, model.context_parallel_size = layout.sequence_parallel, layout.context
     if layout.expert is not None:
         model.expert_model_parallel_size, model.expert_tensor_parallel_size = layout.expert, 1
     if layout.recompute:

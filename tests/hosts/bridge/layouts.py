@@ -70,6 +70,8 @@ PACKED = {
     "packed-cp2-tp2-sp": Layout(context=2, tensor=2, sequence=True, micro_batches=4, mode="frozen_ce"),
 }
 ALONE = "packed-alone"
+#: as Bridge wants it where ranks share conversations out: each token of a step for as much as another
+PER_TOKEN = "packed-alone-per-token"
 #: of the loss of a token and of a member, where documents are kept apart and where they are not
 JOINED = "packed-joined"
 
@@ -130,6 +132,7 @@ def train_all(place: Path) -> None:
 
     def packed(name: str, layout: Layout, data: dict[str, Any] | None = None, **more: Any) -> Job:
         changes = {"sampling": {"large": 1}} | ({} if data is None else {"data": data})
+        more = {"per_token": layout.context > 1} | more
         return stage(name, layout, batch=layout.data, packed=True, padded=False, changes=changes, **more)
 
     def pair(name: str, layout: Layout, **more: Any) -> Job:
@@ -143,6 +146,7 @@ def train_all(place: Path) -> None:
           for soft in (False, True)),
         *(pair(name, layout) for name, layout in alone.items()),
         packed(ALONE, Layout(micro_batches=4, mode="frozen_ce")),
+        packed(PER_TOKEN, Layout(micro_batches=4, mode="frozen_ce"), per_token=True),
         packed(JOINED, Layout(micro_batches=4, mode="frozen_ce"), data={"documents": "joined"}),
         *(packed(name, layout) for name, layout in PACKED.items()),
         *(packed(name, Layout(micro_batches=4), few=True, steps=6, save_every=1, until=until)

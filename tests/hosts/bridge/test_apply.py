@@ -258,8 +258,8 @@ def test_a_vocabulary_that_is_not_the_teachers_is_refused(recipe: Any, place: Pa
     [
         (
             "model.context_parallel_size",
-            2,
-            "recipe.model.context_parallel_size: 2 is not allowed; for a family 1 in this",
+            3,
+            "recipe.model.context_parallel_size: 3 is not allowed; a size that members can share: CP 3 does not",
         ),
         ("model.tensor_model_parallel_size", 3, "recipe.model.tensor_model_parallel_size: 3 is not allowed"),
         ("model.pipeline_model_parallel_size", 3, "a size that divides the 8 layers of recipe.model"),

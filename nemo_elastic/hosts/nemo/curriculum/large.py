@@ -117,6 +117,7 @@ class FamilyRecipe(PlannedFamily):
             val_check_interval=max(1, stage.max_steps // own.validations),
             limit_val_batches=min(VALIDATION_BATCHES, most),
         )
+        recipe.trainer.strategy.context_parallel_size = layout.context if layout else 1
         if own.shape is not None:
             set_sizes(recipe.model.config, own.shape)
         if layout is not None and layout.recompute:

@@ -56,7 +56,7 @@ def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
         ("trainer.strategy.tensor_model_parallel_size", 3, "divides the 8 stripes of elastic.axes.ffn"),
         ("trainer.strategy.tensor_model_parallel_size", 16, "set stripes to a multiple of 16"),
         ("trainer.strategy.pipeline_model_parallel_size", 4, "a size that divides the 62 layers"),
-        ("trainer.strategy.context_parallel_size", 2, "1 in this version"),
+        ("trainer.strategy.context_parallel_size", 16, "can share: CP 16 does not divide 2 Mamba groups of a rank"),
         ("trainer.strategy.virtual_pipeline_model_parallel_size", 2, "no virtual stages"),
         ("trainer.strategy.fsdp", "megatron", "Megatron's own data parallelism"),
         ("data", None, "a run.Config of a data module"),
