@@ -9,15 +9,14 @@ paper's as that block says; bf16.
 The layout is what `nemo-elastic plan` calls best: of those that fit and are within 1.5 % of the fastest, the one
 that takes the least memory. On the 128 H100s of the defaults:
 
-    stage 1: TP4 PP1 DP32 SP
-    stage 2: TP4 PP1 DP32 SP recompute
+    stage 1: TP2 CP4 PP1 DP16 SP
+    stage 2: TP2 CP4 PP1 DP16 recompute
 
-Weights, gradients and teacher alone are 98 GB on one GPU and 49 GB on two, which leaves too little for activations. At
-TP4 those of 8192 tokens fit once sequence parallelism divides the residual stream. Those of 49152 tokens fit at no
-tensor-parallel size of a node, so they are computed again in the backward pass, and TP4 is enough again: TP8 would fit
-too, with smaller products and so less of a GPU's rate. No pipeline stages, which are slower by the same estimate;
-no context parallelism. The ranking takes one node: every GPU holds the parent, 24.6 GB, without gradients, optimizer
-or teacher.
+Weights, gradients and teacher alone are 98 GB on one GPU and 49 GB on two, which leaves too little for the activations
+of whole sequences: four ranks share each (CP). Those of 49152 tokens fit in no node, so they are computed again in the
+backward pass. TP4 would fit too, with more of the residual stream on its way between GPUs. No pipeline stages, which
+are slower by the same estimate. The ranking takes one node: every GPU holds the parent, 24.6 GB, without gradients,
+optimizer or teacher.
 
     $ python recipes/run_slurm.py --recipe nemotron_elastic_12b --parent /checkpoints/12b --dir /runs/12b \
         --data 0.7 /data/code 0.3 /data/web --nodes 16 --host login.example.com --user me --job-dir /home/me/jobs \

@@ -10,12 +10,12 @@ tried these rates and budgets on this parent. It was trained at 8192 tokens: sta
 seen. The layout is what `nemo-elastic plan` calls best: of those that fit and are within 1.5 % of the fastest, the
 one that takes the least memory. On the 128 H100s of the defaults:
 
-    stage 1: TP4 PP1 DP32
-    stage 2: TP2 PP1 DP64 SP recompute
+    stage 1: TP2 CP2 PP1 DP32 SP
+    stage 2: TP4 CP2 PP1 DP16 SP
 
-Activations fit at TP4 without sequence parallelism, which costs a little time, and at 49152 tokens with recomputation
-TP2 is enough. No pipeline stages, which are slower by the same estimate; no context parallelism. The ranking takes one
-node: every GPU holds the parent, 16.2 GB, without gradients, optimizer or teacher.
+Activations fit at TP2 where two ranks share each sequence (CP), and at 49152 tokens at TP4, without being computed
+again. No pipeline stages, which are slower by the same estimate. The ranking takes one node: every GPU holds the
+parent, 16.2 GB, without gradients, optimizer or teacher.
 
     $ python recipes/run_slurm.py --recipe nemotron_elastic_8b --parent /checkpoints/8b --dir /runs/8b \
         --data 0.7 /data/code 0.3 /data/web --nodes 16 --host login.example.com --user me --job-dir /home/me/jobs \

@@ -9,13 +9,13 @@ The paper has no such family: nobody has tried these rates and budgets on this p
 `nemo-elastic plan` calls best: of those that fit and are within 1.5 % of the fastest, the one that takes the least
 memory. On the 128 H100s of the defaults:
 
-    stage 1: TP4 PP1 DP32
+    stage 1: TP2 CP2 PP1 DP32 SP
     stage 2: TP2 PP1 DP64 SP recompute
 
-Activations are two thirds of the 12B's: at 8192 tokens they fit at TP4 without sequence parallelism, which costs a
-little time, and at 49152 with recomputation TP2 is enough. Both leave little free: for a larger micro-batch look at
-`nemo-elastic plan` first. No pipeline stages, which are slower by the same estimate; no context parallelism. The
-ranking takes one node: every GPU holds the parent, 17.8 GB, without gradients, optimizer or teacher.
+Activations are two thirds of the 12B's: at 8192 tokens they fit at TP2 where two ranks share each sequence (CP), and
+at 49152 with recomputation TP2 alone is enough. Both leave little free: for a larger micro-batch look at
+`nemo-elastic plan` first. No pipeline stages, which are slower by the same estimate. The ranking takes one node: every
+GPU holds the parent, 17.8 GB, without gradients, optimizer or teacher.
 
     $ python recipes/run_slurm.py --recipe nemotron_elastic_9b --parent /checkpoints/9b --dir /runs/9b \
         --data 0.7 /data/code 0.3 /data/web --nodes 16 --host login.example.com --user me --job-dir /home/me/jobs \

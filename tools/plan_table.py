@@ -16,7 +16,8 @@ from nemo_elastic.plan import Layout, RunShape, layouts, preset
 CONFIG = Path(__file__).parents[1] / "conf" / "elastic_12b.yaml"
 #: tokens per sequence -> sequences per step
 LENGTHS = {49152: 512, 131072: 192}
-TENSOR = (4, 8)
+#: tensor- and context-parallel sizes
+SIZES = ((4, 1), (8, 1), (2, 4), (4, 2))
 
 
 def shape(length: int, batch: int) -> RunShape:
@@ -28,7 +29,7 @@ def table(length: int, batch: int) -> str:
     """One table and what a step costs, as Markdown."""
     run = shape(length, batch)
     planned = layouts(preset("nemotron-nano-12b-v2"), ElasticConfig.load(CONFIG), run)
-    rows = [_row(layout) for layout in planned if layout.tensor in TENSOR and layout.pipeline == 1]
+    rows = [_row(layout) for layout in planned if (layout.tensor, layout.context) in SIZES and layout.pipeline == 1]
     work = {part: flops / 1e15 for part, flops in next(x for x in planned if x.recompute).work.to_json().items()}
     return "\n".join(
         [

@@ -80,29 +80,6 @@ def own_share(t: torch.Tensor, parts: Sequence[int], group: dist.ProcessGroup | 
     return shares[0] if len(shares) == 1 else torch.cat(shares)
 
 
-def shared_queries(qkv_sbo: torch.Tensor, groups: int, head_dim: int, ranks: int) -> tuple[torch.Tensor, int]:
-    """Queries, keys and values by key-value group, with at least as many groups as ranks.
-
-    Where there are fewer, a group's queries are shared out, and each share gets the group's key and value.
-
-    Args:
-        qkv_sbo: [s, b, groups x (queries + 2) x head_dim].
-        groups: key-value groups.
-        head_dim: channels of a head.
-        ranks: c, which divide the groups or are a multiple of them.
-
-    Returns:
-        The same, and the number of groups.
-    """
-    copies = max(1, ranks // groups)
-    if copies == 1:
-        return qkv_sbo, groups
-    by_group = qkv_sbo.unflatten(-1, (groups, 1, -1, head_dim))
-    queries = by_group[..., :-2, :].reshape(*qkv_sbo.shape[:2], groups, copies, -1, head_dim)
-    shared = by_group[..., -2:, :].expand(-1, -1, -1, copies, -1, -1)
-    return torch.cat([queries, shared], -2).flatten(2), groups * copies
-
-
 def of_all(own: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
     """The sum over the ranks of a sequence, as each of them has it.
 

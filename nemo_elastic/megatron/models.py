@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 
-from nemo_elastic.core.context import why_not_context
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.precision import default_rows
+from nemo_elastic.core.sequence import why_not_context
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.metadata import Metadata, model_prefix, read_metadata, weights_folder
 from nemo_elastic.formats.megatron.torch_files import check_harmless

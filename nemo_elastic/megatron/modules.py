@@ -25,7 +25,7 @@ from nemo_elastic.nn.mixer import Kernels, MixerWeights, mix
 
 from .choice import WHOLE, Run
 from .compat import convolution, shard, with_names
-from .context import context_group, own_share, shared_queries, to_heads, to_positions
+from .context import context_group, own_share, to_heads, to_positions
 
 
 class ElasticRMSNorm(torch.nn.Module):
@@ -70,7 +70,7 @@ class ElasticSelfAttention(SelfAttention):
             kv = layer.widths[KV_HEADS] // run.world
         ranks = context_group(self)
         if ranks is not None:
-            qkv_sbo, kv = shared_queries(qkv_sbo, kv, dim, ranks.size())
+            qkv_sbo, kv = _shared_queries(qkv_sbo, kv, dim, ranks.size())
             qkv_sbo, kv = to_heads(qkv_sbo, [qkv_sbo.shape[-1]], ranks), kv // ranks.size()
         qkv = qkv_sbo.unflatten(-1, (kv, -1, dim)).permute(1, 2, 3, 0, 4)  # b, groups, queries + 2, s, dim
         q_bhsd = qkv[:, :, :-2].flatten(1, 2)
@@ -81,6 +81,29 @@ class ElasticSelfAttention(SelfAttention):
         if gates is not None:
             y_sbhd = y_sbhd * gates.of_blocks(ATTENTION_HEADS, KV_HEADS).to(y_sbhd.dtype)[:, None]
         return self.linear_proj(y_sbhd.flatten(2), run, index, "attention.out")
+
+
+def _shared_queries(qkv_sbo: torch.Tensor, groups: int, head_dim: int, ranks: int) -> tuple[torch.Tensor, int]:
+    """Queries, keys and values by key-value group, with at least as many groups as ranks.
+
+    Where there are fewer, a group's queries are shared out, and each share gets the group's key and value.
+
+    Args:
+        qkv_sbo: [s, b, groups x (queries + 2) x head_dim].
+        groups: key-value groups.
+        head_dim: channels of a head.
+        ranks: c, which divide the groups or are a multiple of them.
+
+    Returns:
+        The same, and the number of groups.
+    """
+    copies = max(1, ranks // groups)
+    if copies == 1:
+        return qkv_sbo, groups
+    by_group = qkv_sbo.unflatten(-1, (groups, 1, -1, head_dim))
+    queries = by_group[..., :-2, :].reshape(*qkv_sbo.shape[:2], groups, copies, -1, head_dim)
+    shared = by_group[..., -2:, :].expand(-1, -1, -1, copies, -1, -1)
+    return torch.cat([queries, shared], -2).flatten(2), groups * copies
 
 
 class ElasticMLP(MLP):
@@ -158,19 +181,20 @@ class ElasticMambaMixer(MambaMixer):
         )
         kernels, ranks = kernels_for(zxbcdt_sbo, self.chunk_size), context_group(self)
         if ranks is not None:
-            maps = widths.groups * widths.state
-            zxbcdt_sbo = to_heads(zxbcdt_sbo, [widths.inner, widths.inner, maps, maps, heads], ranks)
-            convolved = [widths.inner, maps, maps]
-            weights = MixerWeights(
-                own_share(weights.conv_weight, convolved, ranks),
-                own_share(weights.conv_bias, convolved, ranks),
-                *(own_share(t, [len(t)], ranks) for t in (weights.a, weights.d, weights.dt_bias, weights.norm)),
-            )
+            parts = widths.inner, widths.groups * widths.state
+            zxbcdt_sbo = to_heads(zxbcdt_sbo, [parts[0], *parts, parts[1], heads], ranks)
+            weights = _own_heads(weights, parts, ranks)
             gate_i = None if gate_i is None else own_share(gate_i, [len(gate_i)], ranks)
             widths = replace(widths, heads=heads // ranks.size(), groups=widths.groups // ranks.size())
         zxbcdt_blo = zxbcdt_sbo.transpose(0, 1)
         y_bli = mix(zxbcdt_blo, weights, widths, self.eps, gate_i, kernels, documents=run.documents)
         return self.out_proj(to_positions(y_bli.transpose(0, 1), ranks), run, index, "mamba.out_proj")
+
+
+def _own_heads(w: MixerWeights, parts: tuple[int, int], ranks: Any) -> MixerWeights:
+    """What goes with a rank's share of the heads, which are whole groups; parts: channels of x, and of B as of C."""
+    convolved = (own_share(t, [parts[0], parts[1], parts[1]], ranks) for t in (w.conv_weight, w.conv_bias))
+    return MixerWeights(*convolved, *(own_share(t, [len(t)], ranks) for t in (w.a, w.d, w.dt_bias, w.norm)))
 
 
 def have_kernels() -> bool:

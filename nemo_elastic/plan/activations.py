@@ -7,8 +7,9 @@ where the code computes in fp32). `tests/plan/test_measured.py` compares them wi
 scan is nn.ssd in torch. What mamba_ssm's kernel saves is read from its source (`save_for_backward` of
 MambaSplitConv1dScanCombinedFn) and was not measured; nor was what a layer of experts saves (`moe`).
 
-All figures are per GPU and per token of the micro-batch that it has between the layers. d: hidden width, t: tensor-parallel size. The residual stream
-is whole on every rank, or 1/t of the tokens under sequence parallelism: `Sharding.stream`.
+All figures are per GPU and per token of the micro-batch, of those that its context-parallel rank has between the
+layers. d: hidden width, t: tensor-parallel size. The residual stream is whole on every rank, or 1/t of the tokens
+under sequence parallelism: `Sharding.stream`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from nemo_elastic.kernels import MambaWidths, chunk_for
 __all__ = [
     "Sharding",
     "attention",
+    "handed_round",
     "layer",
     "mamba",
     "mlp",
@@ -91,17 +93,14 @@ def attention(parent: Parent, shards: Sharding, gated: bool = False, kernels: bo
     keys and values, these are there several times.
     """
     query = parent.attention_heads * parent.attention_head_dim
-    copies = max(1, shards.tensor * shards.context // parent.kv_heads)
-    key_value = 2 * copies * parent.kv_heads * parent.attention_head_dim
+    key_value = 2 * _key_value_heads(parent, shards) * parent.attention_head_dim
     inner = HALF * (4 * query + key_value) + SINGLE * parent.attention_heads
     return norm(parent, shards) + inner / shards.tensor + _output_gates(parent, shards, gated)
 
 
 def widths(parent: Parent, ranks: int = 1) -> MambaWidths:
     """Of a Mamba layer, or of the share of it that each of some ranks runs."""
-    return MambaWidths(
-        parent.mamba_heads // ranks, parent.mamba_head_dim, parent.mamba_groups // ranks, parent.state
-    )
+    return MambaWidths(parent.mamba_heads // ranks, parent.mamba_head_dim, parent.mamba_groups // ranks, parent.state)
 
 
 def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
@@ -140,6 +139,23 @@ def _torch_scan(parent: Parent, projection: int) -> float:
     inner, maps, q = heads * parent.mamba_head_dim, groups * n, chunk_for(n)
     scan = 4 * inner + 2 * maps + (2 * heads + groups) * q + 2 * inner * n / q + 6 * heads
     return HALF * (projection + inner) + SINGLE * scan
+
+
+def _key_value_heads(parent: Parent, shards: Sharding) -> int:
+    """Of all ranks together, with the copies that those have who share the queries of one."""
+    return max(parent.kv_heads, shards.tensor * shards.context)
+
+
+def handed_round(parent: Parent, shards: Sharding) -> float:
+    """Bytes per token that all-to-alls of a forward pass move among ranks that share sequences, in all layers.
+
+    Into Mamba goes [z | x | B | C | dt], into attention queries, keys and values, out of either what it has made.
+    """
+    mamba = widths(parent)
+    heads = 2 * (parent.attention_heads + _key_value_heads(parent, shards))
+    channels = parent.types.count(MAMBA) * (mamba.projection + mamba.inner)
+    channels += parent.types.count(ATTENTION) * heads * parent.attention_head_dim
+    return HALF * channels / shards.tensor
 
 
 def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.context import why_not_context
 from nemo_elastic.core.family import Parent
+from nemo_elastic.core.sequence import why_not_context
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.kernels import check_widths
 
@@ -151,13 +151,9 @@ def why_not(
     if parent.vocab % tensor:
         return f"TP {tensor} does not divide the vocabulary of {parent.vocab}"
     near = tensor * context
-    if near > run.node or (run.gpus > run.node and run.node % near):
-        return f"TP {tensor}{f' x CP {context}' if context > 1 else ''} leaves a node of {run.node} GPUs"
-    if context > 1 and run.seq_length % (2 * context):
-        return f"2 x CP {context} does not divide the length"
-    unequal = why_not_context(parent, config.resolve_axes(parent), tensor, context)
-    if unequal is not None:
-        return unequal
+    apart = _why_not_near(parent, config, run, tensor, context)
+    if apart is not None:
+        return apart
     if pipeline > 1 and config.budgets_per_batch > 1:
         return f"PP {pipeline} is refused with budgets_per_batch {config.budgets_per_batch}"
     if parent.num_layers % pipeline:
@@ -179,6 +175,16 @@ def why_not(
     return None
 
 
+def _why_not_near(parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, context: int) -> str | None:
+    """What forbids ranks that exchange something in every layer."""
+    near = tensor * context
+    if near > run.node or (run.gpus > run.node and run.node % near):
+        return f"TP {tensor}{f' x CP {context}' if context > 1 else ''} leaves a node of {run.node} GPUs"
+    if context > 1 and run.seq_length % (2 * context):
+        return f"2 x CP {context} does not divide the length"
+    return why_not_context(parent, config.resolve_axes(parent), tensor, context)
+
+
 def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout]:
     """Every layout that the code runs, the fastest first by estimate.
 
@@ -189,8 +195,9 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
 
     Returns:
         Layouts at all tensor- and context-parallel sizes of one node and all pipeline- and expert-parallel sizes that
-        the block allows, with and without sequence parallelism and activation recomputation. With experts tensor parallelism
-        comes with sequence parallelism only, as megatron-core has it. Not all of them fit: see `Layout.fits`.
+        the block allows, with and without sequence parallelism and activation recomputation. With experts tensor
+        parallelism comes with sequence parallelism only, as megatron-core has it. Not all of them fit: see
+        `Layout.fits`.
 
     Raises:
         ElasticError: The block does not fit the parent, or no layout is possible with this batch and this many GPUs.

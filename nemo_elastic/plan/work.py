@@ -16,13 +16,11 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import inclusion
 from nemo_elastic.core.cost import flops_per_token
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.attention import ATTENTION
-from nemo_elastic.core.kinds.mamba import MAMBA
 from nemo_elastic.core.kinds.moe import LATENT, MOE, TOP_K
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.search import Space, uniform_family
 
-from .activations import HALF, Sharding, widths
+from .activations import HALF, Sharding, handed_round
 from .machine import EFFICIENCY, SUMS, Gpu, RunShape
 from .memory import stages
 
@@ -190,21 +188,14 @@ def dispatched(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sha
 def exchanged(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding, recompute: bool) -> float:
     """Bytes that a rank sends to those that share its sequences for a micro-batch, in all layers; 0 for one.
 
-    On the way into a Mamba layer an all-to-all moves [z | x | B | C | dt] of its own tokens, into attention queries,
-    keys and values, and out of either what the layer has made; (c-1)/c of it leaves a rank of c. Passes are those of
-    `dispatched`.
+    (c-1)/c of what layers hand round (`activations.handed_round`) leaves a rank of c; passes are those of `dispatched`.
     """
     c = shards.context
     if c == 1:
         return 0.0
     passes = config.budgets_per_batch * (2 + recompute) + config.distill.taught
-    mamba = widths(parent)
-    copies = max(1, shards.tensor * c // parent.kv_heads)
-    heads = 2 * (parent.attention_heads + copies * parent.kv_heads)
-    channels = parent.types.count(MAMBA) * (mamba.projection + mamba.inner)
-    channels += parent.types.count(ATTENTION) * heads * parent.attention_head_dim
     tokens = run.seq_length * run.micro_batch / c
-    return passes * HALF * channels / shards.tensor * tokens * (c - 1) / c
+    return passes * handed_round(parent, shards) * tokens * (c - 1) / c
 
 
 def seconds(

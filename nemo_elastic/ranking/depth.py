@@ -103,9 +103,7 @@ class Depth:
             ElasticError: it is not finite, or zero.
         """
         if self._squares is None:
-            each = (
-                self._sum([squared_error(self._full(i), None, self._weights(i))]) for i in range(len(self.pieces))
-            )
+            each = (self._sum([squared_error(self._full(i), None, self._weights(i))]) for i in range(len(self.pieces)))
             self._squares = _finite(sum(float(s) for (s,) in each))
         return self._squares
 

@@ -4,10 +4,11 @@ r"""Nemotron-3 Nano 30B-A3B, a hybrid with experts → 31B, 23B and 12B, nested.
 
 Lengths, batches, steps and rates are the paper's, and the block is conf/elastic_30b_a3b.yaml. Nobody has trained it.
 
-Layouts on 128 H100s, as the planner chooses them; EP is the number of ranks that share a layer's experts:
+Layouts on 128 H100s, as the planner chooses them; EP is the number of ranks that share a layer's experts, CP
+of those that share a sequence:
 
-    stage 1: TP2 PP1 DP64 EP8 SP
-    stage 2: TP1 PP1 DP128 EP8 recompute
+    stage 1: TP1 CP4 PP1 DP32 EP8
+    stage 2: TP2 CP4 PP1 DP16 EP8 SP
 
 The ranking is a job of one node, whose GPUs share the experts and nothing else: 11.7 GB of weights in bf16, of the
 73.6 GB that the planner fills of an H100. It has no teacher, and no gradients and optimizer states of matrices. What

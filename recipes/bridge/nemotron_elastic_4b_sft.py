@@ -6,7 +6,7 @@ Answers alone count. Lengths, batches, steps and rates are the paper's, and the 
 has trained it. Layouts on 128 H100s, as the planner chooses them:
 
     stage 1: TP2 PP1 DP64 SP
-    stage 2: TP4 PP1 DP32 SP
+    stage 2: TP1 CP8 PP1 DP16
 
 Each stage reads a folder of its own, in sequences of its length:
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates

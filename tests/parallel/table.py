@@ -204,15 +204,15 @@ def measure(place: Path, only: Collection[str] = ()) -> dict[str, dict[str, Any]
 
 def markdown(actual: Mapping[str, Mapping[str, Any]]) -> str:
     """The tables of docs/clusters.md."""
-    head = ["TP", "SP", "CP", "PP", "DP", "distributed optimizer", "recomputation", "micro-batches", "steps", "distill",
-            "loss", "gradients", "weights"]  # fmt: skip
+    head = ["TP", "SP", "CP", "PP", "DP", "distributed optimizer", "recomputation", "micro-batches", "steps",
+            "distill", "loss", "gradients", "weights"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 10 + "---:|" * 3]
     for layout in ROWS:
         r, report = actual[layout.name], asdict(layout)
         yes = {True: "on", False: ""}
         cells = [report["tensor"], yes[layout.sequence], report["context"], report["pipeline"], report["data"],
-                 yes[layout.sharded], layout.recompute or "", layout.micro_batches, "soft" if layout.soft else "sliced",
-                 layout.mode if layout.teacher else "ce"]  # fmt: skip
+                 yes[layout.sharded], layout.recompute or "", layout.micro_batches,
+                 "soft" if layout.soft else "sliced", layout.mode if layout.teacher else "ce"]  # fmt: skip
         figures = [f"{r[k]:.0e}" if k in r else "" for k in ("loss", "gradient", "weight")]
         lines.append("| " + " | ".join(map(str, [*cells, *figures])) + " |")
     report = " and ".join(f"{name} {number}" for name, number in actual["versions"].items())

@@ -71,9 +71,9 @@ def test_gradients_that_are_summed_in_bf16_take_half_the_memory(capsys: pytest.C
 def test_the_table_shows_every_layout_and_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", *STAGES["48k"])
     rows = [line.split() for line in out.splitlines() if line.split()[-1:] in (["yes"], ["no"], ["best"])]
-    assert code == 0 and len(rows) == 28  # with and without two pipeline stages
+    assert code == 0 and len(rows) == 64  # with and without two pipeline stages
     assert sum(row[-1] == "best" for row in rows) == 1
-    assert "12,310,001,152 parameters" in out and "best: TP4 PP1 DP32 SP recompute" in out
+    assert "12,310,001,152 parameters" in out and "best: TP2 CP4 PP1 DP16 recompute" in out
     assert "…" not in out  # nothing is cut
 
 

@@ -162,8 +162,8 @@ class Kind:
         always: every parent has its sizes, and every family's files speak of its axes, whether there are such layers
             or not.
         recalls: its layers look at earlier tokens themselves, so that recall of a long context rests on them.
-        along: axis of heads that ranks dealing a sequence out among them share inside of a layer, which looks along it;
-            None where a layer looks at one position at a time.
+        along: axis of heads, which ranks that share a sequence out share inside of a layer that looks along it; None
+            where a layer looks at one position at a time.
         halved: several such ranks may share the heads of one block, each with a copy of what those have in common.
         spared: the search also tries cuts that leave it whole.
         defaults: size -> its value where nothing says it.

@@ -338,10 +338,10 @@ def described_job(task: run.Partial, built: ElasticRun, nodes: int, devices: int
     """
     model = built.config.model
     tensor, pipeline = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
-    recompute = model.recompute_granularity == "full"
-    data = nodes * devices // (tensor * pipeline)
+    recompute, context = model.recompute_granularity == "full", model.context_parallel_size
+    data = nodes * devices // (tensor * pipeline * context)
     expert = model.expert_model_parallel_size if model.num_moe_experts else None
-    layout = layout_name(tensor, pipeline, data, model.sequence_parallel, recompute, expert)
+    layout = layout_name(tensor, pipeline, data, model.sequence_parallel, recompute, expert, context)
     return Job(task, nodes, devices, layout, partial(in_turns, task) if trains else None)
 
 

@@ -19,7 +19,6 @@ from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
 from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.ranking import Rows
 
-
 #: Bridge's, of whole rows where ranks share sequences out too: what a rank takes of them is `megatron.context`'s
 whole_batch = with_names(
     get_batch,

@@ -16,11 +16,11 @@ from typing import Any
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import APART, RouterConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
-from nemo_elastic.core.context import why_not_context
 from nemo_elastic.core.family import Parent, first_difference
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import by_name, tensors
 from nemo_elastic.core.limits import Limit
+from nemo_elastic.core.sequence import why_not_context
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.megatron.infer import infer
 from nemo_elastic.formats.megatron.shape import config_fields, parent_of

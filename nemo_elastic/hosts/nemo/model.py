@@ -34,7 +34,6 @@ from nemo_elastic.train.training import FamilyTraining
 from .host import NemoHost
 from .validation import HeldOutReduction
 
-
 #: NeMo's, of whole rows where ranks share sequences out too: what a rank takes of them is `megatron.context`'s
 _whole_batch = with_names(gpt_data_step, get_batch_on_this_cp_rank=lambda batch: batch)
 

@@ -153,9 +153,10 @@ def as_job(task: run.Partial) -> Job:
         return Job(task)
     strategy = trainer.strategy
     tensor, pipeline = strategy.tensor_model_parallel_size, strategy.pipeline_model_parallel_size
-    data = trainer.num_nodes * trainer.devices // (tensor * pipeline)
+    context = getattr(strategy, "context_parallel_size", 1) or 1
+    data = trainer.num_nodes * trainer.devices // (tensor * pipeline * context)
     recompute = getattr(task.model.config, "recompute_granularity", None) == "full"
-    layout = layout_name(tensor, pipeline, data, strategy.sequence_parallel, recompute)
+    layout = layout_name(tensor, pipeline, data, strategy.sequence_parallel, recompute, None, context)
     trains = getattr(task, "optim", None) is not None
     return Job(task, trainer.num_nodes, trainer.devices, layout, partial(in_turns, task) if trains else None)
 

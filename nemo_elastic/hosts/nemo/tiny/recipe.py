@@ -6,6 +6,7 @@ NeMo-Run's: what `apply_elastic` is given in the demo.
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, of a factory and for overrides.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,8 +202,8 @@ def held_out(recipe: run.Partial, every: int, sequences: int) -> None:
         sequences: of held-out text, of all ranks together; rounded up to whole global batches.
     """
     trainer, data = recipe.trainer, recipe.data
-    stages = getattr(trainer.strategy, "pipeline_model_parallel_size", 1) or 1
-    replicas = trainer.devices // trainer.strategy.tensor_model_parallel_size // stages
+    kinds = (f"{kind}_parallel_size" for kind in ("tensor_model", "pipeline_model", "context"))
+    replicas = trainer.devices // math.prod(getattr(trainer.strategy, kind, 1) or 1 for kind in kinds)
     trainer.val_check_interval = every or trainer.max_steps
     # NeMo counts micro-batches of a rank here
     of_a_step = data.global_batch_size // (data.micro_batch_size * replicas)
