@@ -188,7 +188,7 @@ def dispatched(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sha
 def exchanged(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding, recompute: bool) -> float:
     """Bytes that a rank sends to those that share its sequences for a micro-batch, in all layers; 0 for one.
 
-    (c-1)/c of what layers hand round (`activations.handed_round`) leaves a rank of c; passes are those of `dispatched`.
+    Of what layers hand round (`activations.handed_round`) (c-1)/c leaves a rank of c; passes are as in `dispatched`.
     """
     c = shards.context
     if c == 1:
@@ -249,7 +249,7 @@ def seconds(
     stream = HALF * parent.hidden * run.seq_length * run.micro_batch / shards.context * (t - 1) / t
     tensor = micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
     tensor += micro_batches * exchanged(parent, config, run, shards, recompute) / pipeline / gpu.nvlink
-    data *= shards.context
+    data = data * shards.context
     link = gpu.network if run.gpus > run.node else gpu.nvlink
     reduction = (SUMS[run.gradients] + HALF) * (parameters - experts) * (data - 1) / data / link
     if experts:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -136,9 +137,12 @@ def test_layouts_are_divided_alike() -> None:
 
     first = family.layout(1, PAPER, 128, "h100")
 
-    def over(ranks: int, *sizes: tuple[int, int]) -> list[str]:
-        layouts = [replace(first, tensor=t, pipeline=p, data=128 // (t * p), sequence_parallel=True, recompute=False)
-                   for t, p in sizes]  # fmt: skip
+    def over(ranks: int, *sizes: tuple[int, int] | tuple[int, int, int]) -> list[str]:
+        own = {"sequence_parallel": True, "recompute": False}
+        layouts = [
+            replace(first, tensor=t, pipeline=p, context=math.prod(c), data=128 // (t * p * math.prod(c)), **own)
+            for t, p, *c in sizes
+        ]
         return [str(layout) for layout in halved(layouts, ranks)]
 
     assert over(4, (4, 1), (2, 1)) == ["TP4 PP1 DP1 SP", "TP2 PP1 DP2 SP"]
@@ -147,6 +151,9 @@ def test_layouts_are_divided_alike() -> None:
     assert over(2, (4, 1), (2, 1)) == ["TP2 PP1 DP1 SP", "TP1 PP1 DP2"]
     assert over(4, (4, 2), (2, 2)) == ["TP2 PP2 DP1 SP", "TP1 PP2 DP2"]
     assert over(1, (4, 1), (2, 1)) == ["TP1 PP1 DP1", "TP1 PP1 DP1"]
+    assert over(4, (2, 1, 4), (2, 1, 4)) == ["TP1 CP2 PP1 DP2", "TP1 CP2 PP1 DP2"]
+    assert over(4, (1, 1, 4), (2, 1, 4)) == ["TP1 CP2 PP1 DP2", "TP1 CP4 PP1 DP1"]
+    assert over(2, (2, 1, 2), (2, 1)) == ["TP1 CP2 PP1 DP1", "TP1 PP1 DP2"]
 
 
 def test_experts_are_shared_over_as_many_ranks_as_are_left() -> None:
@@ -154,7 +161,7 @@ def test_experts_are_shared_over_as_many_ranks_as_are_left() -> None:
     from nemo_elastic.rehearsal.short import halved
 
     first = importlib.import_module("nemotron_elastic_9b").FAMILY.layout(1, PAPER, 128, "h100")
-    shared = replace(first, tensor=2, sequence_parallel=True, recompute=False, expert=8)
+    shared = replace(first, tensor=2, context=1, sequence_parallel=True, recompute=False, expert=8)
     whole = [replace(shared, pipeline=2, data=32), replace(shared, pipeline=1, data=64)]
     wanted = {
         1: ["TP1 PP1 DP1 EP1", "TP1 PP1 DP1 EP1"],

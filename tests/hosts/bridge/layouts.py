@@ -184,6 +184,11 @@ def train_all(place: Path) -> None:
     do(place, "again", again)
 
 
+def packed_alone(name: str) -> str:
+    """The run of one rank that trains the same as a layout of `PACKED`."""
+    return PER_TOKEN if PACKED[name].context > 1 else ALONE
+
+
 def lines(run: Path, kind: str = "step") -> list[dict[str, Any]]:
     """What a run of either host wrote down."""
     nemo = run / "metrics.jsonl"

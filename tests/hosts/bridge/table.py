@@ -30,7 +30,19 @@ from tests.hosts.bridge.experts import (
     rankings_apart,
     train_experts,
 )
-from tests.hosts.bridge.layouts import LOSS, PAIRS, WEIGHT, apart, checkpoint, do, lines, losses, train_all
+from tests.hosts.bridge.layouts import (
+    LOSS,
+    PACKED,
+    PAIRS,
+    WEIGHT,
+    apart,
+    checkpoint,
+    do,
+    lines,
+    losses,
+    packed_alone,
+    train_all,
+)
 from tests.hosts.bridge.nemo_side import LAYOUTS, STEPS
 from tests.hosts.bridge.runs import Job
 from tests.workers import ROOT
@@ -93,8 +105,12 @@ def between_hosts(both: Path, nemo: Path) -> Iterator[Row]:
 def between_layouts(place: Path) -> Iterator[Row]:
     """What `train_all` has left."""
     for name, layout in PAIRS.items():
-        message = f"Bridge, two ranks against one: {layout.name}"
+        message = f"Bridge, {NUMBERS[layout.world]} ranks against one: {layout.name}"
+        message += ", loss per token" if "per-token" in name else ""
         yield message, len(lines(place / name)), *apart(place / name, place / f"{name}-alone")
+    for name, layout in PACKED.items():
+        message = f"Bridge, documents in packed rows, {NUMBERS[layout.world]} ranks against one: {layout.name}"
+        yield message, len(lines(place / name)), *apart(place / name, place / packed_alone(name))
     assert losses(place / "killed") == losses(place / "whole")
     yield "Bridge, killed before its last step and started again", 4, *apart(place / "killed", place / "whole")
     yield "Bridge, stage 2 from the other layout", 2, *apart(place / "second-dp2", place / "second")

@@ -29,11 +29,11 @@ from tests.hosts.bridge.layouts import (
     JOINED,
     PACKED,
     PAIRS,
-    PER_TOKEN,
     REFUSED,
     do,
     lines,
     losses,
+    packed_alone,
     processes,
     same,
     train_all,
@@ -60,7 +60,7 @@ def test_two_ranks_train_what_one_does(place: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", PACKED)
 def test_two_ranks_train_on_packed_documents_what_one_does(place: Path, name: str) -> None:
-    same(place / name, place / (PER_TOKEN if PACKED[name].context > 1 else ALONE))
+    same(place / name, place / packed_alone(name))
 
 
 def test_packed_documents_are_apart_unless_the_block_joins_them(place: Path) -> None:
