@@ -351,9 +351,10 @@ def test_ranks_that_share_sequences_divide_what_a_token_keeps() -> None:
     ],
 )
 def test_sequences_are_shared_inside_of_a_node(tensor: int, context: int, message: str | None) -> None:
-    assert why_not(P12, block(), STAGE_2, tensor, 1, None, context) == message
+    shape = block().parent_shape(P12)
+    assert why_not(shape, block(), STAGE_2, tensor, 1, None, context) == message
     odd = replace(STAGE_2, seq_length=49156)
-    assert why_not(P12, block(), odd, 1, 1, None, 4) == "2 x CP 4 does not divide the length"
+    assert why_not(shape, block(), odd, 1, 1, None, 4) == "2 x CP 4 does not divide the length"
 
 
 def test_members_must_be_shared_equally() -> None:
