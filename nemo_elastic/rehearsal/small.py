@@ -17,6 +17,7 @@ from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.core.kinds.moe import EXPERT_FFN
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.limits import LATENCY, RATIO
+from nemo_elastic.plan import NODE
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,12 @@ def narrow(parent: Parent, config: ElasticConfig, by: Narrow) -> tuple[Parent, E
     parent = config.parent_shape(parent)
     choices = {name: axis.choices for name, axis in config.resolve_axes(parent).items()}
     blocks = {name: parent.axis(name).blocks for name in parent.axes if name != DEPTH}
+    multiple = {**by.multiple}
+    for kind in parent.kinds:  # heads of one block that context-parallel ranks, those of a node at most, share out
+        if kind.along is not None and kind.halved:
+            multiple[kind.along] = math.lcm(multiple.get(kind.along, 1), max(1, NODE // blocks[kind.along]))
     less = {
-        name: _narrower(choices[name], own, by.least.get(name, 1), by.multiple.get(name, 1))
+        name: _narrower(choices[name], own, by.least.get(name, 1), multiple.get(name, 1))
         for name, own in blocks.items()
     }
     small = replace(

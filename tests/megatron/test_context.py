@@ -1,18 +1,20 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks that share sequences out against one rank: loss, hidden states, gradients of weights and of gates."""
+"""Ranks that share sequences out against one rank: loss, hidden states, gradients of weights and of gates, ranking."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates
+from nemo_elastic.ranking import RankOptions, Rows, rank
 from tests.support.ranks import spawn
 
 from .models import build, load, named_parameters, randomise, start
@@ -50,7 +52,19 @@ def run(model: Any, data: dict[str, torch.Tensor]) -> dict[str, Any]:
             "grads": {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named_parameters(model)},
             "gates": [t.grad for t in gate_leaves(choice)] if isinstance(choice, Gates) else [],
         }
+    model.state.choice = None
+    out["ranking"] = ranking(model, data)
     return out
+
+
+def ranking(model: Any, data: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Of tokens that count for more or less, in rows of several documents."""
+    from nemo_elastic.megatron.layers import MegatronLayers
+
+    layers = MegatronLayers(model)
+    rows = Rows(data["tokens"], data["weights"], DOCUMENTS)
+    found = rank(layers, ELASTIC_KV, [rows], RankOptions(depth_samples=2), shards=layers.shards)
+    return {"scores": found.scores, "depth": found.depth, "depth scores": found.depth_scores}
 
 
 def worker(rank: int, port: int, folder: Path, tensor: int, context: int, sequence_parallel: bool) -> None:
@@ -59,7 +73,7 @@ def worker(rank: int, port: int, folder: Path, tensor: int, context: int, sequen
     from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     start(rank, tensor * context, tensor=tensor, port=port, context=context)
-    saved = torch.load(folder / "state.pt")
+    saved = torch.load(folder / "state.pt", weights_only=False)
     model = build(ELASTIC_KV, sequence_parallel=sequence_parallel)
     load(model, shard(ELASTIC_KV, saved["state"], parallel_state.get_tensor_model_parallel_rank(), tensor))
     with cuda_as_cpu():
@@ -92,15 +106,21 @@ def test_ranks_of_a_sequence_equal_one(tmp_path: Path, tensor: int, context: int
     state = {n: p.detach().clone() for n, p in named_parameters(model)}
     torch.save({"state": state, **data}, tmp_path / "state.pt")
     spawn(worker, tmp_path, tensor, context, sequence_parallel, world=tensor * context)
-    got = [torch.load(tmp_path / f"rank{r}.pt") for r in range(tensor * context)]
+    got = [torch.load(tmp_path / f"rank{r}.pt", weights_only=False) for r in range(tensor * context)]
     replicas = {t.megatron for t in tensors(ELASTIC_KV, ELASTIC_KV.full) if t.row.parallel is None}
+    for own in (each["ranking"] for each in got):
+        assert own["depth"] == want["ranking"]["depth"]
+        for found, wanted in zip(own["depth scores"], want["ranking"]["depth scores"], strict=True):
+            assert found == pytest.approx(wanted, rel=1e-4)
+        for name, wanted in want["ranking"]["scores"].items():
+            np.testing.assert_allclose(own["scores"][name], wanted, rtol=1e-4, atol=1e-6, err_msg=name)
     for way in WAYS:
-        for rank in range(tensor * context):
-            at, own = zigzag(rank // tensor, context), got[rank][way]
+        for number in range(tensor * context):
+            at, own = zigzag(number // tensor, context), got[number][way]
             torch.testing.assert_close(own["loss"], want[way]["loss"], rtol=1e-5, atol=0.0)
             torch.testing.assert_close(own["losses"], want[way]["losses"][:, at], rtol=1e-5, atol=1e-5)
             hidden = want[way]["hidden"][at]
-            hidden = hidden.chunk(tensor)[rank % tensor] if sequence_parallel else hidden
+            hidden = hidden.chunk(tensor)[number % tensor] if sequence_parallel else hidden
             torch.testing.assert_close(own["hidden"], hidden, rtol=1e-5, atol=1e-5)
         for t in range(tensor):  # data parallelism takes the mean over the ranks of a sequence
             each = [got[c * tensor + t][way] for c in range(context)]
@@ -110,8 +130,8 @@ def test_ranks_of_a_sequence_equal_one(tmp_path: Path, tensor: int, context: int
                     ranks = [got[r][way] for r in range(tensor * context)]
                 grad = torch.stack([g["grads"][name] for g in ranks]).sum(0) / context
                 torch.testing.assert_close(grad, whole, rtol=2e-4, atol=2e-5, msg=f"{way} {name}")
-            for number, whole in enumerate(want[way]["gates"]):
-                grad = torch.stack([g["gates"][number] for g in each]).mean(0)
+            for i, whole in enumerate(want[way]["gates"]):
+                grad = torch.stack([g["gates"][i] for g in each]).mean(0)
                 torch.testing.assert_close(grad, whole, rtol=2e-4, atol=2e-5)
 
 
