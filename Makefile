@@ -118,7 +118,7 @@ rehearsals-bridge: $(BRIDGE)/.stamp ## The large recipes on Megatron-Bridge, sca
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -p no:logging -m rehearsal \
 		tests/hosts/bridge $(ARGS)
 
-STOCK_SFT := nano_4b nano_9b h_4b h_8b h_47b h_56b
+STOCK_SFT := nano_4b nano_4b_32k nano_9b h_4b h_8b h_47b h_56b
 .PHONY: rehearsals-stock
 rehearsals-stock: $(BRIDGE)/.stamp $(HF)/.stamp ## Megatron-Bridge's own dense SFT recipes with a block, scaled down, into docs/tables/rehearsal_stock.md, two hours of one core
 	@for name in $(STOCK_SFT); do \

@@ -98,7 +98,7 @@ def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
     model.hybrid_layer_pattern, model.num_layers = parent.pattern, model.num_layers and parent.num_layers
     model.vocab_size = vocab and VOCAB  # the teacher's, by `apply_elastic`
     model.tensor_model_parallel_size = model.pipeline_model_parallel_size = model.expert_model_parallel_size = 1
-    model.sequence_parallel = False
+    model.sequence_parallel, model.context_parallel_size = False, 1
     config.dataset.seq_length = model.seq_length = LENGTH
     _local(config.dataset, place, out)
     train.global_batch_size, train.micro_batch_size, train.exit_interval = BATCH, 1, 1

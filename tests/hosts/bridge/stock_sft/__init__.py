@@ -12,7 +12,7 @@ from nemo_elastic.plan import preset
 from tests.workers import ROOT
 
 #: the file of each is its name
-NAMES = ("nano_4b", "nano_9b", "h_4b", "h_8b", "h_47b", "h_56b")
+NAMES = ("nano_4b", "nano_4b_32k", "nano_9b", "h_4b", "h_8b", "h_47b", "h_56b")
 
 
 def shares(shape: str) -> dict[str, Any]:
