@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Bridge's own SFT recipe of the Nemotron 3 Nano 4B at 32768 tokens, which two ranks share, as a family to be rehearsed."""
+"""Bridge's own SFT recipe of the Nemotron 3 Nano 4B at 32768 tokens, which two ranks share, to be rehearsed."""
 
 from __future__ import annotations
 
