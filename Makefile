@@ -173,6 +173,11 @@ docs: $(VENV)/.stamp ## Build the documentation into site/, offline; every figur
 bench: $(VENV)/.stamp $(HF)/.stamp ## Every benchmark, in under 30 minutes after `make demo`, into docs/benchmarks.md (ARGS="bench_step …" runs some)
 	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python $(BIN)/python -W ignore -m benchmarks $(ARGS)
 
+.PHONY: bench-launches
+bench-launches: $(VENV)/.stamp $(BRIDGE)/.stamp ## Operations that a step with experts calls, grouped and one by one, into docs/benchmarks.md
+	$(BRIDGE)/bin/python -W ignore -m benchmarks.bench_launches --markdown docs/tables/bench_launches.md $(ARGS)
+	$(BIN)/python -m benchmarks --page
+
 .PHONY: bench-step-experts
 bench-step-experts: $(VENV)/.stamp $(BRIDGE)/.stamp ## Steps of members with experts, on today's megatron-core, into docs/benchmarks.md
 	$(BRIDGE)/bin/python -W ignore -m benchmarks.bench_step_experts --markdown docs/tables/bench_step_experts.md $(ARGS)

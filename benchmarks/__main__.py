@@ -41,7 +41,11 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "bench_slice_quantized": (),
 }
 #: benchmark of another environment -> the target that makes its table
-APART = {"bench_step_experts": "make bench-step-experts", "bench_latency": "make bench-latency"}
+APART = {
+    "bench_step_experts": "make bench-step-experts",
+    "bench_launches": "make bench-launches",
+    "bench_latency": "make bench-latency",
+}
 
 
 def page() -> str:

@@ -38,7 +38,8 @@ from nemo_elastic.nn.gates import LayerGates
 
 from .choice import WHOLE, Run, is_recomputing
 from .compat import with_names
-from .linear import SlicedLinear, all_reduce, experts, gather, tensor_group
+from .experts import experts, lay, stacked
+from .linear import SlicedLinear, all_reduce, gather, tensor_group
 from .modules import ElasticRMSNorm
 
 _ROUTER_DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
@@ -149,7 +150,37 @@ def _dropped(run: Run, index: int, gate_e: torch.Tensor | None, device: torch.de
 
 
 class ElasticExperts(SequentialMLP):
-    """This rank's experts, one after the other, each at the widths of the run."""
+    """This rank's experts, all at once, each at the widths of the run.
+
+    Tokens come for the last expert first. megatron-core's gradient buffers, and the distributed optimizer's weights,
+    lie in this order (`param_and_grad_buffer.py` iterates over `params[::-1]`), so there the weights of all experts
+    are one strided tensor, and where no buffer has them they are laid so.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lay()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ElasticExperts:
+        """Move or cast; what has left its place is laid together again, what lies in a buffer stays there."""
+        before = [weight.data_ptr() for own in self._weights() for weight in own]
+        super()._apply(fn, recurse)
+        if before != [weight.data_ptr() for own in self._weights() for weight in own]:
+            self._lay()
+        return self
+
+    def _weights(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Of both linears, the last expert's first."""
+        up, down = (
+            [getattr(one, name).weight for one in reversed(self.local_experts)]
+            for name in ("linear_fc1", "linear_fc2")
+        )
+        return up, down
+
+    def _lay(self) -> None:
+        for own in self._weights():
+            if stacked(own) is None:
+                lay(own)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -163,40 +194,36 @@ class ElasticExperts(SequentialMLP):
         """What experts make of the tokens that were sent to them [n, i], times their weights [n].
 
         Args:
-            tokens_ni: of the first expert, then of the second, and so on.
-            counts_e: how many each has.
+            tokens_ni: of the last expert, then of the one before, and so on.
+            counts_e: how many each has, in this order.
             weights_n: of the tokens.
             run, index: the micro-batch's choice, and the layer.
             seen: called with expert, activation [n, F] and output [n, i].
         """
         ranks, gates, counts = self.tp_group.size(), run.gates(index), counts_e.tolist()
-        up, down = ([getattr(one, name).weight for one in self.local_experts] for name in ("linear_fc1", "linear_fc2"))
+        up, down = self._weights()
         # routed tokens are on their expert's ranks already: no collective, the dispatcher's are around this
         y_ni, relu_nf = experts(
             tokens_ni, weights_n, counts, up, down,
             gate_f=None if gates is None else gates[EXPERT_FFN].to(tokens_ni.dtype),
             neurons=run.select("moe.up", 0, index, world=ranks), width=run.select("moe.up", 1, index, world=1),
-            rounded=self._rounded(run, index, counts, up, down),
+            rounded=self._rounded(run, index, up, down),
         )  # fmt: skip
         if seen is not None:
-            for number, (own_nf, own_ni) in enumerate(zip(relu_nf.split(counts), y_ni.split(counts), strict=True)):
-                seen(number, own_nf.square(), own_ni)
+            parts = zip(relu_nf.split(counts), y_ni.split(counts), strict=True)
+            for before, (own_nf, own_ni) in enumerate(parts, 1):
+                seen(len(counts) - before, own_nf.square(), own_ni)
         return y_ni
 
     def _rounded(
-        self, run: Run, index: int, counts: Sequence[int], *weights: Sequence[torch.Tensor]
+        self, run: Run, index: int, up: Sequence[torch.Tensor], down: Sequence[torch.Tensor]
     ) -> list[torch.Tensor] | None:
-        """What stands for the weights of experts that have tokens, where low precision rounds them."""
+        """What stands for the weights, where low precision rounds them."""
         if run.rounding is None:
             return None
         group = tensor_group(self)
-        both = [
-            run.rounded(name, index, weight, group, number) if count else weight
-            for name, own in zip(("moe.up", "moe.down"), weights, strict=True)
-            for number, (count, weight) in enumerate(zip(counts, own, strict=True))
-        ]
-        known = [weight for weight in both if weight is not None]
-        return known if len(known) == len(both) else None
+        both = [run.rounding.each(name, index, own, group) for name, own in (("moe.up", up), ("moe.down", down))]
+        return None if both[0] is None or both[1] is None else [*both[0], *both[1]]
 
 
 class ElasticMoE(MoELayer):
@@ -218,7 +245,8 @@ class ElasticMoE(MoELayer):
             run.watch("latent", index, in_sbi)
         dispatcher = self.token_dispatcher
         assert dispatcher is not None
-        tokens_ni, weights_n = dispatcher.dispatch_preprocess(in_sbi, chosen_te, weights_te)
+        by_memory = (_last_first(of_te, self.num_local_experts) for of_te in (chosen_te, weights_te))
+        tokens_ni, weights_n = dispatcher.dispatch_preprocess(in_sbi, *by_memory)
         tokens_ni, weights_n = dispatcher.token_dispatch(tokens_ni, weights_n)
         tokens_ni, counts_e, weights_n = dispatcher.dispatch_postprocess(tokens_ni, weights_n)
         # of a member's experts nothing is asked, and they lack some of the neurons
@@ -251,6 +279,11 @@ class ElasticMoE(MoELayer):
 
 #: The constructor asks for TransformerEngine where there is a latent width, of which it only uses one linear class.
 _init = with_names(MoELayer.__init__, HAVE_TE=True, TELinear=ReplicatedLinear)
+
+
+def _last_first(of_te: torch.Tensor, count: int) -> torch.Tensor:
+    """By expert [tokens, E], those of each rank from its last on, as they lie in memory."""
+    return of_te.unflatten(1, (-1, count)).flip(2).flatten(1)
 
 
 def _gated(x: torch.Tensor, gates: LayerGates | None, axis: str) -> torch.Tensor:

@@ -11,6 +11,7 @@ of ModelOpt's has one weight, that which it has rounded, and would round it anew
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -32,7 +33,7 @@ class Rounding:
     scheme: str
     rows: frozenset[tuple[str, int]]
     step: int = -1
-    _known: dict[tuple[str, int, int], torch.Tensor] = field(default_factory=dict, repr=False)
+    _known: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict, repr=False)
 
     def begin(self, step: int) -> None:
         """Weights are those after so many optimizer steps: what was rounded of others is forgotten."""
@@ -40,25 +41,36 @@ class Rounding:
             self.step = step
             self._known.clear()
 
-    @torch.no_grad()
     def of(
-        self, row: str, index: int, weight: torch.Tensor, group: dist.ProcessGroup | None = None, number: int = 0
+        self, row: str, index: int, weight: torch.Tensor, group: dist.ProcessGroup | None = None
     ) -> torch.Tensor | None:
-        """This rank's shard of a weight, rounded under the scale of the whole; None where it stays.
+        """`each` of a row that has one tensor on this rank."""
+        known = self.each(row, index, [weight], group)
+        return None if known is None else known[0]
+
+    @torch.no_grad()
+    def each(
+        self, row: str, index: int, weights: Sequence[torch.Tensor], group: dist.ProcessGroup | None = None
+    ) -> Sequence[torch.Tensor] | None:
+        """This rank's shards of a row's weights, each rounded under the scale of its whole; None where they stay.
 
         Args:
             row: its name in the layout table.
             index: of its layer in the parent.
-            weight: the shard.
-            group: ranks that share the weight, all of which ask; None for one.
-            number: of several tensors of the row on this rank.
+            weights: the shards, of one shape.
+            group: ranks that share each, all of which ask; None for one.
+
+        Returns:
+            Evenly spaced in one buffer, as experts are.
         """
         if (row, index) not in self.rows:
             return None
-        key = row, index, number
+        key = row, index
         if key not in self._known:
-            amax = largest(weight)
+            amax = torch.stack([largest(weight) for weight in weights])
             if group is not None:
                 dist.all_reduce(amax, dist.ReduceOp.MAX, group=group)
-            self._known[key] = fake_quantized(weight, self.scheme, scale_of(amax, self.scheme))
-        return self._known[key]
+            scales = scale_of(amax, self.scheme)
+            pairs = zip(weights, scales, strict=True)
+            self._known[key] = torch.stack([fake_quantized(weight, self.scheme, scale) for weight, scale in pairs])
+        return self._known[key].unbind(0)

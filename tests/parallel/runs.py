@@ -19,6 +19,8 @@ LENGTH, BATCH, PEAK = 64, 2, 3e-3
 VOCAB = 512
 #: hidden size of a router that is larger than what a rank holds of everything else
 WIDE = 4096
+#: elements of a bucket, where gradients are reduced during the backward pass
+BUCKET = 5000
 #: every kind of layer in each half, and blocks that four ranks can share
 SHAPE = {
     "hybrid_override_pattern": "M-*-M*-M", "num_layers": 8, "hidden_size": 32, "ffn_hidden_size": 64,
@@ -60,6 +62,7 @@ class Layout:
         half: bf16, as the large recipes train.
         clip: largest norm of the gradients.
         router: its hidden size.
+        overlap: gradients are reduced during the backward pass, in buckets of about a layer.
     """
 
     tensor: int = 1
@@ -76,6 +79,7 @@ class Layout:
     clip: float = 1.0
     router: int = 16
     context: int = 1
+    overlap: bool = False
 
     @property
     def world(self) -> int:
@@ -84,7 +88,8 @@ class Layout:
     @property
     def alone(self) -> Layout:
         """One rank that trains the same."""
-        alone = {"tensor": 1, "pipeline": 1, "data": 1, "sequence": False, "sharded": self.half, "recompute": None}
+        alone = {"tensor": 1, "pipeline": 1, "data": 1, "sequence": False, "sharded": self.half, "recompute": None,
+                 "overlap": False}  # fmt: skip
         return replace(self, context=1, **alone)  # in bf16 megatron-core's other optimizer cannot save the router
 
     @property
@@ -97,6 +102,7 @@ class Layout:
         words += [self.mode] if self.mode != Layout.mode else []
         words += (["bf16"] if self.half else []) + ([f"clip{self.clip:g}"] if self.clip != Layout.clip else [])
         words += [f"router{self.router}"] if self.router != Layout.router else []
+        words += ["overlap"] if self.overlap else []
         return "-".join(words)
 
 
@@ -106,6 +112,7 @@ def recipe(
     """A stock recipe of the tiny parent in a layout; of other sizes than its own, if any are given."""
     import nemo_run as run
     import torch
+    from megatron.core.distributed import DistributedDataParallelConfig
 
     from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH, held_out, tiny_recipe
 
@@ -125,6 +132,10 @@ def recipe(
         task.model.config.recompute_granularity = layout.recompute
         if layout.recompute == "full":
             task.model.config.recompute_method, task.model.config.recompute_num_layers = "uniform", 1
+    if layout.overlap:
+        strategy.ddp = run.Config(
+            DistributedDataParallelConfig, overlap_grad_reduce=True, bucket_size=BUCKET, check_for_nan_in_grad=False
+        )
     # a gradient that is zero but for rounding must not become a step of full size
     task.optim.config.adam_eps = 1e-3
     task.optim.config.use_distributed_optimizer, task.optim.config.clip_grad = layout.sharded, layout.clip

@@ -27,7 +27,7 @@ from nemo_elastic.hosts.common.agreement import check_files, vocabulary_rows
 from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import absolute_if_there
-from nemo_elastic.megatron.models import OVERLAPS, check_overlaps
+from nemo_elastic.megatron.models import check_overlaps, refused_overlaps
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.training import Rates
 
@@ -63,7 +63,7 @@ MODEL_SETTINGS = {
     "cuda_graph_impl": "none",
     "use_transformer_engine_op_fuser": False,
 }
-#: the same of experts: ours are computed one after the other, each at its member's widths, and sent by the dispatcher
+#: the same of experts: ours are computed by `megatron.experts` at their member's widths, and sent by the dispatcher
 #: that asks for no kernels of its own
 EXPERT_SETTINGS = {
     "moe_token_dispatcher_type": "alltoall",
@@ -230,12 +230,8 @@ def use_our_layers(model: Any) -> None:
 
 
 def _precision(recipe: Any, block: ElasticConfig) -> None:
-    """Turn off overlaps of gradients and 8-bit formats: a micro-batch uses only a part of the weights."""
-    recipe.comm_overlap = None  # it would turn them on again
-    for owner in (recipe.ddp, recipe.optimizer):
-        for name in OVERLAPS:
-            if getattr(owner, name, False):
-                setattr(owner, name, False)
+    """Turn off 8-bit formats and overlaps that no family can have: a micro-batch uses only a part of the weights."""
+    recipe.comm_overlap = None  # it would turn all on
     if not recipe.optimizer.fp16:  # whose infinities are no mistakes
         recipe.ddp.check_for_nan_in_grad = False
     low = recipe.mixed_precision
@@ -245,7 +241,12 @@ def _precision(recipe: Any, block: ElasticConfig) -> None:
     if half and block.router is not None and not recipe.optimizer.use_distributed_optimizer:
         # megatron-core's other one cannot save the router, which is float32 among half-precision weights
         recipe.optimizer.use_distributed_optimizer = recipe.ddp.use_distributed_optimizer = True
-    if recipe.optimizer.use_distributed_optimizer:
+    sharded = recipe.optimizer.use_distributed_optimizer
+    for owner in (recipe.ddp, recipe.optimizer):
+        for name in refused_overlaps(block, recipe.model.pipeline_model_parallel_size, sharded):
+            if getattr(owner, name, False):
+                setattr(owner, name, False)
+    if sharded:
         # by default its state goes on in the layout that wrote it alone; the next stage has another
         recipe.checkpoint.dist_ckpt_optim_fully_reshardable = True
 
@@ -276,7 +277,9 @@ def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, r
 
     def before() -> Path | None:
         check_settings(recipe)  # a script may have set them again
-        check_overlaps({"ddp": recipe.ddp, "optimizer": recipe.optimizer})
+        sharded = recipe.optimizer.use_distributed_optimizer
+        refused = refused_overlaps(block, recipe.model.pipeline_model_parallel_size, sharded)
+        check_overlaps({"ddp": recipe.ddp, "optimizer": recipe.optimizer}, refused)
         check_vocabularies(recipe, vocabulary_rows(options.teacher))  # which may not have been there
         return check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0)
 

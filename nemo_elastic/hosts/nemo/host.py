@@ -27,6 +27,12 @@ class NemoHost(MegatronHost):
         self.module = module
 
     @property
+    def wrapped(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        trainer = getattr(self.module, "_trainer", None)
+        chunks = getattr(getattr(trainer, "strategy", None), "megatron_parallel", None)
+        return chunks[0] if chunks else None
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         end = getattr(self.module.tokenizer, "eos_id", None)
         return () if end is None else (int(end),)

@@ -23,7 +23,14 @@ from nemo_elastic.hosts.common.agreement import check_vocabulary, vocabulary_row
 from nemo_elastic.megatron.compat import with_names
 from nemo_elastic.megatron.gpt_tokens import Looked
 from nemo_elastic.megatron.megatron_host import FamilyStep
-from nemo_elastic.megatron.models import build_teacher, check_overlaps, check_ranks, check_rows, make_family
+from nemo_elastic.megatron.models import (
+    build_teacher,
+    check_overlaps,
+    check_ranks,
+    check_rows,
+    make_family,
+    refused_overlaps,
+)
 from nemo_elastic.megatron.reports import mean_by_budget, report_parts
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.members import Members
@@ -124,7 +131,10 @@ class ElasticMambaModel(llm.MambaModel):
         check_ranks(self.family)
         if self._trainer is not None:
             ddp, optimizer = getattr(self._trainer.strategy, "ddp_config", None), getattr(self.optim, "config", None)
-            check_overlaps({"trainer.strategy.ddp": ddp, "optim.config": optimizer})
+            pipeline = parallel_state.get_pipeline_model_parallel_world_size()
+            sharded = getattr(optimizer, "use_distributed_optimizer", False)
+            refused = refused_overlaps(self.elastic_config, pipeline, sharded)
+            check_overlaps({"trainer.strategy.ddp": ddp, "optim.config": optimizer}, refused)
         distill = self.elastic_config.distill
         self.config.mamba_stack_spec = elastic_stack_spec
         self._take_vocabulary()

@@ -42,13 +42,15 @@ REFUSED = {
     "late": f"recipe.tokenizer.vocab_size: {VOCAB // 4} is not allowed; the teacher's own vocabulary, of {VOCAB} rows",
     "forward_step": "forward_step: 'another' is not allowed; run.forward_step of apply_elastic, which samples members",
     "callbacks": "callbacks: None is not allowed; run.callbacks of apply_elastic: they prepare members",
-    "overlap": "recipe.ddp.overlap_grad_reduce: True is not allowed; false, as apply_elastic left it",
+    "overlap": "recipe.ddp.overlap_grad_reduce: True is not allowed; false, as apply_elastic left it: each of el",
 }
 #: a vocabulary that is not the parent's
 SMALLER = VOCAB // 4
 PAIRS = {
     "dp2": Layout(data=2, micro_batches=2),
     "dp2-soft-sharded": Layout(data=2, sharded=True, micro_batches=2, soft=True),
+    "dp2-overlap": Layout(data=2, micro_batches=2, soft=True, overlap=True),
+    "dp2-tp2-sp-overlap": Layout(data=2, tensor=2, sequence=True, micro_batches=2, recompute="full", overlap=True),
     "tp2-sp": Layout(tensor=2, sequence=True, micro_batches=2),
     "tp2-sp-soft": Layout(tensor=2, sequence=True, micro_batches=2, soft=True, recompute="full"),
     "pp2": Layout(pipeline=2, micro_batches=4),
@@ -159,7 +161,8 @@ def train_all(place: Path) -> None:
         stage("kept", Layout(soft=True), steps=4, save_every=1, kept=1),
         # in one of them the recipe has Bridge's placeholder for a tokenizer, which is smaller than the parent's
         *(pair(name, layout, placeholder=SMALLER if name == "tp2-sp" else None) for name, layout in PAIRS.items()),
-        *(stage(name, Layout(), placeholder=SMALLER if name == "late" else None, wrong=name) for name in REFUSED),
+        *(stage(name, Layout(), placeholder=SMALLER if name == "late" else None, wrong=name,
+                changes={"budgets_per_batch": 2} if name == "overlap" else {}) for name in REFUSED),
     ]  # fmt: skip
     do(place, "first", first)
     for name in DAMAGED:

@@ -86,7 +86,7 @@ def test_a_recipe_of_a_12b_becomes_elastic() -> None:
     recipe = large()
     run = apply_elastic(recipe, BLOCK_12B, verbose=False)
     for report in (
-        "nanov2_bf16_with_fp8_current_scaling_mixed -> bf16_mixed", "ddp.overlap_grad_reduce: True -> False",
+        "nanov2_bf16_with_fp8_current_scaling_mixed -> bf16_mixed",
         "model.seq_length: 131072 -> 8192 (that of the data)",
     ):  # fmt: skip
         assert report in run.changes, run.changes
@@ -192,6 +192,15 @@ def test_documents_are_read_apart_where_the_data_says_where_they_begin(recipe: A
     recipe.model.pipeline_model_parallel_size = 4
     line = refused(recipe, block, ranked="/a/rank/checkpoints")
     assert line.startswith("elastic.data.documents: 'apart' is not allowed; joined on 4 pipeline ranks")
+
+
+@pytest.mark.parametrize(("block", "pipeline"), [({}, 1), ({"budgets_per_batch": 2}, 1), ({}, 2)])
+def test_gradients_are_reduced_in_the_backward_pass_where_all_parameters_report_once(
+    recipe: Any, block: dict[str, Any], pipeline: int
+) -> None:
+    recipe.ddp.overlap_grad_reduce, recipe.model.pipeline_model_parallel_size = True, pipeline
+    apply_elastic(recipe, BLOCK | block, ranked="/a/rank/checkpoints", verbose=False)
+    assert recipe.ddp.overlap_grad_reduce is (not block and pipeline == 1)
 
 
 def test_settings_that_are_changed_back_are_refused_when_the_run_starts(recipe: Any) -> None:

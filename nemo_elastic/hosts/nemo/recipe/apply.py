@@ -24,7 +24,7 @@ from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
 from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import absolute_if_there
-from nemo_elastic.megatron.models import OVERLAPS
+from nemo_elastic.megatron.models import refused_overlaps
 from nemo_elastic.megatron.router_optim import is_router, no_weight_decay, router_ratio
 
 from .checks import (
@@ -222,13 +222,8 @@ def _optimizer(recipe: Any, config: ElasticConfig, *, stage: int, done: int, tot
 
 
 def _precision(recipe: Any, config: ElasticConfig) -> None:
-    """Turn off gradient overlaps and 8-bit formats: a micro-batch uses only a part of the weights."""
-    optimizer = recipe.optim.config
-    # an overlap counts the last micro-batch's parameters, and each micro-batch has its own
-    for owner in (getattr(recipe.trainer.strategy, "ddp", None), optimizer):
-        for name in OVERLAPS:
-            if getattr(owner, name, False):
-                setattr(owner, name, False)
+    """Turn off 8-bit formats and overlaps that no family can have: a micro-batch uses only a part of the weights."""
+    optimizer, strategy = recipe.optim.config, recipe.trainer.strategy
     if not getattr(optimizer, "fp16", False):  # whose infinities are no mistakes
         _own_guard(recipe.trainer.strategy)
     plugins = getattr(recipe.trainer, "plugins", None)
@@ -240,7 +235,13 @@ def _precision(recipe: Any, config: ElasticConfig) -> None:
         if half and config.router is not None and not getattr(optimizer, "use_distributed_optimizer", False):
             # megatron-core's other one cannot save the router, which is float32 among half-precision weights
             optimizer.use_distributed_optimizer = True
-    if getattr(optimizer, "use_distributed_optimizer", False):
+    pipeline = getattr(strategy, "pipeline_model_parallel_size", 1) or 1
+    sharded = getattr(optimizer, "use_distributed_optimizer", False)
+    for owner in (getattr(strategy, "ddp", None), optimizer):
+        for name in refused_overlaps(config, pipeline, sharded):
+            if getattr(owner, name, False):
+                setattr(owner, name, False)
+    if sharded:
         # by default its state is saved as it lies in buffers, and goes on in the layout that wrote it alone; the next
         # stage, with its longer sequences, has another
         _set(recipe.trainer.strategy, "ckpt_optim_fully_reshardable", True)

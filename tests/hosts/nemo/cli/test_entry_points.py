@@ -112,7 +112,6 @@ def test_what_is_changed_is_reported_before_anything_starts(capsys: Any) -> None
         "  model: MambaModel -> ElasticMambaModel",
         "  model.config.recompute_granularity: selective -> None",
         "  optim: MegatronOptimizerModule -> ElasticOptimizer",
-        "  trainer.strategy.ddp.overlap_grad_reduce: True -> False",
         "  trainer.plugins[MegatronMixedPrecision].fp8: hybrid -> None",
         "  optim.no_weight_decay_cond: None -> no_weight_decay",
         "  optim.scale_lr_cond: None -> is_router",
@@ -149,6 +148,7 @@ def test_every_stock_recipe_of_a_nemotron_h(name: str, kind: str) -> None:
     assert "MegatronCommOverlapCallback" not in names
     assert names[-1] == "ElasticCallback"
     assert not recipe.trainer.strategy.ddp.overlap_grad_reduce
+    assert not recipe.trainer.strategy.ddp.overlap_param_gather
     assert getattr(recipe.resume, "restore_config", None) is None
     serializer = ZlibJSONSerializer()  # what executors send to other machines
     assert serializer.deserialize(serializer.serialize(recipe)) == recipe

@@ -50,9 +50,7 @@ def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.Captur
     assert recipe.trainer.strategy.tensor_model_parallel_size == tensor_parallel
     printed = capsys.readouterr().out
     saves = "save_optim_on_train_end: False -> True (stage 2 continues from it)"
-    for changed in (
-        *("model: MambaModel -> ElasticMambaModel", "overlap_grad_reduce: True -> False", "lr_scheduler", saves),
-    ):
+    for changed in (*("model: MambaModel -> ElasticMambaModel", "lr_scheduler", saves),):
         assert changed in printed
 
 
@@ -95,6 +93,18 @@ def test_paths_that_are_here_hold_in_any_working_directory(
     assert recipe.model.teacher == "/cluster/12b"
     assert recipe.model.elastic["ranking"] == str(tmp_path / "ranking")
     assert recipe.resume.restore_config.path == str(tmp_path / "one")
+
+
+@pytest.mark.parametrize(("block", "pipeline"), [({"budgets_per_batch": 2}, 1), ({}, 2), ({}, 1)])
+def test_gradients_are_reduced_after_the_backward_pass(
+    recipe: Any, block: dict[str, Any], pipeline: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+
+    recipe.trainer.strategy.pipeline_model_parallel_size = pipeline
+    apply_elastic(recipe, BLOCK | block, teacher="parent")
+    assert recipe.trainer.strategy.ddp.overlap_grad_reduce is False
+    assert "  trainer.strategy.ddp.overlap_grad_reduce: True -> False\n" in capsys.readouterr().out
 
 
 def test_overlaps_go_wherever_they_are_set(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
