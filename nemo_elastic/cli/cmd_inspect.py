@@ -38,6 +38,7 @@ def command(
     from nemo_elastic.core.latency import LatencyTable
     from nemo_elastic.errors import printable
     from nemo_elastic.formats.folders import read_shapes
+    from nemo_elastic.formats.hf.config import prediction_of
     from nemo_elastic.formats.hf.precision import low_of
     from nemo_elastic.slicing.by_size import rest_of_path
     from nemo_elastic.slicing.card import runs_in, served_as
@@ -65,6 +66,9 @@ def command(
     console.print(widths_table(shapes.parent, named))
     for name, subnet in named.items():
         typer.echo(f"{printable(name)} runs in {runs_in(subnet, shapes.parent, low)}")
+    if (behind := prediction_of(shapes.config)) is not None:
+        counts = ", ".join(f"{printable(n)} {behind.parameters(shapes.parent, m):,}" for n, m in named.items())
+        typer.echo(f"layers {behind.pattern} that predict more than one token, counted apart: {counts}")
     for name in shapes.extras:
         typer.echo(f"{printable(name)} is an extra shape: chosen after training, on no path, not trained as it is")
     typer.echo(f"ranking: {shapes.origin.ranking or 'none'}")

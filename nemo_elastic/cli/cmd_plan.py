@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.core.family import Parent
     from nemo_elastic.plan import Duration, Layout, RunShape
+    from nemo_elastic.plan.activations import Routing
 
 __all__ = ["command"]
 
 _PARENT = typer.Option("--parent", help="A folder with the parent, or the name of a known one.")
 _RECIPE = typer.Option("--recipe", help="In place of both: a recipe's name in recipes/, or its file; needs its host.")
 _SUMS = "What gradients are summed in, fp32 or bf16; the recipe's, or fp32, if left out."
-_MARGIN = "Share of each GPU's memory that stays free, for what the formulas do not count."
+_LOAD = "With experts: tokens of the busiest rank, as a multiple of an even share."
+_MARGIN = "Share of each GPU's memory that stays free, beside what CUDA and NCCL take."
 
 
 def command(
@@ -40,11 +42,12 @@ def command(
     steps: Annotated[int | None, within(1, TOKENS, "--steps", "Steps of the stage; the paper's if left out.")] = None,
     gpus: Annotated[int, within(1, BATCH, "--gpus", "Number of GPUs: some of one node, or all of several.")] = 128,
     node: Annotated[int, within(1, BATCH, "--gpus-per-node", "GPUs of a node.")] = 8,
-    gpu: Annotated[str, typer.Option("--gpu", help="h100 (80 GB) or h200 (141 GB).")] = "h100",
-    stage: Annotated[int, within(1, 2, "--stage", "1 learns shapes with soft masks first, 2 trains slices.")] = 1,
+    gpu: Annotated[str, typer.Option("--gpu", help="h100 or h200: 85.0 and 150.1 GB by CUDA's count.")] = "h100",
+    stage: Annotated[int, within(1, 3, "--stage", "1 learns shapes with soft masks first, 2 and 3 train slices.")] = 1,
     margin: Annotated[float, within(0.0, 0.9, "--margin", _MARGIN)] = 0.08,
     kernels: Annotated[bool, typer.Option("--kernels/--no-kernels", help="mamba_ssm is installed.")] = True,
     gradients: Annotated[str | None, typer.Option("--gradients", help=_SUMS)] = None,
+    expert_load: Annotated[float, within(1.0, 100.0, "--expert-load", _LOAD)] = 1.0,
     json: Annotated[bool, as_json()] = False,
 ) -> None:
     """Say which parallel layouts of a run fit, the fastest first, from formulas: no GPU and no NeMo needed.
@@ -59,8 +62,8 @@ def command(
     """
     from nemo_elastic.plan import PAPER, RunShape, choose, duration, layouts
 
-    paper = PAPER.stage(stage)
-    name, shape, block, sums = _described(config, parent, recipe)
+    paper = PAPER.in_low_precision().stage(stage)
+    name, shape, block, sums, routing = _described(config, parent, recipe)
     run = RunShape(
         paper.seq_length if seq_length is None else seq_length,
         paper.global_batch_size if global_batch is None else global_batch,
@@ -72,6 +75,7 @@ def command(
         node,
         margin,
         gradients or sums,
+        replace(routing, load=expert_load),
     )
     every = layouts(shape, block, run)
     chosen = choose(every)
@@ -87,24 +91,28 @@ def command(
     _say_torn(shape, block)
 
 
-def _described(config: Path | None, parent: str | None, recipe: str | None) -> tuple[str, Parent, ElasticConfig, str]:
-    """What is planned: its name, the parent's shape, the block, and what gradients are summed in."""
+def _described(
+    config: Path | None, parent: str | None, recipe: str | None
+) -> tuple[str, Parent, ElasticConfig, str, Routing]:
+    """What is planned: its name, the parent's shape, the block, what gradients are summed in, its routing."""
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.errors import bad
     from nemo_elastic.plan import preset
+    from nemo_elastic.plan.activations import Routing
 
     if recipe is None:
         if config is None:
             raise bad("--config", None, "a YAML file with the elastic block, and --parent; or --recipe")
         if parent is None:
             raise bad("--parent", None, "a folder with the parent, or the name of a known one; or --recipe")
-        return parent, _read_parent(parent), ElasticConfig.load(config), "fp32"
+        return parent, _read_parent(parent), ElasticConfig.load(config), "fp32", Routing()
     if config is not None or parent is not None:
         raise bad("--recipe", recipe, "without --config and --parent: it has both")
     from nemo_elastic.hosts.common.recipe_file import find_recipe, load_recipe
 
     family = load_recipe(find_recipe(recipe))
-    return f"{family.name}: {family.shape}", preset(family.shape), family.config, family.precision.gradients
+    sums, routing = family.precision.gradients, family.routing
+    return f"{family.name}: {family.shape}", preset(family.shape), family.config, sums, routing
 
 
 def _say_torn(parent: Parent, block: ElasticConfig) -> None:

@@ -33,6 +33,7 @@ _DTYPE = typer.Option(
     "--dtype", help="Store weights in bf16, fp16 or fp32, biases of experts in fp32; format hf only."
 )
 _ANEW = typer.Option("--requantize", help="Compute codes of low precision anew where a cut would tear their blocks.")
+_DROP = typer.Option("--drop-prediction", help="Leave out layers that predict more than one token (MTP).")
 _LICENSE = typer.Option("--license", help="Licence for the model card, by its id: apache-2.0. Else the source's.")
 _BASE = typer.Option("--base-model", help="What it was made of, for the model card: owner/name. Else the source's.")
 _PUSH = typer.Option("--push", help="Send the folder to the hub under this id, owner/name: private unless --public.")
@@ -54,6 +55,7 @@ def command(
     format: Annotated[str, _FORMAT] = "hf",
     dtype: Annotated[str | None, _DTYPE] = None,
     requantize: Annotated[bool, _ANEW] = False,
+    drop_prediction: Annotated[bool, _DROP] = False,
     license: Annotated[str | None, _LICENSE] = None,
     base_model: Annotated[str | None, _BASE] = None,
     push: Annotated[str | None, _PUSH] = None,
@@ -82,7 +84,7 @@ def command(
     _check_ways({"--budget": budget or None, "--subnet": subnet}, sizes)
     _check_push(push, public, format, names)
     how = {"format": format, "dtype": dtype, "force": force, "license": license, "base_model": base_model}
-    how["requantize"] = requantize
+    how |= {"requantize": requantize, "prediction": not drop_prediction}
     how["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
     check_output(out, force, source, subnet, kind=_kind(format, names))

@@ -88,13 +88,17 @@ def describe(
     shapes: Shapes, spec: MemorySpec, table: LatencyTable | None = None, low: Stored | None = None
 ) -> dict[str, Any]:
     """Give what `inspect --json` prints."""
+    from nemo_elastic.formats.hf.config import prediction_of
+
     family = shapes.family
+    behind = prediction_of(shapes.config)
     budgets = {} if family is None else {m.name: m.budget for m in (*family, *family.extras)}
 
     def entries(shapes_of: Mapping[str, Subnet]) -> dict[str, Any]:
         return {
             name: size(shapes.parent, subnet, spec, table, low)
             | {"budget": budgets.get(name), "subnet": subnet.to_json()}
+            | ({} if behind is None else {"prediction_parameters": behind.parameters(shapes.parent, subnet)})
             for name, subnet in shapes_of.items()
         }
 

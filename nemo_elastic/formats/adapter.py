@@ -41,6 +41,7 @@ __all__ = [
     "extra_states",
     "from_megatron",
     "from_parts",
+    "fused_as",
     "missing",
     "parts_of",
     "stacked_of",
@@ -49,7 +50,9 @@ __all__ = [
     "whole_sizes",
 ]
 
-_LAYER = re.compile(r"decoder\.layers\.\d+\.")
+#: where layers are, the model's own and those behind it that predict more than one token (`core.prediction`)
+_LAYER = re.compile(r"(?:decoder|mtp\.layers\.\d+\.mtp_model_layer)\.layers\.\d+\.")
+_ANY = named(MEGATRON_LAYER, 0)
 #: tensors that a checkpoint holds as one: more than any model has, and too few to fill the memory with names
 _MOST = 10_000
 
@@ -77,6 +80,19 @@ def to_megatron(
     unknown = sorted(set(state) - allowed)
     if unknown:
         raise ElasticError(f"tensors: {unknown[0]} is not a tensor of this member ({len(unknown)} such)")
+    return fused_as(parent, held, state)
+
+
+def fused_as(
+    parent: Parent, held: Mapping[str, Sequence[Tensor]], state: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Whole Megatron tensors of what each of them holds, see `to_megatron`.
+
+    Args:
+        parent: shape of the parent that the tensors' layers are of.
+        held: name -> what it holds, see `layout.megatron_tensors`.
+        state: see `to_megatron`; others may be among them.
+    """
     return {name: _fused(parent, [(t, _checked(t, state)) for t in together]) for name, together in held.items()}
 
 
@@ -143,9 +159,12 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 def stacked_of(name: str) -> tuple[str, int] | None:
     """The tensor of a checkpoint that holds a Megatron tensor as one of many, and its number; None where none does."""
+    place = _LAYER.match(name)
+    if place is None:
+        return None
     for row in table():
-        if row.stacked is not None and (match := _numbered(row.megatron).fullmatch(name)):
-            return named(row.stacked, int(match["i"])), int(match["e"])
+        if row.stacked is not None and (match := _numbered(row.megatron).fullmatch(_ANY + name[place.end() :])):
+            return place[0] + named(row.stacked, 0).removeprefix(_ANY), int(match["e"])
     return None
 
 

@@ -19,13 +19,14 @@ import numpy as np
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.kept import Converted, Pieces
 
 from .quantized import Quantized, QuantizedPieces, Stored, pieces_of
 from .raw import Raw
 
-__all__ = ["GGUF", "Origin", "Shapes", "Source", "check_tensors", "is_gguf", "same_words"]
+__all__ = ["GGUF", "Origin", "Shapes", "Source", "check_exactly", "check_tensors", "is_gguf", "same_words"]
 
 #: what messages say of llama.cpp's files
 GGUF = "GGUF, which is not read: give the Hugging Face folder that it was made of"
@@ -102,12 +103,16 @@ class Source(Shapes):
     Attributes:
         tensors: name in a Hugging Face folder (`backbone.`, layers counted in `held`) -> mapped tensor, or a weight of
             low precision with its scales.
-        prediction: tensors of layers that predict more than one token. They lie behind the whole model and read its
-            stream, so they are kept with it, and no member has them.
+        prediction: tensors of layers that predict more than one token, which lie behind the model and read its stream.
+        predicts: which layers these are, so that members have what they keep of them; None where that is not known:
+            then they stay with the whole model.
+        cache_scales: see `formats.cache_scales`.
     """
 
     tensors: Mapping[str, Raw | Quantized]
-    prediction: Mapping[str, Raw] = field(default_factory=dict, kw_only=True)
+    prediction: Mapping[str, Raw | Quantized] = field(default_factory=dict, kw_only=True)
+    predicts: Prediction | None = field(default=None, kw_only=True)
+    cache_scales: Mapping[str, Raw] = field(default_factory=dict, kw_only=True)
 
     @property
     def dtype(self) -> str:
@@ -129,8 +134,9 @@ class Source(Shapes):
     @property
     def stored(self) -> dict[str, Raw]:
         """All tensors as they lie in files: of a quantised weight its codes and its scales."""
-        own = {full: raw for name, tensor in self.tensors.items() for full, raw in tensor.stored(name).items()}
-        return own | dict(self.prediction)
+        every = {**self.tensors, **self.prediction}
+        own = {full: raw for name, tensor in every.items() for full, raw in tensor.stored(name).items()}
+        return own | dict(self.cache_scales)
 
 
 def is_gguf(path: Path) -> bool:
@@ -151,12 +157,21 @@ def check_tensors(parent: Parent, held: Subnet, tensors: Mapping[str, Raw | Quan
         ElasticError: A tensor is missing, unknown, or has another shape; or a tied head is not the embedding.
     """
     wanted = {t.hf: t.shape for t in layout.tensors(parent, held)}
-    missing, extra = [n for n in wanted if n not in tensors], [n for n in tensors if n not in wanted]
-    if parent.tied and _HEAD in extra:
-        extra.remove(_HEAD)
+    if parent.tied and _HEAD in tensors:
         head, embedding = tensors[_HEAD], tensors.get(_EMBEDDING)
         if embedding is None or not same_words(head, embedding):
             raise ElasticError(f"{where}: {_HEAD} is not the embedding, but config.json says tie_word_embeddings")
+        tensors = {name: tensor for name, tensor in tensors.items() if name != _HEAD}
+    check_exactly(wanted, tensors, where)
+
+
+def check_exactly(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Raw | Quantized], where: str) -> None:
+    """Check that tensors are those of these names, in these shapes.
+
+    Raises:
+        ElasticError: see `check_tensors`.
+    """
+    missing, extra = [n for n in wanted if n not in tensors], [n for n in tensors if n not in wanted]
     for names, word in ((missing, "is missing"), (extra, "is no part of this model")):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""

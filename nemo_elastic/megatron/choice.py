@@ -20,6 +20,7 @@ import torch
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.core.layout import megatron_selection
+from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe
@@ -103,11 +104,9 @@ class Run:
             known[key] = None if kept.is_full else kept
         return known[key]
 
-    def rounded(
-        self, row: str, index: int, weight: torch.Tensor, group: Any = None, number: int = 0
-    ) -> torch.Tensor | None:
+    def rounded(self, row: str, index: int, weight: torch.Tensor, group: Any = None) -> torch.Tensor | None:
         """What stands for a whole weight in products, see `Rounding.of`; None for itself."""
-        return None if self.rounding is None else self.rounding.of(row, index, weight, group, number)
+        return None if self.rounding is None else self.rounding.of(row, index, weight, group)
 
     @cached_property
     def _known(self) -> dict[_Key, Selection | None]:
@@ -159,12 +158,16 @@ def is_recomputing() -> bool:
 
 @dataclass
 class ElasticState:
-    """Shared by the modules of one model; the step function sets `choice` before each micro-batch's forward."""
+    """Shared by the modules of one model; the step function sets `choice` before each micro-batch's forward.
+
+    `prediction` says which layers there are behind the model that predict more than one token.
+    """
 
     parent: Parent
     choice: Choice = None
     probe: Probe | None = None
     rounding: Rounding | None = None
+    prediction: Prediction | None = None
     _full: Subnet = field(init=False)
 
     def __post_init__(self) -> None:

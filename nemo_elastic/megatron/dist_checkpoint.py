@@ -20,15 +20,19 @@ import torch
 import yaml
 
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.record import MEGATRON_LAYER
+from nemo_elastic.core.layout import named, part_sizes
+from nemo_elastic.core.prediction import PREFIX, Prediction
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.adapter import extra_states, stacked_of, to_megatron, to_parts
+from nemo_elastic.formats.adapter import extra_states, fused_as, parts_of, stacked_of, to_megatron, to_parts
 from nemo_elastic.formats.folders import CHECKPOINT
 from nemo_elastic.formats.megatron.metadata import RELEASE, RUN_CONFIG, TRACKER
 from nemo_elastic.formats.megatron.shape import stock_sizes
+from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Source
 from nemo_elastic.io.atomic import atomic_dir, atomic_write
 from nemo_elastic.io.outputs import check_room
-from nemo_elastic.slicing.slicer import cut_tensors
+from nemo_elastic.slicing.slicer import cut_tensors, predicted_pieces
 
 from .cpu import cuda_as_cpu
 
@@ -44,6 +48,8 @@ def write_megatron_checkpoint(
     tensors_hf: Mapping[str, Any],
     force: bool = False,
     seq_length: int = 8192,
+    prediction: Prediction | None = None,
+    steps: int = 0,
 ) -> Path:
     """Write a uniform member as Megatron-Bridge's `checkpoint.pretrained_checkpoint` and our `teacher` take it.
 
@@ -57,6 +63,8 @@ def write_megatron_checkpoint(
         tensors_hf: torch tensors, numpy arrays or `Raw` words by HF name, layers numbered within the member.
         force: replace an existing `out`.
         seq_length: written into the sizes; it bounds no weight.
+        prediction: layers that predict more than one token, whose tensors are among `tensors_hf`.
+        steps: how often they are run.
 
     Raises:
         ElasticError: `out` exists; widths differ between the layers of a type (no stock model can say that); tensors
@@ -66,12 +74,19 @@ def write_megatron_checkpoint(
 
     sizes = stock_sizes(parent, member.validate(parent), experts=True)
     with atomic_dir(out, force, kind=CHECKPOINT) as folder:
-        state = to_megatron(parent, member, tensors_hf)
+        behind = {name: t for name, t in tensors_hf.items() if name.startswith(PREFIX)}
+        state = to_megatron(parent, member, {name: t for name, t in tensors_hf.items() if name not in behind})
         check_room(folder, sum(t.nbytes for t in state.values()))
         dtype = dtype_args(state["embedding.word_embeddings.weight"].dtype)
         release = folder / RELEASE
         release.mkdir()
-        content = {"checkpoint_version": 3.0, "iteration": 0, "model": sharded(parent, member, state)}
+        model = sharded(parent, member, state)
+        if prediction is not None:
+            held = prediction.megatron_tensors(parent, member)
+            model |= sharded_behind(prediction, parent, member, fused_as(prediction.behind(parent), held, behind))
+            sizes |= {"mtp_num_layers": steps, "mtp_hybrid_override_pattern": prediction.pattern}
+            sizes |= {"mtp_use_repeated_layer": prediction.steps != steps}
+        content = {"checkpoint_version": 3.0, "iteration": 0, "model": model}
         with process_group(), cuda_as_cpu(), quiet("megatron.core.dist_checkpointing"):
             dist_checkpointing.save(content, str(release), ("torch_dist", 1), content_metadata={})
         atomic_write(release / RUN_CONFIG, yaml.safe_dump(_run_config(sizes, dtype, seq_length)))
@@ -85,7 +100,13 @@ def write_cut(source: Source, target: Subnet, out: str | os.PathLike[str], force
     Raises:
         ElasticError: see `write_megatron_checkpoint`.
     """
-    return write_megatron_checkpoint(out, source.parent, target, cut_tensors(source, target), force)
+    tensors: dict[str, Any] = dict(cut_tensors(source, target))
+    predicts, behind = source.predicts, predicted_pieces(source, target)
+    if predicts is None or not behind:
+        return write_megatron_checkpoint(out, source.parent, target, tensors, force)
+    tensors |= {name: Raw(raw.dtype, pieces.whole()) for name, (raw, pieces) in behind.items()}
+    steps = source.config["num_nextn_predict_layers"]
+    return write_megatron_checkpoint(out, source.parent, target, tensors, force, prediction=predicts, steps=steps)
 
 
 def _run_config(sizes: Mapping[str, Any], dtype: Mapping[str, Any], seq_length: int) -> dict[str, Any]:
@@ -116,10 +137,46 @@ def sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor], p
 
     What is stored as one is handed over one by one, as expert-parallel ranks do: nothing is copied.
     """
-    from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
+    from megatron.core.dist_checkpointing.mapping import ShardedObject
+
+    out = _placed(to_parts(parent, member, state, stack=False), prefix)
+    for name, count in extra_states(member):
+        for i in range(count):
+            own = f"{prefix}{name}" if count == 1 else f"{prefix}{name}.{i}"
+            out[own] = ShardedObject(f"{prefix}{name}", None, (count,), (i,))
+    return out
+
+
+def sharded_behind(
+    layers: Prediction, parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]
+) -> dict[str, Any]:
+    """The same of layers that predict more than one token."""
+    from megatron.core.dist_checkpointing.mapping import ShardedObject
+
+    own, held, stored = layers.behind(parent), layers.member(parent, member), dict(state)
+    assert held is not None
+    out: dict[str, Any] = {}
+    for t in layers.tensors(parent, member):
+        if t.row.parts:
+            pieces = stored.pop(t.megatron).split(part_sizes(own, t.row, 0, held, t.layer))
+            stored |= zip(parts_of(t.megatron), pieces, strict=True)
+        if t.index is None or t.number:
+            continue
+        step, at = divmod(t.index, len(layers.pattern))
+        place, first = f"mtp.layers.{step}.mtp_model_layer.layers.{at}.", named(MEGATRON_LAYER, t.index)
+        count = 1 if t.row.each is None or t.layer is None else t.layer.widths[t.row.each]
+        for module in t.row.extra:
+            name = f"{named(module, t.index).replace(first, place, 1)}._extra_state"
+            for i in range(count):
+                out[name if count == 1 else f"{name}.{i}"] = ShardedObject(name, None, (count,), (i,))
+    return _placed(stored, "") | out
+
+
+def _placed(stored: Mapping[str, torch.Tensor], prefix: str) -> dict[str, Any]:
+    """Tensors as megatron-core's writer takes them."""
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
     made = ShardedTensor.from_rank_offsets
-    stored = to_parts(parent, member, state, stack=False)
     places = {name: stacked_of(name) or (name, None) for name in stored}
     counts = Counter(key for key, _ in places.values())
     out: dict[str, Any] = {}
@@ -127,10 +184,6 @@ def sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor], p
         key, number = places[name]
         at = () if number is None else ((0, number, counts[key]),)
         out[f"{prefix}{name}"] = made(f"{prefix}{key}", value, *at, prepend_axis_num=len(at))
-    for name, count in extra_states(member):
-        for i in range(count):
-            own = f"{prefix}{name}" if count == 1 else f"{prefix}{name}.{i}"
-            out[own] = ShardedObject(f"{prefix}{name}", None, (count,), (i,))
     return out
 
 

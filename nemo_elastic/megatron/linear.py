@@ -9,7 +9,6 @@ slice covers where DistributedDataParallel provides one: no zero-padded full-siz
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -65,12 +64,12 @@ def accumulate(
         factor: of the piece, a tensor without dimensions (head loss); for prefixes only.
     """
     if getattr(param, "main_grad", None) is not None:
-        _scatter_add(param.main_grad, piece.to(param.main_grad.dtype), rows, cols, at, factor)
-        return _handed_over(param)
+        scatter_add(param.main_grad, piece.to(param.main_grad.dtype), rows, cols, at, factor)
+        return handed_over(param)
     if at is None and factor is None and piece.shape == param.shape:
         return piece
     full = torch.zeros_like(param)
-    _scatter_add(full, piece, rows, cols, at, factor)
+    scatter_add(full, piece, rows, cols, at, factor)
     return full
 
 
@@ -82,33 +81,36 @@ def accumulate_product(
     if buffer is None or buffer.dtype != dy_to.dtype or not all(k is None or k.is_prefix for k in (rows, cols)):
         return accumulate(param, torch.mm(dy_to.t(), x_ti), rows, cols)
     cut(buffer, rows, cols).addmm_(dy_to.t(), x_ti)
-    return _handed_over(param)
+    return handed_over(param)
 
 
-def _handed_over(param: torch.Tensor) -> Any:
-    """What an autograd Function returns for a gradient that is in `main_grad` already."""
+def handed_over(param: torch.Tensor, room: torch.Tensor | None = None) -> Any:
+    """What an autograd Function returns for a gradient that is in `main_grad` already; `room` is for one unread."""
     if not hasattr(param, "grad_added_to_main_grad"):
         return None
     param.grad_added_to_main_grad = True  # pyright: ignore[reportAttributeAccessIssue]
-    return torch.zeros_like(param) if getattr(param, "zero_out_wgrad", False) else torch.empty_like(param)
+    if getattr(param, "zero_out_wgrad", False):
+        return torch.zeros_like(param)
+    return torch.empty_like(param) if room is None else room.view(param.shape)
 
 
-def _scatter_add(
+def scatter_add(
     full: torch.Tensor,
     piece: torch.Tensor,
     rows: Selection | None,
     cols: Selection | None,
-    at: torch.Tensor | None,
-    factor: torch.Tensor | None,
+    at: torch.Tensor | None = None,
+    factor: torch.Tensor | None = None,
 ) -> None:
-    """full[rows, cols] += factor * piece; one of the two dimensions is the hidden one: at most one is no prefix."""
-    for dim, kept in ((0, rows), (1, cols)):
+    """full[..., rows, cols] += factor * piece; of the two, one is the hidden one: at most one is no prefix."""
+    outer = full.dim() - 2
+    for dim, kept in ((outer, rows), (outer + 1, cols)):
         if kept is not None and kept.is_prefix:
             full = full.narrow(dim, 0, kept.kept_size)
     if at is not None:
         full.index_add_(0, at, piece)
         return
-    for dim, kept in ((0, rows), (1, cols)):
+    for dim, kept in ((outer, rows), (outer + 1, cols)):
         if kept is not None and not kept.is_prefix:
             kept.add_(full, piece, dim)
             return
@@ -166,8 +168,9 @@ class SlicedLinear(torch.autograd.Function):
 
 
 def cut(weight: torch.Tensor, rows: Selection | None, cols: Selection | None) -> torch.Tensor:
-    """weight[rows, cols]: a view of prefixes; they come first, so that what is then gathered is narrower."""
-    kept = [(dim, part) for dim, part in ((0, rows), (1, cols)) if part is not None]
+    """weight[..., rows, cols]: a view of prefixes; they come first, so that what is then gathered is narrower."""
+    outer = weight.dim() - 2
+    kept = [(dim, part) for dim, part in ((outer, rows), (outer + 1, cols)) if part is not None]
     for dim, part in sorted(kept, key=lambda x: not x[1].is_prefix):
         weight = part.take(weight, dim)
     return weight
@@ -249,114 +252,3 @@ class ElasticRowLinear(RowParallelLinear):
         rounded = run.rounded(row, index, self.weight, group)
         y_sbd = SlicedLinear.apply(input_, self.weight, rows, cols, False, self.sequence_parallel, group, rounded)
         return y_sbd if run.hidden_gate is None else y_sbd * run.hidden_gate.to(y_sbd.dtype)
-
-
-class SlicedExperts(torch.autograd.Function):
-    """y = (relu(x U^T)^2 * gate * weight) D^T of each expert's tokens; U = up[neurons, width], D as well.
-
-    Its arguments, and what it gives: see `experts`.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_ni: torch.Tensor,
-        weight_n: torch.Tensor,
-        gate_f: torch.Tensor | None,
-        counts: Sequence[int],
-        neurons: Selection | None,
-        width: Selection | None,
-        rounded: Sequence[torch.Tensor] | None,
-        *matrices: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        count, values = len(matrices) // 2, matrices if rounded is None else rounded
-        kept = matrices[0].shape[0] if neurons is None else neurons.kept_size
-        y_ni, relu_nf = torch.empty_like(x_ni), x_ni.new_empty(len(x_ni), kept)
-        for e, own in _ranges(counts):
-            own_nf = torch.mm(x_ni[own], cut(values[e], neurons, width).t(), out=relu_nf[own]).relu_()
-            h_nf = _weighted(_gated(own_nf.square(), gate_f), weight_n[own])
-            torch.mm(h_nf, cut(values[count + e], width, neurons).t(), out=y_ni[own])
-        ctx.save_for_backward(x_ni, weight_n, gate_f, relu_nf, *matrices)
-        ctx.args = counts, neurons, width, rounded
-        ctx.mark_non_differentiable(relu_nf)
-        return y_ni, relu_nf
-
-    @staticmethod
-    def backward(ctx: Any, dy_ni: torch.Tensor, _: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x_ni, weight_n, gate_f, relu_nf, *matrices = ctx.saved_tensors
-        counts, neurons, width, rounded = ctx.args
-        needs_x, needs_weight, needs_gate, *_ = ctx.needs_input_grad
-        needs, count = ctx.needs_input_grad[-len(matrices) :], len(matrices) // 2
-        values = matrices if rounded is None else rounded
-        dx_ni = torch.empty_like(x_ni) if needs_x else None
-        dweight_n = torch.empty_like(weight_n) if needs_weight else None
-        dgate_f = torch.zeros_like(gate_f, dtype=torch.float32) if needs_gate else None
-        grads: list[Any] = [None] * len(matrices)
-        for e, own in _ranges(counts):
-            up, down = values[e], values[count + e]
-            square_nf = relu_nf[own].square()
-            gated_nf = _gated(square_nf, gate_f)
-            if needs[count + e]:
-                h_nf = _weighted(gated_nf, weight_n[own])
-                grads[count + e] = accumulate_product(matrices[count + e], dy_ni[own], h_nf, width, neurons)
-            d_nf = torch.mm(dy_ni[own], cut(down, width, neurons))
-            if dweight_n is not None:
-                torch.sum(d_nf.to(weight_n.dtype) * gated_nf, 1, out=dweight_n[own])
-            d_nf = _weighted(d_nf, weight_n[own])
-            if dgate_f is not None:
-                dgate_f += (d_nf * square_nf).sum(0)
-            d_nf = _gated(d_nf, gate_f).mul_(relu_nf[own]).mul_(2)
-            if needs[e]:
-                grads[e] = accumulate_product(matrices[e], d_nf, x_ni[own], neurons, width)
-            if dx_ni is not None:
-                torch.mm(d_nf, cut(up, neurons, width), out=dx_ni[own])
-        if dgate_f is not None:
-            dgate_f = dgate_f.to(gate_f.dtype)
-        return dx_ni, dweight_n, dgate_f, None, None, None, None, *grads
-
-
-def experts(
-    x_ni: torch.Tensor,
-    weight_n: torch.Tensor,
-    counts: Sequence[int],
-    up: Sequence[torch.Tensor],
-    down: Sequence[torch.Tensor],
-    gate_f: torch.Tensor | None = None,
-    neurons: Selection | None = None,
-    width: Selection | None = None,
-    rounded: Sequence[torch.Tensor] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What experts make of tokens that are on their rank already; no collective.
-
-    Args:
-        x_ni: tokens, those of the first expert first.
-        weight_n: of each token; its dtype may have more digits.
-        counts: tokens of each expert; the weights of one that has none get no gradient.
-        up, down: the whole weights of each.
-        gate_f: of the neurons of all.
-        neurons, width: what is kept of both weights.
-        rounded: what stands for `up` and then for `down` in the products, where low precision rounds them; gradients
-            are those of the weights.
-
-    Returns:
-        What they put out [n, i], and relu(x U^T) [n, f], which is for looking at: no gradient passes there.
-    """
-    return SlicedExperts.apply(x_ni, weight_n, gate_f, tuple(counts), neurons, width, rounded, *up, *down)
-
-
-def _ranges(counts: Sequence[int]) -> Iterator[tuple[int, slice]]:
-    """Each expert that has tokens, and where they are."""
-    at = 0
-    for e, count in enumerate(counts):
-        if count:
-            yield e, slice(at, at + count)
-        at += count
-
-
-def _gated(x_nf: torch.Tensor, gate_f: torch.Tensor | None) -> torch.Tensor:
-    return x_nf if gate_f is None else x_nf * gate_f
-
-
-def _weighted(x_nf: torch.Tensor, weight_n: torch.Tensor) -> torch.Tensor:
-    """Times the weight of each token, in whose dtype it is computed."""
-    return (x_nf * weight_n[:, None]).to(x_nf.dtype)

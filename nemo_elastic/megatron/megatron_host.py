@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 
+from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.prediction import PREFIX
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.adapter import from_megatron
 from nemo_elastic.formats.megatron.stored import ELASTIC
@@ -42,7 +44,8 @@ from .choice import ElasticState
 from .compat import named_parameters, named_weights
 from .context import context_group, own_positions
 from .layers import MegatronLayers
-from .sharded_sort import Together, sort_in_place
+from .overlap import report_absent
+from .sharded_sort import Together, sort_in_place, sort_stream
 from .vocabulary import Output, distill_loss, hidden_states
 
 
@@ -57,15 +60,19 @@ class MegatronHost:
         state: what the elastic layers run.
         core: the megatron-core model.
         frozen: the frozen teacher, a megatron-core model too; None where the block has none.
+        wrapped: the model as data parallelism wraps it, once it does.
     """
 
     state: ElasticState
     core: Any
     frozen: Any = None
+    wrapped: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         #: what the pipeline rank before this one gave of student and teacher
         self.received: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        #: what enters the head of the last student, and what layers behind it made of that for further tokens
+        self.ahead: tuple[torch.Tensor, Any] | None = None
 
     # ------------------------------------------------------------------ a micro-batch
 
@@ -77,9 +84,22 @@ class MegatronHost:
         if self.state.rounding is not None:
             self.state.rounding.begin(self.step)
         try:
-            return self.core, hidden_states(self.core, tokens_bs, documents)
+            hidden_sbd, ahead = hidden_states(self.core, tokens_bs, documents), None
+            if self.core.training and torch.is_grad_enabled() and tokens_bs is not None:
+                ahead = self._ahead_of(hidden_sbd, tokens_bs, documents)
+                self.ahead = None if ahead is None else (hidden_sbd, ahead)
         finally:
             self.state.choice = None
+        report_absent(self.wrapped, self.core, choice, hidden_sbd, ahead is not None)
+        return self.core, hidden_sbd
+
+    def _ahead_of(self, hidden_sbd: torch.Tensor, tokens_bs: torch.Tensor, documents: Documents | None) -> Any:
+        """What layers behind the model make of it for further tokens; None where there are none."""
+        if self.state.prediction is None:
+            return None
+        from .prediction import ahead_of  # of megatron-core 0.19
+
+        return ahead_of(self.core, self.state, hidden_sbd, tokens_bs, documents)
 
     @torch.no_grad()
     def teacher(self, tokens_bs: torch.Tensor | None, documents: Documents | None = None) -> Output:
@@ -110,7 +130,22 @@ class MegatronHost:
     def detached(self, output: Output) -> Output:
         return output[0], output[1].detach()
 
-    loss = staticmethod(distill_loss)
+    def loss(
+        self,
+        config: DistillConfig,
+        student: Output,
+        teacher: Output | None,
+        labels_bs: torch.Tensor,
+        weights_bs: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`distill_loss`; in training that of further tokens goes backward with it, where layers predict them."""
+        loss, each_bs = distill_loss(config, student, teacher, labels_bs, weights_bs)
+        if self.ahead is None or self.ahead[0] is not student[1] or weights_bs is None:
+            return loss, each_bs
+        from .prediction import beside, loss_ahead
+
+        own, self.ahead = self.ahead[1], None
+        return beside(loss, loss_ahead(self.core, own, labels_bs, weights_bs, config.chunk_tokens)), each_bs
 
     def factor(self, tokens: torch.Tensor) -> torch.Tensor:
         """What megatron-core's schedule multiplies a micro-batch's loss sum by on the way to the gradients.
@@ -172,7 +207,7 @@ class MegatronHost:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """This rank's shards of the parent's tensors, by megatron-core's name."""
-        return {k: t for k, t in named_weights(self.core) if not k.startswith(ELASTIC)}
+        return {k: t for k, t in named_weights(self.core) if not k.startswith((ELASTIC, PREFIX))}
 
     def sort(self, ranking: Ranking) -> None:
         assert self.state.parent is not None
@@ -182,6 +217,8 @@ class MegatronHost:
             parallel_state.get_expert_tensor_parallel_group(),
         )
         sort_in_place(self.weights(), ranking, self.state.parent, together)
+        if self.state.prediction is not None:
+            sort_stream(dict(named_weights(self.core)), ranking, self.state.parent, self.state.prediction)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -229,6 +266,8 @@ class MegatronHost:
 
     def whole_name(self, name: str) -> str:
         """A pipeline rank counts its own layers from 0."""
+        if name.startswith(PREFIX):
+            return name
         layers = self.core.decoder.layers
         return re.sub(r"(?<=layers\.)\d+", lambda match: str(layers[int(match[0])].layer_number - 1), name)
 

@@ -20,11 +20,13 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.core.sequence import why_not_context
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.metadata import Metadata, model_prefix, read_metadata, weights_folder
+from nemo_elastic.formats.megatron.shape import prediction_of
 from nemo_elastic.formats.megatron.torch_files import check_harmless
 from nemo_elastic.kernels import check_widths
 from nemo_elastic.train.members import Members
@@ -97,26 +99,50 @@ class SavedMembers(Members):
         return state
 
 
-__all__ = ["OVERLAPS", "check_overlaps", "check_ranks", "make_family"]
+__all__ = ["check_overlaps", "check_ranks", "make_family", "refused_overlaps"]
 
-#: settings of data parallelism and of the optimizer that count on every micro-batch using every weight
-OVERLAPS = ("overlap_grad_reduce", "overlap_param_gather", "overlap_param_gather_with_optimizer_step")
+#: settings of data parallelism and of the optimizer that count on every module's forward being called
+GATHERS: tuple[str, ...] = ("overlap_param_gather", "overlap_param_gather_with_optimizer_step")
+#: the one that counts on every weight having a gradient, for which `overlap` reports
+REDUCES = "overlap_grad_reduce"
 
 
-def check_overlaps(owners: Mapping[str, Any]) -> None:
+def refused_overlaps(config: ElasticConfig, pipeline: int, sharded: bool = False) -> dict[str, str]:
+    """Overlaps that a family cannot have, and why.
+
+    Args:
+        config: its block.
+        pipeline: ranks of the pipeline.
+        sharded: the distributed optimizer. Overlapped, gradients lie in several buckets; megatron-core's
+            `get_parameter_state_dp_zero` takes the padding between them away, which its
+            `sharded_param_state_fully_reshardable` counts: moments in a checkpoint are others. Seen on 0.15.3; the
+            code of 0.19.2 is the same.
+    """
+    modules = "megatron-core waits for a module's weights when it is called, and ours multiply by those of others"
+    refused = dict.fromkeys(GATHERS, modules)
+    if config.budgets_per_batch > 1:
+        refused[REDUCES] = f"each of elastic.budgets_per_batch: {config.budgets_per_batch} has a backward pass"
+    elif pipeline > 1:
+        refused[REDUCES] = f"the router's gradients are summed over the {pipeline} pipeline ranks before"
+    elif sharded:
+        refused[REDUCES] = "the distributed optimizer saves other moments than it has, where buckets are several"
+    return refused
+
+
+def check_overlaps(owners: Mapping[str, Any], refused: Mapping[str, str]) -> None:
     """Raise where a run is about to start with overlaps that were turned on again after `apply_elastic`.
 
     Args:
         owners: by their names, what may have such settings.
+        refused: of `refused_overlaps`.
 
     Raises:
         ElasticError: one is on.
     """
     for owner, settings in owners.items():
-        for name in OVERLAPS:
+        for name, why in refused.items():
             if getattr(settings, name, False):
-                why = "false, as apply_elastic left it: a micro-batch uses a part of the weights alone"
-                raise bad(f"recipe.{owner}.{name}", True, why)
+                raise bad(f"recipe.{owner}.{name}", True, f"false, as apply_elastic left it: {why}")
 
 
 def check_ranks(family: FamilyTraining) -> None:
@@ -166,7 +192,9 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
     if start is not None:
         load_model_weights(core, start)
     scheme = family.config.distill.quantize
-    state = ElasticState(parent, rounding=None if scheme is None else Rounding(scheme, default_rows(parent)))
+    rounding = None if scheme is None else Rounding(scheme, default_rows(parent))
+    behind = prediction_of(lambda name: getattr(core.config, name, None)) if hasattr(core, "mtp") else None
+    state = ElasticState(parent, rounding=rounding, prediction=behind)
     make_elastic(core, state)
     return state
 

@@ -18,7 +18,9 @@ import torch
 import torch.distributed as dist
 
 from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors, named
+from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.ranking import Ranking, permutation
 from nemo_elastic.ranking.sorting import number_before
@@ -62,6 +64,23 @@ def sort_in_place(
             _sort(parameters[name].data, parameters[name].data, ranking, parent, parts, together.tensor)
         elif number == 0:
             _sort_experts(parameters, ranking, parent, parts[0], together)
+
+
+@torch.no_grad()
+def sort_stream(parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, layers: Prediction) -> None:
+    """Permute the stream of layers behind a model as that of the model; what is inside of them stays as it is.
+
+    Args:
+        parameters: this rank's shard of every tensor, by megatron-core's name.
+        ranking, parent: see `sort_in_place`.
+        layers: they.
+    """
+    own = layers.behind(parent)
+    stream = Ranking.of_stream(own, ranking.orders[HIDDEN])
+    for name, parts in layers.megatron_tensors(parent, parent.full).items():
+        if name in parameters:  # other experts are other ranks'
+            value = parameters[name].data
+            _sort(value, value, stream, own, parts, None)
 
 
 def _sort_experts(

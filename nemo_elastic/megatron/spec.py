@@ -86,19 +86,23 @@ class ElasticMambaStack(Stack):
         for layer in self.layers:
             index = layer.layer_number - 1
             if run.kept(index):
-                x = self._layer(layer, index, x, run)
+                x = run_layer(layer, index, x, run, self._recomputes)
         if self.post_process:
             return self.final_norm(x, run) if self.post_layer_norm else x
         return F.pad(x, (0, self.config.hidden_size - x.shape[-1]))
 
-    def _layer(self, layer: Any, index: int, x: torch.Tensor, run: Run) -> torch.Tensor:
-        if not (self.training and self.config.recompute_granularity == "full" and torch.is_grad_enabled()):
-            return block(layer, index, x, run)
-        # The run, and with it every gate, is an argument of the checkpointed call: recomputation happens when another
-        # micro-batch's choice is in force. There is no dropout, so there is no random state to restore.
-        return checkpoint(
-            block, layer, index, x, run, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts
-        )
+    @property
+    def _recomputes(self) -> bool:
+        return self.training and self.config.recompute_granularity == "full" and torch.is_grad_enabled()
+
+
+def run_layer(layer: Any, index: int, x: torch.Tensor, run: Run, recompute: bool) -> torch.Tensor:
+    """`block`, which runs again in the backward pass where its activations are not kept."""
+    if not recompute:
+        return block(layer, index, x, run)
+    # The run, and with it every gate, is an argument of the checkpointed call: recomputation happens when another
+    # micro-batch's choice is in force. There is no dropout, so there is no random state to restore.
+    return checkpoint(block, layer, index, x, run, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts)
 
 
 def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -145,8 +149,9 @@ def elastic_stack_spec() -> ModuleSpec:
     experts = {}
     if HYBRID:
         from .moe_layer import moe_layer
+        from .prediction import mtp_block
 
-        experts["moe_layer"] = moe_layer()
+        experts = {"moe_layer": moe_layer(), "mtp_block_spec": mtp_block()}
     return ModuleSpec(
         module=ElasticMambaStack,
         submodules=StackSubmodules(

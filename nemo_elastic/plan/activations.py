@@ -4,8 +4,9 @@
 
 The formulas list what autograd saves in `megatron/` and `nn/`, tensor by tensor, in bf16 training (2 bytes, and 4
 where the code computes in fp32). `tests/plan/test_measured.py` compares them with a real model on a CPU, where the
-scan is nn.ssd in torch. What mamba_ssm's kernel saves is read from its source (`save_for_backward` of
-MambaSplitConv1dScanCombinedFn) and was not measured; nor was what a layer of experts saves (`moe`).
+scan is nn.ssd in torch, `tests/megatron/test_moe_layer.py` those of layers with experts. What mamba_ssm's kernel saves
+is read from its source (`save_for_backward` of MambaSplitConv1dScanCombinedFn), and what TransformerEngine's
+permutation saves (`Routing.fused`): neither was measured.
 
 All figures are per GPU and per token of the micro-batch, of those that its context-parallel rank has between the
 layers. d: hidden width, t: tensor-parallel size. The residual stream is whole on every rank, or 1/t of the tokens
@@ -25,6 +26,9 @@ from nemo_elastic.errors import bad
 from nemo_elastic.kernels import MambaWidths, chunk_for
 
 __all__ = [
+    "DIGITS",
+    "ROUTING",
+    "Routing",
     "Sharding",
     "attention",
     "handed_round",
@@ -33,12 +37,36 @@ __all__ = [
     "mlp",
     "moe",
     "norm",
+    "routed_gradients",
+    "routed_input",
     "saved",
     "stream",
     "widths",
 ]
 
 HALF, SINGLE = 2, 4
+#: what a router computes in -> bytes
+DIGITS = {"bf16": 2, "fp32": 4, "fp64": 8}
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How tokens find their experts, as a configuration is built. The defaults are those of Bridge's Nano-3 recipe.
+
+    Attributes:
+        router: what the router computes in, a key of `DIGITS` (`moe_router_dtype`; without one, that of the stream).
+        balanced: an auxiliary loss balances experts (`moe_aux_loss_coeff`, `moe_router_load_balancing_type`).
+        fused: TransformerEngine permutes tokens (`moe_permute_fusion`), torch otherwise.
+        load: tokens that a rank's experts get, as a multiple of an even share. No configuration says it.
+    """
+
+    router: str = "fp32"
+    balanced: bool = True
+    fused: bool = True
+    load: float = 1.0
+
+
+ROUTING = Routing()
 
 
 @dataclass(frozen=True)
@@ -52,12 +80,14 @@ class Sharding:
             every rank brings its tokens, and gets as many of others where experts are chosen evenly.
         context: ranks that share sequences out. It divides the tokens that a rank has, not what each of them takes:
             inside of layers that look along the sequence a rank has all of them of its share of the heads.
+        routing: how tokens find them.
     """
 
     tensor: int = 1
     sequence: bool = False
     expert: int = 1
     context: int = 1
+    routing: Routing = ROUTING
 
     @property
     def stream(self) -> int:
@@ -159,25 +189,46 @@ def handed_round(parent: Parent, shards: Sharding) -> float:
 
 
 def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
-    """Norm, router, the chosen experts of each token, and the shared expert, where experts are chosen evenly.
+    """Norm, router, the chosen experts of each token, and the shared expert.
 
     Source: megatron-core 0.19's MoELayer with its all-to-all dispatcher, whose ranks hold whole experts
     (expert_tensor_parallel_size 1). I: what experts read, the latent width or the stream; F, S: widths of an expert
     and of the shared one. Router: scores and probabilities of all experts in fp32, two masks of a byte each; of every
-    choice an index and three numbers in fp32. Each choice: its place, the expert's input I, and relu(h) of its F
-    (megatron.linear). The projection out of the latent width keeps its input. Gates keep what they multiply: scores,
-    the shared S, and both sides of the latent width.
+    choice an index and two numbers in fp32, and one in the router's own dtype; the stream in that dtype, if another.
+    An auxiliary loss: scores once more, their sum, and the indices. Each choice: its place, its weight, the expert's
+    input I, and relu(h) of its F (megatron.experts), of as many as come to the rank. Fused, places are a row of
+    2 E + 1 for each token. The projection out of the latent width keeps its input. Gates keep what they multiply:
+    scores, the shared S, and both sides of the latent width.
     """
-    experts, top_k = parent.size(EXPERTS), parent.size(TOP_K)
+    experts, top_k, how = parent.size(EXPERTS), parent.size(TOP_K), shards.routing
     latent = parent.size(LATENT) if parent.has(LATENT) else 0
-    router = (2 * SINGLE + 2) * experts + (8 + 3 * SINGLE) * top_k
-    choice = HALF * ((latent or parent.hidden) + parent.size(EXPERT_FFN)) + 8 + SINGLE
+    digits = DIGITS[how.router]
+    router = (2 * SINGLE + 2) * experts + (8 + 2 * SINGLE + digits) * top_k
+    router += digits * parent.hidden if digits != HALF else 0
+    router += SINGLE * (experts + 1) + 8 * top_k if how.balanced else 0
+    router += SINGLE * (2 * experts + 1) if how.fused else 8 * top_k
+    choice = how.load * (routed_input(parent) + HALF * parent.size(EXPERT_FFN) + SINGLE)
     routed, shared = router + top_k * choice + HALF * latent, 2 * HALF * parent.size(SHARED_FFN)
     if gated:
         routed += SINGLE * experts + HALF * 2 * latent
         shared += HALF * parent.size(SHARED_FFN)
     own = routed / shards.stream + shared / shards.tensor
     return norm(parent, shards) + own + _output_gates(parent, shards, gated)
+
+
+def routed_gradients(parent: Parent, kind: str, shards: Sharding) -> float:
+    """What a layer's backward pass has at once per token for experts: gradients of all they put out, of their neurons
+    and of what they read, and the neurons squared once more.
+    """
+    if kind != MOE:
+        return 0.0
+    each = 2 * (routed_input(parent) + HALF * parent.size(EXPERT_FFN))
+    return shards.routing.load * parent.size(TOP_K) * each / shards.stream
+
+
+def routed_input(parent: Parent) -> float:
+    """What an expert reads of a token: the latent width, or the stream."""
+    return HALF * (parent.size(LATENT) if parent.has(LATENT) else parent.hidden)
 
 
 def _output_gates(parent: Parent, shards: Sharding, gated: bool) -> float:

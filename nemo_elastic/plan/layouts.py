@@ -216,7 +216,7 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
             for recompute in (False, True):
                 work = step_work(parent, family, config, run, recompute)
                 waits = wait(parent, family, config, run, recompute, pipeline)
-                shards = Sharding(tensor, sequence, expert or 1, context)
+                shards = Sharding(tensor, sequence, expert or 1, context, run.routing)
                 layout = _layout(parent, config, run, shards, pipeline, recompute, work, waits)
                 out.append(replace(layout, expert=expert, context=context))
     if not out:

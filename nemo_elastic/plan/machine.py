@@ -9,14 +9,24 @@ from dataclasses import dataclass
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer, keep_plain, number
 
-__all__ = ["EFFICIENCY", "GPUS", "MARGIN", "NODE", "SUMS", "Gpu", "RunShape"]
+from .activations import ROUTING, Routing
 
-#: share of the nominal memory that a plan leaves free: CUDA context, NCCL buffers, kernels' workspace, fragmentation,
-#: and what the formulas miss. An assumption; nobody has measured it for these models.
+__all__ = ["EFFICIENCY", "EXPERT_EFFICIENCY", "GPUS", "MARGIN", "NODE", "SUMS", "TAKEN", "Gpu", "RunShape"]
+
+#: bytes that are gone before torch allocates anything: CUDA's context, about 0.5e9, and the buffers of NCCL's
+#: communicators, some 0.5e9 for each of the four that a training has. An assumption.
+TAKEN = 2.5e9
+#: share of the rest that a plan leaves free: kernels' workspace, fragmentation, and what the formulas miss. An
+#: assumption; nobody has measured it for these models.
 MARGIN = 0.08
 #: share of the peak rate that matrix products, norms and the scan reach together. An assumption, of the size that
 #: dense models are reported to reach in bf16.
 EFFICIENCY = 0.4
+#: the same of models with experts, whose products are many and small. An assumption: whole steps on H100 are published
+#: at 158 to 163 TFLOP/s in bf16 (GPT-OSS 120B) and at 321 to 331 in FP8 (Nemotron-3 Nano), with tokens dealt out to
+#: experts evenly by force (Megatron-Bridge, docs/performance-summary-archive.md, containers 26.02 to 26.06); experts
+#: here are computed one after the other, without a grouped product.
+EXPERT_EFFICIENCY = 0.2
 #: GPUs of a node, which NVLink connects: tensor parallelism stays inside
 NODE = 8
 #: what gradients can be summed in -> bytes: the buffer of DistributedDataParallel, and what ranks reduce
@@ -28,7 +38,7 @@ class Gpu:
     """One kind of GPU. Source: the vendor's data sheets, SXM versions.
 
     Attributes:
-        memory: bytes.
+        memory: bytes, as CUDA reports them (`torch.cuda.get_device_properties`), which are more than the name says.
         flops: dense bf16 FLOP/s.
         bandwidth: bytes/s of its memory.
         nvlink: bytes/s to the other GPUs of a node, in one direction.
@@ -43,7 +53,7 @@ class Gpu:
     network: float = 50e9
 
 
-GPUS = {"h100": Gpu("h100", 80e9, 989e12, 3.35e12), "h200": Gpu("h200", 141e9, 989e12, 4.8e12)}
+GPUS = {"h100": Gpu("h100", 85.0e9, 989e12, 3.35e12), "h200": Gpu("h200", 150.1e9, 989e12, 4.8e12)}
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,12 @@ class RunShape:
         micro_batch: sequences per forward of one rank.
         gpus: number of GPUs.
         gpu: their kind, a key of `GPUS`.
-        stage: 1 learns shapes with soft masks until `router.freeze_at`, then trains slices; 2 trains slices only.
+        stage: 1 learns shapes with soft masks until `router.freeze_at`, then trains slices; 2 and 3 train slices only.
         kernels: mamba_ssm's kernels are installed (without, the scan runs in torch and takes more for a moment).
         node: GPUs of a node. Those of a run are in one node, or fill all of theirs.
         margin: share of each GPU's memory that stays free.
         gradients: what those of micro-batches and of ranks are summed in, a key of `SUMS`.
+        routing: how tokens find experts, where there are any.
     """
 
     seq_length: int
@@ -73,6 +84,7 @@ class RunShape:
     node: int = NODE
     margin: float = MARGIN
     gradients: str = "fp32"
+    routing: Routing = ROUTING
 
     def __post_init__(self) -> None:
         keep_plain(self)
@@ -81,19 +93,20 @@ class RunShape:
         if self.gpus > self.node and self.gpus % self.node:
             raise bad("--gpus", self.gpus, f"at most {self.node}, or a multiple of {self.node}: GPUs fill their nodes")
         number("--margin", self.margin, 0.0, 0.9, "a number from 0 to 0.9")
+        number("--expert-load", self.routing.load, 1.0, 100.0, "a number from 1 to 100")
         if self.gpu not in GPUS:
             raise bad("--gpu", self.gpu, f"one of {', '.join(GPUS)}")
         if self.gradients not in SUMS:
             raise bad("--gradients", self.gradients, f"one of {', '.join(SUMS)}")
-        if self.stage not in (1, 2):
-            raise bad("--stage", self.stage, "1 or 2")
+        if self.stage not in (1, 2, 3):
+            raise bad("--stage", self.stage, "1, 2 or 3")
         if self.global_batch % self.micro_batch:
             raise bad("--micro-batch-size", self.micro_batch, f"a divisor of the global batch {self.global_batch}")
 
     @property
     def usable(self) -> float:
         """Bytes of a GPU that a plan may fill."""
-        return (1 - self.margin) * GPUS[self.gpu].memory
+        return (1 - self.margin) * (GPUS[self.gpu].memory - TAKEN)
 
     @property
     def tokens(self) -> int:

@@ -15,7 +15,7 @@ from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.layout import by_name, rows, shape
 from nemo_elastic.core.precision import default_rows
 
-from .activations import HALF, SINGLE, Sharding, layer, saved, stream, widths
+from .activations import HALF, SINGLE, Sharding, layer, routed_gradients, saved, stream, widths
 
 __all__ = [
     "Memory",
@@ -168,20 +168,24 @@ def transient(
     """Bytes that the backward pass of one layer, or of the embedding, takes for a moment. An upper estimate.
 
     Without recomputation the largest layer's gradients are counted as large as its activations; with it, both
-    together as 1.5 times those, in torch 1.75 (small models take up to that, tests/plan/test_measured.py). Sequence
+    together as 1.5 times those, in torch 1.75 (small models take up to that, tests/plan/test_measured.py), but no less
+    than what a layer of experts has kept and its experts' gradients (`routed_gradients`) take. Sequence
     parallelism gathers the stream whole, once for the weight and once for its gradient; ranks that share sequences
     hold what they send of the widest projection beside what they get. A layer's weight gradient
     exists once in bf16 and once in fp32 before it is added to the buffer (megatron.linear.accumulate), the embedding's
     as a dummy in bf16; the head's is part of `loss`. Of experts all are counted at once that a rank holds of a layer.
     """
     share = 1.0 if not recompute else 1.5 if kernels else 1.75
-    fullest = max(share * tokens * layer(parent, kind, shards, gated, kernels) for kind in stage.kinds)
+    fullest = 0.0
+    for kind in stage.kinds:
+        own = layer(parent, kind, shards, gated, kernels)
+        fullest = max(fullest, share * own, recompute * own + routed_gradients(parent, kind, shards))
     gathered = 2 * HALF * parent.hidden if shards.sequence else 0
     if shards.context > 1:
         gathered += 2 * HALF * widths(parent).projection / shards.tensor
     local = list(_local(parent, stage, shards.tensor, shards.expert))
     pieces = max(n * (HALF if row.layer is None else HALF + SINGLE) for row, n in local)
-    return fullest + tokens * gathered + pieces
+    return tokens * (fullest + gathered) + pieces
 
 
 @dataclass(frozen=True)

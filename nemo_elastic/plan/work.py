@@ -16,12 +16,12 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import inclusion
 from nemo_elastic.core.cost import flops_per_token
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.moe import LATENT, MOE, TOP_K
+from nemo_elastic.core.kinds.moe import MOE, TOP_K
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.search import Space, uniform_family
 
-from .activations import HALF, Sharding, handed_round
-from .machine import EFFICIENCY, SUMS, Gpu, RunShape
+from .activations import HALF, Sharding, handed_round, routed_input
+from .machine import EFFICIENCY, EXPERT_EFFICIENCY, SUMS, Gpu, RunShape
 from .memory import stages
 
 __all__ = ["Work", "dispatched", "exchanged", "gated_share", "members", "passed_on", "seconds", "step_work", "wait"]
@@ -173,22 +173,21 @@ def dispatched(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sha
     """Bytes that a rank sends to other ranks for the experts of a micro-batch, in all layers; 0 without experts.
 
     Of every token of its own and every choice an all-to-all sends what the expert reads, and another one the result
-    back, where experts are chosen evenly; (e-1)/e of it leaves a rank of e. That is done in the forward pass, for the
-    gradients in the backward pass, in a layer that is computed again, and once by a teacher.
+    back, `Routing.load` times as much to and from the busiest rank; (e-1)/e of it leaves a rank of e. That is done in
+    the forward pass, for the gradients in the backward pass, in a layer that is computed again, and once by a teacher.
     """
     if shards.expert == 1:
         return 0.0
     passes = config.budgets_per_batch * (2 + recompute) + config.distill.taught
-    width = parent.size(LATENT) if parent.has(LATENT) else parent.hidden
     choices = parent.size(TOP_K) * run.seq_length * run.micro_batch / (shards.stream * shards.context)
     kept_off = (shards.expert - 1) / shards.expert
-    return passes * 2 * parent.types.count(MOE) * HALF * width * choices * kept_off
+    return passes * 2 * parent.types.count(MOE) * routed_input(parent) * choices * kept_off * run.routing.load
 
 
 def exchanged(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding, recompute: bool) -> float:
     """Bytes that a rank sends to those that share its sequences for a micro-batch, in all layers; 0 for one.
 
-    Of what layers hand round (`activations.handed_round`) (c-1)/c leaves a rank of c; passes are as in `dispatched`.
+    (c-1)/c of what layers hand round (`activations.handed_round`) leaves a rank of c; passes as in `dispatched`.
     """
     c = shards.context
     if c == 1:
@@ -216,15 +215,15 @@ def seconds(
 ) -> float:
     """Estimated time of a step: products, then collectives, none of them overlapped. For ordering layouts.
 
-    Products run at `EFFICIENCY` of the peak whatever their size. Tensor parallelism moves the residual stream: a ring
-    all-gather or reduce-scatter sends (t-1)/t of it, an all-reduce twice that. Per layer that is 2 in a forward pass,
-    and in a backward pass 3 with sequence parallelism (megatron.linear gathers the input again for the weight's
-    gradient) and 2 without. Data parallelism reduces gradients and gathers bf16 parameters once a step (overlap
-    is off). A pipeline of p stages idles for p-1 micro-batches, waits in each slot for its slowest stage, and hands
-    hidden states on and gradients back. Narrower members are counted at full width in what is moved. Experts are
-    reduced over the ranks that hold the same ones, and tokens travel to them (`dispatched`), inside a node where the
-    expert-parallel group fits one. Ranks that share sequences, which are in one node, exchange positions for heads
-    (`exchanged`), and are data-parallel ones to the gradients.
+    Products run at `EFFICIENCY` of the peak whatever their size, with experts at `EXPERT_EFFICIENCY`. Tensor
+    parallelism moves the residual stream: a ring all-gather or reduce-scatter sends (t-1)/t of it, an all-reduce twice
+    that. Per layer that is 2 in a forward pass, and in a backward pass 3 with sequence parallelism (megatron.linear
+    gathers the input again for the weight's gradient) and 2 without. Data parallelism reduces gradients and gathers
+    bf16 parameters once a step (overlap is off). A pipeline of p stages idles for p-1 micro-batches, waits in each
+    slot for its slowest stage, and hands hidden states on and gradients back. Narrower members are counted at full
+    width in what is moved. Experts are reduced over the ranks that hold the same ones, and tokens travel to them
+    (`dispatched`), inside a node where the expert-parallel group fits one. Ranks that share sequences, which are in
+    one node, exchange positions for heads (`exchanged`), and are data-parallel ones to the gradients.
 
     Args:
         parent: shape of the model.
@@ -242,14 +241,15 @@ def seconds(
         handed_on: bytes from a stage to the next, see `passed_on`.
     """
     micro_batches = run.global_batch // (run.micro_batch * data)
-    products = work.total / (run.gpus * gpu.flops * EFFICIENCY)
+    rate = EXPERT_EFFICIENCY if MOE in parent.types else EFFICIENCY
+    products = work.total / (run.gpus * gpu.flops * rate)
     t = shards.tensor
     passes = config.budgets_per_batch * (2 + (3 if shards.sequence else 2) + (2 if recompute else 0))
     passes += 2 if config.distill.taught else 0
     stream = HALF * parent.hidden * run.seq_length * run.micro_batch / shards.context * (t - 1) / t
     tensor = micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
     tensor += micro_batches * exchanged(parent, config, run, shards, recompute) / pipeline / gpu.nvlink
-    data = data * shards.context
+    data *= shards.context
     link = gpu.network if run.gpus > run.node else gpu.nvlink
     reduction = (SUMS[run.gradients] + HALF) * (parameters - experts) * (data - 1) / data / link
     if experts:

@@ -8,8 +8,9 @@ Codes are under one scale for the whole weight, the family's: so a member's code
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import check_apart, json_object
 from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of
 from nemo_elastic.slicing.card import family_card, member_card
-from nemo_elastic.slicing.family_folder import FAMILY, QUANTIZED
+from nemo_elastic.slicing.family_folder import FAMILY, QUANTIZED, stored_behind
 from nemo_elastic.slicing.lineage import CARD, lineage_of
 from nemo_elastic.slicing.slicer import MEMBER, kept_parts
 
@@ -71,6 +72,7 @@ class Weight:
     raw: Raw
     scheme: Scheme
     activations: float | None
+    _scales_of_blocks: deque[np.ndarray] = field(default_factory=deque, init=False, repr=False)
 
     @cached_property
     def scale(self) -> torch.Tensor:
@@ -119,14 +121,23 @@ class Weight:
         return self._entry(name, scheme.dtype, scheme.one, chunks)
 
     def _codes(self) -> Iterator[np.ndarray]:
+        self._scales_of_blocks.clear()
         for values in self.rows():
             w_rc = torch.from_numpy(values)
-            codes = nvfp4_codes(w_rc, self.scale)[0] if self.scheme.block else fp8_codes(w_rc, self.scale)
+            if self.scheme.block:
+                codes, scales = nvfp4_codes(w_rc, self.scale)
+                self._scales_of_blocks.append(from_torch(scales).words)
+            else:
+                codes = fp8_codes(w_rc, self.scale)
             yield from_torch(codes).words
 
     def _scales(self) -> Iterator[np.ndarray]:
-        for values in self.rows():
-            yield from_torch(nvfp4_codes(torch.from_numpy(values), self.scale)[1]).words
+        """They are written right behind the codes, with which they were computed; an eighth of them in size."""
+        if not self._scales_of_blocks:
+            for _ in self._codes():
+                pass
+        while self._scales_of_blocks:
+            yield self._scales_of_blocks.popleft()
 
 
 def quantized_weights(source: Source, scheme: Scheme, keep: Collection[str] = ()) -> dict[str, tuple[str, int]]:
@@ -226,7 +237,7 @@ def quantize_folder(
                 NewTensor.of(name, part) for name, part in pieces_of(t.hf, opened.tensors[t.hf]).stored(t.hf).items()
             ]
     stored = Stored(scheme, ranges is not None)
-    prediction = [NewTensor.of(name, Pieces(raw)) for name, raw in opened.prediction.items()]
+    prediction = stored_behind(opened)
     made = {QUANTIZED: {"to": scheme.precision, "layout": scheme.layout, "by": f"nemo-elastic {__version__}"}}
     with atomic_dir(out, force, kind=MEMBER_LOW if opened.family is None else FAMILY_LOW) as folder:
         _write_about(opened, folder, stored, made)

@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .ranking import RANKING, Ranking, RankOptions
-from .sorting import moved_from, permutation, sort
+from .sorting import number_before, permutation, sort
 
 if TYPE_CHECKING:
     from .measure import rank
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RANKING", "Layered", "OtherRanking", "RankOptions", "Ranking", "Reduce", "Rows", "Shards", "Statistics",
-    "Unfinished", "moved_from", "permutation", "rank", "sort",
+    "Unfinished", "number_before", "permutation", "rank", "sort",
 ]  # fmt: skip
 
 #: public name -> module that defines it

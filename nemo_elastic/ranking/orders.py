@@ -75,6 +75,27 @@ def identity(parent: Parent) -> dict[str, np.ndarray]:
     return {name: _each(np.zeros(shape(parent, axis)), _groups(parent, axis)) for name, axis, _ in names(parent)}
 
 
+def unmoved(parent: Parent) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Orders by which nothing moves in storage, and scores of which they, and those of blocks, are the orders."""
+    orders: dict[str, np.ndarray] = {}
+    scores: dict[str, np.ndarray] = {}
+    for name, axis, layer in names(parent):
+        orders[name] = np.broadcast_to(_still(parent, axis), shape(parent, axis)).copy()
+        scores[name] = np.zeros(orders[name].shape)
+        blocks = {} if layer is None else parent.kind(parent.types[layer]).nested
+        if axis in blocks:  # blocks that lie in blocks themselves
+            each = np.empty(parent.size(blocks[axis]))
+            each[_still(parent, blocks[axis])] = np.arange(len(each), 0, -1)
+            scores[name] = each.repeat(len(scores[name]) // len(each))
+    return orders, scores
+
+
+def _still(parent: Parent, axis: str) -> np.ndarray:
+    """The order that `BlockedPrefix.order_to_layout` leaves where it is."""
+    own = parent.axis(axis)
+    return np.arange(own.size).reshape(own.blocks, -1).T.reshape(-1)
+
+
 def check_orders(parent: Parent, orders: Orders) -> None:
     """Raise `ElasticError` unless every order is there, is a permutation, and keeps heads inside their groups."""
     expected = {name: axis for name, axis, _ in names(parent)}

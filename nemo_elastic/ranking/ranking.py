@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from nemo_elastic.core.family import Parent, first_difference, known_fields
+from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.outputs import Output
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import integer, keep_plain
-from nemo_elastic.ranking.orders import check_orders, identity
+from nemo_elastic.ranking.orders import check_orders, identity, unmoved
 
 VERSION = 1
 JSON, TENSORS = "ranking.json", "ranking.safetensors"
@@ -131,6 +132,18 @@ class Ranking:
         orders = identity(parent)
         scores = {name: np.zeros(o.shape) for name, o in orders.items()}
         return cls(parent, orders, scores, depth, (None,) * len(depth), provenance={"trivial": True})
+
+    @classmethod
+    def of_stream(cls, parent: Parent, order: np.ndarray) -> Ranking:
+        """An order of the residual stream; everything else stays where it is stored, in whatever blocks.
+
+        Args:
+            parent: whose layers read the stream.
+            order: of its channels.
+        """
+        still = cls.trivial(parent)
+        orders, scores = unmoved(parent)
+        return replace(still, orders=orders | {HIDDEN: np.asarray(order)}, scores=scores)
 
     @cached_property
     def digest(self) -> str:

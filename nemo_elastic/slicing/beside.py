@@ -12,6 +12,7 @@ from typing import Any
 from nemo_elastic.core.manifest import CALIBRATION
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.errors import ElasticError, shown
+from nemo_elastic.formats.cache_scales import has_cache
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, digest, read_digests
 from nemo_elastic.formats.hf.config import PUZZLE, to_hf_config
 from nemo_elastic.formats.hf.quantization import KEY, OURS, described
@@ -36,6 +37,7 @@ _EARLIER = {
     "785c5b1ac5ecf6bb942a3ca1cf6677fb7a26f3971ced058321a8aaed6b646fd5",
     "55b226c96758c1d91d52ee32101f8f25a6f791601d821abdcd9a29bb7e591a78",
     "7cea9e8a6a42d6698a69c178662582fa1cf864f752673469fcd6b09a9302d5a2",
+    "9b7c653776cb31923c4a26818988dc8a961feec100bbc5af54e993aa8419a1f2",
 }
 _ABSENT = object()
 
@@ -87,7 +89,8 @@ def _config(source: Source, parent: Source | None) -> Check:
     )
     stored = {name: t.stored_as for name, t in source.tensors.items() if isinstance(t, Quantized)}
     if stored and source.config.get(KEY, {}).get("producer", OURS) == OURS:  # others word it in their own way
-        wanted[KEY], _ = described(source.parent, source.held, stored, source.prediction)
+        cache = has_cache(source.config.get(KEY), source.cache_scales)
+        wanted[KEY], _ = described(source.parent, source.held, stored, _names_behind(source), cache)
     elif KEY in source.config:
         wanted[KEY] = source.config[KEY]
     wrong = _differing(source.config, wanted)
@@ -96,6 +99,10 @@ def _config(source: Source, parent: Source | None) -> Check:
     first, more = wrong[0], f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     actual, right = (shown(c[first]) if first in c else "absent" for c in (source.config, wanted))
     return Check("config", False, f"{first} is {actual}, not {right}{more}")
+
+
+def _names_behind(source: Source) -> list[str]:
+    return [own for name, tensor in source.prediction.items() for own in tensor.stored(name)]
 
 
 def _differing(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

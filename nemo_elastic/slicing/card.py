@@ -79,6 +79,7 @@ def member_card(
     lineage: Lineage = Lineage(),
     left_out: str | None = None,
     low: Stored | None = None,
+    predicting: int = 0,
 ) -> str:
     """Give the model card of one member.
 
@@ -91,6 +92,7 @@ def member_card(
         lineage: Its licence, and what it was made of.
         left_out: What its source has and it has not, in words.
         low: How its weights of low precision are stored, where it has some.
+        predicting: Parameters of its layers that predict more than one token.
     """
     count = parameters(parent, member)
     title = f"{origin.name}: {human(count)} parameters" if origin.name else f"A member of {human(count)} parameters"
@@ -100,6 +102,9 @@ def member_card(
         notes = ["Its weights are a subset of the parent's; no training followed."]
         if origin.name is None or (origin.family is not None and origin.name in origin.family.extra_names):
             notes += ["", "**Its shape is none of the family's members and was not trained. Evaluate it before use.**"]
+    if predicting:
+        own = f"Layers of its widths that predict more than one token (MTP, {predicting:,} parameters)"
+        notes += ["", f"{own} are in the folder, and in none of these counts: engines may draft with them."]
     if left_out is not None:
         notes += ["", f"It is without its source's {left_out}."]
     known = () if origin.family is None else (*origin.family, *origin.family.extras)
@@ -253,6 +258,8 @@ def _usage(
         lines += [f"vLLM has no attention for heads of {parent.attention_head_dim} channels and cannot serve it.", ""]
     elif all(len(set(member.widths(axis))) <= 1 for axis in ("mamba_heads", "mamba_head_dim")):
         where = "vLLM:" if limits is None or limits.cpu else "vLLM on a GPU, as 0.32 has no kernels for it on a CPU:"
+        if limits is not None and limits.emulated:
+            where = "vLLM; on a CPU with nemo-elastic's plugin, which lets it emulate NVFP4, slowly:"
         lines += [where, "", "```bash", f"vllm serve .{flag}", "```", ""]
     else:
         lines += ["vLLM needs the same Mamba heads in all layers and cannot serve it.", ""]
@@ -298,10 +305,11 @@ def runs_in(member: Subnet, parent: Parent, low: Stored | None = None) -> str:
         software.append(_with("transformers", code, slow, eager, "" if low is None else COMPRESSED))
     tried = set(member.pattern) <= _TRIED
     devices = vllm_heads(member, parent)
-    if limits is not None and not limits.cpu:
+    if limits is not None and not (limits.cpu or limits.emulated):
         devices = [device for device in devices if device != _CPU]
     if served and tried and devices:
-        software.append(_with("vLLM", code, f"on {devices[0]}" if len(devices) == 1 else ""))
+        plugin = "our plugin on a CPU" if limits is not None and limits.emulated and _CPU in devices else ""
+        software.append(_with("vLLM", code, f"on {devices[0]}" if len(devices) == 1 else plugin))
     if member.is_uniform and tried and low is None:
         software += ["llama.cpp (a tokenizer that its converter knows)"] if attends and _is_converted(member) else []
         software.append("NeMo")

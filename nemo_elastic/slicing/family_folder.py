@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.registry import DEPTH
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.limits import figure
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.core.member import why_not_nested
@@ -31,7 +31,7 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.writing import FILES, entries_of, write_model, write_text
 from nemo_elastic.formats.kept import SPAN, Pieces
-from nemo_elastic.formats.quantized import Quantized, Stored
+from nemo_elastic.formats.quantized import Quantized, Stored, pieces_of
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
@@ -43,6 +43,9 @@ from nemo_elastic.io.read import read_json
 from .card import family_card, with_extras
 from .lineage import CARD, Lineage, lineage_of
 from .slicer import MEMBERS, slice_members
+
+if TYPE_CHECKING:
+    from nemo_elastic.ranking import Ranking
 
 __all__ = [
     "FAMILY",
@@ -74,6 +77,7 @@ def write_family(
     *,
     base: Mapping[str, Any] | None = None,
     lineage: Lineage | None = None,
+    prediction: Sequence[NewTensor] = (),
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
@@ -88,6 +92,7 @@ def write_family(
         tokenizer_dir: Folder whose tokenizer, generation settings and licence are copied.
         base: `config.json` whose settings without a shape (token ids, context length, ...) are taken over.
         lineage: Licence and base model for the card; what the card in `tokenizer_dir` says when None.
+        prediction: Tensors of layers that predict more than one token, which `base` describes.
         force: Replace an existing `out`.
         shard_bytes: Largest file of weights.
         progress: Called with (bytes written, bytes in all).
@@ -105,8 +110,15 @@ def write_family(
     entries = entries_of(parent, parent.full, tensors)
     files_from = Path(tokenizer_dir) if tokenizer_dir is not None else None
     lineage = lineage or lineage_of(files_from)
-    quantized = {name: t.stored_as for name, t in tensors.items() if isinstance(t, Quantized)}
-    return _write(out, family, entries, base, files_from, lineage, force, shard_bytes, progress, quantized=quantized)
+    low = _low(tensors)
+    return _write(
+        out, family, entries, base, files_from, lineage, force, shard_bytes, progress, prediction, quantized=low
+    )
+
+
+def _low(tensors: Mapping[str, Any]) -> dict[str, Stored]:
+    """How each weight of low precision among a model's tensors is stored."""
+    return {name: t.stored_as for name, t in tensors.items() if isinstance(t, Quantized)}
 
 
 def _is_untrained(path: Path) -> bool:
@@ -162,7 +174,7 @@ def init_family(
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
     parent = config.parent_shape(source.parent)
     axes = config.resolve_axes(parent)
-    order, digest, entries = _ranked(source, parent, ranking or config.ranking, axes[DEPTH].choices[-1])
+    order, digest, entries, behind = _ranked(source, parent, ranking or config.ranking, axes[DEPTH].choices[-1])
     subnets, order = _members(parent, config, order)
     family = Family.of(
         parent,
@@ -173,10 +185,10 @@ def init_family(
         provenance=_provenance(source, digest),
         drop_order=order,
     )
-    kept = source.prediction if digest is None else {}
     _write(
-        out, family, entries, source.config, source.companions, lineage, force, shard_bytes, progress, kept, UNTRAINED
-    )
+        out, family, entries, source.config, source.companions, lineage, force, shard_bytes, progress, behind,
+        UNTRAINED, _low(source.tensors),
+    )  # fmt: skip
     return family
 
 
@@ -206,7 +218,7 @@ def _write(
     force: bool,
     shard_bytes: int,
     progress: Progress | None,
-    prediction: Mapping[str, Raw] | None = None,
+    prediction: Sequence[NewTensor] = (),
     kind: Output = FAMILY,
     quantized: Mapping[str, Stored] | None = None,
 ) -> Path:
@@ -219,7 +231,7 @@ def _write(
             entries,
             base=base,
             files_from=files_from,
-            prediction=[NewTensor.of(name, Pieces(raw)) for name, raw in (prediction or {}).items()],
+            prediction=prediction,
             quantized=quantized,
             shard_bytes=shard_bytes,
             progress=progress,
@@ -235,28 +247,53 @@ def _write(
 
 def _ranked(
     source: Source, parent: Parent, ranking: str | Path | None, smallest: int
-) -> tuple[tuple[int, ...] | None, str | None, list[NewTensor]]:
-    """Order in which layers go, digest, and the parent's tensors in sorted order."""
+) -> tuple[tuple[int, ...] | None, str | None, list[NewTensor], list[NewTensor]]:
+    """Order in which layers go, digest, the parent's tensors in sorted order, and those of layers behind it."""
     if ranking is None:
-        return None, None, entries_of(parent, parent.full, source.tensors, str(source.folder))
-    from nemo_elastic.ranking import Ranking, moved_from, permutation
+        entries = entries_of(parent, parent.full, source.tensors, str(source.folder))
+        entries += [NewTensor.of(name, Pieces(raw)) for name, raw in source.cache_scales.items()]
+        return None, None, entries, stored_behind(source)
+    from nemo_elastic.ranking import Ranking
 
     if source.precision is not None:
         raise ElasticError(f"{source.folder}: weights in {source.precision} cannot be sorted; sort, then quantize")
     read = Ranking.load(ranking, parent).check_depth(smallest, str(ranking))
+    entries = _sorted(layout.tensors(parent, parent.full), source.tensors, parent, read)
+    behind: list[NewTensor] = []
+    if source.predicts is not None:
+        # nobody ranks what is inside of them: it stays as it is, and only their stream is the sorted model's
+        shape = source.predicts.behind(parent)
+        stream = Ranking.of_stream(shape, read.orders[HIDDEN])
+        behind = _sorted(source.predicts.tensors(parent, parent.full), source.prediction, shape, stream)
+    return tuple(read.depth), read.digest, entries, behind
+
+
+def _sorted(
+    tensors: Sequence[layout.Tensor], stored: Mapping[str, Raw | Quantized], parent: Parent, ranking: Ranking
+) -> list[NewTensor]:
+    from nemo_elastic.ranking import number_before, permutation
+
+    names = {(t.row.name, t.index, t.number): t.hf for t in tensors}
     entries = []
-    for t in layout.tensors(parent, parent.full):
-        orders = [permutation(read, parent, t.row, dim, t.index, t.number) for dim in range(len(t.shape))]
-        raw = source.tensors[moved_from(read, parent, t)]
+    for t in tensors:
+        orders = [permutation(ranking, parent, t.row, dim, t.index, t.number) for dim in range(len(t.shape))]
+        was = None if t.number is None else number_before(ranking, parent, t.row, t.index, t.number)
+        raw = stored[names[t.row.name, t.index, was]]
         assert isinstance(raw, Raw)  # of none a precision was found
         entries.append(NewTensor(t.hf, raw.dtype, t.shape, _Sorted(raw, orders), raw.extent))
-    return tuple(read.depth), read.digest, entries
+    return entries
+
+
+def stored_behind(source: Source) -> list[NewTensor]:
+    """The tensors of layers that predict more than one token, as they are."""
+    stored = (part for name, raw in source.prediction.items() for part in pieces_of(name, raw).stored(name).items())
+    return [NewTensor.of(name, part) for name, part in stored]
 
 
 def _provenance(source: Source, digest: str | None) -> dict[str, Any]:
-    """Where a family comes from, and what it is without: layers behind a sorted parent read the stream as it was."""
+    """Where a family comes from, and what it is without: layers behind it that nobody knows, if it is sorted."""
     provenance = {"made_by": f"nemo-elastic {__version__}", "training": None, "parent": source.folder.resolve().name}
-    if digest is None or not source.prediction:
+    if digest is None or not source.prediction or source.predicts is not None:
         return provenance
     left = f"multi-token prediction layers ({len(source.prediction)} tensors): the weights were sorted"
     return provenance | {"left_out": left}
@@ -381,7 +418,7 @@ def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
 
         family = replace(family, ranking_digest=Ranking.load(ranking, family.parent).digest)
     write_family(folder / "family", family.parent, source.tensors, family, source.companions,
-                 base=source.config, force=True)  # fmt: skip
+                 base=source.config, prediction=stored_behind(source), force=True)  # fmt: skip
     members = {member.name: member.subnet for member in family}
     for cut in slice_members(folder / "family", folder / "members", members, force=True):
         print(f"{cut.out}: {cut.parameters:,} parameters", flush=True)

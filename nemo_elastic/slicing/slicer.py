@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.member import check_name, why_not_nested
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.cache_scales import of_member
 from nemo_elastic.formats.folders import open_source, writer
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
@@ -36,8 +37,8 @@ from .card import member_card
 from .lineage import CARD, Lineage, lineage_of
 
 __all__ = [
-    "MEMBER", "MEMBERS", "Cut", "cut_pieces", "cut_tensors", "kept_parts", "left_out", "slice_checkpoint",
-    "slice_members",
+    "MEMBER", "MEMBERS", "Cut", "cut_pieces", "cut_tensors", "kept_parts", "left_out", "predicted_parts",
+    "predicted_pieces", "slice_checkpoint", "slice_members",
 ]  # fmt: skip
 
 HF = "hf"
@@ -69,11 +70,28 @@ class Cut:
     requantized: float | None = None
 
 
-def left_out(source: Source, target: Subnet) -> str | None:
-    """What of a source no member has but the whole model, in words; None for the whole model, or where it has none."""
-    if target == source.parent.full or not source.prediction:
+def left_out(source: Source, target: Subnet, prediction: bool = True, format: str = HF) -> str | None:
+    """What of a source a cut is without, in words; None where that is nothing.
+
+    Args:
+        source: What is cut.
+        target: The member.
+        prediction: See `slice_checkpoint`.
+        format: Of the cut.
+    """
+    if not source.prediction:
         return None
-    return f"multi-token prediction layers ({len(source.prediction)} tensors): only the full member keeps them"
+    what = f"multi-token prediction layers ({len(source.prediction)} tensors)"
+    if not prediction:
+        return f"{what}, as asked"
+    if format not in (HF, "megatron"):
+        return f"{what}: the format {format} has no place for them"
+    if source.predicts is None:
+        return None if target == source.held else f"{what}: only the full member keeps them"
+    if source.predicts.member(source.parent, target) is None:
+        lacking = set(source.predicts.behind(source.parent).types) - {layer.type for layer in target.layers}
+        return f"{what}: the member has no {min(lacking)} layer, whose widths theirs would have"
+    return None
 
 
 def slice_checkpoint(
@@ -85,6 +103,7 @@ def slice_checkpoint(
     format: str = "hf",
     dtype: str | None = None,
     requantize: bool = False,
+    prediction: bool = True,
     license: str | None = None,
     base_model: str | None = None,
     force: bool = False,
@@ -103,6 +122,7 @@ def slice_checkpoint(
             them when None. For the format `hf`.
         requantize: Compute weights of low precision anew where a block that has one scale would be torn; else such a
             shape is an error.
+        prediction: Keep layers that predict more than one token, at the widths of the member.
         license: Id of the licence for the card, instead of the source's.
         base_model: Id of a model on the hub for the card, instead of what the source says.
         force: Replace an existing `out`.
@@ -124,11 +144,12 @@ def slice_checkpoint(
     check_apart(out, opened.folder)
     lost = _Lost()
     if write is not None:
-        write(opened, target, out, force)
+        write(opened if prediction else _alone(opened), target, out, force)
     else:
         with atomic_dir(out, force, kind=MEMBER) as folder:
-            (lost,) = _write_hf(opened, {folder: (target, origin)}, stored, requantize, lineage, shard_bytes, progress)
-    return _cut(opened, Path(out), target, origin, lost)
+            into = {folder: (target, origin)}
+            (lost,) = _write_hf(opened, into, stored, requantize, prediction, lineage, shard_bytes, progress)
+    return _cut(opened, Path(out), target, origin, left_out(opened, target, prediction, format), lost)
 
 
 def slice_members(
@@ -139,6 +160,7 @@ def slice_members(
     format: str = "hf",
     dtype: str | None = None,
     requantize: bool = False,
+    prediction: bool = True,
     license: str | None = None,
     base_model: str | None = None,
     force: bool = False,
@@ -151,7 +173,8 @@ def slice_members(
         source: See `slice_checkpoint`.
         out: The folder that gets a folder for each member, all of them or none.
         members: Name of a folder in `out` -> shape. Names are those that members may have.
-        format, dtype, requantize, license, base_model, force, shard_bytes, progress: See `slice_checkpoint`.
+        format, dtype, requantize, prediction, license, base_model, force, shard_bytes, progress: See
+            `slice_checkpoint`.
 
     Returns:
         What was cut, in the order of `members`.
@@ -169,16 +192,21 @@ def slice_members(
     with atomic_dir(out, force, kind=MEMBERS) as folder:
         if write is not None:
             for name, (target, _) in targets.items():
-                write(opened, target, folder / name)
+                write(opened if prediction else _alone(opened), target, folder / name)
         else:
             for name in targets:
                 (folder / name).mkdir()
             into = {folder / name: t for name, t in targets.items()}
-            lost = _write_hf(opened, into, stored, requantize, lineage, shard_bytes, progress)
+            lost = _write_hf(opened, into, stored, requantize, prediction, lineage, shard_bytes, progress)
     return [
-        _cut(opened, Path(out, name), target, origin, count)
+        _cut(opened, Path(out, name), target, origin, left_out(opened, target, prediction, format), count)
         for (name, (target, origin)), count in zip(targets.items(), lost, strict=True)
     ]
+
+
+def _alone(source: Source) -> Source:
+    """The model without layers behind it."""
+    return replace(source, prediction={}, predicts=None)
 
 
 @dataclass(frozen=True)
@@ -189,8 +217,8 @@ class _Lost:
     requantized: float | None = None
 
 
-def _cut(source: Source, out: Path, target: Subnet, origin: Origin, lost: _Lost) -> Cut:
-    return Cut(out, origin.name, target, parameters(source.parent, target), left_out(source, target), **vars(lost))
+def _cut(source: Source, out: Path, target: Subnet, origin: Origin, lacks: str | None, lost: _Lost) -> Cut:
+    return Cut(out, origin.name, target, parameters(source.parent, target), lacks, **vars(lost))
 
 
 def _options(
@@ -224,28 +252,35 @@ def _write_hf(
     targets: Mapping[Path, tuple[Subnet, Origin]],
     dtype: str | None,
     requantize: bool,
+    prediction: bool,
     lineage: Lineage,
     shard_bytes: int,
     progress: Progress | None,
 ) -> list[_Lost]:
     """Write members into their folders; gives what of each is not what the source has."""
     tokenizer = find_tokenizer(source.companions) is not None
-    for folder, (target, origin) in targets.items():
-        write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
-        lacks = left_out(source, target)
-        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage, lacks, source.low)
-        write_text(folder / CARD, card)
     right: dict[str, set[int]] = defaultdict(set)  # what one member has read and found right serves the others
     cuts = {folder: cut_pieces(source, target, right, requantize) for folder, (target, _) in targets.items()}
+    for folder, (target, origin) in targets.items():
+        write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
+        lacks = left_out(source, target, prediction)
+        own = source.predicts.parameters(source.parent, target) if source.predicts and prediction else 0
+        low = source.low if any(isinstance(raw, Quantized) for raw, _ in cuts[folder].values()) else None
+        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage, lacks, low, own)
+        write_text(folder / CARD, card)
+    behind = {
+        folder: predicted_pieces(source, target, right, requantize) if prediction else {}
+        for folder, (target, _) in targets.items()
+    }
     models = [
         Model(
             folder,
             source.parent,
             target,
-            _in_dtype({name: pieces for name, (_, pieces) in cuts[folder].items()}, dtype),
+            _in_dtype({name: pieces for name, (_, pieces) in cuts[folder].items()}, dtype) + _cache(source, target),
             source.config,
             source.companions,
-            _prediction(source, dtype) if target == source.parent.full else (),
+            _in_dtype({name: pieces for name, (_, pieces) in behind[folder].items()}, dtype),
             {name: raw.stored_as for name, (raw, _) in cuts[folder].items() if isinstance(raw, Quantized)},
         )
         for folder, (target, _) in targets.items()
@@ -254,7 +289,9 @@ def _write_hf(
     return [
         _Lost(
             sum(e.chunks.underflowed for e in (*m.entries, *m.prediction) if isinstance(e.chunks, Converted)),
-            share_changed([p for _, p in cuts[m.folder].values() if isinstance(p, Requantized)]),
+            share_changed(
+                [p for cut in (cuts, behind) for _, p in cut[m.folder].values() if isinstance(p, Requantized)]
+            ),
         )
         for m in models
     ]
@@ -286,23 +323,45 @@ class _Cuts(Mapping[str, Raw | Quantized]):
         return len(self._pieces)
 
 
-def kept_parts(source: Source, target: Subnet) -> dict[str, tuple[str, tuple[Selection, ...]]]:
+Parts = dict[str, tuple[str, tuple[Selection, ...]]]
+
+
+def kept_parts(source: Source, target: Subnet) -> Parts:
     """Give, for each tensor of a member in storage order, the source's name of it and what stays of each dimension.
 
     Args:
         source: What holds it.
         target: A member nested in `source.held`.
     """
-    names = {(t.row.name, t.index, t.number): t.hf for t in layout.tensors(source.parent, source.held)}
-    out: dict[str, tuple[str, tuple[Selection, ...]]] = {}
+    parent, held = source.parent, source.held
+    return _parts(parent, held, target, layout.tensors(parent, held), layout.tensors(parent, target))
+
+
+def predicted_parts(source: Source, target: Subnet) -> Parts:
+    """The same of layers that predict more than one token, as far as the member has them; see `left_out`."""
+    if source.predicts is None:
+        return {name: (name, ()) for name in source.prediction} if target == source.held else {}
+    behind, parent = source.predicts, source.parent
+    held, kept = behind.member(parent, source.held), behind.member(parent, target)
+    if held is None or kept is None:
+        return {}
+    ours, theirs = behind.tensors(parent, source.held), behind.tensors(parent, target)
+    return _parts(behind.behind(parent), held, kept, ours, theirs)
+
+
+def _parts(
+    parent: Parent, held: Subnet, target: Subnet, ours: Sequence[layout.Tensor], theirs: Sequence[layout.Tensor]
+) -> Parts:
+    names = {(t.row.name, t.index, t.number): t.hf for t in ours}
+    out: Parts = {}
     selections: dict[tuple[str, int | None], tuple[Selection, ...]] = {}  # all experts of a layer have the same
-    for t in layout.tensors(source.parent, target):
+    for t in theirs:
         index = t.index
-        own = layout.original(source.parent, t.row, t.number, source.held, target, index)
+        own = layout.original(parent, t.row, t.number, held, target, index)
         kept = selections.get((t.row.name, index))
         if kept is None:
             kept = selections[t.row.name, index] = tuple(
-                layout.selection(source.parent, t.row, dim, source.held, target, index) for dim in range(len(t.shape))
+                layout.selection(parent, t.row, dim, held, target, index) for dim in range(len(t.shape))
             )
         out[t.hf] = names[t.row.name, index, own], kept
     return out
@@ -323,9 +382,26 @@ def cut_pieces(
     Raises:
         ElasticError: There is such a block, and `requantize` is not asked for.
     """
+    return _cut_pieces(source, source.tensors, kept_parts(source, target), right, requantize)
+
+
+def predicted_pieces(
+    source: Source, target: Subnet, right: Mapping[str, set[int]] | None = None, requantize: bool = False
+) -> dict[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]]:
+    """The same of layers that predict more than one token; see `predicted_parts`."""
+    return _cut_pieces(source, source.prediction, predicted_parts(source, target), right, requantize)
+
+
+def _cut_pieces(
+    source: Source,
+    tensors: Mapping[str, Raw | Quantized],
+    parts: Parts,
+    right: Mapping[str, set[int]] | None,
+    requantize: bool,
+) -> dict[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]]:
     out: dict[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]] = {}
-    for own, (name, kept) in kept_parts(source, target).items():
-        raw = source.tensors[name]
+    for own, (name, kept) in parts.items():
+        raw = tensors[name]
         try:
             out[own] = raw, pieces_of(name, raw, kept, right, requantize)
         except Torn as torn:
@@ -333,8 +409,9 @@ def cut_pieces(
     return out
 
 
-def _prediction(source: Source, dtype: str | None) -> list[NewTensor]:
-    return _in_dtype({name: Pieces(raw) for name, raw in source.prediction.items()}, dtype)
+def _cache(source: Source, target: Subnet) -> list[NewTensor]:
+    own = of_member(source.cache_scales, source.parent, source.held, target)
+    return [NewTensor.of(name, Pieces(raw)) for name, raw in own.items()]
 
 
 def _in_dtype(parts: Mapping[str, Pieces | QuantizedPieces], dtype: str | None) -> list[NewTensor]:

@@ -19,6 +19,7 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import installing
+from nemo_elastic.formats.cache_scales import of_member
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, PART_BYTES, Checksum, read_checksums
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.kept import DTYPES, FLOATS, Pieces, convert, in_dtype
@@ -28,7 +29,7 @@ from nemo_elastic.formats.source import Source, same_words
 from nemo_elastic.io.values import integer
 
 from .beside import Check, beside_checks
-from .slicer import cut_pieces, cut_tensors, kept_parts
+from .slicer import cut_pieces, cut_tensors, kept_parts, predicted_pieces
 
 if TYPE_CHECKING:
     import torch
@@ -104,12 +105,17 @@ def verify(
 def _open(folder: str | Path) -> Source:
     """Open a folder whose tensors may be damaged: that is what a check is for, it says so."""
     opened = open_source(folder)
-    return replace(opened, tensors={name: raw.plain for name, raw in opened.tensors.items()})
+    plain = {name: raw.plain for name, raw in opened.tensors.items()}
+    return replace(opened, tensors=plain, prediction={name: raw.plain for name, raw in opened.prediction.items()})
 
 
 def _shape_checks(source: Source) -> Iterator[Check]:
     # Opening it has compared every name and shape; what is left is whether the members are what they say.
-    yield Check("tensors", True, f"{len(source.tensors)}, none missing, none unknown, all shapes right")
+    figure = f"{len(source.tensors)}, none missing, none unknown, all shapes right"
+    if source.prediction:
+        known = "in the model's widths" if source.predicts is not None else "kept by the whole model alone"
+        figure += f"; {len(source.prediction)} that predict more than one token, {known}"
+    yield Check("tensors", True, figure)
     members = source.members
     for name, subnet in (members | source.extras).items():
         # Two ways to the same number: what the cut keeps of every dimension, and the formula of the cost.
@@ -143,8 +149,15 @@ def _differing_cut(source: Source, larger: Subnet, smaller: Subnet) -> str | Non
 
 def _cut_check(source: Source, family: Source) -> Check:
     """Compare a member with the family that it should be cut from, word for word."""
-    cut = cut_pieces(family, source.held, requantize=True)
-    wrong = [name for name, (raw, pieces) in cut.items() if not _same_cut(name, source.tensors[name], raw, pieces)]
+    cut, present = cut_pieces(family, source.held, requantize=True), {**source.tensors, **source.prediction}
+    if source.prediction:  # a cut may be without them
+        cut |= predicted_pieces(family, source.held, requantize=True)
+    wrong = [name for name, (raw, pieces) in cut.items() if not _same_cut(name, present[name], raw, pieces)]
+    wrong += sorted(source.prediction.keys() - cut.keys())
+    scales = of_member(family.cache_scales, family.parent, family.held, source.held)
+    wrong += sorted(n for n in scales.keys() | source.cache_scales.keys()
+                    if n not in scales or n not in source.cache_scales
+                    or not same_words(source.cache_scales[n], scales[n]))  # fmt: skip
     figure = "every tensor, byte for byte"
     if wrong:
         figure = f"{len(wrong)} of its tensors are not, the first is {wrong[0]}"
@@ -212,7 +225,8 @@ def _value_checks(source: Source) -> Iterator[Check]:
 
 def _block_scales(source: Source) -> set[str]:
     """Names of scales of blocks, which may not be negative either."""
-    low = {name: t for name, t in source.tensors.items() if isinstance(t, Quantized)}
+    every = {**source.tensors, **source.prediction}
+    low = {name: t for name, t in every.items() if isinstance(t, Quantized)}
     return {t.names(name)[t.block_scales] for name, t in low.items() if t.block_scales is not None}
 
 

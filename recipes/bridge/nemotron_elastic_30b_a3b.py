@@ -4,14 +4,15 @@ r"""Nemotron-3 Nano 30B-A3B, a hybrid with experts → 31B, 23B and 12B, nested.
 
 Lengths, batches, steps and rates are the paper's, and the block is conf/elastic_30b_a3b.yaml. Nobody has trained it.
 
-Layouts on 128 H100s, as the planner chooses them; EP is the number of ranks that share a layer's experts, CP
-of those that share a sequence:
+Layouts on 128 H100s, as the planner chooses them from what is built: gradients summed in fp32, where Bridge's recipe
+sums them in bf16, and a router in fp32 with an auxiliary loss, as Bridge's is. EP is the number of ranks that share a
+layer's experts, CP of those that share a sequence:
 
-    stage 1: TP1 CP4 PP1 DP32 EP8
+    stage 1: TP1 CP8 PP1 DP16 EP8
     stage 2: TP2 CP4 PP1 DP16 EP8 SP
 
 The ranking is a job of one node, whose GPUs share the experts and nothing else: 11.7 GB of weights in bf16, of the
-73.6 GB that the planner fills of an H100. It has no teacher, and no gradients and optimizer states of matrices. What
+75.9 GB that the planner fills of an H100. It has no teacher, and no gradients and optimizer states of matrices. What
 the layers take beside the weights is not planned, and nobody has run it.
 
 All jobs as one experiment of NeMo-Run:

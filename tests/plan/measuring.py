@@ -18,10 +18,11 @@ from tests.support.peak import Peak
 PARENT = Parent("M-M*-M", 96, 256, 224, 16, 12, 4, 8, 4, 8, 4, 20, ffn_stripes=4)
 
 
-def model_of(parent: Parent, recompute: bool, sequence_parallel: bool = False) -> Any:
-    """A bf16 elastic Megatron model in training mode."""
-    more = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    model = build(parent, sequence_parallel=sequence_parallel, **(more if recompute else {})).to(torch.bfloat16)
+def model_of(parent: Parent, recompute: bool, sequence_parallel: bool = False, **settings: Any) -> Any:
+    """A bf16 elastic Megatron model in training mode, with more settings of its config."""
+    if recompute:
+        settings |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    model = build(parent, sequence_parallel=sequence_parallel, **settings).to(torch.bfloat16)
     model.config.params_dtype = torch.bfloat16
     return model.train()
 
@@ -62,8 +63,13 @@ def saved_bytes(model: Any, parent: Parent, batch: int, length: int, gated: bool
 
 
 def buffers(model: Any) -> None:
-    """Give every parameter what DistributedDataParallel gives it: a buffer that sums gradients in fp32."""
+    """Give every parameter what DistributedDataParallel gives it: a buffer that sums gradients, in fp32."""
+
+    def into_the_buffer(p: torch.Tensor) -> None:
+        p.grad = None
+
     for p in model.parameters():
+        p.register_post_accumulate_grad_hook(into_the_buffer)
         p.main_grad = torch.zeros_like(p, dtype=torch.float32)
         p.grad_added_to_main_grad = False
 

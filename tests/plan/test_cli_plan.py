@@ -35,7 +35,7 @@ def test_the_12b_has_a_layout_for_80_gb_gpus(capsys: pytest.CaptureFixture[str],
     code, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", *STAGES[stage], "--json")
     report = json.loads(out)
     assert code == 0 and report["parameters"] == 12_310_001_152
-    assert report["best"]["fits"] and report["best"]["memory"]["total"] <= report["run"]["usable_bytes"] < 80e9
+    assert report["best"]["fits"] and report["best"]["memory"]["total"] <= report["run"]["usable_bytes"] < 82.5e9
     assert report["best"] in report["layouts"]
     assert {layout["context_parallel_size"] for layout in report["layouts"]} == {1, 2, 4, 8}
 
@@ -73,7 +73,7 @@ def test_the_table_shows_every_layout_and_its_parts(capsys: pytest.CaptureFixtur
     rows = [line.split() for line in out.splitlines() if line.split()[-1:] in (["yes"], ["no"], ["best"])]
     assert code == 0 and len(rows) == 64  # with and without two pipeline stages
     assert sum(row[-1] == "best" for row in rows) == 1
-    assert "12,310,001,152 parameters" in out and "best: TP2 CP4 PP1 DP16 recompute" in out
+    assert "12,310,001,152 parameters" in out and "best: TP2 CP2 PP1 DP32 SP recompute" in out
     assert "…" not in out  # nothing is cut
 
 
@@ -111,7 +111,7 @@ def test_the_defaults_are_the_planners(capsys: pytest.CaptureFixture[str]) -> No
     report = json.loads(run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--json")[1])["run"]
     assert (report["node"], report["margin"]) == (NODE, MARGIN)
     report = json.loads(run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--margin", "0.2", "--json")[1])
-    assert report["run"]["usable_bytes"] == 64e9 and report["best"]["memory"]["total"] <= 64e9
+    assert report["run"]["usable_bytes"] == 66e9 and report["best"]["memory"]["total"] <= 66e9
 
 
 def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import active_parameters, flops_per_token, parameters
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.plan import Layout, RunShape, layouts, preset
-from nemo_elastic.plan.activations import Sharding, layer, norm
+from nemo_elastic.plan.activations import Routing, Sharding, layer, norm
 from nemo_elastic.plan.layouts import expert_sizes, why_not
-from nemo_elastic.plan.machine import EFFICIENCY, GPUS
+from nemo_elastic.plan.machine import EXPERT_EFFICIENCY, GPUS
 from nemo_elastic.plan.memory import local_experts, local_parameters, stages
 from nemo_elastic.plan.work import dispatched, members, seconds, step_work
 
@@ -76,11 +77,16 @@ def test_static_memory_by_hand() -> None:
 
 def test_activations_by_hand() -> None:
     """Six choices of 128 experts; the stream and its norm's output are a dense layer's, too."""
-    router = 128 * (4 + 4 + 1 + 1) + 6 * (8 + 3 * 4)
-    choices = 6 * (2 * 2688 + 2 * 1856 + 8 + 4)
+    router = 128 * (4 + 4 + 1 + 1) + 6 * (8 + 3 * 4) + 4 * 2688
+    balance = 4 * (128 + 1) + 6 * 8
+    places = 4 * (2 * 128 + 1)
+    choices = 6 * (2 * 2688 + 2 * 1856 + 4)
     shared = 2 * 2 * 3712
     whole = layer(NANO, "moe", Sharding())
-    assert whole == norm(NANO, Sharding()) + router + choices + shared
+    assert whole == norm(NANO, Sharding()) + router + balance + places + choices + shared
+    plain = layer(NANO, "moe", Sharding(routing=Routing("bf16", balanced=False, fused=False)))
+    assert plain == whole - balance - places + 6 * 8 - 4 * 2688 - 6 * 2
+    assert layer(NANO, "moe", Sharding(routing=Routing(load=1.5))) == whole + 0.5 * choices
     assert layer(NANO, "moe", Sharding(2, True)) == whole / 2
     assert layer(NANO, "moe", Sharding(1, False, 8)) == whole  # as many tokens come as go
     assert layer(NANO, "moe", Sharding(), gated=True) > whole
@@ -88,8 +94,9 @@ def test_activations_by_hand() -> None:
 
 def test_experts_in_a_latent_width_keep_what_they_read_there() -> None:
     """2 choices of 8 experts of 12 neurons, which read 10 channels of 16; the shared expert has 20."""
-    inside = layer(LATENT, "moe", Sharding()) - norm(LATENT, Sharding())
-    assert inside == 8 * 10 + 2 * 20 + 2 * (2 * 10 + 2 * 12 + 12) + 2 * 10 + 2 * 2 * 20
+    shards = Sharding(routing=Routing("bf16", balanced=False, fused=False))
+    inside = layer(LATENT, "moe", shards) - norm(LATENT, shards)
+    assert inside == 8 * 10 + 2 * 18 + 2 * (2 * 10 + 2 * 12 + 12) + 2 * 10 + 2 * 2 * 20
 
 
 def test_a_step_computes_what_is_active() -> None:
@@ -123,7 +130,7 @@ def test_the_time_of_a_step_by_hand() -> None:
     run, gpu = replace(RUN, gpus=8), GPUS["h100"]
     choices = named(layouts(NANO, CONFIG, run), "TP1 PP1 DP8 EP8")
     rest = parameters(PARENT, PARENT.full) - LAYERS * EXPERTS
-    products = choices.work.total / (8 * gpu.flops * EFFICIENCY)
+    products = choices.work.total / (8 * gpu.flops * EXPERT_EFFICIENCY)
     sent = run.global_batch / 8 * dispatched(PARENT, CONFIG, run, Sharding(1, False, 8), False) / gpu.nvlink
     assert choices.seconds == pytest.approx(products + sent + 6 * rest * 7 / 8 / gpu.nvlink)
     half = named(layouts(NANO, CONFIG, run), "TP1 PP1 DP8 EP4")
@@ -169,3 +176,16 @@ def test_json_and_names_tell_of_it_where_there_are_experts() -> None:
     small = ElasticConfig.from_dict({"budgets": [{"name": "small", "ratio": 0.7}], "axes": {"depth": [12, 6]}})
     dense = layouts(preset("nemotron-h-tiny"), small, RunShape(64, 8))
     assert not any("expert" in key for key in dense[0].to_json()) and "EP" not in str(dense[0])
+
+
+def test_the_busiest_rank_holds_and_sends_more() -> None:
+    """Of what travels and waits for the backward pass; weights are as many."""
+    uneven = replace(RUN, routing=Routing(load=1.5))
+    name = "TP1 PP1 DP64 EP8 recompute"
+    even, busy = (named(layouts(NANO, CONFIG, run), name) for run in (RUN, uneven))
+    shards = Sharding(1, False, 8)
+    more = 0.5 * dispatched(PARENT, CONFIG, RUN, shards, True) * RUN.global_batch / 64 / GPUS["h100"].nvlink
+    assert busy.seconds - even.seconds == pytest.approx(more)
+    assert busy.memory.transient > even.memory.transient and busy.memory.weights == even.memory.weights
+    with pytest.raises(ElasticError, match=r"--expert-load: 0.5 is not allowed; a number from 1 to 100"):
+        replace(RUN, routing=Routing(load=0.5))

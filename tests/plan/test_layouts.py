@@ -21,7 +21,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.plan import RunShape, best, choose, duration, layouts, preset
 from nemo_elastic.plan.activations import Sharding, layer, norm
 from nemo_elastic.plan.layouts import BLUR, why_not
-from nemo_elastic.plan.machine import EFFICIENCY
+from nemo_elastic.plan.machine import EFFICIENCY, TAKEN
 from nemo_elastic.plan.memory import local_parameters, loss, stage_memory, stages
 from nemo_elastic.plan.work import exchanged, members, passed_on, step_work, wait
 
@@ -51,22 +51,22 @@ def block(**changes: Any) -> ElasticConfig:
 @pytest.mark.parametrize("run", [STAGE_1, STAGE_2], ids=["8k", "48k"])
 def test_the_12b_fits_80_gb_in_both_stages(run: RunShape) -> None:
     layout = best(P12, block(), run)
-    assert layout.fits and layout.memory.total < 80e9
+    assert layout.fits and layout.memory.total < 82.5e9
     assert 8 % layout.tensor == 0 and layout.pipeline == 1 and layout.replica * layout.data == 128
     # what the design asks for at 48k fits too, with room
     wide = next(x for x in layouts(P12, block(), run) if str(x) == "TP8 PP1 DP16 SP recompute")
     assert wide.fits and wide.memory.total < 40e9
 
 
-def test_a_long_context_needs_recomputation_on_80_gb() -> None:
-    assert all(x.recompute for x in layouts(P12, block(), STAGE_2) if x.fits)
+def test_a_long_context_needs_recomputation_on_an_h100_without_a_pipeline() -> None:
+    assert all(x.recompute for x in layouts(P12, block(), STAGE_2) if x.fits and x.pipeline == 1)
 
 
 def test_layouts_come_fastest_first_and_say_why_they_do_not_fit() -> None:
     choices = layouts(P12, block(), STAGE_1)
     assert [x.seconds for x in choices] == sorted(x.seconds for x in choices)
     first = next(x for x in choices if x.tensor == 1)
-    assert not first.fits and "of 73.6 usable; most of it activations" in first.reason
+    assert not first.fits and "of 75.9 usable; most of it activations" in first.reason
     assert {x.fits for x in choices} == {True, False}
 
 
@@ -399,10 +399,10 @@ def test_gpus_fill_their_nodes_and_tensor_parallelism_stays_in_one() -> None:
 
 def test_the_margin_of_memory_decides_what_fits() -> None:
     layout = best(P12, block(), STAGE_1)
-    tight = replace(STAGE_1, margin=1 - layout.memory.total / 80e9 + 1e-3)
+    tight = replace(STAGE_1, margin=1 - layout.memory.total / (85.0e9 - TAKEN) + 1e-3)
     assert str(layout) not in [str(x) for x in layouts(P12, block(), tight) if x.fits]
     assert best(P12, block(), tight).memory.total < layout.memory.total
-    assert STAGE_1.usable == pytest.approx(0.92 * 80e9)
+    assert STAGE_1.usable == pytest.approx(0.92 * (85.0e9 - TAKEN))
     with pytest.raises(ElasticError, match=r"--margin: 1.5 is not allowed; a number from 0 to 0.9"):
         replace(STAGE_1, margin=1.5)
 

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from nemo_elastic.core.family import Parent
+from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.megatron.choice import ElasticState
 
 
@@ -48,9 +49,14 @@ def build(
     sequence_parallel: bool = False,
     seed: int = 0,
     spec: Any = None,
+    prediction: Prediction | None = None,
     **config: Any,
 ) -> Any:
-    """A float32 megatron-core model of `parent`'s shape; `model.state` is its ElasticState; `spec` another stack's."""
+    """A megatron-core model of `parent`'s shape; float32 unless said.
+
+    `model.state` is its ElasticState; `spec` another stack's; `prediction`: layers behind it that predict more than
+    one token.
+    """
     from megatron.core import parallel_state
     from megatron.core.activations import squared_relu
     from megatron.core.transformer.transformer_config import TransformerConfig
@@ -68,6 +74,8 @@ def build(
         experts |= {"expert_model_parallel_size": parallel_state.get_expert_model_parallel_world_size()}
         experts |= {"expert_tensor_parallel_size": parallel_state.get_expert_tensor_parallel_world_size()}
         config = experts | config
+    if prediction is not None:
+        config = {"mtp_num_layers": prediction.steps} | config
     settings = TransformerConfig(
         num_layers=parent.num_layers, hidden_size=parent.hidden, num_attention_heads=parent.attention_heads,
         num_query_groups=parent.kv_heads, kv_channels=parent.attention_head_dim, ffn_hidden_size=parent.ffn,
@@ -75,26 +83,33 @@ def build(
         mamba_num_groups=parent.mamba_groups, mamba_state_dim=parent.state, activation_func=squared_relu,
         normalization="RMSNorm", add_bias_linear=False, hidden_dropout=0.0, attention_dropout=0.0,
         use_cpu_initialization=True, gradient_accumulation_fusion=False, masked_softmax_fusion=False,
-        bias_dropout_fusion=False, persist_layer_norm=False, params_dtype=torch.float32, is_hybrid_model=True,
+        bias_dropout_fusion=False, persist_layer_norm=False, is_hybrid_model=True,
         init_method_std=0.1, sequence_parallel=sequence_parallel,
         tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
-        context_parallel_size=parallel_state.get_context_parallel_world_size(), **config,
+        context_parallel_size=parallel_state.get_context_parallel_world_size(),
+        **{"params_dtype": torch.float32} | config,
     )  # fmt: skip
     torch.manual_seed(seed)
     with cuda_as_cpu():
-        model = new_model(settings, spec or elastic_stack_spec(), parent.vocab, 64, parent.pattern, parent.tied)
+        pattern = "/".join([parent.pattern, *([prediction.pattern] * prediction.steps if prediction else [])])
+        model = new_model(settings, spec or elastic_stack_spec(), parent.vocab, 64, pattern, parent.tied)
     if elastic:
-        model.state = ElasticState(parent)  # pyright: ignore
+        model.state = ElasticState(parent, prediction=prediction)  # pyright: ignore
         make_elastic(model, model.state)
     return model
 
 
-def distributed(core: Any) -> Any:
-    """megatron-core's DistributedDataParallel around a model: gradients in `main_grad`, as in a run."""
+def distributed(core: Any, sharded: bool = True) -> Any:
+    """megatron-core's DistributedDataParallel around a model: gradients in `main_grad`, as in a run.
+
+    Args:
+        core: the model.
+        sharded: for a distributed optimizer, which lays the weights in a buffer, too.
+    """
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
     from nemo_elastic.megatron.cpu import cuda_as_cpu
 
-    config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=True)
+    config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=sharded)
     with cuda_as_cpu():
         return DistributedDataParallel(core.config, config, core)

@@ -16,9 +16,10 @@ from typing import Any
 from nemo_elastic.core.family import MAX_LAYERS, Layer, Parent, Subnet, largest, positive, positive_real
 from nemo_elastic.core.kinds.record import Kind
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, by_symbol, striped_axes, symbols
+from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.errors import ElasticError, bad, inside
 
-__all__ = ["PLAIN", "PUZZLE", "from_hf_config", "predicts", "to_hf_config"]
+__all__ = ["PLAIN", "PUZZLE", "from_hf_config", "prediction_config", "prediction_of", "predicts", "to_hf_config"]
 
 PLAIN, PUZZLE = "nemotron_h", "nemotron_h_puzzle"
 
@@ -35,8 +36,12 @@ _FIXED = {
     "mamba_hidden_act": "silu",
     "sliding_window": None,
 }
-#: what describes layers that predict more than one token, the number of them first; they are kept whole or not at all
-_PREDICTION = ("num_nextn_predict_layers", "mtp_hybrid_override_pattern", "mtp_layers_block_type")
+#: what describes layers that predict more than one token, the number of them first; they follow the model's own widths
+_PREDICTION = (
+    "num_nextn_predict_layers", "mtp_hybrid_override_pattern", "mtp_layers_block_type", "mtp_use_repeated_layer",
+)  # fmt: skip
+#: layers of a step where a config lists none, as transformers has it
+_DEFAULT_PREDICTION = ("full_attention", "moe")
 #: settings without a shape: taken over from the source, else these values
 _CARRIED: dict[str, Any] = {
     "max_position_embeddings": 131072,
@@ -106,6 +111,8 @@ def to_hf_config(
         out["chunk_size"] = base["mamba_chunk_size"]
     if prediction:
         out |= {key: base[key] for key in _PREDICTION if key in base}
+        if "n_routed_experts" in out and not member.is_uniform:
+            out["mtp_n_routed_experts"] = out["n_routed_experts"]  # which vLLM asks for there
     out["torch_dtype"] = _TORCH_DTYPE.get(dtype, "bfloat16")
     return out if member.is_uniform else out | _puzzle(member)
 
@@ -181,6 +188,39 @@ def _check_fixed(config: Mapping[str, Any], fixed: Mapping[str, Any], where: str
 def predicts(config: Mapping[str, Any]) -> bool:
     """Whether a `config.json` says that there are layers that predict more than one token."""
     return bool(config.get(_PREDICTION[0]))
+
+
+def prediction_of(config: Mapping[str, Any], where: str = "config.json") -> Prediction | None:
+    """The layers that predict more than one token; None where there are none.
+
+    Steps that are said to be repeated (`mtp_use_repeated_layer`) have the layers of one.
+
+    Raises:
+        ElasticError: a number that is none, or layers that are not read.
+    """
+    if not predicts(config):
+        return None
+    steps = positive(f"{where}: {_PREDICTION[0]}", config[_PREDICTION[0]])
+    listed = config.get("mtp_layers_block_type") or list(_DEFAULT_PREDICTION)
+    symbols_of = {t: kind.symbol for kind in KINDS.values() for t in kind.hf_types}
+    pattern = config.get("mtp_hybrid_override_pattern")
+    if pattern is None and isinstance(listed, list):
+        pattern = "".join(symbols_of.get(t, "?") if isinstance(t, str) else "?" for t in listed)
+    if not isinstance(pattern, str) or not pattern or set(pattern) - set(symbols()):
+        given = next((key for key in reversed(_PREDICTION) if key in config), _PREDICTION[1])
+        raise bad(f"{where}: {given}", config.get(given), f"one of {' '.join(symbols())} per layer")
+    return Prediction(pattern, 1 if config.get("mtp_use_repeated_layer") else steps)
+
+
+def prediction_config(layers: Prediction, steps: Any) -> dict[str, Any]:
+    """What a `config.json` says of layers that predict more than one token; undone by `prediction_of`.
+
+    Args:
+        layers: they.
+        steps: how often a step is run; more than there are, where one is run for all.
+    """
+    own = {_PREDICTION[0]: steps, "mtp_hybrid_override_pattern": layers.pattern}
+    return own | ({"mtp_use_repeated_layer": True} if layers.steps != steps else {})
 
 
 def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:

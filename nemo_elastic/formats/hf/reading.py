@@ -24,15 +24,17 @@ from nemo_elastic.core.family import Parent, Subnet, known_fields
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.core.manifest import VERSION, Family
 from nemo_elastic.core.member import check_digest, check_name
+from nemo_elastic.core.prediction import PREFIX, Prediction
 from nemo_elastic.errors import ElasticError, bad, inside, shown
+from nemo_elastic.formats.cache_scales import cache_scales
 from nemo_elastic.formats.checksums import ExpectedTensor, Sums, read_checksums
 from nemo_elastic.formats.grouped import check_no_others, grouped
 from nemo_elastic.formats.raw import ITEMSIZE, Extent, Handle, Raw, word
-from nemo_elastic.formats.source import GGUF, Origin, Shapes, Source, check_tensors, is_gguf
+from nemo_elastic.formats.source import GGUF, Origin, Shapes, Source, check_exactly, check_tensors, is_gguf
 from nemo_elastic.io.bounded import check_no_holes, open_regular, read_text
 from nemo_elastic.io.read import read_json, whole_number
 
-from .config import from_hf_config, predicts, to_hf_config
+from .config import PUZZLE, from_hf_config, prediction_of, predicts, to_hf_config
 from .precision import check_described, layout_of
 from .quantization import linear_modules
 from .shards import INDEX, SINGLE
@@ -42,8 +44,6 @@ __all__ = ["MEMBER_FILE", "member_to_json", "open_folder", "open_shard", "open_t
 #: In a member's folder: which member of which parent it is, so that smaller ones can be cut from it. No loader needs
 #: it.
 MEMBER_FILE = "elastic_member.json"
-#: with which the names of tensors start whose layers predict more than one token
-PREDICTION = "mtp."
 _HEADER_LIMIT = 100_000_000  # what the safetensors library allows
 _MOST_DIMENSIONS = 32  # what numpy 1 allows; no tensor of a model has five
 _MOST_ELEMENTS = 2**59  # numpy counts bytes in 63 bits, also where there are none because another dimension is 0
@@ -57,19 +57,42 @@ def open_folder(folder: Path) -> Source:
     """
     shapes = read_shapes(folder)
     tensors = dict(open_tensors(shapes.folder))
-    prediction = {}
-    if predicts(shapes.config):
-        prediction = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREDICTION)}
+    own = [name for name in tensors if name.startswith(PREFIX)] if predicts(shapes.config) else []
+    behind = {name: tensors.pop(name) for name in own}
+    predicted, beside = _predicted(shapes, behind)
+    cache: dict[str, Raw] = {}
     quantised = layout_of(shapes.config, shapes.folder)
     wanted = {t.hf: t.shape for t in layout.tensors(shapes.parent, shapes.held)}
     with inside(folder):
         if quantised is not None:
-            tensors = grouped(tensors, wanted, quantised)
+            cache = cache_scales(tensors, shapes.parent, shapes.held)
+            tensors = {name: raw for name, raw in tensors.items() if name not in cache}
+            tensors, behind = grouped(tensors, wanted, quantised), grouped(behind, beside, quantised)
         check_no_others(tensors.keys() - wanted.keys(), quantised)
+        if predicted is not None:
+            check_no_others(behind.keys() - beside.keys(), quantised)
     if quantised is not None:
         check_described(shapes.config, folder, linear_modules(shapes.parent, shapes.held), tensors)
     check_tensors(shapes.parent, shapes.held, tensors, str(folder))
-    return Source(**vars(shapes), tensors=tensors, prediction=prediction)
+    if predicted is not None:
+        check_exactly(beside, behind, str(folder))
+    return Source(**vars(shapes), tensors=tensors, prediction=behind, predicts=predicted, cache_scales=cache)
+
+
+def _predicted(shapes: Shapes, behind: Mapping[str, Raw]) -> tuple[Prediction | None, dict[str, tuple[int, ...]]]:
+    """Which layers predict more than one token, and their tensors' shapes; None where that is not known.
+
+    A folder may have lost them (transformers writes the number in its config, and no tensors), or have those of one
+    step, which are run for every one. Of others' models whose layers differ, nothing says their widths.
+    """
+    ours = shapes.family is not None or (shapes.folder / MEMBER_FILE).exists()
+    others = shapes.config.get("model_type") == PUZZLE and not ours
+    own = prediction_of(shapes.config, str(shapes.folder / "config.json")) if behind and not others else None
+    if own is None:
+        return None, {}
+    if not any(name.startswith(f"{PREFIX}layers.{len(own.pattern)}.") for name in behind):
+        own = replace(own, steps=1)
+    return own, {t.hf: t.shape for t in own.tensors(shapes.parent, shapes.held)}
 
 
 def read_shapes(folder: Path) -> Shapes:

@@ -21,10 +21,11 @@ from nemo_elastic.core.kinds.moe import MOE, SCALING, TOP_K
 from nemo_elastic.core.kinds.record import MEGATRON_LAYER, Kind, Part
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.layout import by_name, fused, megatron_shape, megatron_tensors, named
+from nemo_elastic.core.prediction import PREFIX
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.adapter import whole_sizes
 
-from .shape import check_config, check_kinds, has_experts
+from .shape import STORED, check_config, check_kinds, has_experts
 
 Sizes = Mapping[str, tuple[int, ...]]
 
@@ -39,7 +40,7 @@ def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Paren
     """Read a shape off tensors.
 
     Args:
-        stored: name of a tensor as megatron-core stores it -> its size.
+        stored: name of a tensor as megatron-core stores it -> its size. Layers behind the model are not looked at.
         settings: fields of the SSMConfig.
         where: the checkpoint, for errors.
 
@@ -52,8 +53,9 @@ def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Paren
         ElasticError: no whole Nemotron-H, or a context that does not fit its tensors.
     """
     with inside(where):
-        check_config(settings.get, "context: model.config", experts=any(_GATE in name for name in stored))
-        return _infer(whole_sizes(stored), settings)
+        check_config(settings.get, "context: model.config", any(_GATE in name for name in stored), STORED)
+        own = {name: size for name, size in stored.items() if not name.startswith(PREFIX)}
+        return _infer(whole_sizes(own), settings)
 
 
 def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, dict[str, str]]:

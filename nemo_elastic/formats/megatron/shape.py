@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet, positive
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, LATENT, MOE, SCALING
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS
+from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.errors import bad
 
 #: size of Parent -> field of SSMConfig
@@ -36,6 +37,8 @@ FIXED = {
     "multi_latent_attention": False,
     "mtp_num_layers": None,
 }
+#: the same of today's megatron-core, whose hybrids may have layers that predict more than one token
+STORED = {name: value for name, value in FIXED.items() if name != "mtp_num_layers"}
 #: the same of a model without experts, and of one with them
 DENSE = {"num_moe_experts": None}
 WITH_EXPERTS = {
@@ -79,15 +82,18 @@ def check_kinds(pattern: str, where: str, experts: bool) -> None:
         raise bad(where, pattern, f"layers of {', '.join((*known, KINDS[MOE].symbol))} alone")
 
 
-def check_config(get: Callable[[str, Any], Any], where: str, experts: bool = False) -> None:
+def check_config(
+    get: Callable[[str, Any], Any], where: str, experts: bool = False, fixed: Mapping[str, Any] = FIXED
+) -> None:
     """Raise where a config describes another architecture than Nemotron-H's.
 
     Args:
         get: (field, default) -> its value.
         where: what the config is, for errors.
         experts: whether it is to have them.
+        fixed: what it has to say.
     """
-    for name, wanted in (FIXED | (WITH_EXPERTS if experts else DENSE)).items():
+    for name, wanted in {**fixed, **(WITH_EXPERTS if experts else DENSE)}.items():
         value = get(name, wanted)
         if value != wanted and value not in NOTHING.get(name, ()):
             raise bad(f"{where}.{name}", value, f"Nemotron-H has {wanted!r}")
@@ -105,7 +111,20 @@ def check_config(get: Callable[[str, Any], Any], where: str, experts: bool = Fal
 def layer_pattern(config: Any) -> str | None:
     """A symbol per layer, as a config has it under one of two names, without marks of pipeline stages."""
     pattern = getattr(config, "hybrid_override_pattern", None) or getattr(config, "hybrid_layer_pattern", None)
-    return pattern.replace("|", "") if isinstance(pattern, str) else None
+    return pattern.replace("|", "").partition("/")[0] if isinstance(pattern, str) else None
+
+
+def prediction_of(get: Callable[[str], Any]) -> Prediction | None:
+    """The layers behind a model that predict more than one token, as a config of Bridge or megatron-core has them.
+
+    Args:
+        get: field -> its value, None where it has none.
+    """
+    pattern = get("mtp_hybrid_override_pattern") or str(get("hybrid_layer_pattern") or "").partition("/")[2]
+    steps, own = get("mtp_num_layers"), str(pattern).partition("/")[0]
+    if not steps or not own:
+        return None
+    return Prediction(own, 1 if get("mtp_use_repeated_layer") else positive("mtp_num_layers", steps))
 
 
 def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
@@ -124,9 +143,10 @@ def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
     if not pattern:
         raise bad(where, type(config).__name__, "a Nemotron-H config with hybrid_override_pattern")
     # what NeMo's config has not is the name that megatron-core has had since it has experts in hybrids
-    check_kinds(pattern, f"{where}.{FIELDS['pattern']}", experts=hasattr(config, "hybrid_layer_pattern"))
+    recent = hasattr(config, "hybrid_layer_pattern")
+    check_kinds(pattern, f"{where}.{FIELDS['pattern']}", experts=recent)
     experts = has_experts(pattern)
-    check_config(lambda name, default: getattr(config, name, default), where, experts)
+    check_config(lambda name, default: getattr(config, name, default), where, experts, STORED if recent else FIXED)
     values = {ours: getattr(config, theirs) for ours, theirs in FIELDS.items() if ours != "pattern"}
     values["pattern"] = pattern
     values["norm_eps"] = float(values["norm_eps"])

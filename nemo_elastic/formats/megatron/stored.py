@@ -28,9 +28,11 @@ from nemo_elastic.core.codes import decode
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import Tensor, by_name, megatron_tensors
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.prediction import PREFIX as PREFIX_BEHIND
+from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.adapter import apart, from_megatron, from_parts, missing, parts_of, stacked_of
-from nemo_elastic.formats.hf.config import to_hf_config
+from nemo_elastic.formats.hf.config import prediction_config, to_hf_config
 from nemo_elastic.formats.raw import ITEMSIZE, Raw, from_torch
 from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
 
@@ -38,6 +40,7 @@ from .context_files import Context, read_context, token_ids
 from .infer import infer
 from .metadata import PREFIX, StoredTensor, check_format, model_prefix, of_model, read_metadata, weights_folder
 from .pickled import PickleError
+from .shape import prediction_of
 from .torch_files import read_piece
 
 __all__ = [
@@ -288,7 +291,29 @@ def open_folder(folder: str | Path) -> Source:
         for i, t in enumerate(together):
             tensors[t.hf] = Unread(dtype, t.shape, _reader(stored, shapes.parent, together, i, name))
     check_tensors(shapes.parent, shapes.held, tensors, str(folder))
-    return Source(**vars(shapes), tensors=tensors)
+    predicts = _predicts(stored, read_context(Path(folder)).settings)
+    behind = {} if predicts is None else _behind(stored, shapes, predicts)
+    return Source(**vars(shapes), tensors=tensors, prediction=behind, predicts=predicts)
+
+
+def _predicts(stored: Stored, settings: Mapping[str, Any]) -> Prediction | None:
+    """Which layers there are behind the model; None where the checkpoint has none."""
+    there = any(name.startswith(PREFIX_BEHIND) for name in stored.sizes)
+    with inside("context: model.config"):
+        return prediction_of(settings.get) if there else None
+
+
+def _behind(stored: Stored, shapes: Shapes, predicts: Prediction) -> dict[str, Raw]:
+    """The tensors of layers that predict more than one token."""
+    out: dict[str, Raw] = {}
+    parent = predicts.behind(shapes.parent)
+    for name, together in predicts.megatron_tensors(shapes.parent, shapes.held).items():
+        if _stack(stored, name) is None and not {name, *parts_of(name)} & stored.sizes.keys():
+            raise missing(name)
+        dtype = _name_of(dtype_of(stored, name))
+        for i, t in enumerate(together):
+            out[t.hf] = Unread(dtype, t.shape, _reader(stored, parent, together, i, name))
+    return out
 
 
 def _read(folder: Path) -> tuple[Shapes, Stored, Mapping[str, str]]:
@@ -297,12 +322,14 @@ def _read(folder: Path) -> tuple[Shapes, Stored, Mapping[str, str]]:
     model = {name: size for name, size in stored.sizes.items() if not name.startswith(ELASTIC)}
     parent, held, names = infer(model, context.settings, str(folder))
     family, origin = None, Origin()
-    if len(model) < len(stored.sizes):
+    if any(name.startswith(ELASTIC) for name in stored.sizes):
         family = _family(folder, stored, context, parent)
         parent, held = family.parent, family.parent.full
         origin = Origin.of(family)
     dtype = _name_of(stored.dtypes[names[by_name("embedding").megatron]])
     config = to_hf_config(parent, held, dtype=dtype, base=token_ids(context.tokenizer))
+    if (predicts := _predicts(stored, context.settings)) is not None:
+        config |= prediction_config(predicts, context.settings.get("mtp_num_layers"))
     shapes = Shapes(folder, parent, held, config, family, origin, files_from=context.tokenizer)
     return shapes, stored, names
 

@@ -96,6 +96,24 @@ def check_architecture(config: Any) -> None:
             "recipe.optimizer.min_lr", config.optimizer.min_lr, f"at most recipe.optimizer.lr, {config.optimizer.lr}"
         )
     check_settings(config)
+    _check_prediction(config.model)
+
+
+def _check_prediction(model: Any) -> None:
+    """Raise for layers that predict more than one token where they cannot be trained."""
+    steps, pattern = model.mtp_num_layers, model.mtp_hybrid_override_pattern
+    if not steps:
+        return
+    if not pattern:
+        allowed = "the layers of a step, as *E; or null as recipe.model.mtp_num_layers"
+        raise bad("recipe.model.mtp_hybrid_override_pattern", pattern, allowed)
+    if (ranks := model.pipeline_model_parallel_size) > 1:
+        raise bad("recipe.model.mtp_num_layers", steps, f"null on {ranks} pipeline ranks: they read the embedding")
+    if (ranks := model.context_parallel_size) > 1:
+        allowed = f"null on {ranks} context-parallel ranks: further tokens of a sequence may lie on another one"
+        raise bad("recipe.model.mtp_num_layers", steps, allowed)
+    if model.mtp_detach_heads:
+        raise bad("recipe.model.mtp_detach_heads", True, "false: their loss trains the model, too")
 
 
 def check_settings(config: Any) -> None:

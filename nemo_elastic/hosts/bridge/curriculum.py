@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The curriculum on Megatron-Bridge: rank → stage 1 → stage 2 → slice, each a job.
+"""The curriculum on Megatron-Bridge: rank → stage 1 → stage 2 (→ stage 3 in low precision) → slice, each a job.
 
 DIR/rank/checkpoints      sorted weights, first members, the router's start
 DIR/stage1/checkpoints    and router, found members, optimizer state
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +32,12 @@ from nemo_elastic.hosts.common.curriculum_run import JOBS, NODES, CurriculumRun,
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision, ranking_experts
 from nemo_elastic.hosts.common.token_files import SPLIT, SPLITS, Blend, number, prefixes_of, splits_of
 from nemo_elastic.plan import NODE, Layout
+from nemo_elastic.plan.activations import Routing
 from nemo_elastic.plan.layouts import layout_name
 from nemo_elastic.plan.stages import PAPER, Curriculum
 from nemo_elastic.slicing.family_folder import slice_family
 
-from .apply import ElasticRun, apply_elastic
+from .apply import ElasticRun, apply_elastic, use_our_layers
 from .cli import find_recipe
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ __all__ = [
     "job_of",
     "plain",
     "ranking_dir",
+    "routing_of",
     "set_sizes",
     "slice_job",
     "train",
@@ -73,16 +75,16 @@ def job_of(config: Any, job: str, own: CurriculumRun) -> ElasticRun:
 
     Args:
         config: with the data, the batch and the layout of the job; its steps, rates and folders are set here.
-        job: rank, stage1 or stage2.
+        job: of the run, but for the slicing.
         own: the run.
 
     Raises:
         ElasticError: another job, or see `apply_elastic`.
     """
-    if job not in JOBS[:3]:
-        raise bad("job", job, f"one of {', '.join(JOBS)}")
+    if job not in own.jobs[:-1]:
+        raise bad("job", job, f"one of {', '.join(own.jobs)}")
     options, plan, stage, scheduler = (
-        own.options(job, checkpoints(own.dir, "stage1")),
+        own.options(job, checkpoints(own.dir, f"stage{max(1, number_of(job) - 1)}")),
         own.curriculum,
         own.stage(job),
         config.scheduler,
@@ -93,14 +95,14 @@ def job_of(config: Any, job: str, own: CurriculumRun) -> ElasticRun:
     scheduler.lr_decay_iters = plan.steps
     config.checkpoint.save = config.checkpoint.load = checkpoints(own.dir, job)
     return apply_elastic(
-        config, stage.block(own.block), rank_only=job == "rank",
+        config, own.block_of(job), rank_only=job == "rank",
         ranked=checkpoints(own.dir, "rank") if job == "stage1" else None, **vars(options),
     )  # fmt: skip
 
 
-def slice_job(dir: str) -> None:
-    """Cut every member out of the end of stage 2, on one process, without a GPU."""
-    slice_family(checkpoints(dir, "stage2"), dir, ranking_dir(dir))
+def slice_job(dir: str, last: int = 2) -> None:
+    """Cut every member out of the end of the last stage, on one process, without a GPU."""
+    slice_family(checkpoints(dir, f"stage{last}"), dir, ranking_dir(dir))
 
 
 def train_to_the_end(built: ElasticRun, stopped: int = STOPPED) -> None:
@@ -143,6 +145,13 @@ class BridgeFamily(PlannedFamily):
         weights = DTYPES[(low or config.model).params_dtype]
         return Precision(weights, "fp32" if (low or config.ddp).grad_reduce_in_fp32 else weights)
 
+    @cached_property
+    def routing(self) -> Routing:
+        """What `apply_elastic` makes of the recipe's."""
+        model = self._stock().model
+        use_our_layers(model)
+        return routing_of(model)
+
     def job(
         self,
         job: str,
@@ -155,33 +164,36 @@ class BridgeFamily(PlannedFamily):
         tokenizer: str | None = None,
         node: int = NODE,
         long_data: Blend | None = None,
+        quantize: str | None = None,
     ) -> ElasticRun:
         """A job of the curriculum, as every rank of it calls it.
 
         Args:
-            job: rank, stage1 or stage2. The ranking takes one node: each GPU holds the parent, but for its experts,
+            job: rank, stage1 and so on. The ranking takes one node: each GPU holds the parent, but for its experts,
                 which they share.
             parent: checkpoint of the parent: the teacher.
             data, long_data: see `run_of`.
             dir: folder for everything, an absolute path that all nodes see.
             gpus, gpu, node: all of the job, their kind (h100, h200), and those of a node; by them the layout is
                 planned.
-            curriculum: lengths, batches, steps and rates of both stages.
+            curriculum: lengths, batches, steps and rates of the stages.
+            quantize: see `run_of`.
             tokenizer: of the parent, a folder or hub name; the vocabulary's size alone is known without.
         """
-        number = number_of(job)
-        layouts = () if job == "rank" else (self.layout(number, curriculum, gpus, gpu, node),) * 2
-        more: Any = {"num_gpus_per_node": gpus, "gpu": gpu, "tokenizer": tokenizer, "layouts": layouts}
+        more: Any = {"num_gpus_per_node": gpus, "gpu": gpu, "tokenizer": tokenizer, "quantize": quantize}
         run = self.run_of(parent, data, dir, long_data, num_nodes=1, curriculum=curriculum, **more)
+        if job != "rank":
+            one = self.layout(number_of(job), run.curriculum, gpus, gpu, node, run.block)
+            run = replace(run, layouts=(one,) * run.last)
         return self.build(job, run)
 
     def build(self, job: str, run: CurriculumRun) -> ElasticRun:
-        """A job of a run that runs a model, on every rank of it: rank, stage1 or stage2; `slice_job` is the fourth."""
+        """A job of a run that runs a model, on every rank of it; `slice_job` is the last."""
         return job_of(self.stock_config(job, run), job, run)
 
     def build_all(self, run: CurriculumRun) -> dict[str, ElasticRun]:
-        """The three jobs that run a model, by name, in order."""
-        return {job: self.build(job, run) for job in JOBS[:3]}
+        """The jobs that run a model, by name, in order."""
+        return {job: self.build(job, run) for job in run.jobs[:-1]}
 
     def described(self, run: CurriculumRun) -> dict[str, Job]:
         import nemo_run
@@ -191,7 +203,7 @@ class BridgeFamily(PlannedFamily):
             name: described_job(nemo_run.Partial(train, job=name, **given), built, *run.machines(name), name != "rank")
             for name, built in self.build_all(run).items()
         }
-        return jobs | {"slice": Job(nemo_run.Partial(slice_job, dir=run.dir))}
+        return jobs | {"slice": Job(nemo_run.Partial(slice_job, dir=run.dir, last=run.last))}
 
     def stock_config(self, job: str, run: CurriculumRun) -> Any:
         """Bridge's container for a job, not yet elastic; without a layout GPUs share nothing but experts."""
@@ -243,6 +255,16 @@ class BridgeFamily(PlannedFamily):
         # TransformerEngine's Adam, for states below fp32, which no recipe here asks for
         config.optimizer.use_precision_aware_optimizer = False
         return config
+
+
+def routing_of(model: Any) -> Routing:
+    """How a provider's layers send tokens to experts; each kind of auxiliary loss may have its own coefficient."""
+    kinds, weights = (
+        value if isinstance(value, list) else [value]
+        for value in (model.moe_router_load_balancing_type, model.moe_aux_loss_coeff)
+    )
+    balanced = any(kind.endswith("aux_loss") and weight > 0 for kind, weight in zip(kinds, weights, strict=False))
+    return Routing(model.moe_router_dtype or "bf16", balanced, model.moe_permute_fusion)
 
 
 def _lay_out(model: Any, layout: Layout) -> None:
@@ -366,7 +388,7 @@ def train(family: dict[str, Any], run: dict[str, Any], job: str, stopped: int = 
     Args:
         family: see `plain`.
         run: see `CurriculumRun.to_dict`.
-        job: rank, stage1 or stage2.
+        job: of the run, but for the slicing.
         stopped: exit code where the job is stopped before the end of its training.
     """
     own = CurriculumRun.from_dict(run)

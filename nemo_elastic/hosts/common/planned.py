@@ -17,10 +17,11 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.data.folder import TOKENIZER
 from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
+from nemo_elastic.plan.activations import Routing
 from nemo_elastic.plan.memory import local_parameters, stages
 from nemo_elastic.plan.stages import PAPER, Curriculum
 
-from .curriculum_run import JOBS, NODES, CurriculumRun, Estimate, Job, number_of
+from .curriculum_run import NODES, CurriculumRun, Estimate, Job, number_of
 from .token_files import Blend
 
 if TYPE_CHECKING:
@@ -88,7 +89,12 @@ class PlannedFamily(ABC):
     @property
     @abstractmethod
     def precision(self) -> Precision:
-        """Of both stages, read from what the host's jobs are built of."""
+        """Of all stages, read from what the host's jobs are built of."""
+
+    @property
+    def routing(self) -> Routing:
+        """How tokens find experts in both stages, read from there as well; without experts nothing asks."""
+        return Routing()
 
     @abstractmethod
     def build(self, job: str, run: CurriculumRun) -> Any:
@@ -100,11 +106,11 @@ class PlannedFamily(ABC):
 
     def build_all(self, run: CurriculumRun) -> dict[str, Any]:
         """The jobs of a run by name, in order, each as its host starts it."""
-        return {job: self.build(job, run) for job in JOBS}
+        return {job: self.build(job, run) for job in run.jobs}
 
     @abstractmethod
     def described(self, run: CurriculumRun) -> dict[str, Job]:
-        """All four jobs of a run as an experiment takes them. Each is built here once: mistakes are reported now."""
+        """All jobs of a run as an experiment takes them. Each is built here once: mistakes are reported now."""
 
     def run_of(
         self,
@@ -118,24 +124,31 @@ class PlannedFamily(ABC):
         curriculum: Curriculum = PAPER,
         tokenizer: str | None = None,
         layouts: tuple[Layout, ...] = (),
+        quantize: str | None = None,
     ) -> CurriculumRun:
         """A run of this family's.
 
         Args:
             parent: checkpoint of the parent: the teacher.
-            data, long_data: see `token_files.splits_of`, or `chat_data.chat_folder`; those of stage 2, if other.
+            data, long_data: see `token_files.splits_of`, or `chat_data.chat_folder`; those of the stages after
+                the first, if other.
             dir: folder for everything, an absolute path that all nodes see.
-            num_nodes, num_gpus_per_node, gpu: machines of both stages, by which (h100, h200) the layouts are planned;
+            num_nodes, num_gpus_per_node, gpu: machines of the stages, by which (h100, h200) the layouts are planned;
                 the ranking takes one node.
-            curriculum: lengths, batches, steps and rates of both stages.
+            curriculum: lengths, batches, steps and rates of the stages.
             tokenizer: of the parent, a folder or hub name; by default that of the conversations, or in the recipe.
-            layouts: of both stages; the planner's by default.
+            layouts: of the stages; the planner's by default.
+            quantize: adds a stage 3 in which members learn on weights of this precision (`distill.quantize`): nvfp4 or
+                fp8. One that the block names without it is that of stage 2.
         """
         if self.chat and tokenizer is None:
             tokenizer = next((os.path.join(str(folder), TOKENIZER) for folder in data), None)
         machines: Any = {"nodes": num_nodes, "devices": num_gpus_per_node, "gpu": gpu, "layouts": layouts}
-        machines["chat"] = self.chat
-        return CurriculumRun(parent, data, dir, self.config, long_data, curriculum, tokenizer, **machines)
+        machines["chat"], block = self.chat, self.config
+        if quantize is not None:
+            block = replace(block, distill=replace(block.distill, quantize=quantize))
+            curriculum = curriculum if curriculum.stage3 else curriculum.in_low_precision()
+        return CurriculumRun(parent, data, dir, block, long_data, curriculum, tokenizer, **machines)
 
     def jobs(self, parent: str, data: Blend, dir: str, *more: Any, **named: Any) -> dict[str, Any]:
         """The jobs by name, in order.
@@ -159,7 +172,7 @@ class PlannedFamily(ABC):
         dryrun: str | None = None,
         **named: Any,
     ) -> None:
-        """All four jobs as one experiment of NeMo-Run's.
+        """All jobs as one experiment of NeMo-Run's.
 
         Args:
             executors: (nodes, GPUs per node) -> where a job runs.
@@ -175,23 +188,31 @@ class PlannedFamily(ABC):
         jobs, estimates = self.described(run), self.estimates(run)
         run_jobs(self.name, jobs, executors, repeat=repeat, dryrun=dryrun, estimates=estimates)
 
-    def layout(self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE) -> Layout:
+    def layout(
+        self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE,
+        block: ElasticConfig | None = None,
+    ) -> Layout:  # fmt: skip
         """The layout of a stage that `nemo_elastic.plan.best` takes; `node` is the GPUs of a node.
+
+        The elastic block is the family's where none is given.
 
         Raises:
             ElasticError: none fits, or the batch does not divide.
         """
         stage = curriculum.stage(number)
         sizes = stage.seq_length, stage.global_batch_size, stage.micro_batch_size
-        run = RunShape(*sizes, gpus, gpu, number, node=node, gradients=self.precision.gradients)
-        return best(self.parent, self.config, run)
+        run = RunShape(*sizes, gpus, gpu, number, node=node, gradients=self.precision.gradients,
+                       routing=self.routing)  # fmt: skip
+        block = block or self.config
+        low = replace(curriculum.block(block, number), sampling=block.sampling)  # `plan` knows no stage's own sampling
+        return best(self.parent, low, run)
 
     def planned(self, run: CurriculumRun) -> CurriculumRun:
-        """A run with the layouts of both its stages."""
+        """A run with the layouts of its stages."""
         if run.layouts:
             return run
-        how = run.curriculum, run.nodes * run.devices, run.gpu, run.devices
-        return replace(run, layouts=tuple(self.layout(number, *how) for number in (1, 2)))
+        how = run.curriculum, run.nodes * run.devices, run.gpu, run.devices, run.block
+        return replace(run, layouts=tuple(self.layout(number, *how) for number in range(1, run.last + 1)))
 
     def layout_of(self, job: str, run: CurriculumRun) -> Layout | None:
         """The layout of a job; None where every GPU holds the whole model."""
@@ -200,7 +221,7 @@ class PlannedFamily(ABC):
         number = number_of(job)
         if run.layouts:
             return run.layouts[number - 1]
-        return self.layout(number, run.curriculum, run.nodes * run.devices, run.gpu, run.devices)
+        return self.layout(number, run.curriculum, run.nodes * run.devices, run.gpu, run.devices, run.block)
 
     def estimates(self, run: CurriculumRun) -> dict[str, Estimate]:
         """Memory and hours of the jobs by the planner. Of the ranking only the parent's weights are known."""

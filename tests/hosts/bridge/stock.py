@@ -81,8 +81,7 @@ def block_for(config: Any) -> dict[str, Any]:
     """A block for the recipe's parent."""
     from nemo_elastic.formats.megatron.shape import parent_of
 
-    with mock.patch.object(config.model, "mtp_num_layers", None):  # `apply_elastic` refuses it
-        return block_of(parent_of(config.model, 131072))
+    return block_of(parent_of(config.model, 131072))
 
 
 def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
@@ -96,6 +95,7 @@ def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
     parent, block = in_small(parent_of(model, VOCAB))
     set_sizes(model, parent)
     model.hybrid_layer_pattern, model.num_layers = parent.pattern, model.num_layers and parent.num_layers
+    model.mtp_num_layers = model.mtp_hybrid_override_pattern = None  # the parent here has none; see test_prediction
     model.vocab_size = vocab and VOCAB  # the teacher's, by `apply_elastic`
     model.tensor_model_parallel_size = model.pipeline_model_parallel_size = model.expert_model_parallel_size = 1
     model.sequence_parallel, model.context_parallel_size = False, 1

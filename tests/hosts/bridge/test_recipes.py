@@ -29,7 +29,7 @@ def family(request: pytest.FixtureRequest) -> Any:
 
 
 def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: Any, tmp_path: Path) -> None:
-    from nemo_elastic.hosts.bridge.curriculum import JOBS
+    from nemo_elastic.hosts.bridge.curriculum import routing_of
     from nemo_elastic.plan.stages import PAPER
 
     dir, data = str(tmp_path), [0.7, "/data/code", 0.3, "/data/web"]
@@ -55,14 +55,34 @@ def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: 
         assert config.checkpoint.pretrained_checkpoint == left
         assert run.callbacks[0].previous == (None if number == 1 else str(tmp_path / "stage1" / "checkpoints"))
         assert summed_in(config) == family.precision.gradients == "fp32"
+        assert routing_of(config.model) == family.routing
         memory = family.layout(number, PAPER, 128, "h100").memory  # some kB of its weights, biases, are fp32
         assert memory.gradients == pytest.approx(layout.memory.weights * 4 / 2, rel=1e-6)
-    assert JOBS == ("rank", "stage1", "stage2", "slice")
+    assert family.run_of("/p", data, dir).jobs == ("rank", "stage1", "stage2", "slice")
     rank = family.job("rank", "/checkpoints/parent", data, dir, gpus=8)
     assert rank.callbacks[0].rank_only and rank.forward_step.rank_only
     model = rank.config.model
     sizes = model.tensor_model_parallel_size, model.pipeline_model_parallel_size, model.expert_model_parallel_size
     assert sizes == (1, 1, 8 if family.parent.has("experts") else 1) and model.expert_tensor_parallel_size == 1
+
+
+def test_a_third_stage_goes_on_in_low_precision(family: Any, tmp_path: Path) -> None:
+    from nemo_elastic.hosts.bridge.curriculum import checkpoints
+    from nemo_elastic.plan.stages import PAPER
+
+    dir, scheme = str(tmp_path), "fp8" if "9b" in family.shape else "nvfp4"
+    own = family.run_of("/checkpoints/parent", ["/data/text"], dir, quantize=scheme)
+    assert own.jobs == ("rank", "stage1", "stage2", "stage3", "slice")
+    jobs = family.build_all(family.planned(own))
+    rounded = {name: job.forward_step.family.config.distill.quantize for name, job in jobs.items()}
+    assert rounded == {"rank": None, "stage1": None, "stage2": None, "stage3": scheme}
+    last, before = jobs["stage3"], PAPER.stage1.max_steps + PAPER.stage2.max_steps
+    assert (last.config.train.train_iters, last.config.dataset.seq_length) == (179, 49152)
+    assert last.callbacks[0].previous == checkpoints(dir, "stage2")
+    rates = [job.callbacks[0].rates for name, job in jobs.items() if name != "rank"]
+    assert [r.start_step for r in rates] == [0, PAPER.stage1.max_steps, before]
+    assert {r.total_steps for r in rates} == {before + 179}
+    assert family.described(own)["slice"].task.last == 3
 
 
 def summed_in(config: Any) -> str:
@@ -74,6 +94,19 @@ def summed_in(config: Any) -> str:
     low.setup(config.model, config.optimizer, config.ddp)
     assert config.model.params_dtype == torch.bfloat16 and not config.optimizer.use_precision_aware_optimizer
     return "fp32" if config.ddp.grad_reduce_in_fp32 else "bf16"
+
+
+def test_routing_is_read_from_what_is_built() -> None:
+    from nemo_elastic.hosts.bridge.curriculum import routing_of
+    from nemo_elastic.plan.activations import Routing
+
+    model = recipe_of("30b_a3b").stock().model
+    assert routing_of(model) == Routing("fp32", balanced=True, fused=True)
+    model.moe_router_dtype, model.moe_permute_fusion = None, False
+    model.moe_router_load_balancing_type, model.moe_aux_loss_coeff = ["none", "aux_loss"], [1.0, 0.0]
+    assert routing_of(model) == Routing("bf16", balanced=False, fused=False)
+    model.moe_aux_loss_coeff = [0.0, 1e-3]
+    assert routing_of(model).balanced
 
 
 def test_a_job_says_what_it_needs(family: Any, tmp_path: Path) -> None:

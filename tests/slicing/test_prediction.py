@@ -1,0 +1,279 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Layers that predict more than one token, cut with the members that they lie behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.prediction import Prediction
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source, read_shapes
+from nemo_elastic.formats.hf.reading import open_tensors
+from nemo_elastic.formats.hf.shards import NewTensor
+from nemo_elastic.formats.hf.writing import entries_of, write_model
+from nemo_elastic.formats.kept import Pieces
+from nemo_elastic.formats.quantized import as_torch
+from nemo_elastic.formats.raw import Raw
+from nemo_elastic.nn.forward import Layers
+from nemo_elastic.nn.functional import rms_norm
+from nemo_elastic.nn.gates import Gates
+from nemo_elastic.nn.weights import cut as weights_of
+from nemo_elastic.ranking import Ranking
+from nemo_elastic.slicing.family_folder import init_family
+from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
+from nemo_elastic.slicing.verification import verify
+from tests.ranking.test_sorting import unstriped
+from tests.shapes import GROUPS, LATENT, MOE
+
+from .helpers import contents, random_values
+from .test_experts import BLOCK, PREDICTION, plain, run
+
+LAYERS = Prediction("*E")
+
+
+def family_of(folder: Path, parent: Parent, **options: Any) -> Family:
+    source = plain(folder.with_name(f"{folder.name}-parent"), unstriped(parent), prediction=True)
+    return init_family(source, ElasticConfig.from_dict(BLOCK), folder, **options)
+
+
+def right(folder: Path, parent: Path) -> bool:
+    """Whether every check holds but that of random words, some of which are no numbers."""
+    checks = verify(folder, parent=parent, forward=False).checks
+    return all(check.ok is not False for check in checks if check.name != "finite")
+
+
+@pytest.mark.parametrize("parent", [MOE, LATENT], ids=["plain", "latent"])
+def test_every_member_has_them_at_its_widths(parent: Parent, tmp_path: Path) -> None:
+    """What stays is that of the model's own layers: as many of each width, of each stripe."""
+    family = family_of(tmp_path / "family", parent)
+    parent = family.parent
+    names = {m.name: m.subnet for m in family}
+    cuts = slice_members(tmp_path / "family", tmp_path / "members", names)
+    whole = {name: raw.numpy() for name, raw in open_source(tmp_path / "family").prediction.items()}
+    for cut in cuts:
+        assert cut.left_out is None
+        own, wide = open_source(cut.out), cut.subnet.hidden
+        assert {n: raw.shape for n, raw in own.prediction.items()} == {
+            t.hf: t.shape for t in LAYERS.tensors(parent, cut.subnet)
+        }
+        both = np.r_[:wide, parent.hidden : parent.hidden + wide]
+        now = {name: raw.numpy() for name, raw in own.prediction.items()}
+        np.testing.assert_array_equal(
+            now["mtp.layers.0.eh_proj.weight"], whole["mtp.layers.0.eh_proj.weight"][:wide, both]
+        )
+        np.testing.assert_array_equal(
+            now["mtp.layers.1.final_layernorm.weight"], whole["mtp.layers.1.final_layernorm.weight"][:wide]
+        )
+        kept = max(cut.subnet.widths("experts"))
+        experts = parent.axis("experts").grid(kept).indices()
+        rows = parent.axis("expert_ffn").grid(max(cut.subnet.widths("expert_ffn"))).indices()
+        read = max(cut.subnet.widths("latent")) if parent.has("latent") else wide
+        for new, old in enumerate(experts):
+            up = whole[f"mtp.layers.1.mixer.experts.{old}.up_proj.weight"]
+            actual = now[f"mtp.layers.1.mixer.experts.{new}.up_proj.weight"]
+            np.testing.assert_array_equal(actual, up[np.ix_(rows, range(read))])
+        config = read_shapes(cut.out).config
+        assert (config["num_nextn_predict_layers"], config["mtp_hybrid_override_pattern"]) == (1, "*E")
+        assert right(cut.out, tmp_path / "family")
+        count = LAYERS.parameters(parent, cut.subnet)
+        assert f"(MTP, {count:,} parameters) are in the folder" in (cut.out / "README.md").read_text()
+        assert count == sum(raw.words.size for raw in own.prediction.values())
+
+
+def test_a_cut_of_a_cut_is_the_cut(tmp_path: Path) -> None:
+    family = family_of(tmp_path / "family", LATENT)
+    slice_checkpoint(tmp_path / "family", tmp_path / "mid", member="mid")
+    slice_checkpoint(tmp_path / "family", tmp_path / "direct", member="low")
+    slice_checkpoint(tmp_path / "mid", tmp_path / "by-way", subnet=family.member("low").subnet)
+    assert contents(tmp_path / "direct") == contents(tmp_path / "by-way")
+
+
+def test_layers_that_differ_leave_theirs_the_largest_width(tmp_path: Path) -> None:
+    parent = unstriped(MOE)
+    folder = plain(tmp_path / "plain", parent, prediction=True)
+    member = Subnet(
+        12, (parent.layer(1, experts=4, expert_ffn=8), parent.layer(3), parent.layer(4, experts=6, expert_ffn=4))
+    )
+    cut = slice_checkpoint(folder, tmp_path / "cut", subnet=member)
+    names = open_source(cut.out).prediction
+    assert names["mtp.layers.1.mixer.gate.weight"].shape == (6, 12)
+    assert names["mtp.layers.1.mixer.experts.5.up_proj.weight"].shape == (8, 12)
+    config = read_shapes(cut.out).config
+    assert config["model_type"] == "nemotron_h_puzzle" and config["mtp_n_routed_experts"] == 6
+    assert right(cut.out, folder)
+
+
+def valued(folder: Path, parent: Parent) -> Path:
+    """A plain folder of small numbers, to run."""
+    values = {n: torch.from_numpy(v - 0.25) for n, v in random_values(parent).items()}
+    random = np.random.default_rng(2)
+    more = {
+        t.hf: Raw.of(random.uniform(-0.4, 0.4, t.shape).astype(np.float32))
+        for t in LAYERS.tensors(parent, parent.full)
+    }
+    entries = [NewTensor(n, raw.dtype, raw.shape, Pieces(raw)) for n, raw in more.items()]
+    folder.mkdir()
+    write_model(
+        folder, parent, parent.full, entries_of(parent, parent.full, values), base=PREDICTION, prediction=entries
+    )
+    return folder
+
+
+def drafts(folder: Path, tokens_bl: torch.Tensor, member: Subnet | None = None) -> torch.Tensor:
+    """Logits of the token after the next one, as vLLM's `NemotronHMTP` computes them, with the reference's layers.
+
+    With a member: of the whole folder, under its masks.
+    """
+    source = open_source(folder)
+    parent, held, layers = source.parent, source.held, source.predicts
+    assert layers is not None
+    tensors, behind = ({n: as_torch(raw) for n, raw in group.items()} for group in (source.tensors, source.prediction))
+    own, behind_held = layers.behind(parent), layers.member(parent, held)
+    assert behind_held is not None
+    state = {n: t for n, t in tensors.items() if "layers" not in n}
+    state |= {n.replace("mtp.", "backbone.", 1): t for n, t in behind.items()}
+    enorm, hnorm, project = (state.pop(f"backbone.layers.0.{n}.weight") for n in ("enorm", "hnorm", "eh_proj"))
+    state["backbone.norm_f.weight"] = state.pop("backbone.layers.1.final_layernorm.weight")
+    gates = None if member is None else Gates.of(parent, member)
+    theirs = None if member is None else layers.member(parent, member)
+    trunk = Layers(weights_of(parent, held, tensors), gates)
+    steps = Layers(weights_of(own, behind_held, state), None if theirs is None else Gates.of(own, theirs))
+    gate_d = torch.ones(held.hidden) if gates is None else gates.hidden
+
+    def normed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return rms_norm(x, weight * gate_d, parent.norm_eps, gate_d.sum())
+
+    x_bld = trunk.embed(tokens_bl)
+    for index in trunk.indices:
+        x_bld = trunk.layer(index, x_bld)
+    hidden_bld = trunk.norm(x_bld)[:, :-1]
+    both = torch.cat([normed(trunk.embed(tokens_bl[:, 1:]), enorm), normed(hidden_bld, hnorm)], -1)
+    x_bld = both @ project.t() * gate_d
+    for index in steps.indices:
+        x_bld = steps.layer(index, x_bld)
+    return trunk.head(steps.norm(x_bld))
+
+
+TOKENS = torch.randint(0, MOE.vocab, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("parent", [MOE, LATENT], ids=["plain", "latent"])
+def test_a_cut_drafts_as_the_whole_does_under_masks(parent: Parent, tmp_path: Path) -> None:
+    parent = unstriped(parent)
+    folder = valued(tmp_path / "plain", parent)
+    last = parent.layer(4, experts=6, expert_ffn=9, shared_ffn=8)
+    small = parent.uniform([0, 1, 3, 4], hidden=12, attention_heads=2, experts=4, expert_ffn=8, shared_ffn=12)
+    member = Subnet(small.hidden, (*small.layers[:-1], last))
+    out = slice_checkpoint(folder, tmp_path / "cut", subnet=member).out
+    z_blv = drafts(out, TOKENS)
+    torch.testing.assert_close(z_blv, drafts(folder, TOKENS, member), rtol=1e-4, atol=1e-4)
+    assert float((z_blv - drafts(folder, TOKENS)).abs().max()) > 0.1
+
+
+def test_a_sorted_family_drafts_as_its_parent_does(tmp_path: Path) -> None:
+    """The whole stream is another order of the same channels, in the model and behind it."""
+    parent = unstriped(MOE)
+    folder = valued(tmp_path / "plain", parent)
+    ranking, random = Ranking.trivial(parent), np.random.default_rng(5)
+    orders = {name: order if name.startswith(("mamba", "attention")) else
+              np.stack([random.permutation(order.shape[-1]) for _ in order]) if order.ndim == 2 else
+              random.permutation(len(order)) for name, order in ranking.orders.items()}  # fmt: skip
+    replace(ranking, orders=orders).save(tmp_path / "ranking")
+    family = init_family(folder, ElasticConfig.from_dict(BLOCK), tmp_path / "family", ranking=tmp_path / "ranking")
+    assert "left_out" not in family.provenance
+    before, after = (open_source(tmp_path / name) for name in ("plain", "family"))
+    name = "mtp.layers.0.eh_proj.weight"
+    assert not np.array_equal(before.prediction[name].words, after.prediction[name].words)
+    torch.testing.assert_close(drafts(tmp_path / "family", TOKENS), drafts(folder, TOKENS), rtol=1e-4, atol=1e-4)
+    out = slice_checkpoint(tmp_path / "family", tmp_path / "low", member="low").out
+    small = family.member("low").subnet
+    torch.testing.assert_close(drafts(out, TOKENS), drafts(tmp_path / "family", TOKENS, small), rtol=1e-4, atol=1e-4)
+    assert verify(out, parent=tmp_path / "family").ok and verify(tmp_path / "family", parent=folder).ok
+
+
+def test_what_has_been_changed_is_no_cut(tmp_path: Path) -> None:
+    folder = valued(tmp_path / "plain", unstriped(MOE))
+    init_family(folder, ElasticConfig.from_dict(BLOCK), tmp_path / "family")
+    out = slice_checkpoint(tmp_path / "family", tmp_path / "low", member="low").out
+    raw = open_source(out).prediction["mtp.layers.0.enorm.weight"]
+    assert raw.extent is not None
+    with raw.extent.path.open("r+b") as file:
+        file.seek(raw.extent.start)
+        file.write(b"\x01\x02\x03\x04")
+    checks = {check.name: check for check in verify(out, parent=tmp_path / "family", forward=False).checks}
+    assert "the first is mtp.layers.0.enorm.weight" in checks["cut of the parent"].figure
+    assert checks["checksums"].ok is checks["cut of the parent"].ok is False
+
+
+def test_left_out_on_request_and_for_want_of_a_width(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    family_of(tmp_path / "family", MOE)
+    out = tmp_path / "low"
+    run(["slice", str(tmp_path / "family"), "--budget", "low", "--drop-prediction", "--out", str(out)])
+    said = " ".join(capsys.readouterr().out.split())
+    count = len(LAYERS.tensors(MOE, MOE.full))
+    assert f"{out}: without multi-token prediction layers ({count} tensors), as asked" in said
+    assert "num_nextn_predict_layers" not in read_shapes(out).config
+    assert not any(name.startswith("mtp") for name in open_tensors(out))
+    assert right(out, tmp_path / "family")
+    parent = read_shapes(tmp_path / "family").parent
+    bare = slice_checkpoint(tmp_path / "family", tmp_path / "bare", subnet=parent.uniform([0, 1, 2, 4]))
+    assert bare.left_out is not None and bare.left_out.endswith("no attention layer, whose widths theirs would have")
+    assert not open_source(bare.out).prediction
+
+
+def test_inspect_counts_them_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    family = family_of(tmp_path / "family", MOE)
+    run(["inspect", str(tmp_path / "family"), "--json"])
+    members = json.loads(capsys.readouterr().out)["members"]
+    counts = {m.name: LAYERS.parameters(family.parent, m.subnet) for m in family}
+    assert {name: member["prediction_parameters"] for name, member in members.items()} == counts
+    run(["inspect", str(tmp_path / "family")])
+    assert f"counted apart: whole {counts['whole']:,}, mid {counts['mid']:,}" in capsys.readouterr().out
+
+
+def damaged(folder: Path, change: Any) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_what_a_config_says_of_them_is_held_against_the_tensors(tmp_path: Path) -> None:
+    parent = unstriped(MOE)
+    folder = plain(tmp_path / "plain", parent, prediction=True)
+    for key, value, says in (
+        ("mtp_hybrid_override_pattern", "EE", r"tensor 'mtp\.layers\.0\.norm\.weight'|tensor 'mtp"),
+        ("mtp_hybrid_override_pattern", "*Q", r"mtp_hybrid_override_pattern: '\*Q' is not allowed; one of "),
+        ("mtp_hybrid_override_pattern", "*-", r"'\*-' is not allowed; layers as the model has: MEM\*E"),
+        ("num_nextn_predict_layers", -1, r"num_nextn_predict_layers: -1 is not allowed; a positive integer"),
+        ("num_nextn_predict_layers", True, r"num_nextn_predict_layers: True is not allowed"),
+    ):
+        keep = (folder / "config.json").read_text()
+        with pytest.raises(ElasticError, match=says):
+            open_source(damaged(folder, lambda config, k=key, v=value: config.update({k: v})))
+        (folder / "config.json").write_text(keep)
+    # one step, which is run twice; and a list in place of the pattern, as transformers writes it
+    listed = {"num_nextn_predict_layers": 2, "mtp_layers_block_type": ["full_attention", "moe"]}
+    source = open_source(damaged(folder, lambda c: (c.pop("mtp_hybrid_override_pattern"), c.update(listed))))
+    assert source.predicts == LAYERS and len(source.prediction) == len(LAYERS.tensors(parent, parent.full))
+
+
+def test_two_steps_and_key_value_heads() -> None:
+    layers = Prediction("*", 2)
+    member = GROUPS.uniform(kv_heads=2, attention_heads=4, hidden=8)
+    shapes = {t.hf: t.shape for t in layers.tensors(GROUPS, member)}
+    assert shapes["mtp.layers.1.eh_proj.weight"] == (8, 16) and shapes["mtp.layers.0.mixer.k_proj.weight"] == (8, 8)
+    names = [t.megatron for t in layers.tensors(GROUPS, member)]
+    assert "mtp.layers.1.mtp_model_layer.layers.0.self_attention.linear_proj.weight" in names
+    assert "mtp.layers.1.final_layernorm.weight" in names and len(set(shapes)) == len(names)
