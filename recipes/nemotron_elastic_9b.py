@@ -10,7 +10,7 @@ The paper has no such family: nobody has tried these rates and budgets on this p
 memory. On the 128 H100s of the defaults:
 
     stage 1: TP2 CP2 PP1 DP32 SP
-    stage 2: TP2 PP1 DP64 SP recompute
+    stage 2: TP4 CP2 PP1 DP16 SP
 
 Activations are two thirds of the 12B's: at 8192 tokens they fit at TP2 where two ranks share each sequence (CP), and
 at 49152 with recomputation TP2 alone is enough. Both leave little free: for a larger micro-batch look at

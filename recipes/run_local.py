@@ -40,13 +40,20 @@ def get_parser(description: str | None) -> argparse.ArgumentParser:
         metavar="[WEIGHT] PREFIX",
         help="Megatron token files, without .bin and .idx; of a recipe …_sft a folder of conversations",
     )
-    parser.add_argument("--long-data", nargs="+", metavar="[WEIGHT] PREFIX", help="those of stage 2, if others")
+    parser.add_argument(
+        "--long-data", nargs="+", metavar="[WEIGHT] PREFIX", help="those of the stages after the first, if others"
+    )
     parser.add_argument("--dir", required=True, help="folder for everything, that all nodes see")
     parser.add_argument(
         "--tokenizer", help="folder of the parent's tokenizer, or its name on a hub; by default that in NeMo's recipe"
     )
     parser.add_argument("--devices", type=int, default=8, help="GPUs per node")
     parser.add_argument("--gpu", default="h100", help="their kind, for the layout: h100 or h200")
+    parser.add_argument(
+        "--quantize",
+        choices=("nvfp4", "fp8"),
+        help="with a stage 3, in which members learn on weights of this precision",
+    )
     parser.add_argument("--dryrun", metavar="DIR", help="start nothing: write what would be sent, print a table")
     return parser
 
@@ -78,6 +85,7 @@ def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat:
             gpu=args.gpu,
             executors=executors,
             repeat=repeat,
+            quantize=args.quantize,
             dryrun=args.dryrun,
         )
 
@@ -88,7 +96,7 @@ def rehearse(args: argparse.Namespace, family: Any, executors: Any, num_nodes: i
     from nemo_elastic.rehearsal.short import Short
 
     short = Short(ranks=args.rehearse, cuda=True)
-    machines = {"nodes": num_nodes, "devices": args.devices, "gpu": args.gpu}
+    machines = {"nodes": num_nodes, "devices": args.devices, "gpu": args.gpu, "quantize": args.quantize}
     rehearsal = rehearsal_of(family, args.dir, short, **machines)
     rehearsal.submit(executors, f"{family.name}-rehearsal", dryrun=args.dryrun)
 

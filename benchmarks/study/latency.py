@@ -34,6 +34,7 @@ from benchmarks.study.on_policy import (
     WAYS,
     Distilling,
     arguments,
+    batches,
     begin,
     divergences,
     parent_of,
@@ -122,7 +123,7 @@ def results_of(parent: NemotronH, table: LatencyTable, args: argparse.Namespace,
             both = []
             for limited, run in runs.items():
                 run.train(args.steps * BATCH * LENGTH * (3 * run.cost(run.member) + run.cost(PARENT.full)))
-                kl, _ = divergences(run.host, run.member)
+                kl, _ = divergences(run.host, run.member, batches(999, held_out=True))
                 both.append(Result(
                     limited, share, seed, table.milliseconds(PARENT, run.member), parameters(PARENT, run.member),
                     len(run.member.layers), right(run.host.model, run.member, asked), kl,

@@ -78,15 +78,15 @@ def batches(seed: int, held_out: bool = False) -> Iterator[MicroBatch]:
         yield MicroBatch(ids[:, :-1], ids[:, 1:], mask)
 
 
-def fresh(seed: int) -> NemotronH:
+def fresh(seed: int, shape: Parent = PARENT) -> NemotronH:
     """A parent to train: norms of 1, and what layers add is small at first."""
-    state = NemotronH.random(PARENT, seed).state_dict()
-    for t in tensors(PARENT, PARENT.full):
+    state = NemotronH.random(shape, seed).state_dict()
+    for t in tensors(shape, shape.full):
         if "norm" in t.row.name:
             state[t.hf] = torch.ones_like(state[t.hf])
         elif t.row.name.endswith(("out_proj", "down", "attention.out")):
-            state[t.hf] = state[t.hf] / math.sqrt(2 * PARENT.num_layers)
-    return NemotronH(PARENT, state)
+            state[t.hf] = state[t.hf] / math.sqrt(2 * shape.num_layers)
+    return NemotronH(shape, state)
 
 
 def rate(done: float) -> float:
@@ -108,9 +108,8 @@ def step(model: NemotronH, optimizer: torch.optim.AdamW, loss: torch.Tensor, lr:
     optimizer.zero_grad()
 
 
-def train_parent(steps: int) -> NemotronH:
-    """Cross-entropy on the answers."""
-    model, data = fresh(0), batches(100)
+def trained(model: NemotronH, data: Iterator[MicroBatch], steps: int) -> NemotronH:
+    """A parent, by cross-entropy on the tokens that count."""
     optimizer = optimizer_of(model)
     for i in range(steps):
         rows = next(data)
@@ -145,14 +144,13 @@ class Result:
     reverse: float
 
 
-def divergences(host: TorchHost, member: Subnet) -> tuple[float, float]:
-    """KL(parent || member) and KL(member || parent), nats per token of the data's answers that no training saw."""
-    sums, source = torch.zeros(3, dtype=torch.float64), batches(999, held_out=True)
+def divergences(host: TorchHost, member: Subnet, source: Iterator[MicroBatch], count: int = 10) -> tuple[float, float]:
+    """KL(parent || member) and KL(member || parent), nats per token that counts of so many micro-batches."""
+    sums = torch.zeros(3, dtype=torch.float64)
     with torch.no_grad():
-        for _ in range(10):
-            rows = next(source)
+        for rows in islice(source, count):
             p, q = (m.log_softmax(-1) for m in (host.frozen(rows.tokens_bs), host.model(rows.tokens_bs, member)))
-            each = (p.exp() * (p - q)).sum(-1), (q.exp() * (q - p)).sum(-1), torch.ones(BATCH, LENGTH)
+            each = (p.exp() * (p - q)).sum(-1), (q.exp() * (q - p)).sum(-1), torch.ones_like(rows.mask_bs)
             sums += torch.stack([(e * rows.mask_bs).sum() for e in each]).double()
     return float(sums[0] / sums[2]), float(sums[1] / sums[2])
 
@@ -221,7 +219,8 @@ def distil(parent: NemotronH, way: str, seed: int, flops: float, ratio: float, a
         run = Distilling(parent, way, seed, Path(out), {"ratio": ratio})
     steps = run.train(flops)
     answers = right(run.host.model, run.member, asked)
-    return Result(way, seed, steps, run.spent, run.generated / run.spent, answers, *divergences(run.host, run.member))
+    apart = divergences(run.host, run.member, batches(999, held_out=True))
+    return Result(way, seed, steps, run.spent, run.generated / run.spent, answers, *apart)
 
 
 def page(results: Sequence[Result], parent: float, untrained: float, facts: str) -> str:
@@ -244,7 +243,7 @@ def parent_of(runs: Path, steps: int) -> NemotronH:
     """The parent, as an earlier run left it."""
     kept = runs / "parent.pt"
     if not kept.exists():
-        torch.save(train_parent(steps).state_dict(), kept)
+        torch.save(trained(fresh(0), batches(100), steps).state_dict(), kept)
     return NemotronH(PARENT, torch.load(kept))
 
 

@@ -4,10 +4,10 @@
 
 python -m benchmarks.study.quantize > docs/tables/study_quantize.md
 
-A small parent learns to answer generated problems (that of `on_policy`). A family of it is trained on slices, as in
+A family of a trained parent (`grounds`: by default one that answers generated problems) is trained on slices, as in
 stage 2. From there it goes on as many steps more in two ways: at full precision, which is the control, and in each
 format (`distill.quantize`, stage 3), on the same data at the same rates. Losses are divergences from the parent on
-answers that no training saw. Plain torch and one core; a study that was stopped goes on.
+text that no training saw. Plain torch and one core; a study that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -27,24 +27,12 @@ from statistics import mean
 
 import torch
 
-from benchmarks.study.on_policy import (
-    AXES,
-    BATCH,
-    LR,
-    PARENT,
-    arguments,
-    batches,
-    begin,
-    divergences,
-    optimizer_of,
-    parent_of,
-    rate,
-    step,
-)
+from benchmarks.study.grounds import GROUNDS, Ground, ground_of
+from benchmarks.study.on_policy import arguments, begin, divergences, optimizer_of, rate, step
 from benchmarks.study.results import markdown
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import DTYPE_BYTES, parameters
-from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.core.precision import SCHEMES, default_rows
 from nemo_elastic.nn.low_precision import fake_quantized, global_scale
@@ -56,8 +44,8 @@ from nemo_elastic.verdicts import FEW, mean_interval
 from tests.train.torch_host import TorchHost
 
 BUDGETS = {"full": None, "large": 0.75, "small": 0.5}
-#: of whole blocks in each stripe
-OWN_AXES = AXES | {"ffn": [256, 128]}
+#: sequences that the ranking looks at
+RANKED = 64
 STEPS, MORE = 240, 120
 
 
@@ -89,17 +77,20 @@ class Family:
     """A parent's members in training, each as often.
 
     Args:
-        parent: trained.
+        ground: what they are trained on.
         seed: of the data, and of which member each step trains.
         out: for the ranking.
         total: steps of all stages, over which rates go down once.
     """
 
-    def __init__(self, parent: NemotronH, seed: int, out: Path, total: int) -> None:
-        self.seed, self.total, self.done = seed, total, 0
-        ranked = torch.cat([rows.tokens_bs for rows in islice(batches(200 + seed), 2)])
-        self.host = TorchHost(PARENT, parent.state_dict(), ranked, BATCH)
-        self.shapes = Members(PARENT, len(BUDGETS), None)
+    def __init__(self, ground: Ground, seed: int, out: Path, total: int) -> None:
+        self.ground, self.seed, self.total, self.done = ground, seed, total, 0
+        shape, source = ground.shape, ground.batches(200 + seed)
+        first = next(source).tokens_bs
+        rest = islice(source, -(-RANKED // len(first)) - 1)
+        ranked = torch.cat([first, *(rows.tokens_bs for rows in rest)])
+        self.host = TorchHost(shape, ground.parent.state_dict(), ranked, len(first))
+        self.shapes = Members(shape, len(BUDGETS), None)
         prepare_members(self._stage(2), self.host, out)
         self.optimizer = optimizer_of(self.host.model)
 
@@ -110,22 +101,22 @@ class Family:
     def _stage(self, number: int, scheme: str | None = None) -> FamilyTraining:
         budgets = [{"name": name} | ({"ratio": ratio} if ratio else {}) for name, ratio in BUDGETS.items()]
         config = ElasticConfig.from_dict({
-            "budgets": budgets, "axes": OWN_AXES, "importance": {"samples": 64, "depth_samples": 8}, "search": None,
-            "router": None, "seed": self.seed, "distill": {"quantize": scheme},
+            "budgets": budgets, "axes": self.ground.axes, "importance": {"samples": RANKED, "depth_samples": 8},
+            "search": None, "router": None, "seed": self.seed, "distill": {"quantize": scheme},
         })  # fmt: skip
-        config.check_blocks(PARENT)
+        config.check_blocks(self.ground.shape)
         family = FamilyTraining(config, number)
         family.members = self.shapes
         return family
 
     def train(self, stage: int, steps: int, scheme: str | None = None) -> None:
         """Train on slices, in a format or at full precision; then weights are as they were trained, not rounded."""
-        host, family, data = self.host, self._stage(stage, scheme), batches(100 * stage + 200 + self.seed)
+        host, family, data = self.host, self._stage(stage, scheme), self.ground.batches(100 * stage + 200 + self.seed)
         host.model.rounding = scheme
         for host.step in range(steps):
             rows = next(data)
             loss, _ = family.loss(host, family.next_samples(host.step), *rows)
-            lr = LR * rate(self.done / self.total)
+            lr = self.ground.lr * rate(self.done / self.total)
             step(host.model, self.optimizer, loss * host.factor(rows.mask_bs.sum()), lr)
             self.done += 1
         host.model.rounding = None
@@ -133,7 +124,7 @@ class Family:
     def losses(self, scheme: str | None = None) -> dict[str, float]:
         """Every member's divergence from the parent, as it is or rounded under the parent's scales."""
         self.host.model.rounding = scheme
-        out = {name: divergences(self.host, member)[0] for name, member in self.members.items()}
+        out = {name: self._apart(member) for name, member in self.members.items()}
         self.host.model.rounding = None
         return out
 
@@ -142,23 +133,27 @@ class Family:
         whole, out = self.host.model, {}
         for name, member in self.members.items():
             self.host.model = rounded_alone(whole.submodel(member), scheme)
-            out[name] = divergences(self.host, member)[0]
+            out[name] = self._apart(member)
         self.host.model = whole
         return out
+
+    def _apart(self, member: Subnet) -> float:
+        source = self.ground.batches(999, held_out=True)
+        return divergences(self.host, member, source, self.ground.held_out)[0]
 
 
 def rounded_alone(model: NemotronH, scheme: str) -> NemotronH:
     """A member by itself, rounded as if it were no member."""
-    state, rows = model.state_dict(), default_rows(PARENT)
-    for t in tensors(PARENT, model.member):
+    state, rows = model.state_dict(), default_rows(model.parent)
+    for t in tensors(model.parent, model.member):
         if t.layer is not None and (t.row.name, t.layer.index) in rows:
             state[t.hf] = fake_quantized(state[t.hf], scheme, global_scale(state[t.hf], scheme))
-    return NemotronH(PARENT, state, model.member)
+    return NemotronH(model.parent, state, model.member)
 
 
-def study(parent: NemotronH, seed: int, steps: int, more: int, out: Path) -> list[Result]:
+def study(ground: Ground, seed: int, steps: int, more: int, out: Path) -> list[Result]:
     """A family of a seed: trained, and gone on with in all ways."""
-    family = Family(parent, seed, out, steps + more)
+    family = Family(ground, seed, out, steps + more)
     family.train(2, steps)
     kept, moments = deepcopy(family.host.model.state_dict()), deepcopy(family.optimizer.state_dict())
     before = {scheme: (family.alone(scheme), family.losses(scheme)) for scheme in SCHEMES}
@@ -171,7 +166,7 @@ def study(parent: NemotronH, seed: int, steps: int, more: int, out: Path) -> lis
         after[scheme] = {way: family.losses(way) for way in (None, *SCHEMES)}
     return [
         Result(
-            scheme, name, seed, parameters(PARENT, member), full[name], before[scheme][0][name],
+            scheme, name, seed, parameters(ground.shape, member), full[name], before[scheme][0][name],
             before[scheme][1][name], after[None][None][name], after[None][scheme][name], after[scheme][scheme][name],
         )
         for scheme in SCHEMES
@@ -179,16 +174,16 @@ def study(parent: NemotronH, seed: int, steps: int, more: int, out: Path) -> lis
     ]  # fmt: skip
 
 
-def megabytes(member: Subnet, scheme: str | None) -> float:
+def megabytes(parent: Parent, member: Subnet, scheme: str | None) -> float:
     """Weights of a member in files: in bf16, or those that low precision stores in that, with scales."""
-    rows, size = default_rows(PARENT), 0.0
-    for t in tensors(PARENT, member):
+    rows, size = default_rows(parent), 0.0
+    for t in tensors(parent, member):
         low = scheme is not None and t.layer is not None and (t.row.name, t.layer.index) in rows
         size += prod(t.shape) * DTYPE_BYTES[scheme if low and scheme else "bf16"] + 4 * low
     return size / 1e6
 
 
-def page(results: Sequence[Result], members: dict[str, Subnet], facts: str) -> str:
+def page(results: Sequence[Result], parent: Parent, members: dict[str, Subnet], facts: str) -> str:
     """The tables, and what they are of."""
     head = ["format", "member", "stage 2", "rounded, own scales", "rounded, family's scales", "control",
             "control, rounded", "distilled in it", "won back of rounding", "of each seed"]  # fmt: skip
@@ -199,7 +194,7 @@ def page(results: Sequence[Result], members: dict[str, Subnet], facts: str) -> s
                  for field in ("full", "own", "family", "control_full", "control", "distilled")]  # fmt: skip
         won = [f"{r.control - r.distilled:+.4f}" for r in of]
         rows.append([scheme, name, *(f"{value:.4f}" for value in means), share(of), ", ".join(won)])
-    sizes = [["bf16", *_sizes(members, None)], *([scheme, *_sizes(members, scheme)] for scheme in SCHEMES)]
+    sizes = [[scheme or "bf16", *_sizes(parent, members, scheme)] for scheme in (None, *SCHEMES)]
     words = [f"- {scheme}: {verdict([r for r in results if r.scheme == scheme])}" for scheme in SCHEMES]
     held = markdown(["format", "the family, MB", "separate checkpoints, MB"], sizes)
     return f"{markdown(head, rows)}\n" + "\n".join(words) + f"\n\n{held}\n{facts}\n"
@@ -221,20 +216,19 @@ def verdict(of: Sequence[Result]) -> str:
     return f"rounding costs {cost:.4f} nats; distilling wins back {middle} (95%: {low} to {high})"
 
 
-def _sizes(members: dict[str, Subnet], scheme: str | None) -> list[str]:
-    return [
-        f"{size:.2f}" for size in (megabytes(PARENT.full, scheme), sum(megabytes(m, scheme) for m in members.values()))
-    ]
+def _sizes(parent: Parent, members: dict[str, Subnet], scheme: str | None) -> list[str]:
+    every = [megabytes(parent, member, scheme) for member in members.values()]
+    return [f"{size:.2f}" for size in (megabytes(parent, parent.full, scheme), sum(every))]
 
 
-def results_of(parent: NemotronH, args: argparse.Namespace) -> list[Result]:
+def results_of(ground: Ground, args: argparse.Namespace) -> list[Result]:
     """What every seed has made; those of an earlier run stand in `results.jsonl`."""
     kept = args.runs / "results.jsonl"
     results = [Result(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.exists() else []
     for seed in args.seeds:
         if not any(r.seed == seed for r in results):
             with tempfile.TemporaryDirectory() as out:
-                own = study(parent, seed, args.steps, args.more, Path(out))
+                own = study(ground, seed, args.steps, args.more, Path(out))
             with kept.open("a") as file:
                 file.writelines(json.dumps(asdict(r)) + "\n" for r in own)
             results += own
@@ -243,19 +237,23 @@ def results_of(parent: NemotronH, args: argparse.Namespace) -> list[Result]:
 
 def main() -> None:
     parser = arguments(__doc__, "quantize", "of stage 2")
-    parser.set_defaults(steps=STEPS)
+    parser.set_defaults(steps=STEPS, runs=None)
     parser.add_argument("--more", type=int, default=MORE, help="steps of stage 3 and of the control")
+    parser.add_argument("--ground", choices=GROUNDS, default=next(iter(GROUNDS)))
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of make demo")
     args = parser.parse_args()
+    args.runs = args.runs or Path("runs/study", f"quantize-{args.ground}")
     begin(args)
-    parent = parent_of(args.runs, args.parent_steps)
+    ground = ground_of(args.ground, args.runs, args.parent_steps, args.demo)
+    shape = ground.shape
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as out:  # the ranking's progress
-        results = results_of(parent, args)
-        members = Family(parent, args.seeds[0], Path(out), 1).members
+        results = results_of(ground, args)
+        members = Family(ground, args.seeds[0], Path(out), 1).members
     facts = (
-        f"A parent of {parameters(PARENT, PARENT.full):,} parameters; {args.steps} steps, and {args.more} more; "
-        f"{len(args.seeds)} seeds; divergences from the parent in nats a token of answers that no training saw."
+        f"A parent of {parameters(shape, shape.full):,} parameters; {args.steps} steps, and {args.more} more; "
+        f"{len(args.seeds)} seeds; divergences from the parent in nats a token of {ground.of}."
     )
-    print(page(results, members, facts), end="")
+    print(page(results, shape, members, facts), end="")
 
 
 if __name__ == "__main__":

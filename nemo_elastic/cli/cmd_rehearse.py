@@ -23,6 +23,9 @@ def command(
     gpu: Annotated[str, typer.Option("--gpu", help="Their kind, for the layouts: h100 or h200.")] = "h100",
     ranks: Annotated[int, within(1, 64, "--ranks", "Processes here, or GPUs; a power of two.")] = 4,
     steps: Annotated[int, within(6, 10000, "--steps", "Optimizer steps of stage 1; of stage 2 in proportion.")] = 18,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", help="Adds a stage 3 in this precision: nvfp4 or fp8.")
+    ] = None,
     force: Annotated[bool, options.force("the folder of an earlier rehearsal")] = False,
     json: Annotated[bool, as_json("changes, jobs and checks")] = False,
 ) -> None:
@@ -61,7 +64,7 @@ def command(
     # a file or a pipe has no width of its own: tables must not be cut there
     console = screen if screen.is_terminal else Console(highlight=False, markup=False, width=140)
     rehearsal = rehearsal_of(
-        family, str(folder), Short(ranks=ranks, steps=steps), nodes=nodes, devices=devices, gpu=gpu
+        family, str(folder), Short(ranks=ranks, steps=steps), quantize, nodes=nodes, devices=devices, gpu=gpu
     )
     if not json:
         print_changes(rehearsal.changed, console)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lengths, batches, steps and rates of the two stages; the paper's by default."""
+"""Lengths, batches, steps and rates of the stages; the paper's two by default."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer, keep_plain, three_digits
 
 __all__ = ["PAPER", "Curriculum", "Pace", "Stage"]
 
+#: fields of a curriculum
+STAGES = ("stage1", "stage2", "stage3")
 #: rates of one model differ by factors of two and three from run to run, those of training from scratch by more
 FAR = 3
 #: the paper's parents have 8e9 parameters and more; the rates of small models are other ones, and higher
@@ -68,20 +71,22 @@ class Stage:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Both stages, and the learning rate over them.
+    """The stages, and the learning rate over them.
 
     The defaults are the paper's (arXiv 2511.16664): 65B tokens at 8192, then 45B at 49152, where the full model is
     sampled more often. The router's own hyper-parameters are in the elastic block.
 
     Attributes:
         stage1, stage2: see `Stage`.
+        stage3: in low precision, if any (`distill.quantize` of the elastic block); without it stage 2 is the last one.
         lr: peak rate of the weights.
-        warmup_steps: steps of warm-up, once; then a cosine over both stages.
+        warmup_steps: steps of warm-up, once; then a cosine over all stages.
         min_ratio: rate at the end, as a share of the peak. The paper does not give it; NeMo's own recipes take 0.1.
     """
 
     stage1: Stage = Stage(8192, 1536, 5170)
     stage2: Stage = Stage(49152, 512, 1790, sampling=(0.5, 0.3, 0.2))
+    stage3: Stage | None = None
     lr: float = 9e-5
     warmup_steps: int = 60
     min_ratio: float = 0.1
@@ -90,19 +95,49 @@ class Curriculum:
     def from_dict(cls, values: Mapping[str, Any]) -> Curriculum:
         """One from its fields, as `dataclasses.asdict` gives them, or JSON after it."""
         stages = {}
-        for name in ("stage1", "stage2"):
+        for name in [name for name in STAGES if values.get(name) is not None]:
             sampling = values[name].get("sampling")
             stages[name] = Stage(**{**values[name], "sampling": None if sampling is None else tuple(sampling)})
         return cls(**{**values, **stages})
 
     @property
+    def stages(self) -> tuple[Stage, ...]:
+        """In their order."""
+        return tuple(stage for stage in (self.stage1, self.stage2, self.stage3) if stage is not None)
+
+    @property
     def steps(self) -> int:
-        """Optimizer steps of both stages."""
-        return self.stage1.max_steps + self.stage2.max_steps
+        """Optimizer steps of all stages."""
+        return self.steps_before(len(self.stages) + 1)
+
+    def steps_before(self, number: int) -> int:
+        """Optimizer steps of the stages before one."""
+        return sum(stage.max_steps for stage in self.stages[: number - 1])
 
     def stage(self, number: int) -> Stage:
-        """Stage 1 or 2."""
-        return self.stage1 if number == 1 else self.stage2
+        """A stage by its number, from 1."""
+        return self.stages[number - 1]
+
+    def block(self, config: ElasticConfig, number: int) -> ElasticConfig:
+        """The elastic block of a stage, with its sampling; the last is in low precision, where the block asks for it.
+
+        Raises:
+            ElasticError: not one weight for each budget; or a stage 3 of a block that names no low precision.
+        """
+        distill, last = config.distill, len(self.stages)
+        if self.stage3 is not None and distill.quantize is None:
+            raise bad("elastic.distill.quantize", None, f"one of {', '.join(SCHEMES)}: stage 3 trains in it")
+        if number < last:
+            config = replace(config, distill=replace(distill, quantize=None))
+        return self.stage(number).block(config)
+
+    def in_low_precision(self, steps: int | None = None) -> Curriculum:
+        """With a stage 3 of stage 2's lengths.
+
+        Args:
+            steps: of it; a tenth of stage 2's where not given.
+        """
+        return replace(self, stage3=replace(self.stage2, max_steps=steps or max(1, self.stage2.max_steps // 10)))
 
 
 PAPER = Curriculum()
@@ -146,7 +181,7 @@ class Pace:
                     f"{name}: {steps} of {total} steps; the curriculum has {PAPER.warmup_steps} of {PAPER.steps}"
                 )
         if self.batch is not None:
-            (name, sequences, tokens), paper = self.batch, PAPER.stage(stage)
+            (name, sequences, tokens), paper = self.batch, PAPER.stage(min(stage, 2))
             usual = paper.global_batch_size * paper.seq_length
             if not 1 / FAR <= tokens / usual <= FAR:
                 out.append(f"{name}: {sequences}, {three_digits(tokens / 1e6)}M tokens in a step; the curriculum has "

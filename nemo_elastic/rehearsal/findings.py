@@ -7,16 +7,20 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.metadata import of_optimizer
 from nemo_elastic.formats.megatron.stored import Stored, differing
+from nemo_elastic.formats.quantized import COMPRESSED, scheme_of
 from nemo_elastic.history import METRICS, read_history
 from nemo_elastic.plan.stages import Curriculum
 
@@ -53,9 +57,14 @@ class Place(ABC):
     def facts(self, stage: int, number: int) -> dict[str, Any]:
         return json.loads((self.start(stage, number) / "facts.json").read_text())
 
+    @property
+    def last(self) -> int:
+        """The last stage."""
+        return len(self.curriculum.stages)
+
     def text(self) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
-        """Tokens and labels [b, l] that members read at the end of stage 2, and their losses on them in training."""
-        facts = self.facts(2, 0)
+        """Tokens and labels [b, l] that members read at the end of the last stage, and what they lost there."""
+        facts = self.facts(self.last, 0)
         return torch.tensor(facts["tokens"]), torch.tensor(facts["labels"]), facts["losses"]
 
     @abstractmethod
@@ -124,8 +133,8 @@ def movement(begun: Mapping[str, torch.Tensor], ended: Mapping[str, torch.Tensor
 
 
 def members_validated(place: Place) -> Finding:
-    """Every member was validated in both stages, and what it lost against its teacher in stage 1 fell."""
-    stages = [heldout(place.run(number)) for number in (1, 2)]
+    """Every member was validated in all stages, and what it lost against its teacher in stage 1 fell."""
+    stages = [heldout(place.run(number)) for number in range(1, place.last + 1)]
     names = [budget.name for budget in place.config.budgets]
     missing = sorted({n for lines in stages for line in lines for n in names if n not in line["losses"]})
     if missing:
@@ -159,35 +168,55 @@ def resumed(place: Place) -> Finding:
 
 
 def optimizer_loaded(place: Place) -> Finding:
-    """Stage 2 starts with the weights, router, members and moments that stage 1 ended with, in its own layout."""
-    begun, ended = Stored(place.start(2, 0) / START).held(), Stored(place.end(1)).held()
-    other = differing(begun, ended)
+    """A stage starts with the weights, router, members and moments that the one before ended with, in any layout."""
+    begun, other, left = {}, [], 0
+    for number in range(place.last, 1, -1):
+        if not other:
+            begun, left = Stored(place.start(number, 0) / START).held(), number - 1
+            other = differing(begun, Stored(place.end(left)).held())
     moments = {name: value for name, value in begun.items() if of_optimizer(name)}
     empty = sorted(name for name, value in moments.items() if "exp_avg" in name and not value.any())
     figures = {"tensors": len(begun), "of_the_optimizer": len(moments), "all_zero": len(empty)}
     message = f"{len(begun)} tensors, {len(moments)} of them the optimizer's"
     if other:
-        message = f"{len(other)} tensors are others than stage 1 left, the first is {other[0]}"
+        message = f"{len(other)} tensors are others than stage {left} left, the first is {other[0]}"
     return Finding(bool(moments) and not other, message, figures)
 
 
 def members_cut(place: Place) -> Finding:
     """Every member is a folder of its own, and loses what it lost as a part of the family in training."""
-    from nemo_elastic.formats.folders import open_source
+    from nemo_elastic.quantize.writing import quantize_folder
+    from nemo_elastic.slicing.slicer import slice_members
+
+    trained, scheme = place.text()[2], place.config.distill.quantize
+    with ExitStack() as stack:
+        folder, how = place.dir, ""
+        if (
+            scheme is not None
+        ):  # what is trained in low precision is deployed in it: a family, of which members are cut
+            folder, how = Path(stack.enter_context(TemporaryDirectory())), f", in {scheme}"
+            quantize_folder(place.dir / "family", folder / "family", scheme_of(scheme, COMPRESSED))
+            family = open_source(folder / "family")
+            slice_members(family, folder / "members", {name: family.members[name] for name in trained})
+        alone = lose_alone(place, folder / "members")
+    figures = {name: [inside, alone[name]] for name, inside in trained.items()}
+    worst = max(abs(inside - alone) for inside, alone in figures.values())
+    message = ", ".join(f"{name} {inside:.4f} and {alone:.4f}" for name, (inside, alone) in figures.items())
+    return Finding(worst <= SAME, message + how, {"losses": figures, "most": SAME})
+
+
+def lose_alone(place: Place, members: Path) -> dict[str, float]:
+    """What members lose in our runtime on the text of the end, each as a folder of its own."""
     from nemo_elastic.runtime import load_family, members_of
 
-    tokens_bl, labels_bl, trained = place.text()
-    figures = {}
-    for name, inside in trained.items():
-        source = open_source(place.dir / "members" / name)
+    (tokens_bl, labels_bl, trained), out = place.text(), {}
+    for name in trained:
+        source = open_source(members / name)
         model = load_family(source).select(next(iter(members_of(source))))
         with torch.no_grad():
             logits = model(tokens_bl).float().flatten(0, 1)
-        alone = float(torch.nn.functional.cross_entropy(logits, labels_bl.flatten()))
-        figures[name] = [inside, alone]
-    worst = max(abs(inside - alone) for inside, alone in figures.values())
-    message = ", ".join(f"{name} {inside:.4f} and {alone:.4f}" for name, (inside, alone) in figures.items())
-    return Finding(worst <= SAME, message, {"losses": figures, "most": SAME})
+        out[name] = float(torch.nn.functional.cross_entropy(logits, labels_bl.flatten()))
+    return out
 
 
 def in_transformers(place: Place) -> Finding:
@@ -197,7 +226,9 @@ def in_transformers(place: Place) -> Finding:
     losses, why = lose_in_transformers(folders, tokens_bl, labels_bl)
     if losses is None:
         return Finding(None, f"not tried: {why}")
-    worst = max(abs(losses[name] - trained[name]) for name in trained)
+    # in training they were rounded, where the last stage is in low precision; their folders here are not
+    wanted = trained if place.config.distill.quantize is None else lose_alone(place, place.dir / "members")
+    worst = max(abs(losses[name] - wanted[name]) for name in wanted)
     message = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
     return Finding(worst <= SAME, f"{message} ({why})", {"losses": losses})
 

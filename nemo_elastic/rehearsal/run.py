@@ -24,7 +24,7 @@ from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
 from nemo_elastic.hosts.common.experiment import Executors, run_jobs
 from nemo_elastic.hosts.common.planned import PlannedFamily, ranking_experts
 from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.plan.stages import Curriculum
+from nemo_elastic.plan.stages import PAPER, STAGES, Curriculum
 
 from .findings import Place, checks
 from .report import REPORT, WATCHED, Change, JobReport, RehearsalReport, changes
@@ -60,15 +60,15 @@ class Rehearsal:
     def data(self) -> dict[str, Any]:
         """Arguments of `make_data`."""
         plan, packed = self.own.curriculum, PARQUET if self.family.host == "bridge" else NPY
-        lengths = (plan.stage1.seq_length, plan.stage2.seq_length) if self.own.chat else ()
+        lengths = tuple({stage.seq_length: None for stage in plan.stages}) if self.own.chat else ()
         return {"dir": self.dir, "vocab": self.parent.vocab, "lengths": lengths, "packed": packed}
 
     def job_reports(self) -> list[JobReport]:
         """The jobs in words."""
         parent, ranks = self.parent, self.short.ranks
-        first, second = (str(layout) for layout in self.own.layouts)
+        own = dict(zip(STAGES, map(str, self.own.layouts), strict=False))
         alike = f"DP{ranks} EP{ranking_experts(parent, ranks)}" if parent.has(EXPERTS) else f"DP{ranks}"
-        layouts = {"parent": alike, "rank": alike, CUT_SHORT: first, "stage1": first, "stage2": second}
+        layouts = {"parent": alike, "rank": alike, CUT_SHORT: own["stage1"], **own}
         steps = {**self.built.steps, "rank": 0}
         return [JobReport(name, layouts.get(name, "1 process"), steps.get(name, 0)) for name in self.built.jobs]
 
@@ -121,13 +121,16 @@ class Rehearsal:
 THERE = ("/checkpoints/parent", ["/data/text"], "/runs/family", ["/data/long"])
 
 
-def rehearsal_of(family: PlannedFamily, dir: str, short: Short | None = None, **machines: Any) -> Rehearsal:
+def rehearsal_of(
+    family: PlannedFamily, dir: str, short: Short | None = None, quantize: str | None = None, **machines: Any
+) -> Rehearsal:
     """The rehearsal of a recipe, on the recipe's own host.
 
     Args:
         family: the recipe.
         dir: folder for everything, an absolute path that all ranks see.
         short: how much is trained.
+        quantize: adds a stage 3 in this precision, see `PlannedFamily.run_of`.
         machines: fields of the real run, by which its layouts are planned: nodes, devices, gpu, curriculum.
 
     Raises:
@@ -135,7 +138,8 @@ def rehearsal_of(family: PlannedFamily, dir: str, short: Short | None = None, **
     """
     host, short = jobs_of(family.host), short or Short()
     with quiet():
-        real = family.planned(replace(family.run_of(*THERE), **machines))
+        run = family.run_of(*THERE, curriculum=machines.pop("curriculum", PAPER), quantize=quantize)
+        real = family.planned(replace(run, **machines))
         replaced = rehearsed(family, real, short, dir, host.parent_of(dir))
         own, before = [*replaced.values()][-1], host.settings_of(family, real)
         each = {why: host.settings_of(family, one) for why, one in replaced.items()}

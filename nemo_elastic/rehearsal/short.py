@@ -24,7 +24,7 @@ from nemo_elastic.hosts.common.planned import PlannedFamily
 from nemo_elastic.hosts.common.token_files import Blend
 from nemo_elastic.io.values import integer
 from nemo_elastic.plan import Layout
-from nemo_elastic.plan.stages import Curriculum, Stage
+from nemo_elastic.plan.stages import STAGES, Curriculum, Stage
 
 from .report import Settings
 from .small import ON_CPU, ON_GPU, narrow
@@ -49,9 +49,10 @@ class Short:
     Attributes:
         ranks: processes, or GPUs of one node.
         cuda: whether they are GPUs; of this machine where not given.
-        steps: of stage 1; stage 2 has as many as in proportion.
+        steps: of stage 1; the others have as many as in proportion.
         seq_length: of stage 1; as well.
-        micro_batches: per rank and step, of stage 1 and 2; the ranking takes one for each rank out of stage 1's step.
+        micro_batches: per rank and step, of stage 1 and of the others; the ranking takes one for each rank out of
+            stage 1's step.
         samples, depth_samples: sequences that the ranking looks at.
         candidates: of the search.
         validations, validation_batches: of a stage, beside that before its first step; and micro-batches of one.
@@ -178,20 +179,21 @@ def _fewer_samples(block: ElasticConfig, short: Short) -> ElasticConfig:
 
 
 def _shorter(whole: Curriculum, layouts: Sequence[Layout], short: Short) -> dict[str, Curriculum]:
-    """Both stages in the proportions of a recipe's, on a few ranks: first their lengths, then batches, then steps."""
+    """The stages in the proportions of a recipe's, on a few ranks: first their lengths, then batches, then steps."""
     share, length = short.steps / whole.stage1.max_steps, whole.stage1.seq_length
-    counts = [layout.data * count for layout, count in zip(layouts, short.micro_batches, strict=True)]
+    first, later = short.micro_batches
+    counts = [layout.data * (later if i else first) for i, layout in enumerate(layouts)]
 
     def stages(plan: Curriculum, *fields: dict[str, int], **more: Any) -> Curriculum:
-        first, second = (replace(stage, **own) for stage, own in zip((plan.stage1, plan.stage2), fields, strict=True))
-        return replace(plan, stage1=first, stage2=second, **more)
+        own = {n: replace(stage, **f) for n, stage, f in zip(STAGES, plan.stages, fields, strict=False)}
+        return replace(plan, **own, **more)
 
-    both = (whole.stage1, whole.stage2)
-    lengths = stages(whole, *({"seq_length": one.seq_length * short.seq_length // length} for one in both))
+    every = whole.stages
+    lengths = stages(whole, *({"seq_length": one.seq_length * short.seq_length // length} for one in every))
     batches = stages(lengths, *({"micro_batch_size": 1, "global_batch_size": count} for count in counts))
     steps = stages(
         batches,
-        *({"max_steps": max(3, round(one.max_steps * share))} for one in both),
+        *({"max_steps": max(3, round(one.max_steps * share))} for one in every),
         warmup_steps=max(1, round(whole.warmup_steps * share)),
     )
     return {"lengths": lengths, "batch": batches, "steps": steps}

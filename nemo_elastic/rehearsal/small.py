@@ -14,10 +14,14 @@ from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.mlp import FFN
-from nemo_elastic.core.kinds.moe import EXPERT_FFN
+from nemo_elastic.core.kinds.moe import EXPERT_FFN, SHARED_FFN
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.limits import LATENCY, RATIO
+from nemo_elastic.core.precision import BLOCK, NVFP4
 from nemo_elastic.plan import NODE
+
+#: axes of the columns of weights that NVFP4 stores in blocks
+OF_BLOCKS = (HIDDEN, FFN, MAMBA_HEAD_DIM, EXPERT_FFN, SHARED_FFN)
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,11 @@ def narrow(parent: Parent, config: ElasticConfig, by: Narrow) -> tuple[Parent, E
     Returns:
         Both. Members of the one are members of the other, with other numbers on their axes.
     """
-    parent = config.parent_shape(parent)
+    parent, multiple = config.parent_shape(parent), dict(by.multiple)
     choices = {name: axis.choices for name, axis in config.resolve_axes(parent).items()}
     blocks = {name: parent.axis(name).blocks for name in parent.axes if name != DEPTH}
-    multiple = {**by.multiple}
+    if config.distill.quantize == NVFP4:  # whole blocks, as the recipe's own widths have
+        multiple |= {name: math.lcm(multiple.get(name, 1), BLOCK) for name in OF_BLOCKS}
     for kind in parent.kinds:  # heads of one block that context-parallel ranks, those of a node at most, share out
         if kind.along is not None and kind.halved:
             multiple[kind.along] = math.lcm(multiple.get(kind.along, 1), max(1, NODE // blocks[kind.along]))

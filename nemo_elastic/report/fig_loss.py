@@ -11,9 +11,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from .drawing import Drawing, Sheet, colour, counts, marker, millions, new_figure, short
 from .labels import name_lines
 from .palette import INK, LIGHT, MUTED
-from .run_record import MOST_NAMES, Phase, RunRecord, number
+from .run_record import MOST_NAMES, PHASES, Phase, RunRecord, number
 
-BANDS = {"parent": LIGHT["band0"], "stage1": LIGHT["band1"], "stage2": LIGHT["band2"]}
+BANDS = {name: LIGHT[f"band{number}"] for number, name in enumerate(PHASES)}
 #: a phase takes at least this share of the picture, however few its tokens: stages are where it happens
 LEAST = 0.27
 #: air between two phases

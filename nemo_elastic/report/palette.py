@@ -35,6 +35,7 @@ PALETTE: dict[str, tuple[str, str]] = {
     "band0": ("#f3f5f8", "#202835"),
     "band1": ("#e8f1f8", "#1c2d3d"),
     "band2": ("#fdf3e4", "#332a1c"),
+    "band3": ("#f5eaf5", "#2f2130"),
     "within": ("#e6f3ec", "#1d3329"),
     # shares from 0 to 1 in steps of a tenth; ink is legible on the first six, paper on the others, in both
     "s0": ("#eff4f9", "#222d3a"),

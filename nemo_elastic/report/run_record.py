@@ -24,7 +24,7 @@ from .result import LARGEST, MOST_NAMES, MemberResult, Results, few
 
 CONFIG = "config.json"
 #: folder of a run -> what its phase is called
-PHASES = {"parent": "parent", "stage1": "stage 1", "stage2": "stage 2"}
+PHASES = {"parent": "parent", "stage1": "stage 1", "stage2": "stage 2", "stage3": "stage 3"}
 
 T = TypeVar("T")
 

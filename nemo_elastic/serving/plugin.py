@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The entry point `vllm.general_plugins`: vLLM calls `register` in each of its processes.
 
-Nothing changes for folders that are no family: those stay with vLLM's own model, scheduler and worker. For a family
+Nothing changes for folders that are no family: those stay with vLLM's own model, scheduler and worker, but that a CPU
+runs weights in NVFP4 (`emulate_nvfp4`). For a family
 five of vLLM's functions are wrapped, since no setting of vLLM reaches there: what reads a server's command line, so
 that every member becomes a model name; what makes an engine's settings; what takes its figures in; and in a server
 what names the model of an answer, and what hands a request to the engine.
@@ -68,6 +69,17 @@ def register() -> None:
     EngineArgs.from_cli_args = from_cli_args
     EngineArgs.create_engine_config = create_engine_config
     setattr(EngineArgs, _DONE, True)
+    emulate_nvfp4()
+
+
+def emulate_nvfp4() -> None:
+    """Let a CPU run weights in NVFP4, to try them: vLLM has a kernel in plain torch, and lists it for GPUs alone."""
+    from vllm.platforms import PlatformEnum, current_platform
+
+    if current_platform.is_cpu():
+        from vllm.model_executor.kernels.linear import EmulationNvFp4LinearKernel, register_linear_kernel
+
+        register_linear_kernel(EmulationNvFp4LinearKernel, PlatformEnum.CPU, "nvfp4")
 
 
 def name_answers(names: Names) -> None:

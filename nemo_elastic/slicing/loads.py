@@ -31,10 +31,12 @@ class Loads:
     Attributes:
         transformers: why transformers does not; None where it does, with compressed-tensors beside it.
         cpu: whether vLLM has kernels for it on a CPU, too.
+        emulated: whether vLLM runs it there without them, where our plugin is installed.
     """
 
     transformers: str | None
     cpu: bool
+    emulated: bool
 
 
 def loads(stored: Stored, experts: bool) -> Loads:
@@ -46,4 +48,5 @@ def loads(stored: Stored, experts: bool) -> Loads:
     """
     scheme = stored.scheme
     why = _LAYOUT if scheme.layout != COMPRESSED else _EXPERTS if experts and scheme.block else None
-    return Loads(why, scheme.layout == MODELOPT and not scheme.block)
+    emulated = bool(scheme.block) and stored.activations and not experts
+    return Loads(why, scheme.layout == MODELOPT and not scheme.block, emulated)

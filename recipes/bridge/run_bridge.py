@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.errors import exit_in_one_line
 from nemo_elastic.hosts.bridge.curriculum import JOBS, BridgeFamily, slice_job, train_to_the_end
 
@@ -18,14 +19,17 @@ def main(family: BridgeFamily, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dir", required=True, help="folder for everything, that all nodes see")
     parser.add_argument("--parent", help="checkpoint of the parent, NeMo's or Megatron-Bridge's")
     parser.add_argument("--data", nargs="+", default=[], help="token files, or weights and them, or one chat folder")
-    parser.add_argument("--long-data", nargs="+", help="those of stage 2, if others")
+    parser.add_argument("--long-data", nargs="+", help="those of the stages after the first, if others")
     parser.add_argument("--gpus", type=int, default=128, help="all of the job; 8 for the ranking")
     parser.add_argument("--gpu", default="h100", help="their kind")
     parser.add_argument("--tokenizer", help="of the parent, a folder or a hub name")
+    parser.add_argument(
+        "--quantize", choices=SCHEMES, help="with a stage 3 in this precision; the same for all jobs of a run"
+    )
     args = parser.parse_args(argv)
     with exit_in_one_line():
         if args.job == "slice":
-            return slice_job(args.dir)
-        more = {"tokenizer": args.tokenizer, "long_data": args.long_data}
+            return slice_job(args.dir, 3 if args.quantize else 2)
+        more = {"tokenizer": args.tokenizer, "long_data": args.long_data, "quantize": args.quantize}
         run = family.job(args.job, args.parent, args.data, args.dir, args.gpus, args.gpu, **more)
         return train_to_the_end(run)

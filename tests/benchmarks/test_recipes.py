@@ -32,4 +32,6 @@ def test_it_simulates_the_optimizer_of_the_recipes(size: str) -> None:
 
     module = importlib.import_module(f"nemotron_elastic_{size}")
     recipe = module.stage1_recipe("/parent", ["/data/text"], "/runs/family")
-    assert Optimizer.of(recipe, fiddle.build(recipe.optim)) == LARGE
+    built = Optimizer.of(recipe, fiddle.build(recipe.optim))
+    assert replace(built, micro_batches=LARGE.micro_batches) == LARGE
+    assert built.micro_batches == LARGE.micro_batches * (2 if size == "12b" else 1)

@@ -63,8 +63,8 @@ def ranking(model: Any, data: dict[str, torch.Tensor]) -> dict[str, Any]:
 
     layers = MegatronLayers(model)
     rows = Rows(data["tokens"], data["weights"], DOCUMENTS)
-    found = rank(layers, ELASTIC_KV, [rows], RankOptions(depth_samples=2), shards=layers.shards)
-    return {"scores": found.scores, "depth": found.depth, "depth scores": found.depth_scores}
+    ranking = rank(layers, ELASTIC_KV, [rows], RankOptions(depth_samples=2), shards=layers.shards)
+    return {"scores": ranking.scores, "depth": ranking.depth, "depth scores": ranking.depth_scores}
 
 
 def worker(rank: int, port: int, folder: Path, tensor: int, context: int, sequence_parallel: bool) -> None:

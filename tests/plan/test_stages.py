@@ -55,6 +55,22 @@ def test_a_stage_is_asked_for_by_its_number(number: int) -> None:
     assert PAPER.stage(number) is (PAPER.stage1, PAPER.stage2)[number - 1]
 
 
+def test_only_the_last_stage_is_in_low_precision() -> None:
+    config = ElasticConfig.load(CONF / "elastic_12b.yaml")
+    low = replace(config, distill=replace(config.distill, quantize="nvfp4"))
+    three = PAPER.in_low_precision(200)
+    assert [stage.max_steps for stage in three.stages] == [5170, 1790, 200]
+    assert replace(three.stage3 or PAPER.stage1, max_steps=1790) == PAPER.stage2
+    assert [three.steps_before(number) for number in (1, 2, 3)] == [0, 5170, 6960] and three.steps == 7160
+    assert [three.block(low, n).distill.quantize for n in (1, 2, 3)] == [None, None, "nvfp4"]
+    assert [PAPER.block(low, n).distill.quantize for n in (1, 2)] == [None, "nvfp4"]
+    with pytest.raises(
+        ElasticError, match=r"elastic.distill.quantize: None .* one of nvfp4, fp8: stage 3 trains in it"
+    ):
+        three.block(config, 1)
+    assert Curriculum.from_dict(json.loads(json.dumps(asdict(three)))) == three
+
+
 def test_a_curriculum_comes_back_from_json() -> None:
     assert Curriculum.from_dict(json.loads(json.dumps(asdict(PAPER)))) == Curriculum.from_dict(asdict(PAPER)) == PAPER
 

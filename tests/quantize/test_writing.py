@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, MODELOPT, Quantized, Requantized, as_torch, scheme_of
 from nemo_elastic.formats.raw import Raw, to_torch
 from nemo_elastic.formats.source import Source
@@ -24,6 +26,7 @@ from nemo_elastic.nn.low_precision import fp8_codes, global_scale, nvfp4_codes
 from nemo_elastic.quantize.activations import largest_inputs
 from nemo_elastic.quantize.writing import quantize_folder, torn_members
 from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.family_folder import init_family
 from nemo_elastic.slicing.slicer import cut_pieces, kept_parts, slice_checkpoint
 from nemo_elastic.slicing.verification import verify
 
@@ -101,6 +104,15 @@ def test_it_verifies_and_so_do_its_cuts(precision: str, layout_: str, dense: Pat
     slice_checkpoint(family, tmp_path / "cut", member="small")
     for report in (verify(family), verify(tmp_path / "cut", parent=family)):
         assert all(check.ok for check in report.checks), [c for c in report.checks if not c.ok]
+
+
+def test_a_member_without_such_layers_is_in_full_precision(dense: Path, tmp_path: Path) -> None:
+    family = quantized(dense, tmp_path / "low", "nvfp4")
+    slice_checkpoint(family, tmp_path / "cut", subnet=PARENT.uniform([2, 3]))
+    cut = open_source(tmp_path / "cut")
+    assert cut.precision is None and "quantization_config" not in cut.config
+    assert "nvfp4" in (family / "README.md").read_text().lower()
+    assert "nvfp4" not in (tmp_path / "cut" / "README.md").read_text().lower().partition("```json")[0]
 
 
 def test_what_is_damaged_is_found(dense: Path, tmp_path: Path) -> None:
@@ -234,3 +246,20 @@ def test_a_member_that_nobody_could_cut_is_said_before(dense: Path, tmp_path: Pa
             quantized(odd, tmp_path / precision, precision, keep=keep), tmp_path / f"{precision}-cut", member="odd"
         )
         assert verify(tmp_path / f"{precision}-cut", parent=tmp_path / precision).ok
+
+
+@BOTH
+def test_a_plain_model_in_low_precision_becomes_a_family(
+    precision: str, layout_: str, dense: Path, tmp_path: Path
+) -> None:
+    """As a published checkpoint would: it has no record of ours, and a block says which members there are."""
+    low = quantized(dense, tmp_path / "low", precision, layout_)
+    slice_checkpoint(low, tmp_path / "plain", member="full")
+    (tmp_path / "plain" / MEMBER_FILE).unlink()
+    axes = {"hidden": [64, 48], "ffn": {"choices": [256, 128], "stripes": 4}}
+    block = {"budgets": [{"name": "full"}, {"name": "small", "ratio": 0.7}], "axes": axes}
+    init_family(tmp_path / "plain", ElasticConfig.from_dict(block), tmp_path / "family")
+    family = open_source(tmp_path / "family")
+    assert family.precision == precision
+    slice_checkpoint(family, tmp_path / "cut", member="small")
+    assert all(check.ok is not False for check in verify(tmp_path / "cut", parent=tmp_path / "family").checks)

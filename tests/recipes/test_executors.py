@@ -250,6 +250,27 @@ def test_local_runs_torchrun(
         assert Path(config).is_file() and config == str(tmp_path / "dry" / name / "configs" / f"{name}_fn_or_script")
 
 
+def test_a_third_stage_is_in_low_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
+
+    script(
+        "run_local", [*RECIPE, *DATA, "--quantize", "nvfp4", "--gpu", "h200", "--dryrun", "dry"], tmp_path, monkeypatch
+    )
+    dry = read(capsys.readouterr().out, tmp_path / "dry", ".sh")
+    assert list(dry.files) == ["rank", "stage1", "stage2", "stage3", "slice"]
+    files = {path.name.removesuffix("_fn_or_script"): path.read_text() for path in tmp_path.rglob("*_fn_or_script")}
+    task = {name: ZlibJSONSerializer().deserialize(text).task for name, text in files.items()}
+    rounded = {name: task[name].model.elastic["distill"]["quantize"] for name in ("stage1", "stage2", "stage3")}
+    assert rounded == {"stage1": None, "stage2": None, "stage3": "nvfp4"}
+    ends = {name: f"/runs/12b/{name}/checkpoints/step={steps - 1}-last" for name, steps in
+            (("stage2", 1790), ("stage3", 179))}  # fmt: skip
+    assert task["stage3"].resume.restore_config.path == ends["stage2"] and task["slice"].checkpoint == ends["stage3"]
+    schedule = task["stage3"].optim.lr_scheduler
+    assert (schedule.start_step, schedule.total_steps) == (5170 + 1790, 5170 + 1790 + 179)
+
+
 def test_the_tiny_one_shows_what_it_would_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

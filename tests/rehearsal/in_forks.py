@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe's rehearsal, its jobs run by forks of one process that has NeMo imported; for test_rehearse.py.
 
-python -m tests.rehearsal.in_forks RECIPE FOLDER [EPSILON]: leaves FOLDER/rehearsal.json. Only how processes start
-differs from `nemo-elastic rehearse`, and there are fewer of them. EPSILON is Adam's, in place of the recipe's, to see
-what a router does that cannot move.
+python -m tests.rehearsal.in_forks RECIPE[+FORMAT] FOLDER [EPSILON]: leaves FOLDER/rehearsal.json. Only how processes
+start differs from `nemo-elastic rehearse`, and there are fewer of them. FORMAT is that of a stage 3 in low precision.
+EPSILON is Adam's, in place of the recipe's, to see what a router does that cannot move.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def main(name: str, folder: Path, epsilon: float | None = None) -> None:
 
     os.environ.setdefault("NEMO_ELASTIC_HF_PYTHON", str(Path(__file__).parents[2] / ".venv-hf" / "bin" / "python"))
     short = Short(ranks=RANKS, steps=STEPS, candidates=8, depth_samples=2)
-    rehearsal = rehearsal_of(importlib.import_module(name).FAMILY, str(folder), short)
+    name, _, quantize = name.partition("+")
+    rehearsal = rehearsal_of(importlib.import_module(name).FAMILY, str(folder), short, quantize or None)
     for job in rehearsal.built.jobs.values():
         if epsilon is not None and getattr(job.task, "optim", None) is not None:
             job.task.optim.config.adam_eps = epsilon

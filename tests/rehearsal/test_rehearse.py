@@ -96,7 +96,10 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.mark.parametrize(
     "name",
     [
-        *(pytest.param(f"nemotron_elastic_{name}", marks=pytest.mark.rehearsal) for name in ("12b", "12b_sft")),
+        *(
+            pytest.param(f"nemotron_elastic_{name}", marks=pytest.mark.rehearsal)
+            for name in ("12b", "12b_sft", "12b+fp8")
+        ),
         "nemotron_elastic_8b",
     ],
 )
@@ -104,6 +107,8 @@ def test_the_others_are_rehearsed(forked: Callable[[str], Path], name: str) -> N
     report = json.loads((forked(name) / "rehearsal.json").read_text())
     assert report["ok"], failures(report)
     assert {check["ok"] for check in report["checks"].values()} == {True}
+    third = "stage3" in [job["name"] for job in report["jobs"]]
+    assert third == ("+" in name) == ("fp8" in report["checks"]["members_cut"]["told"])
 
 
 @pytest.fixture

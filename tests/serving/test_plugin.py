@@ -13,7 +13,7 @@ import pytest
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.serving import arguments, counters
 from nemo_elastic.serving.arguments import ARCHITECTURE
-from nemo_elastic.serving.plugin import register
+from nemo_elastic.serving.plugin import emulate_nvfp4, register
 
 
 @pytest.fixture
@@ -41,13 +41,19 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     registered: dict[str, str] = {}
     fake = SimpleNamespace(
         calls=calls, registered=registered, EngineArgs=EngineArgs, AsyncEngineArgs=AsyncEngineArgs,
-        PrometheusStatLogger=PrometheusStatLogger, configs={"NemotronHForCausalLM": object()},
+        PrometheusStatLogger=PrometheusStatLogger, configs={"NemotronHForCausalLM": object()}, kernels=[],
+        platform=SimpleNamespace(is_cpu=lambda: True),
     )  # fmt: skip
     has = {
         "vllm": {"ModelRegistry": SimpleNamespace(register_model=registered.__setitem__)},
         "vllm.engine.arg_utils": {"EngineArgs": EngineArgs},
         "vllm.model_executor.models.config": {"MODELS_CONFIG_MAP": fake.configs},
         "vllm.v1.metrics.loggers": {"PrometheusStatLogger": PrometheusStatLogger},
+        "vllm.platforms": {"PlatformEnum": SimpleNamespace(CPU="cpu"), "current_platform": fake.platform},
+        "vllm.model_executor.kernels.linear": {
+            "EmulationNvFp4LinearKernel": "emulation",
+            "register_linear_kernel": lambda *what: fake.kernels.append(what),
+        },
     }
     for name, content in has.items():
         module = ModuleType(name)
@@ -103,6 +109,13 @@ def test_the_work_of_members_is_counted_and_figures_go_on(
     logger.record(None)
     assert counted == [{"half": 3}]
     assert vllm.calls == [("record", stats, ("more",), {"engine_idx": 1}), ("record", None, (), {})]
+
+
+def test_a_cpu_runs_nvfp4_by_emulation_and_a_gpu_by_its_kernels(vllm: SimpleNamespace) -> None:
+    assert vllm.kernels == [("emulation", "cpu", "nvfp4")]
+    vllm.platform.is_cpu = lambda: False
+    emulate_nvfp4()
+    assert len(vllm.kernels) == 1
 
 
 def test_called_again_it_changes_nothing(vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

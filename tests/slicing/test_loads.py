@@ -28,15 +28,15 @@ def test_what_is_named_is_what_was_seen(case) -> None:
     seen = loads(stored, experts=case.model != DENSE)
     assert (seen.transformers is None) == (case.transformers == RUNS)
     if case.model == DENSE:
-        assert seen.cpu == (case.vllm == RUNS)
+        assert (seen.cpu or seen.emulated) == (case.vllm == RUNS)
 
 
 @pytest.mark.parametrize(
     ("precision", "layout", "dense_line", "experts_line"),
     [
-        ("nvfp4", MODELOPT, "vLLM (on a GPU)", "nemo-elastic alone"),
+        ("nvfp4", MODELOPT, "vLLM (our plugin on a CPU)", "nemo-elastic alone"),
         ("fp8", MODELOPT, "vLLM", "nemo-elastic alone"),
-        ("nvfp4", COMPRESSED, "transformers (compressed-tensors), vLLM (on a GPU)", "nemo-elastic alone"),
+        ("nvfp4", COMPRESSED, "transformers (compressed-tensors), vLLM (our plugin on a CPU)", "nemo-elastic alone"),
         ("fp8", COMPRESSED, "transformers (compressed-tensors), vLLM (on a GPU)", "transformers (compressed-tensors)"),
     ],
 )
@@ -63,7 +63,8 @@ def test_cards(precision: str, layout: str, dense: Path, tmp_path: Path) -> None
         assert ("does not read ModelOpt's layout" in text) == (layout == MODELOPT)
     served = bool(re.search(r"^vllm serve \.", card(tmp_path / "cut"), re.MULTILINE))
     assert served and "vllm serve" not in card(family) and "Slice members and serve each" in card(family)
-    assert ("vLLM on a GPU" in card(tmp_path / "cut")) == ((precision, layout) != ("fp8", MODELOPT))
+    assert ("vLLM on a GPU" in card(tmp_path / "cut")) == ((precision, layout) == ("fp8", COMPRESSED))
+    assert ("lets it emulate NVFP4" in card(tmp_path / "cut")) == (precision == "nvfp4")
 
 
 def test_a_card_of_experts_in_nvfp4_shows_no_transformers(sparse: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in vLLM's environment, where this project is not installed: log-probabilities of the tokens of a text.
+"""Runs in vLLM's environment, where it finds our plugin by its entry point: log-probabilities of the tokens of a text.
 
 Usage: python score_vllm.py FOLDER IDS.json OUT.json. One process per folder: vLLM keeps global state.
 """

@@ -16,6 +16,7 @@ from typing import Any
 
 from nemo_elastic.core.precision import BLOCK
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.cache_scales import check_cache
 from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, MODELOPT, Quantized, Stored, scheme_of
 from nemo_elastic.io.read import read_json
 
@@ -140,6 +141,7 @@ def _sections(config: Mapping[str, Any], folder: Path) -> Iterator[Section]:
         method = given.get("quant_method")
         if method not in LAYOUTS:
             raise bad(f"{where}.quant_method", method, f"only {' or '.join(LAYOUTS)}: others cannot be cut")
+        check_cache(given, where)
         section = (_modelopt if method == MODELOPT else _compressed)(given, where)
         yield replace(section, layout=str(method), where=KEY)
     path = folder / QUANT_FILE
@@ -150,7 +152,9 @@ def _sections(config: Mapping[str, Any], folder: Path) -> Iterator[Section]:
     whole = read_json(path)
     inside = f"{path}: quantization"
     given = whole.get("quantization") if isinstance(whole, Mapping) else None
-    yield replace(_modelopt(_as_mapping(inside, given, "a mapping"), inside), layout=MODELOPT, where=QUANT_FILE)
+    given = _as_mapping(inside, given, "a mapping")
+    check_cache(given, inside)
+    yield replace(_modelopt(given, inside), layout=MODELOPT, where=QUANT_FILE)
 
 
 def _as_mapping(where: str, given: Any, of: str) -> Mapping[str, Any]:

@@ -31,6 +31,8 @@ ALGORITHMS = {NVFP4: "NVFP4", FP8: "FP8"}
 STORED = {NVFP4: "nvfp4-pack-quantized", FP8: "float-quantized"}
 #: who wrote it, as ModelOpt's files say
 OURS = {"name": "nemo-elastic", "version": __version__}
+#: what compressed-tensors says of a cache in FP8
+_CACHE = {"type": "float", "num_bits": 8, "strategy": "tensor", "symmetric": True, "dynamic": False}
 WEIGHTS_ONLY, MIXED = "W4A16_NVFP4", "MIXED_PRECISION"
 MIXED_STORED = "mixed-precision"
 
@@ -44,7 +46,7 @@ def linear_modules(parent: Parent, member: Subnet) -> dict[str, str]:
 
 
 def described(
-    parent: Parent, member: Subnet, weights: Mapping[str, Stored], beside: Collection[str] = ()
+    parent: Parent, member: Subnet, weights: Mapping[str, Stored], beside: Collection[str] = (), cache: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What a member's folder says of its weights of low precision.
 
@@ -53,6 +55,7 @@ def described(
         member: the member.
         weights: those of low precision, by their names in the member: how they are stored.
         beside: names of the tensors of layers that predict more than one token.
+        cache: the key-value cache is in FP8.
 
     Returns:
         `quantization_config`, and the content of `hf_quant_config.json`; None where the layout has none.
@@ -70,8 +73,8 @@ def described(
     own = {modules[name]: kind for name, kind in weights.items()}
     kinds = list(dict.fromkeys(own.values()))
     if kinds[0].scheme.layout == MODELOPT:
-        return _modelopt(own, kinds, stay)
-    return _compressed(own, kinds, stay), None
+        return _modelopt(own, kinds, stay, cache)
+    return _compressed(own, kinds, stay, cache), None
 
 
 def _named(stored: Stored) -> dict[str, Any]:
@@ -81,14 +84,17 @@ def _named(stored: Stored) -> dict[str, Any]:
 
 
 def _modelopt(
-    modules: Mapping[str, Stored], kinds: Sequence[Stored], stay: list[str]
+    modules: Mapping[str, Stored], kinds: Sequence[Stored], stay: list[str], cache: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """As ModelOpt's `export/quant_utils.py` and `export/convert_hf_config.py` write both."""
     own = _named(kinds[0])
     if len(kinds) > 1:
         own = {"quant_algo": MIXED, "quantized_layers": {name: _named(kind) for name, kind in modules.items()}}
-    file = {"producer": OURS, "quantization": own | {"kv_cache_quant_algo": None, "exclude_modules": stay}}
+    kept = ALGORITHMS[FP8] if cache else None
+    file = {"producer": OURS, "quantization": own | {"kv_cache_quant_algo": kept, "exclude_modules": stay}}
     config = own | {"ignore": stay, "producer": OURS, "quant_method": MODELOPT}
+    if cache:
+        config["kv_cache_scheme"] = {"dynamic": False, "num_bits": 8, "type": "float"}
     if len(kinds) == 1:
         scheme, activations, _ = kinds[0]
         numbers = {"dynamic": False, "num_bits": 4 if scheme.block else 8, "type": "float"}
@@ -98,7 +104,9 @@ def _modelopt(
     return config, file
 
 
-def _compressed(modules: Mapping[str, Stored], kinds: Sequence[Stored], stay: list[str]) -> dict[str, Any]:
+def _compressed(
+    modules: Mapping[str, Stored], kinds: Sequence[Stored], stay: list[str], cache: bool
+) -> dict[str, Any]:
     """As compressed-tensors' `QuantizationConfig` has it."""
     groups = {}
     for number, own in enumerate(kinds):
@@ -125,5 +133,5 @@ def _compressed(modules: Mapping[str, Stored], kinds: Sequence[Stored], stay: li
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": [anywhere(name) for name in stay],
-        "kv_cache_scheme": None,
+        "kv_cache_scheme": _CACHE if cache else None,
     }

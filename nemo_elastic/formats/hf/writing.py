@@ -15,6 +15,7 @@ from typing import Any
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.cache_scales import has_cache
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Sums, digest, write_checksums
 from nemo_elastic.formats.quantized import Quantized, Stored, pieces_of
 from nemo_elastic.formats.raw import Raw
@@ -115,8 +116,9 @@ def _write_around(model: Model, checksums: Mapping[str, Sums], along: Sequence[P
     _write_generation(folder / GENERATION, config)
     if model.quantized:
         config[KEY], file = described(
-            model.parent, model.member, model.quantized, [entry.name for entry in model.prediction]
-        )
+            model.parent, model.member, model.quantized, [entry.name for entry in model.prediction],
+            has_cache((model.base or {}).get(KEY), [entry.name for entry in model.entries]),
+        )  # fmt: skip
         if file is not None:
             write_text(folder / QUANT_FILE, _json_text(QUANT_FILE, file))
     written = {*REMOTE_CODE, *(path.name for path in along), GENERATION, QUANT_FILE}

@@ -222,12 +222,12 @@ def train_tiny(
         lr=3e-3, warmup_steps=min(5, steps[0] - 1),
     )  # fmt: skip
     own = CurriculumRun(checkpoints(dir, "parent"), [data], dir, ElasticConfig.load(block), curriculum=plan)
-    for job in ("rank", "stage1", "stage2"):
+    for job in own.jobs[:-1]:
         stage = own.stage(job)
         config = tiny_config(
             data, Path(dir, job), steps=stage.max_steps, seq_length=stage.seq_length,
             micro_batch_size=stage.micro_batch_size, global_batch_size=stage.global_batch_size,
-            split="train_long" if job == "stage2" else "train", eval_iters=1, sizes=sizes,
+            split="train" if stage is plan.stage1 else "train_long", eval_iters=1, sizes=sizes,
         )  # fmt: skip
         job_of(config, job, own).pretrain()
     slice_job(dir)

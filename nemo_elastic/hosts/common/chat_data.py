@@ -22,14 +22,14 @@ def chat_folder(own: CurriculumRun, job: str, packed: str) -> str:
 
     Args:
         own: the run.
-        job: rank, stage1 or stage2.
+        job: that runs a model.
         packed: `npy` or `parquet`, as its host reads it.
 
     Raises:
         ElasticError: not one folder, or one of sequences of another length or kind.
     """
     length, plan = own.stage(job).seq_length, own.curriculum
-    of_its_own = job == "stage2" and plan.stage2.seq_length != plan.stage1.seq_length
+    of_its_own = length != plan.stage1.seq_length
     name, data = ("long_data", own.long_data) if of_its_own else ("data", own.text(job))
     wanted = f"--length {length} --packed {packed}"
     entries = [] if isinstance(data, (str, Mapping)) else list(data or ())

@@ -13,7 +13,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.plan import NODE, Layout
-from nemo_elastic.plan.stages import PAPER, Curriculum, Stage
+from nemo_elastic.plan.stages import PAPER, STAGES, Curriculum, Stage
 
 from .stage import StageOptions
 from .token_files import Blend
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["JOBS", "NODES", "CurriculumRun", "Estimate", "Job", "job_folder"]
 
-#: in their order
-JOBS = ("rank", "stage1", "stage2", "slice")
+#: all that there can be, in their order
+JOBS = ("rank", *STAGES, "slice")
 #: nodes of 8 GPUs that the defaults are for
 NODES = 16
 
@@ -68,16 +68,16 @@ class CurriculumRun:
     """What the jobs of a curriculum are built of. A rehearsal is a `replace` of it, which the same code builds.
 
     Attributes:
-        parent: checkpoint of the parent, the teacher of both stages.
+        parent: checkpoint of the parent, the teacher of all stages.
         data: of the ranking and stage 1, see `token_files.splits_of`, or `chat_data.chat_folder`.
         dir: folder for everything, an absolute path that all nodes see.
         block: the elastic block.
-        long_data: of stage 2, if other.
-        curriculum: lengths, batches, steps and rates of both stages.
+        long_data: of the stages after the first, if other.
+        curriculum: lengths, batches, steps and rates of the stages.
         tokenizer: of the parent, a folder or hub name; what the host's recipe names where not given.
-        nodes, devices, gpu: machines of both stages: nodes, GPUs of each, their kind; the ranking takes one node.
+        nodes, devices, gpu: machines of the stages: nodes, GPUs of each, their kind; the ranking takes one node.
         shape: the parent's, where it is another than the family's.
-        layouts: of both stages; the planner's for these machines where not given.
+        layouts: of the stages; the planner's for these machines where not given.
         save_every: steps between checkpoints.
         validations, validation_batches: of a stage, and at most so many in each; the host's number where not given.
         workers: loader processes per rank; the host's number where not given.
@@ -104,6 +104,17 @@ class CurriculumRun:
     cuda: bool = True
     chat: bool = False
 
+    @property
+    def jobs(self) -> tuple[str, ...]:
+        """In their order."""
+        left = STAGES[len(self.curriculum.stages) :]
+        return tuple(job for job in JOBS if job not in left)
+
+    @property
+    def last(self) -> int:
+        """The stage out of whose end members are cut."""
+        return len(self.curriculum.stages)
+
     def folder(self, job: str) -> str:
         """A job's own folder."""
         return job_folder(self.dir, job)
@@ -114,7 +125,11 @@ class CurriculumRun:
 
     def text(self, job: str) -> Blend:
         """What a job reads."""
-        return self.long_data or self.data if job == "stage2" else self.data
+        return self.long_data or self.data if number_of(job) > 1 else self.data
+
+    def block_of(self, job: str) -> ElasticConfig:
+        """The elastic block of a job, see `Curriculum.block`."""
+        return self.curriculum.block(self.block, number_of(job))
 
     def machines(self, job: str) -> tuple[int, int]:
         """Nodes of a job, and GPUs of each."""
@@ -124,15 +139,15 @@ class CurriculumRun:
         """What `apply_elastic` is given of a job.
 
         Args:
-            job: rank, stage1 or stage2.
-            previous: what stage 1 leaves.
+            job: rank, stage1 and so on.
+            previous: what the stage before leaves.
         """
-        second = job == "stage2"
+        number = number_of(job)
         return StageOptions(
             teacher=self.parent,
-            stage=number_of(job),
-            previous=previous if second else None,
-            done_steps=self.curriculum.stage1.max_steps if second else 0,
+            stage=number,
+            previous=previous if number > 1 else None,
+            done_steps=self.curriculum.steps_before(number),
             total_steps=self.curriculum.steps,
             out=os.path.join(self.folder(job), "elastic"),
         )
@@ -151,8 +166,8 @@ class CurriculumRun:
 
 
 def number_of(job: str) -> int:
-    """The stage of a job."""
-    return 2 if job == "stage2" else 1
+    """The stage of a job; 1 of those that are none."""
+    return STAGES.index(job) + 1 if job in STAGES else 1
 
 
 def job_folder(dir: str, name: str) -> str:

@@ -62,7 +62,7 @@ def rehearsal_jobs(family: BridgeFamily, real: CurriculumRun, own: CurriculumRun
             task = nemo_run.Partial(rehearse_job, job=title, **given)
             jobs[title] = described_job(task, built, 1, ranks, trains=False)
             steps[title] = built.config.train.train_iters
-    jobs["slice"] = Job(nemo_run.Partial(slice_job, dir=own.dir))
+    jobs["slice"] = Job(nemo_run.Partial(slice_job, dir=own.dir, last=own.last))
     return Built(jobs, steps, _settings(runs, own.dir))
 
 
@@ -78,7 +78,7 @@ def _settings(runs: Mapping[str, ElasticRun], dir: str) -> Settings:
 def watched_jobs(family: BridgeFamily, own: CurriculumRun) -> dict[str, ElasticRun]:
     """The jobs of a rehearsal's run, each with what watches it."""
     runs = family.build_all(own)
-    for name in ("stage1", "stage2"):
+    for name in own.jobs[1:-1]:
         runs[name].callbacks.append(Watch(runs[name].forward_step, watch_dir(own.dir, name)))
     return runs
 

@@ -56,7 +56,7 @@ class Watch(Callback):
         torch.distributed.barrier()
         saved = {name: getattr(checkpoint, name) for name in ("save", "save_optim", "most_recent_k")}
         checkpoint.save, checkpoint.most_recent_k = str(self._here / START), -1
-        checkpoint.save_optim = number > 0 or self.step.family.stage == 2  # a new optimizer has no moments yet
+        checkpoint.save_optim = number > 0 or self.step.family.stage > 1  # a new optimizer has no moments yet
         try:
             save_checkpoint(state, context.model, context.optimizer, context.scheduler, 0)
         finally:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The curriculum: rank → stage 1 → stage 2 → slice, each a job that starts from what the one before it left.
+"""The curriculum: rank → stage 1 → stage 2 (→ stage 3) → slice, each a job that starts from what the one before left.
 
 What a job leaves has a name that is known before it runs, so that all can be submitted as one experiment:
 
@@ -23,7 +23,7 @@ from nemo import lightning as nl
 from nemo.lightning.run.plugins import PreemptionPlugin
 
 from nemo_elastic.errors import STOPPED
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder, number_of
 from nemo_elastic.hosts.common.experiment import STOP_BEFORE, run_jobs
 from nemo_elastic.hosts.common.experiment import Executors as Executors
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume, StopInTime
@@ -57,7 +57,7 @@ def end_of(log_dir: str, steps: int) -> str:
 
 
 def stage_checkpoint(dir: str, curriculum: Curriculum, number: int) -> str:
-    """What stage 1 or 2 leaves."""
+    """What a stage leaves."""
     return end_of(job_folder(dir, f"stage{number}"), curriculum.stage(number).max_steps)
 
 
@@ -88,7 +88,7 @@ def rank_recipe(recipe: run.Partial, own: CurriculumRun) -> run.Partial:
         own: whose ranking it is.
     """
     where = {"out": ranking_dir(own.dir), "checkpoint": ranked_checkpoint(own.dir)}
-    return rank_only(recipe, own.block, parent=own.parent, **where)
+    return rank_only(recipe, own.block_of("rank"), parent=own.parent, **where)
 
 
 def stage_recipe(recipe: run.Partial, own: CurriculumRun, job: str) -> run.Partial:
@@ -97,7 +97,8 @@ def stage_recipe(recipe: run.Partial, own: CurriculumRun, job: str) -> run.Parti
     Args:
         recipe: any recipe that `apply_elastic` takes, whose data has the stage's lengths.
         own: whose stage it is.
-        job: stage1 starts from the ranking, stage2 from the end of stage 1: weights, router, members and optimizer.
+        job: stage1 starts from the ranking, others from the end of the one before: weights, router, members and
+            optimizer.
 
     Raises:
         ElasticError: see `apply_elastic`.
@@ -105,8 +106,9 @@ def stage_recipe(recipe: run.Partial, own: CurriculumRun, job: str) -> run.Parti
     stage, changes = own.stage(job), Changes(recipe)
     recipe.trainer.max_steps = stage.max_steps
     recipe.log.ckpt.filename = FILENAME
-    options = own.options(job, stage_checkpoint(own.dir, own.curriculum, 1))
-    change(recipe, stage.block(own.block), options, changes)
+    before = max(1, number_of(job) - 1)
+    options = own.options(job, stage_checkpoint(own.dir, own.curriculum, before))
+    change(recipe, own.block_of(job), options, changes)
     if job == "stage1":
         recipe.resume = run.Config(
             ElasticResume,
@@ -120,9 +122,9 @@ def stage_recipe(recipe: run.Partial, own: CurriculumRun, job: str) -> run.Parti
 
 
 def slice_step(own: CurriculumRun) -> run.Partial:
-    """The job that cuts the members out of the end of stage 2: one process, no GPU."""
+    """The job that cuts the members out of the end of the last stage: one process, no GPU."""
     ranking = own.block.ranking or os.path.join(ranking_dir(own.dir), "ranking")
-    end = stage_checkpoint(own.dir, own.curriculum, 2)
+    end = stage_checkpoint(own.dir, own.curriculum, own.last)
     return run.Partial(slice_family, checkpoint=end, out=own.dir, ranking=ranking)
 
 

@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a study in plain torch is made on: a trained parent, the text of its family, and which shapes members may have.
+
+`problems` is the third of a million parameters of `on_policy`, trained here. `demo` is the parent of `make demo`, and
+`5m` one of five million parameters that is trained here; both read the demo's text, a folder of `nemo-elastic data`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.study import on_policy
+from nemo_elastic.core.family import Parent
+from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.raw import to_torch
+from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.train.on_policy import MicroBatch
+
+__all__ = ["GROUNDS", "Ground", "ground_of"]
+
+#: tokens of a row of text, and rows of a micro-batch
+LENGTH, BATCH = 128, 16
+LARGE = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
+#: of whole blocks of NVFP4 in each stripe and group
+PROBLEM_AXES = on_policy.AXES | {"ffn": [256, 128]}
+DEMO_AXES = {"hidden": [128, 112, 96, 80], "ffn": [512, 384, 256], "mamba_heads": [16, 12, 8], "depth": [12, 11, 10]}
+LARGE_AXES = {
+    "hidden": [256, 224, 192, 160],
+    "ffn": [1280, 1024, 768],
+    "mamba_heads": [16, 12, 8],
+    "depth": [10, 9, 8],
+}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Of a study.
+
+    Attributes:
+        parent: the trained parent.
+        axes: choices of each axis.
+        batches: (seed, held out) -> micro-batches without end.
+        lr: peak rate of its family's training.
+        held_out: micro-batches that losses are measured on.
+        of: of what losses are measured, in words.
+    """
+
+    parent: NemotronH
+    axes: Mapping[str, Any]
+    batches: Callable[..., Iterator[MicroBatch]]
+    lr: float
+    of: str
+    held_out: int = 10
+
+    @property
+    def shape(self) -> Parent:
+        """The parent's."""
+        return self.parent.parent
+
+
+def text_batches(data: DataFolder) -> Callable[..., Iterator[MicroBatch]]:
+    """Windows of a folder's text at random places, each token of which counts."""
+
+    def batches(seed: int, held_out: bool = False) -> Iterator[MicroBatch]:
+        tokens, random = torch.tensor(data.tokens("val" if held_out else "train").astype("int64")), torch.Generator()
+        random.manual_seed(seed)
+        while True:
+            starts = torch.randint(len(tokens) - LENGTH, (BATCH,), generator=random)
+            ids = torch.stack([tokens[at : at + LENGTH + 1] for at in starts.tolist()])
+            yield MicroBatch(ids[:, :-1], ids[:, 1:], torch.ones(BATCH, LENGTH))
+
+    return batches
+
+
+def _problems(runs: Path, steps: int, demo: Path) -> Ground:
+    parent = on_policy.parent_of(runs, steps)
+    return Ground(parent, PROBLEM_AXES, on_policy.batches, on_policy.LR, "answers that no training saw")
+
+
+def _demo(runs: Path, steps: int, demo: Path) -> Ground:
+    source, data = open_source(demo / "parent_hf"), DataFolder.open(demo / "data")
+    state = {name: to_torch(raw).float() for name, raw in source.tensors.items()}
+    shape = replace(source.parent, ffn_stripes=8)
+    return Ground(NemotronH(shape, state), DEMO_AXES, text_batches(data), 5e-4, "held-out text", 4)
+
+
+def _large(runs: Path, steps: int, demo: Path) -> Ground:
+    batches, kept = text_batches(DataFolder.open(demo / "data")), runs / "parent.pt"
+    if not kept.exists():
+        torch.save(on_policy.trained(on_policy.fresh(0, LARGE), batches(100), steps).state_dict(), kept)
+    return Ground(NemotronH(LARGE, torch.load(kept)), LARGE_AXES, batches, 5e-4, "held-out text", 4)
+
+
+#: name -> (folder of the runs, steps of a parent that is trained here, folder of `make demo`) -> it
+GROUNDS: Mapping[str, Callable[[Path, int, Path], Ground]] = {"problems": _problems, "demo": _demo, "5m": _large}
+
+
+def ground_of(name: str, runs: Path, steps: int, demo: Path) -> Ground:
+    """A ground by its name.
+
+    Args:
+        name: of `GROUNDS`.
+        runs: where a parent that was trained is kept.
+        steps: of such a parent.
+        demo: folder of `make demo`.
+    """
+    return GROUNDS[name](runs, steps, demo)

@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scales of a key-value cache in FP8, which a checkpoint has beside its weights: one number for all heads of a layer.
+
+A member has some of these heads, so the layer's number fits it, too: it goes along with a layer that stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from nemo_elastic.core import layout
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.attention import ATTENTION
+from nemo_elastic.errors import ElasticError, bad
+
+from .quantized import FLOATS
+from .raw import Raw
+
+__all__ = ["CACHE", "cache_scales", "check_cache", "has_cache", "of_member"]
+
+#: last parts of their names: ModelOpt has them at the projections, compressed-tensors at the layer's mixer
+CACHE = ("k_scale", "v_scale")
+#: keys under which a folder says the precision of the cache
+_SAYS = ("kv_cache_quant_algo", "kv_cache_scheme")
+
+
+def cache_scales(tensors: Mapping[str, Raw], parent: Parent, held: Subnet) -> dict[str, Raw]:
+    """Those among the tensors of a folder.
+
+    Args:
+        tensors: by name.
+        parent, held: the model.
+
+    Raises:
+        ElasticError: one is no positive number.
+    """
+    modules = {name.removesuffix(f"{own}_proj.weight"): None for name in _weights(parent, held) for own in "kv"}
+    own = [f"{module}{part}{name}" for module in modules for name in CACHE for part in ("", f"{name[0]}_proj.")]
+    out = {name: tensors[name] for name in own if name in tensors}
+    for name, raw in out.items():
+        if raw.dtype not in FLOATS or raw.words.size != 1:
+            raise ElasticError(f"scale {name!r} has dtype {raw.dtype!r} and shape {list(raw.shape)}, not one number")
+        value = raw.numpy().astype(np.float32)
+        if not bool(np.all(np.isfinite(value) & (value > 0))):
+            raise ElasticError(f"scale {name!r} is no positive number")
+    return out
+
+
+def of_member(scales: Mapping[str, Raw], parent: Parent, held: Subnet, member: Subnet) -> dict[str, Raw]:
+    """Those of a member's layers, by the names that they have there."""
+    index = {layer.index: at for at, layer in enumerate(held.layers)}
+    out = {}
+    for at, layer in enumerate(member.layers):
+        old, new = (f"backbone.layers.{i}." for i in (index[layer.index], at))
+        out |= {new + name.removeprefix(old): raw for name, raw in scales.items() if name.startswith(old)}
+    return out
+
+
+def has_cache(config: Mapping[str, Any] | None, names: Iterable[str]) -> bool:
+    """Whether a folder's cache is in FP8, by what its `quantization_config` says, or by its tensors.
+
+    Args:
+        config: that of it.
+        names: of its tensors.
+    """
+    said = any((config or {}).get(key) for key in _SAYS)
+    return said or any(name.rpartition(".")[2] in CACHE for name in names)
+
+
+def check_cache(section: Mapping[str, Any], where: str) -> None:
+    """Raise where a folder says of its cache that it is in another precision than FP8; `section` is what says so."""
+    name, scheme = (section.get(key) for key in _SAYS)
+    if name not in (None, "", "FP8"):
+        raise bad(f"{where}.{_SAYS[0]}", name, "FP8 or null: others cannot be cut")
+    if scheme is None:
+        return
+    plain = isinstance(scheme, Mapping) and (scheme.get("type"), scheme.get("num_bits")) == ("float", 8)
+    if not plain or scheme.get("dynamic") or scheme.get("strategy") not in (None, "tensor"):
+        raise bad(f"{where}.{_SAYS[1]}", scheme, "floats of 8 bits with one scale, or null: others cannot be cut")
+
+
+def _weights(parent: Parent, held: Subnet) -> list[str]:
+    return [t.hf for t in layout.tensors(parent, held) if t.layer is not None and t.layer.type == ATTENTION]
