@@ -13,7 +13,7 @@ that takes the least memory. On the 128 H100s of the defaults:
     stage 2: TP2 CP2 PP1 DP32 SP recompute
 
 Weights, gradients and teacher alone are 98 GB on one GPU and 49 GB on two, which leaves too little for the activations
-of whole sequences: four ranks share each (CP). Those of 49152 tokens fit in no node, so they are computed again in the
+of whole sequences: four ranks share each (CP), in stage 2 two. Those of 49152 tokens are computed again in the
 backward pass. TP4 would fit too, with more of the residual stream on its way between GPUs. No pipeline stages, which
 are slower by the same estimate. The ranking takes one node: every GPU holds the parent, 24.6 GB, without gradients,
 optimizer or teacher.

@@ -13,7 +13,7 @@ memory. On the 128 H100s of the defaults:
     stage 2: TP4 CP2 PP1 DP16 SP
 
 Activations are two thirds of the 12B's: at 8192 tokens they fit at TP2 where two ranks share each sequence (CP), and
-at 49152 with recomputation TP2 alone is enough. Both leave little free: for a larger micro-batch look at
+at 49152 at TP4, without being computed again. Both leave little free: for a larger micro-batch look at
 `nemo-elastic plan` first. No pipeline stages, which are slower by the same estimate. The ranking takes one node: every
 GPU holds the parent, 17.8 GB, without gradients, optimizer or teacher.
 

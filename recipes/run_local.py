@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nemo_elastic.core.precision import SCHEMES
+
 if TYPE_CHECKING:
     import nemo_run as run
 
@@ -51,7 +53,7 @@ def get_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--gpu", default="h100", help="their kind, for the layout: h100 or h200")
     parser.add_argument(
         "--quantize",
-        choices=("nvfp4", "fp8"),
+        choices=SCHEMES,
         help="with a stage 3, in which members learn on weights of this precision",
     )
     parser.add_argument("--dryrun", metavar="DIR", help="start nothing: write what would be sent, print a table")

@@ -23,7 +23,7 @@ from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.on_policy import MicroBatch
 
-__all__ = ["GROUNDS", "Ground", "ground_of"]
+__all__ = ["GROUNDS", "Ground"]
 
 #: tokens of a row of text, and rows of a micro-batch
 LENGTH, BATCH = 128, 16
@@ -68,9 +68,11 @@ class Ground:
 def text_batches(data: DataFolder) -> Callable[..., Iterator[MicroBatch]]:
     """Windows of a folder's text at random places, each token of which counts."""
 
+    splits = {held_out: torch.tensor(data.tokens("val" if held_out else "train").astype("int64"))
+              for held_out in (False, True)}  # fmt: skip
+
     def batches(seed: int, held_out: bool = False) -> Iterator[MicroBatch]:
-        tokens, random = torch.tensor(data.tokens("val" if held_out else "train").astype("int64")), torch.Generator()
-        random.manual_seed(seed)
+        tokens, random = splits[held_out], torch.Generator().manual_seed(seed)
         while True:
             starts = torch.randint(len(tokens) - LENGTH, (BATCH,), generator=random)
             ids = torch.stack([tokens[at : at + LENGTH + 1] for at in starts.tolist()])
@@ -100,15 +102,3 @@ def _large(runs: Path, steps: int, demo: Path) -> Ground:
 
 #: name -> (folder of the runs, steps of a parent that is trained here, folder of `make demo`) -> it
 GROUNDS: Mapping[str, Callable[[Path, int, Path], Ground]] = {"problems": _problems, "demo": _demo, "5m": _large}
-
-
-def ground_of(name: str, runs: Path, steps: int, demo: Path) -> Ground:
-    """A ground by its name.
-
-    Args:
-        name: of `GROUNDS`.
-        runs: where a parent that was trained is kept.
-        steps: of such a parent.
-        demo: folder of `make demo`.
-    """
-    return GROUNDS[name](runs, steps, demo)

@@ -27,7 +27,7 @@ from statistics import mean
 
 import torch
 
-from benchmarks.study.grounds import GROUNDS, Ground, ground_of
+from benchmarks.study.grounds import GROUNDS, Ground
 from benchmarks.study.on_policy import arguments, begin, divergences, optimizer_of, rate, step
 from benchmarks.study.results import markdown
 from nemo_elastic.config.block import ElasticConfig
@@ -244,7 +244,7 @@ def main() -> None:
     args = parser.parse_args()
     args.runs = args.runs or Path("runs/study", f"quantize-{args.ground}")
     begin(args)
-    ground = ground_of(args.ground, args.runs, args.parent_steps, args.demo)
+    ground = GROUNDS[args.ground](args.runs, args.parent_steps, args.demo)
     shape = ground.shape
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as out:  # the ranking's progress
         results = results_of(ground, args)

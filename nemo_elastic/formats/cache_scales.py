@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from nemo_elastic.core import layout
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.attention import ATTENTION
+from nemo_elastic.core.kinds.record import HF_LAYER
+from nemo_elastic.core.layout import named
 from nemo_elastic.errors import ElasticError, bad
 
 from .quantized import FLOATS
@@ -28,18 +29,18 @@ CACHE = ("k_scale", "v_scale")
 _SAYS = ("kv_cache_quant_algo", "kv_cache_scheme")
 
 
-def cache_scales(tensors: Mapping[str, Raw], parent: Parent, held: Subnet) -> dict[str, Raw]:
+def cache_scales(tensors: Mapping[str, Raw], held: Subnet) -> dict[str, Raw]:
     """Those among the tensors of a folder.
 
     Args:
         tensors: by name.
-        parent, held: the model.
+        held: the model.
 
     Raises:
         ElasticError: one is no positive number.
     """
-    modules = {name.removesuffix(f"{own}_proj.weight"): None for name in _weights(parent, held) for own in "kv"}
-    own = [f"{module}{part}{name}" for module in modules for name in CACHE for part in ("", f"{name[0]}_proj.")]
+    layers = [named(HF_LAYER, at) for at, layer in enumerate(held.layers) if layer.type == ATTENTION]
+    own = [f"{layer}mixer.{part}{name}" for layer in layers for name in CACHE for part in ("", f"{name[0]}_proj.")]
     out = {name: tensors[name] for name in own if name in tensors}
     for name, raw in out.items():
         if raw.dtype not in FLOATS or raw.words.size != 1:
@@ -50,12 +51,12 @@ def cache_scales(tensors: Mapping[str, Raw], parent: Parent, held: Subnet) -> di
     return out
 
 
-def of_member(scales: Mapping[str, Raw], parent: Parent, held: Subnet, member: Subnet) -> dict[str, Raw]:
+def of_member(scales: Mapping[str, Raw], held: Subnet, member: Subnet) -> dict[str, Raw]:
     """Those of a member's layers, by the names that they have there."""
     index = {layer.index: at for at, layer in enumerate(held.layers)}
     out = {}
     for at, layer in enumerate(member.layers):
-        old, new = (f"backbone.layers.{i}." for i in (index[layer.index], at))
+        old, new = (named(HF_LAYER, i) for i in (index[layer.index], at))
         out |= {new + name.removeprefix(old): raw for name, raw in scales.items() if name.startswith(old)}
     return out
 
@@ -81,7 +82,3 @@ def check_cache(section: Mapping[str, Any], where: str) -> None:
     plain = isinstance(scheme, Mapping) and (scheme.get("type"), scheme.get("num_bits")) == ("float", 8)
     if not plain or scheme.get("dynamic") or scheme.get("strategy") not in (None, "tensor"):
         raise bad(f"{where}.{_SAYS[1]}", scheme, "floats of 8 bits with one scale, or null: others cannot be cut")
-
-
-def _weights(parent: Parent, held: Subnet) -> list[str]:
-    return [t.hf for t in layout.tensors(parent, held) if t.layer is not None and t.layer.type == ATTENTION]

@@ -13,7 +13,7 @@ import contextlib
 import copy
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ class SavedMembers(Members):
         return state
 
 
-__all__ = ["check_overlaps", "check_ranks", "make_family", "refused_overlaps"]
+__all__ = ["check_overlaps", "check_ranks", "make_family", "refused_overlaps", "turn_off"]
 
 #: settings of data parallelism and of the optimizer that count on every module's forward being called
 GATHERS: tuple[str, ...] = ("overlap_param_gather", "overlap_param_gather_with_optimizer_step")
@@ -127,6 +127,14 @@ def refused_overlaps(config: ElasticConfig, pipeline: int, sharded: bool = False
     elif sharded:
         refused[REDUCES] = "the distributed optimizer saves other moments than it has, where buckets are several"
     return refused
+
+
+def turn_off(owners: Iterable[Any], refused: Iterable[str]) -> None:
+    """Set what may have such settings to have none of them on; `refused` are names of `refused_overlaps`."""
+    for owner in owners:
+        for name in refused:
+            if getattr(owner, name, False):
+                setattr(owner, name, False)
 
 
 def check_overlaps(owners: Mapping[str, Any], refused: Mapping[str, str]) -> None:

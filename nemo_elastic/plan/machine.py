@@ -24,8 +24,7 @@ MARGIN = 0.08
 EFFICIENCY = 0.4
 #: the same of models with experts, whose products are many and small. An assumption: whole steps on H100 are published
 #: at 158 to 163 TFLOP/s in bf16 (GPT-OSS 120B) and at 321 to 331 in FP8 (Nemotron-3 Nano), with tokens dealt out to
-#: experts evenly by force (Megatron-Bridge, docs/performance-summary-archive.md, containers 26.02 to 26.06); experts
-#: here are computed one after the other, without a grouped product.
+#: experts evenly by force (Megatron-Bridge, docs/performance-summary-archive.md, containers 26.02 to 26.06).
 EXPERT_EFFICIENCY = 0.2
 #: GPUs of a node, which NVLink connects: tensor parallelism stays inside
 NODE = 8

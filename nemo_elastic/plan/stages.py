@@ -13,7 +13,7 @@ from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer, keep_plain, three_digits
 
-__all__ = ["PAPER", "Curriculum", "Pace", "Stage"]
+__all__ = ["PAPER", "STAGES", "Curriculum", "Pace", "Stage"]
 
 #: fields of a curriculum
 STAGES = ("stage1", "stage2", "stage3")
@@ -119,17 +119,23 @@ class Curriculum:
         return self.stages[number - 1]
 
     def block(self, config: ElasticConfig, number: int) -> ElasticConfig:
-        """The elastic block of a stage, with its sampling; the last is in low precision, where the block asks for it.
+        """The elastic block of a stage: with its sampling, in its precision.
 
         Raises:
-            ElasticError: not one weight for each budget; or a stage 3 of a block that names no low precision.
+            ElasticError: not one weight for each budget; or see `precision`.
+        """
+        return self.stage(number).block(self.precision(config, number))
+
+    def precision(self, config: ElasticConfig, number: int) -> ElasticConfig:
+        """The elastic block with the precision of a stage: the last is in the low one that the block may ask for.
+
+        Raises:
+            ElasticError: a stage 3 of a block that names none.
         """
         distill, last = config.distill, len(self.stages)
         if self.stage3 is not None and distill.quantize is None:
             raise bad("elastic.distill.quantize", None, f"one of {', '.join(SCHEMES)}: stage 3 trains in it")
-        if number < last:
-            config = replace(config, distill=replace(distill, quantize=None))
-        return self.stage(number).block(config)
+        return config if number >= last else replace(config, distill=replace(distill, quantize=None))
 
     def in_low_precision(self, steps: int | None = None) -> Curriculum:
         """With a stage 3 of stage 2's lengths.

@@ -191,9 +191,7 @@ def members_cut(place: Place) -> Finding:
     trained, scheme = place.text()[2], place.config.distill.quantize
     with ExitStack() as stack:
         folder, how = place.dir, ""
-        if (
-            scheme is not None
-        ):  # what is trained in low precision is deployed in it: a family, of which members are cut
+        if scheme is not None:  # what is trained in low precision is deployed in it: a family, and cuts of that
             folder, how = Path(stack.enter_context(TemporaryDirectory())), f", in {scheme}"
             quantize_folder(place.dir / "family", folder / "family", scheme_of(scheme, COMPRESSED))
             family = open_source(folder / "family")

@@ -410,7 +410,7 @@ def _cut_pieces(
 
 
 def _cache(source: Source, target: Subnet) -> list[NewTensor]:
-    own = of_member(source.cache_scales, source.parent, source.held, target)
+    own = of_member(source.cache_scales, source.held, target)
     return [NewTensor.of(name, Pieces(raw)) for name, raw in own.items()]
 
 

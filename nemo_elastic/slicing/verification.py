@@ -154,10 +154,9 @@ def _cut_check(source: Source, family: Source) -> Check:
         cut |= predicted_pieces(family, source.held, requantize=True)
     wrong = [name for name, (raw, pieces) in cut.items() if not _same_cut(name, present[name], raw, pieces)]
     wrong += sorted(source.prediction.keys() - cut.keys())
-    scales = of_member(family.cache_scales, family.parent, family.held, source.held)
-    wrong += sorted(n for n in scales.keys() | source.cache_scales.keys()
-                    if n not in scales or n not in source.cache_scales
-                    or not same_words(source.cache_scales[n], scales[n]))  # fmt: skip
+    scales, own = of_member(family.cache_scales, family.held, source.held), source.cache_scales
+    wrong += sorted(scales.keys() ^ own.keys())
+    wrong += [name for name in sorted(scales.keys() & own.keys()) if not same_words(own[name], scales[name])]
     figure = "every tensor, byte for byte"
     if wrong:
         figure = f"{len(wrong)} of its tensors are not, the first is {wrong[0]}"

@@ -65,7 +65,7 @@ def open_folder(folder: Path) -> Source:
     wanted = {t.hf: t.shape for t in layout.tensors(shapes.parent, shapes.held)}
     with inside(folder):
         if quantised is not None:
-            cache = cache_scales(tensors, shapes.parent, shapes.held)
+            cache = cache_scales(tensors, shapes.held)
             tensors = {name: raw for name, raw in tensors.items() if name not in cache}
             tensors, behind = grouped(tensors, wanted, quantised), grouped(behind, beside, quantised)
         check_no_others(tensors.keys() - wanted.keys(), quantised)

@@ -27,7 +27,7 @@ from nemo_elastic.hosts.common.agreement import check_files, vocabulary_rows
 from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import absolute_if_there
-from nemo_elastic.megatron.models import check_overlaps, refused_overlaps
+from nemo_elastic.megatron.models import check_overlaps, refused_overlaps, turn_off
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.training import Rates
 
@@ -242,10 +242,8 @@ def _precision(recipe: Any, block: ElasticConfig) -> None:
         # megatron-core's other one cannot save the router, which is float32 among half-precision weights
         recipe.optimizer.use_distributed_optimizer = recipe.ddp.use_distributed_optimizer = True
     sharded = recipe.optimizer.use_distributed_optimizer
-    for owner in (recipe.ddp, recipe.optimizer):
-        for name in refused_overlaps(block, recipe.model.pipeline_model_parallel_size, sharded):
-            if getattr(owner, name, False):
-                setattr(owner, name, False)
+    refused = refused_overlaps(block, recipe.model.pipeline_model_parallel_size, sharded)
+    turn_off((recipe.ddp, recipe.optimizer), refused)
     if sharded:
         # by default its state goes on in the layout that wrote it alone; the next stage has another
         recipe.checkpoint.dist_ckpt_optim_fully_reshardable = True

@@ -84,7 +84,7 @@ def job_of(config: Any, job: str, own: CurriculumRun) -> ElasticRun:
     if job not in own.jobs[:-1]:
         raise bad("job", job, f"one of {', '.join(own.jobs)}")
     options, plan, stage, scheduler = (
-        own.options(job, checkpoints(own.dir, f"stage{max(1, number_of(job) - 1)}")),
+        own.options(job, checkpoints(own.dir, f"stage{own.before(job)}")),
         own.curriculum,
         own.stage(job),
         config.scheduler,

@@ -115,6 +115,11 @@ class CurriculumRun:
         """The stage out of whose end members are cut."""
         return len(self.curriculum.stages)
 
+    @staticmethod
+    def before(job: str) -> int:
+        """The stage whose end a job's starts from; the first starts from none, and gets itself."""
+        return max(1, number_of(job) - 1)
+
     def folder(self, job: str) -> str:
         """A job's own folder."""
         return job_folder(self.dir, job)

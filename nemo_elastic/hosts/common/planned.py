@@ -203,9 +203,8 @@ class PlannedFamily(ABC):
         sizes = stage.seq_length, stage.global_batch_size, stage.micro_batch_size
         run = RunShape(*sizes, gpus, gpu, number, node=node, gradients=self.precision.gradients,
                        routing=self.routing)  # fmt: skip
-        block = block or self.config
-        low = replace(curriculum.block(block, number), sampling=block.sampling)  # `plan` knows no stage's own sampling
-        return best(self.parent, low, run)
+        # of the block's own sampling, as `plan` has it: it knows no stage's
+        return best(self.parent, curriculum.precision(block or self.config, number), run)
 
     def planned(self, run: CurriculumRun) -> CurriculumRun:
         """A run with the layouts of its stages."""

@@ -23,7 +23,7 @@ from nemo import lightning as nl
 from nemo.lightning.run.plugins import PreemptionPlugin
 
 from nemo_elastic.errors import STOPPED
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder, number_of
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder
 from nemo_elastic.hosts.common.experiment import STOP_BEFORE, run_jobs
 from nemo_elastic.hosts.common.experiment import Executors as Executors
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume, StopInTime
@@ -106,8 +106,7 @@ def stage_recipe(recipe: run.Partial, own: CurriculumRun, job: str) -> run.Parti
     stage, changes = own.stage(job), Changes(recipe)
     recipe.trainer.max_steps = stage.max_steps
     recipe.log.ckpt.filename = FILENAME
-    before = max(1, number_of(job) - 1)
-    options = own.options(job, stage_checkpoint(own.dir, own.curriculum, before))
+    options = own.options(job, stage_checkpoint(own.dir, own.curriculum, own.before(job)))
     change(recipe, own.block_of(job), options, changes)
     if job == "stage1":
         recipe.resume = run.Config(

@@ -24,7 +24,7 @@ from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
 from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import absolute_if_there
-from nemo_elastic.megatron.models import refused_overlaps
+from nemo_elastic.megatron.models import refused_overlaps, turn_off
 from nemo_elastic.megatron.router_optim import is_router, no_weight_decay, router_ratio
 
 from .checks import (
@@ -237,10 +237,7 @@ def _precision(recipe: Any, config: ElasticConfig) -> None:
             optimizer.use_distributed_optimizer = True
     pipeline = getattr(strategy, "pipeline_model_parallel_size", 1) or 1
     sharded = getattr(optimizer, "use_distributed_optimizer", False)
-    for owner in (getattr(strategy, "ddp", None), optimizer):
-        for name in refused_overlaps(config, pipeline, sharded):
-            if getattr(owner, name, False):
-                setattr(owner, name, False)
+    turn_off((getattr(strategy, "ddp", None), optimizer), refused_overlaps(config, pipeline, sharded))
     if sharded:
         # by default its state is saved as it lies in buffers, and goes on in the layout that wrote it alone; the next
         # stage, with its longer sequences, has another
