@@ -64,25 +64,36 @@ def left_out() -> list[Subnet]:
 
 
 def run(engine: Engine, stop: Stop, place: Path) -> dict[str, Any]:
-    """The table, and members measured as they are."""
+    """The table, and members measured as they are, before it and after it: a machine's speed changes in an hour."""
     widths, began = widths_of(PARENT, axes(), 3), time.monotonic()
     table: dict[str, Any] = empty_table(PARENT, widths, "measured", engine.name, engine.work)
+    members = [PARENT.full, *left_out()]
 
     def show(done: int, total: int, what: str) -> None:
         print(f"{what}, {done}/{total}, {time.monotonic() - began:.0f} s", flush=True)
 
+    def visit() -> np.ndarray:
+        """Milliseconds and half of their intervals, float64 [members, phases, 2]."""
+        out = []
+        for member in members:
+            model = engine.load(PARENT, member)
+            try:
+                taken = difference(None, model, engine.work, stop)
+            finally:
+                model.close()
+            out.append([[1e3 * taken.seconds[p], 1e3 * taken.bounds[p]] for p in PHASES])
+            show(len(out), len(members), f"{engine.name}: {parameters(PARENT, member) / 1e6:.0f}M, {out[-1]}")
+        return np.array(out)
+
+    before, began = visit(), time.monotonic()
     read = measure(place / f"{engine.name}.json", table, PARENT, widths, engine, stop, show)
-    took, rows = time.monotonic() - began, []
-    for member in (PARENT.full, *left_out()):
-        model = engine.load(PARENT, member)
-        try:
-            taken = difference(None, model, engine.work, stop)
-        finally:
-            model.close()
-        seconds = read.seconds(PARENT, member)
+    took, after, rows = time.monotonic() - began, visit(), []
+    for i, member in enumerate(members):
+        seconds, each = read.seconds(PARENT, member), np.stack([before[i], after[i]])  # [visits, phases, 2]
+        real = each[..., 0].mean(0)
+        half = (abs(each[..., 0] - real) + each[..., 1]).max(0)
         row = {"parameters": parameters(PARENT, member), "layers": len(member.layers), "hidden": member.hidden}
-        times = {p: [1e3 * seconds[p], 1e3 * taken.seconds[p], 1e3 * taken.bounds[p]] for p in PHASES}
-        rows.append(row | times)
+        rows.append(row | {p: [1e3 * seconds[p], real[k], half[k]] for k, p in enumerate(PHASES)})
         print(engine.name, rows[-1], flush=True)
     return {
         "seconds": took,
@@ -137,6 +148,7 @@ def main() -> None:
     parser.add_argument("--vllm", type=Path, help="python of an environment with vLLM; without, the runtime alone")
     parser.add_argument("--only", choices=ENGINES, help="one engine")
     parser.add_argument("--seconds", type=float, default=15.0, help="after which no round of an entry begins")
+    parser.add_argument("--tables", type=Path, help="folder that keeps the tables of latencies")
     args = parser.parse_args()
     stop, figures = Stop(0.01, (6, 40), args.seconds), {}
     with tempfile.TemporaryDirectory() as place:
@@ -144,7 +156,9 @@ def main() -> None:
             if python is None or args.only not in (None, name):
                 continue
             engine = Engine(name, WORK, "cpu", str(python.absolute()))
-            figures[name] = run(engine, stop, Path(place))
+            folder = args.tables or Path(place)
+            folder.mkdir(parents=True, exist_ok=True)
+            figures[name] = run(engine, stop, folder)
     deliver(args, figures, table(figures), missed(figures))
 
 

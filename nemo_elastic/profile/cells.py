@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from nemo_elastic.core.budget import AxisConfig
-from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.cost import DTYPE_BYTES, parameters
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.core.latency import OUTSIDE
@@ -22,9 +22,9 @@ __all__ = ["Cell", "Widths", "cells", "layer_of", "layers_for", "model_of", "wid
 Widths = Mapping[str, Mapping[str, Sequence[int]]]
 #: entries of the vocabulary of models that measure layers: embedding and head only add noise there
 VOCABULARY = 256
-#: fewest layers of the smaller model, the most, and parameters that they should have together: what stays in a
-#: processor's cache from step to step is read faster than it is in a whole model
-FEW, MANY, LARGE = 2, 8, 5e7
+#: fewest layers of the smaller model, the most, and bytes that its weights should have: a part of what lies in a
+#: processor's caches is read faster than it is in a whole model (by a fifth, where all weights were 300 MB)
+FEW, MANY, LARGE = 2, 32, 4.5e8
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ def widths_of(parent: Parent, axes: Mapping[str, AxisConfig], most: int) -> Widt
 
 
 def cells(widths: Widths) -> Iterator[Cell]:
-    """Every entry, those outside of layers last: they are what is left when layers are known."""
+    """Every entry, those outside of layers last."""
     for kind, axes in widths.items():
         for place, chosen in enumerate(product(*axes.values())):
             yield Cell(kind, place, dict(zip(axes, chosen, strict=True)))
 
 
-def layers_for(parent: Parent, cell: Cell) -> int:
-    """How many layers the smaller of the two models has of a cell's kind."""
-    member, bare = layer_of(parent, cell), Subnet(cell.widths[HIDDEN], ())
-    count = parameters(parent, member) - parameters(parent, bare)
-    return int(min(MANY, max(FEW, -(-LARGE // count))))
+def layers_for(parent: Parent, cell: Cell, widths: Widths, dtype: str) -> int:
+    """How many layers the smaller of the two models has of what differs: of a cell's kind, or of each for `OUTSIDE`."""
+    least, more = (parameters(*model_of(parent, cell, number, widths)) for number in (1, 2))
+    wanted = LARGE / DTYPE_BYTES[dtype] - (least if cell.kind == OUTSIDE else 0)
+    return int(min(MANY, max(FEW, -(-wanted // (more - least)))))
 
 
 def layer_of(parent: Parent, cell: Cell) -> Subnet:
@@ -81,15 +81,15 @@ def model_of(parent: Parent, cell: Cell, number: int, widths: Widths) -> tuple[P
 
     Args:
         parent: whose layers.
-        cell: what is measured; the model for what is outside of layers has one layer of each kind.
-        number: layers of its kind.
+        cell: what is measured.
+        number: layers of its kind; of each kind for what is outside of layers.
         widths: of `widths_of`; the other kinds' layers have the smallest.
 
     Returns:
         A parent with as many layers, and the member of it that is run.
     """
     others = [name for name in dict.fromkeys(parent.types) if name != cell.kind]
-    names = [*others, *([] if cell.kind == OUTSIDE else [cell.kind] * number)]
+    names = others * number if cell.kind == OUTSIDE else [*others, *[cell.kind] * number]
     vocabulary = parent.vocab if cell.kind == OUTSIDE else min(parent.vocab, VOCABULARY)
     pattern = "".join(parent.kind(name).symbol for name in names)
     own = replace(parent, pattern=pattern, sizes=dict(parent.sizes) | {"vocab": vocabulary})

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.core.latency import FORMAT, OUTSIDE, PHASES, LatencyTable, Workload
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.atomic import atomic_write
@@ -83,21 +82,16 @@ def measure(
     for done, cell in enumerate(left, len(every) - len(left)):
         progress(done, len(every), f"{engine.name}: {cell}")
         outside, own = cell.kind == OUTSIDE, grids[cell.kind]
-        number = 1 if outside else layers_for(parent, cell)
+        number = layers_for(parent, cell, widths, engine.work.dtype)
         with ExitStack() as loaded:
             models = []
-            for count in (number,) if outside else (number, 2 * number):
+            for count in (number, 2 * number):
                 models.append(engine.load(*model_of(parent, cell, count, widths)))
                 loaded.callback(models[-1].close)
             _check_facts(file, table, engine)
-            taken = difference(None if outside else models[0], models[-1], engine.work, stop)
+            taken = difference(*models, engine.work, stop, rest=outside)
         for phase, seconds in taken.seconds.items():
-            own[phase][cell.place] = seconds / number
-            if outside:  # the layers of the model, the smallest of each kind, are known by now
-                others = (grid for name, grid in grids.items() if name != OUTSIDE)
-                own[phase][cell.place] -= sum(
-                    grid[phase][cell.place * len(grid[phase]) // len(grid["axes"][HIDDEN])] for grid in others
-                )
+            own[phase][cell.place] = seconds / (1 if outside else number)
         bound = max(taken.bounds[p] / taken.first[p] for p in PHASES)
         own["bounds"][cell.place] = bound if isfinite(bound) else None
         save(file, table)

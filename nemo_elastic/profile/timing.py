@@ -47,10 +47,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much longer the second model takes.
+    """How much longer the second model takes, or what the first has besides that.
 
     Attributes:
-        seconds: phase -> median difference; bounds: half of its interval of 95 %.
+        seconds: phase -> median; bounds: half of its interval of 95 %.
         first: phase -> median of the first model.
         rounds: that were measured.
     """
@@ -71,10 +71,18 @@ def phases(model: Model, work: Workload) -> np.ndarray:
     return np.array([by_phase[phase] for phase in PHASES])
 
 
-def difference(first: Model | None, second: Model, work: Workload, stop: Stop) -> Difference:
+def difference(
+    first: Model | None, second: Model, work: Workload, stop: Stop, rest: bool = False
+) -> Difference:  # fmt: skip
     """How much longer a model takes than another one; without another one, how long it takes.
 
     They take turns, and who begins changes, so that a machine that slows down slows both. The first round is warm-up.
+
+    Args:
+        first, second: the models.
+        work: what they are given.
+        stop: when it is enough.
+        rest: what the first takes besides what the second takes more, instead: of what the second has twice nothing.
     """
     models = [m for m in (first, second) if m is not None]
     for model in models:
@@ -86,6 +94,7 @@ def difference(first: Model | None, second: Model, work: Workload, stop: Stop) -
         rounds.append([taken[id(model)] for model in models])
         each = np.array(rounds)  # [rounds, models, phases]
         gained = each[:, -1] - each[:, 0] if first is not None else each[:, 0]
+        gained = each[:, 0] - gained if rest else gained
         middle, half = np.median(gained, axis=0), _half(gained)
         base = np.median(each[:, 0], axis=0)
         enough = len(rounds) >= stop.rounds[0] and bool((half <= stop.tolerance * base).all())

@@ -18,7 +18,7 @@ from nemo_elastic.core.latency import DECODE, OUTSIDE, PREFILL, LatencyTable, Wo
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.plan.machine import EFFICIENCY, GPUS
-from nemo_elastic.profile.cells import FEW, MANY, cells, layer_of, layers_for, model_of, widths_of
+from nemo_elastic.profile.cells import FEW, LARGE, MANY, cells, layer_of, layers_for, model_of, widths_of
 from nemo_elastic.profile.roofline import READ, on_paper
 from tests.core.test_latency import AXES, SHAPE, ends
 from tests.shapes import NANO_12B, NANO_30B, PARENT
@@ -40,8 +40,12 @@ def test_two_models_of_a_cell_differ_by_layers_of_its_kind_and_widths(case: str)
     assert set(seen) == {*parent.types, OUTSIDE}
     for cell in cells(widths):
         if cell.kind == OUTSIDE:
-            own, _ = model_of(parent, cell, 1, widths)
-            assert own.vocab == parent.vocab and sorted(own.types) == sorted(set(parent.types))
+            own, few = model_of(parent, cell, 2, widths)
+            twice, many = model_of(parent, cell, 4, widths)
+            assert own.vocab == parent.vocab and Counter(own.types) == Counter(2 * [*set(parent.types)])
+            # twice the smaller one without the larger one is what is outside of layers
+            bare = Subnet(few.hidden, ())
+            assert 2 * parameters(own, few) - parameters(twice, many) == parameters(parent, bare)
             continue
         (small, few), (large, many) = (model_of(parent, cell, n, widths) for n in (2, 4))
         one = parameters(parent, layer_of(parent, cell)) - parameters(parent, Subnet(few.hidden, ()))
@@ -67,11 +71,14 @@ def test_some_widths_of_an_axis_are_its_ends_and_what_lies_evenly_between() -> N
 
 @pytest.mark.parametrize(("parent", "kind"), [(NANO_12B, "mlp"), (NANO_12B, "attention"), (PARENT, "mlp")])
 def test_models_are_large_enough_that_weights_are_not_in_a_processors_cache(parent: Parent, kind: str) -> None:
-    cell = next(cell for cell in cells(widths_of(parent, whole(parent), 2)) if cell.kind == kind)
-    number = layers_for(parent, cell)
+    widths = widths_of(parent, whole(parent), 2)
+    cell = next(cell for cell in cells(widths) if cell.kind == kind)
+    number = layers_for(parent, cell, widths, "bf16")
     assert FEW <= number <= MANY
-    weights = number * (parameters(parent, layer_of(parent, cell)) - parameters(parent, Subnet(parent.hidden, ())))
-    assert weights >= 5e7 or number == MANY
+    one = parameters(parent, layer_of(parent, cell)) - parameters(parent, Subnet(parent.hidden, ()))
+    assert 2 * number * one >= LARGE or number == MANY
+    assert number == FEW or 2 * (number - 1) * one < LARGE
+    assert layers_for(parent, cell, widths, "fp32") <= number
 
 
 @pytest.mark.parametrize("parent", [NANO_12B, NANO_30B], ids=["12b", "30b"])

@@ -48,6 +48,9 @@ def test_a_difference_ends_when_it_is_known_and_lies_in_its_interval() -> None:
     assert still.rounds == 6 and still.bounds[PREFILL] == pytest.approx(0, abs=1e-12)
     alone = difference(None, Clock(1e-3, 1e-5), Workload(1, 50, 3), stop)
     assert alone.seconds[PREFILL] == pytest.approx(50e-3)
+    # 0.4 ms a token are outside of what the second has twice
+    rest = difference(Clock(1e-3, 1e-5), Clock(1.6e-3, 1.5e-5), Workload(1, 50, 3), stop, rest=True)
+    assert rest.seconds[PREFILL] == pytest.approx(0.4 * 50e-3)
 
 
 def test_a_machine_that_slows_down_slows_both_models() -> None:
