@@ -107,16 +107,12 @@ GATHERS: tuple[str, ...] = ("overlap_param_gather", "overlap_param_gather_with_o
 REDUCES = "overlap_grad_reduce"
 
 
-def refused_overlaps(config: ElasticConfig, pipeline: int, sharded: bool = False) -> dict[str, str]:
+def refused_overlaps(config: ElasticConfig, pipeline: int) -> dict[str, str]:
     """Overlaps that a family cannot have, and why.
 
     Args:
         config: its block.
         pipeline: ranks of the pipeline.
-        sharded: the distributed optimizer. Overlapped, gradients lie in several buckets; megatron-core's
-            `get_parameter_state_dp_zero` takes the padding between them away, which its
-            `sharded_param_state_fully_reshardable` counts: moments in a checkpoint are others. Seen on 0.15.3; the
-            code of 0.19.2 is the same.
     """
     modules = "megatron-core waits for a module's weights when it is called, and ours multiply by those of others"
     refused = dict.fromkeys(GATHERS, modules)
@@ -124,8 +120,6 @@ def refused_overlaps(config: ElasticConfig, pipeline: int, sharded: bool = False
         refused[REDUCES] = f"each of elastic.budgets_per_batch: {config.budgets_per_batch} has a backward pass"
     elif pipeline > 1:
         refused[REDUCES] = f"the router's gradients are summed over the {pipeline} pipeline ranks before"
-    elif sharded:
-        refused[REDUCES] = "the distributed optimizer saves other moments than it has, where buckets are several"
     return refused
 
 

@@ -45,6 +45,8 @@ ROWS = (
     Layout(data=2, sharded=True, soft=True, micro_batches=4),
     Layout(tensor=2, data=2, soft=True),
     Layout(tensor=2, sequence=True, data=2, sharded=True),
+    Layout(data=2, soft=True, micro_batches=4, overlap=True),
+    Layout(tensor=2, sequence=True, data=2, sharded=True, soft=True, overlap=True),
     Layout(pipeline=2, teacher=False, micro_batches=4),
     Layout(pipeline=2, teacher=False, micro_batches=4, soft=True),
     Layout(pipeline=2, teacher=False),
@@ -107,6 +109,7 @@ SUITE = (
     Layout(pipeline=2, micro_batches=4, mode="trainable"),
     Layout(recompute="selective"),
     Layout(context=2, tensor=2, sequence=True, soft=True),
+    Layout(tensor=2, sequence=True, data=2, sharded=True, soft=True, overlap=True),
     SHARDS[0],
     SHARDS[2],
     HALVES[1],
@@ -204,14 +207,14 @@ def measure(place: Path, only: Collection[str] = ()) -> dict[str, dict[str, Any]
 
 def markdown(actual: Mapping[str, Mapping[str, Any]]) -> str:
     """The tables of docs/clusters.md."""
-    head = ["TP", "SP", "CP", "PP", "DP", "distributed optimizer", "recomputation", "micro-batches", "steps",
+    head = ["TP", "SP", "CP", "PP", "DP", "distributed optimizer", "overlap", "recomputation", "micro-batches", "steps",
             "distill", "loss", "gradients", "weights"]  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 10 + "---:|" * 3]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 11 + "---:|" * 3]
     for layout in ROWS:
         r, report = actual[layout.name], asdict(layout)
         yes = {True: "on", False: ""}
         cells = [report["tensor"], yes[layout.sequence], report["context"], report["pipeline"], report["data"],
-                 yes[layout.sharded], layout.recompute or "", layout.micro_batches,
+                 yes[layout.sharded], yes[layout.overlap], layout.recompute or "", layout.micro_batches,
                  "soft" if layout.soft else "sliced", layout.mode if layout.teacher else "ce"]  # fmt: skip
         figures = [f"{r[k]:.0e}" if k in r else "" for k in ("loss", "gradient", "weight")]
         lines.append("| " + " | ".join(map(str, [*cells, *figures])) + " |")

@@ -241,10 +241,9 @@ def _precision(recipe: Any, block: ElasticConfig) -> None:
     if half and block.router is not None and not recipe.optimizer.use_distributed_optimizer:
         # megatron-core's other one cannot save the router, which is float32 among half-precision weights
         recipe.optimizer.use_distributed_optimizer = recipe.ddp.use_distributed_optimizer = True
-    sharded = recipe.optimizer.use_distributed_optimizer
-    refused = refused_overlaps(block, recipe.model.pipeline_model_parallel_size, sharded)
+    refused = refused_overlaps(block, recipe.model.pipeline_model_parallel_size)
     turn_off((recipe.ddp, recipe.optimizer), refused)
-    if sharded:
+    if recipe.optimizer.use_distributed_optimizer:
         # by default its state goes on in the layout that wrote it alone; the next stage has another
         recipe.checkpoint.dist_ckpt_optim_fully_reshardable = True
 
@@ -275,8 +274,7 @@ def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, r
 
     def before() -> Path | None:
         check_settings(recipe)  # a script may have set them again
-        sharded = recipe.optimizer.use_distributed_optimizer
-        refused = refused_overlaps(block, recipe.model.pipeline_model_parallel_size, sharded)
+        refused = refused_overlaps(block, recipe.model.pipeline_model_parallel_size)
         check_overlaps({"ddp": recipe.ddp, "optimizer": recipe.optimizer}, refused)
         check_vocabularies(recipe, vocabulary_rows(options.teacher))  # which may not have been there
         return check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0)

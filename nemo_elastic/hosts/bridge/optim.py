@@ -17,6 +17,7 @@ from megatron.core.utils import get_model_config
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.megatron.megatron_host import trained
+from nemo_elastic.megatron.moments import save_own_moments
 from nemo_elastic.megatron.router_optim import RouterClip, is_router, is_router_group, reduce_router, router_ratio
 from nemo_elastic.train.guard import Guard
 from nemo_elastic.train.training import Rates
@@ -76,7 +77,7 @@ class ElasticScheduler(OptimizerParamScheduler):
 
 
 def watch_optimizer(model: list[Any], optimizer: Any, guard: Guard | None, clip: bool) -> None:
-    """Reduce and clip the router's gradients apart, and take no step that is not finite.
+    """Reduce and clip the router's gradients apart, take no step that is not finite, and save moments as they are.
 
     Args:
         model: Bridge's chunks.
@@ -84,6 +85,7 @@ def watch_optimizer(model: list[Any], optimizer: Any, guard: Guard | None, clip:
         guard: None for fp16, whose optimizer finds infinities by itself: it is how its loss scale is found.
         clip: whether there is a router.
     """
+    save_own_moments(optimizer)
     if clip:
         RouterClip.install(optimizer)
     if guard is not None:

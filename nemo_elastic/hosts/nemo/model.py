@@ -132,8 +132,7 @@ class ElasticMambaModel(llm.MambaModel):
         if self._trainer is not None:
             ddp, optimizer = getattr(self._trainer.strategy, "ddp_config", None), getattr(self.optim, "config", None)
             pipeline = parallel_state.get_pipeline_model_parallel_world_size()
-            sharded = getattr(optimizer, "use_distributed_optimizer", False)
-            refused = refused_overlaps(self.elastic_config, pipeline, sharded)
+            refused = refused_overlaps(self.elastic_config, pipeline)
             check_overlaps({"trainer.strategy.ddp": ddp, "optim.config": optimizer}, refused)
         distill = self.elastic_config.distill
         self.config.mamba_stack_spec = elastic_stack_spec

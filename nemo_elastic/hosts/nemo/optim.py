@@ -12,6 +12,7 @@ from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
 from torch.optim.lr_scheduler import LambdaLR
 
 from nemo_elastic.megatron.megatron_host import trained
+from nemo_elastic.megatron.moments import save_own_moments
 from nemo_elastic.megatron.router_optim import RouterClip, is_router_group, reduce_router
 from nemo_elastic.train.guard import Guard
 from nemo_elastic.train.training import Rates
@@ -28,6 +29,8 @@ class ElasticOptimizer(MegatronOptimizerModule):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Watch the model that is going to be trained."""
         super().on_fit_start(trainer, pl_module)
+        for optimizer in trainer.optimizers:
+            save_own_moments(optimizer.mcore_optimizer)
         if self.scale_lr_cond is not None:
             for optimizer in trainer.optimizers:
                 RouterClip.install(optimizer.mcore_optimizer)

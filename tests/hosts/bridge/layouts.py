@@ -51,6 +51,9 @@ PAIRS = {
     "dp2-soft-sharded": Layout(data=2, sharded=True, micro_batches=2, soft=True),
     "dp2-overlap": Layout(data=2, micro_batches=2, soft=True, overlap=True),
     "dp2-tp2-sp-overlap": Layout(data=2, tensor=2, sequence=True, micro_batches=2, recompute="full", overlap=True),
+    "dp2-tp2-sp-sharded-overlap": Layout(
+        data=2, tensor=2, sequence=True, sharded=True, micro_batches=2, soft=True, overlap=True
+    ),
     "tp2-sp": Layout(tensor=2, sequence=True, micro_batches=2),
     "tp2-sp-soft": Layout(tensor=2, sequence=True, micro_batches=2, soft=True, recompute="full"),
     "pp2": Layout(pipeline=2, micro_batches=4),

@@ -236,9 +236,8 @@ def _precision(recipe: Any, config: ElasticConfig) -> None:
             # megatron-core's other one cannot save the router, which is float32 among half-precision weights
             optimizer.use_distributed_optimizer = True
     pipeline = getattr(strategy, "pipeline_model_parallel_size", 1) or 1
-    sharded = getattr(optimizer, "use_distributed_optimizer", False)
-    turn_off((getattr(strategy, "ddp", None), optimizer), refused_overlaps(config, pipeline, sharded))
-    if sharded:
+    turn_off((getattr(strategy, "ddp", None), optimizer), refused_overlaps(config, pipeline))
+    if getattr(optimizer, "use_distributed_optimizer", False):
         # by default its state is saved as it lies in buffers, and goes on in the layout that wrote it alone; the next
         # stage, with its longer sequences, has another
         _set(recipe.trainer.strategy, "ckpt_optim_fully_reshardable", True)
