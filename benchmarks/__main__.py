@@ -44,6 +44,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
 APART = {
     "bench_step_experts": "make bench-step-experts",
     "bench_launches": "make bench-launches",
+    "bench_volumes": "make bench-volumes",
     "bench_latency": "make bench-latency",
 }
 

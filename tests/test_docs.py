@@ -28,7 +28,7 @@ from nemo_elastic.cli.app import COMMANDS, load_command
 from nemo_elastic.config.block import ElasticConfig
 from tests.documentation import PAGES, ROOT, SHELL, blocks, named_files
 from tests.workers import environment
-from tools import plan_table
+from tools import plan_table, status
 from tools.pictures import IMAGES, PICTURES
 
 #: programs that are other people's, and are only named
@@ -385,6 +385,14 @@ def test_a_picture_is_what_its_script_draws(name: str) -> None:
 def test_the_table_of_the_plan_is_what_its_script_prints() -> None:
     text = (ROOT / "docs" / "tables" / "plan_stage2.md").read_text(encoding="utf-8")
     assert text == plan_table.page(), "run: .venv/bin/python tools/plan_table.py > docs/tables/plan_stage2.md"
+
+
+def test_the_tables_of_what_runs_where_are_what_the_tests_say() -> None:
+    pages = status.pages()
+    for name, text in pages.items():
+        assert (ROOT / "docs" / "tables" / name).read_text() == text, "run: .venv/bin/python tools/status.py"
+    first = (ROOT / "README.md").read_text(encoding="utf-8").split("## What was run where\n\n")[1].split("\n\n")[0]
+    assert len(first.splitlines()) > 6 and set(first.splitlines()) <= set(pages["status.md"].splitlines())
 
 
 def test_every_picture_is_shown_somewhere() -> None:

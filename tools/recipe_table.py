@@ -13,17 +13,18 @@ from typing import Any
 
 from nemo_elastic.hosts.common.planned import NODES
 from nemo_elastic.hosts.common.recipe_file import load_recipe
+from nemo_elastic.plan.layouts import duration
 from nemo_elastic.plan.stages import PAPER
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SIZES = {"nemo": ("12b", "9b", "8b", "12b_sft"), "bridge": ("12b", "9b", "8b", "30b_a3b", "4b_sft", "30b_a3b_sft")}
 HEAD = ("Recipe", "Stage", "Sequence", "Batch", "Steps", "Tokens", "Sampled", "Layout", "Weights, gradients",
-        "GB of a GPU")  # fmt: skip
+        "GB of a GPU", "GPU-hours")  # fmt: skip
 
 
 def table(host: str) -> str:
     """The hyper-parameters of both stages of every large recipe, and the layouts on their default machines."""
-    lines, families = [_row(HEAD), "|---|" + "---:|" * 5 + "---|" * 3 + "---:|"], []
+    lines, families = [_row(HEAD), "|---|" + "---:|" * 5 + "---|" * 3 + "---:|" * 2], []
     for size in SIZES[host]:
         name = ("" if host == "nemo" else f"{host}/") + f"nemotron_elastic_{size}"
         family = load_recipe(RECIPES / f"{name}.py")
@@ -37,7 +38,7 @@ def table(host: str) -> str:
                 f"`{name}`", number, stage.seq_length, stage.global_batch_size, stage.max_steps,
                 f"{stage.tokens / 1e9:.1f}B", ", ".join(f"{budget.name} {weight:.2g}" for budget, weight in sampled),
                 layout, f"{family.precision.weights}, {family.precision.gradients}",
-                f"{layout.memory.total / 1e9:.1f}",
+                f"{layout.memory.total / 1e9:.1f}", f"{duration(layout, stage.max_steps).gpu_hours:,.0f}",
             )))  # fmt: skip
     return "\n".join(lines) + "\n" + ("\n" + _same(PAPER, families[0].config) if host == "nemo" else "")
 

@@ -46,7 +46,7 @@ def block(sizes: Mapping[str, float] = THREE, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-#: a router alone, as published: half of the steps under its masks
+#: a router alone: half of the steps under its masks
 SOFT = {"freeze_at": 0.5, "prior": 0.0, "soft_share": 1.0}
 #: ways to find a shape; each trains the same steps
 SHAPES: dict[str, dict[str, Any]] = {
@@ -206,6 +206,10 @@ DEEP_PARENT = Job("parent-deep", "parent", steps=732, batch=PARENT_BATCH, lr=PAR
 RECIPES = {"lr": 3e-3, "scale": (1.0, 3.0), "loss_weight": 4.0, "below": 0.0, "prior": 2.0, "soft_share": 0.15,
            "freeze_at": 0.67}  # fmt: skip
 OFTEN = RECIPES | {"lr": 1e-2, "scale": (1.0, 10.0), "soft_share": 0.75}
+#: the paper's own, with its second mode of masks: it chooses to the end, all of it under them, and its budget loss of
+#: weight 1 pulls from both sides
+PUBLISHED = {"lr": 1e-2, "scale": (1.0, 10.0), "loss_weight": 1.0, "below": 1.0, "deadzone": 0.0, "prior": 0.0,
+             "soft_share": 1.0, "freeze_at": 1.0}  # fmt: skip
 #: ways to shapes of which every layer may have its own
 DEEP_WAYS: dict[str, dict[str, Any]] = {
     "random": {"search": None},
@@ -213,9 +217,10 @@ DEEP_WAYS: dict[str, dict[str, Any]] = {
     "search-router": {"router": RECIPES},
     "search-router-often": {"router": OFTEN},
     "router": {"search": None, "router": OFTEN | {"prior": 0.0, "soft_share": 1.0}},
+    "published": {"search": None, "router": PUBLISHED},
 }
 #: the way whose steps are given; every other one takes as many as cost the same
-DEAREST, DEEP_STEPS = "search-router-often", 200
+GIVEN, DEEP_STEPS = "search-router-often", 200
 
 
 def deep_block(way: str) -> dict[str, Any]:
@@ -235,8 +240,8 @@ def deep_spending(way: str, steps: int) -> float:
 
 
 def deep_steps(way: str) -> int:
-    """The most steps with which a way costs no more than the dearest does; further steps never cost less."""
-    most, steps = deep_spending(DEAREST, DEEP_STEPS), range(DEEP_STEPS, 3 * DEEP_STEPS)
+    """The most steps with which a way costs no more than the given one does; further steps never cost less."""
+    most, steps = deep_spending(GIVEN, DEEP_STEPS), range(DEEP_STEPS // 2, 3 * DEEP_STEPS)
     return steps[bisect_right(steps, most, key=lambda n: deep_spending(way, n)) - 1]
 
 

@@ -24,6 +24,7 @@ import typer.main
 from nemo_elastic import __version__
 from nemo_elastic.errors import INTERRUPTED, ElasticError, environment_line, is_ctrl_c, one_line
 from nemo_elastic.extras import missing
+from nemo_elastic.plugins import load_plugins
 
 __all__ = ["COMMANDS", "LazyGroup", "Row", "load_command", "main"]
 
@@ -111,6 +112,7 @@ class LazyGroup(typer.core.TyperGroup):
         """Run a command, with its errors in the user's words."""
         with errors_in_one_line():
             _check_current_folder()
+            load_plugins()
             return super().invoke(ctx)
 
 

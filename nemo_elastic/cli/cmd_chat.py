@@ -44,7 +44,7 @@ def command(
     draft: Annotated[str | None, _DRAFT] = None,
     max_new_tokens: Annotated[
         int, within(1, TOKENS, "--max-new-tokens", "Most tokens of an answer; it ends before at an end token.")
-    ] = 512,
+    ] = 96,
     temperature: Annotated[
         float, within(0.0, 100.0, "--temperature", "Sample with it; by default 0, the most likely token.")
     ] = 0.0,

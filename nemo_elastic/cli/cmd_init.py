@@ -16,9 +16,14 @@ __all__ = ["command"]
 
 
 def command(
-    parent: Annotated[Path, typer.Argument(help="A plain Nemotron-H in Hugging Face's format or NeMo's.")],
-    config: Annotated[Path, CONFIG],
     out: Annotated[Path, options.out("The family folder to write.")],
+    parent: Annotated[
+        Path | None, typer.Argument(help="A plain Nemotron-H in Hugging Face's format or NeMo's.")
+    ] = None,
+    config: Annotated[Path | None, CONFIG] = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="A tiny parent with random weights, to try commands on; no PARENT, no --config.")
+    ] = False,
     ranking: Annotated[
         Path | None, typer.Option("--ranking", help="Folder that `nemo-elastic rank` wrote: sorts the weights by it.")
     ] = None,
@@ -37,23 +42,35 @@ def command(
 
     Without a ranking the weights stay as they are stored, and what a member loses is arbitrary.
 
-    Example: `nemo-elastic init parent/ --config elastic.yaml --ranking ranking/ --out family/`
+    Example: `nemo-elastic init parent/ --config elastic.yaml --ranking ranking/ --out family/`, or
+    `nemo-elastic init --example --out family/`
     """
     from rich.console import Console
 
     from nemo_elastic.cli.show import describe, members_table, writing
     from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.errors import ElasticError
     from nemo_elastic.formats.folders import read_shapes
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.slicing.card import served_as
+    from nemo_elastic.slicing.example import write_example
     from nemo_elastic.slicing.family_folder import UNTRAINED, init_family
 
+    given = {"PARENT": parent, "--config": config}
+    if example and any((ranking, license, base_model, *given.values())):
+        raise ElasticError("--example: takes no PARENT, --config, --ranking, --license and --base-model")
+    if not example and None in given.values():
+        missing = next(name for name, value in given.items() if value is None)
+        raise ElasticError(f"{missing}: is missing; or give --example")
     check_output(out, force, parent, config, ranking, kind=UNTRAINED)
     with writing(f"writing {out}", quiet=json) as progress:
-        block = ElasticConfig.load(config)
-        init_family(
-            parent, block, out, ranking, license=license, base_model=base_model, force=force, progress=progress
-        )
+        if parent is None or config is None:
+            write_example(out, force=force, progress=progress)
+        else:
+            block = ElasticConfig.load(config)
+            init_family(
+                parent, block, out, ranking, license=license, base_model=base_model, force=force, progress=progress
+            )
     shapes = read_shapes(out)
     spec = served_as(shapes.config)
     if json:

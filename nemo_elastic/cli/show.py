@@ -183,24 +183,26 @@ def path_table(
     from nemo_elastic.core.cost import has_inactive
     from nemo_elastic.core.latency import DECODE
     from nemo_elastic.core.limits import LATENCY
-    from nemo_elastic.slicing.card import human_bytes, width
+    from nemo_elastic.io.values import three_digits
+    from nemo_elastic.slicing.card import human, human_bytes, width
 
     title = f"{len(places)} of {len(path)} sizes (memory: {spec.weights}, {spec.batch} x {spec.length} tokens)"
-    table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, collapse_padding=True)
+    table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, padding=0)
     table.add_column("", no_wrap=True)
     parent = path.family.parent
     kinds, active = parent.kinds, ["active"] if has_inactive(parent) else []
-    for name in ("parameters", *active):
-        table.add_column(name, justify="right", no_wrap=True)
+    count = human if active else "{:,}".format  # so that 80 columns hold a path of the 30B-A3B, too
     times = [] if latencies is None else [DECODE]
-    for name in ("of the parent", "memory", *times, "hidden", *(kind.axes[0].words for kind in kinds), "layers"):
-        table.add_column(name, justify="right", overflow="fold")
+    widths = ("hidden", *(kind.axes[0].words for kind in kinds), "layers")
+    for name in ("parameters", *active, "share", "memory", *times, *widths):
+        table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", overflow="fold")
     members, whole = path.members(), path.family.members[0].parameters
     for at in places:
         subnet = path[at]
         entry = size(parent, subnet, spec)
-        cells = [f"{entry['parameters']:,}", *(f"{entry['active_parameters']:,}" for _ in active)]
-        cells += [f"{entry['parameters'] / whole:.1%}", human_bytes(entry["memory"]["bytes"])]
+        cells = [count(entry["parameters"]), *(count(entry["active_parameters"]) for _ in active)]
+        share = f"{three_digits(100 * entry['parameters'] / whole)}%"
+        cells += [share, human_bytes(entry["memory"]["bytes"])]
         cells += [LATENCY.words(latencies.milliseconds(parent, subnet))] if latencies is not None else []
         cells.append(width(subnet, "hidden"))
         cells += ["x".join(w for axis in kind.widths if (w := width(subnet, axis)) != "-") or "-" for kind in kinds]

@@ -81,8 +81,8 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """The trained router. Nemotron Elastic's are its MLPs, Gumbel-softmax, tau, scale and the budget loss; soft masks
-    (gate: soft), prior, soft_share, below, deadzone and freeze_at are ours.
+    """The trained router. Nemotron Elastic's are its MLPs, Gumbel-softmax, tau, scale, soft masks (gate: soft) and the
+    budget loss; straight-through masks (gate: hard), prior, soft_share, below, deadzone and freeze_at are ours.
 
     Attributes:
         hidden: width of each axis' MLP.
@@ -100,8 +100,8 @@ class RouterConfig:
         deadzone: relative miss below which the budget loss is zero.
         gate: soft (expected masks) or hard (straight-through masks).
         soft_share: share of the micro-batches before `freeze_at` that run under the router's masks, at full size; the
-            others train its present choices as slices, at their price. 1 is the published method; a small share gave
-            members as good (docs: studies) at a tenth above the price of slices alone.
+            others train its present choices as slices, at their price. 1 is as published, with freeze_at 1; a small
+            share gave members as good (docs: studies) at a tenth above the price of slices alone.
         freeze_at: fraction of stage 1 after which shapes are projected and frozen and every step is sliced.
     """
 

@@ -118,13 +118,13 @@ def mlp(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
 def attention(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
     """Norm, the fused query-key-value output, a contiguous copy of the queries, SDPA's output and its log-sum-exp.
 
-    The output projection's input is counted as a copy of SDPA's output (a gated product is one). No score matrix:
-    SDPA's flash kernel is assumed, as PyTorch chooses it in bf16. Where more ranks share a sequence than there are
-    keys and values, these are there several times.
+    The output projection's input is counted as a copy of SDPA's output; gates keep what they multiply there. No score
+    matrix: SDPA's flash kernel is assumed, as PyTorch chooses it in bf16. Where more ranks share a sequence than there
+    are keys and values, these are there several times.
     """
     query = parent.attention_heads * parent.attention_head_dim
     key_value = 2 * _key_value_heads(parent, shards) * parent.attention_head_dim
-    inner = HALF * (4 * query + key_value) + SINGLE * parent.attention_heads
+    inner = HALF * ((5 if gated else 4) * query + key_value) + SINGLE * parent.attention_heads
     return norm(parent, shards) + inner / shards.tensor + _output_gates(parent, shards, gated)
 
 
@@ -198,7 +198,7 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
     An auxiliary loss: scores once more, their sum, and the indices. Each choice: its place, its weight, the expert's
     input I, and relu(h) of its F (megatron.experts), of as many as come to the rank. Fused, places are a row of
     2 E + 1 for each token. The projection out of the latent width keeps its input. Gates keep what they multiply:
-    scores, the shared S, and both sides of the latent width.
+    the chosen weights before and after, the shared S, and both sides of the latent width.
     """
     experts, top_k, how = parent.size(EXPERTS), parent.size(TOP_K), shards.routing
     latent = parent.size(LATENT) if parent.has(LATENT) else 0
@@ -210,7 +210,7 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
     choice = how.load * (routed_input(parent) + HALF * parent.size(EXPERT_FFN) + SINGLE)
     routed, shared = router + top_k * choice + HALF * latent, 2 * HALF * parent.size(SHARED_FFN)
     if gated:
-        routed += SINGLE * experts + HALF * 2 * latent
+        routed += 2 * SINGLE * top_k + HALF * 2 * latent
         shared += HALF * parent.size(SHARED_FFN)
     own = routed / shards.stream + shared / shards.tensor
     return norm(parent, shards) + own + _output_gates(parent, shards, gated)

@@ -27,10 +27,13 @@ def register() -> None:
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.v1.metrics.loggers import PrometheusStatLogger
 
+    from nemo_elastic.plugins import load_plugins
+
     from .arguments import ARCHITECTURE
 
     if getattr(EngineArgs, _DONE, False):
         return
+    load_plugins()
     ModelRegistry.register_model(ARCHITECTURE, "nemo_elastic.serving.engine.family_model:FamilyForCausalLM")
     MODELS_CONFIG_MAP[ARCHITECTURE] = MODELS_CONFIG_MAP["NemotronHForCausalLM"]
     read, make = EngineArgs.from_cli_args.__func__, EngineArgs.create_engine_config

@@ -187,7 +187,7 @@ def init_family(
     )
     _write(
         out, family, entries, source.config, source.companions, lineage, force, shard_bytes, progress, behind,
-        UNTRAINED, _low(source.tensors),
+        UNTRAINED, _low({**source.tensors, **source.prediction}),
     )  # fmt: skip
     return family
 

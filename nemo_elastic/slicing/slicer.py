@@ -281,7 +281,12 @@ def _write_hf(
             source.config,
             source.companions,
             _in_dtype({name: pieces for name, (_, pieces) in behind[folder].items()}, dtype),
-            {name: raw.stored_as for name, (raw, _) in cuts[folder].items() if isinstance(raw, Quantized)},
+            {
+                name: raw.stored_as
+                for cut in (cuts, behind)
+                for name, (raw, _) in cut[folder].items()
+                if isinstance(raw, Quantized)
+            },
         )
         for folder, (target, _) in targets.items()
     ]

@@ -17,7 +17,7 @@ from benchmarks.study.minitron_baseline import PYTHON
 from benchmarks.study.rates import BEST, EXPERTS_BEST, EXPERTS_TRIED, TRIED
 from benchmarks.study.sizes import AXES, EXPERTS, EXPERTS_SIZES, FIVE
 from benchmarks.study.studies import (
-    DEAREST,
+    GIVEN,
     DEEP,
     DEEP_STEPS,
     DEEP_WAYS,
@@ -118,7 +118,7 @@ def test_the_deep_parent_is_the_one_that_is_trained() -> None:
 def test_every_way_to_deep_shapes_costs_the_same() -> None:
     costs = {way: deep_spending(way, deep_steps(way)) for way in DEEP_WAYS}
     assert max(costs.values()) < 1.01 * min(costs.values())
-    assert deep_steps(DEAREST) == DEEP_STEPS
+    assert deep_steps(GIVEN) == DEEP_STEPS
 
 
 @pytest.mark.parametrize(("way", "size"), [(way, size) for way, sizes in TRIED.items() for size in sizes])

@@ -4,19 +4,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 import torch
+from rich.console import Console
 
+from nemo_elastic.cli.show import path_table
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.nn.weights import random_state
+from nemo_elastic.plan import preset
+from nemo_elastic.search import Space, uniform_family
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT
+from tests.workers import ROOT
 
 from .helpers import without_family
 
@@ -65,7 +72,7 @@ def test_inspect_lists_sizes_between_members(run, family, tmp_path):
     code, out, err = run("inspect", family, "--path", "--sizes", 3)
     rows = [line.split() for line in out.splitlines() if line.strip()[-1:].isdigit()]
     assert (code, err) == (0, "") and f"of {len(shapes)} sizes (memory: bf16, 1 x 8192 tokens)" in out
-    assert rows[0][:3] == ["full", f"{WHOLE:,}", "100.0%"] and rows[-1][:2] == ["small", f"{COUNT:,}"]
+    assert rows[0][:3] == ["full", f"{WHOLE:,}", "100%"] and rows[-1][:2] == ["small", f"{COUNT:,}"]
     assert rows[0][-5:] == ["16", "16", "6x4", "4", "5"] and rows[-1][-5:] == ["8", "8", "4x4", "4", "4"]
     assert len(rows) == 3
 
@@ -144,3 +151,35 @@ def test_verify(run, family):
 def test_help_has_an_example(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0 and f"nemo-elastic {command} " in " ".join(out.split()).partition("Example")[2]
+
+
+def test_an_example_to_try_commands_on(run, tmp_path):
+    out = tmp_path / "family"
+    code, printed, _ = run("init", "--example", "--out", out)
+    assert code == 0 and "small" in printed
+    assert run("verify", out)[0] == 0
+    assert run("slice", out, "--budget", "small", "--out", tmp_path / "small")[0] == 0
+    assert run("verify", tmp_path / "small", "--parent", out)[0] == 0
+    code, _, err = run("init", "--example", "--out", out)
+    assert code == 2 and "already exists" in err
+    assert run("init", "--example", "--out", out, "--force")[0] == 0
+    code, _, err = run("init", "--example", "--config", "block.yaml", "--out", tmp_path / "other")
+    assert code == 2 and err.startswith("error: --example: takes no PARENT, --config")
+    code, _, err = run("init", tmp_path, "--out", tmp_path / "other")
+    assert code == 2 and err == "error: --config: is missing; or give --example\n"
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("block", "shape"), [("12b", "nemotron-nano-12b-v2"), ("30b_a3b", "nemotron-3-nano-30b-a3b")]
+)
+def test_a_path_of_a_published_family_fits_eighty_columns(block, shape):
+    config = ElasticConfig.load(ROOT / "conf" / f"elastic_{block}.yaml")
+    parent = config.parent_shape(preset(shape))
+    axes = config.resolve_axes(parent)
+    members = uniform_family(Space(parent, axes, range(parent.num_layers)), config.budgets)
+    way = path(Family.of(parent, members, axes=axes))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(path_table(way, range(len(way)), MemorySpec()))
+    rows = [line for line in console.export_text().splitlines()[4:] if line.strip()]
+    assert len(rows) == len(way) and all("GiB" in row for row in rows)  # none is folded

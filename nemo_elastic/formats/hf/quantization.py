@@ -53,8 +53,9 @@ def described(
     Args:
         parent: shape of the parent.
         member: the member.
-        weights: those of low precision, by their names in the member: how they are stored.
-        beside: names of the tensors of layers that predict more than one token.
+        weights: those of low precision, by their names in the member or in layers that predict more than one token:
+            how they are stored.
+        beside: names of the tensors of such layers.
         cache: the key-value cache is in FP8.
 
     Returns:
@@ -70,7 +71,7 @@ def described(
     )
     scaled = {name.rpartition(".")[0] for name in beside if name.endswith(".weight_scale")}
     stay += sorted({name.removesuffix("." + WEIGHT) for name in beside if name.endswith("." + WEIGHT)} - scaled)
-    own = {modules[name]: kind for name, kind in weights.items()}
+    own = {name.removesuffix("." + WEIGHT): kind for name, kind in weights.items()}
     kinds = list(dict.fromkeys(own.values()))
     if kinds[0].scheme.layout == MODELOPT:
         return _modelopt(own, kinds, stay, cache)

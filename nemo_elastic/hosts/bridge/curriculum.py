@@ -252,9 +252,15 @@ class BridgeFamily(PlannedFamily):
         if low and not low.grad_reduce_in_fp32:  # it has the last word in Bridge's setup
             low.grad_reduce_in_fp32, config.mixed_precision = True, low
         config.ddp.grad_reduce_in_fp32 = True
-        # TransformerEngine's Adam, for states below fp32, which no recipe here asks for
-        config.optimizer.use_precision_aware_optimizer = False
+        plain_adam(config.optimizer)
         return config
+
+
+def plain_adam(optimizer: Any) -> None:
+    """All states in fp32; others need TransformerEngine's Adam."""
+    optimizer.use_precision_aware_optimizer = False
+    for name in ("main_grads", "main_params", "exp_avg", "exp_avg_sq"):
+        setattr(optimizer, f"{name}_dtype", torch.float32)
 
 
 def routing_of(model: Any) -> Routing:

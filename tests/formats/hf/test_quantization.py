@@ -291,6 +291,11 @@ def test_layers_that_predict_more_tokens_stay_as_they_are() -> None:
     beside = ["mtp.0.up_proj.weight", "mtp.0.down_proj.weight", "mtp.0.down_proj.weight_scale", "mtp.0.norm.bias"]
     config, file = described(PARENT, PARENT.full, weights, beside)
     assert file is not None and [m for m in config["ignore"] if m.startswith("mtp")] == ["mtp.0.up_proj"]
+    # in another precision than the model's they are listed as its layers are
+    low = weights | {"mtp.0.down_proj.weight": Stored(scheme_of("nvfp4", MODELOPT), False)}
+    config, file = described(PARENT, PARENT.full, low, beside)
+    assert config["quant_algo"] == "MIXED_PRECISION" and len(config["quantized_layers"]) == len(low)
+    assert config["quantized_layers"]["mtp.0.down_proj"] == {"quant_algo": "W4A16_NVFP4", "group_size": 16}
 
 
 # ------------------------------------------------------------------ lists of modules

@@ -87,7 +87,7 @@ def block_for(config: Any) -> dict[str, Any]:
 def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
     """A recipe whose model, sequences and batch are small: it, its parent and the block."""
     from nemo_elastic.formats.megatron.shape import parent_of
-    from nemo_elastic.hosts.bridge.curriculum import set_sizes
+    from nemo_elastic.hosts.bridge.curriculum import plain_adam, set_sizes
 
     make = recipes()[name]
     config = on_text(make())
@@ -105,7 +105,7 @@ def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
     config.validation.eval_iters = min(1, config.validation.eval_iters)
     if tokenizer.tokenizer_type == "HuggingFaceTokenizer":
         tokenizer.tokenizer_model, tokenizer.hf_tokenizer_kwargs = str(place / "data" / "tokenizer"), {}
-    config.optimizer.use_precision_aware_optimizer = False
+    plain_adam(config.optimizer)
     config.checkpoint.save = config.checkpoint.load = str(out / "checkpoints")
     config.logger.tensorboard_dir = str(out / "tensorboard")
     config.dist.distributed_backend = "gloo"

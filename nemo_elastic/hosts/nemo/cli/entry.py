@@ -34,6 +34,7 @@ from nemo_elastic.hosts.nemo.recipe.checks import did_you_mean, field_names, mad
 from nemo_elastic.hosts.nemo.tiny.recipe import nemotron_elastic_tiny
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import check_apart
+from nemo_elastic.plugins import load_plugins
 
 from .whole_recipe import give_data, whole_recipe
 
@@ -57,6 +58,7 @@ class ElasticContext(run.cli.RunContext):
         """Run or export; a mistake of the user's ends in one line and exit code 2, Ctrl-C in 130, else a traceback."""
         try:
             with exit_in_one_line():  # its SystemExit is no Exception, which NeMo-Run would take for unexpected
+                load_plugins()
                 if self.to_yaml or self.to_json or self.to_toml:
                     self.export([a for a in args if not a.startswith("run.")])
                 else:

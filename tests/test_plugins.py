@@ -1,0 +1,70 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an installed package registers is known to commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_elastic.core.family import Parent
+from nemo_elastic.formats.hf.writing import entries_of, write_model
+from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.plugins import GROUP
+from tests.core.kinds.gated import GATED, UNIT_SIZE, UNITS, registered
+from tests.workers import ROOT
+
+#: what its entry point names -> what the package's module says
+WAYS = {
+    "gated_layers": "register(KIND)\n",
+    "gated_layers:add": "def add():\n    register(KIND)\n",
+}
+
+
+def install(place: Path, target: str, code: str) -> dict[str, str]:
+    """A package with an entry point; returns the environment in which it is installed."""
+    head = "from nemo_elastic.core.kinds.registry import register\nfrom tests.core.kinds.gated import KIND\n"
+    (place / "gated_layers.py").write_text(head + code)
+    info = place / "gated_layers-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gated-layers\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\ngated = {target}\n")
+    return {**os.environ, "PYTHONPATH": f"{place}{os.pathsep}{ROOT}"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    own = {UNITS: 12, UNIT_SIZE: 8, "gated_groups": 4}
+    out = tmp_path_factory.mktemp("parent")
+    with registered():
+        parent = Parent("MG*G-G", 32, 96, ffn=32, mamba_heads=4, mamba_head_dim=8, mamba_groups=2, state=8,
+                        attention_heads=4, kv_heads=2, attention_head_dim=8, sizes=own)  # fmt: skip
+        arrays = {name: value.numpy() for name, value in NemotronH.random(parent, seed=5).state_dict().items()}
+        write_model(out, parent, parent.full, entries_of(parent, parent.full, arrays))
+    return out
+
+
+def inspect(folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nemo_elastic", "inspect", str(folder), "--json"]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("target", WAYS)
+def test_a_kind_of_an_installed_package_is_known_to_commands(target: str, folder: Path, tmp_path: Path) -> None:
+    ran = inspect(folder, install(tmp_path, target, WAYS[target]))
+    assert ran.returncode == 0, ran.stderr
+    (member,) = json.loads(ran.stdout)["members"].values()
+    assert [layer["type"] for layer in member["subnet"]["layers"]].count(GATED) == 3
+    assert inspect(folder, {**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 2
+
+
+def test_a_package_that_fails_is_named(folder: Path, tmp_path: Path) -> None:
+    ran = inspect(folder, install(tmp_path, "gated_layers:add", "def add():\n    raise ValueError('no such axis')\n"))
+    assert ran.returncode == 2 and len(ran.stderr.splitlines()) == 1
+    said = f"{GROUP}: gated of gated-layers fails: ValueError('no such axis'); fix or remove that package"
+    assert said in ran.stderr
