@@ -14,12 +14,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.bench_launches import parent as with_experts
 from benchmarks.output import arguments, deliver
@@ -28,7 +29,7 @@ from tests.support.models import build, distributed, start
 from tests.support.ranks import spawn
 
 DENSE = Parent("M-M*-M-", 128, 1024, 512, 16, 16, 4, 16, 4, 8, 4, 16, ffn_stripes=4)
-EXPERTS = with_experts(16)
+EXPERTS = replace(with_experts(16), sizes=dict(with_experts(16).sizes) | {"experts_stripes": 2})
 BATCH, LENGTH = 2, 256
 #: layout -> parent, ranks of a layer, settings of `start`
 LAYOUTS: dict[str, tuple[Parent, int, dict[str, int]]] = {
@@ -42,6 +43,7 @@ KINDS = {
     "allreduce_": "all-reduce", "_allgather_base_": "all-gather", "allgather_": "all-gather",
     "_reduce_scatter_base_": "reduce-scatter", "reduce_scatter_": "reduce-scatter",
     "alltoall_base_": "all-to-all", "alltoall_": "all-to-all",
+    "allreduce_coalesced_": "all-reduce", "reduce_scatter_tensor_coalesced_": "reduce-scatter",
 }  # fmt: skip
 
 
@@ -62,7 +64,10 @@ class Volumes(TorchDispatchMode):
 def members(parent: Parent) -> dict[str, Subnet | None]:
     """The whole model, and one of half its widths."""
     own = {"experts": 8, "expert_ffn": 32} if parent.has("experts") else {"ffn": parent.ffn // 2}
-    return {"full": None, "half": parent.uniform(hidden=parent.hidden // 2, mamba_heads=parent.mamba_heads // 2, **own)}
+    return {
+        "full": None,
+        "half": parent.uniform(hidden=parent.hidden // 2, mamba_heads=parent.mamba_heads // 2, **own),
+    }
 
 
 def worker(rank: int, port: int, name: str, out: Path) -> None:
@@ -95,7 +100,10 @@ def main() -> None:
             spawn(worker, name, out, world=world)
             figures[name] = json.loads(out.read_text())
     kinds = list(dict.fromkeys(KINDS.values()))
-    lines = [f"| layout | member | {' | '.join(f'{kind}, KiB' for kind in kinds)} |", "|---|---|" + "---:|" * len(kinds)]
+    lines = [
+        f"| layout | member | {' | '.join(f'{kind}, KiB' for kind in kinds)} |",
+        "|---|---|" + "---:|" * len(kinds),
+    ]
     for name, seen in figures.items():
         for member, volumes in seen.items():
             cells = [f"{volumes[kind] / 1024:.0f}" if kind in volumes else "" for kind in kinds]

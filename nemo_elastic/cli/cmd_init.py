@@ -22,7 +22,10 @@ def command(
     ] = None,
     config: Annotated[Path | None, CONFIG] = None,
     example: Annotated[
-        bool, typer.Option("--example", help="A tiny parent with random weights, to try commands on; no PARENT, no --config.")
+        bool,
+        typer.Option(
+            "--example", help="A tiny parent with random weights, to try commands on; no PARENT, no --config."
+        ),
     ] = False,
     ranking: Annotated[
         Path | None, typer.Option("--ranking", help="Folder that `nemo-elastic rank` wrote: sorts the weights by it.")

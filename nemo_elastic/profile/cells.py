@@ -65,7 +65,7 @@ def cells(widths: Widths) -> Iterator[Cell]:
 
 
 def layers_for(parent: Parent, cell: Cell, widths: Widths, dtype: str) -> int:
-    """How many layers the smaller of the two models has of what differs: of a cell's kind, or of each for `OUTSIDE`."""
+    """How many layers the smaller of both models has of what differs: of a cell's kind, or of each for `OUTSIDE`."""
     least, more = (parameters(*model_of(parent, cell, number, widths)) for number in (1, 2))
     wanted = LARGE / DTYPE_BYTES[dtype] - (least if cell.kind == OUTSIDE else 0)
     return int(min(MANY, max(FEW, -(-wanted // (more - least)))))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A family to try the commands on, before there is a trained one: a tiny parent with random weights. Needs no torch."""
+"""A family to try commands on, before there is a trained one: a tiny parent with random weights. It takes no torch."""
 
 from __future__ import annotations
 

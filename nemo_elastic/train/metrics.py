@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,8 +63,13 @@ def append(file: Path, line: Mapping[str, Any]) -> None:
         f.write(json.dumps(dict(line)) + "\n")
 
 
+#: seconds between lines in a terminal, where each takes the place of the one before, and elsewhere; there a line is
+#: printed for each of so many parts of the steps, too
+OFTEN, SELDOM, PARTS = 2.0, 60.0, 10
+
+
 class Progress:
-    """Prints how far a training is, about every two seconds.
+    """Prints how far a training is: a line that moves in a terminal, few lines elsewhere.
 
     Args:
         label: of the phase.
@@ -74,6 +80,7 @@ class Progress:
     def __init__(self, label: str, total: int, first: int) -> None:
         self.label, self.total, self.first = label, total, first
         self._began = self._printed = time.monotonic()
+        self._part, self._terminal = PARTS * first // max(1, total), sys.stdout.isatty()
         self._losses: dict[str, float] = {}  # the last of each budget
 
     @property
@@ -85,10 +92,14 @@ class Progress:
         """Note a step's losses; print them where it is time to, on a rank that prints."""
         now = time.monotonic()
         self._losses |= {k.removeprefix("loss_"): v for k, v in line.items() if k.startswith("loss_")}
-        if not prints or (now - self._printed < 2.0 and done != self.total):
+        part, waited = PARTS * done // max(1, self.total), now - self._printed
+        due = waited >= OFTEN if self._terminal else waited >= SELDOM or part > self._part
+        if not prints or not (due or done == self.total):
             return
-        self._printed = now
+        self._printed, self._part = now, part
         left = (now - self._began) / max(1, done - self.first) * (self.total - done)
         losses = "  ".join(f"{name} {loss:.3f}" for name, loss in self._losses.items())
         losses = losses or f"loss {line.get('reduced_train_loss', float('nan')):.3f}"
-        print(f"  {self.label}: step {done}/{self.total}  {losses}  {left:4.0f} s left", flush=True)
+        text = f"  {self.label}: step {done}/{self.total}  {losses}  {left:4.0f} s left"
+        moves = self._terminal and done != self.total
+        print(f"\r\x1b[K{text}" if self._terminal else text, end="" if moves else "\n", flush=True)

@@ -17,11 +17,11 @@ from benchmarks.study.minitron_baseline import PYTHON
 from benchmarks.study.rates import BEST, EXPERTS_BEST, EXPERTS_TRIED, TRIED
 from benchmarks.study.sizes import AXES, EXPERTS, EXPERTS_SIZES, FIVE
 from benchmarks.study.studies import (
-    GIVEN,
     DEEP,
     DEEP_STEPS,
     DEEP_WAYS,
     EXPERTS_BLOCK,
+    GIVEN,
     PARENT,
     SHAPES,
     STUDIES,

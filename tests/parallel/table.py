@@ -207,8 +207,8 @@ def measure(place: Path, only: Collection[str] = ()) -> dict[str, dict[str, Any]
 
 def markdown(actual: Mapping[str, Mapping[str, Any]]) -> str:
     """The tables of docs/clusters.md."""
-    head = ["TP", "SP", "CP", "PP", "DP", "distributed optimizer", "overlap", "recomputation", "micro-batches", "steps",
-            "distill", "loss", "gradients", "weights"]  # fmt: skip
+    head = ["TP", "SP", "CP", "PP", "DP", "distributed optimizer", "overlap", "recomputation", "micro-batches",
+            "steps", "distill", "loss", "gradients", "weights"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 11 + "---:|" * 3]
     for layout in ROWS:
         r, report = actual[layout.name], asdict(layout)

@@ -170,9 +170,7 @@ def test_an_example_to_try_commands_on(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize(
-    ("block", "shape"), [("12b", "nemotron-nano-12b-v2"), ("30b_a3b", "nemotron-3-nano-30b-a3b")]
-)
+@pytest.mark.parametrize(("block", "shape"), [("12b", "nemotron-nano-12b-v2"), ("30b_a3b", "nemotron-3-nano-30b-a3b")])
 def test_a_path_of_a_published_family_fits_eighty_columns(block, shape):
     config = ElasticConfig.load(ROOT / "conf" / f"elastic_{block}.yaml")
     parent = config.parent_shape(preset(shape))
