@@ -35,12 +35,12 @@ BLOCK = {
 }
 
 
-def _matrix(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return random.standard_normal(shape) / np.sqrt(shape[-1])
+def _matrix(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.standard_normal(shape) / np.sqrt(shape[-1])
 
 
-def _step(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    dt = np.exp(random.uniform(np.log(1e-3), np.log(1e-1), shape))
+def _step(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    dt = np.exp(rng.uniform(np.log(1e-3), np.log(1e-1), shape))
     return dt + np.log(-np.expm1(-dt))  # the inverse of softplus
 
 
@@ -48,10 +48,10 @@ def _step(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 RANDOM: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
     "matrix": _matrix,
     "taps": _matrix,
-    "norm": lambda random, shape: np.ones(shape),
-    "skip": lambda random, shape: np.ones(shape),
-    "bias": lambda random, shape: np.zeros(shape),
-    "decay": lambda random, shape: np.log(random.uniform(1, 16, shape)),
+    "norm": lambda rng, shape: np.ones(shape),
+    "skip": lambda rng, shape: np.ones(shape),
+    "bias": lambda rng, shape: np.zeros(shape),
+    "decay": lambda rng, shape: np.log(rng.uniform(1, 16, shape)),
     "step": _step,
 }
 
@@ -73,9 +73,9 @@ def write_example(
     Raises:
         ElasticError: `out` is there, and is no untrained family or `force` is not given.
     """
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     arrays = {
-        t.hf: RANDOM[t.row.random or ("norm" if len(t.shape) == 1 else "matrix")](random, t.shape).astype(np.float32)
+        t.hf: RANDOM[t.row.random or ("norm" if len(t.shape) == 1 else "matrix")](rng, t.shape).astype(np.float32)
         for t in tensors(PARENT, PARENT.full)
     }
     with tempfile.TemporaryDirectory() as place:
