@@ -16,10 +16,11 @@ pytestmark = pytest.mark.nemo
 
 
 def saved(optimizer: Any, model: Any) -> dict[str, torch.Tensor]:
-    """Mean gradient of each weight, as it goes into a checkpoint."""
+    """Mean gradient of each weight, as it goes into a checkpoint: in the order of the buffers."""
+    names = {p: name for name, p in model.named_parameters()}
+    order = [names[p] for buffer in optimizer.buffers for p in buffer.param_index_map]
     state = optimizer.sharded_param_state_fully_reshardable(model.sharded_state_dict(), metadata={})
-    own = {each["exp_avg"].key: each["exp_avg"] for each in state.values()}
-    return {key.removeprefix("optimizer.state.exp_avg."): each.data for key, each in own.items()}
+    return {name: state[i]["exp_avg"].data for i, name in enumerate(order)}
 
 
 @pytest.mark.parametrize("overlap", [False, True], ids=["one bucket", "several"])
