@@ -216,10 +216,11 @@ study-on-policy: $(VENV)/.stamp ## A member taught on the data's answers or on i
 	mv runs/study_on_policy.md docs/tables/study_on_policy.md
 
 .PHONY: study-quantize
-study-quantize: $(VENV)/.stamp ## What NVFP4 and FP8 cost a family's members, rounded and distilled in them, half an hour of one core, into docs/tables/study_quantize.md
+study-quantize: $(VENV)/.stamp ## What NVFP4 and FP8 cost a family's members, rounded and distilled in them, half an hour of one core (GROUND=demo after make demo, GROUND=5m: other parents)
 	mkdir -p runs
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.quantize $(ARGS) > runs/study_quantize.md
-	mv runs/study_quantize.md docs/tables/study_quantize.md
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.quantize $(if $(GROUND),--ground $(GROUND) --runs runs/study/quantize_$(GROUND)) \
+		$(ARGS) > runs/study_quantize.md
+	mv runs/study_quantize.md docs/tables/study_quantize$(if $(GROUND),_$(GROUND)).md
 
 .PHONY: study-gates
 study-gates: $(VENV)/.stamp ## What soft gates on experts should multiply, a quarter of an hour, into docs/tables/study_gates.md
