@@ -61,6 +61,7 @@ MODEL_SETTINGS = {
     "fp4": None,
     "tp_comm_overlap": False,
     "cuda_graph_impl": "none",
+    "fine_grained_activation_offloading": False,
     "use_transformer_engine_op_fuser": False,
 }
 #: the same of experts: ours are computed by `megatron.experts` at their member's widths, and sent by the dispatcher
