@@ -89,7 +89,7 @@ def measure(
                 models.append(engine.load(*model_of(parent, cell, count, widths)))
                 loaded.callback(models[-1].close)
             _check_facts(file, table, engine)
-            taken = difference(*models, engine.work, stop, rest=outside)
+            taken = difference(models[0], models[1], engine.work, stop, rest=outside)
         for phase, seconds in taken.seconds.items():
             own[phase][cell.place] = seconds / (1 if outside else number)
         bound = max(taken.bounds[p] / taken.first[p] for p in PHASES)
