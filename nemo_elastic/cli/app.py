@@ -24,7 +24,6 @@ import typer.main
 from nemo_elastic import __version__
 from nemo_elastic.errors import INTERRUPTED, ElasticError, environment_line, is_ctrl_c, one_line
 from nemo_elastic.extras import missing
-from nemo_elastic.plugins import load_plugins
 
 __all__ = ["COMMANDS", "LazyGroup", "Row", "load_command", "main"]
 
@@ -112,6 +111,8 @@ class LazyGroup(typer.core.TyperGroup):
         """Run a command, with its errors in the user's words."""
         with errors_in_one_line():
             _check_current_folder()
+            from nemo_elastic.plugins import load_plugins
+
             load_plugins()
             return super().invoke(ctx)
 

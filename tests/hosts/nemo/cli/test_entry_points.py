@@ -147,7 +147,7 @@ def test_every_stock_recipe_of_a_nemotron_h(name: str, kind: str) -> None:
     names = [c.__fn_or_cls__.__name__ for c in recipe.trainer.callbacks]
     assert "MegatronCommOverlapCallback" not in names
     assert names[-1] == "ElasticCallback"
-    assert not recipe.trainer.strategy.ddp.overlap_grad_reduce
+    assert recipe.trainer.strategy.ddp.overlap_grad_reduce
     assert not recipe.trainer.strategy.ddp.overlap_param_gather
     assert getattr(recipe.resume, "restore_config", None) is None
     serializer = ZlibJSONSerializer()  # what executors send to other machines
