@@ -152,12 +152,12 @@ def main() -> None:
     args = parser.parse_args()
     stop, figures = Stop(0.01, (6, 40), args.seconds), {}
     with tempfile.TemporaryDirectory() as place:
+        folder = args.tables or Path(place)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, python in zip(ENGINES, (Path(sys.executable), args.vllm), strict=True):
             if python is None or args.only not in (None, name):
                 continue
             engine = Engine(name, WORK, "cpu", str(python.absolute()))
-            folder = args.tables or Path(place)
-            folder.mkdir(parents=True, exist_ok=True)
             figures[name] = run(engine, stop, folder)
     deliver(args, figures, table(figures), missed(figures))
 

@@ -36,7 +36,7 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.shards import NewTensor
 from nemo_elastic.formats.hf.writing import write_model
 from nemo_elastic.plan import preset
-from nemo_elastic.slicing.slicer import cut_pieces
+from nemo_elastic.slicing.pieces import cut_pieces
 
 ROOT = Path(__file__).parents[1]
 SHORT = 8  # layers of the family that is also cut by way of transformers, which holds all of it in memory

@@ -31,12 +31,13 @@ from tests.support.ranks import spawn
 DENSE = Parent("M-M*-M-", 128, 1024, 512, 16, 16, 4, 16, 4, 8, 4, 16, ffn_stripes=4)
 EXPERTS = replace(with_experts(16), sizes=dict(with_experts(16).sizes) | {"experts_stripes": 2})
 BATCH, LENGTH = 2, 256
-#: layout -> parent, ranks of a layer, settings of `start`
-LAYOUTS: dict[str, tuple[Parent, int, dict[str, int]]] = {
-    "DP 2": (DENSE, 2, {}),
-    "TP 2 with SP": (DENSE, 2, {"tensor": 2}),
-    "CP 2": (DENSE, 2, {"context": 2}),
-    "DP 2, EP 2": (EXPERTS, 2, {"expert": 2}),
+RANKS = 2
+#: layout -> parent, settings of `start`
+LAYOUTS: dict[str, tuple[Parent, dict[str, int]]] = {
+    "DP 2": (DENSE, {}),
+    "TP 2 with SP": (DENSE, {"tensor": RANKS}),
+    "CP 2": (DENSE, {"context": RANKS}),
+    "DP 2, EP 2": (EXPERTS, {"expert": RANKS}),
 }
 #: c10d's operations -> what they are
 KINDS = {
@@ -74,8 +75,8 @@ def worker(rank: int, port: int, name: str, out: Path) -> None:
     """Count on one rank; the first one writes."""
     from nemo_elastic.megatron.cpu import cuda_as_cpu
 
-    parent, world, settings = LAYOUTS[name]
-    start(rank, world, port=port, **settings)
+    parent, settings = LAYOUTS[name]
+    start(rank, RANKS, port=port, **settings)
     model = build(parent, sequence_parallel="tensor" in settings, seed=rank)
     wrapped, seen = distributed(model), {}
     length = LENGTH // settings.get("context", 1)
@@ -95,9 +96,9 @@ def main() -> None:
     args = arguments(__doc__).parse_args()
     figures: dict[str, dict[str, dict[str, int]]] = {}
     with tempfile.TemporaryDirectory() as place:
-        for name, (_, world, _) in LAYOUTS.items():
-            out = Path(place) / "volumes.json"
-            spawn(worker, name, out, world=world)
+        out = Path(place) / "volumes.json"
+        for name in LAYOUTS:
+            spawn(worker, name, out, world=RANKS)
             figures[name] = json.loads(out.read_text())
     kinds = list(dict.fromkeys(KINDS.values()))
     lines = [

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -24,6 +25,7 @@ PLACES = ("NeMo", "Megatron-Bridge", "transformers", "vLLM", "llama.cpp", "own r
 ONE, SEVERAL = "one process", "ranks"
 
 
+@cache
 def marks(file: Path) -> dict[str, set[str]]:
     """Function -> markers that it or its file has."""
     tree = ast.parse(file.read_text())

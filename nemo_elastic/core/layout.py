@@ -218,6 +218,11 @@ class Tensor:
         """Its layer's, in the parent."""
         return None if self.layer is None else self.layer.index
 
+    @property
+    def random(self) -> str:
+        """What its random numbers are like: its row's word, else a norm's for a vector and a matrix's."""
+        return self.row.random or ("norm" if len(self.shape) == 1 else "matrix")
+
 
 def tensors(parent: Parent, member: Subnet, grouped: bool = False) -> list[Tensor]:
     """All tensors of a member, layers renumbered from zero as in its checkpoint.

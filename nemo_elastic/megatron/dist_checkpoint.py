@@ -32,7 +32,7 @@ from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Source
 from nemo_elastic.io.atomic import atomic_dir, atomic_write
 from nemo_elastic.io.outputs import check_room
-from nemo_elastic.slicing.slicer import cut_tensors, predicted_pieces
+from nemo_elastic.slicing.pieces import cut_tensors, predicted_pieces
 
 from .cpu import cuda_as_cpu
 

@@ -5,8 +5,9 @@
 To save, megatron-core puts the states of a buffer's buckets one after the other, without the padding at the end of
 each (`DistributedOptimizer.get_parameter_state_dp_zero`), and cuts each weight's out by its place in the buffer, which
 counts that padding (`sharded_param_state_fully_reshardable`): from the second bucket on, weights get states of others,
-and a run that goes on from there has a wrong optimizer. Seen with 0.15.3; the code of 0.19.2 is the same. With overlap
-of gradient reduction there are several buckets.
+and a run that goes on from there has a wrong optimizer. So it is in 0.15.3 and 0.19.2, and
+`tests/megatron/test_moments.py` says when it no longer is. With overlap of gradient reduction there are several
+buckets.
 """
 
 from __future__ import annotations

@@ -192,9 +192,8 @@ def random_state(
     random = torch.Generator().manual_seed(seed)
     state = {}
     for t in tensors(parent, member):
-        like = t.row.random or ("norm" if len(t.shape) == 1 else "matrix")
-        value = RANDOM[like](random, t.shape)
-        if like == "matrix" and not (t.row.name == "embedding" and not parent.tied):
+        value = RANDOM[t.random](random, t.shape)
+        if t.random == "matrix" and not (t.row.name == "embedding" and not parent.tied):
             value = value * ((1 if t.layer is None else scale) / math.sqrt(value.shape[1]))
         state[t.hf] = value.to(cast_dtype(t.hf, dtype))
     return state
@@ -217,7 +216,7 @@ def _step(random: torch.Generator, shape: tuple[int, ...]) -> torch.Tensor:
     return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
 
 
-#: `Row.random` -> numbers of a tensor; a matrix is scaled by its columns
+#: `Tensor.random` -> numbers of a tensor; a matrix is scaled by its columns
 RANDOM: dict[str, Callable[[torch.Generator, tuple[int, ...]], torch.Tensor]] = {
     "matrix": _normal,
     "norm": _norm,

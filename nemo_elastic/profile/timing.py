@@ -71,9 +71,7 @@ def phases(model: Model, work: Workload) -> np.ndarray:
     return np.array([by_phase[phase] for phase in PHASES])
 
 
-def difference(
-    first: Model | None, second: Model, work: Workload, stop: Stop, rest: bool = False
-) -> Difference:  # fmt: skip
+def difference(first: Model | None, second: Model, work: Workload, stop: Stop, rest: bool = False) -> Difference:
     """How much longer a model takes than another one; without another one, how long it takes.
 
     They take turns, and who begins changes, so that a machine that slows down slows both. The first round is warm-up.
@@ -82,7 +80,8 @@ def difference(
         first, second: the models.
         work: what they are given.
         stop: when it is enough.
-        rest: what the first takes besides what the second takes more, instead: of what the second has twice nothing.
+        rest: give what the first takes without that difference, instead: where the second has all layers twice, what
+            is outside of them.
     """
     models = [m for m in (first, second) if m is not None]
     for model in models:

@@ -39,7 +39,8 @@ from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of
 from nemo_elastic.slicing.card import family_card, member_card
 from nemo_elastic.slicing.family_folder import FAMILY, QUANTIZED, stored_behind
 from nemo_elastic.slicing.lineage import CARD, lineage_of
-from nemo_elastic.slicing.slicer import MEMBER, kept_parts
+from nemo_elastic.slicing.pieces import kept_parts
+from nemo_elastic.slicing.slicer import MEMBER
 
 from .activations import Ranges
 

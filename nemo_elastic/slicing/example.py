@@ -21,7 +21,7 @@ from .family_folder import init_family
 
 __all__ = ["write_example"]
 
-#: the parent, 1.5M parameters
+#: the parent, 1.6M parameters
 PARENT = Parent("M-M*-M-M*-M-", 128, 1024, 512, 16, 16, 4, 16, 4, 8, 2, 16, ffn_stripes=4)
 BLOCK = {
     "budgets": [{"name": "large"}, {"name": "medium", "ratio": 0.75}, {"name": "small", "ratio": 0.5}],
@@ -44,7 +44,7 @@ def _step(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return dt + np.log(-np.expm1(-dt))  # the inverse of softplus
 
 
-#: `Row.random` -> numbers of a tensor
+#: `Tensor.random` -> numbers of a tensor: tamer than `nn.weights`, which tests want without anything degenerate
 RANDOM: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
     "matrix": _matrix,
     "taps": _matrix,
@@ -56,9 +56,7 @@ RANDOM: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] 
 }
 
 
-def write_example(
-    out: str | Path, seed: int = 0, *, force: bool = False, progress: Progress | None = None
-) -> Family:  # fmt: skip
+def write_example(out: str | Path, seed: int = 0, *, force: bool = False, progress: Progress | None = None) -> Family:
     """Write a family of three members with random weights.
 
     Args:
@@ -74,10 +72,7 @@ def write_example(
         ElasticError: `out` is there, and is no untrained family or `force` is not given.
     """
     rng = np.random.default_rng(seed)
-    arrays = {
-        t.hf: RANDOM[t.row.random or ("norm" if len(t.shape) == 1 else "matrix")](rng, t.shape).astype(np.float32)
-        for t in tensors(PARENT, PARENT.full)
-    }
+    arrays = {t.hf: RANDOM[t.random](rng, t.shape).astype(np.float32) for t in tensors(PARENT, PARENT.full)}
     with tempfile.TemporaryDirectory() as place:
         write_model(Path(place), PARENT, PARENT.full, entries_of(PARENT, PARENT.full, arrays))
         return init_family(place, ElasticConfig.from_dict(BLOCK), out, force=force, progress=progress)

@@ -29,7 +29,7 @@ from nemo_elastic.formats.source import Source, same_words
 from nemo_elastic.io.values import integer
 
 from .beside import Check, beside_checks
-from .slicer import cut_pieces, cut_tensors, kept_parts, predicted_pieces
+from .pieces import cut_pieces, cut_tensors, kept_parts, predicted_pieces
 
 if TYPE_CHECKING:
     import torch

@@ -27,7 +27,8 @@ from nemo_elastic.quantize.activations import largest_inputs
 from nemo_elastic.quantize.writing import quantize_folder, torn_members
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.family_folder import init_family
-from nemo_elastic.slicing.slicer import cut_pieces, kept_parts, slice_checkpoint
+from nemo_elastic.slicing.pieces import cut_pieces, kept_parts
+from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verification import verify
 
 from .conftest import PARENT, family_of

@@ -27,7 +27,7 @@ from nemo_elastic.formats.hf.shards import NewTensor
 from nemo_elastic.formats.hf.writing import entries_of, write_model
 from nemo_elastic.formats.kept import Pieces
 from nemo_elastic.formats.raw import Raw
-from nemo_elastic.slicing.card import family_card
+from nemo_elastic.slicing.card import family_card, human
 from nemo_elastic.slicing.family_folder import init_family
 from nemo_elastic.slicing.verification import verify
 from tests.ranking.test_sorting import unstriped
@@ -124,7 +124,7 @@ def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path, capsys: pytest.Ca
         shape = Subnet.from_json(place["subnet"], family.parent)
         counted = parameters(family.parent, shape), active_parameters(family.parent, shape)
         assert (place["parameters"], place["active_parameters"]) == counted
-        assert re.search(rf"{counted[0]:,} +{counted[1]:,} ", shown)
+        assert re.search(rf"{human(counted[0])} +{human(counted[1])} ", shown)
     small = tmp_path / "small"
     run(["slice", str(tmp_path / "family"), "--active-params", "6000", "--out", str(small), "--json"])
     cut = json.loads(capsys.readouterr().out)

@@ -20,7 +20,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
-from nemo_elastic.slicing.slicer import cut_tensors
+from nemo_elastic.slicing.pieces import cut_tensors
 from tests.shapes import PARENT
 
 from .helpers import contents, random_words, write

@@ -31,8 +31,7 @@ class ElasticOptimizer(MegatronOptimizerModule):
         super().on_fit_start(trainer, pl_module)
         for optimizer in trainer.optimizers:
             save_own_moments(optimizer.mcore_optimizer)
-        if self.scale_lr_cond is not None:
-            for optimizer in trainer.optimizers:
+            if self.scale_lr_cond is not None:
                 RouterClip.install(optimizer.mcore_optimizer)
         if self.config.fp16:  # finds infinities by itself: it is how its loss scale is found
             return

@@ -36,7 +36,7 @@ from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.outputs import check_room
 from nemo_elastic.megatron.dist_checkpoint import dtype_args, process_group, quiet, sharded
 from nemo_elastic.slicing.family_folder import write_family
-from nemo_elastic.slicing.slicer import cut_tensors
+from nemo_elastic.slicing.pieces import cut_tensors
 
 
 def write_nemo_checkpoint(
