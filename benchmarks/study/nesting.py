@@ -1,0 +1,376 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What makes nesting pay: ways to train all sizes in one run, each against every size alone for the same FLOPs.
+
+python -m benchmarks.study.nesting > docs/tables/study_nesting.md
+
+A parent of five million parameters (`grounds`), three sizes beside it, their shapes found by the search, once for each
+seed. The bar is each size alone at the rate that suits it: the FLOPs of these three runs together are what every way
+has for all sizes and the whole model. Losses are divergences from the parent on text that no training saw. Plain torch
+and one core; a study that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call
+
+from benchmarks.study.grounds import GROUNDS, Ground
+from benchmarks.study.on_policy import arguments, begin, divergences, optimizer_of, rate
+from benchmarks.study.results import markdown
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.train.members import Members
+from nemo_elastic.train.on_policy import MicroBatch
+from nemo_elastic.train.shaping import prepare_members
+from nemo_elastic.train.training import FamilyTraining
+from nemo_elastic.verdicts import FEW, mean_interval
+from tests.train.torch_host import TorchHost
+
+BUDGETS = {"full": None, "large": 0.85, "medium": 0.7, "small": 0.5}
+SIZES = tuple(name for name in BUDGETS if name != "full")
+#: sequences that the ranking looks at, and rows of a micro-batch
+RANKED, ROWS = 64, 8
+#: steps of each size alone, and peak rates that are tried for each size alone, and for the plain way
+STEPS, RATES = 60, (2.5e-4, 5e-4, 1e-3, 2e-3)
+ALONE, EVEN = "alone", "every size as often"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a family is trained.
+
+    Attributes:
+        whole: share of the micro-batches that train the whole model.
+        sizes: how the rest is shared out: `even`, by what each size is still away from the parent (`gain`), from the
+            small ones to the large ones over the run (`up`), or the reverse (`down`).
+        rates: `one` for all; the rate of the step's `size`; or of each weight by the smallest size that has it
+            (`blocks`).
+        together: every step trains all sizes on one micro-batch, under one forward of the teacher.
+        rows: of a micro-batch.
+        mentor: share of the loss that is the divergence from the next larger size, the parent's is the rest.
+        norms: every size has norms of its own.
+        tokens: of what each size alone has in all, for runs of fewer; None spends the FLOPs.
+    """
+
+    whole: float = 0.25
+    sizes: str = "even"
+    rates: str = "one"
+    together: bool = False
+    rows: int = ROWS
+    mentor: float = 0.0
+    norms: bool = False
+    tokens: float | None = None
+
+
+WAYS = {
+    EVEN: Way(),
+    "the whole model in a tenth": Way(whole=0.1),
+    "each step at the rate of its size": Way(rates="size"),
+    "each weight at the rate of the smallest size that has it": Way(rates="blocks"),
+    "shares by the distance from the parent": Way(sizes="gain"),
+    "from small to large": Way(sizes="up"),
+    "from large to small": Way(sizes="down"),
+    "all sizes on one micro-batch": Way(together=True),
+    "all sizes on one micro-batch of a quarter": Way(together=True, rows=ROWS // 4),
+    "half of the loss from the next larger size": Way(mentor=0.5),
+    "norms of each size's own": Way(norms=True),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of a run: its way (of a size alone `alone`), the size if it has one, seed, peak rate, steps, tokens, FLOPs, and
+    divergences from the parent by size, nats a token."""
+
+    way: str
+    size: str
+    seed: int
+    lr: float
+    steps: int
+    tokens: int
+    flops: float
+    apart: Mapping[str, float]
+
+
+class Family:
+    """Shapes of a seed, and the weights that all of its runs start from.
+
+    Args:
+        ground: what they are trained on.
+        seed: of the data, the ranking and the search.
+    """
+
+    def __init__(self, ground: Ground, seed: int) -> None:
+        self.ground, self.seed, shape = ground, seed, ground.shape
+        budgets = [{"name": name} | ({"ratio": ratio} if ratio else {}) for name, ratio in BUDGETS.items()]
+        config = ElasticConfig.from_dict({
+            "budgets": budgets, "axes": ground.axes, "importance": {"samples": RANKED, "depth_samples": 8},
+            "search": {"candidates": 64, "tokens": 1024}, "router": None, "seed": seed,
+        })  # fmt: skip
+        family = FamilyTraining(config, stage=2)
+        family.members = Members(shape, len(BUDGETS), None)
+        source = ground.batches(200 + seed)
+        rows = torch.cat([rows.tokens_bs for rows in islice(source, -(-RANKED // len(next(source).tokens_bs)))])
+        host = TorchHost(shape, ground.parent.state_dict(), rows, ROWS)
+        with tempfile.TemporaryDirectory() as out:
+            prepare_members(family, host, Path(out))
+        self.members: dict[str, Subnet] = dict(zip(BUDGETS, family.members.get(), strict=True))
+        self.start = {name: t.clone() for name, t in host.model.state_dict().items()}
+        self.length = rows.shape[1]
+
+    def cost(self, name: str) -> float:
+        """Forward FLOPs of a token."""
+        return float(flops_per_token(self.ground.shape, self.members[name], self.length))
+
+
+class Run:
+    """A run of a way, or of one size alone.
+
+    Args:
+        family: whose members it trains.
+        way: how.
+        lr: peak rate.
+        rates: of each size, where the way asks for them.
+        only: the size that is trained alone.
+    """
+
+    def __init__(
+        self, family: Family, way: Way, lr: float, rates: Mapping[str, float] | None = None, only: str | None = None
+    ) -> None:
+        self.family, self.way, self.lr, self.rates, self.only = family, way, lr, rates or {}, only
+        ground = family.ground
+        self.host = TorchHost(ground.shape, family.start, torch.zeros(1, family.length, dtype=torch.long), way.rows)
+        self.host.frozen = ground.parent
+        self.model: NemotronH = self.host.model
+        self.own = {
+            size: {n: p.detach().clone().requires_grad_() for n, p in self.model.named_parameters() if "norm" in n}
+            for size in (SIZES if way.norms else ())
+        }
+        self.optimizer = optimizer_of(self.model)
+        more = [p for own in self.own.values() for p in own.values()]
+        if more:
+            self.optimizer.add_param_group({"params": more, "weight_decay": 0.0})
+        self.scale = self._by_smallest() if way.rates == "blocks" else {}
+        self.random = np.random.default_rng([family.seed, 7])
+        self.spent, self.tokens, self.steps = 0.0, 0, 0
+        self.shares = {size: 1 / len(SIZES) for size in SIZES}
+
+    def train(self, flops: float, tokens: float | None = None) -> None:
+        """Train until so many FLOPs are spent, or so many tokens read."""
+        data = self._rows()
+        while (done := self.tokens / tokens if tokens else self.spent / flops) < 1:
+            if self.way.sizes == "gain" and self.steps % 20 == 0:
+                self._look()
+            sizes = self._sizes(done)
+            self._step(next(data), sizes, rate(done))
+
+    def apart(self) -> dict[str, float]:
+        """Divergences from the parent on held-out text."""
+        count = 4 * self.family.ground.held_out
+        return {size: self._apart(size, count) for size in ([self.only] if self.only else BUDGETS)}
+
+    def logits(self, tokens: torch.Tensor, size: str) -> torch.Tensor:
+        member = None if size == "full" else self.family.members[size]
+        if size in self.own:
+            return functional_call(self.model, self.own[size], (tokens, member))
+        return self.model(tokens, member)
+
+    def _rows(self) -> Iterator[MicroBatch]:
+        for batch in self.family.ground.batches(300 + self.family.seed):
+            for at in range(0, len(batch.tokens_bs), self.way.rows):
+                yield MicroBatch(*(t[at : at + self.way.rows] for t in batch))
+
+    def _sizes(self, done: float) -> list[str]:
+        if self.only:
+            return [self.only]
+        whole = self.random.random() < (4 * self.way.whole if self.way.together else self.way.whole)
+        if self.way.together:
+            return [*(["full"] if whole else []), *SIZES]
+        if whole:
+            return ["full"]
+        shares = dict(self.shares)
+        if self.way.sizes in ("up", "down"):
+            at = done if self.way.sizes == "up" else 1 - done
+            shares = {size: 1.5 - at + i * (2 * at - 1) / 2 for i, size in enumerate(reversed(SIZES))}
+        weights = np.array([shares[size] for size in SIZES])
+        return [str(self.random.choice(SIZES, p=weights / weights.sum()))]
+
+    def _step(self, rows: MicroBatch, sizes: Sequence[str], pace: float) -> None:
+        count = rows.tokens_bs.numel()
+        with torch.no_grad():
+            taught = self.host.frozen(rows.tokens_bs).log_softmax(-1)
+        said: dict[str, torch.Tensor] = {}
+        self.spent += count * self.family.cost("full")
+        for size in sizes:
+            logits = self.logits(rows.tokens_bs, size).log_softmax(-1)
+            said[size] = logits.detach()
+            loss, larger = self._kl(taught, logits), self._larger(size)
+            if self.way.mentor and larger:
+                if larger not in said:
+                    with torch.no_grad():
+                        said[larger] = self.logits(rows.tokens_bs, larger).log_softmax(-1)
+                    self.spent += count * self.family.cost(larger)
+                loss = (1 - self.way.mentor) * loss + self.way.mentor * self._kl(said[larger], logits)
+            (loss / len(sizes)).backward()
+            self.spent += 3 * count * self.family.cost(size)
+        self._update(sizes[0], pace)
+        self.tokens, self.steps = self.tokens + count, self.steps + 1
+
+    def _update(self, size: str, pace: float) -> None:
+        torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
+        peak = self.rates.get(size, self.lr) if self.way.rates == "size" else self.lr
+        for group in self.optimizer.param_groups:
+            group["lr"] = peak * pace
+        before = {name: p.detach().clone() for name, p in self.model.named_parameters()} if self.scale else {}
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            for name, scale in self.scale.items():
+                weight = self.model.get_parameter(name)
+                weight.copy_(before[name] + scale * (weight - before[name]))
+
+    def _by_smallest(self) -> dict[str, torch.Tensor]:
+        """Of each weight, the rate of the smallest size that has it over the run's."""
+        tokens, out = torch.arange(self.family.ground.shape.vocab)[None], {}
+        for size in BUDGETS:  # from the largest
+            self.logits(tokens, size).square().sum().backward()
+            for name, p in self.model.named_parameters():
+                known = out.setdefault(name, torch.ones_like(p))
+                if p.grad is not None:
+                    known[p.grad != 0] = self.rates.get(size, self.lr) / self.lr
+        self.model.zero_grad()
+        return out
+
+    def _look(self) -> None:
+        self.shares = {size: max(self._apart(size, 1), 1e-4) for size in SIZES}
+        count = 16 * self.family.length
+        self.spent += count * sum(self.family.cost(size) + self.family.cost("full") for size in SIZES)
+
+    def _apart(self, size: str, count: int) -> float:
+        source = self.family.ground.batches(999, held_out=True)
+        host = argparse.Namespace(frozen=self.host.frozen, model=lambda tokens, _: self.logits(tokens, size))
+        return divergences(host, self.family.members[size], source, count)[0]  # pyright: ignore[reportArgumentType]
+
+    @staticmethod
+    def _larger(size: str) -> str | None:
+        at = SIZES.index(size) if size in SIZES else 0
+        return SIZES[at - 1] if at else None
+
+    @staticmethod
+    def _kl(taught: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+        return F.kl_div(said.flatten(0, 1), taught.flatten(0, 1), log_target=True, reduction="batchmean")
+
+
+class Study:
+    """Runs that have results already are not run again; see `results.jsonl`."""
+
+    def __init__(self, ground: Ground, runs: Path, steps: int) -> None:
+        self.ground, self.steps, self.kept = ground, steps, runs / "results.jsonl"
+        lines = self.kept.read_text().splitlines() if self.kept.exists() else []
+        self.results = [Result(**json.loads(line)) for line in lines]
+        self.families: dict[int, Family] = {}
+
+    def family(self, seed: int) -> Family:
+        if seed not in self.families:
+            self.families[seed] = Family(self.ground, seed)
+        return self.families[seed]
+
+    def run(self, name: str, size: str, seed: int, lr: float, rates: Mapping[str, float] | None = None) -> Result:
+        """The result of a run, made now if there is none."""
+        for result in self.results:
+            if (result.way, result.size, result.seed, result.lr) == (name, size, seed, lr):
+                return result
+        family = self.family(seed)
+        way = Way() if name == ALONE else WAYS[name]
+        count = self.steps * ROWS * family.length
+        sizes = (size,) if name == ALONE else SIZES
+        flops = sum(count * (3 * family.cost(s) + family.cost("full")) for s in sizes)
+        run = Run(family, way, lr, rates, size or None)
+        run.train(flops, way.tokens and way.tokens * len(SIZES) * count)
+        result = Result(name, size, seed, lr, run.steps, run.tokens, run.spent, run.apart())
+        with self.kept.open("a") as file:
+            file.write(json.dumps(asdict(result)) + "\n")
+        self.results.append(result)
+        print(f"{name} {size} seed {seed} lr {lr:g}: {result.steps} steps, "
+              + ", ".join(f"{n} {v:.4f}" for n, v in result.apart.items()), flush=True)  # fmt: skip
+        return result
+
+    def best_alone(self, seed: int) -> dict[str, float]:
+        """Each size's best rate, tried on one seed."""
+        tried = {size: [self.run(ALONE, size, seed, lr) for lr in RATES] for size in SIZES}
+        return {size: min(of, key=lambda r: r.apart[r.size]).lr for size, of in tried.items()}
+
+    def best_even(self, seed: int) -> float:
+        """The plain way's best rate, tried on one seed."""
+        tried = [self.run(EVEN, "", seed, lr) for lr in RATES]
+        return min(tried, key=lambda r: mean(r.apart[size] for size in SIZES)).lr
+
+
+def page(alone: Sequence[Result], ways: Mapping[str, Sequence[Result]], facts: str) -> str:
+    """The tables, and what they are of."""
+    bar = {(r.seed, r.size): r.apart[r.size] for r in alone}
+    of_bar = sum(r.tokens for r in alone) / len({r.seed for r in alone})
+    head = ["way", "steps", "tokens", *BUDGETS, *(f"{size}, over alone" for size in SIZES), "mean, 95%"]
+    rows = [[ALONE, *(["–"] if not alone else [f"{mean(r.steps for r in alone):.0f}"]), "1.00", "–",
+             *(f"{mean(v for (_, s), v in bar.items() if s == size):.4f}" for size in SIZES), *["–"] * 4]]  # fmt: skip
+    for name, of in ways.items():
+        over = {size: [r.apart[size] / bar[r.seed, size] for r in of] for size in SIZES}
+        seeds = [mean(over[size][i] for size in SIZES) for i in range(len(of))]
+        words = f"{mean(seeds):.2f}"
+        if len(seeds) >= FEW:
+            interval = mean_interval(seeds)
+            words = f"{interval.mean:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+        rows.append([
+            name, f"{mean(r.steps for r in of):.0f}", f"{mean(r.tokens for r in of) / of_bar:.2f}",
+            *(f"{mean(r.apart[size] for r in of):.4f}" for size in BUDGETS),
+            *(f"{mean(over[size]):.2f}" for size in SIZES), words,
+        ])  # fmt: skip
+    return f"{markdown(head, rows)}\n{facts}\n"
+
+
+def main() -> None:
+    parser = arguments(__doc__, "nesting", "of each size alone")
+    parser.set_defaults(steps=STEPS, parent_steps=600)
+    parser.add_argument("--ground", choices=GROUNDS, default="5m")
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of make demo")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    args = parser.parse_args()
+    begin(args)
+    with contextlib.redirect_stdout(sys.stderr):  # progress
+        ground = GROUNDS[args.ground](args.runs, args.parent_steps, args.demo)
+        study = Study(ground, args.runs, args.steps)
+        rates, lr = study.best_alone(args.seeds[0]), study.best_even(args.seeds[0])
+        alone = [study.run(ALONE, size, seed, rates[size]) for seed in args.seeds for size in SIZES]
+        ways: dict[str, list[Result]] = {}
+        for seed in args.seeds:
+            for name in args.ways:
+                ways.setdefault(name, []).append(study.run(name, "", seed, lr, rates))
+    shape, length = ground.shape, study.family(args.seeds[0]).length
+    tried, best = ", ".join(f"{lr:g}" for lr in RATES), ", ".join(f"{size} {own:g}" for size, own in rates.items())
+    facts = (
+        f"A parent of {parameters(shape, shape.full):,} parameters; each size alone takes {args.steps} steps of "
+        f"{ROWS * length} tokens at the best rate of {tried} ({best}); every "
+        f"way has the FLOPs of the three together, and the plain way's best rate ({lr:g}); {len(args.seeds)} seeds; "
+        f"divergences from the parent in nats a token of {ground.of}, and over those of each size alone."
+    )
+    print(page(alone, ways, facts), end="")
+
+
+if __name__ == "__main__":
+    main()
