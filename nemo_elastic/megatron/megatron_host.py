@@ -24,7 +24,7 @@ from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 
 from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.prediction import PREFIX
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.adapter import from_megatron
@@ -34,7 +34,7 @@ from nemo_elastic.nn.gates import Choice, Probe
 from nemo_elastic.nn.low_precision import rounded_state
 from nemo_elastic.nn.weights import Weights, cut
 from nemo_elastic.ranking import Ranking, Unfinished
-from nemo_elastic.ranking.scores import Shards
+from nemo_elastic.ranking.scores import Layered, Shards
 from nemo_elastic.ranking.unfinished import unfinished_file
 from nemo_elastic.train.heldout import HeldOut
 from nemo_elastic.train.samples import Sample
@@ -45,7 +45,7 @@ from .compat import named_parameters, named_weights
 from .context import context_group, own_positions
 from .layers import MegatronLayers
 from .overlap import report_absent
-from .sharded_sort import Together, sort_in_place, sort_stream
+from .sharded_sort import Together, sort_in_place
 from .vocabulary import Output, distill_loss, hidden_states
 
 
@@ -189,6 +189,14 @@ class MegatronHost:
     def layers(self) -> MegatronLayers:
         return MegatronLayers(self.core)
 
+    def layers_behind(self) -> tuple[Layered, Parent] | None:
+        if self.state.prediction is None:
+            return None
+        from .prediction import LayersBehind  # of megatron-core 0.19
+
+        behind = LayersBehind(self.core, self.state)
+        return behind, behind.parent
+
     def shards(self) -> Shards | None:
         return self.layers().shards
 
@@ -216,9 +224,8 @@ class MegatronHost:
             parallel_state.get_expert_model_parallel_group(),
             parallel_state.get_expert_tensor_parallel_group(),
         )
-        sort_in_place(self.weights(), ranking, self.state.parent, together)
-        if self.state.prediction is not None:
-            sort_stream(dict(named_weights(self.core)), ranking, self.state.parent, self.state.prediction)
+        weights = {k: t for k, t in named_weights(self.core) if not k.startswith(ELASTIC)}
+        sort_in_place(weights, ranking, self.state.parent, together, self.state.prediction)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

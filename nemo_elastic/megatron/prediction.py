@@ -27,15 +27,18 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.nn.documents import Documents
+from nemo_elastic.nn.gates import Probe
+from nemo_elastic.ranking.scores import through
 
 from .choice import ElasticState, Run
+from .layers import MegatronLayers
 from .linear import SlicedLinear
 from .modules import ElasticRMSNorm
 from .moe_layer import ReplicatedLinear
-from .spec import run_layer
+from .spec import block, run_layer
 from .vocabulary import distill_loss
 
-__all__ = ["Ahead", "ahead_of", "beside", "loss_ahead", "mtp_block"]
+__all__ = ["Ahead", "LayersBehind", "ahead_of", "beside", "loss_ahead", "mtp_block"]
 
 
 def mtp_block() -> ModuleSpec:
@@ -96,18 +99,80 @@ def ahead_of(
     return Ahead(out, documents)
 
 
+class LayersBehind:
+    """Layers behind a model as a model of their own, for the ranking (`ranking.scores.Layered`).
+
+    Its stream is the tokens that a step has read with what goes through its layers, [s, b, D]. A step that is run
+    several times is seen in its first.
+
+    Args:
+        core: the model, whole on this pipeline rank; no choice may be in force.
+        state: of its layers.
+        documents: in the rows.
+    """
+
+    def __init__(self, core: Any, state: ElasticState, documents: Documents | None = None) -> None:
+        assert state.prediction is not None
+        self.core, self.state, self.documents = core, state, documents
+        self.model, self.size = MegatronLayers(core, documents), len(state.prediction.pattern)
+        self.parent = state.prediction.behind(state.parent)
+
+    def apart(self, documents: Documents) -> LayersBehind:
+        return LayersBehind(self.core, self.state, documents)
+
+    def embed(self, tokens_bs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        every = range(self.state.parent.num_layers)
+        return self._enter(0, tokens_bs, through(self.model, every, self.model.embed(tokens_bs)))
+
+    def layer(
+        self, index: int, stream: tuple[torch.Tensor, torch.Tensor], probe: Probe | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        (tokens_bs, x_sbd), (step, at) = stream, divmod(index, self.size)
+        if step and not at:
+            tokens_bs, x_sbd = self._enter(step, tokens_bs, self._left(step - 1, x_sbd))
+        return tokens_bs, block(_inner(self.core.mtp.layers[step])[at], index, x_sbd, self._run(probe))
+
+    def norm(self, stream: tuple[torch.Tensor, torch.Tensor], probe: Probe | None = None) -> torch.Tensor:
+        return self._left(self.parent.num_layers // self.size - 1, stream[1], probe)
+
+    def head(self, normed: torch.Tensor) -> torch.Tensor:
+        return self.model.head(normed)
+
+    def _enter(
+        self, step: int, tokens_bs: torch.Tensor, hidden_sbd: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens_bs = _shifted(tokens_bs)
+        embedded_sbd = self.core.embedding(input_ids=tokens_bs, position_ids=None)
+        return tokens_bs, _joined(self.core.mtp.layers[step], embedded_sbd, hidden_sbd, self._run(None))
+
+    def _left(self, step: int, x_sbd: torch.Tensor, probe: Probe | None = None) -> torch.Tensor:
+        return self.core.mtp.layers[step].final_layernorm(x_sbd, self._run(probe))
+
+    def _run(self, probe: Probe | None) -> Run:
+        return Run(self.parent, world=self.core.decoder.tp_group.size(), probe=probe, documents=self.documents)
+
+
+def _inner(layer: Any) -> Any:
+    return layer.mtp_model_layer.layers
+
+
 def _step(layer: Any, first: int, embedded_sbd: torch.Tensor, hidden_sbd: torch.Tensor, run: Run) -> torch.Tensor:
+    x_sbd = _joined(layer, embedded_sbd, hidden_sbd, run)
+    recompute = layer.training and layer.config.recompute_granularity == "full" and torch.is_grad_enabled()
+    for at, inner in enumerate(_inner(layer)):
+        x_sbd = run_layer(inner, first + at, x_sbd, run, recompute)
+    return layer.final_layernorm(x_sbd, run)
+
+
+def _joined(layer: Any, embedded_sbd: torch.Tensor, hidden_sbd: torch.Tensor, run: Run) -> torch.Tensor:
+    """What enters a step's first layer."""
     both_sb2d = torch.cat([layer.enorm(embedded_sbd, run), layer.hnorm(hidden_sbd, run)], -1)
     rows, cols = run.hidden_selection(), None
     if rows is not None:
         assert run.parent is not None and run.subnet is not None
         half = Grid((run.parent.hidden,), (run.subnet.hidden,))
         cols = Selection((half, half))
-    x_sbd = SlicedLinear.apply(both_sb2d, layer.eh_proj.weight, rows, cols, True, False, None)
-    recompute = layer.training and layer.config.recompute_granularity == "full" and torch.is_grad_enabled()
-    for at, inner in enumerate(layer.mtp_model_layer.layers):
-        x_sbd = run_layer(inner, first + at, x_sbd, run, recompute)
-    return layer.final_layernorm(x_sbd, run)
+    return SlicedLinear.apply(both_sb2d, layer.eh_proj.weight, rows, cols, True, False, None)
 
 
 def loss_ahead(

@@ -18,9 +18,8 @@ import torch
 import torch.distributed as dist
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.registry import HIDDEN
-from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors, named
-from nemo_elastic.core.prediction import Prediction
+from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors
+from nemo_elastic.core.prediction import END, START, Prediction
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.ranking import Ranking, permutation
 from nemo_elastic.ranking.sorting import number_before
@@ -43,7 +42,11 @@ class Together:
 
 @torch.no_grad()
 def sort_in_place(
-    parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, together: Together | None = None
+    parameters: Mapping[str, torch.Tensor],
+    ranking: Ranking,
+    parent: Parent,
+    together: Together | None = None,
+    prediction: Prediction | None = None,
 ) -> None:
     """Permute weights so that every nested width is a blocked prefix; the model's function stays the same.
 
@@ -52,46 +55,50 @@ def sort_in_place(
         ranking: of the whole model.
         parent: its shape, with the FFN stripes that the sorted model has.
         together: the ranks, which all call this.
+        prediction: the layers behind it, which read its stream.
 
     Raises:
         ElasticError: the ranking is of another parent, or a rank holds a part of a block.
     """
     ranking.check(parent)
     together = together or Together()
-    for name, parts in megatron_tensors(parent, parent.full).items():
-        number = parts[0].number
-        if number is None:
-            _sort(parameters[name].data, parameters[name].data, ranking, parent, parts, together.tensor)
+    _sort_table(parameters, ranking, parent, megatron_tensors(parent, parent.full), together)
+    if prediction is not None:
+        own, table = prediction.behind(parent), prediction.megatron_tensors(parent, parent.full)
+        _sort_table(parameters, ranking.of_behind(own), own, table, together)
+
+
+def _sort_table(
+    parameters: Mapping[str, torch.Tensor],
+    ranking: Ranking,
+    parent: Parent,
+    table: Mapping[str, list[Tensor]],
+    together: Together,
+) -> None:
+    names = {(t.row.name, t.index, t.number): name for name, parts in table.items() for t in parts}
+    for name, parts in table.items():
+        row, number = parts[0].row, parts[0].number
+        if number is None:  # a step's own tensors are on all ranks
+            group = None if row in (*START, *END) else together.tensor
+            _sort(parameters[name].data, parameters[name].data, ranking, parent, parts, group)
         elif number == 0:
-            _sort_experts(parameters, ranking, parent, parts[0], together)
-
-
-@torch.no_grad()
-def sort_stream(parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, layers: Prediction) -> None:
-    """Permute the stream of layers behind a model as that of the model; what is inside of them stays as it is.
-
-    Args:
-        parameters: this rank's shard of every tensor, by megatron-core's name.
-        ranking, parent: see `sort_in_place`.
-        layers: they.
-    """
-    own = layers.behind(parent)
-    stream = Ranking.of_stream(own, ranking.orders[HIDDEN])
-    for name, parts in layers.megatron_tensors(parent, parent.full).items():
-        if name in parameters:  # other experts are other ranks'
-            value = parameters[name].data
-            _sort(value, value, stream, own, parts, None)
+            every = [names[row.name, parts[0].index, n] for n in range(parent.size(str(row.each)))]
+            _sort_experts(parameters, ranking, parent, parts[0], every, together)
 
 
 def _sort_experts(
-    parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, first: Tensor, together: Together
+    parameters: Mapping[str, torch.Tensor],
+    ranking: Ranking,
+    parent: Parent,
+    first: Tensor,
+    names: Sequence[str],
+    together: Together,
 ) -> None:
     """All tensors of a row of which each expert of a layer has one: first to their places, then each by itself."""
     group, row = together.experts, first.row
-    assert row.each is not None
     ranks, rank = (1, 0) if group is None else (group.size(), group.rank())
-    count = parent.size(row.each) // ranks
-    here = [parameters[named(row.megatron, first.index, n)].data for n in range(count)]
+    count = len(names) // ranks
+    here = [parameters[name].data for name in names[:count]]
     before = [number_before(ranking, parent, row, first.index, n) for n in range(count * ranks)]
     for n, value in enumerate(_dealt(here, np.array(before).reshape(ranks, count), group)):
         own = replace(first, number=rank * count + n)

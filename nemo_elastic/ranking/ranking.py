@@ -35,7 +35,14 @@ VERSION = 1
 JSON, TENSORS = "ranking.json", "ranking.safetensors"
 #: two numbers per channel of a parent, a hundred times over: a 12B has 20 MB
 _TENSOR_BYTES = 2**31
-RANKING = Output("a ranking", re.escape(TENSORS), JSON, frozenset({"version", "digest", "parent", "depth"}))
+#: with which the files start of layers behind the model
+BEHIND = "prediction."
+RANKING = Output(
+    "a ranking",
+    rf"({re.escape(BEHIND)})?{re.escape(TENSORS)}|{re.escape(BEHIND + JSON)}",
+    JSON,
+    frozenset({"version", "digest", "parent", "depth"}),
+)
 FFN = ("activation", "first")
 AGGREGATIONS = ("l2_mean", "mean")
 EXPERTS = ("mean", "l2")
@@ -109,6 +116,8 @@ class Ranking:
         depth_scores: each layer's score when it was dropped; None where it had none.
         options: how importance was measured.
         provenance: JSON values: data, samples, who.
+        behind: of layers behind the model that predict further tokens (`core.prediction`), a model of their own; None
+            where there are none, or nobody ran them.
     """
 
     parent: Parent
@@ -118,6 +127,7 @@ class Ranking:
     depth_scores: tuple[float | None, ...]
     options: RankOptions = field(default_factory=RankOptions)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    behind: Ranking | None = None
 
     def __post_init__(self) -> None:
         check_orders(self.parent, self.orders)
@@ -145,6 +155,21 @@ class Ranking:
         orders, scores = unmoved(parent)
         return replace(still, orders=orders | {HIDDEN: np.asarray(order)}, scores=scores)
 
+    def of_behind(self, shape: Parent) -> Ranking:
+        """What sorts layers behind the model: their stream is the model's, and so is its order.
+
+        Args:
+            shape: theirs (`Prediction.behind`). What nobody ranked in them stays where it is stored.
+
+        Raises:
+            ElasticError: others were ranked.
+        """
+        stream = self.orders[HIDDEN]
+        if self.behind is None:
+            return Ranking.of_stream(shape, stream)
+        own = self.behind.check(shape, "ranking of layers that predict further tokens")
+        return replace(own, orders={**own.orders, HIDDEN: stream})
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the orders and the depth, independent of scores, options and of how it was saved."""
@@ -154,6 +179,8 @@ class Ranking:
             h.update(np.ascontiguousarray(self.orders[name], dtype="<i8").tobytes())
         h.update(b"\ndepth\n")
         h.update(np.asarray(self.depth, dtype="<i8").tobytes())
+        if self.behind is not None:
+            h.update(self.behind.digest.encode())
         return h.hexdigest()
 
     def check(self, parent: Parent, where: str = "ranking") -> Ranking:
@@ -196,6 +223,12 @@ class Ranking:
         Raises:
             ElasticError: `out` may not be written, see `atomic.atomic_dir`, or cannot be.
         """
+        with atomic_dir(out, force, inputs, RANKING) as folder:
+            self._write(folder, "")
+            if self.behind is not None:
+                self.behind._write(folder, BEHIND)
+
+    def _write(self, folder: Path, prefix: str) -> None:
         head = {
             "version": VERSION,
             "digest": self.digest,
@@ -207,9 +240,8 @@ class Ranking:
         text = json.dumps(head, indent=2, allow_nan=False) + "\n"
         tensors = {f"order.{k}": np.ascontiguousarray(v, dtype=np.int64) for k, v in self.orders.items()}
         tensors |= {f"score.{k}": np.ascontiguousarray(v, dtype=np.float64) for k, v in self.scores.items()}
-        with atomic_dir(out, force, inputs, RANKING) as folder:
-            save_file(tensors, folder / TENSORS)
-            (folder / JSON).write_text(text, encoding="utf-8")
+        save_file(tensors, folder / (prefix + TENSORS))
+        (folder / (prefix + JSON)).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], parent: Parent | None = None) -> Ranking:
@@ -223,32 +255,39 @@ class Ranking:
             ElasticError: not a ranking, of another version, damaged, or of another parent.
         """
         path = Path(path)
-        head = read_json(path / JSON)
+        behind = cls._read(path, BEHIND, None) if (path / (BEHIND + JSON)).exists() else None
+        out = cls._read(path, "", behind)
+        return out.check(parent, str(path)) if parent is not None else out
+
+    @classmethod
+    def _read(cls, path: Path, prefix: str, behind: Ranking | None) -> Ranking:
+        file, numbers = path / (prefix + JSON), path / (prefix + TENSORS)
+        head = read_json(file)
         if not isinstance(head, dict) or "version" not in head:
-            raise ElasticError(f"{path / JSON}: not a ranking (it has no version)")
+            raise ElasticError(f"{file}: not a ranking (it has no version)")
         if isinstance(head["version"], bool) or head["version"] != VERSION:
-            raise bad(f"{path / JSON}: version", head["version"], f"this release reads version {VERSION}")
-        known = known_fields(_Head, head, str(path / JSON))
-        with inside(path / JSON):
+            raise bad(f"{file}: version", head["version"], f"this release reads version {VERSION}")
+        known = known_fields(_Head, head, str(file))
+        with inside(file):
             shape = Parent.from_json(known["parent"])
             options = RankOptions.from_json(known["options"], "options")
-        tensors = _tensors(path / TENSORS)
+        tensors = _tensors(numbers)
         parts: dict[str, dict[str, np.ndarray]] = {"order": {}, "score": {}}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             if kind not in parts:
-                raise ElasticError(f"{path / TENSORS}: unknown tensor {name!r}")
+                raise ElasticError(f"{numbers}: unknown tensor {name!r}")
             parts[kind][rest] = value
         try:
             depth = tuple(int(step["layer"]) for step in known["depth"])
             depth_scores = tuple(None if s["score"] is None else float(s["score"]) for s in known["depth"])
         except (TypeError, KeyError, ValueError, OverflowError):
-            raise ElasticError(f"{path / JSON}: depth is not a list of {{layer, score}}") from None
+            raise ElasticError(f"{file}: depth is not a list of {{layer, score}}") from None
         with inside(path):
-            out = cls(shape, parts["order"], parts["score"], depth, depth_scores, options, known["provenance"])
+            out = cls(shape, parts["order"], parts["score"], depth, depth_scores, options, known["provenance"], behind)
         if out.digest != known["digest"]:
-            raise ElasticError(f"{path}: damaged: the orders do not have the digest that {JSON} gives")
-        return out.check(parent, str(path)) if parent is not None else out
+            raise ElasticError(f"{path}: damaged: the orders do not have the digest that {file.name} gives")
+        return out
 
 
 @dataclass

@@ -21,7 +21,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
+from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.limits import figure
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.core.member import why_not_nested
@@ -261,10 +261,9 @@ def _ranked(
     entries = _sorted(layout.tensors(parent, parent.full), source.tensors, parent, read)
     behind: list[NewTensor] = []
     if source.predicts is not None:
-        # nobody ranks what is inside of them: it stays as it is, and only their stream is the sorted model's
         shape = source.predicts.behind(parent)
-        stream = Ranking.of_stream(shape, read.orders[HIDDEN])
-        behind = _sorted(source.predicts.tensors(parent, parent.full), source.prediction, shape, stream)
+        own = source.predicts.tensors(parent, parent.full)
+        behind = _sorted(own, source.prediction, shape, read.of_behind(shape))
     return tuple(read.depth), read.digest, entries, behind
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
         # a head is worth what its channels are worth that every member keeps
         head_channels=axes[MAMBA_HEAD_DIM].choices[-1] if MAMBA_HEAD_DIM in axes else None,
     )
+    provenance = {"sequences": imp.samples, "length": host.seq_length}
     ranking = rank(
         host.layers(),
         parent,
@@ -105,10 +107,22 @@ def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
         options,
         progress=_progress(host, "ranking"),
         reduce=host.agree,
-        provenance={"sequences": imp.samples, "length": host.seq_length},
+        provenance=provenance,
         unfinished=host.unfinished(out),
         shards=host.shards(),
     )
+    behind = host.layers_behind()
+    if behind is not None:
+        further = rank(
+            *behind,
+            host.sequences(imp.samples, host.micro_batch_size),
+            replace(options, depth="cosine"),  # none of them ever goes alone
+            progress=_progress(host, "ranking of further tokens"),
+            reduce=host.agree,
+            provenance=provenance,
+            shards=host.shards(),
+        )
+        ranking = replace(ranking, behind=further)
     if host.first:
         ranking.save(out / "ranking", force=True)
     return ranking

@@ -15,6 +15,7 @@ import torch
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.prediction import Prediction
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import apart, from_megatron
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.raw import to_torch
@@ -22,7 +23,7 @@ from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.functional import rms_norm
 from nemo_elastic.nn.weights import cut
-from nemo_elastic.ranking import Ranking
+from nemo_elastic.ranking import Ranking, RankOptions, Statistics, rank
 from nemo_elastic.ranking.orders import make_orders
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.ranking.test_sorting import unstriped
@@ -223,17 +224,30 @@ def test_a_checkpoint_of_megatron_bridges_has_them(tmp_path: Path) -> None:
         assert torch.equal(to_torch(raw), to_torch(other.prediction[name])), name  # pyright: ignore
 
 
-@pytest.mark.parametrize("parent", [MOE, LATENT], ids=["plain", "latent"])
-def test_sorted_where_they_lie_they_predict_the_same(parent: Parent) -> None:
-    """Their stream is the sorted model's; what is inside of them, in stripes or not, stays."""
+def ranked(model: Any, parent: Parent) -> Ranking:
+    """The layers behind a model, ranked on the tokens."""
     from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from nemo_elastic.megatron.sharded_sort import sort_in_place, sort_stream
+
+    behind, shape = host_of(model).layers_behind()
+    assert shape == TWICE.behind(parent)
+    with cuda_as_cpu():
+        return rank(behind, shape, [TOKENS], RankOptions(depth="cosine"))
+
+
+@pytest.mark.parametrize("parent", [MOE, LATENT], ids=["plain", "latent"])
+@pytest.mark.parametrize("inside", [False, True], ids=["their stream", "all of them"])
+def test_sorted_where_they_lie_they_predict_the_same(parent: Parent, inside: bool) -> None:
+    """Their stream is the sorted model's; what nobody ranked in them, in stripes or not, stays."""
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.sharded_sort import sort_in_place
 
     start()
     model = made(parent, prediction=TWICE).train()
     ranking, random = Ranking.trivial(parent), np.random.default_rng(3)
     scores = {name: random.random(np.shape(order)) for name, order in ranking.orders.items()}
     ranking, host = replace(ranking, orders=make_orders(parent, scores)), host_of(model)
+    if inside:
+        ranking = replace(ranking, behind=ranked(model, parent))
 
     def logits() -> list[torch.Tensor]:
         with cuda_as_cpu():
@@ -241,13 +255,60 @@ def test_sorted_where_they_lie_they_predict_the_same(parent: Parent) -> None:
             return [model.output_layer(h)[0].detach() for h in host.ahead[1].hidden_sbd]
 
     before, kept = logits(), {n: t.detach().clone() for n, t in weights_of(model).items() if n.startswith("mtp.")}
-    own = {n: t for n, t in weights_of(model).items() if not n.startswith("mtp.")}
-    sort_in_place(own, ranking, parent)
-    sort_stream(weights_of(model), ranking, parent, TWICE)
+    sort_in_place(weights_of(model), ranking, parent, prediction=TWICE)
     for a, b in zip(logits(), before, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     order = torch.from_numpy(ranking.orders["hidden"].copy())
+    own, experts = TWICE.behind(parent), slice(None)
+    if ranking.behind:
+        order_e = ranking.behind.orders[f"experts.{list(own.types).index('moe')}"]
+        experts = torch.from_numpy(own.axis("experts").order_to_layout(order_e))
     for name, now in weights_of(model).items():
-        if name.endswith(("router.expert_bias", "mtp.layers.0.enorm.weight")) and name in kept:
-            wanted = kept[name] if name.endswith("bias") else kept[name][order]
+        if name.startswith("mtp.layers.0.") and name.endswith(("router.expert_bias", "enorm.weight")):
+            wanted = kept[name][experts] if name.endswith("bias") else kept[name][order]
             assert torch.equal(now, wanted), name
+
+
+@pytest.mark.parametrize("parent", [MOE, LATENT], ids=["plain", "latent"])
+def test_they_are_ranked_by_what_goes_through_them(parent: Parent, tmp_path: Path) -> None:
+    """As the reference's layers are on the same streams; and a folder keeps it."""
+    start()
+    model = made(parent, prediction=TWICE).eval()
+    found = ranked(model, parent)
+    tensors, behind = hf_of(parent, TWICE, model)
+    own = TWICE.behind(parent)
+    steps = {n.replace("mtp.", "backbone.", 1): t for n, t in behind.items()}
+    inner = {n: t for n, t in steps.items() if n.split(".")[3] not in ("enorm", "hnorm", "eh_proj", "final_layernorm")}
+    inside = Layers(cut(own, own.full, {n: t for n, t in tensors.items() if "layers" not in n} | inner))
+    statistics, entered = Statistics(own, RankOptions(depth="cosine")), streams_of(parent, model)
+    for index in range(own.num_layers):
+        if index in entered:
+            x_bld = entered[index]
+        x_bld = inside.layer(index, x_bld, statistics)
+    last = steps[f"backbone.layers.{own.num_layers - 1}.final_layernorm.weight"]
+    statistics("hidden", -1, rms_norm(x_bld, last, own.norm_eps))
+    for name, wanted in statistics.scores().items():
+        np.testing.assert_allclose(found.scores[name], wanted, rtol=1e-4, atol=1e-6, err_msg=name)
+    whole = replace(Ranking.trivial(parent), behind=found)
+    whole.save(tmp_path / "ranking")
+    whole.save(tmp_path / "ranking", force=True)
+    read = Ranking.load(tmp_path / "ranking", parent)
+    assert read.behind is not None and read.behind.digest == found.digest and read.digest == whole.digest
+    assert read.digest != Ranking.trivial(parent).digest
+    (tmp_path / "ranking" / "prediction.ranking.json").unlink()
+    with pytest.raises(ElasticError, match="damaged"):
+        Ranking.load(tmp_path / "ranking")
+
+
+def streams_of(parent: Parent, model: Any) -> dict[int, torch.Tensor]:
+    """What enters the first layer of each step, by its number."""
+    from nemo_elastic.megatron import prediction
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+
+    seen: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch, cuda_as_cpu():
+        joined = prediction._joined
+        patch.setattr(prediction, "_joined", lambda *given: seen.append(joined(*given)) or seen[-1])
+        host_of(model.train()).student(TOKENS)
+    model.eval()
+    return {i * len(TWICE.pattern): t.detach().transpose(0, 1) for i, t in enumerate(seen)}

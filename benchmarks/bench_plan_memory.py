@@ -1,0 +1,115 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the planner says that a training step holds at its fullest moment, against what one here does.
+
+Blocks of real widths and real routers, with fewer layers, rows of vocabulary and experts, so that a machine without a
+GPU holds them: student, sums of gradients, Adam's states, frozen teacher, and a distillation step. Every storage is
+counted, by its bytes. In Megatron-Bridge's environment:
+
+    .venv-bridge/bin/python -m benchmarks.bench_plan_memory [--json FILE] [--markdown FILE]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from benchmarks.output import arguments, deliver
+from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.core.family import Parent
+from nemo_elastic.plan import preset
+from nemo_elastic.plan.activations import Routing, Sharding
+from nemo_elastic.plan.memory import Memory, stage_memory, stages
+from tests.megatron.test_moe_layer import ROUTINGS
+from tests.plan.measuring import buffers, model_of, tokens_of
+from tests.support.models import start
+from tests.support.peak import Peak
+
+DISTILL = DistillConfig(chunk_tokens=1024)
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Block:
+    """Args: what it is of, its shape, tokens of a micro-batch, and whether layers are computed again."""
+
+    of: str
+    parent: Parent
+    tokens: int
+    recompute: bool = False
+
+    @property
+    def routing(self) -> tuple[dict[str, Any], Routing]:
+        """Settings of the recipe's router, and how the planner knows them."""
+        return ROUTINGS["the recipe's"] if self.parent.has("experts") else ({}, Routing())
+
+
+def _small(name: str, **sizes: Any) -> Parent:
+    whole = preset(name)
+    return replace(whole, vocab=4096, **sizes)
+
+
+def blocks() -> list[Block]:
+    dense = _small("nemotron-nano-12b-v2", pattern="M-*")
+    experts = replace(_small("nemotron-3-nano-30b-a3b", pattern="ME*E"), experts=16)
+    return [Block("12B", dense, 1024), Block("12B", dense, 1024, True),
+            Block("30B-A3B, 16 experts", experts, 2048), Block("30B-A3B, 16 experts", experts, 2048, True)]  # fmt: skip
+
+
+def planned(block: Block) -> Memory:
+    """By the formulas, on one rank without kernels of CUDA."""
+    (stage,) = stages(block.parent, 1)
+    return stage_memory(
+        block.parent, stage, DISTILL, Sharding(routing=block.routing[1]), data=1, in_flight=1, tokens=block.tokens,
+        recompute=block.recompute, gated=False, kernels=False, gradient=4,
+    )  # fmt: skip
+
+
+def nbytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(t.nbytes for t in tensors)
+
+
+def measured(block: Block) -> int:
+    """Bytes of a real step at its fullest moment."""
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.vocabulary import distill_loss, hidden_states
+
+    model, teacher = (model_of(block.parent, block.recompute, **block.routing[0]) for _ in range(2))
+    buffers(model)
+    copies = [p.detach().float() for p in model.parameters()]  # as the distributed optimizer has them
+    held = nbytes(model.parameters()) + nbytes(p.main_grad for p in model.parameters())
+    held += nbytes(teacher.parameters()) + 3 * nbytes(copies)
+    del copies
+    tokens = tokens_of(block.parent, 1, block.tokens)
+    with cuda_as_cpu(), Peak() as peak:
+        with torch.no_grad():
+            taught = teacher, hidden_states(teacher, tokens)
+        loss, _ = distill_loss(DISTILL, (model, hidden_states(model, tokens)), taught, tokens)
+        loss.backward()
+    return held + peak.most
+
+
+def main() -> None:
+    args = arguments(__doc__).parse_args()
+    start()
+    rows, results = [], []
+    for block in blocks():
+        plan, found = planned(block), measured(block)
+        results.append({"block": block.of, "pattern": block.parent.pattern, "recompute": block.recompute,
+                        "planned": plan.to_json(), "measured": found})  # fmt: skip
+        rows.append([
+            block.of, f"`{block.parent.pattern}`", f"{block.tokens}", "recomputed" if block.recompute else "kept",
+            f"{plan.total / GIB:.2f}", f"{found / GIB:.2f}", f"{plan.total / found - 1:+.1%}",
+            f"{(plan.activations + max(plan.loss, plan.transient)) / plan.total:.0%}",
+        ])  # fmt: skip
+        print(rows[-1], plan.to_json(), flush=True)
+    head = ["block of", "layers", "tokens", "activations", "planned GiB", "measured GiB", "apart", "of it activations"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *("| " + " | ".join(row) + " |" for row in rows)]
+    deliver(args, results, "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
