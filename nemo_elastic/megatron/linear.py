@@ -64,8 +64,10 @@ def accumulate(
         factor: of the piece, a tensor without dimensions (head loss); for prefixes only.
     """
     if getattr(param, "main_grad", None) is not None:
-        scatter_add(param.main_grad, piece.to(param.main_grad.dtype), rows, cols, at, factor)
-        return handed_over(param)
+        exact = at is not None or factor is not None  # else it is cast on its way into the sum
+        scatter_add(param.main_grad, piece.to(param.main_grad.dtype) if exact else piece, rows, cols, at, factor)
+        fits = piece.shape == param.shape and piece.dtype == param.dtype
+        return handed_over(param, piece if fits else None)
     if at is None and factor is None and piece.shape == param.shape:
         return piece
     full = torch.zeros_like(param)

@@ -11,6 +11,9 @@ from functools import lru_cache
 from nemo_elastic.config.losses import TERMS
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.mamba import MAMBA
+from nemo_elastic.core.kinds.mlp import MLP
+from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.layout import by_name, rows, shape
 from nemo_elastic.core.precision import default_rows
@@ -32,6 +35,11 @@ __all__ = [
 
 #: logits on which nn.loss.terms works at a time on a GPU
 LOGITS = 2**22
+#: kind -> bytes of gradients inside of a layer at its backward pass's fullest moment, over its activations; 1 where
+#: nobody measured them (`make bench-plan`)
+EXTRA = {MLP: 0.75, MOE: 0.0}
+#: the same of Mamba's scan in torch, whose forward pass takes more than the backward pass leaves; and recomputed
+_SCAN = (1.05, 0.5)
 #: bytes per parameter of the distributed optimizer, shared out over data-parallel ranks: fp32 parameters and Adam's
 #: two moments (megatron-core, use_distributed_optimizer, as in NeMo's recipes)
 OPTIMIZER = 12
@@ -165,27 +173,29 @@ def gradients_between(parent: Parent, stage: PipelineStage, distill: DistillConf
 def transient(
     parent: Parent, stage: PipelineStage, shards: Sharding, tokens: int, *, recompute: bool, gated: bool, kernels: bool
 ) -> float:
-    """Bytes that the backward pass of one layer, or of the embedding, takes for a moment. An upper estimate.
+    """Bytes that the backward pass of one layer, or of the embedding, takes for a moment, at its fullest.
 
-    Without recomputation the largest layer's gradients are counted as large as its activations; with it, both
-    together as 1.5 times those, in torch 1.75 (small models take up to that, tests/plan/test_measured.py), but no less
-    than what a layer of experts has kept and its experts' gradients (`routed_gradients`) take. Sequence
-    parallelism gathers the stream whole, once for the weight and once for its gradient; ranks that share sequences
-    hold what they send of the widest projection beside what they get. A layer's weight gradient
-    exists once in bf16 and once in fp32 before it is added to the buffer (megatron.linear.accumulate), the embedding's
-    as a dummy in bf16; the head's is part of `loss`. Of experts all are counted at once that a rank holds of a layer.
+    That is one of three: gradients inside of a layer, `EXTRA` times its activations, with recomputation beside those;
+    of experts those of all they do (`routed_gradients`) and one of their weights' in bf16, of all that a rank
+    holds of a layer; or the gradient of the layer's largest weight, in bf16 until it is in the buffer
+    (megatron.linear.accumulate), beside what a recomputed layer has kept. The embedding's is a dummy in bf16; the
+    head's is part of `loss`. Sequence parallelism gathers the stream whole, once for the weight and once for its
+    gradient; ranks that share sequences hold what they send of the widest projection beside what they get.
     """
-    share = 1.0 if not recompute else 1.5 if kernels else 1.75
-    fullest = 0.0
-    for kind in stage.kinds:
+    pieces: dict[str | None, float] = {}
+    for row, n in _local(parent, stage, shards.tensor, shards.expert):
+        pieces[row.layer] = max(pieces.get(row.layer, 0.0), HALF * n)
+    fullest = pieces.get(None, 0.0)
+    for kind in set(stage.kinds):
         own = layer(parent, kind, shards, gated, kernels)
-        fullest = max(fullest, share * own, recompute * own + routed_gradients(parent, kind, shards))
+        extra = EXTRA.get(kind, 1.0) if kernels or kind != MAMBA else _SCAN[recompute]
+        routed = routed_gradients(parent, kind, shards)
+        moment = max(tokens * extra * own, tokens * routed + pieces[kind])
+        fullest = max(fullest, moment + recompute * tokens * own)
     gathered = 2 * HALF * parent.hidden if shards.sequence else 0
     if shards.context > 1:
         gathered += 2 * HALF * widths(parent).projection / shards.tensor
-    local = list(_local(parent, stage, shards.tensor, shards.expert))
-    pieces = max(n * (HALF if row.layer is None else HALF + SINGLE) for row, n in local)
-    return tokens * (fullest + gathered) + pieces
+    return tokens * gathered + fullest
 
 
 @dataclass(frozen=True)

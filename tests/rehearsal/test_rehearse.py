@@ -193,10 +193,13 @@ def test_a_loss_that_rose_or_is_missing_is_seen(copy: tuple[Path, Any]) -> None:
     lines = file.read_text().splitlines()
     held_out = [i for i, line in enumerate(lines) if '"heldout"' in line]
     last = json.loads(lines[held_out[-1]])
-    last["kl"] = {name: value + 1.0 for name, value in last["kl"].items()}
+    drift, kept = 0.9 * max(json.loads(lines[held_out[0]])["kl"].values()), last["kl"]
+    whole, *others = kept
     file.unlink()  # it is a link
-    file.write_text("\n".join([*lines[: held_out[-1]], json.dumps(last)]) + "\n")
-    assert members_validated(where).ok is False
+    for went, rose, ok in ((1.0, 1.0, False), (drift, drift, True), (0.0, 1.0, False)):
+        last["kl"] = {whole: kept[whole] + went, **{name: kept[name] + rose for name in others}}
+        file.write_text("\n".join([*lines[: held_out[-1]], json.dumps(last)]) + "\n")
+        assert members_validated(where).ok is ok
     del last["losses"]["4b"]
     file.write_text("\n".join([*lines[: held_out[-1]], json.dumps(last)]) + "\n")
     assert members_validated(where).message == "no held-out loss of 4b"
