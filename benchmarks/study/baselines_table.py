@@ -10,9 +10,14 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from benchmarks.study.modelopt_baseline import SAMPLES
 from benchmarks.study.plots import UNITS
 from benchmarks.study.results import MAKERS, Results, markdown, named, spread
 from benchmarks.study.sizes import THREE
+
+#: sequences that our importance is measured on, and their share of the baselines'
+OURS = 64
+FEWER = OURS / SAMPLES
 
 
 def level(points: Sequence[tuple[float, float]], loss: float) -> tuple[float, str]:
@@ -92,6 +97,18 @@ def baselines(results: Results) -> str:
     return markdown(head([*THREE]), ways(results, [*THREE])) + "\n" + ratios(results, [*THREE], "ours")
 
 
+def as_few(results: Results) -> Results:
+    """The same where baselines measure importance on as few sequences as ours do: their FLOPs are fewer."""
+    measured = [r["flops"] for name, r in results.items() if name.startswith("pruned-")]
+    if not measured:
+        return results
+    saved = measured[0] * (1 - FEWER)
+    return {
+        name: r | {"flops": r["flops"] - saved} if name.startswith(("modelopt-", "minitron-")) else r
+        for name, r in results.items()
+    }
+
+
 def ratios(results: Results, sizes: Sequence[str], ours: str, prefix: str = "") -> str:
     """Baselines' spending over that of our runs, whose names begin with `ours`, at equal loss of every size."""
     rows = []
@@ -99,9 +116,11 @@ def ratios(results: Results, sizes: Sequence[str], ours: str, prefix: str = "") 
     for steps, seed, name in sorted(runs):
         for kind in ("modelopt", "minitron", "alone"):
             cells = [ratio(results, name, prefix + kind, sizes, seed, unit) for unit in UNITS]
+            cells.append(ratio(as_few(results), name, prefix + kind, sizes, seed, "flops"))
             if all(cells):
                 rows.append([MAKERS[kind], str(steps), str(seed), *cells])
-    return markdown(["spent over ours, at our losses", "our steps", "seed", "tokens", "FLOPs", "CPU seconds"], rows)
+    units = ["tokens", "FLOPs", "CPU seconds", f"FLOPs, importance on {OURS} sequences"]
+    return markdown(["spent over ours, at our losses", "our steps", "seed", *units], rows)
 
 
 def rates(tried: Mapping[tuple[str, str], Mapping[float, float]], of_all: str) -> str:
