@@ -178,6 +178,11 @@ bench-volumes: $(VENV)/.stamp $(BRIDGE)/.stamp ## Bytes that a rank puts into co
 	$(BRIDGE)/bin/python -W ignore -m benchmarks.bench_volumes --markdown docs/tables/bench_volumes.md $(ARGS)
 	$(BIN)/python -m benchmarks --page
 
+.PHONY: bench-plan
+bench-plan: $(VENV)/.stamp $(BRIDGE)/.stamp ## What the planner says that a step holds against what one does, into docs/benchmarks.md (12 GB of memory)
+	$(QUIET_THREADS) $(BRIDGE)/bin/python -W ignore -m benchmarks.bench_plan_memory --markdown docs/tables/bench_plan_memory.md $(ARGS)
+	$(BIN)/python -m benchmarks --page
+
 .PHONY: bench-launches
 bench-launches: $(VENV)/.stamp $(BRIDGE)/.stamp ## Operations that a step with experts calls, grouped and one by one, into docs/benchmarks.md
 	$(BRIDGE)/bin/python -W ignore -m benchmarks.bench_launches --markdown docs/tables/bench_launches.md $(ARGS)

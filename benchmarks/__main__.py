@@ -46,6 +46,7 @@ APART = {
     "bench_launches": "make bench-launches",
     "bench_volumes": "make bench-volumes",
     "bench_latency": "make bench-latency",
+    "bench_plan_memory": "make bench-plan",
 }
 
 

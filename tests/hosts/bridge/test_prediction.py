@@ -72,9 +72,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parent = write_parent(place / "parent", config(place, Job("none", experts=1, prediction=True)).model)
 
     def job(name: str, kind: str = "stage1", layout: Layout = ALONE, experts: int = 1, **more: Any) -> Job:
-        ranked = None if kind == "rank" else str(place / "rank" / "checkpoints")
-        return Job(str(place / name), kind, layout, experts=experts, prediction=True, teacher=str(parent), ranked=ranked,
-                   steps=more.pop("steps", 2), **more)  # fmt: skip
+        start: dict[str, Any] = {"teacher": str(parent)}
+        if kind != "rank":
+            start["ranked"] = str(place / "rank" / "checkpoints")
+        return Job(str(place / name), kind, layout, experts=experts, prediction=True, **({"steps": 2} | start | more))
 
     ranks = {name: replace(layout, micro_batches=1, recompute=None) for name, (layout, _) in PAIRS.items()}
     jobs = [
