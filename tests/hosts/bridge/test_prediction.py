@@ -17,6 +17,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.quantized import as_torch
+from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.family_folder import slice_family
 from nemo_elastic.slicing.verification import verify
@@ -110,8 +111,14 @@ def test_they_are_sorted_trained_and_cut_with_their_members(place: Path, tmp_pat
     slice_family(str(trained), str(tmp_path))
     family = open_source(tmp_path / "family")
     torch.testing.assert_close(drafts(tmp_path / "family", TOKENS), drafts(trained, TOKENS), rtol=1e-4, atol=1e-4)
+    transformers = pytest.importorskip("transformers", minversion="5.12")
     for name, member in family.members.items():
         folder = tmp_path / "members" / name
+        read = open_source(folder)
+        ours = NemotronH(read.parent, {key: as_torch(raw) for key, raw in read.tensors.items()}, read.held)
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(theirs(TOKENS).logits, ours(TOKENS), rtol=1e-3, atol=1e-4)
         assert verify(folder, parent=tmp_path / "family").ok
         torch.testing.assert_close(
             drafts(folder, TOKENS), drafts(tmp_path / "family", TOKENS, member), rtol=1e-3, atol=1e-3
