@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.browser import MISSING, Browser, browser, find
-from tests.documentation import ROOT
+from tests.documentation import DOCS, ROOT, SITE
 from tests.looks import WIDTHS, flaws, runs_over
 
 pytest.importorskip("mkdocs", reason="the documentation's tools are not installed; the extra `docs` brings them")
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.skipif(find() is None, reason=MISSING)]
 
 #: those with the widest tables and the longest lines
-WIDEST = ("index", "studies", "benchmarks", "config", "troubleshooting", "method")
-PAGES = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
+WIDEST = ("index", "studies/index", "studies/baselines", "benchmarks", "config", "troubleshooting", "method")
+PAGES = [path.relative_to(DOCS).with_suffix("").as_posix() for path in SITE]
 
 
 @pytest.fixture(scope="module")
