@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,33 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def window() -> Iterator[Browser]:
     with browser(str(find())) as opened:
         yield opened
+
+
+SEARCH = """(async () => {
+  document.querySelector('[data-md-toggle=search]').click();
+  const query = document.querySelector('.md-search__input'), until = Date.now() + 60000;
+  query.focus(); query.value = 'straight-through'; query.dispatchEvent(new Event('keyup'));
+  let hits = [];
+  while (!hits.length && Date.now() < until) {
+    await new Promise(done => setTimeout(done, 50));
+    hits = [...document.querySelectorAll('.md-search-result__link')].map(link => link.href);
+  }
+  return hits;
+})()"""
+
+
+@pytest.mark.parametrize("page", ["index", "studies/shapes"])
+def test_search_works_from_the_disk(site: Path, page: str) -> None:
+    with browser(str(find()), reads=False) as window:
+        window.open(site / f"{page}.html", 1280)
+        hits = window.run(SEARCH)
+    paths = [hit.partition("?")[0].partition("#")[0] for hit in hits]
+    assert (site / "method.html").as_uri() in paths
+
+
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    loads = re.compile(r"""<(?:script|img|iframe|link rel="stylesheet")[^>]* (?:src|href)="?(?:https?:)?//""")
+    assert [page.name for page in site.rglob("*.html") if loads.search(page.read_text(encoding="utf-8"))] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
