@@ -29,9 +29,10 @@ SECONDS = 600
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--allow-file-access-from-files",
     "--remote-debugging-pipe",
 )  # fmt: skip
+#: pages may read other files of the disk
+READS = "--allow-file-access-from-files"
 
 
 def find() -> str | None:
@@ -94,14 +95,14 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser(program: str) -> Iterator[Browser]:
-    """Start it, and end it."""
+def browser(program: str, reads: bool = True) -> Iterator[Browser]:
+    """Start it, and end it. Without `reads` its pages may not read files of the disk, as in everybody's browser."""
     theirs_in, send = os.pipe()
     receive, theirs_out = os.pipe()
     with tempfile.TemporaryDirectory() as home:
         # it reads from descriptor 3 and writes to 4; bash puts them there, sh only knows numbers of one digit
         command = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", program, *FLAGS,
-                   f"--user-data-dir={home}"]  # fmt: skip
+                   *([READS] if reads else []), f"--user-data-dir={home}"]  # fmt: skip
         process = subprocess.Popen(
             command, pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

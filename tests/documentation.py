@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+#: the pages of the site; tables are parts of pages
+SITE = sorted(path for path in DOCS.rglob("*.md") if DOCS / "tables" not in path.parents)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *SITE]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: a line of a block that the site replaces by a file of conf/
 INCLUDED = re.compile(r'^--8<-- "(\w+\.yaml)"\n', re.MULTILINE)
@@ -36,7 +39,7 @@ class Block:
 
     @property
     def place(self) -> str:
-        return f"{self.page.name}:{self.line}"
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
 
     def commands(self) -> Iterator[list[str]]:
         """Its commands as words, without variables before them."""

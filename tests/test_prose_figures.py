@@ -105,6 +105,13 @@ def test_names_in_the_head_of_a_table_are_no_figures(problems_of) -> None:
     assert len(problems_of("| loss at 72 % |\n|---|\n| 0.5 |\n\nIt is 72 %.\n")) == 1
 
 
+def test_pages_in_folders_are_read_and_the_tables_are_not(problems_of, tmp_path: Path) -> None:
+    (tmp_path / "docs" / "studies").mkdir()
+    (tmp_path / "docs" / "studies" / "one.md").write_text("# One\n\nIt takes 1.08 times as long.\n")
+    (line,) = problems_of("Nothing.\n")
+    assert line.startswith("docs/studies/one.md:3: 1.08 stands in no table")
+
+
 def test_a_source_tells_settings_and_a_declaration_its_piece_alone(problems_of) -> None:
     words = "In 15 % of\nthe steps; the paper has 360 times."
     assert len(problems_of(words)) == 2
@@ -197,7 +204,7 @@ def test_a_reference_without_a_number_or_at_the_start_of_a_line_is_reported(prob
 
 def test_every_figure_of_the_documentation_stands_in_a_table() -> None:
     house, pages = pf.read()
-    assert {"README.md", "benchmarks/page.md", "docs/studies.md"} <= {page.name for page in pages}
+    assert {"README.md", "benchmarks/page.md", "docs/studies/baselines.md"} <= {page.name for page in pages}
     assert pf.problems(house, pages) == []
 
 

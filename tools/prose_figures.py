@@ -176,10 +176,16 @@ class House:
         return self.root / "docs" / "tables"
 
 
+def written(root: Path) -> list[str]:
+    """Names of the pages of docs/ and its folders; tables are included in pages."""
+    docs = root / "docs"
+    return sorted(str(p.relative_to(root)) for p in docs.rglob("*.md") if docs / "tables" not in p.parents)
+
+
 def read(root: Path = ROOT, declared: Path = DECLARED) -> tuple[House, list[Page]]:
     """The pages of a repository; docs/benchmarks.md is made of benchmarks/page.md, which stands for it."""
     listed = yaml.safe_load(declared.read_text(encoding="utf-8")) or {}
-    names = ["README.md", *sorted(str(p.relative_to(root)) for p in (root / "docs").glob("*.md"))]
+    names = ["README.md", *written(root)]
     if (root / "benchmarks" / "page.md").is_file():
         names[names.index("docs/benchmarks.md")] = "benchmarks/page.md"
     more = listed.get("pages", {})

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the studies' jobs found, of this machine's runs and those that the documentation shows; and tables of it.
 
-The runs behind docs/studies.md are kept in `results.json` here, so that its tables and pictures can be made anew and
+The runs behind docs/studies are kept in `results.json` here, so that its tables and pictures can be made anew and
 its runs be compared with another machine's.
 """
 

@@ -188,7 +188,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
 
 
 def write_docs(results: Results) -> None:
-    """Every table and picture of docs/studies.md."""
+    """Every table and picture of docs/studies."""
     for study, text in ((study, table(results)) for study, table in TABLES.items()):
         (DOCS / "tables" / f"study_{study}.md").write_text(text)
     for name, figure in pictures(results).items():
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("study", choices=sorted(TABLES), nargs="?")
     parser.add_argument("--runs", type=Path, help="folder of the runs; without, the kept results")
     parser.add_argument("--keep", action="store_true", help="keep the results of these runs beside those kept before")
-    parser.add_argument("--docs", action="store_true", help="write the tables and pictures of docs/studies.md")
+    parser.add_argument("--docs", action="store_true", help="write the tables and pictures of docs/studies")
     args = parser.parse_args()
     results = read_results(args.runs)
     if args.keep:
