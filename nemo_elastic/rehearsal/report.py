@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-#: the report's file in a rehearsal's folder
-REPORT = "rehearsal.json"
+#: files in a rehearsal's folder: the report, and what the jobs have printed
+REPORT, LOG = "rehearsal.json", "rehearsal.log"
 
 
 #: settings of jobs, by the job's name and theirs
@@ -164,6 +165,12 @@ def print_report(report: RehearsalReport, console: Console) -> None:
     console.print(checks)
     if report.failed:
         console.print(f"failed: {report.failed}")
+
+
+def print_end(log: Path, console: Console, lines: int = 30) -> None:
+    """The last lines that the jobs have printed."""
+    console.print(f"the last lines of {log}:", soft_wrap=True)
+    console.print("\n".join(log.read_text("utf-8", "replace").splitlines()[-lines:]), soft_wrap=True)
 
 
 def _in_words(value: Any) -> str:
