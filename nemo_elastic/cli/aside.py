@@ -18,9 +18,9 @@ __all__ = ["Aside"]
 
 #: columns of what is no terminal, which has no width of its own: tables must not be cut there
 WIDTH = 140
-#: a line of this package's that says how far something is, `  stage 1: step 43/80  1.6m 2.912` or `  reading text …`;
-#: how many bytes back one is looked for
-COUNTED, NEAR = re.compile(r"  (\w[^\n]*(?:: [^\n]*\d/\d[^\n]*| …))\n"), 4096
+#: a line of this package's that says how far something is, `  stage 1: step 43/80  1.6m 2.912  8 s left` or
+#: `  reading text …`; how many bytes back one is looked for
+COUNTED, NEAR = re.compile(r"  (\w[^\n]*?(?:: [^\n]*?\d/\d[^\n]*?| …))(?: +\d+ s left)?\n"), 4096
 
 
 class Aside:

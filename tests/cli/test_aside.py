@@ -48,7 +48,7 @@ with Aside() as aside:
     print("  before: step 9/9")
     with aside.timed("stage 1"):
         time.sleep(0.7)
-        print("library's own"); print("  stage 1: step 3/8  loss 2.5")
+        print("library's own"); print("  stage 1: step 3/8  loss 2.5    4 s left")
         time.sleep(1.2)
 """
 
