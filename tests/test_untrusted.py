@@ -59,6 +59,8 @@ OPENERS = {
 OURS = {"DataFolder.open", "ChatFolder.open", "read_text", "read_bytes", "shutil.copy"}
 #: file, call -> why it opens no file of a folder from elsewhere other than by `io.bounded.open_regular`
 OPENED: dict[tuple[str, str], str] = {
+    ("cli/aside.py", "open"): "the screen, and its own output",
+    ("cli/aside.py", "path.open"): "its own output",
     ("data/corpus.py", "tokenize.open"): "the standard library",
     ("data/indexed.py", "open"): "its own output",
     ("data/prepare.py", "open"): "its own output",
@@ -85,6 +87,7 @@ OPENED: dict[tuple[str, str], str] = {
     ("ranking/unfinished.py", "safe_open"): "what that function has just opened; the library takes a path alone",
     ("rehearsal/bridge/watch.py", "shutil.copytree"): "its own run's checkpoint",
     ("rehearsal/findings.py", "read_text"): "its own output",
+    ("rehearsal/report.py", "log.read_text"): "its own output",
     ("report/html_page.py", "read_text"): "the page's template, of the package",
     ("rehearsal/nemo/watch.py", "shutil.copytree"): "its own run's checkpoint",
     ("runtime/conversation.py", "statm.read_text"): "the system's account of this process",

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -25,23 +23,25 @@ def command(
         typer.Option("--context", help="Also a second, small family: what the longer context of stage 2 brings."),
     ] = False,
     force: Annotated[bool, options.force("the folder of an earlier demo")] = False,
+    verbose: Annotated[bool, options.verbose()] = False,
     json: Annotated[bool, as_json("members, targets and seconds", "; progress goes to stderr")] = False,
 ) -> None:
     """Real text to a nested family, through NeMo, on this machine's CPU, with a report at the end.
 
     The folder is filled while it runs, to be looked at. What a demo leaves that did not reach its end stays there, and
-    is replaced by --force.
+    is replaced by --force. What NeMo and the steps print on the way is in demo.log there.
 
     Example: `nemo-elastic demo --out runs/demo`
     """
     from nemo_elastic.extras import require
 
     require("nemo")  # it would be missed after the data is made
+    from nemo_elastic.cli.aside import Aside
     from nemo_elastic.demo.demo_settings import settings_of
     from nemo_elastic.demo.walk import Demo
 
-    with redirect_stdout(sys.stderr) if json else nullcontext():
-        demo = Demo(out, settings_of(short, context), force)
+    with Aside(verbose) as aside:
+        demo = Demo(out, settings_of(short, context), aside, force, err=json)
         metrics = demo.run()
     if json:
         print_json({"out": str(demo.out)} | metrics)

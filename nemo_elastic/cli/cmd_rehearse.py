@@ -27,12 +27,14 @@ def command(
         str | None, typer.Option("--quantize", help="Adds a stage 3 in this precision: nvfp4 or fp8.")
     ] = None,
     force: Annotated[bool, options.force("the folder of an earlier rehearsal")] = False,
+    verbose: Annotated[bool, options.verbose()] = False,
     json: Annotated[bool, as_json("changes, jobs and checks")] = False,
 ) -> None:
     """Run a large recipe's own jobs on this machine before anybody pays for them: rank, stage 1, stage 2, slice.
 
     The jobs are the recipe's; only widths, lengths, batches, steps and ranks are smaller, and every setting that is
-    changed is listed. Stage 1 is killed and goes on. Exit code 1 if a job or a check fails.
+    changed is listed. Stage 1 is killed and goes on. Exit code 1 if a job or a check fails. What the jobs print is in
+    rehearsal.log in the folder.
 
     The recipe says on which host it runs.
 
@@ -45,34 +47,35 @@ def command(
         raise bad("--ranks", ranks, "a power of two, as tensor-parallel sizes are")
     if gpu not in GPUS:
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
-    from rich.console import Console
-
+    from nemo_elastic.cli.aside import Aside
     from nemo_elastic.hosts.common.recipe_file import find_recipe, load_recipe
-    from nemo_elastic.io.atomic import filled_dir
     from nemo_elastic.io.outputs import Output, absolute, check_output, is_empty
 
     folder, kind = absolute(out).resolve(), Output("a rehearsal")
     if not is_empty(folder):
         check_output(folder, force, kind=kind)
-    family = load_recipe(find_recipe(recipe))
-    from nemo_elastic.hosts.common.experiment import local_executor
-    from nemo_elastic.rehearsal.report import print_changes, print_report
-    from nemo_elastic.rehearsal.run import rehearsal_of, run_by
-    from nemo_elastic.rehearsal.short import Short
+    file = find_recipe(recipe)
+    with Aside(verbose) as aside:
+        with aside.moving(aside.err, lambda: "the recipe's jobs and those of its rehearsal"):
+            family = load_recipe(file)
+            from nemo_elastic.hosts.common.experiment import local_executor
+            from nemo_elastic.io.atomic import filled_dir
+            from nemo_elastic.rehearsal.report import LOG, print_changes, print_end, print_report
+            from nemo_elastic.rehearsal.run import rehearsal_of, run_by
+            from nemo_elastic.rehearsal.short import Short
 
-    screen = Console(highlight=False, markup=False)
-    # a file or a pipe has no width of its own: tables must not be cut there
-    console = screen if screen.is_terminal else Console(highlight=False, markup=False, width=140)
-    rehearsal = rehearsal_of(
-        family, str(folder), Short(ranks=ranks, steps=steps), quantize, nodes=nodes, devices=devices, gpu=gpu
-    )
-    if not json:
-        print_changes(rehearsal.changed, console)
-    with filled_dir(folder, kind, force):
-        report = rehearsal.run(run_by(local_executor, family.name), lambda line: typer.echo(line, err=True))
+            short = Short(ranks=ranks, steps=steps)
+            rehearsal = rehearsal_of(family, str(folder), short, quantize, nodes=nodes, devices=devices, gpu=gpu)
+        if not json:
+            print_changes(rehearsal.changed, aside.out)
+        with filled_dir(folder, kind, force):
+            aside.keep(folder / LOG)
+            report = rehearsal.run(run_by(local_executor, family.name), aside.timed)
+        if not json:
+            print_report(report, aside.out)
+        if report.failed and not verbose:
+            print_end(folder / LOG, aside.err)
     if json:
         print_json(report.to_json())
-    else:
-        print_report(report, console)
     if not report.ok:
         raise typer.Exit(1)

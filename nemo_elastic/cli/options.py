@@ -34,6 +34,7 @@ __all__ = [
     "out",
     "print_json",
     "size_options",
+    "verbose",
     "within",
 ]
 
@@ -83,6 +84,11 @@ def out(help: str = "The folder to write.", **more: Any) -> Any:
 def force(what: str = "an existing folder") -> Any:
     """`--force`: what it replaces, in words."""
     return typer.Option("--force", help=f"Replace {what}.")
+
+
+def verbose() -> Any:
+    """`--verbose`."""
+    return typer.Option("--verbose", help="Print all that is said on the way, on stderr, in place of the log file.")
 
 
 def as_json(what: str = "it", more: str = "") -> Any:

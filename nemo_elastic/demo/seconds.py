@@ -27,15 +27,16 @@ class TimeLeft:
 
     expected: Mapping[str, float]
     spent: dict[str, float] = field(default_factory=dict)
-    _began: float = field(default_factory=time.monotonic)
+    _running: str | None = None
+    _began: float = 0.0
 
-    def start(self) -> None:
+    def start(self, phase: str) -> None:
         """A phase begins."""
-        self._began = time.monotonic()
+        self._running, self._began = phase, time.monotonic()
 
     def end(self, phase: str) -> float:
         """A phase ends; gives its seconds."""
-        self.spent[phase] = time.monotonic() - self._began
+        self.spent[phase], self._running = time.monotonic() - self._began, None
         return self.spent[phase]
 
     @property
@@ -46,8 +47,15 @@ class TimeLeft:
 
     @property
     def seconds(self) -> float:
-        """Until the end of all phases that have not ended."""
-        return self.pace * sum(taken for phase, taken in self.expected.items() if phase not in self.spent)
+        """Until the end of all phases that have not ended; one that takes longer than expected ends at any moment."""
+        left = self.pace * sum(taken for phase, taken in self.expected.items() if phase not in self.spent)
+        if self._running is None:
+            return left
+        return left - min(time.monotonic() - self._began, self.pace * self.expected[self._running])
+
+    def place(self, phase: str) -> str:
+        """`4 of 9`."""
+        return f"{[*self.expected].index(phase) + 1} of {len(self.expected)}"
 
     def after(self, phase: str) -> str | None:
         """The phase behind another; None behind the last."""

@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from nemo_elastic.io.atomic import atomic_write, filled_dir
@@ -23,8 +22,13 @@ from .demo_settings import Settings
 from .recall_family import context_rows
 from .seconds import TimeLeft
 
+if TYPE_CHECKING:
+    from nemo_elastic.cli.aside import Aside
+
 VERSION = 1
 DEMO = Output("a demo")
+#: the file of all that is printed on the way
+LOG = "demo.log"
 #: loss above the parent's that each member may have, and how far the parent must be below a bigram model
 LIMITS = (0.08, 0.15, 0.25)
 BIGRAM_MARGIN = 0.5
@@ -37,28 +41,28 @@ class Demo:
     Args:
         out: folder to fill; one that is not empty is refused unless `force`, which replaces it.
         settings: sizes.
+        aside: where all goes that is printed on the way, and the screen.
         force: replace `out`, if it is a demo.
-        console: where progress goes.
+        err: print on stderr.
     """
 
-    def __init__(self, out: Path, settings: Settings, force: bool = False, console: Console | None = None) -> None:
+    def __init__(self, out: Path, settings: Settings, aside: Aside, force: bool = False, err: bool = False) -> None:
         self.out, self.settings, self.force = absolute(out).resolve(), settings, force
         if not is_empty(self.out):
             check_output(self.out, force, kind=DEMO)
-        screen = Console(highlight=False)
-        # a file or a pipe has no width of its own: the table must not be cut there
-        self.console = console or (screen if screen.is_terminal else Console(highlight=False, width=110))
+        self.aside, self.console = aside, aside.err if err else aside.out
         self.time = TimeLeft(settings.seconds())
         self._drawn = False
 
     @contextmanager
     def phase(self, name: str, what: str) -> Iterator[None]:
-        """Announce a phase, what comes after it, and the time left of all; time it."""
-        behind = self.time.after(name)
+        """Say what a phase does, what comes after it, and the time left of all; time it."""
+        behind, place = self.time.after(name), self.time.place(name)
         then = f"then {behind}; " if behind else ""
-        self.console.print(f"[bold]{name}[/bold]: {what}  ({then}{self.time.in_words()})")
-        self.time.start()
-        yield
+        self.console.print(f"{name} ({place}): {what}  ({then}{self.time.in_words()})", soft_wrap=True)
+        self.time.start(name)
+        with self.aside.moving(self.console, lambda: f"  {name} ({place}), {self.time.in_words()}"):
+            yield
         self.console.print(f"  {self.time.end(name):.0f} s")
 
     def draw(self, what: str) -> Path:
@@ -76,11 +80,16 @@ class Demo:
             self.draw("first picture")
 
     def tell(self, line: str) -> None:
-        self.console.print(f"  {line}", markup=False)
+        self.console.print(f"  {line}", soft_wrap=True)
+
+    def count(self, line: str) -> None:
+        """One of many lines: a terminal shows the newest, the file has all."""
+        print(f"  {line}", flush=True)
 
     def run(self) -> dict[str, Any]:
         """Everything, in order; returns what metrics.json holds. An older demo goes when this one is whole."""
         with filled_dir(self.out, DEMO, self.force):
+            self.aside.keep(self.out / LOG)
             return self._run()
 
     def _run(self) -> dict[str, Any]:
@@ -109,19 +118,19 @@ class Demo:
         with self.phase("evaluation", "held-out loss of members and controls, answers to held-out problems"):
             from .evaluate import evaluate
 
-            rows = evaluate(out / "data", out / "family", out / "sorted", out / "parent_hf", s, self.tell)
+            rows = evaluate(out / "data", out / "family", out / "sorted", out / "parent_hf", s, self.count)
         context = {}
         if s.recall is not None:
             with self.phase("context", "a second, smaller family, of texts that ask for what stands far back"):
                 from .recall_family import run_context
 
-                context = {"context": run_context(out / "context", s.recall, self.tell)}
+                context = {"context": run_context(out / "context", s.recall, self.count)}
         with self.phase("report", "plots and one HTML page"):
             metrics = self._metrics(folder, rows, time.monotonic() - began) | context
             atomic_write(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
             page = self.draw("the whole report")
         self._table(metrics)
-        self.console.print(f"report: {page}", markup=False)
+        self.console.print(f"report: {page}", soft_wrap=True)
         return metrics
 
     def _data_progress(self) -> Any:
@@ -130,7 +139,7 @@ class Demo:
         def show(what: str, share: float) -> None:
             if what not in seen:
                 seen.add(what)
-                self.tell(what)
+                self.count(f"{what} …")
 
         return show
 
@@ -211,13 +220,11 @@ class Demo:
         for name, t in metrics["targets"].items():
             asked = f"at least {t['at_least']:g}" if "at_least" in t else f"at most {t['at_most']:g}"
             verdict = "met   " if t["met"] else "missed"
-            self.console.print(f"  {verdict}  {name}: {t['found']:+.3f} {t['unit']}, {asked} is asked", markup=False)
+            self.console.print(f"  {verdict}  {name}: {t['found']:+.3f} {t['unit']}, {asked} is asked")
         total = metrics["seconds"]["total"]
-        self.console.print(f"bigram model {metrics['bigram_loss']:.3f}; everything took {total:.0f} s", markup=False)
-        self.console.print(
-            "untrained, unsorted: the same shape cut before training, with and without sorting;", markup=False
-        )
-        self.console.print("closed: share of the gap from untrained to parent that training closed", markup=False)
+        self.console.print(f"bigram model {metrics['bigram_loss']:.3f}; everything took {total:.0f} s")
+        self.console.print("untrained, unsorted: the same shape cut before training, with and without sorting;")
+        self.console.print("closed: share of the gap from untrained to parent that training closed")
         self.console.print(table)
         if "context" not in metrics:
             return

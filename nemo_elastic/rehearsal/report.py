@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-#: the report's file in a rehearsal's folder
-REPORT = "rehearsal.json"
+#: files in a rehearsal's folder: the report, and what the jobs have printed
+REPORT, LOG = "rehearsal.json", "rehearsal.log"
+#: what torchrun puts before a line of a rank's, and before one on its end
+RANK = re.compile(r"\[default\d+\]:| E\d{4} ")
 
 
 #: settings of jobs, by the job's name and theirs
@@ -164,6 +168,13 @@ def print_report(report: RehearsalReport, console: Console) -> None:
     console.print(checks)
     if report.failed:
         console.print(f"failed: {report.failed}")
+
+
+def print_end(log: Path, console: Console, most: int = 20) -> None:
+    """The last lines of a job that failed: of its ranks where they have said anything, not of what started them."""
+    lines = log.read_text("utf-8", "replace").splitlines()
+    ranks = [line for line in lines if RANK.search(line)]
+    console.print(f"the last lines of {log}:", *(ranks or lines)[-most:], sep="\n", soft_wrap=True)
 
 
 def _in_words(value: Any) -> str:

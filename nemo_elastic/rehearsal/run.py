@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,28 +82,31 @@ class Rehearsal:
             "jobs": [asdict(job) for job in self.job_reports()],
         }
 
-    def run(self, run_job: Callable[[str, Job], None], tell: Callable[[str], None]) -> RehearsalReport:
+    def run(
+        self, run_job: Callable[[str, Job], None], during: Callable[[str], AbstractContextManager[Any]]
+    ) -> RehearsalReport:
         """Run all jobs here, one after another, and look at what they left.
 
         Args:
             run_job: runs a job to its end, by its name; an `ElasticError` where it fails.
-            tell: gets a line per job.
+            during: what shows something while a step lasts, by what it is.
         """
         seconds: dict[str, float] = {}
         failed = None
-        make_data(**self.data())
-        for name, job in self.built.jobs.items():
+        with during("data"):
+            make_data(**self.data())
+        for number, (name, job) in enumerate(self.built.jobs.items(), 1):
             began = time.monotonic()
-            tell(f"{name} …")
-            try:
-                run_job(name, job)
-            except ElasticError as error:
-                failed = error.message
+            with during(f"{name} (job {number} of {len(self.built.jobs)})"):
+                try:
+                    run_job(name, job)
+                except ElasticError as error:
+                    failed = error.message
             seconds[name] = time.monotonic() - began
-            tell(f"  {seconds[name]:.0f} s")
             if failed:
                 break
-        return conclude(self.dir, self.plan(), seconds, failed)
+        with during("checks"):
+            return conclude(self.dir, self.plan(), seconds, failed)
 
     def submit(self, executors: Executors, name: str, dryrun: str | None = None) -> None:
         """Submit all jobs to a cluster, and behind them one that looks at what they left and writes the report.
@@ -137,14 +139,13 @@ def rehearsal_of(
         ElasticError: as the recipe itself.
     """
     host, short = jobs_of(family.host), short or Short()
-    with quiet():
-        run = family.run_of(*THERE, curriculum=machines.pop("curriculum", PAPER), quantize=quantize)
-        real = family.planned(replace(run, **machines))
-        replaced = rehearsed(family, real, short, dir, host.parent_of(dir))
-        own, before = [*replaced.values()][-1], host.settings_of(family, real)
-        each = {why: host.settings_of(family, one) for why, one in replaced.items()}
-        built = host.rehearsal_jobs(family, real, own, short)
-        return Rehearsal(family, dir, short, own, built, changes(before, each | {WATCHED: built.settings}))
+    run = family.run_of(*THERE, curriculum=machines.pop("curriculum", PAPER), quantize=quantize)
+    real = family.planned(replace(run, **machines))
+    replaced = rehearsed(family, real, short, dir, host.parent_of(dir))
+    own, before = [*replaced.values()][-1], host.settings_of(family, real)
+    each = {why: host.settings_of(family, one) for why, one in replaced.items()}
+    built = host.rehearsal_jobs(family, real, own, short)
+    return Rehearsal(family, dir, short, own, built, changes(before, each | {WATCHED: built.settings}))
 
 
 def jobs_of(host: str) -> Any:
@@ -157,11 +158,10 @@ def jobs_of(host: str) -> Any:
 
 
 def run_by(executors: Executors, title: str) -> Callable[[str, Job], None]:
-    """Run each job as an experiment of its own; what it says goes to its log."""
+    """Run each job as an experiment of its own."""
 
     def run_job(name: str, job: Job) -> None:
-        with quiet():
-            run_jobs(title, {name: job}, executors, tail_logs=False)
+        run_jobs(title, {name: job}, executors)
 
     return run_job
 
@@ -195,10 +195,3 @@ def conclude(dir: str, plan: Mapping[str, Any], seconds: Mapping[str, float], fa
     report = RehearsalReport(plan["recipe"], [Change(**change) for change in plan["changed"]], jobs, findings, failed)
     atomic_write(Path(dir, REPORT), json.dumps(report.to_json(), indent=1) + "\n")
     return report
-
-
-@contextlib.contextmanager
-def quiet() -> Any:
-    """What builders and NeMo-Run print goes to stderr: stdout is for the report."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield

@@ -56,8 +56,12 @@ def test_it_prints_its_members_as_json_and_nothing_beside(tmp_path: Path, more: 
     assert printed == json.loads((out / "metrics.json").read_text())
     assert [m["name"] for m in printed["members"]] == ["parent", "1.6m", "1.1m", "0.8m"]
     assert "first picture: " in errors and "importance, shapes and the router: " in errors
-    assert re.search(r"^stage 1: .* \(then stage 2; about \d+ (min|s) left\)$", errors, re.MULTILINE), errors
-    assert "stage 1" in errors and "members: held-out loss" in errors, "a person sees the same as ever"
+    assert re.search(r"^stage 1 \(4 of \d+\): .* \(then stage 2; about \d+ (min|s) left\)$", errors, re.M), errors
+    assert "members: held-out loss" in errors and " above the parent: " in errors, "a person sees the same as ever"
+    assert len(errors.splitlines()) <= 60, errors
+    log = (out / "demo.log").read_text()
+    assert "search: " in log and "held-out loss: 1/" in log, "what the steps print"
+    assert "search: " not in errors and "held-out loss: 1/" not in errors
     page, context = (out / "report" / "report.html").read_text(), printed.get("context")
     assert ("What the longer context brings" in page) == ("second family: right answers" in errors) == bool(more)
     if not more:

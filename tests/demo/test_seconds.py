@@ -37,12 +37,15 @@ def test_a_demo_that_did_not_finish_is_refused(run: Path) -> None:
 
 
 def test_time_left_goes_by_what_the_phases_took_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([100.0, 120.0, 120.0, 160.0])
+    clock = iter([100.0, 104.0, 120.0, 120.0, 400.0, 160.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     left = TimeLeft({"data": 10.0, "parent": 100.0, "report": 200.0})
     assert (left.pace, left.seconds, left.in_words()) == (1.0, 310.0, "about 5 min left")
-    left.start()
+    left.start("data")
+    assert left.seconds == 306.0, "four seconds are over"
     assert left.end("data") == 20.0 and left.seconds == 600.0, "half as fast as was expected"
-    left.start()
+    left.start("parent")
+    assert left.seconds == 400.0, "it takes longer than was expected: only what comes behind it is left"
     assert left.end("parent") == 40.0 and left.in_words() == "about 2 min left"
     assert (left.after("data"), left.after("parent"), left.after("report")) == ("parent", "report", None)
+    assert [left.place(phase) for phase in ("data", "report")] == ["1 of 3", "3 of 3"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,8 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         timeout=1800,
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr[-3000:]
-    return {"report": json.loads(done.stdout), "code": done.returncode, "file": folder / "out" / "rehearsal.json"}
+    report = json.loads(done.stdout)
+    return {"report": report, "code": done.returncode, "file": folder / "out" / "rehearsal.json", "said": done.stderr}
 
 
 @pytest.mark.rehearsal
@@ -69,6 +71,17 @@ def test_the_command_rehearses_the_9b_recipe(command: dict[str, Any]) -> None:
     assert layouts["stage1"].startswith("TP2") and layouts["stage2"].startswith("TP1"), "a change of layout stays one"
     assert {"name", "before", "after", "why"} == set(report["changed"][0])
     assert json.loads(command["file"].read_text()) == report
+
+
+@pytest.mark.rehearsal
+def test_the_screen_has_its_jobs_and_the_file_what_they_print(command: dict[str, Any]) -> None:
+    lines, log = command["said"].splitlines(), command["file"].with_name("rehearsal.log").read_text()
+    jobs = [f"{job} (job {number} of {len(JOBS)})" for number, job in enumerate(JOBS, 1)]
+    steps = ["data", *jobs, "checks"]
+    assert [line[:-2] for line in lines if line.endswith(" …")] == steps
+    assert [line.rpartition("  ")[0] for line in lines if re.fullmatch(r".*  \d+ s", line)] == steps
+    assert len(lines) == 2 * len(steps) + 1 and str(command["file"].with_name("rehearsal.log")) in lines[0]
+    assert "Entering Experiment" in log and re.search(r"stage1: step \d+/18", log)
 
 
 @pytest.mark.rehearsal

@@ -7,11 +7,20 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from nemo_elastic.rehearsal.report import Change, Finding, JobReport, RehearsalReport, print_changes, print_report
+from nemo_elastic.rehearsal.report import (
+    Change,
+    Finding,
+    JobReport,
+    RehearsalReport,
+    print_changes,
+    print_end,
+    print_report,
+)
 
 CHANGES = (
     Change("stage1: data.seq_length", 8192, 64, "lengths"),
@@ -79,3 +88,29 @@ def test_what_failed_is_reported_in_words() -> None:
     rows = printed(replace(REPORT, checks=checks, failed="stage1: exit code 1"))
     assert ["router", "FAILED", "it has not moved"] in rows and ["failed: stage1: exit code 1"] in rows
     assert not any(line[0].startswith("failed:") for line in printed(REPORT))
+
+
+#: what torchrun and NeMo-Run print around a job's own lines
+STARTS = ["Launching job one", "one/0 I1129 torch/distributed/run.py: Using nproc_per_node=1."]
+ENDS = ["one/0 E1129 23:35:16 torch: failed (exitcode: 1)", "one/0 <NO_OTHER_FAILURES>", "nemo experiment"]
+
+
+@pytest.mark.parametrize(
+    ("own", "shown"),
+    [
+        (["Traceback", "ZeroDivisionError: no luck"], ["one/0 [default0]:ZeroDivisionError: no luck", ENDS[0]]),
+        ([f"step {i}" for i in range(9)], ["one/0 [default0]:step 8", ENDS[0]]),
+    ],
+)
+def test_the_end_of_a_job_that_failed_is_its_own_word(tmp_path: Path, own: list[str], shown: list[str]) -> None:
+    log, console = tmp_path / "a.log", Console(file=io.StringIO(), width=40, markup=False, highlight=False)
+    log.write_text("\n".join([*STARTS, *(f"one/0 [default0]:{line}" for line in own), *ENDS]))
+    print_end(log, console, 2)
+    assert console.file.getvalue().splitlines() == [f"the last lines of {log}:", *shown]  # pyright: ignore
+
+
+def test_where_no_rank_has_started_the_end_is_all_there_is(tmp_path: Path) -> None:
+    log, console = tmp_path / "a.log", Console(file=io.StringIO(), markup=False, highlight=False)
+    log.write_text("\n".join(STARTS))
+    print_end(log, console, 1)
+    assert console.file.getvalue().splitlines()[1:] == STARTS[1:]  # pyright: ignore

@@ -1,0 +1,101 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What libraries and jobs print goes to a file, whichever way they print it; a command's own lines stay."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.workers import environment
+
+#: every way in which a library is known to print
+NOISE = """
+import logging, os, subprocess, sys, time
+from pathlib import Path
+from rich.console import Console
+from nemo_elastic.cli.aside import Aside
+log, verbose = Path(sys.argv[1]), sys.argv[2:] == ["verbose"]
+logging.basicConfig()
+bound = Console(file=sys.stdout)
+def noise(what):
+    print(what, "print")
+    logging.warning("%s logging", what)
+    bound.print(what, "console")
+    os.write(1, f"{what} descriptor\\n".encode())
+    subprocess.run(["sh", "-c", f"echo {what} child; echo {what} error >&2"], check=True)
+"""
+QUIET = """
+try:
+    with Aside(verbose) as aside:
+        noise("early")
+        aside.keep(log)
+        with aside.timed("work"):
+            noise("late")
+            aside.out.print("own")
+        raise KeyError("seen")
+except KeyError as error:
+    print("after", error.args)
+    sys.stderr.write("restored\\n")
+"""
+MOVING = """
+with Aside() as aside:
+    aside.keep(log)
+    print("  before: step 9/9")
+    with aside.timed("stage 1"):
+        time.sleep(0.7)
+        print("library's own"); print("  stage 1: step 3/8  loss 2.5    4 s left")
+        time.sleep(1.2)
+"""
+
+
+def python(code: str, log: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", NOISE + code, str(log), *more]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=True)
+
+
+def test_every_way_of_printing_ends_in_the_file_and_own_lines_on_the_screen(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    done = python(QUIET, log)
+    assert done.stdout.splitlines() == ["own", "after ('seen',)"]
+    where, first, second, third = done.stderr.splitlines()
+    assert where.endswith(f": {log}") and (first, third) == ("work …", "restored")
+    assert re.fullmatch(r"work  \d+ s", second)
+    lines = log.read_text().splitlines()
+    for what in ("early", "late"):
+        ways = {"print", "console", "descriptor", "child", "error"}
+        assert {f"{what} {way}" for way in ways} | {f"WARNING:root:{what} logging"} <= set(lines)
+    assert lines.index("early child") < lines.index("late print") and len(lines) == 12
+
+
+def test_verbose_shows_all_on_stderr_and_keeps_no_file(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    done = python(QUIET, log, "verbose")
+    assert done.stdout.splitlines() == ["own", "after ('seen',)"] and not log.exists()
+    assert "early child" in done.stderr and "WARNING:root:late logging" in done.stderr and "work …" in done.stderr
+
+
+def test_a_terminal_has_one_line_that_moves(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    env = environment(TERM="xterm", COLUMNS="100")
+    command = [sys.executable, "-c", NOISE + MOVING, str(tmp_path / "a.log")]
+    with subprocess.Popen(command, env=env, stdout=theirs, stderr=theirs) as running:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += (piece := os.read(ours, 4096))
+            except OSError:  # a terminal that nobody writes to any more
+                break
+            if not piece:
+                break
+    os.close(ours)
+    text = shown.decode()
+    assert running.returncode == 0, text
+    assert re.search(r"stage 1  \d+ s  \(stage 1: step 3/8  loss 2\.5\)", text), text
+    assert "library's own" not in text and "before: step" not in text, "that was another step's"
+    assert text.count("\n") <= 3, text
