@@ -38,7 +38,6 @@ from nemo_elastic.train.members import Members
 from nemo_elastic.train.on_policy import MicroBatch
 from nemo_elastic.train.shaping import prepare_members
 from nemo_elastic.train.training import FamilyTraining
-from nemo_elastic.verdicts import FEW, mean_interval
 from tests.train.torch_host import TorchHost
 
 BUDGETS = {"full": None, "large": 0.85, "medium": 0.7, "small": 0.5}
@@ -257,6 +256,7 @@ class Run:
         """Of each weight, the rate of the smallest size that has it over the run's."""
         tokens, out = torch.arange(self.family.ground.shape.vocab)[None], {}
         for size in BUDGETS:  # from the largest
+            self.model.zero_grad()
             self.logits(tokens, size).square().sum().backward()
             for name, p in self.model.named_parameters():
                 known = out.setdefault(name, torch.ones_like(p))
@@ -335,16 +335,13 @@ def page(alone: Sequence[Result], ways: Mapping[str, Sequence[Result]], facts: s
     """The tables, and what they are of."""
     bar = {(r.seed, r.size): r.apart[r.size] for r in alone}
     of_bar = sum(r.tokens for r in alone) / len({r.seed for r in alone})
-    head = ["way", "steps", "tokens", *BUDGETS, *(f"{size}, over alone" for size in SIZES), "mean, 95%"]
+    head = ["way", "steps", "tokens", *BUDGETS, *(f"{size}, over alone" for size in SIZES), "mean, and of each seed"]
     rows = [[ALONE, *(["–"] if not alone else [f"{mean(r.steps for r in alone):.0f}"]), "1.00", "–",
              *(f"{mean(v for (_, s), v in bar.items() if s == size):.4f}" for size in SIZES), *["–"] * 4]]  # fmt: skip
     for name, of in ways.items():
         over = {size: [r.apart[size] / bar[r.seed, size] for r in of] for size in SIZES}
         seeds = [mean(over[size][i] for size in SIZES) for i in range(len(of))]
-        words = f"{mean(seeds):.2f}"
-        if len(seeds) >= FEW:
-            interval = mean_interval(seeds)
-            words = f"{interval.mean:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+        words = f"{mean(seeds):.2f} ({', '.join(f'{each:.2f}' for each in seeds)})"
         rows.append([
             name, f"{mean(r.steps for r in of):.0f}", f"{mean(r.tokens for r in of) / of_bar:.2f}",
             *(f"{mean(r.apart[size] for r in of):.4f}" for size in BUDGETS),
@@ -374,8 +371,8 @@ def main() -> None:
     best = ", ".join(f"{size} {own:g}" for size, own in rates.items())
     facts = (
         f"A parent of {parameters(shape, shape.full):,} parameters; each size alone takes {args.steps} steps of "
-        f"{ROWS * length} tokens at the best of the rates tried ({best}); every way has the FLOPs of the three together, "
-        f"and the plain way's best rate ({lr:g}); {len(args.seeds)} seeds; "
+        f"{ROWS * length} tokens at the best of the rates tried ({best}); every way has the FLOPs of the three "
+        f"together, and the plain way's best rate ({lr:g}); {len(args.seeds)} seeds; "
         f"divergences from the parent in nats a token of {ground.of}, and over those of each size alone."
     )
     print(page(alone, ways, facts), end="")

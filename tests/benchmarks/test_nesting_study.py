@@ -1,0 +1,121 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The study of nesting: what each way does to a step, and its table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.study import nesting
+from benchmarks.study.grounds import PROBLEM_AXES, Ground
+from benchmarks.study.nesting import ALONE, BUDGETS, EVEN, SIZES, WAYS, Family, Result, Run, Study, Way, page
+from benchmarks.study.on_policy import LR, batches, fresh
+
+RATES = {"large": 1e-4, "medium": 2e-4, "small": 4e-4}
+
+
+@pytest.fixture(scope="module")
+def family() -> Family:
+    return Family(Ground(fresh(0), PROBLEM_AXES, batches, LR, "answers"), 0)
+
+
+def stepped(family: Family, way: Way, sizes: list[str], lr: float = 1e-4) -> Run:
+    run = Run(family, way, lr, RATES)
+    run._step(next(run._rows()), sizes, 1.0)
+    return run
+
+
+def moved(family: Family, run: Run) -> dict[str, torch.Tensor]:
+    return {name: (p - family.start[name]).abs() for name, p in run.model.named_parameters()}
+
+
+def test_shapes_are_nested_and_every_way_spends_what_it_may(family: Family) -> None:
+    assert list(family.members) == list(BUDGETS)
+    assert family.cost("full") > family.cost("large") > family.cost("medium") > family.cost("small")
+    most = 6 * 1024 * family.cost("full")
+    for name, way in WAYS.items():
+        run = Run(family, way, 1e-4, RATES)
+        run.train(most)
+        last = run.spent / run.steps
+        assert most <= run.spent < most + 4 * last, name
+        assert all(torch.isfinite(torch.tensor(list(run.apart().values()))))
+    run = Run(family, replace(Way(), tokens=1.0), 1e-4)
+    run.train(most, 2 * run._rows().__next__().tokens_bs.numel())
+    assert run.steps == 2
+
+
+def test_a_step_at_the_rate_of_its_size(family: Family) -> None:
+    small, one = (stepped(family, Way(rates=rates), ["small"]) for rates in ("size", "one"))
+    name = "backbone.embeddings.weight"
+    torch.testing.assert_close(moved(family, small)[name], 4 * moved(family, one)[name], rtol=1e-3, atol=5e-6)
+
+
+def test_each_weight_at_the_rate_of_the_smallest_size_that_has_it(family: Family) -> None:
+    blocks, one = (stepped(family, Way(rates=rates), ["large"]) for rates in ("blocks", "one"))
+    ratios = set()
+    for name, ours in moved(family, blocks).items():
+        plain = moved(family, one)[name]
+        ratios |= set((ours / plain)[plain > 5e-5].round(decimals=1).tolist())
+    assert ratios == {1.0, 2.0, 4.0}
+
+
+def test_a_step_of_all_sizes_reads_the_teacher_once(family: Family) -> None:
+    run = stepped(family, Way(together=True), list(SIZES))
+    each = sum(3 * family.cost(size) for size in SIZES)
+    assert run.spent == pytest.approx(run.tokens * (each + family.cost("full")))
+    apart = [stepped(family, Way(), [size]) for size in SIZES]
+    assert sum(r.spent for r in apart) - run.spent == pytest.approx(2 * run.tokens * family.cost("full"))
+
+
+def test_the_next_larger_size_teaches(family: Family) -> None:
+    taught, plain = (stepped(family, Way(mentor=mentor), ["small"]) for mentor in (0.5, 0.0))
+    assert taught.spent - plain.spent == pytest.approx(plain.tokens * family.cost("medium"))
+    assert any(not torch.equal(a, b) for a, b in zip(moved(family, taught).values(), moved(family, plain).values()))
+    largest = stepped(family, Way(mentor=0.5), ["large"])
+    assert largest.spent == stepped(family, Way(), ["large"]).spent
+
+
+def test_norms_of_its_own(family: Family) -> None:
+    run = stepped(family, Way(norms=True), ["small"])
+    names = list(run.own["small"])
+    assert names and all("norm" in name for name in names)
+    assert all(torch.equal(run.model.get_parameter(name), family.start[name]) for name in names)
+    assert any(not torch.equal(p, family.start[name]) for name, p in run.own["small"].items())
+
+
+@pytest.mark.parametrize(("course", "first"), [("up", "small"), ("down", "large")])
+def test_sizes_change_over_a_run(family: Family, course: str, first: str) -> None:
+    run = Run(family, Way(sizes=course, whole=0.0), 1e-4)
+    begin, end = ([run._sizes(done)[0] for _ in range(300)].count(first) for done in (0.0, 1.0))
+    assert begin > 120 and end < 80
+
+
+def test_a_study_goes_on(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study(family.ground, tmp_path, 1)
+    study.families[0] = family
+    first = study.run(ALONE, "small", 0, 1e-4)
+    again = Study(family.ground, tmp_path, 1)
+    monkeypatch.setattr(nesting, "Run", None)
+    assert again.run(ALONE, "small", 0, 1e-4) == first and first.steps == 1
+
+
+def test_the_page() -> None:
+    def result(way: str, size: str, seed: int, apart: dict[str, float]) -> Result:
+        return Result(way, size, seed, 1e-4, 30, 100, 1.0, apart)
+
+    alone = [result(ALONE, size, seed, {size: 0.1}) for seed in range(3) for size in SIZES]
+    ways = {
+        EVEN: [
+            result(EVEN, "", seed, {"full": 0.01, "large": 0.1, "medium": 0.12, "small": 0.14}) for seed in range(3)
+        ]
+    }
+    text = page(alone, ways, "facts")
+    assert (
+        f"| {EVEN} | 30 | 0.33 | 0.0100 | 0.1000 | 0.1200 | 0.1400 | 1.00 | 1.20 | 1.40 | 1.20 (1.20, 1.20, 1.20) |"
+        in text
+    )
+    assert text.endswith("facts\n")
