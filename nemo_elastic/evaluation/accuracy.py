@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,12 @@ class Accuracy:
         return self.correct / self.total
 
     @property
+    def guessed(self) -> int:
+        """How many are right by chance: who gives each task its most frequent answer, unread, solves as many."""
+        tasks = self.by(lambda p: p.task).values()
+        return sum(Counter(a.problem.answer for a in task.answers).most_common(1)[0][1] for task in tasks)
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Where the share of all such problems lies, with 95% confidence."""
         return wilson(self.correct, self.total)
@@ -79,7 +86,7 @@ class Accuracy:
         """Counts with their intervals: in all, by task, by level, and by length class."""
 
         def counts(part: Accuracy) -> dict[str, Any]:
-            counted = {"correct": part.correct, "total": part.total, "accuracy": part.share}
+            counted = {"correct": part.correct, "total": part.total, "guessed": part.guessed, "accuracy": part.share}
             return counted | {"interval": list(part.interval)}
 
         out = counts(self)

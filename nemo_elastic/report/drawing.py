@@ -68,6 +68,8 @@ HEADROOM = 0.62
 LONGEST, NARROWEST = 24, 10
 #: points of a line, which a picture has no more pixels for
 MOST_POINTS = 400
+#: points by which a mark is wider than one that lies on it, and of the widest
+RIM, WIDEST = 3.5, 32.0
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 #: `metadata` of matplotlib that leaves all of it out
@@ -241,6 +243,24 @@ def thin(x: Sequence[float], y: Sequence[float]) -> tuple[Sequence[float], Seque
     """Some of the points, evenly taken, the last among them: no more than a picture can show."""
     step = -(-len(x) // MOST_POINTS)
     return x[::-1][::step][::-1], y[::-1][::step][::-1]
+
+
+def rims(axes: Axes, groups: Sequence[Sequence[tuple[float, float]]], sizes: Sequence[float]) -> list[np.ndarray]:
+    """Diameters of marks in a settled figure, by which a mark that lies under another group's keeps a rim to be seen.
+
+    Args:
+        axes: With final limits.
+        groups: Where marks are, in data; those of the first group lie on top.
+        sizes: Diameters of each group's marks where they lie alone, in points.
+    """
+    out: list[np.ndarray] = []
+    above, wide = np.empty((0, 2)), np.empty(0)
+    for points, size in zip(groups, sizes, strict=True):
+        at = axes.transData.transform(points) * 72 / axes.figure.dpi
+        far = np.linalg.norm(at[:, None] - above, axis=2)
+        out.append(np.minimum((wide + RIM - 2 * far).max(axis=1, initial=size), WIDEST))
+        above, wide = np.vstack([above, at]), np.concatenate([wide, out[-1]])
+    return out
 
 
 def millions(count: float) -> str:

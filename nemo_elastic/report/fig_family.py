@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..verdicts import SHARED
-from .drawing import Drawing, Sheet, colour, counts, millions, new_figure, settle, short
+from .drawing import Drawing, Sheet, colour, counts, millions, new_figure, rims, settle, short
 from .labels import Label, Labels
 from .palette import GREY, INK, LIGHT, MUTED
 from .result import MemberResult
@@ -40,10 +41,11 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     settle(figure)  # now the plot is where it stays, and labels can be kept apart
     labels = Labels(axes)
     paints = [colour(run.place(m.name)) for m in members]
+    sizes = rims(axes, [[point] for point in at[::-1]], [13] * len(at))[::-1]
     for i, m in enumerate(members):
         if not _is_whole(m, members[0]):
             _journey(axes, labels, m, paints[i])
-        axes.plot(*at[i], "o", ms=13 if i else 14, color=paints[i], mec="white", mew=1.6, zorder=7)
+        axes.plot(*at[i], "o", ms=sizes[i][0], color=paints[i], mec="white", mew=1.6, zorder=7)
         labels.keep_off(at[i], at[i], 8)
     for i, m in enumerate(members):
         labels.add(_name(m, paints[i], members[0], above=bool(i) and _is_whole(m, members[0]), sheet=sheet))
@@ -108,15 +110,17 @@ def _bigram(axes: Axes, labels: Labels, members: list[MemberResult], run: RunRec
 def _journey(axes: Axes, labels: Labels, m: MemberResult, paint: str) -> None:
     """From the unsorted cut over the sorted cut to the trained member."""
     x = m.parameters or 0
+    losses = {13: m.loss, 9: m.untrained_loss, 8: m.unsorted_loss}  # by the sizes of their marks
+    known = {size: v for size, v in losses.items() if v is not None}
+    wide = dict(zip(known, (at[0] for at in rims(axes, [[(x, v)] for v in known.values()], list(known))), strict=True))
     if m.unsorted_loss is not None:
-        axes.plot(x, m.unsorted_loss, "x", ms=8, mew=2.2, color=GREY, zorder=6)
+        axes.plot(x, m.unsorted_loss, "x", ms=wide[8], mew=2.2, color=GREY, zorder=5)
         if m.untrained_loss is not None:
             _arrow(axes, x, m.unsorted_loss, m.untrained_loss, GREY, 1.4)
     if m.untrained_loss is not None and m.loss is not None:
-        axes.plot(x, m.untrained_loss, "o", ms=9, color="white", mec=paint, mew=2.0, zorder=6)
+        axes.plot(x, m.untrained_loss, "o", ms=wide[9], color="white", mec=paint, mew=2.0, zorder=6)
         _arrow(axes, x, m.untrained_loss, m.loss, paint, 3.2)
-    way = [v for v in (m.unsorted_loss, m.untrained_loss, m.loss) if v is not None]
-    labels.keep_off((x, min(way)), (x, max(way)), 4)
+    labels.keep_off((x, min(known.values())), (x, max(known.values())), 4)
 
 
 def _figures(labels: Labels, m: MemberResult, paint: str, sheet: Sheet) -> None:
@@ -133,6 +137,8 @@ def _figures(labels: Labels, m: MemberResult, paint: str, sheet: Sheet) -> None:
 
 
 def _arrow(axes: Axes, x: float, start: float, end: float, paint: str, width: float) -> None:
+    if abs(np.diff(axes.transData.transform([(x, start), (x, end)])[:, 1])) * 72 < 22 * axes.figure.dpi:
+        return  # marks that are closer have no room for it
     axes.annotate(
         "", (x, end), (x, start), zorder=4,
         arrowprops={"arrowstyle": "-|>,head_length=0.5,head_width=0.25", "color": paint, "lw": width, "shrinkA": 6,

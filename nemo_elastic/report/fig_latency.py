@@ -11,7 +11,7 @@ from nemo_elastic.core.limits import LATENCY
 from nemo_elastic.core.member import limits_of
 from nemo_elastic.errors import ElasticError
 
-from .drawing import Drawing, Sheet, colour, new_figure, settle, short
+from .drawing import Drawing, Sheet, colour, new_figure, rims, settle, short
 from .labels import Label, Labels
 from .palette import LIGHT, MUTED
 from .run_record import RunRecord
@@ -46,9 +46,10 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     axes.set_ylabel("held-out loss, nats per token")
     settle(figure)
     labels = Labels(axes)
-    for name, x, y in points:
-        axes.plot(x, y, "o", ms=12, color=colour(run.place(name)), mec="white", mew=1.6, zorder=5)
-        labels.keep_off((x, y), (x, y), 8)
+    sizes = rims(axes, [[(x, y)] for _, x, y in points], [12] * len(points))
+    for k, ((name, x, y), (size,)) in enumerate(zip(points, sizes, strict=True)):
+        axes.plot(x, y, "o", ms=size, color=colour(run.place(name)), mec="white", mew=1.6, zorder=5 - 0.001 * k)
+        labels.keep_off((x, y), (x, y), size / 2 + 2)
     for name, x, y in points:
         lines = [
             (short(name, sheet), {"color": colour(run.place(name)), "fontweight": "bold", "fontsize": 12}),

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from .drawing import Drawing, Sheet, colour, counts, marker, millions, new_figure, short
+from .drawing import Drawing, Sheet, colour, counts, marker, millions, new_figure, rims, settle, short
 from .labels import name_lines
-from .palette import INK, LIGHT, MUTED
+from .palette import INK, LIGHT, MUTED, PAPER
 from .run_record import MOST_NAMES, PHASES, Phase, RunRecord, number
 
 BANDS = {name: LIGHT[f"band{number}"] for number, name in enumerate(PHASES)}
@@ -28,8 +28,8 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     figure = new_figure(sheet.width, 4.6)
     axes = figure.add_subplot()
     edges = _edges(phases)
-    ends: dict[str, tuple[float, float]] = {}
-    values: list[float] = []
+    points: dict[str, list[tuple[float, float]]] = {}
+    late: list[float] = []  # of the second half of each phase
     for phase, left, scale in _spans(phases, edges):
         right = left + scale * max(phase.tokens, 1)
         axes.axvspan(left, right, color=BANDS[phase.name], lw=0, zorder=0)
@@ -37,15 +37,16 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
         for name, (x, y) in _losses(phase).items():
             place = run.place(name)
             at = [left + scale * t for t in x]
-            axes.plot(at, y, color=colour(place), marker=marker(place), ms=4.5, mec="white", mew=0.7,
-                      zorder=5 - 0.1 * (place or 0), clip_on=False)  # fmt: skip
-            ends[name] = (at[-1], y[-1])
-            values += y
-    if not values:
+            axes.plot(at, y, color=colour(place), zorder=4 - 0.01 * (place or 0))
+            points.setdefault(name, []).extend(zip(at, y, strict=True))
+            late += [v for t, v in zip(x, y, strict=True) if t >= x[-1] / 2]
+    if not points:
         return None
     axes.set_xlim(edges[0], edges[-1])
-    _limits(axes, values, run)
+    values = [y for line in points.values() for _, y in line]
+    said = _limits(axes, values, late, run)
     _freeze_mark(axes, run, phases, edges)
+    ends = {name: line[-1] for name, line in points.items()}
     last = max(x for x, _ in ends.values())
     name_lines(axes, sheet, edges[-1], [
         (y, f"{short(n, sheet)}  {y:.2f}", colour(run.place(n))) for n, (x, y) in ends.items() if x >= last
@@ -57,12 +58,26 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.set_xlabel("training tokens (each phase has its own scale)")
     axes.set_ylabel("held-out loss, nats per token")
-    return Drawing(
-        figure,
-        "Held-out loss through the phases",
-        "Each phase measures its own sequence length, so levels shift between them.",
-        "In the stages, all members are trained together in one set of weights.",
-    )
+    settle(figure)  # now marks can be kept off each other
+    _marks(axes, points, run)
+    said.append("Each phase measures its own sequence length, so levels shift between them.")
+    said.append("In the stages, all members are trained together in one set of weights.")
+    return Drawing(figure, "Held-out loss through the phases", said[0], " ".join(said[1:]))
+
+
+def _marks(axes: Axes, points: dict[str, list[tuple[float, float]]], run: RunRecord) -> None:
+    """A mark for every value: hollow at the upper edge for one above it; larger where a larger member's covers it."""
+    top = axes.get_ylim()[1]
+    names = sorted(points, key=lambda name: run.place(name) or 0)
+    shown = [[(x, min(y, top)) for x, y in points[name]] for name in names]
+    for name, at, sizes in zip(names, shown, rims(axes, shown, [4.5] * len(names)), strict=True):
+        place, paint = run.place(name), colour(run.place(name))
+        above = [y > top for _, y in points[name]]
+        axes.scatter(
+            *zip(*at, strict=True), s=sizes**2, marker=marker(place), zorder=5 - 0.01 * (place or 0), clip_on=False,
+            linewidths=[1.2 if out else 0.7 for out in above], facecolors=[PAPER if out else paint for out in above],
+            edgecolors=[paint if out else PAPER for out in above],
+        )  # fmt: skip
 
 
 def _band_label(axes: Axes, phase: Phase, middle: float, sheet: Sheet) -> None:
@@ -111,16 +126,26 @@ def _ticks(phase: Phase, sheet: Sheet) -> list[tuple[float, str]]:
     return [(t, f"+{tell(t, None)}" if phase.start else tell(t, None)) for t in shown]
 
 
-def _limits(axes: Axes, values: list[float], run: RunRecord) -> None:
+def _limits(axes: Axes, values: list[float], late: list[float], run: RunRecord) -> list[str]:
+    """Show where lines still differ once they have come down; tells what lies above."""
+    low, high, highest = min(values), max(late), max(values)
+    if highest - low > 3 * (high - low) > 0:
+        highest = 2 * high - low
     bigram = run.results.bigram_loss if run.results else None
-    low, high = min(values), max(values)
-    if bigram:
-        low, high = min(low, bigram), max(high, bigram)
-    axes.set_ylim(low - 0.06 * (high - low + 1e-3), high + 0.04 * (high - low + 1e-3))
-    if bigram:
+    said: list[str] = []
+    if bigram is not None and abs(bigram - low) > highest - low:  # it would squeeze the lines
+        said = [f"A bigram model's {bigram:.2f} is outside."]
+    elif bigram is not None:
+        low = min(low, bigram)
         axes.axhline(bigram, color=INK, lw=1.2, ls=(0, (4, 3)), zorder=2)
         axes.annotate(f"bigram model {bigram:.2f}", (1, bigram), xytext=(-6, 4), textcoords="offset points",
                       fontsize=10, ha="right", color=INK, xycoords=axes.get_yaxis_transform())  # fmt: skip
+    pad = highest - low + 1e-3
+    axes.set_ylim(low - 0.06 * pad, highest + 0.04 * pad)
+    out = [v for v in values if v > axes.get_ylim()[1]]
+    if out:
+        said.insert(0, f"Hollow marks at the upper edge: {len(out)} higher losses, up to {max(out):.2f}.")
+    return said
 
 
 def _freeze_mark(axes: Axes, run: RunRecord, phases: list[Phase], edges: list[float]) -> None:
@@ -130,7 +155,7 @@ def _freeze_mark(axes: Axes, run: RunRecord, phases: list[Phase], edges: list[fl
             continue
         tokens = next((line["tokens"] for line in phase.steps if line["step"] >= step), None)
         if tokens is not None:
-            side = "left" if tokens < 0.5 * phase.tokens else "right"
+            side = "left" if tokens <= 0.5 * phase.tokens else "right"
             axes.axvline(left + scale * tokens, color=MUTED, lw=1.0, ls=":", zorder=3)
             axes.annotate(
                 "shapes frozen", (left + scale * tokens, 0.975), xycoords=axes.get_xaxis_transform(), ha=side,

@@ -246,19 +246,20 @@ def _members(run: RunRecord) -> Iterator[Section]:
             f"({spec.state}) of one sequence of {spec.length:,} tokens, as nemo-elastic inspect counts it."
         )
         yield Section("Members", words, None, _with_titles({"": sizes, "Layers": page_tables.patterns_table(run)}))
-    if quality or tasks:
+    accuracy = page_tables.accuracy_words(run)
+    if quality or tasks or accuracy:
         words = (
             "Loss is held-out nats per token. Untrained and unsorted are the member's shape, cut before training from "
             "the sorted and from the unsorted parent; gap closed is the share of the way from the untrained cut to "
             f"the parent before elastic training, for gaps from {SHARED:g} nats. Losses closer than {TIE:g} count "
-            "as equal. In brackets: Wilson's interval of 95%, in percent."
+            f"as equal. {accuracy}".strip()
         )
         yield Section("What they are worth", words, None, _with_titles({"": quality, "Accuracy by task": tasks}))
     if distances:
         words = (
             "A second, smaller family, whose texts ask for what they said before. Right answers of its members by how "
             "many tokens back the answer stands: as stage 1 ended, and after a stage 2 of as many tokens, in "
-            "sequences as short or of whole texts. In brackets: Wilson's interval of 95%, in percent."
+            f"sequences as short or of whole texts. {page_tables.INTERVALS}"
         )
         yield Section("What the longer context brings", words, None, [("", distances)])
 
@@ -269,7 +270,7 @@ def _asked(limit: Limit) -> Any:
 
 
 def _settings(run: RunRecord) -> dict[str, Table | None]:
-    facts, family, ranking = page_tables.facts_table, run.family, run.ranking
+    facts, family, ranking, parent = page_tables.facts_table, run.family, run.ranking, run.parent
     tables = {"Time": page_tables.time_table(run)}
     targets = page_tables.targets_tables(run) if run.results else []
     tables |= dict(zip(("Targets", ""), targets, strict=False))
@@ -277,10 +278,15 @@ def _settings(run: RunRecord) -> dict[str, Table | None]:
         budgets = {m.name: {x.kind.field: _asked(x) for x in limits_of(m)} or "the parent" for m in family}
         tables["Choices of every axis"] = facts({n: list(a.choices) for n, a in family.axes.items()})
         tables["Budgets"] = facts(budgets)
-    tables["Parent"] = facts(run.parent.to_json() if run.parent else None)
+    if parent:  # what stands among the members is not repeated
+        listed = ("pattern", "hidden") if any(run.subnet_of(n) == parent.full for n in run.names) else ()
+        tables["Parent"] = facts({k: v for k, v in parent.to_json().items() if k not in listed})
     if ranking:
-        tables["Ranking"] = facts({"digest": ranking.digest, **ranking.options.to_json(), **ranking.provenance})
+        twice = ("sequences", ranking.provenance.get("samples"))
+        seen = dict(field for field in ranking.provenance.items() if field != twice)
+        tables["Ranking"] = facts({"digest": ranking.digest, **ranking.options.to_json(), **seen})
     tables["Data"] = facts(run.data)
     if family:
-        tables["Provenance of the family"] = facts({"ranking": family.ranking_digest, **family.provenance})
+        digest = {} if ranking and ranking.digest == family.ranking_digest else {"ranking": family.ranking_digest}
+        tables["Provenance of the family"] = facts({**digest, **family.provenance})
     return tables

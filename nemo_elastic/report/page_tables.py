@@ -13,9 +13,11 @@ from nemo_elastic.core.limits import LIMITS, figure
 from nemo_elastic.core.member import limits_used
 
 from ..errors import shown
+from .result import Answers
 from .run_record import RunRecord, number
 
 DASH = "–"
+ALL, INTERVALS = "all problems", "In brackets: Wilson's interval of 95%, in percent."
 #: of values from a run's files: entries of a list, rows of a table, and levels
 MOST_ENTRIES, MOST_ROWS, DEEPEST = 100, 500, 6
 
@@ -104,6 +106,8 @@ def members(run: RunRecord) -> list[dict[str, Any]]:
     return out
 
 
+#: right answers of one model, and their share where nothing else is known
+Asked = tuple[Answers | None, float | None]
 #: (head, cell of a member)
 Column = tuple[str, Callable[[dict[str, Any]], str]]
 
@@ -117,7 +121,6 @@ def sizes_table(run: RunRecord) -> Table | None:
         ("of parent", lambda m: percent(m["ratio"], 1)),
         ("of its limits", lambda m: m.get("limits", DASH)),
         (f"memory ({dtype})", lambda m: size(m["memory_bytes"])),
-        ("in bytes", lambda m: whole(m["memory_bytes"])),
         ("hidden", lambda m: whole(m["hidden"])),
         ("depth", lambda m: whole(m["layers"])),
     ])  # fmt: skip
@@ -125,23 +128,49 @@ def sizes_table(run: RunRecord) -> Table | None:
 
 def patterns_table(run: RunRecord) -> Table | None:
     """The layers that every member keeps, in letters."""
-    return facts_table({m["name"]: m["pattern"] for m in members(run) if m["pattern"]})
+    shown = _members_table(run, [("layers", lambda m: m["pattern"] or DASH)])
+    return shown and Table((), [row for row in shown.rows if row[1] != DASH])
 
 
 def quality_table(run: RunRecord) -> Table | None:
     """What every member is worth."""
     answers = run.results.answers if run.results else ()
     totals = {a.total for a in answers}
-    one = len(totals) == 1
+    one, above = len(totals) == 1, _beats_chance(_asked(run).get(ALL, []))
     asked = f"accuracy, n = {totals.pop():,}" if one else "accuracy"
     return _members_table(run, [
         ("loss", lambda m: decimals(m["loss"])),
         ("perplexity", lambda m: decimals(m["perplexity"], 2)),
-        ("untrained cut", lambda m: decimals(m["untrained_loss"])),
-        ("unsorted cut", lambda m: decimals(m["unsorted_loss"])),
+        # of the parent's own size nothing was cut
+        ("untrained cut", lambda m: decimals(None if m["ratio"] == 1 else m["untrained_loss"])),
+        ("unsorted cut", lambda m: decimals(None if m["ratio"] == 1 else m["unsorted_loss"])),
         ("gap closed", lambda m: percent(m["recovered"], 1)),
-        (asked, lambda m: share(m["answers"], m["accuracy"], counted=not one)),
+        (asked, lambda m: share(m["answers"], m["accuracy"], counted=not one) if above else DASH),
     ])  # fmt: skip
+
+
+def _asked(run: RunRecord) -> dict[str, list[Asked]]:
+    """What every model made of all problems and of each task."""
+    rows = run.results.members if run.results else ()
+    tasks = dict.fromkeys(task for m in rows for task in (*m.accuracy_by_task, *m.answers_by_task))
+    each = {t: [(m.answers_by_task.get(t), m.accuracy_by_task.get(t)) for m in rows] for t in tasks}
+    whole = [(m.answers, m.accuracy) for m in rows]
+    return {ALL: whole, **each} if set(whole) - {(None, None)} else each
+
+
+def _beats_chance(each: Sequence[Asked]) -> bool:
+    """Whether the first model that was asked, which is the parent, is right more often than a guess."""
+    answers, known = next((pair for pair in each if pair != (None, None)), (None, None))
+    return answers.beats_chance if answers else bool(known)
+
+
+def accuracy_words(run: RunRecord) -> str:
+    """What the page says of its accuracies, and which are left out because they tell nothing."""
+    asked = {name: _beats_chance(each) for name, each in _asked(run).items()}
+    out = [name for name, above in asked.items() if not above]
+    of = f" on {', '.join(out)}" if len(out) < len(asked) else ""
+    left = f"Accuracy{of} is left out: the parent's is no better than a task's most frequent answer."
+    return f"{INTERVALS * any(asked.values())} {left * bool(out)}".strip()
 
 
 def context_table(run: RunRecord) -> Table | None:
@@ -165,20 +194,23 @@ def _members_table(run: RunRecord, columns: Sequence[Column]) -> Table | None:
     used = [(head, give) for head, give in columns if any(give(m) != DASH for m in rows)]
     if not used:
         return None
-    return Table(["member", *(head for head, _ in used)], [[m["name"], *(give(m) for _, give in used)] for m in rows])
+    same: dict[tuple[str, ...], list[str]] = {}  # members that a table cannot tell apart are one row
+    for m in rows:
+        same.setdefault(tuple(give(m) for _, give in used), []).append(m["name"])
+    return Table(["member", *(head for head, _ in used)], [[", ".join(who), *cells] for cells, who in same.items()])
 
 
 def tasks_table(run: RunRecord) -> Table | None:
     rows = run.results.members if run.results else ()
-    tasks = list(dict.fromkeys(task for m in rows for task in (*m.accuracy_by_task, *m.answers_by_task)))
-    if not tasks:
-        return None
     body = []
-    for task in tasks:
-        each = [(m.answers_by_task.get(task), m.accuracy_by_task.get(task)) for m in rows]
+    for task, each in _asked(run).items():
+        if task == ALL or not _beats_chance(each):
+            continue
         totals = {a.total for a, _ in each if a}
         n = f"{totals.pop():,}" if len(totals) == 1 else DASH
         body.append([task, n, *(share(a and a.to_json(), v, n == DASH) for a, v in each)])
+    if not body:
+        return None
     if all(row[1] == DASH for row in body):
         body = [[task, *cells] for task, _, *cells in body]
         return Table(["task", *(m.name for m in rows)], body)
@@ -203,10 +235,9 @@ def projection_table(run: RunRecord) -> Table | None:
         several |= {words: own for words, own in known.items() if isinstance(own, Mapping)}
     for name, p in several.items():
         target, raw, cost = (number(p.get(k)) for k in ("target", "raw_cost", "cost"))
-        if target and raw is not None and cost is not None:
-            both = [(amount(is_), f"{is_ / target - 1:+.1%}") for is_ in (raw, cost)]
-            rows.append([name, amount(target), *both[0], *both[1]])
-    heads = ["budget", "target", "router's choice", "miss", "frozen", "miss"]
+        if target and raw is not None and cost is not None and not target == raw == cost:  # as it is of the parent
+            rows.append([name, amount(target), *(f"{is_ / target - 1:+.1%}" for is_ in (raw, cost))])
+    heads = ["budget", "target", "router's choice off by", "frozen off by"]
     return Table(heads, rows) if rows else None
 
 

@@ -27,10 +27,16 @@ _NUMBERS = (
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to held-out problems: how many are right, of how many."""
+    """Answers to held-out problems: how many are right, of how many, and as many as a guess gets; 0 where unknown."""
 
     correct: int
     total: int
+    guessed: int = 0
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether more are right than a guess gets, by more than the share's interval."""
+        return self.interval[0] * self.total > self.guessed
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -38,7 +44,7 @@ class Answers:
         return wilson(self.correct, self.total)
 
     def to_json(self) -> dict[str, Any]:
-        return {"correct": self.correct, "total": self.total, "interval": list(self.interval)}
+        return {"correct": self.correct, "total": self.total, "guessed": self.guessed, "interval": list(self.interval)}
 
 
 @dataclass(frozen=True)
@@ -202,10 +208,13 @@ def _answers(data: Any, where: str) -> Answers | None:
     """What `evaluation.Accuracy.to_json` gives of one model or task."""
     if data is None:
         return None
-    correct, total = (data.get("correct"), data.get("total")) if isinstance(data, dict) else (None, None)
-    if type(correct) is not int or type(total) is not int or not 0 <= correct <= total or not 1 <= total <= LARGEST:
-        raise bad(where, data, "counts correct and total, the first not above the second")
-    return Answers(correct, total)
+    fields = {"guessed": 0, **data} if isinstance(data, dict) else {}
+    counts: list[Any] = [fields.get(key) for key in ("correct", "total", "guessed")]
+    if any(type(n) is not int for n in counts) or not 0 <= min(counts) <= max(counts) == counts[1] or not (
+        1 <= counts[1] <= LARGEST
+    ):  # fmt: skip
+        raise bad(where, data, "counts correct, guessed and total, none above the last")
+    return Answers(*counts)
 
 
 def _context(data: Mapping[str, Any], where: str) -> Context | None:

@@ -61,11 +61,19 @@ def test_right_and_wrong_answers_are_counted_by_task_level_and_length(folder):
     assert result.answers[0].text == PROBLEMS[0].completion
     figures = result.to_json()
     assert (figures["correct"], figures["total"], figures["accuracy"]) == (2, 4, 0.5)
-    assert figures["by_task"]["gcd"] == {"correct": 1, "total": 2, "accuracy": 0.5, "interval": list(wilson(1, 2))}
+    assert figures["by_task"]["gcd"] == {
+        "correct": 1, "total": 2, "guessed": 1, "accuracy": 0.5, "interval": list(wilson(1, 2)),
+    }  # fmt: skip
     assert figures["by_level"]["1"]["correct"] == 2 and figures["by_level"]["3"]["correct"] == 0
     assert figures["by_length"] == {
-        "long": {"correct": 0, "total": 1, "accuracy": 0.0, "interval": list(wilson(0, 1))},
-        "short": {"correct": 2, "total": 3, "accuracy": pytest.approx(2 / 3), "interval": list(wilson(2, 3))},
+        "long": {"correct": 0, "total": 1, "guessed": 1, "accuracy": 0.0, "interval": list(wilson(0, 1))},
+        "short": {
+            "correct": 2,
+            "total": 3,
+            "guessed": 2,
+            "accuracy": pytest.approx(2 / 3),
+            "interval": list(wilson(2, 3)),
+        },
     }
 
 

@@ -48,7 +48,7 @@ def make_ranking(parent: Parent = PARENT, seed: int = 0) -> Ranking:
     depth = tuple(int(i) for i in rng.permutation(parent.num_layers))
     ladder = np.sort(rng.lognormal(-4, 1.4, parent.num_layers))
     return Ranking(parent, make_orders(parent, scores), scores, depth, (*map(float, ladder[:-1]), None),
-                   provenance={"sequences": 64, "length": 128})  # fmt: skip
+                   provenance={"samples": 64, "sequences": 64, "length": 128})  # fmt: skip
 
 
 def make_subnets(parent: Parent, ranking: Ranking) -> dict[str, Subnet]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.demo.walk import context_markdown, markdown, targets
 from nemo_elastic.report import load_run
 from nemo_elastic.report.html_page import render
-from nemo_elastic.report.page_tables import members
+from nemo_elastic.report.page_tables import members, size
 from nemo_elastic.report.result import Results
+from nemo_elastic.report.run_record import ShapeHistory
 from nemo_elastic.slicing.family_folder import write_family
 from tests.report.fabricate import BEFORE, CONTEXT, TOTAL, make_run
 from tests.shapes import PARENT
@@ -127,6 +129,29 @@ def test_a_gap_too_small_to_be_known_has_no_share(run: Path) -> None:
     assert data.members[2].recovered is None and data.members[3].recovered is not None
 
 
+# ------------------------------------------------------------------ once
+
+
+def test_no_table_says_what_another_has_said(run: Path) -> None:
+    html = page(run)
+    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall("<tr>(.*?)</tr>", html)]
+    assert len(rows) > 50
+    tasks = [row[0] for row in cells(html, "Accuracy by task")]  # two of them have the same figures here
+    figures = [tuple(row[1:]) for row in rows if len(row) > 2 and row[0] not in tasks]
+    assert sorted(set(figures)) == sorted(figures), "a row of figures stands twice"
+    exact = [cell for row in rows for cell in set(row) if re.fullmatch(r"[\d,]{7,}|[0-9a-f]{32,}|[M*-]{5,}", cell)]
+    assert len(exact) > 7 and sorted(set(exact)) == sorted(exact), "a count, digest or pattern stands twice"
+    assert not any(len(set(shares)) < len(shares) for row in rows if (shares := [c for c in row[1:] if "." in c]))
+    names = [row[0] for title in ("Parent", "Ranking") for row in cells(html, title)]
+    assert {"vocab", "samples"} <= set(names) and not {"pattern", "hidden", "sequences"} & set(names)
+    assert "in bytes" not in html, "memory is told once"
+
+
+def test_a_whole_parent_that_is_no_member_has_its_layers_in_the_settings(run: Path) -> None:
+    html = render(replace(load_run(run), family=None, results=None, shapes=ShapeHistory(), phases=()), {})
+    assert {"pattern", "hidden"} <= {row[0] for row in cells(html, "Parent")}
+
+
 # ------------------------------------------------------------------ colours
 
 
@@ -162,6 +187,7 @@ def test_memory_is_what_inspect_tells_of_the_same_family(
     inspected = json.loads(capsys.readouterr().out)["members"]
     loaded = load_run(run)
     assert loaded.serving.weights == {"float32": "fp32", "bfloat16": "bf16"}[dtype]
+    html = page(run)
     for m in members(loaded):
         report = inspected[m["name"]]["memory"]
         assert (
@@ -169,8 +195,8 @@ def test_memory_is_what_inspect_tells_of_the_same_family(
             == {"bytes": report["bytes"], **asdict(loaded.serving)}
             == report
         )
-        assert f">{report['bytes']:,}<" in page(run)
-    assert f"memory ({loaded.serving.weights})" in page(run)
+        assert f">{size(report['bytes'])}<" in html
+    assert f"memory ({loaded.serving.weights})" in html
 
 
 def test_without_the_familys_config_memory_is_that_of_bf16(run: Path) -> None:
@@ -205,12 +231,45 @@ def test_a_run_that_has_no_numbers_has_shares_alone(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"correct": 3, "total": 2}, {"correct": 0, "total": 0}, {"correct": 1.5, "total": 2}, {"total": 2}, [1]]
-)
+    "wrong",
+    [{"correct": 3, "total": 2}, {"correct": 0, "total": 0}, {"correct": 1.5, "total": 2}, {"total": 2}, [1],
+     {"correct": 1, "total": 2, "guessed": 3}, {"correct": 1, "total": 2, "guessed": "1"}],
+)  # fmt: skip
 def test_answers_that_no_run_gives_are_left_out(run: Path, wrong: Any) -> None:
     rows = json.loads((run / "metrics.json").read_text())["members"]
     rows[1]["answers"] = wrong
     assert any("members[1].answers" in note for note in load_run(edit(run, members=rows)).notes)
+
+
+def test_accuracies_that_are_no_more_than_a_guess_are_left_out_and_said(run: Path) -> None:
+    """The parent has 40 of 96 right, 32.3% at least, and 20 of 48 of each task, 28.8% at least."""
+    rows = json.loads((run / "metrics.json").read_text())["members"]
+
+    def guessed(whole: int, **tasks: int) -> str:
+        for row in rows:
+            row["answers"]["guessed"] = whole
+            for task, count in tasks.items():
+                row["answers"]["by_task"][task]["guessed"] = count
+        return page(edit(run, members=rows))
+
+    left_out = str(escape(" is left out: the parent's is no better than a task's most frequent answer."))
+    brackets = str(escape("Wilson's interval"))
+    html = guessed(31, color_cube_rotation=13)
+    assert "accuracy, n = 96" in html and len(cells(html, "Accuracy by task")) == 3 and left_out not in html
+    html = guessed(32, color_cube_rotation=14)
+    assert f"Accuracy on all problems, color_cube_rotation{left_out}" in html and "accuracy, n" not in html
+    assert [row[0] for row in cells(html, "Accuracy by task")] == ["task", "letter &lt;b&gt;"]
+    assert html.count(brackets) == 2, "of a task, and of the longer context"
+    html = guessed(32, **{"letter <b>": 48})
+    assert "Accuracy by task" not in html and f"Accuracy{left_out}" in html and html.count(brackets) == 1
+
+
+def test_a_parent_that_solves_nothing_has_no_accuracies(run: Path) -> None:
+    rows = json.loads((run / "metrics.json").read_text())["members"]
+    for row in rows:
+        row |= {"accuracy": 0.0, "accuracy_by_task": {"gcd": 0.0}, "answers": None}
+    html = page(edit(run, members=rows))
+    assert "Accuracy is left out: " in html and ">0.0%" not in html
 
 
 def test_the_demos_table_has_them(run: Path) -> None:
@@ -252,6 +311,29 @@ def test_the_share_of_the_gap_is_reported_of_those_that_have_one(run: Path) -> N
     assert drawn.words.endswith("its parent, where it is 0.05 nats or more.")
 
 
+@pytest.mark.parametrize("untrained", [3.21, 3.2101])
+def test_a_cut_that_training_left_as_it_was_keeps_a_mark_that_is_seen(run: Path, untrained: float) -> None:
+    from nemo_elastic.report.drawing import RIM, WIDE, house
+    from nemo_elastic.report.fig_family import draw
+
+    rows = json.loads((run / "metrics.json").read_text())["members"]
+    rows[1]["loss"] = BEFORE
+    rows[2] |= {"untrained_loss": untrained, "unsorted_loss": untrained}
+    with house():
+        drawn = draw(load_run(edit(run, members=rows)), WIDE)
+    assert drawn is not None
+    marks = [line for line in drawn.figure.axes[0].lines if len(line.get_xdata()) == 1]
+    for loss, looks in ((3.21, ["o", "o", "x"]), (BEFORE, ["o", "o"])):
+        here = [m for m in marks if abs(m.get_ydata()[0] - loss) < 0.001]
+        here.sort(key=lambda mark: mark.get_markersize())
+        assert [mark.get_marker() for mark in here] == looks
+        assert [b.get_markersize() - a.get_markersize() for a, b in pairwise(here)] == pytest.approx(
+            [RIM] * (len(here) - 1), abs=0.1
+        )
+        order = [(mark.get_zorder(), marks.index(mark)) for mark in here]
+        assert order == sorted(order, reverse=True), "the smaller lie on the larger"
+
+
 def test_answers_by_distance_are_reported_with_their_intervals(run: Path) -> None:
     html = page(run)
     assert "What the longer context brings" in html
@@ -269,7 +351,7 @@ def test_answers_by_distance_are_reported_with_their_intervals(run: Path) -> Non
         ({"levels": 3}, "lists levels and rows"),
         ({"short": None}, "context.short: None is not allowed; a count from 1"),
         ({"rows": [{"member": "half", "stages": ["long"], "answers": []}]}, "rows[0].stages: ['long'] is not allowed"),
-        ({"rows": [{"member": "half", "stages": ["short"], "answers": [[9, 3], [1, 2]]}]}, "the first not above"),
+        ({"rows": [{"member": "half", "stages": ["short"], "answers": [[9, 3], [1, 2]]}]}, "none above the last"),
     ],
 )
 def test_answers_that_are_none_are_left_out_and_said(run: Path, change: dict[str, Any], words: str) -> None:

@@ -15,7 +15,7 @@ from nemo_elastic.profile.cells import widths_of
 from nemo_elastic.profile.making import save
 from nemo_elastic.profile.roofline import on_paper
 from nemo_elastic.report import build_report
-from nemo_elastic.report.drawing import NARROW, WIDE, house
+from nemo_elastic.report.drawing import NARROW, RIM, WIDE, house
 from nemo_elastic.report.fig_latency import draw
 from nemo_elastic.report.run_record import load_run
 from tests.report.fabricate import make_run
@@ -56,6 +56,20 @@ def test_members_are_at_the_milliseconds_of_their_tables_and_at_their_losses(fol
     assert list(zip(path.get_xdata(), path.get_ydata(), strict=True)) == expected
     assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == expected
     assert "roofline on h100" in drawing.words and drawing.figure.axes[0].get_xlabel().endswith(f"({REQUEST})")
+
+
+def test_members_of_equal_time_and_loss_are_all_seen(folder: Path) -> None:
+    run = load_run(folder)
+    assert run.family is not None and run.results is not None
+    last = run.family.members[-1]
+    same = replace(run.family, members=(*run.family.members, replace(last, name="same")))
+    row = run.results.member(last.name)
+    assert row is not None
+    run.results = replace(run.results, members=(*run.results.members, replace(row, name="same")))
+    drawing = draw(replace(run, family=same), WIDE)
+    assert drawing is not None
+    *_, upper, lower = drawing.figure.axes[0].get_lines()
+    assert lower.get_markersize() == upper.get_markersize() + RIM and lower.get_zorder() < upper.get_zorder()
 
 
 def test_the_page_has_it_and_a_family_without_such_a_limit_has_none(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from nemo_elastic.report.palette import PALETTE
 from tests.browser import MISSING, Browser, browser, find
 from tests.looks import CONTRAST, WIDTHS, contrast, flaws
 
+#: a table of the settings, which a reader opens
+SETTINGS = "document.querySelector('details table')"
 needs_a_browser = pytest.mark.skipif(find() is None, reason=MISSING)
 
 
@@ -30,6 +32,9 @@ def test_nothing_runs_over_and_everything_can_be_read(
     window: Browser, pages: dict[str, Path], run: str, width: int, dark: bool
 ) -> None:
     window.open(pages[run], width, dark)
+    assert window.run(f"{SETTINGS}.checkVisibility()") is False
+    window.run("document.querySelector('summary').click()")
+    assert window.run(f"{SETTINGS}.checkVisibility()") is True
     assert flaws(window) == {}
 
 
