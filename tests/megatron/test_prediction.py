@@ -274,7 +274,7 @@ def test_they_are_ranked_by_what_goes_through_them(parent: Parent, tmp_path: Pat
     """As the reference's layers are on the same streams; and a folder keeps it."""
     start()
     model = made(parent, prediction=TWICE).eval()
-    found = ranked(model, parent)
+    actual = ranked(model, parent)
     tensors, behind = hf_of(parent, TWICE, model)
     own = TWICE.behind(parent)
     steps = {n.replace("mtp.", "backbone.", 1): t for n, t in behind.items()}
@@ -288,12 +288,12 @@ def test_they_are_ranked_by_what_goes_through_them(parent: Parent, tmp_path: Pat
     last = steps[f"backbone.layers.{own.num_layers - 1}.final_layernorm.weight"]
     statistics("hidden", -1, rms_norm(x_bld, last, own.norm_eps))
     for name, wanted in statistics.scores().items():
-        np.testing.assert_allclose(found.scores[name], wanted, rtol=1e-4, atol=1e-6, err_msg=name)
-    whole = replace(Ranking.trivial(parent), behind=found)
+        np.testing.assert_allclose(actual.scores[name], wanted, rtol=1e-4, atol=1e-6, err_msg=name)
+    whole = replace(Ranking.trivial(parent), behind=actual)
     whole.save(tmp_path / "ranking")
     whole.save(tmp_path / "ranking", force=True)
     read = Ranking.load(tmp_path / "ranking", parent)
-    assert read.behind is not None and read.behind.digest == found.digest and read.digest == whole.digest
+    assert read.behind is not None and read.behind.digest == actual.digest and read.digest == whole.digest
     assert read.digest != Ranking.trivial(parent).digest
     (tmp_path / "ranking" / "prediction.ranking.json").unlink()
     with pytest.raises(ElasticError, match="damaged"):
