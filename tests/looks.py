@@ -96,7 +96,8 @@ def faint(ground: Image.Image, texts: list[list[Any]]) -> list[tuple[str, float]
     """Texts that differ too little from what is behind them, with the contrast; `ground`: the page without text."""
     out = []
     for text, left, top, width, height, colour, _ in texts:
-        part = ground.crop((round(left), round(top), round(left + max(width, 1)), round(top + max(height, 1))))
+        box = (round(max(left, 0)), round(max(top, 0)), round(left + max(width, 1)), round(top + max(height, 1)))
+        part = ground.crop(box)  # what is outside of the picture has no colour
         behind = Counter(part.get_flattened_data()).most_common(1)[0][0]
         value = contrast(tuple(map(float, colour[colour.index("(") + 1 : -1].split(",")[:3])), behind)
         if value < CONTRAST:
