@@ -144,7 +144,7 @@ def test_no_table_says_what_another_has_said(run: Path) -> None:
     assert not any(len(set(shares)) < len(shares) for row in rows if (shares := [c for c in row[1:] if "." in c]))
     names = [row[0] for title in ("Parent", "Ranking") for row in cells(html, title)]
     assert {"vocab", "samples"} <= set(names) and not {"pattern", "hidden", "sequences"} & set(names)
-    assert "in bytes" not in html, "memory is told once"
+    assert "in bytes" not in html, "memory stands there once"
 
 
 def test_a_whole_parent_that_is_no_member_has_its_layers_in_the_settings(run: Path) -> None:
