@@ -227,6 +227,12 @@ study-quantize: $(VENV)/.stamp ## What NVFP4 and FP8 cost a family's members, ro
 		$(ARGS) > runs/study_quantize.md
 	mv runs/study_quantize.md docs/tables/study_quantize$(if $(GROUND),_$(GROUND)).md
 
+.PHONY: study-nesting
+study-nesting: $(VENV)/.stamp ## Ways to train all sizes in one run, each against every size alone, some hours of one core after make demo, into docs/tables/study_nesting.md
+	mkdir -p runs
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.nesting $(ARGS) > runs/study_nesting.md
+	mv runs/study_nesting.md docs/tables/study_nesting.md
+
 .PHONY: study-gates
 study-gates: $(VENV)/.stamp ## What soft gates on experts should multiply, a quarter of an hour, into docs/tables/study_gates.md
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.expert_gates --markdown docs/tables/study_gates.md $(ARGS)
