@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.hosts.common.sums import add_sums
 from tests.hosts.bridge.runs import Job, dump, write_prompts
@@ -232,6 +234,14 @@ def checkpoint(run: Path) -> Path:
     """The last checkpoint of a run of either host."""
     nemo = sorted((run / "checkpoints").glob("*last"))
     return nemo[-1] if nemo else run / "checkpoints"
+
+
+def went_on(place: Path) -> None:
+    """The run that was killed ended as the one that was not, with the same losses and bits."""
+    assert losses(place / "killed") == losses(place / "whole")
+    actual, wanted = (Stored(place / name / "checkpoints").held() for name in ("killed", "whole"))
+    assert actual.keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[name]) for name, value in actual.items())
 
 
 def same(actual: Path, wanted: Path) -> None:
