@@ -80,8 +80,8 @@ class Stage:
         self.steps = recipe.trainer.max_steps
         self.micro_batches = data.global_batch_size // replicas // data.micro_batch_size
         ddp = fiddle.build(recipe.trainer.strategy.ddp)
-        # one rank has nothing to shard; the layout of moments is not what this is about
-        optim.config.use_distributed_optimizer = ddp.use_distributed_optimizer = False
+        # one rank has nothing to shard and nobody to reduce with; the layout of moments is not what this is about
+        optim.config.use_distributed_optimizer = ddp.use_distributed_optimizer = ddp.overlap_grad_reduce = False
         self.model = DistributedDataParallel(shape, ddp, core)
         self.core, self.optim = core, optim
         self.wrapped = setup_megatron_optimizer(
