@@ -218,12 +218,15 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
 
 def routed_gradients(parent: Parent, kind: str, shards: Sharding) -> float:
     """What a layer's backward pass has at once per token for experts: gradients of all they put out, of their neurons
-    and of what they read, and the neurons squared once more.
+    and of what they read, the neurons squared once more, and gradients of the stream, of what the layer reads of it
+    and of what its router does.
     """
     if kind != MOE:
         return 0.0
+    digits = DIGITS[shards.routing.router]
     each = 2 * (routed_input(parent) + HALF * parent.size(EXPERT_FFN))
-    return shards.routing.load * parent.size(TOP_K) * each / shards.stream
+    streams = (2 * HALF + (digits if digits != HALF else 0)) * parent.hidden
+    return (shards.routing.load * parent.size(TOP_K) * each + streams) / shards.stream
 
 
 def routed_input(parent: Parent) -> float:
