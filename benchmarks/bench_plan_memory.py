@@ -24,10 +24,8 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
 from nemo_elastic.plan.activations import Routing, Sharding
 from nemo_elastic.plan.memory import Memory, stage_memory, stages
-from tests.megatron.test_moe_layer import ROUTINGS
-from tests.plan.measuring import buffers, model_of, tokens_of
+from tests.plan.measuring import ROUTINGS, model_of, step_peak
 from tests.support.models import start
-from tests.support.peak import Peak
 
 DISTILL = DistillConfig(chunk_tokens=1024)
 GIB, GOAL = 2**30, 0.03
@@ -75,22 +73,11 @@ def nbytes(tensors: Iterable[torch.Tensor]) -> int:
 
 def measured(block: Block) -> int:
     """Bytes of a real step at its fullest moment."""
-    from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from nemo_elastic.megatron.vocabulary import distill_loss, hidden_states
-
-    model, teacher = (model_of(block.parent, block.recompute, **block.routing[0]) for _ in range(2))
-    buffers(model)
-    copies = [p.detach().float() for p in model.parameters()]  # as the distributed optimizer has them
-    held = nbytes(model.parameters()) + nbytes(p.main_grad for p in model.parameters())
-    held += nbytes(teacher.parameters()) + 3 * nbytes(copies)
-    del copies
-    tokens = tokens_of(block.parent, 1, block.tokens)
-    with cuda_as_cpu(), Peak() as peak:
-        with torch.no_grad():
-            taught = teacher, hidden_states(teacher, tokens)
-        loss, _ = distill_loss(DISTILL, (model, hidden_states(model, tokens)), taught, tokens)
-        loss.backward()
-    return held + peak.most
+    model = model_of(block.parent, block.recompute, **block.routing[0])
+    peak = step_peak(model, block.parent, 1, block.tokens, DISTILL)
+    weights, sums = nbytes(model.parameters()), nbytes(p.main_grad for p in model.parameters())
+    # the teacher has the student's weights; the optimizer's copy and both moments are as large as the sums
+    return 2 * weights + (1 + 3) * sums + peak
 
 
 def main() -> None:

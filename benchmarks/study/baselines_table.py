@@ -111,12 +111,12 @@ def as_few(results: Results) -> Results:
 
 def ratios(results: Results, sizes: Sequence[str], ours: str, prefix: str = "") -> str:
     """Baselines' spending over that of our runs, whose names begin with `ours`, at equal loss of every size."""
-    rows = []
+    rows, fewer = [], as_few(results)
     runs = [(r["steps"], r["seed"], name) for name, r in results.items() if name.startswith(f"{ours}-")]
     for steps, seed, name in sorted(runs):
         for kind in ("modelopt", "minitron", "alone"):
             cells = [ratio(results, name, prefix + kind, sizes, seed, unit) for unit in UNITS]
-            cells.append(ratio(as_few(results), name, prefix + kind, sizes, seed, "flops"))
+            cells.append(ratio(fewer, name, prefix + kind, sizes, seed, "flops"))
             if all(cells):
                 rows.append([MAKERS[kind], str(steps), str(seed), *cells])
     units = ["tokens", "FLOPs", "CPU seconds", f"FLOPs, importance on {OURS} sequences"]

@@ -10,21 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.study import on_policy
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.train.members import Members
 from nemo_elastic.train.on_policy import MicroBatch
+from nemo_elastic.train.shaping import prepare_members
+from nemo_elastic.train.training import FamilyTraining
+from tests.train.torch_host import TorchHost
 
-__all__ = ["GROUNDS", "Ground"]
+__all__ = ["GROUNDS", "RANKED", "Ground", "config_of", "prepared"]
 
+#: sequences that a ranking looks at
+RANKED = 64
 #: tokens of a row of text, and rows of a micro-batch
 LENGTH, BATCH = 128, 16
 LARGE = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
@@ -63,6 +71,28 @@ class Ground:
     def shape(self) -> Parent:
         """The parent's."""
         return self.parent.parent
+
+
+def config_of(ground: Ground, budgets: Mapping[str, float | None], seed: int, **more: Any) -> ElasticConfig:
+    """A block of budgets, each a share of the parent's parameters or the parent; `more` are its own fields."""
+    own = [{"name": name} | ({"ratio": ratio} if ratio else {}) for name, ratio in budgets.items()]
+    return ElasticConfig.from_dict({
+        "budgets": own, "axes": ground.axes, "importance": {"samples": RANKED, "depth_samples": 8}, "search": None,
+        "router": None, "seed": seed, **more,
+    })  # fmt: skip
+
+
+def prepared(ground: Ground, config: ElasticConfig, out: Path) -> tuple[TorchHost, Members]:
+    """The parent, ranked and sorted, and the members' shapes; `out` gets the ranking."""
+    source = ground.batches(200 + config.seed)
+    first = next(source).tokens_bs
+    rest = islice(source, -(-RANKED // len(first)) - 1)
+    ranked = torch.cat([first, *(rows.tokens_bs for rows in rest)])
+    host = TorchHost(ground.shape, ground.parent.state_dict(), ranked, len(first))
+    family = FamilyTraining(config, stage=2)
+    family.members = Members(ground.shape, len(config.budgets), None)
+    prepare_members(family, host, out)
+    return host, family.members
 
 
 def text_batches(data: DataFolder) -> Callable[..., Iterator[MicroBatch]]:

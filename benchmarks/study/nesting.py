@@ -27,23 +27,19 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from benchmarks.study.grounds import GROUNDS, Ground
+from benchmarks.study.grounds import GROUNDS, Ground, config_of, prepared
 from benchmarks.study.on_policy import arguments, begin, optimizer_of, rate
 from benchmarks.study.results import markdown
-from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.train.members import Members
 from nemo_elastic.train.on_policy import MicroBatch
-from nemo_elastic.train.shaping import prepare_members
-from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
 
 BUDGETS = {"full": None, "large": 0.85, "medium": 0.7, "small": 0.5}
 SIZES = tuple(name for name in BUDGETS if name != "full")
-#: sequences that the ranking looks at, rows of a micro-batch, and micro-batches of twice as many of text held out
-RANKED, ROWS, HELD_OUT = 64, 8, 6
+#: rows of a micro-batch, and micro-batches of the ground's size of text held out
+ROWS, HELD_OUT = 8, 6
 #: steps of each size alone
 STEPS = 32
 ALONE, EVEN = "alone", "every size as often"
@@ -95,6 +91,7 @@ WAYS = {
     "all sizes on one micro-batch of a quarter": Way(together=True, rows=ROWS // 4),
     "half of the loss from the next larger size": Way(mentor=0.5),
     "norms of each size's own": Way(norms=True),
+    "every size as often, 0.6 of the tokens": Way(tokens=0.6),
 }
 
 
@@ -122,22 +119,12 @@ class Family:
     """
 
     def __init__(self, ground: Ground, seed: int) -> None:
-        self.ground, self.seed, shape = ground, seed, ground.shape
-        budgets = [{"name": name} | ({"ratio": ratio} if ratio else {}) for name, ratio in BUDGETS.items()]
-        config = ElasticConfig.from_dict({
-            "budgets": budgets, "axes": ground.axes, "importance": {"samples": RANKED, "depth_samples": 8},
-            "search": {"candidates": 64, "tokens": 1024}, "router": None, "seed": seed,
-        })  # fmt: skip
-        family = FamilyTraining(config, stage=2)
-        family.members = Members(shape, len(BUDGETS), None)
-        source = ground.batches(200 + seed)
-        rows = torch.cat([rows.tokens_bs for rows in islice(source, -(-RANKED // len(next(source).tokens_bs)))])
-        host = TorchHost(shape, ground.parent.state_dict(), rows, ROWS)
+        self.ground, self.seed = ground, seed
+        config = config_of(ground, BUDGETS, seed, search={"candidates": 64, "tokens": 1024})
         with tempfile.TemporaryDirectory() as out:
-            prepare_members(family, host, Path(out))
-        self.members: dict[str, Subnet] = dict(zip(BUDGETS, family.members.get(), strict=True))
-        self.start = {name: t.clone() for name, t in host.model.state_dict().items()}
-        self.length = rows.shape[1]
+            host, shapes = prepared(ground, config, Path(out))
+        self.members: dict[str, Subnet] = dict(zip(BUDGETS, shapes.get(), strict=True))
+        self.start, self.length = host.model.state_dict(), host.seq_length
         held_out = (rows.tokens_bs for rows in islice(ground.batches(999, held_out=True), HELD_OUT))
         with torch.no_grad():
             self.held_out = [(tokens, ground.parent(tokens).log_softmax(-1)) for tokens in held_out]
@@ -206,7 +193,7 @@ class Run:
     def _sizes(self, done: float) -> list[str]:
         if self.only:
             return [self.only]
-        whole = self.random.random() < (4 * self.way.whole if self.way.together else self.way.whole)
+        whole = self.random.random() < (len(BUDGETS) * self.way.whole if self.way.together else self.way.whole)
         if self.way.together:
             return [*(["full"] if whole else []), *SIZES]
         if whole:
@@ -336,7 +323,7 @@ def page(alone: Sequence[Result], ways: Mapping[str, Sequence[Result]], facts: s
     bar = {(r.seed, r.size): r.apart[r.size] for r in alone}
     of_bar = sum(r.tokens for r in alone) / len({r.seed for r in alone})
     head = ["way", "steps", "tokens", *BUDGETS, *(f"{size}, over alone" for size in SIZES), "mean, and of each seed"]
-    rows = [[ALONE, *(["–"] if not alone else [f"{mean(r.steps for r in alone):.0f}"]), "1.00", "–",
+    rows = [[ALONE, f"{mean(r.steps for r in alone):.0f}", "1.00", "–",
              *(f"{mean(v for (_, s), v in bar.items() if s == size):.4f}" for size in SIZES), *["–"] * 4]]  # fmt: skip
     for name, of in ways.items():
         over = {size: [r.apart[size] / bar[r.seed, size] for r in of] for size in SIZES}

@@ -20,32 +20,23 @@ import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from itertools import islice
 from math import prod
 from pathlib import Path
 from statistics import mean
 
-import torch
-
-from benchmarks.study.grounds import GROUNDS, Ground
+from benchmarks.study.grounds import GROUNDS, Ground, config_of, prepared
 from benchmarks.study.on_policy import arguments, begin, divergences, optimizer_of, rate, step
 from benchmarks.study.results import markdown
-from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import DTYPE_BYTES, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.core.precision import SCHEMES, default_rows
 from nemo_elastic.nn.low_precision import fake_quantized, global_scale
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.train.members import Members
-from nemo_elastic.train.shaping import prepare_members
 from nemo_elastic.train.training import FamilyTraining
 from nemo_elastic.verdicts import FEW, mean_interval
-from tests.train.torch_host import TorchHost
 
 BUDGETS = {"full": None, "large": 0.75, "small": 0.5}
-#: sequences that the ranking looks at
-RANKED = 64
 STEPS, MORE = 240, 120
 
 
@@ -85,13 +76,7 @@ class Family:
 
     def __init__(self, ground: Ground, seed: int, out: Path, total: int) -> None:
         self.ground, self.seed, self.total, self.done = ground, seed, total, 0
-        shape, source = ground.shape, ground.batches(200 + seed)
-        first = next(source).tokens_bs
-        rest = islice(source, -(-RANKED // len(first)) - 1)
-        ranked = torch.cat([first, *(rows.tokens_bs for rows in rest)])
-        self.host = TorchHost(shape, ground.parent.state_dict(), ranked, len(first))
-        self.shapes = Members(shape, len(BUDGETS), None)
-        prepare_members(self._stage(2), self.host, out)
+        self.host, self.shapes = prepared(ground, config_of(ground, BUDGETS, seed), out)
         self.optimizer = optimizer_of(self.host.model)
 
     @property
@@ -99,11 +84,7 @@ class Family:
         return dict(zip(BUDGETS, self.shapes.get(), strict=True))
 
     def _stage(self, number: int, scheme: str | None = None) -> FamilyTraining:
-        budgets = [{"name": name} | ({"ratio": ratio} if ratio else {}) for name, ratio in BUDGETS.items()]
-        config = ElasticConfig.from_dict({
-            "budgets": budgets, "axes": self.ground.axes, "importance": {"samples": RANKED, "depth_samples": 8},
-            "search": None, "router": None, "seed": self.seed, "distill": {"quantize": scheme},
-        })  # fmt: skip
+        config = config_of(self.ground, BUDGETS, self.seed, distill={"quantize": scheme})
         config.check_blocks(self.ground.shape)
         family = FamilyTraining(config, number)
         family.members = self.shapes

@@ -64,8 +64,7 @@ def accumulate(
         factor: of the piece, a tensor without dimensions (head loss); for prefixes only.
     """
     if getattr(param, "main_grad", None) is not None:
-        exact = at is not None or factor is not None  # else it is cast on its way into the sum
-        scatter_add(param.main_grad, piece.to(param.main_grad.dtype) if exact else piece, rows, cols, at, factor)
+        scatter_add(param.main_grad, piece, rows, cols, at, factor)
         fits = piece.shape == param.shape and piece.dtype == param.dtype
         return handed_over(param, piece if fits else None)
     if at is None and factor is None and piece.shape == param.shape:
@@ -110,7 +109,7 @@ def scatter_add(
         if kept is not None and kept.is_prefix:
             full = full.narrow(dim, 0, kept.kept_size)
     if at is not None:
-        full.index_add_(0, at, piece)
+        full.index_add_(0, at, piece.to(full.dtype))  # what is added otherwise is cast on its way into the sum
         return
     for dim, kept in ((outer, rows), (outer + 1, cols)):
         if kept is not None and not kept.is_prefix:
@@ -119,7 +118,7 @@ def scatter_add(
     if factor is None:
         full += piece
     else:
-        full.addcmul_(piece, factor)
+        full.addcmul_(piece.to(full.dtype), factor)
 
 
 class SlicedLinear(torch.autograd.Function):

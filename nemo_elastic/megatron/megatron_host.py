@@ -224,7 +224,7 @@ class MegatronHost:
             parallel_state.get_expert_model_parallel_group(),
             parallel_state.get_expert_tensor_parallel_group(),
         )
-        weights = {k: t for k, t in named_weights(self.core) if not k.startswith(ELASTIC)}
+        weights = dict(named_weights(self.core))
         sort_in_place(weights, ranking, self.state.parent, together, self.state.prediction)
 
     @contextmanager

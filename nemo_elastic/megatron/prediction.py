@@ -92,9 +92,8 @@ def ahead_of(
     out, tokens = [], tokens_bs
     for step in range(config.mtp_num_layers):
         number = 0 if config.mtp_use_repeated_layer else step
-        tokens = _shifted(tokens)
-        embedded_sbd = core.embedding(input_ids=tokens, position_ids=None)
-        hidden_sbd = _step(core.mtp.layers[number], number * len(layers.pattern), embedded_sbd, hidden_sbd, run)
+        tokens, x_sbd = _entered(core, number, tokens, hidden_sbd, run)
+        hidden_sbd = _step(core.mtp.layers[number], number * len(layers.pattern), x_sbd, run)
         out.append(hidden_sbd)
     return Ahead(out, documents)
 
@@ -122,14 +121,16 @@ class LayersBehind:
 
     def embed(self, tokens_bs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         every = range(self.state.parent.num_layers)
-        return self._enter(0, tokens_bs, through(self.model, every, self.model.embed(tokens_bs)))
+        hidden_sbd = through(self.model, every, self.model.embed(tokens_bs))
+        return _entered(self.core, 0, tokens_bs, hidden_sbd, self._run(None))
 
     def layer(
         self, index: int, stream: tuple[torch.Tensor, torch.Tensor], probe: Probe | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         (tokens_bs, x_sbd), (step, at) = stream, divmod(index, self.size)
         if step and not at:
-            tokens_bs, x_sbd = self._enter(step, tokens_bs, self._left(step - 1, x_sbd))
+            hidden_sbd = self._left(step - 1, x_sbd)
+            tokens_bs, x_sbd = _entered(self.core, step, tokens_bs, hidden_sbd, self._run(None))
         return tokens_bs, block(_inner(self.core.mtp.layers[step])[at], index, x_sbd, self._run(probe))
 
     def norm(self, stream: tuple[torch.Tensor, torch.Tensor], probe: Probe | None = None) -> torch.Tensor:
@@ -137,13 +138,6 @@ class LayersBehind:
 
     def head(self, normed: torch.Tensor) -> torch.Tensor:
         return self.model.head(normed)
-
-    def _enter(
-        self, step: int, tokens_bs: torch.Tensor, hidden_sbd: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        tokens_bs = _shifted(tokens_bs)
-        embedded_sbd = self.core.embedding(input_ids=tokens_bs, position_ids=None)
-        return tokens_bs, _joined(self.core.mtp.layers[step], embedded_sbd, hidden_sbd, self._run(None))
 
     def _left(self, step: int, x_sbd: torch.Tensor, probe: Probe | None = None) -> torch.Tensor:
         return self.core.mtp.layers[step].final_layernorm(x_sbd, self._run(probe))
@@ -156,23 +150,26 @@ def _inner(layer: Any) -> Any:
     return layer.mtp_model_layer.layers
 
 
-def _step(layer: Any, first: int, embedded_sbd: torch.Tensor, hidden_sbd: torch.Tensor, run: Run) -> torch.Tensor:
-    x_sbd = _joined(layer, embedded_sbd, hidden_sbd, run)
+def _step(layer: Any, first: int, x_sbd: torch.Tensor, run: Run) -> torch.Tensor:
     recompute = layer.training and layer.config.recompute_granularity == "full" and torch.is_grad_enabled()
     for at, inner in enumerate(_inner(layer)):
         x_sbd = run_layer(inner, first + at, x_sbd, run, recompute)
     return layer.final_layernorm(x_sbd, run)
 
 
-def _joined(layer: Any, embedded_sbd: torch.Tensor, hidden_sbd: torch.Tensor, run: Run) -> torch.Tensor:
-    """What enters a step's first layer."""
+def _entered(
+    core: Any, step: int, tokens_bs: torch.Tensor, hidden_sbd: torch.Tensor, run: Run
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens that a step reads, each position's next one, and what enters its first layer."""
+    layer, tokens_bs = core.mtp.layers[step], _shifted(tokens_bs)
+    embedded_sbd = core.embedding(input_ids=tokens_bs, position_ids=None)
     both_sb2d = torch.cat([layer.enorm(embedded_sbd, run), layer.hnorm(hidden_sbd, run)], -1)
     rows, cols = run.hidden_selection(), None
     if rows is not None:
         assert run.parent is not None and run.subnet is not None
         half = Grid((run.parent.hidden,), (run.subnet.hidden,))
         cols = Selection((half, half))
-    return SlicedLinear.apply(both_sb2d, layer.eh_proj.weight, rows, cols, True, False, None)
+    return tokens_bs, SlicedLinear.apply(both_sb2d, layer.eh_proj.weight, rows, cols, True, False, None)
 
 
 def loss_ahead(

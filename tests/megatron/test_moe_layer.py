@@ -18,12 +18,12 @@ from nemo_elastic.core.layout import selection
 from nemo_elastic.formats.adapter import from_megatron
 from nemo_elastic.nn.gates import Choice, Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.plan.activations import Routing, Sharding, saved
+from nemo_elastic.plan.activations import Sharding, saved
 from nemo_elastic.plan.memory import loss, stages, transient
 from nemo_elastic.ranking import Ranking, Statistics, sort
 from nemo_elastic.ranking.orders import make_orders
 from nemo_elastic.ranking.scores import through
-from tests.plan.measuring import model_of, saved_bytes, step_peak
+from tests.plan.measuring import ROUTINGS, model_of, saved_bytes, step_peak
 from tests.shapes import LATENT, MOE
 
 from .models import build, start
@@ -256,21 +256,6 @@ def test_sorted_where_it_lies_it_is_what_the_sorter_of_folders_makes(parent: Par
 #: every width differs from every other, as in tests/plan/measuring
 ODD = Parent("MEM*EM", 96, 256, 1, 16, 12, 4, 8, 4, 8, 4, 20,
              experts=12, expert_ffn=56, shared_ffn=72, top_k=3, routed_scaling=2.5)  # fmt: skip
-
-
-#: how experts are balanced and chosen: what a config has for each, and what the plan has for that
-ROUTINGS = {
-    "stream's dtype": ({}, Routing("bf16", balanced=False, fused=False)),
-    "fp64": ({"moe_router_dtype": "fp64"}, Routing("fp64", balanced=False, fused=False)),
-    "the recipe's": (
-        {
-            "moe_router_dtype": "fp32",
-            "moe_router_load_balancing_type": "seq_aux_loss",
-            "moe_aux_loss_coeff": 1e-4,
-        },
-        Routing(fused=False),
-    ),
-}
 
 
 @pytest.mark.parametrize("latent", [{}, {"latent": 40}], ids=["plain", "latent"])

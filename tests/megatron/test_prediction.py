@@ -307,8 +307,14 @@ def streams_of(parent: Parent, model: Any) -> dict[int, torch.Tensor]:
 
     seen: list[torch.Tensor] = []
     with pytest.MonkeyPatch.context() as patch, cuda_as_cpu():
-        joined = prediction._joined
-        patch.setattr(prediction, "_joined", lambda *given: seen.append(joined(*given)) or seen[-1])
+        entered = prediction._entered
+
+        def watched(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            tokens_bs, x_sbd = entered(*given)
+            seen.append(x_sbd)
+            return tokens_bs, x_sbd
+
+        patch.setattr(prediction, "_entered", watched)
         host_of(model.train()).student(TOKENS)
     model.eval()
     return {i * len(TWICE.pattern): t.detach().transpose(0, 1) for i, t in enumerate(seen)}

@@ -11,11 +11,25 @@ import torch
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.gates import Gates
+from nemo_elastic.plan.activations import Routing
 from tests.support.models import build
 from tests.support.peak import Peak
 
 #: every width differs from every other, so that no two tensors are mistaken for one another
 PARENT = Parent("M-M*-M", 96, 256, 224, 16, 12, 4, 8, 4, 8, 4, 20, ffn_stripes=4)
+#: how experts are balanced and chosen: what a config has for each, and what the plan has for that
+ROUTINGS = {
+    "stream's dtype": ({}, Routing("bf16", balanced=False, fused=False)),
+    "fp64": ({"moe_router_dtype": "fp64"}, Routing("fp64", balanced=False, fused=False)),
+    "the recipe's": (
+        {
+            "moe_router_dtype": "fp32",
+            "moe_router_load_balancing_type": "seq_aux_loss",
+            "moe_aux_loss_coeff": 1e-4,
+        },
+        Routing(fused=False),
+    ),
+}
 
 
 def model_of(parent: Parent, recompute: bool, sequence_parallel: bool = False, **settings: Any) -> Any:
@@ -100,10 +114,9 @@ def step_peak(model: Any, parent: Parent, batch: int, length: int, distill: Dist
     tokens = tokens_of(parent, batch, length)
 
     def step() -> torch.Tensor:
-        student = model, hidden_states(model, tokens)
         with torch.no_grad():
-            teacher = model, hidden_states(model, tokens)
-        return distill_loss(distill, student, teacher, tokens)[0]
+            teacher = model, hidden_states(model, tokens)  # before any student, as in training
+        return distill_loss(distill, (model, hidden_states(model, tokens)), teacher, tokens)[0]
 
     model.state.choice = None
     with cuda_as_cpu(), Peak() as peak:
