@@ -222,7 +222,8 @@ def measure(place: Path, layers: int, rounds: int) -> tuple[list[str], list[str]
     both = cut(place / "family", place / "both", "9b", "6b")
     parent = family.parent
     whole, member = parameters(parent, parent.full), parameters(parent, family.member("6b").subnet)
-    anonymous = max(r.anonymous for r in [*cuts, *apart, both])
+    ran = [*cuts, *apart, both]
+    anonymous, resident = max(r.anonymous for r in ran), max(r.resident for r in ran)
     lines = [
         f"| {whole / 1e9:.1f}B parameters ({layers} layers, {size(place / 'family') / 1e9:.1f} GB) | |",
         "|---|---:|",
@@ -230,7 +231,7 @@ def measure(place: Path, layers: int, rounds: int) -> tuple[list[str], list[str]
         f"| `cp` of that member, in turn | {rate(written, copies)} |",
         f"| bytes per second against `cp` | {ratio:.2f} x |",
         f"| peak anonymous memory | {anonymous / 2**20:.0f} MiB |",
-        f"| peak resident memory | {max(r.resident for r in cuts) / 2**20:.0f} MiB |",
+        f"| peak resident memory | {resident / 2**20:.0f} MiB |",
         f"| 9b and 6b in two passes | {sum(r.seconds for r in apart):.1f} s |",
         f"| 9b and 6b in one pass | {both.seconds:.1f} s |",
         f"| one pass against two | {both.seconds / sum(r.seconds for r in apart):.2f} x |",

@@ -28,7 +28,7 @@ from nemo_elastic.cli.app import COMMANDS, load_command
 from nemo_elastic.config.block import ElasticConfig
 from tests.documentation import PAGES, ROOT, SHELL, blocks, named_files
 from tests.workers import environment
-from tools import plan_table, status
+from tools import plan_table, status, table_dates
 from tools.pictures import IMAGES, PICTURES
 
 #: programs that are other people's, and are only named
@@ -241,16 +241,18 @@ def test_elastic_blocks_are_valid_and_the_recipes_own_on_the_first_pages() -> No
                 assert config == conf, block.place
                 shown.add(block.page.stem)
     assert read >= 4 and shown >= {"README", "quickstart", "index", "bridge"}
-    readme, start = (blocks("python", page=page)[0].text for page in (PAGES[0], ROOT / "docs" / "quickstart.md"))
+    pages = (PAGES[0], ROOT / "docs" / "quickstart.md")
+    readme, start = (next(b.text for b in blocks("python", page=p) if "apply_elastic" in b.text) for p in pages)
     assert readme == start
 
 
 def test_elastic_snippets_of_the_tables_are_valid() -> None:
     """`axes.ffn.per_layer` and the like name fields that there are."""
     from nemo_elastic.config.schema import SECTIONS, attributes
+    from nemo_elastic.core.kinds.registry import all_axes
 
     fields = {name for section in SECTIONS for name in attributes(section)} | {"size"}
-    axes = "hidden|ffn|mamba_heads|mamba_head_dim|attention_heads|depth"
+    axes = "|".join(all_axes())
     text = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
     named = re.findall(rf"`(?:axes\.(?:{axes})|router|memory|importance|distill|budgets\[\])\.(\w+)", text)
     assert len(named) > 12 and set(named) <= fields
@@ -415,3 +417,21 @@ def test_the_files_that_security_names_exist() -> None:
         named = [ROOT / "nemo_elastic" / n for n in re.findall(r"`([\w/]+\.py)`", rule)]
         named += [ROOT / n for n in re.findall(r"`(tests/[\w/]+\.py)`", tests)]
         assert len(named) >= 2 and [str(path) for path in named if not path.is_file()] == [], row
+
+
+def test_every_measured_table_has_the_day_on_which_it_was_made() -> None:
+    known = table_dates.dated()
+    assert table_dates.today(known, "changed") == known, "run: .venv/bin/python tools/table_dates.py"
+    for path in PAGES:
+        shown = table_dates.on_page_markdown(path.read_text(encoding="utf-8"))
+        for name in table_dates.INCLUDED.findall(shown):
+            assert (f'"{name[1]}.md"\n\n{name[0]}Made on 2' in shown) == (name[1] not in table_dates.HELD)
+
+
+def test_a_table_that_changes_gets_a_new_day_and_the_others_keep_theirs(tmp_path: Path) -> None:
+    for name in ("one", "two", "house"):
+        (tmp_path / f"{name}.md").write_text(f"| {name} |\n")
+    first = table_dates.today({}, "2026-01-01", tmp_path)
+    (tmp_path / "two.md").write_text("| 3 |\n")
+    second = table_dates.today(first, "2026-01-02", tmp_path)
+    assert [(name, of["made"]) for name, of in second.items()] == [("one", "2026-01-01"), ("two", "2026-01-02")]

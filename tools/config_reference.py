@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import types
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from nemo_elastic.config.schema import REQUIRED, SECTIONS, WORDS, attributes, default_of, summary
+from nemo_elastic.core.kinds.registry import all_axes, per_layer_axes
 
 ROOT = Path(__file__).parents[1]
 #: class -> where it stands in the block
@@ -37,11 +39,18 @@ MAPPINGS = {
     "sampling": "mapping of numbers",
     "terms": "mapping of numbers or null",
 }
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as code, the last behind an "and"."""
+    *most, last = (f"`{name}`" for name in names)
+    return f"{', '.join(most)} and {last}"
+
+
 NOTES = {
     "MemorySpec": "Beside these it has `size`, which must be given: the limit, in bytes or as text such as `18GiB`.",
-    "AxisConfig": "NAME is one of `hidden`, `ffn`, `mamba_heads`, `mamba_head_dim`, `attention_heads` and `depth`. "
-    "A list stands for its `choices`: descending, absolute, the parent's own width first. `per_layer` is for `ffn`, "
-    "`mamba_heads` and `attention_heads`.",
+    "AxisConfig": f"NAME is one of {listed(all_axes())}. A list stands for its `choices`: descending, absolute, the "
+    f"parent's own width first. `per_layer` is for {listed(per_layer_axes())}.",
     "SearchConfig": "`search: null` skips it.",
     "NonfiniteConfig": "fp16 is left to its loss scale, which finds infinities by itself.",
     "RouterConfig": "`router: null` leaves it out: members keep the shapes that the search found.",
