@@ -28,7 +28,7 @@ from nemo_elastic.cli.app import COMMANDS, load_command
 from nemo_elastic.config.block import ElasticConfig
 from tests.documentation import PAGES, ROOT, SHELL, blocks, named_files
 from tests.workers import environment
-from tools import plan_table, status, table_dates
+from tools import pictures, plan_table, status, table_dates
 from tools.pictures import IMAGES, PICTURES
 
 #: programs that are other people's, and are only named
@@ -382,6 +382,14 @@ def test_a_picture_is_what_its_script_draws(name: str) -> None:
     text = (IMAGES / f"{name}.svg").read_text(encoding="utf-8")
     assert text == PICTURES[name]().svg(), "run: .venv/bin/python tools/pictures.py"
     assert "prefers-color-scheme: dark" in text
+
+
+def test_members_of_pictures_have_widths_that_a_block_offers() -> None:
+    axes = ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml").axes
+    for member in pictures.MEMBERS.values():
+        widths = {"hidden": member.hidden, **member.layers[0].widths, **member.layers[1].widths}
+        for axis in ("hidden", "ffn", "mamba_heads"):
+            assert widths[axis] in axes[axis].choices
 
 
 def test_the_table_of_the_plan_is_what_its_script_prints() -> None:

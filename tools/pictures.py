@@ -36,12 +36,12 @@ text { fill: #e6e9ee; } .muted { fill: #a9b4c2; } .on { fill: #10151c; } .line, 
 .sa { stroke: #5bb3ea; } .sb { stroke: #f39a4d; } .sc { stroke: #3cc79d; }
 }
 """
-#: the members of every picture, largest first: the most even cuts of the 12B (docs/method.md), and their classes
+#: the members of every picture, largest first: cuts of the 12B to choices of its block, and their classes
 PARENT = preset("nemotron-nano-12b-v2").with_stripes(8)
 MEMBERS = {
     "12b": PARENT.full,
-    "9b": PARENT.uniform(hidden=4480, ffn=15680, mamba_heads=112),
-    "6b": PARENT.uniform(hidden=3840, ffn=11264, mamba_heads=80),
+    "9b": PARENT.uniform(hidden=4480, ffn=15360, mamba_heads=96),
+    "6b": PARENT.uniform(hidden=3840, ffn=10240, mamba_heads=80),
 }
 CLASSES = dict(zip(MEMBERS, "abc", strict=True))
 #: the paper's two stages: sequence length, sequences per step, steps, weights of 12b, 9b and 6b
