@@ -3,8 +3,8 @@
 """Time of a training step at each member's size in a hybrid with experts: sliced, masked, and the model of that size.
 
 As `bench_step` times it, and with its code. A token meets some of the experts alone, so what a step's cost is held
-against is the share of the active parameters. Experts are computed as training computes them, one after the other,
-each a pair of sliced products; the model of a member's size has the same layers without elasticity. One member has
+against is the share of the active parameters. Experts are computed as training computes them, those of a layer in
+grouped products of slices; the model of a member's size has the same layers without elasticity. One member has
 half of the experts and is whole otherwise: a token meets as much, so its step must take as long.
 
 In Megatron-Bridge's environment, since experts in hybrids exist on its megatron-core alone:
