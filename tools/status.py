@@ -85,7 +85,7 @@ def gpu() -> str:
     """What waits for a GPU."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
     waiting = sum("gpu" in own for file in files for own in marks(file).values())
-    return f"On a GPU: never yet. {waiting} tests wait for one: `make test-gpu`, `nemo-elastic doctor --gpu`.\n"
+    return f"On a GPU: never yet. {waiting} tests wait for one: `make test-gpu`, `nemo-elastic doctor --kernels`.\n"
 
 
 def pages() -> dict[str, str]:
