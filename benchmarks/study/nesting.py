@@ -50,6 +50,8 @@ TRIED = {
     "small": (5e-4, 1e-3, 2e-3, 4e-3),
     EVEN: (2.5e-4, 5e-4, 1e-3),
 }
+#: a weight's rate over the run's, by the smallest size that has it
+OUTER = {"full": 2.0, "large": 2.0, "medium": 1.0, "small": 0.5}
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ class Way:
         whole: share of the micro-batches that train the whole model.
         sizes: how the rest is shared out: `even`, by what each size is still away from the parent (`gain`), from the
             small ones to the large ones over the run (`up`), or the reverse (`down`).
-        rates: `one` for all; the rate of the step's `size`; or of each weight by the smallest size that has it
-            (`blocks`).
+        rates: `one` for all; the rate of the step's `size`; of each weight that of the smallest size that has it
+            (`blocks`), or one that is higher where fewer sizes have it (`outer`).
         together: every step trains all sizes on one micro-batch, under one forward of the teacher.
         rows: of a micro-batch.
         mentor: share of the loss that is the divergence from the next larger size, the parent's is the rest.
-        norms: every size has norms of its own.
+        norms: every size has norms of its own, which learn at so many times the rate.
+        level: a size's loss is divided by its running mean, so that gradients of all sizes are of one magnitude.
         tokens: of what each size alone has in all, for runs of fewer; None spends the FLOPs.
     """
 
@@ -75,22 +78,27 @@ class Way:
     together: bool = False
     rows: int = ROWS
     mentor: float = 0.0
-    norms: bool = False
+    norms: float | None = None
+    level: bool = False
     tokens: float | None = None
 
 
 WAYS = {
     EVEN: Way(),
     "the whole model in a tenth": Way(whole=0.1),
+    "the whole model in four of ten": Way(whole=0.4),
     "each step at the rate of its size": Way(rates="size"),
     "each weight at the rate of the smallest size that has it": Way(rates="blocks"),
+    "each weight faster, the fewer sizes have it": Way(rates="outer"),
     "shares by the distance from the parent": Way(sizes="gain"),
     "from small to large": Way(sizes="up"),
     "from large to small": Way(sizes="down"),
     "all sizes on one micro-batch": Way(together=True),
     "all sizes on one micro-batch of a quarter": Way(together=True, rows=ROWS // 4),
     "half of the loss from the next larger size": Way(mentor=0.5),
-    "norms of each size's own": Way(norms=True),
+    "losses over their running means": Way(level=True),
+    "norms of each size's own, at 20 times the rate": Way(norms=20.0),
+    "such norms, and each weight faster, the fewer sizes have it": Way(norms=20.0, rates="outer"),
     "every size as often, 0.6 of the tokens": Way(tokens=0.6),
 }
 
@@ -160,11 +168,13 @@ class Run:
         self.optimizer = optimizer_of(self.model)
         more = [p for own in self.own.values() for p in own.values()]
         if more:
-            self.optimizer.add_param_group({"params": more, "weight_decay": 0.0})
-        self.scale = self._by_smallest() if way.rates == "blocks" else {}
+            self.optimizer.add_param_group({"params": more, "weight_decay": 0.0, "times": way.norms})
+        of_size = OUTER if way.rates == "outer" else {size: self.rates.get(size, lr) / lr for size in BUDGETS}
+        self.scale = self._by_smallest(of_size) if way.rates in ("blocks", "outer") else {}
         self.random = np.random.default_rng([family.seed, 7])
         self.spent, self.tokens, self.steps = 0.0, 0, 0
         self.shares = {size: 1 / len(SIZES) for size in SIZES}
+        self.usual: dict[str, float] = {}
 
     def train(self, flops: float, tokens: float | None = None) -> None:
         """Train until so many FLOPs are spent, or so many tokens read."""
@@ -221,16 +231,23 @@ class Run:
                         said[larger] = self.logits(rows.tokens_bs, larger).log_softmax(-1)
                     self.spent += count * self.family.cost(larger)
                 loss = (1 - self.way.mentor) * loss + self.way.mentor * self._kl(said[larger], logits)
+            if self.way.level:
+                loss = loss / self._usual(size, float(loss.detach()))
             (loss / len(sizes)).backward()
             self.spent += 3 * count * self.family.cost(size)
         self._update(sizes[0], pace)
         self.tokens, self.steps = self.tokens + count, self.steps + 1
 
+    def _usual(self, size: str, loss: float) -> float:
+        """The running mean of a size's losses, with this one, over that of all sizes."""
+        self.usual[size] = 0.8 * self.usual.get(size, loss) + 0.2 * loss
+        return self.usual[size] / mean(self.usual.values())
+
     def _update(self, size: str, pace: float) -> None:
         torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
         peak = self.rates.get(size, self.lr) if self.way.rates == "size" else self.lr
         for group in self.optimizer.param_groups:
-            group["lr"] = peak * pace
+            group["lr"] = peak * pace * group.get("times", 1.0)
         before = {name: p.detach().clone() for name, p in self.model.named_parameters()} if self.scale else {}
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -239,8 +256,8 @@ class Run:
                 weight = self.model.get_parameter(name)
                 weight.copy_(before[name] + scale * (weight - before[name]))
 
-    def _by_smallest(self) -> dict[str, torch.Tensor]:
-        """Of each weight, the rate of the smallest size that has it over the run's."""
+    def _by_smallest(self, of_size: Mapping[str, float]) -> dict[str, torch.Tensor]:
+        """Of each weight, what is given of the smallest size that has it."""
         tokens, out = torch.arange(self.family.ground.shape.vocab)[None], {}
         for size in BUDGETS:  # from the largest
             self.model.zero_grad()
@@ -248,7 +265,7 @@ class Run:
             for name, p in self.model.named_parameters():
                 known = out.setdefault(name, torch.ones_like(p))
                 if p.grad is not None:
-                    known[p.grad != 0] = self.rates.get(size, self.lr) / self.lr
+                    known[p.grad != 0] = of_size[size]
         self.model.zero_grad()
         return out
 

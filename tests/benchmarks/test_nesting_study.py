@@ -63,6 +63,21 @@ def test_each_weight_at_the_rate_of_the_smallest_size_that_has_it(family: Family
     assert ratios == {1.0, 2.0, 4.0}
 
 
+def test_each_weight_faster_the_fewer_sizes_have_it(family: Family) -> None:
+    outer, one = (stepped(family, Way(rates=rates), ["large"]) for rates in ("outer", "one"))
+    ratios = set()
+    for name, ours in moved(family, outer).items():
+        plain = moved(family, one)[name]
+        ratios |= set((ours / plain)[plain > 5e-5].round(decimals=1).tolist())
+    assert ratios == {0.5, 1.0, 2.0}
+
+
+def test_losses_over_their_running_means(family: Family) -> None:
+    run = Run(family, Way(level=True), 1e-4)
+    assert run._usual("small", 4.0) == 1.0 and run._usual("large", 1.0) == pytest.approx(1 / 2.5)
+    assert run._usual("large", 1.0) == pytest.approx(1 / 2.5) and run._usual("small", 9.0) == pytest.approx(5 / 3)
+
+
 def test_a_step_of_all_sizes_reads_the_teacher_once(family: Family) -> None:
     run = stepped(family, Way(together=True), list(SIZES))
     each = sum(3 * family.cost(size) for size in SIZES)
@@ -80,11 +95,12 @@ def test_the_next_larger_size_teaches(family: Family) -> None:
 
 
 def test_norms_of_its_own(family: Family) -> None:
-    run = stepped(family, Way(norms=True), ["small"])
+    run = stepped(family, Way(norms=20.0), ["small"])
     names = list(run.own["small"])
     assert names and all("norm" in name for name in names)
     assert all(torch.equal(run.model.get_parameter(name), family.start[name]) for name in names)
-    assert any(not torch.equal(p, family.start[name]) for name, p in run.own["small"].items())
+    most = max(float((p - family.start[name]).abs().max()) for name, p in run.own["small"].items())
+    assert most == pytest.approx(20e-4, rel=1e-2)
 
 
 @pytest.mark.parametrize(("course", "first"), [("up", "small"), ("down", "large")])
