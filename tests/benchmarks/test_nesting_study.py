@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.study import nesting
 from benchmarks.study.grounds import PROBLEM_AXES, Ground
-from benchmarks.study.nesting import ALONE, BUDGETS, EVEN, SIZES, WAYS, Family, Result, Run, Study, Way, page
+from benchmarks.study.nesting import ALONE, BUDGETS, EVEN, SIZES, WAYS, Family, Result, Run, Study, Way, draw, page
 from benchmarks.study.on_policy import LR, batches, fresh
 
 RATES = {"large": 1e-4, "medium": 2e-4, "small": 4e-4}
@@ -95,12 +95,15 @@ def test_the_next_larger_size_teaches(family: Family) -> None:
 
 
 def test_norms_of_its_own(family: Family) -> None:
-    run = stepped(family, Way(norms=20.0), ["small"])
+    run = stepped(family, Way(norms=True, norm_rate=20.0), ["small"])
     names = list(run.own["small"])
     assert names and all("norm" in name for name in names)
     assert all(torch.equal(run.model.get_parameter(name), family.start[name]) for name in names)
     most = max(float((p - family.start[name]).abs().max()) for name, p in run.own["small"].items())
     assert most == pytest.approx(20e-4, rel=1e-2)
+    shared = moved(family, stepped(family, Way(norm_rate=20.0), ["small"]))
+    assert max(float(shared[name].max()) for name in names) == pytest.approx(20e-4, rel=1e-2)
+    assert max(float(m.max()) for name, m in shared.items() if name not in names) < 2e-4
 
 
 @pytest.mark.parametrize(("course", "first"), [("up", "small"), ("down", "large")])
@@ -135,3 +138,6 @@ def test_the_page() -> None:
         in text
     )
     assert text.endswith("facts\n")
+    axes = draw(alone, ways).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [EVEN]
+    assert [line.get_xdata()[0] for line in axes.lines] == pytest.approx([1.0, 1.2, 1.4, 1.0])
