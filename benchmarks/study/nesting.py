@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What makes nesting pay: ways to train all sizes in one run, each against every size alone for the same FLOPs.
 
-python -m benchmarks.study.nesting > docs/tables/study_nesting.md
+python -m benchmarks.study.nesting [--picture docs/images/study_nesting.svg] > docs/tables/study_nesting.md
 
 A parent of five million parameters (`grounds`), three sizes beside it, their shapes found by the search, once for each
 seed. The bar is each size alone at the rate that suits it: the FLOPs of these three runs together are what every way
@@ -25,14 +25,17 @@ from statistics import mean
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch.func import functional_call
 
+from benchmarks.output import save_svg
 from benchmarks.study.grounds import GROUNDS, Ground, config_of, prepared
 from benchmarks.study.on_policy import arguments, begin, optimizer_of, rate
 from benchmarks.study.results import markdown
 from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.report.drawing import MUTED, colour, headline, house, marker, new_figure
 from nemo_elastic.train.on_policy import MicroBatch
 from tests.train.torch_host import TorchHost
 
@@ -50,6 +53,8 @@ TRIED = {
     "small": (5e-4, 1e-3, 2e-3, 4e-3),
     EVEN: (2.5e-4, 5e-4, 1e-3),
 }
+#: a weight's rate over the run's, by the smallest size that has it
+OUTER = {"full": 2.0, "large": 2.0, "medium": 1.0, "small": 0.5}
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,14 @@ class Way:
         whole: share of the micro-batches that train the whole model.
         sizes: how the rest is shared out: `even`, by what each size is still away from the parent (`gain`), from the
             small ones to the large ones over the run (`up`), or the reverse (`down`).
-        rates: `one` for all; the rate of the step's `size`; or of each weight by the smallest size that has it
-            (`blocks`).
+        rates: `one` for all; the rate of the step's `size`; of each weight that of the smallest size that has it
+            (`blocks`), or one that is higher where fewer sizes have it (`outer`).
         together: every step trains all sizes on one micro-batch, under one forward of the teacher.
         rows: of a micro-batch.
         mentor: share of the loss that is the divergence from the next larger size, the parent's is the rest.
         norms: every size has norms of its own.
+        norm_rate: of norms, over that of the other weights.
+        level: a size's loss is divided by its running mean, so that gradients of all sizes are of one magnitude.
         tokens: of what each size alone has in all, for runs of fewer; None spends the FLOPs.
     """
 
@@ -76,21 +83,28 @@ class Way:
     rows: int = ROWS
     mentor: float = 0.0
     norms: bool = False
+    norm_rate: float = 1.0
+    level: bool = False
     tokens: float | None = None
 
 
 WAYS = {
     EVEN: Way(),
     "the whole model in a tenth": Way(whole=0.1),
+    "the whole model in four of ten": Way(whole=0.4),
     "each step at the rate of its size": Way(rates="size"),
     "each weight at the rate of the smallest size that has it": Way(rates="blocks"),
+    "each weight faster, the fewer sizes have it": Way(rates="outer"),
     "shares by the distance from the parent": Way(sizes="gain"),
     "from small to large": Way(sizes="up"),
     "from large to small": Way(sizes="down"),
     "all sizes on one micro-batch": Way(together=True),
     "all sizes on one micro-batch of a quarter": Way(together=True, rows=ROWS // 4),
     "half of the loss from the next larger size": Way(mentor=0.5),
-    "norms of each size's own": Way(norms=True),
+    "losses over their running means": Way(level=True),
+    "norms at 20 times the rate": Way(norm_rate=20.0),
+    "norms of each size's own, at 20 times the rate": Way(norms=True, norm_rate=20.0),
+    "such norms, and each weight faster, the fewer sizes have it": Way(norms=True, norm_rate=20.0, rates="outer"),
     "every size as often, 0.6 of the tokens": Way(tokens=0.6),
 }
 
@@ -154,17 +168,20 @@ class Run:
         self.host.frozen = ground.parent
         self.model: NemotronH = self.host.model
         self.own = {
-            size: {n: p.detach().clone().requires_grad_() for n, p in self.model.named_parameters() if "norm" in n}
+            size: {n: p.detach().clone().requires_grad_() for n, p in self._norms().items()}
             for size in (SIZES if way.norms else ())
         }
         self.optimizer = optimizer_of(self.model)
-        more = [p for own in self.own.values() for p in own.values()]
-        if more:
-            self.optimizer.add_param_group({"params": more, "weight_decay": 0.0})
-        self.scale = self._by_smallest() if way.rates == "blocks" else {}
+        norms = [p for own in (self._norms(), *self.own.values()) for p in own.values()]
+        for group in self.optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if not any(p is norm for norm in norms)]
+        self.optimizer.add_param_group({"params": norms, "weight_decay": 0.0, "times": way.norm_rate})
+        of_size = OUTER if way.rates == "outer" else {size: self.rates.get(size, lr) / lr for size in BUDGETS}
+        self.scale = self._by_smallest(of_size) if way.rates in ("blocks", "outer") else {}
         self.random = np.random.default_rng([family.seed, 7])
         self.spent, self.tokens, self.steps = 0.0, 0, 0
         self.shares = {size: 1 / len(SIZES) for size in SIZES}
+        self.usual: dict[str, float] = {}
 
     def train(self, flops: float, tokens: float | None = None) -> None:
         """Train until so many FLOPs are spent, or so many tokens read."""
@@ -184,6 +201,9 @@ class Run:
         if size in self.own:
             return functional_call(self.model, self.own[size], (tokens, member))
         return self.model(tokens, member)
+
+    def _norms(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if "norm" in name}
 
     def _rows(self) -> Iterator[MicroBatch]:
         for batch in self.family.ground.batches(300 + self.family.seed):
@@ -221,16 +241,23 @@ class Run:
                         said[larger] = self.logits(rows.tokens_bs, larger).log_softmax(-1)
                     self.spent += count * self.family.cost(larger)
                 loss = (1 - self.way.mentor) * loss + self.way.mentor * self._kl(said[larger], logits)
+            if self.way.level:
+                loss = loss / self._usual(size, float(loss.detach()))
             (loss / len(sizes)).backward()
             self.spent += 3 * count * self.family.cost(size)
         self._update(sizes[0], pace)
         self.tokens, self.steps = self.tokens + count, self.steps + 1
 
+    def _usual(self, size: str, loss: float) -> float:
+        """The running mean of a size's losses, with this one, over that of all sizes."""
+        self.usual[size] = 0.8 * self.usual.get(size, loss) + 0.2 * loss
+        return self.usual[size] / mean(self.usual.values())
+
     def _update(self, size: str, pace: float) -> None:
         torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
         peak = self.rates.get(size, self.lr) if self.way.rates == "size" else self.lr
         for group in self.optimizer.param_groups:
-            group["lr"] = peak * pace
+            group["lr"] = peak * pace * group.get("times", 1.0)
         before = {name: p.detach().clone() for name, p in self.model.named_parameters()} if self.scale else {}
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -239,8 +266,8 @@ class Run:
                 weight = self.model.get_parameter(name)
                 weight.copy_(before[name] + scale * (weight - before[name]))
 
-    def _by_smallest(self) -> dict[str, torch.Tensor]:
-        """Of each weight, the rate of the smallest size that has it over the run's."""
+    def _by_smallest(self, of_size: Mapping[str, float]) -> dict[str, torch.Tensor]:
+        """Of each weight, what is given of the smallest size that has it."""
         tokens, out = torch.arange(self.family.ground.shape.vocab)[None], {}
         for size in BUDGETS:  # from the largest
             self.model.zero_grad()
@@ -248,7 +275,7 @@ class Run:
             for name, p in self.model.named_parameters():
                 known = out.setdefault(name, torch.ones_like(p))
                 if p.grad is not None:
-                    known[p.grad != 0] = self.rates.get(size, self.lr) / self.lr
+                    known[p.grad != 0] = of_size[size]
         self.model.zero_grad()
         return out
 
@@ -337,11 +364,35 @@ def page(alone: Sequence[Result], ways: Mapping[str, Sequence[Result]], facts: s
     return f"{markdown(head, rows)}\n{facts}\n"
 
 
+def draw(alone: Sequence[Result], ways: Mapping[str, Sequence[Result]]) -> Figure:
+    """What each size is away from the parent, over what it is alone: means, and from seed to seed."""
+    bar = {(r.seed, r.size): r.apart[r.size] for r in alone}
+    with house():
+        figure = new_figure(7.6, 1.6 + 0.3 * len(ways))
+        axes = figure.add_subplot()
+        for place, size in enumerate(SIZES):
+            over = [[r.apart[size] / bar[r.seed, size] for r in of] for of in ways.values()]
+            at = [i + 0.2 * (place - 1) for i in range(len(over))]
+            axes.hlines(at, [min(each) for each in over], [max(each) for each in over], color=colour(place), lw=1)
+            axes.plot([mean(each) for each in over], at, ls="", marker=marker(place), ms=5, color=colour(place),
+                      label=size)  # fmt: skip
+        axes.axvline(1.0, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
+        axes.set_yticks(range(len(ways)), list(ways))
+        axes.invert_yaxis()
+        axes.set_xlabel("divergence from the parent, over that of the size alone")
+        axes.legend(loc="best")
+        headline(
+            figure, "All sizes in one run, against each alone", f"the same FLOPs; {len(alone) // len(SIZES)} seeds"
+        )
+    return figure
+
+
 def main() -> None:
     parser = arguments(__doc__, "nesting", "of each size alone")
     parser.set_defaults(steps=STEPS, parent_steps=600)
     parser.add_argument("--ground", choices=GROUNDS, default="5m")
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of make demo")
+    parser.add_argument("--picture", type=Path)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args()
     begin(args)
@@ -362,6 +413,8 @@ def main() -> None:
         f"together, and the plain way's best rate ({lr:g}); {len(args.seeds)} seeds; "
         f"divergences from the parent in nats a token of {ground.of}, and over those of each size alone."
     )
+    if args.picture:
+        save_svg(draw(alone, ways), args.picture)
     print(page(alone, ways, facts), end="")
 
 

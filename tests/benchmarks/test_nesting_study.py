@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.study import nesting
 from benchmarks.study.grounds import PROBLEM_AXES, Ground
-from benchmarks.study.nesting import ALONE, BUDGETS, EVEN, SIZES, WAYS, Family, Result, Run, Study, Way, page
+from benchmarks.study.nesting import ALONE, BUDGETS, EVEN, SIZES, WAYS, Family, Result, Run, Study, Way, draw, page
 from benchmarks.study.on_policy import LR, batches, fresh
 
 RATES = {"large": 1e-4, "medium": 2e-4, "small": 4e-4}
@@ -63,6 +63,21 @@ def test_each_weight_at_the_rate_of_the_smallest_size_that_has_it(family: Family
     assert ratios == {1.0, 2.0, 4.0}
 
 
+def test_each_weight_faster_the_fewer_sizes_have_it(family: Family) -> None:
+    outer, one = (stepped(family, Way(rates=rates), ["large"]) for rates in ("outer", "one"))
+    ratios = set()
+    for name, ours in moved(family, outer).items():
+        plain = moved(family, one)[name]
+        ratios |= set((ours / plain)[plain > 5e-5].round(decimals=1).tolist())
+    assert ratios == {0.5, 1.0, 2.0}
+
+
+def test_losses_over_their_running_means(family: Family) -> None:
+    run = Run(family, Way(level=True), 1e-4)
+    assert run._usual("small", 4.0) == 1.0 and run._usual("large", 1.0) == pytest.approx(1 / 2.5)
+    assert run._usual("large", 1.0) == pytest.approx(1 / 2.5) and run._usual("small", 9.0) == pytest.approx(5 / 3)
+
+
 def test_a_step_of_all_sizes_reads_the_teacher_once(family: Family) -> None:
     run = stepped(family, Way(together=True), list(SIZES))
     each = sum(3 * family.cost(size) for size in SIZES)
@@ -80,11 +95,15 @@ def test_the_next_larger_size_teaches(family: Family) -> None:
 
 
 def test_norms_of_its_own(family: Family) -> None:
-    run = stepped(family, Way(norms=True), ["small"])
+    run = stepped(family, Way(norms=True, norm_rate=20.0), ["small"])
     names = list(run.own["small"])
     assert names and all("norm" in name for name in names)
     assert all(torch.equal(run.model.get_parameter(name), family.start[name]) for name in names)
-    assert any(not torch.equal(p, family.start[name]) for name, p in run.own["small"].items())
+    most = max(float((p - family.start[name]).abs().max()) for name, p in run.own["small"].items())
+    assert most == pytest.approx(20e-4, rel=1e-2)
+    shared = moved(family, stepped(family, Way(norm_rate=20.0), ["small"]))
+    assert max(float(shared[name].max()) for name in names) == pytest.approx(20e-4, rel=1e-2)
+    assert max(float(m.max()) for name, m in shared.items() if name not in names) < 2e-4
 
 
 @pytest.mark.parametrize(("course", "first"), [("up", "small"), ("down", "large")])
@@ -119,3 +138,6 @@ def test_the_page() -> None:
         in text
     )
     assert text.endswith("facts\n")
+    axes = draw(alone, ways).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [EVEN]
+    assert [line.get_xdata()[0] for line in axes.lines] == pytest.approx([1.0, 1.2, 1.4, 1.0])
