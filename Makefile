@@ -236,16 +236,19 @@ study-quantize: $(VENV)/.stamp ## What NVFP4 and FP8 cost a family's members, ro
 .PHONY: study-nesting
 study-nesting: $(VENV)/.stamp ## Ways to train all sizes in one run, each against every size alone, some hours of one core after make demo, into docs/tables/study_nesting.md
 	mkdir -p runs
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.nesting $(ARGS) > runs/study_nesting.md
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.nesting --picture docs/images/study_nesting.svg $(ARGS) > runs/study_nesting.md
 	mv runs/study_nesting.md docs/tables/study_nesting.md
 
 .PHONY: study-gates
 study-gates: $(VENV)/.stamp ## What soft gates on experts should multiply, a quarter of an hour, into docs/tables/study_gates.md
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.expert_gates --markdown docs/tables/study_gates.md $(ARGS)
 
+#: studies that have a target of their own
+OWN_STUDIES := $(filter specialize latency on-policy quantize nesting gates,$(STUDY))
+JOB_STUDIES := $(filter-out $(OWN_STUDIES),$(STUDY))
 .PHONY: study
-study: $(VENV)/.stamp $(if $(filter rates baselines experts,$(STUDY)),$(BRIDGE)/.stamp) ## A study of some hours: STUDY="rates shapes baselines weights five context router schedule experts", some of them; goes on where it stopped
-	$(BIN)/python -W ignore -m benchmarks.study $(STUDY) --runs $(RUNS) $(ARGS)
+study: $(VENV)/.stamp $(if $(filter rates baselines experts,$(STUDY)),$(BRIDGE)/.stamp) $(OWN_STUDIES:%=study-%) ## Studies of some hours: STUDY="rates shapes baselines weights five context router schedule experts", or those that have targets here, some of them; goes on where it stopped
+	$(if $(JOB_STUDIES),$(BIN)/python -W ignore -m benchmarks.study $(JOB_STUDIES) --runs $(RUNS) $(ARGS),@:)
 
 .PHONY: parallel
 parallel: $(VENV)/.stamp ## Every layout of ranks against one rank, some minutes, into docs/tables/parallel.md
