@@ -45,7 +45,7 @@ SIZES = tuple(name for name in BUDGETS if name != "full")
 ROWS, HELD_OUT = 8, 6
 #: steps of each size alone
 STEPS = 32
-ALONE, EVEN = "alone", "every size as often"
+UNTRAINED, ALONE, EVEN = "untrained", "alone", "every size as often"
 #: peak rates that are tried, for each size alone and for the plain way; no best one is at an edge
 TRIED = {
     "large": (6e-5, 1.25e-4, 2.5e-4, 5e-4),
@@ -111,8 +111,8 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Result:
-    """Of a run: its way (of a size alone `alone`), the size if it has one, seed, peak rate, steps, tokens, FLOPs, and
-    divergences from the parent by size, nats a token."""
+    """Of a run: its way (of a size alone `alone`, of all before any step `untrained`), the size if it has one, seed,
+    peak rate, steps, tokens, FLOPs, and divergences from the parent by size, nats a token."""
 
     way: str
     size: str
@@ -176,8 +176,10 @@ class Run:
         for group in self.optimizer.param_groups:
             group["params"] = [p for p in group["params"] if not any(p is norm for norm in norms)]
         self.optimizer.add_param_group({"params": norms, "weight_decay": 0.0, "times": way.norm_rate})
-        of_size = OUTER if way.rates == "outer" else {size: self.rates.get(size, lr) / lr for size in BUDGETS}
-        self.scale = self._by_smallest(of_size) if way.rates in ("blocks", "outer") else {}
+        self.scale: dict[str, torch.Tensor] = {}
+        if way.rates in ("blocks", "outer"):
+            ours = {size: self.rates.get(size, lr) / lr for size in BUDGETS}
+            self.scale = self._by_smallest(OUTER if way.rates == "outer" else ours)
         self.random = np.random.default_rng([family.seed, 7])
         self.spent, self.tokens, self.steps = 0.0, 0, 0
         self.shares = {size: 1 / len(SIZES) for size in SIZES}
@@ -319,13 +321,13 @@ class Study:
         for result in self.results:
             if (result.way, result.size, result.seed, result.lr) == (name, size, seed, lr):
                 return result
-        family = self.family(seed)
-        way = Way() if name == ALONE else WAYS[name]
+        family, way = self.family(seed), WAYS.get(name, Way())
         count = self.steps * ROWS * family.length
         sizes = (size,) if name == ALONE else SIZES
         flops = sum(count * (3 * family.cost(s) + family.cost("full")) for s in sizes)
         run = Run(family, way, lr, rates, size or None)
-        run.train(flops, way.tokens and way.tokens * len(SIZES) * count)
+        if name != UNTRAINED:
+            run.train(flops, way.tokens and way.tokens * len(SIZES) * count)
         result = Result(name, size, seed, lr, run.steps, run.tokens, run.spent, run.apart())
         with self.kept.open("a") as file:
             file.write(json.dumps(asdict(result)) + "\n")
@@ -345,12 +347,13 @@ class Study:
         return min(tried, key=lambda r: mean(r.apart[size] for size in SIZES)).lr
 
 
-def page(alone: Sequence[Result], ways: Mapping[str, Sequence[Result]], facts: str) -> str:
-    """The tables, and what they are of."""
+def page(before: Sequence[Result], alone: Sequence[Result], ways: Mapping[str, Sequence[Result]], facts: str) -> str:
+    """The table, and what it is of."""
     bar = {(r.seed, r.size): r.apart[r.size] for r in alone}
     of_bar = sum(r.tokens for r in alone) / len({r.seed for r in alone})
     head = ["way", "steps", "tokens", *BUDGETS, *(f"{size}, over alone" for size in SIZES), "mean, and of each seed"]
-    rows = [[ALONE, f"{mean(r.steps for r in alone):.0f}", "1.00", "–",
+    rows = [[UNTRAINED, "0", "0.00", *(f"{mean(r.apart[size] for r in before):.4f}" for size in BUDGETS), *["–"] * 4],
+            [ALONE, f"{mean(r.steps for r in alone):.0f}", "1.00", "–",
              *(f"{mean(v for (_, s), v in bar.items() if s == size):.4f}" for size in SIZES), *["–"] * 4]]  # fmt: skip
     for name, of in ways.items():
         over = {size: [r.apart[size] / bar[r.seed, size] for r in of] for size in SIZES}
@@ -400,6 +403,7 @@ def main() -> None:
         ground = GROUNDS[args.ground](args.runs, args.parent_steps, args.demo)
         study = Study(ground, args.runs, args.steps)
         rates, lr = study.best_alone(args.seeds[0]), study.best_even(args.seeds[0])
+        before = [study.run(UNTRAINED, "", seed, 0.0) for seed in args.seeds]
         alone = [study.run(ALONE, size, seed, rates[size]) for seed in args.seeds for size in SIZES]
         ways: dict[str, list[Result]] = {}
         for seed in args.seeds:
@@ -415,7 +419,7 @@ def main() -> None:
     )
     if args.picture:
         save_svg(draw(alone, ways), args.picture)
-    print(page(alone, ways, facts), end="")
+    print(page(before, alone, ways, facts), end="")
 
 
 if __name__ == "__main__":

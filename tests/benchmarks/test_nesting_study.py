@@ -12,7 +12,21 @@ import torch
 
 from benchmarks.study import nesting
 from benchmarks.study.grounds import PROBLEM_AXES, Ground
-from benchmarks.study.nesting import ALONE, BUDGETS, EVEN, SIZES, WAYS, Family, Result, Run, Study, Way, draw, page
+from benchmarks.study.nesting import (
+    ALONE,
+    BUDGETS,
+    EVEN,
+    SIZES,
+    UNTRAINED,
+    WAYS,
+    Family,
+    Result,
+    Run,
+    Study,
+    Way,
+    draw,
+    page,
+)
 from benchmarks.study.on_policy import LR, batches, fresh
 
 RATES = {"large": 1e-4, "medium": 2e-4, "small": 4e-4}
@@ -118,6 +132,7 @@ def test_a_study_goes_on(family: Family, tmp_path: Path, monkeypatch: pytest.Mon
     study.families[0] = family
     first = study.run(ALONE, "small", 0, 1e-4)
     again = Study(family.ground, tmp_path, 1)
+    assert study.run(UNTRAINED, "", 0, 0.0).apart["full"] == pytest.approx(0.0, abs=1e-6)
     monkeypatch.setattr(nesting, "Run", None)
     assert again.run(ALONE, "small", 0, 1e-4) == first and first.steps == 1
 
@@ -132,7 +147,9 @@ def test_the_page() -> None:
             result(EVEN, "", seed, {"full": 0.01, "large": 0.1, "medium": 0.12, "small": 0.14}) for seed in range(3)
         ]
     }
-    text = page(alone, ways, "facts")
+    before = [result(UNTRAINED, "", 0, {"full": 0.0, "large": 0.2, "medium": 0.3, "small": 0.4})]
+    text = page(before, alone, ways, "facts")
+    assert f"| {UNTRAINED} | 0 | 0.00 | 0.0000 | 0.2000 | 0.3000 | 0.4000 | – | – | – | – |" in text
     assert (
         f"| {EVEN} | 30 | 0.33 | 0.0100 | 0.1000 | 0.1200 | 0.1400 | 1.00 | 1.20 | 1.40 | 1.20 (1.20, 1.20, 1.20) |"
         in text
