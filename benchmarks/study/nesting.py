@@ -352,7 +352,8 @@ def page(before: Sequence[Result], alone: Sequence[Result], ways: Mapping[str, S
     bar = {(r.seed, r.size): r.apart[r.size] for r in alone}
     of_bar = sum(r.tokens for r in alone) / len({r.seed for r in alone})
     head = ["way", "steps", "tokens", *BUDGETS, *(f"{size}, over alone" for size in SIZES), "mean, and of each seed"]
-    rows = [[UNTRAINED, "0", "0.00", *(f"{mean(r.apart[size] for r in before):.4f}" for size in BUDGETS), *["–"] * 4],
+    first = [f"{max(0.0, mean(r.apart[size] for r in before)):.4f}" for size in BUDGETS]
+    rows = [[UNTRAINED, "0", "0.00", *first, *["–"] * 4],
             [ALONE, f"{mean(r.steps for r in alone):.0f}", "1.00", "–",
              *(f"{mean(v for (_, s), v in bar.items() if s == size):.4f}" for size in SIZES), *["–"] * 4]]  # fmt: skip
     for name, of in ways.items():
@@ -392,7 +393,7 @@ def draw(alone: Sequence[Result], ways: Mapping[str, Sequence[Result]]) -> Figur
 
 def main() -> None:
     parser = arguments(__doc__, "nesting", "of each size alone")
-    parser.set_defaults(steps=STEPS, parent_steps=600)
+    parser.set_defaults(steps=STEPS, parent_steps=400)
     parser.add_argument("--ground", choices=GROUNDS, default="5m")
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of make demo")
     parser.add_argument("--picture", type=Path)
