@@ -51,7 +51,7 @@ TRIED = {
     "large": (6e-5, 1.25e-4, 2.5e-4, 5e-4),
     "medium": (1.25e-4, 2.5e-4, 5e-4, 1e-3),
     "small": (5e-4, 1e-3, 2e-3, 4e-3),
-    EVEN: (2.5e-4, 5e-4, 1e-3),
+    EVEN: (2.5e-4, 5e-4, 1e-3, 2e-3),
 }
 #: a weight's rate over the run's, by the smallest size that has it
 OUTER = {"full": 2.0, "large": 2.0, "medium": 1.0, "small": 0.5}
@@ -410,12 +410,13 @@ def main() -> None:
         for seed in args.seeds:
             for name in args.ways:
                 ways.setdefault(name, []).append(study.run(name, "", seed, lr, rates))
-    shape, length = ground.shape, study.family(args.seeds[0]).length
+        length = study.family(args.seeds[0]).length
+    shape = ground.shape
     best = ", ".join(f"{size} {own:g}" for size, own in rates.items())
     facts = (
         f"A parent of {parameters(shape, shape.full):,} parameters; each size alone takes {args.steps} steps of "
         f"{ROWS * length} tokens at the best of the rates tried ({best}); every way has the FLOPs of the three "
-        f"together, and the plain way's best rate ({lr:g}); {len(args.seeds)} seeds; "
+        f"together, and the plain way's best rate ({lr:g}, by the mean of its sizes); {len(args.seeds)} seeds; "
         f"divergences from the parent in nats a token of {ground.of}, and over those of each size alone."
     )
     if args.picture:
