@@ -40,6 +40,12 @@ PYTHON312 ?= $(shell for p in python3.12 python3 "$${PYENV_ROOT:-$$HOME/.pyenv}"
 # Spinning threads beside another busy process make a training step many times slower.
 QUIET_THREADS := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 
+# megatron-core compiles CUDA code when it is imported. Where torch is a CUDA build and nvcc is there, but no GPU says
+# for which architecture, it stops.
+ifeq ($(wildcard /dev/nvidia*),)
+export TORCH_CUDA_ARCH_LIST ?= 8.0
+endif
+
 .PHONY: help
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
