@@ -68,22 +68,16 @@ def test_a_step_at_the_rate_of_its_size(family: Family) -> None:
     torch.testing.assert_close(moved(family, small)[name], 4 * moved(family, one)[name], rtol=1e-3, atol=5e-6)
 
 
-def test_each_weight_at_the_rate_of_the_smallest_size_that_has_it(family: Family) -> None:
-    blocks, one = (stepped(family, Way(rates=rates), ["large"]) for rates in ("blocks", "one"))
+@pytest.mark.parametrize(("rates", "times"), [("blocks", {1.0, 2.0, 4.0}), ("outer", {0.5, 1.0, 2.0})])
+def test_each_weight_has_a_rate_by_the_smallest_size_that_has_it(
+    family: Family, rates: str, times: set[float]
+) -> None:
+    ours, one = (stepped(family, Way(rates=each), ["large"]) for each in (rates, "one"))
     ratios = set()
-    for name, ours in moved(family, blocks).items():
+    for name, way in moved(family, ours).items():
         plain = moved(family, one)[name]
-        ratios |= set((ours / plain)[plain > 5e-5].round(decimals=1).tolist())
-    assert ratios == {1.0, 2.0, 4.0}
-
-
-def test_each_weight_faster_the_fewer_sizes_have_it(family: Family) -> None:
-    outer, one = (stepped(family, Way(rates=rates), ["large"]) for rates in ("outer", "one"))
-    ratios = set()
-    for name, ours in moved(family, outer).items():
-        plain = moved(family, one)[name]
-        ratios |= set((ours / plain)[plain > 5e-5].round(decimals=1).tolist())
-    assert ratios == {0.5, 1.0, 2.0}
+        ratios |= set((way / plain)[plain > 5e-5].round(decimals=1).tolist())
+    assert ratios == times
 
 
 def test_losses_over_their_running_means(family: Family) -> None:
