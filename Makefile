@@ -240,10 +240,12 @@ study-quantize: $(VENV)/.stamp ## What NVFP4 and FP8 cost a family's members, ro
 	mv runs/study_quantize.md docs/tables/study_quantize$(if $(GROUND),_$(GROUND)).md
 
 .PHONY: study-nesting
-study-nesting: $(VENV)/.stamp ## Ways to train all sizes in one run, each against every size alone, some hours of one core after make demo, into docs/tables/study_nesting.md
+study-nesting: $(VENV)/.stamp ## Ways to train all sizes in one run, each against every size alone, an hour and a half of one core after make demo, into docs/tables/study_nesting.md (STEPS=128: longer runs of the plain way)
 	mkdir -p runs
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.nesting --picture docs/images/study_nesting.svg $(ARGS) > runs/study_nesting.md
-	mv runs/study_nesting.md docs/tables/study_nesting.md
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.nesting \
+		$(if $(STEPS),--steps $(STEPS) --ways "every size as often" --runs runs/study/nesting_long,--picture docs/images/study_nesting.svg) \
+		$(ARGS) > runs/study_nesting.md
+	mv runs/study_nesting.md docs/tables/study_nesting$(if $(STEPS),_long).md
 
 .PHONY: study-gates
 study-gates: $(VENV)/.stamp ## What soft gates on experts should multiply, a quarter of an hour, into docs/tables/study_gates.md

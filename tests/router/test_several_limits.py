@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def of_two(space, ratio, share, weights="bf16") -> Budget:
     """Parameters, and memory of long sequences, each a share of the parent's."""
     how = {"batch": 8, "length": 4096, "weights": weights}
     served = Budget("x", memory={"size": 1, **how})
-    size = int(share * served.cost(space.parent, space.full))
+    size = math.ceil(share * served.cost(space.parent, space.full))  # in nvfp4 a cost has halves of bytes
     return Budget("two", ratio=ratio, memory={"size": size, **how})
 
 
