@@ -12,21 +12,8 @@ import torch
 
 from benchmarks.study import nesting
 from benchmarks.study.grounds import PROBLEM_AXES, Ground
-from benchmarks.study.nesting import (
-    ALONE,
-    BUDGETS,
-    EVEN,
-    SIZES,
-    UNTRAINED,
-    WAYS,
-    Family,
-    Result,
-    Run,
-    Study,
-    Way,
-    draw,
-    page,
-)
+from benchmarks.study.nesting import ALONE, UNTRAINED, Result, Study, draw, page
+from benchmarks.study.nesting_ways import BUDGETS, EVEN, SIZES, WAYS, Family, Run, Way
 from benchmarks.study.on_policy import LR, batches, fresh
 
 RATES = {"large": 1e-4, "medium": 2e-4, "small": 4e-4}
