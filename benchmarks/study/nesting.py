@@ -146,7 +146,7 @@ def draw(alone: Sequence[Result], ways: Mapping[str, Sequence[Result]]) -> Figur
         axes.axvline(1.0, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
         axes.set_yticks(range(len(ways)), list(ways))
         axes.invert_yaxis()
-        axes.set_xlabel("divergence from the parent, over that of the size alone")
+        axes.set_xlabel("divergence, over that of the size alone")
         axes.legend(loc="best")
         headline(
             figure, "All sizes in one run, against each alone", f"the same FLOPs; {len(alone) // len(SIZES)} seeds"
