@@ -83,16 +83,22 @@ def shapes() -> list[Job]:
 
 #: steps of all ways to the same sizes; further seeds take the first two
 LEVELS = (30, 60, 120, 240)
+#: of five sizes: members alone are where a family is after fewer
+FIVE_LEVELS = (15, *LEVELS[:3])
 
 
-def ours(steps: int, seed: int) -> Job:
+#: prefix of a study's jobs -> block of its families
+FAMILIES = {"": SHAPES[BEST], "five-": SHAPES[BEST] | {"budgets": block(FIVE)["budgets"]}}
+
+
+def ours(steps: int, seed: int, study: str = "") -> Job:
     """All sizes in one run."""
-    return Job(f"ours-{steps}-{seed}", "elastic", seed, steps, SHAPES[BEST])
+    return Job(f"{study}ours-{steps}-{seed}", "elastic", seed, steps, FAMILIES[study])
 
 
-def pruning(name: str, ratio: float, seed: int) -> Job:
+def pruning(name: str, ratio: float, seed: int, study: str = "") -> Job:
     """The baseline's first half: one size."""
-    return Job(f"pruned-{name}-{seed}", "pruned", seed, member=name, ratio=ratio)
+    return Job(f"{study}pruned-{name}-{seed}", "pruned", seed, member=name, ratio=ratio)
 
 
 def searching(name: str, ratio: float, seed: int) -> Job:
@@ -100,19 +106,18 @@ def searching(name: str, ratio: float, seed: int) -> Job:
     return Job(f"searched-{name}-{seed}", "searched", seed, member=name, ratio=ratio, block=SHAPES[BEST])
 
 
-def theirs(name: str, steps: int, seed: int, lr: float | None = None, way: str = "modelopt") -> Job:
+def theirs(name: str, steps: int, seed: int, lr: float | None = None, way: str = "modelopt", study: str = "") -> Job:
     """A baseline's second half: that size, distilled."""
-    before = searching if way == "minitron" else pruning
-    label = f"rate-{way}-{name}-{lr:g}" if lr else f"{way}-{name}-{steps}-{seed}"
-    after, best = before(name, 0.0, seed).name, BEST_RATE[way][name]
-    return Job(label, "modelopt", seed, steps, after=after, member=name, lr=lr or best)
+    before = searching(name, 0.0, seed) if way == "minitron" else pruning(name, 0.0, seed, study)
+    label = f"rate-{way}-{name}-{lr:g}" if lr else f"{study}{way}-{name}-{steps}-{seed}"
+    return Job(label, "modelopt", seed, steps, after=before.name, member=name, lr=lr or BEST_RATE[way][name])
 
 
-def alone(name: str, steps: int, seed: int, after: str, lr: float | None = None) -> Job:
-    """One size of a family, distilled by itself."""
-    label = f"rate-alone-{name}-{lr:g}" if lr else f"alone-{name}-{steps}-{seed}"
-    best = BEST_RATE["alone"][name]
-    return Job(label, "elastic", seed, steps, SHAPES[BEST], after=after, member=name, lr=lr or best)
+def alone(name: str, steps: int, seed: int, lr: float | None = None, study: str = "", after: str | None = None) -> Job:
+    """One size of a family, distilled by itself; of that with our 120 steps, unless another is named."""
+    label = f"rate-alone-{name}-{lr:g}" if lr else f"{study}alone-{name}-{steps}-{seed}"
+    return Job(label, "elastic", seed, steps, FAMILIES[study], after=after or ours(SHAPES_STEPS, seed, study).name,
+               member=name, lr=lr or BEST_RATE["alone"][name])  # fmt: skip
 
 
 def scratch(name: str, steps: int, after: str, lr: float | None = None) -> Job:
@@ -131,7 +136,7 @@ def baselines() -> list[Job]:
         jobs += [pruning(name, ratio, seed) for name, ratio in THREE.items()]
         jobs += [theirs(name, steps, seed) for steps in LEVELS for name in THREE]
         levels = LEVELS if seed == 0 else LEVELS[:2]
-        jobs += [alone(name, steps, seed, ours(120, seed).name) for steps in levels for name in THREE]
+        jobs += [alone(name, steps, seed) for steps in levels for name in THREE]
     jobs += [scratch(name, 240, ours(120, 0).name) for name in THREE]
     for seed in SEEDS:
         jobs += [searching(name, ratio, seed) for name, ratio in THREE.items()]
@@ -140,12 +145,18 @@ def baselines() -> list[Job]:
 
 
 def five() -> list[Job]:
-    """The same with five sizes: ours in one run, and the two sizes that the baselines have not made yet."""
-    jobs = [Job(f"five-{steps}-0", "elastic", 0, steps, {**SHAPES[BEST], "budgets": block(FIVE)["budgets"]})
-            for steps in (120, 240)]  # fmt: skip
-    more = sorted(FIVE.keys() - THREE.keys())
-    jobs += [pruning(name, FIVE[name], 0) for name in more]
-    return jobs + [theirs(name, steps, 0) for steps in LEVELS[:3] for name in more]
+    """The same with five sizes: each family, its members alone at the best of the rates tried, and ModelOpt's."""
+    study, jobs = "five-", []
+    for seed in SEEDS:
+        jobs += [ours(steps, seed, study) for steps in (SHAPES_STEPS, 60)]
+        if seed == 0:
+            tried = {name: rates for name, rates in TRIED["alone"].items() if name not in THREE}
+            jobs += [alone(name, STEPS, seed, lr, study) for name, rates in tried.items() for lr in rates]
+        jobs += [alone(name, steps, seed, study=study) for steps in FIVE_LEVELS for name in FIVE]
+    for seed in SEEDS:
+        jobs += [pruning(name, ratio, seed, study) for name, ratio in FIVE.items()]
+        jobs += [theirs(name, steps, seed, study=study) for steps in LEVELS[:3] for name in FIVE]
+    return [*jobs, ours(240, 0, study), *(theirs(name, 240, 0, study=study) for name in FIVE)]
 
 
 #: the same tokens per step at both lengths
@@ -193,7 +204,7 @@ def rates() -> list[Job]:
     ]
     jobs = [first, *(pruning(name, FIVE[name], 0) for name in TRIED["modelopt"]), *rest]
     jobs += [theirs(name, STEPS, 0, lr) for name, tried in TRIED["modelopt"].items() for lr in tried]
-    jobs += [alone(name, STEPS, 0, first.name, lr) for name, tried in TRIED["alone"].items() for lr in tried]
+    jobs += [alone(name, STEPS, 0, lr, after=first.name) for name in THREE for lr in TRIED["alone"][name]]
     jobs += [scratch(name, STEPS, first.name, lr) for name, tried in TRIED["scratch"].items() for lr in tried]
     jobs += [searching(name, THREE[name], 0) for name in TRIED["minitron"]]
     return jobs + [theirs(name, STEPS, 0, lr, "minitron") for name, tried in TRIED["minitron"].items() for lr in tried]
