@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -92,26 +92,25 @@ def head(sizes: Sequence[str]) -> list[str]:
     return ["way", "steps of a run", "seeds", "tokens of all", "TFLOP of all", "CPU s of all", "full", *sizes]
 
 
-def baselines(results: Results) -> str:
-    """The ways of the study of the baselines."""
-    return markdown(head([*THREE]), ways(results, [*THREE])) + "\n" + ratios(results, [*THREE], "ours")
+def baselines(results: Results, sizes: Collection[str] = tuple(THREE), prefix: str = "") -> str:
+    """The ways of a study of the baselines, whose jobs' names have a prefix, and what each spends to be where ours is."""
+    rows = ways(results, [*sizes], prefix)
+    return markdown(head([*sizes]), rows) + "\n" + ratios(results, [*sizes], f"{prefix}ours", prefix)
 
 
-def as_few(results: Results) -> Results:
+def as_few(results: Results, prefix: str) -> Results:
     """The same where baselines measure importance on as few sequences as ours do: their FLOPs are fewer."""
-    measured = [r["flops"] for name, r in results.items() if name.startswith("pruned-")]
+    measured = [r["flops"] for name, r in results.items() if name.startswith(f"{prefix}pruned-")]
     if not measured:
         return results
     saved = measured[0] * (1 - FEWER)
-    return {
-        name: r | {"flops": r["flops"] - saved} if name.startswith(("modelopt-", "minitron-")) else r
-        for name, r in results.items()
-    }
+    theirs = (f"{prefix}modelopt-", f"{prefix}minitron-")
+    return {n: r | {"flops": r["flops"] - saved} if n.startswith(theirs) else r for n, r in results.items()}
 
 
 def ratios(results: Results, sizes: Sequence[str], ours: str, prefix: str = "") -> str:
     """Baselines' spending over that of our runs, whose names begin with `ours`, at equal loss of every size."""
-    rows, fewer = [], as_few(results)
+    rows, fewer = [], as_few(results, prefix)
     runs = [(r["steps"], r["seed"], name) for name, r in results.items() if name.startswith(f"{ours}-")]
     for steps, seed, name in sorted(runs):
         for kind in ("modelopt", "minitron", "alone"):

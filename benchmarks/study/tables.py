@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.output import save_svg
 from benchmarks.study import baselines_table
 from benchmarks.study.auto_table import auto
-from benchmarks.study.baselines_table import baselines, ratios
+from benchmarks.study.baselines_table import baselines
 from benchmarks.study.context import KINDS, LEVELS, SHORT
 from benchmarks.study.experts_table import experts, experts_balance, experts_rates
 from benchmarks.study.plots import pictures
@@ -102,16 +102,16 @@ def weights(results: Results) -> str:
 
 
 def five(results: Results) -> str:
-    """The ratios with five sizes, and how large the members are: nested ones cannot all use their budgets up."""
-    ours = next((r["shares"] for name, r in results.items() if name.startswith("five-")), {})
-    theirs = {size: results.get(f"pruned-{size}-0", {}).get("shares", {}).get(size) for size in FIVE}
-    rows = [
-        [size, *(f"{100 * share:.1f}" for share in (ours[size], theirs[size]))]
-        for size in FIVE
-        if size in ours and theirs[size]
-    ]
+    """The same with five sizes, and how large the members are: nested ones cannot all use their budgets up."""
+    shares = {
+        way: {size: share for name in results if name.startswith(f"five-{way}-")
+              for size, share in results[name]["shares"].items()}
+        for way in ("ours", "pruned")
+    }  # fmt: skip
+    rows = [[size, *(f"{100 * shares[way][size]:.1f}" for way in shares)] for size in FIVE
+            if all(size in each for each in shares.values())]  # fmt: skip
     head = ["budget %", "ours, % of the parent's parameters", "ModelOpt's"]
-    return ratios(results, list(FIVE), "five") + "\n" + markdown(head, rows)
+    return baselines(results, FIVE, "five-") + "\n" + markdown(head, rows)
 
 
 # ------------------------------------------------------------------------------------------------------------ router

@@ -120,21 +120,24 @@ def tokens() -> torch.Tensor:
     return torch.randint(0, TOKENS, (2, 21), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module")
-def stock(written, tokens, tmp_path_factory) -> dict:
-    """What stock NeMo makes of the checkpoint, moved away from where it was written."""
-    folder = tmp_path_factory.mktemp("stock")
-    moved = written.rename(folder / "moved")
+def loaded_by_stock(checkpoint: Path, tokens: torch.Tensor, folder: Path) -> dict:
+    """What stock NeMo makes of a checkpoint, moved away from where it was written."""
+    moved = checkpoint.rename(folder / "moved")
     np.save(folder / "tokens.npy", tokens.numpy())
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "stock_worker.py"), str(moved), "tokens.npy", "out.npz"]
     try:
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
     finally:
-        moved.rename(written)
+        moved.rename(checkpoint)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     actual = np.load(folder / "out.npz")
     return {k: torch.from_numpy(actual[k]) for k in ("by_nemo", "by_megatron")} | json.loads(str(actual["facts"]))
+
+
+@pytest.fixture(scope="module")
+def stock(written, tokens, tmp_path_factory) -> dict:
+    return loaded_by_stock(written, tokens, tmp_path_factory.mktemp("stock"))
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +242,20 @@ class TestNeMo:
         torch.testing.assert_close(stock["by_megatron"], ours, rtol=1e-5, atol=1e-5)
         assert torch.equal(stock["by_nemo"], stock["by_megatron"])
         assert (whole - ours).abs().max() > 0.1  # the comparison can tell members apart
+
+    def test_stock_nemo_loads_a_member_without_attention(self, trained_before, full, tokenizer, tokens, tmp_path):
+        member = PARENT.uniform(keep=[0, 2, 4, 6], hidden=48, ffn=64, mamba_heads=6, mamba_head_dim=12)
+        written = write_nemo_checkpoint(
+            tmp_path / "member", PARENT, member, cut(PARENT, member, full), tokenizer_dir=tokenizer
+        )
+        found = loaded_by_stock(written, tokens, tmp_path)
+        assert found["sizes"]["hybrid_override_pattern"] == "MM--"
+        assert (found["only_in_model"], found["only_in_file"]) == ([], ["module.decoder.final_norm._extra_state"])
+        core, state = elastic_model(full)
+        state.choice = member
+        with torch.no_grad():
+            torch.testing.assert_close(found["by_megatron"], core(tokens, None, None), rtol=1e-5, atol=1e-5)
+        assert torch.equal(found["by_nemo"], found["by_megatron"])
 
     def test_it_writes_after_training_in_the_same_process(self, written, trained_before, full, tokenizer, tmp_path):
         import torch.distributed as dist
