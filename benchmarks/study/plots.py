@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.study.auto_table import groups_of, picture
 from benchmarks.study.results import MAKERS, Results, named
-from benchmarks.study.sizes import EXPERTS_SIZES, THREE
+from benchmarks.study.sizes import EXPERTS_SIZES, FIVE, THREE
 from nemo_elastic.report.drawing import INK, MUTED, colour, headline, house, marker, new_figure
 
 #: indices of the report's colours and markers; models from scratch lie so far above that they have words instead
@@ -57,7 +57,9 @@ def pictures(results: Results) -> dict[str, Figure]:
     """File name -> picture, of those whose runs are there."""
     drawn = {
         f"study_{name}.svg": draw(results, sizes, prefix)
-        for name, sizes, prefix in (("baselines", THREE, ""), ("experts", EXPERTS_SIZES, "experts-"))
+        for name, sizes, prefix in (
+            ("baselines", THREE, ""), ("five", FIVE, "five-"), ("experts", EXPERTS_SIZES, "experts-"),
+        )
         if curves(results, list(sizes), "tokens", prefix)
     }
     groups = groups_of(results)

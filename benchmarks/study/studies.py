@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,8 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.search import Space, uniform_family
 
 PARENT = Job("parent", "parent", steps=732, batch=PARENT_BATCH, lr=PARENT_LR)
+#: the same trained again for the study `five`, which so stands alone
+FIVE_PARENT = replace(PARENT, name="five-parent")
 
 
 def block(sizes: Mapping[str, float] = THREE, **changes: Any) -> dict[str, Any]:
@@ -156,7 +159,8 @@ def five() -> list[Job]:
     for seed in SEEDS:
         jobs += [pruning(name, ratio, seed, study) for name, ratio in FIVE.items()]
         jobs += [theirs(name, steps, seed, study=study) for steps in LEVELS[:3] for name in FIVE]
-    return [*jobs, ours(240, 0, study), *(theirs(name, 240, 0, study=study) for name in FIVE)]
+    jobs += [ours(240, 0, study), *(theirs(name, 240, 0, study=study) for name in FIVE)]
+    return [FIVE_PARENT, *(replace(job, parent=FIVE_PARENT.name) for job in jobs)]
 
 
 #: the same tokens per step at both lengths

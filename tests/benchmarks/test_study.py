@@ -50,8 +50,7 @@ def test_every_job_finds_what_it_needs_before_it(study: str) -> None:
     for job in STUDIES[study]():
         assert job.kind in KINDS
         assert job.name not in known
-        if study != "five" or job.after is None:
-            assert job.after is None or job.after in known
+        assert job.after is None or job.after in known
         if job.kind not in (*PARENTS, "schedule", "auto"):
             assert job.parent in known
         known.add(job.name)
@@ -124,7 +123,7 @@ def test_every_way_to_deep_shapes_costs_the_same() -> None:
 @pytest.mark.parametrize(("way", "size"), [(way, size) for way, sizes in TRIED.items() for size in sizes])
 def test_every_way_runs_at_its_best_rate_which_is_no_edge_of_what_was_tried(way: str, size: str) -> None:
     losses = tables.tried(results.read_results(None), way, size)
-    assert set(losses) == set(TRIED[way][size]), "make study STUDY=rates tries every one"
+    assert set(losses) == set(TRIED[way][size]), "make study STUDY='rates five' tries every one"
     best = min(losses, key=losses.__getitem__)
     assert best == BEST[way][size]
     assert min(losses) < best < max(losses)
@@ -140,7 +139,7 @@ def test_every_way_with_experts_runs_at_the_best_rate_that_was_tried(way: str, s
 def test_every_run_of_the_study_of_baselines_takes_the_best_rate_of_its_way_and_size() -> None:
     checked = set()
     for job in STUDIES["baselines"]() + STUDIES["five"]():
-        way = "ours" if job.name.startswith("five-") else job.name.partition("-")[0]
+        way = job.name.removeprefix("five-").partition("-")[0]
         if way in TRIED:
             assert job.lr == BEST[way][job.member or "all"], job.name
             checked.add((way, job.member or "all"))
