@@ -93,7 +93,7 @@ def head(sizes: Sequence[str]) -> list[str]:
 
 
 def baselines(results: Results, sizes: Collection[str] = tuple(THREE), prefix: str = "") -> str:
-    """The ways of a study of the baselines, whose jobs' names have a prefix, and what each spends to be where ours is."""
+    """The ways of a study of the baselines, whose jobs' names have a prefix, and what each spends to reach ours."""
     rows = ways(results, [*sizes], prefix)
     return markdown(head([*sizes]), rows) + "\n" + ratios(results, [*sizes], f"{prefix}ours", prefix)
 

@@ -18,7 +18,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -40,7 +40,7 @@ from benchmarks.study.on_policy import (
     parent_of,
     right,
 )
-from benchmarks.study.results import markdown
+from benchmarks.study.results import add_lines, markdown, read_lines
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.latency import DECODE, LatencyTable, Workload
@@ -112,8 +112,7 @@ def pair(parent: NemotronH, table: LatencyTable, share: float, seed: int, out: P
 def results_of(parent: NemotronH, table: LatencyTable, args: argparse.Namespace, asked: Sequence[Any]) -> list[Result]:
     """Every pair, distilled; those of an earlier call stand in `results.jsonl`."""
     kept = args.runs / "results.jsonl"
-    lines = kept.read_text().splitlines() if kept.exists() else []
-    results = [Result(**json.loads(line)) for line in lines]
+    results = read_lines(kept, Result)
     for seed in args.seeds:
         for share in SHARES:
             if any((r.share, r.seed) == (share, seed) for r in results):
@@ -128,8 +127,7 @@ def results_of(parent: NemotronH, table: LatencyTable, args: argparse.Namespace,
                     limited, share, seed, table.milliseconds(PARENT, run.member), parameters(PARENT, run.member),
                     len(run.member.layers), right(run.host.model, run.member, asked), kl,
                 ))  # fmt: skip
-            with kept.open("a") as file:
-                file.writelines(json.dumps(asdict(r)) + "\n" for r in both)
+            add_lines(kept, *both)
             results += both
     return results
 

@@ -13,10 +13,9 @@ and one core; a study that was stopped goes on.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -26,7 +25,7 @@ from benchmarks.output import save_svg
 from benchmarks.study.grounds import GROUNDS, Ground
 from benchmarks.study.nesting_ways import BUDGETS, EVEN, ROWS, SIZES, WAYS, Family, Run, Way
 from benchmarks.study.on_policy import arguments, begin
-from benchmarks.study.results import markdown
+from benchmarks.study.results import add_lines, markdown, read_lines
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.report.drawing import MUTED, colour, headline, house, marker, new_figure
 
@@ -62,8 +61,7 @@ class Study:
 
     def __init__(self, ground: Ground, runs: Path, steps: int) -> None:
         self.ground, self.steps, self.kept = ground, steps, runs / "results.jsonl"
-        lines = self.kept.read_text().splitlines() if self.kept.exists() else []
-        self.results = [Result(**json.loads(line)) for line in lines]
+        self.results = read_lines(self.kept, Result)
         self.families: dict[int, Family] = {}
 
     def family(self, seed: int) -> Family:
@@ -84,8 +82,7 @@ class Study:
         if name != UNTRAINED:
             run.train(flops, way.tokens and way.tokens * len(SIZES) * count)
         result = Result(name, size, seed, lr, run.steps, run.tokens, run.spent, run.apart())
-        with self.kept.open("a") as file:
-            file.write(json.dumps(asdict(result)) + "\n")
+        add_lines(self.kept, result)
         self.results.append(result)
         print(f"{name} {size} seed {seed} lr {lr:g}: {result.steps} steps, "
               + ", ".join(f"{n} {v:.4f}" for n, v in result.apart.items()), flush=True)  # fmt: skip

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import mean
@@ -25,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.study.results import markdown
+from benchmarks.study.results import add_lines, markdown, read_lines
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.family import Parent, Subnet
@@ -250,14 +249,12 @@ def parent_of(runs: Path, steps: int) -> NemotronH:
 def results_of(parent: NemotronH, args: argparse.Namespace, flops: float, asked: Sequence[Problem]) -> list[Result]:
     """What every way and seed has made; those of an earlier run stand in `results.jsonl`."""
     kept = args.runs / "results.jsonl"
-    lines = kept.read_text().splitlines() if kept.exists() else []
-    results = [Result(**json.loads(line)) for line in lines]
+    results = read_lines(kept, Result)
     for seed in args.seeds:
         for way in WAYS:
             if not any((r.way, r.seed) == (way, seed) for r in results):
                 results.append(distil(parent, way, seed, flops, args.ratio, asked))
-                with kept.open("a") as file:
-                    file.write(json.dumps(asdict(results[-1])) + "\n")
+                add_lines(kept, results[-1])
     return results
 
 

@@ -58,7 +58,9 @@ def pictures(results: Results) -> dict[str, Figure]:
     drawn = {
         f"study_{name}.svg": draw(results, sizes, prefix)
         for name, sizes, prefix in (
-            ("baselines", THREE, ""), ("five", FIVE, "five-"), ("experts", EXPERTS_SIZES, "experts-"),
+            ("baselines", THREE, ""),
+            ("five", FIVE, "five-"),
+            ("experts", EXPERTS_SIZES, "experts-"),
         )
         if curves(results, list(sizes), "tokens", prefix)
     }

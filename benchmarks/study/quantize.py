@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from statistics import mean
 
 from benchmarks.study.grounds import GROUNDS, Ground, config_of, prepared
 from benchmarks.study.on_policy import arguments, begin, divergences, optimizer_of, rate, step
-from benchmarks.study.results import markdown
+from benchmarks.study.results import add_lines, markdown, read_lines
 from nemo_elastic.core.cost import DTYPE_BYTES, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import tensors
@@ -205,13 +204,12 @@ def _sizes(parent: Parent, members: dict[str, Subnet], scheme: str | None) -> li
 def results_of(ground: Ground, args: argparse.Namespace) -> list[Result]:
     """What every seed has made; those of an earlier run stand in `results.jsonl`."""
     kept = args.runs / "results.jsonl"
-    results = [Result(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.exists() else []
+    results = read_lines(kept, Result)
     for seed in args.seeds:
         if not any(r.seed == seed for r in results):
             with tempfile.TemporaryDirectory() as out:
                 own = study(ground, seed, args.steps, args.more, Path(out))
-            with kept.open("a") as file:
-                file.writelines(json.dumps(asdict(r)) + "\n" for r in own)
+            add_lines(kept, *own)
             results += own
     return results
 

@@ -11,9 +11,14 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
 Results = Mapping[str, dict[str, Any]]
 KEPT = Path(__file__).with_name("results.json")
 #: first part of a job's name -> what it is
@@ -38,6 +43,17 @@ def keep(results: Results) -> None:
     plain = {name: {k: v for k, v in results[name].items() if k != "ranking"} for name in sorted(results)}
     lines = [f"{json.dumps(name)}: {json.dumps(result)}" for name, result in plain.items()]
     KEPT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def read_lines(path: Path, kind: type[T]) -> list[T]:
+    """Results of earlier calls of a study that keeps them one to a line: instances of a dataclass."""
+    return [kind(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def add_lines(path: Path, *results: DataclassInstance) -> None:
+    """Keep what was found now, before what comes next can fail."""
+    with path.open("a") as file:
+        file.writelines(json.dumps(asdict(result)) + "\n" for result in results)
 
 
 def named(results: Results, way: str, sizes: Sequence[str]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
