@@ -15,7 +15,7 @@ from benchmarks.study.context import LENGTH, SHORT
 from benchmarks.study.data import RECALL_LONG, RECALL_SHORT
 from benchmarks.study.job import Job
 from benchmarks.study.rates import BEST as BEST_RATE
-from benchmarks.study.rates import EXPERTS_BEST, EXPERTS_TRIED, STEPS, TRIED
+from benchmarks.study.rates import EXPERTS_BEST, EXPERTS_TRIED, FIVE_BEST, FIVE_TRIED, STEPS, TRIED
 from benchmarks.study.schedule import settings
 from benchmarks.study.sizes import (
     AXES,
@@ -117,7 +117,7 @@ def theirs(name: str, steps: int, seed: int, lr: float | None = None, way: str =
 
 
 def alone(name: str, steps: int, seed: int, lr: float | None = None, study: str = "", after: str | None = None) -> Job:
-    """One size of a family, distilled by itself; of that with our 120 steps, unless another is named."""
+    """One size of a family, distilled by itself: of our run of 120 steps, unless another is named."""
     label = f"rate-alone-{name}-{lr:g}" if lr else f"{study}alone-{name}-{steps}-{seed}"
     return Job(label, "elastic", seed, steps, FAMILIES[study], after=after or ours(SHAPES_STEPS, seed, study).name,
                member=name, lr=lr or BEST_RATE["alone"][name])  # fmt: skip
@@ -147,20 +147,32 @@ def baselines() -> list[Job]:
     return jobs
 
 
+def five_alone(name: str, steps: int, seed: int, lr: float | None = None) -> Job:
+    """One of five sizes by itself, at the best rate of those tried for as many steps, or at another of them."""
+    best = BEST_RATE["alone"] if steps >= STEPS else FIVE_BEST[max(steps, min(FIVE_BEST))]
+    job = alone(name, steps, seed, best[name], "five-")
+    other = lr not in (None, best[name])
+    label = f"five-rate-{name}-{steps}-{lr:g}" if other else f"five-alone-{name}-{steps}-{seed}"
+    return replace(job, name=label, lr=lr or best[name])
+
+
 def five() -> list[Job]:
     """The same with five sizes: each family, its members alone at the best of the rates tried, and ModelOpt's."""
     study, jobs = "five-", []
     for seed in SEEDS:
         jobs += [ours(steps, seed, study) for steps in (SHAPES_STEPS, 60)]
         if seed == 0:
-            tried = {name: rates for name, rates in TRIED["alone"].items() if name not in THREE}
-            jobs += [alone(name, STEPS, seed, lr, study) for name, rates in tried.items() for lr in rates]
-        jobs += [alone(name, steps, seed, study=study) for steps in FIVE_LEVELS for name in FIVE]
+            more = {name: tried for name, tried in TRIED["alone"].items() if name not in THREE}
+            jobs += [alone(name, STEPS, 0, lr, study) for name, tried in more.items() for lr in tried]
+            jobs += [five_alone(name, steps, 0, lr) for steps, tried in FIVE_TRIED.items() for name in FIVE
+                     for lr in tried[name]]  # fmt: skip
+        jobs += [five_alone(name, steps, seed) for steps in FIVE_LEVELS for name in FIVE]
     for seed in SEEDS:
         jobs += [pruning(name, ratio, seed, study) for name, ratio in FIVE.items()]
         jobs += [theirs(name, steps, seed, study=study) for steps in LEVELS[:3] for name in FIVE]
     jobs += [ours(240, 0, study), *(theirs(name, 240, 0, study=study) for name in FIVE)]
-    return [FIVE_PARENT, *(replace(job, parent=FIVE_PARENT.name) for job in jobs)]
+    own = [FIVE_PARENT, *(replace(job, parent=FIVE_PARENT.name) for job in jobs)]
+    return list({job.name: job for job in own}.values())
 
 
 #: the same tokens per step at both lengths
