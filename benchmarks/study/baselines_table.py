@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks.study.modelopt_baseline import SAMPLES
-from benchmarks.study.plots import UNITS
+from benchmarks.study.plots import UNITS, losses_of
 from benchmarks.study.results import MAKERS, Results, markdown, named, spread
 from benchmarks.study.sizes import THREE
 
@@ -94,8 +94,39 @@ def head(sizes: Sequence[str]) -> list[str]:
 
 def baselines(results: Results, sizes: Collection[str] = tuple(THREE), prefix: str = "") -> str:
     """The ways of a study of the baselines, whose jobs' names have a prefix, and what each spends to reach ours."""
-    rows = ways(results, [*sizes], prefix)
-    return markdown(head([*sizes]), rows) + "\n" + ratios(results, [*sizes], f"{prefix}ours", prefix)
+    tables = [
+        markdown(head([*sizes]), ways(results, [*sizes], prefix)),
+        ratios(results, [*sizes], f"{prefix}ours", prefix),
+        beside_alone(results, [*sizes], prefix),
+    ]
+    return "\n".join(tables)
+
+
+def beside_alone(results: Results, sizes: Sequence[str], prefix: str) -> str:
+    """Losses of our runs less those of the same shapes alone for as many FLOPs, ranking and search once in both."""
+    rows = []
+    for steps, (run,) in named(results, f"{prefix}ours", sizes):
+        alone = [each for _, each in named(results, f"{prefix}alone", sizes) if each[0]["seed"] == run["seed"]]
+        spent = [run["flops_before_training"] + sum(r["flops"] for r in each) for each in alone]
+        losses = [losses_of(each) for each in alone]
+        apart = {
+            size: run["losses"][size]
+            - between([(x, y[size]) for x, y in zip(spent, losses, strict=True)], run["flops"])
+            for size in sizes
+        }
+        if not any(map(math.isnan, apart.values())):
+            rows.append([str(steps), str(run["seed"]), *(f"{1e3 * apart[size]:+.1f}" for size in sizes)])
+    head = ["our steps", "seed", *(f"{size}, ours less alone for as many FLOPs, 0.001 nats" for size in sizes)]
+    return markdown(head, rows)
+
+
+def between(points: Sequence[tuple[float, float]], spent: float) -> float:
+    """The loss of a curve of `level` for what was spent; nothing where it has no points on both sides."""
+    points = sorted(points)
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x0 <= spent <= x1:
+            return y0 + (y1 - y0) * math.log(spent / x0) / math.log(x1 / x0)
+    return math.nan
 
 
 def as_few(results: Results, prefix: str) -> Results:

@@ -80,6 +80,7 @@ def draw(results: Results, sizes: Mapping[str, float], prefix: str = "") -> Figu
         figure = new_figure(4.4 * len(sizes), 3.2 * len(UNITS))
         grid = figure.subplots(len(UNITS), len(sizes), squeeze=False, sharey="col")
         parent = results[f"{prefix}parent"]["losses"]["full"]
+        steps = [steps for way in COLOURS for steps, _ in named(results, prefix + way, list(sizes))]
         for row, (unit, words) in zip(grid, UNITS.items(), strict=True):
             lines = curves(results, list(sizes), unit, prefix)
             for axes, size in zip(row, sizes, strict=True):
@@ -103,6 +104,7 @@ def draw(results: Results, sizes: Mapping[str, float], prefix: str = "") -> Figu
         headline(
             figure,
             "What it takes to reach a loss at every size",
-            "marks: 30 to 240 steps per run; bars: lowest and highest of the seeds" + above(lines.get("scratch", {})),
+            f"marks: {min(steps)} to {max(steps)} steps per run; bars: lowest and highest of the seeds"
+            + above(lines.get("scratch", {})),
         )
     return figure
