@@ -116,7 +116,7 @@ def beside_alone(results: Results, sizes: Sequence[str], prefix: str) -> str:
         }
         if not any(map(math.isnan, apart.values())):
             rows.append([str(steps), str(run["seed"]), *(f"{1e3 * apart[size]:+.1f}" for size in sizes)])
-    head = ["our steps", "seed", *(f"{size}, ours less alone for as many FLOPs, 0.001 nats" for size in sizes)]
+    head = ["ours less alone for as many FLOPs, 0.001 nats: our steps", "seed", *sizes]
     return markdown(head, rows)
 
 
