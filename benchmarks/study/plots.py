@@ -75,28 +75,30 @@ def above(scratch: Mapping[str, Sequence[tuple[float, float, float, float]]]) ->
 
 
 def draw(results: Results, sizes: Mapping[str, float], prefix: str = "") -> Figure:
-    """One row per unit of cost, one column per size; `prefix` is that of the jobs' names."""
+    """Two sizes side by side, one row per unit of cost; more sizes by FLOPs alone. `prefix` is of the jobs' names."""
+    units = {unit: words for unit, words in UNITS.items() if len(sizes) == 2 or unit == "flops"}
+    panels = [(unit, size) for unit in units for size in sizes]
     with house():
-        figure = new_figure(4.4 * len(sizes), 3.2 * len(UNITS))
-        grid = figure.subplots(len(UNITS), len(sizes), squeeze=False, sharey="col")
+        figure = new_figure(4.4 * 2, 3.2 * (len(panels) // 2))
+        grid = figure.subplots(len(panels) // 2, 2, squeeze=False, sharey="col" if len(sizes) == 2 else False)
         parent = results[f"{prefix}parent"]["losses"]["full"]
         steps = [steps for way in COLOURS for steps, _ in named(results, prefix + way, list(sizes))]
-        for row, (unit, words) in zip(grid, UNITS.items(), strict=True):
+        for axes, (unit, size) in zip(grid.flat, panels, strict=True):
             lines = curves(results, list(sizes), unit, prefix)
-            for axes, size in zip(row, sizes, strict=True):
-                for way, by_size in ((way, by_size) for way, by_size in lines.items() if way in COLOURS):
-                    name, index = MAKERS[way].replace("`", ""), COLOURS[way]
-                    spent, mean, low, high = zip(*by_size[size], strict=True)
-                    axes.plot(spent, mean, color=colour(index), marker=marker(index), ms=5, mec="white", label=name)
-                    axes.vlines(spent, low, high, color=colour(index), lw=1.2)
-                axes.axhline(parent, color=INK, lw=1, ls=(0, (4, 3)))
-                axes.set_xscale("log")
-                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-                axes.xaxis.set_minor_locator(NullLocator())
-                axes.set_xlabel(words)
-                if unit == "tokens":
-                    axes.set_title(f"{sizes[size]:.0%} of the parent's parameters")
+            for way, by_size in ((way, by_size) for way, by_size in lines.items() if way in COLOURS):
+                name, index = MAKERS[way].replace("`", ""), COLOURS[way]
+                spent, mean, low, high = zip(*by_size[size], strict=True)
+                axes.plot(spent, mean, color=colour(index), marker=marker(index), ms=5, mec="white", label=name)
+                axes.vlines(spent, low, high, color=colour(index), lw=1.2)
+            axes.axhline(parent, color=INK, lw=1, ls=(0, (4, 3)))
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xlabel(units[unit])
+            if unit == next(iter(units)):
+                axes.set_title(f"{sizes[size]:.0%} of the parent's parameters")
+        for row in grid:
             row[0].set_ylabel("held-out loss, nats")
         figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         grid[0][-1].text(0.99, parent, "the parent ", transform=grid[0][-1].get_yaxis_transform(), ha="right",
