@@ -170,7 +170,6 @@ def five() -> list[Job]:
     for seed in SEEDS:
         jobs += [pruning(name, ratio, seed, study) for name, ratio in FIVE.items()]
         jobs += [theirs(name, steps, seed, study=study) for steps in LEVELS[:3] for name in FIVE]
-    jobs += [ours(240, 0, study), *(theirs(name, 240, 0, study=study) for name in FIVE)]
     own = [FIVE_PARENT, *(replace(job, parent=FIVE_PARENT.name) for job in jobs)]
     return list({job.name: job for job in own}.values())
 
