@@ -248,14 +248,14 @@ class TestNeMo:
         written = write_nemo_checkpoint(
             tmp_path / "member", PARENT, member, cut(PARENT, member, full), tokenizer_dir=tokenizer
         )
-        found = loaded_by_stock(written, tokens, tmp_path)
-        assert found["sizes"]["hybrid_override_pattern"] == "MM--"
-        assert (found["only_in_model"], found["only_in_file"]) == ([], ["module.decoder.final_norm._extra_state"])
+        loaded = loaded_by_stock(written, tokens, tmp_path)
+        assert loaded["sizes"]["hybrid_override_pattern"] == "MM--"
+        assert (loaded["only_in_model"], loaded["only_in_file"]) == ([], ["module.decoder.final_norm._extra_state"])
         core, state = elastic_model(full)
         state.choice = member
         with torch.no_grad():
-            torch.testing.assert_close(found["by_megatron"], core(tokens, None, None), rtol=1e-5, atol=1e-5)
-        assert torch.equal(found["by_nemo"], found["by_megatron"])
+            torch.testing.assert_close(loaded["by_megatron"], core(tokens, None, None), rtol=1e-5, atol=1e-5)
+        assert torch.equal(loaded["by_nemo"], loaded["by_megatron"])
 
     def test_it_writes_after_training_in_the_same_process(self, written, trained_before, full, tokenizer, tmp_path):
         import torch.distributed as dist
