@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from benchmarks.study.modelopt_baseline import SAMPLES
 from benchmarks.study.plots import UNITS, losses_of
 from benchmarks.study.results import MAKERS, Results, markdown, named, spread
@@ -107,26 +109,14 @@ def beside_alone(results: Results, sizes: Sequence[str], prefix: str) -> str:
     rows = []
     for steps, (run,) in named(results, f"{prefix}ours", sizes):
         alone = [each for _, each in named(results, f"{prefix}alone", sizes) if each[0]["seed"] == run["seed"]]
+        # rises with the steps, in whose order they come
         spent = [run["flops_before_training"] + sum(r["flops"] for r in each) for each in alone]
-        losses = [losses_of(each) for each in alone]
-        apart = {
-            size: run["losses"][size]
-            - between([(x, y[size]) for x, y in zip(spent, losses, strict=True)], run["flops"])
-            for size in sizes
-        }
-        if not any(map(math.isnan, apart.values())):
-            rows.append([str(steps), str(run["seed"]), *(f"{1e3 * apart[size]:+.1f}" for size in sizes)])
-    head = ["ours less alone for as many FLOPs, 0.001 nats: our steps", "seed", *sizes]
-    return markdown(head, rows)
-
-
-def between(points: Sequence[tuple[float, float]], spent: float) -> float:
-    """The loss of a curve of `level` for what was spent; nothing where it has no points on both sides."""
-    points = sorted(points)
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if x0 <= spent <= x1:
-            return y0 + (y1 - y0) * math.log(spent / x0) / math.log(x1 / x0)
-    return math.nan
+        if not alone or not spent[0] <= run["flops"] <= spent[-1]:
+            continue
+        losses = {size: [losses_of(each)[size] for each in alone] for size in sizes}
+        theirs = {size: np.interp(math.log(run["flops"]), np.log(spent), losses[size]) for size in sizes}
+        rows.append([str(steps), str(run["seed"]), *(f"{1e3 * (run['losses'][s] - theirs[s]):+.1f}" for s in sizes)])
+    return markdown(["ours less alone for as many FLOPs, 0.001 nats: our steps", "seed", *sizes], rows)
 
 
 def as_few(results: Results, prefix: str) -> Results:

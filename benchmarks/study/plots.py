@@ -83,9 +83,9 @@ def draw(results: Results, sizes: Mapping[str, float], prefix: str = "") -> Figu
         grid = figure.subplots(len(panels) // 2, 2, squeeze=False, sharey="col" if len(sizes) == 2 else False)
         parent = results[f"{prefix}parent"]["losses"]["full"]
         steps = [steps for way in COLOURS for steps, _ in named(results, prefix + way, list(sizes))]
+        lines = {unit: curves(results, list(sizes), unit, prefix) for unit in units}
         for axes, (unit, size) in zip(grid.flat, panels, strict=True):
-            lines = curves(results, list(sizes), unit, prefix)
-            for way, by_size in ((way, by_size) for way, by_size in lines.items() if way in COLOURS):
+            for way, by_size in ((way, by_size) for way, by_size in lines[unit].items() if way in COLOURS):
                 name, index = MAKERS[way].replace("`", ""), COLOURS[way]
                 spent, mean, low, high = zip(*by_size[size], strict=True)
                 axes.plot(spent, mean, color=colour(index), marker=marker(index), ms=5, mec="white", label=name)
@@ -107,6 +107,6 @@ def draw(results: Results, sizes: Mapping[str, float], prefix: str = "") -> Figu
             figure,
             "What it takes to reach a loss at every size",
             f"marks: {min(steps)} to {max(steps)} steps per run; bars: lowest and highest of the seeds"
-            + above(lines.get("scratch", {})),
+            + above(lines["flops"].get("scratch", {})),
         )
     return figure

@@ -150,10 +150,8 @@ def baselines() -> list[Job]:
 def five_alone(name: str, steps: int, seed: int, lr: float | None = None) -> Job:
     """One of five sizes by itself, at the best rate of those tried for as many steps, or at another of them."""
     best = BEST_RATE["alone"] if steps >= STEPS else FIVE_BEST[max(steps, min(FIVE_BEST))]
-    job = alone(name, steps, seed, best[name], "five-")
-    other = lr not in (None, best[name])
-    label = f"five-rate-{name}-{steps}-{lr:g}" if other else f"five-alone-{name}-{steps}-{seed}"
-    return replace(job, name=label, lr=lr or best[name])
+    job = replace(alone(name, steps, seed, study="five-"), lr=lr or best[name])
+    return job if job.lr == best[name] else replace(job, name=f"five-rate-{name}-{steps}-{lr:g}")
 
 
 def five() -> list[Job]:
