@@ -8,6 +8,10 @@ CPU instead. Where CUDA exists it does nothing at all. Two mechanisms do it: a `
 torch's public way to see every call of a torch function or tensor method that the current thread makes, and, for the
 few functions of ``torch.cuda`` that take no tensor and raise in a CPU build, a replacement for as long as it lasts.
 
+What megatron-core compiles runs uncompiled there. torch turns modes off in the backward pass, and compiles a function
+once with the mode and once without it: where recomputation finds torch's limit of compiled versions reached, it would
+keep other tensors than the forward pass did, which torch refuses.
+
 megatron-core takes the layout of an optimizer's state from what it finds installed. Over torch's AdamW, whose steps
 are tensors among the moments, its distributed optimizer trains, but can neither save nor load (megatron-core 0.15.3).
 """
@@ -42,7 +46,7 @@ def cuda_as_cpu() -> Iterator[None]:
         places += [(torch.cuda, "current_device", lambda: CPU), (sys.modules[_DISPATCHER], _TO_CPU, _numbers)]
     _CudaAsCpu.active = True
     try:
-        with _replaced(places), _CudaAsCpu():
+        with torch.compiler.set_stance("force_eager"), _replaced(places), _CudaAsCpu():
             yield
     finally:
         _CudaAsCpu.active = False

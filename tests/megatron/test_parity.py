@@ -146,6 +146,21 @@ def test_packed_is_each_document_alone_in_logits_and_every_gradient(
     assert float((joined - packed).abs().max()) > 1e-3
 
 
+def test_recomputation_keeps_what_the_forward_pass_kept_where_no_more_may_be_compiled(double_models: dict) -> None:
+    parent = PARENTS[0]
+    model, tokens = double_models[parent], tokens_of(parent)
+    _, kept = logits_and_grads(model, tokens, None, objective)
+    torch.compiler.reset()
+    granularity, model.config.recompute_granularity = model.config.recompute_granularity, "full"
+    try:
+        with torch._dynamo.config.patch(recompile_limit=1):
+            _, again = logits_and_grads(model, tokens, None, objective)
+    finally:
+        model.config.recompute_granularity = granularity
+    for name, grad in again.items():
+        close(grad, kept[name], name, tolerance=1e-6)
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(members())
 def test_cut_weights_do_not_matter(models: dict, drawn: tuple) -> None:

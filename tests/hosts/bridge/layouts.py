@@ -97,8 +97,7 @@ def do(place: Path, name: str, jobs: list[Job]) -> None:
 
 def processes(place: Path, name: str, module: list[Any], world: int = 1) -> list[int]:
     """Run a module and its arguments in one process per rank; their exit codes. They said it in PLACE/name.log."""
-    # to compile what megatron-core wants compiled takes longer than a run, in each process anew
-    env = environment(WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", TORCHDYNAMO_DISABLE="1")
+    env = environment(WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1")
     for old in place.glob(f"{name}.port*"):
         old.unlink()
     command = [sys.executable, "-W", "ignore", "-m", "tests.support.bridge", "-m", *map(str, module)]

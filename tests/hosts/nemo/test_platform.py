@@ -85,6 +85,17 @@ def test_outside_all_is_as_before_even_after_nesting_and_errors(depth):
 
 
 @without_cuda
+def test_inside_nothing_is_compiled_and_outside_all_is_as_before():
+    compiled = []
+    double = torch.compile(lambda x: x * 2, backend=lambda module, _: compiled.append(module) or module)
+    with cuda_as_cpu(), cuda_as_cpu():
+        assert torch.equal(double(torch.ones(2)), torch.full((2,), 2.0))
+    assert not compiled
+    double(torch.ones(2))
+    assert len(compiled) == 1
+
+
+@without_cuda
 def test_leaving_an_inner_context_keeps_the_outer_one():
     with cuda_as_cpu():
         with cuda_as_cpu():
