@@ -3,11 +3,6 @@
 """A megatron-core model in training, whoever trains it, and what a rank does with a micro-batch.
 
 What the hosts on megatron-core share of `train.seam.Host`.
-
-Two streams go through a pipeline: the teacher is cut as the student is, and runs beside it on every rank. A rank
-passes on both hidden states as one tensor [s, b, 2D], the student's first, as ModelOpt's distillation for Megatron
-does: megatron-core's schedule knows one tensor per micro-batch and asks how its shape differs from the model's.
-Gradients come back in the same shape; the teacher's half of them is zero and ends where it came from.
 """
 
 from __future__ import annotations
@@ -36,9 +31,6 @@ from nemo_elastic.nn.weights import Weights, cut
 from nemo_elastic.ranking import Ranking, Unfinished
 from nemo_elastic.ranking.scores import Layered, Shards
 from nemo_elastic.ranking.unfinished import unfinished_file
-from nemo_elastic.train.heldout import HeldOut
-from nemo_elastic.train.samples import Sample
-from nemo_elastic.train.training import FamilyTraining, Part
 
 from .choice import ElasticState
 from .compat import named_parameters, named_weights
@@ -46,6 +38,7 @@ from .context import context_group, own_positions
 from .layers import MegatronLayers
 from .overlap import report_absent
 from .sharded_sort import Together, sort_in_place
+from .streams import part
 from .vocabulary import Output, distill_loss, hidden_states
 
 
@@ -301,103 +294,3 @@ def check_pipeline(ranks: int, where: str = "") -> None:
     if ranks > 1:
         allowed = "1 for ranking and search; start runs on several pipeline ranks from a checkpoint with members"
         raise bad(f"{where}pipeline_model_parallel_size", ranks, allowed)
-
-
-__all__ = ["FamilyStep"]
-
-
-@dataclass
-class FamilyStep:
-    """The steps of a family's training, for whoever calls them.
-
-    Attributes:
-        family: what is trained.
-        host: whoever trains it.
-        heldout: of its validations.
-    """
-
-    family: FamilyTraining
-    host: MegatronHost
-    heldout: HeldOut
-
-    @property
-    def teaches_in_pipeline(self) -> bool:
-        """Whether pipeline ranks pass on a teacher's hidden states beside the student's, see the module."""
-        ranks = parallel_state.get_pipeline_model_parallel_world_size()
-        return ranks > 1 and self.family.config.distill.taught
-
-    @property
-    def validates_in_pipeline(self) -> bool:
-        """Whether they do so in a validation: the whole model, where it teaches, has been seen on the last rank."""
-        return self.teaches_in_pipeline and self.host.frozen is not None
-
-    # ------------------------------------------------------------------ training
-
-    def pass_on(
-        self, tokens_bs: torch.Tensor, samples: Sequence[Sample], documents: Documents | None = None
-    ) -> torch.Tensor:
-        """What all ranks but the last pass on of a micro-batch that trains one budget."""
-        (sample,) = samples
-        self.family.remember(sample, tokens_bs, documents=documents)
-        teacher = self.family.teacher_of(self.host, tokens_bs, samples, documents)
-        hidden = self.host.student(tokens_bs, sample.choice, documents)[1]
-        if not self.teaches_in_pipeline:
-            return hidden
-        return join(hidden, hidden if teacher is None else teacher[1])
-
-    def loss(
-        self,
-        samples: Sequence[Sample],
-        tokens_bs: torch.Tensor,
-        labels_bs: torch.Tensor,
-        mask_bs: torch.Tensor,
-        documents: Documents | None = None,
-    ) -> tuple[torch.Tensor, list[Part]]:
-        """Loss of a micro-batch on the last rank, see `FamilyTraining.loss`."""
-        return self.family.loss(self.host, samples, tokens_bs, labels_bs, mask_bs, documents)
-
-    # ------------------------------------------------------------------ validating
-
-    def begin_validation(self) -> None:
-        """Start one: all members run, as they are now; the whole model alone before there are any."""
-        names = [b.name for b in self.family.config.budgets]
-        choices: list[Choice] = [None, *self.family.members.get()[1:]]
-        self.heldout.begin(names[: len(choices)], choices, taught=self.host.frozen is not None)
-
-    def pass_on_member(self, batch: dict[str, Any]) -> torch.Tensor:
-        """What all ranks but the last pass on for a member; the teacher runs beside the first one."""
-        tokens, documents = batch["tokens"], batch.get("documents")
-        hidden = self.host.student(tokens, batch["choice"], documents)[1]
-        if not self.validates_in_pipeline:
-            return hidden
-        return join(hidden, self.host.teacher(tokens, documents)[1] if batch["member"] == 0 else hidden)
-
-    def measure(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Sums of a member's losses over a micro-batch on the last rank, see `HeldOut.measure`."""
-        tokens, documents = batch["tokens"], batch.get("documents")
-
-        def teach() -> Output | None:
-            return None if self.host.frozen is None else self.host.teacher(tokens, documents)
-
-        return self.heldout.measure(self.host, batch, self.host.student(tokens, batch["choice"], documents), teach)
-
-
-Shapes = list[tuple[int, ...]]
-
-
-def twice_as_wide(received: Shapes, sent: Shapes) -> tuple[Shapes, Shapes]:
-    """The shapes of what a rank receives and sends, with room for both streams."""
-    both = [[(*shape[:-1], 2 * shape[-1]) for shape in shapes] for shapes in (received, sent)]
-    return both[0], both[1]
-
-
-def join(student_sbd: torch.Tensor, teacher_sbd: torch.Tensor) -> torch.Tensor:
-    """What a rank passes on, [s, b, 2D]."""
-    return torch.cat([student_sbd, teacher_sbd.detach().to(student_sbd.dtype)], -1)
-
-
-def part(received: torch.Tensor | None, width: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The student's and the teacher's half of what a rank has received; None where there is none."""
-    if received is None or received.shape[-1] == width:
-        return received, None
-    return received[..., :width], received[..., width:].detach()

@@ -17,7 +17,7 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.hf.shards import Progress
 from nemo_elastic.formats.hf.writing import entries_of, write_model
 
-from .family_folder import init_family
+from .untrained import init_family
 
 __all__ = ["write_example"]
 

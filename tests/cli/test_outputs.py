@@ -23,7 +23,8 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.io.outputs import Output, sign
 from nemo_elastic.profile.making import save
-from nemo_elastic.slicing.family_folder import init_family, write_family
+from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.untrained import init_family
 from tests.bad_input.case import BLOCK, SMALL, Originals
 from tests.core.test_limits import TABLE
 from tests.slicing.helpers import call, contents

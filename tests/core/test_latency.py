@@ -29,7 +29,7 @@ from nemo_elastic.profile.cells import widths_of
 from nemo_elastic.profile.roofline import on_paper
 from nemo_elastic.router import Router
 from nemo_elastic.search.space import Space
-from nemo_elastic.slicing.family_folder import init_family
+from nemo_elastic.slicing.untrained import init_family
 from tests.core.test_limits import AXES, SHAPE, TABLE, WORK
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import MOE, PARENT

@@ -24,8 +24,8 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.reading import open_tensors
 from nemo_elastic.profile.cells import widths_of
 from nemo_elastic.profile.roofline import on_paper
-from nemo_elastic.slicing.family_folder import init_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
+from nemo_elastic.slicing.untrained import init_family
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import MOE
 from tests.slicing.test_experts import BLOCK, plain

@@ -85,7 +85,7 @@ def train(family: FamilyTraining, host: Any, parameters: list[Any], out: Path) -
 
 def test_a_family_trains_as_it_does_in_plain_torch(tmp_path: Path) -> None:
     from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from nemo_elastic.megatron.megatron_host import FamilyStep
+    from nemo_elastic.megatron.family_step import FamilyStep
     from nemo_elastic.megatron.models import SavedMembers, check_ranks, make_family
 
     start()
@@ -128,7 +128,7 @@ def test_a_family_trains_as_it_does_in_plain_torch(tmp_path: Path) -> None:
 def test_a_packed_micro_batch_loses_what_counts_of_each_document_alone(mode: str) -> None:
     """With the teacher, of the whole model and of a member; and the whole model's is plain masked cross-entropy."""
     from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from nemo_elastic.megatron.megatron_host import FamilyStep
+    from nemo_elastic.megatron.family_step import FamilyStep
     from nemo_elastic.megatron.models import make_family
 
     start()

@@ -212,7 +212,7 @@ BLOCK = {
 def test_a_family_trains_and_validates_as_it_does_in_plain_torch() -> None:
     """On rounded weights, and the frozen teacher's stay as they are."""
     from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from nemo_elastic.megatron.megatron_host import FamilyStep
+    from nemo_elastic.megatron.family_step import FamilyStep
     from nemo_elastic.megatron.models import make_family
 
     start()

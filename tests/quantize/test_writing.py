@@ -26,9 +26,9 @@ from nemo_elastic.nn.low_precision import fp8_codes, global_scale, nvfp4_codes
 from nemo_elastic.quantize.activations import largest_inputs
 from nemo_elastic.quantize.writing import quantize_folder, torn_members
 from nemo_elastic.runtime import load_family
-from nemo_elastic.slicing.family_folder import init_family
 from nemo_elastic.slicing.pieces import cut_pieces, kept_parts
 from nemo_elastic.slicing.slicer import slice_checkpoint
+from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
 
 from .conftest import PARENT, family_of

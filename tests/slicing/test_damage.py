@@ -27,9 +27,10 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_shard
 from nemo_elastic.formats.hf.shards import SINGLE
 from nemo_elastic.ranking import Ranking
-from nemo_elastic.slicing.family_folder import init_family, write_family
+from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.pieces import cut_tensors
 from nemo_elastic.slicing.slicer import slice_members
+from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
 from tests.shapes import PARENT as SHAPE
 

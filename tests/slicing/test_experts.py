@@ -28,7 +28,7 @@ from nemo_elastic.formats.hf.writing import entries_of, write_model
 from nemo_elastic.formats.kept import Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.slicing.card import family_card, human
-from nemo_elastic.slicing.family_folder import init_family
+from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT, MOE, PARENT

@@ -24,8 +24,9 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.raw import from_torch
 from nemo_elastic.ranking import Ranking, sort
-from nemo_elastic.slicing.family_folder import add_extra, init_family, write_family
+from nemo_elastic.slicing.family_folder import add_extra, write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
+from nemo_elastic.slicing.untrained import init_family
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import PARENT
 from tests.strategies import parents

@@ -13,8 +13,8 @@ import yaml
 from nemo_elastic import ElasticConfig, slice_checkpoint
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.slicing.family_folder import init_family
 from nemo_elastic.slicing.lineage import Lineage, lineage_of
+from nemo_elastic.slicing.untrained import init_family
 from tests.shapes import PARENT
 
 from .helpers import contents, random_values, write

@@ -30,8 +30,8 @@ from nemo_elastic.nn.functional import rms_norm
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.weights import cut as weights_of
 from nemo_elastic.ranking import Ranking
-from nemo_elastic.slicing.family_folder import init_family
 from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
+from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import GROUPS, LATENT, MOE

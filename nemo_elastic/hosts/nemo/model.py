@@ -21,8 +21,8 @@ from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.hosts.common.agreement import check_vocabulary, vocabulary_rows
 from nemo_elastic.megatron.compat import with_names
+from nemo_elastic.megatron.family_step import FamilyStep
 from nemo_elastic.megatron.gpt_tokens import Looked
-from nemo_elastic.megatron.megatron_host import FamilyStep
 from nemo_elastic.megatron.models import (
     build_teacher,
     check_overlaps,

@@ -30,7 +30,8 @@ from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space
-from nemo_elastic.slicing.family_folder import init_family, write_family
+from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
 from tests.core.kinds.gated import GATED, KIND, UNIT_SIZE, UNITS, registered
 from tests.train.trained import Trained, train_family

@@ -18,8 +18,8 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.slicing.family_folder import init_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
+from nemo_elastic.slicing.untrained import init_family
 from tests import reference
 
 from .hf_client import worker

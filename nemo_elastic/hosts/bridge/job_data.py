@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a job of the curriculum reads, as Megatron-Bridge's container has it: token files or packed conversations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from megatron.bridge.data.builders.gpt_sft import GPTSFTDatasetConfig
+from megatron.bridge.data.packing.config import PackedSequenceSpecs
+from megatron.bridge.training.config import GPTDatasetConfig
+
+from nemo_elastic.data.packing import PARQUET
+from nemo_elastic.errors import bad
+from nemo_elastic.hosts.common.chat_data import chat_folder, packed_files
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
+from nemo_elastic.hosts.common.token_files import SPLIT, SPLITS, number, prefixes_of, splits_of
+
+#: global batches that a validation runs, for every member
+VALIDATION_BATCHES = 1
+#: micro-batches of conversations that it has at least, on all ranks
+HELD_OUT = 8
+#: loader processes of a rank that reads conversations, as Bridge's recipes have for text
+WORKERS = 8
+
+
+def set_data(config: Any, job: str, own: CurriculumRun, replicas: int) -> None:
+    """Give a container the data of a job, as Bridge reads them, and how often it validates.
+
+    Args:
+        config: Bridge's container.
+        job: of the run.
+        own: the run.
+        replicas: ranks that read different data.
+
+    Raises:
+        ElasticError: weights before some of the data alone.
+    """
+    if own.chat:
+        config.dataset = _chats(job, own)
+        # a micro-batch of each rank, some of few ranks: fewer conversations are held out than a step may train on
+        each = max(1, HELD_OUT // replicas) * own.stage(job).micro_batch_size
+        config.validation.eval_global_batch_size = replicas * each
+    else:
+        if not isinstance(config.dataset, GPTDatasetConfig):  # a recipe of prompts and answers
+            config.dataset = _no_text(config.dataset.seed)
+        _text(config.dataset, job, own)
+    dataset, validation, stage = config.dataset, config.validation, own.stage(job)
+    dataset.seq_length = stage.seq_length
+    if own.workers is not None:
+        dataset.num_workers, dataset.persistent_workers = own.workers, own.workers > 0
+    validation.eval_interval = max(1, stage.max_steps // own.validations)
+    most = VALIDATION_BATCHES if own.validation_batches is None else own.validation_batches
+    validation.eval_iters = min(VALIDATION_BATCHES, most)
+
+
+def _text(dataset: Any, job: str, own: CurriculumRun) -> None:
+    data = splits_of(own.text(job))
+    if isinstance(data, dict):
+        dataset.blend, dataset.split = None, None
+        dataset.blend_per_split = [_blend(data[split]) for split in SPLITS]
+    else:
+        dataset.blend, dataset.split = _blend(data), SPLIT
+    dataset.path_to_cache = os.path.join(own.dir, "index")
+    # nothing reads it, and at 49152 tokens each micro-batch would have one of 2.4 GB
+    dataset.create_attention_mask = False
+
+
+def _no_text(seed: int) -> GPTDatasetConfig:
+    resets = dict.fromkeys(("reset_position_ids", "reset_attention_mask", "eod_mask_loss"), False)
+    return GPTDatasetConfig(random_seed=seed, seq_length=1, dataloader_type="single", **resets)
+
+
+def _chats(job: str, own: CurriculumRun) -> GPTSFTDatasetConfig:
+    """Packed conversations, of which answers count; as often as the stage takes."""
+    folder, stage = chat_folder(own, job, PARQUET), own.stage(job)
+    specs = PackedSequenceSpecs(packed_sequence_size=stage.seq_length)
+    for name, file in packed_files(folder, PARQUET).items():
+        setattr(specs, name, file)  # its constructor asks for files that a cluster may have alone
+    return GPTSFTDatasetConfig(
+        seq_length=stage.seq_length,
+        dataset_root=folder,
+        max_train_samples=stage.samples,
+        enable_offline_packing=True,
+        offline_packing_specs=specs,
+        dataset_kwargs={"pad_to_max_length": True},  # as ranks and stages share it
+        do_test=False,
+        dataloader_type="single",
+        num_workers=WORKERS,
+    )
+
+
+def _blend(data: Sequence[str | float]) -> tuple[list[str], list[float] | None]:
+    """Prefixes and their weights; a command line has both as text."""
+    weights, prefixes = [x for x in map(number, data) if x is not None], prefixes_of(data)
+    if weights and len(weights) != len(prefixes):
+        raise bad("data", list(data), "a weight before each prefix, or before none")
+    return prefixes, weights or None

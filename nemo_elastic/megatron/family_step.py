@@ -1,0 +1,98 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of a family's training on megatron-core, for whoever calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+
+from nemo_elastic.nn.documents import Documents
+from nemo_elastic.nn.gates import Choice
+from nemo_elastic.train.heldout import HeldOut
+from nemo_elastic.train.samples import Sample
+from nemo_elastic.train.training import FamilyTraining, Part
+
+from .megatron_host import MegatronHost
+from .streams import join
+from .vocabulary import Output
+
+
+@dataclass
+class FamilyStep:
+    """What a rank does in a step.
+
+    Attributes:
+        family: what is trained.
+        host: whoever trains it.
+        heldout: of its validations.
+    """
+
+    family: FamilyTraining
+    host: MegatronHost
+    heldout: HeldOut
+
+    @property
+    def teaches_in_pipeline(self) -> bool:
+        """Whether pipeline ranks pass on a teacher's hidden states beside the student's, see `streams`."""
+        ranks = parallel_state.get_pipeline_model_parallel_world_size()
+        return ranks > 1 and self.family.config.distill.taught
+
+    @property
+    def validates_in_pipeline(self) -> bool:
+        """Whether they do so in a validation: the whole model, where it teaches, has been seen on the last rank."""
+        return self.teaches_in_pipeline and self.host.frozen is not None
+
+    # ------------------------------------------------------------------ training
+
+    def pass_on(
+        self, tokens_bs: torch.Tensor, samples: Sequence[Sample], documents: Documents | None = None
+    ) -> torch.Tensor:
+        """What all ranks but the last pass on of a micro-batch that trains one budget."""
+        (sample,) = samples
+        self.family.remember(sample, tokens_bs, documents=documents)
+        teacher = self.family.teacher_of(self.host, tokens_bs, samples, documents)
+        hidden = self.host.student(tokens_bs, sample.choice, documents)[1]
+        if not self.teaches_in_pipeline:
+            return hidden
+        return join(hidden, hidden if teacher is None else teacher[1])
+
+    def loss(
+        self,
+        samples: Sequence[Sample],
+        tokens_bs: torch.Tensor,
+        labels_bs: torch.Tensor,
+        mask_bs: torch.Tensor,
+        documents: Documents | None = None,
+    ) -> tuple[torch.Tensor, list[Part]]:
+        """Loss of a micro-batch on the last rank, see `FamilyTraining.loss`."""
+        return self.family.loss(self.host, samples, tokens_bs, labels_bs, mask_bs, documents)
+
+    # ------------------------------------------------------------------ validating
+
+    def begin_validation(self) -> None:
+        """Start one: all members run, as they are now; the whole model alone before there are any."""
+        names = [b.name for b in self.family.config.budgets]
+        choices: list[Choice] = [None, *self.family.members.get()[1:]]
+        self.heldout.begin(names[: len(choices)], choices, taught=self.host.frozen is not None)
+
+    def pass_on_member(self, batch: dict[str, Any]) -> torch.Tensor:
+        """What all ranks but the last pass on for a member; the teacher runs beside the first one."""
+        tokens, documents = batch["tokens"], batch.get("documents")
+        hidden = self.host.student(tokens, batch["choice"], documents)[1]
+        if not self.validates_in_pipeline:
+            return hidden
+        return join(hidden, self.host.teacher(tokens, documents)[1] if batch["member"] == 0 else hidden)
+
+    def measure(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Sums of a member's losses over a micro-batch on the last rank, see `HeldOut.measure`."""
+        tokens, documents = batch["tokens"], batch.get("documents")
+
+        def teach() -> Output | None:
+            return None if self.host.frozen is None else self.host.teacher(tokens, documents)
+
+        return self.heldout.measure(self.host, batch, self.host.student(tokens, batch["choice"], documents), teach)

@@ -1,0 +1,193 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A family of a parent without training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nemo_elastic import __version__
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core import layout
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import DEPTH
+from nemo_elastic.core.manifest import Family
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
+from nemo_elastic.formats.hf.writing import entries_of
+from nemo_elastic.formats.kept import SPAN, Pieces
+from nemo_elastic.formats.quantized import Quantized
+from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.source import Source
+from nemo_elastic.io.outputs import check_output, json_object
+
+from .family_folder import FAMILY, QUANTIZED, low_precision_of, read_members, stored_behind, write_entries
+from .lineage import lineage_of
+
+if TYPE_CHECKING:
+    from nemo_elastic.ranking import Ranking
+
+__all__ = ["UNTRAINED", "init_family"]
+
+
+def _is_untrained(path: Path) -> bool:
+    """Whether `init` wrote a family, by what its manifest says of where it comes from."""
+    provenance = json_object(path).get("provenance")
+    # one in low precision may be all that is left of a family
+    return isinstance(provenance, dict) and provenance.get("training", ...) is None and QUANTIZED not in provenance
+
+
+#: what `init` replaces: weeks of training are not in it
+UNTRAINED = replace(FAMILY, name="an untrained family", says=_is_untrained)
+
+
+def init_family(
+    parent_folder: str | Path,
+    config: ElasticConfig,
+    out: str | Path,
+    ranking: str | Path | None = None,
+    *,
+    license: str | None = None,
+    base_model: str | None = None,
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Family:
+    """Make a family of a parent without training.
+
+    Members have the shapes that `config.shapes` gives, else the most even ones that meet the budgets. The weights are
+    sorted if there is a ranking, and stored as they are otherwise.
+
+    Args:
+        parent_folder: A plain Nemotron-H in Hugging Face's format.
+        config: The `elastic:` block; its budgets and axes count, its training settings do not.
+        out: The folder to write, whole or not at all.
+        ranking: Folder of a ranking (`nemo-elastic rank`), instead of `config.ranking`. Needs torch installed.
+        license: Id of the licence for the card, instead of the parent's.
+        base_model: Id of the parent on the hub for the card, instead of what it says itself.
+        force: Replace an existing `out`.
+        shard_bytes: Largest file of weights.
+        progress: Called with (bytes written, bytes in all).
+
+    Returns:
+        The family.
+
+    Raises:
+        ElasticError: A parent that is no plain Nemotron-H, a block that does not fit it, a ranking of another parent
+            or of fewer layers than the block's smallest depth drops.
+    """
+    source = open_source(parent_folder)
+    lineage = lineage_of(source.companions, source.config).over(license, base_model)
+    check_output(out, force, source.folder, ranking, config.ranking, config.shapes, kind=UNTRAINED)
+    if source.held != source.parent.full or source.family is not None or source.origin.name is not None:
+        raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
+    parent = config.parent_shape(source.parent)
+    axes = config.resolve_axes(parent)
+    order, digest, entries, behind = _ranked(source, parent, ranking or config.ranking, axes[DEPTH].choices[-1])
+    subnets, order = _members(parent, config, order)
+    family = Family.of(
+        parent,
+        subnets,
+        axes=axes,
+        budgets=config.budgets,
+        ranking_digest=digest,
+        provenance=_provenance(source, digest),
+        drop_order=order,
+    )
+    write_entries(
+        out, family, entries, source.config, source.companions, lineage, force, shard_bytes, progress, behind,
+        UNTRAINED, low_precision_of({**source.tensors, **source.prediction}),
+    )  # fmt: skip
+    return family
+
+
+def _members(
+    parent: Parent, config: ElasticConfig, order: Sequence[int] | None
+) -> tuple[dict[str, Subnet], Sequence[int] | None]:
+    """Shapes of the block, else the most even ones for its budgets; and the order in which layers go, if any may."""
+    if config.shapes is not None:
+        return read_members(config.shapes, parent, config), order
+    from nemo_elastic.search import Space, uniform_family
+
+    axes = config.resolve_axes(parent)
+    if len(axes[DEPTH].choices) > 1 and order is None:
+        order = tuple(range(parent.num_layers - 1, -1, -1))  # unranked: the last layers go first
+    config.targets(parent)
+    space = Space(parent, axes, order or ())
+    return uniform_family(space, config.budgets), space.whole_drop_order if order is not None else None
+
+
+def _ranked(
+    source: Source, parent: Parent, ranking: str | Path | None, smallest: int
+) -> tuple[tuple[int, ...] | None, str | None, list[NewTensor], list[NewTensor]]:
+    """Order in which layers go, digest, the parent's tensors in sorted order, and those of layers behind it."""
+    if ranking is None:
+        entries = entries_of(parent, parent.full, source.tensors, str(source.folder))
+        entries += [NewTensor.of(name, Pieces(raw)) for name, raw in source.cache_scales.items()]
+        return None, None, entries, stored_behind(source)
+    from nemo_elastic.ranking import Ranking
+
+    if source.precision is not None:
+        raise ElasticError(f"{source.folder}: weights in {source.precision} cannot be sorted; sort, then quantize")
+    read = Ranking.load(ranking, parent).check_depth(smallest, str(ranking))
+    entries = _sorted(layout.tensors(parent, parent.full), source.tensors, parent, read)
+    behind: list[NewTensor] = []
+    if source.predicts is not None:
+        shape = source.predicts.behind(parent)
+        own = source.predicts.tensors(parent, parent.full)
+        behind = _sorted(own, source.prediction, shape, read.of_behind(shape))
+    return tuple(read.depth), read.digest, entries, behind
+
+
+def _sorted(
+    tensors: Sequence[layout.Tensor], stored: Mapping[str, Raw | Quantized], parent: Parent, ranking: Ranking
+) -> list[NewTensor]:
+    from nemo_elastic.ranking import number_before, permutation
+
+    names = {(t.row.name, t.index, t.number): t.hf for t in tensors}
+    entries = []
+    for t in tensors:
+        orders = [permutation(ranking, parent, t.row, dim, t.index, t.number) for dim in range(len(t.shape))]
+        was = None if t.number is None else number_before(ranking, parent, t.row, t.index, t.number)
+        raw = stored[names[t.row.name, t.index, was]]
+        assert isinstance(raw, Raw)  # of none a precision was found
+        entries.append(NewTensor(t.hf, raw.dtype, t.shape, _Sorted(raw, orders), raw.extent))
+    return entries
+
+
+def _provenance(source: Source, digest: str | None) -> dict[str, Any]:
+    """Where a family comes from, and what it is without: layers behind it that nobody knows, if it is sorted."""
+    provenance = {"made_by": f"nemo-elastic {__version__}", "training": None, "parent": source.folder.resolve().name}
+    if digest is None or not source.prediction or source.predicts is not None:
+        return provenance
+    left = f"multi-token prediction layers ({len(source.prediction)} tensors): the weights were sorted"
+    return provenance | {"left_out": left}
+
+
+class _Sorted:
+    """A tensor with its dimensions permuted, a few megabytes at a time."""
+
+    def __init__(self, raw: Raw, orders: Sequence[np.ndarray | None]) -> None:
+        self.raw, self.orders = raw, orders
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        first, *rest = self.orders
+        if first is None and not any(order is not None for order in rest):
+            yield from Pieces(self.raw)()
+            return
+        words = self.raw.words
+        watch = self.raw.watch(words)
+        watch.reach(0, words.nbytes)  # all of it stays, in another order than that of its bytes
+        watch.end()
+        rows = max(1, SPAN // max(1, words[:1].nbytes))
+        for at in range(0, len(words), rows):
+            piece = words[at : at + rows] if first is None else words[first[at : at + rows]]
+            for dim, order in enumerate(rest, 1):
+                piece = piece if order is None else piece.take(order, dim)
+            yield piece
