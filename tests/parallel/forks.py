@@ -9,6 +9,7 @@ other tests.
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import queue
@@ -80,6 +81,7 @@ def start(folder: Path, world: int, function: Callable[..., Any], *args: Any, **
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     pids = []
+    gc.freeze()  # each collection would touch, and so copy, all that was imported
     for rank in range(world):
         pid = os.fork()
         if pid == 0:
