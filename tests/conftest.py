@@ -75,9 +75,12 @@ def end_all(run: str) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with slow tests first: a worker takes a file at a time, and none should be left with a long one."""
-    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
-    items.sort(key=lambda item: item.path not in slow)
+    """Put slow files first, the slowest before all: a worker takes a file at a time, and none should end with one."""
+    minutes: dict[Path, float] = {}
+    for item in items:
+        if (slow := item.get_closest_marker("slow")) is not None:
+            minutes[item.path] = max(minutes.get(item.path, 0), slow.kwargs.get("minutes", 0.2))
+    items.sort(key=lambda item: -minutes.get(item.path, 0))
 
 
 @pytest.hookimpl(tryfirst=True)

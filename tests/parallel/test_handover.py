@@ -13,7 +13,7 @@ from tests.parallel.handover import SECOND, STEPS
 from tests.parallel.table import HALF_LOSS, LOSS
 from tests.workers import part, parts, work
 
-pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow, pytest.mark.long]
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow(minutes=2), pytest.mark.long]
 PRECISIONS = {"float32": LOSS, "bf16": HALF_LOSS}
 EACH = pytest.mark.parametrize(
     ("precision", "layout"),

@@ -15,7 +15,7 @@ from tests.parallel.runs import Layout
 from tests.parallel.table import FEW, LOADED, LONG_STEPS, REFUSED, ROWS, SUITE, WEIGHT, markdown, wrong
 from tests.workers import part, parts, work
 
-pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow(minutes=2)]
 
 
 def each(layouts: Iterable[Layout], *more: str) -> pytest.MarkDecorator:

@@ -94,7 +94,7 @@ def test_a_table_names_the_gpu_that_was_asked_for(family: Path, tmp_path: Path) 
 
 
 @pytest.mark.hf
-@pytest.mark.slow
+@pytest.mark.slow(minutes=1)
 def test_a_table_of_transformers(family: Path, tmp_path: Path) -> None:
     python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ROOT / ".venv-hf/bin/python"))
     out = tmp_path / "hf.json"

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 STOPPED_STEPS = 6  # of stop_worker, which imports NeMo
 LOCAL_STEPS, LOCAL_SAVES = 8, ["step=1-last", "step=3-last"]  # of local_worker, and what it has saved at Ctrl-C
 NAMES = ("1.6m", "1.1m", "0.8m")
-pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow(minutes=3)]
 
 
 def run_worker(name: str, folder: Path, *args: str, code: int = 0, launcher: Sequence[str] = ()) -> str:

@@ -21,7 +21,7 @@ import pytest
 
 from tests.workers import environment, work
 
-pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.hf, pytest.mark.slow]
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.hf, pytest.mark.slow(minutes=5)]
 ROOT = Path(__file__).parents[2]
 CHECKS = {
     "ranked_loaded", "router_moved", "members_validated", "resumed", "optimizer_loaded", "members_cut",

@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 @pytest.mark.dist
 def test_the_whole_member_loses_in_every_step_what_the_hosts_own_fine_tuning_loses(place: Path) -> None:
     check_as_stock(json.loads((place / f"{AS_STOCK}.json").read_text()))

@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 @pytest.mark.dist
 @pytest.mark.parametrize("name", TRAINED)
 def test_ranks_train_what_one_does(place: Path, name: str) -> None:

@@ -43,7 +43,7 @@ from tests.hosts.bridge.runs import CONVERSATIONS, Job
 from tests.parallel.runs import BATCH, LENGTH, PEAK, SHAPE, VOCAB, Layout
 from tests.workers import work
 
-pytestmark = [pytest.mark.slow, pytest.mark.dist]
+pytestmark = [pytest.mark.slow(minutes=5), pytest.mark.dist]
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
 
 

@@ -22,7 +22,7 @@ from tests.support.bridge import SITE, import_bridge
 
 import_bridge()
 
-pytestmark = [pytest.mark.slow, pytest.mark.dist]
+pytestmark = [pytest.mark.slow(minutes=3), pytest.mark.dist]
 NARROW = "import tests.hosts.bridge.small_stock"
 #: what the pages' lines name beside what a rehearsal changes
 DECLARED = (

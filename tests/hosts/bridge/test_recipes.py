@@ -230,7 +230,7 @@ def test_the_table_in_the_documentation_is_up_to_date() -> None:
     assert table("bridge") == stored, "make recipe-tables"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=4)
 @pytest.mark.parametrize(
     ("recipe", "members"), [("tiny", ["1.6m", "1.1m", "0.8m"]), ("tiny_experts", ["1.8m", "1.2m", "0.8m"])]
 )

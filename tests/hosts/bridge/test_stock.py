@@ -41,7 +41,7 @@ def test_no_recipe_ends_otherwise_than_by_a_line(results: list[Outcome]) -> None
     assert all(("nvidia/" in one.line) == (one.verdict == HUB) for one in results)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 @pytest.mark.dist
 def test_every_accepted_recipe_takes_a_step_at_small_scale(results: list[Outcome], tmp_path: Path) -> None:
     work("tests.support.bridge", "-m", "tests.hosts.bridge.stock", "--steps", tmp_path)

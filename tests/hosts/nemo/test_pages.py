@@ -16,7 +16,7 @@ from tests.documentation import blocks, named_files
 from tests.hosts.pages import BATCH, LENGTH, STEPS, in_small, only_smaller, paths, prepare
 from tests.workers import ROOT, environment, work
 
-pytestmark = [pytest.mark.nemo, pytest.mark.slow, pytest.mark.dist]
+pytestmark = [pytest.mark.nemo, pytest.mark.slow(minutes=4), pytest.mark.dist]
 QUICK_START, FIRST = ROOT / "docs" / "quickstart.md", ROOT / "docs" / "index.md"
 #: what makes NeMo's recipe narrow, in a script and before a command
 NARROW = "import tests.hosts.nemo.small_stock"
