@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two streams of a pipeline, the student's and the teacher's.
 
-The teacher is cut as the student is, and runs beside it on every rank. A rank
-passes on both hidden states as one tensor [s, b, 2D], the student's first, as ModelOpt's distillation for Megatron
-does: megatron-core's schedule knows one tensor per micro-batch and asks how its shape differs from the model's.
-Gradients come back in the same shape; the teacher's half of them is zero and ends where it came from.
+The teacher is cut as the student is, and runs beside it on every rank. A rank passes on both hidden states as one
+tensor [s, b, 2D], the student's first, as ModelOpt's distillation for Megatron does: megatron-core's schedule knows
+one tensor per micro-batch and asks how its shape differs from the model's. Gradients come back in the same shape; the
+teacher's half of them is zero and ends where it came from.
 """
 
 from __future__ import annotations
