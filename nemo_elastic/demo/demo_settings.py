@@ -71,7 +71,7 @@ class RecallSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes of the demo, for six minutes on two quiet cores. Every step has 2048 tokens.
+    """Sizes of the demo, for five minutes on two quiet cores. Every step has 2048 tokens.
 
     Attributes:
         vocab: size of the BPE vocabulary.
@@ -106,13 +106,13 @@ class Settings:
         shaping = 0.12 * block["search"]["candidates"] + 0.09 * block["importance"]["samples"]
         recall = {} if self.recall is None else {"context": self.recall.seconds()}
         return {
-            "data": 11.0,
+            "data": 9.0,
             "start": 4.0,
-            "parent": 10.0 + 0.425 * self.parent_steps,  # with the first picture
-            "stage 1": 14.0 + shaping + 0.61 * self.stage1_steps,  # with its pictures
-            "stage 2": 5.0 + 0.81 * self.stage2_steps,
+            "parent": 10.0 + 0.41 * self.parent_steps,  # with the first picture
+            "stage 1": 10.0 + shaping + 0.46 * self.stage1_steps,  # with its pictures
+            "stage 2": 5.0 + 0.52 * self.stage2_steps,
             "cut": 3.0,
-            "evaluation": 3.0 + 0.08 * self.problems * 3 + self.eval_tokens / 20_000 * 5,
+            "evaluation": 3.0 + 0.03 * self.problems * 3 + self.eval_tokens / 20_000 * 5,
             **recall,
             "report": 8.0,
         }

@@ -40,8 +40,8 @@ def test_the_second_family_comes_on_request_with_a_block_of_its_own(short: bool)
     assert [budget.name for budget in recall.budgets] == ["whole", "half"] and recall.router is None
 
 
-def test_the_whole_demo_is_planned_for_six_minutes_and_its_first_picture_for_two() -> None:
+def test_the_whole_demo_is_planned_for_five_minutes_and_its_first_picture_for_two() -> None:
     seconds = FULL.seconds()
-    assert sum(seconds.values()) <= 360
+    assert sum(seconds.values()) <= 310
     first = seconds["data"] + seconds["start"] + seconds["parent"] * FULL.eval_every / FULL.parent_steps
     assert 0 < FULL.eval_every < FULL.parent_steps and first < 110
