@@ -48,12 +48,13 @@ def stage2(place: Path, out: Path, layout: Layout, first: Path) -> dict[str, Any
     return run(runs.second_task(place, out, layout, first, DONE, STEPS, router=ROUTER), out)
 
 
-def go_on(place: Path, out: Path, layout: Layout, first: Path, gathered: bool = False) -> dict[str, Any]:
-    """One more step of stage 1; saves what it starts from, by the way that needs less memory if asked to."""
+def go_on(place: Path, out: Path, layout: Layout, gathered: bool = False) -> dict[str, Any]:
+    """One more step of stage 1, in a folder that has its checkpoints; saves what it starts from.
+
+    By the way that needs less memory if asked to.
+    """
     from tests.parallel import runs
 
-    if not (out / "checkpoints").exists():
-        shutil.copytree(first / "checkpoints", out / "checkpoints")
     task = runs.elastic_task(place, out, layout, DONE + 1, every=DONE + 1, router=ROUTER)
     task.trainer.strategy.distrib_optim_fully_reshardable_mem_efficient = gathered
     return run(task, out)
@@ -120,7 +121,8 @@ def measure(place: Path, precision: str, parts: Collection[str]) -> dict[str, An
         if f"{precision} {name}" not in parts:
             continue
         out, gathered = place / name, name == "gathered"
-        ranks = forks.run(out / "log", layout.world, go_on, root, out, in_half(layout), first, gathered=gathered)
+        shutil.copytree(first / "checkpoints", out / "checkpoints")
+        ranks = forks.run(out / "log", layout.world, go_on, root, out, in_half(layout), gathered=gathered)
         results[name] = compared(out, first) | ranks[0]
     return results
 
