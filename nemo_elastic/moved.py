@@ -90,7 +90,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "nemo_elastic.nemo.shaping": (_T + "shaping",),
     "nemo_elastic.nemo.source": (_F + "megatron.stored",),
     "nemo_elastic.nemo.stored": (_F + "megatron.stored", _F + "megatron.metadata"),
-    "nemo_elastic.nemo.streams": (_N + "streams", _M + "streams", _M + "megatron_host"),
+    "nemo_elastic.nemo.streams": (_N + "streams", _M + "two_streams", _M + "megatron_host"),
     "nemo_elastic.nemo.teacher": (_M + "models",),
     "nemo_elastic.nemo.tiny": (_N + "tiny.recipe",),
     "nemo_elastic.nemo.tiny_recipe": (_N + "tiny.recipe",),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPRESSED", "FLOATS", "LAYOUTS", "MODELOPT", "SCHEMES", "WEIGHT", "Quantized", "QuantizedPieces", "Requantized",
-    "Scheme", "Stored", "Torn", "as_torch", "bad_scales", "pieces_of", "scheme_of", "share_changed",
+    "Scheme", "Stored", "Torn", "as_torch", "bad_scales", "pieces_of", "scheme_of", "share_changed", "stored_of",
 ]  # fmt: skip
 
 WEIGHT = "weight"
@@ -305,6 +305,11 @@ class _Anew:
     def whole(self) -> np.ndarray:
         """Give it in one array."""
         return np.concatenate(list(self()))
+
+
+def stored_of(tensors: Mapping[str, Any]) -> dict[str, Stored]:
+    """How each weight of low precision among a model's tensors is stored."""
+    return {name: t.stored_as for name, t in tensors.items() if isinstance(t, Quantized)}
 
 
 def bad_scales(words: np.ndarray) -> int:

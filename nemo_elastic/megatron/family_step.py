@@ -18,7 +18,7 @@ from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.training import FamilyTraining, Part
 
 from .megatron_host import MegatronHost
-from .streams import join
+from .two_streams import join
 from .vocabulary import Output
 
 
@@ -38,7 +38,7 @@ class FamilyStep:
 
     @property
     def teaches_in_pipeline(self) -> bool:
-        """Whether pipeline ranks pass on a teacher's hidden states beside the student's, see `streams`."""
+        """Whether pipeline ranks pass on a teacher's hidden states beside the student's, see `two_streams`."""
         ranks = parallel_state.get_pipeline_model_parallel_world_size()
         return ranks > 1 and self.family.config.distill.taught
 

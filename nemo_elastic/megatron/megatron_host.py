@@ -38,7 +38,7 @@ from .context import context_group, own_positions
 from .layers import MegatronLayers
 from .overlap import report_absent
 from .sharded_sort import Together, sort_in_place
-from .streams import part
+from .two_streams import part
 from .vocabulary import Output, distill_loss, hidden_states
 
 

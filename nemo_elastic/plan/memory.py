@@ -157,8 +157,8 @@ def handed_over(
 ) -> float:
     """Bytes per token that a stage keeps of what the one before it gave, until its backward pass has come.
 
-    That is one tensor with the student's stream and, with a teacher, the teacher's beside it (`megatron.streams`). A
-    recomputed first layer keeps the student's half anyway.
+    That is one tensor with the student's stream and, with a teacher, the teacher's beside it (`megatron.two_streams`).
+    A recomputed first layer keeps the student's half anyway.
     """
     streams = (not recompute) + distill.taught
     return 0.0 if stage.first else streams * stream(parent, shards)

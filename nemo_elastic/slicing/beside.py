@@ -19,7 +19,7 @@ from nemo_elastic.formats.hf.quantization import KEY, OURS, described
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.hf.shards import INDEX
 from nemo_elastic.formats.hf.writing import CONFIG, GENERATION, REMOTE_CODE, remote_code
-from nemo_elastic.formats.quantized import Quantized
+from nemo_elastic.formats.quantized import stored_of
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
 from nemo_elastic.io.bounded import read_bytes
@@ -87,7 +87,7 @@ def _config(source: Source, parent: Source | None) -> Check:
     wanted = to_hf_config(
         source.parent, source.held, dtype=source.dtype, base=base, prediction=bool(source.prediction)
     )
-    stored = {name: t.stored_as for name, t in source.tensors.items() if isinstance(t, Quantized)}
+    stored = stored_of(source.tensors)
     if stored and source.config.get(KEY, {}).get("producer", OURS) == OURS:  # others word it in their own way
         cache = has_cache(source.config.get(KEY), source.cache_scales)
         wanted[KEY], _ = described(source.parent, source.held, stored, _names_behind(source), cache)

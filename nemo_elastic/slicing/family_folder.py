@@ -25,7 +25,7 @@ from nemo_elastic.formats.checksums import held_family
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.writing import FILES, entries_of, write_model, write_text
-from nemo_elastic.formats.quantized import Quantized, Stored, pieces_of
+from nemo_elastic.formats.quantized import Stored, pieces_of, stored_of
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir, prepared
@@ -98,15 +98,10 @@ def write_family(
     entries = entries_of(parent, parent.full, tensors)
     files_from = Path(tokenizer_dir) if tokenizer_dir is not None else None
     lineage = lineage or lineage_of(files_from)
-    low = low_precision_of(tensors)
+    low = stored_of(tensors)
     return write_entries(
         out, family, entries, base, files_from, lineage, force, shard_bytes, progress, prediction, quantized=low
     )
-
-
-def low_precision_of(tensors: Mapping[str, Any]) -> dict[str, Stored]:
-    """How each weight of low precision among a model's tensors is stored."""
-    return {name: t.stored_as for name, t in tensors.items() if isinstance(t, Quantized)}
 
 
 def write_entries(
@@ -123,6 +118,13 @@ def write_entries(
     kind: Output = FAMILY,
     quantized: Mapping[str, Stored] | None = None,
 ) -> Path:
+    """Write a family folder of tensors in the order of the layout table; `kind` is what may be replaced in its place.
+
+    Other arguments as those of `write_family` and `write_model`.
+
+    Raises:
+        ElasticError: `out` in the way.
+    """
     parent = family.parent
     with atomic_dir(out, force, [files_from], kind) as folder:
         write_model(

@@ -24,7 +24,7 @@ from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.writing import FILES, Model, write_models, write_text
 from nemo_elastic.formats.kept import Converted, Pieces, check_convertible, in_dtype, parse_dtype, stored_as
-from nemo_elastic.formats.quantized import Quantized, QuantizedPieces, Requantized, share_changed
+from nemo_elastic.formats.quantized import Quantized, QuantizedPieces, Requantized, share_changed, stored_of
 from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
@@ -276,12 +276,7 @@ def _write_hf(
             source.config,
             source.companions,
             _in_dtype({name: pieces for name, (_, pieces) in behind[folder].items()}, dtype),
-            {
-                name: raw.stored_as
-                for cut in (cuts, behind)
-                for name, (raw, _) in cut[folder].items()
-                if isinstance(raw, Quantized)
-            },
+            stored_of({name: raw for cut in (cuts, behind) for name, (raw, _) in cut[folder].items()}),
         )
         for folder, (target, _) in targets.items()
     ]

@@ -22,12 +22,12 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.writing import entries_of
 from nemo_elastic.formats.kept import SPAN, Pieces
-from nemo_elastic.formats.quantized import Quantized
+from nemo_elastic.formats.quantized import Quantized, stored_of
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Source
 from nemo_elastic.io.outputs import check_output, json_object
 
-from .family_folder import FAMILY, QUANTIZED, low_precision_of, read_members, stored_behind, write_entries
+from .family_folder import FAMILY, QUANTIZED, read_members, stored_behind, write_entries
 from .lineage import lineage_of
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def init_family(
     )
     write_entries(
         out, family, entries, source.config, source.companions, lineage, force, shard_bytes, progress, behind,
-        UNTRAINED, low_precision_of({**source.tensors, **source.prediction}),
+        UNTRAINED, stored_of({**source.tensors, **source.prediction}),
     )  # fmt: skip
     return family
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -114,6 +116,11 @@ def test_masked_equals_sliced_in_double_precision(double_models: dict, drawn: tu
     masked_equals_sliced(double_models[parent], parent, member, torch.float64, 1e-11)
 
 
+def recomputing(model: Any, granularity: str | None) -> Any:
+    """A context in which the model recomputes activations so."""
+    return mock.patch.object(model.config, "recompute_granularity", granularity)
+
+
 @pytest.mark.parametrize("way", ["whole", "sliced", "soft"])
 @pytest.mark.parametrize("recompute", [None, "full"])
 def test_packed_is_each_document_alone_in_logits_and_every_gradient(
@@ -127,11 +134,8 @@ def test_packed_is_each_document_alone_in_logits_and_every_gradient(
     choice = {"whole": None, "sliced": member, "soft": soft}[way]
     documents = Documents(((1, 4, 11), (6, 11)))
     weight = torch.randn(*tokens.shape, parent.vocab, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    granularity, model.config.recompute_granularity = model.config.recompute_granularity, recompute
-    try:
+    with recomputing(model, recompute):
         packed, grads = logits_and_grads(model, tokens, choice, lambda z: (z * weight).sum(), documents)
-    finally:
-        model.config.recompute_granularity = granularity
     wanted = dict.fromkeys(grads, torch.zeros((), dtype=torch.float64))
     for b, row in enumerate(documents.ends):
         for begin, end in itertools.pairwise((0, *row)):
@@ -151,12 +155,8 @@ def test_recomputation_keeps_what_the_forward_pass_kept_where_no_more_may_be_com
     model, tokens = double_models[parent], tokens_of(parent)
     _, kept = logits_and_grads(model, tokens, None, objective)
     torch.compiler.reset()
-    granularity, model.config.recompute_granularity = model.config.recompute_granularity, "full"
-    try:
-        with torch._dynamo.config.patch(recompile_limit=1):
-            _, again = logits_and_grads(model, tokens, None, objective)
-    finally:
-        model.config.recompute_granularity = granularity
+    with torch._dynamo.config.patch(recompile_limit=1), recomputing(model, "full"):
+        _, again = logits_and_grads(model, tokens, None, objective)
     for name, grad in again.items():
         close(grad, kept[name], name, tolerance=1e-6)
 

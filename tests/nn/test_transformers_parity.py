@@ -145,7 +145,7 @@ def answers(tmp_path_factory) -> Path:
         (root / name / "dtype").write_text(dtype)
         (root / name / "eager").touch()
     worker = Path(__file__).with_name("transformers_worker.py")
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     env["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))  # remote code is copied there
     done = subprocess.run([hf_python(), worker, root], capture_output=True, text=True, timeout=1800, env=env)
     assert done.returncode == 0, done.stderr

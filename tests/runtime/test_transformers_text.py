@@ -47,7 +47,7 @@ def theirs(family, tmp_path_factory):
     job = {"texts": TEXTS, "messages": MESSAGES, "new": NEW, "samplings": SAMPLINGS}
     (folder / "job.json").write_text(json.dumps(job))
     worker = Path(__file__).with_name("transformers_worker.py")
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     env["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))
     done = subprocess.run([hf_python(), worker, folder], capture_output=True, text=True, timeout=1800, env=env)
     assert done.returncode == 0, done.stderr

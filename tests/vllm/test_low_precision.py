@@ -24,6 +24,7 @@ def test_a_member_in_fp8(tmp_path: Path) -> None:
     python = Path(os.environ.get("NEMO_ELASTIC_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python")).absolute()
     if not python.exists():
         pytest.skip("vLLM is not here: `make test-vllm`")
+    assert FP8.vllm == RUNS
     (folder,) = write_folders(tmp_path, [FP8]).values()
     said, differ = by_vllm(tmp_path / "vllm", python, folder)
     assert differ is not None, said[-3000:]

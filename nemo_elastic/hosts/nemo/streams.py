@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Both streams of `megatron.streams` through NeMo's pipeline: its steps make room for them."""
+"""Both streams of `megatron.two_streams` through NeMo's pipeline: its steps make room for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from nemo.lightning.megatron_parallel import MegatronStep
 
 from nemo_elastic.megatron.cpu import cuda_as_cpu
-from nemo_elastic.megatron.streams import join, twice_as_wide
+from nemo_elastic.megatron.two_streams import join, twice_as_wide
 from nemo_elastic.megatron.vocabulary import Output
 from nemo_elastic.nn.gates import Choice
 
