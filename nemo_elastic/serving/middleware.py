@@ -99,7 +99,8 @@ class MemberReader:
         if not extra.keys() & {"member", "then"}:
             return self.names.turned(choice, extra)
         asked = self.names.from_extra(extra)
-        if asked != choice and body.get("model") in (*self.names.shapes, *self.names.autos):
+        names_nobody = (None, "", *self.names.aliases, *self.names.unlisted)
+        if asked.name != choice.name and body.get("model") not in names_nobody:
             raise ElasticError(f"vllm_xargs: {asked.name!r} is not allowed; model says {choice.name!r}")
         return asked
 
@@ -142,10 +143,10 @@ class MemberMiddleware:
         assert raw is not None
         try:
             body = json.loads(raw)
+        except (ValueError, RecursionError):  # vLLM says so
+            body = None
+        try:
             choice = self._open(scope).read(path_of(scope), body) if isinstance(body, dict) else None
-        except (ValueError, RecursionError):  # no JSON: vLLM says so
-            await self.app(scope, again(raw, receive), send)
-            return
         except Refused as refused:
             self.requests.refused(int(refused.status))
             await refuse(send, refused.status, refused.message, refused.field)

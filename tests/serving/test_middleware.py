@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from nemo_elastic.core.manifest import FILE
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.serving.arguments import Settings
 from nemo_elastic.serving.middleware import ANSWERS, CHATS, MemberMiddleware, MemberReader, Refused
 from nemo_elastic.serving.names import Choice, Names
@@ -48,8 +50,9 @@ def test_pairs():
     body = {"model": "6b>12b"}
     MemberReader(NAMES, (7,)).read(CHAT, body)
     assert body["vllm_xargs"] == {"member": "6b", "then": "12b"}
-    body = {"vllm_xargs": {"member": "6b", "then": "9b", "thinking_token_budget": 3}}
-    assert MemberReader(NAMES).read(CHAT, body) == Choice("6b", "9b")
+    for model in ({}, {"model": "family"}, {"model": "6b>9b"}):
+        body = model | {"vllm_xargs": {"member": "6b", "then": "9b", "thinking_token_budget": 3}}
+        assert MemberReader(NAMES).read(CHAT, body) == Choice("6b", "9b")
 
 
 def test_the_family_chooses():
@@ -59,8 +62,9 @@ def test_the_family_chooses():
     body = {"model": "auto", "vllm_xargs": {"cost": 0.9}}
     assert MemberReader(CALIBRATED).read(CHAT, body).cost == 0.9
     assert body["vllm_xargs"] == {"member": "auto", "cost": 0.9}
-    body = {"model": "family", "vllm_xargs": {"member": "auto"}}
-    assert MemberReader(CALIBRATED).read(CHAT, body).name == "auto"
+    for model in ("family", "auto"):
+        body = {"model": model, "vllm_xargs": {"member": "auto", "cost": 0.9}}
+        assert MemberReader(CALIBRATED).read(CHAT, body) == Choice("6b", cost=0.9)
     for wrong in (
         {"model": "6b", "vllm_xargs": {"cost": 0.5}},
         {"model": "auto", "vllm_xargs": {"cost": 2}},
@@ -83,6 +87,8 @@ def test_the_family_chooses():
         (400, {"model": "6b>12b", "thinking_token_budget": "5"}),
         (400, {"model": "6b", "vllm_xargs": {"member": "9b"}}),
         (400, {"model": "6b", "vllm_xargs": {"then": "12b"}}),
+        (400, {"model": "6b>12b", "vllm_xargs": {"member": "12b"}}),
+        (400, {"model": "6b>12b", "vllm_xargs": {"member": "9b", "then": "12b"}, "thinking_token_budget": 5}),
         (400, {"vllm_xargs": {"member": "7b"}}),
         (400, {"vllm_xargs": [1]}),
         (400, {"model": "6b", "use_beam_search": True}),
@@ -166,6 +172,14 @@ def test_a_request_goes_through(folder):
     assert ask(middleware, folder, b"", path="/v1/models", method="GET")[0] == 200
     assert ask(middleware, folder, {"model": "mine"})[0] == 200, "a name of the server's own"
     assert json.loads(server.got[-1][1])["vllm_xargs"] == {"member": "12b"}
+
+
+def test_nobody_answers_where_the_family_cannot_be_opened(tmp_path):
+    damaged, server = talking_family(tmp_path), Server()
+    (damaged / FILE).write_text("{}")
+    with pytest.raises(ElasticError):  # the server makes a 500 of it
+        ask(MemberMiddleware(server), damaged, {"model": "6b", "prompt": "a"})
+    assert server.got == []
 
 
 def test_an_unknown_member_is_not_asked_for(folder):
