@@ -87,7 +87,7 @@ def command(
     ranges = None if data is None else _ranges(opened, data, samples, seq_length, device, json)
     with writing(f"writing {out}", quiet=json) as progress:
         weights = quantize_folder(opened, out, scheme, keep=keep or (), ranges=ranges, force=force, progress=progress)
-    sizes = [sum(file.stat().st_size for file in folder.glob("*.safetensors")) for folder in (opened.folder, out)]
+    sizes = [sum(raw.nbytes for raw in each.stored.values()) for each in (opened, open_source(out))]
     record: dict[str, Any] = {"out": str(out), "to": to, "layout": layout, "weights": len(weights)}
     record |= {"bytes": sizes[1], "bytes_before": sizes[0], "torn": torn}
     if json:

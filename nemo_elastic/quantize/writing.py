@@ -107,7 +107,7 @@ class Weight:
     def _entry(
         self, name: str, dtype: str, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.ndarray]]
     ) -> NewTensor:
-        return NewTensor(self.name.removesuffix(WEIGHT) + name, dtype, shape, chunks, self.raw.extent)
+        return NewTensor(self.name.removesuffix(WEIGHT) + name, dtype, shape, chunks, self.raw)
 
     def _stored(self, scale: torch.Tensor) -> torch.Tensor:
         """A scale in the dtype that its file has it in."""
@@ -122,7 +122,6 @@ class Weight:
         return self._entry(name, scheme.dtype, scheme.one, chunks)
 
     def _codes(self) -> Iterator[np.ndarray]:
-        self._scales_of_blocks.clear()
         for values in self.rows():
             w_rc = torch.from_numpy(values)
             if self.scheme.block:
@@ -133,10 +132,7 @@ class Weight:
             yield from_torch(codes).words
 
     def _scales(self) -> Iterator[np.ndarray]:
-        """They are written right behind the codes, with which they were computed; an eighth of them in size."""
-        if not self._scales_of_blocks:
-            for _ in self._codes():
-                pass
+        """The writer asks for them right behind the codes, with which they are computed; an eighth of them in size."""
         while self._scales_of_blocks:
             yield self._scales_of_blocks.popleft()
 

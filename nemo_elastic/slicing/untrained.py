@@ -157,7 +157,7 @@ def _sorted(
         was = None if t.number is None else number_before(ranking, parent, t.row, t.index, t.number)
         raw = stored[names[t.row.name, t.index, was]]
         assert isinstance(raw, Raw)  # of none a precision was found
-        entries.append(NewTensor(t.hf, raw.dtype, t.shape, _Sorted(raw, orders), raw.extent))
+        entries.append(NewTensor(t.hf, raw.dtype, t.shape, _Sorted(raw, orders), raw))
     return entries
 
 

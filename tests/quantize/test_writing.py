@@ -30,8 +30,11 @@ from nemo_elastic.slicing.pieces import cut_pieces, kept_parts
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
+from tests.formats.megatron import test_bridge_folder as bridge
+from tests.hosts.nemo import checkpoints as nemo
 
 from .conftest import PARENT, family_of
+from .test_cli_quantize import call
 
 BOTH = pytest.mark.parametrize(("precision", "layout_"), [(p, x) for p in ("nvfp4", "fp8") for x in LAYOUTS])
 TOKENS_BL = torch.arange(24)[None] * 5 % 96
@@ -42,6 +45,13 @@ def quantized(source: Path, out: Path, precision: str, layout_: str = MODELOPT, 
         more = {"ranges": {}} | more  # which has no words for inputs without scales
     quantize_folder(source, out, scheme_of(precision, layout_), **more)
     return out
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """A model whose MLP has the widths of a 1B's."""
+    parent = replace(PARENT, pattern="M-", hidden=2048, ffn=8192, ffn_stripes=1)
+    return open_source(family_of(tmp_path_factory.mktemp("wide") / "family", parent, {}))
 
 
 def codes_of(weight: Quantized) -> list[torch.Tensor]:
@@ -125,6 +135,30 @@ def test_what_is_damaged_is_found(dense: Path, tmp_path: Path) -> None:
     file.write_bytes(data)
     wrong = {check.name for check in verify(tmp_path / "cut", parent=family).checks if check.ok is False}
     assert wrong >= {"checksums", "cut of the parent"}
+
+
+@pytest.mark.parametrize("form", ["hf", "nemo", "bridge"])
+def test_widths_of_real_models_are_quantised_from_every_format(form: str, wide: Source, tmp_path: Path) -> None:
+    """Of a few megabytes each, so that codes and their scales do not go to the writer in one piece."""
+    state = {name: as_torch(tensor) for name, tensor in wide.tensors.items()}
+    folder = wide.folder
+    if form == "nemo":
+        folder = nemo.store(tmp_path / form, wide.parent, wide.held, state)
+    elif form == "bridge":
+        bridge.store(tmp_path / form, parent=wide.parent, state=state)
+        folder = tmp_path / form
+    code, said, error = call("quantize", str(folder), "--to", "w4a16", "--out", str(tmp_path / "low"), "--json")
+    assert code == 0, error
+    low = open_source(tmp_path / "low").tensors
+    for name, value in state.items():
+        weight = low[name]
+        if isinstance(weight, Quantized):
+            wanted = codes_by_hand(value, global_scale(value, "nvfp4"), "nvfp4")
+            assert all(map(torch.equal, codes_of(weight), wanted)), name
+    assert sum(isinstance(weight, Quantized) for weight in low.values()) == 4
+    record = json.loads(said)
+    assert record["bytes_before"] == sum(2 * value.numel() for value in state.values())
+    assert record["bytes"] == sum(raw.nbytes for raw in open_source(tmp_path / "low").stored.values())
 
 
 def test_sizes(dense: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 
 from nemo_elastic.formats.checksums import Checksum, Sums
 from nemo_elastic.formats.kept import Converted, Pieces
-from nemo_elastic.formats.raw import ITEMSIZE, Extent, word
+from nemo_elastic.formats.raw import ITEMSIZE, Extent, Raw, word
 from nemo_elastic.io.outputs import check_room
 from nemo_elastic.io.values import integer
 
@@ -56,19 +56,24 @@ class NewTensor:
         dtype: name of its dtype.
         shape: its shape.
         chunks: gives its words from first to last, in pieces of any shape. Called once, when its turn comes.
-        extent: where its source lies, if that is in a mapped file.
+        source: what it is made of; one thread makes all tensors of one source, one after the other.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     chunks: Callable[[], Iterable[np.ndarray]]
-    extent: Extent | None = None
+    source: Raw | None = None
 
     @classmethod
     def of(cls, name: str, part: Pieces | Converted) -> NewTensor:
         """What stays of another tensor."""
-        return cls(name, part.dtype, part.shape, part, part.raw.extent)
+        return cls(name, part.dtype, part.shape, part, part.raw)
+
+    @property
+    def extent(self) -> Extent | None:
+        """Where its source lies, if that is in a mapped file."""
+        return None if self.source is None else self.source.extent
 
     @property
     def nbytes(self) -> int:
@@ -222,22 +227,22 @@ def _read(places: Sequence[_Place]) -> Iterator[_Part]:
             at += chunk.nbytes
         if at < entry.nbytes:
             raise RuntimeError(f"{entry.name}: {entry.nbytes - at} bytes short of its shape {entry.shape}")
-        again = following is not None and following.entry.extent is entry.extent
+        again = following is not None and following.entry.source is entry.source
         yield _Part(place, memoryview(b""), at, True, None if again else entry.extent)
 
 
 def _groups(places: Sequence[_Place]) -> list[list[_Place]]:
-    """Tensors that one thread reads: some small ones, and all that is cut from the same."""
+    """Tensors that one thread makes: some small ones, and all that are made of the same."""
     groups: list[list[_Place]] = []
     held, last = 0, None
     for place in places:
-        count, extent = place.entry.nbytes, place.entry.extent
-        again = extent is not None and extent is last
+        count, source = place.entry.nbytes, place.entry.source
+        again = source is not None and source is last
         if not groups or (held + count > BATCH and not again):
             groups.append([])
             held = 0
         groups[-1].append(place)
-        held, last = held + count, extent
+        held, last = held + count, source
     return groups
 
 

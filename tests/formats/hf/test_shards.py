@@ -57,7 +57,7 @@ def test_several_folders_in_one_pass(sizes, limit, random):
         for folder, kept in ((place / "a", names), (place / "b", names[::2])):
             folder.mkdir()
             folders[folder] = [
-                NewTensor(n, source[n].dtype, source[n].shape, Touching(touched, n, source[n]), source[n].extent)
+                NewTensor(n, source[n].dtype, source[n].shape, Touching(touched, n, source[n]), source[n])
                 for n in kept
             ]
         reports = []

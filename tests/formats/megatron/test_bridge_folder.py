@@ -34,10 +34,15 @@ BLOCK = {"budgets": [{"name": "full"}, {"name": "small", "ratio": 0.7}],
 
 
 def store(
-    folder: Path, step: int = 7, elastic: dict[str, Any] | None = None, more: Any = None, parent: Parent = PARENT
+    folder: Path,
+    step: int = 7,
+    elastic: dict[str, Any] | None = None,
+    more: Any = None,
+    parent: Parent = PARENT,
+    state: dict[str, torch.Tensor] | None = None,
 ) -> dict[str, Any]:
     """A run's folder with one checkpoint of a parent; its tensors by HF name."""
-    own = random_tensors(parent)
+    own = random_tensors(parent) if state is None else state
     tensors = to_parts(parent, parent.full, to_megatron(parent, parent.full, own))
     iteration = folder / f"iter_{step:07d}"
     stored = {**tensors, "optimizer.state.exp_avg.decoder.final_norm.weight": torch.zeros(2)} | (more or {})
