@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loss and gradient of a few rows of logits, whose vocabulary may be split among ranks: the terms of `losses`.
 
-Two passes over the rows. The first finds the logarithm of every softmax's denominator, which is all that ranks must
-tell each other; a term says which it needs. The second makes loss and gradient, term by term. Both work on a few rows
-at a time, so that what lies between two operations stays in the processor's cache.
+Two passes over the rows. The first finds the logarithm of every softmax's denominator over all ranks; a term says
+which it needs. The second makes loss and gradient, term by term. Both work on a few rows at a time, so that what lies
+between two operations stays in the processor's cache.
 
 Shape suffixes: c rows of a call, b those worked on at a time, v entry of this rank's part of the vocabulary, k one of
 the teacher's likeliest tokens, n kind of denominator, r rank.
@@ -78,6 +78,10 @@ class Block:
         assert self.teacher_cv is not None
         return self.teacher_cv[self.at].to(self.student_bv.dtype, copy=self.kept)
 
+    def whole(self, part_b: torch.Tensor) -> torch.Tensor:
+        """The sum over the whole vocabulary, of what this rank has summed over its part; all ranks call it alike."""
+        return part_b if self.group is None else _gather(part_b, self.group).sum(0)
+
 
 class Computed(Protocol):
     """What a term computes.
@@ -95,7 +99,8 @@ class Computed(Protocol):
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
         """This rank's share [b] of weight x loss, and the gradient [b, v] of it with respect to the student's logits.
 
-        The shares of all ranks add up to the loss.
+        The shares of all ranks add up to the loss. A gradient that needs a sum over the vocabulary takes it from
+        `Block.whole`: this rank sees its part alone.
         """
         ...
 
@@ -156,10 +161,8 @@ class ReverseDivergence(Divergence):
         loss_b = (q_bv * apart_bv).sum(1)
         if not block.gradient:
             return weight * loss_b, None
-        whole_b = loss_b
-        if block.group is not None:
-            whole_b = _gather(loss_b, block.group).sum(0)
-        return weight * loss_b, q_bv.mul_(apart_bv.sub_(whole_b[:, None])).mul_(weight / block.temperature)
+        whole_b1 = block.whole(loss_b).unsqueeze(1)
+        return weight * loss_b, q_bv.mul_(apart_bv.sub_(whole_b1)).mul_(weight / block.temperature)
 
 
 def _log_probabilities(block: Block) -> torch.Tensor:

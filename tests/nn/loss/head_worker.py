@@ -8,12 +8,19 @@ import torch
 import torch.distributed as dist
 
 from nemo_elastic.nn.loss.head import Head, head_loss
+from tests.nn.loss.squared import squared
 
 
 def main(rank: int, port: int, folder: pathlib.Path) -> None:
-    """Every way of computing the loss on this rank's half of the vocabulary: sum, losses and both gradients."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    with squared():
+        compute(rank, folder)
+    dist.destroy_process_group()
+
+
+def compute(rank: int, folder: pathlib.Path) -> None:
+    """Every way of computing the loss on this rank's half of the vocabulary: sum, losses and both gradients."""
     (hidden, weight), (teacher_hidden, teacher_weight), batch, ways = torch.load(folder / "in.pt")
     half = len(weight) // 2
     part = slice(half * rank, half * (rank + 1))
@@ -40,4 +47,3 @@ def main(rank: int, port: int, folder: pathlib.Path) -> None:
             (loss * 0.37).backward()
             shared.append((loss.detach(), losses, student.hidden_td.grad, student.weight_vd.grad))
     torch.save(shared, folder / f"shared{rank}.pt")
-    dist.destroy_process_group()

@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_elastic.config.losses import TERMS
 from nemo_elastic.nn.loss import terms as loss_terms
 from nemo_elastic.nn.loss.head import Head, TokenShards, head_loss
 from tests.nn.loss import head_worker
+from tests.nn.loss.squared import NAME, squared
 from tests.support.ranks import spawn
 
 EVERY = [
@@ -247,13 +249,20 @@ def rounding(how: dict[str, Any]) -> float:
 
 @pytest.mark.dist
 def test_two_ranks_are_one(tmp_path: pathlib.Path) -> None:
+    with squared():
+        taught = [*EVERY, {"terms": {NAME: 1.0}, "temperature": 1.7}, {"terms": {NAME: 0.6, "ce": 0.3, "kl": 0.7}}]
+        assert {name for how in taught for name in how["terms"]} == set(TERMS), "every registered term"
+        two_ranks_are_one(tmp_path, taught)
+
+
+def two_ranks_are_one(tmp_path: pathlib.Path, taught: list[dict[str, Any]]) -> None:
     student, teacher, batch = heads(dtype=torch.float32)
-    torch.save((tuple(x.detach() for x in student), tuple(teacher), batch, EVERY), tmp_path / "in.pt")
+    torch.save((tuple(x.detach() for x in student), tuple(teacher), batch, taught), tmp_path / "in.pt")
     spawn(head_worker.main, tmp_path)
     parts = [torch.load(tmp_path / f"{r}.pt") for r in range(2)]
-    ways = [*EVERY, {"terms": {"ce": 1.0}}]
+    ways = [*taught, {"terms": {"ce": 1.0}}]
     for i, how in enumerate(ways):
-        loss, losses = head_loss(student, teacher if how in EVERY else None, **batch, **how)
+        loss, losses = head_loss(student, teacher if how in taught else None, **batch, **how)
         dx, dw = gradients(loss, student)
         for part in parts:
             same(part[i][:2], (loss.detach(), losses), rtol=1e-6, atol=2e-6)
@@ -267,7 +276,7 @@ def test_two_ranks_are_one(tmp_path: pathlib.Path) -> None:
     assert len(shared[0]) == 4 * len(ways)
     for i in range(len(shared[0])):
         how = ways[i % len(ways)]
-        loss, losses = head_loss(student, teacher if how in EVERY else None, **batch, **how)
+        loss, losses = head_loss(student, teacher if how in taught else None, **batch, **how)
         dx, dw = gradients(loss, student)
         for own in shared:
             same(own[i][:2], (loss.detach(), losses), rtol=1e-6, atol=2e-6)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A term that the package has not, without a change of it: the squared distance of two distributions."""
+"""The squared distance of two distributions as a term of the loss."""
 
 from __future__ import annotations
 
@@ -9,42 +9,20 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from nemo_elastic.config.losses import TERMS, Term, register
+from nemo_elastic.config.losses import Term, register
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.loss.head import Head, head_loss
-from nemo_elastic.nn.loss.terms import COMPUTED, Block, Sum
 from nemo_elastic.plan.activations import Sharding
 from nemo_elastic.plan.memory import loss as loss_bytes
+from tests.nn.loss.squared import NAME, squared
 from tests.shapes import NANO_12B
-
-NAME = "squared"
-
-
-class Squared:
-    """Sum over tokens of (q - p)^2."""
-
-    uses_up = True
-
-    def sums(self, temperature: float, top: bool) -> tuple[Sum, ...]:
-        assert not top, "it looks at all tokens"
-        return Sum(True, temperature), Sum(False, temperature)
-
-    def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
-        t = block.temperature
-        q_bv = block.student_bv.div_(t).sub_(block.norms[Sum(True, t)][block.at, None]).exp_()
-        apart_bv = q_bv - block.teacher().div_(t).sub_(block.norms[Sum(False, t)][block.at, None]).exp_()
-        loss_b = apart_bv.square().sum(1)
-        gradient_bv = (apart_bv - (q_bv * apart_bv).sum(1, keepdim=True)).mul_(q_bv).mul_(2 * weight / t)
-        return weight * loss_b, gradient_bv
 
 
 @pytest.fixture(autouse=True)
 def term() -> Iterator[None]:
-    register(Term(NAME, teacher=True, copies=3))
-    COMPUTED[NAME] = Squared()
-    yield
-    del TERMS[NAME], COMPUTED[NAME]
+    with squared():
+        yield
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
