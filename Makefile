@@ -171,15 +171,8 @@ format: $(VENV)/.stamp ## Let ruff fix what it can
 	$(BIN)/ruff format .
 
 .PHONY: docs
-docs: $(VENV)/.stamp ## Build the documentation into site/, offline; every figure in its prose stands in a table
-	$(BIN)/python tools/prose_figures.py
+docs: $(VENV)/.stamp ## Build the documentation into site/, offline
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-
-.PHONY: audit
-audit: docs ## Every page against the code: links, commands, their output, days of tables, figures, words
-	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m pytest -q tests/test_docs.py tests/test_site.py tests/test_tutorial.py \
-		tests/test_commands_page.py tests/test_troubleshooting.py tests/test_prose_figures.py tests/benchmarks/test_page.py
 
 .PHONY: bench
 bench: $(VENV)/.stamp $(HF)/.stamp ## Every benchmark, in under 30 minutes after `make demo`, into docs/benchmarks.md (ARGS="bench_step …" runs some)

@@ -5,7 +5,6 @@
     python -m benchmarks [NAME …] [--page]
 
 The page's words are in `benchmarks/page.md`; each `{{ bench_x }}` there becomes the table that bench_x printed last.
-Figures that prose takes from tables, there and on every other page, follow them (`tools/prose_figures.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from textwrap import indent
 
 from benchmarks import chart
 from benchmarks.output import save_svg
-from tools import prose_figures, table_dates
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "docs" / "tables"
@@ -54,8 +52,7 @@ def page() -> str:
     """docs/benchmarks.md, from its words and the tables."""
 
     def table(match: re.Match[str]) -> str:
-        text = indent((TABLES / f"{match[2]}.md").read_text().strip(), match[1])
-        return text + table_dates.caption(match[2], match[1])
+        return indent((TABLES / f"{match[2]}.md").read_text().strip(), match[1])
 
     return re.sub(r"^( *)\{\{ (\w+) \}\}", table, (Path(__file__).parent / "page.md").read_text(), flags=re.MULTILINE)
 
@@ -86,8 +83,6 @@ def main() -> None:
     for name in [] if args.page else args.names or BENCHMARKS:
         print(f"== {name}", flush=True)
         seconds[name] = run(name, BENCHMARKS[name])
-    table_dates.write()
-    prose_figures.write(*prose_figures.read())
     (ROOT / "docs" / "benchmarks.md").write_text(page())
     picture()
     for name, (took, code) in seconds.items():

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from nemo_elastic.report.drawing import INK, MUTED, colour, headline, house, new_figure
-from tools.prose_figures import Number, cell
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Bar:
 
     Attributes:
         what: of ours; against: what it is over.
-        where: the cell, as a reference in prose names it; over: that of the other, where the first is no ratio yet.
+        where: the cell, see `number`; over: that of the other, where the first is no ratio yet.
         inverse: the table has it the other way round.
     """
 
@@ -53,11 +53,36 @@ BARS = (
 )  # fmt: skip
 
 
+def number(tables: Path, where: str) -> float:
+    """A number of a table: `file; keys …; column`, with `#2` behind it for the second number of the cell.
+
+    The keys are cells of the row, or how the line above its table begins; they leave one row.
+
+    Raises:
+        LookupError: there is no such cell, or more than one.
+    """
+    file, *keys, column = (part.strip() for part in where.split(";"))
+    column, _, which = (part.strip() for part in column.partition("#"))
+    heading, header, fits = "", None, []
+    for line in (tables / f"{file}.md").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("|"):
+            heading, header = (line if line.endswith(":") else heading), None
+            continue
+        row = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if header is None:
+            header = row
+        elif column in header and all(key in row or heading.startswith(key) for key in keys):
+            fits.append(row[header.index(column)])
+    if len(fits) != 1:
+        raise LookupError(f"{len(fits)} rows of {file}.md have a column {column!r} and {', '.join(keys) or 'no keys'}")
+    return float(re.findall(r"\d+(?:\.\d+)?", fits[0].replace(",", ""))[int(which or 1) - 1])
+
+
 def ratio(tables: Path, bar: Bar) -> float:
     """Ours over the other."""
-    value = Number.of(cell(tables, bar.where)[0]).value
+    value = number(tables, bar.where)
     if bar.over is not None:
-        value /= Number.of(cell(tables, bar.over)[0]).value
+        value /= number(tables, bar.over)
     return 1 / value if bar.inverse else value
 
 

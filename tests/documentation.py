@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.prose_figures import written
-
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 #: the pages of the site; tables are parts of pages
-SITE = [ROOT / name for name in written(ROOT)]
+SITE = sorted(path for path in DOCS.rglob("*.md") if DOCS / "tables" not in path.parents)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *SITE]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: a line of a block that the site replaces by a file of conf/

@@ -28,8 +28,6 @@ from nemo_elastic.cli.app import COMMANDS, load_command
 from nemo_elastic.config.block import ElasticConfig
 from tests.documentation import PAGES, ROOT, SHELL, blocks, named_files
 from tests.workers import environment
-from tools import pictures, plan_table, status, table_dates
-from tools.pictures import IMAGES, PICTURES
 
 #: programs that are other people's, and are only named
 OTHERS = {"curl", "pip", "pre-commit", "cd", "git", "sbatch", "vllm", "docker", "ns"}
@@ -367,7 +365,7 @@ def test_the_runtime_of_the_pages_runs(page: Path, made: Path, monkeypatch) -> N
         assert len(names["new_ids"]) == 32 and names["logits"].shape == (1, 3, 400)
 
 
-# ------------------------------------------------------------------ links and pictures
+# ------------------------------------------------------------------ links
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
@@ -377,69 +375,6 @@ def test_links_to_files_exist(page: str) -> None:  # mkdocs checks those inside 
     assert local and [link for link in local if not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_is_what_its_script_draws(name: str) -> None:
-    text = (IMAGES / f"{name}.svg").read_text(encoding="utf-8")
-    assert text == PICTURES[name]().svg(), "run: .venv/bin/python tools/pictures.py"
-    assert "prefers-color-scheme: dark" in text
-
-
-def test_members_of_pictures_have_widths_that_a_block_offers() -> None:
-    axes = ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml").axes
-    for member in pictures.MEMBERS.values():
-        widths = {"hidden": member.hidden, **member.layers[0].widths, **member.layers[1].widths}
-        for axis in ("hidden", "ffn", "mamba_heads"):
-            assert widths[axis] in axes[axis].choices
-
-
-def test_the_table_of_the_plan_is_what_its_script_prints() -> None:
-    text = (ROOT / "docs" / "tables" / "plan_stage2.md").read_text(encoding="utf-8")
-    assert text == plan_table.page(), "run: .venv/bin/python tools/plan_table.py > docs/tables/plan_stage2.md"
-
-
-def test_the_tables_of_what_runs_where_are_what_the_tests_say() -> None:
-    pages = status.pages()
-    for name, text in pages.items():
-        assert (ROOT / "docs" / "tables" / name).read_text() == text, "run: .venv/bin/python tools/status.py"
-    first = (ROOT / "README.md").read_text(encoding="utf-8").split("## What was run where\n\n")[1].split("\n\n")[0]
-    assert len(first.splitlines()) > 6 and set(first.splitlines()) <= set(pages["status.md"].splitlines())
-
-
-def test_every_picture_is_shown_somewhere() -> None:
-    text = "".join(p.read_text(encoding="utf-8") for p in PAGES)
-    assert [p.name for p in IMAGES.iterdir() if f"images/{p.name}" not in text] == []
-
-
 def test_examples_of_json_are_json() -> None:
     for block in blocks("json"):
         json.loads(block.text)
-
-
-def test_the_files_that_security_names_exist() -> None:
-    """Each promise names the rule that keeps it and the tests that hold it."""
-    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("| **")]
-    assert len(rows) >= 10
-    for row in rows:
-        _, rule, tests = row.strip("| ").rsplit(" | ", 2)
-        named = [ROOT / "nemo_elastic" / n for n in re.findall(r"`([\w/]+\.py)`", rule)]
-        named += [ROOT / n for n in re.findall(r"`(tests/[\w/]+\.py)`", tests)]
-        assert len(named) >= 2 and [str(path) for path in named if not path.is_file()] == [], row
-
-
-def test_every_measured_table_has_the_day_on_which_it_was_made() -> None:
-    known = table_dates.dated()
-    assert table_dates.today(known, "changed") == known, "run: .venv/bin/python tools/table_dates.py"
-    for path in PAGES:
-        shown = table_dates.on_page_markdown(path.read_text(encoding="utf-8"))
-        for name in table_dates.INCLUDED.findall(shown):
-            assert (f'"{name[1]}.md"\n\n{name[0]}Made on 2' in shown) == (name[1] not in table_dates.HELD)
-
-
-def test_a_table_that_changes_gets_a_new_day_and_the_others_keep_theirs(tmp_path: Path) -> None:
-    for name in ("one", "two", "house"):
-        (tmp_path / f"{name}.md").write_text(f"| {name} |\n")
-    first = table_dates.today({}, "2026-01-01", tmp_path)
-    (tmp_path / "two.md").write_text("| 3 |\n")
-    second = table_dates.today(first, "2026-01-02", tmp_path)
-    assert [(name, of["made"]) for name, of in second.items()] == [("one", "2026-01-01"), ("two", "2026-01-02")]

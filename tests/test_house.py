@@ -50,37 +50,6 @@ def test_no_file_is_over_one_megabyte():
     assert [name(p) for p in files() if p.stat().st_size > 1_000_000] == []
 
 
-def map_of_the_house():
-    """Names on CONTRIBUTING's map: those of the package, and those of the folders beside it."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    drawn = re.search(r"```text\nnemo_elastic/\n(.*?)```", text, re.DOTALL)[1].splitlines()
-    # a line is names, then words
-    names = {True: set(), False: set()}
-    for line in drawn:
-        for word in line.split():
-            if not re.fullmatch(r"[\w.]+(/|\.py)", word):
-                break
-            names[line.startswith("  ")].add(word)
-    return names[True], names[False]
-
-
-def test_the_map_of_the_house_is_whole_and_true():
-    inside, beside = map_of_the_house()
-    package = ROOT / "nemo_elastic"
-    modules = {path.name for path in package.glob("*.py") if not path.name.startswith("_")}
-    assert inside == modules | {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
-    folders = {f"{p.partition('/')[0]}/" for p in tracked if "/" in p} - {"nemo_elastic/"}
-    assert not tracked or beside == folders
-    assert all((ROOT / name).is_dir() for name in beside)
-
-
-def test_each_folder_of_the_package_has_one_in_the_tests():
-    inside, _ = map_of_the_house()
-    for folder in (name for name in inside if name.endswith("/")):
-        assert list((ROOT / "tests" / folder).glob("**/test_*.py")), folder
-
-
 def test_ci_runs_what_the_makefile_offers():
     script = ROOT / ".ci" / "run"
     subprocess.run(["bash", "-n", script], check=True)
