@@ -222,10 +222,13 @@ class MegatronHost:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
+        training = self.core.training
         self.core.eval()
-        with torch.no_grad():
-            yield
-        self.core.train()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.core.train(training)
 
     # ------------------------------------------------------------------ ranks
 

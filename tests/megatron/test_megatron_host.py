@@ -198,3 +198,13 @@ def test_ranks_that_cannot_share_a_parent_are_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(parallel_state, "get_context_parallel_world_size", lambda: 8)
     with pytest.raises(ElasticError, match="context_parallel_size: 8 is not allowed; a size that members can share: "):
         make_family(core, family, PARENT)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_error_in_an_evaluation_leaves_the_model_as_it_was(training: bool) -> None:
+    state: Any = None
+    host = host_class()(state, torch.nn.Identity().train(training))
+    with pytest.raises(KeyError), host.evaluating():
+        assert not host.core.training and not torch.is_grad_enabled()
+        raise KeyError
+    assert host.core.training == training and torch.is_grad_enabled()

@@ -112,25 +112,6 @@ def test_a_block_that_came_through_yaml_is_the_same() -> None:
     assert [name for name, _ in differences(own, block())] == ["router"]
 
 
-def test_every_setting_that_may_change_exists() -> None:
-    from nemo_elastic.hosts.common.same_family import FAMILY, STEERING
-
-    whole = block(router={"hidden": 8})
-    for name in (*STEERING, *FAMILY):
-        value: Any = whole
-        for key in name.split("."):
-            assert key in value, name
-            value = value[key]
-
-
-def test_a_checkpoint_that_is_not_elastic_is_refused() -> None:
-    from nemo_elastic.errors import ElasticError
-    from nemo_elastic.hosts.common.same_family import check_same_family
-
-    with pytest.raises(ElasticError, match="resume: runs/one is not elastic; give a log directory of its own"):
-        check_same_family(None, block(), "runs/one", lambda name: True)
-
-
 def checkpoint(folder: Path, name: str) -> Path:
     import torch
 

@@ -278,7 +278,7 @@ def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, r
         refused = refused_overlaps(block, recipe.model.pipeline_model_parallel_size)
         check_overlaps({"ddp": recipe.ddp, "optimizer": recipe.optimizer}, refused)
         check_vocabularies(recipe, vocabulary_rows(options.teacher))  # which may not have been there
-        return check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0)
+        return check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0, rank_only)
 
     step = ElasticStep(
         recipe.model, block, teacher=options.teacher, stage=stage, steps=steps, before=before, rank_only=rank_only

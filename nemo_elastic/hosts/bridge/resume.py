@@ -156,7 +156,9 @@ def _of_step(folder: str, step: int) -> Path:
 # ------------------------------------------------------------------------------------------------ starting
 
 
-def check_start(checkpoint: Any, config: ElasticConfig, stage: int, previous: str | None, first: bool) -> Path | None:
+def check_start(
+    checkpoint: Any, config: ElasticConfig, stage: int, previous: str | None, first: bool, rank_only: bool = False
+) -> Path | None:
     """Look at what a run is going to load, before it is loaded, and compare its block with the run's.
 
     Args:
@@ -165,6 +167,7 @@ def check_start(checkpoint: Any, config: ElasticConfig, stage: int, previous: st
         stage: 1 to 3.
         previous: what stage 2 or 3 goes on from.
         first: whether this rank prints, and sets aside what is passed over.
+        rank_only: whether the run is a ranking.
 
     Returns:
         What is going to be loaded; None for nothing but the teacher.
@@ -194,7 +197,8 @@ def check_start(checkpoint: Any, config: ElasticConfig, stage: int, previous: st
     before = read_context(start).elastic
     if before is None and own is None and stage == 1:
         return start  # a parent as it was: ranked in this run
-    changes = check_same_family(before, config.to_dict(), start, may_change(stage, resumed=own is not None))
+    trained = own is not None and not rank_only
+    changes = check_same_family(before, config, start, may_change(stage, resumed=trained))
     for line in changes if first else ():
         print(f"  resume: {line}", flush=True)
     return start

@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
-from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.core.family import known_fields
-from nemo_elastic.errors import ElasticError, shown
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import ElasticError, inside, shown
 
 __all__ = [
     "FAMILY",
@@ -35,18 +33,19 @@ STEERING = (
 )
 #: what a later stage has to share with the one before, whose router and members it takes
 FAMILY = ("budgets", "axes", "router")
-#: what the first stage has to share with the ranking, whose order, members and router it takes
-RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed", "router.hidden", "router.init_std",
-          "router.prior")  # fmt: skip
+#: what a ranking depends on: the first stage, which takes its order, members and router, shares it with the ranking
+RANKED = ("budgets", "axes", "data", "importance", "ranking", "search", "shapes", "seed", "router.hidden",
+          "router.init_std", "router.prior")  # fmt: skip
 
 
 def check_same_family(
-    old: Mapping[str, Any] | None, new: Mapping[str, Any], where: Any, may_change: Callable[[str], bool]
+    old: Mapping[str, Any] | None, new: ElasticConfig, where: Any, may_change: Callable[[str], bool]
 ) -> list[str]:
     """Compare the block of a run with that of the checkpoint from which it resumes.
 
     Args:
-        old, new: blocks as JSON values (`ElasticConfig.to_dict`).
+        old: the checkpoint's block as it was written: fields that are newer have their defaults.
+        new: the run's.
         where: the checkpoint.
         may_change: whether a setting, by its dotted name, may have another value from here on.
 
@@ -58,7 +57,9 @@ def check_same_family(
     """
     if old is None:
         raise ElasticError(f"resume: {where} is not elastic; give a log directory of its own to the elastic run")
-    changes = list(differences(_today(old), new))
+    with inside(f"resume: {where}"):
+        before = ElasticConfig.from_dict(old)
+    changes = list(differences(before.to_dict(), new.to_dict()))
     refused = [text for name, text in changes if not may_change(name)]
     if refused:
         raise ElasticError(
@@ -72,20 +73,14 @@ def may_change(stage: int, resumed: bool) -> Callable[[str], bool]:
     """Which settings may have another value where a training goes on, by their dotted names.
 
     Args:
-        stage: 1 to 3.
-        resumed: from a checkpoint of its own; else from what the ranking or the stage before left.
+        stage: 1 to 3; a ranking is of stage 1.
+        resumed: a training, from a checkpoint of its own; else from what the ranking or the stage before left.
     """
     if resumed:
         return lambda name: within(name, STEERING)
     if stage > 1:
         return lambda name: not within(name, FAMILY)
     return lambda name: name != "router" and not within(name, RANKED)
-
-
-def _today(old: Mapping[str, Any]) -> dict[str, Any]:
-    """A block as today's version writes it: 0.1 had `distill.mode` in place of teacher and terms."""
-    distill = known_fields(DistillConfig, old.get("distill", {}), "elastic.distill")
-    return {**old, "distill": asdict(DistillConfig(**distill))}
 
 
 def within(name: str, known: Sequence[str]) -> bool:

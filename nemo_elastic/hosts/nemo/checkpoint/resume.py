@@ -90,10 +90,7 @@ class ElasticResume(nl.AutoResume):
         before = read_context(start).elastic
         if before is None and not trainer.ckpt_path and model.stage == 1:
             return  # a parent as it was: ranked in this run
-        changes = check_same_family(
-            before, block.to_dict(), start, may_change(model.stage, resumed=bool(trainer.ckpt_path))
-        )
-        _report(changes)
+        _report(check_same_family(before, block, start, may_change(model.stage, resumed=bool(trainer.ckpt_path))))
 
 
 def _report(lines: list[str]) -> None:

@@ -22,8 +22,8 @@ from nemo.lightning.io.pl import TrainerContext
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.context_files import read_context
+from nemo_elastic.hosts.common.same_family import check_same_family, may_change
 from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.common.sums import write_list
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
@@ -63,13 +63,11 @@ def already_ranked(checkpoint: Path, config: ElasticConfig) -> bool:
     """Whether an earlier run left this checkpoint.
 
     Raises:
-        ElasticError: it did, with another block.
+        ElasticError: it did, with another block, as far as the ranking depends on it.
     """
     if not checkpoint.exists():
         return False
-    block = read_context(checkpoint).elastic
-    if block is None or ElasticConfig.from_dict(block) != config:
-        raise ElasticError(f"{checkpoint}: was ranked with another elastic block; give a new folder, or remove it")
+    check_same_family(read_context(checkpoint).elastic, config, checkpoint, may_change(1, resumed=False))
     return True
 
 

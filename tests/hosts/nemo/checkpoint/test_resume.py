@@ -26,7 +26,7 @@ BLOCK: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a ranking leaves: it takes no loss, so its block has no teacher."""
-    block = ElasticConfig.from_dict(BLOCK | {"distill": {"mode": "ce"}}).to_dict()
+    block = ElasticConfig.from_dict(BLOCK | {"distill": {"teacher": "none"}}).to_dict()
     folder = tmp_path_factory.mktemp("rank") / "ranked"
     store(folder, PARENT, PARENT.full, random_tensors(PARENT), elastic=block)
     torch.save({}, folder / "weights" / "common.pt")
@@ -53,6 +53,7 @@ def start(checkpoint: Path, block: Any, stage: int) -> Any:
     [
         ({"importance": {"samples": 7}}, r"elastic\.importance\.samples: 1024 -> 7"),
         ({"seed": 3}, r"elastic\.seed: 0 -> 3"),
+        ({"data": {"documents": "apart"}}, r"elastic\.data: "),
         ({"search": None}, r"elastic\.search: .* -> None"),
         ({"router": None}, r"elastic\.router: .* -> None"),
         ({"router": {"prior": 1.0}}, r"elastic\.router\.prior: 4.0 -> 1.0"),
@@ -71,6 +72,15 @@ def test_stage_1_takes_the_ranking_of_its_own_block(ranked: Path, capsys: Any) -
     restored = start(ranked, BLOCK | steered, stage=1)
     assert restored.path == str(ranked) and not restored.load_artifacts
     assert "distill.teacher: 'none' -> 'frozen', from here on" in capsys.readouterr().out
+
+
+def test_a_ranking_is_done_whatever_only_training_depends_on(ranked: Path) -> None:
+    from nemo_elastic.hosts.nemo.curriculum.rank import already_ranked
+
+    assert already_ranked(ranked, ElasticConfig.from_dict(BLOCK | {"router": {"lr": 1e-3}}))
+    with pytest.raises(ElasticError, match=r"elastic\.seed: 0 -> 3"):
+        already_ranked(ranked, ElasticConfig.from_dict(BLOCK | {"seed": 3}))
+    assert not already_ranked(ranked.with_name("other"), ElasticConfig.from_dict(BLOCK))
 
 
 def test_stage_1_starts_from_a_parent_that_was_not_ranked(ranked: Path, tmp_path: Path) -> None:

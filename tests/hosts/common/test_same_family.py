@@ -1,0 +1,70 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which settings of a block may differ from those of the checkpoint that a run starts from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.hosts.common.same_family import FAMILY, RANKED, STEERING, check_same_family, may_change
+
+BLOCK: dict[str, Any] = {
+    "budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}],
+    "axes": {"hidden": [64, 32]},
+    "router": {"hidden": 8},
+}
+RESUMED = may_change(1, resumed=True)
+
+
+def block(**changes: Any) -> ElasticConfig:
+    return ElasticConfig.from_dict(BLOCK | changes)
+
+
+def changes(old: Any, new: ElasticConfig, may: Any = RESUMED) -> list[str]:
+    return check_same_family(old, new, "runs/one", may)
+
+
+@pytest.mark.parametrize("section", ["", "importance", "search", "router", "distill", "nonfinite"])
+def test_a_checkpoint_from_before_a_field_has_its_default(section: str) -> None:
+    new = block()
+    written = new.to_dict()
+    own = written[section] if section else written
+    for name in [name for name in own if name not in BLOCK and (section, name) != ("router", "hidden")]:
+        old = written | ({section: {k: v for k, v in own.items() if k != name}} if section else {})
+        if not section:
+            del old[name]
+        assert changes(old, new) == [], name
+
+
+def test_another_value_is_refused_by_name_and_one_that_steers_is_told() -> None:
+    with pytest.raises(ElasticError, match=r"elastic\.seed: 0 -> 4"):
+        changes(block().to_dict(), block(seed=4))
+    (line,) = changes(block().to_dict(), block(sampling={"half": 1}))
+    assert line.startswith("elastic.sampling.half: None -> 1")
+
+
+def test_a_ranking_is_compared_by_what_it_depends_on() -> None:
+    ranking = may_change(1, resumed=False)
+    for steered in ({"router": {"hidden": 8, "lr": 1e-3}}, {"distill": {"teacher": "none"}}, {"budgets_per_batch": 2}):
+        assert changes(block().to_dict(), block(**steered), ranking)
+    for other in ({"seed": 4}, {"router": {"hidden": 16}}, {"router": None}, {"data": {"documents": "apart"}}):
+        with pytest.raises(ElasticError, match="another elastic block"):
+            changes(block().to_dict(), block(**other), ranking)
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    whole = block(data={"documents": "apart"}).to_dict()
+    for name in (*STEERING, *FAMILY, *RANKED):
+        value: Any = whole
+        for key in name.split("."):
+            assert key in value, name
+            value = value[key]
+
+
+def test_a_checkpoint_that_is_not_elastic_is_refused() -> None:
+    with pytest.raises(ElasticError, match="runs/one is not elastic"):
+        changes(None, block())
