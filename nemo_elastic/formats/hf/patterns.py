@@ -104,7 +104,7 @@ def _shell(expression: str) -> Iterator[str]:
     for chosen in product(*parts):
         for own in "".join(chosen).split("|"):
             inside = own.removeprefix("^").removesuffix("$")
-            pieces = _PIECE.findall(inside)
+            pieces: list[str] = _PIECE.findall(inside)
             if "".join(pieces) != inside:
                 raise ValueError
             # as in compressed-tensors, anything may follow an expression

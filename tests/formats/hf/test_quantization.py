@@ -304,13 +304,14 @@ def test_layers_that_predict_more_tokens_stay_as_they_are() -> None:
 def test_lists_of_modules() -> None:
     given = [
         "lm_head", "model.layers.0.mixer.in_proj", "backbone.layers.3*", "re:model\\.layers\\.4\\..*",
-        "re:.*conv1d$", r"re:.*layers\.\d+\.mixer\.(k|v)_proj$", "re:^.*gate|.*norm[0-9]", anywhere("backbone.layers.5.mixer.up_proj"), anywhere("lm_head"),
+        "re:.*conv1d$", r"re:.*layers\.\d+\.mixer\.(k|v)_proj$", "re:^.*gate|.*norm[0-9]",
+        anywhere("backbone.layers.5.mixer.up_proj"), anywhere("lm_head"),
     ]  # fmt: skip
     listed = modules_in(given, "ignore")
     inside = {
         "lm_head", "backbone.layers.0.mixer.in_proj", "backbone.layers.3.mixer.q_proj", "backbone.layers.4.mixer.a",
-        "backbone.layers.12.mixer.k_proj", "backbone.layers.9.mixer.v_proj", "backbone.layers.9.mixer.gate_up", "x.norm2",
-        "backbone.layers.9.mixer.conv1d", "backbone.layers.5.mixer.up_proj", "backbone.layers.31.x",
+        "backbone.layers.12.mixer.k_proj", "backbone.layers.9.mixer.v_proj", "backbone.layers.9.mixer.gate_up",
+        "x.norm2", "backbone.layers.9.mixer.conv1d", "backbone.layers.5.mixer.up_proj", "backbone.layers.31.x",
     }  # fmt: skip
     assert all(module in listed for module in inside)
     others = (
@@ -335,7 +336,7 @@ def test_names_that_we_write_are_names(folders: dict[str, Path]) -> None:
     assert all(name in listed for name in names) and time.perf_counter() - start < 5
 
 
-@pytest.mark.parametrize("pattern", ["*a" * 4096, "re:" + ".*" * 4096, "*" + "?" * 50 + "!", "re:" + ".*0" * 100 + "$"])
+@pytest.mark.parametrize("pattern", ["*a" * 4096, "re:" + ".*" * 4096, f"*{'?' * 50}!", f"re:{'.*0' * 100}$"])
 def test_patterns_that_are_allowed_are_never_tried_in_two_ways(pattern: str) -> None:
     """A matcher that tries would not come back."""
     listed = modules_in([pattern], "ignore")
