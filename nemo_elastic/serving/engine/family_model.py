@@ -32,6 +32,7 @@ from nemo_elastic.core.kinds.mlp import MLP
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.nn.weights import LayerWeights, Weights
+from nemo_elastic.plugins import load_plugins
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.family_runtime import members_of
 
@@ -49,6 +50,7 @@ class FamilyForCausalLM(NemotronHForCausalLM):
         self.vllm_config, self.model_config = vllm_config, vllm_config.model_config
         self.config = config = self.model_config.hf_config
         self.quant_config, self.scheduler_config = None, vllm_config.scheduler_config
+        load_plugins()
         self.source = open_source(self.model_config.model)
         shapes = members_of(self.source)
         self.names = tuple(shapes)

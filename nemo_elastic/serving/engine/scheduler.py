@@ -67,7 +67,7 @@ class FamilyScheduler(Scheduler):
                 # A server's middleware has checked this. From elsewhere, one bad request must not end the engine.
                 logger.warning("A request was refused: %s", exc)
                 choice = Choice(_NOBODY)
-                self.grammar_compile_error_reqs.add(request.request_id)
+                self.encoder_cache_mismatch_reqs.add(request.request_id)  # what vLLM ends with an error in this step
             self._hand_to(request, choice.member)
         super().add_request(request)
 
