@@ -28,6 +28,8 @@ DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 #: dtypes whose words are the values themselves: others stand for something only with the scales of a quantisation
 FLOATS = ("F64", "F32", "F16", "BF16")
 _NUMPY = {"F16": np.float16, "F32": np.float32}
+#: source and target of which every number of the source is one of the target
+_WIDENING = {("F16", "F32"), ("BF16", "F32"), ("F16", "BF16")}
 
 #: first row, and the one behind the last
 Part = tuple[int, int]
@@ -196,8 +198,7 @@ def convert(words: np.ndarray, source: str, target: str) -> np.ndarray:
     values = Raw(source, words).numpy()
     with np.errstate(over="ignore", invalid="ignore"):
         out = _bfloat16(values) if target == "BF16" else values.astype(_NUMPY[target]).view(word(target))
-    # Widening cannot overflow: an exponent of the source is one of the target.
-    if (source, target) not in (("F16", "F32"), ("BF16", "F32"), ("F16", "BF16")):
+    if (source, target) not in _WIDENING:
         infinite = np.count_nonzero(np.isinf(Raw(target, out).numpy()))
         if infinite != np.count_nonzero(np.isinf(values)):
             raise OverflowError(target)
@@ -231,7 +232,7 @@ class Converted:
         tensor: Its name, for the error.
 
     Attributes:
-        underflowed: Numbers that are not 0 in the tensor, and 0 in the dtype, among the pieces that were given.
+        underflowed: Numbers that are not 0 in the tensor, and 0 in the dtype, after all pieces were given.
     """
 
     def __init__(self, pieces: Pieces, target: str, tensor: str) -> None:
@@ -258,11 +259,13 @@ class Converted:
         Raises:
             ElasticError: A number is too large for the dtype.
         """
+        underflowed = 0
         for piece in self.pieces():
             out = self._converted(piece)
-            if self.dtype == "F16" or self.raw.dtype == "F64":  # no other ends before its source does
-                self.underflowed += _numbers(piece) - _numbers(out)
+            if (self.raw.dtype, self.dtype) not in _WIDENING:
+                underflowed += _numbers(piece) - _numbers(out)
             yield out
+        self.underflowed = underflowed  # of one pass: a tied head is a second one over the embedding
 
     def whole(self) -> np.ndarray:
         """Give it in one array."""

@@ -235,6 +235,7 @@ def _check_values(name: str, given: torch.Tensor, stored: torch.Tensor) -> int:
         if bool(given.to(torch.float64).isfinite().all()):
             raise bad("dtype", str(stored.dtype), f"tensor {name!r} has {wrong} numbers that it cannot hold")
         raise ElasticError(f"{wrong} values are infinite or not a number; nemo-elastic verify finds damage", name)
-    if torch.finfo(stored.dtype).smallest_normal <= torch.finfo(given.dtype).smallest_normal:
+    before, after = (torch.finfo(t.dtype) for t in (given, stored))
+    if after.smallest_normal * after.eps <= before.smallest_normal * before.eps:
         return 0
     return int(torch.count_nonzero(given) - torch.count_nonzero(stored))

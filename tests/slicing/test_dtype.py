@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,3 +126,14 @@ def test_what_becomes_zero_is_reported_and_counted(run, tmp_path):
     assert cuts[0].underflowed == exact and cuts[1].underflowed <= exact
     code, out, _ = run("slice", family, "--budget", "full", "--dtype", "bf16", "--out", tmp_path / "d")
     assert code == 0 and "too small" not in out
+
+
+@pytest.mark.parametrize(("name", "tiny"), [("fp16", 1e-9), ("bf16", 1e-41)])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_number_that_becomes_zero_is_counted_once(tmp_path, tied, name, tiny):
+    """A tied head is written from the embedding, and is no second number; float32 has smaller ones than bfloat16."""
+    parent = replace(PARENT, tied=tied)
+    values = random_values(parent)
+    values["backbone.embeddings.weight"][3, :2] = tiny, -tiny
+    write(tmp_path / "family", parent, tensors=values)
+    assert slice_checkpoint(tmp_path / "family", tmp_path / "cut", member="full", dtype=name).underflowed == 2
