@@ -135,11 +135,12 @@ def slice_checkpoint(
         raise ElasticError("slice: give either the name of a member or a subnet")
     opened = source if isinstance(source, Source) else open_source(source)
     target, origin = _target(opened, member, subnet)
-    write, stored, lineage = _options(opened, format, dtype, license, base_model)
+    kept = opened if prediction else replace(opened, prediction={}, predicts=None)
+    write, stored, lineage = _options(kept, format, dtype, license, base_model)
     check_apart(out, opened.folder)
     lost = _Lost()
     if write is not None:
-        write(opened if prediction else _alone(opened), target, out, force)
+        write(kept, target, out, force)
     else:
         with atomic_dir(out, force, kind=MEMBER) as folder:
             into = {folder: (target, origin)}
@@ -181,13 +182,14 @@ def slice_members(
     targets = {check_name("members", name): _target(opened, None, subnet) for name, subnet in members.items()}
     if not targets:
         raise ElasticError("members: none to cut")
-    write, stored, lineage = _options(opened, format, dtype, license, base_model)
+    kept = opened if prediction else replace(opened, prediction={}, predicts=None)
+    write, stored, lineage = _options(kept, format, dtype, license, base_model)
     check_apart(out, opened.folder)
     lost = [_Lost()] * len(targets)
     with atomic_dir(out, force, kind=MEMBERS) as folder:
         if write is not None:
             for name, (target, _) in targets.items():
-                write(opened if prediction else _alone(opened), target, folder / name)
+                write(kept, target, folder / name)
         else:
             for name in targets:
                 (folder / name).mkdir()
@@ -197,11 +199,6 @@ def slice_members(
         _cut(opened, Path(out, name), target, origin, left_out(opened, target, prediction, format), count)
         for (name, (target, origin)), count in zip(targets.items(), lost, strict=True)
     ]
-
-
-def _alone(source: Source) -> Source:
-    """The model without layers behind it."""
-    return replace(source, prediction={}, predicts=None)
 
 
 @dataclass(frozen=True)
@@ -237,7 +234,7 @@ def _stored(source: Source, name: str | None) -> str | None:
     """The dtype that tensors get, as a safetensors header has it, or None where each keeps its own."""
     dtype = parse_dtype(name)
     if name is not None:
-        for tensor, raw in source.tensors.items():
+        for tensor, raw in (*source.tensors.items(), *source.prediction.items()):
             check_convertible(name, tensor, raw.dtype)
     return dtype
 

@@ -33,6 +33,7 @@ from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
 from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
+from tests.quantize.damage import floats, with_json, with_tensors
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import GROUPS, LATENT, MOE
 
@@ -230,6 +231,24 @@ def test_left_out_on_request_and_for_want_of_a_width(tmp_path: Path, capsys: pyt
     bare = slice_checkpoint(tmp_path / "family", tmp_path / "bare", subnet=parent.uniform([0, 1, 2, 4]))
     assert bare.left_out is not None and bare.left_out.endswith("no attention layer, whose widths theirs would have")
     assert not open_source(bare.out).prediction
+
+
+def test_codes_behind_a_model_in_full_precision_are_no_values(tmp_path: Path) -> None:
+    folder = plain(tmp_path / "plain", unstriped(MOE), prediction=True)
+    name = "mtp.layers.1.mixer.shared_experts.up_proj.weight"
+
+    def quantise(tensors: dict[str, Raw]) -> None:
+        tensors[name] = Raw("F8_E4M3", np.full(tensors[name].shape, 0x38, np.uint8))
+        tensors[f"{name}_scale"] = tensors[f"{name.removesuffix('weight')}input_scale"] = floats(0.5)
+
+    with_tensors(folder, tmp_path / "codes", quantise)
+    said = {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["backbone*", "lm_head"]}
+    with_json(tmp_path / "codes", tmp_path / "low", "config.json", lambda c: c.update(quantization_config=said))
+    whole = unstriped(MOE).full
+    with pytest.raises(ElasticError, match=f"^dtype: 'fp32' is not allowed; tensor '{name}' is stored in fp8"):
+        slice_checkpoint(tmp_path / "low", tmp_path / "cut", subnet=whole, dtype="fp32")
+    cut = slice_checkpoint(tmp_path / "low", tmp_path / "cut", subnet=whole, dtype="fp32", prediction=False)
+    assert open_source(cut.out).dtype == "F32"
 
 
 def test_inspect_counts_them_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
