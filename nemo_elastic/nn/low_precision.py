@@ -3,9 +3,10 @@
 """NVFP4 and FP8 of a weight: codes and scales, the values that they mean, and a weight rounded to such values.
 
 NVFP4 has e2m1 codes in blocks of 16 along the last dimension, each with an e4m3 scale, under one fp32 scale; FP8 has
-e4m3 codes under one fp32 scale. Numbers are those of ModelOpt's `NVFP4QTensor` and `FP8QTensor`: codes round to the
-nearest, ties to the even code; a block of zeros has the scale 1; a block scale is at least e4m3's smallest number, as
-in ModelOpt 0.47 (0.37 lets it become 0). All is computed in fp32.
+e4m3 codes under one scale, a bf16 number: compressed-tensors' files have bf16 there, and training must round as they
+do. Under these scales numbers are those of ModelOpt's `NVFP4QTensor` and `FP8QTensor`: codes round to the nearest,
+ties to the even code; a block of zeros has the scale 1; a block scale is at least e4m3's smallest number, as in
+ModelOpt 0.47 (0.37 lets it become 0). All is computed in fp32.
 
 A block's codes follow from its own numbers and the global scale alone: a cut along whole blocks, coded under the
 scale of the whole, has the codes of the whole, cut.
@@ -33,6 +34,8 @@ __all__ = [
 E2M1_MAX, E4M3_MAX, E4M3_MIN = 6.0, 448.0, 2.0**-9
 #: scheme -> largest number under the global scale 1
 LARGEST = {NVFP4: E2M1_MAX * E4M3_MAX, FP8: E4M3_MAX}
+#: a weight without larger numbers counts as zeros: bf16 has scales for no smaller ones
+_NOTHING = 2.0**-100
 #: twice an e2m1 number -> its code
 _CODES = [0, 1, 2, 3, 4, 0, 5, 0, 6, 0, 0, 0, 7]
 #: code -> e2m1 number
@@ -43,7 +46,7 @@ _PIECE_ELSEWHERE = 2**26
 
 
 def global_scale(w: torch.Tensor, scheme: str) -> torch.Tensor:
-    """The fp32 scale of a whole weight, which makes its largest number the format's largest.
+    """The scale of a whole weight, which makes its largest number the format's largest.
 
     Args:
         w: the weight.
@@ -62,7 +65,8 @@ def largest(w: torch.Tensor) -> torch.Tensor:
 
 def scale_of(amax: torch.Tensor, scheme: str) -> torch.Tensor:
     """The same of the largest absolute number, fp32 of any shape."""
-    return torch.where(amax > 0, amax, 1.0) / LARGEST[scheme]
+    scale = torch.where(amax > _NOTHING, amax, 1.0) / LARGEST[scheme]
+    return scale.bfloat16().float() if scheme == FP8 else scale
 
 
 def nvfp4_codes(w_rc: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -85,7 +85,7 @@ class Weight:
         largest = torch.tensor(max(float(np.abs(rows).max()) for rows in self.rows()))
         if not bool(largest.isfinite()):
             raise ElasticError("has infinities or NaN; nemo-elastic verify finds damage", self.name)
-        return self._stored(scale_of(largest, self.scheme.precision)).float()
+        return scale_of(largest, self.scheme.precision)
 
     def rows(self) -> Iterator[np.ndarray]:
         """Its values, some rows at a time."""
