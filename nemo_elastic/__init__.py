@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import importlib
 
-from .moved import find_moved_modules
-
 TYPE_CHECKING = False  # as `typing` says; to import that takes as long as the rest, and Ctrl-C is not handled yet
 if TYPE_CHECKING:
     from typing import Any
@@ -61,9 +59,6 @@ _HOME = {
     "run_family": ".hosts.nemo.curriculum.jobs",
     "slice_checkpoint": ".slicing.slicer",
 }
-
-
-find_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import nemo_elastic
-from nemo_elastic.moved import MOVED
 
 PACKAGE = Path(nemo_elastic.__file__).parent
 #: only below these may a module import NeMo or Megatron when it is itself imported
@@ -85,17 +84,6 @@ def test_public_names_exist(name):
 def test_public_names_that_need_nemo_exist(name):
     assert getattr(nemo_elastic, name) is not None
     assert name in dir(nemo_elastic)
-
-
-def test_no_public_name_goes_by_an_old_name_of_a_module():
-    for name, home in nemo_elastic._HOME.items():
-        assert f"nemo_elastic{home}" not in MOVED, name
-    names = [name for name in nemo_elastic.__all__ if name not in OF_NEMO]
-    code = f"import nemo_elastic; [getattr(nemo_elastic, name) for name in {names}]"
-    done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:nemo_elastic", "-c", code], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Members as integers of a shape fixed by the parent, so that a distributed checkpoint holds them as a tensor.
 
-A code has hidden, and for each layer of the parent its widths and whether it is kept; zeros for a dropped one. Widths
-stand by position where the parent has no other axes than version 0.1 had. Else the code begins with the names of its
-axes: `[-n, n numbers of names, hidden, ...]`. Either is read, whatever axes a parent has by then: one that a code says
-nothing of was not cut.
+A code is `[-n, n numbers of axes' names, hidden, ...]`. Each layer of the parent follows with its widths along these axes,
+as many as the kind with most has, zeros for a dropped layer, and 1 if it is kept. An axis without a name was not cut.
 """
 
 from __future__ import annotations
@@ -18,23 +16,17 @@ from nemo_elastic.errors import bad
 
 __all__ = ["decode", "encode", "width"]
 
-#: axes whose widths stand by position, in order; a kind with none of them was registered, and has all of its own so
-BY_POSITION = (
-    "ffn", "mamba_heads", "mamba_head_dim", "attention_heads", "experts", "expert_ffn", "shared_ffn", "latent",
-)  # fmt: skip
-
 
 def width(parent: Parent) -> int:
     """Integers of a member of `parent`."""
     names = _names(parent)
-    return len(names) + bool(names) + 1 + (_most(parent, names) + 1) * parent.num_layers
+    return len(names) + 2 + (_most(parent, names) + 1) * parent.num_layers
 
 
 def encode(parent: Parent, member: Subnet) -> list[int]:
     """The code of a member, see above; of a layer [its widths in order, zeros where it has fewer, 1]."""
     names = _names(parent)
-    out, most = [-len(names), *map(_number, names)] if names else [], _most(parent, names)
-    out.append(member.hidden)
+    out, most = [-len(names), *map(_number, names), member.hidden], _most(parent, names)
     for i in range(parent.num_layers):
         layer = member.by_index.get(i)
         own = [] if layer is None else [layer.widths[axis] for axis in _axes(parent.kind(layer.type), names)]
@@ -54,7 +46,7 @@ def decode(parent: Parent, code: list[int]) -> Subnet:
         if number not in numbers:
             raise bad("checkpoint.elastic.codes", number, "an axis of this parent; a later version may know it")
     names = tuple(numbers[number] for number in code[1 : 1 + count])
-    rest, most = code[count + 1 if count else 0 :], _most(parent, names)
+    rest, most = code[count + 1 :], _most(parent, names)
     if len(rest) != 1 + (most + 1) * parent.num_layers:
         raise bad("checkpoint.elastic.codes", len(code), f"members of {parent.num_layers} layers")
     layers: list[Layer] = []
@@ -70,18 +62,13 @@ def _number(axis: str) -> int:
 
 
 def _names(parent: Parent) -> tuple[str, ...]:
-    """Axes that a code names; none where all of them stand by position."""
-    named = any(set(kind.widths) - set(_axes(kind, ())) for kind in parent.kinds)
-    return tuple(axis for kind in parent.kinds for axis in kind.widths) if named else ()
+    return tuple(axis for kind in parent.kinds for axis in kind.widths)
 
 
 def _axes(kind: Kind, names: tuple[str, ...]) -> tuple[str, ...]:
     """Axes of a layer in the order of a code with these names."""
-    if names:
-        return tuple(axis for axis in names if axis in kind.widths)
-    return tuple(axis for axis in BY_POSITION if axis in kind.widths) or kind.widths
+    return tuple(axis for axis in names if axis in kind.widths)
 
 
 def _most(parent: Parent, names: tuple[str, ...]) -> int:
-    """Widths of a layer: two, as Nemotron-H has, or as many as the kind with most."""
-    return max(2, *(len(_axes(kind, names)) for kind in parent.kinds))
+    return max(len(_axes(kind, names)) for kind in parent.kinds)

@@ -32,13 +32,6 @@ _OWN = {CHECKSUMS_FILE, FAMILY_FILE, MEMBER_FILE, CALIBRATION, INDEX}
 #: ends of names that loaders look for, and what transformers reads templates from
 _READ = {".json", ".py", ".jinja", ".safetensors", ".model", ".bin", ".pt", ".pth"}
 _TEMPLATES = "additional_chat_templates"
-#: digests of the files of code that earlier versions wrote
-_EARLIER = {
-    "785c5b1ac5ecf6bb942a3ca1cf6677fb7a26f3971ced058321a8aaed6b646fd5",
-    "55b226c96758c1d91d52ee32101f8f25a6f791601d821abdcd9a29bb7e591a78",
-    "7cea9e8a6a42d6698a69c178662582fa1cf864f752673469fcd6b09a9302d5a2",
-    "9b7c653776cb31923c4a26818988dc8a961feec100bbc5af54e993aa8419a1f2",
-}
 _ABSENT = object()
 
 
@@ -140,17 +133,11 @@ def _code(source: Source) -> Iterator[Check]:
         if names:
             yield Check("code", None, f"{names[0]} names code; read it before you let a loader run it")
         return
-    wrong, old = [], False
-    for name in REMOTE_CODE:
-        content = read_bytes(folder / name) if (folder / name).is_file() else None
-        if content != remote_code(name):
-            known = content is not None and digest(content) in _EARLIER
-            old |= known
-            wrong += [] if known else [name]
+    wrong = [n for n in REMOTE_CODE if not (folder / n).is_file() or read_bytes(folder / n) != remote_code(n)]
     if wrong:
         yield Check("code", False, f"{wrong[0]} is not nemo-elastic's: do not let a loader run it")
     else:
-        yield Check("code", True, f"{' and '.join(REMOTE_CODE)}: nemo-elastic's{', of an earlier version' * old}")
+        yield Check("code", True, f"{' and '.join(REMOTE_CODE)}: nemo-elastic's")
 
 
 def _names_code(path: Path) -> bool:

@@ -31,14 +31,8 @@ from .metadata import RUN_CONFIG, last_iteration
 _TOKENIZER_PATHS = ("pretrained_model_name", "pretrained_model_name_or_path", "model_path", "vocab_file")
 _KEY = re.compile(r"(?:Attr\(name|Key\(key|Index\(index)=(.*)\)")
 _BEGUN = object()
-#: modules of the classes whose defaults are looked up; no other is imported, whatever the file names. The last two
-#: are names that the one before them had
-_MODULES = (
-    "nemo.collections.llm.gpt.model.ssm",
-    "nemo_elastic.hosts.nemo.tiny.recipe",
-    "nemo_elastic.hosts.nemo.tiny.model",
-    "nemo_elastic.nemo.tiny",
-)
+#: modules of the classes whose defaults are looked up; no other is imported, whatever the file names
+_MODULES = ("nemo.collections.llm.gpt.model.ssm", "nemo_elastic.hosts.nemo.tiny.recipe")
 _SPECIAL = ("bos_token", "eos_token", "pad_token")
 
 
