@@ -21,7 +21,6 @@ _BODY = typer.Option("--max-body", help="Largest body of a request, such as 8MiB
 _END = typer.Option(
     "--end-of-thinking", help="Text that ends the thinking of a pair; by default </think>, if a token."
 )
-_DRAFT = typer.Option("--draft", help="Experimental: the member that drafts for larger ones; with -- --enforce-eager.")
 _AUTO = "Cost setting of the model `auto` where a request has none; 0.3 if not given."
 
 
@@ -35,7 +34,6 @@ def command(
     api_key: Annotated[str | None, _KEY] = None,
     end_of_thinking: Annotated[str | None, _END] = None,
     auto: Annotated[float | None, within(0.0, 1.0, "--auto", _AUTO)] = None,
-    draft: Annotated[str | None, _DRAFT] = None,
     max_body: Annotated[str | None, _BODY] = None,
 ) -> None:
     """Serve a family by vLLM, from one copy of its weights: OpenAI's interface, each member a model.
@@ -52,7 +50,7 @@ def command(
     from nemo_elastic.serving.command import Server, check_installed
 
     most = None if max_body is None else parse_size("--max-body", max_body)
-    server = Server(family, host, port, api_key, end_of_thinking, auto, draft, most, flags or [])
+    server = Server(family, host, port, api_key, end_of_thinking, auto, most, flags or [])
     server.check()
     argv = server.argv(check_installed(os.environ.get("VLLM_PLUGINS")))
     if server.is_open:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,15 +32,12 @@ if TYPE_CHECKING:
 ARCHITECTURE = "NemotronElasticForCausalLM"
 MIDDLEWARE, GATE = "nemo_elastic.serving.middleware.MemberMiddleware", "nemo_elastic.serving.gate.Gate"
 _ENGINE = "nemo_elastic.serving.engine"
-PROPOSER = f"{_ENGINE}.drafting.MemberProposer"
 #: the key in vLLM's `additional_config`
 KEY = "nemo_elastic"
 #: most bytes of a request's body where nobody says: some millions of token ids
 MOST_OF_BODY = 2**25
 #: where a family has no chat template: to its operator, and to a client
 NO_TEMPLATE = "no chat template: without --chat-template it takes prompts at /v1/completions, and no messages"
-#: most tokens that a member drafts at once: each costs a request a page of Mamba states
-MOST_DRAFTED = 4
 #: most bytes of cache on a CPU unless asked for
 CPU_CACHE = 4 * 2**30
 #: settings of the engine that a family does not go with -> what else to do
@@ -49,7 +46,7 @@ _ALONE = {
     "pipeline_parallel_size": "1: members have layers of their own",
 }
 _WITHOUT = {
-    "speculative_config": "members draft for each other by --draft",
+    "speculative_config": "members draft in the runtime alone, as in `nemo-elastic chat --draft`",
     "quantization": "members are views of the weights as they are stored",
     "enable_lora": "adapters are not made for members",
     "kv_transfer_config": "members share the pages of the largest",
@@ -65,14 +62,12 @@ class Settings:
         end_of_thinking: the text that ends the thinking of a pair, None for `</think>`.
         end_ids: its token ids; read from the text when the server starts.
         auto: the cost setting of the model `auto` where a request has none; None for the usual.
-        draft: the member that drafts for larger ones; None for none.
         max_body: most bytes of a request's body; None for the usual.
     """
 
     end_of_thinking: str | None = None
     end_ids: tuple[int, ...] = ()
     auto: float | None = None
-    draft: str | None = None
     max_body: int | None = None
 
     @property
@@ -93,9 +88,9 @@ class Settings:
         unknown = sorted(set(map(str, given)) - {field.name for field in fields(cls)})
         if unknown:
             raise ElasticError(f"additional_config.{KEY}: unknown field {unknown[0]!r}")
-        for name in ("end_of_thinking", "draft"):
-            if given.get(name) is not None and not isinstance(given[name], str):
-                raise bad(f"additional_config.{KEY}.{name}", given[name], "a text")
+        text = given.get("end_of_thinking")
+        if text is not None and not isinstance(text, str):
+            raise bad(f"additional_config.{KEY}.end_of_thinking", text, "a text")
         ids = given.get("end_ids", ())
         if not isinstance(ids, (list, tuple)):
             raise bad(f"additional_config.{KEY}.end_ids", ids, "a list of token ids")
@@ -106,7 +101,7 @@ class Settings:
         most = given.get("max_body")
         if most is not None:
             most = integer(f"additional_config.{KEY}.max_body", most, 1, "a number of bytes")
-        return cls(given.get("end_of_thinking"), ends, auto, given.get("draft"), most)
+        return cls(text, ends, auto, most)
 
     def within(self, additional: Mapping[str, Any] | None) -> dict[str, Any]:
         """`additional_config` with these settings in it."""
@@ -175,7 +170,6 @@ def prepare_engine(args: Any) -> None:
 
     parent = check_layers(args.model)
     _check_settings(args)
-    _set_draft(args, names)
     if isinstance(args.hf_overrides, Mapping):
         args.hf_overrides = {**args.hf_overrides, "architectures": [ARCHITECTURE]}
     elif args.hf_overrides:
@@ -185,11 +179,6 @@ def prepare_engine(args: Any) -> None:
     args.worker_cls = f"{_ENGINE}.worker.FamilyWorker"
     args.async_scheduling = False
     args.additional_config = with_end(args.additional_config, args.tokenizer or args.model)
-    settings = Settings.read(args.additional_config)
-    if settings.draft:
-        if args.enable_prefix_caching:
-            raise bad("--enable-prefix-caching", True, "not with --draft")
-        args.enable_prefix_caching = False
     if cpu:
         if parent.recalling:
             _check_heads(parent)
@@ -250,32 +239,6 @@ def _check_heads(parent: Parent) -> None:
         raise bad("attention_head_dim", size, f"vLLM on a CPU has no attention of that size ({reason})") from None
 
 
-def check_draft(draft: str, members: Sequence[str]) -> None:
-    """Check the name of the member that is to draft.
-
-    Args:
-        draft: its name.
-        members: names, largest first.
-
-    Raises:
-        ElasticError: it is none of the smaller members.
-    """
-    smaller = members[1:]
-    if draft not in smaller:
-        raise bad("--draft", draft, f"one of the smaller members: {', '.join(smaller) or 'it has none'}")
-
-
-def _set_draft(args: Any, names: Names) -> None:
-    """Let a member draft, where one is to."""
-    settings = Settings.read(args.additional_config)
-    if settings.draft is None:
-        return
-    check_draft(settings.draft, names.members)
-    if not args.enforce_eager:
-        raise bad("--draft", settings.draft, "only with --enforce-eager, behind --")
-    args.speculative_config = {"method": "custom_class", "model": PROPOSER, "num_speculative_tokens": MOST_DRAFTED}
-
-
 def _asks_for_memory(args: Any) -> bool:
     """Whether somebody has said how much memory an engine takes."""
     said = args.gpu_memory_utilization != type(args).gpu_memory_utilization
@@ -308,17 +271,12 @@ def with_end(additional: Any, tokenizer: str) -> dict[str, Any]:
     return replace(settings, end_ids=ids).within(additional)
 
 
-def _is_ours(value: Any) -> bool:
-    """Whether it is what `_set_draft` has set; an engine's arguments may be prepared twice."""
-    return isinstance(value, Mapping) and value.get("model") == PROPOSER
-
-
 def _check_settings(args: Any) -> None:
     for name, only in _ALONE.items():
         if getattr(args, name, 1) != 1:
             raise bad(f"--{name.replace('_', '-')}", getattr(args, name), f"a family takes {only}")
     for name, why in _WITHOUT.items():
-        if getattr(args, name, None) and not _is_ours(getattr(args, name)):
+        if getattr(args, name, None):
             raise bad(f"--{name.replace('_', '-')}", getattr(args, name), f"a family is served without it: {why}")
     if args.async_scheduling:
         raise bad("--async-scheduling", True, "a family is served without it: one member runs at a time")

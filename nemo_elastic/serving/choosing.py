@@ -59,9 +59,6 @@ class Choosing(SchedulerHook):
             if choice.cost not in (0, 1):  # there the names have chosen
                 self._costs[request.request_id] = choice.cost
 
-    def is_open(self, request_id: str) -> bool:
-        return request_id in self._costs
-
     def plan(self, output: Any, requests: Mapping[str, Any]) -> None:
         output.undecided = {}
         for request_id in self._costs.keys() & output.num_scheduled_tokens.keys():

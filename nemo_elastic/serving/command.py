@@ -18,7 +18,7 @@ from nemo_elastic.formats.family_tokenizer import has_template
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.runtime.calibration import check_cost
 
-from .arguments import GATE, Settings, check_draft, check_layers
+from .arguments import GATE, Settings, check_layers
 from .names import calibration
 from .plugin import check_version
 
@@ -38,7 +38,6 @@ class Server:
         api_key: what clients must send, None for nothing.
         end_of_thinking: text that ends the thinking of a pair, None for `</think>`.
         auto: the cost setting of the model `auto` where a request has none, None for the usual.
-        draft: the member that drafts for larger ones, None for none.
         max_body: most bytes of a request's body, None for the usual.
         flags: more flags, for vLLM.
     """
@@ -49,7 +48,6 @@ class Server:
     api_key: str | None = None
     end_of_thinking: str | None = None
     auto: float | None = None
-    draft: str | None = None
     max_body: int | None = None
     flags: Sequence[str] = ()
 
@@ -74,17 +72,13 @@ class Server:
             if name in OURS:
                 raise bad(name, flag, "give it before --, where nemo-elastic reads it")
             if name.startswith("--additional-config") and self._settings != Settings():
-                given = {"--end-of-thinking": self.end_of_thinking, "--auto": self.auto, "--draft": self.draft}
+                given = {"--end-of-thinking": self.end_of_thinking, "--auto": self.auto}
                 ours = next((option for option, value in given.items() if value is not None), "--max-body")
                 raise bad(name, flag, f"not with {ours}, which is written there")
         if self.auto is not None:
             check_cost(self.auto, "--auto")
             if calibration(shapes) is None:
                 raise bad("--auto", self.auto, f"first nemo-elastic calibrate {self.folder} --data DIR")
-
-        if self.draft is not None:
-            check_draft(self.draft, list(shapes.members))
-
         self._check_text(shapes.companions)
 
     @staticmethod
@@ -99,7 +93,7 @@ class Server:
 
     @property
     def _settings(self) -> Settings:
-        return Settings(self.end_of_thinking, auto=self.auto, draft=self.draft, max_body=self.max_body)
+        return Settings(self.end_of_thinking, auto=self.auto, max_body=self.max_body)
 
     @property
     def is_open(self) -> bool:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an engine does beside running one member in each step: pairs, `auto` and drafts are hooks.
+"""What an engine does beside running one member in each step: pairs and `auto` are hooks.
 
 The scheduler knows which member each request has, and whose turn a step is. The worker, which may be another process,
 runs that member. Both call their hooks in the order in which the methods stand here, and know nothing else of them. A
@@ -27,13 +27,6 @@ class SchedulerHook:
         Raises:
             ElasticError: it asks for what there is not.
         """
-
-    def is_open(self, request_id: str) -> bool:
-        """Whether another member may still go on with a request."""
-        return False
-
-    def before_step(self, member: str | None, requests: Iterable[Any]) -> None:
-        """A step of this member is about to be planned, of some of these requests."""
 
     def plan(self, output: Any, requests: Mapping[str, Any]) -> None:
         """A step was planned; `output` goes to the worker."""
@@ -62,9 +55,6 @@ class WorkerHook:
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
-
-    def before_step(self, scheduler_output: Any) -> None:
-        """The step is about to run; the model knows its member."""
 
     def after_step(self, scheduler_output: Any) -> None:
         """The step has run."""

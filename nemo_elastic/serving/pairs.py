@@ -39,9 +39,6 @@ class Pairs(SchedulerHook):
         if choice.then is not None:
             self._thinking[request.request_id] = choice.then, budget
 
-    def is_open(self, request_id: str) -> bool:
-        return request_id in self._thinking
-
     def before_update(self, result: Any, requests: Mapping[str, Any]) -> None:
         self._lengths = {i: len(requests[i].output_token_ids) for i in self._thinking if i in requests}
 

@@ -17,8 +17,6 @@ from nemo_elastic.serving.arguments import (
     GATE,
     KEY,
     MIDDLEWARE,
-    MOST_DRAFTED,
-    PROPOSER,
     Settings,
     name_members,
     prepare_engine,
@@ -166,24 +164,6 @@ def test_an_engine_gets_our_parts(folder, vllm):
     assert asked.enable_prefix_caching is True
 
 
-def test_a_member_that_drafts(folder, vllm):
-    names = list(Family.load(folder).names)
-    drafts = {KEY: {"draft": names[-1]}}
-    args = engine(folder, additional_config=drafts, enforce_eager=True)
-    for _ in range(2):
-        prepare_engine(args)
-        assert args.speculative_config["model"] == PROPOSER and args.enable_prefix_caching is False
-        assert args.speculative_config["num_speculative_tokens"] == MOST_DRAFTED
-    for settings, more, says in (
-        ({"draft": names[0]}, {}, f"^--draft: '{names[0]}' is not allowed; one of the smaller members: {names[1]}"),
-        ({"draft": names[-1]}, {"enforce_eager": False}, "only with --enforce-eager"),
-        ({"draft": names[-1]}, {"enable_prefix_caching": True}, "^--enable-prefix-caching: True"),
-        ({"draft": names[-1]}, {"speculative_config": {"method": "ngram"}}, "^--speculative-config: "),
-    ):
-        with pytest.raises(ElasticError, match=says):
-            prepare_engine(engine(folder, additional_config={KEY: settings}, **{"enforce_eager": True, **more}))
-
-
 def test_a_cpus_memory_is_not_taken_whole(folder, vllm, monkeypatch):
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     args = engine(folder)
@@ -234,7 +214,6 @@ def test_the_end_of_thinking(folder, tmp_path):
         {KEY: {"end_of_thinking": 1}},
         {KEY: {"end_ids": [-1]}},
         {KEY: {"carry_cache": True}},
-        {KEY: {"draft": 6}},
         {KEY: {"max_body": 0}},
         {KEY: {"max_body": "1MiB"}},
     ],

@@ -12,7 +12,6 @@ from functools import partial
 
 import pytest
 
-from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import installing
 from nemo_elastic.runtime import load_family
@@ -60,20 +59,6 @@ def test_the_cost_setting_of_a_family_that_chooses(folder, tmp_path):
 
 def test_nothing_is_written_where_nothing_is_asked_for(folder):
     assert not any("additional" in a for a in Server(folder).argv(cli=True))
-
-
-def test_who_drafts(folder):
-    names = list(Family.load(folder).names)
-    server = Server(folder, draft=names[-1])
-    server.check()
-    own = next(a for a in server.argv(cli=True) if a.startswith("--additional-config="))
-    assert Settings.read(json.loads(own.partition("=")[2])).draft == names[-1]
-    for given, says in (
-        ({"draft": names[0]}, f"^--draft: '{names[0]}' is not allowed; one of the smaller members: {names[1]}"),
-        ({"draft": names[-1], "flags": ["--additional-config={}"]}, "not with --draft, which is written there"),
-    ):
-        with pytest.raises(ElasticError, match=says):
-            Server(folder, **given).check()
 
 
 def test_a_key_is_in_the_environment_and_not_in_the_arguments(folder):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The engine without a server, in processes of their own: `engine.py` and `set.py`, judged."""
+"""The engine without a server, in processes of their own: `engine.py`, judged."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from pathlib import Path
 from .cases import ROOT
 from .expected import LARGE, SMALL, Checks, Expected
 from .served import SHAPES
-from .server import NEW
-from .set import BESIDE
 
 
 def longest_wait(steps: list[dict]) -> int:
@@ -63,37 +61,6 @@ def check_engine(place: Path, folder: Path, expected: Expected, checks: Checks) 
     for what, holds in report["salts"].items():
         checks.tell(f"cached pages: {what}", holds, "yes" if holds else "no")
     checks.tell("what the scheduler keeps when all is done", report["left"] == 0 == report["pages"], report["left"])
-
-
-def check_drafted(place: Path, close: Path, expected: Expected, checks: Checks) -> None:
-    """An engine in which a member drafts says what the runtime says, also where drafts stay in part."""
-    draft, larger = expected.family.path[1], expected.family.path[0]
-    jobs, wanted = [], []
-    for i, ids in enumerate(expected.ids):
-        for member in expected.family.path:
-            jobs.append(({"member": member}, ids))
-            wanted.append(expected.tokens[member][i])
-        jobs.append(({"member": SMALL, "then": larger, "thinking_token_budget": 3 + i}, ids))
-        wanted.append(expected.pair(i, None, 3 + i, SMALL, larger))
-        jobs.append(({"member": "auto", "cost": 0.5}, ids))
-        wanted.append(expected.auto(0.5)[1][i])
-    job, out, log = (place / f"drafted.{end}" for end in ("job.json", "out.json", "log"))
-    job.write_text(json.dumps(jobs), encoding="utf-8")
-    if not run_engine("set", log, place, close, job, out, json.dumps({"draft": draft})):
-        checks.tell("an engine in which a member drafts", False, log.read_text(errors="replace")[-3000:])
-        return
-    report = json.loads(out.read_text(encoding="utf-8"))
-    checks.equal("answers for which a member drafts", report["tokens"], wanted)
-    checks.tell("members that were drafted for", list(report["drafts"]) == [larger], ", ".join(report["drafts"]))
-    *greedy, sampled = report["beside"]
-    checks.equal("answers into which a request comes that samples its tokens", greedy, wanted[::BESIDE])
-    checks.tell("tokens that it samples", len(sampled) == NEW, len(sampled))
-    drafted, stayed = report["drafts"].get(larger, (0, 0))
-    checks.tell(
-        "tokens drafted, and those that stayed",
-        drafted > 400 and drafted > stayed > drafted / 4,
-        f"{drafted}, {stayed}",
-    )
 
 
 def run_engine(module: str, log: Path, place: Path, *arguments: Path | str) -> bool:

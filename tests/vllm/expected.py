@@ -50,14 +50,14 @@ class Expected:
         chosen = self.family.auto(cost=cost).choose(self.ids)
         return chosen, [self.tokens[member][i] for i, member in enumerate(chosen)]
 
-    def pair(self, i: int, end: int | None, budget: int | None, small: str = SMALL, large: str = LARGE) -> list[int]:
+    def pair(self, i: int, end: int | None, budget: int | None) -> list[int]:
         """What the small member begins and the large one ends."""
-        thought = self.tokens[small][i][: budget or NEW]
+        thought = self.tokens[SMALL][i][: budget or NEW]
         if end in thought:
             thought = thought[: thought.index(end) + 1]
         if len(thought) == NEW:
             return thought
-        return thought + self.family.select(large).generate(self.ids[i] + thought, NEW - len(thought), ())
+        return thought + self.family.select(LARGE).generate(self.ids[i] + thought, NEW - len(thought), ())
 
 
 class Checks:

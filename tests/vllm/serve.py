@@ -22,10 +22,10 @@ from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.slicing.slicer import slice_checkpoint
 
 from .answers import check_auto, check_members, check_mixed, check_names, check_who_answered
-from .engines import check_drafted, check_engine
+from .engines import check_engine
 from .expected import COST, LARGE, LENGTH, MOST, PAIR, SMALL, Checks, Expected
 from .refusals import check_errors, check_gate, check_gone, check_metrics
-from .served import CLOSE, SHAPES, write_served, wrong_heads
+from .served import SHAPES, write_served, wrong_heads
 from .server import KEY, Talk, serving
 
 PLACES, EAGER = 16, "--enforce-eager"  # compiling takes minutes
@@ -93,7 +93,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="write the folders and the servers' logs here and leave them")
     parser.add_argument("--seconds", type=float, default=60, help="how long mixed clients ask")
     parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
-    parser.add_argument("--only", choices=("command", "engine", "drafted", "vllm", "plain"), help="one of the servers")
+    parser.add_argument("--only", choices=("command", "engine", "vllm", "plain"), help="one of the servers")
     args = parser.parse_args(own, argparse.Namespace(flags=flags))
     checks = Checks()
     checks.faults += wrong_heads()
@@ -106,9 +106,6 @@ def main() -> int:
             check_own_command(place, folder, expected, checks, args)
         if args.only in (None, "engine"):
             check_engine(place, folder, expected, checks)
-        if args.only in (None, "drafted"):
-            close = write_served(place / "close", CLOSE, {})
-            check_drafted(place, close, Expected(close), checks)
         if args.only in (None, "vllm"):
             check_vllm_alone(place, folder, expected, checks, flags)
         if args.only in (None, "plain"):

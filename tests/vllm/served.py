@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,11 +51,9 @@ MEMBERS = {
 #: beside the path: neither inside of `9b` nor around `6b`, and without attention
 EXTRAS = {"code": with_widths(PARENT.uniform([0, 1, 2, 4, 5, 6], hidden=112, ffn=192), "mamba_head_dim", {2: 8})}
 SHAPES = MEMBERS | EXTRAS
-#: a member that mostly says what the largest says, so that it may draft for it
-CLOSE = {"12b": PARENT.full, "11b": with_widths(PARENT.full, "ffn", {1: 240}), "6b": MEMBERS["6b"]}
 
 
-def write_served(place: Path, members: Mapping[str, Subnet] = MEMBERS, extras: Mapping[str, Subnet] = EXTRAS) -> Path:
+def write_served(place: Path) -> Path:
     """Write the family into `place`."""
     place.mkdir(parents=True, exist_ok=True)
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
@@ -67,8 +64,8 @@ def write_served(place: Path, members: Mapping[str, Subnet] = MEMBERS, extras: M
     (place / "tokenizer" / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     ids = {"bos_token_id": EOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
     state = random_state(PARENT, PARENT.full, seed=0)
-    family = Family.of(PARENT, members)
-    for name, shape in extras.items():
+    family = Family.of(PARENT, MEMBERS)
+    for name, shape in EXTRAS.items():
         family = family.with_extra(name, shape)
     folder = write_family(place / "family", PARENT, state, family, place / "tokenizer", base=ids)
     _calibrate(folder, text)

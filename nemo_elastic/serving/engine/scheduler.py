@@ -27,8 +27,6 @@ from nemo_elastic.serving.names import Choice, family_names
 from nemo_elastic.serving.pairs import Pairs
 from nemo_elastic.serving.turns import Room, Turns, admissible, at_work, left_waiting
 
-from .drafting import Drafting
-
 logger = init_logger(f"vllm.{__name__}")  # vLLM writes what its own loggers say
 #: of a request that names no member of this family: it fails, and is never scheduled
 _NOBODY = ""
@@ -51,8 +49,6 @@ class FamilyScheduler(Scheduler):
         self.hooks: list[SchedulerHook] = [Pairs(settings.end_ids)]
         if names.calibration is not None:
             self.hooks.append(Choosing(names.calibration))
-        if settings.draft is not None:
-            self.hooks.append(Drafting(names.members[: names.members.index(settings.draft)], tuple(self.hooks)))
 
     # ------------------------------------------------------------------------------------------- requests come and go
 
@@ -101,8 +97,6 @@ class FamilyScheduler(Scheduler):
         running, waiting = self._count(self.running), self._count([*self.waiting, *self.kv_holding_waiting])
         member = self.turns.next(at_work(running, waiting, self.room))
         with self._only(member):
-            for hook in self.hooks:
-                hook.before_step(member, (*self.running, *self.waiting))
             output = super().schedule(*args, **named)
             self._tried.update(r for r in self.waiting if r.status in _READY)
         if member is not None:

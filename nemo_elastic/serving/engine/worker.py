@@ -12,8 +12,6 @@ from vllm.platforms import current_platform
 from nemo_elastic.serving.choosing import Reading
 from nemo_elastic.serving.hooks import WorkerHook
 
-from .drafting import DraftingWorker
-
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as Worker
 else:
@@ -26,8 +24,6 @@ class FamilyWorker(Worker):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.hooks: list[WorkerHook] = [Reading(self)]
-        if self.vllm_config.speculative_config is not None:
-            self.hooks.append(DraftingWorker(self))
 
     def determine_available_memory(self) -> int:
         """Before memory is measured, compile every member: else its first client would wait for it."""
@@ -44,8 +40,6 @@ class FamilyWorker(Worker):
         member = getattr(scheduler_output, "member", None)
         if member is not None:
             self.get_model().use(member)
-        for hook in self.hooks:
-            hook.before_step(scheduler_output)
         output = super().execute_model(scheduler_output)
         for hook in self.hooks:
             hook.after_step(scheduler_output)

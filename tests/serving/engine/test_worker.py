@@ -21,9 +21,9 @@ MODULE = "nemo_elastic.serving.engine.worker"
 class Worker:
     """A worker that writes down what happens in it."""
 
-    def __init__(self, mode: int = 0, runner: tuple[str, ...] = ("profile_run",), drafts: Any = None) -> None:
+    def __init__(self, mode: int = 0, runner: tuple[str, ...] = ("profile_run",)) -> None:
         self.seen: list[str] = []
-        self.vllm_config = SimpleNamespace(compilation_config=SimpleNamespace(mode=mode), speculative_config=drafts)
+        self.vllm_config = SimpleNamespace(compilation_config=SimpleNamespace(mode=mode))
         self.model_runner = SimpleNamespace(**{name: lambda name=name: self.seen.append(name) for name in runner})
 
     def get_model(self) -> Any:
@@ -65,9 +65,6 @@ def worker(request: pytest.FixtureRequest) -> Iterator[Any]:
 class Notes(WorkerHook):
     """Writes down when it is asked, and something into results."""
 
-    def before_step(self, scheduler_output: Any) -> None:
-        self.worker.seen.append("before")
-
     def after_step(self, scheduler_output: Any) -> None:
         self.worker.seen.append("after")
 
@@ -95,12 +92,8 @@ def test_hooks_are_asked_around_a_step_and_write_into_its_result(worker: Any) ->
     one = worker()
     one.hooks = [Notes(one)]
     assert one.execute_model(step("half")) is None and one.sample_tokens(None).noted
-    assert one.seen == ["use half", "before", "step", "after"]
+    assert one.seen == ["use half", "step", "after"]
     assert one.execute_model(step("half", SimpleNamespace())).noted
-
-
-def test_a_member_drafts_only_where_that_is_asked_for(worker: Any) -> None:
-    assert [len(worker(drafts=drafts).hooks) for drafts in (None, object())] == [1, 2]
 
 
 def test_all_members_are_compiled_and_memory_is_measured_with_the_largest(worker: Any) -> None:
