@@ -24,7 +24,7 @@ from .hf import reading as hf
 from .hub import local_folder
 from .source import Shapes, Source, is_gguf
 
-__all__ = ["CHECKPOINT", "open_source", "read_parent", "read_shapes", "writer"]
+__all__ = ["CHECKPOINT", "model_in", "open_source", "read_parent", "read_shapes", "writer"]
 
 WRITERS = "nemo_elastic.writers"
 #: what a writer of another format than ours gives to `atomic_dir`, which lists the files in it
@@ -128,8 +128,20 @@ def writer(name: str, *known: str) -> Callable[..., Any]:
     return points[name].load()
 
 
+def model_in(folder: Path) -> Path | None:
+    """The model in the folder of a run or a training, which is none itself: its family, or its newest checkpoint."""
+    for named in (folder / "family", folder / "checkpoints"):
+        if any(known.is_one(named) for known in FORMATS):
+            return named
+    weights = [file for part in ("", "checkpoints") for file in (folder / part).glob("*/weights/.metadata")]
+    return max(weights, key=os.path.getmtime).parents[1] if weights else None
+
+
 def _reader(folder: Path) -> Reader:
-    return next((known for known in FORMATS if known.is_one(folder)), FORMATS[0]).reader()
+    known = next((known for known in FORMATS if known.is_one(folder)), None)
+    if known is None and (model := model_in(folder)) is not None:
+        raise ElasticError(f"{folder}: is the folder of a run, not a model; give {model}")
+    return (known or FORMATS[0]).reader()
 
 
 def _readable(folder: str | Path, weights: bool = True) -> Path:

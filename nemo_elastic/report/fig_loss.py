@@ -13,7 +13,7 @@ from .labels import name_lines
 from .palette import INK, LIGHT, MUTED, PAPER
 from .run_record import MOST_NAMES, PHASES, Phase, RunRecord, number
 
-BANDS = {name: LIGHT[f"band{number}"] for number, name in enumerate(PHASES)}
+BANDS = {name: LIGHT[f"band{number % 4}"] for number, name in enumerate(PHASES)}
 #: a phase takes at least this share of the picture, however few its tokens: stages are where it happens
 LEAST = 0.27
 #: air between two phases
@@ -151,7 +151,7 @@ def _limits(axes: Axes, values: list[float], late: list[float], run: RunRecord) 
 def _freeze_mark(axes: Axes, run: RunRecord, phases: list[Phase], edges: list[float]) -> None:
     step = run.shapes.step
     for phase, left, scale in _spans(phases, edges):
-        if phase.name != "stage1" or step is None:
+        if phase is not run.routed or step is None:
             continue
         tokens = next((line["tokens"] for line in phase.steps if line["step"] >= step), None)
         if tokens is not None:

@@ -21,8 +21,8 @@ TAU, SCALE = LIGHT["m7"], LIGHT["m8"]
 
 def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     """Draw it; None where no router ran."""
-    phase = run.phase("stage1")
-    if phase is None or not (phase.keys("entropy_") or phase.keys("cost_")):
+    phase = run.routed
+    if phase is None:
         return None
     until = run.shapes.step
     figure = new_figure(sheet.width, 7.6 if sheet.narrow else 6.2)
@@ -34,7 +34,7 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     _entropy(top, phase, until, sheet, end)
     _cost(middle, phase, until, run, sheet, end)
     _schedule(bottom, phase, until)
-    bottom.set_xlabel("step of stage 1")
+    bottom.set_xlabel(f"step of {phase.label}")
     bottom.xaxis.set_major_locator(MaxNLocator(5 if sheet.narrow else 8, integer=True))
     figure.get_layout_engine().set(hspace=0.05)  # pyright: ignore
     frozen = f" Shapes were frozen at step {until}." if until is not None else ""

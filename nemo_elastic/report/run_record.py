@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from nemo_elastic.core.cost import MemorySpec, counts, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.latency import LatencyTable
 from nemo_elastic.core.manifest import FILE, Family
+from nemo_elastic.formats.folders import model_in, read_shapes
 from nemo_elastic.io.read import read_json
 from nemo_elastic.slicing.card import served_as
 
@@ -23,8 +24,10 @@ from ..ranking import Ranking
 from .result import LARGEST, MOST_NAMES, MemberResult, Results, few
 
 CONFIG = "config.json"
-#: folder of a run -> what its phase is called
-PHASES = {"parent": "parent", "stage1": "stage 1", "stage2": "stage 2", "stage3": "stage 3"}
+#: a run's folders -> what their phases are called; the last is of one training by itself
+PHASES = {"parent": "parent", "stage1": "stage 1", "stage2": "stage 2", "stage3": "stage 3", ".": "training"}
+#: folders of a run in which a parent is ranked, and shapes are found and frozen
+_SHAPING = ("stage1", "rank", ".")
 
 T = TypeVar("T")
 
@@ -160,8 +163,10 @@ class RunRecord:
         known = self.family.names if self.family else ()
         return name not in known and (name == "parent" or (self.before is not None and name == self.before.name))
 
-    def phase(self, name: str) -> Phase | None:
-        return next((p for p in self.phases if p.name == name), None)
+    @property
+    def routed(self) -> Phase | None:
+        """The phase in which a router chose the shapes."""
+        return next((p for p in self.phases if p.keys("entropy_") or p.keys("cost_")), None)
 
     def subnet_of(self, name: str) -> Subnet | None:
         """Its shape, where that is known."""
@@ -196,21 +201,22 @@ def load_run(path: Path) -> RunRecord:
     run = RunRecord(path)
     run.data = _try(run, path / "data" / "data.json", _mapping)
     run.phases = _phases(run)
-    elastic = path / "stage1" / "elastic"
-    run.ranking = _try(run, elastic / "ranking", Ranking.load)
+    run.ranking = _try(run, _written(path, "elastic/ranking"), Ranking.load)
     run.family = _try(run, path / "family", _family, needs=FILE)
-    run.serving = _try(run, path / "family" / CONFIG, lambda p: served_as(_mapping(p))) or run.serving
+    model = next((m for job in reversed(PHASES) if (m := model_in(path / job)) is not None), None)
+    run.serving = (model and _try(run, model, _served)) or run.serving
     run.results = _try(run, path / "metrics.json", lambda p: Results.from_json(_mapping(p), str(p)))
-    seen = [p.name for p in (elastic / "shapes.json", elastic / "members.json") if p.is_file()]
+    found, chosen = _written(path, "elastic/shapes.json"), _written(path, "elastic/members.json")
+    seen = [p.name for p in (found, chosen) if p.is_file()]
     if run.parent is not None:
-        run.shapes = _shapes(run, elastic, run.parent)
+        run.shapes = _shapes(run, found, chosen, run.parent)
     elif seen:
         run.notes.append(f"{' and '.join(seen)} left out: without a ranking or a family the parent's shape is unknown")
     if not (run.phases or run.parent or run.results):
         why = f" ({'; '.join(run.notes)})" if run.notes else ""
         raise ElasticError(
-            f"run: {path} holds nothing that a run writes: none of {', '.join(f'{n}/{METRICS}' for n in PHASES)}, "
-            f"stage1/elastic/ranking, family/{FILE} and metrics.json{why}"
+            f"run: {path} holds nothing that a run writes: "
+            f"no {METRICS}, elastic/ranking, family/{FILE} or metrics.json{why}"
         )
     return run
 
@@ -224,10 +230,21 @@ def number(value: Any) -> float | None:
     return float(value) if abs(value) >= 1 / LARGEST else 0.0
 
 
+def _written(path: Path, name: str, jobs: Iterable[str] = _SHAPING) -> Path:
+    """Where the first of a run's jobs wrote a file: in its folder or, on Megatron-Bridge, beside its checkpoints."""
+    places = [path / job / beside / name for job in jobs for beside in ("", "checkpoints")]
+    return next((place for place in places if place.exists()), places[0])
+
+
 def _family(path: Path) -> Family:
     family = Family.load(path)
     few(family.members, f"{path / FILE}: members")
     return family
+
+
+def _served(model: Path) -> MemorySpec:
+    own = model / CONFIG
+    return served_as(_mapping(own) if own.exists() else read_shapes(model).config)
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
@@ -249,7 +266,7 @@ def _try(run: RunRecord, path: Path, read: Callable[[Path], T], needs: str = "")
         return None
 
 
-def _shapes(run: RunRecord, folder: Path, parent: Parent) -> ShapeHistory:
+def _shapes(run: RunRecord, found: Path, chosen: Path, parent: Parent) -> ShapeHistory:
     def read(path: Path) -> tuple[dict[str, Subnet], Mapping[str, Any], dict[str, Subnet]]:
         data = _mapping(path)
         members, report = data.get("members"), data.get("report", {})
@@ -261,8 +278,7 @@ def _shapes(run: RunRecord, folder: Path, parent: Parent) -> ShapeHistory:
         }
         return {n: Subnet.from_json(s, parent, f"{path}: {n}") for n, s in members.items()}, report, raw
 
-    first = _try(run, folder / "shapes.json", read)
-    frozen = _try(run, folder / "members.json", read)
+    first, frozen = _try(run, found, read), _try(run, chosen, read)
     report = frozen[1] if frozen else {}
     step = number(report.get("step"))
     return ShapeHistory(
@@ -286,7 +302,7 @@ def _phases(run: RunRecord) -> tuple[Phase, ...]:
     out: list[Phase] = []
     start = 0
     for name, label in PHASES.items():
-        history = read_history(run.path / name / METRICS)
+        history = read_history(_written(run.path, METRICS, [name]))
         run.notes += [f"left out: {what}" for what in history.left_out]
         steps = tuple(line for line in history.lines if line["kind"] == "step")
         heldout = tuple(line for line in history.lines if line["kind"] == "heldout")

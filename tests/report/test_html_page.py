@@ -168,14 +168,14 @@ def test_lines_that_no_run_writes_are_left_out_and_named(run):
     path.write_text("\n".join([*good[:5], *bad, "", *good[5:], nan, "\x00\udcff".encode("utf-8", "replace").decode()]))
     loaded = load_run(run)
     assert loaded.notes == ["left out: 5 lines of stage1/metrics.jsonl that no run writes (lines 6, 7, 8, 9, 281)"]
-    assert len(loaded.phase("stage1").steps) == 261
+    assert len(loaded.phases[1].steps) == 261
     assert "5 lines of stage1/metrics.jsonl" in render(loaded, {})
 
 
 def test_a_phase_that_was_started_again_counts_once(run):
     path = run / "stage2" / "metrics.jsonl"
     path.write_text(path.read_text() + path.read_text())
-    phase = load_run(run).phase("stage2")
+    phase = load_run(run).phases[2]
     assert len(phase.steps) == 130 and [line["step"] for line in phase.heldout] == sorted(
         line["step"] for line in phase.heldout
     )
@@ -225,8 +225,31 @@ def test_an_earlier_report_is_replaced_and_nothing_else(run):
 def test_tokens_go_on_from_phase_to_phase(demo_run):
     loaded = load_run(demo_run)
     assert [p.start for p in loaded.phases] == [0, 900 * 2048, 1160 * 2048]
-    x, _ = loaded.phase("stage1").series("cost_1.1m", until=loaded.shapes.step)
+    x, _ = loaded.phases[1].series("cost_1.1m", until=loaded.shapes.step)
     assert max(x) <= 130
+
+
+@pytest.mark.parametrize("training", ["stage1", "stage1/checkpoints"])
+def test_a_training_by_itself_is_a_run_on_either_host(run, training):
+    """NeMo writes metrics and shapes beside the checkpoints' folder, Megatron-Bridge's command in it."""
+    (run / "stage1").rename(run / "moved")
+    (run / training).parent.mkdir(exist_ok=True)
+    (run / "moved").rename(run / training)
+    loaded = load_run(run / "stage1")
+    (phase,) = loaded.phases
+    assert phase.label == "training" and len(phase.steps) == 260 and loaded.routed is phase
+    assert list(loaded.subnets) == NAMES and loaded.parent is not None
+    assert set(build_report(run / "stage1").parent.glob("*.png")) >= {
+        run / "stage1" / "report" / f"{name}.png" for name in ("importance", "loss", "router", "shapes")
+    }
+
+
+def test_the_ranking_of_a_job_of_its_own_is_the_runs(run):
+    (run / "rank" / "elastic").mkdir(parents=True)
+    for name in ("ranking", "shapes.json"):
+        (run / "stage1" / "elastic" / name).rename(run / "rank" / "elastic" / name)
+    loaded = load_run(run)
+    assert loaded.ranking is not None and loaded.shapes.first and loaded.shapes.frozen
 
 
 def test_shapes_have_a_row_for_every_step_of_finding_them(demo_run):

@@ -366,6 +366,18 @@ def test_the_command_tells_its_changes_before_it_trains(runs: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_the_command_trained_has_a_report_with_the_memory_that_inspect_tells(runs: Path) -> None:
+    from nemo_elastic.formats.folders import read_shapes
+    from nemo_elastic.report import load_run
+    from nemo_elastic.slicing.card import served_as
+
+    loaded = load_run(runs / "command")
+    (checkpoint,) = (runs / "command" / "checkpoints").glob("*-last")
+    assert loaded.notes == [] and len(loaded.phases[0].steps) == 3 and list(loaded.subnets) == ["full", "half"]
+    assert loaded.serving == served_as(read_shapes(checkpoint).config) and loaded.serving.weights == "fp32"
+
+
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("program", ["nemo-elastic train", "nemo elastic train"])
 def test_ctrl_c_in_training_ends_a_command_with_130(runs: Path, program: str) -> None:
