@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from nemo_elastic.errors import ElasticError
+
 __all__ = ["clear_leftovers", "in_place_of", "is_temporary", "locked", "put_in_place", "remove", "sync", "temporary"]
 
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2(2)
@@ -48,7 +50,12 @@ def temporary(path: Path) -> Iterator[Path]:
 
     Yields:
         The name. Nothing has it yet.
+
+    Raises:
+        ElasticError: The target has such a name itself: the next writer of what it names would clear it away.
     """
+    if is_temporary(path):
+        raise ElasticError(f"{path}: has the form of a temporary name, .NAME.TOKEN.tmp; give another name")
     clear_leftovers(path)
     token, handle = _take(path)
     try:

@@ -278,17 +278,20 @@ def test_of_several_files_none_is_changed_unless_all_are_on_the_disk(tmp_path):
     assert first.read_text() == second.read_text() == "new" and names(tmp_path) == ["first", "second"]
 
 
-@pytest.mark.parametrize("name", ["n" * 256, "é" * 128])
-def test_a_name_that_cannot_be_is_one_line_before_anything_is_written(tmp_path, name):
-    with pytest.raises(ElasticError, match=r"cannot be written \(File name too long"):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("n" * 256, "File name too long"), ("é" * 128, "File name too long"), (".x.0123abcd.tmp", "a temporary name")],
+)
+def test_a_name_that_cannot_be_is_one_line_before_anything_is_written(tmp_path, name, why):
+    with pytest.raises(ElasticError, match=why):
         with atomic_dir(tmp_path / name):
             pytest.fail("the block must not run")
-    with pytest.raises(ElasticError, match="File name too long"):
+    with pytest.raises(ElasticError, match=why):
         atomic_write(tmp_path / name, "x")
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "-", "a\nb", ".x.0123abcd.tmp"])
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "-", "a\nb"])
 def test_a_name_that_can_be_is_written(tmp_path, name):
     write(tmp_path / name)
     write(tmp_path / name, "newer", force=True)
