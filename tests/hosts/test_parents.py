@@ -13,7 +13,7 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.stored import Stored
-from nemo_elastic.hosts.common.sums import write_list
+from nemo_elastic.hosts.common.checkpoints import write_list
 from nemo_elastic.hosts.parents import newest_of
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import PARENT, random_tensors

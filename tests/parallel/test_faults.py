@@ -100,13 +100,12 @@ DAMAGED = {
     "cut metadata": r"weights/\.metadata has \d+ bytes, not the \d+ that it was saved with",
     "no common.pt": r"weights/common\.pt is missing",
     "no metadata.json": r"weights/metadata\.json is missing",
-    "a bit": r"weights/__0_0\.distcp has another checksum than it was saved with",
 }
 
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [pytest.param(n, why, marks=part("damaged", n, long=n not in ("cut weights", "a bit")))
+    [pytest.param(n, why, marks=part("damaged", n, long=n != "cut weights"))
      for n, why in DAMAGED.items()],
 )  # fmt: skip
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(results: dict[str, Any], name: str, why: str) -> None:
@@ -131,14 +130,12 @@ def test_without_a_whole_checkpoint_nothing_starts_anew(results: dict[str, Any])
 
 @pytest.mark.long
 @pytest.mark.part("async")
-def test_asynchronous_saves_are_listed_and_summed_by_the_ranks_that_wrote_them(results: dict[str, Any]) -> None:
+def test_asynchronous_saves_are_listed(results: dict[str, Any]) -> None:
     run = results["async"]
     assert run["left"] == run["whole"] == ["step=2-last", "step=3-last"]
-    assert run["wrong"] == [None, None]
-    for listed, (first, second) in zip(run["listed"], run["summed"], strict=True):
-        assert second == ["weights/__1_0.distcp", "weights/__1_1.distcp"]
-        assert sorted(first + second) == listed
-        assert {"weights/.metadata", "weights/common.pt", "weights/__0_0.distcp", "context/io.json"} <= set(listed)
+    wanted = {"weights/.metadata", "weights/common.pt", "weights/__0_0.distcp", "weights/__1_0.distcp",
+              "context/io.json"}  # fmt: skip
+    assert all(wanted <= set(listed) for listed in run["listed"])
 
 
 @pytest.mark.part("hostile")

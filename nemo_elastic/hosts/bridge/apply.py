@@ -118,8 +118,6 @@ class ElasticRun:
         Raises:
             ElasticError: its checkpoints are all damaged, or of another block.
         """
-        if self.config.checkpoint.load is not None:
-            BRIDGE.verify_sums(Path(self.config.checkpoint.load), get_rank_safe() == 0)
         if self.ended:  # Bridge would write the last checkpoint over itself
             self.forward_step.before()
             if get_rank_safe() == 0:

@@ -14,7 +14,6 @@ from megatron.core import parallel_state
 
 from nemo_elastic.formats.megatron.metadata import ITERATION
 from nemo_elastic.history import METRICS
-from nemo_elastic.hosts.common.checkpoints import begin, end
 from nemo_elastic.megatron.megatron_host import check_pipeline
 from nemo_elastic.megatron.reports import (
     all_ranks,
@@ -79,8 +78,6 @@ class ElasticCallback(Callback):
         self._progress = Progress(self.label, context.state.cfg.train.train_iters, host.step)
         if host.first:
             self._tokens, self._before, _ = start_again(self.file, host.step)
-            if context.state.cfg.checkpoint.save is not None:
-                begin(Path(context.state.cfg.checkpoint.save))
         if not family.members.known:
             check_pipeline(parallel_state.get_pipeline_model_parallel_world_size(), "model.")
             prepare_members(family, host, self.out)
@@ -116,11 +113,6 @@ class ElasticCallback(Callback):
         self._write(step.host.step + 1, line | {"kind": "step", "seconds": seconds})
         self._progress.show(step.host.step + 1, line, step.host.first)
 
-    def on_train_end(self, context: Any) -> None:
-        """Called at the end of a run that came to it, and of no other."""
-        if self.step.host.first and context.state.cfg.checkpoint.save is not None:
-            end(Path(context.state.cfg.checkpoint.save))
-
     # ------------------------------------------------------------------ a validation
 
     def on_eval_start(self, context: Any) -> None:
@@ -145,7 +137,6 @@ class ElasticCallback(Callback):
         manager = ElasticCheckpoints(context.state.cfg.checkpoint)
         manager.save(CheckpointSaveContext(context.state, context.model, context.optimizer, context.scheduler, 0))
         manager.finalize_async_saves(context.state, blocking=True)
-        manager.wait()
 
     def _name_best(self, context: Any, losses: dict[str, float]) -> None:
         """Of a step whose checkpoint is there; else it has its name when it is written."""

@@ -29,9 +29,8 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.metadata import ITERATION, last_iteration
 from nemo_elastic.formats.megatron.torch_files import check_file
-from nemo_elastic.hosts.common.checkpoints import VERIFY, remove
+from nemo_elastic.hosts.common.checkpoints import on_first, remove, write_list
 from nemo_elastic.hosts.common.same_family import check_same_family, may_change
-from nemo_elastic.hosts.common.sums import SumWriter, check_sums, write_list
 
 from .chained import experts_shared_or_not
 from .saved import BRIDGE, NEWEST_STATE, mark, name_newest, step_of
@@ -54,7 +53,6 @@ class ElasticCheckpoints(DefaultCheckpointManager):
 
     def __init__(self, checkpoint_config: Any) -> None:
         super().__init__(checkpoint_config)
-        self._sums = SumWriter()
         self._saving: list[Path] = []  # saves under way beside the training, the oldest first
         self._common: dict[Any, Any] = {}
 
@@ -64,13 +62,10 @@ class ElasticCheckpoints(DefaultCheckpointManager):
             return super().save(ctx, callback_manager)
         config = self.checkpoint_config
         target = _of_step(config.save, int(ctx.state.train_state.step))
-        self.wait()  # for those of the one before
         self._common = {} if callback_manager is None else callback_manager.user_state
         kept = config.most_recent_k
         with _or_nothing(target):
-            if _first():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                mark(target).touch()
+            on_first(lambda: _begin(target))
             config.most_recent_k = -1  # Bridge would remove the best
             try:
                 super().save(ctx, callback_manager)
@@ -79,7 +74,7 @@ class ElasticCheckpoints(DefaultCheckpointManager):
             if config.async_save:
                 self._saving.append(target)
             else:
-                self._finish(target)
+                on_first(lambda: self._finish(target))
         return None
 
     def finalize_async_saves(self, state: Any, blocking: bool = False, terminate: bool = False) -> None:
@@ -89,25 +84,22 @@ class ElasticCheckpoints(DefaultCheckpointManager):
             queue = state.async_calls_queue if self._saving else None
             left = 0 if queue is None else queue.get_num_unfinalized_calls()
             while len(self._saving) > left:
-                self._finish(self._saving.pop(0))
-        if terminate:
-            self.wait()
-
-    def wait(self) -> None:
-        """Return when this rank's checksums are written."""
-        self._sums.wait()
+                target = self._saving.pop(0)
+                on_first(lambda target=target: self._finish(target))
 
     def _finish(self, target: Path) -> None:
         """All ranks have written all of it."""
-        if _first():
-            write_list(target, step_of(target))
-            mark(target).unlink()
-            name_best(target, self._common)
-            kept = self.checkpoint_config.most_recent_k
-            for old in BRIDGE.superseded(target.parent, max(1, kept)) if kept > -1 else ():
-                remove(old)
-        torch.distributed.barrier()
-        self._sums.start(target, torch.distributed.get_rank(), torch.distributed.get_world_size())
+        write_list(target, step_of(target))
+        mark(target).unlink()
+        name_best(target, self._common)
+        kept = self.checkpoint_config.most_recent_k
+        for old in BRIDGE.superseded(target.parent, max(1, kept)) if kept > -1 else ():
+            remove(old)
+
+
+def _begin(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mark(target).touch()
 
 
 def use_our_manager(checkpoint: Any) -> None:
@@ -175,12 +167,12 @@ def check_start(
     Raises:
         ElasticError: it is damaged, may run something, or belongs to another family.
     """
-    own, passed = _own(checkpoint, first)
+    own, passed = _own(checkpoint)
     for line in passed if first else ():
         print(f"  resume: {line}", flush=True)
     if own is not None:
         checkpoint.ckpt_step = step_of(own)  # Bridge would start from what its trackers name
-    _clear(checkpoint, own, first)
+    _clear(checkpoint, own)
     own = own or last_iteration(checkpoint.load)
     start = own or last_iteration(previous or checkpoint.pretrained_checkpoint)
     if start is None:
@@ -188,8 +180,6 @@ def check_start(
             raise bad("previous", previous, "a folder with a checkpoint of Megatron-Bridge's")
         return None
     why = BRIDGE.problem_of_weights(start)
-    if why is None and first and os.environ.get(VERIFY) == "always":
-        why = check_sums(start)
     if why is not None:
         raise ElasticError(f"checkpoint: {start}: {why}; nothing starts from it")
     if own is None and os.path.lexists(newest := start.parent / NEWEST_STATE):
@@ -204,12 +194,11 @@ def check_start(
     return start
 
 
-def _own(checkpoint: Any, first: bool) -> tuple[Path | None, list[str]]:
+def _own(checkpoint: Any) -> tuple[Path | None, list[str]]:
     """Of the run's own checkpoints the newest whole one, or the one that the recipe names, and what is passed over."""
     if checkpoint.load is None:
         return None, []
     if checkpoint.ckpt_step is None:
-        BRIDGE.verify_sums(Path(checkpoint.load), first)
         return BRIDGE.choose(Path(checkpoint.load))
     wanted = _of_step(checkpoint.load, checkpoint.ckpt_step)
     why = BRIDGE.problem(wanted) if wanted.is_dir() else "no such folder"
@@ -218,15 +207,11 @@ def _own(checkpoint: Any, first: bool) -> tuple[Path | None, list[str]]:
     return wanted, []
 
 
-def _clear(checkpoint: Any, own: Path | None, first: bool) -> None:
+def _clear(checkpoint: Any, own: Path | None) -> None:
     """Set aside what is passed over, when all ranks have chosen; in another run's folder nothing is renamed."""
-    if checkpoint.load is None or not torch.distributed.is_initialized():
-        return
-    if checkpoint.load == checkpoint.save:
+    if checkpoint.load is not None and checkpoint.load == checkpoint.save and torch.distributed.is_initialized():
         torch.distributed.barrier()
-        if first:
-            BRIDGE.clear(Path(checkpoint.load), own)
-        torch.distributed.barrier()
+        on_first(lambda: BRIDGE.clear(Path(checkpoint.load), own))
 
 
 def go_on_from(previous: str, state: Any, model: list[Any], optimizer: Any) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.metadata import ITERATION, RUN_CONFIG, TRACKER, last_iteration, weights_folder
 from nemo_elastic.formats.megatron.torch_files import STATE, check_harmless
-from nemo_elastic.hosts.common.checkpoints import Checkpoints, drop_dangling
-from nemo_elastic.hosts.common.sums import wrong_file
+from nemo_elastic.hosts.common.checkpoints import Checkpoints, drop_dangling, wrong_file
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.bounded import open_regular, read_bytes
 

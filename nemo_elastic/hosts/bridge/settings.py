@@ -14,7 +14,7 @@ __all__ = ["ConfigChanges", "run_settings", "settings"]
 
 #: why a setting that a user knows gets another value
 REASONS = {
-    "checkpoint.custom_manager_class": "checksums, and no save that fails half-way",
+    "checkpoint.custom_manager_class": "no save that fails half-way",
     "checkpoint.load": "a run that was stopped goes on",
     "checkpoint.pretrained_checkpoint": "the teacher is the start",
     "ddp.check_for_nan_in_grad": "elastic.nonfinite looks at them",

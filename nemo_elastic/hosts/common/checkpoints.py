@@ -3,11 +3,8 @@
 """One policy for a run's checkpoints: which are whole, from which one a start resumes, what becomes of the others.
 
 A checkpoint is whole if its host has finished it, every file that it was saved with is there in its size
-(`elastic_files.json`, written last), and its metadata fits its files. One that was saved without the list, by version
-0.1 or by a host alone, is compared with its metadata only. A damaged one is passed over and gets another name.
-
-Checksums come after that, beside the training: each rank reads back what it has just written, which its machine still
-has in memory, so that no rank waits for another's gigabytes. They are verified before a start that follows a crash.
+(`elastic_files.json`, written last), and its metadata fits its files. One that was saved without the list, by a host
+alone, is compared with its metadata only. A damaged one is passed over and gets another name.
 
 The best checkpoint has a second name that says its held-out loss: `step=499-val_loss=2.3104`. It is a link: what
 starts from a run needs a name that is known before there is a loss, and a 12B written twice takes 172 GB more.
@@ -17,29 +14,21 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.stored import first_line
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.read import read_json
 
-from .sums import DAMAGED, check_sums, wrong_file
-
-#: of a run's folder of checkpoints: who runs, and whether that has ended
-RUN = "elastic_run.json"
-#: "always" or "never" verify checksums at a start; else it is done after a crash
-VERIFY = "NEMO_ELASTIC_VERIFY"
+#: of a checkpoint: its files and their sizes
+LIST = "elastic_files.json"
 #: before the name of a checkpoint that is being removed
 _REMOVED = ".removed_"
-#: seconds that ranks wait for the one that verifies
-_PATIENCE = 3600
 
 
 class Checkpoints(ABC):
@@ -101,19 +90,13 @@ class Checkpoints(ABC):
                 return f"the next start goes on from {checkpoint}"
         return "there is no whole checkpoint" + ("" if finished else " yet")
 
-    def check_whole(self, checkpoint: Path, first: bool) -> None:
+    def check_whole(self, checkpoint: Path) -> None:
         """Refuse a checkpoint from which no run can start; it may be another run's.
-
-        Args:
-            checkpoint: it.
-            first: whether this rank is the one that reads checksums, where `VERIFY` says always.
 
         Raises:
             ElasticError: it is damaged.
         """
         why = self.problem(checkpoint)
-        if why is None and first and os.environ.get(VERIFY) == "always":
-            why = check_sums(checkpoint)
         if why is not None:
             raise ElasticError(f"checkpoint: {checkpoint}: {why}; nothing starts from it")
 
@@ -128,33 +111,6 @@ class Checkpoints(ABC):
         cut_short = [f"{one.name} is passed over: it was not written to its end; {goes_on}"
                      for one in reversed(self.half_written(folder))]  # fmt: skip
         return chosen, cut_short + lines
-
-    def verify_sums(self, folder: Path, first: bool) -> None:
-        """Compare the newest checkpoint with its checksums before a start, where that is due; then those before it.
-
-        There may be no process group yet. So one rank reads, its result lies in the folder, and the others wait.
-
-        Args:
-            folder: of checkpoints.
-            first: whether this is that rank.
-
-        Raises:
-            ElasticError: the environment variable says something else than it may, or that rank does not come back.
-        """
-        wish, run = os.environ.get(VERIFY, ""), LastRun.read(folder)
-        if wish not in ("", "always", "never"):
-            raise bad(VERIFY, wish, "always or never; without it, checksums are verified after a crash")
-        if wish == "never" or run is None or run.verified or (run.ended and not wish):
-            return None
-        if not first:
-            return _wait_until_verified(folder, run)
-        for checkpoint in reversed(self.finished(folder)):
-            why = check_sums(checkpoint) if self.problem(checkpoint) is None else ""
-            if why is None:
-                break
-            if why:
-                atomic_write(checkpoint / DAMAGED, json.dumps(why))
-        return LastRun(run.start, run.ended, verified=True).write(folder)
 
     # ------------------------------------------------------------------ what becomes of the others
 
@@ -271,54 +227,68 @@ def _links(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*=*") if path.is_symlink()] if folder.is_dir() else []
 
 
-# ------------------------------------------------------------------------------------------------ after a crash
+# ------------------------------------------------------------------------------------------------ its files
 
 
-@dataclass(frozen=True)
-class LastRun:
-    """Who trained last into a folder of checkpoints.
+def write_list(checkpoint: Path, step: int) -> None:
+    """Write down the files of a checkpoint that has just been written by all ranks, and their sizes."""
+    files = {
+        str(path.relative_to(checkpoint)): path.stat().st_size
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != LIST
+    }
+    atomic_write(checkpoint / LIST, json.dumps({"step": step, "files": files}, indent=1) + "\n")
 
-    Attributes:
-        start: how many starts there were.
-        ended: whether it came to its end; one that crashed did not.
-        verified: whether a start after it has looked at checksums.
+
+def listed_step(checkpoint: Path) -> int:
+    """Steps after which it was saved; -1 where it has no list. Times of files do not survive every copy."""
+    try:
+        step = read_json(checkpoint / LIST)["step"]
+    except (ElasticError, OSError, TypeError, KeyError):
+        return -1
+    return step if isinstance(step, int) else -1
+
+
+def wrong_file(checkpoint: Path) -> str | None:
+    """Which file is not as it was saved, by its size; None without a list.
+
+    Raises:
+        ElasticError: the list is damaged.
+        OSError: it cannot be read.
     """
+    if not (checkpoint / LIST).exists():
+        return None
+    content = read_json(checkpoint / LIST)
+    files = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(files, dict) or not files or not all(type(size) is int for size in files.values()):
+        raise ElasticError(f"{checkpoint / LIST}: is no list of files")
+    for name, size in files.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, not the {size} that it was saved with"
+    return None
 
-    start: int
-    ended: bool = False
-    verified: bool = False
 
-    @classmethod
-    def read(cls, folder: Path) -> LastRun | None:
-        """None where no run of ours was."""
+# ------------------------------------------------------------------------------------------------ ranks
+
+
+def on_first(work: Callable[[], Any]) -> Any:
+    """Do something on the first rank; all ranks return its result, or raise its error: none waits for one that failed.
+
+    Raises:
+        ElasticError, OSError: the first rank's.
+    """
+    from torch import distributed
+
+    done: list[Any] = [None, None]  # result, error
+    if distributed.get_rank() == 0:
         try:
-            last = read_json(folder / RUN)
-            return cls(int(last["start"]), last["ended"] is True, last["verified"] is True)
-        except (ElasticError, TypeError, ValueError, KeyError, OverflowError):
-            return None
-
-    def write(self, folder: Path) -> None:
-        atomic_write(folder / RUN, json.dumps(vars(self)) + "\n")
-
-
-def begin(folder: Path) -> None:
-    """Note that a run trains into this folder."""
-    last = LastRun.read(folder)
-    LastRun(1 if last is None else last.start + 1).write(folder)
-
-
-def end(folder: Path) -> None:
-    """Note that it has ended as it should."""
-    run = LastRun.read(folder)
-    if run is not None:
-        LastRun(run.start, ended=True).write(folder)
-
-
-def _wait_until_verified(folder: Path, run: LastRun) -> None:
-    until = time.monotonic() + _PATIENCE
-    while time.monotonic() < until:
-        now = LastRun.read(folder)
-        if now is None or now.verified or now.start != run.start:
-            return
-        time.sleep(0.5)
-    raise ElasticError(f"checkpoints: {folder}: rank 0 did not verify the checksums within {_PATIENCE // 60} minutes")
+            done[0] = work()
+        except (ElasticError, OSError) as error:
+            done[1] = error
+    distributed.broadcast_object_list(done)
+    if done[1] is not None:
+        raise done[1]
+    return done[0]

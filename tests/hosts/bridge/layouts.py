@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 from nemo_elastic.formats.megatron.stored import Stored
-from nemo_elastic.hosts.common.sums import add_sums
 from tests.hosts.bridge.runs import Job, dump, write_prompts
-from tests.hosts.common.saves import cut, flip
+from tests.hosts.common.saves import cut
 from tests.parallel.runs import PEAK, VOCAB, Layout
 from tests.workers import ROOT, environment
 
@@ -30,7 +29,6 @@ ROOM = 60_000
 DAMAGED = {
     "truncated": r"__0_\d\.distcp has \d+ bytes, not the \d+ that it was saved with",
     "missing": r"__0_\d\.distcp is missing",
-    "bit": r"__0_\d\.distcp has another checksum than it was saved with",
 }
 #: runs that a save has ended -> after which step, and what the next start says of that save
 CUT_SHORT = {
@@ -174,9 +172,6 @@ def train_all(place: Path) -> None:
     newest = place / "missing" / "checkpoints" / "iter_0000003"
     next(newest.glob("*.distcp")).unlink()
     cut(next((place / "truncated" / "checkpoints" / "iter_0000003").glob("*.distcp")))
-    changed = place / "bit" / "checkpoints" / "iter_0000003"
-    add_sums(changed, 0, 1)  # the kill may have been faster
-    flip(next(changed.glob("*.distcp")))
     shutil.copytree(place / "full" / "checkpoints", place / "full-left", symlinks=True)
     end = {"kind": "stage2", "done": STEPS, "steps": 2, "longer": True, "ranked": None}
     again = [

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 
 from nemo_elastic.hosts.bridge.saved import BRIDGE, NEWEST_STATE
-from nemo_elastic.hosts.common.checkpoints import Checkpoints
-from nemo_elastic.hosts.common.sums import add_sums, write_list
+from nemo_elastic.hosts.common.checkpoints import Checkpoints, write_list
 from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import PARENT, random_tensors
@@ -39,8 +38,8 @@ class Saves:
     weights: str
     aside: Callable[[str], str]
 
-    def save(self, original: Path, folder: Path, step: int, listed: bool = True, ranks: int = 1) -> Path:
-        """A checkpoint as a run leaves it, with a list and checksums or, as version 0.1 left it, without."""
+    def save(self, original: Path, folder: Path, step: int, listed: bool = True) -> Path:
+        """A checkpoint as a run leaves it, with a list of its files or, as a host alone leaves it, without."""
         checkpoint = folder / self.name(step)
         if self.host is NEMO:
             shutil.copytree(original, checkpoint)
@@ -52,8 +51,6 @@ class Saves:
             (folder / "latest_checkpointed_iteration.txt").write_text(str(step))
         if listed:
             write_list(checkpoint, step)
-            for rank in range(ranks):
-                add_sums(checkpoint, rank, ranks)
         return checkpoint
 
     def cut_short(self, original: Path, folder: Path, step: int) -> Path:
@@ -80,10 +77,3 @@ def original_of(folder: Path) -> Path:
 def cut(path: Path) -> None:
     """As a full disk, or a copy that was stopped, leaves a file."""
     os.truncate(path, path.stat().st_size // 2)
-
-
-def flip(path: Path, at: int = -2000) -> None:
-    """Change one bit."""
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    path.write_bytes(content)

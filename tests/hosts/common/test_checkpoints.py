@@ -7,8 +7,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from nemo_elastic.formats.megatron.metadata import last_iteration
 from nemo_elastic.hosts.bridge.saved import BRIDGE, NEWEST_STATE
 from nemo_elastic.hosts.common import checkpoints
 from nemo_elastic.hosts.nemo.checkpoint.saved import UNFINISHED
-from tests.hosts.common.saves import HOSTS, STATE, Saves, cut, flip
+from tests.hosts.common.saves import HOSTS, STATE, Saves, cut
 
 
 def folders(folder: Path) -> list[str]:
@@ -43,7 +41,7 @@ ONLY = {
 }
 
 
-@pytest.mark.parametrize("listed", [True, False], ids=["ours", "version 0.1"])
+@pytest.mark.parametrize("listed", [True, False], ids=["ours", "the host's alone"])
 @pytest.mark.parametrize(("name", "damage"), [(n, d) for n, own in ONLY.items() for d in (*DAMAGE, *own)])
 def test_a_damaged_checkpoint_is_passed_over_and_why_is_said(
     original: Path, tmp_path: Path, name: str, damage: str, listed: bool
@@ -62,6 +60,15 @@ def test_a_damaged_checkpoint_is_passed_over_and_why_is_said(
     assert saves.host.newest(tmp_path) == f"the next start goes on from {first}"
     saves.host.set_aside(tmp_path)
     assert folders(tmp_path) == sorted([first.name, saves.aside(second.name)])
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"files": []}', '{"files": {"a": "b"}, "step": 1}', '{"files": {}, "step": []}']
+)
+def test_a_damaged_list_is_damage(original: Path, tmp_path: Path, saves: Saves, content: str) -> None:
+    checkpoint = saves.save(original, tmp_path, 3)
+    (checkpoint / checkpoints.LIST).write_text(content)
+    assert checkpoints.LIST in str(saves.host.problem(checkpoint))
 
 
 def test_what_is_set_aside_twice_has_two_names(original: Path, tmp_path: Path, saves: Saves) -> None:
@@ -145,7 +152,7 @@ def test_a_first_save_that_was_cut_short_is_not_loaded(original: Path, tmp_path:
 
 
 def test_a_kill_between_two_files_of_a_save_without_marks(original: Path, tmp_path: Path) -> None:
-    """As version 0.1 saved: the tracker, then the last file of the checkpoint that it names."""
+    """As Bridge saves alone: the tracker, then the last file of the checkpoint that it names."""
     saves = HOSTS["bridge"]
     first, second, third = (saves.save(original, tmp_path, step, listed=False) for step in (3, 7, 11))
     (second / "run_config.yaml").unlink()
@@ -158,53 +165,3 @@ def test_a_kill_between_two_files_of_a_save_without_marks(original: Path, tmp_pa
     ]
     BRIDGE.clear(tmp_path, first)
     assert folders(tmp_path) == [f"damaged_{second.name}", f"damaged_{third.name}", first.name]
-
-
-# ------------------------------------------------------------------ after a crash
-
-
-@pytest.mark.parametrize(("wish", "crashed", "left"), [
-    ("", True, 3), ("", False, 7), ("always", False, 3), ("always", True, 3), ("never", True, 7), ("never", False, 7),
-])  # fmt: skip
-def test_sums_are_verified_after_a_crash_and_on_request(
-    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: Saves, wish: str, crashed: bool, left: int
-) -> None:
-    for step in (3, 7):
-        saves.save(original, tmp_path, step)
-    checkpoints.begin(tmp_path)
-    if not crashed:
-        checkpoints.end(tmp_path)
-    flip(tmp_path / saves.name(7) / saves.weights / "__0_0.distcp")
-    monkeypatch.setenv(checkpoints.VERIFY, wish)
-    saves.host.verify_sums(tmp_path, first=True)
-    chosen, passed = saves.host.choose(tmp_path)
-    assert chosen == tmp_path / saves.name(left)
-    wrong = f"{saves.weights}__0_0.distcp has another checksum than it was saved with"
-    assert [p.partition(": ")[2].partition(";")[0] for p in passed] == ([wrong] if left == 3 else [])
-
-
-def test_the_other_ranks_wait_for_the_one_that_reads(original: Path, tmp_path: Path, saves: Saves) -> None:
-    for step in (3, 7):
-        saves.save(original, tmp_path, step)
-    checkpoints.begin(tmp_path)
-    flip(tmp_path / saves.name(7) / saves.weights / "common.pt", 500)
-    chosen = []
-
-    def other() -> None:
-        saves.host.verify_sums(tmp_path, first=False)
-        chosen.append(saves.host.choose(tmp_path)[0])
-
-    thread = threading.Thread(target=other, daemon=True)
-    thread.start()
-    time.sleep(0.2)
-    assert not chosen
-    saves.host.verify_sums(tmp_path, first=True)
-    thread.join(600)
-    assert chosen == [tmp_path / saves.name(3)]
-    saves.host.verify_sums(tmp_path, first=False)  # of the next start, before the run goes on: said already
-
-
-def test_another_wish_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(checkpoints.VERIFY, "yes")
-    with pytest.raises(ElasticError, match="NEMO_ELASTIC_VERIFY: 'yes' is not allowed; always or never"):
-        BRIDGE.verify_sums(tmp_path, first=True)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from nemo import lightning as nl
 from nemo.lightning.ckpt_utils import ckpt_to_dir
 from nemo.lightning.pytorch.callbacks import PreemptionCallback
@@ -30,9 +29,8 @@ from torch.distributed.checkpoint import CheckpointException
 from nemo_elastic.errors import INTERRUPTED, STOPPED, ElasticError
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.stored import first_line
-from nemo_elastic.hosts.common.checkpoints import begin, drop_dangling, end
+from nemo_elastic.hosts.common.checkpoints import drop_dangling, on_first, write_list
 from nemo_elastic.hosts.common.same_family import check_same_family, may_change
-from nemo_elastic.hosts.common.sums import SumWriter, write_list
 from nemo_elastic.megatron.cpu import cuda_as_cpu
 
 from .saved import NEMO, folder_of, remove_unfinished
@@ -61,7 +59,6 @@ class ElasticResume(nl.AutoResume):
         folder = self.resume_from_directory or (AppState().log_dir and Path(AppState().log_dir) / "checkpoints")
         if not folder:
             return None, []
-        NEMO.verify_sums(Path(folder), first=is_global_rank_zero())
         return NEMO.choose(Path(folder))
 
     def setup(self, trainer: Any, model: Any = None) -> None:
@@ -82,7 +79,7 @@ class ElasticResume(nl.AutoResume):
             start = Path(self.restore_config.path)
         else:
             return
-        NEMO.check_whole(start, first=is_global_rank_zero())
+        NEMO.check_whole(start)
         block = getattr(model, "elastic_config", None)
         if block is None:
             return
@@ -125,26 +122,16 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
 
     def setup(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
         """As the base class; what is damaged makes room, for its name will be written again."""
-        self._sums = SumWriter()
         self._validated: tuple[int, float] | None = None  # step, and what is monitored
-        if is_global_rank_zero() and self.dirpath and Path(self.dirpath).is_dir():
-            NEMO.set_aside(Path(self.dirpath))
-            drop_dangling(Path(self.dirpath))
+        if self.dirpath:
+            on_first(lambda: NEMO.set_aside(Path(self.dirpath)))
+            on_first(lambda: drop_dangling(Path(self.dirpath)))
         super().setup(trainer, *args, **kwargs)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
         if trainer.ckpt_path:
             self._last_global_step_saved = trainer.global_step
-        if is_global_rank_zero():
-            begin(Path(self.dirpath))
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Called at the end of a run that came to it, and of no other."""
-        self._sums.wait()
-        if stage == "fit" and is_global_rank_zero():
-            end(Path(self.dirpath))
-        super().teardown(trainer, pl_module, stage)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """As the base class, which writes a checkpoint where this step has none; then it may be the best."""
@@ -170,7 +157,6 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         if self._last_global_step_saved == trainer.global_step > 0 and NEMO.is_whole(ckpt_to_dir(filepath)):
             return
-        self._sums.wait()  # those of the one before
         before = self._last_global_step_saved
         try:
             super()._save_checkpoint(trainer, filepath)
@@ -188,12 +174,9 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
         finish = super()._get_finalize_save_checkpoint_callback(trainer, filepath, global_step)
 
         def done() -> None:
-            target = ckpt_to_dir(filepath)
-            if is_global_rank_zero():
-                write_list(target, global_step)
-            finish()  # it waits for all ranks
+            on_first(lambda: write_list(ckpt_to_dir(filepath), global_step))
+            finish()
             self._name_best(filepath, global_step)
-            self._sums.start(target, torch.distributed.get_rank(), torch.distributed.get_world_size())
 
         return done
 
@@ -201,11 +184,8 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
         later = self.async_save and not override_async  # it is asked again when the new one is whole
         if later or not str(ckpt_to_dir(filepath)).endswith("last"):
             return super()._remove_checkpoint(trainer, filepath, override_async)
-        old: list[str] = []
-        if is_global_rank_zero():
-            old = [str(path) for path in NEMO.superseded(Path(self.dirpath), self.kept)]
-        for checkpoint in trainer.strategy.broadcast(old):
-            super()._remove_checkpoint(trainer, checkpoint, override_async)
+        for checkpoint in on_first(lambda: NEMO.superseded(Path(self.dirpath), self.kept)):
+            super()._remove_checkpoint(trainer, str(checkpoint), override_async)
         return None
 
 

@@ -8,8 +8,7 @@ import shutil
 from pathlib import Path
 
 from nemo_elastic.formats.megatron.torch_files import check_harmless
-from nemo_elastic.hosts.common.checkpoints import Checkpoints
-from nemo_elastic.hosts.common.sums import listed_step
+from nemo_elastic.hosts.common.checkpoints import Checkpoints, listed_step
 
 __all__ = ["NEMO", "folder_of", "remove_unfinished"]
 

@@ -23,9 +23,9 @@ from nemo.lightning.io.pl import TrainerContext
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.formats.megatron.context_files import read_context
+from nemo_elastic.hosts.common.checkpoints import on_first, write_list
 from nemo_elastic.hosts.common.same_family import check_same_family, may_change
 from nemo_elastic.hosts.common.stage import StageOptions
-from nemo_elastic.hosts.common.sums import write_list
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.checks import STRATEGY
@@ -76,26 +76,29 @@ def save_whole(trainer: pl.Trainer, checkpoint: Path) -> None:
 
     Its temporary name is the same on all ranks. What a killed run left there is replaced, and nothing else.
     """
-    partial, first = checkpoint.with_name(f"{checkpoint.name}-unfinished"), trainer.is_global_zero
+    partial = checkpoint.with_name(f"{checkpoint.name}-unfinished")
+
+    def begin() -> None:
+        check_output(partial, True, kind=UNFINISHED)
+        remove(partial)
+        partial.mkdir(parents=True)
+        sign(partial, UNFINISHED, whole=False)
+
+    def end() -> None:
+        TrainerContext.from_trainer(trainer).io_dump(ckpt_to_dir(partial) / "context", yaml_attrs=["model"])
+        write_list(ckpt_to_dir(partial), 0)
+        flush(partial)
+        put_in_place(partial, checkpoint, replace=False)
+
     with explained(checkpoint):
-        if first:
-            check_output(partial, True, kind=UNFINISHED)
-            remove(partial)
-            partial.mkdir(parents=True)
-            sign(partial, UNFINISHED, whole=False)
-        trainer.strategy.barrier()
+        on_first(begin)
         try:
             trainer.save_checkpoint(partial, weights_only=True)
-            if first:
-                TrainerContext.from_trainer(trainer).io_dump(ckpt_to_dir(partial) / "context", yaml_attrs=["model"])
-                write_list(ckpt_to_dir(partial), 0)
-                flush(partial)
-                put_in_place(partial, checkpoint, replace=False)
+            on_first(end)
         except BaseException:
-            if first:
+            if trainer.is_global_zero:
                 remove(partial)
             raise
-        trainer.strategy.barrier()
 
 
 def rank_only(recipe: run.Partial, config: ElasticConfig, *, parent: str, out: str, checkpoint: str) -> run.Partial:

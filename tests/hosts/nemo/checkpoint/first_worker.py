@@ -1,0 +1,36 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""One of two ranks of test_first: what each raises where the first alone fails."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch.distributed as dist
+
+
+def main(rank: int, port: int, folder: Path) -> None:
+    from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint
+    from nemo_elastic.hosts.nemo.curriculum.rank import save_whole
+
+    soon = datetime.timedelta(seconds=60)  # by which gloo gives up
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=soon)
+    trainer: Any = SimpleNamespace(
+        is_global_zero=rank == 0, loggers=[], strategy=SimpleNamespace(barrier=dist.barrier)
+    )
+    checkpoint = folder / "step=3-last"
+    callback = ElasticCheckpoint(dirpath=str(folder))
+    ways: dict[str, Callable[[], Any]] = {
+        "ranked": lambda: save_whole(trainer, folder / "a file" / "ranked"),
+        "list": callback._get_finalize_save_checkpoint_callback(trainer, str(checkpoint), 3),
+    }
+    for name, way in ways.items():
+        try:
+            way()
+        except Exception as error:
+            (folder / f"{name}.{rank}").write_text(f"{type(error).__name__}: {error}")
+    dist.destroy_process_group()
