@@ -19,7 +19,6 @@ from http import HTTPStatus
 from typing import Any
 
 from .arguments import Settings
-from .counters import Requests
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -52,7 +51,6 @@ class Gate:
 
     def __init__(self, app: App) -> None:
         self.app = app
-        self.requests = Requests()
         self._allowed: tuple[list[bytes], int] | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -63,7 +61,7 @@ class Gate:
         if _is_health(scope) or _is_preflight(scope):
             await self.app(scope, again(b"", receive), send)
         elif not _has_key(scope, keys):
-            await self._turn_away(scope, send)
+            await _turn_away(scope, send)
         elif scope["type"] == "websocket":
             await self.app(scope, receive, send)
         else:
@@ -82,23 +80,24 @@ class Gate:
             return
         if raw is None:
             message = f"body: larger than {most} bytes, the most that this server takes"
-            await self._answer(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+            await _answer(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
         else:
             await self.app(scope, again(raw, receive), send)
 
-    async def _turn_away(self, scope: Message, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": _POLICY})
-            return
-        await self._answer(send, HTTPStatus.UNAUTHORIZED, "this server asks for a key: Authorization: Bearer KEY")
 
-    async def _answer(self, send: Send, status: HTTPStatus, message: str) -> None:
-        self.requests.refused(int(status))
-        # what the client still has to say is not waited for
-        more = [(b"connection", b"close")]
-        if status == HTTPStatus.UNAUTHORIZED:
-            more.append((b"www-authenticate", b"Bearer"))
-        await refuse(send, status, message, more=more)
+async def _turn_away(scope: Message, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": _POLICY})
+        return
+    await _answer(send, HTTPStatus.UNAUTHORIZED, "this server asks for a key: Authorization: Bearer KEY")
+
+
+async def _answer(send: Send, status: HTTPStatus, message: str) -> None:
+    # what the client still has to say is not waited for
+    more = [(b"connection", b"close")]
+    if status == HTTPStatus.UNAUTHORIZED:
+        more.append((b"www-authenticate", b"Bearer"))
+    await refuse(send, status, message, more=more)
 
 
 def hashed_keys(args: Any) -> list[bytes]:

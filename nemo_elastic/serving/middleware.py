@@ -9,7 +9,6 @@ nothing to any log.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -17,7 +16,6 @@ from nemo_elastic.errors import ElasticError, bad
 
 from .answers import Answer, asked
 from .arguments import NO_TEMPLATE, Settings, server_names, takes_messages
-from .counters import Requests
 from .gate import App, Gone, Message, Receive, Send, again, header, path_of, read_body, refuse
 from .names import AUTO, FIELD, Choice, Names
 from .pairs import BUDGET, check_ends, read_budget
@@ -121,7 +119,7 @@ class MemberReader:
 
 
 class MemberMiddleware:
-    """Reads `model`, writes `vllm_xargs`, answers what names no member, and counts.
+    """Reads `model`, writes `vllm_xargs`, and answers what names no member.
 
     Args:
         app: what is behind it.
@@ -129,7 +127,6 @@ class MemberMiddleware:
 
     def __init__(self, app: App) -> None:
         self.app = app
-        self.requests = Requests()
         self._reader: MemberReader | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -148,7 +145,6 @@ class MemberMiddleware:
         try:
             choice = self._open(scope).read(path_of(scope), body) if isinstance(body, dict) else None
         except Refused as refused:
-            self.requests.refused(int(refused.status))
             await refuse(send, refused.status, refused.message, refused.field)
             return
         if choice is None:
@@ -156,9 +152,8 @@ class MemberMiddleware:
             return
         raw = json.dumps(body).encode()
         answer = Answer.to(choice, body)
-        with self.requests.asked(choice.name) as answered, asked(answer):
-            sent = answer.naming(_watched(send, answered))
-            await self.app(_of_length(scope, len(raw)), again(raw, receive), sent)
+        with asked(answer):
+            await self.app(_of_length(scope, len(raw)), again(raw, receive), answer.naming(send))
 
     def _open(self, scope: Message) -> MemberReader:
         if self._reader is None:
@@ -187,12 +182,3 @@ def _is_form(scope: Message) -> bool:
 def _of_length(scope: Message, length: int) -> Message:
     headers = [(k, v) for k, v in scope["headers"] if k.lower() != b"content-length"]
     return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
-
-
-def _watched(send: Send, answered: Callable[[int], None]) -> Send:
-    async def watched(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            answered(message["status"])
-        await send(message)
-
-    return watched

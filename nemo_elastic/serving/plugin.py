@@ -5,9 +5,9 @@
 With a version of vLLM that the plugin was not tested with nothing changes, and `nemo-elastic serve` says why. Nothing
 changes for folders that are no family: those stay with vLLM's own model, scheduler and worker, but that a CPU
 runs weights in NVFP4 (`emulate_nvfp4`). For a family
-five of vLLM's functions are wrapped, since no setting of vLLM reaches there: what reads a server's command line, so
-that every member becomes a model name; what makes an engine's settings; what takes its figures in; and in a server
-what names the model of an answer, and what hands a request to the engine.
+four of vLLM's functions are wrapped, since no setting of vLLM reaches there: what reads a server's command line, so
+that every member becomes a model name; what makes an engine's settings; and in a server what names the model of an
+answer, and what hands a request to the engine.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ def register() -> None:
     from vllm import ModelRegistry
     from vllm.engine.arg_utils import EngineArgs
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
-    from vllm.v1.metrics.loggers import PrometheusStatLogger
 
     from .arguments import ARCHITECTURE
 
@@ -94,17 +93,6 @@ def register() -> None:
         prepare_engine(self)
         return make(self, *more, **named)
 
-    record = PrometheusStatLogger.record
-
-    @wraps(record)
-    def record_with_members(self: Any, scheduler_stats: Any, *more: Any, **named: Any) -> Any:
-        from .counters import count_work
-
-        if scheduler_stats is not None:
-            count_work(scheduler_stats.running_lora_adapters)
-        return record(self, scheduler_stats, *more, **named)
-
-    PrometheusStatLogger.record = record_with_members
     EngineArgs.from_cli_args = from_cli_args
     EngineArgs.create_engine_config = create_engine_config
     setattr(EngineArgs, _DONE, True)

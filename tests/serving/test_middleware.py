@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The middleware: what becomes of a body, in which order it answers, and what it counts; no vLLM behind it."""
+"""The middleware: what becomes of a body, and in which order it answers; no vLLM behind it."""
 
 from __future__ import annotations
 

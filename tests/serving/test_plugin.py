@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.serving import arguments, counters, plugin
+from nemo_elastic.serving import arguments, plugin
 from nemo_elastic.serving.arguments import ARCHITECTURE
 from nemo_elastic.serving.plugin import emulate_nvfp4, register
 
@@ -34,21 +34,16 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     class AsyncEngineArgs(EngineArgs):
         pass
 
-    class PrometheusStatLogger:
-        def record(self, scheduler_stats: Any, *more: Any, **named: Any) -> None:
-            calls.append(("record", scheduler_stats, more, named))
-
     registered: dict[str, str] = {}
     fake = SimpleNamespace(
         calls=calls, registered=registered, EngineArgs=EngineArgs, AsyncEngineArgs=AsyncEngineArgs,
-        PrometheusStatLogger=PrometheusStatLogger, configs={"NemotronHForCausalLM": object()}, kernels=[],
+        configs={"NemotronHForCausalLM": object()}, kernels=[],
         platform=SimpleNamespace(is_cpu=lambda: True),
     )  # fmt: skip
     has = {
         "vllm": {"ModelRegistry": SimpleNamespace(register_model=registered.__setitem__)},
         "vllm.engine.arg_utils": {"EngineArgs": EngineArgs},
         "vllm.model_executor.models.config": {"MODELS_CONFIG_MAP": fake.configs},
-        "vllm.v1.metrics.loggers": {"PrometheusStatLogger": PrometheusStatLogger},
         "vllm.platforms": {"PlatformEnum": SimpleNamespace(CPU="cpu"), "current_platform": fake.platform},
         "vllm.model_executor.kernels.linear": {
             "EmulationNvFp4LinearKernel": "emulation",
@@ -97,19 +92,6 @@ def test_an_engine_is_prepared_before_its_settings_are_made(
     engine = vllm.EngineArgs()
     assert engine.create_engine_config("server", headless=True) == "config"
     assert prepared == [(engine, 0)] and vllm.calls == [("make", engine, ("server",), {"headless": True})]
-
-
-def test_the_work_of_members_is_counted_and_figures_go_on(
-    vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counted: list[Any] = []
-    monkeypatch.setattr(counters, "count_work", counted.append)
-    stats = SimpleNamespace(running_lora_adapters={"half": 3})
-    logger = vllm.PrometheusStatLogger()
-    logger.record(stats, "more", engine_idx=1)
-    logger.record(None)
-    assert counted == [{"half": 3}]
-    assert vllm.calls == [("record", stats, ("more",), {"engine_idx": 1}), ("record", None, (), {})]
 
 
 def test_a_cpu_runs_nvfp4_by_emulation_and_a_gpu_by_its_kernels(vllm: SimpleNamespace) -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a server refuses, what clients that go away leave behind, and what its metrics say of it all."""
+"""What a server refuses, and what clients that go away leave behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from .expected import CLIENTS, LARGE, LENGTH, MOST, PAIR, SMALL, Checks, Expected, figures_in_a_line
-from .served import MEMBERS, SHAPES
+from .served import MEMBERS
 from .server import KEY, Talk
 
 
@@ -103,20 +103,3 @@ def check_gone(talk: Talk, expected: Expected, checks: Checks) -> None:
     checks.equal("answers after that", after, [expected.tokens[m][2] for m in MEMBERS])
     used = talk.metric("vllm:kv_cache_usage_perc")
     checks.tell("pages in use when nobody asks", used == 0, used)
-
-
-def check_metrics(talk: Talk, checks: Checks) -> None:
-    counted = {m: talk.metric("nemo_elastic_requests_total", model=m, code="200") for m in (*SHAPES, PAIR, "auto")}
-    checks.tell("requests of each model in `/metrics`", all(counted.values()), figures_in_a_line(counted))
-    said = {m: talk.metric("nemo_elastic_tokens_total", member=m) for m in SHAPES}
-    whole = talk.metric("vllm:generation_tokens_total")
-    # vLLM counts no token whose client was gone when it came: at most one of each that went away in `check_gone`
-    checks.tell(
-        "tokens of the members in `/metrics`, and vLLM's own sum",
-        0 <= sum(said.values()) - whole <= CLIENTS,
-        f"{sum(said.values()):.0f}, {whole:.0f}",
-    )
-    steps = {m: int(talk.metric("nemo_elastic_steps_total", member=m)) for m in SHAPES}
-    checks.tell("steps of each member", all(steps.values()), figures_in_a_line(steps))
-    running = sum(talk.metric("nemo_elastic_requests_running", model=m) for m in counted)
-    checks.tell("nothing counted as running", running == 0, int(running))

@@ -24,7 +24,7 @@ from nemo_elastic.slicing.slicer import slice_checkpoint
 from .answers import check_auto, check_members, check_mixed, check_names, check_who_answered
 from .engines import check_engine
 from .expected import COST, LARGE, LENGTH, MOST, PAIR, SMALL, Checks, Expected
-from .refusals import check_errors, check_gate, check_gone, check_metrics
+from .refusals import check_errors, check_gate, check_gone
 from .served import SHAPES, write_served, wrong_heads
 from .server import KEY, Talk, serving
 
@@ -53,7 +53,6 @@ def check_own_command(place: Path, folder: Path, expected: Expected, checks: Che
         check_gate(talk, log, checks)
         check_mixed(talk, expected, end, checks, args.seconds)
         check_gone(talk, expected, checks)
-        check_metrics(talk, checks)
 
 
 def check_vllm_alone(place: Path, folder: Path, expected: Expected, checks: Checks, flags: list[str]) -> None:

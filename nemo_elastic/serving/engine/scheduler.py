@@ -21,7 +21,6 @@ from vllm.v1.request import Request, RequestStatus
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.serving.arguments import Settings
 from nemo_elastic.serving.choosing import Choosing
-from nemo_elastic.serving.counters import Work
 from nemo_elastic.serving.hooks import SchedulerHook
 from nemo_elastic.serving.names import Choice, family_names
 from nemo_elastic.serving.pairs import Pairs
@@ -43,7 +42,7 @@ class FamilyScheduler(Scheduler):
         names = family_names(self.vllm_config.model_config.model, settings.auto)
         assert names is not None
         self.names = names
-        self.turns, self.room, self.work = Turns(names.shapes), Room(), Work()
+        self.turns, self.room = Turns(names.shapes), Room()
         self._member: dict[str, str] = {}  # of each request
         self._tried: set[Request] = set()  # had their member's turn, and were left waiting
         self.hooks: list[SchedulerHook] = [Pairs(settings.end_ids)]
@@ -101,9 +100,7 @@ class FamilyScheduler(Scheduler):
             self._tried.update(r for r in self.waiting if r.status in _READY)
         if member is not None:
             self.turns.served(member)
-            if output.total_num_scheduled_tokens:
-                self.work.add("steps", member, 1)
-            else:
+            if not output.total_num_scheduled_tokens:
                 self.room.none_for(member)
         output.member = member
         for hook in self.hooks:
@@ -146,7 +143,7 @@ class FamilyScheduler(Scheduler):
             seen.add_request(request)
         return seen, [*later, *(r for r in queue if self._member[r.request_id] != member)]
 
-    # ------------------------------------------------------------------------------------- results, and figures
+    # --------------------------------------------------------------------------------------------------- results
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
         """Take a step's tokens in; afterwards another member may go on with a request, which reads all of it again."""
@@ -165,15 +162,3 @@ class FamilyScheduler(Scheduler):
     def _running(self, request_id: str) -> Request | None:
         request = self.requests.get(request_id)
         return request if request is not None and request.status == RequestStatus.RUNNING else None
-
-    def _update_request_with_output(self, request: Request, new_token_ids: list[int], *more: Any, **named: Any) -> Any:
-        new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, *more, **named)
-        self.work.add("tokens", self._member[request.request_id], len(new_token_ids))
-        return new_token_ids, stopped
-
-    def make_stats(self, *args: Any, **named: Any) -> Any:
-        """vLLM's statistics, and in a field for adapters, which a family has none of, what members did."""
-        stats = super().make_stats(*args, **named)
-        if stats is not None:
-            stats.running_lora_adapters = self.work.taken()
-        return stats
