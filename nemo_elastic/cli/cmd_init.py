@@ -43,14 +43,15 @@ def command(
 ) -> None:
     """Make a family from a parent without training: even cuts that meet the budgets of the block.
 
-    Without a ranking the weights stay as they are stored, and what a member loses is arbitrary.
+    Without a ranking the weights stay as they are stored, and members keep the front of each width, as those of
+    published families do, unless the block gives stripes. Of weights that nobody sorted a member is arbitrary.
 
     Example: `nemo-elastic init parent/ --config elastic.yaml --ranking ranking/ --out family/`, or
     `nemo-elastic init --example --out family/`
     """
     from rich.console import Console
 
-    from nemo_elastic.cli.show import describe, members_table, writing
+    from nemo_elastic.cli.show import describe, members_table, stripes_line, writing
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.formats.folders import read_shapes
@@ -80,5 +81,6 @@ def command(
         print_json(describe(shapes, spec))
         return
     Console(markup=False).print(members_table(shapes, shapes.members, spec, str(out)))
+    typer.echo(f"{out}: {stripes_line(shapes.parent)}")
     if (left_out := shapes.origin.provenance.get("left_out")) is not None:
         typer.echo(f"{out}: without {left_out}")

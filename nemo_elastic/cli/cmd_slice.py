@@ -151,7 +151,7 @@ def _check_ways(ways: Mapping[str, Any], sizes: Mapping[str, str | None]) -> Non
 
 def _print(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, fit: Fit | None, json: bool) -> None:
     """Print what was cut; `fit` is a size that was looked for."""
-    from nemo_elastic.cli.show import size, size_line
+    from nemo_elastic.cli.show import size, size_line, stripes_line
 
     if json:
         rows = [
@@ -170,6 +170,8 @@ def _print(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, fit: Fit | Non
     for cut in cuts:
         name = cut.member or (fit.name if fit is not None else "a shape of your own")
         typer.echo(f"{cut.out}: {name}, {size_line(opened.parent, cut.subnet, spec, opened.low)}")
+        if opened.origin.family is None:
+            typer.echo(f"{cut.out}: {stripes_line(opened.parent)}")
         if cut.left_out is not None:
             typer.echo(f"{cut.out}: without {cut.left_out}")
         if cut.requantized is not None:

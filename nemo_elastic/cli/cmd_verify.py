@@ -21,7 +21,7 @@ def command(
         typer.Option(
             "--parent",
             help="Of a family: the model that it was made from, must compute the same. "
-            "Of a member: the family, of which it must be the cut.",
+            "Of a member, also one that others cut: the family, of which it must be the cut.",
         ),
     ] = None,
     forward: Annotated[

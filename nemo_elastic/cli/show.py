@@ -25,6 +25,7 @@ __all__ = [
     "path_table",
     "size",
     "size_line",
+    "stripes_line",
     "widths_table",
     "writing",
 ]
@@ -82,6 +83,15 @@ def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec, low: Stored | No
     held = f"{human_bytes(entry['memory']['bytes'])} in service ({place})"
     active = f" ({entry['active_parameters']:,} active)" if "active_parameters" in entry else ""
     return f"{entry['parameters']:,} parameters{active}, {held}; runs in {entry['runs_in']}"
+
+
+def stripes_line(parent: Parent) -> str:
+    """What members keep of axes that lie in stripes: a published family has one stripe of each."""
+    from nemo_elastic.core.kinds.registry import striped_axes
+
+    kinds = {axis for kind in parent.kinds for axis in kind.widths}
+    stripes = (f"{axis} {parent.size(size)}" for axis, size in striped_axes().items() if axis in kinds)
+    return f"stripes {', '.join(stripes) or 'none'}: a member keeps the front of each"
 
 
 def describe(

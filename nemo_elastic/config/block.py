@@ -181,17 +181,22 @@ class ElasticConfig:
             out["router"] |= {k: list(out["router"][k]) for k in ("tau", "scale")}
         return out
 
-    def parent_shape(self, parent: Parent) -> Parent:
+    def parent_shape(self, parent: Parent, sorts: bool = True) -> Parent:
         """`parent` with the stripes of this block; where it gives none, those of `default_stripes`.
 
         A whole axis has stripes too: they say which parallel sizes share it equally. A size that families cut only
         where their block lists it becomes an axis of the parent.
+
+        Args:
+            parent: without stripes.
+            sorts: whether weights are sorted into these stripes. Where they come as they are, one stripe is the
+                default: a member keeps the front of each width, as in the families that others publish.
         """
         parent, stripes = self._opened(parent), {}
         for axis, size in striped_axes().items():
             if axis in parent.axes:
                 own = self.axes.get(axis, AxisConfig((parent.size(axis),)))
-                stripes[size] = default_stripes(axis, own.choices) if own.stripes is None else own.stripes
+                stripes[size] = own.stripes or (default_stripes(axis, own.choices) if sorts else 1)
         return replace(parent, **stripes)
 
     def _opened(self, parent: Parent) -> Parent:

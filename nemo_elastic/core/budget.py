@@ -106,7 +106,8 @@ class AxisConfig:
             members need `trust_remote_code` in transformers and vLLM, and have no NeMo checkpoint.
         stripes: FFN, kv_heads and axes of experts only: blocks of the axis. Any tensor-parallel size that divides it
             keeps equal shares; for experts any expert-parallel size, for expert_ffn any expert-tensor-parallel one. 8
-            if not given (1 of expert_ffn: an expert is whole on its rank), or as many fewer as divide every choice.
+            if not given (1 of expert_ffn: an expert is whole on its rank), or as many fewer as divide every choice; 1
+            in `init` without a ranking, whose weights come sorted from elsewhere.
         keep_attention: Depth only: attention layers that every member keeps, the most important ones; 1 if not given.
             Without any, transformers cannot use its cache, llama.cpp cannot load the member, and recall of a long
             context rests on the Mamba state alone; 0 allows it.

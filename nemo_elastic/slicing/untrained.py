@@ -62,7 +62,8 @@ def init_family(
     """Make a family of a parent without training.
 
     Members have the shapes that `config.shapes` gives, else the most even ones that meet the budgets. The weights are
-    sorted if there is a ranking, and stored as they are otherwise.
+    sorted if there is a ranking, and stored as they are otherwise: then members keep the front of each width, unless
+    the block gives stripes.
 
     Args:
         parent_folder: A plain Nemotron-H in Hugging Face's format.
@@ -84,12 +85,13 @@ def init_family(
     """
     source = open_source(parent_folder)
     lineage = lineage_of(source.companions, source.config).over(license, base_model)
-    check_output(out, force, source.folder, ranking, config.ranking, config.shapes, kind=UNTRAINED)
+    ranking = ranking or config.ranking
+    check_output(out, force, source.folder, ranking, config.shapes, kind=UNTRAINED)
     if source.held != source.parent.full or source.family is not None or source.origin.name is not None:
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
-    parent = config.parent_shape(source.parent)
+    parent = config.parent_shape(source.parent, sorts=ranking is not None)
     axes = config.resolve_axes(parent)
-    order, digest, entries, behind = _ranked(source, parent, ranking or config.ranking, axes[DEPTH].choices[-1])
+    order, digest, entries, behind = _ranked(source, parent, ranking, axes[DEPTH].choices[-1])
     subnets, order = _members(parent, config, order)
     family = Family.of(
         parent,

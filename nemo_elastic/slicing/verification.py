@@ -17,15 +17,17 @@ import numpy as np
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.extras import installing
 from nemo_elastic.formats.cache_scales import of_member
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, PART_BYTES, Checksum, read_checksums
 from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
+from nemo_elastic.formats.hf.writing import CONFIG
 from nemo_elastic.formats.kept import DTYPES, FLOATS, Pieces, convert, in_dtype
 from nemo_elastic.formats.quantized import Quantized, QuantizedPieces, Requantized, as_torch, bad_scales
 from nemo_elastic.formats.raw import ITEMSIZE, Raw
-from nemo_elastic.formats.source import Source, same_words
+from nemo_elastic.formats.source import Origin, Source, same_words
 from nemo_elastic.io.values import integer
 
 from .beside import Check, beside_checks
@@ -74,9 +76,9 @@ def verify(
 
     Args:
         source: The folder.
-        parent: For a family the model that it was made from: the full member must compute the same. For a member the
-            family: it must be its cut, byte for byte (in the dtype that it was stored in), and compute what the
-            family computes with masks.
+        parent: For a family the model that it was made from: the full member must compute the same. For a member, or
+            a plain folder of one that others cut, the family: it must be its cut, byte for byte (in the dtype that it
+            was stored in), and compute what the family computes with masks.
         forward: Run the model: every member cut out must compute what the whole computes with masks. None runs it
             where torch is installed and the model is small enough (`FORWARD_LIMIT`).
         tokens: Length of the random text that it is run on.
@@ -89,8 +91,10 @@ def verify(
         ElasticError: A folder that cannot be opened (`open_source`), or a `forward` without torch.
     """
     tokens = integer("tokens", tokens, 1, "a number of tokens above 0")
-    opened = _open(source)
-    other = None if parent is None else _open_parent(opened, parent)
+    opened, other = _open(source), None
+    if parent is not None:
+        other = _open(parent)
+        opened = _as_member(opened, other)
     checks = [*_shape_checks(opened), *beside_checks(opened, other), *_value_checks(opened)]
     if other is not None and opened.held != opened.parent.full:
         checks.append(_cut_check(opened, other))
@@ -300,11 +304,24 @@ def _unless_torn(check: Check, source: Source, subnet: Subnet) -> Check:
     return check
 
 
-def _open_parent(source: Source, folder: str | Path) -> Source:
-    other = _open(folder)
-    if other.parent.striped_as(source.parent) != source.parent or other.held != other.parent.full:
-        raise ElasticError(f"{folder}: has another shape than the parent of {source.folder}")
-    return other
+def _as_member(source: Source, other: Source) -> Source:
+    """The source as a member of its parent; a folder that knows of no family as what its config describes.
+
+    Raises:
+        ElasticError: The parent holds no such member, or the config does not say which layers it kept.
+    """
+    parent = other.parent
+    if source.family is None and source.origin == Origin() and source.parent.striped_as(parent) != parent:
+        if source.parent.pattern != parent.pattern:
+            whole = f"the parent's {parent.pattern}: a config does not say which layers were kept"
+            raise bad(f"{source.folder / CONFIG}: hybrid_override_pattern", source.parent.pattern, whole)
+        with inside(f"{source.folder}: no member of {other.folder}"):
+            member = source.held.validate(parent)
+        if from_hf_config(to_hf_config(parent, member)) == (source.parent, member):
+            return replace(source, parent=parent, held=member)
+    if parent.striped_as(source.parent) != source.parent or other.held != parent.full:
+        raise ElasticError(f"{other.folder}: has another shape than the parent of {source.folder}")
+    return source
 
 
 def _compare(name: str, a_blv: torch.Tensor, b_blv: torch.Tensor) -> Check:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path, capsys: pytest.Ca
     run(["init", str(folder), "--config", str(tmp_path / "block.json"), "--out", str(tmp_path / "family")])
     family = Family.load(tmp_path / "family")
     blocks = [family.parent.axis(axis).blocks for axis in ("experts", "expert_ffn", "shared_ffn")]
-    assert blocks == [2, 1, 4]  # as many of 8 as divide every choice; an expert is whole on its rank
+    assert blocks == [2, 1, 1]  # what the block says; where nothing sorts the weights, a member keeps the front
     mid, low = (family.member(name).subnet for name in ("mid", "low"))
     assert active_parameters(family.parent, mid) <= 6000 < active_parameters(family.parent, family.parent.full)
     assert parameters(family.parent, low) <= 0.5 * parameters(family.parent, family.parent.full)
@@ -112,7 +113,11 @@ def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path, capsys: pytest.Ca
     assert data["active_parameters"] == active_parameters(family.parent, mid) and data["budget"] == {
         "active_params": 6000
     }
-    capsys.readouterr()
+    said = "a member keeps the front of each"
+    assert f"stripes experts 2, expert_ffn 1, shared_ffn 1: {said}" in capsys.readouterr().out
+    (tmp_path / "shape.json").write_text(json.dumps(low.to_json()))
+    run(["slice", str(folder), "--subnet", str(tmp_path / "shape.json"), "--out", str(tmp_path / "own")])
+    assert f"stripes experts 1, expert_ffn 1, shared_ffn 1: {said}" in capsys.readouterr().out
     run(["inspect", str(tmp_path / "family")])
     shown = capsys.readouterr().out
     assert f"{data['active_parameters']:,}" in shown and "expert FFN width" in shown
@@ -226,14 +231,14 @@ def test_an_elastic_checkpoint_of_another_kind_is_cut_by_prefix(tmp_path: Path) 
     (folder / "config.json").write_text(json.dumps(config | {"nested_models": ["30b", "23b", "12b"]}))
     shapes = read_shapes(folder)
     assert shapes.family is None and list(shapes.members) == ["model"] and shapes.parent == parent
-    member = parent.uniform(hidden=12, expert_ffn=7)
+    member = parent.uniform(hidden=12, experts=6, expert_ffn=7, shared_ffn=12)
     cut = slice_checkpoint(folder, tmp_path / "cut", subnet=member)
     assert cut.member is None and cut.parameters == parameters(parent, member)
-    name = "backbone.layers.4.mixer.experts.7.down_proj.weight"
+    name = "backbone.layers.4.mixer.experts.5.down_proj.weight"
     np.testing.assert_array_equal(open_tensors(cut.out)[name].words, open_tensors(folder)[name].words[:12, :7])
-    # named, it is a family like any other
-    block = {"budgets": [{"name": "30b"}, {"name": "23b", "ratio": 0.9}],
-             "axes": {"hidden": [16, 12], "expert_ffn": [12, 7]},
+    # named, it is a family like any other, of the same members
+    axes: dict[str, Any] = {"hidden": [16, 12], "experts": [8, 6], "expert_ffn": [12, 7], "shared_ffn": [20, 12]}
+    block = {"budgets": [{"name": "30b"}, {"name": "23b", "ratio": 0.9}], "axes": axes,
              "shapes": str(tmp_path / "shapes.json"), "search": None, "router": None}  # fmt: skip
     shape = {"members": {"30b": parent.full.to_json(), "23b": member.to_json()}}
     (tmp_path / "shapes.json").write_text(json.dumps(shape))
@@ -241,6 +246,18 @@ def test_an_elastic_checkpoint_of_another_kind_is_cut_by_prefix(tmp_path: Path) 
     again = slice_checkpoint(tmp_path / "family", tmp_path / "again", member="23b")
     files = {path.name for path in again.out.iterdir()} - {MEMBER_FILE, "README.md"}
     assert all((again.out / n).read_bytes() == (cut.out / n).read_bytes() for n in files - {"checksums.json"})
+    # a child that says nothing of a family is held against it, and so tells one that cuts its weights in stripes
+    (cut.out / MEMBER_FILE).unlink()
+    axes["shared_ffn"] = {"choices": [20, 12], "stripes": 4}
+    init_family(folder, ElasticConfig.from_dict(block), tmp_path / "striped")
+    for name, ok in (("family", True), ("striped", False)):
+        assert verify(tmp_path / name, forward=False).checks[1].ok
+        (same,) = [c for c in verify(cut.out, parent=tmp_path / name, forward=False).checks if "cut of" in c.name]
+        assert same.ok is ok, name
+    fewer = slice_checkpoint(folder, tmp_path / "fewer", subnet=parent.uniform([0, 1, 3, 4]))
+    (fewer.out / MEMBER_FILE).unlink()
+    with pytest.raises(ElasticError, match=r"config\.json: hybrid_override_pattern: 'ME\*E' is not allowed"):
+        verify(fewer.out, parent=tmp_path / "family")
 
 
 def test_formats_without_experts_say_so(tmp_path: Path) -> None:
