@@ -36,6 +36,8 @@ TEMPLATE = (
 )
 #: tokens of a step; those of a sequence of the parent's, of stage 1 and of stage 2
 TOKENS, PARENT, STAGES = 2048, 128, (512, 1024)
+#: questions that are asked at once, and tokens of an answer
+BATCH, ANSWER = 50, 48
 PARENT_LR, LR = 4e-3, 2e-3
 
 
@@ -141,29 +143,40 @@ def write_families(out: Path, sizes: Sizes, parent: Path, trained: Path) -> None
 
 
 def ask(out: Path) -> list[dict[str, Any]]:
-    """Of every member: its parameters, and its answers before the distillation and after it."""
-    from nemo_elastic.evaluation.questions import Asking, ask_member, read_questions
+    """Of every member: its parameters, and how many right answers it gives before the distillation and after it."""
     from nemo_elastic.runtime import load_family
 
-    questions, how = read_questions(out / "questions.jsonl"), Asking(max_new_tokens=48, batch=50)
+    rows = [json.loads(line) for line in (out / "questions.jsonl").read_text().splitlines()]
+    asked = [[{"role": "user", "content": row["input"]}] for row in rows]
+    right = [answer_of(row["output"]) for row in rows]
     families = {name: load_family(out / folder) for name, folder in (("before", "before"), ("after", "family"))}
-    rows = []
+    out_of = []
     for member in families["after"].names:
-        row: dict[str, Any] = {"member": member}
+        entry: dict[str, Any] = {"member": member, "questions": len(rows)}
         for when, family in families.items():
             model = family.select(member)
-            row |= {"parameters": model.parameters, when: ask_member(model, questions, how).to_json()}
-        rows.append(row)
-        print(f"{member}: {row['before']['correct']} right, then {row['after']['correct']}", flush=True)
-    return rows
+            said = [
+                text for at in range(0, len(asked), BATCH) for text in model.generate(asked[at : at + BATCH], ANSWER)
+            ]
+            counted = sum(answer_of(text) == answer for text, answer in zip(said, right, strict=True))
+            entry |= {"parameters": model.parameters, when: counted}
+        out_of.append(entry)
+        print(f"{member}: {entry['before']} right, then {entry['after']}", flush=True)
+    return out_of
+
+
+def answer_of(said: str) -> str:
+    """What stands behind the thinking."""
+    return " ".join(said.rpartition("</think>")[2].split())
 
 
 def table(rows: list[dict[str, Any]], seconds: float, sizes: Sizes) -> str:
     """The table of the documentation."""
+    from nemo_elastic.verdicts import wilson
 
-    def cell(score: dict[str, Any]) -> str:
-        low, high = score.get("interval", (0, 1))
-        return f"{score['accuracy']:.0%} ({low:.0%} to {high:.0%})"
+    def cell(right: int) -> str:
+        low, high = wilson(right, sizes.questions)
+        return f"{right / sizes.questions:.0%} ({low:.0%} to {high:.0%})"
 
     lines = ["| member | parameters | right before | right after |", "|---|---:|---:|---:|"]
     lines += [f"| {r['member']} | {r['parameters']:,} | {cell(r['before'])} | {cell(r['after'])} |" for r in rows]

@@ -151,7 +151,7 @@ def runs(words: list[str]) -> bool:
 def made(tmp_path_factory):
     """A folder with what the pages name: family/, other-9b/, parent/, data/, conf/, elastic.yaml, a recipe's run.
 
-    Conversations are in chats.jsonl, chats-8k/ and questions.jsonl, text/ is data/.
+    Conversations are in chats.jsonl and chats-8k/, text/ is data/.
 
     The family has an extra shape `task`, which is that of task.json: `specialize` is not run here.
     """
@@ -180,8 +180,7 @@ def made(tmp_path_factory):
     slice_checkpoint(out / "family", out / "other-9b", member="9b")
     slice_checkpoint(out / "family", out / "parent", member="12b")
     (out / "text").symlink_to(out / "data")
-    for name in ("chats.jsonl", "questions.jsonl"):
-        (out / name).write_text(sums(20))
+    (out / "chats.jsonl").write_text(sums(20))
     prepare(out / "chats-8k", [out / "chats.jsonl"], data.tokenizer_dir, length=8192, workers=1)
     (out / "conf").symlink_to(ROOT / "conf")
     (out / "runs" / "nemotron_elastic_tiny").mkdir(parents=True)

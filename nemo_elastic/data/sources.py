@@ -40,13 +40,11 @@ class Chat:
         messages: each with `role` and `content`.
         tools: what the assistant may call, if the row has that.
         pair: question and answer, where the row had no more than `input` and `output`.
-        answer: the row's field `answer`, for questions that are scored by it.
     """
 
     messages: list[dict[str, Any]]
     tools: Any = None
     pair: tuple[str, str] | None = None
-    answer: str | None = None
 
     @property
     def is_answered(self) -> bool:
@@ -235,9 +233,7 @@ def _chat(record: Mapping[str, Any]) -> Chat | None:
     system = record.get("system")
     if isinstance(system, str) and system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
-    answer = record.get("answer")
-    known = str(answer) if isinstance(answer, (str, int, float)) else None
-    return Chat(messages, record.get("tools") or None, answer=known)
+    return Chat(messages, record.get("tools") or None)
 
 
 def _message(turn: Any) -> Any:

@@ -18,7 +18,6 @@ from nemo_elastic.runtime import MemberModel, load_family, members_of
 from .accuracy import answer_accuracy
 from .harness import Harness
 from .perplexity import answer_loss, perplexity
-from .questions import Asking, Question, ask_member
 
 __all__ = ["Measures", "measured", "tokenizer_of", "wanted_members"]
 
@@ -31,7 +30,6 @@ class Measures:
         problems: most problems that are solved; tokens: that are predicted, in contexts of `seq_length`.
         batch: sequences at once.
         harness: lm-eval with its tasks, of each `limit` documents at most; None for none.
-        questions: what is asked, in the way of `asking`; counting: called with a name, for what reports answers.
     """
 
     problems: int
@@ -40,9 +38,6 @@ class Measures:
     batch: int
     harness: Harness | None
     limit: int | None
-    questions: Sequence[Question]
-    asking: Asking
-    counting: Callable[[str], Callable[[int, int], None]]
 
     def of(self, model: MemberModel, given: Given | None, tokenizer: Path | None) -> dict[str, Any]:
         """The figures of one member on some data; lm-eval reads its text by the tokenizer in that folder."""
@@ -56,9 +51,6 @@ class Measures:
             problems = given.folder.problems()[: self.problems]
             if problems:
                 out["answers"] = answer_accuracy(model, problems, given.folder.tokenizer_dir).to_json()
-        if self.questions:
-            report = self.counting(str(model.name))
-            out["questions"] = ask_member(model, self.questions, self.asking, report).to_json()
         if self.harness is not None and tokenizer is not None:
             out["tasks"] = self.harness.run(model, tokenizer, self.limit, self.batch)
         return out

@@ -162,11 +162,6 @@ class MemberModel:
             decoding = Speculation(self.weights, drafts.weights, given.ids, limits, ends, chooser, k)
         return Stream(decoding, given.ids, answers, given.single)
 
-    @property
-    def is_chat(self) -> bool:
-        """Whether its folder has a chat template."""
-        return self._companions.tokenizer.chat_template is not None
-
     def drafts_for(self, member: MemberModel) -> bool:
         """Whether this member drafts for another: only one with fewer parameters can pay."""
         return self.parameters < member.parameters

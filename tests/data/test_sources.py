@@ -43,10 +43,10 @@ def test_tools_and_what_templates_read_beside_come_along(tmp_path: Path) -> None
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}
     thought = SAID | {"reasoning_content": "two and two"}
     path = tmp_path / "chats.jsonl"
-    path.write_text(json.dumps({"messages": [USER, call, thought], "tools": [{"name": "add"}], "answer": 4}))
+    path.write_text(json.dumps({"messages": [USER, call, thought], "tools": [{"name": "add"}]}))
     [row] = rows_of(path)
     assert row.chat.messages == [USER, call | {"content": ""}, thought]
-    assert (row.chat.tools, row.chat.answer, row.chat.is_answered) == ([{"name": "add"}], "4", True)
+    assert (row.chat.tools, row.chat.is_answered) == ([{"name": "add"}], True)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,9 @@ def test_bad_input_is_one_line(capsys, folder, data, tmp_path, monkeypatch, mode
     )
     cases = [
         ((folder,), "nothing to measure"),
+        ((folder, "--data", data.path, "--tasks-from", tmp_path), "--tasks-from: belongs to --tasks"),
+        ((folder, "--data", data.path, "--limit", 2), "--limit: belongs to --tasks"),
+        ((folder, "--tasks", "arc_easy", "--tokens", 200), "--tokens: belongs to --data"),
         ((folder, "--data", data.path, "--member", "7b"), "no source has 7b; there are 12b, 6b"),
         ((folder, "--data", tmp_path / "nowhere"), "nowhere: no such file or folder"),
         ((tmp_path / "nothing", "--data", data.path), "nothing: no such folder"),

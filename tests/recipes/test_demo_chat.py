@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.data.chat_folder import ChatFolder
-from nemo_elastic.evaluation.questions import read_questions
 from nemo_elastic.runtime import load_family
+from recipes.demo_chat import answer_of
 from tests.workers import ROOT, environment
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
@@ -44,10 +44,10 @@ def test_members_are_distilled_on_the_answers_of_packed_conversations(out: Path)
 
 def test_questions_are_those_that_nobody_trained_on(out: Path) -> None:
     trained = {json.loads(line)["input"] for line in (out / "chats.jsonl").read_text().splitlines()}
-    asked = read_questions(out / "questions.jsonl")
-    assert len(asked) == 8 and not trained & {question.messages[0]["content"] for question in asked}
-    numbers = [sorted(q.answer.split(), key=int) for q in asked]
-    assert numbers == [sorted(q.messages[0]["content"].split()[2:], key=int) for q in asked], "without the thinking"
+    asked = [json.loads(line) for line in (out / "questions.jsonl").read_text().splitlines()]
+    assert len(asked) == 8 and not trained & {row["input"] for row in asked}
+    numbers = [sorted(answer_of(row["output"]).split(), key=int) for row in asked]
+    assert numbers == [sorted(row["input"].split()[2:], key=int) for row in asked], "without the thinking"
 
 
 def test_every_member_is_asked_before_and_after(out: Path) -> None:
@@ -57,7 +57,7 @@ def test_every_member_is_asked_before_and_after(out: Path) -> None:
     asked = [{"role": "user", "content": "sort up 7 5 23"}]
     for row in rows:
         assert row["parameters"] == after.select(row["member"]).parameters
-        assert row["before"]["questions"] == row["after"]["questions"] == 8
+        assert row["questions"] == 8 and 0 <= row["before"] <= 8 and 0 <= row["after"] <= 8
         said = [family.select(row["member"]).generate([asked], 8) for family in (before, after)]
         assert said[0] != said[1] or row["member"] == "whole", "distilled weights are others"
     assert len((out / "table.md").read_text().splitlines()) == 7

@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Questions with answers as the page on evaluation asks them: its task file, of members and of a server."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic import load_family
+from nemo_elastic.cli import main
+from tests.documentation import Block, blocks, named_files
+from tests.runtime.talking import talking_family
+from tests.workers import ROOT
+
+PAGE = ROOT / "docs" / "evaluation.md"
+ASKED = ("2 + 2?", "The first of 12 apples?", "def f(x):")
+
+
+def command(*words: str) -> list[str]:
+    """The page's first command that has these words."""
+    shown: list[Block] = blocks("bash", page=PAGE)
+    return next(each for block in shown for each in block.commands() if {*words} <= {*each})
+
+
+def last_line(said: str) -> str:
+    return re.sub(r".*(answer is|answer:|####)", "", said.strip("\n").split("\n")[-1]).strip()
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a family, where the page's commands are given; nothing is asked of a hub."""
+    pytest.importorskip("lm_eval", reason="`pip install -e .[dev]` brings it")
+    talking_family(tmp_path)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "questions.yaml").write_text(named_files(PAGE)["tasks/questions.yaml"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def write_questions(place: Path, answers: list[str], messages: bool = False) -> None:
+    """Rows as the page has them: their solution ends in another answer than is right."""
+    lines = []
+    for asked, answer in zip(ASKED, answers):
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": "The answer is no."}]
+        pair = {"input": asked, "output": turns[1]["content"]}
+        lines.append(json.dumps(({"messages": turns} if messages else pair) | {"answer": answer}) + "\n")
+    (place / "questions.jsonl").write_text("".join(lines))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("messages", [False, True])
+def test_members_answer_the_page_s_task(messages: bool, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = load_family("family").select("9b").generate(list(ASKED), 256)
+    write_questions(place, [last_line(said[0]), "nothing that it says", last_line(said[2])], messages)
+    task = place / "tasks" / "questions.yaml"
+    if messages:
+        [line] = re.findall(r"`(doc_to_text: [^`]+messages[^`]+)`", PAGE.read_text())
+        task.write_text(re.sub("doc_to_text: .+", line, task.read_text()))
+    with pytest.raises(SystemExit) as done:
+        main([*command("nemo-elastic", "questions")[1:], "--member", "9b", "--json"])
+    captured = capsys.readouterr()
+    assert done.value.code in (None, 0), captured.err
+    [row] = json.loads(captured.out)
+    assert row["tasks"] == {"questions": {"exact_match,last_line": pytest.approx(2 / 3)}}
+
+
+class Server(BaseHTTPRequestHandler):
+    """Chat completions of members of a family; what was asked is kept."""
+
+    family: Any
+    asked: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append({"path": self.path, **request})
+        said = self.family.select(request["model"]).generate(request["messages"], request["max_tokens"])
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        choice = {"index": 0, "message": {"role": "assistant", "content": said}}
+        self.wfile.write(json.dumps({"choices": [choice]}).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(place: Path) -> Iterator[tuple[int, type[Server]]]:
+    kind = type("Kind", (Server,), {"family": load_family("family"), "asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield serving.server_port, kind
+        serving.shutdown()
+
+
+@pytest.mark.slow
+def test_a_served_family_answers_the_page_s_task_in_chat_form(place: Path, server: tuple[int, type[Server]]) -> None:
+    port, kind = server
+    member = kind.family.select("9b")
+    said = [member.generate([{"role": "user", "content": asked}], 256) for asked in ASKED]
+    write_questions(place, ["no", last_line(said[1]), last_line(said[2])])
+    words = " ".join(command("lm_eval", "local-chat-completions")[1:]).replace("localhost:8000", f"127.0.0.1:{port}")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *words.split(), "--output_path", "out"], capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    [written] = Path("out").rglob("results_*.json")
+    scores = json.loads(written.read_text())["results"]["questions"]
+    assert scores["exact_match,last_line"] == pytest.approx(2 / 3)
+    assert {asked["path"] for asked in kind.asked} == {"/v1/chat/completions"}
+    shown = [asked["messages"] for asked in kind.asked]
+    assert sorted(messages[0]["content"] for messages in shown) == sorted(ASKED), "the solution is not shown"
+    assert all(len(messages) == 1 for messages in shown)
