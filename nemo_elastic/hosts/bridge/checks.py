@@ -33,6 +33,7 @@ from nemo_elastic.hosts.common.agreement import (
     check_model,
     check_no_file,
     check_ranks,
+    check_rates,
     check_vocabulary,
     looks,
     router_warnings,
@@ -40,6 +41,7 @@ from nemo_elastic.hosts.common.agreement import (
 )
 from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.common.token_files import FileNames, check_token_files, prefixes_of
+from nemo_elastic.io.values import integer
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
 from nemo_elastic.plan.stages import Pace
 
@@ -89,12 +91,10 @@ def check_architecture(config: Any) -> None:
         raise bad("recipe", "ElasticOverrides", "a stock recipe; this one is elastic already")
     if not layer_pattern(config.model):
         raise bad("recipe.model.hybrid_layer_pattern", None, "a pattern such as M-M*-, one symbol per layer")
-    if config.optimizer.lr is None:
-        raise bad("recipe.optimizer.lr", None, "a peak learning rate")
-    if (config.optimizer.min_lr or 0.0) > config.optimizer.lr:
-        raise bad(
-            "recipe.optimizer.min_lr", config.optimizer.min_lr, f"at most recipe.optimizer.lr, {config.optimizer.lr}"
-        )
+    optimizer, train = config.optimizer, config.train
+    check_rates(("recipe.optimizer.lr", optimizer.lr), ("recipe.optimizer.min_lr", optimizer.min_lr))
+    for name in ("global_batch_size", "micro_batch_size"):
+        integer(f"recipe.train.{name}", getattr(train, name), 1, "a number of sequences")
     check_settings(config)
     _check_prediction(config.model)
 

@@ -8,6 +8,7 @@ Each check raises one line that names the recipe's field as an override would sp
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.megatron.infer import infer
 from nemo_elastic.formats.megatron.shape import config_fields, parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
+from nemo_elastic.io.values import number
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import read_members
@@ -37,6 +39,7 @@ __all__ = [
     "check_model",
     "check_no_file",
     "check_ranks",
+    "check_rates",
     "check_teacher",
     "check_vocabulary",
     "looks",
@@ -112,6 +115,14 @@ def check_ranks(
         raise bad(names.context, context, f"a size that members can share: {reason}")
     each = expert_tensor is not None and (names.expert_tensor, expert_tensor)
     config.check_blocks(parent, (names.tensor, tensor), each or (names.tensor, tensor))
+
+
+def check_rates(peak: tuple[str, Any], lowest: tuple[str, Any]) -> None:
+    """Raise for learning rates that cannot fall from a peak: each is a field and its value."""
+    name, rate = peak
+    number(name, rate, sys.float_info.min, sys.float_info.max, "a peak learning rate above 0")
+    if lowest[1] is not None:
+        number(*lowest, 0.0, rate, f"at most {name}, {rate}")
 
 
 def check_length(length: int, tensor: int, sequence_parallel: bool, where: str, context: int = 1) -> None:

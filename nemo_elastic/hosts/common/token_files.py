@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -86,6 +86,8 @@ def check_token_files(prefixes: Iterable[str], length: int, split: str | None, n
     Raises:
         ElasticError: as above.
     """
+    prefixes = list(prefixes)
+    shares = None if split is None or not prefixes else _shares(names.split, split)
     for prefix in prefixes:
         check_prefix(names.paths, prefix)
         if not Path(f"{prefix}.idx").is_file():
@@ -93,15 +95,29 @@ def check_token_files(prefixes: Iterable[str], length: int, split: str | None, n
         tokens, documents = count(Path(prefix))
         if tokens <= length:
             raise bad(names.length, length, f"shorter sequences: {prefix} has {tokens} tokens")
-        empty = empty_splits(split, documents) if isinstance(split, str) else []
+        empty = empty_splits(shares or [], documents)
         if empty:
             allowed = f"shares that leave some of the {documents} documents of {prefix} for {empty[0]}, or 0 for it"
             raise bad(names.split, split, allowed)
 
 
-def empty_splits(shares: str, documents: int) -> list[str]:
+def _shares(where: str, split: object) -> list[float]:
+    """What a recipe gives each split of the data.
+
+    Raises:
+        ElasticError: megatron-core cannot read the shares, or training has none.
+    """
+    try:
+        shares = [float(part) for part in str(split).split(",")]
+    except ValueError:
+        shares = []
+    if not 0 < len(shares) <= len(SPLITS) or not all(0 <= share < math.inf for share in shares) or not shares[0]:
+        raise bad(where, split, f"shares such as {SPLIT}: of training, above 0, then of validation and of test")
+    return shares
+
+
+def empty_splits(shares: Sequence[float], documents: int) -> list[str]:
     """The splits that get a share of a file's documents, and none of them when it is rounded as megatron-core does."""
-    parts = [float(part) for part in re.findall(r"[.0-9]+", shares)]
-    ends = [round(end * documents) for end in accumulate(part / sum(parts) for part in parts)]
-    each = zip(SPLITS, parts, [0, *ends], ends)  # noqa: B905  (megatron-core refuses more shares)
+    ends = [round(end * documents) for end in accumulate(share / sum(shares) for share in shares)]
+    each = zip(SPLITS, shares, [0, *ends], ends)  # noqa: B905  (there may be fewer shares)
     return [name for name, share, start, end in each if share and end <= start]

@@ -151,6 +151,9 @@ def test_text_and_splits_without_documents_are_refused(recipe: Any, place: Path)
     recipe.dataset.blend_per_split, recipe.dataset.blend = None, ([data], None)
     recipe.dataset.split = "99999999,8,2"
     assert refused(recipe).startswith("recipe.dataset.split: '99999999,8,2' is not allowed; shares that leave some of")
+    for split in ("0,0,0", "99.8.1,1"):
+        recipe.dataset.split = split
+        assert refused(recipe).startswith(f"recipe.dataset.split: '{split}' is not allowed; shares such as 998,1,1")
     recipe.dataset.split = "8,1,1"
     apply_elastic(copy.deepcopy(recipe), BLOCK, verbose=False)
     recipe.dataset.blend, recipe.dataset.blend_per_split = None, [([data], None), (["/data/a.txt"], None), None]
@@ -275,6 +278,8 @@ def test_a_vocabulary_that_is_not_the_teachers_is_refused(recipe: Any, place: Pa
         ("model.gated_linear_unit", True, "recipe.model.gated_linear_unit: True is not allowed"),
         ("train.train_iters", 0, "recipe.train.train_iters: 0 is not allowed; at least 1"),
         ("optimizer.lr", None, "recipe.optimizer.lr: None is not allowed; a peak learning rate"),
+        ("optimizer.lr", 0, "recipe.optimizer.lr: 0 is not allowed; "),
+        ("train.global_batch_size", None, "recipe.train.global_batch_size: None is not allowed; "),
         ("dist.use_torch_fsdp2", True, "recipe.dist.use_torch_fsdp2: True is not allowed"),
         ("rerun_state_machine.rerun_mode", "validate_results", "would sample its budgets twice"),
         ("dataset.seq_length", None, "recipe.dataset.seq_length: None is not allowed; a number of tokens"),

@@ -29,7 +29,7 @@ def test_a_split_is_empty_where_megatron_core_gives_it_no_documents(shares: list
     text = ",".join(map(str, shares))
     ends = convert_split_vector_to_split_matrix(parse_and_normalize_split(text))
     theirs = [bool(end) and round(end[0] * documents) >= round(end[1] * documents) for end in ends]
-    empty = empty_splits(text, documents)
+    empty = empty_splits(shares, documents)
     assert [name in empty for name in ("train", "validation", "test")] == theirs
 
 
@@ -42,6 +42,9 @@ def test_files_are_long_enough_and_leave_documents_for_each_split(tmp_path: Path
             check_token_files([prefix], 64, split, NAMES)
         message = f"shares that leave some of the 100 documents of {prefix} for {name}, or 0 for it"
         assert str(caught.value) == f"split: '{split}' is not allowed; {message}"
+    for split in ("0,0,0", "0,1,1", "99.8.1,1", "1,-1", "1,1,1,1", ""):
+        with pytest.raises(ElasticError, match=rf"^split: '{split}' is not allowed; "):
+            check_token_files(["/cluster/text"], 64, split, NAMES)
     check_token_files([prefix], 64, None, NAMES)
     with pytest.raises(ElasticError, match=r"^length: 10000 is not allowed; shorter sequences: .*text has 10000 tok"):
         check_token_files([prefix], 10_000, None, NAMES)

@@ -31,6 +31,7 @@ from nemo_elastic.hosts.common.agreement import (
     check_model,
     check_no_file,
     check_ranks,
+    check_rates,
     check_vocabulary,
     router_warnings,
     vocabulary_rows,
@@ -39,6 +40,7 @@ from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.common.token_files import FileNames, check_token_files, prefixes_of
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticSchedule
+from nemo_elastic.io.values import integer
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
 from nemo_elastic.plan.stages import Pace
 
@@ -84,8 +86,13 @@ def check_architecture(recipe: Any) -> None:
             value = getattr(value, name, None)
         if not (isinstance(made_by(value), type) and issubclass(made_by(value), base)):
             raise bad(f"recipe.{part}", name_of(value), f"a run.Config of {base.__name__}")
-    if getattr(getattr(recipe.optim, "config", None), "lr", None) is None:
-        raise bad("recipe.optim.config.lr", None, "a peak learning rate")
+    rates = ("config", "lr"), ("lr_scheduler", "min_lr")
+    check_rates(
+        *(
+            (f"recipe.optim.{owner}.{name}", getattr(getattr(recipe.optim, owner, None), name, None))
+            for owner, name in rates
+        )
+    )
     if getattr(recipe, "data", None) is None:
         raise bad("recipe.data", None, "a run.Config of a data module")
     if getattr(recipe, "peft", None) is not None:
@@ -160,6 +167,8 @@ def check_data(recipe: Any, block: ElasticConfig) -> None:
     if isinstance(made, type) and not {"micro_batch_size", "global_batch_size"} <= {*field_names(made)}:
         allowed = "a data module with micro_batch_size and global_batch_size, as NeMo's for Megatron have them"
         raise bad("recipe.data", made.__name__, allowed)
+    for name in {"micro_batch_size", "global_batch_size"} & recipe.data.__arguments__.keys():
+        integer(f"recipe.data.{name}", getattr(recipe.data, name), 1, "a number of sequences")
     resets = getattr(recipe.data, "reset_position_ids", None)
     check_documents(block, "recipe.data.reset_position_ids", resets)
     length = getattr(recipe.data, "seq_length", None)
