@@ -42,9 +42,9 @@ def command(
     """
     from nemo_elastic.errors import bad
     from nemo_elastic.plan import GPUS
+    from nemo_elastic.rehearsal.short import Short
 
-    if ranks & (ranks - 1):
-        raise bad("--ranks", ranks, "a power of two, as tensor-parallel sizes are")
+    short = Short(ranks=ranks, steps=steps)
     if gpu not in GPUS:
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
     from nemo_elastic.cli.aside import Aside
@@ -62,9 +62,7 @@ def command(
             from nemo_elastic.io.atomic import filled_dir
             from nemo_elastic.rehearsal.report import LOG, print_changes, print_end, print_report
             from nemo_elastic.rehearsal.run import rehearsal_of, run_by
-            from nemo_elastic.rehearsal.short import Short
 
-            short = Short(ranks=ranks, steps=steps)
             rehearsal = rehearsal_of(family, str(folder), short, quantize, nodes=nodes, devices=devices, gpu=gpu)
         if not json:
             print_changes(rehearsal.changed, aside.out)

@@ -19,6 +19,7 @@ from nemo_elastic.data.build import build_data
 from nemo_elastic.data.packing import NPY
 from nemo_elastic.data.prepare import prepare
 from nemo_elastic.data.reasoning import generate
+from nemo_elastic.errors import bad
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
 from nemo_elastic.hosts.common.planned import PlannedFamily
 from nemo_elastic.hosts.common.token_files import Blend
@@ -70,7 +71,9 @@ class Short:
     cuda: bool = field(default_factory=torch.cuda.is_available)
 
     def __post_init__(self) -> None:
-        integer("ranks", self.ranks, 1, "a number of processes, at least 1")
+        ranks = integer("ranks", self.ranks, 1, "a number of processes, at least 1")
+        if ranks & (ranks - 1):
+            raise bad("ranks", ranks, "a power of two, as tensor-parallel sizes are")
         integer("steps", self.steps, 6, "at least 6: a checkpoint is written after a third of them")
 
 

@@ -22,7 +22,7 @@ All jobs as one experiment of NeMo-Run:
 
 or one by itself:
 
-    $ torchrun --nproc-per-node 8 … recipes/bridge/nemotron_elastic_30b_a3b.py --job stage1 --gpus 128 \
+    $ torchrun --nproc-per-node 8 … recipes/bridge/nemotron_elastic_30b_a3b.py --job stage1 --nodes 16 \
         --parent /checkpoints/parent --dir /runs/30b --data 0.7 /data/code 0.3 /data/web
 """
 

@@ -9,7 +9,7 @@ paper's, the layout is the planner's, and the block is conf/elastic_9b.yaml. All
 
 or one by itself:
 
-    $ torchrun --nproc-per-node 8 … recipes/bridge/nemotron_elastic_9b.py --job stage1 --gpus 128 \
+    $ torchrun --nproc-per-node 8 … recipes/bridge/nemotron_elastic_9b.py --job stage1 --nodes 16 \
         --parent /checkpoints/parent --dir /runs/9b --data 0.7 /data/code 0.3 /data/web
 """
 

@@ -20,7 +20,8 @@ def main(family: BridgeFamily, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--parent", help="checkpoint of the parent, NeMo's or Megatron-Bridge's")
     parser.add_argument("--data", nargs="+", default=[], help="token files, or weights and them, or one chat folder")
     parser.add_argument("--long-data", nargs="+", help="those of the stages after the first, if others")
-    parser.add_argument("--gpus", type=int, default=128, help="all of the job; 8 for the ranking")
+    parser.add_argument("--nodes", type=int, default=16, help="nodes of the stages; the ranking takes one")
+    parser.add_argument("--devices", type=int, default=8, help="GPUs per node")
     parser.add_argument("--gpu", default="h100", help="their kind")
     parser.add_argument("--tokenizer", help="of the parent, a folder or a hub name")
     parser.add_argument(
@@ -30,6 +31,6 @@ def main(family: BridgeFamily, argv: Sequence[str] | None = None) -> None:
     with exit_in_one_line():
         if args.job == "slice":
             return slice_job(args.dir, 3 if args.quantize else 2)
-        more = {"tokenizer": args.tokenizer, "long_data": args.long_data, "quantize": args.quantize}
-        run = family.job(args.job, args.parent, args.data, args.dir, args.gpus, args.gpu, **more)
-        return train_to_the_end(run)
+        given = {"num_nodes": args.nodes, "num_gpus_per_node": args.devices, "gpu": args.gpu}
+        given |= {"tokenizer": args.tokenizer, "long_data": args.long_data, "quantize": args.quantize}
+        return train_to_the_end(family.job(args.job, args.parent, args.data, args.dir, **given))

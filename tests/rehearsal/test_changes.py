@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.rehearsal.report import Change, changes
 
 pytestmark = pytest.mark.nemo
@@ -170,3 +171,10 @@ def test_experts_are_shared_over_as_many_ranks_as_are_left() -> None:
         16: ["TP2 PP2 DP4 EP8 SP", "TP2 PP1 DP8 EP8 SP"],
     }
     assert {ranks: [str(layout) for layout in halved(whole, ranks)] for ranks in wanted} == wanted
+
+
+def test_ranks_that_no_layout_takes_are_refused() -> None:
+    from nemo_elastic.rehearsal.short import Short
+
+    with pytest.raises(ElasticError, match=r"^ranks: 6 is not allowed; a power of two"):
+        Short(ranks=6)

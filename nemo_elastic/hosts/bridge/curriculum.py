@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,12 @@ from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import STOPPED, bad
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.hosts.common.curriculum_run import JOBS, NODES, CurriculumRun, Job, number_of
+from nemo_elastic.hosts.common.curriculum_run import JOBS, CurriculumRun, Job
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision, ranking_experts
 from nemo_elastic.hosts.common.token_files import Blend
-from nemo_elastic.plan import NODE, Layout
+from nemo_elastic.plan import Layout
 from nemo_elastic.plan.activations import Routing
 from nemo_elastic.plan.layouts import layout_name
-from nemo_elastic.plan.stages import PAPER, Curriculum
 from nemo_elastic.slicing.family_folder import slice_family
 
 from .apply import ElasticRun, apply_elastic, use_our_layers
@@ -142,40 +141,14 @@ class BridgeFamily(PlannedFamily):
         use_our_layers(model)
         return routing_of(model)
 
-    def job(
-        self,
-        job: str,
-        parent: str,
-        data: Blend,
-        dir: str,
-        gpus: int = NODE * NODES,
-        gpu: str = "h100",
-        curriculum: Curriculum = PAPER,
-        tokenizer: str | None = None,
-        node: int = NODE,
-        long_data: Blend | None = None,
-        quantize: str | None = None,
-    ) -> ElasticRun:
+    def job(self, job: str, parent: str, data: Blend, dir: str, **named: Any) -> ElasticRun:
         """A job of the curriculum, as every rank of it calls it.
 
         Args:
-            job: rank, stage1 and so on. The ranking takes one node: each GPU holds the parent, but for its experts,
-                which they share.
-            parent: checkpoint of the parent: the teacher.
-            data, long_data: see `run_of`.
-            dir: folder for everything, an absolute path that all nodes see.
-            gpus, gpu, node: all of the job, their kind (h100, h200), and those of a node; by them the layout is
-                planned.
-            curriculum: lengths, batches, steps and rates of the stages.
-            quantize: see `run_of`.
-            tokenizer: of the parent, a folder or hub name; the vocabulary's size alone is known without.
+            job: rank, stage1 and so on.
+            parent, data, dir, named: see `run_of`.
         """
-        more: Any = {"num_gpus_per_node": gpus, "gpu": gpu, "tokenizer": tokenizer, "quantize": quantize}
-        run = self.run_of(parent, data, dir, long_data, num_nodes=1, curriculum=curriculum, **more)
-        if job != "rank":
-            one = self.layout(number_of(job), run.curriculum, gpus, gpu, node, run.block)
-            run = replace(run, layouts=(one,) * run.last)
-        return self.build(job, run)
+        return self.build(job, self.run_of(parent, data, dir, **named))
 
     def build(self, job: str, run: CurriculumRun) -> ElasticRun:
         """A job of a run that runs a model, on every rank of it; `slice_job` is the last."""

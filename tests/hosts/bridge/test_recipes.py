@@ -59,7 +59,7 @@ def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: 
         memory = family.layout(number, PAPER, 128, "h100").memory  # some kB of its weights, biases, are fp32
         assert memory.gradients == pytest.approx(layout.memory.weights * 4 / 2, rel=1e-6)
     assert family.run_of("/p", data, dir).jobs == ("rank", "stage1", "stage2", "slice")
-    rank = family.job("rank", "/checkpoints/parent", data, dir, gpus=8)
+    rank = family.job("rank", "/checkpoints/parent", data, dir)
     assert rank.callbacks[0].rank_only and rank.forward_step.rank_only
     model = rank.config.model
     sizes = model.tensor_model_parallel_size, model.pipeline_model_parallel_size, model.expert_model_parallel_size
@@ -111,13 +111,13 @@ def test_routing_is_read_from_what_is_built() -> None:
 
 def test_a_job_says_what_it_needs(family: Any, tmp_path: Path) -> None:
     with pytest.raises(ElasticError, match=r"^dir: 'runs' is not allowed; an absolute path"):
-        family.job("rank", "/p", ["/data/a"], "runs", gpus=8)
+        family.job("rank", "/p", ["/data/a"], "runs")
     with pytest.raises(ElasticError, match=r"^data: .* a weight before each prefix, or before none"):
-        family.job("rank", "/p", [0.5, "/data/a", "/data/b"], str(tmp_path), gpus=8)
+        family.job("rank", "/p", [0.5, "/data/a", "/data/b"], str(tmp_path))
     with pytest.raises(ElasticError, match=r"^data: .* a list of prefixes"):
-        family.job("rank", "/p", [], str(tmp_path), gpus=8)
+        family.job("rank", "/p", [], str(tmp_path))
     with pytest.raises(ElasticError, match=r"^data: \['train'\] is not allowed; the splits train and validation"):
-        family.job("rank", "/p", {"train": ["/data/a"]}, str(tmp_path), gpus=8)
+        family.job("rank", "/p", {"train": ["/data/a"]}, str(tmp_path))
 
 
 def test_data_may_be_given_by_split_and_a_tokenizer_be_a_folder(family: Any, tmp_path: Path) -> None:
