@@ -219,12 +219,6 @@ study-latency: $(VENV)/.stamp ## Members searched by milliseconds or by paramete
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.latency --picture docs/images/study_latency.svg $(ARGS) > runs/study_latency.md
 	mv runs/study_latency.md docs/tables/study_latency.md
 
-.PHONY: study-on-policy
-study-on-policy: $(VENV)/.stamp ## A member taught on the data's answers or on its own, a quarter of an hour of one core, into docs/tables/study_on_policy.md
-	mkdir -p runs
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.on_policy $(ARGS) > runs/study_on_policy.md
-	mv runs/study_on_policy.md docs/tables/study_on_policy.md
-
 .PHONY: study-quantize
 study-quantize: $(VENV)/.stamp ## What NVFP4 and FP8 cost a family's members, rounded and distilled in them, half an hour of one core (GROUND=demo after make demo, GROUND=5m: other parents)
 	mkdir -p runs
@@ -245,7 +239,7 @@ study-gates: $(VENV)/.stamp ## What soft gates on experts should multiply, a qua
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.expert_gates --markdown docs/tables/study_gates.md $(ARGS)
 
 #: studies that have a target of their own
-OWN_STUDIES := $(filter specialize latency on-policy quantize nesting gates,$(STUDY))
+OWN_STUDIES := $(filter specialize latency quantize nesting gates,$(STUDY))
 JOB_STUDIES := $(filter-out $(OWN_STUDIES),$(STUDY))
 .PHONY: study
 study: $(VENV)/.stamp $(if $(filter rates baselines experts,$(STUDY)),$(BRIDGE)/.stamp) $(OWN_STUDIES:%=study-%) ## Studies of some hours: STUDY="rates shapes baselines weights five context router schedule experts", or those that have targets here, some of them; goes on where it stopped

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a study in plain torch is made on: a trained parent, the text of its family, and which shapes members may have.
 
-`problems` is the third of a million parameters of `on_policy`, trained here. `demo` is the parent of `make demo`, and
+`problems` is a third of a million parameters, trained here. `demo` is the parent of `make demo`, and
 `5m` one of five million parameters that is trained here; both read the demo's text, a folder of `nemo-elastic data`.
 """
 
@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.study import on_policy
+from benchmarks.study import problems
+from benchmarks.study.problems import MicroBatch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.data.folder import DataFolder
@@ -24,7 +25,6 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.members import Members
-from nemo_elastic.train.on_policy import MicroBatch
 from nemo_elastic.train.shaping import prepare_members
 from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
@@ -37,7 +37,7 @@ RANKED = 64
 LENGTH, BATCH = 128, 16
 LARGE = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
 #: of whole blocks of NVFP4 in each stripe and group
-PROBLEM_AXES = on_policy.AXES | {"ffn": [256, 128]}
+PROBLEM_AXES = problems.AXES | {"ffn": [256, 128]}
 DEMO_AXES = {"hidden": [128, 112, 96, 80], "ffn": [512, 384, 256], "mamba_heads": [16, 12, 8], "depth": [12, 11, 10]}
 LARGE_AXES = {
     "hidden": [256, 224, 192, 160],
@@ -112,8 +112,8 @@ def text_batches(data: DataFolder) -> Callable[..., Iterator[MicroBatch]]:
 
 
 def _problems(runs: Path, steps: int, demo: Path) -> Ground:
-    parent = on_policy.parent_of(runs, steps)
-    return Ground(parent, PROBLEM_AXES, on_policy.batches, on_policy.LR, "answers that no training saw")
+    parent = problems.parent_of(runs, steps)
+    return Ground(parent, PROBLEM_AXES, problems.batches, problems.LR, "answers that no training saw")
 
 
 def _demo(runs: Path, steps: int, demo: Path) -> Ground:
@@ -126,7 +126,7 @@ def _demo(runs: Path, steps: int, demo: Path) -> Ground:
 def _large(runs: Path, steps: int, demo: Path) -> Ground:
     batches, kept = text_batches(DataFolder.open(demo / "data")), runs / "parent.pt"
     if not kept.exists():
-        torch.save(on_policy.trained(on_policy.fresh(0, LARGE), batches(100), steps).state_dict(), kept)
+        torch.save(problems.trained(problems.fresh(0, LARGE), batches(100), steps).state_dict(), kept)
     return Ground(NemotronH(LARGE, torch.load(kept)), LARGE_AXES, batches, 5e-4, "held-out text", 4)
 
 

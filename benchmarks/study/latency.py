@@ -4,7 +4,7 @@
 
 python -m benchmarks.study.latency [--picture docs/images/study_latency.svg] > docs/tables/study_latency.md
 
-A small parent learns to answer generated problems (that of `on_policy`). What `nemo-elastic profile` runs measures its
+A small parent learns to answer generated problems (that of `problems`). What `nemo-elastic profile` runs measures its
 layers in our runtime on this machine. Of each pair one member is found by the search within a share of the parent's
 milliseconds of a token; the other by the same search within the most parameters whose member takes no longer. Both are
 distilled on as many tokens. Plain torch and one core; a study that was stopped goes on.
@@ -26,12 +26,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.output import save_svg
-from benchmarks.study.on_policy import (
+from benchmarks.study.problems import (
     AXES,
     BATCH,
     LENGTH,
     PARENT,
-    WAYS,
     Distilling,
     arguments,
     batches,
@@ -55,7 +54,6 @@ SHARES = (0.85, 0.7)
 #: of the parent's parameters, tried from the largest until a member is fast enough
 RATIOS = tuple(i / 40 for i in range(39, 7, -1))
 WORK = Workload(1, 24, 17, "fp32")
-WAY = next(iter(WAYS))
 BY_TIME, BY_COUNT = "milliseconds", "parameters"
 
 
@@ -95,7 +93,7 @@ def table_of(runs: Path) -> LatencyTable:
 
 
 def searched(parent: NemotronH, seed: int, out: Path, budget: Mapping[str, Any]) -> Distilling:
-    return Distilling(parent, WAY, seed, out, budget, {"candidates": 96, "tokens": 4096})
+    return Distilling(parent, seed, out, budget, {"candidates": 96, "tokens": 4096})
 
 
 def pair(parent: NemotronH, table: LatencyTable, share: float, seed: int, out: Path) -> dict[str, Distilling]:

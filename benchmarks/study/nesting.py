@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from benchmarks.output import save_svg
 from benchmarks.study.grounds import GROUNDS, Ground
 from benchmarks.study.nesting_ways import BUDGETS, EVEN, ROWS, SIZES, WAYS, Family, Run, Way
-from benchmarks.study.on_policy import arguments, begin
+from benchmarks.study.problems import arguments, begin
 from benchmarks.study.results import add_lines, markdown, read_lines
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.report.drawing import MUTED, colour, headline, house, marker, new_figure

@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from benchmarks.study.grounds import Ground, config_of, prepared
-from benchmarks.study.on_policy import optimizer_of, rate
+from benchmarks.study.problems import MicroBatch, optimizer_of, rate
 from nemo_elastic.core.cost import flops_per_token
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.train.on_policy import MicroBatch
 from tests.train.torch_host import TorchHost
 
 BUDGETS = {"full": None, "large": 0.85, "medium": 0.7, "small": 0.5}

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.study.grounds import GROUNDS, Ground, config_of, prepared
-from benchmarks.study.on_policy import arguments, begin, divergences, optimizer_of, rate, step
+from benchmarks.study.problems import arguments, begin, divergences, optimizer_of, rate, step
 from benchmarks.study.results import add_lines, markdown, read_lines
 from nemo_elastic.core.cost import DTYPE_BYTES, parameters
 from nemo_elastic.core.family import Parent, Subnet

@@ -111,9 +111,6 @@ class ElasticConfig:
         sampled = sum(w > 0 for w in self.weights())
         allowed = f"from 1 to {sampled}: that many members have a positive sampling weight"
         integer("elastic.budgets_per_batch", self.budgets_per_batch, 1, allowed, sampled)
-        if self.distill.on_policy and self.budgets_per_batch > 1:
-            allowed = f"0 while elastic.budgets_per_batch is {self.budgets_per_batch}: one member writes"
-            raise bad("elastic.distill.on_policy", self.distill.on_policy, allowed)
         integer("elastic.seed", self.seed, 0, "an integer from 0 to 4294967295", 2**32 - 1)
 
     @classmethod

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from nemo_elastic.config.losses import REVERSE_KL, TERMS
+from nemo_elastic.config.losses import TERMS
 from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer, keep_plain, number
@@ -153,10 +153,6 @@ class DistillConfig:
             that need no teacher, or by cross-entropy, and teaches the others) or none.
         terms: term -> weight: kl (forward divergence from the teacher), reverse_kl (the member's from the teacher's),
             ce (cross-entropy); {kl: 1} unless given, {ce: 1} without a teacher.
-        on_policy: share of the micro-batches whose answers their member writes itself, behind the data's prompts: what
-            precedes the tokens that count; of text that counts as a whole, the first half. It samples at temperature
-            1, to the end of its document in the row at most. Their loss is reverse_kl from the frozen teacher on what
-            was written. Those under the router's masks, where no member can write, are not among them.
         temperature: of both distributions in kl and reverse_kl; the loss has no T^2 factor.
         top_k: the teacher speaks for its k likeliest tokens only, all others count as one; null for the whole
             vocabulary.
@@ -176,7 +172,6 @@ class DistillConfig:
 
     teacher: str | None = None
     terms: Mapping[str, float] | None = None
-    on_policy: float = 0.0
     temperature: float = 1.0
     top_k: int | None = None
     chunk_tokens: int = 512
@@ -200,9 +195,6 @@ class DistillConfig:
             raise bad("elastic.distill.teacher_precision", precision, allowed)
         if self.quantize is not None and self.quantize not in SCHEMES:
             raise bad("elastic.distill.quantize", self.quantize, f"null or one of {', '.join(SCHEMES)}")
-        number("elastic.distill.on_policy", self.on_policy, 0, 1, "a share of the micro-batches from 0 to 1")
-        if self.on_policy and self.teacher != "frozen":
-            raise bad("elastic.distill.on_policy", self.on_policy, f"0: distill.teacher is {self.teacher}, not frozen")
         number("elastic.distill.temperature", self.temperature, 1e-3, 1e3, "a positive number")
         if self.top_k is not None:
             integer("elastic.distill.top_k", self.top_k, 1, "at least 1, or null for the whole vocabulary")
@@ -252,11 +244,6 @@ class DistillConfig:
     def taught(self) -> bool:
         """Whether there is a teacher at all."""
         return self.teacher != "none"
-
-    @property
-    def of_own_words(self) -> DistillConfig:
-        """The loss of micro-batches that their member has written."""
-        return replace(self, terms={REVERSE_KL.name: 1.0})
 
     def of(self, taught: bool) -> dict[str, float]:
         """Terms of a budget that is compared with a teacher, or of one that is not; with none left, cross-entropy."""

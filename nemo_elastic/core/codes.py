@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Members as integers of a shape fixed by the parent, so that a distributed checkpoint holds them as a tensor.
 
-A code is `[-n, n numbers of axes' names, hidden, ...]`. Each layer of the parent follows with its widths along these axes,
-as many as the kind with most has, zeros for a dropped layer, and 1 if it is kept. An axis without a name was not cut.
+A code is `[-n, n numbers of axes' names, hidden, ...]`. Each layer of the parent follows with its widths along these
+axes, as many as the kind with most has, zeros for a dropped layer, and 1 if it is kept. An axis without a name was not
+cut.
 """
 
 from __future__ import annotations

@@ -19,15 +19,12 @@ from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 
 from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Parent
 from nemo_elastic.core.prediction import PREFIX
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.adapter import from_megatron
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Probe
-from nemo_elastic.nn.low_precision import rounded_state
-from nemo_elastic.nn.weights import Weights, cut
 from nemo_elastic.ranking import Ranking, Unfinished
 from nemo_elastic.ranking.scores import Layered, Shards
 from nemo_elastic.ranking.unfinished import unfinished_file
@@ -163,19 +160,6 @@ class MegatronHost:
         if ranks is not None and self.core.config.calculate_per_token_loss:
             loss, mask_bs = loss / ranks.size(), own_positions(mask_bs, ranks)
         return loss, mask_bs.sum().to(torch.int)
-
-    # ------------------------------------------------------------------ a member writes
-
-    @torch.no_grad()
-    def runtime_weights(self, member: Subnet | None) -> Weights:
-        """Slices of the model's own tensors, which this rank has whole; what Megatron fuses and a width cuts inside
-        of blocks is gathered.
-        """
-        parent, rounding = self.state.parent, self.state.rounding
-        whole = from_megatron(parent, parent.full, self.weights())
-        if rounding is not None:
-            whole = rounded_state(parent, whole, rounding.scheme)
-        return cut(parent, parent.full, whole, member)
 
     # ------------------------------------------------------------------ shapes
 

@@ -144,7 +144,6 @@ def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) 
     vocabulary = parent.vocab / shards.tensor
     # the student's rows, and what each term holds beside them; with `self` the whole model's terms are others
     ways = [distill.of(way) for way in {taught, distill.teacher == "frozen"}]
-    ways += [distill.of_own_words.of(True)] if distill.on_policy else []
     copies = 1 + max(sum(TERMS[name].copies for name in way) for way in ways)
     logits = (1 + taught) * HALF * chunk * vocabulary + copies * SINGLE * min(LOGITS, chunk * vocabulary)
     head, own = vocabulary * parent.hidden, tokens * stream(parent, shards)

@@ -25,14 +25,12 @@ class Sample:
         share: its weight in the micro-batch's loss.
         choice: what runs.
         router_loss: its budget loss; None where the router has no part in it.
-        on_policy: its member writes the micro-batch, see `FamilyTraining.written`.
     """
 
     budget: int
     share: float
     choice: Choice
     router_loss: torch.Tensor | None = None
-    on_policy: bool = False
 
 
 class BudgetSampler:
@@ -86,12 +84,5 @@ class BudgetSampler:
 
     def soft(self, step: int, micro_batch: int, share: float) -> bool:
         """Whether this micro-batch is one of the `share` that run under the router's masks."""
-        return self._is_among(0x50F7_0000, step, micro_batch, share)
-
-    def on_policy(self, step: int, micro_batch: int, share: float) -> bool:
-        """Whether this micro-batch is one of the `share` that their member writes."""
-        return self._is_among(0x0B0A_0000, step, micro_batch, share)
-
-    def _is_among(self, what: int, step: int, micro_batch: int, share: float) -> bool:
-        generator = np.random.default_rng([self.seed, what + self.stage - 1, step, micro_batch])
+        generator = np.random.default_rng([self.seed, 0x50F7_0000 + self.stage - 1, step, micro_batch])
         return bool(generator.random() < share)

@@ -8,7 +8,7 @@ before the first step and when shapes are due, `HeldOut` in a validation and `Gu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,10 +16,9 @@ from typing import Any, Protocol
 import torch
 
 from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Probe
-from nemo_elastic.nn.weights import Weights
 from nemo_elastic.ranking import Ranking, Rows, Unfinished
 from nemo_elastic.ranking.scores import Layered, Shards
 
@@ -33,8 +32,8 @@ class Host(Protocol):
     """One model in training, and the ranks that share its work.
 
     Ranks that hold one model together, or copies of it, all call the same methods in the same order. Where a block has
-    `distill.quantize`, what `student` runs and `runtime_weights` gives are weights as `nn.low_precision.rounded_state`
-    makes them, as they are at that step.
+    `distill.quantize`, what `student` runs are weights as `nn.low_precision.rounded_state` makes them, as they are at
+    that step.
     """
 
     # ------------------------------------------------------------------ a micro-batch
@@ -80,17 +79,6 @@ class Host(Protocol):
 
     def factor(self, tokens: torch.Tensor) -> torch.Tensor:
         """What the sum of a micro-batch's losses over its `tokens` is multiplied by on the way to the gradients."""
-        ...
-
-    # ------------------------------------------------------------------ a member writes
-
-    def runtime_weights(self, member: Subnet | None) -> Weights:
-        """What the runtime reads of a member (None: of the whole model) as it is now: slices, without gradients."""
-        ...
-
-    @property
-    def stop_ids(self) -> Sequence[int]:
-        """Tokens with which an answer ends."""
         ...
 
     # ------------------------------------------------------------------ shapes

@@ -23,12 +23,11 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.nn.gates import Choice, Gates
+from nemo_elastic.nn.gates import Choice
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space
 
 from .members import Members
-from .on_policy import MicroBatch, write
 from .samples import BudgetSampler, Sample
 from .seam import Host, Output
 
@@ -140,15 +139,14 @@ class FamilyTraining:
         return [self._sample(budget, step, micro_batch) for budget in self.sampler.samples(step, micro_batch)]
 
     def _sample(self, budget: int, step: int, micro_batch: int) -> Sample:
-        share, wanted = self.sampler.share(budget), self.config.distill.on_policy
-        own = wanted > 0 and self.sampler.on_policy(step, micro_batch, wanted)
+        share = self.sampler.share(budget)
         if budget == 0:
-            return Sample(budget, share, None, on_policy=own)
+            return Sample(budget, share, None)
         members = self.members
         if members.router is None or members.is_frozen or not self._is_soft(step, micro_batch):
             if not members.known:
                 raise ElasticError("members: none were found; shapes are prepared before the first step")
-            return Sample(budget, share, members.get()[budget], on_policy=own)
+            return Sample(budget, share, members.get()[budget])
         tau, scale = members.router.schedule(step / self.steps)
         routed = members.router.gates(budget, tau, scale, noise=(step, micro_batch))
         assert self.config.router is not None
@@ -163,26 +161,6 @@ class FamilyTraining:
         return share >= 1 or self.sampler.soft(step, micro_batch, share)
 
     # ------------------------------------------------------------------ a micro-batch
-
-    def written(
-        self, host: Host, samples: Sequence[Sample], rows: MicroBatch, documents: Documents | None = None
-    ) -> MicroBatch:
-        """The micro-batch that `loss` is for: the data's, or as its member writes it, see `on_policy`.
-
-        What is sampled follows from (seed, stage, step, micro-batch) and the prompts.
-
-        Args:
-            host: has the weights.
-            samples: of `next_samples`.
-            rows: of the data; left as they are.
-            documents: in them, where they are kept apart.
-        """
-        sample = samples[0]
-        if not sample.on_policy:
-            return rows
-        assert not isinstance(sample.choice, Gates)
-        turn = self.config.seed, self.stage, *self._sampled
-        return write(host.runtime_weights(sample.choice), rows, documents, host.stop_ids, *turn)
 
     def loss(
         self,
@@ -200,7 +178,7 @@ class FamilyTraining:
         Args:
             host: runs and compares models.
             samples: of `next_samples`.
-            tokens, labels: [b, s] token ids and their targets, of `written`.
+            tokens, labels: [b, s] token ids and their targets.
             mask: [b, s] weight of every token.
             documents: in the rows of tokens, where they are kept apart: of students and teacher.
 
@@ -208,7 +186,6 @@ class FamilyTraining:
             The loss, and its parts without the router's.
         """
         distill, parts, count = self.config.distill, [], mask.sum()
-        distill = distill.of_own_words if samples[0].on_policy else distill
         teacher = self.teacher_of(host, tokens, samples, documents)
 
         def objective(sample: Sample) -> torch.Tensor:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import bench_latency
 from benchmarks.study import latency
-from benchmarks.study.on_policy import AXES, PARENT, SEEDS, fresh
+from benchmarks.study.problems import AXES, PARENT, SEEDS, fresh
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.latency import LatencyTable

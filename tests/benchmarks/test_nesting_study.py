@@ -14,7 +14,7 @@ from benchmarks.study import nesting
 from benchmarks.study.grounds import PROBLEM_AXES, Ground
 from benchmarks.study.nesting import ALONE, UNTRAINED, Result, Study, draw, page
 from benchmarks.study.nesting_ways import BUDGETS, EVEN, SIZES, WAYS, Family, Run, Way
-from benchmarks.study.on_policy import LR, batches, fresh
+from benchmarks.study.problems import LR, batches, fresh
 
 RATES = {"large": 1e-4, "medium": 2e-4, "small": 4e-4}
 

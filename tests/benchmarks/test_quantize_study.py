@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.study.grounds import PROBLEM_AXES, Ground
-from benchmarks.study.on_policy import LR, PARENT, batches, fresh
+from benchmarks.study.problems import LR, PARENT, batches, fresh
 from benchmarks.study.quantize import BUDGETS, Family, Result, megabytes, page, rounded_alone, study
 from nemo_elastic.core.precision import SCHEMES
 

@@ -251,8 +251,3 @@ def test_a_family_trains_and_validates_as_it_does_in_plain_torch() -> None:
             assert ce == pytest.approx(float(expected), rel=2e-4)
             loss = plain.loss(config.distill, logits, plain.teacher(tokens()), tokens())[0]
             assert kl == pytest.approx(float(loss), rel=2e-4)
-        member = host.runtime_weights(MEMBER)
-        again = plain.runtime_weights(MEMBER)
-        for ours, theirs in zip(member.layers, again.layers, strict=True):
-            for name, value in ours.tensors.items():
-                torch.testing.assert_close(value, theirs[name], rtol=1e-6, atol=1e-7, msg=name)

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.nn.weights import Weights
 from nemo_elastic.ranking import Ranking, Rows, Unfinished, sort
 
 
@@ -30,7 +29,6 @@ class TorchHost:
         self.frozen = NemotronH(parent, state, trainable=False)
         self.data, self.micro_batch_size, self.seq_length = data_ns, micro_batch_size, data_ns.shape[1]
         self.micro_batches, self.step = 1, 0
-        self.stop_ids: tuple[int, ...] = ()
 
     def student(self, tokens: Any, choice: Any = None, documents: Any = None) -> torch.Tensor:
         return self.model(tokens, choice, documents=documents)
@@ -62,10 +60,6 @@ class TorchHost:
 
     def factor(self, tokens: torch.Tensor) -> torch.Tensor:
         return 1 / tokens.clamp(min=1) / self.micro_batches
-
-    def runtime_weights(self, member: Any) -> Weights:
-        with torch.no_grad():
-            return self.model.weights(member)
 
     def sequences(self, count: int, size: int) -> Iterator[Rows]:
         return iter(Rows(self.data[:count]).split(size))

@@ -129,8 +129,6 @@ def check_settings(config: Any) -> None:
 def check_parallel(config: Any, block: ElasticConfig, parent: Parent) -> None:
     """Raise for layouts over ranks, and for widths on a GPU, that the family cannot have."""
     model = config.model
-    if block.distill.on_policy:
-        raise bad("elastic.distill.on_policy", block.distill.on_policy, "0 on Megatron-Bridge; on NeMo members write")
     tensor, pipeline = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
     context = model.context_parallel_size or 1
     check_ranks(block, parent, tensor, pipeline, NAMES, model.expert_tensor_parallel_size, context)

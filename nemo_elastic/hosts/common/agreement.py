@@ -92,10 +92,6 @@ def check_ranks(
     if pipeline > 1 and config.budgets_per_batch > 1:
         allowed = f"1 while elastic.budgets_per_batch is {config.budgets_per_batch}: a stage passes on one member"
         raise bad(names.pipeline, pipeline, allowed)
-    written = config.distill.on_policy
-    for name, ranks in ((names.tensor, tensor), (names.pipeline, pipeline)):
-        if written and ranks > 1:
-            raise bad(name, ranks, f"1 while elastic.distill.on_policy is {written}: a member writes on one rank")
     if parent.num_layers % pipeline:
         raise bad(names.pipeline, pipeline, f"a size that divides the {parent.num_layers} layers of {names.model}")
     for kind in parent.kinds:

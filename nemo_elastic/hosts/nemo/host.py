@@ -33,11 +33,6 @@ class NemoHost(MegatronHost):
         return chunks[0] if chunks else None
 
     @property
-    def stop_ids(self) -> tuple[int, ...]:
-        end = getattr(self.module.tokenizer, "eos_id", None)
-        return () if end is None else (int(end),)
-
-    @property
     def micro_batch_size(self) -> int:
         return self.module.trainer.datamodule.data_sampler.micro_batch_size
 

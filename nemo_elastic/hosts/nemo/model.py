@@ -34,7 +34,6 @@ from nemo_elastic.megatron.models import (
 from nemo_elastic.megatron.reports import mean_by_budget, report_parts
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.members import Members
-from nemo_elastic.train.on_policy import MicroBatch
 from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.training import FamilyTraining
 
@@ -225,10 +224,8 @@ class ElasticMambaModel(llm.MambaModel):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
         """Loss of one micro-batch, see `FamilyTraining.loss`; `batch["elastic"]` gets its parts, for the log."""
-        names, samples, documents = ("tokens", "labels", "loss_mask"), self.next_samples(), batch.get("documents")
-        rows = self.family.written(self.host, samples, MicroBatch(*(batch[name] for name in names)), documents)
-        batch |= zip(names, rows, strict=True)
-        loss, parts = self.steps.loss(samples, *rows, documents)
+        rows = batch["tokens"], batch["labels"], batch["loss_mask"]
+        loss, parts = self.steps.loss(self.next_samples(), *rows, batch.get("documents"))
         batch["elastic"] = parts
         loss, batch["counted"] = self.host.counted(loss, batch["loss_mask"])
         return loss

@@ -290,11 +290,6 @@ def test_what_no_family_can_be_trained_with(recipe: Any, name: str, value: Any, 
     assert message in refused(recipe)
 
 
-def test_members_write_on_nemo_alone(recipe: Any) -> None:
-    line = refused(recipe, BLOCK | {"distill": {"on_policy": 0.5}}, teacher="parent")
-    assert line.endswith("on_policy: 0.5 is not allowed; 0 on Megatron-Bridge; on NeMo members write")
-
-
 def test_what_is_no_recipe_of_a_nemotron_h(recipe: Any) -> None:
     assert "recipe: 'dict' is not allowed; a ConfigContainer" in refused({})
     other = copy.copy(recipe)

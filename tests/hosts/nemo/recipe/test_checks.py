@@ -138,18 +138,6 @@ def test_pipeline_stages_divide_the_layers_and_train_one_member_at_a_time(recipe
         accepted(recipe.clone(), BLOCK | {"distill": {"mode": mode}})
 
 
-@pytest.mark.parametrize("way", ["tensor", "pipeline"])
-def test_a_member_writes_on_one_rank(recipe: Any, way: str) -> None:
-    strategy = recipe.trainer.strategy
-    strategy.tensor_model_parallel_size = strategy.pipeline_model_parallel_size = 1
-    strategy.sequence_parallel = False
-    accepted(recipe.clone(), BLOCK | {"distill": {"on_policy": 0.5}})
-    setattr(strategy, f"{way}_model_parallel_size", 2)
-    line = refused(recipe, BLOCK | {"distill": {"on_policy": 0.5}})
-    assert line.endswith(f"{way}_model_parallel_size: 2 is not allowed; 1 while elastic.distill.on_policy is 0.5: "
-                         "a member writes on one rank")  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

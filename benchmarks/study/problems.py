@@ -1,38 +1,29 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Is a member better taught on the data's answers or on its own? Worked problems, equal FLOPs, three seeds.
+"""A small parent that answers generated problems, and one of its members distilled: the ground of several studies.
 
-python -m benchmarks.study.on_policy > docs/tables/study_on_policy.md
-
-A small parent learns to answer generated problems. One member is cut out of it and distilled, each way until it has
-spent as many FLOPs as the others, those of writing included. Plain torch and one core; a run that was stopped goes on.
+Plain torch and one core.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.study.results import add_lines, markdown, read_lines
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.cost import flops_per_token
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.data.reasoning import Problem, mixture
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.members import Members
-from nemo_elastic.train.on_policy import MicroBatch
 from nemo_elastic.train.shaping import prepare_members
 from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
@@ -46,13 +37,14 @@ PARENT = Parent("M-M*-M-", 96, len(ALPHABET), 256, 8, 16, 2, 16, 4, 4, 2, 24, ff
 AXES = {"hidden": [96, 80, 64, 48], "ffn": [256, 192, 128, 64], "mamba_heads": [8, 6, 4], "depth": [7, 6, 5]}
 PARENT_STEPS, STEPS, PARENT_LR, LR, WARM = 1500, 120, 3e-3, 1e-3, 0.05
 SEEDS = (0, 1, 2)
-#: name -> share of micro-batches that the member writes, and the term of the others
-WAYS: dict[str, tuple[float, str]] = {
-    "data's answers, forward KL": (0.0, "kl"),
-    "data's answers, reverse KL": (0.0, "reverse_kl"),
-    "half its own": (0.5, "kl"),
-    "its own": (1.0, "kl"),
-}
+
+
+class MicroBatch(NamedTuple):
+    """A micro-batch: token ids, their targets and the loss mask, all [b, s]."""
+
+    tokens_bs: torch.Tensor
+    labels_bs: torch.Tensor
+    mask_bs: torch.Tensor
 
 
 def encode(text: str) -> list[int]:
@@ -128,21 +120,6 @@ def right(model: NemotronH, member: Subnet | None, asked: Sequence[Problem]) -> 
     return mean(p.is_solved_by(p.prompt + text) for p, text in zip(asked, texts, strict=True))
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a way has made of the member: steps, FLOPs and their share that generated, answers right, and divergences
-    from the parent on the answers of held-out problems."""
-
-    way: str
-    seed: int
-    steps: int
-    flops: float
-    generated: float
-    right: float
-    forward: float
-    reverse: float
-
-
 def divergences(host: TorchHost, member: Subnet, source: Iterator[MicroBatch], count: int = 10) -> tuple[float, float]:
     """KL(parent || member) and KL(member || parent), nats per token that counts of so many micro-batches."""
     sums = torch.zeros(3, dtype=torch.float64)
@@ -155,12 +132,11 @@ def divergences(host: TorchHost, member: Subnet, source: Iterator[MicroBatch], c
 
 
 class Distilling:
-    """A member of a parent, distilled one way.
+    """A member of a parent, distilled on the data's answers.
 
     Args:
         parent: trained.
-        way: of `WAYS`.
-        seed: of the data, of who writes and of what is sampled.
+        seed: of the data.
         out: for the ranking.
         budget: what limits the member.
         search: how its shape is found; None takes the most even cut.
@@ -169,41 +145,34 @@ class Distilling:
     def __init__(
         self,
         parent: NemotronH,
-        way: str,
         seed: int,
         out: Path,
         budget: Mapping[str, Any],
         search: Mapping[str, Any] | None = None,
     ) -> None:
-        self.way, self.seed = way, seed
-        share, term = WAYS[way]
+        self.seed = seed
         config = ElasticConfig.from_dict({
             "budgets": [{"name": "full"}, {"name": "small", **budget}], "axes": AXES,
             "importance": {"samples": 64, "depth_samples": 8}, "search": search, "router": None,
-            "sampling": {"small": 1}, "seed": seed, "distill": {"terms": {term: 1}, "on_policy": share},
+            "sampling": {"small": 1}, "seed": seed,
         })  # fmt: skip
         ranked = torch.cat([rows.tokens_bs for rows, _ in zip(batches(200 + seed), range(2), strict=False)])
         self.host = TorchHost(PARENT, parent.state_dict(), ranked, BATCH)
-        self.host.stop_ids = (END,)
         self.family = FamilyTraining(config, stage=2)
         self.family.members = Members(PARENT, 2, None)
         prepare_members(self.family, self.host, out)
         self.member = self.family.members.get()[1]
-        self.spent = self.generated = 0.0
+        self.spent = 0.0
 
     def train(self, flops: float) -> int:
         """Train until so many are spent; returns steps."""
         host, family, data = self.host, self.family, batches(300 + self.seed)
         optimizer, own, whole = optimizer_of(host.model), self.cost(self.member), self.cost(PARENT.full)
         while self.spent < flops:
-            samples = family.next_samples(host.step)
-            rows = family.written(host, samples, next(data))
-            loss, _ = family.loss(host, samples, *rows)
+            rows = next(data)
+            loss, _ = family.loss(host, family.next_samples(host.step), *rows)
             step(host.model, optimizer, loss * host.factor(rows.mask_bs.sum()), LR * rate(self.spent / flops))
             self.spent += rows.tokens_bs.numel() * (3 * own + whole)
-            if samples[0].on_policy:  # a prompt is read once, and every token that is written but the last
-                made = own * sum(int(row.nonzero()[-1]) + 1 for row in rows.mask_bs)
-                self.spent, self.generated = self.spent + made, self.generated + made
             host.step += 1
         return host.step
 
@@ -213,49 +182,12 @@ class Distilling:
         return float(flops_per_token(PARENT, member, LENGTH))
 
 
-def distil(parent: NemotronH, way: str, seed: int, flops: float, ratio: float, asked: Sequence[Problem]) -> Result:
-    with tempfile.TemporaryDirectory() as out:
-        run = Distilling(parent, way, seed, Path(out), {"ratio": ratio})
-    steps = run.train(flops)
-    answers = right(run.host.model, run.member, asked)
-    apart = divergences(run.host, run.member, batches(999, held_out=True))
-    return Result(way, seed, steps, run.spent, run.generated / run.spent, answers, *apart)
-
-
-def page(results: Sequence[Result], parent: float, untrained: float, facts: str) -> str:
-    """The table, and what it is of."""
-    head = ["trained on", "steps", "share of FLOPs that writes", "answers right", "of each seed", "KL(parent, member)",
-            "KL(member, parent)"]  # fmt: skip
-    others = {"the parent": parent, "nothing: the member as it was cut": untrained}
-    rows: list[list[Any]] = [[name, "–", "–", f"{100 * each:.1f}%", "–", "–", "–"] for name, each in others.items()]
-    for way in dict.fromkeys(r.way for r in results):
-        of = [r for r in results if r.way == way]
-        rows.append([
-            way, f"{mean(r.steps for r in of):.0f}", f"{100 * mean(r.generated for r in of):.0f}%",
-            f"{100 * mean(r.right for r in of):.1f}%", ", ".join(f"{100 * r.right:.1f}%" for r in of),
-            f"{mean(r.forward for r in of):.4f}", f"{mean(r.reverse for r in of):.4f}",
-        ])  # fmt: skip
-    return f"{markdown(head, rows)}\n{facts}\n"
-
-
 def parent_of(runs: Path, steps: int) -> NemotronH:
     """The parent, as an earlier run left it."""
     kept = runs / "parent.pt"
     if not kept.exists():
         torch.save(trained(fresh(0), batches(100), steps).state_dict(), kept)
     return NemotronH(PARENT, torch.load(kept))
-
-
-def results_of(parent: NemotronH, args: argparse.Namespace, flops: float, asked: Sequence[Problem]) -> list[Result]:
-    """What every way and seed has made; those of an earlier run stand in `results.jsonl`."""
-    kept = args.runs / "results.jsonl"
-    results = read_lines(kept, Result)
-    for seed in args.seeds:
-        for way in WAYS:
-            if not any((r.way, r.seed) == (way, seed) for r in results):
-                results.append(distil(parent, way, seed, flops, args.ratio, asked))
-                add_lines(kept, results[-1])
-    return results
 
 
 def arguments(doc: str | None, name: str, steps: str) -> argparse.ArgumentParser:
@@ -275,27 +207,3 @@ def begin(args: argparse.Namespace) -> list[Problem]:
     args.runs.mkdir(parents=True, exist_ok=True)
     source = problems(7, held_out=True)
     return list({p.question: p for p in islice(source, 3 * args.asked)}.values())[: args.asked]
-
-
-def main() -> None:
-    parser = arguments(__doc__, "on_policy", "of the first way; the others spend as many FLOPs")
-    parser.add_argument("--ratio", type=float, default=0.5)
-    args = parser.parse_args()
-    asked = begin(args)
-    parent = parent_of(args.runs, args.parent_steps)
-    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(sys.stderr):
-        first = Distilling(parent, next(iter(WAYS)), 0, Path(out), {"ratio": args.ratio})
-    untrained, member = right(first.host.model, first.member, asked), first.member
-    flops = args.steps * BATCH * LENGTH * (3 * first.cost(member) + first.cost(PARENT.full))
-    with contextlib.redirect_stdout(sys.stderr):  # the ranking's progress
-        results = results_of(parent, args, flops, asked)
-    facts = (
-        f"A parent of {parameters(PARENT, PARENT.full):,} parameters, a member of {parameters(PARENT, member):,}; "
-        f"{flops:.3g} FLOPs each, the teacher's and those of writing counted; {len(asked)} held-out problems, "
-        f"answered greedily; divergences in nats a token of their answers."
-    )
-    print(page(results, right(parent, None, asked), untrained, facts), end="")
-
-
-if __name__ == "__main__":
-    main()
