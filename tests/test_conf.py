@@ -20,7 +20,7 @@ from nemo_elastic.demo.demo_settings import BLOCK
 from nemo_elastic.plan import PRESETS, preset
 from nemo_elastic.plan.work import members
 from nemo_elastic.search import Space
-from nemo_elastic.slicing.card import runs_in
+from nemo_elastic.slicing.loads import runs_in
 from tests.shapes import NANO_30B
 
 CONF = Path(__file__).parents[1] / "conf"

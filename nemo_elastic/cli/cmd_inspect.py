@@ -41,7 +41,8 @@ def command(
     from nemo_elastic.formats.hf.config import prediction_of
     from nemo_elastic.formats.hf.precision import low_of
     from nemo_elastic.slicing.by_size import rest_of_path
-    from nemo_elastic.slicing.card import runs_in, served_as
+    from nemo_elastic.slicing.card import served_as
+    from nemo_elastic.slicing.loads import runs_in
 
     shapes = read_shapes(source)
     low = low_of(shapes.config, shapes.folder)

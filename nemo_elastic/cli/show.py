@@ -65,7 +65,7 @@ def size(
 ) -> dict[str, Any]:
     """Exact parameters, bytes in service and what they are counted for, where it runs, milliseconds by a table."""
     from nemo_elastic.core.cost import counts, memory
-    from nemo_elastic.slicing.card import runs_in
+    from nemo_elastic.slicing.loads import runs_in
 
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
     out = {**counts(parent, subnet), "memory": held, "runs_in": runs_in(subnet, parent, low)}

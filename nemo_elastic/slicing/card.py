@@ -14,33 +14,23 @@ from typing import Any
 
 from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, active_parameters, counts, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.core.member import limits_used, why_not_nested
 from nemo_elastic.formats.hf.precision import precision_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.quantized import COMPRESSED, Stored
+from nemo_elastic.formats.quantized import Stored
 from nemo_elastic.formats.source import Origin
 from nemo_elastic.io.values import human_bytes, three_digits
 
 from .lineage import Lineage
-from .loads import OTHERS, loads
+from .loads import OTHERS, TRANSFORMERS, VLLM, Runs, needs_eager_experts, where_it_runs
 
 __all__ = [
-    "CPU_HEADS", "axis_title", "extras_inside", "family_card", "human", "human_bytes", "member_card",
-    "needs_eager_experts", "runs_in", "served_as", "serving_spec", "vllm_heads", "width", "with_extras",
+    "axis_title", "extras_inside", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec",
+    "width", "with_extras",
 ]  # fmt: skip
 
-#: axes that vLLM keeps one width of for all layers
-_ONE_STATE = ("mamba_heads", "mamba_head_dim")
-#: of which the converter of llama.cpp, `GraniteHybridModel.set_gguf_parameters`, wants the Mamba inner size a multiple
-_INNER = 64
-#: channels of attention heads that vLLM's kernels for a CPU have: more than its own list of them; `serve` asks them
-CPU_HEADS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-_CPU = "a CPU"
-#: symbols of layers that vLLM, llama.cpp and NeMo were tried with
-_TRIED = set("M-*")
 #: around the part; a reader of the card does not see them
 _BEGIN, _END = "<!-- extra shapes -->", "<!-- end of extra shapes -->"
 _TITLES = {HIDDEN: "hidden size", DEPTH: "layers"}
@@ -94,7 +84,7 @@ def member_card(
         low: How its weights of low precision are stored, where it has some.
         predicting: Parameters of its layers that predict more than one token.
     """
-    count = parameters(parent, member)
+    count, runs = parameters(parent, member), where_it_runs(member, parent, low)
     title = f"{origin.name}: {human(count)} parameters" if origin.name else f"A member of {human(count)} parameters"
     if member == parent.full:
         notes = ["It is the parent itself."]
@@ -112,7 +102,7 @@ def member_card(
     kinds = [kind for kind in KINDS.values() if kind.always or kind.symbol in parent.pattern]
     kinds.sort(key=lambda kind: kind.symbol != "M")
     lines = [
-        _front_matter(lineage),
+        _front_matter(lineage, runs),
         f"# {title}",
         "",
         f"One member of a nested Nemotron-H family, cut out by nemo-elastic. {notes[0]}",
@@ -122,7 +112,7 @@ def member_card(
         "",
         f"Layers ({', '.join(f'{k.symbol} {k.words}' for k in kinds)}): `{member.pattern}`",
         "",
-        *_usage(member, parent, tokenizer, low),
+        *_usage(member, runs, tokenizer, low),
         "## Configuration",
         "",
         f"The exact shape, layers counted in the parent ({MEMBER_FILE} has it too, so that smaller members can be cut",
@@ -140,8 +130,9 @@ def family_card(
 ) -> str:
     """Give the model card of a family folder; see `member_card`."""
     whole = family.members[0]
+    runs = where_it_runs(whole.subnet, family.parent, low)
     lines = [
-        _front_matter(lineage),
+        _front_matter(lineage, runs),
         f"# A nested family of {len(family.members)} models, up to {human(whole.parameters)} parameters",
         "",
         f"These weights are the largest member, {whole.name}. The others lie inside it ({FILE} says where) and are",
@@ -158,7 +149,7 @@ def family_card(
             limits_used(family.parent, family),
         ),
         "",
-        *_usage(whole.subnet, family.parent, tokenizer, low, family=True),
+        *_usage(whole.subnet, runs, tokenizer, low, family=True),
         *extras_section(family.parent, extras_inside(family, whole.subnet)),
         *_provenance(family.ranking_digest, family.provenance),
     ]
@@ -169,8 +160,9 @@ def _precision(dtype: str, low: Stored | None) -> str:
     return dtype if low is None else low.scheme.precision
 
 
-def _front_matter(lineage: Lineage) -> str:
-    own = ("library_name: transformers", "pipeline_tag: text-generation", "tags: [nemotron_h, nemo-elastic]")
+def _front_matter(lineage: Lineage, runs: Runs) -> str:
+    library = [f"library_name: {name.lower()}" for name in (TRANSFORMERS, VLLM) if name in runs.needs][:1]
+    own = (*library, "pipeline_tag: text-generation", "tags: [nemotron_h, nemo-elastic]")
     return "\n".join(("---", *own, *lineage.lines(), "---", ""))
 
 
@@ -213,9 +205,7 @@ def served_as(config: Mapping[str, Any], batch: int = 1, length: int = 8192, low
     return serving_spec(name, batch=batch, length=length)
 
 
-def _usage(
-    member: Subnet, parent: Parent, tokenizer: bool, low: Stored | None = None, family: bool = False
-) -> list[str]:
+def _usage(member: Subnet, runs: Runs, tokenizer: bool, low: Stored | None, family: bool = False) -> list[str]:
     plain = member.is_uniform
     trust = "" if plain else ", trust_remote_code=True"
     flag = "" if plain else " --trust-remote-code"
@@ -237,32 +227,22 @@ def _usage(
         "tokens = torch.tensor([[1, 2, 3]])  # of the parent's tokenizer",
         "print(model.generate(tokens, max_new_tokens=32)[0].tolist())",
     ]
-    lines = ["## Use", "", f"Runs in {runs_in(member, parent, low)}.", ""]
-    limits = None if low is None else loads(low, bool(member.widths(EXPERTS)))
+    lines = ["## Use", "", f"Runs in {runs}.", ""]
     if not tokenizer:
         lines += ["This folder has no tokenizer: its tokens are those of the parent's.", ""]
         flag += " --tokenizer PARENT"
-    if limits is None or limits.transformers is None:
-        needs = (
-            "transformers 5.6 or newer:" if limits is None else "transformers 5.6 or newer, and compressed-tensors:"
-        )
+    if TRANSFORMERS in runs.needs:
+        needs = "transformers 5.6 or newer" + (", and compressed-tensors:" if low is not None else ":")
         lines += [needs, "", "```python", *(with_text if tokenizer else with_ids), "```", ""]
     else:
-        lines += [limits.transformers, ""]
+        lines += [runs.lacks[TRANSFORMERS], ""]
     lines += [OTHERS, ""] if low is not None else []
     if low is not None and family:
         lines += ["Slice members and serve each: `nemo-elastic serve` takes a family in full precision.", ""]
-    elif member.widths(EXPERTS):
-        lines += ["vLLM 0.32 on a CPU refuses experts without a gate; on a GPU no member with experts was tried.", ""]
-    elif not vllm_heads(member, parent):
-        lines += [f"vLLM has no attention for heads of {parent.attention_head_dim} channels and cannot serve it.", ""]
-    elif all(len(set(member.widths(axis))) <= 1 for axis in ("mamba_heads", "mamba_head_dim")):
-        where = "vLLM:" if limits is None or limits.cpu else "vLLM on a GPU, as 0.32 has no kernels for it on a CPU:"
-        if limits is not None and limits.emulated:
-            where = "vLLM; on a CPU with nemo-elastic's plugin, which lets it emulate NVFP4, slowly:"
-        lines += [where, "", "```bash", f"vllm serve .{flag}", "```", ""]
+    elif VLLM in runs.needs:
+        lines += [f"{runs.named(VLLM)}:", "", "```bash", f"vllm serve .{flag}", "```", ""]
     else:
-        lines += ["vLLM needs the same Mamba heads in all layers and cannot serve it.", ""]
+        lines += [runs.lacks[VLLM], ""]
     if not member.widths("attention_heads"):
         lines += ["It keeps no attention layer, which transformers' cache needs: decoding there is slow.", ""]
     if not plain:
@@ -277,72 +257,6 @@ def _provenance(ranking: str | None, provenance: Any) -> list[str]:
 
 def _json(value: Any) -> list[str]:
     return ["```json", json.dumps(value, indent=None if len(json.dumps(value)) < 100 else 1), "```", ""]
-
-
-# ------------------------------------------------------------------ where a member runs
-
-
-def runs_in(member: Subnet, parent: Parent, low: Stored | None = None) -> str:
-    """Software that runs a member as it is written, with what each needs.
-
-    Args:
-        member: its shape.
-        parent: whose it is.
-        low: how its weights of low precision are stored, where it has some.
-
-    Returns:
-        E.g. "transformers, vLLM, NeMo", with needs in brackets. llama.cpp's converter knows tokenizers by a
-        fingerprint, of which no shape says anything: that is always such a need.
-    """
-    code = "" if member.is_uniform else "its own code"
-    attends = bool(member.widths("attention_heads"))
-    served = all(len(set(member.widths(axis))) <= 1 for axis in _ONE_STATE)
-    slow = "" if attends else "no cache, so slow"
-    eager = "eager experts" if needs_eager_experts(member) else ""
-    limits = None if low is None else loads(low, bool(member.widths(EXPERTS)))
-    software = []
-    if limits is None or limits.transformers is None:
-        software.append(_with("transformers", code, slow, eager, "" if low is None else COMPRESSED))
-    tried = set(member.pattern) <= _TRIED
-    devices = vllm_heads(member, parent)
-    if limits is not None and not (limits.cpu or limits.emulated):
-        devices = [device for device in devices if device != _CPU]
-    if served and tried and devices:
-        plugin = "our plugin on a CPU" if limits is not None and limits.emulated and _CPU in devices else ""
-        software.append(_with("vLLM", code, f"on {devices[0]}" if len(devices) == 1 else plugin))
-    if member.is_uniform and tried and low is None:
-        software += ["llama.cpp (a tokenizer that its converter knows)"] if attends and _is_converted(member) else []
-        software.append("NeMo")
-    return ", ".join(software) or "nemo-elastic alone"
-
-
-def vllm_heads(member: Subnet, parent: Parent) -> list[str]:
-    """Devices on which vLLM has attention for a member's heads: on a GPU where FlashAttention does."""
-    size, free = parent.attention_head_dim, not member.widths("attention_heads")
-    has = {_CPU: free or size in CPU_HEADS, "a GPU": free or (size % 8 == 0 and size <= 256)}
-    return [device for device, runs in has.items() if runs]
-
-
-def _is_converted(member: Subnet) -> bool:
-    """Whether llama.cpp's converter takes the widths of a uniform member."""
-    heads, sizes = (member.widths(axis) for axis in _ONE_STATE)
-    return all(h * p % _INNER == 0 for h, p in zip(heads, sizes, strict=True))
-
-
-def needs_eager_experts(member: Subnet, multiple: int = 8) -> bool:
-    """Whether transformers needs `experts_implementation="eager"`: its grouped products want rows of whole 16 bytes.
-
-    Args:
-        member: its shape.
-        multiple: elements in 16 bytes: 8 in bfloat16, 4 in float32.
-    """
-    read = member.widths(LATENT) or ((member.hidden,) if member.widths(EXPERTS) else ())
-    return any(width % multiple for width in (*read, *member.widths(EXPERT_FFN)))
-
-
-def _with(name: str, *needs: str) -> str:
-    given = "; ".join(n for n in needs if n)
-    return f"{name} ({given})" if given else name
 
 
 # ------------------------------------------------------------------ extra shapes

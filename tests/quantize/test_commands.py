@@ -24,8 +24,9 @@ from nemo_elastic.formats.hf.precision import low_of
 from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, Quantized
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family
-from nemo_elastic.slicing.card import runs_in, served_as
+from nemo_elastic.slicing.card import served_as
 from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.loads import runs_in
 
 from .conftest import PARENT
 from .damage import low

@@ -14,7 +14,7 @@ import pytest
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.slicing.card import runs_in
+from nemo_elastic.slicing.loads import runs_in
 from tests.shapes import PARENT as SMALL_HEADS
 
 from .helpers import SMALL, random_values, write

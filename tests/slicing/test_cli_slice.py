@@ -17,8 +17,9 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.weights import random_state
-from nemo_elastic.slicing.card import human_bytes, runs_in
+from nemo_elastic.slicing.card import human_bytes
 from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.loads import runs_in
 from tests.shapes import PARENT
 
 from .helpers import contents, without_family

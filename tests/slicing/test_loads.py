@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, MODELOPT, Stored, scheme_of
-from nemo_elastic.slicing.card import runs_in
+from nemo_elastic.formats.source import Origin
+from nemo_elastic.slicing.card import member_card
 from nemo_elastic.slicing.lineage import CARD
-from nemo_elastic.slicing.loads import OTHERS, loads
+from nemo_elastic.slicing.loads import OTHERS, TRANSFORMERS, VLLM, runs_in, where_it_runs
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.quantize.conftest import EXPERTS, FEW, PARENT, SMALL, dense, sparse  # noqa: F401
 from tests.quantize.damage import low
@@ -25,10 +27,11 @@ STORED = {(p, x): Stored(scheme_of(p, x), True) for p in ("nvfp4", "fp8") for x 
 def test_what_is_named_is_what_was_seen(case) -> None:
     """`tests/vllm/low_precision.py` tries them; a kernel that a CPU has not is no reason against a GPU."""
     stored = Stored(scheme_of("nvfp4" if case.to == "w4a16" else case.to, case.layout), case.data)
-    seen = loads(stored, experts=case.model != DENSE)
-    assert (seen.transformers is None) == (case.transformers == RUNS)
+    member, parent = (SMALL, PARENT) if case.model == DENSE else (FEW, EXPERTS)
+    seen = where_it_runs(member, parent, stored).needs
+    assert (TRANSFORMERS in seen) == (case.transformers == RUNS)
     if case.model == DENSE:
-        assert (seen.cpu or seen.emulated) == (case.vllm == RUNS)
+        assert ("on a GPU" not in seen[VLLM]) == (case.vllm == RUNS)
 
 
 @pytest.mark.parametrize(
@@ -59,12 +62,13 @@ def test_cards(precision: str, layout: str, dense: Path, tmp_path: Path) -> None
         assert f"Runs in {runs_in(member, PARENT, STORED[precision, layout])}." in text and OTHERS in text
         assert f"memory ({precision}, 1 x 8192 tokens)" in text
         assert ("AutoModelForCausalLM" in text) == (layout == COMPRESSED)
+        assert f"\nlibrary_name: {'transformers' if layout == COMPRESSED else 'vllm'}\n" in text
         assert ("and compressed-tensors:" in text) == (layout == COMPRESSED)
         assert ("does not read ModelOpt's layout" in text) == (layout == MODELOPT)
     served = bool(re.search(r"^vllm serve \.", card(tmp_path / "cut"), re.MULTILINE))
     assert served and "vllm serve" not in card(family) and "Slice members and serve each" in card(family)
-    assert ("vLLM on a GPU" in card(tmp_path / "cut")) == ((precision, layout) == ("fp8", COMPRESSED))
-    assert ("lets it emulate NVFP4" in card(tmp_path / "cut")) == (precision == "nvfp4")
+    assert ("vLLM (on a GPU):" in card(tmp_path / "cut")) == ((precision, layout) == ("fp8", COMPRESSED))
+    assert ("vLLM (our plugin on a CPU):" in card(tmp_path / "cut")) == (precision == "nvfp4")
 
 
 def test_a_card_of_experts_in_nvfp4_shows_no_transformers(sparse: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -74,7 +78,15 @@ def test_a_card_of_experts_in_nvfp4_shows_no_transformers(sparse: Path, tmp_path
         text = card(tmp_path / f"{precision}-cut")
         assert ("AutoModelForCausalLM" in text) == (precision == "fp8")
         assert ("leaves out a scale of each expert in NVFP4" in text) == (precision == "nvfp4")
-        assert "vllm serve" not in text
+        assert "vllm serve" not in text and ("library_name: transformers" in text) == (precision == "fp8")
+
+
+@pytest.mark.parametrize(("size", "served"), [(512, False), (120, True)])
+def test_a_card_serves_where_runs_in_says(size: int, served: bool) -> None:
+    """On a CPU vLLM has heads of 512 channels and no kernels for these weights; on a GPU the other way round."""
+    parent = replace(PARENT, attention_head_dim=size)
+    text = member_card(parent, parent.full, Origin(), "BF16", False, low=STORED["fp8", COMPRESSED])
+    assert ("vLLM" in runs_in(parent.full, parent, STORED["fp8", COMPRESSED])) == ("vllm serve" in text) == served
 
 
 def test_a_card_in_full_precision_says_nothing_of_it(dense: Path, tmp_path: Path) -> None:  # noqa: F811

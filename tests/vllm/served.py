@@ -17,8 +17,8 @@ from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.calibration import fit, write_calibration
 from nemo_elastic.runtime.signals import read
-from nemo_elastic.slicing.card import CPU_HEADS
 from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.loads import CPU_HEADS
 
 from .cases import PARENT, ROOT, with_widths
 

@@ -188,7 +188,7 @@ def test_a_family_without_training(parent: Parent, tmp_path: Path) -> None:
     shapes = read_shapes(tmp_path / "family")
     assert (
         list(shapes.members) == ["full", "large", "small"]
-        and shapes.parent.sizes == replace(parent, ffn_stripes=8).sizes
+        and shapes.parent.sizes == replace(parent, ffn_stripes=1).sizes
     )
     assert len(set(shapes.members["small"].widths(UNITS))) == 1
 
