@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ from nemo_elastic.runtime.calibration import Calibration
 from nemo_elastic.runtime.signals import TAIL, signals
 
 from .answers import write_member
-from .hooks import Running, SchedulerHook, WorkerHook
 from .names import Choice
 
 
@@ -39,7 +38,7 @@ class TailPart(NamedTuple):
         return self.before + self.now == len(self.tail)
 
 
-class Choosing(SchedulerHook):
+class Choosing:
     """Chooses who answers, from the signals that the worker sends.
 
     Args:
@@ -81,7 +80,7 @@ class Choosing(SchedulerHook):
                 if request_id in result.prompt_logprobs_dict:
                     result.prompt_logprobs_dict[request_id] = None
 
-    def after_update(self, outputs: Iterable[Any], running: Running) -> Mapping[str, str]:
+    def after_update(self, outputs: Iterable[Any], running: Callable[[str], Any]) -> Mapping[str, str]:
         reported, self._reported = self._reported, {}
         for output in outputs:
             if output.request_id in reported:
@@ -96,11 +95,15 @@ class Choosing(SchedulerHook):
         self._costs.pop(request_id, None)
 
 
-class Reading(WorkerHook):
-    """Reads the signals of prompts whose last tokens were read in a step."""
+class Reading:
+    """Reads the signals of prompts whose last tokens were read in a step.
+
+    Args:
+        worker: vLLM's.
+    """
 
     def __init__(self, worker: Any) -> None:
-        super().__init__(worker)
+        self.worker = worker
         self._signals: dict[str, list[float]] = {}
         self.tails: dict[str, torch.Tensor] = {}  # what earlier steps made of the ends of prompts, [t, d]
 

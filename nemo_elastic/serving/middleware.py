@@ -138,10 +138,7 @@ class MemberMiddleware:
         except Gone:
             return
         assert raw is not None
-        try:
-            body = json.loads(raw)
-        except (ValueError, RecursionError):  # vLLM says so
-            body = None
+        body = _parsed(raw)
         try:
             choice = self._open(scope).read(path_of(scope), body) if isinstance(body, dict) else None
         except Refused as refused:
@@ -167,6 +164,14 @@ class MemberMiddleware:
             )
             self._reader = MemberReader(names, ends, enforced, takes_messages(args), trusts)
         return self._reader
+
+
+def _parsed(raw: bytes) -> Any:
+    """A body's JSON; None where it is none, which vLLM says."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _under(path: str, places: tuple[str, ...]) -> bool:

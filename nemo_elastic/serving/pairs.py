@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
 
-from .hooks import Running, SchedulerHook
 from .names import Choice
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ USUAL = "</think>"
 BUDGET = "thinking_token_budget"
 
 
-class Pairs(SchedulerHook):
+class Pairs:
     """Lets the second member of a pair go on where the first one's thinking ends.
 
     Args:
@@ -35,14 +34,26 @@ class Pairs(SchedulerHook):
         self._lengths: dict[str, int] = {}
 
     def take(self, request: Any, choice: Choice) -> None:
+        """A request has come; `choice.member` reads it first.
+
+        Raises:
+            ElasticError: its budget is no positive number.
+        """
         budget = read_budget(request.sampling_params.extra_args if request.sampling_params else None)
         if choice.then is not None:
             self._thinking[request.request_id] = choice.then, budget
 
     def before_update(self, result: Any, requests: Mapping[str, Any]) -> None:
+        """A step's result has come, and the scheduler has taken nothing of it in."""
         self._lengths = {i: len(requests[i].output_token_ids) for i in self._thinking if i in requests}
 
-    def after_update(self, outputs: Iterable[Any], running: Running) -> Mapping[str, str]:
+    def after_update(self, outputs: Iterable[Any], running: Callable[[str], Any]) -> Mapping[str, str]:
+        """Requests with which another member goes on after a step, which reads everything again: id -> its name.
+
+        Args:
+            outputs: of the step, on their way to the server.
+            running: vLLM's record of a request by its id, None where the request does not run.
+        """
         lengths, self._lengths, changed = self._lengths, {}, {}
         for request_id, length in lengths.items():
             if (request := running(request_id)) is None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's scheduler, with one member in each step; `turns` has the rules, and `hooks` what goes beyond them."""
+"""vLLM's scheduler, with one member in each step: `turns` has the rules, `pairs` and `choosing` change the member."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from vllm.v1.request import Request, RequestStatus
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.serving.arguments import Settings
 from nemo_elastic.serving.choosing import Choosing
-from nemo_elastic.serving.hooks import SchedulerHook
 from nemo_elastic.serving.names import Choice, family_names
 from nemo_elastic.serving.pairs import Pairs
 from nemo_elastic.serving.turns import Room, Turns, admissible, at_work, left_waiting
@@ -45,9 +44,9 @@ class FamilyScheduler(Scheduler):
         self.turns, self.room = Turns(names.shapes), Room()
         self._member: dict[str, str] = {}  # of each request
         self._tried: set[Request] = set()  # had their member's turn, and were left waiting
-        self.hooks: list[SchedulerHook] = [Pairs(settings.end_ids)]
-        if names.calibration is not None:
-            self.hooks.append(Choosing(names.calibration))
+        self.choosing = None if names.calibration is None else Choosing(names.calibration)
+        # each may let another member go on with a request
+        self.changes = [Pairs(settings.end_ids), *([] if self.choosing is None else [self.choosing])]
 
     # ------------------------------------------------------------------------------------------- requests come and go
 
@@ -56,8 +55,8 @@ class FamilyScheduler(Scheduler):
         if request.request_id not in self.requests:
             try:
                 choice = self.names.from_extra(request.sampling_params.extra_args if request.sampling_params else None)
-                for hook in self.hooks:
-                    hook.take(request, choice)
+                for change in self.changes:
+                    change.take(request, choice)
             except ElasticError as exc:
                 # A server's middleware has checked this. From elsewhere, one bad request must not end the engine.
                 logger.warning("A request was refused: %s", exc)
@@ -80,8 +79,8 @@ class FamilyScheduler(Scheduler):
         self.room.made()
         self._member.pop(request.request_id, None)
         self._tried.discard(request)
-        for hook in self.hooks:
-            hook.forget(request.request_id)
+        for change in self.changes:
+            change.forget(request.request_id)
         return super()._free_request(request, *more, **named)
 
     def _preempt_request(self, request: Request, *more: Any, **named: Any) -> None:
@@ -103,8 +102,8 @@ class FamilyScheduler(Scheduler):
             if not output.total_num_scheduled_tokens:
                 self.room.none_for(member)
         output.member = member
-        for hook in self.hooks:
-            hook.plan(output, self.requests)
+        if self.choosing is not None:
+            self.choosing.plan(output, self.requests)
         return output
 
     def _count(self, requests: Iterable[Request]) -> Counter[str]:
@@ -147,12 +146,12 @@ class FamilyScheduler(Scheduler):
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
         """Take a step's tokens in; afterwards another member may go on with a request, which reads all of it again."""
-        for hook in self.hooks:
-            hook.before_update(model_runner_output, self.requests)
+        for change in self.changes:
+            change.before_update(model_runner_output, self.requests)
         out = super().update_from_output(scheduler_output, model_runner_output)
         outputs = [output for client in out.values() for output in client.outputs]
-        for hook in self.hooks:
-            for request_id, member in hook.after_update(outputs, self._running).items():
+        for change in self.changes:
+            for request_id, member in change.after_update(outputs, self._running).items():
                 request = self.requests[request_id]
                 self.running.remove(request)
                 self._preempt_request(request, time.monotonic(), drop_stale_output=True)

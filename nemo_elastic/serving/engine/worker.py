@@ -10,7 +10,6 @@ from vllm.config import CompilationMode, set_current_vllm_config
 from vllm.platforms import current_platform
 
 from nemo_elastic.serving.choosing import Reading
-from nemo_elastic.serving.hooks import WorkerHook
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as Worker
@@ -23,7 +22,7 @@ class FamilyWorker(Worker):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self.hooks: list[WorkerHook] = [Reading(self)]
+        self.reading = Reading(self)
 
     def determine_available_memory(self) -> int:
         """Before memory is measured, compile every member: else its first client would wait for it."""
@@ -41,16 +40,14 @@ class FamilyWorker(Worker):
         if member is not None:
             self.get_model().use(member)
         output = super().execute_model(scheduler_output)
-        for hook in self.hooks:
-            hook.after_step(scheduler_output)
+        self.reading.after_step(scheduler_output)
         return self._written(output)
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         return self._written(super().sample_tokens(grammar_output))
 
     def _written(self, output: Any) -> Any:
-        """A step's result, once there is one, with what hooks write into it."""
+        """A step's result, once there is one, with the signals of the prompts that were read."""
         if output is not None:
-            for hook in self.hooks:
-                hook.write(output)
+            self.reading.write(output)
         return output

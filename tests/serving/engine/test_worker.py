@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from nemo_elastic.serving.hooks import WorkerHook
-
 MODULE = "nemo_elastic.serving.engine.worker"
 
 
@@ -62,8 +60,11 @@ def worker(request: pytest.FixtureRequest) -> Iterator[Any]:
     sys.modules.pop(MODULE)
 
 
-class Notes(WorkerHook):
+class Notes:
     """Writes down when it is asked, and something into results."""
+
+    def __init__(self, worker: Any) -> None:
+        self.worker = worker
 
     def after_step(self, scheduler_output: Any) -> None:
         self.worker.seen.append("after")
@@ -88,9 +89,9 @@ def test_a_step_of_nobody_leaves_the_member_as_it_is(worker: Any, of_nobody: Any
     assert one.seen == ["step"]
 
 
-def test_hooks_are_asked_around_a_step_and_write_into_its_result(worker: Any) -> None:
+def test_signals_are_read_after_a_step_and_written_into_its_result(worker: Any) -> None:
     one = worker()
-    one.hooks = [Notes(one)]
+    one.reading = Notes(one)
     assert one.execute_model(step("half")) is None and one.sample_tokens(None).noted
     assert one.seen == ["use half", "step", "after"]
     assert one.execute_model(step("half", SimpleNamespace())).noted
