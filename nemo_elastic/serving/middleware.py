@@ -16,7 +16,7 @@ from nemo_elastic.errors import ElasticError, bad
 
 from .answers import Answer, asked
 from .arguments import NO_TEMPLATE, Settings, server_names, takes_messages
-from .gate import App, Gone, Message, Receive, Send, again, header, path_of, read_body, refuse
+from .gate import App, Gone, Message, Receive, Send, again, path_of, read_body, refuse
 from .names import AUTO, FIELD, Choice, Names
 from .pairs import BUDGET, check_ends, read_budget
 
@@ -130,7 +130,7 @@ class MemberMiddleware:
         self._reader: MemberReader | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or _is_form(scope):
+        if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
         try:
@@ -176,12 +176,6 @@ def _parsed(raw: bytes) -> Any:
 
 def _under(path: str, places: tuple[str, ...]) -> bool:
     return any(path == place or path.startswith(f"{place}/") for place in places)
-
-
-def _is_form(scope: Message) -> bool:
-    """A form has no JSON; everything else is looked at, whatever its headers say it is."""
-    kind = header(scope, b"content-type") or b""
-    return kind.lower().startswith((b"multipart/", b"application/x-www-form-urlencoded"))
 
 
 def _of_length(scope: Message, length: int) -> Message:
