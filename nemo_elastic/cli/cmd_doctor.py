@@ -13,7 +13,6 @@ from nemo_elastic.cli.options import as_json, print_json
 
 if TYPE_CHECKING:
     from nemo_elastic.doctor import Facts, Finding
-    from nemo_elastic.gpu_checks.run_checks import Result
 
 __all__ = ["command"]
 
@@ -23,15 +22,11 @@ def command(
         bool,
         typer.Option("--training", help="Training is to work here: exit code 1 also where NeMo is not installed."),
     ] = False,
-    kernels: Annotated[
-        bool, typer.Option("--kernels", help="Run on the GPU what only a GPU can show; up to three minutes.")
-    ] = False,
     json: Annotated[bool, as_json()] = False,
 ) -> None:
     """Print releases, GPUs and kernels, what will be used here, and what is wrong, with a fix for each.
 
-    Exit code 1 if what is installed cannot train, or a check of --kernels fails. Without NeMo all is well, for slicing
-    needs none; with --training it is not. Without a GPU --kernels says what it would run.
+    Exit code 1 if what is installed cannot train; with --training also if NeMo is missing, which slicing does not need.
 
     Example: `nemo-elastic doctor`, or before a training `nemo-elastic doctor --training`
     """
@@ -41,42 +36,16 @@ def command(
     findings = diagnose(facts, training)
     if not json:
         _print(facts, findings)
-    results = _checked(facts, quiet=json) if kernels else []
-    wrong = any(f.level == ERROR for f in findings) or any(result.ok is False for result in results)
+    wrong = any(f.level == ERROR for f in findings)
     if json:
-        record = {
+        print_json({
             "facts": asdict(facts),
             "uses": paths(facts),
             "findings": [asdict(f) for f in findings],
             "ok": not wrong,
-        }
-        if kernels:
-            record["kernels"] = [result.to_json() for result in results]
-        print_json(record)
+        })  # fmt: skip
     if wrong:
         raise typer.Exit(1)
-
-
-def _checked(facts: Facts, quiet: bool) -> list[Result]:
-    """Run the checks, or say what they are; each is a line of a table as soon as it is done."""
-    from nemo_elastic.gpu_checks.run_checks import CHECKS, Result, perform_all
-
-    width = max(len(check.name) for check in CHECKS)
-
-    def say(result: Result) -> None:
-        if not quiet:
-            word = {True: "ok", False: "WRONG", None: "-"}[result.ok]
-            time = "" if result.ok is None else f"{result.seconds:.0f} s"
-            typer.echo(f"  {result.name:{width}}  {word:5}  {time:5}  {result.message}")
-
-    if not quiet:
-        typer.echo("checks on this GPU:" if facts.gpus else "checks that a GPU runs; none is here:")
-    if facts.gpus:
-        return perform_all(facts, say=say)
-    results = [Result(check.name, None, f"would run: {check.would}") for check in CHECKS]
-    for result in results:
-        say(result)
-    return results
 
 
 def _print(facts: Facts, findings: list[Finding]) -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -17,13 +16,12 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nemo_elastic.cli import main
-from nemo_elastic.doctor import Device, Facts, collect
-from nemo_elastic.gpu_checks import kernel_checks
-from nemo_elastic.gpu_checks.kernel_cases import CASES, SPEED, compare, faults
-from nemo_elastic.gpu_checks.run_checks import CHECKS, KernelCheck, Result, lacking, perform_all
+from nemo_elastic.doctor import Facts
 from nemo_elastic.nn.mixer import Kernels
 from nemo_elastic.nn.ssd import causal_conv1d, ssd_chunked
+from tests.gpu_checks import kernel_checks
+from tests.gpu_checks.kernel_cases import CASES, SPEED, compare, faults
+from tests.gpu_checks.run_checks import CHECKS, KernelCheck, lacking, perform
 from tests.workers import environment
 
 ROOT = Path(__file__).parents[2]
@@ -182,27 +180,17 @@ def test_what_a_load_changed_or_lost_is_wrong() -> None:
 # ------------------------------------------------------------------ how checks run
 
 
-def made(name: str, **more: Any) -> KernelCheck:
-    return KernelCheck(name, f"tests.gpu_checks.ends:{name}", "", needs=("torch",), **more)
-
-
-GPU = Facts(python=(3, 11, 7), versions={"torch": "2.9.0"}, gpus=(Device("H100", 2**36, (9, 0)),))
+def made(name: str) -> KernelCheck:
+    return KernelCheck(name, f"tests.gpu_checks.ends:{name}")
 
 
 def test_each_check_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    said: list[str] = []
-    checks = [made("fine"), made("crash"), made("abort"), made("hang", limit=1),
-              replace(made("fine"), needs=("mamba-ssm",))]  # fmt: skip
-    results = perform_all(GPU, "cpu", checks, lambda result: said.append(result.name))
-    assert [(r.name, r.ok) for r in results] == [
-        ("fine", True), ("crash", False), ("abort", False), ("hang", False), ("fine", None),
-    ]  # fmt: skip
-    assert results[0].figures == {"x": 1}
-    assert results[1].message == "failed: RuntimeError: CUDA error: misaligned address"
-    assert results[3].message == "not done in 1 s" and results[3].seconds < 600
-    assert results[4].message == "not run: mamba-ssm not installed"
-    assert said == [r.name for r in results]
+    fine, crash, abort = (perform(made(name), "cpu", 600) for name in ("fine", "crash", "abort"))
+    assert (fine.ok, crash.ok, abort.ok) == (True, False, False) and fine.figures == {"x": 1}
+    assert crash.message == "failed: RuntimeError: CUDA error: misaligned address"
+    hang = perform(made("hang"), "cpu", 1)
+    assert hang.ok is False and hang.message == "not done in 1 s" and hang.seconds < 600
 
 
 def test_every_check_has_its_function() -> None:
@@ -212,50 +200,6 @@ def test_every_check_has_its_function() -> None:
         module, _, name = check.function.partition(":")
         assert callable(getattr(importlib.import_module(module), name))
         assert lacking(check, Facts(python=(3, 11, 7))) is not None
-
-
-# ------------------------------------------------------------------ doctor
-
-
-def doctor(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[Any, str]:
-    with pytest.raises(SystemExit) as done:
-        main(["doctor", *argv])
-    return done.value.code, capsys.readouterr().out
-
-
-def test_without_a_gpu_doctor_says_what_it_would_run(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    facts = replace(collect(), gpus=())
-    monkeypatch.setattr("nemo_elastic.doctor.collect", lambda: facts)
-    plain, _ = doctor(capsys)
-    code, text = doctor(capsys, "--kernels")
-    assert code == plain == 0
-    lines = [line for line in text.splitlines() if "would run:" in line]
-    assert len(lines) == len(CHECKS) and all(c.name in line and c.would in line for c, line in zip(CHECKS, lines))
-    code, text = doctor(capsys, "--kernels", "--json")
-    data = json.loads(text)
-    assert code == 0 and data["ok"] and [x["ok"] for x in data["kernels"]] == [None] * len(CHECKS)
-    assert "kernels" not in json.loads(doctor(capsys, "--json")[1])
-
-
-@pytest.mark.parametrize("ok", [True, False, None])
-def test_doctors_exit_code_is_that_of_its_checks(
-    ok: bool | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nemo_elastic.doctor.collect", lambda: GPU)
-    result = Result("attention", ok, "MATH at 49152 tokens", {}, 2.0)
-
-    def all_of_them(facts: Facts, say: Any) -> list[Result]:
-        say(result)
-        return [result]
-
-    monkeypatch.setattr("nemo_elastic.gpu_checks.run_checks.perform_all", all_of_them)
-    code, text = doctor(capsys, "--kernels")
-    assert code == (1 if ok is False else 0)
-    assert re.search(rf"attention +{ {True: 'ok', False: 'WRONG', None: '-'}[ok] } .*MATH at 49152 tokens", text)
-    code, text = doctor(capsys, "--kernels", "--json")
-    assert code == (1 if ok is False else 0) and json.loads(text)["ok"] is (ok is not False)
 
 
 def test_the_tests_for_a_gpu_are_collected_and_skipped_without_one() -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""On a GPU: what `nemo-elastic doctor --kernels` checks, each as a test, with more time; and a tiny family's training.
+"""On a GPU: kernels against torch, attention, times, each in a process of its own; and a tiny family's training.
 
 Skipped without a GPU.
 """
@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from nemo_elastic.doctor import collect
-from nemo_elastic.gpu_checks.kernel_cases import CASES, Case, compare, faults
-from nemo_elastic.gpu_checks.run_checks import CHECKS, KernelCheck, lacking, perform
+from tests.gpu_checks.kernel_cases import CASES, Case, compare, faults
+from tests.gpu_checks.run_checks import CHECKS, KernelCheck, lacking, perform
 
 pytestmark = pytest.mark.gpu
 #: seconds: Triton compiles, and caches
@@ -27,7 +27,7 @@ PATIENCE = 900
 def kernels() -> Any:
     if importlib.util.find_spec("mamba_ssm") is None:
         pytest.skip("mamba_ssm is not installed")
-    from nemo_elastic.gpu_checks.kernel_checks import EXACT, installed
+    from tests.gpu_checks.kernel_checks import EXACT, installed
 
     os.environ.update(EXACT)
     return installed(slice(0, 1))
@@ -35,14 +35,14 @@ def kernels() -> Any:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.title}, {'bf16' if c.bf16 else 'float32'}")
 def test_mamba_ssm_gives_the_results_of_torch(case: Case, kernels: Any) -> None:
-    from nemo_elastic.gpu_checks.kernel_checks import LIMITS
+    from tests.gpu_checks.kernel_checks import LIMITS
 
     assert faults(case, compare(case, kernels, "cuda"), LIMITS) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.name.replace(" ", "-"))
-def test_the_checks_of_doctor(check: KernelCheck) -> None:
+def test_a_check_in_its_own_process(check: KernelCheck) -> None:
     reason = lacking(check, collect())
     if reason is not None:
         pytest.skip(reason)

@@ -19,9 +19,9 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.gpu_checks.kernel_cases import CASES, Case, compare, deviation, run
 from nemo_elastic.kernels import VECTOR, MambaWidths
 from nemo_elastic.nn.mixer import Kernels
+from tests.gpu_checks.kernel_cases import CASES, Case, compare, deviation, run
 
 from .conv_cuda import Misaligned
 from .interpreter import load

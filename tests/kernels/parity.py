@@ -25,8 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.gpu_checks.kernel_cases import CASES, Case, Limits, faults
 from nemo_elastic.io.atomic import atomic_write
+from tests.gpu_checks.kernel_cases import CASES, Case, Limits, faults
 
 ROOT = Path(__file__).parents[2]
 #: relative deviation of the output, and of the worst gradient. In bf16 the kernels round what torch does not: some

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The installed mamba_ssm on this GPU: the results of torch on every case, the time of slices. Attention's memory.
 
-python -m nemo_elastic.gpu_checks.kernel_checks INDEX COUNT DEVICE FILE: a share of the cases, in this process.
+python -m tests.gpu_checks.kernel_checks INDEX COUNT DEVICE FILE: a share of the cases, in this process.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checks, each run in a process of its own with a limit of time. The standard library is all that this needs.
 
-python -m nemo_elastic.gpu_checks.run_checks MODULE:FUNCTION DEVICE FILE: one of them, in this process.
+python -m tests.gpu_checks.run_checks MODULE:FUNCTION DEVICE FILE: one of them, in this process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,7 @@ from typing import Any
 
 from nemo_elastic.doctor import Facts
 
-__all__ = ["CHECKS", "LIMIT", "KernelCheck", "Result", "lacking", "perform", "perform_all"]
-
-#: seconds of all checks together
-LIMIT = 170
+__all__ = ["CHECKS", "KernelCheck", "Result", "lacking", "perform"]
 
 
 @dataclass(frozen=True)
@@ -34,42 +30,25 @@ class KernelCheck:
     """One check.
 
     Attributes:
-        name: in tables.
+        name: of the test.
         function: `module:function`, which gets the device and an empty folder, and gives the fields of a result.
-        would: what it runs, in words.
         needs: distributions.
-        limit: seconds.
     """
 
     name: str
     function: str
-    would: str
     needs: tuple[str, ...] = ("torch",)
-    limit: int = 110
 
 
 KERNELS = ("torch", "mamba-ssm", "causal-conv1d")
-_OURS = "nemo_elastic.gpu_checks.kernel_checks"
+_OURS = "tests.gpu_checks.kernel_checks"
 CHECKS = (
-    KernelCheck(
-        "mamba kernels",
-        f"{_OURS}:parity",
-        "mamba_ssm against torch on whole, sliced and gated layers: outputs and all gradients, float32 and bf16",
-        KERNELS,
-    ),
-    KernelCheck(
-        "attention",
-        f"{_OURS}:long_context",
-        "causal attention over 49152 tokens: which kernel, its memory, no matrix of length x length",
-        limit=40,
-    ),
-    KernelCheck(
-        "mamba speed",
-        f"{_OURS}:speed",
-        "forward and backward of a 12B's Mamba layer, slices against the whole",
-        KERNELS,
-        limit=60,
-    ),
+    # mamba_ssm against torch on whole, sliced and gated layers: outputs and all gradients, float32 and bf16
+    KernelCheck("mamba kernels", f"{_OURS}:parity", KERNELS),
+    # causal attention over 49152 tokens: which kernel, its memory, no matrix of length x length
+    KernelCheck("attention", f"{_OURS}:long_context"),
+    # forward and backward of a 12B's Mamba layer, slices against the whole
+    KernelCheck("mamba speed", f"{_OURS}:speed", KERNELS),
 )
 
 
@@ -83,40 +62,11 @@ class Result:
     figures: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
-        own = {"name": self.name, "ok": self.ok, "told": self.message}
-        return {**own, "figures": self.figures, "seconds": self.seconds}
-
 
 def lacking(check: KernelCheck, facts: Facts) -> str | None:
     """Why a check cannot run on a machine with a GPU; None where it can."""
     missing = [name for name in check.needs if not facts.has(name)]
     return f"not run: {', '.join(missing)} not installed" if missing else None
-
-
-def perform_all(
-    facts: Facts,
-    device: str = "cuda",
-    checks: Sequence[KernelCheck] = CHECKS,
-    say: Callable[[Result], None] = lambda _: None,
-) -> list[Result]:
-    """All checks, one by one: they measure time and memory.
-
-    Args:
-        facts: what is installed here.
-        device: where they run.
-        checks: which.
-        say: is called with each result as it comes.
-    """
-    end, results = time.monotonic() + LIMIT, []
-    for check in checks:
-        reason = lacking(check, facts)
-        if reason is not None:
-            results.append(Result(check.name, None, reason))
-        else:
-            results.append(perform(check, device, min(check.limit, max(1.0, end - time.monotonic()))))
-        say(results[-1])
-    return results
 
 
 def perform(check: KernelCheck, device: str, limit: float) -> Result:
