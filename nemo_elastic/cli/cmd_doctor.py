@@ -26,7 +26,7 @@ def command(
 ) -> None:
     """Print releases, GPUs and kernels, what will be used here, and what is wrong, with a fix for each.
 
-    Exit code 1 if what is installed cannot train; with --training also if NeMo is missing, which slicing does not need.
+    Exit code 1 if what is installed cannot train; with --training also if NeMo is missing. Slicing needs no NeMo.
 
     Example: `nemo-elastic doctor`, or before a training `nemo-elastic doctor --training`
     """
