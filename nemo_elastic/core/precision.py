@@ -18,13 +18,15 @@ from nemo_elastic.errors import bad
 if TYPE_CHECKING:
     from nemo_elastic.core.budget import AxisConfig
 
-__all__ = ["BLOCK", "FP8", "NVFP4", "SCHEMES", "check_blocks", "default_rows", "low_layers", "torn_widths"]
+__all__ = ["BLOCK", "FP8", "LARGEST", "NVFP4", "SCHEMES", "check_blocks", "default_rows", "low_layers", "torn_widths"]
 
 #: e2m1 in blocks of 16 with e4m3 scales under one fp32 scale; e4m3 under one fp32 scale
 NVFP4, FP8 = "nvfp4", "fp8"
 SCHEMES = (NVFP4, FP8)
 #: columns of an NVFP4 block
 BLOCK = 16
+#: largest number that codes stand for under the global scale 1
+LARGEST = {NVFP4: 6.0 * 448.0, FP8: 448.0}
 
 
 def default_rows(parent: Parent) -> frozenset[tuple[str, int]]:

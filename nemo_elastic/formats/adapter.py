@@ -272,10 +272,8 @@ def _checked(t: Tensor, state: Mapping[str, Any]) -> torch.Tensor:
         value = value.detach().cpu()
     else:
         value = value if isinstance(value, Quantized) else Raw.of(value, t.hf)
-        if isinstance(value, Quantized):
-            with inside(t.hf):
-                value.check_blocks()
-        value = as_torch(value, copy=False)
+        with inside(t.hf):
+            value = as_torch(value, copy=False)
     if tuple(value.shape) != t.shape:
         raise bad(f"tensors.{t.hf}", tuple(value.shape), f"this member has {t.shape}")
     return value

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.record import HF_LAYER
 from nemo_elastic.core.layout import named
+from nemo_elastic.core.precision import FP8
 from nemo_elastic.errors import ElasticError, bad
 
-from .quantized import FLOATS
+from .quantized import FLOATS, check_scale
 from .raw import Raw
 
 __all__ = ["CACHE", "cache_scales", "check_cache", "has_cache", "of_member"]
@@ -45,9 +44,7 @@ def cache_scales(tensors: Mapping[str, Raw], held: Subnet) -> dict[str, Raw]:
     for name, raw in out.items():
         if raw.dtype not in FLOATS or raw.words.size != 1:
             raise ElasticError(f"scale {name!r} has dtype {raw.dtype!r} and shape {list(raw.shape)}, not one number")
-        value = raw.numpy().astype(np.float32)
-        if not bool(np.all(np.isfinite(value) & (value > 0))):
-            raise ElasticError(f"scale {name!r} is no positive number")
+        check_scale(name, raw, FP8)
     return out
 
 

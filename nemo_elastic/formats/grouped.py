@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from nemo_elastic.errors import ElasticError
 
-from .quantized import COMPRESSED, FLOATS, SCHEMES, WEIGHT, Quantized
+from .quantized import COMPRESSED, FLOATS, SCHEMES, WEIGHT, Quantized, check_scale
 from .raw import Raw
 
 __all__ = ["check_no_others", "grouped"]
@@ -29,8 +27,6 @@ FOREIGN = {
     "weight_shape": "integers",
     "pre_quant_scale": "AWQ",
 }
-#: 1 / smaller ones is no fp32 number
-_LEAST_INVERSE = np.float32(3e-39)
 
 
 def grouped(tensors: Mapping[str, Raw], wanted: Mapping[str, tuple[int, ...]], layout: str) -> dict[str, Any]:
@@ -112,12 +108,8 @@ def _check(weight: Quantized, module: str) -> None:
         if raw.shape not in shapes:
             raise ElasticError(f"tensor {module + name!r} has shape {list(raw.shape)}, not {list(shapes[0])}")
     for name in (scheme.over or scheme.scale[0], scheme.activations):
-        if name in parts and parts[name].dtype in FLOATS:
-            value = parts[name].numpy().astype(np.float32)
-            # of which 1 / value is what counts, that must be a number as well
-            least = _LEAST_INVERSE if scheme.inverse else np.float32(0)
-            if not bool(np.all(np.isfinite(value) & (value > least))):
-                raise ElasticError(f"tensor {module + name!r} is a scale that is no positive number")
+        if name in parts:
+            check_scale(module + name, parts[name], scheme.precision, scheme.inverse)
 
 
 def _allowed(weight: Quantized) -> Iterator[tuple[str, tuple[str, ...], tuple[tuple[int, ...], ...]]]:

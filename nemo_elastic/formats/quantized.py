@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nemo_elastic.core.precision import BLOCK, FP8, NVFP4
+from nemo_elastic.core.precision import BLOCK, FP8, LARGEST, NVFP4
 from nemo_elastic.core.prefix import ONE, Selection
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, inside
 
 from .kept import SPAN, Pieces
 from .raw import Extent, Raw, from_torch, to_torch
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPRESSED", "FLOATS", "LAYOUTS", "MODELOPT", "SCHEMES", "WEIGHT", "Quantized", "QuantizedPieces", "Requantized",
-    "Scheme", "Stored", "Torn", "as_torch", "bad_scales", "pieces_of", "scheme_of", "share_changed", "stored_of",
+    "Scheme", "Stored", "Torn", "as_torch", "bad_scales", "check_scale", "pieces_of", "scheme_of", "share_changed",
+    "stored_of",
 ]  # fmt: skip
 
 WEIGHT = "weight"
@@ -188,6 +189,9 @@ class Quantized:
 
         Args:
             dtype: that it gets.
+
+        Raises:
+            ElasticError: scales of its blocks are negative or no numbers.
         """
         import torch
 
@@ -196,18 +200,12 @@ class Quantized:
         codes, scale = to_torch(self.parts[self.scheme.codes[0]], copy=False), torch.from_numpy(self.scale())
         if self.block_scales is None:
             return fp8_values(codes, scale, dtype)
-        return nvfp4_values(codes, to_torch(self.parts[self.block_scales], copy=False), scale, dtype)
-
-    def check_blocks(self) -> None:
-        """Check the scales of its blocks, which nobody reads before the weight is used.
-
-        Raises:
-            ElasticError: some are negative or no numbers.
-        """
-        if self.block_scales is not None and (wrong := bad_scales(self.parts[self.block_scales].words)):
+        blocks = self.parts[self.block_scales]
+        if wrong := bad_scales(blocks.words):  # nobody reads them before
             raise ElasticError(
                 f"{wrong} scales of blocks are negative or not a number; nemo-elastic verify finds damage"
             )
+        return nvfp4_values(codes, to_torch(blocks, copy=False), scale, dtype)
 
 
 class QuantizedPieces:
@@ -249,15 +247,20 @@ class Requantized(QuantizedPieces):
     """What selections keep of a weight, where that tears blocks: codes and scales computed anew from its values, some
     rows at a time, under the same scale of scales.
 
+    Args:
+        name: of the weight.
+        weight: it.
+        selections: what stays of it.
+
     Attributes:
         power, error: sums of squares of the values, and of what computing them anew has changed, so far.
     """
 
-    def __init__(self, weight: Quantized, selections: tuple[Selection, ...]) -> None:
+    def __init__(self, name: str, weight: Quantized, selections: tuple[Selection, ...]) -> None:
         scheme, (rows, columns) = weight.scheme, selections
         if columns.kept_size % scheme.block:
             raise Torn(f"{columns.kept_size} channels are no multiple of {scheme.block}: take another size")
-        self.raw, self.selections = weight, selections
+        self.name, self.raw, self.selections = name, weight, selections
         self.power = self.error = 0.0
         self.parts: dict[str, Any] = {name: Pieces(raw) for name, raw in weight.parts.items() if raw.words.size == 1}
         for name, each in ((scheme.codes[0], scheme.per_code), (scheme.scale[0], scheme.block)):
@@ -274,7 +277,8 @@ class Requantized(QuantizedPieces):
         step = max(1, SPAN // weight.shape[1])
         for first, last in rows.runs:
             for at in range(first, last, step):
-                values_rc = columns.take(weight.some(at, min(last, at + step)).torch(torch.float32), 1)
+                with inside(self.name):
+                    values_rc = columns.take(weight.some(at, min(last, at + step)).torch(torch.float32), 1)
                 codes, scales = nvfp4_codes(values_rc, scale)
                 changed_rc = nvfp4_values(codes, scales, scale, torch.float32) - values_rc
                 self.power += float(values_rc.double().square().sum())
@@ -310,6 +314,25 @@ class _Anew:
 def stored_of(tensors: Mapping[str, Any]) -> dict[str, Stored]:
     """How each weight of low precision among a model's tensors is stored."""
     return {name: t.stored_as for name, t in tensors.items() if isinstance(t, Quantized)}
+
+
+def check_scale(name: str, raw: Raw, precision: str, inverse: bool = False) -> None:
+    """Check scales of a whole weight or tensor, of which there are a few: they are read where a folder is opened.
+
+    Args:
+        name: of the tensor that has them.
+        raw: it.
+        precision: of the codes.
+        inverse: what is stored is 1 / scale.
+
+    Raises:
+        ElasticError: one is no positive number, or makes infinities of codes.
+    """
+    with np.errstate(all="ignore"):
+        value = raw.numpy().astype(np.float32)
+        scale = np.float32(1) / value if inverse else value
+        if not np.all((scale > 0) & np.isfinite(scale * np.float32(LARGEST[precision]))):
+            raise ElasticError(f"tensor {name!r} is a scale that is no positive number, or too large for {precision}")
 
 
 def bad_scales(words: np.ndarray) -> int:
@@ -366,7 +389,7 @@ def pieces_of(
         except Torn:
             if not requantize and selections[1].kept_size % tensor.scheme.block == 0:
                 raise
-            return Requantized(tensor, selections)
+            return Requantized(name, tensor, selections)
     return Pieces(tensor, selections, right=None if right is None else right[name])
 
 

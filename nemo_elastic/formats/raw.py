@@ -198,7 +198,8 @@ class Raw:
         if self.dtype in NUMPY:
             return self.words.view(NUMPY[self.dtype])
         if self.dtype == "BF16":
-            return (self.words.astype(np.uint32) << 16).view(np.float32)
+            # an array also where it has no dimensions, of which numpy makes a number of another dtype
+            return np.asarray(np.left_shift(self.words, 16, dtype=np.uint32)).view(np.float32)
         if self.dtype in ("F8_E4M3", "F8_E5M2"):
             return _float8(self.dtype)[self.words]
         raise ElasticError(f"dtype {self.dtype} has no values that numpy can hold")

@@ -23,7 +23,7 @@ import torch
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import tensors
-from nemo_elastic.core.precision import BLOCK, FP8, NVFP4, default_rows
+from nemo_elastic.core.precision import BLOCK, FP8, LARGEST, default_rows
 
 __all__ = [
     "BLOCK", "fake_quantized", "fp8_codes", "fp8_values", "global_scale", "nvfp4_codes", "nvfp4_values",
@@ -32,8 +32,6 @@ __all__ = [
 
 #: largest numbers of e2m1 and e4m3, and the smallest of e4m3 above 0
 E2M1_MAX, E4M3_MAX, E4M3_MIN = 6.0, 448.0, 2.0**-9
-#: scheme -> largest number under the global scale 1
-LARGEST = {NVFP4: E2M1_MAX * E4M3_MAX, FP8: E4M3_MAX}
 #: a weight without larger numbers counts as zeros: bf16 has scales for no smaller ones
 _NOTHING = 2.0**-100
 #: twice an e2m1 number -> its code

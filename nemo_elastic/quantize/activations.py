@@ -8,11 +8,13 @@ of them has. An expert that no token went to has the others' of its layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.weights import LayerWeights
 from nemo_elastic.runtime import FamilyRuntime
@@ -31,7 +33,11 @@ class _Watched(LayerWeights):
         assert self.ranges is not None
         if x.numel():
             at = f"{self.layer.type}.{name.partition('.')[0]}", self.layer.index
-            self.ranges[at] = max(self.ranges.get(at, 0.0), float(x.detach().abs().amax()))
+            most = float(x.detach().abs().amax())
+            if not math.isfinite(most):
+                what = f"inputs of {at[0]} in layer {at[1]} are infinite or not a number"
+                raise ElasticError(f"{what}; nemo-elastic verify finds damage")
+            self.ranges[at] = max(self.ranges.get(at, 0.0), most)
         return super().linear(name, x)
 
 
@@ -64,6 +70,9 @@ def largest_inputs(
 
     Returns:
         By row and layer, of the layers that some member has.
+
+    Raises:
+        ElasticError: an input is infinite or no number.
     """
     ranges: Ranges = {}
     for name in family.path:

@@ -56,11 +56,8 @@ class _Read(Mapping[str, torch.Tensor]):
     dtype: torch.dtype | None
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        tensor = self.stored[name]
-        if isinstance(tensor, Quantized):
-            with inside(name):
-                tensor.check_blocks()
-        return as_torch(tensor, self.dtype, copy=False)
+        with inside(name):
+            return as_torch(self.stored[name], self.dtype, copy=False)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.stored)

@@ -81,7 +81,7 @@ def _config(source: Source, parent: Source | None) -> Check:
         source.parent, source.held, dtype=source.dtype, base=base, prediction=bool(source.prediction)
     )
     stored = stored_of(source.tensors)
-    if stored and source.config.get(KEY, {}).get("producer", OURS) == OURS:  # others word it in their own way
+    if stored and (source.config.get(KEY) or {}).get("producer", OURS) == OURS:  # others word it in their own way
         cache = has_cache(source.config.get(KEY), source.cache_scales)
         wanted[KEY], _ = described(source.parent, source.held, stored, _names_behind(source), cache)
     elif KEY in source.config:

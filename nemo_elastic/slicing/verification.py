@@ -95,10 +95,11 @@ def verify(
     if parent is not None:
         other = _open(parent)
         opened = _as_member(opened, other)
-    checks = [*_shape_checks(opened), *beside_checks(opened, other), *_value_checks(opened)]
+    values = list(_value_checks(opened))
+    checks = [*_shape_checks(opened), *beside_checks(opened, other), *values]
     if other is not None and opened.held != opened.parent.full:
         checks.append(_cut_check(opened, other))
-    why = _why_no_forward(opened, forward)
+    why = _why_no_forward(opened, forward) or (None if values[0].ok else "values are no numbers")
     if why is not None:
         checks.append(Check("logits", None, f"skipped: {why}"))
     else:

@@ -64,6 +64,14 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
         ("nvfp4", MODELOPT, put("weight_scale_2", floats(v)), "'{}weight_scale_2' is a scale that is no positive")
         for v in (0.0, -1.0, float("nan"), float("inf"))
     ),
+    ("nvfp4", MODELOPT, put("input_scale", Raw("BF16", np.zeros((), "<u2"))), "'{}input_scale' is a scale that is no"),
+    *(
+        (p, x, put(name, value), f"'{{}}{name}' is a scale that is no positive number, or too large for {p}")
+        for p, x, name, value in (
+            ("nvfp4", MODELOPT, "weight_scale_2", floats(2e35)), ("fp8", MODELOPT, "weight_scale", floats(1e36)),
+            ("nvfp4", COMPRESSED, "weight_global_scale", floats(5e-36, shape=(1,))),
+        )
+    ),
     ("nvfp4", MODELOPT, put("input_scale", floats(0.0)), "'{}input_scale' is a scale that is no positive number"),
     ("nvfp4", COMPRESSED, put("weight_global_scale", floats(1e-45, shape=(1,))),
      "'{}weight_global_scale' is a scale that is no positive number"),
@@ -194,6 +202,10 @@ def test_scales_of_the_forms_that_are_read(layout: str) -> None:
         weight = grouped(given, {"a.weight": (2, 16)}, layout)["a.weight"]
         assert isinstance(weight, Quantized) and torch.equal(weight.torch(torch.float32), torch.full((2, 16), 0.5))
         assert weight.stored_as.by_row == (shape == (2, 1))
+    for dtype, half in (("BF16", 0x3F00), ("F16", 0x3800)):
+        given = {"a.weight": codes, "a.weight_scale": Raw(dtype, np.array(half, "<u2"))}
+        weight = grouped(given, {"a.weight": (2, 16)}, layout)["a.weight"]
+        assert isinstance(weight, Quantized) and torch.equal(weight.torch(torch.float32), torch.full((2, 16), 0.5))
 
 
 def test_a_cut_of_scales_by_rows_has_the_scales_of_its_rows(folder: Folder, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
@@ -23,9 +24,11 @@ from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, MODELOPT, Quanti
 from nemo_elastic.formats.raw import Raw, to_torch
 from nemo_elastic.formats.source import Source
 from nemo_elastic.nn.low_precision import fp8_codes, global_scale, nvfp4_codes, rounded_state
+from nemo_elastic.nn.weights import random_state
 from nemo_elastic.quantize.activations import largest_inputs
 from nemo_elastic.quantize.writing import quantize_folder, torn_members
 from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.pieces import cut_pieces, kept_parts
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.untrained import init_family
@@ -34,6 +37,7 @@ from tests.formats.megatron import test_bridge_folder as bridge
 from tests.hosts.nemo import checkpoints as nemo
 
 from .conftest import PARENT, family_of
+from .damage import with_tensors, word
 from .test_cli_quantize import call
 
 BOTH = pytest.mark.parametrize(("precision", "layout_"), [(p, x) for p in ("nvfp4", "fp8") for x in LAYOUTS])
@@ -209,6 +213,27 @@ def test_a_torn_member_is_refused_or_computed_anew(torn: Path, tmp_path: Path) -
     assert verify(tmp_path / "cut", parent=family).ok  # what is computed anew is so again
     checks = {check.name: check for check in verify(family).checks}
     assert checks["torn: cut = masked"].ok is None and "torn" in checks["torn: cut = masked"].figure
+
+
+def test_scales_of_blocks_that_are_no_numbers_are_not_computed_anew(torn: Path, tmp_path: Path) -> None:
+    family = quantized(torn, tmp_path / "low", "nvfp4")
+    name = "backbone.layers.1.mixer.down_proj.weight"
+    broken = with_tensors(
+        family, tmp_path / "broken", lambda t: t.update({name + "_scale": word(t[name + "_scale"], (3, 1), 0x7F)})
+    )
+    with pytest.raises(ElasticError, match=rf"{name}: 1 scales of blocks are negative or not a number"):
+        slice_checkpoint(broken, tmp_path / "cut", member="torn", requantize=True)
+    assert not (tmp_path / "cut").exists()
+    checks = {check.name: check.ok for check in verify(broken).checks}
+    assert checks["finite"] is False and checks["logits"] is None
+
+
+def test_inputs_that_are_no_numbers_have_no_scale(tmp_path: Path) -> None:
+    state = random_state(PARENT, PARENT.full, dtype=torch.bfloat16)
+    state["backbone.layers.1.mixer.up_proj.weight"] *= 1e38
+    folder = write_family(tmp_path / "family", PARENT, state, Family.of(PARENT, {"full": PARENT.full}))
+    with pytest.raises(ElasticError, match=r"inputs of mlp\.down in layer 1 are infinite or not a number"):
+        largest_inputs(load_family(folder, dtype=torch.float32), [TOKENS_BL])
 
 
 def test_activations_have_the_largest_input_of_any_member(dense: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, MODELOPT, Quanti
 from nemo_elastic.quantize.writing import quantized_weights
 from nemo_elastic.slicing.card import served_as
 from nemo_elastic.slicing.slicer import slice_checkpoint
+from nemo_elastic.slicing.verification import verify
 from tests.quantize.conftest import PARENT, dense  # noqa: F401
 from tests.quantize.damage import low, with_json
 
@@ -227,6 +228,12 @@ def test_modelopts_own_file_alone_is_enough(folders: dict[str, Path], tmp_path: 
     slice_checkpoint(folders["nvfp4-modelopt"], tmp_path / "wanted", member="small")
     for name in (CONFIG, QUANT_FILE, "model.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes()
+
+
+def test_modelopts_own_file_beside_nothing_said(folders: dict[str, Path], tmp_path: Path) -> None:
+    silent = with_json(folders["nvfp4-modelopt"], tmp_path / "silent", CONFIG, lambda c: c.update({KEY: None}))
+    checks = {check.name: check for check in verify(silent, forward=False).checks}
+    assert checks["config"].ok is False and checks["config"].figure.startswith(f"{KEY} is None, not ")
 
 
 def test_modelopts_own_file_beside_the_other_layout(folders: dict[str, Path], tmp_path: Path) -> None:
