@@ -34,7 +34,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.shards import NewTensor
-from nemo_elastic.formats.hf.writing import write_model
+from nemo_elastic.formats.hf.writing import Model, write_models
 from nemo_elastic.plan import preset
 from nemo_elastic.slicing.pieces import cut_pieces
 
@@ -93,7 +93,7 @@ def make(folder: Path, family: Family) -> None:
         for i, t in enumerate(layout.tensors(parent, parent.full))
     ]
     folder.mkdir()
-    write_model(folder, parent, parent.full, entries)
+    write_models([Model(folder, parent, parent.full, entries)])
     family.save(folder)
 
 

@@ -24,7 +24,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checksums import held_family
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
-from nemo_elastic.formats.hf.writing import FILES, entries_of, write_model, write_text
+from nemo_elastic.formats.hf.writing import FILES, Model, entries_of, write_models, write_text
 from nemo_elastic.formats.quantized import Stored, pieces_of, stored_of
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
@@ -37,22 +37,12 @@ from .card import family_card, with_extras
 from .lineage import CARD, Lineage, lineage_of
 from .slicer import MEMBERS, slice_members
 
-__all__ = [
-    "FAMILY",
-    "QUANTIZED",
-    "add_extra",
-    "read_members",
-    "slice_family",
-    "write_family",
-]
+__all__ = ["FAMILY", "QUANTIZED", "add_extra", "read_members", "slice_family", "write_family"]
 
 #: in a manifest's provenance: how its weights got low precision
 QUANTIZED = "quantized"
 FAMILY = Output(
-    "a family",
-    f"{FILES}|{re.escape(CALIBRATION)}",
-    FILE,
-    frozenset({"version", "parent", "axes", "members"}),
+    "a family", f"{FILES}|{re.escape(CALIBRATION)}", FILE, frozenset({"version", "parent", "axes", "members"})
 )
 
 
@@ -120,25 +110,15 @@ def write_entries(
 ) -> Path:
     """Write a family folder of tensors in the order of the layout table; `kind` is what may be replaced in its place.
 
-    Other arguments as those of `write_family` and `write_model`.
+    Other arguments as those of `write_family` and `Model`.
 
     Raises:
         ElasticError: `out` in the way.
     """
     parent = family.parent
     with atomic_dir(out, force, [files_from], kind) as folder:
-        write_model(
-            folder,
-            parent,
-            parent.full,
-            entries,
-            base=base,
-            files_from=files_from,
-            prediction=prediction,
-            quantized=quantized,
-            shard_bytes=shard_bytes,
-            progress=progress,
-        )
+        model = Model(folder, parent, parent.full, entries, base, files_from, prediction, quantized or {})
+        write_models([model], shard_bytes=shard_bytes, progress=progress)
         family.save(folder)
         tokenizer = find_tokenizer(files_from) is not None
         write_text(

@@ -15,7 +15,7 @@ from nemo_elastic.formats.quantized import Quantized, QuantizedPieces, Torn, pie
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Source
 
-__all__ = ["cut_pieces", "cut_tensors", "kept_parts", "predicted_parts", "predicted_pieces"]
+__all__ = ["Cuts", "cut_pieces", "cut_tensors", "kept_parts", "predicted_parts", "predicted_pieces"]
 
 
 def cut_tensors(source: Source, target: Subnet, requantize: bool = False) -> Mapping[str, Raw | Quantized]:
@@ -45,6 +45,7 @@ class _Cuts(Mapping[str, Raw | Quantized]):
 
 
 Parts = dict[str, tuple[str, tuple[Selection, ...]]]
+Cuts = dict[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]]
 
 
 def kept_parts(source: Source, target: Subnet) -> Parts:
@@ -90,7 +91,7 @@ def _parts(
 
 def cut_pieces(
     source: Source, target: Subnet, right: Mapping[str, set[int]] | None = None, requantize: bool = False
-) -> dict[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]]:
+) -> Cuts:
     """Give, for each tensor of a member in storage order, the source's tensor and the part of it that stays.
 
     Args:
@@ -108,7 +109,7 @@ def cut_pieces(
 
 def predicted_pieces(
     source: Source, target: Subnet, right: Mapping[str, set[int]] | None = None, requantize: bool = False
-) -> dict[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]]:
+) -> Cuts:
     """The same of layers that predict more than one token; see `predicted_parts`."""
     return _cut_pieces(source, source.prediction, predicted_parts(source, target), right, requantize)
 
@@ -119,8 +120,8 @@ def _cut_pieces(
     parts: Parts,
     right: Mapping[str, set[int]] | None,
     requantize: bool,
-) -> dict[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]]:
-    out: dict[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]] = {}
+) -> Cuts:
+    out: Cuts = {}
     for own, (name, kept) in parts.items():
         raw = tensors[name]
         try:

@@ -24,7 +24,7 @@ from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.writing import FILES, Model, write_models, write_text
 from nemo_elastic.formats.kept import Converted, Pieces, check_convertible, in_dtype, parse_dtype, stored_as
-from nemo_elastic.formats.quantized import Quantized, QuantizedPieces, Requantized, share_changed, stored_of
+from nemo_elastic.formats.quantized import Quantized, Requantized, share_changed, stored_of
 from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
@@ -32,7 +32,7 @@ from nemo_elastic.io.outputs import Output, check_apart
 
 from .card import member_card
 from .lineage import CARD, Lineage, lineage_of
-from .pieces import cut_pieces, predicted_pieces
+from .pieces import Cuts, cut_pieces, predicted_pieces
 
 __all__ = ["MEMBER", "MEMBERS", "Cut", "left_out", "slice_checkpoint", "slice_members"]
 
@@ -134,18 +134,9 @@ def slice_checkpoint(
     if (member is None) == (subnet is None):
         raise ElasticError("slice: give either the name of a member or a subnet")
     opened = source if isinstance(source, Source) else open_source(source)
-    target, origin = _target(opened, member, subnet)
-    kept = opened if prediction else replace(opened, prediction={}, predicts=None)
-    write, stored, lineage = _options(kept, format, dtype, license, base_model)
-    check_apart(out, opened.folder)
-    lost = _Lost()
-    if write is not None:
-        write(kept, target, out, force)
-    else:
-        with atomic_dir(out, force, kind=MEMBER) as folder:
-            into = {folder: (target, origin)}
-            (lost,) = _write_hf(opened, into, stored, requantize, prediction, lineage, shard_bytes, progress)
-    return _cut(opened, Path(out), target, origin, left_out(opened, target, prediction, format), lost)
+    targets = {"": _target(opened, member, subnet)}
+    how = _How(format, dtype, requantize, prediction, license, base_model, force, shard_bytes, progress)
+    return _slice(opened, Path(out), targets, how)[0]
 
 
 def slice_members(
@@ -182,44 +173,50 @@ def slice_members(
     targets = {check_name("members", name): _target(opened, None, subnet) for name, subnet in members.items()}
     if not targets:
         raise ElasticError("members: none to cut")
-    kept = opened if prediction else replace(opened, prediction={}, predicts=None)
-    write, stored, lineage = _options(kept, format, dtype, license, base_model)
-    check_apart(out, opened.folder)
-    lost = [_Lost()] * len(targets)
-    with atomic_dir(out, force, kind=MEMBERS) as folder:
-        if write is not None:
-            for name, (target, _) in targets.items():
-                write(kept, target, folder / name)
-        else:
-            for name in targets:
-                (folder / name).mkdir()
-            into = {folder / name: t for name, t in targets.items()}
-            lost = _write_hf(opened, into, stored, requantize, prediction, lineage, shard_bytes, progress)
-    return [
-        _cut(opened, Path(out, name), target, origin, left_out(opened, target, prediction, format), count)
-        for (name, (target, origin)), count in zip(targets.items(), lost, strict=True)
-    ]
+    how = _How(format, dtype, requantize, prediction, license, base_model, force, shard_bytes, progress)
+    return _slice(opened, Path(out), targets, how)
 
 
 @dataclass(frozen=True)
-class _Lost:
-    """What of a member's numbers is not what the source has; see `Cut`."""
+class _How:
+    """See `slice_checkpoint`."""
 
-    underflowed: int = 0
-    requantized: float | None = None
+    format: str
+    dtype: str | None
+    requantize: bool
+    prediction: bool
+    license: str | None
+    base_model: str | None
+    force: bool
+    shard_bytes: int
+    progress: Progress | None
 
 
-def _cut(source: Source, out: Path, target: Subnet, origin: Origin, lacks: str | None, lost: _Lost) -> Cut:
-    return Cut(out, origin.name, target, parameters(source.parent, target), lacks, **vars(lost))
-
-
-def _options(
-    source: Source, format: str, dtype: str | None, license: str | None, base_model: str | None
-) -> tuple[Callable[..., object] | None, str | None, Lineage]:
-    """What writes, the dtype that tensors get, and what cards say; see `_writer` and `_stored`."""
-    write = _writer(format, {"dtype": dtype, "license": license, "base_model": base_model})
-    lineage = lineage_of(source.companions, source.config).over(license, base_model)
-    return write, _stored(source, dtype), lineage
+def _slice(source: Source, out: Path, targets: Mapping[str, tuple[Subnet, Origin]], how: _How) -> list[Cut]:
+    """Write each target into a folder of its name in `out`, or the one without a name as `out` itself."""
+    write = _writer(how.format, {"dtype": how.dtype, "license": how.license, "base_model": how.base_model})
+    kept = source if how.prediction else replace(source, prediction={}, predicts=None)
+    dtype = _stored(kept, how.dtype)
+    lineage = lineage_of(source.companions, source.config).over(how.license, how.base_model)
+    check_apart(out, source.folder)
+    lacks = [left_out(source, target, how.prediction, how.format) for target, _ in targets.values()]
+    lost: list[tuple[int, float | None]] = [(0, None)] * len(targets)
+    if write is not None and "" in targets:
+        write(kept, targets[""][0], out, how.force)
+    else:
+        with atomic_dir(out, how.force, kind=MEMBER if "" in targets else MEMBERS) as folder:
+            for name, (target, _) in targets.items():
+                if write is not None:
+                    write(kept, target, folder / name)
+                else:
+                    (folder / name).mkdir(exist_ok=True)
+            if write is None:
+                into = {folder / name: (*targets[name], why) for name, why in zip(targets, lacks, strict=True)}
+                lost = _write_hf(kept, into, dtype, lineage, how)
+    return [
+        Cut(out / name, origin.name, target, parameters(source.parent, target), why, *count)
+        for (name, (target, origin)), why, count in zip(targets.items(), lacks, lost, strict=True)
+    ]
 
 
 def _writer(format: str, own: Mapping[str, str | None]) -> Callable[..., object] | None:
@@ -241,52 +238,36 @@ def _stored(source: Source, name: str | None) -> str | None:
 
 def _write_hf(
     source: Source,
-    targets: Mapping[Path, tuple[Subnet, Origin]],
+    targets: Mapping[Path, tuple[Subnet, Origin, str | None]],
     dtype: str | None,
-    requantize: bool,
-    prediction: bool,
     lineage: Lineage,
-    shard_bytes: int,
-    progress: Progress | None,
-) -> list[_Lost]:
-    """Write members into their folders; gives what of each is not what the source has."""
+    how: _How,
+) -> list[tuple[int, float | None]]:
+    """Write members into their folders; gives numbers that became 0, and what requantising changed, of each."""
     tokenizer = find_tokenizer(source.companions) is not None
     right: dict[str, set[int]] = defaultdict(set)  # what one member has read and found right serves the others
-    cuts = {folder: cut_pieces(source, target, right, requantize) for folder, (target, _) in targets.items()}
-    for folder, (target, origin) in targets.items():
+    models: list[Model] = []
+    anew: list[list[Requantized]] = []
+    for folder, (target, origin, lacks) in targets.items():
+        own = cut_pieces(source, target, right, how.requantize)
+        behind = predicted_pieces(source, target, right, how.requantize)
+        low = source.low if any(isinstance(raw, Quantized) for raw, _ in own.values()) else None
+        more = source.predicts.parameters(source.parent, target) if source.predicts else 0
         write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
-        lacks = left_out(source, target, prediction)
-        own = source.predicts.parameters(source.parent, target) if source.predicts and prediction else 0
-        low = source.low if any(isinstance(raw, Quantized) for raw, _ in cuts[folder].values()) else None
-        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage, lacks, low, own)
+        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage, lacks, low, more)
         write_text(folder / CARD, card)
-    behind = {
-        folder: predicted_pieces(source, target, right, requantize) if prediction else {}
-        for folder, (target, _) in targets.items()
-    }
-    models = [
-        Model(
-            folder,
-            source.parent,
-            target,
-            _in_dtype({name: pieces for name, (_, pieces) in cuts[folder].items()}, dtype) + _cache(source, target),
-            source.config,
-            source.companions,
-            _in_dtype({name: pieces for name, (_, pieces) in behind[folder].items()}, dtype),
-            stored_of({name: raw for cut in (cuts, behind) for name, (raw, _) in cut[folder].items()}),
+        entries, prediction = _in_dtype(own, dtype) + _cache(source, target), _in_dtype(behind, dtype)
+        stored = stored_of({name: raw for name, (raw, _) in (own | behind).items()})
+        models.append(
+            Model(folder, source.parent, target, entries, source.config, source.companions, prediction, stored)
         )
-        for folder, (target, _) in targets.items()
-    ]
-    write_models(models, shard_bytes=shard_bytes, progress=progress)
-    return [
-        _Lost(
-            sum(e.chunks.underflowed for e in (*m.entries, *m.prediction) if isinstance(e.chunks, Converted)),
-            share_changed(
-                [p for cut in (cuts, behind) for _, p in cut[m.folder].values() if isinstance(p, Requantized)]
-            ),
-        )
+        anew.append([part for _, part in (own | behind).values() if isinstance(part, Requantized)])
+    write_models(models, shard_bytes=how.shard_bytes, progress=how.progress)
+    zeros = (
+        sum(e.chunks.underflowed for e in (*m.entries, *m.prediction) if isinstance(e.chunks, Converted))
         for m in models
-    ]
+    )
+    return [(count, share_changed(parts)) for count, parts in zip(zeros, anew, strict=True)]
 
 
 def _cache(source: Source, target: Subnet) -> list[NewTensor]:
@@ -294,8 +275,8 @@ def _cache(source: Source, target: Subnet) -> list[NewTensor]:
     return [NewTensor.of(name, Pieces(raw)) for name, raw in own.items()]
 
 
-def _in_dtype(parts: Mapping[str, Pieces | QuantizedPieces], dtype: str | None) -> list[NewTensor]:
-    stored = {name: part for weight, pieces in parts.items() for name, part in pieces.stored(weight).items()}
+def _in_dtype(cut: Cuts, dtype: str | None) -> list[NewTensor]:
+    stored = {name: part for weight, (_, pieces) in cut.items() for name, part in pieces.stored(weight).items()}
     return [NewTensor.of(name, in_dtype(part, stored_as(name, dtype), name)) for name, part in stored.items()]
 
 

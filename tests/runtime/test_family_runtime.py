@@ -15,7 +15,7 @@ from nemo_elastic.core.cost import MemorySpec, cache_elements, memory
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.writing import entries_of, write_model
+from nemo_elastic.formats.hf.writing import Model, entries_of, write_models
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family, members_of
 from nemo_elastic.slicing.family_folder import write_family
@@ -122,7 +122,9 @@ def test_a_plain_folder_is_a_family_of_one(tmp_path):
     weights = model(tied=True)  # the file of a tied model has its head as well
     parent = weights.parent
     (tmp_path / "plain").mkdir()
-    write_model(tmp_path / "plain", parent, parent.full, entries_of(parent, parent.full, weights.state_dict()))
+    write_models(
+        [Model(tmp_path / "plain", parent, parent.full, entries_of(parent, parent.full, weights.state_dict()))]
+    )
     family = load_family(tmp_path / "plain")
     assert family.names == ("full",) and family.parent.tied
     assert close(family.select()(TOKENS), weights(TOKENS))

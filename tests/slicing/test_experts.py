@@ -25,7 +25,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.hf.shards import NewTensor
-from nemo_elastic.formats.hf.writing import entries_of, write_model
+from nemo_elastic.formats.hf.writing import Model, entries_of, write_models
 from nemo_elastic.formats.kept import Pieces
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.slicing.card import family_card, human
@@ -59,8 +59,17 @@ def plain(folder: Path, parent: Parent, prediction: bool = False) -> Path:
     extra = {t.hf: Raw.of(random.random(t.shape, np.float32)) for t in behind}
     entries = [NewTensor(n, raw.dtype, raw.shape, Pieces(raw)) for n, raw in extra.items()]
     folder.mkdir()
-    write_model(
-        folder, parent, parent.full, entries_of(parent, parent.full, words), base=PREDICTION, prediction=entries
+    write_models(
+        [
+            Model(
+                folder,
+                parent,
+                parent.full,
+                entries_of(parent, parent.full, words),
+                base=PREDICTION,
+                prediction=entries,
+            )
+        ]
     )
     return folder
 

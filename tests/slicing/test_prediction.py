@@ -21,7 +21,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import open_tensors
 from nemo_elastic.formats.hf.shards import NewTensor
-from nemo_elastic.formats.hf.writing import entries_of, write_model
+from nemo_elastic.formats.hf.writing import Model, entries_of, write_models
 from nemo_elastic.formats.kept import Pieces
 from nemo_elastic.formats.quantized import as_torch
 from nemo_elastic.formats.raw import Raw
@@ -125,8 +125,17 @@ def valued(folder: Path, parent: Parent) -> Path:
     }
     entries = [NewTensor(n, raw.dtype, raw.shape, Pieces(raw)) for n, raw in more.items()]
     folder.mkdir()
-    write_model(
-        folder, parent, parent.full, entries_of(parent, parent.full, values), base=PREDICTION, prediction=entries
+    write_models(
+        [
+            Model(
+                folder,
+                parent,
+                parent.full,
+                entries_of(parent, parent.full, values),
+                base=PREDICTION,
+                prediction=entries,
+            )
+        ]
     )
     return folder
 

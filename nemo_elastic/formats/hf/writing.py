@@ -29,8 +29,8 @@ from .quantization import KEY, QUANT_FILE, described
 from .shards import INDEX, SHARD_BYTES, SINGLE, NewTensor, Progress, write_weights
 
 __all__ = [
-    "CONFIG", "FILES", "GENERATION", "REMOTE_CODE", "Model", "entries_of", "remote_code", "write_model",
-    "write_models", "write_text",
+    "CONFIG", "FILES", "GENERATION", "REMOTE_CODE", "Model", "entries_of", "remote_code", "write_models",
+    "write_text",
 ]  # fmt: skip
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -132,24 +132,6 @@ def _write_around(model: Model, checksums: Mapping[str, Sums], along: Sequence[P
 def remote_code(name: str) -> bytes:
     """One of the files of `REMOTE_CODE`, as a member whose layers differ has it."""
     return (files("nemo_elastic.formats.hf") / "puzzle" / f"{name}.txt").read_bytes()
-
-
-def write_model(
-    folder: Path,
-    parent: Parent,
-    member: Subnet,
-    entries: Sequence[NewTensor],
-    *,
-    base: Mapping[str, Any] | None = None,
-    files_from: Path | None = None,
-    prediction: Sequence[NewTensor] = (),
-    quantized: Mapping[str, Stored] | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Write one model; see `Model` and `write_models`."""
-    model = Model(folder, parent, member, entries, base, files_from, prediction, quantized or {})
-    return write_models([model], shard_bytes=shard_bytes, progress=progress)[0]
 
 
 def _write_generation(path: Path, config: Mapping[str, Any]) -> None:

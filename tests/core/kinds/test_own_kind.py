@@ -24,7 +24,7 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
-from nemo_elastic.formats.hf.writing import entries_of, write_model
+from nemo_elastic.formats.hf.writing import Model, entries_of, write_models
 from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
@@ -183,7 +183,7 @@ def test_a_family_without_training(parent: Parent, tmp_path: Path) -> None:
     """`init`: even cuts of a plain parent."""
     plain = NemotronH.random(parent, seed=5)
     (tmp_path / "parent").mkdir()
-    write_model(tmp_path / "parent", parent, parent.full, entries_of(parent, parent.full, arrays(plain)))
+    write_models([Model(tmp_path / "parent", parent, parent.full, entries_of(parent, parent.full, arrays(plain)))])
     init_family(tmp_path / "parent", ElasticConfig.from_dict(BLOCK), tmp_path / "family")
     shapes = read_shapes(tmp_path / "family")
     assert (
