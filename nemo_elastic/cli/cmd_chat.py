@@ -31,6 +31,7 @@ HELP = """\
 _PROMPT = typer.Argument(help="What to answer; - reads all of stdin. Without it every line of stdin is one prompt.")
 _DRAFT = typer.Option("--draft", help="Name of a smaller member that drafts for larger ones; answers stay theirs.")
 _STOP = typer.Option("--stop", help="Text before which an answer ends; may be given several times.")
+_DTYPE = typer.Option("--dtype", help="Of the weights in memory: bf16, fp16 or fp32; as in the files by default.")
 _SYSTEM = typer.Option("--system", help="System message, where the family has a chat template.")
 
 
@@ -58,7 +59,7 @@ def command(
     stop: Annotated[list[str] | None, _STOP] = None,
     system: Annotated[str | None, _SYSTEM] = None,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="Of the weights in memory; as in the files by default.")] = None,
+    dtype: Annotated[str | None, _DTYPE] = None,
     json: Annotated[bool, as_json("the answer to PROMPT")] = False,
 ) -> None:
     """Talk with the members of a family; all of them are in the memory of the largest.
@@ -107,12 +108,14 @@ def _open(
     from nemo_elastic.core.cost import parameters
     from nemo_elastic.errors import ElasticError, bad
     from nemo_elastic.formats.folders import open_source
+    from nemo_elastic.formats.kept import parse_dtype
+    from nemo_elastic.formats.raw import torch_dtype
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.answer import stop_strings
     from nemo_elastic.runtime.calibration import read_calibration
     from nemo_elastic.runtime.conversation import Conversation
     from nemo_elastic.runtime.family_runtime import members_of, path_of
-    from nemo_elastic.runtime.storage import DTYPES, check_device
+    from nemo_elastic.runtime.storage import check_device
     from nemo_elastic.runtime.token_sampling import Sampling
 
     try:
@@ -120,9 +123,7 @@ def _open(
         stop_strings(how["stop"])
     except ElasticError as exc:
         raise exc.of(f"--{exc.at[0].replace('_', '-')}") from None
-    dtypes = {str(d).removeprefix("torch."): d for d in DTYPES}
-    if dtype is not None and dtype not in dtypes:
-        raise bad("--dtype", dtype, f"one of {', '.join(dtypes)}")
+    held = parse_dtype(dtype, "--dtype")
     check_device(device, "--device")
     source = open_source(folder)
     members = members_of(source)
@@ -135,7 +136,7 @@ def _open(
         read_calibration(source.companions, sizes)
     if draft is not None and draft not in members:
         raise bad("--draft", draft, f"one of {', '.join(members)}")
-    family = load_family(source, dtype=dtypes.get(dtype or ""), device=device)
+    family = load_family(source, dtype=held and torch_dtype(held), device=device)
     if family.underflowed:
         typer.echo(f"note: {family.underflowed:,} weights are too small for {dtype}, and are 0", err=True)
     return Conversation(family, budget, system, how, draft, auto)

@@ -63,13 +63,12 @@ def command(
     from nemo_elastic.core.latency import Workload
     from nemo_elastic.errors import bad
     from nemo_elastic.formats.folders import read_shapes
-    from nemo_elastic.formats.kept import DTYPES
+    from nemo_elastic.formats.kept import parse_dtype
     from nemo_elastic.io.outputs import check_file
     from nemo_elastic.plan.machine import GPUS
     from nemo_elastic.profile.cells import widths_of
 
-    if dtype not in DTYPES:
-        raise bad("--dtype", dtype, f"one of {', '.join(DTYPES)}")
+    parse_dtype(dtype, "--dtype")
     if gpu is not None and gpu not in GPUS:
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
     parent, axes = _axes(read_shapes(source), config)

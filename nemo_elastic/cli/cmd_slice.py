@@ -88,7 +88,7 @@ def command(
     how["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
     check_output(out, force, source, subnet, kind=_kind(format, names))
-    spec = serving_spec(parse_dtype(dtype) or opened.precision or opened.dtype, batch=batch, length=length)
+    spec = serving_spec(parse_dtype(dtype, "--dtype") or opened.precision or opened.dtype, batch=batch, length=length)
     shape, fit = None, None
     if subnet is not None:
         shape = read_subnet(subnet, opened.parent)

@@ -171,6 +171,9 @@ def _special(cls: type, name: str) -> dict[str, Any] | None:
         }
     if (cls, name) == (ElasticConfig, "sampling"):
         return {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
+    if cls is Budget and name in ("params", "active_params"):
+        text = {"type": "string", "pattern": "^[0-9.]+([eE][+]?[0-9]+)?[KMBTkmbt]?$"}
+        return {"anyOf": [{"type": "number", "minimum": 1}, text, {"type": "null"}]}
     if (cls, name) == (Budget, "memory"):
         schema = _object(MemorySpec)
         unit = "|".join(sorted(UNITS, key=len, reverse=True))

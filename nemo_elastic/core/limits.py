@@ -103,14 +103,9 @@ def figure(amount: float) -> str:
 
 def _count(field: str, cost: Callable[[Parent, Any], Any], unit: str) -> LimitKind:
     """A number of parameters."""
-
-    def read(name: str, value: Any) -> Any:
-        value = parse_float(value) if isinstance(value, str) else value  # YAML 1.1 reads 8.9e9 as text
-        return number(name, value, 1, 1e15, "a number of parameters, at least 1")
-
     return LimitKind(
         field,
-        read,
+        parse_count,
         lambda option, text, _: parse_count(option, text),
         lambda parent, member, _: cost(parent, member),
         lambda value, _: float(value),

@@ -151,14 +151,14 @@ def _grouped(parts: list[Part], apart: Callable[[list[Part], Part], bool]) -> It
 # ------------------------------------------------------------------ another dtype
 
 
-def parse_dtype(name: str | None) -> str | None:
+def parse_dtype(name: str | None, field: str = "dtype") -> str | None:
     """Give the name in a safetensors header of what a user asked for; None leaves weights as they are.
 
     Raises:
         ElasticError: Another name.
     """
     if name is not None and name not in DTYPES:
-        raise bad("dtype", name, f"one of {', '.join(DTYPES)}")
+        raise bad(field, name, f"one of {', '.join(DTYPES)}")
     return None if name is None else DTYPES[name]
 
 

@@ -240,7 +240,14 @@ def to_torch(raw: Raw, *, copy: bool = True) -> torch.Tensor:
         words = words.copy()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(words).view(getattr(torch, _TORCH[raw.dtype]))
+        return torch.from_numpy(words).view(torch_dtype(raw.dtype))
+
+
+def torch_dtype(dtype: str) -> torch.dtype:
+    """torch's dtype of a name in a safetensors header."""
+    import torch
+
+    return getattr(torch, _TORCH[dtype])
 
 
 def from_torch(tensor: torch.Tensor) -> Raw:

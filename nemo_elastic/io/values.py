@@ -62,15 +62,17 @@ def parse_float(text: str) -> float | str:
         return text
 
 
-def parse_count(name: str, text: str) -> float:
-    """A number of parameters from text such as 6e9, 6B or 850M, above zero."""
-    unit = _COUNTS.get(text[-1:].upper(), 1.0)
-    try:
-        count = float(text[:-1] if unit > 1 else text) * unit
-    except ValueError:
-        count = 0.0
-    if not 0 < count < 1e18:
-        raise bad(name, text, "a number of parameters such as 6e9, 6B or 850M")
+def parse_count(name: str, value: Any) -> float:
+    """A number of parameters, also from text such as 6e9, 6B or 850M; at least 1."""
+    count = value
+    if isinstance(value, str):
+        unit = _COUNTS.get(value[-1:].upper(), 1.0)
+        try:
+            count = float(value[:-1] if unit > 1 else value) * unit
+        except ValueError:
+            count = 0.0
+    if isinstance(count, bool) or not isinstance(count, (int, float)) or not 1 <= count <= 1e15:
+        raise bad(name, value, "a number of parameters such as 6e9, 6B or 850M")
     return count
 
 

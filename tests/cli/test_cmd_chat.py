@@ -190,7 +190,7 @@ def test_the_runtime_extra_is_enough(folder):
         (("{f}", "Hi", "--max-new-tokens", "0"), "", "--max-new-tokens: 0 is not allowed; a whole .*"),
         (("{f}", "Hi", "--stop", ""), "", r"--stop: \[''\] is not allowed; a text, or a list of texts, none of .*"),
         (("{f}", "Hi", "--device", "toaster"), "", "--device: 'toaster' is not allowed; one that is here, .*"),
-        (("{f}", "Hi", "--dtype", "int8"), "", "--dtype: 'int8' is not allowed; one of float32, bfloat16, .*"),
+        (("{f}", "Hi", "--dtype", "int8"), "", "--dtype: 'int8' is not allowed; one of bf16, fp16, fp32"),
         (("{f}", "--json"), "", "--json: give PROMPT, or - to read it from stdin"),
         (("{p}", "Hi", "--system", "x"), "", "--system: this family has no chat template that could take it"),
         (("{p}", ""), "", r"prompts\[0\]: \[\] is not allowed; at least one token"),
@@ -334,5 +334,5 @@ def test_a_dtype_that_makes_weights_zero_is_reported(tmp_path, chat):
     state["backbone.embeddings.weight"][5, :3] = 1e-9
     save_file(state, folder / "model.safetensors")
     (folder / "elastic_checksums.json").unlink()
-    code, _, err = chat(folder, "Hello", "--dtype", "float16", "--max-new-tokens", 2)
-    assert code == 0 and re.match(r"note: \d+ weights are too small for float16, and are 0\n", err)
+    code, _, err = chat(folder, "Hello", "--dtype", "fp16", "--max-new-tokens", 2)
+    assert code == 0 and re.match(r"note: \d+ weights are too small for fp16, and are 0\n", err)

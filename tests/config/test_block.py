@@ -104,8 +104,9 @@ def test_stripes_of_experts_that_a_block_does_not_give() -> None:
 
 def test_numbers_that_yaml_reads_as_text(tmp_path: Path) -> None:
     path = tmp_path / "e.yaml"
-    path.write_text("elastic:\n  budgets: [{name: big}, {name: small, params: 6e9}]\n  axes: {hidden: [5120, 3840]}\n")
-    assert ElasticConfig.load(path).budgets[1].params == 6e9
+    budgets = "[{name: big}, {name: small, params: 6e9}, {name: least, params: 5.5B}]"
+    path.write_text(f"elastic:\n  budgets: {budgets}\n  axes: {{hidden: [5120, 3840]}}\n")
+    assert [budget.params for budget in ElasticConfig.load(path).budgets] == [None, 6e9, 5.5e9]
 
 
 AXES, BUDGETS = BLOCK["axes"], BLOCK["budgets"]

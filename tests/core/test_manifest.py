@@ -140,7 +140,7 @@ def broken(path, value):
         (["members", "mid", "note"], "x", "members.mid: unknown field 'note'"),
         (["members", "mid", "budget"], {"param": 5}, "unknown field 'param'; did you mean 'params'"),
         (["members", "mid", "budget"], {"name": "low", "params": 5}, "members.mid.budget"),
-        (["members", "mid", "budget"], {"params": -5}, "at least 1"),
+        (["members", "mid", "budget"], {"params": -5}, "a number of parameters"),
         (["members", "mid", "subnet", "hidden"], 8.0, "hidden: 8.0 is not allowed"),
         (["members", "mid", "subnet", "layers", 0, "heads"], 3, "multiples of 2"),
         (

@@ -93,13 +93,13 @@ def test_a_figure_has_three_digits_and_no_exponent() -> None:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("6e9", 6e9), ("6B", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("12", 12), ("1T", 1e12)],
+    [("6e9", 6e9), ("6B", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("12", 12), ("1T", 1e12), (6e9, 6e9), (12, 12)],
 )
-def test_counts(text: str, count: float) -> None:
+def test_counts(text: str | float, count: float) -> None:
     assert parse_count("--params", text) == pytest.approx(count)
 
 
-@pytest.mark.parametrize("text", ["", "B", "6GB", "-5", "0", "nan", "inf", "1e300", "6 9"])
-def test_no_counts(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "B", "6GB", "-5", "0", "nan", "inf", "1e300", "6 9", 0, True, math.nan, [1]])
+def test_no_counts(text: object) -> None:
     with pytest.raises(ElasticError, match="a number of parameters"):
         parse_count("--params", text)
