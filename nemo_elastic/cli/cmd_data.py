@@ -72,6 +72,10 @@ def command(
                 workers=workers, force=force, progress=tell,
             )  # fmt: skip
     else:
+        from nemo_elastic.extras import require
+
+        if reasoning != 0:
+            require("reasoning_gym")  # its extra brings tokenizers too, which is imported first
         from nemo_elastic.data.build import build_data
 
         with _progress(quiet=json) as tell:

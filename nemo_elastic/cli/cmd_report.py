@@ -31,7 +31,10 @@ def command(
     Example: `nemo-elastic report runs/demo`
     """
     from nemo_elastic.core.latency import LatencyTable
+    from nemo_elastic.extras import require
     from nemo_elastic.io.outputs import check_apart
+
+    require("matplotlib")  # its extra brings jinja2 too, which is imported first
     from nemo_elastic.report import build_report, load_run
     from nemo_elastic.report.html_page import DEFAULT
     from nemo_elastic.report.page_tables import members

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -44,8 +45,12 @@ def command(
     Example: `nemo-elastic serve family/ --port 8000`, or with flags of vLLM
     `nemo-elastic serve family/ -- --max-model-len 8192`.
     """
+    from nemo_elastic.extras import require
     from nemo_elastic.io.apart import end_apart
     from nemo_elastic.io.values import parse_size
+
+    if find_spec("torch") is None:
+        require("vllm")  # its extra brings torch too, which is imported first
     from nemo_elastic.serving.arguments import NO_TEMPLATE
     from nemo_elastic.serving.command import Server, check_installed
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.extras import require
+from nemo_elastic.extras import EXTRAS, require
 from nemo_elastic.io.outputs import Output
 
 from .hf import reading as hf
@@ -125,6 +125,8 @@ def writer(name: str, *known: str) -> Callable[..., Any]:
     if name not in points:
         elsewhere = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
         raise bad("format", name, f"one of {', '.join((*known, *sorted(points)))}{elsewhere}")
+    if name in EXTRAS:  # a format of a host's: its extra brings torch too, which is imported first
+        require(name)
     return points[name].load()
 
 

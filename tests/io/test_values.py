@@ -93,7 +93,7 @@ def test_a_figure_has_three_digits_and_no_exponent() -> None:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("6e9", 6e9), ("6B", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("12", 12), ("1T", 1e12), (6e9, 6e9), (12, 12)],
+    [("6e9", 6e9), ("6B", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("12", 12), ("1T", 1e12), (12, 12)],
 )
 def test_counts(text: str | float, count: float) -> None:
     assert parse_count("--params", text) == pytest.approx(count)
