@@ -102,13 +102,11 @@ class MetricsWriter(pl.Callback, io.IOMixin):
 
     Args:
         path: JSON lines file; `metrics.jsonl` in the run's log directory if not given.
-        label: phase name written to every line.
-        total: steps of the phase, for the printed progress; progress is printed about every two seconds.
+        label: phase name written to every line, and printed with the progress about every two seconds.
     """
 
-    def __init__(self, path: str | None = None, label: str = "", total: int = 0) -> None:
-        self.path = path
-        self.label, self.total = label, total
+    def __init__(self, path: str | None = None, label: str = "") -> None:
+        self.path, self.label = path, label
         self._before, self._measured = 0.0, -1  # seconds until this start; step of the last validation
         self._tokens, self._counts = 0, True  # that have counted in the loss so far; whether it says how many do
         self._steps: list[torch.Tensor] = []  # losses of a validation's steps
@@ -126,7 +124,7 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         ]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._progress = Progress(self.label, self.total, trainer.global_step)
+        self._progress = Progress(self.label, trainer.max_steps, trainer.global_step)
         if trainer.is_global_zero:
             self._tokens, self._before, self._measured = start_again(self._file, trainer.global_step)
         validate_by_steps(trainer)

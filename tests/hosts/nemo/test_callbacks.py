@@ -36,3 +36,19 @@ def test_nemo_moves_neither_the_metrics_nor_what_a_killed_writer_left_beside_the
     assert sorted(p.name for p in tmp_path.iterdir()) == [METRICS, "nemo_log.txt"], (
         "NeMo would have missed two of them"
     )
+
+
+def test_progress_counts_to_the_steps_of_the_trainer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They may have been set behind the recipe, as by `trainer.max_steps` of a file."""
+    import lightning.pytorch as pl
+
+    from nemo_elastic.hosts.nemo.callbacks import MetricsWriter
+    from nemo_elastic.hosts.nemo.tiny.recipe import _trainer
+
+    settings = _trainer(devices=1, tensor_parallel=1, steps=200, label="train").callbacks[0].__arguments__
+    trainer = pl.Trainer(accelerator="cpu", max_steps=20, logger=False, enable_checkpointing=False)
+    writer = MetricsWriter(**settings | {"path": str(tmp_path / METRICS)})
+    writer.setup(trainer, SimpleNamespace(), "fit")
+    writer.on_train_start(trainer, SimpleNamespace())
+    writer._progress.show(20, {"reduced_train_loss": 1.0}, True)
+    assert "train: step 20/20 " in capsys.readouterr().out

@@ -262,7 +262,7 @@ def _callbacks(recipe: Any, out: str | None, label: str) -> None:
     log = getattr(recipe, "log", None)
     folder = getattr(log, "explicit_log_dir", None) or getattr(log, "log_dir", None) or "."
     if not any(made_by(callback) is MetricsWriter for callback in kept):
-        kept.append(run.Config(MetricsWriter, label=label, total=recipe.trainer.max_steps))
+        kept.append(run.Config(MetricsWriter, label=label))
     recipe.trainer.callbacks = [*kept, run.Config(ElasticCallback, out=out or f"{folder}/elastic")]
     # a tensor of PyTorch's inference mode that a layer keeps would be of no use to the next training step
     _set(recipe.trainer, "inference_mode", False)

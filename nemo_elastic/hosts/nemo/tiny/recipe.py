@@ -162,7 +162,7 @@ def _trainer(devices: int, tensor_parallel: int, steps: int, label: str) -> run.
         max_steps=steps,
         strategy=strategy,
         plugins=run.Config(nl.MegatronMixedPrecision, precision="32", params_dtype=torch.float32),
-        callbacks=[run.Config(MetricsWriter, label=label, total=steps)],
+        callbacks=[run.Config(MetricsWriter, label=label)],
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         enable_progress_bar=False,
