@@ -21,7 +21,7 @@ import numpy as np
 from nemo_elastic.core.family import known_fields
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
-from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES, load_tokenizer
+from nemo_elastic.formats.tokenizer_files import MAX_ROWS, TOKENIZER_FILES, load_tokenizer, rows_of
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.outputs import Output
 from nemo_elastic.io.read import read_json
@@ -43,8 +43,6 @@ TOKENIZER = "tokenizer"
 #: `train`: files and short problems. `train_long`: the same files, mostly long problems. `val`: held out from both.
 #: Without problems there is no `train_long`, and whoever asks for it gets `train`.
 SPLITS = ("train", "train_long", "val")
-#: of a vocabulary: token files have four bytes for a token, with a sign
-MAX_VOCAB = 2**31
 #: with the orders of samples that Megatron puts there while it trains
 DATA = Output(
     "a data folder",
@@ -121,7 +119,7 @@ class DataFolder:
 
     Attributes:
         path: The folder.
-        vocab_size: Entries of the tokenizer.
+        vocab_size: Rows of a model that knows every token.
         seed: What it was built with.
         reasoning: Share of problem tokens that was asked for.
         held_out_problems: Lines of `val_problems.jsonl`.
@@ -165,7 +163,7 @@ class DataFolder:
     def _read(cls, path: Path) -> DataFolder:
         where = str(path / MANIFEST)
         values = read_manifest(cls, path, MANIFEST, VERSION)
-        integer(f"{where}: vocab_size", values["vocab_size"], 2, f"an integer from 2 to {MAX_VOCAB}", MAX_VOCAB)
+        integer(f"{where}: vocab_size", values["vocab_size"], 2, f"an integer from 2 to {MAX_ROWS}", MAX_ROWS)
         integer(f"{where}: seed", values["seed"], 0, "an integer from 0")
         integer(f"{where}: held_out_problems", values["held_out_problems"], 0, "an integer from 0")
         number(f"{where}: reasoning", values["reasoning"], 0, 0.9, "a number from 0 to 0.9")
@@ -194,9 +192,9 @@ class DataFolder:
                     f"{self.prefix(name)}.idx: {sizes[0]} tokens in {sizes[1]} documents, "
                     f"but {MANIFEST} says {info.tokens} in {info.documents}"
                 )
-        size = self.tokenizer().get_vocab_size()
+        size = rows_of(self.tokenizer())
         if size != self.vocab_size:
-            raise ElasticError(f"{self.tokenizer_dir}: {size} entries, but {MANIFEST} says {self.vocab_size}")
+            raise ElasticError(f"{self.tokenizer_dir}: needs {size} rows, but {MANIFEST} says {self.vocab_size}")
         if len(self.problems()) != self.held_out_problems:
             raise ElasticError(f"{self.path / PROBLEMS}: not the {self.held_out_problems} problems of {MANIFEST}")
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
-from nemo_elastic.formats.tokenizer_files import load_tokenizer, what_differs
+from nemo_elastic.formats.tokenizer_files import what_differs
 
 from . import chat_folder, folder
 from .chat_folder import ChatFolder
@@ -141,7 +141,7 @@ def _check_tokenizer(data: Path, tokenizer_dir: Path, vocab: int, source: Source
     if vocab > source.parent.vocab:
         raise ElasticError(f"{where} has {vocab} tokens of vocabulary, {source.folder} knows {source.parent.vocab}")
     if (source.companions / "tokenizer.json").is_file():
-        other = what_differs(load_tokenizer(source.companions), load_tokenizer(tokenizer_dir))
+        other = what_differs(source.companions, tokenizer_dir)
         if other is not None:
             raise ElasticError(
                 f"{where} was made with another tokenizer than that of {source.folder}: their {other} differ"

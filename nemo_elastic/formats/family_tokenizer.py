@@ -18,7 +18,7 @@ import numpy as np
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import require
-from nemo_elastic.formats.tokenizer_files import load_tokenizer
+from nemo_elastic.formats.tokenizer_files import load_tokenizer, rows_of
 from nemo_elastic.io.apart import Exceeded, apart
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.read import read_json
@@ -252,8 +252,8 @@ class FamilyTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, added ones included."""
-        return self.tokenizer.get_vocab_size()
+        """Rows of a model that knows every token, added ones included."""
+        return rows_of(self.tokenizer)
 
 
 @contextmanager

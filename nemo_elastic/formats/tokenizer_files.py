@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -28,7 +29,15 @@ from nemo_elastic.io.bounded import read_bytes, read_text
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["TOKENIZER_FILES", "copy_tokenizer", "find_tokenizer", "load_tokenizer", "render", "what_differs"]
+__all__ = [
+    "TOKENIZER_FILES",
+    "copy_tokenizer",
+    "find_tokenizer",
+    "load_tokenizer",
+    "render",
+    "rows_of",
+    "what_differs",
+]
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
@@ -36,6 +45,10 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 #: without one of these a folder has no tokenizer
 _ENOUGH = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+#: of a vocabulary: ids are kept in four bytes, with a sign
+MAX_ROWS = 2**31
+#: times that replacements may make a text longer; those of tokenizers that are in use keep its length
+_GROWTH = 64
 #: what a tokenizer is tried with, and seconds of computing for the largest
 _SAMPLE = "Hello,  world! 3.14 <s> </s>\n\tnaïve 日本語 ﬁ \u0301 🦜 " + "a" * 100 + "!"
 _SECONDS = 60
@@ -81,12 +94,26 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     return Tokenizer.from_str(text)
 
 
-def what_differs(one: Tokenizer, other: Tokenizer) -> str | None:
-    """What makes two tokenizers cut a text differently: `vocabulary` or `merges`; None where these are the same."""
-    if one.get_vocab() != other.get_vocab():
+def rows_of(tokenizer: Tokenizer) -> int:
+    """Rows of a model that knows every id of a tokenizer. Ids may have gaps: their number is no bound."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
+def what_differs(one: Path, other: Path) -> str | None:
+    """What makes two tokenizers cut a text differently: `vocabulary` or `merges`; None where these are the same.
+
+    Args:
+        one, other: their folders.
+    """
+    if load_tokenizer(one).get_vocab() != load_tokenizer(other).get_vocab():
         return "vocabulary"
-    merges = [json.loads(tokenizer.to_str())["model"].get("merges") for tokenizer in (one, other)]
-    return None if merges[0] == merges[1] else "merges"
+    return None if _merges(one) == _merges(other) else "merges"
+
+
+def _merges(folder: Path) -> list[list[str]]:
+    """From the file: a tokenizer with gaps between its ids prints all of them when it is asked for its text."""
+    merges = json.loads(read_text(folder / "tokenizer.json"))["model"].get("merges") or []
+    return [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]  # as older files have them
 
 
 def copy_tokenizer(folder: Path, out: Path) -> None:
@@ -102,12 +129,29 @@ def try_tokenizer(text: str) -> None:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(text)
+    if (rows := rows_of(tokenizer)) > MAX_ROWS:
+        raise ElasticError(f"its largest id is {rows - 1}; at most {MAX_ROWS - 1}")
+    if (growth := _growth(tokenizer)) > _GROWTH:
+        raise ElasticError(f"its replacements make a text up to {growth:.0f} times as long; at most {_GROWTH} times")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     with suppress(Exception):  # that it has no word for something is no damage; a panic of Rust's is no Exception
         tokenizer.encode(_SAMPLE, add_special_tokens=True)
     with suppress(Exception):
         tokenizer.decode(list(range(min(tokenizer.get_vocab_size(), 1000))))
+
+
+def _growth(tokenizer: Tokenizer) -> float:
+    """How many times as long a text may become by the replacements of a normalizer, one after the other."""
+
+    def of(step: Mapping[str, Any]) -> float:
+        if step["type"] == "Sequence":
+            return math.prod(map(of, step["normalizers"]))
+        if step["type"] != "Replace":
+            return 1.0
+        return max(1.0, len(step["content"]) / max(1, len(step["pattern"].get("String", ""))))
+
+    return 1.0 if tokenizer.normalizer is None else of(json.loads(tokenizer.normalizer.__getstate__()))
 
 
 # ------------------------------------------------------------------ chat templates

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def write_tokenizer(folder: Path, template: str | None = TEMPLATE) -> Path:
     return folder
 
 
+def write_gap(folder: Path, tokenizer: Path) -> Path:
+    """Write a tokenizer's folder with one more token, `<far>`, of number 70,000."""
+    shutil.copytree(tokenizer, folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model"]["vocab"]["<far>"] = 70_000
+    content["added_tokens"].append(content["added_tokens"][0] | {"id": 70_000, "content": "<far>"})
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
 def asked(question: str, answer: str) -> str:
     """A line of chat JSONL."""
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -55,4 +67,4 @@ def sums(count: int) -> str:
     return "".join(asked(f"What is {i} + {i}?", f"It is {2 * i}.") + "\n" for i in range(count))
 
 
-__all__ = ["TEMPLATE", "VOCAB", "asked", "sums", "write_tokenizer"]
+__all__ = ["TEMPLATE", "VOCAB", "asked", "sums", "write_gap", "write_tokenizer"]

@@ -70,7 +70,7 @@ def test_problems_come_back(small: DataFolder) -> None:
         ("seed", 1.5, "seed: 1.5"),
         ("vocab_size", 1, "vocab_size: 1"),
         ("vocab_size", 2**32, "vocab_size: 4294967296"),
-        ("vocab_size", 511, "512 entries"),
+        ("vocab_size", 511, "512 rows"),
         ("reasoning", 0.95, "reasoning: 0.95"),
         ("reasoning", "1", "reasoning: '1'"),
         ("held_out_problems", 23, "not the 23 problems"),

@@ -34,7 +34,7 @@ from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking, RankOptions, Rows, rank
 from nemo_elastic.slicing.family_folder import write_family
-from tests.data.large import TEMPLATE, VOCAB, asked, sums, write_tokenizer
+from tests.data.large import TEMPLATE, VOCAB, asked, sums, write_gap, write_tokenizer
 from tests.data.page_worker import FAMILY
 from tests.data.page_worker import block as block_12b
 from tests.documentation import blocks, named_files
@@ -194,7 +194,7 @@ def check_family(place: Path, tokenizer: Path) -> None:
     sizes = [parameters(family.parent, member) for member in family.members.values()]
     assert sizes[0] > sizes[1] > sizes[2] == parameters(cut.parent, cut.held)
     for source in (family, cut):
-        assert what_differs(load_tokenizer(source.folder), load_tokenizer(tokenizer)) is None
+        assert what_differs(source.folder, tokenizer) is None
         assert (source.folder / "chat_template.jinja").read_text() == TEMPLATE
 
 
@@ -272,6 +272,19 @@ def test_a_model_of_fewer_tokens_and_one_without_a_tokenizer(place: Path, tmp_pa
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ElasticError, match=r"--data: .*empty.jsonl has no text"):
         read_given(tmp_path / "empty.jsonl", open_source(place / "family"))
+
+
+def test_an_id_beyond_a_familys_rows_is_refused(small: DataFolder, tmp_path: Path) -> None:
+    """A tokenizer of fewer tokens than the family has rows may have it."""
+    (tmp_path / "text.jsonl").write_text('{"text": "near <far>"}\n' * 40)
+    gap = write_gap(tmp_path / "tokenizer", small.tokenizer_dir)
+    prepare(tmp_path / "data", [tmp_path / "text.jsonl"], gap, workers=1)
+    shape = replace(SHAPE, vocab=1000)
+    family = Family.of(shape, {"full": shape.full})
+    write_family(tmp_path / "family", shape, NemotronH.random(shape).state_dict(), family, gap)
+    for data in ("data", "text.jsonl"):
+        with pytest.raises(ElasticError, match=r"--data: .* 7000[01]\b.*family knows 1000"):
+            read_given(tmp_path / data, open_source(tmp_path / "family"))
 
 
 def test_a_chat_folder_of_others_leads_nowhere_else(place: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from nemo_elastic.demo.facts import word_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer_files import find_tokenizer, load_tokenizer
 
+DOUBLED = {"type": "Replace", "pattern": {"String": "ñ"}, "content": "ññ"}
+
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"])
 def test_any_kind_of_vocabulary_makes_a_folder_one_with_a_tokenizer(tmp_path: Path, name: str) -> None:
@@ -96,3 +98,21 @@ def test_what_ends_the_process_is_reported_in_one_line(
 def test_the_whole_one_of_these_is_read(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(bpe()))
     assert load_tokenizer(tmp_path).encode("aab").ids == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"vocab": {"far": 2**31}}}, f"its largest id is {2**31}"),
+        ({"normalizer": {"type": "Replace", "pattern": {"String": "o"}, "content": "o" * 65}}, "65 times as long"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [DOUBLED] * 30}}, f"{2**30} times as long"),
+    ],
+)
+def test_ids_and_texts_that_nothing_holds_are_refused(changes: dict, said: str, tmp_path: Path) -> None:
+    save_tokenizer(word_tokenizer(["one", "two"]), tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"] |= changes.pop("model", {}).get("vocab", {})
+    path.write_text(json.dumps(content | changes))
+    with pytest.raises(ElasticError, match=said):
+        load_tokenizer(tmp_path)
