@@ -136,13 +136,15 @@ def _print(out: Path, folder: DataFolder | ChatFolder, seconds: float) -> None:
     from rich.table import Table
 
     from nemo_elastic.data.chat_folder import ChatFolder
+    from nemo_elastic.errors import printable
 
     if isinstance(folder, ChatFolder):
         for line in folder.lines():
             typer.echo(line)
         typer.echo(f"{seconds:.1f} s")
         return
-    table = Table(title=f"{out}: {folder.vocab_size} tokens of vocabulary, {folder.corpus.documents} texts")
+    sizes = f"{folder.vocab_size} tokens of vocabulary, {folder.corpus.documents} texts"
+    table = Table(title=f"{printable(str(out))}: {sizes}")
     for header in ("split", "tokens", "documents", "problems", "problem share"):
         table.add_column(header, justify="left" if header == "split" else "right")
     for name, info in folder.splits.items():

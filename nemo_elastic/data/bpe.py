@@ -13,6 +13,8 @@ import numpy as np
 
 from nemo_elastic.errors import bad
 
+from .sources import BATCH, grouped
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -22,9 +24,6 @@ PAD_ID, EOS_ID = 0, 1
 #: The special tokens and the 256 bytes.
 MIN_VOCAB = 258
 MAX_VOCAB = 65_536
-
-# A tokenizer keeps far more than the ids of what it encodes at once, so texts go through in batches.
-_BATCH = 64
 
 
 def check_vocab(vocab: int) -> None:
@@ -67,7 +66,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the folder that `AutoTokenizer.from_pretrained` of transformers (4.57 and 5) and NeMo load offline."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     # The begin of a text is the end of the one before it: harnesses that prefix a token then use what was trained.
     special = {"bos_token": EOS, "eos_token": EOS, "pad_token": PAD}
     config = {
@@ -82,15 +81,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 def encode(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
     """Token ids of each text, as int32, without special tokens."""
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == _BATCH:
-            yield from _encode_batch(tokenizer, batch)
-            batch = []
-    yield from _encode_batch(tokenizer, batch)
-
-
-def _encode_batch(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
-    for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-        yield np.array(encoding.ids, dtype=np.int32)
+    for batch in grouped(texts, len, BATCH):
+        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+            yield np.array(encoding.ids, dtype=np.int32)

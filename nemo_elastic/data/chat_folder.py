@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_elastic.errors import printable
 from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
 from nemo_elastic.io.bounded import check_inside
 from nemo_elastic.io.outputs import Output
@@ -46,7 +47,7 @@ class ChatFolder:
 
     Attributes:
         path: the folder.
-        vocab_size: entries of the tokenizer.
+        vocab_size: rows of a model that knows every token.
         length: tokens of a packed sequence, the most that a conversation has.
         too_long: what was done with longer ones.
         packed: `npy` or `parquet`.
@@ -92,7 +93,7 @@ class ChatFolder:
         tally = Tally(**self.tally)
         for half, name in HALVES.items():
             yield (
-                f"{self.path / name}.jsonl: {self.conversations[half]} conversations, "
+                f"{printable(str(self.path / name))}.jsonl: {self.conversations[half]} conversations, "
                 f"{self.sequences[half]} packed sequences of {self.length} tokens in {name}{NAMES[self.packed]}"
             )
         yield from tally.lines(self.marked, self.length, self.too_long)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nemo_elastic.errors import ElasticError, bad
 
-from .sources import MAX_BYTES, find_files, read_all, size_of
+from .sources import MAX_BYTES, MAX_DOCUMENT, find_files, oversized, read_all, size_of
 
 #: Share of the documents that is held out, in thousandths.
 HELD_OUT_PER_MILLE = 60
@@ -84,7 +84,7 @@ class Corpus:
         """SHA-256 over names, texts and split: equal digests mean equal corpora."""
         total = hashlib.sha256()
         for d in self.documents:
-            total.update(f"{d.name}\0{int(d.held_out)}\0".encode() + hashlib.sha256(d.text.encode()).digest())
+            total.update(_as_bytes(f"{d.name}\0{int(d.held_out)}\0") + hashlib.sha256(d.text.encode()).digest())
         return total.hexdigest()
 
 
@@ -107,6 +107,9 @@ def read_corpus(sources: Sequence[str | Path] = ()) -> Corpus:
         raise bad("sources", f"{size} characters", f"give at least {MIN_CHARS} of text, or no source at all")
     if len(documents) < FEW_DOCUMENTS:
         documents = [block for d in documents for block in cut_in_blocks(d)]
+    for d in documents:
+        if len(d.text) > MAX_DOCUMENT:
+            raise oversized(d.name)
     return Corpus("files" if sources else "python-stdlib", tuple(_split(documents)))
 
 
@@ -180,7 +183,12 @@ def cut_in_blocks(document: Document) -> Iterator[Document]:
 
 def rank_of(name: str) -> int:
     """A number from 0 to 2**64 by which a document is held out or not, of its name alone."""
-    return int.from_bytes(hashlib.sha256(b"held out: " + name.encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(b"held out: " + _as_bytes(name)).digest()[:8], "big")
+
+
+def _as_bytes(name: str) -> bytes:
+    """The bytes of a file's name, which need not be UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _split(documents: list[Document]) -> list[Document]:

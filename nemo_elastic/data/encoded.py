@@ -11,23 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, printable
 from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 
-from .sources import Chat, Row
+from .sources import BATCH, MAX_DOCUMENT, Chat, Row, grouped, oversized
 
 __all__ = ["CUT", "DROP", "Encoded", "Tally", "encode_rows", "end_of"]
 
 #: what is done with a conversation that is too long
 DROP, CUT = "drop", "cut"
-# A tokenizer keeps far more than the ids of what it encodes at once, so texts go through in batches.
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ class Tally:
         }
         for name, words in why.items():
             if count := getattr(self, name):
-                yield f"{count} of {self.rows} conversations {words}; the first is {self.first[name]}"
+                yield f"{count} of {self.rows} conversations {words}; the first is {printable(self.first[name])}"
         if marked is False:
             yield (
                 "the chat template has no {% generation %} marks: the loss counts every token but padding, "
@@ -142,15 +139,14 @@ def encode_rows(
     Raises:
         ElasticError: the chat template does not take a conversation, or there is none; with the row's file and line.
     """
-    waiting = iter(rows)
-    while batch := list(islice(waiting, _BATCH)):
-        texts = iter(_texts([row for row in batch if row.chat is None], tokenizer))
+    for batch in grouped(rows, lambda row: BATCH if row.chat is not None else len(row.text), BATCH):
+        texts = iter(_texts([row for row in batch if row.text.strip()], tokenizer))
         for row in batch:
             tally.rows += 1
             if row.chat is None:
-                ids = next(texts)
+                ids = next(texts) if row.text.strip() else []
                 whole = ids if end is None else [*ids, end]
-                made = Encoded(row, np.array(whole, dtype=np.int32)) if ids and row.text.strip() else None
+                made = Encoded(row, np.array(whole, dtype=np.int32)) if ids else None
             else:
                 made = _conversation(row, row.chat, tokenizer, end, tally, length, too_long)
             if made is not None:
@@ -161,9 +157,12 @@ def encode_rows(
 
 def _texts(rows: Sequence[Row], tokenizer: FamilyTokenizer) -> list[list[int]]:
     """Token ids of each text, without special tokens."""
+    for row in rows:
+        if len(row.text) > MAX_DOCUMENT:
+            raise oversized(row.where)
     try:
         return tokenizer.encode_texts([row.text for row in rows])
-    except ElasticError:  # one of them is no text that UTF-8 can write, or the tokenizer fails at it
+    except ElasticError:  # the tokenizer fails at one of them
         out = []
         for row in rows:
             try:

@@ -104,4 +104,5 @@ def write_packed(path: Path, rows: list[dict[str, list[int]]], kind: str) -> Non
 
     types = {"input_ids": pa.int32(), "loss_mask": pa.int8(), "seq_start_id": pa.int32()}
     columns = {c: pa.array([row[c] for row in rows], type=pa.list_(of)) for c, of in types.items()}
-    parquet.write_table(pa.table(columns), name, row_group_size=_GROUP)
+    with open(name, "wb") as stream:  # the path need not be UTF-8
+        parquet.write_table(pa.table(columns), stream, row_group_size=_GROUP)

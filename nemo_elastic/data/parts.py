@@ -36,7 +36,7 @@ from .chat_folder import HALVES
 from .corpus import Document, cut_in_blocks, rank_of
 from .encoded import Encoded, Tally, encode_rows
 from .indexed import token_dtype
-from .sources import Piece, Row, read_rows
+from .sources import Piece, Row, grouped, read_rows
 
 __all__ = ["PART", "Job", "Part", "tokenise"]
 
@@ -134,7 +134,7 @@ def tokenise(
     Raises:
         ElasticError: a row is no document, or a process ended; the finished parts stay.
     """
-    groups = list(_grouped(pieces))
+    groups = list(grouped(pieces, lambda piece: piece.stop - piece.start, PART))
     paths = [out / f"{job.key(group)}.npz" for group in groups]
     _make(out)
     sizes = [sum(p.stop - p.start for p in group) for group in groups]
@@ -163,19 +163,6 @@ def _make(out: Path) -> None:
         return
     out.mkdir(parents=True, exist_ok=True)
     sign(out, UNFINISHED, whole=False)
-
-
-def _grouped(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    group: list[Piece] = []
-    size = 0
-    for piece in pieces:
-        group.append(piece)
-        size += piece.stop - piece.start
-        if size >= PART:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
 
 
 def _each(missing: Sequence[tuple[list[Piece], Path, int]], job: Job, workers: int) -> Iterator[int]:

@@ -9,27 +9,53 @@ contents, `conversations` as ShareGPT has them, or `input` and `output`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.family_tokenizer import check_messages
-from nemo_elastic.io.bounded import SMALL, open_regular, read_text
+from nemo_elastic.io.bounded import open_regular, read_text
 
-__all__ = ["MAX_BYTES", "Chat", "Piece", "Row", "cut_in_pieces", "find_files", "holds_chat", "read_all", "read_rows"]
+__all__ = [
+    "BATCH",
+    "MAX_BYTES",
+    "MAX_DOCUMENT",
+    "Chat",
+    "Piece",
+    "Row",
+    "cut_in_pieces",
+    "find_files",
+    "grouped",
+    "holds_chat",
+    "oversized",
+    "read_all",
+    "read_rows",
+]
 
-#: Of a file of text, which is read whole; a line of a .jsonl file has at most `SMALL`.
+#: Of a file of text, which is read whole.
 MAX_BYTES = 2**30
+#: Bytes of a line, and characters of a document: a tokenizer takes up to 200 bytes of memory for each.
+MAX_DOCUMENT = 2**24
+#: characters that are tokenised together
+BATCH = 2**20
+#: lists and objects of a conversation in each other; what reads and writes JSON ends at some hundreds
+_NESTED = 64
 # All plain text but .jsonl, which has one document per line.
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl")
 #: names that data sets have for who speaks -> those of chat templates
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+#: of a row that are read; those that have turns, the first that is there counts
+_TURNS = ("messages", "conversation", "conversations")
+_FIELDS = ("text", *_TURNS, "input", "output", "system", "tools")
 _NO_ROW = (
     "no object with a field 'text' that is a string, nor a conversation: 'messages', 'conversations', or 'input' and "
     "'output'"
 )
+
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -177,20 +203,42 @@ def _read_lines(piece: Piece) -> Iterator[Row]:
     with open_regular(piece.path, own=True) as stream:
         if piece.start:  # what began before is of the piece before
             stream.seek(piece.start - 1)
-            while (line := stream.readline(SMALL)) and not line.endswith(b"\n"):
+            while (line := stream.readline(MAX_DOCUMENT)) and not line.endswith(b"\n"):
                 pass
-        number = 0
-        while (at := stream.tell()) < piece.stop and (line := stream.readline(SMALL + 1)):
-            number += 1
+        number, at = 0, stream.tell()
+        while at < piece.stop and (line := stream.readline(MAX_DOCUMENT + 1)):
+            encoding = "utf-8" if at else "utf-8-sig"
+            number, at = number + 1, at + len(line)
+            if line == b"\n":
+                continue
             row = Row(piece, number)
-            if len(line) > SMALL:
-                raise ElasticError(f"{row.where}: longer than {SMALL >> 20} MiB, which no document is")
+            if len(line) > MAX_DOCUMENT:
+                raise oversized(row.where)
             try:
-                text = line.decode("utf-8" if at else "utf-8-sig")
+                text = line.decode(encoding)
             except UnicodeDecodeError as error:
                 raise ElasticError(f"{row.where}: not UTF-8 at byte {error.start} of the line") from None
             if text.strip():
                 yield _filled(row, text)
+
+
+def oversized(where: str) -> ElasticError:
+    """The error for a line or a text of more than `MAX_DOCUMENT`."""
+    return ElasticError(f"{where}: longer than {MAX_DOCUMENT >> 20} MiB, which no document is")
+
+
+def grouped(items: Iterable[Item], size: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
+    """Items in order, in groups that end where their sizes reach `most`."""
+    group: list[Item] = []
+    total = 0
+    for item in items:
+        group.append(item)
+        total += size(item)
+        if total >= most:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group
 
 
 def _lines_before(piece: Piece) -> int:
@@ -207,12 +255,17 @@ def _filled(row: Row, line: str) -> Row:
     """The row with what its line says."""
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise ElasticError(f"{row.where}: not JSON") from None
-    if isinstance(record, Mapping) and isinstance(record.get("text"), str):
-        return replace(row, text=record["text"])
+    except RecursionError:
+        raise ElasticError(f"{row.where}: nested too deep to be read") from None
+    record = record if isinstance(record, Mapping) else {}
     try:
-        chat = _chat(record) if isinstance(record, Mapping) else None
+        for name in _FIELDS:
+            _check_values(name, record.get(name))
+        if isinstance(record.get("text"), str):
+            return replace(row, text=record["text"])
+        chat = _chat(record)
     except ElasticError as exc:
         raise exc.within(row.where) from None
     if chat is None:
@@ -222,7 +275,7 @@ def _filled(row: Row, line: str) -> Row:
 
 def _chat(record: Mapping[str, Any]) -> Chat | None:
     """The conversation of a row; None where it has none."""
-    turns = next((record[key] for key in ("messages", "conversation", "conversations") if record.get(key)), None)
+    turns = next((record[key] for key in _TURNS if record.get(key)), None)
     pair = record.get("input"), record.get("output")
     if turns is None and all(isinstance(part, str) for part in pair):
         said = zip(("user", "assistant"), pair, strict=True)
@@ -234,6 +287,20 @@ def _chat(record: Mapping[str, Any]) -> Chat | None:
     if isinstance(system, str) and system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
     return Chat(messages, record.get("tools") or None)
+
+
+def _check_values(name: str, value: Any, room: int = _NESTED) -> None:
+    """Refuse what cannot be written again: half of a surrogate pair, and values nested too deep."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise bad(name, value[exc.start : exc.end], "text that UTF-8 can write") from None
+    elif isinstance(value, (Mapping, list)):
+        if not room:
+            raise bad(name, value, f"at most {_NESTED} lists and objects in each other")
+        for part in (*value, *value.values()) if isinstance(value, Mapping) else value:
+            _check_values(name, part, room - 1)
 
 
 def _message(turn: Any) -> Any:

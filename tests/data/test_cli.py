@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,27 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     code, _, err = run(capsys, "--out", tmp_path / "x", "--vocab", 3)
     assert code == 2 and err == "error: vocab: 3 is not allowed; use 258 to 65536\n"
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ({"text": "words " * 200}, ()),
+        ({"text": "words " * 200}, ("--tokenizer",)),
+        ({"input": "a", "output": ""}, ("--packed", "parquet", "--tokenizer")),
+    ],
+)
+def test_names_need_not_be_utf8(
+    row: dict, options: tuple[str, ...], capsys: pytest.CaptureFixture[str], small: DataFolder, tmp_path: Path
+) -> None:
+    if "parquet" in options:
+        pytest.importorskip("pyarrow")
+    source, out = (tmp_path / os.fsdecode(b"\xff\x1b[31m" + end) for end in (b".jsonl", b""))
+    rows = (row | {name: f"{row[name]}{i or ''}" for name in ("text", "output") if name in row} for i in range(40))
+    source.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    given = (*options, small.tokenizer_dir) if options else ("--reasoning", 0)
+    code, told, err = run(capsys, source, "--out", out, *given)
+    assert code == 0 and "\x1b" not in told and r"\udcff\x1b[31m" in told, err
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

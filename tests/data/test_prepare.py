@@ -25,7 +25,7 @@ from nemo_elastic.data.packing import pack, packed_rows
 from nemo_elastic.data.prepare import prepare
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
-from tests.data.large import VOCAB, asked, sums, write_tokenizer
+from tests.data.large import VOCAB, asked, sums, write_gap, write_tokenizer
 from tests.texts import FEW, library_text
 
 
@@ -59,6 +59,18 @@ def test_texts_become_a_data_folder_with_tokens_of_four_bytes(tokenizer: Path, t
     assert all(ids[-1] == 1 for half in ("train", "val") for ids in folder.documents(half))
     assert folder.held("train_long") == "train" and folder.prefix("train_long") == folder.prefix("train")
     assert not (tmp_path / "out.unfinished").exists()
+
+
+def test_the_largest_id_decides_how_tokens_are_stored(small: DataFolder, tmp_path: Path) -> None:
+    """There may be fewer tokens than it says."""
+    place = write_gap(tmp_path / "tokenizer", small.tokenizer_dir)
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "near <far>"}\n' * 40)
+    folder = prepare(tmp_path / "out", [path], place, workers=1)
+    assert folder.vocab_size == 70_001 and folder.tokens("train").max() == folder.tokens("val").max() == 70_000
+    path.write_text('{"input": "near", "output": "<far>"}\n' * 40)
+    chats = prepare(tmp_path / "chats", [path], place, workers=1)
+    assert chats.vocab_size == 70_001 and 70_000 in loaded(chats, "training")[0]["input_ids"]
 
 
 def test_a_model_and_a_data_folder_have_tokenizers_too(tokenizer: Path, tmp_path: Path) -> None:
@@ -249,6 +261,14 @@ def test_long_ones_are_cut_where_that_is_asked_for(tokenizer: Path, tmp_path: Pa
     assert sum(folder.conversations.values()) == 61
 
 
+def test_a_length_that_leaves_no_conversation_says_so(tokenizer: Path, tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text(sums(20))
+    with pytest.raises(ElasticError, match=r"20 of 20 conversations of more than 16 tokens.*chats.jsonl line 1"):
+        prepare(tmp_path / "out", [path], tokenizer, length=16, workers=1)
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_a_template_without_marks_counts_all_and_says_so(tmp_path: Path) -> None:
     plain = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
     folder = prepare(tmp_path / "out", [chats(tmp_path)], write_tokenizer(tmp_path / "t", plain), workers=1)
@@ -283,7 +303,7 @@ def test_what_is_no_conversation_has_its_line(line: str, said: str, tokenizer: P
 def test_a_text_that_utf8_cannot_write_has_its_line(tokenizer: Path, tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "a"}\n{"text": "\\ud800"}\n')
-    with pytest.raises(ElasticError, match=r"texts.jsonl line 2: .* text that UTF-8 can write"):
+    with pytest.raises(ElasticError, match=r"texts.jsonl line 2: text: "):
         prepare(tmp_path / "out", [path], tokenizer, workers=1)
 
 
@@ -303,7 +323,7 @@ def test_bad_values(values: dict, said: str, tokenizer: Path, tmp_path: Path) ->
 def test_one_conversation_is_too_few(tokenizer: Path, tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     path.write_text(asked("a", "b"))
-    with pytest.raises(ElasticError, match="sources: '1 conversations with something to learn from' is not allowed"):
+    with pytest.raises(ElasticError, match="sources: 1 conversations with something to learn from"):
         prepare(tmp_path / "out", [path], tokenizer, workers=1)
     path.write_text(asked("a", "b") + "\n" + asked("c", "d"))
     folder = prepare(tmp_path / "out", [path], tokenizer, workers=1)

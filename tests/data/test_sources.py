@@ -8,9 +8,14 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
-from nemo_elastic.data.sources import Piece, Row, cut_in_pieces, find_files, holds_chat, read_rows
+from nemo_elastic.data.corpus import FEW_DOCUMENTS, read_corpus
+from nemo_elastic.data.encoded import Tally, encode_rows
+from nemo_elastic.data.sources import MAX_DOCUMENT, Row, cut_in_pieces, find_files, holds_chat, read_rows
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from tests.data.large import asked
 
 USER, SAID = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
@@ -59,6 +64,12 @@ def test_tools_and_what_templates_read_beside_come_along(tmp_path: Path) -> None
         ('{"messages": "Hello"}', "line 3: messages: 'Hello' is not allowed; a list of messages"),
         ('{"messages": ["Hello"]}', r"line 3: messages\[0\]: 'Hello' is not allowed"),
         ("\udcff", "line 3: not UTF-8 at byte 0 of the line"),
+        (r'{"text": "a\ud800"}', "line 3: text: "),
+        (r'{"input": "a\ud800", "output": "b"}', "line 3: input: "),
+        (r'{"messages": [{"role": "user", "content": "a", "x\ud800": 1}]}', "line 3: messages: "),
+        (r'{"messages": [{"role": "user", "content": "a"}], "tools": ["\ud800"]}', "line 3: tools: "),
+        ('{"messages": [{"role": "user", "content": "a"}], "tools": %s}' % ("[" * 100 + "]" * 100), "line 3: tools: "),
+        ('{"text": "a", "about": %s}' % ("[" * 9999 + "]" * 9999), "line 3: nested too deep"),
     ],
 )
 @pytest.mark.parametrize("most", [2**20, 70])
@@ -90,9 +101,17 @@ def test_plain_files_are_one_document_without_their_mark_and_returns(tmp_path: P
         rows_of(tmp_path)
 
 
-def test_a_line_that_does_not_end_is_no_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nemo_elastic.data.sources.SMALL", 2**20)
-    path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps({"text": "x" * 2**20}))
-    with pytest.raises(ElasticError, match="line 1: longer than 1 MiB"):
-        next(read_rows(Piece(str(path), "a", 0, 2**21)))
+def test_what_is_longer_than_any_document_is_refused(tmp_path: Path) -> None:
+    """A tokenizer would take gigabytes for it."""
+    lines, text = tmp_path / "lines.jsonl", tmp_path / "text.txt"
+    lines.write_text(json.dumps({"text": "a"}) + "\n" + json.dumps({"text": "\n" * MAX_DOCUMENT}))
+    text.write_text("x" * (MAX_DOCUMENT + 1))
+    with pytest.raises(ElasticError, match=r"lines.jsonl line 2: longer than 16 MiB"):
+        rows_of(lines)
+    with pytest.raises(ElasticError, match=r"text.txt: longer than 16 MiB"):
+        list(encode_rows(rows_of(text), FamilyTokenizer(Tokenizer(BPE())), None, Tally()))
+    for i in range(FEW_DOCUMENTS):
+        (tmp_path / f"{i}.md").write_text(f"{i}")
+    lines.unlink()
+    with pytest.raises(ElasticError, match=r"text.txt: longer than 16 MiB"):
+        read_corpus([tmp_path])
