@@ -314,9 +314,8 @@ def asynchronous_run(place: Path, out: Path) -> Any:
 
 
 def left(out: Path) -> list[str]:
-    """Checkpoints of a run, and marks of unfinished ones; the best one's second name, a link, aside."""
-    files = [p for p in (out / "checkpoints").glob("*") if not p.is_symlink()]
-    return sorted(p.name for p in files if not p.name.startswith("elastic_"))
+    """Checkpoints of a run, and marks of unfinished ones."""
+    return sorted(p.name for p in (out / "checkpoints").glob("*"))
 
 
 def hostile(place: Path) -> dict[str, Any]:

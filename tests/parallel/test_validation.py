@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every member is validated, in every layout alike, logged, and used by the checkpoint's name: `validation.py`."""
+"""Every member is validated, in every layout alike, and logged: `validation.py`."""
 
 from __future__ import annotations
 
@@ -50,15 +50,8 @@ def test_loggers_and_monitors_get_it(results: dict[str, Any], layout: Any) -> No
 
 
 @EACH
-def test_the_best_checkpoint_has_a_second_name_with_its_loss(results: dict[str, Any], layout: Any) -> None:
-    run = results[layout.name]
-    means = {line["step"]: sum(line["losses"].values()) / 3 for line in run["heldout"] if line["step"]}
-    step = min(means, key=lambda step: (round(means[step], 4), step))
-    assert run["links"] == {f"step={step - 1}-val_loss={means[step]:.4f}": f"step={step - 1}-last"}
-    newest = {f"step={STEPS - 2}-last", f"step={STEPS - 1}-last"}
-    assert set(run["whole"]) == newest | {f"step={step - 1}-last"}, (
-        "the newest, under names known before, and the best"
-    )
+def test_the_newest_checkpoints_stay_under_names_known_before(results: dict[str, Any], layout: Any) -> None:
+    assert results[layout.name]["whole"] == [f"step={step}-last" for step in (STEPS - 2, STEPS - 1)]
 
 
 @pytest.mark.part(FIRST.name)

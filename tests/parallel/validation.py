@@ -58,15 +58,14 @@ def train(place: Path, out: Path, layout: Layout, every: int) -> dict[str, Any]:
 
 
 def left(out: Path) -> dict[str, Any]:
-    """What a run leaves on disk: held-out lines, checkpoints and second names, what TensorBoard's files name."""
+    """What a run leaves on disk: held-out lines, checkpoints, what TensorBoard's files name."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     checkpoints = [path for path in (out / "checkpoints").iterdir() if path.is_dir()]
     events = b"".join(path.read_bytes() for path in sorted(out.rglob("events.out.tfevents.*")))
     names = ("full", "large", "small")
     return {
         "heldout": [line for line in lines if line["kind"] == "heldout"],
-        "whole": sorted(path.name for path in checkpoints if not path.is_symlink()),
-        "links": {path.name: str(path.readlink()) for path in checkpoints if path.is_symlink()},
+        "whole": sorted(path.name for path in checkpoints),
         "tags": [tag for kind in ("val_loss", "val_kl") for n in names if (tag := f"{kind}/{n}").encode() in events],
     }
 

@@ -65,7 +65,7 @@ def last_iteration(path: str | Path | None) -> Path | None:
     if path is None:
         return None
     folder = Path(path)
-    # the best of a run has a second name, a link
+    # a link to one may have any name
     one = folder.name.startswith(ITERATION) or folder.name == RELEASE or folder.is_symlink()
     if one and (folder / RUN_CONFIG).is_file():
         return folder

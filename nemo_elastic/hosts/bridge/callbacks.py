@@ -12,7 +12,6 @@ from megatron.bridge.training.callbacks import Callback
 from megatron.bridge.training.checkpointing import CheckpointSaveContext
 from megatron.core import parallel_state
 
-from nemo_elastic.formats.megatron.metadata import ITERATION
 from nemo_elastic.history import METRICS
 from nemo_elastic.megatron.megatron_host import check_pipeline
 from nemo_elastic.megatron.reports import (
@@ -28,7 +27,7 @@ from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_
 from nemo_elastic.train.training import Rates
 
 from .optim import ElasticScheduler, watch_optimizer
-from .resume import VALIDATED, ElasticCheckpoints, go_on_from, name_best
+from .resume import ElasticCheckpoints, go_on_from
 from .step import LOSS, ElasticStep
 
 
@@ -126,7 +125,6 @@ class ElasticCallback(Callback):
         measured = heldout.end(from_last_rank(heldout.sums))
         context.state.train_state.consumed_valid_samples = 0
         self._write(self.step.host.step, {"kind": "heldout", "losses": measured.losses, "kl": measured.kl})
-        self._name_best(context, measured.losses)
 
     def on_test_start(self, context: Any) -> None:
         self.step.begin_validation("test")
@@ -137,14 +135,6 @@ class ElasticCallback(Callback):
         manager = ElasticCheckpoints(context.state.cfg.checkpoint)
         manager.save(CheckpointSaveContext(context.state, context.model, context.optimizer, context.scheduler, 0))
         manager.finalize_async_saves(context.state, blocking=True)
-
-    def _name_best(self, context: Any, losses: dict[str, float]) -> None:
-        """Of a step whose checkpoint is there; else it has its name when it is written."""
-        folder, step = context.state.cfg.checkpoint.save, self.step.host.step
-        if losses and folder is not None:
-            context.user_state[VALIDATED] = (step, sum(losses.values()) / len(losses))
-            if self.step.host.first:
-                name_best(Path(folder) / f"{ITERATION}{step:07d}", context.user_state)
 
     def _freeze_when_due(self) -> None:
         family, host = self.step.family, self.step.host

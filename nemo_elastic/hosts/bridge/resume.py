@@ -35,10 +35,7 @@ from nemo_elastic.hosts.common.same_family import check_same_family, may_change
 from .chained import experts_shared_or_not
 from .saved import BRIDGE, NEWEST_STATE, mark, name_newest, step_of
 
-__all__ = ["VALIDATED", "ElasticCheckpoints", "check_start", "go_on_from", "name_best", "use_our_manager"]
-
-#: in the callbacks' common state: step and mean held-out loss of the last validation
-VALIDATED = "elastic_validated"
+__all__ = ["ElasticCheckpoints", "check_start", "go_on_from", "use_our_manager"]
 
 
 # ------------------------------------------------------------------------------------------------ saving
@@ -48,13 +45,12 @@ class ElasticCheckpoints(DefaultCheckpointManager):
     """Bridge's manager, of which each save can be trusted.
 
     A checkpoint is marked until it is whole, and what it consists of is written down. A save that fails leaves nothing
-    half-written and ends the run in one line. Beside the newest checkpoints the best is kept.
+    half-written and ends the run in one line.
     """
 
     def __init__(self, checkpoint_config: Any) -> None:
         super().__init__(checkpoint_config)
         self._saving: list[Path] = []  # saves under way beside the training, the oldest first
-        self._common: dict[Any, Any] = {}
 
     def save(self, ctx: CheckpointSaveContext, callback_manager: Any = None) -> None:
         """As the base class; a temporary checkpoint is Bridge's business alone."""
@@ -62,11 +58,10 @@ class ElasticCheckpoints(DefaultCheckpointManager):
             return super().save(ctx, callback_manager)
         config = self.checkpoint_config
         target = _of_step(config.save, int(ctx.state.train_state.step))
-        self._common = {} if callback_manager is None else callback_manager.user_state
         kept = config.most_recent_k
         with _or_nothing(target):
             on_first(lambda: _begin(target))
-            config.most_recent_k = -1  # Bridge would remove the best
+            config.most_recent_k = -1  # Bridge would remove one before the new one is whole
             try:
                 super().save(ctx, callback_manager)
             finally:
@@ -91,7 +86,6 @@ class ElasticCheckpoints(DefaultCheckpointManager):
         """All ranks have written all of it."""
         write_list(target, step_of(target))
         mark(target).unlink()
-        name_best(target, self._common)
         kept = self.checkpoint_config.most_recent_k
         for old in BRIDGE.superseded(target.parent, max(1, kept)) if kept > -1 else ():
             remove(old)
@@ -107,13 +101,6 @@ def use_our_manager(checkpoint: Any) -> None:
     if checkpoint.custom_manager_class is None:
         register_allowed_target_prefix(__name__)
         checkpoint.custom_manager_class = f"{__name__}.{ElasticCheckpoints.__qualname__}"
-
-
-def name_best(checkpoint: Path, common: dict[Any, Any]) -> None:
-    """Called on one rank when a checkpoint is written, and when a loss is there; which comes first differs."""
-    step, loss = common.get(VALIDATED, (None, 0.0))
-    if checkpoint.is_dir() and step_of(checkpoint) == step and BRIDGE.is_finished(checkpoint):
-        BRIDGE.name_best(checkpoint, "val_loss", loss)
 
 
 @contextmanager

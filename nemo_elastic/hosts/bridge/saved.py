@@ -10,7 +10,7 @@ from pathlib import Path
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.metadata import ITERATION, RUN_CONFIG, TRACKER, last_iteration, weights_folder
 from nemo_elastic.formats.megatron.torch_files import STATE, check_harmless
-from nemo_elastic.hosts.common.checkpoints import Checkpoints, drop_dangling, wrong_file
+from nemo_elastic.hosts.common.checkpoints import Checkpoints, wrong_file
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.bounded import open_regular, read_bytes
 
@@ -25,7 +25,7 @@ class BridgeCheckpoints(Checkpoints):
     """`iter_0000500`, in which Bridge writes `run_config.yaml` last; trackers beside them name the newest.
 
     Bridge starts from what a tracker names, whatever is left of that. It counts and removes what begins as its own do,
-    so other names begin otherwise. `unfinished_iter_…` marks one as long as it is written; version 0.1 wrote no marks.
+    so other names begin otherwise. `unfinished_iter_…` marks one as long as it is written.
     """
 
     def finished(self, folder: Path) -> list[Path]:
@@ -64,9 +64,6 @@ class BridgeCheckpoints(Checkpoints):
     def aside(self, checkpoint: Path) -> str:
         return f"damaged_{checkpoint.name}"
 
-    def best_name(self, checkpoint: Path, figure: str) -> str:
-        return f"best_{checkpoint.name}-{figure}"
-
     def clear(self, folder: Path, start: Path | None) -> None:
         """Set broken checkpoints aside before Bridge loads one, and let the trackers name that.
 
@@ -83,7 +80,6 @@ class BridgeCheckpoints(Checkpoints):
             self.set_aside(folder)
         for left in folder.glob(f"{_MARK}*"):
             left.unlink(missing_ok=True)
-        drop_dangling(folder)
 
 
 BRIDGE = BridgeCheckpoints()

@@ -5,15 +5,11 @@
 A checkpoint is whole if its host has finished it, every file that it was saved with is there in its size
 (`elastic_files.json`, written last), and its metadata fits its files. One that was saved without the list, by a host
 alone, is compared with its metadata only. A damaged one is passed over and gets another name.
-
-The best checkpoint has a second name that says its held-out loss: `step=499-val_loss=2.3104`. It is a link: what
-starts from a run needs a name that is known before there is a loss, and a 12B written twice takes 172 GB more.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -56,10 +52,6 @@ class Checkpoints(ABC):
     @abstractmethod
     def aside(self, checkpoint: Path) -> str:
         """The name of a damaged one: the host neither finds it under that nor removes it."""
-
-    @abstractmethod
-    def best_name(self, checkpoint: Path, figure: str) -> str:
-        """The second name of the best one, which ends with the figure: `val_loss=2.3104`."""
 
     def half_written(self, folder: Path) -> list[Path]:
         """Those that a kill cut short, the newest last, as far as the host does not remove them itself."""
@@ -130,9 +122,8 @@ class Checkpoints(ABC):
             checkpoint.rename(next(name for name in names if not name.exists()))
 
     def superseded(self, folder: Path, kept: int) -> list[Path]:
-        """Those that may go: all but the newest `kept`, and the best."""
-        top = best(folder)
-        return [one for one in self.finished(folder)[:-kept] if top is None or one != top[0]]
+        """Those that may go: all but the newest `kept`."""
+        return self.finished(folder)[:-kept]
 
     def failed(self, checkpoint: Path, error: BaseException) -> ElasticError:
         """The one line for a save that failed; what it has left is gone by then."""
@@ -140,30 +131,6 @@ class Checkpoints(ABC):
         free = shutil.disk_usage(there).free / 1e9
         why = f"{first_line(error)}; {free:.1f} GB are free there"
         return ElasticError(f"checkpoint: {checkpoint}: cannot be written ({why}); {self.newest(checkpoint.parent)}")
-
-    def name_best(self, checkpoint: Path, monitor: str, value: float, mode: str = "min") -> bool:
-        """Give a whole checkpoint the second name, where it is the best so far.
-
-        Args:
-            checkpoint: it; one rank calls it.
-            monitor, value: what was measured of it.
-            mode: "min" or "max" of it is best.
-
-        Returns:
-            Whether it is.
-        """
-        folder, sign = checkpoint.parent, -1 if mode == "max" else 1
-        before, name = best(folder), self.best_name(checkpoint, f"{monitor.replace('/', '_')}={value:.4f}")
-        if not math.isfinite(value) or (before is not None and sign * float(f"{value:.4f}") >= sign * before[1]):
-            return False
-        if (folder / name).is_dir() and not (folder / name).is_symlink():  # somebody has copied the run without links
-            return False
-        old = [link for link in _links(folder) if link.name != name]
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).symlink_to(checkpoint.name)
-        for link in old:
-            link.unlink(missing_ok=True)
-        return True
 
 
 def choose_whole(
@@ -198,33 +165,6 @@ def remove(checkpoint: Path) -> None:
     checkpoint.rename(gone)
     for left in checkpoint.parent.glob(f"{_REMOVED}*"):  # of a kill, too
         shutil.rmtree(left, ignore_errors=True)
-
-
-# ------------------------------------------------------------------------------------------------ the best
-
-
-def best(folder: Path) -> tuple[Path, float] | None:
-    """The best checkpoint and its loss as its second name says it; None where none has one."""
-    for link in _links(folder):
-        try:
-            value = float(link.name.rpartition("=")[2])
-        except ValueError:
-            continue
-        if link.is_dir():
-            return folder / link.readlink(), value
-    return None
-
-
-def drop_dangling(folder: Path) -> None:
-    """Remove second names of what is no longer there."""
-    for link in _links(folder):
-        if not link.exists():
-            link.unlink(missing_ok=True)
-
-
-def _links(folder: Path) -> list[Path]:
-    """All second names in a run's folder of checkpoints."""
-    return [path for path in folder.glob("*=*") if path.is_symlink()] if folder.is_dir() else []
 
 
 # ------------------------------------------------------------------------------------------------ its files

@@ -19,7 +19,7 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.hosts.bridge.saved import BRIDGE, step_of
-from nemo_elastic.hosts.common.checkpoints import LIST, best
+from nemo_elastic.hosts.common.checkpoints import LIST
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.hosts.bridge.layouts import (
     ALONE,
@@ -148,15 +148,10 @@ def test_a_checkpoint_has_a_list_of_its_files(place: Path, name: str) -> None:
     assert ranks == ({"0"} if name == "whole" else {"0", "1"})
 
 
-def test_the_newest_and_the_best_are_kept(place: Path) -> None:
+def test_as_many_are_kept_as_the_recipe_says(place: Path) -> None:
     run = place / "kept" / "checkpoints"
-    (heldout,) = {json.dumps(line["losses"]) for line in lines(place / "kept", "heldout")}
-    losses = json.loads(heldout).values()
-    top = best(run)
-    assert top == (run / "iter_0000004", round(sum(losses) / len(losses), 4))
     assert folders(run) == {"iter_0000004"}
-    whole, named = (open_source(folder) for folder in (run, run / f"best_iter_0000004-val_loss={top[1]:.4f}"))
-    assert whole.family is not None and named.family is not None and list(whole.family) == list(named.family)
+    assert open_source(run).family is not None
 
 
 def passed_over(place: Path, name: str) -> str:

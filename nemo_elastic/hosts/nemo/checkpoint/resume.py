@@ -29,7 +29,7 @@ from torch.distributed.checkpoint import CheckpointException
 from nemo_elastic.errors import INTERRUPTED, STOPPED, ElasticError
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.stored import first_line
-from nemo_elastic.hosts.common.checkpoints import drop_dangling, on_first, write_list
+from nemo_elastic.hosts.common.checkpoints import on_first, write_list
 from nemo_elastic.hosts.common.same_family import check_same_family, may_change
 from nemo_elastic.megatron.cpu import cuda_as_cpu
 
@@ -111,8 +111,7 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
     """ModelCheckpoint of which each save can be trusted.
 
     It never overwrites a whole checkpoint of the same step, leaves nothing half-written, writes down what a checkpoint
-    consists of, and keeps more than the last: should that be damaged, there is one to go back to. Where a figure of
-    the validation is monitored, the best is kept as well, and its second name says the figure.
+    consists of, and keeps more than the last: should that be damaged, there is one to go back to.
 
     Attributes:
         kept: how many are kept of those called `*-last`; while one is written there is one more.
@@ -122,37 +121,14 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
 
     def setup(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
         """As the base class; what is damaged makes room, for its name will be written again."""
-        self._validated: tuple[int, float] | None = None  # step, and what is monitored
         if self.dirpath:
             on_first(lambda: NEMO.set_aside(Path(self.dirpath)))
-            on_first(lambda: drop_dangling(Path(self.dirpath)))
         super().setup(trainer, *args, **kwargs)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
         if trainer.ckpt_path:
             self._last_global_step_saved = trainer.global_step
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """As the base class, which writes a checkpoint where this step has none; then it may be the best."""
-        value = trainer.callback_metrics.get(self.monitor)
-        if not trainer.sanity_checking and value is not None and str(self.monitor).startswith("val"):
-            self._validated = trainer.global_step, float(value)
-        super().on_validation_end(trainer, pl_module)
-        self._name_best(self.last_model_path, self._last_global_step_saved)
-
-    def _name_best(self, filepath: str, step: int) -> None:
-        """Called when a checkpoint is written, and when a figure is there; which comes first differs."""
-        target = ckpt_to_dir(filepath) if filepath else None
-        if target is None or self._validated is None or self._validated[0] != step or not is_global_rank_zero():
-            return
-        if NEMO.is_whole(target) and target.name.endswith("last"):
-            NEMO.name_best(target, str(self.monitor), self._validated[1], self.mode)
-
-    def nemo_topk_check_previous_run(self) -> None:
-        """As the base class, which knows of no second names: it would remove what they mean, or fail."""
-        if self.save_top_k:
-            super().nemo_topk_check_previous_run()
 
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         if self._last_global_step_saved == trainer.global_step > 0 and NEMO.is_whole(ckpt_to_dir(filepath)):
@@ -176,7 +152,6 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
         def done() -> None:
             on_first(lambda: write_list(ckpt_to_dir(filepath), global_step))
             finish()
-            self._name_best(filepath, global_step)
 
         return done
 

@@ -32,9 +32,6 @@ class NemoCheckpoints(Checkpoints):
     def aside(self, checkpoint: Path) -> str:
         return f"{checkpoint.name}-damaged"
 
-    def best_name(self, checkpoint: Path, figure: str) -> str:
-        return f"{checkpoint.name.removesuffix('-last')}-{figure}"
-
 
 NEMO = NemoCheckpoints()
 

@@ -64,8 +64,6 @@ def stage_checkpoint(dir: str, curriculum: Curriculum, number: int) -> str:
 def checkpoints(every: int) -> run.Config:
     """NeMo's checkpoints with names that are known beforehand. As `ElasticCheckpoint` writes them, two are kept.
 
-    One is written after each validation, too. The best of those stays; its second name tells its held-out loss.
-
     Args:
         every: steps between them. A new one is whole before the one before it goes.
     """
@@ -74,7 +72,6 @@ def checkpoints(every: int) -> run.Config:
         filename=FILENAME,
         save_last=True,
         save_top_k=0,
-        monitor="val_loss",
         every_n_train_steps=every,
         save_optim_on_train_end=True,
     )
