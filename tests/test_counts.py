@@ -47,7 +47,7 @@ NUMBERS = numbers()
 
 
 def test_they_are_found() -> None:
-    assert len(NUMBERS) >= 20 and ("verify", "--tokens", int) in NUMBERS and ("rank", "--save-every", float) in NUMBERS
+    assert len(NUMBERS) >= 20 and ("verify", "--tokens", int) in NUMBERS and ("chat", "--top-p", float) in NUMBERS
 
 
 @pytest.mark.parametrize(("command", "option", "kind"), NUMBERS)

@@ -77,7 +77,6 @@ OPENED: dict[tuple[str, str], str] = {
     ("profile/engines.py", "open"): "its own output",
     ("profile/engine_worker.py", "read_text"): "the system's account of its processors",
     ("profile/engine_worker.py", "AutoConfig.from_pretrained"): "its own output",
-    ("ranking/unfinished.py", "safe_open"): "what that function has just opened; the library takes a path alone",
     ("rehearsal/bridge/watch.py", "shutil.copytree"): "its own run's checkpoint",
     ("rehearsal/findings.py", "read_text"): "its own output",
     ("rehearsal/report.py", "log.read_text"): "its own output",

@@ -15,14 +15,13 @@ from nemo_elastic.cli.options import BATCH as MOST
 from nemo_elastic.cli.options import TOKENS, as_json, print_json, within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from nemo_elastic.core.family import Parent
     from nemo_elastic.data.given import Given
     from nemo_elastic.evaluation.perplexity import Window
     from nemo_elastic.formats.source import Source
-    from nemo_elastic.nn.nemotron_h import NemotronH
-    from nemo_elastic.ranking import Ranking, RankOptions, Rows, Unfinished
+    from nemo_elastic.ranking import Rows
 
 __all__ = ["command"]
 
@@ -44,9 +43,6 @@ _MIN_HEAD_DIM = within(
     "Fewest channels of a Mamba head that a member will have, as in axes.mamba_head_dim: so many of its best "
     "score a head. All of the parent's by default.",
 )
-_SAVE_EVERY = within(
-    0.0, 1e9, "--save-every", "Seconds between saves of what is measured: a ranking that was killed goes on."
-)
 
 
 def command(
@@ -60,14 +56,10 @@ def command(
     experts: Annotated[str, _EXPERTS] = "mean",
     min_depth: Annotated[int | None, _MIN_DEPTH] = None,
     min_head_dim: Annotated[int | None, _MIN_HEAD_DIM] = None,
-    save_every: Annotated[float, _SAVE_EVERY] = 60.0,
-    force: Annotated[bool, options.force("an existing ranking, finished or not")] = False,
+    force: Annotated[bool, options.force("an existing ranking")] = False,
     json: Annotated[bool, as_json("digest and depth order")] = False,
 ) -> None:
     """Measure the importance of channels, heads and layers with forward passes only.
-
-    What is measured so far lies beside the output, in `ranking.unfinished.safetensors`, until the ranking is done.
-    The same command goes on from there.
 
     Example: `nemo-elastic rank parent/ --data data/ --out ranking/`
     """
@@ -76,7 +68,8 @@ def command(
     from nemo_elastic.config.sections import ImportanceConfig
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.io.outputs import check_output
-    from nemo_elastic.ranking import RANKING, RankOptions, Unfinished
+    from nemo_elastic.nn.forward import Layers
+    from nemo_elastic.ranking import RANKING, RankOptions, rank
     from nemo_elastic.runtime import load_family
 
     check_output(out, force, parent, data, kind=RANKING)
@@ -91,7 +84,6 @@ def command(
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
-    unfinished = Unfinished(f"{out}.unfinished.safetensors", model.parameters, save_every, None if json else say)
     options = RankOptions(
         ffn=ffn,
         experts=experts,
@@ -101,44 +93,19 @@ def command(
         head_channels=min_head_dim,
     )
 
-    ranking = _rank(model, given, (samples, length), options, unfinished, say, force=force, quiet=json)
+    ranking = rank(
+        Layers(model.weights()),
+        model.parent,
+        _batches(given, samples, length),
+        options,
+        progress=None if json else (lambda phase, done, total: say(f"{phase}: {done}/{total or '?'}")),
+        provenance={"data": given.digest, "sequences": samples, "length": length},
+    )
     ranking.save(out, force, [parent, data])
-    unfinished.remove()
     if json:
         print_json({"digest": ranking.digest, "depth": list(ranking.depth)})
         return
     say(f"{out}: digest {ranking.digest}; layers from least important: {list(ranking.depth)}")
-
-
-def _rank(
-    model: NemotronH, given: Given, size: tuple[int, int], options: RankOptions, unfinished: Unfinished,
-    say: Callable[[str], None], *, force: bool, quiet: bool,
-) -> Ranking:  # fmt: skip
-    """The ranking over (sequences, tokens of one): resumed where one was begun, anew with `force` if another was."""
-    from nemo_elastic.nn.forward import Layers
-    from nemo_elastic.ranking import OtherRanking, rank
-
-    samples, length = size
-
-    def run() -> Ranking:
-        return rank(
-            Layers(model.weights()),
-            model.parent,
-            _batches(given, samples, length),
-            options,
-            progress=None if quiet else (lambda phase, done, total: say(f"{phase}: {done}/{total or '?'}")),
-            provenance={"data": given.digest, "sequences": samples, "length": length},
-            unfinished=unfinished,
-        )
-
-    try:
-        return run()
-    except OtherRanking as other:
-        if not force:
-            raise
-        say(f"{other}: starting anew")
-        unfinished.remove()
-        return run()
 
 
 def _check_shape(parent: Parent, min_depth: int | None, min_head_dim: int | None) -> None:

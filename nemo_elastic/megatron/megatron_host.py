@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,9 +24,8 @@ from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Probe
-from nemo_elastic.ranking import Ranking, Unfinished
+from nemo_elastic.ranking import Ranking
 from nemo_elastic.ranking.scores import Layered, Shards
-from nemo_elastic.ranking.unfinished import unfinished_file
 
 from .choice import ElasticState
 from .compat import named_parameters, named_weights
@@ -176,19 +174,6 @@ class MegatronHost:
 
     def shards(self) -> Shards | None:
         return self.layers().shards
-
-    def unfinished(self, out: Path) -> Unfinished:
-        """Where the ranks that hold one model together write down what they have measured, until members are found.
-
-        Raises:
-            OtherRanking: an earlier run was killed that ran on other ranks.
-        """
-        group, rank = parallel_state.get_tensor_and_context_parallel_group(), parallel_state.get_data_parallel_rank()
-        assert group is not None
-        ranks = parallel_state.get_data_parallel_world_size(), parallel_state.get_expert_model_parallel_world_size()
-        path = unfinished_file(out, group.size(), *ranks, rank)
-        say = None if rank else lambda line: print(f"  {line}", flush=True)
-        return Unfinished(path, lambda: self.weights().values(), say=say, group=group)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """This rank's shards of the parent's tensors, by megatron-core's name."""

@@ -19,22 +19,19 @@ if TYPE_CHECKING:
     from .measure import rank
     from .rows import Rows
     from .scores import Layered, Reduce, Shards, Statistics
-    from .unfinished import OtherRanking, Unfinished
 
 __all__ = [
-    "RANKING", "Layered", "OtherRanking", "RankOptions", "Ranking", "Reduce", "Rows", "Shards", "Statistics",
-    "Unfinished", "number_before", "permutation", "rank", "sort",
+    "RANKING", "Layered", "RankOptions", "Ranking", "Reduce", "Rows", "Shards", "Statistics", "number_before",
+    "permutation", "rank", "sort",
 ]  # fmt: skip
 
 #: public name -> module that defines it
 _HOME = {
     "Layered": ".scores",
-    "OtherRanking": ".unfinished",
     "Reduce": ".scores",
     "Rows": ".rows",
     "Shards": ".scores",
     "Statistics": ".scores",
-    "Unfinished": ".unfinished",
     "rank": ".measure",
 }
 

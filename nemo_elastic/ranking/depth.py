@@ -14,7 +14,6 @@ those of measuring every candidate whole, bit for bit, on models whose layers gi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -48,21 +47,6 @@ def squared_error(
         else:
             total += part.square().sum(dim=-1, dtype=torch.float64) @ weights_bl.flatten()[i : i + CHUNK].double()
     return float(total)
-
-
-@dataclass
-class Drops:
-    """Rounds that were measured.
-
-    Attributes:
-        layers: in the order in which they went.
-        scores: of each when it went.
-        last: scores in the last round of the layers that were left by then, where all of them were measured.
-    """
-
-    layers: list[int] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    last: dict[int, float] = field(default_factory=dict)
 
 
 class Depth:
@@ -180,8 +164,7 @@ class Depth:
 def iterative_mse(
     depth: Depth,
     exact: int | None = None,
-    known: Drops | None = None,
-    progress: Callable[[Drops, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Order:
     """Layers from least to most important by `Depth`'s score.
 
@@ -191,8 +174,7 @@ def iterative_mse(
     Args:
         depth: has the samples; the same ones serve all rounds.
         exact: rounds that are measured; the layers left then keep the order of the last round. None: all.
-        known: rounds that were measured before, with the same samples and `exact`; goes on from there.
-        progress: called after each round with all rounds so far and the number there will be.
+        progress: called after each round with the rounds so far and the number there will be.
 
     Returns:
         Layer indices, and each one's score when it was dropped: None for the last layer, which cannot be dropped, and
@@ -202,23 +184,23 @@ def iterative_mse(
         ElasticError: logits are not finite or all zero.
     """
     rounds = depth.layers - 1 if exact is None else min(exact, depth.layers - 1)
-    drops = known if known is not None else Drops()
-    kept = [j for j in range(depth.layers) if j not in set(drops.layers)]
-    for done in range(len(drops.layers), rounds):
-        if done + 1 == rounds:  # what is left after it is ordered by it
-            scores = depth.scores(kept)
-            least = min(kept, key=lambda j: (scores[j], j))
-            drops.last, score = scores, scores.pop(least)
+    kept, dropped, scores = list(range(depth.layers)), [], []
+    last: dict[int, float] = {}  # scores in the last round of the layers that are left by then
+    for done in range(1, rounds + 1):
+        if done == rounds:  # what is left after it is ordered by it
+            last = depth.scores(kept)
+            least = min(kept, key=lambda j: (last[j], j))
+            score = last.pop(least)
         else:
             least, score = depth.least(kept)
         kept.remove(least)
-        drops.layers.append(least)
-        drops.scores.append(score)
+        dropped.append(least)
+        scores.append(score)
         if progress is not None:
-            progress(drops, rounds)
-    rest = sorted(kept, key=lambda j: (drops.last.get(j, 0.0), j))
-    left = [drops.last.get(j) for j in rest] if len(rest) > 1 else [None]
-    return (*drops.layers, *rest), (*drops.scores, *left)
+            progress(done, rounds)
+    rest = sorted(kept, key=lambda j: (last.get(j, 0.0), j))
+    left = [last.get(j) for j in rest] if len(rest) > 1 else [None]
+    return (*dropped, *rest), (*scores, *left)
 
 
 def by_score(scores: np.ndarray) -> Order:

@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +12,11 @@ import torch
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn.gates import Probe
-from nemo_elastic.ranking.depth import Depth, Drops, Order, by_score, iterative_mse
+from nemo_elastic.ranking.depth import Depth, by_score, iterative_mse
 from nemo_elastic.ranking.orders import make_orders
 from nemo_elastic.ranking.ranking import Ranking, RankOptions
 from nemo_elastic.ranking.rows import Rows
 from nemo_elastic.ranking.scores import Layered, Reduce, Shards, Statistics, entered, through
-from nemo_elastic.ranking.unfinished import Measured, OtherRanking, Unfinished
 
 #: the depth's samples are split into so many pieces, for after each one layers are given up
 PIECES = 8
@@ -38,7 +34,6 @@ def rank(
     progress: Progress | None = None,
     reduce: Reduce | None = None,
     provenance: Mapping[str, Any] | None = None,
-    unfinished: Unfinished | None = None,
     shards: Shards | None = None,
 ) -> Ranking:
     """Rank every axis of a model by forward passes only (method §3).
@@ -56,8 +51,6 @@ def rank(
         reduce: sum of a tensor over the ranks that see other samples, the same bits on all ranks of the run; all ranks
             must call `rank` alike, with as many samples in batches of the same size, and then get the same ranking.
         provenance: JSON values kept with the ranking (which data, which parent, how many samples).
-        unfinished: where to write down from time to time what is measured, and to go on from. It stays there when the
-            ranking is done.
         shards: the ranks that hold the model together; they see the same samples.
 
     Returns:
@@ -65,17 +58,16 @@ def rank(
 
     Raises:
         ElasticError: no batch, or activations or logits that are not finite.
-        OtherRanking: what is written down belongs to another ranking.
     """
     options = options or RankOptions()
-    measuring = _Measuring(model, parent, options, reduce, unfinished, shards)
+    measuring = _Measuring(model, parent, options, reduce, shards)
     with torch.no_grad():
         measuring.look(batches, progress)
         scores = measuring.scores()
         if measuring.depth is None:
             depth, depth_scores = by_score(scores["depth"])
         else:
-            depth, depth_scores = measuring.order(measuring.depth, progress)
+            depth, depth_scores = iterative_mse(measuring.depth, options.depth_exact, _rounds(progress))
     orders = make_orders(parent, scores)
     return Ranking(parent, orders, scores, depth, depth_scores, options, {**measuring.seen(), **(provenance or {})})
 
@@ -89,68 +81,34 @@ class _Measuring:
         parent: Parent,
         options: RankOptions,
         reduce: Reduce | None,
-        unfinished: Unfinished | None,
         shards: Shards | None,
     ) -> None:
         self.model, self.parent, self.options = model, parent, options
-        self.reduce, self.unfinished = reduce, unfinished
+        self.reduce = reduce
         self.statistics = Statistics(parent, options, shards)
         over_logits = _in_turn(shards.logits if shards is not None else None, reduce)
         self.depth = Depth(model, parent.num_layers, over_logits, shards) if options.depth == "mse" else None
         self.samples = self.tokens = self.counted = self.depth_samples = self.length = 0
-        self.ranks, self.apart = 1, unfinished is not None  # whether one may have measured what others have not
         self.device = torch.device("cpu")
-        self.known = Measured()
-        earlier = unfinished.load(parent, options) if unfinished is not None else None
-        if earlier is not None:
-            self.known = earlier
-            self.statistics.restore(earlier.sums, earlier.samples)
 
     def look(self, batches: Iterable[Rows | torch.Tensor], progress: Progress | None) -> None:
-        """Every batch through the model, but for those that went through it before the ranking was killed."""
-        before, digest, done = self.known, hashlib.sha256(), 0
+        """Every batch through the model."""
         for done, batch in enumerate(batches, 1):
             rows = Rows.of(batch)
             if done == 1:
                 self._start(rows)
-            digest.update(rows.content())
-            again = done <= before.batches
-            changed = done == before.batches and digest.hexdigest() != before.data
-            if changed or (before.complete and not again):
-                raise self._other_data()
-            self._batch(rows, self._probe(again))
-            if again:
-                continue
+            self._batch(rows)
             if progress is not None:
                 progress("widths", done, 0)
-            if self.unfinished is not None and self.unfinished.due:
-                self._save(Measured(done, digest.hexdigest(), False, *self.statistics.snapshot()))
-        if done < before.batches:
-            raise self._other_data()
         if not self.samples:
             raise ElasticError("ranking: no data; give at least one batch")
-        # sums of this rank alone: a run that goes on adds them up over the ranks anew
-        self.known = Measured(done, digest.hexdigest(), True, *self.statistics.snapshot(), before.drops)
 
     def _start(self, first: Rows) -> None:
         """This rank's share of the samples that the depth is measured on, and about how long they are on all ranks."""
         self.device = first.tokens_bl.device
         ranks, lengths = self._sum([1.0, float(first.tokens_bl.shape[1])])
-        self.ranks, self.length = int(ranks), int(lengths / ranks)
-        self.depth_samples = -(-self.options.depth_samples // self.ranks)
-
-    def _probe(self, again: bool) -> Probe | None:
-        """What watches the next batch; None where no rank has to run it.
-
-        A killed run's ranks have written down what they knew, each at its own time. A batch that one of them has to
-        measure all run: those that share experts cannot run alone.
-        """
-        if self.apart:
-            needed = int(self._sum([float(not again)])[0])
-            self.apart = needed < self.ranks  # from there on all need all
-            if again and needed:
-                return lambda *_: None
-        return None if again else self.statistics
+        self.length = int(lengths / ranks)
+        self.depth_samples = -(-self.options.depth_samples // int(ranks))
 
     def _sum(self, values: list[float]) -> list[float]:
         """Over the ranks that see other samples."""
@@ -166,54 +124,31 @@ class _Measuring:
             del figures["counted"]
         return figures
 
-    def _batch(self, rows: Rows, probe: Probe | None) -> None:
-        """One batch: what the depth needs of it in pieces, the rest as it is; None runs nothing of it."""
+    def _batch(self, rows: Rows) -> None:
+        """One batch: what the depth needs of it in pieces, the rest as it is."""
         wanted = max(0, self.depth_samples - self.samples) if self.depth is not None else 0
         front, rest = rows[:wanted], rows[wanted:]
         size = max(-(-self.depth_samples // PIECES), -(-LEAST_TOKENS // self.length))
         for piece in front.split(size):
             assert self.depth is not None
-            self.depth.add(piece, None if probe is None else self._widths(piece, probe))
-        if len(rest) and probe is not None:
-            self._widths(rest, probe)
+            self.depth.add(piece, self._widths(piece))
+        if len(rest):
+            self._widths(rest)
         self.samples, self.tokens = self.samples + len(rows), self.tokens + rows.tokens_bl.numel()
         self.counted += rows.counted
 
-    def _widths(self, rows: Rows, probe: Probe) -> torch.Tensor:
+    def _widths(self, rows: Rows) -> torch.Tensor:
         self.statistics.weigh(rows.weights_bl)
         model, stream = entered(self.model, rows)
-        return through(model, range(self.parent.num_layers), stream, probe)
+        return through(model, range(self.parent.num_layers), stream, self.statistics)
 
     def scores(self) -> dict[str, np.ndarray]:
         """Of all widths, over all ranks."""
         return self.statistics.reduce(self.reduce, self.device).scores()
 
-    def order(self, depth: Depth, progress: Progress | None) -> Order:
-        """Of the layers."""
 
-        def tell(drops: Drops, total: int) -> None:
-            if progress is not None:
-                progress("depth", len(drops.layers), total)
-            if self.unfinished is not None and self.unfinished.due:
-                self._save(replace(self.known, drops=drops))
-
-        return iterative_mse(depth, self.options.depth_exact, self._agreed(self.known.drops), tell)
-
-    def _agreed(self, drops: Drops) -> Drops:
-        """The rounds that every rank knows: each writes down its own at its own time."""
-        if self.reduce is None or self.unfinished is None:
-            return drops
-        known = [float(n == len(drops.layers)) for n in range(self.parent.num_layers)]
-        least = next(n for n, ranks in enumerate(self._sum(known)) if ranks)
-        return drops if least == len(drops.layers) else Drops(drops.layers[:least], drops.scores[:least])
-
-    def _save(self, measured: Measured) -> None:
-        assert self.unfinished is not None
-        self.unfinished.save(self.parent, self.options, measured)
-
-    def _other_data(self) -> OtherRanking:
-        assert self.unfinished is not None
-        return self.unfinished.other("data")
+def _rounds(progress: Progress | None) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress("depth", done, total)
 
 
 def _in_turn(first: Reduce | None, then: Reduce | None) -> Reduce | None:

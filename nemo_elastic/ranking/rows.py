@@ -74,10 +74,3 @@ class Rows:
             weights_bl=F.pad(weights_bl, (0, more)),
             documents=documents,
         )
-
-    def content(self) -> bytes:
-        """What tells these rows from others; of plain ones their shape and tokens."""
-        out = str(tuple(self.tokens_bl.shape)).encode() + self.tokens_bl.cpu().numpy().tobytes()
-        if self.weights_bl is not None:
-            out += self.weights_bl.cpu().numpy().tobytes()
-        return out if self.documents is None else out + str(self.documents.ends).encode()

@@ -9,7 +9,7 @@ taken last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -198,15 +198,6 @@ class Statistics:
             self.sums[name] = total + other.sums[name].to(total.device)
             self.samples[name] += other.samples[name]
         return self
-
-    def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        """Copies of the sums and of how many samples are in each, to be given to `restore`."""
-        return {name: total.cpu().numpy().copy() for name, total in self.sums.items()}, dict(self.samples)
-
-    def restore(self, sums: Mapping[str, np.ndarray], samples: Mapping[str, int]) -> None:
-        """Go on from a snapshot of the same parent and options."""
-        self.sums = {name: torch.from_numpy(sums[name].copy()) for name in self.sums}
-        self.samples = {name: samples[name] for name in self.sums}
 
     def reduce(self, reduce: Reduce | None, device: torch.device | str | None = None) -> Statistics:
         """Sum over ranks. All ranks call it once, with the same keys in the same order.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +18,7 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Probe
-from nemo_elastic.ranking import Ranking, Rows, Unfinished
+from nemo_elastic.ranking import Ranking, Rows
 from nemo_elastic.ranking.scores import Layered, Shards
 
 __all__ = ["Host", "Output"]
@@ -110,10 +109,6 @@ class Host(Protocol):
 
     def shards(self) -> Shards | None:
         """The ranks that hold the model together; None where each holds it whole."""
-        ...
-
-    def unfinished(self, out: Path) -> Unfinished:
-        """Where a ranking under `out` is written down while it runs."""
         ...
 
     def sort(self, ranking: Ranking) -> None:

@@ -58,7 +58,6 @@ def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
         space = family.space(family.parent, list(ranking.depth))
         space.check_budgets(config.budgets)
         shapes = find_shapes(family, host, space, out)
-    host.unfinished(out).remove()
     if members.router is None:
         members.drop_order.copy_(torch.tensor(space.whole_drop_order))
     if members.router is not None and config.router is not None:
@@ -74,12 +73,10 @@ def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
 def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
     """The ranking named in the block, checked against the parent; or a new one, saved under `out`.
 
-    Layers are dropped one by one down to the smallest depth of the block; those beyond are not measured. A new ranking
-    goes on where an earlier run was killed.
+    Layers are dropped one by one down to the smallest depth of the block; those beyond are not measured.
 
     Raises:
         ElasticError: a ranking of another parent, or of fewer drops than the block's smallest depth needs.
-        OtherRanking: an earlier run was killed that ranked another parent, on other data or otherwise.
     """
     config, parent = family.config, family.parent
     axes = config.resolve_axes(parent)
@@ -108,7 +105,6 @@ def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
         progress=_progress(host, "ranking"),
         reduce=host.agree,
         provenance=provenance,
-        unfinished=host.unfinished(out),
         shards=host.shards(),
     )
     behind = host.layers_behind()

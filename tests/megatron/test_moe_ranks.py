@@ -20,7 +20,7 @@ from nemo_elastic.core.layout import named, selection, tensors
 from nemo_elastic.formats.adapter import from_megatron, to_megatron
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.ranking import Ranking, RankOptions, Rows, rank, sort
+from nemo_elastic.ranking import RankOptions, Rows, rank, sort
 from tests.shapes import LATENT, MOE
 from tests.support.ranks import free_port
 
@@ -98,8 +98,7 @@ def worker(rank: int, port: int, folder: str) -> None:
             for key, value in weights_of(model).items():
                 value.copy_(shares[key])
         out = {"trained": trained(model.train(), ranks, ranks.share(saved["tokens"], rank))}
-        (Path(folder) / name).mkdir(exist_ok=True)
-        out |= ranked(model.eval(), ranks, saved["samples"], Path(folder) / name)
+        out |= ranked(model.eval(), ranks, saved["samples"])
         torch.save(out, Path(folder) / f"{name} {rank}.pt")
         parallel_state.destroy_model_parallel()
 
@@ -156,40 +155,21 @@ def rows_of(samples: torch.Tensor) -> list[Rows]:
     return Rows(samples, weights, documents).split(len(samples) // BATCHES)
 
 
-def ranked(model: Any, ranks: Ranks, samples: torch.Tensor, folder: Path) -> dict[str, Any]:
-    """Rank, and again from where two ranks that were killed had come; sort; what this rank then holds and gives."""
+def ranked(model: Any, ranks: Ranks, samples: torch.Tensor) -> dict[str, Any]:
+    """Rank and sort; what this rank then holds and gives."""
     import torch.distributed as dist
-    from megatron.core import parallel_state
 
     from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.megatron_host import MegatronHost
 
-    host, at = MegatronHost(model.state, model), dist.get_rank()
-    own = ranks.share(samples, at)
-    unfinished = host.unfinished(folder)
-    unfinished.every = 0.0
-    kept = folder / f"kept {at}"
-
-    def watch(phase: str, done: int, total: int) -> None:
-        """Before what was measured is written down: after two batches, on some ranks after one."""
-        if phase == "widths" and done == 3 - parallel_state.get_data_parallel_rank() % 2 and unfinished.first:
-            shutil.copy(unfinished.path, kept)
-
-    def measured(progress: Any = None) -> Ranking:
-        batches, more = rows_of(own), {"unfinished": unfinished, "shards": host.shards()}
-        return rank(host.layers(), ranks.parent, batches, RANKED, progress, host.agree, **more)
-
+    host = MegatronHost(model.state, model)
+    own = ranks.share(samples, dist.get_rank())
     with cuda_as_cpu(), torch.no_grad():
-        actual = measured(watch)
-        if unfinished.first:
-            kept.rename(unfinished.path)
-        dist.barrier()
-        again = measured()
+        actual = rank(host.layers(), ranks.parent, rows_of(own), RANKED, reduce=host.agree, shards=host.shards())
         before = model(own, None, None)
         host.sort(actual)
         return {
             "scores": actual.scores, "orders": actual.orders, "depth": (actual.depth, actual.depth_scores),
-            "again": again.scores, "depth again": (again.depth, again.depth_scores),
             "before": before, "after": model(own, None, None), "sorted": host.weights(),
         }  # fmt: skip
 
@@ -268,10 +248,3 @@ def test_ranks_rank_and_sort_as_one(place: Path, name: str) -> None:
         assert all(torch.equal(value, shares[key]) for key, value in actual["sorted"].items())
     count, before = 8 // ranks.expert, parent.axis("experts").order_to_layout(wanted.orders["experts.1"])
     assert (before // count != np.arange(8) // count).any() == (ranks.expert > 1)
-
-
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_a_killed_ranking_goes_on_where_its_ranks_had_come_differently_far(place: Path, name: str) -> None:
-    for actual in left(place, name)[1]:
-        assert actual["depth again"] == actual["depth"]
-        assert all(np.array_equal(scores, actual["scores"][key]) for key, scores in actual["again"].items())

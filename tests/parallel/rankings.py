@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One parent, ranked, sorted and searched in several layouts of ranks; killed in the middle of one of them.
+"""One parent, ranked, sorted and searched in several layouts of ranks.
 
 python -m tests.parallel.rankings FOLDER PART...: leaves what one rank and the parts that are named have found, and
 `rankings.json`, for `test_rankings.py`.
@@ -9,12 +9,9 @@ python -m tests.parallel.rankings FOLDER PART...: leaves what one rank and the p
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +26,8 @@ SEARCHED = {
 }
 #: the other ways to measure
 FAST = {"importance": {"samples": 4, "ffn": "first", "aggregation": "mean", "depth": "cosine"}}
-#: ranks that share a model, of which one is killed in the middle of its save
-KILLED, SAVE = Layout(tensor=2, sequence=True), 6
-
-
-def killed(place: Path, out: Path, layout: Layout, save: int) -> None:
-    """Rank, saving at every chance; the rank that writes is killed when its save is written but not in its place."""
-    from nemo_elastic.ranking import unfinished
-    from tests.parallel import runs
-
-    unfinished.EVERY = 0.0
-    put, left = os.replace, [save]
-
-    def replaced(source: Any, target: Any, **options: Any) -> None:
-        if Path(target).name.startswith("ranking.unfinished"):
-            left[0] -= 1
-            if not left[0]:
-                os.kill(os.getpid(), signal.SIGKILL)
-        put(source, target, **options)
-
-    os.replace = replaced
-    runs.rank(place, out, layout, out / "ranked", **SEARCHED)
+#: ranks that share a model
+SHARED = Layout(tensor=2, sequence=True)
 
 
 def from_the_teacher(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
@@ -86,27 +64,12 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     for layout in (ONE, Layout(tensor=2, sequence=True)) if "fast" in parts else ():
         whole(f"fast-{layout.name}", layout, **FAST)
     results: dict[str, Any] = {"parent": str(runs.parent(place))}
-    if "kill" in parts:
-        results |= kill(place, run)
-    for layout in (ONE, replace(KILLED, sharded=True)) if "straight" in parts else ():
+    for layout in (ONE, replace(SHARED, sharded=True)) if "straight" in parts else ():
         name = f"straight-{layout.tensor}"
         (facts, *_) = forks.run(place / name / "log", layout.world, from_the_teacher, place, place / name, layout)
         results[name] = facts
     stages = Layout(pipeline=2, teacher=False)
     results["stages"] = dict(zip(("codes", "said"), run("stages", stages, from_the_teacher), strict=True))
-    return results
-
-
-def kill(place: Path, run: Callable[..., tuple[list[int], list[str]]]) -> dict[str, Any]:
-    """A ranking that is killed, then refused to other ranks, then done by the same."""
-    from tests.parallel import runs
-
-    results: dict[str, Any] = {}
-    results["kill"] = dict(zip(("codes", "said"), run("killed", KILLED, killed, SAVE), strict=True))
-    results["left"] = sorted(p.name for p in (place / "killed" / "elastic").glob("ranking*"))
-    other = partial(run, "killed", function=runs.rank, checkpoint=place / "killed" / "ranked", **SEARCHED)
-    results["other"] = dict(zip(("codes", "said"), other(layout=Layout(data=2)), strict=True))
-    results["again"] = dict(zip(("codes", "said"), run("killed", KILLED, killed, 0), strict=True))
     return results
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nemo_elastic.ranking import Ranking, sort
-from tests.parallel.rankings import KILLED, LAYOUTS, ONE
+from tests.parallel.rankings import LAYOUTS, ONE, SHARED
 from tests.parallel.runs import BLOCK, LENGTH, SHAPE
 from tests.workers import part, parts, work
 
@@ -53,7 +53,7 @@ def assert_same(results: Ranking, wanted: Ranking) -> None:
 
 
 @pytest.mark.parametrize(
-    "layout", [pytest.param(x, marks=part(x.name, long=x is not KILLED), id=x.name) for x in LAYOUTS]
+    "layout", [pytest.param(x, marks=part(x.name, long=x is not SHARED), id=x.name) for x in LAYOUTS]
 )
 def test_every_layout_finds_the_orders_members_and_weights_of_one_rank(place: Path, layout: Any) -> None:
     from tests.parallel.compare import held
@@ -93,34 +93,7 @@ def test_only_the_drops_of_the_smallest_depth_are_measured(place: Path) -> None:
 @pytest.mark.long
 @pytest.mark.part("fast")
 def test_other_ways_to_measure_are_those_of_one_rank_too(place: Path) -> None:
-    assert_same(ranking(place, f"fast-{KILLED.name}"), ranking(place, f"fast-{ONE.name}"))
-
-
-@pytest.mark.part("kill", KILLED.name)
-def test_ranks_that_share_a_model_go_on_together_after_a_kill(place: Path, results: dict[str, Any]) -> None:
-    kill, again = results["kill"], results["again"]
-    assert kill["codes"][0] == -9, kill["said"]
-    assert kill["codes"][1] != 0
-    assert results["left"] == ["ranking.unfinished-tp2-dp1-0.safetensors"]
-    assert again["codes"] == [0, 0], again["said"]
-    assert "going on after 4 batches and 1 dropped layers" in again["said"][0]
-    assert "ranking: widths" not in again["said"][0]
-    for file in ("ranking.json", "ranking.safetensors"):
-        files = [place / name / "elastic" / "ranking" / file for name in ("killed", KILLED.name)]
-        assert files[0].read_bytes() == files[1].read_bytes()
-    assert sorted(p.name for p in (place / "killed" / "elastic").iterdir()) == ["ranking", "shapes.json"]
-
-
-@pytest.mark.part("kill")
-def test_other_ranks_do_not_go_on_and_all_of_them_say_so(results: dict[str, Any]) -> None:
-    other = results["other"]
-    assert other["codes"] == [2, 2], other["said"]
-    for said in other["said"]:
-        line = said.splitlines()[-1]
-        assert line.endswith(
-            "killed/elastic/ranking.unfinished-*.safetensors: an unfinished ranking with other ranks than these "
-            "(tensor-parallel size 1, data-parallel size 2); remove it to start anew"
-        )
+    assert_same(ranking(place, f"fast-{SHARED.name}"), ranking(place, f"fast-{ONE.name}"))
 
 
 @pytest.mark.long

@@ -1,14 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""`nemo-elastic rank`: streams, measures as many drops as a family uses, and goes on after a SIGKILL."""
+"""`nemo-elastic rank`: streams, and measures as many drops as a family uses."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +17,6 @@ from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT as SHAPE
 from tests.texts import spoiled
-from tests.workers import environment
 
 PARENT = replace(SHAPE, pattern="M-M*-M-M", vocab=512)
 SIZE = ("--samples", "20", "--length", "64")
@@ -54,56 +49,6 @@ def run(capsys, *given):
         code = end.code or 0
     said = capsys.readouterr()
     return code, said.out, " ".join(said.err.split())
-
-
-def start(*given, module="nemo_elastic"):
-    """Exit code and stderr of a process of its own."""
-    command = [sys.executable, "-m", module, *given]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment())
-    return done.returncode, " ".join(done.stderr.split())
-
-
-def folder(path):
-    return {p.name: p.read_bytes() for p in path.iterdir()}
-
-
-@pytest.mark.slow
-def test_killed_again_and_again_it_ends_with_the_same_bytes(place, tmp_path):
-    code, said = start(*arguments(place, tmp_path / "whole"))
-    assert code == 0, said
-    out, unfinished = tmp_path / "out", tmp_path / "out.unfinished.safetensors"
-    killed = 0
-    while True:  # every run is killed while it saves for the third time, until one saves less often
-        code, said = start("3", *arguments(place, out, "--save-every", "0"), module="tests.ranking.killed_worker")
-        known = (
-            f"{unfinished}: going on after {min(3, 2 * killed)} batches and {max(0, 2 * killed - 3)} dropped layers"
-        )
-        assert (known in said) == (killed > 0), said
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL and unfinished.exists() and not out.exists(), said
-        killed += 1
-    assert killed == 4  # after 3 batches and 7 rounds it saves: twice in each run
-    assert folder(out) == folder(tmp_path / "whole")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
-
-
-def test_an_unfinished_ranking_of_another_parent_is_refused_or_replaced(place, tmp_path, capsys, monkeypatch):
-    from nemo_elastic.ranking import Unfinished
-
-    out, unfinished = tmp_path / "out", tmp_path / "out.unfinished.safetensors"
-    monkeypatch.setattr(Unfinished, "remove", lambda self: None)
-    assert run(capsys, *arguments(place, out, "--save-every", "0"))[0] == 0
-    monkeypatch.undo()
-    assert unfinished.exists()
-    shutil.rmtree(out)
-    code, _, said = run(capsys, *arguments(place, out, parent="another"))
-    assert code == 2 and "an unfinished ranking with other weights; remove it to start anew" in said
-    code, _, said = run(capsys, *arguments(place, out, "--force", parent="another"))
-    assert code == 0 and "with other weights; remove it to start anew: starting anew" in said
-    assert not unfinished.exists()
-    assert run(capsys, *arguments(place, tmp_path / "direct", parent="another"))[0] == 0
-    assert folder(out) == folder(tmp_path / "direct")
 
 
 def test_only_the_drops_that_a_depth_needs_are_measured(place, tmp_path, capsys):

@@ -123,4 +123,3 @@ def test_parts_of_rows_keep_what_is_theirs() -> None:
     assert longer.tokens_bl.shape == (3, 12) and longer.documents == Documents(((4, 9, 12), (9, 12), (3, 9, 12)))
     assert longer.counted == pytest.approx(rows.counted) and rows.padded(9) is rows
     assert Rows(rows.tokens_bl).padded(12).counted == 27
-    assert len({r.content() for r in (rows, Rows(rows.tokens_bl), Rows(rows.tokens_bl, rows.weights_bl), one)}) == 4

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import Ranking, Rows, Unfinished, sort
+from nemo_elastic.ranking import Ranking, Rows, sort
 
 
 class TorchHost:
@@ -72,9 +71,6 @@ class TorchHost:
 
     def shards(self) -> None:
         return None
-
-    def unfinished(self, out: Path) -> Unfinished:
-        return Unfinished(out / "ranking.unfinished.safetensors", self.model.parameters)
 
     def sort(self, ranking: Ranking) -> None:
         self.model.load_state_dict(sort(self.model.state_dict(), ranking, self.model.parent))
