@@ -165,7 +165,6 @@ class ElasticState:
 
     parent: Parent
     choice: Choice = None
-    probe: Probe | None = None
     rounding: Rounding | None = None
     prediction: Prediction | None = None
     _full: Subnet = field(init=False)
@@ -176,7 +175,7 @@ class ElasticState:
     def run(self, tp_group: Any, sequence_parallel: bool) -> Run:
         """Snapshot of the choice for one forward on this rank."""
         world = tp_group.size() if tp_group is not None else 1
-        choice, alike = self.choice, {"probe": self.probe, "world": world, "rounding": self.rounding}
+        choice, alike = self.choice, {"world": world, "rounding": self.rounding}
         if isinstance(choice, Subnet):
             subnet = None if choice == self._full else choice
             return Run(self.parent, subnet, **alike)

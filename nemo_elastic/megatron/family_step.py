@@ -54,7 +54,7 @@ class FamilyStep:
     ) -> torch.Tensor:
         """What all ranks but the last pass on of a micro-batch that trains one budget."""
         (sample,) = samples
-        self.family.remember(sample, tokens_bs, documents=documents)
+        self.family.remember(sample)
         teacher = self.family.teacher_of(self.host, tokens_bs, samples, documents)
         hidden = self.host.student(tokens_bs, sample.choice, documents)[1]
         if not self.teaches_in_pipeline:

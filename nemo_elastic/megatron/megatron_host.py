@@ -23,7 +23,7 @@ from nemo_elastic.core.prediction import PREFIX
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.nn.gates import Choice, Probe
+from nemo_elastic.nn.gates import Choice
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.ranking.scores import Layered, Shards
 
@@ -225,11 +225,6 @@ class MegatronHost:
 
     # ------------------------------------------------------------------ looking for what is not finite
 
-    @property
-    def pipeline_rank(self) -> int | None:
-        several = parallel_state.get_pipeline_model_parallel_world_size() > 1
-        return parallel_state.get_pipeline_model_parallel_rank() if several else None
-
     def gradient(self, parameter: Any) -> torch.Tensor:
         """Where megatron-core's data parallelism keeps it."""
         grad = getattr(parameter, "main_grad", None)
@@ -242,15 +237,6 @@ class MegatronHost:
             return name
         layers = self.core.decoder.layers
         return re.sub(r"(?<=layers\.)\d+", lambda match: str(layers[int(match[0])].layer_number - 1), name)
-
-    def watched(
-        self, tokens_bs: torch.Tensor | None, choice: Choice, probe: Probe, documents: Documents | None = None
-    ) -> torch.Tensor:
-        self.state.probe = probe
-        try:
-            return self.student(tokens_bs, choice, documents)[1]
-        finally:
-            self.state.probe = None
 
 
 def trained(chunks: Sequence[Any]) -> Iterable[tuple[str, Any]]:

@@ -17,7 +17,7 @@ import torch
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.nn.gates import Choice, Probe
+from nemo_elastic.nn.gates import Choice
 from nemo_elastic.ranking import Ranking, Rows
 from nemo_elastic.ranking.scores import Layered, Shards
 
@@ -149,21 +149,10 @@ class Host(Protocol):
 
     # ------------------------------------------------------------------ looking for what is not finite
 
-    @property
-    def pipeline_rank(self) -> int | None:
-        """This rank's place in the pipeline; None for a model that is not cut into parts."""
-        ...
-
     def gradient(self, parameter: Any) -> torch.Tensor:
         """A parameter's reduced gradient, wherever the host keeps it; zero where it has none."""
         ...
 
     def whole_name(self, name: str) -> str:
         """A parameter's name as the whole model has it."""
-        ...
-
-    def watched(
-        self, tokens_bs: torch.Tensor | None, choice: Choice, probe: Probe, documents: Documents | None = None
-    ) -> torch.Tensor:
-        """Run forward while a probe watches; gives what enters the head."""
         ...

@@ -23,7 +23,6 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.nn.gates import Choice
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space
 
@@ -41,20 +40,14 @@ class Ran:
     Attributes:
         micro_batch: its number in the step.
         budget: index.
-        tokens_bs: token ids; None where a pipeline stage gets none.
-        choice: of the budget.
         loss: sum over its tokens, detached; None on pipeline stages without a loss.
         count: how many tokens count in it; None where there is no loss.
-        documents: in its rows, where they are kept apart.
     """
 
     micro_batch: int
     budget: int
-    tokens_bs: torch.Tensor | None
-    choice: Choice
     loss: torch.Tensor | None = None
     count: torch.Tensor | None = None
-    documents: Documents | None = None
 
 
 class Part(NamedTuple):
@@ -196,7 +189,7 @@ class FamilyTraining:
                 teacher = host.detached(student)
             loss, _ = host.loss(distill, student, teacher if taught else None, labels, mask)
             parts.append(Part(sample.budget, sample.share, loss.detach()))
-            self.remember(sample, tokens, loss.detach(), count, documents)
+            self.remember(sample, loss.detach(), count)
             return sample.share * (loss if sample.router_loss is None else loss + sample.router_loss.float() * count)
 
         return sum_in_turn([partial(objective, sample) for sample in samples], lambda: host.factor(count)), parts
@@ -211,16 +204,9 @@ class FamilyTraining:
         """Whether a budget is compared with a teacher: the whole model is none's pupil where it teaches itself."""
         return self.config.distill.taught and (self.config.distill.teacher == "frozen" or sample.budget > 0)
 
-    def remember(
-        self,
-        sample: Sample,
-        tokens: torch.Tensor | None,
-        loss: torch.Tensor | None = None,
-        count: torch.Tensor | None = None,
-        documents: Documents | None = None,
-    ) -> None:
-        """Keep what the last sampled micro-batch runs, for `Guard`."""
-        self.ran.append(Ran(self.micro_batch, sample.budget, tokens, sample.choice, loss, count, documents))
+    def remember(self, sample: Sample, loss: torch.Tensor | None = None, count: torch.Tensor | None = None) -> None:
+        """Keep what the last sampled micro-batch ran, for `Guard`."""
+        self.ran.append(Ran(self.micro_batch, sample.budget, loss, count))
 
 
 def sum_in_turn(losses: Sequence[Callable[[], torch.Tensor]], factor: Callable[[], torch.Tensor]) -> torch.Tensor:

@@ -42,15 +42,10 @@ def tokens_of(parent: Parent, batch: int) -> torch.Tensor:
 def test_layers_in_a_row_are_the_forward(elastic, tied):
     parent = replace(parent_of(PATTERNS[0]), tied=tied)
     model, tokens = model_of(parent, elastic), tokens_of(parent, 2)
-    layers, statistics, expected = MegatronLayers(model), Statistics(parent), Statistics(parent)
+    layers = MegatronLayers(model)
     with torch.no_grad(), cuda_as_cpu():
-        normed = through(layers, range(parent.num_layers), layers.embed(tokens), statistics)
+        normed = through(layers, range(parent.num_layers), layers.embed(tokens), Statistics(parent))
         assert torch.equal(layers.head(normed), model(tokens, None, None))
-        if elastic:
-            model.state.probe = expected
-            model(tokens, None, None)
-            assert all(torch.equal(statistics.sums[name], total) for name, total in expected.sums.items())
-            assert statistics.samples == expected.samples
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

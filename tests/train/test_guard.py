@@ -1,15 +1,17 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A step of which no token counts changes nothing. What is not finite is in `test_seam.py` and in the faults."""
+"""A step of which no token counts, or whose numbers are not finite, changes nothing."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.train.guard import Guard
 from nemo_elastic.train.members import Members
@@ -47,3 +49,25 @@ def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixtu
     assert taken == [1, 2]
     line = "  training: step 0: no token counts in any rank's loss; this step is left out\n"
     assert capsys.readouterr().out == line
+
+
+@pytest.mark.parametrize(("where", "says"), [
+    ("weight", "the weight lm_head.weight is not finite"),
+    ("loss", r"budget full \(micro-batch 0\): its loss is nan"),
+    ("gradient", "budgets full, small: the gradient of lm_head.weight is not finite"),
+])  # fmt: skip
+def test_the_first_cause_of_what_is_not_finite_is_named(where: str, says: str) -> None:
+    family, data = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=8), torch.arange(64).view(4, 16) % 32
+    host: Any = TorchHost(PARENT, random_state(PARENT, PARENT.full, 0), data, micro_batch_size=2)
+    family.members = Members(PARENT, 2, family.new_router(PARENT))
+    host.micro_batches, host.step, head = 1, 0, host.model.get_parameter("lm_head.weight")
+    loss, _ = family.loss(host, family.next_samples(0), data[:2], data[2:], torch.ones(2, 16))
+    (loss * host.factor(torch.tensor(32.0))).backward()
+    if where == "weight":
+        head.data[0, 0] = float("inf")
+    elif where == "loss":
+        family.ran = [replace(family.ran[0], loss=torch.tensor(float("nan"))), *family.ran[1:]]
+    if where != "loss":
+        head.grad[0, 0] = float("inf")
+    with pytest.raises(ElasticError, match=says):
+        Guard(family, host).look([*host.model.named_parameters()])

@@ -19,7 +19,7 @@ from nemo_elastic.ranking import Ranking, Rows, sort
 class TorchHost:
     """Args: shape and weights of the parent; training sequences [n, s], the first of them for ranking and search."""
 
-    first, pipeline_rank = True, None
+    first = True
 
     def __init__(
         self, parent: Parent, state: Mapping[str, torch.Tensor], data_ns: torch.Tensor, micro_batch_size: int
@@ -95,6 +95,3 @@ class TorchHost:
 
     def whole_name(self, name: str) -> str:
         return name
-
-    def watched(self, tokens: Any, choice: Any, probe: Any, documents: Any = None) -> torch.Tensor:
-        return self.model(tokens, choice, probe, documents=documents)

@@ -17,7 +17,7 @@ import torch
 from nemo_elastic.formats.megatron.stored import Stored
 from tests.hosts.bridge.runs import Job, dump, write_prompts
 from tests.hosts.common.saves import cut
-from tests.parallel.runs import PEAK, VOCAB, Layout
+from tests.parallel.runs import PEAK, VOCAB, Layout, block_of
 from tests.workers import ROOT, environment
 
 #: relative, of a loss; and of a weight, in steps of the optimizer: as in tests/parallel
@@ -174,7 +174,10 @@ def train_all(place: Path) -> None:
     cut(next((place / "truncated" / "checkpoints" / "iter_0000003").glob("*.distcp")))
     shutil.copytree(place / "full" / "checkpoints", place / "full-left", symlinks=True)
     end = {"kind": "stage2", "done": STEPS, "steps": 2, "longer": True, "ranked": None}
+    soft = Layout(soft=True)
+    slower = {"router": {**block_of(soft)["router"], "lr": 1e-3}}  # on which no ranking depends
     again = [
+        Job(str(place / "rank-True"), kind="rank", layout=soft, teacher=parent, steps=2, changes=slower),
         *(
             stage(name, Layout(soft=True), steps=4, save_every=1)
             for name in ("killed", "stopped", "full", *DAMAGED, *CUT_SHORT)

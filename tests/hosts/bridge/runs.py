@@ -242,8 +242,9 @@ def run(place: Path, job: Job) -> None:
         elastic.callbacks.append(cramped(job.room))
     if job.rounded is not None:
         elastic.callbacks.append(rounder(job.rounded, elastic.forward_step))
+    done = elastic.ended
     train_to_the_end(elastic)
-    if job.kind == "rank":
+    if job.kind == "rank" and not done:
         holds_weights_alone(elastic.forward_step)
 
 

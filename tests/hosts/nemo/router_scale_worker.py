@@ -112,7 +112,7 @@ class Stage:
             loss = worse + self.config.router.loss_weight * self.router.budget_loss(pi, budget)
             losses.append(loss / self.micro_batches)
         torch.stack(losses).sum().backward()
-        self.family.ran = [Ran(0, 0, None, None, None, torch.ones(()))]  # a token counts: the step is taken
+        self.family.ran = [Ran(0, 0, None, torch.ones(()))]  # a token counts: the step is taken
         self.optim.finalize_model_grads([self.model])
         _, norm, _ = self.wrapped.mcore_optimizer.step()
         self.schedule.step()
