@@ -145,7 +145,7 @@ def check_start(
         config: the elastic block.
         stage: 1 to 3.
         previous: what stage 2 or 3 goes on from.
-        first: whether this rank prints, and sets aside what is passed over.
+        first: whether this rank prints.
         rank_only: whether the run is a ranking.
 
     Returns:
@@ -154,12 +154,11 @@ def check_start(
     Raises:
         ElasticError: it is damaged, may run something, or belongs to another family.
     """
-    own, passed = _own(checkpoint)
+    own, passed = on_first(lambda: _own(checkpoint))
     for line in passed if first else ():
         print(f"  resume: {line}", flush=True)
     if own is not None:
         checkpoint.ckpt_step = step_of(own)  # Bridge would start from what its trackers name
-    _clear(checkpoint, own)
     own = own or last_iteration(checkpoint.load)
     start = own or last_iteration(previous or checkpoint.pretrained_checkpoint)
     if start is None:
@@ -182,23 +181,23 @@ def check_start(
 
 
 def _own(checkpoint: Any) -> tuple[Path | None, list[str]]:
-    """Of the run's own checkpoints the newest whole one, or the one that the recipe names, and what is passed over."""
+    """Of the run's own checkpoints the newest whole one, or the one that the recipe names, and what is passed over.
+
+    That is set aside where Bridge is about to load; in another run's folder nothing is renamed.
+    """
     if checkpoint.load is None:
         return None, []
+    folder = Path(checkpoint.load)
     if checkpoint.ckpt_step is None:
-        return BRIDGE.choose(Path(checkpoint.load))
-    wanted = _of_step(checkpoint.load, checkpoint.ckpt_step)
-    why = BRIDGE.problem(wanted) if wanted.is_dir() else "no such folder"
-    if why is not None:
-        raise ElasticError(f"checkpoint.ckpt_step: {wanted}: {why}")
-    return wanted, []
-
-
-def _clear(checkpoint: Any, own: Path | None) -> None:
-    """Set aside what is passed over, when all ranks have chosen; in another run's folder nothing is renamed."""
-    if checkpoint.load is not None and checkpoint.load == checkpoint.save and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        on_first(lambda: BRIDGE.clear(Path(checkpoint.load), own))
+        own, passed = BRIDGE.choose(folder)
+    else:
+        own, passed = _of_step(checkpoint.load, checkpoint.ckpt_step), []
+        why = BRIDGE.problem(own) if own.is_dir() else "no such folder"
+        if why is not None:
+            raise ElasticError(f"checkpoint.ckpt_step: {own}: {why}")
+    if checkpoint.load == checkpoint.save and torch.distributed.is_initialized():
+        BRIDGE.clear(folder, own)
+    return own, passed
 
 
 def go_on_from(previous: str, state: Any, model: list[Any], optimizer: Any) -> None:

@@ -222,6 +222,8 @@ def on_first(work: Callable[[], Any]) -> Any:
     """
     from torch import distributed
 
+    if not distributed.is_initialized():
+        return work()
     done: list[Any] = [None, None]  # result, error
     if distributed.get_rank() == 0:
         try:
