@@ -59,7 +59,7 @@ def train(
     """
     from nemo_elastic.extras import require
 
-    _check_block(yaml, overrides or [])
+    _check(yaml, overrides or [], not dryrun and to_yaml is None)
     if host is Host.bridge:
         require("megatron.bridge")
         from nemo_elastic.hosts.bridge.cli import main as train_on_bridge
@@ -78,12 +78,14 @@ def train(
     main([*argv, *(["--dryrun"] if dryrun else []), *(["--yes"] if yes else [])], "nemo-elastic train")
 
 
-def _check_block(yaml: str | None, overrides: list[str]) -> None:
-    """Refuse a file that cannot be read, or a block that is wrong, at once: importing NeMo takes ten seconds."""
+def _check(yaml: str | None, overrides: list[str], starts: bool) -> None:
+    """Refuse a wrong block, and files that a run needs here and are not there, at once: NeMo's import takes longer."""
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.common.run_file import RunFile
 
-    ours = [o for o in overrides if o.startswith(("elastic=", "elastic."))]
-    block = RunFile.load(yaml).override(ours).settings.get("elastic")
+    file = RunFile.load(yaml).override([o for o in overrides if "=" in o and not o.startswith("-")])
+    block = file.settings.get("elastic")
     if isinstance(block, dict):  # it may also be the path of one
         ElasticConfig.from_dict(block)
+    if starts and "run" not in file.recipe and not any(o.startswith(("run.executor", "--to-")) for o in overrides):
+        file.check_here()

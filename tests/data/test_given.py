@@ -12,14 +12,18 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from nemo_elastic import load_family
 from nemo_elastic.cli import main
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.chat_folder import ChatFolder
@@ -35,14 +39,13 @@ from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking, RankOptions, Rows, rank
 from nemo_elastic.slicing.family_folder import write_family
 from tests.data.large import TEMPLATE, VOCAB, asked, sums, write_gap, write_tokenizer
-from tests.data.page_worker import FAMILY
-from tests.data.page_worker import block as block_12b
 from tests.documentation import blocks, named_files
 from tests.hosts.pages import in_small
-from tests.shapes import PARENT
+from tests.shapes import PARENT, short_family
 from tests.texts import FEW, library_text
 from tests.workers import ROOT, environment
 
+FAMILY = short_family(VOCAB)
 SHAPE = FAMILY.parent
 #: lengths of the page's stages -> ours, of two and of three conversations
 LENGTHS = {8192: 84, 49152: 126}
@@ -57,7 +60,20 @@ SIZES = {
                     "num_nodes: 16": "num_nodes: 1", "val_check_interval: 200": "val_check_interval: 2",
                     "warmup_steps: 60": "warmup_steps: 1", "done_steps: 5170": "done_steps: 4"},
 }  # fmt: skip
+
 FORMS = ("text", "chats", "text folder", "chat folder")
+
+
+def block_12b() -> dict[str, Any]:
+    """The 12B's block with axes, budgets and samples of so small a parent."""
+    config = ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml")
+    assert config.search is not None
+    budgets = (Budget("12b"), Budget("9b", ratio=0.8), Budget("6b", ratio=0.6))
+    assert [b.name for b in budgets] == [b.name for b in config.budgets]
+    importance = replace(config.importance, samples=4, depth_samples=1)
+    search = replace(config.search, candidates=4, tokens=64)
+    axes = {name: replace(axis, per_layer=False) for name, axis in FAMILY.axes.items()}
+    return replace(config, axes=axes, budgets=budgets, importance=importance, search=search).to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +139,7 @@ def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, capsys: 
 def test_the_page_from_conversations_to_answers(place: Path, tmp_path: Path) -> None:
     """Every command of "Your own data" and of "From conversations to answers", as they stand there, but for sizes.
 
-    A family is ranked, trained in both stages, cut and asked. The 12B is that of `page_worker`.
+    A family is ranked, trained in both stages, cut and asked, with NeMo's own recipe of the 12B and the page's sizes.
     """
     page = ROOT / "docs" / "recipes.md"
     shown = [block for block in blocks("bash", page=page) if "--tokenizer parent/" in block.text][-2:]
@@ -140,11 +156,14 @@ def test_the_page_from_conversations_to_answers(place: Path, tmp_path: Path) -> 
     library_text(tmp_path / "corpus", FEW)
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "elastic_12b.yaml").write_text(yaml.safe_dump({"elastic": block_12b()}))
-    for name, text in named_files(page).items():
-        (tmp_path / name).write_text(in_small(text, SIZES[name]))
+    files = named_files(page)
+    small = OmegaConf.create(files["small.yaml"])
+    for name, sizes in SIZES.items():
+        stage = OmegaConf.create(in_small(files[name], sizes))
+        (tmp_path / name).write_text(OmegaConf.to_yaml(OmegaConf.merge(stage, small)))
     first, second = (block.text for block in shown)
     lines = [
-        f'nemo-elastic() {{ echo "== $1"; {shlex.quote(sys.executable)} -W ignore -m tests.data.page_worker "$@"; }}',
+        f'nemo-elastic() {{ echo "== $1"; {shlex.quote(sys.executable)} -W ignore -m nemo_elastic "$@"; }}',
         in_small(first, {"--samples 8 --length 128": "--samples 4 --length 64"}),
         "rm family",  # the untrained one, in whose place the next comes
         in_small(second, {f"--length {long}": f"--length {short}" for long, short in LENGTHS.items()}),
@@ -156,6 +175,7 @@ def test_the_page_from_conversations_to_answers(place: Path, tmp_path: Path) -> 
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert DataFolder.open(tmp_path / "text").tokens("train").max() > 2**16
     assert "layers from least important" in done.stderr
+    assert done.stdout.count("  trainer.accelerator: gpu -> cpu\n") == 2
     assert done.stdout.count("the loss counts answers alone") == 3, "of every folder of conversations"
     check_training(tmp_path)
     check_family(tmp_path, place / "tokenizer")

@@ -76,6 +76,7 @@ def test_its_data_module_reads_what_nemo_elastic_data_packs(tmp_path: Path) -> N
     given.seq_length = 128
     with pytest.raises(ElasticError, match=r"data.dataset_root: .*--length 64 .*one with --length 128 --packed npy"):
         fiddle.build(given)
+    check_tiny(made.path)
     module.prepare_data()
     module.global_batch_size = 200
     module.trainer, module.data_sampler = SimpleNamespace(global_step=0), SimpleNamespace()
@@ -84,3 +85,25 @@ def test_its_data_module_reads_what_nemo_elastic_data_packs(tmp_path: Path) -> N
     batch = dataset.collate_fn([dataset[0]])
     assert batch["tokens"].shape == (1, 64) and 0 < int(batch["loss_mask"].sum()) < 64
     assert batch["cu_seqlens"].shape[1] > 2, "several conversations, and where each ends"
+
+
+def check_tiny(folder: Path) -> None:
+    """The tiny recipe reads the folder, too; conversations that do not fit a recipe are refused before it starts."""
+    from nemo_elastic import apply_elastic
+    from nemo_elastic.hosts.nemo.tiny.recipe import nemotron_elastic_tiny
+
+    recipe = nemotron_elastic_tiny(str(folder), steps=2, global_batch_size=2)
+    assert recipe.data.tokenizer.model_name == str(folder / "tokenizer"), "named as in NeMo's own recipes"
+    assert recipe.model.config.seq_length == 64
+    fiddle.build(recipe.data)
+    block = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.9}], "axes": {"hidden": [128, 64]}}
+    for name, value, line in (
+        ("micro_batch_size", 2, "recipe.data.micro_batch_size: 2 is"),
+        ("seq_length", 128, "data.dataset_root: "),
+    ):
+        other = recipe.clone()
+        setattr(other.data, name, value)
+        other.model.config.seq_length = other.data.seq_length
+        with pytest.raises(ElasticError, match=rf"^{line}"):
+            apply_elastic(other, block, teacher="parent")
+    apply_elastic(recipe, block, teacher="parent", verbose=False)

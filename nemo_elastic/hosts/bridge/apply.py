@@ -23,7 +23,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
-from nemo_elastic.hosts.common.agreement import check_files, vocabulary_rows
+from nemo_elastic.hosts.common.agreement import absent, check_files, vocabulary_rows
 from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import absolute_if_there
@@ -44,6 +44,7 @@ from .checks import (
     check_shape,
     check_text,
     check_vocabularies,
+    data_of,
     pace,
     warmup,
     warnings,
@@ -174,6 +175,8 @@ def apply_elastic(
     changes.warnings = warnings(recipe, block, stage, total, ranked)
     if not rank_only:
         changes.warnings += pace(recipe, total).warnings(parameters(parent, parent.full), stage, total)
+    reads = {"teacher": [options.teacher], "previous": [options.previous], "ranked": [ranked]}
+    changes.notes += absent(reads | data_of(recipe.dataset))
     changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
     _model(recipe, block, vocabulary_rows(options.teacher))
     _precision(recipe, block)

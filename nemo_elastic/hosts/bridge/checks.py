@@ -40,7 +40,7 @@ from nemo_elastic.hosts.common.agreement import (
     vocabulary_rows,
 )
 from nemo_elastic.hosts.common.stage import StageOptions
-from nemo_elastic.hosts.common.token_files import FileNames, check_token_files, prefixes_of
+from nemo_elastic.hosts.common.token_files import FileNames, check_token_files, files_of
 from nemo_elastic.io.values import integer
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
 from nemo_elastic.plan.stages import Pace
@@ -54,6 +54,7 @@ NAMES = Names(
     context="recipe.model.context_parallel_size",
     expert_tensor="recipe.model.expert_tensor_parallel_size",
     model="recipe.model",
+    pattern="hybrid_layer_pattern",
 )
 #: Bridge's tokenizer that stands for one, in recipes on random tokens; data that is tokenized needs no other
 PLACEHOLDER = "NullTokenizer"
@@ -206,20 +207,25 @@ def check_data(config: Any, block: ElasticConfig, ranks: bool) -> None:
     _check_files(dataset, length)
 
 
+def data_of(dataset: Any) -> dict[str, list[str]]:
+    """What a data set reads, by the field that names it."""
+    parts = [part[0] for part in getattr(dataset, "blend_per_split", None) or () if part]
+    blend, path = getattr(dataset, "blend", None), getattr(dataset, "data_path", None)
+    given = {
+        "blend_per_split": [file for part in parts for file in part],
+        "blend": blend[0] if blend is not None else (),
+        "data_path": path.split() if isinstance(path, str) else path,
+        "dataset_root": getattr(dataset, "dataset_root", None),
+    }
+    return {f"recipe.dataset.{name}": files_of(value) for name, value in given.items()}
+
+
 def _check_files(dataset: Any, length: int) -> None:
     """Raise where the token files of a data set are none, or none of a split's: see `check_token_files`."""
-    parts = [part[0] for part in getattr(dataset, "blend_per_split", None) or () if part]
-    if parts:
-        for prefixes in parts:
-            check_token_files(prefixes, length, None, replace(FILES, paths="recipe.dataset.blend_per_split"))
-        return
-    split, blend = getattr(dataset, "split", None), getattr(dataset, "blend", None)
-    if blend is not None:
-        check_token_files(blend[0], length, split, FILES)
-        return
-    given = getattr(dataset, "data_path", None) or ()
-    listed = prefixes_of(given.split() if isinstance(given, str) else given)
-    check_token_files(listed, length, split, replace(FILES, paths="recipe.dataset.data_path"))
+    by_split, blend, path, _ = data_of(dataset).items()
+    name, files = next((given for given in (by_split, blend) if given[1]), path)
+    split = None if by_split[1] else getattr(dataset, "split", None)
+    check_token_files(files, length, split, replace(FILES, paths=name))
 
 
 def vocabulary(config: Any) -> int | None:

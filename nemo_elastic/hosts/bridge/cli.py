@@ -57,10 +57,14 @@ def override(config: Any, name: str, value: Any) -> None:
     """
     owner, parts = config, name.split(".")
     for i, part in enumerate(parts):
-        known = [f.name for f in fields(owner)] if is_dataclass(owner) else []
+        known = {f.name: str(f.type) for f in fields(owner)} if is_dataclass(owner) else {}
         if part not in known:
-            raise ElasticError(f"{'.'.join(parts[:i]) or 'recipe'}: unknown field {part!r}{_near(part, known)}")
-        if i + 1 < len(parts):
+            raise ElasticError(f"{'.'.join(parts[:i]) or 'recipe'}: unknown field {part!r}{_near(part, list(known))}")
+        inside = parts[i + 1 :]
+        if inside and "dict[" in known[part].lower():  # of any keys, and None where a recipe has no key
+            setattr(owner, part, {**(getattr(owner, part) or {}), ".".join(inside): value})
+            return
+        if inside:
             owner = getattr(owner, part)
     setattr(owner, parts[-1], value)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,27 @@ from typing import Any
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import APART, RouterConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
-from nemo_elastic.core.family import Parent, first_difference
+from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import by_name, tensors
 from nemo_elastic.core.limits import Limit
 from nemo_elastic.core.sequence import why_not_context
 from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.infer import infer
-from nemo_elastic.formats.megatron.shape import config_fields, parent_of
+from nemo_elastic.formats.megatron.shape import FIELDS, config_fields, parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
 from nemo_elastic.io.values import number
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import read_members
 
+from .token_files import is_there
+
 __all__ = [
     "Names",
+    "absent",
+    "check_block",
     "check_documents",
     "check_files",
     "check_length",
@@ -61,6 +66,7 @@ class Names:
     Attributes:
         tensor, pipeline, context, expert_tensor: sizes of these kinds of parallelism.
         model: the model's config.
+        pattern: its field of layers.
     """
 
     tensor: str
@@ -68,6 +74,7 @@ class Names:
     context: str
     model: str
     expert_tensor: str = ""
+    pattern: str = FIELDS["pattern"]
 
 
 def check_ranks(
@@ -151,16 +158,39 @@ def check_model(
     """
     with inside(names.model):
         parent = parent_of(model, vocabulary or 1, names.model)
-    parent = config.parent_shape(parent)
     check_teacher(teacher, parent, names)
+    return check_block(config, parent, vocabulary is not None)
+
+
+def check_block(config: ElasticConfig, parent: Parent, counted: bool = True) -> Parent:
+    """Hold axes and budgets against a parent; give the parent with the stripes of the block.
+
+    Args:
+        config: the elastic block.
+        parent: its shape.
+        counted: whether its vocabulary is known.
+    """
+    parent = config.parent_shape(parent)
     axes = config.resolve_axes(parent)
-    if vocabulary is not None:
+    if counted:
         config.targets(parent)
         for budget in config.budgets:
             for limit in budget.limits:
                 own = Budget(budget.name, **{limit.kind.field: limit.value})
                 Space(parent, axes, heaviest_first(parent, axes, limit)).check_budgets([own])
     return parent
+
+
+def absent(paths: Mapping[str, Sequence[str | None]]) -> list[str]:
+    """What a run reads and is not on this machine, which may not be the one that trains: a line for each.
+
+    Args:
+        paths: field -> checkpoints, folders, or prefixes of token files.
+    """
+    there = [
+        (name, path) for name, given in paths.items() for path in given if path is not None and not is_there(path)
+    ]
+    return [f"{name}: {path} is not on this machine: nothing of it was checked" for name, path in there]
 
 
 def check_files(config: ElasticConfig, parent: Parent) -> None:
@@ -214,20 +244,30 @@ def _stored(teacher: str | Path) -> Stored:
 
 
 def check_teacher(teacher: str | None, parent: Parent, names: Names) -> None:
-    """Raise where the teacher is there and is another model than the recipe's; a cluster's paths are not seen."""
+    """Raise where the teacher is there and is another model than the recipe's, with every field in which they differ.
+
+    A cluster's paths are not seen.
+    """
     if teacher is None or not Path(teacher).exists():
         return
     sizes = {name: size for name, size in _stored(teacher).sizes.items() if not name.startswith(ELASTIC)}
-    shape, held, _ = infer(sizes, config_fields(parent), "teacher")
-    parent = parent.striped_as(shape)
+    with inside("teacher"):
+        said = read_context(Path(teacher)).settings
+    ours = config_fields(parent)
+    shape, held, _ = infer(sizes, ours | {name: said[name] for name in ours if name in said}, "teacher")
     if held != shape.full:
         raise bad("teacher", teacher, "a whole parent: its layers differ in width")
+    parent = parent.striped_as(shape)
     if [t.shape for t in tensors(shape, held)] != [t.shape for t in tensors(parent, parent.full)]:
-        name = first_difference(shape, parent) or ""
-        difference = (
-            f"its {name} is {shape.to_json().get(name)!r}, that of {names.model} {parent.to_json().get(name)!r}"
-        )
-        raise bad("teacher", teacher, f"a checkpoint of the recipe's own model; {difference}")
+        ours |= {"num_layers": parent.num_layers, "vocab_size": parent.vocab}
+        theirs = config_fields(shape) | {"num_layers": shape.num_layers, "vocab_size": shape.vocab}
+        differ = [
+            f"{names.pattern if name == FIELDS['pattern'] else name} {theirs[name]}, not {ours.get(name)}"
+            for name in theirs
+            if theirs[name] != ours.get(name)
+        ]
+        allowed = f"a checkpoint of the recipe's own model; by this one {names.model} has {'; '.join(differ)}"
+        raise bad("teacher", teacher, allowed)
 
 
 def router_warnings(config: ElasticConfig, steps: int) -> list[str]:

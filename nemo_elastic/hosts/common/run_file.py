@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.hosts.common.stage import STAGE_OPTIONS
+from nemo_elastic.hosts.common.token_files import files_of, is_there
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.read import read_yaml, resolved
 
@@ -25,6 +26,8 @@ from nemo_elastic.io.read import read_yaml, resolved
 SETTINGS = ("elastic", *STAGE_OPTIONS)
 #: settings that are text, whatever YAML makes of it
 TEXT = ("teacher", "previous", "out")
+#: fields of a host's recipes that name what is read
+DATA = ("data.paths", "data.dataset_root", "dataset.data_path", "dataset.dataset_root")
 _OVERRIDE = re.compile(r"([^=]+?)([*+|/-]?=)(.*)", re.DOTALL)
 
 
@@ -88,6 +91,39 @@ class RunFile:
             raise ElasticError(f"elastic: cannot be read ({str(error).splitlines()[0]})") from None
         assert isinstance(plain, dict)
         return RunFile(dict(self.recipe), {str(k): v for k, v in plain.items()}, [*self.overrides, *rest])
+
+    def check_here(self) -> None:
+        """Hold a run that starts on this machine against its files, before its host is imported.
+
+        Raises:
+            ElasticError: teacher, previous checkpoint or data are not there, or block and teacher do not fit.
+        """
+        from nemo_elastic.formats.megatron.stored import read_shapes
+        from nemo_elastic.hosts.common.agreement import check_block
+        from nemo_elastic.hosts.parents import newest_of
+
+        given = {name: self.settings.get(name) for name in ("teacher", "previous")} | self._data()
+        for name, value in given.items():
+            for path in files_of(value):
+                if not is_there(path):
+                    raise bad(name, path, "what is on this machine, where the run starts")
+        block, teacher = self.settings.get("elastic"), newest_of(given["teacher"])
+        if teacher is not None and block is not None:
+            check_block(ElasticConfig.of(block), read_shapes(teacher).parent)
+
+    def _data(self) -> dict[str, Any]:
+        """Fields of the recipe that name data."""
+        out: dict[str, Any] = {}
+        for field_ in DATA:
+            section, _, name = field_.partition(".")
+            held = self.recipe.get(section)
+            if isinstance(held, dict) and name in held:
+                out[field_] = held[name]
+        for override in self.overrides:
+            name, _, text = override.partition("=")
+            if name in DATA:
+                out[name] = value_of(name, text)
+        return out
 
     def apply(self, recipe: Any, apply_elastic: Callable[..., Any]) -> Any:
         """A host's `apply_elastic` with these settings.

@@ -5,15 +5,20 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from nemo_elastic.data.indexed import check_prefix, count
 from nemo_elastic.errors import bad
 
-__all__ = ["SPLIT", "SPLITS", "Blend", "FileNames", "check_token_files", "empty_splits", "prefixes_of", "splits_of"]
+__all__ = [
+    "SPLIT", "SPLITS", "Blend", "FileNames", "check_token_files", "empty_splits", "files_of", "is_there",
+    "prefixes_of", "splits_of",
+]  # fmt: skip
 
 #: prefixes of Megatron's token files, with weights before them or not, or such lists by split
 Blend = Sequence[str | float] | Mapping[str, Sequence[str | float]]
@@ -61,6 +66,18 @@ def splits_of(data: Blend) -> Sequence[str | float] | dict[str, list[str | float
 def prefixes_of(entries: Iterable[object]) -> list[str]:
     """Prefixes of a blend; a command line has their weights as text, too."""
     return [entry for entry in entries if isinstance(entry, str) and number(entry) is None]
+
+
+def files_of(data: Any) -> list[str]:
+    """What a recipe's field of data names: one file or folder, a list with weights or without, or a list by split."""
+    if isinstance(data, Mapping):
+        return [file for part in data.values() for file in files_of(part)]
+    return prefixes_of([str(data)] if isinstance(data, str | os.PathLike) else data or [])
+
+
+def is_there(path: str) -> bool:
+    """Whether a checkpoint, a folder or a pair of token files is on this machine."""
+    return os.path.exists(path) or os.path.exists(f"{path}.idx")
 
 
 def number(entry: str | float) -> float | None:

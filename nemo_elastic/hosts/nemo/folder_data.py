@@ -10,18 +10,18 @@ from typing import Any
 
 import nemo_run as run
 import torch
-from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+from nemo.collections.common.tokenizers.tokenizer_utils import get_nmt_tokenizer
 from nemo.collections.llm.gpt.data import FineTuningDataModule, PreTrainingDataModule
 from nemo.collections.llm.gpt.data.packed_sequence import PackedSequenceSpecs
 
 from nemo_elastic.data.chat_folder import ChatFolder
-from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.data.folder import TOKENIZER, DataFolder
 from nemo_elastic.data.packing import NPY
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.hosts.common.chat_data import packed_files
 from nemo_elastic.io.values import integer
 
-__all__ = ["FolderDataModule", "PackedChats", "pretraining_data"]
+__all__ = ["FolderDataModule", "PackedChats", "packed_chats", "pretraining_data"]
 
 
 class FolderDataModule(PreTrainingDataModule):
@@ -73,19 +73,25 @@ class PackedChats(FineTuningDataModule):
     """
 
     def validate_batch_size_for_packed_sequence(self) -> None:
-        """Where no packed files were named, take the folder's; the base's constructor calls this.
+        """Where no packed files were named, take the folder's; the base's constructor calls this."""
+        if self.packed_sequence_specs is None:
+            folder = self.folder(self.dataset_root, self.seq_length)
+            self.packed_sequence_size = folder.length
+            self.packed_sequence_specs = PackedSequenceSpecs(folder.length, **packed_files(str(folder.path), NPY))
+        super().validate_batch_size_for_packed_sequence()
+
+    @staticmethod
+    def folder(root: str | Path, length: int) -> ChatFolder:
+        """The folder that is read.
 
         Raises:
             ElasticError: no folder of conversations, or one of sequences of another length or for another host.
         """
-        if self.packed_sequence_specs is None:
-            folder = ChatFolder.open(self.dataset_root)
-            if (folder.length, folder.packed) != (self.seq_length, NPY):
-                made = f"{folder.path}, made with --length {folder.length} --packed {folder.packed}"
-                raise bad("data.dataset_root", made, f"one with --length {self.seq_length} --packed {NPY}")
-            self.packed_sequence_size = folder.length
-            self.packed_sequence_specs = PackedSequenceSpecs(folder.length, **packed_files(str(folder.path), NPY))
-        super().validate_batch_size_for_packed_sequence()
+        folder = ChatFolder.open(root)
+        if (folder.length, folder.packed) != (length, NPY):
+            made = f"{folder.path}, made with --length {folder.length} --packed {folder.packed}"
+            raise bad("data.dataset_root", made, f"one with --length {length} --packed {NPY}")
+        return folder
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -103,6 +109,26 @@ class PackedChats(FineTuningDataModule):
     def _create_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         self.pin_memory = self.pin_memory and torch.cuda.is_available()  # a warning per loader otherwise
         return super()._create_dataloader(*args, **kwargs)
+
+
+def packed_chats(folder: ChatFolder, global_batch_size: int, seed: int) -> run.Config:
+    """Configure a run's data of conversations, in sequences of the folder's length."""
+    return run.Config(
+        PackedChats,
+        dataset_root=str(folder.path.resolve()),
+        tokenizer=_tokenizer(folder.tokenizer_dir),
+        seq_length=folder.length,
+        micro_batch_size=1,
+        global_batch_size=global_batch_size,
+        seed=seed,
+        num_workers=0,
+        persistent_workers=False,
+    )
+
+
+def _tokenizer(folder: Path) -> run.Config:
+    """A tokenizer, in the words of NeMo's own recipes."""
+    return run.Config(get_nmt_tokenizer, library="huggingface", model_name=str(folder.resolve()), use_fast=True)
 
 
 def pretraining_data(
@@ -157,7 +183,7 @@ def pretraining_data(
         paths={"train": [str(root / train)], **{part: [str(root / validation)] for part in ("validation", "test")}},
         split=None,
         **sizes,
-        tokenizer=run.Config(AutoTokenizer, pretrained_model_name=str(root / "tokenizer")),
+        tokenizer=_tokenizer(root / TOKENIZER),
         seed=seed,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,

@@ -16,6 +16,8 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.hosts.common.run_file import RunFile, read_mapping
 from nemo_elastic.hosts.nemo.cli.whole_recipe import whole_recipe
 from tests.hosts.nemo.blocks import NANO_12B, command_line
+from tests.hosts.nemo.checkpoints import store
+from tests.hosts.nemo.cutting import PARENT, random_tensors
 
 FACTORY = "nemotron_nano_12b_v2(num_nodes=2,max_steps=100)"
 BLOCK = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"depth": [4, 2]}}
@@ -214,3 +216,16 @@ def test_data_that_are_no_text_are_refused_by_their_own_name(
     assert message in str(caught.value)
     if not own:
         assert command_line(["mock_data=true"], FACTORY, path).data.__fn_or_cls__.__name__ == "MockDataModule"
+
+
+def test_a_run_that_starts_here_has_a_teacher_that_fits_its_block(tmp_path: Path) -> None:
+    teacher = str(store(tmp_path / "nemo", PARENT, PARENT.full, random_tensors(PARENT)))
+    block = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.6}], "axes": {"hidden": [64, 32]}}
+    given = RunFile(settings={"teacher": teacher, "elastic": block | {"axes": {"hidden": [128, 64]}}})
+    with pytest.raises(ElasticError, match=r"^elastic\.axes\.hidden: "):
+        given.check_here()
+    given.settings["elastic"] = block
+    given.check_here()
+    folder = RunFile({"data": {"dataset_root": str(tmp_path)}}, given.settings, ["data.paths=[0.5, /none/text]"])
+    with pytest.raises(ElasticError, match=r"^data\.paths: '/none/text' is not allowed; "):
+        folder.check_here()

@@ -17,28 +17,23 @@ import nemo_run as run
 from nemo.collections import llm
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 
-from nemo_elastic.core.family import Parent
-from nemo_elastic.hosts.nemo.curriculum.large import set_sizes, without_kernels
+from nemo_elastic.hosts.nemo.curriculum.large import set_sizes
+from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
 from tests.hosts.nemo.cutting import random_tensors
 from tests.hosts.pages import PLACE, small
 
 stock = llm.nemotron_nano_12b_v2.pretrain_recipe
 
 
-def in_sizes_of(recipe: run.Partial, parent: Parent) -> run.Partial:
-    """NeMo's recipe for a parent of other sizes, one process, and no GPU."""
-    set_sizes(recipe.model.config, parent)
-    without_kernels(recipe)
-    strategy, trainer = recipe.trainer.strategy, recipe.trainer
-    strategy.tensor_model_parallel_size, strategy.sequence_parallel = 1, False
-    trainer.devices, trainer.limit_val_batches = 1, 1
-    return recipe
-
-
 @functools.wraps(stock)
 def narrow(*args: Any, **kwargs: Any) -> run.Partial:
     """NeMo's recipe, changed where a rehearsal changes it."""
-    recipe = in_sizes_of(stock(*args, **kwargs), small()[0])
+    recipe = stock(*args, **kwargs)
+    set_sizes(recipe.model.config, small()[0])
+    without_cuda(recipe)
+    strategy, trainer = recipe.trainer.strategy, recipe.trainer
+    strategy.tensor_model_parallel_size, strategy.sequence_parallel = 1, False
+    trainer.devices, trainer.limit_val_batches = 1, 1
     recipe.model.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=f"{os.environ[PLACE]}/data/tokenizer")
     recipe.data.tokenizer = recipe.model.tokenizer
     return recipe

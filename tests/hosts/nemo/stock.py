@@ -82,7 +82,8 @@ def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 
     from nemo_elastic.formats.megatron.shape import parent_of
-    from nemo_elastic.hosts.nemo.curriculum.large import set_sizes, without_kernels
+    from nemo_elastic.hosts.nemo.curriculum.large import set_sizes
+    from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
 
     make = recipes()[name]
     recipe = make()
@@ -104,7 +105,7 @@ def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
     recipe.model.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=str(place / "data" / "tokenizer"))
     data.tokenizer = recipe.model.tokenizer
     recipe.log.log_dir = str(out)
-    without_kernels(recipe)
+    without_cuda(recipe)
     return recipe, parent, block
 
 

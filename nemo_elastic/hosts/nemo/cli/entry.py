@@ -17,6 +17,7 @@ from typing import Any
 
 import fiddle
 import nemo_run as run
+import torch
 import typer
 import yaml
 from nemo.collections import llm
@@ -29,8 +30,10 @@ from omegaconf import OmegaConf
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
 from nemo_elastic.hosts.common.run_file import SETTINGS, RunFile
+from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
 from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-from nemo_elastic.hosts.nemo.recipe.checks import did_you_mean, field_names, made_by
+from nemo_elastic.hosts.nemo.recipe.checks import check_architecture, did_you_mean, field_names, made_by
+from nemo_elastic.hosts.nemo.recipe.settings import Changes
 from nemo_elastic.hosts.nemo.tiny.recipe import nemotron_elastic_tiny
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import check_apart
@@ -92,9 +95,19 @@ class ElasticContext(run.cli.RunContext):
             return LazyEntrypoint(trainer, lambda: base, own, overrides).resolve(ctx=self), file
 
     def parse_fn(self, fn: Any, args: list[str], **default_kwargs: Any) -> Any:
-        """The elastic recipe; prints what was changed."""
+        """The elastic recipe; prints what was changed. One that starts here has a CPU's settings without a GPU."""
         recipe, file = self.read(args)
+        if self.starts_here and not torch.cuda.is_available():
+            check_architecture(recipe)  # so that there is a model and a strategy
+            changes = Changes(recipe)
+            without_cuda(recipe)
+            typer.echo(changes.text(recipe, "a machine without a GPU"))
         return file.apply(recipe, apply_elastic)
+
+    @property
+    def starts_here(self) -> bool:
+        """Whether NeMo-Run has read where the task is to run, and it is this machine."""
+        return not self.dryrun and "executor" in vars(self) and isinstance(self.executor, run.LocalExecutor | None)
 
     def export(self, args: Sequence[str]) -> None:
         """Write the recipe and the elastic settings as one file that --yaml reads back, once they are seen to fit."""

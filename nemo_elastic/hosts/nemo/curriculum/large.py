@@ -25,23 +25,13 @@ from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_fol
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
 from nemo_elastic.hosts.common.token_files import SPLIT, Blend, splits_of
 from nemo_elastic.hosts.nemo.folder_data import FolderDataModule, PackedChats
-from nemo_elastic.hosts.nemo.platform.strategy import CPUMegatronStrategy
+from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
 from nemo_elastic.hosts.nemo.recipe.checks import made_by
 
 from .jobs import PAPER, Curriculum, as_job, checkpoints, rank_recipe, slice_step, stage_recipe
 
 #: micro-batches of each data-parallel rank that a validation runs, for every member; and loader processes of a rank
 VALIDATION_BATCHES, WORKERS = 8, 8
-#: settings of a model that name kernels of a GPU, as a CPU has them
-WITHOUT_KERNELS = {
-    "use_cpu_initialization": True,
-    "apply_rope_fusion": False,
-    "bias_dropout_fusion": False,
-    "cross_entropy_loss_fusion": False,
-    "gradient_accumulation_fusion": False,
-    "masked_softmax_fusion": False,
-    "persist_layer_norm": False,
-}
 
 
 @dataclass(frozen=True)
@@ -147,7 +137,7 @@ class FamilyRecipe(PlannedFamily):
             max_lr=plan.lr, min_lr=plan.lr * plan.min_ratio, warmup_steps=plan.warmup_steps
         )
         if not own.cuda:
-            without_kernels(recipe)
+            without_cuda(recipe)
         return recipe
 
 
@@ -212,11 +202,3 @@ def set_sizes(config: run.Config, parent: Parent) -> None:
     for name, value in stock_sizes(parent, parent.full).items():
         if getattr(config, name, None) != value:
             setattr(config, name, value)
-
-
-def without_kernels(recipe: run.Partial) -> None:
-    """Let a recipe run on a CPU."""
-    recipe.trainer.accelerator = "cpu"
-    recipe.trainer.strategy = run.Config(CPUMegatronStrategy, **recipe.trainer.strategy.__arguments__)
-    for name, value in WITHOUT_KERNELS.items():
-        setattr(recipe.model.config, name, value)

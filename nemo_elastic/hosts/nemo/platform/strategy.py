@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""NeMo's Megatron strategy on machines without CUDA."""
+"""NeMo's Megatron strategy, and a recipe, on machines without CUDA."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
+import nemo_run as run
 import torch
 from megatron.core.tensor_parallel.random import initialize_rng_tracker
 from nemo import lightning as nl
@@ -34,6 +35,17 @@ HOOKS: dict[str, str] = {
     "load_checkpoint": "flags and tensors exchanged between ranks on current_device()",
     "load_model_state_dict": "copies of the weights that the optimizer keeps, on 'cuda'",
     "load_optimizer_state_dict": "state moved to current_device()",
+}
+
+#: settings of a model that name kernels of a GPU, as a CPU has them
+WITHOUT_KERNELS = {
+    "use_cpu_initialization": True,
+    "apply_rope_fusion": False,
+    "bias_dropout_fusion": False,
+    "cross_entropy_loss_fusion": False,
+    "gradient_accumulation_fusion": False,
+    "masked_softmax_fusion": False,
+    "persist_layer_norm": False,
 }
 
 
@@ -99,6 +111,14 @@ class CPUMegatronStrategy(nl.MegatronStrategy):
 def strategy_class() -> type[nl.MegatronStrategy]:
     """The strategy that fits this machine: the stock one with CUDA, `CPUMegatronStrategy` without."""
     return nl.MegatronStrategy if torch.cuda.is_available() else CPUMegatronStrategy
+
+
+def without_cuda(recipe: run.Partial) -> None:
+    """Let a recipe run on a CPU."""
+    recipe.trainer.accelerator = "cpu"
+    recipe.trainer.strategy = run.Config(CPUMegatronStrategy, **recipe.trainer.strategy.__arguments__)
+    for name, value in WITHOUT_KERNELS.items():
+        setattr(recipe.model.config, name, value)
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ from nemo import lightning as nl
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import bad
-from nemo_elastic.hosts.common.agreement import check_files
+from nemo_elastic.hosts.common.agreement import absent, check_files
 from nemo_elastic.hosts.common.stage import STAGE_OPTIONS, StageOptions
+from nemo_elastic.hosts.common.token_files import files_of
 from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, ElasticResume
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
@@ -159,6 +160,8 @@ def change(
     changes.warnings = warnings(recipe, config, stage, total)
     if trains:
         changes.warnings += pace(recipe).warnings(parameters(parent, parent.full), stage, total)
+    data = [*files_of(getattr(recipe.data, "paths", None)), *files_of(getattr(recipe.data, "dataset_root", None))]
+    changes.notes += absent({"teacher": [teacher], "previous": [previous], "recipe.data": data})
     changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
     _model(recipe, config, teacher=teacher, stage=stage, steps=steps)
     _optimizer(recipe, config, stage=stage, done=done, total=total)

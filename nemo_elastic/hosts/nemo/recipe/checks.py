@@ -37,7 +37,8 @@ from nemo_elastic.hosts.common.agreement import (
     vocabulary_rows,
 )
 from nemo_elastic.hosts.common.stage import StageOptions
-from nemo_elastic.hosts.common.token_files import FileNames, check_token_files, prefixes_of
+from nemo_elastic.hosts.common.token_files import FileNames, check_token_files, files_of
+from nemo_elastic.hosts.nemo.folder_data import PackedChats
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticSchedule
 from nemo_elastic.io.values import integer
@@ -188,10 +189,14 @@ def check_data(recipe: Any, block: ElasticConfig) -> None:
         allowed = f"at least trainer.max_steps x global_batch_size = {steps * batch}"
         raise bad("recipe.data.num_train_samples", samples, allowed)
     paths = getattr(recipe.data, "paths", None)
-    parts = list(paths.values()) if isinstance(paths, Mapping) else [paths]
-    listed = [entry for part in parts for entry in ([part] if isinstance(part, str) else part or [])]
     split = None if isinstance(paths, Mapping) else getattr(recipe.data, "split", None)
-    check_token_files(prefixes_of(listed), length, split, FILES)
+    check_token_files(files_of(paths), length, split, FILES)
+    if made is PackedChats:
+        if recipe.data.micro_batch_size != 1:
+            raise bad("recipe.data.micro_batch_size", recipe.data.micro_batch_size, "1, of packed conversations")
+        root = recipe.data.dataset_root
+        if getattr(recipe.data, "packed_sequence_specs", None) is None and Path(root).exists():
+            PackedChats.folder(root, length)
 
 
 def tokens(recipe: Any) -> int | None:

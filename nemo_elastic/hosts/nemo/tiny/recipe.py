@@ -18,10 +18,11 @@ from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.collections.llm.gpt.model.ssm import NemotronHConfigBase
 
+from nemo_elastic.data.chat_folder import MANIFEST, ChatFolder
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.hosts.nemo.callbacks import MetricsWriter
 from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
-from nemo_elastic.hosts.nemo.folder_data import pretraining_data
+from nemo_elastic.hosts.nemo.folder_data import packed_chats, pretraining_data
 from nemo_elastic.hosts.nemo.optim import ElasticSchedule
 from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
 from nemo_elastic.megatron.spec import elastic_stack_spec
@@ -117,7 +118,8 @@ def tiny_recipe(
     """`llm.pretrain` of a `TinyNemotronH` on a data folder.
 
     Args:
-        data: folder made by `nemo-elastic data`.
+        data: folder made by `nemo-elastic data`; one of conversations has its own length of sequences, which go
+            through one by one.
         out: log directory; checkpoints go to `out/checkpoints`, metrics to `out/metrics.jsonl`.
         steps: optimizer steps; the data order is fixed for exactly as many.
         seq_length, micro_batch_size, global_batch_size: tokens per sequence, sequences per forward and per step.
@@ -129,13 +131,17 @@ def tiny_recipe(
         seed: of the data order.
         config: of another model than a `TinyNemotronH`; length and vocabulary are set here.
     """
-    folder = DataFolder.open(data)
-    module = pretraining_data(
-        folder, seq_length=seq_length, micro_batch_size=micro_batch_size, global_batch_size=global_batch_size,
-        num_train_samples=steps * global_batch_size, train=split, seed=seed,
-    )  # fmt: skip
+    if Path(data, MANIFEST).is_file():
+        folder = ChatFolder.open(data)
+        module = packed_chats(folder, global_batch_size, seed)
+    else:
+        folder = DataFolder.open(data)
+        module = pretraining_data(
+            folder, seq_length=seq_length, micro_batch_size=micro_batch_size, global_batch_size=global_batch_size,
+            num_train_samples=steps * global_batch_size, train=split, seed=seed,
+        )  # fmt: skip
     config = config or run.Config(TinyNemotronH)
-    config.seq_length, config.vocab_size = seq_length, folder.vocab_size
+    config.seq_length, config.vocab_size = module.seq_length, folder.vocab_size
     schedule = run.Config(ElasticSchedule, total_steps=steps, warmup_steps=warmup_steps, min_ratio=min_ratio)
     adam = run.Config(OptimizerConfig, optimizer="adam", lr=lr, weight_decay=0.05, adam_beta2=0.95, clip_grad=1.0)
     recipe = run.Partial(
@@ -234,7 +240,7 @@ def nemotron_elastic_tiny(
             >>> recipe = nemotron_elastic_tiny(data="data", out="runs/parent", steps=300)
 
     Args:
-        data: folder made by `nemo-elastic data`.
+        data: folder made by `nemo-elastic data`; of conversations also its `length` holds.
         out: log directory.
         steps: optimizer steps.
         seq_length, micro_batch_size, global_batch_size: tokens per sequence, sequences per forward and per step.

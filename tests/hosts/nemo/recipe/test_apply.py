@@ -50,7 +50,8 @@ def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.Captur
     assert recipe.trainer.strategy.tensor_model_parallel_size == tensor_parallel
     printed = capsys.readouterr().out
     saves = "save_optim_on_train_end: False -> True (stage 2 continues from it)"
-    for changed in (*("model: MambaModel -> ElasticMambaModel", "lr_scheduler", saves),):
+    absent = ("teacher: parent is not on", "recipe.data: /data/text is not on this machine: nothing of it was checked")
+    for changed in (*("model: MambaModel -> ElasticMambaModel", "lr_scheduler", saves), *absent):
         assert changed in printed
 
 

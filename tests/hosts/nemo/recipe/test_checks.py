@@ -224,6 +224,7 @@ def test_data_shorter_than_one_sequence(recipe: Any, tmp_path: Path) -> None:
 
 
 def test_a_teacher_that_is_there_is_the_recipes_own_model(recipe: Any, tmp_path: Path) -> None:
+    from nemo_elastic.formats.megatron.shape import config_fields
     from nemo_elastic.hosts.common.agreement import check_teacher
     from nemo_elastic.hosts.nemo.recipe.checks import NAMES
     from tests.hosts.nemo.checkpoints import store
@@ -234,11 +235,14 @@ def test_a_teacher_that_is_there_is_the_recipes_own_model(recipe: Any, tmp_path:
     check_teacher("/cluster/12b", PARENT, NAMES)
     with pytest.raises(ElasticError) as caught:
         check_teacher(path, replace(PARENT, hidden=2 * PARENT.hidden), NAMES)
-    message = f"its hidden is {PARENT.hidden}, that of recipe.model.config {2 * PARENT.hidden}"
+    message = f"by this one recipe.model.config has hidden_size {PARENT.hidden}, not {2 * PARENT.hidden}"
     assert str(caught.value) == f"teacher: {path!r} is not allowed; a checkpoint of the recipe's own model; {message}"
-    with pytest.raises(ElasticError, match=r"its vocab is 64, that of recipe\.model\.config 16$"):
+    with pytest.raises(ElasticError, match=r"recipe\.model\.config has vocab_size 64, not 16$"):
         check_teacher(path, replace(PARENT, vocab=16), NAMES)
-    assert "a checkpoint of the recipe's own model; its pattern is" in refused(recipe, teacher=path)
+    line = refused(recipe, teacher=path)
+    for name, value in (config_fields(PARENT) | {"num_layers": PARENT.num_layers}).items():
+        stock = getattr(recipe.model.config, name)
+        assert (f"{name} {value}, not {stock}" in line) == (value != stock), line
     message = f"teacher: {str(tmp_path)!r} is not allowed; a NeMo checkpoint folder (weights/metadata.json)"
     assert refused(recipe, teacher=str(tmp_path)) == message
 
