@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,24 +59,26 @@ def command(
     `nemo-elastic data books/ notes.jsonl --out data --vocab 4096`, or for a model that there is:
     `nemo-elastic data chats.jsonl --tokenizer parent/ --out chats`.
     """
+    from nemo_elastic.cli.show import counting
+
     started = time.monotonic()
     if tokenizer is not None:
-        from nemo_elastic.data.prepare import prepare
-
         _check_given(sources, vocab, reasoning)
-        with _progress(quiet=json) as tell:
+    with counting("data", quiet=json) as bar:
+
+        def tell(what: str, share: float) -> None:
+            bar(share, 1.0 if share else None, what)
+
+        if tokenizer is not None:
+            from nemo_elastic.data.prepare import prepare
+
             made = prepare(
                 out, sources or (), tokenizer, length=length, too_long=too_long, packed=packed, seed=seed,
                 workers=workers, force=force, progress=tell,
             )  # fmt: skip
-    else:
-        from nemo_elastic.extras import require
+        else:
+            from nemo_elastic.data.build import build_data
 
-        if reasoning != 0:
-            require("reasoning_gym")  # its extra brings tokenizers too, which is imported first
-        from nemo_elastic.data.build import build_data
-
-        with _progress(quiet=json) as tell:
             made = build_data(
                 out,
                 sources or (),
@@ -103,32 +103,6 @@ def _check_given(sources: list[Path] | None, vocab: int | None, reasoning: float
     for name, value in (("--vocab", vocab), ("--reasoning", reasoning)):
         if value is not None:
             raise bad(name, value, "nothing: with --tokenizer no tokenizer is trained and no problems are mixed in")
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
-    """A bar for each step, called with (its name, the share that is done); a step begins when it is first named."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-    bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=quiet)
-    tasks: dict[str, TaskID] = {}
-
-    def tell(what: str, share: float) -> None:
-        bars.start()  # not before: what is refused at once gets no empty bar
-        if what not in tasks:
-            for task in tasks.values():  # a step says when it begins; the one before it has then ended
-                bars.update(task, total=1.0, completed=1.0)
-                bars.stop_task(task)
-            tasks[what] = bars.add_task(what, total=None)
-        bars.update(tasks[what], total=1.0 if share else None, completed=share)
-
-    try:
-        yield tell
-    finally:
-        if tasks:
-            bars.stop()
 
 
 def _print(out: Path, folder: DataFolder | ChatFolder, seconds: float) -> None:

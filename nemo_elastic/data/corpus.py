@@ -101,7 +101,7 @@ def read_corpus(sources: Sequence[str | Path] = ()) -> Corpus:
     Raises:
         ElasticError: If a source is missing, empty, not UTF-8, not of a known kind, or the whole is too short.
     """
-    documents = read_documents(sources) if sources else _unique(_read_stdlib())
+    documents = _unique(_read_sources(sources) if sources else _read_stdlib())
     size = sum(len(d.text) for d in documents)
     if size < MIN_CHARS:
         raise bad("sources", f"{size} characters", f"give at least {MIN_CHARS} of text, or no source at all")
@@ -111,15 +111,6 @@ def read_corpus(sources: Sequence[str | Path] = ()) -> Corpus:
         if len(d.text) > MAX_DOCUMENT:
             raise oversized(d.name)
     return Corpus("files" if sources else "python-stdlib", tuple(_split(documents)))
-
-
-def read_documents(sources: Sequence[str | Path]) -> list[Document]:
-    """Read the texts of files and folders as `read_corpus` does, however few they are; none is held out.
-
-    Raises:
-        ElasticError: See `read_corpus`.
-    """
-    return _unique(_read_sources(sources))
 
 
 def _read_stdlib() -> Iterator[Document]:
