@@ -59,6 +59,7 @@ OPENED: dict[tuple[str, str], str] = {
     ("cli/aside.py", "path.open"): "its own output",
     ("data/corpus.py", "tokenize.open"): "the standard library",
     ("data/indexed.py", "open"): "its own output",
+    ("data/packing.py", "open"): "its own output",
     ("data/prepare.py", "open"): "its own output",
     ("data/indexed.py", "np.memmap"): "what that function opened",
     ("demo/walk.py", "read_text"): "its own output",
