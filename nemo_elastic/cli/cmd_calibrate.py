@@ -41,7 +41,8 @@ def command(
     Every member reads every prompt and its known answer. What the smallest makes of a prompt (entropy, margin,
     surprise) is fitted to what a larger one gains on the answer, and written to auto.json in the family folder: no
     weights. The table is a check: each half of the prompts is chosen for by the other half, against the best random
-    mixture of members at the same cost. A gain whose interval holds 0 says that auto is no better than chance here.
+    mixture of members at the same cost. Where no gain is above 0 by more than its interval, auto is no better than
+    chance here, and a warning says so.
 
     Example: `nemo-elastic calibrate family/ --data data`, then `nemo-elastic chat family/ --auto 0.3`.
     """
@@ -74,6 +75,10 @@ def command(
         return
     for table in _tables(measured, tried):
         Console(markup=False).print(table)
+    if not any(row.gain > row.wide for row in tried):
+        typer.echo(
+            "warning: no gain is above 0 by more than its interval: auto is no better than chance here", err=True
+        )
     typer.echo(f"written: {path}", err=True)
 
 

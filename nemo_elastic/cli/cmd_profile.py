@@ -26,11 +26,15 @@ __all__ = ["command"]
 
 _CONFIG = "YAML file with the `elastic:` block, for its axes; those of the family if left out."
 _ENGINE = typer.Option("--engine", help="What runs the models: runtime, transformers or vllm.")
+_DTYPE = "Of the weights: bf16, fp16 or fp32; the source's if left out."
 _PYTHON = typer.Option("--python", help="Interpreter of an environment with the engine, if not this one.")
 _GPU = typer.Option("--gpu", help="h100 or h200: a table on paper in place of a measured one, from the data sheet.")
 _WIDTHS = within(2, 64, "--widths", "Widths that are measured of each axis, ends included; between them it is linear.")
 _TOLERANCE = "Half of the interval for a median, over the time of a model, at which measuring it stops."
-_SECONDS = within(0.0, 1e6, "--seconds", "After which no further round of an entry begins.")
+_SECONDS = within(
+    0.0, 1e6, "--seconds",
+    "After which no further round of an entry begins; it needs six. 0 takes one, whose interval is not known.",
+)  # fmt: skip
 
 
 def command(
@@ -41,7 +45,7 @@ def command(
     batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once.")] = 1,
     prompt: Annotated[int, within(1, TOKENS, "--prompt", "Tokens of each prompt.")] = 512,
     answer: Annotated[int, within(2, TOKENS, "--answer", "Tokens that each gets.")] = 128,
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: bf16, fp16 or fp32.")] = "bf16",
+    dtype: Annotated[str | None, typer.Option("--dtype", help=_DTYPE)] = None,
     device: Annotated[str, typer.Option("--device", help="Where models run: cpu, cuda, cuda:1.")] = "cpu",
     python: Annotated[Path | None, _PYTHON] = None,
     gpu: Annotated[str | None, _GPU] = None,
@@ -67,14 +71,16 @@ def command(
     from nemo_elastic.io.outputs import check_file
     from nemo_elastic.plan.machine import GPUS
     from nemo_elastic.profile.cells import widths_of
+    from nemo_elastic.slicing.card import dtype_of
 
     parse_dtype(dtype, "--dtype")
     if gpu is not None and gpu not in GPUS:
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
-    parent, axes = _axes(read_shapes(source), config)
+    shapes = read_shapes(source)
+    parent, axes = _axes(shapes, config)
     goes_on = gpu is None and out.is_file()  # where it is not finished, see `making.begun`
     check_file(out, force or goes_on, source, config, python)
-    work = Workload(batch, prompt, answer, dtype)
+    work = Workload(batch, prompt, answer, dtype or dtype_of(shapes.config))
     measured = widths_of(parent, axes, widths)
     if gpu is not None:
         from nemo_elastic.profile.making import save
@@ -146,8 +152,10 @@ def _print(out: Path, table: LatencyTable, parent: Parent) -> None:
     parts = ", ".join(f"{phase} {three_digits(1e3 * whole[phase])} ms" for phase in (*PHASES, REQUEST))
     typer.echo(f"{out}: {table}; the parent takes: {parts}")
     for name, grid in table.grids.items():
-        ends = {phase: (1e3 * s.min(), 1e3 * s.max()) for phase, s in grid.seconds.items()}
-        each = ", ".join(f"{phase} {low:.3g} to {high:.3g} ms" for phase, (low, high) in ends.items())
+        ends = {
+            phase: [three_digits(1e3 * s) for s in (times.min(), times.max())] for phase, times in grid.seconds.items()
+        }
+        each = ", ".join(f"{phase} {low} to {high} ms" for phase, (low, high) in ends.items())
         sizes = " x ".join(str(len(widths)) for widths in grid.axes.values())
         typer.echo(f"  {name} ({sizes} widths): {each}")
     bounds = [bound for grid in table["grids"].values() for bound in grid.get("bounds") or ()]

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 if TYPE_CHECKING:
     from nemo_elastic.core.cost import MemorySpec
     from nemo_elastic.core.family import Parent, Subnet
@@ -33,7 +35,7 @@ __all__ = [
 
 @contextmanager
 def counting(what: str, quiet: bool, *columns: Any) -> Iterator[Callable[..., None]]:
-    """Show a bar on a terminal while it lasts, with time passed and time left.
+    """Show a bar on a terminal while it lasts, with time passed and time left; elsewhere a line for each named step.
 
     Gives the function to call with (done, in all) and, where that changes, what is done.
     """
@@ -42,11 +44,19 @@ def counting(what: str, quiet: bool, *columns: Any) -> Iterator[Callable[..., No
 
     words, console = TextColumn("{task.description}", markup=False), Console(stderr=True)
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    quiet = quiet or not console.is_terminal
+    shown, told = not quiet and console.is_terminal, None
     # gone when it ends, so that an error stays one line
-    with Progress(words, BarColumn(), *columns, *times, console=console, transient=True, disable=quiet) as bar:
+    with Progress(words, BarColumn(), *columns, *times, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total, now=what: bar.update(task, completed=done, total=total, description=now)
+
+        def tell(done: int, total: int, now: str = what) -> None:
+            nonlocal told
+            bar.update(task, completed=done, total=total, description=now)
+            if now != what and told is not None and done > told and not (shown or quiet):
+                typer.echo(f"{done} of {total}: {now}", err=True)
+            told = done
+
+        yield tell
 
 
 def writing(what: str, quiet: bool) -> AbstractContextManager[Callable[[int, int], None]]:

@@ -175,7 +175,11 @@ class LatencyTable(dict[str, Any]):
         wanted = {OUTSIDE: (HIDDEN,)} | {name: (HIDDEN, *self.parent.kind(name).widths) for name in names}
         if not isinstance(given, Mapping) or set(given) != set(wanted):
             raise bad("grids", sorted(given) if isinstance(given, Mapping) else given, ", ".join(sorted(wanted)))
-        return {name: _read_grid(name, given[name], axes) for name, axes in wanted.items()}
+        grids = {name: _read_grid(name, given[name], axes) for name, axes in wanted.items()}
+        for phase in PHASES:  # a single entry may be noise, also below 0
+            if not any(grid.seconds[phase].flat[-1] for grid in grids.values()):
+                raise bad("grids", f"{phase} of 0 seconds or less", "times above 0; make the table again")
+        return grids
 
     def seconds(self, parent: Parent, member: Any) -> dict[str, float]:
         """Seconds of a member by phase, those of a whole answer with them.

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from math import isfinite, prod
+from math import inf, isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +72,11 @@ def measure(
 ) -> LatencyTable:  # fmt: skip
     """Measure what a table of `begun` lacks, and write it after each entry.
 
-    `progress` is given how many entries are done, of how many, and what is measured.
+    `progress` is given how many entries are done, of how many, and which is measured: before it and behind it.
 
     Raises:
-        ElasticError: the engine does not run a model, or the table was begun with other versions or elsewhere.
+        ElasticError: the engine does not run a model, the table was begun with other versions or elsewhere, or an
+            entry's interval is open after the seconds of `stop`; none are: one round was asked for.
     """
     every, grids = list(cells(widths)), table["grids"]
     left = [cell for cell in every if grids[cell.kind][PHASES[0]][cell.place] is None]
@@ -90,11 +91,17 @@ def measure(
                 loaded.callback(models[-1].close)
             _check_facts(file, table, engine)
             taken = difference(models[0], models[1], engine.work, stop, rest=outside)
+        bound = max(taken.bounds[p] / taken.first[p] if taken.first[p] > 0 else inf for p in PHASES)
+        if stop.seconds and bound == inf:
+            more = (
+                f"more: the interval of {cell} is open after {taken.rounds} rounds; or 0 for one round of each entry"
+            )
+            raise bad("--seconds", stop.seconds, more)
         for phase, seconds in taken.seconds.items():
             own[phase][cell.place] = seconds / (1 if outside else number)
-        bound = max(taken.bounds[p] / taken.first[p] for p in PHASES)
         own["bounds"][cell.place] = bound if isfinite(bound) else None
         save(file, table)
+        progress(done + 1, len(every), f"{engine.name}: {cell}")
     return LatencyTable.read(str(file), table)
 
 

@@ -199,10 +199,14 @@ def served_as(config: Mapping[str, Any], batch: int = 1, length: int = 8192, low
         batch, length: see `MemorySpec`.
         low: how weights of low precision are stored, by whoever knows the folder; by default what the config names.
     """
-    dtype = str(config.get("torch_dtype", config.get("dtype")))
     named = precision_of(config) if low is None else low.scheme.precision
-    name = named or {"float32": "F32", "float16": "F16"}.get(dtype, "BF16")
-    return serving_spec(name, batch=batch, length=length)
+    return serving_spec(named or dtype_of(config), batch=batch, length=length)
+
+
+def dtype_of(config: Mapping[str, Any]) -> str:
+    """The dtype that a `config.json` names, by the name that options have for it: bf16 where it names none of ours."""
+    named = str(config.get("torch_dtype", config.get("dtype")))
+    return {"float32": "fp32", "float16": "fp16"}.get(named, "bf16")
 
 
 def _usage(member: Subnet, runs: Runs, tokenizer: bool, low: Stored | None, family: bool = False) -> list[str]:

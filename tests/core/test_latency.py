@@ -172,6 +172,12 @@ def broken(rows: dict[str, Any], what: str) -> dict[str, Any]:
             mlp["prefill"].pop()
         case "text":
             mlp["prefill"][0] = "1"
+        case "zeros":
+            for grid in rows["grids"].values():
+                grid["prefill"] = [0.0] * len(grid["prefill"])
+        case "negative":
+            for grid in rows["grids"].values():
+                grid["decode"] = [-1.0] * len(grid["decode"])
         case "falling":
             mlp["axes"]["hidden"] = mlp["axes"]["hidden"][::-1]
         case "kinds":
@@ -190,6 +196,8 @@ SAID = {
     "unfinished": "1 of",
     "short": "numbers: one for each combination",
     "text": "'1' is not allowed; seconds",
+    "zeros": "grids: 'prefill of 0 seconds or less' is not allowed",
+    "negative": "grids: 'decode of 0 seconds or less' is not allowed",
     "falling": "ascending widths, each once",
     "kinds": "grids: ",
     "missing": "workload: missing",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,11 @@ def test_a_table_of_the_runtime_serves_slice_and_inspect(
 ) -> None:
     out = tmp_path / "here.json"
     assert run("profile", family, "--out", out, *QUICK) == 0
-    said = capsys.readouterr().out
+    said, lines = capsys.readouterr()
+    measured = list(cells(json_widths(out)))
+    assert lines.splitlines() == [
+        f"{number} of {len(measured)}: runtime: {cell}" for number, cell in enumerate(measured, 1)
+    ], "an entry is a line where no terminal shows a bar"
     assert re.search(r"runtime on .+ threads?, batch 1, 4 \+ 3 tokens, fp32; .+ takes: prefill [\d.]+ ms", said)
     table, shapes = LatencyTable.read("table", str(out)), read_shapes(family)
     assert all(len(widths) <= 2 for grid in table.grids.values() for widths in grid.axes.values())
@@ -64,6 +69,47 @@ def test_a_table_of_the_runtime_serves_slice_and_inspect(
     assert "is too little; the smallest, small, takes" in capsys.readouterr().err
     assert run("profile", family, "--out", out, *QUICK) == 2
     assert f"{out}: already exists; --force replaces it" in capsys.readouterr().err
+
+
+def json_widths(table: Path) -> dict[str, Any]:
+    return {name: grid["axes"] for name, grid in json.loads(table.read_text())["grids"].items()}
+
+
+def test_an_interval_stays_open_only_where_one_round_was_asked_for(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "t.json"
+    assert run("profile", family, "--out", out, *QUICK[:-1], "1e-9") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --seconds: 1e-09 is not allowed; ") and said.count("\n") == 1
+    assert not out.exists()
+
+
+def test_weights_have_the_dtype_of_the_source(family: Path, tmp_path: Path) -> None:
+    stored = Path(shutil.copytree(family, tmp_path / "family"))
+    config = json.loads((stored / "config.json").read_text())
+    for name, words in (("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")):
+        (stored / "config.json").write_text(json.dumps(config | {"torch_dtype": words}))
+        assert run("profile", stored, "--out", tmp_path / f"{name}.json", "--gpu", "h100") == 0
+        assert json.loads((tmp_path / f"{name}.json").read_text())["workload"]["dtype"] == name
+
+
+def test_a_table_without_times_is_refused_before_anything_is_written(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "paper.json"
+    assert run("profile", family, "--out", file, "--gpu", "h100") == 0
+    table = json.loads(file.read_text())
+    for grid in table["grids"].values():
+        grid[DECODE] = [0.0] * len(grid[DECODE])
+    file.write_text(json.dumps(table))
+    capsys.readouterr()
+    for command in (("slice", family, "--latency", f"{file}:0.6", "--out", tmp_path / "cut"),
+                    ("inspect", family, "--latency", file)):  # fmt: skip
+        assert run(*command) == 2
+        error = capsys.readouterr().err
+        assert f"{file}: grids: " in error and error.count("\n") == 1
+    assert not (tmp_path / "cut").exists()
 
 
 class Stopped(Engine):
