@@ -155,7 +155,10 @@ class MemberMiddleware:
     def _open(self, scope: Message) -> MemberReader:
         if self._reader is None:
             args = scope["app"].state.args
-            names = server_names(args)
+            try:
+                names = server_names(args)
+            except ElasticError as exc:  # to vLLM a ValueError is the client's mistake
+                raise RuntimeError("the family cannot be opened") from exc
             assert names is not None
             enforced = bool(getattr(args, "reasoning_parser", None) or getattr(args, "reasoning_config", None))
             ends, trusts = (
