@@ -64,10 +64,6 @@ demo: $(VENV)/.stamp ## The whole method at tiny size on this CPU, with a report
 run-tests = $(QUIET_THREADS) NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(1)" $(ARGS)
 
-.PHONY: demo-context
-demo-context: $(VENV)/.stamp ## The demo, and a second family that shows what the longer context of stage 2 brings
-	OMP_WAIT_POLICY=passive $(BIN)/nemo-elastic demo --out $(OUT)-context --context
-
 .PHONY: demo-chat
 demo-chat: $(VENV)/.stamp ## A parent that answers in chat form, members distilled on packed conversations, in runs/demo-chat, and docs/tables/demo_chat.md
 	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore recipes/demo_chat.py --out $(OUT)-chat --markdown docs/tables/demo_chat.md

@@ -65,7 +65,7 @@ def problems() -> Iterator[Any]:
 def make_data(out: Path, sizes: Sizes) -> None:
     """Conversations as text for the parent, packed at the lengths of both stages, and the questions that are asked."""
     from nemo_elastic.data.prepare import prepare
-    from nemo_elastic.demo.facts import build_words
+    from nemo_elastic.demo.words import build_words
 
     lines = [p.chat_line for p in islice((p for p in problems() if not p.held_out), sizes.conversations)]
     asked = [p.chat_line for p in islice((p for p in problems() if p.held_out), sizes.questions)]

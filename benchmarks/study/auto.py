@@ -39,7 +39,7 @@ Groups = np.ndarray
 def answers(family: FamilyRuntime, data: Path, seed: int) -> dict[str, Any]:
     """Every question of held-out texts is a prompt: the text up to the answer, which is right or not."""
     from benchmarks.study.data import RECALL_LONG
-    from nemo_elastic.demo.facts import documents
+    from benchmarks.study.facts import documents
 
     tokens_bl = torch.as_tensor(np.asarray(DataFolder.open(data).tokens("val"), dtype=np.int64))
     tokens_bl = tokens_bl.reshape(-1, RECALL_LONG)[:TEXTS]

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.study.context import LENGTH, SHORT, WORDS, documents
+from benchmarks.study.facts import build_recall
 from nemo_elastic.data.build import build_data
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.demo.facts import build_recall, build_words
+from nemo_elastic.demo.words import build_words
 
 #: documents of each split of the texts that need a long context; `train` is the parent's, `train_long` the families'
 DOCUMENTS = {"train": 6144, "train_long": 1024, "val": 256}

@@ -18,10 +18,6 @@ __all__ = ["command"]
 def command(
     out: Annotated[Path, options.out("The folder to fill.")],
     short: Annotated[bool, typer.Option("--short", help="Every part, too briefly to learn much.")] = False,
-    context: Annotated[
-        bool,
-        typer.Option("--context", help="Also a second, small family: what the longer context of stage 2 brings."),
-    ] = False,
     force: Annotated[bool, options.force("the folder of an earlier demo")] = False,
     verbose: Annotated[bool, options.verbose()] = False,
     json: Annotated[bool, as_json("members, targets and seconds", "; progress goes to stderr")] = False,
@@ -37,11 +33,11 @@ def command(
 
     require("nemo")  # it would be missed after the data is made
     from nemo_elastic.cli.aside import Aside
-    from nemo_elastic.demo.demo_settings import settings_of
+    from nemo_elastic.demo.demo_settings import FULL, SHORT
     from nemo_elastic.demo.walk import Demo
 
     with Aside(verbose) as aside:
-        demo = Demo(out, settings_of(short, context), aside, force, err=json)
+        demo = Demo(out, SHORT if short else FULL, aside, force, err=json)
         metrics = demo.run()
     if json:
         print_json({"out": str(demo.out)} | metrics)

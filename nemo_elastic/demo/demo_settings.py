@@ -30,44 +30,6 @@ QUICK: dict[str, Any] = {
     "search": {"candidates": 64, "tokens": 4096},
 }
 
-#: the little family of texts that ask for what stands far back: tokens of a short sequence and of a whole text
-SHORT_TEXT, WHOLE_TEXT = 64, 512
-RECALL_BLOCK: dict[str, Any] = {
-    "budgets": [{"name": "whole"}, {"name": "half", "ratio": 0.5}],
-    "axes": {
-        "hidden": [64, 56, 48, 40],
-        "ffn": [128, 96, 64],
-        "mamba_heads": [8, 4],
-        "mamba_head_dim": [16, 12, 8],
-        "depth": [5],
-    },
-    "importance": {"samples": 64, "depth_samples": 8},
-    "search": {"candidates": 32, "tokens": 4096},
-    "router": None,
-}
-
-
-@dataclass(frozen=True)
-class RecallSettings:
-    """Sizes of the demo's second, smaller family. Every step has 2048 tokens.
-
-    Attributes:
-        parent_steps: steps of the parent in short texts, then in long ones.
-        stage1_steps: steps in short pieces of long texts; stage2_steps in whole ones.
-        texts: texts for training, short and long; held_out: long ones that ask the questions.
-    """
-
-    parent_steps: tuple[int, int] = (600, 150)
-    stage1_steps: int = 180
-    stage2_steps: int = 90
-    texts: tuple[int, int] = (16384, 2048)
-    held_out: int = 192
-    block: dict[str, Any] = field(default_factory=lambda: RECALL_BLOCK)
-
-    def seconds(self) -> float:
-        """What it takes on two quiet cores."""
-        return 20.0 + 0.14 * sum(self.parent_steps) + 0.19 * (self.stage1_steps + 2 * self.stage2_steps)
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -80,7 +42,6 @@ class Settings:
         eval_tokens: held-out tokens for perplexity; problems: held-out problems for answer accuracy.
         block: the elastic block.
         stage2_sampling: sampling weights of stage 2, in the order of the budgets.
-        recall: of the second family, which shows what stage 2 is for; None for a demo without it.
     """
 
     vocab: int = 1024
@@ -93,7 +54,6 @@ class Settings:
     problems: int = 48
     block: dict[str, Any] = field(default_factory=lambda: BLOCK | QUICK)
     stage2_sampling: tuple[float, ...] = (0.5, 0.3, 0.2)
-    recall: RecallSettings | None = None
 
     @property
     def elastic_tokens(self) -> int:
@@ -104,7 +64,6 @@ class Settings:
         """Phase -> seconds that it takes on two quiet cores, in the order of the phases."""
         block = self.block
         shaping = 0.12 * block["search"]["candidates"] + 0.09 * block["importance"]["samples"]
-        recall = {} if self.recall is None else {"context": self.recall.seconds()}
         return {
             "data": 9.0,
             "start": 4.0,
@@ -113,7 +72,6 @@ class Settings:
             "stage 2": 5.0 + 0.52 * self.stage2_steps,
             "cut": 3.0,
             "evaluation": 3.0 + 0.03 * self.problems * 3 + self.eval_tokens / 20_000 * 5,
-            **recall,
             "report": 8.0,
         }
 
@@ -134,23 +92,3 @@ SHORT = replace(
     problems=16,
     block=BLOCK | {"importance": {"samples": 8, "depth_samples": 2}, "search": {"candidates": 12, "tokens": 1024}},
 )
-SHORT_RECALL = RecallSettings(
-    parent_steps=(8, 4),
-    stage1_steps=6,
-    stage2_steps=4,
-    texts=(512, 64),
-    held_out=8,
-    block=RECALL_BLOCK
-    | {"importance": {"samples": 8, "depth_samples": 2}, "search": {"candidates": 8, "tokens": 1024}},
-)
-
-
-def settings_of(short: bool = False, context: bool = False) -> Settings:
-    """What a demo runs.
-
-    Args:
-        short: every part, too briefly to learn much.
-        context: the second family, too.
-    """
-    recall = SHORT_RECALL if short else RecallSettings()
-    return replace(SHORT if short else FULL, recall=recall if context else None)

@@ -19,7 +19,6 @@ from nemo_elastic.io.outputs import Output, absolute, check_output, is_empty
 from nemo_elastic.verdicts import TIE
 
 from .demo_settings import Settings
-from .recall_family import context_rows
 from .seconds import TimeLeft
 
 if TYPE_CHECKING:
@@ -119,14 +118,8 @@ class Demo:
             from .evaluate import evaluate
 
             rows = evaluate(out / "data", out / "family", out / "sorted", out / "parent_hf", s, self.count)
-        context = {}
-        if s.recall is not None:
-            with self.phase("context", "a second, smaller family, of texts that ask for what stands far back"):
-                from .recall_family import run_context
-
-                context = {"context": run_context(out / "context", s.recall, self.count)}
         with self.phase("report", "plots and one HTML page"):
-            metrics = self._metrics(folder, rows, time.monotonic() - began) | context
+            metrics = self._metrics(folder, rows, time.monotonic() - began)
             atomic_write(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
             page = self.draw("the whole report")
         self._table(metrics)
@@ -226,16 +219,6 @@ class Demo:
         self.console.print("untrained, unsorted: the same shape cut before training, with and without sorting;")
         self.console.print("closed: share of the gap from untrained to parent that training closed")
         self.console.print(table)
-        if "context" not in metrics:
-            return
-        distances = Table(title="second family: right answers, by tokens back to what was said", box=SIMPLE_HEAD,
-                          padding=(0, 1))  # fmt: skip
-        first, *rest = context_rows(metrics["context"])
-        for i, column in enumerate(first):
-            distances.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
-        for row in rest:
-            distances.add_row(*row)
-        self.console.print(distances)
 
 
 def targets(parent: dict[str, Any], members: list[dict[str, Any]], bigram: float) -> dict[str, dict[str, Any]]:
@@ -279,12 +262,6 @@ def markdown(metrics: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def context_markdown(context: dict[str, Any]) -> str:
-    """The table of the second family for the documentation: `… metrics.json context`."""
-    first, *rest = context_rows(context)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (first, ["---"] * len(first), *rest)) + "\n"
-
-
 def _answers(answers: dict[str, Any]) -> str:
     low, high = answers["interval"]
     return f"{answers['accuracy']:.0%} ({low:.0%} to {high:.0%})"
@@ -293,5 +270,4 @@ def _answers(answers: dict[str, Any]) -> str:
 if __name__ == "__main__":
     import sys
 
-    metrics = json.loads(Path(sys.argv[1]).read_text())
-    print(context_markdown(metrics["context"]) if sys.argv[2:] == ["context"] else markdown(metrics), end="")
+    print(markdown(json.loads(Path(sys.argv[1]).read_text())), end="")

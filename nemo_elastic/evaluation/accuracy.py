@@ -10,15 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-
 from nemo_elastic.data.encoded import end_of
 from nemo_elastic.data.reasoning import Problem
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.io.values import integer
-from nemo_elastic.nn.generate import check_finite
 from nemo_elastic.verdicts import wilson
 
 
@@ -146,38 +142,3 @@ def answer_accuracy(
 
 def _limit(solution: int) -> int:
     return solution + solution // 4 + 8
-
-
-def right_by_distance(
-    model: Callable[[Any], Any],
-    tokens_nl: np.ndarray,
-    questions: Iterable[Sequence[tuple[int, int]]],
-    levels: Sequence[int],
-    batch: int = 16,
-) -> list[tuple[int, int]]:
-    """Count answers to questions of `demo.facts` that are the most probable next token, by how far back they stand.
-
-    Each is asked for after the true tokens before it.
-
-    Args:
-        model: tokens int64 [b, l] -> logits [b, l, v].
-        tokens_nl: documents, one in a row.
-        questions: of each document: (place of the answer, tokens back to where it was said).
-        levels: largest distance of each group, ascending; the last holds all.
-        batch: documents per forward.
-
-    Returns:
-        (right, asked) of each level.
-    """
-    tokens = torch.as_tensor(np.asarray(tokens_nl, dtype=np.int64))
-    counts = [[0, 0] for _ in levels]
-    asked = iter(questions)
-    for rows_bl in tokens.split(batch):
-        with torch.no_grad():
-            hits_bl = (check_finite(model(rows_bl[:, :-1])).argmax(-1) == rows_bl[:, 1:]).tolist()
-        for hits, of_document in zip(hits_bl, asked, strict=False):
-            for place, distance in of_document:
-                count = counts[next(i for i, level in enumerate(levels) if distance <= level)]
-                count[0] += hits[place - 1]
-                count[1] += 1
-    return [(right, total) for right, total in counts]

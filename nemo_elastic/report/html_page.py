@@ -239,7 +239,7 @@ def _sections(run: RunRecord, pictures: Mapping[str, Picture]) -> Iterator[Secti
 def _members(run: RunRecord) -> Iterator[Section]:
     spec = run.serving
     sizes, quality = page_tables.sizes_table(run), page_tables.quality_table(run)
-    tasks, distances = page_tables.tasks_table(run), page_tables.context_table(run)
+    tasks = page_tables.tasks_table(run)
     if sizes:
         words = (
             f"Parameters are exact counts. Memory is {spec.weights} weights, KV cache ({spec.cache}) and state "
@@ -255,13 +255,6 @@ def _members(run: RunRecord) -> Iterator[Section]:
             f"as equal. {accuracy}".strip()
         )
         yield Section("What they are worth", words, None, _with_titles({"": quality, "Accuracy by task": tasks}))
-    if distances:
-        words = (
-            "A second, smaller family, whose texts ask for what they said before. Right answers of its members by how "
-            "many tokens back the answer stands: as stage 1 ended, and after a stage 2 of as many tokens, in "
-            f"sequences as short or of whole texts. {page_tables.INTERVALS}"
-        )
-        yield Section("What the longer context brings", words, None, [("", distances)])
 
 
 def _asked(limit: Limit) -> Any:

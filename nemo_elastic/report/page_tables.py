@@ -173,22 +173,6 @@ def accuracy_words(run: RunRecord) -> str:
     return f"{INTERVALS * any(asked.values())} {left * bool(out)}".strip()
 
 
-def context_table(run: RunRecord) -> Table | None:
-    """Right answers of the second family by distance, with their intervals."""
-    context = run.results and run.results.context
-    if not context:
-        return None
-    totals = {tuple(a.total for a in row.answers) for row in context.rows}
-    one = len(totals) == 1  # all were asked the same
-    asked = [f", n = {n:,}" for n in totals.pop()] if one else [""] * len(context.levels)
-    heads = [f"up to {level:,}{n}" for level, n in zip(context.levels, asked, strict=True)]
-    return Table(["member", "distilled in", *heads], [
-        [row.member, ", then ".join(map(whole, row.stages)),
-         *(share(a.to_json(), None, counted=not one) for a in row.answers)]
-        for row in context.rows
-    ])  # fmt: skip
-
-
 def _members_table(run: RunRecord, columns: Sequence[Column]) -> Table | None:
     rows = members(run)
     used = [(head, give) for head, give in columns if any(give(m) != DASH for m in rows)]

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nemo_elastic.io.values import integer
-
 from ..errors import ElasticError, bad
 from ..verdicts import SHARED, wilson
 
@@ -81,34 +79,6 @@ class MemberResult:
 
 
 @dataclass(frozen=True)
-class ContextRow:
-    """What a member of the demo's second family answers, by how far back the answer stands.
-
-    Attributes:
-        member: Its name.
-        stages: Tokens of the sequences that it was distilled in, stage by stage.
-        answers: Of each group of questions.
-    """
-
-    member: str
-    stages: tuple[int, ...]
-    answers: tuple[Answers, ...]
-
-
-@dataclass(frozen=True)
-class Context:
-    """Answers by distance.
-
-    Attributes:
-        levels: Largest distance of each group of questions, in tokens.
-        rows: Members by what they were distilled in.
-    """
-
-    levels: tuple[int, ...]
-    rows: tuple[ContextRow, ...]
-
-
-@dataclass(frozen=True)
 class Results:
     """Final figures of a run.
 
@@ -118,7 +88,6 @@ class Results:
         bigram_loss: Held-out nats per token of a bigram model of the same tokens.
         parent_start, parent_end: Held-out loss of the parent around its training.
         targets: What the run was held against, JSON values.
-        context: Of a second family that shows what the longer context brings.
     """
 
     members: tuple[MemberResult, ...] = ()
@@ -128,7 +97,6 @@ class Results:
     parent_start: float | None = None
     parent_end: float | None = None
     targets: Mapping[str, Any] = field(default_factory=dict)
-    context: Context | None = None
 
     @property
     def before(self) -> MemberResult | None:
@@ -175,7 +143,6 @@ class Results:
             parent_start=_number(parent.get("start"), f"{where}: parent_loss.start"),
             parent_end=_number(parent.get("end"), f"{where}: parent_loss.end"),
             targets=_mapping(data, "targets", where),
-            context=_context(_mapping(data, "context", where), f"{where}: context"),
         )
 
 
@@ -215,38 +182,6 @@ def _answers(data: Any, where: str) -> Answers | None:
     ):  # fmt: skip
         raise bad(where, data, "counts correct, guessed and total, none above the last")
     return Answers(*counts)
-
-
-def _context(data: Mapping[str, Any], where: str) -> Context | None:
-    """What `demo.recall_family.run_context` gives."""
-    if not data:
-        return None
-    lengths = {
-        stage: integer(f"{where}.{stage}", data.get(stage), 1, _COUNT, int(LARGEST)) for stage in ("short", "whole")
-    }
-    levels, rows = data.get("levels"), data.get("rows")
-    if not isinstance(levels, list) or not isinstance(rows, list):
-        raise bad(where, data, "lists levels and rows")
-    few(rows, f"{where}.rows")
-    few(levels, f"{where}.levels")
-    return Context(
-        tuple(integer(f"{where}.levels", level, 1, _COUNT, int(LARGEST)) for level in levels),
-        tuple(_context_row(row, lengths, len(levels), f"{where}.rows[{i}]") for i, row in enumerate(rows)),
-    )
-
-
-def _context_row(row: Any, lengths: Mapping[str, int], groups: int, where: str) -> ContextRow:
-    name, stages, counts = (
-        (row.get(key) for key in ("member", "stages", "answers")) if isinstance(row, dict) else [0] * 3
-    )
-    if not (isinstance(name, str) and name and isinstance(stages, list) and isinstance(counts, list)):
-        raise bad(where, row, "a mapping of a member, its stages and answers")
-    if len(stages) > len(lengths) or any(not isinstance(stage, str) or stage not in lengths for stage in stages):
-        raise bad(f"{where}.stages", stages, f"up to two of {', '.join(lengths)}")
-    if len(counts) != groups or any(not isinstance(count, list) or len(count) != 2 for count in counts):
-        raise bad(f"{where}.answers", counts, f"{groups} pairs of right and asked")
-    answers = [_answers({"correct": right, "total": total}, f"{where}.answers") for right, total in counts]
-    return ContextRow(name, tuple(lengths[stage] for stage in stages), tuple(a for a in answers if a))
 
 
 def few(members: Sized, where: str) -> None:

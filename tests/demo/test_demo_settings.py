@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.demo.demo_settings import FULL, PARENT, SHORT, STAGE1, STAGE2, Settings, settings_of
+from nemo_elastic.demo.demo_settings import FULL, PARENT, SHORT, STAGE1, STAGE2, Settings
 
 BOTH = pytest.mark.parametrize("settings", [FULL, SHORT])
 
@@ -29,15 +29,6 @@ def test_blocks_of_both_stages_are_blocks(settings: Settings) -> None:
     one, two = ElasticConfig.from_dict(settings.block), ElasticConfig.from_dict(settings.stage2_block())
     assert one.weights() == pytest.approx([1 / 3] * 3) and two.weights() == pytest.approx(settings.stage2_sampling)
     assert two.axes == one.axes and two.budgets == one.budgets
-
-
-@pytest.mark.parametrize("short", [False, True])
-def test_the_second_family_comes_on_request_with_a_block_of_its_own(short: bool) -> None:
-    assert settings_of(short).recall is None and "context" not in settings_of(short).seconds()
-    wanted = settings_of(short, context=True)
-    assert wanted.recall is not None and wanted.seconds()["context"] == wanted.recall.seconds()
-    recall = ElasticConfig.from_dict(wanted.recall.block)
-    assert [budget.name for budget in recall.budgets] == ["whole", "half"] and recall.router is None
 
 
 def test_the_whole_demo_is_planned_for_five_minutes_and_its_first_picture_for_two() -> None:

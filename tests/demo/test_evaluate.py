@@ -20,7 +20,7 @@ from nemo_elastic.data.folder import MANIFEST, PROBLEMS, DataFolder, problem_lin
 from nemo_elastic.data.reasoning import Problem
 from nemo_elastic.demo.demo_settings import FULL
 from nemo_elastic.demo.evaluate import LENGTH, evaluate
-from nemo_elastic.demo.facts import build_words
+from nemo_elastic.demo.words import build_words
 from nemo_elastic.evaluation import accuracy
 from nemo_elastic.evaluation.perplexity import perplexity
 from nemo_elastic.nn.nemotron_h import NemotronH

@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,10 +11,8 @@ import torch.nn.functional as F
 from nemo_elastic.core.family import Parent
 from nemo_elastic.data.bpe import EOS_ID, save_tokenizer, train_tokenizer
 from nemo_elastic.data.reasoning import Problem
-from nemo_elastic.demo.facts import WORDS, documents
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import answer_accuracy
-from nemo_elastic.evaluation.accuracy import right_by_distance
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.verdicts import wilson
 
@@ -124,28 +119,3 @@ def test_refused(folder, tmp_path):
         answer_accuracy(model, PROBLEMS, tmp_path)
     with pytest.raises(ElasticError, match="max_new_tokens"):
         answer_accuracy(model, PROBLEMS, folder, max_new_tokens=0)
-
-
-LEVELS = (8, 32, 128)
-IDS = {word: i + 2 for i, word in enumerate(WORDS)}
-
-
-@pytest.mark.parametrize("batch", [1, 3, 16])
-@pytest.mark.parametrize("reach", [0, 8, 32, 128])
-def test_a_model_that_remembers_so_far_answers_so_far(reach: int, batch: int) -> None:
-    texts = list(islice(documents("val", 128), 10))
-    tokens = np.array([[*(IDS[w] for w in t.words), 1] for t in texts], dtype=np.uint16)
-
-    def model(rows_bl: torch.Tensor) -> torch.Tensor:
-        """The value that stood behind this name last, if it is no further back than `reach`."""
-        logits = torch.zeros(*rows_bl.shape, 258)
-        for row, out in zip(rows_bl.tolist(), logits):
-            for at, name in enumerate(row):
-                known = [i + 1 for i in range(at) if row[i - 1] == IDS["="] and row[i] == name and at - i <= reach]
-                out[at, row[known[0]] if known else 0] = 1.0
-        return logits
-
-    result = right_by_distance(model, tokens, [t.questions for t in texts], LEVELS, batch)
-    assert sum(asked for _, asked in result) == sum(len(t.questions) for t in texts)
-    for (right, asked), level in zip(result, LEVELS):
-        assert asked > 10 and right == (asked if level <= reach else 0)

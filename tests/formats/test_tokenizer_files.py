@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.data.bpe import save_tokenizer
-from nemo_elastic.demo.facts import word_tokenizer
+from nemo_elastic.demo.words import word_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer_files import find_tokenizer, load_tokenizer
 

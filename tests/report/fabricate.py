@@ -30,14 +30,6 @@ NAMES = [b.name for b in BUDGETS]
 BEFORE = 3.10
 LOSSES = {"1.6m": (3.12, 3.10, 3.10), "1.1m": (3.21, 4.38, 6.21), "0.8m": (3.36, 5.42, 7.05)}
 BIGRAM = 4.06
-#: answers of a second family by how far back they stand
-CONTEXT = {
-    "short": 64, "whole": 512, "levels": [64, 512],
-    "rows": [
-        {"member": "half", "stages": ["short", "short"], "answers": [[60, 80], [30, 120]]},
-        {"member": "half", "stages": ["short", "whole"], "answers": [[70, 80], [90, 120]]},
-    ],
-}  # fmt: skip
 #: seconds of the run: of its phases, and some between them
 TOTAL = 216.6
 
@@ -161,7 +153,6 @@ def make_run(root: Path, seed: int = 0) -> Path:
         "seconds": {"data": 21.0, "parent": 98.2, "stage 1": 61.4, "stage 2": 35.0, "total": TOTAL},
         "bigram_loss": BIGRAM, "parent_loss": {"start": 6.93, "end": 3.12, "evaluation": BEFORE}, "members": members,
         "targets": {"0.8m gains by sorting": {"found": 1.63, "unit": "nats", "at_least": 0.005, "met": True}},
-        "context": CONTEXT,
     })  # fmt: skip
     return root
 

@@ -16,14 +16,14 @@ from markupsafe import escape
 
 from nemo_elastic.cli.app import main
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.demo.walk import context_markdown, markdown, targets
+from nemo_elastic.demo.walk import markdown, targets
 from nemo_elastic.report import load_run
 from nemo_elastic.report.html_page import render
 from nemo_elastic.report.page_tables import members, size
 from nemo_elastic.report.result import Results
 from nemo_elastic.report.run_record import ShapeHistory
 from nemo_elastic.slicing.family_folder import write_family
-from tests.report.fabricate import BEFORE, CONTEXT, TOTAL, make_run
+from tests.report.fabricate import BEFORE, TOTAL, make_run
 from tests.shapes import PARENT
 from tests.slicing.helpers import SMALL, random_values
 
@@ -259,9 +259,9 @@ def test_accuracies_that_are_no_more_than_a_guess_are_left_out_and_said(run: Pat
     html = guessed(32, color_cube_rotation=14)
     assert f"Accuracy on all problems, color_cube_rotation{left_out}" in html and "accuracy, n" not in html
     assert [row[0] for row in cells(html, "Accuracy by task")] == ["task", "letter &lt;b&gt;"]
-    assert html.count(brackets) == 2, "of a task, and of the longer context"
+    assert html.count(brackets) == 1
     html = guessed(32, **{"letter <b>": 48})
-    assert "Accuracy by task" not in html and f"Accuracy{left_out}" in html and html.count(brackets) == 1
+    assert "Accuracy by task" not in html and f"Accuracy{left_out}" in html and brackets not in html
 
 
 def test_a_parent_that_solves_nothing_has_no_accuracies(run: Path) -> None:
@@ -332,28 +332,3 @@ def test_a_cut_that_training_left_as_it_was_keeps_a_mark_that_is_seen(run: Path,
         )
         order = [(mark.get_zorder(), marks.index(mark)) for mark in here]
         assert order == sorted(order, reverse=True), "the smaller lie on the larger"
-
-
-def test_answers_by_distance_are_reported_with_their_intervals(run: Path) -> None:
-    html = page(run)
-    assert "What the longer context brings" in html
-    for cell in ("up to 512, n = 120", "64, then 64", "64, then 512", "25.0% (18.1 to 33.4)", "75.0% (66.6 to 81.9)"):
-        assert cell in html, cell
-    lines = context_markdown(CONTEXT).splitlines()
-    assert lines[0] == "| member | distilled in | up to 64 | up to 512 |"
-    assert lines[-1] == "| half | 64 tokens, then 512 tokens | 88% | 75% |"
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"levels": [64]}, "rows[0].answers: [[60, 80], [30, 120]] is not allowed; 1 pairs"),
-        ({"levels": 3}, "lists levels and rows"),
-        ({"short": None}, "context.short: None is not allowed; a count from 1"),
-        ({"rows": [{"member": "half", "stages": ["long"], "answers": []}]}, "rows[0].stages: ['long'] is not allowed"),
-        ({"rows": [{"member": "half", "stages": ["short"], "answers": [[9, 3], [1, 2]]}]}, "none above the last"),
-    ],
-)
-def test_answers_that_are_none_are_left_out_and_said(run: Path, change: dict[str, Any], words: str) -> None:
-    html = page(edit(run, context=CONTEXT | change))
-    assert "What the longer context brings" not in html and escape(words) in html

@@ -77,7 +77,7 @@ class TinyNemotronH(NemotronHConfigBase):
 
 @dataclass
 class RecallNemotronH(TinyNemotronH):
-    """0.15M parameters for `demo.facts`: texts that ask for what stands far back.
+    """0.15M parameters for texts whose words are their tokens (`demo.words`).
 
     It starts from 1/sqrt(hidden): from megatron-core's 0.02 so small a model takes many times as long to learn to look
     anything up.

@@ -2,32 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts that ask for what they said before, near or far: `= Ab Cd` states that Ab is Cd, `? Ab Cd` asks and answers.
 
-A hybrid of 0.15M parameters learns to look such facts up in about a minute, so that a tiny family can show what a
-context's length does to its members.
+A hybrid of 0.15M parameters learns to look such facts up in about a minute.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import platform
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
 
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-
-from nemo_elastic.data.bpe import EOS, MIN_VOCAB, PAD, encode, save_tokenizer
-from nemo_elastic.data.build import Split, end, write_splits
-from nemo_elastic.data.folder import MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder
-from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.data.bpe import MIN_VOCAB
+from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.demo.words import build_words
 
 STATES, ASKS = "=", "?"
 #: a data folder has at least so many entries, two of them special; only the first `NAMES` names are written
@@ -97,41 +87,3 @@ def build_recall(out: str | Path, counts: Mapping[str, tuple[int, int]]) -> Data
         for split, (count, length) in counts.items()
     }
     return build_words(out, WORDS, texts)
-
-
-def word_tokenizer(words: Sequence[str]) -> Tokenizer:
-    """A tokenizer of words between spaces, behind the special tokens of every data folder."""
-    vocabulary = {word: i for i, word in enumerate((PAD, EOS, *words))}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=PAD))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    return tokenizer
-
-
-def build_words(out: str | Path, words: Sequence[str], texts: Mapping[str, Sequence[str]]) -> DataFolder:
-    """Write a data folder.
-
-    Args:
-        out: folder to write; it appears when it is whole, and must not exist.
-        words: the vocabulary without its special tokens.
-        texts: split -> its documents, for every split of a data folder.
-
-    Raises:
-        ElasticError: `out` exists.
-    """
-    tokenizer = word_tokenizer(words)
-    with atomic_dir(Path(out), force=False) as folder:
-        save_tokenizer(tokenizer, folder / TOKENIZER)
-        splits = {name: Split([end(ids) for ids in encode(tokenizer, texts[name])], 0, 0) for name in SPLITS}
-        infos = write_splits(folder, splits, tokenizer.get_vocab_size())
-        (folder / PROBLEMS).write_text("")
-        everything = hashlib.sha256("".join(info.sha256 for info in infos.values()).encode()).hexdigest()
-        manifest = DataFolder(
-            path=folder, vocab_size=tokenizer.get_vocab_size(), seed=0, reasoning=0.0, held_out_problems=0,
-            python=platform.python_version(),
-            corpus=CorpusInfo(
-                "files", sum(map(len, texts.values())), sum(i.tokens for i in infos.values()), everything
-            ),
-            splits=infos, made_with={"tokenizers": version("tokenizers")},
-        )  # fmt: skip
-        (folder / MANIFEST).write_text(json.dumps(manifest.to_json(), indent=2) + "\n")
-    return DataFolder.open(out)
