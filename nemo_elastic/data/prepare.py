@@ -149,8 +149,8 @@ class _Writer:
         counts = {half: sum(len(part.lengths[half]) for part in parts) for half in HALVES}
         if sum(counts.values()) < 2:
             what = "conversations" if job.chat else "documents"
-            few = f"sources: {sum(counts.values())} {what} with something to learn from; give at least two"
-            raise ElasticError("; ".join((few, *self._tally.lines(None, job.length, job.too_long))))
+            allowed = "; ".join(("give at least two", *self._tally.lines(None, job.length, job.too_long)))
+            raise bad("sources", f"{sum(counts.values())} {what} with something to learn from", allowed)
         # where chance held out none, or all, one goes to the other half
         self._moved = {"val": 1 - min(counts["val"], 1), "train": 1 - min(counts["train"], 1)}
         self.counts = {
