@@ -173,8 +173,8 @@ def check_start(
     before = read_context(start).elastic
     if before is None and own is None and stage == 1:
         return start  # a parent as it was: ranked in this run
-    trained = own is not None and not rank_only
-    changes = check_same_family(before, config, start, may_change(stage, resumed=trained))
+    may = may_change(0 if rank_only else stage, resumed=own is not None)
+    changes = check_same_family(before, config, start, may)
     for line in changes if first else ():
         print(f"  resume: {line}", flush=True)
     return start

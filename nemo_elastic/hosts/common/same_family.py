@@ -33,9 +33,9 @@ STEERING = (
 )
 #: what a later stage has to share with the one before, whose router and members it takes
 FAMILY = ("budgets", "axes", "router")
-#: what a ranking depends on: the first stage, which takes its order, members and router, shares it with the ranking
-RANKED = ("budgets", "axes", "data", "importance", "ranking", "search", "shapes", "seed", "router.hidden",
-          "router.init_std", "router.prior")  # fmt: skip
+#: what the first stage has to share with the ranking, whose order, members and router it takes
+RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed", "router.hidden", "router.init_std",
+          "router.prior")  # fmt: skip
 
 
 def check_same_family(
@@ -70,12 +70,14 @@ def check_same_family(
 
 
 def may_change(stage: int, resumed: bool) -> Callable[[str], bool]:
-    """Which settings may have another value where a training goes on, by their dotted names.
+    """Which settings may have another value where a run goes on, by their dotted names.
 
     Args:
-        stage: 1 to 3; a ranking is of stage 1.
-        resumed: a training, from a checkpoint of its own; else from what the ranking or the stage before left.
+        stage: 1 to 3; 0 for the ranking, which is done or starts over.
+        resumed: from a checkpoint of its own; else from what the ranking or the stage before left.
     """
+    if stage == 0:
+        return lambda name: name != "router" and not within(name, (*RANKED, "data"))
     if resumed:
         return lambda name: within(name, STEERING)
     if stage > 1:

@@ -48,12 +48,18 @@ def test_another_value_is_refused_by_name_and_one_that_steers_is_told() -> None:
 
 
 def test_a_ranking_is_compared_by_what_it_depends_on() -> None:
-    ranking = may_change(1, resumed=False)
+    ranking = may_change(0, resumed=True)
     for steered in ({"router": {"hidden": 8, "lr": 1e-3}}, {"distill": {"teacher": "none"}}, {"budgets_per_batch": 2}):
         assert changes(block().to_dict(), block(**steered), ranking)
     for other in ({"seed": 4}, {"router": {"hidden": 16}}, {"router": None}, {"data": {"documents": "apart"}}):
         with pytest.raises(ElasticError, match="another elastic block"):
             changes(block().to_dict(), block(**other), ranking)
+
+
+def test_the_first_stage_reads_the_documents_of_a_ranking_as_it_likes() -> None:
+    apart = block(data={"documents": "apart"})
+    (line,) = changes(block().to_dict(), apart, may_change(1, resumed=False))
+    assert line.startswith("elastic.data: ")
 
 
 def test_every_setting_that_is_named_exists() -> None:

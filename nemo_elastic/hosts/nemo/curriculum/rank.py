@@ -67,7 +67,7 @@ def already_ranked(checkpoint: Path, config: ElasticConfig) -> bool:
     """
     if not checkpoint.exists():
         return False
-    check_same_family(read_context(checkpoint).elastic, config, checkpoint, may_change(1, resumed=False))
+    check_same_family(read_context(checkpoint).elastic, config, checkpoint, may_change(0, resumed=True))
     return True
 
 

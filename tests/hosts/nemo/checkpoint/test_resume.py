@@ -53,7 +53,6 @@ def start(checkpoint: Path, block: Any, stage: int) -> Any:
     [
         ({"importance": {"samples": 7}}, r"elastic\.importance\.samples: 1024 -> 7"),
         ({"seed": 3}, r"elastic\.seed: 0 -> 3"),
-        ({"data": {"documents": "apart"}}, r"elastic\.data: "),
         ({"search": None}, r"elastic\.search: .* -> None"),
         ({"router": None}, r"elastic\.router: .* -> None"),
         ({"router": {"prior": 1.0}}, r"elastic\.router\.prior: 4.0 -> 1.0"),
