@@ -1,18 +1,15 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""How every picture looks, on two widths; saved as a PNG, or as an SVG whose colours are a page's CSS variables."""
+"""How every picture looks."""
 
 from __future__ import annotations
 
-import io
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -20,11 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 
 from ..errors import printable
-from .palette import INK, LIGHT, MARKERS, MEMBERS, MUTED, PALETTE, PAPER, PARENT, SHARES
+from .palette import INK, MARKERS, MEMBERS, MUTED, PALETTE, PAPER, PARENT, SHARES
 
 VALUES: dict[Any, Any] = {
     "figure.facecolor": PAPER,
@@ -33,7 +29,7 @@ VALUES: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
     "text.color": INK,
-    "axes.edgecolor": LIGHT["edge"],
+    "axes.edgecolor": PALETTE["edge"],
     "axes.labelcolor": MUTED,
     "axes.titlecolor": INK,
     "axes.titlesize": 11.5,
@@ -44,7 +40,7 @@ VALUES: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": LIGHT["grid"],
+    "grid.color": PALETTE["grid"],
     "grid.linewidth": 0.8,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
@@ -54,7 +50,7 @@ VALUES: dict[Any, Any] = {
     "legend.fontsize": 10,
     "lines.linewidth": 2.0,
     "lines.solid_capstyle": "round",
-    "hatch.color": LIGHT["hatch"],
+    "hatch.color": PALETTE["hatch"],
     "hatch.linewidth": 0.7,
     "text.parse_math": False,  # names may hold a dollar sign
     "path.simplify_threshold": 0.3,
@@ -64,35 +60,13 @@ DPI = 180
 MARGIN = 0.008
 #: inches of a headline
 HEADROOM = 0.62
-#: characters of a name in a picture
-LONGEST, NARROWEST = 24, 10
+#: inches that a picture is wide, and characters of a name in it
+WIDTH, LONGEST = 9.4, 24
 #: points of a line, which a picture has no more pixels for
 MOST_POINTS = 400
 #: points by which a mark is wider than one that lies on it, and of the widest
 RIM, WIDEST = 3.5, 32.0
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-#: `metadata` of matplotlib that leaves all of it out
-NOTHING = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-_VARIABLES = {light: f"var(--{name})" for name, (light, _) in PALETTE.items()}
-_COLOUR = re.compile("#[0-9a-f]{6}")
-_LONG = re.compile(r"-?\d+\.\d{2,}")
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """What a picture is drawn for: a page's column, or a phone. Letters have the same size on both.
-
-    Attributes:
-        width: In inches.
-        narrow: Whether long labels stand under a plot instead of beside it.
-    """
-
-    width: float
-    narrow: bool
-
-
-WIDE, NARROW = Sheet(9.4, narrow=False), Sheet(4.35, narrow=True)
 
 
 @dataclass(frozen=True)
@@ -128,13 +102,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def settle(figure: Figure) -> None:
-    """Lay a figure out for good: else each format in which it is saved does so again, and longer than it draws."""
+    """Lay a figure out for good, so that what is drawn after that stays where it is."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.set(rect=(MARGIN, MARGIN, 1 - 2 * MARGIN, 1 - 2 * MARGIN))  # pyright: ignore
         engine.execute(figure)
         figure.set_layout_engine(None)
-        for axes in figure.axes:  # the solver's last digits are not the same each time, and ids of an SVG hash them
+        for axes in figure.axes:  # the solver's last digits are not the same each time
             left, bottom, wide, high = (round(float(v), 6) for v in axes.get_position(original=True).bounds)
             axes.set_position((left, bottom, wide, high))
 
@@ -153,59 +127,6 @@ def save(figure: Figure, path: Path) -> Path:
     """Write a PNG whose bytes depend on the picture alone."""
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
     return path
-
-
-def inline(figure: Figure, name: str, words: str) -> str:
-    """Give the figure as an `<svg>` element for an HTML page whose style has the palette's variables.
-
-    Text that crosses lines (see `labels.halo`) is outlined by the page, in class `halo`.
-
-    Args:
-        figure: In the palette's light values, which it may share with others of the page.
-        name: Of its ids, which are the page's.
-        words: What it shows, for those who do not see it.
-    """
-    outlined = {text: text.get_path_effects() for text in figure.findobj(Text) if text.get_path_effects()}
-    for text in outlined:
-        text.set(path_effects=[], gid="halo")  # effects would turn it into outlines of letters
-    out = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(out, format="svg", metadata=NOTHING, transparent=True)
-    for text, effects in outlined.items():
-        text.set_path_effects(effects)
-    root = ElementTree.fromstring(out.getvalue())
-    defined = {e.get("id") for e in root.iter() if not e.tag.endswith("}g")}
-    for element in root.iter():
-        _plain(element, name, defined)
-    width, height = figure.get_size_inches() * 72
-    root.attrib = {"viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": words}
-    style = root.find("defs/style")
-    if style is not None:
-        style.text = ""  # a rule for everything in the page
-    return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
-
-
-def _plain(element: ElementTree.Element, name: str, defined: set[str | None]) -> None:
-    """One element as HTML has it, short."""
-    element.tag = element.tag.rpartition("}")[2]
-    attributes = {}
-    for key, value in element.attrib.items():
-        key = key.rpartition("}")[2]
-        if key == "id" and value not in defined:  # names of groups, the same in every figure
-            if value == "halo":
-                attributes["class"] = value
-            continue
-        if key == "fill":  # of a hatch's ground
-            key, value = "style", f"fill: {value}"
-        if key == "style":
-            value = _COLOUR.sub(lambda m: _VARIABLES[m[0]], value)
-        elif key in ("d", "x", "y", "transform"):
-            value = _LONG.sub(lambda m: f"{float(m[0]):.1f}", " ".join(value.split()))
-        attributes[key] = value
-    element.attrib = attributes
-    element.tail = None
-    if element.text and not element.text.strip():
-        element.text = None
 
 
 def headline(figure: Figure, title: str, subtitle: str = "") -> None:
@@ -274,10 +195,10 @@ def millions(count: float) -> str:
     return f"{count:g}"
 
 
-def short(name: str, sheet: Sheet = WIDE) -> str:
+def short(name: str) -> str:
     """A name from a run's files as a picture shows it."""
-    name, most = printable(name), NARROWEST if sheet.narrow else LONGEST
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+    name = printable(name)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def powers() -> FuncFormatter:

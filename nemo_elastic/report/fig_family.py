@@ -12,32 +12,32 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..verdicts import SHARED
-from .drawing import Drawing, Sheet, colour, counts, millions, new_figure, rims, settle, short
+from .drawing import WIDTH, Drawing, colour, counts, millions, new_figure, rims, settle, short
 from .labels import Label, Labels
-from .palette import GREY, INK, LIGHT, MUTED
+from .palette import GREY, INK, MUTED, PALETTE
 from .result import MemberResult
 from .run_record import RunRecord
 
 
-def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
+def draw(run: RunRecord) -> Drawing | None:
     """Draw it; None where no member has a size and a loss."""
     members = [m for m in (run.results.members if run.results else ()) if m.parameters and m.loss is not None]
     if not members:
         return None
-    figure = new_figure(sheet.width, 5.2 if sheet.narrow else 4.8)
+    figure = new_figure(WIDTH, 4.8)
     axes = figure.add_subplot()
     has_before = _has_before(run, members)
-    _limits(axes, members, run, sheet)
+    _limits(axes, members, run)
     at = [(float(m.parameters or 0), float(m.loss or 0)) for m in members]
     trained = at[has_before:]
-    axes.plot([x for x, _ in trained], [y for _, y in trained], color=LIGHT["path"], lw=2.2, zorder=3)
+    axes.plot([x for x, _ in trained], [y for _, y in trained], color=PALETTE["path"], lw=2.2, zorder=3)
     axes.xaxis.set_major_formatter(counts(members[0].parameters or 1))
-    axes.xaxis.set_major_locator(MaxNLocator(4 if sheet.narrow else 6, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("parameters of the member")
     axes.set_ylabel("held-out loss, nats per token  (lower is better)")
-    figure.legend(handles=_marks(members), loc="outside lower left", ncols=1 if sheet.narrow else 3, handletextpad=0.4)
+    figure.legend(handles=_marks(members), loc="outside lower left", ncols=3, handletextpad=0.4)
     settle(figure)  # now the plot is where it stays, and labels can be kept apart
     labels = Labels(axes)
     paints = [colour(run.place(m.name)) for m in members]
@@ -48,10 +48,10 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
         axes.plot(*at[i], "o", ms=sizes[i][0], color=paints[i], mec="white", mew=1.6, zorder=7)
         labels.keep_off(at[i], at[i], 8)
     for i, m in enumerate(members):
-        labels.add(_name(m, paints[i], members[0], above=bool(i) and _is_whole(m, members[0]), sheet=sheet))
+        labels.add(_name(m, paints[i], members[0], above=bool(i) and _is_whole(m, members[0])))
     for i, m in enumerate(members):
         if not _is_whole(m, members[0]):
-            _figures(labels, m, paints[i], sheet)
+            _figures(labels, m, paints[i])
     _bigram(axes, labels, members, run)
     return Drawing(figure, _title(members, has_before), _subtitle(members), (
         "Held-out loss of every member: cut from the parent as it was stored, cut after sorting by importance, and "
@@ -82,15 +82,14 @@ def _subtitle(members: list[MemberResult]) -> str:
     return f"Elastic training closes {share} of the gap that cutting opens between a member and its parent{where}."
 
 
-def _limits(axes: Axes, members: list[MemberResult], run: RunRecord, sheet: Sheet) -> None:
+def _limits(axes: Axes, members: list[MemberResult], run: RunRecord) -> None:
     losses = [v for m in members for v in (m.loss, m.untrained_loss, m.unsorted_loss) if v is not None]
     if run.results and run.results.bigram_loss:
         losses.append(run.results.bigram_loss)
     sizes = [m.parameters or 0 for m in members]
     width = (max(sizes) - min(sizes)) or max(sizes)
     height = (max(losses) - min(losses)) or 1.0
-    left, right = (0.28, 0.24) if sheet.narrow else (0.16, 0.14)
-    axes.set_xlim(min(sizes) - left * width, max(sizes) + right * width)
+    axes.set_xlim(min(sizes) - 0.16 * width, max(sizes) + 0.14 * width)
     axes.set_ylim(min(losses) - 0.34 * height, max(losses) + 0.22 * height)
 
 
@@ -123,12 +122,12 @@ def _journey(axes: Axes, labels: Labels, m: MemberResult, paint: str) -> None:
     labels.keep_off((x, min(known.values())), (x, max(known.values())), 4)
 
 
-def _figures(labels: Labels, m: MemberResult, paint: str, sheet: Sheet) -> None:
+def _figures(labels: Labels, m: MemberResult, paint: str) -> None:
     """How much of the gap training closed, and the losses that it began from."""
     x, beside = m.parameters or 0, [(-12, 0, "right"), (12, 0, "left")]
     if m.recovered is not None and m.untrained_loss is not None and m.loss is not None:
         strong = {"color": paint, "fontweight": "bold", "fontsize": 10.5}
-        words = [f"{m.recovered:.0%}"] if sheet.narrow else [f"{m.recovered:.0%} of the", "gap closed"]
+        words = [f"{m.recovered:.0%} of the", "gap closed"]
         middle = m.loss + 0.56 * (m.untrained_loss - m.loss)
         labels.add(Label((x, middle), [(w, strong) for w in words], [(10, 0, "left"), (-10, 0, "right")]))
     for value, ink in ((m.untrained_loss, paint), (m.unsorted_loss, GREY)):
@@ -146,16 +145,16 @@ def _arrow(axes: Axes, x: float, start: float, end: float, paint: str, width: fl
     )  # fmt: skip
 
 
-def _name(m: MemberResult, paint: str, parent: MemberResult, *, above: bool, sheet: Sheet) -> Label:
+def _name(m: MemberResult, paint: str, parent: MemberResult, *, above: bool) -> Label:
     """Name and loss: below the point, or above it where the parent's own are below."""
     more = (
         f" ({m.loss - parent.loss:+.2f})" if m is not parent and m.loss is not None and parent.loss is not None else ""
     )
-    name = short(m.name, sheet)
-    if m is parent and m.name != "parent" and not sheet.narrow:
+    name = short(m.name)
+    if m is parent and m.name != "parent":
         name = f"{name} parent"
     lines = [(name, {"color": paint, "fontweight": "bold", "fontsize": 12})]
-    lines.append((f"{m.loss:.2f}" + more * (not sheet.narrow), {"color": MUTED, "fontsize": 10}))
+    lines.append((f"{m.loss:.2f}" + more, {"color": MUTED, "fontsize": 10}))
     ups = (13, 27) if above else (-11, -25, -39, 13)
     places = [
         (right, up, side) for up in ups for right, side in ((0, "center"), (-8, "right"), (8, "left"), (16, "right"))

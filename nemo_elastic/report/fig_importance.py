@@ -13,9 +13,9 @@ from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
 
 from ..ranking import Ranking
-from .drawing import Drawing, Sheet, colour, level, new_figure, powers, share_scale, short
+from .drawing import WIDTH, Drawing, colour, level, new_figure, powers, share_scale, short
 from .labels import halo
-from .palette import INK, LIGHT, MUTED, SHARES, axis_colour, kind_colour
+from .palette import INK, MUTED, PALETTE, SHARES, axis_colour, kind_colour
 from .run_record import RunRecord
 
 #: places of a sorted curve that are drawn
@@ -24,20 +24,20 @@ MOST_CHANNELS = 300
 MOST_CUTS = 6
 
 
-def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
+def draw(run: RunRecord) -> Drawing | None:
     """Draw it; None without a ranking that measured anything."""
     ranking = run.ranking
     if ranking is None or not any(np.any(np.asarray(s) > 0) for s in ranking.scores.values()):
         return None
     shown = ranking.parent.axes
-    rows, columns = (len(shown), 1) if sheet.narrow else (-(-len(shown) // 2), 2)
-    figure = new_figure(sheet.width, 2.35 * rows)
+    rows, columns = -(-len(shown) // 2), 2
+    figure = new_figure(WIDTH, 2.35 * rows)
     grid = list(figure.subplots(rows, columns).flat)
     for place, axis in zip(grid, (*(a for a in shown if a != DEPTH), DEPTH), strict=False):
         if axis == HIDDEN:
-            _hidden(place, ranking, run, sheet)
+            _hidden(place, ranking, run)
         elif axis == DEPTH:
-            _depth(place, ranking, sheet)
+            _depth(place, ranking)
         elif axis == FFN:  # too many neurons for a row of each layer
             _ffn(place, ranking)
         else:
@@ -74,13 +74,13 @@ def _log(axes: Axes, values: np.ndarray) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _hidden(axes: Axes, ranking: Ranking, run: RunRecord, sheet: Sheet) -> None:
+def _hidden(axes: Axes, ranking: Ranking, run: RunRecord) -> None:
     scores = np.sort(np.asarray(ranking.scores.get(HIDDEN, []), dtype=float))[::-1]
     if not len(scores):
         return _empty(axes, "hidden channels")
     x = np.unique(np.linspace(1, len(scores), min(len(scores), MOST_CHANNELS)).round())
     y = scores[x.astype(int) - 1]
-    axes.fill_between(x, y, color=LIGHT["area"], lw=0, step="mid")
+    axes.fill_between(x, y, color=PALETTE["area"], lw=0, step="mid")
     axes.step(x, y, where="mid", color=axis_colour(HIDDEN), lw=1.6)
     axes.set_xlim(0.5, len(scores) + 0.5)
     _log(axes, scores)
@@ -90,7 +90,7 @@ def _hidden(axes: Axes, ranking: Ranking, run: RunRecord, sheet: Sheet) -> None:
     for row, (name, width) in enumerate(cut[:MOST_CUTS]):
         paint, alone = colour(run.place(name)), sum(width == other for _, other in cut) == 1
         axes.axvline(width + 0.5, color=paint if alone else MUTED, lw=1.4)
-        axes.annotate(short(name, sheet), (width + 0.5, 0.96 - 0.13 * row), xytext=(-4, 0), ha="right", va="top",
+        axes.annotate(short(name), (width + 0.5, 0.96 - 0.13 * row), xytext=(-4, 0), ha="right", va="top",
                       path_effects=halo(), zorder=9, textcoords="offset points",
                       xycoords=axes.get_xaxis_transform(), color=paint, fontsize=10, fontweight="bold")  # fmt: skip
     axes.set(title="hidden channels", xlabel="channel, most important first", ylabel="importance")
@@ -145,7 +145,7 @@ def _ranks(n: int) -> tuple[list[int], list[str]]:
     return places, [str(p + 1) for p in places]
 
 
-def _depth(axes: Axes, ranking: Ranking, sheet: Sheet) -> None:
+def _depth(axes: Axes, ranking: Ranking) -> None:
     types = ranking.parent.types
     values = [s for s in ranking.depth_scores if s is not None and s > 0]
     if not values:
@@ -163,10 +163,9 @@ def _depth(axes: Axes, ranking: Ranking, sheet: Sheet) -> None:
         axes.yaxis.set_major_formatter(powers())
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(floor, max(values) * 2)
-    room = 10 if sheet.narrow else 16
-    many = len(types) > room
+    many = len(types) > 16
     labels = [f"{layer}" if many else f"{ranking.parent.pattern[layer]}\n{layer}" for layer in ranking.depth]
-    step = -(-len(types) // room)
+    step = -(-len(types) // 16)
     axes.set_xticks(range(len(types))[::step], labels[::step], fontsize=10)
     axes.grid(visible=False, axis="x")
     what = "logit change (MSE)" if ranking.options.depth == "mse" else "1 − cosine"

@@ -11,13 +11,13 @@ from nemo_elastic.core.limits import LATENCY
 from nemo_elastic.core.member import limits_of
 from nemo_elastic.errors import ElasticError
 
-from .drawing import Drawing, Sheet, colour, new_figure, rims, settle, short
+from .drawing import WIDTH, Drawing, colour, new_figure, rims, settle, short
 from .labels import Label, Labels
-from .palette import LIGHT, MUTED
+from .palette import MUTED, PALETTE
 from .run_record import RunRecord
 
 
-def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
+def draw(run: RunRecord) -> Drawing | None:
     """Draw it; None where there is no table and no limit in milliseconds, or less than two members have a loss."""
     limits = (x.value for m in run.family or () for x in limits_of(m) if x.kind is LATENCY)
     asked = {"table": run.latency} if run.latency is not None else next(limits, None)
@@ -34,12 +34,12 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     if len(points) < 2:
         return None
     table, phase = asked["table"], asked.get("of", DECODE)
-    figure = new_figure(sheet.width, 4.2)
+    figure = new_figure(WIDTH, 4.2)
     axes = figure.add_subplot()
     times, heights = [x for _, x, _ in points], [y for _, _, y in points]
-    axes.plot(times, heights, color=LIGHT["path"], lw=2.2, zorder=3)
+    axes.plot(times, heights, color=PALETTE["path"], lw=2.2, zorder=3)
     axes.margins(0.18, 0.35)  # room for the words at the points
-    axes.xaxis.set_major_locator(MaxNLocator(4 if sheet.narrow else 6, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(f"milliseconds of the member ({phase})")
@@ -52,7 +52,7 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
         labels.keep_off((x, y), (x, y), size / 2 + 2)
     for name, x, y in points:
         lines = [
-            (short(name, sheet), {"color": colour(run.place(name)), "fontweight": "bold", "fontsize": 12}),
+            (short(name), {"color": colour(run.place(name)), "fontweight": "bold", "fontsize": 12}),
             (f"{LATENCY.words(x)}, {y:.3f}", {"color": MUTED, "fontsize": 10}),
         ]
         labels.add(Label((x, y), lines, [(0, -11, "center"), (0, 27, "center")], needed=True))

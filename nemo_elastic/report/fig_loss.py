@@ -8,24 +8,24 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from .drawing import Drawing, Sheet, colour, counts, marker, millions, new_figure, rims, settle, short
+from .drawing import WIDTH, Drawing, colour, counts, marker, millions, new_figure, rims, settle, short
 from .labels import name_lines
-from .palette import INK, LIGHT, MUTED, PAPER
+from .palette import INK, MUTED, PALETTE, PAPER
 from .run_record import MOST_NAMES, PHASES, Phase, RunRecord, number
 
-BANDS = {name: LIGHT[f"band{number % 4}"] for number, name in enumerate(PHASES)}
+BANDS = {name: PALETTE[f"band{number % 4}"] for number, name in enumerate(PHASES)}
 #: a phase takes at least this share of the picture, however few its tokens: stages are where it happens
 LEAST = 0.27
 #: air between two phases
 GAP = 0.012
 
 
-def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
+def draw(run: RunRecord) -> Drawing | None:
     """Draw it; None where no held-out loss was written."""
     phases = [p for p in run.phases if p.heldout]
     if not phases:
         return None
-    figure = new_figure(sheet.width, 4.6)
+    figure = new_figure(WIDTH, 4.6)
     axes = figure.add_subplot()
     edges = _edges(phases)
     points: dict[str, list[tuple[float, float]]] = {}
@@ -33,7 +33,7 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     for phase, left, scale in _spans(phases, edges):
         right = left + scale * max(phase.tokens, 1)
         axes.axvspan(left, right, color=BANDS[phase.name], lw=0, zorder=0)
-        _band_label(axes, phase, (left + right) / 2, sheet)
+        _band_label(axes, phase, (left + right) / 2)
         for name, (x, y) in _losses(phase).items():
             place = run.place(name)
             at = [left + scale * t for t in x]
@@ -48,10 +48,10 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
     _freeze_mark(axes, run, phases, edges)
     ends = {name: line[-1] for name, line in points.items()}
     last = max(x for x, _ in ends.values())
-    name_lines(axes, sheet, edges[-1], [
-        (y, f"{short(n, sheet)}  {y:.2f}", colour(run.place(n))) for n, (x, y) in ends.items() if x >= last
+    name_lines(axes, edges[-1], [
+        (y, f"{short(n)}  {y:.2f}", colour(run.place(n))) for n, (x, y) in ends.items() if x >= last
     ])  # fmt: skip
-    ticks = [(a + b * s, t) for p, a, b in _spans(phases, edges) for s, t in _ticks(p, sheet)]
+    ticks = [(a + b * s, t) for p, a, b in _spans(phases, edges) for s, t in _ticks(p)]
     axes.set_xticks([t[0] for t in ticks], [t[1] for t in ticks])
     axes.grid(visible=False, axis="x")
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
@@ -80,12 +80,10 @@ def _marks(axes: Axes, points: dict[str, list[tuple[float, float]]], run: RunRec
         )  # fmt: skip
 
 
-def _band_label(axes: Axes, phase: Phase, middle: float, sheet: Sheet) -> None:
-    lines = [phase.label, f"{millions(phase.tokens)} tokens"]
-    lines = [millions(phase.tokens), phase.label] if sheet.narrow else [" · ".join(lines)]
-    for k, line in enumerate(lines):
-        axes.annotate(line, (middle, 1.0), xytext=(0, 5 + 13 * k), textcoords="offset points", ha="center",
-                      va="bottom", color=MUTED, fontsize=10, xycoords=axes.get_xaxis_transform())  # fmt: skip
+def _band_label(axes: Axes, phase: Phase, middle: float) -> None:
+    axes.annotate(f"{phase.label} · {millions(phase.tokens)} tokens", (middle, 1.0), xytext=(0, 5), ha="center",
+                  textcoords="offset points", va="bottom", color=MUTED, fontsize=10,
+                  xycoords=axes.get_xaxis_transform())  # fmt: skip
 
 
 def _losses(phase: Phase) -> dict[str, tuple[list[float], list[float]]]:
@@ -116,13 +114,11 @@ def _spans(phases: list[Phase], edges: list[float]) -> list[tuple[Phase, float, 
     return [(p, a, (edges[k + 1] - a) / max(p.tokens, 1)) for k, (p, a) in enumerate(zip(phases, lefts, strict=True))]
 
 
-def _ticks(phase: Phase, sheet: Sheet) -> list[tuple[float, str]]:
-    """Where a phase's tokens are written, and how; on a narrow sheet once."""
+def _ticks(phase: Phase) -> list[tuple[float, str]]:
+    """Where a phase's tokens are written, and how."""
     places = MaxNLocator(3, steps=[1, 2, 5, 10]).tick_values(0, max(phase.tokens, 1))
     tell = counts(phase.tokens)
     shown = [t for t in places if (t > 0 or not phase.start) and t <= phase.tokens * 0.97]
-    if sheet.narrow and len(shown) > 1:
-        shown = [*(t for t in shown[:1] if t == 0), shown[-1]]
     return [(t, f"+{tell(t, None)}" if phase.start else tell(t, None)) for t in shown]
 
 

@@ -11,31 +11,31 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nemo_elastic.core.limits import LIMITS
 
-from .drawing import Drawing, Sheet, colour, new_figure, short, thin
+from .drawing import WIDTH, Drawing, colour, new_figure, short, thin
 from .labels import name_lines
-from .palette import INK, LIGHT, axis_colour, axis_words
+from .palette import INK, PALETTE, axis_colour, axis_words
 from .run_record import Phase, RunRecord
 
-TAU, SCALE = LIGHT["m7"], LIGHT["m8"]
+TAU, SCALE = PALETTE["m7"], PALETTE["m8"]
 
 
-def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
+def draw(run: RunRecord) -> Drawing | None:
     """Draw it; None where no router ran."""
     phase = run.routed
     if phase is None:
         return None
     until = run.shapes.step
-    figure = new_figure(sheet.width, 7.6 if sheet.narrow else 6.2)
+    figure = new_figure(WIDTH, 6.2)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1.25, 1.25, 0.8])
     keys = ["router_tau", "router_scale", *(f"{k}{n}" for k in ("entropy_", "cost_") for n in phase.keys(k))]
     steps = [x[i] for key in keys if (x := phase.series(key, until)[0]) for i in (0, -1)] or [0.0]
     start, end = min(steps), max(steps) if max(steps) > min(steps) else min(steps) + 1
     bottom.set_xlim(start, end)
-    _entropy(top, phase, until, sheet, end)
-    _cost(middle, phase, until, run, sheet, end)
+    _entropy(top, phase, until, end)
+    _cost(middle, phase, until, run, end)
     _schedule(bottom, phase, until)
     bottom.set_xlabel(f"step of {phase.label}")
-    bottom.xaxis.set_major_locator(MaxNLocator(5 if sheet.narrow else 8, integer=True))
+    bottom.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     figure.get_layout_engine().set(hspace=0.05)  # pyright: ignore
     frozen = f" Shapes were frozen at step {until}." if until is not None else ""
     words = f"Each step trains one budget; lines are running means.{frozen}"
@@ -74,7 +74,7 @@ def _dot(x: Sequence[float]) -> str:
     return "o" if len(x) < 3 else ""
 
 
-def _entropy(axes: Axes, phase: Phase, until: int | None, sheet: Sheet, end: float) -> None:
+def _entropy(axes: Axes, phase: Phase, until: int | None, end: float) -> None:
     items = []
     for axis in phase.keys("entropy_"):
         x, y = phase.series(f"entropy_{axis}", until)
@@ -86,10 +86,10 @@ def _entropy(axes: Axes, phase: Phase, until: int | None, sheet: Sheet, end: flo
         items.append((sum(y) / len(y), axis_words(axis), paint))
     axes.set_ylim(-0.03, 1.04)
     axes.set(title="entropy: 1 undecided, 0 decided", ylabel="share of uniform")
-    name_lines(axes, sheet, end, items)
+    name_lines(axes, end, items)
 
 
-def _cost(axes: Axes, phase: Phase, until: int | None, run: RunRecord, sheet: Sheet, end: float) -> None:
+def _cost(axes: Axes, phase: Phase, until: int | None, run: RunRecord, end: float) -> None:
     items: list[tuple[float, str, str]] = []
     seen: list[float] = [0.95, 1.05]
     for name in phase.keys("cost_"):
@@ -99,19 +99,19 @@ def _cost(axes: Axes, phase: Phase, until: int | None, run: RunRecord, sheet: Sh
         paint = colour(run.place(name))
         axes.plot(*thin(x, y), ".", color=paint, ms=4, alpha=0.35, mew=0)
         axes.plot(*thin(x, smooth(y)), color=paint, marker=_dot(x))
-        items.append((smooth(y)[-1], f"{short(name, sheet)}  {y[-1]:.2f}", paint))
+        items.append((smooth(y)[-1], f"{short(name)}  {y[-1]:.2f}", paint))
         seen += y
         limits = (phase.series(f"limit_{limit}_{name}", until, changes=True) for limit in LIMITS)
         for x, y in (each for each in limits if each[0]):  # of several, the line above is the one that is used most
             axes.plot(*thin(x, smooth(y)), ":", color=paint, lw=1.2)
             seen += y
-    axes.axhspan(0.98, 1.02, color=LIGHT["within"], lw=0, zorder=0)
+    axes.axhspan(0.98, 1.02, color=PALETTE["within"], lw=0, zorder=0)
     axes.axhline(1.0, color=INK, lw=1.0, ls=(0, (4, 3)), zorder=1)
     pad = 0.06 * (max(seen) - min(seen))
     axes.set_ylim(min(seen) - pad, max(seen) + pad)
     axes.set(title="expected cost / target (band: ±2%)", ylabel="cost / target")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.2f}"))
-    name_lines(axes, sheet, end, items)
+    name_lines(axes, end, items)
 
 
 def _schedule(axes: Axes, phase: Phase, until: int | None) -> None:

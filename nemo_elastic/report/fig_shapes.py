@@ -14,12 +14,12 @@ from matplotlib.patches import Patch, Rectangle
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.member import why_not_nested
 
-from .drawing import Drawing, Sheet, level, new_figure, on_level, share_scale, short
-from .palette import INK, LIGHT, MUTED, PAPER, SHARES, kind_colour
+from .drawing import WIDTH, Drawing, level, new_figure, on_level, share_scale, short
+from .palette import INK, MUTED, PALETTE, PAPER, SHARES, kind_colour
 from .run_record import RunRecord
 
 
-def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
+def draw(run: RunRecord) -> Drawing | None:
     """Draw it; None where no member's shape is known."""
     parent, groups = run.parent, rows(run)
     if parent is None or not groups:
@@ -32,33 +32,31 @@ def draw(run: RunRecord, sheet: Sheet) -> Drawing | None:
         y += len(stages) + 0.45
     height = y - 0.45
     n = parent.num_layers
-    figure = new_figure(sheet.width, min(11.0, 1.45 + 0.36 * height))
-    grid = figure.add_gridspec(1, 2, width_ratios=[2.7 if sheet.narrow else 5.2, 1.0], wspace=0.03)
+    figure = new_figure(WIDTH, min(11.0, 1.45 + 0.36 * height))
+    grid = figure.add_gridspec(1, 2, width_ratios=[5.2, 1.0], wspace=0.03)
     axes, side = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
-    written = n <= 20 and not sheet.narrow
+    written = n <= 20
     ends = {"parent", *(stages[-1][0] for _, stages in groups)}
     for top, (_, stage, subnet) in zip(tops, labels, strict=True):
         _layers(axes, top, parent, subnet, written)
         _hidden(side, top, subnet.hidden, subnet.hidden / parent.hidden, stage in ends)
-    axes.set_yticks([t + 0.5 for t in tops], [_label(name, stage, sheet) for name, stage, _ in labels])
+    axes.set_yticks([t + 0.5 for t in tops], [_label(name, stage) for name, stage, _ in labels])
     for tick, (_, stage, _) in zip(axes.get_yticklabels(), labels, strict=True):
         tick.set_color(INK if stage in ends else MUTED)
         tick.set_fontweight("bold" if stage in ends else "normal")
-    low = _kinds(axes, parent, height, n <= (14 if sheet.narrow else 40))
+    low = _kinds(axes, parent, height, n <= 40)
     for a in (axes, side):
         a.set(ylim=(low, 0))
     axes.set(xlim=(0, n), xlabel="layers of the parent")
     side.set(xlim=(0, 1), yticks=[], title="hidden")
-    side.set_xticks(*([], []) if sheet.narrow else ([0, 1], ["0", "all"]))
+    side.set_xticks([0, 1], ["0", "all"])
     for a in (axes, side):
         a.grid(visible=False)
         a.spines[:].set_visible(False)
     if written:
         axes.set_title("share of a layer's width, %")
     else:
-        axes.set_title(
-            "share" if sheet.narrow else "share of width", y=1.0
-        )  # a fixed place: it would make room for the scale
+        axes.set_title("share of width", y=1.0)  # a fixed place: it would make room for the scale
         share_scale(axes, 0.07 * 5 / height)
     final = list(run.subnets.values())
     nested = all(why_not_nested(b, a) is None for a, b in pairwise(final)) and len(final) > 1
@@ -76,7 +74,7 @@ def _layers(axes: Axes, top: float, parent: Parent, subnet: Subnet, written: boo
         layer = subnet.by_index.get(i)
         share = 0.0 if layer is None else kept_share(parent, layer)
         style: dict[str, Any] = (
-            {"fc": SHARES[level(share)]} if layer else {"fc": PAPER, "hatch": "////", "ec": LIGHT["hatch"], "lw": 0}
+            {"fc": SHARES[level(share)]} if layer else {"fc": PAPER, "hatch": "////", "ec": PALETTE["hatch"], "lw": 0}
         )
         axes.add_patch(Rectangle((i + 0.04, top + 0.06), 0.92, 0.88, **style))
         if written and layer is not None:
@@ -85,8 +83,8 @@ def _layers(axes: Axes, top: float, parent: Parent, subnet: Subnet, written: boo
 
 
 def _hidden(axes: Axes, top: float, width: int, share: float, final: bool) -> None:
-    axes.barh(top + 0.5, 1.0, 0.72, color=LIGHT["bar"])
-    axes.barh(top + 0.5, share, 0.72, color=LIGHT["s7"] if final else LIGHT["early"])
+    axes.barh(top + 0.5, 1.0, 0.72, color=PALETTE["bar"])
+    axes.barh(top + 0.5, share, 0.72, color=PALETTE["s7"] if final else PALETTE["early"])
     axes.text(0.04, top + 0.5, str(width), va="center", fontsize=10, color=PAPER if final else INK)
 
 
@@ -134,6 +132,6 @@ def rows(run: RunRecord) -> list[tuple[str, list[tuple[str, Subnet]]]]:
     return out
 
 
-def _label(name: str, stage: str, sheet: Sheet) -> str:
-    name = short(name, sheet)
-    return f"{name} {stage}" if stage == "parent" else f"{name} · {short(stage, sheet)}"
+def _label(name: str, stage: str) -> str:
+    name = short(name)
+    return f"{name} {stage}" if stage == "parent" else f"{name} · {short(stage)}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,13 +27,9 @@ from ..verdicts import SHARED, TIE
 from . import fig_family, fig_importance, fig_latency, fig_loss, fig_router, fig_shapes, page_tables
 from .drawing import (
     HEADROOM,
-    NARROW,
-    WIDE,
     Drawing,
-    Sheet,
     headline,
     house,
-    inline,
     millions,
     raise_edge,
     save,
@@ -46,7 +43,7 @@ PAGE = "report.html"
 #: in a run's folder, where nothing else of a run is
 DEFAULT = "report"
 #: file -> what draws it, in the order of the page; None means that the run has nothing for it
-FIGURES: dict[str, Callable[[RunRecord, Sheet], Drawing | None]] = {
+FIGURES: dict[str, Callable[[RunRecord], Drawing | None]] = {
     "family.png": fig_family.draw,
     "loss.png": fig_loss.draw,
     "latency.png": fig_latency.draw,
@@ -62,12 +59,11 @@ __all__ = ["FIGURES", "PAGE", "build_report", "render"]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture for the page: what it shows, and its `<svg>` for a wide column and for a phone."""
+    """A picture for the page: what it shows, what only the page has room for, and its bytes in base64."""
 
     title: str
     words: str
-    wide: str
-    narrow: str
+    png: str
 
 
 @dataclass(frozen=True)
@@ -92,8 +88,6 @@ def build_report(
     run: Path | str, out: Path | str | None = None, force: bool = False, latency: LatencyTable | None = None
 ) -> Path:
     """Turn a run's folder into one HTML page with its pictures inside, and the same pictures as PNG files beside it.
-
-    On the page they follow the reader's light or dark scheme and the width of the window.
 
     Parts that the run has not make the report shorter; damaged ones are left out and named on the page.
 
@@ -124,23 +118,16 @@ def build_report(
     return target / PAGE
 
 
-def _picture(run: RunRecord, draw: Callable[[RunRecord, Sheet], Drawing | None], path: Path) -> Picture | None:
-    """One picture in every form; None where the run has nothing for it."""
-    wide, narrow = draw(run, WIDE), draw(run, NARROW)
-    if wide is None or narrow is None:
+def _picture(run: RunRecord, draw: Callable[[RunRecord], Drawing | None], path: Path) -> Picture | None:
+    """One picture, in a file and for the page; None where the run has nothing for it."""
+    drawn = draw(run)
+    if drawn is None:
         return None
-    settle(wide.figure)
-    settle(narrow.figure)
-    words = f"{wide.words} {wide.more}".strip()
-    label = f"{wide.title}: {words}"
-    picture = Picture(
-        wide.title, words, inline(wide.figure, f"{path.stem}-wide", label),
-        inline(narrow.figure, f"{path.stem}-narrow", label),
-    )  # fmt: skip
-    raise_edge(wide.figure, HEADROOM)
-    headline(wide.figure, wide.title, wide.words)  # the page has it as text
-    save(wide.figure, path)
-    return picture
+    settle(drawn.figure)
+    raise_edge(drawn.figure, HEADROOM)
+    headline(drawn.figure, drawn.title, drawn.words)
+    png = b64encode(save(drawn.figure, path).read_bytes()).decode()
+    return Picture(f"{drawn.title}. {drawn.words}".strip(), drawn.more, png)
 
 
 def _read_for(run: Path) -> list[Path]:
@@ -231,7 +218,7 @@ def _sections(run: RunRecord, pictures: Mapping[str, Picture]) -> Iterator[Secti
         if name in pictures:
             more = {"Router's choices and their projection": page_tables.projection_table(run)}
             tables = _with_titles(more) if name == "shapes.png" else []
-            yield Section(pictures[name].title, pictures[name].words, pictures[name], tables)
+            yield Section("", pictures[name].words, pictures[name], tables)
         if name == "family.png":
             yield from _members(run)
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
-from .drawing import Sheet
 from .palette import PAPER
 
 #: points from one line of a label to the next
@@ -44,35 +42,14 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return out
 
 
-def name_lines(axes: Axes, sheet: Sheet, x: float, items: Sequence[tuple[float, str, str]]) -> None:
-    """Name lines at their right ends; in a legend below where a narrow sheet has no room for such words at the side.
+def name_lines(axes: Axes, x: float, items: Sequence[tuple[float, str, str]]) -> None:
+    """Name lines at their right ends.
 
     Args:
         axes: With final limits.
-        sheet: What it is drawn for.
         x: Where the lines end, in data.
         items: (y in data, text, colour) of each.
     """
-    longest = max((len(text) for _, text, _ in items), default=0)
-    if not sheet.narrow or longest <= 14:
-        return _end_labels(axes, x, items)
-    handles = [Line2D([], [], color=paint, lw=3, label=text) for _, text, paint in items]
-    style: dict[str, Any] = {
-        "handles": handles,
-        "ncols": 1 + (longest <= 20),
-        "handlelength": 1.0,
-        "columnspacing": 1.2,
-    }
-    figure = axes.get_figure()
-    assert figure is not None
-    if len(figure.axes) == 1:
-        figure.legend(loc="outside lower left", **style)
-    else:
-        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.04), borderaxespad=0.0, **style)
-    return None
-
-
-def _end_labels(axes: Axes, x: float, items: Sequence[tuple[float, str, str]]) -> None:
     low, high = sorted(axes.get_ylim())
     height = axes.get_position().height * float(axes.get_figure().get_size_inches()[1])  # pyright: ignore
     gap = (high - low) * 0.19 / max(height, 0.5)

@@ -22,7 +22,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.report import build_report, drawing, load_run
 
 #: a picture in a page
-DRAWN = re.compile("<svg.*?</svg>", re.DOTALL)
+DRAWN = re.compile("<img [^>]*>")
 #: of all cases together
 MEMORY, SECONDS = 4 * 2**30, 300
 NAMES = {

@@ -152,25 +152,6 @@ def test_a_whole_parent_that_is_no_member_has_its_layers_in_the_settings(run: Pa
     assert {"pattern", "hidden"} <= {row[0] for row in cells(html, "Parent")}
 
 
-# ------------------------------------------------------------------ colours
-
-
-def test_a_name_has_one_colour_in_all_pictures(pages: dict[str, Path]) -> None:
-    html = pages["small"].read_text(encoding="utf-8")
-    seen: dict[str, set[str]] = {}
-    pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    named: dict[str, int] = {}
-    for picture in pictures:
-        for style, text in re.findall(r'<text style="([^"]*)"[^>]*>([^<]*)</text>', picture):
-            name = text.split("  ")[0]
-            if name in ("parent", "1.6m", "1.1m", "0.8m") and "700" in style + "700" * ("bold" in style):
-                seen.setdefault(name, set()).add(re.findall(r"fill: var\(--(\w+)\)", style)[0])
-        for name in ("1.1m", "0.8m"):
-            named[name] = named.get(name, 0) + (f">{name}" in picture)
-    assert seen == {"parent": {"parent"}, "1.6m": {"m1"}, "1.1m": {"m2"}, "0.8m": {"m3"}}
-    assert min(named.values()) == 10, "family, loss, shapes, importance and router, wide and narrow"
-
-
 # ------------------------------------------------------------------ memory
 
 
@@ -285,42 +266,40 @@ def test_the_demos_table_has_them(run: Path) -> None:
 
 
 def test_members_are_called_nested_only_where_they_are(run: Path) -> None:
-    from nemo_elastic.report.drawing import WIDE
     from nemo_elastic.report.fig_shapes import draw
 
     loaded = load_run(run)
-    drawn = draw(loaded, WIDE)
+    drawn = draw(loaded)
     assert drawn is not None and "nested in each other" in drawn.words
     shapes = dict(loaded.shapes.frozen)
     shapes["0.8m"] = replace(shapes["0.8m"], hidden=128)
     loaded.family, loaded.shapes = None, replace(loaded.shapes, frozen=shapes)
-    drawn = draw(loaded, WIDE)
+    drawn = draw(loaded)
     assert drawn is not None and "nested" not in drawn.words
 
 
 def test_the_share_of_the_gap_is_reported_of_those_that_have_one(run: Path) -> None:
-    from nemo_elastic.report.drawing import WIDE
     from nemo_elastic.report.fig_family import draw
 
     rows = json.loads((run / "metrics.json").read_text())["members"]
-    drawn = draw(load_run(run), WIDE)
+    drawn = draw(load_run(run))
     assert drawn is not None and "closes 89% to 91% of" in drawn.words and drawn.words.endswith("its parent.")
     rows[2] |= {"untrained_loss": BEFORE + 0.03}
-    drawn = draw(load_run(edit(run, members=rows)), WIDE)
+    drawn = draw(load_run(edit(run, members=rows)))
     assert drawn is not None and "closes 89% of" in drawn.words
     assert drawn.words.endswith("its parent, where it is 0.05 nats or more.")
 
 
 @pytest.mark.parametrize("untrained", [3.21, 3.2101])
 def test_a_cut_that_training_left_as_it_was_keeps_a_mark_that_is_seen(run: Path, untrained: float) -> None:
-    from nemo_elastic.report.drawing import RIM, WIDE, house
+    from nemo_elastic.report.drawing import RIM, house
     from nemo_elastic.report.fig_family import draw
 
     rows = json.loads((run / "metrics.json").read_text())["members"]
     rows[1]["loss"] = BEFORE
     rows[2] |= {"untrained_loss": untrained, "unsorted_loss": untrained}
     with house():
-        drawn = draw(load_run(edit(run, members=rows)), WIDE)
+        drawn = draw(load_run(edit(run, members=rows)))
     assert drawn is not None
     marks = [line for line in drawn.figure.axes[0].lines if len(line.get_xdata()) == 1]
     for loss, looks in ((3.21, ["o", "o", "x"]), (BEFORE, ["o", "o"])):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The one style sheet: every class has a rule, every variable a value, light and dark."""
+"""The one style sheet: every class has a rule, every variable a value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nemo_elastic.report.palette import PALETTE
 from nemo_elastic.report.run_record import RunRecord
 
 STYLE = render(RunRecord(Path("run")), {}).partition("<style>")[2].partition("</style>")[0]
-ROOT_BLOCKS = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
+(ROOT,) = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
 
 
 def test_every_brace_is_closed() -> None:
@@ -24,17 +24,10 @@ def test_every_brace_is_closed() -> None:
     assert depth == 0 and STYLE.isascii()
 
 
-def test_every_variable_that_is_used_has_a_light_and_a_dark_value() -> None:
+def test_every_variable_that_is_used_has_a_value() -> None:
     used = set(re.findall(r"var\(--([\w-]+)\)", STYLE))
-    light, dark = (dict(re.findall(r"--([\w-]+): ([^;]+);", block)) for block in ROOT_BLOCKS)
-    assert used <= set(light) == set(dark)
-    assert {name: (light[name], dark[name]) for name in PALETTE} == PALETTE
-
-
-def test_the_dark_values_are_those_of_a_dark_page() -> None:
-    assert re.search(r"@media \(prefers-color-scheme: dark\) \{ :root \{", STYLE)
-    light, dark = (re.search(r"--back: #(\w{2})", block) for block in ROOT_BLOCKS)
-    assert light and dark and int(light[1], 16) > 200 > 60 > int(dark[1], 16)
+    values = dict(re.findall(r"--([\w-]+): ([^;]+);", ROOT))
+    assert used <= set(values) and {name: values[name] for name in PALETTE} == PALETTE
 
 
 def test_every_class_of_the_page_has_a_rule() -> None:
@@ -42,9 +35,3 @@ def test_every_class_of_the_page_has_a_rule() -> None:
     classes = {word for words in re.findall(r'class="([\w ]+)"', written) for word in words.split()}
     assert {"tile", "plot", "box", "notes"} <= classes
     assert [name for name in classes if not re.search(rf"\.{name}\b", STYLE)] == []
-
-
-def test_a_phone_shows_the_narrow_picture_and_a_wide_screen_the_wide_one() -> None:
-    everywhere, phone = STYLE.split("@media (max-width: 699px)")
-    assert ".narrow { display: none; }" in everywhere and ".wide { display" not in everywhere
-    assert ".wide { display: none; }" in phone and ".narrow { display: block; }" in phone

@@ -19,7 +19,7 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking, RankOptions, rank
-from nemo_elastic.report.drawing import NARROW, WIDE, house
+from nemo_elastic.report.drawing import house
 from nemo_elastic.report.fig_importance import _of, draw
 from nemo_elastic.report.run_record import RunRecord
 from tests.report.fabricate import PARENT, make_ranking, make_subnets
@@ -34,24 +34,23 @@ def in_the_house() -> Iterator[None]:
         yield
 
 
-def plots(ranking: Ranking, run: RunRecord | None = None, narrow: bool = False) -> dict[str, Axes]:
+def plots(ranking: Ranking, run: RunRecord | None = None) -> dict[str, Axes]:
     run = run or RunRecord(Path("run"))
     run.ranking = ranking
-    drawing = draw(run, NARROW if narrow else WIDE)
+    drawing = draw(run)
     assert drawing is not None and drawing.title == "What matters in the parent"
     return {axes.get_title(loc="left"): axes for axes in drawing.figure.axes if axes.axison}
 
 
 def test_without_a_ranking_that_measured_anything_there_is_no_picture() -> None:
     run = RunRecord(Path("run"))
-    assert draw(run, WIDE) is None
+    assert draw(run) is None
     run.ranking = replace(RANKING, scores={name: np.zeros_like(s) for name, s in RANKING.scores.items()})
-    assert draw(run, WIDE) is None
+    assert draw(run) is None
 
 
-@pytest.mark.parametrize("narrow", [False, True])
-def test_every_axis_of_the_parent_has_a_plot(narrow: bool) -> None:
-    actual = set(plots(RANKING, narrow=narrow))
+def test_every_axis_of_the_parent_has_a_plot() -> None:
+    actual = set(plots(RANKING))
     assert actual == {
         "hidden channels",
         "FFN neurons",
@@ -97,7 +96,7 @@ def test_the_measure_of_depth_is_named(depth: str, words: str) -> None:
 def test_an_axis_that_the_parent_has_not_got_is_said_to_be_none() -> None:
     parent = Parent(pattern="M", hidden=8, vocab=16, mamba_heads=2, mamba_head_dim=4, mamba_groups=1, state=4)
     run = RunRecord(Path("run"), ranking=replace(make_ranking(parent), depth_scores=(None,)))
-    drawing = draw(run, WIDE)
+    drawing = draw(run)
     assert drawing is not None
     (empty,) = [axes for axes in drawing.figure.axes if axes.get_title(loc="left") == "depth"]
     assert [text.get_text() for text in empty.texts] == ["none in this parent"]

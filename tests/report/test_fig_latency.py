@@ -15,7 +15,7 @@ from nemo_elastic.profile.cells import widths_of
 from nemo_elastic.profile.making import save
 from nemo_elastic.profile.roofline import on_paper
 from nemo_elastic.report import build_report
-from nemo_elastic.report.drawing import NARROW, RIM, WIDE, house
+from nemo_elastic.report.drawing import RIM, house
 from nemo_elastic.report.fig_latency import draw
 from nemo_elastic.report.run_record import load_run
 from tests.report.fabricate import make_run
@@ -41,10 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("sheet", [WIDE, NARROW], ids=["wide", "narrow"])
-def test_members_are_at_the_milliseconds_of_their_tables_and_at_their_losses(folder: Path, sheet) -> None:
+def test_members_are_at_the_milliseconds_of_their_tables_and_at_their_losses(folder: Path) -> None:
     run = load_run(folder)
-    drawing = draw(run, sheet)
+    drawing = draw(run)
     assert drawing is not None and run.family is not None and run.results is not None
     path, *points = drawing.figure.axes[0].get_lines()
     losses = {m.name: m.loss for m in run.results.members}
@@ -66,7 +65,7 @@ def test_members_of_equal_time_and_loss_are_all_seen(folder: Path) -> None:
     row = run.results.member(last.name)
     assert row is not None
     run.results = replace(run.results, members=(*run.results.members, replace(row, name="same")))
-    drawing = draw(replace(run, family=same), WIDE)
+    drawing = draw(replace(run, family=same))
     assert drawing is not None
     *_, upper, lower = drawing.figure.axes[0].get_lines()
     assert lower.get_markersize() == upper.get_markersize() + RIM and lower.get_zorder() < upper.get_zorder()
@@ -78,7 +77,7 @@ def test_the_page_has_it_and_a_family_without_such_a_limit_has_none(folder: Path
     run = load_run(folder)
     assert run.family is not None
     plain = replace(run.family, members=tuple(replace(m, budget={"ratio": 0.5}) for m in run.family))
-    assert draw(replace(run, family=plain), WIDE) is None
+    assert draw(replace(run, family=plain)) is None
 
 
 def test_a_table_that_is_given_draws_any_family_and_one_of_another_parent_is_refused(
@@ -96,8 +95,8 @@ def test_a_table_that_is_given_draws_any_family_and_one_of_another_parent_is_ref
     last = run.family.members[-1]
     plain = replace(run, family=replace(run.family, members=(*run.family.members[:-1], replace(last, budget=None))))
     table = LatencyTable.read("table", str(file))
-    drawing = draw(replace(plain, latency=table), WIDE)
-    assert draw(plain, WIDE) is None and drawing is not None
+    drawing = draw(replace(plain, latency=table))
+    assert draw(plain) is None and drawing is not None
     path = drawing.figure.axes[0].get_lines()[0]
     assert list(path.get_xdata())[-1] == table.milliseconds(parent, last.subnet)
     wider = replace(parent, vocab=parent.vocab + 8)

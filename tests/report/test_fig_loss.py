@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import same_color
 
-from nemo_elastic.report.drawing import NARROW, RIM, WIDE, Drawing, Sheet, house
+from nemo_elastic.report.drawing import RIM, Drawing, house
 from nemo_elastic.report.fig_loss import draw
 from nemo_elastic.report.palette import PAPER
 from nemo_elastic.report.result import Results
@@ -26,14 +26,14 @@ def in_the_house() -> Iterator[None]:
         yield
 
 
-def drawn(losses: Mapping[str, Sequence[float]], bigram: float | None = None, sheet: Sheet = WIDE) -> Drawing:
+def drawn(losses: Mapping[str, Sequence[float]], bigram: float | None = None) -> Drawing:
     """The picture of one stage, of as many values of each member."""
     lines = tuple(
         {"step": step, "tokens": step * 100, "losses": dict(zip(losses, values, strict=True))}
         for step, values in enumerate(zip(*losses.values(), strict=True))
     )
     results = Results(bigram_loss=bigram)
-    drawing = draw(RunRecord(Path("run"), phases=(Phase("stage1", "stage 1", (), lines),), results=results), sheet)
+    drawing = draw(RunRecord(Path("run"), phases=(Phase("stage1", "stage 1", (), lines),), results=results))
     assert drawing is not None
     return drawing
 
@@ -49,9 +49,8 @@ def heights(axes: Axes) -> list[float]:
 FALLING = {"big": [7.0, 3.2, 3.11, 3.10], "small": [9.0, 3.4, 3.3, 3.25]}
 
 
-@pytest.mark.parametrize("sheet", [WIDE, NARROW], ids=["wide", "narrow"])
-def test_high_first_losses_leave_the_others_their_room_and_are_marked_at_the_edge(sheet: Sheet) -> None:
-    drawing = drawn(FALLING, sheet=sheet)
+def test_high_first_losses_leave_the_others_their_room_and_are_marked_at_the_edge() -> None:
+    drawing = drawn(FALLING)
     (axes,) = drawing.figure.axes
     low, top = axes.get_ylim()
     assert (3.25 - 3.10) / (top - low) > 0.3, "the ends are far apart"
@@ -84,9 +83,8 @@ def test_a_bigram_model_that_would_squeeze_the_lines_is_told_instead(bigram: flo
     assert (f"A bigram model's {bigram:.2f} is outside." in drawing.more) is not inside
 
 
-@pytest.mark.parametrize("sheet", [WIDE, NARROW], ids=["wide", "narrow"])
-def test_of_members_with_equal_losses_each_has_a_mark_that_is_seen(sheet: Sheet) -> None:
-    (axes,) = drawn({name: [9.0, 3.4, 3.2, 3.1] for name in ("big", "middle", "small")}, sheet=sheet).figure.axes
+def test_of_members_with_equal_losses_each_has_a_mark_that_is_seen() -> None:
+    (axes,) = drawn({name: [9.0, 3.4, 3.2, 3.1] for name in ("big", "middle", "small")}).figure.axes
     by_order = sorted(marks(axes), key=lambda mark: -mark.get_zorder())
     sizes = np.sqrt([np.asarray(mark.get_sizes()) for mark in by_order])
     assert len(sizes) == 3 and np.diff(sizes, axis=0) == pytest.approx(RIM)
@@ -96,7 +94,7 @@ def test_of_members_with_equal_losses_each_has_a_mark_that_is_seen(sheet: Sheet)
 
 def test_a_run_like_the_demos_has_every_held_out_loss(demo_run: Path) -> None:
     run = load_run(demo_run)
-    drawing = draw(run, WIDE)
+    drawing = draw(run)
     assert drawing is not None
     values = [v for p in run.phases for line in p.heldout for v in line["losses"].values()]
     top = drawing.figure.axes[0].get_ylim()[1]

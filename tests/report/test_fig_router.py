@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from nemo_elastic.report.drawing import NARROW, WIDE, Drawing, Sheet, house
+from nemo_elastic.report.drawing import Drawing, house
 from nemo_elastic.report.fig_router import draw, smooth
 from nemo_elastic.report.run_record import Phase, RunRecord, ShapeHistory
 from tests.shapes import PARENT
@@ -35,8 +35,8 @@ def run(*lines: Mapping[str, Any], frozen: int | None = None) -> RunRecord:
     return RunRecord(Path("run"), phases=(phase,), shapes=ShapeHistory(step=frozen))
 
 
-def drawn(record: RunRecord, sheet: Sheet = WIDE) -> Drawing:
-    drawing = draw(record, sheet)
+def drawn(record: RunRecord) -> Drawing:
+    drawing = draw(record)
     assert drawing is not None
     return drawing
 
@@ -49,8 +49,8 @@ STEPS = [line(step) for step in range(1, 31)]
 
 
 def test_a_run_without_a_router_has_no_picture() -> None:
-    assert draw(RunRecord(Path("run")), WIDE) is None
-    assert draw(run({"kind": "step", "step": 1, "tokens": 1, "loss": 3.0}), WIDE) is None
+    assert draw(RunRecord(Path("run"))) is None
+    assert draw(run({"kind": "step", "step": 1, "tokens": 1, "loss": 3.0})) is None
 
 
 def test_each_of_several_limits_has_a_line_beside_the_one_that_is_used_most() -> None:
@@ -62,9 +62,8 @@ def test_each_of_several_limits_has_a_line_beside_the_one_that_is_used_most() ->
     assert len(lines_of(drawn(run(*STEPS)).figure, 1)) == 3
 
 
-@pytest.mark.parametrize("sheet", [WIDE, NARROW])
-def test_it_shows_what_was_logged_and_its_running_mean(sheet: Sheet) -> None:
-    figure = drawn(run(*STEPS), sheet).figure
+def test_it_shows_what_was_logged_and_its_running_mean() -> None:
+    figure = drawn(run(*STEPS)).figure
     (x, raw), (_, mean) = lines_of(figure, 0)
     assert x == list(range(1, 31)) and raw == [1 - step / 40 for step in x] and mean == pytest.approx(smooth(raw))
     assert lines_of(figure, 2)[0] == (x, [1 / step for step in x])

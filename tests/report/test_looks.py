@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The report in a browser: on a phone, on a laptop and on a wide screen, light and dark."""
+"""The report in a browser: on a phone, on a laptop and on a wide screen."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ def window() -> Iterator[Browser]:
 
 
 @needs_a_browser
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("run", ["small", pytest.param("large", marks=pytest.mark.long)])
 def test_nothing_runs_over_and_everything_can_be_read(
-    window: Browser, pages: dict[str, Path], run: str, width: int, dark: bool
+    window: Browser, pages: dict[str, Path], run: str, width: int
 ) -> None:
-    window.open(pages[run], width, dark)
+    window.open(pages[run], width)
     assert window.run(f"{SETTINGS}.checkVisibility()") is False
     window.run("document.querySelector('summary').click()")
     assert window.run(f"{SETTINGS}.checkVisibility()") is True
@@ -67,27 +66,12 @@ def test_a_flaw_is_seen(window: Browser, tmp_path: Path, flaw: str) -> None:
     assert ("outside the window" in flaws(window)) == (flaw == "outside the window")
 
 
-@needs_a_browser
-def test_pictures_follow_width_and_scheme(window: Browser, pages: dict[str, Path]) -> None:
-    seen = {}
-    for width, dark in ((390, False), (1280, False), (1280, True)):
-        window.open(pages["small"], width, dark)
-        shown = "[...document.querySelectorAll('.plot {}')].filter(e => e.checkVisibility())"
-        widths = window.run(shown.format("svg") + ".map(e => e.viewBox.baseVal.width)")
-        seen[width, dark] = widths, window.run(f"getComputedStyle({shown.format('text')}[0]).fill")
-    assert all(narrow < 340 for narrow in seen[390, False][0]) and all(wide > 640 for wide in seen[1280, False][0])
-    assert len(seen[390, False][0]) == len(seen[1280, False][0]) == 5
-    assert seen[1280, False][1] != seen[1280, True][1]
-
-
 def test_colours_of_text_are_legible_on_every_ground() -> None:
-    def value(name: str, dark: bool) -> tuple[int, ...]:
-        return tuple(bytes.fromhex(PALETTE[name][dark][1:]))
+    def value(name: str) -> tuple[int, ...]:
+        return tuple(bytes.fromhex(PALETTE[name][1:]))
 
     letters = ["ink", "muted", "grey", "parent", *(f"m{i}" for i in range(1, 9))]
     pairs = [(text, ground) for text in letters for ground in ("paper",)]
     pairs += [("muted", ground) for ground in ("band0", "band1", "band2", "within", "bar")]
     pairs += [("ink" if i <= 5 else "paper", f"s{i}") for i in range(11)] + [("ink", "early"), ("paper", "s7")]
-    weak = [(*pair, dark) for pair in pairs for dark in (False, True)
-            if contrast(value(pair[0], dark), value(pair[1], dark)) < CONTRAST]  # fmt: skip
-    assert weak == []
+    assert [pair for pair in pairs if contrast(*map(value, pair)) < CONTRAST] == []
