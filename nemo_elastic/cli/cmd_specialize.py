@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,10 +135,18 @@ def _check_places(out: Path | None, add: str | None, force: bool, *inputs: Path)
 
 def _search(source: Source, device: str, quiet: bool, *what: Any) -> Specialized:
     """Load the family and search it; `what` goes to `evaluation.specialize`."""
+    from nemo_elastic.cli.show import counting
     from nemo_elastic.evaluation import specialize
     from nemo_elastic.runtime import load_family
 
-    with _counting(quiet) as progress:
+    best = float("inf")
+    with counting("searching", quiet) as bar:
+
+        def progress(number: int, candidates: int, trial: Trial) -> None:
+            nonlocal best
+            best = min(best, trial.loss)
+            bar(number, candidates, f"lowest loss {best:.4f}")
+
         return specialize(load_family(source, device=device), *what, progress=progress)
 
 
@@ -191,24 +198,6 @@ def _start(source: Source, limits: tuple[Limit, ...]) -> Fit:
         asked = f"{' and '.join(x.name for x in limits)}: {in_words(source.parent, limits)}"
         raise ElasticError(f"{asked} holds the whole parent; nothing is to choose")
     return fit
-
-
-@contextmanager
-def _counting(quiet: bool) -> Iterator[Callable[[int, int, Trial], None]]:
-    """A bar over the candidates with the lowest loss so far."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console, best = Console(stderr=True), float("inf")
-    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("searching", total=None)
-
-        def progress(number: int, candidates: int, trial: Trial) -> None:
-            nonlocal best
-            best = min(best, trial.loss)
-            bar.update(task, completed=number, total=candidates, description=f"lowest loss {best:.4f}")
-
-        yield progress
 
 
 def _read(halves: Halves) -> dict[str, Any]:

@@ -18,22 +18,6 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.family_tokenizer import check_messages
 from nemo_elastic.io.bounded import open_regular, read_text
 
-__all__ = [
-    "BATCH",
-    "MAX_BYTES",
-    "MAX_DOCUMENT",
-    "Chat",
-    "Piece",
-    "Row",
-    "cut_in_pieces",
-    "find_files",
-    "grouped",
-    "holds_chat",
-    "oversized",
-    "read_all",
-    "read_rows",
-]
-
 #: Of a file of text, which is read whole.
 MAX_BYTES = 2**30
 #: Bytes of a line, and characters of a document: a tokenizer takes up to 200 bytes of memory for each.
