@@ -22,7 +22,7 @@ from nemo_elastic.io.outputs import Output
 
 from .hf import reading as hf
 from .hub import local_folder
-from .source import Shapes, Source, is_gguf
+from .source import GGUF, Shapes, Source, is_gguf
 
 __all__ = ["CHECKPOINT", "model_in", "open_source", "read_parent", "read_shapes", "writer"]
 
@@ -153,9 +153,7 @@ def _readable(folder: str | Path, weights: bool = True) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         if Path(folder).exists():
             if is_gguf(Path(folder)):
-                raise ElasticError(
-                    f"{folder}: is GGUF, which is not read: give the Hugging Face folder that it was made of"
-                ) from None
+                raise ElasticError(f"{folder}: is {GGUF}") from None
             raise ElasticError(f"{folder}: is a file, not a folder") from None
         raise ElasticError(f"{folder}: no such folder") from None
     except OSError as exc:

@@ -18,16 +18,6 @@ from .raw import Raw
 
 __all__ = ["check_no_others", "grouped"]
 
-#: last parts of names that other quantisations have -> whose they are
-FOREIGN = {
-    **dict.fromkeys(("k_scale", "v_scale", "kv_scale", "q_scale", "prob_scale"), "the KV cache or attention in FP8"),
-    **dict.fromkeys(("qweight", "qzeros", "scales", "g_idx", "weight_g_idx", "weight_zero_point"), "AWQ or GPTQ"),
-    **dict.fromkeys(("absmax", "quant_map", "nested_absmax", "nested_quant_map", "SCB"), "bitsandbytes"),
-    "weight_scale_inv": "FP8 in square blocks",
-    "weight_shape": "integers",
-    "pre_quant_scale": "AWQ",
-}
-
 
 def grouped(tensors: Mapping[str, Raw], wanted: Mapping[str, tuple[int, ...]], layout: str) -> dict[str, Any]:
     """Put the tensors of each quantised weight together.
@@ -64,7 +54,7 @@ def grouped(tensors: Mapping[str, Raw], wanted: Mapping[str, tuple[int, ...]], l
 
 
 def check_no_others(names: Iterable[str], layout: str | None) -> None:
-    """Check that no tensor is of a quantisation that is not read, or that the folder says nothing of.
+    """Check that no tensor is of a weight of low precision that has no codes, or that the folder says nothing of.
 
     Args:
         names: of a folder's tensors that are not the model's.
@@ -77,8 +67,6 @@ def check_no_others(names: Iterable[str], layout: str | None) -> None:
     own = {part for scheme in SCHEMES for part in scheme.names} - {WEIGHT}
     for name in sorted(names):
         last = name.rpartition(".")[2]
-        if last in FOREIGN:
-            raise ElasticError(f"tensor {name!r} is of {FOREIGN[last]}, which is not read and no part of a member")
         if last in own and layout is None:
             raise ElasticError(f"tensor {name!r} is of low precision, and the folder's quantization_config says none")
         if last in own:

@@ -9,12 +9,12 @@ cannot be cut is refused here: other formats, and what would be lost, such as a 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.core.precision import BLOCK
+from nemo_elastic.core.precision import BLOCK, FP8, NVFP4
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.cache_scales import check_cache
 from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, MODELOPT, Quantized, Stored, scheme_of
@@ -23,28 +23,14 @@ from nemo_elastic.io.read import read_json
 from .patterns import modules_in
 from .quantization import ALGORITHMS, KEY, MIXED, MIXED_STORED, QUANT_FILE, STORED, WEIGHTS_ONLY
 
-__all__ = ["check_described", "layout_of", "low_of", "precision_of"]
+__all__ = ["check_described", "low_of", "precision_of"]
 
 FORMATS = (*STORED.values(), MIXED_STORED)
 #: in compressed-tensors' words: bits -> precision, and the strategies that we read
-_WEIGHTS = {4: ("nvfp4", ("tensor_group",)), 8: ("fp8", ("tensor", "channel"))}
+_WEIGHTS = {4: (NVFP4, ("tensor_group",)), 8: (FP8, ("tensor", "channel"))}
 _MEANT = "floats of 4 bits in tensor_group of 16, or of 8 in tensor or channel: others cannot be cut"
 #: of compressed-tensors: what changes weights or inputs in other ways
 _CHANGES = ("transform_config", "sparsity_config")
-
-
-@dataclass(frozen=True)
-class Said:
-    """What is said of a module.
-
-    Attributes:
-        precision: of its weight.
-        activations: whether its inputs have a scale in the folder. Where they have none and need one, vLLM computes
-            with any number.
-    """
-
-    precision: str
-    activations: bool
 
 
 @dataclass(frozen=True)
@@ -52,24 +38,14 @@ class Section:
     """A place where a folder speaks of low precision.
 
     Attributes:
-        says: of a module; None: it stays as it is.
-        main: of most modules.
-        layout, where: whose words they are, and what messages call the place.
+        says: how a module's weight is stored; None: it stays as it is.
+        main: the same of most modules.
+        where: what messages call the place.
     """
 
-    says: Callable[[str], Said | None]
-    main: Said
-    layout: str = ""
+    says: Callable[[str], Stored | None]
+    main: Stored
     where: str = ""
-
-
-def layout_of(config: Mapping[str, Any], folder: Path) -> str | None:
-    """Whose layout a folder's weights of low precision have; None where there are none.
-
-    Raises:
-        ElasticError: a quantisation that cannot be cut.
-    """
-    return next((section.layout for section in _sections(config, folder)), None)
 
 
 def low_of(config: Mapping[str, Any], folder: Path) -> Stored | None:
@@ -78,10 +54,7 @@ def low_of(config: Mapping[str, Any], folder: Path) -> Stored | None:
     Raises:
         ElasticError: a quantisation that cannot be cut.
     """
-    sections = list(_sections(config, folder))
-    if not sections:
-        return None
-    return Stored(scheme_of(sections[0].main.precision, sections[0].layout), sections[0].main.activations)
+    return next((section.main for section in list(_sections(config, folder))), None)
 
 
 def check_described(
@@ -105,21 +78,19 @@ def check_described(
                 raise ElasticError(f"{folder}: {weight} {wrong[0]}, and by the folder's {section.where} it {wrong[1]}")
 
 
-def _contradiction(said: Said | None, tensor: Any) -> tuple[str, str] | None:
+def _contradiction(said: Stored | None, tensor: Any) -> tuple[str, str] | None:
     """What a weight is, and what is said that it is; None where both are the same."""
     if not isinstance(tensor, Quantized):
         return None if said is None else ("is not quantised", "is")
     if said is None:
         return "is quantised", "stays as it is"
     stored = tensor.stored_as
-    if said.precision != stored.scheme.precision:
-        return f"is {stored.scheme.precision}", f"is {said.precision}"
+    if said.scheme != stored.scheme:
+        return f"is {stored.scheme.precision}", f"is {said.scheme.precision}"
     if said.activations != stored.activations:
-        return (
-            ("has no scale of its inputs", "has one")
-            if said.activations
-            else ("has a scale of its inputs", "has none")
-        )
+        return (("has no scale of its inputs", "has one"), ("has a scale of its inputs", "has none"))[
+            stored.activations
+        ]
     return None
 
 
@@ -128,7 +99,7 @@ def precision_of(config: Mapping[str, Any]) -> str | None:
     given = config.get(KEY)
     if not isinstance(given, Mapping):
         return None
-    names = {ALGORITHMS[p]: p for p in ALGORITHMS} | {STORED[p]: p for p in STORED} | {WEIGHTS_ONLY: "nvfp4"}
+    names = {ALGORITHMS[p]: p for p in ALGORITHMS} | {STORED[p]: p for p in STORED} | {WEIGHTS_ONLY: NVFP4}
     return names.get(str(given.get("quant_algo", given.get("format"))))
 
 
@@ -143,7 +114,7 @@ def _sections(config: Mapping[str, Any], folder: Path) -> Iterator[Section]:
             raise bad(f"{where}.quant_method", method, f"only {' or '.join(LAYOUTS)}: others cannot be cut")
         check_cache(given, where)
         section = (_modelopt if method == MODELOPT else _compressed)(given, where)
-        yield replace(section, layout=str(method), where=KEY)
+        yield replace(section, where=KEY)
     path = folder / QUANT_FILE
     if not path.is_file():
         return
@@ -154,7 +125,7 @@ def _sections(config: Mapping[str, Any], folder: Path) -> Iterator[Section]:
     given = whole.get("quantization") if isinstance(whole, Mapping) else None
     given = _as_mapping(inside, given, "a mapping")
     check_cache(given, inside)
-    yield replace(_modelopt(given, inside), layout=MODELOPT, where=QUANT_FILE)
+    yield replace(_modelopt(given, inside), where=QUANT_FILE)
 
 
 def _as_mapping(where: str, given: Any, of: str) -> Mapping[str, Any]:
@@ -178,24 +149,20 @@ def _modelopt(section: Mapping[str, Any], where: str) -> Section:
         }
         if not named:
             raise bad(f"{where}.quantized_layers", {}, "one module at least")
-        return Section(named.get, _most(named.values()))
+        return Section(named.get, Counter(named.values()).most_common(1)[0][0])
     said = _algorithm(section, where, (MIXED,))
     stay = [modules_in(section.get(key), f"{where}.{key}") for key in ("ignore", "exclude_modules")]
     return Section(lambda module: None if any(module in own for own in stay) else said, said)
 
 
-def _most(said: Iterable[Said]) -> Said:
-    return Counter(said).most_common(1)[0][0]
-
-
-def _algorithm(section: Mapping[str, Any], where: str, others: tuple[str, ...] = ()) -> Said:
-    known = {ALGORITHMS["nvfp4"]: Said("nvfp4", True), ALGORITHMS["fp8"]: Said("fp8", True)}
-    known[WEIGHTS_ONLY] = Said("nvfp4", False)
+def _algorithm(section: Mapping[str, Any], where: str, others: tuple[str, ...] = ()) -> Stored:
+    known = {ALGORITHMS[precision]: Stored(scheme_of(precision, MODELOPT), True) for precision in ALGORITHMS}
+    known[WEIGHTS_ONLY] = Stored(scheme_of(NVFP4, MODELOPT), False)
     name = section.get("quant_algo")
     if not isinstance(name, str) or name not in known:
         raise bad(f"{where}.quant_algo", name, f"one of {', '.join((*known, *others))}: others cannot be cut")
     size = section.get("group_size")
-    if known[name].precision == "nvfp4" and size is not None and (isinstance(size, bool) or size != BLOCK):
+    if known[name].scheme.block and size is not None and (isinstance(size, bool) or size != BLOCK):
         raise bad(f"{where}.group_size", size, f"{BLOCK}: NVFP4 has no others")
     return known[name]
 
@@ -220,12 +187,13 @@ def _compressed(section: Mapping[str, Any], where: str) -> Section:
         at = f"{where}.config_groups.{name}"
         said = _group(_as_mapping(at, group, "a mapping"), at)
         for key, format in (("format", group.get("format")), ("", whole)):
-            if format not in (None, MIXED_STORED, STORED[said.precision]):
-                raise bad(f"{at}.format" if key else f"{where}.format", format, f"{at} is {STORED[said.precision]}")
+            if format not in (None, MIXED_STORED, STORED[said.scheme.precision]):
+                meant = f"{at} is {STORED[said.scheme.precision]}"
+                raise bad(f"{at}.format" if key else f"{where}.format", format, meant)
         targets = modules_in(group.get("targets"), f"{at}.targets")
         read.append((targets, said))
 
-    def says(module: str) -> Said | None:
+    def says(module: str) -> Stored | None:
         if module in stay:
             return None
         # a module's own name goes before that of its class
@@ -236,7 +204,7 @@ def _compressed(section: Mapping[str, Any], where: str) -> Section:
     return Section(says, read[0][1])
 
 
-def _group(group: Mapping[str, Any], where: str) -> Said:
+def _group(group: Mapping[str, Any], where: str) -> Stored:
     weights = _as_mapping(f"{where}.weights", group.get("weights"), "a mapping")
     bits = weights.get("num_bits")
     precision, strategies = _WEIGHTS.get(bits if type(bits) is int else 0, (None, ()))
@@ -246,14 +214,14 @@ def _group(group: Mapping[str, Any], where: str) -> Said:
         or weights.get("symmetric", True) is not True
         or bool(weights.get("dynamic"))
         or weights.get("actorder") is not None
-        or (precision == "nvfp4" and weights.get("group_size") != BLOCK)
+        or (precision == NVFP4 and weights.get("group_size") != BLOCK)
     )
     if precision is None or wrong:
         raise bad(f"{where}.weights", dict(weights), _MEANT)
     inputs = group.get("input_activations")
     if inputs is None:
-        return Said(precision, False)
+        return Stored(scheme_of(precision, COMPRESSED), False)
     dynamic = _as_mapping(f"{where}.input_activations", inputs, "a mapping").get("dynamic", False)
     if dynamic not in (True, False, "local"):
         raise bad(f"{where}.input_activations.dynamic", dynamic, "true, false or local")
-    return Said(precision, dynamic is not True)
+    return Stored(scheme_of(precision, COMPRESSED), dynamic is not True)

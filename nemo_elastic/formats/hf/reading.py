@@ -35,7 +35,7 @@ from nemo_elastic.io.bounded import check_no_holes, open_regular, read_text
 from nemo_elastic.io.read import read_json, whole_number
 
 from .config import PUZZLE, from_hf_config, prediction_of, predicts, to_hf_config
-from .precision import check_described, layout_of
+from .precision import check_described, low_of
 from .quantization import linear_modules
 from .shards import INDEX, SINGLE
 
@@ -61,7 +61,8 @@ def open_folder(folder: Path) -> Source:
     behind = {name: tensors.pop(name) for name in own}
     predicted, beside = _predicted(shapes, behind)
     cache: dict[str, Raw] = {}
-    quantised = layout_of(shapes.config, shapes.folder)
+    low = low_of(shapes.config, shapes.folder)
+    quantised = None if low is None else low.scheme.layout
     wanted = {t.hf: t.shape for t in layout.tensors(shapes.parent, shapes.held)}
     with inside(folder):
         if quantised is not None:
@@ -103,7 +104,7 @@ def read_shapes(folder: Path) -> Shapes:
     """
     path = folder / "config.json"
     config = _read_config(path)
-    layout_of(config, folder)
+    low_of(config, folder)
     parent, held = from_hf_config(config, str(path))
     family = None
     if (folder / FAMILY_FILE).exists():
