@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from ..errors import printable
@@ -182,6 +184,27 @@ def rims(axes: Axes, groups: Sequence[Sequence[tuple[float, float]]], sizes: Seq
         out.append(np.minimum((wide + RIM - 2 * far).max(axis=1, initial=size), WIDEST))
         above, wide = np.vstack([above, at]), np.concatenate([wide, out[-1]])
     return out
+
+
+def halo() -> list[withStroke]:
+    """Path effect that keeps text legible where a line crosses it."""
+    return [withStroke(linewidth=3.5, foreground=PAPER)]
+
+
+def name_ends(axes: Axes, items: Iterable[tuple[float, str, str]]) -> None:
+    """Name lines or points at the right of a plot, the highest first; each is (height, text, colour)."""
+    handles = [Line2D([], [], color=paint, lw=3, label=text) for _, text, paint in sorted(items, reverse=True)]
+    if handles:
+        axes.legend(
+            handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.0, labelcolor="linecolor"
+        )
+
+
+def bigram_line(axes: Axes, loss: float) -> None:
+    """What a bigram model of the same tokens has."""
+    axes.axhline(loss, color=INK, lw=1.2, ls=(0, (4, 3)), zorder=1)
+    axes.annotate(f"bigram model {loss:.2f}", (1, loss), xytext=(-6, 4), textcoords="offset points",
+                  fontsize=10, ha="right", color=INK, xycoords=axes.get_yaxis_transform())  # fmt: skip
 
 
 def millions(count: float) -> str:

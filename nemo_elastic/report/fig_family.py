@@ -4,17 +4,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..verdicts import SHARED
-from .drawing import WIDTH, Drawing, colour, counts, millions, new_figure, rims, settle, short
-from .labels import Label, Labels
-from .palette import GREY, INK, MUTED, PALETTE
+from .drawing import WIDTH, Drawing, bigram_line, colour, counts, millions, name_ends, new_figure, rims, settle, short
+from .palette import GREY, INK, PALETTE
 from .result import MemberResult
 from .run_record import RunRecord
 
@@ -38,21 +35,16 @@ def draw(run: RunRecord) -> Drawing | None:
     axes.set_xlabel("parameters of the member")
     axes.set_ylabel("held-out loss, nats per token  (lower is better)")
     figure.legend(handles=_marks(members), loc="outside lower left", ncols=3, handletextpad=0.4)
-    settle(figure)  # now the plot is where it stays, and labels can be kept apart
-    labels = Labels(axes)
+    if run.results and run.results.bigram_loss:
+        bigram_line(axes, run.results.bigram_loss)
     paints = [colour(run.place(m.name)) for m in members]
+    name_ends(axes, [(m.loss or 0, _name(m, members[0]), paint) for m, paint in zip(members, paints, strict=True)])
+    settle(figure)  # now the plot is where it stays
     sizes = rims(axes, [[point] for point in at[::-1]], [13] * len(at))[::-1]
     for i, m in enumerate(members):
         if not _is_whole(m, members[0]):
-            _journey(axes, labels, m, paints[i])
+            _journey(axes, m, paints[i])
         axes.plot(*at[i], "o", ms=sizes[i][0], color=paints[i], mec="white", mew=1.6, zorder=7)
-        labels.keep_off(at[i], at[i], 8)
-    for i, m in enumerate(members):
-        labels.add(_name(m, paints[i], members[0], above=bool(i) and _is_whole(m, members[0])))
-    for i, m in enumerate(members):
-        if not _is_whole(m, members[0]):
-            _figures(labels, m, paints[i])
-    _bigram(axes, labels, members, run)
     return Drawing(figure, _title(members, has_before), _subtitle(members), (
         "Held-out loss of every member: cut from the parent as it was stored, cut after sorting by importance, and "
         "after the joint training of all members."
@@ -89,24 +81,11 @@ def _limits(axes: Axes, members: list[MemberResult], run: RunRecord) -> None:
     sizes = [m.parameters or 0 for m in members]
     width = (max(sizes) - min(sizes)) or max(sizes)
     height = (max(losses) - min(losses)) or 1.0
-    axes.set_xlim(min(sizes) - 0.16 * width, max(sizes) + 0.14 * width)
-    axes.set_ylim(min(losses) - 0.34 * height, max(losses) + 0.22 * height)
+    axes.set_xlim(min(sizes) - 0.08 * width, max(sizes) + 0.08 * width)
+    axes.set_ylim(min(losses) - 0.1 * height, max(losses) + 0.1 * height)
 
 
-def _bigram(axes: Axes, labels: Labels, members: list[MemberResult], run: RunRecord) -> None:
-    bigram = run.results.bigram_loss if run.results else None
-    if not bigram:
-        return
-    axes.axhline(bigram, color=INK, lw=1.1, ls=(0, (4, 3)), zorder=1)
-    low, high = axes.get_xlim()
-    places = sorted({low, *(m.parameters or 0 for m in members), high})
-    for a, b in sorted(pairwise(places), key=lambda pair: pair[0] - pair[1]):  # the widest gap between members first
-        words = [(f"bigram model {bigram:.2f}", {"color": INK, "fontsize": 10})]
-        if labels.add(Label(((a + b) / 2, bigram), words, [(0, 4, "center"), (0, -4, "center")])):
-            return
-
-
-def _journey(axes: Axes, labels: Labels, m: MemberResult, paint: str) -> None:
+def _journey(axes: Axes, m: MemberResult, paint: str) -> None:
     """From the unsorted cut over the sorted cut to the trained member."""
     x = m.parameters or 0
     losses = {13: m.loss, 9: m.untrained_loss, 8: m.unsorted_loss}  # by the sizes of their marks
@@ -119,20 +98,6 @@ def _journey(axes: Axes, labels: Labels, m: MemberResult, paint: str) -> None:
     if m.untrained_loss is not None and m.loss is not None:
         axes.plot(x, m.untrained_loss, "o", ms=wide[9], color="white", mec=paint, mew=2.0, zorder=6)
         _arrow(axes, x, m.untrained_loss, m.loss, paint, 3.2)
-    labels.keep_off((x, min(known.values())), (x, max(known.values())), 4)
-
-
-def _figures(labels: Labels, m: MemberResult, paint: str) -> None:
-    """How much of the gap training closed, and the losses that it began from."""
-    x, beside = m.parameters or 0, [(-12, 0, "right"), (12, 0, "left")]
-    if m.recovered is not None and m.untrained_loss is not None and m.loss is not None:
-        strong = {"color": paint, "fontweight": "bold", "fontsize": 10.5}
-        words = [f"{m.recovered:.0%} of the", "gap closed"]
-        middle = m.loss + 0.56 * (m.untrained_loss - m.loss)
-        labels.add(Label((x, middle), [(w, strong) for w in words], [(10, 0, "left"), (-10, 0, "right")]))
-    for value, ink in ((m.untrained_loss, paint), (m.unsorted_loss, GREY)):
-        if value is not None:
-            labels.add(Label((x, value), [(f"{value:.2f}", {"color": ink, "fontsize": 10.5})], beside))
 
 
 def _arrow(axes: Axes, x: float, start: float, end: float, paint: str, width: float) -> None:
@@ -145,21 +110,11 @@ def _arrow(axes: Axes, x: float, start: float, end: float, paint: str, width: fl
     )  # fmt: skip
 
 
-def _name(m: MemberResult, paint: str, parent: MemberResult, *, above: bool) -> Label:
-    """Name and loss: below the point, or above it where the parent's own are below."""
-    more = (
-        f" ({m.loss - parent.loss:+.2f})" if m is not parent and m.loss is not None and parent.loss is not None else ""
-    )
-    name = short(m.name)
-    if m is parent and m.name != "parent":
-        name = f"{name} parent"
-    lines = [(name, {"color": paint, "fontweight": "bold", "fontsize": 12})]
-    lines.append((f"{m.loss:.2f}" + more, {"color": MUTED, "fontsize": 10}))
-    ups = (13, 27) if above else (-11, -25, -39, 13)
-    places = [
-        (right, up, side) for up in ups for right, side in ((0, "center"), (-8, "right"), (8, "left"), (16, "right"))
-    ]
-    return Label((m.parameters or 0, m.loss or 0), lines, places, needed=True)
+def _name(m: MemberResult, parent: MemberResult) -> str:
+    """Name and loss, and how far that is from the parent's."""
+    if m is parent:
+        return f"{short(m.name)}{' parent' * (m.name != 'parent')}  {m.loss:.2f}"
+    return f"{short(m.name)}  {m.loss:.2f} ({(m.loss or 0) - (parent.loss or 0):+.2f})"
 
 
 def _is_whole(m: MemberResult, parent: MemberResult) -> bool:

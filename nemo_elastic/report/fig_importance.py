@@ -13,8 +13,7 @@ from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
 
 from ..ranking import Ranking
-from .drawing import WIDTH, Drawing, colour, level, new_figure, powers, share_scale, short
-from .labels import halo
+from .drawing import WIDTH, Drawing, colour, halo, level, new_figure, powers, share_scale, short
 from .palette import INK, MUTED, PALETTE, SHARES, axis_colour, kind_colour
 from .run_record import RunRecord
 

@@ -11,9 +11,8 @@ from nemo_elastic.core.limits import LATENCY
 from nemo_elastic.core.member import limits_of
 from nemo_elastic.errors import ElasticError
 
-from .drawing import WIDTH, Drawing, colour, new_figure, rims, settle, short
-from .labels import Label, Labels
-from .palette import MUTED, PALETTE
+from .drawing import WIDTH, Drawing, colour, name_ends, new_figure, rims, settle, short
+from .palette import PALETTE
 from .run_record import RunRecord
 
 
@@ -38,22 +37,18 @@ def draw(run: RunRecord) -> Drawing | None:
     axes = figure.add_subplot()
     times, heights = [x for _, x, _ in points], [y for _, _, y in points]
     axes.plot(times, heights, color=PALETTE["path"], lw=2.2, zorder=3)
-    axes.margins(0.18, 0.35)  # room for the words at the points
+    axes.margins(0.08, 0.15)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(f"milliseconds of the member ({phase})")
     axes.set_ylabel("held-out loss, nats per token")
-    settle(figure)
-    labels = Labels(axes)
+    name_ends(
+        axes,
+        ((y, f"{short(name)}  {LATENCY.words(x)}, {y:.3f}", colour(run.place(name))) for name, x, y in points),
+    )
+    settle(figure)  # now the plot is where it stays
     sizes = rims(axes, [[(x, y)] for _, x, y in points], [12] * len(points))
     for k, ((name, x, y), (size,)) in enumerate(zip(points, sizes, strict=True)):
         axes.plot(x, y, "o", ms=size, color=colour(run.place(name)), mec="white", mew=1.6, zorder=5 - 0.001 * k)
-        labels.keep_off((x, y), (x, y), size / 2 + 2)
-    for name, x, y in points:
-        lines = [
-            (short(name), {"color": colour(run.place(name)), "fontweight": "bold", "fontsize": 12}),
-            (f"{LATENCY.words(x)}, {y:.3f}", {"color": MUTED, "fontsize": 10}),
-        ]
-        labels.add(Label((x, y), lines, [(0, -11, "center"), (0, 27, "center")], needed=True))
     return Drawing(figure, "Quality by milliseconds", str(table), "Each member at what the table gives it.")

@@ -8,9 +8,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from .drawing import WIDTH, Drawing, colour, counts, marker, millions, new_figure, rims, settle, short
-from .labels import name_lines
-from .palette import INK, MUTED, PALETTE, PAPER
+from .drawing import (
+    WIDTH,
+    Drawing,
+    bigram_line,
+    colour,
+    counts,
+    marker,
+    millions,
+    name_ends,
+    new_figure,
+    rims,
+    settle,
+    short,
+)
+from .palette import MUTED, PALETTE, PAPER
 from .run_record import MOST_NAMES, PHASES, Phase, RunRecord, number
 
 BANDS = {name: PALETTE[f"band{number % 4}"] for number, name in enumerate(PHASES)}
@@ -48,9 +60,7 @@ def draw(run: RunRecord) -> Drawing | None:
     _freeze_mark(axes, run, phases, edges)
     ends = {name: line[-1] for name, line in points.items()}
     last = max(x for x, _ in ends.values())
-    name_lines(axes, edges[-1], [
-        (y, f"{short(n)}  {y:.2f}", colour(run.place(n))) for n, (x, y) in ends.items() if x >= last
-    ])  # fmt: skip
+    name_ends(axes, ((y, f"{short(n)}  {y:.2f}", colour(run.place(n))) for n, (x, y) in ends.items() if x >= last))
     ticks = [(a + b * s, t) for p, a, b in _spans(phases, edges) for s, t in _ticks(p)]
     axes.set_xticks([t[0] for t in ticks], [t[1] for t in ticks])
     axes.grid(visible=False, axis="x")
@@ -133,9 +143,7 @@ def _limits(axes: Axes, values: list[float], late: list[float], run: RunRecord) 
         said = [f"A bigram model's {bigram:.2f} is outside."]
     elif bigram is not None:
         low = min(low, bigram)
-        axes.axhline(bigram, color=INK, lw=1.2, ls=(0, (4, 3)), zorder=2)
-        axes.annotate(f"bigram model {bigram:.2f}", (1, bigram), xytext=(-6, 4), textcoords="offset points",
-                      fontsize=10, ha="right", color=INK, xycoords=axes.get_yaxis_transform())  # fmt: skip
+        bigram_line(axes, bigram)
     pad = highest - low + 1e-3
     axes.set_ylim(low - 0.06 * pad, highest + 0.04 * pad)
     out = [v for v in values if v > axes.get_ylim()[1]]

@@ -11,8 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nemo_elastic.core.limits import LIMITS
 
-from .drawing import WIDTH, Drawing, colour, new_figure, short, thin
-from .labels import name_lines
+from .drawing import WIDTH, Drawing, colour, name_ends, new_figure, short, thin
 from .palette import INK, PALETTE, axis_colour, axis_words
 from .run_record import Phase, RunRecord
 
@@ -31,8 +30,8 @@ def draw(run: RunRecord) -> Drawing | None:
     steps = [x[i] for key in keys if (x := phase.series(key, until)[0]) for i in (0, -1)] or [0.0]
     start, end = min(steps), max(steps) if max(steps) > min(steps) else min(steps) + 1
     bottom.set_xlim(start, end)
-    _entropy(top, phase, until, end)
-    _cost(middle, phase, until, run, end)
+    _entropy(top, phase, until)
+    _cost(middle, phase, until, run)
     _schedule(bottom, phase, until)
     bottom.set_xlabel(f"step of {phase.label}")
     bottom.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -74,7 +73,7 @@ def _dot(x: Sequence[float]) -> str:
     return "o" if len(x) < 3 else ""
 
 
-def _entropy(axes: Axes, phase: Phase, until: int | None, end: float) -> None:
+def _entropy(axes: Axes, phase: Phase, until: int | None) -> None:
     items = []
     for axis in phase.keys("entropy_"):
         x, y = phase.series(f"entropy_{axis}", until)
@@ -86,10 +85,10 @@ def _entropy(axes: Axes, phase: Phase, until: int | None, end: float) -> None:
         items.append((sum(y) / len(y), axis_words(axis), paint))
     axes.set_ylim(-0.03, 1.04)
     axes.set(title="entropy: 1 undecided, 0 decided", ylabel="share of uniform")
-    name_lines(axes, end, items)
+    name_ends(axes, items)
 
 
-def _cost(axes: Axes, phase: Phase, until: int | None, run: RunRecord, end: float) -> None:
+def _cost(axes: Axes, phase: Phase, until: int | None, run: RunRecord) -> None:
     items: list[tuple[float, str, str]] = []
     seen: list[float] = [0.95, 1.05]
     for name in phase.keys("cost_"):
@@ -111,7 +110,7 @@ def _cost(axes: Axes, phase: Phase, until: int | None, run: RunRecord, end: floa
     axes.set_ylim(min(seen) - pad, max(seen) + pad)
     axes.set(title="expected cost / target (band: ±2%)", ylabel="cost / target")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.2f}"))
-    name_lines(axes, end, items)
+    name_ends(axes, items)
 
 
 def _schedule(axes: Axes, phase: Phase, until: int | None) -> None:

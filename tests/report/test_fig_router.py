@@ -72,7 +72,7 @@ def test_it_shows_what_was_logged_and_its_running_mean() -> None:
 def test_costs_are_shown_against_their_target() -> None:
     axes = drawn(run(*STEPS)).figure.axes[1]
     assert any(list(x.get_ydata()) == [1.0, 1.0] for x in axes.get_lines())  # pyright: ignore
-    assert [text.get_text() for text in axes.texts] == ["small  1.00"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["small  1.00"]
 
 
 def test_what_is_logged_after_shapes_were_frozen_is_left_out() -> None:
