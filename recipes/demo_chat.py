@@ -21,11 +21,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.demo.demo_settings import RECALL_BLOCK
-
-BLOCK: dict[str, Any] = RECALL_BLOCK | {
+BLOCK: dict[str, Any] = {
     "budgets": [{"name": "whole"}, {"name": "large", "ratio": 0.75}, {"name": "half", "ratio": 0.5}],
+    "axes": {
+        "hidden": [64, 56, 48, 40],
+        "ffn": [128, 96, 64],
+        "mamba_heads": [8, 4],
+        "mamba_head_dim": [16, 12, 8],
+        "depth": [5],
+    },
     "importance": {"samples": 32, "depth_samples": 8},
+    "search": {"candidates": 32, "tokens": 4096},
+    "router": None,
 }
 NUMBERS = [str(number) for number in range(100)]
 WORDS = ["<user>", "<assistant>", "<think>", "</think>", "sort", "up", "down", "take", "left", *NUMBERS]

@@ -136,7 +136,7 @@ def _open(
         read_calibration(source.companions, sizes)
     if draft is not None and draft not in members:
         raise bad("--draft", draft, f"one of {', '.join(members)}")
-    family = load_family(source, dtype=held and torch_dtype(held), device=device)
+    family = load_family(source, dtype=None if held is None else torch_dtype(held), device=device)
     if family.underflowed:
         typer.echo(f"note: {family.underflowed:,} weights are too small for {dtype}, and are 0", err=True)
     return Conversation(family, budget, system, how, draft, auto)
