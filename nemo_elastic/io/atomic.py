@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from nemo_elastic.errors import ElasticError, is_environment
 from nemo_elastic.io.outputs import MARK, Output, absolute, check_output, is_empty, sign
-from nemo_elastic.io.temporary import clear_leftovers, in_place_of, put_in_place, sync, temporary
+from nemo_elastic.io.temporary import TEMPORARY, clear_leftovers, in_place_of, put_in_place, sync, temporary
 
 __all__ = ["atomic_dir", "atomic_write", "explain_os_error", "explained", "filled_dir", "flush", "prepared"]
 
@@ -26,8 +25,6 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_TEXT = ("No space left on device", "Disk quota exceeded")
 _LARGE_TEXT = ("File too large",)
 _SHORT_TEXT = ("PytorchStreamWriter failed writing", "unexpected pos ")
-#: Names that `temporary` makes up; messages have the target's own.
-_MADE_UP = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(?:lock|tmp|old|fill)", re.DOTALL)
 
 
 def explain_os_error(exc: BaseException, path: Path) -> ElasticError | None:
@@ -77,9 +74,9 @@ def explained(path: Path) -> Iterator[None]:
 def _target(path: Path) -> Path:
     """The folder or file that is being written, where a path leads to or into a temporary name for it."""
     for i, part in enumerate(path.parts):
-        match = _MADE_UP.fullmatch(part)
+        match = TEMPORARY.fullmatch(part)
         if match:
-            return Path(*path.parts[:i], match[1])
+            return Path(*path.parts[:i], match["stem"])
     return path
 
 

@@ -30,13 +30,23 @@ from pathlib import Path
 
 from nemo_elastic.errors import ElasticError
 
-__all__ = ["clear_leftovers", "in_place_of", "is_temporary", "locked", "put_in_place", "remove", "sync", "temporary"]
+__all__ = [
+    "TEMPORARY",
+    "clear_leftovers",
+    "in_place_of",
+    "is_temporary",
+    "locked",
+    "put_in_place",
+    "remove",
+    "sync",
+    "temporary",
+]
 
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2(2)
 #: What it answers where the kernel, a sandbox or the file system does not know a flag.
 _UNKNOWN = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 _KINDS = ("lock", "tmp", "old", "fill")
-_TEMPORARY = re.compile(rf"\.(?P<stem>.+)\.(?P<token>[0-9a-f]{{8}})\.(?:{'|'.join(_KINDS)})", re.DOTALL)
+TEMPORARY = re.compile(rf"\.(?P<stem>.+)\.(?P<token>[0-9a-f]{{8}})\.(?:{'|'.join(_KINDS)})", re.DOTALL)
 #: A file name has at most 255 bytes; what a temporary name adds must still fit.
 _LONGEST = 200
 
@@ -130,7 +140,7 @@ def locked(path: Path) -> Iterator[None]:
 def clear_leftovers(path: Path) -> None:
     """Remove what killed writers of `path` left beside it; bring `path` back if one was killed while replacing it."""
     try:
-        matches = [_TEMPORARY.fullmatch(name) for name in os.listdir(path.parent)]
+        matches = [TEMPORARY.fullmatch(name) for name in os.listdir(path.parent)]
     except OSError:
         return  # no such folder, or not ours to look into
     for token in sorted({match["token"] for match in matches if match and match["stem"] == _stem(path)}):
@@ -141,7 +151,7 @@ def clear_leftovers(path: Path) -> None:
 
 def is_temporary(path: Path) -> bool:
     """Whether a name is one that a writer gives to a target's `lock`, `tmp` or `old`."""
-    return _TEMPORARY.fullmatch(path.name) is not None
+    return TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove(path: Path) -> None:
