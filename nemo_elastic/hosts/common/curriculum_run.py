@@ -21,7 +21,7 @@ from .token_files import Blend
 if TYPE_CHECKING:
     import nemo_run
 
-__all__ = ["JOBS", "NODES", "CurriculumRun", "Estimate", "Job", "job_folder"]
+__all__ = ["JOBS", "NODES", "CurriculumRun", "Job", "job_folder"]
 
 #: all that there can be, in their order
 JOBS = ("rank", *STAGES, "slice")
@@ -46,21 +46,6 @@ class Job:
     devices: int = 0
     layout: str = "one process"
     turns: Callable[[nemo_run.Executor, int], list[nemo_run.Partial]] | None = None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a job takes, by `nemo_elastic.plan`.
-
-    Attributes:
-        memory: bytes of the fullest GPU.
-        hours: of all steps; None where nothing estimates them.
-        least: the memory is that of the weights alone.
-    """
-
-    memory: float
-    hours: float | None = None
-    least: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import Output, absolute
 from nemo_elastic.io.values import integer
 
-from .curriculum_run import Estimate, Job
+from .curriculum_run import Job
 from .local_jobs import jobs_end_with_this
 from .preview import show, write
 
@@ -38,7 +38,6 @@ def run_jobs(
     *,
     repeat: int = 1,
     dryrun: str | None = None,
-    estimates: Mapping[str, Estimate] | None = None,
     tail_logs: bool = True,
 ) -> None:
     """Run jobs as one experiment, each after the one before it has succeeded.
@@ -55,7 +54,6 @@ def run_jobs(
             only when the last one has reached the end of its training.
         dryrun: start nothing; write to this folder what would be sent, and print a table of the jobs. One that an
             earlier dry run wrote is replaced.
-        estimates: what the jobs take, for that table.
         tail_logs: print the logs of jobs on this machine.
 
     Raises:
@@ -69,7 +67,7 @@ def run_jobs(
         ):
             titles = _add(experiment, jobs, executors, repeat)
             write(experiment, folder, absolute(dryrun))
-        show(experiment.jobs, titles, jobs, estimates or {}, absolute(dryrun))
+        show(experiment.jobs, titles, jobs, absolute(dryrun))
         return
     with jobs_end_with_this(), run.Experiment(name) as experiment:
         _add(experiment, jobs, executors, repeat, tail_logs)

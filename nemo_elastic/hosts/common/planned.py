@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a large recipe is on any host, before anything is built: a parent, a block, and by them layouts and hours."""
+"""What a large recipe is on any host, before anything is built: a parent, a block, and by them layouts."""
 
 from __future__ import annotations
 
@@ -16,21 +16,17 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.data.folder import TOKENIZER
-from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
+from nemo_elastic.plan import NODE, Layout, RunShape, best, preset
 from nemo_elastic.plan.activations import Routing
-from nemo_elastic.plan.memory import local_parameters, stages
 from nemo_elastic.plan.stages import PAPER, Curriculum
 
-from .curriculum_run import NODES, CurriculumRun, Estimate, Job, number_of
+from .curriculum_run import NODES, CurriculumRun, Job, number_of
 from .token_files import Blend
 
 if TYPE_CHECKING:
     from .experiment import Executors
 
 __all__ = ["PlannedFamily", "Precision", "ranking_experts"]
-
-#: of bf16, in which the ranking holds the parent
-BYTES_OF_WEIGHT = 2
 
 
 def ranking_experts(parent: Parent, gpus: int) -> int:
@@ -185,8 +181,7 @@ class PlannedFamily(ABC):
         from .experiment import run_jobs
 
         run = self.planned(self.run_of(parent, data, dir, *more, **named))
-        jobs, estimates = self.described(run), self.estimates(run)
-        run_jobs(self.name, jobs, executors, repeat=repeat, dryrun=dryrun, estimates=estimates)
+        run_jobs(self.name, self.described(run), executors, repeat=repeat, dryrun=dryrun)
 
     def layout(
         self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE,
@@ -221,15 +216,3 @@ class PlannedFamily(ABC):
         if run.layouts:
             return run.layouts[number - 1]
         return self.layout(number, run.curriculum, run.nodes * run.devices, run.gpu, run.devices, run.block)
-
-    def estimates(self, run: CurriculumRun) -> dict[str, Estimate]:
-        """Memory and hours of the jobs by the planner. Of the ranking only the parent's weights are known."""
-        run = self.planned(run)
-        shape = run.block.parent_shape(self.parent)
-        (whole,) = stages(shape, 1)
-        held = local_parameters(shape, whole, 1, ranking_experts(shape, run.devices))
-        out = {"rank": Estimate(BYTES_OF_WEIGHT * held, least=True)}
-        for number, layout in enumerate(run.layouts, 1):
-            hours = duration(layout, run.curriculum.stage(number).max_steps).hours
-            out[f"stage{number}"] = Estimate(layout.memory.total, hours)
-        return out

@@ -12,13 +12,12 @@ from typing import Any
 import nemo_run as run
 
 from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.io.values import three_digits
 
-from .curriculum_run import Estimate, Job
+from .curriculum_run import Job
 
 __all__ = ["show", "write"]
 
-COLUMNS = ("job", "nodes", "GPUs", "layout", "GB per GPU", "hours", "limit", "after")
+COLUMNS = ("job", "nodes", "GPUs", "layout", "limit", "after")
 
 
 def write(experiment: run.Experiment, folder: Path, final: Path) -> None:
@@ -53,19 +52,13 @@ def _command(job: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-def show(
-    sent: Sequence[Any],
-    titles: Sequence[str],
-    jobs: Mapping[str, Job],
-    estimates: Mapping[str, Estimate],
-    folder: Path,
-) -> None:
+def show(sent: Sequence[Any], titles: Sequence[str], jobs: Mapping[str, Job], folder: Path) -> None:
     """Print a table of all jobs, one after the other.
 
     Args:
         sent: NeMo-Run's, in order.
         titles: what each is a turn of: several where the time of a job is limited.
-        jobs, estimates: by title.
+        jobs: by title.
         folder: where their files are.
     """
     from rich.box import SIMPLE
@@ -75,20 +68,8 @@ def show(
     table = Table(title=f"{len(sent)} jobs; nothing is submitted. Files: {folder}", title_justify="left", box=SIMPLE,
                   show_edge=False, padding=(0, 1))  # fmt: skip
     for column in COLUMNS:
-        table.add_column(column, no_wrap=True, justify="right" if column in COLUMNS[1:3] + COLUMNS[4:7] else "left")
+        table.add_column(column, no_wrap=True, justify="right" if column in ("nodes", "GPUs", "limit") else "left")
     for i, (one, title) in enumerate(zip(sent, titles, strict=True)):
-        first = i == 0 or titles[i - 1] != title
-        table.add_row(*_row(one, jobs[title], estimates.get(title), first), sent[i - 1].id if i else "-")
+        job, limit, after = jobs[title], getattr(one.executor, "time", "-"), sent[i - 1].id if i else "-"
+        table.add_row(one.id, str(job.nodes), str(job.nodes * job.devices), job.layout, limit, after)
     Console(markup=False, soft_wrap=True, width=140).print(table)
-    if any(estimate.hours is not None for estimate in estimates.values()):
-        print("GB and hours are the planner's estimates; the hours are those of all turns of a job together")
-
-
-def _row(sent: Any, job: Job, estimate: Estimate | None, first: bool) -> list[str]:
-    memory = hours = "-"
-    if estimate is not None:
-        memory = f"{'from ' if estimate.least else ''}{estimate.memory / 1e9:.1f}"
-        if estimate.hours is not None:
-            hours = three_digits(estimate.hours) if first else "goes on"
-    gpus = str(job.nodes * job.devices)
-    return [sent.id, str(job.nodes), gpus, job.layout, memory, hours, getattr(sent.executor, "time", "-")]

@@ -215,11 +215,11 @@ def test_the_recipe_of_a_parent_with_experts_tells_its_layouts_and_what_the_rank
     lines = [line.strip() for line in str(text).splitlines()]
     for number in (1, 2):
         assert f"stage {number}: {family.layout(number, PAPER, 128, 'h100')}" in lines
-    held, usable = family.estimates(family.run_of("", [], "/runs"))["rank"].memory, RunShape(8192, 1536).usable
-    parent = family.parent
+    parent, usable = family.parent, RunShape(8192, 1536).usable
     experts = sum(elements(row, sizes(parent, parent.hidden, layer)) for row, layer in rows(parent, parent.full)
                   if row.each is not None)  # fmt: skip
-    assert held == 2 * (parameters(parent, parent.full) - experts * 7 / 8) < usable
+    held = 2 * (parameters(parent, parent.full) - experts * 7 / 8)
+    assert held < usable
     assert f"{held / 1e9:.1f} GB of weights" in str(text) and f"{usable / 1e9:.1f} GB" in str(text)
 
 
