@@ -7,8 +7,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 #: exit code of Ctrl-C, as a shell gives it
 INTERRUPTED = 130
@@ -71,6 +72,12 @@ def bad(field: str, value: object, allowed: str) -> ElasticError:
         The error, for the caller to raise (so that type checkers see the control flow).
     """
     return ElasticError(f"{shown(value)} is not allowed; {allowed}", field)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of an error about an unknown name."""
+    near = get_close_matches(name, list(names), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def printable(text: str) -> str:

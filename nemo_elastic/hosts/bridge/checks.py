@@ -210,11 +210,11 @@ def check_data(config: Any, block: ElasticConfig, ranks: bool) -> None:
 def data_of(dataset: Any) -> dict[str, list[str]]:
     """What a data set reads, by the field that names it."""
     parts = [part[0] for part in getattr(dataset, "blend_per_split", None) or () if part]
-    blend, path = getattr(dataset, "blend", None), getattr(dataset, "data_path", None)
+    blend = getattr(dataset, "blend", None)
     given = {
         "blend_per_split": [file for part in parts for file in part],
         "blend": blend[0] if blend is not None else (),
-        "data_path": path.split() if isinstance(path, str) else path,
+        "data_path": getattr(dataset, "data_path", None),
         "dataset_root": getattr(dataset, "dataset_root", None),
     }
     return {f"recipe.dataset.{name}": files_of(value) for name, value in given.items()}

@@ -12,10 +12,9 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from typing import Any
 
-from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.errors import ElasticError, bad, did_you_mean, exit_in_one_line
 from nemo_elastic.hosts.common.run_file import RunFile
 from nemo_elastic.io.read import resolved
 
@@ -46,7 +45,7 @@ def find_recipe(factory: str) -> Callable[..., Any]:
         if callable(getattr(package, name, None)):
             return getattr(package, name)
         known += [n for n in dir(package) if n.endswith("config")]
-    raise bad("--factory", factory, "the name of a recipe" + _near(name, known))
+    raise bad("--factory", factory, "the name of a recipe" + did_you_mean(name, known))
 
 
 def override(config: Any, name: str, value: Any) -> None:
@@ -59,7 +58,7 @@ def override(config: Any, name: str, value: Any) -> None:
     for i, part in enumerate(parts):
         known = {f.name: str(f.type) for f in fields(owner)} if is_dataclass(owner) else {}
         if part not in known:
-            raise ElasticError(f"{'.'.join(parts[:i]) or 'recipe'}: unknown field {part!r}{_near(part, list(known))}")
+            raise ElasticError(f"{'.'.join(parts[:i]) or 'recipe'}: unknown field {part!r}{did_you_mean(part, known)}")
         inside = parts[i + 1 :]
         if inside and "dict[" in known[part].lower():  # of any keys, and None where a recipe has no key
             setattr(owner, part, {**(getattr(owner, part) or {}), ".".join(inside): value})
@@ -124,8 +123,3 @@ def _flat(data: Any, name: str = "") -> list[tuple[str, Any]]:
     if not isinstance(data, dict) or (name and not data):
         return [(name, data)]
     return [pair for key, value in data.items() for pair in _flat(value, f"{name}.{key}" if name else str(key))]
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -113,17 +113,15 @@ class RunFile:
 
     def _data(self) -> dict[str, Any]:
         """Fields of the recipe that name data."""
-        out: dict[str, Any] = {}
-        for field_ in DATA:
-            section, _, name = field_.partition(".")
-            held = self.recipe.get(section)
-            if isinstance(held, dict) and name in held:
-                out[field_] = held[name]
-        for override in self.overrides:
-            name, _, text = override.partition("=")
-            if name in DATA:
-                out[name] = value_of(name, text)
-        return out
+        held = {
+            f"{section}.{name}": value
+            for section, fields_ in self.recipe.items()
+            if isinstance(fields_, dict)
+            for name, value in fields_.items()
+        }
+        given = [(name, text) for name, _, text in (override.partition("=") for override in self.overrides)]
+        held |= {name: value_of(name, text) for name, text in given if name in DATA}
+        return {name: held[name] for name in DATA if name in held}
 
     def apply(self, recipe: Any, apply_elastic: Callable[..., Any]) -> Any:
         """A host's `apply_elastic` with these settings.

@@ -69,10 +69,12 @@ def prefixes_of(entries: Iterable[object]) -> list[str]:
 
 
 def files_of(data: Any) -> list[str]:
-    """What a recipe's field of data names: one file or folder, a list with weights or without, or a list by split."""
+    """What a recipe's field of data names: a file or folder, several with weights or without, or lists by split."""
     if isinstance(data, Mapping):
         return [file for part in data.values() for file in files_of(part)]
-    return prefixes_of([str(data)] if isinstance(data, str | os.PathLike) else data or [])
+    if isinstance(data, str | os.PathLike):
+        data = [str(data)] if is_there(str(data)) else str(data).split()
+    return prefixes_of(data or [])
 
 
 def is_there(path: str) -> bool:

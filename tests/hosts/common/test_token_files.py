@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from nemo_elastic.data.indexed import write_indexed
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.hosts.common.token_files import FileNames, check_token_files, empty_splits, prefixes_of, splits_of
+from nemo_elastic.hosts.common.token_files import (
+    FileNames,
+    check_token_files,
+    empty_splits,
+    files_of,
+    prefixes_of,
+    splits_of,
+)
 
 NAMES = FileNames("paths", "length", "split")
 
@@ -57,6 +64,8 @@ def test_data_are_one_list_or_a_list_for_each_split() -> None:
     each = {"train": ["/a"], "validation": ["/b"], "test": ["/b"]}
     assert splits_of({"train": ["/a"], "validation": ["/b"]}) == each
     assert prefixes_of(["0.7", "/a", 0.3, "/b"]) == ["/a", "/b"]
+    for data in ("0.7 /a 0.3 /b", ["/a", "/b"], {"train": ["/a"], "validation": [1.0, "/b"]}):
+        assert files_of(data) == ["/a", "/b"]
     for data, line in (
         ("/a", "data: '/a' is not allowed; a list of prefixes"),
         ({"train": ["/a"]}, "the splits train and validation, and test if there is one"),

@@ -28,11 +28,11 @@ from nemo_run.core.serialization.yaml import YamlSerializer
 from omegaconf import OmegaConf
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.errors import ElasticError, bad, did_you_mean, exit_in_one_line
 from nemo_elastic.hosts.common.run_file import SETTINGS, RunFile
 from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
 from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-from nemo_elastic.hosts.nemo.recipe.checks import check_architecture, did_you_mean, field_names, made_by
+from nemo_elastic.hosts.nemo.recipe.checks import check_architecture, field_names, made_by
 from nemo_elastic.hosts.nemo.recipe.settings import Changes
 from nemo_elastic.hosts.nemo.tiny.recipe import nemotron_elastic_tiny
 from nemo_elastic.io.atomic import atomic_write
@@ -101,7 +101,8 @@ class ElasticContext(run.cli.RunContext):
             check_architecture(recipe)  # so that there is a model and a strategy
             changes = Changes(recipe)
             without_cuda(recipe)
-            typer.echo(changes.text(recipe, "a machine without a GPU"))
+            if changes.lines(recipe):  # a tiny recipe has a CPU's settings
+                typer.echo(changes.text(recipe, "a machine without a GPU"))
         return file.apply(recipe, apply_elastic)
 
     @property

@@ -9,8 +9,7 @@ that names the recipe's field as an override would spell it, after `recipe.`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, did_you_mean
 from nemo_elastic.hosts.common.agreement import (
     Names,
     check_documents,
@@ -109,12 +108,6 @@ def field_names(made: type, *others: type) -> list[str]:
     return sorted(
         {p for init in constructors for p in inspect.signature(init).parameters} - {"self", "args", "kwargs"}
     )
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of an error about an unknown name."""
-    near = get_close_matches(name, list(names), 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_spelling(where: str, config: Any, *others: type) -> None:
