@@ -67,7 +67,7 @@ def command(
     with counting("data", quiet=json) as bar:
 
         def tell(what: str, share: float) -> None:
-            bar(share, 1.0 if share else None, what)
+            bar(round(100 * share), 100 if share else None, what)
 
         if tokenizer is not None:
             from nemo_elastic.data.prepare import prepare

@@ -35,7 +35,7 @@ __all__ = [
 
 @contextmanager
 def counting(what: str, quiet: bool, *columns: Any) -> Iterator[Callable[..., None]]:
-    """Show a bar on a terminal while it lasts, with time passed and time left; elsewhere a line for each named step.
+    """Show a bar on a terminal while it lasts, with time passed and time left; elsewhere a line for each name, once.
 
     Gives the function to call with (done, in all) and, where that changes, what is done.
     """
@@ -44,17 +44,19 @@ def counting(what: str, quiet: bool, *columns: Any) -> Iterator[Callable[..., No
 
     words, console = TextColumn("{task.description}", markup=False), Console(stderr=True)
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    shown, told = not quiet and console.is_terminal, None
+    shown, before, named = not quiet and console.is_terminal, None, what
     # gone when it ends, so that an error stays one line
     with Progress(words, BarColumn(), *columns, *times, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task(what, total=None)
 
         def tell(done: int, total: int, now: str = what) -> None:
-            nonlocal told
+            nonlocal before, named
             bar.update(task, completed=done, total=total, description=now)
-            if now != what and told is not None and done > told and not (shown or quiet):
-                typer.echo(f"{done} of {total}: {now}", err=True)
-            told = done
+            if now != named and before is not None and done > before:
+                named = now
+                if not (shown or quiet):
+                    typer.echo(f"{done} of {total}: {now}", err=True)
+            before = done
 
         yield tell
 

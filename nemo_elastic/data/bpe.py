@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nemo_elastic.errors import bad
+from nemo_elastic.io.values import integer
 
 from .sources import BATCH, grouped
 
@@ -28,8 +28,7 @@ MAX_VOCAB = 65_536
 
 def check_vocab(vocab: int) -> None:
     """Refuse a vocabulary size that cannot be made or stored, by an ElasticError."""
-    if isinstance(vocab, bool) or not isinstance(vocab, int) or not MIN_VOCAB <= vocab <= MAX_VOCAB:
-        raise bad("vocab", vocab, f"use {MIN_VOCAB} to {MAX_VOCAB}")
+    integer("vocab", vocab, MIN_VOCAB, f"use {MIN_VOCAB} to {MAX_VOCAB}", MAX_VOCAB)
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:

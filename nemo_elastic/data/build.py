@@ -48,10 +48,6 @@ _EXTRA_CHUNKS = 40
 Progress = Callable[[str, float], None]
 
 
-def _nobody(what: str, share: float) -> None:
-    """Progress that is not asked for."""
-
-
 def build_data(
     out: str | Path,
     sources: Sequence[str | Path] = (),
@@ -61,7 +57,7 @@ def build_data(
     seed: int = 0,
     held_out_problems: int = 128,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = lambda what, share: None,
 ) -> DataFolder:
     """Build a data folder from the user's text, or from Python's standard library, and from reasoning problems.
 
@@ -88,17 +84,16 @@ def build_data(
     integer("seed", seed, 0, "an integer from 0")
     integer("held_out_problems", held_out_problems, 0, "an integer from 0")
     number("reasoning", reasoning, 0, 0.9, "a number from 0 to 0.9")
-    tell = progress or _nobody
     with atomic_dir(out, force, sources, DATA) as folder:  # first of all: an existing output is refused at once
-        tell("reading text", 0.0)
+        progress("reading text", 0.0)
         corpus = read_corpus(sources)
-        tell("training the tokenizer", 0.0)
+        progress("training the tokenizer", 0.0)
         tokenizer = train_tokenizer(_tokenizer_texts(corpus, reasoning, seed), vocab)
         size = tokenizer.get_vocab_size()
         save_tokenizer(tokenizer, folder / TOKENIZER)
 
-        splits, chosen = _mixed(corpus, tokenizer, reasoning, seed, held_out_problems, tell)
-        infos = write_splits(folder, splits, size, tell)
+        splits, chosen = _mixed(corpus, tokenizer, reasoning, seed, held_out_problems, progress)
+        infos = write_splits(folder, splits, size, progress)
         (folder / PROBLEMS).write_text(problem_lines(chosen), encoding="utf-8")
         manifest = DataFolder(
             path=folder, vocab_size=size, seed=seed, reasoning=float(reasoning), held_out_problems=len(chosen),
@@ -109,7 +104,7 @@ def build_data(
         )  # fmt: skip
         (folder / MANIFEST).write_text(json.dumps(manifest.to_json(), indent=2) + "\n", encoding="utf-8")
         DataFolder.open(folder)  # what does not open is not delivered
-        tell("writing", 1.0)
+        progress("writing", 1.0)
     return DataFolder.open(out)
 
 
@@ -146,7 +141,7 @@ def _mixed(
 
 
 def write_splits(
-    folder: Path, splits: Mapping[str, Split], vocab: int, tell: Progress = _nobody
+    folder: Path, splits: Mapping[str, Split], vocab: int, tell: Progress = lambda what, share: None
 ) -> dict[str, SplitInfo]:
     """Write the token files of every split; gives what a manifest says of them."""
     infos = {}
