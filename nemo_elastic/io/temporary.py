@@ -31,16 +31,9 @@ from pathlib import Path
 from nemo_elastic.errors import ElasticError
 
 __all__ = [
-    "TEMPORARY",
-    "clear_leftovers",
-    "in_place_of",
-    "is_temporary",
-    "locked",
-    "put_in_place",
-    "remove",
-    "sync",
+    "TEMPORARY", "clear_leftovers", "in_place_of", "is_temporary", "locked", "put_in_place", "remove", "sync",
     "temporary",
-]
+]  # fmt: skip
 
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2(2)
 #: What it answers where the kernel, a sandbox or the file system does not know a flag.
