@@ -26,6 +26,7 @@ from torch.distributed.checkpoint import CheckpointException
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.folders import model_in
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.metadata import ITERATION, last_iteration
 from nemo_elastic.formats.megatron.torch_files import check_file
@@ -163,7 +164,9 @@ def check_start(
     start = own or last_iteration(previous or checkpoint.pretrained_checkpoint)
     if start is None:
         if previous is not None:
-            raise bad("previous", previous, "a folder with a checkpoint of Megatron-Bridge's")
+            left = model_in(Path(previous))  # the folder of a training holds its checkpoints in another
+            hint = f", such as {left}" if left is not None else ""
+            raise bad("previous", previous, f"a folder with a checkpoint of Megatron-Bridge's{hint}")
         return None
     why = BRIDGE.problem_of_weights(start)
     if why is not None:
