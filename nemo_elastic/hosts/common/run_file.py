@@ -108,8 +108,13 @@ class RunFile:
                 if not is_there(path):
                     raise bad(name, path, "what is on this machine, where the run starts")
         block, teacher = self.settings.get("elastic"), newest_of(given["teacher"])
-        if teacher is not None and block is not None:
-            check_block(ElasticConfig.of(block), read_shapes(teacher).parent)
+        if teacher is None or block is None:
+            return
+        try:
+            parent = read_shapes(teacher).parent
+        except ElasticError as error:
+            raise error.of("teacher") from None
+        check_block(ElasticConfig.of(block), parent)
 
     def _data(self) -> dict[str, Any]:
         """Fields of the recipe that name data."""

@@ -226,6 +226,8 @@ def test_a_run_that_starts_here_has_a_teacher_that_fits_its_block(tmp_path: Path
         given.check_here()
     given.settings["elastic"] = block
     given.check_here()
+    with pytest.raises(ElasticError, match=r"^teacher: .* a NeMo checkpoint folder"):
+        RunFile(settings=given.settings | {"teacher": str(tmp_path)}).check_here()
     folder = RunFile({"data": {"dataset_root": str(tmp_path)}}, given.settings, ["data.paths=[0.5, /none/text]"])
     with pytest.raises(ElasticError, match=r"^data\.paths: '/none/text' is not allowed; "):
         folder.check_here()
