@@ -60,10 +60,13 @@ def command(
     `nemo-elastic data chats.jsonl --tokenizer parent/ --out chats`.
     """
     from nemo_elastic.cli.show import counting
+    from nemo_elastic.extras import require
 
     started = time.monotonic()
     if tokenizer is not None:
         _check_given(sources, vocab, reasoning)
+    elif reasoning != 0:
+        require("reasoning_gym")  # its extra brings tokenizers too, which is imported first
     with counting("data", quiet=json) as bar:
 
         def tell(what: str, share: float) -> None:

@@ -171,8 +171,9 @@ def test_what_is_no_model_folder(tmp_path, family):
         open_source(tmp_path / "nowhere")
     with pytest.raises(ElasticError, match=r"config.json: is a file, not a folder"):
         open_source(family / "config.json")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ElasticError, match=r"has no config.json"):
-        open_source(tmp_path)
+        open_source(tmp_path / "empty")
     for text, message in (("{", "not valid JSON"), ("[]", "no JSON object"), ("[" * 10**5, "not valid JSON")):
         (family / "config.json").write_text(text)
         with pytest.raises(ElasticError, match=message):
