@@ -44,7 +44,7 @@ class Harness:
             raise ElasticError(
                 f"--tasks: {exc.name} is not installed; pip install 'lm-eval>=0.4.13' brings it"
             ) from None
-        self._evaluate = lm_eval.simple_evaluate
+        self._evaluate: Any = lm_eval.simple_evaluate
         self._manager = TaskManager(include_path=None if include is None else str(include))
         self.tasks = list(tasks)
         unknown = [name for name in tasks if not self._manager.match_tasks([name])]
