@@ -253,7 +253,7 @@ class Requantized(QuantizedPieces):
         selections: what stays of it.
 
     Attributes:
-        power, error: sums of squares of the values, and of what computing them anew has changed, so far.
+        power, error: sums of squares of the values, and of what computing them anew has changed, after one pass.
     """
 
     def __init__(self, name: str, weight: Quantized, selections: tuple[Selection, ...]) -> None:
@@ -275,15 +275,17 @@ class Requantized(QuantizedPieces):
         weight, (rows, columns) = self.raw, self.selections
         scheme, scale = weight.scheme, torch.from_numpy(weight.scale())
         step = max(1, SPAN // weight.shape[1])
+        power = error = 0.0
         for first, last in rows.runs:
             for at in range(first, last, step):
                 with inside(self.name):
                     values_rc = columns.take(weight.some(at, min(last, at + step)).torch(torch.float32), 1)
                 codes, scales = nvfp4_codes(values_rc, scale)
                 changed_rc = nvfp4_values(codes, scales, scale, torch.float32) - values_rc
-                self.power += float(values_rc.double().square().sum())
-                self.error += float(changed_rc.double().square().sum())
+                power += float(values_rc.double().square().sum())
+                error += float(changed_rc.double().square().sum())
                 yield {scheme.codes[0]: from_torch(codes), scheme.scale[0]: from_torch(scales)}
+        self.power, self.error = power, error  # codes and scales may be two passes, at the same time
 
 
 @dataclass(frozen=True)
