@@ -75,10 +75,10 @@ def test_a_family_with_experts_is_sent_with_its_expert_parallelism(
     script("run_slurm", args, tmp_path, monkeypatch)
     dry = read(capsys.readouterr().out, tmp_path / "dry")
     assert list(dry.table) == ["rank", "stage1", "stage2", "slice"]
-    assert dry.table["rank"][:4] == ["1", "8", "TP1 PP1 DP8 EP8", "from 11.7"]
+    assert dry.table["rank"][:3] == ["1", "8", "TP1 PP1 DP8 EP8"]
     for number in (1, 2):
         layout = recipe_of("30b_a3b").layout(number, PAPER, 128, "h100")
-        assert dry.table[f"stage{number}"][:4] == ["16", "128", str(layout), f"{layout.memory.total / 1e9:.1f}"]
+        assert dry.table[f"stage{number}"][:3] == ["16", "128", str(layout)]
     assert tasks(tmp_path / "dry")["stage1"].family["shape"] == "nemotron-3-nano-30b-a3b"
 
 
