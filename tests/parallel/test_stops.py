@@ -120,7 +120,6 @@ def test_the_report_sees_one_run(place: Path) -> None:
     loaded = {name: load_run(place / name) for name in ("whole", "row")}
     for run in loaded.values():
         assert not any("metrics" in note for note in run.notes)
-    one, other = (loaded[n].phase("stage1") for n in ("whole", "row"))
-    assert one is not None and other is not None
+    one, other = (next(p for p in loaded[n].phases if p.name == "stage1") for n in ("whole", "row"))
     assert (one.tokens, one.heldout) == (other.tokens, other.heldout)
     assert [p.start for p in loaded["row"].phases] == [p.start for p in loaded["whole"].phases] == [0, one.tokens]
