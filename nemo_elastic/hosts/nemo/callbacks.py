@@ -111,6 +111,10 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         self._tokens, self._counts = 0, True  # that have counted in the loss so far; whether it says how many do
         self._steps: list[torch.Tensor] = []  # losses of a validation's steps
 
+    def io_transform_args(self, init_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Record both arguments: NeMo takes a record of one for the name of a pickle, and loads no context with it."""
+        return {"path": None, "label": ""} | super().io_transform_args(init_fn, *args, **kwargs)
+
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Leave the file where it is: NeMo would move it away, as all files that it finds in its log directory.
 

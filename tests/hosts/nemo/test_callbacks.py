@@ -52,3 +52,14 @@ def test_progress_counts_to_the_steps_of_the_trainer(tmp_path: Path, capsys: pyt
     writer.on_train_start(trainer, SimpleNamespace())
     writer._progress.show(20, {"reduced_train_loss": 1.0}, True)
     assert "train: step 20/20 " in capsys.readouterr().out
+
+
+def test_a_context_with_the_writer_of_a_recipe_loads(tmp_path: Path) -> None:
+    from nemo import lightning as nl
+    from nemo.lightning import io
+
+    from nemo_elastic.hosts.nemo.callbacks import MetricsWriter
+
+    nl.Trainer(accelerator="cpu", callbacks=[MetricsWriter(label="train")]).io_dump(tmp_path, yaml_attrs=[])
+    loaded = io.load(tmp_path, output_type=nl.Trainer)
+    assert [c.label for c in loaded.callbacks if isinstance(c, MetricsWriter)] == ["train"]
