@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 
 #: exit code of Ctrl-C, as a shell gives it
 INTERRUPTED = 130
@@ -76,6 +75,8 @@ def bad(field: str, value: object, allowed: str) -> ElasticError:
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The end of an error about an unknown name."""
+    from difflib import get_close_matches  # an error alone needs it, and every process imports this module
+
     near = get_close_matches(name, list(names), 1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

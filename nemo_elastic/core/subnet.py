@@ -15,20 +15,17 @@ from typing import Any, ClassVar, Protocol
 from nemo_elastic.core.kinds.record import Kind, Widths
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS
 from nemo_elastic.core.prefix import BlockedPrefix
-from nemo_elastic.errors import ElasticError, bad, shown
+from nemo_elastic.errors import ElasticError, bad, did_you_mean, shown
 from nemo_elastic.io.values import keep_plain
 
 
 def known_names(names: Sequence[str], data: Any, field: str) -> dict[str, Any]:
     """`data` as a dictionary: a mapping without other keys than `names`."""
-    from difflib import get_close_matches
-
     if not isinstance(data, Mapping):
         raise bad(field, data, f"a mapping with {', '.join(names)}")
     for key in data:
         if key not in names:
-            near = get_close_matches(key, names, 1) if isinstance(key, str) else []
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(key, names) if isinstance(key, str) else ""
             raise ElasticError(f"{field}: unknown field {shown(key)}{hint} (allowed: {', '.join(names)})")
     return dict(data)
 
