@@ -93,8 +93,6 @@ class Router(nn.Module):
             slots, choices = self._shape(axis)
             self.down[axis] = weight(len(budgets), self.config.hidden)
             self.up[axis] = weight(self.config.hidden, slots * choices)
-            # Saved with the weights: a resumed run must start from the same shapes.
-            self.register_buffer(f"prior_{axis}", torch.zeros(len(budgets), slots, choices))
         for axis in space.axes:
             mask = space.kept if axis == DEPTH else self._masks(axis)
             self.register_buffer(f"mask_{axis}", torch.from_numpy(mask).float(), persistent=False)
@@ -176,7 +174,7 @@ class Router(nn.Module):
         out = {}
         for axis in self.axes:
             inner = nn.functional.leaky_relu(self.down[axis][i], 0.1)
-            out[axis] = (inner @ self.up[axis]).view(self._shape(axis)) + self._buffer("prior", axis)[i]
+            out[axis] = (inner @ self.up[axis]).view(self._shape(axis))
         return out
 
     def probabilities(
@@ -293,10 +291,10 @@ class Router(nn.Module):
         return torch.stack(totals)
 
     def budget_loss(self, routed: Routed | Probabilities, budget: int | str) -> torch.Tensor:
-        """|C/C_target - 1| of the expected cost C, times `config.below` where C is below its target.
+        """|C/C_target - 1| of the expected cost C.
 
-        Zero where it is below `config.deadzone`. Of several limits each has its own, and they are summed; what is
-        below its target is pulled up only while no other limit is exceeded.
+        Of several limits each has its own, and they are summed; what is below its target is pulled up only while no
+        other limit is exceeded.
 
         Args:
             routed: what `gates` returned, or bare probabilities.
@@ -307,7 +305,7 @@ class Router(nn.Module):
             0-dim, in the router's dtype; `config.loss_weight` is not applied.
         """
         pi = routed.probabilities if isinstance(routed, Routed) else routed
-        return limits_loss(self.expected_cost(pi, budget) - 1, self.config).to(self._like().dtype)
+        return limits_loss(self.expected_cost(pi, budget) - 1).to(self._like().dtype)
 
     @torch.no_grad()
     def choose(self, budget: int | str) -> Subnet:
@@ -327,25 +325,6 @@ class Router(nn.Module):
         """Freeze: every budget's choice, projected onto its budget and nested in the one before."""
         raw = {b.name: self.choose(b.name) for b in self.budgets}
         return project_family(self.space, raw, self.budgets)
-
-    @torch.no_grad()
-    def start_from(self, members: Mapping[str, Subnet], strength: float = 2.0) -> None:
-        """Make found shapes the most probable ones, mildly: their logits become `strength`, all others zero.
-
-        Args:
-            members: budget name -> member of the space (from `search`); budgets that are missing stay as they are.
-            strength: 2 gives a found choice 0.71 among four at temperature and scale 1.
-
-        Raises:
-            ElasticError: an unknown budget, or a member that is not in the space.
-        """
-        for name, member in members.items():
-            i, code = self.index(name), self.space.encode(member)
-            for axis, z in self.logits(i).items():
-                wanted = torch.zeros_like(z)
-                for row, slot in enumerate(self.space.positions(axis)):
-                    wanted[row, code[slot]] = strength
-                self._buffer("prior", axis)[i] += wanted - z
 
     @staticmethod
     def entropy(probabilities: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -374,13 +353,9 @@ def _mean(table: torch.Tensor, probabilities: Sequence[torch.Tensor]) -> torch.T
     return torch.cat([_mean(each[..., i], row) for i, row in enumerate(rows)])
 
 
-def budget_loss(miss: torch.Tensor, config: RouterConfig) -> torch.Tensor:
-    """Budget loss of relative misses, below zero where a cost is below its target; see `Router.budget_loss`."""
-    paid = torch.where(miss < 0, -config.below * miss, miss)
-    return torch.where(miss.abs() > config.deadzone, paid, miss.new_zeros(()))
+def limits_loss(misses: torch.Tensor) -> torch.Tensor:
+    """Budget loss of the relative misses of a budget's limits [limits], below zero where a cost is below its target.
 
-
-def limits_loss(misses: torch.Tensor, config: RouterConfig) -> torch.Tensor:
-    """Budget loss of a budget's limits [limits]: their sum, without those below their targets while one is above."""
-    losses = budget_loss(misses, config)
-    return torch.where((misses > config.deadzone).any() & (misses < 0), 0.0, losses).sum()
+    Their sum, without those below their targets while one is above; see `Router.budget_loss`.
+    """
+    return torch.where((misses > 0).any() & (misses < 0), 0.0, misses.abs()).sum()

@@ -16,6 +16,7 @@ from typing import Any
 from nemo_elastic.config.sections import (
     DataConfig,
     DistillConfig,
+    HalvingConfig,
     ImportanceConfig,
     NonfiniteConfig,
     RouterConfig,
@@ -26,14 +27,19 @@ from nemo_elastic.core.family import Parent, known_fields, known_names
 from nemo_elastic.core.kinds.registry import DEPTH, all_axes, layer_axes, striped_axes
 from nemo_elastic.core.precision import check_blocks
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.outputs import absolute_if_there
 from nemo_elastic.io.read import read_yaml
 from nemo_elastic.io.values import integer, keep_plain, number
 
-__all__ = ["ElasticConfig"]
+__all__ = ["EVEN", "HALVING", "ROUTER", "SEARCH", "ElasticConfig"]
+
+#: ways to shapes, beside those of a file
+HALVING, ROUTER, SEARCH, EVEN = "halving", "router", "search", "even"
 
 _SECTIONS = {
     "importance": ImportanceConfig,
     "search": SearchConfig,
+    "halving": HalvingConfig,
     "router": RouterConfig,
     "distill": DistillConfig,
     "data": DataConfig,
@@ -50,10 +56,13 @@ class ElasticConfig:
         axes: axis name -> choices; an absent axis is rigid.
         ranking: folder of a ranking; null ranks at the start.
         importance: how to rank where `ranking` is null.
-        search: null skips the search.
-        router: null keeps the shapes that the search (or `shapes`) gives.
-        shapes: JSON file {member: subnet} with fixed shapes; needs search and router null. With none of the three,
-            members are the most even cuts that meet their budgets.
+        shapes: how members get their shapes. halving: the search's best few candidates of each budget share its
+            micro-batches at the start of stage 1, and the better ones stay. router: it learns them (Nemotron Elastic).
+            search: those of the lowest untrained loss. even: the most even cuts that meet the budgets. Or a JSON file
+            {member: subnet}.
+        search: of `shapes: halving` and `shapes: search`.
+        halving: of `shapes: halving`.
+        router: of `shapes: router`.
         distill: the loss.
         data: how rows of several documents are read.
         sampling: member name -> weight of being sampled for a micro-batch; equal when empty.
@@ -61,18 +70,19 @@ class ElasticConfig:
             the teacher. The loss is their mean (a member whose `sampling` weight is above one in that many is in every
             micro-batch, with its weight). Steps take longer, memory stays.
         nonfinite: what to do about NaN and infinity.
-        seed: of which member each micro-batch trains, of which micro-batches before the freeze run under masks, of
-            which a member writes and what, of the search's candidates, and of the router's first weights and noise.
-            The order of the data has the data module's.
+        seed: of which member each micro-batch trains, of the order in which candidates take turns, of the
+            search's candidates, and of the router's first weights and noise. The order of the data has the data
+            module's.
     """
 
     budgets: tuple[Budget, ...] = ()
     axes: Mapping[str, AxisConfig] = field(default_factory=dict)
     ranking: str | None = None
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
-    search: SearchConfig | None = field(default_factory=SearchConfig)
-    router: RouterConfig | None = field(default_factory=RouterConfig)
-    shapes: str | None = None
+    shapes: str = HALVING
+    search: SearchConfig = field(default_factory=SearchConfig)
+    halving: HalvingConfig = field(default_factory=HalvingConfig)
+    router: RouterConfig | None = None
     distill: DistillConfig = field(default_factory=DistillConfig)
     data: DataConfig = field(default_factory=DataConfig)
     sampling: Mapping[str, float] = field(default_factory=dict)
@@ -100,8 +110,10 @@ class ElasticConfig:
         for name in self.axes:
             if name not in all_axes():
                 raise bad("elastic.axes", name, f"one of {', '.join(all_axes())}")
-        if self.shapes is not None and (self.search or self.router):
-            raise bad("elastic.shapes", self.shapes, "fixed shapes need `search: null` and `router: null`")
+        if self.shapes == ROUTER and self.router is None:
+            object.__setattr__(self, "router", RouterConfig())
+        if self.shapes != ROUTER and self.router is not None:
+            raise bad("elastic.shapes", self.shapes, "router, where there is a section `router`")
         for name, w in self.sampling.items():
             if name not in [b.name for b in self.budgets]:
                 raise bad("elastic.sampling", name, f"names of budgets: {', '.join(b.name for b in self.budgets)}")
@@ -131,13 +143,15 @@ class ElasticConfig:
         for name, section in _SECTIONS.items():
             if known.get(name) is not None:
                 known[name] = section(**known_fields(section, known[name], f"elastic.{name}"))
-        for name in ("data", "distill", "importance", "nonfinite"):
+        for name in ("data", "distill", "halving", "importance", "nonfinite", "search"):
             if known.get(name, True) is None:
                 raise bad(f"elastic.{name}", None, "a mapping; leave it out for the defaults")
-        for name in ("ranking", "shapes"):
-            if known.get(name) is not None and not isinstance(known[name], (str, Path)):
-                raise bad(f"elastic.{name}", known[name], "a path or null")
-            known[name] = str(known[name]) if known.get(name) is not None else None
+        if known.get("ranking") is not None and not isinstance(known["ranking"], (str, Path)):
+            raise bad("elastic.ranking", known["ranking"], "a path or null")
+        if not isinstance(known.get("shapes", HALVING), (str, Path)):
+            allowed = f"{HALVING}, {ROUTER}, {SEARCH}, {EVEN}, or a path to a JSON file"
+            raise bad("elastic.shapes", known["shapes"], allowed)
+        known |= {name: str(known[name]) for name in ("ranking", "shapes") if known.get(name) is not None}
         sampling = known.get("sampling", {})
         if not isinstance(sampling, Mapping):
             raise bad("elastic.sampling", sampling, "a mapping budget name -> weight")
@@ -174,9 +188,36 @@ class ElasticConfig:
         }
         if self.data == DataConfig():  # blocks of before there was the section say nothing of it
             del out["data"]
+        out["halving"]["cuts"] = list(out["halving"]["cuts"])
         if out["router"]:
             out["router"] |= {k: list(out["router"][k]) for k in ("tau", "scale")}
         return out
+
+    @property
+    def shapes_file(self) -> str | None:
+        """Where shapes are given, if they are."""
+        return None if self.shapes in (HALVING, ROUTER, SEARCH, EVEN) else self.shapes
+
+    def with_absolute_paths(self) -> ElasticConfig:
+        """The block with the files that it names, those that are there, wherever it is read from."""
+        shapes = absolute_if_there(self.shapes_file) or self.shapes
+        return replace(self, ranking=absolute_if_there(self.ranking), shapes=shapes)
+
+    @property
+    def searches(self) -> bool:
+        """Whether candidates are measured untrained."""
+        return self.shapes in (HALVING, SEARCH)
+
+    @property
+    def keep(self) -> int:
+        """Candidates of a budget that stage 1 trains, at most; 0 where it trains one shape."""
+        return self.search.keep if self.shapes == HALVING else 0
+
+    def freeze_step(self, steps: int) -> int:
+        """First step of a stage 1 of so many in which shapes are fixed."""
+        if self.shapes == HALVING:
+            return self.halving.steps(steps)[-1]
+        return 0 if self.router is None else self.router.freeze_step(steps)
 
     def parent_shape(self, parent: Parent, sorts: bool = True) -> Parent:
         """`parent` with the stripes of this block; where it gives none, those of `default_stripes`.

@@ -27,6 +27,7 @@ from nemo_elastic.config.sections import (
     TEACHERS,
     DataConfig,
     DistillConfig,
+    HalvingConfig,
     ImportanceConfig,
     NonfiniteConfig,
     RouterConfig,
@@ -43,8 +44,8 @@ __all__ = ["REQUIRED", "SECTIONS", "WORDS", "attributes", "default_of", "json_sc
 
 #: sections in the order in which the documentation shows them
 SECTIONS: tuple[type, ...] = (
-    ElasticConfig, Budget, MemorySpec, AxisConfig, ImportanceConfig, SearchConfig, RouterConfig, DistillConfig,
-    DataConfig, NonfiniteConfig,
+    ElasticConfig, Budget, MemorySpec, AxisConfig, ImportanceConfig, SearchConfig, HalvingConfig,
+    RouterConfig, DistillConfig, DataConfig, NonfiniteConfig,
 )  # fmt: skip
 #: the words that a text field takes, where they are few
 WORDS: dict[tuple[type, str], tuple[str, ...]] = {

@@ -61,48 +61,75 @@ class ImportanceConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Search over untrained losses that starts the router, or stands alone.
+    """Search over untrained losses, for `shapes: halving` and `shapes: search`.
 
     Attributes:
         candidates: members tried in all.
         tokens: training tokens on which each candidate is measured, untrained: the mean divergence (KL) of its logits
             from the whole parent's. They are the first of the run's data, in whole sequences of its length, of all
             data-parallel ranks together, of which each measures at least one.
+        keep: candidates of a budget that `shapes: halving` trains: the best of different residual width, depth and
+            number of experts.
     """
 
     candidates: int = 256
     tokens: int = 65536
+    keep: int = 4
 
     def __post_init__(self) -> None:
         keep_plain(self)
         integer("elastic.search.candidates", self.candidates, 1, "at least 1")
         integer("elastic.search.tokens", self.tokens, 1, "at least 1")
+        integer("elastic.search.keep", self.keep, 1, "from 1 to 8: few that differ, not many alike", 8)
+
+
+@dataclass(frozen=True)
+class HalvingConfig:
+    """Successive halving of the candidates in stage 1, for `shapes: halving`.
+
+    Attributes:
+        cuts: shares of stage 1's steps at which candidates are compared and the worse half goes. After the last cut one
+            candidate of each budget is left, before it at most two, before the one before it at most four.
+        tokens: training tokens of a comparison: the last of the run's data, in whole micro-batches of all
+            data-parallel ranks together.
+    """
+
+    cuts: tuple[float, ...] = (0.07, 0.2)
+    tokens: int = 65536
+
+    def __post_init__(self) -> None:
+        keep_plain(self)
+        allowed = "one to three rising shares of stage 1 between 0 and 1"
+        if not isinstance(self.cuts, (list, tuple)) or not 1 <= len(self.cuts) <= 3:
+            raise bad("elastic.halving.cuts", self.cuts, allowed)
+        for before, cut in zip((0.0, *self.cuts), self.cuts, strict=False):
+            number("elastic.halving.cuts", cut, 0, 1, allowed)
+            if cut < before:
+                raise bad("elastic.halving.cuts", list(self.cuts), allowed)
+        object.__setattr__(self, "cuts", tuple(self.cuts))
+        integer("elastic.halving.tokens", self.tokens, 1, "at least 1")
+
+    def steps(self, steps: int) -> list[int]:
+        """The step of each cut in a stage 1 of so many: how many are done when it is made."""
+        return [round(cut * steps) for cut in self.cuts]
 
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """The trained router. Nemotron Elastic's are its MLPs, Gumbel-softmax, tau, scale, soft masks (gate: soft) and the
-    budget loss; straight-through masks (gate: hard), prior, soft_share, below, deadzone and freeze_at are ours.
+    """The trained router of `shapes: router`. Nemotron Elastic's are its MLPs, Gumbel-softmax, tau, scale, soft masks
+    (gate: soft) and the budget loss; straight-through masks (gate: hard) and freeze_at below 1 are ours.
 
     Attributes:
         hidden: width of each axis' MLP.
-        lr: its own learning rate. At 1e-2 nearly all is decided within 200 steps; the recipes of large parents, which
-            have thousands, take 3e-3 (docs: method, when it decides).
+        lr: its own learning rate. At 1e-2 nearly all is decided within 200 steps (docs: method, when it decides).
         tau: Gumbel-softmax temperature at start and at `freeze_at`, linear between.
         scale: factor on the logits at start and at `freeze_at`, linear between.
         init_std: standard deviation of its initial weights.
-        prior: logit that the shapes found by the search start with; 0 forgets them. A small one lets the noise of the
-            first steps run shapes far from any budget.
         loss_weight: weight of the budget loss |cost/target - 1|: nats for twice the cost. Choices leave the budget
             where members lose more than that.
-        below: share of the budget loss that a cost below the target pays: 1 pulls up as hard as down, as published; 0
-            only holds the cost down, and what fits is added when shapes are frozen.
-        deadzone: relative miss below which the budget loss is zero.
         gate: soft (expected masks) or hard (straight-through masks).
-        soft_share: share of the micro-batches before `freeze_at` that run under the router's masks, at full size; the
-            others train its present choices as slices, at their price. 1 is as published, with freeze_at 1; a small
-            share gave members as good (docs: studies) at a tenth above the price of slices alone.
-        freeze_at: fraction of stage 1 after which shapes are projected and frozen and every step is sliced.
+        freeze_at: fraction of stage 1 after which shapes are projected and frozen and every step is sliced; before it
+            every step of a smaller budget runs the whole model under masks.
     """
 
     hidden: int = 256
@@ -110,13 +137,9 @@ class RouterConfig:
     tau: tuple[float, float] = (1.0, 0.05)
     scale: tuple[float, float] = (1.0, 10.0)
     init_std: float = 0.1
-    prior: float = 4.0
     loss_weight: float = 1.0
-    below: float = 1.0
-    deadzone: float = 0.0
     gate: str = "soft"
-    soft_share: float = 0.15
-    freeze_at: float = 0.67
+    freeze_at: float = 1.0
 
     def __post_init__(self) -> None:
         keep_plain(self)
@@ -130,13 +153,9 @@ class RouterConfig:
                 number(f"elastic.router.{name}", v, 1e-6, 1e6, "positive numbers")
             object.__setattr__(self, name, tuple(pair))
         number("elastic.router.init_std", self.init_std, 0, 10, "from 0 to 10")
-        number("elastic.router.prior", self.prior, 0, 100, "from 0 to 100")
         number("elastic.router.loss_weight", self.loss_weight, 0, 1e6, "at least 0")
-        number("elastic.router.below", self.below, 0, 1, "from 0 to 1")
-        number("elastic.router.deadzone", self.deadzone, 0, 1, "from 0 to 1")
         if self.gate not in GATES:
             raise bad("elastic.router.gate", self.gate, f"one of {', '.join(GATES)}")
-        number("elastic.router.soft_share", self.soft_share, 0.01, 1, "a share of the micro-batches from 0.01 to 1")
         number("elastic.router.freeze_at", self.freeze_at, 0, 1, "a fraction of stage 1 from 0 to 1")
 
     def freeze_step(self, stage_steps: int) -> int:

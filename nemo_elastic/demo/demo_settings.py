@@ -21,7 +21,6 @@ BLOCK: dict[str, Any] = {
     },
     "importance": {"samples": 64, "depth_samples": 8},
     "search": {"candidates": 96, "tokens": 4096},
-    "router": {"freeze_at": 0.5},
     "distill": {"chunk_tokens": 512},
 }
 #: the demo looks at less than a run of its own would

@@ -1,24 +1,30 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of a family's training on megatron-core, for whoever calls them."""
+"""The steps of a family's training on megatron-core, for whoever calls them, and the comparison of candidates."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.errors import bad
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice
-from nemo_elastic.train.heldout import HeldOut
+from nemo_elastic.train.heldout import KL_SUM, TOKENS, HeldOut
 from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.training import FamilyTraining, Part
 
+from .cpu import cuda_as_cpu
 from .megatron_host import MegatronHost
-from .two_streams import join
+from .reports import all_ranks, from_last_rank
+from .two_streams import join, twice_as_wide
 from .vocabulary import Output
 
 
@@ -35,6 +41,9 @@ class FamilyStep:
     family: FamilyTraining
     host: MegatronHost
     heldout: HeldOut
+
+    def __post_init__(self) -> None:
+        self.host.comparing = self.compare
 
     @property
     def teaches_in_pipeline(self) -> bool:
@@ -96,3 +105,40 @@ class FamilyStep:
             return None if self.host.frozen is None else self.host.teacher(tokens, documents)
 
         return self.heldout.measure(self.host, batch, self.host.student(tokens, batch["choice"], documents), teach)
+
+    # ------------------------------------------------------------------ comparing
+
+    def compare(self, members: Sequence[Subnet], batches: Sequence[dict[str, Any]]) -> list[float]:
+        """See `Host.compare`: a validation on these micro-batches, outside of the host's own."""
+        core, heldout, rows = self.host.core, HeldOut(self.family.config.distill), []
+        heldout.begin(["", *map(str, range(len(members)))], [None, *members], taught=self.host.frozen is not None)
+        # not made by the constructor: the host goes on with this one
+        own, source = copy.copy(self), iter(batches)
+        own.heldout = heldout
+
+        def forward(*_: Any) -> tuple[torch.Tensor, Any]:
+            if not core.pre_process:
+                self.host.receive(core.decoder.input_tensor)
+            batch = heldout.next(lambda: next(source))
+            if not core.post_process:
+                return own.pass_on_member(batch), None
+            return own.measure(batch), lambda sums, **_: rows.append(heldout.row(batch, sums))
+
+        with self.host.evaluating(), cuda_as_cpu():
+            get_forward_backward_func()(
+                forward_step_func=forward,
+                data_iterator=source,
+                model=core,
+                num_microbatches=len(batches) * len(heldout.choices),
+                seq_length=self.host.seq_length,
+                micro_batch_size=self.host.micro_batch_size,
+                forward_only=True,
+                collect_non_loss_data=True,
+                adjust_tensor_shapes_fn=twice_as_wide if self.validates_in_pipeline else None,
+            )
+        sums = all_ranks(rows) if rows else heldout.sums.to(next(core.parameters()).device)
+        sums = from_last_rank(sums)
+        torch.distributed.broadcast(sums, 0)  # another last bit on another rank would keep another candidate
+        if not sums[1, TOKENS]:
+            raise bad("data", f"{len(batches)} micro-batches", "some of whose tokens count, to compare candidates on")
+        return (sums[1:, KL_SUM] / sums[1:, TOKENS]).tolist()

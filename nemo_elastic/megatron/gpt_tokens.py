@@ -150,6 +150,33 @@ def first_rows(
         yield _as_long(Rows.masked(batch["tokens"], batch["loss_mask"], batch["documents"]))
 
 
+def last_batches(
+    dataset: Any,
+    collate: Callable[[list[Any]], Any] | None,
+    read: Callable[[Iterator[Any]], dict[str, Any]],
+    sequences: int,
+    size: int,
+) -> list[dict[str, Any]]:
+    """This data-parallel rank's share of the last training sequences, which a young training has not seen.
+
+    In whole micro-batches: pipeline ranks pass on tensors of one shape.
+
+    Args:
+        dataset, collate, read, size: see `first_rows`.
+        sequences: how many all ranks look at, or a micro-batch of each rank where that is more.
+
+    Raises:
+        ElasticError: there are not so many, or a token is not in the vocabulary.
+    """
+    rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    each = max(1, sequences // ranks // size) * size
+    start = len(dataset) - each * ranks
+    if start < 0:
+        raise bad("data", f"{len(dataset)} sequences", f"at least {each * ranks} are needed")
+    numbers = [[start + i * ranks + rank for i in range(at, at + size)] for at in range(0, each, size)]
+    return [read(iter([_collated(dataset, wanted, collate)])) for wanted in numbers]
+
+
 def _as_long(rows: Rows) -> Rows:
     """Rows as long as those of all ranks that share experts: these are shown their tokens together."""
     group = parallel_state.get_data_parallel_group()

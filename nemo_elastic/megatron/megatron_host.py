@@ -8,7 +8,7 @@ What the hosts on megatron-core share of `train.seam.Host`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 
 from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.core.family import Parent
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.prediction import PREFIX
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.stored import ELASTIC
@@ -41,8 +41,8 @@ from .vocabulary import Output, distill_loss, hidden_states
 class MegatronHost:
     """A megatron-core model in training, and the ranks around it.
 
-    Whoever trains it adds what only it knows: `micro_batch_size`, `seq_length`, `sequences`, `weights_changed` and
-    `step`.
+    Whoever trains it adds what only it knows: `micro_batch_size`, `seq_length`, `sequences`, `last_batches`,
+    `weights_changed` and `step`.
 
     Attributes:
         state: what the elastic layers run.
@@ -55,6 +55,8 @@ class MegatronHost:
     core: Any
     frozen: Any = None
     wrapped: Any = field(default=None, init=False)
+    #: of its steps: members and micro-batches -> divergences, see `FamilyStep.compare`
+    comparing: Callable[[Sequence[Subnet], Sequence[dict[str, Any]]], list[float]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         #: what the pipeline rank before this one gave of student and teacher
@@ -160,6 +162,13 @@ class MegatronHost:
         return loss, mask_bs.sum().to(torch.int)
 
     # ------------------------------------------------------------------ shapes
+
+    def compare(self, members: Sequence[Subnet], sequences: int) -> list[float]:
+        return self.comparing(members, self.last_batches(sequences))
+
+    def last_batches(self, sequences: int) -> list[dict[str, Any]]:
+        """This rank's share of the last training sequences, see `gpt_tokens.last_batches`."""
+        raise NotImplementedError
 
     def layers(self) -> MegatronLayers:
         return MegatronLayers(self.core)

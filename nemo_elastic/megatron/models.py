@@ -188,7 +188,8 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
     if have_kernels():
         check_widths(parent, family.config.resolve_axes(parent), world * context)
     router = family.new_router(parent)
-    members = SavedMembers(parent, len(family.config.budgets), router).to(next(core.parameters()).device)
+    members = SavedMembers(parent, len(family.config.budgets), router, family.config.keep)
+    members = members.to(next(core.parameters()).device)
     core.add_module("elastic", members)
     family.members = members
     if start is not None:

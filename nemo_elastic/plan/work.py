@@ -47,7 +47,7 @@ def gated_share(config: ElasticConfig, run: RunShape) -> float:
     """Share of the run's micro-batches that train under the router's masks, at full size."""
     if config.router is None or run.stage != 1:
         return 0.0
-    return config.router.freeze_at * config.router.soft_share
+    return config.router.freeze_at
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,11 @@ import numpy as np
 
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.kinds.moe import EXPERTS
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer
+from nemo_elastic.search.chains import best_chains
 from nemo_elastic.search.even import uniform
 from nemo_elastic.search.explorer import Explorer, Goal, Trial, nested
 from nemo_elastic.search.space import Code, Space
@@ -40,6 +43,10 @@ from nemo_elastic.search.space import Code, Space
 DOWN, DESCENT, GUESSES = 0.8, 0.5, 0.15
 #: added to a loss before chains are compared: below it, in nats per token, differences are noise
 NOISE = 0.02
+#: share of a budget that a candidate beside the best may leave unused
+ROOM = 0.05
+#: axes by which candidates differ that are worth training beside each other
+CELL = (HIDDEN, DEPTH, EXPERTS)
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,13 @@ class SearchResult:
 
     Attributes:
         members: budget name -> member, the parent's among them.
+        kept: budget name -> its best candidates of different cells, its member first; each is part of a nested chain.
         losses: budget name -> its loss; NaN for a member that there was no candidate left to measure.
         trace: every measurement in order.
     """
 
     members: dict[str, Subnet]
+    kept: dict[str, list[Subnet]]
     losses: dict[str, float]
     trace: list[Trial]
 
@@ -76,6 +85,7 @@ def search(
     seed: int = 0,
     progress: Callable[[int, int, Trial], None] | None = None,
     start: Subnet | None = None,
+    keep: int = 1,
 ) -> SearchResult:
     """Find members with a low loss, nested in each other, each at most its budget.
 
@@ -93,6 +103,7 @@ def search(
         progress: called after every measurement with (number, candidates, trial).
         start: a shape of the space to measure before all others. With a single budget that it meets, what is found is
             never worse.
+        keep: candidates to keep of each budget.
 
     Raises:
         ElasticError: a budget that no member meets, or that is not below the one before, or a start outside of the
@@ -118,7 +129,10 @@ def search(
     members |= {b.name: space.decode(code) for b, code in zip(wanted, chain, strict=True)}
     members = {b.name: members[b.name] for b in budgets}
     losses = {name: explorer.known.get(member, math.nan) for name, member in members.items()}
-    return SearchResult(members, losses, explorer.trace)
+    kept = {name: [member] for name, member in members.items()}
+    for budget, codes in zip(wanted, _kept(explorer, space, wanted, keep), strict=True):
+        kept[budget.name] += [m for code in codes if (m := space.decode(code)) != members[budget.name]]
+    return SearchResult(members, kept, losses, explorer.trace)
 
 
 def _explore(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> list[Code]:
@@ -182,29 +196,35 @@ def _unmeasured(explorer: Explorer, goal: Goal) -> Code:
 
 def _best_chain(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> list[Code] | None:
     """Of the measured codes one per budget, each nested in the one before, with the smallest product of losses."""
+    chain = _kept(explorer, space, budgets, keep=1)
+    return [codes[0] for codes in chain] if all(chain) else None
+
+
+def _kept(explorer: Explorer, space: Space, budgets: Sequence[Budget], keep: int) -> list[list[Code]]:
+    """For each budget the best measured codes of different cells, each part of a nested chain, the best chain first.
+
+    What leaves more than `ROOM` of a budget unused is kept in the best chain only: it is cut for a smaller budget.
+    """
     codes = explorer.codes
     if not len(codes):
-        return None
-    score = np.log(np.maximum(explorer.losses, 0) + NOISE)
-    inside = np.stack([nested(space, codes, upper) for upper in codes])  # [larger, smaller]
-    best, links = np.zeros(len(codes)), []
-    for number, budget in enumerate(budgets):
-        price = space.price(budget)
-        own = np.where(price.codes(codes) <= price.target, score, np.inf)
-        if number == 0:
-            best = own
-            continue
-        through = np.where(inside, best[:, None], np.inf)
-        links.append(through.argmin(axis=0))
-        best = through.min(axis=0) + own
-    if not np.isfinite(best.min()):
-        return None
-    at = int(best.argmin())
-    chain = [at]
-    for link in reversed(links):
-        at = int(link[at])
-        chain.append(at)
-    return [tuple(int(i) for i in codes[i]) for i in reversed(chain)]
+        return [[] for _ in budgets]
+    prices = [space.price(budget) for budget in budgets]
+    misses = np.stack([price.miss(price.codes(codes)) for price in prices])
+    scores = np.where(misses <= 0, np.log(np.maximum(explorer.losses, 0) + NOISE), np.inf)
+    inside = np.stack([nested(space, codes, upper) for upper in codes])
+    best = best_chains(scores, inside, 1)
+    if keep > 1 and all(best):
+        near = misses >= -ROOM
+        for budget, (first,) in enumerate(best):
+            near[budget, first] = True
+        best = best_chains(np.where(near, scores, np.inf), inside, keep, [_cell(space, code) for code in codes])
+    return [[tuple(int(i) for i in codes[at]) for at in own] for own in best]
+
+
+def _cell(space: Space, code: np.ndarray) -> tuple[int, ...]:
+    """Residual width, depth, number of experts."""
+    slots = (slot for axis in CELL if axis in space.axes for slot in space.positions(axis))
+    return tuple(int(code[slot]) for slot in slots)
 
 
 def _json(loss: float) -> float | None:

@@ -86,7 +86,7 @@ def init_family(
     source = open_source(parent_folder)
     lineage = lineage_of(source.companions, source.config).over(license, base_model)
     ranking = ranking or config.ranking
-    check_output(out, force, source.folder, ranking, config.shapes, kind=UNTRAINED)
+    check_output(out, force, source.folder, ranking, config.shapes_file, kind=UNTRAINED)
     if source.held != source.parent.full or source.family is not None or source.origin.name is not None:
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
     parent = config.parent_shape(source.parent, sorts=ranking is not None)
@@ -113,8 +113,8 @@ def _members(
     parent: Parent, config: ElasticConfig, order: Sequence[int] | None
 ) -> tuple[dict[str, Subnet], Sequence[int] | None]:
     """Shapes of the block, else the most even ones for its budgets; and the order in which layers go, if any may."""
-    if config.shapes is not None:
-        return read_members(config.shapes, parent, config), order
+    if config.shapes_file is not None:
+        return read_members(config.shapes_file, parent, config), order
     from nemo_elastic.search import Space, uniform_family
 
     axes = config.resolve_axes(parent)

@@ -17,7 +17,7 @@ from nemo_elastic.router import Router
 
 from .training import FamilyTraining
 
-__all__ = ["Progress", "append", "start_again", "step_facts_of"]
+__all__ = ["Progress", "append", "candidates_of", "start_again", "step_facts_of"]
 
 
 def step_facts_of(family: FamilyTraining, losses: Mapping[int, float]) -> dict[str, float]:
@@ -41,6 +41,21 @@ def step_facts_of(family: FamilyTraining, losses: Mapping[int, float]) -> dict[s
         entropies = Router.entropy(routed.probabilities)
         facts |= {f"entropy_{axis}": float(entropy) for axis, entropy in entropies.items()}
     return facts
+
+
+def candidates_of(family: FamilyTraining) -> dict[str, Any]:
+    """Which candidates of each budget the last step trained, and what they were compared by if it was before it.
+
+    Returns:
+        `candidates`: name -> numbers, in the order of micro-batches; `compared`: name -> number -> nats per token.
+        Without what there is none of.
+    """
+    names, ran = [b.name for b in family.config.budgets], dict[str, list[int]]()
+    for one in family.ran:
+        if one.candidate is not None:
+            ran.setdefault(names[one.budget], []).append(one.candidate)
+    compared, family.compared = family.compared, {}
+    return ({"candidates": ran} if ran else {}) | ({"compared": compared} if compared else {})
 
 
 def start_again(file: Path, step: int) -> tuple[int, float, int]:

@@ -25,12 +25,14 @@ class Sample:
         share: its weight in the micro-batch's loss.
         choice: what runs.
         router_loss: its budget loss; None where the router has no part in it.
+        candidate: number of the candidate that runs; None where the budget has its one member.
     """
 
     budget: int
     share: float
     choice: Choice
     router_loss: torch.Tensor | None = None
+    candidate: int | None = None
 
 
 class BudgetSampler:
@@ -82,7 +84,10 @@ class BudgetSampler:
         """
         return float(self.probabilities[budget] / self.inclusion[budget])
 
-    def soft(self, step: int, micro_batch: int, share: float) -> bool:
-        """Whether this micro-batch is one of the `share` that run under the router's masks."""
-        generator = np.random.default_rng([self.seed, 0x50F7_0000 + self.stage - 1, step, micro_batch])
-        return bool(generator.random() < share)
+    def turn(self, step: int, micro_batch: int, live: int) -> int:
+        """Which of a budget's `live` candidates a micro-batch trains: each once in as many micro-batches or steps.
+
+        The order is another one every `live` steps, so that none always follows the same.
+        """
+        generator = np.random.default_rng([self.seed, 0x50F7_0000 + self.stage - 1, live, step // live])
+        return int(generator.permutation(live)[(step + micro_batch) % live])

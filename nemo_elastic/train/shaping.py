@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a parent in memory to members: rank, sort, search, start the router; later freeze what it found."""
+"""From a parent in memory to members: rank, sort, search; then halve the candidates or follow the router; freeze."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
+from nemo_elastic.config.block import EVEN, HALVING, ROUTER, SEARCH
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.registry import DEPTH
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import bad
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import check_output
 from nemo_elastic.nn.gates import Choice
@@ -25,21 +26,23 @@ from nemo_elastic.ranking import RANKING, Ranking, RankOptions, Rows, rank
 from nemo_elastic.search import Space, search, uniform_family
 from nemo_elastic.slicing.family_folder import read_members
 
+from .halving import halve
+from .members import Candidate
 from .seam import Host, Output
 from .training import FamilyTraining
 
-__all__ = ["freeze_members", "obtain_ranking", "prepare_members", "refresh_members"]
+__all__ = ["obtain_ranking", "prepare_members", "shape_members"]
 
 #: what enters the teacher's head in the search is kept if it has at most this many elements, else computed anew
 CACHE_ELEMENTS = 2**27
 #: a candidate of the search is measured by it, whatever the run trains with
 DIVERGENCE = DistillConfig()
-#: steps between two looks at the router's choices, where sliced micro-batches train them before the freeze
+#: steps between two looks at the router's choices, which are validated and saved
 REFRESH = 16
 
 
 def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
-    """Rank (or load a ranking), sort the weights in place, find first shapes, start the router or freeze.
+    """Rank (or load a ranking), sort the weights in place, find first shapes and candidates beside them.
 
     All ranks call it, and find the same: those of one rank, but for rounding.
 
@@ -60,14 +63,33 @@ def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
         shapes = find_shapes(family, host, space, out)
     if members.router is None:
         members.drop_order.copy_(torch.tensor(space.whole_drop_order))
-    if members.router is not None and config.router is not None:
-        members.router.space = space
-        if config.search is not None:
-            members.router.start_from(shapes, config.router.prior)
-        members.put(list(shapes.values()), frozen=False)
     else:
-        members.put(list(shapes.values()), frozen=True)
+        members.router.space = space
+    members.put([own[0] for own in shapes], frozen=config.shapes not in (HALVING, ROUTER))
+    if config.keep:
+        numbered = [[Candidate(i, m) for i, m in enumerate(own)] for own in shapes]
+        members.put_candidates([[], *numbered[1:]], cuts=0)  # the parent has no other shape
     host.weights_changed()
+
+
+def shape_members(family: FamilyTraining, host: Host, out: Path) -> None:
+    """Before a step: compare and halve the candidates, look at the router's choices, freeze, where it is due.
+
+    All ranks call it before every step. A run that was resumed does again what the steps after its checkpoint did.
+
+    Args:
+        family, host: see `prepare_members`.
+        out: folder that gets `members.json` when shapes are frozen.
+    """
+    members, router = family.members, family.members.router
+    if members.is_frozen:
+        return
+    if family.config.keep:
+        halve(family, host)
+    if host.step >= family.freeze_step:
+        freeze_members(family, host, out)
+    elif router is not None and host.step > 0 and host.step % REFRESH == 0:
+        members.put([p.member for p in router.family().values()], frozen=False)
 
 
 def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
@@ -124,14 +146,14 @@ def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
     return ranking
 
 
-def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> dict[str, Subnet]:
-    """First shapes of every budget: given by file, found by the search, or the most even cuts."""
+def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> list[list[Subnet]]:
+    """First shapes of every budget, given by file, searched, or the most even cuts; and its candidates behind."""
     config = family.config
-    report: dict[str, Any]
-    if config.shapes is not None:
-        shapes = read_members(config.shapes, family.parent, config)
-        report = {"source": config.shapes}
-    elif config.search is not None:
+    report: dict[str, Any] = {"source": EVEN}
+    if config.shapes_file is not None:
+        shapes = {name: [m] for name, m in read_members(config.shapes_file, family.parent, config).items()}
+        report = {"source": config.shapes_file}
+    elif config.searches:
         result = search(
             space,
             config.budgets,
@@ -139,13 +161,15 @@ def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> 
             candidates=config.search.candidates,
             seed=config.seed,
             progress=_search_progress(host),
+            keep=max(1, config.keep),
         )
-        shapes, report = result.members, result.to_json() | {"source": "search"}
+        shapes, report = result.kept, result.to_json() | {"source": SEARCH}
     else:
-        shapes, report = uniform_family(space, config.budgets), {"source": "uniform"}
-    shapes = {b.name: shapes[b.name] for b in config.budgets}
-    write_shapes(out / "shapes.json", shapes, report, host)
-    return shapes
+        shapes = {name: [m] for name, m in uniform_family(space, config.budgets).items()}
+    if config.keep:
+        report["candidates"] = {b.name: [m.to_json() for m in shapes[b.name]] for b in config.budgets[1:]}
+    write_shapes(out / "shapes.json", {b.name: shapes[b.name][0] for b in config.budgets}, report, host)
+    return [shapes[b.name] for b in config.budgets]
 
 
 def untrained_loss(family: FamilyTraining, host: Host, tokens: int) -> Any:
@@ -189,35 +213,22 @@ def _agreed(host: Host, batches: Sequence[Rows], number: float) -> float:
 
 
 def freeze_members(family: FamilyTraining, host: Host, out: Path) -> None:
-    """Project the router's choices onto their budgets, nested in each other, and fix them for the rest of the run."""
-    members = family.members
-    if members.router is None:
-        raise ElasticError("members: shapes are not frozen and there is no router that could choose them")
-    projections = members.router.family()
-    shapes = {b.name: projections[b.name].member for b in family.config.budgets}
-    members.put(list(shapes.values()), frozen=True)
-    report = {
-        "source": "router",
-        "step": host.step,
-        "projection": {
+    """Fix the shapes for the rest of the run: what the cuts left, or the router's choices, projected and nested."""
+    members, names = family.members, [b.name for b in family.config.budgets]
+    report: dict[str, Any] = {"source": family.config.shapes, "step": host.step}
+    if members.router is not None:
+        projections = members.router.family()
+        members.put([projections[name].member for name in names], frozen=True)
+        report["projection"] = {
             n: {"target": p.target, "raw_cost": p.raw_cost, "cost": p.cost, "raw": p.raw.to_json()}
             | ({"limits": p.limits} if p.limits else {})
             for n, p in projections.items()
-        },
-    }
-    write_shapes(out / "members.json", shapes, report, host)
+        }
+    else:
+        members.put(members.get(), frozen=True)
+    write_shapes(out / "members.json", dict(zip(names, members.get(), strict=True)), report, host)
     if host.first:
-        misses = ", ".join(f"{n}: raw {p.raw_cost / p.target - 1:+.1%}, projected {p.cost / p.target - 1:+.1%}"
-                           for n, p in projections.items())  # fmt: skip
-        print(f"  shapes frozen at step {host.step} ({misses})", flush=True)
-
-
-def refresh_members(family: FamilyTraining, host: Host) -> None:
-    """Let the sliced micro-batches before the freeze train what the router chooses by now."""
-    router, members = family.config.router, family.members
-    due = host.step > 0 and host.step % REFRESH == 0
-    if due and router is not None and router.soft_share < 1 and members.router is not None and not members.is_frozen:
-        members.put([p.member for p in members.router.family().values()], frozen=False)
+        print(f"  shapes frozen at step {host.step}", flush=True)
 
 
 def write_shapes(path: Path, members: Mapping[str, Subnet], report: Mapping[str, Any], host: Host) -> None:

@@ -42,12 +42,14 @@ class Ran:
         budget: index.
         loss: sum over its tokens, detached; None on pipeline stages without a loss.
         count: how many tokens count in it; None where there is no loss.
+        candidate: number of the candidate; None where the budget has one member.
     """
 
     micro_batch: int
     budget: int
     loss: torch.Tensor | None = None
     count: torch.Tensor | None = None
+    candidate: int | None = None
 
 
 class Part(NamedTuple):
@@ -69,6 +71,7 @@ class FamilyTraining:
     Attributes:
         ran: what the micro-batches of the present step ran.
         last_router: of the present step: tau, scale, budget and what was routed; empty where the router had no part.
+        compared: budget name -> number of a candidate -> its loss, where candidates were compared before this step.
 
     Raises:
         ElasticError: a stage that does not go with the block, or no steps.
@@ -84,6 +87,7 @@ class FamilyTraining:
         self.sampler = BudgetSampler(config.weights(), config.seed, stage, config.budgets_per_batch)
         self.ran: list[Ran] = []
         self.last_router: dict[str, Any] = {}
+        self.compared: dict[str, dict[int, float]] = {}
         self._sampled = (-1, 0)  # (step, micro-batches sampled in it)
 
     # ------------------------------------------------------------------ building
@@ -112,8 +116,7 @@ class FamilyTraining:
     @property
     def freeze_step(self) -> int:
         """First step of stage 1 that runs on slices of frozen shapes."""
-        router = self.config.router
-        return 0 if router is None or self.stage > 1 else router.freeze_step(self.steps)
+        return 0 if self.stage > 1 else self.config.freeze_step(self.steps)
 
     # ------------------------------------------------------------------ sampling
 
@@ -136,22 +139,21 @@ class FamilyTraining:
         if budget == 0:
             return Sample(budget, share, None)
         members = self.members
-        if members.router is None or members.is_frozen or not self._is_soft(step, micro_batch):
-            if not members.known:
-                raise ElasticError("members: none were found; shapes are prepared before the first step")
-            return Sample(budget, share, members.get()[budget])
-        tau, scale = members.router.schedule(step / self.steps)
-        routed = members.router.gates(budget, tau, scale, noise=(step, micro_batch))
-        assert self.config.router is not None
-        self.last_router = {"tau": tau, "scale": scale, "budget": budget, "routed": routed}
-        loss = self.config.router.loss_weight * members.router.budget_loss(routed, budget)
-        return Sample(budget, share, routed.gates, loss)
+        if not members.known:
+            raise ElasticError("members: none were found; shapes are prepared before the first step")
+        if members.router is not None and not members.is_frozen:
+            return self._routed(members.router, budget, share, step, micro_batch)
+        if live := members.candidates(budget):
+            one = live[self.sampler.turn(step, micro_batch, len(live))]
+            return Sample(budget, share, one.member, candidate=one.number)
+        return Sample(budget, share, members.get()[budget])
 
-    def _is_soft(self, step: int, micro_batch: int) -> bool:
-        """Whether a micro-batch before the freeze runs under the router's masks; others train its present members."""
-        assert self.config.router is not None
-        share = self.config.router.soft_share
-        return share >= 1 or self.sampler.soft(step, micro_batch, share)
+    def _routed(self, router: Router, budget: int, share: float, step: int, micro_batch: int) -> Sample:
+        """The whole model under the router's masks."""
+        tau, scale = router.schedule(step / self.steps)
+        routed = router.gates(budget, tau, scale, noise=(step, micro_batch))
+        self.last_router = {"tau": tau, "scale": scale, "budget": budget, "routed": routed}
+        return Sample(budget, share, routed.gates, router.config.loss_weight * router.budget_loss(routed, budget))
 
     # ------------------------------------------------------------------ a micro-batch
 
@@ -205,8 +207,8 @@ class FamilyTraining:
         return self.config.distill.taught and (self.config.distill.teacher == "frozen" or sample.budget > 0)
 
     def remember(self, sample: Sample, loss: torch.Tensor | None = None, count: torch.Tensor | None = None) -> None:
-        """Keep what the last sampled micro-batch ran, for `Guard`."""
-        self.ran.append(Ran(self.micro_batch, sample.budget, loss, count))
+        """Keep what the last sampled micro-batch ran, for `Guard` and the log."""
+        self.ran.append(Ran(self.micro_batch, sample.budget, loss, count, sample.candidate))
 
 
 def sum_in_turn(losses: Sequence[Callable[[], torch.Tensor]], factor: Callable[[], torch.Tensor]) -> torch.Tensor:

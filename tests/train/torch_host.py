@@ -4,16 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.core.family import Parent
+from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking, Rows, sort
+
+
+KL = DistillConfig()
 
 
 class TorchHost:
@@ -62,6 +66,16 @@ class TorchHost:
 
     def sequences(self, count: int, size: int) -> Iterator[Rows]:
         return iter(Rows(self.data[:count]).split(size))
+
+    @torch.no_grad()
+    def compare(self, members: Sequence[Subnet], sequences: int) -> list[float]:
+        rows = self.data[-sequences:].split(self.micro_batch_size)
+        taught = [self.teacher(tokens) for tokens in rows]
+        return [
+            sum(float(self.loss(KL, self.student(x, m), t, x)[0]) for x, t in zip(rows, taught, strict=True))
+            / (len(self.data[-sequences:]) * self.seq_length)
+            for m in members
+        ]
 
     def layers(self) -> Layers:
         return Layers(self.model.weights())

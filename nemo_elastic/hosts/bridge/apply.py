@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def apply_elastic(
         total_steps=total_steps, out=out, mock_data=mock_data,
     )  # fmt: skip
     block = ElasticConfig.of(elastic)
-    block = replace(block, ranking=absolute_if_there(block.ranking), shapes=absolute_if_there(block.shapes))
+    block = block.with_absolute_paths()
     parent = _check(recipe, block, options, ranked)
     register_layers()
     changes = ConfigChanges(recipe)
@@ -262,7 +262,7 @@ def _checkpoints(recipe: Any, ranked: str | None) -> None:
 
 def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, rank_only: bool) -> ElasticRun:
     stage, steps, done = options.stage, recipe.train.train_iters, options.done_steps
-    freeze = 0 if block.router is None else block.router.freeze_step(done if stage > 1 else steps)
+    freeze = block.freeze_step(done if stage > 1 else steps)
     peak, lowest = recipe.optimizer.lr, recipe.optimizer.min_lr
     rates = Rates(
         total,

@@ -22,8 +22,8 @@ from nemo_elastic.megatron.reports import (
     tokens_counted,
 )
 from nemo_elastic.train.guard import Guard
-from nemo_elastic.train.metrics import Progress, append, start_again, step_facts_of
-from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
+from nemo_elastic.train.metrics import Progress, append, candidates_of, start_again, step_facts_of
+from nemo_elastic.train.shaping import prepare_members, shape_members
 from nemo_elastic.train.training import Rates
 
 from .optim import ElasticScheduler, watch_optimizer
@@ -84,11 +84,10 @@ class ElasticCallback(Callback):
             self._save_ranking(context)
             context.state.cfg.train.train_iters = host.step  # Bridge asks before each step
             return
-        self._freeze_when_due()
+        shape_members(family, host, self.out)
 
     def on_train_step_start(self, context: Any) -> None:
-        self._freeze_when_due()
-        refresh_members(self.step.family, self.step.host)
+        shape_members(self.step.family, self.step.host, self.out)
         self.step.totals, self.step.each = [], []
         context.scheduler.step(0)
 
@@ -99,7 +98,7 @@ class ElasticCallback(Callback):
         self._tokens += counted
         by_budget = mean_by_budget(torch.stack(step.each).sum(0)) if step.each else {}
         losses = losses_of_last_rank(by_budget, len(step.family.config.budgets))
-        line = step_facts_of(step.family, losses)
+        line: dict[str, Any] = step_facts_of(step.family, losses) | candidates_of(step.family)
         loss = (context.loss_dict or {}).get(LOSS)
         # of no token Bridge has no mean
         if counted and (parallel_state.get_pipeline_model_parallel_world_size() > 1 or loss is not None):
@@ -135,11 +134,6 @@ class ElasticCallback(Callback):
         manager = ElasticCheckpoints(context.state.cfg.checkpoint)
         manager.save(CheckpointSaveContext(context.state, context.model, context.optimizer, context.scheduler, 0))
         manager.finalize_async_saves(context.state, blocking=True)
-
-    def _freeze_when_due(self) -> None:
-        family, host = self.step.family, self.step.host
-        if not family.members.is_frozen and host.step >= family.freeze_step:
-            freeze_members(family, host, self.out)
 
     def _write(self, step: int, line: dict[str, Any]) -> None:
         if self.step.host.first:

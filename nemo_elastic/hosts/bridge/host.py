@@ -15,7 +15,7 @@ from megatron.bridge.training.gpt_step import get_batch
 from megatron.bridge.training.utils.pg_utils import get_pg_collection
 
 from nemo_elastic.megatron.compat import with_names
-from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
+from nemo_elastic.megatron.gpt_tokens import Looked, first_rows, last_batches
 from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.ranking import Rows
 
@@ -66,6 +66,10 @@ class BridgeHost(MegatronHost):
 
     def sequences(self, count: int, size: int) -> Iterator[Rows]:
         return first_rows(self._data, getattr(self._data, "collate_fn", None), self.read, count, size)
+
+    def last_batches(self, sequences: int) -> list[dict[str, Any]]:
+        collate = getattr(self._data, "collate_fn", None)
+        return last_batches(self._data, collate, self.read, sequences, self.micro_batch_size)
 
     def read(self, loader: Iterator[Any]) -> dict[str, Any]:
         """The next micro-batch: tokens on the first pipeline stage, labels and mask on the last, None elsewhere.

@@ -32,10 +32,10 @@ STEERING = (
     "distill.teacher_precision",
 )
 #: what a later stage has to share with the one before, whose router and members it takes
-FAMILY = ("budgets", "axes", "router")
+FAMILY = ("budgets", "axes", "shapes", "search.keep", "router")
 #: what the first stage has to share with the ranking, whose order, members and router it takes
-RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed", "router.hidden", "router.init_std",
-          "router.prior")  # fmt: skip
+RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed", "router.hidden",
+          "router.init_std")  # fmt: skip
 
 
 def check_same_family(

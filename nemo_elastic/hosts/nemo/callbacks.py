@@ -22,8 +22,8 @@ from nemo_elastic.hosts.nemo.checkpoint.resume import ending_line, settle
 from nemo_elastic.io.temporary import is_temporary
 from nemo_elastic.megatron.megatron_host import check_pipeline
 from nemo_elastic.megatron.reports import from_last_rank, losses_of_last_rank, tokens_counted
-from nemo_elastic.train.metrics import Progress, append, start_again, step_facts_of
-from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
+from nemo_elastic.train.metrics import Progress, append, candidates_of, start_again, step_facts_of
+from nemo_elastic.train.shaping import prepare_members, shape_members
 
 from .model import ElasticMambaModel
 from .streams import with_teacher
@@ -48,11 +48,10 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         if not model.members.known:
             check_pipeline(parallel_state.get_pipeline_model_parallel_world_size())
             prepare_members(model.family, model.host, Path(self.out))
-        self._freeze_when_due(model)
+        shape_members(model.family, model.host, Path(self.out))
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._freeze_when_due(pl_module)
-        refresh_members(pl_module.family, pl_module.host)
+        shape_members(pl_module.family, pl_module.host, Path(self.out))
 
     def on_megatron_microbatches_start(self, step: Any) -> None:
         """Called by NeMo before a step's micro-batches run: those of a validation run every member."""
@@ -68,10 +67,6 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         settle(trainer, exception)
         if not isinstance(exception, ElasticError):
             print(ending_line(trainer, exception), file=sys.stderr, flush=True)
-
-    def _freeze_when_due(self, model: ElasticMambaModel) -> None:
-        if not model.members.is_frozen and model.host.step >= model.family.freeze_step:
-            freeze_members(model.family, model.host, Path(self.out))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         for name, value in step_facts(trainer, pl_module).items():
@@ -146,9 +141,9 @@ class MetricsWriter(pl.Callback, io.IOMixin):
             self._tokens += tokens_counted([out["loss_sum_and_ub_size"] for out in microbatch_outputs if self._counts])
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        line = {k: float(v) for k, v in trainer.callback_metrics.items() if k in LOGGED}
+        line: dict[str, Any] = {k: float(v) for k, v in trainer.callback_metrics.items() if k in LOGGED}
         if isinstance(pl_module, ElasticMambaModel):
-            line |= step_facts(trainer, pl_module)
+            line |= step_facts(trainer, pl_module) | candidates_of(pl_module.family)
         self._write(trainer, line | {"kind": "step", "seconds": self._before + self._progress.seconds})
         self._progress.show(trainer.global_step, line, trainer.is_global_zero)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nemo_elastic.megatron.choice import ElasticState
 from nemo_elastic.megatron.cpu import cuda_as_cpu
-from nemo_elastic.megatron.gpt_tokens import first_rows
+from nemo_elastic.megatron.gpt_tokens import first_rows, last_batches
 from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.ranking import Rows
 
@@ -40,10 +40,18 @@ class NemoHost(MegatronHost):
     def seq_length(self) -> int:
         return self.module.trainer.datamodule.data_sampler.seq_len
 
-    def sequences(self, count: int, size: int) -> Iterator[Rows]:
+    @property
+    def _loader(self) -> Any:
         trainer = self.module.trainer
-        loader = trainer.train_dataloader or trainer.datamodule.train_dataloader()  # a ranking alone fits nothing
+        return trainer.train_dataloader or trainer.datamodule.train_dataloader()  # a ranking alone fits nothing
+
+    def sequences(self, count: int, size: int) -> Iterator[Rows]:
+        loader = self._loader
         return first_rows(loader.dataset, loader.collate_fn, self._read, count, size)
+
+    def last_batches(self, sequences: int) -> list[dict[str, Any]]:
+        loader = self._loader
+        return last_batches(loader.dataset, loader.collate_fn, self._read, sequences, self.micro_batch_size)
 
     def _read(self, loader: Iterator[Any]) -> dict[str, Any]:
         with cuda_as_cpu():

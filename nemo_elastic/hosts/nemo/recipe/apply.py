@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, Elastic
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
 from nemo_elastic.hosts.parents import newest_of
-from nemo_elastic.io.outputs import absolute_if_there
 from nemo_elastic.megatron.models import refused_overlaps, turn_off
 from nemo_elastic.megatron.router_optim import is_router, no_weight_decay, router_ratio
 
@@ -141,7 +140,7 @@ def change(
         trains: whether steps are taken, whose rates and batches may make no sense.
     """
     config = ElasticConfig.of(elastic)
-    config = replace(config, ranking=absolute_if_there(config.ranking), shapes=absolute_if_there(config.shapes))
+    config = config.with_absolute_paths()
     teacher, previous = newest_of(options.teacher), newest_of(options.previous, "previous")
     stage, done, out = options.stage, options.done_steps, options.out
     check_architecture(recipe)
@@ -203,8 +202,8 @@ def _optimizer(recipe: Any, config: ElasticConfig, *, stage: int, done: int, tot
     warmup, floor, lowest = (getattr(schedule, k, None) for k in ("warmup_steps", "min_ratio", "min_lr"))
     if floor is None:
         floor = 0.1 if lowest is None else lowest / peak
-    # the router is frozen at a share of stage 1's steps, and stays so in those behind it
-    freeze = 0 if config.router is None else config.router.freeze_step(done if stage > 1 else recipe.trainer.max_steps)
+    # shapes are frozen at a share of stage 1's steps, and stay so in those behind it
+    freeze = config.freeze_step(done if stage > 1 else recipe.trainer.max_steps)
     recipe.optim = run.Config(
         ElasticOptimizer,
         config=old.config,

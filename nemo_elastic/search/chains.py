@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which candidates of all budgets may stay, so that each is part of a nested chain: one member of every budget."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+
+def best_chains(
+    scores: np.ndarray, inside: np.ndarray, keep: int, cells: Sequence[Hashable] | None = None
+) -> list[list[int]]:
+    """For each budget the candidates of the best chains, at most `keep`, those of the best chain first.
+
+    Chains are taken from the best to the worst. One that would exceed `keep`, or that has a second candidate of a
+    cell, is left out.
+
+    Args:
+        scores: float64 [budgets, n], from the largest budget to the smallest, lower is better; infinite where a
+            candidate is none of the budget's. A chain's score is the sum.
+        inside: bool [n, n], entry [i, j]: candidate j is nested in candidate i.
+        keep: candidates of a budget, at least 1.
+        cells: of each candidate; of a budget's candidates of one cell one is kept. None: each has its own.
+
+    Returns:
+        Positions of candidates, by budget; empty lists where no chain is nested.
+    """
+    budgets, count = scores.shape
+    cells = range(count) if cells is None else cells
+    kept: list[list[int]] = [[] for _ in range(budgets)]
+    while True:
+        open_ = np.array([
+            [i in own or (len(own) < keep and cells[i] not in {cells[k] for k in own}) for i in range(count)]
+            for own in kept
+        ])  # fmt: skip
+        own = np.where(open_, scores, np.inf)
+        above, uppers = _through(own, inside)
+        below, lowers = (each[::-1] for each in _through(own[::-1], inside.T))
+        chains = above + below - np.where(np.isfinite(own), own, 0.0)
+        for budget, known in enumerate(kept):
+            chains[budget, known] = np.inf
+        budget, at = np.unravel_index(chains.argmin(), chains.shape)
+        if not np.isfinite(chains[budget, at]):
+            return kept
+        chain = {int(budget): int(at)}
+        for b in range(budget, 0, -1):
+            chain[b - 1] = int(uppers[b, chain[b]])
+        for b in range(budget, budgets - 1):
+            chain[b + 1] = int(lowers[b, chain[b]])
+        for b, i in chain.items():
+            if i not in kept[b]:
+                kept[b].append(i)
+
+
+def _through(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest sum of scores from the first budget down to each candidate, and the candidate before it."""
+    best, before = scores.copy(), np.zeros(scores.shape, dtype=np.int64)
+    for b in range(1, len(scores)):
+        through = np.where(inside, best[b - 1][:, None], np.inf)
+        before[b] = through.argmin(axis=0)
+        best[b] = through.min(axis=0) + scores[b]
+    return best, before

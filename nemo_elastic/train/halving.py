@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Successive halving: each budget's candidates train in turn, and where a cut is due the worse ones go.
+
+Candidates of a budget share its micro-batches and, as all members do, the weights. What is left stays nested.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.search.chains import best_chains
+
+from .members import Candidate
+from .seam import Host
+from .training import FamilyTraining
+
+__all__ = ["expected", "halve", "halved"]
+
+#: of a loss, before its logarithm is taken
+LEAST = 1e-9
+
+
+def halve(family: FamilyTraining, host: Host) -> None:
+    """Compare the candidates if a cut is due at this step, and let the worse ones go. All ranks call it."""
+    config, members = family.config, family.members
+    steps = config.halving.steps(family.steps)
+    due = sum(step <= host.step for step in steps)
+    if members.cut >= due:
+        return
+    every = [members.candidates(budget) for budget in range(len(config.budgets))]
+    flat = [c.member for own in every for c in own]
+    losses = iter(host.compare(flat, max(1, config.halving.tokens // host.seq_length)))
+    measured = [[(c, next(losses)) for c in own] for own in every]
+    family.compared = {
+        budget.name: {c.number: loss for c, loss in own}
+        for budget, own in zip(config.budgets, measured, strict=True)
+        if own
+    }
+    left = halved(measured, members.get(), 2 ** (len(steps) - due))
+    members.put([own[0].member if own else m for own, m in zip(left, members.get(), strict=True)], frozen=False)
+    members.put_candidates(left, due)
+
+
+def halved(
+    measured: Sequence[Sequence[tuple[Candidate, float]]], members: Sequence[Subnet], keep: int
+) -> list[list[Candidate]]:
+    """The candidates that stay: at most `keep` of each budget, the best first, each part of a nested chain.
+
+    Args:
+        measured: by budget, its candidates and their losses now; nothing of one that has no candidates.
+        members: of every budget: those without candidates have this one.
+        keep: at least 1.
+    """
+    flat = [(b, c, loss) for b, own in enumerate(measured) for c, loss in own]
+    flat += [(b, Candidate(0, members[b]), 1.0) for b, own in enumerate(measured) if not own]
+    scores = np.full((len(measured), len(flat)), math.inf)
+    for at, (budget, candidate, loss) in enumerate(flat):
+        scores[budget, at] = math.log(max(LEAST, expected(candidate.loss, loss)))
+    inside = np.array([[small.member <= large.member for _, small, _ in flat] for _, large, _ in flat])
+    kept = best_chains(scores, inside, keep)
+    return [
+        [flat[at][1]._replace(loss=flat[at][2]) for at in own] if measured[budget] else []
+        for budget, own in enumerate(kept)
+    ]
+
+
+def expected(before: float, now: float) -> float:
+    """What a candidate is judged by: its loss, were it to gain once more what it gained since the last comparison.
+
+    Args:
+        before: its loss then, nats per token; NaN where there was none.
+        now: its loss now; NaN counts as infinite.
+    """
+    if not math.isfinite(now):
+        return 1e9
+    return now * now / before if math.isfinite(before) and before > 0 else now
