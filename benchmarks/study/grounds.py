@@ -77,8 +77,8 @@ def config_of(ground: Ground, budgets: Mapping[str, float | None], seed: int, **
     """A block of budgets, each a share of the parent's parameters or the parent; `more` are its own fields."""
     own = [{"name": name} | ({"ratio": ratio} if ratio else {}) for name, ratio in budgets.items()]
     return ElasticConfig.from_dict({
-        "budgets": own, "axes": ground.axes, "importance": {"samples": RANKED, "depth_samples": 8}, "search": None,
-        "router": None, "seed": seed, **more,
+        "budgets": own, "axes": ground.axes, "importance": {"samples": RANKED, "depth_samples": 8}, "shapes": "even",
+        "seed": seed, **more,
     })  # fmt: skip
 
 
@@ -109,6 +109,13 @@ def text_batches(data: DataFolder) -> Callable[..., Iterator[MicroBatch]]:
             yield MicroBatch(ids[:, :-1], ids[:, 1:], torch.ones(BATCH, LENGTH))
 
     return batches
+
+
+def windows(tokens: torch.Tensor, seed: int, count: int, length: int) -> torch.Tensor:
+    """Windows [count, length] at random places of a text."""
+    random = torch.Generator().manual_seed(seed)
+    starts = torch.randint(len(tokens) - length, (count,), generator=random)
+    return torch.stack([tokens[at : at + length] for at in starts.tolist()])
 
 
 def _problems(runs: Path, steps: int, demo: Path) -> Ground:

@@ -72,10 +72,12 @@ def halved(
 def expected(before: float, now: float) -> float:
     """What a candidate is judged by: its loss, were it to gain once more what it gained since the last comparison.
 
+    One that has lost since then is judged by its loss now: it will not go on to lose when it trains alone.
+
     Args:
         before: its loss then, nats per token; NaN where there was none.
         now: its loss now; NaN counts as infinite.
     """
     if not math.isfinite(now):
         return 1e9
-    return now * now / before if math.isfinite(before) and before > 0 else now
+    return now * min(1.0, now / before) if before > 0 else now
