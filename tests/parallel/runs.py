@@ -38,11 +38,15 @@ BLOCK: dict[str, Any] = {
         "depth": [8, 7, 6],
     },
     "importance": {"samples": 4, "depth_samples": 2},
-    "search": None,
-    "router": None,
+    "shapes": "even",
     "seed": 15,
 }
-ROUTER = {"freeze_at": 1.0, "soft_share": 1.0}
+#: of four steps the second and the fourth begin with a comparison
+HALVED: dict[str, Any] = {
+    "shapes": "halving",
+    "search": {"candidates": 12, "tokens": 256},
+    "halving": {"cuts": [0.3, 0.7], "tokens": 256},
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Layout:
         micro_batches: per step; the sequences of one are shared among data-parallel ranks, so that every layout has
             the same budgets for the same sequences.
         soft: under the router's masks, else on slices.
+        halved: on slices of several candidates, of which one of each budget is left.
         teacher: the parent's checkpoint is given, else the loss is cross-entropy.
         mode: the loss, where it is.
         half: bf16, as the large recipes train.
@@ -80,6 +85,7 @@ class Layout:
     router: int = 16
     context: int = 1
     overlap: bool = False
+    halved: bool = False
 
     @property
     def world(self) -> int:
@@ -98,7 +104,8 @@ class Layout:
         words = [f"cp{self.context}"] if self.context > 1 else []
         words += [f"{k}{v}" for k, v in sizes.items()] + (["sp"] if self.sequence else [])
         words += (["sharded"] if self.sharded else []) + ([self.recompute] if self.recompute else [])
-        words += ["soft" if self.soft else "sliced", *([] if self.teacher else ["ce"])]
+        words += ["soft" if self.soft else "halved" if self.halved else "sliced"]
+        words += [] if self.teacher else ["ce"]
         words += [self.mode] if self.mode != Layout.mode else []
         words += (["bf16"] if self.half else []) + ([f"clip{self.clip:g}"] if self.clip != Layout.clip else [])
         words += [f"router{self.router}"] if self.router != Layout.router else []
@@ -147,7 +154,8 @@ def block_of(layout: Layout, **changes: Any) -> dict[str, Any]:
     """The elastic block of a layout."""
     return (
         BLOCK
-        | {"router": ROUTER | {"hidden": layout.router} if layout.soft else None}
+        | (HALVED if layout.halved else {})
+        | ({"shapes": "router", "router": {"hidden": layout.router}} if layout.soft else {})
         | {"distill": {"mode": layout.mode if layout.teacher else "ce"}}
         | changes
     )
