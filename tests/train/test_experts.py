@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A family with experts in plain torch, the whole way: ranked, sorted, searched, routed, frozen, trained on slices."""
+"""A family with experts in plain torch, the whole way: ranked, sorted, routed, frozen, trained on slices."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ BLOCK = {
         "latent": [10, 6],
     },
     "importance": {"samples": 8, "depth_samples": 2},
-    "search": {"candidates": 16, "tokens": 128},
-    "router": {"prior": 1.0, "soft_share": 0.5, "freeze_at": 0.5, "lr": 0.1},
+    "shapes": "router",
+    "router": {"freeze_at": 0.5, "lr": 0.1},
 }
 
 
@@ -67,7 +67,7 @@ def test_sorting_kept_the_parent_s_function_and_gave_each_expert_its_order(train
         assert not torch.equal(trained.before[key], unsorted[key]), name
 
 
-def test_search_and_router_cut_its_axes_within_their_budgets(trained: Trained) -> None:
+def test_the_router_cut_its_axes_within_their_budgets(trained: Trained) -> None:
     members, parent = trained.members, trained.parent
     assert members["small"] <= members["large"] <= members["full"] == parent.full
     assert parameters(parent, members["large"]) <= 0.8 * parameters(parent, parent.full)
@@ -79,16 +79,16 @@ def test_search_and_router_cut_its_axes_within_their_budgets(trained: Trained) -
     }  # fmt: skip
     assert "limits" not in projected["large"]
     assert all(width >= 2 for width in members["small"].widths("experts"))
-    assert json.loads((trained.out / "shapes.json").read_text())["report"]["source"] == "search"
+    assert json.loads((trained.out / "shapes.json").read_text())["report"]["source"] == "even"
     assert any(isinstance(choice, Gates) for choice in trained.choices), "the router had a part in it"
     assert any(isinstance(choice, Subnet) for choice in trained.choices)
 
 
 def test_a_step_logs_each_of_several_limits_and_the_one_that_is_used_most() -> None:
-    soft = BLOCK | {"router": {"soft_share": 1.0}}  # every micro-batch runs under the router's masks
-    family = FamilyTraining(ElasticConfig.from_dict(soft), steps=8)
+    family = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=8)
     parent = family.config.parent_shape(unstriped(LATENT))
     family.members = Members(parent, 3, family.new_router(parent))
+    family.members.put([parent.full] * 3, frozen=False)
     facts: dict[str, dict[str, float]] = {}
     for step in range(64):
         family.next_samples(step % 4)

@@ -23,7 +23,8 @@ BLOCK: dict[str, Any] = {
     "budgets": [{"name": "full"}, {"name": "small", "ratio": 0.9}],
     "axes": {"hidden": [16, 12]},
     "budgets_per_batch": 2,
-    "router": {"soft_share": 1.0, "hidden": 8},
+    "shapes": "router",
+    "router": {"hidden": 8},
 }
 
 
@@ -32,6 +33,7 @@ def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixtu
     host: Any = TorchHost(PARENT, random_state(PARENT, PARENT.full, 0), data, micro_batch_size=2)
     host.micro_batches = 2
     family.members = Members(PARENT, 2, family.new_router(PARENT))
+    family.members.put([PARENT.full, PARENT.uniform(hidden=12)], frozen=False)
     named = [*host.model.named_parameters(), *family.members.named_parameters()]
     guard, taken = Guard(family, host), []
     step = guard.guarded(lambda: taken.append(host.step))
@@ -60,6 +62,7 @@ def test_the_first_cause_of_what_is_not_finite_is_named(where: str, says: str) -
     family, data = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=8), torch.arange(64).view(4, 16) % 32
     host: Any = TorchHost(PARENT, random_state(PARENT, PARENT.full, 0), data, micro_batch_size=2)
     family.members = Members(PARENT, 2, family.new_router(PARENT))
+    family.members.put([PARENT.full, PARENT.uniform(hidden=12)], frozen=False)
     host.micro_batches, host.step, head = 1, 0, host.model.get_parameter("lm_head.weight")
     loss, _ = family.loss(host, family.next_samples(0), data[:2], data[2:], torch.ones(2, 16))
     (loss * host.factor(torch.tensor(32.0))).backward()

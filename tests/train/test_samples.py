@@ -50,15 +50,37 @@ def test_a_weight_of_zero_is_never_sampled() -> None:
     assert {sampler.sample(s, 0) for s in range(300)} == {0, 2}
 
 
-def test_soft_micro_batches_have_their_share_and_do_not_follow_the_budgets() -> None:
-    sampler, share, n = BudgetSampler([1, 1, 1], seed=5), 0.3, 3000
-    soft = np.array([sampler.soft(s, m, share) for s in range(n) for m in range(2)])
-    assert abs(soft.mean() - share) < 4 * np.sqrt(share * (1 - share) / len(soft))
-    budgets = np.array([sampler.sample(s, m) for s in range(n) for m in range(2)])
-    for budget in range(3):
-        of_it = soft[budgets == budget]
-        assert abs(of_it.mean() - share) < 4 * np.sqrt(share * (1 - share) / len(of_it))
-    assert all(sampler.soft(s, 0, 1.0) for s in range(100))
+@pytest.mark.parametrize("live", [2, 3, 4, 8])
+def test_each_candidate_has_its_turn_once_in_as_many_micro_batches_or_steps(live: int) -> None:
+    sampler, orders = BudgetSampler([1, 1, 1], seed=5), list[tuple[int, ...]]()
+    for step in range(8 * live):
+        assert sorted(sampler.turn(step, m, live) for m in range(live)) == list(range(live))
+        if step % live == 0:
+            orders.append(tuple(sampler.turn(s, 0, live) for s in range(step, step + live)))
+            assert sorted(orders[-1]) == list(range(live))
+    assert len(set(orders)) > 1, "none always follows the same"
+
+
+def test_turns_have_no_state_and_are_those_of_seed_and_stage() -> None:
+    def turns(seed: int, stage: int = 1) -> list[int]:
+        sampler = BudgetSampler([1, 2], seed, stage)
+        return [sampler.turn(s, m, 4) for s in range(40) for m in range(2)]
+
+    sampler = BudgetSampler([1, 2], seed=7)
+    backward = [sampler.turn(s, m, 4) for s in reversed(range(40)) for m in (1, 0)]
+    assert turns(7) == turns(7) == backward[::-1]
+    assert turns(7) != turns(8) and turns(7) != turns(7, stage=2)
+
+
+def test_turns_do_not_follow_the_budgets() -> None:
+    """Of each budget's micro-batches every candidate has its share, however many a step has."""
+    sampler, n = BudgetSampler([1, 1, 1], seed=3), 2000
+    joint = np.zeros((3, 3))
+    for step in range(n):
+        for m in range(3):
+            joint[sampler.sample(step, m), sampler.turn(step, m, 3)] += 1
+    expected = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True) / joint.sum()
+    assert ((joint - expected) ** 2 / expected).sum() < CHI2_4
 
 
 @pytest.mark.parametrize("weights", [[1, 1, 1], [0.5, 0.3, 0.2], [3, 0, 1, 2], [1]])

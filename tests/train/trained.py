@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A family trained on the host of plain torch: ranked, searched, chosen by a router, frozen, trained on slices."""
+"""A family trained on the host of plain torch: ranked, shaped as its block says, frozen, trained on slices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.members import Members
-from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
+from nemo_elastic.train.shaping import prepare_members, shape_members
 from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
 
@@ -60,17 +60,13 @@ def train_family(config: ElasticConfig, shape: Parent, out: Path) -> Trained:
     data = torch.randint(0, shape.vocab, (STEPS * 2, LENGTH + 1), generator=torch.Generator().manual_seed(0))
     host = TorchHost(shape, NemotronH.random(shape, seed=1).state_dict(), data[:, :-1], micro_batch_size=2)
     family = FamilyTraining(config, steps=STEPS)
-    family.members = Members(shape, len(config.budgets), family.new_router(shape))
+    family.members = Members(shape, len(config.budgets), family.new_router(shape), config.keep)
     prepare_members(family, host, out)
     before = {name: value.clone() for name, value in host.model.state_dict().items()}
-    router = family.members.router
-    assert router is not None
-    optimizer = torch.optim.AdamW([*host.model.parameters(), *router.parameters()], lr=1e-3)
+    optimizer = torch.optim.AdamW([*host.model.parameters(), *family.members.parameters()], lr=1e-3)
     choices: list[object] = []
     for host.step in range(STEPS):
-        if not family.members.is_frozen and host.step >= family.freeze_step:
-            freeze_members(family, host, out)
-        refresh_members(family, host)
+        shape_members(family, host, out)
         batch, mask = data[2 * host.step : 2 * host.step + 2], torch.ones(2, LENGTH)
         samples = family.next_samples(host.step)
         choices += [sample.choice for sample in samples]

@@ -47,7 +47,8 @@ BLOCK = {
     },
     "importance": {"samples": 8, "depth_samples": 2},
     "search": {"candidates": 16, "tokens": 128},
-    "router": {"prior": 1.0, "soft_share": 0.5, "freeze_at": 0.5, "lr": 0.1},
+    "halving": {"cuts": [0.34, 0.5], "tokens": 128},
+    "budgets_per_batch": 3,  # each candidate has had its turn in as many steps as there are
 }
 
 
@@ -128,14 +129,16 @@ def test_sorting_changes_nothing_and_puts_the_important_first(trained: Trained, 
     assert shape.axes[-2:] == (UNITS, UNIT_SIZE) and scores["parent"][UNITS] == 12
 
 
-def test_the_search_and_the_router_cut_its_axes(trained: Trained) -> None:
+def test_the_search_cut_its_axes_and_candidates_took_turns(trained: Trained) -> None:
     members = trained.members
     assert list(members) == ["full", "large", "small"] and members["small"] <= members["large"] <= members["full"]
     shapes = json.loads((trained.out / "shapes.json").read_text())
     assert shapes["report"]["source"] == "search"
-    assert any(isinstance(choice, Gates) for choice in trained.choices), "the router had a part in it"
-    assert any(isinstance(choice, Subnet) for choice in trained.choices)
-    parent = trained.host.model.parent
+    parent, names = trained.parent, list(members)[1:]
+    candidates = {name: [Subnet.from_json(m, parent) for m in shapes["report"]["candidates"][name]] for name in names}
+    ran = [choice for choice in trained.choices if isinstance(choice, Subnet)]
+    assert all(ran.count(m) for own in candidates.values() for m in own) and max(map(len, candidates.values())) > 1
+    assert [members[name] in candidates[name] for name in names] == [True, True]
     assert parameters(parent, members["small"]) <= 0.6 * parameters(parent, parent.full)
     assert min(members["small"].widths(UNITS)) < 12 or min(members["small"].widths(UNIT_SIZE)) < 8
 
