@@ -15,6 +15,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from nemo_elastic.config.block import WAYS
 from nemo_elastic.config.schema import REQUIRED, SECTIONS, WORDS, attributes, default_of, summary
 from nemo_elastic.core.kinds.registry import all_axes, per_layer_axes
 
@@ -27,16 +28,18 @@ PLACES = {
     "AxisConfig": "elastic.axes.NAME",
     "ImportanceConfig": "elastic.importance",
     "SearchConfig": "elastic.search",
+    "HalvingConfig": "elastic.halving",
     "RouterConfig": "elastic.router",
     "DistillConfig": "elastic.distill",
     "DataConfig": "elastic.data",
     "NonfiniteConfig": "elastic.nonfinite",
 }
-#: what the annotations of mappings do not tell
+#: what annotations do not tell
 MAPPINGS = {
     "axes": "mapping of [`elastic.axes.NAME`](#elasticaxesname)",
     "memory": "[`elastic.budgets[].memory`](#elasticbudgetsmemory) or null",
     "sampling": "mapping of numbers",
+    "shapes": f"{', '.join(f'`{way}`' for way in WAYS)} or a path",
     "terms": "mapping of numbers or null",
 }
 
@@ -51,9 +54,7 @@ NOTES = {
     "MemorySpec": "Beside these it has `size`, which must be given: the limit, in bytes or as text such as `18GiB`.",
     "AxisConfig": f"NAME is one of {listed(all_axes())}. A list stands for its `choices`: descending, absolute, the "
     f"parent's own width first. `per_layer` is for {listed(per_layer_axes())}.",
-    "SearchConfig": "`search: null` skips it.",
     "NonfiniteConfig": "fp16 is left to its loss scale, which finds infinities by itself.",
-    "RouterConfig": "`router: null` leaves it out: members keep the shapes that the search found.",
 }
 HEAD = """\
 # The `elastic:` block

@@ -31,10 +31,10 @@ from nemo_elastic.io.outputs import absolute_if_there
 from nemo_elastic.io.read import read_yaml
 from nemo_elastic.io.values import integer, keep_plain, number
 
-__all__ = ["EVEN", "HALVING", "ROUTER", "SEARCH", "ElasticConfig"]
+__all__ = ["EVEN", "HALVING", "ROUTER", "SEARCH", "WAYS", "ElasticConfig"]
 
 #: ways to shapes, beside those of a file
-HALVING, ROUTER, SEARCH, EVEN = "halving", "router", "search", "even"
+WAYS = HALVING, ROUTER, SEARCH, EVEN = "halving", "router", "search", "even"
 
 _SECTIONS = {
     "importance": ImportanceConfig,
@@ -58,8 +58,8 @@ class ElasticConfig:
         importance: how to rank where `ranking` is null.
         shapes: how members get their shapes. halving: the search's best few candidates of each budget share its
             micro-batches at the start of stage 1, and the better ones stay. router: it learns them (Nemotron Elastic).
-            search: those of the lowest untrained loss. even: the most even cuts that meet the budgets. Or a JSON file
-            {member: subnet}.
+            search: those of the lowest untrained loss. even: the most even cuts that meet the budgets. Or a file
+            `….json`, as a run writes it: {"members": {name: subnet}}.
         search: of `shapes: halving` and `shapes: search`.
         halving: of `shapes: halving`.
         router: of `shapes: router`.
@@ -110,6 +110,8 @@ class ElasticConfig:
         for name in self.axes:
             if name not in all_axes():
                 raise bad("elastic.axes", name, f"one of {', '.join(all_axes())}")
+        if not isinstance(self.shapes, str) or not (self.shapes in WAYS or self.shapes.endswith(".json")):
+            raise bad("elastic.shapes", self.shapes, f"{', '.join(WAYS)}, or a path to a .json file")
         if self.shapes == ROUTER and self.router is None:
             object.__setattr__(self, "router", RouterConfig())
         if self.shapes != ROUTER and self.router is not None:
@@ -148,10 +150,7 @@ class ElasticConfig:
                 raise bad(f"elastic.{name}", None, "a mapping; leave it out for the defaults")
         if known.get("ranking") is not None and not isinstance(known["ranking"], (str, Path)):
             raise bad("elastic.ranking", known["ranking"], "a path or null")
-        if not isinstance(known.get("shapes", HALVING), (str, Path)):
-            allowed = f"{HALVING}, {ROUTER}, {SEARCH}, {EVEN}, or a path to a JSON file"
-            raise bad("elastic.shapes", known["shapes"], allowed)
-        known |= {name: str(known[name]) for name in ("ranking", "shapes") if known.get(name) is not None}
+        known |= {name: str(known[name]) for name in ("ranking", "shapes") if isinstance(known.get(name), Path)}
         sampling = known.get("sampling", {})
         if not isinstance(sampling, Mapping):
             raise bad("elastic.sampling", sampling, "a mapping budget name -> weight")
@@ -196,7 +195,7 @@ class ElasticConfig:
     @property
     def shapes_file(self) -> str | None:
         """Where shapes are given, if they are."""
-        return None if self.shapes in (HALVING, ROUTER, SEARCH, EVEN) else self.shapes
+        return None if self.shapes in WAYS else self.shapes
 
     def with_absolute_paths(self) -> ElasticConfig:
         """The block with the files that it names, those that are there, wherever it is read from."""

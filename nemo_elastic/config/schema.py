@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.config.block import WAYS, ElasticConfig
 from nemo_elastic.config.losses import TERMS
 from nemo_elastic.config.sections import (
     APART,
@@ -162,7 +162,11 @@ def _type(hint: Any) -> dict[str, Any]:
 
 
 def _special(cls: type, name: str) -> dict[str, Any] | None:
-    """Mappings, whose keys an annotation does not tell."""
+    """What an annotation does not tell: keys of mappings, words beside paths, how many there may be."""
+    if (cls, name) == (ElasticConfig, "shapes"):
+        return {"anyOf": [{"enum": list(WAYS)}, {"type": "string", "pattern": r"\.json$"}]}
+    if (cls, name) == (HalvingConfig, "cuts"):
+        return {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}, "minItems": 1, "maxItems": 3}
     if (cls, name) == (ElasticConfig, "axes"):
         return {
             "type": "object",

@@ -31,13 +31,14 @@ BLOCK: dict[str, Any] = {
         "depth": [62, 58, 54],
     },
     "ranking": None,
-    "search": {"candidates": 256, "tokens": 65536},
-    "router": {"hidden": 256, "lr": 1.0e-2, "tau": [1.0, 0.05], "scale": [1.0, 10.0], "init_std": 0.1,
-               "loss_weight": 1.0, "below": 1.0, "deadzone": 0.0, "gate": "soft", "soft_share": 0.15,
-               "freeze_at": 0.67},
+    "shapes": "halving",
+    "search": {"candidates": 256, "tokens": 65536, "keep": 4},
+    "halving": {"cuts": [0.07, 0.2], "tokens": 65536},
     "distill": {"teacher": "frozen", "terms": {"kl": 1}, "temperature": 1.0, "chunk_tokens": 512},
     "sampling": {"12b": 1, "9b": 1, "6b": 1},
-}  # fmt: skip
+}
+ROUTER: dict[str, Any] = {"hidden": 256, "lr": 1.0e-2, "tau": [1.0, 0.05], "scale": [1.0, 10.0], "init_std": 0.1,
+                          "loss_weight": 1.0, "gate": "soft", "freeze_at": 1.0}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,44 @@ def test_the_documented_block_is_the_default_block() -> None:
     """Everything but budgets and axes has the value of the documentation when it is left out."""
     short = ElasticConfig.from_dict({k: BLOCK[k] for k in ("budgets", "axes")})
     assert short.to_dict() | {"sampling": BLOCK["sampling"]} == ElasticConfig.from_dict(BLOCK).to_dict()
+    routed, router = (ElasticConfig.from_dict(BLOCK | {"shapes": "router"} | more) for more in ({}, {"router": ROUTER}))
+    assert routed == router and routed.to_dict()["router"] == ROUTER
+
+
+@pytest.mark.parametrize(
+    ("shapes", "file", "searches", "keep", "freeze"),
+    [
+        ("halving", None, True, 4, 20),
+        ("router", None, False, 0, 100),
+        ("search", None, True, 0, 0),
+        ("even", None, False, 0, 0),
+        ("made/shapes.json", "made/shapes.json", False, 0, 0),
+        (Path("halving.json"), "halving.json", False, 0, 0),
+    ],
+)
+def test_shapes_name_the_way_to_them(shapes: Any, file: str | None, searches: bool, keep: int, freeze: int) -> None:
+    config = ElasticConfig.from_dict(BLOCK | {"shapes": shapes})
+    assert (config.shapes_file, config.searches, config.keep) == (file, searches, keep)
+    assert config.freeze_step(100) == freeze and (config.router is not None) == (shapes == "router")
+    assert ElasticConfig.from_dict(config.to_dict()) == config
+
+
+def test_cuts_are_steps_of_stage_1() -> None:
+    def cuts(*shares: float) -> ElasticConfig:
+        return ElasticConfig.from_dict(BLOCK | {"halving": {"cuts": list(shares)}})
+
+    assert cuts(0.05, 0.1, 0.5).halving.steps(200) == [10, 20, 100] and cuts(0.05, 0.1, 0.5).freeze_step(200) == 100
+    assert cuts(0.0).freeze_step(7) == 0 and cuts(1).freeze_step(7) == 7
+    assert cuts(0.07, 0.2).halving.steps(3) == [0, 1], "of a short stage two may fall on one step, or on the first"
+
+
+def test_given_shapes_are_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.json").write_text("{}")
+    (tmp_path / "even").mkdir()
+    named = {way: ElasticConfig.from_dict(BLOCK | {"shapes": way}).with_absolute_paths().shapes
+             for way in ("s.json", "none.json", "even")}  # fmt: skip
+    assert named == {"s.json": str(tmp_path / "s.json"), "none.json": "none.json", "even": "even"}
 
 
 def test_the_parent_is_always_a_member() -> None:
@@ -139,11 +178,27 @@ AXES, BUDGETS = BLOCK["axes"], BLOCK["budgets"]
         ({"budgets": [{"name": "a", "memory": {"size": "18 apples"}}]}, "a size such as 18GiB"),
         ({"budgets": [{"name": "a", "memory": {"size": "1GiB", "length": 0}}]}, "memory.length: 0"),
         ({"search": {"candidates": 0}}, "elastic.search.candidates: 0"),
+        ({"search": {"keep": 0}}, "elastic.search.keep: 0 is not allowed; from 1 to 8"),
+        ({"search": {"keep": 9}}, "elastic.search.keep: 9 is not allowed; from 1 to 8"),
+        ({"search": None}, "elastic.search: None is not allowed; a mapping; leave it out for the defaults"),
+        ({"halving": None}, "elastic.halving: None is not allowed; a mapping; leave it out for the defaults"),
+        ({"halving": {"cuts": []}}, r"elastic.halving.cuts: \[\] is not allowed; one to three rising shares of stage 1"),
+        ({"halving": {"cuts": [0.1, 0.2, 0.3, 0.4]}}, r"halving.cuts: \[0.1, 0.2, 0.3, 0.4\] is not allowed; one to"),
+        ({"halving": {"cuts": [0.3, 0.2]}}, r"elastic.halving.cuts: \[0.3, 0.2\] is not allowed; one to three rising"),
+        ({"halving": {"cuts": [0.2, 1.1]}}, "elastic.halving.cuts: 1.1"),
+        ({"halving": {"cuts": [-0.1]}}, "elastic.halving.cuts: -0.1"),
+        ({"halving": {"cuts": 0.2}}, "elastic.halving.cuts: 0.2"),
+        ({"halving": {"cuts": ["soon"]}}, "elastic.halving.cuts: 'soon'"),
+        ({"halving": {"tokens": 0}}, "elastic.halving.tokens: 0 is not allowed; at least 1"),
+        ({"shapes": "halvin"}, "elastic.shapes: 'halvin' is not allowed; halving, router, search, even, or a path"),
+        ({"shapes": None}, "elastic.shapes: None is not allowed; halving, router, search, even, or a path"),
+        ({"router": {}}, "elastic.shapes: 'halving' is not allowed; router, where there is a section `router`"),
+        ({"shapes": "s.json", "router": {}}, "elastic.shapes: 's.json' is not allowed; router, where there is"),
         ({"router": {"tau": [1.0]}}, "elastic.router.tau"),
         ({"router": {"tau": [0.0, 1.0]}}, "elastic.router.tau: 0.0"),
         ({"router": {"gate": "medium"}}, "one of soft, hard"),
         ({"router": {"freeze_at": 1.5}}, "elastic.router.freeze_at: 1.5"),
-        ({"router": {"soft_share": 0}}, "elastic.router.soft_share: 0"),
+        ({"router": {"soft_share": 0.5}}, "elastic.router: unknown field 'soft_share'"),
         ({"router": {"lr": True}}, "elastic.router.lr: True"),
         ({"distill": {"mode": "hot"}}, "elastic.distill.mode: 'hot'"),
         ({"distill": None}, "elastic.distill: None"),
@@ -151,7 +206,6 @@ AXES, BUDGETS = BLOCK["axes"], BLOCK["budgets"]
         ({"importance": {"depth": "guess"}}, "one of mse, cosine"),
         ({"sampling": {"7b": 1}}, "elastic.sampling: '7b' is not allowed; names of budgets: 12b, 9b, 6b"),
         ({"sampling": {"12b": 0}}, "at least one positive weight"),
-        ({"shapes": "s.json"}, "fixed shapes need"),
         ({"distill": {"teacher_precision": "fp4"}}, "teacher_precision: 'fp4' .* null or one of bf16, fp8, int8"),
         ({"distill": {"mode": "ce", "teacher_precision": "fp8"}}, "null: distill.teacher is none, not frozen"),
         ({"distill": {"mode": "ce", "teacher": "self"}}, "mode: 'ce' is not allowed; left out where teacher or terms"),

@@ -34,10 +34,11 @@ FULL: dict[str, Any] = SMALL | {
         "depth": {"choices": [5, 4], "keep_attention": 0},
     },
     "ranking": "ranking/",
-    "search": None,
+    "shapes": "router",
     "router": {"tau": [1.0, 0.1], "gate": "hard"},
     "sampling": {"full": 1, "half": 2.5},
 }
+HALVED: dict[str, Any] = SMALL | {"shapes": "halving", "search": {"keep": 8}, "halving": {"cuts": [0, 0.5, 1]}}
 #: what both refuse: changes of the small block
 WRONG: dict[str, dict[str, Any]] = {
     "unknown field": {"budget": []},
@@ -45,9 +46,15 @@ WRONG: dict[str, dict[str, Any]] = {
     "no axes": {"axes": {}},
     "text as a number": {"seed": "one"},
     "unknown mode": {"distill": {"mode": "hot"}},
-    "unknown gate": {"router": {"gate": "open"}},
-    "one tau": {"router": {"tau": [1.0]}},
+    "unknown way to shapes": {"shapes": "halvin"},
+    "no way to shapes": {"shapes": None},
+    "unknown gate": {"shapes": "router", "router": {"gate": "open"}},
+    "one tau": {"shapes": "router", "router": {"tau": [1.0]}},
     "null section": {"distill": None},
+    "no search": {"search": None},
+    "no cut": {"halving": {"cuts": []}},
+    "four cuts": {"halving": {"cuts": [0.1, 0.2, 0.3, 0.4]}},
+    "a cut behind the end": {"halving": {"cuts": [1.5]}},
     "no size": {"budgets": [{"name": "full"}, {"name": "half", "memory": {"batch": 1}}]},
     "bad unit": {"budgets": [{"name": "full"}, {"name": "half", "memory": {"size": "18 gigs"}}]},
     "no milliseconds": {"budgets": [{"name": "full"}, {"name": "half", "latency": {"table": "h100.json"}}]},
@@ -73,7 +80,7 @@ def validator() -> Draft202012Validator:
     return Draft202012Validator(json_schema())
 
 
-@pytest.mark.parametrize("block", [SMALL, FULL], ids=["small", "full"])
+@pytest.mark.parametrize("block", [SMALL, FULL, HALVED], ids=["small", "full", "halved"])
 def test_what_the_config_reads_is_valid(validator: Draft202012Validator, block: dict[str, Any]) -> None:
     config = ElasticConfig.from_dict(block)
     for data in (block, config.to_dict()):
