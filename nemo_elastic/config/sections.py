@@ -88,10 +88,10 @@ class HalvingConfig:
     """Successive halving of the candidates in stage 1, for `shapes: halving`.
 
     Attributes:
-        cuts: shares of stage 1's steps at which candidates are compared and the worse half goes. After the last cut one
-            candidate of each budget is left, before it at most two, before the one before it at most four.
+        cuts: shares of stage 1's steps at which candidates are compared and the worse half goes. After the last cut
+            one candidate of each budget is left, before it at most two, before the one before it at most four.
         tokens: training tokens of a comparison: the last of the run's data, in whole micro-batches of all
-            data-parallel ranks together.
+            data-parallel ranks together; all where there are fewer.
     """
 
     cuts: tuple[float, ...] = (0.07, 0.2)

@@ -163,16 +163,18 @@ def last_batches(
 
     Args:
         dataset, collate, read, size: see `first_rows`.
-        sequences: how many all ranks look at, or a micro-batch of each rank where that is more.
+        sequences: how many all ranks look at, or a micro-batch of each rank where that is more; all where there are
+            fewer.
 
     Raises:
-        ElasticError: there are not so many, or a token is not in the vocabulary.
+        ElasticError: there is no micro-batch for each rank, or a token is not in the vocabulary.
     """
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    each = max(1, sequences // ranks // size) * size
+    most = len(dataset) // ranks // size
+    if not most:
+        raise bad("data", f"{len(dataset)} sequences", f"at least {ranks * size} are needed")
+    each = min(max(1, sequences // ranks // size), most) * size
     start = len(dataset) - each * ranks
-    if start < 0:
-        raise bad("data", f"{len(dataset)} sequences", f"at least {each * ranks} are needed")
     numbers = [[start + i * ranks + rank for i in range(at, at + size)] for at in range(0, each, size)]
     return [read(iter([_collated(dataset, wanted, collate)])) for wanted in numbers]
 

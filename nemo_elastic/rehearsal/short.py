@@ -175,10 +175,9 @@ def rehearsed(
 
 def _fewer_samples(block: ElasticConfig, short: Short) -> ElasticConfig:
     importance = replace(block.importance, samples=short.samples, depth_samples=short.depth_samples)
-    search = block.search and replace(
-        block.search, candidates=short.candidates, tokens=short.depth_samples * short.seq_length
-    )
-    return replace(block, importance=importance, search=search)
+    tokens = short.depth_samples * short.seq_length
+    search = replace(block.search, candidates=short.candidates, tokens=tokens)
+    return replace(block, importance=importance, search=search, halving=replace(block.halving, tokens=tokens))
 
 
 def _shorter(whole: Curriculum, layouts: Sequence[Layout], short: Short) -> dict[str, Curriculum]:

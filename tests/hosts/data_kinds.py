@@ -29,10 +29,10 @@ STEPS, CHATS = 2, 60
 AS_STOCK, APART = "as stock", 1e-5
 #: a block by which the whole member alone is trained, by cross-entropy
 WHOLE: dict[str, Any] = {"sampling": {"full": 1}, "distill": {"mode": "ce"}}
-#: a block that ranks, searches and learns shapes on the data
+#: a block that ranks, searches and compares candidates on the data, before the second of two steps
 ASKS: dict[str, Any] = {
-    "importance": {"samples": 8, "depth_samples": 4}, "search": {"candidates": 4, "tokens": 256},
-    "router": {"freeze_at": 0.5, "soft_share": 1.0, "hidden": 16}, "seed": 5,
+    "importance": {"samples": 8, "depth_samples": 4}, "shapes": "halving", "search": {"candidates": 12, "tokens": 256},
+    "halving": {"cuts": [0.5], "tokens": 256}, "seed": 5,
 }  # fmt: skip
 
 
@@ -147,6 +147,9 @@ def check(kind: Kind, facts: Mapping[str, Any]) -> None:
         validations = [line["losses"] for line in lines if line["kind"] == "heldout"]
         assert validations and all(0 < loss < 10 for losses in validations for loss in losses.values()), stage
         assert sorted(validations[-1]) == ["full", "large", "small"], stage
+        compared = [line.get("compared", {}) for line in steps]
+        assert [list(one) for one in compared] == [[], ["large", "small"] if stage == "one" else []], stage
+        assert all(loss > 0 for own in compared for losses in own.values() for loss in losses.values()), stage
     assert facts["documents"] == kind.packed, facts
 
 

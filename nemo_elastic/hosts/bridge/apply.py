@@ -151,7 +151,7 @@ def apply_elastic(
         recipe: a `ConfigContainer` with a `HybridModelProvider`.
         elastic: the elastic block, or a YAML file with one.
         teacher, stage, previous, done_steps, total_steps, out, mock_data: see `StageOptions`.
-        ranked: stage 1: what a ranking left (`rank_only`): sorted weights, first members, the router's start.
+        ranked: stage 1: what a ranking left (`rank_only`): sorted weights, first members and candidates.
         rank_only: rank, sort and search, write that down as a checkpoint, and train nothing.
         verbose: print every setting that has another value afterwards, and warn of what makes no sense.
 
@@ -253,7 +253,7 @@ def _precision(recipe: Any, block: ElasticConfig) -> None:
 def _checkpoints(recipe: Any, ranked: str | None) -> None:
     if recipe.checkpoint.load is None:
         recipe.checkpoint.load = recipe.checkpoint.save
-    # a parent's holds no router, and would be read over the sorted weights
+    # a parent's holds no members, and would be read over the sorted weights
     recipe.checkpoint.pretrained_checkpoint = ranked
     if recipe.checkpoint.ckpt_format != "torch_dist":
         recipe.checkpoint.ckpt_format = "torch_dist"

@@ -32,7 +32,7 @@ from .step import LOSS, ElasticStep
 
 
 class ElasticCallback(Callback):
-    """Prepares, freezes and refreshes the shapes, sets the rates, measures members, writes the run's metrics.
+    """Prepares, compares and freezes the shapes, sets the rates, measures members, writes the run's metrics.
 
     Args:
         step: of the run.

@@ -204,7 +204,7 @@ def _own(checkpoint: Any) -> tuple[Path | None, list[str]]:
 
 
 def go_on_from(previous: str, state: Any, model: list[Any], optimizer: Any) -> None:
-    """Load weights, router, members and the optimizer's state of the stage before, and count steps from 0 again.
+    """Load weights, members and the optimizer's state of the stage before, and count steps from 0 again.
 
     Raises:
         ElasticError: there is no step of a training in it.

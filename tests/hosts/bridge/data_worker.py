@@ -62,7 +62,7 @@ def container(place: Path, name: str, job: Job) -> Any:
 
 
 def train(place: Path, name: str) -> dict[str, Any]:
-    """Both stages on a kind of data; the first ranks and searches."""
+    """Both stages on a kind of data; the first ranks, searches and compares candidates."""
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
     from nemo_elastic.hosts.bridge.apply import apply_elastic
@@ -78,7 +78,7 @@ def train(place: Path, name: str) -> dict[str, Any]:
 
     BridgeHost.student = watched
     changes = ASKS | ({"data": {"documents": "apart"}} if name == "b apart" else {})
-    layout, facts = Layout(micro_batches=2, soft=True), {}
+    layout, facts = Layout(micro_batches=2), {}
     first = str(place / name / "one" / "checkpoints")
     second = {"stage": 2, "done_steps": STEPS, "total_steps": 2 * STEPS, "previous": first}
     for stage, more in (("one", {}), ("two", second)):

@@ -13,7 +13,7 @@ import torch
 
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.ranking import Ranking
-from tests.hosts.bridge.layouts import do
+from tests.hosts.bridge.layouts import do, shapes
 from tests.hosts.bridge.runs import BATCH, Job
 from tests.parallel.runs import Layout
 
@@ -42,29 +42,31 @@ class Ranks(NamedTuple):
 
 TRAINED = {
     "ep2": Ranks(Layout(data=2, micro_batches=2, soft=True, mode="frozen_ce"), 2),
-    "tp2-sp": Ranks(Layout(tensor=2, sequence=True, micro_batches=2, recompute="full", mode="frozen_ce")),
-    "pp2": Ranks(Layout(pipeline=2, micro_batches=2, mode="frozen_ce")),
-    "ep2-dp2": Ranks(Layout(data=4, micro_batches=2, mode="frozen_ce"), 2, batch=4),
+    "tp2-sp": Ranks(Layout(tensor=2, sequence=True, micro_batches=2, recompute="full", mode="frozen_ce", halved=True)),
+    "pp2": Ranks(Layout(pipeline=2, micro_batches=2, mode="frozen_ce", halved=True)),
+    "ep2-dp2": Ranks(Layout(data=4, micro_batches=2, mode="frozen_ce", halved=True), 2, batch=4),
     "cp2-ep2": Ranks(Layout(context=2, micro_batches=2, soft=True, mode="frozen_ce"), 2),
-    "cp2-dp2-ep2": Ranks(Layout(context=2, data=2, micro_batches=2, mode="frozen_ce"), 2),
+    "cp2-dp2-ep2": Ranks(Layout(context=2, data=2, micro_batches=2, mode="frozen_ce", halved=True), 2),
 }
 RANKED = {
-    "ep2": Ranks(Layout(data=2), 2),
-    "tp2-sp": Ranks(Layout(tensor=2, sequence=True)),
-    "ep2-dp2": Ranks(Layout(data=4), 2, batch=4),
-    "cp2-ep2": Ranks(Layout(context=2), 2),
-    "cp2-tp2-sp": Ranks(Layout(context=2, tensor=2, sequence=True)),
+    "ep2": Ranks(Layout(data=2, halved=True), 2),
+    "tp2-sp": Ranks(Layout(tensor=2, sequence=True, halved=True)),
+    "ep2-dp2": Ranks(Layout(data=4, halved=True), 2, batch=4),
+    "cp2-ep2": Ranks(Layout(context=2, halved=True), 2),
+    "cp2-tp2-sp": Ranks(Layout(context=2, tensor=2, sequence=True, halved=True)),
 }
 
 
+#: on one rank
+ONE = Layout(halved=True)
 #: of a stage that another follows, and ranks that share the experts in the one and in the other
-HANDED = Layout(data=2, sharded=True, micro_batches=2, mode="frozen_ce")
+HANDED = Layout(data=2, sharded=True, micro_batches=2, mode="frozen_ce", halved=True)
 SHARED = [(1, 1), (1, 2), (2, 1)]
 
 
-def ranked(soft: bool) -> str:
-    """What one rank's ranking leaves for runs with a router, or without."""
-    return f"rank-{'soft' if soft else 'sliced'}"
+def ranked(layout: Layout) -> str:
+    """What one rank's ranking leaves for runs of a layout's shapes."""
+    return f"rank-{shapes(layout)}"
 
 
 def alone(name: str) -> str:
@@ -82,7 +84,7 @@ def train_experts(place: Path) -> None:
     parent = str(place / "parent" / "checkpoints")
 
     def stage(name: str, ranks: Ranks, steps: int = STEPS, by_itself: bool = False, **more: Any) -> Job:
-        start = None if by_itself else str(place / ranked(ranks.layout.soft) / "checkpoints")
+        start = None if by_itself else str(place / ranked(ranks.layout) / "checkpoints")
         layout, experts, batch = ranks
         return Job(str(place / name), layout=layout, experts=experts, batch=batch, steps=steps, teacher=parent,
                    ranked=start, **more)  # fmt: skip
@@ -93,14 +95,14 @@ def train_experts(place: Path) -> None:
         return Job(str(place / name), "rank", layout, batch, steps, teacher=parent, experts=experts)
 
     singles = {alone(name): Ranks(ranks.layout.alone, batch=ranks.batch) for name, ranks in TRAINED.items()}
-    itself = Ranks(Layout(data=2, micro_batches=2, mode="frozen_ce"), 2)
+    itself = Ranks(Layout(data=2, micro_batches=2, mode="frozen_ce", halved=True), 2)
     jobs = [
         Job(str(place / "parent"), kind="parent", steps=2, experts=1),
-        *(rank(ranked(soft), Ranks(Layout(soft=soft))) for soft in (False, True)),
+        *(rank(ranked(layout), Ranks(layout)) for layout in (ONE, Layout(soft=True))),
         *(stage(name, ranks) for name, ranks in singles.items()),
-        stage("whole", Ranks(Layout()), steps=3),
-        stage("killed", Ranks(Layout()), steps=3, save_every=1, until=2),
-        stage("killed", Ranks(Layout()), steps=3, save_every=1),
+        stage("whole", Ranks(ONE), steps=3),
+        stage("killed", Ranks(ONE), steps=3, save_every=1, until=2),
+        stage("killed", Ranks(ONE), steps=3, save_every=1),
         *(rank(f"rank-{name}", ranks) for name, ranks in RANKED.items()),
         *(stage(name, ranks) for name, ranks in TRAINED.items()),
         stage("by-itself", itself, by_itself=True),
@@ -142,16 +144,18 @@ def rankings_apart(actual: Path, wanted: Path) -> Deviation:
     """Compare what two ranking jobs left.
 
     Raises:
-        AssertionError: other orders, another depth or other members.
+        AssertionError: other orders, another depth, other members or candidates.
     """
     ours, theirs = (Ranking.load(run / "checkpoints" / "elastic" / "ranking") for run in (actual, wanted))
     assert ours.digest == theirs.digest and ours.scores.keys() == theirs.scores.keys()
     pairs = [(ours.scores[name], value) for name, value in theirs.scores.items()]
     pairs += [tuple(np.array([s for s in r.depth_scores if s is not None]) for r in (ours, theirs))]  # pyright: ignore
     score = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
-    shapes = [json.loads((run / "checkpoints" / "elastic" / "shapes.json").read_text()) for run in (actual, wanted)]
-    assert shapes[0]["members"] == shapes[1]["members"] and shapes[0]["report"]["source"] == "search"
-    traces = [shape["report"]["trace"] for shape in shapes]
+    left = [json.loads((run / "checkpoints" / "elastic" / "shapes.json").read_text()) for run in (actual, wanted)]
+    one, other = (found["report"] for found in left)
+    assert left[0]["members"] == left[1]["members"] and one["source"] == "search"
+    assert one["candidates"] == other["candidates"]
+    traces = [one["trace"], other["trace"]]
     for a, b in zip(*traces, strict=True):
         assert {**a, "loss": 0} == {**b, "loss": 0}
     loss = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in zip(*traces, strict=True) if b["loss"])

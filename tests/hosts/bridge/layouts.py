@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.formats.megatron.stored import Stored
+from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
 from tests.hosts.bridge.runs import Job, dump, write_prompts
 from tests.hosts.common.saves import cut
 from tests.parallel.runs import PEAK, VOCAB, Layout, block_of
@@ -47,38 +47,48 @@ REFUSED = {
 #: a vocabulary that is not the parent's
 SMALLER = VOCAB // 4
 PAIRS = {
-    "dp2": Layout(data=2, micro_batches=2),
+    "dp2": Layout(data=2, micro_batches=2, halved=True),
     "dp2-soft-sharded": Layout(data=2, sharded=True, micro_batches=2, soft=True),
     "dp2-overlap": Layout(data=2, micro_batches=2, soft=True, overlap=True),
-    "dp2-tp2-sp-overlap": Layout(data=2, tensor=2, sequence=True, micro_batches=2, recompute="full", overlap=True),
+    "dp2-tp2-sp-overlap": Layout(
+        data=2, tensor=2, sequence=True, micro_batches=2, recompute="full", overlap=True, halved=True
+    ),
     "dp2-tp2-sp-sharded-overlap": Layout(
         data=2, tensor=2, sequence=True, sharded=True, micro_batches=2, soft=True, overlap=True
     ),
-    "tp2-sp": Layout(tensor=2, sequence=True, micro_batches=2),
+    "tp2-sp": Layout(tensor=2, sequence=True, micro_batches=2, halved=True),
     "tp2-sp-soft": Layout(tensor=2, sequence=True, micro_batches=2, soft=True, recompute="full"),
-    "pp2": Layout(pipeline=2, micro_batches=4),
+    "pp2": Layout(pipeline=2, micro_batches=4, halved=True),
     "pp2-soft": Layout(pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
     "dp2-per-token": Layout(data=2, micro_batches=2),
-    "cp2": Layout(context=2, micro_batches=2),
+    "cp2": Layout(context=2, micro_batches=2, halved=True),
     "cp2-soft-sharded": Layout(context=2, sharded=True, micro_batches=2, soft=True, recompute="full"),
     "cp2-tp2-sp": Layout(context=2, tensor=2, sequence=True, micro_batches=2),
     "cp2-dp2": Layout(context=2, data=2, micro_batches=2, soft=True, mode="frozen_ce"),
-    "cp2-pp2": Layout(context=2, pipeline=2, micro_batches=4),
+    "cp2-pp2": Layout(context=2, pipeline=2, micro_batches=4, halved=True),
     "cp2-per-token": Layout(context=2, micro_batches=2),
 }
 #: rows of several documents, one to a micro-batch; of four in a step each draws the one member
 PACKED = {
-    "packed-dp2": Layout(data=2, micro_batches=2, mode="frozen_ce"),
-    "packed-tp2-sp": Layout(tensor=2, sequence=True, micro_batches=4, recompute="full", mode="frozen_ce"),
-    "packed-pp2": Layout(pipeline=2, micro_batches=4, mode="frozen_ce"),
-    "packed-cp2": Layout(context=2, micro_batches=4, mode="frozen_ce"),
-    "packed-cp2-tp2-sp": Layout(context=2, tensor=2, sequence=True, micro_batches=4, mode="frozen_ce"),
+    "packed-dp2": Layout(data=2, micro_batches=2, mode="frozen_ce", halved=True),
+    "packed-tp2-sp": Layout(tensor=2, sequence=True, micro_batches=4, recompute="full", mode="frozen_ce", halved=True),
+    "packed-pp2": Layout(pipeline=2, micro_batches=4, mode="frozen_ce", halved=True),
+    "packed-cp2": Layout(context=2, micro_batches=4, mode="frozen_ce", halved=True),
+    "packed-cp2-tp2-sp": Layout(context=2, tensor=2, sequence=True, micro_batches=4, mode="frozen_ce", halved=True),
 }
+PACKED_ALONE = Layout(micro_batches=4, mode="frozen_ce", halved=True)
 ALONE = "packed-alone"
 #: as Bridge wants it where ranks share conversations out: each token of a step for as much as another
 PER_TOKEN = "packed-alone-per-token"
 #: of the loss of a token and of a member, where documents are kept apart and where they are not
 JOINED = "packed-joined"
+#: of the runs that end too soon and go on: the last comparison begins the fourth step, before which one is killed
+HALVED = Layout(halved=True)
+#: the same in bf16 on two ranks, with the optimizer's state in shares
+HALF = Layout(data=2, sharded=True, micro_batches=2, half=True, halved=True)
+SOFT = Layout(soft=True)
+#: runs, and the same killed before their last step
+KILLED = (("whole", "killed", HALVED), ("whole-half", "killed-half", HALF), ("whole-soft", "killed-soft", SOFT))
 
 
 def do(place: Path, name: str, jobs: list[Job]) -> None:
@@ -128,7 +138,7 @@ def train_all(place: Path) -> None:
     parent = str(place / "parent" / "checkpoints")
 
     def ranked(layout: Layout) -> str:
-        return str(place / f"rank-{layout.soft}" / "checkpoints")
+        return str(place / f"rank-{shapes(layout)}" / "checkpoints")
 
     def stage(name: str, layout: Layout, **more: Any) -> Job:
         more = {"steps": STEPS, "teacher": parent, "ranked": ranked(layout), "padded": True} | more
@@ -146,21 +156,21 @@ def train_all(place: Path) -> None:
     alone = {f"{name}-alone": layout.alone for name, layout in PAIRS.items()}
     first = [
         Job(str(place / "parent"), kind="parent", steps=2),
-        *(Job(str(place / f"rank-{soft}"), kind="rank", layout=Layout(soft=soft), teacher=parent, steps=2)
-          for soft in (False, True)),
+        *(Job(str(place / f"rank-{shapes(layout)}"), kind="rank", layout=layout, teacher=parent, steps=2)
+          for layout in (Layout(), HALVED, SOFT)),
         *(pair(name, layout) for name, layout in alone.items()),
-        packed(ALONE, Layout(micro_batches=4, mode="frozen_ce")),
-        packed(PER_TOKEN, Layout(micro_batches=4, mode="frozen_ce"), per_token=True),
-        packed(JOINED, Layout(micro_batches=4, mode="frozen_ce"), data={"documents": "joined"}),
+        packed(ALONE, PACKED_ALONE),
+        packed(PER_TOKEN, PACKED_ALONE, per_token=True),
+        packed(JOINED, PACKED_ALONE, data={"documents": "joined"}),
         *(packed(name, layout) for name, layout in PACKED.items()),
         *(packed(name, Layout(micro_batches=4), few=True, steps=6, save_every=1, until=until)
           for name, until in (("wraps", None), ("wraps-killed", 4))),
-        stage("whole", Layout(soft=True), steps=4),
-        stage("killed", Layout(soft=True), steps=4, save_every=1, until=3),
-        stage("stopped", Layout(soft=True), steps=4, stop=1),
-        *(stage(name, Layout(soft=True), steps=4, save_every=1, cut_short=at) for name, (at, _) in CUT_SHORT.items()),
-        stage("full", Layout(soft=True), steps=4, save_every=1, room=ROOM),
-        stage("kept", Layout(soft=True), steps=4, save_every=1, kept=1),
+        *(stage(whole, layout, steps=4) for whole, _, layout in KILLED),
+        *(stage(killed, layout, steps=4, save_every=1, until=3) for _, killed, layout in KILLED),
+        stage("stopped", HALVED, steps=4, stop=1),
+        *(stage(name, HALVED, steps=4, save_every=1, cut_short=at) for name, (at, _) in CUT_SHORT.items()),
+        stage("full", HALVED, steps=4, save_every=1, room=ROOM),
+        stage("kept", HALVED, steps=4, save_every=1, kept=1),
         # in one of them the recipe has Bridge's placeholder for a tokenizer, which is smaller than the parent's
         *(pair(name, layout, placeholder=SMALLER if name == "tp2-sp" else None) for name, layout in PAIRS.items()),
         *(stage(name, Layout(), placeholder=SMALLER if name == "late" else None, wrong=name,
@@ -174,19 +184,21 @@ def train_all(place: Path) -> None:
     cut(next((place / "truncated" / "checkpoints" / "iter_0000003").glob("*.distcp")))
     shutil.copytree(place / "full" / "checkpoints", place / "full-left", symlinks=True)
     end = {"kind": "stage2", "done": STEPS, "steps": 2, "longer": True, "ranked": None}
-    soft = Layout(soft=True)
-    slower = {"router": {**block_of(soft)["router"], "lr": 1e-3}}  # on which no ranking depends
+    later = {"halving": {**block_of(HALVED)["halving"], "cuts": [0.5]}}  # on which no ranking depends
     again = [
-        Job(str(place / "rank-True"), kind="rank", layout=soft, teacher=parent, steps=2, changes=slower),
-        *(
-            stage(name, Layout(soft=True), steps=4, save_every=1)
-            for name in ("killed", "stopped", "full", *DAMAGED, *CUT_SHORT)
-        ),
+        Job(str(place / "rank-halving"), kind="rank", layout=HALVED, teacher=parent, steps=2, changes=later),
+        *(stage(killed, layout, steps=4, save_every=1) for _, killed, layout in KILLED),
+        *(stage(name, HALVED, steps=4, save_every=1) for name in ("stopped", "full", *DAMAGED, *CUT_SHORT)),
         packed("wraps-killed", Layout(micro_batches=4), few=True, steps=6, save_every=1),
         stage("second", PAIRS["dp2"].alone, previous=str(place / "tp2-sp-alone" / "checkpoints"), **end),
         stage("second-dp2", PAIRS["dp2"], previous=str(place / "tp2-sp" / "checkpoints"), **end),
     ]
     do(place, "again", again)
+
+
+def shapes(layout: Layout) -> str:
+    """The way to shapes of a layout's block."""
+    return block_of(layout)["shapes"]
 
 
 def packed_alone(name: str) -> str:
@@ -205,16 +217,27 @@ def losses(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if "loss" in k} for line in lines(run)]
 
 
+def compared(line: dict[str, Any]) -> dict[tuple[str, int], float]:
+    """Losses of the candidates that were compared before a step, by budget and number."""
+    every = line.get("compared", {})
+    return {(budget, int(number)): loss for budget, own in every.items() for number, loss in own.items()}
+
+
 def apart(actual: Path, wanted: Path) -> tuple[float, float]:
     """How far two runs of the same budgets are apart: losses, relative, and weights, in steps of the optimizer.
 
     Raises:
-        AssertionError: other budgets, members or tensors.
+        AssertionError: other budgets, candidates, members or tensors.
     """
     loss = weight = 0.0
     for one, other in zip(losses(actual), losses(wanted), strict=True):
         assert one.keys() == other.keys()
         loss = max(loss, *(abs(one[name] - other[name]) / abs(other[name]) for name in one))
+    for one, other in zip(lines(actual), lines(wanted), strict=True):
+        assert one.get("candidates") == other.get("candidates")
+        ours, theirs = compared(one), compared(other)
+        assert ours.keys() == theirs.keys()
+        loss = max([loss, *(abs(ours[name] - theirs[name]) / theirs[name] for name in ours)])
     ours, theirs = (
         dict(zip(stored.sizes, stored.read(*stored.sizes), strict=True))
         for stored in map(Stored, map(checkpoint, (actual, wanted)))
@@ -222,6 +245,8 @@ def apart(actual: Path, wanted: Path) -> tuple[float, float]:
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         difference = float((value.double() - theirs[name].double()).abs().max())
+        if name == f"{ELASTIC}losses":
+            continue  # bits of the losses above
         assert value.is_floating_point() or difference == 0, name
         weight = max(weight, difference / PEAK)
     return loss, weight
@@ -233,10 +258,12 @@ def checkpoint(run: Path) -> Path:
     return nemo[-1] if nemo else run / "checkpoints"
 
 
-def went_on(place: Path) -> None:
-    """The run that was killed ended as the one that was not, with the same losses and bits."""
-    assert losses(place / "killed") == losses(place / "whole")
-    actual, wanted = (Stored(place / name / "checkpoints").held() for name in ("killed", "whole"))
+def went_on(place: Path, whole: str = "whole", killed: str = "killed") -> None:
+    """The run that was killed ended as the one that was not, with the same losses, comparisons and bits."""
+    for name in ("candidates", "compared"):
+        assert [x.get(name) for x in lines(place / killed)] == [x.get(name) for x in lines(place / whole)]
+    assert losses(place / killed) == losses(place / whole)
+    actual, wanted = (Stored(place / name / "checkpoints").held() for name in (killed, whole))
     assert actual.keys() == wanted.keys()
     assert all(torch.equal(value, wanted[name]) for name, value in actual.items())
 

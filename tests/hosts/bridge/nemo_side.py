@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The NeMo host's half of the comparison: python -m tests.hosts.bridge.nemo_side PLACE, in NeMo's environment.
 
-It leaves data and a parent in PLACE, and PLACE/nemo-{sliced,soft}, each a run that ranks and trains on one rank.
+It leaves data and a parent in PLACE, and in PLACE/nemo-{sliced,halved,soft} runs that rank and train on one rank.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from tests.parallel.runs import Layout, block_of, parent, prepare_parent, quiet,
 
 STEPS = 4
 #: two micro-batches a step, so that one step samples several budgets
-LAYOUTS = {"sliced": Layout(micro_batches=2), "soft": Layout(micro_batches=2, soft=True)}
+LAYOUTS = {
+    "sliced": Layout(micro_batches=2),
+    "halved": Layout(micro_batches=2, halved=True),
+    "soft": Layout(micro_batches=2, soft=True),
+}
 
 
 def main(place: Path) -> None:

@@ -50,7 +50,8 @@ PREDICTION: dict[str, Any] = {
 }  # fmt: skip
 EXPERT_BLOCK: dict[str, Any] = {
     "budgets": [
-        {"name": "full"}, {"name": "large", "active_params": 69000}, {"name": "small", "active_params": 62000},
+        {"name": "full"}, {"name": "large", "params": 80000, "active_params": 69000},
+        {"name": "small", "params": 70000, "active_params": 62000},
     ],
     "axes": {
         "hidden": [32, 28, 24], "mamba_heads": [8, 4], "mamba_head_dim": [8, 6], "attention_heads": [8, 4],
@@ -58,7 +59,7 @@ EXPERT_BLOCK: dict[str, Any] = {
         "expert_ffn": {"choices": [24, 20, 16], "stripes": 4}, "shared_ffn": {"choices": [32, 24], "stripes": 4},
         "latent": [24, 20], "depth": [6, 5],
     },
-    "importance": {"samples": 4, "depth_samples": 4}, "search": {"candidates": 6, "tokens": 256},
+    "importance": {"samples": 4, "depth_samples": 4}, "search": {"candidates": 12, "tokens": 256},
     "seed": 5,  # with which two steps of two micro-batches, and three of one, sample every budget
 }  # fmt: skip
 
@@ -154,6 +155,8 @@ def config(place: Path, job: Job) -> Any:
     )  # fmt: skip
     made.optimizer.adam_eps, made.optimizer.clip_grad = 1e-3, layout.clip  # as in tests/parallel
     made.optimizer.use_distributed_optimizer = made.ddp.use_distributed_optimizer = layout.sharded
+    if layout.half:
+        made.mixed_precision = "bf16_mixed"
     if layout.overlap:
         made.ddp.overlap_grad_reduce, made.ddp.bucket_size = True, BUCKET
     if layout.recompute:

@@ -21,6 +21,7 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.hosts.bridge.experts import (
     CANDIDATE,
+    ONE,
     RANKED,
     SCORE,
     SHARED,
@@ -49,6 +50,7 @@ from tests.workers import ROOT
 
 WHAT = {
     "sliced": "stage 1 on slices, NeMo against Bridge",
+    "halved": "stage 1 on candidates, of which one of each is left, NeMo against Bridge",
     "soft": "stage 1 under the router's masks, NeMo against Bridge",
 }
 #: what was compared, steps, and how far they are apart, see `layouts.apart`
@@ -73,7 +75,7 @@ def main(argv: list[str]) -> int:
     train_all(place)
     train_experts(experts)
     actual = [*between_hosts(both, args.nemo), *between_layouts(place), *between_layouts_of_experts(experts)]
-    one = experts / ranked(soft=False)
+    one = experts / ranked(ONE)
     rankings = {ranks.name: rankings_apart(experts / f"rank-{name}", one) for name, ranks in RANKED.items()}
     bytes_ = same_bytes(both)
     table = [HEAD, *(f"| {what} | {steps} | {loss:.1e} | {weight:.1e} |" for what, steps, loss, weight in actual)]

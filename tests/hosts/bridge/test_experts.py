@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from nemo_elastic.core.cost import active_parameters, parameters
+from nemo_elastic.core.subnet import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.stored import Stored
@@ -19,6 +22,7 @@ from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.hosts.bridge.experts import (
     CANDIDATE,
+    ONE,
     RANKED,
     SCORE,
     SHARED,
@@ -53,8 +57,22 @@ def test_ranks_train_what_one_does(place: Path, name: str) -> None:
 @pytest.mark.dist
 @pytest.mark.parametrize("name", RANKED)
 def test_ranks_find_the_orders_members_and_weights_of_one(place: Path, name: str) -> None:
-    actual = rankings_apart(place / f"rank-{name}", place / ranked(soft=False))
+    actual = rankings_apart(place / f"rank-{name}", place / ranked(ONE))
     assert actual.score <= SCORE and actual.loss <= CANDIDATE and actual.weights == 0
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_candidates_of_a_budget_differ_in_their_experts_too_and_keep_both_limits(place: Path) -> None:
+    ranking = Ranking.load(place / ranked(ONE) / "checkpoints" / "elastic" / "ranking")
+    left = json.loads((place / ranked(ONE) / "checkpoints" / "elastic" / "shapes.json").read_text())["report"]
+    for budget, limits in zip(("large", "small"), ((80000, 69000), (70000, 62000)), strict=True):
+        own = [Subnet.from_json(member, ranking.parent) for member in left["candidates"][budget]]
+        cells = [(member.hidden, len(member.layers), member.widths("experts")) for member in own]
+        assert 2 < len(set(cells)) == len(own) and len({cell[:2] for cell in cells}) < len(cells)
+        for member in own:
+            counts = parameters(ranking.parent, member), active_parameters(ranking.parent, member)
+            assert all(count <= limit for count, limit in zip(counts, limits, strict=True))
 
 
 @pytest.mark.slow
@@ -99,8 +117,8 @@ def test_a_killed_run_goes_on_on_ranks_that_share_experts_where_none_did(place: 
 def test_the_balance_of_experts_moves_in_steps_that_run_the_whole_model(place: Path, name: str) -> None:
     """Once for each such step, whatever the other micro-batches ran."""
     steps = sum("loss_full" in line for line in losses(place / name))
-    soft = name in TRAINED and TRAINED[name].layout.soft
-    actual, before = (Stored(place / run / "checkpoints") for run in (name, ranked(soft)))
+    start = ranked(TRAINED[name].layout if name in TRAINED else ONE)
+    actual, before = (Stored(place / run / "checkpoints") for run in (name, start))
     keys = [key for key in actual.sizes if key.endswith("expert_bias")]
     moved = [(a - b).abs() for a, b in zip(actual.read(*keys), before.read(*keys), strict=True)]
     assert steps == 1 and len(moved) == 2

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,9 @@ from tests.hosts.bridge.layouts import (
     ALONE,
     CUT_SHORT,
     DAMAGED,
+    HALVED,
     JOINED,
+    KILLED,
     PACKED,
     PAIRS,
     REFUSED,
@@ -44,6 +47,10 @@ from tests.workers import work
 
 pytestmark = [pytest.mark.slow(minutes=5), pytest.mark.dist]
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
+
+
+#: runs of several candidates
+HALVING = [name for name, layout in (PAIRS | PACKED).items() if layout.halved] + ["whole", "stopped", "whole-half"]
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +89,40 @@ def test_what_a_script_does_to_an_elastic_run_ends_it_in_one_line(place: Path, n
     assert not list((place / name / "checkpoints").glob("iter_*"))
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(place: Path) -> None:
-    text = (place / "again.log").read_text()
-    assert "at iteration 3" in text
-    assert [line["step"] for line in lines(place / "killed")] == [1, 2, 3, 4]
-    went_on(place)
+@pytest.mark.parametrize(("whole", "killed"), [names for *names, _ in KILLED])
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(place: Path, whole: str, killed: str) -> None:
+    """From where the last comparison is due, or in the middle of a router's training."""
+    assert "at iteration 3" in said(place, "again", killed)
+    assert [line["step"] for line in lines(place / killed)] == [1, 2, 3, 4]
+    went_on(place, whole, killed)
+
+
+@pytest.mark.parametrize("name", HALVING)
+def test_candidates_train_in_turn_until_one_of_each_budget_is_left(place: Path, name: str) -> None:
+    """Numbers and losses in lines, checkpoint and `members.json` are of the candidates that the ranking left."""
+    run = place / name
+    found = json.loads((place / "rank-halving" / "checkpoints" / "elastic" / "shapes.json").read_text())
+    given: dict[str, list[Any]] = found["report"]["candidates"]
+    steps, budgets = lines(run), {"large"} if name in PACKED else {"large", "small"}
+    live, measured = {name: range(len(own)) for name, own in given.items()}, {}
+    assert list(live) == ["large", "small"] and all(2 <= len(own) <= 4 for own in live.values())
+    cuts = {4: [1, 3], 2: [1]}[len(steps)]
+    for at, line in enumerate(steps):
+        assert ("compared" in line) == (at in cuts)
+        if at in cuts:
+            measured = {n: {int(k): loss for k, loss in own.items()} for n, own in line["compared"].items()}
+            assert all(len(own) == len(live[n]) if at == cuts[0] else 0 < len(own) <= 2 for n, own in measured.items())
+            live = {n: list(own) for n, own in measured.items()}
+        ran = line.get("candidates", {})
+        assert ran.keys() <= budgets and (not ran or at < cuts[-1])
+        assert all(set(own) <= set(live[n]) for n, own in ran.items())
+    assert any("candidates" in line for line in steps)
+    frozen = json.loads((run / "checkpoints" / "elastic" / "members.json").read_text())
+    assert frozen["report"] == {"source": "halving", "step": cuts[-1]}
+    (stored,) = Stored(run / "checkpoints").read("elastic.losses")
+    for losses_, (budget, own) in zip(stored.view(torch.float64)[1:].tolist(), measured.items(), strict=True):
+        (number,) = (n for n, loss in enumerate(losses_) if loss == loss)
+        assert losses_[number] == own[number] and frozen["members"][budget] == given[budget][number]
 
 
 def test_a_killed_run_that_wraps_its_data_goes_on_as_an_uninterrupted_one(place: Path) -> None:
@@ -197,8 +233,8 @@ def test_what_is_wrong_with_a_checkpoint_and_which_is_taken(place: Path, tmp_pat
 def test_a_run_that_has_ended_does_nothing(place: Path) -> None:
     """Bridge would write its last checkpoint again, over itself."""
     before = {p: p.stat().st_mtime_ns for p in (place / "whole").rglob("*")}
-    parent, ranked = place / "parent" / "checkpoints", place / "rank-True" / "checkpoints"
-    job = Job(str(place / "whole"), layout=Layout(soft=True), steps=4, teacher=str(parent), ranked=str(ranked))
+    parent, ranked = place / "parent" / "checkpoints", place / "rank-halving" / "checkpoints"
+    job = Job(str(place / "whole"), layout=HALVED, steps=4, teacher=str(parent), ranked=str(ranked))
     do(place, "ended", [job])
     assert "holds the end of this run; nothing is left to do" in (place / "ended.log").read_text()
     assert {p: p.stat().st_mtime_ns for p in (place / "whole").rglob("*")} == before

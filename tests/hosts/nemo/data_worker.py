@@ -80,7 +80,7 @@ def train(place: Path, name: str) -> dict[str, Any]:
         if more:
             more["previous"] = str(last_checkpoint(place / name / "one"))
         task = apply_elastic(
-            stock, runs.block_of(Layout(soft=True), **changes), teacher=str(runs.parent(place)),
+            stock, runs.block_of(Layout(), **changes), teacher=str(runs.parent(place)),
             out=str(out / "elastic"), verbose=False, **more,
         )  # fmt: skip
         fiddle.build(task)()
