@@ -29,7 +29,7 @@ from .short import FROM, START, watch_dir
 from .transformers import lose_in_transformers
 
 #: of tensors of a model
-ROUTER = "elastic.router."
+ROUTER, CODES = "elastic.router.", "elastic.codes"
 #: half of a router's weights that moved at all moved at least this share of what Adam could have moved them. Seen:
 #: 0.01 to 0.09 in the three recipes, and 0.0005 with an epsilon of Adam's above the gradients (1e-2)
 MOVED = 0.003
@@ -98,7 +98,7 @@ def _made(check: Callable[[Place], Finding], place: Place) -> Finding:
 
 
 def ranked_loaded(place: Place) -> Finding:
-    """Stage 1 starts from the ranking's sorted weights, members and router."""
+    """Stage 1 starts from the ranking's sorted weights, members and candidates."""
     start = model_of(place.start(1, 0) / START)
     other = differing(start, model_of(place.ranked()))
     return Finding(
@@ -113,10 +113,25 @@ def model_of(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     return dict(zip(names, stored.read(*names), strict=True))
 
 
+def shapes_found(place: Place) -> Finding:
+    """Stage 1 compared its candidates where that was due and kept one of each budget, with which stage 2 starts."""
+    if place.config.router is not None:
+        return router_moved(place)
+    due = set(place.config.halving.steps(place.curriculum.stage1.max_steps)) if place.config.keep else set()
+    compared = {
+        line["step"] - 1: sum(map(len, line["compared"].values()))
+        for line in read_history(place.run(1) / METRICS).lines
+        if "compared" in line
+    }
+    kept = not differing(model_of(place.end(1), CODES), model_of(place.start(2, 0) / START, CODES))
+    message = ", ".join(f"{count} candidates after {step} steps" for step, count in compared.items())
+    message = (f"compared: {message}" if message else "of the ranking") + ("" if kept else "; stage 2 has others")
+    return Finding(compared.keys() == due and kept, message, {"compared": compared})
+
+
 def router_moved(place: Place) -> Finding:
     """The router learned under the recipe's own optimizer, and stayed as it was after the freeze."""
-    if place.config.router is None:
-        return Finding(None, "the block has no router")
+    assert place.config.router is not None
     begun, ended, later = (
         model_of(folder, ROUTER) for folder in (place.start(1, 0) / START, place.end(1), place.start(2, 0) / START)
     )
@@ -180,7 +195,7 @@ def resumed(place: Place) -> Finding:
 
 
 def optimizer_loaded(place: Place) -> Finding:
-    """A stage starts with the weights, router, members and moments that the one before ended with, in any layout."""
+    """A stage starts with the weights, members and moments that the one before ended with, in any layout."""
     begun, other, left = {}, [], 0
     for number in range(place.last, 1, -1):
         if not other:
@@ -246,7 +261,7 @@ def in_transformers(place: Place) -> Finding:
 #: in the order of the report
 CHECKS: Mapping[str, Callable[[Place], Finding]] = {
     "ranked_loaded": ranked_loaded,
-    "router_moved": router_moved,
+    "shapes_found": shapes_found,
     "members_validated": members_validated,
     "resumed": resumed,
     "optimizer_loaded": optimizer_loaded,

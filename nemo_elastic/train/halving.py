@@ -25,11 +25,11 @@ __all__ = ["expected", "halve", "halved"]
 LEAST = 1e-9
 
 
-def halve(family: FamilyTraining, host: Host) -> None:
-    """Compare the candidates if a cut is due at this step, and let the worse ones go. All ranks call it."""
+def halve(family: FamilyTraining, host: Host, step: int) -> None:
+    """Compare the candidates if a cut is due when so many steps are done, and let the worse go. All ranks call it."""
     config, members = family.config, family.members
     steps = config.halving.steps(family.steps)
-    due = sum(step <= host.step for step in steps)
+    due = sum(cut <= step for cut in steps)
     if members.cut >= due:
         return
     every = [members.candidates(budget) for budget in range(len(config.budgets))]

@@ -72,23 +72,26 @@ def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
     host.weights_changed()
 
 
-def shape_members(family: FamilyTraining, host: Host, out: Path) -> None:
+def shape_members(family: FamilyTraining, host: Host, out: Path, step: int | None = None) -> None:
     """Before a step: compare and halve the candidates, look at the router's choices, freeze, where it is due.
 
-    All ranks call it before every step. A run that was resumed does again what the steps after its checkpoint did.
+    All ranks call it before every step, and after the last. A run that was resumed does again what the steps after
+    its checkpoint did.
 
     Args:
         family, host: see `prepare_members`.
         out: folder that gets `members.json` when shapes are frozen.
+        step: how many are done; `host.step` where that counts the last one already.
     """
+    step = host.step if step is None else step
     members, router = family.members, family.members.router
     if members.is_frozen:
         return
     if family.config.keep:
-        halve(family, host)
-    if host.step >= family.freeze_step:
-        freeze_members(family, host, out)
-    elif router is not None and host.step > 0 and host.step % REFRESH == 0:
+        halve(family, host, step)
+    if step >= family.freeze_step:
+        freeze_members(family, host, out, step)
+    elif router is not None and step > 0 and step % REFRESH == 0:
         members.put([p.member for p in router.family().values()], frozen=False)
 
 
@@ -212,10 +215,10 @@ def _agreed(host: Host, batches: Sequence[Rows], number: float) -> float:
     return float(host.agree(torch.tensor(number, dtype=torch.float64, device=batches[0].tokens_bl.device)))
 
 
-def freeze_members(family: FamilyTraining, host: Host, out: Path) -> None:
+def freeze_members(family: FamilyTraining, host: Host, out: Path, step: int) -> None:
     """Fix the shapes for the rest of the run: what the cuts left, or the router's choices, projected and nested."""
     members, names = family.members, [b.name for b in family.config.budgets]
-    report: dict[str, Any] = {"source": family.config.shapes, "step": host.step}
+    report: dict[str, Any] = {"source": family.config.shapes, "step": step}
     if members.router is not None:
         projections = members.router.family()
         members.put([projections[name].member for name in names], frozen=True)
@@ -228,7 +231,7 @@ def freeze_members(family: FamilyTraining, host: Host, out: Path) -> None:
         members.put(members.get(), frozen=True)
     write_shapes(out / "members.json", dict(zip(names, members.get(), strict=True)), report, host)
     if host.first:
-        print(f"  shapes frozen at step {host.step}", flush=True)
+        print(f"  shapes frozen at step {step}", flush=True)
 
 
 def write_shapes(path: Path, members: Mapping[str, Subnet], report: Mapping[str, Any], host: Host) -> None:

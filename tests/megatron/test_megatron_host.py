@@ -22,7 +22,7 @@ from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.heldout import HeldOut
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.samples import Sample
-from nemo_elastic.train.shaping import freeze_members, prepare_members
+from nemo_elastic.train.shaping import prepare_members, shape_members
 from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
 
@@ -69,8 +69,7 @@ def train(family: FamilyTraining, host: Any, parameters: list[Any], out: Path) -
     prepare_members(family, host, out)
     lost: list[Any] = [[m.to_json() for m in family.members.get()]]
     for host.step in range(STEPS):
-        if not family.members.is_frozen and host.step >= family.freeze_step:
-            freeze_members(family, host, out)
+        shape_members(family, host, out)
         tokens = data()[2 * host.step :][:2]
         loss, parts = family.loss(host, family.next_samples(host.step), tokens, tokens.roll(-1, 1), torch.ones(2, 12))
         (loss * host.factor(torch.tensor(24.0))).backward()

@@ -24,7 +24,7 @@ from tests.workers import environment, work
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.hf, pytest.mark.slow(minutes=5)]
 ROOT = Path(__file__).parents[2]
 CHECKS = {
-    "ranked_loaded", "router_moved", "members_validated", "resumed", "optimizer_loaded", "members_cut",
+    "ranked_loaded", "shapes_found", "members_validated", "resumed", "optimizer_loaded", "members_cut",
     "in_transformers",
 }  # fmt: skip
 WHYS = {
@@ -152,13 +152,20 @@ def put(source: Path, target: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_router_that_stays_is_seen(copy: tuple[Path, Any]) -> None:
-    from nemo_elastic.rehearsal.findings import router_moved
+def test_shapes_that_are_not_compared_or_not_handed_on_are_seen(copy: tuple[Path, Any]) -> None:
+    from nemo_elastic.rehearsal.findings import shapes_found
 
     _, where = copy
-    assert router_moved(where).ok
-    put(where.start(1, 0) / "start" / "weights", where.end(1) / "weights")
-    assert router_moved(where).ok is False
+    assert shapes_found(where).ok
+    file = where.run(1) / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.unlink()  # it is a link
+    file.write_text("".join(line for line in lines if "compared" not in line))
+    assert shapes_found(where).ok is False
+    file.write_text("".join(lines))
+    put(where.ranked() / "weights", where.end(1) / "weights")
+    found = shapes_found(where)
+    assert found.ok is False and "stage 2 has others" in found.message
 
 
 def test_a_few_weights_that_move_are_no_router_that_learns() -> None:

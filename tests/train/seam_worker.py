@@ -84,7 +84,7 @@ def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, A
     from nemo_elastic.train.guard import Guard
     from nemo_elastic.train.heldout import HeldOut
     from nemo_elastic.train.members import Members
-    from nemo_elastic.train.shaping import freeze_members, prepare_members, refresh_members
+    from nemo_elastic.train.shaping import prepare_members, shape_members
     from nemo_elastic.train.training import FamilyTraining
     from tests.train.torch_host import TorchHost
 
@@ -119,9 +119,7 @@ def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, A
     guard = Guard(family, host)
     losses: list[Any] = []
     for host.step in range(STEPS):
-        if not family.members.is_frozen and host.step >= family.freeze_step:
-            freeze_members(family, host, folder / "torch")
-        refresh_members(family, host)
+        shape_members(family, host, folder / "torch")
         shares = (rates.model(host.step), rates.router(host.step))
         for i, group in enumerate(optimizer.param_groups):
             group["lr"] = peak * (optim.lr_mult * shares[1] if i == 2 else shares[0])

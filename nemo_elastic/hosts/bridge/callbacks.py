@@ -83,8 +83,6 @@ class ElasticCallback(Callback):
         if self.rank_only:
             self._save_ranking(context)
             context.state.cfg.train.train_iters = host.step  # Bridge asks before each step
-            return
-        shape_members(family, host, self.out)
 
     def on_train_step_start(self, context: Any) -> None:
         shape_members(self.step.family, self.step.host, self.out)
@@ -110,6 +108,8 @@ class ElasticCallback(Callback):
         seconds = self._before + self._progress.seconds
         self._write(step.host.step + 1, line | {"kind": "step", "seconds": seconds})
         self._progress.show(step.host.step + 1, line, step.host.first)
+        if step.host.step + 1 == step.family.steps:  # what is saved after the last has its last shapes
+            shape_members(step.family, step.host, self.out, step.family.steps)
 
     # ------------------------------------------------------------------ a validation
 

@@ -106,8 +106,9 @@ def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any) -> None:
         assert before.mixed_precision == "bf16_mixed" or before.mixed_precision.bf16
         assert after.checkpoint.dist_ckpt_optim_fully_reshardable is True
         blocks = [one.optimizer_config_override_provider.elastic for one in (before, after)]
-        for section in ("router", "distill", "sampling", "nonfinite", "seed", "budgets_per_batch"):
+        for section in ("shapes", "router", "distill", "sampling", "nonfinite", "seed", "budgets_per_batch"):
             assert blocks[0][section] == blocks[1][section]
+        assert blocks[0]["shapes"] == "halving" and blocks[0]["halving"]["cuts"] == blocks[1]["halving"]["cuts"]
         rates, theirs = own[name].callbacks[0].rates, small[name].callbacks[0].rates
         assert theirs.min_ratio == rates.min_ratio
         for field in ("start_step", "freeze_step"):
