@@ -124,6 +124,7 @@ class FamilyStep:
                 return own.pass_on_member(batch), None
             return own.measure(batch), lambda sums, **_: rows.append(heldout.row(batch, sums))
 
+        fixed = not core.config.variable_seq_lengths  # else ranks tell each other how wide a tensor is
         with self.host.evaluating(), cuda_as_cpu():
             get_forward_backward_func()(
                 forward_step_func=forward,
@@ -134,7 +135,7 @@ class FamilyStep:
                 micro_batch_size=self.host.micro_batch_size,
                 forward_only=True,
                 collect_non_loss_data=True,
-                adjust_tensor_shapes_fn=twice_as_wide if self.validates_in_pipeline else None,
+                adjust_tensor_shapes_fn=twice_as_wide if self.validates_in_pipeline and fixed else None,
             )
         sums = all_ranks(rows) if rows else heldout.sums.to(next(core.parameters()).device)
         sums = from_last_rank(sums)
