@@ -88,8 +88,8 @@ KINDS: Mapping[str, Kind] = {
         line="recipe.dataset.dataset_kwargs.pad_to_max_length: None is not allowed; true on 2 pipeline ranks",
     ),
     "b external": Kind(
-        BRIDGE, "any", "`dataloader_type: external`, nothing ranked before",
-        line="recipe.dataset.dataloader_type: 'external' is not allowed; single, cyclic or batch, to rank and to sear",
+        BRIDGE, "any", "`dataloader_type: external`, with shapes to find",
+        line="recipe.dataset.dataloader_type: 'external' is not allowed; single, cyclic or batch, to find shapes on;",
     ),
     "b energon": Kind(
         BRIDGE, "EnergonDatasetConfig", "images",

@@ -198,7 +198,7 @@ def _check(recipe: Any, block: ElasticConfig, options: StageOptions, ranked: str
     options.check(block, recipe.train.train_iters, "train.train_iters")
     parent = check_shape(recipe, block, options.teacher)
     check_parallel(recipe, block, parent)
-    check_data(recipe, block, ranks=not ranked and options.stage == 1)
+    check_data(recipe, block, options.stage, ranked is not None)
     check_folders(recipe, options.out)
     if options.stage == 1:
         check_files(block, parent)

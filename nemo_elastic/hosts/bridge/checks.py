@@ -161,22 +161,24 @@ def check_text(config: Any, options: StageOptions) -> None:
         options.check_mock("recipe.dataset", type(dataset).__name__, "text, as dataset.data_path=[PREFIX]")
 
 
-def check_data(config: Any, block: ElasticConfig, ranks: bool) -> None:
+def check_data(config: Any, block: ElasticConfig, stage: int, ranked: bool) -> None:
     """Raise where the data gives no sequences of one length, none that the ranks can share, or does not say enough.
 
     Args:
         config: the container.
         block: the elastic block.
-        ranks: whether the run may have to rank or search, and reads its data for that.
+        stage: of the run: in the first it may have to rank, search and compare candidates, on its data by number.
+        ranked: whether it starts from what a ranking has left.
     """
     dataset, own, stages = config.dataset, config.checkpoint.load, config.model.pipeline_model_parallel_size
     goes_on = own is not None and Path(own).exists()
     if isinstance(dataset, (EnergonDatasetConfig, MockVLMSFTDatasetConfig)):
         raise bad("recipe.dataset", type(dataset).__name__, "text, prompts and answers or chats: a GPTDatasetConfig, "
                   "GPTSFTDatasetConfig or DirectHFSFTDatasetConfig")  # fmt: skip
-    if ranks and not goes_on and looks(block) and getattr(dataset, "dataloader_type", None) == "external":
-        raise bad("recipe.dataset.dataloader_type", "external", "single, cyclic or batch, to rank and to search on; a "
-                  "loader of one's own after that: ranked= of a run with rank_only=True")  # fmt: skip
+    ranks = not ranked and not goes_on and looks(block)
+    if stage == 1 and (ranks or block.keep) and getattr(dataset, "dataloader_type", None) == "external":
+        raise bad("recipe.dataset.dataloader_type", "external", "single, cyclic or batch, to find shapes on; a loader "
+                  "of one's own with shapes: search and ranked= of a run with rank_only=True")  # fmt: skip
     resets = getattr(dataset, "reset_position_ids", None)
     check_documents(block, "recipe.dataset.reset_position_ids", resets)
     if block.data.documents == APART and resets and config.tokenizer.tokenizer_type == PLACEHOLDER:
