@@ -222,9 +222,10 @@ def _kept(explorer: Explorer, space: Space, budgets: Sequence[Budget], keep: int
 
 
 def _cell(space: Space, code: np.ndarray) -> tuple[int, ...]:
-    """Residual width, depth, number of experts."""
+    """Residual width, depth, number of experts: of each layer that is kept, where layers have numbers of their own."""
+    active = space.active(code)
     slots = (slot for axis in CELL if axis in space.axes for slot in space.positions(axis))
-    return tuple(int(code[slot]) for slot in slots)
+    return tuple(int(code[slot]) for slot in slots if active[slot])
 
 
 def _json(loss: float) -> float | None:

@@ -146,6 +146,43 @@ def test_any_space_however_coarse_can_be_searched(space, seed):
         assert b.cost(space.parent, result.members[b.name]) <= b.target(space.parent)
 
 
+def cell(member) -> tuple:
+    """What candidates that are kept beside each other differ in."""
+    return member.hidden, len(member.layers), *member.widths("experts")
+
+
+@settings(max_examples=10)
+@given(space=spaces(), seed=st.integers(0, 9), keep=st.integers(1, 8))
+def test_what_is_kept_differs_uses_its_budget_and_is_nested(space, seed, keep):
+    price = space.price(Budget("full"))
+    least = price(space.smallest)
+    targets = {"a": least + 0.7 * (price.whole - least), "b": least + 0.3 * (price.whole - least)}
+    budgets = [Budget("full"), *(Budget(name, params=target) for name, target in targets.items())]
+    rng = np.random.default_rng(seed)
+    result = search(space, budgets, lambda m: float(rng.random()), candidates=24, seed=seed, keep=keep)
+    assert result.kept["full"] == [space.full]
+    for budget in budgets[1:]:
+        first, *others = own = result.kept[budget.name]
+        assert first == result.members[budget.name] and len(own) <= keep
+        assert len({cell(m) for m in own}) == len(own)
+        used = [budget.cost(space.parent, m) / budget.target(space.parent) for m in others]
+        assert all(0.95 - 1e-9 <= share <= 1 for share in used)
+    assert all(any(small <= large for large in result.kept["a"]) for small in result.kept["b"])
+    assert all(any(small <= large for small in result.kept["b"]) for large in result.kept["a"])
+
+
+@pytest.mark.parametrize(("candidates", "count"), [(1, 1), (3, 1), (40, 3)])
+def test_as_many_are_kept_as_there_are_good_ones(candidates, count):
+    space = small_space()
+    loss = Toy(space, 1)
+    result = search(space, BUDGETS, loss, candidates=candidates, keep=3)
+    for budget in BUDGETS[1:]:
+        own, target = result.kept[budget.name], budget.target(SMALL)
+        assert len(own) == count and own[0] == result.members[budget.name]
+        measured = [t.member for t in result.trace if t.cost <= target]
+        assert count == 1 or all(m in measured and budget.cost(SMALL, m) <= target for m in own)
+
+
 def test_losses_that_are_not_finite_are_avoided():
     space = small_space()
     loss = Toy(space)
@@ -153,8 +190,9 @@ def test_losses_that_are_not_finite_are_avoided():
     def broken(member):
         return math.nan if member.hidden < 128 else loss(member)
 
-    result = search(space, BUDGETS[:2], broken, candidates=60)
+    result = search(space, BUDGETS[:2], broken, candidates=60, keep=4)
     assert result.members["large"].hidden == 128 and math.isfinite(result.losses["large"])
+    assert {m.hidden for m in result.kept["large"]} == {128}
 
 
 def test_members_are_chosen_together():
