@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Nemotron Nano V2 12B → 12B, 9B and 6B, nested: the family of Nemotron Elastic (arXiv 2511.16664).
 
-Rank → stage 1 (8192 tokens) → stage 2 (49152) → slice. Budgets, axes, router and loss are in conf/elastic_12b.yaml;
-lengths, batches, steps and the model's rate are the paper's, `curriculum.PAPER`; the router departs from the
-paper's as that block says; bf16.
+Rank → stage 1 (8192 tokens) → stage 2 (49152) → slice. Budgets, axes, shapes and loss are in conf/elastic_12b.yaml;
+lengths, batches, steps and the model's rate are the paper's, `curriculum.PAPER`; bf16. Shapes are found by halving:
+candidates of every budget train in turn, and the worse ones go. The paper's router is the block
+conf/elastic_12b_paper.yaml: `--config` below, `block=` of the functions here.
 
 The layout is what `nemo-elastic plan` calls best: of those that fit and are within 1.5 % of the fastest, the one
 that takes the least memory. On the 128 H100s of the defaults:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Nemotron-H 8B → 8B, 6B and 4B, nested.
 
-Rank → stage 1 (8192 tokens) → stage 2 (49152) → slice. Budgets, axes, router and loss are in conf/elastic_8b.yaml;
+Rank → stage 1 (8192 tokens) → stage 2 (49152) → slice. Budgets, axes, shapes and loss are in conf/elastic_8b.yaml;
 lengths, batches, steps and rates are those of the 12B family, `curriculum.PAPER`; bf16.
 
 Minitron-SSM (arXiv 2504.11409) cut the same parent to 4B; the curriculum's paper has no such family, and nobody has

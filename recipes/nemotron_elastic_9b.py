@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Nemotron Nano V2 9B → 9B, 6.5B and 4.5B, nested.
 
-Rank → stage 1 (8192 tokens) → stage 2 (49152) → slice. Budgets, axes, router and loss are in conf/elastic_9b.yaml;
+Rank → stage 1 (8192 tokens) → stage 2 (49152) → slice. Budgets, axes, shapes and loss are in conf/elastic_9b.yaml;
 lengths, batches, steps and rates are those of the 12B family, `curriculum.PAPER`; bf16.
 
 The paper has no such family: nobody has tried these rates and budgets on this parent. The layout is what

@@ -107,7 +107,7 @@ def _stage_recipe(number: int, parent: str, data: str, dir: str, plan: Curriculu
 
 
 def stage1_recipe(parent: str, data: str, dir: str, plan: Curriculum | None = None) -> run.Partial:
-    """Stage 1: shapes by soft masks, then weights on slices, at 128 tokens."""
+    """Stage 1: candidates train in turn until one of each budget is left, at 128 tokens."""
     return _stage_recipe(1, parent, data, dir, plan)
 
 

@@ -56,6 +56,9 @@ def get_parser(description: str | None) -> argparse.ArgumentParser:
         choices=SCHEMES,
         help="with a stage 3, in which members learn on weights of this precision",
     )
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file with the `elastic:` block, in place of the recipe's"
+    )
     parser.add_argument("--dryrun", metavar="DIR", help="start nothing: write what would be sent, print a table")
     return parser
 
@@ -88,6 +91,7 @@ def experiment(args: argparse.Namespace, executors: Any, num_nodes: int, repeat:
             executors=executors,
             repeat=repeat,
             quantize=args.quantize,
+            block=args.config,
             dryrun=args.dryrun,
         )
 
@@ -98,8 +102,8 @@ def rehearse(args: argparse.Namespace, family: Any, executors: Any, num_nodes: i
     from nemo_elastic.rehearsal.short import Short
 
     short = Short(ranks=args.rehearse, cuda=True)
-    machines = {"nodes": num_nodes, "devices": args.devices, "gpu": args.gpu, "quantize": args.quantize}
-    rehearsal = rehearsal_of(family, args.dir, short, **machines)
+    machines = {"nodes": num_nodes, "devices": args.devices, "gpu": args.gpu}
+    rehearsal = rehearsal_of(family, args.dir, short, args.quantize, args.config, **machines)
     rehearsal.submit(executors, f"{family.name}-rehearsal", dryrun=args.dryrun)
 
 

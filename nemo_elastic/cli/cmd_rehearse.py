@@ -26,6 +26,9 @@ def command(
     quantize: Annotated[
         str | None, typer.Option("--quantize", help="Adds a stage 3 in this precision: nvfp4 or fp8.")
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file with the `elastic:` block, in place of the recipe's.")
+    ] = None,
     force: Annotated[bool, options.force("the folder of an earlier rehearsal")] = False,
     verbose: Annotated[bool, options.verbose()] = False,
     json: Annotated[bool, as_json("changes, jobs and checks")] = False,
@@ -63,7 +66,9 @@ def command(
             from nemo_elastic.rehearsal.report import LOG, print_changes, print_end, print_report
             from nemo_elastic.rehearsal.run import rehearsal_of, run_by
 
-            rehearsal = rehearsal_of(family, str(folder), short, quantize, nodes=nodes, devices=devices, gpu=gpu)
+            rehearsal = rehearsal_of(
+                family, str(folder), short, quantize, config, nodes=nodes, devices=devices, gpu=gpu
+            )
         if not json:
             print_changes(rehearsal.changed, aside.out)
         with filled_dir(folder, kind, force):

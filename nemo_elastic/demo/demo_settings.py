@@ -21,6 +21,7 @@ BLOCK: dict[str, Any] = {
     },
     "importance": {"samples": 64, "depth_samples": 8},
     "search": {"candidates": 96, "tokens": 4096},
+    "halving": {"tokens": 4096},
     "distill": {"chunk_tokens": 512},
 }
 #: the demo looks at less than a run of its own would

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from nemo_elastic.train.training import FamilyTraining, Part
 from .cpu import cuda_as_cpu
 from .megatron_host import MegatronHost
 from .reports import all_ranks, from_last_rank
-from .two_streams import join, twice_as_wide
+from .two_streams import join
 from .vocabulary import Output
 
 
@@ -109,9 +110,26 @@ class FamilyStep:
     # ------------------------------------------------------------------ comparing
 
     def compare(self, members: Sequence[Subnet], batches: Sequence[dict[str, Any]]) -> list[float]:
-        """See `Host.compare`: a validation on these micro-batches, outside of the host's own."""
+        """See `Host.compare`: of these micro-batches."""
+        sums = self.sums(members, batches)[1:]
+        if not sums[0, TOKENS]:
+            raise bad("data", f"{len(batches)} micro-batches", "some of whose tokens count, to compare candidates on")
+        return (sums[:, KL_SUM] / sums[:, TOKENS]).tolist()
+
+    def sums(self, members: Sequence[Subnet], batches: Sequence[dict[str, Any]]) -> torch.Tensor:
+        """What the whole model and some members lose: a validation outside of the host's own.
+
+        All ranks call it. No step, sample or gradient is taken.
+
+        Args:
+            members: as they are now.
+            batches: micro-batches of this data-parallel rank, as the host reads them.
+
+        Returns:
+            Sums [1 + members, 3] of `HeldOut` over all ranks, the whole model's first: on all ranks the same bits.
+        """
         core, heldout, rows = self.host.core, HeldOut(self.family.config.distill), []
-        heldout.begin(["", *map(str, range(len(members)))], [None, *members], taught=self.host.frozen is not None)
+        heldout.begin([str(i) for i in range(1 + len(members))], [None, *members])
         # not made by the constructor: the host goes on with this one
         own, source = copy.copy(self), iter(batches)
         own.heldout = heldout
@@ -124,8 +142,7 @@ class FamilyStep:
                 return own.pass_on_member(batch), None
             return own.measure(batch), lambda sums, **_: rows.append(heldout.row(batch, sums))
 
-        fixed = not core.config.variable_seq_lengths  # else ranks tell each other how wide a tensor is
-        with self.host.evaluating(), cuda_as_cpu():
+        with self.host.evaluating(), cuda_as_cpu(), _of_any_length(core.config):
             get_forward_backward_func()(
                 forward_step_func=forward,
                 data_iterator=source,
@@ -135,11 +152,20 @@ class FamilyStep:
                 micro_batch_size=self.host.micro_batch_size,
                 forward_only=True,
                 collect_non_loss_data=True,
-                adjust_tensor_shapes_fn=twice_as_wide if self.validates_in_pipeline and fixed else None,
             )
-        sums = all_ranks(rows) if rows else heldout.sums.to(next(core.parameters()).device)
-        sums = from_last_rank(sums)
+        sums = from_last_rank(all_ranks(rows) if rows else heldout.sums.to(next(core.parameters()).device))
         torch.distributed.broadcast(sums, 0)  # another last bit on another rank would keep another candidate
-        if not sums[1, TOKENS]:
-            raise bad("data", f"{len(batches)} micro-batches", "some of whose tokens count, to compare candidates on")
-        return (sums[1:, KL_SUM] / sums[1:, TOKENS]).tolist()
+        return sums
+
+
+@contextmanager
+def _of_any_length(config: Any) -> Iterator[None]:
+    """While it lasts pipeline ranks tell each other the shapes of what they pass on.
+
+    Streams may be two, and rows as long as the longest of them: no host says here how long they are.
+    """
+    before, config.variable_seq_lengths = config.variable_seq_lengths, True
+    try:
+        yield
+    finally:
+        config.variable_seq_lengths = before

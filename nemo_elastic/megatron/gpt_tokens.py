@@ -138,12 +138,9 @@ def first_rows(
     Raises:
         ElasticError: there are not so many, or a token is not in the vocabulary.
     """
-    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
-        raise bad("data", type(dataset).__name__, "sequences by number, to rank and to search on; a stream has none")
     each = training_share(sequences)
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    if each * ranks > len(dataset):
-        raise bad("data", f"{len(dataset)} sequences", f"at least {each * ranks} are needed")
+    _check_length(dataset, each * ranks)
     for at in range(0, each, size):
         wanted = (i * ranks + rank for i in range(at, min(at + size, each)))
         batch = read(iter([_collated(dataset, wanted, collate)]))
@@ -159,24 +156,26 @@ def last_batches(
 ) -> list[dict[str, Any]]:
     """This data-parallel rank's share of the last training sequences, which a young training has not seen.
 
-    In whole micro-batches: pipeline ranks pass on tensors of one shape.
-
     Args:
         dataset, collate, read, size: see `first_rows`.
-        sequences: how many all ranks look at, or a micro-batch of each rank where that is more; all where there are
-            fewer.
+        sequences: how many all ranks look at: no more than there are, and no fewer than a micro-batch of each rank.
 
     Raises:
-        ElasticError: there is no micro-batch for each rank, or a token is not in the vocabulary.
+        ElasticError: there are not so many, or a token is not in the vocabulary.
     """
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    most = len(dataset) // ranks // size
-    if not most:
-        raise bad("data", f"{len(dataset)} sequences", f"at least {ranks * size} are needed")
-    each = min(max(1, sequences // ranks // size), most) * size
+    _check_length(dataset, size * ranks)
+    each = max(1, min(sequences, len(dataset)) // (ranks * size)) * size
     start = len(dataset) - each * ranks
     numbers = [[start + i * ranks + rank for i in range(at, at + size)] for at in range(0, each, size)]
     return [read(iter([_collated(dataset, wanted, collate)])) for wanted in numbers]
+
+
+def _check_length(dataset: Any, least: int) -> None:
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise bad("data", type(dataset).__name__, "sequences by number, to find shapes on; a stream has none")
+    if least > len(dataset):
+        raise bad("data", f"{len(dataset)} sequences", f"at least {least} are needed")
 
 
 def _as_long(rows: Rows) -> Rows:

@@ -124,7 +124,12 @@ THERE = ("/checkpoints/parent", ["/data/text"], "/runs/family", ["/data/long"])
 
 
 def rehearsal_of(
-    family: PlannedFamily, dir: str, short: Short | None = None, quantize: str | None = None, **machines: Any
+    family: PlannedFamily,
+    dir: str,
+    short: Short | None = None,
+    quantize: str | None = None,
+    block: str | Path | None = None,
+    **machines: Any,
 ) -> Rehearsal:
     """The rehearsal of a recipe, on the recipe's own host.
 
@@ -132,14 +137,14 @@ def rehearsal_of(
         family: the recipe.
         dir: folder for everything, an absolute path that all ranks see.
         short: how much is trained.
-        quantize: adds a stage 3 in this precision, see `PlannedFamily.run_of`.
+        quantize, block: a stage 3 in this precision, a block in place of the recipe's: see `PlannedFamily.run_of`.
         machines: fields of the real run, by which its layouts are planned: nodes, devices, gpu, curriculum.
 
     Raises:
         ElasticError: as the recipe itself.
     """
     host, short = jobs_of(family.host), short or Short()
-    run = family.run_of(*THERE, curriculum=machines.pop("curriculum", PAPER), quantize=quantize)
+    run = family.run_of(*THERE, curriculum=machines.pop("curriculum", PAPER), quantize=quantize, block=block)
     real = family.planned(replace(run, **machines))
     replaced = rehearsed(family, real, short, dir, host.parent_of(dir))
     own, before = [*replaced.values()][-1], host.settings_of(family, real)

@@ -34,8 +34,8 @@ BLOCK = {
     "budgets": [{"name": "full"}, {"name": "small", "ratio": 0.7}],
     "axes": {"hidden": [24, 20, 16], "ffn": {"choices": [24, 16], "stripes": 4}, "depth": [6, 5]},
     "importance": {"samples": 4, "depth_samples": 2},
-    "search": None,
-    "router": {"freeze_at": 0.5, "soft_share": 1.0},
+    "shapes": "router",
+    "router": {"freeze_at": 0.5},
 }
 STEPS = 4
 
@@ -131,7 +131,7 @@ def test_a_packed_micro_batch_loses_what_counts_of_each_document_alone(mode: str
     from nemo_elastic.megatron.models import make_family
 
     start()
-    config = ElasticConfig.from_dict(BLOCK | {"router": None, "distill": {"mode": mode}})
+    config = ElasticConfig.from_dict(BLOCK | {"shapes": "even", "router": None, "distill": {"mode": mode}})
     family, core, frozen = FamilyTraining(config), build(PARENT, elastic=False), build(PARENT, elastic=False, seed=1)
     randomise(core)
     state = make_family(core, family, PARENT)
@@ -169,6 +169,72 @@ def test_a_packed_micro_batch_loses_what_counts_of_each_document_alone(mode: str
     assert [float(sums[2]) for sums in held] == [float(mask.sum())] * 2
     if mode != "frozen_ce":
         assert packed[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("teacher", ["frozen", "self", "none"])
+def test_members_are_compared_by_what_counts_of_each_document(teacher: str) -> None:
+    """As in plain torch, document by document, from the last sequences; a micro-batch may have nothing that counts."""
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.family_step import FamilyStep
+    from nemo_elastic.megatron.gpt_tokens import last_batches
+    from nemo_elastic.megatron.models import make_family
+
+    start()
+    config = ElasticConfig.from_dict(BLOCK | {"shapes": "even", "router": None, "distill": {"teacher": teacher}})
+    family, core, frozen = FamilyTraining(config), build(PARENT, elastic=False), build(PARENT, elastic=False, seed=1)
+    randomise(core)
+    state = make_family(core, family, PARENT)
+    own, taught = (
+        NemotronH(PARENT, from_megatron(PARENT, PARENT.full, {n: p.detach().clone() for n, p in named_parameters(m)
+                                                              if not n.startswith("elastic.")}))
+        for m in (core, frozen)
+    )  # fmt: skip
+    small = PARENT.uniform(keep=[0, 1, 3, 4], hidden=16, ffn=16)
+    members = [PARENT.uniform(keep=[0, 1, 2, 3, 4, 5], hidden=20, ffn=24), small]
+    documents, generator = Documents(((1, 7, 12), (5, 12))), torch.Generator().manual_seed(6)
+    masks = (torch.rand(3, 2, 12, generator=generator) < 0.5).float() * torch.tensor([1.0, 0.0, 1.0])[:, None, None]
+
+    class Numbered(list):
+        """Sequences that count how often they are read."""
+
+        def __getitem__(self, i: Any) -> Any:
+            read.append(i)
+            return super().__getitem__(i)
+
+    def batch(rows: Iterator[Any]) -> dict[str, Any]:
+        tokens = next(rows)
+        return {"tokens": tokens, "labels": tokens, "loss_mask": masks[len(read) // 2 - 1], "documents": documents}
+
+    read: list[int] = []
+    batches = last_batches(Numbered(data()), None, batch, 7, 2)
+    assert read == [2, 3, 4, 5, 6, 7], "whole micro-batches"
+    assert len(last_batches(data(), None, lambda rows: {"rows": next(rows)}, 100, 3)) == 2, "no more than there are"
+    with pytest.raises(ElasticError, match="at least 9 are needed"):
+        last_batches(data(), None, batch, 1, 9)
+    with pytest.raises(ElasticError, match="a stream has none"):
+        last_batches(iter(data()), None, batch, 1, 2)
+    host = host_class()(state, core, frozen if teacher == "frozen" else None)
+    with cuda_as_cpu():
+        steps = FamilyStep(family, host, HeldOut(config.distill))
+        before, drawn = steps.heldout.choices, torch.get_rng_state()
+        actual = host.comparing(members, batches)
+        with pytest.raises(ElasticError, match="some of whose tokens count"):
+            host.comparing(members, batches[1:2])
+    expected = []
+    for member in members:
+        total = 0.0
+        for number, one in enumerate(batches):
+            for b, row in enumerate(documents.ends):
+                for begin, end in itertools.pairwise((0, *row)):
+                    tokens = one["tokens"][b : b + 1, begin:end]
+                    with torch.no_grad():
+                        p, q = (taught if teacher == "frozen" else own)(tokens)[0], own(tokens, member)[0]
+                    kl = F.kl_div(q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+                    total += float((kl * masks[number][b, begin:end]).sum())
+        expected.append(total / float(masks.sum()))
+    assert actual == pytest.approx(expected, rel=1e-4) and expected[0] != pytest.approx(expected[1], rel=1e-2)
+    assert torch.equal(torch.get_rng_state(), drawn) and steps.heldout.choices is before and not family.ran
+    assert all(p.grad is None for p in core.parameters()) and core.training and torch.is_grad_enabled()
 
 
 def test_router_and_members_lie_on_every_rank_of_a_checkpoint() -> None:

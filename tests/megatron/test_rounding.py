@@ -204,8 +204,7 @@ def test_two_ranks_round_under_one_scale(tmp_path: Path) -> None:
 BLOCK = {
     "budgets": [{"name": "full"}, {"name": "small", "ratio": 0.7}],
     "axes": {"hidden": [48, 32], "ffn": {"choices": [64, 32], "stripes": 2}, "depth": [6, 5]},
-    "search": None,
-    "router": None,
+    "shapes": "even",
 }
 
 

@@ -34,6 +34,9 @@ def held(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
         if isinstance(meta, TensorStorageMetadata) and name.startswith(prefix)
     }
     load(wanted, storage_reader=reader, no_dist=True)
+    for name in wanted:
+        if name.endswith("elastic.losses"):  # bits of float64
+            wanted[name] = wanted[name].view(torch.float64).nan_to_num(0.0)
     return {name.removeprefix(prefix): value for name, value in wanted.items()}
 
 

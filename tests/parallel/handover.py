@@ -28,7 +28,7 @@ SECOND = {
 }
 #: going on within stage 1, with fewer data-parallel ranks
 FEWER = replace(FIRST, data=1)
-ROUTER = {"freeze_at": 0.5, "hidden": Layout.router, "soft_share": 1.0}
+ROUTER = {"freeze_at": 0.5, "hidden": Layout.router}
 
 
 def stage1(place: Path, out: Path, layout: Layout, by_default: bool = False) -> None:

@@ -21,6 +21,7 @@ ONE = Layout()
 LAYOUTS = (Layout(tensor=2), Layout(tensor=2, sequence=True), Layout(tensor=4, sequence=True),
            Layout(tensor=2, data=2), Layout(data=2))  # fmt: skip
 SEARCHED = {
+    "shapes": "search",
     "importance": {"samples": 8, "depth_samples": 4},
     "search": {"candidates": 12, "tokens": 256},
 }

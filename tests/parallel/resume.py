@@ -22,24 +22,82 @@ STEPS = 4
 STOP = 3
 #: under the router's masks for two steps, then on slices
 SOFT = Layout(soft=True, micro_batches=2)
-ROUTER = {"freeze_at": 0.5, "hidden": 16, "soft_share": 1.0}
+ROUTER = {"freeze_at": 0.5, "hidden": 16}
+#: candidates are compared after the first step and after the third
+FOUR, CUTS = Layout(halved=True, micro_batches=4), (0.25, 0.75)
+TOKENS = 256
+#: layouts of runs that compare a single candidate, early or late
+ONE = {
+    "stages": Layout(pipeline=2, micro_batches=2, halved=True),
+    "replicas": Layout(data=2, micro_batches=2, mode="trainable", halved=True),
+}
 
 
-def stopped_everywhere(place: Path, parts: Collection[str]) -> dict[str, Any]:
+def stopped_everywhere(
+    place: Path, parts: Collection[str], name: str = "stop", layout: Layout = SOFT
+) -> dict[str, Any]:
     """One run without a stop, and one for every step at which it is to be killed and started again."""
     from tests.parallel import forks, runs
     from tests.parallel.compare import digests
+    from tests.parallel.table import metrics
 
-    how = {"steps": STEPS, "every": 1, "router": ROUTER}
+    how: dict[str, Any] = {"steps": STEPS, "every": 1}
+    how |= {"router": ROUTER} if layout.soft else {"halving": {"cuts": CUTS, "tokens": TOKENS}}
     results: dict[str, Any] = {}
-    for stop in (None, *(step for step in range(1, STEPS) if f"stop {step}" in parts)):
-        out = place / f"stop-{stop}"
+    for stop in (None, *(step for step in range(1, STEPS) if f"{name} {step}" in parts)):
+        out = place / f"{name}-{stop}"
         if stop is not None:
-            ranks = forks.start(out / "log", 1, runs.train, place, out, SOFT, until=stop, **how)
+            ranks = forks.start(out / "log", 1, runs.train, place, out, layout, until=stop, **how)
             assert ranks.wait() == [-9], ranks.said()
-        (facts,) = forks.run(out / "log", 1, runs.train, place, out, SOFT, **how)
-        results[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "samples")}, "state": digests(out)}
+        at_stop = shapes_of(out) if layout.halved and stop is not None else {}
+        (facts,) = forks.run(out / "log", 1, runs.train, place, out, layout, **how)
+        lines = [{k: line[k] for k in ("step", "candidates", "compared") if k in line} for line in metrics(out)]
+        results[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "samples")}, "state": digests(out),
+                              "lines": lines, "shapes": at_stop}  # fmt: skip
     return results
+
+
+def shapes_of(run: Path) -> dict[str, Any]:
+    """Members that a run's newest checkpoint is read as having, and the small one that is cut out of it."""
+    from nemo_elastic import slice_checkpoint
+    from nemo_elastic.formats.hf.reading import MEMBER_FILE
+    from nemo_elastic.formats.megatron.stored import read_shapes
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+
+    family, cut = read_shapes(last_checkpoint(run)).family, run / "cut"
+    assert family is not None
+    slice_checkpoint(last_checkpoint(run), cut, member="small")
+    own = {name: member.to_json() for name, member in family.members.items()}
+    return own | {"cut": json.loads((cut / MEMBER_FILE).read_text())["subnet"]}
+
+
+def compared_elsewhere(place: Path, name: str) -> list[str]:
+    """Tensors by which two runs of one candidate differ that compared it early or late: what it lost then."""
+    from tests.parallel import forks, runs
+    from tests.parallel.compare import digests
+
+    layout, ends = ONE[name], []
+    for cut in CUTS:
+        out = place / f"compared-{name}-{cut}"
+        one = {"search": runs.HALVED["search"] | {"keep": 1}, "halving": {"cuts": [cut], "tokens": TOKENS}}
+        forks.run(out / "log", layout.world, train_alone, place, out, layout, one)
+        ends.append(digests(out))
+    return sorted(tensor for tensor, value in ends[0].items() if ends[1][tensor] != value)
+
+
+def train_alone(place: Path, out: Path, layout: Layout, block: dict[str, Any]) -> None:
+    """A training that finds its shapes itself: its ranking is another than that of four candidates."""
+    from tests.parallel import runs
+
+    task = runs.elastic_task
+
+    def with_shapes(*args: Any, **more: Any) -> Any:
+        recipe = task(*args, **more)
+        recipe.resume.restore_config.path = str(place / "ranked-one")
+        return recipe
+
+    runs.elastic_task = with_shapes
+    runs.train(place, out, layout, STEPS, **block)
 
 
 def resharded(place: Path) -> dict[str, Any]:
@@ -148,10 +206,19 @@ def main(place: Path, *parts: str) -> None:
     from tests.parallel import forks, runs
 
     forks.prepare(place, whole=False)
-    for layout, changes in ((Layout(), {}), (SOFT, {"router": ROUTER})):
-        out = place / "rank" / layout.name
-        forks.run(out, 1, runs.rank, place, out, layout, runs.ranked(place, layout), **changes)
+    one = {"search": runs.HALVED["search"] | {"keep": 1}}
+    for layout, changes, ranked in (
+        (Layout(), {}, ""), (SOFT, {"router": ROUTER}, ""), (FOUR, {}, ""), (FOUR, one, "ranked-one"),
+    ):  # fmt: skip
+        checkpoint = place / ranked if ranked else runs.ranked(place, layout)
+        forks.run(place / "rank" / checkpoint.name, 1, runs.rank, place, place / "rank" / checkpoint.name, layout,
+                  checkpoint, **changes)  # fmt: skip
     actual = {"stops": stopped_everywhere(place, parts), "blocks": other_blocks(place, parts)}
+    if any(part.startswith("halved") for part in parts):
+        actual["halved"] = stopped_everywhere(place, parts, "halved", FOUR)
+        shapes = place / "rank" / runs.ranked(place, FOUR).name / "elastic" / "shapes.json"
+        actual["candidates"] = json.loads(shapes.read_text())["report"]["candidates"]
+    actual["compared"] = {name: compared_elsewhere(place, name) for name in ONE if f"compared {name}" in parts}
     for name, run in {"resharded": resharded, "stages": in_stages}.items():
         if name in parts:
             actual[name] = run(place)

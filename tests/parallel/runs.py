@@ -44,7 +44,7 @@ BLOCK: dict[str, Any] = {
 #: of four steps the second and the fourth begin with a comparison
 HALVED: dict[str, Any] = {
     "shapes": "halving",
-    "search": {"candidates": 12, "tokens": 256},
+    "search": {"candidates": 48, "tokens": 128},
     "halving": {"cuts": [0.3, 0.7], "tokens": 256},
 }
 
@@ -68,6 +68,7 @@ class Layout:
         clip: largest norm of the gradients.
         router: its hidden size.
         overlap: gradients are reduced during the backward pass, in buckets of about a layer.
+        precision: of the frozen teacher.
     """
 
     tensor: int = 1
@@ -86,6 +87,7 @@ class Layout:
     context: int = 1
     overlap: bool = False
     halved: bool = False
+    precision: str | None = None
 
     @property
     def world(self) -> int:
@@ -109,7 +111,7 @@ class Layout:
         words += [self.mode] if self.mode != Layout.mode else []
         words += (["bf16"] if self.half else []) + ([f"clip{self.clip:g}"] if self.clip != Layout.clip else [])
         words += [f"router{self.router}"] if self.router != Layout.router else []
-        words += ["overlap"] if self.overlap else []
+        words += (["overlap"] if self.overlap else []) + ([self.precision] if self.precision else [])
         return "-".join(words)
 
 
@@ -152,13 +154,9 @@ def recipe(
 
 def block_of(layout: Layout, **changes: Any) -> dict[str, Any]:
     """The elastic block of a layout."""
-    return (
-        BLOCK
-        | (HALVED if layout.halved else {})
-        | ({"shapes": "router", "router": {"hidden": layout.router}} if layout.soft else {})
-        | {"distill": {"mode": layout.mode if layout.teacher else "ce"}}
-        | changes
-    )
+    shapes: dict[str, Any] = {"shapes": "router", "router": {"hidden": layout.router}} if layout.soft else {}
+    distill = {"mode": layout.mode if layout.teacher else "ce", "teacher_precision": layout.precision}
+    return BLOCK | (HALVED if layout.halved else shapes) | {"distill": distill} | changes
 
 
 def padded(uneven: bool = False) -> None:
@@ -193,11 +191,11 @@ def quiet() -> None:
 
 
 def prepare(place: Path) -> None:
-    """Data, a parent of two steps, and what its ranking leaves for runs with and without a router, on one rank."""
+    """Data, a parent of two steps, and what its ranking leaves for runs of each way to shapes, on one rank."""
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
     prepare_parent(place)
-    for layout in (Layout(), Layout(soft=True), Layout(soft=True, router=WIDE)):
+    for layout in (Layout(), Layout(soft=True), Layout(soft=True, router=WIDE), Layout(halved=True)):
         destroy_num_microbatches_calculator()
         rank(place, place / "rank" / layout.name, layout, ranked(place, layout))
 
@@ -237,7 +235,7 @@ def parent(place: Path) -> Path:
 
 def ranked(place: Path, layout: Layout) -> Path:
     """Sorted weights and first members."""
-    return place / f"ranked-{layout.router if layout.soft else 0}"
+    return place / f"ranked-{layout.router if layout.soft else 'halved' if layout.halved else 0}"
 
 
 def elastic_task(place: Path, out: Path, layout: Layout, steps: int, every: int = 0, **changes: Any) -> Any:
@@ -310,34 +308,36 @@ def second_stage(place: Path, out: Path, layout: Layout, first: Path, done: int,
 
 
 def member_losses(model: Any) -> dict[str, list[float]]:
-    """Every member's divergence from the teacher (cross-entropy without one) on given tokens, where the head is."""
+    """Every member's divergence from the teacher (cross-entropy without one) on given tokens, of which some count.
+
+    Data-parallel ranks share them, and have unequal numbers of those that count.
+    """
     import torch
+    from megatron.core import parallel_state
 
-    from nemo_elastic.config.sections import DistillConfig
-    from nemo_elastic.hosts.nemo.streams import evaluate
-    from nemo_elastic.megatron.vocabulary import distill_loss
+    from nemo_elastic.train.heldout import CE_SUM, KL_SUM, TOKENS
 
-    generator = torch.Generator().manual_seed(3)
-    batches = [torch.randint(0, VOCAB, (BATCH, LENGTH), generator=generator) for _ in range(3)]
-
-    def measure(number: int, student: Any, teacher: Any) -> float:
-        return float(distill_loss(DistillConfig(), student, teacher, batches[number])[0])
-
-    return {
-        budget.name: evaluate(model, batches, None if i == 0 else model.members.get()[i], measure)
-        for i, budget in enumerate(model.elastic_config.budgets)
+    generator, own = torch.Generator().manual_seed(3), parallel_state.get_data_parallel_rank()
+    whole = {
+        "tokens": torch.randint(0, VOCAB, (3, BATCH, LENGTH), generator=generator),
+        "loss_mask": (torch.rand(3, BATCH, LENGTH, generator=generator) < 0.5).float(),
     }
+    whole["labels"] = whole["tokens"]
+    rows = {name: t.split(model.host.micro_batch_size, 1)[own] for name, t in whole.items()}
+    sums = model.steps.sums(model.members.get()[1:], [{n: t[i] for n, t in rows.items()} for i in range(3)])
+    means = sums[:, KL_SUM if model.elastic_config.distill.taught else CE_SUM] / sums[:, TOKENS]
+    return {b.name: [loss] for b, loss in zip(model.elastic_config.budgets, means.tolist(), strict=True)}
 
 
 def record_samples(message: list[list[Any]]) -> None:
-    """Append what every micro-batch samples, in this process: step, budget and kind of choice."""
+    """Append what every micro-batch samples, in this process: step, budget, kind of choice, number of a candidate."""
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 
     samples = ElasticMambaModel.next_samples
 
     def watched(self: Any) -> Any:
         sampled = samples(self)
-        message.extend([self.host.step, d.budget, type(d.choice).__name__] for d in sampled)
+        message.extend([self.host.step, d.budget, type(d.choice).__name__, d.candidate] for d in sampled)
         return sampled
 
     ElasticMambaModel.next_samples = watched

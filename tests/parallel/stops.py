@@ -20,7 +20,7 @@ from tests.parallel.runs import Layout
 STEPS, SECOND, EVERY = 6, 2, 2
 #: under the router's masks for three steps, then on slices; few micro-batches, so that no step samples every budget
 SOFT = Layout(soft=True, micro_batches=2)
-ROUTER = {"freeze_at": 0.5, "hidden": 16, "soft_share": 0.5}
+ROUTER = {"freeze_at": 0.5, "hidden": 16}
 #: a chain: the last stop is in the last job of the row
 ROW = ((1, 0), (3, 0), (4, 75))
 #: how a job takes the signal -> its callback

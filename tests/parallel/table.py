@@ -90,11 +90,23 @@ HALVES = (
     Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True, half=True),
     Layout(pipeline=2, data=2, sharded=True, micro_batches=4, soft=True, half=True),
 )
+#: in which candidates are compared, on text of which a part counts, in one step more
+HALVED = (
+    Layout(tensor=2, sequence=True, data=2, sharded=True, micro_batches=4, halved=True),
+    Layout(pipeline=2, micro_batches=4, halved=True),
+    Layout(pipeline=4, micro_batches=4, mode="frozen_ce", halved=True),
+    Layout(pipeline=2, micro_batches=4, mode="trainable", halved=True),
+    Layout(pipeline=2, data=2, teacher=False, micro_batches=4, halved=True),
+    Layout(pipeline=2, micro_batches=4, halved=True, precision="fp8"),
+    Layout(context=2, micro_batches=4, halved=True),
+    Layout(pipeline=2, data=2, sharded=True, micro_batches=4, half=True, halved=True),
+)
 #: those of `make test`: every kind of parallelism, in as few runs as show it
 FEW = (
     Layout(tensor=2, sequence=True, data=2, sharded=True),
     Layout(tensor=2, sequence=True, pipeline=2, recompute="full", micro_batches=4, soft=True),
     HALVES[3],
+    HALVED[1],
 )
 #: those that the tests run
 SUITE = (
@@ -113,8 +125,9 @@ SUITE = (
     SHARDS[0],
     SHARDS[2],
     HALVES[1],
+    *(layout for layout in HALVED if layout != HALVED[1]),
 )
-EVERY = (*ROWS, *SHARDS, *HALVES)
+EVERY = (*ROWS, *SHARDS, *HALVES, *HALVED)
 assert set(SUITE) <= set(EVERY)
 #: what megatron-core and NeMo cannot run, or not with us -> a setting of the strategy, why
 REFUSED = {
@@ -134,9 +147,9 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
 
     out, base = place / layout.name, place / layout.alone.name
     if not base.exists():
-        forks.run(base / "log", 1, runs.train, place, base, layout.alone, STEPS)
+        forks.run(base / "log", 1, train, place, base, layout.alone)
     alone = json.loads((base / "log" / "rank0.json").read_text())
-    ranks = forks.run(out / "log", layout.world, runs.train, place, out, layout, STEPS)
+    ranks = forks.run(out / "log", layout.world, train, place, out, layout)
     results: dict[str, Any] = {
         "samples": all(r["samples"] == alone["samples"] for r in ranks),
         # what is logged: NeMo gives the loss to the last pipeline stage and to the first of all ranks
@@ -148,7 +161,49 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
         "members": max(far(r["members"], alone["members"]) for r in ranks),
         "router": float(sum((g**2).sum() for name, g in gradients(out).items() if "router" in name)) ** 0.5,
     }  # fmt: skip
+    if layout.halved:
+        results["compared"] = apart(*([line for line in metrics(run) if "compared" in line] for run in (out, base)))
+        results["stored"] = as_stored(out)
     return results
+
+
+def train(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
+    """See `runs.train`."""
+    from tests.parallel import runs
+
+    if layout.halved:
+        runs.padded()
+    return runs.train(place, out, layout, STEPS + layout.halved)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """A run's steps."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == "step"]
+
+
+def apart(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:
+    """Largest deviation of what candidates lost, relative to the largest; infinite where others were compared."""
+    pairs = [
+        [(step, name, number, loss) for step, line in enumerate(lines) for name, own in line["compared"].items()
+         for number, loss in own.items()] for lines in (ours, theirs)
+    ]  # fmt: skip
+    if [one[:3] for one in pairs[0]] != [one[:3] for one in pairs[1]] or len(ours) != STEPS or max(
+        len(own) for own in ours[0]["compared"].values()) < 2:  # fmt: skip
+        return float("inf")
+    largest = max(one[3] for one in pairs[1])
+    return max(abs(a[3] - b[3]) / largest for a, b in zip(*pairs, strict=True))
+
+
+def as_stored(run: Path) -> bool:
+    """Whether a run's end has the losses of its last comparison, to the bit, and one candidate of each budget."""
+    from tests.parallel.compare import weights
+
+    held, last = weights(run), metrics(run)[-1]["compared"]
+    left = [[loss for loss in own if loss] for own in held["elastic.losses"].tolist()]
+    return bool(held["elastic.frozen"]) and [len(own) for own in left] == [0, 1, 1] and all(
+        own[0] in compared.values() for own, compared in zip(left[1:], last.values(), strict=True)
+    )  # fmt: skip
 
 
 def far(actual: Mapping[str, list[float]], wanted: Mapping[str, list[float]]) -> float:
@@ -164,14 +219,17 @@ def wrong(layout: Layout, row: Mapping[str, Any]) -> list[str]:
         return [row["error"]]
     flags = {
         "samples": "another choice on some rank",
+        "stored": "not the losses that were compared",
         "budgets": "not every rank knows the loss of every budget",
         "replicas": "routers or members differ among ranks",
     }
-    limits = {"loss": LOSS, "weight": WEIGHT, "gradient": GRADIENT, "members": MEMBERS}
+    limits = {"loss": LOSS, "weight": WEIGHT, "gradient": GRADIENT, "members": MEMBERS, "compared": MEMBERS}
     if layout.half:
-        limits = {"loss": HALF_LOSS, "gradient": HALF_GRADIENT, "members": HALF_MEMBERS}
-    return [report for name, report in flags.items() if not row[name]] + [
-        f"{name} apart by {row[name]:.1e}, more than {limit:g}" for name, limit in limits.items() if row[name] > limit
+        limits = {"loss": HALF_LOSS, "gradient": HALF_GRADIENT, "members": HALF_MEMBERS, "compared": HALF_MEMBERS}
+    return [report for name, report in flags.items() if not row.get(name, True)] + [
+        f"{name} apart by {row[name]:.1e}, more than {limit:g}"
+        for name, limit in limits.items()
+        if row.get(name, 0) > limit
     ]
 
 

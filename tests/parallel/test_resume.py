@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.parallel.resume import STEPS, STOP
+from tests.parallel.resume import ONE, STEPS, STOP
 from tests.parallel.table import LOSS, WEIGHT
 from tests.workers import part, parts, work
 
@@ -37,10 +37,43 @@ def test_stopped_anywhere_it_ends_bit_for_bit_the_same(results: dict[str, Any], 
 
 def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(results: dict[str, Any]) -> None:
     whole = results["stops"]["None"]
-    assert "Gates" in {kind for step, _, kind in whole["samples"] if step < STEPS // 2} <= {"NoneType", "Gates"}
-    assert "Subnet" in {kind for step, _, kind in whole["samples"] if step >= STEPS // 2}
+    assert "Gates" in {kind for step, _, kind, _ in whole["samples"] if step < STEPS // 2} <= {"NoneType", "Gates"}
+    assert "Subnet" in {kind for step, _, kind, _ in whole["samples"] if step >= STEPS // 2}
     assert any("exp_avg_sq" in name and "router" in name for name in whole["state"])
     assert whole["losses"][-1] > 0
+
+
+@pytest.mark.parametrize(
+    "stop", [pytest.param(step, marks=part(f"halved {step}", long=step != 1)) for step in range(1, STEPS)]
+)
+def test_stopped_among_candidates_and_right_at_a_cut_it_ends_the_same(results: dict[str, Any], stop: int) -> None:
+    """Candidates are compared when one step is done, and when three are."""
+    whole, resumed = results["halved"]["None"], results["halved"][str(stop)]
+    for name, first in (("losses", stop), ("samples", None), ("state", None), ("lines", 0)):
+        wanted = [d for d in whole["samples"] if d[0] >= stop] if name == "samples" else whole[name]
+        assert resumed[name] == (wanted if first is None else wanted[first:]), name
+    compared = [set(line.get("compared", {})) for line in whole["lines"]]
+    assert compared == [set(), {"large", "small"}, set(), {"large", "small"}]
+    assert ["candidates" in line for line in whole["lines"]] == [True, True, True, False]
+    before, after = (whole["lines"][i]["compared"] for i in (1, 3))
+    assert max(map(len, before.values())) > 2 and all(set(after[name]) <= set(own) for name, own in before.items())
+    assert [d[1:] for d in resumed["samples"] if d[3] is not None] or stop == 3
+
+
+@pytest.mark.parametrize("stop", [pytest.param(step, marks=part(f"halved {step}", long=step != 1)) for step in (1, 2)])
+def test_a_checkpoint_with_candidates_has_the_members_of_the_best_chain(results: dict[str, Any], stop: int) -> None:
+    """Before the first comparison those of the search."""
+    held, known = results["halved"][str(stop)]["shapes"], results["candidates"]
+    assert held["cut"] == held["small"] != held["large"]
+    left = {"large": ["0"], "small": ["0"]} if stop == 1 else results["halved"]["None"]["lines"][3]["compared"]
+    assert all(str(known[name].index(held[name])) in left[name] for name in left)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [pytest.param(name, marks=part(f"compared {name}")) for name in ONE])
+def test_a_comparison_changes_nothing_of_the_training(results: dict[str, Any], name: str) -> None:
+    """Runs that compare one candidate early or late end with the same bits, but for what it lost then."""
+    assert results["compared"][name] == ["module.elastic.losses"]
 
 
 @pytest.mark.part("resharded")
@@ -106,10 +139,10 @@ def test_a_block_that_came_through_yaml_is_the_same() -> None:
 
     from nemo_elastic.hosts.common.same_family import differences
 
-    own = block(router={"hidden": 8})
+    own = block(shapes="router", router={"hidden": 8})
     assert list(differences(yaml.safe_load(yaml.safe_dump(own)), own)) == []
-    assert [name for name, _ in differences(own, block(router={"hidden": 9}))] == ["router.hidden"]
-    assert [name for name, _ in differences(own, block())] == ["router"]
+    assert [name for name, _ in differences(own, block(shapes="router", router={"hidden": 9}))] == ["router.hidden"]
+    assert [name for name, _ in differences(own, block())] == ["shapes", "router"]
 
 
 def checkpoint(folder: Path, name: str) -> Path:

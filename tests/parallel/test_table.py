@@ -47,7 +47,10 @@ def test_the_routers_clipping_is_the_same_whatever_shards_it(results: dict[str, 
 def test_what_differs_is_said() -> None:
     fine = {"samples": True, "budgets": True, "replicas": True, "loss": 0, "weight": 0, "gradient": 0, "members": 0}
     assert wrong(Layout(), fine) == []
-    for name, value in (("samples", False), ("loss", 2e-4), ("weight", 1e-2), ("gradient", 1e-3), ("members", 1e-3)):
+    for name, value in (
+        ("samples", False), ("loss", 2e-4), ("weight", 1e-2), ("gradient", 1e-3), ("members", 1e-3),
+        ("stored", False), ("compared", 1e-3),
+    ):  # fmt: skip
         assert len(wrong(Layout(), fine | {name: value})) == 1
     assert wrong(Layout(half=True), fine | {"loss": 1e-3}) == []
     assert wrong(Layout(half=True), fine | {"gradient": 0.1}) == ["gradient apart by 1.0e-01, more than 0.05"]

@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 
 def built(name: str) -> dict[str, Any]:
-    """What the elastic model of a recipe's stage 1 consists of; its teacher would be read from a checkpoint."""
+    """What the elastic model of a recipe's stage 1 consists of, with a router; no teacher is read."""
     import fiddle
     import nemo_run as run
     import torch
 
     model = importlib.import_module(name).stage1_recipe("/parent", ["/data/text"], "/runs/family").model
-    model.teacher, model.elastic = None, {**model.elastic, "distill": {"mode": "ce"}}
+    model.teacher, model.elastic = None, {**model.elastic, "distill": {"mode": "ce"}, "shapes": "router"}
     model.tokenizer = run.Config(SimpleNamespace, vocab_size=131072)  # its own lies on a hub
     config = model.config
     # kernels that a CPU has not; none of them has a parameter

@@ -141,12 +141,12 @@ def test_stages_are_bf16_and_have_the_papers_rates(module: Any, stages: dict[int
         assert not getattr(precision, "fp8", None)
         assert summed_in(precision) == module.FAMILY.precision.gradients == "fp32"
         assert recipe.optim.config.lr == 9e-5
-        assert recipe.optim.config.lr * recipe.optim.lr_mult == pytest.approx(3e-3)  # ours; docs: method
+        assert recipe.optim.lr_mult == 1.0
         schedule = recipe.optim.lr_scheduler
         assert (schedule.warmup_steps, schedule.total_steps) == (60, PAPER.steps)
         assert schedule.min_ratio == pytest.approx(0.1)
         assert schedule.start_step == (0 if number == 1 else PAPER.stage1.max_steps)
-        assert schedule.freeze_step == round(0.67 * PAPER.stage1.max_steps)
+        assert schedule.freeze_step == round(0.2 * PAPER.stage1.max_steps)
         assert recipe.model.stage_steps == recipe.trainer.max_steps
         assert recipe.model.config.seq_length == recipe.data.seq_length
 
@@ -250,6 +250,19 @@ def test_a_recipe_reads_the_block_in_conf(module: Any) -> None:
     assert ElasticConfig.load(module.FAMILY.block) == module.FAMILY.config
     stage = module.stage1_recipe(*WHERE)
     assert ElasticConfig.from_dict(stage.model.elastic) == module.FAMILY.config
+
+
+def test_the_papers_block_takes_the_place_of_a_recipes() -> None:
+    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
+
+    module, block = importlib.import_module("nemotron_elastic_12b"), ROOT / "conf" / "elastic_12b_paper.yaml"
+    recipe, rank = module.stage1_recipe(*WHERE, block=block), module.rank_recipe(*WHERE, block=block)
+    for one in (recipe, rank):
+        config = ElasticConfig.from_dict(one.model.elastic)
+        assert config.shapes == "router" and config.router == ElasticConfig.load(block).router
+    assert recipe.optim.config.lr * recipe.optim.lr_mult == pytest.approx(1e-2)
+    assert recipe.optim.lr_scheduler.freeze_step == PAPER.stage1.max_steps
+    assert module.FAMILY.config.shapes == "halving"
 
 
 def test_the_table_in_the_documentation_is_up_to_date() -> None:

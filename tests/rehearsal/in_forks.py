@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe's rehearsal, its jobs run by forks of one process that has NeMo imported; for test_rehearse.py.
 
-python -m tests.rehearsal.in_forks RECIPE[+FORMAT] FOLDER [EPSILON]: leaves FOLDER/rehearsal.json. Only how processes
-start differs from `nemo-elastic rehearse`, and there are fewer of them. FORMAT is that of a stage 3 in low precision.
+python -m tests.rehearsal.in_forks RECIPE[+FORMAT][@BLOCK] FOLDER [EPSILON]: leaves FOLDER/rehearsal.json. Only how
+processes start differs from `nemo-elastic rehearse`, and there are fewer of them. FORMAT is that of a stage 3 in low
+precision, BLOCK a block of conf/ in place of the recipe's.
 EPSILON is Adam's, in place of the recipe's, to see what a router does that cannot move.
 """
 
@@ -16,7 +17,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "recipes"))
 RANKS, STEPS = 2, 18
 SECONDS = 1500
 
@@ -38,10 +40,12 @@ def main(name: str, folder: Path, epsilon: float | None = None) -> None:
     from nemo_elastic.rehearsal.short import Short
     from tests.parallel import forks
 
-    os.environ.setdefault("NEMO_ELASTIC_HF_PYTHON", str(Path(__file__).parents[2] / ".venv-hf" / "bin" / "python"))
+    os.environ.setdefault("NEMO_ELASTIC_HF_PYTHON", str(ROOT / ".venv-hf" / "bin" / "python"))
     short = Short(ranks=RANKS, steps=STEPS, candidates=8, depth_samples=2)
+    name, _, block = name.partition("@")
     name, _, quantize = name.partition("+")
-    rehearsal = rehearsal_of(importlib.import_module(name).FAMILY, str(folder), short, quantize or None)
+    family, file = importlib.import_module(name).FAMILY, ROOT / "conf" / f"{block}.yaml"
+    rehearsal = rehearsal_of(family, str(folder), short, quantize or None, file if block else None)
     for job in rehearsal.built.jobs.values():
         if epsilon is not None and getattr(job.task, "optim", None) is not None:
             job.task.optim.config.adam_eps = epsilon

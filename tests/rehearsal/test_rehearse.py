@@ -112,7 +112,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     [
         *(
             pytest.param(f"nemotron_elastic_{name}", marks=pytest.mark.rehearsal)
-            for name in ("12b", "12b_sft", "12b+fp8")
+            for name in ("12b", "12b@elastic_12b_paper", "12b_sft", "12b+fp8")
         ),
         "nemotron_elastic_8b",
     ],

@@ -121,6 +121,7 @@ class PlannedFamily(ABC):
         tokenizer: str | None = None,
         layouts: tuple[Layout, ...] = (),
         quantize: str | None = None,
+        block: ElasticConfig | Mapping[str, Any] | str | Path | None = None,
     ) -> CurriculumRun:
         """A run of this family's.
 
@@ -136,11 +137,12 @@ class PlannedFamily(ABC):
             layouts: of the stages; the planner's by default.
             quantize: adds a stage 3 in which members learn on weights of this precision (`distill.quantize`): nvfp4 or
                 fp8. One that the block names without it is that of stage 2.
+            block: the elastic block in place of the recipe's, or its YAML file.
         """
         if self.chat and tokenizer is None:
             tokenizer = next((os.path.join(str(folder), TOKENIZER) for folder in data), None)
         machines: Any = {"nodes": num_nodes, "devices": num_gpus_per_node, "gpu": gpu, "layouts": layouts}
-        machines["chat"], block = self.chat, self.config
+        machines["chat"], block = self.chat, self.config if block is None else ElasticConfig.of(block)
         if quantize is not None:
             block = replace(block, distill=replace(block.distill, quantize=quantize))
             curriculum = curriculum if curriculum.stage3 else curriculum.in_low_precision()

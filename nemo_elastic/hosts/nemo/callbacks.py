@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lightning callbacks: prepare and freeze the shapes, measure members while training, write the run's metrics.
+"""Lightning callbacks: find and freeze the shapes, measure members while training, write the run's metrics.
 
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
@@ -34,7 +34,7 @@ LOGGED = ("reduced_train_loss", "grad_norm", "lr")
 
 
 class ElasticCallback(pl.Callback, io.IOMixin):
-    """Finds the shapes before the first step, freezes them at `freeze_at`, logs what the router does, tells the end.
+    """Finds shapes before the first step, compares and freezes them when due, logs what was measured, tells the end.
 
     Args:
         out: folder for the ranking, the search's trace and the frozen members (`ranking/`, `shapes.json`).
@@ -48,7 +48,6 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         if not model.members.known:
             check_pipeline(parallel_state.get_pipeline_model_parallel_world_size())
             prepare_members(model.family, model.host, Path(self.out))
-        shape_members(model.family, model.host, Path(self.out))
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         shape_members(pl_module.family, pl_module.host, Path(self.out))
@@ -71,6 +70,8 @@ class ElasticCallback(pl.Callback, io.IOMixin):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         for name, value in step_facts(trainer, pl_module).items():
             pl_module.log(name, value, batch_size=1, prog_bar=name.startswith("loss_"))
+        if trainer.global_step == pl_module.family.steps:  # due after the last step: what is saved has final shapes
+            shape_members(pl_module.family, pl_module.host, Path(self.out))
 
 
 def step_facts(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, float]:

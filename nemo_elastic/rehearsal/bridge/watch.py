@@ -13,16 +13,11 @@ from typing import Any
 import torch
 from megatron.bridge.training.callbacks import Callback
 from megatron.bridge.training.checkpointing import save_checkpoint
-from megatron.core import parallel_state
-from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
-from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.formats.megatron.metadata import ITERATION, TRACKER
 from nemo_elastic.hosts.bridge.step import ElasticStep
 from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.megatron.gpt_tokens import dataset_tokens
-from nemo_elastic.megatron.reports import from_last_rank
-from nemo_elastic.megatron.vocabulary import distill_loss
+from nemo_elastic.rehearsal.lost import members_lose
 from nemo_elastic.rehearsal.short import FROM, SEQUENCES, START
 
 
@@ -75,43 +70,9 @@ class Watch(Callback):
 
     def on_train_end(self, context: Any) -> None:
         self.facts["reached"] = context.state.train_state.step
-        self.facts |= members_lose(context, self.step)
+        self.facts |= members_lose(self.step.steps, self.step.host.datasets(0, SEQUENCES, 0)[1])
         self._tell()
 
     def _tell(self) -> None:
         if self.step.host.first:
             atomic_write(self._here / "facts.json", json.dumps(self.facts))
-
-
-@torch.no_grad()
-def members_lose(context: Any, step: ElasticStep) -> dict[str, Any]:
-    """Cross-entropy of every member in nats per token, on held-out sequences, and these."""
-    host = step.host
-    tokens_bl, labels_bl = dataset_tokens(host.datasets(0, SEQUENCES, 0)[1], SEQUENCES)
-    names = [budget.name for budget in step.family.config.budgets]
-    losses = {}
-    for name, choice in zip(names, [None, *step.family.members.get()[1:]], strict=True):
-
-        def forward(batches: Any, _: Any, choice: Any = choice) -> Any:
-            tokens = next(batches)
-            if not host.core.pre_process:
-                host.receive(host.core.decoder.input_tensor)
-            student = host.student(tokens, choice)
-            loss = lambda *_, **__: distill_loss(DistillConfig(mode="ce"), student, None, labels_bl)[0]  # noqa: E731
-            return student[1], loss
-
-        with host.evaluating():
-            sums = get_forward_backward_func()(
-                forward_step_func=forward,
-                data_iterator=iter([tokens_bl]),
-                model=context.model,
-                num_microbatches=1,
-                seq_length=tokens_bl.shape[1],
-                micro_batch_size=SEQUENCES,
-                forward_only=True,
-                collect_non_loss_data=True,
-            )
-        last = parallel_state.is_pipeline_last_stage()
-        total = sums[0].double() / labels_bl.numel() if last else torch.zeros((), dtype=torch.float64)
-        losses[name] = float(from_last_rank(total))
-    return {"losses": losses, "tokens": tokens_bl.tolist(), "labels": labels_bl.tolist()}

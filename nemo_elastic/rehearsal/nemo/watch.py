@@ -12,18 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from nemo.lightning import io
 
-from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.hosts.nemo.checkpoint.saved import folder_of
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
-from nemo_elastic.hosts.nemo.streams import evaluate
 from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.megatron.gpt_tokens import dataset_tokens
-from nemo_elastic.megatron.reports import from_last_rank
-from nemo_elastic.megatron.vocabulary import Output, distill_loss
-from nemo_elastic.rehearsal.short import FROM, SEQUENCES, START
+from nemo_elastic.rehearsal.lost import members_lose
+from nemo_elastic.rehearsal.short import FROM, START
 
 
 class Watch(pl.Callback, io.IOMixin):
@@ -62,25 +57,10 @@ class Watch(pl.Callback, io.IOMixin):
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.facts["reached"] = trainer.global_step
         if isinstance(pl_module, ElasticMambaModel):
-            self.facts |= members_lose(trainer, pl_module)
+            assert trainer.val_dataloaders is not None
+            self.facts |= members_lose(pl_module.steps, trainer.val_dataloaders.dataset)
         self._tell(trainer)
 
     def _tell(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero:
             atomic_write(self._here / "facts.json", json.dumps(self.facts))
-
-
-def members_lose(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, Any]:
-    """Cross-entropy of every member in nats per token, on held-out sequences, and these."""
-    assert trainer.val_dataloaders is not None
-    tokens_bl, labels_bl = dataset_tokens(trainer.val_dataloaders.dataset, SEQUENCES)
-
-    def measure(_: int, student: Output, teacher: Output | None) -> torch.Tensor:
-        return distill_loss(DistillConfig(mode="ce"), student, None, labels_bl)[0].double() / labels_bl.numel()
-
-    names = [b.name for b in model.elastic_config.budgets]
-    losses = {}
-    for name, choice in zip(names, [None, *model.members.get()[1:]], strict=True):
-        sums = evaluate(model, [tokens_bl], choice, measure, taught=False)
-        losses[name] = float(from_last_rank(sums[0] if sums else torch.zeros((), dtype=torch.float64)))
-    return {"losses": losses, "tokens": tokens_bl.tolist(), "labels": labels_bl.tolist()}

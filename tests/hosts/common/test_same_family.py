@@ -15,6 +15,7 @@ from nemo_elastic.hosts.common.same_family import FAMILY, RANKED, STEERING, chec
 BLOCK: dict[str, Any] = {
     "budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}],
     "axes": {"hidden": [64, 32]},
+    "shapes": "router",
     "router": {"hidden": 8},
 }
 RESUMED = may_change(1, resumed=True)
@@ -28,7 +29,7 @@ def changes(old: Any, new: ElasticConfig, may: Any = RESUMED) -> list[str]:
     return check_same_family(old, new, "runs/one", may)
 
 
-@pytest.mark.parametrize("section", ["", "importance", "search", "router", "distill", "nonfinite"])
+@pytest.mark.parametrize("section", ["", "importance", "search", "halving", "router", "distill", "nonfinite"])
 def test_a_checkpoint_from_before_a_field_has_its_default(section: str) -> None:
     new = block()
     written = new.to_dict()
@@ -51,7 +52,12 @@ def test_a_ranking_is_compared_by_what_it_depends_on() -> None:
     ranking = may_change(0, resumed=True)
     for steered in ({"router": {"hidden": 8, "lr": 1e-3}}, {"distill": {"teacher": "none"}}, {"budgets_per_batch": 2}):
         assert changes(block().to_dict(), block(**steered), ranking)
-    for other in ({"seed": 4}, {"router": {"hidden": 16}}, {"router": None}, {"data": {"documents": "apart"}}):
+    for other in (
+        {"seed": 4},
+        {"router": {"hidden": 16}},
+        {"shapes": "even", "router": None},
+        {"data": {"documents": "apart"}},
+    ):
         with pytest.raises(ElasticError, match="another elastic block"):
             changes(block().to_dict(), block(**other), ranking)
 

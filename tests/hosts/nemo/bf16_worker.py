@@ -79,7 +79,7 @@ def main(folder: Path) -> None:
             "norms": [x["grad_norm"] for x in lines if x["kind"] == "step"],
             "budgets": [{k: v for k, v in x.items() if k.startswith("loss_")} for x in lines if x["kind"] == "step"],
         }
-    routed = {"router": {"freeze_at": 1.0, "hidden": 16, "soft_share": 1.0}}
+    routed = {"shapes": "router", "router": {"hidden": 16}}
     for name, ends in (("whole", (3,)), ("stopped", (2, 3))):
         for until in ends:
             launch(name, teacher, half=True, until=until, **routed)

@@ -25,8 +25,7 @@ BLOCK = {
         "depth": [12, 11, 10],
     },
     "importance": {"samples": 2, "depth_samples": 2},
-    "search": None,
-    "router": None,
+    "shapes": "even",
     "distill": {"mode": "trainable"},
 }
 

@@ -53,20 +53,20 @@ class Stage:
         from nemo_elastic.hosts.nemo.recipe.checks import check_shape
         from nemo_elastic.megatron.choice import ElasticState
         from nemo_elastic.router import Router
-        from nemo_elastic.search import Space, uniform_family
+        from nemo_elastic.search import Space
         from nemo_elastic.train.members import Members
         from nemo_elastic.train.samples import BudgetSampler
         from nemo_elastic.train.training import FamilyTraining
 
-        recipe = importlib.import_module(name).stage1_recipe("/parent", ["/data/text"], "/runs/family")
+        module = importlib.import_module(name)
+        block = replace(module.FAMILY.config, shapes="router")
+        recipe = module.stage1_recipe("/parent", ["/data/text"], "/runs/family", block=block)
         self.config = ElasticConfig.from_dict(recipe.model.elastic)
         parent = check_shape(recipe, self.config)
         if parent.vocab == 1:  # its tokenizer lies on a hub
             parent = replace(parent, vocab=131072)
         space = Space(parent, self.config.resolve_axes(parent), tuple(range(parent.num_layers)))
         self.router = Router(space, self.config.budgets, self.config.router, self.config.seed)
-        self.start = uniform_family(space, self.config.budgets)
-        self.router.start_from(self.start, self.config.router.prior)
         self.sampler = BudgetSampler(self.config.weights(), self.config.seed)
 
         shape = TransformerConfig(num_layers=1, hidden_size=8, num_attention_heads=1, bf16=True)
@@ -104,7 +104,7 @@ class Stage:
         losses = [self.core.weight.float().sum() * NORM / 8]
         for micro_batch in range(self.micro_batches):
             budget = self.sampler.sample(step, micro_batch)
-            if budget == 0 or not self.sampler.soft(step, micro_batch, self.config.router.soft_share):
+            if budget == 0:
                 continue
             pi = self.router.probabilities(budget, tau, scale, noise=(step, micro_batch))
             widths = torch.tensor(self.router.space.choices[axis]).to(pi[axis])
@@ -132,6 +132,7 @@ def learned(name: str, axis: str, nats: float, steps: int) -> dict[str, Any]:
         "slots": len(chosen),
         "changed": int((chosen != wanted).sum()),
         "wider": int((wanted < chosen).sum()),
+        "full": int((wanted == 0).sum()),
         "norm": max(norms),
         "freeze": stage.config.router.freeze_step(stage.steps),
         "eps": stage.optim.config.adam_eps,

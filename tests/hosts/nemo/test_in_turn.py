@@ -26,8 +26,7 @@ BLOCK: dict[str, Any] = {
         "hidden": [64, 56, 48, 32], "ffn": {"choices": [96, 80, 64, 32], "stripes": 4}, "mamba_heads": [8, 6, 4],
         "mamba_head_dim": [16, 12], "attention_heads": [8, 4], "depth": [7, 6, 5],
     },
-    "search": None,
-    "router": None,
+    "shapes": "even",
 }  # fmt: skip
 BATCHES = [batch_of(PARENT, 2, 20, seed) for seed in range(2)]
 
@@ -102,7 +101,7 @@ def test_two_of_three_with_weights(checkpoint: Path) -> None:
 
 
 def test_the_router_learns_from_every_budget(checkpoint: Path) -> None:
-    soft = {"router": {"hidden": 8, "prior": 0.0, "soft_share": 1.0}}
+    soft = {"shapes": "router", "router": {"hidden": 8}}
     apart = {n: Step(checkpoint, sampling={n: 1}, **soft) for n in NAMES}
     together = Step(checkpoint, budgets_per_batch=3, **soft)
     compare(together, apart, dict.fromkeys(NAMES, 1 / 3))
@@ -110,7 +109,7 @@ def test_the_router_learns_from_every_budget(checkpoint: Path) -> None:
 
 
 def test_the_routers_loss_counts_as_often_as_the_micro_batch_has_tokens(checkpoint: Path) -> None:
-    soft = {"router": {"hidden": 8, "loss_weight": 2.0, "soft_share": 1.0}, "sampling": {"small": 1}}
+    soft = {"shapes": "router", "router": {"hidden": 8, "loss_weight": 2.0}, "sampling": {"small": 1}}
     model = elastic_model(PARENT, BLOCK | soft, None, checkpoint)
     batch = dict(BATCHES[0])
     loss = model.training_step(batch)

@@ -30,7 +30,7 @@ def test_half_a_nat_for_the_full_hidden_size_is_followed(learned: dict[str, Any]
     actual = learned[recipe]["hidden"]
     assert actual["eps"] == 1e-5, "the recipe's optimizer is not the one that this test is about"
     assert actual["freeze"] > STEPS
-    assert actual["moved"] > 1 and actual["wider"] == 1, actual
+    assert actual["moved"] > 1 and actual["full"] == 1, actual
 
 
 @EACH

@@ -55,14 +55,6 @@ def test_soft_masks_first_then_slices_pitfall_12(facts: dict[str, Any]) -> None:
     assert "soft" not in late
 
 
-def test_with_a_soft_share_others_train_the_routers_present_choices_as_slices(facts: dict[str, Any]) -> None:
-    freeze = facts["steps"] * 3 // 4
-    early = {kind for _, step, kind in facts["shared"]["choices"] if step < freeze}
-    assert {"soft", "sliced"} <= early
-    assert "soft" not in {kind for _, step, kind in facts["shared"]["choices"] if step >= freeze}
-    assert facts["shared"]["followed"] == [True, True]  # before steps 2 and 4 of the six
-
-
 def test_every_micro_batch_draws_its_own_budget(facts: dict[str, Any]) -> None:
     per_step: dict[tuple[int, int], int] = {}
     for stage, step, _ in facts["choices"]:

@@ -26,8 +26,8 @@ BLOCK = {
         "depth": [12, 11, 10, 9, 8],
     },
     "importance": {"samples": 4, "depth_samples": 2},
-    "search": {"candidates": 10, "tokens": 256},
-    "router": {"freeze_at": 0.5, "hidden": 16, "soft_share": 1.0, "prior": 2.0},
+    "shapes": "router",
+    "router": {"freeze_at": 0.5, "hidden": 16},
     "seed": 1,
 }
 STEPS = 8
@@ -55,36 +55,13 @@ def state_of(trainer: Any, model: Any) -> dict[str, str]:
     return {
         "weights": digest({k: v for k, v in named.items() if not k.startswith("elastic.")}),
         "router": digest({k: v for k, v in named.items() if k.startswith("elastic.router.")}),
-        "members": digest({k: v for k, v in named.items() if k in ("elastic.codes", "elastic.frozen")}),
+        "members": digest(
+            {k: v for k, v in named.items() if k.startswith("elastic.") and not k.startswith("elastic.router.")}
+        ),
         "optimizer": digest(moments),
         "moments": str(len(moments)),
         "teacher": digest(dict(model.host.frozen.named_parameters())),
     }
-
-
-def share(launch: Any, recipe: Any, parent: str, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """A stage 1 with `soft_share`: what its micro-batches ran, and whether its slices are the router's choices."""
-    import lightning.pytorch as pl
-
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-    from nemo_elastic.train import shaping
-
-    followed: list[bool] = []
-
-    class Follows(pl.Callback):
-        def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
-            # registered after ElasticCallback: it has just looked at the router where that was due
-            if trainer.global_step % shaping.REFRESH == 0 and 0 < trainer.global_step < module.family.freeze_step:
-                chosen = [p.member for p in module.members.router.family().values()]
-                followed.append(module.members.get() == chosen and not module.members.is_frozen)
-
-    shaping.REFRESH = 2
-    before = len(facts["choices"])
-    block = BLOCK | {"router": {"freeze_at": 0.75, "hidden": 16, "soft_share": 0.5}}
-    launch(apply_elastic(recipe("shared", 64), block, teacher=parent, verbose=False), Follows())
-    ran = facts["choices"][before:]
-    del facts["choices"][before:]
-    return {"choices": ran, "followed": followed}
 
 
 def main(folder: Path) -> None:
@@ -155,7 +132,6 @@ def main(folder: Path) -> None:
     second = apply_elastic(recipe("two", 128, "train_long"), sampled, teacher=str(parent), stage=2, previous=str(one),
                            done_steps=STEPS, total_steps=2 * STEPS, verbose=False)  # fmt: skip
     two = launch(second, Recorder())
-    facts["shared"] = share(launch, recipe, str(parent), folder, facts)
     facts["saved"] = sorted({k.split(".")[1] for k in plain_tensors(two)})
     facts["metrics"] = [json.loads(x) for x in (folder / "one" / "metrics.jsonl").read_text().splitlines()]
     facts["frozen"] = json.loads((folder / "one" / "elastic" / "members.json").read_text())

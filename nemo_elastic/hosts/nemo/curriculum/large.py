@@ -48,7 +48,7 @@ class FamilyRecipe(PlannedFamily):
         return Precision(weights, "fp32" if plugin.grad_reduce_in_fp32 else weights)
 
     def rank_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> run.Partial:
-        """Rank the parent, sort its weights and search first shapes, on one node.
+        """Rank the parent, sort its weights and search candidates of every budget, on one node.
 
         Every GPU holds the parent whole and looks at its share of the samples, which are stage 1's first.
 
@@ -58,7 +58,7 @@ class FamilyRecipe(PlannedFamily):
         return self.build("rank", self.run_of(parent, data, dir, **named))
 
     def stage1_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> run.Partial:
-        """Stage 1: the router learns shapes by soft masks, then weights are trained on slices. Needs the ranking.
+        """Stage 1: candidates train in turn as slices, the worse go, the best chain is trained. Needs the ranking.
 
         Args:
             parent, data, dir, named: see `run_of`.

@@ -53,9 +53,9 @@ def start(checkpoint: Path, block: Any, stage: int) -> Any:
     [
         ({"importance": {"samples": 7}}, r"elastic\.importance\.samples: 1024 -> 7"),
         ({"seed": 3}, r"elastic\.seed: 0 -> 3"),
-        ({"search": None}, r"elastic\.search: .* -> None"),
-        ({"router": None}, r"elastic\.router: .* -> None"),
-        ({"router": {"prior": 1.0}}, r"elastic\.router\.prior: 4.0 -> 1.0"),
+        ({"search": {"keep": 2}}, r"elastic\.search\.keep: 4 -> 2"),
+        ({"shapes": "even"}, r"elastic\.shapes: 'halving' -> 'even'"),
+        ({"shapes": "router"}, r"elastic\.shapes: 'halving' -> 'router'; elastic\.router: None -> "),
         ({"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.6}]}, r"elastic\.budgets: "),
         ({"axes": {"hidden": [PARENT.hidden]}}, r"elastic\.axes\.hidden\.choices: "),
     ],
@@ -67,7 +67,7 @@ def test_stage_1_refuses_the_ranking_of_another_block(ranked: Path, change: dict
 
 def test_stage_1_takes_the_ranking_of_its_own_block(ranked: Path, capsys: Any) -> None:
     """How it trains on may differ: the ranking had no loss and sampled no budget."""
-    steered = {"distill": {"temperature": 2.0}, "sampling": {"full": 1, "half": 3}, "router": {"freeze_at": 0.5}}
+    steered = {"distill": {"temperature": 2.0}, "sampling": {"full": 1, "half": 3}, "halving": {"cuts": [0.5]}}
     restored = start(ranked, BLOCK | steered, stage=1)
     assert restored.path == str(ranked) and not restored.load_artifacts
     assert "distill.teacher: 'none' -> 'frozen', from here on" in capsys.readouterr().out
@@ -76,7 +76,7 @@ def test_stage_1_takes_the_ranking_of_its_own_block(ranked: Path, capsys: Any) -
 def test_a_ranking_is_done_whatever_only_training_depends_on(ranked: Path) -> None:
     from nemo_elastic.hosts.nemo.curriculum.rank import already_ranked
 
-    assert already_ranked(ranked, ElasticConfig.from_dict(BLOCK | {"router": {"lr": 1e-3}}))
+    assert already_ranked(ranked, ElasticConfig.from_dict(BLOCK | {"halving": {"cuts": [0.5]}}))
     with pytest.raises(ElasticError, match=r"elastic\.seed: 0 -> 3"):
         already_ranked(ranked, ElasticConfig.from_dict(BLOCK | {"seed": 3}))
     assert not already_ranked(ranked.with_name("other"), ElasticConfig.from_dict(BLOCK))

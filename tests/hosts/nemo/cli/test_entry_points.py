@@ -38,7 +38,7 @@ TINY: dict[str, Any] = {
     },
     "importance": {"samples": 8, "depth_samples": 2},
     "search": {"candidates": 6, "tokens": 256},
-    "router": {"freeze_at": 0.5, "hidden": 16},
+    "halving": {"cuts": [0.5], "tokens": 256},
 }
 #: every stock recipe of a Nemotron-H
 RECIPES = (
@@ -106,7 +106,7 @@ def test_what_is_changed_is_reported_before_anything_starts(capsys: Any) -> None
 
     recipe = stock()
     recipe.model.config.recompute_granularity = "selective"
-    apply_elastic(recipe, BLOCK, teacher="parent")
+    apply_elastic(recipe, BLOCK | {"shapes": "router"}, teacher="parent")
     printed = capsys.readouterr().out.splitlines()
     for line in (
         "  model: MambaModel -> ElasticMambaModel",
@@ -181,10 +181,11 @@ def test_the_plugin_leaves_the_recipe_itself_alone(tmp_path: Path, monkeypatch: 
 
 
 OVERRIDES = (
+    "elastic.shapes=router",
     "elastic.router.lr=3e-3",
     "elastic.router.tau=[2.0, 0.1]",
     "elastic.budgets[1].params=9e9",
-    "elastic.search=null",
+    "elastic.search.candidates=8",
     "elastic.distill.mode=frozen_ce",
     "trainer.max_steps=300",
     "stage=2",
@@ -200,8 +201,9 @@ def test_overrides_reach_the_block_the_stage_and_the_recipe(run_yaml: Path) -> N
     from nemo_elastic import apply_elastic
 
     block = BLOCK | {
+        "shapes": "router",
         "router": {"lr": 3e-3, "tau": [2.0, 0.1]},
-        "search": None,
+        "search": {"candidates": 8},
         "distill": {"mode": "frozen_ce"},
         "budgets": [{"name": "12b"}, {"name": "9b", "params": 9e9}, {"name": "6b", "params": 6e9}],
     }
@@ -233,9 +235,9 @@ def test_a_block_is_replaced_or_read_from_another_file(run_yaml: Path, tmp_path:
 @pytest.mark.parametrize("kind", ["yaml", "json"])
 def test_an_exported_run_is_read_back_and_can_be_changed(run_yaml: Path, tmp_path: Path, kind: str) -> None:
     whole = tmp_path / f"run.{kind}"
-    command_line(["elastic.router.lr=3e-3"], FACTORY, run_yaml, **{f"to_{kind}": str(whole)})
-    assert command_line([], None, whole) == command_line(["elastic.router.lr=3e-3"], FACTORY, run_yaml)
-    changed = ["elastic.router.lr=5e-3", "trainer.max_steps=500", "elastic.budgets[2].ratio=1.5"]
+    command_line(["elastic.search.keep=3"], FACTORY, run_yaml, **{f"to_{kind}": str(whole)})
+    assert command_line([], None, whole) == command_line(["elastic.search.keep=3"], FACTORY, run_yaml)
+    changed = ["elastic.search.keep=2", "trainer.max_steps=500", "elastic.budgets[2].ratio=1.5"]
     with pytest.raises(ElasticError, match=r"ratio: 1.5 is not allowed"):
         command_line(changed, None, whole)
     again = command_line(changed[:2], None, whole)

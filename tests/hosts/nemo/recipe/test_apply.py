@@ -34,10 +34,11 @@ def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.Captur
 
     recipe.trainer.max_steps = 1000
     data, tensor_parallel = recipe.data, recipe.trainer.strategy.tensor_model_parallel_size
-    out = apply_elastic(recipe, ElasticConfig.from_dict(BLOCK), teacher="parent")
+    block = ElasticConfig.from_dict(BLOCK | {"shapes": "router", "router": {"freeze_at": 0.67}})
+    out = apply_elastic(recipe, block, teacher="parent")
     assert out is recipe
     assert recipe.model.__fn_or_cls__ is ElasticMambaModel
-    assert ElasticConfig.from_dict(recipe.model.elastic) == ElasticConfig.from_dict(BLOCK)
+    assert ElasticConfig.from_dict(recipe.model.elastic) == block
     assert recipe.model.stage_steps == 1000
     assert recipe.optim.__fn_or_cls__ is ElasticOptimizer
     assert recipe.optim.lr_mult == pytest.approx(1e-2 / recipe.optim.config.lr)
@@ -75,7 +76,7 @@ def test_stage_two_goes_on_where_stage_one_ended(recipe: Any) -> None:
     recipe.trainer.max_steps = 300
     apply_elastic(recipe, BLOCK, teacher="parent", stage=2, previous="one", done_steps=1000, verbose=False)
     schedule = recipe.optim.lr_scheduler
-    assert (schedule.start_step, schedule.total_steps, schedule.freeze_step) == (1000, 1300, 670)
+    assert (schedule.start_step, schedule.total_steps, schedule.freeze_step) == (1000, 1300, 200)
     assert recipe.resume.restore_config.path == "one"
     assert recipe.resume.restore_config.load_optim_state is True
     assert "save_optim_on_train_end" not in recipe.log.ckpt.__arguments__, "of the run's end, as the recipe has it"
@@ -126,9 +127,9 @@ def test_a_router_beside_half_precision_weights_needs_the_distributed_optimizer(
 
     recipe.optim.config.use_distributed_optimizer = False
     plain = recipe.clone()
-    apply_elastic(plain, BLOCK | {"router": None}, teacher="parent", verbose=False)
+    apply_elastic(plain, BLOCK, teacher="parent", verbose=False)
     assert not plain.optim.config.use_distributed_optimizer
-    apply_elastic(recipe, BLOCK, teacher="parent")
+    apply_elastic(recipe, BLOCK | {"shapes": "router"}, teacher="parent")
     assert recipe.optim.config.use_distributed_optimizer
     assert "  optim.config.use_distributed_optimizer: False -> True\n" in capsys.readouterr().out
 
@@ -143,7 +144,7 @@ def test_moments_are_saved_for_any_layout(recipe: Any, capsys: pytest.CaptureFix
     apply_elastic(recipe, BLOCK, teacher="parent")
     assert recipe.trainer.strategy.ckpt_optim_fully_reshardable
     assert "  trainer.strategy.ckpt_optim_fully_reshardable: False -> True\n" in capsys.readouterr().out
-    apply_elastic(plain, BLOCK | {"router": None}, teacher="parent", verbose=False)
+    apply_elastic(plain, BLOCK, teacher="parent", verbose=False)
     assert not plain.trainer.strategy.ckpt_optim_fully_reshardable
 
 

@@ -331,7 +331,7 @@ def test_files_that_the_block_names_are_read_before_anything_starts(recipe: Any,
     Ranking.trivial(PARENT).save(tmp_path / "ranking")
     assert "ranking" in refused(recipe, BLOCK | {"ranking": str(tmp_path / "ranking")})
     (tmp_path / "shapes.json").write_text("[]")
-    line = refused(recipe, BLOCK | {"shapes": str(tmp_path / "shapes.json"), "search": None, "router": None})
+    line = refused(recipe, BLOCK | {"shapes": str(tmp_path / "shapes.json")})
     assert line.startswith("elastic.shapes: ")
 
 
@@ -352,11 +352,13 @@ def test_what_makes_no_sense_is_reported(recipe: Any, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("router", "steps", "warned"),
     [
-        ({}, 1491, False),  # frozen after 999
-        ({}, 1492, True),
-        ({"prior": 2.0, "scale": [1.0, 3.0], "lr": 3e-3}, 5170, False),
+        ({}, 999, False),
+        ({}, 1000, True),
+        ({"freeze_at": 0.67}, 1491, False),  # frozen after 999
+        ({"freeze_at": 0.67}, 1492, True),
+        ({"scale": [1.0, 3.0]}, 5170, False),
         ({"lr": 3e-3}, 5170, False),
-        ({"loss_weight": 4.0, "below": 0.0}, 5170, True),
+        ({"loss_weight": 4.0}, 5170, True),
         (None, 5170, False),
     ],
 )
@@ -364,10 +366,12 @@ def test_a_router_that_decides_long_before_it_is_frozen_is_reported(
     recipe: Any, router: dict[str, Any] | None, steps: int, warned: bool, capsys: Any
 ) -> None:
     recipe.trainer.max_steps = steps
-    accepted(recipe.clone(), BLOCK | {"router": router})
-    line = f"within 200 of the {round(0.67 * steps)} steps before shapes are frozen, the others teach it nothing"
+    block = BLOCK if router is None else BLOCK | {"shapes": "router", "router": router}
+    accepted(recipe.clone(), block)
+    freeze = round((router or {}).get("freeze_at", 1.0) * steps)
+    line = f"within 200 of the {freeze} steps before shapes are frozen, the others teach it nothing"
     assert (line in capsys.readouterr().out) is warned
-    accepted(recipe, BLOCK | {"router": router}, stage=2, previous="one", done_steps=steps)
+    accepted(recipe, block, stage=2, previous="one", done_steps=steps)
     assert line not in capsys.readouterr().out
 
 

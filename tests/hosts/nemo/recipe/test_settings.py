@@ -140,7 +140,7 @@ def laden(recipe: Any) -> None:
     "make",
     [
         pytest.param(elastic(), id="stage 1"),
-        pytest.param(elastic(block={"router": None}), id="no router"),
+        pytest.param(elastic(block={"shapes": "router"}), id="router"),
         pytest.param(elastic(stage=2, previous="/runs/one", done_steps=100), id="stage 2"),
         pytest.param(ranking, id="ranking"),
         pytest.param(stage(1), id="curriculum 1"),
