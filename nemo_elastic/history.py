@@ -3,9 +3,8 @@
 """`metrics.jsonl`: the steps of a training run as one history, however often it was stopped and went on.
 
 One JSON object per line, of kind "step" or "heldout", with the step and the tokens that counted in the loss so far.
-Those that a loss mask leaves out, as padding, do not count; version 0.1 counted them. What a start does again counts
-once, as the later start did it. NeMo moves the files of a log directory to `run_0`, `run_1`, … when a run starts again
-there; version 0.1 let it, and counted tokens and seconds from each start. Such parts are read as one.
+Those that a loss mask leaves out, as padding, do not count. What a start does again counts once, as the later start did
+it.
 """
 
 from __future__ import annotations
@@ -25,17 +24,15 @@ METRICS = "metrics.jsonl"
 MOST_BYTES, MOST_OF_A_LINE = 1 << 26, 1 << 16
 #: above this a step or a count of tokens is none
 MOST = 2**53
-#: what grows over a run; tokens stand still over a step of which none counts
-COUNTED = ("seconds", "tokens")
 
 
 @dataclass
 class History:
-    """What files of metrics hold.
+    """What a file of metrics holds.
 
     Attributes:
         lines: the steps in order, each once.
-        left_out: what of them no run writes, in words; files are named from the folder above that of the metrics.
+        left_out: what of them no run writes, in words.
     """
 
     lines: list[dict[str, Any]] = field(default_factory=list)
@@ -43,13 +40,10 @@ class History:
 
 
 def read_history(path: Path) -> History:
-    """Read a metrics file, and what NeMo has moved away from it; all may be missing."""
-    moved = sorted((p for p in path.parent.glob(f"run_*/{path.name}") if _number_of(p) >= 0), key=_number_of)
-    history, written = History(), []
-    for file in (*moved, path):
-        if file.is_file():
-            written += _lines(file, str(file.relative_to(path.parent.parent)), history.left_out)
-    history.lines = join(written)
+    """Read a metrics file, which may be missing."""
+    history = History()
+    if path.is_file():
+        history.lines = join(_lines(path, str(Path(path.parent.name, path.name)), history.left_out))
     return history
 
 
@@ -59,23 +53,11 @@ def up_to(lines: Iterable[dict[str, Any]], step: int) -> list[dict[str, Any]]:
 
 
 def join(written: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines in the order in which they were written, as one run's: every step once, counts that go on."""
+    """Lines in the order in which they were written, as one run's: every step once."""
     kept: list[dict[str, Any]] = []
-    before: dict[str, float] = dict.fromkeys(COUNTED, 0)  # what the starts before the present one counted
     for line in written:
         while kept and _is_redone(kept[-1], line):
             kept.pop()
-            before = dict.fromkeys(COUNTED, 0)
-        line, goes_on = dict(line), False
-        for name in COUNTED:
-            last = next((old for old in reversed(kept[-3:]) if name in old), None)
-            if last is not None and name in line:
-                more = line[name] + before[name] - last[name]
-                if more < 0 or (more == 0 and line["step"] > last["step"] and not goes_on):
-                    before[name] = last[name]  # this start counts anew
-                else:
-                    goes_on = True
-                line[name] += before[name]
         kept.append(line)
     return kept
 
@@ -85,12 +67,6 @@ def _is_redone(old: dict[str, Any], new: dict[str, Any]) -> bool:
     if old["step"] == new["step"]:
         return new["kind"] == "step" or old["kind"] == "heldout"
     return old["step"] > new["step"]
-
-
-def _number_of(moved: Path) -> int:
-    """Which run a folder `run_3` is of; -1 for another folder."""
-    digits = moved.parent.name.removeprefix("run_")
-    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else -1
 
 
 def _lines(path: Path, name: str, left_out: list[str]) -> Iterator[dict[str, Any]]:

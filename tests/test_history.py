@@ -44,16 +44,6 @@ def steps(first: int, last: int, measured: bool = True) -> list[dict[str, Any]]:
     return lines
 
 
-def old_start(first: int, last: int, measured: bool = True) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What version 0.1 wrote: a line before NeMo moved the file, and lines after it; counted from this start."""
-    before = [heldout(first, tokens=0)] if measured else []
-    after = [
-        line | {k: line[k] - first * each for k, each in (("tokens", PER_STEP), ("seconds", 1)) if k in line}
-        for line in steps(first, last, measured)[measured and not first :]
-    ]  # fmt: skip
-    return before, after
-
-
 def write(path: Path, lines: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as f:
@@ -69,43 +59,6 @@ def test_stops_anywhere_leave_no_mark(stops: list[tuple[int, int]], measured: bo
         at = max(at, at + further - lost) if at + further - lost > 0 else 0
     written += steps(at, 20, measured)
     assert join(written) == steps(0, 20, measured)
-
-
-@pytest.mark.parametrize("measured", [True, False])
-@pytest.mark.parametrize("starts", [[(0, 20)], [(0, 7), (6, 20)], [(0, 6), (6, 20)], [(0, 1), (1, 20)],
-                                    [(0, 3), (0, 20)], [(0, 9), (8, 13), (10, 12), (12, 20)]])  # fmt: skip
-def test_what_nemo_has_moved_away_is_read_and_counted_on(
-    tmp_path: Path, starts: list[tuple[int, int]], measured: bool
-) -> None:
-    run = tmp_path / "stage1"
-    for i, (first, last) in enumerate(starts):
-        before, after = old_start(first, last, measured)
-        write(run / METRICS, before)
-        if i:
-            (run / f"run_{i - 1}").mkdir()
-            (run / METRICS).rename(run / f"run_{i - 1}" / METRICS)
-        write(run / METRICS, after if i else [*before, *after])
-    if len(starts) == 1:
-        (run / METRICS).write_text("".join(json.dumps(x) + "\n" for x in steps(0, 20, measured)))
-    history = read_history(run / METRICS)
-    whole = steps(0, 20, measured)
-    known = [line for line in history.lines if line["kind"] == "step" or line["step"] % EVERY == 0]
-    assert history.left_out == []
-    assert [(x["kind"], x["step"], x["tokens"]) for x in known] == [(x["kind"], x["step"], x["tokens"]) for x in whole]
-    seconds = [line["seconds"] for line in history.lines if line["kind"] == "step"]
-    assert seconds == sorted(seconds) and seconds[-1] >= 20 - len(starts)
-
-
-def test_a_step_of_which_no_token_counts_is_no_new_start() -> None:
-    lines = [heldout(0), *(step(i, tokens) for i, tokens in enumerate((PER_STEP, PER_STEP, 2 * PER_STEP), 1))]
-    assert join([*lines[:3], *lines[2:]]) == lines
-
-
-def test_moved_runs_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    for i in (0, 2, 10):
-        write(tmp_path / f"run_{i}" / METRICS, [step(i + 1)])
-    write(tmp_path / "run_mine" / METRICS, [step(99)])
-    assert [line["step"] for line in read_history(tmp_path / METRICS).lines] == [1, 3, 11]
 
 
 def test_a_start_keeps_what_its_checkpoint_holds_and_a_fresh_one_nothing() -> None:

@@ -21,7 +21,7 @@ BLOCK: dict[str, Any] = {
     },
     "importance": {"samples": 64, "depth_samples": 8},
     "search": {"candidates": 96, "tokens": 4096},
-    "halving": {"tokens": 4096},
+    "halving": {"tokens": 8192},
     "distill": {"chunk_tokens": 512},
 }
 #: the demo looks at less than a run of its own would
@@ -64,11 +64,12 @@ class Settings:
         """Phase -> seconds that it takes on two quiet cores, in the order of the phases."""
         block = self.block
         shaping = 0.12 * block["search"]["candidates"] + 0.09 * block["importance"]["samples"]
+        shaping += 0.9 * block["halving"]["tokens"] / 1024  # of four candidates of two budgets, then of two
         return {
             "data": 9.0,
             "start": 4.0,
             "parent": 10.0 + 0.41 * self.parent_steps,  # with the first picture
-            "stage 1": 10.0 + shaping + 0.46 * self.stage1_steps,  # with its pictures
+            "stage 1": 10.0 + shaping + 0.43 * self.stage1_steps,  # with its pictures
             "stage 2": 5.0 + 0.52 * self.stage2_steps,
             "cut": 3.0,
             "evaluation": 3.0 + 0.03 * self.problems * 3 + self.eval_tokens / 20_000 * 5,
@@ -90,5 +91,10 @@ SHORT = replace(
     eval_every=20,
     eval_tokens=4096,
     problems=16,
-    block=BLOCK | {"importance": {"samples": 8, "depth_samples": 2}, "search": {"candidates": 12, "tokens": 1024}},
+    block=BLOCK
+    | {
+        "importance": {"samples": 8, "depth_samples": 2},
+        "search": {"candidates": 12, "tokens": 1024},
+        "halving": {"tokens": 2048},
+    },
 )

@@ -155,7 +155,7 @@ def _limits(axes: Axes, values: list[float], late: list[float], run: RunRecord) 
 def _freeze_mark(axes: Axes, run: RunRecord, phases: list[Phase], edges: list[float]) -> None:
     step = run.shapes.step
     for phase, left, scale in _spans(phases, edges):
-        if phase is not run.routed or step is None:
+        if phase is not run.shaping or step is None:
             continue
         tokens = next((line["tokens"] for line in phase.steps if line["step"] >= step), None)
         if tokens is not None:

@@ -114,21 +114,17 @@ def kept_share(parent: Parent, layer: Layer) -> float:
 
 
 def rows(run: RunRecord) -> list[tuple[str, list[tuple[str, Subnet]]]]:
-    """(member, [(stage of its shape, shape)]) from the parent down; stages that agree are one row."""
+    """(member, [(stage of its shape, shape)]) from the parent down; one that stayed has one row."""
     out: list[tuple[str, list[tuple[str, Subnet]]]] = []
-    shapes = run.shapes
-    final = run.subnets
+    shapes, final = run.shapes, run.subnets
     for name in dict.fromkeys([*final, *shapes.frozen, *shapes.first]):
         last = final.get(name) or shapes.frozen.get(name) or shapes.first[name]
         if run.parent is not None and last == run.parent.full:
             out.append((name, [("parent", last)]))
             continue
-        stages = [(shapes.source, shapes.first.get(name)), ("router", shapes.raw.get(name)),
-                  ("frozen", shapes.frozen.get(name))]  # fmt: skip
-        known = [(stage, s) for stage, s in stages if s is not None]
-        if run.family and (not known or known[-1][1] != last or known[-1][0] == "frozen"):
-            known = [k for k in known if k[0] != "frozen"] + [("trained", last)]
-        out.append((name, known))
+        end = "trained" if run.family else "frozen" if name in shapes.frozen else shapes.source
+        first = shapes.first.get(name)
+        out.append((name, [*([(shapes.source, first)] if first and first != last else []), (end, last)]))
     return out
 
 

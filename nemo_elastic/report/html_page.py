@@ -24,7 +24,7 @@ from nemo_elastic.io.outputs import Output, check_apart, holds_text, why_kept
 from .. import __version__
 from ..errors import printable
 from ..verdicts import SHARED, TIE
-from . import fig_family, fig_importance, fig_latency, fig_loss, fig_router, fig_shapes, page_tables
+from . import fig_candidates, fig_family, fig_importance, fig_latency, fig_loss, fig_router, fig_shapes, page_tables
 from .drawing import (
     HEADROOM,
     Drawing,
@@ -49,6 +49,7 @@ FIGURES: dict[str, Callable[[RunRecord], Drawing | None]] = {
     "latency.png": fig_latency.draw,
     "shapes.png": fig_shapes.draw,
     "importance.png": fig_importance.draw,
+    "candidates.png": fig_candidates.draw,
     "router.png": fig_router.draw,
 }
 #: characters of a name that stays on one line, also on a phone; of a word that may be broken anywhere; of any text
@@ -204,8 +205,8 @@ def _tiles(run: RunRecord) -> Iterator[tuple[str, str]]:
         yield share(small["recovered"]), f"of the gap of {small['name']} closed by training"
     if results and results.bigram_loss is not None:
         yield number(results.bigram_loss), "loss of a bigram model"
-    if results and results.spent:
-        yield page_tables.seconds(results.spent), "all phases"
+    if results and results.total:
+        yield page_tables.seconds(results.total), "all phases"
 
 
 def _with_titles(tables: Mapping[str, Table | None]) -> list[tuple[str, Table]]:
@@ -216,9 +217,8 @@ def _sections(run: RunRecord, pictures: Mapping[str, Picture]) -> Iterator[Secti
     """Pictures, and tables behind the first of them."""
     for name in FIGURES:
         if name in pictures:
-            more = {"Router's choices and their projection": page_tables.projection_table(run)}
-            tables = _with_titles(more) if name == "shapes.png" else []
-            yield Section("", pictures[name].words, pictures[name], tables)
+            tables = {"Candidates": page_tables.candidates_table(run)} if name == "candidates.png" else {}
+            yield Section("", pictures[name].words, pictures[name], _with_titles(tables))
         if name == "family.png":
             yield from _members(run)
 
@@ -251,9 +251,7 @@ def _asked(limit: Limit) -> Any:
 
 def _settings(run: RunRecord) -> dict[str, Table | None]:
     facts, family, ranking, parent = page_tables.facts_table, run.family, run.ranking, run.parent
-    tables = {"Time": page_tables.time_table(run)}
-    targets = page_tables.targets_tables(run) if run.results else []
-    tables |= dict(zip(("Targets", ""), targets, strict=False))
+    tables = {"Time": page_tables.time_table(run), "Targets": page_tables.targets_table(run)}
     if family:
         budgets = {m.name: {x.kind.field: _asked(x) for x in limits_of(m)} or "the parent" for m in family}
         tables["Choices of every axis"] = facts({n: list(a.choices) for n, a in family.axes.items()})

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.limits import LIMITS, figure
 from nemo_elastic.core.member import limits_used
 
 from ..errors import shown
+from .candidates import comparisons, tracks
+from .drawing import millions
 from .result import Answers
 from .run_record import RunRecord, number
 
@@ -45,11 +46,6 @@ def percent(value: float | None, places: int = 0) -> str:
 
 def whole(value: float | None) -> str:
     return DASH if value is None else f"{value:,.0f}"
-
-
-def amount(value: float) -> str:
-    """What a limit counts, without its unit."""
-    return whole(value) if value >= 1000 else figure(value)
 
 
 def size(value: float | None) -> str:
@@ -106,8 +102,6 @@ def members(run: RunRecord) -> list[dict[str, Any]]:
     return out
 
 
-#: right answers of one model, and their share where nothing else is known
-Asked = tuple[Answers | None, float | None]
 #: (head, cell of a member)
 Column = tuple[str, Callable[[dict[str, Any]], str]]
 
@@ -134,8 +128,8 @@ def patterns_table(run: RunRecord) -> Table | None:
 
 def quality_table(run: RunRecord) -> Table | None:
     """What every member is worth."""
-    answers = run.results.answers if run.results else ()
-    totals = {a.total for a in answers}
+    by_name = {m.name: m.answers for m in run.results.members} if run.results else {}
+    totals = {a.total for a in by_name.values() if a}
     one, above = len(totals) == 1, _beats_chance(_asked(run).get(ALL, []))
     asked = f"accuracy, n = {totals.pop():,}" if one else "accuracy"
     return _members_table(run, [
@@ -145,23 +139,22 @@ def quality_table(run: RunRecord) -> Table | None:
         ("untrained cut", lambda m: decimals(None if m["ratio"] == 1 else m["untrained_loss"])),
         ("unsorted cut", lambda m: decimals(None if m["ratio"] == 1 else m["unsorted_loss"])),
         ("gap closed", lambda m: percent(m["recovered"], 1)),
-        (asked, lambda m: share(m["answers"], m["accuracy"], counted=not one) if above else DASH),
+        (asked, lambda m: share(by_name.get(m["name"]), counted=not one) if above else DASH),
     ])  # fmt: skip
 
 
-def _asked(run: RunRecord) -> dict[str, list[Asked]]:
+def _asked(run: RunRecord) -> dict[str, list[Answers | None]]:
     """What every model made of all problems and of each task."""
     rows = run.results.members if run.results else ()
-    tasks = dict.fromkeys(task for m in rows for task in (*m.accuracy_by_task, *m.answers_by_task))
-    each = {t: [(m.answers_by_task.get(t), m.accuracy_by_task.get(t)) for m in rows] for t in tasks}
-    whole = [(m.answers, m.accuracy) for m in rows]
-    return {ALL: whole, **each} if set(whole) - {(None, None)} else each
+    tasks = dict.fromkeys(task for m in rows for task in m.answers_by_task)
+    each = {t: [m.answers_by_task.get(t) for m in rows] for t in tasks}
+    whole = [m.answers for m in rows]
+    return {ALL: whole, **each} if any(whole) else each
 
 
-def _beats_chance(each: Sequence[Asked]) -> bool:
+def _beats_chance(each: Sequence[Answers | None]) -> bool:
     """Whether the first model that was asked, which is the parent, is right more often than a guess."""
-    answers, known = next((pair for pair in each if pair != (None, None)), (None, None))
-    return answers.beats_chance if answers else bool(known)
+    return any(answers.beats_chance for answers in [a for a in each if a][:1])
 
 
 def accuracy_words(run: RunRecord) -> str:
@@ -190,9 +183,9 @@ def tasks_table(run: RunRecord) -> Table | None:
     for task, each in _asked(run).items():
         if task == ALL or not _beats_chance(each):
             continue
-        totals = {a.total for a, _ in each if a}
+        totals = {a.total for a in each if a}
         n = f"{totals.pop():,}" if len(totals) == 1 else DASH
-        body.append([task, n, *(share(a and a.to_json(), v, n == DASH) for a, v in each)])
+        body.append([task, n, *(share(a, n == DASH) for a in each)])
     if not body:
         return None
     if all(row[1] == DASH for row in body):
@@ -201,36 +194,34 @@ def tasks_table(run: RunRecord) -> Table | None:
     return Table(["task", "n", *(m.name for m in rows)], body)
 
 
-def share(answers: Mapping[str, Any] | None, known: float | None, counted: bool) -> str:
-    """A share of right answers with its interval of 95%, where it is known of how many; `counted`: and say so."""
+def share(answers: Answers | None, counted: bool) -> str:
+    """A share of right answers with its interval of 95%; `counted`: and of how many."""
     if answers is None:
-        return percent(known, 1)
-    low, high = answers["interval"]
-    of = f" of {answers['total']:,}" if counted else ""
-    return f"{answers['correct'] / answers['total']:.1%}{of} ({100 * low:.1f} to {100 * high:.1f})"
+        return DASH
+    low, high = answers.interval
+    of = f" of {answers.total:,}" if counted else ""
+    return f"{answers.correct / answers.total:.1%}{of} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def projection_table(run: RunRecord) -> Table | None:
-    """What the router chose and what became of it, a row for each limit."""
-    rows, several = [], {}
-    for name, p in run.shapes.projection.items():
-        limits = p.get("limits")
-        known = {f"{name}: {k}": limits.get(k) for k in LIMITS} if isinstance(limits, Mapping) else {name: p}
-        several |= {words: own for words, own in known.items() if isinstance(own, Mapping)}
-    for name, p in several.items():
-        target, raw, cost = (number(p.get(k)) for k in ("target", "raw_cost", "cost"))
-        if target and raw is not None and cost is not None and not target == raw == cost:  # as it is of the parent
-            rows.append([name, amount(target), *(f"{is_ / target - 1:+.1%}" for is_ in (raw, cost))])
-    heads = ["budget", "target", "router's choice off by", "frozen off by"]
-    return Table(heads, rows) if rows else None
+def candidates_table(run: RunRecord) -> Table | None:
+    """Shape, losses, trained micro-batches and outcome of every candidate."""
+    rounds, every = comparisons(run), tracks(run)
+    heads = ["candidate", "hidden", "layers", "experts", "parameters", "untrained"]
+    heads += [*(f"step {step}" for step in rounds), "batches", "outcome"]
+    rows = [
+        [f"{name}: {t.number}", whole(t.subnet.hidden), whole(len(t.subnet.layers)), t.experts or DASH,
+         millions(int(parameters(run.parent, t.subnet))), decimals(t.untrained),
+         *(decimals(t.losses.get(step)) for step in rounds), whole(t.trained), t.outcome]
+        for name, own in every.items() for t in own if run.parent
+    ]  # fmt: skip
+    used = [i for i in range(len(heads)) if any(row[i] != DASH for row in rows)]
+    return Table([heads[i] for i in used], [[row[i] for i in used] for row in rows]) if rows else None
 
 
 def time_table(run: RunRecord) -> Table | None:
     spent = run.results.seconds if run.results else {}
-    if spent and run.results:
-        return Table(
-            ["phase", "time"], [[k, seconds(v)] for k, v in [*spent.items(), ("all", run.results.spent or 0)]]
-        )
+    if run.results and run.results.total is not None:
+        return Table(["phase", "time"], [[k, seconds(v)] for k, v in {**spent, "all": run.results.total}.items()])
     rows = []
     for phase in run.phases:
         spent = phase.series("seconds")[1]
@@ -239,23 +230,20 @@ def time_table(run: RunRecord) -> Table | None:
     return Table(["phase", "steps", "tokens", "time"], rows) if rows else None
 
 
-def targets_tables(run: RunRecord) -> list[Table]:
-    """What the run was held against: what was measured and asked, and whether that is met; others as they are."""
-    targets = run.results.targets if run.results else {}
-    rows, others = [], {}
-    for name, target in list(targets.items())[:MOST_ROWS]:
+def targets_table(run: RunRecord) -> Table | None:
+    """What the run was held against: what was measured and asked, and whether that is met."""
+    rows = []
+    for name, target in list((run.results.targets if run.results else {}).items())[:MOST_ROWS]:
         fields = target if isinstance(target, Mapping) else {}
         measured, least, most = (number(fields.get(k)) for k in ("found", "at_least", "at_most"))
         asked = least if least is not None else most
         if measured is None or asked is None:
-            others[name] = target
             continue
         met = measured >= asked if least is not None else measured <= asked
         unit = str(fields.get("unit", ""))[:20]
         rows.append([name, f"{measured:+.3f} {unit}", f"at {'least' if least is not None else 'most'} {asked:g}",
                      "yes" if met else "no"])  # fmt: skip
-    tables = [Table(["target", "found", "asked", "met"], rows) if rows else None, facts_table(others)]
-    return [table for table in tables if table is not None]
+    return Table(["target", "found", "asked", "met"], rows) if rows else None
 
 
 def facts(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

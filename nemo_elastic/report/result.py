@@ -18,14 +18,14 @@ LARGEST = 1e30
 MOST_NAMES = 100
 _COUNT = "a count from 1"
 _NUMBERS = (
-    "parameters", "ratio", "memory_bytes", "loss", "perplexity", "accuracy", "untrained_loss", "unsorted_loss",
+    "parameters", "ratio", "loss", "perplexity", "accuracy", "untrained_loss", "unsorted_loss",
     "recovered", "hidden", "layers",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to held-out problems: how many are right, of how many, and as many as a guess gets; 0 where unknown."""
+    """Answers to held-out problems: how many are right, of how many, and as many as a guess gets."""
 
     correct: int
     total: int
@@ -52,8 +52,8 @@ class MemberResult:
     Attributes:
         name: Of the member; the parent is the first.
         loss: Held-out nats per token after training; perplexity is its exponential.
-        accuracy: Share of problems answered correctly; accuracy_by_task: the same by task.
-        answers: What that share is of, where it is known; answers_by_task: the same by task.
+        accuracy: Share of problems answered correctly.
+        answers: What that share is of; answers_by_task: the same by task.
         untrained_loss: Of the same shape cut from the sorted parent before training; unsorted_loss: from the parent
             as it was stored.
         recovered: Share of the gap between the untrained cut and the parent that training closed; None where
@@ -63,11 +63,9 @@ class MemberResult:
     name: str
     parameters: float | None = None
     ratio: float | None = None
-    memory_bytes: float | None = None
     loss: float | None = None
     perplexity: float | None = None
     accuracy: float | None = None
-    accuracy_by_task: Mapping[str, float] = field(default_factory=dict)
     answers: Answers | None = None
     answers_by_task: Mapping[str, Answers] = field(default_factory=dict)
     untrained_loss: float | None = None
@@ -84,9 +82,9 @@ class Results:
 
     Attributes:
         members: The parent first, then from the largest.
-        seconds: Phase -> wall time; total: of the whole run, as it says.
+        seconds: Phase -> wall time; total: of the whole run.
         bigram_loss: Held-out nats per token of a bigram model of the same tokens.
-        parent_start, parent_end: Held-out loss of the parent around its training.
+        parent_end: Held-out loss of the parent after its training.
         targets: What the run was held against, JSON values.
     """
 
@@ -94,7 +92,6 @@ class Results:
     seconds: Mapping[str, float] = field(default_factory=dict)
     total: float | None = None
     bigram_loss: float | None = None
-    parent_start: float | None = None
     parent_end: float | None = None
     targets: Mapping[str, Any] = field(default_factory=dict)
 
@@ -104,16 +101,6 @@ class Results:
         first, second = (*self.members, None, None)[:2]
         same = first and second and first.parameters is not None and first.parameters == second.parameters
         return first if same else None
-
-    @property
-    def answers(self) -> list[Answers]:
-        """Of every member that answered problems."""
-        return [m.answers for m in self.members if m.answers is not None]
-
-    @property
-    def spent(self) -> float | None:
-        """Wall time of the whole run."""
-        return self.total if self.total is not None else sum(self.seconds.values()) or None
 
     def member(self, name: str) -> MemberResult | None:
         return next((m for m in self.members if m.name == name), None)
@@ -140,7 +127,6 @@ class Results:
             total=seconds.pop("total", None),
             seconds=seconds,
             bigram_loss=_number(data.get("bigram_loss"), f"{where}: bigram_loss"),
-            parent_start=_number(parent.get("start"), f"{where}: parent_loss.start"),
             parent_end=_number(parent.get("end"), f"{where}: parent_loss.end"),
             targets=_mapping(data, "targets", where),
         )
@@ -150,15 +136,13 @@ def _member(row: Any, where: str) -> MemberResult:
     if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not row["name"]:
         raise ElasticError(f"{where}: not a mapping with a name")
     values = {key: _number(row.get(key), f"{where}.{key}") for key in _NUMBERS}
-    tasks = _mapping(row, "accuracy_by_task", where)
-    known = {k: v for k, raw in tasks.items() if (v := _number(raw, f"{where}.accuracy_by_task.{k}")) is not None}
     pattern = row.get("pattern") or ""
     if not isinstance(pattern, str):
         raise bad(f"{where}.pattern", pattern, "text")
     answers = _answers(row.get("answers"), f"{where}.answers")
     by_task = _mapping(_mapping(row, "answers", where), "by_task", f"{where}.answers")
     return MemberResult(
-        name=row["name"], pattern=pattern, accuracy_by_task=known, answers=answers,
+        name=row["name"], pattern=pattern, answers=answers,
         answers_by_task={k: a for k, v in by_task.items() if (a := _answers(v, f"{where}.answers.by_task.{k}"))},
         **values,
     )  # fmt: skip

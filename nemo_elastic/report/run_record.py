@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,8 @@ from .result import LARGEST, MOST_NAMES, MemberResult, Results, few
 CONFIG = "config.json"
 #: a run's folders -> what their phases are called; the last is of one training by itself
 PHASES = {"parent": "parent", "stage1": "stage 1", "stage2": "stage 2", "stage3": "stage 3", ".": "training"}
+#: candidates of a budget that are shown: a run has no more
+MOST_CANDIDATES = 8
 #: folders of a run in which a parent is ranked, and shapes are found and frozen
 _SHAPING = ("stage1", "rank", ".")
 
@@ -55,24 +57,10 @@ class Phase:
         """Tokens of this phase."""
         return int(max((line["tokens"] for line in (*self.steps, *self.heldout)), default=0))
 
-    def series(self, key: str, until: int | None = None, changes: bool = False) -> tuple[list[float], list[float]]:
-        """Steps and values of one key, where it is a finite number.
-
-        Args:
-            key: Of the step lines.
-            until: Last step that counts. Lightning repeats a logged value until it is logged again, so a router's
-                values go on after it was frozen.
-            changes: Leave out values equal to the one before.
-        """
-        x: list[float] = []
-        y: list[float] = []
-        for line in self.steps:
-            value = number(line.get(key))
-            if value is None or (until is not None and line["step"] > until) or (changes and y and y[-1] == value):
-                continue
-            x.append(line["step"])
-            y.append(value)
-        return x, y
+    def series(self, key: str) -> tuple[list[float], list[float]]:
+        """Steps and values of one key of the step lines, where it is a finite number."""
+        known = [(line["step"], x) for line in self.steps if (x := number(line.get(key))) is not None]
+        return [step for step, _ in known], [x for _, x in known]
 
     def keys(self, prefix: str) -> list[str]:
         """Names behind a prefix such as "cost_", in the order of their first appearance."""
@@ -82,14 +70,16 @@ class Phase:
 
 @dataclass(frozen=True)
 class ShapeHistory:
-    """Shapes on their way: what was found first, what the router wanted, what was frozen. Empty where unknown."""
+    """Shapes on their way: what was found first, what was frozen. Empty where unknown.
+
+    Of a budget's candidates, which are numbered from 0, also the loss before training in nats per token.
+    """
 
     first: Mapping[str, Subnet] = field(default_factory=dict)
-    raw: Mapping[str, Subnet] = field(default_factory=dict)
+    candidates: Mapping[str, Sequence[tuple[Subnet, float | None]]] = field(default_factory=dict)
     frozen: Mapping[str, Subnet] = field(default_factory=dict)
     source: str = "search"
     step: int | None = None
-    projection: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -163,10 +153,10 @@ class RunRecord:
         known = self.family.names if self.family else ()
         return name not in known and (name == "parent" or (self.before is not None and name == self.before.name))
 
-    @property
-    def routed(self) -> Phase | None:
-        """The phase in which a router chose the shapes."""
-        return next((p for p in self.phases if p.keys("entropy_") or p.keys("cost_")), None)
+    @cached_property
+    def shaping(self) -> Phase | None:
+        """The phase in which candidates were compared, or a router chose the shapes."""
+        return next((p for p in self.phases if p.keys("compared") or p.keys("entropy_") or p.keys("cost_")), None)
 
     def subnet_of(self, name: str) -> Subnet | None:
         """Its shape, where that is known."""
@@ -267,35 +257,42 @@ def _try(run: RunRecord, path: Path, read: Callable[[Path], T], needs: str = "")
 
 
 def _shapes(run: RunRecord, found: Path, chosen: Path, parent: Parent) -> ShapeHistory:
-    def read(path: Path) -> tuple[dict[str, Subnet], Mapping[str, Any], dict[str, Subnet]]:
+    def read(path: Path) -> tuple[dict[str, Subnet], Mapping[str, Any]]:
         data = _mapping(path)
         members, report = data.get("members"), data.get("report", {})
         if not isinstance(members, dict) or not isinstance(report, dict):
             raise ElasticError(f'{path}: not {{"members": {{name: subnet}}, "report": …}}')
         few(members, f"{path}: members")
-        raw = {
-            n: Subnet.from_json(p["raw"], parent, f"{path}: {n}") for n, p in _projection(report).items() if "raw" in p
-        }
-        return {n: Subnet.from_json(s, parent, f"{path}: {n}") for n, s in members.items()}, report, raw
+        return {n: Subnet.from_json(s, parent, f"{path}: {n}") for n, s in members.items()}, report
 
-    first, frozen = _try(run, found, read), _try(run, chosen, read)
-    report = frozen[1] if frozen else {}
+    first, how = _try(run, found, read) or ({}, {})
+    frozen, report = _try(run, chosen, read) or ({}, {})
+    candidates = _try(run, found, lambda path: _candidates(path, how, parent)) if how else None
     step = number(report.get("step"))
     return ShapeHistory(
-        first=first[0] if first else {},
-        raw=frozen[2] if frozen else {},
-        frozen=frozen[0] if frozen else {},
-        source=str(first[1].get("source", "search"))[:40] if first else "search",
+        first=first,
+        candidates=candidates or {},
+        frozen=frozen,
+        source=str(how.get("source", "search"))[:40],
         step=None if step is None else int(step),
-        projection=_projection(report),
     )
 
 
-def _projection(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What a router's choices were projected to, by budget; a few at most."""
-    projections = report.get("projection")
-    known = [(n, p) for n, p in projections.items() if isinstance(p, dict)] if isinstance(projections, dict) else []
-    return dict(known[:MOST_NAMES])
+def _candidates(path: Path, report: Mapping[str, Any], parent: Parent) -> dict[str, list[tuple[Subnet, float | None]]]:
+    """What a search kept of every budget, and its losses."""
+    losses, kept = (report.get(key, {}) for key in ("candidate_losses", "candidates"))
+    out: dict[str, list[tuple[Subnet, float | None]]] = {}
+    if not isinstance(kept, dict) or not isinstance(losses, dict):
+        raise ElasticError(f'{path}: report: not {{"candidates": {{budget: [subnet]}}, "candidate_losses": …}}')
+    few(kept, f"{path}: candidates")
+    for name, own in kept.items():
+        known = losses.get(name)
+        if not isinstance(own, list) or len(own) > MOST_CANDIDATES:
+            raise bad(f"{path}: candidates of {name}", own, f"a list of at most {MOST_CANDIDATES}")
+        each = known if isinstance(known, list) and len(known) == len(own) else [None] * len(own)
+        subnets = [Subnet.from_json(s, parent, f"{path}: {name}") for s in own]
+        out[name] = [(s, x if (x := number(loss)) and x > 0 else None) for s, loss in zip(subnets, each, strict=True)]
+    return out
 
 
 def _phases(run: RunRecord) -> tuple[Phase, ...]:

@@ -167,10 +167,13 @@ def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> 
             keep=max(1, config.keep),
         )
         shapes, report = result.kept, result.to_json() | {"source": SEARCH}
+        if config.keep:
+            losses = {trial.member: trial.loss for trial in result.trace}
+            kept = {b.name: shapes[b.name] for b in config.budgets[1:]}
+            report["candidates"] = {name: [m.to_json() for m in own] for name, own in kept.items()}
+            report["candidate_losses"] = {name: [losses.get(m) for m in own] for name, own in kept.items()}
     else:
         shapes = {name: [m] for name, m in uniform_family(space, config.budgets).items()}
-    if config.keep:
-        report["candidates"] = {b.name: [m.to_json() for m in shapes[b.name]] for b in config.budgets[1:]}
     write_shapes(out / "shapes.json", {b.name: shapes[b.name][0] for b in config.budgets}, report, host)
     return [shapes[b.name] for b in config.budgets]
 

@@ -8,6 +8,7 @@ import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,11 @@ NAMES = [b.name for b in BUDGETS]
 BEFORE = 3.10
 LOSSES = {"1.6m": (3.12, 3.10, 3.10), "1.1m": (3.21, 4.38, 6.21), "0.8m": (3.36, 5.42, 7.05)}
 BIGRAM = 4.06
+#: steps of stage 1 before which candidates are compared, and numbers of those in turn before, between and after
+CUTS = (18, 52)
+LIVE: list[dict[str, list[int]]] = [
+    {"1.1m": [0, 1, 2], "0.8m": [0, 1, 2, 3]}, {"1.1m": [0, 1], "0.8m": [0, 1]}, {"1.1m": [0], "0.8m": [1]}
+]  # fmt: skip
 #: seconds of the run: of its phases, and some between them
 TOTAL = 216.6
 
@@ -70,24 +76,44 @@ def write_metrics(path: Path, label: str, steps: int, every: int, losses, extra)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def make_run(root: Path, seed: int = 0) -> Path:
+def make_candidates(parent: Parent, subnets: dict[str, Subnet], ranking: Ranking) -> dict[str, list[Subnet]]:
+    """Those of every budget but the parent's, the search's first choice before the others."""
+    kept, first = list(ranking.depth), parent.uniform(list(ranking.depth)[1:], hidden=80, ffn=320, mamba_heads=12)
+    wide, deep = parent.uniform(kept[3:], hidden=128, ffn=448), parent.uniform(kept, hidden=96, ffn=448)
+    short, narrow = parent.uniform(kept[4:], hidden=112, ffn=320), parent.uniform(kept[1:], hidden=64, ffn=448)
+    return {"1.1m": [subnets["1.1m"], wide, deep], "0.8m": [first, subnets["0.8m"], short, narrow]}
+
+
+def halving(step: int, rng: random.Random) -> dict[str, Any]:
+    """What a step's line has of candidates while they train in turn."""
+    name, left = NAMES[step % 3], LIVE[sum(cut < step for cut in CUTS)]
+    line: dict[str, Any] = {}
+    if step <= CUTS[-1] and name != NAMES[0]:
+        line["candidates"] = {name: [left[name][step // 3 % len(left[name])]]}
+    if step - 1 in CUTS:
+        at = CUTS.index(step - 1)
+        losses = lambda own: {str(c): (0.5 + 0.3 * c) * 0.8**at + 0.05 * rng.random() for c in own}  # noqa: E731
+        line["compared"] = {n: losses(LIVE[at][n]) for n in NAMES[1:]}
+    return line
+
+
+def make_run(root: Path, seed: int = 0, router: bool = False) -> Path:
+    """`router`: with what a router logs, too. No run has that beside candidates; damage is for both."""
     rng = random.Random(seed)
     ranking = make_ranking()
     subnets = make_subnets(PARENT, ranking)
     elastic = root / "stage1" / "elastic"
     elastic.parent.mkdir(parents=True)
     ranking.save(elastic / "ranking")
-    result = subnets | {"0.8m": PARENT.uniform(list(ranking.depth)[1:], hidden=80, ffn=320, mamba_heads=12)}
-    raw = subnets | {"1.1m": PARENT.uniform(list(ranking.depth)[1:], hidden=128, ffn=448, mamba_heads=12)}
-    targets = {b.name: b.target(PARENT) for b in BUDGETS}
+    candidates = make_candidates(PARENT, subnets, ranking)
+    found = {NAMES[0]: PARENT.full} | {n: own[0] for n, own in candidates.items()}
     to_json = lambda members: {n: s.to_json() for n, s in members.items()}  # noqa: E731
-    write_json(elastic / "shapes.json", {"members": to_json(result), "report": {"source": "search", "losses": {}}})
-    projection = {
-        n: {"target": targets[n], "raw_cost": parameters(PARENT, raw[n]), "cost": parameters(PARENT, subnets[n]),
-            "raw": raw[n].to_json()}
-        for n in NAMES
+    found_report = {
+        "source": "search", "candidates": {n: [s.to_json() for s in own] for n, own in candidates.items()},
+        "candidate_losses": {n: [0.9 + 0.2 * i for i in range(len(own))] for n, own in candidates.items()},
     }  # fmt: skip
-    report = {"source": "router", "step": 130, "projection": projection}
+    write_json(elastic / "shapes.json", {"members": to_json(found), "report": found_report})
+    report = {"source": "halving", "step": CUTS[-1]}
     write_json(elastic / "members.json", {"members": to_json(subnets), "report": report})
     (root / "family").mkdir()
     Family.of(PARENT, subnets, budgets=BUDGETS, ranking_digest=ranking.digest,
@@ -105,18 +131,18 @@ def make_run(root: Path, seed: int = 0) -> Path:
         lambda share: {"parent": curve(6.93, 3.12, share)}, lambda step: {"reduced_train_loss": 4.0},
     )  # fmt: skip
 
-    def router(step: int):
-        t = min(1.0, step / 130)
-        name = NAMES[step % 3]
-        axes = ("hidden", "ffn", "mamba_heads", "mamba_head_dim", "attention_heads", "depth")
-        return (
-            {f"loss_{name}": 0.4, "reduced_train_loss": 0.4, "router_tau": 1 - 0.95 * t, "router_scale": 1 + 9 * t}
-            | {
+    def shaped(step: int):
+        t, name = min(1.0, step / 130), NAMES[step % 3]
+        line = {f"loss_{name}": 0.4, "reduced_train_loss": 0.4} | halving(step, rng)
+        if router:
+            axes = ("hidden", "ffn", "mamba_heads", "mamba_head_dim", "attention_heads", "depth")
+            line |= {"router_tau": 1 - 0.95 * t, "router_scale": 1 + 9 * t}
+            line |= {
                 f"entropy_{a}": max(0.0, (1 - t) ** (0.5 + i / 3) * 0.9 + rng.gauss(0, 0.03))
                 for i, a in enumerate(axes)
             }
-            | {f"cost_{name}": 1 + (0.25 if name != "1.6m" else -0.1) * (1 - t) + rng.gauss(0, 0.02)}
-        )
+            line |= {f"cost_{name}": 1 + (0.25 if name != "1.6m" else -0.1) * (1 - t) + rng.gauss(0, 0.02)}
+        return line
 
     def staged(first: float, spread: float):
         def losses(share: float):
@@ -127,7 +153,7 @@ def make_run(root: Path, seed: int = 0) -> Path:
 
         return losses
 
-    write_metrics(root / "stage1" / "metrics.jsonl", "stage 1", 260, 20, staged(1.0, 0.12), router)
+    write_metrics(root / "stage1" / "metrics.jsonl", "stage 1", 260, 20, staged(1.0, 0.12), shaped)
     write_metrics(
         root / "stage2" / "metrics.jsonl", "stage 2", 130, 20, staged(0.08, -0.02), lambda s: {"loss_1.1m": 0.1}
     )
@@ -140,7 +166,7 @@ def make_run(root: Path, seed: int = 0) -> Path:
         members.append({
             "name": name, "parameters": parameters(PARENT, subnet), "ratio": parameters(PARENT, subnet) / whole,
             "memory_bytes": int(memory(PARENT, subnet, MemorySpec())), "loss": loss, "perplexity": math.exp(loss),
-            "accuracy": correct / 96, "accuracy_by_task": {task: n / 48 for task, n in by_task.items()},
+            "accuracy": correct / 96,
             "answers": {"correct": correct, "total": 96, "accuracy": correct / 96, "by_task": {
                 task: {"correct": n, "total": 48} for task, n in by_task.items()
             }},
@@ -173,6 +199,8 @@ def make_large_run(root: Path) -> Path:
          "unsorted_loss": 1.9 + 0.9 * i, "recovered": 0.6 if i else None}
         for i, (n, s) in enumerate(members.items())
     ]  # fmt: skip
-    targets = {"a target with a name of many words, which no table may break to letters": True, "digest": "0f" * 32}
-    write_json(root / "metrics.json", {"version": 1, "members": rows, "targets": targets, "seconds": {"data": 3.0}})
+    target = {"found": 0.1, "unit": "nats", "at_most": 0.2, "met": True}
+    targets = {"a target with a name of many words, which no table may break to letters": target, "0f" * 32: target}
+    seconds = {"data": 3.0, "total": 4.0}
+    write_json(root / "metrics.json", {"version": 1, "members": rows, "targets": targets, "seconds": seconds})
     return root

@@ -50,9 +50,10 @@ def renamed(run: Path, member: str, name: str) -> None:
     """A member under another name, wherever a run may hold it."""
     results = json.loads((run / "metrics.json").read_text())
     row = next(m for m in results["members"] if m["name"] == member)
-    row |= {"name": name, "pattern": name, "accuracy_by_task": {name: 0.5}}
+    row |= {"name": name, "pattern": name}
+    row["answers"]["by_task"] = {name: {"correct": 30, "total": 48, "guessed": 0}}
     results["seconds"] |= {name: 1.0}
-    results["targets"] |= {name: name}
+    results["targets"] |= {name: {"found": 1.0, "at_least": 0.5, "unit": name}}
     (run / "metrics.json").write_text(json.dumps(results))
     (run / "data" / "data.json").write_text(json.dumps({name: name, "a": [name, {name: name}]}))
     for stage in ("stage1", "stage2"):
@@ -60,7 +61,7 @@ def renamed(run: Path, member: str, name: str) -> None:
         path.write_text(path.read_text().replace(member, json.dumps(name)[1:-1]))
     for path in (run / "stage1" / "elastic").glob("*.json"):
         path.write_text(
-            path.read_text().replace(f'"{member}"', json.dumps(name)).replace('"router"', json.dumps(name))
+            path.read_text().replace(f'"{member}"', json.dumps(name)).replace('"search"', json.dumps(name))
         )
 
 
@@ -73,15 +74,18 @@ def valued(run: Path, *values: Any) -> None:
         for i, line in enumerate(lines):
             for key in [k for k in line if i % 7 == 0 and k.startswith(("cost_", "entropy_", "router_", "seconds"))]:
                 line[key] = next(turn)
+            for own in line.get("compared", {}).values():
+                own.update((number, next(turn)) for number in own)
             if line["kind"] == "heldout" and i % 2:
                 line["losses"] = {name: next(turn) for name in line["losses"]}
         path.write_text("\n".join(map(json.dumps, lines)))
-    for path in (run / "stage1" / "elastic" / "members.json", run / "metrics.json"):
+    for path in (*(run / "stage1" / "elastic").glob("*.json"), run / "metrics.json"):
         data = json.loads(path.read_text())
-        if "report" in data:
+        if path.name == "shapes.json":
+            for own in data["report"]["candidate_losses"].values():
+                own[:] = [next(turn) for _ in own]
+        elif "report" in data:
             data["report"] |= {"step": next(turn)}
-            for budget in data["report"]["projection"].values():
-                budget |= {"target": next(turn), "raw_cost": next(turn)}
         else:
             data["members"][1] |= {"loss": next(turn), "parameters": next(turn), "recovered": next(turn)}
             data |= {"bigram_loss": next(turn), "seconds": {"a": next(turn)}}
@@ -119,9 +123,17 @@ CASES: dict[str, Callable[[Path], None]] = {
     "values: of other types": lambda run: valued(run, *(HUGE[what] for what in HUGE if what not in NUMBERS)),
     "many results": edited("metrics.json", lambda d: d | {"members": [{"name": "a"}] * MANY}),
     "many shapes": edited(SHAPES, lambda d: d | {"members": {str(i): {} for i in range(MANY)}}),
-    "many projections": edited(
-        MEMBERS, lambda d: d | {"report": d["report"] | {"projection": {str(i): {} for i in range(MANY)}}}
+    "many candidates": edited(
+        SHAPES, lambda d: d | {"report": {"candidates": {"0.8m": [d["members"]["0.8m"]] * MANY}}}
     ),
+    "candidates of another type": edited(SHAPES, lambda d: d | {"report": {"candidates": [1]}}),
+    "many comparisons": appended("stage1/metrics.jsonl", lambda: [
+        late(k, compared={"0.8m": {"0": 0.1, "1": 0.2}}, candidates={"0.8m": [0, 1] * 99}) for k in range(MANY // 10)
+    ]),
+    "comparisons of other types": appended("stage1/metrics.jsonl", lambda: [
+        late(0, compared=[1], candidates=[1]), late(1, compared={"0.8m": [1]}, candidates={"0.8m": {"0": 1}}),
+        late(2, compared={"0.8m": {"0": deep(300), "": 1}}, candidates={"0.8m": [deep(9), True, -1, 1e300]}),
+    ]),
     "many losses": appended("stage2/metrics.jsonl", lambda: [
         late(k, "heldout", losses={str(i): 1.0 for i in range(k * 900, k * 900 + 900)}) for k in range(120)
     ]),
@@ -140,7 +152,6 @@ CASES: dict[str, Callable[[Path], None]] = {
     "depth of a line": appended("stage1/metrics.jsonl", lambda: [
         late(0, phase=deep(300), **{"cost_1.1m": deep(400)})
     ]),
-    "a projection of another type": edited(MEMBERS, lambda d: d | {"report": d["report"] | {"projection": [1]}}),
     "a step of another type": edited(MEMBERS, lambda d: d | {"report": d["report"] | {"step": "130"}}),
 }  # fmt: skip
 
@@ -151,8 +162,10 @@ PAGES = (
     ("name: length", "many facts"),
     ("values: numbers", "depth of facts"),
     ("values: of other types",),
-    ("many results", "many projections", "many losses", "many names"),
-    ("many shapes", "many steps", "depth of results", "a projection of another type"),
+    ("many results", "many losses", "many names"),
+    ("many shapes", "many steps", "depth of results"),
+    ("many candidates", "many comparisons"),
+    ("candidates of another type", "comparisons of other types"),
     ("depth of a pattern", "depth of a report", "depth of a source", "depth of a line"),
     ("a step of another type",),
 )

@@ -18,7 +18,7 @@ from tests.hostile import damaged, damaged_lines, examples, put, read_or_refused
 from tests.report.fabricate import make_run
 
 RESULTS = {
-    "version": 1, "members": [{"name": "full", "loss": 1.5, "accuracy_by_task": {"add": 0.5}, "pattern": "M-"}],
+    "version": 1, "members": [{"name": "full", "loss": 1.5, "answers": {"correct": 1, "total": 2}, "pattern": "M-"}],
     "seconds": {"data": 1.0}, "bigram_loss": 3.0, "parent_loss": {"start": 3.0, "end": 2.0}, "targets": {"full": 5},
 }  # fmt: skip
 STEP = {"kind": "step", "step": 1, "tokens": 10, "loss": 1.0, "lr": 0.1}
@@ -41,15 +41,12 @@ def test_runs(folder: Path, results: Any, step: Any) -> None:
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose metrics lie in two parts, as version 0.1 left them after a stop; few lines of each."""
-    run = make_run(tmp_path_factory.mktemp("runs") / "run")
+    """A run with few lines of each stage."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "run", router=True)
     for stage in ("parent", "stage1", "stage2"):
         path = run / stage / "metrics.jsonl"
         lines = path.read_text().splitlines()
-        path.write_text("\n".join(lines[::13]))
-    moved = run / "stage1" / "run_0"
-    moved.mkdir()
-    (moved / "metrics.jsonl").write_text("\n".join(lines[:12]))
+        path.write_text("\n".join(line for i, line in enumerate(lines) if i % 13 == 0 or "compared" in line))
     return run
 
 
@@ -58,7 +55,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_metrics(whole_run: Path, folder: Path, data: st.DataObject) -> None:
     """Read and shown on a page; the pictures are those of the test below."""
     run = folder / "metrics"
-    names = ["stage1/metrics.jsonl", "stage1/run_0/metrics.jsonl", "stage2/metrics.jsonl"]
+    names = ["stage1/metrics.jsonl", "stage2/metrics.jsonl"]
     hit = data.draw(st.sampled_from(names))
     for name in names:
         (run / name).parent.mkdir(parents=True, exist_ok=True)

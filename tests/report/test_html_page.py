@@ -25,14 +25,14 @@ from nemo_elastic.report import build_report, load_run
 from nemo_elastic.report.drawing import millions
 from nemo_elastic.report.fig_shapes import kept_share, rows
 from nemo_elastic.report.html_page import FIGURES, PAGE, render
-from nemo_elastic.report.page_tables import members, projection_table, seconds, sizes_table
-from nemo_elastic.report.run_record import RunRecord, ShapeHistory
+from nemo_elastic.report.page_tables import members, seconds, sizes_table
+from nemo_elastic.report.run_record import RunRecord
 from tests.report.fabricate import write_json
 from tests.shapes import MOE, PARENT
 
 NAMES = ["1.6m", "1.1m", "0.8m"]
-#: of a run without a limit in milliseconds
-EVERY = set(FIGURES) - {"latency.png"}
+#: of a run without a limit in milliseconds and without a router
+EVERY = set(FIGURES) - {"latency.png", "router.png"}
 
 
 @pytest.fixture
@@ -99,9 +99,9 @@ def shorter(gone, pictures, long=False):
 @pytest.mark.parametrize(
     ("gone", "pictures"),
     [
-        shorter(["metrics.json"], {"loss.png", "shapes.png", "importance.png", "router.png"}, long=True),
+        shorter(["metrics.json"], {"loss.png", "shapes.png", "importance.png", "candidates.png"}, long=True),
         shorter(["family"], EVERY, long=True),
-        shorter(["stage1/elastic"], {"family.png", "loss.png", "shapes.png", "router.png"}, long=True),
+        shorter(["stage1/elastic"], {"family.png", "loss.png", "shapes.png"}, long=True),
         shorter(["parent", "stage1", "stage2"], {"family.png", "shapes.png"}),
         shorter(["data", "family", "metrics.json", "stage1", "stage2"], {"loss.png"}),
         shorter(["parent", "stage2", "family", "metrics.json"], EVERY - {"family.png"}, long=True),
@@ -173,6 +173,7 @@ def test_a_phase_that_was_started_again_counts_once(run):
         ("family/elastic.json", '{"version": 1}'),
         ("stage1/elastic/members.json", '{"members": {"0.8m": {"hidden": 7, "layers": []}}}'),
         ("stage1/elastic/shapes.json", "[]"),
+        ("stage1/elastic/shapes.json", '{"members": {}, "report": {"candidates": {"0.8m": [{"hidden": 7}]}}}'),
         ("stage1/elastic/ranking/ranking.json", "{}"),
         ("data/data.json", "[]"),
     ],
@@ -207,8 +208,7 @@ def test_an_earlier_report_is_replaced_and_nothing_else(run):
 def test_tokens_go_on_from_phase_to_phase(demo_run):
     loaded = load_run(demo_run)
     assert [p.start for p in loaded.phases] == [0, 900 * 2048, 1160 * 2048]
-    x, _ = loaded.phases[1].series("cost_1.1m", until=loaded.shapes.step)
-    assert max(x) <= 130
+    assert loaded.phases[1].series("loss_1.1m")[0] == list(range(1, 261, 3))
 
 
 @pytest.mark.parametrize("training", ["stage1", "stage1/checkpoints"])
@@ -219,10 +219,10 @@ def test_a_training_by_itself_is_a_run_on_either_host(run, training):
     (run / "moved").rename(run / training)
     loaded = load_run(run / "stage1")
     (phase,) = loaded.phases
-    assert phase.label == "training" and len(phase.steps) == 260 and loaded.routed is phase
+    assert phase.label == "training" and len(phase.steps) == 260 and loaded.shaping is phase
     assert list(loaded.subnets) == NAMES and loaded.parent is not None
     assert set(build_report(run / "stage1").parent.glob("*.png")) >= {
-        run / "stage1" / "report" / f"{name}.png" for name in ("importance", "loss", "router", "shapes")
+        run / "stage1" / "report" / f"{name}.png" for name in ("candidates", "importance", "loss", "shapes")
     }
 
 
@@ -238,8 +238,8 @@ def test_shapes_have_a_row_for_every_step_of_finding_them(demo_run):
     loaded = load_run(demo_run)
     assert [(n, [stage for stage, _ in s]) for n, s in rows(loaded)] == [
         ("1.6m", ["parent"]),
-        ("1.1m", ["search", "router", "trained"]),
-        ("0.8m", ["search", "router", "trained"]),
+        ("1.1m", ["trained"]),
+        ("0.8m", ["search", "trained"]),
     ]
     half = loaded.parent.layer(0, mamba_heads=8, mamba_head_dim=12)
     assert kept_share(loaded.parent, half) == 0.5 * 0.75
@@ -299,19 +299,10 @@ def test_how_much_of_several_limits_a_member_uses_is_in_the_tables():
     small = PARENT.uniform(hidden=8, ffn=8)
     family = Family.of(PARENT, {"full": PARENT.full, "small": small}, budgets=[Budget("full"), both])
     share = both.limits[0].share(PARENT, small)
-    figures = {"target": 100.0, "raw_cost": 120.0, "cost": 97.0}
-    shapes = ShapeHistory(projection={"small": {"target": 1, "raw_cost": 1.2, "cost": 0.97, "limits": {
-        "ratio": figures, "memory": figures | {"raw_cost": 80.0}, "no limit": figures,
-    }}})  # fmt: skip
-    record = RunRecord(Path("run"), family=family, shapes=shapes)
+    record = RunRecord(Path("run"), family=family)
     assert [m.get("limits", "").split(",")[0] for m in members(record)] == ["", f"ratio {share:.1%}"]
     table = sizes_table(record)
     assert table is not None and "of its limits" in table.heads
-    chosen = projection_table(record)
-    assert chosen is not None
-    assert [list(row) for row in chosen.rows] == [
-        ["small: ratio", "100", "+20.0%", "-3.0%"], ["small: memory", "100", "-20.0%", "-3.0%"],
-    ]  # fmt: skip
     alone = replace(record, family=Family.of(PARENT, {"small": small}, budgets=[Budget("small", ratio=0.7)]))
     table = sizes_table(alone)
     assert table is not None and "of its limits" not in table.heads
