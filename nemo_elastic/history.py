@@ -3,8 +3,8 @@
 """`metrics.jsonl`: the steps of a training run as one history, however often it was stopped and went on.
 
 One JSON object per line, of kind "step" or "heldout", with the step and the tokens that counted in the loss so far.
-Those that a loss mask leaves out, as padding, do not count. What a start does again counts once, as the later start did
-it.
+Those that a loss mask leaves out, as padding, do not count. What a start does again counts once, as the later start
+did it.
 """
 
 from __future__ import annotations
