@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +69,17 @@ PAIRS = {
     "cp2-pp2": Layout(context=2, pipeline=2, micro_batches=4, halved=True),
     "cp2-per-token": Layout(context=2, micro_batches=2),
 }
-#: rows of several documents, one to a micro-batch; of four in a step each draws the one member
+#: rows of several documents, one to a micro-batch; of four in a step each draws the one member. Its candidates take
+#: turns by the number of a micro-batch, of which ranks that share the rows out have fewer
 PACKED = {
-    "packed-dp2": Layout(data=2, micro_batches=2, mode="frozen_ce", halved=True),
+    "packed-dp2": Layout(data=2, micro_batches=2, mode="frozen_ce"),
     "packed-tp2-sp": Layout(tensor=2, sequence=True, micro_batches=4, recompute="full", mode="frozen_ce", halved=True),
     "packed-pp2": Layout(pipeline=2, micro_batches=4, mode="frozen_ce", halved=True),
     "packed-cp2": Layout(context=2, micro_batches=4, mode="frozen_ce", halved=True),
     "packed-cp2-tp2-sp": Layout(context=2, tensor=2, sequence=True, micro_batches=4, mode="frozen_ce", halved=True),
 }
 PACKED_ALONE = Layout(micro_batches=4, mode="frozen_ce", halved=True)
-ALONE = "packed-alone"
+ALONE, EVEN = "packed-alone", "packed-alone-even"
 #: as Bridge wants it where ranks share conversations out: each token of a step for as much as another
 PER_TOKEN = "packed-alone-per-token"
 #: of the loss of a token and of a member, where documents are kept apart and where they are not
@@ -160,6 +162,7 @@ def train_all(place: Path) -> None:
           for layout in (Layout(), HALVED, SOFT)),
         *(pair(name, layout) for name, layout in alone.items()),
         packed(ALONE, PACKED_ALONE),
+        packed(EVEN, replace(PACKED_ALONE, halved=False)),
         packed(PER_TOKEN, PACKED_ALONE, per_token=True),
         packed(JOINED, PACKED_ALONE, data={"documents": "joined"}),
         *(packed(name, layout) for name, layout in PACKED.items()),
@@ -203,6 +206,8 @@ def shapes(layout: Layout) -> str:
 
 def packed_alone(name: str) -> str:
     """The run of one rank that trains the same as a layout of `PACKED`."""
+    if not PACKED[name].halved:
+        return EVEN
     return PER_TOKEN if PACKED[name].context > 1 else ALONE
 
 
