@@ -33,7 +33,7 @@ from tests.support.bridge import import_bridge
 import_bridge()
 LAYERS = Prediction("*E")
 #: one rank that trains what every layout does
-ALONE = Layout(micro_batches=2, mode="frozen_ce")
+ALONE = Layout(micro_batches=2, mode="frozen_ce", halved=True)
 TOKENS = torch.randint(0, VOCAB, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
@@ -59,9 +59,9 @@ def write_parent(out: Path, model: Any) -> Path:
 
 #: layouts of ranks, and how many of them share the experts
 PAIRS = {
-    "ep2": (Layout(data=2, micro_batches=2, mode="frozen_ce"), 2),
-    "tp2-sp": (Layout(tensor=2, sequence=True, micro_batches=2, recompute="full", mode="frozen_ce"), 1),
-    "dp2-sharded-overlap": (Layout(data=2, sharded=True, overlap=True, micro_batches=2, mode="frozen_ce"), 1),
+    "ep2": (replace(ALONE, data=2), 2),
+    "tp2-sp": (replace(ALONE, tensor=2, sequence=True, recompute="full"), 1),
+    "dp2-sharded-overlap": (replace(ALONE, data=2, sharded=True, overlap=True), 1),
 }
 
 
@@ -80,7 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     ranks = {name: replace(layout, micro_batches=1, recompute=None) for name, (layout, _) in PAIRS.items()}
     jobs = [
-        job("rank", "rank", Layout(mode="frozen_ce")),
+        job("rank", "rank", replace(ALONE, micro_batches=1)),
         job("alone"),
         job("whole", steps=3),
         job("killed", steps=3, save_every=1, until=2),

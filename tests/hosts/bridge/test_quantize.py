@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has a
 #: of whole blocks
 AXES = {"hidden": [32, 16], "ffn": {"choices": [64, 32], "stripes": 2}, "attention_heads": [8, 4], "depth": [8, 7, 6]}
 STEPS, STOP = 3, 2
-TWO = Layout(tensor=2, sequence=True, micro_batches=2)
+TWO = Layout(tensor=2, sequence=True, micro_batches=2, halved=True)
 
 
 def job(
@@ -64,6 +65,13 @@ def test_a_first_step_is_that_of_weights_rounded_beforehand(place: Path) -> None
     names = [name for name in ours if "loss" in name] + ["grad_norm"]
     assert len(names) > 2 and all(ours[name] == pytest.approx(rounded[name], rel=1e-6) for name in names)
     assert all(abs(ours[name] - full[name]) > 1e-4 * full[name] for name in names if name != "loss_full")
+
+
+def test_a_stage_of_one_step_ends_with_its_last_comparison(place: Path) -> None:
+    frozen = json.loads((place / "one" / "checkpoints" / "elastic" / "members.json").read_text())
+    assert frozen["report"] == {"source": "halving", "step": 1}
+    first, *later = (Stored(place / run / "checkpoints").read("elastic.codes")[0] for run in ("one", "two", "whole"))
+    assert first.any() and all(torch.equal(codes, first) for codes in later)
 
 
 def test_two_ranks_round_as_one_does(place: Path) -> None:
