@@ -26,10 +26,13 @@ LEAST = 1e-9
 
 
 def halve(family: FamilyTraining, host: Host, step: int) -> None:
-    """Compare the candidates if a cut is due when so many steps are done, and let the worse go. All ranks call it."""
+    """Compare the candidates if a cut is due when so many steps are done, and let the worse go. All ranks call it.
+
+    A later stage that finds several makes the cuts that are left at once.
+    """
     config, members = family.config, family.members
     steps = config.halving.steps(family.steps)
-    due = sum(cut <= step for cut in steps)
+    due = sum(cut <= step for cut in steps) if family.stage == 1 else len(steps)
     if members.cut >= due:
         return
     every = [members.candidates(budget) for budget in range(len(config.budgets))]
@@ -75,9 +78,9 @@ def expected(before: float, now: float) -> float:
     One that has lost since then is judged by its loss now: it will not go on to lose when it trains alone.
 
     Args:
-        before: its loss then, nats per token; NaN where there was none.
+        before: its loss then, nats per token; NaN where there was none, or it was not finite.
         now: its loss now; NaN counts as infinite.
     """
     if not math.isfinite(now):
         return 1e9
-    return now * min(1.0, now / before) if before > 0 else now
+    return now * min(1.0, now / before) if 0 < before < math.inf else now

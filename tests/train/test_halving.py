@@ -1,0 +1,323 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Candidates of every budget train in turn and are halved, until one chain of them is left."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.codes import encode
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.ranking import Rows
+from nemo_elastic.train.halving import expected, halved
+from nemo_elastic.train.members import Candidate, Members
+from nemo_elastic.train.metrics import candidates_of
+from nemo_elastic.train.shaping import prepare_members, shape_members
+from nemo_elastic.train.training import FamilyTraining
+from tests.shapes import PARENT
+from tests.train.torch_host import TorchHost
+
+BLOCK: dict[str, Any] = {
+    "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.8}, {"name": "small", "ratio": 0.6}],
+    "axes": {
+        "hidden": [16, 15, 14, 13, 12, 11, 10],
+        "ffn": {"choices": [16, 12, 8, 4], "per_layer": True},
+        "mamba_heads": {"choices": [6, 4, 2], "per_layer": True},
+        "depth": [5, 4, 3],
+    },
+    "importance": {"samples": 8, "depth_samples": 2},
+    "search": {"candidates": 32, "tokens": 64},
+    "halving": {"cuts": [0.4, 0.6], "tokens": 64},
+    "budgets_per_batch": 3,
+}
+STEPS, LENGTH = 10, 16
+DATA = torch.randint(0, PARENT.vocab, (2 * STEPS, LENGTH + 1), generator=torch.Generator().manual_seed(0))
+NAMES = ("large", "small")
+
+
+@dataclass
+class Run:
+    """A stage on the host of plain torch: `go` takes its steps, and `saved` is all that it goes on from."""
+
+    out: Path
+    block: dict[str, Any]
+    steps: int = STEPS
+    stage: int = 1
+
+    def __post_init__(self) -> None:
+        config = ElasticConfig.from_dict(self.block)
+        shape = config.parent_shape(PARENT)
+        self.host = TorchHost(shape, NemotronH.random(shape, seed=1).state_dict(), DATA[:, :-1], micro_batch_size=2)
+        self.family = FamilyTraining(config, self.stage, self.steps)
+        self.family.members = Members(shape, len(config.budgets), self.family.new_router(shape), config.keep)
+        self.optimizer = torch.optim.AdamW(self.host.model.parameters(), lr=1e-2)
+        self.lines: list[dict[str, Any]] = []
+
+    def prepare(self) -> Run:
+        prepare_members(self.family, self.host, self.out)
+        return self
+
+    def go(self, until: int | None = None) -> Run:
+        family, host = self.family, self.host
+        for host.step in range(host.step, self.steps if until is None else until):
+            shape_members(family, host, self.out)
+            rows, mask = DATA[2 * host.step : 2 * host.step + 2], torch.ones(2, LENGTH)
+            samples = family.next_samples(host.step)
+            for sample in samples[1:]:
+                own = {c.number: c.member for c in family.members.candidates(sample.budget)}
+                assert sample.choice == own.get(sample.candidate, family.members.get()[sample.budget])
+            loss, _ = family.loss(host, samples, rows[:, :-1], rows[:, 1:], mask)
+            (loss * host.factor(mask.sum())).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.lines.append({"live": [self.live(1), self.live(2)]} | candidates_of(family))
+        host.step += 1
+        if host.step == self.steps:
+            shape_members(family, host, self.out)
+        return self
+
+    def live(self, budget: int) -> list[int]:
+        return [c.number for c in self.family.members.candidates(budget)]
+
+    def saved(self) -> dict[str, Any]:
+        return copy.deepcopy({
+            "model": self.host.model.state_dict(), "members": self.family.members.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "step": self.host.step,
+        })  # fmt: skip
+
+    def load(self, saved: dict[str, Any]) -> Run:
+        saved = copy.deepcopy(saved)
+        self.host.model.load_state_dict(saved["model"])
+        self.family.members.load_state_dict(saved["members"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.host.step = saved["step"]
+        return self
+
+    def members(self) -> list[Subnet]:
+        file = json.loads((self.out / "members.json").read_text())
+        return [Subnet.from_json(m, self.family.parent) for m in file["members"].values()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[dict[str, Any]]]:
+    """A run, and what a checkpoint before each of its steps has."""
+    run = Run(tmp_path_factory.mktemp("whole"), BLOCK).prepare()
+    saved = [run.saved()]
+    for step in range(STEPS):
+        saved.append(run.go(step + 1).saved())
+    return run, saved
+
+
+Whole = tuple[Run, list[dict[str, Any]]]
+
+
+def chains_of(kept: Sequence[Sequence[Subnet]]) -> bool:
+    """Whether each is part of a nested chain of what was kept."""
+    pairs = list(zip(kept, kept[1:], strict=False))
+    return all(
+        all(any(s <= x for x in large) for s in small) and all(any(s <= x for s in small) for x in large)
+        for large, small in pairs
+    )
+
+
+# ------------------------------------------------------------------ a run
+
+
+def test_candidates_train_in_turn_and_the_better_ones_stay(whole: Whole) -> None:
+    run, _ = whole
+    report = json.loads((run.out / "shapes.json").read_text())
+    shapes = {name: [Subnet.from_json(m, run.family.parent) for m in report["report"]["candidates"][name]]
+              for name in NAMES}  # fmt: skip
+    assert [len(own) for own in shapes.values()] == [4, 4] and chains_of(list(shapes.values()))
+    assert [own[0].to_json() for own in shapes.values()] == [report["members"][name] for name in NAMES]
+    for budget in range(2):
+        live = [line["live"][budget] for line in run.lines]
+        assert live[:4] == [[0, 1, 2, 3]] * 4 and live[6:] == [[]] * 4
+        assert live[4] == live[5] and len(live[4]) == 2 and set(live[4]) < {0, 1, 2, 3}
+        trained = [line.get("candidates", {}).get(NAMES[budget]) for line in run.lines]
+        assert sorted(n for (n,) in trained[:4]) == [0, 1, 2, 3], "each once in four steps"
+        assert sorted(n for (n,) in trained[4:6]) == live[4] and trained[6:] == [None] * 4
+    assert [step for step, line in enumerate(run.lines) if "compared" in line] == [4, 6]
+    for step, before in ((4, 3), (6, 5)):
+        compared, live = run.lines[step]["compared"], run.lines[before]["live"]
+        assert {name: sorted(own) for name, own in compared.items()} == dict(zip(NAMES, live, strict=True))
+
+
+def test_at_the_last_cut_the_best_chain_is_left(whole: Whole, tmp_path: Path) -> None:
+    run, saved = whole
+    frozen = json.loads((run.out / "members.json").read_text())
+    assert frozen["report"] == {"source": "halving", "step": 6}
+    assert run.members() == run.family.members.get() and run.family.members.is_frozen
+    before = Run(tmp_path, BLOCK).load(saved[6]).family.members
+    left = [before.candidates(budget) for budget in (1, 2)]
+    assert all(m in [c.member for c in own] for m, own in zip(run.members()[1:], left, strict=True))
+    full, large, small = run.members()
+    assert small <= large <= full == run.family.parent.full
+    assert chains_of([[c.member for c in own] for own in left])
+    by_number = [{c.number: c for c in own} for own in left]
+    now = run.lines[6]["compared"]
+
+    def score(*chain: Candidate) -> float:
+        return sum(math.log(expected(c.loss, now[name][c.number])) for name, c in zip(NAMES, chain, strict=True))
+
+    nested = [(a, b) for a in by_number[0].values() for b in by_number[1].values() if b.member <= a.member]
+    assert [c.member for c in min(nested, key=lambda chain: score(*chain))] == [large, small]
+    assert all(c.loss == run.lines[4]["compared"][name][c.number]
+               for name, own in zip(NAMES, left, strict=True) for c in own)  # fmt: skip
+
+
+@pytest.mark.parametrize("at", range(1, STEPS))
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(at: int, whole: Whole, tmp_path: Path) -> None:
+    run, saved = whole
+    again = Run(tmp_path, BLOCK).load(saved[at]).go()
+    assert again.lines == run.lines[at:]
+    for part in ("model", "members"):  # weights, and every buffer of candidates
+        ours, theirs = again.saved()[part], run.saved()[part]
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours), part
+    assert again.family.members.get() == run.family.members.get()
+    if at <= 6:
+        assert again.members() == run.members()
+
+
+# ------------------------------------------------------------------ cuts
+
+
+@pytest.mark.parametrize(
+    ("steps", "cuts", "live", "compared"),
+    [
+        (3, [0.07, 0.2], [2, 0, 0], [0, 1]),  # the first before any step is taken
+        (3, [0.4, 0.6], [4, 2, 0], [1, 2]),
+        (6, [0.5, 0.5], [4, 4, 4, 0, 0, 0], [3]),  # both at once
+        (3, [0.0], [0, 0, 0], [0]),
+        (4, [0.25, 0.5, 0.75], [4, 4, 2, 0], [1, 2, 3]),  # of at most eight, four, two
+        (2, [0.5, 1.0], [4, 2], [1]),  # and behind the last step
+    ],
+)
+def test_cuts_fall_on_their_steps(
+    steps: int, cuts: list[float], live: list[int], compared: list[int], whole: Whole, tmp_path: Path
+) -> None:
+    run = Run(tmp_path, BLOCK | {"halving": {"cuts": cuts, "tokens": 64}}, steps).load(whole[1][0]).go()
+    assert [len(line["live"][1]) for line in run.lines] == live
+    assert [step for step, line in enumerate(run.lines) if "compared" in line] == compared
+    members = run.family.members
+    assert members.is_frozen and members.cut == len(cuts) and run.members() == members.get()
+    assert json.loads((run.out / "members.json").read_text())["report"]["step"] == round(cuts[-1] * steps)
+
+
+def test_a_later_stage_that_finds_several_makes_the_cuts_at_once(whole: Whole, tmp_path: Path) -> None:
+    second = Run(tmp_path, BLOCK, stage=2).load(whole[1][3] | {"step": 0}).go(1)
+    assert sorted(second.lines[0]["compared"]["small"]) == [0, 1, 2, 3]
+    assert second.lines[0]["live"] == [[], []] and second.family.members.is_frozen
+
+
+def test_one_candidate_trains_alone(whole: Whole, tmp_path: Path) -> None:
+    ranked = {"ranking": str(whole[0].out / "ranking"), "search": BLOCK["search"] | {"keep": 1}}
+    run = Run(tmp_path, BLOCK | ranked).prepare().go()
+    first = json.loads((run.out / "shapes.json").read_text())["members"]
+    assert [m.to_json() for m in run.members()] == list(first.values())
+    assert {n for line in run.lines[:6] for own in line["candidates"].values() for n in own} == {0}
+
+
+# ------------------------------------------------------------------ what stays
+
+
+def shape(hidden: int, ffn: int) -> Subnet:
+    return PARENT.uniform(hidden=hidden, ffn=ffn)
+
+
+WIDE, DEEP = (shape(16, 8), shape(14, 8), shape(12, 8)), (shape(12, 16), shape(12, 12), shape(10, 12))
+
+
+def test_nesting_decides_against_the_lower_loss() -> None:
+    """Of three budgets: the best of the last is nested in no good one of the first."""
+    members = [PARENT.full, WIDE[0], WIDE[1], WIDE[2]]
+    measured = [
+        [],
+        [(Candidate(0, WIDE[0]), 0.10), (Candidate(1, DEEP[0]), 0.50)],
+        [(Candidate(0, WIDE[1]), 0.20), (Candidate(1, DEEP[1]), 0.21)],
+        [(Candidate(0, WIDE[2]), 0.40), (Candidate(1, DEEP[2]), 0.39)],
+    ]
+    one = halved(measured, members, 1)
+    assert [[c.member for c in own] for own in one] == [[], [WIDE[0]], [WIDE[1]], [WIDE[2]]]
+    assert [c.loss for own in one for c in own] == [0.10, 0.20, 0.40], "for the next comparison"
+    assert [c.number for own in halved(measured, members, 2) for c in own] == [0, 1] * 3
+    measured[3][1] = (Candidate(1, DEEP[2]), 0.01)  # what all others lose by it is little beside it
+    assert [own[0].member for own in halved(measured, members, 1)[1:]] == list(DEEP)
+
+
+def test_what_stays_is_nested_in_what_stays() -> None:
+    """A chain that needs one more than may stay is left out, whatever its candidates lose."""
+    measured = [
+        [],
+        [(Candidate(0, WIDE[0]), 0.1), (Candidate(1, DEEP[0]), 0.2), (Candidate(2, shape(14, 12)), 0.3)],
+        [(Candidate(0, WIDE[1]), 0.2), (Candidate(1, DEEP[1]), 0.3), (Candidate(2, WIDE[2]), 0.9)],
+    ]
+    for keep in (1, 2, 3):
+        left = halved(measured, [PARENT.full, WIDE[0], WIDE[1]], keep)
+        assert [len(own) for own in left] == [0, keep, keep] and left[1][0].number == left[2][0].number == 0
+        assert chains_of([[c.member for c in own] for own in left[1:]])
+
+
+def test_a_budget_without_candidates_has_its_member_in_every_chain() -> None:
+    measured = [[], [], [(Candidate(0, DEEP[1]), 0.1), (Candidate(3, WIDE[1]), 0.2)]]
+    left = halved(measured, [PARENT.full, WIDE[0], WIDE[1]], 2)
+    assert left == [[], [], [Candidate(3, WIDE[1], 0.2)]]
+
+
+def test_what_is_gained_goes_on_and_what_is_lost_counts_as_it_is() -> None:
+    assert expected(math.nan, 0.3) == 0.3
+    assert expected(0.4, 0.3) == pytest.approx(0.225)
+    assert expected(0.2, 0.3) == 0.3
+    assert expected(0.0, 0.3) == expected(math.inf, 0.3) == 0.3, "of no use as a start"
+    assert expected(0.4, math.nan) == expected(math.nan, math.inf) > 1e6
+    gains, leads = Candidate(0, WIDE[0], loss=0.8), Candidate(1, WIDE[1], loss=0.41)
+    measured = [[], [(leads, 0.40), (gains, 0.41)]]
+    assert halved(measured, [PARENT.full, WIDE[0]], 1)[1] == [gains._replace(loss=0.41)]
+    measured[1][1] = (gains, math.nan)
+    assert halved(measured, [PARENT.full, WIDE[0]], 1)[1] == [leads._replace(loss=0.40)]
+
+
+# ------------------------------------------------------------------ checkpoints and data
+
+
+@pytest.mark.parametrize("convert", ["bfloat16", "half", "double"])
+def test_candidates_travel_with_weights_of_any_precision(convert: str) -> None:
+    held = Members(PARENT, 2, keep=3)
+    held.put([PARENT.full, WIDE[0]], frozen=False)
+    own = [Candidate(0, WIDE[0], 1 / 3), Candidate(2, WIDE[1])]
+    held.put_candidates([[], own], cuts=1)
+    state = getattr(copy.deepcopy(held), convert)().state_dict()
+    rows = state["live"][1].tolist()
+    assert [rows[0], rows[2]] == [encode(PARENT, WIDE[0]), encode(PARENT, WIDE[1])] and not any(rows[1])
+    other = getattr(Members(PARENT, 2, keep=3), convert)()
+    assert not other.known and other.candidates(1) == []
+    other.load_state_dict(state)
+    first, second = other.candidates(1)
+    assert first == own[0] and second[:2] == own[1][:2] and math.isnan(second.loss)
+    assert (other.cut, other.candidates(0), other.get()) == (1, [], held.get())
+    other.put(other.get(), frozen=True)
+    assert other.candidates(1) == [], "a frozen budget has its member"
+
+
+def test_data_of_which_nothing_counts_is_refused(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def masked(self: TorchHost, count: int, size: int) -> Iterator[Rows]:
+        rows = self.data[:count]
+        return iter(Rows(rows, torch.zeros(rows.shape)).split(size))
+
+    monkeypatch.setattr(TorchHost, "sequences", masked)
+    with pytest.raises(ElasticError, match="data: '8 sequences' is not allowed; some of whose tokens count, to search"):
+        Run(tmp_path, BLOCK | {"ranking": str(whole[0].out / "ranking")}).prepare()
