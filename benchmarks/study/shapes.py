@@ -46,6 +46,8 @@ LOOKS = (0, 20, 40, 80, 160, 240, 360)
 RATES = (5e-4, 1e-3, 2e-3)
 #: rows of the text that chooses the rate, of what is reported, and of training text that halving compares on
 TUNED, REPORTED, COMPARED = 64, 128, 64
+#: rows of a piece of held-out text
+PIECE = 16
 HALVING, ROUTER, MODELOPT, FIRST = "halving", "router", "modelopt", "first product"
 AXES: Mapping[str, Mapping[str, Any]] = {
     "demo": BLOCK["axes"],
@@ -85,6 +87,15 @@ class Result:
     kept: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
+def held_out(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [n, LENGTH] that choose the rate, and others that are reported: of alternating pieces of the text."""
+    rows = tokens[: len(tokens) // LENGTH * LENGTH].view(-1, LENGTH)
+    parts = [rows[(torch.arange(len(rows)) // PIECE) % 2 == part] for part in (0, 1)]
+    random = torch.Generator().manual_seed(0)
+    tuned, reported = (part[torch.randperm(len(part), generator=random)] for part in parts)
+    return tuned[:TUNED], reported[:REPORTED]
+
+
 class Family:
     """A parent that is ranked, sorted and searched, and the text of all runs of a seed."""
 
@@ -104,9 +115,7 @@ class Family:
         self.candidates = {b: training.members.candidates(i) for i, b in enumerate(BUDGETS, 1)}
         self.space: Space = training.space(ground.shape, training.members.drop_order.tolist())
         self.start = {k: v.clone() for k, v in self.host.model.state_dict().items()}
-        half = len(val) // 2
-        self.tuned = windows(val[:half], 1, TUNED, LENGTH)
-        self.reported = windows(val[half:], 2, REPORTED, LENGTH)
+        self.tuned, self.reported = held_out(val)
         self.rows = windows(train, 300 + seed, steps * ROWS, LENGTH).split(ROWS)
         self.taught: dict[Any, torch.Tensor] = {}
 
