@@ -240,8 +240,9 @@ class Study:
         member = self.family.candidates[budget][number].member
         return self.run(self.family, budget, f"candidate {number}", steps, rates[budget], member)
 
-    def all(self, budgets: Sequence[str], rates: Mapping[str, float], fully: bool) -> None:
-        """Every way; `fully` trains all candidates alone in the long runs too, and not the best of the short ones."""
+    def all(self, budgets: Sequence[str], rates: Mapping[str, float], fully: Sequence[str]) -> None:
+        """Every way; of the budgets `fully` all candidates are trained alone in the long runs, of others the best of
+        the short ones."""
         short, long = self.steps[0], self.steps[-1]
         for steps in self.steps:
             for budget in budgets:
@@ -251,7 +252,7 @@ class Study:
         for budget in budgets:
             numbers = range(len(self.family.candidates[budget]))
             ranked = sorted(numbers, key=lambda i: self.alone(budget, i, short, rates).tuned)
-            for i in numbers if fully else ranked[:3]:
+            for i in numbers if budget in fully else ranked[:3]:
                 self.alone(budget, i, long, rates)
         for budget in budgets:
             for steps in self.steps:
@@ -279,7 +280,7 @@ def main() -> None:
     parser.add_argument("--parent-steps", type=int, default=PARENT_STEPS)
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
     parser.add_argument("--runs", type=Path, default=Path("runs/study/shapes"))
-    parser.add_argument("--fully", action="store_true", help="train every candidate alone for all steps")
+    parser.add_argument("--fully", nargs="*", default=(), help="budgets all of whose candidates train for all steps")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.runs.mkdir(parents=True, exist_ok=True)
