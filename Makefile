@@ -222,6 +222,13 @@ study-quantize: $(VENV)/.stamp ## What NVFP4 and FP8 cost a family's members, ro
 		$(ARGS) > runs/study_quantize.md
 	mv runs/study_quantize.md docs/tables/study_quantize$(if $(GROUND),_$(GROUND)).md
 
+.PHONY: study-shapes
+study-shapes: $(VENV)/.stamp ## Ways to a member's shape for the same FLOPs, four hours of one core after make demo, into docs/tables/study_shapes.md
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.shapes --fully 50 $(ARGS)
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.shapes --ground 5m --parent-steps 400 --budgets 50 85 $(ARGS)
+	$(BIN)/python -W ignore -m benchmarks.study.shapes_table --picture docs/images/study_shapes.png > runs/study_shapes.md
+	mv runs/study_shapes.md docs/tables/study_shapes.md
+
 .PHONY: study-nesting
 study-nesting: $(VENV)/.stamp ## Ways to train all sizes in one run, each against every size alone, an hour and a half of one core after make demo, into docs/tables/study_nesting.md (STEPS=128: longer runs of the plain way)
 	mkdir -p runs
@@ -235,7 +242,7 @@ study-gates: $(VENV)/.stamp ## What soft gates on experts should multiply, a qua
 	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.expert_gates --markdown docs/tables/study_gates.md $(ARGS)
 
 #: studies that have a target of their own
-OWN_STUDIES := $(filter specialize latency quantize nesting gates,$(STUDY))
+OWN_STUDIES := $(filter shapes specialize latency quantize nesting gates,$(STUDY))
 JOB_STUDIES := $(filter-out $(OWN_STUDIES),$(STUDY))
 .PHONY: study
 study: $(VENV)/.stamp $(if $(filter rates baselines experts,$(STUDY)),$(BRIDGE)/.stamp) $(OWN_STUDIES:%=study-%) ## Studies of some hours: STUDY="rates shapes baselines weights five context router schedule experts", or those that have targets here, some of them; goes on where it stopped

@@ -48,7 +48,8 @@ RATES = (5e-4, 1e-3, 2e-3)
 TUNED, REPORTED, COMPARED = 64, 128, 64
 #: rows of a piece of held-out text
 PIECE = 16
-HALVING, ROUTER, MODELOPT, FIRST = "halving", "router", "modelopt", "first product"
+SEARCH, HALVING, ROUTER, MODELOPT, FIRST = "search", "halving", "router", "modelopt", "first product"
+ALONE = "alone "
 AXES: Mapping[str, Mapping[str, Any]] = {
     "demo": BLOCK["axes"],
     "5m": {
@@ -66,7 +67,7 @@ class Result:
     """Of a run.
 
     Attributes:
-        way: `candidate 0` is the search's choice, others are kept beside it; HALVING, ROUTER, MODELOPT, FIRST.
+        way: SEARCH, its choice alone; HALVING, ROUTER, MODELOPT, FIRST; or another candidate alone, `alone 96 x 9`.
         steps: of its budget's FLOPs; lr: the peak rate.
         tuned, reported: divergence from the parent at the end, nats per token, of the two parts of the text.
         shape: residual width, layers, share of the parent's parameters.
@@ -150,7 +151,7 @@ class Family:
 
     def run(self, budget: str, way: str, steps: int, lr: float, member: Subnet | None = None) -> Result:
         """Train the member of a budget, of a given shape or by one of the ways."""
-        host, torch_seed = self.host, torch.manual_seed(self.seed)
+        host = self.host
         host.model.load_state_dict(self.start)
         host.step, optimizer = 0, optimizer_of(host.model)
         done, whole = steps, self.cost(self.ground.shape.full)
@@ -193,7 +194,6 @@ class Family:
         ends = (self.apart(last, part) for part in ("tuned", "reported"))
         result = Result(self.name, self.seed, budget, way, steps, lr, *ends, self.shape(last), curve, compared)
         curve[str(done)] = result.reported
-        del torch_seed
         return result
 
     def training(self, budget: str, way: str, steps: int) -> FamilyTraining:
@@ -219,13 +219,17 @@ class Family:
 class Study:
     """The runs of a ground and a seed, in an order in which those behind need those before."""
 
-    def __init__(self, ground: Ground, name: str, data: DataFolder, seed: int, steps: Sequence[int], file: Path) -> None:
+    def __init__(
+        self, ground: Ground, name: str, data: DataFolder, seed: int, steps: Sequence[int], file: Path
+    ) -> None:
         self.made = lambda ffn="activation": Family(ground, name, data, seed, max(steps), ffn)
         self.name, self.seed, self.steps, self.file = name, seed, steps, file
         self.results = read_lines(file, Result)
         self.family = self.made()
 
-    def run(self, family: Family, budget: str, way: str, steps: int, lr: float, member: Subnet | None = None) -> Result:
+    def run(
+        self, family: Family, budget: str, way: str, steps: int, lr: float, member: Subnet | None = None
+    ) -> Result:
         key = (budget, way, steps, lr)
         for result in self.results:
             if (result.budget, result.way, result.steps, result.lr) == key:
@@ -238,7 +242,8 @@ class Study:
 
     def alone(self, budget: str, number: int, steps: int, rates: Mapping[str, float]) -> Result:
         member = self.family.candidates[budget][number].member
-        return self.run(self.family, budget, f"candidate {number}", steps, rates[budget], member)
+        way = f"{ALONE}{member.hidden} x {len(member.layers)}" if number else SEARCH
+        return self.run(self.family, budget, way, steps, rates[budget], member)
 
     def all(self, budgets: Sequence[str], rates: Mapping[str, float], fully: Sequence[str]) -> None:
         """Every way; of the budgets `fully` all candidates are trained alone in the long runs, of others the best of
@@ -289,8 +294,10 @@ def main() -> None:
     for seed in args.seeds:
         file = args.runs / f"{args.ground}_{seed}.jsonl"
         study = Study(ground, args.ground, data, seed, args.steps, file)
-        first = Study(ground, args.ground, data, 0, args.steps, args.runs / f"{args.ground}_0.jsonl") if seed else study
-        rates = rates or first.best_rates(args.budgets)
+        if rates is None:  # tried with the first seed alone
+            zero = args.runs / f"{args.ground}_0.jsonl"
+            first = Study(ground, args.ground, data, 0, args.steps, zero) if seed else study
+            rates = first.best_rates(args.budgets)
         study.all(args.budgets, rates, args.fully)
 
 

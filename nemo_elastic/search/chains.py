@@ -9,8 +9,27 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 
+def different_chains(
+    scores: np.ndarray, inside: np.ndarray, keep: int, widths: Sequence[Hashable], cells: Sequence[Hashable]
+) -> list[list[int]]:
+    """`best_chains` of different residual widths first, then of the other cells.
+
+    Candidates train on the same weights. A width that few of the micro-batches train learns late, whatever it is worth
+    alone; and it is the width that losses before training, and after little of it, misjudge (docs: study of shapes).
+
+    Args:
+        scores, inside, keep, cells: see `best_chains`.
+        widths: of each candidate.
+    """
+    return best_chains(scores, inside, keep, cells, best_chains(scores, inside, keep, widths))
+
+
 def best_chains(
-    scores: np.ndarray, inside: np.ndarray, keep: int, cells: Sequence[Hashable] | None = None
+    scores: np.ndarray,
+    inside: np.ndarray,
+    keep: int,
+    cells: Sequence[Hashable] | None = None,
+    first: Sequence[Sequence[int]] | None = None,
 ) -> list[list[int]]:
     """For each budget the candidates of the best chains, at most `keep`, those of the best chain first.
 
@@ -23,13 +42,14 @@ def best_chains(
         inside: bool [n, n], entry [i, j]: candidate j is nested in candidate i.
         keep: candidates of a budget, at least 1.
         cells: of each candidate; of a budget's candidates of one cell one is kept. None: each has its own.
+        first: candidates by budget, all part of chains of them, that are kept already.
 
     Returns:
         Positions of candidates, by budget; empty lists where no chain is nested.
     """
     budgets, count = scores.shape
     cells = range(count) if cells is None else cells
-    kept: list[list[int]] = [[] for _ in range(budgets)]
+    kept = [list(own) for own in first or [[]] * budgets]
     while True:
         open_ = np.array([
             [i in own or (len(own) < keep and cells[i] not in {cells[k] for k in own}) for i in range(count)]

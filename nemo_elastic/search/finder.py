@@ -34,7 +34,7 @@ from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer
-from nemo_elastic.search.chains import best_chains
+from nemo_elastic.search.chains import best_chains, different_chains
 from nemo_elastic.search.even import uniform
 from nemo_elastic.search.explorer import Explorer, Goal, Trial, nested
 from nemo_elastic.search.space import Code, Space
@@ -45,6 +45,8 @@ DOWN, DESCENT, GUESSES = 0.8, 0.5, 0.15
 NOISE = 0.02
 #: share of a budget that a candidate beside the best may leave unused
 ROOM = 0.05
+#: loss over that of the best, `NOISE` added to both, above which a candidate is not trained
+WORSE = 2.0
 #: axes by which candidates differ that are worth training beside each other
 CELL = (HIDDEN, DEPTH, EXPERTS)
 
@@ -203,7 +205,8 @@ def _best_chain(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> 
 def _kept(explorer: Explorer, space: Space, budgets: Sequence[Budget], keep: int) -> list[list[Code]]:
     """For each budget the best measured codes of different cells, each part of a nested chain, the best chain first.
 
-    What leaves more than `ROOM` of a budget unused is kept in the best chain only: it is cut for a smaller budget.
+    Beside the best chain none is kept that leaves more than `ROOM` of its budget unused, as what is cut for a smaller
+    one does, or whose loss is more than `WORSE` times that of the best chain's.
     """
     codes = explorer.codes
     if not len(codes):
@@ -216,15 +219,17 @@ def _kept(explorer: Explorer, space: Space, budgets: Sequence[Budget], keep: int
     if keep > 1 and all(best):
         near = misses >= -ROOM
         for budget, (first,) in enumerate(best):
+            near[budget] &= scores[budget] <= scores[budget, first] + math.log(WORSE)
             near[budget, first] = True
-        best = best_chains(np.where(near, scores, np.inf), inside, keep, [_cell(space, code) for code in codes])
+        widths, cells = ([_cell(space, code, axes) for code in codes] for axes in ((HIDDEN,), CELL))
+        best = different_chains(np.where(near, scores, np.inf), inside, keep, widths, cells)
     return [[tuple(int(i) for i in codes[at]) for at in own] for own in best]
 
 
-def _cell(space: Space, code: np.ndarray) -> tuple[int, ...]:
-    """Residual width, depth, number of experts: of each layer that is kept, where layers have numbers of their own."""
+def _cell(space: Space, code: np.ndarray, axes: Sequence[str]) -> tuple[int, ...]:
+    """What a code chooses on some axes: of each layer that is kept, where layers have choices of their own."""
     active = space.active(code)
-    slots = (slot for axis in CELL if axis in space.axes for slot in space.positions(axis))
+    slots = (slot for axis in axes if axis in space.axes for slot in space.positions(axis))
     return tuple(int(code[slot]) for slot in slots if active[slot])
 
 

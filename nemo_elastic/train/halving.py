@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.search.chains import best_chains
+from nemo_elastic.search.chains import different_chains
 
 from .members import Candidate
 from .seam import Host
@@ -65,7 +65,8 @@ def halved(
     for at, (budget, candidate, loss) in enumerate(flat):
         scores[budget, at] = math.log(max(LEAST, expected(candidate.loss, loss)))
     inside = np.array([[small.member <= large.member for _, small, _ in flat] for _, large, _ in flat])
-    kept = best_chains(scores, inside, keep)
+    widths, shapes = [c.member.hidden for _, c, _ in flat], [c.member for _, c, _ in flat]
+    kept = different_chains(scores, inside, keep, widths, shapes)
     return [
         [flat[at][1]._replace(loss=flat[at][2]) for at in own] if measured[budget] else []
         for budget, own in enumerate(kept)

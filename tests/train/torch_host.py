@@ -16,7 +16,6 @@ from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking, Rows, sort
 
-
 KL = DistillConfig()
 
 
