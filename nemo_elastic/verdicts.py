@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-__all__ = ["FEW", "SHARED", "TIE", "Interval", "closed", "mean_interval", "wilson"]
+__all__ = ["FEW", "SHARED", "TIE", "Interval", "closed", "mean_interval", "ratio_interval", "wilson"]
 
 #: held-out losses (nats per token) that are closer than this are called equal: nothing is better or worse by less
 TIE = 0.005
 #: a gap between two losses that is smaller has no share that training could close: it is not known to a tenth
 SHARED = 10 * TIE
 #: the fewest values that an interval around their mean is given for
-FEW = 8
+FEW = 2
 #: of the standard normal distribution, 97.5%
 _QUANTILE = 1.959963984540054
+#: Student's, of 1 to 6 degrees of freedom, where `_student`'s expansion is not yet right
+_STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469)
 
 
 def closed(untrained: float, trained: float, parent: float) -> float | None:
@@ -68,18 +70,38 @@ class Interval:
 def mean_interval(values: Sequence[float]) -> Interval:
     """Student's interval of 95% around the mean of independent values, such as differences of pairs.
 
-    The quantile is the Cornish-Fisher expansion about the normal one (Abramowitz & Stegun 26.7.5), right to a
-    thousandth for `FEW` values and more.
-
     Args:
         values: at least `FEW`.
     """
-    count = len(values)
+    return ratio_interval(values, [1.0] * len(values))
+
+
+def ratio_interval(sums: Sequence[float], weights: Sequence[float]) -> Interval:
+    """Interval of 95% around a mean over all elements of clusters, of which the clusters alone are independent.
+
+    The mean is the ratio of two sums over clusters; its variance is that of the clusters' residuals (W. G. Cochran,
+    "Sampling Techniques", 1977, 6.4), with Student's quantile of one degree of freedom less than clusters.
+
+    Args:
+        sums: of each cluster, the sum over its elements; at least `FEW`.
+        weights: of each cluster, how many elements it has, above 0.
+    """
+    count, total = len(sums), sum(weights)
     if count < FEW:
         raise ValueError(f"{count} values have no interval; {FEW} are the fewest")
-    mean = sum(values) / count
-    spread = sqrt(sum((v - mean) ** 2 for v in values) / (count - 1) / count)
-    n, z = count - 1, _QUANTILE
+    mean = sum(sums) / total
+    squares = sum((s - mean * w) ** 2 for s, w in zip(sums, weights, strict=True))
+    reach = _student(count - 1) * sqrt(count / (count - 1) * squares) / total
+    return Interval(mean, mean - reach, mean + reach, count)
+
+
+def _student(n: int) -> float:
+    """Student's quantile of 97.5% for n degrees of freedom, right to a thousandth.
+
+    From 7 on it is the Cornish-Fisher expansion about the normal one (Abramowitz & Stegun 26.7.5).
+    """
+    if n <= len(_STUDENT):
+        return _STUDENT[n - 1]
+    z = _QUANTILE
     quantile = z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
-    quantile += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
-    return Interval(mean, mean - quantile * spread, mean + quantile * spread, count)
+    return quantile + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)

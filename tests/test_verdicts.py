@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from math import sqrt
 
 import pytest
 
-from nemo_elastic.verdicts import FEW, SHARED, TIE, closed, mean_interval, wilson
+from nemo_elastic.verdicts import FEW, SHARED, TIE, closed, mean_interval, ratio_interval, wilson
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 1), (0, 96), (1, 3), (8, 96), (48, 96), (95, 96), (7, 7)])
@@ -36,7 +37,8 @@ def test_a_share_of_a_gap_is_reported_where_there_is_one() -> None:
 
 def test_the_interval_around_a_mean_has_students_quantiles() -> None:
     # W. S. Gosset's quantiles at 97.5%, as in every table
-    for count, quantile in ((8, 2.3646), (11, 2.2281), (31, 2.0423), (121, 1.9799), (10_001, 1.9602)):
+    table = {2: 12.7062, 3: 4.3027, 7: 2.4469, 8: 2.3646, 11: 2.2281, 31: 2.0423, 121: 1.9799, 10_001: 1.9602}
+    for count, quantile in table.items():
         values = [float(i) for i in range(count)]
         mean = (count - 1) / 2
         error = sqrt(sum((v - mean) ** 2 for v in values) / (count - 1) / count)
@@ -53,5 +55,18 @@ def test_an_interval_says_whether_there_is_anything() -> None:
     assert not below.above_zero and not below.holds_zero
     same = mean_interval([0.0] * FEW)
     assert same.holds_zero and not same.above_zero
-    with pytest.raises(ValueError, match="8 are the fewest"):
+    with pytest.raises(ValueError, match="2 are the fewest"):
         mean_interval([1.0] * (FEW - 1))
+
+
+def test_the_interval_of_a_ratio_is_over_clusters() -> None:
+    values, split = [0.3, -0.1, 0.8, 0.4], [0.1, 0.2, -0.1, 0.3, 0.5, 0.4]
+    assert astuple(ratio_interval([3 * v for v in values], [3.0] * 4)) == pytest.approx(astuple(mean_interval(values)))
+    # clusters of 2, 1 and 3 elements, by hand: residuals of their sums
+    sums, sizes = [split[0] + split[1], split[2], sum(split[3:])], [2.0, 1.0, 3.0]
+    mean = sum(split) / 6
+    residuals = [s - mean * n for s, n in zip(sums, sizes, strict=True)]
+    reach = 4.3027 * sqrt(3 / 2 * sum(r * r for r in residuals)) / 6
+    actual = ratio_interval(sums, sizes)
+    assert (actual.mean, actual.count) == (pytest.approx(mean), 3)
+    assert actual.high - mean == pytest.approx(reach) == mean - actual.low

@@ -60,7 +60,7 @@ def cut(job: Job, runs: Path, checkpoint: Path, flops: float, cpu: float) -> dic
 
     shape = dense_shape(checkpoint)
     return {
-        "losses": {job.member: heldout(dense(checkpoint, shape), runs / job.data, job.batch.length)},
+        **heldout(dense(checkpoint, shape), runs / job.data, job.batch.length, {str(job.member): None}),
         "shares": {job.member: parameter_share(shape, parent_shape())},
         "sizes": shape.to_json(),
         "tokens": 0,
@@ -89,7 +89,7 @@ def modelopt(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     length = job.batch.length
     each = 3 * work.forward(shape, shape.full, length) + work.forward(whole, whole.full, length)
     return {
-        "losses": {job.member: heldout(dense(checkpoint, shape), runs / job.data, length)},
+        **heldout(dense(checkpoint, shape), runs / job.data, length, {job.member: None}),
         "shares": {job.member: parameter_share(shape, whole)},
         "untrained": before["losses"],
         "tokens": tokens,

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.study.rates import REPORTED, TUNED, held_out_parts
 from nemo_elastic.core.family import Parent, Subnet
 
-#: held-out tokens of every figure
+#: the most held-out tokens of a figure
 TOKENS = 65536
 
 
@@ -45,13 +46,26 @@ def dense(checkpoint: Path, shape: Parent) -> Any:
     return NemotronH(shape, read_checkpoint(checkpoint, shape)[0], trainable=False)
 
 
-def heldout(model: Any, data: Path, length: int, member: Subnet | None = None, tokens: int = TOKENS) -> float:
-    """Cross-entropy in nats per held-out token."""
+def heldout(
+    model: Any, data: Path, length: int, members: Mapping[str, Subnet | None], tokens: int = TOKENS
+) -> dict[str, dict[str, float]]:
+    """Cross-entropy of each member in nats per held-out token, on two parts of the text that share no token.
+
+    Returns:
+        {"losses": of the part that tables report, "tuned": of the part that rates are chosen by}.
+    """
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.evaluation.perplexity import perplexity
 
-    stream = DataFolder.open(data).tokens("val")
-    return perplexity(lambda t: model(t, member), stream, length, max_tokens=tokens).nats
+    parts = held_out_parts(DataFolder.open(data).tokens("val"))
+
+    def losses(part: str) -> dict[str, float]:
+        return {
+            name: perplexity(lambda t, m=member: model(t, m), parts[part], length, max_tokens=tokens).nats
+            for name, member in members.items()
+        }
+
+    return {"losses": losses(REPORTED), TUNED: losses(TUNED)}
 
 
 def answers(model: Any, data: Path, member: Subnet | None = None, batch: int = 8) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def measured(job: Job, runs: Path, model: Any, members: Mapping[str, Subnet]) ->
     data = runs / job.data
     whole = model.parent.full
     return {
-        "losses": {name: heldout(model, data, job.batch.length, m) for name, m in members.items()},
+        **heldout(model, data, job.batch.length, members),
         "shares": {name: parameters(model.parent, m) / parameters(model.parent, whole) for name, m in members.items()},
         "active": {
             name: active_parameters(model.parent, m) / active_parameters(model.parent, whole)

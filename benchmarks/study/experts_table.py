@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.study import baselines_table
 from benchmarks.study.baselines_table import costs, head, ratios, ways
 from benchmarks.study.plots import UNITS
-from benchmarks.study.rates import EXPERTS_TRIED, STEPS
+from benchmarks.study.rates import EXPERTS_TRIED, STEPS, to_choose_by
 from benchmarks.study.results import Results, markdown, spread
 from benchmarks.study.sizes import EXPERTS, EXPERTS_SIZES
 from benchmarks.study.studies import (
@@ -74,12 +74,12 @@ def shapes(results: Results) -> str:
 
 
 def tried(results: Results, way: str, size: str) -> dict[float, float]:
-    """Peak rate -> held-out loss; of a family the mean over its smaller members."""
+    """Peak rate -> loss to choose by; of a family the mean over its smaller members."""
     out = {}
     for lr in EXPERTS_TRIED[way][size]:
         job = experts_family(STEPS, 0, lr) if way == "ours" else experts_alone(size, STEPS, 0, lr)
         for result in of(results, [job.name]):
-            losses = result["losses"]
+            losses = to_choose_by(result)
             out[lr] = statistics.mean(losses[name] for name in (EXPERTS_SIZES if size == "all" else [size]))
     return out
 

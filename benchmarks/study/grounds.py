@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.study import problems
 from benchmarks.study.problems import MicroBatch
+from benchmarks.study.rates import held_out_parts
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.data.folder import DataFolder
@@ -54,7 +55,7 @@ class Ground:
     Attributes:
         parent: the trained parent.
         axes: choices of each axis.
-        batches: (seed, held out) -> micro-batches without end.
+        batches: (seed, held out) -> micro-batches without end; `TUNED` and `REPORTED` are parts of what is held out.
         lr: peak rate of its family's training.
         held_out: micro-batches that losses are measured on.
         of: of what losses are measured, in words.
@@ -98,10 +99,10 @@ def prepared(ground: Ground, config: ElasticConfig, out: Path) -> tuple[TorchHos
 def text_batches(data: DataFolder) -> Callable[..., Iterator[MicroBatch]]:
     """Windows of a folder's text at random places, each token of which counts."""
 
-    splits = {held_out: torch.tensor(data.tokens("val" if held_out else "train").astype("int64"))
-              for held_out in (False, True)}  # fmt: skip
+    train, val = (torch.tensor(data.tokens(split).astype("int64")) for split in ("train", "val"))
+    splits = {False: train, True: val, **held_out_parts(val)}
 
-    def batches(seed: int, held_out: bool = False) -> Iterator[MicroBatch]:
+    def batches(seed: int, held_out: bool | str = False) -> Iterator[MicroBatch]:
         tokens, random = splits[held_out], torch.Generator().manual_seed(seed)
         while True:
             starts = torch.randint(len(tokens) - LENGTH, (BATCH,), generator=random)

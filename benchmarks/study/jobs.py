@@ -79,8 +79,8 @@ def parent(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     if job.after:
         before = read_result(runs, job.after)
         tokens, flops, cpu = tokens + before["tokens"], flops + before["flops"], cpu + before["cpu_seconds"]
-    result = {"losses": {"full": heldout(model, data, job.batch.length)}, "tokens": tokens, "flops": flops,
-              "cpu_seconds": cpu}  # fmt: skip
+    losses = heldout(model, data, job.batch.length, {"full": None})
+    result = losses | {"tokens": tokens, "flops": flops, "cpu_seconds": cpu}
     return result | ({"answers": {"full": answers(model, data)}} if job.ask else {})
 
 
@@ -127,7 +127,7 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     length = (job.late[1] if job.late else job.batch).length
     answered = {"answers": {n: answers(model, data, m) for n, m in kept.items()}} if job.ask else {}
     return answered | {
-        "losses": {n: heldout(model, data, length, m) for n, m in kept.items()},
+        **heldout(model, data, length, kept),
         "shares": {n: parameters(model.parent, m) / whole for n, m in kept.items()},
         "shapes": {n: m.to_json() for n, m in members.items()},
         "ranking": config.ranking or str(out / "elastic" / "ranking"),
@@ -185,10 +185,10 @@ def scratch(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     checkpoint = train_dense(runs / job.data, out, job.steps, sizes, job.batch, job.seed, job.lr)
     cpu = time.process_time() - cpu
     shape = replace(whole, **{ours: sizes[theirs] for ours, theirs in FIELDS.items() if theirs in sizes})
-    loss = heldout(dense(checkpoint, shape), runs / job.data, job.batch.length)
+    losses = heldout(dense(checkpoint, shape), runs / job.data, job.batch.length, {job.member: None})
     tokens = job.steps * job.batch.tokens
     return {
-        "losses": {job.member: loss},
+        **losses,
         "shares": {job.member: parameters(whole, member) / parameters(whole, whole.full)},
         "tokens": tokens,
         "flops": 3 * tokens * work.forward(whole, member, job.batch.length),

@@ -25,6 +25,7 @@ from benchmarks.output import save_svg
 from benchmarks.study.grounds import GROUNDS, Ground
 from benchmarks.study.nesting_ways import BUDGETS, EVEN, ROWS, SIZES, WAYS, Family, Run, Way
 from benchmarks.study.problems import arguments, begin
+from benchmarks.study.rates import REPORTED, TUNED
 from benchmarks.study.results import add_lines, markdown, read_lines
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.report.drawing import MUTED, colour, headline, house, marker, new_figure
@@ -44,7 +45,8 @@ TRIED = {
 @dataclass(frozen=True)
 class Result:
     """Of a run: its way (of a size alone `alone`, of all before any step `untrained`), the size if it has one, seed,
-    peak rate, steps, tokens, FLOPs, and divergences from the parent by size, nats a token."""
+    peak rate, steps, tokens, FLOPs, and divergences from the parent by size, nats a token: to report, and on the text
+    that rates are chosen by."""
 
     way: str
     size: str
@@ -54,6 +56,7 @@ class Result:
     tokens: int
     flops: float
     apart: Mapping[str, float]
+    tuned: Mapping[str, float]
 
 
 class Study:
@@ -81,7 +84,8 @@ class Study:
         run = Run(family, way, lr, rates, size or None)
         if name != UNTRAINED:
             run.train(flops, way.tokens and way.tokens * len(SIZES) * count)
-        result = Result(name, size, seed, lr, run.steps, run.tokens, run.spent, run.apart())
+        result = Result(name, size, seed, lr, run.steps, run.tokens, run.spent,
+                        run.apart(REPORTED), run.apart(TUNED))  # fmt: skip
         add_lines(self.kept, result)
         self.results.append(result)
         print(f"{name} {size} seed {seed} lr {lr:g}: {result.steps} steps, "
@@ -91,12 +95,12 @@ class Study:
     def best_alone(self, seed: int) -> dict[str, float]:
         """Each size's best rate, tried on one seed."""
         tried = {size: [self.run(ALONE, size, seed, lr) for lr in TRIED[size]] for size in SIZES}
-        return {size: min(of, key=lambda r: r.apart[r.size]).lr for size, of in tried.items()}
+        return {size: min(of, key=lambda r: r.tuned[r.size]).lr for size, of in tried.items()}
 
     def best_even(self, seed: int) -> float:
         """The plain way's best rate, tried on one seed."""
         tried = [self.run(EVEN, "", seed, lr) for lr in TRIED[EVEN]]
-        return min(tried, key=lambda r: mean(r.apart[size] for size in SIZES)).lr
+        return min(tried, key=lambda r: mean(r.tuned[size] for size in SIZES)).lr
 
 
 def over_alone(alone: Sequence[Result], ways: Mapping[str, Sequence[Result]]) -> dict[str, dict[str, list[float]]]:

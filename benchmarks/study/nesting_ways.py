@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from benchmarks.study.grounds import Ground, config_of, prepared
 from benchmarks.study.problems import MicroBatch, optimizer_of, rate
+from benchmarks.study.rates import REPORTED, TUNED
 from nemo_elastic.core.cost import flops_per_token
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.nn.nemotron_h import NemotronH
@@ -100,9 +101,12 @@ class Family:
             host, shapes = prepared(ground, config, Path(out))
         self.members: dict[str, Subnet] = dict(zip(BUDGETS, shapes.get(), strict=True))
         self.start, self.length = host.model.state_dict(), host.seq_length
-        held_out = (rows.tokens_bs for rows in islice(ground.batches(999, held_out=True), HELD_OUT))
+        parts = {part: islice(ground.batches(999, held_out=part), HELD_OUT) for part in (TUNED, REPORTED)}
         with torch.no_grad():
-            self.held_out = [(tokens, ground.parent(tokens).log_softmax(-1)) for tokens in held_out]
+            self.held_out = {
+                part: [(rows.tokens_bs, ground.parent(rows.tokens_bs).log_softmax(-1)) for rows in source]
+                for part, source in parts.items()
+            }
 
     def cost(self, name: str) -> float:
         """Forward FLOPs of a token."""
@@ -155,9 +159,9 @@ class Run:
             sizes = self._sizes(done)
             self._step(next(data), sizes, rate(done))
 
-    def apart(self) -> dict[str, float]:
-        """Divergences from the parent on held-out text."""
-        return {size: self._apart(size) for size in ([self.only] if self.only else BUDGETS)}
+    def apart(self, part: str) -> dict[str, float]:
+        """Divergences from the parent on a part of the held-out text: `TUNED` or `REPORTED`."""
+        return {size: self._apart(size, part) for size in ([self.only] if self.only else BUDGETS)}
 
     def logits(self, tokens: torch.Tensor, size: str) -> torch.Tensor:
         member = None if size == "full" else self.family.members[size]
@@ -243,14 +247,14 @@ class Run:
         return out
 
     def _look(self) -> None:
-        self.shares = {size: max(self._apart(size, 1), 1e-4) for size in SIZES}
-        count = self.family.held_out[0][0].numel()
+        self.shares = {size: max(self._apart(size, TUNED, 1), 1e-4) for size in SIZES}
+        count = self.family.held_out[TUNED][0][0].numel()
         self.spent += count * sum(self.family.cost(size) + self.family.cost("full") for size in SIZES)
 
     @torch.no_grad()
-    def _apart(self, size: str, count: int = HELD_OUT) -> float:
-        """From the parent, on the first micro-batches that no training saw."""
-        rows = self.family.held_out[:count]
+    def _apart(self, size: str, part: str, count: int = HELD_OUT) -> float:
+        """From the parent, on the first micro-batches of a part that no training saw."""
+        rows = self.family.held_out[part][:count]
         return mean(float(self._kl(taught, self.logits(tokens, size).log_softmax(-1))) for tokens, taught in rows)
 
     @staticmethod

@@ -26,9 +26,9 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.evaluation import Halves, Specialized, halves_of, sequence_losses, specialize
+from nemo_elastic.evaluation import Halves, Specialized, halves_of, specialize, window_losses
 from nemo_elastic.runtime import FamilyRuntime, load_family
-from nemo_elastic.verdicts import Interval, mean_interval
+from nemo_elastic.verdicts import Interval
 
 #: the path has a shape close below each
 RATIOS = (0.85, 0.66, 0.5)
@@ -45,12 +45,14 @@ class Size:
         ratio: share of the parent's parameters.
         path: the path's shape; found: of each task, what the search found.
         results: of each task, what `specialize` said.
-        losses: (shape, task) -> loss of each held-out sequence.
+        halves: of each task's text.
+        losses: (shape, task) -> loss of each held-out sequence, in nats.
     """
 
     ratio: float
     path: Subnet
     results: Mapping[str, Specialized]
+    halves: Mapping[str, Halves]
     losses: Mapping[tuple[Subnet, str], np.ndarray]
 
     def shapes(self) -> dict[str, Subnet]:
@@ -58,8 +60,10 @@ class Size:
         return {"path": self.path} | {task: self.results[task].candidate for task in TASKS}
 
     def gain(self, better: Subnet, worse: Subnet, task: str) -> Interval:
-        """By how much one shape's loss is below another's on a task, sequence by sequence."""
-        return mean_interval((self.losses[worse, task] - self.losses[better, task]).tolist())
+        """By how much one shape's loss is below another's on a task, document by document."""
+        gain = self.halves[task].held_out.gain(self.losses[worse, task], self.losses[better, task])
+        assert gain is not None, "a half of one document"
+        return gain
 
 
 def documents(data: DataFolder) -> dict[str, list[np.ndarray]]:
@@ -86,9 +90,9 @@ def measure(
     losses = {}
     for subnet in dict.fromkeys([start, *(results[task].candidate for task in TASKS)]):
         for task in TASKS:
-            losses[subnet, task] = sequence_losses(family.select(subnet), halves[task].held_out_sl)
+            losses[subnet, task] = window_losses(family.select(subnet), halves[task].held_out.windows)
             family.release()
-    return Size(ratio, start, results, losses)
+    return Size(ratio, start, results, halves, losses)
 
 
 def in_words(interval: Interval, is_one: bool) -> str:
@@ -103,7 +107,7 @@ def shape_rows(parent: Family, sizes: Iterable[Size]) -> list[list[str]]:
     rows = []
     for size in sizes:
         for whose, subnet in size.shapes().items():
-            losses = [size.losses[subnet, task].mean() for task in TASKS]
+            losses = [size.halves[task].held_out.loss(size.losses[subnet, task]) for task in TASKS]
             gains = [in_words(size.gain(subnet, size.path, task), subnet == size.path) for task in TASKS]
             rows.append([
                 f"{size.ratio:g}", whose, f"{parameters(parent.parent, subnet):,}", words(subnet),
@@ -123,7 +127,7 @@ def duel_rows(sizes: Iterable[Size]) -> list[list[str]]:
             result = size.results[task]
             rows.append([
                 f"{size.ratio:g}", task, f"{result.searched[0] - result.searched[1]:.4f}",
-                in_words(result.gain, own == size.path), in_words(against, own == others), verdict,
+                in_words(size.gain(own, size.path, task), own == size.path), in_words(against, own == others), verdict,
                 "own" if result.wins else "path's",
             ])  # fmt: skip
     return rows
@@ -141,15 +145,15 @@ def words(subnet: Subnet) -> str:
 def page(manifest: Family, halves: Mapping[str, Halves], sizes: Sequence[Size], candidates: int) -> str:
     """Both tables, and what they are of."""
     read = "; ".join(
-        f"{task}: {half.search_tokens:,} tokens searched on, {half.held_out_tokens:,} held out"
-        f" in {len(half.held_out_sl)} sequences"
+        f"{task}: {half.search.tokens:,} tokens searched on, {half.held_out.tokens:,} held out"
+        f" in {half.held_out.documents} documents"
         for task, half in halves.items()
     )
     gains = [f"{task}, gain" for task in TASKS]
     head = ["size", "shape of", "parameters", "hidden; layers", *(f"{task}, loss" for task in TASKS), *gains]
     duels = ["size", "task", "gain where searched", "own over path", "own over the other's", "better", "taken"]
     return (
-        f"Held-out losses, and gains over the path's shape with intervals of 95%, in nats a token:\n\n"
+        f"Held-out losses, and gains over the path's shape with intervals of 95% over documents, in nats a token:\n\n"
         f"{markdown(head, shape_rows(manifest, sizes))}\nOwn shapes against the path's and the other task's:\n\n"
         f"{markdown(duels, duel_rows(sizes))}\n{candidates} shapes measured for each task and size; {read}.\n"
     )
@@ -165,7 +169,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     manifest, family = Family.load(args.family), load_family(args.family)
-    texts = documents(DataFolder.open(args.data))
+    texts = {task: [(ids, None) for ids in of] for task, of in documents(DataFolder.open(args.data)).items()}
     halves = {task: halves_of(texts[task], args.seq_length, args.tokens, args.seed, task) for task in TASKS}
     sizes = [measure(family, manifest, halves, ratio, args.candidates, args.seed) for ratio in RATIOS]
     print(page(manifest, halves, sizes, args.candidates), end="")

@@ -24,7 +24,7 @@ from benchmarks.study.baselines_table import baselines
 from benchmarks.study.context import KINDS, LEVELS, SHORT
 from benchmarks.study.experts_table import experts, experts_balance, experts_rates
 from benchmarks.study.plots import pictures
-from benchmarks.study.rates import TRIED
+from benchmarks.study.rates import TRIED, to_choose_by
 from benchmarks.study.results import Results, keep, markdown, read_results, spread
 from benchmarks.study.schedule_table import schedule, schedule_course, schedule_pairs
 from benchmarks.study.sizes import FIVE, THREE
@@ -48,13 +48,13 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def tried(results: Results, way: str, size: str) -> dict[float, float]:
-    """Peak rate -> held-out loss; of a family the mean over its smaller members."""
+    """Peak rate -> loss to choose by; of a family the mean over its smaller members."""
     out = {}
     for lr in TRIED[way][size]:
         result = results.get(f"rate-{way}-{size}-{lr:g}")
         if result:
-            losses = [loss for name, loss in result["losses"].items() if name in ((size,) if size in FIVE else THREE)]
-            out[lr] = statistics.mean(losses)
+            losses = to_choose_by(result)
+            out[lr] = statistics.mean(losses[name] for name in ([size] if size in FIVE else THREE) if name in losses)
     return out
 
 

@@ -98,7 +98,8 @@ def command(
     halves = _halves(data, source, seq_length, tokens, seed, json)
     best = _search(source, device, json, manifest, start.subnet, budget, halves, candidates, seed)
     entry = _entry(source, start, budget, best, spec)
-    entry["specialized"] = {"data": str(data), "seed": seed, **_read(halves)} | best.to_json(manifest)
+    settings = {"data": str(data), "seed": seed, "seq_length": seq_length}
+    entry["specialized"] = settings | _read(halves) | best.to_json(manifest)
     text = json_module.dumps(entry, indent=2, allow_nan=False)
     if out is not None:
         atomic_write(out, text + "\n", replace=force)
@@ -118,8 +119,7 @@ def _halves(data: Path, source: Source, seq_length: int, tokens: int, seed: int,
     given = read_given(data, source)
     for line in () if quiet else given.notes:
         typer.echo(line, err=True)
-    ids, counts = [d.ids for d in given.documents], [d.counts for d in given.documents]
-    return halves_of(ids, seq_length, tokens, seed, f"--data: {data}", counts if given.is_chat else None)
+    return halves_of([(d.ids, d.counts) for d in given.documents], seq_length, tokens, seed, f"--data: {data}")
 
 
 def _check_places(out: Path | None, add: str | None, force: bool, *inputs: Path) -> None:
@@ -202,8 +202,10 @@ def _start(source: Source, limits: tuple[Limit, ...]) -> Fit:
 
 def _read(halves: Halves) -> dict[str, Any]:
     """How much was read."""
-    length = halves.search_sl.shape[1] - 1
-    return {"seq_length": length, "searched_tokens": halves.search_tokens, "held_out_tokens": halves.held_out_tokens}
+    read: dict[str, Any] = {"one_document": halves.of_one}
+    for name, half in (("searched", halves.search), ("held_out", halves.held_out)):
+        read |= {f"{name}_tokens": half.tokens, f"{name}_documents": half.documents}
+    return read
 
 
 def _entry(source: Source, start: Fit, budget: Budget, best: Specialized, spec: MemorySpec) -> dict[str, Any]:
@@ -222,20 +224,27 @@ def _entry(source: Source, start: Fit, budget: Budget, best: Specialized, spec: 
 
 def _lines(start: Fit, best: Specialized, halves: Halves) -> Iterator[str]:
     """What was found, in words."""
-    gain, (path, own) = best.gain, best.held_out
+    (path, own), held_out = best.held_out, halves.held_out
     yield f"start: {start}"
+    if halves.of_one:
+        yield "the text is one document: its halves are the text before and behind its middle"
     yield (
-        f"{best.trials} shapes on {halves.search_tokens:,} tokens: loss {best.searched[1]:.4f} for the best, "
+        f"{best.trials} shapes on {halves.search.tokens:,} tokens: loss {best.searched[1]:.4f} for the best, "
         f"{best.searched[0]:.4f} for the start"
     )
     if best.candidate == best.path:
         yield "no shape is better than the start on the half that was searched"
         return
+    gain = best.gain
+    documents = "one document" if gain is None else f"{gain.count} documents"
+    interval = "no interval" if gain is None else f"95% over documents: {gain.low:.4f} to {gain.high:.4f}"
     yield (
-        f"on the other half, {halves.held_out_tokens:,} tokens in {gain.count} sequences: loss {own:.4f} against "
-        f"{path:.4f}, gain {gain.mean:.4f} nats a token (95%: {gain.low:.4f} to {gain.high:.4f})"
+        f"on the other half, {held_out.tokens:,} tokens of {documents}: loss {own:.4f} against {path:.4f}, "
+        f"gain {path - own:.4f} nats a token ({interval})"
     )
-    if gain.holds_zero:
+    if gain is None:
+        yield "one document has no interval, so no gain shows and the start's shape is kept; give more documents"
+    elif gain.holds_zero:
         yield "the interval includes 0: no gain that shows, so the start's shape is kept"
     elif not best.wins:
         yield "the found shape is worse there, so the start's shape is kept"

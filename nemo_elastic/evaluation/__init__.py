@@ -4,13 +4,14 @@
 
 from .accuracy import Accuracy, Answer, answer_accuracy
 from .controls import Control, controls
-from .perplexity import Loss, answer_loss, perplexity, sequence_losses
-from .task_shape import Halves, Specialized, halves_of, specialize
+from .perplexity import Loss, answer_loss, perplexity, window_losses
+from .task_shape import Half, Halves, Specialized, halves_of, specialize
 
 __all__ = [
     "Accuracy",
     "Answer",
     "Control",
+    "Half",
     "Halves",
     "Loss",
     "Specialized",
@@ -19,6 +20,6 @@ __all__ = [
     "controls",
     "halves_of",
     "perplexity",
-    "sequence_losses",
     "specialize",
+    "window_losses",
 ]

@@ -100,8 +100,7 @@ def answer_loss(
 ) -> Loss:
     """Mean loss over the tokens that count of conversations, each read from its beginning.
 
-    One that is longer than a window is cut into windows as a stream is. Rows of a batch are padded behind their end,
-    which a causal model's earlier logits do not see.
+    One that is longer than a window is cut into windows as a stream is.
 
     Args:
         model: token ids [b, l] to logits [b, l, v].
@@ -123,13 +122,7 @@ def answer_loss(
             break
     if not count:
         raise ElasticError("data: no token counts; there are no answers in it")
-    windows.sort(key=lambda window: len(window[0]))
-    total = 0.0
-    with torch.no_grad():
-        for first in range(0, len(windows), batch):
-            tokens_bl, mask_bl = padded_windows(windows[first : first + batch])
-            loss_t = torch.cat(list(_token_losses(model, tokens_bl))).cpu()
-            total += loss_t[mask_bl.flatten()].sum().item()
+    total = float(window_losses(model, windows, batch).sum())
     if not math.isfinite(total):
         raise ElasticError(_NO_NUMBER)
     return Loss(total / count, count)
@@ -153,31 +146,30 @@ def padded_windows(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tenso
     return torch.from_numpy(tokens_bl), torch.from_numpy(mask_bl)
 
 
-def sequence_losses(
-    model: Callable[[torch.Tensor], torch.Tensor],
-    sequences_sl: np.ndarray,
-    batch: int = 8,
-    counts_sl: np.ndarray | None = None,
+def window_losses(
+    model: Callable[[torch.Tensor], torch.Tensor], windows: Sequence[Window], batch: int = 8
 ) -> np.ndarray:
-    """Mean loss of each of several sequences of one length.
+    """Loss of each of several windows, over its labels that count.
+
+    Rows of a batch are padded behind their end, which a causal model's earlier logits do not see.
 
     Args:
         model: token ids [b, l] to logits [b, l, v].
-        sequences_sl: token ids [s, l + 1]: every token but the first of each is predicted.
-        batch: sequences at once.
-        counts_sl: which tokens count, [s, l + 1]; in every sequence one of those that are predicted.
+        windows: of any lengths, as `answer_windows` gives them.
+        batch: windows at once.
 
     Returns:
-        Nats per token, float64 [s], the same for every `batch`.
+        Sums in nats, float64 [s], the same for every `batch`.
     """
-    out = []
+    out_s = np.zeros(len(windows))
+    order = sorted(range(len(windows)), key=lambda at: len(windows[at][0]))  # little to pad
     with torch.no_grad():
-        for first in range(0, len(sequences_sl), batch):
-            window_bl = torch.from_numpy(sequences_sl[first : first + batch].astype(np.int64))
-            loss_bl = torch.cat(list(_token_losses(model, window_bl))).view(len(window_bl), -1).cpu().numpy()
-            counts_bl = None if counts_sl is None else counts_sl[first : first + batch, 1:]
-            out.append(np.average(loss_bl, axis=1, weights=counts_bl))
-    return np.concatenate(out)
+        for first in range(0, len(order), batch):
+            rows = order[first : first + batch]
+            tokens_bl, mask_bl = padded_windows([windows[at] for at in rows])
+            loss_bl = torch.cat(list(_token_losses(model, tokens_bl))).cpu().view(mask_bl.shape)
+            out_s[rows] = loss_bl.masked_fill(~mask_bl, 0.0).sum(1).numpy()
+    return out_s
 
 
 def _token_losses(model: Callable[[torch.Tensor], torch.Tensor], window_bl: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -2,16 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The right shape for a task: a search inside a trained family by its loss on the task's own text.
 
-Documents are dealt out to two halves, one to choose by, one to say how good the choice is. The path's shape at the
-budget is the start. What the search finds is compared with it on the other half, sequence by sequence, and is taken
+Whole documents are dealt out to two halves, one to choose by, one to say how good the choice is. The path's shape at
+the budget is the start. What the search finds is compared with it on the other half, document by document. It is taken
 only if it is better there as well: a search over a hundred shapes always finds one that is better on what it searched.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,110 +25,143 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.runtime import FamilyRuntime
 from nemo_elastic.search import Trial, search, trained_space
-from nemo_elastic.verdicts import FEW, Interval, mean_interval
+from nemo_elastic.verdicts import FEW, Interval, ratio_interval
 
-from .perplexity import sequence_losses
+from .perplexity import Window, answer_windows, window_losses
 
-#: a piece of a document has no more sequences than this
-PIECE = 8
+#: documents of a half are read in turns of so many sequences: where it has more than is read, a long one leaves room
+TURN = 8
 #: the half to report on is read to so many times as many tokens: it is run twice, not for every candidate
 WIDER = 4
 
 
+#: token ids of a document, and which of them the loss counts; None for all
+Document = tuple[np.ndarray, np.ndarray | None]
+
+
 @dataclass(frozen=True)
-class Halves:
-    """Token ids of sequences of one length, [s, l + 1] each: l tokens of each are predicted.
+class Half:
+    """Documents, cut into sequences.
 
     Attributes:
-        search_sl: what candidates are compared on.
-        held_out_sl: what no candidate was compared on.
-        search_counts_sl, held_out_counts_sl: which of their tokens the loss counts; None for all.
+        windows: token ids of each sequence, and which of its labels count; none is of two documents.
+        document_s: which document each is of: numbers from 0 on.
     """
 
-    search_sl: np.ndarray
-    held_out_sl: np.ndarray
-    search_counts_sl: np.ndarray | None = None
-    held_out_counts_sl: np.ndarray | None = None
+    windows: tuple[Window, ...]
+    document_s: np.ndarray
 
     @property
-    def search_tokens(self) -> int:
-        """Tokens that are predicted, and count, in the half to search on."""
-        return _predicted(self.search_sl, self.search_counts_sl)
+    def tokens(self) -> int:
+        """Tokens that are predicted, and count."""
+        return sum(int(mask.sum()) for _, mask in self.windows)
 
     @property
-    def held_out_tokens(self) -> int:
-        """Tokens that are predicted, and count, in the other half."""
-        return _predicted(self.held_out_sl, self.held_out_counts_sl)
+    def documents(self) -> int:
+        """How many documents it has."""
+        return len(np.unique(self.document_s))
+
+    def loss(self, loss_s: np.ndarray) -> float:
+        """Nats per token, of sums over the labels of each sequence (`window_losses`)."""
+        return float(loss_s.sum()) / self.tokens
+
+    def gain(self, worse_s: np.ndarray, better_s: np.ndarray) -> Interval | None:
+        """By how much one of two losses of each sequence is lower, nats per token.
+
+        Sequences of one document are no independent values, documents are: the interval is over documents. None of
+        fewer than `FEW`.
+        """
+        if self.documents < FEW:
+            return None
+        counts_s = np.array([mask.sum() for _, mask in self.windows])
+        sums, tokens = (np.bincount(self.document_s, weights=w) for w in (worse_s - better_s, counts_s))
+        return ratio_interval(sums.tolist(), tokens.tolist())
 
 
-def halves_of(
-    documents: Sequence[np.ndarray],
-    length: int,
-    most: int,
-    seed: int = 0,
-    where: str = "data",
-    counts: Sequence[np.ndarray | None] | None = None,
-) -> Halves:
-    """Deal documents out to two halves and cut each half into sequences.
+@dataclass(frozen=True)
+class Halves:
+    """Text in two halves.
+
+    Attributes:
+        search: what candidates are compared on.
+        held_out: what no candidate was compared on.
+        of_one: whether all of it is one document, and the halves are what comes before and behind its middle.
+    """
+
+    search: Half
+    held_out: Half
+    of_one: bool = False
+
+
+def halves_of(documents: Sequence[Document], length: int, most: int, seed: int = 0, where: str = "data") -> Halves:
+    """Deal documents out to two halves of about as many tokens, and cut them into sequences.
+
+    A document is in one half only. Where there is but one, it is halved itself, and a sequence between is left out.
 
     Args:
-        documents: token ids of each; what ends a document is among them.
-        length: tokens that are predicted in a sequence.
+        documents: what ends a document is among its tokens.
+        length: tokens that are predicted in a sequence; the last one of a document may be shorter.
         most: predicted tokens of the half to search on; the other one has at most four times as many.
-        seed: of the order in which documents are dealt.
+        seed: of how documents are dealt.
         where: what the documents are, for errors.
-        counts: which tokens of each the loss counts, None for all. Sequences without one are left out.
 
     Returns:
         The halves; the same arguments give the same ones.
 
     Raises:
-        ElasticError: a half has too few sequences for an interval.
+        ElasticError: a half has nothing to predict.
     """
-    masks = [None] * len(documents) if counts is None else counts
-    both = (_with_counts(np.asarray(ids), mask) for ids, mask in zip(documents, masks, strict=True))
-    pieces = [piece for document in both for piece in _pieces(document, PIECE * (length + 1))]
-    hands: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    sizes = [0, 0]
-    for at in np.random.default_rng(seed).permutation(len(pieces)):
-        half = int(sizes[1] < sizes[0])  # the shorter one
-        hands[half].append(pieces[at])
-        sizes[half] += len(pieces[at])
-    search_sl2, held_out_sl2 = (
-        _sequences(hand, length, limit) for hand, limit in zip(hands, (most, WIDER * most), strict=True)
+    given = [document for document in documents if _counted(document)]
+    of_one = len(given) == 1
+    if of_one:
+        given = _halved(*given[0], length)
+    order = np.random.default_rng(seed).permutation(len(given)).tolist()
+    sizes, hands, tokens = [min(_counted(d), WIDER * most) for d in given], ([], []), [0, 0]
+    # long ones first, so that halves end about equal; those of a length within a factor of two by chance
+    for at in sorted(order, key=lambda at: -sizes[at].bit_length()):
+        half = int(tokens[1] < tokens[0])  # the shorter one
+        hands[half].append(at)
+        tokens[half] += sizes[at]
+    hands = sorted(hands, key=len)  # an interval takes documents: the half of more is held out
+    search, held_out = (
+        _half([given[at] for at in order if at in hand], length, limit)
+        for hand, limit in ((set(hands[0]), most), (set(hands[1]), WIDER * most))
     )
-    search_sl, held_out_sl = search_sl2[..., 0], held_out_sl2[..., 0]
-    count = min(len(search_sl), len(held_out_sl))
-    if count < FEW:
-        raise ElasticError(
-            f"{where}: {sum(sizes)} tokens make {count} sequences of {length} in each half, and at least {FEW} are "
-            "needed; give more text, more --tokens or a smaller --seq-length"
-        )
-    if counts is None:
-        return Halves(search_sl, held_out_sl)
-    return Halves(search_sl, held_out_sl, search_sl2[..., 1].astype(bool), held_out_sl2[..., 1].astype(bool))
+    if not (search.windows and held_out.windows):
+        raise ElasticError(f"{where}: {sum(tokens)} tokens to predict, too few for two halves; give more text")
+    return Halves(search, held_out, of_one)
 
 
-def _with_counts(ids: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
-    """Token ids, and whether they count, [t, 2]."""
-    return np.stack([ids.astype(np.int64), np.ones_like(ids, np.int64) if counts is None else counts], axis=-1)
+def _counted(document: Document) -> int:
+    """Tokens of a document that are predicted, and count."""
+    ids, counts = document
+    return max(len(ids) - 1, 0) if counts is None else int(counts[1:].sum())
 
 
-def _pieces(document: np.ndarray, most: int) -> Iterator[np.ndarray]:
-    yield from (document[at : at + most] for at in range(0, len(document), most))
+def _halved(ids: np.ndarray, counts: np.ndarray | None, length: int) -> list[Document]:
+    """Both ends of a document, without `length` tokens in its middle."""
+    middle = max(len(ids) - length, 0) // 2
+    ends = slice(middle), slice(middle + length, None)
+    return [d for end in ends if _counted(d := (ids[end], None if counts is None else counts[end]))]
 
 
-def _sequences(pieces: Sequence[np.ndarray], length: int, most: int) -> np.ndarray:
-    """Sequences [s, length + 1, 2] of pieces end to end, each starting at the last label of the one before."""
-    stream = np.concatenate(pieces) if pieces else np.zeros((0, 2), dtype=np.int64)
-    count = min(max(len(stream) - 1, 0) // length, most // length)
-    cut = [stream[i * length : (i + 1) * length + 1] for i in range(count)]
-    cut = [sequence for sequence in cut if sequence[1:, 1].any()]
-    return np.stack(cut) if cut else np.zeros((0, length + 1, 2), dtype=np.int64)
-
-
-def _predicted(sequences_sl: np.ndarray, counts_sl: np.ndarray | None) -> int:
-    return sequences_sl.shape[0] * (sequences_sl.shape[1] - 1) if counts_sl is None else int(counts_sl[:, 1:].sum())
+def _half(documents: Sequence[Document], length: int, most: int) -> Half:
+    """Sequences of documents, at most `most` labels, of every document in turn."""
+    windows: list[Window] = []
+    numbers: list[int] = []
+    waiting = deque((number, answer_windows([d], length)) for number, d in enumerate(documents))
+    while waiting:
+        number, rest = waiting.popleft()
+        turn = list(islice(rest, TURN))
+        for ids, mask in turn:
+            most -= len(ids) - 1
+            if most < 0:
+                return Half(tuple(windows), np.array(numbers, dtype=np.int64))
+            windows.append((ids, mask))
+            numbers.append(number)
+        if turn:
+            waiting.append((number, rest))
+    return Half(tuple(windows), np.array(numbers, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -138,7 +173,7 @@ class Specialized:
         candidate: the shape with the lowest loss on the half that was searched on; `path` where none is lower.
         searched: losses of the two on that half, the path's first.
         held_out: losses of the two on the other half.
-        gain: by how much the found shape is better on the other half, over pairs of losses of each sequence.
+        gain: by how much the found shape is better on the other half, over its documents; None of too few.
         trials: how many shapes were measured.
     """
 
@@ -146,13 +181,13 @@ class Specialized:
     candidate: Subnet
     searched: tuple[float, float]
     held_out: tuple[float, float]
-    gain: Interval
+    gain: Interval | None
     trials: int
 
     @property
     def wins(self) -> bool:
         """Whether the found shape is better on both halves, and on the held-out one by more than chance."""
-        return self.candidate != self.path and self.gain.above_zero
+        return self.candidate != self.path and self.gain is not None and self.gain.above_zero
 
     @property
     def shape(self) -> Subnet:
@@ -170,10 +205,10 @@ class Specialized:
                 "subnet": subnet.to_json(),
             }
 
-        gain = {"mean": self.gain.mean, "low": self.gain.low, "high": self.gain.high, "sequences": self.gain.count}
+        low, high = (None, None) if self.gain is None else (self.gain.low, self.gain.high)
         return {
             "wins": self.wins,
-            "gain": gain,
+            "gain": {"mean": self.held_out[0] - self.held_out[1], "low": low, "high": high},
             "trials": self.trials,
             "path": row(0, self.path),
             "found": row(1, self.candidate),
@@ -211,15 +246,15 @@ def specialize(
         ElasticError: the loss of the path's shape is no number, or the budget is above the parent.
     """
 
-    def losses(subnet: Subnet, sequences_sl: np.ndarray, counts_sl: np.ndarray | None) -> np.ndarray:
-        candidate_s = sequence_losses(family.select(subnet), sequences_sl, batch, counts_sl)
+    def losses(subnet: Subnet, half: Half) -> np.ndarray:
+        loss_s = window_losses(family.select(subnet), half.windows, batch)
         family.release()  # one shape's slices at a time
-        return candidate_s
+        return loss_s
 
     result = search(
         trained_space(manifest, start),
         [budget],
-        lambda subnet: float(losses(subnet, halves.search_sl, halves.search_counts_sl).mean()),
+        lambda subnet: halves.search.loss(losses(subnet, halves.search)),
         candidates,
         seed,
         progress,
@@ -227,16 +262,14 @@ def specialize(
     )
     known = {trial.member: trial.loss for trial in result.trace}
     candidate = result.members[budget.name]
-    path_s, candidate_s = (
-        losses(shape, halves.held_out_sl, halves.held_out_counts_sl) for shape in (start, candidate)
-    )
+    path_s, candidate_s = (losses(shape, halves.held_out) for shape in (start, candidate))
     if not all(map(math.isfinite, (known[start], path_s.sum(), candidate_s.sum()))):
         raise ElasticError("the loss of the path's shape on this data is no number; the family's weights are damaged")
     return Specialized(
         start,
         candidate,
         (known[start], known[candidate]),
-        (float(path_s.mean()), float(candidate_s.mean())),
-        mean_interval((path_s - candidate_s).tolist()),
+        (halves.held_out.loss(path_s), halves.held_out.loss(candidate_s)),
+        halves.held_out.gain(path_s, candidate_s),
         len(result.trace),
     )

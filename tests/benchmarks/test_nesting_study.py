@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 
 from benchmarks.study import nesting
 from benchmarks.study.grounds import PROBLEM_AXES, Ground
-from benchmarks.study.nesting import ALONE, UNTRAINED, Result, Study, draw, page
+from benchmarks.study.nesting import ALONE, TRIED, UNTRAINED, Result, Study, draw, page
 from benchmarks.study.nesting_ways import BUDGETS, EVEN, SIZES, WAYS, Family, Run, Way
-from benchmarks.study.problems import LR, batches, fresh
+from benchmarks.study.problems import LR, batches, fresh, problems
+from benchmarks.study.rates import REPORTED, TUNED
 
 RATES = {"large": 1e-4, "medium": 2e-4, "small": 4e-4}
 
@@ -118,9 +120,23 @@ def test_a_study_goes_on(family: Family, tmp_path: Path, monkeypatch: pytest.Mon
     assert again.run(ALONE, "small", 0, 1e-4) == first and first.steps == 1
 
 
+def test_rates_are_chosen_on_problems_that_are_not_reported(tmp_path: Path) -> None:
+    texts = {part: {p.text for p in islice(problems(0, part), 200)} for part in (TUNED, REPORTED, False)}
+    assert not texts[TUNED] & texts[REPORTED] and not texts[False] & (texts[TUNED] | texts[REPORTED])
+    assert texts[TUNED] | texts[REPORTED] >= {p.text for p in islice(problems(0, True), 200)}
+    study = Study(Ground(fresh(0), PROBLEM_AXES, batches, LR, "answers"), tmp_path, 1)
+    by_lr = dict(zip(TRIED["small"], (1.0, 0.1, 2.0, 3.0), strict=True))  # the best by what is reported is the first
+    study.results = [
+        Result(ALONE, size, 0, lr, 1, 1, 1.0, {size: lr}, {size: by_lr.get(lr, 4.0)})
+        for size in SIZES
+        for lr in TRIED[size]
+    ]
+    assert study.best_alone(0)["small"] == TRIED["small"][1]
+
+
 def test_the_page() -> None:
     def result(way: str, size: str, seed: int, apart: dict[str, float]) -> Result:
-        return Result(way, size, seed, 1e-4, 30, 100, 1.0, apart)
+        return Result(way, size, seed, 1e-4, 30, 100, 1.0, apart, apart)
 
     alone = [result(ALONE, size, seed, {size: 0.1}) for seed in range(3) for size in SIZES]
     ways = {

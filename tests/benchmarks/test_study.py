@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks.study import __main__ as launcher
 from benchmarks.study import baselines_table, experts_table, plots, results, tables, work
+from benchmarks.study.evaluate import heldout
 from benchmarks.study.job import PARENTS, Job, random_shapes
 from benchmarks.study.jobs import KINDS
 from benchmarks.study.minitron_baseline import PYTHON
-from benchmarks.study.rates import BEST, EXPERTS_BEST, EXPERTS_TRIED, FIVE_BEST, FIVE_TRIED, TRIED
+from benchmarks.study.rates import BEST, EXPERTS_BEST, EXPERTS_TRIED, FIVE_BEST, FIVE_TRIED, TRIED, to_choose_by
 from benchmarks.study.sizes import AXES, EXPERTS, EXPERTS_SIZES, FIVE
 from benchmarks.study.studies import (
     DEEP,
@@ -36,6 +40,7 @@ from benchmarks.study.train import Batch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space, uniform_family
@@ -121,6 +126,30 @@ def test_every_way_to_deep_shapes_costs_the_same() -> None:
     assert deep_steps(GIVEN) == DEEP_STEPS
 
 
+def test_rates_are_chosen_on_text_that_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[torch.Tensor] = []
+
+    def model(tokens: torch.Tensor, member: Subnet | None) -> torch.Tensor:
+        read.append(tokens)
+        return torch.zeros(*tokens.shape, 1000)
+
+    stream = SimpleNamespace(tokens=lambda split: {"val": np.arange(900)}[split])
+    monkeypatch.setattr(DataFolder, "open", lambda path: stream)
+    result = heldout(model, tmp_path, 16, {"72": None}, tokens=256)
+    assert {part: losses["72"] for part, losses in result.items()} == pytest.approx(
+        {"losses": math.log(1000), "tuned": math.log(1000)}
+    )
+    reported, tuned = ({*t.flatten().tolist()} for t in (torch.cat(read[:2]), torch.cat(read[2:])))
+    assert (len(reported), len(tuned)) == (256, 256) and not reported & tuned
+
+    first, second = (f"rate-alone-72-{lr:g}" for lr in TRIED["alone"]["72"][:2])
+    runs = {
+        first: {"losses": {"72": 1.0}, "tuned": {"72": 2.0}},
+        second: {"losses": {"72": 2.0}, "tuned": {"72": 1.0}},
+    }
+    assert [*tables.tried(runs, "alone", "72").values()] == [2.0, 1.0]
+
+
 @pytest.mark.parametrize(("way", "size"), [(way, size) for way, sizes in TRIED.items() for size in sizes])
 def test_every_way_runs_at_its_best_rate_which_is_no_edge_of_what_was_tried(way: str, size: str) -> None:
     losses = tables.tried(results.read_results(None), way, size)
@@ -134,7 +163,7 @@ def test_every_way_runs_at_its_best_rate_which_is_no_edge_of_what_was_tried(way:
 def test_short_runs_of_five_sizes_take_their_best_rate_which_is_no_edge_either(steps: int, size: str) -> None:
     kept, losses = results.read_results(None), {}
     for lr in FIVE_TRIED[steps][size]:
-        losses[lr] = kept[five_alone(size, steps, 0, lr).name]["losses"][size]
+        losses[lr] = to_choose_by(kept[five_alone(size, steps, 0, lr).name])[size]
     best = min(losses, key=losses.__getitem__)
     assert best == FIVE_BEST[steps][size]
     assert min(losses) < best < max(losses)

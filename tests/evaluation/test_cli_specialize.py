@@ -73,7 +73,8 @@ def test_the_shape_is_cut_as_the_runtime_runs_it(capsys, folder, data, tmp_path)
     assert Subnet.from_json(figures["path"]["subnet"], SHAPE) == start
     assert figures["path"]["searched"] >= figures["found"]["searched"] and figures["trials"] <= 8
     chosen = figures["found" if figures["wins"] else "path"]["subnet"]
-    assert chosen == report["subnet"] and figures["gain"]["sequences"] * 32 == figures["held_out_tokens"]
+    assert chosen == report["subnet"] and not figures["one_document"] and figures["held_out_documents"] > 2
+    assert figures["gain"]["low"] <= figures["gain"]["mean"] <= figures["gain"]["high"]
     assert json.loads(shape.read_text()) == {k: v for k, v in report.items() if k not in ("out", "extra", "request")}
     code, _, _ = run(capsys, "slice", folder, "--subnet", shape, "--out", tmp_path / "cut")
     cut, own = load_family(tmp_path / "cut").select(), load_family(folder).select(subnet)
@@ -138,6 +139,26 @@ def test_text_is_cut_by_the_familys_own_tokenizer(capsys, folder, tmp_path):
     assert "largest shape within 9,000 parameters" in out
     assert "on the other half" in out or "no shape is better" in out
     assert f"{tmp_path / 's.json'}: the " in out
+
+
+@pytest.mark.parametrize(
+    ("documents", "said"), [(1, "the text is one document: its halves are"), (2, None), (6, None)]
+)
+def test_one_document_has_no_interval(capsys, folder, tmp_path, documents, said):
+    rng, words = np.random.default_rng(0), ("alpha", "beta", "gamma", "delta", "return", "import")
+    (tmp_path / "task").mkdir()
+    for number in range(documents):
+        (tmp_path / "task" / f"{number}.txt").write_text(" ".join(rng.choice(words, 600)))
+    line = ("specialize", folder, "--data", tmp_path / "task", "--ratio", 0.8, *QUICK, "--out", tmp_path / "s.json")
+    code, out, err = run(capsys, *line)
+    assert code == 0, err
+    assert ("the text is one document: its halves are" in out) == (documents == 1)
+    figures = json.loads((tmp_path / "s.json").read_text())["specialized"]
+    assert figures["one_document"] == (documents == 1)
+    if "no shape is better" not in out:
+        assert ("one document has no interval" in out) == (documents <= 2) == (figures["gain"]["low"] is None)
+        assert ("95% over documents" in out) == (documents > 2)
+        assert documents > 2 or not figures["wins"]
 
 
 def test_a_limit_on_memory_is_kept(capsys, folder, data, tmp_path):

@@ -16,8 +16,8 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.evaluation import Specialized, halves_of, perplexity, sequence_losses, specialize
-from nemo_elastic.evaluation.task_shape import PIECE, WIDER
+from nemo_elastic.evaluation import Half, Specialized, halves_of, perplexity, specialize, window_losses
+from nemo_elastic.evaluation.task_shape import WIDER, Document
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
 from nemo_elastic.search import trained_space
@@ -25,59 +25,101 @@ from nemo_elastic.verdicts import Interval, mean_interval
 from tests.shapes import PARENT
 
 
-def numbered(lengths: list[int]) -> list[np.ndarray]:
+def numbered(lengths: list[int]) -> list[Document]:
     """Documents of which no two tokens are the same."""
     ends = np.cumsum([0, *lengths])
-    return [np.arange(a, b) for a, b in pairwise(ends)]
+    return [(np.arange(a, b), None) for a, b in pairwise(ends)]
 
 
-def tokens(sequences_sl: np.ndarray) -> set[int]:
-    return set(sequences_sl.reshape(-1).tolist())
+def tokens(half: Half) -> set[int]:
+    return {token for ids, _ in half.windows for token in ids.tolist()}
 
 
-def test_a_document_is_in_one_half_only():
-    documents = numbered([30, 70, 11, 5, 64, 33, 90, 20] * 6)
-    halves = halves_of(documents, length=16, most=10_000, seed=3)
-    search, held_out = tokens(halves.search_sl), tokens(halves.held_out_sl)
-    assert not search & held_out
-    for document in documents:
-        assert not (search & set(document.tolist()) and held_out & set(document.tolist()))
-    sizes = halves.search_tokens, halves.held_out_tokens
-    assert sum(sizes) > 0.95 * sum(map(len, documents)) and max(sizes) - min(sizes) < 128
-    assert halves.search_sl.shape[1] == halves.held_out_sl.shape[1] == 17
+@pytest.mark.parametrize("most", [20, 100, 10_000])
+@pytest.mark.parametrize("lengths", [[30, 70, 11, 5, 64, 33, 90, 20] * 6, [4000, 300, 300], [900, 800], [2] * 9])
+def test_no_document_is_in_both_halves(lengths, most):
+    documents = numbered(lengths)
+    halves = halves_of(documents, length=16, most=most, seed=3)
+    search, held_out = tokens(halves.search), tokens(halves.held_out)
+    assert search and held_out and not search & held_out and not halves.of_one
+    for ids, _ in documents:
+        assert not (search & set(ids.tolist()) and held_out & set(ids.tolist()))
+    for half in (halves.search, halves.held_out):  # a sequence is of its own document alone
+        ends = np.cumsum([0, *lengths])
+        of = [np.searchsorted(ends, ids[[0, -1]], side="right").tolist() for ids, _ in half.windows]
+        assert all(first == last for first, last in of)
+        assert len({(own, number) for (own, _), number in zip(of, half.document_s.tolist(), strict=True)}) == (
+            half.documents
+        )
 
 
-def test_every_token_but_the_first_is_predicted_once():
-    halves = halves_of(numbered([1000]), length=10, most=10_000)
-    for sequences_sl in (halves.search_sl, halves.held_out_sl):
-        assert (sequences_sl[1:, 0] == sequences_sl[:-1, -1]).all()
-        labels = sequences_sl[:, 1:].reshape(-1)
-        assert len(set(labels.tolist())) == len(labels)
+@pytest.mark.parametrize(
+    "lengths", [[30, 70, 11, 5, 64, 33, 90, 20] * 6, [1990, *[40] * 51], [500, 10, 490, 20], [100] * 7 + [9] * 20]
+)
+def test_halves_have_about_as_many_tokens(lengths):
+    for seed in range(8):
+        halves = halves_of(numbered(lengths), length=16, most=10_000, seed=seed)
+        sizes = halves.search.tokens, halves.held_out.tokens
+        assert sum(sizes) == sum(lengths) - len(lengths), "every token but a document's first is predicted once"
+        assert max(sizes) - min(sizes) <= 40
+        assert halves.search.documents <= halves.held_out.documents
 
 
-def test_a_long_document_is_cut_into_pieces_that_go_to_both():
-    halves = halves_of(numbered([4000]), length=20, most=10_000)
-    assert min(len(halves.search_sl), len(halves.held_out_sl)) > 80
-    steps = np.diff(halves.search_sl.reshape(-1).astype(int))
-    assert (steps == 1).mean() > 1 - 1.2 * (2 / (PIECE * 21) + 1 / 20)  # where pieces meet, and where sequences do
+def test_a_long_document_leaves_room_for_others():
+    halves = halves_of(numbered([50_000, *[400] * 120]), length=10, most=1000)
+    assert halves.search.documents > 8 and halves.held_out.documents > 40
 
 
 def test_the_half_to_report_on_may_be_longer():
-    halves = halves_of(numbered([100] * 200), length=10, most=500)
-    assert (halves.search_tokens, halves.held_out_tokens) == (500, 500 * WIDER)
+    halves = halves_of(numbered([101] * 200), length=10, most=500)
+    assert (halves.search.tokens, halves.held_out.tokens) == (500, 500 * WIDER)
 
 
 def test_the_seed_decides():
     documents = numbered([50] * 40)
-    one, same, other = (halves_of(documents, 10, 10_000, seed) for seed in (1, 1, 2))
-    assert np.array_equal(one.search_sl, same.search_sl) and np.array_equal(one.held_out_sl, same.held_out_sl)
-    assert not np.array_equal(one.search_sl, other.search_sl)
+    one, same, other = (tokens(halves_of(documents, 10, 10_000, seed).search) for seed in (1, 1, 2))
+    assert one == same != other
 
 
-@pytest.mark.parametrize(("documents", "actual"), [([], 0), ([np.arange(40)], 0), ([np.arange(20)] * 8, 7)])
+def test_one_document_is_halved_at_its_middle():
+    halves = halves_of(numbered([1000]), length=10, most=10_000)
+    assert halves.of_one
+    first, last = sorted(sorted(tokens(half)) for half in (halves.search, halves.held_out))
+    assert first == list(range(495)) and last == list(range(505, 1000)), "a sequence between is left out"
+    assert (halves.search.documents, halves.held_out.documents) == (1, 1)
+    nothing = np.zeros(len(halves.held_out.windows))
+    assert halves.held_out.gain(nothing, nothing) is None
+
+
+@pytest.mark.parametrize(
+    ("documents", "actual"), [([], 0), ([np.arange(1)] * 9, 0), ([np.arange(12)], 0), ([np.arange(13)], 1)]
+)
 def test_too_little_is_refused(documents, actual):
-    with pytest.raises(ElasticError, match=rf"mine: \d+ tokens make {actual} sequences of 10 in each half"):
-        halves_of(documents, 10, 10_000, where="mine")
+    with pytest.raises(ElasticError, match=rf"mine: {actual} tokens to predict, too few for two halves"):
+        halves_of([(ids, None) for ids in documents], 10, 10_000, where="mine")
+
+
+def test_what_does_not_count_is_left_out():
+    ids = np.arange(40)
+    documents = [(ids, ids >= 30), (ids, ids < 0), (ids, ids >= 20), (ids, ids > 38)]
+    halves = halves_of(documents, 10, 10_000)
+    assert halves.search.tokens + halves.held_out.tokens == 10 + 20 + 1
+    assert halves.search.documents + halves.held_out.documents == 3
+
+
+def test_sequences_of_one_document_make_no_interval_narrower():
+    """Gains of 30 documents of 16 sequences, which share most of theirs: 0 in truth."""
+    rng, counts = np.random.default_rng(0), np.full(10, True)
+    document_s = np.repeat(np.arange(30), 16)
+    half = Half(((np.arange(11), counts),) * len(document_s), document_s)
+    held = {"documents": 0, "sequences": 0}
+    for _ in range(400):
+        gain_s = rng.normal(size=30)[document_s] + 0.5 * rng.normal(size=len(document_s))
+        by = {"documents": half.gain(10 * gain_s, 0 * gain_s), "sequences": mean_interval(gain_s.tolist())}
+        assert by["documents"].mean == pytest.approx(by["sequences"].mean)
+        assert by["documents"].high - by["documents"].low > 2 * (by["sequences"].high - by["sequences"].low)
+        held = {name: number + by[name].holds_zero for name, number in held.items()}
+    assert 0.92 < held["documents"] / 400 < 0.98 and held["sequences"] / 400 < 0.6
 
 
 SHAPE = replace(PARENT, pattern="-M-", vocab=24)
@@ -101,7 +143,7 @@ def lopsided(needed: int) -> NemotronH:
     return NemotronH(SHAPE, state, trainable=False)
 
 
-def spoken(model: NemotronH, number: int, length: int) -> list[np.ndarray]:
+def spoken(model: NemotronH, number: int, length: int) -> list[Document]:
     """Documents that the whole model says itself: nothing predicts them better."""
     generator = torch.Generator().manual_seed(0)
     tokens_bl = torch.randint(SHAPE.vocab, (number, 1), generator=generator)
@@ -109,7 +151,7 @@ def spoken(model: NemotronH, number: int, length: int) -> list[np.ndarray]:
         for _ in range(length - 1):
             probabilities_bv = model(tokens_bl, last=True)[:, -1].softmax(-1)
             tokens_bl = torch.cat([tokens_bl, torch.multinomial(probabilities_bv, 1, generator=generator)], dim=1)
-    return [row.numpy() for row in tokens_bl]
+    return [(row.numpy(), None) for row in tokens_bl]
 
 
 def made() -> Family:
@@ -135,9 +177,11 @@ def test_the_layer_that_the_data_needs_is_kept_whole(needed):
     # the figures are those of the shapes, on the halves that they are said to be of
     for at, subnet in enumerate((result.path, result.candidate)):
         member = runtime.select(subnet)
-        assert result.searched[at] == pytest.approx(sequence_losses(member, halves.search_sl).mean(), rel=1e-12)
-        assert result.held_out[at] == pytest.approx(sequence_losses(member, halves.held_out_sl).mean(), rel=1e-12)
+        for half, loss in ((halves.search, result.searched[at]), (halves.held_out, result.held_out[at])):
+            expected = np.mean([perplexity(member, ids, 16).nats for ids, _ in half.windows])
+            assert loss == pytest.approx(expected, rel=1e-12)
     assert result.gain.mean == pytest.approx(result.held_out[0] - result.held_out[1], abs=1e-12)
+    assert result.gain.count == halves.held_out.documents
     assert specialize(runtime, family, start, BUDGET, halves, candidates=20) == result
 
 
@@ -145,7 +189,7 @@ def test_what_is_better_by_chance_is_not_taken():
     """Tokens without any order: the shape that does best on a few of them does no better on others."""
     family, rng = made(), np.random.default_rng(0)
     runtime = FamilyRuntime(NemotronH.random(SHAPE, seed=0), {m.name: m.subnet for m in family})
-    halves = halves_of([rng.integers(0, SHAPE.vocab, 33) for _ in range(400)], 16, 128)
+    halves = halves_of([(rng.integers(0, SHAPE.vocab, 33), None) for _ in range(400)], 16, 128)
     result = specialize(runtime, family, start_of(family), BUDGET, halves, candidates=20)
     assert result.candidate != result.path and result.searched[1] < result.searched[0] - 0.01
     assert result.gain.holds_zero and not result.wins and result.shape == result.path
@@ -157,6 +201,17 @@ def test_among_equals_the_path_stays():
     runtime = FamilyRuntime(model, {m.name: m.subnet for m in family})
     result = specialize(runtime, family, start_of(family), BUDGET, halves, candidates=12)
     assert result.candidate == result.path and result.gain.mean == 0.0 and not result.wins and result.trials > 3
+
+
+def test_no_gain_shows_in_one_document():
+    model, family = lopsided(0), made()
+    runtime = FamilyRuntime(model, {m.name: m.subnet for m in family})
+    halves = halves_of(spoken(model, 1, 1041), 16, 512)
+    result = specialize(runtime, family, start_of(family), BUDGET, halves, candidates=20)
+    assert result.candidate != result.path and result.held_out[1] < result.held_out[0]
+    assert result.gain is None and not result.wins and result.shape == result.path
+    report = result.to_json(family)
+    assert report["gain"] == {"mean": result.held_out[0] - result.held_out[1], "low": None, "high": None}
 
 
 @pytest.mark.parametrize(
@@ -177,20 +232,20 @@ def test_a_broken_model_is_reported():
     family, state = made(), NemotronH.random(SHAPE).state_dict()
     next(iter(state.values())).fill_(float("nan"))
     runtime = FamilyRuntime(NemotronH(SHAPE, state, trainable=False), {m.name: m.subnet for m in family})
-    halves = halves_of([np.arange(17) % 24] * 40, 16, 256)
+    halves = halves_of([(np.arange(17) % 24, None)] * 40, 16, 256)
     with pytest.raises(ElasticError, match="is no number; the family's weights are damaged"):
         specialize(runtime, family, start_of(family), BUDGET, halves, candidates=4)
 
 
-def test_losses_of_sequences_are_those_of_perplexity():
-    model = NemotronH.random(SHAPE, dtype=torch.float64)
-    tokens = np.random.default_rng(0).integers(0, SHAPE.vocab, 161)
-    sequences_sl = np.stack([tokens[i : i + 17] for i in range(0, 160, 16)])
-    found_s = sequence_losses(model, sequences_sl, batch=3)
-    assert found_s.shape == (10,) and found_s.dtype == np.float64
-    with torch.no_grad():
-        assert found_s.mean() == pytest.approx(perplexity(model, tokens, 16).nats, rel=1e-12)
-        assert found_s[4] == pytest.approx(perplexity(model, sequences_sl[4], 16).nats, rel=1e-12)
+def test_losses_of_windows_are_those_of_perplexity():
+    model, rng = NemotronH.random(SHAPE, dtype=torch.float64), np.random.default_rng(0)
+    windows = [(rng.integers(0, SHAPE.vocab, n + 1), rng.random(n) < 0.7) for n in (16, 3, 16, 9, 12)]
+    found_s, each_s = (window_losses(model, windows, batch) for batch in (3, 1))
+    assert found_s.shape == (5,) and found_s.dtype == np.float64
+    np.testing.assert_allclose(found_s, each_s, rtol=1e-12)
+    whole = [(ids, np.ones_like(mask)) for ids, mask in windows]
+    expected = [len(mask) * perplexity(model, ids, 16).nats for ids, mask in windows]
+    np.testing.assert_allclose(window_losses(model, whole, batch=2), expected, rtol=1e-12)
 
 
 def test_pairs_show_what_two_means_would_not():
