@@ -237,7 +237,7 @@ def test_functions_hold_it_too(box, tmp_path):
     family, parent, ranking = place / "family", place / "parent", place / "ranking"
     source = open_source(family)
     named = {"elastic": {**BLOCK["elastic"], "ranking": str(ranking)}}["elastic"]
-    shapes = {**BLOCK["elastic"], "search": None, "router": None, "shapes": str(ranking / "ranking.json")}
+    shapes = {**BLOCK["elastic"], "shapes": str(ranking / "ranking.json")}
     plain = ElasticConfig.from_dict(BLOCK["elastic"])
     before = contents(place)
     for out, write in (
