@@ -248,7 +248,7 @@ def test_an_elastic_checkpoint_of_another_kind_is_cut_by_prefix(tmp_path: Path) 
     # named, it is a family like any other, of the same members
     axes: dict[str, Any] = {"hidden": [16, 12], "experts": [8, 6], "expert_ffn": [12, 7], "shared_ffn": [20, 12]}
     block = {"budgets": [{"name": "30b"}, {"name": "23b", "ratio": 0.9}], "axes": axes,
-             "shapes": str(tmp_path / "shapes.json"), "search": None, "router": None}  # fmt: skip
+             "shapes": str(tmp_path / "shapes.json")}  # fmt: skip
     shape = {"members": {"30b": parent.full.to_json(), "23b": member.to_json()}}
     (tmp_path / "shapes.json").write_text(json.dumps(shape))
     init_family(folder, ElasticConfig.from_dict(block), tmp_path / "family")
