@@ -79,12 +79,9 @@ def valued(run: Path, *values: Any) -> None:
             if line["kind"] == "heldout" and i % 2:
                 line["losses"] = {name: next(turn) for name in line["losses"]}
         path.write_text("\n".join(map(json.dumps, lines)))
-    for path in (*(run / "stage1" / "elastic").glob("*.json"), run / "metrics.json"):
+    for path in (run / "stage1" / "elastic" / "members.json", run / "metrics.json"):
         data = json.loads(path.read_text())
-        if path.name == "shapes.json":
-            for own in data["report"]["candidate_losses"].values():
-                own[:] = [next(turn) for _ in own]
-        elif "report" in data:
+        if "report" in data:
             data["report"] |= {"step": next(turn)}
         else:
             data["members"][1] |= {"loss": next(turn), "parameters": next(turn), "recovered": next(turn)}
@@ -126,6 +123,9 @@ CASES: dict[str, Callable[[Path], None]] = {
     "many candidates": edited(
         SHAPES, lambda d: d | {"report": {"candidates": {"0.8m": [d["members"]["0.8m"]] * MANY}}}
     ),
+    "losses of candidates": edited(SHAPES, lambda d: d | {"report": d["report"] | {
+        "candidate_losses": {"0.8m": [9e29, -1, 2e-30, "1"], "1.1m": 3}
+    }}),
     "candidates of another type": edited(SHAPES, lambda d: d | {"report": {"candidates": [1]}}),
     "many comparisons": appended("stage1/metrics.jsonl", lambda: [
         late(k, compared={"0.8m": {"0": 0.1, "1": 0.2}}, candidates={"0.8m": [0, 1] * 99}) for k in range(MANY // 10)
@@ -159,15 +159,13 @@ CASES: dict[str, Callable[[Path], None]] = {
 PAGES = (
     ("name: mathematics", "name: a tag", "name: other scripts"),
     ("name: escapes", "name: lines"),
-    ("name: length", "many facts"),
-    ("values: numbers", "depth of facts"),
-    ("values: of other types",),
-    ("many results", "many losses", "many names"),
+    ("name: length", "many facts", "many comparisons"),
+    ("values: numbers", "depth of facts", "losses of candidates"),
+    ("values: of other types", "candidates of another type"),
+    ("many results", "many candidates", "many losses", "many names"),
     ("many shapes", "many steps", "depth of results"),
-    ("many candidates", "many comparisons"),
-    ("candidates of another type", "comparisons of other types"),
     ("depth of a pattern", "depth of a report", "depth of a source", "depth of a line"),
-    ("a step of another type",),
+    ("a step of another type", "comparisons of other types"),
 )
 assert sorted(case for page in PAGES for case in page) == sorted(CASES)
 

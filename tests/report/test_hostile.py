@@ -53,7 +53,7 @@ def each(*cases: tuple[str, ...]) -> list[Any]:
 def test_it_is_a_page_that_runs_nothing(reports: dict[str, dict[str, Any]], case: str) -> None:
     page = reports[case]
     assert "refused" not in page, page
-    assert page["pictures"] == 6 or (page["pictures"] == 5 and page["notes"])
+    assert 4 <= page["pictures"] <= 6 <= page["pictures"] + len(page["notes"])
     assert page["printable"] and not page["script"]
     assert page["length"] < 500_000 and page["drawn"] < 1_000_000
 
