@@ -245,7 +245,7 @@ study-gates: $(VENV)/.stamp ## What soft gates on experts should multiply, a qua
 OWN_STUDIES := $(filter shapes specialize latency quantize nesting gates,$(STUDY))
 JOB_STUDIES := $(filter-out $(OWN_STUDIES),$(STUDY))
 .PHONY: study
-study: $(VENV)/.stamp $(if $(filter rates baselines experts,$(STUDY)),$(BRIDGE)/.stamp) $(OWN_STUDIES:%=study-%) ## Studies of some hours: STUDY="rates shapes baselines weights five context router schedule experts", or those that have targets here, some of them; goes on where it stopped
+study: $(VENV)/.stamp $(if $(filter rates baselines experts,$(STUDY)),$(BRIDGE)/.stamp) $(OWN_STUDIES:%=study-%) ## Studies of some hours: STUDY="rates baselines weights five context auto experts", or those that have targets here, some of them; goes on where it stopped
 	$(if $(JOB_STUDIES),$(BIN)/python -W ignore -m benchmarks.study $(JOB_STUDIES) --runs $(RUNS) $(ARGS),@:)
 
 .PHONY: parallel

@@ -39,8 +39,7 @@ MEMBERS = [PARENT.full, PARENT.uniform(hidden=544, ffn=2240), PARENT.uniform(hid
 BLOCK: dict[str, Any] = {
     "budgets": [{"name": "full"}, {"name": "middle", "ratio": 0.82}, {"name": "small", "ratio": 0.63}],
     "axes": {"hidden": [640, 544, 448], "ffn": [2560, 2240, 1792]},
-    "search": None,
-    "router": None,
+    "shapes": "even",
 }
 LENGTH = 384
 #: budgets of a round's micro-batches, by budgets_per_batch

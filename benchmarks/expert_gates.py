@@ -51,8 +51,8 @@ CHOICES = (16, 12, 8, 4)
 #: experts of all layers together that a member may have, as shares of the parent's
 BUDGETS = {"75": 0.75, "50": 0.5}
 GATES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.01, 0.0)
-#: nothing is found by a search, every step is soft: what is learned, the gates have taught
-ROUTER = RouterConfig(prior=0.0, soft_share=1.0, freeze_at=1.0, loss_weight=4.0, below=0.0, scale=(1.0, 10.0))
+#: what is learned, the gates have taught
+ROUTER = RouterConfig(loss_weight=4.0)
 
 Routed = tuple[torch.Tensor, torch.Tensor]
 Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], Routed]

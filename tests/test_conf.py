@@ -69,13 +69,13 @@ def test_a_file_follows_the_schema_that_it_names(path: Path) -> None:
     assert [e.message for e in Draft202012Validator(schema).iter_errors(data)] == []
 
 
-def test_the_12b_block_has_the_papers_values() -> None:
-    config = ElasticConfig.load(CONF / "elastic_12b.yaml")
-    router = config.router
-    assert router is not None
-    assert (router.hidden, router.init_std, router.tau) == (256, 0.1, (1.0, 0.05))
-    assert config.weights() == [1 / 3] * 3 and config.importance.samples == 1024
-    assert (config.distill.teacher, config.distill.terms) == ("frozen", {"kl": 1.0})
+def test_the_12b_blocks_have_the_papers_values_and_one_its_router() -> None:
+    ours, paper = (ElasticConfig.load(CONF / f"elastic_12b{name}.yaml") for name in ("", "_paper"))
+    assert (ours.shapes, paper.shapes, paper.router) == ("halving", "router", RouterConfig())
+    for config in (ours, paper):
+        assert config.weights() == [1 / 3] * 3 and config.importance.samples == 1024
+        assert (config.distill.teacher, config.distill.terms) == ("frozen", {"kl": 1.0})
+    assert replace(paper, shapes="halving", router=None) == ours, "all else is the same"
 
 
 @pytest.mark.parametrize("name", PARENTS)
@@ -93,7 +93,7 @@ def test_every_member_can_be_an_ordinary_folder_and_a_nemo_checkpoint(name: str)
 def test_the_papers_router_is_the_default() -> None:
     paper = RouterConfig()
     assert (paper.hidden, paper.lr, paper.init_std, paper.loss_weight) == (256, 1e-2, 0.1, 1.0)
-    assert (paper.tau, paper.scale) == ((1.0, 0.05), (1.0, 10.0))
+    assert (paper.tau, paper.scale, paper.gate, paper.freeze_at) == ((1.0, 0.05), (1.0, 10.0), "soft", 1.0)
 
 
 def test_the_8b_block_can_choose_the_published_4b() -> None:
@@ -157,5 +157,6 @@ def test_what_the_documentation_says_of_all_large_recipes_is_in_every_block() ->
     """docs/tables/recipes.md reads it out of the first."""
     first, *others = (ElasticConfig.load(CONF / f"elastic_{size}.yaml") for size in ("12b", "9b", "8b", "30b_a3b"))
     for other in others:
-        assert (other.router, other.distill, other.search) == (first.router, first.distill, first.search)
+        assert (other.shapes, other.halving, other.search) == (first.shapes, first.halving, first.search)
+        assert other.distill == first.distill
         assert other.importance.samples == first.importance.samples

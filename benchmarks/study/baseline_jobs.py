@@ -40,7 +40,6 @@ def searched(job: Job, runs: Path, out: Path) -> dict[str, Any]:
 
     assert job.ratio is not None and job.member is not None
     config, whole, length = ElasticConfig.from_dict(dict(job.block)), parent_shape(), job.batch.length
-    assert config.search is not None
     sizes = sum(not budget.is_parent for budget in config.budgets)
     checkpoint = minitron_baseline.prune_by_search(
         parent_checkpoint(job, runs), out / "pruned", int(job.ratio * parameters(whole, whole.full)),

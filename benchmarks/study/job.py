@@ -24,10 +24,9 @@ class Job:
     Attributes:
         name: of the job and of its folder.
         kind: one of `jobs.KINDS`.
-        seed: of data order, ranking, search, router and sampling.
+        seed: of data order, ranking, search and sampling.
         steps: optimizer steps (stage 1's, where there are two).
-        block: elastic block of a family; of a simulation, its settings; of ModelOpt's search, that of the family
-            whose loss and tokens it goes by.
+        block: elastic block of a family; of ModelOpt's search, that of the family whose loss and tokens it goes by.
         after: job whose shapes (and ranking) are taken; of a parent the job whose weights it starts from.
         member: which of its members is trained alone.
         ratio: share of the parent's parameters that ModelOpt prunes to.
@@ -83,33 +82,11 @@ def fixed_shapes(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     if job.after is None:
         return {}
     before = read_result(runs, job.after)
-    shapes = random_shapes(job, before["ranking"]) if job.kind == "random" else before["shapes"]
     budgets = [b for b in job.block["budgets"] if b["name"] in ("full", job.member)] if job.member else None
     names = [b["name"] for b in budgets or job.block["budgets"]]
     path = out / "shapes.json"
-    path.write_text(json.dumps({"members": {n: shapes[n] for n in names}}))
-    fixed: dict[str, Any] = {"shapes": str(path), "ranking": before["ranking"], "search": None, "router": None}
+    path.write_text(json.dumps({"members": {n: before["shapes"][n] for n in names}}))
+    fixed: dict[str, Any] = {"shapes": str(path), "ranking": before["ranking"]}
     if job.member:
         fixed |= {"budgets": budgets, "sampling": {"full": 0, job.member: 1}}
     return fixed
-
-
-def random_shapes(job: Job, ranking: str) -> dict[str, Any]:
-    """Members by chance: every choice is sampled, then brought to its budget and into the member before it."""
-    import numpy as np
-
-    from benchmarks.study.evaluate import parent_shape
-    from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.ranking import Ranking
-    from nemo_elastic.search import Space
-    from nemo_elastic.search.projection import project_family
-
-    shape, config = parent_shape(model=job.model), ElasticConfig.from_dict(dict(job.block))
-    space = Space(shape, config.resolve_axes(shape), Ranking.load(ranking, shape).depth)
-    rng = np.random.default_rng([job.seed, 0x5EED])
-    raw = {
-        budget.name: space.decode([int(rng.integers(len(slot.choices))) for slot in space.slots])
-        for budget in config.budgets
-        if not budget.is_parent
-    }
-    return {name: p.member.to_json() for name, p in project_family(space, raw, config.budgets).items()}

@@ -51,7 +51,7 @@ def import_host(kind: str) -> None:
         import nemo_elastic.hosts.bridge.apply
 
         torch.set_flush_denormal(True)  # as `quiet` does
-    elif kind != "schedule":  # that one needs no host
+    else:
         from nemo_elastic.demo.quiet import quiet
 
         quiet()
@@ -110,9 +110,6 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     model, members = family(checkpoint, block, job.model)
     config = ElasticConfig.from_dict({**block, "seed": job.seed})
     flops = work.elastic_steps(model.parent, config, list(members.values()), job.steps, job.batch)
-    slices = work.elastic_steps(
-        model.parent, replace(config, router=None), list(members.values()), job.steps, job.batch
-    )
     tokens = job.steps * job.batch.tokens
     if job.late:
         flops += work.elastic_steps(model.parent, config, list(members.values()), *job.late, stage=2)
@@ -120,8 +117,7 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     shapes = json.loads((out / "elastic" / "shapes.json").read_text())
     trace = shapes["report"].get("trace", [])
     extra = work.search(model.parent, config, trace, job.batch.length)
-    # shapes that are sampled at random need a ranking, too, to be cut by
-    extra += 0.0 if config.ranking and job.kind != "random" else work.ranking(model.parent, config, job.batch.length)
+    extra += 0.0 if config.ranking else work.ranking(model.parent, config, job.batch.length)
     kept = {job.member: members[job.member]} if job.member else members
     whole = parameters(model.parent, model.parent.full)
     length = (job.late[1] if job.late else job.batch).length
@@ -134,7 +130,6 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
         "tokens": tokens,
         "flops": flops + extra,
         "flops_before_training": extra,
-        "sliced_flops": slices,
         "cpu_seconds": cpu,
     }  # fmt: skip
 
@@ -196,13 +191,6 @@ def scratch(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def schedule(job: Job, runs: Path, out: Path) -> dict[str, Any]:
-    """Routers under made-up losses; nothing is trained."""
-    from benchmarks.study.schedule import simulate
-
-    return {"signals": simulate(**job.block)}
-
-
 def on_bridge(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     """A job of the study of experts."""
     from benchmarks.study.experts import run_kind
@@ -211,8 +199,8 @@ def on_bridge(job: Job, runs: Path, out: Path) -> dict[str, Any]:
 
 
 KINDS: dict[str, Callable[[Job, Path, Path], dict[str, Any]]] = {
-    "parent": parent, "elastic": elastic, "random": elastic, "nested": nested, "auto": auto, "scratch": scratch,
-    "pruned": pruned, "searched": searched, "modelopt": modelopt, "schedule": schedule,
+    "parent": parent, "elastic": elastic, "nested": nested, "auto": auto, "scratch": scratch,
+    "pruned": pruned, "searched": searched, "modelopt": modelopt,
     **dict.fromkeys(ON_BRIDGE, on_bridge),
 }  # fmt: skip
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The studies' parents: small Nemotron-H models: of ten layers, of twenty-four, and two that read far.
+"""The studies' parents: small Nemotron-H models: of ten layers, and two that read far.
 
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
@@ -30,25 +30,6 @@ class StudyNemotronH(TinyNemotronH):
 
 
 @dataclass
-class DeepNemotronH(TinyNemotronH):
-    """5.2M parameters in 24 layers: where layers may differ, there are many ways to."""
-
-    __wrapped_init__ = False
-
-    hybrid_override_pattern: str = "M-M-M*-M-M-M*-M-M-M*-M-M"
-    num_layers: int = 24
-    hidden_size: int = 160
-    ffn_hidden_size: int = 800
-    mamba_num_heads: int = 16
-    mamba_head_dim: int = 20
-    mamba_num_groups: int = 4
-    mamba_state_dim: int = 16
-    num_attention_heads: int = 8
-    num_query_groups: int = 2
-    kv_channels: int = 32
-
-
-@dataclass
 class ContextNemotronH(StudyNemotronH):
     """0.5M parameters for texts that ask for what was said far before.
 
@@ -67,5 +48,4 @@ class ContextNemotronH(StudyNemotronH):
 
 
 #: by the name that jobs give
-MODELS = {"study": StudyNemotronH, "deep": DeepNemotronH, "context": ContextNemotronH,
-          "recall": RecallNemotronH}  # fmt: skip
+MODELS = {"study": StudyNemotronH, "context": ContextNemotronH, "recall": RecallNemotronH}

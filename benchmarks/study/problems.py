@@ -161,8 +161,8 @@ class Distilling:
         self.seed = seed
         config = ElasticConfig.from_dict({
             "budgets": [{"name": "full"}, {"name": "small", **budget}], "axes": AXES,
-            "importance": {"samples": 64, "depth_samples": 8}, "search": search, "router": None,
-            "sampling": {"small": 1}, "seed": seed,
+            "importance": {"samples": 64, "depth_samples": 8}, "sampling": {"small": 1}, "seed": seed,
+            **({"shapes": "even"} if search is None else {"shapes": "search", "search": search}),
         })  # fmt: skip
         ranked = torch.cat([rows.tokens_bs for rows, _ in zip(batches(200 + seed), range(2), strict=False)])
         self.host = TorchHost(PARENT, parent.state_dict(), ranked, BATCH)

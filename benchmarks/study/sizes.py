@@ -17,15 +17,6 @@ AXES: dict[str, Any] = {
     "attention_heads": [8, 6, 4],
     "depth": [10, 9, 8, 7, 6, 5],
 }
-#: of the deep parent, whose layers may each have a width of their own
-DEEP_AXES: dict[str, Any] = {
-    "hidden": [160, 144, 128, 112, 96],
-    "ffn": {"choices": [800, 640, 480, 320], "stripes": 8, "per_layer": True},
-    "mamba_heads": {"choices": [16, 12, 8], "per_layer": True},
-    "mamba_head_dim": [20, 16],
-    "attention_heads": {"choices": [8, 6, 4], "per_layer": True},
-    "depth": [24, 22, 20, 18],
-}
 #: of the parent that reads far
 CONTEXT_AXES: dict[str, Any] = {
     "hidden": [128, 120, 112, 104, 96, 88, 80],

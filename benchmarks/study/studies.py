@@ -4,34 +4,25 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
-from benchmarks.study import work
 from benchmarks.study.context import LENGTH, SHORT
 from benchmarks.study.data import RECALL_LONG, RECALL_SHORT
 from benchmarks.study.job import Job
 from benchmarks.study.rates import BEST as BEST_RATE
 from benchmarks.study.rates import EXPERTS_BEST, EXPERTS_TRIED, FIVE_BEST, FIVE_TRIED, STEPS, TRIED
-from benchmarks.study.schedule import settings
 from benchmarks.study.sizes import (
     AXES,
     CONTEXT_AXES,
-    DEEP_AXES,
     EXPERTS_AXES,
     EXPERTS_SIZES,
     FIVE,
     RECALL_AXES,
     THREE,
 )
-from benchmarks.study.train import BATCH, PARENT_BATCH, PARENT_LR, Batch
-from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Parent
-from nemo_elastic.search import Space, uniform_family
+from benchmarks.study.train import PARENT_BATCH, PARENT_LR, Batch
 
 PARENT = Job("parent", "parent", steps=732, batch=PARENT_BATCH, lr=PARENT_LR)
 #: the same trained again for the study `five`, which so stands alone
@@ -44,46 +35,13 @@ def block(sizes: Mapping[str, float] = THREE, **changes: Any) -> dict[str, Any]:
         "budgets": [{"name": "full"}, *({"name": n, "ratio": r} for n, r in sizes.items())],
         "axes": AXES,
         "importance": {"samples": 64, "depth_samples": 8},
+        "shapes": "search",
         "search": {"candidates": 64, "tokens": 1024},
-        "router": None,
     } | changes
 
 
-#: a router alone: half of the steps under its masks
-SOFT = {"freeze_at": 0.5, "prior": 0.0, "soft_share": 1.0}
-#: ways to find a shape; each trains the same steps
-SHAPES: dict[str, dict[str, Any]] = {
-    "uniform": block(search=None),
-    "search": block(),
-    "long-search": block(search={"candidates": 192, "tokens": 4096}),
-    "soft-short": block(search=None, router=SOFT | {"freeze_at": 0.25}),
-    "soft": block(search=None, router=SOFT),
-    "hard": block(search=None, router=SOFT | {"gate": "hard"}),
-    "search-soft": block(router=SOFT | {"prior": 4.0}),
-    "search-share": block(router={"freeze_at": 0.67, "prior": 4.0, "soft_share": 0.15}),
-}
-#: the way to shapes that the study of shapes found best
-BEST = "search"
-#: those that are tried with every seed
-CONTENDERS = ("uniform", BEST, "search-share")
-SHAPES_STEPS, SEEDS = 120, (0, 1, 2)
-
-
-def shaped(way: str, seed: int) -> Job:
-    """A family whose shapes are found in one of these ways."""
-    if way == "long-soft":  # a router that goes on to the end, for `fixed`
-        long = block(router=SOFT | {"freeze_at": 1.0, "prior": 4.0})
-        return Job(f"shapes-{way}-{seed}", "elastic", seed, 2 * SHAPES_STEPS, long)
-    after = f"shapes-long-soft-{seed}" if way == "fixed" else None
-    return Job(f"shapes-{way}-{seed}", "elastic", seed, SHAPES_STEPS, SHAPES.get(way, block()), after=after)
-
-
-def shapes() -> list[Job]:
-    """Which way to a shape is worth its cost? The last trains, from the start, the shapes that a long router found."""
-    first = [shaped(way, 0) for way in (*SHAPES, "long-soft", "fixed")]
-    return first + [shaped(way, seed) for seed in SEEDS[1:] for way in CONTENDERS]
-
-
+#: steps of a family that others are compared with
+FAMILY_STEPS, SEEDS = 120, (0, 1, 2)
 #: steps of all ways to the same sizes; further seeds take the first two
 LEVELS = (30, 60, 120, 240)
 #: of five sizes: members alone are where a family is after fewer
@@ -91,7 +49,7 @@ FIVE_LEVELS = (15, *LEVELS[:3])
 
 
 #: prefix of a study's jobs -> block of its families
-FAMILIES = {"": SHAPES[BEST], "five-": SHAPES[BEST] | {"budgets": block(FIVE)["budgets"]}}
+FAMILIES = {"": block(), "five-": block(FIVE)}
 
 
 def ours(steps: int, seed: int, study: str = "") -> Job:
@@ -106,7 +64,7 @@ def pruning(name: str, ratio: float, seed: int, study: str = "") -> Job:
 
 def searching(name: str, ratio: float, seed: int) -> Job:
     """The strongest baseline's first half: one size, whose shape ModelOpt searches by what our search goes by."""
-    return Job(f"searched-{name}-{seed}", "searched", seed, member=name, ratio=ratio, block=SHAPES[BEST])
+    return Job(f"searched-{name}-{seed}", "searched", seed, member=name, ratio=ratio, block=block())
 
 
 def theirs(name: str, steps: int, seed: int, lr: float | None = None, way: str = "modelopt", study: str = "") -> Job:
@@ -119,7 +77,7 @@ def theirs(name: str, steps: int, seed: int, lr: float | None = None, way: str =
 def alone(name: str, steps: int, seed: int, lr: float | None = None, study: str = "", after: str | None = None) -> Job:
     """One size of a family, distilled by itself: of our run of 120 steps, unless another is named."""
     label = f"rate-alone-{name}-{lr:g}" if lr else f"{study}alone-{name}-{steps}-{seed}"
-    return Job(label, "elastic", seed, steps, FAMILIES[study], after=after or ours(SHAPES_STEPS, seed, study).name,
+    return Job(label, "elastic", seed, steps, FAMILIES[study], after=after or ours(FAMILY_STEPS, seed, study).name,
                member=name, lr=lr or BEST_RATE["alone"][name])  # fmt: skip
 
 
@@ -158,7 +116,7 @@ def five() -> list[Job]:
     """The same with five sizes: each family, its members alone at the best of the rates tried, and ModelOpt's."""
     study, jobs = "five-", []
     for seed in SEEDS:
-        jobs += [ours(steps, seed, study) for steps in (SHAPES_STEPS, 60)]
+        jobs += [ours(steps, seed, study) for steps in (FAMILY_STEPS, 60)]
         if seed == 0:
             more = {name: tried for name, tried in TRIED["alone"].items() if name not in THREE}
             jobs += [alone(name, STEPS, 0, lr, study) for name, tried in more.items() for lr in tried]
@@ -202,89 +160,23 @@ WHOLE_WEIGHTS = (0.0, 0.1, 0.2)
 
 def weights() -> list[Job]:
     """How much training does the whole model need to stay what it was? The smaller members get the rest, equally."""
-    jobs = [shaped(BEST, 0)]
-    for weight in WHOLE_WEIGHTS:
-        sampling = {"full": weight} | dict.fromkeys(THREE, (1 - weight) / len(THREE))
-        own = SHAPES[BEST] | {"sampling": sampling}
-        jobs.append(Job(f"weights-{weight:g}-0", "elastic", 0, SHAPES_STEPS, own, after=jobs[0].name))
-    return jobs
+    first = Job("weights-third-0", "elastic", 0, FAMILY_STEPS, block())
+    samplings = {w: {"full": w} | dict.fromkeys(THREE, (1 - w) / len(THREE)) for w in WHOLE_WEIGHTS}
+    return [first] + [
+        Job(f"weights-{weight:g}-0", "elastic", 0, FAMILY_STEPS, block(sampling=sampling), after=first.name)
+        for weight, sampling in samplings.items()
+    ]
 
 
 def rates() -> list[Job]:
     """Which learning rate suits which way at which size? Everybody gets the best one."""
-    first, *rest = [
-        Job(f"rate-ours-all-{lr:g}", "elastic", 0, STEPS, SHAPES[BEST], lr=lr) for lr in TRIED["ours"]["all"]
-    ]
+    first, *rest = [Job(f"rate-ours-all-{lr:g}", "elastic", 0, STEPS, block(), lr=lr) for lr in TRIED["ours"]["all"]]
     jobs = [first, *(pruning(name, FIVE[name], 0) for name in TRIED["modelopt"]), *rest]
     jobs += [theirs(name, STEPS, 0, lr) for name, tried in TRIED["modelopt"].items() for lr in tried]
     jobs += [alone(name, STEPS, 0, lr, after=first.name) for name in THREE for lr in TRIED["alone"][name]]
     jobs += [scratch(name, STEPS, first.name, lr) for name, tried in TRIED["scratch"].items() for lr in tried]
     jobs += [searching(name, THREE[name], 0) for name in TRIED["minitron"]]
     return jobs + [theirs(name, STEPS, 0, lr, "minitron") for name, tried in TRIED["minitron"].items() for lr in tried]
-
-
-#: the parent of the study `router`, and its training
-DEEP = Parent("M-M-M*-M-M-M*-M-M-M*-M-M", 160, 1024, 800, 16, 20, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
-DEEP_PARENT = Job("parent-deep", "parent", steps=732, batch=PARENT_BATCH, lr=PARENT_LR, model="deep")
-#: the router of the recipes of large parents, and one for so few steps: five times as many under its masks
-RECIPES = {"lr": 3e-3, "scale": (1.0, 3.0), "loss_weight": 4.0, "below": 0.0, "prior": 2.0, "soft_share": 0.15,
-           "freeze_at": 0.67}  # fmt: skip
-OFTEN = RECIPES | {"lr": 1e-2, "scale": (1.0, 10.0), "soft_share": 0.75}
-#: the paper's own, with its second mode of masks: it chooses to the end, all of it under them, and its budget loss of
-#: weight 1 pulls from both sides
-PUBLISHED = {"lr": 1e-2, "scale": (1.0, 10.0), "loss_weight": 1.0, "below": 1.0, "deadzone": 0.0, "prior": 0.0,
-             "soft_share": 1.0, "freeze_at": 1.0}  # fmt: skip
-#: ways to shapes of which every layer may have its own
-DEEP_WAYS: dict[str, dict[str, Any]] = {
-    "random": {"search": None},
-    "search": {},
-    "search-router": {"router": RECIPES},
-    "search-router-often": {"router": OFTEN},
-    "router": {"search": None, "router": OFTEN | {"prior": 0.0, "soft_share": 1.0}},
-    "published": {"search": None, "router": PUBLISHED},
-}
-#: the way whose steps are given; every other one takes as many as cost the same
-GIVEN, DEEP_STEPS = "search-router-often", 200
-
-
-def deep_block(way: str) -> dict[str, Any]:
-    """The elastic block of a way to shapes of the deep parent."""
-    return block(axes=DEEP_AXES, search={"candidates": 96, "tokens": 1024}) | DEEP_WAYS[way]
-
-
-@cache
-def deep_spending(way: str, steps: int) -> float:
-    """FLOPs of ranking, search, students and teacher, expected: members and candidates are taken for even cuts."""
-    config = ElasticConfig.from_dict(deep_block(way))
-    members = list(uniform_family(Space(DEEP, config.resolve_axes(DEEP), range(24)), config.budgets).values())
-    mean = sum(parameters(DEEP, m) for m in members[1:]) / len(members[1:])
-    tried = [{"cost": mean}] * (config.search.candidates if config.search else 0)
-    before = work.ranking(DEEP, config, BATCH.length) + work.search(DEEP, config, tried, BATCH.length)
-    return before + work.elastic_steps(DEEP, config, members, steps, BATCH)
-
-
-def deep_steps(way: str) -> int:
-    """The most steps with which a way costs no more than the given one does; further steps never cost less."""
-    most, steps = deep_spending(GIVEN, DEEP_STEPS), range(DEEP_STEPS // 2, 3 * DEEP_STEPS)
-    return steps[bisect_right(steps, most, key=lambda n: deep_spending(way, n)) - 1]
-
-
-def deep(way: str, seed: int) -> Job:
-    """A family of the deep parent."""
-    kind, after = ("random", f"router-search-{seed}") if way == "random" else ("elastic", None)
-    return Job(f"router-{way}-{seed}", kind, seed, deep_steps(way), deep_block(way), after=after,
-               parent=DEEP_PARENT.name, model="deep")  # fmt: skip
-
-
-def router() -> list[Job]:
-    """What does the router add, where layers may differ and every way costs the same?"""
-    ways = sorted(DEEP_WAYS, key=lambda way: way == "random")  # that one takes the search's ranking
-    return [DEEP_PARENT, *(deep(way, seed) for seed in SEEDS for way in ways)]
-
-
-def schedule() -> list[Job]:
-    """What the router's schedule decides and when, in a large space, simulated."""
-    return [Job(f"schedule-{name}", "schedule", block=setting, parent=None) for name, setting in settings().items()]
 
 
 #: 2048 tokens of short texts and of long ones
@@ -370,8 +262,8 @@ def experts() -> list[Job]:
 
 
 STUDIES = {
-    "rates": rates, "shapes": shapes, "baselines": baselines, "weights": weights, "five": five, "context": context,
-    "schedule": schedule, "router": router, "auto": auto, "experts": experts,
+    "rates": rates, "baselines": baselines, "weights": weights, "five": five, "context": context, "auto": auto,
+    "experts": experts,
 }  # fmt: skip
 
 

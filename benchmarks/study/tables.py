@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of the studies, from the results that are there.
 
-python -m benchmarks.study.tables shapes --runs runs/study    # of this machine's runs
+python -m benchmarks.study.tables context --runs runs/study    # of this machine's runs
 python -m benchmarks.study.tables --runs runs/study --keep    # keep them for the documentation
 python -m benchmarks.study.tables --docs                      # its tables and pictures, of the kept ones
 """
@@ -26,19 +26,8 @@ from benchmarks.study.experts_table import experts, experts_balance, experts_rat
 from benchmarks.study.plots import pictures
 from benchmarks.study.rates import TRIED, to_choose_by
 from benchmarks.study.results import Results, keep, markdown, read_results, spread
-from benchmarks.study.schedule_table import schedule, schedule_course, schedule_pairs
 from benchmarks.study.sizes import FIVE, THREE
-from benchmarks.study.studies import (
-    BEST,
-    CONTEXT_PARENT,
-    CURRICULA,
-    DEEP_WAYS,
-    SEEDS,
-    SHAPES,
-    WHOLE_WEIGHTS,
-    deep,
-    shaped,
-)
+from benchmarks.study.studies import CONTEXT_PARENT, CURRICULA, WHOLE_WEIGHTS
 from nemo_elastic.verdicts import wilson
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -64,36 +53,12 @@ def rates(results: Results) -> str:
     return baselines_table.rates(by_size, "mean of 72 and 50")
 
 
-# ------------------------------------------------------------------------------------------------------------ shapes
-
-
-def shapes(results: Results) -> str:
-    """One row per way to a shape: losses over seeds, and its cost over that of training on slices alone."""
-    names = {way: [shaped(way, seed).name for seed in SEEDS] for way in (*SHAPES, "fixed")}
-    base = {seed: results.get(shaped("uniform", seed).name) for seed in SEEDS}
-    groups = {
-        way: [results[n] for n in each if n in results and base[results[n]["seed"]]] for way, each in names.items()
-    }
-    rows = []
-    for way, group in groups.items():
-        if not group:
-            continue
-        # slices alone of the same members, after the ranking that everybody needs
-        ranking = [(base[r["seed"]] or {})["flops_before_training"] for r in group]
-        costs = [r["flops"] / (r["sliced_flops"] + before) for r, before in zip(group, ranking, strict=True)]
-        losses = [spread([r["losses"][m] for r in group]) for m in ("full", *THREE)]
-        score = spread([sum(r["losses"][m] for m in THREE) / len(THREE) for r in group])
-        rows.append([way, str(len(group)), *losses, score, f"{statistics.mean(costs):.2f}"])
-    head = ["way to the shapes", "seeds", "full", *THREE, "mean of the two", "cost / slices alone"]
-    return markdown(head, rows)
-
-
 # ------------------------------------------------------------------------------------------------- like the baselines
 
 
 def weights(results: Results) -> str:
     """Losses by how often the whole model is sampled."""
-    names = {f"{weight:g}": f"weights-{weight:g}-0" for weight in WHOLE_WEIGHTS} | {"1/3": shaped(BEST, 0).name}
+    names = {f"{weight:g}": f"weights-{weight:g}-0" for weight in WHOLE_WEIGHTS} | {"1/3": "weights-third-0"}
     rows = []
     for weight, r in ((weight, results[name]) for weight, name in names.items() if name in results):
         training = r["flops"] - r["flops_before_training"]
@@ -112,35 +77,6 @@ def five(results: Results) -> str:
             if all(size in each for each in shares.values())]  # fmt: skip
     head = ["budget %", "ours, % of the parent's parameters", "ModelOpt's"]
     return baselines(results, FIVE, "five-") + "\n" + markdown(head, rows)
-
-
-# ------------------------------------------------------------------------------------------------------------ router
-
-
-def moved(shape: dict[str, Any], before: dict[str, Any]) -> int:
-    """Layers that two members have not in common, or not at the same widths, and one more for another hidden size."""
-    layers = [{layer["index"]: layer for layer in each["layers"]} for each in (shape, before)]
-    apart = sum(layers[0].get(index) != layers[1].get(index) for index in layers[0].keys() | layers[1].keys())
-    return apart + (shape["hidden"] != before["hidden"])
-
-
-def router(results: Results) -> str:
-    """One row per way to shapes of which every layer may have its own, at equal cost."""
-    rows = []
-    for way in DEEP_WAYS:
-        group = [results[name] for name in (deep(way, seed).name for seed in SEEDS) if name in results]
-        if not group:
-            continue
-        losses = [spread([r["losses"][m] for r in group]) for m in ("full", *THREE)]
-        score = spread([sum(r["losses"][m] for m in THREE) / len(THREE) for r in group])
-        searched = [results.get(deep("search", r["seed"]).name) for r in group]
-        other = [sum(moved(r["shapes"][m], s["shapes"][m]) for m in THREE)
-                 for r, s in zip(group, searched, strict=True) if s]  # fmt: skip
-        flops = statistics.mean(r["flops"] for r in group) / 1e12
-        rows.append([way, str(len(group)), str(group[0]["steps"]), f"{flops:.2f}", *losses, score,
-                     ", ".join(map(str, other))])  # fmt: skip
-    head = ["way to the shapes", "seeds", "steps", "TFLOP", "full", *THREE, "mean of the two", "moved from the search"]
-    return markdown(head, rows)
 
 
 # ----------------------------------------------------------------------------------------------------------- context
@@ -179,11 +115,8 @@ def context(results: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
-    "rates": rates, "shapes": shapes, "baselines": baselines, "weights": weights, "five": five, "context": context,
-    "router": router, "auto": auto, "experts": experts, "experts_rates": experts_rates,
-    "experts_balance": experts_balance,
-    "schedule": schedule,
-    "schedule_course": schedule_course, "schedule_pairs": schedule_pairs,
+    "rates": rates, "baselines": baselines, "weights": weights, "five": five, "context": context, "auto": auto,
+    "experts": experts, "experts_rates": experts_rates, "experts_balance": experts_balance,
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""FLOPs that a run spent, replayed from what decides them: samples, members, schedule, search.
+"""FLOPs that a run spent, replayed from what decides them: samples, members, search.
 
 A forward is `cost.flops_per_token`, a backward twice that; a teacher's forward is the whole parent's.
 """
@@ -27,29 +27,23 @@ def elastic_steps(
 
     Args:
         parent: its shape.
-        config: its block.
-        found: members that it ended with, by budget; those of sliced steps before freezing have about their cost.
+        config: its block, of any way to shapes but the router's, whose masks run the whole model.
+        members: that it ended with, by budget; candidates that it trained before have about their cost.
         steps: of this run.
         batch: its `train.Batch`.
-        stage: 1, where the router learns until it is frozen, or 2.
+        stage: 1 or 2.
     """
     from nemo_elastic.train.samples import BudgetSampler
 
     sampler = BudgetSampler(config.weights(), config.seed, stage)
     whole = forward(parent, parent.full, batch.length)
     sliced = [forward(parent, m, batch.length) for m in members]
-    freeze = config.router.freeze_step(steps) if config.router is not None and stage == 1 else 0
-    total = 0.0
-    for step in range(steps):
-        budget = sampler.sample(step, 0)
-        soft = step < freeze and config.router is not None and sampler.soft(step, 0, config.router.soft_share)
-        total += 3 * (whole if soft else sliced[budget]) + whole
-    return total * batch.tokens
+    return sum(3 * sliced[sampler.sample(step, 0)] + whole for step in range(steps)) * batch.tokens
 
 
 def search(parent: Parent, config: ElasticConfig, trace: Sequence[Mapping[str, Any]], length: int) -> float:
     """Forwards of a search; a candidate's FLOPs are taken in proportion to its parameters."""
-    if config.search is None:
+    if not config.searches:
         return 0.0
     whole = forward(parent, parent.full, length)
     count = parameters(parent, parent.full)

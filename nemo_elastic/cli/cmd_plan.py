@@ -43,7 +43,7 @@ def command(
     gpus: Annotated[int, within(1, BATCH, "--gpus", "Number of GPUs: some of one node, or all of several.")] = 128,
     node: Annotated[int, within(1, BATCH, "--gpus-per-node", "GPUs of a node.")] = 8,
     gpu: Annotated[str, typer.Option("--gpu", help="h100 or h200: 85.0 and 150.1 GB by CUDA's count.")] = "h100",
-    stage: Annotated[int, within(1, 3, "--stage", "1 learns shapes with soft masks first, 2 and 3 train slices.")] = 1,
+    stage: Annotated[int, within(1, 3, "--stage", "1 finds the shapes, 2 and 3 train them.")] = 1,
     margin: Annotated[float, within(0.0, 0.9, "--margin", _MARGIN)] = 0.08,
     kernels: Annotated[bool, typer.Option("--kernels/--no-kernels", help="mamba_ssm is installed.")] = True,
     gradients: Annotated[str | None, typer.Option("--gradients", help=_SUMS)] = None,

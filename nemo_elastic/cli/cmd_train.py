@@ -30,7 +30,7 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="[FIELD=VALUE]...",
-            help="The recipe's fields, those of the block (elastic.router.lr=3e-3), teacher=, stage=, previous=, "
+            help="The recipe's fields, those of the block (elastic.search.keep=2), teacher=, stage=, previous=, "
             "done_steps=, total_steps=, out=; run.executor= and every option of NeMo-Run.",
         ),
     ] = None,

@@ -65,7 +65,7 @@ class RunShape:
         micro_batch: sequences per forward of one rank.
         gpus: number of GPUs.
         gpu: their kind, a key of `GPUS`.
-        stage: 1 learns shapes with soft masks until `router.freeze_at`, then trains slices; 2 and 3 train slices only.
+        stage: 1 finds shapes, 2 and 3 train them; a router's masks run the whole model until `router.freeze_at`.
         kernels: mamba_ssm's kernels are installed (without, the scan runs in torch and takes more for a moment).
         node: GPUs of a node. Those of a run are in one node, or fill all of theirs.
         margin: share of each GPU's memory that stays free.

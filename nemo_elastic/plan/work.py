@@ -80,9 +80,9 @@ def step_work(
 
     Of experts those count that a token is sent to: work goes by active parameters, memory by all.
 
-    A micro-batch runs `budgets_per_batch` members, by their `sampling`. Until shapes are frozen all but the parent run
-    as the whole model under masks. A frozen teacher sees every micro-batch once; a trainable one runs on its own where
-    the parent was not sampled.
+    A micro-batch runs `budgets_per_batch` members, by their `sampling`. Until a router's shapes are frozen all but the
+    parent run as the whole model under masks. A frozen teacher sees every micro-batch once; a trainable one runs on
+    its own where the parent was not sampled.
     """
     length, share = run.seq_length, gated_share(config, run)
     whole = flops_per_token(parent, parent.full, length)

@@ -15,34 +15,18 @@ import torch
 from benchmarks.study import __main__ as launcher
 from benchmarks.study import baselines_table, experts_table, plots, results, tables, work
 from benchmarks.study.evaluate import heldout
-from benchmarks.study.job import PARENTS, Job, random_shapes
+from benchmarks.study.job import PARENTS, Job
 from benchmarks.study.jobs import KINDS
 from benchmarks.study.minitron_baseline import PYTHON
 from benchmarks.study.rates import BEST, EXPERTS_BEST, EXPERTS_TRIED, FIVE_BEST, FIVE_TRIED, TRIED, to_choose_by
 from benchmarks.study.sizes import AXES, EXPERTS, EXPERTS_SIZES, FIVE
-from benchmarks.study.studies import (
-    DEEP,
-    DEEP_STEPS,
-    DEEP_WAYS,
-    EXPERTS_BLOCK,
-    GIVEN,
-    PARENT,
-    SHAPES,
-    STUDIES,
-    block,
-    deep,
-    deep_spending,
-    deep_steps,
-    find,
-    five_alone,
-)
+from benchmarks.study.studies import EXPERTS_BLOCK, FAMILIES, PARENT, STUDIES, block, find, five_alone
 from benchmarks.study.train import Batch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Parent
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space, uniform_family
 from nemo_elastic.train.samples import BudgetSampler
 
@@ -57,7 +41,7 @@ def test_every_job_finds_what_it_needs_before_it(study: str) -> None:
         assert job.kind in KINDS
         assert job.name not in known
         assert job.after is None or job.after in known
-        if job.kind not in (*PARENTS, "schedule", "auto"):
+        if job.kind not in (*PARENTS, "auto"):
             assert job.parent in known
         known.add(job.name)
         assert find(job.name) == job
@@ -73,57 +57,25 @@ def test_the_block_with_experts_fits_its_parent_and_its_budgets_can_be_met() -> 
     assert [b.ratio for b in tiny.budgets] == [b.ratio for b in config.budgets]
 
 
-@pytest.mark.parametrize("name", sorted(SHAPES))
+@pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_blocks_fit_the_parent_and_their_budgets_can_be_met(name: str) -> None:
-    config = ElasticConfig.from_dict(SHAPES[name])
+    config = ElasticConfig.from_dict(FAMILIES[name])
     space = Space(WHOLE, config.resolve_axes(WHOLE), range(WHOLE.num_layers))
     space.check_budgets(config.budgets)
 
 
 def test_the_flops_of_a_run_are_its_samples_pitfall_12() -> None:
-    """By hand: soft micro-batches cost the parent, the others their member, and the teacher is the parent always."""
+    """By hand: micro-batches cost their member, and the teacher is the parent always."""
     batch, steps = Batch(2, 64), 40
-    soft = ElasticConfig.from_dict(block(router={"freeze_at": 0.5, "soft_share": 0.5}))
-    actual = list(uniform_family(Space(WHOLE, soft.resolve_axes(WHOLE), range(10)), soft.budgets).values())
-    sampler = BudgetSampler(soft.weights(), soft.seed)
+    config = ElasticConfig.from_dict(block())
+    actual = list(uniform_family(Space(WHOLE, config.resolve_axes(WHOLE), range(10)), config.budgets).values())
+    sampler = BudgetSampler(config.weights(), config.seed)
     each = [work.forward(WHOLE, m, batch.length) for m in actual]
-    by_hand = 0.0
-    for step in range(steps):
-        masked = step < 20 and sampler.soft(step, 0, 0.5)
-        by_hand += batch.tokens * (3 * each[0 if masked else sampler.sample(step, 0)] + each[0])
-    assert work.elastic_steps(WHOLE, soft, actual, steps, batch) == pytest.approx(by_hand, rel=1e-12)
-    sliced = ElasticConfig.from_dict(block(search=None))
-    assert work.elastic_steps(WHOLE, sliced, actual, steps, batch) < by_hand
-    assert work.search(WHOLE, sliced, [], batch.length) == 0
-
-
-@pytest.mark.nemo
-def test_shapes_by_chance_meet_their_budgets_inside_each_other(tmp_path: Path) -> None:
-    Ranking.trivial(DEEP).save(tmp_path / "ranking")
-    jobs = [deep("random", seed) for seed in (0, 0, 1)]
-    sampled = [random_shapes(job, str(tmp_path / "ranking")) for job in jobs]
-    assert sampled[0] == sampled[1] != sampled[2]
-    config = ElasticConfig.from_dict(dict(jobs[0].block))
-    for shapes in sampled:
-        members = {name: Subnet.from_json(shape, DEEP) for name, shape in shapes.items()}
-        for name, target in config.targets(DEEP).items():
-            assert 0.9 * target < parameters(DEEP, members[name]) <= target
-        assert members["50"] <= members["72"] <= members["full"] == DEEP.full
-        assert not members["50"].is_uniform
-
-
-@pytest.mark.nemo
-def test_the_deep_parent_is_the_one_that_is_trained() -> None:
-    from benchmarks.study.evaluate import parent_shape
-
-    assert parent_shape(model="deep") == DEEP
-    assert parameters(DEEP, DEEP.full) > 5e6 and DEEP.num_layers == 24
-
-
-def test_every_way_to_deep_shapes_costs_the_same() -> None:
-    costs = {way: deep_spending(way, deep_steps(way)) for way in DEEP_WAYS}
-    assert max(costs.values()) < 1.01 * min(costs.values())
-    assert deep_steps(GIVEN) == DEEP_STEPS
+    by_hand = sum(batch.tokens * (3 * each[sampler.sample(step, 0)] + each[0]) for step in range(steps))
+    assert work.elastic_steps(WHOLE, config, actual, steps, batch) == pytest.approx(by_hand, rel=1e-12)
+    tried = [{"cost": parameters(WHOLE, WHOLE.full)}]
+    assert work.search(WHOLE, config, tried, batch.length) == 2 * 1024 * each[0]
+    assert work.search(WHOLE, ElasticConfig.from_dict(block(shapes="even")), [], batch.length) == 0
 
 
 def test_rates_are_chosen_on_text_that_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,14 +196,6 @@ def test_a_study_asks_for_the_other_hosts_environment_before_it_starts(study, tm
     with pytest.raises(ElasticError, match=f"{PYTHON}.*make .venv-bridge"):
         launcher.main()
     assert not list(tmp_path.iterdir())
-
-
-def test_what_a_router_moved_is_counted_by_layer() -> None:
-    whole = DEEP.full.to_json()
-    assert tables.moved(whole, whole) == 0
-    shape = {"hidden": 128, "layers": [dict(layer) for layer in whole["layers"][1:]]}
-    shape["layers"][0]["ffn"] = 640
-    assert tables.moved(shape, whole) == tables.moved(whole, shape) == 3  # one left out, one narrower, the hidden size
 
 
 def test_the_documented_tables_are_those_of_the_kept_results() -> None:

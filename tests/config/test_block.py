@@ -79,7 +79,9 @@ def test_the_documented_block_is_the_default_block() -> None:
     """Everything but budgets and axes has the value of the documentation when it is left out."""
     short = ElasticConfig.from_dict({k: BLOCK[k] for k in ("budgets", "axes")})
     assert short.to_dict() | {"sampling": BLOCK["sampling"]} == ElasticConfig.from_dict(BLOCK).to_dict()
-    routed, router = (ElasticConfig.from_dict(BLOCK | {"shapes": "router"} | more) for more in ({}, {"router": ROUTER}))
+    routed, router = (
+        ElasticConfig.from_dict(BLOCK | {"shapes": "router"} | more) for more in ({}, {"router": ROUTER})
+    )
     assert routed == router and routed.to_dict()["router"] == ROUTER
 
 
@@ -182,7 +184,10 @@ AXES, BUDGETS = BLOCK["axes"], BLOCK["budgets"]
         ({"search": {"keep": 9}}, "elastic.search.keep: 9 is not allowed; from 1 to 8"),
         ({"search": None}, "elastic.search: None is not allowed; a mapping; leave it out for the defaults"),
         ({"halving": None}, "elastic.halving: None is not allowed; a mapping; leave it out for the defaults"),
-        ({"halving": {"cuts": []}}, r"elastic.halving.cuts: \[\] is not allowed; one to three rising shares of stage 1"),
+        (
+            {"halving": {"cuts": []}},
+            r"elastic.halving.cuts: \[\] is not allowed; one to three rising shares of stage 1",
+        ),
         ({"halving": {"cuts": [0.1, 0.2, 0.3, 0.4]}}, r"halving.cuts: \[0.1, 0.2, 0.3, 0.4\] is not allowed; one to"),
         ({"halving": {"cuts": [0.3, 0.2]}}, r"elastic.halving.cuts: \[0.3, 0.2\] is not allowed; one to three rising"),
         ({"halving": {"cuts": [0.2, 1.1]}}, "elastic.halving.cuts: 1.1"),

@@ -67,7 +67,6 @@ FORMS = ("text", "chats", "text folder", "chat folder")
 def block_12b() -> dict[str, Any]:
     """The 12B's block with axes, budgets and samples of so small a parent."""
     config = ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml")
-    assert config.search is not None
     budgets = (Budget("12b"), Budget("9b", ratio=0.8), Budget("6b", ratio=0.6))
     assert [b.name for b in budgets] == [b.name for b in config.budgets]
     importance = replace(config.importance, samples=4, depth_samples=1)

@@ -34,8 +34,8 @@ BLOCK: dict[str, Any] = {
         "attention_heads": [8, 4],
     },
     "importance": {"samples": 4, "depth_samples": 2},
-    "search": None,
-    "router": {"freeze_at": 0.75, "soft_share": 1.0, "hidden": 16},
+    "shapes": "router",
+    "router": {"freeze_at": 0.75, "hidden": 16},
     "distill": {"mode": "ce"},
     "seed": 15,
 }

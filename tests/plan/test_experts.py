@@ -27,8 +27,7 @@ EXPERTS, LAYERS = 128 * 2 * 1856 * 2688, 23
 BLOCK: dict[str, Any] = {
     "budgets": [{"name": "30b"}, {"name": "small", "active_params": 2.8e9}],
     "axes": {"hidden": [2688, 2304], "experts": [128, 64], "expert_ffn": [1856, 1280]},
-    "search": None,
-    "router": None,
+    "shapes": "even",
 }
 RUN = RunShape(4096, 512, gpus=64, stage=2)
 

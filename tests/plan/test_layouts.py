@@ -202,7 +202,7 @@ def test_activations_shrink_with_what_divides_them() -> None:
 
 def test_a_step_without_smaller_members_costs_four_forwards_and_the_teacher() -> None:
     run = RunShape(128, 4, 1, 1, "h100", 2)
-    config = block(sampling={"12b": 1}, router=None)
+    config = block(sampling={"12b": 1})
     work = step_work(P12, members(P12, config), config, run, recompute=True)
     forward = flops_per_token(P12, P12.full, 128) * run.tokens
     assert (work.student, work.teacher) == (3 * forward, forward)
@@ -219,11 +219,11 @@ def test_smaller_members_and_frozen_shapes_make_a_step_cheaper() -> None:
     assert student(sampling={"6b": 1}) < student() < student(sampling={"12b": 1}) == pytest.approx(whole)
     short = 3 * flops_per_token(P12, P12.full, 8192)
     sliced = student(run=replace(STAGE_1, stage=2))
-    masked = {"freeze_at": 0.67, "soft_share": 1.0}
-    assert student(run=STAGE_1, router=masked) == pytest.approx(0.67 * short + 0.33 * sliced)  # masks run all of it
-    soft = 0.67 * 0.15
-    assert student(run=STAGE_1) == pytest.approx(soft * short + (1 - soft) * sliced)
-    assert student(run=STAGE_1, router=None) == pytest.approx(sliced)
+    masked = {"shapes": "router", "router": {"freeze_at": 0.67}}
+    assert student(run=STAGE_1, **masked) == pytest.approx(0.67 * short + 0.33 * sliced)  # masks run all of it
+    assert student(run=STAGE_1, shapes="router") == pytest.approx(short)
+    for slices in ("halving", "search", "even"):
+        assert student(run=STAGE_1, shapes=slices) == pytest.approx(sliced)
 
 
 def test_one_gpu_takes_its_flops_at_the_assumed_rate_and_no_collectives() -> None:

@@ -181,7 +181,7 @@ def test_init_drops_the_layers_that_the_ranking_drops(plain, tmp_path):
 
 
 def test_init_takes_fixed_shapes(plain, tmp_path):
-    block = config(shapes=str(tmp_path / "shapes.json"), search=None, router=None)
+    block = config(shapes=str(tmp_path / "shapes.json"))
     mid, low = PARENT.uniform(hidden=12, ffn=12), PARENT.uniform([0, 3], hidden=8)
 
     def shapes(**members):

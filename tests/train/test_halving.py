@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Run:
 
     def go(self, until: int | None = None) -> Run:
         family, host = self.family, self.host
-        for host.step in range(host.step, self.steps if until is None else until):
+        while host.step < (self.steps if until is None else until):
             shape_members(family, host, self.out)
             rows, mask = DATA[2 * host.step : 2 * host.step + 2], torch.ones(2, LENGTH)
             samples = family.next_samples(host.step)
@@ -83,7 +84,7 @@ class Run:
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.lines.append({"live": [self.live(1), self.live(2)]} | candidates_of(family))
-        host.step += 1
+            host.step += 1
         if host.step == self.steps:
             shape_members(family, host, self.out)
         return self
@@ -125,10 +126,9 @@ Whole = tuple[Run, list[dict[str, Any]]]
 
 def chains_of(kept: Sequence[Sequence[Subnet]]) -> bool:
     """Whether each is part of a nested chain of what was kept."""
-    pairs = list(zip(kept, kept[1:], strict=False))
     return all(
         all(any(s <= x for x in large) for s in small) and all(any(s <= x for s in small) for x in large)
-        for large, small in pairs
+        for large, small in pairwise(kept)
     )
 
 
@@ -319,5 +319,5 @@ def test_data_of_which_nothing_counts_is_refused(
         return iter(Rows(rows, torch.zeros(rows.shape)).split(size))
 
     monkeypatch.setattr(TorchHost, "sequences", masked)
-    with pytest.raises(ElasticError, match="data: '8 sequences' is not allowed; some of whose tokens count, to search"):
+    with pytest.raises(ElasticError, match="data: '8 sequences' is not allowed; some of whose tokens count"):
         Run(tmp_path, BLOCK | {"ranking": str(whole[0].out / "ranking")}).prepare()

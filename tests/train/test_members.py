@@ -64,7 +64,7 @@ def test_ranks_that_found_other_members_all_have_those_of_rank_0(tmp_path: Path)
 def test_without_a_router_the_order_of_dropped_layers_is_saved_too() -> None:
     """Sizes between members lose the least important layers, not the last ones."""
     order = [3, 1, 0, 2, 4]
-    held, block = Members(PARENT, 2), {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.7}], "router": None}
+    held, block = Members(PARENT, 2), {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.7}]}
     held.put([PARENT.full, PARENT.uniform([0, 2, 4], hidden=8, ffn=8)], frozen=True)
     held.drop_order.copy_(torch.tensor(order))
     saved = {name: value.clone() for name, value in held.state_dict().items()}
