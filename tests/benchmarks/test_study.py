@@ -24,7 +24,7 @@ from benchmarks.study.studies import EXPERTS_BLOCK, FAMILIES, PARENT, STUDIES, b
 from benchmarks.study.train import Batch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Parent
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.search import Space, uniform_family
