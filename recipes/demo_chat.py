@@ -32,7 +32,7 @@ BLOCK: dict[str, Any] = {
     },
     "importance": {"samples": 32, "depth_samples": 8},
     "search": {"candidates": 32, "tokens": 4096},
-    "router": None,
+    "shapes": "search",
 }
 NUMBERS = [str(number) for number in range(100)]
 WORDS = ["<user>", "<assistant>", "<think>", "</think>", "sort", "up", "down", "take", "left", *NUMBERS]

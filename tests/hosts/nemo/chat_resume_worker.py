@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A run on packed conversations that reads them more than once, and one that is killed on the way.
+"""A run on packed conversations that reads them more than once, and one that is killed where candidates are compared.
 
 python -m tests.hosts.nemo.chat_resume_worker FOLDER: leaves `facts.json`; `test_chat_resume.py` asserts.
 """
@@ -18,7 +18,7 @@ from tests.hosts.nemo.packed_worker import packed_task
 from tests.parallel.runs import Layout
 
 STEPS, STOP = 6, 4
-LAYOUT = Layout(micro_batches=4)
+LAYOUT = Layout(micro_batches=4, halved=True)
 
 
 def train(place: Path, out: Path, until: int | None) -> dict[str, Any]:
