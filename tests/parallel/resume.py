@@ -28,7 +28,7 @@ FOUR, CUTS = Layout(halved=True, micro_batches=4), (0.25, 0.75)
 TOKENS = 256
 #: layouts of runs that compare a single candidate, early or late
 ONE = {
-    "stages": Layout(pipeline=2, micro_batches=2, halved=True),
+    "pipeline": Layout(pipeline=2, micro_batches=2, halved=True),
     "replicas": Layout(data=2, micro_batches=2, mode="trainable", halved=True),
 }
 

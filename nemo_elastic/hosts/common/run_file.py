@@ -60,7 +60,7 @@ class RunFile:
     def override(self, args: Sequence[str]) -> RunFile:
         """The same with `key=value` overrides: ours are put in place, the recipe's are kept for NeMo-Run.
 
-        `elastic.router.lr=3e-3`, `elastic.budgets[1].ratio=0.5`, `elastic.budgets=[{name: small, ratio: 0.5}]`,
+        `elastic.search.keep=3`, `elastic.budgets[1].ratio=0.5`, `elastic.budgets=[{name: small, ratio: 0.5}]`,
         `elastic=@elastic.yaml`, `teacher=PATH`; values are YAML.
         """
         ours = OmegaConf.create(self.settings)

@@ -22,7 +22,7 @@ class StageOptions:
         teacher: checkpoint of the parent, or the folder of its training, whose newest whole one is taken; the frozen
             teacher, and what stage 1 starts from.
         stage: 1 or 2 of the curriculum, or 3: another on the shapes that stage 1 froze, as with `distill.quantize`.
-        previous: stages 2 and 3: checkpoint at the end of the one before, whose weights, router, members and optimizer
+        previous: stages 2 and 3: checkpoint at the end of the one before, whose weights, members and optimizer
             go on; on NeMo also the folder of its training.
         done_steps: stages 2 and 3: steps of those before, so that the schedule goes on.
         total_steps: steps of all stages; those of the recipe if not given.
