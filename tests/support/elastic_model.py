@@ -30,7 +30,7 @@ def elastic_model(
     Args:
         parent: shape of the parent.
         block: the elastic block.
-        members: shapes that are frozen; None leaves that to the router.
+        members: shapes, which are frozen where the block has no router.
         teacher: NeMo checkpoint of the parent.
     """
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
@@ -43,7 +43,7 @@ def elastic_model(
     with cuda_as_cpu():
         model.configure_model()
     if members is not None:
-        model.members.put(members, frozen=True)
+        model.members.put(members, frozen=model.members.router is None)
     model._trainer = SimpleNamespace(global_step=0)  # pyright: ignore[reportAttributeAccessIssue]
     return model.train()
 

@@ -94,7 +94,7 @@ def test_too_little_data_is_reported_before_any_is_read(rank_of: Any) -> None:
     with pytest.raises(ElasticError, match=r"^data: '9 sequences' is not allowed; at least 10 are needed$"):
         list(rows_of(dataset, 10, 2))
     assert dataset.read == []
-    with pytest.raises(ElasticError, match=r"^data: 'generator' is not allowed; sequences by number, to rank and to"):
+    with pytest.raises(ElasticError, match=r"^data: 'generator' is not allowed; sequences by number, to find sha"):
         list(rows_of((i for i in range(9)), 4, 2))
 
 

@@ -44,8 +44,7 @@ class Step:
     """One optimizer step's gradients and reports, of two micro-batches."""
 
     def __init__(self, checkpoint: Path, buffer: bool = False, change: Any = None, **block: Any) -> None:
-        members = None if block.get("router") else MEMBERS
-        self.model = elastic_model(PARENT, BLOCK | block, members, checkpoint)
+        self.model = elastic_model(PARENT, BLOCK | block, MEMBERS, checkpoint)
         core = self.model.host.core
         if change is not None:
             change(core.config)
@@ -110,7 +109,7 @@ def test_the_router_learns_from_every_budget(checkpoint: Path) -> None:
 
 def test_the_routers_loss_counts_as_often_as_the_micro_batch_has_tokens(checkpoint: Path) -> None:
     soft = {"shapes": "router", "router": {"hidden": 8, "loss_weight": 2.0}, "sampling": {"small": 1}}
-    model = elastic_model(PARENT, BLOCK | soft, None, checkpoint)
+    model = elastic_model(PARENT, BLOCK | soft, MEMBERS, checkpoint)
     batch = dict(BATCHES[0])
     loss = model.training_step(batch)
     ((budget, share, message),) = batch["elastic"]
