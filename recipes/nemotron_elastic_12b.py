@@ -10,7 +10,7 @@ conf/elastic_12b_paper.yaml: `--config` below, `block=` of the functions here.
 The layout is what `nemo-elastic plan` calls best: of those that fit and are within 1.5 % of the fastest, the one
 that takes the least memory. On the 128 H100s of the defaults:
 
-    stage 1: TP2 CP4 PP1 DP16 SP
+    stage 1: TP2 CP4 PP1 DP16
     stage 2: TP2 CP2 PP1 DP32 SP recompute
 
 Weights, gradients and teacher alone are 98 GB on one GPU and 49 GB on two, which leaves too little for the activations

@@ -4,7 +4,7 @@ r"""Nemotron Nano V2 12B → 12B, 9B and 6B, nested, on packed conversations.
 
 The curriculum, block and layouts are those of nemotron_elastic_12b.py; answers alone count:
 
-    stage 1: TP2 CP4 PP1 DP16 SP
+    stage 1: TP2 CP4 PP1 DP16
     stage 2: TP2 CP2 PP1 DP32 SP recompute
 
 Each stage reads a folder of its own, in sequences of its length:

@@ -9,11 +9,11 @@ The paper has no such family: nobody has tried these rates and budgets on this p
 `nemo-elastic plan` calls best: of those that fit and are within 1.5 % of the fastest, the one that takes the least
 memory. On the 128 H100s of the defaults:
 
-    stage 1: TP2 CP2 PP1 DP32 SP
+    stage 1: TP2 PP1 DP64 SP
     stage 2: TP4 CP2 PP1 DP16 SP
 
-Activations are two thirds of the 12B's: at 8192 tokens they fit at TP2 where two ranks share each sequence (CP), and
-at 49152 at TP4, without being computed again. Both leave little free: for a larger micro-batch look at
+Activations are two thirds of the 12B's: at 8192 tokens they fit at TP2, and at 49152 at TP4 where two ranks share each
+sequence (CP), without being computed again. Both leave little free: for a larger micro-batch look at
 `nemo-elastic plan` first. No pipeline stages, which are slower by the same estimate. The ranking takes one node: every
 GPU holds the parent, 17.8 GB, without gradients, optimizer or teacher.
 

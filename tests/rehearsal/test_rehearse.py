@@ -68,7 +68,7 @@ def test_the_command_rehearses_the_9b_recipe(command: dict[str, Any]) -> None:
     assert [job["name"] for job in report["jobs"]] == JOBS
     assert all(job["seconds"] > 1 for job in report["jobs"])
     layouts = {job["name"]: job["layout"] for job in report["jobs"]}
-    assert layouts["stage1"].startswith("TP1 PP1 DP2"), "the recipe's TP2 CP2, on two ranks"
+    assert layouts["stage1"].startswith("TP1 PP1 DP2"), "the recipe's TP2, on two ranks"
     assert layouts["stage2"].startswith("TP1 CP2 PP1"), "a change of layout stays one"
     assert {"name", "before", "after", "why"} == set(report["changed"][0])
     assert json.loads(command["file"].read_text()) == report
