@@ -44,21 +44,21 @@ def table(host: str) -> str:
 
 
 def _same(curriculum: Any, config: Any) -> str:
-    router, steps = config.router, curriculum.stage1.max_steps
+    steps = curriculum.stage1.max_steps
     rows = (
         (
             "learning rate of the weights",
             f"{curriculum.lr:g}, cosine over both stages to {curriculum.min_ratio:g} of it",
         ),
         ("warm-up", f"{curriculum.warmup_steps} steps, once"),
-        ("learning rate of the router", f"{router.lr:g}"),
-        ("temperature τ", f"{router.tau[0]:g} to {router.tau[1]:g}, linear until shapes are frozen"),
-        ("scale of the logits", f"{router.scale[0]:g} to {router.scale[1]:g}, linear until shapes are frozen"),
-        ("shapes are frozen at", f"step {router.freeze_step(steps):,}, {router.freeze_at:g} of stage 1"),
-        ("width of the router, init", f"{router.hidden}, standard deviation {router.init_std:g}"),
-        ("weight of the budget loss", f"{router.loss_weight:g}"),
         ("sequences ranked", f"{config.importance.samples}"),
         ("candidates of the search", f"{config.search.candidates}, on {config.search.tokens} tokens each"),
+        ("candidates trained", f"{config.keep} of a budget"),
+        (
+            "compared and halved at",
+            f"steps {' and '.join(f'{step:,}' for step in config.halving.steps(steps))}, "
+            f"on {config.halving.tokens} tokens each",
+        ),
         ("loss", f"forward KL from the {config.distill.teacher} parent at temperature {config.distill.temperature:g}"),
     )
     return "\n".join([_row(("In all of them", "set to")), "|---|---|", *(_row(row) for row in rows)]) + "\n"
