@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.search.chains import best_chains
+from nemo_elastic.search.chains import best_chains, different_chains
 
 INF = np.inf
 #: of three candidates each holds itself and those behind it
@@ -25,9 +25,11 @@ def every_chain(scores: np.ndarray, inside: np.ndarray) -> list[tuple[int, ...]]
     return sorted(chains, key=lambda c: sum(scores[b, i] for b, i in enumerate(c)))
 
 
-def one_by_one(scores: np.ndarray, inside: np.ndarray, keep: int, cells: Sequence[Hashable]) -> list[list[int]]:
+def one_by_one(
+    scores: np.ndarray, inside: np.ndarray, keep: int, cells: Sequence[Hashable], first: Sequence[Sequence[int]] = ()
+) -> list[list[int]]:
     """The same by looking at every chain, from the best to the worst."""
-    kept: list[list[int]] = [[] for _ in scores]
+    kept = [list(own) for own in first] or [[] for _ in scores]
     for chain in every_chain(scores, inside):
         new = [(own, i) for own, i in zip(kept, chain, strict=True) if i not in own]
         if all(len(own) < keep and cells[i] not in [cells[k] for k in own] for own, i in new):
@@ -68,6 +70,20 @@ def test_chains_are_taken_from_the_best_to_the_worst(
         assert all(any(c[budget] == i for c in left) for i in own), "each is part of a chain of what was kept"
 
 
+@settings(max_examples=100)
+@given(problem=problems(), keep=st.integers(1, 4), data=st.data())
+def test_different_widths_come_before_other_cells(
+    problem: tuple[np.ndarray, np.ndarray], keep: int, data: st.DataObject
+) -> None:
+    scores, inside = problem
+    count = len(inside)
+    widths, rest = (data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count)) for _ in range(2))
+    cells = list(zip(widths, rest, strict=True))
+    kept = different_chains(scores, inside, keep, widths, cells)
+    assert kept == one_by_one(scores, inside, keep, cells, one_by_one(scores, inside, keep, widths))
+    assert [own[:1] for own in kept] == best_chains(scores, inside, 1)
+
+
 def test_the_best_chain_decides_against_the_best_candidate() -> None:
     """The first is the best of the large budget, and holds nothing of the small one that is any good."""
     scores = np.array([[0.0, 0.5, INF, INF], [INF, INF, 3.0, 1.0]])
@@ -82,6 +98,8 @@ def test_of_a_cell_one_is_kept_and_nothing_takes_its_place() -> None:
     assert best_chains(scores, LADDER, 3) == [[0, 1, 2]]
     assert best_chains(scores, LADDER, 3, ["a", "a", "b"]) == [[0, 2]]
     assert best_chains(scores, LADDER, 3, ["a", "a", "a"]) == [[0]]
+    assert different_chains(scores, LADDER, 3, ["a", "a", "b"], "xyz") == [[0, 2, 1]]
+    assert different_chains(scores, LADDER, 2, ["a", "a", "b"], "xyz") == [[0, 2]]
 
 
 def test_a_chain_that_needs_one_more_than_may_be_kept_is_left_out() -> None:

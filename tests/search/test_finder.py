@@ -167,6 +167,8 @@ def test_what_is_kept_differs_uses_its_budget_and_is_nested(space, seed, keep):
         assert len({cell(m) for m in own}) == len(own)
         used = [budget.cost(space.parent, m) / budget.target(space.parent) for m in others]
         assert all(0.95 - 1e-9 <= share <= 1 for share in used)
+        known = {t.member: t.loss for t in result.trace}
+        assert all(known[m] + NOISE <= 2 * (known[first] + NOISE) + 1e-9 for m in others)
     assert all(any(small <= large for large in result.kept["a"]) for small in result.kept["b"])
     assert all(any(small <= large for small in result.kept["b"]) for large in result.kept["a"])
 

@@ -270,6 +270,13 @@ def test_what_stays_is_nested_in_what_stays() -> None:
         assert chains_of([[c.member for c in own] for own in left[1:]])
 
 
+def test_another_width_stays_before_a_better_one_of_the_same() -> None:
+    best, alike, other = WIDE[0], shape(16, 12), shape(12, 16)
+    own = [(Candidate(i, member), loss) for i, (member, loss) in enumerate([(best, 0.1), (alike, 0.11), (other, 0.9)])]
+    for keep, numbers in ((1, [0]), (2, [0, 2]), (3, [0, 2, 1])):
+        assert [c.number for c in halved([[], own], [PARENT.full, best], keep)[1]] == numbers
+
+
 def test_a_budget_without_candidates_has_its_member_in_every_chain() -> None:
     measured = [[], [], [(Candidate(0, DEEP[1]), 0.1), (Candidate(3, WIDE[1]), 0.2)]]
     left = halved(measured, [PARENT.full, WIDE[0], WIDE[1]], 2)
