@@ -15,7 +15,7 @@ from html import escape
 from math import exp
 from pathlib import Path
 
-from nemo_elastic.config.sections import RouterConfig
+from nemo_elastic.config.sections import HalvingConfig, RouterConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.plan import preset
 
@@ -158,15 +158,13 @@ def router() -> Picture:
     at = lambda x, share: (x, top + high - (high - 12) * share)  # noqa: E731
     p.line([at(left, 1), at(freeze, r.tau[1] / r.tau[0])], "thick sa")
     p.line([at(left, r.scale[0] / r.scale[1]), at(freeze, 1)], "thick sb")
-    p.text(left + 60, top + 20, f"τ, from {r.tau[0]:g} to {r.tau[1]:g}", "small")
+    p.text(left + 180, top + 24, f"τ, from {r.tau[0]:g} to {r.tau[1]:g}", "small")
     p.text(left + 130, top + 100, f"scale, from {r.scale[0]:g} to {r.scale[1]:g}", "small")
-    p.text(left, top + high + 18, "search by untrained loss", "small muted")
-    p.text(left, top + high + 34, "proposes shapes first", "small muted")
-    p.text(freeze, top + high + 18, f"freeze_at = {r.freeze_at:g}", "small bold", "middle")
-    p.text(freeze, top + high + 34, "frozen, projected onto budgets", "small muted", "middle")
+    p.text(left, top + high + 18, "even cuts are", "small muted")
+    p.text(left, top + high + 34, "its first shapes", "small muted")
+    p.text(freeze, top + high + 18, f"freeze_at = {r.freeze_at:g}", "small bold", "end")
+    p.text(freeze, top + high + 34, "frozen, projected onto budgets", "small muted", "end")
     p.text((left + freeze) / 2, top - 10, "soft masks: every choice takes part, and learns", "small muted", "middle")
-    p.text((freeze + left + width) / 2, top + 40, "every step runs", "small", "middle")
-    p.text((freeze + left + width) / 2, top + 57, "one member, sliced", "small", "middle")
 
     choices, logits = (5120, 4480, 3840, 3584), (0.0, 0.25, 0.1, -0.2)
     shown = ((0.0, "at the start"), (0.5, "half way"), (1.0, "at freeze_at"))
@@ -216,16 +214,19 @@ def curriculum() -> Picture:
                    "small on", "middle")  # fmt: skip
             y += 88 * weight
         if i == 0:
-            freeze = x + w * RouterConfig().freeze_at
-            p.line([(freeze, 140), (freeze, 256)], "line dash")
-            p.text(freeze, 270, "shapes frozen", "small bold", "middle")
-            p.text(x, 252, "soft masks", "small muted")
-            p.text(freeze + 8, 252, "slices", "small muted")
+            last = x + w * HalvingConfig().cuts[-1]
+            p.line([(last, 140), (last, 256)], "line dash")
+            p.text(last, 270, "shapes frozen", "small bold", "middle")
+            p.text(x, 252, "candidates", "small muted")
+            p.text(last + 8, 252, "one shape for each size", "small muted")
         else:
-            p.text(x, 252, "slices only", "small muted")
+            p.text(x, 252, "the same shapes", "small muted")
         x += w + gap
     p.text(
-        16, 292, "Settings of the paper for the 12B family. Height of the grey bars: sequence length", "small muted"
+        16,
+        292,
+        "Lengths, batches and sampling of the paper's 12B family. Height of the grey bars: sequence length",
+        "small muted",
     )
     return p
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One training through NeMo, and the same on `TorchHost`: what each micro-batch lost, and what was left.
+"""Trainings through NeMo, and the same on `TorchHost`: what each micro-batch lost, and what was left.
 
 python -m tests.train.seam_worker FOLDER: writes FOLDER/facts.json.
 """
@@ -16,11 +16,18 @@ from tests.hosts.nemo.training_worker import BLOCK as FAMILY
 from tests.hosts.nemo.training_worker import STEPS
 from tests.texts import library_text
 
-BLOCK = FAMILY | {"router": FAMILY["router"] | {"soft_share": 0.5}}
+WITHOUT_ROUTER = {name: value for name, value in FAMILY.items() if name != "router"}
+BLOCKS = {
+    "router": FAMILY,
+    "halving": WITHOUT_ROUTER | {
+        "shapes": "halving", "search": {"candidates": 24, "tokens": 256},
+        "halving": {"cuts": [0.25, 0.5], "tokens": 256},
+    },
+}  # fmt: skip
 
 
-def through_nemo(folder: Path, seen: dict[str, Any]) -> Any:
-    """Train the parent and the family as a recipe does; `seen` gets what the family's host was given. The model."""
+def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
+    """Train the parent, if there is none, and a family as a recipe does; `seen` gets what its host was given."""
     import fiddle
     import lightning.pytorch as pl
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
@@ -30,13 +37,15 @@ def through_nemo(folder: Path, seen: dict[str, Any]) -> Any:
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint, tiny_recipe
     from nemo_elastic.train.training import FamilyTraining
 
+    place = folder / name
+
     def recipe(out: str) -> Any:
         made = tiny_recipe(folder / "data", folder / out, steps=STEPS, seq_length=64, micro_batch_size=2,
                            global_batch_size=4, warmup_steps=2, label=out, eval_every=0, eval_sequences=4)  # fmt: skip
         made.model.config.vocab_size = 512
         return made
 
-    loss, sequences = FamilyTraining.loss, NemoHost.sequences
+    loss, sequences, last, compare = FamilyTraining.loss, NemoHost.sequences, NemoHost.last_batches, NemoHost.compare
 
     def watched_loss(self: Any, host: Any, samples: Any, tokens: Any, labels: Any, mask: Any, documents: Any) -> Any:
         out = loss(self, host, samples, tokens, labels, mask, documents)
@@ -53,6 +62,15 @@ def through_nemo(folder: Path, seen: dict[str, Any]) -> Any:
             yield rows
         seen["read"] = 0
 
+    def watched_last(self: Any, count: int) -> Any:
+        batches = last(self, count)
+        seen["last"] = [tokens for batch in batches for tokens in batch["tokens"]]
+        return batches
+
+    def watched_compare(self: Any, members: Any, count: int) -> list[float]:
+        seen["compared"].append(compare(self, members, count))
+        return seen["compared"][-1]
+
     class Keep(pl.Callback):
         def on_train_end(self, trainer: Any, module: Any) -> None:
             if hasattr(module, "family"):
@@ -65,16 +83,23 @@ def through_nemo(folder: Path, seen: dict[str, Any]) -> Any:
         destroy_num_microbatches_calculator()
         return str(last_checkpoint(Path(made.log.explicit_log_dir)))
 
-    parent = launch(recipe("parent"))
+    if (folder / "parent").exists():
+        parent = str(last_checkpoint(folder / "parent"))
+    else:
+        parent = launch(recipe("parent"))
     FamilyTraining.loss, NemoHost.sequences = watched_loss, watched_sequences
-    made = apply_elastic(recipe("family"), BLOCK, teacher=parent, verbose=False, out=str(folder / "nemo"))
+    NemoHost.last_batches, NemoHost.compare = watched_last, watched_compare
+    made = apply_elastic(
+        recipe(f"{name}/family"), BLOCKS[name], teacher=parent, verbose=False, out=str(place / "nemo")
+    )
     seen["optim"] = fiddle.build(made.optim)
     launch(made)
-    FamilyTraining.loss = loss
+    FamilyTraining.loss, NemoHost.sequences = loss, sequences
+    NemoHost.last_batches, NemoHost.compare = last, compare
     return parent
 
 
-def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, Any]:
+def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> dict[str, Any]:
     """The same training, with nothing of NeMo but its checkpoint, its batches and its learning rates."""
     import torch
 
@@ -89,19 +114,20 @@ def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, A
     from tests.train.torch_host import TorchHost
 
     opened = open_source(checkpoint)
-    config = ElasticConfig.from_dict(BLOCK)
+    config = ElasticConfig.from_dict(BLOCKS[name])
     shape = config.parent_shape(opened.parent)
     state = {name: to_torch(raw) for name, raw in opened.tensors.items()}
-    host = TorchHost(shape, state, torch.stack(seen["sequences"]), micro_batch_size=2)
+    last = torch.stack(seen["last"]) if seen["last"] else None
+    host = TorchHost(shape, state, torch.stack(seen["sequences"]), 2, last)
     host.micro_batches = len(seen["batches"]) // STEPS
     family = FamilyTraining(config, steps=STEPS)
     torch.manual_seed(0)
     router = family.new_router(shape)
-    assert router is not None
-    family.members = Members(shape, len(config.budgets), router)
+    learned = {} if router is None else dict(router.named_parameters())
+    family.members = Members(shape, len(config.budgets), router, config.keep)
     prepare_members(family, host, folder / "torch")
     prepared = [m.to_json() for m in family.members.get()]
-    before = {n: v.clone() for n, v in (host.model.state_dict() | router.state_dict()).items()}
+    before = {n: v.clone() for n, v in (host.model.state_dict() | learned).items()}
 
     optim = seen["optim"]
     rates, peak = optim.lr_scheduler.rates, optim.config.lr
@@ -111,15 +137,19 @@ def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, A
         [
             {"params": matrices, "weight_decay": optim.config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
-            {"params": list(router.parameters()), "weight_decay": 0.0},
+            *([{"params": list(learned.values()), "weight_decay": 0.0}] if learned else []),
         ],
         betas=(optim.config.adam_beta1, optim.config.adam_beta2),
         eps=optim.config.adam_eps,
     )
     guard = Guard(family, host)
     losses: list[Any] = []
+    compared: list[list[float]] = []
     for host.step in range(STEPS):
         shape_members(family, host, folder / "torch")
+        if family.compared:
+            compared.append([loss for own in family.compared.values() for loss in own.values()])
+            family.compared = {}
         shares = (rates.model(host.step), rates.router(host.step))
         for i, group in enumerate(optimizer.param_groups):
             group["lr"] = peak * (optim.lr_mult * shares[1] if i == 2 else shares[0])
@@ -127,9 +157,8 @@ def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, A
             loss, parts = family.loss(host, family.next_samples(host.step), tokens, labels, mask)
             (loss * host.factor(mask.sum())).backward()
             losses.append([[host.step, p.budget, float(p.loss_sum)] for p in parts] + [float(loss.detach())])
-        named = [*host.model.named_parameters(), *router.named_parameters()]
-        guard.look(named)
-        for parameters in (list(host.model.parameters()), list(router.parameters())):
+        guard.look([*host.model.named_parameters(), *learned.items()])
+        for parameters in (list(host.model.parameters()), list(learned.values())):
             torch.nn.utils.clip_grad_norm_(parameters, optim.config.clip_grad)
         guard.guarded(optimizer.step)()
         optimizer.zero_grad()
@@ -148,9 +177,10 @@ def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, A
         "prepared": prepared,
         "members": [m.to_json() for m in family.members.get()],
         "losses": losses,
+        "compared": compared,
         "heldout": measured.losses,
         "before": before,
-        "after": host.model.state_dict() | router.state_dict(),
+        "after": host.model.state_dict() | learned,
     }
 
 
@@ -159,34 +189,43 @@ def main(folder: Path) -> None:
 
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
-    from nemo_elastic.formats.megatron.stored import read_checkpoint
-    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 
     quiet()
     torch.set_num_threads(1)
     build_data(folder / "data", [library_text(folder / "text")], vocab=512, held_out_problems=4)
-    seen: dict[str, Any] = {"batches": [], "losses": [], "sequences": [], "read": 0}
-    parent = through_nemo(folder, seen)
+    facts = {name: compared(folder, name) for name in BLOCKS}
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def compared(folder: Path, name: str) -> dict[str, Any]:
+    """What both hosts made of a block."""
+    import torch
+
+    from nemo_elastic.formats.megatron.stored import read_checkpoint
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+
+    seen: dict[str, Any] = {"batches": [], "losses": [], "sequences": [], "read": 0, "last": [], "compared": []}
+    parent = through_nemo(folder, name, seen)
     module = seen["module"]
-    actual = on_torch(folder, parent, seen)
-    trained, elastic = read_checkpoint(last_checkpoint(folder / "family"), module.parent)
+    actual = on_torch(folder / name, name, parent, seen)
+    trained, elastic = read_checkpoint(last_checkpoint(folder / name / "family"), module.parent)
     nemo = trained | {name.removeprefix("router."): v for name, v in elastic.items() if name.startswith("router.")}
     before, after = actual.pop("before"), actual.pop("after")
     apart, moved = torch.zeros(()), torch.zeros(())
-    for name in [n for n, v in after.items() if v.is_floating_point()]:
-        apart += (nemo[name] - after[name]).square().sum()
-        moved += (nemo[name] - before[name]).square().sum()
-    shapes = json.loads((folder / "nemo" / "shapes.json").read_text())["members"]
-    facts = {
+    for key in [n for n, v in after.items() if v.is_floating_point()]:
+        apart += (nemo[key] - after[key]).detach().square().sum()
+        moved += (nemo[key] - before[key]).detach().square().sum()
+    shapes = json.loads((folder / name / "nemo" / "shapes.json").read_text())["members"]
+    return {
         "nemo": {
             "prepared": list(shapes.values()),
             "members": [m.to_json() for m in module.members.get()],
             "losses": seen["losses"],
+            "compared": seen["compared"],
         },
         "torch": actual,
         "apart": float((apart / moved).sqrt()),
     }
-    (folder / "facts.json").write_text(json.dumps(facts))
 
 
 if __name__ == "__main__":

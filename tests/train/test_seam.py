@@ -15,10 +15,15 @@ pytestmark = [pytest.mark.nemo, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("seam")
     work("tests.train.seam_worker", folder)
     return json.loads((folder / "facts.json").read_text())
+
+
+@pytest.fixture(params=["router", "halving"])
+def facts(both: dict[str, Any], request: pytest.FixtureRequest) -> dict[str, Any]:
+    return both[request.param]
 
 
 def test_both_find_the_same_members(facts: dict[str, Any]) -> None:
@@ -37,6 +42,14 @@ def test_every_micro_batch_loses_the_same(facts: dict[str, Any]) -> None:
         wanted = [part[2] for part in nemo[:-1]] + nemo[-1:]
         near = {"rel": 1e-4, "abs": 1e-4} if nemo[0][0] == 0 else {"rel": 1e-3, "abs": 5e-3}
         assert [part[2] for part in mine[:-1]] + mine[-1:] == pytest.approx(wanted, **near)
+
+
+def test_candidates_are_compared_by_the_same_losses(both: dict[str, Any]) -> None:
+    ours, theirs = (both["halving"][host]["compared"] for host in ("torch", "nemo"))
+    assert len(ours) == len(theirs) == 2 and len(ours[0]) > len(ours[1]) > 2
+    for mine, nemo in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(nemo, rel=1e-2)
+    assert both["router"]["nemo"]["compared"] == []
 
 
 def test_weights_and_router_end_where_nemos_do(facts: dict[str, Any]) -> None:

@@ -20,16 +20,24 @@ KL = DistillConfig()
 
 
 class TorchHost:
-    """Args: shape and weights of the parent; training sequences [n, s], the first of them for ranking and search."""
+    """Args: shape and weights of the parent; training sequences [n, s], the first of them for ranking and search, the
+    last, or others, to compare candidates on.
+    """
 
     first = True
 
     def __init__(
-        self, parent: Parent, state: Mapping[str, torch.Tensor], data_ns: torch.Tensor, micro_batch_size: int
+        self,
+        parent: Parent,
+        state: Mapping[str, torch.Tensor],
+        data_ns: torch.Tensor,
+        micro_batch_size: int,
+        last_ns: torch.Tensor | None = None,
     ) -> None:
         self.model = NemotronH(parent, {k: v.clone() for k, v in state.items()})
         self.frozen = NemotronH(parent, state, trainable=False)
         self.data, self.micro_batch_size, self.seq_length = data_ns, micro_batch_size, data_ns.shape[1]
+        self.last = data_ns if last_ns is None else last_ns
         self.micro_batches, self.step = 1, 0
 
     def student(self, tokens: Any, choice: Any = None, documents: Any = None) -> torch.Tensor:
@@ -68,11 +76,11 @@ class TorchHost:
 
     @torch.no_grad()
     def compare(self, members: Sequence[Subnet], sequences: int) -> list[float]:
-        rows = self.data[-sequences:].split(self.micro_batch_size)
+        rows = self.last[-sequences:].split(self.micro_batch_size)
         taught = [self.teacher(tokens) for tokens in rows]
         return [
             sum(float(self.loss(KL, self.student(x, m), t, x)[0]) for x, t in zip(rows, taught, strict=True))
-            / (len(self.data[-sequences:]) * self.seq_length)
+            / sum(map(torch.Tensor.numel, rows))
             for m in members
         ]
 
