@@ -34,7 +34,7 @@ def draw(run: RunRecord) -> Drawing | None:
     return Drawing(
         figure,
         "Which candidates stayed",
-        "Candidates of a budget train in turn. Where they are compared, the worse ones go: their lines end.",
+        "Candidates of a budget train in turn. At each comparison the best that nest stay; lines of others end.",
         _claim([own for own in every.values() if any(t.stays for t in own)]),
     )
 
