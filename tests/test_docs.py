@@ -251,7 +251,9 @@ def test_elastic_snippets_of_the_tables_are_valid() -> None:
     fields = {name for section in SECTIONS for name in attributes(section)} | {"size"}
     axes = "|".join(all_axes())
     text = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
-    named = re.findall(rf"`(?:axes\.(?:{axes})|router|memory|importance|distill|budgets\[\])\.(\w+)", text)
+    named = re.findall(
+        rf"`(?:axes\.(?:{axes})|router|search|halving|memory|importance|distill|budgets\[\])\.(\w+)", text
+    )
     assert len(named) > 12 and set(named) <= fields
     flows = re.findall(r"`((?:memory|budgets): [{\[].*?[}\]])`", text)
     assert len(flows) >= 2

@@ -74,7 +74,7 @@ class Curriculum:
     """The stages, and the learning rate over them.
 
     The defaults are the paper's (arXiv 2511.16664): 65B tokens at 8192, then 45B at 49152, where the full model is
-    sampled more often. The router's own hyper-parameters are in the elastic block.
+    sampled more often. How shapes are found is in the elastic block.
 
     Attributes:
         stage1, stage2: see `Stage`.

@@ -65,8 +65,8 @@ class FamilyTraining:
 
     Args:
         config: the elastic block.
-        stage: 1 learns the shapes and then the weights; 2 and 3 only the weights, of shapes that stage 1 froze.
-        steps: optimizer steps of this stage; tau, scale and freezing are laid out over those of stage 1.
+        stage: 1 finds the shapes and trains the weights; 2 and 3 only the weights, of shapes that stage 1 froze.
+        steps: optimizer steps of this stage; cuts, or the router's schedule, are laid out over those of stage 1.
 
     Attributes:
         ran: what the micro-batches of the present step ran.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Members in a checkpoint: encoding, state dict, router submodule."""
+"""Members in a checkpoint: encoding, state dict, ranks. Candidates beside them: test_halving.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nemo_elastic.formats.megatron.stored import elastic_family
-from nemo_elastic.train.members import Members
+from nemo_elastic.train.members import Candidate, Members
 from tests.shapes import PARENT
 
 
@@ -49,16 +49,18 @@ def _differ(rank: int, place: str) -> None:
     """One of two ranks whose last bits made another member of the same logits."""
     store = torch.distributed.FileStore(f"{place}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    held = Members(PARENT, 1)
-    held.put([PARENT.uniform(hidden=8 if rank else 12)], frozen=True)
-    torch.save(held.get()[0].hidden, f"{place}/{rank}")
+    held, own = Members(PARENT, 1, keep=1), PARENT.uniform(hidden=8 if rank else 12)
+    held.put([own], frozen=False)
+    held.put_candidates([[Candidate(0, own, 0.25 + rank)]], cuts=1)
+    (kept,) = held.candidates(0)
+    torch.save((held.get()[0].hidden, kept.member.hidden, kept.loss), f"{place}/{rank}")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.dist
 def test_ranks_that_found_other_members_all_have_those_of_rank_0(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_differ, (str(tmp_path),), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
-    assert [torch.load(tmp_path / str(rank)) for rank in (0, 1)] == [12, 12]
+    assert [torch.load(tmp_path / str(rank)) for rank in (0, 1)] == [(12, 12, 0.25)] * 2
 
 
 def test_without_a_router_the_order_of_dropped_layers_is_saved_too() -> None:

