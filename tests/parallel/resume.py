@@ -67,7 +67,7 @@ def shapes_of(run: Path) -> dict[str, Any]:
     family, cut = read_shapes(last_checkpoint(run)).family, run / "cut"
     assert family is not None
     slice_checkpoint(last_checkpoint(run), cut, member="small")
-    own = {name: member.to_json() for name, member in family.members.items()}
+    own = {member.name: member.subnet.to_json() for member in family}
     return own | {"cut": json.loads((cut / MEMBER_FILE).read_text())["subnet"]}
 
 

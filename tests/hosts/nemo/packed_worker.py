@@ -21,7 +21,6 @@ LAYOUTS = {
     "dp2": Layout(data=2, micro_batches=MICRO_BATCHES // 2),
     "pp2": Layout(pipeline=2, micro_batches=MICRO_BATCHES),
     "halved": Layout(micro_batches=MICRO_BATCHES, halved=True),
-    "halved dp2": Layout(data=2, micro_batches=MICRO_BATCHES // 2, halved=True),
     "halved pp2": Layout(pipeline=2, micro_batches=MICRO_BATCHES, halved=True),
 }
 
