@@ -94,7 +94,7 @@ class HalvingConfig:
             data-parallel ranks together; all where there are fewer.
     """
 
-    cuts: tuple[float, ...] = (0.07, 0.2)
+    cuts: tuple[float, ...] = (0.12, 0.25)
     tokens: int = 65536
 
     def __post_init__(self) -> None:

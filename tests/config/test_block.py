@@ -33,7 +33,7 @@ BLOCK: dict[str, Any] = {
     "ranking": None,
     "shapes": "halving",
     "search": {"candidates": 256, "tokens": 65536, "keep": 4},
-    "halving": {"cuts": [0.07, 0.2], "tokens": 65536},
+    "halving": {"cuts": [0.12, 0.25], "tokens": 65536},
     "distill": {"teacher": "frozen", "terms": {"kl": 1}, "temperature": 1.0, "chunk_tokens": 512},
     "sampling": {"12b": 1, "9b": 1, "6b": 1},
 }
