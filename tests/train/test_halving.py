@@ -155,27 +155,27 @@ def test_candidates_train_in_turn_and_the_better_ones_stay(whole: Whole) -> None
         assert {name: sorted(own) for name, own in compared.items()} == dict(zip(NAMES, live, strict=True))
 
 
-def test_at_the_last_cut_the_best_chain_is_left(whole: Whole, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", [4, 6])
+def test_after_a_cut_the_members_are_the_best_chain(at: int, whole: Whole, tmp_path: Path) -> None:
     run, saved = whole
+    before, after = (Run(tmp_path, BLOCK).load(saved[step]).family.members for step in (at, at + 1))
+    own, now = [before.candidates(budget) for budget in (1, 2)], run.lines[at]["compared"]
+    assert chains_of([[c.member for c in each] for each in own])
+
+    def score(chain: tuple[Candidate, Candidate]) -> float:
+        return sum(math.log(expected(c.loss, now[name][c.number])) for name, c in zip(NAMES, chain, strict=True))
+
+    best = min(((a, b) for a in own[0] for b in own[1] if b.member <= a.member), key=score)
+    assert after.get() == [run.family.parent.full, *(c.member for c in best)]
+    for budget, name in enumerate(NAMES, 1):
+        assert all(c.loss == now[name][c.number] for c in after.candidates(budget))
+
+
+def test_at_the_last_cut_shapes_are_frozen_and_written(whole: Whole) -> None:
+    run, _ = whole
     frozen = json.loads((run.out / "members.json").read_text())
     assert frozen["report"] == {"source": "halving", "step": 6}
     assert run.members() == run.family.members.get() and run.family.members.is_frozen
-    before = Run(tmp_path, BLOCK).load(saved[6]).family.members
-    left = [before.candidates(budget) for budget in (1, 2)]
-    assert all(m in [c.member for c in own] for m, own in zip(run.members()[1:], left, strict=True))
-    full, large, small = run.members()
-    assert small <= large <= full == run.family.parent.full
-    assert chains_of([[c.member for c in own] for own in left])
-    by_number = [{c.number: c for c in own} for own in left]
-    now = run.lines[6]["compared"]
-
-    def score(*chain: Candidate) -> float:
-        return sum(math.log(expected(c.loss, now[name][c.number])) for name, c in zip(NAMES, chain, strict=True))
-
-    nested = [(a, b) for a in by_number[0].values() for b in by_number[1].values() if b.member <= a.member]
-    assert [c.member for c in min(nested, key=lambda chain: score(*chain))] == [large, small]
-    assert all(c.loss == run.lines[4]["compared"][name][c.number]
-               for name, own in zip(NAMES, left, strict=True) for c in own)  # fmt: skip
 
 
 @pytest.mark.parametrize("at", range(1, STEPS))
