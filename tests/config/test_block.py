@@ -88,7 +88,7 @@ def test_the_documented_block_is_the_default_block() -> None:
 @pytest.mark.parametrize(
     ("shapes", "file", "searches", "keep", "freeze"),
     [
-        ("halving", None, True, 4, 20),
+        ("halving", None, True, 4, 25),
         ("router", None, False, 0, 100),
         ("search", None, True, 0, 0),
         ("even", None, False, 0, 0),
