@@ -96,7 +96,7 @@ class Family:
 
     def __init__(self, ground: Ground, seed: int) -> None:
         self.ground, self.seed = ground, seed
-        config = config_of(ground, BUDGETS, seed, search={"candidates": 64, "tokens": 1024})
+        config = config_of(ground, BUDGETS, seed, shapes="search", search={"candidates": 64, "tokens": 1024})
         with tempfile.TemporaryDirectory() as out:
             host, shapes = prepared(ground, config, Path(out))
         self.members: dict[str, Subnet] = dict(zip(BUDGETS, shapes.get(), strict=True))

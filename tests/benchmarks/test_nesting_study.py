@@ -45,7 +45,7 @@ def test_shapes_are_nested_and_every_way_spends_what_it_may(family: Family) -> N
         run.train(most)
         last = run.spent / run.steps
         assert most <= run.spent < most + 4 * last, name
-        assert all(torch.isfinite(torch.tensor(list(run.apart().values()))))
+        assert all(torch.isfinite(torch.tensor(list(run.apart(REPORTED).values()))))
     run = Run(family, replace(Way(), tokens=1.0), 1e-4)
     run.train(most, 2 * run._rows().__next__().tokens_bs.numel())
     assert run.steps == 2
