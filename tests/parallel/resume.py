@@ -216,7 +216,7 @@ def main(place: Path, *parts: str) -> None:
     actual = {"stops": stopped_everywhere(place, parts), "blocks": other_blocks(place, parts)}
     if any(part.startswith("halved") for part in parts):
         actual["halved"] = stopped_everywhere(place, parts, "halved", FOUR)
-        shapes = place / "rank" / runs.ranked(place, FOUR).name / "elastic" / "shapes.json"
+        (shapes, *_) = (place / "rank").glob("*halved*/elastic/shapes.json")
         actual["candidates"] = json.loads(shapes.read_text())["report"]["candidates"]
     actual["compared"] = {name: compared_elsewhere(place, name) for name in ONE if f"compared {name}" in parts}
     for name, run in {"resharded": resharded, "stages": in_stages}.items():
