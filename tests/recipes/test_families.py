@@ -146,7 +146,7 @@ def test_stages_are_bf16_and_have_the_papers_rates(module: Any, stages: dict[int
         assert (schedule.warmup_steps, schedule.total_steps) == (60, PAPER.steps)
         assert schedule.min_ratio == pytest.approx(0.1)
         assert schedule.start_step == (0 if number == 1 else PAPER.stage1.max_steps)
-        assert schedule.freeze_step == round(0.2 * PAPER.stage1.max_steps)
+        assert schedule.freeze_step == module.FAMILY.config.halving.steps(PAPER.stage1.max_steps)[-1] == 1292
         assert recipe.model.stage_steps == recipe.trainer.max_steps
         assert recipe.model.config.seq_length == recipe.data.seq_length
 

@@ -76,7 +76,7 @@ def test_stage_two_goes_on_where_stage_one_ended(recipe: Any) -> None:
     recipe.trainer.max_steps = 300
     apply_elastic(recipe, BLOCK, teacher="parent", stage=2, previous="one", done_steps=1000, verbose=False)
     schedule = recipe.optim.lr_scheduler
-    assert (schedule.start_step, schedule.total_steps, schedule.freeze_step) == (1000, 1300, 200)
+    assert (schedule.start_step, schedule.total_steps, schedule.freeze_step) == (1000, 1300, 250)
     assert recipe.resume.restore_config.path == "one"
     assert recipe.resume.restore_config.load_optim_state is True
     assert "save_optim_on_train_end" not in recipe.log.ckpt.__arguments__, "of the run's end, as the recipe has it"
