@@ -44,7 +44,7 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "quantize": ("{source} --to nvfp4 --data {data}", {"source": "family", "data": "data"}),
     "rank": ("{parent} --data {data}", {"parent": "parent", "data": "data"}),
-    "rehearse": ("nemotron_elastic_9b", {}),
+    "rehearse": ("nemotron_elastic_9b --config {config}", {"config": "elastic.yaml"}),
     "report": ("{run} --latency {latency}", {"run": "run", "latency": "table.json"}),
     "schema": ("", {}),
     "specialize": ("{family} --data {data} --ratio 0.7", {"family": "family", "data": "data"}),
