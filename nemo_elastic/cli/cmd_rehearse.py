@@ -55,8 +55,8 @@ def command(
     from nemo_elastic.io.outputs import Output, absolute, check_output, is_empty
 
     folder, kind = absolute(out).resolve(), Output("a rehearsal")
-    if not is_empty(folder):
-        check_output(folder, force, kind=kind)
+    if config is not None or not is_empty(folder):
+        check_output(folder, force, config, kind=kind)
     file = find_recipe(recipe)
     with Aside(verbose) as aside:
         with aside.moving(aside.err, lambda: "the recipe's jobs and those of its rehearsal"):

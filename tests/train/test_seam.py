@@ -40,7 +40,7 @@ def test_every_micro_batch_loses_the_same(facts: dict[str, Any]) -> None:
     for mine, nemo in zip(ours, theirs, strict=True):
         assert [part[:2] for part in mine[:-1]] == [part[:2] for part in nemo[:-1]]
         wanted = [part[2] for part in nemo[:-1]] + nemo[-1:]
-        near = {"rel": 1e-4, "abs": 1e-4} if nemo[0][0] == 0 else {"rel": 3e-3, "abs": 5e-3}
+        near = {"rel": 1e-4, "abs": 1e-4} if nemo[0][0] == 0 else {"rel": 6e-3, "abs": 5e-3}
         assert [part[2] for part in mine[:-1]] + mine[-1:] == pytest.approx(wanted, **near)
 
 
