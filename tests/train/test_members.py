@@ -45,6 +45,15 @@ def test_buffers_are_read_once_until_they_change(monkeypatch: pytest.MonkeyPatch
     assert held.double().get() == [PARENT.full]
 
 
+def test_candidates_are_read_again_when_they_alone_have_changed() -> None:
+    held, small = Members(PARENT, 1, keep=2), PARENT.uniform(hidden=8)
+    held.put([PARENT.full], frozen=False)
+    assert (held.candidates(0), held.cut) == ([], 0)
+    for cut, loss in ((1, 0.5), (2, 0.25)):
+        held.put_candidates([[Candidate(1, small, loss)]], cut)
+        assert (held.candidates(0), held.cut) == ([Candidate(1, small, loss)], cut)
+
+
 def _differ(rank: int, place: str) -> None:
     """One of two ranks whose last bits made another member of the same logits."""
     store = torch.distributed.FileStore(f"{place}/store", 2)
