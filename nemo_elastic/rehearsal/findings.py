@@ -19,7 +19,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.metadata import of_optimizer
-from nemo_elastic.formats.megatron.stored import Stored, differing
+from nemo_elastic.formats.megatron.stored import ELASTIC, Stored, differing
 from nemo_elastic.formats.quantized import COMPRESSED, scheme_of
 from nemo_elastic.history import METRICS, read_history
 from nemo_elastic.plan.stages import Curriculum
@@ -29,7 +29,7 @@ from .short import FROM, START, watch_dir
 from .transformers import lose_in_transformers
 
 #: of tensors of a model
-ROUTER, CODES = "elastic.router.", "elastic.codes"
+ROUTER = f"{ELASTIC}router."
 #: half of a router's weights that moved at all moved at least this share of what Adam could have moved them. Seen:
 #: 0.01 to 0.09 in the three recipes, and 0.0005 with an epsilon of Adam's above the gradients (1e-2)
 MOVED = 0.003
@@ -123,7 +123,7 @@ def shapes_found(place: Place) -> Finding:
         for line in read_history(place.run(1) / METRICS).lines
         if "compared" in line
     }
-    kept = not differing(model_of(place.end(1), CODES), model_of(place.start(2, 0) / START, CODES))
+    kept = not differing(model_of(place.end(1), ELASTIC), model_of(place.start(2, 0) / START, ELASTIC))
     message = ", ".join(f"{count} candidates after {step} steps" for step, count in compared.items())
     message = (f"compared: {message}" if message else "of the ranking") + ("" if kept else "; stage 2 has others")
     return Finding(compared.keys() == due and kept, message, {"compared": compared})
