@@ -173,14 +173,16 @@ def test_what_is_kept_differs_uses_its_budget_and_is_nested(space, seed, keep):
     assert all(any(small <= large for small in result.kept["b"]) for large in result.kept["a"])
 
 
-@pytest.mark.parametrize(("candidates", "count"), [(1, 1), (3, 1), (40, 3)])
-def test_as_many_are_kept_as_there_are_good_ones(candidates, count):
+@pytest.mark.parametrize(
+    ("candidates", "keep", "counts"), [(1, 8, (1, 1)), (3, 8, (1, 1)), (40, 3, (3, 3)), (40, 8, (3, 4))]
+)
+def test_as_many_are_kept_as_there_are_good_ones_that_differ(candidates, keep, counts):
     space = small_space()
     loss = Toy(space, 1)
-    result = search(space, BUDGETS, loss, candidates=candidates, keep=3)
-    for budget in BUDGETS[1:]:
+    result = search(space, BUDGETS, loss, candidates=candidates, keep=keep)
+    for budget, count in zip(BUDGETS[1:], counts, strict=True):
         own, target = result.kept[budget.name], budget.target(SMALL)
-        assert len(own) == count and own[0] == result.members[budget.name]
+        assert len({cell(m) for m in own}) == len(own) == count and own[0] == result.members[budget.name]
         measured = [t.member for t in result.trace if t.cost <= target]
         assert count == 1 or all(m in measured and budget.cost(SMALL, m) <= target for m in own)
 
