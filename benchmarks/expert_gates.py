@@ -51,8 +51,9 @@ CHOICES = (16, 12, 8, 4)
 #: experts of all layers together that a member may have, as shares of the parent's
 BUDGETS = {"75": 0.75, "50": 0.5}
 GATES = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, 0.01, 0.0)
-#: what is learned, the gates have taught
-ROUTER = RouterConfig(loss_weight=4.0)
+ROUTER = RouterConfig()
+#: nats for twice the cost. It holds costs down alone: what is learned below a budget, the gates have taught
+WEIGHT = 4.0
 
 Routed = tuple[torch.Tensor, torch.Tensor]
 Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], Routed]
@@ -265,7 +266,7 @@ def learned(here: Ground, way: Way | None, seed: int, steps: int) -> dict[str, d
             with torch.no_grad():
                 whole = here.model(text_bl[:, :-1]).log_softmax(-1)
             loss = divergence(whole, here.model(text_bl[:, :-1], routed.gates))
-            loss = loss + ROUTER.loss_weight * router.budget_loss(routed, budget)
+            loss = loss + WEIGHT * (router.expected_cost(routed.probabilities, budget) - 1).clamp(min=0).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
