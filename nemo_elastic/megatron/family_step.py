@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,14 +97,20 @@ class FamilyStep:
             return hidden
         return join(hidden, self.host.teacher(tokens, documents)[1] if batch["member"] == 0 else hidden)
 
-    def measure(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Sums of a member's losses over a micro-batch on the last rank, see `HeldOut.measure`."""
+    def measure(self, batch: dict[str, Any], heldout: HeldOut | None = None) -> torch.Tensor:
+        """Sums of a member's losses over a micro-batch on the last rank, see `HeldOut.measure`.
+
+        Args:
+            batch: what the validation's `next` gave.
+            heldout: of a validation that is not the host's own.
+        """
         tokens, documents = batch["tokens"], batch.get("documents")
 
         def teach() -> Output | None:
             return None if self.host.frozen is None else self.host.teacher(tokens, documents)
 
-        return self.heldout.measure(self.host, batch, self.host.student(tokens, batch["choice"], documents), teach)
+        student = self.host.student(tokens, batch["choice"], documents)
+        return (heldout or self.heldout).measure(self.host, batch, student, teach)
 
     # ------------------------------------------------------------------ comparing
 
@@ -130,17 +135,15 @@ class FamilyStep:
         """
         core, heldout, rows = self.host.core, HeldOut(self.family.config.distill), []
         heldout.begin([str(i) for i in range(1 + len(members))], [None, *members])
-        # not made by the constructor: the host goes on with this one
-        own, source = copy.copy(self), iter(batches)
-        own.heldout = heldout
+        source = iter(batches)
 
         def forward(*_: Any) -> tuple[torch.Tensor, Any]:
             if not core.pre_process:
                 self.host.receive(core.decoder.input_tensor)
             batch = heldout.next(lambda: next(source))
             if not core.post_process:
-                return own.pass_on_member(batch), None
-            return own.measure(batch), lambda sums, **_: rows.append(heldout.row(batch, sums))
+                return self.pass_on_member(batch), None
+            return self.measure(batch, heldout), lambda sums, **_: rows.append(heldout.row(batch, sums))
 
         with self.host.evaluating(), cuda_as_cpu(), _of_any_length(core.config):
             get_forward_backward_func()(

@@ -139,10 +139,8 @@ def first_rows(
         ElasticError: there are not so many, or a token is not in the vocabulary.
     """
     each = training_share(sequences)
-    rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    _check_length(dataset, each * ranks)
-    for at in range(0, each, size):
-        wanted = (i * ranks + rank for i in range(at, min(at + size, each)))
+    _check_length(dataset, each * parallel_state.get_data_parallel_world_size())
+    for wanted in _dealt(0, each, size):
         batch = read(iter([_collated(dataset, wanted, collate)]))
         yield _as_long(Rows.masked(batch["tokens"], batch["loss_mask"], batch["documents"]))
 
@@ -163,12 +161,18 @@ def last_batches(
     Raises:
         ElasticError: there are not so many, or a token is not in the vocabulary.
     """
-    rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    ranks = parallel_state.get_data_parallel_world_size()
     _check_length(dataset, size * ranks)
     each = max(1, min(sequences, len(dataset)) // (ranks * size)) * size
-    start = len(dataset) - each * ranks
-    numbers = [[start + i * ranks + rank for i in range(at, at + size)] for at in range(0, each, size)]
-    return [read(iter([_collated(dataset, wanted, collate)])) for wanted in numbers]
+    micro_batches = _dealt(len(dataset) - each * ranks, each, size)
+    return [read(iter([_collated(dataset, wanted, collate)])) for wanted in micro_batches]
+
+
+def _dealt(first: int, each: int, size: int) -> Iterator[range]:
+    """Numbers of the sequences of this data-parallel rank's micro-batches: ranks take them in turn, `each` in all."""
+    rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    own = range(first + rank, first + each * ranks, ranks)
+    return (own[at : at + size] for at in range(0, each, size))
 
 
 def _check_length(dataset: Any, least: int) -> None:

@@ -166,10 +166,6 @@ class MegatronHost:
     def compare(self, members: Sequence[Subnet], sequences: int) -> list[float]:
         return self.comparing(members, self.last_batches(sequences))
 
-    def last_batches(self, sequences: int) -> list[dict[str, Any]]:
-        """This rank's share of the last training sequences, see `gpt_tokens.last_batches`."""
-        raise NotImplementedError
-
     def layers(self) -> MegatronLayers:
         return MegatronLayers(self.core)
 

@@ -64,6 +64,23 @@ def host_class() -> Any:
     return Host
 
 
+def two_models(distill: dict[str, Any]) -> tuple[FamilyTraining, Any, Any, Any]:
+    """A family of even shapes, its model, another one, and the state that the first's layers obey."""
+    from nemo_elastic.megatron.models import make_family
+
+    start()
+    config = ElasticConfig.from_dict(BLOCK | {"shapes": "even", "router": None, "distill": distill})
+    family, core, other = FamilyTraining(config), build(PARENT, elastic=False), build(PARENT, elastic=False, seed=1)
+    randomise(core)
+    return family, core, other, make_family(core, family, PARENT)
+
+
+def in_plain_torch(core: Any) -> NemotronH:
+    """A model with weights of its own."""
+    weights = {n: p.detach().clone() for n, p in named_parameters(core) if not n.startswith("elastic.")}
+    return NemotronH(PARENT, from_megatron(PARENT, PARENT.full, weights))
+
+
 def train(family: FamilyTraining, host: Any, parameters: list[Any], out: Path) -> list[Any]:
     """Some steps of plain gradient descent; what each lost of each budget."""
     prepare_members(family, host, out)
@@ -128,23 +145,16 @@ def test_a_packed_micro_batch_loses_what_counts_of_each_document_alone(mode: str
     """With the teacher, of the whole model and of a member; and the whole model's is plain masked cross-entropy."""
     from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.family_step import FamilyStep
-    from nemo_elastic.megatron.models import make_family
 
-    start()
-    config = ElasticConfig.from_dict(BLOCK | {"shapes": "even", "router": None, "distill": {"mode": mode}})
-    family, core, frozen = FamilyTraining(config), build(PARENT, elastic=False), build(PARENT, elastic=False, seed=1)
-    randomise(core)
-    state = make_family(core, family, PARENT)
+    family, core, frozen, state = two_models({"mode": mode})
     small = PARENT.uniform(keep=[0, 1, 3, 4], hidden=16, ffn=16)
     tokens, labels = data()[:2], data()[2:4]
     mask = (torch.rand(2, 12, generator=torch.Generator().manual_seed(6)) < 0.5).float()
     documents = Documents(((1, 7, 12), (5, 12)))
-    plain = NemotronH(PARENT, from_megatron(PARENT, PARENT.full, {n: p.detach() for n, p in named_parameters(core)
-                                                                 if not n.startswith("elastic.")}))  # fmt: skip
+    plain = in_plain_torch(core)
     with cuda_as_cpu():
-        steps = FamilyStep(
-            family, host_class()(state, core, frozen if mode == "frozen_ce" else None), HeldOut(config.distill)
-        )
+        host = host_class()(state, core, frozen if mode == "frozen_ce" else None)
+        steps = FamilyStep(family, host, HeldOut(family.config.distill))
 
         def lost(samples: list[Sample], rows: Any, parts: Any = None) -> list[float]:
             reported = steps.loss(samples, *(t[rows] for t in (tokens, labels, mask)), parts)[1]
@@ -177,18 +187,9 @@ def test_members_are_compared_by_what_counts_of_each_document(teacher: str) -> N
     from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.family_step import FamilyStep
     from nemo_elastic.megatron.gpt_tokens import last_batches
-    from nemo_elastic.megatron.models import make_family
 
-    start()
-    config = ElasticConfig.from_dict(BLOCK | {"shapes": "even", "router": None, "distill": {"teacher": teacher}})
-    family, core, frozen = FamilyTraining(config), build(PARENT, elastic=False), build(PARENT, elastic=False, seed=1)
-    randomise(core)
-    state = make_family(core, family, PARENT)
-    own, taught = (
-        NemotronH(PARENT, from_megatron(PARENT, PARENT.full, {n: p.detach().clone() for n, p in named_parameters(m)
-                                                              if not n.startswith("elastic.")}))
-        for m in (core, frozen)
-    )  # fmt: skip
+    family, core, frozen, state = two_models({"teacher": teacher})
+    own, taught = in_plain_torch(core), in_plain_torch(frozen)
     small = PARENT.uniform(keep=[0, 1, 3, 4], hidden=16, ffn=16)
     members = [PARENT.uniform(keep=[0, 1, 2, 3, 4, 5], hidden=20, ffn=24), small]
     documents, generator = Documents(((1, 7, 12), (5, 12))), torch.Generator().manual_seed(6)
@@ -215,7 +216,7 @@ def test_members_are_compared_by_what_counts_of_each_document(teacher: str) -> N
         last_batches(iter(data()), None, batch, 1, 2)
     host = host_class()(state, core, frozen if teacher == "frozen" else None)
     with cuda_as_cpu():
-        steps = FamilyStep(family, host, HeldOut(config.distill))
+        steps = FamilyStep(family, host, HeldOut(family.config.distill))
         before, drawn = steps.heldout.choices, torch.get_rng_state()
         actual = host.comparing(members, batches)
         with pytest.raises(ElasticError, match="some of whose tokens count"):

@@ -200,7 +200,7 @@ def said(place: Path, when: str, name: str) -> str:
 
 
 def folders(run: Path) -> set[str]:
-    return {path.name for path in run.iterdir() if path.is_dir() and not path.is_symlink()}
+    return {path.name for path in run.glob("*iter_*") if path.is_dir() and not path.is_symlink()}
 
 
 def ends_as_the_whole_one(place: Path, name: str) -> None:
