@@ -56,7 +56,7 @@ AXES: Mapping[str, Mapping[str, Any]] = {
         "hidden": [256, 224, 192, 160, 128],
         "ffn": {"choices": [1280, 1024, 768, 512], "stripes": 8},
         "mamba_heads": [16, 12, 8],
-        "attention_heads": [4, 2],
+        "attention_heads": [8, 6, 4],
         "depth": [10, 9, 8, 7, 6],
     },
 }

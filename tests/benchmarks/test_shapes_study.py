@@ -7,13 +7,24 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.study.shapes import ALONE, HALVING, LENGTH, REPORTED, SEARCH, TUNED, Result, held_out
+from benchmarks.study.grounds import LARGE
+from benchmarks.study.shapes import ALONE, AXES, HALVING, LENGTH, REPORTED, SEARCH, TUNED, Result, held_out
 from benchmarks.study.shapes_table import Runs, correlation_table, draw, spearman, ways_table
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
+from nemo_elastic.plan import preset
 
 
 def result(way: str, seed: int, loss: float, tuned: float | None = None, lr: float = 1e-3, steps: int = 480) -> Result:
     curve = {"0": 1 / loss, "20": loss, "480": loss}
     return Result("demo", seed, "50", way, steps, lr, loss if tuned is None else tuned, loss, (96, 9, 0.5), curve)
+
+
+@pytest.mark.parametrize(("ground", "parent"), [("demo", preset("nemotron-h-tiny")), ("5m", LARGE)])
+def test_axes_start_at_their_parent(ground: str, parent: Parent) -> None:
+    block = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": AXES[ground], "shapes": "even"}
+    axes = ElasticConfig.from_dict(block).resolve_axes(parent)
+    assert {"hidden", "ffn", "mamba_heads", "depth"} <= {name for name, axis in axes.items() if len(axis.choices) > 1}
 
 
 def test_the_text_that_chooses_the_rate_is_not_reported() -> None:

@@ -69,6 +69,7 @@ class Layout:
         router: its hidden size.
         overlap: gradients are reduced during the backward pass, in buckets of about a layer.
         precision: of the frozen teacher.
+        per_token: each token of a step weighs alike, also those of micro-batches that have few.
     """
 
     tensor: int = 1
@@ -88,6 +89,7 @@ class Layout:
     overlap: bool = False
     halved: bool = False
     precision: str | None = None
+    per_token: bool = False
 
     @property
     def world(self) -> int:
@@ -112,6 +114,7 @@ class Layout:
         words += (["bf16"] if self.half else []) + ([f"clip{self.clip:g}"] if self.clip != Layout.clip else [])
         words += [f"router{self.router}"] if self.router != Layout.router else []
         words += (["overlap"] if self.overlap else []) + ([self.precision] if self.precision else [])
+        words += ["per-token"] if self.per_token else []
         return "-".join(words)
 
 
@@ -135,6 +138,7 @@ def recipe(
     strategy.sequence_parallel, strategy.context_parallel_size = layout.sequence, layout.context
     if layout.pipeline > 1:
         strategy.pipeline_dtype = torch.bfloat16 if layout.half else torch.float32
+    task.model.config.calculate_per_token_loss = layout.per_token
     if layout.half:
         halve(task)
     if layout.recompute:

@@ -99,6 +99,7 @@ HALVED = (
     Layout(pipeline=2, data=2, teacher=False, micro_batches=4, halved=True),
     Layout(pipeline=2, micro_batches=4, halved=True, precision="fp8"),
     Layout(context=2, micro_batches=4, halved=True),
+    Layout(context=2, data=2, micro_batches=4, halved=True, per_token=True),
     Layout(pipeline=2, data=2, sharded=True, micro_batches=4, half=True, halved=True),
 )
 #: those of `make test`: every kind of parallelism, in as few runs as show it
@@ -172,7 +173,7 @@ def train(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
     from tests.parallel import runs
 
     if layout.halved:
-        runs.padded()
+        runs.padded(uneven=layout.per_token)
     return runs.train(place, out, layout, STEPS + layout.halved)
 
 

@@ -19,6 +19,8 @@ from tests.data.large import sums, write_tokenizer
 
 pytestmark = pytest.mark.nemo
 JOBS = ("rank", "stage1", "stage2")
+#: of ranks that share conversations out: one may have no token that counts
+PER_TOKEN = {"model.config.calculate_per_token_loss", "trainer.strategy.ddp.average_in_collective"}
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +35,17 @@ def test_it_is_the_recipe_on_text_but_for_its_data(jobs: dict[str, Any]) -> None
     for job in JOBS:
         ours, theirs = settings(jobs[job]), settings(text[job])
         differ = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
-        assert {name for name in differ if not name.startswith(("data", "model.tokenizer"))} <= {
-            "trainer.val_check_interval" if job == "rank" else ""  # of a job that validates nothing
-        }
+        own = {"trainer.val_check_interval"} if job == "rank" else PER_TOKEN  # a ranking validates nothing
+        assert {name for name in differ if not name.startswith(("data", "model.tokenizer"))} <= own
         for name in ("seq_length", "micro_batch_size", "global_batch_size"):
             assert getattr(jobs[job].data, name) == getattr(text[job].data, name)
+
+
+@pytest.mark.parametrize("job", ["stage1", "stage2"])
+def test_ranks_that_share_conversations_out_count_by_token(jobs: dict[str, Any], job: str) -> None:
+    strategy, config = jobs[job].trainer.strategy, jobs[job].model.config
+    assert strategy.context_parallel_size > 1
+    assert config.calculate_per_token_loss is True and strategy.ddp.average_in_collective is False
 
 
 def test_each_stage_reads_packed_answers_of_its_length(jobs: dict[str, Any]) -> None:

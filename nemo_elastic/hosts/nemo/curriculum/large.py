@@ -116,6 +116,9 @@ class FamilyRecipe(PlannedFamily):
         if own.tokenizer is not None:
             recipe.model.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=own.tokenizer)
         recipe.data = (chats if own.chat else blend)(job, own, recipe.model.tokenizer)
+        if own.chat and layout is not None and layout.context > 1:  # a rank may have no token that counts
+            recipe.model.config.calculate_per_token_loss = True
+            recipe.trainer.strategy.ddp.average_in_collective = False
         trainer = recipe.trainer
         trainer.plugins = [bf16_mixed()]
         # its own ModelCheckpoint gives way to that of `log`, at a place that the next job knows
