@@ -132,8 +132,8 @@ rehearsals-stock: $(BRIDGE)/.stamp $(HF)/.stamp ## Megatron-Bridge's own dense S
 
 .PHONY: recipe-tables
 recipe-tables: $(VENV)/.stamp $(BRIDGE)/.stamp ## What the large recipes of both hosts build, and `apply_elastic` says of the hosts' own, into docs/tables
-	$(BIN)/python -W ignore tools/recipe_table.py nemo docs/tables/recipes.md
-	$(BRIDGE)/bin/python -W ignore -m tests.support.bridge tools/recipe_table.py bridge docs/tables/recipes_bridge.md
+	$(BIN)/python -W ignore -m tools.recipe_table nemo docs/tables/recipes.md
+	$(BRIDGE)/bin/python -W ignore -m tests.support.bridge -m tools.recipe_table bridge docs/tables/recipes_bridge.md
 	$(BIN)/python -W ignore -m tests.hosts.nemo.stock --markdown docs/tables/stock_nemo.md
 	$(BRIDGE)/bin/python -W ignore -m tests.support.bridge -m tests.hosts.bridge.stock --markdown docs/tables/stock_bridge.md
 

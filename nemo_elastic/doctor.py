@@ -168,7 +168,7 @@ def _bridge(facts: Facts) -> _Findings:
         fix = "on a CPU, where it cannot run, `make demo-bridge` shows this host at small scale"
         yield ERROR if facts.gpus else WARNING, "transformer-engine", problem, fix
     if not facts.has("nemo-run"):
-        problem = "missing: jobs are started one by one with torchrun; rehearse, run_local.py and run_slurm.py need it"
+        problem = "missing: jobs are started one by one with torchrun; rehearse and recipes/run.py need it"
         yield NOTE, "nemo-run", problem, installing("bridge")
     yield from _untested(facts)
 

@@ -146,9 +146,8 @@ def family_experiment(
         callbacks: appended to those of the jobs that train.
         dryrun: see `curriculum.run_family`.
     """
-    from run_local import local_executor
-
     from nemo_elastic.data.build import build_data
+    from nemo_elastic.hosts.common.experiment import local_executor
     from nemo_elastic.hosts.nemo.curriculum import jobs as parts
 
     plan = plan or curriculum()

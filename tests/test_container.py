@@ -74,7 +74,7 @@ def test_docker_commands_of_the_documentation_name_what_exists() -> None:
 def test_the_image_has_one_name_from_its_build_to_its_jobs() -> None:
     """NAME:TAG where docker names it, NAME-TAG.sqsh as a file, and its tag is its base's."""
     tag = instructions()[0][1].rpartition(":")[2]
-    hosts = dict.fromkeys(["clusters.md", "recipes.md", "run_slurm.py", "nemotron_elastic_12b.py"], tag)
+    hosts = dict.fromkeys(["clusters.md", "recipes.md", "run.py"], tag)
     hosts["bridge.md"] = "26.08"
     pages = [ROOT / "Dockerfile", *PAGES, *sorted((ROOT / "recipes").glob("*.py"))]
     text = {p.name: p.read_text(encoding="utf-8") for p in pages}

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.hosts.common.planned import NODES
-from nemo_elastic.hosts.common.recipe_file import load_recipe
 from nemo_elastic.plan.layouts import duration
 from nemo_elastic.plan.stages import PAPER
+from recipes.families import FAMILIES
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-SIZES = {"nemo": ("12b", "9b", "8b", "12b_sft"), "bridge": ("12b", "9b", "8b", "30b_a3b", "4b_sft", "30b_a3b_sft")}
 HEAD = ("Recipe", "Stage", "Sequence", "Batch", "Steps", "Tokens", "Sampled", "Layout", "Weights, gradients",
         "GB of a GPU", "GPU-hours")  # fmt: skip
 
@@ -25,9 +23,10 @@ HEAD = ("Recipe", "Stage", "Sequence", "Batch", "Steps", "Tokens", "Sampled", "L
 def table(host: str) -> str:
     """The hyper-parameters of both stages of every large recipe, and the layouts on their default machines."""
     lines, families = [_row(HEAD), "|---|" + "---:|" * 5 + "---|" * 3 + "---:|" * 2], []
-    for size in SIZES[host]:
-        name = ("" if host == "nemo" else f"{host}/") + f"nemotron_elastic_{size}"
-        family = load_recipe(RECIPES / f"{name}.py")
+    for name, row in FAMILIES.items():
+        if row.host != host:
+            continue
+        family = row.family(name)
         families.append(family)
         for number in (1, 2):
             stage = PAPER.stage(number)

@@ -108,9 +108,9 @@ def _described(
         return parent, _read_parent(parent), ElasticConfig.load(config), "fp32", Routing()
     if config is not None or parent is not None:
         raise bad("--recipe", recipe, "without --config and --parent: it has both")
-    from nemo_elastic.hosts.common.recipe_file import find_recipe, load_recipe
+    from nemo_elastic.hosts.common.recipe_file import find_recipe
 
-    family = load_recipe(find_recipe(recipe))
+    family = find_recipe(recipe)()
     sums, routing = family.precision.gradients, family.routing
     return f"{family.name}: {family.shape}", preset(family.shape), family.config, sums, routing
 

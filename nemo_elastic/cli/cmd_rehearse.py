@@ -51,16 +51,16 @@ def command(
     if gpu not in GPUS:
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
     from nemo_elastic.cli.aside import Aside
-    from nemo_elastic.hosts.common.recipe_file import find_recipe, load_recipe
+    from nemo_elastic.hosts.common.recipe_file import find_recipe
     from nemo_elastic.io.outputs import Output, absolute, check_output, is_empty
 
     folder, kind = absolute(out).resolve(), Output("a rehearsal")
     if config is not None or not is_empty(folder):
         check_output(folder, force, config, kind=kind)
-    file = find_recipe(recipe)
+    load = find_recipe(recipe)
     with Aside(verbose) as aside:
         with aside.moving(aside.err, lambda: "the recipe's jobs and those of its rehearsal"):
-            family = load_recipe(file)
+            family = load()
             from nemo_elastic.hosts.common.experiment import local_executor
             from nemo_elastic.io.atomic import filled_dir
             from nemo_elastic.rehearsal.report import LOG, print_changes, print_end, print_report

@@ -20,9 +20,9 @@ import yaml
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.data.build import build_data
-from nemo_elastic.hosts.common.recipe_file import load_recipe
 from nemo_elastic.plan import preset
 from nemo_elastic.rehearsal.small import ON_CPU, narrow
+from recipes.families import family
 from tests.texts import FEW, library_text
 from tests.workers import ROOT
 
@@ -83,8 +83,8 @@ def only_smaller(
     """
     from nemo_elastic.rehearsal.run import rehearsal_of
 
-    family = load_recipe(ROOT / "recipes" / f"{recipe}.py")  # before it is narrow
-    allowed = {change.name.partition(": ")[2] for change in rehearsal_of(family, "/rehearsal").changed}
+    own = family(recipe)  # before it is narrow
+    allowed = {change.name.partition(": ")[2] for change in rehearsal_of(own, "/rehearsal").changed}
     made = []
     for text, folder in zip(texts, (ROOT, place), strict=True):
         os.chdir(folder)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""`recipes/run_local.py` as a user starts it, with a recipe of two short jobs, for test_tiny.py.
+"""`recipes/run.py --local` as a user starts it, with a recipe of two short jobs, for test_tiny.py.
 
 python -m tests.recipes.local_worker FOLDER OUT: stage 1 of the tiny recipe on two ranks of torchrun, then a job that
 leaves OUT/behind. Where there is FOLDER/press, Ctrl-C comes in the middle of stage 1.
@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -38,7 +39,7 @@ def leave(path: str) -> None:
 
 
 def family_experiment(parent: str, data: list[str], dir: str, executors: Any, **_: Any) -> None:
-    """Under this name `run_local.py` calls what a recipe runs."""
+    """Under this name `run.py` calls what a recipe runs."""
     from dataclasses import replace
 
     import nemo_run as run
@@ -59,14 +60,15 @@ def family_experiment(parent: str, data: list[str], dir: str, executors: Any, **
 
 
 def main(folder: Path, out: str) -> None:
-    import run_local
+    import run
 
-    recipe = "tests.recipes.local_worker"
-    run_local.RECIPES = (*run_local.RECIPES, recipe)
+    own: Any = SimpleNamespace(family=lambda name: SimpleNamespace(family_experiment=family_experiment))
+    run.FAMILIES["short"] = own
     parent = folder / "tiny" / "parent" / "checkpoints" / "step=3-last"
-    run_local.main(
-        ["--recipe", recipe, "--parent", str(parent), "--data", str(folder / "data"), "--dir", str(folder / out)]
-    )
+    run.main(
+        ["--local", "--recipe", "short", "--parent", str(parent), "--data", str(folder / "data"),
+         "--dir", str(folder / out)]
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,14 +7,12 @@ python -m tests.recipes.meta_worker RECIPEâ€¦; prints {recipe: {"parameters": â€
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+from recipes.families import family
 
 
 def built(name: str) -> dict[str, Any]:
@@ -23,7 +21,7 @@ def built(name: str) -> dict[str, Any]:
     import nemo_run as run
     import torch
 
-    model = importlib.import_module(name).stage1_recipe("/parent", ["/data/text"], "/runs/family").model
+    model = family(name).stage1_recipe("/parent", ["/data/text"], "/runs/family").model
     model.teacher, model.elastic = None, {**model.elastic, "distill": {"mode": "ce"}, "shapes": "router"}
     model.tokenizer = run.Config(SimpleNamespace, vocab_size=131072)  # its own lies on a hub
     config = model.config

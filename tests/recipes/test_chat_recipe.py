@@ -9,29 +9,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import fiddle
-import nemotron_elastic_12b
-import nemotron_elastic_12b_sft
 import pytest
 
 from nemo_elastic.data.prepare import prepare
 from nemo_elastic.errors import ElasticError
+from recipes.families import family
 from tests.data.large import sums, write_tokenizer
 
 pytestmark = pytest.mark.nemo
 JOBS = ("rank", "stage1", "stage2")
 #: of ranks that share conversations out: one may have no token that counts
 PER_TOKEN = {"model.config.calculate_per_token_loss", "trainer.strategy.ddp.average_in_collective"}
+CHATS = family("nemotron_elastic_12b_sft")
 
 
 @pytest.fixture(scope="module")
 def jobs() -> dict[str, Any]:
-    return nemotron_elastic_12b_sft.FAMILY.jobs("/p", ["/data/chats"], "/runs/x", ["/data/long"])
+    return CHATS.jobs("/p", ["/data/chats"], "/runs/x", ["/data/long"])
 
 
 def test_it_is_the_recipe_on_text_but_for_its_data(jobs: dict[str, Any]) -> None:
     from nemo_elastic.hosts.nemo.recipe.settings import settings
 
-    text = nemotron_elastic_12b.FAMILY.jobs("/p", ["/data/text"], "/runs/x")
+    text = family("nemotron_elastic_12b").jobs("/p", ["/data/text"], "/runs/x")
     for job in JOBS:
         ours, theirs = settings(jobs[job]), settings(text[job])
         differ = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
@@ -56,13 +56,13 @@ def test_each_stage_reads_packed_answers_of_its_length(jobs: dict[str, Any]) -> 
         assert specs.packed_train_data_path == f"/data/{folder}/training.npy"
         assert data.dataset_kwargs == {"pad_to_max_length": True}
         assert data.tokenizer.pretrained_model_name == "/data/chats/tokenizer"
-    own = nemotron_elastic_12b_sft.stage1_recipe("/p", ["/data/chats"], "/runs/x", tokenizer="/checkpoints/tokenizer")
+    own = CHATS.stage1_recipe("/p", ["/data/chats"], "/runs/x", tokenizer="/checkpoints/tokenizer")
     assert own.data.tokenizer.pretrained_model_name == "/checkpoints/tokenizer"
 
 
 def test_the_second_stage_asks_for_sequences_of_its_own() -> None:
     with pytest.raises(ElasticError, match=r"^long_data: None is not allowed; \[FOLDER\], .* --length 49152"):
-        nemotron_elastic_12b_sft.stage2_recipe("/p", ["/data/chats"], "/runs/x")
+        CHATS.stage2_recipe("/p", ["/data/chats"], "/runs/x")
 
 
 def test_its_data_module_reads_what_nemo_elastic_data_packs(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_its_data_module_reads_what_nemo_elastic_data_packs(tmp_path: Path) -> N
     (tmp_path / "chats.jsonl").write_text(sums(40))
     made = prepare(tmp_path / "out", [tmp_path / "chats.jsonl"], write_tokenizer(tmp_path / "t"), length=64, workers=1)
     plan = Curriculum(Stage(64, 2, 2), Stage(64, 2, 2))
-    own = nemotron_elastic_12b_sft.FAMILY.run_of("/p", [str(made.path)], str(tmp_path), curriculum=plan)
+    own = CHATS.run_of("/p", [str(made.path)], str(tmp_path), curriculum=plan)
     import nemo_run as run
 
     given = chats("stage1", own, run.Config(AutoTokenizer, pretrained_model_name=own.tokenizer))

@@ -40,15 +40,15 @@ def test_the_family_names_the_ranking_that_it_was_sorted_by() -> None:
 def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NeMo-Run says nothing in its exit code; ours must."""
     import nemo_run as run
-    from run_local import local_executor
+
+    from nemo_elastic.hosts.common.experiment import local_executor
+    from nemo_elastic.hosts.nemo.curriculum.jobs import run_family
+    from nemo_elastic.slicing.family_folder import slice_family
 
     def without_torchrun(nodes: int, devices: int) -> run.LocalExecutor:
         executor = local_executor(nodes, devices)
         executor.launcher = None
         return executor
-
-    from nemo_elastic.hosts.nemo.curriculum.jobs import run_family
-    from nemo_elastic.slicing.family_folder import slice_family
 
     monkeypatch.setattr("nemo_run.config._NEMORUN_HOME", str(tmp_path))  # read from the environment on import
     for name, value in environment().items():

@@ -7,7 +7,6 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,33 +14,26 @@ import pytest
 from tests.documentation import ROOT, blocks
 from tests.test_docs import parse_python
 
-SCRIPTS = sorted((ROOT / "recipes").glob("*.py"))
-RECIPES = [path for path in SCRIPTS if path.stem.startswith("nemotron")]
+
+def docstring(name: str) -> str:
+    return ast.get_docstring(ast.parse((ROOT / "recipes" / f"{name}.py").read_text(encoding="utf-8"))) or ""
 
 
-def docstring(path: Path) -> str:
-    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-
-
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
-def test_its_command_parses(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (command,) = re.findall(
-        r"^ +(?:\$ )?python (recipes/\w+\.py .*)", docstring(path).replace("\\\n", " "), re.MULTILINE
-    )
-    words = shlex.split(command)
-    assert path.stem in words or words[0] == f"recipes/{path.name}"
-    parse_python(words, monkeypatch)
+@pytest.mark.parametrize(("name", "count"), [("run", 3), ("nemotron_elastic_tiny", 1), ("demo_chat", 1)])
+def test_its_commands_parse(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = docstring(name).replace("\\\n", " ")
+    commands = re.findall(rf"^ +(?:\$ )?(?:python|torchrun .*?) (recipes/{name}\.py .*)", text, re.MULTILINE)
+    assert len(commands) == count
+    for command in commands:
+        with monkeypatch.context() as each:
+            parse_python(shlex.split(command), each)
 
 
 @pytest.mark.nemo
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_its_python_runs(path: Path) -> None:
-    lines = re.findall(r">>> (.*)", docstring(path))
-    assert len(lines) >= 2
+def test_the_python_of_the_table_runs() -> None:
     names: dict[str, Any] = {}
-    exec("\n".join(line for line in lines if "family_experiment(" not in line), names)
-    assert ("recipe" in names) == ("tiny" not in path.stem)
-    assert "recipe" not in names or names["recipe"].trainer.val_check_interval == 100
+    exec("\n".join(re.findall(r">>> (.*)", docstring("families"))), names)
+    assert names["recipe"].trainer.val_check_interval == 100
 
 
 @pytest.mark.nemo

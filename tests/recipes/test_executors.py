@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from recipes.families import family
 from tests.workers import environment
 
 pytestmark = pytest.mark.nemo
@@ -68,7 +69,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Dry:
     """What the script prints and writes, run as a user runs it, on a narrow screen."""
     home = tmp_path_factory.mktemp("slurm")
     env = environment(NEMORUN_HOME=str(home / "home"), COLUMNS="80")
-    command = [sys.executable, ROOT / "recipes" / "run_slurm.py", *RECIPE, *DATA, *SLURM, *SSH]
+    command = [sys.executable, ROOT / "recipes" / "run.py", "--slurm", *RECIPE, *DATA, *SLURM, *SSH]
     command += ["--jobs", "2", "--dryrun", "dry"]
     done = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -77,11 +78,11 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Dry:
     return read(done.stdout, home / "dry")
 
 
-def planned(family: Any) -> dict[str, list[str]]:
+def planned(recipe: Any) -> dict[str, list[str]]:
     """The table of a 12B's jobs on the machines of `SLURM`, each stage in two turns."""
     from nemo_elastic.plan import PAPER
 
-    layouts = {number: str(family.layout(number, PAPER, 128, "h100")) for number in (1, 2)}
+    layouts = {number: str(recipe.layout(number, PAPER, 128, "h100")) for number in (1, 2)}
     limit = "03:00:00"
     return {
         "rank": ["1", "8", "TP1 PP1 DP8", limit, "-"],
@@ -132,9 +133,7 @@ def test_no_line_of_a_file_is_broken(slurm: Dry) -> None:
 
 
 def test_the_table_tells_layouts_memory_hours_and_what_comes_after_what(slurm: Dry) -> None:
-    from nemotron_elastic_12b import FAMILY
-
-    assert slurm.table == planned(FAMILY)
+    assert slurm.table == planned(family("nemotron_elastic_12b"))
 
 
 def test_jobs_run_in_the_container_with_its_mounts(slurm: Dry) -> None:
@@ -175,8 +174,8 @@ def test_each_job_waits_for_the_success_of_the_one_before_it_and_only_the_last_o
     sbatch.chmod(0o755)
     path = f"{sbatch.parent}:{os.environ['PATH']}"
     env = environment(NEMORUN_HOME=str(tmp_path / "home"), SUBMITTED=str(submitted), PATH=path)
-    script = ROOT / "recipes" / "run_slurm.py"
-    command = [sys.executable, script, *RECIPE, *DATA, *SLURM, "--job-dir", tmp_path / "jobs", "--jobs", "3"]
+    command = [sys.executable, ROOT / "recipes" / "run.py", "--slurm", *RECIPE, *DATA, *SLURM]
+    command += ["--job-dir", tmp_path / "jobs", "--jobs", "3"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line.split() for line in submitted.read_text().splitlines()]
@@ -207,8 +206,8 @@ def test_on_a_login_node_no_host_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = ["--job-dir", str(tmp_path / "jobs"), "--cpu-partition", "cpu"]
-    args = [*RECIPE, *DATA, *SLURM, *place, "--nodes", "8", "--gpu", "h200", "--dryrun", "dry"]
-    script("run_slurm", args, tmp_path, monkeypatch)
+    args = ["--slurm", *RECIPE, *DATA, *SLURM, *place, "--nodes", "8", "--gpu", "h200", "--dryrun", "dry"]
+    script("run", args, tmp_path, monkeypatch)
     jobs = read(capsys.readouterr().out, tmp_path / "dry").files
     assert list(jobs) == ["rank", "stage1", "stage2", "slice"]
     assert flags(jobs["stage2"])["nodes"] == "8"
@@ -228,9 +227,9 @@ def test_on_a_login_node_no_host_is_needed(
     ],
 )
 def test_jobs_are_offline_only_where_nothing_comes_from_a_hub(given: tuple[str, ...], offline: bool) -> None:
-    from run_slurm import slurm_executor, slurm_parser
+    from run import get_parser, slurm_executor
 
-    args = slurm_parser().parse_args([*RECIPE, *DATA, *SLURM, *given])
+    args = get_parser("slurm").parse_args(["--slurm", *RECIPE, *DATA, *SLURM, *given])
     for devices in (8, 0):
         assert ("TRANSFORMERS_OFFLINE" in slurm_executor(1, devices, args=args).env_vars) == offline
 
@@ -238,8 +237,8 @@ def test_jobs_are_offline_only_where_nothing_comes_from_a_hub(given: tuple[str, 
 def test_local_runs_torchrun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = [*RECIPE, *DATA, "--recipe", "nemotron_elastic_8b", "--devices", "8", "--gpu", "h200", "--dryrun", "dry"]
-    script("run_local", args, tmp_path, monkeypatch)
+    args = ["--local", *RECIPE, *DATA, "--recipe", "nemotron_elastic_8b", "--gpu", "h200", "--dryrun", "dry"]
+    script("run", args, tmp_path, monkeypatch)
     dry = read(capsys.readouterr().out, tmp_path / "dry", ".sh")
     assert list(dry.files) == ["rank", "stage1", "stage2", "slice"]
     assert [re.findall(r"--nproc-per-node[ =](\d+)", file) for file in dry.files.values()] == [[n] for n in "8881"]
@@ -253,9 +252,8 @@ def test_a_third_stage_is_in_low_precision(
 ) -> None:
     from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
 
-    script(
-        "run_local", [*RECIPE, *DATA, "--quantize", "nvfp4", "--gpu", "h200", "--dryrun", "dry"], tmp_path, monkeypatch
-    )
+    args = ["--local", *RECIPE, *DATA, "--quantize", "nvfp4", "--gpu", "h200", "--dryrun", "dry"]
+    script("run", args, tmp_path, monkeypatch)
     dry = read(capsys.readouterr().out, tmp_path / "dry", ".sh")
     assert list(dry.files) == ["rank", "stage1", "stage2", "stage3", "slice"]
     files = {path.name.removesuffix("_fn_or_script"): path.read_text() for path in tmp_path.rglob("*_fn_or_script")}
@@ -291,25 +289,32 @@ def test_the_tiny_one_shows_what_it_would_do(
     assert stopped.value.code == 2 and "is not a dry run that nemo-elastic wrote" in capsys.readouterr().err
 
 
+LOCAL, CLUSTER = ["--local", *RECIPE, *DATA], ["--slurm", *RECIPE, *DATA, *SLURM]
+
+
 @pytest.mark.parametrize(
-    ("name", "args", "message"),
+    ("args", "message"),
     [
-        ("run_local", [*RECIPE, *DATA, "--devices", "1"], "error: no layout"),
-        ("run_local", [*RECIPE, *DATA, "--gpu", "a100"], "error: --gpu: 'a100' is not allowed; one of h100, h200"),
-        ("run_slurm", [*RECIPE[:-1], "runs", *DATA, *SLURM], "error: dir: 'runs' is not allowed; an absolute path"),
+        ([*LOCAL, "--devices", "1"], "error: no layout"),
+        ([*LOCAL, "--gpu", "a100"], "error: --gpu: 'a100' is not allowed; one of h100, h200"),
+        ([*CLUSTER, "--dir", "runs"], "error: dir: 'runs' is not allowed; an absolute path"),
         (
-            "run_slurm",
-            [*RECIPE, "--data", "0.7", "/data/text", "0.3", "chat.jsonl", *SLURM],
+            [*CLUSTER, "--data", "0.7", "/data/text", "0.3", "chat.jsonl"],
             "error: data: 'chat.jsonl' is not allowed; the prefix of Megatron's token files",
         ),
-        ("run_slurm", [*RECIPE, *DATA, *SLURM, "--rehearse", "6"], "error: ranks: 6 is not allowed; a power of two"),
-        ("run_slurm", [*RECIPE, *DATA, *SLURM, "--jobs", "0"], "error: repeat: 0 is not allowed; at least 1"),
-        ("run_slurm", [*RECIPE, *DATA, *SLURM, "--host", "login"], "error: --host needs --user"),
-        ("run_slurm", ["--recipe", "nemotron_elastic_7b", *RECIPE[2:], *DATA, *SLURM], "invalid choice"),
+        ([*CLUSTER, "--rehearse", "6"], "error: ranks: 6 is not allowed; a power of two"),
+        ([*CLUSTER, "--jobs", "0"], "error: repeat: 0 is not allowed; at least 1"),
+        ([*CLUSTER, "--host", "login"], "error: --host needs --user"),
+        ([*CLUSTER, "--recipe", "nemotron_elastic_7b"], "invalid choice"),
+        (["--slurm", *RECIPE, *DATA], "arguments are required: --job-dir, --account, --partition, --image"),
+        (["--slurm", *LOCAL], "not allowed with argument"),
+        ([*LOCAL, "--nodes", "16"], "error: unrecognized arguments: --nodes 16"),
+        (["--job=rank", *RECIPE, *DATA, "--dryrun", "dry"], "error: unrecognized arguments: --dryrun dry"),
+        (["--job", "rank", *RECIPE, *DATA], "error: --recipe: 'nemotron_elastic_12b' is not allowed; with --job"),
+        ([*RECIPE, *DATA], "one of the arguments --local --slurm --job is required"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_two(
-    name: str,
     args: list[str],
     message: str,
     tmp_path: Path,
@@ -317,6 +322,6 @@ def test_mistakes_are_one_line_and_exit_code_two(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        script(name, args, tmp_path, monkeypatch)
+        script("run", args, tmp_path, monkeypatch)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]

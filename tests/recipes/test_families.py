@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,9 @@ import pytest
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.plan import RunShape, layouts, preset
+from nemo_elastic.plan import PAPER, RunShape, layouts, preset
 from nemo_elastic.plan.work import members
+from recipes.families import family
 from tests.workers import work
 
 pytestmark = pytest.mark.nemo
@@ -32,13 +32,13 @@ WHERE = ("/checkpoints/parent", BLEND, "/runs/family")
 
 
 @pytest.fixture(params=PARAMETERS)
-def module(request: pytest.FixtureRequest) -> Any:
-    return importlib.import_module(request.param)
+def large(request: pytest.FixtureRequest) -> Any:
+    return family(request.param)
 
 
 @pytest.fixture
-def stages(module: Any) -> dict[int, Any]:
-    return {1: module.stage1_recipe(*WHERE), 2: module.stage2_recipe(*WHERE)}
+def stages(large: Any) -> dict[int, Any]:
+    return {1: large.stage1_recipe(*WHERE), 2: large.stage2_recipe(*WHERE)}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def built() -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_model_of_a_recipe_builds_in_full(name: str, built: dict[str, Any]) -> None:
-    shape = preset(importlib.import_module(name).FAMILY.shape)
+    shape = preset(family(name).shape)
     whole = built[name]
     assert whole["class"] == "MambaModel"
     assert whole["layers"] == shape.num_layers
@@ -57,16 +57,16 @@ def test_the_model_of_a_recipe_builds_in_full(name: str, built: dict[str, Any]) 
     assert 0 < whole["router"] < whole["parameters"] / 50
 
 
-def test_members_reach_their_budgets(module: Any) -> None:
-    config = module.FAMILY.config
-    parent = config.parent_shape(preset(module.FAMILY.shape))
+def test_members_reach_their_budgets(large: Any) -> None:
+    config = large.config
+    parent = config.parent_shape(preset(large.shape))
     targets = config.targets(parent)
     for name, subnet in members(parent, config).items():
         assert 0.95 * targets[name] < parameters(parent, subnet) <= targets[name]
 
 
 def test_the_12b_family_has_a_9b_and_a_6b() -> None:
-    config = importlib.import_module("nemotron_elastic_12b").FAMILY.config
+    config = family("nemotron_elastic_12b").config
     parent = config.parent_shape(preset("nemotron-nano-12b-v2"))
     sizes = {name: parameters(parent, subnet) / 1e9 for name, subnet in members(parent, config).items()}
     assert sizes["12b"] == pytest.approx(12.31, abs=0.01)
@@ -85,7 +85,7 @@ def test_token_budgets_are_those_of_the_recipes_themselves(stages: dict[int, Any
         assert recipe.data.num_train_samples == recipe.trainer.max_steps * recipe.data.global_batch_size
 
 
-def test_layouts_fit_and_are_the_planners(module: Any, stages: dict[int, Any]) -> None:
+def test_layouts_fit_and_are_the_planners(large: Any, stages: dict[int, Any]) -> None:
     for number, recipe in stages.items():
         strategy, config, data = recipe.trainer.strategy, recipe.model.config, recipe.data
         gpus = recipe.trainer.num_nodes * recipe.trainer.devices
@@ -93,7 +93,7 @@ def test_layouts_fit_and_are_the_planners(module: Any, stages: dict[int, Any]) -
         recompute = config.recompute_granularity == "full"
         mine = [
             layout
-            for layout in layouts(preset(module.FAMILY.shape), module.FAMILY.config, shape)
+            for layout in layouts(preset(large.shape), large.config, shape)
             if (layout.tensor, layout.context, layout.pipeline, layout.sequence_parallel, layout.recompute)
             == (
                 strategy.tensor_model_parallel_size,
@@ -106,20 +106,16 @@ def test_layouts_fit_and_are_the_planners(module: Any, stages: dict[int, Any]) -
         assert len(mine) == 1
         assert mine[0].fits
         assert mine[0].memory.total < shape.usable
-        report = [line.strip() for line in module.__doc__.splitlines()]
-        assert f"stage {number}: {mine[0]}" in report, "the docstring names the layout"
 
 
-def test_other_machines_get_another_layout(module: Any) -> None:
-    recipe = module.stage2_recipe(*WHERE, num_nodes=8, gpu="h200")
+def test_other_machines_get_another_layout(large: Any) -> None:
+    recipe = large.stage2_recipe(*WHERE, num_nodes=8, gpu="h200")
     assert recipe.trainer.num_nodes == 8
     actual = recipe.trainer.strategy.tensor_model_parallel_size, recipe.model.config.recompute_granularity
-    there = module.FAMILY.layout(
-        2, importlib.import_module("nemo_elastic.hosts.nemo.curriculum.jobs").PAPER, 64, "h200"
-    )
+    there = large.layout(2, PAPER, 64, "h200")
     assert actual == (there.tensor, "full" if there.recompute else None)
     with pytest.raises(ElasticError, match="no layout"):
-        module.stage1_recipe(*WHERE, num_nodes=1, num_gpus_per_node=1)
+        large.stage1_recipe(*WHERE, num_nodes=1, num_gpus_per_node=1)
 
 
 def summed_in(precision: Any) -> str:
@@ -132,27 +128,25 @@ def summed_in(precision: Any) -> str:
     return "fp32" if ddp.grad_reduce_in_fp32 else "bf16"
 
 
-def test_stages_are_bf16_and_have_the_papers_rates(module: Any, stages: dict[int, Any]) -> None:
-    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
-
+def test_stages_are_bf16_and_have_the_papers_rates(large: Any, stages: dict[int, Any]) -> None:
     for number, recipe in stages.items():
         (precision,) = recipe.trainer.plugins
         assert precision.precision == "bf16-mixed"
         assert not getattr(precision, "fp8", None)
-        assert summed_in(precision) == module.FAMILY.precision.gradients == "fp32"
+        assert summed_in(precision) == large.precision.gradients == "fp32"
         assert recipe.optim.config.lr == 9e-5
         assert recipe.optim.lr_mult == 1.0
         schedule = recipe.optim.lr_scheduler
         assert (schedule.warmup_steps, schedule.total_steps) == (60, PAPER.steps)
         assert schedule.min_ratio == pytest.approx(0.1)
         assert schedule.start_step == (0 if number == 1 else PAPER.stage1.max_steps)
-        assert schedule.freeze_step == module.FAMILY.config.halving.steps(PAPER.stage1.max_steps)[-1] == 1292
+        assert schedule.freeze_step == large.config.halving.steps(PAPER.stage1.max_steps)[-1] == 1292
         assert recipe.model.stage_steps == recipe.trainer.max_steps
         assert recipe.model.config.seq_length == recipe.data.seq_length
 
 
-def test_jobs_hand_over(module: Any, stages: dict[int, Any]) -> None:
-    rank, cut = module.rank_recipe(*WHERE), module.slice_step("/runs/family")
+def test_jobs_hand_over(large: Any, stages: dict[int, Any]) -> None:
+    rank, cut = large.rank_recipe(*WHERE), large.slice_step("/runs/family")
     (callback,) = rank.trainer.callbacks
     assert callback.checkpoint == stages[1].resume.restore_config.path == "/runs/family/rank/checkpoints/ranked"
     assert stages[1].resume.restore_config.load_optim_state is False
@@ -172,10 +166,10 @@ def test_jobs_hand_over(module: Any, stages: dict[int, Any]) -> None:
     assert stages[1].model.elastic["axes"] == stages[2].model.elastic["axes"] == rank.model.elastic["axes"]
 
 
-def test_the_ranking_holds_the_parent_once_and_reads_stage_ones_data(module: Any, stages: dict[int, Any]) -> None:
+def test_the_ranking_holds_the_parent_once_and_reads_stage_ones_data(large: Any, stages: dict[int, Any]) -> None:
     from nemo.collections import llm
 
-    rank = module.rank_recipe(*WHERE)
+    rank = large.rank_recipe(*WHERE)
     strategy = rank.trainer.strategy
     assert rank.__fn_or_cls__ is llm.validate
     assert (rank.trainer.num_nodes, rank.trainer.devices) == (1, 8)
@@ -196,11 +190,11 @@ def test_recomputation_is_a_config_that_megatron_takes(stages: dict[int, Any]) -
     assert fiddle.build(config).recompute_granularity == config.recompute_granularity
 
 
-def test_data_are_a_blend_or_splits(module: Any) -> None:
-    recipe = module.stage1_recipe(*WHERE)
+def test_data_are_a_blend_or_splits(large: Any) -> None:
+    recipe = large.stage1_recipe(*WHERE)
     assert recipe.data.paths == BLEND
     assert recipe.data.split == "998,1,1"
-    recipe = module.stage1_recipe("/parent", {"train": ["/a"], "validation": ["/b"]}, "/runs/family")
+    recipe = large.stage1_recipe("/parent", {"train": ["/a"], "validation": ["/b"]}, "/runs/family")
     assert recipe.data.paths == {"train": ["/a"], "validation": ["/b"], "test": ["/b"]}
     assert recipe.data.split is None
     for data, message in (
@@ -209,34 +203,32 @@ def test_data_are_a_blend_or_splits(module: Any) -> None:
         ({"train": ["/a"]}, "validation"),
     ):
         with pytest.raises(ElasticError, match=message):
-            module.stage1_recipe("/parent", data, "/runs/family")
+            large.stage1_recipe("/parent", data, "/runs/family")
 
 
-def test_a_tokenizer_may_be_a_folder(module: Any) -> None:
-    recipe = module.stage1_recipe(*WHERE, tokenizer="/checkpoints/tokenizer")
+def test_a_tokenizer_may_be_a_folder(large: Any) -> None:
+    recipe = large.stage1_recipe(*WHERE, tokenizer="/checkpoints/tokenizer")
     assert recipe.model.tokenizer.pretrained_model_name == "/checkpoints/tokenizer"
     assert recipe.data.tokenizer.pretrained_model_name == "/checkpoints/tokenizer"
 
 
-def test_a_curriculum_is_followed(module: Any) -> None:
-    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
-
+def test_a_curriculum_is_followed(large: Any) -> None:
     short = replace(PAPER, stage1=replace(PAPER.stage1, max_steps=100), lr=5e-5)
-    first = module.stage1_recipe(*WHERE, curriculum=short)
-    second = module.stage2_recipe(*WHERE, curriculum=short)
+    first = large.stage1_recipe(*WHERE, curriculum=short)
+    second = large.stage2_recipe(*WHERE, curriculum=short)
     assert (first.trainer.max_steps, first.optim.config.lr) == (100, 5e-5)
     assert second.resume.restore_config.path.endswith("stage1/checkpoints/step=99-last")
     assert second.optim.lr_scheduler.start_step == 100
     assert (first.trainer.val_check_interval, second.trainer.val_check_interval) == (10, 179)
 
 
-def test_every_member_is_validated_on_few_batches(module: Any) -> None:
+def test_every_member_is_validated_on_few_batches(large: Any) -> None:
     """Ten times in a stage; checkpoints have the names that jobs wait for."""
     from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
     from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint
     from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME
 
-    for recipe in (module.stage1_recipe(*WHERE), module.stage2_recipe(*WHERE)):
+    for recipe in (large.stage1_recipe(*WHERE), large.stage2_recipe(*WHERE)):
         trainer, ckpt = recipe.trainer, recipe.log.ckpt
         assert 10 <= trainer.max_steps / trainer.val_check_interval < 10.1
         assert trainer.limit_val_batches == 8 and trainer.inference_mode is False
@@ -245,24 +237,22 @@ def test_every_member_is_validated_on_few_batches(module: Any) -> None:
         assert (ckpt.__fn_or_cls__, ckpt.filename) == (ElasticCheckpoint, FILENAME)
 
 
-def test_a_recipe_reads_the_block_in_conf(module: Any) -> None:
-    assert module.FAMILY.block.parent == ROOT / "conf"
-    assert ElasticConfig.load(module.FAMILY.block) == module.FAMILY.config
-    stage = module.stage1_recipe(*WHERE)
-    assert ElasticConfig.from_dict(stage.model.elastic) == module.FAMILY.config
+def test_a_recipe_reads_the_block_in_conf(large: Any) -> None:
+    assert large.block.parent == ROOT / "conf"
+    assert ElasticConfig.load(large.block) == large.config
+    stage = large.stage1_recipe(*WHERE)
+    assert ElasticConfig.from_dict(stage.model.elastic) == large.config
 
 
 def test_the_papers_block_takes_the_place_of_a_recipes() -> None:
-    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
-
-    module, block = importlib.import_module("nemotron_elastic_12b"), ROOT / "conf" / "elastic_12b_paper.yaml"
-    recipe, rank = module.stage1_recipe(*WHERE, block=block), module.rank_recipe(*WHERE, block=block)
+    large, block = family("nemotron_elastic_12b"), ROOT / "conf" / "elastic_12b_paper.yaml"
+    recipe, rank = large.stage1_recipe(*WHERE, block=block), large.rank_recipe(*WHERE, block=block)
     for one in (recipe, rank):
         config = ElasticConfig.from_dict(one.model.elastic)
         assert config.shapes == "router" and config.router == ElasticConfig.load(block).router
     assert recipe.optim.config.lr * recipe.optim.lr_mult == pytest.approx(1e-2)
     assert recipe.optim.lr_scheduler.freeze_step == PAPER.stage1.max_steps
-    assert module.FAMILY.config.shapes == "halving"
+    assert large.config.shapes == "halving"
 
 
 def test_the_table_in_the_documentation_is_up_to_date() -> None:

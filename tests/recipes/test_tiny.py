@@ -195,7 +195,7 @@ def test_torchrun_ends_with_an_error_where_its_ranks_were_terminated(ran: Path) 
 
 @pytest.mark.long
 def test_ctrl_c_ends_every_rank_of_a_local_run_and_the_same_command_goes_on(ran: Path) -> None:
-    """`recipes/run_local.py`: torchrun in a session of its own, two ranks, and a job behind them."""
+    """`recipes/run.py --local`: torchrun in a session of its own, two ranks, and a job behind them."""
     import psutil
 
     from nemo_elastic.history import METRICS

@@ -10,15 +10,15 @@ EPSILON is Adam's, in place of the recipe's, to see what a router does that cann
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from recipes.families import family
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "recipes"))
 RANKS, STEPS = 2, 18
 SECONDS = 1500
 
@@ -44,8 +44,8 @@ def main(name: str, folder: Path, epsilon: float | None = None) -> None:
     short = Short(ranks=RANKS, steps=STEPS, candidates=8, depth_samples=2)
     name, _, block = name.partition("@")
     name, _, quantize = name.partition("+")
-    family, file = importlib.import_module(name).FAMILY, ROOT / "conf" / f"{block}.yaml"
-    rehearsal = rehearsal_of(family, str(folder), short, quantize or None, file if block else None)
+    file = ROOT / "conf" / f"{block}.yaml"
+    rehearsal = rehearsal_of(family(name), str(folder), short, quantize or None, file if block else None)
     for job in rehearsal.built.jobs.values():
         if epsilon is not None and getattr(job.task, "optim", None) is not None:
             job.task.optim.config.adam_eps = epsilon

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from dataclasses import replace
 from functools import cache
@@ -15,6 +14,7 @@ import pytest
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.rehearsal.report import Change, changes
+from recipes import families
 
 pytestmark = pytest.mark.nemo
 RECIPES = ("nemotron_elastic_12b", "nemotron_elastic_9b", "nemotron_elastic_8b")
@@ -22,7 +22,7 @@ RECIPES = ("nemotron_elastic_12b", "nemotron_elastic_9b", "nemotron_elastic_8b")
 
 @pytest.fixture(params=RECIPES)
 def family(request: pytest.FixtureRequest) -> Any:
-    return importlib.import_module(request.param).FAMILY
+    return families.family(request.param)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_setting_that_the_recipe_gained_is_the_rehearsals_too(family: Any, tmp
 def test_layouts_are_divided_alike() -> None:
     from nemo_elastic.rehearsal.short import halved
 
-    family = importlib.import_module("nemotron_elastic_9b").FAMILY
+    family = families.family("nemotron_elastic_9b")
     from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
 
     first = family.layout(1, PAPER, 128, "h100")
@@ -161,7 +161,7 @@ def test_experts_are_shared_over_as_many_ranks_as_are_left() -> None:
     from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
     from nemo_elastic.rehearsal.short import halved
 
-    first = importlib.import_module("nemotron_elastic_9b").FAMILY.layout(1, PAPER, 128, "h100")
+    first = families.family("nemotron_elastic_9b").layout(1, PAPER, 128, "h100")
     shared = replace(first, tensor=2, context=1, sequence_parallel=True, recompute=False, expert=8)
     whole = [replace(shared, pipeline=2, data=32), replace(shared, pipeline=1, data=64)]
     wanted = {

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from recipes.families import family
 from tests.workers import environment, work
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.hf, pytest.mark.slow(minutes=5)]
@@ -134,15 +135,13 @@ def copy(forked: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Any]:
 
 
 def place(folder: Path) -> Any:
-    import importlib
-
     from nemo_elastic.rehearsal.nemo.small_jobs import HostPlace
     from nemo_elastic.rehearsal.short import Short, rehearsed
     from tests.rehearsal.in_forks import RANKS, STEPS
 
-    family = importlib.import_module("nemotron_elastic_8b").FAMILY
-    run = family.run_of("/parent", ["/data"], "/run")
-    own = [*rehearsed(family, run, Short(ranks=RANKS, steps=STEPS), str(folder), "/parent").values()][-1]
+    recipe = family("nemotron_elastic_8b")
+    run = recipe.run_of("/parent", ["/data"], "/run")
+    own = [*rehearsed(recipe, run, Short(ranks=RANKS, steps=STEPS), str(folder), "/parent").values()][-1]
     return HostPlace(folder, own.block, own.curriculum)
 
 

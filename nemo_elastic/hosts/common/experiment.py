@@ -107,7 +107,7 @@ def local_executor(nodes: int, devices: int) -> run.LocalExecutor:
         ElasticError: more than one node.
     """
     if nodes != 1:
-        raise bad("num_nodes", nodes, "1 on this machine; run_slurm.py has more")
+        raise bad("num_nodes", nodes, "1 on this machine; run.py --slurm has more")
     # torchrun lies beside python, also where the environment is not active
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}

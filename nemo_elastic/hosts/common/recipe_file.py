@@ -1,71 +1,92 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which file a large recipe is, whose host it needs, and the family in it."""
+"""Large recipes by their names: rows of recipes/families.py, or files of a user's own."""
 
 from __future__ import annotations
 
-import ast
 import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
+from types import ModuleType
 
 from nemo_elastic.errors import bad
 from nemo_elastic.extras import require
-from nemo_elastic.io.bounded import read_text
 
 from .planned import PlannedFamily
 
-__all__ = ["find_recipe", "host_of", "load_recipe"]
+__all__ = ["Row", "find_recipe"]
 
-#: host -> the package without which its recipes cannot be read
-NEEDED = {"nemo": "nemo", "bridge": "megatron.bridge"}
+#: host -> the package without which it has no families, and the class of these
+HOSTS = {
+    "nemo": ("nemo", "nemo_elastic.hosts.nemo.curriculum.large:FamilyRecipe"),
+    "bridge": ("megatron.bridge", "nemo_elastic.hosts.bridge.curriculum:BridgeFamily"),
+}
+#: the table, in the folder where a command is called
+TABLE = Path("recipes", "families.py")
 
 
-def find_recipe(name: str) -> Path:
-    """The file of a recipe. Nothing of it is read, so that a name that is wrong is reported at once.
+@dataclass(frozen=True)
+class Row:
+    """A family whose host is not imported yet: the hosts are in environments of their own.
+
+    Attributes:
+        host: nemo or bridge.
+        stock: import path of the host's recipe of the parent, `module:function`.
+        shape, block, chat: see `PlannedFamily`.
+    """
+
+    host: str
+    stock: str
+    shape: str
+    block: Path
+    chat: bool = False
+
+    def family(self, name: str) -> PlannedFamily:
+        """The family, by its name in the table.
+
+        Raises:
+            ModuleNotFoundError: its host is not installed.
+        """
+        package, kind = HOSTS[self.host]
+        require(package)
+        title = name if self.host == "nemo" else f"{name.rpartition('/')[2]}_{self.host}"
+        return resolve_name(kind)(title, resolve_name(self.stock), self.shape, self.block, self.chat)
+
+
+def find_recipe(name: str) -> Callable[[], PlannedFamily]:
+    """What gives a recipe's family. Its host is not imported before, so that a wrong name is reported at once.
 
     Args:
-        name: it, or its name in `recipes/`: `nemotron_elastic_9b`, `bridge/nemotron_elastic_9b`.
+        name: in the table of `recipes/`: `nemotron_elastic_9b`, `bridge/nemotron_elastic_9b`; or a file.
 
     Raises:
-        ElasticError: there is no such file.
+        ElasticError: there is no such recipe.
     """
-    here = Path("recipes")
-    path = Path(name) if name.endswith(".py") else here / f"{name}.py"
-    if not path.is_file():
-        files = [*here.glob("nemotron_elastic_*b*.py"), *here.glob("bridge/nemotron_elastic_*b*.py")]
-        there = sorted((p.relative_to(here).with_suffix("").as_posix() for p in files), key=lambda n: ("/" in n, n))
-        raise bad("RECIPE", name, f"a recipe's file, or one of {', '.join(there) or 'recipes/ in this folder'}")
-    return path
+    if name.endswith(".py") and Path(name).is_file():
+        return partial(_load, Path(name))
+    rows: Mapping[str, Row] = _run(TABLE).FAMILIES if TABLE.is_file() else {}
+    if name in rows:
+        return partial(rows[name].family, name)
+    raise bad("RECIPE", name, f"a recipe's file, or one of {', '.join(rows) or 'recipes/ in this folder'}")
 
 
-def host_of(path: Path) -> str:
-    """Whose recipe a file is, by what it imports: bridge, or else nemo. Nothing of it runs."""
-    try:
-        tree = ast.parse(read_text(path, own=True))
-    except SyntaxError as error:
-        raise bad("RECIPE", str(path), f"a Python file ({error.msg}, line {error.lineno})") from None
-    names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    return (
-        "bridge"
-        if any(name.startswith(("megatron.bridge", "nemo_elastic.hosts.bridge")) for name in names)
-        else "nemo"
-    )
-
-
-def load_recipe(path: Path) -> PlannedFamily:
-    """The family of a recipe's file.
-
-    Raises:
-        ElasticError: it has no `FAMILY`.
-        ModuleNotFoundError: its host is not installed.
-    """
-    require(NEEDED[host_of(path)])
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    family = getattr(module, "FAMILY", None)
+def _load(path: Path) -> PlannedFamily:
+    """The family of a user's own file."""
+    family = getattr(_run(path), "FAMILY", None)
     if not isinstance(family, PlannedFamily):
         raise bad("RECIPE", str(path), "a file with FAMILY, the family whose jobs it describes")
     return family
+
+
+def _run(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise bad("RECIPE", str(path), f"a Python file ({error.msg}, line {error.lineno})") from None
+    return module

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from nemo_elastic.hosts.common.recipe_file import load_recipe
-from tests.workers import ROOT
+from recipes.families import family
 
 
 def recipe_of(size: str) -> Any:
-    """The family of a recipe in recipes/bridge."""
-    return load_recipe(ROOT / "recipes" / "bridge" / f"nemotron_elastic_{size}.py")
+    """A family on Megatron-Bridge."""
+    return family(f"bridge/nemotron_elastic_{size}")

@@ -42,7 +42,7 @@ def tasks(folder: Path) -> dict[str, Any]:
 def test_slurm_gets_every_job_in_order_with_the_planners_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script("run_slurm", [*RECIPE, *DATA, *SLURM, *SSH, "--jobs", "2", "--dryrun", "dry"], tmp_path, monkeypatch)
+    script("run", ["--slurm", *RECIPE, *DATA, *SLURM, *SSH, "--jobs", "2", "--dryrun", "dry"], tmp_path, monkeypatch)
     dry = read(capsys.readouterr().out, tmp_path / "dry")
     assert dry.table == planned(recipe_of("12b"))
     for job, file in dry.files.items():
@@ -59,8 +59,8 @@ def test_slurm_gets_every_job_in_order_with_the_planners_layout(
 def test_local_runs_torchrun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = [*RECIPE, *DATA, "--recipe", "bridge/nemotron_elastic_8b", "--gpu", "h200", "--dryrun", "dry"]
-    script("run_local", args, tmp_path, monkeypatch)
+    args = ["--local", *RECIPE, *DATA, "--recipe", "bridge/nemotron_elastic_8b", "--gpu", "h200", "--dryrun", "dry"]
+    script("run", args, tmp_path, monkeypatch)
     dry = read(capsys.readouterr().out, tmp_path / "dry", ".sh")
     assert list(dry.files) == ["rank", "stage1", "stage2", "slice"]
     assert [re.findall(r"--nproc-per-node[ =](\d+)", file) for file in dry.files.values()] == [[n] for n in "8881"]
@@ -71,8 +71,8 @@ def test_a_family_with_experts_is_sent_with_its_expert_parallelism(
 ) -> None:
     from nemo_elastic.plan.stages import PAPER
 
-    args = [*RECIPE, *DATA, *SLURM, *SSH, "--recipe", "bridge/nemotron_elastic_30b_a3b", "--dryrun", "dry"]
-    script("run_slurm", args, tmp_path, monkeypatch)
+    args = ["--slurm", *RECIPE, *DATA, *SLURM, *SSH, "--recipe", "bridge/nemotron_elastic_30b_a3b", "--dryrun", "dry"]
+    script("run", args, tmp_path, monkeypatch)
     dry = read(capsys.readouterr().out, tmp_path / "dry")
     assert list(dry.table) == ["rank", "stage1", "stage2", "slice"]
     assert dry.table["rank"][:3] == ["1", "8", "TP1 PP1 DP8 EP8"]
@@ -90,7 +90,7 @@ def test_a_process_builds_the_job_that_was_described(
     from nemo_elastic.hosts.bridge import curriculum
     from nemo_elastic.hosts.bridge.settings import run_settings
 
-    script("run_slurm", [*RECIPE, *DATA, *SLURM, *SSH, "--dryrun", "dry"], tmp_path, monkeypatch)
+    script("run", ["--slurm", *RECIPE, *DATA, *SLURM, *SSH, "--dryrun", "dry"], tmp_path, monkeypatch)
     data = [0.7, "/data/code", 0.3, "/data/web"]
     wanted = recipe_of("12b").jobs("/checkpoints/12b", data, "/runs/12b")
     built: list[tuple[Any, int]] = []
@@ -113,5 +113,5 @@ def test_a_mistake_is_reported_before_anything_is_sent(
         ([*RECIPE, "--data", "0.5", "/a", "/b", "--dryrun", "dry"], "a weight before each prefix, or before none"),
     ):
         with pytest.raises(SystemExit, match="2"):
-            script("run_local", args, tmp_path, monkeypatch)
+            script("run", ["--local", *args], tmp_path, monkeypatch)
         assert line in capsys.readouterr().err

@@ -22,7 +22,7 @@ LAYOUT = Layout(micro_batches=4, halved=True)
 
 
 def train(place: Path, out: Path, until: int | None) -> dict[str, Any]:
-    """See `runs.train`, on what `recipes/nemotron_elastic_12b_sft.py` reads by."""
+    """See `runs.train`, on what `nemotron_elastic_12b_sft` reads by."""
     import fiddle
     import lightning.pytorch as pl
 

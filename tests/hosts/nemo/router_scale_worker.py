@@ -10,15 +10,13 @@ one weight: the members' losses are made up, as so many nats by which an axis's 
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "recipes"))
+from recipes.families import family
 
 #: axis -> nats by which the full width is better: half a nat, and a hundredth for each of about 25 FFN layers
 PREFERENCES = {"hidden": 0.5, "ffn": 0.25}
@@ -38,7 +36,7 @@ class Stage:
     """Router, optimizer and samples of a recipe's stage 1 on one rank.
 
     Args:
-        name: module of the recipe.
+        name: of the recipe.
     """
 
     def __init__(self, name: str) -> None:
@@ -58,9 +56,9 @@ class Stage:
         from nemo_elastic.train.samples import BudgetSampler
         from nemo_elastic.train.training import FamilyTraining
 
-        module = importlib.import_module(name)
-        block = replace(module.FAMILY.config, shapes="router")
-        recipe = module.stage1_recipe("/parent", ["/data/text"], "/runs/family", block=block)
+        large = family(name)
+        block = replace(large.config, shapes="router")
+        recipe = large.stage1_recipe("/parent", ["/data/text"], "/runs/family", block=block)
         self.config = ElasticConfig.from_dict(recipe.model.elastic)
         parent = check_shape(recipe, self.config)
         if parent.vocab == 1:  # its tokenizer lies on a hub
