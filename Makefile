@@ -146,7 +146,7 @@ parity-bridge: $(VENV)/.stamp $(BRIDGE)/.stamp ## NeMo against Megatron-Bridge, 
 demo-bridge: $(BRIDGE)/.stamp ## The tiny families on Megatron-Bridge, on this CPU, in runs/bridge and runs/experts (Python 3.12)
 	for each in tiny:bridge tiny_experts:experts; do \
 		$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m tests.support.bridge \
-			recipes/bridge/nemotron_elastic_$${each%:*}.py --dir runs/$${each#*:} $(ARGS); \
+			recipes/tiny.py --recipe bridge/nemotron_elastic_$${each%:*} --dir runs/$${each#*:} $(ARGS); \
 	done
 
 .PHONY: test-gpu

@@ -40,19 +40,14 @@ def leave(path: str) -> None:
 
 def family_experiment(parent: str, data: list[str], dir: str, executors: Any, **_: Any) -> None:
     """Under this name `run.py` calls what a recipe runs."""
-    from dataclasses import replace
-
     import nemo_run as run
-    import nemotron_elastic_tiny as tiny
 
     from nemo_elastic.hosts.nemo.curriculum.jobs import run_family
     from tests.recipes.local_worker import Press
+    from tests.recipes.tiny_worker import stage1
 
     folder = Path(data[0]).parent
-    tiny.BLOCK = folder / "elastic.yaml"
-    plan = tiny.curriculum()
-    plan = replace(plan, stage1=replace(plan.stage1, max_steps=STEPS, global_batch_size=4, micro_batch_size=4))
-    stage = tiny.stage1_recipe(parent, data[0], dir, plan)
+    stage = stage1(folder, dir, STEPS, ranks=2)
     stage.log.ckpt.every_n_train_steps = EVERY
     if (folder / "press").exists():
         stage.trainer.callbacks.append(run.Config(Press, script=os.getpid()))
@@ -64,11 +59,9 @@ def main(folder: Path, out: str) -> None:
 
     own: Any = SimpleNamespace(family=lambda name: SimpleNamespace(family_experiment=family_experiment))
     run.FAMILIES["short"] = own
-    parent = folder / "tiny" / "parent" / "checkpoints" / "step=3-last"
     run.main(
-        ["--local", "--recipe", "short", "--parent", str(parent), "--data", str(folder / "data"),
-         "--dir", str(folder / out)]
-    )  # fmt: skip
+        ["--local", "--recipe", "short", "--parent", "-", "--data", str(folder / "data"), "--dir", str(folder / out)]
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from typing import Any
 import lightning.pytorch as pl
 from nemo.lightning import io
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 STEPS = 6
 
 
@@ -31,21 +30,15 @@ class Signal(pl.Callback, io.IOMixin):
 
 
 def main(folder: Path, out: str, step: int | None = None, in_time: bool = True) -> None:
-    from dataclasses import replace
-
     import fiddle
     import nemo_run as run
-    import nemotron_elastic_tiny as tiny
 
     from nemo_elastic.hosts.common.experiment import job
     from nemo_elastic.hosts.nemo.curriculum.jobs import stop_in_time
     from tests.recipes.stop_worker import Signal
+    from tests.recipes.tiny_worker import stage1
 
-    tiny.RANKS, tiny.BLOCK = 1, folder / "elastic.yaml"
-    plan = tiny.curriculum()
-    plan = replace(plan, stage1=replace(plan.stage1, max_steps=STEPS, global_batch_size=4, micro_batch_size=4))
-    parent = str(folder / "tiny" / "parent" / "checkpoints" / "step=3-last")
-    task = tiny.stage1_recipe(parent, str(folder / "data"), str(folder / out), plan)
+    task = stage1(folder, out, STEPS, ranks=1)
     if in_time:
         stop_in_time().setup(task, run.LocalExecutor())
     if step is not None:

@@ -19,7 +19,7 @@ def docstring(name: str) -> str:
     return ast.get_docstring(ast.parse((ROOT / "recipes" / f"{name}.py").read_text(encoding="utf-8"))) or ""
 
 
-@pytest.mark.parametrize(("name", "count"), [("run", 3), ("nemotron_elastic_tiny", 1), ("demo_chat", 1)])
+@pytest.mark.parametrize(("name", "count"), [("run", 3), ("tiny", 3), ("demo_chat", 1)])
 def test_its_commands_parse(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     text = docstring(name).replace("\\\n", " ")
     commands = re.findall(rf"^ +(?:\$ )?(?:python|torchrun .*?) (recipes/{name}\.py .*)", text, re.MULTILINE)
@@ -48,12 +48,10 @@ def test_the_executors_of_the_page_on_clusters() -> None:
 
 @pytest.mark.nemo
 def test_the_page_names_what_the_tiny_one_leaves() -> None:
-    import nemotron_elastic_tiny as tiny
-
+    from nemo_elastic.hosts.common.tiny import PARENT_STEPS, TINY
     from nemo_elastic.hosts.nemo.curriculum.jobs import end_of, ranked_checkpoint, ranking_dir, stage_checkpoint
 
-    plan = tiny.curriculum()
-    left = {ranking_dir("/x"), ranked_checkpoint("/x"), end_of("/x/parent", tiny.PARENT_STEPS)}
-    left |= {stage_checkpoint("/x", plan, number) for number in (1, 2)}
+    left = {ranking_dir("/x"), ranked_checkpoint("/x"), end_of("/x/parent", PARENT_STEPS)}
+    left |= {stage_checkpoint("/x", TINY, number) for number in (1, 2)}
     (block,) = [b for b in blocks("text", page=ROOT / "docs" / "recipes.md") if "parent/checkpoints" in b.text]
     assert left <= {f"/x/{line.split()[0]}" for line in block.text.splitlines()}

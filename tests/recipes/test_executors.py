@@ -278,14 +278,14 @@ def test_the_tiny_one_shows_what_it_would_do(
     build_data(tmp_path / "data", [text], vocab=512, held_out_problems=4)
     args = ["--dir", "tiny", "--data", str(tmp_path / "data"), "--parent", "/checkpoints/tiny", "--dryrun", "dry"]
     for _ in range(2):  # a second one replaces the first
-        script("nemotron_elastic_tiny", args, tmp_path, monkeypatch)
+        script("tiny", args, tmp_path, monkeypatch)
         dry = read(capsys.readouterr().out, tmp_path / "dry", ".sh")
         layouts = [row[2] for row in dry.table.values()]
         assert layouts == ["TP1 PP1 DP2", "TP2 PP1 DP1 SP", "TP2 PP1 DP1 SP recompute", "one process"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     with pytest.raises(SystemExit) as stopped:
-        script("nemotron_elastic_tiny", [*args[:-1], "mine"], tmp_path, monkeypatch)
+        script("tiny", [*args[:-1], "mine"], tmp_path, monkeypatch)
     assert stopped.value.code == 2 and "is not a dry run that nemo-elastic wrote" in capsys.readouterr().err
 
 

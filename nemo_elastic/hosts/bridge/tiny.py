@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,6 @@ from megatron.core.activations import squared_relu
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.megatron.spec import elastic_stack_spec
 
-#: steps of a parent's own training, where a recipe is not shortened
-PARENT_STEPS = 120
 #: what both tiny models have
 _BODY: Mapping[str, Any] = {
     "hidden_size": 128,
@@ -178,13 +176,7 @@ def _checkpoint(folder: str, save_every: int | None) -> CheckpointConfig:
 
 
 def train_tiny(
-    dir: str,
-    block: str | Path,
-    *,
-    sizes: Mapping[str, Any] = TINY,
-    data: str | None = None,
-    parent_steps: int = PARENT_STEPS,
-    scale: float = 1.0,
+    dir: str, block: str | Path, *, sizes: Mapping[str, Any] = TINY, data: str | None = None, scale: float = 1.0
 ) -> None:
     """A tiny family in one process: its parent's own training, ranking, both stages, members.
 
@@ -193,65 +185,34 @@ def train_tiny(
         block: YAML file with the elastic block.
         sizes: of the parent.
         data: folder made by `nemo-elastic data`; the standard library's text is tokenized where absent.
-        parent_steps: steps of the parent's own training.
-        scale: of the steps of both stages.
+        scale: of all steps.
     """
     from megatron.bridge.training.gpt_step import forward_step
     from megatron.bridge.training.pretrain import pretrain
 
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.data.build import build_data
+    from nemo_elastic.hosts.common import tiny
     from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
-    from nemo_elastic.plan.stages import Curriculum, Stage
 
     from .curriculum import checkpoints, job_of, slice_job
     from .platform import bridge_on_this_machine
 
-    if data is None:
-        data = str(Path(dir, "data"))
-        if not Path(data).exists():
-            build_data(data, vocab=1024)
-    parent = tiny_config(
-        data, Path(dir, "parent"), steps=parent_steps, micro_batch_size=8, warmup_steps=5, sizes=sizes
-    )
+    def steps(whole: int) -> int:
+        return max(2, round(whole * scale))
+
+    data, plan = tiny.tiny_data(dir, data), tiny.TINY
+    parent = tiny_config(data, Path(dir, "parent"), steps=steps(tiny.PARENT_STEPS), warmup_steps=5, sizes=sizes)
     with bridge_on_this_machine(parent):
         pretrain(parent, forward_step)
-    steps = [max(2, round(n * scale)) for n in (60, 30)]
-    plan = Curriculum(
-        Stage(128, 16, steps[0], micro_batch_size=16), Stage(512, 4, steps[1], (0.5, 0.3, 0.2), micro_batch_size=4),
-        lr=3e-3, warmup_steps=min(5, steps[0] - 1),
-    )  # fmt: skip
+    first, second = (replace(stage, max_steps=steps(stage.max_steps)) for stage in plan.stages)
+    plan = replace(plan, stage1=first, stage2=second, warmup_steps=min(plan.warmup_steps, first.max_steps - 1))
     own = CurriculumRun(checkpoints(dir, "parent"), [data], dir, ElasticConfig.load(block), curriculum=plan)
     for job in own.jobs[:-1]:
         stage = own.stage(job)
         config = tiny_config(
             data, Path(dir, job), steps=stage.max_steps, seq_length=stage.seq_length,
             micro_batch_size=stage.micro_batch_size, global_batch_size=stage.global_batch_size,
-            split="train" if stage is plan.stage1 else "train_long", eval_iters=1, sizes=sizes,
+            split="train_long" if job == "stage2" else "train", eval_iters=1, sizes=sizes,
         )  # fmt: skip
         job_of(config, job, own).pretrain()
     slice_job(dir)
-
-
-def main(block: str | Path, dir: str, description: str | None, argv: Sequence[str] | None = None, **how: Any) -> None:
-    """The command line of a tiny recipe.
-
-    Args:
-        block: YAML file with the elastic block.
-        dir: default folder for everything.
-        description: of the recipe.
-        argv: arguments; those of the process where absent.
-        how: further arguments of `train_tiny`.
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", default=dir, help="folder for everything")
-    parser.add_argument("--data", help="folder made by nemo-elastic data")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the steps, to see it run")
-    args = parser.parse_args(argv)
-    from nemo_elastic.errors import exit_in_one_line
-
-    with exit_in_one_line():
-        train_tiny(
-            str(Path(args.dir).resolve()), block, data=args.data, scale=args.scale,
-            parent_steps=max(2, round(PARENT_STEPS * args.scale)), **how,
-        )  # fmt: skip

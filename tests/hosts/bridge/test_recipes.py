@@ -225,7 +225,7 @@ def test_the_table_in_the_documentation_is_up_to_date() -> None:
 )
 def test_a_tiny_family_is_trained_and_cut(recipe: str, members: list[str], tmp_path: Path) -> None:
     said = work(
-        "tests.support.bridge", ROOT / "recipes" / "bridge" / f"nemotron_elastic_{recipe}.py",
+        "tests.support.bridge", ROOT / "recipes" / "tiny.py", "--recipe", f"bridge/nemotron_elastic_{recipe}",
         "--dir", tmp_path, "--scale", "0.05",
     )  # fmt: skip
     family = open_source(tmp_path / "family").family

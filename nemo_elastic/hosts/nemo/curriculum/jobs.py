@@ -14,7 +14,7 @@ What a job leaves has a name that is known before it runs, so that all can be su
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -122,13 +122,6 @@ def slice_step(own: CurriculumRun) -> run.Partial:
     ranking = own.block.ranking or os.path.join(ranking_dir(own.dir), "ranking")
     end = stage_checkpoint(own.dir, own.curriculum, own.last)
     return run.Partial(slice_family, checkpoint=end, out=own.dir, ranking=ranking)
-
-
-def add_callbacks(jobs: Mapping[str, run.Partial], callbacks: Sequence[run.Config]) -> None:
-    """Append callbacks to all jobs that train."""
-    for job in jobs.values():
-        if getattr(job, "optim", None) is not None:
-            job.trainer.callbacks = [*job.trainer.callbacks, *callbacks]
 
 
 def run_family(name: str, jobs: Mapping[str, run.Partial], executors: Executors, **how: Any) -> None:

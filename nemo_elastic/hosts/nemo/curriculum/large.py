@@ -89,7 +89,7 @@ class FamilyRecipe(PlannedFamily):
         recipe = self.stock_recipe(job, run)
         if job != "rank":
             return stage_recipe(recipe, run, job)
-        recipe.data.global_batch_size = run.curriculum.stage1.micro_batch_size * run.devices
+        recipe.data.global_batch_size = recipe.data.micro_batch_size * run.devices
         return rank_recipe(recipe, run)
 
     def stock_recipe(self, job: str, own: CurriculumRun) -> run.Partial:
