@@ -124,9 +124,9 @@ STOCK_SFT := nano_4b nano_4b_32k nano_9b h_4b h_8b h_47b h_56b
 .PHONY: rehearsals-stock
 rehearsals-stock: $(BRIDGE)/.stamp $(HF)/.stamp ## Megatron-Bridge's own dense SFT recipes with a block, scaled down, into docs/tables/rehearsal_stock.md, two hours of one core
 	@for name in $(STOCK_SFT); do \
-		$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
+		$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python STOCK_SFT=$$name \
 			$(BRIDGE)/bin/python -W ignore -m tests.support.bridge -m nemo_elastic \
-			rehearse tests/hosts/bridge/stock_sft/$$name.py --out runs/stock_sft/$$name --ranks 1 || exit 1; \
+			rehearse tests/hosts/bridge/stock_sft.py --out runs/stock_sft/$$name --ranks 1 || exit 1; \
 	done
 	$(BRIDGE)/bin/python tools/rehearsal_table.py $(STOCK_SFT:%=runs/stock_sft/%/rehearsal.json) > docs/tables/rehearsal_stock.md
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import subprocess
@@ -50,8 +49,9 @@ def test_bridges_own_sft_recipe_has_a_rehearsal(name: str, tmp_path: Path) -> No
     from nemo_elastic.rehearsal.bridge.small_jobs import watched_jobs
     from nemo_elastic.rehearsal.run import rehearsal_of
     from nemo_elastic.rehearsal.short import parent_run, text_of
+    from tests.hosts.bridge import stock_sft
 
-    family = importlib.import_module(f"tests.hosts.bridge.stock_sft.{name}").FAMILY
+    family = stock_sft.family(name)
     rehearsal = rehearsal_of(family, str(tmp_path))
     assert {change.why for change in rehearsal.changed} == WHYS
     jobs = watched_jobs(family, rehearsal.own)
@@ -63,14 +63,14 @@ def test_bridges_own_sft_recipe_has_a_rehearsal(name: str, tmp_path: Path) -> No
     assert parent.blend_per_split[0][0] == text_of(str(tmp_path))["train"]
 
 
-def test_every_dense_sft_recipe_that_is_accepted_has_a_file() -> None:
+def test_every_dense_sft_recipe_that_is_accepted_has_a_family() -> None:
     """By the page's table; the 47B's is in two pipeline stages, in which no ranking runs."""
-    from tests.hosts.bridge.stock_sft import NAMES as SFT
+    from tests.hosts.bridge import stock_sft
 
     table = (ROOT / "docs" / "tables" / "stock_bridge.md").read_text()
     rows = [line for line in table.splitlines() if "accepted" in line]
     accepted = {name for row in rows for name in re.findall(r"`(\w+_sft_(?:32k_)?config)`", row)}
-    families = [importlib.import_module(f"tests.hosts.bridge.stock_sft.{name}").FAMILY for name in SFT]
+    families = [stock_sft.family(name) for name in stock_sft.RECIPES]
     assert {family.stock.__name__ for family in families} >= {"nemotronh_47b_sft_16gpu_h100_bf16_config"}
     assert len(accepted) == len(families)
     large = next(family for family in families if family.name.endswith("47b"))
