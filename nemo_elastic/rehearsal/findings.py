@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,17 +40,19 @@ NEAR = 0.1
 
 
 @dataclass(frozen=True)
-class Place(ABC):
-    """Where a rehearsal ran; what its host calls what it leaves there, the host says.
+class Place:
+    """Where a rehearsal ran.
 
     Attributes:
         dir: its folder.
         config: the small block; curriculum: the short one.
+        left: job -> the checkpoint that it leaves, as its host calls it.
     """
 
     dir: Path
     config: ElasticConfig
     curriculum: Curriculum
+    left: Mapping[str, str]
 
     def start(self, stage: int, number: int) -> Path:
         """What start `number` of a stage left."""
@@ -70,17 +71,18 @@ class Place(ABC):
         facts = self.facts(self.last, 0)
         return torch.tensor(facts["tokens"]), torch.tensor(facts["labels"]), facts["losses"]
 
-    @abstractmethod
     def ranked(self) -> Path:
         """The checkpoint that the ranking left."""
+        return Path(self.left["rank"])
 
-    @abstractmethod
     def end(self, stage: int) -> Path:
         """The checkpoint that a stage left at its end."""
+        return Path(self.left[f"stage{stage}"])
 
-    @abstractmethod
     def run(self, stage: int) -> Path:
-        """The folder in which a stage wrote its metrics."""
+        """The folder in which a stage wrote its metrics: its own, or on Megatron-Bridge that of its checkpoints."""
+        folder = self.dir / f"stage{stage}"
+        return folder if (folder / METRICS).is_file() else self.end(stage)
 
 
 def checks(place: Place) -> dict[str, Finding]:

@@ -75,9 +75,9 @@ class Rehearsal:
         """What `conclude` needs to know, as JSON."""
         return {
             "recipe": self.family.name,
-            "host": self.family.host,
             "block": self.own.block.to_dict(),
             "curriculum": asdict(self.own.curriculum),
+            "left": dict(self.built.left),
             "changed": [change.to_json() for change in self.changed],
             "jobs": [asdict(job) for job in self.job_reports()],
         }
@@ -194,8 +194,7 @@ def conclude(dir: str, plan: Mapping[str, Any], seconds: Mapping[str, float], fa
         failed: what a job that failed has said.
     """
     curriculum = Curriculum.from_dict(plan["curriculum"])
-    place: type[Place] = jobs_of(plan["host"]).HostPlace
-    findings = checks(place(Path(dir), ElasticConfig.from_dict(plan["block"]), curriculum))
+    findings = checks(Place(Path(dir), ElasticConfig.from_dict(plan["block"]), curriculum, plan["left"]))
     jobs = [replace(JobReport(**job), seconds=seconds.get(job["name"])) for job in plan["jobs"]]
     report = RehearsalReport(plan["recipe"], [Change(**change) for change in plan["changed"]], jobs, findings, failed)
     atomic_write(Path(dir, REPORT), json.dumps(report.to_json(), indent=1) + "\n")

@@ -135,14 +135,15 @@ def copy(forked: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Any]:
 
 
 def place(folder: Path) -> Any:
-    from nemo_elastic.rehearsal.nemo.small_jobs import HostPlace
+    from nemo_elastic.rehearsal.findings import Place
+    from nemo_elastic.rehearsal.nemo.small_jobs import left_by
     from nemo_elastic.rehearsal.short import Short, rehearsed
     from tests.rehearsal.in_forks import RANKS, STEPS
 
     recipe = family("nemotron_elastic_8b")
     run = recipe.run_of("/parent", ["/data"], "/run")
     own = [*rehearsed(recipe, run, Short(ranks=RANKS, steps=STEPS), str(folder), "/parent").values()][-1]
-    return HostPlace(folder, own.block, own.curriculum)
+    return Place(folder, own.block, own.curriculum, left_by(own))
 
 
 def put(source: Path, target: Path) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import nemo_run
@@ -26,24 +25,10 @@ from nemo_elastic.hosts.bridge.curriculum import (
 from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
 from nemo_elastic.hosts.bridge.settings import run_settings
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
-from nemo_elastic.rehearsal.findings import Place
 from nemo_elastic.rehearsal.report import Settings
 from nemo_elastic.rehearsal.short import CUT_SHORT, PARENT_STEPS, Built, Short, parent_run, rehearsed, watch_dir
 
 from .watch import Watch
-
-
-class HostPlace(Place):
-    """Where a rehearsal on Megatron-Bridge ran."""
-
-    def ranked(self) -> Path:
-        return Path(checkpoints(str(self.dir), "rank"))
-
-    def end(self, stage: int) -> Path:
-        return Path(checkpoints(str(self.dir), f"stage{stage}"))
-
-    def run(self, stage: int) -> Path:
-        return self.end(stage)
 
 
 def parent_of(dir: str) -> str:
@@ -63,7 +48,7 @@ def rehearsal_jobs(family: BridgeFamily, real: CurriculumRun, own: CurriculumRun
             jobs[title] = described_job(task, built, 1, ranks, trains=False)
             steps[title] = built.config.train.train_iters
     jobs["slice"] = Job(nemo_run.Partial(slice_job, dir=own.dir, last=own.last))
-    return Built(jobs, steps, _settings(runs, own.dir))
+    return Built(jobs, steps, _settings(runs, own.dir), {name: checkpoints(own.dir, name) for name in runs})
 
 
 def settings_of(family: BridgeFamily, run: CurriculumRun) -> Settings:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import nemo_run as run
@@ -17,24 +16,10 @@ from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, as_job, end_of, ra
 from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
 from nemo_elastic.hosts.nemo.recipe.settings import settings
 from nemo_elastic.megatron.spec import elastic_stack_spec
-from nemo_elastic.rehearsal.findings import Place
 from nemo_elastic.rehearsal.report import Settings
 from nemo_elastic.rehearsal.short import CUT_SHORT, PARENT_STEPS, Built, Short, parent_run, watch_dir
 
 from .watch import Watch
-
-
-class HostPlace(Place):
-    """Where a rehearsal on NeMo ran."""
-
-    def ranked(self) -> Path:
-        return Path(ranked_checkpoint(str(self.dir)))
-
-    def end(self, stage: int) -> Path:
-        return Path(stage_checkpoint(str(self.dir), self.curriculum, stage))
-
-    def run(self, stage: int) -> Path:
-        return self.dir / f"stage{stage}"
 
 
 def parent_of(dir: str) -> str:
@@ -50,7 +35,13 @@ def rehearsal_jobs(family: FamilyRecipe, real: CurriculumRun, own: CurriculumRun
             jobs[CUT_SHORT] = watched(job.clone(), watch_dir(own.dir, name), own.save_every + 1)
         jobs[name] = watched(job, watch_dir(own.dir, name)) if name.startswith("stage") else job
     steps = {name: getattr(getattr(job, "trainer", None), "max_steps", 0) for name, job in jobs.items()}
-    return Built({name: as_job(job) for name, job in jobs.items()}, steps, _settings(jobs))
+    return Built({name: as_job(job) for name, job in jobs.items()}, steps, _settings(jobs), left_by(own))
+
+
+def left_by(own: CurriculumRun) -> dict[str, str]:
+    """What the jobs of a run leave that run a model."""
+    stages = {f"stage{number}": stage_checkpoint(own.dir, own.curriculum, number) for number in range(1, own.last + 1)}
+    return {"rank": ranked_checkpoint(own.dir), **stages}
 
 
 def settings_of(family: FamilyRecipe, run: CurriculumRun) -> Settings:
