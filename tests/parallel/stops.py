@@ -63,7 +63,7 @@ def train(
         task.log.ckpt = checkpoints(EVERY)
     held_out(task, EVERY, 4)
     if how == OURS:
-        stop_in_time(*([] if code is None else [code])).setup(task, run.LocalExecutor())
+        stop_in_time(task, run.LocalExecutor(), *([] if code is None else [code]))
     elif how == STOCK:
         task.trainer.callbacks.append(run.Config(PreemptionCallback))
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +33,6 @@ from nemo_elastic.plan.layouts import layout_name
 from nemo_elastic.slicing.family_folder import slice_family
 
 from .apply import ElasticRun, apply_elastic, use_our_layers
-from .cli import find_recipe
 from .job_data import set_data
 
 if TYPE_CHECKING:
@@ -270,22 +270,18 @@ def described_job(task: run.Partial, built: ElasticRun, nodes: int, devices: int
     data = nodes * devices // (tensor * pipeline * context)
     expert = model.expert_model_parallel_size if model.num_moe_experts else None
     layout = layout_name(tensor, pipeline, data, model.sequence_parallel, recompute, expert, context)
-    return Job(task, nodes, devices, layout, partial(in_turns, task) if trains else None)
+    return Job(task, nodes, devices, layout, stop_in_time if trains else None)
 
 
-def in_turns(task: run.Partial, executor: run.Executor, repeat: int) -> list[run.Partial]:
-    """A training as so many jobs in a row, each stopped in time for the next, see `train_to_the_end`."""
+def stop_in_time(task: run.Partial, executor: run.Executor, code: int) -> None:
+    """Have Slurm send the signal that `train_to_the_end` takes, and give a job that it stops this exit code."""
     import nemo_run
 
     from nemo_elastic.hosts.common.experiment import STOP_BEFORE
 
-    turns = [task.clone() for _ in range(repeat)]
-    if repeat > 1:
-        if isinstance(executor, nemo_run.SlurmExecutor):
-            executor.signal = f"15@{STOP_BEFORE}"
-        for i, turn in enumerate(turns):
-            turn.stopped = 0 if i + 1 < repeat else STOPPED
-    return turns
+    if isinstance(executor, nemo_run.SlurmExecutor):
+        executor.signal = f"15@{STOP_BEFORE}"
+    task.stopped = code
 
 
 def train(family: dict[str, Any], run: dict[str, Any], job: str, stopped: int = STOPPED) -> None:
@@ -303,14 +299,10 @@ def train(family: dict[str, Any], run: dict[str, Any], job: str, stopped: int = 
 
 def plain(family: BridgeFamily) -> dict[str, Any]:
     """A family as plain values, for another process; its block is in the run."""
-    return {"name": family.name, "stock": import_path(family.stock), "shape": family.shape}
+    stock = family.stock
+    return {"name": family.name, "stock": f"{stock.__module__}:{stock.__qualname__}", "shape": family.shape}
 
 
 def family_of(values: Mapping[str, Any], own: CurriculumRun) -> BridgeFamily:
     """The family of `plain`, of a run's block."""
-    return BridgeFamily(values["name"], find_recipe(values["stock"]), values["shape"], own.block)
-
-
-def import_path(function: Callable[..., Any]) -> str:
-    """Of a function of a module's."""
-    return f"{function.__module__}.{function.__qualname__}"
+    return BridgeFamily(values["name"], resolve_name(values["stock"]), values["shape"], own.block)

@@ -37,15 +37,15 @@ class Job:
         task: what each of its processes calls.
         nodes, devices: nodes, and GPUs of each; 0 GPUs: one process that needs none.
         layout: its ranks, in words.
-        turns: (executor, how many) -> the same training as so many jobs in a row, where it can be one; each is
-            stopped in time for the next.
+        stop: (task, executor, exit code) -> has a training end in time with a checkpoint, and with that code; None
+            for a job that is never several in a row.
     """
 
     task: nemo_run.Partial
     nodes: int = 1
     devices: int = 0
     layout: str = "one process"
-    turns: Callable[[nemo_run.Executor, int], list[nemo_run.Partial]] | None = None
+    stop: Callable[[nemo_run.Partial, nemo_run.Executor, int], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import nemo_run as run
 from torchx.specs.api import AppState
 
-from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
+from nemo_elastic.errors import STOPPED, ElasticError, bad, exit_in_one_line
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import Output, absolute
 from nemo_elastic.io.values import integer
@@ -82,14 +82,20 @@ def run_jobs(
 def _add(
     experiment: run.Experiment, jobs: Mapping[str, Job], executors: Executors, repeat: int, tail_logs: bool = True
 ) -> list[str]:
-    """Put jobs into an experiment, those that train in turns. Gives each one's name in `jobs`."""
+    """Put jobs into an experiment, those that train in turns. Gives each one's name in `jobs`.
+
+    A turn that is stopped ends with exit code 0, so that the next is started; but the last with `STOPPED`, so that
+    what follows does not take a training for done that is not.
+    """
     titles = []
     for title, one in jobs.items():
         executor = executors(one.nodes, one.devices)
-        turns = [one.task] if one.turns is None else one.turns(executor, repeat)
-        for turn in turns:
-            tail = tail_logs and isinstance(executor, run.LocalExecutor)
-            experiment.add(run.Partial(job, task=turn), executor=executor, name=title, tail_logs=tail)
+        tail, last = tail_logs and isinstance(executor, run.LocalExecutor), repeat if one.stop else 1
+        for number in range(1, last + 1):
+            task = one.task.clone()
+            if one.stop and repeat > 1:
+                one.stop(task, executor, 0 if number < last else STOPPED)
+            experiment.add(run.Partial(job, task=task), executor=executor, name=title, tail_logs=tail)
             titles.append(title)
     return titles
 

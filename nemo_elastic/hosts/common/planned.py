@@ -205,16 +205,13 @@ class PlannedFamily(ABC):
 
     def planned(self, run: CurriculumRun) -> CurriculumRun:
         """A run with the layouts of its stages."""
-        if run.layouts:
-            return run
-        how = run.curriculum, run.nodes * run.devices, run.gpu, run.devices, run.block
-        return replace(run, layouts=tuple(self.layout(number, *how) for number in range(1, run.last + 1)))
+        return replace(run, layouts=tuple(self._of_stage(number, run) for number in range(1, run.last + 1)))
 
     def layout_of(self, job: str, run: CurriculumRun) -> Layout | None:
         """The layout of a job; None where every GPU holds the whole model."""
-        if not job.startswith("stage"):
-            return None
-        number = number_of(job)
+        return self._of_stage(number_of(job), run) if job.startswith("stage") else None
+
+    def _of_stage(self, number: int, run: CurriculumRun) -> Layout:
         if run.layouts:
             return run.layouts[number - 1]
         return self.layout(number, run.curriculum, run.nodes * run.devices, run.gpu, run.devices, run.block)

@@ -7,7 +7,6 @@ What is the same for every host is in `tests/recipes/test_executors.py`. `test_r
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +55,6 @@ def test_slurm_gets_every_job_in_order_with_the_planners_layout(
     assert {name: report[name].stopped for name in last} == last
 
 
-def test_local_runs_torchrun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    args = ["--local", *RECIPE, *DATA, "--recipe", "bridge/nemotron_elastic_8b", "--gpu", "h200", "--dryrun", "dry"]
-    script("run", args, tmp_path, monkeypatch)
-    dry = read(capsys.readouterr().out, tmp_path / "dry", ".sh")
-    assert list(dry.files) == ["rank", "stage1", "stage2", "slice"]
-    assert [re.findall(r"--nproc-per-node[ =](\d+)", file) for file in dry.files.values()] == [[n] for n in "8881"]
-
-
 def test_a_family_with_experts_is_sent_with_its_expert_parallelism(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,13 +83,15 @@ def test_a_process_builds_the_job_that_was_described(
     data = [0.7, "/data/code", 0.3, "/data/web"]
     wanted = recipe_of("12b").jobs("/checkpoints/12b", data, "/runs/12b")
     built: list[tuple[Any, int]] = []
-    monkeypatch.setattr(curriculum, "train_to_the_end", lambda run, stopped: built.append((run, stopped)))
+    monkeypatch.setattr(curriculum, "train_to_the_end", lambda run, stopped=STOPPED: built.append((run, stopped)))
     report = tasks(tmp_path / "dry")
     for name, run in wanted.items():
         fiddle.build(report[name])()
         there, stopped = built.pop()
         assert run_settings(there) == run_settings(run), name
         assert stopped == STOPPED
+        script("run", ["--job", name, *RECIPE, *DATA], tmp_path, monkeypatch)
+        assert run_settings(built.pop()[0]) == run_settings(run), "by itself"
     assert report["slice"].dir == "/runs/12b"
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import nemo_run as run
@@ -149,26 +148,14 @@ def as_job(task: run.Partial) -> Job:
     recompute = getattr(task.model.config, "recompute_granularity", None) == "full"
     layout = layout_name(tensor, pipeline, data, strategy.sequence_parallel, recompute, None, context)
     trains = getattr(task, "optim", None) is not None
-    return Job(task, trainer.num_nodes, trainer.devices, layout, partial(in_turns, task) if trains else None)
+    return Job(task, trainer.num_nodes, trainer.devices, layout, stop_in_time if trains else None)
 
 
-def in_turns(task: run.Partial, executor: run.Executor, repeat: int) -> list[run.Partial]:
-    """A training as so many jobs in a row, each stopped in time for the next.
-
-    One that is stopped ends with exit code 0, so that the next is started; but the last with `STOPPED`, so that what
-    follows does not take a training for done that is not.
-    """
-    turns = [task.clone() for _ in range(repeat)]
-    if repeat > 1:
-        for i, turn in enumerate(turns):
-            stop_in_time(0 if i + 1 < repeat else STOPPED).setup(turn, executor)
-    return turns
-
-
-def stop_in_time(code: int = STOPPED) -> PreemptionPlugin:
-    """NeMo's plugin that writes a checkpoint before the time of a Slurm job is over, after the step under way.
+def stop_in_time(task: run.Partial, executor: run.Executor, code: int = STOPPED) -> None:
+    """Have a job write a checkpoint before the time of a Slurm job is over, after the step under way.
 
     Args:
+        task, executor: the job, and where it runs; changed.
         code: exit code of a job that is stopped.
     """
-    return PreemptionPlugin(preempt_time=STOP_BEFORE, callbacks=[run.Config(StopInTime, code=code)])
+    PreemptionPlugin(preempt_time=STOP_BEFORE, callbacks=[run.Config(StopInTime, code=code)]).setup(task, executor)
