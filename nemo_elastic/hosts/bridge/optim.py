@@ -37,7 +37,7 @@ class ElasticOverrides(OptimizerConfigOverrideProvider):
 
     Attributes:
         elastic: the elastic block as JSON values (`ElasticConfig.to_dict`).
-        stage: 1 or 2.
+        stage: 1, 2 or 3.
     """
 
     elastic: dict[str, Any] = field(default_factory=dict)

@@ -37,7 +37,7 @@ class ElasticStep:
         provider: Bridge's model provider, which calls `build` before it wraps the model.
         config: the elastic block.
         teacher: checkpoint of the parent: the frozen teacher, and what stage 1 starts from.
-        stage: 1 or 2.
+        stage: 1, 2 or 3.
         steps: optimizer steps of this stage.
         before: called before anything is loaded: looks at what the run starts from, and gives what Bridge will load.
         rank_only: nothing is trained: there is no teacher, and no gradients and optimizer state of any matrix.

@@ -63,7 +63,8 @@ class Changes:
             whole = next((known for known in self.whole if name == known or name.startswith(f"{known}.")), None)
             old, new = self.value(name, before), self.value(name, after)
             # of a class in a list the list's own line tells
-            if old == new or self._lay_in(name, before, after) or name.endswith(f"[{new}]"):
+            told = isinstance(new, MadeName) and name.endswith(f"[{new}]")
+            if old == new or told or self._lay_in(name, before, after):
                 continue
             if whole:
                 lines[whole] = f"{whole}: not set -> {self.whole[whole]}"

@@ -63,7 +63,7 @@ class StageOptions:
         if self.stage == 1 and self.previous is not None:
             raise bad("previous", self.previous, "stages 2 and 3 go on from one; stage 1 starts from the teacher")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            allowed = "at least 1: the router's schedule and the freeze are laid out over the steps"
+            allowed = "at least 1: cuts, schedules and the freeze are laid out over the steps"
             raise bad(f"recipe.{name}", steps, allowed)
         if isinstance(done, bool) or not isinstance(done, int) or done < (self.stage > 1):
             raise bad(

@@ -251,7 +251,7 @@ def warnings(recipe: Any, config: ElasticConfig, stage: int, total_steps: int) -
     Args:
         recipe: a stock recipe.
         config: the elastic block.
-        stage: 1 or 2.
+        stage: 1, 2 or 3.
         total_steps: optimizer steps of all stages.
     """
     out = router_warnings(config, recipe.trainer.max_steps) if stage == 1 else []
