@@ -29,7 +29,7 @@ def jobs() -> dict[str, Any]:
 
 
 def test_it_is_the_recipe_on_text_but_for_its_data(jobs: dict[str, Any]) -> None:
-    from nemo_elastic.hosts.nemo.recipe.settings import settings
+    from nemo_elastic.hosts.common.changes import settings
 
     text = family("nemotron_elastic_12b").jobs("/p", ["/data/text"], "/runs/x")
     for job in JOBS:

@@ -48,7 +48,7 @@ def tasks(rehearsal: Any) -> dict[str, Any]:
 
 
 def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:
-    from nemo_elastic.hosts.nemo.recipe.settings import settings
+    from nemo_elastic.hosts.common.changes import settings
     from tests.rehearsal.test_rehearse import WHYS
 
     changed = rehearsal.changed

@@ -20,72 +20,25 @@ from megatron.bridge.training.pretrain import pretrain
 from megatron.bridge.utils.common_utils import get_rank_safe
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Parent
-from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
-from nemo_elastic.hosts.common.agreement import absent, check_files, vocabulary_rows
+from nemo_elastic.hosts.common import rules
+from nemo_elastic.hosts.common.agreement import vocabulary_rows
+from nemo_elastic.hosts.common.changes import settings
 from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import absolute_if_there
-from nemo_elastic.megatron.models import check_overlaps, refused_overlaps, turn_off
+from nemo_elastic.megatron.models import check_overlaps, refused_overlaps
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.training import Rates
 
 from .autobridge import register_layers
 from .callbacks import ElasticCallback
 from .chained import experts_shared_or_not
-from .checks import (
-    PLACEHOLDER,
-    check_architecture,
-    check_data,
-    check_folders,
-    check_parallel,
-    check_settings,
-    check_shape,
-    check_text,
-    check_vocabularies,
-    data_of,
-    pace,
-    warmup,
-    warnings,
-)
+from .checks import PLACEHOLDER, BridgeRecipe
 from .optim import ElasticOverrides
 from .platform import bridge_on_this_machine
 from .resume import check_start, use_our_manager
 from .saved import BRIDGE, step_of
-from .settings import ConfigChanges
 from .step import ElasticStep
-
-#: of the model, that need layers of one shape, or TransformerEngine's: name -> what we set
-MODEL_SETTINGS = {
-    "fp8": None,
-    "fp4": None,
-    "tp_comm_overlap": False,
-    "cuda_graph_impl": "none",
-    "fine_grained_activation_offloading": False,
-    "use_transformer_engine_op_fuser": False,
-}
-#: the same of experts: ours are computed by `megatron.experts` at their member's widths, and sent by the dispatcher
-#: that asks for no kernels of its own
-EXPERT_SETTINGS = {
-    "moe_token_dispatcher_type": "alltoall",
-    "moe_grouped_gemm": False,
-    "moe_shared_expert_overlap": False,
-    "moe_router_fusion": False,
-    "moe_router_padding_for_quantization": False,
-    "moe_router_force_load_balancing": False,
-    "moe_router_force_biased": None,
-    "overlap_moe_expert_parallel_comm": False,
-    "delay_wgrad_compute": False,
-    "use_fused_weighted_squared_relu": False,
-    # of other dispatchers, each of which asks for its own
-    "moe_flex_dispatcher_backend": "deepep",
-    "moe_expert_rank_capacity_factor": None,
-    "moe_paged_stash": False,
-    # Bridge would write the rows of experts in another order than they are in
-    "moe_mlp_glu_interleave_size": None,
-    "moe_shared_expert_glu_interleave_size": None,
-}
 
 
 @dataclass
@@ -112,6 +65,22 @@ class ElasticRun:
             return False
         own = BRIDGE.choose(Path(checkpoint.load))[0]
         return own is not None and (self.callbacks[0].rank_only or step_of(own) >= self.config.train.train_iters)
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting: the container's, and what its forward step and its callback were given."""
+        step, callback = self.forward_step, self.callbacks[0]
+        own = {
+            "stage": step.family.stage,
+            "steps": step.family.steps,
+            "teacher": step.teacher,
+            "previous": callback.previous,
+            "out": str(callback.out),
+            "metrics": str(callback.file),
+            "label": callback.label,
+            "rank_only": callback.rank_only,
+            "callbacks": ", ".join(type(one).__name__ for one in self.callbacks),
+        }
+        return settings(self.config) | own | {f"rates.{name}": value for name, value in vars(callback.rates).items()}
 
     def pretrain(self) -> None:
         """Train on this machine; a run whose folder has a checkpoint goes on from it, one that has ended does nothing.
@@ -166,123 +135,93 @@ def apply_elastic(
         teacher=newest_of(teacher), stage=stage, previous=absolute_if_there(previous), done_steps=done_steps,
         total_steps=total_steps, out=out, mock_data=mock_data,
     )  # fmt: skip
-    block = ElasticConfig.of(elastic)
-    block = block.with_absolute_paths()
-    parent = _check(recipe, block, options, ranked)
+    block = ElasticConfig.of(elastic).with_absolute_paths()
+    own = BridgeRecipe(recipe, ranked=ranked)
+    parent = rules.check(own, block, options)
     register_layers()
-    changes = ConfigChanges(recipe)
-    total = options.total(recipe.train.train_iters)
-    changes.warnings = warnings(recipe, block, stage, total, ranked)
-    if not rank_only:
-        changes.warnings += pace(recipe, total).warnings(parameters(parent, parent.full), stage, total)
-    reads = {"teacher": [options.teacher], "previous": [options.previous], "ranked": [ranked]}
-    changes.notes += absent(reads | data_of(recipe.dataset))
-    changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
-    _model(recipe, block, vocabulary_rows(options.teacher))
-    _precision(recipe, block)
-    _checkpoints(recipe, absolute_if_there(ranked))
-    recipe.optimizer_config_override_provider = ElasticOverrides(elastic=block.to_dict(), stage=stage)
-    recipe.validation.eval_iters = (recipe.validation.eval_iters or 0) * len(block.budgets)
+    rules.tell(own, block, options, parent, trains=not rank_only)
+    rates = Rates(**rules.rates_of(own, block, options))
+    _model(own, block, vocabulary_rows(options.teacher))
+    _precision(own, block)
+    _checkpoints(own)
+    own.put("optimizer_config_override_provider", ElasticOverrides(elastic=block.to_dict(), stage=stage))
+    members = (recipe.validation.eval_iters or 0) * len(block.budgets)
+    own.put("validation.eval_iters", members, "every member is validated")
     if rank_only:
         recipe.checkpoint.save_optim, recipe.validation.eval_iters = False, 0
-    run = _run(recipe, block, options, total, rank_only)
-    run.changes = changes.text(recipe)
+    run = _run(own, block, options, rates, rank_only)
+    run.changes = own.changes.text(recipe)
     if verbose and get_rank_safe() == 0:
         print(run.changes, flush=True)
     return run
 
 
-def _check(recipe: Any, block: ElasticConfig, options: StageOptions, ranked: str | None) -> Parent:
-    """The parent's shape; raise where recipe, block and options do not fit."""
-    check_architecture(recipe)
-    options.check(block, recipe.train.train_iters, "train.train_iters")
-    parent = check_shape(recipe, block, options.teacher)
-    check_parallel(recipe, block, parent)
-    check_data(recipe, block, options.stage, ranked is not None)
-    check_folders(recipe, options.out)
-    if options.stage == 1:
-        check_files(block, parent)
-    check_text(recipe, options)
-    return parent
-
-
-def _model(recipe: Any, block: ElasticConfig, rows: int | None) -> None:
-    model, tokenizer = recipe.model, recipe.tokenizer
+def _model(own: BridgeRecipe, block: ElasticConfig, rows: int | None) -> None:
+    model = own.made.model
     use_our_layers(model)
+    own.changes.reasons["model.moe_router_force_load_balancing"] = "the router chooses experts"
     if rows is not None:  # as Bridge pads the tokenizer's, other ranks would have another padding
-        model.vocab_size, model.should_pad_vocab, tokenizer.use_tokenizer_vocab_size = rows, False, False
-        if tokenizer.tokenizer_type == PLACEHOLDER:
-            tokenizer.vocab_size = rows
-    model.seq_length = recipe.dataset.seq_length
-    if model.pipeline_model_parallel_size > 1 and block.distill.taught:
-        model.variable_seq_lengths = True
+        own.put("model.vocab_size", rows, "the teacher's")
+        own.put("model.should_pad_vocab", False, "the teacher's is whole")
+        own.put("tokenizer.use_tokenizer_vocab_size", False, "the teacher's vocabulary holds")
+        if own.get("tokenizer.tokenizer_type") == PLACEHOLDER:
+            own.put("tokenizer.vocab_size", rows, "the teacher's; NullTokenizer stands for none")
+    own.put("model.seq_length", own.get("length"), "that of the data")
+    if own.ranks("pipeline") > 1 and block.distill.taught:
+        why = "stages pass on the teacher's hidden states beside the student's"
+        own.put("model.variable_seq_lengths", True, why)
         model.moe_token_dispatcher_type = "alltoall"  # megatron-core asks for it, experts or not
 
 
 def use_our_layers(model: Any) -> None:
     """Let a provider build our layers, with the settings that they can have."""
     model.hybrid_stack_spec = elastic_stack_spec
-    experts = has_experts(layer_pattern(model) or "")
-    for name, value in (MODEL_SETTINGS | (EXPERT_SETTINGS if experts else {})).items():
-        if getattr(model, name, None) not in (None, value):
-            setattr(model, name, value)
-    if model.recompute_granularity == "selective":
-        model.recompute_granularity = None  # our layers recompute whole or not at all
-        model.recompute_modules = None
+    rules.use_our_layers(model)
 
 
-def _precision(recipe: Any, block: ElasticConfig) -> None:
-    """Turn off 8-bit formats and overlaps that no family can have: a micro-batch uses only a part of the weights."""
+def _precision(own: BridgeRecipe, block: ElasticConfig) -> None:
+    """Turn off 8-bit formats and overlaps that no family can have."""
+    recipe, low = own.made, own.made.mixed_precision
     recipe.comm_overlap = None  # it would turn all on
     if not recipe.optimizer.fp16:  # whose infinities are no mistakes
-        recipe.ddp.check_for_nan_in_grad = False
-    low = recipe.mixed_precision
+        own.put("ddp.check_for_nan_in_grad", False, "elastic.nonfinite looks at them")
     if any(word in low if isinstance(low, str) else getattr(low, word, None) for word in ("fp8", "fp4")):
         recipe.mixed_precision = "bf16_mixed"
     half = recipe.mixed_precision is not None or recipe.model.bf16 or recipe.model.fp16
-    if half and block.router is not None and not recipe.optimizer.use_distributed_optimizer:
-        # megatron-core's other one cannot save the router, which is float32 among half-precision weights
-        recipe.optimizer.use_distributed_optimizer = recipe.ddp.use_distributed_optimizer = True
-    refused = refused_overlaps(block, recipe.model.pipeline_model_parallel_size)
-    turn_off((recipe.ddp, recipe.optimizer), refused)
-    if recipe.optimizer.use_distributed_optimizer:
-        # by default its state goes on in the layout that wrote it alone; the next stage has another
-        recipe.checkpoint.dist_ckpt_optim_fully_reshardable = True
+    rules.set_optimizer(own, block, half)
+    if own.get("distributed"):  # Bridge would do so, and warn
+        own.put("ddp.use_distributed_optimizer", True)
 
 
-def _checkpoints(recipe: Any, ranked: str | None) -> None:
-    if recipe.checkpoint.load is None:
-        recipe.checkpoint.load = recipe.checkpoint.save
+def _checkpoints(own: BridgeRecipe) -> None:
+    if own.get("checkpoint.load") is None:
+        own.put("checkpoint.load", own.get("save"), "a run that was stopped goes on")
     # a parent's holds no members, and would be read over the sorted weights
-    recipe.checkpoint.pretrained_checkpoint = ranked
-    if recipe.checkpoint.ckpt_format != "torch_dist":
-        recipe.checkpoint.ckpt_format = "torch_dist"
-    use_our_manager(recipe.checkpoint)
+    own.put("checkpoint.pretrained_checkpoint", absolute_if_there(own.ranked), "the teacher is the start")
+    own.put("checkpoint.ckpt_format", "torch_dist")
+    use_our_manager(own.made.checkpoint)
+    own.changes.reasons["checkpoint.custom_manager_class"] = "no save that fails half-way"
 
 
-def _run(recipe: Any, block: ElasticConfig, options: StageOptions, total: int, rank_only: bool) -> ElasticRun:
-    stage, steps, done = options.stage, recipe.train.train_iters, options.done_steps
-    freeze = block.freeze_step(done if stage > 1 else steps)
-    peak, lowest = recipe.optimizer.lr, recipe.optimizer.min_lr
-    rates = Rates(
-        total,
-        warmup(recipe, total)[1],
-        0.1 if lowest is None else lowest / peak,
-        start_step=done,
-        freeze_step=freeze,
-    )
-    folder = recipe.checkpoint.save or "."
+def _run(own: BridgeRecipe, block: ElasticConfig, options: StageOptions, rates: Rates, rank_only: bool) -> ElasticRun:
+    recipe, stage, folder = own.made, options.stage, own.get("save") or "."
     previous = options.previous if stage > 1 else None
 
     def before() -> Path | None:
-        check_settings(recipe)  # a script may have set them again
-        refused = refused_overlaps(block, recipe.model.pipeline_model_parallel_size)
+        rules.check_refused(own)  # a script may have set them again
+        refused = refused_overlaps(block, own.ranks("pipeline"))
         check_overlaps({"ddp": recipe.ddp, "optimizer": recipe.optimizer}, refused)
-        check_vocabularies(recipe, vocabulary_rows(options.teacher))  # which may not have been there
+        rules.check_vocabularies(own, vocabulary_rows(options.teacher))  # which may not have been there
         return check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0, rank_only)
 
     step = ElasticStep(
-        recipe.model, block, teacher=options.teacher, stage=stage, steps=steps, before=before, rank_only=rank_only
+        recipe.model,
+        block,
+        teacher=options.teacher,
+        stage=stage,
+        steps=own.get("steps"),
+        before=before,
+        rank_only=rank_only,
     )
     recipe.model.register_pre_wrap_hook(step.build)
     callback = ElasticCallback(

@@ -1,33 +1,25 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a recipe and an elastic block must agree on, whatever the recipe is one of; before anything starts.
-
-Each check raises one line that names the recipe's field as an override would spell it, after `recipe.`.
-"""
+"""What an elastic block, its files and a teacher must agree on with a parent, before anything starts."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.config.sections import APART, RouterConfig
+from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import by_name, tensors
 from nemo_elastic.core.limits import Limit
-from nemo_elastic.core.sequence import why_not_context
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.infer import infer
-from nemo_elastic.formats.megatron.shape import FIELDS, config_fields, parent_of
+from nemo_elastic.formats.megatron.shape import FIELDS, config_fields
 from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
-from nemo_elastic.io.values import number
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import read_members
@@ -35,16 +27,10 @@ from nemo_elastic.slicing.family_folder import read_members
 from .token_files import is_there
 
 __all__ = [
-    "Names",
     "absent",
     "check_block",
-    "check_documents",
     "check_files",
-    "check_length",
-    "check_model",
     "check_no_file",
-    "check_ranks",
-    "check_rates",
     "check_teacher",
     "check_vocabulary",
     "looks",
@@ -57,109 +43,6 @@ __all__ = [
 DECIDED, PAPERS = 200, RouterConfig()
 #: most rows that padding adds to a vocabulary: Megatron fills up 128 times the tensor-parallel ranks, 8 of a node
 PADDING = 1024
-
-
-@dataclass(frozen=True)
-class Names:
-    """How a host's recipes spell what a check may refuse.
-
-    Attributes:
-        tensor, pipeline, context, expert_tensor: sizes of these kinds of parallelism.
-        model: the model's config.
-        pattern: its field of layers.
-    """
-
-    tensor: str
-    pipeline: str
-    context: str
-    model: str
-    expert_tensor: str = ""
-    pattern: str = FIELDS["pattern"]
-
-
-def check_ranks(
-    config: ElasticConfig,
-    parent: Parent,
-    tensor: int,
-    pipeline: int,
-    names: Names,
-    expert_tensor: int | None = None,
-    context: int = 1,
-) -> None:
-    """Raise for pipeline stages, tensor- and context-parallel ranks that the family cannot have.
-
-    Args:
-        config: the elastic block.
-        parent: with its stripes.
-        tensor, pipeline: ranks along these kinds of parallelism.
-        names: of the settings.
-        expert_tensor: tensor-parallel ranks of an expert; None for as many as all else has.
-        context: ranks that share sequences out.
-    """
-    if pipeline > 1 and config.budgets_per_batch > 1:
-        allowed = f"1 while elastic.budgets_per_batch is {config.budgets_per_batch}: a stage passes on one member"
-        raise bad(names.pipeline, pipeline, allowed)
-    if parent.num_layers % pipeline:
-        raise bad(names.pipeline, pipeline, f"a size that divides the {parent.num_layers} layers of {names.model}")
-    for kind in parent.kinds:
-        for axis in kind.axes:
-            if axis.blocks is None or axis.shared_by is None:
-                continue
-            own = expert_tensor is not None and axis.shared_by == "expert tensor"
-            name, ranks = (names.expert_tensor, expert_tensor) if own else (names.tensor, tensor)
-            blocks = parent.axis(axis.name).blocks
-            if blocks % (ranks or 1):
-                what = f"{axis.block_words} ({names.model}.{kind.megatron.get(axis.blocks)})"
-                if axis.stripes:
-                    what = f"{axis.block_words} of elastic.axes.{axis.name}; set stripes to a multiple of {ranks}"
-                raise bad(name, ranks, f"a size that divides the {blocks} {what}")
-    reason = why_not_context(parent, config.resolve_axes(parent), tensor, context)
-    if reason is not None:
-        raise bad(names.context, context, f"a size that members can share: {reason}")
-    each = expert_tensor is not None and (names.expert_tensor, expert_tensor)
-    config.check_blocks(parent, (names.tensor, tensor), each or (names.tensor, tensor))
-
-
-def check_rates(peak: tuple[str, Any], lowest: tuple[str, Any]) -> None:
-    """Raise for learning rates that cannot fall from a peak: each is a field and its value."""
-    name, rate = peak
-    number(name, rate, sys.float_info.min, sys.float_info.max, "a peak learning rate above 0")
-    if lowest[1] is not None:
-        number(*lowest, 0.0, rate, f"at most {name}, {rate}")
-
-
-def check_length(length: int, tensor: int, sequence_parallel: bool, where: str, context: int = 1) -> None:
-    """Raise for sequences that tensor- or context-parallel ranks cannot share."""
-    tensor = tensor if sequence_parallel else 1
-    if context > 1 and length % (2 * context * tensor):
-        allowed = f"a multiple of 2 x context_parallel_size ({context}), times tensor-parallel ranks that share it"
-        raise bad(where, length, allowed)
-    if length % tensor:
-        raise bad(where, length, f"a multiple of the tensor-parallel size ({tensor}): sequence_parallel is on")
-
-
-def check_model(
-    config: ElasticConfig, model: Any, vocabulary: int | None, names: Names, teacher: str | None = None
-) -> Parent:
-    """Hold the teacher, axes and budgets against the parent that a recipe describes.
-
-    Args:
-        config: the elastic block.
-        model: the config of the recipe's model.
-        vocabulary: rows of its embedding, None where they are not known: a budget says nothing without them.
-        names: of the settings.
-        teacher: checkpoint of the parent, where there is one.
-
-    Returns:
-        The parent's shape, with the stripes of the block; with a vocabulary of 1 where none is known.
-
-    Raises:
-        ElasticError: another architecture, a width that the parent has not, a budget that no member meets.
-    """
-    with inside(names.model):
-        parent = parent_of(model, vocabulary or 1, names.model)
-    check_teacher(teacher, parent, names)
-    return check_block(config, parent, vocabulary is not None)
 
 
 def check_block(config: ElasticConfig, parent: Parent, counted: bool = True) -> Parent:
@@ -198,7 +81,7 @@ def check_files(config: ElasticConfig, parent: Parent) -> None:
 
     Args:
         config: the elastic block.
-        parent: what `check_shape` returned; without a vocabulary nothing can be compared.
+        parent: what `rules.check_shape` returned; without a vocabulary nothing can be compared.
     """
     if parent.vocab == 1:
         return
@@ -243,10 +126,15 @@ def _stored(teacher: str | Path) -> Stored:
         raise error.of("teacher") from None
 
 
-def check_teacher(teacher: str | None, parent: Parent, names: Names) -> None:
+def check_teacher(teacher: str | None, parent: Parent, where: str, pattern: str = FIELDS["pattern"]) -> None:
     """Raise where the teacher is there and is another model than the recipe's, with every field in which they differ.
 
     A cluster's paths are not seen.
+
+    Args:
+        teacher: checkpoint.
+        parent: the recipe's.
+        where, pattern: the model of the recipe, and its field of layers.
     """
     if teacher is None or not Path(teacher).exists():
         return
@@ -262,11 +150,11 @@ def check_teacher(teacher: str | None, parent: Parent, names: Names) -> None:
         ours |= {"num_layers": parent.num_layers, "vocab_size": parent.vocab}
         theirs = config_fields(shape) | {"num_layers": shape.num_layers, "vocab_size": shape.vocab}
         differ = [
-            f"{names.pattern if name == FIELDS['pattern'] else name} {theirs[name]}, not {ours.get(name)}"
+            f"{pattern if name == FIELDS['pattern'] else name} {theirs[name]}, not {ours.get(name)}"
             for name in theirs
             if theirs[name] != ours.get(name)
         ]
-        allowed = f"a checkpoint of the recipe's own model; by this one {names.model} has {'; '.join(differ)}"
+        allowed = f"a checkpoint of the recipe's own model; by this one {where} has {'; '.join(differ)}"
         raise bad("teacher", teacher, allowed)
 
 
@@ -288,18 +176,6 @@ def router_warnings(config: ElasticConfig, steps: int) -> list[str]:
     return [f"elastic.router: lr {router.lr} and scale to {router.scale[1]} decide nearly all within {DECIDED} of the "
             f"{router.freeze_step(steps)} steps before shapes are frozen, the others teach it nothing; lr 3e-3 and a "
             "scale to 3 take longer"]  # fmt: skip
-
-
-def check_documents(config: ElasticConfig, resets: str, does: Any) -> None:
-    """Raise where documents are to be read apart and the data would not say where they begin.
-
-    Args:
-        config: the elastic block.
-        resets: the field by which pretraining data counts positions within documents.
-        does: whether it does; None for data that has no such field, as packed data, which carries its bounds.
-    """
-    if config.data.documents == APART and does is False:
-        raise bad("elastic.data.documents", APART, f"joined, or {resets}: true, which says where documents begin")
 
 
 def looks(config: ElasticConfig) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from nemo_elastic.data.indexed import check_prefix, count
 from nemo_elastic.errors import bad
 
 __all__ = [
-    "SPLIT", "SPLITS", "Blend", "FileNames", "check_token_files", "empty_splits", "files_of", "is_there",
-    "prefixes_of", "splits_of",
+    "SPLIT", "SPLITS", "Blend", "check_token_files", "empty_splits", "files_of", "is_there", "prefixes_of",
+    "splits_of",
 ]  # fmt: skip
 
 #: prefixes of Megatron's token files, with weights before them or not, or such lists by split
@@ -26,15 +25,6 @@ Blend = Sequence[str | float] | Mapping[str, Sequence[str | float]]
 SPLITS = ("train", "validation", "test")
 #: their shares of the data, where it is not given by split
 SPLIT = "998,1,1"
-
-
-@dataclass(frozen=True)
-class FileNames:
-    """How a host's recipes spell the token files, the length of a sequence, and the shares of the splits."""
-
-    paths: str
-    length: str
-    split: str
 
 
 def splits_of(data: Blend) -> Sequence[str | float] | dict[str, list[str | float]]:
@@ -90,34 +80,34 @@ def number(entry: str | float) -> float | None:
         return None
 
 
-def check_token_files(prefixes: Iterable[str], length: int, split: str | None, names: FileNames) -> None:
+def check_token_files(
+    paths: tuple[str, Sequence[str]], length: tuple[str, int], split: tuple[str, str | None]
+) -> None:
     """Raise for text where token files are asked for, for files too short, and for shares that leave a split empty.
 
     megatron-core counts the epochs of a split without documents in a loop that never ends. Files that only a cluster
     has are judged by their names alone.
 
     Args:
-        prefixes: of the token files.
-        length: tokens of a sequence.
-        split: shares of each file for training, validation and test; None where files are not shared.
-        names: of the recipe's fields.
+        paths: the recipe's field, and the prefixes of token files in it.
+        length: the same of the tokens of a sequence.
+        split: the same of the shares of training, validation and test; None where files are not shared.
 
     Raises:
         ElasticError: as above.
     """
-    prefixes = list(prefixes)
-    shares = None if split is None or not prefixes else _shares(names.split, split)
-    for prefix in prefixes:
-        check_prefix(names.paths, prefix)
+    shares = [] if split[1] is None or not paths[1] else _shares(*split)
+    for prefix in paths[1]:
+        check_prefix(paths[0], prefix)
         if not Path(f"{prefix}.idx").is_file():
             continue
         tokens, documents = count(Path(prefix))
-        if tokens <= length:
-            raise bad(names.length, length, f"shorter sequences: {prefix} has {tokens} tokens")
-        empty = empty_splits(shares or [], documents)
+        if tokens <= length[1]:
+            raise bad(*length, f"shorter sequences: {prefix} has {tokens} tokens")
+        empty = empty_splits(shares, documents)
         if empty:
             allowed = f"shares that leave some of the {documents} documents of {prefix} for {empty[0]}, or 0 for it"
-            raise bad(names.split, split, allowed)
+            raise bad(*split, allowed)
 
 
 def _shares(where: str, split: object) -> list[float]:

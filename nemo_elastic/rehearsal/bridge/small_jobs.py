@@ -23,7 +23,6 @@ from nemo_elastic.hosts.bridge.curriculum import (
     train_to_the_end,
 )
 from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
-from nemo_elastic.hosts.bridge.settings import run_settings
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
 from nemo_elastic.rehearsal.report import Settings
 from nemo_elastic.rehearsal.short import CUT_SHORT, PARENT_STEPS, Built, Short, parent_run, rehearsed, watch_dir
@@ -57,7 +56,7 @@ def settings_of(family: BridgeFamily, run: CurriculumRun) -> Settings:
 
 
 def _settings(runs: Mapping[str, ElasticRun], dir: str) -> Settings:
-    return {name: run_settings(one) for name, one in runs.items()} | {"slice": {"dir": dir}}
+    return {name: one.settings() for name, one in runs.items()} | {"slice": {"dir": dir}}
 
 
 def watched_jobs(family: BridgeFamily, own: CurriculumRun) -> dict[str, ElasticRun]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import nemo_run as run
 
+from nemo_elastic.hosts.common.changes import settings
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, job_folder
 from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, as_job, end_of, ranked_checkpoint, stage_checkpoint
 from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
-from nemo_elastic.hosts.nemo.recipe.settings import settings
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.rehearsal.report import Settings
 from nemo_elastic.rehearsal.short import CUT_SHORT, PARENT_STEPS, Built, Short, parent_run, watch_dir

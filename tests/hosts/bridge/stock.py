@@ -130,7 +130,7 @@ def _local(dataset: Any, place: Path, out: Path) -> None:
 def settings_of(name: str) -> dict[str, Any]:
     """Of a recipe at small scale, elastic."""
     from nemo_elastic.hosts.bridge.apply import apply_elastic
-    from nemo_elastic.hosts.bridge.settings import settings
+    from nemo_elastic.hosts.common.changes import settings
 
     config, _, block = small(name, Path("/place"), Path("/out"))
     return settings(apply_elastic(config, block, teacher=TEACHER, verbose=False).config)

@@ -15,6 +15,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.shape import parent_of
+from nemo_elastic.hosts.common.changes import settings
 from tests.documentation import blocks
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import random_tensors
@@ -31,7 +32,6 @@ from megatron.bridge.training.setup import _validate_and_set_vocab_size  # noqa:
 
 from nemo_elastic.hosts.bridge.apply import apply_elastic  # noqa: E402
 from nemo_elastic.hosts.bridge.cli import find_recipe, main, override  # noqa: E402
-from nemo_elastic.hosts.bridge.settings import settings  # noqa: E402
 from nemo_elastic.hosts.bridge.tiny import tiny_config  # noqa: E402
 from tests.hosts.bridge.runs import EXPERT_BLOCK, EXPERTS, SIZES, own_tokenizer, prepare_data  # noqa: E402
 

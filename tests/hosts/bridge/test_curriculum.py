@@ -77,7 +77,6 @@ def test_a_process_builds_the_job_that_was_described(
     import fiddle
 
     from nemo_elastic.hosts.bridge import curriculum
-    from nemo_elastic.hosts.bridge.settings import run_settings
 
     script("run", ["--slurm", *RECIPE, *DATA, *SLURM, *SSH, "--dryrun", "dry"], tmp_path, monkeypatch)
     data = [0.7, "/data/code", 0.3, "/data/web"]
@@ -88,7 +87,7 @@ def test_a_process_builds_the_job_that_was_described(
     for name, run in wanted.items():
         fiddle.build(report[name])()
         there, stopped = built.pop()
-        assert run_settings(there) == run_settings(run), name
+        assert there.settings() == run.settings(), name
         assert stopped == STOPPED
         script("run", ["--job", name, *RECIPE, *DATA], tmp_path, monkeypatch)
         assert run_settings(built.pop()[0]) == run_settings(run), "by itself"

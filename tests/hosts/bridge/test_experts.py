@@ -185,8 +185,8 @@ def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, field: str, value:
 
     import_bridge()
     from nemo_elastic.hosts.bridge.apply import apply_elastic
-    from nemo_elastic.hosts.bridge.settings import settings
     from nemo_elastic.hosts.bridge.tiny import tiny_config
+    from nemo_elastic.hosts.common.changes import settings
 
     prepare_data(tmp_path)
     recipe = tiny_config(tmp_path / "data", tmp_path / "run", steps=4, seq_length=64, warmup_steps=2, sizes=EXPERTS)

@@ -74,10 +74,8 @@ def test_the_lines_of_the_quick_start_train(place: Path) -> None:
 
 def compare(place: Path) -> None:
     """Hold settings of the page's lines against those at small scale."""
-    from nemo_elastic.hosts.bridge.settings import run_settings
-
     changed = only_smaller(
-        script(place), place, "bridge/nemotron_elastic_12b", lambda names: run_settings(names["run"]), *DECLARED
+        script(place), place, "bridge/nemotron_elastic_12b", lambda names: names["run"].settings(), *DECLARED
     )
     assert changed >= {"model.hidden_size", "train.train_iters"}
 

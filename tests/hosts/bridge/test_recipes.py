@@ -176,11 +176,9 @@ def test_a_family_on_conversations_reads_packed_answers_of_its_stages_lengths(si
 
 
 def test_the_30b_a3b_on_conversations_is_that_on_text_but_for_its_data(tmp_path: Path) -> None:
-    from nemo_elastic.hosts.bridge.settings import run_settings
-
     each = [recipe_of(size).jobs("/p", ["/data/a"], str(tmp_path), ["/data/b"]) for size in ("30b_a3b", "30b_a3b_sft")]
     for job in each[0]:
-        text, chats = (run_settings(jobs[job]) for jobs in each)
+        text, chats = (jobs[job].settings() for jobs in each)
         differ = {name for name in text.keys() | chats.keys() if text.get(name) != chats.get(name)}
         own = ("dataset", "tokenizer", "validation.eval_global_batch_size")
         if text["model.context_parallel_size"] > 1:  # what Bridge wants of conversations that ranks share out

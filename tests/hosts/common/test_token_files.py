@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from nemo_elastic.data.indexed import write_indexed
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.hosts.common.token_files import (
-    FileNames,
     check_token_files,
     empty_splits,
     files_of,
@@ -22,7 +21,9 @@ from nemo_elastic.hosts.common.token_files import (
     splits_of,
 )
 
-NAMES = FileNames("paths", "length", "split")
+
+def check(prefixes: list[str], length: int, split: str | None) -> None:
+    check_token_files(("paths", prefixes), ("length", length), ("split", split))
 
 
 @pytest.mark.nemo
@@ -43,20 +44,20 @@ def test_a_split_is_empty_where_megatron_core_gives_it_no_documents(shares: list
 def test_files_are_long_enough_and_leave_documents_for_each_split(tmp_path: Path) -> None:
     prefix = str(tmp_path / "text")
     write_indexed(tmp_path / "text", [np.arange(100)] * 100, 512)
-    check_token_files([prefix, "/cluster/text"], 64, "98,1,1", NAMES)
+    check([prefix, "/cluster/text"], 64, "98,1,1")
     for split, name in (("9999,8,2", "validation"), ("99,1,0.1", "test")):
         with pytest.raises(ElasticError) as caught:
-            check_token_files([prefix], 64, split, NAMES)
+            check([prefix], 64, split)
         message = f"shares that leave some of the 100 documents of {prefix} for {name}, or 0 for it"
         assert str(caught.value) == f"split: '{split}' is not allowed; {message}"
     for split in ("0,0,0", "0,1,1", "99.8.1,1", "1,-1", "1,1,1,1", ""):
         with pytest.raises(ElasticError, match=rf"^split: '{split}' is not allowed; "):
-            check_token_files(["/cluster/text"], 64, split, NAMES)
-    check_token_files([prefix], 64, None, NAMES)
+            check(["/cluster/text"], 64, split)
+    check([prefix], 64, None)
     with pytest.raises(ElasticError, match=r"^length: 10000 is not allowed; shorter sequences: .*text has 10000 tok"):
-        check_token_files([prefix], 10_000, None, NAMES)
+        check([prefix], 10_000, None)
     with pytest.raises(ElasticError, match=r"^paths: '/cluster/text\.jsonl' is not allowed; the prefix of"):
-        check_token_files(["/cluster/text.jsonl"], 64, None, NAMES)
+        check(["/cluster/text.jsonl"], 64, None)
 
 
 def test_data_are_one_list_or_a_list_for_each_split() -> None:

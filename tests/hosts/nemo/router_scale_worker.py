@@ -47,8 +47,9 @@ class Stage:
         from nemo.lightning._strategy_lib import setup_megatron_optimizer
 
         from nemo_elastic.config.block import ElasticConfig
+        from nemo_elastic.hosts.common.rules import check_shape
         from nemo_elastic.hosts.nemo.host import NemoHost
-        from nemo_elastic.hosts.nemo.recipe.checks import check_shape
+        from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe
         from nemo_elastic.megatron.choice import ElasticState
         from nemo_elastic.router import Router
         from nemo_elastic.search import Space
@@ -60,7 +61,7 @@ class Stage:
         block = replace(large.config, shapes="router")
         recipe = large.stage1_recipe("/parent", ["/data/text"], "/runs/family", block=block)
         self.config = ElasticConfig.from_dict(recipe.model.elastic)
-        parent = check_shape(recipe, self.config)
+        parent = check_shape(NemoRecipe(recipe), self.config)
         if parent.vocab == 1:  # its tokenizer lies on a hub
             parent = replace(parent, vocab=131072)
         space = Space(parent, self.config.resolve_axes(parent), tuple(range(parent.num_layers)))

@@ -111,8 +111,8 @@ def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
 
 def settings_of(name: str) -> dict[str, Any]:
     """Of a recipe at small scale, elastic."""
+    from nemo_elastic.hosts.common.changes import settings
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-    from nemo_elastic.hosts.nemo.recipe.settings import settings
 
     recipe, _, block = small(name, Path("/place"), Path("/out"))
     return settings(apply_elastic(recipe, block, teacher=TEACHER, verbose=False))

@@ -41,12 +41,12 @@ def test_data_without_micro_batches_is_refused_before_anything_is_built() -> Non
     from nemo.collections.llm.gpt.data.hf_dataset import HFDatasetDataModule
 
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.hosts.nemo.recipe.checks import check_data
+    from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe
     from tests.parallel.runs import BLOCK
 
     stock = run.Config(dict, data=run.Config(HFDatasetDataModule, path_or_dataset="nobody/nothing"))
     with pytest.raises(ElasticError) as error:
-        check_data(stock, ElasticConfig.from_dict(BLOCK))
+        NemoRecipe(stock).check_data(ElasticConfig.from_dict(BLOCK), 1)
     assert str(error.value).startswith(KINDS["hub"].line)
 
 

@@ -76,7 +76,7 @@ def test_the_lines_of_the_quick_start_train(place: Path) -> None:
 
 def compare(place: Path) -> None:
     """Hold settings of the page's lines against those at small scale."""
-    from nemo_elastic.hosts.nemo.recipe.settings import settings
+    from nemo_elastic.hosts.common.changes import settings
 
     changed = only_smaller(
         script(place), place, "nemotron_elastic_12b", lambda names: settings(names["recipe"]), *DECLARED

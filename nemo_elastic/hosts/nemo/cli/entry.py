@@ -29,11 +29,11 @@ from omegaconf import OmegaConf
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, did_you_mean, exit_in_one_line
+from nemo_elastic.hosts.common.changes import Changes, made_by
 from nemo_elastic.hosts.common.run_file import SETTINGS, RunFile
 from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
 from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-from nemo_elastic.hosts.nemo.recipe.checks import check_architecture, field_names, made_by
-from nemo_elastic.hosts.nemo.recipe.settings import Changes
+from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe, field_names
 from nemo_elastic.hosts.nemo.tiny.recipe import nemotron_elastic_tiny
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import check_apart
@@ -98,7 +98,7 @@ class ElasticContext(run.cli.RunContext):
         """The elastic recipe; prints what was changed. One that starts here has a CPU's settings without a GPU."""
         recipe, file = self.read(args)
         if self.starts_here and not torch.cuda.is_available():
-            check_architecture(recipe)  # so that there is a model and a strategy
+            NemoRecipe(recipe).check_kind()  # so that there is a model and a strategy
             changes = Changes(recipe)
             without_cuda(recipe)
             if changes.lines(recipe):  # a tiny recipe has a CPU's settings

@@ -22,12 +22,12 @@ from nemo import lightning as nl
 from nemo.lightning.run.plugins import PreemptionPlugin
 
 from nemo_elastic.errors import STOPPED
+from nemo_elastic.hosts.common.changes import Changes
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder
 from nemo_elastic.hosts.common.experiment import STOP_BEFORE, run_jobs
 from nemo_elastic.hosts.common.experiment import Executors as Executors
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume, StopInTime
 from nemo_elastic.hosts.nemo.recipe.apply import change
-from nemo_elastic.hosts.nemo.recipe.settings import Changes
 from nemo_elastic.plan.layouts import layout_name
 from nemo_elastic.plan.stages import PAPER as PAPER
 from nemo_elastic.plan.stages import Curriculum as Curriculum

@@ -226,19 +226,18 @@ def test_data_shorter_than_one_sequence(recipe: Any, tmp_path: Path) -> None:
 def test_a_teacher_that_is_there_is_the_recipes_own_model(recipe: Any, tmp_path: Path) -> None:
     from nemo_elastic.formats.megatron.shape import config_fields
     from nemo_elastic.hosts.common.agreement import check_teacher
-    from nemo_elastic.hosts.nemo.recipe.checks import NAMES
     from tests.hosts.nemo.checkpoints import store
     from tests.hosts.nemo.cutting import PARENT, random_tensors
 
     path = str(store(tmp_path / "nemo", PARENT, PARENT.full, random_tensors(PARENT)))
-    check_teacher(path, replace(PARENT, ffn_stripes=1), NAMES)
-    check_teacher("/cluster/12b", PARENT, NAMES)
+    check_teacher(path, replace(PARENT, ffn_stripes=1), "recipe.model.config")
+    check_teacher("/cluster/12b", PARENT, "recipe.model.config")
     with pytest.raises(ElasticError) as caught:
-        check_teacher(path, replace(PARENT, hidden=2 * PARENT.hidden), NAMES)
+        check_teacher(path, replace(PARENT, hidden=2 * PARENT.hidden), "recipe.model.config")
     message = f"by this one recipe.model.config has hidden_size {PARENT.hidden}, not {2 * PARENT.hidden}"
     assert str(caught.value) == f"teacher: {path!r} is not allowed; a checkpoint of the recipe's own model; {message}"
     with pytest.raises(ElasticError, match=r"recipe\.model\.config has vocab_size 64, not 16$"):
-        check_teacher(path, replace(PARENT, vocab=16), NAMES)
+        check_teacher(path, replace(PARENT, vocab=16), "recipe.model.config")
     line = refused(recipe, teacher=path)
     for name, value in (config_fields(PARENT) | {"num_layers": PARENT.num_layers}).items():
         stock = getattr(recipe.model.config, name)
@@ -286,11 +285,11 @@ def test_the_tokenizer_decides_the_vocabulary_where_it_is_there(recipe: Any, tmp
     import nemo_run as run
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 
-    from nemo_elastic.hosts.nemo.recipe.checks import vocabulary
+    from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe
 
-    assert vocabulary(recipe) == 131072
+    assert NemoRecipe(recipe).vocabulary() == 131072
     recipe.data.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=str(small_tokenizer(tmp_path)))
-    assert vocabulary(recipe) == 512  # padded to 128 times the tensor-parallel size of 4
+    assert NemoRecipe(recipe).vocabulary() == 512  # padded to 128 times the tensor-parallel size of 4
 
 
 def small_tokenizer(folder: Path) -> Path:

@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A host's recipe, as rules see it: fields by one name on every host, each at the dotted path that the host has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_elastic.config.block import ElasticConfig
+
+from .changes import Changes
+
+__all__ = ["Recipe", "TokenFiles"]
+
+#: a field, the token files that it names, and shares of their splits; None where files are not shared
+TokenFiles = tuple[str, Sequence[str], str | None]
+
+
+class Recipe(ABC):
+    """What rules ask of a recipe. A host is a table of paths, another of what it refuses, and a few functions.
+
+    Args:
+        made: the host's own recipe.
+        changes: if they began before.
+        ranked: what a ranking has left, where the run starts from that.
+
+    Attributes:
+        paths: name -> dotted path, as an override spells it. Other names are paths themselves; a field that a host
+            has not is None.
+        refused: field -> values that a family can have, and the words for that, behind `needs`.
+        checkpoint: what the host calls a checkpoint of its own.
+        text: how a recipe names text.
+        ranking: how one starts from a ranking.
+    """
+
+    paths: Mapping[str, str]
+    refused: Mapping[str, tuple[Collection[Any], str]]
+    needs: str = ""
+    checkpoint: str
+    text: str
+    ranking: str
+
+    def __init__(self, made: Any, changes: Changes | None = None, ranked: str | None = None) -> None:
+        self.made, self.ranked = made, ranked
+        self.changes = changes or Changes(made)
+
+    def path(self, name: str) -> str:
+        return self.paths.get(name, name)
+
+    def at(self, name: str) -> str:
+        """A field in errors."""
+        return f"recipe.{self.path(name)}"
+
+    def get(self, name: str) -> Any:
+        value = self.made
+        for part in self.path(name).split("."):
+            value = getattr(value, part, None)
+        return value
+
+    def ranks(self, kind: str) -> int:
+        """Ranks along a kind of parallelism."""
+        return self.get(kind) or 1
+
+    def put(self, name: str, value: Any, reason: str = "") -> None:
+        """Write a field down where it has another value; the reason is printed beside the change."""
+        owner, _, last = self.path(name).rpartition(".")
+        if self.get(name) != value:
+            setattr(self.get(owner) if owner else self.made, last, value)
+        if reason:
+            self.changes.reasons[self.path(name)] = reason
+
+    @property
+    def starts_ranked(self) -> bool:
+        """Whether the first stage finds a ranking, of another run's or its own checkpoints."""
+        own = self.get("own checkpoints")
+        return self.ranked is not None or (own is not None and Path(own).exists())
+
+    def warmup(self, total_steps: int) -> tuple[str, int] | None:
+        """Steps of warm-up, and the field that says so."""
+        steps = self.get("warmup")
+        return None if steps is None else (self.at("warmup"), steps)
+
+    @abstractmethod
+    def check_kind(self) -> None:
+        """Raise unless the recipe trains a Nemotron-H that is not elastic yet."""
+
+    @abstractmethod
+    def check_data(self, block: ElasticConfig, stage: int) -> None:
+        """Raise for data of the host's own kinds that no family can be trained on."""
+
+    @abstractmethod
+    def random_data(self) -> str | None:
+        """What makes random tokens, None where the data are text."""
+
+    @abstractmethod
+    def data(self) -> Mapping[str, Sequence[str]]:
+        """What the data are read from, by the field that names it."""
+
+    @abstractmethod
+    def token_files(self) -> TokenFiles:
+        """The files to be looked at before a run."""
+
+    @abstractmethod
+    def vocabularies(self) -> Mapping[str, int | None]:
+        """Sizes that have to fit the teacher's vocabulary; None where one is not known before the run."""
+
+    @abstractmethod
+    def vocabulary(self) -> int | None:
+        """Rows of the embedding, padded as the host pads them; None where a tokenizer would have to be downloaded."""
+
+    @abstractmethod
+    def other_schedule(self, total_steps: int) -> tuple[str, str] | None:
+        """A field by which rates would fall otherwise than a family's, and its value."""

@@ -1,0 +1,314 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a recipe and an elastic block must agree on, and what every family sets in a recipe, whatever host it is of.
+
+Each check raises one line that names the recipe's field as an override would spell it, after `recipe.`; all of them
+come before anything is set.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.config.sections import APART
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.moe import EXPERTS
+from nemo_elastic.core.sequence import why_not_context
+from nemo_elastic.errors import bad, inside
+from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern, parent_of
+from nemo_elastic.io.values import number
+from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
+from nemo_elastic.megatron.models import refused_overlaps, turn_off
+from nemo_elastic.plan.stages import Pace
+
+from .agreement import (
+    absent,
+    check_block,
+    check_files,
+    check_no_file,
+    check_teacher,
+    check_vocabulary,
+    router_warnings,
+    vocabulary_rows,
+)
+from .changes import made_by
+from .recipe import Recipe
+from .stage import StageOptions
+from .token_files import check_token_files
+
+__all__ = ["check", "check_refused", "check_shape", "check_vocabularies", "rates_of", "set_optimizer", "tell",
+           "use_our_layers"]  # fmt: skip
+
+#: settings of a model that need layers of one shape, or TransformerEngine's: name -> what we set
+LAYERS = {
+    "fp8": None,
+    "fp4": None,
+    "tp_comm_overlap": False,
+    "enable_cuda_graph": False,
+    "external_cuda_graph": False,
+    "cuda_graph_impl": "none",
+    "fine_grained_activation_offloading": False,
+    "use_transformer_engine_op_fuser": False,
+}
+#: the same of experts: ours are computed by `megatron.experts` at their member's widths, and sent by the dispatcher
+#: that asks for no kernels of its own
+EXPERT_LAYERS = {
+    "moe_token_dispatcher_type": "alltoall",
+    "moe_grouped_gemm": False,
+    "moe_shared_expert_overlap": False,
+    "moe_router_fusion": False,
+    "moe_router_padding_for_quantization": False,
+    "moe_router_force_load_balancing": False,
+    "moe_router_force_biased": None,
+    "overlap_moe_expert_parallel_comm": False,
+    "delay_wgrad_compute": False,
+    "use_fused_weighted_squared_relu": False,
+    # of other dispatchers, each of which asks for its own
+    "moe_flex_dispatcher_backend": "deepep",
+    "moe_expert_rank_capacity_factor": None,
+    "moe_paged_stash": False,
+    # Bridge would write the rows of experts in another order than they are in
+    "moe_mlp_glu_interleave_size": None,
+    "moe_shared_expert_glu_interleave_size": None,
+}
+
+
+def check(recipe: Recipe, block: ElasticConfig, options: StageOptions) -> Parent:
+    """The parent's shape, see `check_shape`; raise where recipe, block and options do not fit."""
+    recipe.check_kind()
+    if not layer_pattern(recipe.get("shape")):
+        raise bad(recipe.at("pattern"), None, "a pattern such as M-M*-, one symbol per layer")
+    _check_rates(recipe)
+    check_refused(recipe)
+    options.check(block, recipe.get("steps"), recipe.path("steps"), recipe.checkpoint)
+    parent = check_shape(recipe, block, options.teacher)
+    _check_ranks(recipe, block, parent)
+    recipe.check_data(block, options.stage)
+    _check_sequences(recipe, block)
+    check_no_file("out", options.out)
+    check_no_file(recipe.at("save"), recipe.get("save"))
+    if options.stage == 1:
+        check_files(block, parent)
+    random = recipe.random_data()
+    if random is not None:
+        options.check_mock(recipe.at("data"), random, recipe.text)
+    return parent
+
+
+def _check_rates(recipe: Recipe) -> None:
+    """Raise for learning rates that cannot fall from a peak."""
+    rate, lowest = recipe.get("lr"), recipe.get("min_lr")
+    number(recipe.at("lr"), rate, sys.float_info.min, sys.float_info.max, "a peak learning rate above 0")
+    if lowest is not None:
+        number(recipe.at("min_lr"), lowest, 0.0, rate, f"at most {recipe.at('lr')}, {rate}")
+
+
+def check_refused(recipe: Recipe) -> None:
+    """Raise for what no family of the host's can be trained with."""
+    for name, (allowed, words) in recipe.refused.items():
+        value = recipe.get(name)
+        if value not in allowed:
+            raise bad(recipe.at(name), getattr(made_by(value), "__name__", value), recipe.needs + words)
+
+
+def check_shape(recipe: Recipe, block: ElasticConfig, teacher: str | None = None) -> Parent:
+    """Hold the teacher, axes and budgets against the parent that a recipe describes.
+
+    Args:
+        recipe: a host's.
+        block: the elastic block.
+        teacher: checkpoint of the parent, whose vocabulary is the run's where it is readable here.
+
+    Returns:
+        The parent's shape, with the stripes of the block; with a vocabulary of 1 where none is known.
+
+    Raises:
+        ElasticError: another architecture, a width that the parent has not, a budget that no member meets.
+    """
+    where, rows = recipe.at("shape"), vocabulary_rows(teacher)
+    check_vocabularies(recipe, rows)
+    rows = rows or recipe.vocabulary()
+    with inside(where):
+        parent = parent_of(recipe.get("shape"), rows or 1, where)
+    check_teacher(teacher, parent, where, recipe.path("pattern").rpartition(".")[2])
+    return check_block(block, parent, rows is not None)
+
+
+def check_vocabularies(recipe: Recipe, rows: int | None) -> None:
+    """Raise where model or tokenizer have another vocabulary than the teacher's, of `rows`; None: it is not there."""
+    if rows is None:
+        return
+    for name, size in recipe.vocabularies().items():
+        known = rows if size is None else size
+        check_vocabulary(known, rows, recipe.ranks("tensor"), recipe.at(name), recipe.at("tensor"))
+
+
+def _check_ranks(recipe: Recipe, block: ElasticConfig, parent: Parent) -> None:
+    """Raise for layouts over ranks, and for widths on a GPU, that the family cannot have."""
+    tensor, pipeline, context = (recipe.ranks(kind) for kind in ("tensor", "pipeline", "context"))
+    if pipeline > 1 and block.budgets_per_batch > 1:
+        allowed = f"1 while elastic.budgets_per_batch is {block.budgets_per_batch}: a stage passes on one member"
+        raise bad(recipe.at("pipeline"), pipeline, allowed)
+    if parent.num_layers % pipeline:
+        allowed = f"a size that divides the {parent.num_layers} layers of {recipe.at('shape')}"
+        raise bad(recipe.at("pipeline"), pipeline, allowed)
+    own = "tensor" if recipe.get("expert tensor") is None else "expert tensor"  # ranks of an expert
+    shares = {"tensor": "tensor", "expert tensor": own}
+    for kind in parent.kinds:
+        for axis in kind.axes:
+            if axis.blocks is None or axis.shared_by is None:
+                continue
+            name, blocks = shares[axis.shared_by], parent.axis(axis.name).blocks
+            if blocks % recipe.ranks(name):
+                what = f"{axis.block_words} ({recipe.at('shape')}.{kind.megatron.get(axis.blocks)})"
+                if axis.stripes:
+                    what = f"{axis.block_words} of elastic.axes.{axis.name}; set stripes to a multiple of "
+                    what += str(recipe.ranks(name))
+                raise bad(recipe.at(name), recipe.ranks(name), f"a size that divides the {blocks} {what}")
+    reason = why_not_context(parent, block.resolve_axes(parent), tensor, context)
+    if reason is not None:
+        raise bad(recipe.at("context"), context, f"a size that members can share: {reason}")
+    block.check_blocks(parent, (recipe.at("tensor"), tensor), (recipe.at(own), recipe.ranks(own)))
+    _check_machines(recipe, tensor * pipeline * context)
+    if parent.has(EXPERTS):
+        _check_experts(recipe, parent)
+    if recipe.get("device") not in ("cpu", "gloo"):
+        names = {TENSOR: recipe.at("tensor"), SHAPE: f"{recipe.at('shape')}.{SHAPE}", BLOCK: f"elastic.{BLOCK}"}
+        check_widths(parent, block.resolve_axes(parent), tensor * context, names)
+
+
+def _check_machines(recipe: Recipe, ranks: int) -> None:
+    devices, nodes = recipe.get("devices"), recipe.ranks("nodes")
+    if type(devices) is int and devices > 0 and devices * nodes % ranks:
+        allowed = f"a multiple of {ranks} with {nodes} node(s): tensor x pipeline x context parallel ranks"
+        raise bad(recipe.at("devices"), devices, allowed)
+
+
+def _check_experts(recipe: Recipe, parent: Parent) -> None:
+    tensor, sequence_parallel = recipe.ranks("tensor"), recipe.get("sequence_parallel")
+    if tensor > 1 and not sequence_parallel:
+        why = "with experts tensor-parallel ranks share the tokens"
+        raise bad(recipe.at("sequence_parallel"), sequence_parallel, f"true on {tensor} ranks: {why}")
+    ranks, experts = recipe.ranks("expert"), parent.size(EXPERTS)
+    if experts % ranks:
+        raise bad(recipe.at("expert"), ranks, f"a size that divides the {experts} experts")
+    balancing = recipe.get("balancing")
+    if "global_aux_loss" in (balancing if isinstance(balancing, (list, tuple)) else [balancing]):
+        why = "a loss over many micro-batches would compare members that have other experts"
+        raise bad(recipe.at("balancing"), balancing, f"aux_loss, seq_aux_loss or none: {why}")
+
+
+def _check_sequences(recipe: Recipe, block: ElasticConfig) -> None:
+    """Raise where ranks cannot share sequences, or the data has none, or does not say where documents begin."""
+    # packed data has no such field: it carries its bounds
+    if block.data.documents == APART and recipe.get("resets") is False:
+        raise bad("elastic.data.documents", APART, f"joined, or {recipe.at('resets')}: true, which says where "
+                  "documents begin")  # fmt: skip
+    length, context = recipe.get("length"), recipe.ranks("context")
+    if length is None:
+        return
+    tensor = recipe.ranks("tensor") if recipe.get("sequence_parallel") else 1
+    if context > 1 and length % (2 * context * tensor):
+        allowed = f"a multiple of 2 x context_parallel_size ({context}), times tensor-parallel ranks that share it"
+        raise bad(recipe.at("length"), length, allowed)
+    if length % tensor:
+        allowed = f"a multiple of the tensor-parallel size ({tensor}): sequence_parallel is on"
+        raise bad(recipe.at("length"), length, allowed)
+    field, files, split = recipe.token_files()
+    check_token_files((recipe.at(field), files), (recipe.at("length"), length), (recipe.at("split"), split))
+
+
+def tell(recipe: Recipe, block: ElasticConfig, options: StageOptions, parent: Parent, trains: bool = True) -> None:
+    """Note in a recipe's changes what the run's machine does not show, and warn of what makes no sense.
+
+    Args:
+        recipe, block, options: as they were checked.
+        parent: that `check` gave.
+        trains: whether steps are taken, whose rates and batches may make no sense.
+    """
+    changes, stage = recipe.changes, options.stage
+    total = options.total(recipe.get("steps"))
+    changes.warnings = _warnings(recipe, block, stage, total)
+    if trains:
+        changes.warnings += _pace(recipe, total).warnings(parameters(parent, parent.full), stage, total)
+    reads = {"teacher": [options.teacher], "previous": [options.previous], "ranked": [recipe.ranked]}
+    changes.notes += absent(reads | recipe.data())
+    changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
+
+
+def _warnings(recipe: Recipe, block: ElasticConfig, stage: int, total: int) -> list[str]:
+    """What can run and makes no sense, a line for each."""
+    steps, batch, pipeline = recipe.get("steps"), recipe.get("batch"), recipe.ranks("pipeline")
+    out = router_warnings(block, steps) if stage == 1 else []
+    if stage == 1 and pipeline > 1 and not recipe.starts_ranked:
+        out.append(f"{recipe.at('pipeline')}: {pipeline}: stages cannot rank; {recipe.ranking}, "
+                   "or the run is refused when it starts")  # fmt: skip
+    name, warmup = recipe.warmup(total) or ("", 0)
+    if warmup >= total:
+        out.append(f"{name}: {warmup} of {total} steps in all: the learning rate never reaches its peak")
+    samples = block.importance.samples
+    has = recipe.get("samples") or (steps * batch if isinstance(batch, int) else 0)
+    if stage == 1 and block.ranking is None and recipe.ranked is None and 0 < has < samples:
+        out.append(f"elastic.importance.samples: {samples}, of which the run asks its data for {has}: if the data has "
+                   "no more, ranking is refused when it starts")  # fmt: skip
+    return out
+
+
+def _pace(recipe: Recipe, total: int) -> Pace:
+    """Rates and batches as `Rates` and the data have them."""
+    batch, length = recipe.get("batch"), recipe.get("length")
+    return Pace(
+        lr=(recipe.at("lr"), recipe.get("lr")),
+        warmup=recipe.warmup(total),
+        batch=(recipe.at("batch"), batch, batch * length) if batch and length else None,
+        schedule=recipe.other_schedule(total),
+    )
+
+
+def rates_of(recipe: Recipe, block: ElasticConfig, options: StageOptions) -> dict[str, Any]:
+    """Arguments of `train.training.Rates`: how rates rise and fall over all stages."""
+    steps, done = recipe.get("steps"), options.done_steps
+    total = options.total(steps)
+    floor, lowest, warmup = recipe.get("min_ratio"), recipe.get("min_lr"), recipe.warmup(total)
+    if floor is None:
+        floor = 0.1 if lowest is None else lowest / recipe.get("lr")
+    return {
+        "total_steps": total,
+        "warmup_steps": 60 if warmup is None else warmup[1],
+        "min_ratio": floor,
+        "start_step": done,
+        # shapes are frozen at a share of stage 1's steps, and stay so in those behind it
+        "freeze_step": block.freeze_step(done if options.stage > 1 else steps),
+    }
+
+
+def use_our_layers(model: Any) -> None:
+    """Leave a model's config the settings that our layers can have."""
+    experts = has_experts(layer_pattern(model) or "")
+    for name, value in (LAYERS | (EXPERT_LAYERS if experts else {})).items():
+        if getattr(model, name, None) not in (None, value):
+            setattr(model, name, value)
+    if getattr(model, "recompute_granularity", None) == "selective":
+        model.recompute_granularity = None  # our layers recompute whole or not at all
+        if getattr(model, "recompute_modules", None) is not None:
+            model.recompute_modules = None
+
+
+def set_optimizer(recipe: Recipe, block: ElasticConfig, half: bool) -> None:
+    """Turn off overlaps that no family can have, for a micro-batch uses only a part of the weights.
+
+    Args:
+        recipe, block: as they were checked.
+        half: whether weights are in 16 bits.
+    """
+    if half and block.router is not None:
+        # megatron-core's other one cannot save the router, which is float32 among half-precision weights
+        recipe.put("distributed", True)
+    turn_off((recipe.get("ddp"), recipe.get("optimizer")), refused_overlaps(block, recipe.ranks("pipeline")))
+    if recipe.get("distributed"):
+        # by default its state is saved as it lies in buffers, and goes on in the layout that wrote it alone; the next
+        # stage, with its longer sequences, has another
+        recipe.put("reshardable", True)
