@@ -41,7 +41,7 @@ ALLOWED = {
     ("profile/engines.py", "subprocess"): "our own worker, by the python that the command line names",
     ("rehearsal/transformers.py", "subprocess"): "our own script, by the python that the environment names",
     (
-        "hosts/nemo/cli/whole_recipe.py",
+        "hosts/nemo/cli/entry.py",
         "pydoc.locate",
     ): "a whole recipe that --to-yaml wrote: it names code as NeMo-Run's files do",
 }

@@ -15,8 +15,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad, did_you_mean, exit_in_one_line
-from nemo_elastic.hosts.common.run_file import RunFile
-from nemo_elastic.io.read import resolved
+from nemo_elastic.hosts.common.run_file import RunFile, value_of
 
 __all__ = ["find_recipe", "main", "override"]
 
@@ -30,11 +29,7 @@ RECIPES = (
 
 
 def find_recipe(factory: str) -> Callable[..., Any]:
-    """A recipe of Bridge's by its name, or by its import path, `package.module.function`.
-
-    Raises:
-        ElasticError: there is none.
-    """
+    """A recipe of Bridge's by its name, or by its import path, `package.module.function`."""
     module, _, name = factory.rpartition(".")
     known: list[str] = []
     for place in (module,) if module else RECIPES:
@@ -49,11 +44,7 @@ def find_recipe(factory: str) -> Callable[..., Any]:
 
 
 def override(config: Any, name: str, value: Any) -> None:
-    """Set a field of a container by its dotted name.
-
-    Raises:
-        ElasticError: a part of the name is no field.
-    """
+    """Set a field of a container by its dotted name."""
     owner, parts = config, name.split(".")
     for i, part in enumerate(parts):
         known = {f.name: str(f.type) for f in fields(owner)} if is_dataclass(owner) else {}
@@ -69,11 +60,7 @@ def override(config: Any, name: str, value: Any) -> None:
 
 
 def main(argv: Sequence[str], factory: str | None, yaml: str | None, dryrun: bool) -> None:
-    """Train, or with `dryrun` print what would be changed.
-
-    Raises:
-        SystemExit: a mistake of the user's, in one line, with exit code 2.
-    """
+    """Train, or with `dryrun` print what would be changed; a mistake of the user's is one line and exit code 2."""
     with exit_in_one_line():
         file = RunFile.load(yaml).override(argv)
         name = factory or file.recipe.pop("_factory_", None)
@@ -103,14 +90,10 @@ def _arguments(recipe: Callable[..., Any], overrides: Sequence[str]) -> tuple[di
         name, operator, value = text.partition("=")
         if not operator or name.endswith(("+", "-", "*", "/", "|")):
             raise bad("override", text, "field=value")
-        try:
-            read = resolved(f"value: {value}")["value"]
-        except Exception as error:  # PyYAML's errors
-            raise ElasticError(f"{name}: {value} is not readable as YAML ({str(error).splitlines()[0]})") from None
         if name in known:
-            given[name] = read
+            given[name] = value_of(name, value)
         else:
-            rest.append((name, read))
+            rest.append((name, value_of(name, value)))
     for name, parameter in known.items():
         wanted = parameter.default is inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD
         if wanted and name not in given:

@@ -46,13 +46,7 @@ PADDING = 1024
 
 
 def check_block(config: ElasticConfig, parent: Parent, counted: bool = True) -> Parent:
-    """Hold axes and budgets against a parent; give the parent with the stripes of the block.
-
-    Args:
-        config: the elastic block.
-        parent: its shape.
-        counted: whether its vocabulary is known.
-    """
+    """Hold axes, and where the vocabulary is counted budgets, against a parent; give it with the block's stripes."""
     parent = config.parent_shape(parent)
     axes = config.resolve_axes(parent)
     if counted:
@@ -65,10 +59,8 @@ def check_block(config: ElasticConfig, parent: Parent, counted: bool = True) -> 
 
 
 def absent(paths: Mapping[str, Sequence[str | None]]) -> list[str]:
-    """What a run reads and is not on this machine, which may not be the one that trains: a line for each.
-
-    Args:
-        paths: field -> checkpoints, folders, or prefixes of token files.
+    """Checkpoints, folders and token files, by field, that are not on this machine, which may not be the one that
+    trains: a line for each.
     """
     there = [
         (name, path) for name, given in paths.items() for path in given if path is not None and not is_there(path)
@@ -77,13 +69,8 @@ def absent(paths: Mapping[str, Sequence[str | None]]) -> list[str]:
 
 
 def check_files(config: ElasticConfig, parent: Parent) -> None:
-    """Raise where a ranking or shapes that the block names are there and do not fit the parent.
-
-    Args:
-        config: the elastic block.
-        parent: what `rules.check_shape` returned; without a vocabulary nothing can be compared.
-    """
-    if parent.vocab == 1:
+    """Raise where a ranking or shapes that the block names are there and do not fit the parent."""
+    if parent.vocab == 1:  # it is not known
         return
     if config.ranking is not None and Path(config.ranking).exists():
         smallest = config.resolve_axes(parent)[DEPTH].choices[-1]
@@ -93,11 +80,7 @@ def check_files(config: ElasticConfig, parent: Parent) -> None:
 
 
 def vocabulary_rows(teacher: str | Path | None) -> int | None:
-    """Rows of a teacher's vocabulary, which are those of the run, padding included; None where it is not there.
-
-    Raises:
-        ElasticError: what is there is no checkpoint.
-    """
+    """Rows of a teacher's vocabulary, which are those of the run, padding included; None where it is not there."""
     if teacher is None or not Path(teacher).exists():
         return None
     size = _stored(teacher).sizes.get(by_name("embedding").megatron)
@@ -108,10 +91,10 @@ def check_vocabulary(size: int, rows: int, tensor: int, where: str, ranks: str) 
     """Raise for a vocabulary that is not the teacher's, which is never cut and never filled up.
 
     Args:
-        size: tokens that the recipe has, those of its tokenizer or of its model.
+        size: tokens that the recipe has.
         rows: of the teacher's vocabulary: its tokens, and what they were padded with.
         tensor: tensor-parallel ranks, which share the rows.
-        where, ranks: what has the size, and that setting, for errors.
+        where, ranks: fields of the size and of the ranks.
     """
     if not max(rows // 2, rows - PADDING) < size <= rows:
         raise bad(where, size, f"the teacher's own vocabulary, of {rows} rows: data and model take its tokenizer")
@@ -129,12 +112,7 @@ def _stored(teacher: str | Path) -> Stored:
 def check_teacher(teacher: str | None, parent: Parent, where: str, pattern: str = FIELDS["pattern"]) -> None:
     """Raise where the teacher is there and is another model than the recipe's, with every field in which they differ.
 
-    A cluster's paths are not seen.
-
-    Args:
-        teacher: checkpoint.
-        parent: the recipe's.
-        where, pattern: the model of the recipe, and its field of layers.
+    A cluster's paths are not seen. `where` is the recipe's model, `pattern` its field of layers.
     """
     if teacher is None or not Path(teacher).exists():
         return
@@ -163,10 +141,6 @@ def router_warnings(config: ElasticConfig, steps: int) -> list[str]:
 
     The defaults are the paper's. At their rate a logit moves by 0.25 in a step, so with their scale the choices are
     one-hot after `DECIDED` steps, from which no gradient comes (docs: method, when it decides).
-
-    Args:
-        config: the elastic block.
-        steps: of stage 1.
     """
     router = config.router
     if router is None or router.freeze_step(steps) < 5 * DECIDED:

@@ -115,18 +115,11 @@ def check_refused(recipe: Recipe) -> None:
 
 
 def check_shape(recipe: Recipe, block: ElasticConfig, teacher: str | None = None) -> Parent:
-    """Hold the teacher, axes and budgets against the parent that a recipe describes.
-
-    Args:
-        recipe: a host's.
-        block: the elastic block.
-        teacher: checkpoint of the parent, whose vocabulary is the run's where it is readable here.
-
-    Returns:
-        The parent's shape, with the stripes of the block; with a vocabulary of 1 where none is known.
+    """The parent that a recipe describes, with the stripes of the block; with a vocabulary of 1 where none is known.
 
     Raises:
-        ElasticError: another architecture, a width that the parent has not, a budget that no member meets.
+        ElasticError: another architecture than a Nemotron-H's or than the teacher's, a width that the parent has not,
+            a budget that no member meets.
     """
     where, rows = recipe.at("shape"), vocabulary_rows(teacher)
     check_vocabularies(recipe, rows)
@@ -222,13 +215,7 @@ def _check_sequences(recipe: Recipe, block: ElasticConfig) -> None:
 
 
 def tell(recipe: Recipe, block: ElasticConfig, options: StageOptions, parent: Parent, trains: bool = True) -> None:
-    """Note in a recipe's changes what the run's machine does not show, and warn of what makes no sense.
-
-    Args:
-        recipe, block, options: as they were checked.
-        parent: that `check` gave.
-        trains: whether steps are taken, whose rates and batches may make no sense.
-    """
+    """Note what is not on this machine, and warn of what can run and makes no sense; without steps rates do not."""
     changes, stage = recipe.changes, options.stage
     total = options.total(recipe.get("steps"))
     changes.warnings = _warnings(recipe, block, stage, total)
@@ -300,9 +287,7 @@ def use_our_layers(model: Any) -> None:
 def set_optimizer(recipe: Recipe, block: ElasticConfig, half: bool) -> None:
     """Turn off overlaps that no family can have, for a micro-batch uses only a part of the weights.
 
-    Args:
-        recipe, block: as they were checked.
-        half: whether weights are in 16 bits.
+    The distributed optimizer is for a router beside weights in 16 bits (`half`).
     """
     if half and block.router is not None:
         # megatron-core's other one cannot save the router, which is float32 among half-precision weights

@@ -10,27 +10,11 @@ from typing import Any
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, inside, shown
 
-__all__ = [
-    "FAMILY",
-    "RANKED",
-    "STEERING",
-    "check_same_family",
-    "differences",
-    "may_change",
-    "within",
-]
+__all__ = ["FAMILY", "RANKED", "STEERING", "check_same_family", "differences", "may_change", "within"]
 
 #: settings that say how the rest of a run trains, not what it is: a resumed run takes the new ones and says so
-STEERING = (
-    "sampling",
-    "budgets_per_batch",
-    "nonfinite",
-    "distill.temperature",
-    "distill.terms",
-    "distill.top_k",
-    "distill.chunk_tokens",
-    "distill.teacher_precision",
-)
+STEERING = ("sampling", "budgets_per_batch", "nonfinite", "distill.temperature", "distill.terms", "distill.top_k",
+            "distill.chunk_tokens", "distill.teacher_precision")  # fmt: skip
 #: what a later stage has to share with the one before, whose router and members it takes
 FAMILY = ("budgets", "axes", "shapes", "search.keep", "router")
 #: what the first stage has to share with the ranking, whose order, members and router it takes
@@ -41,19 +25,13 @@ RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed"
 def check_same_family(
     old: Mapping[str, Any] | None, new: ElasticConfig, where: Any, may_change: Callable[[str], bool]
 ) -> list[str]:
-    """Compare the block of a run with that of the checkpoint from which it resumes.
+    """A line for each setting of a run's block that has another value than in the checkpoint `where`.
 
     Args:
         old: the checkpoint's block as it was written: fields that are newer have their defaults.
         new: the run's.
         where: the checkpoint.
-        may_change: whether a setting, by its dotted name, may have another value from here on.
-
-    Returns:
-        One line per setting that has.
-
-    Raises:
-        ElasticError: another change, with all of them shown; or the checkpoint is not elastic.
+        may_change: whether a setting, by its dotted name, may have another value from here on; others are refused.
     """
     if old is None:
         raise ElasticError(f"resume: {where} is not elastic; give a log directory of its own to the elastic run")
@@ -70,12 +48,7 @@ def check_same_family(
 
 
 def may_change(stage: int, resumed: bool) -> Callable[[str], bool]:
-    """Which settings may have another value where a run goes on, by their dotted names.
-
-    Args:
-        stage: 1 to 3; 0 for the ranking, which is done or starts over.
-        resumed: from a checkpoint of its own; else from what the ranking or the stage before left.
-    """
+    """Which settings may have another value in a stage (0: the ranking) that resumes, or starts after one before."""
     if stage == 0:
         return lambda name: name != "router" and not within(name, (*RANKED, "data"))
     if resumed:

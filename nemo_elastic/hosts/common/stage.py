@@ -43,16 +43,9 @@ class StageOptions:
         return self.total_steps or self.done_steps + steps
 
     def check(self, config: ElasticConfig, steps: Any, name: str, checkpoint: str = "checkpoint") -> None:
-        """Hold them against each other, the block, and the steps of the recipe.
+        """Hold them against each other, the block, and the steps of the recipe, in its field `name`.
 
-        Args:
-            config: the elastic block.
-            steps: optimizer steps of the recipe.
-            name: how it spells them.
-            checkpoint: what the host calls a checkpoint of its own.
-
-        Raises:
-            ElasticError: the stage, its steps, or what it starts from does not make sense.
+        `checkpoint` is what the host calls one of its own.
         """
         done, total = self.done_steps, self.total_steps
         config.check_stage(self.stage)
@@ -80,14 +73,11 @@ class StageOptions:
             raise bad("mock_data", self.mock_data, "true or false")
 
     def check_mock(self, where: str, made: str, instead: str) -> None:
-        """Raise for data that are random tokens, which stock recipes have so that they run at all.
+        """Raise for random tokens that nobody asked for: stock recipes have them so that they run at all.
 
         Args:
             where, made: the recipe's field, and what makes them.
             instead: how the host's recipes name text.
-
-        Raises:
-            ElasticError: nobody asked for them.
         """
         if not self.mock_data:
             why = "random tokens rank, shape and train nothing; mock_data=true takes them all the same"

@@ -30,13 +30,9 @@ SPLIT = "998,1,1"
 def splits_of(data: Blend) -> Sequence[str | float] | dict[str, list[str | float]]:
     """Data as a user gives them: one list of which each split takes a share, or a list for each split.
 
-    Args:
-        data: `["/data/a", "/data/b"]`, with weights `[0.7, "/data/a", 0.3, "/data/b"]`, or by split
-            `{"train": […], "validation": […]}`, where test is the validation unless given. Prefixes of Megatron's .bin
-            and .idx files; without splits, shares of 998, 1 and 1 are taken from each.
-
-    Raises:
-        ElasticError: no data, a split is missing, or a file is no token file.
+    `["/data/a", "/data/b"]`, with weights `[0.7, "/data/a", 0.3, "/data/b"]`, or by split `{"train": […],
+    "validation": […]}`, where test is the validation unless given. Prefixes of Megatron's .bin and .idx files; without
+    splits, shares of 998, 1 and 1 are taken from each.
     """
     if not data or isinstance(data, str):
         raise bad("data", data, "a list of prefixes of token files, such as [0.7, /data/a, 0.3, /data/b]")
@@ -92,9 +88,6 @@ def check_token_files(
         paths: the recipe's field, and the prefixes of token files in it.
         length: the same of the tokens of a sequence.
         split: the same of the shares of training, validation and test; None where files are not shared.
-
-    Raises:
-        ElasticError: as above.
     """
     shares = [] if split[1] is None or not paths[1] else _shares(*split)
     for prefix in paths[1]:
@@ -111,11 +104,7 @@ def check_token_files(
 
 
 def _shares(where: str, split: object) -> list[float]:
-    """What a recipe gives each split of the data.
-
-    Raises:
-        ElasticError: megatron-core cannot read the shares, or training has none.
-    """
+    """What a recipe gives each split of the data; raise where megatron-core cannot read it, or training has none."""
     try:
         shares = [float(part) for part in str(split).split(",")]
     except ValueError:

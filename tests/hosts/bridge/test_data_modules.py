@@ -46,7 +46,7 @@ def test_what_no_family_can_have_is_refused_before_anything_is_loaded(name: str)
     from megatron.bridge.data.builders.energon import EnergonDatasetConfig
 
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.hosts.bridge.checks import check_data
+    from nemo_elastic.hosts.bridge.checks import BridgeRecipe
     from nemo_elastic.hosts.bridge.cli import find_recipe
     from tests.parallel.runs import BLOCK
 
@@ -63,19 +63,20 @@ def test_what_no_family_can_have_is_refused_before_anything_is_loaded(name: str)
         recipe.dataset = EnergonDatasetConfig.__new__(EnergonDatasetConfig)
     recipe.model.pipeline_model_parallel_size = 2 if "stages" in name else 1
     with pytest.raises(ElasticError) as error:
-        check_data(recipe, ElasticConfig.from_dict(BLOCK), 1, ranked=False)
+        BridgeRecipe(recipe).check_data(ElasticConfig.from_dict(BLOCK), 1)
     assert str(error.value).startswith(KINDS[name].line)
 
 
 def test_a_loader_of_ones_own_follows_a_ranking_where_no_candidates_are_compared() -> None:
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.hosts.bridge.checks import check_data
+    from nemo_elastic.hosts.bridge.checks import BridgeRecipe
     from nemo_elastic.hosts.bridge.cli import find_recipe
     from tests.parallel.runs import BLOCK
 
     recipe = find_recipe("nemotron_nano_12b_v2_sft_config")()
     recipe.dataset.dataloader_type = "external"
-    check_data(recipe, ElasticConfig.from_dict(BLOCK | {"shapes": "search"}), 1, ranked=True)
-    check_data(recipe, ElasticConfig.from_dict(BLOCK | {"shapes": "halving"}), 2, ranked=False)
+    search, halving = (ElasticConfig.from_dict(BLOCK | {"shapes": shapes}) for shapes in ("search", "halving"))
+    BridgeRecipe(recipe, ranked="/a/ranking").check_data(search, 1)
+    BridgeRecipe(recipe).check_data(halving, 2)
     with pytest.raises(ElasticError, match="to find shapes on"):
-        check_data(recipe, ElasticConfig.from_dict(BLOCK | {"shapes": "halving"}), 1, ranked=True)
+        BridgeRecipe(recipe, ranked="/a/ranking").check_data(halving, 1)

@@ -201,14 +201,15 @@ def test_what_is_made_for_experts_of_one_width_is_turned_off(tmp_path: Path) -> 
     from tests.support.bridge import import_bridge
 
     import_bridge()
-    from nemo_elastic.hosts.bridge.apply import EXPERT_SETTINGS, apply_elastic
+    from nemo_elastic.hosts.bridge.apply import apply_elastic
     from nemo_elastic.hosts.bridge.tiny import tiny_config
+    from nemo_elastic.hosts.common.rules import EXPERT_LAYERS
 
     prepare_data(tmp_path)
     recipe = tiny_config(tmp_path / "data", tmp_path / "run", steps=4, seq_length=64, warmup_steps=2, sizes=EXPERTS)
     recipe.model.moe_grouped_gemm = recipe.model.moe_shared_expert_overlap = True
     recipe.model.moe_token_dispatcher_type, recipe.model.expert_model_parallel_size = "flex", 2
     run = apply_elastic(recipe, BLOCK | EXPERT_BLOCK | {"distill": {"mode": "ce"}}, verbose=False)
-    assert all(getattr(recipe.model, name) in (None, wanted) for name, wanted in EXPERT_SETTINGS.items())
+    assert all(getattr(recipe.model, name) in (None, wanted) for name, wanted in EXPERT_LAYERS.items())
     assert "model.moe_token_dispatcher_type: flex -> alltoall" in run.changes
     assert "cannot rank" not in run.changes

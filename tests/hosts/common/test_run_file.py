@@ -14,7 +14,6 @@ import yaml
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.hosts.common.run_file import RunFile, read_mapping
-from nemo_elastic.hosts.nemo.cli.whole_recipe import whole_recipe
 from tests.hosts.nemo.blocks import NANO_12B, command_line
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import PARENT, random_tensors
@@ -138,6 +137,8 @@ def test_a_toml_file_is_read_like_the_others(tmp_path: Path) -> None:
 def test_a_whole_recipe_is_what_its_targets_make() -> None:
     import nemo_run as run
 
+    from nemo_elastic.hosts.nemo.cli.entry import whole_recipe
+
     data = {
         "_target_": "fractions.Fraction", "_partial_": True, "numerator": 1,
         "denominator": {"_target_": "builtins.list", "_call_": False},
@@ -157,6 +158,8 @@ def test_a_whole_recipe_is_what_its_targets_make() -> None:
     ],
 )
 def test_a_target_that_cannot_be_made_is_reported_by_its_name(data: Any, message: str) -> None:
+    from nemo_elastic.hosts.nemo.cli.entry import whole_recipe
+
     with pytest.raises(ElasticError, match=message):
         whole_recipe(data)
 

@@ -8,9 +8,10 @@ No `from __future__ import annotations` here: NeMo-Run reads annotations as type
 import inspect
 import logging
 import os
+import pydoc
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import torch
 import typer
 import yaml
 from nemo.collections import llm
+from nemo.collections.llm.gpt.data import PreTrainingDataModule
+from nemo.collections.llm.gpt.data.mock import MockDataModule
 from nemo_run.cli.cli_parser import CLIException
 from nemo_run.cli.config import yaml_to_json, yaml_to_toml
 from nemo_run.cli.lazy import LazyEntrypoint, dictconfig_to_dot_list
@@ -30,7 +33,7 @@ from omegaconf import OmegaConf
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, did_you_mean, exit_in_one_line
 from nemo_elastic.hosts.common.changes import Changes, made_by
-from nemo_elastic.hosts.common.run_file import SETTINGS, RunFile
+from nemo_elastic.hosts.common.run_file import SETTINGS, RunFile, value_of
 from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
 from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe, field_names
@@ -39,11 +42,11 @@ from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import check_apart
 from nemo_elastic.plugins import load_plugins
 
-from .whole_recipe import give_data, whole_recipe
-
 #: entry points of NeMo that train, in the order in which a factory's name is looked up among theirs
 TRAINERS: tuple[Callable[..., Any], ...] = (llm.pretrain, llm.finetune, llm.train)
 
+#: the field of a recipe that names text. NeMo annotates it as a union of types, which NeMo-Run's parser refuses
+PATHS = "data.paths"
 #: what a file with a whole run is written as, by --to-yaml and so on, of YAML
 FORMATS: dict[str, Callable[[str], str]] = {"yaml": str, "json": yaml_to_json, "toml": yaml_to_toml}
 
@@ -132,12 +135,60 @@ class ElasticContext(run.cli.RunContext):
             typer.echo(f"written: {path}; nothing was started")
 
 
-def trainer_of(factory: str | None) -> Callable[..., Any]:
-    """The entry point of NeMo under which a factory is registered; `llm.pretrain` for one given by its import path.
+def whole_recipe(data: Any) -> Any:
+    """The recipe that NeMo-Run's YAML of one describes: `_target_`, `_partial_` and `_call_` as it writes them.
 
-    Raises:
-        ElasticError: no recipe has this name, or it has no such argument.
+    NeMo-Run's own reader goes through the command line's parser, which takes neither a list of configs (callbacks,
+    plugins) nor a class without a signature (timedelta). As there, the file names code to import: trusted input.
     """
+    if isinstance(data, list):
+        return [whole_recipe(x) for x in data]
+    if not isinstance(data, dict):
+        return data
+    arguments = {k: whole_recipe(v) for k, v in data.items() if k not in ("_target_", "_partial_", "_call_")}
+    if "_target_" not in data:
+        return arguments
+    try:
+        target = pydoc.locate(data["_target_"])
+        if target is None:
+            raise ImportError("no such name")
+        if not data.get("_call_", True):
+            return target
+        return (run.Partial if data.get("_partial_") else run.Config)(target, **arguments)
+    except (ImportError, pydoc.ErrorDuringImport, TypeError) as error:
+        raise ElasticError(f"_target_: {data['_target_']}: {str(error).splitlines()[0]}") from None
+
+
+def give_data(recipe: Any, fields: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Let a recipe, which is changed, read what a run names as its data.
+
+    `data: {_target_: …}` takes the place of the recipe's data, and has of them what it does not say itself: length,
+    batch, tokenizer. `data.paths`, in the file or as an override, needs no target where a recipe makes up its tokens.
+
+    What of both `fields`, of the run's file, and `overrides` NeMo-Run is to read, is returned.
+    """
+    section = fields.get("data")
+    data = dict(section) if isinstance(section, Mapping) else {}
+    paths = [data.pop("paths")] if "paths" in data else []
+    paths += [value_of(PATHS, text.removeprefix(f"{PATHS}=")) for text in overrides if text.startswith(f"{PATHS}=")]
+    target = data.pop("_target_", None)
+    made: Any = PreTrainingDataModule if target is None else made_by(whole_recipe({"_target_": target}))
+    if target is not None or (paths and made_by(recipe.data) is MockDataModule):
+        known = field_names(made)
+        recipe.data = run.Config(made, **{k: v for k, v in recipe.data.__arguments__.items() if k in known})
+    if paths:
+        made = made_by(recipe.data)
+        if "paths" not in field_names(made):
+            raise ElasticError(
+                f"{PATHS}: {made.__name__} has no such field; data: {{_target_: …}} names another class"
+            )
+        recipe.data.paths = paths[-1]
+    rest = {name: value for name, value in fields.items() if name != "data" or not isinstance(section, Mapping)}
+    return rest | ({"data": data} if data else {}), [o for o in overrides if not o.startswith(f"{PATHS}=")]
+
+
+def trainer_of(factory: str | None) -> Callable[..., Any]:
+    """The entry point of NeMo under which a factory is registered; `llm.pretrain` for one given by its import path."""
     if factory is None:
         return TRAINERS[0]
     name, _, given = factory.partition("(")
