@@ -31,6 +31,7 @@ from megatron.bridge.training.mixed_precision import MixedPrecisionConfig  # noq
 from megatron.bridge.training.setup import _validate_and_set_vocab_size  # noqa: E402
 
 from nemo_elastic.hosts.bridge.apply import apply_elastic  # noqa: E402
+from nemo_elastic.hosts.bridge.checks import BridgeRecipe  # noqa: E402
 from nemo_elastic.hosts.bridge.cli import find_recipe, main, override  # noqa: E402
 from nemo_elastic.hosts.bridge.tiny import tiny_config  # noqa: E402
 from tests.hosts.bridge.runs import EXPERT_BLOCK, EXPERTS, SIZES, own_tokenizer, prepare_data  # noqa: E402
@@ -103,26 +104,22 @@ def test_a_recipe_of_random_tokens_is_trained_on_where_that_is_asked_for() -> No
     apply_elastic(recipe, BLOCK_12B, mock_data=True, verbose=False)
 
 
-def test_rates_and_batches_far_from_the_curriculums_are_reported(recipe: Any) -> None:
-    """Those of Bridge's own recipe are for training from scratch; a small parent's are its own."""
-    stock, right = large(), large()
-    for one in (stock, right):
-        one.train.train_iters = 5170
-    right.optimizer.lr, right.scheduler.lr_warmup_iters, right.scheduler.lr_decay_iters = 9e-5, 60, 6960
-    report = apply_elastic(stock, BLOCK_12B, verbose=False).changes.partition("apply_elastic warns:")[2]
-    assert "  recipe.optimizer.lr: 0.0003; the curriculum of a trained parent has 9e-05\n" in report
-    assert "  recipe.scheduler.lr_warmup_iters: 2000 of 5170 steps; the curriculum has 60 of 6960" in report
+def test_rates_that_do_not_fall_as_a_familys_are_reported() -> None:
+    wrong, right = large(), large()
+    for one in (wrong, right):
+        one.train.train_iters, one.optimizer.lr, one.scheduler.lr_warmup_iters = 5170, 9e-5, 60
+    wrong.scheduler.lr_decay_style, right.scheduler.lr_decay_iters = "WSD", 6960
+    report = apply_elastic(wrong, BLOCK_12B, verbose=False).changes
+    assert "recipe.scheduler.lr_decay_style: WSD; a family's rates are a cosine's over all 5170 steps" in report
     run = apply_elastic(right, BLOCK_12B, total_steps=6960, verbose=False)
     assert "apply_elastic warns:" not in run.changes
-    wrong = large()
-    wrong.train.train_iters, wrong.train.global_batch_size, wrong.optimizer.lr = 5170, 8, 5e-6
-    wrong.scheduler.lr_decay_style, wrong.optimizer.min_lr = "WSD", 5e-7
-    report = apply_elastic(wrong, BLOCK_12B, rank_only=False, verbose=False).changes
-    assert "recipe.train.global_batch_size: 8, 0.0655M tokens in a step; the curriculum has 12.6M in stage 1" in report
-    assert "recipe.optimizer.lr: 5e-06; " in report
-    assert "recipe.scheduler.lr_decay_style: WSD; a family's rates are a cosine's over all 5170 steps" in report
-    recipe.optimizer.lr, recipe.train.global_batch_size = 1.0, 8
-    assert "warns" not in apply_elastic(recipe, BLOCK, verbose=False).changes
+
+
+def test_every_field_of_the_table_is_one_of_a_recipes(recipe: Any) -> None:
+    """A rule on another would never apply."""
+    for path in BridgeRecipe.paths.values():
+        owner, _, name = path.rpartition(".")
+        assert hasattr(BridgeRecipe(recipe).get(owner) if owner else recipe, name), path
 
 
 def test_a_warm_up_may_be_a_share_of_the_steps() -> None:
@@ -152,21 +149,10 @@ def test_text_and_splits_without_documents_are_refused(recipe: Any, place: Path)
     recipe.dataset.blend_per_split, recipe.dataset.blend = None, ([data], None)
     recipe.dataset.split = "99999999,8,2"
     assert refused(recipe).startswith("recipe.dataset.split: '99999999,8,2' is not allowed; shares that leave some of")
-    for split in ("0,0,0", "99.8.1,1"):
-        recipe.dataset.split = split
-        assert refused(recipe).startswith(f"recipe.dataset.split: '{split}' is not allowed; shares such as 998,1,1")
     recipe.dataset.split = "8,1,1"
     apply_elastic(copy.deepcopy(recipe), BLOCK, verbose=False)
     recipe.dataset.blend, recipe.dataset.blend_per_split = None, [([data], None), (["/data/a.txt"], None), None]
     assert refused(recipe).startswith("recipe.dataset.blend_per_split: '/data/a.txt' is not allowed; the prefix of Me")
-
-
-def test_a_router_that_decides_long_before_it_is_frozen_is_reported() -> None:
-    for block, report in ((replace(BLOCK_12B, shapes="router"), True), (BLOCK_12B, False)):
-        recipe = large()
-        recipe.train.train_iters = 5170
-        changes = apply_elastic(recipe, block, verbose=False).changes
-        assert ("elastic.router: lr 0.01 and scale to 10.0 decide nearly all within 200" in changes) is report
 
 
 @pytest.mark.parametrize("packing", ["offline", "in_batch", None])
@@ -194,15 +180,6 @@ def test_documents_are_read_apart_where_the_data_says_where_they_begin(recipe: A
     recipe.model.pipeline_model_parallel_size = 4
     line = refused(recipe, block, ranked="/a/rank/checkpoints")
     assert line.startswith("elastic.data.documents: 'apart' is not allowed; joined on 4 pipeline ranks")
-
-
-@pytest.mark.parametrize(("block", "pipeline"), [({}, 1), ({"budgets_per_batch": 2}, 1), ({}, 2)])
-def test_gradients_are_reduced_in_the_backward_pass_where_all_parameters_report_once(
-    recipe: Any, block: dict[str, Any], pipeline: int
-) -> None:
-    recipe.ddp.overlap_grad_reduce, recipe.model.pipeline_model_parallel_size = True, pipeline
-    apply_elastic(recipe, BLOCK | block, ranked="/a/rank/checkpoints", verbose=False)
-    assert recipe.ddp.overlap_grad_reduce is (not block and pipeline == 1)
 
 
 def test_settings_that_are_changed_back_are_refused_when_the_run_starts(recipe: Any) -> None:
@@ -272,11 +249,8 @@ def test_a_vocabulary_that_is_not_the_teachers_is_refused(recipe: Any, place: Pa
             3,
             "recipe.model.context_parallel_size: 3 is not allowed; a size that members can share: CP 3 does not",
         ),
-        ("model.tensor_model_parallel_size", 3, "recipe.model.tensor_model_parallel_size: 3 is not allowed"),
         ("model.pipeline_model_parallel_size", 3, "a size that divides the 8 layers of recipe.model"),
-        ("model.gated_linear_unit", True, "recipe.model.gated_linear_unit: True is not allowed"),
         ("train.train_iters", 0, "recipe.train.train_iters: 0 is not allowed; at least 1"),
-        ("optimizer.lr", None, "recipe.optimizer.lr: None is not allowed; a peak learning rate"),
         ("optimizer.lr", 0, "recipe.optimizer.lr: 0 is not allowed; "),
         ("train.global_batch_size", None, "recipe.train.global_batch_size: None is not allowed; "),
         ("dist.use_torch_fsdp2", True, "recipe.dist.use_torch_fsdp2: True is not allowed"),
@@ -296,15 +270,6 @@ def test_what_is_no_recipe_of_a_nemotron_h(recipe: Any) -> None:
     assert "a HybridModelProvider (Nemotron-H)" in refused(other)
     apply_elastic(recipe, BLOCK, verbose=False)
     assert "this one is elastic already" in refused(recipe)
-
-
-def test_what_stages_start_from(recipe: Any) -> None:
-    frozen = BLOCK | {"distill": {"mode": "frozen"}}
-    assert "teacher: None is not allowed; the parent's checkpoint (teacher=PATH)" in refused(recipe, frozen)
-    assert "previous: None is not allowed" in refused(recipe, stage=2, done_steps=4)
-    assert "total_steps: 3 is not allowed; at least done_steps + train.train_iters = 10" in refused(
-        recipe, total_steps=3
-    )
 
 
 def test_rates_go_on_over_both_stages(recipe: Any, place: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
@@ -97,66 +96,41 @@ def test_paths_that_are_here_hold_in_any_working_directory(
     assert recipe.resume.restore_config.path == str(tmp_path / "one")
 
 
-@pytest.mark.parametrize(("block", "pipeline"), [({"budgets_per_batch": 2}, 1), ({}, 2), ({}, 1)])
-def test_gradients_are_reduced_in_the_backward_pass_where_all_parameters_report_once(
-    recipe: Any, block: dict[str, Any], pipeline: int, capsys: pytest.CaptureFixture[str]
+DDP, OPTIMIZER = "trainer.strategy.ddp", "optim.config"
+STEP, DISTRIBUTED = "overlap_param_gather_with_optimizer_step", "use_distributed_optimizer"
+RESHARDABLE = "trainer.strategy.ckpt_optim_fully_reshardable"
+
+
+@pytest.mark.parametrize(
+    ("given", "block", "field", "becomes"),
+    [
+        # gradients are reduced in the backward pass where all parameters report once
+        ({}, {}, f"{DDP}.overlap_grad_reduce", True),
+        ({}, {"budgets_per_batch": 2}, f"{DDP}.overlap_grad_reduce", False),
+        ({"trainer.strategy.pipeline_model_parallel_size": 2}, {}, f"{DDP}.overlap_grad_reduce", False),
+        # overlaps go wherever they are set
+        ({f"{OPTIMIZER}.{STEP}": True}, {}, f"{OPTIMIZER}.{STEP}", False),
+        # a router beside half-precision weights needs the distributed optimizer
+        ({f"{OPTIMIZER}.{DISTRIBUTED}": False}, {}, f"{OPTIMIZER}.{DISTRIBUTED}", False),
+        ({f"{OPTIMIZER}.{DISTRIBUTED}": False}, {"shapes": "router"}, f"{OPTIMIZER}.{DISTRIBUTED}", True),
+        # its moments are saved for any layout
+        ({}, {}, RESHARDABLE, True),
+        ({f"{OPTIMIZER}.{DISTRIBUTED}": False}, {}, RESHARDABLE, False),
+    ],
+)
+def test_settings_of_the_optimizer_are_those_of_a_family(
+    recipe: Any, given: dict[str, Any], block: dict[str, Any], field: str, becomes: bool, capsys: Any
 ) -> None:
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+    from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe
 
-    recipe.trainer.strategy.pipeline_model_parallel_size = pipeline
+    own = NemoRecipe(recipe)
+    for name, value in given.items():
+        own.put(name, value)
+    before = own.get(field)
     apply_elastic(recipe, BLOCK | block, teacher="parent")
-    stays = not block and pipeline == 1
-    assert recipe.trainer.strategy.ddp.overlap_grad_reduce is stays
-    changed = "  trainer.strategy.ddp.overlap_grad_reduce: True -> False\n" in capsys.readouterr().out
-    assert changed is not stays
-
-
-def test_overlaps_go_wherever_they_are_set(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
-    recipe.optim.config.overlap_param_gather_with_optimizer_step = True
-    apply_elastic(recipe, BLOCK, teacher="parent")
-    assert not recipe.optim.config.overlap_param_gather_with_optimizer_step
-    assert "  optim.config.overlap_param_gather_with_optimizer_step: True -> False\n" in capsys.readouterr().out
-
-
-def test_a_router_beside_half_precision_weights_needs_the_distributed_optimizer(
-    recipe: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
-    recipe.optim.config.use_distributed_optimizer = False
-    plain = recipe.clone()
-    apply_elastic(plain, BLOCK, teacher="parent", verbose=False)
-    assert not plain.optim.config.use_distributed_optimizer
-    apply_elastic(recipe, BLOCK | {"shapes": "router"}, teacher="parent")
-    assert recipe.optim.config.use_distributed_optimizer
-    assert "  optim.config.use_distributed_optimizer: False -> True\n" in capsys.readouterr().out
-
-
-def test_moments_are_saved_for_any_layout(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
-    assert recipe.optim.config.use_distributed_optimizer, "as NeMo's recipes do"
-    assert not recipe.trainer.strategy.ckpt_optim_fully_reshardable
-    plain = recipe.clone()
-    plain.optim.config.use_distributed_optimizer = False
-    apply_elastic(recipe, BLOCK, teacher="parent")
-    assert recipe.trainer.strategy.ckpt_optim_fully_reshardable
-    assert "  trainer.strategy.ckpt_optim_fully_reshardable: False -> True\n" in capsys.readouterr().out
-    apply_elastic(plain, BLOCK, teacher="parent", verbose=False)
-    assert not plain.trainer.strategy.ckpt_optim_fully_reshardable
-
-
-def test_refusals(recipe: Any) -> None:
-    from nemo.collections import llm
-
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
-    with pytest.raises(ElasticError, match="previous: None"):
-        apply_elastic(recipe, BLOCK, stage=2)
-    with pytest.raises(ElasticError, match=r"recipe.model: 'LlamaModel' is not allowed; a MambaModel"):
-        apply_elastic(llm.llama3_8b.pretrain_recipe(num_nodes=1), BLOCK)
+    assert own.get(field) is becomes
+    assert (f"  {field}: {before} -> {becomes}\n" in capsys.readouterr().out) is (before is not becomes)
 
 
 def test_a_ranking_in_pipeline_stages_is_refused_before_anything_starts(recipe: Any) -> None:
@@ -190,9 +164,3 @@ def test_the_routers_parameters_are_a_group_of_their_own() -> None:
     assert no_weight_decay("module.elastic.router.down.hidden", p)
     assert not no_weight_decay("module.decoder.layers.0.mixer.in_proj.weight", p)
     assert router_ratio(3e-3, 3e-3) != 1.0
-
-
-def test_blocks_survive_yaml(tmp_path: Path) -> None:
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump({"elastic": BLOCK}))
-    assert ElasticConfig.load(path) == ElasticConfig.from_dict(BLOCK)

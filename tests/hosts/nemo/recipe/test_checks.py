@@ -303,10 +303,24 @@ def small_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def test_an_elastic_recipe_is_not_made_elastic_again(recipe: Any) -> None:
+def test_what_is_no_stock_recipe_of_a_nemotron_h_is_refused(recipe: Any) -> None:
+    from nemo.collections import llm
+
     accepted(recipe)
     message = "recipe.model: 'ElasticMambaModel' is not allowed; a stock recipe; this one is elastic already"
     assert refused(recipe) == message
+    other = llm.llama3_8b.pretrain_recipe(num_nodes=1)
+    assert refused(other) == "recipe.model: 'LlamaModel' is not allowed; a MambaModel (Nemotron-H)"
+
+
+def test_every_field_of_the_table_is_one_of_a_recipes(recipe: Any) -> None:
+    """A rule on another would never apply."""
+    from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe, field_names, made_by
+
+    own = NemoRecipe(recipe)
+    for path in set(own.paths.values()) - {own.path("min_ratio")}:  # of other schedules
+        owner, _, name = path.rpartition(".")
+        assert name in field_names(made_by(own.get(owner))), path
 
 
 def test_adapters_are_refused(recipe: Any) -> None:
