@@ -23,7 +23,6 @@ from megatron.bridge.utils.vocab_utils import calculate_padded_vocab_size
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import APART
 from nemo_elastic.errors import bad
-from nemo_elastic.hosts.common.agreement import looks
 from nemo_elastic.hosts.common.recipe import Recipe, TokenFiles
 from nemo_elastic.hosts.common.token_files import files_of
 from nemo_elastic.io.values import integer
@@ -108,29 +107,33 @@ class BridgeRecipe(Recipe):
             raise bad("recipe.dataset", type(data).__name__, "text, prompts and answers or chats: a GPTDatasetConfig, "
                       "GPTSFTDatasetConfig or DirectHFSFTDatasetConfig")  # fmt: skip
         # in the first stage a run may have to rank, search and compare candidates, on its data by number
-        finds = stage == 1 and (block.keep or (looks(block) and not self.starts_ranked))
+        finds = stage == 1 and (block.keep or ((block.ranking is None or block.searches) and not self.starts_ranked))
         if finds and self.get("dataset.dataloader_type") == "external":
-            raise bad("recipe.dataset.dataloader_type", "external", "single, cyclic or batch, to find shapes on; a "
-                      "loader of one's own with shapes: search and ranked= of a run with rank_only=True")  # fmt: skip
+            own = "a loader of one's own with shapes: search and ranked= of a run with rank_only=True"
+            raise self.bad("dataset.dataloader_type", f"single, cyclic or batch, to find shapes on; {own}")
         resets = self.get("resets")
         if block.data.documents == APART and resets:
             if self.made.tokenizer.tokenizer_type == PLACEHOLDER:
                 allowed = "the data's own tokenizer, to read it apart: it knows no token that ends a document"
-                raise bad("recipe.tokenizer.tokenizer_type", PLACEHOLDER, allowed)
+                raise self.bad("tokenizer.tokenizer_type", allowed)
             if stages > 2:
-                allowed = (
-                    f"joined on {stages} pipeline ranks: Bridge gives those in the middle no data that is not packed"
-                )
-                raise bad("elastic.data.documents", APART, allowed)
-        if stages > 1:
-            _check_packing(data, stages)
+                why = "Bridge gives those in the middle no data that is not packed"
+                raise bad("elastic.data.documents", APART, f"joined on {stages} pipeline ranks: {why}")
+        if stages > 1 and self.get("dataset.enable_in_batch_packing"):
+            why = "rows of all lengths do not fit what pipeline ranks pass on"
+            raise self.bad("dataset.enable_in_batch_packing", f"false on {stages} pipeline ranks: {why}")
+        padded = (self.get("dataset.dataset_kwargs") or {}).get("pad_to_max_length")
+        if stages > 1 and self.get("dataset.enable_offline_packing") and not padded:
+            why = "what they pass on has one length"
+            allowed = f"true on {stages} pipeline ranks: {why}"
+            raise bad("recipe.dataset.dataset_kwargs.pad_to_max_length", padded, allowed)
         if not isinstance(self.get("length"), int):
-            raise bad(self.at("length"), self.get("length"), "a number of tokens")
+            raise self.bad("length", "a number of tokens")
         if context > 1 and isinstance(data, (GPTSFTDatasetConfig, DirectHFSFTDatasetConfig)):
             why = "where ranks share conversations out, of which some of them may count nothing"
             for name, wanted in (("model.calculate_per_token_loss", True), ("ddp.average_in_collective", False)):
                 if bool(self.get(name)) is not wanted:
-                    raise bad(f"recipe.{name}", self.get(name), f"{str(wanted).lower()} {why}")
+                    raise self.bad(name, f"{str(wanted).lower()} {why}")
 
     def random_data(self) -> str | None:
         data = self.made.dataset
@@ -209,14 +212,3 @@ def _check_prediction(model: Any) -> None:
         raise bad("recipe.model.mtp_num_layers", steps, allowed)
     if model.mtp_detach_heads:
         raise bad("recipe.model.mtp_detach_heads", True, "false: their loss trains the model, too")
-
-
-def _check_packing(data: Any, stages: int) -> None:
-    """Raise for rows of several lengths, which pipeline ranks cannot pass on."""
-    if getattr(data, "enable_in_batch_packing", False):
-        why = "rows of all lengths do not fit what pipeline ranks pass on"
-        raise bad("recipe.dataset.enable_in_batch_packing", True, f"false on {stages} pipeline ranks: {why}")
-    padded = (getattr(data, "dataset_kwargs", None) or {}).get("pad_to_max_length")
-    if getattr(data, "enable_offline_packing", False) and not padded:
-        why = "what they pass on has one length"
-        raise bad("recipe.dataset.dataset_kwargs.pad_to_max_length", padded, f"true on {stages} pipeline ranks: {why}")

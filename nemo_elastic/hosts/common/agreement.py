@@ -33,7 +33,6 @@ __all__ = [
     "check_no_file",
     "check_teacher",
     "check_vocabulary",
-    "looks",
     "router_warnings",
     "vocabulary_rows",
 ]
@@ -150,11 +149,6 @@ def router_warnings(config: ElasticConfig, steps: int) -> list[str]:
     return [f"elastic.router: lr {router.lr} and scale to {router.scale[1]} decide nearly all within {DECIDED} of the "
             f"{router.freeze_step(steps)} steps before shapes are frozen, the others teach it nothing; lr 3e-3 and a "
             "scale to 3 take longer"]  # fmt: skip
-
-
-def looks(config: ElasticConfig) -> bool:
-    """Whether a block that finds no members has data looked at, to rank or to search on."""
-    return config.ranking is None or config.searches
 
 
 def check_no_file(where: str, folder: str | None) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import ElasticError, bad
 
-from .changes import Changes
+from .changes import Changes, made_by
 
 __all__ = ["Recipe", "TokenFiles"]
 
@@ -53,6 +54,11 @@ class Recipe(ABC):
     def at(self, name: str) -> str:
         """A field in errors."""
         return f"recipe.{self.path(name)}"
+
+    def bad(self, name: str, allowed: str) -> ElasticError:
+        """The error for a field with a value that is not allowed, to be raised."""
+        value = self.get(name)
+        return bad(self.at(name), getattr(made_by(value), "__name__", value), allowed)
 
     def get(self, name: str) -> Any:
         value = self.made

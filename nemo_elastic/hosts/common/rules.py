@@ -34,7 +34,6 @@ from .agreement import (
     router_warnings,
     vocabulary_rows,
 )
-from .changes import made_by
 from .recipe import Recipe
 from .stage import StageOptions
 from .token_files import check_token_files
@@ -80,7 +79,7 @@ def check(recipe: Recipe, block: ElasticConfig, options: StageOptions) -> Parent
     """The parent's shape, see `check_shape`; raise where recipe, block and options do not fit."""
     recipe.check_kind()
     if not layer_pattern(recipe.get("shape")):
-        raise bad(recipe.at("pattern"), None, "a pattern such as M-M*-, one symbol per layer")
+        raise recipe.bad("pattern", "a pattern such as M-M*-, one symbol per layer")
     _check_rates(recipe)
     check_refused(recipe)
     options.check(block, recipe.get("steps"), recipe.path("steps"), recipe.checkpoint)
@@ -109,9 +108,8 @@ def _check_rates(recipe: Recipe) -> None:
 def check_refused(recipe: Recipe) -> None:
     """Raise for what no family of the host's can be trained with."""
     for name, (allowed, words) in recipe.refused.items():
-        value = recipe.get(name)
-        if value not in allowed:
-            raise bad(recipe.at(name), getattr(made_by(value), "__name__", value), recipe.needs + words)
+        if recipe.get(name) not in allowed:
+            raise recipe.bad(name, recipe.needs + words)
 
 
 def check_shape(recipe: Recipe, block: ElasticConfig, teacher: str | None = None) -> Parent:
@@ -143,11 +141,10 @@ def _check_ranks(recipe: Recipe, block: ElasticConfig, parent: Parent) -> None:
     """Raise for layouts over ranks, and for widths on a GPU, that the family cannot have."""
     tensor, pipeline, context = (recipe.ranks(kind) for kind in ("tensor", "pipeline", "context"))
     if pipeline > 1 and block.budgets_per_batch > 1:
-        allowed = f"1 while elastic.budgets_per_batch is {block.budgets_per_batch}: a stage passes on one member"
-        raise bad(recipe.at("pipeline"), pipeline, allowed)
+        why = "a stage passes on one member"
+        raise recipe.bad("pipeline", f"1 while elastic.budgets_per_batch is {block.budgets_per_batch}: {why}")
     if parent.num_layers % pipeline:
-        allowed = f"a size that divides the {parent.num_layers} layers of {recipe.at('shape')}"
-        raise bad(recipe.at("pipeline"), pipeline, allowed)
+        raise recipe.bad("pipeline", f"a size that divides the {parent.num_layers} layers of {recipe.at('shape')}")
     own = "tensor" if recipe.get("expert tensor") is None else "expert tensor"  # ranks of an expert
     shares = {"tensor": "tensor", "expert tensor": own}
     for kind in parent.kinds:
@@ -156,14 +153,13 @@ def _check_ranks(recipe: Recipe, block: ElasticConfig, parent: Parent) -> None:
                 continue
             name, blocks = shares[axis.shared_by], parent.axis(axis.name).blocks
             if blocks % recipe.ranks(name):
-                what = f"{axis.block_words} ({recipe.at('shape')}.{kind.megatron.get(axis.blocks)})"
+                what = f"({recipe.at('shape')}.{kind.megatron.get(axis.blocks)})"
                 if axis.stripes:
-                    what = f"{axis.block_words} of elastic.axes.{axis.name}; set stripes to a multiple of "
-                    what += str(recipe.ranks(name))
-                raise bad(recipe.at(name), recipe.ranks(name), f"a size that divides the {blocks} {what}")
+                    what = f"of elastic.axes.{axis.name}; set stripes to a multiple of {recipe.ranks(name)}"
+                raise recipe.bad(name, f"a size that divides the {blocks} {axis.block_words} {what}")
     reason = why_not_context(parent, block.resolve_axes(parent), tensor, context)
     if reason is not None:
-        raise bad(recipe.at("context"), context, f"a size that members can share: {reason}")
+        raise recipe.bad("context", f"a size that members can share: {reason}")
     block.check_blocks(parent, (recipe.at("tensor"), tensor), (recipe.at(own), recipe.ranks(own)))
     _check_machines(recipe, tensor * pipeline * context)
     if parent.has(EXPERTS):
@@ -176,22 +172,21 @@ def _check_ranks(recipe: Recipe, block: ElasticConfig, parent: Parent) -> None:
 def _check_machines(recipe: Recipe, ranks: int) -> None:
     devices, nodes = recipe.get("devices"), recipe.ranks("nodes")
     if type(devices) is int and devices > 0 and devices * nodes % ranks:
-        allowed = f"a multiple of {ranks} with {nodes} node(s): tensor x pipeline x context parallel ranks"
-        raise bad(recipe.at("devices"), devices, allowed)
+        what = "tensor x pipeline x context parallel ranks"
+        raise recipe.bad("devices", f"a multiple of {ranks} with {nodes} node(s): {what}")
 
 
 def _check_experts(recipe: Recipe, parent: Parent) -> None:
-    tensor, sequence_parallel = recipe.ranks("tensor"), recipe.get("sequence_parallel")
-    if tensor > 1 and not sequence_parallel:
+    tensor, experts = recipe.ranks("tensor"), parent.size(EXPERTS)
+    if tensor > 1 and not recipe.get("sequence_parallel"):
         why = "with experts tensor-parallel ranks share the tokens"
-        raise bad(recipe.at("sequence_parallel"), sequence_parallel, f"true on {tensor} ranks: {why}")
-    ranks, experts = recipe.ranks("expert"), parent.size(EXPERTS)
-    if experts % ranks:
-        raise bad(recipe.at("expert"), ranks, f"a size that divides the {experts} experts")
+        raise recipe.bad("sequence_parallel", f"true on {tensor} ranks: {why}")
+    if experts % recipe.ranks("expert"):
+        raise recipe.bad("expert", f"a size that divides the {experts} experts")
     balancing = recipe.get("balancing")
     if "global_aux_loss" in (balancing if isinstance(balancing, (list, tuple)) else [balancing]):
         why = "a loss over many micro-batches would compare members that have other experts"
-        raise bad(recipe.at("balancing"), balancing, f"aux_loss, seq_aux_loss or none: {why}")
+        raise recipe.bad("balancing", f"aux_loss, seq_aux_loss or none: {why}")
 
 
 def _check_sequences(recipe: Recipe, block: ElasticConfig) -> None:
@@ -205,11 +200,10 @@ def _check_sequences(recipe: Recipe, block: ElasticConfig) -> None:
         return
     tensor = recipe.ranks("tensor") if recipe.get("sequence_parallel") else 1
     if context > 1 and length % (2 * context * tensor):
-        allowed = f"a multiple of 2 x context_parallel_size ({context}), times tensor-parallel ranks that share it"
-        raise bad(recipe.at("length"), length, allowed)
+        what = f"2 x context_parallel_size ({context}), times tensor-parallel ranks that share it"
+        raise recipe.bad("length", f"a multiple of {what}")
     if length % tensor:
-        allowed = f"a multiple of the tensor-parallel size ({tensor}): sequence_parallel is on"
-        raise bad(recipe.at("length"), length, allowed)
+        raise recipe.bad("length", f"a multiple of the tensor-parallel size ({tensor}): sequence_parallel is on")
     field, files, split = recipe.token_files()
     check_token_files((recipe.at(field), files), (recipe.at("length"), length), (recipe.at("split"), split))
 

@@ -20,7 +20,7 @@ from nemo.collections.llm.gpt.model.ssm import SSMConfig
 from torch.nn.parallel import DistributedDataParallel
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.errors import ElasticError, bad, did_you_mean
+from nemo_elastic.errors import ElasticError, did_you_mean
 from nemo_elastic.hosts.common.changes import made_by
 from nemo_elastic.hosts.common.recipe import Recipe, TokenFiles
 from nemo_elastic.hosts.common.token_files import files_of
@@ -30,12 +30,6 @@ from nemo_elastic.hosts.nemo.optim import ElasticSchedule
 from nemo_elastic.io.values import integer
 
 STRATEGY = "recipe.trainer.strategy"
-
-
-def name_of(value: Any) -> str:
-    """A short name of a setting for messages: of what a `run.Config` makes, else of the value itself."""
-    made = made_by(value)
-    return str(getattr(made, "__name__", made)) if made is not None else str(value)
 
 
 def field_names(made: type, *others: type) -> list[str]:
@@ -108,12 +102,12 @@ class NemoRecipe(Recipe):
         ):
             made = made_by(self.get(name))
             if not (isinstance(made, type) and issubclass(made, base)):
-                raise bad(self.at(name), name_of(self.get(name)), words)
+                raise self.bad(name, words)
         made = made_by(self.get("model"))
         if issubclass(made, ElasticMambaModel):
-            raise bad("recipe.model", made.__name__, "a stock recipe; this one is elastic already")
+            raise self.bad("model", "a stock recipe; this one is elastic already")
         if self.get("data") is None:
-            raise bad("recipe.data", None, "a run.Config of a data module")
+            raise self.bad("data", "a run.Config of a data module")
         check_spelling("recipe.trainer", self.get("trainer"))
         check_spelling(STRATEGY, self.get("trainer.strategy"), DistributedDataParallel)
 
@@ -123,26 +117,25 @@ class NemoRecipe(Recipe):
         sizes = {"micro_batch_size", "global_batch_size"}
         if isinstance(made, type) and not sizes <= {*field_names(made)}:
             allowed = "a data module with micro_batch_size and global_batch_size, as NeMo's for Megatron have them"
-            raise bad("recipe.data", made.__name__, allowed)
+            raise self.bad("data", allowed)
         for name in sizes & data.__arguments__.keys():
             integer(f"recipe.data.{name}", getattr(data, name), 1, "a number of sequences")
         if length is None:
             return
         if "seq_length" in config.__arguments__ and config.seq_length != length:
-            raise bad("recipe.data.seq_length", length, f"recipe.model.config.seq_length says {config.seq_length}; "
-                      "set both to the same number of tokens")  # fmt: skip
+            other = f"recipe.model.config.seq_length says {config.seq_length}"
+            raise self.bad("length", f"{other}; set both to the same number of tokens")
         samples, batch = self.get("samples"), self.get("batch")
         if isinstance(samples, int) and isinstance(batch, int) and samples < steps * batch:
-            allowed = f"at least trainer.max_steps x global_batch_size = {steps * batch}"
-            raise bad(self.at("samples"), samples, allowed)
+            raise self.bad("samples", f"at least trainer.max_steps x global_batch_size = {steps * batch}")
         if made is PackedChats:
             if data.micro_batch_size != 1:
-                raise bad("recipe.data.micro_batch_size", data.micro_batch_size, "1, of packed conversations")
+                raise self.bad("data.micro_batch_size", "1, of packed conversations")
             if self.get("data.packed_sequence_specs") is None and Path(data.dataset_root).exists():
                 PackedChats.folder(data.dataset_root, length)
 
     def random_data(self) -> str | None:
-        return name_of(self.get("data")) if made_by(self.get("data")) is MockDataModule else None
+        return "MockDataModule" if made_by(self.get("data")) is MockDataModule else None
 
     def data(self) -> Mapping[str, Sequence[str]]:
         return {"recipe.data": [*files_of(self.get("data.paths")), *files_of(self.get("data.dataset_root"))]}
@@ -173,5 +166,6 @@ class NemoRecipe(Recipe):
 
     def other_schedule(self, total_steps: int) -> tuple[str, str] | None:
         schedule = self.get("optim.lr_scheduler")
-        cosine = schedule is None or "Cosine" in name_of(schedule) or made_by(schedule) is ElasticSchedule
-        return None if cosine else ("recipe.optim.lr_scheduler", name_of(schedule))
+        name = getattr(made_by(schedule), "__name__", str(schedule))
+        cosine = schedule is None or "Cosine" in name or made_by(schedule) is ElasticSchedule
+        return None if cosine else ("recipe.optim.lr_scheduler", name)
