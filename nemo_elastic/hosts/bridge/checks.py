@@ -37,7 +37,6 @@ OWN_GRADIENTS = "false: gradients of sliced weights need Megatron's own data par
 class BridgeRecipe(Recipe):
     """A `ConfigContainer`; see `hosts.common.recipe.Recipe`."""
 
-    checkpoint = "checkpoint"
     text = "text, as dataset.data_path=[PREFIX]"
     ranking = "let ranked= name what a ranking left"
     needs = "for a family "

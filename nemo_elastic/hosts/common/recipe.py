@@ -40,7 +40,7 @@ class Recipe(ABC):
     paths: Mapping[str, str]
     refused: Mapping[str, tuple[Collection[Any], str]]
     needs: str = ""
-    checkpoint: str
+    checkpoint: str = "checkpoint"
     text: str
     ranking: str
 

@@ -49,13 +49,10 @@ def check_same_family(
 
 def may_change(stage: int, resumed: bool) -> Callable[[str], bool]:
     """Which settings may have another value in a stage (0: the ranking) that resumes, or starts after one before."""
-    if stage == 0:
-        return lambda name: name != "router" and not within(name, (*RANKED, "data"))
-    if resumed:
+    if stage > 0 and resumed:
         return lambda name: within(name, STEERING)
-    if stage > 1:
-        return lambda name: not within(name, FAMILY)
-    return lambda name: name != "router" and not within(name, RANKED)
+    kept = FAMILY if stage > 1 else RANKED if stage == 1 else (*RANKED, "data")
+    return lambda name: name != "router" and not within(name, kept)
 
 
 def within(name: str, known: Sequence[str]) -> bool:

@@ -40,10 +40,6 @@ TINY: dict[str, Any] = {
     "search": {"candidates": 6, "tokens": 256},
     "halving": {"cuts": [0.5], "tokens": 256},
 }
-#: every stock recipe of a Nemotron-H
-RECIPES = (
-    "nemotronh_4b", "nemotronh_8b", "nemotronh_47b", "nemotronh_56b", "nemotron_nano_9b_v2", "nemotron_nano_12b_v2",
-)  # fmt: skip
 FACTORY = "nemotron_nano_12b_v2(num_nodes=2,max_steps=100)"
 
 
@@ -101,56 +97,19 @@ def test_the_examples_of_the_documentation_give_one_configuration(monkeypatch: A
     assert by_command == in_python == task
 
 
-def test_what_is_changed_is_reported_before_anything_starts(capsys: Any) -> None:
-    from nemo_elastic import apply_elastic
-
-    recipe = stock()
-    recipe.model.config.recompute_granularity = "selective"
-    apply_elastic(recipe, BLOCK | {"shapes": "router"}, teacher="parent")
-    printed = capsys.readouterr().out.splitlines()
-    for line in (
-        "  model: MambaModel -> ElasticMambaModel",
-        "  model.config.recompute_granularity: selective -> None",
-        "  optim: MegatronOptimizerModule -> ElasticOptimizer",
-        "  trainer.plugins[MegatronMixedPrecision].fp8: hybrid -> None",
-        "  optim.no_weight_decay_cond: None -> no_weight_decay",
-        "  optim.scale_lr_cond: None -> is_router",
-        "  optim.lr_scheduler.constant_steps: 0 -> left out",
-    ):
-        assert line in printed
-    assert "  optim.lr_scheduler: CosineAnnealingScheduler -> ElasticSchedule" in printed
-    precision = recipe.trainer.plugins[0]
-    assert not {"fp8", "fp8_param_gather", "first_last_layers_bf16"} & set(precision.__arguments__)
-    assert precision.precision == "bf16-mixed"
-
-
-@pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("kind", ["pretrain_recipe", "finetune_recipe"])
-def test_every_stock_recipe_of_a_nemotron_h(name: str, kind: str) -> None:
+def test_an_elastic_recipe_is_what_executors_send_to_other_machines(kind: str) -> None:
     from nemo.collections import llm
     from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
 
     from nemo_elastic import apply_elastic
 
-    recipe = with_text(getattr(getattr(llm, name), kind)())
+    recipe = with_text(getattr(llm.nemotron_nano_12b_v2, kind)())
     config = recipe.model.config
-    block = {
-        "budgets": [{"name": "full"}, {"name": "most", "ratio": 0.85}],
-        "axes": {
-            "hidden": [config.hidden_size, config.hidden_size // 2],
-            "ffn": {"choices": [config.ffn_hidden_size], "stripes": 8},
-        },
-    }
-    apply_elastic(recipe, block, teacher="parent", verbose=False)
+    apply_elastic(recipe, BLOCK, teacher="parent", verbose=False)
     assert recipe.__fn_or_cls__ is getattr(llm, kind.partition("_")[0])
     assert recipe.model.config is config
-    names = [c.__fn_or_cls__.__name__ for c in recipe.trainer.callbacks]
-    assert "MegatronCommOverlapCallback" not in names
-    assert names[-1] == "ElasticCallback"
-    assert recipe.trainer.strategy.ddp.overlap_grad_reduce
-    assert not recipe.trainer.strategy.ddp.overlap_param_gather
-    assert getattr(recipe.resume, "restore_config", None) is None
-    serializer = ZlibJSONSerializer()  # what executors send to other machines
+    serializer = ZlibJSONSerializer()
     assert serializer.deserialize(serializer.serialize(recipe)) == recipe
 
 

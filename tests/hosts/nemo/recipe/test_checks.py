@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
 from tests.hosts.nemo.blocks import with_text
@@ -376,16 +377,22 @@ def test_what_makes_no_sense_is_reported(recipe: Any, capsys: Any) -> None:
     ],
 )
 def test_a_router_that_decides_long_before_it_is_frozen_is_reported(
-    recipe: Any, router: dict[str, Any] | None, steps: int, warned: bool, capsys: Any
+    router: dict[str, Any] | None, steps: int, warned: bool
 ) -> None:
-    recipe.trainer.max_steps = steps
+    from nemo_elastic.hosts.common.agreement import router_warnings
+
     block = BLOCK if router is None else BLOCK | {"shapes": "router", "router": router}
-    accepted(recipe.clone(), block)
+    lines = router_warnings(ElasticConfig.from_dict(block), steps)
     freeze = round((router or {}).get("freeze_at", 1.0) * steps)
     line = f"within 200 of the {freeze} steps before shapes are frozen, the others teach it nothing"
-    assert (line in capsys.readouterr().out) is warned
-    accepted(recipe, block, stage=2, previous="one", done_steps=steps)
-    assert line not in capsys.readouterr().out
+    assert [line in said for said in lines] == [True] * warned
+
+
+def test_a_router_is_warned_of_in_the_stage_that_teaches_it(recipe: Any, capsys: Any) -> None:
+    recipe.trainer.max_steps = 5170
+    for stage in ({}, {"stage": 2, "previous": "one", "done_steps": 5170}):
+        accepted(recipe.clone(), BLOCK | {"shapes": "router"}, **stage)
+        assert ("before shapes are frozen" in capsys.readouterr().out) is not bool(stage)
 
 
 def test_random_tokens_are_trained_on_where_that_is_asked_for() -> None:
