@@ -11,16 +11,12 @@ from typing import Any
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.errors import bad
-from nemo_elastic.io.values import integer, keep_plain, three_digits
+from nemo_elastic.io.values import integer, keep_plain
 
-__all__ = ["PAPER", "STAGES", "Curriculum", "Pace", "Stage"]
+__all__ = ["PAPER", "STAGES", "Curriculum", "Stage"]
 
 #: fields of a curriculum
 STAGES = ("stage1", "stage2", "stage3")
-#: rates of one model differ by factors of two and three from run to run, those of training from scratch by more
-FAR = 3
-#: the paper's parents have 8e9 parameters and more; the rates of small models are other ones, and higher
-LARGE = 1e9
 
 
 @dataclass(frozen=True)
@@ -147,53 +143,3 @@ class Curriculum:
 
 
 PAPER = Curriculum()
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Rates and batches of a recipe, each with the name that the recipe has for it; None where it says nothing.
-
-    Attributes:
-        lr: peak rate.
-        warmup: steps of warm-up.
-        batch: sequences of a step, and the tokens of these.
-        schedule: how the rate falls.
-    """
-
-    lr: tuple[str, float]
-    warmup: tuple[str, int] | None
-    batch: tuple[str, int, int] | None
-    schedule: tuple[str, str] | None
-
-    def warnings(self, parameters: int, stage: int, total: int) -> list[str]:
-        """What is far from the paper's, a line for each, with both values. A trained parent is trained further here:
-        what a recipe has for training from scratch undoes what it knows.
-
-        Args:
-            parameters: of the parent.
-            stage: 1 or 2.
-            total: optimizer steps of all stages, over which the rate rises and falls.
-        """
-        if parameters < LARGE:
-            return []
-        out = []
-        if not 1 / FAR <= self.lr[1] / PAPER.lr <= FAR:
-            out.append(f"{self.lr[0]}: {self.lr[1]:g}; the curriculum of a trained parent has {PAPER.lr:g}")
-        if self.warmup is not None and self.warmup[1] < total:
-            name, steps = self.warmup
-            usual = max(PAPER.warmup_steps, PAPER.warmup_steps * total / PAPER.steps)  # a longer run may take longer
-            if steps > FAR * usual or FAR * steps < PAPER.warmup_steps < total / FAR:
-                out.append(
-                    f"{name}: {steps} of {total} steps; the curriculum has {PAPER.warmup_steps} of {PAPER.steps}"
-                )
-        if self.batch is not None:
-            (name, sequences, tokens), paper = self.batch, PAPER.stage(min(stage, 2))
-            usual = paper.global_batch_size * paper.seq_length
-            if not 1 / FAR <= tokens / usual <= FAR:
-                out.append(f"{name}: {sequences}, {three_digits(tokens / 1e6)}M tokens in a step; the curriculum has "
-                           f"{three_digits(usual / 1e6)}M in stage {stage}")  # fmt: skip
-        if self.schedule is not None:
-            out.append(
-                f"{self.schedule[0]}: {self.schedule[1]}; a family's rates are a cosine's over all {total} steps"
-            )
-        return out

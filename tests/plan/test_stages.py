@@ -13,7 +13,7 @@ import pytest
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.plan.stages import PAPER, Curriculum, Pace, Stage
+from nemo_elastic.plan.stages import PAPER, Curriculum, Stage
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -73,22 +73,3 @@ def test_only_the_last_stage_is_in_low_precision() -> None:
 
 def test_a_curriculum_comes_back_from_json() -> None:
     assert Curriculum.from_dict(json.loads(json.dumps(asdict(PAPER)))) == Curriculum.from_dict(asdict(PAPER)) == PAPER
-
-
-@pytest.mark.parametrize(
-    ("warmup", "total", "warned"),
-    [(60, 6960, False), (180, 6960, False), (181, 6960, True), (0, 6960, True), (0, 100, False), (20, 6960, False),
-     (120, 150, False), (500, 30000, False), (9, 5, False)],
-)  # fmt: skip
-def test_a_warm_up_is_held_against_the_curriculums(warmup: int, total: int, warned: bool) -> None:
-    pace = Pace(("lr", 9e-5), ("warmup", warmup), ("batch", 512, 512 * 49152), None)
-    actual = pace.warnings(12e9, 2, total)  # pyright: ignore[reportArgumentType]
-    assert actual == ([f"warmup: {warmup} of {total} steps; the curriculum has 60 of 6960"] if warned else [])
-    assert Pace(("lr", 1.0), ("warmup", warmup), ("batch", 1, 1), ("schedule", "WSD")).warnings(10**8, 1, total) == []
-
-
-@pytest.mark.parametrize(
-    ("factor", "warned"), [(1, False), (2.9, False), (3.1, True), (1 / 2.9, False), (1 / 3.1, True)]
-)
-def test_a_rate_is_far_by_a_factor_of_three(factor: float, warned: bool) -> None:
-    assert bool(Pace(("lr", PAPER.lr * factor), None, None, None).warnings(8 * 10**9, 1, 100)) == warned

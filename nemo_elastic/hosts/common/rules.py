@@ -19,10 +19,10 @@ from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.core.sequence import why_not_context
 from nemo_elastic.errors import bad, inside
 from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern, parent_of
-from nemo_elastic.io.values import number
+from nemo_elastic.io.values import number, three_digits
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
 from nemo_elastic.megatron.models import refused_overlaps, turn_off
-from nemo_elastic.plan.stages import Pace
+from nemo_elastic.plan.stages import PAPER
 
 from .agreement import (
     absent,
@@ -38,9 +38,10 @@ from .recipe import Recipe
 from .stage import StageOptions
 from .token_files import check_token_files
 
-__all__ = ["check", "check_refused", "check_shape", "check_vocabularies", "rates_of", "set_optimizer", "tell",
-           "use_our_layers"]  # fmt: skip
-
+#: rates of one model differ by factors of two and three from run to run, those of training from scratch by more
+FAR = 3
+#: the paper's parents have 8e9 parameters and more; the rates of small models are other ones, and higher
+LARGE = 1e9
 #: settings of a model that need layers of one shape, or TransformerEngine's: name -> what we set
 LAYERS = {
     "fp8": None,
@@ -214,7 +215,7 @@ def tell(recipe: Recipe, block: ElasticConfig, options: StageOptions, parent: Pa
     total = options.total(recipe.get("steps"))
     changes.warnings = _warnings(recipe, block, stage, total)
     if trains:
-        changes.warnings += _pace(recipe, total).warnings(parameters(parent, parent.full), stage, total)
+        changes.warnings += pace_warnings(recipe, parameters(parent, parent.full), stage, total)
     reads = {"teacher": [options.teacher], "previous": [options.previous], "ranked": [recipe.ranked]}
     changes.notes += absent(reads | recipe.data())
     changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
@@ -238,15 +239,31 @@ def _warnings(recipe: Recipe, block: ElasticConfig, stage: int, total: int) -> l
     return out
 
 
-def _pace(recipe: Recipe, total: int) -> Pace:
-    """Rates and batches as `Rates` and the data have them."""
-    batch, length = recipe.get("batch"), recipe.get("length")
-    return Pace(
-        lr=(recipe.at("lr"), recipe.get("lr")),
-        warmup=recipe.warmup(total),
-        batch=(recipe.at("batch"), batch, batch * length) if batch and length else None,
-        schedule=recipe.other_schedule(total),
-    )
+def pace_warnings(recipe: Recipe, size: float, stage: int, total: int) -> list[str]:
+    """What is far from the curriculum's in a recipe of a parent of this size, a line for each, with both values.
+
+    A trained parent is trained further here: what a recipe has for training from scratch undoes what it knows.
+    """
+    if size < LARGE:
+        return []
+    out, rate, batch, length = [], recipe.get("lr"), recipe.get("batch"), recipe.get("length")
+    if not 1 / FAR <= rate / PAPER.lr <= FAR:
+        out.append(f"{recipe.at('lr')}: {rate:g}; the curriculum of a trained parent has {PAPER.lr:g}")
+    name, warmup = recipe.warmup(total) or ("", total)
+    usual = max(PAPER.warmup_steps, PAPER.warmup_steps * total / PAPER.steps)  # a longer run may take longer
+    if warmup < total and (warmup > FAR * usual or FAR * warmup < PAPER.warmup_steps < total / FAR):
+        out.append(f"{name}: {warmup} of {total} steps; the curriculum has {PAPER.warmup_steps} of {PAPER.steps}")
+    if batch and length:
+        tokens, paper = batch * length, PAPER.stage(min(stage, 2))
+        usual = paper.global_batch_size * paper.seq_length
+        if not 1 / FAR <= tokens / usual <= FAR:
+            has, wants = (f"{three_digits(count / 1e6)}M" for count in (tokens, usual))
+            step = f"{batch}, {has} tokens in a step"
+            out.append(f"{recipe.at('batch')}: {step}; the curriculum has {wants} in stage {stage}")
+    schedule = recipe.other_schedule(total)
+    if schedule is not None:
+        out.append(f"{': '.join(schedule)}; a family's rates are a cosine's over all {total} steps")
+    return out
 
 
 def rates_of(recipe: Recipe, block: ElasticConfig, options: StageOptions) -> dict[str, Any]:

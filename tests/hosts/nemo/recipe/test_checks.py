@@ -13,6 +13,7 @@ import pytest
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.plan.stages import PAPER
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
 from tests.hosts.nemo.blocks import with_text
 
@@ -418,6 +419,28 @@ def test_rates_and_batches_far_from_the_curriculums_are_reported(recipe: Any, ca
     printed = capsys.readouterr().out.partition("apply_elastic warns:")[2]
     assert "recipe.data.global_batch_size: 64, 0.524M tokens in a step; the curriculum has 12.6M in stage 1" in printed
     assert "recipe.optim" not in printed
+
+
+@pytest.mark.parametrize(
+    ("rate", "warmup", "total", "warned"),
+    [
+        (1, 60, 6960, ()), (1, 180, 6960, ()), (1, 181, 6960, ("warmup",)), (1, 0, 6960, ("warmup",)), (1, 0, 100, ()),
+        (1, 20, 6960, ()), (1, 120, 150, ()), (1, 500, 30000, ()), (1, 9, 5, ()), (2.9, 60, 6960, ()),
+        (3.1, 60, 6960, ("lr",)), (1 / 2.9, 60, 6960, ()), (1 / 3.1, 60, 6960, ("lr",)),
+    ],
+)  # fmt: skip
+def test_a_large_parents_rates_are_held_against_the_curriculums(
+    recipe: Any, rate: float, warmup: int, total: int, warned: tuple[str, ...]
+) -> None:
+    """Far is a factor of three."""
+    from nemo_elastic.hosts.common.rules import pace_warnings
+    from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe
+
+    recipe.optim.config.lr, recipe.optim.lr_scheduler.warmup_steps = rate * PAPER.lr, warmup
+    own = NemoRecipe(recipe)
+    lines = pace_warnings(own, 12e9, 1, total)
+    assert [line.partition(":")[0] for line in lines] == [own.at(name) for name in warned]
+    assert pace_warnings(own, 1e8, 1, total) == []
 
 
 def test_stage_1_in_pipeline_stages_starts_better_from_a_ranking(recipe: Any, capsys: Any) -> None:
