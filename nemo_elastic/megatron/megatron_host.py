@@ -1,8 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A megatron-core model in training, whoever trains it, and what a rank does with a micro-batch.
+"""A megatron-core model in training: what the hosts on megatron-core share of `train.seam.Host`.
 
-What the hosts on megatron-core share of `train.seam.Host`.
+In a pipeline the teacher is cut as the student is, and runs on the same ranks. A rank passes on both hidden states as
+one tensor [s, b, 2D], the student's first, as ModelOpt's distillation for Megatron does: megatron-core's schedule
+knows one tensor per micro-batch and asks how its shape differs from the model's. Gradients come back in the same
+shape; the teacher's half of them is zero and ends where it came from.
 """
 
 from __future__ import annotations
@@ -33,7 +36,6 @@ from .context import context_group, own_positions
 from .layers import MegatronLayers
 from .overlap import report_absent
 from .sharded_sort import Together, sort_in_place
-from .two_streams import part
 from .vocabulary import Output, distill_loss, hidden_states
 
 
@@ -114,7 +116,7 @@ class MegatronHost:
 
     def receive(self, tensor: torch.Tensor | None) -> None:
         """Take what the pipeline rank before this one has given."""
-        self.received = part(tensor, self.core.config.hidden_size)
+        self.received = split_streams(tensor, self.core.config.hidden_size)
         self.core.set_input_tensor([self.received[0]])
 
     def detached(self, output: Output) -> Output:
@@ -257,3 +259,24 @@ def check_pipeline(ranks: int, where: str = "") -> None:
     if ranks > 1:
         allowed = "1 for ranking and search; start runs on several pipeline ranks from a checkpoint with members"
         raise bad(f"{where}pipeline_model_parallel_size", ranks, allowed)
+
+
+Shapes = list[tuple[int, ...]]
+
+
+def twice_as_wide(received: Shapes, sent: Shapes) -> tuple[Shapes, Shapes]:
+    """The shapes of what a rank receives and sends, with room for both streams."""
+    both = [[(*shape[:-1], 2 * shape[-1]) for shape in shapes] for shapes in (received, sent)]
+    return both[0], both[1]
+
+
+def join_streams(student_sbd: torch.Tensor, teacher_sbd: torch.Tensor) -> torch.Tensor:
+    """What a rank passes on, [s, b, 2D]."""
+    return torch.cat([student_sbd, teacher_sbd.detach().to(student_sbd.dtype)], -1)
+
+
+def split_streams(received: torch.Tensor | None, width: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The student's and the teacher's half of what a rank has received; None where there is none."""
+    if received is None or received.shape[-1] == width:
+        return received, None
+    return received[..., :width], received[..., width:].detach()

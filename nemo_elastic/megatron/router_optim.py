@@ -1,16 +1,18 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The router in megatron-core's optimizers: at its own rate, and without disturbing the model's clipping."""
+"""The router in megatron-core's optimizers, at its own rate and clipped by itself; and moments saved as they are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32, get_grad_norm_fp32
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
 
 ROUTER_PREFIX = "elastic.router."
@@ -109,3 +111,43 @@ def reduce_router(models: Sequence[Any]) -> None:
         for name, param in (named for model in models for named in model.named_parameters()):
             if ROUTER_PREFIX in name and getattr(param, "main_grad", None) is not None:
                 torch.distributed.all_reduce(param.main_grad, group=parallel_state.get_pipeline_model_parallel_group())
+
+
+def save_own_moments(optimizer: Any) -> None:
+    """Let an optimizer of megatron-core, or each of a chained one, save each weight's moments as this weight's.
+
+    To save, megatron-core puts the states of a buffer's buckets one after the other, without the padding at the end of
+    each (`DistributedOptimizer.get_parameter_state_dp_zero`), and cuts each weight's out by its place in the buffer,
+    which counts that padding (`sharded_param_state_fully_reshardable`): from the second bucket on, as with overlap of
+    gradient reduction, weights get states of others. So it is in 0.15.3 and 0.19.2, and
+    `tests/megatron/test_router_optim.py` says when it no longer is.
+    """
+    for leaf in getattr(optimizer, "chained_optimizers", [optimizer]):
+        if isinstance(leaf, DistributedOptimizer):
+            stock = leaf.sharded_param_state_fully_reshardable
+            leaf.sharded_param_state_fully_reshardable = _without_padding(leaf.buffers, stock)
+
+
+def _without_padding(buffers: Sequence[Any], stock: Callable[..., Any]) -> Callable[..., Any]:
+    def sharded_param_state_fully_reshardable(*args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as places:
+            for buffer in buffers:
+                places.enter_context(_places_without_padding(buffer))
+            return stock(*args, **kwargs)
+
+    return sharded_param_state_fully_reshardable
+
+
+@contextmanager
+def _places_without_padding(buffer: Any) -> Iterator[None]:
+    """A buffer's weights are where they would be if no bucket were padded at its end."""
+    padding = [bucket.grad_data.numel() - bucket.numel_unpadded for bucket in buffer.buckets]
+    stock = buffer.param_index_map
+    buffer.param_index_map = {
+        param: (start - sum(padding[:number]), end - sum(padding[:number]), number)
+        for param, (start, end, number) in stock.items()
+    }
+    try:
+        yield
+    finally:
+        buffer.param_index_map = stock

@@ -156,7 +156,7 @@ def handed_over(
 ) -> float:
     """Bytes per token that a stage keeps of what the one before it gave, until its backward pass has come.
 
-    That is one tensor with the student's stream and, with a teacher, the teacher's beside it (`megatron.two_streams`).
+    That is one tensor with the student's stream and, with a teacher, the teacher's too (`megatron.megatron_host`).
     A recomputed first layer keeps the student's half anyway.
     """
     streams = (not recompute) + distill.taught

@@ -163,7 +163,7 @@ def wait(
 def passed_on(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding) -> float:
     """Bytes that a rank gives to the next stage for a micro-batch; as many come back in its backward pass.
 
-    The student's hidden states, and with a teacher those of the teacher beside them (`megatron.two_streams`).
+    The student's hidden states, and with a teacher those of the teacher beside them (`megatron.megatron_host`).
     """
     streams = 1 + config.distill.taught
     return streams * HALF * parent.hidden * run.seq_length * run.micro_batch / (shards.stream * shards.context)

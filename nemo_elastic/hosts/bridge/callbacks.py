@@ -13,14 +13,14 @@ from megatron.bridge.training.checkpointing import CheckpointSaveContext
 from megatron.core import parallel_state
 
 from nemo_elastic.history import METRICS
-from nemo_elastic.megatron.megatron_host import check_pipeline
-from nemo_elastic.megatron.reports import (
+from nemo_elastic.megatron.family_step import (
     all_ranks,
     from_last_rank,
     losses_of_last_rank,
     mean_by_budget,
     tokens_counted,
 )
+from nemo_elastic.megatron.megatron_host import check_pipeline
 from nemo_elastic.train.guard import Guard
 from nemo_elastic.train.metrics import Progress, append, candidates_of, start_again, step_facts_of
 from nemo_elastic.train.shaping import prepare_members, shape_members

@@ -17,8 +17,14 @@ from megatron.core.utils import get_model_config
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.megatron.megatron_host import trained
-from nemo_elastic.megatron.moments import save_own_moments
-from nemo_elastic.megatron.router_optim import RouterClip, is_router, is_router_group, reduce_router, router_ratio
+from nemo_elastic.megatron.router_optim import (
+    RouterClip,
+    is_router,
+    is_router_group,
+    reduce_router,
+    router_ratio,
+    save_own_moments,
+)
 from nemo_elastic.train.guard import Guard
 from nemo_elastic.train.training import Rates
 

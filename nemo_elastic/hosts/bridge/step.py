@@ -18,9 +18,8 @@ from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import layer_pattern, parent_of, prediction_of
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.megatron.compat import named_parameters
-from nemo_elastic.megatron.family_step import FamilyStep
+from nemo_elastic.megatron.family_step import FamilyStep, report_parts
 from nemo_elastic.megatron.models import build_teacher, check_ranks, check_rows, make_family
-from nemo_elastic.megatron.reports import report_parts
 from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut
 from nemo_elastic.train.training import FamilyTraining
 

@@ -20,8 +20,8 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.history import METRICS
 from nemo_elastic.hosts.nemo.checkpoint.resume import ending_line, settle
 from nemo_elastic.io.temporary import is_temporary
+from nemo_elastic.megatron.family_step import from_last_rank, losses_of_last_rank, tokens_counted
 from nemo_elastic.megatron.megatron_host import check_pipeline
-from nemo_elastic.megatron.reports import from_last_rank, losses_of_last_rank, tokens_counted
 from nemo_elastic.train.metrics import Progress, append, candidates_of, start_again, step_facts_of
 from nemo_elastic.train.shaping import prepare_members, shape_members
 

@@ -21,7 +21,7 @@ from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.hosts.common.agreement import check_vocabulary, vocabulary_rows
 from nemo_elastic.megatron.compat import with_names
-from nemo_elastic.megatron.family_step import FamilyStep
+from nemo_elastic.megatron.family_step import FamilyStep, mean_by_budget, report_parts
 from nemo_elastic.megatron.gpt_tokens import Looked
 from nemo_elastic.megatron.models import (
     build_teacher,
@@ -31,7 +31,6 @@ from nemo_elastic.megatron.models import (
     make_family,
     refused_overlaps,
 )
-from nemo_elastic.megatron.reports import mean_by_budget, report_parts
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.samples import Sample

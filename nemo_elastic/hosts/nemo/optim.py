@@ -12,8 +12,7 @@ from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
 from torch.optim.lr_scheduler import LambdaLR
 
 from nemo_elastic.megatron.megatron_host import trained
-from nemo_elastic.megatron.moments import save_own_moments
-from nemo_elastic.megatron.router_optim import RouterClip, is_router_group, reduce_router
+from nemo_elastic.megatron.router_optim import RouterClip, is_router_group, reduce_router, save_own_moments
 from nemo_elastic.train.guard import Guard
 from nemo_elastic.train.training import Rates
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Both streams of `megatron.two_streams` through NeMo's pipeline: its steps make room for them."""
+"""Both streams of `megatron.megatron_host` through NeMo's pipeline: its steps make room for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from nemo.lightning.megatron_parallel import MegatronStep
 
-from nemo_elastic.megatron.two_streams import twice_as_wide
+from nemo_elastic.megatron.megatron_host import twice_as_wide
 
 
 class TwoStreams(MegatronStep):

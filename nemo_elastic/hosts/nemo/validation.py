@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from nemo.lightning.megatron_parallel import MegatronLossReduction
 
-from nemo_elastic.megatron.reports import all_ranks, from_last_rank
+from nemo_elastic.megatron.family_step import all_ranks, from_last_rank
 from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut, HeldOutLosses
 
 

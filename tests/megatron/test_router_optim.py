@@ -28,7 +28,7 @@ def test_each_weight_has_its_own(overlap: bool) -> None:
     from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 
     from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from nemo_elastic.megatron.moments import save_own_moments
+    from nemo_elastic.megatron.router_optim import save_own_moments
 
     start()
     model = build(DENSE)
@@ -52,4 +52,4 @@ def test_each_weight_has_its_own(overlap: bool) -> None:
     for name, value in wanted.items():
         torch.testing.assert_close(actual[name], value, rtol=0, atol=0, msg=name)
     same = all(torch.equal(mixed_up[name], value) for name, value in wanted.items())
-    assert same != overlap, "megatron-core saves them as they are: `megatron.moments` can go"
+    assert same != overlap, "megatron-core saves them as they are: `save_own_moments` can go"
