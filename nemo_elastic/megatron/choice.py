@@ -37,7 +37,6 @@ class Run:
         subnet: the member that runs as a slice; None where the model runs at full size.
         hidden_gate: [D] or None; layers: gates per parent layer, local width shards, or None.
         probe: watches activations; layers call it through `watch`.
-        world: tensor-parallel size.
         documents: of the micro-batch, where its rows hold several; no layer reads over their bounds.
         rounding: of the weights, where they run as low precision has them.
     """
@@ -65,7 +64,7 @@ class Run:
         """Kept channels of the residual stream; None for all."""
         if self.subnet is None or self.parent is None or self.subnet.hidden == self.parent.hidden:
             return None
-        return _prefix(self.parent.hidden, self.subnet.hidden)
+        return first_channels(self.parent.hidden, self.subnet.hidden)
 
     def norm_weight(self, weight: torch.Tensor) -> torch.Tensor:
         """A norm's weight at the width of the run, gated."""
@@ -89,9 +88,6 @@ class Run:
         """What the run keeps on this rank of the Megatron tensor that holds a row; None for all of it.
 
         Args:
-            row: its name.
-            dim: of the tensor.
-            index: of the layer.
             world: ranks that share the dimension; None for the tensor-parallel ones.
         """
         if self.subnet is None or self.parent is None:
@@ -99,8 +95,8 @@ class Run:
         world = self.world if world is None else world
         known, key = self._known, (row, dim, index, world)
         if key not in known:
-            own = self.parent.kind(self.parent.types[index]).tensors[row.partition(".")[2]]
-            kept = megatron_selection(self.parent, own, dim, self.parent.full, self.subnet, index).shard(world)
+            tensor = self.parent.kind(self.parent.types[index]).tensors[row.partition(".")[2]]
+            kept = megatron_selection(self.parent, tensor, dim, self.parent.full, self.subnet, index).shard(world)
             known[key] = None if kept.is_full else kept
         return known[key]
 
@@ -130,7 +126,8 @@ def _selections(parent: Parent, subnet: Subnet) -> dict[_Key, Selection | None]:
 
 
 @lru_cache(maxsize=4096)
-def _prefix(size: int, kept: int) -> Selection:
+def first_channels(size: int, kept: int) -> Selection:
+    """The first `kept` of all channels of the residual stream."""
     return Selection((Grid((size,), (kept,)),))
 
 

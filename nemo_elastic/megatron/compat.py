@@ -114,7 +114,6 @@ def shard(state: Mapping[str, Any], prefix: str, axes: Mapping[str, int], offset
         state: of a module, by its own names.
         prefix: of the names in the checkpoint.
         axes: name -> dimension of which each rank has its part.
-        offsets: of pipeline ranks.
     """
     groups = {}
     if HYBRID:

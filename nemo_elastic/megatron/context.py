@@ -52,7 +52,6 @@ def to_heads(x_sbo: torch.Tensor, parts: Sequence[int], group: dist.ProcessGroup
     Args:
         x_sbo: channels in parts that lie side by side, such as [z | x | B | C | dt].
         parts: their sizes. Each is dealt out in equal runs.
-        group: of `context_group`.
     """
     if group is None:
         return x_sbo
@@ -80,19 +79,19 @@ def own_share(t: torch.Tensor, parts: Sequence[int], group: dist.ProcessGroup | 
     return shares[0] if len(shares) == 1 else torch.cat(shares)
 
 
-def of_all(own: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
+def of_all(share: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
     """The sum over the ranks of a sequence, as each of them has it.
 
     Each has it, and data parallelism takes the mean of their gradients as of ranks that see other data: what goes
     back is that many times as much.
     """
-    return own if group is None else _OfAll.apply(own, group)  # pyright: ignore[reportReturnType]
+    return share if group is None else _OfAll.apply(share, group)  # pyright: ignore[reportReturnType]
 
 
 class _OfAll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, own: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        ctx.ranks, total = group.size(), own.clone()
+    def forward(ctx: Any, share: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.ranks, total = group.size(), share.clone()
         dist.all_reduce(total, group=group)
         return total
 

@@ -151,9 +151,7 @@ class GroupStepAdam(torch.optim.AdamW):
     """torch's AdamW, bit for bit, with the state of the fused ones: two moments per parameter, one step per group.
 
     Args:
-        params: parameters or groups of them.
         adam_w_mode: decoupled weight decay, else Adam's; the name is that of the fused ones.
-        more: of torch's AdamW.
     """
 
     def __init__(self, params: Any, adam_w_mode: bool = True, **more: Any) -> None:

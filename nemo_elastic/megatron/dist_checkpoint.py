@@ -61,10 +61,8 @@ def write_megatron_checkpoint(
         parent: shape the member was cut from.
         member: the member. Its vocabulary is the parent's: nothing is padded.
         tensors_hf: torch tensors, numpy arrays or `Raw` words by HF name, layers numbered within the member.
-        force: replace an existing `out`.
         seq_length: written into the sizes; it bounds no weight.
         prediction: layers that predict more than one token, whose tensors are among `tensors_hf`.
-        steps: how often they are run.
 
     Raises:
         ElasticError: `out` exists; widths differ between the layers of a type (no stock model can say that); tensors
@@ -142,8 +140,8 @@ def sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor], p
     out = _placed(to_parts(parent, member, state, stack=False), prefix)
     for name, count in extra_states(member):
         for i in range(count):
-            own = f"{prefix}{name}" if count == 1 else f"{prefix}{name}.{i}"
-            out[own] = ShardedObject(f"{prefix}{name}", None, (count,), (i,))
+            key = f"{prefix}{name}" if count == 1 else f"{prefix}{name}.{i}"
+            out[key] = ShardedObject(f"{prefix}{name}", None, (count,), (i,))
     return out
 
 
@@ -153,12 +151,12 @@ def sharded_behind(
     """The same of layers that predict more than one token."""
     from megatron.core.dist_checkpointing.mapping import ShardedObject
 
-    own, held, stored = layers.behind(parent), layers.member(parent, member), dict(state)
+    shape, held, stored = layers.behind(parent), layers.member(parent, member), dict(state)
     assert held is not None
     out: dict[str, Any] = {}
     for t in layers.tensors(parent, member):
         if t.row.parts:
-            pieces = stored.pop(t.megatron).split(part_sizes(own, t.row, 0, held, t.layer))
+            pieces = stored.pop(t.megatron).split(part_sizes(shape, t.row, 0, held, t.layer))
             stored |= zip(parts_of(t.megatron), pieces, strict=True)
         if t.index is None or t.number:
             continue

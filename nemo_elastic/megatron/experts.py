@@ -3,7 +3,7 @@
 """Sliced products of a rank's experts: one call for all of them where torch has it, else one expert after the other.
 
 `torch.nn.functional.grouped_mm` takes the tokens of all experts and their weights as one strided tensor [E, o, i], so
-a member's slice of evenly spaced weights goes in without a copy. Weights are evenly spaced where `lay` has put them,
+a member's slice of evenly spaced weights goes in without a copy. Weights are evenly spaced where `pack` has put them,
 and where megatron-core's DistributedDataParallel has moved them, and their `main_grad`, into its buffers: found out by
 their addresses each time (`stacked`). It wants float32 or half precision, and rows that start at multiples of 16
 bytes: where a width, a dtype or an address does not fit, or torch lacks it, the loop does the same.
@@ -42,10 +42,10 @@ def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
 
 
 @torch.no_grad()
-def lay(params: Sequence[torch.Tensor]) -> None:
+def pack(params: Sequence[torch.Tensor]) -> None:
     """Move the values of parameters of one shape into one buffer, in their order."""
-    for param, own in zip(params, torch.stack([p.detach() for p in params]).unbind(0), strict=True):
-        param.data = own
+    for param, packed in zip(params, torch.stack([p.detach() for p in params]).unbind(0), strict=True):
+        param.data = packed
 
 
 class SlicedExperts(torch.autograd.Function):
@@ -118,7 +118,6 @@ class _Products:
 
     Args:
         x_ni: tokens, those of the first expert first.
-        counts: of each.
         neurons, width: what is kept of both weights.
         values: `up` and then `down` of each.
     """
@@ -138,7 +137,7 @@ class _Products:
         if GROUPED is None or not busy or x_ni.dtype not in _DTYPES or x_ni.dtype != values[0].dtype:
             return
         self._busy = slice(busy[0], busy[-1] + 1)  # experts that a member lacks lie outside
-        both = [stacked(own[self._busy]) for own in (self._up, self._down)]
+        both = [stacked(weights[self._busy]) for weights in (self._up, self._down)]
         if any(each is None for each in both):
             return
         up_efi, down_eif = cut(both[0], neurons, width), cut(both[1], width, neurons)
@@ -176,9 +175,9 @@ class _Products:
         values, rows, cols = (self._down, width, neurons) if which else (self._up, neurons, width)
         kept = (rows, values[0].shape[0]) if transposed else (cols, values[0].shape[1])
         y_n = x_n.new_empty(len(x_n), kept[1] if kept[0] is None else kept[0].kept_size)
-        for e, own in _ranges(self.counts):
+        for e, tokens in _ranges(self.counts):
             w_oi = cut(values[e], rows, cols)
-            torch.mm(x_n[own], w_oi.t() if transposed else w_oi, out=y_n[own])
+            torch.mm(x_n[tokens], w_oi.t() if transposed else w_oi, out=y_n[tokens])
         return y_n
 
     def gradients(
@@ -196,8 +195,8 @@ class _Products:
         """
         kept = getattr(params[0], "main_grad", None) is not None
         if self._stacks is None:
-            each = _ranges(self.counts)
-            grads = {e: accumulate_product(params[e], dy_no[own], x_ni[own], rows, cols) for e, own in each}
+            ranges = _ranges(self.counts)
+            grads = {e: accumulate_product(params[e], dy_no[at], x_ni[at], rows, cols) for e, at in ranges}
         else:
             grads = self._together(params, dy_no, x_ni, rows, cols, kept)
         room = torch.empty_like(params[0]) if kept else None
@@ -245,8 +244,6 @@ def experts(
         x_ni: tokens, those of the first expert first.
         weight_n: of each token; its dtype may have more digits.
         counts: tokens of each expert; the weights of one that has none get no gradient.
-        up, down: the whole weights of each.
-        gate_f: of the neurons of all.
         neurons, width: what is kept of both weights.
         rounded: what stands for `up` and then for `down` in the products, where low precision rounds them; gradients
             are those of the weights.

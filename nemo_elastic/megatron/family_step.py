@@ -28,13 +28,7 @@ from .vocabulary import Output
 
 @dataclass
 class FamilyStep:
-    """What a rank does in a step.
-
-    Attributes:
-        family: what is trained.
-        host: whoever trains it.
-        heldout: of its validations.
-    """
+    """What a rank does in a step."""
 
     family: FamilyTraining
     host: MegatronHost
@@ -45,7 +39,7 @@ class FamilyStep:
 
     @property
     def teaches_in_pipeline(self) -> bool:
-        """Whether pipeline ranks pass on a teacher's hidden states beside the student's, see `two_streams`."""
+        """Whether pipeline ranks pass on a teacher's hidden states beside the student's, see `megatron_host`."""
         ranks = parallel_state.get_pipeline_model_parallel_world_size()
         return ranks > 1 and self.family.config.distill.taught
 
@@ -99,7 +93,6 @@ class FamilyStep:
         """Sums of a member's losses over a micro-batch on the last rank, see `HeldOut.measure`.
 
         Args:
-            batch: what the validation's `next` gave.
             heldout: of a validation that is not the host's own.
         """
         tokens, documents = batch["tokens"], batch.get("documents")
@@ -125,7 +118,6 @@ class FamilyStep:
         All ranks call it. No step, sample or gradient is taken.
 
         Args:
-            members: as they are now.
             batches: micro-batches of this data-parallel rank, as the host reads them.
 
         Returns:
@@ -174,11 +166,6 @@ def _of_any_length(config: Any) -> Iterator[None]:
 
 def report_parts(parts: Sequence[Part], tokens: torch.Tensor, budgets: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What a micro-batch reports of its loss, without the router's.
-
-    Args:
-        parts: of `FamilyTraining.loss`.
-        tokens: how many count.
-        budgets: of the block.
 
     Returns:
         [loss sum, tokens], and the same of each budget that it sampled, zeros for the others.

@@ -3,7 +3,7 @@
 """Rows out of a data module's training data, for ranking and search; and a look at those that a loader gives.
 
 A loader's micro-batch is the one place that says where documents end: megatron-core's `cu_seqlens`, in the words of
-all its versions, positions that start anew, or a mask of attention.
+all its versions, positions that start again at 0, or a mask of attention.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ class Looked(Iterator):
 
     Args:
         loader: an iterator over micro-batches: a mapping with `tokens` and `labels`, or a tuple that begins with one.
-        vocab: rows of the embedding.
-        setting: how documents are read (`elastic.data.documents`).
 
     Attributes:
         documents: of the last micro-batch, where they are kept apart; pipeline ranks that are given no tokens see
@@ -171,8 +169,8 @@ def last_batches(
 def _dealt(first: int, each: int, size: int) -> Iterator[range]:
     """Numbers of the sequences of this data-parallel rank's micro-batches: ranks take them in turn, `each` in all."""
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    own = range(first + rank, first + each * ranks, ranks)
-    return (own[at : at + size] for at in range(0, each, size))
+    numbers = range(first + rank, first + each * ranks, ranks)
+    return (numbers[at : at + size] for at in range(0, each, size))
 
 
 def _check_length(dataset: Any, least: int) -> None:

@@ -77,7 +77,6 @@ class MegatronLayers:
 
     Args:
         model: a MambaModel with an `ElasticMambaStack`, on one pipeline rank; no choice may be in force.
-        documents: that lie in the rows.
     """
 
     def __init__(self, model: Any, documents: Documents | None = None) -> None:

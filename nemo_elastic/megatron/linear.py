@@ -57,7 +57,6 @@ def accumulate(
     the full shape.
 
     Args:
-        param: the whole parameter.
         piece: gradient of its slice; with `at`, one row per entry of `at`.
         rows, cols: the slice; None for all.
         at: row indices, with repetitions, to which the rows of `piece` are added (embedding).
@@ -223,8 +222,6 @@ class ElasticLayerNormColumnParallelLinear(ColumnParallelLinear):
 
         Args:
             input_: residual stream at the width of the run, a sequence shard under sequence parallelism.
-            run: the micro-batch's choice.
-            index: layer index in the parent.
             row: of the layout table, the first that the weight holds.
         """
         weight, cols = run.norm_weight(self.layer_norm_weight), run.hidden_selection()
@@ -241,14 +238,7 @@ class ElasticRowLinear(RowParallelLinear):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, input_: torch.Tensor, run: Run = WHOLE, index: int = -1, row: str = ""
     ) -> torch.Tensor:
-        """Project [s, b, columns kept on this rank] to [s, b, d], summed over ranks, gated by the hidden gate.
-
-        Args:
-            input_: what the layer has made.
-            run: the micro-batch's choice.
-            index: layer index in the parent.
-            row: of the layout table.
-        """
+        """Project [s, b, columns kept on this rank] to [s, b, d], summed over ranks, gated by the hidden gate."""
         rows, cols, group = run.hidden_selection(), run.select(row, 1, index), tensor_group(self)
         rounded = run.rounded(row, index, self.weight, group)
         y_sbd = SlicedLinear.apply(input_, self.weight, rows, cols, False, self.sequence_parallel, group, rounded)

@@ -47,8 +47,6 @@ class MegatronHost:
     `weights_changed` and `step`.
 
     Attributes:
-        state: what the elastic layers run.
-        core: the megatron-core model.
         frozen: the frozen teacher, a megatron-core model too; None where the block has none.
         wrapped: the model as data parallelism wraps it, once it does.
     """
@@ -134,10 +132,11 @@ class MegatronHost:
         loss, each_bs = distill_loss(config, student, teacher, labels_bs, weights_bs)
         if self.ahead is None or self.ahead[0] is not student[1] or weights_bs is None:
             return loss, each_bs
-        from .prediction import beside, loss_ahead
+        from .prediction import loss_ahead
 
-        own, self.ahead = self.ahead[1], None
-        return beside(loss, loss_ahead(self.core, own, labels_bs, weights_bs, config.chunk_tokens)), each_bs
+        ahead, self.ahead = self.ahead[1], None
+        further = loss_ahead(self.core, ahead, labels_bs, weights_bs, config.chunk_tokens)
+        return loss + (further - further.detach()), each_bs  # as in megatron-core: what is reported is the model's own
 
     def factor(self, tokens: torch.Tensor) -> torch.Tensor:
         """What megatron-core's schedule multiplies a micro-batch's loss sum by on the way to the gradients.

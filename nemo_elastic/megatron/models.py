@@ -108,12 +108,7 @@ REDUCES = "overlap_grad_reduce"
 
 
 def refused_overlaps(config: ElasticConfig, pipeline: int) -> dict[str, str]:
-    """Overlaps that a family cannot have, and why.
-
-    Args:
-        config: its block.
-        pipeline: ranks of the pipeline.
-    """
+    """Overlaps that a family cannot have, and why."""
     modules = "megatron-core waits for a module's weights when it is called, and ours multiply by those of others"
     refused = dict.fromkeys(GATHERS, modules)
     if config.budgets_per_batch > 1:
@@ -136,7 +131,6 @@ def check_overlaps(owners: Mapping[str, Any], refused: Mapping[str, str]) -> Non
 
     Args:
         owners: by their names, what may have such settings.
-        refused: of `refused_overlaps`.
 
     Raises:
         ElasticError: one is on.
@@ -164,9 +158,6 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
     Before data parallelism wraps it, and before an optimizer is made of its parameters.
 
     Args:
-        core: built with `spec.elastic_stack_spec`; changed.
-        family: gets its members.
-        parent: shape of the model.
         start: checkpoint of the parent, from which the weights are loaded.
 
     Raises:
@@ -183,8 +174,8 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
     reason = why_not_context(parent, family.config.resolve_axes(parent), world, context)
     if reason is not None:
         raise bad("context_parallel_size", context, f"a size that members can share: {reason}")
-    own = (("tensor_model_parallel_size", world), ("expert_tensor_parallel_size", each["expert tensor"]))
-    family.config.check_blocks(parent, *own)
+    expert_tensor = ("expert_tensor_parallel_size", each["expert tensor"])
+    family.config.check_blocks(parent, ("tensor_model_parallel_size", world), expert_tensor)
     if have_kernels():
         check_widths(parent, family.config.resolve_axes(parent), world * context)
     router = family.new_router(parent)
@@ -217,8 +208,6 @@ def build_teacher(build: Callable[[Any], Any], config: Any, path: str | None, pr
     Args:
         build: makes a model of a config.
         config: of the parent, with the elastic stack spec.
-        path: checkpoint of the parent.
-        precision: `elastic.distill.teacher_precision`.
     """
     if precision == "bf16":
         # the student keeps its own: a copy, not a change

@@ -90,8 +90,6 @@ def _shared_queries(qkv_sbo: torch.Tensor, groups: int, head_dim: int, ranks: in
 
     Args:
         qkv_sbo: [s, b, groups x (queries + 2) x head_dim].
-        groups: key-value groups.
-        head_dim: channels of a head.
         ranks: c, which divide the groups or are a multiple of them.
 
     Returns:
@@ -145,8 +143,6 @@ class ElasticMambaMixer(MambaMixer):
 
         Args:
             hidden_states: residual stream, before the norm that is fused into the input projection.
-            run: the micro-batch's choice.
-            index: layer index in the parent.
 
         Returns:
             [s, b, d], to be added to the residual stream.

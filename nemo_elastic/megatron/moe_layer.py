@@ -38,7 +38,7 @@ from nemo_elastic.nn.gates import LayerGates
 
 from .choice import WHOLE, Run, is_recomputing
 from .compat import with_names
-from .experts import experts, lay, stacked
+from .experts import experts, pack, stacked
 from .linear import SlicedLinear, all_reduce, gather, tensor_group
 from .modules import ElasticRMSNorm
 
@@ -154,19 +154,19 @@ class ElasticExperts(SequentialMLP):
 
     Tokens come for the last expert first. megatron-core's gradient buffers, and the distributed optimizer's weights,
     lie in this order (`param_and_grad_buffer.py` iterates over `params[::-1]`), so there the weights of all experts
-    are one strided tensor, and where no buffer has them they are laid so.
+    are one strided tensor, and where no buffer has them they are packed so.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._lay()
+        self._pack()
 
     def _apply(self, fn: Any, recurse: bool = True) -> ElasticExperts:
-        """Move or cast; what has left its place is laid together again, what lies in a buffer stays there."""
-        before = [weight.data_ptr() for own in self._weights() for weight in own]
+        """Move or cast; what has left its place is packed again, what lies in a buffer stays there."""
+        before = [weight.data_ptr() for weights in self._weights() for weight in weights]
         super()._apply(fn, recurse)
-        if before != [weight.data_ptr() for own in self._weights() for weight in own]:
-            self._lay()
+        if before != [weight.data_ptr() for weights in self._weights() for weight in weights]:
+            self._pack()
         return self
 
     def _weights(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -177,10 +177,10 @@ class ElasticExperts(SequentialMLP):
         )
         return up, down
 
-    def _lay(self) -> None:
-        for own in self._weights():
-            if stacked(own) is None:
-                lay(own)
+    def _pack(self) -> None:
+        for weights in self._weights():
+            if stacked(weights) is None:
+                pack(weights)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -196,7 +196,6 @@ class ElasticExperts(SequentialMLP):
         Args:
             tokens_ni: of the last expert, then of the one before, and so on.
             counts_e: how many each has, in this order.
-            weights_n: of the tokens.
             run, index: the micro-batch's choice, and the layer.
             seen: called with expert, activation [n, F] and output [n, i].
         """
@@ -211,8 +210,8 @@ class ElasticExperts(SequentialMLP):
         )  # fmt: skip
         if seen is not None:
             parts = zip(relu_nf.split(counts), y_ni.split(counts), strict=True)
-            for before, (own_nf, own_ni) in enumerate(parts, 1):
-                seen(len(counts) - before, own_nf.square(), own_ni)
+            for before, (h_nf, out_ni) in enumerate(parts, 1):
+                seen(len(counts) - before, h_nf.square(), out_ni)
         return y_ni
 
     def _rounded(
@@ -222,7 +221,8 @@ class ElasticExperts(SequentialMLP):
         if run.rounding is None:
             return None
         group = tensor_group(self)
-        both = [run.rounding.each(name, index, own, group) for name, own in (("moe.up", up), ("moe.down", down))]
+        rows = (("moe.up", up), ("moe.down", down))
+        both = [run.rounding.each(name, index, weights, group) for name, weights in rows]
         return None if both[0] is None or both[1] is None else [*both[0], *both[1]]
 
 
@@ -269,7 +269,7 @@ class ElasticMoE(MoELayer):
         group = tensor_group(up)
         rounded = run.rounded("moe.shared_up", index, up.weight, group)
         h_sbf = SlicedLinear.apply(x_sbd, up.weight, rows, hidden, True, sequence, group, rounded)
-        # megatron-core's own is compiled, anew for each number of tokens: run again, it saves other tensors
+        # megatron-core's own is compiled again for each number of tokens: recomputed, it saves other tensors
         h_sbf = torch.relu(h_sbf).square()
         run.watch("shared_ffn", index, h_sbf)
         h_sbf = _gated(h_sbf, run.gates(index), SHARED_FFN)
@@ -307,9 +307,9 @@ class _Seen:
         weights_bs = getattr(run.probe, "weights_bl", None)
         # 1 more than its weight, or 0 of a token that is not sent
         sent_te = self.chosen_te * (2.0 if weights_bs is None else 1 + weights_bs.t().reshape(-1, 1))
-        there_rtc = _swap(sent_te.unflatten(1, (-1, count)).transpose(0, 1), self.group)
-        there_rtc = gather(there_rtc, self.inner) if self.inner.size() > 1 else there_rtc
-        self.weights_tc = there_rtc.flatten(0, 1) - 1
+        sent_rtc = _swap(sent_te.unflatten(1, (-1, count)).transpose(0, 1), self.group)
+        sent_rtc = gather(sent_rtc, self.inner) if self.inner.size() > 1 else sent_rtc
+        self.weights_tc = sent_rtc.flatten(0, 1) - 1
         self.sent_tc = self.weights_tc >= 0
         made = partial(torch.zeros, dtype=torch.float32, device=x_sbd.device)
         self.experts_tc = made(self.sent_tc.shape)

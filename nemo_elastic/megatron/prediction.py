@@ -25,7 +25,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.core.prefix import Grid, Selection
+from nemo_elastic.core.prefix import Selection
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Probe
 from nemo_elastic.ranking.scores import through
@@ -37,8 +37,6 @@ from .modules import ElasticRMSNorm
 from .moe_layer import ReplicatedLinear
 from .spec import block, run_layer
 from .vocabulary import distill_loss
-
-__all__ = ["Ahead", "LayersBehind", "ahead_of", "beside", "loss_ahead", "mtp_block"]
 
 
 def mtp_block() -> ModuleSpec:
@@ -58,7 +56,6 @@ class Ahead:
 
     Attributes:
         hidden_sbd: of each step, [s, b, d].
-        documents: of the micro-batch.
     """
 
     hidden_sbd: Sequence[torch.Tensor]
@@ -72,10 +69,7 @@ def ahead_of(
 
     Args:
         core: the model, whole on this pipeline rank.
-        state: of its layers.
-        hidden_sbd: what enters its head.
         tokens_bs: the tokens that it has read.
-        documents: in their rows.
 
     Returns:
         None where there are no such layers, or nothing says the width of theirs: under soft masks, and in a member
@@ -106,8 +100,6 @@ class LayersBehind:
 
     Args:
         core: the model, whole on this pipeline rank; no choice may be in force.
-        state: of its layers.
-        documents: in the rows.
     """
 
     def __init__(self, core: Any, state: ElasticState, documents: Documents | None = None) -> None:
@@ -164,11 +156,8 @@ def _entered(
     layer, tokens_bs = core.mtp.layers[step], _shifted(tokens_bs)
     embedded_sbd = core.embedding(input_ids=tokens_bs, position_ids=None)
     both_sb2d = torch.cat([layer.enorm(embedded_sbd, run), layer.hnorm(hidden_sbd, run)], -1)
-    rows, cols = run.hidden_selection(), None
-    if rows is not None:
-        assert run.parent is not None and run.subnet is not None
-        half = Grid((run.parent.hidden,), (run.subnet.hidden,))
-        cols = Selection((half, half))
+    rows = run.hidden_selection()
+    cols = None if rows is None else Selection(rows.parts * 2)  # of the token, and of the stream
     return tokens_bs, SlicedLinear.apply(both_sb2d, layer.eh_proj.weight, rows, cols, True, False, None)
 
 
@@ -178,10 +167,8 @@ def loss_ahead(
     """Cross-entropy of the tokens behind the next one, as megatron-core adds it to the loss of a micro-batch.
 
     Args:
-        core: the model.
         ahead: see `ahead_of`.
         labels_bs: the next token of each position.
-        weights_bs: their weights in the loss.
         chunk_tokens: see `DistillConfig`.
 
     Returns:
@@ -204,11 +191,6 @@ def loss_ahead(
         MTPLossLoggingHelper.save_metrics_to_tracker(mean, none, tokens, step, len(ahead.hidden_sbd))
         total = total + config.mtp_loss_scaling_factor / config.mtp_num_layers * mean * count
     return total
-
-
-def beside(loss: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """The same loss, with which another goes backward, as megatron-core does it: what is reported stays one's own."""
-    return loss + (other - other.detach())
 
 
 def _shifted(t_bs: torch.Tensor, fill: int = 0) -> torch.Tensor:

@@ -6,7 +6,7 @@ A slice's codes under the parent's scales are the parent's codes, cut (`nn.low_p
 serves all members and micro-batches of a step, forward and backward, and a slice costs no more than one of the weight
 itself; what it takes is a second copy of the weights that run. Gradients go to the weight as they are
 (straight-through), into `main_grad` like all others, which is why the products of `linear` take both tensors: a module
-of ModelOpt's has one weight, that which it has rounded, and would round it anew in each micro-batch.
+of ModelOpt's has one weight, that which it has rounded, and would round it again in each micro-batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ class Rounding:
     Attributes:
         scheme: nvfp4 or fp8.
         rows: of the layout table, with their layers, that are rounded.
-        step: of whose weights.
     """
 
     scheme: str
@@ -57,7 +56,6 @@ class Rounding:
         Args:
             row: its name in the layout table.
             index: of its layer in the parent.
-            weights: the shards, of one shape.
             group: ranks that share each, all of which ask; None for one.
 
         Returns:

@@ -31,7 +31,6 @@ class Together:
     """Ranks that hold a model together; None for one.
 
     Attributes:
-        tensor: share each tensor.
         experts: share the experts, each as many.
         expert: share each tensor of an expert.
     """
@@ -53,7 +52,6 @@ def sort_in_place(
 
     Args:
         parameters: this rank's shard of every tensor, by megatron-core's name; it numbers its own experts from 0.
-        ranking: of the whole model.
         parent: its shape, with the FFN stripes that the sorted model has.
         together: the ranks, which all call this.
         prediction: the layers behind it, which read its stream.
@@ -65,8 +63,8 @@ def sort_in_place(
     together = together or Together()
     _sort_table(parameters, ranking, parent, megatron_tensors(parent, parent.full), together)
     if prediction is not None:
-        own, table = prediction.behind(parent), prediction.megatron_tensors(parent, parent.full)
-        _sort_table(parameters, ranking.of_behind(own), own, table, together)
+        behind, table = prediction.behind(parent), prediction.megatron_tensors(parent, parent.full)
+        _sort_table(parameters, ranking.of_behind(behind), behind, table, together)
 
 
 def _sort_table(

@@ -19,11 +19,10 @@ from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_para
 
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.loss.head import Head, head_loss
 
-from .choice import WHOLE, ElasticState, Run
+from .choice import WHOLE, ElasticState, Run, first_channels
 from .compat import Model
 from .context import context_group, of_all, own_positions
 from .linear import SlicedLinear, accumulate, all_reduce, gather, reduce_scatter, tensor_group
@@ -67,8 +66,8 @@ class _SlicedEmbedding(torch.autograd.Function):
             grad = (grad if group is None else gather(grad, group)).transpose(0, 1)
         if keep is not None:
             grad = grad * keep[..., None]
-        columns = Selection((Grid((weight.shape[1],), (width,)),))
         rows, flat = ids.reshape(-1), grad.reshape(-1, width)
+        columns = first_channels(weight.shape[1], width)
         return None, accumulate(weight, flat, None, columns, at=rows), None, None, None, None
 
 
@@ -162,7 +161,6 @@ def distill_loss(
     """The block's loss of a micro-batch: `nn.loss.head` of two models' heads over the tensor-parallel vocabulary.
 
     Args:
-        config: the elastic block's distill section.
         student: a model and its `hidden_states`, at any width; stock or elastic, tied or not.
         teacher: the same of the teacher; without one only the terms that need none.
         labels_bs: target token ids, whole rows.
@@ -178,9 +176,9 @@ def distill_loss(
     length, batch = labels_bs.t().shape
     group = tensor_group(student[0].output_layer)
     shared_out = group is not None and student[0].output_layer.sequence_parallel
-    own = _head(*student, None if shared_out else group)
+    student_head = _head(*student, None if shared_out else group)
     loss, losses_t = head_loss(
-        own,
+        student_head,
         None if teacher is None else _head(*teacher),
         labels_t=labels_bs.t().reshape(-1),
         weights_t=None if weights_bs is None else weights_bs.t().reshape(-1),
@@ -190,7 +188,7 @@ def distill_loss(
         chunk_tokens=config.chunk_tokens,
         group=group,
         shared_out=shared_out,
-        deliver=partial(_add_to_window, width=own.hidden_td.shape[-1]),
+        deliver=partial(_add_to_window, width=student_head.hidden_td.shape[-1]),
     )
     return of_all(loss, context), losses_t.view(length, batch).t()
 
@@ -224,5 +222,4 @@ class _ToEveryShard(torch.autograd.Function):
 
 
 def _add_to_window(weight: torch.Tensor, piece: torch.Tensor, factor: torch.Tensor, width: int) -> Any:
-    columns = Selection((Grid((weight.shape[1],), (width,)),))
-    return accumulate(weight, piece, None, columns, factor=factor)
+    return accumulate(weight, piece, None, first_channels(weight.shape[1], width), factor=factor)

@@ -31,7 +31,6 @@ class Guard:
 
     Args:
         family: whose steps are looked at; it says what it ran, and its block what to do.
-        host: of the training.
     """
 
     def __init__(self, family: FamilyTraining, host: Host) -> None:
@@ -69,12 +68,7 @@ class Guard:
             print(f"  {line}; this step is left out (elastic.nonfinite.action: skip)", flush=True)
 
     def guarded(self, step: Callable[[], Any], skipped: Any = None) -> Callable[[], Any]:
-        """An optimizer's step that leaves weights and moments as they are where `look` found one to skip.
-
-        Args:
-            step: the optimizer's.
-            skipped: what it then returns.
-        """
+        """An optimizer's step that leaves weights and moments as they are where `look` found one to skip."""
 
         def guarded() -> Any:
             return skipped if self._skip else step()

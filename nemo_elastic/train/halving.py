@@ -36,16 +36,17 @@ def halve(family: FamilyTraining, host: Host, step: int) -> None:
     if members.cut >= due:
         return
     every = [members.candidates(budget) for budget in range(len(config.budgets))]
-    flat = [c.member for own in every for c in own]
+    flat = [c.member for candidates in every for c in candidates]
     losses = iter(host.compare(flat, max(1, config.halving.tokens // host.seq_length)))
-    measured = [[(c, next(losses)) for c in own] for own in every]
+    measured = [[(c, next(losses)) for c in candidates] for candidates in every]
     family.compared = {
-        budget.name: {c.number: loss for c, loss in own}
-        for budget, own in zip(config.budgets, measured, strict=True)
-        if own
+        budget.name: {c.number: loss for c, loss in losses_of}
+        for budget, losses_of in zip(config.budgets, measured, strict=True)
+        if losses_of
     }
     left = halved(measured, members.get(), 2 ** (len(steps) - due))
-    members.put([own[0].member if own else m for own, m in zip(left, members.get(), strict=True)], frozen=False)
+    best = [kept[0].member if kept else m for kept, m in zip(left, members.get(), strict=True)]
+    members.put(best, frozen=False)
     members.put_candidates(left, due)
 
 
@@ -57,10 +58,9 @@ def halved(
     Args:
         measured: by budget, its candidates and their losses now; nothing of one that has no candidates.
         members: of every budget: those without candidates have this one.
-        keep: at least 1.
     """
-    flat = [(b, c, loss) for b, own in enumerate(measured) for c, loss in own]
-    flat += [(b, Candidate(0, members[b]), 1.0) for b, own in enumerate(measured) if not own]
+    flat = [(b, c, loss) for b, candidates in enumerate(measured) for c, loss in candidates]
+    flat += [(b, Candidate(0, members[b]), 1.0) for b, candidates in enumerate(measured) if not candidates]
     scores = np.full((len(measured), len(flat)), math.inf)
     for at, (budget, candidate, loss) in enumerate(flat):
         scores[budget, at] = math.log(max(LEAST, expected(candidate.loss, loss)))
@@ -68,8 +68,8 @@ def halved(
     widths, shapes = [c.member.hidden for _, c, _ in flat], [c.member for _, c, _ in flat]
     kept = different_chains(scores, inside, keep, widths, shapes)
     return [
-        [flat[at][1]._replace(loss=flat[at][2]) for at in own] if measured[budget] else []
-        for budget, own in enumerate(kept)
+        [flat[at][1]._replace(loss=flat[at][2]) for at in places] if measured[budget] else []
+        for budget, places in enumerate(kept)
     ]
 
 

@@ -64,8 +64,7 @@ class HeldOut:
 
         Args:
             names: of the members, the whole model's first.
-            choices: what runs.
-            taught: whether there is a teacher beside the whole model.
+            taught: whether the whole model has a teacher of its own.
         """
         self.names, self.choices, self.taught = list(names), list(choices), taught
         self._turn, self._batch, self._teacher = 0, {}, None
@@ -92,9 +91,6 @@ class HeldOut:
         """Sums [3] over a micro-batch: cross-entropy, divergence, tokens.
 
         Args:
-            host: compares models.
-            batch: what `next` gave.
-            student: of the member.
             teach: gives the teacher's output, None where the whole model is the teacher; asked once per batch of data.
         """
         labels, mask = batch["labels"], batch["loss_mask"]

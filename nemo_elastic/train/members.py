@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the elastic model saves beside its weights: the router, the members found so far, and candidates beside them.
+"""What the elastic model saves with its weights: the router, the members found so far, and their candidates.
 
 Members are encoded as integers of a shape fixed by the parent, so they travel in the distributed checkpoint with the
 weights: a resumed run, the next stage and the slicer all read the same ones.
@@ -21,7 +21,7 @@ from nemo_elastic.router import Router
 
 
 class Candidate(NamedTuple):
-    """A shape that is trained beside others of its budget.
+    """A shape that is trained in turn with others of its budget.
 
     Attributes:
         number: of the budget's candidates as the search left them, from 0.
@@ -58,10 +58,7 @@ class Members(nn.Module):
         cuts: int64 [1]: comparisons that were made.
 
     Args:
-        parent: shape of the model.
-        budgets: how many.
-        router: of `shapes: router`.
-        keep: candidates of a budget, at most; 0 where there are none beside the members.
+        keep: candidates of a budget, at most; 0 where there are the members alone.
     """
 
     router: Router | None
@@ -112,8 +109,8 @@ class Members(nn.Module):
     def put_candidates(self, candidates: Sequence[Sequence[Candidate]], cuts: int) -> None:
         """Store the candidates of every budget that are left after so many cuts, on all ranks as `put` does."""
         codes, losses = torch.zeros_like(self.live, device="cpu"), torch.full(self.losses.shape, math.nan).double()
-        for budget, own in enumerate(candidates):
-            for candidate in own:
+        for budget, live in enumerate(candidates):
+            for candidate in live:
                 codes[budget, candidate.number] = torch.tensor(encode(self.parent, candidate.member))
                 losses[budget, candidate.number] = candidate.loss
         _store(self.live, codes)
@@ -151,8 +148,8 @@ class Members(nn.Module):
             return []
         codes, losses = self.live.tolist(), self.losses.view(torch.float64).tolist()
         return [
-            [Candidate(i, decode(self.parent, own[i]), each[i]) for i in range(len(own)) if any(own[i])]
-            for own, each in zip(codes, losses, strict=True)
+            [Candidate(i, decode(self.parent, row), loss[i]) for i, row in enumerate(rows) if any(row)]
+            for rows, loss in zip(codes, losses, strict=True)
         ]
 
 

@@ -24,7 +24,6 @@ def step_facts_of(family: FamilyTraining, losses: Mapping[int, float]) -> dict[s
     """Losses of the budgets that the last step sampled, and of the router where it had a part in it.
 
     Args:
-        family: that was trained.
         losses: mean of each budget that was sampled, by its index.
     """
     names = [b.name for b in family.config.budgets]
@@ -87,8 +86,6 @@ class Progress:
     """Prints how far a training is: a line that moves in a terminal, few lines elsewhere.
 
     Args:
-        label: of the phase.
-        total: its steps.
         first: step from which this process goes on.
     """
 

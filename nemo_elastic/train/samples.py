@@ -21,9 +21,7 @@ class Sample:
     """A budget that a micro-batch trains.
 
     Attributes:
-        budget: its index.
         share: its weight in the micro-batch's loss.
-        choice: what runs.
         router_loss: its budget loss; None where the router has no part in it.
         candidate: number of the candidate that runs; None where the budget has its one member.
     """
@@ -44,8 +42,6 @@ class BudgetSampler:
 
     Args:
         weights: of the budgets, from the largest to the smallest; they need not add up to 1.
-        seed: of all samples.
-        stage: 1 or 2.
         count: different budgets per micro-batch, at most the number of positive weights.
     """
 

@@ -42,7 +42,6 @@ class Host(Protocol):
 
         Args:
             tokens_bs: token ids; None where a pipeline stage gets none.
-            choice: what runs.
             documents: where rows hold several that are kept apart: no layer reads over their bounds.
         """
         ...
@@ -67,8 +66,6 @@ class Host(Protocol):
 
         Args:
             distill: its terms, and how they are computed.
-            student, teacher: what `student` and `teacher` gave.
-            labels_bs: target token ids.
             weights_bs: of every token: the loss mask; None for 1.
 
         Returns:

@@ -33,16 +33,16 @@ from .training import FamilyTraining
 
 __all__ = ["obtain_ranking", "prepare_members", "shape_members"]
 
-#: what enters the teacher's head in the search is kept if it has at most this many elements, else computed anew
+#: what enters the teacher's head in the search is kept if it has at most this many elements, else computed again
 CACHE_ELEMENTS = 2**27
 #: a candidate of the search is measured by it, whatever the run trains with
 DIVERGENCE = DistillConfig()
-#: steps between two looks at the router's choices, which are validated and saved
+#: steps after which the router's choices are read again, which are validated and saved
 REFRESH = 16
 
 
 def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
-    """Rank (or load a ranking), sort the weights in place, find first shapes and candidates beside them.
+    """Rank (or load a ranking), sort the weights in place, find first shapes and their candidates.
 
     All ranks call it, and find the same: those of one rank, but for rounding.
 
@@ -65,15 +65,15 @@ def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
         members.drop_order.copy_(torch.tensor(space.whole_drop_order))
     else:
         members.router.space = space
-    members.put([own[0] for own in shapes], frozen=config.shapes not in (HALVING, ROUTER))
+    members.put([candidates[0] for candidates in shapes], frozen=config.shapes not in (HALVING, ROUTER))
     if config.keep:
-        numbered = [[Candidate(i, m) for i, m in enumerate(own)] for own in shapes]
+        numbered = [[Candidate(i, m) for i, m in enumerate(candidates)] for candidates in shapes]
         members.put_candidates([[], *numbered[1:]], cuts=0)  # the parent has no other shape
     host.weights_changed()
 
 
 def shape_members(family: FamilyTraining, host: Host, out: Path, step: int | None = None) -> None:
-    """Before a step: compare and halve the candidates, look at the router's choices, freeze, where it is due.
+    """Before a step: compare and halve the candidates, read the router's choices, freeze, where it is due.
 
     All ranks call it before every step, and after the last. A run that was resumed does again what the steps after
     its checkpoint did.
@@ -170,8 +170,8 @@ def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> 
         if config.keep:
             losses = {trial.member: trial.loss for trial in result.trace}
             kept = {b.name: shapes[b.name] for b in config.budgets[1:]}
-            report["candidates"] = {name: [m.to_json() for m in own] for name, own in kept.items()}
-            report["candidate_losses"] = {name: [losses.get(m) for m in own] for name, own in kept.items()}
+            report["candidates"] = {name: [m.to_json() for m in members] for name, members in kept.items()}
+            report["candidate_losses"] = {name: [losses.get(m) for m in members] for name, members in kept.items()}
     else:
         shapes = {name: [m] for name, m in uniform_family(space, config.budgets).items()}
     write_shapes(out / "shapes.json", {b.name: shapes[b.name][0] for b in config.budgets}, report, host)

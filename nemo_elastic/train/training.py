@@ -38,8 +38,6 @@ class Ran:
     """What a micro-batch ran of one budget.
 
     Attributes:
-        micro_batch: its number in the step.
-        budget: index.
         loss: sum over its tokens, detached; None on pipeline stages without a loss.
         count: how many tokens count in it; None where there is no loss.
         candidate: number of the candidate; None where the budget has one member.
@@ -64,7 +62,6 @@ class FamilyTraining:
     """Samples budgets, chooses what runs for them, and makes the loss of a micro-batch.
 
     Args:
-        config: the elastic block.
         stage: 1 finds the shapes and trains the weights; 2 and 3 only the weights, of shapes that stage 1 froze.
         steps: optimizer steps of this stage; cuts, or the router's schedule, are laid out over those of stage 1.
 
@@ -171,8 +168,6 @@ class FamilyTraining:
         The teacher runs once, before any student. All budgets but the last have gone backward when this returns.
 
         Args:
-            host: runs and compares models.
-            samples: of `next_samples`.
             tokens, labels: [b, s] token ids and their targets.
             mask: [b, s] weight of every token.
             documents: in the rows of tokens, where they are kept apart: of students and teacher.
@@ -260,7 +255,7 @@ class Rates:
     """Linear warm-up and cosine decay over all stages; the router warms up, holds, and stops when frozen.
 
     Attributes:
-        total_steps: steps of all stages together.
+        total_steps: of all stages together.
         warmup_steps: linear warm-up at the very start.
         min_ratio: rate at the end, as a share of the peak.
         start_step: steps done by earlier stages.

@@ -152,7 +152,7 @@ class Case:
         gated: bool = False,
         buffers: bool = False,
     ) -> None:
-        from nemo_elastic.megatron.experts import lay
+        from nemo_elastic.megatron.experts import pack
 
         random = torch.Generator().manual_seed(0)
 
@@ -166,7 +166,7 @@ class Case:
         self.width = None if width == 24 else Selection((Grid((24,), (width,)),))
         self.up, self.down = ([torch.nn.Parameter(made(*shape)) for _ in counts] for shape in ((32, 24), (24, 32)))
         for own in (self.up, self.down):
-            lay(own)
+            pack(own)
             for param, kept in zip(own, torch.ones(len(own), *own[0].shape).unbind(0), strict=True):
                 if buffers:
                     param.main_grad, param.grad_added_to_main_grad = kept, False  # type: ignore[attr-defined]
@@ -281,7 +281,7 @@ def test_a_gradient_that_comes_in_another_order_of_memory(calls: list[int], monk
 
 
 def test_what_lies_evenly_in_one_buffer_is_one_tensor() -> None:
-    from nemo_elastic.megatron.experts import lay, stacked
+    from nemo_elastic.megatron.experts import pack, stacked
 
     buffer = torch.arange(60.0)
 
@@ -298,7 +298,7 @@ def test_what_lies_evenly_in_one_buffer_is_one_tensor() -> None:
     assert stacked([t.t() for t in at(0, 6)]) is None
     apart = [torch.nn.Parameter(torch.randn(2, 3)) for _ in range(3)]
     before = torch.stack([p.detach().clone() for p in apart])
-    lay(apart)
+    pack(apart)
     laid = stacked(apart)
     assert laid is not None and torch.equal(laid, before)
 
