@@ -36,8 +36,6 @@ from nemo_elastic.slicing.pieces import cut_tensors, predicted_pieces
 
 from .cpu import cuda_as_cpu
 
-__all__ = ["dtype_args", "process_group", "quiet", "sharded", "write_cut", "write_megatron_checkpoint"]
-
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

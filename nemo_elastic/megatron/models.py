@@ -99,8 +99,6 @@ class SavedMembers(Members):
         return state
 
 
-__all__ = ["check_overlaps", "check_ranks", "make_family", "refused_overlaps", "turn_off"]
-
 #: settings of data parallelism and of the optimizer that count on every module's forward being called
 GATHERS: tuple[str, ...] = ("overlap_param_gather", "overlap_param_gather_with_optimizer_step")
 #: the one that counts on every weight having a gradient, for which `overlap` reports

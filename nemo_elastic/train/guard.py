@@ -18,8 +18,6 @@ from nemo_elastic.errors import ElasticError
 from .seam import Host
 from .training import FamilyTraining
 
-__all__ = ["Guard", "Named"]
-
 #: a trained parameter and its name on this rank
 Named = tuple[str, Any]
 #: what may not be finite: the causes first

@@ -19,8 +19,6 @@ from .members import Candidate
 from .seam import Host
 from .training import FamilyTraining
 
-__all__ = ["expected", "halve", "halved"]
-
 #: of a loss, before its logarithm is taken
 LEAST = 1e-9
 

@@ -20,8 +20,6 @@ from nemo_elastic.nn.gates import Choice
 
 from .seam import Host, Output
 
-__all__ = ["CE_SUM", "KL", "KL_SUM", "LOSS", "TOKENS", "HeldOut", "HeldOutLosses"]
-
 #: what is logged of a member: cross-entropy, and divergence from the teacher, in nats per token
 LOSS, KL = "val_loss/{}", "val_kl/{}"
 #: of the sums of a member

@@ -17,8 +17,6 @@ from nemo_elastic.router import Router
 
 from .training import FamilyTraining
 
-__all__ = ["Progress", "append", "candidates_of", "start_again", "step_facts_of"]
-
 
 def step_facts_of(family: FamilyTraining, losses: Mapping[int, float]) -> dict[str, float]:
     """Losses of the budgets that the last step sampled, and of the router where it had a part in it.

@@ -13,8 +13,6 @@ import torch
 from nemo_elastic.core.budget import inclusion
 from nemo_elastic.nn.gates import Choice
 
-__all__ = ["BudgetSampler", "Sample"]
-
 
 @dataclass(frozen=True)
 class Sample:

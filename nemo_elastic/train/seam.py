@@ -21,8 +21,6 @@ from nemo_elastic.nn.gates import Choice
 from nemo_elastic.ranking import Ranking, Rows
 from nemo_elastic.ranking.scores import Layered, Shards
 
-__all__ = ["Host", "Output"]
-
 #: what a forward pass gives for `Host.loss`: the host's own business, logits or hidden states with their head
 Output = Any
 

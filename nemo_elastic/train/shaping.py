@@ -31,8 +31,6 @@ from .members import Candidate
 from .seam import Host, Output
 from .training import FamilyTraining
 
-__all__ = ["obtain_ranking", "prepare_members", "shape_members"]
-
 #: what enters the teacher's head in the search is kept if it has at most this many elements, else computed again
 CACHE_ELEMENTS = 2**27
 #: a candidate of the search is measured by it, whatever the run trains with

@@ -30,8 +30,6 @@ from .members import Members
 from .samples import BudgetSampler, Sample
 from .seam import Host, Output
 
-__all__ = ["FamilyTraining", "Part", "Ran", "Rates", "sum_in_turn"]
-
 
 @dataclass(frozen=True)
 class Ran:
