@@ -18,17 +18,18 @@ pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 ha
 def test_a_rule_counts_the_tokens_that_it_says(rule: str) -> None:
     from benchmarks.study.balance import SPECS
     from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from tests.megatron.moe import member_of, ran, row_of, tokens_of
+    from tests.megatron.models import logits_and_grads
+    from tests.megatron.moe import member_of, row_of, tokens_of
     from tests.support.models import build, start
 
     start()
     model = build(MOE, spec=SPECS[rule]()).train()
     router, tokens, member = model.decoder.layers[1].mlp.router, tokens_of(MOE), member_of(MOE)
     sent = MOE.size("top_k") * tokens.numel()
-    ran(model, tokens, None)
+    logits_and_grads(model, tokens, None)
     assert router.local_tokens_per_expert.sum() == sent  # once, whatever the rule
     router.local_tokens_per_expert.zero_()
-    ran(model, tokens, member)
+    logits_and_grads(model, tokens, member)
     actual = router.local_tokens_per_expert.clone()
     kept = torch.from_numpy(selection(MOE, row_of(MOE, "moe.gate"), 0, MOE.full, member, 1).mask())
     if rule == "whole":

@@ -16,14 +16,10 @@ from nemo_elastic.formats.adapter import from_megatron
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.raw import to_torch
 
-from .models import build, named_parameters, randomise, start
+from .models import build, randomise, start, state_of
 
 pytestmark = pytest.mark.nemo
 PARENT = Parent("M-M*-M", 24, 40, 24, 16, 4, 4, 6, 4, 6, 2, 4, ffn_stripes=1)
-
-
-def weights(model: object) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in named_parameters(model)}
 
 
 def test_what_is_written_is_read_again_by_megatron_and_by_us(tmp_path: Path) -> None:
@@ -34,7 +30,7 @@ def test_what_is_written_is_read_again_by_megatron_and_by_us(tmp_path: Path) -> 
     start()
     model = build(PARENT)
     randomise(model)
-    own = from_megatron(PARENT, PARENT.full, weights(model))
+    own = from_megatron(PARENT, PARENT.full, state_of(model))
     write_megatron_checkpoint(tmp_path / "out", PARENT, PARENT.full, own)
     source = open_source(tmp_path / "out")
     assert (source.parent, source.family) == (PARENT, None)
@@ -42,7 +38,7 @@ def test_what_is_written_is_read_again_by_megatron_and_by_us(tmp_path: Path) -> 
     other = build(PARENT, seed=1)
     with cuda_as_cpu():
         load_model_weights(other, tmp_path / "out")
-    assert all(torch.equal(value, weights(model)[name]) for name, value in weights(other).items())
+    assert all(torch.equal(value, state_of(model)[name]) for name, value in state_of(other).items())
 
 
 @pytest.mark.parametrize("rows", [20, 80])
@@ -55,15 +51,15 @@ def test_no_vocabulary_is_cut_or_filled_up(tmp_path: Path, rows: int) -> None:
     start()
     model, other = build(PARENT), build(replace(PARENT, vocab=rows), seed=1)
     write_megatron_checkpoint(
-        tmp_path / "out", PARENT, PARENT.full, from_megatron(PARENT, PARENT.full, weights(model))
+        tmp_path / "out", PARENT, PARENT.full, from_megatron(PARENT, PARENT.full, state_of(model))
     )
-    before = weights(other)
+    before = state_of(other)
     for load in (load_model_weights, check_rows):  # the host loads where it is only checked
         with cuda_as_cpu(), pytest.raises(ElasticError) as caught:
             load(other, tmp_path / "out")
         message = f"its vocabulary has 40 rows, the model {rows}; neither is cut or filled up"
         assert str(caught.value) == f"checkpoint: {tmp_path / 'out'}: {message}"
-    assert all(torch.equal(value, before[name]) for name, value in weights(other).items())
+    assert all(torch.equal(value, before[name]) for name, value in state_of(other).items())
     check_rows(model, tmp_path / "out")
 
 

@@ -320,10 +320,9 @@ def test_in_a_model_they_are_one_tensor_and_run_grouped(
     pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 has no experts in a hybrid")
     from nemo_elastic.megatron import experts as module
     from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from tests.support.models import distributed
 
-    from .models import start
-    from .moe import made, objective, tokens_of
+    from .models import distributed, objective, start
+    from .moe import made, tokens_of
 
     start()
     member, tokens = MOE.uniform(experts=4, expert_ffn=8, hidden=12), tokens_of(MOE)

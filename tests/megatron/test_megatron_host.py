@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from nemo_elastic.train.shaping import prepare_members, shape_members
 from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
 
-from .models import build, named_parameters, randomise, start
+from .models import alone, build, randomise, start, state_of
 
 pytestmark = pytest.mark.nemo
 PARENT = Parent("M-M*-M", 24, 40, 24, 12, 4, 4, 6, 4, 6, 2, 4, ffn_stripes=4)
@@ -77,8 +76,7 @@ def two_models(distill: dict[str, Any]) -> tuple[FamilyTraining, Any, Any, Any]:
 
 def in_plain_torch(core: Any) -> NemotronH:
     """A model with weights of its own."""
-    weights = {n: p.detach().clone() for n, p in named_parameters(core) if not n.startswith("elastic.")}
-    return NemotronH(PARENT, from_megatron(PARENT, PARENT.full, weights))
+    return NemotronH(PARENT, from_megatron(PARENT, PARENT.full, state_of(core)))
 
 
 def train(family: FamilyTraining, host: Any, parameters: list[Any], out: Path) -> list[Any]:
@@ -108,7 +106,7 @@ def test_a_family_trains_as_it_does_in_plain_torch(tmp_path: Path) -> None:
     config = ElasticConfig.from_dict(BLOCK)
     core = build(PARENT, elastic=False)
     randomise(core)
-    state = from_megatron(PARENT, PARENT.full, {n: p.detach().clone() for n, p in named_parameters(core)})
+    state = from_megatron(PARENT, PARENT.full, state_of(core))
 
     plain, family = FamilyTraining(config, steps=STEPS), FamilyTraining(config, steps=STEPS)
     torch.manual_seed(0)
@@ -161,19 +159,17 @@ def test_a_packed_micro_batch_loses_what_counts_of_each_document_alone(mode: str
             return [float(part.loss_sum) for part in reported]
 
         samples = [Sample(0, 0.5, None), Sample(1, 0.5, small)]
-        packed, alone, expected = lost(samples, slice(None), documents), torch.zeros(2), 0.0
-        for b, row in enumerate(documents.ends):
-            for begin, end in itertools.pairwise((0, *row)):
-                part = (slice(b, b + 1), slice(begin, end))
-                alone += torch.tensor(lost(samples, part))
-                logits = plain(tokens[part])[0]
-                expected += float((F.cross_entropy(logits, labels[part][0], reduction="none") * mask[part][0]).sum())
+        packed, single, expected = lost(samples, slice(None), documents), torch.zeros(2), 0.0
+        for part in alone(documents):
+            single += torch.tensor(lost(samples, part))
+            ce = F.cross_entropy(plain(tokens[part])[0], labels[part][0], reduction="none")
+            expected += float((ce * mask[part][0]).sum())
         joined = lost(samples, slice(None))
         steps.begin_validation()
         steps.heldout.choices = [None, small]
         batch = {"tokens": tokens, "labels": labels, "loss_mask": mask, "documents": documents}
         held = [steps.measure(steps.heldout.next(lambda: batch)) for _ in range(2)]
-    assert packed == pytest.approx(alone.tolist(), rel=1e-5)
+    assert packed == pytest.approx(single.tolist(), rel=1e-5)
     assert abs(joined[1] - packed[1]) > 1e-3
     assert float(held[0][0]) == pytest.approx(expected, rel=1e-5)
     assert [float(sums[2]) for sums in held] == [float(mask.sum())] * 2
@@ -225,13 +221,12 @@ def test_members_are_compared_by_what_counts_of_each_document(teacher: str) -> N
     for member in members:
         total = 0.0
         for number, one in enumerate(batches):
-            for b, row in enumerate(documents.ends):
-                for begin, end in itertools.pairwise((0, *row)):
-                    tokens = one["tokens"][b : b + 1, begin:end]
-                    with torch.no_grad():
-                        p, q = (taught if teacher == "frozen" else own)(tokens)[0], own(tokens, member)[0]
-                    kl = F.kl_div(q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="none").sum(-1)
-                    total += float((kl * masks[number][b, begin:end]).sum())
+            for part in alone(documents):
+                tokens = one["tokens"][part]
+                with torch.no_grad():
+                    p, q = (taught if teacher == "frozen" else own)(tokens), own(tokens, member)
+                kl = F.kl_div(q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+                total += float((kl * masks[number][part]).sum())
         expected.append(total / float(masks.sum()))
     assert actual == pytest.approx(expected, rel=1e-4) and expected[0] != pytest.approx(expected[1], rel=1e-2)
     assert torch.equal(torch.get_rng_state(), drawn) and steps.heldout.choices is before and not family.ran

@@ -26,19 +26,8 @@ from nemo_elastic.ranking.scores import through
 from tests.plan.measuring import ROUTINGS, model_of, saved_bytes, step_peak
 from tests.shapes import LATENT, MOE
 
-from .models import build, start
-from .moe import (
-    choice_of,
-    leaves,
-    made,
-    member_of,
-    objective,
-    ran,
-    row_of,
-    softened,
-    tokens_of,
-    weights_of,
-)
+from .models import build, leaves, logits_and_grads, objective, softened, start, state_of, weights_of
+from .moe import made, member_of, row_of, tokens_of
 
 pytestmark = pytest.mark.nemo
 pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 has no experts in a hybrid")
@@ -49,11 +38,14 @@ PARENTS = pytest.mark.parametrize("parent", [MOE, LATENT], ids=["plain", "latent
 def test_logits_and_gradients_are_the_references_whole_sliced_and_gated(parent: Parent) -> None:
     start()
     model, tokens = made(parent), tokens_of(parent)
-    hf = from_megatron(parent, parent.full, {n: t.detach().clone() for n, t in weights_of(model).items()})
+    hf = from_megatron(parent, parent.full, state_of(model))
     reference = NemotronH(parent, hf)
-    for name in ("whole", "sliced", "hard", "soft"):
-        own, other = (choice_of(parent, name) for _ in range(2))
-        z, grads = ran(model, tokens, own)
+    member = member_of(parent)
+    soft, again = softened(parent, member), softened(parent, member)
+    choices: dict[str, Any] = {"whole": None, "sliced": member, "hard": Gates.of(parent, member), "soft": soft}
+    for name, own in choices.items():
+        other = again if own is soft else own
+        z, grads = logits_and_grads(model, tokens, own)
         reference.zero_grad(set_to_none=True)
         want = reference(tokens, other)
         objective(want).backward()
@@ -63,10 +55,8 @@ def test_logits_and_gradients_are_the_references_whole_sliced_and_gated(parent: 
             if not key.endswith("e_score_correction_bias"):
                 wanted = torch.zeros_like(weight) if weight.grad is None else weight.grad
                 torch.testing.assert_close(actual[key], wanted, rtol=1e-4, atol=1e-5, msg=f"{name} {key}")
-        if isinstance(own, Gates) and name == "soft":
-            assert isinstance(other, Gates)
-            for a, b in zip(leaves(own), leaves(other), strict=True):
-                torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+    for a, b in zip(leaves(soft), leaves(again), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
 
 
 @PARENTS
@@ -101,9 +91,9 @@ def test_the_balance_of_experts_is_that_of_the_whole_models_tokens() -> None:
         router = model.decoder.layers[1].mlp.router
         tokens, member = tokens_of(MOE), member_of(MOE)
         for choice in (member, Gates.of(MOE, member), softened(MOE, member)):
-            ran(model, tokens, choice)
+            logits_and_grads(model, tokens, choice)
             assert not router.local_tokens_per_expert.any()
-        ran(model, tokens, None)
+        logits_and_grads(model, tokens, None)
         assert router.local_tokens_per_expert.sum() == 2 * tokens.numel()
         with torch.no_grad(), cuda_as_cpu():
             model(tokens, None, None)
@@ -141,7 +131,7 @@ def test_auxiliary_losses_are_logged_once_and_go_backward_all_the_same(recompute
     seen = []
     for config in (more, more | (full if recompute else {}), {}):
         get_moe_metrics_tracker().clear()
-        _, grads = ran(made(MOE, moe_z_loss_coeff=0.1, **config).train(), tokens_of(MOE), None)
+        _, grads = logits_and_grads(made(MOE, moe_z_loss_coeff=0.1, **config).train(), tokens_of(MOE), None)
         logged = {name: entry.values.clone() for name, entry in get_moe_metrics_tracker().metrics.items()}
         seen.append((logged, grads["decoder.layers.1.mlp.router.weight"]))
     get_moe_metrics_tracker().clear()
@@ -178,7 +168,7 @@ def test_a_cut_members_auxiliary_loss_differs_by_the_share_of_experts_alone(pare
 
     def router_gradient(model: Any, choice: Choice, scale: float) -> torch.Tensor:
         MoEAuxLossAutoScaler.set_loss_scale(torch.tensor(scale))
-        return ran(model.train(), tokens_of(parent), choice)[1]["decoder.layers.1.mlp.router.weight"]
+        return logits_and_grads(model.train(), tokens_of(parent), choice)[1]["decoder.layers.1.mlp.router.weight"]
 
     plain, alone = router_gradient(whole, small, 0.0)[kept], router_gradient(cut, None, 0.0)
     torch.testing.assert_close(plain, alone, rtol=1e-4, atol=1e-5)
@@ -195,7 +185,7 @@ def test_a_probe_sees_what_the_references_sees(parent: Parent) -> None:
 
     start()
     model, tokens = made(parent).eval(), tokens_of(parent, 3)
-    hf = from_megatron(parent, parent.full, {n: t.detach() for n, t in weights_of(model).items()})
+    hf = from_megatron(parent, parent.full, state_of(model))
     actual, wanted = Statistics(parent), Statistics(parent)
     with torch.no_grad(), cuda_as_cpu():
         for layers, statistics in (
@@ -219,7 +209,7 @@ def test_a_checkpoint_of_a_member_is_what_megatron_loads(tmp_path: Path) -> None
     start()
     for parent in (unstriped(MOE), unstriped(LATENT)):
         model, out = made(parent), tmp_path / str(parent.has("latent"))
-        own = from_megatron(parent, parent.full, {n: t.detach().clone() for n, t in weights_of(model).items()})
+        own = from_megatron(parent, parent.full, state_of(model))
         write_megatron_checkpoint(out, parent, parent.full, own)
         source = open_source(out)
         assert source.parent == parent
@@ -242,7 +232,7 @@ def test_sorted_where_it_lies_it_is_what_the_sorter_of_folders_makes(parent: Par
 
     start()
     model, random = made(parent), np.random.default_rng(3)
-    state = {n: t.detach().clone() for n, t in weights_of(model).items()}
+    state = state_of(model)
     ranking = Ranking.trivial(parent)
     scores = {name: random.random(np.shape(order)) for name, order in ranking.orders.items()}
     ranking = replace(ranking, orders=make_orders(parent, scores))

@@ -16,16 +16,14 @@ import torch
 import torch.multiprocessing as mp
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.layout import named, selection, tensors
 from nemo_elastic.formats.adapter import from_megatron, to_megatron
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.nn.gates import Gates
 from nemo_elastic.ranking import RankOptions, Rows, rank, sort
 from tests.shapes import LATENT, MOE
 from tests.support.ranks import free_port
 
-from .models import build, start
-from .moe import leaves, made, member_of, ran, softened, tokens_of, weights_of
+from .models import build, leaves, load, logits_and_grads, shard, softened, start, state_of, weights_of
+from .moe import made, member_of, tokens_of
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist]
 pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 has no experts in a hybrid")
@@ -52,6 +50,9 @@ class Ranks(NamedTuple):
         """A rank's sequences, which are dealt out in turn."""
         return t[rank // self.tensor :: self.data]
 
+    def shard(self, whole: Mapping[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
+        return shard(self.parent, whole, rank, self.tensor, self.expert, self.expert_tensor)
+
 
 #: none both deals experts out and shards them: gloo has no all-gather of tensors that differ in size, as NCCL has
 LAYOUTS = {
@@ -62,29 +63,6 @@ LAYOUTS = {
 }
 
 
-def held(ranks: Ranks, whole: Mapping[str, torch.Tensor], rank: int) -> dict[str, Any]:
-    """One rank's share of whole Megatron tensors: its experts, and of every part its own blocks."""
-    out: dict[str, Any] = {}
-    parent, count = ranks.parent, ranks.parent.size("experts") // ranks.expert
-    for t in tensors(parent, parent.full):
-        value, name, world = whole[t.megatron], t.megatron, ranks.tensor
-        if t.number is not None:
-            if t.number // count != rank // ranks.expert_tensor % ranks.expert:
-                continue
-            name, world = named(t.row.megatron, t.index, t.number % count), ranks.expert_tensor
-        dim = t.row.parallel
-        if dim is not None and world > 1:
-            at = rank % world
-            if t.row.name.startswith("attention.") and dim == 0:
-                value = value.chunk(world, 0)[at]
-            else:
-                parts = selection(parent, t.row, dim, parent.full, parent.full, t.index).parts
-                pieces = value.split([p.size for p in parts], dim)
-                value = torch.cat([piece.chunk(world, dim)[at] for piece in pieces], dim)
-        out[name] = value
-    return out
-
-
 def worker(rank: int, port: int, folder: str) -> None:
     """One of four ranks: all layouts, one after the other."""
     from megatron.core import parallel_state
@@ -93,10 +71,7 @@ def worker(rank: int, port: int, folder: str) -> None:
         start(rank, WORLD, ranks.tensor, port, ranks.expert, ranks.expert_tensor)
         saved = torch.load(Path(folder) / f"{name}.pt")
         model = build(ranks.parent, sequence_parallel=ranks.tensor > 1)
-        with torch.no_grad():
-            shares = held(ranks, saved["state"], rank)
-            for key, value in weights_of(model).items():
-                value.copy_(shares[key])
+        load(model, ranks.shard(saved["state"], rank))
         out = {"trained": trained(model.train(), ranks, ranks.share(saved["tokens"], rank))}
         out |= ranked(model.eval(), ranks, saved["samples"])
         torch.save(out, Path(folder) / f"{name} {rank}.pt")
@@ -108,20 +83,10 @@ def trained(model: Any, ranks: Ranks, tokens: torch.Tensor) -> dict[str, Any]:
     import torch.distributed as dist
     from megatron.core import parallel_state
 
-    from nemo_elastic.megatron.cpu import cuda_as_cpu
-
     parent, tensor, out = ranks.parent, ranks.tensor, {}
     member = member_of(parent)
     for way, choice in (("whole", None), ("sliced", member), ("soft", softened(parent, member))):
-        model.state.choice = choice
-        model.zero_grad(set_to_none=True)
-        with cuda_as_cpu():
-            z = model(tokens, None, None)
-            n = z.shape[-1]
-            at = parallel_state.get_tensor_model_parallel_rank() * n if n < parent.vocab else 0
-            w = torch.linspace(-1, 1, parent.vocab).view(1, 1, -1)[..., at : at + n]
-            ((z * w).sum() * 0.05 + z.square().sum() * 0.01).backward()
-        grads = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in weights_of(model).items()}
+        z, grads = logits_and_grads(model, tokens, choice)
         for name, p in weights_of(model).items():
             if "local_experts" in name:  # over the ranks that hold the same experts
                 dist.all_reduce(grads[name], group=parallel_state.get_expert_data_parallel_group())
@@ -129,12 +94,10 @@ def trained(model: Any, ranks: Ranks, tokens: torch.Tensor) -> dict[str, Any]:
                 dist.all_reduce(grads[name], group=parallel_state.get_data_parallel_group())
                 if tensor > 1 and getattr(p, "sequence_parallel", False):
                     dist.all_reduce(grads[name], group=parallel_state.get_tensor_model_parallel_group())
-        out[way] = {"logits": z.detach(), "grads": grads}
-        if isinstance(choice, Gates):
-            of_gates = [t.grad for t in leaves(choice)]  # there is one on ranks whose experts were sent no token, too
-            for grad in of_gates:
-                dist.all_reduce(grad, group=parallel_state.get_data_parallel_group())
-            out[way]["gates"] = of_gates
+        out[way] = {"logits": z, "grads": grads}
+        out[way]["gates"] = [t.grad for t in leaves(choice)]  # also on ranks whose experts were sent no token
+        for grad in out[way]["gates"]:
+            dist.all_reduce(grad, group=parallel_state.get_data_parallel_group())
         counted = model.decoder.layers[1].mlp.router.local_tokens_per_expert.clone()
         dist.all_reduce(counted)
         out[way]["counted"] = counted
@@ -174,9 +137,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("ranks")
     start()
     for name, ranks in LAYOUTS.items():
-        state = {n: t.detach().clone() for n, t in weights_of(made(ranks.parent)).items()}
         samples = torch.randint(0, ranks.parent.vocab, (SAMPLES, 8), generator=torch.Generator().manual_seed(2))
-        torch.save({"state": state, "tokens": tokens_of(ranks.parent, 4), "samples": samples}, place / f"{name}.pt")
+        given = {"state": state_of(made(ranks.parent)), "tokens": tokens_of(ranks.parent, 4), "samples": samples}
+        torch.save(given, place / f"{name}.pt")
     multiprocessing.get_context("forkserver").set_forkserver_preload(["nemo_elastic.megatron.spec"])  # once for all
     mp.start_processes(worker, (free_port(), str(place)), WORLD, start_method="forkserver")  # pyright: ignore[reportPrivateImportUsage]
     yield place
@@ -202,13 +165,13 @@ def test_ranks_equal_one(place: Path, name: str) -> None:
     model = made(ranks.parent).train()
     soft, wanted = softened(ranks.parent, member_of(ranks.parent)), {}
     for way, choice in (("whole", None), ("sliced", member_of(ranks.parent)), ("soft", soft)):
-        wanted[way] = ran(model, given["tokens"], choice)
+        wanted[way] = logits_and_grads(model, given["tokens"], choice)
     counted = model.decoder.layers[1].mlp.router.local_tokens_per_expert
     for way, (logits, grads) in wanted.items():
         each = [actual["trained"][way]["logits"] for actual in got]
         torch.testing.assert_close(together(ranks, each), logits, rtol=1e-5, atol=1e-5, msg=way)
         for at, result in enumerate(got):
-            shares = held(ranks, grads, at)
+            shares = ranks.shard(grads, at)
             for key, grad in result["trained"][way]["grads"].items():
                 if "expert_bias" not in key:
                     torch.testing.assert_close(grad, shares[key], rtol=2e-4, atol=2e-5, msg=f"{way} {key}")
@@ -237,7 +200,7 @@ def test_ranks_rank_and_sort_as_one(place: Path, name: str) -> None:
         for key, scores in wanted.scores.items():
             np.testing.assert_allclose(actual["scores"][key], scores, rtol=1e-5, atol=1e-7, err_msg=key)
         torch.testing.assert_close(actual["after"], actual["before"], rtol=1e-5, atol=1e-5)
-        shares = held(ranks, whole, at)
+        shares = ranks.shard(whole, at)
         assert actual["sorted"].keys() == shares.keys()
         assert all(torch.equal(value, shares[key]) for key, value in actual["sorted"].items())
     count, before = 8 // ranks.expert, parent.axis("experts").order_to_layout(wanted.orders["experts.1"])

@@ -15,7 +15,7 @@ from nemo_elastic.nn.gates import Choice
 from tests.shapes import MOE
 from tests.support.ranks import spawn
 
-from .models import build, randomise, start
+from .models import build, distributed, randomise, start
 
 pytestmark = pytest.mark.nemo
 DENSE = Parent("M-M*-M", 24, 32, 24, 8, 4, 4, 6, 4, 4, 4, 4, ffn_stripes=4)
@@ -30,12 +30,7 @@ def members(parent: Parent) -> list[Subnet]:
 
 
 def wrap(core: Any, overlap: bool, sharded: bool) -> Any:
-    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-
-    config = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True, use_distributed_optimizer=sharded, overlap_grad_reduce=overlap, bucket_size=BUCKET
-    )
-    return DistributedDataParallel(core.config, config, core)
+    return distributed(core, sharded, overlap_grad_reduce=overlap, bucket_size=BUCKET)
 
 
 def groups_of(wrapped: Any) -> list[Any]:

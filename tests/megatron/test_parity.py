@@ -1,11 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The megatron-core layers: masked = sliced, full = stock, what is cut does not matter, gradients land right."""
+"""The megatron-core layers: masked = sliced, full = stock = plain torch, whatever is cut, and gradients land right."""
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -16,12 +14,13 @@ from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import layer_axes, per_layer_axes
-from nemo_elastic.core.layout import megatron_selection, tensors
-from nemo_elastic.megatron.compat import named_parameters
+from nemo_elastic.core.layout import megatron_selection, megatron_shape, megatron_tensors, tensors
+from nemo_elastic.formats.adapter import from_megatron, to_megatron
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates
+from nemo_elastic.nn.nemotron_h import NemotronH
 
-from .models import build, logits_and_grads, randomise, start
+from .models import alone, build, load, logits_and_grads, named_parameters, randomise, softened, start, state_of
 
 pytestmark = pytest.mark.nemo
 PARENTS = (
@@ -137,12 +136,10 @@ def test_packed_is_each_document_alone_in_logits_and_every_gradient(
     with recomputing(model, recompute):
         packed, grads = logits_and_grads(model, tokens, choice, lambda z: (z * weight).sum(), documents)
     wanted = dict.fromkeys(grads, torch.zeros((), dtype=torch.float64))
-    for b, row in enumerate(documents.ends):
-        for begin, end in itertools.pairwise((0, *row)):
-            part = (slice(b, b + 1), slice(begin, end))
-            alone, more = logits_and_grads(model, tokens[part], choice, lambda z, p=part: (z * weight[p]).sum())
-            close(packed[part], alone, "logits", tolerance=1e-11)
-            wanted = {name: wanted[name] + grad for name, grad in more.items()}
+    for part in alone(documents):
+        single, more = logits_and_grads(model, tokens[part], choice, lambda z, p=part: (z * weight[p]).sum())
+        close(packed[part], single, "logits", tolerance=1e-11)
+        wanted = {name: wanted[name] + grad for name, grad in more.items()}
     for name, grad in grads.items():
         single = name.endswith((".A_log", ".D", ".dt_bias"))  # megatron-core keeps them so, whatever the others are
         close(grad, wanted[name], name, tolerance=1e-6 if single else 1e-10)
@@ -167,40 +164,26 @@ def test_cut_weights_do_not_matter(models: dict, drawn: tuple) -> None:
     parent, member = drawn
     model, tokens = models[parent], tokens_of(parent)
     before, _ = logits_and_grads(model, tokens, member, objective)
-    saved = {n: p.detach().clone() for n, p in named_parameters(model)}
+    saved = state_of(model)
     try:
-        with torch.no_grad():
-            for name, p in named_parameters(model):
-                p.copy_(torch.where(kept_mask(parent, member, name), p, torch.full_like(p, 1e6)))
+        load(model, {name: torch.where(kept_mask(parent, member, name), p, 1e6) for name, p in saved.items()})
         after, _ = logits_and_grads(model, tokens, member, objective)
     finally:
-        with torch.no_grad():
-            for name, p in named_parameters(model):
-                p.copy_(saved[name])
+        load(model, saved)
     assert torch.equal(before, after)
 
 
 def kept_mask(parent: Parent, member: Subnet, name: str) -> torch.Tensor:
     """Which elements of a Megatron tensor belong to a member, from the layout table."""
-    for t in tensors(parent, parent.full):
-        if t.megatron != name:
-            continue
-        index = t.layer.index if t.layer is not None else None
-        whole = [t.shape[0]] if not t.row.name.startswith("attention.q") else [fused_size(parent)]
-        shape = (*whole, *t.shape[1:])
-        if index is not None and index not in member.by_index:
-            return torch.zeros(shape, dtype=torch.bool)
-        mask = torch.ones(shape, dtype=torch.bool)
-        for dim in range(len(shape)):
-            kept = megatron_selection(parent, t.row, dim, parent.full, member, index)
-            line = torch.from_numpy(kept.mask())
-            mask &= line.view([-1 if i == dim else 1 for i in range(len(shape))])
-        return mask
-    raise AssertionError(name)
-
-
-def fused_size(parent: Parent) -> int:
-    return (parent.attention_heads + 2 * parent.kv_heads) * parent.attention_head_dim
+    together = megatron_tensors(parent, parent.full)[name]
+    shape, index = megatron_shape(together), together[0].index
+    if index is not None and index not in member.by_index:
+        return torch.zeros(shape, dtype=torch.bool)
+    mask = torch.ones(shape, dtype=torch.bool)
+    for dim in range(len(shape)):
+        kept = megatron_selection(parent, together[0].row, dim, parent.full, member, index)
+        mask &= torch.from_numpy(kept.mask()).view([-1 if i == dim else 1 for i in range(len(shape))])
+    return mask
 
 
 def test_the_full_member_is_the_stock_model_bit_for_bit(models: dict) -> None:
@@ -258,38 +241,31 @@ def test_recomputation_uses_the_choice_of_its_own_micro_batch_pitfall_10(models:
     small = parent.uniform(hidden=12, ffn=8, mamba_heads=4)
     choice = Gates.of(parent, small) if gated else small
     _, want = logits_and_grads(model, tokens, choice, objective)
-    config = model.decoder.layers[0].config
-    before = config.recompute_granularity
-    try:
-        for layer in model.decoder.layers:
-            layer.config.recompute_granularity = "full"
-        model.decoder.config.recompute_granularity = "full"
-        model.train()
+    with recomputing(model, "full"):
         model.zero_grad(set_to_none=True)
         model.state.choice = choice
         loss = objective(model(tokens, None, None))
         model.state.choice = None
         model(tokens, None, None)
         loss.backward()
-        for name, p in named_parameters(model):
-            got = torch.zeros_like(p) if p.grad is None else p.grad
-            close(got, want[name], name)
-    finally:
-        model.decoder.config.recompute_granularity = before
+    for name, p in named_parameters(model):
+        close(torch.zeros_like(p) if p.grad is None else p.grad, want[name], name)
 
 
-def test_a_hard_choice_is_exactly_the_submodel_however_often_it_gates_pitfall_5(models: dict) -> None:
-    """Gates meet several sites; with zeros and ones no power of a probability may appear."""
-    parent = PARENTS[1]
-    model, tokens = models[parent], tokens_of(parent)
-    member = replace(parent.full, hidden=5)
-    sliced, _ = logits_and_grads(model, tokens, member, objective)
-    gates = Gates.of(parent, member)
-    masked, _ = logits_and_grads(model, tokens, gates, objective)
-    close(masked, sliced, "hard")
-    half = Gates(gates.hidden * 0.5, gates.layers)
-    soft, _ = logits_and_grads(model, tokens, half, objective)
-    assert float((soft - sliced).abs().max()) > 1e-3
+@pytest.mark.parametrize("parent", PARENTS, ids=lambda p: p.pattern)
+def test_logits_are_those_of_plain_torch_whole_sliced_and_gated(models: dict, parent: Parent) -> None:
+    """`NemotronH`, which is itself held against transformers."""
+    model, state = models[parent], state_of(models[parent])
+    hf = from_megatron(parent, parent.full, state)
+    shapes = {name: t.shape for name, t in to_megatron(parent, parent.full, hf).items()}
+    assert shapes == {name: t.shape for name, t in state.items()}
+    reference, tokens = NemotronH(parent, hf), tokens_of(parent)
+    blocks = {a: parent.axis(a) for a in ("hidden", "ffn", "mamba_heads", "mamba_head_dim", "attention_heads")}
+    half = {name: b.blocks * max(1, b.size // b.blocks // 2) for name, b in blocks.items()}
+    member = parent.uniform(keep=range(parent.num_layers - 1), **half)
+    for choice in (None, member, Gates.of(parent, member), softened(parent, member)):
+        actual, _ = logits_and_grads(model, tokens, choice)
+        torch.testing.assert_close(actual, reference(tokens, choice), rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_is_refused() -> None:

@@ -29,8 +29,8 @@ from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT, MOE
 
-from .models import start
-from .moe import made, member_of, weights_of
+from .models import start, state_of, weights_of
+from .moe import made, member_of
 
 pytestmark = pytest.mark.nemo
 pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 has no such layers in a hybrid")
@@ -47,7 +47,7 @@ def host_of(model: Any) -> Any:
 
 def hf_of(parent: Parent, layers: Prediction, model: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The model's tensors and those of the layers behind it, as a Hugging Face folder has them."""
-    weights = {n: t.detach().clone() for n, t in weights_of(model).items()}
+    weights = state_of(model)
     behind: dict[str, torch.Tensor] = {}
     for name, together in layers.megatron_tensors(parent, parent.full).items():
         behind |= zip((t.hf for t in together), apart(layers.behind(parent), together, weights[name]), strict=True)
@@ -254,7 +254,7 @@ def test_sorted_where_they_lie_they_predict_the_same(parent: Parent, inside: boo
             host.student(TOKENS)
             return [model.output_layer(h)[0].detach() for h in host.ahead[1].hidden_sbd]
 
-    before, kept = logits(), {n: t.detach().clone() for n, t in weights_of(model).items() if n.startswith("mtp.")}
+    before, kept = logits(), state_of(model)
     sort_in_place(weights_of(model), ranking, parent, prediction=TWICE)
     for a, b in zip(logits(), before, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

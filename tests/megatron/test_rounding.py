@@ -25,9 +25,8 @@ from tests.shapes import MOE
 from tests.support.ranks import spawn
 from tests.train.torch_host import TorchHost
 
-from .models import build, load, logits_and_grads, named_parameters, randomise, start
+from .models import build, distributed, load, logits_and_grads, randomise, shard, start, state_of, weights_of
 from .test_megatron_host import host_class
-from .test_tensor_parallel import shard
 
 pytestmark = pytest.mark.nemo
 PARENT = Parent("M-M*-M", 48, 32, 64, 4, 16, 2, 6, 4, 8, 4, 4, ffn_stripes=2)
@@ -53,10 +52,8 @@ def rounding(model: Any, parent: Parent, scheme: str) -> Any:
 
 def rounded_beforehand(model: Any, parent: Parent, scheme: str) -> dict[str, torch.Tensor]:
     """Its weights by megatron-core's names, those of low precision rounded whole."""
-    state = {name: p.detach().clone() for name, p in named_parameters(model)}
-    buffers = {name: b for name, b in model.named_buffers() if name.endswith("expert_bias")}
-    whole = rounded_state(parent, from_megatron(parent, parent.full, state | buffers), scheme)
-    return {name: t for name, t in to_megatron(parent, parent.full, whole).items() if name in state}
+    whole = rounded_state(parent, from_megatron(parent, parent.full, state_of(model)), scheme)
+    return to_megatron(parent, parent.full, whole)
 
 
 @pytest.mark.parametrize("choice", [None, MEMBER], ids=["whole", "sliced"])
@@ -67,10 +64,10 @@ def test_a_step_is_that_of_a_model_rounded_beforehand(scheme: str, choice: Any) 
     randomise(model)
     plain, _ = logits_and_grads(model, tokens(), choice, objective)
     state = rounded_beforehand(model, PARENT, scheme)
-    before = {name: p.detach().clone() for name, p in named_parameters(model)}
+    before = state_of(model)
     rounding(model, PARENT, scheme)
     actual, grads = logits_and_grads(model, tokens(), choice, objective)
-    assert all(torch.equal(p, before[name]) for name, p in named_parameters(model))
+    assert all(torch.equal(p, before[name]) for name, p in weights_of(model).items())
     other = build(PARENT)
     load(other, state)
     wanted, straight = logits_and_grads(other, tokens(), choice, objective)
@@ -85,7 +82,6 @@ def test_a_step_is_that_of_a_model_rounded_beforehand(scheme: str, choice: Any) 
 
 def test_gradients_of_micro_batches_add_up_where_data_parallelism_keeps_them() -> None:
     from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from tests.support.models import distributed
 
     start()
     model = build(PARENT)
@@ -98,7 +94,7 @@ def test_gradients_of_micro_batches_add_up_where_data_parallelism_keeps_them() -
     with cuda_as_cpu(), wrapped.no_sync():
         for model.state.choice in (MEMBER, None):
             objective(model(tokens(), None, None)).backward()
-    for name, p in named_parameters(model):
+    for name, p in weights_of(model).items():
         torch.testing.assert_close(p.main_grad, each[0][name] + each[1][name], rtol=1e-5, atol=1e-6, msg=name)
 
 
@@ -134,7 +130,7 @@ def test_the_scale_is_that_of_the_whole_weight() -> None:
     start()
     model = build(PARENT)
     randomise(model)
-    down = dict(named_parameters(model))["decoder.layers.1.mlp.linear_fc2.weight"]
+    down = weights_of(model)["decoder.layers.1.mlp.linear_fc2.weight"]
     with torch.no_grad():
         down[40, 40] = 30.0
     own = rounding(model, PARENT, "nvfp4")
@@ -164,7 +160,7 @@ def test_experts_are_rounded_each_under_a_scale_of_its_own(scheme: str) -> None:
         )
         assert torch.equal(actual, wanted)
         assert all(torch.equal(grad, straight[name]) for name, grad in grads.items())
-    before = dict(named_parameters(model))
+    before = weights_of(model)
     assert all(not torch.equal(t, before[name]) for name, t in state.items() if "experts" in name)
 
 
@@ -187,8 +183,7 @@ def test_two_ranks_round_under_one_scale(tmp_path: Path) -> None:
     start()
     model = build(PARENT)
     randomise(model)
-    state = {name: p.detach().clone() for name, p in named_parameters(model)}
-    torch.save(state, tmp_path / "state.pt")
+    torch.save(state_of(model), tmp_path / "state.pt")
     spawn(worker, tmp_path)
     got = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     for scheme in SCHEMES:
@@ -221,10 +216,7 @@ def test_a_family_trains_and_validates_as_it_does_in_plain_torch() -> None:
     family, core, frozen = FamilyTraining(config, stage=3), build(PARENT, elastic=False), build(PARENT, elastic=False)
     randomise(core)
     randomise(frozen, seed=7)
-    weights, teacher = (
-        from_megatron(PARENT, PARENT.full, {n: p.detach().clone() for n, p in named_parameters(m)})
-        for m in (core, frozen)
-    )
+    weights, teacher = (from_megatron(PARENT, PARENT.full, state_of(m)) for m in (core, frozen))
     plain = TorchHost(PARENT, weights, tokens(), micro_batch_size=2)
     plain.model.rounding, plain.frozen = "nvfp4", NemotronH(PARENT, teacher)
     mask, samples = torch.ones(2, 8), [Sample(0, 0.5, None), Sample(1, 0.5, MEMBER)]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ import torch.nn.functional as F
 
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.layout import tensors
-from nemo_elastic.megatron.compat import named_parameters
 from tests.support.ranks import spawn
 
-from .models import build, load, randomise, start
-from .test_tensor_parallel import MEMBER, PARENT, gate_leaves, gates, shard
+from .models import build, distributed, leaves, load, randomise, shard, softened, start, state_of, weights_of
+from .test_ranks import MEMBER, PARENT
 
 pytestmark = pytest.mark.nemo
 #: tokens, and those of a chunk of the loss
 LONG, CHUNK = 512, 32
+#: what runs, made anew: gates keep their gradients
+CHOICES = {"whole": lambda: None, "sliced": lambda: MEMBER, "soft": lambda: softened(PARENT, MEMBER)}
 HOW: dict[str, Any] = {"temperature": 1.5, "terms": {"kl": 1.0, "ce": 0.4}}
 
 
@@ -58,9 +60,9 @@ def step(way: Any, model: Any, teacher: Any, choice: Any, data: dict[str, torch.
     with cuda_as_cpu():
         loss, each = way(model, teacher, **data, **how)
         (loss / 7).backward()
-    grads = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in named_parameters(model)}
-    leaves = [t.grad for t in gate_leaves(choice)] if hasattr(choice, "hidden") and choice is not MEMBER else []
-    return {"loss": loss.detach(), "each": each.detach(), "grads": grads, "gates": leaves}
+    grads = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in weights_of(model).items()}
+    gates = [t.grad for t in leaves(choice)]
+    return {"loss": loss.detach(), "each": each.detach(), "grads": grads, "gates": gates}
 
 
 def close(got: dict[str, Any], want: dict[str, Any], tolerance: float) -> None:
@@ -87,7 +89,14 @@ def models(**config: Any) -> tuple[Any, Any]:
 def test_is_the_loss_of_the_logits_in_every_gradient(way: str) -> None:
     student, teacher = models()
     got, want = (
-        step(f, student, teacher, {"whole": None, "sliced": MEMBER, "soft": gates()}[way], batch(), **HOW)
+        step(
+            f,
+            student,
+            teacher,
+            {"whole": None, "sliced": MEMBER, "soft": softened(PARENT, MEMBER)}[way],
+            batch(),
+            **HOW,
+        )
         for f in (from_hidden, from_logits)
     )
     assert (len(got["gates"]) > 0) == (way == "soft")
@@ -95,8 +104,6 @@ def test_is_the_loss_of_the_logits_in_every_gradient(way: str) -> None:
 
 
 def test_a_head_that_is_the_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
     monkeypatch.setattr("tests.megatron.test_vocabulary.PARENT", replace(PARENT, tied=True))
     student, teacher = models()
     assert student.share_embeddings_and_output_weights
@@ -108,24 +115,15 @@ def test_a_head_that_is_the_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("tied", [False, True])
 def test_in_the_buffers_of_megatrons_own_ddp(monkeypatch: pytest.MonkeyPatch, tied: bool) -> None:
     """Two micro-batches add up in main_grad, and the dummy gradients are nowhere in it."""
-    from dataclasses import replace
-
-    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
-
-    from nemo_elastic.megatron.cpu import cuda_as_cpu
-
     monkeypatch.setattr("tests.megatron.test_vocabulary.PARENT", replace(PARENT, tied=tied))
     student, teacher = models()
     want = step(from_logits, student, teacher, MEMBER, batch(), **HOW)["grads"]
     uninitialised = torch.empty_like
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: uninitialised(*a, **k).fill_(float("nan")))
-    with cuda_as_cpu():
-        settings = DistributedDataParallelConfig(grad_reduce_in_fp32=False, overlap_grad_reduce=False)
-        ddp = DistributedDataParallel(student.config, settings, student)
-        ddp.zero_grad_buffer()
+    distributed(student, sharded=False, grad_reduce_in_fp32=False).zero_grad_buffer()
     for _ in range(2):
         step(from_hidden, student, teacher, MEMBER, batch(), **HOW)
-    for name, p in named_parameters(student):
+    for name, p in weights_of(student).items():
         torch.testing.assert_close(p.main_grad, 2 * want[name], rtol=1e-10, atol=1e-10, msg=name)
 
 
@@ -145,8 +143,7 @@ WAYS = {f"{how} {choice}": (choice, value)
 
 
 def run(student: Any, teacher: Any, data: dict[str, torch.Tensor]) -> dict[str, Any]:
-    choices = {"whole": lambda: None, "sliced": lambda: MEMBER, "soft": gates}
-    return {n: step(from_hidden, student, teacher, choices[c](), data, **how) for n, (c, how) in WAYS.items()}
+    return {n: step(from_hidden, student, teacher, CHOICES[c](), data, **how) for n, (c, how) in WAYS.items()}
 
 
 def worker(rank: int, port: int, folder: Path, sequence_parallel: bool) -> None:
@@ -206,8 +203,7 @@ def test_two_ranks_equal_one(tmp_path: Path, sequence_parallel: bool) -> None:
     for seed, model in enumerate(pair):
         randomise(model, seed)
     want = run(*pair, batch())
-    states = [{n: p.detach().clone() for n, p in named_parameters(m)} for m in pair]
-    torch.save({"states": states, "batch": batch()}, tmp_path / "state.pt")
+    torch.save({"states": [state_of(model) for model in pair], "batch": batch()}, tmp_path / "state.pt")
     spawn(worker, tmp_path, sequence_parallel)
     got = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
     replicas = {t.megatron for t in tensors(PARENT, PARENT.full) if t.row.parallel is None}

@@ -99,17 +99,19 @@ def build(
     return model
 
 
-def distributed(core: Any, sharded: bool = True) -> Any:
+def distributed(core: Any, sharded: bool = True, **settings: Any) -> Any:
     """megatron-core's DistributedDataParallel around a model: gradients in `main_grad`, as in a run.
 
     Args:
         core: the model.
         sharded: for a distributed optimizer, which lays the weights in a buffer, too.
+        settings: of data parallelism, others than in a run.
     """
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
     from nemo_elastic.megatron.cpu import cuda_as_cpu
 
-    config = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=sharded)
+    settings = {"grad_reduce_in_fp32": True, "use_distributed_optimizer": sharded} | settings
+    config = DistributedDataParallelConfig(**settings)
     with cuda_as_cpu():
         return DistributedDataParallel(core.config, config, core)
