@@ -8,7 +8,6 @@ import copy
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,12 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.codes import encode
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Rows
 from nemo_elastic.train.halving import expected, halved
 from nemo_elastic.train.members import Candidate, Members
-from nemo_elastic.train.metrics import candidates_of
-from nemo_elastic.train.shaping import prepare_members, shape_members
-from nemo_elastic.train.training import FamilyTraining
 from tests.shapes import PARENT
 from tests.train.torch_host import TorchHost
+from tests.train.trained import Trained, random_rows
 
 BLOCK: dict[str, Any] = {
     "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.8}, {"name": "small", "ratio": 0.6}],
@@ -43,54 +39,17 @@ BLOCK: dict[str, Any] = {
     "halving": {"cuts": [0.4, 0.6], "tokens": 64},
     "budgets_per_batch": 3,
 }
-STEPS, LENGTH = 10, 16
-DATA = torch.randint(0, PARENT.vocab, (2 * STEPS, LENGTH + 1), generator=torch.Generator().manual_seed(0))
+STEPS = 10
+ROWS = random_rows(PARENT.vocab, STEPS, 16)
 NAMES = ("large", "small")
 
 
-@dataclass
-class Run:
-    """A stage on the host of plain torch: `go` takes its steps, and `saved` is all that it goes on from."""
+class Run(Trained):
+    """A stage on rows of 16 tokens, which can go on from what was `saved`."""
 
-    out: Path
-    block: dict[str, Any]
-    steps: int = STEPS
-    stage: int = 1
-
-    def __post_init__(self) -> None:
-        config = ElasticConfig.from_dict(self.block)
-        shape = config.parent_shape(PARENT)
-        self.host = TorchHost(shape, NemotronH.random(shape, seed=1).state_dict(), DATA[:, :-1], micro_batch_size=2)
-        self.family = FamilyTraining(config, self.stage, self.steps)
-        self.family.members = Members(shape, len(config.budgets), self.family.new_router(shape), config.keep)
-        self.optimizer = torch.optim.AdamW(self.host.model.parameters(), lr=1e-2)
-        self.lines: list[dict[str, Any]] = []
-
-    def prepare(self) -> Run:
-        prepare_members(self.family, self.host, self.out)
-        return self
-
-    def go(self, until: int | None = None) -> Run:
-        family, host = self.family, self.host
-        while host.step < (self.steps if until is None else until):
-            shape_members(family, host, self.out)
-            rows, mask = DATA[2 * host.step : 2 * host.step + 2], torch.ones(2, LENGTH)
-            samples = family.next_samples(host.step)
-            for sample in samples[1:]:
-                own = {c.number: c.member for c in family.members.candidates(sample.budget)}
-                assert sample.choice == own.get(sample.candidate, family.members.get()[sample.budget])
-            loss, _ = family.loss(host, samples, rows[:, :-1], rows[:, 1:], mask)
-            (loss * host.factor(mask.sum())).backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.lines.append({"live": [self.live(1), self.live(2)]} | candidates_of(family))
-            host.step += 1
-        if host.step == self.steps:
-            shape_members(family, host, self.out)
-        return self
-
-    def live(self, budget: int) -> list[int]:
-        return [c.number for c in self.family.members.candidates(budget)]
+    def __init__(self, out: Path, block: dict[str, Any], steps: int = STEPS, stage: int = 1) -> None:
+        config = ElasticConfig.from_dict(block)
+        super().__init__(config, config.parent_shape(PARENT), out, ROWS, steps, stage, lr=1e-2)
 
     def saved(self) -> dict[str, Any]:
         return copy.deepcopy({
@@ -106,7 +65,7 @@ class Run:
         self.host.step = saved["step"]
         return self
 
-    def members(self) -> list[Subnet]:
+    def written(self) -> list[Subnet]:
         file = json.loads((self.out / "members.json").read_text())
         return [Subnet.from_json(m, self.family.parent) for m in file["members"].values()]
 
@@ -175,7 +134,8 @@ def test_at_the_last_cut_shapes_are_frozen_and_written(whole: Whole) -> None:
     run, _ = whole
     frozen = json.loads((run.out / "members.json").read_text())
     assert frozen["report"] == {"source": "halving", "step": 6}
-    assert run.members() == run.family.members.get() and run.family.members.is_frozen
+    assert run.written() == run.family.members.get() and run.family.members.is_frozen
+    assert run.choices[-2:] == run.written()[1:], "which then train"
 
 
 @pytest.mark.parametrize("at", range(1, STEPS))
@@ -188,7 +148,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(at: int, whole: Wh
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours), part
     assert again.family.members.get() == run.family.members.get()
     if at <= 6:
-        assert again.members() == run.members()
+        assert again.written() == run.written()
 
 
 # ------------------------------------------------------------------ cuts
@@ -212,7 +172,7 @@ def test_cuts_fall_on_their_steps(
     assert [len(line["live"][1]) for line in run.lines] == live
     assert [step for step, line in enumerate(run.lines) if "compared" in line] == compared
     members = run.family.members
-    assert members.is_frozen and members.cut == len(cuts) and run.members() == members.get()
+    assert members.is_frozen and members.cut == len(cuts) and run.written() == members.get()
     assert json.loads((run.out / "members.json").read_text())["report"]["step"] == round(cuts[-1] * steps)
 
 
@@ -226,7 +186,7 @@ def test_one_candidate_trains_alone(whole: Whole, tmp_path: Path) -> None:
     ranked = {"ranking": str(whole[0].out / "ranking"), "search": BLOCK["search"] | {"keep": 1}}
     run = Run(tmp_path, BLOCK | ranked).prepare().go()
     first = json.loads((run.out / "shapes.json").read_text())["members"]
-    assert [m.to_json() for m in run.members()] == list(first.values())
+    assert [m.to_json() for m in run.written()] == list(first.values())
     assert {n for line in run.lines[:6] for own in line["candidates"].values() for n in own} == {0}
 
 

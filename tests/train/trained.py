@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,35 +14,81 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.members import Members
+from nemo_elastic.train.metrics import candidates_of
 from nemo_elastic.train.shaping import prepare_members, shape_members
 from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
 
-STEPS, LENGTH = 12, 32
+
+def random_rows(vocab: int, steps: int, length: int) -> torch.Tensor:
+    """Two rows for each step, each with the token behind its last."""
+    return torch.randint(0, vocab, (2 * steps, length + 1), generator=torch.Generator().manual_seed(0))
 
 
 @dataclass
 class Trained:
-    """What is left of a training.
+    """A stage of a training: `prepare` ranks and searches, `go` takes its steps.
 
     Attributes:
-        host: with the weights.
-        family: its members.
+        shape: the parent's, with the block's stripes.
+        out: folder for what ranking and search write.
+        rows: see `random_rows`.
+        choices, lines: what micro-batches ran, and what each step logs of candidates.
         before: weights of the sorted parent.
-        out: what ranking and search wrote.
-        choices: of every micro-batch.
     """
 
-    host: TorchHost
-    family: FamilyTraining
-    before: dict[str, torch.Tensor]
+    config: ElasticConfig
+    shape: Parent
     out: Path
-    choices: list[object]
+    rows: torch.Tensor
+    steps: int
+    stage: int = 1
+    lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        config, shape = self.config, self.shape
+        self.host = TorchHost(shape, NemotronH.random(shape, seed=1).state_dict(), self.rows[:, :-1], 2)
+        self.family = FamilyTraining(config, self.stage, self.steps)
+        self.family.members = Members(shape, len(config.budgets), self.family.new_router(shape), config.keep)
+        parameters = [*self.host.model.parameters(), *self.family.members.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, lr=self.lr)
+        self.choices: list[object] = []
+        self.lines: list[dict[str, Any]] = []
+
+    def prepare(self) -> Trained:
+        prepare_members(self.family, self.host, self.out)
+        self.before = {name: value.clone() for name, value in self.host.model.state_dict().items()}
+        return self
+
+    def go(self, until: int | None = None) -> Trained:
+        family, host = self.family, self.host
+        while host.step < (self.steps if until is None else until):
+            shape_members(family, host, self.out)
+            rows, mask = self.rows[2 * host.step : 2 * host.step + 2], torch.ones(2, host.seq_length)
+            samples = family.next_samples(host.step)
+            for sample in samples[1:]:
+                live = {c.number: c.member for c in family.members.candidates(sample.budget)}
+                assert sample.candidate is None or sample.choice == live[sample.candidate]
+            self.choices += [sample.choice for sample in samples]
+            loss, _ = family.loss(host, samples, rows[:, :-1], rows[:, 1:], mask)
+            (loss * host.factor(mask.sum())).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.lines.append({"live": [self.live(b) for b in range(1, len(self.config.budgets))]})
+            self.lines[-1] |= candidates_of(family)
+            host.step += 1
+        if host.step == self.steps:
+            shape_members(family, host, self.out)
+        return self
+
+    def live(self, budget: int) -> list[int]:
+        """Numbers of the candidates that a budget has left."""
+        return [c.number for c in self.family.members.candidates(budget)]
 
     @property
     def members(self) -> dict[str, Subnet]:
         """By name."""
-        names = [budget.name for budget in self.family.config.budgets]
+        names = [budget.name for budget in self.config.budgets]
         return dict(zip(names, self.family.members.get(), strict=True))
 
     @property
@@ -50,28 +97,5 @@ class Trained:
 
 
 def train_family(config: ElasticConfig, shape: Parent, out: Path) -> Trained:
-    """Train it on random tokens.
-
-    Args:
-        config: the block.
-        shape: the parent's, with the block's stripes.
-        out: folder for what ranking and search write.
-    """
-    data = torch.randint(0, shape.vocab, (STEPS * 2, LENGTH + 1), generator=torch.Generator().manual_seed(0))
-    host = TorchHost(shape, NemotronH.random(shape, seed=1).state_dict(), data[:, :-1], micro_batch_size=2)
-    family = FamilyTraining(config, steps=STEPS)
-    family.members = Members(shape, len(config.budgets), family.new_router(shape), config.keep)
-    prepare_members(family, host, out)
-    before = {name: value.clone() for name, value in host.model.state_dict().items()}
-    optimizer = torch.optim.AdamW([*host.model.parameters(), *family.members.parameters()], lr=1e-3)
-    choices: list[object] = []
-    for host.step in range(STEPS):
-        shape_members(family, host, out)
-        batch, mask = data[2 * host.step : 2 * host.step + 2], torch.ones(2, LENGTH)
-        samples = family.next_samples(host.step)
-        choices += [sample.choice for sample in samples]
-        loss, _ = family.loss(host, samples, batch[:, :-1], batch[:, 1:], mask)
-        (loss * host.factor(mask.sum())).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return Trained(host, family, before, out, choices)
+    """Twelve steps on random tokens."""
+    return Trained(config, shape, out, random_rows(shape.vocab, 12, 32), steps=12).prepare().go()
