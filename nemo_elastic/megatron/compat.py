@@ -111,8 +111,6 @@ def shard(state: Mapping[str, Any], prefix: str, axes: Mapping[str, int], offset
     """Tensors as a distributed checkpoint takes them: replicas, but for those that tensor-parallel ranks share.
 
     Args:
-        state: of a module, by its own names.
-        prefix: of the names in the checkpoint.
         axes: name -> dimension of which each rank has its part.
     """
     groups = {}

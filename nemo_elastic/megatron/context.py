@@ -32,11 +32,7 @@ def context_group(module: Any) -> dist.ProcessGroup | None:
 
 
 def own_positions(whole: torch.Tensor, group: dist.ProcessGroup | None, dim: int = 1) -> torch.Tensor:
-    """This rank's s / c positions of something that has all of them along `dim`.
-
-    Raises:
-        ElasticError: the ranks cannot share so many.
-    """
+    """This rank's s / c positions of something that has all of them along `dim`."""
     if group is None:
         return whole
     pieces, rank = 2 * group.size(), group.rank()
@@ -49,9 +45,7 @@ def own_positions(whole: torch.Tensor, group: dist.ProcessGroup | None, dim: int
 def to_heads(x_sbo: torch.Tensor, parts: Sequence[int], group: dist.ProcessGroup | None) -> torch.Tensor:
     """Own positions [s/c, b, o] of all channels to all positions [s, b, o/c], in order, of the rank's own channels.
 
-    Args:
-        x_sbo: channels in parts that lie side by side, such as [z | x | B | C | dt].
-        parts: their sizes. Each is dealt out in equal runs.
+    Channels are in parts that lie side by side, such as [z | x | B | C | dt]: each is dealt out in equal runs.
     """
     if group is None:
         return x_sbo

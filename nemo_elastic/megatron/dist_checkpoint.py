@@ -55,16 +55,10 @@ def write_megatron_checkpoint(
     HybridModelProvider, and the file that names it.
 
     Args:
-        out: the folder; written whole or not at all.
-        parent: shape the member was cut from.
         member: the member. Its vocabulary is the parent's: nothing is padded.
         tensors_hf: torch tensors, numpy arrays or `Raw` words by HF name, layers numbered within the member.
         seq_length: written into the sizes; it bounds no weight.
         prediction: layers that predict more than one token, whose tensors are among `tensors_hf`.
-
-    Raises:
-        ElasticError: `out` exists; widths differ between the layers of a type (no stock model can say that); tensors
-            do not fit the member; this process is one of several.
     """
     from megatron.core import dist_checkpointing
 
@@ -91,11 +85,7 @@ def write_megatron_checkpoint(
 
 
 def write_cut(source: Source, target: Subnet, out: str | os.PathLike[str], force: bool = False) -> Path:
-    """Cut a member out of what was opened: the writer of `slice --format megatron`.
-
-    Raises:
-        ElasticError: see `write_megatron_checkpoint`.
-    """
+    """Cut a member out of what was opened: the writer of `slice --format megatron`."""
     tensors: dict[str, Any] = dict(cut_tensors(source, target))
     predicts, behind = source.predicts, predicted_pieces(source, target)
     if predicts is None or not behind:

@@ -181,8 +181,7 @@ def report_parts(parts: Sequence[Part], tokens: torch.Tensor, budgets: int) -> t
 def mean_by_budget(each: torch.Tensor) -> dict[int, float]:
     """Budget index -> mean loss of those that were sampled, over data-parallel ranks; all of them call it.
 
-    Args:
-        each: sums over this rank's micro-batches of what `report_parts` gave of the budgets.
+    `each` has the sums over this rank's micro-batches of what `report_parts` gave of the budgets.
     """
     torch.distributed.all_reduce(each, group=parallel_state.get_data_parallel_group())
     return {i: float(s / n) for i, (s, n) in enumerate(each.tolist()) if n > 0}
@@ -191,9 +190,7 @@ def mean_by_budget(each: torch.Tensor) -> dict[int, float]:
 def tokens_counted(totals: Sequence[torch.Tensor]) -> int:
     """Tokens that count in a step's loss, known to every rank; all of them call it.
 
-    Args:
-        totals: [loss sum, tokens] of this rank's micro-batches, as `report_parts` gives them; only the last pipeline
-            rank has any.
+    Of `report_parts` only the last pipeline rank has any totals.
     """
     tokens = all_ranks([t[1].double() for t in totals]) if totals else torch.zeros((), dtype=torch.float64)
     return int(from_last_rank(tokens))

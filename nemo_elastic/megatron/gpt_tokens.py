@@ -60,9 +60,6 @@ def documents_of(batch: Mapping[str, Any], setting: str | None = None) -> Docume
 
     Returns:
         None where rows are read as one text, or hold one document each.
-
-    Raises:
-        ElasticError: the data does not say where documents begin, or says it of other rows.
     """
     rows = next((batch[name] for name in ("tokens", "labels") if batch.get(name) is not None), None)
     if setting == JOINED or rows is None:
@@ -94,13 +91,8 @@ def check_tokens(batch: Mapping[str, Any], vocab: int) -> None:
 
 
 def dataset_tokens(dataset: Any, sequences: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first items of a dataset, as its loader makes a batch of them: tokens and labels, [n, s] int64.
-
-    Raises:
-        ElasticError: the dataset is shorter than that.
-    """
-    if sequences > len(dataset):
-        raise bad("data", f"{len(dataset)} sequences", f"at least {sequences} are needed")
+    """The first items of a dataset, as its loader makes a batch of them: tokens and labels, [n, s] int64."""
+    _check_length(dataset, sequences)
     batch = _collated(dataset, range(sequences), getattr(dataset, "collate_fn", None))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return batch["tokens"].long().to(device), batch["labels"].long().to(device)
@@ -132,9 +124,6 @@ def first_rows(
         read: the host's step, from an iterator over micro-batches: `tokens`, `loss_mask` and `documents`.
         sequences: how many all ranks look at.
         size: how many make a micro-batch. Their rows are fewer where the data packs them.
-
-    Raises:
-        ElasticError: there are not so many, or a token is not in the vocabulary.
     """
     each = training_share(sequences)
     _check_length(dataset, each * parallel_state.get_data_parallel_world_size())
@@ -155,9 +144,6 @@ def last_batches(
     Args:
         dataset, collate, read, size: see `first_rows`.
         sequences: how many all ranks look at: no more than there are, and no fewer than a micro-batch of each rank.
-
-    Raises:
-        ElasticError: there are not so many, or a token is not in the vocabulary.
     """
     ranks = parallel_state.get_data_parallel_world_size()
     _check_length(dataset, size * ranks)

@@ -218,12 +218,7 @@ class ElasticLayerNormColumnParallelLinear(ColumnParallelLinear):
         index: int = -1,
         row: str = "",
     ) -> torch.Tensor:
-        """Normalise [s, b, d] and project it to [s, b, rows kept on this rank].
-
-        Args:
-            input_: residual stream at the width of the run, a sequence shard under sequence parallelism.
-            row: of the layout table, the first that the weight holds.
-        """
+        """Normalise [s, b, d] and project it to [s, b, rows kept on this rank]; `row` is the first in the weight."""
         weight, cols = run.norm_weight(self.layer_norm_weight), run.hidden_selection()
         x_sbd = rms_norm(input_, weight, self.eps, run.hidden_count)
         run.watch("hidden", index, x_sbd)

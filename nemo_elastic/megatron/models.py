@@ -62,11 +62,7 @@ def _check_rows(wanted: Mapping[str, Any], metadata: Metadata, path: str | Path)
 
 
 def load_model_weights(core: Any, path: str | Path | None) -> None:
-    """Load a checkpoint into a megatron-core model in place; the elastic submodule stays as it is.
-
-    Raises:
-        ElasticError: it is damaged, may run something, or is of another model.
-    """
+    """Load a checkpoint into a megatron-core model in place; the elastic submodule stays as it is."""
     from megatron.core import dist_checkpointing
     from megatron.core.dist_checkpointing.validation import StrictHandling
 
@@ -125,14 +121,7 @@ def turn_off(owners: Iterable[Any], refused: Iterable[str]) -> None:
 
 
 def check_overlaps(owners: Mapping[str, Any], refused: Mapping[str, str]) -> None:
-    """Raise where a run is about to start with overlaps that were turned on again after `apply_elastic`.
-
-    Args:
-        owners: by their names, what may have such settings.
-
-    Raises:
-        ElasticError: one is on.
-    """
+    """Raise where a run is about to start with overlaps that were turned on again after `apply_elastic`."""
     for owner, settings in owners.items():
         for name, why in refused.items():
             if getattr(settings, name, False):
@@ -140,11 +129,7 @@ def check_overlaps(owners: Mapping[str, Any], refused: Mapping[str, str]) -> Non
 
 
 def check_ranks(family: FamilyTraining) -> None:
-    """Raise for ranks that a family cannot have.
-
-    Raises:
-        ElasticError: pipeline ranks and several budgets per micro-batch.
-    """
+    """Raise for ranks that a family cannot have."""
     ranks, several = parallel_state.get_pipeline_model_parallel_world_size(), family.config.budgets_per_batch
     if ranks > 1 and several > 1:
         raise bad("pipeline_model_parallel_size", ranks, f"1 while elastic.budgets_per_batch is {several}")
@@ -154,12 +139,7 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
     """Give a model router and members, in a submodule `elastic`, and the state that its layers obey.
 
     Before data parallelism wraps it, and before an optimizer is made of its parameters.
-
-    Args:
-        start: checkpoint of the parent, from which the weights are loaded.
-
-    Raises:
-        ElasticError: tensor-parallel ranks cannot share it; a kernel or low precision refuses a width of the block's.
+    `start` is a checkpoint of the parent, from which the weights are loaded.
     """
     parent = family.config.parent_shape(parent)
     world = parallel_state.get_tensor_model_parallel_world_size()
@@ -202,10 +182,6 @@ def build_teacher(build: Callable[[Any], Any], config: Any, path: str | None, pr
     In bf16 the model is allocated as such, whatever the checkpoint holds. To be quantised it exists once in the
     model's own dtype, then shrinks weight by weight; call this before the student is built, and that peak (plus one
     layer) is below what training takes later.
-
-    Args:
-        build: makes a model of a config.
-        config: of the parent, with the elastic stack spec.
     """
     if precision == "bf16":
         # the student keeps its own: a copy, not a change

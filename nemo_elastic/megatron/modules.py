@@ -139,14 +139,7 @@ class ElasticMambaMixer(MambaMixer):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, hidden_states: torch.Tensor, run: Run = WHOLE, index: int = -1
     ) -> torch.Tensor:
-        """Mix [s, b, d] (width of the run) along the sequence.
-
-        Args:
-            hidden_states: residual stream, before the norm that is fused into the input projection.
-
-        Returns:
-            [s, b, d], to be added to the residual stream.
-        """
+        """Mix [s, b, d] (width of the run) along the sequence to [s, b, d], to be added to the residual stream."""
         zxbcdt_sbo = self.in_proj(hidden_states, run, index, "mamba.in_proj")
         layer = run.layer(index)
         heads, head_dim = self.nheads_local_tp, self.headdim

@@ -52,11 +52,7 @@ def mtp_block() -> ModuleSpec:
 
 @dataclass(frozen=True)
 class Ahead:
-    """What enters the head for the tokens behind the next one.
-
-    Attributes:
-        hidden_sbd: of each step, [s, b, d].
-    """
+    """What enters the head for the tokens behind the next one, in each step."""
 
     hidden_sbd: Sequence[torch.Tensor]
     documents: Documents | None
@@ -66,10 +62,6 @@ def ahead_of(
     core: Any, state: ElasticState, hidden_sbd: torch.Tensor, tokens_bs: torch.Tensor, documents: Documents | None
 ) -> Ahead | None:
     """Run the layers behind a model on what its own have made of a micro-batch; `state.choice` says at which width.
-
-    Args:
-        core: the model, whole on this pipeline rank.
-        tokens_bs: the tokens that it has read.
 
     Returns:
         None where there are no such layers, or nothing says the width of theirs: under soft masks, and in a member
@@ -165,11 +157,6 @@ def loss_ahead(
     core: Any, ahead: Ahead, labels_bs: torch.Tensor, weights_bs: torch.Tensor, chunk_tokens: int
 ) -> torch.Tensor:
     """Cross-entropy of the tokens behind the next one, as megatron-core adds it to the loss of a micro-batch.
-
-    Args:
-        ahead: see `ahead_of`.
-        labels_bs: the next token of each position.
-        chunk_tokens: see `DistillConfig`.
 
     Returns:
         Its sum over tokens times the config's scale, of a mean over the tokens that each step has: what the model's

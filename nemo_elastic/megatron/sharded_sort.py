@@ -55,9 +55,6 @@ def sort_in_place(
         parent: its shape, with the FFN stripes that the sorted model has.
         together: the ranks, which all call this.
         prediction: the layers behind it, which read its stream.
-
-    Raises:
-        ElasticError: the ranking is of another parent, or a rank holds a part of a block.
     """
     ranking.check(parent)
     together = together or Together()

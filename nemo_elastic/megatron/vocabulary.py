@@ -15,7 +15,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, VocabParallelEmbedding
-from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_tensor_model_parallel_region,
+)
 
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
@@ -201,24 +204,8 @@ def _head(model: Model, hidden_sbd: torch.Tensor, group: dist.ProcessGroup | Non
     weight = model.shared_embedding_or_output_weight() if model.share_embeddings_and_output_weights else layer.weight
     assert weight is not None
     if group is not None:
-        hidden_sbd = _ToEveryShard.apply(hidden_sbd, group)
+        hidden_sbd = copy_to_tensor_model_parallel_region(hidden_sbd, group=group)
     return Head(hidden_sbd.flatten(0, 1), weight)
-
-
-class _ToEveryShard(torch.autograd.Function):
-    """The same hidden states; the gradients that all vocabulary shards give them, summed.
-
-    Megatron's own mapping makes its gradient on a CUDA device by name, where no CPU run can step in.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x_sbd: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        ctx.group = group
-        return x_sbd.view_as(x_sbd)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return all_reduce(grad, ctx.group), None
 
 
 def _add_to_window(weight: torch.Tensor, piece: torch.Tensor, factor: torch.Tensor, width: int) -> Any:

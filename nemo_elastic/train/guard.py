@@ -25,11 +25,7 @@ WEIGHT, LOSS, GRADIENT = range(3)
 
 
 class Guard:
-    """Decides, between the gradients and the optimizer, whether a step may be taken.
-
-    Args:
-        family: whose steps are looked at; it says what it ran, and its block what to do.
-    """
+    """Decides, between the gradients and the optimizer, whether a step may be taken."""
 
     def __init__(self, family: FamilyTraining, host: Host) -> None:
         self.family, self.host = family, host
@@ -37,14 +33,9 @@ class Guard:
         self._skip = False
 
     def look(self, named: Sequence[Named]) -> None:
-        """Look at reduced gradients.
+        """Look at the reduced gradients of this rank's parameters, which come from the input to the output.
 
-        Args:
-            named: this rank's trained parameters, from the input to the output.
-
-        Raises:
-            ElasticError: a loss or a gradient is not finite and the block says stop, or it says skip and this is one
-                too many in a row. No weight has been changed.
+        Where one is not finite, or a loss is not, the step is skipped or the run stopped, as the block says.
         """
         here = torch.stack([self._not_finite(named), self._counted(named)])
         not_finite, counted = self.host.anywhere(here)

@@ -71,11 +71,7 @@ class HeldOut:
     def next(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The next micro-batch: the last data that was read for the next member, or new data for the first.
 
-        Args:
-            read: gives a micro-batch with `tokens`, `labels` and `loss_mask`.
-
-        Returns:
-            It, with the index of the `member` and its `choice`.
+        What `read` gives has `tokens`, `labels` and `loss_mask`; added are the index of the `member` and its `choice`.
         """
         member = self._turn % len(self.choices)
         self._turn += 1
@@ -112,11 +108,7 @@ class HeldOut:
         self.sums = self.sums.to(sums.device) + sums
 
     def end(self, sums: torch.Tensor | None = None) -> HeldOutLosses:
-        """What was measured.
-
-        Args:
-            sums: where another rank has seen all of it, what it has.
-        """
+        """What was measured; by another rank's sums where that has seen all of it."""
         self._batch, self._teacher = {}, None
         rows = (self.sums if sums is None else sums).tolist()
         ran = {name: row for name, row in zip(self.names, rows, strict=True) if row[TOKENS]}

@@ -19,11 +19,7 @@ from .training import FamilyTraining
 
 
 def step_facts_of(family: FamilyTraining, losses: Mapping[int, float]) -> dict[str, float]:
-    """Losses of the budgets that the last step sampled, and of the router where it had a part in it.
-
-    Args:
-        losses: mean of each budget that was sampled, by its index.
-    """
+    """Losses of the budgets that the last step sampled, and of the router where it had a part in it."""
     names = [b.name for b in family.config.budgets]
     facts = {f"loss_{names[i]}": loss for i, loss in losses.items()}
     router = family.last_router
@@ -81,11 +77,7 @@ OFTEN, SELDOM, PARTS = 2.0, 60.0, 10
 
 
 class Progress:
-    """Prints how far a training is: a line that moves in a terminal, few lines elsewhere.
-
-    Args:
-        first: step from which this process goes on.
-    """
+    """Prints how far a training is: a line that moves in a terminal, few lines elsewhere."""
 
     def __init__(self, label: str, total: int, first: int) -> None:
         self.label, self.total, self.first = label, total, first

@@ -48,9 +48,6 @@ def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
         family: of a model that holds the parent's weights, unsorted.
         host: with data and optimizer set up.
         out: folder that gets `ranking/` and `shapes.json`.
-
-    Raises:
-        ElasticError: a ranking of another parent, an unreachable budget.
     """
     config, members = family.config, family.members
     with host.evaluating():
@@ -97,9 +94,6 @@ def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
     """The ranking named in the block, checked against the parent; or a new one, saved under `out`.
 
     Layers are dropped one by one down to the smallest depth of the block; those beyond are not measured.
-
-    Raises:
-        ElasticError: a ranking of another parent, or of fewer drops than the block's smallest depth needs.
     """
     config, parent = family.config, family.parent
     axes = config.resolve_axes(parent)

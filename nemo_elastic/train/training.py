@@ -67,9 +67,6 @@ class FamilyTraining:
         ran: what the micro-batches of the present step ran.
         last_router: of the present step: tau, scale, budget and what was routed; empty where the router had no part.
         compared: budget name -> number of a candidate -> its loss, where candidates were compared before this step.
-
-    Raises:
-        ElasticError: a stage that does not go with the block, or no steps.
     """
 
     members: Members
@@ -88,11 +85,7 @@ class FamilyTraining:
     # ------------------------------------------------------------------ building
 
     def new_router(self, parent: Parent) -> Router | None:
-        """The block's router, untrained; the order in which layers are dropped comes with the ranking.
-
-        Raises:
-            ElasticError: a budget that no member of the parent meets, or a width that low precision cannot cut.
-        """
+        """The block's router, untrained; the order in which layers are dropped comes with the ranking."""
         self.config.targets(parent)
         self.config.check_blocks(parent)
         if self.config.router is None:
@@ -210,9 +203,6 @@ def sum_in_turn(losses: Sequence[Callable[[], torch.Tensor]], factor: Callable[[
     Args:
         losses: at least one; no two may share a part of the graph that needs gradients.
         factor: see `Host.factor`; asked where there are several.
-
-    Raises:
-        RuntimeError: in the backward pass, where another factor comes.
     """
     *first, last = losses
     if not first:
