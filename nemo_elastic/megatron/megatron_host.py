@@ -35,7 +35,7 @@ from .compat import named_parameters, named_weights
 from .context import context_group, own_positions
 from .layers import MegatronLayers
 from .overlap import report_absent
-from .sharded_sort import Together, sort_in_place
+from .sharded_sort import sort_in_place
 from .vocabulary import Output, distill_loss, hidden_states
 
 
@@ -187,13 +187,7 @@ class MegatronHost:
 
     def sort(self, ranking: Ranking) -> None:
         assert self.state.parent is not None
-        together = Together(
-            parallel_state.get_tensor_model_parallel_group(),
-            parallel_state.get_expert_model_parallel_group(),
-            parallel_state.get_expert_tensor_parallel_group(),
-        )
-        weights = dict(named_weights(self.core))
-        sort_in_place(weights, ranking, self.state.parent, together, self.state.prediction)
+        sort_in_place(dict(named_weights(self.core)), ranking, self.state.parent, self.state.prediction)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -11,11 +11,11 @@ largest tensor takes 0.23 GB whole, the 128 matrices of a row of the 30B-A3B's 1
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors
@@ -26,50 +26,28 @@ from nemo_elastic.ranking.sorting import number_before
 from .linear import gather
 
 
-@dataclass(frozen=True)
-class Together:
-    """Ranks that hold a model together; None for one.
-
-    Attributes:
-        experts: share the experts, each as many.
-        expert: share each tensor of an expert.
-    """
-
-    tensor: dist.ProcessGroup | None = None
-    experts: dist.ProcessGroup | None = None
-    expert: dist.ProcessGroup | None = None
-
-
 @torch.no_grad()
 def sort_in_place(
-    parameters: Mapping[str, torch.Tensor],
-    ranking: Ranking,
-    parent: Parent,
-    together: Together | None = None,
-    prediction: Prediction | None = None,
+    parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, prediction: Prediction | None = None
 ) -> None:
     """Permute weights so that every nested width is a blocked prefix; the model's function stays the same.
+
+    All ranks that share the model call this.
 
     Args:
         parameters: this rank's shard of every tensor, by megatron-core's name; it numbers its own experts from 0.
         parent: its shape, with the FFN stripes that the sorted model has.
-        together: the ranks, which all call this.
         prediction: the layers behind it, which read its stream.
     """
     ranking.check(parent)
-    together = together or Together()
-    _sort_table(parameters, ranking, parent, megatron_tensors(parent, parent.full), together)
+    _sort_table(parameters, ranking, parent, megatron_tensors(parent, parent.full))
     if prediction is not None:
         behind, table = prediction.behind(parent), prediction.megatron_tensors(parent, parent.full)
-        _sort_table(parameters, ranking.of_behind(behind), behind, table, together)
+        _sort_table(parameters, ranking.of_behind(behind), behind, table)
 
 
 def _sort_table(
-    parameters: Mapping[str, torch.Tensor],
-    ranking: Ranking,
-    parent: Parent,
-    table: Mapping[str, list[Tensor]],
-    together: Together,
+    parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, table: Mapping[str, list[Tensor]]
 ) -> None:
     experts: dict[tuple[str, int | None], list[tuple[str, Tensor]]] = {}
     for name, parts in table.items():
@@ -77,30 +55,26 @@ def _sort_table(
         if first.number is not None:
             experts.setdefault((first.row.name, first.index), []).append((name, first))
             continue
-        group = None if first.row in (*START, *END) else together.tensor  # a step's own tensors are on all ranks
+        shared = first.row not in (*START, *END)  # a step's own tensors are on all ranks
+        group = parallel_state.get_tensor_model_parallel_group() if shared else None
         parameters[name].copy_(_sorted(parameters[name], ranking, parent, parts, group))
     for each in experts.values():
-        _sort_experts(parameters, ranking, parent, each, together)
+        _sort_experts(parameters, ranking, parent, each)
 
 
 def _sort_experts(
-    parameters: Mapping[str, torch.Tensor],
-    ranking: Ranking,
-    parent: Parent,
-    each: Sequence[tuple[str, Tensor]],
-    together: Together,
+    parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, each: Sequence[tuple[str, Tensor]]
 ) -> None:
     """All tensors of a row of which each expert of a layer has one, by name: first to their places, then inside."""
-    group = together.experts
-    ranks, rank = (1, 0) if group is None else (group.size(), group.rank())
-    count = len(each) // ranks
+    group = parallel_state.get_expert_model_parallel_group()
+    count = len(each) // group.size()
     here = [parameters[name] for name, _ in each[:count]]
-    before = torch.stack(here)
-    before = gather(before, group) if group is not None and ranks > 1 else before
-    for param, (_, tensor) in zip(here, each[rank * count : (rank + 1) * count], strict=True):
+    before = torch.stack(here) if group.size() == 1 else gather(torch.stack(here), group)
+    for param, (_, tensor) in zip(here, each[count * group.rank() :], strict=False):
         assert tensor.number is not None
         was = number_before(ranking, parent, tensor.row, tensor.index, tensor.number)
-        param.copy_(_sorted(before[was], ranking, parent, [tensor], together.expert))
+        shards = parallel_state.get_expert_tensor_parallel_group()
+        param.copy_(_sorted(before[was], ranking, parent, [tensor], shards))
 
 
 def _sorted(

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -196,34 +195,6 @@ def test_a_probe_sees_what_the_references_sees(parent: Parent) -> None:
     assert actual.samples == wanted.samples
     for name, total in wanted.sums.items():
         torch.testing.assert_close(actual.sums[name], total, rtol=1e-4, atol=1e-6, msg=name)
-
-
-def test_a_checkpoint_of_a_member_is_what_megatron_loads(tmp_path: Path) -> None:
-    from nemo_elastic.formats.folders import open_source
-    from nemo_elastic.formats.raw import to_torch
-    from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
-    from nemo_elastic.megatron.models import load_model_weights
-    from tests.ranking.test_sorting import unstriped
-
-    start()
-    for parent in (unstriped(MOE), unstriped(LATENT)):
-        model, out = made(parent), tmp_path / str(parent.has("latent"))
-        own = from_megatron(parent, parent.full, state_of(model))
-        write_megatron_checkpoint(out, parent, parent.full, own)
-        source = open_source(out)
-        assert source.parent == parent
-        assert all(torch.equal(to_torch(raw), own[name]) for name, raw in source.tensors.items())
-        other = build(parent, seed=1)
-        with cuda_as_cpu():
-            load_model_weights(other, out)
-        assert all(torch.equal(value, weights_of(model)[name]) for name, value in weights_of(other).items())
-        half = build(parent, seed=1).bfloat16()  # as a run that goes on loads its own, and its teacher
-        with cuda_as_cpu():
-            load_model_weights(half, out)
-        for name, value in weights_of(half).items():
-            exact = name.endswith("expert_bias")
-            assert torch.equal(value, weights_of(model)[name].to(torch.float32 if exact else torch.bfloat16)), name
 
 
 @PARENTS

@@ -74,10 +74,11 @@ def close(got: dict[str, Any], want: dict[str, Any], tolerance: float) -> None:
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-def models(**config: Any) -> tuple[Any, Any]:
-    """An elastic student and a stock teacher, both in float64."""
+def models(tied: bool = False) -> tuple[Any, Any]:
+    """An elastic student and a stock teacher, both in float64; `tied`: their heads are the embeddings."""
     start()
-    pair = build(PARENT, **config), build(PARENT, elastic=False)
+    parent = replace(PARENT, tied=tied)
+    pair = build(parent), build(parent, elastic=False)
     for seed, model in enumerate(pair):
         model.double()
         model.config.params_dtype = torch.float64
@@ -85,38 +86,20 @@ def models(**config: Any) -> tuple[Any, Any]:
     return pair
 
 
-@pytest.mark.parametrize("way", ["whole", "sliced", "soft"])
-def test_is_the_loss_of_the_logits_in_every_gradient(way: str) -> None:
-    student, teacher = models()
-    got, want = (
-        step(
-            f,
-            student,
-            teacher,
-            {"whole": None, "sliced": MEMBER, "soft": softened(PARENT, MEMBER)}[way],
-            batch(),
-            **HOW,
-        )
-        for f in (from_hidden, from_logits)
-    )
+@pytest.mark.parametrize("way", CHOICES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_is_the_loss_of_the_logits_in_every_gradient(tied: bool, way: str) -> None:
+    student, teacher = models(tied)
+    assert ("output_layer.weight" in dict(student.named_parameters())) is not tied
+    got, want = (step(f, student, teacher, CHOICES[way](), batch(), **HOW) for f in (from_hidden, from_logits))
     assert (len(got["gates"]) > 0) == (way == "soft")
     close(got, want, 1e-7 if way == "soft" else 1e-10)  # the gates of this test are float32
-
-
-def test_a_head_that_is_the_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.megatron.test_vocabulary.PARENT", replace(PARENT, tied=True))
-    student, teacher = models()
-    assert student.share_embeddings_and_output_weights
-    assert "output_layer.weight" not in dict(student.named_parameters())
-    for choice in (None, MEMBER):
-        close(*(step(f, student, teacher, choice, batch(), **HOW) for f in (from_hidden, from_logits)), 1e-10)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_in_the_buffers_of_megatrons_own_ddp(monkeypatch: pytest.MonkeyPatch, tied: bool) -> None:
     """Two micro-batches add up in main_grad, and the dummy gradients are nowhere in it."""
-    monkeypatch.setattr("tests.megatron.test_vocabulary.PARENT", replace(PARENT, tied=tied))
-    student, teacher = models()
+    student, teacher = models(tied)
     want = step(from_logits, student, teacher, MEMBER, batch(), **HOW)["grads"]
     uninitialised = torch.empty_like
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: uninitialised(*a, **k).fill_(float("nan")))
