@@ -19,7 +19,7 @@ from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice
 from nemo_elastic.train.heldout import KL_SUM, TOKENS, HeldOut
 from nemo_elastic.train.samples import Sample
-from nemo_elastic.train.training import FamilyTraining, Part
+from nemo_elastic.train.training import FamilyTraining, Ran
 
 from .cpu import cuda_as_cpu
 from .megatron_host import MegatronHost, join_streams
@@ -69,7 +69,7 @@ class FamilyStep:
         labels_bs: torch.Tensor,
         mask_bs: torch.Tensor,
         documents: Documents | None = None,
-    ) -> tuple[torch.Tensor, list[Part]]:
+    ) -> tuple[torch.Tensor, list[Ran]]:
         """Loss of a micro-batch on the last rank, see `FamilyTraining.loss`."""
         return self.family.loss(self.host, samples, tokens_bs, labels_bs, mask_bs, documents)
 
@@ -164,7 +164,7 @@ def _of_any_length(config: Any) -> Iterator[None]:
         config.variable_seq_lengths = before
 
 
-def report_parts(parts: Sequence[Part], tokens: torch.Tensor, budgets: int) -> tuple[torch.Tensor, torch.Tensor]:
+def report_parts(parts: Sequence[Ran], tokens: torch.Tensor, budgets: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What a micro-batch reports of its loss, without the router's.
 
     Returns:
@@ -172,9 +172,10 @@ def report_parts(parts: Sequence[Part], tokens: torch.Tensor, budgets: int) -> t
     """
     each = torch.zeros(budgets, 2, device=tokens.device)
     total = torch.zeros((), device=tokens.device)
-    for budget, share, loss_sum in parts:
-        each[budget] = torch.stack([loss_sum, tokens])
-        total += share * loss_sum
+    for ran in parts:
+        assert ran.loss is not None
+        each[ran.budget] = torch.stack([ran.loss, tokens])
+        total += ran.share * ran.loss
     return torch.stack([total, tokens]), each
 
 

@@ -29,7 +29,7 @@ def _shared_out(kind: Kind) -> set[str]:
     return {site for site, terms in shapes.items() if blocks & {*terms}}
 
 
-#: of all kinds; what experts do comes back to the rank of their tokens (`moe`)
+#: of all kinds; what experts do comes back to the rank of their tokens (`moe_layer`)
 CHANNELS = frozenset[str]().union(*map(_shared_out, KINDS.values()))
 
 

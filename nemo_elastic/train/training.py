@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -36,9 +36,10 @@ class Ran:
     """What a micro-batch ran of one budget.
 
     Attributes:
-        loss: sum over its tokens, detached; None on pipeline stages without a loss.
+        loss: sum over its tokens without the router's, detached; None on pipeline stages without a loss.
         count: how many tokens count in it; None where there is no loss.
         candidate: number of the candidate; None where the budget has one member.
+        share: its weight in the micro-batch's loss.
     """
 
     micro_batch: int
@@ -46,14 +47,7 @@ class Ran:
     loss: torch.Tensor | None = None
     count: torch.Tensor | None = None
     candidate: int | None = None
-
-
-class Part(NamedTuple):
-    """A budget's part in a micro-batch's loss, for the log: index, share, and its loss sum without the router's."""
-
-    budget: int
-    share: float
-    loss_sum: torch.Tensor
+    share: float = 1.0
 
 
 class FamilyTraining:
@@ -153,7 +147,7 @@ class FamilyTraining:
         labels: torch.Tensor,
         mask: torch.Tensor,
         documents: Documents | None = None,
-    ) -> tuple[torch.Tensor, list[Part]]:
+    ) -> tuple[torch.Tensor, list[Ran]]:
         """Loss of one micro-batch, summed over its tokens, the router's included: the mean over its budgets.
 
         The teacher runs once, before any student. All budgets but the last have gone backward when this returns.
@@ -164,9 +158,9 @@ class FamilyTraining:
             documents: in the rows of tokens, where they are kept apart: of students and teacher.
 
         Returns:
-            The loss, and its parts without the router's.
+            The loss, and what ran of each budget.
         """
-        distill, parts, count = self.config.distill, [], mask.sum()
+        distill, count, first = self.config.distill, mask.sum(), len(self.ran)
         teacher = self.teacher_of(host, tokens, samples, documents)
 
         def objective(sample: Sample) -> torch.Tensor:
@@ -176,11 +170,11 @@ class FamilyTraining:
             if distill.teacher == "self" and not taught:
                 teacher = host.detached(student)
             loss, _ = host.loss(distill, student, teacher if taught else None, labels, mask)
-            parts.append(Part(sample.budget, sample.share, loss.detach()))
             self.remember(sample, loss.detach(), count)
             return sample.share * (loss if sample.router_loss is None else loss + sample.router_loss.float() * count)
 
-        return sum_in_turn([partial(objective, sample) for sample in samples], lambda: host.factor(count)), parts
+        total = sum_in_turn([partial(objective, sample) for sample in samples], lambda: host.factor(count))
+        return total, self.ran[first:]
 
     def teacher_of(
         self, host: Host, tokens: torch.Tensor, samples: Sequence[Sample], documents: Documents | None = None
@@ -194,7 +188,7 @@ class FamilyTraining:
 
     def remember(self, sample: Sample, loss: torch.Tensor | None = None, count: torch.Tensor | None = None) -> None:
         """Keep what the last sampled micro-batch ran, for `Guard` and the log."""
-        self.ran.append(Ran(self.micro_batch, sample.budget, loss, count, sample.candidate))
+        self.ran.append(Ran(self.micro_batch, sample.budget, loss, count, sample.candidate, sample.share))
 
 
 def sum_in_turn(losses: Sequence[Callable[[], torch.Tensor]], factor: Callable[[], torch.Tensor]) -> torch.Tensor:

@@ -88,7 +88,7 @@ def train(family: FamilyTraining, host: Any, parameters: list[Any], out: Path) -
         tokens = data()[2 * host.step :][:2]
         loss, parts = family.loss(host, family.next_samples(host.step), tokens, tokens.roll(-1, 1), torch.ones(2, 12))
         (loss * host.factor(torch.tensor(24.0))).backward()
-        lost.append([[p.budget, float(p.loss_sum)] for p in parts])
+        lost.append([[p.budget, float(p.loss)] for p in parts])
         with torch.no_grad():
             for p in parameters:
                 if p.grad is not None:
@@ -156,7 +156,7 @@ def test_a_packed_micro_batch_loses_what_counts_of_each_document_alone(mode: str
 
         def lost(samples: list[Sample], rows: Any, parts: Any = None) -> list[float]:
             reported = steps.loss(samples, *(t[rows] for t in (tokens, labels, mask)), parts)[1]
-            return [float(part.loss_sum) for part in reported]
+            return [float(part.loss) for part in reported]
 
         samples = [Sample(0, 0.5, None), Sample(1, 0.5, small)]
         packed, single, expected = lost(samples, slice(None), documents), torch.zeros(2), 0.0

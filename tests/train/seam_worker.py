@@ -50,7 +50,7 @@ def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
     def watched_loss(self: Any, host: Any, samples: Any, tokens: Any, labels: Any, mask: Any, documents: Any) -> Any:
         out = loss(self, host, samples, tokens, labels, mask, documents)
         seen["batches"].append((host.step, tokens, labels, mask))
-        seen["losses"].append([[host.step, p.budget, float(p.loss_sum)] for p in out[1]] + [float(out[0].detach())])
+        seen["losses"].append([[host.step, p.budget, float(p.loss)] for p in out[1]] + [float(out[0].detach())])
         return out
 
     def watched_sequences(self: Any, count: int, size: int) -> Any:
@@ -156,7 +156,7 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
         for _, tokens, labels, mask in [b for b in seen["batches"] if b[0] == host.step]:
             loss, parts = family.loss(host, family.next_samples(host.step), tokens, labels, mask)
             (loss * host.factor(mask.sum())).backward()
-            losses.append([[host.step, p.budget, float(p.loss_sum)] for p in parts] + [float(loss.detach())])
+            losses.append([[host.step, p.budget, float(p.loss)] for p in parts] + [float(loss.detach())])
         guard.look([*host.model.named_parameters(), *learned.items()])
         for parameters in (list(host.model.parameters()), list(learned.values())):
             torch.nn.utils.clip_grad_norm_(parameters, optim.config.clip_grad)

@@ -26,23 +26,28 @@ BLOCK: dict[str, Any] = {
     "shapes": "router",
     "router": {"hidden": 8},
 }
+DATA = torch.arange(64).view(4, 16) % 32
+
+
+def training() -> tuple[FamilyTraining, Any]:
+    family = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=8)
+    family.members = Members(PARENT, 2, family.new_router(PARENT))
+    family.members.put([PARENT.full, PARENT.uniform(hidden=12)], frozen=False)
+    return family, TorchHost(PARENT, random_state(PARENT, PARENT.full, 0), DATA, micro_batch_size=2)
 
 
 def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    family, data = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=8), torch.arange(64).view(4, 16) % 32
-    host: Any = TorchHost(PARENT, random_state(PARENT, PARENT.full, 0), data, micro_batch_size=2)
+    family, host = training()
     host.micro_batches = 2
-    family.members = Members(PARENT, 2, family.new_router(PARENT))
-    family.members.put([PARENT.full, PARENT.uniform(hidden=12)], frozen=False)
     named = [*host.model.named_parameters(), *family.members.named_parameters()]
     guard, taken = Guard(family, host), []
     step = guard.guarded(lambda: taken.append(host.step))
     for host.step, counted in enumerate(((0, 0), (0, 1), (1, 1))):
         for weight in counted:
             mask = torch.full((2, 16), float(weight))
-            loss, parts = family.loss(host, family.next_samples(host.step), data[:2], data[2:], mask)
+            loss, parts = family.loss(host, family.next_samples(host.step), DATA[:2], DATA[2:], mask)
             (loss * host.factor(mask.sum())).backward()
-            assert torch.isfinite(loss) and bool(parts[1].loss_sum > 0) is bool(weight)
+            assert torch.isfinite(loss) and bool(parts[1].loss > 0) is bool(weight)
         grads = [p.grad for _, p in named if p.grad is not None]
         assert all(torch.isfinite(grad).all() for grad in grads)
         assert any(bool(grad.any()) for grad in grads) is any(counted)
@@ -59,12 +64,9 @@ def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixtu
     ("gradient", "budgets full, small: the gradient of lm_head.weight is not finite"),
 ])  # fmt: skip
 def test_the_first_cause_of_what_is_not_finite_is_named(where: str, says: str) -> None:
-    family, data = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=8), torch.arange(64).view(4, 16) % 32
-    host: Any = TorchHost(PARENT, random_state(PARENT, PARENT.full, 0), data, micro_batch_size=2)
-    family.members = Members(PARENT, 2, family.new_router(PARENT))
-    family.members.put([PARENT.full, PARENT.uniform(hidden=12)], frozen=False)
-    host.micro_batches, host.step, head = 1, 0, host.model.get_parameter("lm_head.weight")
-    loss, _ = family.loss(host, family.next_samples(0), data[:2], data[2:], torch.ones(2, 16))
+    family, host = training()
+    head = host.model.get_parameter("lm_head.weight")
+    loss, _ = family.loss(host, family.next_samples(0), DATA[:2], DATA[2:], torch.ones(2, 16))
     (loss * host.factor(torch.tensor(32.0))).backward()
     if where == "weight":
         head.data[0, 0] = float("inf")
