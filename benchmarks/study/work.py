@@ -38,7 +38,7 @@ def elastic_steps(
     sampler = BudgetSampler(config.weights(), config.seed, stage)
     whole = forward(parent, parent.full, batch.length)
     sliced = [forward(parent, m, batch.length) for m in members]
-    return sum(3 * sliced[sampler.sample(step, 0)] + whole for step in range(steps)) * batch.tokens
+    return sum(3 * sliced[sampler.samples(step, 0)[0]] + whole for step in range(steps)) * batch.tokens
 
 
 def search(parent: Parent, config: ElasticConfig, trace: Sequence[Mapping[str, Any]], length: int) -> float:

@@ -49,10 +49,6 @@ class BudgetSampler:
         self.probabilities = self.probabilities / self.probabilities.sum()
         self.inclusion = np.asarray(inclusion(self.probabilities.tolist(), count))
 
-    def sample(self, step: int, micro_batch: int) -> int:
-        """Index of the first budget that this micro-batch trains."""
-        return self.samples(step, micro_batch)[0]
-
     def samples(self, step: int, micro_batch: int) -> list[int]:
         """Indices of the budgets that this micro-batch trains, ascending, each once.
 

@@ -54,19 +54,24 @@ def hf_of(parent: Parent, layers: Prediction, model: Any) -> tuple[dict[str, tor
     return from_megatron(parent, parent.full, weights), behind
 
 
+def inner_layers(
+    own: Parent, hf: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]], member: Subnet | None = None
+) -> tuple[Layers, dict[str, torch.Tensor]]:
+    """The reference's layers inside of all steps, and the tensors of these steps by the names of `own`'s layers."""
+    ends = {n: t for n, t in hf[0].items() if "layers" not in n}
+    steps = {n.replace("mtp.", "backbone.", 1): t for n, t in hf[1].items()}
+    of_step = ("enorm", "hnorm", "eh_proj", "final_layernorm")
+    inner = {n: t for n, t in steps.items() if n.split(".")[3] not in of_step}
+    return Layers(cut(own, own.full, ends | inner, member)), steps
+
+
 def reference(
     parent: Parent, layers: Prediction, hf: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]], member: Subnet
 ) -> list[torch.Tensor]:
     """What enters the head for each further token, by the reference's layers, of weights that were cut before."""
-    tensors, behind = hf
-    own, size = layers.behind(parent), len(layers.pattern)
-    ends = {n: t for n, t in tensors.items() if "layers" not in n}
-    steps = {n.replace("mtp.", "backbone.", 1): t for n, t in behind.items()}
-    mine = ("enorm", "hnorm", "eh_proj", "final_layernorm")
-    inner = {n: t for n, t in steps.items() if n.split(".")[3] not in mine}
-    theirs, wide = layers.member(parent, member), member.hidden
-    assert theirs is not None
-    model, inside = Layers(cut(parent, parent.full, tensors, member)), Layers(cut(own, own.full, ends | inner, theirs))
+    size, wide = len(layers.pattern), member.hidden
+    inside, steps = inner_layers(layers.behind(parent), hf, layers.member(parent, member))
+    model = Layers(cut(parent, parent.full, hf[0], member))
     x_bld = model.embed(TOKENS)
     for index in model.indices:
         x_bld = model.layer(index, x_bld)
@@ -275,11 +280,8 @@ def test_they_are_ranked_by_what_goes_through_them(parent: Parent, tmp_path: Pat
     start()
     model = made(parent, prediction=TWICE).eval()
     actual = ranked(model, parent)
-    tensors, behind = hf_of(parent, TWICE, model)
     own = TWICE.behind(parent)
-    steps = {n.replace("mtp.", "backbone.", 1): t for n, t in behind.items()}
-    inner = {n: t for n, t in steps.items() if n.split(".")[3] not in ("enorm", "hnorm", "eh_proj", "final_layernorm")}
-    inside = Layers(cut(own, own.full, {n: t for n, t in tensors.items() if "layers" not in n} | inner))
+    inside, steps = inner_layers(own, hf_of(parent, TWICE, model))
     statistics, entered = Statistics(own, RankOptions(depth="cosine")), streams_of(parent, model)
     for index in range(own.num_layers):
         if index in entered:

@@ -17,8 +17,8 @@ CHI2_4 = 18.47
 
 def test_samples_are_independent_across_micro_batches_and_steps_pitfall_4() -> None:
     sampler = BudgetSampler([1, 1, 1], seed=0)
-    samples = np.array([[sampler.sample(s, m) for m in range(4)] for s in range(2000)])
-    second = np.array([BudgetSampler([1, 1, 1], seed=0, stage=2).sample(s, 0) for s in range(2000)])
+    samples = np.array([[sampler.samples(s, m)[0] for m in range(4)] for s in range(2000)])
+    second = np.array([BudgetSampler([1, 1, 1], seed=0, stage=2).samples(s, 0)[0] for s in range(2000)])
     pairs = (samples[:, 0], samples[:, 1]), (samples[:-1, 0], samples[1:, 0]), (samples[:-1, 3], samples[1:, 0])
     for a, b in (*pairs, (samples[:, 0], second)):
         joint = np.zeros((3, 3))
@@ -58,7 +58,7 @@ def test_turns_do_not_follow_the_budgets() -> None:
     joint = np.zeros((3, 3))
     for step in range(n):
         for m in range(3):
-            joint[sampler.sample(step, m), sampler.turn(step, m, 3)] += 1
+            joint[sampler.samples(step, m)[0], sampler.turn(step, m, 3)] += 1
     expected = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True) / joint.sum()
     assert ((joint - expected) ** 2 / expected).sum() < CHI2_4
 

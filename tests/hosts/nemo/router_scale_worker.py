@@ -102,7 +102,7 @@ class Stage:
         tau, scale = self.router.schedule(step / self.steps)
         losses = [self.core.weight.float().sum() * NORM / 8]
         for micro_batch in range(self.micro_batches):
-            budget = self.sampler.sample(step, micro_batch)
+            budget = self.sampler.samples(step, micro_batch)[0]
             if budget == 0:
                 continue
             pi = self.router.probabilities(budget, tau, scale, noise=(step, micro_batch))
