@@ -67,6 +67,7 @@ def _sort_experts(
 ) -> None:
     """All tensors of a row of which each expert of a layer has one, by name: first to their places, then inside."""
     group = parallel_state.get_expert_model_parallel_group()
+    assert group is not None
     count = len(each) // group.size()
     here = [parameters[name] for name, _ in each[:count]]
     before = torch.stack(here) if group.size() == 1 else gather(torch.stack(here), group)

@@ -114,4 +114,8 @@ def check_tiny(folder: Path) -> None:
         other.model.config.seq_length = other.data.seq_length
         with pytest.raises(ElasticError, match=rf"^{line}"):
             apply_elastic(other, block, teacher="parent")
+    apart = recipe.clone()
+    apart.trainer.devices = apart.trainer.strategy.context_parallel_size = 2
+    with pytest.raises(ElasticError, match=r"^recipe.model.config.calculate_per_token_loss: False is .* true where"):
+        apply_elastic(apart, block, teacher="parent")
     apply_elastic(recipe, block, teacher="parent", verbose=False)

@@ -48,6 +48,8 @@ class BridgeRecipe(Recipe):
         "context": "model.context_parallel_size",
         "expert": "model.expert_model_parallel_size",
         "expert tensor": "model.expert_tensor_parallel_size",
+        "per token": "model.calculate_per_token_loss",
+        "average in collective": "ddp.average_in_collective",
         "sequence_parallel": "model.sequence_parallel",
         "balancing": "model.moe_router_load_balancing_type",
         "device": "dist.distributed_backend",
@@ -101,7 +103,7 @@ class BridgeRecipe(Recipe):
         _check_prediction(self.made.model)
 
     def check_data(self, block: ElasticConfig, stage: int) -> None:
-        data, stages, context = self.made.dataset, self.ranks("pipeline"), self.ranks("context")
+        data, stages = self.made.dataset, self.ranks("pipeline")
         if isinstance(data, (EnergonDatasetConfig, MockVLMSFTDatasetConfig)):
             raise bad("recipe.dataset", type(data).__name__, "text, prompts and answers or chats: a GPTDatasetConfig, "
                       "GPTSFTDatasetConfig or DirectHFSFTDatasetConfig")  # fmt: skip
@@ -128,11 +130,10 @@ class BridgeRecipe(Recipe):
             raise bad("recipe.dataset.dataset_kwargs.pad_to_max_length", padded, allowed)
         if not isinstance(self.get("length"), int):
             raise self.bad("length", "a number of tokens")
-        if context > 1 and isinstance(data, (GPTSFTDatasetConfig, DirectHFSFTDatasetConfig)):
-            why = "where ranks share conversations out, of which some of them may count nothing"
-            for name, wanted in (("model.calculate_per_token_loss", True), ("ddp.average_in_collective", False)):
-                if bool(self.get(name)) is not wanted:
-                    raise self.bad(name, f"{str(wanted).lower()} {why}")
+
+    @property
+    def answers(self) -> bool:
+        return isinstance(self.made.dataset, (GPTSFTDatasetConfig, DirectHFSFTDatasetConfig))
 
     def random_data(self) -> str | None:
         data = self.made.dataset

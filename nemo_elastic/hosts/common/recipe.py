@@ -97,6 +97,11 @@ class Recipe(ABC):
     def check_data(self, block: ElasticConfig, stage: int) -> None:
         """Raise for data of the host's own kinds that no family can be trained on."""
 
+    @property
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether the data are prompts and answers, of which answers alone count."""
+
     @abstractmethod
     def random_data(self) -> str | None:
         """What makes random tokens, None where the data are text."""

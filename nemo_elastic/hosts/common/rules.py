@@ -203,6 +203,11 @@ def _check_sequences(recipe: Recipe, block: ElasticConfig) -> None:
     if context > 1 and length % (2 * context * tensor):
         what = f"2 x context_parallel_size ({context}), times tensor-parallel ranks that share it"
         raise recipe.bad("length", f"a multiple of {what}")
+    if context > 1 and recipe.answers:
+        why = "where ranks share conversations out, of which some of them may count nothing"
+        for name, wanted in (("per token", True), ("average in collective", False)):
+            if bool(recipe.get(name)) is not wanted:
+                raise recipe.bad(name, f"{str(wanted).lower()} {why}")
     if length % tensor:
         raise recipe.bad("length", f"a multiple of the tensor-parallel size ({tensor}): sequence_parallel is on")
     field, files, split = recipe.token_files()

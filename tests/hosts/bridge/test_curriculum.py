@@ -90,7 +90,7 @@ def test_a_process_builds_the_job_that_was_described(
         assert there.settings() == run.settings(), name
         assert stopped == STOPPED
         script("run", ["--job", name, *RECIPE, *DATA], tmp_path, monkeypatch)
-        assert run_settings(built.pop()[0]) == run_settings(run), "by itself"
+        assert built.pop()[0].settings() == run.settings(), "by itself"
     assert report["slice"].dir == "/runs/12b"
 
 

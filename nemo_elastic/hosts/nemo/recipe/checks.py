@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import fiddle
 from nemo import lightning as nl
 from nemo.collections import llm
+from nemo.collections.llm.gpt.data import FineTuningDataModule
 from nemo.collections.llm.gpt.data.mock import MockDataModule
 from nemo.collections.llm.gpt.model.ssm import SSMConfig
 from torch.nn.parallel import DistributedDataParallel
@@ -61,6 +62,8 @@ class NemoRecipe(Recipe):
         "tensor": "trainer.strategy.tensor_model_parallel_size",
         "pipeline": "trainer.strategy.pipeline_model_parallel_size",
         "context": "trainer.strategy.context_parallel_size",
+        "per token": "model.config.calculate_per_token_loss",
+        "average in collective": "trainer.strategy.ddp.average_in_collective",
         "sequence_parallel": "trainer.strategy.sequence_parallel",
         "device": "trainer.accelerator",
         "devices": "trainer.devices",
@@ -133,6 +136,11 @@ class NemoRecipe(Recipe):
                 raise self.bad("data.micro_batch_size", "1, of packed conversations")
             if self.get("data.packed_sequence_specs") is None and Path(data.dataset_root).exists():
                 PackedChats.folder(data.dataset_root, length)
+
+    @property
+    def answers(self) -> bool:
+        made = made_by(self.get("data"))
+        return isinstance(made, type) and issubclass(made, FineTuningDataModule)
 
     def random_data(self) -> str | None:
         return "MockDataModule" if made_by(self.get("data")) is MockDataModule else None
