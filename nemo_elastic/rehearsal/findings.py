@@ -172,11 +172,12 @@ def came_closer(whole: tuple[float, ...], *members: tuple[float, ...]) -> bool:
     """Whether members came closer to their teacher, by divergences at the start and at the end.
 
     The whole model starts as its own teacher and can but go away from it, and all go that have its weights: what a
-    member is away beyond it has to fall, or be next to nothing. It has to stay nearer than the farthest member was.
+    member is away has to fall, or what it is away beyond the whole model, or that is next to nothing. The whole model
+    has to stay nearer than the farthest member was.
     """
     start, end = whole
-    beyond = [(before - start, after - end) for before, after in members]
-    return all(after < max(before, NEAR * end) for before, after in beyond) and end < max(b for b, _ in beyond)
+    closer = [after < before or after - end < max(before - start, NEAR * end) for before, after in members]
+    return all(closer) and end < max(before - start for before, _ in members)
 
 
 def heldout(run: Path) -> list[dict[str, Any]]:
