@@ -112,12 +112,12 @@ def test_the_routers_loss_counts_as_often_as_the_micro_batch_has_tokens(checkpoi
     model = elastic_model(PARENT, BLOCK | soft, MEMBERS, checkpoint)
     batch = dict(BATCHES[0])
     loss = model.training_step(batch)
-    ((budget, share, message),) = batch["elastic"]
+    (ran,) = batch["elastic"]
     routed = model.family.last_router["routed"]
-    assert (budget, share) == (2, 1.0)
+    assert (ran.budget, ran.share) == (2, 1.0)
     wanted = 2.0 * model.members.router.budget_loss(routed, 2) * batch["loss_mask"].sum()
     assert float(wanted) > 0
-    torch.testing.assert_close((loss - message).float(), wanted.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close((loss - ran.loss).float(), wanted.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_schedules_that_scale_otherwise_are_followed_or_refused(checkpoint: Path) -> None:

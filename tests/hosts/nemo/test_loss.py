@@ -109,6 +109,7 @@ def test_megatron_divides_it_as_a_loss_per_token_that_nemo_masks() -> None:
 
     from nemo_elastic.hosts.nemo.model import ElasticLossReduction
     from nemo_elastic.megatron.vocabulary import distill_loss
+    from nemo_elastic.train.training import Ran
 
     (student, teacher), (x_sbd, y_sbd), data = models(), hidden(), batch()
     config, weight = DistillConfig(), student.output_layer.weight
@@ -116,7 +117,7 @@ def test_megatron_divides_it_as_a_loss_per_token_that_nemo_masks() -> None:
     want, want_report = scheduled(MaskedTokenLossReduction(), want_bs, data, 4)
     loss, _ = distill_loss(config, (student, x_sbd), (teacher, y_sbd), data["labels"], data["loss_mask"])
     counted = data["loss_mask"].sum().to(torch.int)
-    ours = data | {"elastic": [(1, 1.0, loss.detach().clone())], "counted": counted}
+    ours = data | {"elastic": [Ran(0, 1, loss.detach().clone())], "counted": counted}
     got, report = scheduled(ElasticLossReduction(3), loss, ours, 4)
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(report[0]["loss_sum_and_ub_size"], want_report[0]["loss_sum_and_ub_size"].float())

@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What apply_elastic warns of: what can run and makes no sense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.plan.stages import PAPER
+from tests.hosts.nemo.blocks import NANO_12B as BLOCK
+from tests.hosts.nemo.blocks import with_text
+from tests.hosts.nemo.recipe.test_checks import accepted
+
+pytestmark = pytest.mark.nemo
+
+
+def test_what_makes_no_sense_is_reported(recipe: Any, capsys: Any) -> None:
+    """NeMo's own defaults: ten steps, and two thousand of warm-up."""
+    from nemo.collections import llm
+
+    stock = with_text(llm.nemotron_nano_12b_v2.pretrain_recipe())
+    accepted(stock, BLOCK | {"importance": {"samples": 64}})
+    printed = capsys.readouterr().out
+    assert "apply_elastic warns:" in printed
+    assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 10 steps in all" in printed
+    recipe.trainer.max_steps, recipe.optim.lr_scheduler.warmup_steps = 5170, 60
+    accepted(recipe)
+    assert "warmup" not in capsys.readouterr().out.partition("apply_elastic warns:")[2]
+
+
+@pytest.mark.parametrize(
+    ("router", "steps", "warned"),
+    [
+        ({}, 999, False),
+        ({}, 1000, True),
+        ({"freeze_at": 0.67}, 1491, False),  # frozen after 999
+        ({"freeze_at": 0.67}, 1492, True),
+        ({"scale": [1.0, 3.0]}, 5170, False),
+        ({"lr": 3e-3}, 5170, False),
+        ({"loss_weight": 4.0}, 5170, True),
+        (None, 5170, False),
+    ],
+)
+def test_a_router_that_decides_long_before_it_is_frozen_is_reported(
+    router: dict[str, Any] | None, steps: int, warned: bool
+) -> None:
+    from nemo_elastic.hosts.common.agreement import router_warnings
+
+    block = BLOCK if router is None else BLOCK | {"shapes": "router", "router": router}
+    lines = router_warnings(ElasticConfig.from_dict(block), steps)
+    freeze = round((router or {}).get("freeze_at", 1.0) * steps)
+    line = f"within 200 of the {freeze} steps before shapes are frozen, the others teach it nothing"
+    assert [line in said for said in lines] == [True] * warned
+
+
+def test_a_router_is_warned_of_in_the_stage_that_teaches_it(recipe: Any, capsys: Any) -> None:
+    recipe.trainer.max_steps = 5170
+    for stage in ({}, {"stage": 2, "previous": "one", "done_steps": 5170}):
+        accepted(recipe.clone(), BLOCK | {"shapes": "router"}, **stage)
+        assert ("before shapes are frozen" in capsys.readouterr().out) is not bool(stage)
+
+
+def test_rates_and_batches_far_from_the_curriculums_are_reported(recipe: Any, capsys: Any) -> None:
+    stock = recipe.clone()
+    stock.trainer.max_steps, stock.optim.config.lr = 5170, 1.6e-3
+    accepted(stock)
+    printed = capsys.readouterr().out.partition("apply_elastic warns:")[2]
+    assert "  recipe.optim.config.lr: 0.0016; the curriculum of a trained parent has 9e-05\n" in printed
+    assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 5170 steps; the curriculum has 60 of 6960" in printed
+    recipe.trainer.max_steps, recipe.optim.config.lr, recipe.optim.lr_scheduler.warmup_steps = 5170, 9e-5, 60
+    recipe.data.global_batch_size = 64
+    accepted(recipe)
+    printed = capsys.readouterr().out.partition("apply_elastic warns:")[2]
+    assert "recipe.data.global_batch_size: 64, 0.524M tokens in a step; the curriculum has 12.6M in stage 1" in printed
+    assert "recipe.optim" not in printed
+
+
+@pytest.mark.parametrize(
+    ("rate", "warmup", "total", "warned"),
+    [
+        (1, 60, 6960, ()), (1, 180, 6960, ()), (1, 181, 6960, ("warmup",)), (1, 0, 6960, ("warmup",)), (1, 0, 100, ()),
+        (1, 20, 6960, ()), (1, 120, 150, ()), (1, 500, 30000, ()), (1, 9, 5, ()), (2.9, 60, 6960, ()),
+        (3.1, 60, 6960, ("lr",)), (1 / 2.9, 60, 6960, ()), (1 / 3.1, 60, 6960, ("lr",)),
+    ],
+)  # fmt: skip
+def test_a_large_parents_rates_are_held_against_the_curriculums(
+    recipe: Any, rate: float, warmup: int, total: int, warned: tuple[str, ...]
+) -> None:
+    """Far is a factor of three."""
+    from nemo_elastic.hosts.common.rules import pace_warnings
+    from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe
+
+    recipe.optim.config.lr, recipe.optim.lr_scheduler.warmup_steps = rate * PAPER.lr, warmup
+    own = NemoRecipe(recipe)
+    lines = pace_warnings(own, 12e9, 1, total)
+    assert [line.partition(":")[0] for line in lines] == [own.at(name) for name in warned]
+    assert pace_warnings(own, 1e8, 1, total) == []
+
+
+def test_stage_1_in_pipeline_stages_starts_better_from_a_ranking(recipe: Any, capsys: Any) -> None:
+    message = "  recipe.trainer.strategy.pipeline_model_parallel_size: 2: stages cannot rank; let recipe.resume start"
+    for stages in (1, 2):
+        recipe.trainer.strategy.pipeline_model_parallel_size = stages
+        accepted(recipe.clone())
+        assert (message in capsys.readouterr().out) == (stages == 2)
+    accepted(recipe, BLOCK, stage=2, previous="stage1", done_steps=10)
+    assert message not in capsys.readouterr().out
+
+
+def test_more_samples_than_the_run_asks_for_are_reported(recipe: Any, capsys: Any) -> None:
+    recipe.trainer.max_steps = 1
+    accepted(recipe, BLOCK | {"importance": {"samples": 1024}})
+    assert "  elastic.importance.samples: 1024, of which the run asks its data for 768" in capsys.readouterr().out
