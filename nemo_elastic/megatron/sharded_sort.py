@@ -66,7 +66,7 @@ def _sort_experts(
     parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, each: Sequence[tuple[str, Tensor]]
 ) -> None:
     """All tensors of a row of which each expert of a layer has one, by name: first to their places, then inside."""
-    group = parallel_state.get_expert_model_parallel_group()
+    group, shards = parallel_state.get_expert_model_parallel_group(), parallel_state.get_expert_tensor_parallel_group()
     assert group is not None
     count = len(each) // group.size()
     here = [parameters[name] for name, _ in each[:count]]
@@ -74,7 +74,6 @@ def _sort_experts(
     for param, (_, tensor) in zip(here, each[count * group.rank() :], strict=False):
         assert tensor.number is not None
         was = number_before(ranking, parent, tensor.row, tensor.index, tensor.number)
-        shards = parallel_state.get_expert_tensor_parallel_group()
         param.copy_(_sorted(before[was], ranking, parent, [tensor], shards))
 
 

@@ -84,7 +84,6 @@ class BridgeRecipe(Recipe):
             (None, False),
             "false: Bridge cannot name the router; slice writes such folders, and AutoBridge does under as_stock",
         ),
-        "peft": ((None,), "null: every weight of the family is trained"),
         "scheduler.lr_warmup_samples": (
             (None, 0),
             "0: a stage has so many steps; lr_warmup_iters or lr_warmup_fraction",

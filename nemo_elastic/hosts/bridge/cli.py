@@ -17,7 +17,7 @@ from typing import Any
 from nemo_elastic.errors import ElasticError, bad, did_you_mean, exit_in_one_line
 from nemo_elastic.hosts.common.run_file import RunFile, value_of
 
-__all__ = ["find_recipe", "main", "override"]
+__all__ = ["find_stock", "main", "override"]
 
 #: modules in which a recipe is looked up by its name
 RECIPES = (
@@ -28,7 +28,7 @@ RECIPES = (
 )
 
 
-def find_recipe(factory: str) -> Callable[..., Any]:
+def find_stock(factory: str) -> Callable[..., Any]:
     """A recipe of Bridge's by its name, or by its import path, `package.module.function`."""
     module, _, name = factory.rpartition(".")
     known: list[str] = []
@@ -66,7 +66,7 @@ def main(argv: Sequence[str], factory: str | None, yaml: str | None, dryrun: boo
         name = factory or file.recipe.pop("_factory_", None)
         if name is None:
             raise bad("--factory", None, "a recipe of Megatron-Bridge's, e.g. nemotron_nano_12b_v2_pretrain_config")
-        recipe = find_recipe(name)
+        recipe = find_stock(name)
         given, rest = _arguments(recipe, file.overrides)
         config = recipe(**given)
         for field, value in [*_flat(file.recipe), *rest]:

@@ -42,6 +42,8 @@ from .token_files import check_token_files
 FAR = 3
 #: the paper's parents have 8e9 parameters and more; the rates of small models are other ones, and higher
 LARGE = 1e9
+#: what no host's recipe may have, as `Recipe.refused`
+REFUSED = {"peft": ((None,), "null: every weight of the family is trained")}
 #: settings of a model that need layers of one shape, or TransformerEngine's: name -> what we set
 LAYERS = {
     "fp8": None,
@@ -107,8 +109,8 @@ def _check_rates(recipe: Recipe) -> None:
 
 
 def check_refused(recipe: Recipe) -> None:
-    """Raise for what no family of the host's can be trained with."""
-    for name, (allowed, words) in recipe.refused.items():
+    """Raise for what no family can be trained with, or none of the host's."""
+    for name, (allowed, words) in {**REFUSED, **recipe.refused}.items():
         if recipe.get(name) not in allowed:
             raise recipe.bad(name, recipe.needs + words)
 

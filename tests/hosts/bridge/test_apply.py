@@ -32,7 +32,7 @@ from megatron.bridge.training.setup import _validate_and_set_vocab_size  # noqa:
 
 from nemo_elastic.hosts.bridge.apply import apply_elastic  # noqa: E402
 from nemo_elastic.hosts.bridge.checks import BridgeRecipe  # noqa: E402
-from nemo_elastic.hosts.bridge.cli import find_recipe, main, override  # noqa: E402
+from nemo_elastic.hosts.bridge.cli import find_stock, main, override  # noqa: E402
 from nemo_elastic.hosts.bridge.tiny import tiny_config  # noqa: E402
 from tests.hosts.bridge.runs import EXPERT_BLOCK, EXPERTS, SIZES, own_tokenizer, prepare_data  # noqa: E402
 
@@ -54,7 +54,7 @@ def recipe(place: Path) -> Any:
 
 def large() -> Any:
     """Bridge's own recipe of a 12B, on text that a cluster has."""
-    config = find_recipe("nemotron_nano_12b_v2_pretrain_config")()
+    config = find_stock("nemotron_nano_12b_v2_pretrain_config")()
     config.dataset.data_path = "0.7 /data/code 0.3 /data/web"
     return config
 
@@ -158,7 +158,7 @@ def test_text_and_splits_without_documents_are_refused(recipe: Any, place: Path)
 @pytest.mark.parametrize("packing", ["offline", "in_batch", None])
 def test_packed_prompts_rank_and_train(packing: str | None) -> None:
     """Bridge's own recipes for them, which pack offline."""
-    recipe, given = find_recipe("nemotron_nano_12b_v2_sft_config")(), {"teacher": "/a/parent"}
+    recipe, given = find_stock("nemotron_nano_12b_v2_sft_config")(), {"teacher": "/a/parent"}
     assert recipe.dataset.enable_offline_packing
     assert refused(recipe, BLOCK_12B, **given).startswith("recipe.optimizer.min_lr: 1e-05 is not allowed; at most re")
     recipe.optimizer.min_lr = 0.0
@@ -293,7 +293,7 @@ def test_overrides_name_fields(recipe: Any) -> None:
     assert recipe.train.train_iters == 3
     with pytest.raises(ElasticError, match=r"^train: unknown field 'train_iter'; did you mean 'train_iters'\?$"):
         override(recipe, "train.train_iter", 3)
-    sft = find_recipe("nemotron_nano_12b_v2_sft_config")()
+    sft = find_stock("nemotron_nano_12b_v2_sft_config")()
     override(sft, "dataset.dataset_kwargs.pad_to_max_length", True)
     override(sft, "dataset.dataset_kwargs.more", 1)
     assert sft.dataset.dataset_kwargs == {"pad_to_max_length": True, "more": 1}
@@ -320,7 +320,7 @@ def test_the_command_reads_a_recipe_its_arguments_and_fields(
             main(arguments, "tiny_config", str(tmp_path / "elastic.yaml"), True)
         assert line in capsys.readouterr().err
     with pytest.raises(ElasticError, match=r"^--factory: .* did you mean 'nemotron_nano_12b_v2_pretrain_config'\?$"):
-        find_recipe("nemotron_nano_12b_v2_pretrain_confg")
+        find_stock("nemotron_nano_12b_v2_pretrain_confg")
 
 
 def test_the_lines_of_the_quick_start_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

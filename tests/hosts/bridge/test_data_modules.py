@@ -47,10 +47,10 @@ def test_what_no_family_can_have_is_refused_before_anything_is_loaded(name: str)
 
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.bridge.checks import BridgeRecipe
-    from nemo_elastic.hosts.bridge.cli import find_recipe
+    from nemo_elastic.hosts.bridge.cli import find_stock
     from tests.parallel.runs import BLOCK
 
-    recipe = find_recipe("nemotron_nano_12b_v2_sft_config")()
+    recipe = find_stock("nemotron_nano_12b_v2_sft_config")()
     dataset: Any = recipe.dataset
     assert dataset.enable_offline_packing
     if name == "b in batch, stages":
@@ -70,10 +70,10 @@ def test_what_no_family_can_have_is_refused_before_anything_is_loaded(name: str)
 def test_a_loader_of_ones_own_follows_a_ranking_where_no_candidates_are_compared() -> None:
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.bridge.checks import BridgeRecipe
-    from nemo_elastic.hosts.bridge.cli import find_recipe
+    from nemo_elastic.hosts.bridge.cli import find_stock
     from tests.parallel.runs import BLOCK
 
-    recipe = find_recipe("nemotron_nano_12b_v2_sft_config")()
+    recipe = find_stock("nemotron_nano_12b_v2_sft_config")()
     recipe.dataset.dataloader_type = "external"
     search, halving = (ElasticConfig.from_dict(BLOCK | {"shapes": shapes}) for shapes in ("search", "halving"))
     BridgeRecipe(recipe, ranked="/a/ranking").check_data(search, 1)

@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, did_you_mean, exit_in_one_line
-from nemo_elastic.hosts.common.changes import Changes, made_by
+from nemo_elastic.hosts.common.changes import made_by
 from nemo_elastic.hosts.common.run_file import SETTINGS, RunFile, value_of
 from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
 from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
@@ -101,11 +101,11 @@ class ElasticContext(run.cli.RunContext):
         """The elastic recipe; prints what was changed. One that starts here has a CPU's settings without a GPU."""
         recipe, file = self.read(args)
         if self.starts_here and not torch.cuda.is_available():
-            NemoRecipe(recipe).check_kind()  # so that there is a model and a strategy
-            changes = Changes(recipe)
+            own = NemoRecipe(recipe)
+            own.check_kind()  # so that there is a model and a strategy
             without_cuda(recipe)
-            if changes.lines(recipe):  # a tiny recipe has a CPU's settings
-                typer.echo(changes.text(recipe, "a machine without a GPU"))
+            if own.changes.lines(recipe):  # a tiny recipe has a CPU's settings
+                typer.echo(own.changes.text(recipe, "a machine without a GPU"))
         return file.apply(recipe, apply_elastic)
 
     @property

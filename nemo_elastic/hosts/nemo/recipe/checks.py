@@ -85,7 +85,6 @@ class NemoRecipe(Recipe):
         "save": "log.explicit_log_dir",
     }
     refused: ClassVar = {
-        "peft": ((None,), "null: every weight of the family is trained"),
         "trainer.strategy.virtual_pipeline_model_parallel_size": (
             (None, 1),
             "null: NeMo's Mamba models have no virtual stages",
