@@ -7,9 +7,12 @@ Such processes are forks of one that has NeMo imported: see `tests/warm/sitecust
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +30,15 @@ def environment(**more: str) -> dict[str, str]:
     """Of a process with one thread that finds this checkout, and whose import of NeMo has been done."""
     return os.environ | {"PYTHONPATH": f"{WARM}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1",
                          "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"} | more  # fmt: skip
+
+
+def free_port() -> int:
+    """A port that nobody listens at, below the range that the system gives to connections of other tests meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def work(module: str, *args: object, timeout: float = 1800) -> str:

@@ -20,7 +20,7 @@ from nemo_elastic.formats.adapter import from_megatron, to_megatron
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.ranking import RankOptions, Rows, rank, sort
 from tests.shapes import LATENT, MOE
-from tests.support.ranks import free_port
+from tests.workers import free_port
 
 from .models import build, leaves, load, logits_and_grads, shard, softened, start, state_of, weights_of
 from .moe import made, member_of, tokens_of

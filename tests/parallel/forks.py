@@ -14,7 +14,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import threading
 import time
 import traceback
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError
-from tests.workers import copy_of
+from tests.workers import copy_of, free_port
 
 #: what a rank that did not end in time has as its exit code; the time is no measure of anything: machines are busy
 HANGS, HANG = -99, 1500
@@ -77,9 +76,7 @@ class Ranks:
 def start(folder: Path, world: int, function: Callable[..., Any], *args: Any, **more: Any) -> Ranks:
     """Start a group in which every rank calls the function, and what that returns is written down as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     pids = []
     gc.freeze()  # each collection would touch, and so copy, all that was imported
     for rank in range(world):

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch.multiprocessing as mp
 
-from tests.workers import environment
+from tests.workers import environment, free_port
 
 
 def spawn(function: Callable[..., None], *args: Any, world: int = 2) -> None:
@@ -26,10 +25,3 @@ def spawn(function: Callable[..., None], *args: Any, world: int = 2) -> None:
         for name, value in environment().items():
             patch.setenv(name, value)
         mp.spawn(function, (free_port(), *args), nprocs=world)
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]

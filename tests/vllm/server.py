@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -34,9 +33,7 @@ def serving(place: Path, command: list[str], flags: list[str], log: Path) -> Ite
         flags: what comes behind its port.
         log: where it writes.
     """
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     own = {"HF_MODULES_CACHE": str(place / "modules"), "VLLM_CACHE_ROOT": str(place / "cache")}
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VLLM_ENABLE_V1_MULTIPROCESSING")}
     env |= {k: v for k, v in QUIET.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"} | own

@@ -14,7 +14,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -25,6 +24,7 @@ from nemo_elastic.errors import STOPPED
 from tests.parallel import forks
 from tests.parallel.runs import BATCH, BUCKET, LENGTH, PEAK, SHAPE, VOCAB, Layout, block_of, padded
 from tests.texts import FEW, library_text
+from tests.workers import free_port
 
 #: of training, in the folder `few`
 CONVERSATIONS = 20
@@ -355,9 +355,7 @@ def prepare_data(place: Path) -> None:
 def port_of(file: Path, rank: int) -> str:
     """A port that is free now, the same on all ranks: the first writes it down."""
     if rank == 0:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            file.with_suffix(".new").write_text(str(one.getsockname()[1]))
+        file.with_suffix(".new").write_text(str(free_port()))
         file.with_suffix(".new").rename(file)
     while not file.exists():
         time.sleep(0.02)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 
 from tests.documentation import blocks, named_files
 from tests.hosts.pages import BATCH, STEPS, in_small, only_smaller, paths, prepare
-from tests.workers import ROOT, environment
+from tests.workers import ROOT, environment, free_port
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
 from tests.support.bridge import SITE, import_bridge
@@ -41,9 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(place: Path, *command: str) -> str:
     path = os.pathsep.join([str(SITE), str(ROOT)])
-    with socket.socket() as one:  # without a launcher Bridge takes one port for all
-        one.bind(("127.0.0.1", 0))
-        port = str(one.getsockname()[1])
+    port = str(free_port())  # without a launcher Bridge takes one port for all
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *command], cwd=place, env=environment(PYTHONPATH=path, MASTER_PORT=port),
         capture_output=True, text=True, timeout=900,
