@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.workers import free_port
+
 from .decode_vllm import QUIET
 
 KEY = "a-key-of-a-test"
