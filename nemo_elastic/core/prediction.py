@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from nemo_elastic.core.family import Layer, Parent, Subnet, largest, size_names
 from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Row
@@ -21,19 +20,19 @@ from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.core.layout import Tensor, named, shape, tensors
 from nemo_elastic.errors import bad
 
-__all__ = ["END", "PREFIX", "START", "Prediction"]
+__all__ = ["PREFIX", "Prediction"]
 
 #: with which the names of their tensors start
 PREFIX = "mtp."
 _STEP, _HIDDEN = "mtp.layers.{i}.", (HIDDEN,)
 #: a step's own tensors: of its first layer, and of its last. megatron-core numbers steps, Hugging Face layers.
-START = (
+_START = (
     Row("prediction.enorm", None, _STEP + "enorm.weight", _STEP + "enorm.weight", ((_HIDDEN,),)),
     Row("prediction.hnorm", None, _STEP + "hnorm.weight", _STEP + "hnorm.weight", ((_HIDDEN,),)),
     Row("prediction.eh_proj", None, _STEP + "eh_proj.weight", _STEP + "eh_proj.weight",
         ((_HIDDEN,), (_HIDDEN, _HIDDEN)), 0),
 )  # fmt: skip
-END = (
+_END = (
     Row("prediction.norm", None, _STEP + "final_layernorm.weight", _STEP + "final_layernorm.weight", ((_HIDDEN,),)),
 )
 
@@ -50,7 +49,6 @@ class Prediction:
     pattern: str
     steps: int = 1
 
-    @lru_cache(maxsize=64)  # noqa: B019  # records of a few models; every micro-batch asks
     def behind(self, parent: Parent) -> Parent:
         """Their layers as a parent of its own, with the sizes of the model's.
 
@@ -64,7 +62,6 @@ class Prediction:
         sizes = {name: parent.size(name) for name in size_names(pattern, parent.sizes) if name in parent.sizes}
         return replace(parent, pattern=pattern, sizes=sizes)
 
-    @lru_cache(maxsize=1024)  # noqa: B019
     def member(self, parent: Parent, member: Subnet) -> Subnet | None:
         """What a member has of `behind`; None where no layer of the member says a width of theirs."""
         own = self.behind(parent)
@@ -88,7 +85,7 @@ class Prediction:
                 continue
             step, at = divmod(t.layer.index, size)
             if not out or out[-1].layer != t.layer:
-                for row in (*(START if at == 0 else ()), *(END if at == size - 1 else ())):
+                for row in (*(_START if at == 0 else ()), *(_END if at == size - 1 else ())):
                     hf, megatron = named(row.hf, t.layer.index), named(row.megatron, step)
                     out.append(Tensor(row, t.layer, hf, megatron, shape(own, row, held)))
             inner = f"mtp.layers.{step}.mtp_model_layer.layers.{at}."

@@ -20,7 +20,6 @@ import torch
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.core.layout import megatron_selection
-from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe
@@ -155,15 +154,11 @@ def is_recomputing() -> bool:
 
 @dataclass
 class ElasticState:
-    """Shared by the modules of one model; the step function sets `choice` before each micro-batch's forward.
-
-    `prediction` says which layers there are behind the model that predict more than one token.
-    """
+    """Shared by the modules of one model; the step function sets `choice` before each micro-batch's forward."""
 
     parent: Parent
     choice: Choice = None
     rounding: Rounding | None = None
-    prediction: Prediction | None = None
     _full: Subnet = field(init=False)
 
     def __post_init__(self) -> None:

@@ -21,14 +21,13 @@ from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 
 from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.prediction import PREFIX
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice
 from nemo_elastic.ranking import Ranking
-from nemo_elastic.ranking.scores import Layered, Shards
+from nemo_elastic.ranking.scores import Shards
 
 from .choice import ElasticState
 from .compat import named_parameters, named_weights
@@ -61,8 +60,6 @@ class MegatronHost:
     def __post_init__(self) -> None:
         #: what the pipeline rank before this one gave of student and teacher
         self.received: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
-        #: what enters the head of the last student, and what layers behind it made of that for further tokens
-        self.ahead: tuple[torch.Tensor, Any] | None = None
 
     # ------------------------------------------------------------------ a micro-batch
 
@@ -74,22 +71,11 @@ class MegatronHost:
         if self.state.rounding is not None:
             self.state.rounding.begin(self.step)
         try:
-            hidden_sbd, ahead = hidden_states(self.core, tokens_bs, documents), None
-            if self.core.training and torch.is_grad_enabled() and tokens_bs is not None:
-                ahead = self._ahead_of(hidden_sbd, tokens_bs, documents)
-                self.ahead = None if ahead is None else (hidden_sbd, ahead)
+            hidden_sbd = hidden_states(self.core, tokens_bs, documents)
         finally:
             self.state.choice = None
-        report_absent(self.wrapped, self.core, choice, hidden_sbd, ahead is not None)
+        report_absent(self.wrapped, self.core, choice, hidden_sbd)
         return self.core, hidden_sbd
-
-    def _ahead_of(self, hidden_sbd: torch.Tensor, tokens_bs: torch.Tensor, documents: Documents | None) -> Any:
-        """What layers behind the model make of it for further tokens; None where there are none."""
-        if self.state.prediction is None:
-            return None
-        from .prediction import ahead_of  # of megatron-core 0.19
-
-        return ahead_of(self.core, self.state, hidden_sbd, tokens_bs, documents)
 
     @torch.no_grad()
     def teacher(self, tokens_bs: torch.Tensor | None, documents: Documents | None = None) -> Output:
@@ -128,15 +114,7 @@ class MegatronHost:
         labels_bs: torch.Tensor,
         weights_bs: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`distill_loss`; in training that of further tokens goes backward with it, where layers predict them."""
-        loss, each_bs = distill_loss(config, student, teacher, labels_bs, weights_bs)
-        if self.ahead is None or self.ahead[0] is not student[1] or weights_bs is None:
-            return loss, each_bs
-        from .prediction import loss_ahead
-
-        ahead, self.ahead = self.ahead[1], None
-        further = loss_ahead(self.core, ahead, labels_bs, weights_bs, config.chunk_tokens)
-        return loss + (further - further.detach()), each_bs  # as in megatron-core: what is reported is the model's own
+        return distill_loss(config, student, teacher, labels_bs, weights_bs)
 
     def factor(self, tokens: torch.Tensor) -> torch.Tensor:
         """What megatron-core's schedule multiplies a micro-batch's loss sum by on the way to the gradients.
@@ -170,24 +148,16 @@ class MegatronHost:
     def layers(self) -> MegatronLayers:
         return MegatronLayers(self.core)
 
-    def layers_behind(self) -> tuple[Layered, Parent] | None:
-        if self.state.prediction is None:
-            return None
-        from .prediction import LayersBehind  # of megatron-core 0.19
-
-        behind = LayersBehind(self.core, self.state)
-        return behind, behind.parent
-
     def shards(self) -> Shards | None:
         return self.layers().shards
 
     def weights(self) -> dict[str, torch.Tensor]:
         """This rank's shards of the parent's tensors, by megatron-core's name."""
-        return {k: t for k, t in named_weights(self.core) if not k.startswith((ELASTIC, PREFIX))}
+        return {k: t for k, t in named_weights(self.core) if not k.startswith(ELASTIC)}
 
     def sort(self, ranking: Ranking) -> None:
         assert self.state.parent is not None
-        sort_in_place(dict(named_weights(self.core)), ranking, self.state.parent, self.state.prediction)
+        sort_in_place(dict(named_weights(self.core)), ranking, self.state.parent)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -233,8 +203,6 @@ class MegatronHost:
 
     def whole_name(self, name: str) -> str:
         """A pipeline rank counts its own layers from 0."""
-        if name.startswith(PREFIX):
-            return name
         layers = self.core.decoder.layers
         return re.sub(r"(?<=layers\.)\d+", lambda match: str(layers[int(match[0])].layer_number - 1), name)
 

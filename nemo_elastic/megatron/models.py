@@ -26,7 +26,6 @@ from nemo_elastic.core.precision import default_rows
 from nemo_elastic.core.sequence import why_not_context
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.metadata import Metadata, model_prefix, read_metadata, weights_folder
-from nemo_elastic.formats.megatron.shape import prediction_of
 from nemo_elastic.formats.megatron.torch_files import check_harmless
 from nemo_elastic.kernels import check_widths
 from nemo_elastic.train.members import Members
@@ -165,8 +164,7 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
         load_model_weights(core, start)
     scheme = family.config.distill.quantize
     rounding = None if scheme is None else Rounding(scheme, default_rows(parent))
-    behind = prediction_of(lambda name: getattr(core.config, name, None)) if hasattr(core, "mtp") else None
-    state = ElasticState(parent, rounding=rounding, prediction=behind)
+    state = ElasticState(parent, rounding=rounding)
     make_elastic(core, state)
     return state
 

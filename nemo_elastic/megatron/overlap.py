@@ -10,7 +10,7 @@ would never start. What runs is known before: these parameters report when the b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,32 +26,20 @@ def bucket_groups(chunk: Any) -> Mapping[torch.Tensor, Any]:
     return chunk.param_to_bucket_group if chunk is not None and chunk.ddp_config.overlap_grad_reduce else {}
 
 
-def absent(core: Any, choice: Choice, ahead: bool = False) -> Iterator[torch.Tensor]:
-    """Trained parameters that have no part in the gradients of a choice.
-
-    Args:
-        core: the megatron-core model, with a submodule `elastic` where it has a router.
-        choice: what runs; of gates the router has made.
-        ahead: whether layers behind the model, which predict more than one token, run as well.
-    """
-    modules = [] if isinstance(choice, Gates) else [core.elastic] if hasattr(core, "elastic") else []
-    if isinstance(choice, Subnet):
-        kept = choice.by_index
-        modules += [layer for layer in core.decoder.layers if layer.layer_number - 1 not in kept]
-    modules += [core.mtp] if getattr(core, "mtp", None) is not None and not ahead else []
-    return (param for module in modules for param in module.parameters() if param.requires_grad)
-
-
-def report_absent(chunk: Any, core: Any, choice: Choice, hidden: torch.Tensor, ahead: bool = False) -> None:
+def report_absent(chunk: Any, core: Any, choice: Choice, hidden: torch.Tensor) -> None:
     """Let parameters without a part in a micro-batch report when the gradient of what the layers gave is there.
 
     Args:
         chunk: the model as data parallelism wraps it.
-        core, choice, ahead: see `absent`.
+        core: the megatron-core model, with a submodule `elastic` where it has a router.
+        choice: what runs; of gates the router has made.
         hidden: what the choice's layers have given.
     """
-    groups = bucket_groups(chunk)
-    waiting = [param for param in absent(core, choice, ahead) if param in groups] if hidden.requires_grad else []
+    groups = bucket_groups(chunk) if hidden.requires_grad else {}
+    absent = [] if isinstance(choice, Gates) else [core.elastic] if hasattr(core, "elastic") else []
+    if isinstance(choice, Subnet):
+        absent += [layer for layer in core.decoder.layers if layer.layer_number - 1 not in choice.by_index]
+    waiting = [param for module in absent for param in module.parameters() if param in groups]
 
     def report(_: torch.Tensor) -> None:
         for param in waiting:

@@ -19,7 +19,6 @@ from megatron.core import parallel_state
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors
-from nemo_elastic.core.prediction import END, START, Prediction
 from nemo_elastic.ranking import Ranking, permutation
 from nemo_elastic.ranking.sorting import number_before
 
@@ -27,9 +26,7 @@ from .linear import gather
 
 
 @torch.no_grad()
-def sort_in_place(
-    parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, prediction: Prediction | None = None
-) -> None:
+def sort_in_place(parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent) -> None:
     """Permute weights so that every nested width is a blocked prefix; the model's function stays the same.
 
     All ranks that share the model call this.
@@ -37,26 +34,15 @@ def sort_in_place(
     Args:
         parameters: this rank's shard of every tensor, by megatron-core's name; it numbers its own experts from 0.
         parent: its shape, with the FFN stripes that the sorted model has.
-        prediction: the layers behind it, which read its stream.
     """
     ranking.check(parent)
-    _sort_table(parameters, ranking, parent, megatron_tensors(parent, parent.full))
-    if prediction is not None:
-        behind, table = prediction.behind(parent), prediction.megatron_tensors(parent, parent.full)
-        _sort_table(parameters, ranking.of_behind(behind), behind, table)
-
-
-def _sort_table(
-    parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, table: Mapping[str, list[Tensor]]
-) -> None:
+    group = parallel_state.get_tensor_model_parallel_group()
     experts: dict[tuple[str, int | None], list[tuple[str, Tensor]]] = {}
-    for name, parts in table.items():
+    for name, parts in megatron_tensors(parent, parent.full).items():
         first = parts[0]
         if first.number is not None:
             experts.setdefault((first.row.name, first.index), []).append((name, first))
             continue
-        shared = first.row not in (*START, *END)  # a step's own tensors are on all ranks
-        group = parallel_state.get_tensor_model_parallel_group() if shared else None
         parameters[name].copy_(_sorted(parameters[name], ranking, parent, parts, group))
     for each in experts.values():
         _sort_experts(parameters, ranking, parent, each)

@@ -81,28 +81,22 @@ class ElasticMambaStack(Stack):
         run = run if documents is None else replace(run, documents=documents)
         if run.subnet is not None and x.shape[-1] > run.subnet.hidden:
             x = x[..., : run.subnet.hidden]
+        recomputes = self.training and self.config.recompute_granularity == "full" and torch.is_grad_enabled()
         if run.hidden_gate is not None and self.pre_process:
             x = x * run.hidden_gate.to(x.dtype)
         for layer in self.layers:
             index = layer.layer_number - 1
-            if run.kept(index):
-                x = run_layer(layer, index, x, run, self._recomputes)
+            if run.kept(index) and recomputes:
+                # The run, and with it every gate, is an argument of the checkpointed call: recomputation happens when
+                # another micro-batch's choice is in force. There is no dropout, so no random state to restore.
+                x = checkpoint(
+                    block, layer, index, x, run, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts
+                )
+            elif run.kept(index):
+                x = block(layer, index, x, run)
         if self.post_process:
             return self.final_norm(x, run) if self.post_layer_norm else x
         return F.pad(x, (0, self.config.hidden_size - x.shape[-1]))
-
-    @property
-    def _recomputes(self) -> bool:
-        return self.training and self.config.recompute_granularity == "full" and torch.is_grad_enabled()
-
-
-def run_layer(layer: Any, index: int, x: torch.Tensor, run: Run, recompute: bool) -> torch.Tensor:
-    """`block`, which runs again in the backward pass where its activations are not kept."""
-    if not recompute:
-        return block(layer, index, x, run)
-    # The run, and with it every gate, is an argument of the checkpointed call: recomputation happens when another
-    # micro-batch's choice is in force. There is no dropout, so there is no random state to restore.
-    return checkpoint(block, layer, index, x, run, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts)
 
 
 def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -149,9 +143,8 @@ def elastic_stack_spec() -> ModuleSpec:
     experts = {}
     if HYBRID:
         from .moe_layer import moe_layer
-        from .prediction import mtp_block
 
-        experts = {"moe_layer": moe_layer(), "mtp_block_spec": mtp_block()}
+        experts = {"moe_layer": moe_layer()}
     return ModuleSpec(
         module=ElasticMambaStack,
         submodules=StackSubmodules(

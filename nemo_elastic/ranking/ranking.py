@@ -35,11 +35,9 @@ VERSION = 1
 JSON, TENSORS = "ranking.json", "ranking.safetensors"
 #: two numbers per channel of a parent, a hundred times over: a 12B has 20 MB
 _TENSOR_BYTES = 2**31
-#: with which the files start of layers behind the model
-BEHIND = "prediction."
 RANKING = Output(
     "a ranking",
-    rf"({re.escape(BEHIND)})?{re.escape(TENSORS)}|{re.escape(BEHIND + JSON)}",
+    re.escape(TENSORS),
     JSON,
     frozenset({"version", "digest", "parent", "depth"}),
 )
@@ -116,8 +114,6 @@ class Ranking:
         depth_scores: each layer's score when it was dropped; None where it had none.
         options: how importance was measured.
         provenance: JSON values: data, samples, who.
-        behind: of layers behind the model that predict further tokens (`core.prediction`), a model of their own; None
-            where there are none, or nobody ran them.
     """
 
     parent: Parent
@@ -127,7 +123,6 @@ class Ranking:
     depth_scores: tuple[float | None, ...]
     options: RankOptions = field(default_factory=RankOptions)
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    behind: Ranking | None = None
 
     def __post_init__(self) -> None:
         check_orders(self.parent, self.orders)
@@ -155,21 +150,6 @@ class Ranking:
         orders, scores = unmoved(parent)
         return replace(still, orders=orders | {HIDDEN: np.asarray(order)}, scores=scores)
 
-    def of_behind(self, shape: Parent) -> Ranking:
-        """What sorts layers behind the model: their stream is the model's, and so is its order.
-
-        Args:
-            shape: theirs (`Prediction.behind`). What nobody ranked in them stays where it is stored.
-
-        Raises:
-            ElasticError: others were ranked.
-        """
-        stream = self.orders[HIDDEN]
-        if self.behind is None:
-            return Ranking.of_stream(shape, stream)
-        own = self.behind.check(shape, "ranking of layers that predict further tokens")
-        return replace(own, orders={**own.orders, HIDDEN: stream})
-
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the orders and the depth, independent of scores, options and of how it was saved."""
@@ -179,8 +159,6 @@ class Ranking:
             h.update(np.ascontiguousarray(self.orders[name], dtype="<i8").tobytes())
         h.update(b"\ndepth\n")
         h.update(np.asarray(self.depth, dtype="<i8").tobytes())
-        if self.behind is not None:
-            h.update(self.behind.digest.encode())
         return h.hexdigest()
 
     def check(self, parent: Parent, where: str = "ranking") -> Ranking:
@@ -224,24 +202,19 @@ class Ranking:
             ElasticError: `out` may not be written, see `atomic.atomic_dir`, or cannot be.
         """
         with atomic_dir(out, force, inputs, RANKING) as folder:
-            self._write(folder, "")
-            if self.behind is not None:
-                self.behind._write(folder, BEHIND)
-
-    def _write(self, folder: Path, prefix: str) -> None:
-        head = {
-            "version": VERSION,
-            "digest": self.digest,
-            "parent": self.parent.to_json(),
-            "options": self.options.to_json(),
-            "depth": [{"layer": j, "score": s} for j, s in zip(self.depth, self.depth_scores, strict=True)],
-            "provenance": dict(self.provenance),
-        }
-        text = json.dumps(head, indent=2, allow_nan=False) + "\n"
-        tensors = {f"order.{k}": np.ascontiguousarray(v, dtype=np.int64) for k, v in self.orders.items()}
-        tensors |= {f"score.{k}": np.ascontiguousarray(v, dtype=np.float64) for k, v in self.scores.items()}
-        save_file(tensors, folder / (prefix + TENSORS))
-        (folder / (prefix + JSON)).write_text(text, encoding="utf-8")
+            head = {
+                "version": VERSION,
+                "digest": self.digest,
+                "parent": self.parent.to_json(),
+                "options": self.options.to_json(),
+                "depth": [{"layer": j, "score": s} for j, s in zip(self.depth, self.depth_scores, strict=True)],
+                "provenance": dict(self.provenance),
+            }
+            text = json.dumps(head, indent=2, allow_nan=False) + "\n"
+            tensors = {f"order.{k}": np.ascontiguousarray(v, dtype=np.int64) for k, v in self.orders.items()}
+            tensors |= {f"score.{k}": np.ascontiguousarray(v, dtype=np.float64) for k, v in self.scores.items()}
+            save_file(tensors, folder / TENSORS)
+            (folder / JSON).write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], parent: Parent | None = None) -> Ranking:
@@ -255,13 +228,7 @@ class Ranking:
             ElasticError: not a ranking, of another version, damaged, or of another parent.
         """
         path = Path(path)
-        behind = cls._read(path, BEHIND, None) if (path / (BEHIND + JSON)).exists() else None
-        out = cls._read(path, "", behind)
-        return out.check(parent, str(path)) if parent is not None else out
-
-    @classmethod
-    def _read(cls, path: Path, prefix: str, behind: Ranking | None) -> Ranking:
-        file, numbers = path / (prefix + JSON), path / (prefix + TENSORS)
+        file, numbers = path / JSON, path / TENSORS
         head = read_json(file)
         if not isinstance(head, dict) or "version" not in head:
             raise ElasticError(f"{file}: not a ranking (it has no version)")
@@ -284,10 +251,10 @@ class Ranking:
         except (TypeError, KeyError, ValueError, OverflowError):
             raise ElasticError(f"{file}: depth is not a list of {{layer, score}}") from None
         with inside(path):
-            out = cls(shape, parts["order"], parts["score"], depth, depth_scores, options, known["provenance"], behind)
+            out = cls(shape, parts["order"], parts["score"], depth, depth_scores, options, known["provenance"])
         if out.digest != known["digest"]:
             raise ElasticError(f"{path}: damaged: the orders do not have the digest that {file.name} gives")
-        return out
+        return out.check(parent, str(path)) if parent is not None else out
 
 
 @dataclass

@@ -15,7 +15,7 @@ from nemo_elastic import __version__
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.registry import DEPTH
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
@@ -143,7 +143,7 @@ def _ranked(
     if source.predicts is not None:
         shape = source.predicts.behind(parent)
         own = source.predicts.tensors(parent, parent.full)
-        behind = _sorted(own, source.prediction, shape, read.of_behind(shape))
+        behind = _sorted(own, source.prediction, shape, Ranking.of_stream(shape, read.orders[HIDDEN]))
     return tuple(read.depth), read.digest, entries, behind
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice
 from nemo_elastic.ranking import Ranking, Rows
@@ -107,10 +107,6 @@ class Host(Protocol):
 
     def layers(self) -> Layered:
         """The whole model taken apart, for the ranking."""
-        ...
-
-    def layers_behind(self) -> tuple[Layered, Parent] | None:
-        """Those behind the model that predict further tokens, and their shape; None where there are none."""
         ...
 
     def shards(self) -> Shards | None:

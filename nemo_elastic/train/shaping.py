@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,29 +112,16 @@ def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
         # a head is worth what its channels are worth that every member keeps
         head_channels=axes[MAMBA_HEAD_DIM].choices[-1] if MAMBA_HEAD_DIM in axes else None,
     )
-    provenance = {"sequences": imp.samples, "length": host.seq_length}
     ranking = rank(
         host.layers(),
         parent,
         host.sequences(imp.samples, host.micro_batch_size),
         options,
-        progress=_progress(host, "ranking"),
+        progress=_progress(host),
         reduce=host.agree,
-        provenance=provenance,
+        provenance={"sequences": imp.samples, "length": host.seq_length},
         shards=host.shards(),
     )
-    behind = host.layers_behind()
-    if behind is not None:
-        further = rank(
-            *behind,
-            host.sequences(imp.samples, host.micro_batch_size),
-            replace(options, depth="cosine"),  # none of them ever goes alone
-            progress=_progress(host, "ranking of further tokens"),
-            reduce=host.agree,
-            provenance=provenance,
-            shards=host.shards(),
-        )
-        ranking = replace(ranking, behind=further)
     if host.first:
         ranking.save(out / "ranking", force=True)
     return ranking
@@ -246,10 +232,10 @@ def finite(value: Any) -> Any:
     return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _progress(host: Host, what: str) -> Any:
+def _progress(host: Host) -> Any:
     def show(phase: str, done: int, total: int) -> None:
         if host.first and (done == total or done % max(1, total // 4) == 0):
-            print(f"  {what}: {phase} {done}/{total or '?'}", flush=True)
+            print(f"  ranking: {phase} {done}/{total or '?'}", flush=True)
 
     return show
 

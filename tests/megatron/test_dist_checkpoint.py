@@ -6,15 +6,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.adapter import from_megatron
+from nemo_elastic.formats.adapter import apart, from_megatron
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.raw import to_torch
+from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT, MOE
 
@@ -47,6 +49,63 @@ def test_what_is_written_is_read_again_by_megatron_and_by_us(parent: Parent, tmp
         for name, value in state_of(other).items():
             exact = name.endswith("expert_bias")
             assert torch.equal(value, weights[name] if exact else weights[name].to(dtype)), name
+
+
+def with_predicting_layers() -> Any:
+    """The stack's spec with a place for layers that predict further tokens, as megatron-core builds them."""
+    from megatron.core.transformer import multi_token_prediction as mtp
+    from megatron.core.transformer.spec_utils import ModuleSpec
+
+    from nemo_elastic.megatron.modules import ElasticRMSNorm as Norm
+    from nemo_elastic.megatron.moe_layer import ReplicatedLinear
+    from nemo_elastic.megatron.spec import elastic_stack_spec
+
+    inner = mtp.MultiTokenPredictionLayerSubmodules(enorm=Norm, hnorm=Norm, layer_norm=Norm, eh_proj=ReplicatedLinear)
+    step = ModuleSpec(module=mtp.MultiTokenPredictionLayer, submodules=inner)
+    spec = elastic_stack_spec()
+    spec.submodules.mtp_block_spec = ModuleSpec(
+        module=mtp.MultiTokenPredictionBlock,
+        submodules=mtp.MultiTokenPredictionBlockSubmodules(layer_specs=[step]),
+    )
+    return spec
+
+
+def test_layers_that_predict_further_tokens_go_along_and_a_model_without_them_loads_the_rest(tmp_path: Path) -> None:
+    """Written from a folder, loaded by megatron-core, read again, cut."""
+    pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 has no such layers in a hybrid")
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.models import load_model_weights
+    from tests.slicing.test_prediction import LAYERS, valued
+
+    start()
+    parent = unstriped(MOE)
+    source = open_source(valued(tmp_path / "plain", parent))
+    slice_checkpoint(source, tmp_path / "checkpoint", subnet=parent.full, format="megatron")
+    model = made(parent, spec=with_predicting_layers(), pattern=f"{parent.pattern}/*E", mtp_num_layers=1)
+    plain = made(parent)
+    with cuda_as_cpu():
+        load_model_weights(model, tmp_path / "checkpoint")
+        load_model_weights(plain, tmp_path / "checkpoint")
+    weights, behind, read = state_of(model), {}, open_source(tmp_path / "checkpoint")
+    for name, together in LAYERS.megatron_tensors(parent, parent.full).items():
+        parts = apart(LAYERS.behind(parent), together, weights[name])
+        behind |= zip((t.hf for t in together), parts, strict=True)
+    for ours, theirs, loaded in (
+        (source.tensors, read.tensors, from_megatron(parent, parent.full, weights)),
+        (source.tensors, read.tensors, from_megatron(parent, parent.full, state_of(plain))),
+        (source.prediction, read.prediction, behind),
+    ):
+        assert ours.keys() == theirs.keys() == loaded.keys()
+        for name, raw in ours.items():
+            assert torch.equal(to_torch(raw), to_torch(theirs[name])), name  # pyright: ignore
+            assert torch.equal(to_torch(raw), loaded[name]), name  # pyright: ignore
+    assert read.predicts == source.predicts == LAYERS
+    small = parent.uniform(hidden=12, experts=4, attention_heads=2)
+    cuts = [slice_checkpoint(s, tmp_path / f"cut-{i}", subnet=small) for i, s in enumerate((source, read))]
+    one, other = (open_source(c.out) for c in cuts)
+    assert one.prediction.keys() == other.prediction.keys() and len(one.prediction) > 0
+    for name, raw in one.prediction.items():
+        assert torch.equal(to_torch(raw), to_torch(other.prediction[name])), name  # pyright: ignore
 
 
 @pytest.mark.parametrize("rows", [20, 80])

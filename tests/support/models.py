@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.megatron.choice import ElasticState
 
 
@@ -49,13 +48,12 @@ def build(
     sequence_parallel: bool = False,
     seed: int = 0,
     spec: Any = None,
-    prediction: Prediction | None = None,
+    pattern: str | None = None,
     **config: Any,
 ) -> Any:
     """A megatron-core model of `parent`'s shape; float32 unless said.
 
-    `model.state` is its ElasticState; `spec` another stack's; `prediction`: layers behind it that predict more than
-    one token.
+    `model.state` is its ElasticState; `spec` another stack's, `pattern` another than the parent's.
     """
     from megatron.core import parallel_state
     from megatron.core.activations import squared_relu
@@ -74,8 +72,6 @@ def build(
         experts |= {"expert_model_parallel_size": parallel_state.get_expert_model_parallel_world_size()}
         experts |= {"expert_tensor_parallel_size": parallel_state.get_expert_tensor_parallel_world_size()}
         config = experts | config
-    if prediction is not None:
-        config = {"mtp_num_layers": prediction.steps} | config
     settings = TransformerConfig(
         num_layers=parent.num_layers, hidden_size=parent.hidden, num_attention_heads=parent.attention_heads,
         num_query_groups=parent.kv_heads, kv_channels=parent.attention_head_dim, ffn_hidden_size=parent.ffn,
@@ -91,10 +87,11 @@ def build(
     )  # fmt: skip
     torch.manual_seed(seed)
     with cuda_as_cpu():
-        pattern = "/".join([parent.pattern, *([prediction.pattern] * prediction.steps if prediction else [])])
-        model = new_model(settings, spec or elastic_stack_spec(), parent.vocab, 64, pattern, parent.tied)
+        model = new_model(
+            settings, spec or elastic_stack_spec(), parent.vocab, 64, pattern or parent.pattern, parent.tied
+        )
     if elastic:
-        model.state = ElasticState(parent, prediction=prediction)  # pyright: ignore
+        model.state = ElasticState(parent)  # pyright: ignore
         make_elastic(model, model.state)
     return model
 

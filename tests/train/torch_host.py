@@ -87,9 +87,6 @@ class TorchHost:
     def layers(self) -> Layers:
         return Layers(self.model.weights())
 
-    def layers_behind(self) -> None:
-        return None
-
     def shards(self) -> None:
         return None
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from megatron.bridge.data.builders.energon import EnergonDatasetConfig
 from megatron.bridge.data.builders.mock_vlm_sft import MockVLMSFTDatasetConfig
@@ -31,6 +31,7 @@ from .optim import ElasticOverrides
 
 #: Bridge's tokenizer that stands for one, in recipes on random tokens; data that is tokenized needs no other
 PLACEHOLDER = "NullTokenizer"
+NOT_TRAINED = "layers that predict further tokens are cut and exported, not trained"
 OWN_GRADIENTS = "false: gradients of sliced weights need Megatron's own data parallelism"
 
 
@@ -88,6 +89,8 @@ class BridgeRecipe(Recipe):
             (None, 0),
             "0: a stage has so many steps; lr_warmup_iters or lr_warmup_fraction",
         ),
+        "model.mtp_num_layers": ((None, 0), f"null, as mtp_hybrid_override_pattern: {NOT_TRAINED}"),
+        "model.mtp_hybrid_override_pattern": ((None,), f"null: {NOT_TRAINED}"),
     }
 
     def check_kind(self) -> None:
@@ -99,7 +102,8 @@ class BridgeRecipe(Recipe):
             raise bad("recipe", "ElasticOverrides", "a stock recipe; this one is elastic already")
         for name in ("global_batch_size", "micro_batch_size"):
             integer(f"recipe.train.{name}", getattr(self.made.train, name), 1, "a number of sequences")
-        _check_prediction(self.made.model)
+        if "/" in str(self.get("pattern")):
+            raise self.bad("pattern", f"the layers before the /: {NOT_TRAINED}")
 
     def check_data(self, block: ElasticConfig, stage: int) -> None:
         data, stages = self.made.dataset, self.ranks("pipeline")
@@ -194,20 +198,3 @@ class BridgeRecipe(Recipe):
         usual = {"scheduler.lr_decay_style": (None, "cosine"), "scheduler.lr_decay_iters": (None, total_steps)}
         other = {self.at(name): str(self.get(name)) for name in usual if self.get(name) not in usual[name]}
         return next(iter(other.items()), None)
-
-
-def _check_prediction(model: Any) -> None:
-    """Raise for layers that predict more than one token where they cannot be trained."""
-    steps, pattern = model.mtp_num_layers, model.mtp_hybrid_override_pattern
-    if not steps:
-        return
-    if not pattern:
-        allowed = "the layers of a step, as *E; or null as recipe.model.mtp_num_layers"
-        raise bad("recipe.model.mtp_hybrid_override_pattern", pattern, allowed)
-    if (ranks := model.pipeline_model_parallel_size) > 1:
-        raise bad("recipe.model.mtp_num_layers", steps, f"null on {ranks} pipeline ranks: they read the embedding")
-    if (ranks := model.context_parallel_size) > 1:
-        allowed = f"null on {ranks} context-parallel ranks: further tokens of a sequence may lie on another one"
-        raise bad("recipe.model.mtp_num_layers", steps, allowed)
-    if model.mtp_detach_heads:
-        raise bad("recipe.model.mtp_detach_heads", True, "false: their loss trains the model, too")

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from megatron.bridge.training.state import GlobalState
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.megatron.shape import layer_pattern, parent_of, prediction_of
+from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.megatron.compat import named_parameters
 from nemo_elastic.megatron.family_step import FamilyStep, report_parts
@@ -90,7 +89,7 @@ class ElasticStep:
         if distill.teacher == "frozen" and not self.rank_only:
             teacher = build_teacher(
                 lambda config: config.provide(core.pre_process, core.post_process),
-                _alone(self.provider),
+                self.provider,
                 self.teacher,
                 distill.teacher_precision,
             )
@@ -160,20 +159,6 @@ class ElasticStep:
             kept.append(read())
         self._at += 1
         return kept[self._at - 1]
-
-
-def _alone(provider: Any) -> Any:
-    """What builds the model without layers that predict more than one token: a teacher teaches the next one."""
-    if prediction_of(partial(_field, provider)) is None:
-        return provider
-    other = copy.copy(provider)
-    other.hybrid_layer_pattern = layer_pattern(provider)
-    other.mtp_num_layers, other.mtp_hybrid_override_pattern = None, None
-    return other
-
-
-def _field(config: Any, name: str) -> Any:
-    return getattr(config, name, None)
 
 
 def _refuse(*_: Any) -> None:

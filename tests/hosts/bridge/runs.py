@@ -43,11 +43,6 @@ EXPERTS = {
     "hybrid_layer_pattern": "MEM*EM", "num_moe_experts": 8, "moe_ffn_hidden_size": 24, "moe_latent_size": 24,
     "moe_shared_expert_intermediate_size": 32, "moe_router_bias_update_rate": 1e-2, "moe_aux_loss_coeff": 1e-2,
 }  # fmt: skip
-#: and layers behind it
-PREDICTION: dict[str, Any] = {
-    "mtp_num_layers": 2, "mtp_hybrid_override_pattern": "*E", "mtp_use_repeated_layer": True,
-    "mtp_loss_scaling_factor": 0.3,
-}  # fmt: skip
 EXPERT_BLOCK: dict[str, Any] = {
     "budgets": [
         {"name": "full"}, {"name": "large", "params": 80000, "active_params": 69000},
@@ -89,7 +84,6 @@ class Job:
         wrong: what a script does so that the run is refused, see `spoilt`; late: the teacher is not there before it.
         experts: ranks that share the experts of a parent with such; None for the dense one.
         rounded: the weights are rounded so before the first step.
-        prediction: a step of layers that predict more than one token stands behind the parent, and runs twice.
     """
 
     out: str
@@ -117,7 +111,6 @@ class Job:
     wrong: str | None = None
     experts: int | None = None
     rounded: str | None = None
-    prediction: bool = False
 
     @property
     def ends(self) -> int:
@@ -150,7 +143,7 @@ def config(place: Path, job: Job) -> Any:
         warmup_steps=1, lr=PEAK, eval_iters=1, save_every=job.save_every,
         tensor_parallel=layout.tensor, pipeline_parallel=layout.pipeline,
         sequence_parallel=layout.sequence,
-        sizes=(SIZES if job.experts is None else EXPERTS) | (PREDICTION if job.prediction else {}),
+        sizes=SIZES if job.experts is None else EXPERTS,
         expert_parallel=job.experts or 1,
     )  # fmt: skip
     made.optimizer.adam_eps, made.optimizer.clip_grad = 1e-3, layout.clip  # as in tests/parallel

@@ -96,7 +96,6 @@ def small(name: str, place: Path, out: Path) -> tuple[Any, Any, Any]:
     parent, block = in_small(parent_of(model, VOCAB))
     set_sizes(model, parent)
     model.hybrid_layer_pattern, model.num_layers = parent.pattern, model.num_layers and parent.num_layers
-    model.mtp_num_layers = model.mtp_hybrid_override_pattern = None  # the parent here has none; see test_prediction
     model.vocab_size = vocab and VOCAB  # the teacher's, by `apply_elastic`
     model.tensor_model_parallel_size = model.pipeline_model_parallel_size = model.expert_model_parallel_size = 1
     model.sequence_parallel, model.context_parallel_size = False, 1

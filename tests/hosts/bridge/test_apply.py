@@ -256,6 +256,9 @@ def test_a_vocabulary_that_is_not_the_teachers_is_refused(recipe: Any, place: Pa
         ("dist.use_torch_fsdp2", True, "recipe.dist.use_torch_fsdp2: True is not allowed"),
         ("rerun_state_machine.rerun_mode", "validate_results", "would sample its budgets twice"),
         ("dataset.seq_length", None, "recipe.dataset.seq_length: None is not allowed; a number of tokens"),
+        ("model.mtp_num_layers", 2, "recipe.model.mtp_num_layers: 2 is not allowed; for a family null"),
+        ("model.mtp_hybrid_override_pattern", "*E", "recipe.model.mtp_hybrid_override_pattern: '*E' is not allowed"),
+        ("model.hybrid_layer_pattern", "M-M*/M-", "'M-M*/M-' is not allowed; the layers before the /: layers that"),
     ],
 )
 def test_what_no_family_can_be_trained_with(recipe: Any, name: str, value: Any, message: str) -> None:
