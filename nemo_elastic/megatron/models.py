@@ -27,7 +27,7 @@ from nemo_elastic.core.sequence import why_not_context
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.metadata import Metadata, model_prefix, read_metadata, weights_folder
 from nemo_elastic.formats.megatron.torch_files import check_harmless
-from nemo_elastic.kernels import check_widths
+from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.training import FamilyTraining
 
@@ -127,11 +127,54 @@ def check_overlaps(owners: Mapping[str, Any], refused: Mapping[str, str]) -> Non
                 raise bad(f"recipe.{owner}.{name}", True, f"false, as apply_elastic left it: {why}")
 
 
-def check_ranks(family: FamilyTraining) -> None:
-    """Raise for ranks that a family cannot have."""
-    ranks, several = parallel_state.get_pipeline_model_parallel_world_size(), family.config.budgets_per_batch
-    if ranks > 1 and several > 1:
-        raise bad("pipeline_model_parallel_size", ranks, f"1 while elastic.budgets_per_batch is {several}")
+#: kinds of ranks, and the parent's shape -> how errors name them where no recipe does
+NAMES = {
+    "tensor": "tensor_model_parallel_size",
+    "pipeline": "pipeline_model_parallel_size",
+    "context": "context_parallel_size",
+    "expert tensor": "expert_tensor_parallel_size",
+    "shape": "model",
+}
+
+
+def check_ranks(
+    config: ElasticConfig, parent: Parent, ranks: Mapping[str, int], kernels: bool, names: Mapping[str, str] = NAMES
+) -> None:
+    """Raise for ranks that cannot share every member of a parent.
+
+    Args:
+        parent: its shape, with the stripes of the block.
+        ranks: how many, of each kind in `NAMES`.
+        kernels: whether members run in CUDA kernels, which refuse some widths.
+    """
+
+    def wrong(kind: str, allowed: str) -> ElasticError:
+        return bad(names[kind], ranks[kind], allowed)
+
+    tensor, pipeline, context = (ranks[kind] for kind in ("tensor", "pipeline", "context"))
+    if pipeline > 1 and config.budgets_per_batch > 1:
+        several = f"elastic.budgets_per_batch is {config.budgets_per_batch}"
+        raise wrong("pipeline", f"1 while {several}: a stage passes on one member")
+    if parent.num_layers % pipeline:
+        raise wrong("pipeline", f"a size that divides the {parent.num_layers} layers of {names['shape']}")
+    for kind in parent.kinds:
+        for axis in kind.axes:
+            if axis.blocks is None or axis.shared_by is None:
+                continue
+            blocks, share = parent.axis(axis.name).blocks, ranks[axis.shared_by]
+            if blocks % share:
+                what = f"({names['shape']}.{kind.megatron.get(axis.blocks)})"
+                if axis.stripes:
+                    what = f"of elastic.axes.{axis.name}; set stripes to a multiple of {share}"
+                raise wrong(axis.shared_by, f"a size that divides the {blocks} {axis.block_words} {what}")
+    axes = config.resolve_axes(parent)
+    reason = why_not_context(parent, axes, tensor, context)
+    if reason is not None:
+        raise wrong("context", f"a size that members can share: {reason}")
+    config.check_blocks(parent, *((names[kind], ranks[kind]) for kind in ("tensor", "expert tensor")))
+    if kernels:
+        spelt = {TENSOR: names["tensor"], SHAPE: f"{names['shape']}.{SHAPE}", BLOCK: f"elastic.{BLOCK}"}
+        check_widths(parent, axes, tensor * context, spelt)
 
 
 def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | None = None) -> ElasticState:
@@ -141,20 +184,13 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
     `start` is a checkpoint of the parent, from which the weights are loaded.
     """
     parent = family.config.parent_shape(parent)
-    world = parallel_state.get_tensor_model_parallel_world_size()
-    each = {"tensor": world, "expert tensor": parallel_state.get_expert_tensor_parallel_world_size()}
-    for kind in parent.kinds:
-        for axis in kind.axes:
-            if axis.blocks is not None and axis.shared_by is not None:
-                parent.axis(axis.name).shard(each[axis.shared_by])
-    context = parallel_state.get_context_parallel_world_size()
-    reason = why_not_context(parent, family.config.resolve_axes(parent), world, context)
-    if reason is not None:
-        raise bad("context_parallel_size", context, f"a size that members can share: {reason}")
-    expert_tensor = ("expert_tensor_parallel_size", each["expert tensor"])
-    family.config.check_blocks(parent, ("tensor_model_parallel_size", world), expert_tensor)
-    if have_kernels():
-        check_widths(parent, family.config.resolve_axes(parent), world * context)
+    ranks = {
+        "tensor": parallel_state.get_tensor_model_parallel_world_size(),
+        "pipeline": parallel_state.get_pipeline_model_parallel_world_size(),
+        "context": parallel_state.get_context_parallel_world_size(),
+        "expert tensor": parallel_state.get_expert_tensor_parallel_world_size(),
+    }
+    check_ranks(family.config, parent, ranks, have_kernels())
     router = family.new_router(parent)
     members = SavedMembers(parent, len(family.config.budgets), router, family.config.keep)
     members = members.to(next(core.parameters()).device)

@@ -49,8 +49,6 @@ class ElasticMambaStack(Stack):
             raise bad("hidden_dropout", config.hidden_dropout or config.attention_dropout, "0.0: Nemotron-H has none")
         # the base class can only build TransformerEngine's final norm
         super().__init__(config, submodules, post_layer_norm=False, **kwargs)
-        if self.config.num_layers % self.pp_group.size():
-            raise bad("pipeline_model_parallel_size", self.pp_group.size(), f"must divide {config.num_layers} layers")
         self.post_layer_norm = post_layer_norm
         if self.post_process and post_layer_norm:
             self.final_norm = ElasticRMSNorm(config, config.hidden_size, config.layernorm_epsilon)
@@ -81,9 +79,9 @@ class ElasticMambaStack(Stack):
         run = run if documents is None else replace(run, documents=documents)
         if run.subnet is not None and x.shape[-1] > run.subnet.hidden:
             x = x[..., : run.subnet.hidden]
-        recomputes = self.training and self.config.recompute_granularity == "full" and torch.is_grad_enabled()
         if run.hidden_gate is not None and self.pre_process:
             x = x * run.hidden_gate.to(x.dtype)
+        recomputes = self.training and self.config.recompute_granularity == "full" and torch.is_grad_enabled()
         for layer in self.layers:
             index = layer.layer_number - 1
             if run.kept(index) and recomputes:

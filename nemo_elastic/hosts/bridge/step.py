@@ -18,7 +18,7 @@ from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.megatron.compat import named_parameters
 from nemo_elastic.megatron.family_step import FamilyStep, report_parts
-from nemo_elastic.megatron.models import build_teacher, check_ranks, check_rows, make_family
+from nemo_elastic.megatron.models import build_teacher, check_rows, make_family
 from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut
 from nemo_elastic.train.training import FamilyTraining
 
@@ -81,7 +81,6 @@ class ElasticStep:
         start = self.before()
         if len(model) > 1:
             raise bad("virtual_pipeline_model_parallel_size", len(model), "null: hybrid models have no virtual stages")
-        check_ranks(self.family)
         core, distill = model[0], self.family.config.distill
         if start is not None:
             check_rows(core, start)

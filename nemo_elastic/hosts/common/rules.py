@@ -16,12 +16,10 @@ from nemo_elastic.config.sections import APART
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
-from nemo_elastic.core.sequence import why_not_context
 from nemo_elastic.errors import bad, inside
 from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern, parent_of
 from nemo_elastic.io.values import number, three_digits
-from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
-from nemo_elastic.megatron.models import refused_overlaps, turn_off
+from nemo_elastic.megatron.models import NAMES, check_ranks, refused_overlaps, turn_off
 from nemo_elastic.plan.stages import PAPER
 
 from .agreement import (
@@ -142,34 +140,15 @@ def check_vocabularies(recipe: Recipe, rows: int | None) -> None:
 
 def _check_ranks(recipe: Recipe, block: ElasticConfig, parent: Parent) -> None:
     """Raise for layouts over ranks, and for widths on a GPU, that the family cannot have."""
-    tensor, pipeline, context = (recipe.ranks(kind) for kind in ("tensor", "pipeline", "context"))
-    if pipeline > 1 and block.budgets_per_batch > 1:
-        why = "a stage passes on one member"
-        raise recipe.bad("pipeline", f"1 while elastic.budgets_per_batch is {block.budgets_per_batch}: {why}")
-    if parent.num_layers % pipeline:
-        raise recipe.bad("pipeline", f"a size that divides the {parent.num_layers} layers of {recipe.at('shape')}")
-    own = "tensor" if recipe.get("expert tensor") is None else "expert tensor"  # ranks of an expert
-    shares = {"tensor": "tensor", "expert tensor": own}
-    for kind in parent.kinds:
-        for axis in kind.axes:
-            if axis.blocks is None or axis.shared_by is None:
-                continue
-            name, blocks = shares[axis.shared_by], parent.axis(axis.name).blocks
-            if blocks % recipe.ranks(name):
-                what = f"({recipe.at('shape')}.{kind.megatron.get(axis.blocks)})"
-                if axis.stripes:
-                    what = f"of elastic.axes.{axis.name}; set stripes to a multiple of {recipe.ranks(name)}"
-                raise recipe.bad(name, f"a size that divides the {blocks} {axis.block_words} {what}")
-    reason = why_not_context(parent, block.resolve_axes(parent), tensor, context)
-    if reason is not None:
-        raise recipe.bad("context", f"a size that members can share: {reason}")
-    block.check_blocks(parent, (recipe.at("tensor"), tensor), (recipe.at(own), recipe.ranks(own)))
-    _check_machines(recipe, tensor * pipeline * context)
+    names = {kind: kind for kind in NAMES}
+    if recipe.get("expert tensor") is None:
+        names["expert tensor"] = "tensor"  # as many ranks share an expert
+    ranks = {kind: recipe.ranks(name) for kind, name in names.items() if kind != "shape"}
+    kernels = recipe.get("device") not in ("cpu", "gloo")
+    check_ranks(block, parent, ranks, kernels, {kind: recipe.at(name) for kind, name in names.items()})
+    _check_machines(recipe, ranks["tensor"] * ranks["pipeline"] * ranks["context"])
     if parent.has(EXPERTS):
         _check_experts(recipe, parent)
-    if recipe.get("device") not in ("cpu", "gloo"):
-        names = {TENSOR: recipe.at("tensor"), SHAPE: f"{recipe.at('shape')}.{SHAPE}", BLOCK: f"elastic.{BLOCK}"}
-        check_widths(parent, block.resolve_axes(parent), tensor * context, names)
 
 
 def _check_machines(recipe: Recipe, ranks: int) -> None:

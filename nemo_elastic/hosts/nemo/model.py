@@ -26,7 +26,6 @@ from nemo_elastic.megatron.gpt_tokens import Looked
 from nemo_elastic.megatron.models import (
     build_teacher,
     check_overlaps,
-    check_ranks,
     check_rows,
     make_family,
     refused_overlaps,
@@ -126,7 +125,6 @@ class ElasticMambaModel(llm.MambaModel):
         """Build the elastic module, the router, and the teacher; load the parent's weights into both."""
         if hasattr(self, "module"):
             return
-        check_ranks(self.family)
         if self._trainer is not None:
             ddp, optimizer = getattr(self._trainer.strategy, "ddp_config", None), getattr(self.optim, "config", None)
             pipeline = parallel_state.get_pipeline_model_parallel_world_size()
