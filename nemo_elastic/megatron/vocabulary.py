@@ -8,7 +8,6 @@ MambaModel builds both itself and offers no spec for them, so they are given our
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -179,7 +178,7 @@ def distill_loss(
     length, batch = labels_bs.t().shape
     group = tensor_group(student[0].output_layer)
     shared_out = group is not None and student[0].output_layer.sequence_parallel
-    student_head = _head(*student, None if shared_out else group)
+    student_head, width = _head(*student, None if shared_out else group), student[1].shape[-1]
     loss, losses_t = head_loss(
         student_head,
         None if teacher is None else _head(*teacher),
@@ -191,7 +190,9 @@ def distill_loss(
         chunk_tokens=config.chunk_tokens,
         group=group,
         shared_out=shared_out,
-        deliver=partial(_add_to_window, width=student_head.hidden_td.shape[-1]),
+        deliver=lambda weight, piece, factor: accumulate(
+            weight, piece, None, first_channels(weight.shape[1], width), factor=factor
+        ),
     )
     return of_all(loss, context), losses_t.view(length, batch).t()
 
@@ -206,7 +207,3 @@ def _head(model: Model, hidden_sbd: torch.Tensor, group: dist.ProcessGroup | Non
     if group is not None:
         hidden_sbd = copy_to_tensor_model_parallel_region(hidden_sbd, group=group)
     return Head(hidden_sbd.flatten(0, 1), weight)
-
-
-def _add_to_window(weight: torch.Tensor, piece: torch.Tensor, factor: torch.Tensor, width: int) -> Any:
-    return accumulate(weight, piece, None, first_channels(weight.shape[1], width), factor=factor)

@@ -117,7 +117,7 @@ def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
         parent,
         host.sequences(imp.samples, host.micro_batch_size),
         options,
-        progress=_progress(host),
+        progress=lambda phase, done, total: _show(host, f"ranking: {phase} {done}/{total or '?'}", done, total, 4),
         reduce=host.agree,
         provenance={"sequences": imp.samples, "length": host.seq_length},
         shards=host.shards(),
@@ -141,7 +141,7 @@ def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> 
             untrained_loss(family, host, config.search.tokens),
             candidates=config.search.candidates,
             seed=config.seed,
-            progress=_search_progress(host),
+            progress=lambda done, total, _: _show(host, f"search: {done}/{total} candidates", done, total, 5),
             keep=max(1, config.keep),
         )
         shapes, report = result.kept, result.to_json() | {"source": SEARCH}
@@ -232,17 +232,7 @@ def finite(value: Any) -> Any:
     return [finite(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _progress(host: Host) -> Any:
-    def show(phase: str, done: int, total: int) -> None:
-        if host.first and (done == total or done % max(1, total // 4) == 0):
-            print(f"  ranking: {phase} {done}/{total or '?'}", flush=True)
-
-    return show
-
-
-def _search_progress(host: Host) -> Any:
-    def show(done: int, total: int, best: Any) -> None:
-        if host.first and (done == total or done % max(1, total // 5) == 0):
-            print(f"  search: {done}/{total} candidates", flush=True)
-
-    return show
+def _show(host: Host, text: str, done: int, total: int, parts: int) -> None:
+    """Print a line for each of so many parts of the work."""
+    if host.first and (done == total or done % max(1, total // parts) == 0):
+        print(f"  {text}", flush=True)

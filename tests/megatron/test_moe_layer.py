@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,8 +18,7 @@ from nemo_elastic.nn.gates import Choice, Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.plan.activations import Sharding, saved
 from nemo_elastic.plan.memory import loss, stages, transient
-from nemo_elastic.ranking import Ranking, Statistics, sort
-from nemo_elastic.ranking.orders import make_orders
+from nemo_elastic.ranking import Statistics
 from nemo_elastic.ranking.scores import through
 from tests.plan.measuring import ROUTINGS, model_of, saved_bytes, step_peak
 from tests.shapes import LATENT, MOE
@@ -195,23 +193,6 @@ def test_a_probe_sees_what_the_references_sees(parent: Parent) -> None:
     assert actual.samples == wanted.samples
     for name, total in wanted.sums.items():
         torch.testing.assert_close(actual.sums[name], total, rtol=1e-4, atol=1e-6, msg=name)
-
-
-@PARENTS
-def test_sorted_where_it_lies_it_is_what_the_sorter_of_folders_makes(parent: Parent) -> None:
-    from nemo_elastic.megatron.sharded_sort import sort_in_place
-
-    start()
-    model, random = made(parent), np.random.default_rng(3)
-    state = state_of(model)
-    ranking = Ranking.trivial(parent)
-    scores = {name: random.random(np.shape(order)) for name, order in ranking.orders.items()}
-    ranking = replace(ranking, orders=make_orders(parent, scores))
-    sort_in_place(weights_of(model), ranking, parent)
-    wanted = sort(from_megatron(parent, parent.full, state), ranking, parent)
-    actual = from_megatron(parent, parent.full, weights_of(model))
-    assert actual.keys() == wanted.keys() and all(torch.equal(actual[name], t) for name, t in wanted.items())
-    assert any(not torch.equal(actual[name], t) for name, t in from_megatron(parent, parent.full, state).items())
 
 
 #: every width differs from every other, as in tests/plan/measuring

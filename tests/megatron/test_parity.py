@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -19,6 +20,8 @@ from nemo_elastic.formats.adapter import from_megatron, to_megatron
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.ranking import Statistics
+from nemo_elastic.ranking.scores import through
 
 from .models import alone, build, load, logits_and_grads, named_parameters, randomise, softened, start, state_of
 
@@ -266,6 +269,21 @@ def test_logits_are_those_of_plain_torch_whole_sliced_and_gated(models: dict, pa
     for choice in (None, member, Gates.of(parent, member), softened(parent, member)):
         actual, _ = logits_and_grads(model, tokens, choice)
         torch.testing.assert_close(actual, reference(tokens, choice), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("elastic, tied", [(True, False), (True, True), (False, False)])
+def test_layers_in_a_row_are_the_forward(elastic: bool, tied: bool) -> None:
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.layers import MegatronLayers
+
+    start()
+    parent = replace(PARENTS[0], tied=tied)
+    model, tokens = build(parent, elastic), tokens_of(parent)
+    randomise(model)
+    layers = MegatronLayers(model.eval())
+    with torch.no_grad(), cuda_as_cpu():
+        normed = through(layers, range(parent.num_layers), layers.embed(tokens), Statistics(parent))
+        assert torch.equal(layers.head(normed), model(tokens, None, None))
 
 
 def test_dropout_is_refused() -> None:

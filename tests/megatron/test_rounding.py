@@ -16,7 +16,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import from_megatron, to_megatron
-from nemo_elastic.nn.low_precision import fake_quantized, global_scale, rounded_state
+from nemo_elastic.nn.low_precision import fake_quantized, rounded_state
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.heldout import HeldOut
 from nemo_elastic.train.samples import Sample
@@ -123,21 +123,6 @@ def test_weights_are_rounded_once_a_step(monkeypatch: pytest.MonkeyPatch) -> Non
     own.begin(4)
     later, _ = logits_and_grads(model, tokens(), MEMBER, objective)
     assert count == 12 and not torch.allclose(first, later)
-
-
-def test_the_scale_is_that_of_the_whole_weight() -> None:
-    """Its largest number lies outside of the member."""
-    start()
-    model = build(PARENT)
-    randomise(model)
-    down = weights_of(model)["decoder.layers.1.mlp.linear_fc2.weight"]
-    with torch.no_grad():
-        down[40, 40] = 30.0
-    own = rounding(model, PARENT, "nvfp4")
-    logits_and_grads(model, tokens(), MEMBER, objective)
-    part = fake_quantized(down[:32, :16], "nvfp4", global_scale(down, "nvfp4"))
-    assert torch.equal(own.of("mlp.down", 1, down)[:32, :16], part)
-    assert not torch.equal(part, fake_quantized(down[:32, :16], "nvfp4", global_scale(down[:32, :16], "nvfp4")))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -55,23 +55,6 @@ def test_no_host_sync_and_no_new_index(monkeypatch: pytest.MonkeyPatch) -> None:
         tokens.sum().item()
 
 
-def test_a_product_goes_into_a_window_of_prefixes_in_place() -> None:
-    from nemo_elastic.core.prefix import Grid, Selection
-    from nemo_elastic.megatron.linear import accumulate_product, cut
-
-    weight: Any = torch.nn.Parameter(torch.randn(6, 8))
-    rows, cols = (Selection((Grid((n,), (k,)),)) for n, k in ((6, 4), (8, 5)))
-    assert cut(weight, rows, cols).data_ptr() == weight.data_ptr()
-    weight.main_grad = torch.ones(6, 8)
-    weight.grad_added_to_main_grad = False
-    dy, x = torch.randn(3, 4), torch.randn(3, 5)
-    accumulate_product(weight, dy, x, rows, cols)
-    expected = torch.ones(6, 8)
-    expected[:4, :5] += dy.t() @ x
-    torch.testing.assert_close(weight.main_grad, expected)
-    assert weight.grad_added_to_main_grad
-
-
 @pytest.mark.parametrize("by_batch", [False, True])
 def test_both_orders_of_memory_give_the_same(by_batch: bool) -> None:
     from nemo_elastic.megatron.linear import SlicedLinear

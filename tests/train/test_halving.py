@@ -217,19 +217,6 @@ def test_nesting_decides_against_the_lower_loss() -> None:
     assert [own[0].member for own in halved(measured, members, 1)[1:]] == list(DEEP)
 
 
-def test_what_stays_is_nested_in_what_stays() -> None:
-    """A chain that needs one more than may stay is left out, whatever its candidates lose."""
-    measured = [
-        [],
-        [(Candidate(0, WIDE[0]), 0.1), (Candidate(1, DEEP[0]), 0.2), (Candidate(2, shape(14, 12)), 0.3)],
-        [(Candidate(0, WIDE[1]), 0.2), (Candidate(1, DEEP[1]), 0.3), (Candidate(2, WIDE[2]), 0.9)],
-    ]
-    for keep in (1, 2, 3):
-        left = halved(measured, [PARENT.full, WIDE[0], WIDE[1]], keep)
-        assert [len(own) for own in left] == [0, keep, keep] and left[1][0].number == left[2][0].number == 0
-        assert chains_of([[c.member for c in own] for own in left[1:]])
-
-
 def test_another_width_stays_before_a_better_one_of_the_same() -> None:
     best, alike, other = WIDE[0], shape(16, 12), shape(12, 16)
     own = [(Candidate(i, member), loss) for i, (member, loss) in enumerate([(best, 0.1), (alike, 0.11), (other, 0.9)])]
