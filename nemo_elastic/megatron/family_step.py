@@ -62,17 +62,6 @@ class FamilyStep:
             return hidden
         return join_streams(hidden, hidden if teacher is None else teacher[1])
 
-    def loss(
-        self,
-        samples: Sequence[Sample],
-        tokens_bs: torch.Tensor,
-        labels_bs: torch.Tensor,
-        mask_bs: torch.Tensor,
-        documents: Documents | None = None,
-    ) -> tuple[torch.Tensor, list[Ran]]:
-        """Loss of a micro-batch on the last rank, see `FamilyTraining.loss`."""
-        return self.family.loss(self.host, samples, tokens_bs, labels_bs, mask_bs, documents)
-
     # ------------------------------------------------------------------ validating
 
     def begin_validation(self) -> None:

@@ -20,7 +20,6 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 
-from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.stored import ELASTIC
@@ -56,6 +55,8 @@ class MegatronHost:
     wrapped: Any = field(default=None, init=False)
     #: of its steps: members and micro-batches -> divergences, see `FamilyStep.compare`
     comparing: Callable[[Sequence[Subnet], Sequence[dict[str, Any]]], list[float]] = field(init=False, repr=False)
+
+    loss = staticmethod(distill_loss)
 
     def __post_init__(self) -> None:
         #: what the pipeline rank before this one gave of student and teacher
@@ -105,16 +106,6 @@ class MegatronHost:
 
     def detached(self, output: Output) -> Output:
         return output[0], output[1].detach()
-
-    def loss(
-        self,
-        config: DistillConfig,
-        student: Output,
-        teacher: Output | None,
-        labels_bs: torch.Tensor,
-        weights_bs: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return distill_loss(config, student, teacher, labels_bs, weights_bs)
 
     def factor(self, tokens: torch.Tensor) -> torch.Tensor:
         """What megatron-core's schedule multiplies a micro-batch's loss sum by on the way to the gradients.

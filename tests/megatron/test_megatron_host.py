@@ -154,7 +154,7 @@ def test_a_packed_micro_batch_loses_what_counts_of_each_document_alone(mode: str
         steps = FamilyStep(family, host, HeldOut(family.config.distill))
 
         def lost(samples: list[Sample], rows: Any, parts: Any = None) -> list[float]:
-            reported = steps.loss(samples, *(t[rows] for t in (tokens, labels, mask)), parts)[1]
+            reported = family.loss(host, samples, *(t[rows] for t in (tokens, labels, mask)), parts)[1]
             return [float(part.loss) for part in reported]
 
         samples = [Sample(0, 0.5, None), Sample(1, 0.5, small)]

@@ -14,17 +14,6 @@ from nemo_elastic.train.members import Candidate, Members
 from tests.shapes import PARENT
 
 
-def test_members_travel_in_the_state_dict() -> None:
-    a, b = Members(PARENT, 2), Members(PARENT, 2)
-    assert not a.known
-    small = PARENT.uniform(keep=[0, 1, 3], hidden=8)
-    a.put([PARENT.full, small], frozen=True)
-    b.load_state_dict(a.state_dict())
-    assert b.known
-    assert b.is_frozen
-    assert b.get() == [PARENT.full, small]
-
-
 def test_buffers_are_read_once_until_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every micro-batch asks for the members: with a GPU each reading would make the host wait."""
     held, other = Members(PARENT, 1), Members(PARENT, 1)

@@ -119,9 +119,8 @@ class ElasticStep:
         samples = self.family.next_samples(self.host.step)
         if not self.host.core.post_process:
             return self.steps.pass_on(batch["tokens"], samples, batch["documents"]), None
-        loss, parts = self.steps.loss(
-            samples, batch["tokens"], batch["labels"], batch["loss_mask"], batch["documents"]
-        )
+        rows = (batch[name] for name in ("tokens", "labels", "loss_mask", "documents"))
+        loss, parts = self.family.loss(self.host, samples, *rows)
         tokens = batch["loss_mask"].sum().to(torch.int)
 
         def report(loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:

@@ -222,7 +222,7 @@ class ElasticMambaModel(llm.MambaModel):
     def training_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
         """Loss of one micro-batch, see `FamilyTraining.loss`; `batch["elastic"]` gets its parts, for the log."""
         rows = batch["tokens"], batch["labels"], batch["loss_mask"]
-        loss, parts = self.steps.loss(self.next_samples(), *rows, batch.get("documents"))
+        loss, parts = self.family.loss(self.host, self.next_samples(), *rows, batch.get("documents"))
         batch["elastic"] = parts
         loss, batch["counted"] = self.host.counted(loss, batch["loss_mask"])
         return loss
