@@ -35,6 +35,7 @@ from nemo_elastic.hosts.bridge.checks import BridgeRecipe  # noqa: E402
 from nemo_elastic.hosts.bridge.cli import find_stock, main, override  # noqa: E402
 from nemo_elastic.hosts.bridge.tiny import tiny_config  # noqa: E402
 from tests.hosts.bridge.runs import EXPERT_BLOCK, EXPERTS, SIZES, own_tokenizer, prepare_data  # noqa: E402
+from tests.hosts.bridge.stock import block_for, on_text  # noqa: E402
 
 BLOCK_12B = replace(ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml"), distill=DistillConfig(mode="ce"))
 BLOCK = BLOCK | {"distill": {"mode": "ce"}, "shapes": "halving", "halving": {"cuts": [0.5]}}
@@ -256,7 +257,6 @@ def test_a_vocabulary_that_is_not_the_teachers_is_refused(recipe: Any, place: Pa
         ("dist.use_torch_fsdp2", True, "recipe.dist.use_torch_fsdp2: True is not allowed"),
         ("rerun_state_machine.rerun_mode", "validate_results", "would sample its budgets twice"),
         ("dataset.seq_length", None, "recipe.dataset.seq_length: None is not allowed; a number of tokens"),
-        ("model.mtp_num_layers", 2, "recipe.model.mtp_num_layers: 2 is not allowed; for a family null"),
         ("model.mtp_hybrid_override_pattern", "*E", "recipe.model.mtp_hybrid_override_pattern: '*E' is not allowed"),
         ("model.hybrid_layer_pattern", "M-M*/M-", "'M-M*/M-' is not allowed; the layers before the /: layers that"),
     ],
@@ -264,6 +264,15 @@ def test_a_vocabulary_that_is_not_the_teachers_is_refused(recipe: Any, place: Pa
 def test_what_no_family_can_be_trained_with(recipe: Any, name: str, value: Any, message: str) -> None:
     override(recipe, name, value)
     assert message in refused(recipe)
+
+
+def test_a_stock_recipe_trains_a_family_without_its_layers_that_predict_further_tokens() -> None:
+    recipe = on_text(find_stock("nemotron_3_5_lightning_pretrain_8k_config")())
+    block, layers = block_for(recipe), "mtp_hybrid_override_pattern"
+    line = refused(recipe, block, teacher="/a/parent")
+    assert line.startswith(f"recipe.model.mtp_num_layers: 2 is not allowed; for a family null, as {layers}: ")
+    recipe.model.mtp_num_layers = recipe.model.mtp_hybrid_override_pattern = None
+    apply_elastic(recipe, block, teacher="/a/parent", verbose=False)
 
 
 def test_what_is_no_recipe_of_a_nemotron_h(recipe: Any) -> None:
