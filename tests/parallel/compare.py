@@ -1,60 +1,81 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whole tensors of runs' last checkpoints, whatever layout wrote them."""
+"""What runs of either host left, compared: losses, whole tensors whatever layout wrote them, rankings."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch.distributed.checkpoint import FileSystemReader, load
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
+from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
+from nemo_elastic.ranking import Ranking
+from tests.parallel.runs import PEAK
+
+#: relative, of a loss; and of a weight, in steps of the optimizer (peak learning rates); float32
+LOSS, WEIGHT = 1e-4, 1e-3
+#: relative to the largest of its kind, of a ranking's score; and of a candidate's loss
+SCORE, CANDIDATE = 1e-5, 1e-4
 #: the optimizer's average of gradients
 AVERAGE = "optimizer.state.exp_avg.module."
 #: gradients below this share of the largest are rounding; the router's are compared among themselves, being smaller
 FLOOR = 1e-3
 
 
-def stored(run: Path, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Tensors of a run's last checkpoint whose names start so, without that."""
-    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+def checkpoint(run: Path) -> Path:
+    """The last checkpoint of a run, or what a ranking sorted."""
+    if (run / "ranked").exists():
+        return run / "ranked"
+    nemo = NEMO.whole(run / "checkpoints")
+    return nemo[-1] if nemo else run / "checkpoints"
 
-    return held(last_checkpoint(run), prefix)
+
+def elastic(run: Path) -> Path:
+    """The folder of ranking, shapes and members."""
+    return run / "elastic" if (run / "elastic").exists() else run / "checkpoints" / "elastic"
 
 
-def held(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Tensors of a checkpoint whose names start so, without that."""
-    reader = FileSystemReader(checkpoint / "weights")
-    wanted = {
-        name: torch.empty(tuple(meta.size), dtype=meta.properties.dtype)
-        for name, meta in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(meta, TensorStorageMetadata) and name.startswith(prefix)
-    }
-    load(wanted, storage_reader=reader, no_dist=True)
-    for name in wanted:
-        if name.endswith("elastic.losses"):  # bits of float64
-            wanted[name] = wanted[name].view(torch.float64).nan_to_num(0.0)
-    return {name.removeprefix(prefix): value for name, value in wanted.items()}
+def lines(run: Path, kind: str = "step") -> list[dict[str, Any]]:
+    """What a run wrote down."""
+    nemo = run / "metrics.jsonl"
+    text = (nemo if nemo.exists() else run / "checkpoints" / "metrics.jsonl").read_text()
+    return [line for line in map(json.loads, text.splitlines()) if line["kind"] == kind]
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in line.items() if "loss" in k} for line in lines(run)]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """Weights, router and members."""
-    return stored(run, "module.")
+    stored = Stored(checkpoint(run))
+    return dict(zip(stored.sizes, stored.read(*stored.sizes), strict=True))
 
 
 def gradients(run: Path) -> dict[str, torch.Tensor]:
     """Average of the gradients, as the optimizer got them."""
-    return stored(run, AVERAGE)
+    return Stored(checkpoint(run)).held(AVERAGE)
+
+
+def digests(run: Path) -> dict[str, str]:
+    """Hash of every tensor of a run's last checkpoint: weights, router, members, optimizer."""
+    return {
+        name: hashlib.sha256(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        for name, value in Stored(checkpoint(run)).held().items()
+    }
 
 
 def deviation(actual: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], relative: bool = False) -> float:
     """Largest difference of any value; relative to the largest of its tensor, or to a small part of that of all.
 
     Raises:
-        AssertionError: other names or shapes.
+        AssertionError: other names or shapes, or other members.
     """
     assert actual.keys() == wanted.keys(), sorted(actual.keys() ^ wanted.keys())
     sizes = {name: float(value.abs().max()) if value.numel() else 0.0 for name, value in wanted.items()}
@@ -63,14 +84,130 @@ def deviation(actual: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Ten
     }
     worst = 0.0
     for name, value in wanted.items():
+        if name == f"{ELASTIC}losses":
+            continue  # bits of what candidates lost, which are in the lines
+        assert value.is_floating_point() or torch.equal(actual[name], value), name
         scale = max(sizes[name], FLOOR * largest["router" in name]) if relative else 1.0
         worst = max(worst, float((actual[name].double() - value.double()).abs().max()) / scale)
     return worst
 
 
-def digests(run: Path) -> dict[str, str]:
-    """Hash of every tensor of a run's last checkpoint: weights, router, members, optimizer."""
-    return {
-        name: hashlib.sha256(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-        for name, value in stored(run).items()
-    }
+def compared(line: dict[str, Any]) -> dict[tuple[str, int], float]:
+    """Losses of the candidates that were compared before a step, by budget and number."""
+    every = line.get("compared", {})
+    return {(budget, int(number)): loss for budget, own in every.items() for number, loss in own.items()}
+
+
+def candidates_apart(actual: Path, wanted: Path) -> float:
+    """Largest deviation of what compared candidates lost, relative to the largest of a step.
+
+    Raises:
+        AssertionError: others were compared, or sampled.
+    """
+    worst = 0.0
+    for one, other in zip(lines(actual), lines(wanted), strict=True):
+        assert one.get("candidates") == other.get("candidates")
+        ours, theirs = compared(one), compared(other)
+        assert ours.keys() == theirs.keys()
+        worst = max([worst, *(abs(ours[name] - theirs[name]) / max(theirs.values()) for name in ours)])
+    return worst
+
+
+def apart(actual: Path, wanted: Path) -> tuple[float, float]:
+    """How far two runs of the same budgets are apart: losses, relative, and weights, in steps of the optimizer.
+
+    Raises:
+        AssertionError: other budgets, candidates, members or tensors.
+    """
+    loss = candidates_apart(actual, wanted)
+    for one, other in zip(losses(actual), losses(wanted), strict=True):
+        assert one.keys() == other.keys()
+        loss = max(loss, *(abs(one[name] - other[name]) / abs(other[name]) for name in one))
+    return loss, deviation(weights(actual), weights(wanted)) / PEAK
+
+
+def same(actual: Path, wanted: Path) -> None:
+    """The same budgets were sampled, lost the same, and left the same weights, router and members."""
+    loss, weight = apart(actual, wanted)
+    assert loss <= LOSS and weight <= WEIGHT
+
+
+def identical(actual: Path, wanted: Path) -> None:
+    """The run that was stopped ended as the one that was not, with the same losses, comparisons and bits."""
+    for name in ("step", "candidates", "compared"):
+        assert [x.get(name) for x in lines(actual)] == [x.get(name) for x in lines(wanted)]
+    assert losses(actual) == losses(wanted)
+    assert digests(actual) == digests(wanted)
+
+
+def in_turn(run: Path, ranking: Path, budgets: Collection[str] = ("large", "small")) -> None:
+    """Candidates of these budgets have trained in turn until one of each was left.
+
+    Numbers and losses in lines, checkpoint and `members.json` are of the candidates that the ranking left.
+    """
+    found = json.loads((elastic(ranking) / "shapes.json").read_text())
+    given: dict[str, list[Any]] = found["report"]["candidates"]
+    steps = lines(run)
+    live, measured = {name: range(len(own)) for name, own in given.items()}, {}
+    assert list(live) == ["large", "small"] and all(2 <= len(own) <= 4 for own in live.values())
+    cuts = {4: [1, 3], 2: [1]}[len(steps)]
+    for at, line in enumerate(steps):
+        assert ("compared" in line) == (at in cuts)
+        if at in cuts:
+            measured = {n: {int(k): loss for k, loss in own.items()} for n, own in line["compared"].items()}
+            assert all(len(own) == len(live[n]) if at == cuts[0] else 0 < len(own) <= 2 for n, own in measured.items())
+            live = {n: list(own) for n, own in measured.items()}
+        ran = line.get("candidates", {})
+        assert ran.keys() <= set(budgets) and (not ran or at < cuts[-1])
+        assert all(set(own) <= set(live[n]) for n, own in ran.items())
+    assert any("candidates" in line for line in steps)
+    frozen = json.loads((elastic(run) / "members.json").read_text())
+    assert frozen["report"] == {"source": "halving", "step": cuts[-1]}
+    (stored,) = Stored(checkpoint(run)).read("elastic.losses")
+    for losses_, (budget, own) in zip(stored.view(torch.float64)[1:].tolist(), measured.items(), strict=True):
+        (number,) = (n for n, loss in enumerate(losses_) if loss == loss)
+        assert losses_[number] == own[number] and frozen["members"][budget] == given[budget][number]
+
+
+class Deviation(NamedTuple):
+    """How far two rankings and searches are apart that found the same orders and members.
+
+    Attributes:
+        score: of any axis, relative to the largest of a layer, or of a dropped layer.
+        loss: relative, of any candidate.
+        weights: how many tensors are not the same, bit by bit.
+    """
+
+    score: float
+    loss: float
+    weights: int
+
+    @property
+    def alike(self) -> bool:
+        return self.score <= SCORE and self.loss <= CANDIDATE and self.weights == 0
+
+
+def rankings_apart(actual: Path, wanted: Path) -> Deviation:
+    """Compare what two ranking jobs left.
+
+    Raises:
+        AssertionError: other orders, another depth, other members or candidates.
+    """
+    ours, theirs = (Ranking.load(elastic(run) / "ranking") for run in (actual, wanted))
+    assert ours.digest == theirs.digest and ours.scores.keys() == theirs.scores.keys()
+    assert (ours.depth, ours.options, ours.provenance) == (theirs.depth, theirs.options, theirs.provenance)
+    pairs = [(ours.scores[name], value) for name, value in theirs.scores.items()]
+    pairs += [tuple(np.array([s for s in r.depth_scores if s is not None]) for r in (ours, theirs))]  # pyright: ignore
+    score = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+    left = [json.loads((elastic(run) / "shapes.json").read_text()) for run in (actual, wanted)]
+    one, other = (found["report"] for found in left)
+    assert left[0]["members"] == left[1]["members"] and one["source"] == other["source"]
+    assert one.get("candidates") == other.get("candidates")
+    loss = 0.0
+    for a, b in zip(one.get("trace", ()), other.get("trace", ()), strict=True):
+        assert {**a, "loss": 0} == {**b, "loss": 0}
+        loss = max(loss, abs(a["loss"] - b["loss"]) / b["loss"] if b["loss"] else 0)
+    held = [Stored(checkpoint(run)).held() for run in (actual, wanted)]
+    assert held[0].keys() == held[1].keys()
+    weights = sum(not torch.equal(value, held[1][name]) for name, value in held[0].items())
+    return Deviation(score, loss, weights)

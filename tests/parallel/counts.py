@@ -4,8 +4,8 @@
 
     python -m tests.parallel.counts FOLDER [--markdown FILE]
 
-Runs `faults.py` in FOLDER, and the tests of bad input, of files from elsewhere and of random ones. Ends with exit code
-1 where anything was not as the tests want it.
+Runs what is in `faults.py`, and the tests of bad input, of files from elsewhere and of random ones. Ends with exit
+code 1 where anything was not as the tests want it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.parallel.faults import KILLS
+from tests.parallel.faults import measure_all
 from tests.workers import ROOT, work
 
 #: what is refused -> the tests that say so, one for each input
@@ -75,8 +75,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
-    work("tests.parallel.faults", args.folder.resolve(), KILLS)
-    rows = survived(json.loads((args.folder / "faults.json").read_text()))
+    work("tests.parallel.forks", measure_all.__module__, measure_all.__name__, args.folder.resolve())
+    rows = survived(json.loads((args.folder / "results.json").read_text()))
     rows |= {what: passed(tests) for what, tests in REFUSED.items()}
     from tests.formats.megatron.test_forms import COUNT
     from tests.hostile import EXAMPLES

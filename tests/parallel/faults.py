@@ -1,84 +1,98 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
 """Runs to which something happens: kills at random, a dead rank, values that are not finite, a full disk, checkpoints
-that are damaged or made to harm.
-
-python -m tests.parallel.faults FOLDER KILLS [PART...]: leaves `faults.json`, which `test_faults.py` asserts;
-of all, or of the parts that are named.
-"""
+that are damaged or made to harm. `test_faults.py` asserts, `counts.py` counts, `soak.py` goes on for long."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import random
 import resource
 import shutil
-import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
+from tests.parallel import forks
+from tests.parallel.compare import digests, weights
+from tests.parallel.forks import CLEAR
+from tests.parallel.nemo import parent, run, watch_samples
+from tests.parallel.runs import Job, Layout, do, prepare
 
-from tests.parallel.runs import Layout
-
-#: of `make faults`; the tests want some of them
-KILLS = 32
+#: of the tests; `make faults` wants more
+KILLS, MORE_KILLS = 8, 32
 STAGES = (6, 4)
 STEPS = 4
-#: of Linux's prctl: what a dead child leaves becomes ours
-SET_CHILD_SUBREAPER = 36
+
+
+def each(out: str, steps: int = STEPS, save_every: int | None = 1, ends: int | None = None, **more: Any) -> Job:
+    """A run that saves after every step, however it ends."""
+    return Job(out, steps=steps, save_every=save_every, ends=ends, **more)
 
 
 # ------------------------------------------------------------------------------------------------------ random kills
 
 
-def curriculum(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
-    """Both stages with a checkpoint after every step; each goes on where it stopped, and what is done is passed by."""
-    from tests.parallel import runs
+def curriculum(place: Path, out: str, cutting: bool = False) -> dict[str, Any]:
+    """Both stages with a checkpoint after every step, and the members cut if asked to; each goes on where it stopped,
+    and what is done is passed by."""
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+    from nemo_elastic.slicing.family_folder import slice_family
 
     first, second = STAGES
-    one = out / "one"
-    facts = runs.train(place, one, layout, first, every=1)
-    runs.second_stage(place, out / "two", layout, one, first, second)
+    facts = run(place, each(f"{out}/one", steps=first))
+    run(
+        place, each(f"{out}/two", kind="stage2", steps=second, done=first, previous=(f"{out}/one", first), longer=True)
+    )
+    if cutting:
+        (place / out / "cutting").touch()
+        slice_family(str(last_checkpoint(place / out / "two")), str(place / out / "cut"))
     return facts
 
 
-def kills(place: Path, count: int, seed: int = 0) -> dict[str, Any]:
-    """Start and kill until enough kills have hit something; then every run ends as one that nobody killed."""
-    from tests.parallel import forks
-    from tests.parallel.compare import digests
-
-    layout, rng = Layout(), random.Random(seed)
+def undisturbed(place: Path, **how: Any) -> tuple[float, dict[str, str]]:
+    """How long a curriculum takes that nobody kills, and what it ends with."""
     began = time.monotonic()
-    forks.run(place / "quiet" / "log", 1, curriculum, place, place / "quiet", layout)
-    took = time.monotonic() - began
-    wanted = digests(place / "quiet" / "two")
-    hits: dict[str, int] = {}
-    ends, went_on, starts = [], [], 0
+    forks.run(place / "log" / "quiet", 1, curriculum, place, "quiet", **how)
+    return time.monotonic() - began, digests(place / "quiet" / "two")
+
+
+def survive(
+    place: Path, out: str, rng: random.Random, took: float, hits: Counter[str], enough: Callable[[], bool], **how: Any
+) -> bool:
+    """Start and kill a curriculum until that is enough, or it ends before; whether what it went on from at last was
+    its newest whole checkpoint."""
+    while True:
+        before, last = last_step(place / out / "one"), enough()
+        ranks = forks.start(place / "log" / out, 1, curriculum, place, out, **how)
+        hits["starts"] += 1
+        (code,) = ranks.wait() if last else ranks.wait_or_kill(rng.uniform(0.02, 0.5) * took)
+        if code == 0:
+            # a stage 1 that was done does not start
+            return ranks.result().get("from", STAGES[0]) == before
+        assert code == -9, ranks.said()
+        hits[where(place / out)] += 1
+
+
+def kills(place: Path, count: int = KILLS) -> dict[str, Any]:
+    """Kill until enough kills have hit something; then every run ends as one that nobody killed."""
+    rng, hits = random.Random(0), Counter[str]()
+    took, wanted = undisturbed(place)
+    ends, went_on = [], []
 
     def enough() -> bool:
-        return sum(hits.values()) >= count and {"save", "hand-over or stage 2"} <= hits.keys()
+        return hits.total() - hits["starts"] >= count and {"save", "hand-over or stage 2"} <= hits.keys()
 
-    while not enough() and starts < 10 * count:
-        out = place / f"killed-{len(ends)}"
-        for _ in range(100):
-            before, last = last_step(out / "one"), enough()
-            ranks = forks.start(out / "log", 1, curriculum, place, out, layout)
-            starts += 1
-            (code,) = ranks.wait() if last else ranks.wait_or_kill(rng.uniform(0.05, 0.6) * took)
-            if code == 0:
-                # a stage 1 that was done does not start
-                went_on.append(ranks.result().get("from", STAGES[0]) == before)
-                break
-            assert code == -9, ranks.said()
-            hits[where(out)] = hits.get(where(out), 0) + 1
-        ends.append(digests(out / "two") == wanted)
-    return {"hits": hits, "runs": ends, "went on": went_on, "starts": starts, "seconds": time.monotonic() - began}
+    while not enough() and hits["starts"] < 10 * count:
+        out = f"killed-{len(ends)}"
+        went_on.append(survive(place, out, rng, took, hits, enough))
+        ends.append(digests(place / out / "two") == wanted)
+    starts = hits.pop("starts")
+    return {"hits": hits, "runs": ends, "went on": went_on, "starts": starts}
 
 
 def last_step(run: Path) -> int:
@@ -94,6 +108,8 @@ def where(out: Path) -> str:
     saving = [stage for stage in ("one", "two") if list((out / stage / "checkpoints").glob("*-unfinished"))]
     if saving:
         return "save"
+    if (out / "cutting").exists():
+        return "cutting"
     if not (out / "one" / "checkpoints").exists():
         return "start"
     done = list((out / "one" / "checkpoints").glob(f"step={STAGES[0] - 1}-last"))
@@ -105,19 +121,13 @@ def where(out: Path) -> str:
 
 def poison(layer: int, value: float, *, budget: int, step: int | None, gradient: bool = False, rank: int = 0) -> None:
     """Let what a layer adds to the stream, or its gradient, be multiplied by a value where a budget runs."""
-    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 
-    if int(os.environ["RANK"]) != rank:
-        return
-    samples = ElasticMambaModel.next_samples
-
-    def watched(self: Any) -> Any:
-        if not hasattr(self, "poisoned"):
-            self.poisoned = True
-            for module in self.host.core.decoder.layers:
+    def hook(model: Any) -> None:
+        if not hasattr(model, "poisoned"):
+            model.poisoned = True
+            for module in model.host.core.decoder.layers:
                 if module.layer_number - 1 == layer:
-                    module.mixer.register_forward_hook(partial(changed, self))
-        return samples(self)
+                    module.mixer.register_forward_hook(partial(changed, model))
 
     def changed(model: Any, module: Any, args: Any, y: Any) -> Any:
         hit = model.host.state.choice == model.members.get()[budget] and step in (None, model.trainer.global_step)
@@ -125,66 +135,42 @@ def poison(layer: int, value: float, *, budget: int, step: int | None, gradient:
             y.register_hook(lambda grad: grad * value)
         return y * value if hit and not gradient else y
 
-    ElasticMambaModel.next_samples = watched
+    if int(os.environ["RANK"]) == rank:
+        watch_samples(hook)
 
 
-def poisoned(place: Path, out: Path, layout: Layout, how: dict[str, Any], **more: Any) -> Any:
-    """Train with `poison`."""
-    from tests.parallel import runs
-
-    poison(**how)
-    return runs.train(place, out, layout, **more)
+def at_step(step: int, happens: Callable[[Any], Any]) -> None:
+    """Let something happen to the model in a step."""
+    watch_samples(lambda model: happens(model) if model.host.step == step else None)
 
 
-def broken_weight(place: Path, out: Path, layout: Layout) -> Any:
-    """Train with a weight that is NaN from the second step on."""
-    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
-    from tests.parallel import runs
-
-    samples = ElasticMambaModel.next_samples
-
-    def watched(self: Any) -> Any:
-        if self.host.step == 1:
-            self.host.core.decoder.layers[4].mixer.D.data[0] = float("nan")
-        return samples(self)
-
-    ElasticMambaModel.next_samples = watched
-    return runs.train(place, out, layout, STEPS)
+def break_weight(model: Any) -> None:
+    model.host.core.decoder.layers[4].mixer.D.data[0] = float("nan")
 
 
 def not_finite(place: Path, only: Collection[str]) -> dict[str, Any]:
     """What each run says, and what it leaves; all, or those that are named."""
-    from tests.parallel import forks
-    from tests.parallel.compare import weights
-
-    first = {"layer": 4, "value": float("nan"), "budget": 2}
-    skip = {"action": "skip", "limit": 2}
+    first: dict[str, Any] = {"layer": 4, "value": float("nan"), "budget": 2, "step": None}
+    infinite, second = first | {"gradient": True, "value": float("inf")}, {"rank": 1}
+    skip = {"changes": {"nonfinite": {"action": "skip", "limit": 2}}}
+    runs: dict[str, tuple[Any, dict[str, Any]]] = {
+        "stops": (first, {}),
+        "skips": (first | {"step": 0}, skip),
+        "too-many": (first, skip | {"layout": Layout(micro_batches=4)}),
+        "gradient": (infinite, {}),
+        "ranks": (first | second, {"layout": Layout(tensor=2)}),
+        "replicas": (first | second, {"layout": Layout(data=2)}),
+        "stages": (first | second, {"layout": Layout(pipeline=2, teacher=False)}),
+        "a stage's gradient": (infinite | second, {"layout": Layout(pipeline=2)}),
+        "weight": (None, {}),
+    }
     results: dict[str, Any] = {}
-
-    def attempt(name: str, layout: Layout, function: Callable[..., Any], *args: Any, **more: Any) -> None:
-        if only and name not in only:
-            return
-        ranks = forks.start(place / name / "log", layout.world, function, place, place / name, layout, *args, **more)
-        codes = ranks.wait()
-        results[name] = {
-            "codes": codes, "said": [ranks.said(r) for r in range(layout.world)],
-            "left": left(place / name),
-        }  # fmt: skip
-        if codes == [0]:
-            results[name] |= ranks.result()
-            results[name]["finite"] = all(bool(v.isfinite().all()) for v in weights(place / name).values())
-
-    one, how = Layout(), {"steps": STEPS}
-    attempt("stops", one, poisoned, first | {"step": None}, **how)
-    attempt("skips", one, poisoned, first | {"step": 0}, **how, nonfinite=skip)
-    attempt("too-many", Layout(micro_batches=4), poisoned, first | {"step": None}, **how, nonfinite=skip)
-    attempt("gradient", one, poisoned, first | {"step": None, "gradient": True, "value": float("inf")}, **how)
-    attempt("ranks", Layout(tensor=2), poisoned, first | {"step": None, "rank": 1}, **how)
-    attempt("replicas", Layout(data=2), poisoned, first | {"step": None, "rank": 1}, **how)
-    attempt("stages", Layout(pipeline=2, teacher=False), poisoned, first | {"step": None, "rank": 1}, **how)
-    attempt("a stage's gradient", Layout(pipeline=2), poisoned,
-            first | {"step": None, "gradient": True, "value": float("inf"), "rank": 1}, **how)  # fmt: skip
-    attempt("weight", one, broken_weight)
+    for name, (how, more) in runs.items():
+        if not only or name in only:
+            before = partial(at_step, 1, break_weight) if how is None else partial(poison, **how)
+            (results[name],) = do(place, each(name, save_every=None, before=before, **more))
+            if results[name]["codes"] == [0]:
+                results[name]["finite"] = all(bool(v.isfinite().all()) for v in weights(place / name).values())
     return results
 
 
@@ -193,13 +179,11 @@ def not_finite(place: Path, only: Collection[str]) -> dict[str, Any]:
 
 def dead_rank(place: Path) -> dict[str, Any]:
     """Kill one of two ranks in the middle of training: after two steps without a checkpoint, and later with one."""
-    from tests.parallel import forks, runs
-
     results = {}
     for name, layout, every in (("tensor", Layout(tensor=2), 1000), ("data", Layout(data=2), 3)):
-        out = place / f"dead-{name}"
-        ranks = forks.start(out / "log", 2, runs.train, place, out, layout, 10_000, every=every)
-        metrics = out / "metrics.jsonl"
+        job = each(f"dead-{name}", layout=layout, steps=10_000, save_every=every)
+        ranks = forks.start(place / "log" / job.out, 2, run, place, job)
+        metrics = place / job.out / "metrics.jsonl"
         while not metrics.exists() or metrics.read_text().count('"kind": "step"') < 5:
             time.sleep(0.02)
         ranks.kill(1)
@@ -209,37 +193,24 @@ def dead_rank(place: Path) -> dict[str, Any]:
     return results
 
 
-def cramped(place: Path, out: Path, layout: Layout, bytes_: int) -> Any:
-    """Train; from the third step on no file may be longer than so much."""
-    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
-    from tests.parallel import runs
-
-    samples = ElasticMambaModel.next_samples
-
-    def watched(self: Any) -> Any:
-        if self.host.step == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
-        return samples(self)
-
-    ElasticMambaModel.next_samples = watched
-    return runs.train(place, out, layout, STEPS, every=1)
+def cramp(bytes_: int, model: Any = None) -> None:
+    """No file may be longer than so much from here on."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
 
 
 def full_disk(place: Path) -> dict[str, Any]:
     """A save that finds no room; then there is room again."""
-    from tests.parallel import forks, runs
-    from tests.parallel.compare import digests
-
     results: dict[str, Any] = {}
     for bytes_ in (2_000, 40_000):
-        out = place / f"full-{bytes_}"
-        ranks = forks.start(out / "log", 1, cramped, place, out, Layout(), bytes_)
-        codes = ranks.wait()
-        said, stays = ranks.said(), left(out)
-        (again,) = forks.run(out / "log", 1, runs.train, place, out, Layout(), STEPS, every=1)
-        same = digests(out) == digests(place / "roomy")
-        results[str(bytes_)] = {"codes": codes, "said": said, "left": stays, "from": again["from"], "same": same}
+        out = f"full-{bytes_}"
+        first, again = do(place, each(out, before=partial(at_step, 2, partial(cramp, bytes_)), ends=CLEAR), each(out))
+        results[str(bytes_)] = first | {"from": again["facts"][0]["from"], "same": same_as_roomy(place, out)}
     return results
+
+
+def same_as_roomy(place: Path, out: str) -> bool:
+    """Whether a run has ended as one to which nothing has happened."""
+    return digests(place / out) == digests(place / "roomy")
 
 
 # ----------------------------------------------------------------------------- damaged checkpoints, and hostile ones
@@ -261,23 +232,17 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 def damaged(place: Path, only: Collection[str]) -> dict[str, Any]:
     """A run that did not end well, and something has happened to the newest of its two checkpoints, or to both."""
-    from tests.parallel import forks, runs
-    from tests.parallel.compare import digests
-
-    base, actual = place / "roomy", {}
-    wanted = digests(base)
+    actual = {}
     for name, hurt in {**DAMAGE, "both": DAMAGE["no common.pt"]}.items():
         if only and name not in only:
             continue
-        out = place / f"damaged-{name.replace(' ', '-')}"
-        shutil.copytree(base / "checkpoints", out / "checkpoints", symlinks=True)
-        for checkpoint in sorted((out / "checkpoints").glob("*-last"))[0 if name == "both" else 1 :]:
+        out = f"damaged-{name.replace(' ', '-')}"
+        shutil.copytree(place / "roomy" / "checkpoints", place / out / "checkpoints", symlinks=True)
+        for checkpoint in sorted((place / out / "checkpoints").glob("*-last"))[0 if name == "both" else 1 :]:
             hurt(checkpoint)
-        ranks = forks.start(out / "log", 1, runs.train, place, out, Layout(), STEPS, every=1)
-        codes = ranks.wait()
-        actual[name] = {"codes": codes, "said": ranks.said(), "left": left(out)}
-        if codes == [0]:
-            actual[name] |= {"from": ranks.result()["from"], "same": digests(out) == wanted}
+        (actual[name],) = do(place, each(out))
+        if actual[name]["codes"] == [0]:
+            actual[name] |= {"from": actual[name]["facts"][0]["from"], "same": same_as_roomy(place, out)}
     return actual
 
 
@@ -285,90 +250,52 @@ def asynchronous(place: Path) -> dict[str, Any]:
     """Two ranks that write their checkpoints while they train on: what is kept and listed."""
     from nemo_elastic.hosts.common.checkpoints import LIST
     from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
-    from tests.parallel import forks
 
-    out = place / "asynchronous"
+    def stock(task: Any) -> None:
+        task.trainer.strategy.ckpt_async_save = True
+
     whole, forks.write_without_a_helper = forks.write_without_a_helper, lambda: None
     try:
-        forks.run(out / "log", 2, asynchronous_run, place, out)
+        (ran,) = do(place, each("asynchronous", layout=Layout(data=2), stock=stock, ends=0))
     finally:
         forks.write_without_a_helper = whole
-    files = NEMO.whole(out / "checkpoints")
+    files = NEMO.whole(place / "asynchronous" / "checkpoints")
     listed = [sorted(json.loads((c / LIST).read_text())["files"]) for c in files]
-    return {"left": left(out), "whole": [c.name for c in files], "listed": listed}
-
-
-def asynchronous_run(place: Path, out: Path) -> Any:
-    """Train with asynchronous saves."""
-    from tests.parallel import runs
-
-    recipe = runs.recipe
-
-    def changed(*args: Any, **more: Any) -> Any:
-        task = recipe(*args, **more)
-        task.trainer.strategy.ckpt_async_save = True
-        return task
-
-    runs.recipe = changed
-    return runs.train(place, out, Layout(data=2), STEPS, every=1)
-
-
-def left(out: Path) -> list[str]:
-    """Checkpoints of a run, and marks of unfinished ones."""
-    return sorted(p.name for p in (out / "checkpoints").glob("*"))
+    return {"left": ran["left"], "whole": [c.name for c in files], "listed": listed}
 
 
 def hostile(place: Path) -> dict[str, Any]:
     """Runs that start from a checkpoint, or distill from one, whose metadata makes a folder when it is unpickled."""
     from tests.hosts.nemo.poison import with_template
-    from tests.parallel import forks, runs
 
-    actual, ranked = {}, runs.ranked(place, runs.Layout())
+    actual = {}
     for name in ("start", "teacher", "resume"):
-        home = place / f"hostile-{name}"
-        out = home / "run"
-        out.mkdir(parents=True)
-        for kept in ("data", "parent", "rank", ranked.name):
-            (home / kept).symlink_to(place / kept)
-        source = {"start": ranked, "teacher": runs.parent(place)}.get(name, place / "roomy")
-        target = {"start": home / ranked.name, "teacher": home / "taught"}.get(name, out)
-        target.unlink() if target.is_symlink() else None
-        shutil.copytree(source, target, dirs_exist_ok=True, symlinks=True)
+        out = f"hostile-{name}"
+        sources = {"start": place / "rank-even" / "ranked", "teacher": parent(place), "resume": place / "roomy"}
+        target = {"start": place / "rank-hostile" / "ranked", "resume": place / out}.get(name, place / "taught")
+        shutil.copytree(sources[name], target, symlinks=True)
         for listed in target.rglob("elastic_files.json"):
             listed.unlink()  # whoever makes one that harms gives no list, or another
         for metadata in target.rglob(".metadata"):
-            metadata.write_bytes(with_template(metadata.read_bytes(), home / "ran"))
-        ranks = forks.start(home / "log", 1, taught, home, out, target if name == "teacher" else None)
-        actual[name] = {"codes": ranks.wait(), "said": ranks.said(), "ran": (home / "ran").exists()}
+            metadata.write_bytes(with_template(metadata.read_bytes(), place / f"ran-{name}"))
+        more = {"start": {"ranked": "rank-hostile"}, "teacher": {"teacher": target}}.get(name, {})
+        (actual[name],) = do(place, each(out, **more))
+        actual[name]["ran"] = (place / f"ran-{name}").exists()
     return actual
 
 
-def taught(place: Path, out: Path, teacher: Path | None) -> Any:
-    """Train with another teacher."""
-    from tests.parallel import runs
-
-    if teacher is not None:
-        runs.parent = lambda place: teacher
-    return runs.train(place, out, Layout(), STEPS, every=1)
-
-
-def main(place: Path, count: int, *parts: str) -> None:
-    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
-    from tests.parallel import forks, runs
-
-    ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
-    forks.prepare(place)
-    forks.run(place / "roomy" / "log", 1, runs.train, place, place / "roomy", Layout(), STEPS, every=1)
+def measure(place: Path, parts: Collection[str], count: int = KILLS) -> dict[str, Any]:
+    """All, or the parts that are named."""
+    prepare(place)
+    do(place, each("roomy", ends=0))
     every: dict[str, Callable[[Path], dict[str, Any]]] = {
         "not finite": lambda place: not_finite(place, parts), "disk": full_disk,
         "damaged": lambda place: damaged(place, parts),
         "async": asynchronous, "hostile": hostile, "dead": dead_rank, "kills": lambda place: kills(place, count),
     }  # fmt: skip
-    actual = {name: part(place) for name, part in every.items() if not parts or name in parts}
-    (place / "faults.json").write_text(json.dumps(actual))
-    for process in psutil.Process().children(recursive=True):  # a writer or loader outlives the SIGKILL of its rank
-        process.kill()
+    return {name: part(place) for name, part in every.items() if not parts or name in parts}
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), int(sys.argv[2]), *sys.argv[3:])
+def measure_all(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    """What `make faults` counts."""
+    return measure(place, parts, MORE_KILLS)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Groups of gloo ranks, each a fork of a process that has NeMo imported and has computed nothing.
+"""Groups of gloo ranks, each a fork of a process that has its host imported and has computed nothing.
 
 A start takes seconds so; importing NeMo thirty times for kills and forty times for layouts would take longer than all
 other tests.
@@ -9,26 +9,34 @@ other tests.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
+import importlib
 import json
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
+
 from nemo_elastic.errors import ElasticError
-from tests.workers import copy_of, free_port
+from tests.workers import free_port, parts, work
 
 #: what a rank that did not end in time has as its exit code; the time is no measure of anything: machines are busy
 HANGS, HANG = -99, 1500
 CLEAR = 2  # one clear line
+#: of Linux's prctl: what a dead child leaves becomes ours
+SET_CHILD_SUBREAPER = 36
 
 
 @dataclass
@@ -103,14 +111,33 @@ def run(
     return [ranks.result(rank) for rank in range(world)]
 
 
-def prepare(place: Path, whole: bool = True) -> None:
-    """Put what `runs.prepare` makes into a folder, or its data and parent alone; a run of the tests makes it once."""
-    from tests.parallel import runs
+def measured(measure: Callable[[Path, Collection[str]], Any]) -> Any:
+    """A fixture: the folder in which a process that has the host imported has called a function of a test file.
 
-    def make(out: Path) -> None:
-        run(out / "prepare", 1, runs.prepare, out)
+    The function gets the folder and the parts that the selected tests look at; what it returns is in `results.json`.
+    """
 
-    copy_of("prepared", make, place, *(() if whole else ("data", "text", "parent")))
+    @pytest.fixture(scope="module")
+    def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        from tests.parallel.runs import host
+
+        folder = tmp_path_factory.mktemp(request.module.__name__.rpartition("_")[2])
+        work(*host().STARTED_BY, "tests.parallel.forks", measure.__module__, measure.__name__, folder, *parts(request))
+        return folder
+
+    return place
+
+
+def main(module: str, function: str, place: Path, *parts: str) -> None:
+    """Let a function measure, its ranks being forks of this process."""
+    from tests.parallel.runs import host
+
+    host().load()
+    ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
+    results = getattr(importlib.import_module(module), function)(place, parts)
+    (place / "results.json").write_text(json.dumps(results))
+    for process in psutil.Process().children(recursive=True):  # a writer or loader outlives the SIGKILL of its rank
+        process.kill()
 
 
 def write_without_a_helper() -> None:
@@ -128,6 +155,7 @@ def _rank(folder: Path, rank: int, world: int, port: int, function: Callable[[],
     log = os.open(folder / f"rank{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
         "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests",
@@ -150,3 +178,7 @@ def _rank(folder: Path, rank: int, world: int, port: int, function: Callable[[],
         threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
         atexit._run_exitfuncs()
         os._exit(code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]).resolve(), *sys.argv[4:])

@@ -1,24 +1,28 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny family, trained in any layout: what every rank sampled and lost is written down, what it learned is saved."""
+"""Runs of a tiny family in any layout of ranks, on either host: what they are; `nemo` and `bridge` do them."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.errors import ElasticError
-from tests.hosts.nemo.bf16_worker import halve
-from tests.hosts.nemo.training_worker import digest
 from tests.texts import FEW, library_text
+from tests.workers import copy_of
 
 LENGTH, BATCH, PEAK = 64, 2, 3e-3
 VOCAB = 512
 #: hidden size of a router that is larger than what a rank holds of everything else
 WIDE = 4096
+#: of training, in the folder `few`
+CONVERSATIONS = 20
 #: elements of a bucket, where gradients are reduced during the backward pass
 BUCKET = 5000
 #: every kind of layer in each half, and blocks that four ranks can share
@@ -70,6 +74,8 @@ class Layout:
         overlap: gradients are reduced during the backward pass, in buckets of about a layer.
         precision: of the frozen teacher.
         per_token: each token of a step weighs alike, also those of micro-batches that have few.
+        batch: sequences of a micro-batch of all data-parallel ranks.
+        experts: ranks that share the experts of a parent with such; None for the dense one.
     """
 
     tensor: int = 1
@@ -90,6 +96,8 @@ class Layout:
     halved: bool = False
     precision: str | None = None
     per_token: bool = False
+    batch: int = BATCH
+    experts: int | None = None
 
     @property
     def world(self) -> int:
@@ -100,12 +108,16 @@ class Layout:
         """One rank that trains the same."""
         alone = {"tensor": 1, "pipeline": 1, "data": 1, "sequence": False, "sharded": self.half, "recompute": None,
                  "overlap": False}  # fmt: skip
-        return replace(self, context=1, **alone)  # in bf16 megatron-core's other optimizer cannot save the router
+        experts = None if self.experts is None else 1
+        return replace(
+            self, context=1, experts=experts, **alone
+        )  # in bf16 megatron-core's other optimizer cannot save the router
 
     @property
     def name(self) -> str:
         sizes = {"tp": self.tensor, "pp": self.pipeline, "dp": self.data, "mb": self.micro_batches}
-        words = [f"cp{self.context}"] if self.context > 1 else []
+        words = [] if self.experts is None else [f"ep{self.experts}"]
+        words += [f"cp{self.context}"] if self.context > 1 else []
         words += [f"{k}{v}" for k, v in sizes.items()] + (["sp"] if self.sequence else [])
         words += (["sharded"] if self.sharded else []) + ([self.recompute] if self.recompute else [])
         words += ["soft" if self.soft else "halved" if self.halved else "sliced"]
@@ -114,46 +126,8 @@ class Layout:
         words += (["bf16"] if self.half else []) + ([f"clip{self.clip:g}"] if self.clip != Layout.clip else [])
         words += [f"router{self.router}"] if self.router != Layout.router else []
         words += (["overlap"] if self.overlap else []) + ([self.precision] if self.precision else [])
-        words += ["per-token"] if self.per_token else []
+        words += (["per-token"] if self.per_token else []) + ([f"b{self.batch}"] if self.batch != BATCH else [])
         return "-".join(words)
-
-
-def recipe(
-    place: Path, out: Path, layout: Layout, steps: int, length: int = LENGTH, micro_batches: int | None = None
-) -> Any:
-    """A stock recipe of the tiny parent in a layout; of other sizes than its own, if any are given."""
-    import nemo_run as run
-    import torch
-    from megatron.core.distributed import DistributedDataParallelConfig
-
-    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH, held_out, tiny_recipe
-
-    task = tiny_recipe(
-        place / "data", out, steps=steps, seq_length=length, micro_batch_size=BATCH // layout.data,
-        global_batch_size=BATCH * (micro_batches or layout.micro_batches), warmup_steps=1, lr=PEAK, label="",
-        devices=layout.world, tensor_parallel=layout.tensor, config=run.Config(TinyNemotronH, **SHAPE),
-    )  # fmt: skip
-    strategy = task.trainer.strategy
-    strategy.pipeline_model_parallel_size = layout.pipeline
-    strategy.sequence_parallel, strategy.context_parallel_size = layout.sequence, layout.context
-    if layout.pipeline > 1:
-        strategy.pipeline_dtype = torch.bfloat16 if layout.half else torch.float32
-    task.model.config.calculate_per_token_loss = layout.per_token
-    if layout.half:
-        halve(task)
-    if layout.recompute:
-        task.model.config.recompute_granularity = layout.recompute
-        if layout.recompute == "full":
-            task.model.config.recompute_method, task.model.config.recompute_num_layers = "uniform", 1
-    if layout.overlap:
-        strategy.ddp = run.Config(
-            DistributedDataParallelConfig, overlap_grad_reduce=True, bucket_size=BUCKET, check_for_nan_in_grad=False
-        )
-    # a gradient that is zero but for rounding must not become a step of full size
-    task.optim.config.adam_eps = 1e-3
-    task.optim.config.use_distributed_optimizer, task.optim.config.clip_grad = layout.sharded, layout.clip
-    held_out(task, 0, 4)
-    return task
 
 
 def block_of(layout: Layout, **changes: Any) -> dict[str, Any]:
@@ -194,194 +168,165 @@ def quiet() -> None:
     quiet()
 
 
-def prepare(place: Path) -> None:
-    """Data, a parent of two steps, and what its ranking leaves for runs of each way to shapes, on one rank."""
-    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+@dataclass(frozen=True)
+class Job:
+    """One run on either host: every rank of its layout is a fork that calls the host's `run`.
 
-    prepare_parent(place)
-    for layout in (Layout(), Layout(soft=True), Layout(soft=True, router=WIDE), Layout(halved=True)):
-        destroy_num_microbatches_calculator()
-        rank(place, place / "rank" / layout.name, layout, ranked(place, layout))
+    Attributes:
+        out: its folder, below the one that all jobs share; so are those of other runs here.
+        kind: parent, rank, stage1, stage2 or stage3.
+        layout: of ranks, and what is trained.
+        steps: of the run; done: of the stages before.
+        ranked: run of a ranking; the one for the shapes of the layout if empty; if None a training ranks itself.
+        previous: run that a later stage goes on from, and its steps.
+        teacher: a checkpoint in place of the parent's.
+        until: step before which every rank kills itself; stop: in which the first gets `signal`.
+        save_every: steps between checkpoints; kept: how many; validate: steps between validations.
+        longer: sequences are twice as long, and twice as many of them make a step.
+        changes: of the elastic block.
+        padded: a part of every sample does not count, see `padded`.
+        packed: prompts and answers, several in a row, of which the answers count; few: so few that a run reads all of
+            them more than once.
+        before: called first, on every rank; stock, elastic: change the host's recipe and the one with a block.
+        callback: makes a callback more.
+        ends: exit code of every rank; None for any.
+    """
+
+    out: str
+    kind: str = "stage1"
+    layout: Layout = Layout()
+    steps: int = 2
+    done: int = 0
+    ranked: str | None = ""
+    previous: tuple[str, int] | None = None
+    teacher: Path | None = None
+    until: int | None = None
+    stop: int | None = None
+    signal: int = signal.SIGTERM
+    save_every: int | None = None
+    kept: int | None = None
+    validate: int = 0
+    longer: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    padded: bool = False
+    packed: bool = False
+    few: bool = False
+    before: Callable[[], Any] | None = None
+    stock: Callable[[Any], Any] | None = None
+    elastic: Callable[[Any], Any] | None = None
+    callback: Callable[[], Any] | None = None
+    ends: int | None = 0
+
+    @property
+    def stage(self) -> int:
+        return int(self.kind[-1]) if self.kind.startswith("stage") else 1
+
+    @property
+    def times(self) -> int:
+        return 1 + self.longer
+
+    @property
+    def from_ranking(self) -> str | None:
+        """The ranking's run that a first stage starts from."""
+        return (self.ranked or ranking_of(self.layout)) if self.kind == "stage1" and self.ranked is not None else None
+
+    def block(self) -> dict[str, Any]:
+        return block_of(self.layout, **self.changes)
+
+    def starts(self, step: int, rank: int) -> None:
+        """A rank begins a step: what is to happen to it happens."""
+        if step == self.until:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == self.stop and rank == 0:
+            os.kill(os.getpid(), self.signal)
 
 
-def prepare_parent(place: Path) -> None:
-    """Data and a parent of two steps."""
-    import fiddle
+def ranking_of(layout: Layout) -> str:
+    """The run of the ranking for a layout's shapes."""
+    own = block_of(layout)
+    return f"rank-{own['shapes']}" + (str(layout.router) if layout.soft and layout.router != Layout.router else "")
 
+
+def host() -> Any:
+    """The host of this environment: `tests.parallel.nemo` or `tests.parallel.bridge`."""
+    return import_module(f"tests.parallel.{'nemo' if find_spec('nemo') else 'bridge'}")
+
+
+def do(place: Path, *jobs: Job) -> list[dict[str, Any]]:
+    """Do jobs one after the other, each on its own number of ranks.
+
+    Returns:
+        Of each the exit codes, what its ranks said and returned, and the checkpoints that it left.
+
+    Raises:
+        AssertionError: one did not end as it should; with the end of what was said.
+    """
+    from tests.parallel import forks
+
+    results = []
+    for job in jobs:
+        job = replace(job, ends=-signal.SIGKILL) if job.until is not None else job
+        world = job.layout.world
+        ranks = forks.start(place / "log" / job.out, world, host().run, place, job)
+        codes = ranks.wait()
+        said = [ranks.said(rank) for rank in range(world)]
+        bad = [rank for rank, code in enumerate(codes) if job.ends not in (None, code)]
+        assert not bad, f"{job.out}: exit codes {codes}; rank {bad[0]} said:\n{said[bad[0]][-3000:]}"
+        facts = [ranks.result(rank) for rank in range(world)] if not any(codes) else []
+        results.append({"codes": codes, "said": said, "facts": facts, "left": left(place / job.out)})
+    return results
+
+
+def left(run: Path) -> list[str]:
+    """Checkpoints of a run, and marks of unfinished ones."""
+    names = ("step=*", "*iter_*")
+    return sorted(p.name for name in names for p in (run / "checkpoints").glob(name) if not p.is_symlink())
+
+
+def prepare(place: Path, whole: bool = True) -> None:
+    """Data, a parent of two steps, and, if all is wanted, rankings; a run of the tests makes them once."""
+    rankings = [Layout(), Layout(soft=True), Layout(halved=True)]
+
+    def make(out: Path) -> None:
+        prepare_data(out)
+        do(out, Job("parent", "parent"), *(Job(ranking_of(each), "rank", each) for each in rankings))
+
+    copy_of("prepared", make, place, *(() if whole else ("data", "text", "parent")))
+
+
+def write_data(place: Path) -> None:
+    """Text as tokens, in this process."""
     from nemo_elastic.data.build import build_data
 
-    quiet()
     build_data(place / "data", [library_text(place / "text", FEW)], vocab=VOCAB, held_out_problems=4)
-    fiddle.build(recipe(place, place / "parent", Layout(), 2))()
 
 
-def rank(place: Path, out: Path, layout: Layout, checkpoint: Path, **changes: Any) -> None:
-    """The ranking as a job of its own, in any layout; changes are of the elastic block."""
-    import fiddle
+def prepare_data(place: Path) -> None:
+    """The same in a fork."""
+    from tests.parallel import forks
 
-    from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.hosts.nemo.curriculum.rank import rank_only
-
-    quiet()
-    job = rank_only(
-        recipe(place, out, layout, 2), ElasticConfig.from_dict(block_of(layout, **changes)),
-        parent=str(parent(place)), out=str(out / "elastic"), checkpoint=str(checkpoint),
-    )  # fmt: skip
-    fiddle.build(job)()
+    forks.run(place / "log" / "data", 1, write_data, place)
 
 
-def parent(place: Path) -> Path:
-    """The parent's checkpoint."""
-    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
-
-    return last_checkpoint(place / "parent")
-
-
-def ranked(place: Path, layout: Layout) -> Path:
-    """Sorted weights and first members."""
-    return place / f"ranked-{layout.router if layout.soft else 'halved' if layout.halved else 0}"
+def write_prompts(place: Path) -> None:
+    """Prompts and answers of many lengths."""
+    rows = [{"input": f"what is {i} + {i}?", "output": f"{' well,' * (i % 7)} {2 * i}."} for i in range(200)]
+    for folder, count in (("sft", len(rows)), ("few", CONVERSATIONS)):
+        (place / folder).mkdir()
+        for name in ("training", "validation", "test"):
+            some = rows[:count] if name == "training" else rows
+            (place / folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
 
 
-def elastic_task(place: Path, out: Path, layout: Layout, steps: int, every: int = 0, **changes: Any) -> Any:
-    """An elastic recipe that starts from the ranking; it goes on from a checkpoint in `out` where there is one.
-
-    Args:
-        place: where `prepare` was.
-        out: log directory.
-        layout: of ranks.
-        steps: optimizer steps of the whole run.
-        every: steps between checkpoints; only at the end if 0.
-        changes: of the elastic block.
-    """
-    import nemo_run as run
-    from nemo import lightning as nl
-
-    from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
-    from nemo_elastic.hosts.nemo.curriculum.jobs import checkpoints
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
-    stock = recipe(place, out, layout, steps)
-    if every:
-        stock.log.ckpt = checkpoints(every)
-    task = apply_elastic(
-        stock, block_of(layout, **changes),
-        teacher=str(parent(place)) if layout.teacher else None, out=str(out / "elastic"), verbose=False,
-    )  # fmt: skip
-    start = run.Config(nl.RestoreConfig, path=str(ranked(place, layout)), load_optim_state=False)
-    task.resume = run.Config(
-        ElasticResume, resume_if_exists=True, resume_ignore_no_checkpoint=True, restore_config=start
-    )
-    return task
-
-
-def refusal(place: Path, name: str, value: Any) -> str:
-    """What apply_elastic says to a setting of the strategy that no family can have."""
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
-    stock = recipe(place, place / "refused", Layout(), 2)
-    setattr(stock.trainer.strategy, name, value)
-    try:
-        apply_elastic(stock, block_of(Layout()), teacher=str(parent(place)), verbose=False)
-    except ElasticError as error:
-        return str(error)
-    raise AssertionError(f"{name}={value} was taken")
-
-
-def second_task(place: Path, out: Path, layout: Layout, first: Path, done: int, steps: int, **changes: Any) -> Any:
-    """The recipe of stage 2 of a run, with longer sequences and more of them per step."""
-    from nemo_elastic.hosts.nemo.curriculum.jobs import checkpoints, end_of
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
-    stock = recipe(place, out, layout, steps, length=2 * LENGTH, micro_batches=2)
-    stock.log.ckpt = checkpoints(1)
-    return apply_elastic(
-        stock, block_of(layout, **{"sampling": {"full": 2, "large": 1, "small": 1}} | changes), stage=2,
-        previous=end_of(str(first), done), done_steps=done, total_steps=done + steps,
-        teacher=str(parent(place)) if layout.teacher else None,
-        out=str(out / "elastic"), verbose=False,
-    )  # fmt: skip
-
-
-def second_stage(place: Path, out: Path, layout: Layout, first: Path, done: int, steps: int) -> None:
-    """Stage 2 of a run, behind others in the same process."""
-    import fiddle
-    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
-
-    destroy_num_microbatches_calculator()
-    fiddle.build(second_task(place, out, layout, first, done, steps))()
-
-
-def member_losses(model: Any) -> dict[str, list[float]]:
-    """Every member's divergence from the teacher (cross-entropy without one) on given tokens, of which some count.
-
-    Data-parallel ranks share them, and have unequal numbers of those that count.
-    """
+def round_in_place(host: Any, scheme: str) -> None:
+    """Round the weights of a model that one rank has whole, for all that they are used for."""
     import torch
-    from megatron.core import parallel_state
 
-    from nemo_elastic.train.heldout import CE_SUM, KL_SUM, TOKENS
+    from nemo_elastic.formats.adapter import from_megatron, to_megatron
+    from nemo_elastic.nn.low_precision import rounded_state
 
-    generator, own = torch.Generator().manual_seed(3), parallel_state.get_data_parallel_rank()
-    whole = {
-        "tokens": torch.randint(0, VOCAB, (3, BATCH, LENGTH), generator=generator),
-        "loss_mask": (torch.rand(3, BATCH, LENGTH, generator=generator) < 0.5).float(),
-    }
-    whole["labels"] = whole["tokens"]
-    rows = {name: t.split(model.host.micro_batch_size, 1)[own] for name, t in whole.items()}
-    sums = model.steps.sums(model.members.get()[1:], [{n: t[i] for n, t in rows.items()} for i in range(3)])
-    means = sums[:, KL_SUM if model.elastic_config.distill.taught else CE_SUM] / sums[:, TOKENS]
-    return {b.name: [loss] for b, loss in zip(model.elastic_config.budgets, means.tolist(), strict=True)}
-
-
-def record_samples(message: list[list[Any]]) -> None:
-    """Append what every micro-batch samples, in this process: step, budget, kind of choice, number of a candidate."""
-    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
-
-    samples = ElasticMambaModel.next_samples
-
-    def watched(self: Any) -> Any:
-        sampled = samples(self)
-        message.extend([self.host.step, d.budget, type(d.choice).__name__, d.candidate] for d in sampled)
-        return sampled
-
-    ElasticMambaModel.next_samples = watched
-
-
-def train(
-    place: Path, out: Path, layout: Layout, steps: int = 2, every: int = 0, until: int | None = None, **changes: Any
-) -> dict[str, Any]:
-    """Train on this rank; returns what it sampled, lost and ended with. The checkpoint is in `out`.
-
-    Args:
-        place, out, layout, steps, every, changes: see `elastic_task`.
-        until: step before which this process kills itself.
-    """
-    import fiddle
-    import lightning.pytorch as pl
-
-    quiet()
-    facts: dict[str, Any] = {"samples": [], "losses": [], "budgets": []}
-    record_samples(facts["samples"])
-
-    class Watch(pl.Callback):
-        def on_train_start(self, trainer: Any, module: Any) -> None:
-            facts["from"] = trainer.global_step
-
-        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-            if trainer.global_step == until:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-            facts["losses"].append(float(trainer.callback_metrics["reduced_train_loss"]))
-            names = sorted(k for k in trainer.callback_metrics if k.startswith("loss_"))
-            facts["budgets"].append([[k, round(float(trainer.callback_metrics[k]), 6)] for k in names])
-
-        def on_train_end(self, trainer: Any, module: Any) -> None:
-            held = module.host.core.state_dict()
-            facts["elastic"] = digest({k: v for k, v in held.items() if k.startswith("elastic.")})
-            facts["members"] = member_losses(module)
-
-    task = fiddle.build(elastic_task(place, out, layout, steps, every, **changes))
-    task.keywords["trainer"].callbacks.append(Watch())
-    task()
-    return facts
+    parent, weights = host.state.parent, host.weights()
+    rounded = rounded_state(parent, from_megatron(parent, parent.full, weights), scheme)
+    with torch.no_grad():
+        for name, value in to_megatron(parent, parent.full, rounded).items():
+            weights[name].copy_(value)

@@ -19,52 +19,21 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from tests.parallel.runs import Layout
+from tests.parallel.compare import digests
+from tests.parallel.faults import survive, undisturbed
+from tests.parallel.runs import host, prepare
 
 #: kills that a cycle has to survive
 EACH = 4
 
 
-def whole(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
-    """Both stages, then the family and its members as folders; what is done already is passed by."""
-    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
-    from nemo_elastic.slicing.family_folder import slice_family
-    from tests.parallel.faults import curriculum
-
-    facts = curriculum(place, out, layout)
-    (out / "cutting").touch()
-    slice_family(str(last_checkpoint(out / "two")), str(out / "cut"))
-    return facts
-
-
-def cycle(place: Path, out: Path, rng: random.Random, took: float, counts: Counter[str]) -> None:
-    """One cycle, killed until it has survived enough."""
-    from tests.parallel import forks
-    from tests.parallel.faults import where
-
-    kills = 0
-    while True:
-        ranks = forks.start(out / "log", 1, whole, place, out, Layout())
-        counts["starts"] += 1
-        (code,) = ranks.wait(600) if kills == EACH else ranks.wait_or_kill(rng.uniform(0.02, 0.4) * took)
-        if code == 0:
-            return
-        if code != -9:
-            raise SystemExit(f"a start ended with {code}: {ranks.said()}")
-        kills += 1
-        counts[f"kills in: {'cutting' if (out / 'cutting').exists() else where(out)}"] += 1
-
-
 def check(out: Path, wanted: dict[str, str], counts: Counter[str]) -> None:
     """The end of a cycle: its tensors, its members, and nothing beside them."""
     from nemo_elastic.slicing.verification import verify
-    from tests.parallel.compare import digests
 
     counts["ends with the tensors of a run that nobody killed"] += digests(out / "two") == wanted
     for folder in [out / "cut" / "family", *sorted((out / "cut" / "members").iterdir())]:
-        report = verify(folder)
         report = verify(folder)
         counts["folders verified"] += report.ok
         counts["folders refused"] += not report.ok
@@ -73,22 +42,19 @@ def check(out: Path, wanted: dict[str, str], counts: Counter[str]) -> None:
 
 def soak(minutes: float, seed: int, place: Path) -> Counter[str]:
     """Cycles until the time is over; one that has begun ends."""
-    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
-    from tests.parallel import forks
-    from tests.parallel.compare import digests
-
-    counts: Counter[str] = Counter()
-    rng = random.Random(seed)
-    forks.prepare(place)
-    began = time.monotonic()
-    forks.run(place / "quiet" / "log", 1, whole, place, place / "quiet", Layout(), seconds=600)
-    took = time.monotonic() - began
-    wanted, end = digests(place / "quiet" / "two"), time.monotonic() + 60 * minutes
+    host().load()
+    counts, hits, rng = Counter[str](), Counter[str](), random.Random(seed)
+    prepare(place)
+    took, wanted = undisturbed(place, cutting=True)
+    end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
-        out = place / f"cycle-{counts['cycles']}"
-        cycle(place, out, rng, took, counts)
+        out, enough = f"cycle-{counts['cycles']}", hits.total() - hits["starts"] + EACH
+        survive(
+            place, out, rng, took, hits, lambda enough=enough: hits.total() - hits["starts"] >= enough, cutting=True
+        )
         counts["cycles"] += 1
-        check(out, wanted, counts)
+        counts |= {f"kills in: {what}": n for what, n in hits.items() if what != "starts"} | {"starts": hits["starts"]}
+        check(place / out, wanted, counts)
         print(json.dumps(counts), flush=True)
     return counts
 

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parallelism table: every layout of ranks against one rank that trains the same.
 
-    python -m tests.parallel.table FOLDER [--only ROW...] [--markdown FILE]
+    python -m tests.parallel.table FOLDER [--markdown FILE]
 
-Trains in FOLDER, and leaves there `table.json`. Ends with exit code 1 where a layout trains anything else. The tests
-run those of `SUITE` (`--only`): each way to lay out ranks, alone and with others; `make parallel` runs all.
+Trains in FOLDER. Ends with exit code 1 where a layout trains anything else. The tests run those of `SUITE`: each way
+to lay out ranks, alone and with others; `make parallel` runs all.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import argparse
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.parallel.runs import WIDE, Layout
+import torch
+
+from tests.parallel.compare import LOSS, WEIGHT, candidates_apart, deviation, gradients, lines, weights
+from tests.parallel.runs import PEAK, WIDE, Job, Layout, do, host, prepare, ranking_of
 
 STEPS = 2
-#: largest deviation, relative to the largest value of the same tensor; float32
-GRADIENT, LOSS = 2e-4, 1e-4
-#: largest difference of a weight, in steps of the optimizer (peak learning rates)
-WEIGHT = 1e-3
+#: largest deviation of a gradient, relative to the largest value of the same tensor; float32
+GRADIENT = 2e-4
 #: of every member's loss afterwards, on other tokens, relative to the largest
 MEMBERS = 1e-4
 #: the same in bf16, which rounds activations to 8 bits
@@ -135,75 +137,43 @@ REFUSED = {
     "virtual pipeline stages": ("virtual_pipeline_model_parallel_size", 2, "NeMo's Mamba models have none"),
     "FSDP": ("fsdp", "megatron", "it has none of the gradient buffers that slices add to"),
 }
-#: losses whose runs in pipeline stages load the parent's checkpoint: into the student, and into the teacher
-LOADED = ("frozen", "ce")
 #: whose router is compared on all ranks after so many steps
 LONG, LONG_STEPS = Layout(tensor=2, sequence=True, data=2, soft=True), 50
 
 
 def row(place: Path, layout: Layout) -> dict[str, Any]:
     """Train in a layout, and compare with one rank."""
-    from tests.parallel import forks, runs
-    from tests.parallel.compare import deviation, gradients, weights
-
     out, base = place / layout.name, place / layout.alone.name
-    if not base.exists():
-        forks.run(base / "log", 1, train, place, base, layout.alone)
-    alone = json.loads((base / "log" / "rank0.json").read_text())
-    ranks = forks.run(out / "log", layout.world, train, place, out, layout)
+    for each in (layout.alone, layout):
+        if not (place / each.name).exists():
+            do(place, Job(each.name, layout=each, steps=STEPS + each.halved, padded=each.halved))
+    facts, (alone,) = ([json.loads(rank.read_text()) for rank in sorted((place / "log" / run.name).glob("*.json"))]
+                       for run in (out, base))  # fmt: skip
     results: dict[str, Any] = {
-        "samples": all(r["samples"] == alone["samples"] for r in ranks),
+        "samples": all(r["samples"] == alone["samples"] for r in facts),
         # what is logged: NeMo gives the loss to the last pipeline stage and to the first of all ranks
-        "loss": max(abs(a - b) / abs(b) for a, b in zip(ranks[0]["losses"], alone["losses"], strict=True)),
-        "budgets": [r["budgets"] for r in ranks] == layout.world * [ranks[0]["budgets"]],
-        "replicas": len({r["elastic"] for r in ranks}) == 1,
-        "weight": deviation(weights(out), weights(base)) / runs.PEAK,
+        "loss": max(abs(a - b) / abs(b) for a, b in zip(facts[0]["losses"], alone["losses"], strict=True)),
+        "budgets": [r["budgets"] for r in facts] == layout.world * [facts[0]["budgets"]],
+        "replicas": len({r["elastic"] for r in facts}) == 1,
+        "weight": deviation(weights(out), weights(base)) / PEAK,
         "gradient": deviation(gradients(out), gradients(base), relative=True),
-        "members": max(far(r["members"], alone["members"]) for r in ranks),
+        "members": max(far(r["members"], alone["members"]) for r in facts),
         "router": float(sum((g**2).sum() for name, g in gradients(out).items() if "router" in name)) ** 0.5,
     }  # fmt: skip
     if layout.halved:
-        results["compared"] = apart(*([line for line in metrics(run) if "compared" in line] for run in (out, base)))
-        results["stored"] = as_stored(out)
+        results |= {"compared": candidates_apart(out, base), "stored": as_stored(out)}
     return results
 
 
-def train(place: Path, out: Path, layout: Layout) -> dict[str, Any]:
-    """See `runs.train`."""
-    from tests.parallel import runs
-
-    if layout.halved:
-        runs.padded(uneven=layout.per_token)
-    return runs.train(place, out, layout, STEPS + layout.halved)
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """A run's steps."""
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [line for line in lines if line["kind"] == "step"]
-
-
-def apart(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:
-    """Largest deviation of what candidates lost, relative to the largest; infinite where others were compared."""
-    pairs = [
-        [(step, name, number, loss) for step, line in enumerate(lines) for name, own in line["compared"].items()
-         for number, loss in own.items()] for lines in (ours, theirs)
-    ]  # fmt: skip
-    if [one[:3] for one in pairs[0]] != [one[:3] for one in pairs[1]] or len(ours) != STEPS or max(
-        len(own) for own in ours[0]["compared"].values()) < 2:  # fmt: skip
-        return float("inf")
-    largest = max(one[3] for one in pairs[1])
-    return max(abs(a[3] - b[3]) / largest for a, b in zip(*pairs, strict=True))
-
-
 def as_stored(run: Path) -> bool:
-    """Whether a run's end has the losses of its last comparison, to the bit, and one candidate of each budget."""
-    from tests.parallel.compare import weights
-
-    held, last = weights(run), metrics(run)[-1]["compared"]
-    left = [[loss for loss in own if loss] for own in held["elastic.losses"].tolist()]
-    return bool(held["elastic.frozen"]) and [len(own) for own in left] == [0, 1, 1] and all(
-        own[0] in compared.values() for own, compared in zip(left[1:], last.values(), strict=True)
+    """Whether there were two comparisons, of several candidates first, and the end of the run has the losses of the
+    second, to the bit, and one candidate of each budget."""
+    held, steps = weights(run), [line for line in lines(run) if "compared" in line]
+    losses = held["elastic.losses"].view(torch.float64).nan_to_num(0.0)
+    left = [[loss for loss in own if loss] for own in losses.tolist()]
+    several = len(steps) == STEPS and max(map(len, steps[0]["compared"].values())) > 1
+    return several and bool(held["elastic.frozen"]) and [len(own) for own in left] == [0, 1, 1] and all(
+        own[0] in last.values() for own, last in zip(left[1:], steps[-1]["compared"].values(), strict=True)
     )  # fmt: skip
 
 
@@ -235,33 +205,32 @@ def wrong(layout: Layout, row: Mapping[str, Any]) -> list[str]:
 
 
 def measure(place: Path, only: Collection[str] = ()) -> dict[str, dict[str, Any]]:
-    """The rows that are named, or all: of layouts, of which one that fails says how, and what the tests see beside."""
-    from tests.parallel import forks, runs, stages
-
+    """The rows that are named, or all, and what the tests see beside; a layout that fails says how."""
     results: dict[str, dict[str, Any]] = {}
-    forks.prepare(place)
-    for layout in [one for one in EVERY if not only or one.name in only]:
+    prepare(place)
+    layouts = [one for one in EVERY if not only or one.name in only]
+    if any(one.router == WIDE for one in layouts):
+        wide = Layout(soft=True, router=WIDE)
+        do(place, Job(ranking_of(wide), "rank", wide))
+    for layout in layouts:
         try:
             results[layout.name] = row(place, layout)
         except Exception as error:
             results[layout.name] = {"error": str(error)[-2000:]}
         print(f"  {layout.name}: {results[layout.name]}", flush=True)
     if not only or "long" in only:
-        long = forks.run(place / "long" / "log", LONG.world, runs.train, place, place / "long", LONG, LONG_STEPS)
-        results["long"] = {"replicas": len({r["elastic"] for r in long}), "steps": len(long[0]["losses"])}
-    for mode in LOADED:
-        if only and f"loaded {mode}" not in only:
-            continue
-        layout = Layout(pipeline=2, mode=mode)
-        results[f"loaded {mode}"] = dict(enumerate(
-            forks.run(place / f"loaded-{mode}", 2, stages.loaded, place, place / f"loaded-{mode}", layout)
-        ))  # fmt: skip
+        facts = do(place, Job("long", layout=LONG, steps=LONG_STEPS))[0]["facts"]
+        results["long"] = {"replicas": len({r["elastic"] for r in facts}), "steps": len(facts[0]["losses"])}
     for what, (name, value, _) in REFUSED.items():
-        if only and what not in only:
-            continue
-        results[what] = {"line": forks.run(place / what, 1, runs.refusal, place, name, value)[0]}
+        if not only or what in only:
+            (ran,) = do(place, Job(what, stock=partial(set_strategy, name, value), ends=2))
+            results[what] = {"line": ran["said"][0].splitlines()[-1].removeprefix("error: ")}
     results["versions"] = {name: version(name) for name in ("megatron-core", "nemo-toolkit")}
     return results
+
+
+def set_strategy(name: str, value: Any, stock: Any) -> None:
+    setattr(stock.trainer.strategy, name, value)
 
 
 def markdown(actual: Mapping[str, Mapping[str, Any]]) -> str:
@@ -286,15 +255,10 @@ def markdown(actual: Mapping[str, Mapping[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", nargs="+", default=())
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
-    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
-
-    results = measure(args.folder.resolve(), args.only)
-    (args.folder / "table.json").write_text(json.dumps(results))
-    if args.only:
-        return
+    host().load()
+    results = measure(args.folder.resolve())
     if args.markdown:
         args.markdown.write_text(markdown(results))
     print(markdown(results))

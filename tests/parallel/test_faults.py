@@ -4,30 +4,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any
 
 import pytest
 
-from tests.parallel.faults import STEPS
-from tests.workers import part, parts, work
+from tests.parallel.faults import KILLS, STEPS, measure
+from tests.parallel.forks import measured
+from tests.workers import part
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
-#: `make faults` does it 32 times
-KILLS = 8
 #: by which a dead rank has ended the others; gloo itself gives up after half an hour
 SOON = 600
 STOPPED = "stopped before a weight was changed (elastic.nonfinite.action: stop)"
 SMALL = "budget small (micro-batch 0): its loss is nan"
 
 
-@pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("faults")
-    work("tests.parallel.faults", folder, KILLS, *parts(request))
-    return json.loads((folder / "faults.json").read_text())
+place = measured(measure)
 
 
 @pytest.mark.long
@@ -75,7 +69,7 @@ def test_a_step_that_is_skipped_changes_nothing_and_the_run_goes_on(results: dic
     run = results["not finite"]["skips"]
     assert run["codes"] == [0]
     assert f"  training: step 0: {SMALL}; this step is left out (elastic.nonfinite.action: skip)" in run["said"][0]
-    assert [math.isfinite(loss) for loss in run["losses"]] == [False, *[True] * (STEPS - 1)]
+    assert [math.isfinite(loss) for loss in run["facts"][0]["losses"]] == [False, *[True] * (STEPS - 1)]
     assert run["finite"], "NaN in the weights of the last checkpoint"
 
 
@@ -86,7 +80,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(results: dict[str, An
     run = results["disk"][name]
     assert run["codes"] == [2]
     assert run["left"] == ["step=0-last", "step=1-last"], "something half-written stays"
-    line = run["said"].splitlines()[-1]
+    line = run["said"][0].splitlines()[-1]
     assert line.startswith("error: checkpoint: ")
     assert "step=2-last: cannot be written (" in line
     assert "GB are free there" in line
@@ -111,7 +105,7 @@ DAMAGED = {
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(results: dict[str, Any], name: str, why: str) -> None:
     run = results["damaged"][name]
     assert run["codes"] == [0], run["said"]
-    (line,) = [x for x in run["said"].splitlines() if "is passed over" in x]
+    (line,) = [x for x in run["said"][0].splitlines() if "is passed over" in x]
     assert re.fullmatch(f"  resume: step=3-last is passed over: {why}; the run goes on from step=2-last", line)
     assert (run["from"], run["same"]) == (3, True), "it must end as one that nothing happened to"
     assert run["left"] == ["step=2-last", "step=3-last", "step=3-last-damaged"]
@@ -121,7 +115,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(results: dict[st
 def test_without_a_whole_checkpoint_nothing_starts_anew(results: dict[str, Any]) -> None:
     run = results["damaged"]["both"]
     assert run["codes"] == [2]
-    (line,) = run["said"].splitlines()
+    (line,) = run["said"][0].splitlines()
     assert line.startswith("error: checkpoints: ")
     assert "step=3-last is passed over: weights/common.pt is missing; step=2-last is passed over: " in line
     assert line.endswith("a start from the beginning takes another log directory")
@@ -144,7 +138,7 @@ def test_nothing_runs_of_a_checkpoint_that_a_run_starts_from(results: dict[str, 
     run = results["hostile"][name]
     assert not run["ran"]
     assert run["codes"] == [2], run["said"]
-    assert "it names torch.distributed.checkpoint._fsspec_filesystem.FsspecReader" in run["said"].splitlines()[-1]
+    assert "it names torch.distributed.checkpoint._fsspec_filesystem.FsspecReader" in run["said"][0].splitlines()[-1]
 
 
 @pytest.mark.part("dead")

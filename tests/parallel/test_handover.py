@@ -1,19 +1,37 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weights, router, members and the distributed optimizer's moments go from a layout of ranks to any other."""
+"""Weights, router, members and the distributed optimizer's moments go from a layout of ranks to any other: as the
+planner gives them to stage 2, and within stage 1. Parts are named `float32 tp1-dp2` and so on."""
 
 from __future__ import annotations
 
-import json
+import shutil
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.parallel.handover import SECOND, STEPS
-from tests.parallel.table import HALF_LOSS, LOSS
-from tests.workers import part, parts, work
+from nemo_elastic.formats.megatron.stored import Stored
+from tests.parallel.compare import LOSS, checkpoint, digests
+from tests.parallel.forks import measured
+from tests.parallel.nemo import saved_at_start
+from tests.parallel.runs import Job, Layout, do, prepare
+from tests.parallel.table import HALF_LOSS
+from tests.workers import part
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow(minutes=2), pytest.mark.long]
+#: steps of either stage
+DONE, STEPS = 3, 3
+FIRST = Layout(tensor=2, sequence=True, data=2, sharded=True, soft=True, micro_batches=2)
+#: stage 2: the layout of stage 1, and others
+SECOND = {
+    "tp2-dp2": FIRST,
+    "tp1-dp2": replace(FIRST, tensor=1, sequence=False),
+    "tp4-dp1": replace(FIRST, tensor=4, data=1),
+}
+ROUTER = {"router": {"freeze_at": 0.5, "hidden": Layout.router}}
 PRECISIONS = {"float32": LOSS, "bf16": HALF_LOSS}
 EACH = pytest.mark.parametrize(
     ("precision", "layout"),
@@ -21,11 +39,71 @@ EACH = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("handover")
-    work("tests.parallel.handover", folder, *parts(request))
-    return json.loads((folder / "handover.json").read_text())
+def by_default(task: Any) -> None:
+    """Save as NeMo does by default."""
+    task.trainer.strategy.ckpt_optim_fully_reshardable = False
+
+
+def gathered(task: Any) -> None:
+    """Load by the way that needs less memory."""
+    task.trainer.strategy.distrib_optim_fully_reshardable_mem_efficient = True
+
+
+def stage1(out: str, layout: Layout, steps: int = DONE, **more: Any) -> Job:
+    return Job(out, layout=layout, steps=steps, save_every=steps, changes=ROUTER, **more)
+
+
+def stage2(out: str, layout: Layout, first: str, **more: Any) -> Job:
+    changes = ROUTER | {"sampling": {"full": 2, "large": 1, "small": 1}}
+    return Job(out, "stage2", layout, STEPS, DONE, previous=(first, DONE), save_every=1, longer=True, changes=changes,
+               **more)  # fmt: skip
+
+
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    """The parts of each precision: both stages, and stage 1 that goes on, on fewer ranks or saved with less memory."""
+    prepare(place)
+    results: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        wanted = {part.split()[1] for part in parts if part.startswith(precision)}
+        if not wanted:
+            continue
+        half, first = precision == "bf16", f"{precision}-first"
+        do(place, stage1(first, replace(FIRST, half=half)))
+        again = {"fewer": (replace(FIRST, data=1), None), "gathered": (FIRST, gathered)}
+        jobs = [stage2(f"{precision}-{name}", replace(layout, half=half), first)
+                for name, layout in SECOND.items() if name in wanted]  # fmt: skip
+        for name in again.keys() & wanted:
+            shutil.copytree(place / first / "checkpoints", place / f"{precision}-{name}" / "checkpoints")
+            jobs.append(stage1(f"{precision}-{name}", again[name][0], DONE + 1, elastic=again[name][1]))
+        results[precision] = {}
+        for job in jobs:
+            start = place / f"{job.out}-start"
+            (ran,) = do(place, replace(job, callback=saved_at_start(start)))
+            name = job.out.removeprefix(f"{precision}-")
+            results[precision][name] = compared(start, place / first) | {"losses": ran["facts"][0]["losses"]}
+    if "default" in parts:
+        do(place, stage1("default", FIRST, elastic=by_default))
+        (ran,) = do(place, stage2("default-second", SECOND["tp1-dp2"], "default", ends=None))
+        assert any(ran["codes"])
+        results["default"] = ran["said"][0]
+    return results
+
+
+def compared(start: Path, end: Path) -> dict[str, Any]:
+    """What a run starts from against what another has ended with: every tensor, by its name and its bytes."""
+    actual, wanted = digests(start), digests(end)
+    stored = Stored(checkpoint(end))
+    moments = {name: value for name, value in stored.held("optimizer.state.").items() if "exp_avg" in name}
+    return {
+        "other": sorted(name for name in actual.keys() | wanted.keys() if actual.get(name) != wanted.get(name)),
+        "moments": len(moments),
+        "of the router": sum("elastic.router" in name for name in moments),
+        "zeros": sorted(name for name, value in moments.items() if not value.any()),
+        "kinds": sorted({str(value.dtype) for value in stored.held().values()}),
+    }
+
+
+place = measured(measure)
 
 
 @EACH

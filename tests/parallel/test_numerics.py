@@ -1,29 +1,87 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/clusters.md says of precision and of weights outside of a step's members: `numerics.py`."""
+"""Two hundred steps in bf16 beside the same in float32; and what happens to weights that no step touches."""
 
 from __future__ import annotations
 
 import json
 import math
 import statistics
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.parallel.numerics import SHORT, STEPS
-from tests.workers import work
+from tests.parallel.compare import lines
+from tests.parallel.forks import measured
+from tests.parallel.runs import Job, Layout, do, prepare
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow, pytest.mark.long]
+STEPS, SHORT = 200, 5
 #: bf16 against float32: mean loss and gradient norm of fifty steps, relative; held-out loss, in nats
 LOSS, NORM, HELDOUT = 0.01, 0.02, 1e-3
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("numerics")
-    work("tests.parallel.numerics", folder)
-    return json.loads((folder / "numerics.json").read_text())
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    """Losses of every step and, at the end, held-out ones of every member; and see `untouched`."""
+    prepare(place)
+    results: dict[str, Any] = {}
+    for name, half in (("single", False), ("half", True)):
+        do(place, Job(name, layout=Layout(micro_batches=2, half=half), steps=STEPS, stock=validates))
+        steps, heldout = lines(place / name), lines(place / name, "heldout")
+        results[name] = {
+            "losses": [x["reduced_train_loss"] for x in steps], "norms": [x["grad_norm"] for x in steps],
+            "end": heldout[-1]["losses"], "taught": [heldout[0]["kl"], heldout[-1]["kl"]],
+        }  # fmt: skip
+    small = {"sampling": {"full": 0, "large": 0, "small": 1}}
+    report = place / "untouched.json"
+    do(place, Job("untouched", steps=SHORT, changes=small, callback=lambda: untouched(report)))
+    return results | {"untouched": json.loads(report.read_text())}
+
+
+def validates(task: Any) -> None:
+    from nemo_elastic.hosts.nemo.tiny.recipe import held_out
+
+    held_out(task, 0, 16)
+
+
+def untouched(report: Path) -> Any:
+    """A callback that writes down the factors and moments of weights outside of the smallest member."""
+    import lightning.pytorch as pl
+
+    results: dict[str, Any] = {"rates": []}
+
+    class Watch(pl.Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            self.before = {k: p.detach().clone() for k, p in module.host.core.named_parameters()}
+
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            results["rates"].append(trainer.optimizers[0].param_groups[0]["lr"])
+
+        def on_train_end(self, trainer: Any, module: Any) -> None:
+            small = module.members.get()[2]
+            optimizer = trainer.optimizers[0].mcore_optimizer.optimizer
+            params = dict(module.host.core.named_parameters())
+            head, norm = "output_layer.weight", "decoder.final_norm.weight"
+            for name, outside in (
+                (head, (slice(None), slice(small.hidden, None))),
+                (norm, (slice(small.hidden, None),)),
+            ):
+                after, before = params[name].detach()[outside], self.before[name][outside]
+                moments = optimizer.state[params[name]]
+                results[name] = {
+                    "factor": [float((after / before).min()), float((after / before).max())],
+                    "moments": max(float(moments[k][outside].abs().max()) for k in ("exp_avg", "exp_avg_sq")),
+                    "inside": float((params[name].detach() - self.before[name]).abs().max()),
+                }
+            results["decay"] = trainer.optimizers[0].mcore_optimizer.config.weight_decay
+            report.write_text(json.dumps(results))
+
+    return Watch()
+
+
+place = measured(measure)
 
 
 @pytest.mark.parametrize("first", range(0, STEPS, 50))

@@ -1,71 +1,68 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Ranking, sorting and search find in every layout of ranks what one rank finds: `rankings.py`."""
+"""Ranking, sorting and search find in every layout of ranks what one rank finds."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from nemo_elastic.ranking import Ranking, sort
-from tests.parallel.rankings import LAYOUTS, ONE, SHARED
-from tests.parallel.runs import BLOCK, LENGTH, SHAPE
-from tests.workers import part, parts, work
+from tests.parallel.compare import rankings_apart
+from tests.parallel.forks import measured
+from tests.parallel.runs import BLOCK, LENGTH, SHAPE, Job, Layout, do, prepare
+from tests.workers import part
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+ONE = Layout()
+#: ranks that share a model
+SHARED = Layout(tensor=2, sequence=True)
+LAYOUTS = (Layout(tensor=2), SHARED, Layout(tensor=4, sequence=True), Layout(tensor=2, data=2), Layout(data=2))
+SEARCHED = {
+    "shapes": "search",
+    "importance": {"samples": 8, "depth_samples": 4},
+    "search": {"candidates": 12, "tokens": 256},
+}
+#: the other ways to measure
+FAST = {"importance": {"samples": 4, "ffn": "first", "aggregation": "mean", "depth": "cosine"}}
 
 
-@pytest.fixture(scope="module")
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("rankings")
-    work("tests.parallel.rankings", folder, *parts(request))
-    return folder
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    """What one rank and the parts that are named find; what is said and lost besides."""
+    from tests.parallel.nemo import parent
+
+    prepare(place, whole=False)
+    do(place, *(Job(each.name, "rank", each, changes=SEARCHED) for each in LAYOUTS + (ONE,)
+                if each.name in (*parts, ONE.name)))  # fmt: skip
+    if "fast" in parts:
+        do(place, *(Job(f"fast-{each.name}", "rank", each, changes=FAST) for each in (ONE, SHARED)))
+    itself = {"steps": 1, "ranked": None, "changes": SEARCHED}
+    results: dict[str, Any] = {"parent": str(parent(place))}
+    if "straight" in parts:
+        pair = ONE, replace(SHARED, sharded=True)
+        results["straight"] = do(place, *(Job(f"straight-{each.tensor}", layout=each, **itself) for each in pair))
+    stages = Layout(pipeline=2, teacher=False)
+    return results | {"stages": do(place, Job("stages", layout=stages, ends=2, **itself))[0]}
 
 
-@pytest.fixture(scope="module")
-def results(place: Path) -> dict[str, Any]:
-    return json.loads((place / "rankings.json").read_text())
+place = measured(measure)
 
 
 def ranking(place: Path, name: str) -> Ranking:
     return Ranking.load(place / name / "elastic" / "ranking")
 
 
-def searched(place: Path, name: str) -> dict[str, Any]:
-    return json.loads((place / name / "elastic" / "shapes.json").read_text())
-
-
-def assert_same(results: Ranking, wanted: Ranking) -> None:
-    """The same orders, to the tie; scores but for rounding, of which 1 - cosine keeps the size of that of 1."""
-    assert results.digest == wanted.digest
-    assert (results.depth, results.options) == (wanted.depth, wanted.options)
-    assert results.provenance == wanted.provenance
-    scores = [[s for s in r.depth_scores if s is not None] for r in (results, wanted)]
-    np.testing.assert_allclose(*scores, rtol=1e-4, atol=5e-8)
-    assert results.scores.keys() == wanted.scores.keys()
-    for name, value in wanted.scores.items():
-        np.testing.assert_allclose(results.scores[name], value, rtol=1e-5, atol=5e-8, err_msg=name)
-
-
 @pytest.mark.parametrize(
     "layout", [pytest.param(x, marks=part(x.name, long=x is not SHARED), id=x.name) for x in LAYOUTS]
 )
-def test_every_layout_finds_the_orders_members_and_weights_of_one_rank(place: Path, layout: Any) -> None:
-    from tests.parallel.compare import held
-
-    assert_same(ranking(place, layout.name), ranking(place, ONE.name))
-    ours, theirs = searched(place, layout.name), searched(place, ONE.name)
-    assert ours["members"] == theirs["members"]
-    assert ours["report"]["source"] == "search"
-    weights, wanted = held(place / layout.name / "ranked"), held(place / ONE.name / "ranked")
-    assert weights.keys() == wanted.keys()
-    for name, value in wanted.items():
-        assert torch.equal(weights[name], value), name
+def test_every_layout_finds_the_orders_members_and_weights_of_one_rank(place: Path, layout: Layout) -> None:
+    assert rankings_apart(place / layout.name, place / ONE.name).alike
 
 
 def test_one_rank_sorts_as_the_table_of_tensors_says(place: Path, results: dict[str, Any]) -> None:
@@ -93,18 +90,19 @@ def test_only_the_drops_of_the_smallest_depth_are_measured(place: Path) -> None:
 @pytest.mark.long
 @pytest.mark.part("fast")
 def test_other_ways_to_measure_are_those_of_one_rank_too(place: Path) -> None:
-    assert_same(ranking(place, f"fast-{SHARED.name}"), ranking(place, f"fast-{ONE.name}"))
+    assert rankings_apart(place / f"fast-{SHARED.name}", place / f"fast-{ONE.name}").alike
 
 
 @pytest.mark.long
 @pytest.mark.part("straight")
 def test_training_finds_its_members_itself_in_any_layout(place: Path, results: dict[str, Any]) -> None:
-    assert searched(place, "straight-1")["members"] == searched(place, "straight-2")["members"]
-    assert results["straight-1"]["losses"] == pytest.approx(results["straight-2"]["losses"], rel=1e-3)
-    assert results["straight-1"]["elastic"] == results["straight-2"]["elastic"]
+    found = [json.loads((place / f"straight-{n}" / "elastic" / "shapes.json").read_text()) for n in (1, 2)]
+    assert found[0]["members"] == found[1]["members"]
+    one, two = (run["facts"][0] for run in results["straight"])
+    assert one["losses"] == pytest.approx(two["losses"], rel=1e-3)
+    assert one["elastic"] == two["elastic"]
 
 
 def test_pipeline_stages_are_refused_by_name(results: dict[str, Any]) -> None:
-    assert results["stages"]["codes"] == [2, 2]
     for said in results["stages"]["said"]:
         assert said.splitlines()[-1].startswith("error: pipeline_model_parallel_size: 2 is not allowed; 1 for ranking")

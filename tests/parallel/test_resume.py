@@ -5,23 +5,155 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.parallel.resume import ONE, STEPS, STOP
-from tests.parallel.table import LOSS, WEIGHT
-from tests.workers import part, parts, work
+from tests.parallel.compare import LOSS, WEIGHT, deviation, digests, lines, weights
+from tests.parallel.forks import measured
+from tests.parallel.nemo import saved_at_start
+from tests.parallel.runs import BLOCK, HALVED, PEAK, Job, Layout, do, prepare
+from tests.workers import part
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+STEPS = 4
+#: step before which a run in pipeline stages is stopped
+STOP = 3
+#: under the router's masks for two steps, then on slices
+SOFT = Layout(soft=True, micro_batches=2)
+ROUTER: dict[str, Any] = {"router": {"freeze_at": 0.5, "hidden": 16}}
+#: candidates are compared after the first step and after the third
+FOUR, CUTS = Layout(halved=True, micro_batches=4), (0.25, 0.75)
+ONE_CANDIDATE = {"search": HALVED["search"] | {"keep": 1}}
+#: layouts of runs that compare a single candidate, early or late
+ONE = {
+    "pipeline": Layout(pipeline=2, micro_batches=2, halved=True),
+    "replicas": Layout(data=2, micro_batches=2, mode="trainable", halved=True),
+}
+BLOCKS: dict[str, dict[str, Any]] = {
+    "seed": {"seed": 4},
+    "axes": {"axes": BLOCK["axes"] | {"hidden": [32, 28, 24]}},
+    "sampling": {"sampling": {"full": 1, "large": 1, "small": 2}},
+}
 
 
-@pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("resume")
-    work("tests.parallel.resume", folder, *parts(request))
-    return json.loads((folder / "resume.json").read_text())
+def job(out: str, layout: Layout, changes: Any = ROUTER, steps: int = STEPS, **more: Any) -> Job:
+    return Job(out, layout=layout, changes=changes, steps=steps, save_every=1, **more)
+
+
+def cut(*cuts: float) -> dict[str, Any]:
+    return {"halving": {"cuts": cuts, "tokens": 256}}
+
+
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    prepare(place, whole=False)
+    do(place, Job("rank-even", "rank"), Job("rank-router", "rank", SOFT, changes=ROUTER),
+       Job("rank-halving", "rank", FOUR), Job("rank-one", "rank", FOUR, changes=ONE_CANDIDATE))  # fmt: skip
+    actual: dict[str, Any] = {"stops": stopped_everywhere(place, parts, "stop", SOFT, ROUTER)}
+    actual["blocks"] = {
+        name: do(place, job(name, Layout(), {}, until=1), job(name, Layout(), change, ends=None))[1]
+        for name, change in BLOCKS.items() if name in parts
+    }  # fmt: skip
+    if any(part.startswith("halved") for part in parts):
+        actual["halved"] = stopped_everywhere(place, parts, "halved", FOUR, cut(*CUTS))
+        shapes = json.loads((place / "rank-halving" / "elastic" / "shapes.json").read_text())
+        actual["candidates"] = shapes["report"]["candidates"]
+    actual["compared"] = {name: compared_elsewhere(place, name) for name in ONE if f"compared {name}" in parts}
+    for name, run in {"resharded": resharded, "stages": in_stages}.items():
+        if name in parts:
+            actual[name] = run(place)
+    return actual
+
+
+def stopped_everywhere(
+    place: Path, parts: Collection[str], name: str, layout: Layout, changes: dict[str, Any]
+) -> dict[str, Any]:
+    """One run without a stop, and one for every step at which it is to be killed and started again."""
+    results: dict[str, Any] = {}
+    for stop in (None, *(step for step in range(1, STEPS) if f"{name} {step}" in parts)):
+        out = f"{name}-{stop}"
+        if stop is not None:
+            do(place, job(out, layout, changes, until=stop))
+        at_stop = shapes_of(place / out) if layout.halved and stop is not None else {}
+        (facts,) = do(place, job(out, layout, changes))[0]["facts"]
+        own = [{k: line[k] for k in ("step", "candidates", "compared") if k in line} for line in lines(place / out)]
+        results[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "samples", "learned")},
+                              "state": digests(place / out), "lines": own, "shapes": at_stop}  # fmt: skip
+    return results
+
+
+def shapes_of(run: Path) -> dict[str, Any]:
+    """Members that a run's newest checkpoint is read as having, and the small one that is cut out of it."""
+    from nemo_elastic import slice_checkpoint
+    from nemo_elastic.formats.hf.reading import MEMBER_FILE
+    from nemo_elastic.formats.megatron.stored import read_shapes
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+
+    family, cut = read_shapes(last_checkpoint(run)).family, run / "cut"
+    assert family is not None
+    slice_checkpoint(last_checkpoint(run), cut, member="small")
+    own = {member.name: member.subnet.to_json() for member in family}
+    return own | {"cut": json.loads((cut / MEMBER_FILE).read_text())["subnet"]}
+
+
+def compared_elsewhere(place: Path, name: str) -> list[str]:
+    """Tensors by which two runs of one candidate differ that compared it early or late: what it lost then."""
+    outs = [f"compared-{name}-{at}" for at in CUTS]
+    do(place, *(Job(out, layout=ONE[name], steps=STEPS, ranked="rank-one", changes=ONE_CANDIDATE | cut(at))
+                for out, at in zip(outs, CUTS, strict=True)))  # fmt: skip
+    early, late = (digests(place / out) for out in outs)
+    return sorted(tensor for tensor, value in early.items() if late[tensor] != value)
+
+
+def resharded(place: Path) -> dict[str, Any]:
+    """A step on one rank, two on two, one on one again; and what two ranks make of a checkpoint without a step."""
+    alone, two = place / "stop-None", replace(SOFT, tensor=2)
+    do(place, job("moved", SOFT, until=1), job("moved", replace(two, sequence=True), until=STOP), job("moved", SOFT))
+    shutil.copytree(alone / "checkpoints", place / "copied" / "checkpoints")
+    saved = place / "saved"
+    do(place, job("copied", two, steps=STEPS + 1, callback=saved_at_start(saved)))
+    context = next((alone / "checkpoints").glob(f"step={STEPS - 1}-last")) / "context"
+    shutil.copytree(context, saved / "checkpoints" / "step=0-last" / "context")
+    return {
+        "weights": deviation(weights(place / "moved"), weights(alone)) / PEAK,
+        "identical": digests(saved) == digests(alone),
+        "tensors": len(digests(saved)),
+        "members": cut_both(alone, saved, place),
+    }
+
+
+def in_stages(place: Path) -> dict[str, Any]:
+    """A run in pipeline stages with a teacher: without a stop, stopped and gone on, and gone on with on one rank."""
+    layout, held = replace(SOFT, pipeline=2), {}
+    for name, end in (("whole", layout), ("stopped", layout), ("alone", SOFT)):
+        out = f"stages-{name}"
+        if name != "whole":
+            do(place, job(out, layout, until=STOP))
+        facts = do(place, job(out, end))[0]["facts"][0]
+        held[name] = {"from": facts["from"], "losses": facts["losses"]}
+        held[name]["weights"] = deviation(weights(place / out), weights(place / "stop-None")) / PEAK
+    held["identical"] = digests(place / "stages-stopped") == digests(place / "stages-whole")
+    return held
+
+
+def cut_both(first: Path, second: Path, place: Path) -> bool:
+    """Whether a member cut from either checkpoint has the same bytes."""
+    from nemo_elastic import slice_checkpoint
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+
+    files = []
+    for i, run in enumerate((first, second)):
+        out = place / f"cut-{i}"
+        slice_checkpoint(last_checkpoint(run), out, member="small")
+        files.append((out / "model.safetensors").read_bytes())
+    return files[0] == files[1]
+
+
+place = measured(measure)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +171,8 @@ def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(results: dict[str,
     whole = results["stops"]["None"]
     assert "Gates" in {kind for step, _, kind, _ in whole["samples"] if step < STEPS // 2} <= {"NoneType", "Gates"}
     assert "Subnet" in {kind for step, _, kind, _ in whole["samples"] if step >= STEPS // 2}
+    soft, frozen = whole["learned"][: STEPS // 2], whole["learned"][STEPS // 2 - 1 :]
+    assert len(set(soft)) > 1 == len(set(frozen)), "the router learns until it is frozen"
     assert any("exp_avg_sq" in name and "router" in name for name in whole["state"])
     assert whole["losses"][-1] > 0
 
@@ -110,8 +244,8 @@ def test_a_run_in_pipeline_stages_with_a_teacher_goes_on_in_stages_and_on_one_ra
 )
 def test_another_block_is_refused_with_the_difference(results: dict[str, Any], change: str, message: str) -> None:
     run = results["blocks"][change]
-    (line,) = run["said"].splitlines()
-    assert run["code"] == 2
+    (line,) = run["said"][0].splitlines()
+    assert run["codes"] == [2]
     assert line.startswith("error: resume: ")
     assert message in line
 
@@ -120,8 +254,8 @@ def test_another_block_is_refused_with_the_difference(results: dict[str, Any], c
 @pytest.mark.part("sampling")
 def test_what_only_steers_the_rest_of_a_run_is_taken_over_and_reported(results: dict[str, Any]) -> None:
     run = results["blocks"]["sampling"]
-    assert run["code"] == 0
-    assert "  resume: elastic.sampling.small: None -> 2, from here on" in run["said"].splitlines()
+    assert run["codes"] == [0]
+    assert "  resume: elastic.sampling.small: None -> 2, from here on" in run["said"][0].splitlines()
 
 
 # ------------------------------------------------------------------------------------------------------- without runs
@@ -129,7 +263,6 @@ def test_what_only_steers_the_rest_of_a_run_is_taken_over_and_reported(results: 
 
 def block(**changes: Any) -> dict[str, Any]:
     from nemo_elastic.config.block import ElasticConfig
-    from tests.parallel.runs import BLOCK
 
     return ElasticConfig.from_dict(BLOCK | changes).to_dict()
 

@@ -1,33 +1,105 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Exit codes tell whether a training is done, and its history does not show that it was stopped: `stops.py`."""
+"""Jobs in a row that are stopped: exit codes tell whether a training is done; its history does not show the stops."""
 
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.parallel.runs import BATCH, LENGTH
-from tests.parallel.stops import EVERY, ROW, SOFT, STEPS
-from tests.workers import part, parts, work
+from tests.parallel.compare import digests
+from tests.parallel.forks import measured
+from tests.parallel.runs import BATCH, LENGTH, Job, Layout, do, prepare
+from tests.workers import part
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 NEXT = "the next start goes on from "
+STEPS, SECOND, EVERY = 6, 2, 2
+#: under the router's masks for three steps, then on slices; few micro-batches, so that no step samples every budget
+SOFT = Layout(soft=True, micro_batches=2)
+ROUTER = {"router": {"freeze_at": 0.5, "hidden": 16}}
+#: a chain: the last stop is in the last job of the row
+ROW = ((1, 0), (3, 0), (4, 75))
 
 
-@pytest.fixture(scope="module")
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stops")
-    work("tests.parallel.stops", folder, *parts(request))
-    return folder
+def first(out: str, **more: Any) -> Job:
+    """Stage 1 as a job of `run_family` runs it; however it ends."""
+    how: dict[str, Any] = {"layout": SOFT, "steps": STEPS, "changes": ROUTER}
+    return Job(out, save_every=EVERY, validate=EVERY, padded=True, ends=None, **(how | more))
 
 
-@pytest.fixture(scope="module")
-def results(place: Path) -> dict[str, Any]:
-    return json.loads((place / "stops.json").read_text())
+def second(run: str) -> Job:
+    return first(f"{run}/stage2", kind="stage2", steps=SECOND, done=STEPS, previous=(f"{run}/stage1", STEPS))
+
+
+def ours(*code: int) -> dict[str, Any]:
+    """Our callback takes the signal."""
+
+    def elastic(task: Any) -> None:
+        import nemo_run as run
+
+        from nemo_elastic.hosts.nemo.curriculum.jobs import stop_in_time
+
+        stop_in_time(task, run.LocalExecutor(), *code)
+
+    return {"elastic": elastic}
+
+
+def stock() -> Any:
+    """NeMo's callback takes the signal; it puts a flag on the current device."""
+    from nemo.lightning.pytorch.callbacks import PreemptionCallback
+
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+
+    cuda_as_cpu().__enter__()
+    return PreemptionCallback()
+
+
+#: part -> how the run is stopped
+STOPPED: dict[str, dict[str, Any]] = {
+    "terminated": {"stop": 2}, "terminated, saved": {"stop": 1}, "stock": {"stop": 2, "callback": stock},
+    "last step": {"stop": STEPS - 1, **ours()}, "Ctrl-C": {"stop": 2, "signal": signal.SIGINT},
+    "ranks": {"stop": 2, "layout": Layout(tensor=2, soft=True, micro_batches=2), **ours()},
+    "stock model": {"stop": 2, "kind": "parent"},
+}  # fmt: skip
+
+
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    prepare(place, whole=False)
+    do(place, Job("rank-router", "rank", SOFT, changes=ROUTER))
+    results: dict[str, Any] = {"whole": do(place, first("whole/stage1"), second("whole"))}
+    results["row"] = do(place, *(first("row/stage1", stop=at, **ours(code)) for at, code in ROW))
+    results["early"], *results["again"], results["after"] = do(
+        place, second("row"), first("row/stage1", **ours(0)), first("row/stage1", **ours(0)), second("row")
+    )
+    if "killed" in parts:
+        results["killed"] = do(place, first("killed/stage1", until=5), first("killed/stage1"))
+    for name, how in STOPPED.items():
+        if name in parts:
+            (results[name],) = do(place, first(name, **how))
+    runs = [run for run in place.glob("*/stage*") if run.parent.name != "log"]
+    runs += [place / "stock model"] if "stock model" in parts else []
+    names = {run: str(run.relative_to(place)).replace("/", "-") for run in runs}
+    results["histories"] = {
+        name: [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run, name in names.items()
+    }
+    results["digests"] = {name: digests(run) for run, name in names.items() if name != "stock model"}
+    return results
+
+
+def line_of(run: dict[str, Any]) -> str:
+    """The one line of the first rank that says how it ended."""
+    (line,) = [line for line in run["said"][0].splitlines() if line.startswith(("error: ", "stopped: "))]
+    return line
+
+
+place = measured(measure)
 
 
 def test_a_row_of_jobs_goes_on_and_only_its_end_lets_the_next_stage_start(results: dict[str, Any]) -> None:
@@ -42,12 +114,12 @@ def test_a_row_of_jobs_goes_on_and_only_its_end_lets_the_next_stage_start(result
 def test_the_next_stage_refuses_one_that_was_only_stopped(results: dict[str, Any]) -> None:
     run = results["early"]
     assert run["codes"] == [2] and run["left"] == []
-    (line,) = run["lines"]
+    line = line_of(run)
     assert line.startswith("error: start: ")
     assert (
         f"checkpoints/step={STEPS - 1}-last is not there, or not whole; its run has come as far as step=4-last" in line
     )
-    assert run["said"].splitlines()[-1] == line
+    assert run["said"][0].splitlines()[-1] == line
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
@@ -70,10 +142,10 @@ def test_a_training_that_is_stopped_is_no_success(results: dict[str, Any], name:
     run = results[name]
     assert set(run["codes"]) == {code}
     assert run["left"][-1] == left
-    (line,) = run["lines"]
+    line = line_of(run)
     assert line.startswith("stopped: rank 0 of ")
     assert f", exit code {code}; {NEXT}" in line and line.endswith(left)
-    assert "Traceback" not in run["said"]
+    assert "Traceback" not in run["said"][0]
 
 
 @pytest.mark.long
@@ -91,15 +163,15 @@ def test_a_signal_in_the_last_step_changes_nothing(results: dict[str, Any]) -> N
 @pytest.mark.parametrize("how", ["row", pytest.param("killed", marks=part("killed", long=True))])
 def test_a_run_that_was_stopped_has_the_history_of_one_that_was_not(results: dict[str, Any], how: str) -> None:
     """Also where a step was done again: the kill came one step after the last checkpoint."""
-    whole, lines = ([{k: v for k, v in x.items() if k != "seconds"} for x in results["histories"][n]]
+    whole, lines = ([{k: v for k, v in x.items() if k != "seconds"} for x in results["histories"][f"{n}-stage1"]]
                     for n in ("whole", how))  # fmt: skip
     assert lines == whole
     assert results["digests"][f"{how}-stage1"] == results["digests"]["whole-stage1"]
-    seconds = [line["seconds"] for line in results["histories"][how] if line["kind"] == "step"]
+    seconds = [line["seconds"] for line in results["histories"][f"{how}-stage1"] if line["kind"] == "step"]
     assert seconds == sorted(seconds) and len(set(seconds)) == STEPS
 
 
-@pytest.mark.parametrize("name", ["whole", pytest.param("stock model", marks=part("stock model", long=True))])
+@pytest.mark.parametrize("name", ["whole-stage1", pytest.param("stock model", marks=part("stock model", long=True))])
 def test_a_step_tells_the_tokens_that_count(results: dict[str, Any], name: str) -> None:
     """A quarter of them is masked; what counts are those that are left, in the parent's own training too."""
     per_step = BATCH * LENGTH * SOFT.micro_batches * 3 // 4
@@ -107,7 +179,7 @@ def test_a_step_tells_the_tokens_that_count(results: dict[str, Any], name: str) 
 
 
 def test_a_history_has_every_step_and_every_measurement(results: dict[str, Any]) -> None:
-    lines = results["histories"]["whole"]
+    lines = results["histories"]["whole-stage1"]
     assert [x["step"] for x in lines if x["kind"] == "step"] == list(range(1, STEPS + 1))
     assert [x["step"] for x in lines if x["kind"] == "heldout"] == list(range(0, STEPS + 1, EVERY))
     sampled = [{k for k in x if k.startswith("loss_")} for x in lines if x["kind"] == "step"]

@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.parallel.compare import WEIGHT
+from tests.parallel.forks import measured
 from tests.parallel.runs import Layout
-from tests.parallel.table import FEW, LOADED, LONG_STEPS, REFUSED, ROWS, SUITE, WEIGHT, markdown, wrong
-from tests.workers import part, parts, work
+from tests.parallel.table import FEW, LONG_STEPS, REFUSED, ROWS, SUITE, markdown, measure, wrong
+from tests.workers import part
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow(minutes=2)]
 
@@ -25,11 +26,7 @@ def each(layouts: Iterable[Layout], *more: str) -> pytest.MarkDecorator:
     )
 
 
-@pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("table")
-    work("tests.parallel.table", folder, "--only", *parts(request))
-    return json.loads((folder / "table.json").read_text())
+place = measured(measure)
 
 
 @each(SUITE)
@@ -60,22 +57,7 @@ def test_what_differs_is_said() -> None:
 @pytest.mark.long
 @pytest.mark.part("long")
 def test_routers_stay_the_same_on_all_ranks(results: dict[str, Any]) -> None:
-    assert results["long"] == {"replicas": True, "steps": LONG_STEPS}
-
-
-@pytest.mark.parametrize(
-    "mode", [pytest.param(mode, marks=part(f"loaded {mode}", long=mode == "ce")) for mode in LOADED]
-)
-def test_a_stage_loads_its_own_layers_of_the_parent(results: dict[str, Any], mode: str) -> None:
-    stages = results[f"loaded {mode}"]
-    first, last = (set(stages[rank]["student"]) for rank in ("0", "1"))
-    assert not first & last
-    layers = [{int(name.split(".")[2]) for name in half if ".layers." in name} for half in (first, last)]
-    assert layers == [{0, 1, 2, 3}, {4, 5, 6, 7}]
-    assert "embedding.word_embeddings.weight" in first and "output_layer.weight" in last
-    for stage in stages.values():
-        assert stage["student is the parent"] and stage["teacher is the parent"]
-        assert stage["teacher"] == (stage["student"] if mode == "frozen" else [])
+    assert results["long"] == {"replicas": 1, "steps": LONG_STEPS}
 
 
 @pytest.mark.parametrize("what", [pytest.param(what, marks=part(what)) for what in REFUSED])

@@ -1,29 +1,55 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every member is validated, in every layout alike, and logged: `validation.py`."""
+"""Every member is validated, in every layout alike, and logged, with the checkpoints and logger of large recipes."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.parallel.table import LOSS
-from tests.parallel.validation import LAYOUTS, STEPS
-from tests.workers import part, parts, work
+from tests.parallel.compare import LOSS, lines
+from tests.parallel.forks import measured
+from tests.parallel.runs import Job, Layout, do, prepare
+from tests.workers import part
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow, pytest.mark.long]
+STEPS = 3
+LAYOUTS = (
+    Layout(tensor=2, sequence=True, soft=True),
+    Layout(data=2),
+    Layout(pipeline=2, teacher=False, micro_batches=4),
+    Layout(pipeline=2, micro_batches=4),
+)
 NAMES = {"full", "large", "small"}
 FIRST = LAYOUTS[0]
 EACH = pytest.mark.parametrize("layout", [pytest.param(one, marks=part(one.name), id=one.name) for one in LAYOUTS])
 
 
-@pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("validation")
-    work("tests.parallel.validation", folder, *parts(request))
-    return json.loads((folder / "validation.json").read_text())
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    """Train, and validate after every step, or after two; what was sampled and lost, and what validating left."""
+    prepare(place)
+    layouts = {each.name: each for one in LAYOUTS if one.name in parts for each in (one, one.alone)}
+    results: dict[str, Any] = {}
+    for name, layout, every in (*((name, layout, 1) for name, layout in layouts.items()), ("seldom", FIRST.alone, 2)):
+        job = Job(name, layout=layout, steps=STEPS, save_every=STEPS, validate=every, elastic=to_tensorboard)
+        (ran,) = do(place, job)
+        events = b"".join(path.read_bytes() for path in sorted((place / name).rglob("events.out.tfevents.*")))
+        tags = [f"{kind}/{member}" for kind in ("val_loss", "val_kl") for member in sorted(NAMES)]
+        results[name] = {"ranks": ran["facts"], "whole": ran["left"], "heldout": lines(place / name, "heldout"),
+                         "tags": [tag for tag in tags if tag.encode() in events]}  # fmt: skip
+    return results
+
+
+def to_tensorboard(task: Any) -> None:
+    from nemo.collections.llm.recipes.log.default import tensorboard_logger
+
+    task.log.tensorboard = tensorboard_logger(name="run")
+
+
+place = measured(measure)
 
 
 @EACH

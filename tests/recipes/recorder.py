@@ -10,7 +10,30 @@ import lightning.pytorch as pl
 from megatron.core import parallel_state
 
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
-from tests.hosts.nemo.training_worker import digest, state_of
+from tests.parallel.nemo import digest
+
+
+def state_of(trainer: Any, model: Any) -> dict[str, str]:
+    """Digests of weights, router, members and optimizer."""
+    named = {k: v for k, v in model.host.core.state_dict().items() if hasattr(v, "detach")}
+    optimizer = trainer.optimizers[0].mcore_optimizer.optimizer
+    moments = {
+        f"{g}.{i}.{k}": optimizer.state[p][k]
+        for g, group in enumerate(optimizer.param_groups)
+        for i, p in enumerate(group["params"])
+        for k in ("exp_avg", "exp_avg_sq")
+        if p in optimizer.state
+    }
+    return {
+        "weights": digest({k: v for k, v in named.items() if not k.startswith("elastic.")}),
+        "router": digest({k: v for k, v in named.items() if k.startswith("elastic.router.")}),
+        "members": digest(
+            {k: v for k, v in named.items() if k.startswith("elastic.") and not k.startswith("elastic.router.")}
+        ),
+        "optimizer": digest(moments),
+        "moments": str(len(moments)),
+        "teacher": digest(dict(model.host.frozen.named_parameters())),
+    }
 
 
 class StateRecorder(pl.Callback):

@@ -12,10 +12,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.hosts.nemo.training_worker import BLOCK as FAMILY
-from tests.hosts.nemo.training_worker import STEPS
 from tests.texts import library_text
 
+FAMILY = {
+    "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.75}, {"name": "small", "ratio": 0.5}],
+    "axes": {
+        "hidden": [128, 112, 96, 80, 64],
+        "ffn": {"choices": [512, 384, 256, 128], "per_layer": True, "stripes": 4},
+        "mamba_heads": {"choices": [16, 12, 8], "per_layer": True},
+        "mamba_head_dim": [16, 12, 8],
+        "attention_heads": {"choices": [4, 2], "per_layer": True},
+        "depth": [12, 11, 10, 9, 8],
+    },
+    "importance": {"samples": 4, "depth_samples": 2},
+    "shapes": "router",
+    "router": {"freeze_at": 0.5, "hidden": 16},
+    "seed": 1,
+}
+STEPS = 8
 WITHOUT_ROUTER = {name: value for name, value in FAMILY.items() if name != "router"}
 BLOCKS = {
     "router": FAMILY,

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.hosts.bridge.runs import Job, config, own_tokenizer, prepare_data, prompts, write_prompts
 from tests.hosts.data_kinds import AS_STOCK, ASKS, BRIDGE, STEPS, WHOLE, runs_of, write_data
-from tests.parallel.runs import LENGTH, Layout
+from tests.parallel.bridge import config, load, own_tokenizer, prompts
+from tests.parallel.runs import LENGTH, PEAK, Job, Layout, block_of, do, prepare_data, write_prompts
 
 
 def container(place: Path, name: str, job: Job) -> Any:
@@ -67,7 +67,6 @@ def train(place: Path, name: str) -> dict[str, Any]:
 
     from nemo_elastic.hosts.bridge.apply import apply_elastic
     from nemo_elastic.hosts.bridge.host import BridgeHost
-    from tests.parallel.runs import block_of
 
     seen: set[bool] = set()
     student = BridgeHost.student
@@ -107,7 +106,6 @@ def as_stock(place: Path) -> dict[str, Any]:
     from nemo_elastic.hosts.bridge.apply import apply_elastic
     from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
     from nemo_elastic.hosts.bridge.step import LOSS
-    from tests.parallel.runs import PEAK, block_of
 
     class Recorder(Callback):
         def __init__(self, losses: list[float]) -> None:
@@ -125,8 +123,8 @@ def as_stock(place: Path) -> dict[str, Any]:
         for name in ("stock", "whole"):
             losses[f"{name} {per_token}"] = own = []
             out = place / AS_STOCK / f"{name} {per_token}"
-            layout = Layout(micro_batches=2)
-            made = container(place, "b prompts", Job(str(out), layout=layout, steps=2 * STEPS, per_token=per_token))
+            layout = Layout(micro_batches=2, per_token=per_token)
+            made = container(place, "b prompts", Job(str(out), layout=layout, steps=2 * STEPS))
             if name == "stock":
                 made.checkpoint.pretrained_checkpoint = parent
                 with bridge_on_this_machine(made):
@@ -140,24 +138,13 @@ def as_stock(place: Path) -> dict[str, Any]:
 
 
 def main(place: Path, names: list[str]) -> None:
-    import logging
-    import warnings
-
-    import torch
-
-    import nemo_elastic.hosts.bridge.apply
-    import nemo_elastic.hosts.bridge.tiny  # noqa: F401  (once, for all)
-    from tests.hosts.bridge.runs import run
     from tests.parallel import forks
 
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.INFO)
-    torch.set_num_threads(1)
+    load()
     write_prompts(place)
-    forks.run(place / "log" / "data", 1, prepare_data, place)
+    prepare_data(place)
     forks.run(place / "log" / "notes", 1, write_data, place, "parquet", LENGTH)
-    parent = Job(str(place / "parent"), kind="parent", steps=2)
-    forks.run(place / "log" / "parent", 1, run, place, parent)
+    do(place, Job("parent", "parent"))
     for name in names or [*runs_of(BRIDGE), AS_STOCK]:
         given = (as_stock, place) if name == AS_STOCK else (train, place, name)
         (facts,) = forks.run(place / "log" / name, 1, *given)

@@ -1,29 +1,32 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of the tiny family on Megatron-Bridge in every layout of one and two ranks, and what they left, compared."""
+"""Runs of the tiny family on Megatron-Bridge in every layout of one and two ranks, and some that end too soon."""
 
 from __future__ import annotations
 
-import json
+import os
+import resource
 import shutil
-import subprocess
-import sys
-import time
-from dataclasses import replace
+import signal
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
-from tests.hosts.bridge.runs import Job, dump, write_prompts
+from nemo_elastic.errors import STOPPED
+from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.hosts.common.saves import cut
-from tests.parallel.runs import PEAK, VOCAB, Layout, block_of
-from tests.workers import ROOT, environment
+from tests.parallel import forks
+from tests.parallel.bridge import config
+from tests.parallel.forks import CLEAR
+from tests.parallel.runs import VOCAB, Job, Layout, block_of, do, prepare
+from tests.workers import work
 
-#: relative, of a loss; and of a weight, in steps of the optimizer: as in tests/parallel
-LOSS, WEIGHT = 1e-4, 1e-3
 STEPS = 2
+#: ranks that AutoBridge exports from
+WORLDS = (1, 2)
 #: bytes of a file on a full disk: more than the log has, less than the weights
 ROOM = 60_000
 #: copies of a killed run whose newest checkpoint is not whole -> what is said of it
@@ -45,8 +48,6 @@ REFUSED = {
     "callbacks": "callbacks: None is not allowed; run.callbacks of apply_elastic: they prepare members",
     "overlap": "recipe.ddp.overlap_grad_reduce: True is not allowed; false, as apply_elastic left it: each of el",
 }
-#: a vocabulary that is not the parent's
-SMALLER = VOCAB // 4
 PAIRS = {
     "dp2": Layout(data=2, micro_batches=2, halved=True),
     "dp2-soft-sharded": Layout(data=2, sharded=True, micro_batches=2, soft=True),
@@ -61,29 +62,14 @@ PAIRS = {
     "tp2-sp-soft": Layout(tensor=2, sequence=True, micro_batches=2, soft=True, recompute="full"),
     "pp2": Layout(pipeline=2, micro_batches=4, halved=True),
     "pp2-soft": Layout(pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
-    "dp2-per-token": Layout(data=2, micro_batches=2),
+    "dp2-per-token": Layout(data=2, micro_batches=2, per_token=True),
     "cp2": Layout(context=2, micro_batches=2, halved=True),
     "cp2-soft-sharded": Layout(context=2, sharded=True, micro_batches=2, soft=True, recompute="full"),
     "cp2-tp2-sp": Layout(context=2, tensor=2, sequence=True, micro_batches=2),
     "cp2-dp2": Layout(context=2, data=2, micro_batches=2, soft=True, mode="frozen_ce"),
     "cp2-pp2": Layout(context=2, pipeline=2, micro_batches=4, halved=True),
-    "cp2-per-token": Layout(context=2, micro_batches=2),
+    "cp2-per-token": Layout(context=2, micro_batches=2, per_token=True),
 }
-#: rows of several documents, one to a micro-batch; of four in a step each draws the one member. Its candidates take
-#: turns by the number of a micro-batch, of which ranks that share the rows out have fewer
-PACKED = {
-    "packed-dp2": Layout(data=2, micro_batches=2, mode="frozen_ce"),
-    "packed-tp2-sp": Layout(tensor=2, sequence=True, micro_batches=4, recompute="full", mode="frozen_ce", halved=True),
-    "packed-pp2": Layout(pipeline=2, micro_batches=4, mode="frozen_ce", halved=True),
-    "packed-cp2": Layout(context=2, micro_batches=4, mode="frozen_ce", halved=True),
-    "packed-cp2-tp2-sp": Layout(context=2, tensor=2, sequence=True, micro_batches=4, mode="frozen_ce", halved=True),
-}
-PACKED_ALONE = Layout(micro_batches=4, mode="frozen_ce", halved=True)
-ALONE, EVEN = "packed-alone", "packed-alone-even"
-#: as Bridge wants it where ranks share conversations out: each token of a step for as much as another
-PER_TOKEN = "packed-alone-per-token"
-#: of the loss of a token and of a member, where documents are kept apart and where they are not
-JOINED = "packed-joined"
 #: of the runs that end too soon and go on: the last comparison begins the fourth step, before which one is killed
 HALVED = Layout(halved=True)
 #: the same in bf16 on two ranks, with the optimizer's state in shares
@@ -93,187 +79,162 @@ SOFT = Layout(soft=True)
 KILLED = (("whole", "killed", HALVED), ("whole-half", "killed-half", HALF), ("whole-soft", "killed-soft", SOFT))
 
 
-def do(place: Path, name: str, jobs: list[Job]) -> None:
-    """Do jobs, each on its own number of ranks. What they said is in PLACE/name.log.
-
-    Raises:
-        AssertionError: one did not end as it should; with the end of what was said.
-    """
-    listed = dump(jobs, place / f"{name}.json")
-    left = processes(place, name, ["tests.hosts.bridge.runs", place, listed])
-    codes = json.loads(listed.with_suffix(".codes").read_text()) if left == [0] else left
-    assert codes == [job.ends for job in jobs], (place / f"{name}.log").read_text()[-4000:]
+def by_name(jobs: list[Job], results: list[dict[str, Any]]) -> dict[str, Any]:
+    return {job.out: result for job, result in zip(jobs, results, strict=True)}
 
 
-def processes(place: Path, name: str, module: list[Any], world: int = 1) -> list[int]:
-    """Run a module and its arguments in one process per rank; their exit codes. They said it in PLACE/name.log."""
-    env = environment(WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1")
-    for old in place.glob(f"{name}.port*"):
-        old.unlink()
-    command = [sys.executable, "-W", "ignore", "-m", "tests.support.bridge", "-m", *map(str, module)]
-    with (place / f"{name}.log").open("w") as log:
-        started = [
-            subprocess.Popen(
-                command, cwd=ROOT, env=env | {"RANK": str(i), "LOCAL_RANK": str(i)}, stdout=log, stderr=log
-            )
-            for i in range(world)
-        ]
-        end = time.monotonic() + 1500
-        try:  # until all have ended, or one has failed, for which the others would wait
-            while None in (codes := [process.poll() for process in started]) and not any(codes):
-                assert time.monotonic() < end, f"{name} takes longer than 1500 seconds"
-                time.sleep(0.05)
-        finally:
-            for process in started:
-                process.kill()
-        return [process.wait() for process in started]
+def stage(name: str, layout: Layout, **more: Any) -> Job:
+    return Job(name, layout=layout, padded=True, **more)
 
 
-def train_all(place: Path) -> None:
-    """Train in `place`: on one rank, where one is killed and one stopped, and in all layouts of two.
+def going_on(name: str, layout: Layout = HALVED, **more: Any) -> Job:
+    """A run of four steps that are all saved."""
+    return stage(name, layout, steps=4, save_every=1, **more)
+
+
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    """On one rank, where one is killed and one stopped, and in all layouts of several.
 
     Those that ended too soon then go on, also from copies with a damaged newest checkpoint.
-
-    Raises:
-        AssertionError: one failed, with the end of what it said.
     """
-    parent = str(place / "parent" / "checkpoints")
-
-    def ranked(layout: Layout) -> str:
-        return str(place / f"rank-{shapes(layout)}" / "checkpoints")
-
-    def stage(name: str, layout: Layout, **more: Any) -> Job:
-        more = {"steps": STEPS, "teacher": parent, "ranked": ranked(layout), "padded": True} | more
-        return Job(str(place / name), layout=layout, **more)
-
-    def packed(name: str, layout: Layout, data: dict[str, Any] | None = None, **more: Any) -> Job:
-        changes = {"sampling": {"large": 1}} | ({} if data is None else {"data": data})
-        more = {"per_token": layout.context > 1} | more
-        return stage(name, layout, batch=layout.data, packed=True, padded=False, changes=changes, **more)
-
-    def pair(name: str, layout: Layout, **more: Any) -> Job:
-        return stage(name, layout, per_token="per-token" in name, **more)
-
-    write_prompts(place)
-    alone = {f"{name}-alone": layout.alone for name, layout in PAIRS.items()}
+    prepare(place)
+    late = place / "late-teacher"  # not there before the run starts
+    scripts: dict[str, dict[str, Any]] = {
+        "late": {"teacher": late, "elastic": lambda _: os.symlink(place / "parent" / "checkpoints", late),
+                 "stock": small_vocabulary},
+        "overlap": {"changes": {"budgets_per_batch": 2}, "elastic": overlapped},
+        **{name: {"elastic": partial(started, name)} for name in ("forward_step", "callbacks")},
+    }  # fmt: skip
     first = [
-        Job(str(place / "parent"), kind="parent", steps=2),
-        *(Job(str(place / f"rank-{shapes(layout)}"), kind="rank", layout=layout, teacher=parent, steps=2)
-          for layout in (Layout(), HALVED, SOFT)),
-        *(pair(name, layout) for name, layout in alone.items()),
-        packed(ALONE, PACKED_ALONE),
-        packed(EVEN, replace(PACKED_ALONE, halved=False)),
-        packed(PER_TOKEN, PACKED_ALONE, per_token=True),
-        packed(JOINED, PACKED_ALONE, data={"documents": "joined"}),
-        *(packed(name, layout) for name, layout in PACKED.items()),
-        *(packed(name, Layout(micro_batches=4), few=True, steps=6, save_every=1, until=until)
-          for name, until in (("wraps", None), ("wraps-killed", 4))),
+        *(stage(name, Layout(), ends=CLEAR, **how) for name, how in scripts.items()),
         *(stage(whole, layout, steps=4) for whole, _, layout in KILLED),
-        *(stage(killed, layout, steps=4, save_every=1, until=3) for _, killed, layout in KILLED),
-        stage("stopped", HALVED, steps=4, stop=1),
-        *(stage(name, HALVED, steps=4, save_every=1, cut_short=at) for name, (at, _) in CUT_SHORT.items()),
-        stage("full", HALVED, steps=4, save_every=1, room=ROOM),
-        stage("kept", HALVED, steps=4, save_every=1, kept=1),
+        *(going_on(killed, layout, until=3) for _, killed, layout in KILLED),
+        stage("stopped", HALVED, steps=4, stop=1, ends=STOPPED),
+        *(going_on(name, before=partial(cut_short, at), ends=-signal.SIGKILL) for name, (at, _) in CUT_SHORT.items()),
+        going_on("full", elastic=cramped, ends=CLEAR),
+        going_on("kept", kept=1),
+        *(stage(f"{name}-alone", layout.alone) for name, layout in PAIRS.items()),
         # in one of them the recipe has Bridge's placeholder for a tokenizer, which is smaller than the parent's
-        *(pair(name, layout, placeholder=SMALLER if name == "tp2-sp" else None) for name, layout in PAIRS.items()),
-        *(stage(name, Layout(), placeholder=SMALLER if name == "late" else None, wrong=name,
-                changes={"budgets_per_batch": 2} if name == "overlap" else {}) for name in REFUSED),
-    ]  # fmt: skip
-    do(place, "first", first)
+        *(stage(name, layout, stock=small_vocabulary if name == "tp2-sp" else None) for name, layout in PAIRS.items()),
+    ]
+    results = {"first": by_name(first, do(place, *first))}
     for name in DAMAGED:
         shutil.copytree(place / "killed", place / name)
     newest = place / "missing" / "checkpoints" / "iter_0000003"
     next(newest.glob("*.distcp")).unlink()
     cut(next((place / "truncated" / "checkpoints" / "iter_0000003").glob("*.distcp")))
-    shutil.copytree(place / "full" / "checkpoints", place / "full-left", symlinks=True)
-    end = {"kind": "stage2", "done": STEPS, "steps": 2, "longer": True, "ranked": None}
     later = {"halving": {**block_of(HALVED)["halving"], "cuts": [0.5]}}  # on which no ranking depends
+    end: dict[str, Any] = {"kind": "stage2", "done": STEPS, "longer": True}
     again = [
-        Job(str(place / "rank-halving"), kind="rank", layout=HALVED, teacher=parent, steps=2, changes=later),
-        *(stage(killed, layout, steps=4, save_every=1) for _, killed, layout in KILLED),
-        *(stage(name, HALVED, steps=4, save_every=1) for name in ("stopped", "full", *DAMAGED, *CUT_SHORT)),
-        packed("wraps-killed", Layout(micro_batches=4), few=True, steps=6, save_every=1),
-        stage("second", PAIRS["dp2"].alone, previous=str(place / "tp2-sp-alone" / "checkpoints"), **end),
-        stage("second-dp2", PAIRS["dp2"], previous=str(place / "tp2-sp" / "checkpoints"), **end),
+        Job("rank-halving", "rank", HALVED, changes=later),
+        *(going_on(killed, layout) for _, killed, layout in KILLED),
+        *(going_on(name) for name in ("stopped", "full", *DAMAGED, *CUT_SHORT)),
+        stage("second", PAIRS["dp2"].alone, previous=("tp2-sp-alone", STEPS), **end),
+        stage("second-dp2", PAIRS["dp2"], previous=("tp2-sp", STEPS), **end),
     ]
-    do(place, "again", again)
-
-
-def shapes(layout: Layout) -> str:
-    """The way to shapes of a layout's block."""
-    return block_of(layout)["shapes"]
-
-
-def packed_alone(name: str) -> str:
-    """The run of one rank that trains the same as a layout of `PACKED`."""
-    if not PACKED[name].halved:
-        return EVEN
-    return PER_TOKEN if PACKED[name].context > 1 else ALONE
-
-
-def lines(run: Path, kind: str = "step") -> list[dict[str, Any]]:
-    """What a run of either host wrote down."""
-    nemo = run / "metrics.jsonl"
-    text = (nemo if nemo.exists() else run / "checkpoints" / "metrics.jsonl").read_text()
-    return [line for line in map(json.loads, text.splitlines()) if line["kind"] == kind]
-
-
-def losses(run: Path) -> list[dict[str, float]]:
-    return [{k: v for k, v in line.items() if "loss" in k} for line in lines(run)]
-
-
-def compared(line: dict[str, Any]) -> dict[tuple[str, int], float]:
-    """Losses of the candidates that were compared before a step, by budget and number."""
-    every = line.get("compared", {})
-    return {(budget, int(number)): loss for budget, own in every.items() for number, loss in own.items()}
-
-
-def apart(actual: Path, wanted: Path) -> tuple[float, float]:
-    """How far two runs of the same budgets are apart: losses, relative, and weights, in steps of the optimizer.
-
-    Raises:
-        AssertionError: other budgets, candidates, members or tensors.
-    """
-    loss = weight = 0.0
-    for one, other in zip(losses(actual), losses(wanted), strict=True):
-        assert one.keys() == other.keys()
-        loss = max(loss, *(abs(one[name] - other[name]) / abs(other[name]) for name in one))
-    for one, other in zip(lines(actual), lines(wanted), strict=True):
-        assert one.get("candidates") == other.get("candidates")
-        ours, theirs = compared(one), compared(other)
-        assert ours.keys() == theirs.keys()
-        loss = max([loss, *(abs(ours[name] - theirs[name]) / theirs[name] for name in ours)])
-    ours, theirs = (
-        dict(zip(stored.sizes, stored.read(*stored.sizes), strict=True))
-        for stored in map(Stored, map(checkpoint, (actual, wanted)))
+    results["again"] = by_name(again, do(place, *again))
+    before = times(place / "whole")
+    (ended,) = do(place, stage("whole", HALVED, steps=4))
+    slice_checkpoint(place / "whole" / "checkpoints", place / "full", member="full")
+    for world in WORLDS:
+        forks.run(place / "log" / f"exported-{world}", world, export, place, world)
+    work(
+        "nemo_elastic", "convert", place / "whole" / "checkpoints", "--format", "megatron", "--out", place / "release"
     )
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        difference = float((value.double() - theirs[name].double()).abs().max())
-        if name == f"{ELASTIC}losses":
-            continue  # bits of the losses above
-        assert value.is_floating_point() or difference == 0, name
-        weight = max(weight, difference / PEAK)
-    return loss, weight
+    (stock,) = do(place, Job("started", "parent", steps=1, teacher=place / "release"))
+    return results | {"ended": ended | {"changed": times(place / "whole") != before}, "stock": stock}
 
 
-def checkpoint(run: Path) -> Path:
-    """The last checkpoint of a run of either host."""
-    nemo = sorted((run / "checkpoints").glob("*last"))
-    return nemo[-1] if nemo else run / "checkpoints"
+def times(run: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
-def went_on(place: Path, whole: str = "whole", killed: str = "killed") -> None:
-    """The run that was killed ended as the one that was not, with the same losses, comparisons and bits."""
-    for name in ("candidates", "compared"):
-        assert [x.get(name) for x in lines(place / killed)] == [x.get(name) for x in lines(place / whole)]
-    assert losses(place / killed) == losses(place / whole)
-    actual, wanted = (Stored(place / name / "checkpoints").held() for name in (killed, whole))
-    assert actual.keys() == wanted.keys()
-    assert all(torch.equal(value, wanted[name]) for name, value in actual.items())
+def export(place: Path, world: int) -> None:
+    """Let Bridge's AutoBridge export a family's model, as it trains, in PLACE/exported-WORLD.safetensors."""
+    from megatron.bridge import AutoBridge
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_parallel_cuda_manual_seed
+    from safetensors.torch import save_file
+
+    from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.formats.megatron.context_files import read_context
+    from nemo_elastic.formats.megatron.shape import parent_of
+    from nemo_elastic.hosts.bridge.autobridge import as_stock, register_layers
+    from nemo_elastic.hosts.bridge.platform import without_cuda
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.models import make_family
+    from nemo_elastic.train.training import FamilyTraining
+
+    checkpoint, out = place / "whole" / "checkpoints", place / f"exported-{world}.safetensors"
+    torch.distributed.init_process_group("gloo")
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=world)
+    initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
+    with cuda_as_cpu():
+        model_parallel_cuda_manual_seed(1)
+        bridge = AutoBridge.from_hf_pretrained(str(place / "full"))
+        stock = config(place, Job("export", layout=Layout(tensor=world)))
+        without_cuda(stock)
+        provider = stock.model
+        provider.finalize()
+        (model,) = provider.provide_distributed_model(wrap_with_ddp=False, use_cpu_initialization=True)
+        block = read_context(checkpoint).elastic
+        assert block is not None
+        family = FamilyTraining(ElasticConfig.from_dict(block))
+        make_family(model, family, parent_of(provider, model.vocab_size, "model"), str(checkpoint))
+        register_layers()
+        with as_stock([model]):
+            exported = dict(bridge.export_hf_weights([model], cpu=True, show_progress=False))
+        assert family.members is model.elastic
+    if torch.distributed.get_rank() == 0:
+        save_file({name: tensor.contiguous() for name, tensor in exported.items()}, out)
+    torch.distributed.barrier()
 
 
-def same(actual: Path, wanted: Path) -> None:
-    """The same budgets were sampled, lost the same, and left the same weights, router and members."""
-    loss, weight = apart(actual, wanted)
-    assert loss <= LOSS and weight <= WEIGHT
+def small_vocabulary(container: Any) -> None:
+    """The tokenizer that stands for none in Bridge's own recipes."""
+    container.model.vocab_size, container.model.should_pad_vocab = None, True
+    container.tokenizer.vocab_size, container.tokenizer.use_tokenizer_vocab_size = VOCAB // 4, True
+
+
+def started(wrong: str, run: Any) -> None:
+    """Start an elastic run with another step, or without its callbacks."""
+    from megatron.bridge.training.gpt_step import forward_step
+    from megatron.bridge.training.pretrain import pretrain
+
+    from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
+
+    with bridge_on_this_machine(run.config):
+        if wrong == "forward_step":
+            pretrain(run.config, forward_step, callbacks=run.callbacks)
+        else:
+            pretrain(run.config, run.forward_step)
+
+
+def overlapped(run: Any) -> None:
+    run.config.ddp.overlap_grad_reduce = True
+
+
+def cut_short(step: int) -> None:
+    """Let the process end in the save of a step, when the trackers name it and its last file is to come."""
+    from megatron.bridge.training.config import ConfigContainer
+
+    write = ConfigContainer.to_yaml
+
+    def killed(self: Any, path: Any = None) -> Any:
+        if path is not None and f"iter_{step:07d}" in str(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(self, path)
+
+    ConfigContainer.to_yaml = killed
+
+
+def cramped(run: Any) -> None:
+    """From the third step on no file may be longer than there is room."""
+    from megatron.bridge.training.callbacks import Callback
+
+    class Cramped(Callback):
+        def on_train_step_start(self, context: Any) -> None:
+            if context.state.train_state.step == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, ROOM))
+
+    run.callbacks.append(Cramped())

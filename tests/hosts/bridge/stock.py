@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.hosts.bridge.runs import write_prompts
 from tests.hosts.stock import (
     ACCEPTED,
     BATCH,
@@ -34,6 +33,7 @@ from tests.hosts.stock import (
     run_steps,
     write_table,
 )
+from tests.parallel.runs import write_prompts
 
 PACKAGES = ("megatron.bridge.recipes.nemotronh", "megatron.bridge.perf_recipes.nemotronh")
 

@@ -10,51 +10,31 @@ The same tiny parent, data, seeds and budgets. Ends with exit code 1 where they 
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.hosts.bridge.experts import (
-    CANDIDATE,
-    ONE,
-    RANKED,
-    SCORE,
-    SHARED,
-    TRAINED,
-    alone,
-    ranked,
-    rankings_apart,
-    train_experts,
-)
-from tests.hosts.bridge.layouts import (
-    LOSS,
-    PACKED,
-    PAIRS,
-    WEIGHT,
-    apart,
-    checkpoint,
-    do,
-    lines,
-    losses,
-    packed_alone,
-    train_all,
-)
-from tests.hosts.bridge.nemo_side import LAYOUTS, STEPS
-from tests.hosts.bridge.runs import Job
-from tests.workers import ROOT
+from tests.hosts.bridge import experts, layouts
+from tests.hosts.bridge.experts import RANKED, SHARED, TRAINED
+from tests.hosts.bridge.layouts import PAIRS
+from tests.parallel import test_packed as packed
+from tests.parallel.bridge import STARTED_BY
+from tests.parallel.compare import LOSS, WEIGHT, apart, checkpoint, lines, losses, rankings_apart
+from tests.parallel.runs import Job, Layout, do, host, prepare, ranking_of
+from tests.workers import ROOT, environment, work
 
-WHAT = {
-    "sliced": "stage 1 on slices, NeMo against Bridge",
-    "halved": "stage 1 on candidates, of which one of each is left, NeMo against Bridge",
-    "soft": "stage 1 under the router's masks, NeMo against Bridge",
+#: on one rank of each host; two micro-batches a step, so that one step samples several budgets
+HOSTS = {
+    "on slices": Layout(micro_batches=2),
+    "on candidates, of which one of each is left": Layout(micro_batches=2, halved=True),
+    "under the router's masks": Layout(micro_batches=2, soft=True),
 }
-#: what was compared, steps, and how far they are apart, see `layouts.apart`
-Row = tuple[str, int, float, float]
+STEPS = 4
 NUMBERS = {2: "two", 4: "four"}
 HEAD = "| what | steps | deviation of a loss | of a weight, in steps of the optimizer |\n| --- | ---: | ---: | ---: |"
 RANKING = """\
@@ -70,69 +50,70 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args(argv)
     place: Path = args.place.resolve()
-    both, experts = place / "both", place / "experts"
-    experts.mkdir(parents=True)
-    train_all(place)
-    train_experts(experts)
-    actual = [*between_hosts(both, args.nemo), *between_layouts(place), *between_layouts_of_experts(experts)]
-    one = experts / ranked(ONE)
-    rankings = {ranks.name: rankings_apart(experts / f"rank-{name}", one) for name, ranks in RANKED.items()}
-    bytes_ = same_bytes(both)
-    table = [HEAD, *(f"| {what} | {steps} | {loss:.1e} | {weight:.1e} |" for what, steps, loss, weight in actual)]
+    command = [args.nemo, "-W", "ignore", "-m", "tests.parallel.forks", measure.__module__, "measure", place / "both"]
+    measuring: list[ModuleType] = [layouts, packed, experts]
+    for folder in ("both", *(module.__name__ for module in measuring)):
+        (place / folder).mkdir(parents=True)
+    subprocess.run([*map(str, command)], cwd=ROOT, env=environment(), check=True, stdout=sys.stderr)
+    for name, folder in ((measure.__module__, "both"), *((module.__name__, module.__name__) for module in measuring)):
+        work(*STARTED_BY, "tests.parallel.forks", name, "measure", place / folder)
+    own, documents, sharing = (place / module.__name__ for module in measuring)
+    table, differ = [HEAD], False
+    for what, actual, wanted in pairs(place / "both", own, documents, sharing):
+        loss, weight = apart(actual, wanted)
+        table.append(f"| {what} | {len(lines(actual))} | {loss:.1e} | {weight:.1e} |")
+        differ |= loss > LOSS or weight > WEIGHT
+    assert losses(own / "killed") == losses(own / "whole")
     table += ["", RANKING]
-    table += [f"| {name} | {d.score:.1e} | {d.loss:.1e} | {d.weights} |" for name, d in rankings.items()]
-    table += ["", f"A member cut from NeMo's checkpoint and from Megatron's of the same weights: {bytes_:,} bytes of "
-              "weights, all the same."]  # fmt: skip
+    for name, layout in RANKED.items():
+        found = rankings_apart(sharing / f"rank-{name}", sharing / ranking_of(experts.ONE))
+        table.append(f"| {layout.name} | {found.score:.1e} | {found.loss:.1e} | {found.weights} |")
+        differ |= not found.alike
+    table += ["", "A member cut from NeMo's checkpoint and from Megatron's of the same weights: "
+              f"{same_bytes(place / 'both'):,} bytes of weights, all the same."]  # fmt: skip
     text = "\n".join(table) + "\n"
     print(text)
     if args.markdown:
         args.markdown.write_text(text)
-    differ = any(loss > LOSS or weight > WEIGHT for _, _, loss, weight in actual)
-    return int(differ or any(d.score > SCORE or d.loss > CANDIDATE or d.weights for d in rankings.values()))
+    return int(differ)
 
 
-def between_hosts(both: Path, nemo: Path) -> Iterator[Row]:
-    """Train with NeMo, and the same with Bridge."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    command = [nemo, "-W", "ignore", "-m", "tests.hosts.bridge.nemo_side", both]
-    subprocess.run([*map(str, command)], cwd=ROOT, env=env, check=True, stdout=sys.stderr)
-    parent = str(checkpoint(both / "parent"))
-    do(both, "bridge", [
-        Job(str(both / f"bridge-{n}"), layout=layout, steps=STEPS, teacher=parent) for n, layout in LAYOUTS.items()
-    ])  # fmt: skip
-    for name in LAYOUTS:
-        yield WHAT[name], STEPS, *apart(both / f"bridge-{name}", both / f"nemo-{name}")
+def measure(place: Path, parts: Collection[str]) -> None:
+    """Train with this host; the first of the two makes data and parent."""
+    if not (place / "parent").exists():
+        prepare(place, whole=False)
+    name, teacher = host().__name__.rpartition(".")[2], checkpoint(place / "parent")
+    do(place, *(Job(f"{name} {what}", layout=layout, steps=STEPS, ranked=None, teacher=teacher)
+                for what, layout in HOSTS.items()))  # fmt: skip
 
 
-def between_layouts(place: Path) -> Iterator[Row]:
-    """What `train_all` has left."""
+def pairs(both: Path, own: Path, documents: Path, sharing: Path) -> Iterator[tuple[str, Path, Path]]:
+    """What is compared, and the two runs."""
+    for what in HOSTS:
+        yield f"stage 1 {what}, NeMo against Bridge", both / f"bridge {what}", both / f"nemo {what}"
     for name, layout in PAIRS.items():
-        message = f"Bridge, {NUMBERS[layout.world]} ranks against one: {layout.name}"
-        message += ", loss per token" if "per-token" in name else ""
-        yield message, len(lines(place / name)), *apart(place / name, place / f"{name}-alone")
-    for name, layout in PACKED.items():
-        message = f"Bridge, documents in packed rows, {NUMBERS[layout.world]} ranks against one: {layout.name}"
-        yield message, len(lines(place / name)), *apart(place / name, place / packed_alone(name))
-    assert losses(place / "killed") == losses(place / "whole")
-    yield "Bridge, killed before its last step and started again", 4, *apart(place / "killed", place / "whole")
-    yield "Bridge, stage 2 from the other layout", 2, *apart(place / "second-dp2", place / "second")
-
-
-def between_layouts_of_experts(place: Path) -> Iterator[Row]:
-    """What `train_experts` has left."""
-    for name, ranks in TRAINED.items():
-        message = f"Bridge with experts, {NUMBERS[ranks.layout.world]} ranks against one: {ranks.name}"
-        yield message, len(lines(place / name)), *apart(place / name, place / alone(name))
+        yield f"Bridge, {against(layout)}", own / name, own / f"{name}-alone"
+    for name, layout in packed.LAYOUTS.items():
+        message = f"Bridge, documents in packed rows, {against(layout)}"
+        yield message, documents / name, documents / packed.alone(name).name
+    yield "Bridge, killed before its last step and started again", own / "killed", own / "whole"
+    yield "Bridge, stage 2 from the other layout", own / "second-dp2", own / "second"
+    for name, layout in TRAINED.items():
+        yield f"Bridge with experts, {against(layout)}", sharing / name, sharing / layout.alone.name
     for before, now in SHARED[1:]:
-        message, name = f"Bridge with experts, stage 2 with ep{now} from ep{before}", f"second-{before}-{now}"
-        yield message, len(lines(place / name)), *apart(place / name, place / "second-1-1")
+        what = f"Bridge with experts, stage 2 with ep{now} from ep{before}"
+        yield what, sharing / f"second-{before}-{now}", sharing / "second-1-1"
+
+
+def against(layout: Layout) -> str:
+    return f"{NUMBERS[layout.world]} ranks against one: {layout.name}"
 
 
 def same_bytes(both: Path) -> int:
     """Cut the smallest member from NeMo's checkpoint, and from the same weights in Megatron's format."""
     from nemo_elastic.megatron.dist_checkpoint import write_cut
 
-    source = open_source(checkpoint(both / "nemo-sliced"))
+    source = open_source(checkpoint(both / "nemo on slices"))
     assert source.family is not None
     member = list(source.family)[-1].subnet
     write_cut(source, source.parent.full, both / "megatron", force=True)

@@ -19,7 +19,7 @@ from nemo_elastic.hosts.common.changes import settings
 from tests.documentation import blocks
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import random_tensors
-from tests.parallel.runs import BLOCK, VOCAB
+from tests.parallel.runs import BLOCK, VOCAB, write_data
 from tests.workers import ROOT
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
@@ -34,8 +34,8 @@ from nemo_elastic.hosts.bridge.apply import apply_elastic  # noqa: E402
 from nemo_elastic.hosts.bridge.checks import BridgeRecipe  # noqa: E402
 from nemo_elastic.hosts.bridge.cli import find_stock, main, override  # noqa: E402
 from nemo_elastic.hosts.bridge.tiny import tiny_config  # noqa: E402
-from tests.hosts.bridge.runs import EXPERT_BLOCK, EXPERTS, SIZES, own_tokenizer, prepare_data  # noqa: E402
 from tests.hosts.bridge.stock import block_for, on_text  # noqa: E402
+from tests.parallel.bridge import EXPERT_BLOCK, EXPERTS, SIZES, own_tokenizer  # noqa: E402
 
 BLOCK_12B = replace(ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml"), distill=DistillConfig(mode="ce"))
 BLOCK = BLOCK | {"distill": {"mode": "ce"}, "shapes": "halving", "halving": {"cuts": [0.5]}}
@@ -44,7 +44,7 @@ BLOCK = BLOCK | {"distill": {"mode": "ce"}, "shapes": "halving", "halving": {"cu
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("apply")
-    prepare_data(place)
+    write_data(place)
     return place
 
 

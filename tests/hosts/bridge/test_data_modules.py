@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from tests.hosts.bridge.layouts import processes
 from tests.hosts.data_kinds import AS_STOCK, BRIDGE, KINDS, check, check_as_stock, runs_of
+from tests.workers import work
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
 from tests.support.bridge import import_bridge
@@ -23,8 +23,7 @@ import_bridge()
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("data")
-    codes = processes(place, "data", ["tests.hosts.bridge.data_worker", place])
-    assert codes == [0], (place / "data.log").read_text()[-4000:]
+    work("tests.support.bridge", "-m", "tests.hosts.bridge.data_worker", place)
     return place
 
 

@@ -20,30 +20,14 @@ from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.hosts.bridge.experts import (
-    CANDIDATE,
-    ONE,
-    RANKED,
-    SCORE,
-    SHARED,
-    TRAINED,
-    alone,
-    ranked,
-    rankings_apart,
-    train_experts,
-)
-from tests.hosts.bridge.layouts import losses, same, went_on
-from tests.hosts.bridge.runs import EXPERT_BLOCK, EXPERTS, prepare_data
-from tests.parallel.runs import BLOCK
+from tests.hosts.bridge.experts import ONE, RANKED, SHARED, TRAINED, alone, measure
+from tests.parallel.bridge import EXPERT_BLOCK, EXPERTS
+from tests.parallel.compare import identical, losses, rankings_apart, same
+from tests.parallel.forks import measured
+from tests.parallel.runs import BLOCK, ranking_of, write_data
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("experts")
-    train_experts(place)
-    return place
+place = measured(measure)
 
 
 @pytest.mark.slow(minutes=3)
@@ -57,15 +41,14 @@ def test_ranks_train_what_one_does(place: Path, name: str) -> None:
 @pytest.mark.dist
 @pytest.mark.parametrize("name", RANKED)
 def test_ranks_find_the_orders_members_and_weights_of_one(place: Path, name: str) -> None:
-    actual = rankings_apart(place / f"rank-{name}", place / ranked(ONE))
-    assert actual.score <= SCORE and actual.loss <= CANDIDATE and actual.weights == 0
+    assert rankings_apart(place / f"rank-{name}", place / ranking_of(ONE)).alike
 
 
 @pytest.mark.slow
 @pytest.mark.dist
 def test_candidates_of_a_budget_differ_in_their_experts_too_and_keep_both_limits(place: Path) -> None:
-    ranking = Ranking.load(place / ranked(ONE) / "checkpoints" / "elastic" / "ranking")
-    left = json.loads((place / ranked(ONE) / "checkpoints" / "elastic" / "shapes.json").read_text())["report"]
+    ranking = Ranking.load(place / ranking_of(ONE) / "checkpoints" / "elastic" / "ranking")
+    left = json.loads((place / ranking_of(ONE) / "checkpoints" / "elastic" / "shapes.json").read_text())["report"]
     alike = 0
     for budget, limits in zip(("large", "small"), ((80000, 69000), (70000, 62000)), strict=True):
         own = [Subnet.from_json(member, ranking.parent) for member in left["candidates"][budget]]
@@ -120,7 +103,7 @@ def test_a_killed_run_goes_on_on_ranks_that_share_experts_where_none_did(place: 
 def test_the_balance_of_experts_moves_in_steps_that_run_the_whole_model(place: Path, name: str) -> None:
     """Once for each such step, whatever the other micro-batches ran."""
     steps = sum("loss_full" in line for line in losses(place / name))
-    start = ranked(TRAINED[name].layout if name in TRAINED else ONE)
+    start = ranking_of(TRAINED.get(name, ONE))
     actual, before = (Stored(place / run / "checkpoints") for run in (name, start))
     keys = [key for key in actual.sizes if key.endswith("expert_bias")]
     moved = [(a - b).abs() for a, b in zip(actual.read(*keys), before.read(*keys), strict=True)]
@@ -132,7 +115,7 @@ def test_the_balance_of_experts_moves_in_steps_that_run_the_whole_model(place: P
 @pytest.mark.slow
 @pytest.mark.dist
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(place: Path) -> None:
-    went_on(place)
+    identical(place / "killed", place / "whole")
 
 
 @pytest.mark.slow
@@ -188,7 +171,7 @@ def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, field: str, value:
     from nemo_elastic.hosts.bridge.tiny import tiny_config
     from nemo_elastic.hosts.common.changes import settings
 
-    prepare_data(tmp_path)
+    write_data(tmp_path)
     recipe = tiny_config(tmp_path / "data", tmp_path / "run", steps=4, seq_length=64, warmup_steps=2, sizes=EXPERTS)
     setattr(recipe.model, field, value)
     before, block = settings(recipe), BLOCK | EXPERT_BLOCK | {"distill": {"mode": "ce"}}
@@ -205,7 +188,7 @@ def test_what_is_made_for_experts_of_one_width_is_turned_off(tmp_path: Path) -> 
     from nemo_elastic.hosts.bridge.tiny import tiny_config
     from nemo_elastic.hosts.common.rules import EXPERT_LAYERS
 
-    prepare_data(tmp_path)
+    write_data(tmp_path)
     recipe = tiny_config(tmp_path / "data", tmp_path / "run", steps=4, seq_length=64, warmup_steps=2, sizes=EXPERTS)
     recipe.model.moe_grouped_gemm = recipe.model.moe_shared_expert_overlap = True
     recipe.model.moe_token_dispatcher_type, recipe.model.expert_model_parallel_size = "flex", 2

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.hosts.data_kinds import AS_STOCK, ASKS, NEMO, STEPS, WHOLE, runs_of, write_data
-from tests.parallel.runs import LENGTH, Layout
+from tests.parallel.nemo import load, parent, recipe
+from tests.parallel.runs import LENGTH, Job, Layout, block_of, prepare, quiet, write_prompts
 
 
 def data_of(place: Path, name: str, stock: Any) -> Any:
@@ -58,9 +59,8 @@ def train(place: Path, name: str) -> dict[str, Any]:
     from nemo_elastic.hosts.nemo.host import NemoHost
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
-    from tests.parallel import runs
 
-    runs.quiet()
+    quiet()
     torch.cuda.LongTensor = torch.LongTensor  # NeMo counts its samples with it
     seen: set[bool] = set()
     student = NemoHost.student
@@ -75,12 +75,12 @@ def train(place: Path, name: str) -> dict[str, Any]:
     for stage, more in (("one", {}), ("two", {"stage": 2, "done_steps": STEPS, "total_steps": 2 * STEPS})):
         destroy_num_microbatches_calculator()
         out = place / name / stage
-        stock = runs.recipe(place, out, Layout(micro_batches=2), STEPS)
+        stock = recipe(place, Job(str(out), layout=Layout(micro_batches=2), steps=STEPS))
         stock.data = data_of(place, name, stock)
         if more:
             more["previous"] = str(last_checkpoint(place / name / "one"))
         task = apply_elastic(
-            stock, runs.block_of(Layout(), **changes), teacher=str(runs.parent(place)),
+            stock, block_of(Layout(), **changes), teacher=str(parent(place)),
             out=str(out / "elastic"), verbose=False, **more,
         )  # fmt: skip
         fiddle.build(task)()
@@ -98,20 +98,19 @@ def as_stock(place: Path) -> dict[str, Any]:
     from nemo import lightning as nl
 
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-    from tests.parallel import runs
 
-    runs.quiet()
+    quiet()
     torch.cuda.LongTensor = torch.LongTensor  # NeMo counts its samples with it
-    parent, losses = str(runs.parent(place)), {}
+    teacher, losses = str(parent(place)), {}
     for name in ("stock", "whole"):
         out = place / AS_STOCK / name
-        task = runs.recipe(place, out, Layout(micro_batches=2), 2 * STEPS)
+        task = recipe(place, Job(str(out), layout=Layout(micro_batches=2), steps=2 * STEPS))
         task.data = data_of(place, "prompts", task)
         if name == "stock":
-            task.resume.restore_config = run.Config(nl.RestoreConfig, path=parent, load_optim_state=False)
+            task.resume.restore_config = run.Config(nl.RestoreConfig, path=teacher, load_optim_state=False)
         else:
-            block = runs.block_of(Layout(), **WHOLE)
-            task = apply_elastic(task, block, teacher=parent, out=str(out / "elastic"), verbose=False)
+            block = block_of(Layout(), **WHOLE)
+            task = apply_elastic(task, block, teacher=teacher, out=str(out / "elastic"), verbose=False)
         destroy_num_microbatches_calculator()
         fiddle.build(task)()
         lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
@@ -120,11 +119,10 @@ def as_stock(place: Path) -> dict[str, Any]:
 
 
 def main(place: Path, names: list[str]) -> None:
-    import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all)
-    from tests.hosts.bridge.runs import write_prompts
     from tests.parallel import forks
 
-    forks.prepare(place, whole=False)
+    load()
+    prepare(place, whole=False)
     write_prompts(place)
     forks.run(place / "log" / "notes", 1, write_data, place, "npy", LENGTH)
     for name in names or [*runs_of(NEMO), AS_STOCK]:

@@ -5,18 +5,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import pathlib
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from nemo_elastic.megatron.cpu import cuda_as_cpu
-from tests.workers import environment
 
-ROOT = pathlib.Path(__file__).parents[3]
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="the mode does nothing where CUDA exists")
 
 
@@ -226,35 +220,3 @@ def test_the_tiny_config_captures_its_arguments_even_after_a_stock_one():
     assert tiny.__io__.__fn_or_cls__ is TinyNemotronH
     assert tiny.__io__.seq_length == 64
     assert len(tiny.hybrid_override_pattern) == tiny.num_layers
-
-
-def train(folder: pathlib.Path, keep: pathlib.Path | str = "") -> dict:
-    folder.mkdir(parents=True, exist_ok=True)
-    env = environment(NEMO_LOG_MEMORY_USAGE="0")
-    command = [sys.executable, "-m", "tests.hosts.nemo.platform_worker", folder, keep]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return json.loads((folder / "result.json").read_text()) | {"log": done.stdout + done.stderr}
-
-
-@without_cuda
-@pytest.mark.nemo
-@pytest.mark.slow
-@pytest.mark.long
-def test_train_save_and_resume_through_llm_pretrain(tmp_path):
-    whole = train(tmp_path / "whole", tmp_path / "cut")
-    assert whole["step"] == 6
-    assert len(whole["losses"]) == 6
-    assert len(whole["val_losses"]) == 3
-    assert whole["losses"][-1] < whole["losses"][0]
-    assert whole["embedding"] == [1024, 128]
-    assert whole["cuda_is_itself"]
-    assert whole["adam_is_itself"]
-    assert whole["optimizer"] == ["DistributedOptimizer", "GroupStepAdam"]
-    assert whole["state"] == ["exp_avg", "exp_avg_sq"]
-    assert set(whole["steps"]) == {6}
-    assert "Failed to dump training context" not in whole["log"]
-    rest = train(tmp_path / "cut")
-    assert rest["step"] == 6
-    # the same samples, weights and optimizer state: the second half repeats to the bit
-    assert rest["losses"] == whole["losses"][3:]

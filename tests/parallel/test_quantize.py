@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 3 in low precision: its steps are those of rounded weights, a kill, and two ranks against one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_elastic.formats.megatron.stored import Stored
+from tests.parallel.compare import checkpoint, digests, elastic, identical, lines, same
+from tests.parallel.forks import measured
+from tests.parallel.runs import Job, Layout, do, host, prepare
+
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
+SCHEME = "nvfp4" if host().__name__.endswith("bridge") else "fp8"
+#: of whole blocks
+AXES = {"hidden": [32, 16], "ffn": {"choices": [64, 32], "stripes": 2}, "attention_heads": [8, 4], "depth": [8, 7, 6]}
+STEPS, STOP = 3, 2
+TWO = Layout(tensor=2, sequence=True, micro_batches=2, halved=True)
+
+
+def job(out: str, kind: str = "stage1", layout: Layout = TWO.alone, scheme: str | None = None, **more: Any) -> Job:
+    changes: dict[str, Any] = {"axes": AXES, "budgets_per_batch": 3 if kind == "stage3" else 1}
+    if scheme is not None:
+        changes["distill"] = {"mode": "frozen", "quantize": scheme}
+    return Job(out, kind, layout, changes=changes, save_every=1, **more)
+
+
+def third(out: str, scheme: str | None = SCHEME, **more: Any) -> Job:
+    return job(out, "stage3", scheme=scheme, done=2, previous=("two", 1), steps=STEPS, **more)
+
+
+def measure(place: Path, parts: Collection[str]) -> None:
+    prepare(place, whole=False)
+    do(
+        place,
+        job("rank-halving", "rank"),
+        job("one", steps=1),
+        job("two", "stage2", steps=1, done=1, previous=("one", 1)),
+    )
+    do(place, third("whole"), third("tp2", layout=TWO), third("rounded", None, **host().rounded(SCHEME)),
+       third("full", None), third("killed", until=STOP), third("killed"))  # fmt: skip
+
+
+place = measured(measure)
+
+
+def test_a_first_step_is_that_of_weights_rounded_beforehand(place: Path) -> None:
+    """Its losses of all members, and its gradients, which are those of the rounded weights."""
+    ours, rounded, full = (lines(place / name)[0] for name in ("whole", "rounded", "full"))
+    names = ["loss_full", "loss_large", "loss_small", "grad_norm"]
+    assert all(ours[name] == pytest.approx(rounded[name], rel=1e-6) for name in names)
+    assert all(abs(ours[name] - full[name]) > 1e-5 * full[name] for name in names if name != "loss_full")
+
+
+def test_the_weights_themselves_are_trained(place: Path) -> None:
+    """They are not rounded in a checkpoint, and other gradients have moved them."""
+    whole, rounded, full = (digests(place / name) for name in ("whole", "rounded", "full"))
+    assert whole != full != rounded
+
+
+def test_a_stage_of_one_step_ends_with_its_last_comparison(place: Path) -> None:
+    frozen = json.loads((elastic(place / "one") / "members.json").read_text())
+    assert frozen["report"] == {"source": "halving", "step": 1}
+    runs = map(Stored, map(checkpoint, (place / "one", place / "two", place / "whole")))
+    first, *later = (stored.read("elastic.codes")[0] for stored in runs)
+    assert first.any() and all(torch.equal(codes, first) for codes in later)
+
+
+def test_two_ranks_round_as_one_does(place: Path) -> None:
+    same(place / "tp2", place / "whole")
+
+
+def test_a_killed_run_goes_on_as_an_uninterrupted_one(place: Path) -> None:
+    identical(place / "killed", place / "whole")
