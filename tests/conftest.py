@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import tempfile
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -71,6 +73,12 @@ def end_all(run: str) -> None:
         with suppress(psutil.Error):  # it ends at this moment
             print(f"killed: {process.pid} {' '.join(process.cmdline())[:100]}")
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def results(place: Path) -> dict[str, Any]:
+    """What a function that `tests.parallel.forks.measured` has called returned."""
+    return json.loads((place / "results.json").read_text())
 
 
 @pytest.hookimpl(trylast=True)

@@ -33,11 +33,6 @@ HALVING = [name for name, layout in PAIRS.items() if layout.halved] + ["whole", 
 place = measured(measure)
 
 
-@pytest.fixture(scope="module")
-def results(place: Path) -> dict[str, Any]:
-    return json.loads((place / "results.json").read_text())
-
-
 @pytest.mark.parametrize("name", PAIRS)
 def test_two_ranks_train_what_one_does(place: Path, name: str) -> None:
     same(place / name, place / f"{name}-alone")

@@ -18,7 +18,6 @@ import sys
 import types
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import megatron.core.ssm.mamba_mixer as mm
 import numpy as np
@@ -34,7 +33,7 @@ from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
-from tests.hosts.nemo import stock_spec
+from tests.hosts.nemo.stock_spec import GatedNorm, Mixer, Norm, Stack
 
 WAYS: dict[str, dict[str, Any]] = {
     "width": {
@@ -59,42 +58,6 @@ DIVISORS = {
     "num_heads_per_group_divisor": 1,
     "num_query_groups_divisor": 1,
 }
-
-
-class Norm(torch.nn.Module):
-    def __init__(self, config, hidden_size, eps=1e-5, **_) -> None:
-        super().__init__()
-        self.weight, self.eps = torch.nn.Parameter(torch.ones(hidden_size)), eps
-
-    def forward(self, x):
-        return stock_spec.rms(x, self.weight, self.eps)
-
-
-class GatedNorm(torch.nn.Module):
-    """As `stock_spec.GatedNorm`, with the attributes that ModelOpt changes."""
-
-    def __init__(self, width, eps=1e-5, group_size=None, norm_before_gate=False, **_) -> None:
-        super().__init__()
-        assert not norm_before_gate
-        self.weight, self.bias = torch.nn.Parameter(torch.ones(width)), None
-        self.eps, self.group_size = eps, group_size
-
-    def forward(self, x, z):
-        gated = x * z * torch.sigmoid(z)
-        parts = [stock_spec.rms(g, torch.ones(()), self.eps) for g in gated.split(self.group_size, -1)]
-        return torch.cat(parts, -1) * self.weight
-
-
-class Mixer(stock_spec.Mixer):
-    def __init__(self, *args, **kwargs) -> None:
-        with mock.patch.object(stock_spec, "GatedNorm", GatedNorm):
-            super().__init__(*args, **kwargs)
-
-
-class Stack(stock_spec.Stack):
-    def __init__(self, config, submodules, **kwargs) -> None:
-        super().__init__(config, submodules, **kwargs)
-        self.final_norm = Norm(config, config.hidden_size, config.layernorm_epsilon)
 
 
 def prunable_spec() -> ModuleSpec:

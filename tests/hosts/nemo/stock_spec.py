@@ -32,25 +32,26 @@ def rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 class Norm(torch.nn.Module):
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, config, hidden_size, eps=1e-5, **_) -> None:
         super().__init__()
-        self.weight, self.eps = torch.nn.Parameter(torch.empty(width)), eps
+        self.weight, self.eps = torch.nn.Parameter(torch.ones(hidden_size)), eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return rms(x, self.weight, self.eps)
 
 
 class GatedNorm(torch.nn.Module):
-    """Gate, then normalise each group by itself (`norm_before_gate=False`)."""
+    """Gate, then normalise each group by itself (`norm_before_gate=False`), under the names that ModelOpt changes."""
 
     def __init__(self, width, eps=1e-5, group_size=None, norm_before_gate=False, **_) -> None:
         super().__init__()
         assert not norm_before_gate
-        self.weight, self.eps, self.group = torch.nn.Parameter(torch.empty(width)), eps, group_size
+        self.weight, self.bias = torch.nn.Parameter(torch.ones(width)), None
+        self.eps, self.group_size = eps, group_size
 
     def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         gated = x * z * torch.sigmoid(z)
-        parts = [rms(g, torch.ones(()), self.eps) for g in gated.split(self.group, -1)]
+        parts = [rms(g, torch.ones(()), self.eps) for g in gated.split(self.group_size, -1)]
         return torch.cat(parts, -1) * self.weight
 
 
@@ -121,7 +122,7 @@ class Stack(MambaStack):
 
     def __init__(self, config, submodules, post_layer_norm=True, **kwargs) -> None:
         super().__init__(config, submodules, post_layer_norm=False, **kwargs)
-        self.post_layer_norm, self.final_norm = True, Norm(config.hidden_size, config.layernorm_epsilon)
+        self.post_layer_norm, self.final_norm = True, Norm(config, config.hidden_size, config.layernorm_epsilon)
 
 
 def stock_spec() -> ModuleSpec:
