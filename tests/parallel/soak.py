@@ -53,7 +53,8 @@ def soak(minutes: float, seed: int, place: Path) -> Counter[str]:
             place, out, rng, took, hits, lambda enough=enough: hits.total() - hits["starts"] >= enough, cutting=True
         )
         counts["cycles"] += 1
-        counts |= {f"kills in: {what}": n for what, n in hits.items() if what != "starts"} | {"starts": hits["starts"]}
+        for what, n in hits.items():
+            counts[what if what == "starts" else f"kills in: {what}"] = n
         check(place / out, wanted, counts)
         print(json.dumps(counts), flush=True)
     return counts

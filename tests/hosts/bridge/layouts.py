@@ -135,7 +135,7 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     results["again"] = by_name(again, do(place, *again))
     before = times(place / "whole")
     (ended,) = do(place, stage("whole", HALVED, steps=4))
-    slice_checkpoint(place / "whole" / "checkpoints", place / "full", member="full")
+    slice_checkpoint(place / "whole" / "checkpoints", place / "parent-cut", member="full")
     for world in WORLDS:
         forks.run(place / "log" / f"exported-{world}", world, export, place, world)
     work(
@@ -171,7 +171,7 @@ def export(place: Path, world: int) -> None:
     initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
     with cuda_as_cpu():
         model_parallel_cuda_manual_seed(1)
-        bridge = AutoBridge.from_hf_pretrained(str(place / "full"))
+        bridge = AutoBridge.from_hf_pretrained(str(place / "parent-cut"))
         stock = config(place, Job("export", layout=Layout(tensor=world)))
         without_cuda(stock)
         provider = stock.model

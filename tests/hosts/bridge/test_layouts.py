@@ -161,7 +161,9 @@ def test_a_run_that_is_stopped_leaves_a_checkpoint_and_goes_on(place: Path, resu
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_autobridge_exports_a_family_in_training_as_the_slicer_does(place: Path, world: int) -> None:
-    ours, theirs = (load_file(place / name) for name in ("full/model.safetensors", f"exported-{world}.safetensors"))
+    ours, theirs = (
+        load_file(place / name) for name in ("parent-cut/model.safetensors", f"exported-{world}.safetensors")
+    )
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert (tensor.dtype, tensor.shape) == (theirs[name].dtype, theirs[name].shape), name
