@@ -88,6 +88,7 @@ def start(folder: Path, world: int, function: Callable[..., Any], *args: Any, **
     pids = []
     gc.freeze()  # each collection would touch, and so copy, all that was imported
     for rank in range(world):
+        (folder / f"rank{rank}.json").unlink(missing_ok=True)
         pid = os.fork()
         if pid == 0:
             _rank(folder, rank, world, port, partial(function, *args, **more))

@@ -256,7 +256,7 @@ def do(place: Path, *jobs: Job) -> list[dict[str, Any]]:
     """Do jobs one after the other, each on its own number of ranks.
 
     Returns:
-        Of each the exit codes, what its ranks said and returned, and the checkpoints that it left.
+        Of each the exit codes, what its ranks said and (if they did) returned, and the checkpoints that it left.
 
     Raises:
         AssertionError: one did not end as it should; with the end of what was said.
@@ -272,7 +272,8 @@ def do(place: Path, *jobs: Job) -> list[dict[str, Any]]:
         said = [ranks.said(rank) for rank in range(world)]
         bad = [rank for rank, code in enumerate(codes) if job.ends not in (None, code)]
         assert not bad, f"{job.out}: exit codes {codes}; rank {bad[0]} said:\n{said[bad[0]][-3000:]}"
-        facts = [ranks.result(rank) for rank in range(world)] if not any(codes) else []
+        answered = all((ranks.folder / f"rank{rank}.json").exists() for rank in range(world))
+        facts = [ranks.result(rank) for rank in range(world)] if answered else []
         results.append({"codes": codes, "said": said, "facts": facts, "left": left(place / job.out)})
     return results
 

@@ -26,7 +26,7 @@ STEPS = 8
 SOFT = Layout(soft=True, micro_batches=2)
 ROUTER: dict[str, Any] = {"router": {"freeze_at": 0.5, "hidden": 16}}
 SHORT, STOP = 3, 2
-TAUGHT, HALF = (Layout(micro_batches=2, mode="frozen_ce", half=half) for half in (False, True))
+TAUGHT, HALF = (Layout(micro_batches=2, mode="frozen_ce", half=half, sharded=True) for half in (False, True))
 SEVERAL = {"distill": {"mode": "frozen_ce", "teacher_precision": "int8"}, "budgets_per_batch": 3}
 #: as stock recipes ask for it
 STOCK = Job("stock", "parent", Layout(sharded=True), steps=6, save_every=3, validate=2)
@@ -41,7 +41,7 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     results: dict[str, Any] = {name: ran["facts"][0] for name, ran in zip("12", do(place, first, second), strict=True)}
     do(place, *(Job(name, layout=layout, steps=SHORT, changes=changes)
                 for name, layout, changes in (("single", TAUGHT, {}), ("half", HALF, {}), ("several", HALF, SEVERAL))),
-       *(Job(name, layout=Layout(soft=True, half=True), steps=SHORT, save_every=1, until=until)
+       *(Job(name, layout=Layout(soft=True, half=True, sharded=True), steps=SHORT, save_every=1, until=until)
          for name, until in (("whole", None), ("stopped", STOP), ("stopped", None))))  # fmt: skip
     (results["stock"],) = forks.run(place / "log" / "stock", 1, on_this_machine, place)
     results["said"] = (place / "log" / "stock" / "rank0.log").read_text()
