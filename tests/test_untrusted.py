@@ -69,7 +69,7 @@ OPENED: dict[tuple[str, str], str] = {
     ("formats/hf/shards.py", "open"): "its own output",
     ("formats/hf/writing.py", "read_bytes"): "of the package, and its own output",
     ("formats/megatron/torch_files.py", "zipfile.ZipFile"): "what that function opened",
-    ("hosts/bridge/saved.py", "zipfile.is_zipfile"): "what that function opened",
+    ("hosts/common/checkpoints.py", "zipfile.is_zipfile"): "what that function opened",
     ("io/atomic.py", "open"): "its own output",
     ("io/bounded.py", "os.open"): "the one function",
     ("io/outputs.py", "open"): "the system's mounts",

@@ -83,7 +83,7 @@ def _newest(training: Path) -> Path:
     from nemo_elastic.extras import require
 
     require("torch")
-    from nemo_elastic.hosts.parents import newest_of
+    from nemo_elastic.hosts.common.checkpoints import newest_of
 
     with redirect_stdout(sys.stderr):
         return Path(newest_of(training, "source") or training)

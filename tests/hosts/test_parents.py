@@ -13,8 +13,7 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.stored import Stored
-from nemo_elastic.hosts.common.checkpoints import write_list
-from nemo_elastic.hosts.parents import newest_of
+from nemo_elastic.hosts.common.checkpoints import newest_of, write_list
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import PARENT, random_tensors
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
-from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
+from nemo_elastic.hosts.common.checkpoints import NEMO
 from nemo_elastic.ranking import Ranking
 from tests.parallel.runs import PEAK
 

@@ -97,7 +97,7 @@ def kills(place: Path, count: int = KILLS) -> dict[str, Any]:
 
 def last_step(run: Path) -> int:
     """Steps of the newest whole checkpoint; 0 where there is none."""
-    from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
+    from nemo_elastic.hosts.common.checkpoints import NEMO
 
     files = NEMO.whole(run / "checkpoints")
     return int(files[-1].name.removeprefix("step=").removesuffix("-last")) + 1 if files else 0
@@ -248,8 +248,7 @@ def damaged(place: Path, only: Collection[str]) -> dict[str, Any]:
 
 def asynchronous(place: Path) -> dict[str, Any]:
     """Two ranks that write their checkpoints while they train on: what is kept and listed."""
-    from nemo_elastic.hosts.common.checkpoints import LIST
-    from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
+    from nemo_elastic.hosts.common.checkpoints import LIST, NEMO
 
     def stock(task: Any) -> None:
         task.trainer.strategy.ckpt_async_save = True

@@ -290,7 +290,7 @@ def checkpoint(folder: Path, name: str) -> Path:
 
 
 def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
-    from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO, remove_unfinished
+    from nemo_elastic.hosts.common.checkpoints import NEMO
 
     assert NEMO.whole(tmp_path / "none") == []
     assert NEMO.newest(tmp_path) == "there is no whole checkpoint yet"
@@ -298,6 +298,6 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
     (tmp_path / "step=7-last-unfinished").touch()
     (tmp_path / "step=9-last").mkdir()
     assert NEMO.whole(tmp_path) == [first]
-    remove_unfinished(second)
+    NEMO.remove_unfinished(second)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step=3-last", "step=9-last"]
     assert NEMO.newest(tmp_path) == f"the next start goes on from {first}"

@@ -46,7 +46,7 @@ def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
     import lightning.pytorch as pl
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
-    from nemo_elastic.hosts.nemo.host import NemoHost
+    from nemo_elastic.hosts.nemo.model import NemoHost
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint, tiny_recipe
     from nemo_elastic.train.training import FamilyTraining

@@ -23,8 +23,8 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.hosts.common import rules
 from nemo_elastic.hosts.common.agreement import vocabulary_rows
 from nemo_elastic.hosts.common.changes import settings
+from nemo_elastic.hosts.common.checkpoints import BRIDGE, newest_of, step_of
 from nemo_elastic.hosts.common.stage import StageOptions
-from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.io.outputs import absolute_if_there
 from nemo_elastic.megatron.models import check_overlaps, refused_overlaps
 from nemo_elastic.megatron.spec import elastic_stack_spec
@@ -32,12 +32,10 @@ from nemo_elastic.train.training import Rates
 
 from .autobridge import register_layers
 from .callbacks import ElasticCallback
-from .chained import experts_shared_or_not
 from .checks import PLACEHOLDER, BridgeRecipe
-from .optim import ElasticOverrides
+from .optim import ElasticOverrides, experts_shared_or_not
 from .platform import bridge_on_this_machine
 from .resume import check_start, use_our_manager
-from .saved import BRIDGE, step_of
 from .step import ElasticStep
 
 

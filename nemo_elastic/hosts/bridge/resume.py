@@ -8,9 +8,8 @@ What a whole checkpoint is, `hosts.common.checkpoints` says.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,21 @@ from torch.distributed.checkpoint import CheckpointException
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.folders import model_in
-from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.metadata import ITERATION, last_iteration
 from nemo_elastic.formats.megatron.torch_files import check_file
-from nemo_elastic.hosts.common.checkpoints import on_first, remove, write_list
-from nemo_elastic.hosts.common.same_family import check_same_family, may_change
+from nemo_elastic.hosts.common.checkpoints import (
+    BRIDGE,
+    NEWEST_STATE,
+    on_first,
+    remove,
+    report,
+    step_of,
+    write_list,
+)
 
-from .chained import experts_shared_or_not
-from .saved import BRIDGE, NEWEST_STATE, mark, name_newest, step_of
+from .optim import experts_shared_or_not
 
 __all__ = ["ElasticCheckpoints", "check_start", "go_on_from", "use_our_manager"]
-
-
-# ------------------------------------------------------------------------------------------------ saving
 
 
 class ElasticCheckpoints(DefaultCheckpointManager):
@@ -75,7 +76,7 @@ class ElasticCheckpoints(DefaultCheckpointManager):
 
     def finalize_async_saves(self, state: Any, blocking: bool = False, terminate: bool = False) -> None:
         """As the base class; what has been written by all ranks meanwhile is whole now."""
-        with _or_nothing(self._saving[0]) if self._saving else _nothing_is_written():
+        with _or_nothing(self._saving[0]) if self._saving else nullcontext():
             super().finalize_async_saves(state, blocking, terminate)
             queue = state.async_calls_queue if self._saving else None
             left = 0 if queue is None else queue.get_num_unfinalized_calls()
@@ -86,7 +87,7 @@ class ElasticCheckpoints(DefaultCheckpointManager):
     def _finish(self, target: Path) -> None:
         """All ranks have written all of it."""
         write_list(target, step_of(target))
-        mark(target).unlink()
+        BRIDGE.mark(target).unlink()
         kept = self.checkpoint_config.most_recent_k
         for old in BRIDGE.superseded(target.parent, max(1, kept)) if kept > -1 else ():
             remove(old)
@@ -94,7 +95,7 @@ class ElasticCheckpoints(DefaultCheckpointManager):
 
 def _begin(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    mark(target).touch()
+    BRIDGE.mark(target).touch()
 
 
 def use_our_manager(checkpoint: Any) -> None:
@@ -110,30 +111,11 @@ def _or_nothing(target: Path) -> Iterator[None]:
     try:
         yield
     except (Exception, CheckpointException) as error:  # the latter is none of the former
-        if _first() and mark(target).exists():
-            shutil.rmtree(target, ignore_errors=True)
-            if not target.exists():
-                mark(target).unlink(missing_ok=True)
-            whole = BRIDGE.whole(target.parent)
-            if whole and last_iteration(target.parent) is None:
-                name_newest(whole[-1])
-        raise BRIDGE.failed(target, error) from error
-
-
-@contextmanager
-def _nothing_is_written() -> Iterator[None]:
-    yield
-
-
-def _first() -> bool:
-    return torch.distributed.get_rank() == 0
+        raise BRIDGE.failed(target, error, first=torch.distributed.get_rank() == 0) from error
 
 
 def _of_step(folder: str, step: int) -> Path:
     return Path(folder) / f"{ITERATION}{step:07d}"
-
-
-# ------------------------------------------------------------------------------------------------ starting
 
 
 def check_start(
@@ -156,8 +138,7 @@ def check_start(
         ElasticError: it is damaged, may run something, or belongs to another family.
     """
     own, passed = on_first(lambda: _own(checkpoint))
-    for line in passed if first else ():
-        print(f"  resume: {line}", flush=True)
+    report(passed, first)
     if own is not None:
         checkpoint.ckpt_step = step_of(own)  # Bridge would start from what its trackers name
     own = own or last_iteration(checkpoint.load)
@@ -168,18 +149,10 @@ def check_start(
             hint = f", such as {left}" if left is not None else ""
             raise bad("previous", previous, f"a folder with a checkpoint of Megatron-Bridge's{hint}")
         return None
-    why = BRIDGE.problem_of_weights(start)
-    if why is not None:
-        raise ElasticError(f"checkpoint: {start}: {why}; nothing starts from it")
+    changed = BRIDGE.check_start(start, config, 0 if rank_only else stage, resumed=own is not None)
     if own is None and os.path.lexists(newest := start.parent / NEWEST_STATE):
         check_file(newest)  # by which Bridge finds it
-    before = read_context(start).elastic
-    if before is None and own is None and stage == 1:
-        return start  # a parent as it was: ranked in this run
-    may = may_change(0 if rank_only else stage, resumed=own is not None)
-    changes = check_same_family(before, config, start, may)
-    for line in changes if first else ():
-        print(f"  resume: {line}", flush=True)
+    report(changed, first)
     return start
 
 

@@ -1,31 +1,106 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What Megatron-Bridge calls for every micro-batch, and the hook that makes its model one of a family."""
+"""Megatron-Bridge as a host (`train.seam`): the hook that makes its model one of a family, and its forward step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.bridge.data.loaders import get_train_valid_test_num_samples
+from megatron.bridge.data.utils import get_dataset_provider
+from megatron.bridge.training.gpt_step import get_batch
 from megatron.bridge.training.state import GlobalState
+from megatron.bridge.training.utils.pg_utils import get_pg_collection
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC
-from nemo_elastic.megatron.compat import named_parameters
+from nemo_elastic.megatron.compat import named_parameters, with_names
 from nemo_elastic.megatron.family_step import FamilyStep, report_parts
+from nemo_elastic.megatron.gpt_tokens import Looked, first_rows, last_batches
+from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.megatron.models import build_teacher, check_rows, make_family
+from nemo_elastic.ranking import Rows
 from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut
 from nemo_elastic.train.training import FamilyTraining
 
-from .host import BridgeHost
-
 #: what Bridge's log calls the loss
 LOSS = "lm loss"
+#: Bridge's, of whole rows where ranks share sequences out too: what a rank takes of them is `megatron.context`'s
+whole_batch = with_names(
+    get_batch,
+    get_batch_on_this_cp_rank=lambda batch, **_: batch,
+    _partition_packed_batch_for_cp=lambda batch, _: batch,
+)
+
+
+class BridgeHost(MegatronHost):
+    """A model that Megatron-Bridge trains.
+
+    Attributes:
+        run: Bridge's state of the run, and optimizer: its optimizer; both since `enter`.
+    """
+
+    run: Any
+    optimizer: Any
+    setting: str | None
+
+    def enter(self, run: Any, optimizer: Any, setting: str | None = None) -> None:
+        """Take what Bridge has built around the model, and how documents are read (`elastic.data.documents`)."""
+        self.run, self.optimizer, self.setting = run, optimizer, setting
+
+    @property
+    def micro_batch_size(self) -> int:
+        return self.run.cfg.train.micro_batch_size
+
+    @property
+    def seq_length(self) -> int:
+        return self.run.cfg.dataset.seq_length
+
+    @cached_property
+    def _data(self) -> Any:
+        """The training data, built as Bridge builds it, which hands out iterators alone: to rank is to look ahead."""
+        samples, _, _ = get_train_valid_test_num_samples(self.run.cfg)
+        return self.datasets(samples, 0, 0)[0]
+
+    def datasets(self, *samples: int) -> Sequence[Any]:
+        """Training, validation and test data of so many samples each, as Bridge builds them."""
+        config = self.run.cfg.dataset
+        provider = get_dataset_provider(config)
+        context = {"tokenizer": self.run.tokenizer, "pg_collection": get_pg_collection(self.core)}
+        asked = inspect.signature(provider).parameters
+        return provider(list(samples), config, **{name: value for name, value in context.items() if name in asked})
+
+    def sequences(self, count: int, size: int) -> Iterator[Rows]:
+        return first_rows(self._data, getattr(self._data, "collate_fn", None), self.read, count, size)
+
+    def last_batches(self, sequences: int) -> list[dict[str, Any]]:
+        collate = getattr(self._data, "collate_fn", None)
+        return last_batches(self._data, collate, self.read, sequences, self.micro_batch_size)
+
+    def read(self, loader: Iterator[Any]) -> dict[str, Any]:
+        """The next micro-batch: tokens on the first pipeline stage, labels and mask on the last, None elsewhere.
+
+        Where its documents end every stage knows: those in the middle are given packed data too, and other data is
+        read apart on two stages at most (`checks.check_data`).
+        """
+        looked = Looked(loader, self.core.vocab_size, self.setting)
+        tokens, labels, mask, *_ = whole_batch(looked, self.run.cfg, pg_collection=get_pg_collection(self.core))
+        weights = None if mask is None else mask.float()
+        return {"tokens": tokens, "labels": labels, "loss_mask": weights, "documents": looked.documents}
+
+    def weights_changed(self) -> None:
+        self.optimizer.reload_model_params()  # its fp32 copies still hold the old ones
+
+    @property
+    def step(self) -> int:
+        return self.run.train_state.step
 
 
 class ElasticStep:

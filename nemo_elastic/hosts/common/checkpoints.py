@@ -5,30 +5,48 @@
 A checkpoint is whole if its host has finished it, every file that it was saved with is there in its size
 (`elastic_files.json`, written last), and its metadata fits its files. One that was saved without the list, by a host
 alone, is compared with its metadata only. A damaged one is passed over and gets another name.
+
+How each host names its checkpoints stands here, too: a folder is looked at where no host is installed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.megatron.context_files import read_context
+from nemo_elastic.formats.megatron.metadata import ITERATION, RUN_CONFIG, TRACKER, last_iteration, weights_folder
 from nemo_elastic.formats.megatron.stored import first_line
+from nemo_elastic.formats.megatron.torch_files import STATE, check_harmless
 from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.bounded import open_regular, read_bytes
+from nemo_elastic.io.outputs import absolute_if_there
 from nemo_elastic.io.read import read_json
+
+from .same_family import check_same_family
+
+__all__ = ["BRIDGE", "LIST", "NEMO", "NEWEST_STATE", "Checkpoints", "newest_of", "on_first", "remove", "report",
+           "step_of", "write_list"]  # fmt: skip
 
 #: of a checkpoint: its files and their sizes
 LIST = "elastic_files.json"
+#: of a run on Megatron-Bridge: steps and samples of the newest checkpoint, beside all of them
+NEWEST_STATE = "latest_train_state.pt"
 #: before the name of a checkpoint that is being removed
 _REMOVED = ".removed_"
+_CUT_SHORT = "it was not written to its end"
 
 
 class Checkpoints(ABC):
-    """The policy; a host says how its checkpoints are named, and what it has to say of one."""
+    """The policy; a host says how its checkpoints are named, and what it asks of one."""
 
     # ------------------------------------------------------------------ of a host
 
@@ -41,13 +59,12 @@ class Checkpoints(ABC):
         """Whether a folder is one, by whatever name."""
 
     @abstractmethod
-    def differs(self, checkpoint: Path) -> str | None:
-        """How what is there differs from its own metadata, as far as no error says so.
+    def mark(self, checkpoint: Path) -> Path:
+        """The file that stands beside a checkpoint as long as it is written."""
 
-        Raises:
-            ElasticError: what is wrong.
-            OSError: it cannot be read.
-        """
+    @abstractmethod
+    def differs(self, checkpoint: Path, weights: bool) -> str | None:
+        """How what is there differs from its own metadata, as far as no error says so; see `problem`."""
 
     @abstractmethod
     def aside(self, checkpoint: Path) -> str:
@@ -59,10 +76,16 @@ class Checkpoints(ABC):
 
     # ------------------------------------------------------------------ which are whole
 
-    def problem(self, checkpoint: Path) -> str | None:
-        """What is wrong with a finished checkpoint, as far as sizes say; None for a whole one."""
+    def problem(self, checkpoint: Path, weights: bool = False) -> str | None:
+        """What is wrong with a checkpoint, as far as sizes say; None for a whole one.
+
+        Args:
+            weights: they alone are read; the checkpoint may be no run's, and say nothing of one.
+        """
         try:
-            return wrong_file(checkpoint) or self.differs(checkpoint)
+            if self.mark(checkpoint).exists():
+                return _CUT_SHORT
+            return _wrong_file(checkpoint) or self.differs(checkpoint, weights)
         except (ElasticError, OSError) as exc:
             return str(exc).removeprefix(f"{checkpoint}/")
 
@@ -76,33 +99,49 @@ class Checkpoints(ABC):
 
     def newest(self, folder: Path) -> str:
         """What the next start resumes from, in words."""
-        finished = self.finished(folder)
-        for checkpoint in reversed(finished):
-            if self.problem(checkpoint) is None:
-                return f"the next start goes on from {checkpoint}"
-        return "there is no whole checkpoint" + ("" if finished else " yet")
+        whole = next((one for one in reversed(self.finished(folder)) if self.problem(one) is None), None)
+        if whole is not None:
+            return f"the next start goes on from {whole}"
+        return "there is no whole checkpoint" + ("" if self.finished(folder) else " yet")
 
-    def check_whole(self, checkpoint: Path) -> None:
-        """Refuse a checkpoint from which no run can start; it may be another run's.
-
-        Raises:
-            ElasticError: it is damaged.
-        """
-        why = self.problem(checkpoint)
-        if why is not None:
-            raise ElasticError(f"checkpoint: {checkpoint}: {why}; nothing starts from it")
-
-    def choose(self, folder: Path) -> tuple[Path | None, list[str]]:
+    def choose(self, folder: Path, weights: bool = False) -> tuple[Path | None, list[str]]:
         """The newest whole checkpoint of a run, and a line for each newer one that is passed over.
 
         Raises:
-            ElasticError: there are finished checkpoints, and none is whole.
+            ElasticError: there are finished checkpoints, and none is whole: a start from the beginning would lose them
+                silently.
         """
-        chosen, lines = choose_whole(folder, self.finished(folder), self.problem)
+        chosen, passed = None, []
+        for checkpoint in reversed(self.finished(folder)):
+            why = self.problem(checkpoint, weights)
+            if why is None:
+                chosen = checkpoint
+                break
+            passed.append(f"{checkpoint.name} is passed over: {why}")
+        if passed and chosen is None:
+            raise ElasticError(f"checkpoints: {folder}: {'; '.join(passed)}; no other is whole, and a start from the "
+                               "beginning takes another log directory")  # fmt: skip
+        cut_short = [f"{one.name} is passed over: {_CUT_SHORT}" for one in reversed(self.half_written(folder))]
         goes_on = f"the run goes on from {chosen.name}" if chosen else "the run starts from the beginning"
-        cut_short = [f"{one.name} is passed over: it was not written to its end; {goes_on}"
-                     for one in reversed(self.half_written(folder))]  # fmt: skip
-        return chosen, cut_short + lines
+        return chosen, [f"{line}; {goes_on}" for line in (*cut_short, *passed)]
+
+    def check_start(self, start: Path, config: ElasticConfig | None, stage: int, resumed: bool) -> list[str]:
+        """Refuse to start from a damaged checkpoint or from another family's; `start` may be another run's.
+
+        Args:
+            config: the run's block; None for a run that is not elastic.
+            stage, resumed: see `check_same_family`.
+
+        Returns:
+            A line for each setting that has another value from here on.
+        """
+        why = self.problem(start, weights=True)
+        if why is not None:
+            raise ElasticError(f"checkpoint: {start}: {why}; nothing starts from it")
+        before = None if config is None else read_context(start).elastic
+        if config is None or (before is None and stage <= 1 and not resumed):  # a parent as it was: this run ranks it
+            return []
+        return check_same_family(before, config, start, stage, resumed)
 
     # ------------------------------------------------------------------ what becomes of the others
 
@@ -125,37 +164,21 @@ class Checkpoints(ABC):
         """Those that may go: all but the newest `kept`."""
         return self.finished(folder)[:-kept]
 
-    def failed(self, checkpoint: Path, error: BaseException) -> ElasticError:
-        """The one line for a save that failed; what it has left is gone by then."""
+    def remove_unfinished(self, checkpoint: Path) -> None:
+        """Remove what a save that failed has left, the mark last."""
+        if self.mark(checkpoint).exists():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            if not checkpoint.exists():
+                self.mark(checkpoint).unlink(missing_ok=True)
+
+    def failed(self, checkpoint: Path, error: BaseException, first: bool) -> ElasticError:
+        """The one line for a save that failed; the first rank removes what it has left."""
+        if first:
+            self.remove_unfinished(checkpoint)
         there = next(folder for folder in checkpoint.parents if folder.is_dir())
         free = shutil.disk_usage(there).free / 1e9
         why = f"{first_line(error)}; {free:.1f} GB are free there"
         return ElasticError(f"checkpoint: {checkpoint}: cannot be written ({why}); {self.newest(checkpoint.parent)}")
-
-
-def choose_whole(
-    folder: Path, checkpoints: Sequence[Path], problem: Callable[[Path], str | None]
-) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint of a run, and why newer ones are passed over.
-
-    Args:
-        folder: of the run's checkpoints.
-        checkpoints: those that were finished once, the newest last.
-        problem: what is wrong with one; None for a whole one.
-
-    Raises:
-        ElasticError: there are checkpoints, and none is whole: to start anew would be to lose them silently.
-    """
-    passed: list[str] = []
-    for checkpoint in reversed(checkpoints):
-        why = problem(checkpoint)
-        if why is None:
-            return checkpoint, [f"{line}; the run goes on from {checkpoint.name}" for line in passed]
-        passed.append(f"{checkpoint.name} is passed over: {why}")
-    if passed:
-        raise ElasticError(f"checkpoints: {folder}: {'; '.join(passed)}; no other is whole, and a start from the "
-                           "beginning takes another log directory")  # fmt: skip
-    return None, []
 
 
 def remove(checkpoint: Path) -> None:
@@ -167,7 +190,136 @@ def remove(checkpoint: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-# ------------------------------------------------------------------------------------------------ its files
+# ------------------------------------------------------------------------------------------------ hosts
+
+
+class NemoCheckpoints(Checkpoints):
+    """`step=499-last` with `weights/` and `context/`; what is marked when a run starts, NeMo itself removes."""
+
+    def finished(self, folder: Path) -> list[Path]:
+        last = [path for path in folder.glob("*last") if self.is_finished(path)]
+        return sorted(last, key=lambda path: (_listed_step(path), path.lstat().st_mtime))
+
+    def is_finished(self, checkpoint: Path) -> bool:
+        return checkpoint.is_dir() and not self.mark(checkpoint).exists()
+
+    def mark(self, checkpoint: Path) -> Path:
+        return checkpoint.with_name(f"{checkpoint.name}-unfinished")
+
+    def differs(self, checkpoint: Path, weights: bool) -> None:
+        check_harmless(checkpoint)
+
+    def aside(self, checkpoint: Path) -> str:
+        return f"{checkpoint.name}-damaged"
+
+
+class BridgeCheckpoints(Checkpoints):
+    """`iter_0000500`, in which Bridge writes `run_config.yaml` last; trackers beside them name the newest.
+
+    Bridge starts from what a tracker names, whatever is left of that. It counts and removes what begins as its own do,
+    so other names begin otherwise.
+    """
+
+    def finished(self, folder: Path) -> list[Path]:
+        return [path for path in _iterations(folder) if self.is_finished(path)]
+
+    def is_finished(self, checkpoint: Path) -> bool:
+        if self.mark(checkpoint).exists():
+            return False
+        return (checkpoint / RUN_CONFIG).is_file() or checkpoint == last_iteration(checkpoint.parent)
+
+    def mark(self, checkpoint: Path) -> Path:
+        return checkpoint.with_name(f"unfinished_{checkpoint.name}")
+
+    def half_written(self, folder: Path) -> list[Path]:
+        return [path for path in _iterations(folder) if not self.is_finished(path)]
+
+    def differs(self, checkpoint: Path, weights: bool) -> str | None:
+        if weights:
+            check_harmless(weights_folder(checkpoint), only_weights=True)
+            return None
+        for name in (RUN_CONFIG, STATE):
+            if not (checkpoint / name).is_file():
+                return f"{name} is missing"
+        with open_regular(checkpoint / STATE) as file:
+            if not zipfile.is_zipfile(file):
+                return f"{STATE} is cut off"
+        check_harmless(checkpoint, only_weights=True)
+        return None
+
+    def aside(self, checkpoint: Path) -> str:
+        return f"damaged_{checkpoint.name}"
+
+    def clear(self, folder: Path, start: Path | None) -> None:
+        """Set broken checkpoints aside before Bridge loads one, and let the trackers name that.
+
+        Args:
+            folder: of the run's checkpoints. One rank calls it, when all know what they start from.
+            start: that; None for no checkpoint of this run.
+        """
+        if self.broken(folder):
+            self._track(folder, start)
+            self.set_aside(folder)
+        for left in folder.glob(self.mark(folder / "*").name):
+            left.unlink(missing_ok=True)
+
+    def remove_unfinished(self, checkpoint: Path) -> None:
+        super().remove_unfinished(checkpoint)
+        whole = self.whole(checkpoint.parent)
+        if whole and last_iteration(checkpoint.parent) is None:
+            self._track(checkpoint.parent, whole[-1])
+
+    def _track(self, folder: Path, checkpoint: Path | None) -> None:
+        """Let the trackers name a checkpoint, from which Bridge starts, or none."""
+        if checkpoint is None:
+            (folder / TRACKER).unlink(missing_ok=True)
+            (folder / NEWEST_STATE).unlink(missing_ok=True)
+        else:
+            atomic_write(folder / TRACKER, str(step_of(checkpoint)))
+            atomic_write(folder / NEWEST_STATE, read_bytes(checkpoint / STATE))
+
+
+NEMO, BRIDGE = NemoCheckpoints(), BridgeCheckpoints()
+
+
+def step_of(checkpoint: Path) -> int:
+    """Steps after which a checkpoint of Bridge's was saved, by its name."""
+    return int(checkpoint.name.removeprefix(ITERATION))
+
+
+def _iterations(folder: Path) -> list[Path]:
+    own = [p for p in folder.glob(f"{ITERATION}*") if p.name.removeprefix(ITERATION).isdecimal() and p.is_dir()]
+    return sorted(own, key=step_of)
+
+
+def newest_of(given: str | os.PathLike[str] | None, name: str = "teacher") -> str | None:
+    """The checkpoint that a run's `teacher` means, or what stage 2 goes on from.
+
+    Args:
+        given: a checkpoint; or what a training of NeMo's or Megatron-Bridge's has left, the folder with its
+            `checkpoints`, or that folder.
+        name: how a run spells it, for what is printed of a checkpoint that is passed over.
+
+    Returns:
+        A path from the root where it is there; as it was given where only a cluster has it, or it is neither.
+
+    Raises:
+        ElasticError: no checkpoint of the training is whole.
+    """
+    path = absolute_if_there(given)
+    if path is None or not os.path.isdir(path):
+        return path
+    for folder in (Path(path), Path(path, "checkpoints")):
+        for host in (BRIDGE, NEMO):
+            chosen, passed = host.choose(folder, weights=True)
+            if chosen is not None:
+                for line in passed:
+                    print(f"{name}: {folder}: {line.partition('; the run goes on')[0]}", flush=True)
+                return str(chosen)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ files of one
 
 
 def write_list(checkpoint: Path, step: int) -> None:
@@ -180,7 +332,7 @@ def write_list(checkpoint: Path, step: int) -> None:
     atomic_write(checkpoint / LIST, json.dumps({"step": step, "files": files}, indent=1) + "\n")
 
 
-def listed_step(checkpoint: Path) -> int:
+def _listed_step(checkpoint: Path) -> int:
     """Steps after which it was saved; -1 where it has no list. Times of files do not survive every copy."""
     try:
         step = read_json(checkpoint / LIST)["step"]
@@ -189,13 +341,8 @@ def listed_step(checkpoint: Path) -> int:
     return step if isinstance(step, int) else -1
 
 
-def wrong_file(checkpoint: Path) -> str | None:
-    """Which file is not as it was saved, by its size; None without a list.
-
-    Raises:
-        ElasticError: the list is damaged.
-        OSError: it cannot be read.
-    """
+def _wrong_file(checkpoint: Path) -> str | None:
+    """Which file is not as it was saved, by its size; None without a list."""
     if not (checkpoint / LIST).exists():
         return None
     content = read_json(checkpoint / LIST)
@@ -212,6 +359,12 @@ def wrong_file(checkpoint: Path) -> str | None:
 
 
 # ------------------------------------------------------------------------------------------------ ranks
+
+
+def report(lines: list[str], first: bool) -> None:
+    """Print on the first rank what a start says of checkpoints."""
+    for line in lines if first else ():
+        print(f"  resume: {line}", flush=True)
 
 
 def on_first(work: Callable[[], Any]) -> Any:

@@ -100,7 +100,7 @@ class RunFile:
         """
         from nemo_elastic.formats.megatron.stored import read_shapes
         from nemo_elastic.hosts.common.agreement import check_block
-        from nemo_elastic.hosts.parents import newest_of
+        from nemo_elastic.hosts.common.checkpoints import newest_of
 
         given = {name: self.settings.get(name) for name in ("teacher", "previous")} | self._data()
         for name, value in given.items():

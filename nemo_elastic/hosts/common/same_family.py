@@ -4,60 +4,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, inside, shown
 
-__all__ = ["FAMILY", "RANKED", "STEERING", "check_same_family", "differences", "may_change", "within"]
-
-#: settings that say how the rest of a run trains, not what it is: a resumed run takes the new ones and says so
+#: settings that say how the rest of a run trains: a resumed run takes the new ones and says so
 STEERING = ("sampling", "budgets_per_batch", "nonfinite", "distill.temperature", "distill.terms", "distill.top_k",
             "distill.chunk_tokens", "distill.teacher_precision")  # fmt: skip
-#: what a later stage has to share with the one before, whose router and members it takes
+#: what a later stage shares with the one before, whose router and members it takes
 FAMILY = ("budgets", "axes", "shapes", "search.keep", "router")
-#: what the first stage has to share with the ranking, whose order, members and router it takes
+#: what the first stage shares with the ranking, whose order, members and router it takes
 RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed", "router.hidden",
           "router.init_std")  # fmt: skip
 
 
 def check_same_family(
-    old: Mapping[str, Any] | None, new: ElasticConfig, where: Any, may_change: Callable[[str], bool]
+    old: Mapping[str, Any] | None, new: ElasticConfig, where: Any, stage: int, resumed: bool
 ) -> list[str]:
     """A line for each setting of a run's block that has another value than in the checkpoint `where`.
 
     Args:
         old: the checkpoint's block as it was written: fields that are newer have their defaults.
         new: the run's.
-        where: the checkpoint.
-        may_change: whether a setting, by its dotted name, may have another value from here on; others are refused.
+        stage: 0 is the ranking.
+        resumed: the checkpoint is the run's own.
     """
     if old is None:
         raise ElasticError(f"resume: {where} is not elastic; give a log directory of its own to the elastic run")
     with inside(f"resume: {where}"):
         before = ElasticConfig.from_dict(old)
     changes = list(differences(before.to_dict(), new.to_dict()))
-    refused = [text for name, text in changes if not may_change(name)]
+    refused = [text for name, text in changes if not may_change(name, stage, resumed)]
     if refused:
-        raise ElasticError(
-            f"resume: {where} belongs to another elastic block: {'; '.join(refused)}; "
-            "take the old values, or another log directory"
-        )
+        raise ElasticError(f"resume: {where} belongs to another elastic block: {'; '.join(refused)}; "
+                           "take the old values, or another log directory")  # fmt: skip
     return [f"{text}, from here on" for _, text in changes]
 
 
-def may_change(stage: int, resumed: bool) -> Callable[[str], bool]:
-    """Which settings may have another value in a stage (0: the ranking) that resumes, or starts after one before."""
-    if stage > 0 and resumed:
-        return lambda name: within(name, STEERING)
-    kept = FAMILY if stage > 1 else RANKED if stage == 1 else (*RANKED, "data")
-    return lambda name: name != "router" and not within(name, kept)
-
-
-def within(name: str, known: Sequence[str]) -> bool:
-    """Whether a dotted name is one of some settings, or inside of one."""
-    return any(name == k or name.startswith(f"{k}.") for k in known)
+def may_change(name: str, stage: int, resumed: bool) -> bool:
+    """Whether a setting, by its dotted name, may have another value in a stage from here on."""
+    steers = stage > 0 and resumed
+    known = STEERING if steers else FAMILY if stage > 1 else RANKED if stage == 1 else (*RANKED, "data")
+    among = any(name == one or name.startswith(f"{one}.") for one in known)
+    return among if steers else not among and name != "router"
 
 
 def differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, str]]:

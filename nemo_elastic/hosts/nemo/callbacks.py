@@ -6,6 +6,8 @@ No `from __future__ import annotations` here: NeMo-Run reads annotations as type
 """
 
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,11 @@ from nemo_elastic.history import METRICS
 from nemo_elastic.hosts.nemo.checkpoint.resume import ending_line, settle
 from nemo_elastic.io.temporary import is_temporary
 from nemo_elastic.megatron.family_step import from_last_rank, losses_of_last_rank, tokens_counted
-from nemo_elastic.megatron.megatron_host import check_pipeline
+from nemo_elastic.megatron.megatron_host import check_pipeline, twice_as_wide
 from nemo_elastic.train.metrics import Progress, append, candidates_of, start_again, step_facts_of
 from nemo_elastic.train.shaping import prepare_members, shape_members
 
 from .model import ElasticMambaModel
-from .streams import with_teacher
-from .validation import due, every_member, validate, validate_by_steps
 
 #: metrics of a stock run that are kept beside our own
 LOGGED = ("reduced_train_loss", "grad_norm", "lr")
@@ -183,3 +183,72 @@ class MetricsWriter(pl.Callback, io.IOMixin):
                 tokens = samples * sampler.seq_len
             head = {"phase": self.label, "step": trainer.global_step, "tokens": tokens}
             append(self._file, head | line)
+
+
+# ------------------------------------------------------------------------------------------------ steps of NeMo's
+
+
+class TwoStreams(MegatronStep):
+    """NeMo's step over a pipeline whose stages pass on both streams."""
+
+    @property
+    def adjust_tensor_shapes_fn(self) -> Callable:
+        return twice_as_wide
+
+
+def with_teacher(step: MegatronStep, model: Any) -> MegatronStep:
+    """A step of a training or a validation, with room for the teacher's stream where stages pass one on."""
+    if not getattr(model, "validates_in_pipeline" if step.forward_only else "teaches_in_pipeline", False):
+        return step
+    return TwoStreams(**{field.name: getattr(step, field.name) for field in fields(MegatronStep)})
+
+
+def every_member(step: Any, members: int) -> None:
+    """Let a validation step of NeMo's run every member on all data that is left: `on_megatron_microbatches_start`.
+
+    NeMo's loop counts `limit_val_batches` in micro-batches, and its steps take as many as those of training: where a
+    limit is below that, it validates nothing and does not say so. Here a validation is one step of all that the limit
+    allows.
+
+    Args:
+        step: NeMo's MegatronStep; changed.
+        members: how many.
+    """
+    if step.has_global_batch_sampler:  # fine-tuning: a batch of the loader is a global one, which is split here
+        data, length = step.get_data_iterator_and_seq_length()
+        # read by our side from here on, one micro-batch at a time
+        step.has_global_batch_sampler, step.data, step.seq_length = False, data, length or step.seq_length
+    elif getattr(step.data, "length", None) is not None:
+        step.num_microbatches = step.data.length - step.data.fetched
+    step.num_microbatches *= members
+
+
+def due(trainer: Any) -> bool:
+    """Whether the steps done so far are a multiple of `val_check_interval`."""
+    every = trainer.val_check_batch
+    return trainer.enable_validation and every != float("inf") and trainer.global_step % every == 0
+
+
+def validate_by_steps(trainer: Any) -> None:
+    """Let Lightning validate when it is `due`, and each time on all of the data, also in a run that was resumed.
+
+    Its own count goes on one too far where a checkpoint was written before a step was over, as most are. One that was
+    written at the end of a validation says that the next validation has read a part of its data.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    # NeMo's loop says so where a run starts again: Lightning would repeat the validation and leave out a batch for it
+    loop._should_check_val_fx = lambda _: due(trainer) and not getattr(loop, "skip_val_on_restart", False)
+    loop.val_loop.batch_progress.reset_on_run()
+
+
+def validate(trainer: Any) -> None:
+    """Run a validation where Lightning does not: before the first step, and at the end. All ranks call it."""
+    loop, connector = trainer.fit_loop.epoch_loop.val_loop, trainer._logger_connector
+    first = connector._first_loop_iter
+    trainer.validating = True
+    try:
+        with torch.random.fork_rng(devices=()):  # a loader that starts takes a number
+            loop.run()
+    finally:
+        trainer.training = True
+        connector._first_loop_iter = first

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""ElasticMambaModel: NeMo's MambaModel that trains a nested family."""
+"""NeMo as the host of a family (`train.seam`), and ElasticMambaModel: its MambaModel that trains a nested family."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,19 @@ from megatron.core import parallel_state
 from nemo.collections import llm
 from nemo.collections.llm.gpt.model.base import gpt_data_step
 from nemo.lightning import get_vocab_size
-from nemo.lightning.megatron_parallel import MaskedTokenLossReduction
+from nemo.lightning.megatron_parallel import MaskedTokenLossReduction, MegatronLossReduction
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.hosts.common.agreement import check_vocabulary, vocabulary_rows
+from nemo_elastic.megatron.choice import ElasticState
 from nemo_elastic.megatron.compat import with_names
-from nemo_elastic.megatron.family_step import FamilyStep, mean_by_budget, report_parts
-from nemo_elastic.megatron.gpt_tokens import Looked
+from nemo_elastic.megatron.cpu import cuda_as_cpu
+from nemo_elastic.megatron.family_step import FamilyStep, all_ranks, from_last_rank, mean_by_budget, report_parts
+from nemo_elastic.megatron.gpt_tokens import Looked, first_rows, last_batches
+from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.megatron.models import (
     build_teacher,
     check_overlaps,
@@ -31,15 +34,66 @@ from nemo_elastic.megatron.models import (
     refused_overlaps,
 )
 from nemo_elastic.megatron.spec import elastic_stack_spec
+from nemo_elastic.ranking import Rows
+from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut, HeldOutLosses
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.training import FamilyTraining
 
-from .host import NemoHost
-from .validation import HeldOutReduction
-
 #: NeMo's, of whole rows where ranks share sequences out too: what a rank takes of them is `megatron.context`'s
 _whole_batch = with_names(gpt_data_step, get_batch_on_this_cp_rank=lambda batch: batch)
+
+
+class NemoHost(MegatronHost):
+    """A model of NeMo's in training.
+
+    Args:
+        module: the Lightning module, which knows its trainer.
+        state, core, frozen: see `MegatronHost`.
+    """
+
+    def __init__(self, module: Any, state: ElasticState, core: Any, frozen: Any = None) -> None:
+        super().__init__(state, core, frozen)
+        self.module = module
+
+    @property
+    def wrapped(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        trainer = getattr(self.module, "_trainer", None)
+        chunks = getattr(getattr(trainer, "strategy", None), "megatron_parallel", None)
+        return chunks[0] if chunks else None
+
+    @property
+    def micro_batch_size(self) -> int:
+        return self.module.trainer.datamodule.data_sampler.micro_batch_size
+
+    @property
+    def seq_length(self) -> int:
+        return self.module.trainer.datamodule.data_sampler.seq_len
+
+    @property
+    def _loader(self) -> Any:
+        trainer = self.module.trainer
+        return trainer.train_dataloader or trainer.datamodule.train_dataloader()  # a ranking alone fits nothing
+
+    def sequences(self, count: int, size: int) -> Iterator[Rows]:
+        loader = self._loader
+        return first_rows(loader.dataset, loader.collate_fn, self._read, count, size)
+
+    def last_batches(self, sequences: int) -> list[dict[str, Any]]:
+        loader = self._loader
+        return last_batches(loader.dataset, loader.collate_fn, self._read, sequences, self.micro_batch_size)
+
+    def _read(self, loader: Iterator[Any]) -> dict[str, Any]:
+        with cuda_as_cpu():
+            return self.module.data_step(loader)
+
+    def weights_changed(self) -> None:
+        for optimizer in self.module.trainer.optimizers:  # its fp32 copies still hold the old ones
+            optimizer.mcore_optimizer.reload_model_params()
+
+    @property
+    def step(self) -> int:
+        return self.module.trainer.global_step
 
 
 class ElasticLossReduction(MaskedTokenLossReduction):
@@ -73,6 +127,25 @@ class ElasticLossReduction(MaskedTokenLossReduction):
         loss = super().reduce(losses_reduced_per_micro_batch)
         # NeMo divides by the tokens that count, of which a step may have none
         return loss if self.by_budget or not losses_reduced_per_micro_batch else torch.zeros_like(loss)
+
+
+class HeldOutReduction(HeldOut, MegatronLossReduction):
+    """`HeldOut` as NeMo's reduction of a validation."""
+
+    def forward(self, batch: dict[str, Any], forward_out: torch.Tensor) -> Any:  # pyright: ignore
+        """(loss sum, tokens, report) of a micro-batch."""
+        return forward_out[CE_SUM].clone(), forward_out[TOKENS].to(torch.int), self.row(batch, forward_out)
+
+    def reduce(self, losses_reduced_per_micro_batch: Sequence[torch.Tensor]) -> torch.Tensor:  # pyright: ignore
+        """The mean over members of their cross-entropy on all data-parallel ranks: what NeMo logs as `val_loss`."""
+        sums = all_ranks(losses_reduced_per_micro_batch)
+        self.add(sums)
+        ran = sums[sums[:, TOKENS] > 0]
+        return (ran[:, CE_SUM] / ran[:, TOKENS]).sum().float() / max(1, len(ran))
+
+    def end(self, sums: torch.Tensor | None = None) -> HeldOutLosses:
+        """What was measured, on every rank: only the last pipeline stage has seen it. All ranks call it."""
+        return super().end(from_last_rank(self.sums) if sums is None else sums)
 
 
 class ElasticMambaModel(llm.MambaModel):
@@ -189,7 +262,7 @@ class ElasticMambaModel(llm.MambaModel):
 
     @property
     def teaches_in_pipeline(self) -> bool:
-        """Whether pipeline stages pass on a teacher's hidden states beside the student's, see `streams`."""
+        """Whether pipeline stages pass on a teacher's hidden states beside the student's."""
         return self.steps.teaches_in_pipeline
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 from nemo.lightning import io
 
-from nemo_elastic.hosts.nemo.checkpoint.saved import folder_of
+from nemo_elastic.hosts.nemo.checkpoint.resume import folder_of
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.rehearsal.lost import members_lose
@@ -42,7 +42,7 @@ class Watch(pl.Callback, io.IOMixin):
         if first:
             self._here.mkdir(parents=True, exist_ok=True)
             if trainer.ckpt_path:  # it may be gone when the job ends; a link takes no room
-                shutil.copytree(folder_of(Path(str(trainer.ckpt_path))), self._here / FROM, copy_function=os.link)
+                shutil.copytree(folder_of(str(trainer.ckpt_path)), self._here / FROM, copy_function=os.link)
         fresh = trainer.ckpt_path is None and getattr(pl_module, "stage", 1) == 1
         trainer.save_checkpoint(self._here / START, weights_only=fresh)  # a new optimizer has no moments yet
         self._tell(trainer)

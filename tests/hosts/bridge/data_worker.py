@@ -66,7 +66,7 @@ def train(place: Path, name: str) -> dict[str, Any]:
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
     from nemo_elastic.hosts.bridge.apply import apply_elastic
-    from nemo_elastic.hosts.bridge.host import BridgeHost
+    from nemo_elastic.hosts.bridge.step import BridgeHost
 
     seen: set[bool] = set()
     student = BridgeHost.student

@@ -21,7 +21,7 @@ def groups(*each: tuple[float, bool]) -> dict[str, Any]:
 
 
 def test_two_load_what_one_wrote() -> None:
-    from nemo_elastic.hosts.bridge.chained import regrouped
+    from nemo_elastic.hosts.bridge.optim import regrouped
 
     written = KIND | groups((0.1, False), (0.2, False))
     result = regrouped({0: {"param_state": "a"}, 1: {"param_state": "b"}} | written, [False, True])
@@ -32,7 +32,7 @@ def test_two_load_what_one_wrote() -> None:
 
 
 def test_one_loads_what_two_wrote() -> None:
-    from nemo_elastic.hosts.bridge.chained import regrouped
+    from nemo_elastic.hosts.bridge.optim import regrouped
 
     written = {0: KIND | groups((0.1, False)), 1: KIND | groups((0.2, True))}
     result = regrouped(STATES | written, [False])
@@ -41,7 +41,7 @@ def test_one_loads_what_two_wrote() -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_as_many_wrote_is_left_alone(count: int) -> None:
-    from nemo_elastic.hosts.bridge.chained import regrouped
+    from nemo_elastic.hosts.bridge.optim import regrouped
 
     one = STATES | KIND | groups((0.1, False))
     state = one if count == 1 else {0: one, 1: one}
@@ -57,7 +57,7 @@ def test_what_as_many_wrote_is_left_alone(count: int) -> None:
     ids=["one wrote it", "two wrote it"],
 )
 def test_states_by_another_key_are_refused(state: Any, shared: list[bool], words: str) -> None:
-    from nemo_elastic.hosts.bridge.chained import regrouped
+    from nemo_elastic.hosts.bridge.optim import regrouped
 
     with pytest.raises(ElasticError, match=f"expert_model_parallel_size: {words}"):
         regrouped(state, shared)

@@ -19,8 +19,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.stored import Stored
-from nemo_elastic.hosts.bridge.saved import BRIDGE, step_of
-from nemo_elastic.hosts.common.checkpoints import LIST
+from nemo_elastic.hosts.common.checkpoints import BRIDGE, LIST, step_of
 from tests.hosts.bridge.layouts import CUT_SHORT, DAMAGED, HALVED, KILLED, PAIRS, REFUSED, WORLDS, measure
 from tests.parallel.compare import identical, in_turn, lines, losses, same
 from tests.parallel.forks import measured

@@ -12,9 +12,7 @@ from pathlib import Path
 
 import torch
 
-from nemo_elastic.hosts.bridge.saved import BRIDGE, NEWEST_STATE
-from nemo_elastic.hosts.common.checkpoints import Checkpoints, write_list
-from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
+from nemo_elastic.hosts.common.checkpoints import BRIDGE, NEMO, NEWEST_STATE, Checkpoints, write_list
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import PARENT, random_tensors
 
@@ -56,8 +54,7 @@ class Saves:
     def cut_short(self, original: Path, folder: Path, step: int) -> Path:
         """One that a kill has interrupted while it was written."""
         checkpoint = self.save(original, folder, step, listed=False)
-        mark = f"{checkpoint.name}-unfinished" if self.host is NEMO else f"unfinished_{checkpoint.name}"
-        (folder / mark).touch()
+        self.host.mark(checkpoint).touch()
         return checkpoint
 
 

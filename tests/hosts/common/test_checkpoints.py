@@ -14,9 +14,8 @@ import pytest
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.metadata import last_iteration
-from nemo_elastic.hosts.bridge.saved import BRIDGE, NEWEST_STATE
 from nemo_elastic.hosts.common import checkpoints
-from nemo_elastic.hosts.nemo.checkpoint.saved import UNFINISHED
+from nemo_elastic.hosts.common.checkpoints import BRIDGE, NEMO, NEWEST_STATE
 from tests.hosts.common.saves import HOSTS, STATE, Saves, cut
 
 
@@ -99,7 +98,7 @@ def test_what_was_never_finished_is_none(original: Path, tmp_path: Path, saves: 
 
 def test_the_mark_is_nemos() -> None:
     nl = pytest.importorskip("nemo.lightning")
-    assert nl.ModelCheckpoint.format_checkpoint_unfinished_marker_path(Path("a/b")) == Path("a/b" + UNFINISHED)
+    assert nl.ModelCheckpoint.format_checkpoint_unfinished_marker_path(Path("a/b")) == NEMO.mark(Path("a/b"))
 
 
 def test_the_newest_is_the_one_with_more_steps_whatever_the_clock_says(

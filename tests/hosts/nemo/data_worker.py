@@ -56,7 +56,7 @@ def train(place: Path, name: str) -> dict[str, Any]:
     import torch
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
-    from nemo_elastic.hosts.nemo.host import NemoHost
+    from nemo_elastic.hosts.nemo.model import NemoHost
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 

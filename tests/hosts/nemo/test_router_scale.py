@@ -56,7 +56,7 @@ class Stage:
 
         from nemo_elastic.config.block import ElasticConfig
         from nemo_elastic.hosts.common.rules import check_shape
-        from nemo_elastic.hosts.nemo.host import NemoHost
+        from nemo_elastic.hosts.nemo.model import NemoHost
         from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe
         from nemo_elastic.megatron.choice import ElasticState
         from nemo_elastic.router import Router

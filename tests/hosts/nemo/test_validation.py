@@ -24,7 +24,7 @@ def test_every_member_runs_on_each_batch_of_data() -> None:
 
 def test_a_step_takes_all_data_that_the_limit_allows() -> None:
     """NeMo's own takes as many micro-batches as a training step, and finds too few."""
-    from nemo_elastic.hosts.nemo.validation import every_member
+    from nemo_elastic.hosts.nemo.callbacks import every_member
 
     step = SimpleNamespace(has_global_batch_sampler=False, data=SimpleNamespace(length=8, fetched=0))
     step.num_microbatches = 48
@@ -33,7 +33,7 @@ def test_a_step_takes_all_data_that_the_limit_allows() -> None:
 
 
 def test_a_global_batch_of_fine_tuning_is_split_as_in_training() -> None:
-    from nemo_elastic.hosts.nemo.validation import every_member
+    from nemo_elastic.hosts.nemo.callbacks import every_member
 
     step: Any = SimpleNamespace(has_global_batch_sampler=True, num_microbatches=2, seq_length=64)
     step.get_data_iterator_and_seq_length = lambda: ([iter("ab")], 32)

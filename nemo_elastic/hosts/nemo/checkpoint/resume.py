@@ -27,15 +27,11 @@ from nemo.utils.get_rank import is_global_rank_zero
 from torch.distributed.checkpoint import CheckpointException
 
 from nemo_elastic.errors import INTERRUPTED, STOPPED, ElasticError
-from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.stored import first_line
-from nemo_elastic.hosts.common.checkpoints import on_first, write_list
-from nemo_elastic.hosts.common.same_family import check_same_family, may_change
+from nemo_elastic.hosts.common.checkpoints import NEMO, on_first, report, write_list
 from nemo_elastic.megatron.cpu import cuda_as_cpu
 
-from .saved import NEMO, folder_of, remove_unfinished
-
-__all__ = ["ElasticCheckpoint", "ElasticResume", "StopInTime", "ending_line", "settle"]
+__all__ = ["ElasticCheckpoint", "ElasticResume", "StopInTime", "ending_line", "folder_of", "settle"]
 
 #: exit code of a training that was stopped where no checkpoint holds what it had reached: what a shell says of SIGTERM
 TERMINATED = 143
@@ -51,15 +47,13 @@ class ElasticResume(nl.AutoResume):
 
     def _find_trainer_ckpt_path(self) -> Path | None:
         chosen, passed = self._choose()
-        _report(passed)
+        report(passed, is_global_rank_zero())
         return chosen
 
     def _choose(self) -> tuple[Path | None, list[str]]:
         """The run's own newest whole checkpoint, and what to say of newer ones."""
         folder = self.resume_from_directory or (AppState().log_dir and Path(AppState().log_dir) / "checkpoints")
-        if not folder:
-            return None, []
-        return NEMO.choose(Path(folder))
+        return NEMO.choose(Path(folder)) if folder else (None, [])
 
     def setup(self, trainer: Any, model: Any = None) -> None:
         """As the base class, after the checkpoint and the block have been looked at.
@@ -68,43 +62,30 @@ class ElasticResume(nl.AutoResume):
             ElasticError: what it starts from is not there, is damaged or may run something, or the run would go on
                 with another family.
         """
+        start = None
         if self.restore_config is not None:
             self.restore_config.load_artifacts = False
-            if not self.resume_from_path and self._choose()[0] is None:
-                _check_there(Path(self.restore_config.path))
+            start = Path(self.restore_config.path)
+            if not self.resume_from_path and self._choose()[0] is None and not NEMO.is_finished(start):
+                whole = NEMO.whole(start.parent)  # what a run leaves at its end is not there: the run was stopped
+                left = f"its run has come as far as {whole[-1].name}" if whole else "its run has left no checkpoint"
+                raise ElasticError(f"start: {start} is not there, or not whole; {left}; start that one again")
         super().setup(trainer, model)
         if trainer.ckpt_path:
-            start = folder_of(Path(trainer.ckpt_path))
-        elif self.restore_config is not None:
-            start = Path(self.restore_config.path)
-        else:
+            start = folder_of(trainer.ckpt_path)
+        if start is None:
             return
-        NEMO.check_whole(start)
         block = getattr(model, "elastic_config", None)
-        if block is None:
-            return
-        model.start = start
-        before = read_context(start).elastic
-        if before is None and not trainer.ckpt_path and model.stage == 1:
-            return  # a parent as it was: ranked in this run
-        _report(check_same_family(before, block, start, may_change(model.stage, resumed=bool(trainer.ckpt_path))))
+        stage = 1 if block is None else model.stage
+        changed = NEMO.check_start(start, block, stage, resumed=bool(trainer.ckpt_path))
+        if block is not None:
+            model.start = start
+        report(changed, is_global_rank_zero())
 
 
-def _report(lines: list[str]) -> None:
-    for line in lines if is_global_rank_zero() else ():
-        print(f"  resume: {line}", flush=True)
-
-
-def _check_there(checkpoint: Path) -> None:
-    """Refuse to start from what a run leaves at its end where that is not there: the run was stopped.
-
-    Raises:
-        ElasticError: there is no finished checkpoint of this name.
-    """
-    if not NEMO.is_finished(checkpoint):
-        whole = NEMO.whole(checkpoint.parent)
-        left = f"its run has come as far as {whole[-1].name}" if whole else "its run has left no checkpoint"
-        raise ElasticError(f"start: {checkpoint} is not there, or not whole; {left}; start that one again")
+def folder_of(path: str | Path) -> Path:
+    """The checkpoint of which NeMo names the folder, or that of its weights."""
+    return Path(path).parent if Path(path).name == "weights" else Path(path)
 
 
 class ElasticCheckpoint(nl.ModelCheckpoint):
@@ -138,10 +119,7 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
             super()._save_checkpoint(trainer, filepath)
         except (Exception, CheckpointException) as error:  # the latter is none of the former
             self._last_global_step_saved = before
-            target = ckpt_to_dir(filepath)
-            if is_global_rank_zero():
-                remove_unfinished(target)
-            raise NEMO.failed(target, error) from error
+            raise NEMO.failed(ckpt_to_dir(filepath), error, first=is_global_rank_zero()) from error
 
     def _get_finalize_save_checkpoint_callback(
         self, trainer: Any, filepath: str, global_step: int

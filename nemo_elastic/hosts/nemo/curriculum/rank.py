@@ -22,9 +22,7 @@ from nemo.lightning.io.pl import TrainerContext
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.formats.megatron.context_files import read_context
-from nemo_elastic.hosts.common.checkpoints import on_first, write_list
-from nemo_elastic.hosts.common.same_family import check_same_family, may_change
+from nemo_elastic.hosts.common.checkpoints import NEMO, on_first, write_list
 from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.recipe.apply import change
@@ -67,7 +65,7 @@ def already_ranked(checkpoint: Path, config: ElasticConfig) -> bool:
     """
     if not checkpoint.exists():
         return False
-    check_same_family(read_context(checkpoint).elastic, config, checkpoint, may_change(0, resumed=True))
+    NEMO.check_start(checkpoint, config, stage=0, resumed=True)
     return True
 
 

@@ -16,13 +16,13 @@ from nemo import lightning as nl
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
 from nemo_elastic.hosts.common.changes import Changes, made_by
+from nemo_elastic.hosts.common.checkpoints import newest_of
 from nemo_elastic.hosts.common.rules import check, rates_of, set_optimizer, tell, use_our_layers
 from nemo_elastic.hosts.common.stage import STAGE_OPTIONS, StageOptions
 from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, ElasticResume
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
-from nemo_elastic.hosts.parents import newest_of
 from nemo_elastic.megatron.router_optim import is_router, no_weight_decay, router_ratio
 
 from .checks import NemoRecipe

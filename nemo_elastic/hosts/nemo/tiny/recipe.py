@@ -20,8 +20,8 @@ from nemo.collections.llm.gpt.model.ssm import NemotronHConfigBase
 
 from nemo_elastic.data.chat_folder import MANIFEST, ChatFolder
 from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.hosts.common.checkpoints import NEMO
 from nemo_elastic.hosts.nemo.callbacks import MetricsWriter
-from nemo_elastic.hosts.nemo.checkpoint.saved import NEMO
 from nemo_elastic.hosts.nemo.folder_data import packed_chats, pretraining_data
 from nemo_elastic.hosts.nemo.optim import ElasticSchedule
 from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
