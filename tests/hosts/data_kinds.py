@@ -4,14 +4,15 @@
 
     python -m tests.hosts.data_kinds > docs/tables/data_modules.md
 
-`data_worker.py` of each host runs every row that is not refused, and its tests hold every row to what has happened.
+`data_worker.py` of each host runs every row that is not refused, and `test_data_modules.py` holds every row to what
+has happened.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,50 @@ def write_data(place: Path, packed: str, length: int) -> None:
     prepare(place / "notes", [place / "notes.jsonl"], tokenizer, workers=1)
     for file in (place / "chats").glob("training*"):  # what is held out of so few makes no step
         shutil.copy(file, file.with_name(file.name.replace("training", "validation")))
+
+
+def run_all(
+    place: Path, names: list[str], host: str, train: Callable[..., Any], as_stock: Callable[[Path], Any]
+) -> None:
+    """Leave PLACE/NAME.json of all of a host's kinds that run, or of those named, each from a fork of this process."""
+    from tests.parallel import forks
+
+    for name in names or [*runs_of(host), AS_STOCK]:
+        given = (as_stock, place) if name == AS_STOCK else (both_stages, place, name, train)
+        (facts,) = forks.run(place / "log" / name, 1, *given)
+        (place / f"{name}.json").write_text(json.dumps(facts))
+
+
+def both_stages(place: Path, name: str, train: Callable[..., Any]) -> dict[str, Any]:
+    """Both stages on a kind of data; the first ranks, searches and compares candidates.
+
+    Args:
+        train: called with the place, the kind, the run's folder, its block and options of `apply_elastic`.
+    """
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+
+    from nemo_elastic.megatron.megatron_host import MegatronHost
+    from tests.parallel.runs import Layout, block_of
+
+    seen: set[bool] = set()
+    student = MegatronHost.student
+
+    def watched(self: Any, tokens: Any, choice: Any = None, documents: Any = None) -> Any:
+        seen.add(documents is not None)
+        return student(self, tokens, choice, documents)
+
+    MegatronHost.student = watched
+    block = block_of(Layout(), **ASKS, **({"data": {"documents": "apart"}} if name.endswith("apart") else {}))
+    one, two = place / name / "one", place / name / "two"
+    second = {"stage": 2, "done_steps": STEPS, "total_steps": 2 * STEPS, "previous": str(one / "checkpoints")}
+    facts: dict[str, Any] = {}
+    for out, options in ((one, {}), (two, second)):
+        destroy_num_microbatches_calculator()
+        train(place, name, out, block, options)
+        (file,) = out.rglob("metrics.jsonl")
+        facts[out.name] = [json.loads(line) for line in file.read_text().splitlines()]
+    (file,) = one.rglob("ranking.json")
+    return facts | {"ranking": json.loads(file.read_text())["provenance"], "documents": True in seen}
 
 
 def check(kind: Kind, facts: Mapping[str, Any]) -> None:

@@ -119,8 +119,18 @@ def markdown(results: Sequence[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_table(file: str, results: Iterable[Outcome]) -> None:
-    Path(file).write_text(markdown(list(results)), encoding="utf-8")
+def main(
+    argv: Sequence[str],
+    outcomes: Iterable[Outcome],
+    step: Callable[[str, Path], Any],
+    settings_of: Callable[[str], Mapping[str, Any]],
+) -> None:
+    """`--markdown FILE` writes the table, `--steps FOLDER [NAMES]` lets those train, or all that are accepted."""
+    if argv[0] == "--markdown":
+        Path(argv[1]).write_text(markdown(list(outcomes)), encoding="utf-8")
+    else:
+        names = argv[2:] or [one.recipe for one in outcomes if one.verdict == ACCEPTED]
+        run_steps(Path(argv[1]), step, {name: settings_of(name) for name in names})
 
 
 def run_steps(

@@ -8,12 +8,11 @@ of `data_kinds.KINDS`.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from tests.hosts.data_kinds import AS_STOCK, ASKS, BRIDGE, STEPS, WHOLE, runs_of, write_data
+from tests.hosts.data_kinds import AS_STOCK, BRIDGE, STEPS, WHOLE, run_all, write_data
 from tests.parallel.bridge import config, load, own_tokenizer, prompts
 from tests.parallel.runs import LENGTH, PEAK, Job, Layout, block_of, do, prepare_data, write_prompts
 
@@ -61,36 +60,35 @@ def container(place: Path, name: str, job: Job) -> Any:
     return made
 
 
-def train(place: Path, name: str) -> dict[str, Any]:
-    """Both stages on a kind of data; the first ranks, searches and compares candidates."""
-    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+def refused(name: str) -> Any:
+    """A recipe on a kind that no family can have."""
+    from megatron.bridge.data.builders.energon import EnergonDatasetConfig
 
+    from nemo_elastic.hosts.bridge.checks import BridgeRecipe
+    from nemo_elastic.hosts.bridge.cli import find_stock
+
+    recipe = find_stock("nemotron_nano_12b_v2_sft_config")()
+    dataset: Any = recipe.dataset
+    assert dataset.enable_offline_packing
+    if name == "b in batch, stages":
+        dataset.enable_offline_packing, dataset.enable_in_batch_packing = False, True
+    elif name == "b packed, stages":
+        dataset.dataset_kwargs = None
+    elif name == "b external":
+        dataset.dataloader_type = "external"
+    else:
+        recipe.dataset = EnergonDatasetConfig.__new__(EnergonDatasetConfig)
+    recipe.model.pipeline_model_parallel_size = 2 if "stages" in name else 1
+    return BridgeRecipe(recipe)
+
+
+def train(place: Path, name: str, out: Path, block: Any, options: dict[str, Any]) -> None:
+    """A stage; see `data_kinds.both_stages`."""
     from nemo_elastic.hosts.bridge.apply import apply_elastic
-    from nemo_elastic.hosts.bridge.step import BridgeHost
 
-    seen: set[bool] = set()
-    student = BridgeHost.student
-
-    def watched(self: Any, tokens: Any, choice: Any = None, documents: Any = None) -> Any:
-        seen.add(documents is not None)
-        return student(self, tokens, choice, documents)
-
-    BridgeHost.student = watched
-    changes = ASKS | ({"data": {"documents": "apart"}} if name == "b apart" else {})
-    layout, facts = Layout(micro_batches=2), {}
-    first = str(place / name / "one" / "checkpoints")
-    second = {"stage": 2, "done_steps": STEPS, "total_steps": 2 * STEPS, "previous": first}
-    for stage, more in (("one", {}), ("two", second)):
-        out = place / name / stage
-        made = container(place, name, Job(str(out), layout=layout, steps=STEPS))
-        run = apply_elastic(
-            made, block_of(layout, **changes), teacher=str(place / "parent" / "checkpoints"), verbose=False, **more
-        )
-        run.pretrain()
-        destroy_num_microbatches_calculator()
-        facts[stage] = [json.loads(line) for line in (out / "checkpoints" / "metrics.jsonl").read_text().splitlines()]
-    ranking = json.loads((place / name / "one" / "checkpoints" / "elastic" / "ranking" / "ranking.json").read_text())
-    return facts | {"ranking": ranking["provenance"], "documents": True in seen}
+    made = container(place, name, Job(str(out), layout=Layout(micro_batches=2), steps=STEPS))
+    teacher = str(place / "parent" / "checkpoints")
+    apply_elastic(made, block, teacher=teacher, verbose=False, **options).pretrain()
 
 
 def as_stock(place: Path) -> dict[str, Any]:
@@ -145,10 +143,7 @@ def main(place: Path, names: list[str]) -> None:
     prepare_data(place)
     forks.run(place / "log" / "notes", 1, write_data, place, "parquet", LENGTH)
     do(place, Job("parent", "parent"))
-    for name in names or [*runs_of(BRIDGE), AS_STOCK]:
-        given = (as_stock, place) if name == AS_STOCK else (train, place, name)
-        (facts,) = forks.run(place / "log" / name, 1, *given)
-        (place / f"{name}.json").write_text(json.dumps(facts))
+    run_all(place, names, BRIDGE, train, as_stock)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from typing import Any
 from unittest import mock
 
 from tests.hosts.stock import (
-    ACCEPTED,
     BATCH,
     LENGTH,
     TEACHER,
@@ -29,12 +28,13 @@ from tests.hosts.stock import (
     Outcome,
     block_of,
     in_small,
+    main,
     outcome,
-    run_steps,
-    write_table,
 )
 from tests.parallel.runs import write_prompts
 
+#: optimizer steps
+STEPS = 1
 PACKAGES = ("megatron.bridge.recipes.nemotronh", "megatron.bridge.perf_recipes.nemotronh")
 
 
@@ -156,10 +156,6 @@ def step(name: str, place: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--markdown":
-        write_table(sys.argv[2], outcomes())
-    else:
-        import nemo_elastic.hosts.bridge.apply  # noqa: F401  (once, for all)
+    import nemo_elastic.hosts.bridge.apply  # noqa: F401  (once, for all)
 
-        names = sys.argv[3:] or [one.recipe for one in outcomes() if one.verdict == ACCEPTED]
-        run_steps(Path(sys.argv[2]), step, {name: settings_of(name) for name in names})
+    main(sys.argv[1:], outcomes(), step, settings_of)

@@ -13,11 +13,6 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from tests.workers import ROOT
 
-pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
-from tests.support.bridge import import_bridge
-
-import_bridge()
-
 
 def test_a_stage_that_is_given_the_folder_of_a_training_names_its_checkpoints(tmp_path: Path) -> None:
     from nemo_elastic.hosts.bridge.resume import check_start

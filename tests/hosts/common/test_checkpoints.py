@@ -15,7 +15,7 @@ import pytest
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.metadata import last_iteration
 from nemo_elastic.hosts.common import checkpoints
-from nemo_elastic.hosts.common.checkpoints import BRIDGE, NEMO, NEWEST_STATE
+from nemo_elastic.hosts.common.checkpoints import BRIDGE, NEMO, NEWEST_STATE, newest_of
 from tests.hosts.common.saves import HOSTS, STATE, Saves, cut
 
 
@@ -158,3 +158,40 @@ def test_a_kill_between_two_files_of_a_save_without_marks(original: Path, tmp_pa
     ]
     BRIDGE.clear(tmp_path, first)
     assert folders(tmp_path) == [f"damaged_{second.name}", f"damaged_{third.name}", first.name]
+
+
+# ------------------------------------------------------------------ a checkpoint that is named by its training
+
+
+def test_the_folder_of_a_training_is_its_newest_whole_checkpoint(
+    original: Path, tmp_path: Path, saves: Saves, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "checkpoints"
+    older, newest = (saves.save(original, folder, step) for step in (9, 19))
+    for named in (tmp_path, folder, newest):
+        assert newest_of(named) == str(newest)
+    assert newest_of(older) == str(older) and capsys.readouterr().out == ""
+    cut(next(newest.rglob("*.distcp")))
+    assert newest_of(tmp_path) == newest_of(folder, "previous") == str(older)
+    for line, name in zip(capsys.readouterr().out.splitlines(), ("teacher", "previous"), strict=True):
+        assert line.startswith(f"{name}: {folder}: {newest.name} is passed over: ") and "the run" not in line
+    cut(next(older.rglob("*.distcp")))
+    with pytest.raises(ElasticError, match="no other is whole"):
+        newest_of(tmp_path)
+
+
+def test_weights_of_bridges_are_a_teacher_whatever_is_left_of_their_run(original: Path, tmp_path: Path) -> None:
+    checkpoint = HOSTS["bridge"].save(original, tmp_path, 3, listed=False)
+    (checkpoint / STATE).unlink()
+    assert newest_of(tmp_path) == str(checkpoint)
+
+
+def test_what_is_no_training_stays_as_it_was_given(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one").symlink_to(original)
+    assert newest_of(None) is None
+    assert newest_of("/cluster/12b") == "/cluster/12b"
+    assert newest_of("one") == str(tmp_path / "one") and newest_of("empty") == str(tmp_path / "empty")

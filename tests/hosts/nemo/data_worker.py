@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.hosts.data_kinds import AS_STOCK, ASKS, NEMO, STEPS, WHOLE, runs_of, write_data
+from tests.hosts.data_kinds import AS_STOCK, NEMO, STEPS, WHOLE, run_all, write_data
 from tests.parallel.nemo import load, parent, recipe
 from tests.parallel.runs import LENGTH, Job, Layout, block_of, prepare, quiet, write_prompts
 
@@ -50,43 +50,31 @@ def data_of(place: Path, name: str, stock: Any) -> Any:
     return made
 
 
-def train(place: Path, name: str) -> dict[str, Any]:
-    """Both stages on a kind of data; the first ranks and searches."""
+def refused(name: str) -> Any:
+    """A recipe on a kind that no family can have."""
+    import nemo_run as run
+    from nemo.collections.llm.gpt.data.hf_dataset import HFDatasetDataModule
+
+    from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe
+
+    assert name == "hub"
+    return NemoRecipe(run.Config(dict, data=run.Config(HFDatasetDataModule, path_or_dataset="nobody/nothing")))
+
+
+def train(place: Path, name: str, out: Path, block: Any, options: dict[str, Any]) -> None:
+    """A stage; see `data_kinds.both_stages`."""
     import fiddle
     import torch
-    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
 
-    from nemo_elastic.hosts.nemo.model import NemoHost
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
 
     quiet()
     torch.cuda.LongTensor = torch.LongTensor  # NeMo counts its samples with it
-    seen: set[bool] = set()
-    student = NemoHost.student
-
-    def watched(self: Any, tokens: Any, choice: Any = None, documents: Any = None) -> Any:
-        seen.add(documents is not None)
-        return student(self, tokens, choice, documents)
-
-    NemoHost.student = watched
-    changes = ASKS | ({"data": {"documents": "apart"}} if name == "apart" else {})
-    facts: dict[str, Any] = {}
-    for stage, more in (("one", {}), ("two", {"stage": 2, "done_steps": STEPS, "total_steps": 2 * STEPS})):
-        destroy_num_microbatches_calculator()
-        out = place / name / stage
-        stock = recipe(place, Job(str(out), layout=Layout(micro_batches=2), steps=STEPS))
-        stock.data = data_of(place, name, stock)
-        if more:
-            more["previous"] = str(last_checkpoint(place / name / "one"))
-        task = apply_elastic(
-            stock, block_of(Layout(), **changes), teacher=str(parent(place)),
-            out=str(out / "elastic"), verbose=False, **more,
-        )  # fmt: skip
-        fiddle.build(task)()
-        facts[stage] = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    ranking = json.loads((place / name / "one" / "elastic" / "ranking" / "ranking.json").read_text())
-    return facts | {"ranking": ranking["provenance"], "documents": True in seen}
+    stock = recipe(place, Job(str(out), layout=Layout(micro_batches=2), steps=STEPS))
+    stock.data = data_of(place, name, stock)
+    elastic = str(out / "elastic")
+    task = apply_elastic(stock, block, teacher=str(parent(place)), out=elastic, verbose=False, **options)
+    fiddle.build(task)()
 
 
 def as_stock(place: Path) -> dict[str, Any]:
@@ -125,10 +113,7 @@ def main(place: Path, names: list[str]) -> None:
     prepare(place, whole=False)
     write_prompts(place)
     forks.run(place / "log" / "notes", 1, write_data, place, "npy", LENGTH)
-    for name in names or [*runs_of(NEMO), AS_STOCK]:
-        given = (as_stock, place) if name == AS_STOCK else (train, place, name)
-        (facts,) = forks.run(place / "log" / name, 1, *given)
-        (place / f"{name}.json").write_text(json.dumps(facts))
+    run_all(place, names, NEMO, train, as_stock)
 
 
 if __name__ == "__main__":

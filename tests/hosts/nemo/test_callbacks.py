@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What NeMo moves away when a run starts again; test_training and test_entry_points train with these."""
+"""What NeMo moves away when a run starts again, and which micro-batches a validation runs; test_training trains."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -63,3 +64,23 @@ def test_a_context_with_the_writer_of_a_recipe_loads(tmp_path: Path) -> None:
     nl.Trainer(accelerator="cpu", callbacks=[MetricsWriter(label="train")]).io_dump(tmp_path, yaml_attrs=[])
     loaded = io.load(tmp_path, output_type=nl.Trainer)
     assert [c.label for c in loaded.callbacks if isinstance(c, MetricsWriter)] == ["train"]
+
+
+def test_a_step_takes_all_data_that_the_limit_allows() -> None:
+    """NeMo's own takes as many micro-batches as a training step, and finds too few."""
+    from nemo_elastic.hosts.nemo.callbacks import every_member
+
+    step = SimpleNamespace(has_global_batch_sampler=False, data=SimpleNamespace(length=8, fetched=0))
+    step.num_microbatches = 48
+    every_member(step, 3)
+    assert step.num_microbatches == 24
+
+
+def test_a_global_batch_of_fine_tuning_is_split_as_in_training() -> None:
+    from nemo_elastic.hosts.nemo.callbacks import every_member
+
+    step: Any = SimpleNamespace(has_global_batch_sampler=True, num_microbatches=2, seq_length=64)
+    step.get_data_iterator_and_seq_length = lambda: ([iter("ab")], 32)
+    every_member(step, 3)
+    assert (step.num_microbatches, step.seq_length, step.has_global_batch_sampler) == (6, 32, False)
+    assert list(step.data[0]) == ["a", "b"]

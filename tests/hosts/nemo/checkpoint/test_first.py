@@ -4,21 +4,50 @@
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from nemo_elastic.hosts.common.checkpoints import LIST
-from tests.hosts.nemo.checkpoint import first_worker
 from tests.support.ranks import spawn
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist]
 
 
+def main(rank: int, port: int, folder: Path) -> None:
+    """One of two ranks: what it raises where the first alone fails."""
+    import torch.distributed as dist
+
+    from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint
+    from nemo_elastic.hosts.nemo.curriculum.rank import save_whole
+
+    soon = datetime.timedelta(seconds=60)  # by which gloo gives up
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=soon)
+    trainer: Any = SimpleNamespace(
+        is_global_zero=rank == 0, loggers=[], strategy=SimpleNamespace(barrier=dist.barrier)
+    )
+    checkpoint = folder / "step=3-last"
+    callback = ElasticCheckpoint(dirpath=str(folder))
+    ways: dict[str, Callable[[], Any]] = {
+        "ranked": lambda: save_whole(trainer, folder / "a file" / "ranked"),
+        "list": callback._get_finalize_save_checkpoint_callback(trainer, str(checkpoint), 3),
+    }
+    for name, way in ways.items():
+        try:
+            way()
+        except Exception as error:
+            (folder / f"{name}.{rank}").write_text(f"{type(error).__name__}: {error}")
+    dist.destroy_process_group()
+
+
 def test_no_rank_waits_for_a_first_that_failed(tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
     (tmp_path / "step=3-last" / LIST).mkdir(parents=True)
-    spawn(first_worker.main, tmp_path)
+    spawn(main, tmp_path)
     for name in ("ranked", "list"):
         first, second = ((tmp_path / f"{name}.{rank}").read_text() for rank in range(2))
         assert first == second and first.startswith("ElasticError: ")

@@ -10,8 +10,6 @@ import pytest
 
 from nemo_elastic.errors import ElasticError
 
-pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
-
 KIND = {"param_state_sharding_type": "fully_reshardable"}
 STATES: dict[str, Any] = {"param_state": {"weight": 1.0}}
 

@@ -1,0 +1,46 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A host's own recipes of Nemotrons: what `apply_elastic` says of each, and that those it takes can train."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from tests.hosts.here import HERE, ON_BRIDGE, work_here
+from tests.hosts.stock import ACCEPTED, HUB, Outcome, check_steps, markdown
+from tests.workers import ROOT
+
+pytestmark = pytest.mark.nemo
+stock = importlib.import_module(f"tests.hosts.{HERE}.stock")
+
+
+@pytest.fixture(scope="module")
+def results() -> list[Outcome]:
+    return list(stock.outcomes())
+
+
+def test_the_table_in_the_documentation_is_what_apply_elastic_says(results: list[Outcome]) -> None:
+    stored = (ROOT / "docs" / "tables" / f"stock_{HERE}.md").read_text(encoding="utf-8")
+    assert markdown(results) == stored, "make recipe-tables"
+
+
+@pytest.mark.skipif(not ON_BRIDGE, reason="NeMo's are listed by hand")
+def test_no_recipe_ends_otherwise_than_by_a_line(results: list[Outcome]) -> None:
+    """What neither asks a hub nor is refused by an ElasticError raised above; all the packages' names are there."""
+    import megatron.bridge.recipes.nemotronh as package
+
+    made = stock.recipes()
+    assert {getattr(package, name) for name in package.__all__} <= set(made.values())
+    assert {one.recipe for one in results} == made.keys()
+    assert all(("nvidia/" in one.line) == (one.verdict == HUB) for one in results)
+
+
+@pytest.mark.long
+@pytest.mark.slow(minutes=3)
+@pytest.mark.dist
+def test_every_accepted_recipe_takes_steps_at_small_scale(results: list[Outcome], tmp_path: Path) -> None:
+    work_here(stock.__name__, "--steps", tmp_path)
+    check_steps(tmp_path, [one.recipe for one in results if one.verdict == ACCEPTED], stock.STEPS)
