@@ -78,25 +78,6 @@ def families() -> dict[str, str]:
     return {name: json.dumps(FAMILY | change) for name, change in changes.items()}
 
 
-def pickles(every: bool) -> dict[str, bytes]:
-    """Name -> bytes of a `.metadata`; every one, or those that are read in less than ten seconds."""
-    long, most = 10**6, 2**24 + 1
-    one = b"\x80\x04ctorch\nSize\n"
-    return {
-        "memo": b"\x80\x04Nr" + b"\xff" * 4 + b".",
-        "a text of 2^32 bytes": b"\x80\x04X\xff\xff\xff\xff.",
-        "a text of 2^63 bytes": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7f.",
-        "an integer": b"\x80\x04\x8b" + (2**30).to_bytes(4, "little") + b"\xff" * 2**20 + b".",
-        "depth of tuples": b"\x80\x04N" + b"\x85" * long + b".",
-        "a deep key": b"\x80\x04}N" + b"\x85" * long + b"Ns.",
-        "depth of lists": b"\x80\x04" + b"]" * long + b"a" * (long - 1) + b".",
-        "sets": b"\x80\x04(" + b"\x8f" * most + b"l.",
-        "calls": one + b"\x94" + b"(" + b"h\x00)R" * 2**23 + b"t.",
-        "doubling": b"\x80\x04](" + b"".join(b"]\x94(h%ch%ct" % (i, i) for i in range(200)) + b".",
-        "no end": b"\x80\x04" + b"N0" * most,
-    } | ({"marks": b"\x80\x04" + b"(" * most + b".", "opcodes": b"\x80\x04" + b"N" * most} if every else {})
-
-
 def experts(place: Path) -> None:
     """Folders of one model with more experts, or other parts, than any file has: a tensor each."""
     config, many = to_hf_config(MOE, MOE.full), 2**31
@@ -121,10 +102,8 @@ def experts(place: Path) -> None:
     (place / FILE).unlink()
 
 
-def nemo(place: Path, every: bool) -> None:
+def nemo(place: Path) -> None:
     """Checkpoints of NeMo."""
-    from torch.distributed.checkpoint.metadata import Metadata
-
     from nemo_elastic.formats.megatron.context_files import read_context
     from nemo_elastic.formats.megatron.stored import Stored, read_shapes
     from tests.hosts.nemo.checkpoints import store
@@ -135,9 +114,6 @@ def nemo(place: Path, every: bool) -> None:
     folder = store(place / "nemo", WHOLE, WHOLE.full, random_tensors(WHOLE))
     path, name = folder / "weights" / ".metadata", "embedding.word_embeddings.weight"
     whole = path.read_bytes()
-    for what, content in pickles(every).items():
-        path.write_bytes(content)
-        read(f"metadata: {what}", lambda: Stored(folder))
     with path.open("wb") as file:
         file.truncate(2**28 + 1)
     read("metadata: length", lambda: Stored(folder))
@@ -147,15 +123,6 @@ def nemo(place: Path, every: bool) -> None:
                 "places": [["module.a", [0, 0], "__0_0.distcp", 0, length]]}  # fmt: skip
         path.write_bytes(metadata_of(report))
         read(f"metadata: a tensor {what}", lambda: Stored(folder).read("a"))
-    path.write_bytes(whole)
-
-    def share(metadata: Metadata) -> None:
-        few = metadata.state_dict_metadata["module." + name]
-        few.chunks = few.chunks * 100_000
-        metadata.state_dict_metadata = {f"module.{i}": few for i in range(100_000)}
-
-    change(folder, share)
-    read("metadata: pieces that many tensors share", lambda: Stored(folder))
     path.write_bytes(whole)
     with (folder / "weights" / "__0_0.distcp").open("r+b") as file:
         file.truncate(40 * 2**30)
@@ -202,7 +169,7 @@ def read(what: str, reader: Callable[[], Any]) -> None:
     sys.stdout.flush()
 
 
-def main(place: Path, every: bool) -> None:
+def main(place: Path) -> None:
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, mapped + MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
@@ -235,9 +202,9 @@ def main(place: Path, every: bool) -> None:
         (place / name).unlink(missing_ok=True)
     os.symlink("/dev/zero", place / "endless.json")
     read("json: a device without an end", lambda: read_json(place / "endless.json"))
-    nemo(place, every)
+    nemo(place)
     print("whole")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "every" in sys.argv[2:])
+    main(Path(sys.argv[1]))

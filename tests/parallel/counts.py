@@ -27,11 +27,10 @@ REFUSED = {
     "bad inputs reported in one line, exit code 2, nothing left": "tests/bad_input/test_bad_input.py::"
     "test_bad_input_is_one_line_and_leaves_nothing",
     "checks of files from elsewhere that carry code, bombs or lies": "tests/test_untrusted.py",
-    "pickles that name or do what describes no data": "tests/formats/megatron/test_pickled.py",
+    "pickles that name or do what describes no data": "tests/formats/megatron/test_no_code_runs.py",
     "checkpoints that carry code, lie about themselves or are cut": "tests/formats/megatron/test_torch_files.py",
 }
 FUZZED = ("tests/test_fuzz_readers.py", "tests/report/test_fuzz_runs.py")
-PICKLES = "tests/formats/megatron/test_forms.py"
 
 
 def survived(results: dict[str, Any], seconds: float = 30) -> dict[str, int]:
@@ -78,11 +77,8 @@ def main() -> None:
     work("tests.parallel.forks", measure_all.__module__, measure_all.__name__, args.folder.resolve())
     rows = survived(json.loads((args.folder / "results.json").read_text()))
     rows |= {what: passed(tests) for what, tests in REFUSED.items()}
-    from tests.formats.megatron.test_forms import COUNT
     from tests.hostile import EXAMPLES
 
-    passed(PICKLES)
-    rows["random pickles: refused, or read by torch soon, in little room, with no call beside the list"] = COUNT
     for tests in FUZZED:
         passed(tests)
     rows["random blocks, families and files: a valid object or one line"] = sum(EXAMPLES.values())

@@ -2,18 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the weights of a torch_dist checkpoint are, and its `.metadata`: tensors, their pieces, which bytes hold them.
 
-The file is a pickle of torch's and megatron-core's classes. It is read as data (`pickled`), and what it says has to be
-possible before anybody acts on it: every piece has its place, in a file of the same folder and large enough, and the
-pieces of a model's tensor make it up exactly.
+`.metadata` is a pickle of torch's and megatron-core's records. Python reads the pickle, but every name in it has to be
+on the list here, and stands for a record without code: no call of a pickle reaches a function. What the records say is
+checked before it is used: every piece lies in a file of the same folder, and the pieces of a model's tensor fill it.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
+import pickle
 import re
 import stat
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,17 +28,13 @@ from nemo_elastic.errors import ElasticError, bad, shown
 from nemo_elastic.io.bounded import check_inside, check_no_holes, read_bytes, read_text
 from nemo_elastic.io.read import read_json
 
-from .forms import DTYPES, METADATA
-from .pickled import Made, Named, PickleError, read_pickle
-
 #: what NeMo puts before the names of a model's tensors; Megatron-Bridge puts nothing there
 PREFIX = "module."
 #: what both put before those of the optimizer's; megatron-core has one of its own for experts, and counts them
 _OPTIMIZER = re.compile(r"(chained_\d+\.)?optimizer\.")
 
-#: of the file, dimensions of a tensor, and what the smallest file of a tensor takes in front of its values
-_BYTES, _DIMENSIONS, _LEAST = 2**28, 6, 100
-
+#: bytes of the file; that of a 12B on 64 GPUs has a tenth
+_BYTES = 2**28
 
 #: of Megatron-Bridge: a run's last checkpoint, what their names begin with, and what each says of its run
 TRACKER, ITERATION, RUN_CONFIG = "latest_checkpointed_iteration.txt", "iter_", "run_config.yaml"
@@ -143,24 +141,24 @@ class Metadata:
     Attributes:
         folder: of the weights.
         tensors, objects: see above.
-        needed: file -> bytes that it has at least.
+        ends: file -> bytes that it has at least.
     """
 
     folder: Path
     tensors: Mapping[str, StoredTensor]
     objects: Mapping[str, ByteRange]
-    needed: Mapping[str, int]
+    ends: Mapping[str, int]
 
     def file(self, name: str) -> Path:
         """A file that something is stored in.
 
         Raises:
-            ElasticError: it is missing, or cannot hold what is said to be in it.
+            ElasticError: it is missing, or shorter than what is stored in it.
         """
         path = self.folder / name
         size = regular_size(path)
-        if size < self.needed[name]:
-            raise ElasticError(f"has {size} bytes, {self.needed[name]} are said to be in it; it is cut off", path)
+        if size < self.ends[name]:
+            raise ElasticError(f"has {size} bytes of {self.ends[name]}; it is cut off", path)
         return path
 
 
@@ -177,8 +175,10 @@ def read_metadata(folder: Path) -> Metadata:
         raise ElasticError("missing; it says which tensor lies where", path) from None
     except OSError as exc:
         raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
-    except (PickleError, KeyError) as exc:
-        why = f"it has no {exc}" if isinstance(exc, KeyError) else exc
+    except ElasticError:
+        raise
+    except Exception as exc:  # the pickle of a stranger can fail anywhere in Python's reader
+        why = exc if isinstance(exc, PickleError) else "it is cut off or damaged"
         raise ElasticError(f"not a checkpoint's metadata ({why})", path) from None
 
 
@@ -190,8 +190,7 @@ def signature(path: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=2)  # parent and own checkpoint; of a large one it has some megabytes
 def _read(folder: Path, _: tuple[int, ...]) -> Metadata:
-    record = read_pickle(read_bytes(folder / ".metadata", _BYTES), METADATA)
-    return _metadata(folder, _state(record, "MCoreMetadata", "Metadata"))
+    return _metadata(folder, _Reader(read_bytes(folder / ".metadata", _BYTES)).load())
 
 
 def regular_size(path: Path) -> int:
@@ -209,75 +208,122 @@ def regular_size(path: Path) -> int:
     return check_no_holes(path, status)
 
 
+# --------------------------------------------------------------------------------------------- the pickle
+
+
+class PickleError(ValueError):
+    """A pickle that is more than values, in a few words."""
+
+
+class Record:
+    """A record, enum or path of torch's or megatron-core's, without its code.
+
+    A pickle cannot set attributes of the class: `__setstate__` then lacks its argument.
+
+    Attributes:
+        made: arguments of the call that would make it.
+    """
+
+    made: tuple[Any, ...] = ()
+
+    def __init__(self, *made: Any) -> None:
+        self.made = made
+
+    def __setstate__(self, state: Any) -> None:
+        if self.made:  # members of an enum are everybody's, too
+            raise PickleError("it sets attributes of what it has not just made")
+        self.made = state if isinstance(state, tuple) else ()
+        vars(self).update(state if isinstance(state, dict) else {})
+
+
+_TORCH = "torch.distributed.checkpoint."
+_CORE = "megatron.core.dist_checkpointing.strategies.torch"
+_SHARDED = "torch.distributed._shard.sharded_tensor.metadata"  # before torch 2.3
+#: names of records, by module. Each is a dataclass, an enum, a path or the name of a layout: making one stores values
+RECORDS: Mapping[str, tuple[str, ...]] = {
+    _TORCH + "metadata": (
+        "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "MetadataIndex",
+        "StorageMeta", "TensorProperties", "_MEM_FORMAT_ENCODING",
+    ),
+    _SHARDED: ("TensorProperties", "MEM_FORMAT_ENCODING"),
+    _TORCH + "filesystem": ("_StorageInfo", "_StoragePrefix"),
+    # megatron-core adds the plans of all ranks, which nobody reads again
+    _TORCH + "planner": ("SavePlan", "WriteItem", "WriteItemType", "TensorWriteData", "BytesIOWriteData"),
+    _CORE: ("MCoreMetadata", "MCoreSavePlan"),
+    "torch.serialization": ("_get_layout",),
+    "pathlib": ("PosixPath", "PurePosixPath"),
+    "pathlib._local": ("PosixPath", "PurePosixPath"),
+}  # fmt: skip
+#: what cannot be changed, and is taken as it is
+_VALUES = {("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)} | {
+    ("torch", "Size"): torch.Size, ("collections", "OrderedDict"): OrderedDict, ("builtins", "slice"): slice,
+}  # fmt: skip
+
+
+class _Reader(pickle.Unpickler):
+    """Python's reader of pickles, to which every name stands for a value or a record."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _VALUES:
+            return _VALUES[module, name]
+        if name not in RECORDS.get(module, ()):
+            raise PickleError(f"it names {module}.{name}")
+        return Record
+
+
 # --------------------------------------------------------------------------------------------- from records to values
 
 
-def _metadata(folder: Path, whole: Mapping[str, Any]) -> Metadata:
-    places = _places(whole["storage_data"])
-    entries = _typed(dict, whole["state_dict_metadata"], "state_dict_metadata")
+def _metadata(folder: Path, whole: Any) -> Metadata:
+    places: dict[tuple[str, tuple[int, ...] | None], ByteRange] = {}
+    for index, info in whole.storage_data.items():
+        offset = getattr(index, "offset", None)
+        places[index.fqn, None if offset is None else _size(offset)] = _place(index.fqn, info)
     tensors: dict[str, StoredTensor] = {}
     objects: dict[str, ByteRange] = {}
-    left = len(places)
-    for name, record in entries.items():
-        name = _typed(str, name, "name")
-        if isinstance(record, Made) and record.kind[1] == "BytesStorageMetadata":
-            objects[name] = _place(places, name, None)
+    for name, entry in whole.state_dict_metadata.items():
+        chunks = getattr(entry, "chunks", None)
+        if chunks is None:  # a BytesStorageMetadata has no attributes
+            objects[name] = _found(places, name, None)
             continue
-        state = _state(record, "TensorStorageMetadata")
-        chunks = _typed(list, state["chunks"], f"pieces of {name}")
-        left -= len(chunks)
-        if left < 0:  # one list may be held by many tensors
-            raise PickleError("it has more pieces than places for them")
-        pieces = tuple(_piece(places, name, chunk) for chunk in chunks)
-        tensors[name] = _entry(name, _dtype(state["properties"]), _size(state["size"]), pieces)
-    needed: Counter[str] = Counter()
-    ends: dict[str, int] = defaultdict(int)
+        boxes = [(_size(chunk.offsets), _size(chunk.sizes)) for chunk in chunks]
+        pieces = tuple(Piece(offsets, sizes, _found(places, name, offsets)) for offsets, sizes in boxes)
+        tensors[name] = _tensor(name, entry.properties.made, _size(entry.size), pieces)
+    ends: Counter[str] = Counter()
     for place in places.values():
-        needed[place.file] += place.length  # no two share their bytes
         ends[place.file] = max(ends[place.file], place.offset + place.length)
-    return Metadata(folder, tensors, objects, {file: max(size, ends[file]) for file, size in needed.items()})
+    return Metadata(folder, tensors, objects, ends)
 
 
-def _places(stored: Any) -> dict[tuple[str, tuple[int, ...] | None], ByteRange]:
-    """(name, offsets of a piece or None) -> where it is stored."""
-    places: dict[tuple[str, tuple[int, ...] | None], ByteRange] = {}
-    for index, info in _typed(dict, stored, "storage_data").items():
-        at, where = _state(index, "MetadataIndex"), _state(info, "_StorageInfo")
-        offset = at.get("offset")
-        key = _typed(str, at["fqn"], "name"), None if offset is None else _size(offset)
-        place = ByteRange(_file(where["relative_path"]), _count(where["offset"]), _count(where["length"]))
-        if key in places:
-            raise PickleError(f"it has two places for {key[0]}")
-        if where.get("transform_descriptors"):
-            raise PickleError(f"{key[0]} is stored in another form than torch's own")
-        if place.length < _LEAST:
-            raise PickleError(f"{key[0]} is said to take {place.length} bytes")
-        places[key] = place
-    return places
+def _place(name: str, info: Any) -> ByteRange:
+    """Where a piece or an object is stored."""
+    file, (offset, length) = info.relative_path, _size((info.offset, info.length))
+    if not isinstance(file, str) or file in ("", ".", "..") or re.search(r"[/\\\0]", file):
+        raise PickleError(f"it names the file {shown(file)}, which is not in the same folder")
+    if getattr(info, "transform_descriptors", None):
+        raise PickleError(f"{name} is stored in another form than torch's own")
+    return ByteRange(file, offset, length)
 
 
-def _place(places: Mapping[Any, ByteRange], name: str, offsets: tuple[int, ...] | None) -> ByteRange:
-    place = places.get((name, offsets))
-    if place is None:
+def _found(places: Mapping[Any, ByteRange], name: str, offsets: tuple[int, ...] | None) -> ByteRange:
+    if (name, offsets) not in places:
         raise PickleError(f"it does not say where {name} lies")
-    return place
+    return places[name, offsets]
 
 
-def _piece(places: Mapping[Any, ByteRange], name: str, chunk: Any) -> Piece:
-    state = _state(chunk, "ChunkStorageMetadata")
-    offsets, sizes = _size(state["offsets"]), _size(state["sizes"])
-    return Piece(offsets, sizes, _place(places, name, offsets))
-
-
-def _entry(name: str, dtype: torch.dtype, size: tuple[int, ...], pieces: tuple[Piece, ...]) -> StoredTensor:
+def _tensor(name: str, properties: tuple[Any, ...], size: tuple[int, ...], pieces: tuple[Piece, ...]) -> StoredTensor:
+    dtype, layout = properties[:2]
+    if not isinstance(dtype, torch.dtype) or layout.made != ("torch.strided",):
+        raise PickleError(f"{name} is no dense tensor")
     for piece in pieces:
         inside = len(piece.sizes) == len(piece.offsets) == len(size)
         if not inside or any(o + s > n for o, s, n in zip(piece.offsets, piece.sizes, size, strict=True)):
             raise PickleError(f"{name} of shape {list(size)} has a piece outside of it")
         if math.prod(piece.sizes) * dtype.itemsize > piece.place.length:
-            raise PickleError(
-                f"a piece of {name} of shape {list(piece.sizes)} does not fit into {piece.place.length} bytes"
-            )
+            raise PickleError(f"a piece of {name} of shape {list(piece.sizes)} has {piece.place.length} bytes")
     if not of_optimizer(name) and not _covered(size, pieces):
         raise PickleError(f"the pieces of {name} do not make up its shape {list(size)}")
     return StoredTensor(dtype, size, pieces)
@@ -290,69 +336,15 @@ def _covered(size: tuple[int, ...], pieces: tuple[Piece, ...]) -> bool:
     number changes. So boxes fill another exactly if their corners cancel to its own.
     """
     corners: Counter[tuple[int, ...]] = Counter()
-    for offsets, sizes, sign in ((p.offsets, p.sizes, 1) for p in pieces):
-        _corners(corners, offsets, sizes, sign)
-    _corners(corners, (0,) * len(size), size, -1)
+    for offsets, sizes, sign in [*((p.offsets, p.sizes, 1) for p in pieces), ((0,) * len(size), size, -1)]:
+        for upper in itertools.product((0, 1), repeat=len(sizes)):
+            at = tuple(o + s * u for o, s, u in zip(offsets, sizes, upper, strict=True))
+            corners[at] += sign * (-1) ** sum(upper)
     return not any(corners.values())
 
 
-def _corners(corners: Counter[tuple[int, ...]], offsets: tuple[int, ...], sizes: tuple[int, ...], sign: int) -> None:
-    for upper in itertools.product((0, 1), repeat=len(sizes)):
-        at = tuple(o + s * u for o, s, u in zip(offsets, sizes, upper, strict=True))
-        corners[at] += sign * (-1) ** sum(upper)
-
-
-def _state(record: Any, *kinds: str) -> Mapping[str, Any]:
-    """Attributes of a record of one of these classes."""
-    if (
-        not isinstance(record, Made)
-        or record.kind[1] not in kinds
-        or record.arguments
-        or not isinstance(record.state, dict)
-    ):
-        raise PickleError(f"it has something else where a {kinds[0]} belongs")
-    return record.state
-
-
-def _typed(kind: type, value: Any, what: str) -> Any:
-    if type(value) is not kind:
-        raise PickleError(f"its {what} is a {type(value).__name__}")
-    return value
-
-
-def _size(record: Any) -> tuple[int, ...]:
-    ok = (
-        isinstance(record, Made)
-        and record.kind == ("torch", "Size")
-        and record.state is None
-        and len(record.arguments) == 1
-    )
-    size = record.arguments[0] if ok else None
-    if type(size) is not tuple or len(size) > _DIMENSIONS:
-        raise PickleError("it has something else where a torch.Size belongs")
-    for n in size:
-        _count(n)
-    return size
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**62:
-        raise PickleError("it has something else where a number of bytes or entries belongs")
-    return value
-
-
-def _file(name: Any) -> str:
-    if type(name) is not str or name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise PickleError(f"it names the file {shown(name)}, which is not in the same folder")
-    return name
-
-
-def _dtype(record: Any) -> torch.dtype:
-    state = record.state if isinstance(record, Made) and record.kind[1] == "TensorProperties" else None
-    if type(state) is not tuple or len(state) != 5:
-        raise PickleError("it has something else where a TensorProperties belongs")
-    dtype, layout = state[:2]
-    plain = isinstance(layout, Made) and layout.arguments == ("torch.strided",)
-    if not isinstance(dtype, Named) or dtype.kind not in DTYPES or not plain:
-        raise PickleError("it has a tensor of another kind than torch's dense ones")
-    return DTYPES[dtype.kind]
+def _size(values: Any) -> tuple[int, ...]:
+    """Numbers of entries or bytes; of a tensor of at most eight dimensions."""
+    if not isinstance(values, tuple) or len(values) > 8 or not all(type(n) is int and 0 <= n < 2**62 for n in values):
+        raise PickleError("it has something else where numbers of entries or bytes belong")
+    return tuple(values)

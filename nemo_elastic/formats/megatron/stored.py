@@ -4,7 +4,7 @@
 opened as what a Hugging Face folder is opened as, so that everything that cuts and checks takes it.
 
 Neither Megatron nor a process group is needed, whatever layout of ranks wrote it. Everything is read as data: a
-checkpoint from elsewhere runs no code here (`metadata`, `pickled`).
+checkpoint from elsewhere runs no code here (`metadata`, `torch_files`).
 
 Its shape comes from its tensors, whatever pruned them (`infer`), and what no size tells from its context. A trained
 elastic checkpoint is a family: it carries its members, and its context the block that names them.
@@ -38,8 +38,16 @@ from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
 
 from .context_files import Context, read_context, token_ids
 from .infer import infer
-from .metadata import PREFIX, StoredTensor, check_format, model_prefix, of_model, read_metadata, weights_folder
-from .pickled import PickleError
+from .metadata import (
+    PREFIX,
+    PickleError,
+    StoredTensor,
+    check_format,
+    model_prefix,
+    of_model,
+    read_metadata,
+    weights_folder,
+)
 from .shape import prediction_of
 from .torch_files import read_piece
 
@@ -114,17 +122,14 @@ class Stored:
 
     def _read(self, name: str, entry: StoredTensor) -> torch.Tensor:
         try:
-            # before there is room for it: what is said to be in a file has to fit into it
+            # before there is room for it: the files are as long as is said
             files = [self.metadata.file(piece.place.file) for piece in entry.pieces]
+            if len(files) == 1 and entry.pieces[0].sizes == entry.size:
+                return read_piece(files[0], entry.pieces[0], entry.dtype)
             whole = torch.empty(entry.size, dtype=entry.dtype)
             for piece, file in zip(entry.pieces, files, strict=True):
-                if piece.sizes == entry.size:
-                    read_piece(file, piece, whole)
-                    continue
-                part = torch.empty(piece.sizes, dtype=entry.dtype)
-                read_piece(file, piece, part)
                 box = zip(piece.offsets, piece.sizes, strict=True)
-                whole[tuple(slice(first, first + size) for first, size in box)] = part
+                whole[tuple(slice(first, first + size) for first, size in box)] = read_piece(file, piece, entry.dtype)
         except (PickleError, ElasticError, OSError, RuntimeError) as exc:
             raise ElasticError(f"{name} cannot be read ({first_line(exc)})", self.folder) from None
         return whole

@@ -1,0 +1,233 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever the pickles of a checkpoint name, none of it is called: not from `.metadata`, not from objects."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import enum
+import functools
+import importlib
+import inspect
+import io
+import os
+import pickle
+import pkgutil
+import warnings
+from collections import OrderedDict
+from pathlib import Path, PosixPath
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed.checkpoint
+from torch.distributed.checkpoint.planner import WriteItemType
+
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.megatron.metadata import RECORDS, ByteRange, PickleError, Record, _Reader
+from nemo_elastic.formats.megatron.stored import read_shapes
+from nemo_elastic.formats.megatron.torch_files import load_object
+from tests.hosts.nemo.checkpoints import store
+from tests.hosts.nemo.cutting import PARENT, random_tensors
+from tests.hosts.nemo.poison import with_call, with_template
+
+RECORD = b"ctorch.distributed.checkpoint.metadata\nStorageMeta\n"
+
+
+def saved(value: Any) -> bytes:
+    """What torch.save makes of a value."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def looked_at(content: bytes) -> Any:
+    """What an object of a checkpoint with these bytes becomes."""
+    return load_object(io.BytesIO(content), ByteRange("file", 0, len(content)))
+
+
+class Calls:
+    """Unpickled, it is a call; what that makes gets a state."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.call = function, arguments, state
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+# ------------------------------------------------------------------ what is taken
+
+
+def test_all_that_the_metadata_becomes_is_values_and_records(tmp_path: Path) -> None:
+    folder = store(tmp_path / "one", PARENT, PARENT.full, random_tensors(PARENT))
+    left, seen = [_Reader((folder / "weights" / ".metadata").read_bytes()).load()], 0
+    while left:
+        one = left.pop()
+        seen += 1
+        if isinstance(one, Record):
+            left += [one.made, vars(one)]
+        elif isinstance(one, dict):
+            left += [*one.keys(), *one.values()]
+        elif isinstance(one, (list, tuple)):
+            left += one
+        else:
+            assert one is None or isinstance(one, (str, int, torch.dtype)), one
+    assert seen > 1000
+
+
+def test_objects_that_nemo_and_megatron_core_save_are_taken() -> None:
+    value = {
+        "rng": np.random.RandomState(1).get_state(), "path": PosixPath("a/b"), "device": torch.device("cpu"),
+        "state": {"step": 3, "lr": 1e-3, "none": None}, "size": torch.Size([2]), "tensor": torch.arange(3),
+        "buckets": [{(torch.bfloat16, torch.float32): [10, 20]}], "extra": io.BytesIO(b"abc"), "text": b"\xff" * 9,
+        "ordered": OrderedDict(a=1),
+    }  # fmt: skip
+    actual = looked_at(saved(value))
+    assert actual["state"] == value["state"] and actual["buckets"] == value["buckets"]
+    assert torch.equal(actual["tensor"], value["tensor"]) and actual["extra"].read() == b"abc"
+
+
+def test_every_record_only_stores_what_it_is_given() -> None:
+    """megatron-core's own reader looks up the names that passed, and makes of them what the pickle says."""
+    seen = 0
+    for module, names in RECORDS.items():
+        for name in names:
+            try:
+                actual = getattr(importlib.import_module(module), name)
+            except (ImportError, AttributeError):  # of another release of Python, torch or megatron-core
+                continue
+            seen += 1
+            if module.startswith("pathlib") or actual is torch.serialization._get_layout:
+                continue
+            assert dataclasses.is_dataclass(actual) or issubclass(actual, enum.Enum), name
+            assert "__post_init__" not in vars(actual) and "__reduce__" not in vars(actual), name
+    assert seen > 10
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def modules(*packages: ModuleType) -> list[ModuleType]:
+    """Packages and what is below them, as far as it can be imported here."""
+    seen = []
+    for package in packages:
+        seen.append(package)
+        for info in pkgutil.walk_packages(getattr(package, "__path__", []), package.__name__ + ".", lambda _: None):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    seen.append(importlib.import_module(info.name))
+            except Exception:  # of an extra that is not here
+                continue
+    return seen
+
+
+def test_every_other_class_and_function_is_refused() -> None:
+    """Of torch's checkpoints, where an attack was, of fsspec, builtins, os, subprocess and what else attacks name."""
+    named: set[tuple[str, str]] = set()
+    standard = [importlib.import_module(m) for m in (
+        "os", "posix", "subprocess", "operator", "functools", "copyreg", "importlib", "pickle", "codecs", "runpy",
+        "sys", "webbrowser", "shutil", "code", "timeit", "pydoc", "socket", "io", "types", "torch",
+        "torch.serialization", "torch._utils", "torch.hub", "torch.storage")]  # fmt: skip
+    fsspec = modules(pytest.importorskip("fsspec"))
+    for module in [*modules(torch.distributed.checkpoint), *standard, builtins, *fsspec]:
+        for name, value in vars(module).items():
+            if callable(value):
+                named |= {(module.__name__, name), (getattr(value, "__module__", None) or "builtins", name)}
+                if inspect.isclass(value):
+                    named |= {(module.__name__, f"{name}.{inner}") for inner in vars(value)}
+    assert len(named) > 5000
+    taken = set()
+    for module, name in named:
+        try:
+            _Reader(b"\x80\x04" + f"c{module}\n{name}\n".encode() + b".").load()
+            taken.add((module, name))
+        except PickleError as refused:
+            assert str(refused) == f"it names {module}.{name}"
+    listed = {(module, name) for module, names in RECORDS.items() for name in names}
+    assert taken <= listed | {("torch", "Size"), ("collections", "OrderedDict"), ("builtins", "slice")}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (RECORD + b"N}\x8c\x01aNs\x86b.", "missing 1 required"),
+        (RECORD + b"}\x8c\x01aNsb.", "missing 1 required"),
+        # a member of an enum is everybody's, too
+        (b"ctorch.distributed.checkpoint.planner\nWriteItemType\nK\x01\x85R}\x8c\x01aNsb.", "has not just made"),
+        (b"ctorch\nSize\nN}\x8c\x01aNs\x86b.", None),
+        (b"ccollections\nOrderedDict\nN}\x8c\x01aNs\x86b.", None),
+        (b"ctorch\nfloat32\nN}\x8c\x01aNs\x86b.", None),
+    ],
+)
+def test_what_others_use_is_not_changed(content: bytes, words: str | None) -> None:
+    with pytest.raises(Exception, match=words):
+        _Reader(b"\x80\x04" + content).load()
+    assert not hasattr(WriteItemType(1), "a") and not any(
+        hasattr(c, "a") for c in (Record, torch.Size, OrderedDict, torch.float32)
+    )
+
+
+_OWN = (3, "<", None, None, None, -1, -1, 63)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Calls(np.dtype, "u4", False, True, state=_OWN),
+        Calls(np.dtype, "O8", False, True), Calls(np.dtype, [("a", "O")]),
+        Calls(np.dtype, "u4", False, True, state=(4, "<", None, None, None, -1, -1, 0, {})),
+    ],
+)  # fmt: skip
+def test_a_dtype_has_the_state_that_numpy_gives_it(value: Calls) -> None:
+    """With flags of its own numpy takes numbers for addresses."""
+    looked_at(saved(Calls(np.dtype, "u4", False, True, state=(*_OWN[:-1], 0))))
+    with pytest.raises(PickleError, match="of its own making"):
+        looked_at(saved({"a": value}))
+
+
+@pytest.mark.parametrize("call", [(eval, "1"), (print, "x"), (os.mkdir, "x"), (functools.partial, print)])
+def test_an_object_calls_nothing(call: tuple[Any, ...]) -> None:
+    with pytest.raises(PickleError, match="it names "):
+        looked_at(saved([Calls(*call)]))
+
+
+# ------------------------------------------------------------------ the attacks
+
+
+def poisoned(folder: Path, how: Any) -> Path:
+    checkpoint = store(folder / "one", PARENT, PARENT.full, random_tensors(PARENT))
+    path = checkpoint / "weights" / ".metadata"
+    path.write_bytes(how(path.read_bytes(), folder / "ran"))
+    return checkpoint
+
+
+ATTACKS = {
+    "a template": with_template,
+    "a reader": lambda p, place: with_call(p, "torch.distributed.checkpoint.filesystem FileSystemWriter", str(place)),
+    "a folder": lambda p, place: with_call(p, "os mkdir", str(place)),
+    "a folder by another way": lambda p, place: with_call(p, "torch.hub os.mkdir", str(place)),
+    "a hidden import": lambda p, place: with_call(p, "torch.distributed.checkpoint.filesystem os.mkdir", str(place)),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_metadata_runs_nothing(tmp_path: Path, attack: str) -> None:
+    """The honest pickle stands behind it: who runs it notices nothing."""
+    checkpoint = poisoned(tmp_path, ATTACKS[attack])
+    with pytest.raises(ElasticError, match=r"weights/.metadata: not a checkpoint's metadata \(it names ") as caught:
+        read_shapes(checkpoint)
+    assert "\n" not in caught.value.message
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_template_does_run_where_python_reads_it(tmp_path: Path) -> None:
+    """So the test above can fail."""
+    pytest.importorskip("jinja2")
+    checkpoint = poisoned(tmp_path, with_template)
+    pickle.loads((checkpoint / "weights" / ".metadata").read_bytes())
+    assert (tmp_path / "ran").is_dir()
