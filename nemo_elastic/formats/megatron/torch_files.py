@@ -91,14 +91,14 @@ def _values_alone() -> Iterator[None]:
         add_safe_globals(before)
 
 
-def _load(file: BinaryIO, place: ByteRange) -> Any:
+def _load(file: Any, place: ByteRange) -> Any:
     """What some bytes of a file hold that `torch.save` wrote, on the CPU.
 
     Raises:
         PickleError: they hold something else, or more than values.
     """
     try:
-        view = _create_file_view(file, place.offset, place.length)
+        view: Any = _create_file_view(file, place.offset, place.length)
         return torch.load(view, map_location="cpu", weights_only=True)
     except Exception as exc:  # the file of a stranger can fail anywhere in torch's reader
         named = re.search(r"GLOBAL (\S+)", str(exc))
