@@ -166,12 +166,12 @@ def inclusion(weights: Sequence[float], count: int) -> list[float]:
     share what is left.
 
     Args:
-        weights: sampling weights that add up to 1.
+        weights: sampling weights.
         count: at most the number of positive weights.
     """
     certain: set[int] = set()
     while True:
-        rest = 1.0 - sum(weights[i] for i in certain)
+        rest = sum(w for i, w in enumerate(weights) if i not in certain)
         factor = (count - len(certain)) / rest if count > len(certain) else 0.0
         shares = [1.0 if i in certain else factor * w for i, w in enumerate(weights)]
         over = {i for i, p in enumerate(shares) if p > 1 - 1e-9} - certain

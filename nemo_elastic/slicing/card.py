@@ -44,7 +44,7 @@ def axis_title(axis: str) -> str:
 def human(count: float) -> str:
     """Parameters in three digits: 6.01B."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if count >= size:
+        if count >= 0.9995 * size:  # 999,950,000 is 1B
             return f"{three_digits(count / size)}{unit}"
     return f"{count:.0f}"
 

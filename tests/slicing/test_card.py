@@ -14,6 +14,7 @@ import pytest
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.core.family import Subnet
+from nemo_elastic.slicing.card import human
 from nemo_elastic.slicing.loads import runs_in
 from tests.shapes import PARENT as SMALL_HEADS
 
@@ -131,3 +132,10 @@ def test_vllm_is_named_where_it_has_attention_of_that_size(size: int, message: s
     assert runs_in(parent.full, parent) == f"transformers, {message}NeMo"
     without = parent.uniform([0, 1, 2, 4])
     assert "vLLM, NeMo" in runs_in(without, parent), "it has no attention"
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(999, "999"), (1_615_000, "1.61M"), (999_950_000, "1B"), (8_890_000_000, "8.89B")]
+)
+def test_parameters_have_three_digits(count: int, words: str) -> None:
+    assert human(count) == words

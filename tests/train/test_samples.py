@@ -88,6 +88,10 @@ def test_every_budget_keeps_its_weight_over_many_micro_batches(weights: list[int
             assert sampler.share(i) == pytest.approx(1 / count)
 
 
+def test_a_weight_far_below_the_others_is_sampled_where_there_is_room() -> None:
+    assert BudgetSampler([1, 1e-17], 0, 1, 2).samples(0, 0) == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("weights", "count"),
     [([1, 1, 1], 1), ([5, 3, 2], 1), ([1, 1, 1], 2), ([5, 3, 2, 1], 2), ([8, 1, 1], 2), ([1, 1, 1, 1], 3)],
