@@ -133,7 +133,7 @@ def openers(text: str) -> Iterator[str]:
 
 
 def test_one_function_opens_the_files_of_others() -> None:
-    """It follows no link out of their folder and waits for no pipe, see `io.bounded.open_regular`."""
+    """It waits for no pipe, see `io.bounded.open_regular`."""
     files = {
         (str(path.relative_to(PACKAGE)), name)
         for path in PACKAGE.rglob("*.py")

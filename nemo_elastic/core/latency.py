@@ -144,7 +144,7 @@ class LatencyTable(dict[str, Any]):
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
-            name, value = value, read_json(value, own=True)
+            name, value = value, read_json(value)
         if not isinstance(value, Mapping):
             raise bad(name, value, "a table of `nemo-elastic profile`: its path, or what the file holds")
         table = cls(value)

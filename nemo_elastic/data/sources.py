@@ -170,7 +170,7 @@ def read_rows(piece: Piece) -> Iterator[Row]:
         if path.suffix.lower() == ".jsonl":
             yield from _read_lines(piece)
         else:
-            text = read_text(path, MAX_BYTES, "utf-8-sig", own=True).replace("\r\n", "\n").replace("\r", "\n")
+            text = read_text(path, MAX_BYTES, "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
             yield Row(piece, text=text)
     except UnicodeDecodeError as error:
         raise ElasticError(f"{path}: not UTF-8 at byte {error.start}; convert the file or leave it out") from None
@@ -184,7 +184,7 @@ def read_all(files: Iterable[tuple[Path, str]]) -> Iterator[Row]:
 
 
 def _read_lines(piece: Piece) -> Iterator[Row]:
-    with open_regular(piece.path, own=True) as stream:
+    with open_regular(piece.path) as stream:
         if piece.start:  # what began before is of the piece before
             stream.seek(piece.start - 1)
             while (line := stream.readline(MAX_DOCUMENT)) and not line.endswith(b"\n"):
@@ -228,7 +228,7 @@ def grouped(items: Iterable[Item], size: Callable[[Item], int], most: int) -> It
 def _lines_before(piece: Piece) -> int:
     """How many lines of its file begin before a piece."""
     count, left = 0, piece.start - 1
-    with open_regular(piece.path, own=True) as stream:
+    with open_regular(piece.path) as stream:
         while left > 0 and (block := stream.read(min(left, 2**24))):
             count += block.count(b"\n")
             left -= len(block)

@@ -1,13 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Opening what others wrote: regular files of the folder that they are named in, and no more of them than any has.
+"""Opening what others wrote: regular files, and no more of them than any has.
 
-A pipe under the name of a file would keep us waiting for ever, a device may have no end, and a sparse file of many
-gigabytes takes no room on the disk, but all of the memory.
-
-A link in such a folder can name any file of whoever reads it, and what is read is copied along or quoted. So a link
-may lead to another file of the same folder, and from a snapshot of Hugging Face's cache to the files that the cache
-keeps beside its snapshots. To nothing else.
+A pipe under the name of a file would keep a reader waiting for ever, a device may have no end, and a sparse file of
+many gigabytes takes no room on the disk, but all of the memory. Links are followed: shared file systems and Hugging
+Face's cache are made of them.
 """
 
 from __future__ import annotations
@@ -15,12 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from pathlib import Path
 from typing import BinaryIO
 
 from nemo_elastic.errors import ElasticError
 
-__all__ = ["check_inside", "check_no_holes", "open_regular", "read_bytes", "read_text"]
+__all__ = ["check_no_holes", "open_regular", "read_bytes", "read_text"]
 
 #: bytes of a file that is written for people or made of names: a tokenizer of a large vocabulary has half of it
 SMALL = 64 * 2**20
@@ -34,46 +30,19 @@ _KINDS = {
 }
 
 
-def check_inside(path: Path) -> Path:
-    """Give the path of a file, if it lies in the folder that it is named in.
-
-    Args:
-        path: The file, in a folder from anywhere. The way to that folder is the user's own and may have links.
-
-    Raises:
-        ElasticError: It is a link out of its folder.
-    """
-    real = Path(os.path.realpath(path))
-    if not any(real.is_relative_to(place) for place in _own(Path(os.path.realpath(path.parent)))):
-        raise ElasticError("is a link out of its folder, which is not followed; put the file itself there", path)
-    return path
-
-
-def _own(folder: Path) -> list[Path]:
-    """The folder; in the hub's cache, at or below models--OWNER--NAME/snapshots/REVISION, its blobs, too."""
-    places = [folder]
-    for snapshots in folder.parents:
-        if snapshots.name == "snapshots" and snapshots.parent.name.startswith("models--"):
-            places.append(snapshots.parent / "blobs")
-    return places
-
-
-def open_regular(path: str | os.PathLike[str], own: bool = False) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file for reading, without waiting and without touching what is no regular file: all but our own are.
 
     Args:
-        path: The file, or a link to another of its folder.
-        own: Whether the user has named this very file, so that a link is followed wherever it leads.
+        path: The file, or a link to one.
 
     Returns:
         The open file, in bytes.
 
     Raises:
-        ElasticError: A link out of its folder, a pipe, a socket or a device.
+        ElasticError: A pipe, a socket or a device.
         OSError: It is missing, a folder, or cannot be read.
     """
-    if not own:
-        check_inside(Path(path))
     _check_regular(path, os.stat(path).st_mode)  # first: to open a device can do something
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -111,37 +80,35 @@ def check_no_holes(path: str | os.PathLike[str], status: os.stat_result, large: 
     return status.st_size
 
 
-def read_bytes(path: str | os.PathLike[str], most: int = SMALL, own: bool = False) -> bytes:
+def read_bytes(path: str | os.PathLike[str], most: int = SMALL) -> bytes:
     """Read a file that has to be small, whole.
 
     Args:
         path: The file.
         most: Bytes that it may have.
-        own: See `open_regular`.
 
     Raises:
-        ElasticError: It is larger, a link out of its folder, or no regular file.
+        ElasticError: It is larger, or no regular file.
         OSError: It cannot be read.
     """
-    with open_regular(path, own) as file:
+    with open_regular(path) as file:
         content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
     if content is None or len(content) > most:  # it may have grown since
         raise ElasticError(f"larger than {most >> 10} KiB, which no such file is", path)
     return content
 
 
-def read_text(path: str | os.PathLike[str], most: int = SMALL, encoding: str = "utf-8", own: bool = False) -> str:
+def read_text(path: str | os.PathLike[str], most: int = SMALL, encoding: str = "utf-8") -> str:
     """Read a text file that has to be small; newlines stay as they are.
 
     Args:
         path: The file.
         most: Bytes that it may have.
         encoding: `utf-8`, or `utf-8-sig` where a byte order mark may begin it.
-        own: See `open_regular`.
 
     Raises:
-        ElasticError: It is larger, a link out of its folder, or no regular file.
+        ElasticError: It is larger, or no regular file.
         OSError: It cannot be read.
         UnicodeDecodeError: It is not in that encoding.
     """
-    return read_bytes(Path(path), most, own).decode(encoding)
+    return read_bytes(path, most).decode(encoding)

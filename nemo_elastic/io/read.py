@@ -28,12 +28,11 @@ _INTERPOLATION = 5_000
 _DIGITS = 20
 
 
-def read_json(path: str | os.PathLike[str], own: bool = False) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file strictly: no duplicate keys, no NaN, no number that overflows to infinity or 64 bits by far.
 
     Args:
         path: The file.
-        own: Whether the user has named this very file, see `open_regular`.
 
     Returns:
         What it holds.
@@ -43,7 +42,7 @@ def read_json(path: str | os.PathLike[str], own: bool = False) -> Any:
     """
     path = Path(path)
     try:
-        text = read_text(path, own=own)
+        text = read_text(path)
     except FileNotFoundError:
         raise ElasticError("no such file", path) from None
     except UnicodeDecodeError as exc:
@@ -80,7 +79,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     import yaml
     from omegaconf import OmegaConf
 
-    text = read_text(path, _YAML_BYTES, own=True)
+    text = read_text(path, _YAML_BYTES)
     if _unfolded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > _YAML_VALUES:
         raise ValueError("its aliases and interpolations may stand for too much")
     return resolved(OmegaConf.load(io.StringIO(text)))

@@ -52,7 +52,7 @@ def begun(file: Path, table: dict[str, Any]) -> dict[str, Any]:
     """
     if not file.exists():
         return table
-    old = read_json(file, own=True)
+    old = read_json(file)
     if not isinstance(old, dict) or "grids" not in old:
         raise ElasticError("already exists and is no table of latencies; --force replaces it", file)
     for key in ASKED:

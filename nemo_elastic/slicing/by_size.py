@@ -151,7 +151,7 @@ def read_subnet(file: Path, parent: Parent) -> Subnet:
     Raises:
         ElasticError: Neither, a shape that is not the parent's, or a count of parameters that is not the shape's.
     """
-    data = read_json(file, own=True)
+    data = read_json(file)
     with inside(file):
         if not isinstance(data, dict) or "subnet" not in data:
             return Subnet.from_json(data, parent)

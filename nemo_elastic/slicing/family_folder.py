@@ -140,7 +140,7 @@ def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dic
     Raises:
         ElasticError: A budget has no shape, or a shape is above its budget or not inside the one before.
     """
-    data = read_json(path, own=True)
+    data = read_json(path)
     members = data.get("members") if isinstance(data, dict) else None
     if not isinstance(members, dict):
         raise bad("elastic.shapes", str(path), 'a JSON file {"members": {name: subnet}}')

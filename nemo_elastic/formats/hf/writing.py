@@ -21,7 +21,7 @@ from nemo_elastic.formats.quantized import Quantized, Stored, pieces_of
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
-from nemo_elastic.io.bounded import check_inside, read_bytes
+from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.read import read_json
 
 from .config import PUZZLE, to_hf_config
@@ -85,8 +85,8 @@ def write_models(
         The `config.json` of each.
 
     Raises:
-        ElasticError: Not enough room on the disk, a source that is damaged, a file to copy that is a link out of its
-            folder, or a setting of the source that is no JSON.
+        ElasticError: Not enough room on the disk, a source that is damaged, or a setting of the source that is
+            no JSON.
     """
     along = [_along(m.files_from) for m in models]
     weights = {m.folder: _with_head(m) for m in models}
@@ -153,11 +153,11 @@ def _along(folder: Path | None) -> list[Path]:
     """The tokenizer, the generation settings and the licence of a model, as far as it has them.
 
     Raises:
-        ElasticError: One is a link out of the folder, or the generation settings are none.
+        ElasticError: The generation settings are none.
     """
     if folder is None:
         return []
-    paths = [check_inside(folder / name) for name in COMPANIONS if (folder / name).is_file()]
+    paths = [folder / name for name in COMPANIONS if (folder / name).is_file()]
     for path in paths:
         if path.name == GENERATION and not isinstance(read_json(path), dict):
             raise ElasticError(f"{path}: not a JSON object")

@@ -22,7 +22,7 @@ from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
-from nemo_elastic.io.bounded import check_inside, read_text
+from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.read import read_json, read_plain_yaml
 
 from .metadata import RUN_CONFIG, last_iteration
@@ -59,7 +59,7 @@ def read_context(checkpoint: Path) -> Context:
     Raises:
         ElasticError: there is none, or it does not describe a model.
     """
-    folder = check_inside(checkpoint / "context")
+    folder = checkpoint / "context"
     file = folder / "model.yaml"
     iteration = last_iteration(checkpoint)
     if iteration is not None:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from nemo_elastic.errors import ElasticError, bad, shown
-from nemo_elastic.io.bounded import check_inside, check_no_holes, read_bytes, read_text
+from nemo_elastic.io.bounded import check_no_holes, read_bytes, read_text
 from nemo_elastic.io.read import read_json
 
 #: what NeMo puts before the names of a model's tensors; Megatron-Bridge puts nothing there
@@ -51,7 +51,7 @@ def weights_folder(path: str | Path) -> Path:
     last = last_iteration(path)
     for candidate in (Path(path) / "weights", Path(path), *((last,) if last else ())):
         if (candidate / "metadata.json").is_file():
-            return candidate if candidate.name != "weights" else check_inside(candidate)
+            return candidate
     raise bad("checkpoint", str(path), "a NeMo checkpoint folder (weights/metadata.json)")
 
 
@@ -197,10 +197,10 @@ def regular_size(path: Path) -> int:
     """Bytes of a file, which is one: a pipe would be waited for, and a device has no end.
 
     Raises:
-        ElasticError: it is none, is missing, is a link out of the folder, or is mostly holes.
+        ElasticError: it is none, is missing, or is mostly holes.
     """
     try:
-        status = check_inside(path).stat()
+        status = path.stat()
     except OSError as exc:
         raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
     if not stat.S_ISREG(status.st_mode):

@@ -158,7 +158,7 @@ def read_mapping(name: str, path: str) -> dict[str, Any]:
 def _toml(path: str) -> dict[str, Any]:
     from nemo_run.cli.config import toml_to_yaml, yaml_to_dict
 
-    return yaml_to_dict(toml_to_yaml(read_text(path, own=True)))
+    return yaml_to_dict(toml_to_yaml(read_text(path)))
 
 
 def value_of(key: str, text: str) -> Any:

@@ -31,7 +31,7 @@ def test_the_tracker_of_a_run_is_a_small_file(tmp_path: Path, how: str) -> None:
         tracker.symlink_to("/dev/zero")
     else:
         tracker.write_text("1" * 5000)
-    words = {"pipe": "is a pipe", "device": "is a link out of its folder", "long": "larger than 1 KiB"}[how]
+    words = {"pipe": "is a pipe", "device": "is a device", "long": "larger than 1 KiB"}[how]
     refused(f"{tracker.name}: {words}", lambda: last_iteration(tmp_path))
 
 
