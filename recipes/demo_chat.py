@@ -86,14 +86,14 @@ def make_data(out: Path, sizes: Sizes) -> None:
         prepare(out / f"chats-{length}", [out / "chats.jsonl"], out / "data", length=length, workers=2)
 
 
-def recipe_of(out: Path, job: str, steps: int, length: int, lr: float) -> Any:
-    """A stock recipe of a tiny model on the conversations as text."""
+def recipe_of(out: Path, data: Path, job: str, steps: int, length: int, lr: float) -> Any:
+    """A stock recipe of a tiny model, on the conversations as text or packed."""
     import nemo_run as run
 
     from nemo_elastic.hosts.nemo.tiny.recipe import RecallNemotronH, tiny_recipe
 
     return tiny_recipe(
-        out / "data", out / job, steps=steps, seq_length=length, micro_batch_size=TOKENS // length,
+        data, out / job, steps=steps, seq_length=length, micro_batch_size=TOKENS // length,
         global_batch_size=TOKENS // length, lr=lr, warmup_steps=max(1, steps // 20), label=job,
         config=run.Config(RecallNemotronH),
     )  # fmt: skip
@@ -104,7 +104,6 @@ def distill(out: Path, sizes: Sizes, parent: Path) -> Path:
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.demo.demo_training import launch
     from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
-    from nemo_elastic.hosts.nemo.curriculum.large import chats
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
     from nemo_elastic.hosts.nemo.tiny.recipe import held_out
     from nemo_elastic.plan.stages import Curriculum, Stage
@@ -116,8 +115,7 @@ def distill(out: Path, sizes: Sizes, parent: Path) -> Path:
     previous = None
     for number, stage in enumerate((first, second), 1):
         job = f"stage{number}"
-        recipe = recipe_of(out, job, stage.max_steps, stage.seq_length, LR)
-        recipe.data = chats(job, own, recipe.model.tokenizer)
+        recipe = recipe_of(out, Path(data[number - 1][0]), job, stage.max_steps, stage.seq_length, LR)
         held_out(recipe, 0, 8)
         options = vars(own.options(job, str(previous)))
         apply_elastic(recipe, own.block, **options, verbose=False)
@@ -203,7 +201,7 @@ def run(out: Path, sizes: Sizes) -> str:
     quiet()
     from nemo_elastic.demo.demo_training import launch
 
-    parent = launch(recipe_of(out, "parent", sizes.parent_steps, PARENT, PARENT_LR), out / "parent")
+    parent = launch(recipe_of(out, out / "data", "parent", sizes.parent_steps, PARENT, PARENT_LR), out / "parent")
     trained = distill(out, sizes, parent)
     write_families(out, sizes, parent, trained)
     rows = ask(out)

@@ -78,12 +78,11 @@ OPENED: dict[tuple[str, str], str] = {
     ("profile/engines.py", "open"): "its own output",
     ("profile/engine_worker.py", "read_text"): "the system's account of its processors",
     ("profile/engine_worker.py", "AutoConfig.from_pretrained"): "its own output",
-    ("rehearsal/bridge/watch.py", "shutil.copytree"): "its own run's checkpoint",
     ("rehearsal/findings.py", "read_text"): "its own output",
     ("rehearsal/report.py", "log.read_text"): "its own output",
     ("report/html_page.py", "read_bytes"): "its own output",
     ("report/html_page.py", "read_text"): "the page's template, of the package",
-    ("rehearsal/nemo/watch.py", "shutil.copytree"): "its own run's checkpoint",
+    ("rehearsal/watch.py", "shutil.copytree"): "its own run's checkpoint",
     ("runtime/conversation.py", "statm.read_text"): "the system's account of this process",
     ("train/metrics.py", "file.open"): "its own output",
 }

@@ -16,18 +16,17 @@ import nemo_run as run
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.data.packing import NPY, PARQUET
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
 from nemo_elastic.hosts.common.experiment import Executors, run_jobs
-from nemo_elastic.hosts.common.planned import PlannedFamily, ranking_experts
+from nemo_elastic.hosts.common.planned import PlannedFamily
 from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.plan.stages import PAPER, STAGES, Curriculum
+from nemo_elastic.plan.stages import PAPER, Curriculum
 
 from .findings import Place, checks
 from .report import REPORT, WATCHED, Change, JobReport, RehearsalReport, changes
-from .short import CUT_SHORT, Built, Short, make_data, rehearsed
+from .short import Built, Short, make_data, rehearsed
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,7 @@ class Rehearsal:
 
     def job_reports(self) -> list[JobReport]:
         """The jobs in words."""
-        parent, ranks = self.parent, self.short.ranks
-        own = dict(zip(STAGES, map(str, self.own.layouts), strict=False))
-        alike = f"DP{ranks} EP{ranking_experts(parent, ranks)}" if parent.has(EXPERTS) else f"DP{ranks}"
-        layouts = {"parent": alike, "rank": alike, CUT_SHORT: own["stage1"], **own}
-        steps = {**self.built.steps, "rank": 0}
-        return [JobReport(name, layouts.get(name, "1 process"), steps.get(name, 0)) for name in self.built.jobs]
+        return [JobReport(name, job.layout, job.steps) for name, job in self.built.jobs.items()]
 
     def plan(self) -> dict[str, Any]:
         """What `conclude` needs to know, as JSON."""
@@ -77,7 +71,7 @@ class Rehearsal:
             "recipe": self.family.name,
             "block": self.own.block.to_dict(),
             "curriculum": asdict(self.own.curriculum),
-            "left": dict(self.built.left),
+            "left": jobs_of(self.family.host).left_by(self.own),
             "changed": [change.to_json() for change in self.changed],
             "jobs": [asdict(job) for job in self.job_reports()],
         }
@@ -156,10 +150,10 @@ def rehearsal_of(
 def jobs_of(host: str) -> Any:
     """The module that builds the jobs of rehearsals on a host."""
     if host == "bridge":
-        from .bridge import small_jobs
+        from . import bridge_jobs as jobs
     else:
-        from .nemo import small_jobs
-    return small_jobs
+        from . import nemo_jobs as jobs
+    return jobs
 
 
 def run_by(executors: Executors, title: str) -> Callable[[str, Job], None]:

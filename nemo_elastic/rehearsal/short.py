@@ -121,15 +121,11 @@ class Built:
 
     Attributes:
         jobs: what runs, by name, in order.
-        steps: optimizer steps that each is to reach.
         settings: of all jobs.
-        left: job of the recipe's that runs a model -> the checkpoint that it leaves.
     """
 
     jobs: Mapping[str, Job]
-    steps: Mapping[str, int]
     settings: Settings
-    left: Mapping[str, str]
 
 
 def rehearsed(

@@ -45,7 +45,7 @@ def ours(*code: int) -> dict[str, Any]:
 
         from nemo_elastic.hosts.nemo.curriculum.jobs import stop_in_time
 
-        stop_in_time(task, run.LocalExecutor(), *code)
+        stop_in_time(task, *code)
 
     return {"elastic": elastic}
 

@@ -40,7 +40,7 @@ def main(folder: Path, out: str, step: int | None = None, in_time: bool = True) 
 
     task = stage1(folder, out, STEPS, ranks=1)
     if in_time:
-        stop_in_time(task, run.LocalExecutor())
+        stop_in_time(task)
     if step is not None:
         task.trainer.callbacks.append(run.Config(Signal, step=step))
     job(fiddle.build(task))

@@ -66,18 +66,13 @@ def test_the_second_stage_asks_for_sequences_of_its_own() -> None:
 
 
 def test_its_data_module_reads_what_nemo_elastic_data_packs(tmp_path: Path) -> None:
-    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
-
-    from nemo_elastic.hosts.nemo.curriculum.large import chats
     from nemo_elastic.plan.stages import Curriculum, Stage
 
     (tmp_path / "chats.jsonl").write_text(sums(40))
     made = prepare(tmp_path / "out", [tmp_path / "chats.jsonl"], write_tokenizer(tmp_path / "t"), length=64, workers=1)
     plan = Curriculum(Stage(64, 2, 2), Stage(64, 2, 2))
     own = CHATS.run_of("/p", [str(made.path)], str(tmp_path), curriculum=plan)
-    import nemo_run as run
-
-    given = chats("stage1", own, run.Config(AutoTokenizer, pretrained_model_name=own.tokenizer))
+    given = CHATS.stock_recipe("rank", own).data
     module = fiddle.build(given)
     del given.packed_sequence_specs, given.dataset_kwargs  # the folder's own by default
     assert fiddle.build(given).packed_sequence_specs == module.packed_sequence_specs

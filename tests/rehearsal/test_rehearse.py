@@ -136,7 +136,7 @@ def copy(forked: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Any]:
 
 def place(folder: Path) -> Any:
     from nemo_elastic.rehearsal.findings import Place
-    from nemo_elastic.rehearsal.nemo.small_jobs import left_by
+    from nemo_elastic.rehearsal.nemo_jobs import left_by
     from nemo_elastic.rehearsal.short import Short, rehearsed
     from tests.rehearsal.in_forks import RANKS, STEPS
 

@@ -24,15 +24,14 @@ from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import STOPPED, bad
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.hosts.common.curriculum_run import JOBS, CurriculumRun, Job
-from nemo_elastic.hosts.common.planned import PlannedFamily, Precision, ranking_experts
+from nemo_elastic.hosts.common.curriculum_run import JOBS, CurriculumRun, Job, described
+from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
 from nemo_elastic.hosts.common.token_files import Blend
-from nemo_elastic.plan import Layout
 from nemo_elastic.plan.activations import Routing
-from nemo_elastic.plan.layouts import layout_name
 from nemo_elastic.slicing.family_folder import slice_family
 
 from .apply import ElasticRun, apply_elastic, use_our_layers
+from .checks import BridgeRecipe
 from .job_data import set_data
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ __all__ = [
     "JOBS",
     "BridgeFamily",
     "checkpoints",
-    "described_job",
     "family_of",
     "job_of",
     "plain",
@@ -63,7 +61,7 @@ def job_of(config: Any, job: str, own: CurriculumRun) -> ElasticRun:
     """Make a stock container one of the jobs of a run.
 
     Args:
-        config: with the data, the batch and the layout of the job; its steps, rates and folders are set here.
+        config: of the job, see `BridgeFamily.stock_config`.
         job: of the run, but for the slicing.
         own: the run.
 
@@ -72,17 +70,7 @@ def job_of(config: Any, job: str, own: CurriculumRun) -> ElasticRun:
     """
     if job not in own.jobs[:-1]:
         raise bad("job", job, f"one of {', '.join(own.jobs)}")
-    options, plan, stage, scheduler = (
-        own.options(job, checkpoints(own.dir, f"stage{own.before(job)}")),
-        own.curriculum,
-        own.stage(job),
-        config.scheduler,
-    )
-    config.train.train_iters = stage.max_steps
-    config.optimizer.lr, config.optimizer.min_lr = plan.lr, plan.lr * plan.min_ratio
-    scheduler.lr_warmup_iters, scheduler.lr_warmup_fraction = plan.warmup_steps, None
-    scheduler.lr_decay_iters = plan.steps
-    config.checkpoint.save = config.checkpoint.load = checkpoints(own.dir, job)
+    options = own.options(job, checkpoints(own.dir, f"stage{own.before(job)}"))
     return apply_elastic(
         config, own.block_of(job), rank_only=job == "rank",
         ranked=checkpoints(own.dir, "rank") if job == "stage1" else None, **vars(options),
@@ -125,6 +113,7 @@ class BridgeFamily(PlannedFamily):
     """A family that is trained from one of Megatron-Bridge's own recipes: a function without arguments."""
 
     host = "bridge"
+    validation_batches = 1
 
     @cached_property
     def precision(self) -> Precision:
@@ -163,31 +152,20 @@ class BridgeFamily(PlannedFamily):
 
         given = {"family": plain(self), "run": run.to_dict()}
         jobs = {
-            name: described_job(nemo_run.Partial(train, job=name, **given), built, *run.machines(name), name != "rank")
+            name: described(
+                BridgeRecipe(built.config),
+                nemo_run.Partial(train, job=name, **given),
+                stop_in_time,
+                run.machines(name),
+            )
             for name, built in self.build_all(run).items()
         }
         return jobs | {"slice": Job(nemo_run.Partial(slice_job, dir=run.dir, last=run.last))}
 
     def stock_config(self, job: str, run: CurriculumRun) -> Any:
         """Bridge's container for a job, not yet elastic; without a layout GPUs share nothing but experts."""
-        config, layout, stage, parent = (
-            self._stock(),
-            self.layout_of(job, run),
-            run.stage(job),
-            run.shape or self.parent,
-        )
-        model, train, gpus = config.model, config.train, math.prod(run.machines(job))
-        if layout is None:
-            model.tensor_model_parallel_size = model.pipeline_model_parallel_size = model.context_parallel_size = 1
-            model.sequence_parallel = False
-            model.expert_model_parallel_size, model.expert_tensor_parallel_size = ranking_experts(parent, gpus), 1
-            train.global_batch_size = gpus * stage.micro_batch_size
-        else:
-            _lay_out(model, layout)
-            if run.chat and layout.context > 1:  # as Bridge asks for: of conversations a rank may have none that count
-                model.calculate_per_token_loss, config.ddp.average_in_collective = True, False
-            train.global_batch_size = stage.global_batch_size
-        train.micro_batch_size = stage.micro_batch_size
+        config, parent = self._stock(), run.shape or self.parent
+        model, checkpoint = config.model, config.checkpoint
         # Bridge's recipe has none, and takes that of a tokenizer that is no parent's
         model.vocab_size, model.should_pad_vocab = parent.vocab, False
         config.tokenizer.vocab_size = parent.vocab
@@ -196,9 +174,12 @@ class BridgeFamily(PlannedFamily):
             config.tokenizer.vocab_size = None
         else:  # some of Bridge's recipes name one on a hub
             config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model = "NullTokenizer", None
-        set_data(config, job, run, gpus if layout is None else layout.data)
-        checkpoint = config.checkpoint
-        checkpoint.save_interval, checkpoint.most_recent_k = run.save_every, KEPT
+        layout = self.layout_of(job, run)
+        set_data(config, job, run, math.prod(run.machines(job)) if layout is None else layout.data)
+        self.put(BridgeRecipe(config), job, run)
+        config.scheduler.lr_warmup_fraction = None
+        checkpoint.save = checkpoint.load = checkpoints(run.dir, job)
+        checkpoint.most_recent_k = KEPT
         # a tensor that is missing in a hand-over is an error, where Bridge's recipe has a line in the log
         checkpoint.dist_ckpt_strictness = "assume_ok_unexpected"
         config.logger.tensorboard_dir = os.path.join(run.folder(job), "tensorboard")
@@ -236,15 +217,6 @@ def routing_of(model: Any) -> Routing:
     return Routing(model.moe_router_dtype or "bf16", balanced, model.moe_permute_fusion)
 
 
-def _lay_out(model: Any, layout: Layout) -> None:
-    model.tensor_model_parallel_size, model.pipeline_model_parallel_size = layout.tensor, layout.pipeline
-    model.sequence_parallel, model.context_parallel_size = layout.sequence_parallel, layout.context
-    if layout.expert is not None:
-        model.expert_model_parallel_size, model.expert_tensor_parallel_size = layout.expert, 1
-    if layout.recompute:
-        model.recompute_granularity, model.recompute_method, model.recompute_num_layers = "full", "uniform", 1
-
-
 def set_sizes(model: Any, parent: Parent) -> None:
     """Give a provider a parent's widths; its pattern, which is under Bridge's own name, stays."""
     for name, value in stock_sizes(parent, parent.full, experts=True).items():
@@ -255,32 +227,8 @@ def set_sizes(model: Any, parent: Parent) -> None:
 # ---------------------------------------------------------------------- jobs as NeMo-Run starts them
 
 
-def described_job(task: run.Partial, built: ElasticRun, nodes: int, devices: int, trains: bool) -> Job:
-    """A job with its ranks in words.
-
-    Args:
-        task: `train`, or what stops in time as it does, by an argument `stopped`.
-        built: what it will run.
-        nodes, devices: its nodes, and GPUs of each.
-        trains: whether it may be several in a row.
-    """
-    model = built.config.model
-    tensor, pipeline = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
-    recompute, context = model.recompute_granularity == "full", model.context_parallel_size
-    data = nodes * devices // (tensor * pipeline * context)
-    expert = model.expert_model_parallel_size if model.num_moe_experts else None
-    layout = layout_name(tensor, pipeline, data, model.sequence_parallel, recompute, expert, context)
-    return Job(task, nodes, devices, layout, stop_in_time if trains else None)
-
-
-def stop_in_time(task: run.Partial, executor: run.Executor, code: int) -> None:
-    """Have Slurm send the signal that `train_to_the_end` takes, and give a job that it stops this exit code."""
-    import nemo_run
-
-    from nemo_elastic.hosts.common.experiment import STOP_BEFORE
-
-    if isinstance(executor, nemo_run.SlurmExecutor):
-        executor.signal = f"15@{STOP_BEFORE}"
+def stop_in_time(task: run.Partial, code: int) -> None:
+    """Give a job that `train_to_the_end` stops this exit code."""
     task.stopped = code
 
 

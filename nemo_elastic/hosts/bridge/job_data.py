@@ -18,8 +18,6 @@ from nemo_elastic.hosts.common.chat_data import chat_folder, packed_files
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
 from nemo_elastic.hosts.common.token_files import SPLIT, SPLITS, number, prefixes_of, splits_of
 
-#: global batches that a validation runs, for every member
-VALIDATION_BATCHES = 1
 #: micro-batches of conversations that it has at least, on all ranks
 HELD_OUT = 8
 #: loader processes of a rank that reads conversations, as Bridge's recipes have for text
@@ -27,7 +25,7 @@ WORKERS = 8
 
 
 def set_data(config: Any, job: str, own: CurriculumRun, replicas: int) -> None:
-    """Give a container the data of a job, as Bridge reads them, and how often it validates.
+    """Give a container the data of a job, as Bridge reads them.
 
     Args:
         config: Bridge's container.
@@ -47,13 +45,6 @@ def set_data(config: Any, job: str, own: CurriculumRun, replicas: int) -> None:
         if not isinstance(config.dataset, GPTDatasetConfig):  # a recipe of prompts and answers
             config.dataset = _no_text(config.dataset.seed)
         _text(config.dataset, job, own)
-    dataset, validation, stage = config.dataset, config.validation, own.stage(job)
-    dataset.seq_length = stage.seq_length
-    if own.workers is not None:
-        dataset.num_workers, dataset.persistent_workers = own.workers, own.workers > 0
-    validation.eval_interval = max(1, stage.max_steps // own.validations)
-    most = VALIDATION_BATCHES if own.validation_batches is None else own.validation_batches
-    validation.eval_iters = min(VALIDATION_BATCHES, most)
 
 
 def _text(dataset: Any, job: str, own: CurriculumRun) -> None:

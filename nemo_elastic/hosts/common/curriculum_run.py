@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
+from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
 from nemo_elastic.plan import NODE, Layout
+from nemo_elastic.plan.layouts import layout_name
 from nemo_elastic.plan.stages import PAPER, STAGES, Curriculum, Stage
 
+from .recipe import Recipe
 from .stage import StageOptions
 from .token_files import Blend
 
 if TYPE_CHECKING:
     import nemo_run
 
-__all__ = ["JOBS", "NODES", "CurriculumRun", "Job", "job_folder"]
+__all__ = ["JOBS", "NODES", "CurriculumRun", "Job", "described", "job_folder"]
 
 #: all that there can be, in their order
 JOBS = ("rank", *STAGES, "slice")
@@ -37,15 +40,38 @@ class Job:
         task: what each of its processes calls.
         nodes, devices: nodes, and GPUs of each; 0 GPUs: one process that needs none.
         layout: its ranks, in words.
-        stop: (task, executor, exit code) -> has a training end in time with a checkpoint, and with that code; None
-            for a job that is never several in a row.
+        steps: of the optimizer.
+        stop: (task, exit code) -> has a training that gets SIGTERM end with a checkpoint and that code; None for a job
+            that is never several in a row.
     """
 
     task: nemo_run.Partial
     nodes: int = 1
     devices: int = 0
     layout: str = "one process"
-    stop: Callable[[nemo_run.Partial, nemo_run.Executor, int], None] | None = None
+    steps: int = 0
+    stop: Callable[[nemo_run.Partial, int], None] | None = None
+
+
+def described(recipe: Recipe, task: Any, stop: Callable[..., None], machines: tuple[int, int] | None = None) -> Job:
+    """A job with its ranks in words, as its recipe has them.
+
+    Args:
+        recipe: what the job runs; one that runs no model is a process that needs no GPU.
+        task: what each of its processes calls.
+        stop: of a job that trains, see `Job`.
+        machines: nodes, and GPUs of each, where the recipe does not say them.
+    """
+    nodes, devices = machines or (recipe.ranks("nodes"), recipe.get("devices"))
+    if devices is None:
+        return Job(task)
+    tensor, pipeline, context = (recipe.ranks(kind) for kind in ("tensor", "pipeline", "context"))
+    sequence, recompute = recipe.get("sequence_parallel"), recipe.get("recompute") == "full"
+    expert = recipe.ranks("expert") if has_experts(layer_pattern(recipe.get("shape")) or "") else None
+    data = nodes * devices // (tensor * pipeline * context)
+    layout = layout_name(tensor, pipeline, data, sequence, recompute, expert, context)
+    trains = recipe.get("trains")
+    return Job(task, nodes, devices, layout, recipe.get("steps") if trains else 0, stop if trains else None)
 
 
 @dataclass(frozen=True)

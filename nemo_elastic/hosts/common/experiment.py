@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import nemo_run as run
@@ -60,6 +64,26 @@ def run_jobs(
         ElasticError: a job failed; the folder of the dry run may not be written.
     """
     integer("repeat", repeat, 1, "at least 1")
+    with _root_log():
+        _run(name, jobs, executors, repeat, dryrun, tail_logs)
+
+
+@contextmanager
+def _root_log() -> Iterator[None]:
+    """NeMo-Run's experiment sends the root logger to stdout, and takes a handler away when Python collects it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        gc.collect()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _run(
+    name: str, jobs: Mapping[str, Job], executors: Executors, repeat: int, dryrun: str | None, tail_logs: bool
+) -> None:
     if dryrun is not None:
         with (
             atomic_dir(dryrun, force=True, kind=Output("a dry run")) as folder,
@@ -94,7 +118,9 @@ def _add(
         for number in range(1, last + 1):
             task = one.task.clone()
             if one.stop and repeat > 1:
-                one.stop(task, executor, 0 if number < last else STOPPED)
+                one.stop(task, 0 if number < last else STOPPED)
+                if isinstance(executor, run.SlurmExecutor):
+                    executor.signal = f"{SIGTERM.value}@{STOP_BEFORE}"
             experiment.add(run.Partial(job, task=task), executor=executor, name=title, tail_logs=tail)
             titles.append(title)
     return titles

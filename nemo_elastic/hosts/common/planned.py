@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import gcd, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +21,7 @@ from nemo_elastic.plan.activations import Routing
 from nemo_elastic.plan.stages import PAPER, Curriculum
 
 from .curriculum_run import NODES, CurriculumRun, Job, number_of
+from .recipe import Recipe
 from .token_files import Blend
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def ranking_experts(parent: Parent, gpus: int) -> int:
     Experts are most of what such a parent weighs. Shared, they leave room for what layers take beside the weights; all
     else each GPU holds whole, so that each looks at samples of its own.
     """
-    return math.gcd(gpus, parent.size(EXPERTS)) if parent.has(EXPERTS) else 1
+    return gcd(gpus, parent.size(EXPERTS)) if parent.has(EXPERTS) else 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class PlannedFamily(ABC):
     """
 
     host: ClassVar[str]
+    #: of a rank on NeMo, of all ranks on Megatron-Bridge, of every member
+    validation_batches: ClassVar[int]
 
     name: str
     stock: Callable[..., Any]
@@ -103,6 +106,43 @@ class PlannedFamily(ABC):
     def build_all(self, run: CurriculumRun) -> dict[str, Any]:
         """The jobs of a run by name, in order, each as its host starts it."""
         return {job: self.build(job, run) for job in run.jobs}
+
+    def put(self, recipe: Recipe, job: str, run: CurriculumRun) -> None:
+        """Give the host's recipe of the parent, with a job's data, what the job has besides.
+
+        Without a layout every GPU holds the whole model, but for experts.
+        """
+        stage, plan, layout, gpus = run.stage(job), run.curriculum, self.layout_of(job, run), prod(run.machines(job))
+        batches, whole = run.validation_batches, layout is None
+        fields = {
+            "steps": stage.max_steps,
+            "length": stage.seq_length,
+            "micro batch": stage.micro_batch_size,
+            "batch": gpus * stage.micro_batch_size if whole else stage.global_batch_size,
+            "lr": plan.lr,
+            "min_lr": plan.lr * plan.min_ratio,
+            "warmup": plan.warmup_steps,
+            "decay": plan.steps,
+            "save every": run.save_every,
+            "validate every": max(1, stage.max_steps // run.validations),
+            "validation batches": min(
+                self.validation_batches, self.validation_batches if batches is None else batches
+            ),
+            "tensor": 1 if whole else layout.tensor,
+            "pipeline": 1 if whole else layout.pipeline,
+            "context": 1 if whole else layout.context,
+            "sequence_parallel": not whole and layout.sequence_parallel,
+        }
+        if run.workers is not None:
+            fields |= {"workers": run.workers, "workers stay": run.workers > 0}
+        parent = run.shape or self.parent
+        if parent.has(EXPERTS):
+            fields |= {"expert": ranking_experts(parent, gpus) if whole else layout.expert, "expert tensor": 1}
+        if not whole and layout.recompute:
+            fields |= {"recompute": "full", "recompute method": "uniform", "recompute layers": 1}
+        if run.chat and fields["context"] > 1:  # a rank may have no token that counts
+            fields |= {"per token": True, "average in collective": False}
+        recipe.fill(fields)
 
     @abstractmethod
     def described(self, run: CurriculumRun) -> dict[str, Job]:

@@ -72,11 +72,19 @@ class Recipe(ABC):
 
     def put(self, name: str, value: Any, reason: str = "") -> None:
         """Write a field down where it has another value; the reason is printed beside the change."""
-        owner, _, last = self.path(name).rpartition(".")
         if self.get(name) != value:
-            setattr(self.get(owner) if owner else self.made, last, value)
+            self._set(name, value)
         if reason:
             self.changes.reasons[self.path(name)] = reason
+
+    def fill(self, fields: Mapping[str, Any]) -> None:
+        """Write down the fields that the host has."""
+        for name in fields.keys() & self.paths.keys():
+            self._set(name, fields[name])
+
+    def _set(self, name: str, value: Any) -> None:
+        owner, _, last = self.path(name).rpartition(".")
+        setattr(self.get(owner) if owner else self.made, last, value)
 
     @property
     def starts_ranked(self) -> bool:

@@ -46,7 +46,7 @@ def test_bridges_own_sft_recipe_has_a_rehearsal(name: str, tmp_path: Path) -> No
     from megatron.bridge.data.builders.gpt_sft import GPTSFTDatasetConfig
     from megatron.bridge.training.config import GPTDatasetConfig
 
-    from nemo_elastic.rehearsal.bridge.small_jobs import watched_jobs
+    from nemo_elastic.rehearsal.bridge_jobs import watched_jobs
     from nemo_elastic.rehearsal.run import rehearsal_of
     from nemo_elastic.rehearsal.short import parent_run, text_of
     from tests.hosts.bridge import stock_sft
@@ -93,7 +93,7 @@ def test_a_budget_of_active_parameters_is_rehearsed(tmp_path: Path) -> None:
 
 def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any) -> None:
     """By hand, as the comparison could be wrong."""
-    from nemo_elastic.rehearsal.bridge.small_jobs import watched_jobs
+    from nemo_elastic.rehearsal.bridge_jobs import watched_jobs
 
     own = rehearsal.family.jobs("/checkpoints/parent", ["/data/text"], "/runs/family", ["/data/long"])
     small = watched_jobs(rehearsal.family, rehearsal.own)

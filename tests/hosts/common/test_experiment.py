@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import sys
 from pathlib import Path
@@ -37,3 +39,18 @@ def test_more_than_this_machine_is_refused(nodes: int) -> None:
 
     with pytest.raises(ElasticError, match=rf"^num_nodes: {nodes} is not allowed; 1 on this machine"):
         local_executor(nodes, 8)
+
+
+def test_what_is_logged_afterwards_goes_where_it_went_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An experiment of NeMo-Run's sends the root logger to stdout, where `--json` prints."""
+    import nemo_run as run
+
+    from nemo_elastic.hosts.common.curriculum_run import Job
+    from nemo_elastic.hosts.common.experiment import local_executor, run_jobs
+
+    monkeypatch.setattr("nemo_run.config._NEMORUN_HOME", str(tmp_path))
+    root, own = logging.getLogger(), logging.NullHandler()
+    monkeypatch.setattr(root, "handlers", [own])
+    run_jobs("name", {"job": Job(run.Partial(dict))}, local_executor, dryrun=str(tmp_path / "dry"))
+    gc.collect()
+    assert root.handlers == [own] and root.level == logging.WARNING

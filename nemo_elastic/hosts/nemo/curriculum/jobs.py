@@ -19,16 +19,15 @@ from typing import Any
 
 import nemo_run as run
 from nemo import lightning as nl
-from nemo.lightning.run.plugins import PreemptionPlugin
 
 from nemo_elastic.errors import STOPPED
 from nemo_elastic.hosts.common.changes import Changes
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder
-from nemo_elastic.hosts.common.experiment import STOP_BEFORE, run_jobs
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, described, job_folder
 from nemo_elastic.hosts.common.experiment import Executors as Executors
+from nemo_elastic.hosts.common.experiment import run_jobs
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume, StopInTime
 from nemo_elastic.hosts.nemo.recipe.apply import change
-from nemo_elastic.plan.layouts import layout_name
+from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe
 from nemo_elastic.plan.stages import PAPER as PAPER
 from nemo_elastic.plan.stages import Curriculum as Curriculum
 from nemo_elastic.plan.stages import Stage as Stage
@@ -88,10 +87,10 @@ def rank_recipe(recipe: run.Partial, own: CurriculumRun) -> run.Partial:
 
 
 def stage_recipe(recipe: run.Partial, own: CurriculumRun, job: str) -> run.Partial:
-    """A stock recipe with a stage's lengths, made elastic and given what it starts from. It is changed in place.
+    """A stock recipe of a stage, made elastic and given what it starts from. It is changed in place.
 
     Args:
-        recipe: any recipe that `apply_elastic` takes, whose data has the stage's lengths.
+        recipe: any recipe that `apply_elastic` takes, with the stage's data, steps and names of checkpoints.
         own: whose stage it is.
         job: stage1 starts from the ranking, others from the end of the one before: weights, router, members and
             optimizer.
@@ -99,9 +98,7 @@ def stage_recipe(recipe: run.Partial, own: CurriculumRun, job: str) -> run.Parti
     Raises:
         ElasticError: see `apply_elastic`.
     """
-    stage, changes = own.stage(job), Changes(recipe)
-    recipe.trainer.max_steps = stage.max_steps
-    recipe.log.ckpt.filename = FILENAME
+    changes = Changes(recipe)
     options = own.options(job, stage_checkpoint(own.dir, own.curriculum, own.before(job)))
     change(recipe, own.block_of(job), options, changes)
     if job == "stage1":
@@ -133,29 +130,14 @@ def run_family(name: str, jobs: Mapping[str, run.Partial], executors: Executors,
     Raises:
         ElasticError: a job failed; the folder of the dry run may not be written.
     """
-    run_jobs(name, {title: as_job(task) for title, task in jobs.items()}, executors, **how)
+    run_jobs(name, described_jobs(jobs), executors, **how)
 
 
-def as_job(task: run.Partial) -> Job:
-    """A task with the machines that its trainer names; one without a trainer is a process that needs no GPU."""
-    trainer = getattr(task, "trainer", None)
-    if trainer is None:
-        return Job(task)
-    strategy = trainer.strategy
-    tensor, pipeline = strategy.tensor_model_parallel_size, strategy.pipeline_model_parallel_size
-    context = getattr(strategy, "context_parallel_size", 1) or 1
-    data = trainer.num_nodes * trainer.devices // (tensor * pipeline * context)
-    recompute = getattr(task.model.config, "recompute_granularity", None) == "full"
-    layout = layout_name(tensor, pipeline, data, strategy.sequence_parallel, recompute, None, context)
-    trains = getattr(task, "optim", None) is not None
-    return Job(task, trainer.num_nodes, trainer.devices, layout, stop_in_time if trains else None)
+def described_jobs(jobs: Mapping[str, run.Partial]) -> dict[str, Job]:
+    """Tasks with the machines and the ranks that each one's recipe has, whatever was changed in it."""
+    return {name: described(NemoRecipe(task), task, stop_in_time) for name, task in jobs.items()}
 
 
-def stop_in_time(task: run.Partial, executor: run.Executor, code: int = STOPPED) -> None:
-    """Have a job write a checkpoint before the time of a Slurm job is over, after the step under way.
-
-    Args:
-        task, executor: the job, and where it runs; changed.
-        code: exit code of a job that is stopped.
-    """
-    PreemptionPlugin(preempt_time=STOP_BEFORE, callbacks=[run.Config(StopInTime, code=code)]).setup(task, executor)
+def stop_in_time(task: run.Partial, code: int = STOPPED) -> None:
+    """Have a job that gets SIGTERM write a checkpoint after the step under way, and end with this exit code."""
+    task.trainer.callbacks = [*task.trainer.callbacks, run.Config(StopInTime, code=code)]

@@ -26,12 +26,12 @@ from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
 from nemo_elastic.hosts.common.token_files import SPLIT, Blend, splits_of
 from nemo_elastic.hosts.nemo.folder_data import FolderDataModule, PackedChats
 from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
-from nemo_elastic.hosts.nemo.recipe.checks import made_by
+from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe, made_by
 
-from .jobs import PAPER, Curriculum, as_job, checkpoints, rank_recipe, slice_step, stage_recipe
+from .jobs import PAPER, Curriculum, checkpoints, described_jobs, rank_recipe, slice_step, stage_recipe
 
-#: micro-batches of each data-parallel rank that a validation runs, for every member; and loader processes of a rank
-VALIDATION_BATCHES, WORKERS = 8, 8
+#: loader processes of a rank
+WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class FamilyRecipe(PlannedFamily):
     """A family that is trained from one of NeMo's own recipes, e.g. `llm.nemotron_nano_12b_v2.pretrain_recipe`."""
 
     host = "nemo"
+    validation_batches = 8
 
     @property
     def precision(self) -> Precision:
@@ -80,46 +81,25 @@ class FamilyRecipe(PlannedFamily):
         return self.build("slice", self.run_of("", (), dir, curriculum=curriculum))
 
     def described(self, run: CurriculumRun) -> dict[str, Job]:
-        return {name: as_job(task) for name, task in self.build_all(run).items()}
+        return described_jobs(self.build_all(run))
 
     def build(self, job: str, run: CurriculumRun) -> Any:
         """A job of a run, as a task of NeMo-Run's: rank, stage1, stage2 or slice."""
         if job == "slice":
             return slice_step(run)
         recipe = self.stock_recipe(job, run)
-        if job != "rank":
-            return stage_recipe(recipe, run, job)
-        recipe.data.global_batch_size = recipe.data.micro_batch_size * run.devices
-        return rank_recipe(recipe, run)
+        return rank_recipe(recipe, run) if job == "rank" else stage_recipe(recipe, run, job)
 
     def stock_recipe(self, job: str, own: CurriculumRun) -> run.Partial:
         """NeMo's recipe for a job, not yet elastic; without a layout every GPU holds the whole model."""
-        (nodes, devices), stage, layout = own.machines(job), own.stage(job), self.layout_of(job, own)
-        most = VALIDATION_BATCHES if own.validation_batches is None else own.validation_batches
-        recipe = self.stock(
-            name=f"{self.name}-{job}",
-            num_nodes=nodes,
-            num_gpus_per_node=devices,
-            tensor_parallelism=layout.tensor if layout else 1,
-            pipeline_parallelism=layout.pipeline if layout else 1,
-            sequence_parallelism=layout.sequence_parallel if layout else False,
-            max_steps=stage.max_steps,
-            val_check_interval=max(1, stage.max_steps // own.validations),
-            limit_val_batches=min(VALIDATION_BATCHES, most),
-        )
-        recipe.trainer.strategy.context_parallel_size = layout.context if layout else 1
+        nodes, devices = own.machines(job)
+        recipe = self.stock(name=f"{self.name}-{job}", num_nodes=nodes, num_gpus_per_node=devices)
+        trainer = recipe.trainer
         if own.shape is not None:
             set_sizes(recipe.model.config, own.shape)
-        if layout is not None and layout.recompute:
-            config = recipe.model.config
-            config.recompute_granularity, config.recompute_method, config.recompute_num_layers = "full", "uniform", 1
         if own.tokenizer is not None:
             recipe.model.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=own.tokenizer)
         recipe.data = (chats if own.chat else blend)(job, own, recipe.model.tokenizer)
-        if own.chat and layout is not None and layout.context > 1:  # a rank may have no token that counts
-            recipe.model.config.calculate_per_token_loss = True
-            recipe.trainer.strategy.ddp.average_in_collective = False
-        trainer = recipe.trainer
         trainer.plugins = [bf16_mixed()]
         # its own ModelCheckpoint gives way to that of `log`, at a place that the next job knows
         trainer.callbacks = [c for c in trainer.callbacks if made_by(c) is not nl.ModelCheckpoint]
@@ -135,10 +115,8 @@ class FamilyRecipe(PlannedFamily):
             ckpt=checkpoints(own.save_every),
             tensorboard=tensorboard_logger(name=job),
         )
-        plan = own.curriculum
-        recipe.optim = distributed_fused_adam_with_cosine_annealing(
-            max_lr=plan.lr, min_lr=plan.lr * plan.min_ratio, warmup_steps=plan.warmup_steps
-        )
+        recipe.optim = distributed_fused_adam_with_cosine_annealing()
+        self.put(NemoRecipe(recipe), job, own)
         if not own.cuda:
             without_cuda(recipe)
         return recipe
@@ -164,7 +142,8 @@ def blend(job: str, own: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> 
         tokenizer=tokenizer,
         seed=seed,
         index_mapping_dir=job_folder(own.dir, "index"),
-        **_loading(job, own),
+        num_workers=WORKERS,
+        persistent_workers=True,
     )
 
 
@@ -189,15 +168,9 @@ def chats(job: str, own: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> 
             PackedSequenceSpecs, packed_sequence_size=length, **packed_files(folder, NPY)
         ),
         dataset_kwargs={"pad_to_max_length": True},  # as ranks and stages share it
-        **_loading(job, own),
+        num_workers=WORKERS,
+        persistent_workers=True,
     )
-
-
-def _loading(job: str, own: CurriculumRun) -> dict[str, Any]:
-    """Settings of a data module that are a job's, whatever it reads."""
-    stage, workers = own.stage(job), WORKERS if own.workers is None else own.workers
-    sizes = {name: getattr(stage, name) for name in ("seq_length", "micro_batch_size", "global_batch_size")}
-    return sizes | {"num_workers": workers, "persistent_workers": workers > 0}
 
 
 def set_sizes(config: run.Config, parent: Parent) -> None:

@@ -1,3 +1,0 @@
-# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
-# SPDX-License-Identifier: Apache-2.0
-"""What a rehearsal of a recipe on Megatron-Bridge is made of."""

@@ -1,0 +1,66 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is written down inside a rehearsal's job: each start in a folder of its own, and the one that is cut short.
+
+Whether a host saves what it starts with is what rehearsals themselves check (`ranked_loaded`, `optimizer_loaded`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.rehearsal.watch import Watch, link
+from tests.parallel import forks
+
+
+def facts(folder: Path, start: int) -> dict[str, Any]:
+    return json.loads((folder / "watched" / str(start) / "facts.json").read_text())
+
+
+def begun(folder: Path, step: int, stop_after: int | None = None, own: Path | None = None) -> Watch:
+    """A watch at the start of a job, whose state is an empty file."""
+    watch = Watch(str(folder / "watched"), stop_after)
+    watch.begin(step, lambda place: place.write_text("state"), own and (lambda place: link(own, place)))
+    return watch
+
+
+def test_every_start_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    for step in (0, 7):
+        begun(tmp_path, step)
+    assert [facts(tmp_path, start) for start in (0, 1)] == [{"step": step, "killed": False} for step in (0, 7)]
+    assert (tmp_path / "watched" / "1" / "start").read_text() == "state"
+
+
+def test_the_checkpoint_that_it_goes_on_from_is_kept_when_that_is_gone(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "last"
+    checkpoint.mkdir()
+    (checkpoint / "metadata.json").write_text("{}")
+    begun(tmp_path, 3, own=checkpoint)
+    (checkpoint / "metadata.json").unlink()
+    assert (tmp_path / "watched" / "0" / "from" / "metadata.json").read_text() == "{}"
+
+
+def job(folder: Path, step: int, stop_after: int | None) -> str:
+    """A job of four steps, on each of its ranks."""
+    from torch import distributed
+
+    distributed.init_process_group("gloo")
+    watch = begun(folder, step, stop_after)
+    for done in range(step + 1, 5):
+        watch.reached(done)
+    return "to its end"
+
+
+@pytest.mark.parametrize(("step", "stop_after", "ends"), [(0, 3, False), (2, 3, True), (0, None, True)])
+def test_the_first_start_alone_is_cut_short_on_all_ranks(
+    tmp_path: Path, step: int, stop_after: int | None, ends: bool
+) -> None:
+    ranks = forks.start(tmp_path / "log", 2, job, tmp_path, step, stop_after)
+    assert ranks.wait(100) == [0, 0], ranks.said()
+    assert [(tmp_path / "log" / f"rank{rank}.json").exists() for rank in (0, 1)] == [ends, ends]
+    assert facts(tmp_path, 0) == {"step": step, "killed": False} | ({} if ends else {"killed": True, "reached": 3})
+    assert len(list((tmp_path / "watched").iterdir())) == 1
