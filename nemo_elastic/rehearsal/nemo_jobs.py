@@ -8,7 +8,6 @@ No `from __future__ import annotations` here: NeMo-Run reads annotations as type
 import contextlib
 import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl

@@ -39,7 +39,7 @@ class Watch:
     def __init__(self, out: str, stop_after: int | None = None) -> None:
         self.out, self.stop_after = Path(out), stop_after
 
-    def begin(self, step: int, save: Callable[[Path], None], keep: Callable[[Path], None] | None) -> None:
+    def begin(self, step: int, save: Callable[[Path], Any], keep: Callable[[Path], Any] | None) -> None:
         """A start at a step.
 
         Args:

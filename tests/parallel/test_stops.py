@@ -41,7 +41,6 @@ def ours(*code: int) -> dict[str, Any]:
     """Our callback takes the signal."""
 
     def elastic(task: Any) -> None:
-        import nemo_run as run
 
         from nemo_elastic.hosts.nemo.curriculum.jobs import stop_in_time
 

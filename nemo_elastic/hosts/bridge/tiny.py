@@ -211,8 +211,10 @@ def train_tiny(
         stage = own.stage(job)
         config = tiny_config(
             data, Path(dir, job), steps=stage.max_steps, seq_length=stage.seq_length,
-            micro_batch_size=stage.micro_batch_size, global_batch_size=stage.global_batch_size,
-            split="train_long" if job == "stage2" else "train", eval_iters=1, sizes=sizes,
+            micro_batch_size=stage.micro_batch_size, global_batch_size=stage.global_batch_size, lr=plan.lr,
+            warmup_steps=plan.warmup_steps, min_ratio=plan.min_ratio, eval_iters=1, sizes=sizes,
+            split="train_long" if job == "stage2" else "train",
         )  # fmt: skip
+        config.scheduler.lr_decay_iters = plan.steps
         job_of(config, job, own).pretrain()
     slice_job(dir)

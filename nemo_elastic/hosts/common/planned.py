@@ -113,32 +113,31 @@ class PlannedFamily(ABC):
         Without a layout every GPU holds the whole model, but for experts.
         """
         stage, plan, layout, gpus = run.stage(job), run.curriculum, self.layout_of(job, run), prod(run.machines(job))
-        batches, whole = run.validation_batches, layout is None
+        parent, batches = run.shape or self.parent, run.validation_batches
         fields = {
             "steps": stage.max_steps,
             "length": stage.seq_length,
             "micro batch": stage.micro_batch_size,
-            "batch": gpus * stage.micro_batch_size if whole else stage.global_batch_size,
+            "batch": stage.global_batch_size if layout else gpus * stage.micro_batch_size,
             "lr": plan.lr,
             "min_lr": plan.lr * plan.min_ratio,
             "warmup": plan.warmup_steps,
             "decay": plan.steps,
             "save every": run.save_every,
             "validate every": max(1, stage.max_steps // run.validations),
-            "validation batches": min(
-                self.validation_batches, self.validation_batches if batches is None else batches
-            ),
-            "tensor": 1 if whole else layout.tensor,
-            "pipeline": 1 if whole else layout.pipeline,
-            "context": 1 if whole else layout.context,
-            "sequence_parallel": not whole and layout.sequence_parallel,
+            "validation batches": self.validation_batches
+            if batches is None
+            else min(batches, self.validation_batches),
+            "tensor": layout.tensor if layout else 1,
+            "pipeline": layout.pipeline if layout else 1,
+            "context": layout.context if layout else 1,
+            "sequence_parallel": layout is not None and layout.sequence_parallel,
         }
         if run.workers is not None:
             fields |= {"workers": run.workers, "workers stay": run.workers > 0}
-        parent = run.shape or self.parent
         if parent.has(EXPERTS):
-            fields |= {"expert": ranking_experts(parent, gpus) if whole else layout.expert, "expert tensor": 1}
-        if not whole and layout.recompute:
+            fields |= {"expert": layout.expert if layout else ranking_experts(parent, gpus), "expert tensor": 1}
+        if layout is not None and layout.recompute:
             fields |= {"recompute": "full", "recompute method": "uniform", "recompute layers": 1}
         if run.chat and fields["context"] > 1:  # a rank may have no token that counts
             fields |= {"per token": True, "average in collective": False}
