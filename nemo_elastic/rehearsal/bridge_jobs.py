@@ -32,7 +32,7 @@ from nemo_elastic.hosts.bridge.step import ElasticStep
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, described
 
 from .report import Settings
-from .short import CUT_SHORT, SEQUENCES, Built, Short, parent_run, rehearsed, watch_dir
+from .short import CUT_SHORT, SEQUENCES, Short, parent_run, rehearsed, watch_dir
 from .watch import Watch, link
 
 
@@ -87,8 +87,10 @@ def left_by(own: CurriculumRun) -> dict[str, str]:
     return {name: checkpoints(own.dir, name) for name in own.jobs[:-1]}
 
 
-def rehearsal_jobs(family: BridgeFamily, real: CurriculumRun, own: CurriculumRun, short: Short) -> Built:
-    """All jobs of a rehearsal's run, `own`, which follows from the `real` one in each process again."""
+def rehearsal_jobs(
+    family: BridgeFamily, real: CurriculumRun, own: CurriculumRun, short: Short
+) -> tuple[dict[str, Job], Settings]:
+    """All jobs of a rehearsal's run, `own`, and their settings; each process makes it of the `real` one again."""
     runs, ranks = watched_jobs(family, own), short.ranks
     given = {"family": plain(family), "run": real.to_dict(), "short": asdict(short), "dir": own.dir}
     configs = {"parent": parent_config(family, parent_run(own, short))}
@@ -101,7 +103,7 @@ def rehearsal_jobs(family: BridgeFamily, real: CurriculumRun, own: CurriculumRun
         for title, config in configs.items()
     }
     jobs["slice"] = Job(nemo_run.Partial(slice_job, dir=own.dir, last=own.last))
-    return Built(jobs, _settings(runs, own.dir))
+    return jobs, _settings(runs, own.dir)
 
 
 def settings_of(family: BridgeFamily, run: CurriculumRun) -> Settings:

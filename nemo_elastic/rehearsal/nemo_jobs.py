@@ -15,14 +15,14 @@ import nemo_run as run
 from nemo.lightning.io import IOMixin
 
 from nemo_elastic.hosts.common.changes import settings
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, job_folder
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder
 from nemo_elastic.hosts.nemo.checkpoint.resume import folder_of
 from nemo_elastic.hosts.nemo.curriculum.jobs import described_jobs, end_of, ranked_checkpoint, stage_checkpoint
 from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
 from nemo_elastic.megatron.spec import elastic_stack_spec
 
 from .report import Settings
-from .short import CUT_SHORT, PARENT_STEPS, Built, Short, parent_run, watch_dir
+from .short import CUT_SHORT, PARENT_STEPS, Short, parent_run, watch_dir
 from .watch import Watch, link
 
 
@@ -60,14 +60,16 @@ def left_by(own: CurriculumRun) -> dict[str, str]:
     return {"rank": ranked_checkpoint(own.dir), **stages}
 
 
-def rehearsal_jobs(family: FamilyRecipe, real: CurriculumRun, own: CurriculumRun, short: Short) -> Built:
-    """All jobs of a rehearsal's run, `own`; all that it has of the `real` one is in it."""
+def rehearsal_jobs(
+    family: FamilyRecipe, real: CurriculumRun, own: CurriculumRun, short: Short
+) -> tuple[dict[str, Job], Settings]:
+    """All jobs of a rehearsal's run, `own`, and their settings. It has all that it needs of the `real` one."""
     jobs: dict[str, Any] = {"parent": parent_job(family, parent_run(own, short))}
     for name, job in family.build_all(own).items():
         if name == "stage1":
             jobs[CUT_SHORT] = watched(job.clone(), watch_dir(own.dir, name), own.save_every + 1)
         jobs[name] = watched(job, watch_dir(own.dir, name)) if name.startswith("stage") else job
-    return Built(described_jobs(jobs), _settings(jobs))
+    return described_jobs(jobs), _settings(jobs)
 
 
 def settings_of(family: FamilyRecipe, run: CurriculumRun) -> Settings:

@@ -26,7 +26,7 @@ from nemo_elastic.plan.stages import PAPER, Curriculum
 
 from .findings import Place, checks
 from .report import REPORT, WATCHED, Change, JobReport, RehearsalReport, changes
-from .short import Built, Short, make_data, rehearsed
+from .short import Short, make_data, rehearsed
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Rehearsal:
         dir: folder for everything, an absolute path that all ranks see.
         short: how much is trained.
         own: the run of its jobs, a `replace` of the recipe's.
-        built: its jobs.
+        jobs: what runs, by name, in order.
         changed: what differs in them from the recipe's own.
     """
 
@@ -46,7 +46,7 @@ class Rehearsal:
     dir: str
     short: Short
     own: CurriculumRun
-    built: Built
+    jobs: Mapping[str, Job]
     changed: Sequence[Change]
 
     @property
@@ -63,7 +63,7 @@ class Rehearsal:
 
     def job_reports(self) -> list[JobReport]:
         """The jobs in words."""
-        return [JobReport(name, job.layout, job.steps) for name, job in self.built.jobs.items()]
+        return [JobReport(name, job.layout, job.steps) for name, job in self.jobs.items()]
 
     def plan(self) -> dict[str, Any]:
         """What `conclude` needs to know, as JSON."""
@@ -89,9 +89,9 @@ class Rehearsal:
         failed = None
         with during("data"):
             make_data(**self.data())
-        for number, (name, job) in enumerate(self.built.jobs.items(), 1):
+        for number, (name, job) in enumerate(self.jobs.items(), 1):
             began = time.monotonic()
-            with during(f"{name} (job {number} of {len(self.built.jobs)})"):
+            with during(f"{name} (job {number} of {len(self.jobs)})"):
                 try:
                     run_job(name, job)
                 except ElasticError as error:
@@ -110,7 +110,7 @@ class Rehearsal:
         """
         data = Job(run.Partial(make_data, **self.data()))
         check = Job(run.Partial(look, dir=self.dir, plan=self.plan()))
-        run_jobs(name, {"data": data, **self.built.jobs, "check": check}, executors, dryrun=dryrun)
+        run_jobs(name, {"data": data, **self.jobs, "check": check}, executors, dryrun=dryrun)
 
 
 #: stands for a parent, data and a folder that only the real run has
@@ -143,8 +143,8 @@ def rehearsal_of(
     replaced = rehearsed(family, real, short, dir, host.parent_of(dir))
     own, before = [*replaced.values()][-1], host.settings_of(family, real)
     each = {why: host.settings_of(family, one) for why, one in replaced.items()}
-    built = host.rehearsal_jobs(family, real, own, short)
-    return Rehearsal(family, dir, short, own, built, changes(before, each | {WATCHED: built.settings}))
+    jobs, settings = host.rehearsal_jobs(family, real, own, short)
+    return Rehearsal(family, dir, short, own, jobs, changes(before, each | {WATCHED: settings}))
 
 
 def jobs_of(host: str) -> Any:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -20,14 +20,13 @@ from nemo_elastic.data.packing import NPY
 from nemo_elastic.data.prepare import prepare
 from nemo_elastic.data.reasoning import generate
 from nemo_elastic.errors import bad
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
 from nemo_elastic.hosts.common.planned import PlannedFamily
 from nemo_elastic.hosts.common.token_files import Blend
 from nemo_elastic.io.values import integer
 from nemo_elastic.plan import Layout
 from nemo_elastic.plan.stages import STAGES, Curriculum, Stage
 
-from .report import Settings
 from .small import ON_CPU, ON_GPU, narrow
 
 #: of the narrow parent's own training: steps, sequences per step, and rate. A model that has learned nothing has
@@ -113,19 +112,6 @@ def _divided(layout: Layout, factor: int, ranks: int) -> Layout:
         expert=layout.expert and math.gcd(layout.expert, tensor * data * context),
         sequence_parallel=layout.sequence_parallel and tensor > 1,
     )
-
-
-@dataclass(frozen=True)
-class Built:
-    """A rehearsal's jobs as its host has built them.
-
-    Attributes:
-        jobs: what runs, by name, in order.
-        settings: of all jobs.
-    """
-
-    jobs: Mapping[str, Job]
-    settings: Settings
 
 
 def rehearsed(

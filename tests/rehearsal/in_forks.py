@@ -46,7 +46,7 @@ def main(name: str, folder: Path, epsilon: float | None = None) -> None:
     name, _, quantize = name.partition("+")
     file = ROOT / "conf" / f"{block}.yaml"
     rehearsal = rehearsal_of(family(name), str(folder), short, quantize or None, file if block else None)
-    for job in rehearsal.built.jobs.values():
+    for job in rehearsal.jobs.values():
         if epsilon is not None and getattr(job.task, "optim", None) is not None:
             job.task.optim.config.adam_eps = epsilon
 

@@ -44,7 +44,7 @@ def own(family: Any) -> dict[str, Any]:
 
 
 def tasks(rehearsal: Any) -> dict[str, Any]:
-    return {name: job.task for name, job in rehearsal.built.jobs.items()}
+    return {name: job.task for name, job in rehearsal.jobs.items()}
 
 
 def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:

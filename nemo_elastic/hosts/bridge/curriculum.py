@@ -24,7 +24,7 @@ from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import STOPPED, bad
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.hosts.common.curriculum_run import JOBS, CurriculumRun, Job, described
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, described
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
 from nemo_elastic.hosts.common.token_files import Blend
 from nemo_elastic.plan.activations import Routing
@@ -36,21 +36,6 @@ from .job_data import set_data
 
 if TYPE_CHECKING:
     import nemo_run as run
-
-__all__ = [
-    "JOBS",
-    "BridgeFamily",
-    "checkpoints",
-    "family_of",
-    "job_of",
-    "plain",
-    "ranking_dir",
-    "routing_of",
-    "set_sizes",
-    "slice_job",
-    "train",
-    "train_to_the_end",
-]
 
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 #: checkpoints of a run that are kept: a new one is whole before the one before it goes

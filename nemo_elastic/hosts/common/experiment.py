@@ -35,6 +35,20 @@ Executors = Callable[[int, int], run.Executor]
 STOP_BEFORE = 900
 
 
+@contextmanager
+def _root_log() -> Iterator[None]:
+    """NeMo-Run's experiment sends the root logger to stdout, and takes a handler away when Python collects it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        gc.collect()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+@_root_log()
 def run_jobs(
     name: str,
     jobs: Mapping[str, Job],
@@ -64,26 +78,6 @@ def run_jobs(
         ElasticError: a job failed; the folder of the dry run may not be written.
     """
     integer("repeat", repeat, 1, "at least 1")
-    with _root_log():
-        _run(name, jobs, executors, repeat, dryrun, tail_logs)
-
-
-@contextmanager
-def _root_log() -> Iterator[None]:
-    """NeMo-Run's experiment sends the root logger to stdout, and takes a handler away when Python collects it."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        yield
-    finally:
-        gc.collect()
-        root.handlers[:] = handlers
-        root.setLevel(level)
-
-
-def _run(
-    name: str, jobs: Mapping[str, Job], executors: Executors, repeat: int, dryrun: str | None, tail_logs: bool
-) -> None:
     if dryrun is not None:
         with (
             atomic_dir(dryrun, force=True, kind=Output("a dry run")) as folder,

@@ -11,7 +11,7 @@ import nemo_run as run
 
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder
 from nemo_elastic.hosts.common.tiny import PARENT_STEPS
-from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, as_job, end_of
+from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, described_jobs, end_of
 from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
 
 from .recipe import tiny_recipe
@@ -44,7 +44,7 @@ class TinyFamily(FamilyRecipe):
         recipe = self._recipe(
             "parent", run, steps=self.parent_steps, seq_length=256, global_batch_size=8, micro_batch_size=4
         )
-        return {"parent": as_job(recipe)} | jobs
+        return described_jobs({"parent": recipe}) | jobs
 
     def stock_recipe(self, job: str, own: CurriculumRun) -> run.Partial:
         stage, trains = own.stage(job), job != "rank"
