@@ -94,7 +94,6 @@ def test_damage_is_one_line(folder, tmp_path):
     (folder / "chat_template.jinja").write_text("{% if %}")
     refused("chat_template.jinja: chat template: Expected an expression")
     (folder / "chat_template.jinja").unlink()
-    (folder / "chat_template.jinja").unlink()
     change(folder, chat_template={"a": 1})
     refused("tokenizer_config.json: chat_template: {'a': 1} is not allowed; a text")
     (folder / "tokenizer_config.json").write_text("[]")

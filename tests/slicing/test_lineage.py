@@ -117,9 +117,6 @@ def test_what_is_no_card_is_left_out(tmp_path: Path, text: str) -> None:
 def test_a_card_that_is_not_read(tmp_path: Path) -> None:
     write_card(tmp_path, license="mit")
     assert lineage_of(tmp_path).license == "mit" and lineage_of(None) == Lineage()
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "README.md").symlink_to(tmp_path / "README.md")
-    assert lineage_of(tmp_path / "inner") == Lineage()
     (tmp_path / "README.md").write_bytes(b"---\nlicense: \xff\n---\n")
     assert lineage_of(tmp_path) == Lineage()
     (tmp_path / "README.md").write_bytes(b"\xef\xbb\xbf---\r\nlicense: mit\r\nlicense_name: x: y\r\n---\r\n")

@@ -44,8 +44,11 @@ def test_a_folder_of_links_is_cut_as_the_folder_is(originals, tmp_path, run, kin
         assert (cut / name).read_bytes() == (tmp_path / f"{kind} cut" / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in FILES.items() for name in names])
-@pytest.mark.parametrize("what", ["text", "pipe"])
+@pytest.mark.parametrize(
+    ("kind", "name", "what"),
+    [(kind, name, what) for kind, names in FILES.items() for name in names for what in ("text", "pipe")
+     if (name, what) != ("elastic_checksums.json", "pipe")],  # a folder is cut without sums, too
+)  # fmt: skip
 def test_a_link_to_something_else_is_one_line_that_quotes_none_of_it(originals, tmp_path, run, kind, name, what):
     source = Path(shutil.copytree(originals / kind, tmp_path / kind))
     target = tmp_path / "elsewhere"
@@ -74,5 +77,5 @@ def test_weights_that_are_a_link_to_a_device_are_not_read(originals, tmp_path):
     source = Path(shutil.copytree(originals / "family", tmp_path / "family"))
     (source / "model.safetensors").unlink()
     (source / "model.safetensors").symlink_to("/dev/zero")
-    with pytest.raises(ElasticError, match="is a device"):
+    with pytest.raises(ElasticError, match="has no weights"):
         load_family(source)

@@ -25,7 +25,7 @@ def folders(folder: Path) -> list[str]:
 
 #: what happens to the folder of weights -> what is said of it
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "cut weights": (lambda p: cut(p / "__0_0.distcp"), "__0_0.distcp:? has .* bytes, "),
+    "cut weights": (lambda p: cut(p / "__0_0.distcp"), "__0_0.distcp:? has .* bytes"),
     "cut metadata": (lambda p: cut(p / ".metadata"), r"\.metadata"),
     "no metadata": (lambda p: (p / ".metadata").unlink(), r"\.metadata.*missing"),
     "no common.pt": (lambda p: (p / "common.pt").unlink(), "common.pt"),

@@ -76,7 +76,7 @@ def test_a_mamba_width_that_the_kernels_refuse(kernels: bool, monkeypatch: pytes
     with cuda_as_cpu():
         if kernels:
             with pytest.raises(
-                ElasticError, match=r"^axes.mamba_head_dim: 9 is not allowed; .* 12 heads of 9 give 236"
+                ElasticError, match=r"^elastic.axes.mamba_head_dim: 9 is not allowed; .* 12 heads of 9 give 236"
             ):
                 model.configure_model()
         else:
