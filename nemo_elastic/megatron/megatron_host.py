@@ -118,7 +118,8 @@ class MegatronHost:
             factor = factor / tokens.clamp(min=1) / get_num_microbatches()
         elif (ranks := context_group(self.core)) is not None:
             factor = factor / ranks.size()
-        return factor if config.grad_scale_func is None else config.grad_scale_func(factor)
+        # a tensor of one number, as Megatron-Bridge's optimizers give it
+        return factor if config.grad_scale_func is None else config.grad_scale_func(factor).reshape(())
 
     def counted(self, loss: torch.Tensor, mask_bs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A micro-batch's loss sum and its tokens, as megatron-core's schedule takes them: see `factor`.

@@ -62,7 +62,8 @@ def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: 
     assert rank.callbacks[0].rank_only and rank.forward_step.rank_only
     model = rank.config.model
     sizes = model.tensor_model_parallel_size, model.pipeline_model_parallel_size, model.expert_model_parallel_size
-    assert sizes == (1, 1, 8 if family.parent.has("experts") else 1) and model.expert_tensor_parallel_size == 1
+    experts = family.parent.has("experts")
+    assert sizes == (1, 1, 8 if experts else 1) and model.expert_tensor_parallel_size == (1 if experts else None)
 
 
 def test_a_third_stage_goes_on_in_low_precision(family: Any, tmp_path: Path) -> None:
