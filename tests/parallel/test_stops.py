@@ -41,7 +41,6 @@ def ours(*code: int) -> dict[str, Any]:
     """Our callback takes the signal."""
 
     def elastic(task: Any) -> None:
-
         from nemo_elastic.hosts.nemo.curriculum.jobs import stop_in_time
 
         stop_in_time(task, *code)
@@ -55,8 +54,10 @@ def stock() -> Any:
 
     from nemo_elastic.megatron.cpu import cuda_as_cpu
 
-    cuda_as_cpu().__enter__()
-    return PreemptionCallback()
+    callback: Any = PreemptionCallback()
+    callback.platform = cuda_as_cpu()  # which ends with the last reference to it
+    callback.platform.__enter__()
+    return callback
 
 
 #: part -> how the run is stopped

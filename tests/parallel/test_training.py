@@ -161,5 +161,6 @@ def test_a_stock_model_trains_validates_saves_and_goes_on_through_llm_pretrain(
     assert stock["optimizer"] == ["DistributedOptimizer", "GroupStepAdam"]
     assert stock["state"] == ["exp_avg", "exp_avg_sq"] and set(stock["steps"]) == {STOCK.steps}
     assert "Failed to dump training context" not in results["said"]
-    # the same samples, weights and optimizer state: the second half repeats to the bit
-    assert rest["from"] == 3 and rest["losses"] == stock["losses"][3:]
+    # the same samples, weights and optimizer state: what is left repeats to the bit
+    start = rest["from"]  # NeMo's own checkpoint callback saves after a validation, too
+    assert 3 <= start < STOCK.steps and rest["losses"] == stock["losses"][start:]
