@@ -147,7 +147,7 @@ def count(prefix: Path) -> tuple[int, int]:
     path, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     if not data.is_file():
         raise ElasticError(f"{data}: no such file")
-    with open_regular(path) as stream:  # of a pair that the user has named
+    with open_regular(path) as stream:
         dtype, sequences, _ = _header(path, stream.read(_HEADER.size))
     return data.stat().st_size // dtype.itemsize, sequences
 

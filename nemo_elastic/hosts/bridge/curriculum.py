@@ -161,7 +161,7 @@ class BridgeFamily(PlannedFamily):
             config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model = "NullTokenizer", None
         layout = self.layout_of(job, run)
         set_data(config, job, run, math.prod(run.machines(job)) if layout is None else layout.data)
-        self.put(BridgeRecipe(config), job, run)
+        self.put(BridgeRecipe(config), job, run, layout)
         config.scheduler.lr_warmup_fraction = None
         checkpoint.save = checkpoint.load = checkpoints(run.dir, job)
         checkpoint.most_recent_k = KEPT

@@ -99,10 +99,11 @@ class Checkpoints(ABC):
 
     def newest(self, folder: Path) -> str:
         """What the next start resumes from, in words."""
-        whole = next((one for one in reversed(self.finished(folder)) if self.problem(one) is None), None)
+        finished = self.finished(folder)
+        whole = next((one for one in reversed(finished) if self.problem(one) is None), None)
         if whole is not None:
             return f"the next start goes on from {whole}"
-        return "there is no whole checkpoint" + ("" if self.finished(folder) else " yet")
+        return "there is no whole checkpoint" + ("" if finished else " yet")
 
     def choose(self, folder: Path, weights: bool = False) -> tuple[Path | None, list[str]]:
         """The newest whole checkpoint of a run, and a line for each newer one that is passed over.

@@ -107,12 +107,13 @@ class PlannedFamily(ABC):
         """The jobs of a run by name, in order, each as its host starts it."""
         return {job: self.build(job, run) for job in run.jobs}
 
-    def put(self, recipe: Recipe, job: str, run: CurriculumRun) -> None:
+    def put(self, recipe: Recipe, job: str, run: CurriculumRun, layout: Layout | None) -> None:
         """Give the host's recipe of the parent, with a job's data, what the job has besides.
 
-        Without a layout every GPU holds the whole model, but for experts.
+        Args:
+            layout: see `layout_of`; without one every GPU holds the whole model, but for experts.
         """
-        stage, plan, layout, gpus = run.stage(job), run.curriculum, self.layout_of(job, run), prod(run.machines(job))
+        stage, plan, gpus = run.stage(job), run.curriculum, prod(run.machines(job))
         parent, batches = run.shape or self.parent, run.validation_batches
         fields = {
             "steps": stage.max_steps,

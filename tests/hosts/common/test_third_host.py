@@ -88,7 +88,7 @@ class ToyFamily(PlannedFamily):
 
     def build(self, job: str, run: CurriculumRun) -> Any:
         recipe = ToyRecipe(self.stock())
-        self.put(recipe, job, run)
+        self.put(recipe, job, run, self.layout_of(job, run))
         rules.check(recipe, run.block_of(job), run.options(job, "/before"))
         return recipe
 

@@ -116,7 +116,7 @@ class FamilyRecipe(PlannedFamily):
             tensorboard=tensorboard_logger(name=job),
         )
         recipe.optim = distributed_fused_adam_with_cosine_annealing()
-        self.put(NemoRecipe(recipe), job, own)
+        self.put(NemoRecipe(recipe), job, own, self.layout_of(job, own))
         if not own.cuda:
             without_cuda(recipe)
         return recipe
