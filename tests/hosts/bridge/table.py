@@ -50,12 +50,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args(argv)
     place: Path = args.place.resolve()
-    command = [args.nemo, "-W", "ignore", "-m", "tests.parallel.forks", measure.__module__, "measure", place / "both"]
+    assert __spec__ is not None  # as a program it is called otherwise
+    command = [args.nemo, "-W", "ignore", "-m", "tests.parallel.forks", __spec__.name, "measure", place / "both"]
     measuring: list[ModuleType] = [layouts, packed, experts]
     for folder in ("both", *(module.__name__ for module in measuring)):
         (place / folder).mkdir(parents=True)
     subprocess.run([*map(str, command)], cwd=ROOT, env=environment(), check=True, stdout=sys.stderr)
-    for name, folder in ((measure.__module__, "both"), *((module.__name__, module.__name__) for module in measuring)):
+    for name, folder in ((__spec__.name, "both"), *((module.__name__, module.__name__) for module in measuring)):
         work(*STARTED_BY, "tests.parallel.forks", name, "measure", place / folder)
     own, documents, sharing = (place / module.__name__ for module in measuring)
     table, differ = [HEAD], False
