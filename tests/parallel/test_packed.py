@@ -22,7 +22,8 @@ ALONE = Layout(micro_batches=ROWS, mode="frozen_ce", halved=True, batch=1)
 EVEN = replace(ALONE, halved=False)
 #: rows of several documents, one to a micro-batch; of four in a step each draws the one member. Its candidates take
 #: turns by the number of a micro-batch, of which ranks that share the rows out have fewer
-LAYOUTS = {"dp2": replace(EVEN, data=2, batch=2, micro_batches=ROWS // 2), "pp2": replace(ALONE, pipeline=2)}
+LAYOUTS = {"dp2": replace(EVEN, data=2, batch=2, micro_batches=ROWS // 2), "pp2": replace(ALONE, pipeline=2),
+           "pp2 sliced": replace(EVEN, pipeline=2)}  # fmt: skip
 if host().__name__.endswith("bridge"):
     #: as Bridge wants it where ranks share conversations out: each token of a step for as much as another
     SHARED = replace(ALONE, context=2, per_token=True)

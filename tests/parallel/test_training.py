@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ SOFT = Layout(soft=True, micro_batches=2)
 ROUTER: dict[str, Any] = {"router": {"freeze_at": 0.5, "hidden": 16}}
 SHORT, STOP = 3, 2
 TAUGHT, HALF = (Layout(micro_batches=2, mode="frozen_ce", half=half, sharded=True) for half in (False, True))
-SEVERAL = {"distill": {"mode": "frozen_ce", "teacher_precision": "int8"}, "budgets_per_batch": 3}
+EXACT = {"budgets_per_batch": 3}
+SEVERAL = EXACT | {"distill": {"mode": "frozen_ce", "teacher_precision": "int8"}}
 #: as stock recipes ask for it
 STOCK = Job("stock", "parent", Layout(sharded=True), steps=6, save_every=3, validate=2)
 
@@ -39,8 +40,9 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     second = Job("two", "stage2", SOFT, STEPS, STEPS, previous=("one", STEPS), longer=True, changes=later,
                  callback=saved_at_start(place / "start"))  # fmt: skip
     results: dict[str, Any] = {name: ran["facts"][0] for name, ran in zip("12", do(place, first, second), strict=True)}
-    do(place, *(Job(name, layout=layout, steps=SHORT, changes=changes)
-                for name, layout, changes in (("single", TAUGHT, {}), ("half", HALF, {}), ("several", HALF, SEVERAL))),
+    do(place, *(Job(name, layout=layout, steps=SHORT, changes=changes, callback=hidden_of(place / f"{name} hidden"))
+                for name, layout, changes in (("single", TAUGHT, {}), ("half", HALF, {}), ("exact", HALF, EXACT),
+                                              ("several", HALF, SEVERAL))),
        *(Job(name, layout=Layout(soft=True, half=True, sharded=True), steps=SHORT, save_every=1, until=until)
          for name, until in (("whole", None), ("stopped", STOP), ("stopped", None))))  # fmt: skip
     (results["stock"],) = forks.run(place / "log" / "stock", 1, on_this_machine, place)
@@ -48,6 +50,33 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     killed = Job("cut", "parent", STOCK.layout, STOCK.steps, save_every=3, validate=2)
     do(place, Job("cut", "parent", STOCK.layout, STOCK.steps, save_every=3, validate=2, until=5))
     return results | {"rest": do(place, killed)[0]["facts"][0]}
+
+
+def hidden_of(file: Path) -> Callable[[], Any]:
+    """Makes a callback that writes down the dtypes of what enters the student's head."""
+
+    def make() -> Any:
+        import lightning.pytorch as pl
+
+        seen: set[str] = set()
+
+        class Looks(pl.Callback):
+            def on_train_start(self, trainer: Any, module: Any) -> None:
+                student = module.host.student
+
+                def watched(*args: Any, **named: Any) -> Any:
+                    core, hidden = student(*args, **named)
+                    seen.add(str(hidden.dtype))
+                    return core, hidden
+
+                module.host.student = watched
+
+            def on_train_end(self, trainer: Any, module: Any) -> None:
+                file.write_text(json.dumps(sorted(seen)))
+
+        return Looks()
+
+    return make
 
 
 def on_this_machine(place: Path) -> dict[str, Any]:
@@ -130,6 +159,8 @@ def test_only_the_model_is_saved(place: Path) -> None:
 def test_bf16_trains_as_float32_does(place: Path) -> None:
     kinds = [weights(place / name)["output_layer.weight"].dtype for name in ("single", "half")]
     assert kinds == [torch.float32, torch.bfloat16]
+    hidden = [json.loads((place / f"{name} hidden").read_text()) for name in ("single", "half", "several")]
+    assert hidden == [["torch.float32"], ["torch.bfloat16"], ["torch.bfloat16"]]
     for single, half in zip(lines(place / "single"), lines(place / "half"), strict=True):
         assert half["reduced_train_loss"] == pytest.approx(single["reduced_train_loss"], rel=5e-3)
         assert half["grad_norm"] == pytest.approx(single["grad_norm"], rel=5e-2)
@@ -144,6 +175,8 @@ def test_a_router_beside_bf16_weights_is_saved_and_goes_on(place: Path) -> None:
 def test_three_budgets_a_micro_batch_from_an_int8_teacher(place: Path) -> None:
     """Every step trains every budget, and its loss is their mean; nothing of it leaves the range of the plain run."""
     several, plain = losses(place / "several"), losses(place / "half")
+    # before the first update the whole model is its own teacher, up to the rounding of the teacher's weights
+    assert several[0]["loss_full"] == pytest.approx(losses(place / "exact")[0]["loss_full"], rel=3e-2)
     for own, other in zip(several, plain, strict=True):
         budgets = [own[f"loss_{name}"] for name in ("full", "large", "small")]
         assert own["reduced_train_loss"] == pytest.approx(sum(budgets) / 3, rel=1e-5)
