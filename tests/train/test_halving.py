@@ -224,6 +224,19 @@ def test_another_width_stays_before_a_better_one_of_the_same() -> None:
         assert [c.number for c in halved([[], own], [PARENT.full, best], keep)[1]] == numbers
 
 
+def test_what_stays_is_nested_in_what_stays() -> None:
+    """A chain that needs one more than may stay is left out, whatever its candidates lose."""
+    measured = [
+        [],
+        [(Candidate(0, WIDE[0]), 0.1), (Candidate(1, DEEP[0]), 0.2), (Candidate(2, shape(14, 12)), 0.3)],
+        [(Candidate(0, WIDE[1]), 0.2), (Candidate(1, DEEP[1]), 0.3), (Candidate(2, WIDE[2]), 0.9)],
+    ]
+    for keep in (1, 2, 3):
+        left = halved(measured, [PARENT.full, WIDE[0], WIDE[1]], keep)
+        assert [len(own) for own in left] == [0, keep, keep] and left[1][0].number == left[2][0].number == 0
+        assert chains_of([[c.member for c in own] for own in left[1:]])
+
+
 def test_a_budget_without_candidates_has_its_member_in_every_chain() -> None:
     measured = [[], [], [(Candidate(0, DEEP[1]), 0.1), (Candidate(3, WIDE[1]), 0.2)]]
     left = halved(measured, [PARENT.full, WIDE[0], WIDE[1]], 2)
