@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,10 +33,10 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.shards import NewTensor
 from nemo_elastic.formats.hf.writing import Model, write_models
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.plan import preset
-from nemo_elastic.slicing.pieces import cut_pieces
+from nemo_elastic.slicing.pieces import kept_parts
 
 ROOT = Path(__file__).parents[1]
 SHORT = 8  # layers of the family that is also cut by way of transformers, which holds all of it in memory
@@ -80,20 +80,21 @@ def make(folder: Path, family: Family) -> None:
     normal = np.random.default_rng(0).standard_normal(BLOCK, np.float32) * np.float32(0.02)
     words = (normal.view(np.uint32) >> 16).astype(np.uint16)
 
-    def chunks(count: int, seed: int) -> Iterator[np.ndarray]:
-        at = seed * 7919 % BLOCK
-        while count:
-            piece = words[at : at + min(count, 2**23)]
-            yield piece
-            count, at = count - piece.size, (at + piece.size) % BLOCK
+    def rows(shape: tuple[int, ...], seed: int) -> Callable[[int, int], np.ndarray]:
+        row = int(np.prod(shape[1:]))
+
+        def some(first: int, last: int) -> np.ndarray:
+            places = np.arange(first * row + seed * 7919, last * row + seed * 7919) % BLOCK
+            return words[places].reshape(last - first, *shape[1:])
+
+        return some
 
     parent = family.parent
-    entries = [
-        NewTensor(t.hf, "BF16", t.shape, lambda n=int(np.prod(t.shape)), i=i: chunks(n, i))
-        for i, t in enumerate(layout.tensors(parent, parent.full))
-    ]
+    tensors = {
+        t.hf: Tensor.made("BF16", t.shape, rows(t.shape, i)) for i, t in enumerate(layout.tensors(parent, parent.full))
+    }
     folder.mkdir()
-    write_models([Model(folder, parent, parent.full, entries)])
+    write_models([Model(folder, parent, parent.full, tensors)])
     family.save(folder)
 
 
@@ -151,9 +152,8 @@ def with_transformers(family: Path, member: Subnet, out: Path, place: Path) -> R
     """The same cut as one does it today: load the model, index every tensor, save the model."""
     source = open_source(family)
     kept = {}
-    for name, (raw, pieces) in cut_pieces(source, member).items():
-        del raw
-        kept |= {f"{name}/{dim}": s.indices for dim, s in enumerate(pieces.selections) if not s.is_full}
+    for name, (_, selections) in kept_parts(source, member).items():
+        kept |= {f"{name}/{dim}": s.indices for dim, s in enumerate(selections) if not s.is_full}
     names = {
         new.hf: old.hf
         for new in layout.tensors(source.parent, member)

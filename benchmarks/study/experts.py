@@ -92,11 +92,10 @@ def train_elastic(job: Job, runs: Path, out: Path, block: Mapping[str, Any], ran
 def opened(out: Path) -> tuple[Any, dict[str, Subnet]]:
     """The model that a run has left, in torch, and its members."""
     from nemo_elastic.formats.folders import open_source
-    from nemo_elastic.formats.raw import to_torch
     from nemo_elastic.nn.nemotron_h import NemotronH
 
     source = open_source(out / "checkpoints")
-    tensors = {name: to_torch(raw) for name, raw in source.tensors.items()}
+    tensors = {name: raw.torch() for name, raw in source.tensors.items()}
     return NemotronH(source.parent, tensors, source.held, trainable=False), dict(source.members)
 
 

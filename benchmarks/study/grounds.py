@@ -23,7 +23,6 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.shaping import prepare_members
@@ -126,7 +125,7 @@ def _problems(runs: Path, steps: int, demo: Path) -> Ground:
 
 def _demo(runs: Path, steps: int, demo: Path) -> Ground:
     source, data = open_source(demo / "parent_hf"), DataFolder.open(demo / "data")
-    state = {name: to_torch(raw).float() for name, raw in source.tensors.items()}
+    state = {name: raw.torch().float() for name, raw in source.tensors.items()}
     shape = replace(source.parent, ffn_stripes=8)
     return Ground(NemotronH(shape, state), DEMO_AXES, text_batches(data), 5e-4, "held-out text", 4)
 

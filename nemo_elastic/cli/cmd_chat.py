@@ -108,8 +108,7 @@ def _open(
     from nemo_elastic.core.cost import parameters
     from nemo_elastic.errors import ElasticError, bad
     from nemo_elastic.formats.folders import open_source
-    from nemo_elastic.formats.kept import parse_dtype
-    from nemo_elastic.formats.raw import torch_dtype
+    from nemo_elastic.formats.tensor import parse_dtype, torch_dtype
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.answer import stop_strings
     from nemo_elastic.runtime.calibration import read_calibration

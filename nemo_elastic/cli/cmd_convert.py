@@ -90,7 +90,7 @@ def _newest(training: Path) -> Path:
 
 
 def _to_hf(opened: Source, out: Path, force: bool, progress: Callable[[int, int], None]) -> None:
-    from nemo_elastic.slicing.family_folder import stored_behind, write_family
+    from nemo_elastic.slicing.family_folder import write_family
     from nemo_elastic.slicing.slicer import slice_checkpoint
 
     if opened.family is None:
@@ -103,7 +103,7 @@ def _to_hf(opened: Source, out: Path, force: bool, progress: Callable[[int, int]
         opened.family,
         opened.companions,
         base=opened.config,
-        prediction=stored_behind(opened),
+        prediction=opened.prediction,
         force=force,
         progress=progress,
     )

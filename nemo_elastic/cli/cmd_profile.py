@@ -67,7 +67,7 @@ def command(
     from nemo_elastic.core.latency import Workload
     from nemo_elastic.errors import bad
     from nemo_elastic.formats.folders import read_shapes
-    from nemo_elastic.formats.kept import parse_dtype
+    from nemo_elastic.formats.tensor import parse_dtype
     from nemo_elastic.io.outputs import check_file
     from nemo_elastic.plan.machine import GPUS
     from nemo_elastic.profile.cells import widths_of

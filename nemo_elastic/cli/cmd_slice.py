@@ -72,7 +72,7 @@ def command(
     """
     from nemo_elastic.formats import hub
     from nemo_elastic.formats.folders import open_source
-    from nemo_elastic.formats.kept import parse_dtype
+    from nemo_elastic.formats.tensor import parse_dtype
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.io.values import parse_size
     from nemo_elastic.slicing.by_size import largest_within, read_limits, read_subnet

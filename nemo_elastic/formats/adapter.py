@@ -32,9 +32,8 @@ from nemo_elastic.core.layout import (
     tensors,
 )
 from nemo_elastic.errors import ElasticError, bad, inside
-from nemo_elastic.formats.quantized import Quantized, as_torch
 
-from .raw import Raw
+from .tensor import Tensor as Unread
 
 __all__ = [
     "apart",
@@ -65,7 +64,7 @@ def to_megatron(
     Args:
         parent: shape the member was cut from.
         member: any member, uniform or not; layers of `state` are numbered from zero within it.
-        state: torch tensors, numpy arrays or `Raw` words of a safetensors file, by HF name. A tied model may bring
+        state: torch tensors, numpy arrays or tensors of a file, by HF name. A tied model may bring
             `lm_head.weight` or not.
         grouped: with the names of experts that one module holds together, instead of those of one module each.
 
@@ -271,9 +270,8 @@ def _checked(t: Tensor, state: Mapping[str, Any]) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
     else:
-        value = value if isinstance(value, Quantized) else Raw.of(value, t.hf)
         with inside(t.hf):
-            value = as_torch(value, copy=False)
+            value = Unread.of(value, t.hf).torch(copy=False)
     if tuple(value.shape) != t.shape:
         raise bad(f"tensors.{t.hf}", tuple(value.shape), f"this member has {t.shape}")
     return value

@@ -8,7 +8,6 @@ a Hugging Face folder; a format that has others gives them so (`adapter`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,11 @@ import numpy as np
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.core.prediction import Prediction
+from nemo_elastic.core.prediction import PREFIX, Prediction
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.kept import Converted, Pieces
 
-from .quantized import Quantized, QuantizedPieces, Stored, pieces_of
-from .raw import Raw
+from .low_precision import Stored, Weights
+from .tensor import SPAN, Tensor
 
 __all__ = ["GGUF", "Origin", "Shapes", "Source", "check_exactly", "check_tensors", "is_gguf", "same_words"]
 
@@ -101,18 +99,30 @@ class Source(Shapes):
     """An opened folder.
 
     Attributes:
-        tensors: name in a Hugging Face folder (`backbone.`, layers counted in `held`) -> mapped tensor, or a weight of
-            low precision with its scales.
+        tensors: by their names in a Hugging Face folder (`backbone.`, layers counted in `held`), unread; of a weight
+            of low precision its codes and its scales, and scales of the key-value cache.
         prediction: tensors of layers that predict more than one token, which lie behind the model and read its stream.
-        predicts: which layers these are, so that members have what they keep of them; None where that is not known:
-            then they stay with the whole model.
-        cache_scales: see `formats.cache_scales`.
+        quantized: weights of low precision, in both: how they are stored.
+        predicts: which layers predict more than one token, so that members have what they keep of them; None where
+            that is not known: then they stay with the whole model.
     """
 
-    tensors: Mapping[str, Raw | Quantized]
-    prediction: Mapping[str, Raw | Quantized] = field(default_factory=dict, kw_only=True)
+    tensors: Mapping[str, Tensor]
+    prediction: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+    quantized: Mapping[str, Stored] = field(default_factory=dict, kw_only=True)
     predicts: Prediction | None = field(default=None, kw_only=True)
-    cache_scales: Mapping[str, Raw] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def weights(self) -> Weights:
+        """The model's weights, without those behind it."""
+        return Weights(
+            self.tensors, {name: own for name, own in self.quantized.items() if not name.startswith(PREFIX)}
+        )
+
+    @property
+    def behind(self) -> Weights:
+        """The weights behind the model."""
+        return Weights(self.prediction, {name: own for name, own in self.quantized.items() if name.startswith(PREFIX)})
 
     @property
     def dtype(self) -> str:
@@ -122,21 +132,17 @@ class Source(Shapes):
     @property
     def low(self) -> Stored | None:
         """How most of its weights of low precision are stored; None where there are none."""
-        held = Counter(t.stored_as for t in self.tensors.values() if isinstance(t, Quantized))
-        return held.most_common(1)[0][0] if held else None
+        return self.weights.low
 
     @property
     def precision(self) -> str | None:
         """Their precision."""
-        low = self.low
-        return None if low is None else low.scheme.precision
+        return None if self.low is None else self.low.scheme.precision
 
     @property
-    def stored(self) -> dict[str, Raw]:
-        """All tensors as they lie in files: of a quantised weight its codes and its scales."""
-        every = {**self.tensors, **self.prediction}
-        own = {full: raw for name, tensor in every.items() for full, raw in tensor.stored(name).items()}
-        return own | dict(self.cache_scales)
+    def stored(self) -> dict[str, Tensor]:
+        """All tensors as they lie in files."""
+        return {**self.tensors, **self.prediction}
 
 
 def is_gguf(path: Path) -> bool:
@@ -144,58 +150,47 @@ def is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf"
 
 
-def check_tensors(parent: Parent, held: Subnet, tensors: Mapping[str, Raw | Quantized], where: str) -> None:
-    """Check that tensors are exactly those of a member, in its shapes.
+def check_tensors(parent: Parent, held: Subnet, weights: Weights, where: str) -> None:
+    """Check that weights are exactly those of a member, in its shapes.
 
     Args:
         parent: Shape of the parent.
-        held: The member that the tensors should be.
-        tensors: By name, layers counted in the member. A tied head may be there too, equal to the embedding.
+        held: The member that the weights should be.
+        weights: Layers counted in the member. A tied head may be there too, equal to the embedding.
         where: What they belong to, for errors.
 
     Raises:
         ElasticError: A tensor is missing, unknown, or has another shape; or a tied head is not the embedding.
     """
     wanted = {t.hf: t.shape for t in layout.tensors(parent, held)}
-    if parent.tied and _HEAD in tensors:
-        head, embedding = tensors[_HEAD], tensors.get(_EMBEDDING)
-        if embedding is None or not same_words(head, embedding):
+    shapes = {name: weights.shape(name) for name in weights.names}
+    if parent.tied and _HEAD in shapes:
+        if _EMBEDDING not in shapes or not same_words(weights.tensors[_HEAD], weights.tensors[_EMBEDDING]):
             raise ElasticError(f"{where}: {_HEAD} is not the embedding, but config.json says tie_word_embeddings")
-        tensors = {name: tensor for name, tensor in tensors.items() if name != _HEAD}
-    check_exactly(wanted, tensors, where)
+        del shapes[_HEAD]
+    check_exactly(wanted, shapes, where)
 
 
-def check_exactly(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Raw | Quantized], where: str) -> None:
-    """Check that tensors are those of these names, in these shapes.
+def check_exactly(wanted: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Check that weights are those of these names, in these shapes.
 
     Raises:
         ElasticError: see `check_tensors`.
     """
-    missing, extra = [n for n in wanted if n not in tensors], [n for n in tensors if n not in wanted]
+    missing, extra = [n for n in wanted if n not in shapes], [n for n in shapes if n not in wanted]
     for names, word in ((missing, "is missing"), (extra, "is no part of this model")):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             raise ElasticError(f"{where}: tensor {names[0]!r} {word}{more}")
     for name, shape in wanted.items():
-        if tensors[name].shape != shape:
-            raise ElasticError(f"{where}: tensor {name!r} has shape {list(tensors[name].shape)}, not {list(shape)}")
+        if shapes[name] != shape:
+            raise ElasticError(f"{where}: tensor {name!r} has shape {list(shapes[name])}, not {list(shape)}")
 
 
-def same_words(
-    a: Raw | Quantized, b: Raw | Quantized, part: Pieces | QuantizedPieces | Converted | None = None
-) -> bool:
-    """Whether `a` is `b`, or a part of it, word for word; a few megabytes are compared at a time."""
-    kept = (part if part is not None else pieces_of("", b.plain)).stored("")
-    own = a.stored("")
-    return own.keys() == kept.keys() and all(_same(raw, kept[name]) for name, raw in own.items())
-
-
-def _same(raw: Raw, part: Pieces | Converted) -> bool:
-    if raw.shape != part.shape or raw.dtype != part.dtype:
+def same_words(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same, word for word; a few megabytes are compared at a time."""
+    if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    flat, at = raw.words.reshape(-1), 0
-    for piece in part():
-        if not np.array_equal(flat[at : at + piece.size], piece.reshape(-1)):
-            return False
-        at += piece.size
-    return True
+    step = max(1, SPAN // max(a.span, b.span))
+    parts = [(at, min(a.count, at + step)) for at in range(0, a.count, step)]
+    return all(np.array_equal(a.rows(*part), b.rows(*part)) for part in parts)

@@ -28,11 +28,10 @@ from nemo_elastic.formats.adapter import extra_states, fused_as, parts_of, stack
 from nemo_elastic.formats.folders import CHECKPOINT
 from nemo_elastic.formats.megatron.metadata import RELEASE, RUN_CONFIG, TRACKER
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Source
 from nemo_elastic.io.atomic import atomic_dir, atomic_write
 from nemo_elastic.io.outputs import check_room
-from nemo_elastic.slicing.pieces import cut_tensors, predicted_pieces
+from nemo_elastic.slicing.pieces import cut_behind, cut_weights
 
 from .cpu import cuda_as_cpu
 
@@ -56,7 +55,7 @@ def write_megatron_checkpoint(
 
     Args:
         member: the member. Its vocabulary is the parent's: nothing is padded.
-        tensors_hf: torch tensors, numpy arrays or `Raw` words by HF name, layers numbered within the member.
+        tensors_hf: torch tensors, numpy arrays or tensors of a file by HF name, layers numbered within the member.
         seq_length: written into the sizes; it bounds no weight.
         prediction: layers that predict more than one token, whose tensors are among `tensors_hf`.
     """
@@ -86,11 +85,11 @@ def write_megatron_checkpoint(
 
 def write_cut(source: Source, target: Subnet, out: str | os.PathLike[str], force: bool = False) -> Path:
     """Cut a member out of what was opened: the writer of `slice --format megatron`."""
-    tensors: dict[str, Any] = dict(cut_tensors(source, target))
-    predicts, behind = source.predicts, predicted_pieces(source, target)
-    if predicts is None or not behind:
+    tensors = dict(cut_weights(source, target).as_torch())
+    predicts, behind = source.predicts, cut_behind(source, target)
+    if predicts is None or not behind.tensors:
         return write_megatron_checkpoint(out, source.parent, target, tensors, force)
-    tensors |= {name: Raw(raw.dtype, pieces.whole()) for name, (raw, pieces) in behind.items()}
+    tensors |= behind.as_torch()
     steps = source.config["num_nextn_predict_layers"]
     return write_megatron_checkpoint(out, source.parent, target, tensors, force, prediction=predicts, steps=steps)
 

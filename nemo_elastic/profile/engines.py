@@ -21,7 +21,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.latency import Workload
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.hf.config import to_hf_config
-from nemo_elastic.formats.kept import DTYPES
+from nemo_elastic.formats.tensor import DTYPES
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime.family_runtime import FamilyRuntime
 

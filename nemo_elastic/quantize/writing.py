@@ -8,8 +8,7 @@ Codes are under one scale for the whole weight, the family's: so a member's code
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,18 +25,17 @@ from nemo_elastic.core.prefix import Selection
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
-from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
+from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
 from nemo_elastic.formats.hf.writing import Model, write_models, write_text
-from nemo_elastic.formats.kept import Pieces
-from nemo_elastic.formats.quantized import MODELOPT, WEIGHT, Scheme, Stored, pieces_of
-from nemo_elastic.formats.raw import Raw, from_torch
+from nemo_elastic.formats.low_precision import MODELOPT, Scheme, Stored
 from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import check_apart, json_object
 from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of
 from nemo_elastic.slicing.card import family_card, member_card
-from nemo_elastic.slicing.family_folder import FAMILY, QUANTIZED, stored_behind
+from nemo_elastic.slicing.family_folder import FAMILY, QUANTIZED
 from nemo_elastic.slicing.lineage import CARD, lineage_of
 from nemo_elastic.slicing.pieces import kept_parts
 from nemo_elastic.slicing.slicer import MEMBER
@@ -64,16 +62,16 @@ class Weight:
 
     Attributes:
         name: of the weight.
-        raw: it, as it is stored now.
+        tensor: it, as it is stored now.
         scheme: how it is stored then.
         activations: largest input of its product; None where activations get no scale.
     """
 
     name: str
-    raw: Raw
+    tensor: Tensor
     scheme: Scheme
     activations: float | None
-    _scales_of_blocks: deque[np.ndarray] = field(default_factory=deque, init=False, repr=False)
+    _block_scales: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def scale(self) -> torch.Tensor:
@@ -82,59 +80,54 @@ class Weight:
         Raises:
             ElasticError: one of them is infinite or not a number.
         """
-        largest = torch.tensor(max(float(np.abs(rows).max()) for rows in self.rows()))
+        values = (Tensor.of_words(self.tensor.dtype, piece).numpy() for piece in self.tensor.pieces())
+        largest = torch.tensor(max(float(np.abs(rows).max()) for rows in values))
         if not bool(largest.isfinite()):
             raise ElasticError("has infinities or NaN; nemo-elastic verify finds damage", self.name)
         return scale_of(largest, self.scheme.precision)
 
-    def rows(self) -> Iterator[np.ndarray]:
-        """Its values, some rows at a time."""
-        for piece in Pieces(self.raw)():
-            yield Raw(self.raw.dtype, piece).numpy()
-
-    def entries(self) -> Iterator[NewTensor]:
-        """What is written for it."""
-        scheme, (rows, columns) = self.scheme, self.raw.shape
-        codes, dtype = scheme.codes
-        yield self._entry(codes, dtype, (rows, columns // scheme.per_code), self._codes)
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors in low precision, by their names in a file."""
+        scheme, (rows, columns) = self.scheme, self.tensor.shape
+        stored = Stored(scheme, self.activations is not None)
+        made = {scheme.codes[0]: self._made(scheme.codes[1], (rows, columns // scheme.per_code), self._codes)}
         if scheme.block:
-            yield self._entry(scheme.scale[0], scheme.scale[1][0], (rows, columns // scheme.block), self._scales)
-        yield self._one(scheme.over or scheme.scale[0], lambda: self.scale)
+            blocks = self._made(scheme.scale[1][0], (rows, columns // scheme.block), self._scales)
+            made[scheme.scale[0]] = blocks
+        made[scheme.over or scheme.scale[0]] = self._one(lambda: self.scale)
         if self.activations is not None:
             most = torch.tensor(self.activations)
-            yield self._one(scheme.activations, lambda: scale_of(most, scheme.precision))
+            made[scheme.activations] = self._one(lambda: scale_of(most, scheme.precision))
+        return {full: made[part] for part, full in stored.parts(self.name).items()}
 
-    def _entry(
-        self, name: str, dtype: str, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.ndarray]]
-    ) -> NewTensor:
-        return NewTensor(self.name.removesuffix(WEIGHT) + name, dtype, shape, chunks, self.raw)
+    def _made(self, dtype: str, shape: tuple[int, ...], rows: Callable[[int, int], np.ndarray]) -> Tensor:
+        return Tensor.made(dtype, shape, rows, self.tensor)
 
-    def _stored(self, scale: torch.Tensor) -> torch.Tensor:
-        """A scale in the dtype that its file has it in."""
-        return scale.bfloat16() if self.scheme.dtype == "BF16" else scale
-
-    def _one(self, name: str, value: Callable[[], torch.Tensor]) -> NewTensor:
+    def _one(self, value: Callable[[], torch.Tensor]) -> Tensor:
+        """A scale for all."""
         scheme = self.scheme
 
-        def chunks() -> Iterator[np.ndarray]:
-            yield from_torch(self._stored(1 / value() if scheme.inverse else value()).reshape(1)).words
+        def rows(first: int, last: int) -> np.ndarray:
+            scale = 1 / value() if scheme.inverse else value()
+            return Tensor.of((scale.bfloat16() if scheme.dtype == "BF16" else scale).reshape(1)).words
 
-        return self._entry(name, scheme.dtype, scheme.one, chunks)
+        return self._made(scheme.dtype, scheme.one, rows)
 
-    def _codes(self) -> Iterator[np.ndarray]:
-        for values in self.rows():
-            w_rc = torch.from_numpy(values)
-            if self.scheme.block:
-                codes, scales = nvfp4_codes(w_rc, self.scale)
-                self._scales_of_blocks.append(from_torch(scales).words)
-            else:
-                codes = fp8_codes(w_rc, self.scale)
-            yield from_torch(codes).words
+    def _values(self, first: int, last: int) -> torch.Tensor:
+        return torch.from_numpy(Tensor.of_words(self.tensor.dtype, self.tensor.rows(first, last)).numpy())
 
-    def _scales(self) -> Iterator[np.ndarray]:
-        """The writer asks for them right behind the codes, with which they are computed; an eighth of them in size."""
-        while self._scales_of_blocks:
-            yield self._scales_of_blocks.popleft()
+    def _codes(self, first: int, last: int) -> np.ndarray:
+        w_rc = self._values(first, last)
+        if not self.scheme.block:
+            return Tensor.of(fp8_codes(w_rc, self.scale)).words
+        codes, scales = nvfp4_codes(w_rc, self.scale)
+        self._block_scales[first, last] = Tensor.of(scales).words
+        return Tensor.of(codes).words
+
+    def _scales(self, first: int, last: int) -> np.ndarray:
+        """Computed with the codes, behind which the writer asks for them; an eighth of them in size."""
+        scales = self._block_scales.pop((first, last), None)
+        return Tensor.of(nvfp4_codes(self._values(first, last), self.scale)[1]).words if scales is None else scales
 
 
 def quantized_weights(source: Source, scheme: Scheme, keep: Collection[str] = ()) -> dict[str, tuple[str, int]]:
@@ -224,22 +217,18 @@ def quantize_folder(
     opened = source if isinstance(source, Source) else open_source(source)
     check_apart(out, opened.folder)
     rows = quantized_weights(opened, scheme, keep)
-    weights = {name: Weight(name, _raw(opened, name), scheme, _range(ranges, at)) for name, at in rows.items()}
-    entries: list[NewTensor] = []
+    weights = {name: Weight(name, opened.tensors[name], scheme, _range(ranges, at)) for name, at in rows.items()}
+    tensors: dict[str, Tensor] = {}
     for t in layout.tensors(opened.parent, opened.held):
-        if t.hf in weights:
-            entries += weights[t.hf].entries()
-        else:
-            entries += [
-                NewTensor.of(name, part) for name, part in pieces_of(t.hf, opened.tensors[t.hf]).stored(t.hf).items()
-            ]
+        tensors |= weights[t.hf].tensors() if t.hf in weights else {t.hf: opened.tensors[t.hf]}
     stored = Stored(scheme, ranges is not None)
-    prediction = stored_behind(opened)
     made = {QUANTIZED: {"to": scheme.precision, "layout": scheme.layout, "by": f"nemo-elastic {__version__}"}}
     with atomic_dir(out, force, kind=MEMBER_LOW if opened.family is None else FAMILY_LOW) as folder:
         _write_about(opened, folder, stored, made)
         low = dict.fromkeys(weights, stored)
-        model = Model(folder, opened.parent, opened.held, entries, opened.config, opened.companions, prediction, low)
+        model = Model(
+            folder, opened.parent, opened.held, tensors, opened.config, opened.companions, opened.prediction, low
+        )
         write_models([model], shard_bytes=shard_bytes, progress=progress)
     return rows
 
@@ -258,12 +247,6 @@ def _write_about(source: Source, folder: Path, stored: Stored, made: dict[str, A
     write_text(
         folder / CARD, member_card(source.parent, source.held, origin, source.dtype, tokenizer, lineage, low=stored)
     )
-
-
-def _raw(source: Source, name: str) -> Raw:
-    raw = source.tensors[name]
-    assert isinstance(raw, Raw)  # `quantized_weights` has looked
-    return raw
 
 
 def _range(ranges: Ranges | None, at: tuple[str, int]) -> float | None:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,8 +15,6 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.quantized import Quantized, as_torch
-from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Source
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.weights import check_nested
@@ -47,23 +45,7 @@ class ReadWeights:
     @classmethod
     def of(cls, source: Source, dtype: torch.dtype | None) -> ReadWeights:
         """Those of a folder; what has low precision there gets `dtype`."""
-        return cls(source.parent, source.held, _Read(source.tensors, dtype))
-
-
-@dataclass(frozen=True)
-class _Read(Mapping[str, torch.Tensor]):
-    stored: Mapping[str, Raw | Quantized]
-    dtype: torch.dtype | None
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        with inside(name):
-            return as_torch(self.stored[name], self.dtype, copy=False)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.stored)
-
-    def __len__(self) -> int:
-        return len(self.stored)
+        return cls(source.parent, source.held, source.weights.as_torch(dtype))
 
 
 class FamilyRuntime:

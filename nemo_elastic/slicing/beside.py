@@ -12,14 +12,13 @@ from typing import Any
 from nemo_elastic.core.manifest import CALIBRATION
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.errors import ElasticError, shown
-from nemo_elastic.formats.cache_scales import has_cache
-from nemo_elastic.formats.checksums import CHECKSUMS_FILE, digest, read_digests
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE, digest, read_checksums
 from nemo_elastic.formats.hf.config import PUZZLE, to_hf_config
 from nemo_elastic.formats.hf.quantization import KEY, OURS, described
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.hf.shards import INDEX
 from nemo_elastic.formats.hf.writing import CONFIG, GENERATION, REMOTE_CODE, remote_code
-from nemo_elastic.formats.quantized import stored_of
+from nemo_elastic.formats.low_precision import has_cache
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
 from nemo_elastic.io.bounded import read_bytes
@@ -80,10 +79,10 @@ def _config(source: Source, parent: Source | None) -> Check:
     wanted = to_hf_config(
         source.parent, source.held, dtype=source.dtype, base=base, prediction=bool(source.prediction)
     )
-    stored = stored_of(source.tensors)
-    if stored and (source.config.get(KEY) or {}).get("producer", OURS) == OURS:  # others word it in their own way
-        cache = has_cache(source.config.get(KEY), source.cache_scales)
-        wanted[KEY], _ = described(source.parent, source.held, stored, _names_behind(source), cache)
+    low = source.weights.quantized
+    if low and (source.config.get(KEY) or {}).get("producer", OURS) == OURS:  # others word it in their own way
+        cache = has_cache(source.config.get(KEY), source.tensors)
+        wanted[KEY], _ = described(source.parent, source.held, low, list(source.prediction), cache)
     elif KEY in source.config:
         wanted[KEY] = source.config[KEY]
     wrong = _differing(source.config, wanted)
@@ -94,10 +93,6 @@ def _config(source: Source, parent: Source | None) -> Check:
     return Check("config", False, f"{first} is {actual}, not {right}{more}")
 
 
-def _names_behind(source: Source) -> list[str]:
-    return [own for name, tensor in source.prediction.items() for own in tensor.stored(name)]
-
-
 def _differing(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     names = sorted(actual.keys() | wanted.keys())
     return [name for name in names if actual.get(name, _ABSENT) != wanted.get(name, _ABSENT)]
@@ -106,14 +101,15 @@ def _differing(actual: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
 def _files(source: Source) -> Check:
     """Hold every file that a loader reads against its digest; one that was not written is as wrong."""
     folder = source.folder
-    written = read_digests(folder)
+    known = read_checksums(folder)
+    written = None if known is None else known.files
     if written is None:
         return Check("files", None, f"skipped: there are no digests of them in {CHECKSUMS_FILE}, or there is none")
     changed = [name for name, right in written.items() if _digest(folder / name) != right]
     weights = {raw.extent.path.name for raw in source.stored.values() if raw.extent is not None}
-    known = written.keys() | weights | _OWN
+    ours = written.keys() | weights | _OWN
     read = (p.name for p in folder.iterdir() if p.suffix in _READ or p.name in (*TOKENIZER_FILES, _TEMPLATES))
-    strange = sorted(name for name in read if name not in known)
+    strange = sorted(name for name in read if name not in ours)
     if changed or strange:
         count, first = len(changed) + len(strange), (*changed, *strange)[0]
         what = "not what was written" if changed else "of those that were not written"

@@ -19,7 +19,7 @@ from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.core.member import limits_used, why_not_nested
 from nemo_elastic.formats.hf.precision import precision_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.quantized import Stored
+from nemo_elastic.formats.low_precision import Stored
 from nemo_elastic.formats.source import Origin
 from nemo_elastic.io.values import human_bytes, three_digits
 

@@ -15,7 +15,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.hf.shards import Progress
-from nemo_elastic.formats.hf.writing import Model, entries_of, write_models
+from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
 
 from .untrained import init_family
 
@@ -74,5 +74,5 @@ def write_example(out: str | Path, seed: int = 0, *, force: bool = False, progre
     rng = np.random.default_rng(seed)
     arrays = {t.hf: RANDOM[t.random](rng, t.shape).astype(np.float32) for t in tensors(PARENT, PARENT.full)}
     with tempfile.TemporaryDirectory() as place:
-        write_models([Model(Path(place), PARENT, PARENT.full, entries_of(PARENT, PARENT.full, arrays))])
+        write_models([Model(Path(place), PARENT, PARENT.full, tensors_of(PARENT, PARENT.full, arrays))])
         return init_family(place, ElasticConfig.from_dict(BLOCK), out, force=force, progress=progress)

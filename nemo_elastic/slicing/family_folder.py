@@ -8,7 +8,7 @@ Made of a checkpoint that a curriculum ends with, and given extra shapes later; 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +23,10 @@ from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checksums import held_family
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
-from nemo_elastic.formats.hf.writing import FILES, Model, entries_of, write_models, write_text
-from nemo_elastic.formats.quantized import Stored, pieces_of, stored_of
-from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
+from nemo_elastic.formats.hf.writing import FILES, Model, tensors_of, write_models, write_text
+from nemo_elastic.formats.low_precision import Weights
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir, prepared
 from nemo_elastic.io.bounded import read_text
@@ -55,7 +55,7 @@ def write_family(
     *,
     base: Mapping[str, Any] | None = None,
     lineage: Lineage | None = None,
-    prediction: Sequence[NewTensor] = (),
+    prediction: Mapping[str, Tensor] | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
@@ -65,7 +65,7 @@ def write_family(
     Args:
         out: The folder to write, whole or not at all.
         parent: Shape of the parent, with its FFN stripes; the family's own.
-        tensors: Its weights, sorted: name in a Hugging Face folder -> `Raw`, numpy array or torch tensor.
+        tensors: Its weights, sorted: name in a Hugging Face folder -> `Tensor`, numpy array or torch tensor.
         family: Its members.
         tokenizer_dir: Folder whose tokenizer, generation settings and licence are copied.
         base: `config.json` whose settings without a shape (token ids, context length, ...) are taken over.
@@ -85,30 +85,28 @@ def write_family(
         raise ElasticError("family: its parent has another shape than the tensors")
     if tokenizer_dir is not None and not Path(tokenizer_dir).is_dir():
         raise bad("tokenizer_dir", str(tokenizer_dir), "an existing folder")
-    entries = entries_of(parent, parent.full, tensors)
+    own = Weights(tensors_of(parent, parent.full, tensors))
+    behind = Weights(prediction or {})
     files_from = Path(tokenizer_dir) if tokenizer_dir is not None else None
     lineage = lineage or lineage_of(files_from)
-    low = stored_of(tensors)
-    return write_entries(
-        out, family, entries, base, files_from, lineage, force, shard_bytes, progress, prediction, quantized=low
-    )
+    return write_weights(out, family, own, behind, base, files_from, lineage, force, shard_bytes, progress)
 
 
-def write_entries(
+def write_weights(
     out: str | Path,
     family: Family,
-    entries: Sequence[NewTensor],
+    weights: Weights,
+    behind: Weights,
     base: Mapping[str, Any] | None,
     files_from: Path | None,
     lineage: Lineage,
     force: bool,
     shard_bytes: int,
     progress: Progress | None,
-    prediction: Sequence[NewTensor] = (),
     kind: Output = FAMILY,
-    quantized: Mapping[str, Stored] | None = None,
 ) -> Path:
-    """Write a family folder of tensors in the order of the layout table; `kind` is what may be replaced in its place.
+    """Write a family folder of weights in the order of the layout table, and those behind the model; `kind` is the
+    output that may be replaced in its place.
 
     Other arguments as those of `write_family` and `Model`.
 
@@ -117,21 +115,14 @@ def write_entries(
     """
     parent = family.parent
     with atomic_dir(out, force, [files_from], kind) as folder:
-        model = Model(folder, parent, parent.full, entries, base, files_from, prediction, quantized or {})
+        low = {**weights.quantized, **behind.quantized}
+        model = Model(folder, parent, parent.full, weights.tensors, base, files_from, behind.tensors, low)
         write_models([model], shard_bytes=shard_bytes, progress=progress)
         family.save(folder)
         tokenizer = find_tokenizer(files_from) is not None
-        write_text(
-            folder / CARD,
-            family_card(family, entries[0].dtype, tokenizer, lineage, next(iter((quantized or {}).values()), None)),
-        )
+        dtype = weights.tensors["backbone.embeddings.weight"].dtype
+        write_text(folder / CARD, family_card(family, dtype, tokenizer, lineage, weights.low))
     return Path(out)
-
-
-def stored_behind(source: Source) -> list[NewTensor]:
-    """The tensors of layers that predict more than one token, as they are."""
-    stored = (part for name, raw in source.prediction.items() for part in pieces_of(name, raw).stored(name).items())
-    return [NewTensor.of(name, part) for name, part in stored]
 
 
 def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
@@ -230,7 +221,7 @@ def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
 
         family = replace(family, ranking_digest=Ranking.load(ranking, family.parent).digest)
     write_family(folder / "family", family.parent, source.tensors, family, source.companions,
-                 base=source.config, prediction=stored_behind(source), force=True)  # fmt: skip
+                 base=source.config, prediction=source.prediction, force=True)  # fmt: skip
     members = {member.name: member.subnet for member in family}
     for cut in slice_members(folder / "family", folder / "members", members, force=True):
         print(f"{cut.out}: {cut.parameters:,} parameters", flush=True)

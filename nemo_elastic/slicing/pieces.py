@@ -1,55 +1,28 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a member keeps of each tensor of its source: as parts of it, as pieces of its files, as tensors."""
+"""What a member keeps of every tensor of what holds it, unread until somebody asks for rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.kept import Pieces
-from nemo_elastic.formats.quantized import Quantized, QuantizedPieces, Torn, pieces_of
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.low_precision import Stored, Torn, Weights, cache_of_member, requantized, select
 from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.tensor import Tensor
 
-__all__ = ["Cuts", "cut_pieces", "cut_tensors", "kept_parts", "predicted_parts", "predicted_pieces"]
+__all__ = ["cut_behind", "cut_weights", "is_torn", "kept_parts"]
 
-
-def cut_tensors(source: Source, target: Subnet, requantize: bool = False) -> Mapping[str, Raw | Quantized]:
-    """Give the tensors of a member, each cut when it is asked for.
-
-    Args:
-        source: What holds it.
-        target: A member nested in `source.held`.
-        requantize: See `cut_pieces`.
-    """
-    return _Cuts(cut_pieces(source, target, requantize=requantize))
-
-
-class _Cuts(Mapping[str, Raw | Quantized]):
-    def __init__(self, pieces: Mapping[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]]) -> None:
-        self._pieces = pieces
-
-    def __getitem__(self, name: str) -> Raw | Quantized:
-        raw, pieces = self._pieces[name]
-        return pieces.whole() if isinstance(pieces, QuantizedPieces) else Raw(raw.dtype, pieces.whole())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._pieces)
-
-    def __len__(self) -> int:
-        return len(self._pieces)
-
-
+#: weight of a member -> the source's name of it, and what stays of each dimension
 Parts = dict[str, tuple[str, tuple[Selection, ...]]]
-Cuts = dict[str, tuple[Raw | Quantized, Pieces | QuantizedPieces]]
 
 
 def kept_parts(source: Source, target: Subnet) -> Parts:
-    """Give, for each tensor of a member in storage order, the source's name of it and what stays of each dimension.
+    """For each weight of a member in storage order: the source's name of it, and what stays of each dimension.
 
     Args:
         source: What holds it.
@@ -59,10 +32,10 @@ def kept_parts(source: Source, target: Subnet) -> Parts:
     return _parts(parent, held, target, layout.tensors(parent, held), layout.tensors(parent, target))
 
 
-def predicted_parts(source: Source, target: Subnet) -> Parts:
+def _parts_behind(source: Source, target: Subnet) -> Parts:
     """The same of layers that predict more than one token, as far as the member has them; see `left_out`."""
     if source.predicts is None:
-        return {name: (name, ()) for name in source.prediction} if target == source.held else {}
+        return {name: (name, ()) for name in source.behind.names} if target == source.held else {}
     behind, parent = source.predicts, source.parent
     held, kept = behind.member(parent, source.held), behind.member(parent, target)
     if held is None or kept is None:
@@ -89,43 +62,60 @@ def _parts(
     return out
 
 
-def cut_pieces(
-    source: Source, target: Subnet, right: Mapping[str, set[int]] | None = None, requantize: bool = False
-) -> Cuts:
-    """Give, for each tensor of a member in storage order, the source's tensor and the part of it that stays.
+def cut_weights(source: Source, target: Subnet, requantize: bool = False) -> Weights:
+    """A member's weights in storage order, and scales of its key-value cache.
 
     Args:
         source: What holds it.
         target: A member nested in `source.held`.
-        right: By name of the source's tensor, what needs no second look in this pass (`Watch`).
-        requantize: Compute the codes and scales anew of weights of which a block with one scale stays in part; it
-            takes torch.
+        requantize: Compute the codes and scales of weights anew where a block with one scale stays in part; it takes
+            torch.
 
     Raises:
         ElasticError: There is such a block, and `requantize` is not asked for.
     """
-    return _cut_pieces(source, source.tensors, kept_parts(source, target), right, requantize)
+    out = _cut(source, source.weights, kept_parts(source, target), requantize)
+    cache = cache_of_member(source.tensors, source.held, target)
+    return replace(out, tensors={**out.tensors, **{own: source.tensors[name] for own, name in cache.items()}})
 
 
-def predicted_pieces(
-    source: Source, target: Subnet, right: Mapping[str, set[int]] | None = None, requantize: bool = False
-) -> Cuts:
-    """The same of layers that predict more than one token; see `predicted_parts`."""
-    return _cut_pieces(source, source.prediction, predicted_parts(source, target), right, requantize)
+def cut_behind(source: Source, target: Subnet, requantize: bool = False) -> Weights:
+    """The same of layers that predict more than one token, as far as the member has them."""
+    return _cut(source, source.behind, _parts_behind(source, target), requantize)
 
 
-def _cut_pieces(
-    source: Source,
-    tensors: Mapping[str, Raw | Quantized],
-    parts: Parts,
-    right: Mapping[str, set[int]] | None,
-    requantize: bool,
-) -> Cuts:
-    out: Cuts = {}
+def is_torn(source: Source, target: Subnet) -> bool:
+    """Whether a member keeps a part of a block that has one scale."""
+    try:
+        cut_weights(source, target)
+    except ElasticError:
+        return True
+    return False
+
+
+def _cut(source: Source, weights: Weights, parts: Parts, requantize: bool) -> Weights:
+    tensors: dict[str, Tensor] = {}
+    low: dict[str, Stored] = {}
     for own, (name, kept) in parts.items():
-        raw = tensors[name]
+        if name not in weights.quantized:
+            tensors[own] = weights.tensors[name].take(kept)
+            continue
+        low[own] = weights.quantized[name]
         try:
-            out[own] = raw, pieces_of(name, raw, kept, right, requantize)
+            some = _low(weights, name, kept, requantize)
         except Torn as torn:
-            raise ElasticError(f"{source.folder}: {name} in {raw.dtype} cannot be cut as bytes: {torn}") from None
-    return out
+            raise ElasticError(
+                f"{source.folder}: {name} in {weights.dtype(name)} cannot be cut as bytes: {torn}"
+            ) from None
+        tensors |= {full: some[part] for part, full in low[own].parts(own).items()}
+    return Weights(tensors, low, weights.changed)
+
+
+def _low(weights: Weights, name: str, kept: tuple[Selection, ...], requantize: bool) -> Mapping[str, Tensor]:
+    """What stays of each tensor of a weight of low precision."""
+    try:
+        return {part: tensor.take(own) for part, (tensor, own) in select(weights, name, kept).items()}
+    except Torn:
+        if not requantize and kept[1].kept_size % weights.quantized[name].scheme.block == 0:
+            raise
+        return requantized(weights, name, kept)

@@ -9,7 +9,6 @@ A cut out of a cut is the same cut out of the parent, byte for byte, and the ful
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,21 +17,20 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.member import check_name, why_not_nested
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.cache_scales import of_member
 from nemo_elastic.formats.folders import open_source, writer
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
-from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
+from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
 from nemo_elastic.formats.hf.writing import FILES, Model, write_models, write_text
-from nemo_elastic.formats.kept import Converted, Pieces, check_convertible, in_dtype, parse_dtype, stored_as
-from nemo_elastic.formats.quantized import Quantized, Requantized, share_changed, stored_of
+from nemo_elastic.formats.low_precision import Weights, share_changed
 from nemo_elastic.formats.source import Origin, Source
+from nemo_elastic.formats.tensor import Tensor, check_convertible, parse_dtype, stored_as
 from nemo_elastic.formats.tokenizer_files import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import Output, check_apart
 
 from .card import member_card
 from .lineage import CARD, Lineage, lineage_of
-from .pieces import Cuts, cut_pieces, predicted_pieces
+from .pieces import cut_behind, cut_weights
 
 __all__ = ["MEMBER", "MEMBERS", "Cut", "left_out", "slice_checkpoint", "slice_members"]
 
@@ -195,7 +193,9 @@ class _How:
 def _slice(source: Source, out: Path, targets: Mapping[str, tuple[Subnet, Origin]], how: _How) -> list[Cut]:
     """Write each target into a folder of its name in `out`, or the one without a name as `out` itself."""
     write = _writer(how.format, {"dtype": how.dtype, "license": how.license, "base_model": how.base_model})
-    kept = source if how.prediction else replace(source, prediction={}, predicts=None)
+    kept = (
+        source if how.prediction else replace(source, prediction={}, predicts=None, quantized=source.weights.quantized)
+    )
     dtype = _stored(kept, how.dtype)
     lineage = lineage_of(source.companions, source.config).over(how.license, how.base_model)
     check_apart(out, source.folder)
@@ -231,8 +231,9 @@ def _stored(source: Source, name: str | None) -> str | None:
     """The dtype that tensors get, as a safetensors header has it, or None where each keeps its own."""
     dtype = parse_dtype(name)
     if name is not None:
-        for tensor, raw in (*source.tensors.items(), *source.prediction.items()):
-            check_convertible(name, tensor, raw.dtype)
+        for weights in (source.weights, source.behind):
+            for weight in weights.names:
+                check_convertible(name, weight, weights.dtype(weight))
     return dtype
 
 
@@ -245,39 +246,36 @@ def _write_hf(
 ) -> list[tuple[int, float | None]]:
     """Write members into their folders; gives numbers that became 0, and what requantising changed, of each."""
     tokenizer = find_tokenizer(source.companions) is not None
-    right: dict[str, set[int]] = defaultdict(set)  # what one member has read and found right serves the others
     models: list[Model] = []
-    anew: list[list[Requantized]] = []
+    cuts: list[tuple[Weights, Weights]] = []
+    zeros: list[dict[tuple[str, int], int]] = []
     for folder, (target, origin, lacks) in targets.items():
-        own = cut_pieces(source, target, right, how.requantize)
-        behind = predicted_pieces(source, target, right, how.requantize)
-        low = source.low if any(isinstance(raw, Quantized) for raw, _ in own.values()) else None
+        own, behind = cut_weights(source, target, how.requantize), cut_behind(source, target, how.requantize)
+        main = source.low if own.quantized else None
         more = source.predicts.parameters(source.parent, target) if source.predicts else 0
         write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
-        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage, lacks, low, more)
+        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage, lacks, main, more)
         write_text(folder / CARD, card)
-        entries, prediction = _in_dtype(own, dtype) + _cache(source, target), _in_dtype(behind, dtype)
-        stored = stored_of({name: raw for name, (raw, _) in (own | behind).items()})
+        zeros.append({})
+        entries, prediction = (_in_dtype(cut.tensors, dtype, zeros[-1]) for cut in (own, behind))
         models.append(
-            Model(folder, source.parent, target, entries, source.config, source.companions, prediction, stored)
-        )
-        anew.append([part for _, part in (own | behind).values() if isinstance(part, Requantized)])
+            Model(
+                folder, source.parent, target, entries, source.config, source.companions, prediction,
+                {**own.quantized, **behind.quantized},
+            )
+        )  # fmt: skip
+        cuts.append((own, behind))
     write_models(models, shard_bytes=how.shard_bytes, progress=how.progress)
-    zeros = (
-        sum(e.chunks.underflowed for e in (*m.entries, *m.prediction) if isinstance(e.chunks, Converted))
-        for m in models
-    )
-    return [(count, share_changed(parts)) for count, parts in zip(zeros, anew, strict=True)]
+    return [
+        (sum(counts.values()), share_changed({**own.changed, **behind.changed}))
+        for counts, (own, behind) in zip(zeros, cuts, strict=True)
+    ]
 
 
-def _cache(source: Source, target: Subnet) -> list[NewTensor]:
-    own = of_member(source.cache_scales, source.held, target)
-    return [NewTensor.of(name, Pieces(raw)) for name, raw in own.items()]
-
-
-def _in_dtype(cut: Cuts, dtype: str | None) -> list[NewTensor]:
-    stored = {name: part for weight, (_, pieces) in cut.items() for name, part in pieces.stored(weight).items()}
-    return [NewTensor.of(name, in_dtype(part, stored_as(name, dtype), name)) for name, part in stored.items()]
+def _in_dtype(
+    tensors: Mapping[str, Tensor], dtype: str | None, zeros: dict[tuple[str, int], int]
+) -> dict[str, Tensor]:
+    return {name: tensor.cast(stored_as(name, dtype), name, zeros) for name, tensor in tensors.items()}
 
 
 def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:

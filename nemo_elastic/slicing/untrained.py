@@ -4,12 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from nemo_elastic import __version__
 from nemo_elastic.config.block import ElasticConfig
@@ -19,16 +17,15 @@ from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
-from nemo_elastic.formats.hf.writing import entries_of
-from nemo_elastic.formats.kept import SPAN, Pieces
-from nemo_elastic.formats.quantized import Quantized, stored_of
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
+from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.io.outputs import check_output, json_object
 
-from .family_folder import FAMILY, QUANTIZED, read_members, stored_behind, write_entries
+from .family_folder import FAMILY, QUANTIZED, read_members, write_weights
 from .lineage import lineage_of
+from .pieces import cut_behind, cut_weights
 
 if TYPE_CHECKING:
     from nemo_elastic.ranking import Ranking
@@ -91,7 +88,7 @@ def init_family(
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
     parent = config.parent_shape(source.parent, sorts=ranking is not None)
     axes = config.resolve_axes(parent)
-    order, digest, entries, behind = _ranked(source, parent, ranking, axes[DEPTH].choices[-1])
+    order, digest, weights, behind = _ranked(source, parent, ranking, axes[DEPTH].choices[-1])
     subnets, order = _members(parent, config, order)
     family = Family.of(
         parent,
@@ -102,10 +99,19 @@ def init_family(
         provenance=_provenance(source, digest),
         drop_order=order,
     )
-    write_entries(
-        out, family, entries, source.config, source.companions, lineage, force, shard_bytes, progress, behind,
-        UNTRAINED, stored_of({**source.tensors, **source.prediction}),
-    )  # fmt: skip
+    write_weights(
+        out,
+        family,
+        weights,
+        behind,
+        source.config,
+        source.companions,
+        lineage,
+        force,
+        shard_bytes,
+        progress,
+        UNTRAINED,
+    )
     return family
 
 
@@ -127,40 +133,36 @@ def _members(
 
 def _ranked(
     source: Source, parent: Parent, ranking: str | Path | None, smallest: int
-) -> tuple[tuple[int, ...] | None, str | None, list[NewTensor], list[NewTensor]]:
-    """Order in which layers go, digest, the parent's tensors in sorted order, and those of layers behind it."""
+) -> tuple[tuple[int, ...] | None, str | None, Weights, Weights]:
+    """Order in which layers go, digest, the parent's weights in sorted order, and those of layers behind it."""
     if ranking is None:
-        entries = entries_of(parent, parent.full, source.tensors, str(source.folder))
-        entries += [NewTensor.of(name, Pieces(raw)) for name, raw in source.cache_scales.items()]
-        return None, None, entries, stored_behind(source)
+        return None, None, cut_weights(source, source.held), cut_behind(source, source.held)
     from nemo_elastic.ranking import Ranking
 
     if source.precision is not None:
         raise ElasticError(f"{source.folder}: weights in {source.precision} cannot be sorted; sort, then quantize")
     read = Ranking.load(ranking, parent).check_depth(smallest, str(ranking))
-    entries = _sorted(layout.tensors(parent, parent.full), source.tensors, parent, read)
-    behind: list[NewTensor] = []
+    weights = _sorted(layout.tensors(parent, parent.full), source.tensors, parent, read)
+    behind: dict[str, Tensor] = {}
     if source.predicts is not None:
         shape = source.predicts.behind(parent)
         own = source.predicts.tensors(parent, parent.full)
         behind = _sorted(own, source.prediction, shape, Ranking.of_stream(shape, read.orders[HIDDEN]))
-    return tuple(read.depth), read.digest, entries, behind
+    return tuple(read.depth), read.digest, Weights(weights), Weights(behind)
 
 
 def _sorted(
-    tensors: Sequence[layout.Tensor], stored: Mapping[str, Raw | Quantized], parent: Parent, ranking: Ranking
-) -> list[NewTensor]:
+    tensors: Sequence[layout.Tensor], stored: Mapping[str, Tensor], parent: Parent, ranking: Ranking
+) -> dict[str, Tensor]:
     from nemo_elastic.ranking import number_before, permutation
 
     names = {(t.row.name, t.index, t.number): t.hf for t in tensors}
-    entries = []
+    out = {}
     for t in tensors:
         orders = [permutation(ranking, parent, t.row, dim, t.index, t.number) for dim in range(len(t.shape))]
         was = None if t.number is None else number_before(ranking, parent, t.row, t.index, t.number)
-        raw = stored[names[t.row.name, t.index, was]]
-        assert isinstance(raw, Raw)  # of none a precision was found
-        entries.append(NewTensor(t.hf, raw.dtype, t.shape, _Sorted(raw, orders), raw))
-    return entries
+        out[t.hf] = stored[names[t.row.name, t.index, was]].permute(orders)
+    return out
 
 
 def _provenance(source: Source, digest: str | None) -> dict[str, Any]:
@@ -170,26 +172,3 @@ def _provenance(source: Source, digest: str | None) -> dict[str, Any]:
         return provenance
     left = f"multi-token prediction layers ({len(source.prediction)} tensors): the weights were sorted"
     return provenance | {"left_out": left}
-
-
-class _Sorted:
-    """A tensor with its dimensions permuted, a few megabytes at a time."""
-
-    def __init__(self, raw: Raw, orders: Sequence[np.ndarray | None]) -> None:
-        self.raw, self.orders = raw, orders
-
-    def __call__(self) -> Iterator[np.ndarray]:
-        first, *rest = self.orders
-        if first is None and not any(order is not None for order in rest):
-            yield from Pieces(self.raw)()
-            return
-        words = self.raw.words
-        watch = self.raw.watch(words)
-        watch.reach(0, words.nbytes)  # all of it stays, in another order than that of its bytes
-        watch.end()
-        rows = max(1, SPAN // max(1, words[:1].nbytes))
-        for at in range(0, len(words), rows):
-            piece = words[at : at + rows] if first is None else words[first[at : at + rows]]
-            for dim, order in enumerate(rest, 1):
-                piece = piece if order is None else piece.take(order, dim)
-            yield piece

@@ -19,19 +19,17 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.extras import installing
-from nemo_elastic.formats.cache_scales import of_member
-from nemo_elastic.formats.checksums import CHECKSUMS_FILE, PART_BYTES, Checksum, read_checksums
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE, crc32, hexadecimal, read_checksums
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.formats.hf.writing import CONFIG
-from nemo_elastic.formats.kept import DTYPES, FLOATS, Pieces, convert, in_dtype
-from nemo_elastic.formats.quantized import Quantized, QuantizedPieces, Requantized, as_torch, bad_scales
-from nemo_elastic.formats.raw import ITEMSIZE, Raw
+from nemo_elastic.formats.low_precision import Weights, bad_scales
 from nemo_elastic.formats.source import Origin, Source, same_words
+from nemo_elastic.formats.tensor import DTYPES, FLOATS, ITEMSIZE, Tensor
 from nemo_elastic.io.values import integer
 
 from .beside import Check, beside_checks
-from .pieces import cut_pieces, cut_tensors, kept_parts, predicted_pieces
+from .pieces import cut_behind, cut_weights, is_torn, kept_parts
 
 if TYPE_CHECKING:
     import torch
@@ -91,9 +89,9 @@ def verify(
         ElasticError: A folder that cannot be opened (`open_source`), or a `forward` without torch.
     """
     tokens = integer("tokens", tokens, 1, "a number of tokens above 0")
-    opened, other = _open(source), None
+    opened, other = open_source(source), None
     if parent is not None:
-        other = _open(parent)
+        other = open_source(parent)
         opened = _as_member(opened, other)
     values = list(_value_checks(opened))
     checks = [*_shape_checks(opened), *beside_checks(opened, other), *values]
@@ -107,19 +105,12 @@ def verify(
     return Report(str(source), tuple(checks))
 
 
-def _open(folder: str | Path) -> Source:
-    """Open a folder whose tensors may be damaged: that is what a check is for, it says so."""
-    opened = open_source(folder)
-    plain = {name: raw.plain for name, raw in opened.tensors.items()}
-    return replace(opened, tensors=plain, prediction={name: raw.plain for name, raw in opened.prediction.items()})
-
-
 def _shape_checks(source: Source) -> Iterator[Check]:
     # Opening it has compared every name and shape; what is left is whether the members are what they say.
-    figure = f"{len(source.tensors)}, none missing, none unknown, all shapes right"
+    figure = f"{len(source.weights.names)}, none missing, none unknown, all shapes right"
     if source.prediction:
         known = "in the model's widths" if source.predicts is not None else "kept by the whole model alone"
-        figure += f"; {len(source.prediction)} that predict more than one token, {known}"
+        figure += f"; {len(source.behind.names)} that predict more than one token, {known}"
     yield Check("tensors", True, figure)
     members = source.members
     for name, subnet in (members | source.extras).items():
@@ -154,14 +145,13 @@ def _differing_cut(source: Source, larger: Subnet, smaller: Subnet) -> str | Non
 
 def _cut_check(source: Source, family: Source) -> Check:
     """Compare a member with the family that it should be cut from, word for word."""
-    cut, present = cut_pieces(family, source.held, requantize=True), {**source.tensors, **source.prediction}
+    cut, present = cut_weights(family, source.held, requantize=True).tensors, source.tensors
     if source.prediction:  # a cut may be without them
-        cut |= predicted_pieces(family, source.held, requantize=True)
-    wrong = [name for name, (raw, pieces) in cut.items() if not _same_cut(name, present[name], raw, pieces)]
-    wrong += sorted(source.prediction.keys() - cut.keys())
-    scales, own = of_member(family.cache_scales, family.held, source.held), source.cache_scales
-    wrong += sorted(scales.keys() ^ own.keys())
-    wrong += [name for name in sorted(scales.keys() & own.keys()) if not same_words(own[name], scales[name])]
+        cut = {**cut, **cut_behind(family, source.held, requantize=True).tensors}
+        present = source.stored
+    head = {"lm_head.weight"} if source.parent.tied else set()
+    wrong = [name for name, tensor in cut.items() if name not in present or not _same_cut(name, present[name], tensor)]
+    wrong += sorted(present.keys() - cut.keys() - head)
     figure = "every tensor, byte for byte"
     if wrong:
         figure = f"{len(wrong)} of its tensors are not, the first is {wrong[0]}"
@@ -170,31 +160,32 @@ def _cut_check(source: Source, family: Source) -> Check:
     return Check("cut of the parent", not wrong, figure)
 
 
-def _same_cut(name: str, tensor: Raw | Quantized, raw: Raw | Quantized, pieces: Pieces | QuantizedPieces) -> bool:
+def _same_cut(name: str, tensor: Tensor, cut: Tensor) -> bool:
     """Whether a tensor is what a cut keeps, in the dtype that it is stored in."""
-    if isinstance(pieces, QuantizedPieces) or isinstance(tensor, Quantized):
-        return same_words(tensor, raw, pieces)
-    rounded = layout.is_exact(name) and ITEMSIZE[tensor.dtype] < ITEMSIZE[raw.dtype]
-    dtype = tensor.dtype if _converts(raw, tensor.dtype) and not rounded else None
+    rounded = layout.is_exact(name) and ITEMSIZE[tensor.dtype] < ITEMSIZE[cut.dtype]
+    dtype = tensor.dtype if _converts(cut, tensor.dtype) and not rounded else None
     try:
-        return same_words(tensor, raw, in_dtype(pieces, dtype, name))
+        return same_words(tensor, cut.cast(dtype, name))
     except ElasticError:  # the family has a number that this dtype cannot hold
         return False
 
 
-def _converts(raw: Raw | Quantized, dtype: str) -> bool:
+def _converts(tensor: Tensor, dtype: str) -> bool:
     """Whether a cut may have a tensor in another dtype."""
-    return dtype in DTYPES.values() and raw.dtype in FLOATS
+    return dtype in DTYPES.values() and tensor.dtype in FLOATS
 
 
-def _stored_like(raw: Raw | Quantized, dtype: str | None) -> Raw | Quantized:
-    """A tensor of a parent as a member has it that was stored in another dtype."""
-    if dtype is None or isinstance(raw, Quantized) or not _converts(raw, dtype):
-        return raw
-    try:
-        return Raw(dtype, convert(raw.words, raw.dtype, dtype))
-    except OverflowError:  # then it is not its cut, and the logits say so, too
-        return raw
+def _stored_like(weights: Weights, name: str, dtype: str | None) -> torch.Tensor:
+    """A weight of a parent in float32, as a member has it that was stored in another dtype."""
+    import torch
+
+    if dtype is not None and name not in weights.quantized and _converts(weights.tensors[name], dtype):
+        try:
+            cast = weights.tensors[name].cast(dtype, name)
+            return Tensor.of_words(dtype, cast.words).torch().float()
+        except ElasticError:  # then it is not its cut, and the logits say so, too
+            pass
+    return weights.torch(name, torch.float32).float()
 
 
 def _value_checks(source: Source) -> Iterator[Check]:
@@ -203,18 +194,17 @@ def _value_checks(source: Source) -> Iterator[Check]:
     strange: dict[str, int] = {}
     changed = []
     blocks, stored = _block_scales(source), source.stored
-    for name, raw in stored.items():
-        known = written.get(name) if written is not None else None
-        checksum, count = Checksum(known.part_bytes if known is not None else PART_BYTES), 0
-        for piece in Pieces(raw)():
-            checksum.add(piece.reshape(-1).view(np.uint8).data)
-            count += bad_scales(piece) if name in blocks else not_finite(Raw(raw.dtype, piece))
+    for name, tensor in stored.items():
+        checksum = count = 0
+        for piece in tensor.pieces():
+            checksum = crc32(piece.reshape(-1).view(np.uint8).data, checksum)
+            count += bad_scales(piece) if name in blocks else not_finite(tensor.dtype, piece)
         if count:
             strange[name] = count
-        if written is not None and (known is None or not known.found_in(checksum.sums)):
+        if written is not None and written.tensors.get(name) != hexadecimal(checksum):
             changed.append(name)
-        if raw.extent is not None:
-            raw.extent.forget()
+        if tensor.extent is not None:
+            tensor.extent.forget()
     figure = "every value"
     if strange:
         figure = f"{sum(strange.values()):,} values are not, the first in {next(iter(strange))}"
@@ -229,18 +219,17 @@ def _value_checks(source: Source) -> Iterator[Check]:
 
 def _block_scales(source: Source) -> set[str]:
     """Names of scales of blocks, which may not be negative either."""
-    every = {**source.tensors, **source.prediction}
-    low = {name: t for name, t in every.items() if isinstance(t, Quantized)}
-    return {t.names(name)[t.block_scales] for name, t in low.items() if t.block_scales is not None}
+    scales = {name: low.scheme.scale[0] for name, low in source.quantized.items() if low.scheme.block}
+    return {source.quantized[name].parts(name)[scale] for name, scale in scales.items()}
 
 
-def not_finite(raw: Raw) -> int:
+def not_finite(dtype: str, words: np.ndarray) -> int:
     """Number of values that are infinite or not a number, read off the words."""
-    bits = _NOT_FINITE.get(raw.dtype)
+    bits = _NOT_FINITE.get(dtype)
     if bits is None:
         return 0
-    mask = np.array(bits, raw.words.dtype)
-    return int(np.count_nonzero((raw.words & mask) == mask))
+    mask = np.array(bits, words.dtype)
+    return int(np.count_nonzero((words & mask) == mask))
 
 
 def _why_no_forward(source: Source, wanted: bool | None) -> str | None:
@@ -264,14 +253,14 @@ def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int
 
     rows: dict[str, set[str]] = {}  # `slice --dtype` gives all tensors of a row the same
     for t in layout.tensors(source.parent, source.held):
-        rows.setdefault(t.row.name, set()).add(source.tensors[t.hf].dtype)
+        rows.setdefault(t.row.name, set()).add(source.weights.dtype(t.hf))
 
     def model(opened: Source, member: Subnet) -> NemotronH:
-        tensors, cut = cut_tensors(opened, member, requantize=True), {}
+        weights, cut = cut_weights(opened, member, requantize=True), {}
         for t in layout.tensors(opened.parent, member):
             dtypes = rows.get(t.row.name, set())
             stored = min(dtypes) if len(dtypes) == 1 else None
-            cut[t.hf] = as_torch(_stored_like(tensors[t.hf], stored), torch.float32).float()
+            cut[t.hf] = _stored_like(weights, t.hf, stored)
         return NemotronH(opened.parent, cut, member, trainable=False)
 
     random = torch.Generator().manual_seed(seed)
@@ -298,9 +287,7 @@ def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int
 
 def _unless_torn(check: Check, source: Source, subnet: Subnet) -> Check:
     """The same, and no verdict where a cut computes codes anew."""
-    if source.low is None:
-        return check
-    if any(isinstance(part, Requantized) for _, part in cut_pieces(source, subnet, requantize=True).values()):
+    if source.quantized and is_torn(source, subnet):
         return replace(check, ok=None, figure=f"{check.figure}: blocks are torn, their codes computed anew")
     return check
 

@@ -13,7 +13,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import extra_states, from_megatron, from_parts, to_megatron, to_parts, whole_sizes
-from nemo_elastic.formats.raw import from_torch
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.weights import cut_state, random_state
 from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
 from tests.shapes import LATENT, MOE
@@ -67,7 +67,7 @@ def test_numpy_arrays_are_taken_without_a_copy_even_read_only(full, recwarn):
 
 def test_words_of_a_safetensors_file_keep_their_bits(full):
     half = {name: value.bfloat16() for name, value in full.items()}
-    words = {name: from_torch(value) for name, value in half.items()}
+    words = {name: Tensor.of(value) for name, value in half.items()}
     assert_equal(to_megatron(PARENT, PARENT.full, words), to_megatron(PARENT, PARENT.full, half))
 
 

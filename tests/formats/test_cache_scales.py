@@ -13,8 +13,8 @@ import pytest
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.quantization import KEY, QUANT_FILE
-from nemo_elastic.formats.quantized import COMPRESSED, MODELOPT
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.low_precision import CACHE, COMPRESSED, MODELOPT
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verification import verify
@@ -26,12 +26,12 @@ MIXER, SMALLS = "backbone.layers.3.mixer.", "backbone.layers.2.mixer."
 NAMES = {MODELOPT: ("k_proj.k_scale", "v_proj.v_scale"), COMPRESSED: ("k_scale", "v_scale")}
 
 
-def cached(dense: Path, place: Path, layout: str, *values: Raw) -> Path:  # noqa: F811
+def cached(dense: Path, place: Path, layout: str, *values: Tensor) -> Path:  # noqa: F811
     """A family in FP8 with scales of its cache."""
     given = values or (floats(0.5), floats(0.25))
     family = low(dense, place / "low", "fp8", layout)
 
-    def add(tensors: dict[str, Raw]) -> None:
+    def add(tensors: dict[str, Tensor]) -> None:
         tensors.update({MIXER + name: raw for name, raw in zip(NAMES[layout], given, strict=True)})
 
     return with_tensors(family, place / "family", add)
@@ -43,7 +43,7 @@ def test_they_go_along_with_their_layer(layout: str, dense: Path, tmp_path: Path
     assert [layer.index for layer in SMALL.layers] == [0, 1, 3, 4, 5, 6]
     slice_checkpoint(family, tmp_path / "cut", member="small")
     cut = open_source(tmp_path / "cut")
-    assert {n: float(raw.numpy()) for n, raw in cut.cache_scales.items()} == {
+    assert {n: float(t.numpy()) for n, t in cut.tensors.items() if n.endswith(CACHE)} == {
         SMALLS + name: value for name, value in zip(NAMES[layout], (0.5, 0.25), strict=True)
     }
     said = cut.config[KEY]["kv_cache_scheme"]
@@ -54,7 +54,7 @@ def test_they_go_along_with_their_layer(layout: str, dense: Path, tmp_path: Path
     checks = verify(tmp_path / "cut", parent=family).checks
     assert all(check.ok is not False for check in checks), [c for c in checks if c.ok is False]
     slice_checkpoint(family, tmp_path / "bare", subnet=PARENT.uniform([0, 1, 2]))
-    assert open_source(tmp_path / "bare").cache_scales == {}
+    assert not [name for name in open_source(tmp_path / "bare").tensors if name.endswith(CACHE)]
     load_family(family).select("small")  # it keeps its cache as it is
 
 
@@ -76,7 +76,7 @@ def test_a_member_with_another_scale_is_no_cut(dense: Path, tmp_path: Path) -> N
         ((floats(1.0, 2.0, shape=(2,)), floats(1.0)), r"shape \[2\], not one number"),
     ],
 )
-def test_wrong_ones_are_one_line(values: tuple[Raw, Raw], message: str, dense: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_wrong_ones_are_one_line(values: tuple[Tensor, Tensor], message: str, dense: Path, tmp_path: Path) -> None:  # noqa: F811
     with pytest.raises(ElasticError, match=message):
         open_source(cached(dense, tmp_path, MODELOPT, *values))
 

@@ -15,7 +15,6 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import apart, from_megatron
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT, MOE
@@ -41,7 +40,7 @@ def test_what_is_written_is_read_again_by_megatron_and_by_us(parent: Parent, tmp
     write_megatron_checkpoint(tmp_path / "out", parent, parent.full, own)
     source = open_source(tmp_path / "out")
     assert (source.parent, source.family) == (parent, None)
-    assert all(torch.equal(to_torch(raw), own[name]) for name, raw in source.tensors.items())
+    assert all(torch.equal(raw.torch(), own[name]) for name, raw in source.tensors.items())
     for dtype in (torch.float32, torch.bfloat16):  # a run that goes on loads its own, and its teacher, as it trains
         other = build(parent, seed=1).to(dtype)
         with cuda_as_cpu():
@@ -97,15 +96,15 @@ def test_layers_that_predict_further_tokens_go_along_and_a_model_without_them_lo
     ):
         assert ours.keys() == theirs.keys() == loaded.keys()
         for name, raw in ours.items():
-            assert torch.equal(to_torch(raw), to_torch(theirs[name])), name  # pyright: ignore
-            assert torch.equal(to_torch(raw), loaded[name]), name  # pyright: ignore
+            assert torch.equal(raw.torch(), theirs[name].torch()), name  # pyright: ignore
+            assert torch.equal(raw.torch(), loaded[name]), name  # pyright: ignore
     assert read.predicts == source.predicts == LAYERS
     small = parent.uniform(hidden=12, experts=4, attention_heads=2)
     cuts = [slice_checkpoint(s, tmp_path / f"cut-{i}", subnet=small) for i, s in enumerate((source, read))]
     one, other = (open_source(c.out) for c in cuts)
     assert one.prediction.keys() == other.prediction.keys() and len(one.prediction) > 0
     for name, raw in one.prediction.items():
-        assert torch.equal(to_torch(raw), to_torch(other.prediction[name])), name  # pyright: ignore
+        assert torch.equal(raw.torch(), other.prediction[name].torch()), name  # pyright: ignore
 
 
 @pytest.mark.parametrize("rows", [20, 80])

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -23,8 +22,8 @@ from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import selection
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.core.prefix import Grid, Selection
-from nemo_elastic.formats.quantized import MODELOPT, Quantized, Torn, pieces_of, scheme_of
-from nemo_elastic.formats.raw import from_torch, to_torch
+from nemo_elastic.formats.low_precision import MODELOPT, Stored, Torn, Weights, scheme_of, select
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.low_precision import fp8_codes, global_scale, nvfp4_codes
 from nemo_elastic.plan import preset
 from tests.nn.test_low_precision import bits, modelopt_fp8, modelopt_nvfp4
@@ -78,7 +77,7 @@ def cases(block: str) -> Iterator[Case]:
                 yield Case(block, row, axis, next(iter(kept.values())).size, kept)
 
 
-def codes(w_rc: torch.Tensor, scale: torch.Tensor, precision: str) -> Quantized:
+def codes(w_rc: torch.Tensor, scale: torch.Tensor, precision: str) -> Weights:
     """A weight of low precision in memory."""
     scheme = scheme_of(precision, MODELOPT)
     if precision == "nvfp4":
@@ -86,7 +85,7 @@ def codes(w_rc: torch.Tensor, scale: torch.Tensor, precision: str) -> Quantized:
         parts = {"weight": packed, "weight_scale": scales, "weight_scale_2": scale}
     else:
         parts = {"weight": fp8_codes(w_rc, scale), "weight_scale": scale}
-    return Quantized(scheme, {name: from_torch(t) for name, t in parts.items()}, tuple(w_rc.shape))
+    return Weights({name: Tensor.of(t) for name, t in parts.items()}, {"weight": Stored(scheme, False)})
 
 
 def equal(case: Case, width: int, precision: str) -> bool | None:
@@ -96,15 +95,16 @@ def equal(case: Case, width: int, precision: str) -> bool | None:
     scale, columns = global_scale(w_rc, precision), case.kept[width]
     every = Selection((Grid((ROWS,), (ROWS,)),))
     try:
-        cut: Any = pieces_of("weight", codes(w_rc, scale, precision), (every, columns)).whole()
+        parts = select(codes(w_rc, scale, precision), "weight", (every, columns))
     except Torn:
         return None
     own_rc = columns.take(w_rc, 1).contiguous()
     wanted = codes(own_rc, scale, precision)
     by_modelopt = modelopt_nvfp4(own_rc, scale)[:2] if precision == "nvfp4" else modelopt_fp8(own_rc, scale)[:1]
     names = ("weight", "weight_scale") if precision == "nvfp4" else ("weight",)
-    held = [to_torch(cut.parts[name]) for name in names]
-    same = all(cut.parts[name].words.tobytes() == wanted.parts[name].words.tobytes() for name in wanted.parts)
+    cut = {name: tensor.take(kept) for name, (tensor, kept) in parts.items()}
+    held = [cut[name].torch() for name in names]
+    same = all(cut[name].words.tobytes() == tensor.words.tobytes() for name, tensor in wanted.tensors.items())
     return same and all(torch.equal(bits(a), bits(b)) for a, b in zip(held, by_modelopt, strict=True))
 
 

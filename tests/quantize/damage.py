@@ -15,13 +15,13 @@ import numpy as np
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE
 from nemo_elastic.formats.hf.reading import open_shard
 from nemo_elastic.formats.hf.shards import SINGLE
-from nemo_elastic.formats.quantized import scheme_of
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.low_precision import scheme_of
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.quantize.writing import quantize_folder
 
 #: inputs of every product, as large as they may be
 RANGES: Any = type("Ranges", (dict,), {"get": lambda self, at: 3.0})()
-Tensors = dict[str, Raw]
+Tensors = dict[str, Tensor]
 
 
 def low(source: Path, out: Path, precision: str, layout: str, scaled: bool = True) -> Path:
@@ -40,7 +40,7 @@ def with_tensors(folder: Path, out: Path, change: Callable[[Tensors], object]) -
     return out
 
 
-def put_tensors(path: Path, tensors: Mapping[str, Raw]) -> None:
+def put_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     header, data = {}, bytearray()
     for name, raw in tensors.items():
         start = len(data)
@@ -61,13 +61,13 @@ def with_json(folder: Path, out: Path, file: str, change: Callable[[Any], object
     return out
 
 
-def floats(*values: float, shape: tuple[int, ...] | None = None) -> Raw:
+def floats(*values: float, shape: tuple[int, ...] | None = None) -> Tensor:
     """fp32 numbers as a tensor: of one element, without dimensions."""
-    return Raw.of(np.asarray(values, "<f4").reshape(shape if shape is not None else ()))
+    return Tensor.of(np.asarray(values, "<f4").reshape(shape if shape is not None else ()))
 
 
-def word(raw: Raw, at: tuple[int, ...], value: int) -> Raw:
+def word(raw: Tensor, at: tuple[int, ...], value: int) -> Tensor:
     """The same with another word in one place."""
     words = raw.words.copy()
     words[at] = value
-    return Raw(raw.dtype, words)
+    return Tensor.of_words(raw.dtype, words)

@@ -13,7 +13,6 @@ import pytest
 
 from nemo_elastic.cli import main
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.quantized import Quantized
 
 
 def call(*arguments: str) -> tuple[int, str, str]:
@@ -38,8 +37,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def input_scales(folder: Path) -> int:
-    tensors = open_source(folder).tensors.values()
-    return sum("input_scale" in t.parts for t in tensors if isinstance(t, Quantized))
+    return sum(stored.activations for stored in open_source(folder).quantized.values())
 
 
 def test_a_family_and_its_members(dense: Path, text: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from nemo_elastic.data.build import build_data
 from nemo_elastic.evaluation import perplexity
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.precision import low_of
-from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, Quantized
+from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.card import served_as
@@ -82,11 +82,8 @@ def test_inspect_counts_the_bytes_of_the_files(which: str, folders: dict[str, Pa
     for name, subnet in (("full", SHAPE.full), ("small", MEMBER)):
         run("slice", folders[which], "--budget", name, "--out", tmp_path / name)
         source = open_source(tmp_path / name)
-        scales = sum(
-            raw.nbytes
-            for t in source.tensors.values() if isinstance(t, Quantized)
-            for part, raw in t.parts.items() if raw.words.size == 1
-        )  # fmt: skip
+        parts = [t for own in source.quantized for t in source.weights.parts(own).values()]
+        scales = sum(t.nbytes for t in parts if t.words.size == 1)
         # what is served beside weights: caches and states
         beside = memory(SHAPE, subnet, replace(spec, weights="bf16")) - weight_bytes_of(subnet)
         assert members[name]["memory"]["bytes"] - beside == weight_bytes(tmp_path / name) - scales

@@ -18,12 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.grouped import grouped
 from nemo_elastic.formats.hf.precision import precision_of
 from nemo_elastic.formats.hf.quantization import KEY, QUANT_FILE
-from nemo_elastic.formats.quantized import LAYOUTS, MODELOPT, Quantized, as_torch
-from nemo_elastic.formats.raw import ITEMSIZE, Raw, from_torch
+from nemo_elastic.formats.low_precision import LAYOUTS, MODELOPT, find_low
 from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.tensor import ITEMSIZE, Tensor
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.card import served_as
 from tests.hostile import HARM, JSON, damaged, put, read_or_refused
@@ -53,8 +52,9 @@ def room() -> Iterator[Path]:
 
 def values(source: Source, but: frozenset[str] = frozenset()) -> dict[str, torch.Tensor]:
     """Of all but those of some modules."""
-    tensors = {n: t for n, t in source.tensors.items() if n.rpartition(".")[0] not in but}
-    return {name: as_torch(t, torch.float32).float() for name, t in tensors.items()}
+    weights = source.weights
+    names = [name for name in weights.names if name.rpartition(".")[0] not in but]
+    return {name: weights.torch(name, torch.float32).float() for name in names}
 
 
 def never_a_traceback(folder: Path) -> None:
@@ -76,9 +76,7 @@ def check_json(folder: Path, before: Source) -> None:
     if after is not None:
         theirs, ours = values(after), values(before)
         assert theirs.keys() == ours.keys() and all(torch.equal(theirs[n], ours[n]) for n in ours)
-        assert {n for n, t in after.tensors.items() if isinstance(t, Quantized)} == {
-            n for n, t in before.tensors.items() if isinstance(t, Quantized)
-        }
+        assert after.quantized.keys() == before.quantized.keys()
     never_a_traceback(folder)
 
 
@@ -121,16 +119,16 @@ def test_any_tensor_may_be_wrong(whole: dict[str, Source], which: str, data: st.
                     words[data.draw(st.integers(0, words.size - 1))] = data.draw(
                         st.sampled_from([0, 0x7F, 0x80, 0xFF, 1])
                     )
-                tensors[name] = Raw(raw.dtype, words.view(raw.words.dtype).reshape(raw.shape))
+                tensors[name] = Tensor.of_words(raw.dtype, words.view(raw.words.dtype).reshape(raw.shape))
             elif what == "dtype":
-                tensors[name] = Raw(
+                tensors[name] = Tensor.of_words(
                     data.draw(st.sampled_from([d for d in DTYPES if ITEMSIZE[d] == raw.words.itemsize])), raw.words
                 )
             elif what == "shape":
                 shape = data.draw(
                     st.sampled_from([(raw.words.size,), (1, *raw.shape), raw.shape[::-1], (*raw.shape, 1)])
                 )
-                tensors[name] = Raw(raw.dtype, raw.words.reshape(shape))
+                tensors[name] = Tensor.of_words(raw.dtype, raw.words.reshape(shape))
             elif what == "other":
                 tensors[name] = tensors[data.draw(st.sampled_from(sorted(tensors)))]
             else:
@@ -161,16 +159,16 @@ def test_any_scale_may_be_another(which: str, whole: dict[str, Source], torn: Pa
     """Of any dtype, shape and size: commands compute with what a folder is opened with, or refuse it in one line."""
     budget = "torn" if which == "torn" else "small"
     source = open_source(low(torn, tmp_path / which, "nvfp4", MODELOPT)) if which == "torn" else whole[which]
-    weight = source.tensors[DOWN + "weight"]
-    assert isinstance(weight, Quantized)
-    stored = weight.stored(DOWN + "weight")
+    weights, weight = source.weights, DOWN + "weight"
+    how = weights.quantized[weight]
+    stored = {full: weights.tensors[full] for full in how.parts(weight).values()}
     for name in (n for n in stored if "scale" in n):
         read = []
         shapes = {stored[name].shape, (), (1,), (0,), (64, 1), (64,)}
         for value, dtype, shape in itertools.product(SCALES, SCALE_DTYPES, shapes):
-            changed = stored | {name: from_torch(torch.full(shape, value, dtype=torch.float64).to(dtype))}
-            wanted = {DOWN + "weight": weight.shape}
-            if read_or_refused(lambda c=changed, w=wanted: grouped(c, w, weight.scheme.layout)) is not None:
+            changed = stored | {name: Tensor.of(torch.full(shape, value, dtype=torch.float64).to(dtype))}
+            wanted = {weight: weights.shape(weight)}
+            if read_or_refused(lambda c=changed, w=wanted: find_low(c, w, how.scheme.layout)) is not None:
                 read.append(changed)
         for changed in (read[0], read[len(read) // 2], read[-1]):
             broken = with_tensors(source.folder, tmp_path / "broken", lambda tensors, c=changed: tensors.update(c))

@@ -20,16 +20,16 @@ from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, MODELOPT, Quantized, Requantized, as_torch, scheme_of
-from nemo_elastic.formats.raw import Raw, to_torch
+from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS, MODELOPT, Weights, scheme_of
 from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.low_precision import fp8_codes, global_scale, nvfp4_codes, rounded_state
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.quantize.activations import largest_inputs
 from nemo_elastic.quantize.writing import quantize_folder, torn_members
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.family_folder import write_family
-from nemo_elastic.slicing.pieces import cut_pieces, kept_parts
+from nemo_elastic.slicing.pieces import cut_weights, kept_parts
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
@@ -58,10 +58,11 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return open_source(family_of(tmp_path_factory.mktemp("wide") / "family", parent, {}))
 
 
-def codes_of(weight: Quantized) -> list[torch.Tensor]:
+def codes_of(weights: Weights, name: str) -> list[torch.Tensor]:
     """Codes, and where a block has a scale these."""
-    names = (weight.scheme.codes[0], *((weight.scheme.scale[0],) if weight.scheme.block else ()))
-    return [to_torch(weight.parts[name]).view(torch.uint8) for name in names]
+    scheme = weights.quantized[name].scheme
+    names = (scheme.codes[0], *((scheme.scale[0],) if scheme.block else ()))
+    return [weights.parts(name)[part].torch().view(torch.uint8) for part in names]
 
 
 def codes_by_hand(w_rc: torch.Tensor, scale: torch.Tensor, precision: str) -> list[torch.Tensor]:
@@ -70,7 +71,7 @@ def codes_by_hand(w_rc: torch.Tensor, scale: torch.Tensor, precision: str) -> li
 
 
 def values_of(source: Source, name: str) -> torch.Tensor:
-    return as_torch(source.tensors[name])
+    return source.weights.torch(name)
 
 
 @BOTH
@@ -87,14 +88,13 @@ def test_a_member_is_what_quantising_its_cut_gives(
     cut, high = open_source(tmp_path / "cut"), open_source(tmp_path / "plain")
     where, seen = kept_parts(plain, plain.members[member]), set()
     for t in layout.tensors(cut.parent, cut.held):
-        low = cut.tensors[t.hf]
-        if not isinstance(low, Quantized):
+        if t.hf not in cut.quantized:
             assert torch.equal(values_of(cut, t.hf), values_of(high, t.hf)), t.hf
             continue
         scale = global_scale(values_of(plain, where[t.hf][0]), precision)
         wanted = codes_by_hand(values_of(high, t.hf), scale, precision)
-        assert all(map(torch.equal, codes_of(low), wanted)), t.hf
-        assert float(torch.from_numpy(low.scale())) == pytest.approx(float(scale), rel=1e-6)
+        assert all(map(torch.equal, codes_of(cut.weights, t.hf), wanted)), t.hf
+        assert float(torch.from_numpy(cut.weights.scale(t.hf))) == pytest.approx(float(scale), rel=1e-6)
         seen.add(t.row.name)
     assert seen == {name for name, index in default_rows(plain.parent)}
 
@@ -102,9 +102,9 @@ def test_a_member_is_what_quantising_its_cut_gives(
 @BOTH
 def test_its_values_are_those_that_were_trained(precision: str, layout_: str, dense: Path, tmp_path: Path) -> None:
     plain = open_source(dense)
-    trained = rounded_state(plain.parent, {n: as_torch(raw) for n, raw in plain.tensors.items()}, precision)
-    stored = open_source(quantized(dense, tmp_path / "low", precision, layout_)).tensors
-    assert not [name for name, t in stored.items() if not torch.equal(as_torch(t), trained[name])]
+    trained = rounded_state(plain.parent, dict(plain.weights.as_torch()), precision)
+    stored = open_source(quantized(dense, tmp_path / "low", precision, layout_)).weights.as_torch()
+    assert not [name for name, value in stored.items() if not torch.equal(value, trained[name])]
 
 
 @BOTH
@@ -151,7 +151,7 @@ def test_what_is_damaged_is_found(dense: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["hf", "nemo", "bridge"])
 def test_widths_of_real_models_are_quantised_from_every_format(form: str, wide: Source, tmp_path: Path) -> None:
     """Of a few megabytes each, so that codes and their scales do not go to the writer in one piece."""
-    state = {name: as_torch(tensor) for name, tensor in wide.tensors.items()}
+    state = dict(wide.weights.as_torch())
     folder = wide.folder
     if form == "nemo":
         folder = nemo.store(tmp_path / form, wide.parent, wide.held, state)
@@ -160,13 +160,11 @@ def test_widths_of_real_models_are_quantised_from_every_format(form: str, wide: 
         folder = tmp_path / form
     code, said, error = call("quantize", str(folder), "--to", "w4a16", "--out", str(tmp_path / "low"), "--json")
     assert code == 0, error
-    low = open_source(tmp_path / "low").tensors
-    for name, value in state.items():
-        weight = low[name]
-        if isinstance(weight, Quantized):
-            wanted = codes_by_hand(value, global_scale(value, "nvfp4"), "nvfp4")
-            assert all(map(torch.equal, codes_of(weight), wanted)), name
-    assert sum(isinstance(weight, Quantized) for weight in low.values()) == 4
+    low = open_source(tmp_path / "low").weights
+    for name in low.quantized:
+        wanted = codes_by_hand(state[name], global_scale(state[name], "nvfp4"), "nvfp4")
+        assert all(map(torch.equal, codes_of(low, name), wanted)), name
+    assert len(low.quantized) == 4
     record = json.loads(said)
     assert record["bytes_before"] == sum(2 * value.numel() for value in state.values())
     assert record["bytes"] == sum(raw.nbytes for raw in open_source(tmp_path / "low").stored.values())
@@ -190,7 +188,7 @@ def test_a_torn_member_is_refused_or_computed_anew(torn: Path, tmp_path: Path) -
     family = quantized(torn, tmp_path / "low", "nvfp4")
     scheme = scheme_of("nvfp4", MODELOPT)
     source = open_source(family)
-    weights = [name for name, t in source.tensors.items() if isinstance(t, Quantized)]
+    weights = list(source.quantized)
     assert torn_members(source, scheme, weights) == {"torn": ["mlp.down"]}
     assert torn_members(source, scheme_of("fp8", MODELOPT), weights) == {}
     with pytest.raises(ElasticError, match=r"mlp.down|down_proj.*cannot be cut as bytes: 144 of 256.*--requantize"):
@@ -198,18 +196,17 @@ def test_a_torn_member_is_refused_or_computed_anew(torn: Path, tmp_path: Path) -
     assert not (tmp_path / "cut").exists()
     done = slice_checkpoint(family, tmp_path / "cut", member="torn", requantize=True)
     assert done.requantized is not None and 0.01 < done.requantized < 0.2
-    cut, parts = open_source(tmp_path / "cut"), cut_pieces(source, source.members["torn"], requantize=True)
-    anew = [name for name, (_, p) in parts.items() if isinstance(p, Requantized)]
+    cut, parts = open_source(tmp_path / "cut"), cut_weights(source, source.members["torn"], requantize=True)
+    for tensor in parts.tensors.values():
+        list(tensor.pieces())
+    anew = sorted({name for name, _ in parts.changed})
     assert anew and all("down_proj" in name for name in anew)
     where = kept_parts(source, source.members["torn"])
     for name in anew:
         of, (rows, columns) = where[name]
-        weight = source.tensors[of]
-        assert isinstance(weight, Quantized)
-        values_rc = columns.take(rows.take(weight.torch(torch.float32)), 1)
-        wanted = codes_by_hand(values_rc, torch.from_numpy(weight.scale()), "nvfp4")
-        low = cut.tensors[name]
-        assert isinstance(low, Quantized) and all(map(torch.equal, codes_of(low), wanted))
+        values_rc = columns.take(rows.take(source.weights.torch(of, torch.float32)), 1)
+        wanted = codes_by_hand(values_rc, torch.from_numpy(source.weights.scale(of)), "nvfp4")
+        assert all(map(torch.equal, codes_of(cut.weights, name), wanted))
     assert verify(tmp_path / "cut", parent=family).ok  # what is computed anew is so again
     checks = {check.name: check for check in verify(family).checks}
     assert checks["torn: cut = masked"].ok is None and "torn" in checks["torn: cut = masked"].figure
@@ -249,9 +246,8 @@ def test_activations_have_the_largest_input_of_any_member(dense: Path, tmp_path:
         assert most == pytest.approx(max(own), rel=1e-4), at
     for precision, share, off in (("nvfp4", 6 * 448, 1e-6), ("fp8", 448, 2**-8)):
         low = open_source(quantized(dense, tmp_path / precision, precision, ranges=ranges))
-        weight = low.tensors["backbone.layers.1.mixer.up_proj.weight"]
-        assert isinstance(weight, Quantized)
-        assert float(weight.parts["input_scale"].numpy()) == pytest.approx(ranges["mlp.up", 1] / share, rel=off)
+        scale = low.tensors["backbone.layers.1.mixer.up_proj.input_scale"]
+        assert float(scale.numpy()) == pytest.approx(ranges["mlp.up", 1] / share, rel=off)
 
 
 def test_an_expert_that_no_token_met_has_the_scale_of_the_others(sparse: Path, tmp_path: Path) -> None:
@@ -275,10 +271,9 @@ def test_what_stays_and_what_is_said_of_it(dense: Path, tmp_path: Path) -> None:
     stay |= {layers[i] + "down_proj" for i in (1, 3, 5)} | {layers[i] + "conv1d" for i in (0, 4)}
     assert set(config["ignore"]) == stay
     held = open_source(tmp_path / "cut")
-    low = {name for name, t in held.tensors.items() if isinstance(t, Quantized)}
     own = ("0.in", "0.out", "1.up", "3.up", "4.in", "4.out", "5.up")
     wanted = {layers[int(name[0])] + name[2:] + "_proj.weight" for name in own}
-    assert low == wanted
+    assert held.quantized.keys() == wanted
     provenance = held.origin.provenance["quantized"]
     assert (provenance["to"], provenance["layout"]) == ("nvfp4", "modelopt")
 
@@ -289,10 +284,9 @@ def test_what_has_no_numbers_is_refused(dense: Path, tmp_path: Path) -> None:
     source = open_source(dense)
     name = "backbone.layers.1.mixer.up_proj.weight"
     raw = source.tensors[name]
-    assert isinstance(raw, Raw)
     words = raw.words.copy()
     words[3, 5] = 0x7F80
-    broken = replace(source, tensors=dict(source.tensors) | {name: Raw(raw.dtype, words)})
+    broken = replace(source, tensors=dict(source.tensors) | {name: Tensor.of_words(raw.dtype, words)})
     with pytest.raises(ElasticError, match=f"{name}: has infinities or NaN"):
         quantize_folder(broken, tmp_path / "out", scheme_of("nvfp4", COMPRESSED))
     with pytest.raises(

@@ -15,7 +15,7 @@ from nemo_elastic.core.cost import MemorySpec, cache_elements, memory
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.writing import Model, entries_of, write_models
+from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family, members_of
 from nemo_elastic.slicing.family_folder import write_family
@@ -123,7 +123,7 @@ def test_a_plain_folder_is_a_family_of_one(tmp_path):
     parent = weights.parent
     (tmp_path / "plain").mkdir()
     write_models(
-        [Model(tmp_path / "plain", parent, parent.full, entries_of(parent, parent.full, weights.state_dict()))]
+        [Model(tmp_path / "plain", parent, parent.full, tensors_of(parent, parent.full, weights.state_dict()))]
     )
     family = load_family(tmp_path / "plain")
     assert family.names == ("full",) and family.parent.tied

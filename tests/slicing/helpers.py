@@ -20,7 +20,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.hf.writing import write_text
-from nemo_elastic.formats.raw import ITEMSIZE, Raw
+from nemo_elastic.formats.tensor import ITEMSIZE, Tensor
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT
 
@@ -28,12 +28,12 @@ from tests.shapes import PARENT
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
 
 
-def random_words(parent: Parent, dtype: str = "BF16", seed: int = 0) -> dict[str, Raw]:
+def random_words(parent: Parent, dtype: str = "BF16", seed: int = 0) -> dict[str, Tensor]:
     """Every tensor of a parent, each bit drawn at random: not-a-numbers are copied like anything else."""
     rng = np.random.default_rng(seed)
     word = np.dtype(f"<u{ITEMSIZE[dtype]}")
     return {
-        t.hf: Raw(dtype, rng.integers(0, 2 ** (8 * word.itemsize), t.shape, dtype=np.uint64).astype(word))
+        t.hf: Tensor.of_words(dtype, rng.integers(0, 2 ** (8 * word.itemsize), t.shape, dtype=np.uint64).astype(word))
         for t in layout.tensors(parent, parent.full)
     }
 

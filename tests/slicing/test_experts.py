@@ -24,10 +24,8 @@ from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
-from nemo_elastic.formats.hf.shards import NewTensor
-from nemo_elastic.formats.hf.writing import Model, entries_of, write_models
-from nemo_elastic.formats.kept import Pieces
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.slicing.card import family_card, human
 from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
@@ -53,24 +51,13 @@ def plain(folder: Path, parent: Parent, prediction: bool = False) -> Path:
     words = random_words(parent, seed=3)
     for name in words:
         if name.endswith("e_score_correction_bias"):
-            words[name] = Raw.of(np.linspace(-1, 1, parent.size("experts"), dtype=np.float32))
+            words[name] = Tensor.of(np.linspace(-1, 1, parent.size("experts"), dtype=np.float32))
     random = np.random.default_rng(1)
     behind = Prediction("*E").tensors(parent, parent.full) if prediction else []
-    extra = {t.hf: Raw.of(random.random(t.shape, np.float32)) for t in behind}
-    entries = [NewTensor(n, raw.dtype, raw.shape, Pieces(raw)) for n, raw in extra.items()]
+    extra = {t.hf: Tensor.of(random.random(t.shape, np.float32)) for t in behind}
     folder.mkdir()
-    write_models(
-        [
-            Model(
-                folder,
-                parent,
-                parent.full,
-                entries_of(parent, parent.full, words),
-                base=PREDICTION,
-                prediction=entries,
-            )
-        ]
-    )
+    tensors = tensors_of(parent, parent.full, words)
+    write_models([Model(folder, parent, parent.full, tensors, base=PREDICTION, prediction=extra)])
     return folder
 
 

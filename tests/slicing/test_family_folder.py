@@ -22,7 +22,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import family_digest
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
-from nemo_elastic.formats.raw import from_torch
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.ranking import Ranking, sort
 from nemo_elastic.slicing.family_folder import add_extra, write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -73,7 +73,7 @@ def test_what_is_written(tmp_path):
 def test_numpy_torch_and_words_make_the_same_folder(tmp_path):
     values = random_values(PARENT)
     tensors = {n: torch.from_numpy(v) for n, v in values.items()}
-    words = {n: from_torch(t) for n, t in tensors.items()}
+    words = {n: Tensor.of(t) for n, t in tensors.items()}
     folders = [
         contents(write_family(tmp_path / str(i), PARENT, t, FAMILY)) for i, t in enumerate((values, tensors, words))
     ]

@@ -29,7 +29,7 @@ import yaml
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.cli import main
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.slicing.verification import verify
 from tests.bad_input.case import LARGE as LARGE_BLOCK
 from tests.shapes import PARENT
@@ -91,7 +91,8 @@ def large(tmp_path_factory):
     """A family that takes long enough to be killed in the middle, and its two members as they should be."""
     place = tmp_path_factory.mktemp("large")
     members = {"big": LARGE.uniform(hidden=768), "low": LARGE.uniform([0, 1], hidden=256)}
-    words = {name: Raw(raw.dtype, raw.words & 0xBFFF) for name, raw in random_words(LARGE).items()}  # finite numbers
+    finite = 0xBFFF
+    words = {name: Tensor.of_words(raw.dtype, raw.words & finite) for name, raw in random_words(LARGE).items()}
     write(place / "family", LARGE, members, tensors=words)
     expect = {}
     for name in members:

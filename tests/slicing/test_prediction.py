@@ -20,11 +20,8 @@ from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import open_tensors
-from nemo_elastic.formats.hf.shards import NewTensor
-from nemo_elastic.formats.hf.writing import Model, entries_of, write_models
-from nemo_elastic.formats.kept import Pieces
-from nemo_elastic.formats.quantized import as_torch
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.functional import rms_norm
 from nemo_elastic.nn.gates import Gates
@@ -120,23 +117,12 @@ def valued(folder: Path, parent: Parent) -> Path:
     values = {n: torch.from_numpy(v - 0.25) for n, v in random_values(parent).items()}
     random = np.random.default_rng(2)
     more = {
-        t.hf: Raw.of(random.uniform(-0.4, 0.4, t.shape).astype(np.float32))
+        t.hf: Tensor.of(random.uniform(-0.4, 0.4, t.shape).astype(np.float32))
         for t in LAYERS.tensors(parent, parent.full)
     }
-    entries = [NewTensor(n, raw.dtype, raw.shape, Pieces(raw)) for n, raw in more.items()]
     folder.mkdir()
-    write_models(
-        [
-            Model(
-                folder,
-                parent,
-                parent.full,
-                entries_of(parent, parent.full, values),
-                base=PREDICTION,
-                prediction=entries,
-            )
-        ]
-    )
+    tensors = tensors_of(parent, parent.full, values)
+    write_models([Model(folder, parent, parent.full, tensors, base=PREDICTION, prediction=more)])
     return folder
 
 
@@ -148,7 +134,7 @@ def drafts(folder: Path, tokens_bl: torch.Tensor, member: Subnet | None = None) 
     source = open_source(folder)
     parent, held, layers = source.parent, source.held, source.predicts
     assert layers is not None
-    tensors, behind = ({n: as_torch(raw) for n, raw in group.items()} for group in (source.tensors, source.prediction))
+    tensors, behind = ({n: raw.torch() for n, raw in group.items()} for group in (source.tensors, source.prediction))
     own, behind_held = layers.behind(parent), layers.member(parent, held)
     assert behind_held is not None
     state = {n: t for n, t in tensors.items() if "layers" not in n}
@@ -246,8 +232,8 @@ def test_codes_behind_a_model_in_full_precision_are_no_values(tmp_path: Path) ->
     folder = plain(tmp_path / "plain", unstriped(MOE), prediction=True)
     name = "mtp.layers.1.mixer.shared_experts.up_proj.weight"
 
-    def quantise(tensors: dict[str, Raw]) -> None:
-        tensors[name] = Raw("F8_E4M3", np.full(tensors[name].shape, 0x38, np.uint8))
+    def quantise(tensors: dict[str, Tensor]) -> None:
+        tensors[name] = Tensor.of_words("F8_E4M3", np.full(tensors[name].shape, 0x38, np.uint8))
         tensors[f"{name}_scale"] = tensors[f"{name.removesuffix('weight')}input_scale"] = floats(0.5)
 
     with_tensors(folder, tmp_path / "codes", quantise)

@@ -20,7 +20,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
-from nemo_elastic.slicing.pieces import cut_tensors
+from nemo_elastic.slicing.pieces import cut_weights
 from tests.shapes import PARENT
 
 from .helpers import contents, random_words, write
@@ -230,7 +230,7 @@ def test_a_fault_while_writing_leaves_nothing(tmp_path):
 def test_tensors_can_be_cut_one_by_one(tmp_path):
     write(tmp_path / "family", PARENT)
     source = open_source(tmp_path / "family")
-    cut = cut_tensors(source, SMALL)
+    cut = cut_weights(source, SMALL).tensors
     slice_checkpoint(source, tmp_path / "cut", subnet=SMALL)
     written = open_tensors(tmp_path / "cut")
     assert set(cut) == set(written) and len(cut) == len(written)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from hypothesis import given, settings
@@ -16,10 +17,9 @@ from nemo_elastic import slice_checkpoint
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
+from nemo_elastic.formats import tensor
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
-from nemo_elastic.formats.kept import Pieces
-from nemo_elastic.formats.raw import Raw
 from nemo_elastic.slicing.slicer import slice_members
 from tests.strategies import chains, parents, parents_and_subnets
 
@@ -31,7 +31,7 @@ SHARDS = st.sampled_from([10**9, 2000, 300])
 
 
 @st.composite
-def words(draw: st.DrawFn, parent: Parent) -> dict[str, Raw]:
+def words(draw: st.DrawFn, parent: Parent) -> dict[str, tensor.Tensor]:
     """Random words of a parent: of one dtype, or of another in every tensor, as quantised models have them."""
     kinds = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
     one = draw(st.sampled_from([None, *kinds]))
@@ -174,7 +174,11 @@ def test_the_full_cut_is_the_source(parent, dtype):
 @settings(max_examples=25)
 @given(parents_and_subnets(), st.integers(1, 200))
 def test_pieces_are_small_and_add_up(both, span):
-    parent, member = both
+    with mock.patch.object(tensor, "SPAN", span):
+        pieces_add_up(*both, span)
+
+
+def pieces_add_up(parent, member, span):
     for t in layout.tensors(parent, member):
         index = t.layer.index if t.layer else None
         whole = next(
@@ -182,8 +186,8 @@ def test_pieces_are_small_and_add_up(both, span):
         )
         words = np.arange(math.prod(whole.shape), dtype=np.uint32).reshape(whole.shape)
         kept = tuple(layout.selection(parent, t.row, d, parent.full, member, index) for d in range(len(t.shape)))
-        pieces = Pieces(Raw("U32", words), kept, span)
-        assert pieces.shape == t.shape
-        parts = list(pieces())
+        part = tensor.Tensor.of_words("U32", words).take(kept)
+        assert part.shape == t.shape
+        parts = list(part.pieces())
         assert all(p.flags.c_contiguous and p.nbytes <= max(span, words[:1].nbytes) for p in parts)
-        np.testing.assert_array_equal(np.concatenate([p.reshape(-1) for p in parts]), pieces.whole().reshape(-1))
+        np.testing.assert_array_equal(np.concatenate([p.reshape(-1) for p in parts]), part.words.reshape(-1))

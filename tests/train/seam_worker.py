@@ -119,7 +119,6 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
 
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.formats.folders import open_source
-    from nemo_elastic.formats.raw import to_torch
     from nemo_elastic.train.guard import Guard
     from nemo_elastic.train.heldout import HeldOut
     from nemo_elastic.train.members import Members
@@ -130,7 +129,7 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
     opened = open_source(checkpoint)
     config = ElasticConfig.from_dict(BLOCKS[name])
     shape = config.parent_shape(opened.parent)
-    state = {name: to_torch(raw) for name, raw in opened.tensors.items()}
+    state = {name: raw.torch() for name, raw in opened.tensors.items()}
     last = torch.stack(seen["last"]) if seen["last"] else None
     host = TorchHost(shape, state, torch.stack(seen["sequences"]), 2, last)
     host.micro_batches = len(seen["batches"]) // STEPS

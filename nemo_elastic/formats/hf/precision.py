@@ -16,8 +16,7 @@ from typing import Any
 
 from nemo_elastic.core.precision import BLOCK, FP8, NVFP4
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.cache_scales import check_cache
-from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, MODELOPT, Quantized, Stored, scheme_of
+from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS, MODELOPT, Stored, check_cache, scheme_of
 from nemo_elastic.io.read import read_json
 
 from .patterns import modules_in
@@ -58,7 +57,7 @@ def low_of(config: Mapping[str, Any], folder: Path) -> Stored | None:
 
 
 def check_described(
-    config: Mapping[str, Any], folder: Path, modules: Mapping[str, str], tensors: Mapping[str, Any]
+    config: Mapping[str, Any], folder: Path, modules: Mapping[str, str], low: Mapping[str, Stored]
 ) -> None:
     """Check that what a folder says of its modules is what their weights are.
 
@@ -66,25 +65,24 @@ def check_described(
         config: its `config.json`.
         folder: it.
         modules: see `linear_modules`.
-        tensors: by the names of weights, quantised or not.
+        low: weights of low precision: how they are stored.
 
     Raises:
         ElasticError: one is quantised, and said to be none, or the other way round, or in another way.
     """
     for section in _sections(config, folder):
         for weight, module in modules.items():
-            wrong = _contradiction(section.says(module), tensors.get(weight))
+            wrong = _contradiction(section.says(module), low.get(weight))
             if wrong is not None:
                 raise ElasticError(f"{folder}: {weight} {wrong[0]}, and by the folder's {section.where} it {wrong[1]}")
 
 
-def _contradiction(said: Stored | None, tensor: Any) -> tuple[str, str] | None:
+def _contradiction(said: Stored | None, stored: Stored | None) -> tuple[str, str] | None:
     """What a weight is, and what is said that it is; None where both are the same."""
-    if not isinstance(tensor, Quantized):
+    if stored is None:
         return None if said is None else ("is not quantised", "is")
     if said is None:
         return "is quantised", "stays as it is"
-    stored = tensor.stored_as
     if said.scheme != stored.scheme:
         return f"is {stored.scheme.precision}", f"is {said.scheme.precision}"
     if said.activations != stored.activations:

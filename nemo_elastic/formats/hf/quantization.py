@@ -15,7 +15,7 @@ from nemo_elastic import __version__
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.precision import FP8, NVFP4
-from nemo_elastic.formats.quantized import COMPRESSED, MODELOPT, WEIGHT, Stored
+from nemo_elastic.formats.low_precision import COMPRESSED, MODELOPT, WEIGHT, Stored
 
 from .patterns import anywhere
 

@@ -26,11 +26,9 @@ from nemo_elastic.core.manifest import VERSION, Family
 from nemo_elastic.core.member import check_digest, check_name
 from nemo_elastic.core.prediction import PREFIX, Prediction
 from nemo_elastic.errors import ElasticError, bad, inside, shown
-from nemo_elastic.formats.cache_scales import cache_scales
-from nemo_elastic.formats.checksums import ExpectedTensor, Sums, read_checksums
-from nemo_elastic.formats.grouped import check_no_others, grouped
-from nemo_elastic.formats.raw import ITEMSIZE, Extent, Handle, Raw, word
+from nemo_elastic.formats.low_precision import Stored, check_cache_scales, check_no_others, find_low
 from nemo_elastic.formats.source import GGUF, Origin, Shapes, Source, check_exactly, check_tensors, is_gguf
+from nemo_elastic.formats.tensor import ITEMSIZE, Extent, Handle, Tensor, word
 from nemo_elastic.io.bounded import check_no_holes, open_regular, read_text
 from nemo_elastic.io.read import read_json, whole_number
 
@@ -60,27 +58,27 @@ def open_folder(folder: Path) -> Source:
     own = [name for name in tensors if name.startswith(PREFIX)] if predicts(shapes.config) else []
     behind = {name: tensors.pop(name) for name in own}
     predicted, beside = _predicted(shapes, behind)
-    cache: dict[str, Raw] = {}
-    low = low_of(shapes.config, shapes.folder)
-    quantised = None if low is None else low.scheme.layout
+    low: dict[str, Stored] = {}
+    said = low_of(shapes.config, shapes.folder)
+    quantised = None if said is None else said.scheme.layout
     wanted = {t.hf: t.shape for t in layout.tensors(shapes.parent, shapes.held)}
     with inside(folder):
+        check_cache_scales(tensors, shapes.held, quantised is not None)
         if quantised is not None:
-            cache = cache_scales(tensors, shapes.held)
-            tensors = {name: raw for name, raw in tensors.items() if name not in cache}
-            tensors, behind = grouped(tensors, wanted, quantised), grouped(behind, beside, quantised)
-        check_no_others(tensors.keys() - wanted.keys(), quantised)
+            low = find_low(tensors, wanted, quantised) | find_low(behind, beside, quantised)
+        source = Source(**vars(shapes), tensors=tensors, prediction=behind, quantized=low, predicts=predicted)
+        check_no_others(set(source.weights.names) - wanted.keys(), quantised)
         if predicted is not None:
-            check_no_others(behind.keys() - beside.keys(), quantised)
+            check_no_others(set(source.behind.names) - beside.keys(), quantised)
     if quantised is not None:
-        check_described(shapes.config, folder, linear_modules(shapes.parent, shapes.held), tensors)
-    check_tensors(shapes.parent, shapes.held, tensors, str(folder))
+        check_described(shapes.config, folder, linear_modules(shapes.parent, shapes.held), low)
+    check_tensors(shapes.parent, shapes.held, source.weights, str(folder))
     if predicted is not None:
-        check_exactly(beside, behind, str(folder))
-    return Source(**vars(shapes), tensors=tensors, prediction=behind, predicts=predicted, cache_scales=cache)
+        check_exactly(beside, {name: source.behind.shape(name) for name in source.behind.names}, str(folder))
+    return source
 
 
-def _predicted(shapes: Shapes, behind: Mapping[str, Raw]) -> tuple[Prediction | None, dict[str, tuple[int, ...]]]:
+def _predicted(shapes: Shapes, behind: Mapping[str, Tensor]) -> tuple[Prediction | None, dict[str, tuple[int, ...]]]:
     """Which layers predict more than one token, and their tensors' shapes; None where that is not known.
 
     A folder may have lost them (transformers writes the number in its config, and no tensors), or have those of one
@@ -212,15 +210,14 @@ def _read_family(known: Mapping[str, Any]) -> Family | None:
         return Family.from_json({key: known[key] for key in ("version", "parent", "ranking", "provenance")} | rest)
 
 
-def open_tensors(folder: str | Path) -> Mapping[str, Raw]:
+def open_tensors(folder: str | Path) -> dict[str, Tensor]:
     """Map the tensors of a folder, whether in one file or in several with an index.
 
     Args:
         folder: A folder with `model.safetensors` or `model.safetensors.index.json`.
 
     Returns:
-        Tensors by name with the prefix `backbone.` (transformers may have written `model.`). Nothing is read yet; what
-        is copied is held against the folder's checksums on its way (`Pieces`).
+        Tensors by name with the prefix `backbone.` (transformers may have written `model.`), unread.
 
     Raises:
         ElasticError: No weights, a missing or broken file, an index that does not fit its files.
@@ -234,16 +231,13 @@ def open_tensors(folder: str | Path) -> Mapping[str, Raw]:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
         hint = f"; {pickles[0]} is a pickle, which is never read" if pickles else _gguf_hint(folder)
         raise ElasticError(f"{folder}: has no weights ({SINGLE} or {INDEX}){hint}")
-    out: dict[str, Raw] = {}
+    out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         own = "backbone." + name.removeprefix("model.") if name.startswith("model.") else name
         if own in out:
             raise ElasticError(f"{folder}: tensor {own!r} appears twice, with and without the prefix backbone")
         out[own] = tensor
-    written = read_checksums(folder)
-    if written is None:
-        return out
-    return {name: replace(raw, expected=_expected(folder, name, raw, written)) for name, raw in out.items()}
+    return out
 
 
 def _gguf_hint(folder: Path) -> str:
@@ -252,12 +246,7 @@ def _gguf_hint(folder: Path) -> str:
     return f"; {files[0]} is {GGUF}" if files else ""
 
 
-def _expected(folder: Path, name: str, raw: Raw, written: Mapping[str, Sums]) -> ExpectedTensor:
-    file = raw.extent.path if raw.extent is not None else folder
-    return ExpectedTensor(f"{file}: tensor {name!r}", written.get(name))
-
-
-def _open_index(path: Path) -> Iterator[tuple[str, Raw]]:
+def _open_index(path: Path) -> Iterator[tuple[str, Tensor]]:
     index = read_json(path)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
@@ -279,7 +268,7 @@ def _open_index(path: Path) -> Iterator[tuple[str, Raw]]:
 # ------------------------------------------------------------------ one safetensors file
 
 
-def open_shard(path: Path) -> dict[str, Raw]:
+def open_shard(path: Path) -> dict[str, Tensor]:
     """Map one file.
 
     Args:
@@ -319,10 +308,11 @@ def open_shard(path: Path) -> dict[str, Raw]:
         if math.prod(filter(None, shape)) > _MOST_ELEMENTS:
             raise ElasticError(f"{path}: tensor {name!r} has shape {shown(list(shape))}, which no memory can hold")
         if data is None or start == stop:
-            out[name] = Raw(dtype, np.empty(shape, word(dtype)))
+            out[name] = Tensor.of_words(dtype, np.empty(shape, word(dtype)))
             continue
         flat = np.frombuffer(data, word(dtype), math.prod(shape), 8 + length + start)
-        out[name] = Raw(dtype, flat.reshape(shape), Extent(path, 8 + length + start, 8 + length + stop, data, handle))
+        extent = Extent(path, 8 + length + start, 8 + length + stop, data, handle)
+        out[name] = Tensor.of_words(dtype, flat.reshape(shape), extent)
     return out
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -23,13 +22,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nemo_elastic.formats.checksums import Checksum, Sums
-from nemo_elastic.formats.kept import Converted, Pieces
-from nemo_elastic.formats.raw import ITEMSIZE, Extent, Raw, word
+from nemo_elastic.formats.checksums import crc32, hexadecimal
+from nemo_elastic.formats.tensor import ITEMSIZE, Extent, Tensor, word
 from nemo_elastic.io.outputs import check_room
 from nemo_elastic.io.values import integer
 
-__all__ = ["INDEX", "SHARD_BYTES", "SINGLE", "NewTensor", "Progress", "plan_shards", "write_weights"]
+__all__ = ["INDEX", "SHARD_BYTES", "SINGLE", "Progress", "plan_shards", "write_weights"]
 
 #: Called with (bytes written, bytes in all).
 Progress = Callable[[int, int], None]
@@ -47,59 +45,26 @@ CACHED_BYTES = 2**28
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-@dataclass(frozen=True)
-class NewTensor:
-    """A tensor that is going to be written.
-
-    Attributes:
-        name: its name in the file.
-        dtype: name of its dtype.
-        shape: its shape.
-        chunks: gives its words from first to last, in pieces of any shape. Called once, when its turn comes.
-        source: what it is made of; one thread makes all tensors of one source, one after the other.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    chunks: Callable[[], Iterable[np.ndarray]]
-    source: Raw | None = None
-
-    @classmethod
-    def of(cls, name: str, part: Pieces | Converted) -> NewTensor:
-        """What stays of another tensor."""
-        return cls(name, part.dtype, part.shape, part, part.raw)
-
-    @property
-    def extent(self) -> Extent | None:
-        """Where its source lies, if that is in a mapped file."""
-        return None if self.source is None else self.source.extent
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * ITEMSIZE[self.dtype]
-
-
-def plan_shards(entries: Sequence[NewTensor], limit: int) -> list[list[NewTensor]]:
+def plan_shards(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
     """Deal tensors out to files of at most `limit` bytes, in the order given; a larger tensor has its own file."""
-    shards: list[list[NewTensor]] = [[]]
+    shards: list[dict[str, Tensor]] = [{}]
     held = 0
-    for entry in entries:
-        if shards[-1] and held + entry.nbytes > limit:
-            shards.append([])
+    for name, tensor in tensors.items():
+        if shards[-1] and held + tensor.nbytes > limit:
+            shards.append({})
             held = 0
-        shards[-1].append(entry)
-        held += entry.nbytes
+        shards[-1][name] = tensor
+        held += tensor.nbytes
     return shards
 
 
 def write_weights(
-    folders: Mapping[Path, Sequence[NewTensor]], shard_bytes: int = SHARD_BYTES, progress: Progress | None = None
-) -> list[dict[str, Sums]]:
+    folders: Mapping[Path, Mapping[str, Tensor]], shard_bytes: int = SHARD_BYTES, progress: Progress | None = None
+) -> list[dict[str, str]]:
     """Write the weights of some folders: `model.safetensors`, or shards with an index.
 
     Args:
-        folders: Existing folder -> its tensors in storage order. Shards follow that order.
+        folders: Existing folder -> its tensors by name, in storage order. Shards follow that order.
         shard_bytes: Largest file of weights; a tensor that is larger has a file of its own.
         progress: Called after every piece.
 
@@ -107,20 +72,19 @@ def write_weights(
         For each folder, tensor name -> CRC-32 of its bytes.
 
     Raises:
-        ElasticError: The disk has not enough room (nothing was written then), or a source is not what its checksums
-            say.
+        ElasticError: The disk has not enough room (nothing was written then), or a source changed while it was read.
     """
     shard_bytes = integer("shard_bytes", shard_bytes, 1, "a number of bytes above 0")
-    total = sum(e.nbytes for entries in folders.values() for e in entries)
+    total = sum(tensor.nbytes for tensors in folders.values() for tensor in tensors.values())
     check_room(next(iter(folders)), total)
-    places = [place for folder, entries in folders.items() for place in _plan(folder, list(entries), shard_bytes)]
+    places = [place for folder, tensors in folders.items() for place in _plan(folder, tensors, shard_bytes)]
     # Sorting keeps the order among tensors that lie nowhere, and brings those together that are cut from the same.
-    places.sort(key=lambda p: (str(p.entry.extent.path), p.entry.extent.start) if p.entry.extent else ("", 0))
+    places.sort(key=lambda p: (str(p.tensor.extent.path), p.tensor.extent.start) if p.tensor.extent else ("", 0))
     left: Counter[Path] = Counter()
     for place in places:
-        left[place.file] += place.entry.nbytes
+        left[place.file] += place.tensor.nbytes
     cached: Counter[Path] = Counter()
-    checksums: dict[Path, dict[str, Sums]] = {folder: {} for folder in folders}
+    checksums: dict[Path, dict[str, str]] = {folder: {} for folder in folders}
     written = 0
     with (
         ThreadPoolExecutor(1, "aside") as aside,
@@ -129,7 +93,7 @@ def write_weights(
         closing(_Files()) as files,
     ):
         waiting: list[Future[None]] = []
-        checksum = Checksum()
+        checksum = 0
         for batch in reading:
             added = adding.submit(_add, batch, checksum, checksums)
             for part in batch:
@@ -157,29 +121,30 @@ class _Place:
     """Where a tensor goes."""
 
     folder: Path
-    entry: NewTensor
+    name: str
+    tensor: Tensor
     file: Path
     start: int
 
 
-def _plan(folder: Path, entries: list[NewTensor], shard_bytes: int) -> Iterator[_Place]:
+def _plan(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> Iterator[_Place]:
     """Write the headers and the index, and give every tensor its place."""
-    shards = plan_shards(entries, shard_bytes)
+    shards = plan_shards(tensors, shard_bytes)
     names = [SINGLE]
     if len(shards) > 1:
         names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-        weight_map = {e.name: name for name, shard in zip(names, shards, strict=True) for e in shard}
+        weight_map = {own: name for name, shard in zip(names, shards, strict=True) for own in shard}
         index = {
-            "metadata": {"total_size": sum(e.nbytes for e in entries)},
+            "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
             "weight_map": dict(sorted(weight_map.items())),
         }
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     for name, shard in zip(names, shards, strict=True):
         starts = _write_header(folder / name, shard)
-        yield from (_Place(folder, e, folder / name, starts[e.name]) for e in shard)
+        yield from (_Place(folder, own, tensor, folder / name, starts[own]) for own, tensor in shard.items())
 
 
-def _write_header(path: Path, entries: list[NewTensor]) -> dict[str, int]:
+def _write_header(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Write the beginning of one file; give the first byte of each tensor.
 
     The layout depends on the names, dtypes and shapes alone, so that equal tensors make equal files: larger elements
@@ -187,13 +152,13 @@ def _write_header(path: Path, entries: list[NewTensor]) -> dict[str, int]:
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
-    for e in sorted(entries, key=lambda e: (-ITEMSIZE[e.dtype], e.name)):
-        header[e.name] = {"dtype": e.dtype, "shape": list(e.shape), "data_offsets": [at, at + e.nbytes]}
-        at += e.nbytes
+    for name, t in sorted(tensors.items(), key=lambda item: (-ITEMSIZE[item[1].dtype], item[0])):
+        header[name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
+        at += t.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     path.write_bytes(len(text).to_bytes(8, "little") + text)
-    return {e.name: 8 + len(text) + header[e.name]["data_offsets"][0] for e in entries}
+    return {name: 8 + len(text) + header[name]["data_offsets"][0] for name in tensors}
 
 
 @dataclass(frozen=True)
@@ -218,17 +183,17 @@ class _Part:
 def _read(places: Sequence[_Place]) -> Iterator[_Part]:
     """Give the bytes of each tensor, piece by piece, and nothing at all after its last piece."""
     for place, following in itertools.zip_longest(places, places[1:]):
-        entry, at = place.entry, 0
-        for chunk in entry.chunks():
-            if chunk.dtype != word(entry.dtype) or at + chunk.nbytes > entry.nbytes:
-                raise RuntimeError(f"{entry.name}: a piece that does not fit {entry.dtype} {entry.shape}")
-            if chunk.size:
-                yield _Part(place, np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data, at)
-            at += chunk.nbytes
-        if at < entry.nbytes:
-            raise RuntimeError(f"{entry.name}: {entry.nbytes - at} bytes short of its shape {entry.shape}")
-        again = following is not None and following.entry.source is entry.source
-        yield _Part(place, memoryview(b""), at, True, None if again else entry.extent)
+        tensor, at = place.tensor, 0
+        for piece in tensor.pieces():
+            if piece.dtype != word(tensor.dtype) or at + piece.nbytes > tensor.nbytes:
+                raise RuntimeError(f"{place.name}: a piece that does not fit {tensor.dtype} {tensor.shape}")
+            if piece.size:
+                yield _Part(place, piece.reshape(-1).view(np.uint8).data, at)
+            at += piece.nbytes
+        if at < tensor.nbytes:
+            raise RuntimeError(f"{place.name}: {tensor.nbytes - at} bytes short of its shape {tensor.shape}")
+        again = following is not None and following.tensor.root is tensor.root
+        yield _Part(place, memoryview(b""), at, True, None if again else tensor.extent)
 
 
 def _groups(places: Sequence[_Place]) -> list[list[_Place]]:
@@ -236,7 +201,7 @@ def _groups(places: Sequence[_Place]) -> list[list[_Place]]:
     groups: list[list[_Place]] = []
     held, last = 0, None
     for place in places:
-        count, source = place.entry.nbytes, place.entry.source
+        count, source = place.tensor.nbytes, place.tensor.root
         again = source is not None and source is last
         if not groups or (held + count > BATCH and not again):
             groups.append([])
@@ -260,13 +225,13 @@ def _batches(parts: Iterator[_Part]) -> Iterator[list[_Part]]:
         yield batch
 
 
-def _add(batch: list[_Part], checksum: Checksum, checksums: Mapping[Path, dict[str, Sums]]) -> Checksum:
+def _add(batch: list[_Part], checksum: int, checksums: Mapping[Path, dict[str, str]]) -> int:
     """Go on with a tensor's checksum and with those of the tensors that follow; gives that of the last one."""
     for part in batch:
-        checksum.add(part.data)
+        checksum = crc32(part.data, checksum)
         if part.ends:
-            checksums[part.place.folder][part.place.entry.name] = checksum.sums
-            checksum = Checksum()
+            checksums[part.place.folder][part.place.name] = hexadecimal(checksum)
+            checksum = 0
     return checksum
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,20 @@ from typing import Any
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.cache_scales import has_cache
-from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Sums, digest, write_checksums
-from nemo_elastic.formats.quantized import Quantized, Stored, pieces_of
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Checksums, digest, write_checksums
+from nemo_elastic.formats.low_precision import Stored, Weights, has_cache
 from nemo_elastic.formats.source import check_tensors
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
 from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.read import read_json
 
 from .config import PUZZLE, to_hf_config
 from .quantization import KEY, QUANT_FILE, described
-from .shards import INDEX, SHARD_BYTES, SINGLE, NewTensor, Progress, write_weights
+from .shards import INDEX, SHARD_BYTES, SINGLE, Progress, write_weights
 
 __all__ = [
-    "CONFIG", "FILES", "GENERATION", "REMOTE_CODE", "Model", "entries_of", "remote_code", "write_models",
-    "write_text",
+    "CONFIG", "FILES", "GENERATION", "REMOTE_CODE", "Model", "remote_code", "tensors_of", "write_models", "write_text",
 ]  # fmt: skip
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -53,21 +51,21 @@ class Model:
     Attributes:
         folder: an existing folder, usually (in) the temporary one of `atomic.atomic_dir`.
         parent: shape of the parent.
-        member: the member that the entries are.
-        entries: its tensors, in storage order.
+        member: the member that the tensors are.
+        tensors: by name, in storage order.
         base: `config.json` of the source, see `to_hf_config`.
         files_from: folder whose tokenizer, generation settings and licence are copied.
         prediction: tensors of layers that predict more than one token, which `base` describes.
-        quantized: weights of low precision among the entries, by their names in the member: how they are stored.
+        quantized: weights of low precision among the tensors, by their names in the member: how they are stored.
     """
 
     folder: Path
     parent: Parent
     member: Subnet
-    entries: Sequence[NewTensor]
+    tensors: Mapping[str, Tensor]
     base: Mapping[str, Any] | None = None
     files_from: Path | None = None
-    prediction: Sequence[NewTensor] = ()
+    prediction: Mapping[str, Tensor] = field(default_factory=dict)
     quantized: Mapping[str, Stored] = field(default_factory=dict)
 
 
@@ -94,19 +92,18 @@ def write_models(
     return [_write_around(m, sums, files) for m, sums, files in zip(models, checksums, along, strict=True)]
 
 
-def _with_head(model: Model) -> list[NewTensor]:
-    entries = [*model.entries, *model.prediction]
+def _with_head(model: Model) -> dict[str, Tensor]:
+    tensors = {**model.tensors, **model.prediction}
     if model.parent.tied:
         # No loader ties a Nemotron-H by itself: transformers and vLLM both read the head from the file.
-        embedding = next(e for e in entries if e.name == "backbone.embeddings.weight")
-        entries.append(replace(embedding, name="lm_head.weight"))
-    return entries
+        tensors["lm_head.weight"] = tensors["backbone.embeddings.weight"]
+    return tensors
 
 
-def _write_around(model: Model, checksums: Mapping[str, Sums], along: Sequence[Path]) -> dict[str, Any]:
+def _write_around(model: Model, checksums: Mapping[str, str], along: Sequence[Path]) -> dict[str, Any]:
     """Write everything but the weights; the config is last, so that nothing takes half a model for one."""
     folder = model.folder
-    dtype, predicts = model.entries[0].dtype, bool(model.prediction)
+    dtype, predicts = model.tensors["backbone.embeddings.weight"].dtype, bool(model.prediction)
     config = to_hf_config(model.parent, model.member, dtype=dtype, base=model.base, prediction=predicts)
     if config["model_type"] == PUZZLE:
         for name in REMOTE_CODE:
@@ -115,16 +112,14 @@ def _write_around(model: Model, checksums: Mapping[str, Sums], along: Sequence[P
         (folder / path.name).write_bytes(read_bytes(path))  # of a link in the hub's cache the content
     _write_generation(folder / GENERATION, config)
     if model.quantized:
-        config[KEY], file = described(
-            model.parent, model.member, model.quantized, [entry.name for entry in model.prediction],
-            has_cache((model.base or {}).get(KEY), [entry.name for entry in model.entries]),
-        )  # fmt: skip
+        cache = has_cache((model.base or {}).get(KEY), model.tensors)
+        config[KEY], file = described(model.parent, model.member, model.quantized, list(model.prediction), cache)
         if file is not None:
             write_text(folder / QUANT_FILE, _json_text(QUANT_FILE, file))
     written = {*REMOTE_CODE, *(path.name for path in along), GENERATION, QUANT_FILE}
     digests = {name: digest((folder / name).read_bytes()) for name in sorted(written) if (folder / name).is_file()}
     text = _json_text(CONFIG, config)
-    write_checksums(folder, checksums, digests | {CONFIG: digest(text.encode())})
+    write_checksums(folder, Checksums(checksums, digests | {CONFIG: digest(text.encode())}))
     write_text(folder / CONFIG, text)
     return config
 
@@ -164,23 +159,20 @@ def _along(folder: Path | None) -> list[Path]:
     return paths
 
 
-def entries_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any], where: str = "tensors") -> list[NewTensor]:
-    """Make entries from arrays in memory.
+def tensors_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Arrays in memory as tensors of a member, in storage order.
 
     Args:
         parent: Shape of the parent.
         member: The member that the tensors are.
-        tensors: Name in a Hugging Face folder -> `Raw`, `Quantized`, numpy array or torch tensor.
-        where: What the tensors are, for errors.
+        tensors: Name in a Hugging Face folder -> `Tensor`, numpy array or torch tensor.
 
     Raises:
         ElasticError: Tensors that are not exactly those of the member.
     """
-    own = {name: v if isinstance(v, Quantized) else Raw.of(v, name) for name, v in tensors.items()}
-    check_tensors(parent, member, own, where)
-    names = [t.hf for t in layout.tensors(parent, member)]
-    parts = {name: part for hf in names for name, part in pieces_of(hf, own[hf]).stored(hf).items()}
-    return [NewTensor.of(name, part) for name, part in parts.items()]
+    own = {name: Tensor.of(value, name) for name, value in tensors.items()}
+    check_tensors(parent, member, Weights(own), "tensors")
+    return {t.hf: own[t.hf] for t in layout.tensors(parent, member)}
 
 
 def _json_text(name: str, value: Any) -> str:

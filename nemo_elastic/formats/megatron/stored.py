@@ -12,9 +12,9 @@ elastic checkpoint is a family: it carries its members, and its context the bloc
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.adapter import apart, from_megatron, from_parts, missing, parts_of, stacked_of
 from nemo_elastic.formats.hf.config import prediction_config, to_hf_config
-from nemo_elastic.formats.raw import ITEMSIZE, Raw, from_torch
+from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
+from nemo_elastic.formats.tensor import Tensor as Unread
 
 from .context_files import Context, read_context, token_ids
 from .infer import infer
@@ -58,6 +59,10 @@ __all__ = [
 
 #: what stands before the names of router and members
 ELASTIC = "elastic."
+#: tensors that stay in memory: one for each thread that reads for a writer, and the next
+RECENT = 4
+#: name of a Megatron tensor -> the tensor
+Read = Callable[[str], torch.Tensor]
 
 
 class Stored:
@@ -283,21 +288,19 @@ def read_shapes(folder: str | Path) -> Shapes:
 def open_folder(folder: str | Path) -> Source:
     """Open a NeMo checkpoint: a stock one of any shape, one that was pruned, or an elastic one, which is a family.
 
-    Weights are read one tensor at a time, when their words are asked for, and are not kept.
+    Weights are read a tensor at a time, when rows are asked for; the last few stay in memory.
 
     Raises:
         ElasticError: see `read_shapes`.
     """
     shapes, stored, names = _read(Path(folder))
-    tensors: dict[str, Raw] = {}
+    tensors: dict[str, Unread] = {}
+    read = _reader(stored)
     for ours, together in megatron_tensors(shapes.parent, shapes.held).items():
-        name = names[ours]
-        dtype = _name_of(dtype_of(stored, name))
-        for i, t in enumerate(together):
-            tensors[t.hf] = Unread(dtype, t.shape, _reader(stored, shapes.parent, together, i, name))
-    check_tensors(shapes.parent, shapes.held, tensors, str(folder))
+        tensors |= _unread(stored, shapes.parent, together, names[ours], read)
+    check_tensors(shapes.parent, shapes.held, Weights(tensors), str(folder))
     predicts = _predicts(stored, read_context(Path(folder)).settings)
-    behind = {} if predicts is None else _behind(stored, shapes, predicts)
+    behind = {} if predicts is None else _behind(stored, shapes, predicts, read)
     return Source(**vars(shapes), tensors=tensors, prediction=behind, predicts=predicts)
 
 
@@ -308,16 +311,14 @@ def _predicts(stored: Stored, settings: Mapping[str, Any]) -> Prediction | None:
         return prediction_of(settings.get) if there else None
 
 
-def _behind(stored: Stored, shapes: Shapes, predicts: Prediction) -> dict[str, Raw]:
+def _behind(stored: Stored, shapes: Shapes, predicts: Prediction, read: Read) -> dict[str, Unread]:
     """The tensors of layers that predict more than one token."""
-    out: dict[str, Raw] = {}
+    out: dict[str, Unread] = {}
     parent = predicts.behind(shapes.parent)
     for name, together in predicts.megatron_tensors(shapes.parent, shapes.held).items():
         if _stack(stored, name) is None and not {name, *parts_of(name)} & stored.sizes.keys():
             raise missing(name)
-        dtype = _name_of(dtype_of(stored, name))
-        for i, t in enumerate(together):
-            out[t.hf] = Unread(dtype, t.shape, _reader(stored, parent, together, i, name))
+        out |= _unread(stored, parent, together, name, read)
     return out
 
 
@@ -349,41 +350,24 @@ def _family(folder: Path, stored: Stored, context: Context, parent: Parent) -> F
 
 
 def _name_of(dtype: torch.dtype) -> str:
-    return from_torch(torch.empty(0, dtype=dtype)).dtype
+    return Unread.of(torch.empty(0, dtype=dtype)).dtype
 
 
-def _reader(
-    stored: Stored, parent: Parent, together: Sequence[Tensor], which: int, name: str
-) -> Callable[[], np.ndarray]:
-    return lambda: from_torch(apart(parent, together, read_tensor(stored, name))[which]).words
+def _reader(stored: Stored) -> Read:
+    """Reads a Megatron tensor whole; the last few stay, since their rows are asked for some at a time."""
+
+    @lru_cache(maxsize=RECENT)
+    def read(name: str) -> torch.Tensor:
+        return read_tensor(stored, name)
+
+    return read
 
 
-class Unread(Raw):
-    """A tensor of which the words are read when they are asked for; they last as long as somebody holds them.
+def _unread(stored: Stored, parent: Parent, together: Sequence[Tensor], name: str, read: Read) -> dict[str, Unread]:
+    """The tensors that a Megatron tensor holds, by their names in a Hugging Face folder."""
+    dtype = _name_of(dtype_of(stored, name))
 
-    Args:
-        dtype: name of its dtype.
-        shape: its shape.
-        read: gives its words.
-    """
+    def rows(which: int) -> Callable[[int, int], np.ndarray]:
+        return lambda first, last: Unread.of(apart(parent, together, read(name))[which][first:last]).words
 
-    def __init__(self, dtype: str, shape: tuple[int, ...], read: Callable[[], np.ndarray]) -> None:
-        object.__setattr__(self, "dtype", dtype)
-        self._shape, self._read = shape, read
-        self._held: weakref.ref[np.ndarray] | None = None
-
-    @property
-    def words(self) -> np.ndarray:  # pyright: ignore[reportIncompatibleVariableOverride]
-        words = self._held() if self._held is not None else None
-        if words is None:
-            words = self._read()
-            self._held = weakref.ref(words)
-        return words
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._shape
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self._shape, dtype=np.int64)) * ITEMSIZE[self.dtype]
+    return {t.hf: replace(Unread.made(dtype, t.shape, rows(i)), root=together) for i, t in enumerate(together)}

@@ -24,8 +24,7 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
-from nemo_elastic.formats.hf.writing import Model, entries_of, write_models
-from nemo_elastic.formats.raw import to_torch
+from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.router import Router
@@ -164,7 +163,7 @@ def test_a_member_is_sliced_out_and_runs_as_it_did(folder: Path, trained: Traine
     small = trained.members["small"]
     cut = slice_checkpoint(folder, tmp_path / "small", member="small")
     opened = open_source(cut.out)
-    state = {name: to_torch(raw) for name, raw in opened.tensors.items()}
+    state = {name: raw.torch() for name, raw in opened.tensors.items()}
     tokens = trained.host.data[:2]
     alone = NemotronH(opened.parent, state, opened.held)(tokens)
     assert torch.allclose(alone, trained.host.model(tokens, small), atol=1e-5)
@@ -186,7 +185,7 @@ def test_a_family_without_training(parent: Parent, tmp_path: Path) -> None:
     """`init`: even cuts of a plain parent."""
     plain = NemotronH.random(parent, seed=5)
     (tmp_path / "parent").mkdir()
-    write_models([Model(tmp_path / "parent", parent, parent.full, entries_of(parent, parent.full, arrays(plain)))])
+    write_models([Model(tmp_path / "parent", parent, parent.full, tensors_of(parent, parent.full, arrays(plain)))])
     init_family(tmp_path / "parent", ElasticConfig.from_dict(BLOCK), tmp_path / "family")
     shapes = read_shapes(tmp_path / "family")
     assert (

@@ -16,7 +16,6 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_parent, read_shapes
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
-from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.shapes import PARENT
@@ -73,7 +72,7 @@ def test_shapes_need_no_weights(family):
 
 def test_tensors_come_as_torch_too(family):
     values = random_values(PARENT)
-    loaded = {name: to_torch(raw) for name, raw in open_source(family).tensors.items()}
+    loaded = {name: raw.torch() for name, raw in open_source(family).tensors.items()}
     assert set(loaded) == set(values)
     for name, tensor in loaded.items():
         assert torch.equal(tensor, torch.from_numpy(values[name]))
@@ -238,7 +237,7 @@ def test_a_tied_head_may_be_left_out_but_not_differ(tmp_path):
         open_source(folder)
     rewrite(folder, lambda tensors: tensors.pop("lm_head.weight"))
     without = open_source(folder)
-    check_tensors(tied, tied.full, without.tensors, "x")
+    check_tensors(tied, tied.full, without.weights, "x")
     slice_checkpoint(folder, tmp_path / "cut", member="full")
     assert "lm_head.weight" in open_tensors(tmp_path / "cut")
     rewrite(folder, lambda tensors: tensors.pop("backbone.embeddings.weight"))

@@ -18,7 +18,7 @@ from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.patterns import anywhere, modules_in
 from nemo_elastic.formats.hf.precision import check_described, precision_of
 from nemo_elastic.formats.hf.quantization import KEY, QUANT_FILE, described, linear_modules
-from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, MODELOPT, Quantized, Stored, scheme_of
+from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS, MODELOPT, Stored, scheme_of
 from nemo_elastic.quantize.writing import quantized_weights
 from nemo_elastic.slicing.card import served_as
 from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -261,8 +261,7 @@ def test_what_is_written_is_read_the_same(folders: dict[str, Path], tmp_path: Pa
         slice_checkpoint(folder, tmp_path / which, member="small")
         for at in (folder, tmp_path / which):
             opened = open_source(at)
-            low = any(isinstance(t, Quantized) for t in opened.tensors.values())
-            assert low == (which != "plain")
+            assert bool(opened.quantized) == (which != "plain")
             said = precision_of(opened.config)
             assert said == {"w4a16": "nvfp4", "dynamic": "fp8", "plain": None}.get(
                 which.split("-")[0], which.split("-")[0]
@@ -278,15 +277,16 @@ def test_several_precisions_in_one_folder(layout_: str, folders: dict[str, Path]
     rows = quantized_weights(source, nvfp4.scheme)
     weights = {name: fp8 if row.startswith("mlp") else nvfp4 for name, (row, _) in rows.items()}
     config, file = described(source.parent, source.held, weights)
-    held = {f"{p}-{layout_}": open_source(folders[f"{p}-{layout_}"]).tensors for p in ("nvfp4", "fp8")}
-    tensors = dict(source.tensors) | {n: held[f"{s.scheme.precision}-{layout_}"][n] for n, s in weights.items()}
+    held = {p: open_source(folders[f"{p}-{layout_}"]).quantized for p in ("nvfp4", "fp8")}
+    low = {name: held[kind.scheme.precision][name] for name, kind in weights.items()}
     modules = linear_modules(source.parent, source.held)
-    check_described({KEY: config}, folders["plain"], modules, tensors)
+    check_described({KEY: config}, folders["plain"], modules, low)
     assert (file is None) == (layout_ == COMPRESSED) and precision_of({KEY: config}) is None
     wrong = next(name for name, kind in weights.items() if kind == fp8)
-    for other in (held[f"nvfp4-{layout_}"][wrong], source.tensors[wrong]):
+    plain = {name: kind for name, kind in low.items() if name != wrong}
+    for other in (plain | {wrong: held["nvfp4"][wrong]}, plain):
         with pytest.raises(ElasticError, match=wrong.replace(".", r"\.")):
-            check_described({KEY: config}, folders["plain"], modules, tensors | {wrong: other})
+            check_described({KEY: config}, folders["plain"], modules, other)
 
 
 def test_layers_that_predict_more_tokens_stay_as_they_are() -> None:

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.reading import open_shard
-from nemo_elastic.formats.hf.shards import SINGLE, NewTensor, write_weights
-from nemo_elastic.formats.kept import Pieces
-from nemo_elastic.formats.raw import ITEMSIZE, Raw, from_torch, to_torch, word
+from nemo_elastic.formats.hf.shards import SINGLE, write_weights
+from nemo_elastic.formats.tensor import ITEMSIZE, Tensor, word
 from tests.slicing.helpers import scratch
 
 DTYPES = {
@@ -29,31 +28,28 @@ DTYPES = {
 }  # fmt: skip
 
 
-def entry(name: str, raw: Raw) -> NewTensor:
-    return NewTensor(name, raw.dtype, raw.shape, Pieces(raw, span=64))
-
-
-def write(folder: Path, entries: list[NewTensor], progress=None) -> Path:
+def write(folder: Path, tensors: dict[str, Tensor], progress=None) -> Path:
     """Write one file; give its path."""
     folder.mkdir(exist_ok=True)
-    write_weights({folder: entries}, progress=progress)
+    write_weights({folder: tensors}, progress=progress)
     return folder / SINGLE
 
 
 @st.composite
-def raws(draw: st.DrawFn) -> Raw:
+def raws(draw: st.DrawFn) -> Tensor:
     dtype = draw(st.sampled_from(sorted(ITEMSIZE)))
     shape = tuple(draw(st.lists(st.integers(0, 5), min_size=1, max_size=3)))
     seed = draw(st.integers(0, 99))
     bits = np.random.default_rng(seed).integers(0, 2 ** (8 * ITEMSIZE[dtype]), shape, dtype=np.uint64)
-    return Raw(dtype, bits.astype(word(dtype)) & (1 if dtype == "BOOL" else np.array(-1).astype(word(dtype))))
+    words = bits.astype(word(dtype))
+    return Tensor.of_words(dtype, words & np.array(1, words.dtype) if dtype == "BOOL" else words)
 
 
 @settings(max_examples=60)
 @given(st.dictionaries(st.text("ab.é", min_size=1), raws(), max_size=5))
 def test_what_is_written_is_read_back(tensors):
     with scratch() as place:
-        read = open_shard(write(place, [entry(n, r) for n, r in tensors.items()]))
+        read = open_shard(write(place, tensors))
         assert set(read) == set(tensors)
         for name, raw in tensors.items():
             assert read[name].dtype == raw.dtype and np.array_equal(read[name].words, raw.words)
@@ -67,23 +63,23 @@ def test_the_library_reads_what_we_write_and_we_what_it_writes(tmp_path):
     }
     safetensors.torch.save_file(state, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
     theirs = open_shard(tmp_path / "theirs.safetensors")
-    path = write(tmp_path, [entry(n, from_torch(t)) for n, t in state.items()])
+    path = write(tmp_path, {n: Tensor.of(t) for n, t in state.items()})
     ours = safetensors.torch.load_file(path)
     for name, tensor in state.items():
-        assert to_torch(theirs[name]).dtype == ours[name].dtype == tensor.dtype
-        for other in (to_torch(theirs[name]), to_torch(theirs[name], copy=False), ours[name]):
+        assert theirs[name].torch().dtype == ours[name].dtype == tensor.dtype
+        for other in (theirs[name].torch(), theirs[name].torch(copy=False), ours[name]):
             assert torch.equal(other.contiguous().view(torch.uint8), tensor.contiguous().view(torch.uint8)), name
     with safetensors.safe_open(path, "np") as file:
         assert file.metadata() == {"format": "pt"}
 
 
 def test_equal_tensors_make_equal_files(tmp_path):
-    entries = [
-        entry("c", Raw.of(np.arange(3.0))),
-        entry("b", Raw.of(np.arange(4, dtype=np.float32))),
-        entry("a", Raw.of(np.arange(5, dtype=np.float32))),
-    ]
-    one, two = write(tmp_path / "1", entries), write(tmp_path / "2", entries[::-1])
+    tensors = {
+        "c": Tensor.of(np.arange(3.0)),
+        "b": Tensor.of(np.arange(4, dtype=np.float32)),
+        "a": Tensor.of(np.arange(5, dtype=np.float32)),
+    }
+    one, two = write(tmp_path / "1", tensors), write(tmp_path / "2", dict(reversed(tensors.items())))
     assert one.read_bytes() == two.read_bytes()
     header = int.from_bytes(one.read_bytes()[:8], "little")
     assert header % 8 == 0
@@ -95,30 +91,31 @@ def test_values_without_torch_are_torchs(dtype):
         {1: torch.uint8, 2: torch.uint16}.get(dtype.itemsize, torch.int32)
     )
     tensor = bits.view(dtype)
-    np.testing.assert_array_equal(from_torch(tensor).numpy(), tensor.float().numpy())
+    np.testing.assert_array_equal(Tensor.of(tensor).numpy(), tensor.float().numpy())
 
 
 def test_arrays_and_tensors_as_words():
-    assert Raw.of(np.zeros((2, 3), ">f4")).dtype == "F32" and Raw.of(np.float32([[1.5]])[..., ::-1]).shape == (1, 1)
+    assert Tensor.of(np.zeros((2, 3), ">f4")).dtype == "F32"
+    assert Tensor.of(np.float32([[1.5]])[..., ::-1]).shape == (1, 1)
     big = np.arange(4, dtype=">i2")
-    np.testing.assert_array_equal(Raw.of(big).numpy(), big)
-    assert Raw.of(torch.zeros(2, dtype=torch.bfloat16)).dtype == "BF16"
+    np.testing.assert_array_equal(Tensor.of(big).numpy(), big)
+    assert Tensor.of(torch.zeros(2, dtype=torch.bfloat16)).dtype == "BF16"
     strided = torch.arange(6.0).view(2, 3).T
-    np.testing.assert_array_equal(Raw.of(strided).numpy(), strided.numpy())
+    np.testing.assert_array_equal(Tensor.of(strided).numpy(), strided.numpy())
     with pytest.raises(ElasticError, match="dtype complex64 cannot be stored"):
-        Raw.of(np.zeros(2, np.complex64))
+        Tensor.of(np.zeros(2, np.complex64))
     with pytest.raises(ElasticError, match="complex64 cannot be stored"):
-        Raw.of(torch.zeros(2, dtype=torch.complex64))
+        Tensor.of(torch.zeros(2, dtype=torch.complex64))
     with pytest.raises(ElasticError, match="F8_E8M0"):
-        Raw("F8_E8M0", np.zeros(2, np.uint8)).numpy()
+        Tensor.of_words("F8_E8M0", np.zeros(2, np.uint8)).numpy()
 
 
 def test_mapped_tensors_cannot_be_written_to(tmp_path):
-    path = write(tmp_path, [entry("a", Raw.of(np.ones(4)))])
+    path = write(tmp_path, {"a": Tensor.of(np.ones(4))})
     words = open_shard(path)["a"].words
     with pytest.raises(ValueError, match="read-only"):
         words[0] = 0
-    to_torch(open_shard(path)["a"]).zero_()  # a copy by default
+    open_shard(path)["a"].torch().zero_()  # a copy by default
     assert open_shard(path)["a"].words.any()
 
 
@@ -201,9 +198,9 @@ def test_the_most_that_numpy_holds_is_read(tmp_path):
 @given(st.data())
 def test_a_damaged_header_never_gets_through_as_something_else(data):
     """Any byte of a header may change: what comes out is the file's own tensors, or one line."""
-    raw = Raw.of(np.arange(6, dtype=np.float32).reshape(2, 3))
+    raw = Tensor.of(np.arange(6, dtype=np.float32).reshape(2, 3))
     with scratch() as place:
-        path = write(place, [entry("a", raw), entry("b", Raw.of(np.arange(3, dtype=np.int16)))])
+        path = write(place, {"a": raw, "b": Tensor.of(np.arange(3, dtype=np.int16))})
         content = bytearray(path.read_bytes())
         at = data.draw(st.integers(0, 8 + int.from_bytes(content[:8], "little") - 1))
         content[at] = data.draw(st.integers(0, 255))

@@ -22,7 +22,6 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.metadata import ByteRange, Piece, StoredTensor, last_iteration
 from nemo_elastic.formats.megatron.stored import Stored
-from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.hosts.nemo.checkpoints import settings_of
 from tests.hosts.nemo.cutting import PARENT, random_tensors
@@ -103,11 +102,11 @@ def test_experts_are_read_one_by_one_out_of_the_tensor_that_holds_them(tmp_path:
     source = open_source(tmp_path / "run")
     assert (source.parent, source.held, source.family) == (parent, parent.full, None)
     assert source.tensors.keys() == own.keys()
-    assert all(torch.equal(to_torch(raw), own[name]) for name, raw in source.tensors.items())
+    assert all(torch.equal(raw.torch(), own[name]) for name, raw in source.tensors.items())
     small = parent.uniform([0, 1, 3], experts=4, expert_ffn=6, hidden=12)
     slice_checkpoint(tmp_path / "run", tmp_path / "small", subnet=small)
     cut = open_source(tmp_path / "small").tensors["backbone.layers.1.mixer.experts.3.down_proj.weight"]
-    assert torch.equal(to_torch(cut), own["backbone.layers.1.mixer.experts.3.down_proj.weight"][:12, :6])
+    assert torch.equal(cut.torch(), own["backbone.layers.1.mixer.experts.3.down_proj.weight"][:12, :6])
 
 
 def test_of_several_optimizers_each_has_its_number_before_its_states(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from nemo_elastic.core.subnet import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.stored import Stored
-from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -137,9 +136,7 @@ def test_members_of_the_checkpoint_are_what_the_model_ran_in_training(place: Pat
         for member in family:
             cut = slice_checkpoint(checkpoint, tmp_path / member.name, member=member.name)
             opened = open_source(cut.out)
-            alone = NemotronH(
-                opened.parent, {name: to_torch(raw) for name, raw in opened.tensors.items()}, opened.held
-            )
+            alone = NemotronH(opened.parent, {name: raw.torch() for name, raw in opened.tensors.items()}, opened.held)
             model.state.choice = member.subnet
             torch.testing.assert_close(model(tokens, None, None), alone(tokens), rtol=1e-4, atol=1e-4)
     small = family.member("small").subnet

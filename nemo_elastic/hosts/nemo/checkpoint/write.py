@@ -36,7 +36,7 @@ from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.outputs import check_room
 from nemo_elastic.megatron.dist_checkpoint import dtype_args, process_group, quiet, sharded
 from nemo_elastic.slicing.family_folder import write_family
-from nemo_elastic.slicing.pieces import cut_tensors
+from nemo_elastic.slicing.pieces import cut_weights
 
 
 def write_nemo_checkpoint(
@@ -58,7 +58,7 @@ def write_nemo_checkpoint(
         out: the checkpoint folder; written whole or not at all.
         parent: shape the member was cut from.
         member: the member. Its vocabulary is the parent's: nothing is padded.
-        tensors_hf: torch tensors, numpy arrays or `Raw` words by HF name, layers numbered within the member. The
+        tensors_hf: torch tensors, numpy arrays or tensors of a file by HF name, layers numbered within the member. The
             embedding's type becomes the config's (fp32, bf16 or fp16).
         tokenizer_dir: a folder with a Hugging Face tokenizer, which is copied into the checkpoint; a model's folder
             serves, its weights are left alone (`find_tokenizer`). Without one, whoever loads the checkpoint brings a
@@ -94,7 +94,8 @@ def write_cut(source: Source, target: Subnet, out: str | os.PathLike[str], force
         ElasticError: see `write_nemo_checkpoint`.
     """
     tokenizer = find_tokenizer(source.companions)
-    return write_nemo_checkpoint(out, source.parent, target, cut_tensors(source, target), tokenizer, force)
+    weights = cut_weights(source, target).as_torch()
+    return write_nemo_checkpoint(out, source.parent, target, weights, tokenizer, force)
 
 
 def export_family(

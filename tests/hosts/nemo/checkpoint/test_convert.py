@@ -30,7 +30,6 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.megatron.context_files import read_io_json
-from nemo_elastic.formats.raw import to_torch
 from nemo_elastic.formats.source import Source
 from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
 from nemo_elastic.nn.nemotron_h import NemotronH
@@ -103,7 +102,7 @@ def fine(*arguments) -> str:
 
 
 def tensors_of(source: Source) -> dict[str, torch.Tensor]:
-    return {name: to_torch(raw) for name, raw in source.tensors.items()}
+    return {name: raw.torch() for name, raw in source.tensors.items()}
 
 
 def logits(source: Source, tokens_bs: torch.Tensor) -> torch.Tensor:

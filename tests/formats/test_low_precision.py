@@ -14,16 +14,16 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.grouped import grouped
 from nemo_elastic.formats.hf.shards import SINGLE
-from nemo_elastic.formats.quantized import COMPRESSED, LAYOUTS, MODELOPT, Quantized, scheme_of
-from nemo_elastic.formats.raw import Raw
+from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS, MODELOPT, Weights, find_low, scheme_of
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verification import verify
 from tests.quantize.conftest import SMALL, dense  # noqa: F401
 from tests.quantize.damage import Tensors, floats, low, with_tensors, word
 
+of = Tensor.of_words
 UP = "backbone.layers.1.mixer.up_proj."
 Folder = Callable[[str, str], Path]
 
@@ -40,7 +40,7 @@ def folder(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Folder:  # 
     return of
 
 
-def put(name: str, value: Raw | None) -> Callable[[Tensors], object]:
+def put(name: str, value: Tensor | None) -> Callable[[Tensors], object]:
     """Put another tensor in its place, or none."""
     return lambda tensors: tensors.pop(UP + name) if value is None else tensors.update({UP + name: value})
 
@@ -64,7 +64,7 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
         ("nvfp4", MODELOPT, put("weight_scale_2", floats(v)), "'{}weight_scale_2' is a scale that is no positive")
         for v in (0.0, -1.0, float("nan"), float("inf"))
     ),
-    ("nvfp4", MODELOPT, put("input_scale", Raw("BF16", np.zeros((), "<u2"))), "'{}input_scale' is a scale that is no"),
+    ("nvfp4", MODELOPT, put("input_scale", of("BF16", np.zeros((), "<u2"))), "'{}input_scale' is a scale that is no"),
     *(
         (p, x, put(name, value), f"'{{}}{name}' is a scale that is no positive number, or too large for {p}")
         for p, x, name, value in (
@@ -90,24 +90,24 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
     # codes
     ("nvfp4", MODELOPT, put("weight", None), "'{}input_scale' has no codes beside it; modelopt has them as weight in "
      "U8 or weight in F8_E4M3"),
-    ("nvfp4", COMPRESSED, put("weight_packed", Raw("I32", np.zeros((256, 8), np.uint32))),
+    ("nvfp4", COMPRESSED, put("weight_packed", of("I32", np.zeros((256, 8), np.uint32))),
      "has no codes beside it; compressed-tensors has them as weight_packed in U8 or weight in F8_E4M3"),
-    ("nvfp4", COMPRESSED, put("weight", Raw("BF16", np.zeros((256, 64), np.uint16))),
+    ("nvfp4", COMPRESSED, put("weight", of("BF16", np.zeros((256, 64), np.uint16))),
      "one weight is in tensor '{}weight' and in '{}weight_packed'"),
-    ("nvfp4", MODELOPT, put("weight", Raw("U8", np.zeros((256, 31), np.uint8))),
+    ("nvfp4", MODELOPT, put("weight", of("U8", np.zeros((256, 31), np.uint8))),
      "'{}weight' has shape [256, 31], not [256, 32]"),
-    ("fp8", MODELOPT, put("weight", Raw("F8_E5M2", np.zeros((256, 64), np.uint8))), "has no codes beside it"),
-    ("fp8", MODELOPT, put("weight", Raw("U8", np.zeros((256, 64), np.uint8))), "weight_scale_2' is missing"),
+    ("fp8", MODELOPT, put("weight", of("F8_E5M2", np.zeros((256, 64), np.uint8))), "has no codes beside it"),
+    ("fp8", MODELOPT, put("weight", of("U8", np.zeros((256, 64), np.uint8))), "weight_scale_2' is missing"),
     # of another shape or dtype
-    ("nvfp4", MODELOPT, put("weight_scale", Raw("F8_E4M3", np.ones((256, 3), np.uint8))),
+    ("nvfp4", MODELOPT, put("weight_scale", of("F8_E4M3", np.ones((256, 3), np.uint8))),
      "'{}weight_scale' has shape [256, 3], not [256, 4]"),
-    ("nvfp4", MODELOPT, put("weight_scale", Raw("F32", np.ones((256, 4), np.uint32))),
+    ("nvfp4", MODELOPT, put("weight_scale", of("F32", np.ones((256, 4), np.uint32))),
      "'{}weight_scale' has dtype 'F32'; nvfp4 has F8_E4M3"),
-    ("nvfp4", MODELOPT, put("weight_scale", Raw("F8_E5M2", np.ones((256, 4), np.uint8))),
+    ("nvfp4", MODELOPT, put("weight_scale", of("F8_E5M2", np.ones((256, 4), np.uint8))),
      "'{}weight_scale' has dtype 'F8_E5M2'; nvfp4 has F8_E4M3"),
     ("nvfp4", MODELOPT, put("weight_scale_2", floats(1.0, 1.0, shape=(2,))),
      "'{}weight_scale_2' has shape [2], not []"),
-    ("nvfp4", MODELOPT, put("weight_scale_2", Raw.of(np.float64(1))), "scale_2' has dtype 'F64'; nvfp4 has F32"),
+    ("nvfp4", MODELOPT, put("weight_scale_2", Tensor.of(np.float64(1))), "scale_2' has dtype 'F64'; nvfp4 has F32"),
     ("fp8", MODELOPT, put("weight_scale", floats(*[1.0] * 256, shape=(256, 1))),
      "'{}weight_scale' has shape [256, 1], not []"),
     ("fp8", MODELOPT, put("weight_scale", floats(*[1.0] * 8, shape=(2, 4))), "has shape [2, 4], not []"),
@@ -120,11 +120,11 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
     ("fp8", MODELOPT, moved("weight_scale", "weight_scale_2"), "'{}weight_scale' is missing"),
     ("fp8", MODELOPT, put("weight_scale_2", floats(1.0)), "'{}weight_scale_2' has no codes beside it"),
     # another precision than the folder says
-    ("nvfp4", MODELOPT, lambda t: [put("weight", Raw("F8_E4M3", np.ones((256, 64), np.uint8)))(t),
+    ("nvfp4", MODELOPT, lambda t: [put("weight", of("F8_E4M3", np.ones((256, 64), np.uint8)))(t),
                                    put("weight_scale", floats(1.0))(t), put("weight_scale_2", None)(t)],
      "{}weight is fp8, and by the folder's quantization_config it is nvfp4"),
     ("nvfp4", MODELOPT, lambda t: [t.pop(n) for n in list(t) if n.startswith(UP) and n != UP + "weight"]
-     and put("weight", Raw("BF16", np.zeros((256, 64), np.uint16)))(t),
+     and put("weight", of("BF16", np.zeros((256, 64), np.uint16)))(t),
      "{}weight is not quantised, and by the folder's quantization_config it is"),
 ]  # fmt: skip
 
@@ -176,33 +176,33 @@ def test_any_other_scale_of_a_block_is_one(value: int, folder: Folder, tmp_path:
 def test_columns_that_are_no_blocks() -> None:
     """33 columns have half a byte too many, and 40 half a block."""
     for columns in (33, 40):
-        parts = {"weight": Raw("U8", np.ones((4, columns // 2), np.uint8)), "weight_scale_2": floats(1.0)}
-        parts["weight_scale"] = Raw("F8_E4M3", np.full((4, columns // 16), 0x38, np.uint8))
+        parts = {"weight": of("U8", np.ones((4, columns // 2), np.uint8)), "weight_scale_2": floats(1.0)}
+        parts["weight_scale"] = of("F8_E4M3", np.full((4, columns // 16), 0x38, np.uint8))
         with pytest.raises(ElasticError, match=rf"^tensor 'a.weight': {columns} columns are no blocks of 16$"):
-            grouped({f"a.{n}": raw for n, raw in parts.items()}, {"a.weight": (4, columns)}, MODELOPT)
+            find_low({f"a.{n}": raw for n, raw in parts.items()}, {"a.weight": (4, columns)}, MODELOPT)
 
 
 def test_no_matrix() -> None:
-    parts = {"a.weight": Raw("F8_E4M3", np.ones(16, np.uint8)), "a.weight_scale": floats(1.0)}
+    parts = {"a.weight": of("F8_E4M3", np.ones(16, np.uint8)), "a.weight_scale": floats(1.0)}
     with pytest.raises(ElasticError, match=r"^only matrices are quantised, not tensor 'a.weight'$"):
-        grouped(parts, {"a.weight": (16,)}, MODELOPT)
+        find_low(parts, {"a.weight": (16,)}, MODELOPT)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_scales_of_the_forms_that_are_read(layout: str) -> None:
     """One element is one element, however many dimensions it has; rows have scales in compressed-tensors alone."""
-    codes = Raw("F8_E4M3", np.full((2, 16), 0x38, np.uint8))  # ones
+    codes = of("F8_E4M3", np.full((2, 16), 0x38, np.uint8))  # ones
     shapes: list[tuple[int, ...]] = [(), (1,), (1, 1), *([(2, 1)] if layout == COMPRESSED else [])]
     for shape in shapes:
         values = (0.5,) * (2 if shape == (2, 1) else 1)
         given = {"a.weight": codes, "a.weight_scale": floats(*values, shape=shape)}
-        weight = grouped(given, {"a.weight": (2, 16)}, layout)["a.weight"]
-        assert isinstance(weight, Quantized) and torch.equal(weight.torch(torch.float32), torch.full((2, 16), 0.5))
-        assert weight.stored_as.by_row == (shape == (2, 1))
+        weights = Weights(given, find_low(given, {"a.weight": (2, 16)}, layout))
+        assert torch.equal(weights.torch("a.weight", torch.float32), torch.full((2, 16), 0.5))
+        assert weights.quantized["a.weight"].by_row == (shape == (2, 1))
     for dtype, half in (("BF16", 0x3F00), ("F16", 0x3800)):
-        given = {"a.weight": codes, "a.weight_scale": Raw(dtype, np.array(half, "<u2"))}
-        weight = grouped(given, {"a.weight": (2, 16)}, layout)["a.weight"]
-        assert isinstance(weight, Quantized) and torch.equal(weight.torch(torch.float32), torch.full((2, 16), 0.5))
+        given = {"a.weight": codes, "a.weight_scale": of(dtype, np.array(half, "<u2"))}
+        weights = Weights(given, find_low(given, {"a.weight": (2, 16)}, layout))
+        assert torch.equal(weights.torch("a.weight", torch.float32), torch.full((2, 16), 0.5))
 
 
 def test_a_cut_of_scales_by_rows_has_the_scales_of_its_rows(folder: Folder, tmp_path: Path) -> None:

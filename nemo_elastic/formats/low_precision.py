@@ -1,0 +1,489 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""How files store weights of low precision: each as codes and scales, tensors of their own with names of their own.
+
+A dimension of each is the weight's in blocks, so that what a member keeps of the weight says what it keeps of them.
+Scales of a whole weight are read when a folder is opened. Codes and scales of blocks are not: those that are no
+numbers are found when weights are loaded, and by `verify`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.kinds.attention import ATTENTION
+from nemo_elastic.core.kinds.record import HF_LAYER
+from nemo_elastic.core.layout import named
+from nemo_elastic.core.precision import BLOCK, FP8, LARGEST, NVFP4
+from nemo_elastic.core.prefix import ONE, Selection
+from nemo_elastic.errors import ElasticError, bad, inside
+
+from .tensor import Tensor
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "CACHE", "COMPRESSED", "FLOATS", "LAYOUTS", "MODELOPT", "SCHEMES", "WEIGHT", "Scheme", "Stored", "Torn", "Weights",
+    "bad_scales", "cache_of_member", "check_cache", "check_cache_scales", "check_no_others", "find_low", "has_cache",
+    "requantized", "scheme_of", "select", "share_changed",
+]  # fmt: skip
+
+WEIGHT = "weight"
+MODELOPT, COMPRESSED = "modelopt", "compressed-tensors"
+LAYOUTS = (MODELOPT, COMPRESSED)
+#: dtypes of scales that are no codes themselves
+FLOATS = ("F32", "F16", "BF16")
+#: last parts of names of the cache's scales: ModelOpt has them at the projections, compressed-tensors at the mixer
+CACHE = ("k_scale", "v_scale")
+#: keys under which a folder says the precision of the cache
+_SAYS = ("kv_cache_quant_algo", "kv_cache_scheme")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a layout stores the weights of a low precision. Names are those behind the module's: `weight_scale`.
+
+    Attributes:
+        precision: nvfp4 or fp8.
+        layout: whose, one of `LAYOUTS`.
+        codes: name and dtype of the codes.
+        per_code: numbers of a row in one code.
+        scale: name and dtypes of the scales.
+        block: columns that a scale is for; 0 where it is for a whole row, or for all.
+        over: name of the scale of the scales; None where there is none.
+        inverse: the file has 1 / scale there.
+        activations: name of the scale of the product's input; where it has none, activations are not quantised, or by
+            what they are.
+    """
+
+    precision: str
+    layout: str
+    codes: tuple[str, str]
+    per_code: int
+    scale: tuple[str, tuple[str, ...]]
+    block: int
+    over: str | None = None
+    inverse: bool = False
+    activations: str = "input_scale"
+
+    @property
+    def dtype(self) -> str:
+        """Of scales for all that we write."""
+        return "F32" if self.block else self.scale[1][0]
+
+    @property
+    def one(self) -> tuple[int, ...]:
+        """Shape of a scale for all: compressed-tensors has one of one element."""
+        return (1,) if self.layout == COMPRESSED else ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all its tensors, the codes first."""
+        return tuple(n for n in (self.codes[0], self.scale[0], self.over, self.activations) if n is not None)
+
+
+#: Sources: ModelOpt's `export/quant_utils.py`, compressed-tensors' `compressors/`, and vLLM's loaders of both
+SCHEMES = (
+    Scheme(NVFP4, MODELOPT, (WEIGHT, "U8"), 2, ("weight_scale", ("F8_E4M3",)), BLOCK, "weight_scale_2"),
+    Scheme(FP8, MODELOPT, (WEIGHT, "F8_E4M3"), 1, ("weight_scale", FLOATS), 0),
+    Scheme(NVFP4, COMPRESSED, ("weight_packed", "U8"), 2, ("weight_scale", ("F8_E4M3",)), BLOCK, "weight_global_scale",
+           True, "input_global_scale"),
+    # transformers multiplies codes out in the dtype of their scale: with an fp32 one a model in bf16 does not run
+    Scheme(FP8, COMPRESSED, (WEIGHT, "F8_E4M3"), 1, ("weight_scale", ("BF16", "F32", "F16")), 0),
+)  # fmt: skip
+
+
+def scheme_of(precision: str, layout: str) -> Scheme:
+    """The scheme of a precision in a layout."""
+    return next(s for s in SCHEMES if (s.precision, s.layout) == (precision, layout))
+
+
+class Stored(NamedTuple):
+    """How a weight is stored.
+
+    Attributes:
+        scheme: its scheme.
+        activations: whether the product's input has a scale of its own.
+        by_row: whether each row has a scale, where none is for a block.
+    """
+
+    scheme: Scheme
+    activations: bool
+    by_row: bool = False
+
+    def parts(self, weight: str) -> dict[str, str]:
+        """The weight's tensors, by their names behind the module's: their names in a file."""
+        left = () if self.activations else (self.scheme.activations,)
+        return {name: weight.removesuffix(WEIGHT) + name for name in self.scheme.names if name not in left}
+
+    def columns(self, part: str) -> int | None:
+        """Columns of the weight that an element of one of its tensors is for; 0: all of a row, None: all of it."""
+        scheme = self.scheme
+        if part == scheme.codes[0]:
+            return scheme.per_code
+        if part == scheme.scale[0] and (scheme.block or self.by_row):
+            return scheme.block
+        return None
+
+
+class Torn(ElasticError):
+    """A member keeps a part of a block that has one scale."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's weights as files have them.
+
+    Attributes:
+        tensors: by their names in a file.
+        quantized: weights of low precision, whose codes and scales are among the tensors: how they are stored.
+        changed: of weights that were computed anew, by name and first row: sums of squares of the values, and of what
+            computing them anew has changed; filled while they are written.
+    """
+
+    tensors: Mapping[str, Tensor]
+    quantized: Mapping[str, Stored] = field(default_factory=dict)
+    changed: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the weights: those of full precision, and of low precision under their own names."""
+        parts = {part for name, stored in self.quantized.items() for part in stored.parts(name).values()}
+        return [n for n in self.tensors if n not in parts and n.rpartition(".")[2] not in CACHE] + list(self.quantized)
+
+    def parts(self, name: str) -> dict[str, Tensor]:
+        """Tensors of a weight of low precision, by their names behind the module's."""
+        return {part: self.tensors[full] for part, full in self.quantized[name].parts(name).items()}
+
+    def dtype(self, name: str) -> str:
+        """Dtype of a weight, or its low precision."""
+        return self.quantized[name].scheme.precision if name in self.quantized else self.tensors[name].dtype
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a weight."""
+        if name not in self.quantized:
+            return self.tensors[name].shape
+        scheme = self.quantized[name].scheme
+        rows, codes = self.parts(name)[scheme.codes[0]].shape
+        return rows, codes * scheme.per_code
+
+    def scale(self, name: str) -> np.ndarray:
+        """What codes of a weight, or its scales of blocks, are multiplied by: float32, [] or [rows, 1]."""
+        return _scale(self.quantized[name], self.parts(name))
+
+    def torch(self, name: str, dtype: torch.dtype | None = None, *, copy: bool = True) -> torch.Tensor:
+        """A weight as torch has it; see `Tensor.torch`.
+
+        Args:
+            name: of the weight.
+            dtype: of one of low precision, bfloat16 by default; others keep their own.
+            copy: see `Tensor.torch`.
+
+        Raises:
+            ElasticError: scales of its blocks are negative or no numbers.
+        """
+        with inside(name):
+            if name not in self.quantized:
+                return self.tensors[name].torch(copy=copy)
+            import torch
+
+            return _values(self.quantized[name], self.parts(name), dtype or torch.bfloat16)
+
+    def as_torch(self, dtype: torch.dtype | None = None) -> Mapping[str, torch.Tensor]:
+        """The weights by name, each read when somebody asks for it; memory of a mapped file is shared."""
+        return _Read(self, dtype)
+
+    @property
+    def low(self) -> Stored | None:
+        """How most weights of low precision are stored; None where there are none."""
+        return Counter(self.quantized.values()).most_common(1)[0][0] if self.quantized else None
+
+
+@dataclass(frozen=True)
+class _Read(Mapping):
+    weights: Weights
+    dtype: torch.dtype | None
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.weights.torch(name, self.dtype, copy=False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights.names)
+
+    def __len__(self) -> int:
+        return len(self.weights.names)
+
+
+# ------------------------------------------------------------------ what a cut keeps
+
+
+def select(
+    weights: Weights, name: str, selections: Sequence[Selection]
+) -> dict[str, tuple[Tensor, tuple[Selection, ...]]]:
+    """Each tensor of a weight by its name behind the module's, and what selections of the weight keep of it.
+
+    Raises:
+        Torn: a block that has one scale stays in part.
+    """
+    stored, out = weights.quantized[name], {}
+    for part, tensor in weights.parts(name).items():
+        columns = stored.columns(part)
+        if columns is None or not selections:
+            out[part] = tensor, ()
+            continue
+        if columns == 0:
+            out[part] = tensor, (selections[0], Selection((ONE,)))
+            continue
+        blocks = selections[1].in_blocks(columns)
+        if blocks is None:
+            whole, kept = selections[1].size, selections[1].kept_size
+            what = f"{kept} of {whole} channels are no whole blocks of {columns}"
+            raise Torn(f"{what}; --requantize computes it anew")
+        out[part] = tensor, (selections[0], blocks)
+    return out
+
+
+def requantized(weights: Weights, name: str, selections: Sequence[Selection]) -> dict[str, Tensor]:
+    """A weight's tensors where selections tear blocks: codes and scales computed anew from the values, some rows at a
+    time, under the same scale of scales.
+
+    Raises:
+        Torn: the columns that stay are no blocks at all.
+    """
+    stored, parts, shape = weights.quantized[name], weights.parts(name), weights.shape(name)
+    scheme, kept = stored.scheme, selections[1].kept_size
+    if kept % scheme.block:
+        raise Torn(f"{kept} channels are no multiple of {scheme.block}: take another size")
+    codes = parts[scheme.codes[0]]
+
+    def values(first: int, last: int) -> np.ndarray:
+        import torch
+
+        some = {
+            part: tensor if stored.columns(part) is None else Tensor.of_words(tensor.dtype, tensor.rows(first, last))
+            for part, tensor in parts.items()
+        }
+        with inside(name):
+            return _values(stored, some, torch.float32).numpy().view("<u4")
+
+    values_rc = replace(Tensor.made("F32", shape, values, codes), span=shape[1]).take(selections)
+
+    def anew(part: str) -> Tensor:
+        def rows(first: int, last: int) -> np.ndarray:
+            import torch
+
+            from nemo_elastic.nn.low_precision import nvfp4_codes, nvfp4_values
+
+            scale = torch.from_numpy(weights.scale(name))
+            was_rc = torch.from_numpy(values_rc.rows(first, last).view("<f4"))
+            own, scales = nvfp4_codes(was_rc, scale)
+            changed_rc = nvfp4_values(own, scales, scale, torch.float32) - was_rc
+            was, error = (float(some.double().square().sum()) for some in (was_rc, changed_rc))
+            weights.changed[name, first] = was, error
+            return Tensor.of(own if part == scheme.codes[0] else scales).words
+
+        columns = stored.columns(part)
+        assert columns
+        return Tensor.made(parts[part].dtype, (values_rc.shape[0], kept // columns), rows, values_rc)
+
+    return {part: tensor if stored.columns(part) is None else anew(part) for part, tensor in parts.items()}
+
+
+def share_changed(changed: Mapping[Any, tuple[float, float]]) -> float | None:
+    """Root mean square of what computing weights anew has changed, as a share of theirs; None where there are none."""
+    power = sum(was for was, _ in changed.values())
+    return (sum(error for _, error in changed.values()) / power) ** 0.5 if power else None
+
+
+def _scale(stored: Stored, parts: Mapping[str, Tensor]) -> np.ndarray:
+    """What codes, or scales of blocks, are multiplied by: float32, [] or [rows, 1]."""
+    scheme = stored.scheme
+    value = parts[scheme.over or scheme.scale[0]].numpy().astype(np.float32)
+    value = value.reshape(()) if value.size == 1 else value.reshape(-1, 1)
+    return np.asarray(np.float32(1) / value if scheme.inverse else value)
+
+
+def _values(stored: Stored, parts: Mapping[str, Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """The weight that codes and scales stand for, [rows, columns]."""
+    import torch
+
+    from nemo_elastic.nn.low_precision import fp8_values, nvfp4_values
+
+    scheme = stored.scheme
+    codes, scale = parts[scheme.codes[0]].torch(copy=False), torch.from_numpy(_scale(stored, parts))
+    if not scheme.block:
+        return fp8_values(codes, scale, dtype)
+    blocks = parts[scheme.scale[0]]
+    if wrong := bad_scales(blocks.words):  # nobody reads them before
+        raise ElasticError(f"{wrong} scales of blocks are negative or not a number; nemo-elastic verify finds damage")
+    return nvfp4_values(codes, blocks.torch(copy=False), scale, dtype)
+
+
+# ------------------------------------------------------------------ found in a folder
+
+
+def find_low(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], layout: str) -> dict[str, Stored]:
+    """Weights of low precision among the tensors of a folder: how they are stored.
+
+    Args:
+        tensors: of the folder, by name.
+        wanted: the model's weights and their shapes.
+        layout: that the folder says it has, one of `LAYOUTS`.
+
+    Raises:
+        ElasticError: scales that do not fit their codes.
+    """
+    out = {}
+    for name, shape in wanted.items():
+        module = name.removesuffix(WEIGHT)
+        for scheme in (scheme for scheme in SCHEMES if scheme.layout == layout):
+            codes, dtype = scheme.codes
+            if module + codes not in tensors or tensors[module + codes].dtype != dtype:
+                continue
+            if codes != WEIGHT and name in tensors:
+                raise ElasticError(f"one weight is in tensor {name!r} and in {module + codes!r}")
+            parts = {own: tensors[module + own] for own in scheme.names if module + own in tensors}
+            _check(scheme, parts, shape, module)
+            by_row = not scheme.block and math.prod(parts[scheme.scale[0]].shape) > 1
+            out[name] = Stored(scheme, scheme.activations in parts, by_row)
+            break
+    return out
+
+
+def check_no_others(names: Iterable[str], layout: str | None) -> None:
+    """Check that no tensor is of a weight of low precision that has no codes, or that the folder says nothing of.
+
+    Args:
+        names: of a folder's tensors that are not the model's.
+        layout: that the folder says it has; None for full precision.
+
+    Raises:
+        ElasticError: one is.
+    """
+    has = [scheme for scheme in SCHEMES if scheme.layout == layout]
+    own = {part for scheme in SCHEMES for part in scheme.names} - {WEIGHT}
+    for name in sorted(names):
+        last = name.rpartition(".")[2]
+        if last in own and layout is None:
+            raise ElasticError(f"tensor {name!r} is of low precision, and the folder's quantization_config says none")
+        if last in own:
+            codes = " or ".join(f"{scheme.codes[0]} in {scheme.codes[1]}" for scheme in has)
+            raise ElasticError(f"tensor {name!r} has no codes beside it; {layout} has them as {codes}")
+
+
+def bad_scales(words: np.ndarray) -> int:
+    """Number of e4m3 scales that are negative or not a number, read off their words."""
+    return int(np.count_nonzero((words > 0x80) | (words == 0x7F)))
+
+
+def _check(scheme: Scheme, parts: Mapping[str, Tensor], shape: tuple[int, ...], module: str) -> None:
+    for needed in (scheme.scale[0], scheme.over):
+        if needed is not None and needed not in parts:
+            raise ElasticError(
+                f"codes of {scheme.precision} stand with scales, of which tensor {module + needed!r} is missing"
+            )
+    if len(shape) != 2:
+        raise ElasticError(f"only matrices are quantised, not tensor {module + scheme.codes[0]!r}")
+    if scheme.block and shape[1] % scheme.block:
+        raise ElasticError(f"tensor {module + scheme.codes[0]!r}: {shape[1]} columns are no blocks of {scheme.block}")
+    for name, dtypes, shapes in _allowed(scheme, shape):
+        tensor = parts.get(name)
+        if tensor is None:
+            continue
+        if tensor.dtype not in dtypes:
+            says = f"has dtype {tensor.dtype!r}; {scheme.precision} has {dtypes[0]}"
+            raise ElasticError(f"tensor {module + name!r} {says}")
+        if tensor.shape not in shapes:
+            raise ElasticError(f"tensor {module + name!r} has shape {list(tensor.shape)}, not {list(shapes[0])}")
+    for name in (scheme.over or scheme.scale[0], scheme.activations):
+        if name in parts:
+            _check_scale(module + name, parts[name], scheme.precision, scheme.inverse)
+
+
+def _allowed(
+    scheme: Scheme, shape: tuple[int, ...]
+) -> Iterator[tuple[str, tuple[str, ...], tuple[tuple[int, ...], ...]]]:
+    """Each of a weight's tensors: dtypes and shapes that it may have."""
+    rows, columns = shape
+    yield scheme.codes[0], (scheme.codes[1],), ((rows, columns // scheme.per_code),)
+    one: tuple[tuple[int, ...], ...] = ((), (1,), (1, 1))
+    if scheme.block:
+        yield *scheme.scale, ((rows, columns // scheme.block),)
+    else:
+        # ModelOpt has other names for FP8 by rows
+        yield *scheme.scale, (*one, (rows, 1)) if scheme.layout == COMPRESSED else one
+    if scheme.over is not None:
+        yield scheme.over, ("F32",), one
+    yield scheme.activations, FLOATS, one
+
+
+def _check_scale(name: str, tensor: Tensor, precision: str, inverse: bool = False) -> None:
+    """Raise where a scale of a whole weight is no positive number, or makes infinities of codes."""
+    with np.errstate(all="ignore"):
+        value = tensor.numpy().astype(np.float32)
+        scale = np.float32(1) / value if inverse else value
+        if not np.all((scale > 0) & np.isfinite(scale * np.float32(LARGEST[precision]))):
+            raise ElasticError(f"tensor {name!r} is a scale that is no positive number, or too large for {precision}")
+
+
+# ------------------------------------------------------------------ the key-value cache's scales
+
+
+def check_cache_scales(tensors: Mapping[str, Tensor], held: Subnet, low: bool) -> None:
+    """Check those among the tensors of a folder; `low`: it says that it has low precision.
+
+    Raises:
+        ElasticError: one is no positive number, or not where a member would take it along.
+    """
+    layers = [named(HF_LAYER, at) for at, layer in enumerate(held.layers) if layer.type == ATTENTION]
+    own = [f"{layer}mixer.{part}{name}" for layer in layers for name in CACHE for part in ("", f"{name[0]}_proj.")]
+    here = [name for name in own if name in tensors] if low else []
+    for name in here:
+        tensor = tensors[name]
+        if tensor.dtype not in FLOATS or math.prod(tensor.shape) != 1:
+            what = f"has dtype {tensor.dtype!r} and shape {list(tensor.shape)}, not one number"
+            raise ElasticError(f"scale {name!r} {what}")
+        _check_scale(name, tensor, FP8)
+    for name in tensors:
+        if name.rpartition(".")[2] in CACHE and name not in here:
+            raise ElasticError(f"tensor {name!r} is no part of this model")
+
+
+def cache_of_member(names: Iterable[str], held: Subnet, member: Subnet) -> dict[str, str]:
+    """Scales of a member's layers: their names there, and in what it is cut from.
+
+    A member has some of a layer's heads, so the layer's number fits it, too.
+    """
+    own = [name for name in names if name.rpartition(".")[2] in CACHE]
+    index = {layer.index: at for at, layer in enumerate(held.layers)}
+    out = {}
+    for at, layer in enumerate(member.layers) if own else ():
+        old, new = (named(HF_LAYER, i) for i in (index[layer.index], at))
+        out |= {new + name.removeprefix(old): name for name in own if name.startswith(old)}
+    return out
+
+
+def has_cache(config: Mapping[str, Any] | None, names: Iterable[str]) -> bool:
+    """Whether a folder's cache is in FP8, by what its `quantization_config` says, or by the names of its tensors."""
+    said = any((config or {}).get(key) for key in _SAYS)
+    return said or any(name.rpartition(".")[2] in CACHE for name in names)
+
+
+def check_cache(section: Mapping[str, Any], where: str) -> None:
+    """Raise where a folder says of its cache that it is in another precision than FP8; `section` is what says so."""
+    name, scheme = (section.get(key) for key in _SAYS)
+    if name not in (None, "", "FP8"):
+        raise bad(f"{where}.{_SAYS[0]}", name, "FP8 or null: others cannot be cut")
+    if scheme is None:
+        return
+    plain = isinstance(scheme, Mapping) and (scheme.get("type"), scheme.get("num_bits")) == ("float", 8)
+    if not plain or scheme.get("dynamic") or scheme.get("strategy") not in (None, "tensor"):
+        raise bad(f"{where}.{_SAYS[1]}", scheme, "floats of 8 bits with one scale, or null: others cannot be cut")
