@@ -193,9 +193,9 @@ class _How:
 def _slice(source: Source, out: Path, targets: Mapping[str, tuple[Subnet, Origin]], how: _How) -> list[Cut]:
     """Write each target into a folder of its name in `out`, or the one without a name as `out` itself."""
     write = _writer(how.format, {"dtype": how.dtype, "license": how.license, "base_model": how.base_model})
-    kept = (
-        source if how.prediction else replace(source, prediction={}, predicts=None, quantized=source.weights.quantized)
-    )
+    kept = source
+    if not how.prediction:
+        kept = replace(source, prediction={}, predicts=None, quantized=source.weights.quantized)
     dtype = _stored(kept, how.dtype)
     lineage = lineage_of(source.companions, source.config).over(how.license, how.base_model)
     check_apart(out, source.folder)
