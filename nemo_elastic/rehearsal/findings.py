@@ -172,12 +172,16 @@ def came_closer(whole: tuple[float, ...], *members: tuple[float, ...]) -> bool:
     """Whether members came closer to their teacher, by divergences at the start and at the end.
 
     The whole model starts as its own teacher and can but go away from it, and all go that have its weights: what a
-    member is away has to fall, or what it is away beyond the whole model, or that is next to nothing. The whole model
-    has to stay nearer than the farthest member was.
+    member is away has to fall, or what it is away beyond the whole model, or that is next to nothing. A member that is
+    nearer than the whole model was at its first validation has nothing to gain either. The whole model has to come
+    closer itself, or stay nearer than the farthest member was.
     """
     start, end = whole
-    closer = [after < before or after - end < max(before - start, NEAR * end) for before, after in members]
-    return all(closer) and end < max(before - start for before, _ in members)
+    closer = [
+        after < before or after - end < max(before - start, NEAR * end) or max(before, after) < start
+        for before, after in members
+    ]
+    return all(closer) and (end < start or end < max(before - start for before, _ in members))
 
 
 def heldout(run: Path) -> list[dict[str, Any]]:

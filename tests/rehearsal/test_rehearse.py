@@ -210,6 +210,8 @@ def test_a_start_from_elsewhere_is_seen(copy: tuple[Path, Any]) -> None:
         (((0, 0.0007), (0.0011, 0.0017), (0.0153, 0.0075)), True),  # it went as far as all that have its weights
         (((0.0013, 0.0013), (0.0013, 0.0013), (0.0109, 0.0095)), True),  # one had nothing to gain
         (((0.0026, 0.0018), (0.0027, 0.0018), (0.0084, 0.0078)), True),  # all came closer, the whole model by most
+        (((0.0042, 0.0028), (0.0063, 0.0040), (0.0037, 0.0039)), True),  # one was nearer than the whole model
+        (((0.0042, 0.0028), (0.0063, 0.0040), (0.0037, 0.0043)), False),
         (((0, 0.0007), (0.0011, 0.0019), (0.0153, 0.0075)), False),
         (((0, 0.02), (0.0011, 0.02), (0.0153, 0.03)), False),  # it went further than any member was
         (((0, 0.0), (0.01, 0.01), (0.02, 0.01)), False),
