@@ -27,7 +27,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import Output, is_empty, sign, why_kept
 from nemo_elastic.io.temporary import remove

@@ -32,7 +32,7 @@ from nemo_elastic.formats.kept import Pieces
 from nemo_elastic.formats.quantized import MODELOPT, WEIGHT, Scheme, Stored, pieces_of
 from nemo_elastic.formats.raw import Raw, from_torch
 from nemo_elastic.formats.source import Source
-from nemo_elastic.formats.tokenizer_files import find_tokenizer
+from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import check_apart, json_object
 from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of

@@ -27,7 +27,7 @@ from nemo_elastic.formats.hf.shards import SHARD_BYTES, NewTensor, Progress
 from nemo_elastic.formats.hf.writing import FILES, Model, entries_of, write_models, write_text
 from nemo_elastic.formats.quantized import Stored, pieces_of, stored_of
 from nemo_elastic.formats.source import Source
-from nemo_elastic.formats.tokenizer_files import find_tokenizer
+from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir, prepared
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.outputs import Output, check_output, check_place

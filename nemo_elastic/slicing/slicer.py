@@ -26,7 +26,7 @@ from nemo_elastic.formats.hf.writing import FILES, Model, write_models, write_te
 from nemo_elastic.formats.kept import Converted, Pieces, check_convertible, in_dtype, parse_dtype, stored_as
 from nemo_elastic.formats.quantized import Quantized, Requantized, share_changed, stored_of
 from nemo_elastic.formats.source import Origin, Source
-from nemo_elastic.formats.tokenizer_files import find_tokenizer
+from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.outputs import Output, check_apart
 

@@ -20,7 +20,7 @@ from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Sums, digest, write_c
 from nemo_elastic.formats.quantized import Quantized, Stored, pieces_of
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import check_tensors
-from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
+from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
 from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.read import read_json
 

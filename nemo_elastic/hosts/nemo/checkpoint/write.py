@@ -30,7 +30,7 @@ from nemo_elastic.formats.megatron.metadata import PREFIX
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.formats.megatron.stored import elastic_family, read_checkpoint
 from nemo_elastic.formats.source import Source
-from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES, find_tokenizer
+from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, find_tokenizer
 from nemo_elastic.io.atomic import atomic_dir
 from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.outputs import check_room
