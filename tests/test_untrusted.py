@@ -52,7 +52,7 @@ OPENERS = {
 }  # fmt: skip
 #: names that say the same and are others: ours, which open files by the one function
 OURS = {"DataFolder.open", "ChatFolder.open", "read_text", "read_bytes", "shutil.copy"}
-#: file, call -> why it opens no file of a folder from elsewhere other than by `io.bounded.open_regular`
+#: file, call -> why it opens no file of a folder from elsewhere other than by `io.read.open_regular`
 OPENED: dict[tuple[str, str], str] = {
     ("cli/aside.py", "open"): "the screen, and its own output",
     ("cli/aside.py", "path.open"): "its own output",
@@ -69,9 +69,9 @@ OPENED: dict[tuple[str, str], str] = {
     ("formats/hf/writing.py", "read_bytes"): "of the package, and its own output",
     ("hosts/common/checkpoints.py", "zipfile.is_zipfile"): "what that function opened",
     ("io/atomic.py", "open"): "its own output",
-    ("io/bounded.py", "os.open"): "the one function",
     ("io/outputs.py", "open"): "the system's mounts",
     ("io/read.py", "OmegaConf.load"): "a text that was read",
+    ("io/read.py", "os.open"): "the one function",
     ("io/temporary.py", "os.open"): "its own locks and folders",
     ("profile/engines.py", "open"): "its own output",
     ("profile/engine_worker.py", "read_text"): "the system's account of its processors",
@@ -130,13 +130,13 @@ def openers(text: str) -> Iterator[str]:
 
 
 def test_one_function_opens_the_files_of_others() -> None:
-    """It waits for no pipe, see `io.bounded.open_regular`."""
+    """It waits for no pipe, see `io.read.open_regular`."""
     files = {
         (str(path.relative_to(PACKAGE)), name)
         for path in PACKAGE.rglob("*.py")
         for name in openers(path.read_text(encoding="utf-8"))
     }
-    assert files - set(OPENED) == set(), "use io.bounded, or say in OPENED why it is nobody else's"
+    assert files - set(OPENED) == set(), "use io.read, or say in OPENED why it is nobody else's"
     assert set(OPENED) - files == set(), "nothing needs this any more"
 
 

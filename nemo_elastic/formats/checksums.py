@@ -23,8 +23,7 @@ from typing import Any, Protocol
 from nemo_elastic.core.family import known_fields
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError, bad, inside
-from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.read import read_json
+from nemo_elastic.io.read import read_bytes, read_json
 from nemo_elastic.io.temporary import locked
 from nemo_elastic.io.values import integer
 

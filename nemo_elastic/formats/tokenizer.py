@@ -23,8 +23,7 @@ import numpy as np
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import require
-from nemo_elastic.io.bounded import read_bytes, read_text
-from nemo_elastic.io.read import read_json
+from nemo_elastic.io.read import read_bytes, read_json, read_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, is_environment
-from nemo_elastic.io.bounded import open_regular, read_bytes
+from nemo_elastic.io.read import open_regular, read_bytes
 from nemo_elastic.io.temporary import clear_leftovers, temporary
 
 __all__ = [

@@ -25,9 +25,8 @@ from nemo_elastic.core.family import Parent, first_difference, known_fields
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.outputs import Output
-from nemo_elastic.io.read import read_json
+from nemo_elastic.io.read import read_bytes, read_json
 from nemo_elastic.io.values import integer, keep_plain
 from nemo_elastic.ranking.orders import check_orders, identity, unmoved
 

@@ -22,8 +22,7 @@ from nemo_elastic.formats.hf.writing import CONFIG, GENERATION, REMOTE_CODE, rem
 from nemo_elastic.formats.quantized import stored_of
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
-from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.read import read_json
+from nemo_elastic.io.read import read_bytes, read_json
 
 __all__ = ["Check", "beside_checks"]
 

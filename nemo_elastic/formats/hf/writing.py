@@ -21,8 +21,7 @@ from nemo_elastic.formats.quantized import Quantized, Stored, pieces_of
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
-from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.read import read_json
+from nemo_elastic.io.read import read_bytes, read_json
 
 from .config import PUZZLE, to_hf_config
 from .quantization import KEY, QUANT_FILE, described

@@ -22,8 +22,7 @@ from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.io.bounded import read_text
-from nemo_elastic.io.read import read_json, read_plain_yaml
+from nemo_elastic.io.read import read_json, read_plain_yaml, read_text
 
 from .metadata import RUN_CONFIG, last_iteration
 
