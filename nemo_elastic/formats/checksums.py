@@ -24,8 +24,8 @@ from nemo_elastic.core.family import known_fields
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.io.read import read_bytes, read_json
-from nemo_elastic.io.temporary import locked
 from nemo_elastic.io.values import integer
+from nemo_elastic.io.write import locked
 
 try:
     from zlib_ng.zlib_ng import crc32

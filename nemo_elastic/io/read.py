@@ -15,7 +15,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from nemo_elastic.errors import ElasticError, shown
@@ -111,6 +111,15 @@ def read_json(path: Name) -> Any:
     except ValueError as exc:  # ours below
         why = f"not valid JSON ({exc})"
     raise ElasticError(why, path)
+
+
+def json_object(path: Name) -> Mapping[str, Any]:
+    """The JSON object in a file; an empty one where it holds no such thing."""
+    try:
+        value: Any = json.loads(read_bytes(path))
+    except (OSError, ValueError, RecursionError):  # ElasticError is a ValueError
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def whole_number(text: str) -> int:

@@ -33,8 +33,8 @@ from nemo_elastic.formats.quantized import MODELOPT, WEIGHT, Scheme, Stored, pie
 from nemo_elastic.formats.raw import Raw, from_torch
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.outputs import check_apart, json_object
+from nemo_elastic.io.outputs import atomic_dir, check_apart
+from nemo_elastic.io.read import json_object
 from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of
 from nemo_elastic.slicing.card import family_card, member_card
 from nemo_elastic.slicing.family_folder import FAMILY, QUANTIZED, stored_behind

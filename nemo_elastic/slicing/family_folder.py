@@ -28,9 +28,9 @@ from nemo_elastic.formats.hf.writing import FILES, Model, entries_of, write_mode
 from nemo_elastic.formats.quantized import Stored, pieces_of, stored_of
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.io.atomic import atomic_dir, prepared
-from nemo_elastic.io.outputs import Output, check_output, check_place
+from nemo_elastic.io.outputs import Output, atomic_dir, check_output, check_place
 from nemo_elastic.io.read import read_json, read_text
+from nemo_elastic.io.write import prepared
 
 from .card import family_card, with_extras
 from .lineage import CARD, Lineage, lineage_of

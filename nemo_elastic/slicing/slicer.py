@@ -27,8 +27,7 @@ from nemo_elastic.formats.kept import Converted, Pieces, check_convertible, in_d
 from nemo_elastic.formats.quantized import Quantized, Requantized, share_changed, stored_of
 from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.outputs import Output, check_apart
+from nemo_elastic.io.outputs import Output, atomic_dir, check_apart
 
 from .card import member_card
 from .lineage import CARD, Lineage, lineage_of

@@ -25,7 +25,8 @@ from nemo_elastic.formats.kept import SPAN, Pieces
 from nemo_elastic.formats.quantized import Quantized, stored_of
 from nemo_elastic.formats.raw import Raw
 from nemo_elastic.formats.source import Source
-from nemo_elastic.io.outputs import check_output, json_object
+from nemo_elastic.io.outputs import check_output
+from nemo_elastic.io.read import json_object
 
 from .family_folder import FAMILY, QUANTIZED, read_members, stored_behind, write_entries
 from .lineage import lineage_of

@@ -50,7 +50,7 @@ class Model:
     """A model that is going to be written.
 
     Attributes:
-        folder: an existing folder, usually (in) the temporary one of `atomic.atomic_dir`.
+        folder: an existing folder, usually (in) the temporary one of `atomic_dir`.
         parent: shape of the parent.
         member: the member that the entries are.
         entries: its tensors, in storage order.
