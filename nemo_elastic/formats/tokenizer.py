@@ -40,7 +40,6 @@ MAX_ROWS = 2**31
 #: what a tokenizer has to encode when it is opened
 _SAMPLE = "Hello,  world! 3.14 <s> </s>\n\tnaïve 日本語 ﬁ \u0301 🦜 " + "a" * 100 + "!"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_NO_TEMPLATE = "messages: this model has no chat template; give its text itself"
 _MESSAGE = "a list of messages such as {'role': 'user', 'content': 'Hello'}"
 #: as the hosts look for marks of what an assistant said
 _MARKS = re.compile(r"\{%-?\s+generation\s+-?%\}")
@@ -69,11 +68,7 @@ def copy_tokenizer(folder: Path, out: Path) -> None:
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """Open the tokenizer of a folder without transformers, and try it: some files fail at the first text alone.
-
-    Raises:
-        ElasticError: If there is none, or it is damaged.
-    """
+    """Open the tokenizer of a folder without transformers, and try it: some files fail at the first text alone."""
     from tokenizers import Tokenizer
 
     path = Path(folder) / "tokenizer.json"
@@ -128,11 +123,7 @@ def _merges(folder: Path) -> list[list[str]]:
 
 
 def has_template(folder: Path) -> bool:
-    """Whether a folder's tokenizer has a chat template.
-
-    Raises:
-        ElasticError: a file is damaged.
-    """
+    """Whether a folder's tokenizer has a chat template."""
     return _template(folder, _settings(folder / CONFIG))[0] is not None
 
 
@@ -174,9 +165,6 @@ class ChatTemplate:
 
     Attributes:
         marks_answers: whether `{% generation %}` says what an assistant said.
-
-    Raises:
-        ElasticError: it is no Jinja.
     """
 
     def __init__(self, text: str, special: Mapping[str, str], where: str) -> None:
@@ -191,29 +179,13 @@ class ChatTemplate:
         return _compiled(self._text, marked=True)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """The text of a conversation.
-
-        Args:
-            messages: each with `role` and `content`, and what else the template reads.
-            add_generation_prompt: end where the answer begins.
-
-        Raises:
-            ElasticError: they are no messages, or the template refuses them or fails.
-        """
+        """The text of a conversation, up to where the answer begins or to its end."""
         names = self._names(check_messages(messages), add_generation_prompt)
         with self._failing():
             return self._plain.render(names)
 
     def render_marked(self, messages: Sequence[Message], tools: Any = None) -> tuple[str, list[tuple[int, int]]]:
-        """The text of a whole conversation, and the characters from and to which its marks say is an assistant's.
-
-        Args:
-            messages: see `render`.
-            tools: what the assistant may call, for templates that tell it.
-
-        Raises:
-            ElasticError: see `render`; or the template does something to its text that the marks do not survive.
-        """
+        """The text of a whole conversation, and the characters from and to which an assistant said it by its marks."""
         names = self._names(check_messages(messages), False) | {"tools": tools}
         pieces, spans, begun, at = [], [], [], 0
         with self._failing():
@@ -264,8 +236,7 @@ def _compiled(text: str, marked: bool) -> Any:
 
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     made.filters["tojson"] = _to_json
-    made.globals["raise_exception"] = _refuse
-    made.globals["strftime_now"] = _today
+    made.globals |= {"raise_exception": _refuse, "strftime_now": time.strftime}
     return made.from_string(text)
 
 
@@ -280,17 +251,8 @@ def _refuse(message: Any) -> Any:
     raise ValueError(str(message))
 
 
-def _today(format: str) -> str:
-    """The date, which some templates tell the model."""
-    return time.strftime(format)
-
-
 def check_messages(messages: Any, name: str = "messages") -> list[dict[str, Any]]:
-    """Messages as plain dictionaries.
-
-    Raises:
-        ElasticError: there are none, or one has no role or no content.
-    """
+    """Messages as plain dictionaries; an error where there are none, or one has no role or no content."""
     if not isinstance(messages, (list, tuple)) or not messages:
         raise bad(name, messages, _MESSAGE)
     for i, message in enumerate(messages):
@@ -327,11 +289,7 @@ class FamilyTokenizer:
 
     @classmethod
     def read(cls, folder: Path) -> FamilyTokenizer:
-        """Read `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`, the latter two if they are there.
-
-        Raises:
-            ElasticError: there is no tokenizer.json, or a file is damaged.
-        """
+        """Read `tokenizer.json`, and `tokenizer_config.json` and `chat_template.jinja` if they are there."""
         tokenizer, settings = load_tokenizer(folder), _settings(folder / CONFIG)
         special = {}
         for name in _SPECIAL:
@@ -343,15 +301,7 @@ class FamilyTokenizer:
         return cls(tokenizer, special, None if text is None else ChatTemplate(text, special, str(where)))
 
     def encode(self, text: str, special: bool = True) -> list[int]:
-        """Token ids of a text.
-
-        Args:
-            text: any text that UTF-8 can write.
-            special: let the tokenizer add its special tokens, such as one that begins every text.
-
-        Raises:
-            ElasticError: it is no text, has half of a surrogate pair, or the tokenizer fails at it.
-        """
+        """Token ids of a text, with special tokens that the tokenizer adds, such as one that begins every text."""
         if not isinstance(text, str):
             raise bad("prompts", text, "a text")
         try:
@@ -362,11 +312,7 @@ class FamilyTokenizer:
             return self.tokenizer.encode(text, add_special_tokens=special).ids
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of several texts at once, without special tokens.
-
-        Raises:
-            ElasticError: one is no text that UTF-8 can write, or the tokenizer fails at it.
-        """
+        """Token ids of several texts at once, without special tokens."""
         with _in_one_line("the tokenizer fails", "prompts"):
             return [e.ids for e in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
@@ -376,42 +322,28 @@ class FamilyTokenizer:
             return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """The text of a conversation by the model's chat template, as `apply_chat_template` of transformers.
+        """The text of a conversation by the model's chat template, as `apply_chat_template` of transformers."""
+        return self._chat.render(messages, add_generation_prompt)
 
-        Args:
-            messages: each a dictionary with `role` and `content`.
-            add_generation_prompt: end where the answer begins.
-
-        Raises:
-            ElasticError: the model has no chat template, or it does not take these messages.
-        """
+    @property
+    def _chat(self) -> ChatTemplate:
         if self.chat_template is None:
-            raise ElasticError(_NO_TEMPLATE)
-        return self.chat_template.render(messages, add_generation_prompt)
+            raise ElasticError("messages: this model has no chat template; give its text itself")
+        return self.chat_template
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation up to where the answer begins; special tokens are those of the template."""
         return self.encode(self.render(messages), special=False)
 
     def encode_answers(self, messages: Sequence[Message], tools: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids of a whole conversation, int32, and which of them an assistant said, as transformers counts them.
+        """Token ids of a whole conversation, int32, and a mask of those that an assistant said.
 
-        Args:
-            messages: each with `role` and `content`.
-            tools: see `ChatTemplate.render_marked`.
-
-        Returns:
-            The ids, and a mask of the same length: all of them where the template has no marks.
-
-        Raises:
-            ElasticError: the model has no chat template, or it does not take these messages.
+        As transformers counts them: all of them where the template has no marks.
         """
-        if self.chat_template is None:
-            raise ElasticError(_NO_TEMPLATE)
-        text, spans = self.chat_template.render_marked(messages, tools)
+        text, spans = self._chat.render_marked(messages, tools)
         with _in_one_line("the tokenizer fails", "messages"):
             encoded = self.tokenizer.encode(text, add_special_tokens=False)
-        mask_t = np.full(len(encoded.ids), not self.chat_template.marks_answers)
+        mask_t = np.full(len(encoded.ids), not self._chat.marks_answers)
         starts_t, ends_t = np.array(encoded.offsets, dtype=np.int64).reshape(-1, 2).T
         for start, end in spans:
             mask_t |= (starts_t < end) & (ends_t > start)

@@ -81,9 +81,6 @@ def atomic_dir(
         inputs: All that the block reads. `out` has to be apart from it.
         kind: What is written; it is signed where it has no manifest. None for what is never replaced.
 
-    Yields:
-        The folder to write into.
-
     Raises:
         ElasticError: `out` may not be written (see `check_output`), the place cannot be, or the disk is full.
     """
@@ -109,14 +106,8 @@ def filled_dir(out: Name, kind: Output, force: bool = False) -> Iterator[Path]:
 
     Args:
         out: The folder to write. One that is there and empty is filled.
-        kind: What is written.
+        kind: What is written. The folder is signed; what is in it is listed when the block ends or raises.
         force: Replace an existing `out`, see `atomic_dir`.
-
-    Yields:
-        The folder to write into, signed. What is in it is listed when the block ends or raises.
-
-    Raises:
-        ElasticError: See `atomic_dir`.
     """
     path = absolute(out)
     with ExitStack() as held:
@@ -205,10 +196,6 @@ def check_output(out: Name, force: bool, *inputs: Name | None, kind: Output | No
         force: Whether one that is there may be replaced.
         inputs: All that is going to be read for it, see `check_apart`.
         kind: What is going to be written, and may be replaced; with None only an empty folder may.
-
-    Raises:
-        ElasticError: It is not apart from the inputs; it exists and `force` is False; it is of another kind, or holds
-            what is never replaced, or anything that no such folder has; the place cannot be written.
     """
     path = absolute(out)
     check_apart(path, *inputs)
@@ -240,14 +227,9 @@ def check_file(out: Name, force: bool, *inputs: Name | None) -> None:
 
 
 def check_place(out: Name) -> None:
-    """Refuse what cannot be written because of its place, by taking and leaving a name there.
-
-    Args:
-        out: A folder or a file. Folders above it may be missing: the last one that is there has to take them.
-    """
-    path = absolute(out)
-    place = path
-    while not os.path.lexists(place.parent):
+    """Refuse what cannot be written because of its place, by taking and leaving a name there."""
+    path = place = absolute(out)
+    while not os.path.lexists(place.parent):  # the last folder that is there has to take the others
         place = place.parent
     try:
         with temporary(place):
@@ -278,11 +260,7 @@ def _exists(path: Path) -> bool:
 
 
 def _check_never(path: Path) -> None:
-    """Refuse what is never replaced, whoever wrote it: `--out . --force` is a typo, not a wish.
-
-    Raises:
-        ElasticError: It is or holds the current folder, a home folder, or is a mount point.
-    """
+    """Refuse what is never replaced, whoever wrote it: `--out . --force` is a typo, not a wish."""
     kept = {os.path.expanduser("~"): "the home folder"}
     with suppress(KeyError):  # in a container that runs under any number as its user
         kept[pwd.getpwuid(os.getuid()).pw_dir] = "the home folder"
@@ -298,15 +276,7 @@ def _check_never(path: Path) -> None:
 
 
 def check_apart(out: Name, *inputs: Name | None) -> None:
-    """Refuse an output that is one of the inputs, inside one, or around one.
-
-    Args:
-        out: What is going to be written, a folder or a file.
-        inputs: All that is going to be read for it. None is nothing.
-
-    Raises:
-        ElasticError: They are not apart.
-    """
+    """Refuse an output, a folder or a file, that is one of the inputs, inside one, or around one."""
     path = absolute(out)
     places = _places(path)
     for source in inputs:

@@ -197,9 +197,6 @@ def resolved(data: Any) -> Any:
     An interpolation that calls a resolver is refused: `${oc.env:NAME}` would write the environment, passwords
     included, into whatever this program writes of the config, and other libraries register functions of any kind.
 
-    Args:
-        data: A config, or what one is made of.
-
     Raises:
         ValueError: It has an interpolation that calls a resolver.
         Exception: What OmegaConf raises.

@@ -51,15 +51,12 @@ Name = str | os.PathLike[str]
 
 
 def atomic_write(path: Name, content: str | bytes, replace: bool = True) -> None:
-    """Write one file whole or not at all.
+    """Write one file whole or not at all; folders above it are made.
 
     Args:
-        path: The file to write. Missing parents are made.
+        path: The file to write.
         content: Text (written as UTF-8 with the newlines it has) or bytes.
         replace: Whether an older one may be replaced. What a command names itself goes through `check_file` before.
-
-    Raises:
-        ElasticError: It exists and may not, the place cannot be written, or the disk is full.
     """
     with prepared(path, content, replace):
         pass
@@ -93,11 +90,7 @@ def prepared(path: Name, content: str | bytes, replace: bool = True) -> Iterator
 
 
 def absolute(path: Name) -> Path:
-    """Make a path absolute, without following links.
-
-    Raises:
-        ElasticError: It is relative to a folder that was deleted.
-    """
+    """Make a path absolute, without following links."""
     try:
         return Path(os.path.abspath(path))
     except FileNotFoundError:
@@ -129,11 +122,7 @@ def folders_above(path: Path) -> Iterator[None]:
 
 
 def put_in_place(tmp: Path, path: Path, replace: bool = False) -> None:
-    """Rename `tmp` to `path`. A kill between two renames leaves what was there as `.old`, for the next writer.
-
-    Raises:
-        ElasticError: It exists and may not be replaced, or another process has written it just now.
-    """
+    """Rename `tmp` to `path`. A kill between two renames leaves what was there as `.old`, for the next writer."""
     taken = ElasticError("another process has written it just now; it is left as it is", path)
     if os.path.lexists(path):
         if not replace:
@@ -182,14 +171,9 @@ def remove(path: Path) -> None:
 
 
 def explain_os_error(exc: BaseException, path: Path) -> ElasticError | None:
-    """Word a full disk, an unwritable place and a failing device as one line.
+    """Word a full disk, an unwritable place and a failing device as one line about the output that was being written.
 
-    Args:
-        exc: What was raised while something was written.
-        path: The output that was being written.
-
-    Returns:
-        The error to raise instead, or None when `exc` is something else (a bug, say) and must keep its traceback.
+    None where `exc` is something else (a bug, say) and must keep its traceback.
     """
     path = _target(path)
     for pattern, words in _TEXTS.items():
@@ -319,10 +303,9 @@ def _lock(handle: int) -> bool | None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait until nobody else holds a file, and hold it while the block runs, which may replace it.
+    """Wait until nobody else holds an existing file, and hold it while the block runs, which may replace it.
 
-    Args:
-        path: An existing file. Where the file system knows no locks, nobody waits.
+    Where the file system knows no locks, nobody waits.
     """
     while True:
         try:
