@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.io.bounded import read_bytes
+from nemo_elastic.io.read import read_bytes
 
 METRICS = "metrics.jsonl"
 #: of a file and of a line: far above what any run writes, and little enough to read

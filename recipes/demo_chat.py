@@ -219,8 +219,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="replace the folder of an earlier run")
     args = parser.parse_args()
     from nemo_elastic.errors import exit_in_one_line
-    from nemo_elastic.io.atomic import filled_dir
-    from nemo_elastic.io.outputs import Output
+    from nemo_elastic.io.outputs import Output, filled_dir
 
     out = Path(args.out).resolve()
     with exit_in_one_line(), filled_dir(out, Output("a chat demo", ".*"), args.force):

@@ -18,7 +18,6 @@ import psutil
 import pytest
 from hypothesis import settings
 
-from nemo_elastic.io.apart import end_apart
 from tests.workers import SHARED
 
 # no test asks a hub but one that has a hub of its own; unset, each look for one waits for a name's address, five times
@@ -68,7 +67,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def end_all(run: str) -> None:
     """Kill what a run of tests has left: a test that failed between start and end of a program leaves it at work."""
-    end_apart()  # as it does when this process ends
     for process in psutil.wait_procs(left_by(run), timeout=3)[1]:  # the forks' server sees that its socket has gone
         with suppress(psutil.Error):  # it ends at this moment
             print(f"killed: {process.pid} {' '.join(process.cmdline())[:100]}")

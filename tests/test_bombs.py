@@ -29,7 +29,7 @@ def test_bombs_are_refused(tmp_path: Path) -> None:
     assert done.returncode == 0 and lines.pop() == "whole", (lines[-3:], done.stderr[-2000:])
     assert [line for line in lines if not line.endswith(": refused")] == []
     kinds = [line.partition(":")[0] for line in lines]
-    assert kinds.count("metadata") == 5 and kinds.count("context") > 10
+    assert kinds.count("metadata") == 4 and kinds.count("context") > 10
     assert kinds.count("counts") == 10
     assert kinds.count("block") == len(bomb_worker.BLOCKS) and kinds.count("json") == len(bomb_worker.JSON) + 1
 

@@ -28,13 +28,12 @@ from nemo_elastic.data.build import build_data
 from nemo_elastic.data.encoded import end_of
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.source import Origin
-from nemo_elastic.formats.tokenizer_files import load_tokenizer
+from nemo_elastic.formats.tokenizer import FamilyTokenizer, load_tokenizer
 from nemo_elastic.ranking import Ranking
 from tests.hostile import EXAMPLES, damaged, examples, leaves, put, read_or_refused, texts
 from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, settings_of, store

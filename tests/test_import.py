@@ -27,7 +27,7 @@ INSIDE_VLLM = "nemo_elastic.serving.engine"
 OF_NEMO = ("Curriculum", "ElasticPlugin", "FamilyRecipe", "PAPER", "Stage", "apply_elastic", "run_family")
 #: stdlib and numpy only
 CORE = (
-    "errors", "bounded", "outputs", "files", "config", "kinds", "family", "layout", "prefix", "manifest", "path",
+    "errors", "outputs", "files", "config", "kinds", "family", "layout", "prefix", "manifest", "path",
     "cost", "history", "verdicts",
 )  # fmt: skip
 

@@ -36,8 +36,6 @@ ALLOWED = {
     ("formats/megatron/metadata.py", "pickle"): "every name in it stands for a record without code",
     ("formats/megatron/torch_files.py", "torch.load"): "as values alone (weights_only)",
     ("hosts/bridge/cli.py", "importlib.import_module"): "the recipe that the user names on the command line",
-    ("io/apart.py", "importlib.import_module"): "our own functions, which the caller names to the process apart",
-    ("io/apart.py", "subprocess"): "itself, by its fixed name",
     ("ranking/__init__.py", "importlib.import_module"): "our own modules, from the table of public names",
     ("profile/engines.py", "subprocess"): "our own worker, by the python that the command line names",
     ("rehearsal/transformers.py", "subprocess"): "our own script, by the python that the environment names",
@@ -54,7 +52,7 @@ OPENERS = {
 }  # fmt: skip
 #: names that say the same and are others: ours, which open files by the one function
 OURS = {"DataFolder.open", "ChatFolder.open", "read_text", "read_bytes", "shutil.copy"}
-#: file, call -> why it opens no file of a folder from elsewhere other than by `io.bounded.open_regular`
+#: file, call -> why it opens no file of a folder from elsewhere other than by `io.read.open_regular`
 OPENED: dict[tuple[str, str], str] = {
     ("cli/aside.py", "open"): "the screen, and its own output",
     ("cli/aside.py", "path.open"): "its own output",
@@ -70,11 +68,10 @@ OPENED: dict[tuple[str, str], str] = {
     ("formats/hf/shards.py", "open"): "its own output",
     ("formats/hf/writing.py", "read_bytes"): "of the package, and its own output",
     ("hosts/common/checkpoints.py", "zipfile.is_zipfile"): "what that function opened",
-    ("io/atomic.py", "open"): "its own output",
-    ("io/bounded.py", "os.open"): "the one function",
-    ("io/outputs.py", "open"): "the system's mounts",
     ("io/read.py", "OmegaConf.load"): "a text that was read",
-    ("io/temporary.py", "os.open"): "its own locks and folders",
+    ("io/read.py", "os.open"): "the one function",
+    ("io/write.py", "open"): "its own output",
+    ("io/write.py", "os.open"): "its own locks and folders",
     ("profile/engines.py", "open"): "its own output",
     ("profile/engine_worker.py", "read_text"): "the system's account of its processors",
     ("profile/engine_worker.py", "AutoConfig.from_pretrained"): "its own output",
@@ -132,13 +129,13 @@ def openers(text: str) -> Iterator[str]:
 
 
 def test_one_function_opens_the_files_of_others() -> None:
-    """It waits for no pipe, see `io.bounded.open_regular`."""
+    """It waits for no pipe, see `io.read.open_regular`."""
     files = {
         (str(path.relative_to(PACKAGE)), name)
         for path in PACKAGE.rglob("*.py")
         for name in openers(path.read_text(encoding="utf-8"))
     }
-    assert files - set(OPENED) == set(), "use io.bounded, or say in OPENED why it is nobody else's"
+    assert files - set(OPENED) == set(), "use io.read, or say in OPENED why it is nobody else's"
     assert set(OPENED) - files == set(), "nothing needs this any more"
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.study.modelopt_baseline import ROOT, SAMPLES, SEED, prune_apart
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
-from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.outputs import atomic_dir
 
 #: variable that names the python of Megatron-Bridge's environment
 PYTHON = "NEMO_ELASTIC_BRIDGE_PYTHON"

@@ -35,7 +35,7 @@ def main(job: dict[str, Any]) -> None:
 
     from benchmarks.study.modelopt_targets import DIVISORS
     from nemo_elastic.hosts.nemo.folder_data import pretraining_data
-    from nemo_elastic.io.atomic import atomic_dir
+    from nemo_elastic.io.outputs import atomic_dir
     from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     used = time.process_time()  # imports are start-up, not work, here as for every other job

@@ -52,7 +52,8 @@ def command(
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
     from nemo_elastic.cli.aside import Aside
     from nemo_elastic.hosts.common.recipe_file import find_recipe
-    from nemo_elastic.io.outputs import Output, absolute, check_output, is_empty
+    from nemo_elastic.io.outputs import Output, check_output, is_empty
+    from nemo_elastic.io.write import absolute
 
     folder, kind = absolute(out).resolve(), Output("a rehearsal")
     if config is not None or not is_empty(folder):
@@ -62,7 +63,7 @@ def command(
         with aside.moving(aside.err, lambda: "the recipe's jobs and those of its rehearsal"):
             family = load()
             from nemo_elastic.hosts.common.experiment import local_executor
-            from nemo_elastic.io.atomic import filled_dir
+            from nemo_elastic.io.outputs import filled_dir
             from nemo_elastic.rehearsal.report import LOG, print_changes, print_end, print_report
             from nemo_elastic.rehearsal.run import rehearsal_of, run_by
 

@@ -27,8 +27,8 @@ def command(
     Example: `nemo-elastic schema --out elastic.schema.json`
     """
     from nemo_elastic.config.schema import json_schema
-    from nemo_elastic.io.atomic import atomic_write
     from nemo_elastic.io.outputs import check_file
+    from nemo_elastic.io.write import atomic_write
 
     text = json.dumps(json_schema(), indent=2) + "\n"
     if out is None:

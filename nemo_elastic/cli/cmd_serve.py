@@ -46,7 +46,6 @@ def command(
     `nemo-elastic serve family/ -- --max-model-len 8192`.
     """
     from nemo_elastic.extras import require
-    from nemo_elastic.io.apart import end_apart
     from nemo_elastic.io.values import parse_size
 
     if find_spec("torch") is None:
@@ -62,6 +61,5 @@ def command(
         typer.echo(f"note: everybody who reaches {host} may use this server: there is no --api-key", err=True)
     if not server.takes_messages:
         typer.echo(f"note: {family} has {NO_TEMPLATE}", err=True)
-    end_apart()
     # nothing of this process is needed any more, and signals reach the server
     os.execve(argv[0], argv, server.environment(os.environ))

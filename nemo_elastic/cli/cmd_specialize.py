@@ -79,7 +79,7 @@ def command(
     """
     from nemo_elastic.core.budget import Budget
     from nemo_elastic.formats.folders import open_source
-    from nemo_elastic.io.atomic import atomic_write
+    from nemo_elastic.io.write import atomic_write
     from nemo_elastic.runtime.storage import check_device
     from nemo_elastic.slicing.by_size import read_limits
     from nemo_elastic.slicing.card import serving_spec

@@ -27,9 +27,9 @@ from nemo_elastic.core.family import Parent, known_fields, known_names
 from nemo_elastic.core.kinds.registry import DEPTH, all_axes, layer_axes, striped_axes
 from nemo_elastic.core.precision import check_blocks
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.io.outputs import absolute_if_there
 from nemo_elastic.io.read import read_yaml
 from nemo_elastic.io.values import integer, keep_plain, number
+from nemo_elastic.io.write import absolute_if_there
 
 __all__ = ["EVEN", "HALVING", "ROUTER", "SEARCH", "WAYS", "ElasticConfig"]
 

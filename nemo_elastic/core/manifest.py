@@ -32,8 +32,8 @@ from nemo_elastic.core.member import (
     why_not_nested,
 )
 from nemo_elastic.errors import ElasticError, bad, inside
-from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.read import read_json
+from nemo_elastic.io.write import atomic_write
 
 __all__ = ["CALIBRATION", "FILE", "VERSION", "Family", "Member"]
 

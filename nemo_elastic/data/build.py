@@ -22,7 +22,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from nemo_elastic.data.bpe import EOS_ID, check_vocab, encode, save_tokenizer, train_tokenizer
-from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.outputs import atomic_dir
 from nemo_elastic.io.values import integer, number
 
 from .corpus import Corpus, Document, read_corpus

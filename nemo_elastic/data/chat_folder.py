@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import printable
-from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
+from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
 from nemo_elastic.io.outputs import Output
 from nemo_elastic.io.values import integer
 

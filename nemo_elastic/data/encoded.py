@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nemo_elastic.errors import ElasticError, printable
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 
 from .sources import BATCH, MAX_DOCUMENT, Chat, Row, grouped, oversized
 

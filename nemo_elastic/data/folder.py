@@ -20,11 +20,9 @@ import numpy as np
 
 from nemo_elastic.core.family import known_fields
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
-from nemo_elastic.formats.tokenizer_files import MAX_ROWS, TOKENIZER_FILES, load_tokenizer, rows_of
-from nemo_elastic.io.bounded import read_text
+from nemo_elastic.formats.tokenizer import MAX_ROWS, TOKENIZER_FILES, FamilyTokenizer, load_tokenizer, rows_of
 from nemo_elastic.io.outputs import Output
-from nemo_elastic.io.read import read_json
+from nemo_elastic.io.read import read_json, read_text
 from nemo_elastic.io.values import integer, number
 
 from .encoded import end_of

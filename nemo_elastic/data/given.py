@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
-from nemo_elastic.formats.tokenizer_files import what_differs
+from nemo_elastic.formats.tokenizer import FamilyTokenizer, what_differs
 
 from . import chat_folder, folder
 from .chat_folder import ChatFolder

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.io.bounded import check_no_holes, open_regular
+from nemo_elastic.io.read import open_regular
 
 __all__ = ["Index", "check_prefix", "count", "digest_of", "open_tokens", "read_index", "token_dtype", "write_indexed"]
 
@@ -31,8 +31,6 @@ _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
 #: Megatron's codes of the types that tokens are stored in.
 _DTYPES = {4: np.dtype("<i4"), 8: np.dtype("<u2")}
-#: bytes of an index up to which it may be a sparse file
-_HOLES = 2**24
 #: tokens that are looked at together
 _LOOK = 2**24
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
@@ -105,7 +103,7 @@ def read_index(prefix: Path) -> Index:
         if not file.is_file():
             raise ElasticError(f"{file}: no such file")
     with open_regular(path) as stream:
-        size = check_no_holes(path, os.fstat(stream.fileno()), _HOLES)
+        size = os.fstat(stream.fileno()).st_size
         dtype, sequences, marks = _header(path, stream.read(_HEADER.size))
         raw = np.memmap(stream, np.uint8, mode="r")
     missing = _HEADER.size + 12 * sequences + 8 * marks - size

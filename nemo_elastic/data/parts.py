@@ -27,10 +27,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
-from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.io.outputs import Output, is_empty, sign, why_kept
-from nemo_elastic.io.temporary import remove
+from nemo_elastic.io.write import atomic_write, remove
 
 from .chat_folder import HALVES
 from .corpus import Document, cut_in_blocks, rank_of

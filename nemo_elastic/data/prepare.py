@@ -16,14 +16,12 @@ import numpy as np
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import require
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.formats.folders import read_shapes
-from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES, copy_tokenizer
-from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.outputs import check_output
-from nemo_elastic.io.temporary import remove
+from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, FamilyTokenizer, copy_tokenizer
+from nemo_elastic.io.outputs import atomic_dir, check_output
+from nemo_elastic.io.read import read_bytes
 from nemo_elastic.io.values import integer
+from nemo_elastic.io.write import remove
 
 from .chat_folder import CHAT, HALVES, MANIFEST, METADATA, ChatFolder
 from .corpus import FEW_DOCUMENTS, HELD_OUT_PER_MILLE

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.family_tokenizer import check_messages
-from nemo_elastic.io.bounded import open_regular, read_text
+from nemo_elastic.formats.tokenizer import check_messages
+from nemo_elastic.io.read import open_regular, read_text
 
 #: Of a file of text, which is read whole.
 MAX_BYTES = 2**30

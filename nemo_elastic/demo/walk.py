@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from nemo_elastic.io.atomic import atomic_write, filled_dir
-from nemo_elastic.io.outputs import Output, absolute, check_output, is_empty
+from nemo_elastic.io.outputs import Output, check_output, filled_dir, is_empty
+from nemo_elastic.io.write import absolute, atomic_write
 from nemo_elastic.verdicts import TIE
 
 from .demo_settings import Settings

@@ -18,7 +18,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from nemo_elastic.data.bpe import EOS, PAD, encode, save_tokenizer
 from nemo_elastic.data.build import Split, end, write_splits
 from nemo_elastic.data.folder import MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder
-from nemo_elastic.io.atomic import atomic_dir
+from nemo_elastic.io.outputs import atomic_dir
 
 
 def word_tokenizer(words: Sequence[str]) -> Tokenizer:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from nemo_elastic.data.encoded import end_of
 from nemo_elastic.data.reasoning import Problem
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.io.values import integer
 from nemo_elastic.verdicts import wilson
 

@@ -15,7 +15,7 @@ import torch
 
 from nemo_elastic.data.encoded import end_of
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.nn.generate import check_finite
 from nemo_elastic.runtime import MemberModel
 

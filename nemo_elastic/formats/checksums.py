@@ -19,9 +19,8 @@ from pathlib import Path
 
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError, bad, inside
-from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.read import read_json
-from nemo_elastic.io.temporary import locked
+from nemo_elastic.io.read import read_bytes, read_json
+from nemo_elastic.io.write import locked
 
 try:
     from zlib_ng.zlib_ng import crc32

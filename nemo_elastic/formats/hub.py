@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
+from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
 
 __all__ = ["check_push", "check_repo", "is_repo", "local_folder", "push", "repo_of"]
 

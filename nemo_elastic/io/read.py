@@ -1,88 +1,194 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading JSON and YAML from anywhere: strict, and with a limit to what a small file unfolds to.
+"""Reading what others wrote: regular files, up to a size; JSON strictly, YAML as values alone.
 
-Whatever the user can fix comes out as one `ElasticError` line.
+A pipe under the name of a file would keep a reader waiting for ever, and a device may have no end. Links are followed:
+shared file systems and Hugging Face's cache are made of them.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import math
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import stat
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 from nemo_elastic.errors import ElasticError, shown
-from nemo_elastic.io.bounded import read_text
 
-__all__ = ["plain_yaml", "read_json", "read_plain_yaml", "read_yaml", "resolved", "whole_number"]
-
-# Files come from anywhere: what a small one unfolds to, and how much of a large one is read, has a limit.
+#: bytes of a file that is written for people or made of names: a tokenizer of a large vocabulary has half of it
+SMALL = 64 * 2**20
 _YAML_BYTES = 2**18
-_YAML_VALUES = 100_000
-#: What an interpolation counts for: each of n, three to a value, may hold three of the next, which makes 3^(n/3).
-_INTERPOLATION = 5_000
+#: of a whole number; one of thousands has no `str`
 _DIGITS = 20
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+Name = str | os.PathLike[str]
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def open_regular(path: Name) -> BinaryIO:
+    """Open a file for reading in bytes, without waiting and without touching what is no regular file.
+
+    Raises:
+        ElasticError: A pipe, a socket or a device.
+        OSError: It is missing, a folder, or cannot be read.
+    """
+    _check_regular(path, os.stat(path).st_mode)  # first: to open a device can do something
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(path, os.fstat(handle).st_mode)  # it may have been replaced since
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _check_regular(path: Name, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise ElasticError(f"is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; only regular files are read", path)
+
+
+def read_bytes(path: Name, most: int = SMALL) -> bytes:
+    """Read a file that has to be small, whole.
+
+    Raises:
+        ElasticError: It is no regular file, or has more than `most` bytes.
+        OSError: It cannot be read.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
+    if content is None or len(content) > most:  # files of /proc say 0
+        raise ElasticError(f"larger than {most >> 10} KiB, which no such file is", path)
+    return content
+
+
+def read_text(path: Name, most: int = SMALL, encoding: str = "utf-8") -> str:
+    """Read a text as `read_bytes`; newlines stay as they are.
+
+    Raises:
+        UnicodeDecodeError: It is not in that encoding: `utf-8`, or `utf-8-sig` where a byte order mark may begin it.
+    """
+    return read_bytes(path, most).decode(encoding)
+
+
+# ------------------------------------------------------------------ JSON
+
+
+def read_json(path: Name) -> Any:
     """Read a JSON file strictly: no duplicate keys, no NaN, no number that overflows to infinity or 64 bits by far.
 
-    Args:
-        path: The file.
-
-    Returns:
-        What it holds.
-
     Raises:
-        ElasticError: The file is missing, unreadable or not strict JSON; the message names the file and the place.
+        ElasticError: It is missing, unreadable or not strict JSON; the message names the file and the place.
     """
-    path = Path(path)
-    try:
-        text = read_text(path)
-    except FileNotFoundError:
-        raise ElasticError("no such file", path) from None
-    except UnicodeDecodeError as exc:
-        raise ElasticError(f"not a JSON file (byte {exc.start} is not UTF-8)", path) from None
-    except OSError as exc:
-        raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
     try:
         return json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite, parse_int=whole_number
-        )
+            read_text(path), object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite,
+            parse_int=whole_number,
+        )  # fmt: skip
+    except ElasticError:
+        raise
+    except FileNotFoundError:
+        why = "no such file"
+    except OSError as exc:
+        why = f"cannot be read ({exc.strerror})"
+    except UnicodeDecodeError as exc:
+        why = f"not a JSON file (byte {exc.start} is not UTF-8)"
     except json.JSONDecodeError as exc:
-        raise ElasticError(f"not valid JSON (line {exc.lineno}, column {exc.colno}: {exc.msg})", path) from None
+        why = f"not valid JSON (line {exc.lineno}, column {exc.colno}: {exc.msg})"
     except RecursionError:
-        raise ElasticError("not valid JSON (nested too deeply)", path) from None
+        why = "not valid JSON (nested too deeply)"
     except ValueError as exc:  # ours below
-        raise ElasticError(f"not valid JSON ({exc})", path) from None
+        why = f"not valid JSON ({exc})"
+    raise ElasticError(why, path)
 
 
-def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Read a YAML file that the user has named, as OmegaConf does: plain values, no tag that names code.
+def json_object(path: Name) -> Mapping[str, Any]:
+    """The JSON object in a file; an empty one where it holds no such thing."""
+    try:
+        value: Any = json.loads(read_bytes(path))
+    except (OSError, ValueError, RecursionError):  # ElasticError is a ValueError
+        return {}
+    return value if isinstance(value, dict) else {}
 
-    Interpolations are resolved; they and aliases are counted before they are written out: a dozen lines of them can
-    stand for terabytes.
 
-    Args:
-        path: The file.
+def whole_number(text: str) -> int:
+    """An integer of JSON.
 
     Raises:
-        ValueError: It is not YAML, would unfold to too much, or has an interpolation that `resolved` refuses.
-        Exception: What PyYAML and OmegaConf raise, which share no base class.
+        ValueError: It is longer than any size.
     """
-    import io
+    if len(text) > _DIGITS:
+        raise ValueError(f"the number {text[:_DIGITS]}… is too large")
+    return int(text)
 
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in unique:
+            raise ValueError(f"the key {key!r} appears twice in one object")
+        unique[key] = value
+    return unique
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text} is too large")
+    return value
+
+
+# ------------------------------------------------------------------ YAML
+
+
+def read_plain_yaml(path: Name) -> Any:
+    """Read a YAML file that has nothing of OmegaConf's.
+
+    Raises:
+        ElasticError, OSError, UnicodeDecodeError: See `read_text`.
+        ValueError, RecursionError, yaml.YAMLError: See `plain_yaml`.
+    """
+    return plain_yaml(read_text(path, _YAML_BYTES))
+
+
+def plain_yaml(text: str) -> Any:
+    """The values of a YAML text; no tag names code.
+
+    Raises:
+        ValueError: It is longer than any such file.
+        RecursionError, yaml.YAMLError: It is not YAML.
+    """
     import yaml
+
+    if len(text) > _YAML_BYTES:
+        raise ValueError("it is too long")
+    return yaml.safe_load(text)
+
+
+def read_yaml(path: Name) -> Any:
+    """Read a YAML file that the user has named, as OmegaConf does, with its interpolations resolved.
+
+    Raises:
+        Exception: What `read_text`, PyYAML, OmegaConf and `resolved` raise, which share no base class.
+    """
     from omegaconf import OmegaConf
 
-    text = read_text(path, _YAML_BYTES)
-    if _unfolded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > _YAML_VALUES:
-        raise ValueError("its aliases and interpolations may stand for too much")
-    return resolved(OmegaConf.load(io.StringIO(text)))
+    return resolved(OmegaConf.load(io.StringIO(read_text(path, _YAML_BYTES))))
 
 
 def resolved(data: Any) -> Any:
@@ -90,9 +196,6 @@ def resolved(data: Any) -> Any:
 
     An interpolation that calls a resolver is refused: `${oc.env:NAME}` would write the environment, passwords
     included, into whatever this program writes of the config, and other libraries register functions of any kind.
-
-    Args:
-        data: A config, or what one is made of.
 
     Raises:
         ValueError: It has an interpolation that calls a resolver.
@@ -131,78 +234,3 @@ def _calls_resolver(text: str) -> bool:
 
 def _more_than_a_value(text: str) -> ValueError:
     return ValueError(f"{shown(text)} asks for more than another value beside it, which is all that it gets")
-
-
-def whole_number(text: str) -> int:
-    """An integer of JSON; one of thousands of digits has no `str`, and none of ours is near.
-
-    Raises:
-        ValueError: It is longer than any size.
-    """
-    if len(text) > _DIGITS:
-        raise ValueError(f"the number {text[:_DIGITS]}… is too large")
-    return int(text)
-
-
-def read_plain_yaml(path: str | os.PathLike[str]) -> Any:
-    """Read a YAML file that has nothing of OmegaConf's: plain values, no tag that names code, aliases counted.
-
-    Args:
-        path: The file.
-
-    Raises:
-        ElasticError: It is larger than any such file, or none.
-        ValueError: It would unfold to too much.
-        OSError, UnicodeDecodeError: See `read_text`.
-        RecursionError, yaml.YAMLError: It is not YAML.
-    """
-    return plain_yaml(read_text(path, _YAML_BYTES))
-
-
-def plain_yaml(text: str) -> Any:
-    """Read YAML as `read_plain_yaml` does.
-
-    Raises:
-        ValueError: It is longer than any such file, or would unfold to too much.
-        RecursionError, yaml.YAMLError: It is not YAML.
-    """
-    import yaml
-
-    if len(text) > _YAML_BYTES:
-        raise ValueError("it is too long")
-    if _unfolded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > _YAML_VALUES:
-        raise ValueError("its aliases may stand for too much")
-    return yaml.safe_load(text)
-
-
-def _unfolded(node: Any, known: dict[int, int]) -> int:
-    """How many values a YAML node stands for when each alias is written out."""
-    if node is None or isinstance(node.value, str):
-        return 1 + (_INTERPOLATION * node.value.count("${") if node is not None else 0)
-    if id(node) not in known:
-        known[id(node)] = -1
-        inner = [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
-        known[id(node)] = 1 + sum(_unfolded(part, known) for part in inner)
-    if known[id(node)] < 0:
-        raise ValueError("an anchor holds an alias of itself")
-    return known[id(node)]
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in unique:
-            raise ValueError(f"the key {key!r} appears twice in one object")
-        unique[key] = value
-    return unique
-
-
-def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text} is too large")
-    return value

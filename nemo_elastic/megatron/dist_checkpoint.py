@@ -29,8 +29,8 @@ from nemo_elastic.formats.folders import CHECKPOINT
 from nemo_elastic.formats.megatron.metadata import RELEASE, RUN_CONFIG, TRACKER
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.formats.source import Source
-from nemo_elastic.io.atomic import atomic_dir, atomic_write
-from nemo_elastic.io.outputs import check_room
+from nemo_elastic.io.outputs import atomic_dir, check_room
+from nemo_elastic.io.write import atomic_write
 from nemo_elastic.slicing.pieces import cut_behind, cut_weights
 
 from .cpu import cuda_as_cpu

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.latency import FORMAT, OUTSIDE, PHASES, LatencyTable, Workload
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.read import read_json
+from nemo_elastic.io.write import atomic_write
 
 from .cells import Widths, cells, layers_for, model_of
 from .timing import Stop, difference

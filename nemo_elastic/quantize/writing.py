@@ -30,9 +30,9 @@ from nemo_elastic.formats.hf.writing import Model, write_models, write_text
 from nemo_elastic.formats.low_precision import MODELOPT, Scheme, Stored
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.formats.tokenizer_files import find_tokenizer
-from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.outputs import check_apart, json_object
+from nemo_elastic.formats.tokenizer import find_tokenizer
+from nemo_elastic.io.outputs import atomic_dir, check_apart, json_object
+from nemo_elastic.io.read import json_object
 from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of
 from nemo_elastic.slicing.card import family_card, member_card
 from nemo_elastic.slicing.family_folder import FAMILY, QUANTIZED

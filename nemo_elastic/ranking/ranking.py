@@ -24,10 +24,8 @@ from safetensors.numpy import load, save_file
 from nemo_elastic.core.family import Parent, first_difference, known_fields
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.errors import ElasticError, bad, inside
-from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.outputs import Output
-from nemo_elastic.io.read import read_json
+from nemo_elastic.io.outputs import Output, atomic_dir
+from nemo_elastic.io.read import read_bytes, read_json
 from nemo_elastic.io.values import integer, keep_plain
 from nemo_elastic.ranking.orders import check_orders, identity, unmoved
 
@@ -199,7 +197,7 @@ class Ranking:
             inputs: folders that were read for it, from which it has to be apart.
 
         Raises:
-            ElasticError: `out` may not be written, see `atomic.atomic_dir`, or cannot be.
+            ElasticError: `out` may not be written, see `atomic_dir`, or cannot be.
         """
         with atomic_dir(out, force, inputs, RANKING) as folder:
             head = {

@@ -21,7 +21,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
 from nemo_elastic.hosts.common.experiment import Executors, run_jobs
 from nemo_elastic.hosts.common.planned import PlannedFamily
-from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.write import atomic_write
 from nemo_elastic.plan.stages import PAPER, Curriculum
 
 from .findings import Place, checks

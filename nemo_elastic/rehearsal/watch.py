@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from nemo_elastic.hosts.common.checkpoints import on_first
-from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.write import atomic_write
 from nemo_elastic.megatron.family_step import FamilyStep
 from nemo_elastic.megatron.gpt_tokens import dataset_tokens
 from nemo_elastic.train.heldout import CE_SUM, TOKENS

@@ -18,8 +18,9 @@ from markupsafe import Markup
 from nemo_elastic.core.latency import LatencyTable
 from nemo_elastic.core.limits import LATENCY, Limit
 from nemo_elastic.core.member import limits_of
-from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.outputs import Output, check_apart, holds_text, why_kept
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.io.outputs import Output, atomic_dir, check_apart, why_kept
+from nemo_elastic.io.read import read_bytes
 
 from .. import __version__
 from ..errors import printable
@@ -79,7 +80,10 @@ class Section:
 
 def _is_page(path: Path) -> bool:
     """Whether a file is the page of a report of ours, by what stands near its end."""
-    return holds_text(path, b"<footer>Made by nemo-elastic ")
+    try:
+        return b"<footer>Made by nemo-elastic " in read_bytes(path)[-1000:]
+    except (OSError, ElasticError):
+        return False
 
 
 REPORT = Output("a report", "|".join(map(re.escape, FIGURES)), PAGE, _is_page)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A family in memory once, any member callable, text in and text out. Needs torch, not NeMo."""
 
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 
 from .family_runtime import FamilyRuntime, load_family, members_of
 from .member_model import MemberModel

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.nn.generate import Decoding
 
 from .prompts import Prompts

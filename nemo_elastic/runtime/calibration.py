@@ -26,9 +26,9 @@ from nemo_elastic.core.family import known_names
 from nemo_elastic.core.manifest import CALIBRATION as FILE
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.checksums import family_digest, held_family
-from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import integer, number
+from nemo_elastic.io.write import atomic_write
 
 from .signals import SIGNALS
 

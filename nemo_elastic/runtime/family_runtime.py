@@ -13,9 +13,9 @@ import torch
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError, bad, inside
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.weights import check_nested
 

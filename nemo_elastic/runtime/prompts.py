@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer, check_messages
 from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.tokenizer import FamilyTokenizer, check_messages
 from nemo_elastic.io.read import read_json
 from nemo_elastic.nn.generate import token_ids
 

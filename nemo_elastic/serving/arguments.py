@@ -152,7 +152,7 @@ def takes_messages(args: Any) -> bool:
     folder = Path(getattr(args, "tokenizer", None) or args.model)
     if getattr(args, "chat_template", None) or not folder.is_dir():
         return True
-    from nemo_elastic.formats.family_tokenizer import has_template
+    from nemo_elastic.formats.tokenizer import has_template
 
     return has_template(folder)
 
@@ -257,7 +257,7 @@ def cpu_cache_bytes() -> int:
 
 def with_end(additional: Any, tokenizer: str) -> dict[str, Any]:
     """`additional_config` with the token ids that end the thinking of a pair."""
-    from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+    from nemo_elastic.formats.tokenizer import FamilyTokenizer
 
     settings = Settings.read(additional)
     if settings.end_ids:

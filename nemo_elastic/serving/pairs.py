@@ -13,7 +13,7 @@ from nemo_elastic.io.values import integer
 from .names import Choice
 
 if TYPE_CHECKING:
-    from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+    from nemo_elastic.formats.tokenizer import FamilyTokenizer
 
 #: how models of the field end their thoughts
 USUAL = "</think>"

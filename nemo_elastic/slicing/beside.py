@@ -20,9 +20,8 @@ from nemo_elastic.formats.hf.shards import INDEX
 from nemo_elastic.formats.hf.writing import CONFIG, GENERATION, REMOTE_CODE, remote_code
 from nemo_elastic.formats.low_precision import has_cache
 from nemo_elastic.formats.source import Source
-from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
-from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.read import read_json
+from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
+from nemo_elastic.io.read import read_bytes, read_json
 
 __all__ = ["Check", "beside_checks"]
 

@@ -27,11 +27,10 @@ from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
 from nemo_elastic.formats.hf.writing import FILES, Model, tensors_of, write_models, write_text
 from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.formats.tokenizer_files import find_tokenizer
-from nemo_elastic.io.atomic import atomic_dir, prepared
-from nemo_elastic.io.bounded import read_text
-from nemo_elastic.io.outputs import Output, check_output, check_place
-from nemo_elastic.io.read import read_json
+from nemo_elastic.formats.tokenizer import find_tokenizer
+from nemo_elastic.io.outputs import Output, atomic_dir, check_output, check_place
+from nemo_elastic.io.read import read_json, read_text
+from nemo_elastic.io.write import prepared
 
 from .card import family_card, with_extras
 from .lineage import CARD, Lineage, lineage_of

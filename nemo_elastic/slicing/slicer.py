@@ -24,9 +24,8 @@ from nemo_elastic.formats.hf.writing import FILES, Model, write_models, write_te
 from nemo_elastic.formats.low_precision import Weights, share_changed
 from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tensor import Tensor, check_convertible, parse_dtype, stored_as
-from nemo_elastic.formats.tokenizer_files import find_tokenizer
-from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.outputs import Output, check_apart
+from nemo_elastic.formats.tokenizer import find_tokenizer
+from nemo_elastic.io.outputs import Output, atomic_dir, check_apart
 
 from .card import member_card
 from .lineage import CARD, Lineage, lineage_of

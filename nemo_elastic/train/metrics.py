@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.history import read_history, up_to
-from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.write import atomic_write
 from nemo_elastic.router import Router
 
 from .training import FamilyTraining

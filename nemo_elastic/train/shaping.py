@@ -18,8 +18,8 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.errors import bad
-from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import check_output
+from nemo_elastic.io.write import atomic_write
 from nemo_elastic.nn.gates import Choice
 from nemo_elastic.ranking import RANKING, Ranking, RankOptions, Rows, rank
 from nemo_elastic.search import Space, search, uniform_family

@@ -174,8 +174,7 @@ def test_the_runtime_extra_is_enough(folder):
     arguments = [str(folder), "Hi", "--temperature", "1", *SHORT]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=1800)
     loaded = set(done.stdout.splitlines()[-1].split())
-    assert {"torch", "tokenizers"} <= loaded, done.stderr
-    assert not loaded & {"jinja2"}, "a template is rendered in a process apart"
+    assert {"torch", "tokenizers", "jinja2"} <= loaded, done.stderr
     assert not loaded & {"transformers", "nemo", "megatron", "lightning", "nemo_run", "pandas", "huggingface_hub"}
 
 

@@ -16,7 +16,7 @@ from nemo_elastic.data.bpe import EOS_ID, MIN_VOCAB, PAD_ID, check_vocab, encode
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.data.reasoning import Problem
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.tokenizer_files import load_tokenizer
+from nemo_elastic.formats.tokenizer import load_tokenizer
 
 TOKENIZER = train_tokenizer(["def f(x):\n    return x + 12\n" * 20, "12 apples and 345 pears"], 300)
 

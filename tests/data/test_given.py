@@ -33,7 +33,7 @@ from nemo_elastic.data.prepare import prepare
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import answer_loss, perplexity
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.tokenizer_files import load_tokenizer, what_differs
+from nemo_elastic.formats.tokenizer import load_tokenizer, what_differs
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking, RankOptions, Rows, rank

@@ -103,17 +103,6 @@ def test_an_index_has_no_more_than_its_header_says(tmp_path: Path, more: int) ->
         read_index(prefix)
 
 
-def test_an_index_of_holes_is_reported_before_there_is_room_for_it(tmp_path: Path) -> None:
-    """Zeros are sound: sequences without a token, each at byte 0."""
-    prefix, count = write(tmp_path, [[1]]), 2**33
-    header = Path(f"{prefix}.idx").read_bytes()[:34]
-    with Path(f"{prefix}.idx").open("wb") as file:
-        file.write(header[:18] + count.to_bytes(8, "little") + (count + 1).to_bytes(8, "little"))
-        file.truncate(34 + 20 * count + 8)
-    with pytest.raises(ElasticError, match=r"x\.idx: is mostly holes: \d+ of its 171798691882 bytes are on the disk"):
-        read_index(prefix)
-
-
 def test_a_pipe_is_no_index(tmp_path: Path) -> None:
     prefix = write(tmp_path, [[1]])
     Path(f"{prefix}.idx").unlink()

@@ -24,7 +24,7 @@ from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.data.packing import pack, packed_rows
 from nemo_elastic.data.prepare import prepare
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from tests.data.large import VOCAB, asked, sums, write_gap, write_tokenizer
 from tests.texts import FEW, library_text
 

@@ -15,7 +15,7 @@ from nemo_elastic.data.corpus import FEW_DOCUMENTS, read_corpus
 from nemo_elastic.data.encoded import Tally, encode_rows
 from nemo_elastic.data.sources import MAX_DOCUMENT, Row, cut_in_pieces, find_files, holds_chat, read_rows
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from tests.data.large import asked
 
 USER, SAID = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}

@@ -35,7 +35,7 @@ class Replay:
     """Says what it is given for each question, and remembers how it was asked."""
 
     def __init__(self, folder, says):
-        from nemo_elastic.formats.tokenizer_files import load_tokenizer
+        from nemo_elastic.formats.tokenizer import load_tokenizer
 
         self.tokenizer, self.says, self.calls = load_tokenizer(folder), says, []
 
@@ -89,7 +89,7 @@ def test_limits_leave_room_for_the_worked_solution(folder):
 
 def test_a_model_that_learned_the_problems_solves_them(folder):
     """End to end: prompts, decoding and parsing fit what a model was trained on."""
-    from nemo_elastic.formats.tokenizer_files import load_tokenizer
+    from nemo_elastic.formats.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
     parent = Parent(

@@ -1,13 +1,27 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""JSON and YAML from anywhere are read strictly, and ask for nothing outside of themselves."""
+"""Files from anywhere: regular ones up to a size, JSON strictly, YAML that asks for nothing outside of itself."""
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
+import yaml
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.io.read import plain_yaml, read_json, read_plain_yaml, read_yaml, resolved
+from nemo_elastic.io.read import (
+    SMALL,
+    open_regular,
+    plain_yaml,
+    read_bytes,
+    read_json,
+    read_plain_yaml,
+    read_text,
+    read_yaml,
+    resolved,
+)
 
 
 def test_json_is_read(tmp_path):
@@ -85,14 +99,82 @@ def test_plain_yaml_is_values_and_nothing_else(tmp_path):
     assert read_plain_yaml(tmp_path / "a.yaml") == {"a": [1, "${b}"], "b": {"c": None}, "d": {"c": None}}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("x: " + "1" * 2**18, "too long"),
-        ("a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 20)), "too much"),
-        ("a: &a [*a]", "an anchor holds an alias of itself"),
-    ],
-)
-def test_yaml_that_stands_for_too_much_is_not_unfolded(text, message):
-    with pytest.raises(ValueError, match=message):
-        plain_yaml(text)
+def test_yaml_that_is_too_long_is_not_read(tmp_path):
+    (tmp_path / "a.yaml").write_text("x: " + "1" * 2**18)
+    with pytest.raises(ValueError, match="too long"):
+        plain_yaml((tmp_path / "a.yaml").read_text())
+    for read in (read_plain_yaml, read_yaml):
+        with pytest.raises(ElasticError, match="larger than 256 KiB"):
+            read(tmp_path / "a.yaml")
+
+
+def test_yaml_names_no_code():
+    with pytest.raises(yaml.YAMLError):
+        plain_yaml("!!python/object/apply:os.system ['true']")
+
+
+READERS = (open_regular, read_bytes, read_text)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_only_regular_files_are_read(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(tmp_path / "socket"))
+    for path, word in (
+        (tmp_path / "pipe", "a pipe"),
+        (tmp_path / "link", "a pipe"),
+        (tmp_path / "socket", "a socket"),
+        ("/dev/zero", "a device"),
+        ("/dev/tty", "a device"),
+    ):
+        with pytest.raises(ElasticError, match=rf"^{path}: is {word}; only regular files are read$"):
+            read(path)
+    with pytest.raises(IsADirectoryError):
+        read(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "none")
+
+
+def test_what_becomes_a_pipe_while_it_is_opened_is_not_waited_for(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("x")
+    regular = os.stat(file)
+    file.unlink()
+    os.mkfifo(file)
+    monkeypatch.setattr(os, "stat", lambda *_, **__: regular)
+    with pytest.raises(ElasticError, match="is a pipe"):
+        open_regular(file)
+
+
+@pytest.mark.parametrize("read", [read_bytes, read_text])
+def test_a_large_file_is_not_read(tmp_path, read):
+    file = tmp_path / "file"
+    with open(file, "wb") as stream:
+        stream.truncate(40 * 10**9)
+    with pytest.raises(ElasticError, match="file: larger than 65536 KiB, which no such file is"):
+        read(file)
+    os.truncate(file, SMALL + 1)
+    with pytest.raises(ElasticError, match="larger than"):
+        read(file)
+    os.truncate(file, 10)
+    assert len(read(file)) == len(read(file, 10)) == 10
+    with pytest.raises(ElasticError, match="larger than 0 KiB"):
+        read(file, 9)
+
+
+def test_a_file_without_a_size_is_bounded_too():
+    """Files of /proc are regular ones that say 0 bytes."""
+    assert read_bytes("/proc/self/status")
+    with pytest.raises(ElasticError, match="larger than"):
+        read_bytes("/proc/self/status", 10)
+
+
+def test_text_is_as_it_is_written(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"\xef\xbb\xbfa\r\nb\rc\n")
+    assert read_text(file) == "\ufeffa\r\nb\rc\n" and read_text(file, encoding="utf-8-sig") == "a\r\nb\rc\n"
+    file.write_bytes(b"\xff")
+    with pytest.raises(UnicodeDecodeError):
+        read_text(file)

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.write import atomic_write
 from tests.gpu_checks.kernel_cases import CASES, Case, Limits, faults
 
 ROOT = Path(__file__).parents[2]

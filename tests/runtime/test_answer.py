@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.runtime.answer import Answer, Detokenizer, StopFilter, Stream, stop_strings
 from tests.runtime.talking import PARENT, TOKENIZER
 

@@ -11,7 +11,7 @@ import pytest
 
 from nemo_elastic.data.bpe import train_tokenizer
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.family_tokenizer import FamilyTokenizer
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.serving.names import Choice
 from nemo_elastic.serving.pairs import Pairs, check_ends, find_end, is_over, read_budget
 

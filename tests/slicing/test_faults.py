@@ -3,7 +3,7 @@
 """Whatever happens while a member is cut: no folder looks whole and is not, one clear line, a second try works.
 
 What is broken in a source is in `test_faults_source.py`; that a kill at every single step does no harm, in
-`tests/io/test_temporary.py`.
+`tests/io/test_kills.py`.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from typing import Any
 
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.formats.hf.config import PLAIN, PUZZLE
-from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.write import atomic_write
 from nemo_elastic.runtime import load_family
 
 from .cases import CASES, ROOT, Case, copy_folders, prompts, write_folders

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.write import atomic_write
 from nemo_elastic.slicing.slicer import slice_checkpoint
 
 from .answers import check_auto, check_members, check_mixed, check_names, check_who_answered

@@ -29,8 +29,7 @@ from nemo_elastic.errors import ElasticError, bad, inside, shown
 from nemo_elastic.formats.low_precision import Stored, check_cache_scales, check_no_others, find_low
 from nemo_elastic.formats.source import GGUF, Origin, Shapes, Source, check_exactly, check_tensors, is_gguf
 from nemo_elastic.formats.tensor import ITEMSIZE, Extent, Handle, Tensor, word
-from nemo_elastic.io.bounded import check_no_holes, open_regular, read_text
-from nemo_elastic.io.read import read_json, whole_number
+from nemo_elastic.io.read import open_regular, read_json, read_text, whole_number
 
 from .config import PUZZLE, from_hf_config, prediction_of, predicts, to_hf_config
 from .precision import check_described, low_of
@@ -278,11 +277,11 @@ def open_shard(path: Path) -> dict[str, Tensor]:
         Its tensors by name, in the order of the file. They are views of the mapped file and read-only.
 
     Raises:
-        ElasticError: The file is missing, mostly holes, or not what its header says, or that contradicts itself.
+        ElasticError: The file is missing, or not what its header says, or that contradicts itself.
     """
     try:
         with open_regular(path) as file:
-            size = check_no_holes(path, os.fstat(file.fileno()))
+            size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, _HEADER_LIMIT):
                 raise ElasticError(f"{path}: not a whole safetensors file (its header is cut off)")

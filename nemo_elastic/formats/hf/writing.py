@@ -19,9 +19,8 @@ from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Checksums, digest, wr
 from nemo_elastic.formats.low_precision import Stored, Weights, has_cache
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
-from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.read import read_json
+from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
+from nemo_elastic.io.read import read_bytes, read_json
 
 from .config import PUZZLE, to_hf_config
 from .quantization import KEY, QUANT_FILE, described
@@ -49,7 +48,7 @@ class Model:
     """A model that is going to be written.
 
     Attributes:
-        folder: an existing folder, usually (in) the temporary one of `atomic.atomic_dir`.
+        folder: an existing folder, usually (in) the temporary one of `atomic_dir`.
         parent: shape of the parent.
         member: the member that the tensors are.
         tensors: by name, in storage order.

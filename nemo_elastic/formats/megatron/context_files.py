@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.tokenizer_files import find_tokenizer
-from nemo_elastic.io.bounded import read_text
-from nemo_elastic.io.read import read_json, read_plain_yaml
+from nemo_elastic.formats.tokenizer import find_tokenizer
+from nemo_elastic.io.read import read_json, read_plain_yaml, read_text
 
 from .metadata import RUN_CONFIG, last_iteration
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import os
 import pickle
 import re
-import stat
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,8 +25,7 @@ from typing import Any
 import torch
 
 from nemo_elastic.errors import ElasticError, bad, shown
-from nemo_elastic.io.bounded import check_no_holes, read_bytes, read_text
-from nemo_elastic.io.read import read_json
+from nemo_elastic.io.read import open_regular, read_bytes, read_json, read_text
 
 #: what NeMo puts before the names of a model's tensors; Megatron-Bridge puts nothing there
 PREFIX = "module."
@@ -197,15 +196,13 @@ def regular_size(path: Path) -> int:
     """Bytes of a file, which is one: a pipe would be waited for, and a device has no end.
 
     Raises:
-        ElasticError: it is none, is missing, or is mostly holes.
+        ElasticError: it is none, or is missing.
     """
     try:
-        status = path.stat()
+        with open_regular(path) as file:
+            return os.fstat(file.fileno()).st_size
     except OSError as exc:
         raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
-    if not stat.S_ISREG(status.st_mode):
-        raise ElasticError("is no file", path)
-    return check_no_holes(path, status)
 
 
 # --------------------------------------------------------------------------------------------- the pickle

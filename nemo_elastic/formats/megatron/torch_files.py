@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.utils import _create_file_view
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.io.bounded import open_regular
+from nemo_elastic.io.read import open_regular
 
 from .metadata import (
     RECORDS,

@@ -25,7 +25,7 @@ from nemo_elastic.hosts.common.agreement import vocabulary_rows
 from nemo_elastic.hosts.common.changes import settings
 from nemo_elastic.hosts.common.checkpoints import BRIDGE, newest_of, step_of
 from nemo_elastic.hosts.common.stage import StageOptions
-from nemo_elastic.io.outputs import absolute_if_there
+from nemo_elastic.io.write import absolute_if_there
 from nemo_elastic.megatron.models import check_overlaps, refused_overlaps
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.train.training import Rates

@@ -26,10 +26,8 @@ from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.metadata import ITERATION, RUN_CONFIG, TRACKER, last_iteration, weights_folder
 from nemo_elastic.formats.megatron.stored import first_line
 from nemo_elastic.formats.megatron.torch_files import STATE, check_harmless
-from nemo_elastic.io.atomic import atomic_write
-from nemo_elastic.io.bounded import open_regular, read_bytes
-from nemo_elastic.io.outputs import absolute_if_there
-from nemo_elastic.io.read import read_json
+from nemo_elastic.io.read import open_regular, read_bytes, read_json
+from nemo_elastic.io.write import absolute_if_there, atomic_write
 
 from .same_family import check_same_family
 

@@ -18,9 +18,9 @@ import nemo_run as run
 from torchx.specs.api import AppState
 
 from nemo_elastic.errors import STOPPED, ElasticError, bad, exit_in_one_line
-from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.outputs import Output, absolute
+from nemo_elastic.io.outputs import Output, atomic_dir
 from nemo_elastic.io.values import integer
+from nemo_elastic.io.write import absolute
 
 from .curriculum_run import Job
 from .local_jobs import jobs_end_with_this

@@ -11,7 +11,7 @@ from typing import Any
 
 import nemo_run as run
 
-from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.write import atomic_write
 
 from .curriculum_run import Job
 

@@ -19,8 +19,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.hosts.common.stage import STAGE_OPTIONS
 from nemo_elastic.hosts.common.token_files import files_of, is_there
-from nemo_elastic.io.bounded import read_text
-from nemo_elastic.io.read import read_yaml, resolved
+from nemo_elastic.io.read import read_text, read_yaml, resolved
 
 #: what may stand beside a recipe's own fields: the arguments of `apply_elastic`
 SETTINGS = ("elastic", *STAGE_OPTIONS)

@@ -21,7 +21,7 @@ from nemo.utils.app_state import AppState
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.history import METRICS
 from nemo_elastic.hosts.nemo.checkpoint.resume import ending_line, settle
-from nemo_elastic.io.temporary import is_temporary
+from nemo_elastic.io.write import is_temporary
 from nemo_elastic.megatron.family_step import from_last_rank, losses_of_last_rank, tokens_counted
 from nemo_elastic.megatron.megatron_host import check_pipeline, twice_as_wide
 from nemo_elastic.train.metrics import Progress, append, candidates_of, start_again, step_facts_of

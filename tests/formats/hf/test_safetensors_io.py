@@ -211,14 +211,3 @@ def test_a_damaged_header_never_gets_through_as_something_else(data):
             assert "\n" not in exc.message
         else:
             assert sum(r.nbytes for r in read.values()) == 30
-
-
-def test_a_file_of_holes_is_reported(tmp_path: Path) -> None:
-    """A tensor of 100 GiB in 4 KiB: whoever reads it fills the memory with zeros."""
-    size = 100 * 2**30
-    header = json.dumps({"a": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
-    with (tmp_path / SINGLE).open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + size)
-    with pytest.raises(ElasticError, match=rf"{SINGLE}: is mostly holes: \d+ of its \d+ bytes are on the disk"):
-        open_shard(tmp_path / SINGLE)

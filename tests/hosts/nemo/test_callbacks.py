@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nemo_elastic.history import METRICS
-from nemo_elastic.io.atomic import atomic_write
+from nemo_elastic.io.write import atomic_write
 
 pytestmark = pytest.mark.nemo
 

@@ -30,10 +30,9 @@ from nemo_elastic.formats.megatron.metadata import PREFIX
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.formats.megatron.stored import elastic_family, read_checkpoint
 from nemo_elastic.formats.source import Source
-from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES, find_tokenizer
-from nemo_elastic.io.atomic import atomic_dir
-from nemo_elastic.io.bounded import read_bytes
-from nemo_elastic.io.outputs import check_room
+from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, find_tokenizer
+from nemo_elastic.io.outputs import atomic_dir, check_room
+from nemo_elastic.io.read import read_bytes
 from nemo_elastic.megatron.dist_checkpoint import dtype_args, process_group, quiet, sharded
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.pieces import cut_weights

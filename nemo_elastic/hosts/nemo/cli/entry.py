@@ -38,8 +38,8 @@ from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
 from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe, field_names
 from nemo_elastic.hosts.nemo.tiny.recipe import nemotron_elastic_tiny
-from nemo_elastic.io.atomic import atomic_write
 from nemo_elastic.io.outputs import check_apart
+from nemo_elastic.io.write import atomic_write
 from nemo_elastic.plugins import load_plugins
 
 #: entry points of NeMo that train, in the order in which a factory's name is looked up among theirs

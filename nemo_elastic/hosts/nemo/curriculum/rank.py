@@ -27,9 +27,8 @@ from nemo_elastic.hosts.common.stage import StageOptions
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.checks import STRATEGY
-from nemo_elastic.io.atomic import explained, flush
 from nemo_elastic.io.outputs import Output, check_output, sign
-from nemo_elastic.io.temporary import put_in_place, remove
+from nemo_elastic.io.write import explained, flush, put_in_place, remove
 from nemo_elastic.megatron.megatron_host import check_pipeline
 from nemo_elastic.train.shaping import prepare_members
 

@@ -12,8 +12,8 @@ import stat
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.io.atomic import atomic_dir, atomic_write, explain_os_error, filled_dir, prepared
-from nemo_elastic.io.outputs import MARK, Output
+from nemo_elastic.io.outputs import Output, atomic_dir, filled_dir
+from nemo_elastic.io.write import MARK, atomic_write, explain_os_error, prepared
 
 
 def names(folder):

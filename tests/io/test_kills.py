@@ -18,24 +18,15 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.io import temporary as renames
-from nemo_elastic.io.atomic import atomic_dir, atomic_write, filled_dir, flush
-from nemo_elastic.io.outputs import MARK, sign
-from nemo_elastic.io.temporary import clear_leftovers, locked, put_in_place, remove, temporary
+from nemo_elastic.io import write as module
+from nemo_elastic.io.outputs import atomic_dir, filled_dir, sign
+from nemo_elastic.io.write import MARK, atomic_write, clear_leftovers, flush, locked, put_in_place, remove, temporary
 from tests.support.alone import alone
 
-from .test_atomic import OURS
+from .test_write import OURS
 
 #: What Python tells its audit hooks of, among the steps that touch the disk.
 STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "fcntl.flock"}
-#: The second is what happens on a file system that cannot exchange two names.
-WAYS = pytest.mark.parametrize("way", ["exchange", "two renames"])
-
-
-def use(way: str) -> None:
-    """In a process of its own: put folders in place that way."""
-    if way == "two renames":
-        renames._renameat2 = lambda: None
 
 
 def names(folder):
@@ -110,11 +101,9 @@ def prepare(out: Path, before: str | None) -> None:
         write(out, "old")
 
 
-@WAYS
 @pytest.mark.parametrize("before", [None, "folder", "file", "link"])
 @alone
-def test_killed_at_every_step(tmp_path, before, way):
-    use(way)
+def test_killed_at_every_step(tmp_path, before):
     seen = set()
     for step in range(1000):
         place = tmp_path / str(step)
@@ -126,7 +115,10 @@ def test_killed_at_every_step(tmp_path, before, way):
         if not killed_at(step, lambda out=out, writer=writer: writer(out)):
             break
         left = state(out)
-        assert left in (old, "new") or (way == "two renames" and left is None)
+        assert left in (old, "new", None)
+        if left is None and old is not None:
+            (aside,) = place.glob(".out.*.old")
+            assert state(aside) == old, "the old one is whole, and beside its place"
         seen.add(left)
         clear_leftovers(out)
         assert state(out) in (old, "new"), "the old one is never lost"
@@ -135,13 +127,11 @@ def test_killed_at_every_step(tmp_path, before, way):
         assert state(out) == "new" and names(place) == ["out"]
         shutil.rmtree(place)
     assert step > 15 and {old, "new"} <= seen
-    assert way == "exchange" or before is None or None in seen  # the window that an exchange has not
+    assert before is None or None in seen  # between the two renames
 
 
-@WAYS
 @alone
-def test_killed_again_while_clearing_up(tmp_path, way):
-    use(way)
+def test_killed_again_while_clearing_up(tmp_path):
     rng = random.Random(5)
     again = 0
     for trial in range(30):
@@ -192,7 +182,7 @@ def test_a_full_disk_before_a_folder_is_filled_leaves_the_old_one(tmp_path, monk
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("nemo_elastic.io.atomic.sign", full)
+    monkeypatch.setattr("nemo_elastic.io.outputs.sign", full)
     for place in (out, new):
         with pytest.raises(ElasticError, match="no space left"), filled_dir(place, OURS, force=True):
             pytest.fail("the block must not run")
@@ -270,17 +260,14 @@ def test_without_locks_nothing_is_cleared_and_all_is_written(tmp_path, monkeypat
 
     (tmp_path / ".out.0123abcd.lock").touch()
     (tmp_path / ".out.0123abcd.tmp").mkdir()
-    monkeypatch.setattr(renames.fcntl, "flock", no_locks)
+    monkeypatch.setattr(module.fcntl, "flock", no_locks)
     write(tmp_path / "out", "old")
     write(tmp_path / "out")
     assert state(tmp_path / "out") == "new"
     assert names(tmp_path) == [".out.0123abcd.lock", ".out.0123abcd.tmp", "out"]
 
 
-@WAYS
-def test_a_rename_that_fails_leaves_the_old_one(tmp_path, way, monkeypatch):
-    if way == "two renames":
-        monkeypatch.setattr(renames, "_renameat2", lambda: None)
+def test_a_rename_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
     out = tmp_path / "out"
     write(out, "old")
     rename = os.rename
@@ -291,42 +278,25 @@ def test_a_rename_that_fails_leaves_the_old_one(tmp_path, way, monkeypatch):
         rename(src, dst)
 
     monkeypatch.setattr(os, "rename", fail)
-    if way == "exchange":
-        monkeypatch.setattr(renames, "_renameat2", lambda: lambda *_: errno.EIO)
     with pytest.raises(ElasticError, match=r"out: cannot be written \(Input/output error"):
         write(out)
     assert names(tmp_path) == ["out"] and state(out) == "old"
 
 
-@WAYS
 @alone
-def test_an_output_that_appears_at_the_last_moment_is_not_overwritten(tmp_path, way):
-    use(way)
+def test_an_output_that_appears_at_the_last_moment_is_not_overwritten(tmp_path):
     for exists in (True, False):
         out = tmp_path / str(exists)
         with temporary(out) as tmp:
             tmp.mkdir()
             if exists:
                 out.mkdir()  # an empty folder, which a plain rename would replace
-                with pytest.raises(FileExistsError):
-                    put_in_place(tmp, out, replace=False)
+                with pytest.raises(ElasticError, match="another process has written it just now"):
+                    put_in_place(tmp, out)
             else:
-                put_in_place(tmp, out, replace=False)
+                put_in_place(tmp, out)
         assert out.is_dir()
     assert names(tmp_path) == ["False", "True"]
-
-
-def test_this_file_system_exchanges_names(tmp_path):
-    """Otherwise half of these tests would test the other way twice."""
-    (tmp_path / "a").write_text("a")
-    (tmp_path / "b").mkdir()
-    if not renames._rename(tmp_path / "a", tmp_path / "b", renames._EXCHANGE):
-        pytest.skip("the file system of the temporary folder cannot exchange names")
-    assert (tmp_path / "a").is_dir() and (tmp_path / "b").read_text() == "a"
-    with pytest.raises(FileNotFoundError):
-        renames._rename(tmp_path / "a", tmp_path / "c", renames._EXCHANGE)
-    with pytest.raises(FileExistsError):
-        renames._rename(tmp_path / "a", tmp_path / "b", renames._NOREPLACE)
 
 
 def test_remove(tmp_path):

@@ -1,21 +1,22 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A folder's tokenizer, its special tokens and its chat template."""
+"""A folder's tokenizer, its special tokens and its chat template: which folder has one, and what it reads and says."""
 
 from __future__ import annotations
 
 import json
 import re
-import resource
+from pathlib import Path
 
 import pytest
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import Split
 
-from nemo_elastic.data.bpe import EOS, PAD
+from nemo_elastic.data.bpe import EOS, PAD, save_tokenizer
+from nemo_elastic.demo.words import word_tokenizer
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.family_tokenizer import ChatTemplate, FamilyTokenizer
+from nemo_elastic.formats.tokenizer import ChatTemplate, FamilyTokenizer, find_tokenizer, load_tokenizer
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family
 from tests.runtime.talking import MESSAGES, PARENT, TEMPLATE, TEXTS, TOKENIZER, talking_family
@@ -186,7 +187,6 @@ def test_the_date_is_there():
         ("{{ raise_exception('no\x1b[31m such\nrole') }}", r"no\\x1b\[31m such role"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
         ("{{ range(10 ** 9) }}", "range too big"),
-        ("{% for a in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "its text does not end"),
         # on their way to Python
         ("{% for a in b %}" * 21 + "{% endfor %}" * 21, "too many statically nested blocks"),
         ("{% break %}", "outside loop"),
@@ -207,34 +207,7 @@ def test_what_a_template_may_not(text, words):
     assert "\n" not in str(raised.value) and "\x1b" not in str(raised.value)
 
 
-GRAPH = "{% set n = namespace(x=(1, 1)) %}{% for i in range(40) %}{% set n.x = (n.x, n.x) %}{% endfor %}"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{{ '{:>2147483647}'.format(1) }}",
-        "{{ [0] * 10 ** 10 }}",
-        "{{ 9 ** 999999999 }}",
-        "{% for a in range(9999) %}{{ (range(99999) | list | sort | join | length) - 1 }}{% endfor %}",
-        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
-        "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-        GRAPH + "{{ n.x }}",
-        GRAPH + "{{ n.x | tojson }}",
-        GRAPH + "{{ {n.x: 1} }}",
-    ],
-)
-def test_what_takes_for_ever_or_all_memory_ends(text, monkeypatch):
-    """Each ends by the limits of the process that renders, and nothing of it is here."""
-    monkeypatch.setattr("nemo_elastic.io.apart.SECONDS", 1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ElasticError, match=r"^folder/chat_template.jinja: chat template: (takes more than|its text)"):
-        render(text)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
-    assert render("fine") == "fine"
-
-
-def test_a_long_conversation_is_no_endless_loop():
+def test_a_long_conversation_is_rendered():
     assert render("{% for m in messages %}{{ m.content }}{% endfor %}", HELLO * 50_000) == "Hi" * 50_000
 
 
@@ -256,3 +229,96 @@ def test_what_is_no_conversation(messages, line):
 def test_what_a_template_refuses_is_reported_in_its_words():
     with pytest.raises(ElasticError, match=r"chat_template.jinja: chat template: no role king$"):
         render(TEMPLATE, [{"role": "king", "content": "Hi"}])
+
+
+# ------------------------------------------------------------------ files
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"])
+def test_any_kind_of_vocabulary_makes_a_folder_one_with_a_tokenizer(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert find_tokenizer(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja", "merges.txt"])
+def test_what_goes_with_a_vocabulary_is_none(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    (tmp_path / "tokenizer.json").mkdir()
+    assert find_tokenizer(tmp_path) is None
+
+
+def test_no_folder_has_no_tokenizer(tmp_path: Path) -> None:
+    assert find_tokenizer(None) is None and find_tokenizer(tmp_path / "gone") is None
+
+
+def test_a_tokenizer_that_was_saved_reads_text(tmp_path: Path) -> None:
+    save_tokenizer(word_tokenizer(["one", "two"]), tmp_path)
+    assert load_tokenizer(tmp_path).encode("two one").ids == [3, 2]
+
+
+def test_a_folder_without_the_file_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").touch()
+    with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: no tokenizer here$"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff"])
+def test_a_damaged_file_is_reported_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: not a tokenizer \(") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def bpe(**more) -> dict:
+    """`tokenizer.json` of a whole BPE tokenizer, with other parts."""
+    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+             "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}  # fmt: skip
+    whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+             "pre_tokenizer": None, "post_processor": None, "decoder": None, "model": model}  # fmt: skip
+    return whole | more
+
+
+def charsmap(text: str) -> dict:
+    return {"type": "Precompiled", "precompiled_charsmap": text}
+
+
+SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+SINGLE = [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+#: what panics, at once or at the first text
+PANICS = {
+    "prefix": bpe(model=bpe()["model"] | {"continuing_subword_prefix": "xxxxxx"}),
+    "charsmap cut short": bpe(normalizer=charsmap("AAAA")),
+    "charsmap of 8 GiB": bpe(normalizer=charsmap("/////w==")),
+    "charsmap without entries": bpe(normalizer=charsmap("BAAAAAEAAAA=")),
+    "pieces of length 0": bpe(pre_tokenizer={"type": "FixedLength", "length": 0}),
+    "an expression that goes back": bpe(pre_tokenizer=SPLIT),
+    "a template's unknown token": bpe(
+        post_processor={"type": "TemplateProcessing", "single": SINGLE, "pair": [], "special_tokens": {}}
+    ),
+    "decoded away": bpe(decoder={"type": "Strip", "content": "a", "start": 2**60, "stop": 2**60}),
+}
+
+
+@pytest.mark.parametrize("name", PANICS)
+def test_a_panic_is_reported_in_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(PANICS[name]))
+    with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: not a tokenizer \(.+\)$") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_whole_one_of_these_is_read(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(bpe()))
+    assert load_tokenizer(tmp_path).encode("aab").ids == [0, 2]
+
+
+def test_ids_that_nothing_holds_are_refused(tmp_path: Path) -> None:
+    save_tokenizer(word_tokenizer(["one", "two"]), tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"]["far"] = 2**31
+    path.write_text(json.dumps(content))
+    with pytest.raises(ElasticError, match=f"its largest id is {2**31}; at most {2**31 - 1}"):
+        load_tokenizer(tmp_path)
