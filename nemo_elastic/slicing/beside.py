@@ -15,7 +15,7 @@ from nemo_elastic.errors import ElasticError, shown
 from nemo_elastic.formats.cache_scales import has_cache
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, digest, read_digests
 from nemo_elastic.formats.hf.config import PUZZLE, to_hf_config
-from nemo_elastic.formats.hf.quantization import KEY, OURS, described
+from nemo_elastic.formats.hf.quant_config import KEY, OURS, described
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.hf.shards import INDEX
 from nemo_elastic.formats.hf.writing import CONFIG, GENERATION, REMOTE_CODE, remote_code

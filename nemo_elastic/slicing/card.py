@@ -17,7 +17,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.core.member import limits_used, why_not_nested
-from nemo_elastic.formats.hf.precision import precision_of
+from nemo_elastic.formats.hf.quant_config import precision_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.quantized import Stored
 from nemo_elastic.formats.source import Origin

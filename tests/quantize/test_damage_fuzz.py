@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.grouped import grouped
-from nemo_elastic.formats.hf.precision import precision_of
-from nemo_elastic.formats.hf.quantization import KEY, QUANT_FILE
+from nemo_elastic.formats.hf.quant_config import KEY, QUANT_FILE, precision_of
 from nemo_elastic.formats.quantized import LAYOUTS, MODELOPT, Quantized, as_torch
 from nemo_elastic.formats.raw import ITEMSIZE, Raw, from_torch
 from nemo_elastic.formats.source import Source

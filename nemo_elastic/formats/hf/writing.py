@@ -25,7 +25,7 @@ from nemo_elastic.io.bounded import read_bytes
 from nemo_elastic.io.read import read_json
 
 from .config import PUZZLE, to_hf_config
-from .quantization import KEY, QUANT_FILE, described
+from .quant_config import KEY, QUANT_FILE, described
 from .shards import INDEX, SHARD_BYTES, SINGLE, NewTensor, Progress, write_weights
 
 __all__ = [
