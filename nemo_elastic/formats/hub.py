@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.tokenizer_files import TOKENIZER_FILES
@@ -29,7 +29,7 @@ _REPO = re.compile(f"{_PART}/{_PART}")
 _LONGEST = 96
 
 
-def is_repo(value: object) -> bool:
+def is_repo(value: object) -> TypeGuard[str]:
     """Whether something has the form of a model's id on the hub: owner/name."""
     return (
         isinstance(value, str)
