@@ -17,8 +17,8 @@ from typing import Any
 
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.folders import check_repo, is_repo, repo_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.hub import check_repo, is_repo, repo_of
 from nemo_elastic.io.bounded import read_text
 from nemo_elastic.io.read import plain_yaml
 
