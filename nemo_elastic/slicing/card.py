@@ -29,7 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 _TITLES = {HIDDEN: "hidden size", DEPTH: "layers"}
-_LINE, _NEXT = "\n", "\n\n"  # Python 3.10 has no backslash in an f-string's braces
+_LINE = "\n"  # Python 3.10 has no backslash in an f-string's braces
 
 #: with a tokenizer, and without one
 _PYTHON = (
@@ -106,21 +106,12 @@ def member_card(
         predicting: Parameters of its layers that predict more than one token.
     """
     count, runs = parameters(parent, member), where_it_runs(member, parent, low)
-    notes = ["Its weights are a subset of the parent's; no training followed."]
-    if member == parent.full:
-        notes = ["It is the parent itself."]
-    elif origin.name is None or (origin.family is not None and origin.name in origin.family.extra_names):
-        notes.append("**Its shape is none of the family's members and was not trained. Evaluate it before use.**")
-    if predicting:
-        own = f"Layers of its widths that predict more than one token (MTP, {predicting:,} parameters)"
-        notes.append(f"{own} are in the folder, and in none of these counts: engines may draft with them.")
-    if left_out is not None:
-        notes.append(f"It is without its source's {left_out}.")
     known = () if origin.family is None else (*origin.family, *origin.family.extras)
     limits = limits_used(parent, (replace(m, name="this model") for m in known if m.name == origin.name))
     kinds = [kind for kind in KINDS.values() if kind.always or kind.symbol in parent.pattern]
     kinds.sort(key=lambda kind: kind.symbol != "M")
     title = f"{origin.name}: {human(count)} parameters" if origin.name else f"A member of {human(count)} parameters"
+    notes = _notes(origin, member == parent.full, predicting, left_out)
     return f"""\
 ---
 {_front_matter(lineage, runs)}
@@ -128,7 +119,7 @@ def member_card(
 
 # {title}
 
-One member of a nested Nemotron-H family, cut out by nemo-elastic. {_NEXT.join(notes)}
+One member of a nested Nemotron-H family, cut out by nemo-elastic. {notes}
 
 {_table(parent, {"this model": member, "parent": parent.full}, dtype, low, limits)}
 
@@ -183,6 +174,21 @@ cut out without training:
 
 {_provenance(family.ranking_digest, family.provenance)}
 """
+
+
+def _notes(origin: Origin, whole: bool, predicting: int, left_out: str | None) -> str:
+    notes = [
+        "It is the parent itself." if whole else "Its weights are a subset of the parent's; no training followed."
+    ]
+    extra = origin.family is not None and origin.name in origin.family.extra_names
+    if not whole and (origin.name is None or extra):
+        notes.append("**Its shape is none of the family's members and was not trained. Evaluate it before use.**")
+    if predicting:
+        own = f"Layers of its widths that predict more than one token (MTP, {predicting:,} parameters)"
+        notes.append(f"{own} are in the folder, and in none of these counts: engines may draft with them.")
+    if left_out is not None:
+        notes.append(f"It is without its source's {left_out}.")
+    return "\n\n".join(notes)
 
 
 def _front_matter(lineage: Lineage, runs: Runs) -> str:
