@@ -21,8 +21,14 @@ FIELDS = {
     "tied": "share_embeddings_and_output_weights",
     "norm_eps": "layernorm_epsilon",
 }
-
-
+#: a size that a config leaves open -> the value that Megatron takes
+_DERIVED: dict[str, Callable[[Any], Any]] = {
+    "mamba_heads": lambda config: 2 * config.hidden_size // config.mamba_head_dim,
+    "attention_head_dim": lambda config: config.hidden_size // config.num_attention_heads,
+    "kv_heads": lambda config: config.num_attention_heads,
+    EXPERT_FFN: lambda config: config.ffn_hidden_size,
+    SCALING: lambda config: 1.0,
+}
 #: what makes a Nemotron-H of an SSMConfig: field -> the only value that we can cut
 FIXED = {
     "gated_linear_unit": False,
@@ -147,31 +153,15 @@ def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
     check_kinds(pattern, f"{where}.{FIELDS['pattern']}", experts=recent)
     experts = has_experts(pattern)
     check_config(lambda name, default: getattr(config, name, default), where, experts, STORED if recent else FIXED)
-    values = {ours: getattr(config, theirs) for ours, theirs in FIELDS.items() if ours != "pattern"}
-    values["pattern"] = pattern
-    values["norm_eps"] = float(values["norm_eps"])
-    if values["mamba_heads"] is None:
-        values["mamba_heads"] = 2 * config.hidden_size // config.mamba_head_dim
-    if values["attention_head_dim"] is None:
-        values["attention_head_dim"] = config.hidden_size // config.num_attention_heads
-    if values["kv_heads"] is None:
-        values["kv_heads"] = values["attention_heads"]
-    if experts:
-        absent = {size for kind in KINDS.values() if kind.symbol not in pattern for size in kind.sizes}
-        values = {size: value for size, value in values.items() if size not in absent} | expert_sizes(config)
-    return Parent(vocab=vocab, **values)
-
-
-def expert_sizes(config: Any) -> dict[str, Any]:
-    """Sizes of a mixture of experts in a config."""
-    sizes = {size: getattr(config, name, None) for size, name in KINDS[MOE].megatron.items()}
-    if sizes[EXPERT_FFN] is None:
-        sizes[EXPERT_FFN] = config.ffn_hidden_size
-    if sizes[SCALING] is None:
-        sizes[SCALING] = 1.0
-    if not sizes[LATENT]:
-        del sizes[LATENT]
-    return sizes
+    names = {**FIELDS, **(KINDS[MOE].megatron if experts else {})}
+    absent = {size for kind in KINDS.values() if experts and kind.symbol not in pattern for size in kind.sizes}
+    values: dict[str, Any] = {size: getattr(config, name, None) for size, name in names.items() if size not in absent}
+    open_sizes = [size for size, value in values.items() if value is None and size in _DERIVED]
+    values |= {size: _DERIVED[size](config) for size in open_sizes}
+    if not values.get(LATENT):
+        values.pop(LATENT, None)
+    values |= {"vocab": vocab, "pattern": pattern, "norm_eps": float(config.layernorm_epsilon)}
+    return Parent(**values)
 
 
 def config_fields(parent: Parent) -> dict[str, Any]:
