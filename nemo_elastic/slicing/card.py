@@ -136,10 +136,7 @@ from this folder):
 
 {_json(member.to_json())}
 
-{_extras(parent, origin.family, member)}## Provenance
-
-{_provenance(origin.ranking, origin.provenance)}
-"""
+{_extras(parent, origin.family, member)}{_provenance(origin.ranking, origin.provenance)}"""
 
 
 def family_card(
@@ -170,10 +167,7 @@ cut out without training:
 
 {_usage(runs, tokenizer, low, family=True)}
 
-{_extras(parent, family, whole.subnet)}## Provenance
-
-{_provenance(family.ranking_digest, family.provenance)}
-"""
+{_extras(parent, family, whole.subnet)}{_provenance(family.ranking_digest, family.provenance)}"""
 
 
 def _notes(origin: Origin, whole: bool, predicting: int, left_out: str | None) -> str:
@@ -270,8 +264,8 @@ def _usage(runs: Runs, tokenizer: bool, low: Stored | None, family: bool = False
 
 
 def _provenance(ranking: str | None, provenance: Any) -> str:
-    line = f"Ranking that sorted the parent: {f'`{ranking}`' if ranking else 'none'}"
-    return f"{line}\n\n{_json(dict(provenance))}" if provenance else line
+    line = f"## Provenance\n\nRanking that sorted the parent: {f'`{ranking}`' if ranking else 'none'}\n"
+    return f"{line}\n{_json(dict(provenance))}\n" if provenance else line
 
 
 def _json(value: Any) -> str:
