@@ -50,7 +50,7 @@ def change(path: Path, **settings: Any) -> None:
 
 
 def without_digests(folder: Path) -> None:
-    """As where somebody took them away."""
+    """As version 0.1 wrote it."""
     known = json.loads((folder / CHECKSUMS_FILE).read_text())
     del known["files"]
     (folder / CHECKSUMS_FILE).write_text(json.dumps(known))
@@ -116,7 +116,7 @@ def test_a_file_that_is_gone_is_reported(folder: Path) -> None:
 
 
 def test_a_member_has_the_ends_and_the_tokenizer_of_its_family(family: Path, tmp_path: Path) -> None:
-    """A folder without digests does not tell it."""
+    """What a folder of version 0.1 cannot tell by itself."""
     slice_checkpoint(family, tmp_path / "cut", subnet=EVEN)
     without_digests(tmp_path / "cut")
     change(tmp_path / "cut" / "config.json", eos_token_id=7)
