@@ -46,7 +46,7 @@ class Reader(Protocol):
 
 
 class Format(NamedTuple):
-    """A format: whether a folder is of it, and its module, which may need packages that others do not."""
+    """Read everything that a folder says of itself, without its weights."""
 
     is_one: Callable[[Path], bool]
     reader: Callable[[], Reader]
@@ -72,10 +72,7 @@ FORMATS = (
 def open_source(folder: str | Path) -> Source:
     """Open a family, a member, any plain Nemotron-H folder or a NeMo checkpoint; check that shapes and tensors agree.
 
-    Where there is no such path, it is an id on the hub (`local_folder`).
-
-    Raises:
-        ElasticError: Not such a folder, or one that contradicts itself; the message names the file.
+    A name that is no path is an id on the hub (`local_folder`). Errors name the file.
     """
     folder = _readable(local_folder(folder))
     return _reader(folder).open_folder(folder)
@@ -96,15 +93,7 @@ _ELSEWHERE = {"gguf": "llama.cpp's convert_hf_to_gguf.py makes it of the folder 
 
 
 def writer(name: str, *known: str) -> Callable[..., Any]:
-    """Find what writes a format.
-
-    Args:
-        name: of the format.
-        known: other formats that the caller writes itself, for the error.
-
-    Raises:
-        ElasticError: no installed package writes it.
-    """
+    """Find what writes a format; `known` are formats that the caller writes itself, for the error."""
     points = {point.name: point for point in entry_points(group="nemo_elastic.writers")}
     if name not in points:
         elsewhere = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
@@ -156,11 +145,7 @@ def is_repo(value: object) -> TypeGuard[str]:
 
 
 def check_repo(field: str, value: str) -> str:
-    """Give a model's id on the hub.
-
-    Raises:
-        ElasticError: It has not that form.
-    """
+    """Give a model's id on the hub; refuse a value without its form."""
     if not is_repo(value):
         raise bad(field, value, "a model's id on the hub, owner/name of letters, digits, dots, dashes and underscores")
     return value
@@ -178,9 +163,6 @@ def local_folder(given: str | os.PathLike[str], weights: bool = True) -> Path:
     """Give a folder on this machine: the path, or the hub's model of that id, with its weights or without.
 
     A path that exists always wins, and so does one into a folder that exists: a slip in `runs/family` asks nobody.
-
-    Raises:
-        ElasticError: An id, but huggingface_hub is not installed, or the hub does not give it.
     """
     path, repo = Path(given), os.fspath(given)
     if not is_repo(repo) or os.path.lexists(path) or os.path.lexists(path.parent):
@@ -195,11 +177,7 @@ def local_folder(given: str | os.PathLike[str], weights: bool = True) -> Path:
 
 
 def check_push(repo: str) -> None:
-    """Check before anything is done that a result can be sent under an id: its form, the library, who we are.
-
-    Raises:
-        ElasticError: It cannot.
-    """
+    """Check before anything is done that a result can be sent under an id: its form, the library, who we are."""
     hub = _library(f"push: {check_repo('push', repo)}")
     try:
         hub.HfApi().whoami()
@@ -209,19 +187,7 @@ def check_push(repo: str) -> None:
 
 
 def push(folder: str | os.PathLike[str], repo: str, private: bool = True) -> str:
-    """Send all of a folder that we wrote to the hub.
-
-    Args:
-        folder: The folder.
-        repo: The model's id; it is made where it is not there yet.
-        private: Whether only its owner sees it, where it is made.
-
-    Returns:
-        Its address.
-
-    Raises:
-        ElasticError: The hub refused it; the folder stays.
-    """
+    """Send all of a folder to the hub and give its address; `private` counts where the model is not there yet."""
     hub = _library(f"push: {repo}")
     try:
         hub.HfApi().create_repo(repo, private=private, exist_ok=True)

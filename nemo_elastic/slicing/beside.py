@@ -52,9 +52,7 @@ class Check:
 def beside_checks(source: Source, parent: Source | None) -> Iterator[Check]:
     """Check the files beside the weights of a folder; nothing where that is a checkpoint of NeMo's.
 
-    Args:
-        source: The folder.
-        parent: The family that it is a cut of, or the model that it was made from.
+    `parent` is the family that it is a cut of, or the model that it was made from.
     """
     if not (source.folder / CONFIG).is_file():
         return

@@ -79,27 +79,14 @@ def in_words(parent: Parent, limits: Sequence[Limit]) -> str:
 
 
 def read_limits(spec: MemorySpec, given: Mapping[str, str | None]) -> tuple[Limit, ...]:
-    """Read limits as they are written on a command line.
-
-    Args:
-        spec: What a deployment holds in memory.
-        given: Option -> text: `--params` and `--active-params` (6e9, 6B), `--memory` (14GiB), `--ratio`, a share of
-            the parent's parameters, and `--latency` (TABLE:12ms); those that are not given are None.
-
-    Raises:
-        ElasticError: A value is none.
-    """
+    """Read limits by their options, as a command line has them: `--memory` 14GiB; None for one that is not given."""
     kinds = {kind.option: kind for kind in LIMITS.values()}
     texts = ((option, text) for option, text in given.items() if text is not None)
     return tuple(Limit(kinds[option], kinds[option].parse(option, text, spec), option) for option, text in texts)
 
 
 def largest_within(source: Shapes, limits: tuple[Limit, ...]) -> Fit:
-    """The largest shape on the family's path, inside the source, within limits.
-
-    Raises:
-        ElasticError: The source is one model, or even the smallest member is too large.
-    """
+    """The largest shape on the family's path, inside the source, within limits."""
     shapes, parent = rest_of_path(source, "give a shape with --subnet"), source.parent
     at = shapes.fit(0, lambda subnet: any(x.cost(parent, subnet) > x.most(parent) for x in limits))
     if at is None:
@@ -117,12 +104,7 @@ def largest_within(source: Shapes, limits: tuple[Limit, ...]) -> Fit:
 def rest_of_path(source: Shapes, instead: str) -> SubnetPath:
     """The sizes that can be cut out of a folder: the path of its family, of a member what is left of it.
 
-    Args:
-        source: The folder.
-        instead: What the user can do, or what there is, where it knows of no family.
-
-    Raises:
-        ElasticError: The source is one model, or a shape that holds no size of its family.
+    `instead` tells a user of one model, or of a shape without a size of its family, what to do.
     """
     family = source.origin.family
     if family is None:
@@ -135,11 +117,7 @@ def rest_of_path(source: Shapes, instead: str) -> SubnetPath:
 
 
 def read_subnet(file: Path, parent: Parent) -> Subnet:
-    """Read a shape: a Subnet, or a member of `inspect --json` with its shape under the key `subnet`.
-
-    Raises:
-        ElasticError: Neither, a shape that is not the parent's, or a count of parameters that is not the shape's.
-    """
+    """Read a shape: a Subnet, or a member of `inspect --json` with its shape under the key `subnet`."""
     data = read_json(file)
     with inside(file):
         if not isinstance(data, dict) or "subnet" not in data:

@@ -94,16 +94,8 @@ def member_card(
 ) -> str:
     """Give the model card of one member.
 
-    Args:
-        parent: Shape of the parent.
-        member: The member.
-        origin: Where it comes from.
-        dtype: Name of the weights' dtype in a safetensors header.
-        tokenizer: Whether the folder has one.
-        lineage: Its licence, and what it was made of.
-        left_out: What its source has and it has not, in words.
-        low: How its weights of low precision are stored, where it has some.
-        predicting: Parameters of its layers that predict more than one token.
+    `dtype` is a name in a safetensors header, `left_out` the words for what its source has and it has not,
+    `predicting` the number of parameters in layers that predict more than one token.
     """
     count, runs = parameters(parent, member), where_it_runs(member, parent, low)
     known = () if origin.family is None else (*origin.family, *origin.family.extras)
@@ -219,12 +211,8 @@ def serving_spec(dtype: str, **other: Any) -> MemorySpec:
 def served_as(config: Mapping[str, Any], batch: int = 1, length: int = 8192, low: Stored | None = None) -> MemorySpec:
     """The memory spec of serving a Hugging Face folder as it is: its weights in the dtype that its config names.
 
-    One rule for what `inspect` and a report show: the same family has the same figure.
-
-    Args:
-        config: its `config.json`.
-        batch, length: see `MemorySpec`.
-        low: how weights of low precision are stored, by whoever knows the folder; by default what the config names.
+    One rule for `inspect` and a report: the same family has the same figure. Who knows how weights of low precision
+    are stored gives `low`.
     """
     named = precision_of(config) if low is None else low.scheme.precision
     return serving_spec(named or dtype_of(config), batch=batch, length=length)

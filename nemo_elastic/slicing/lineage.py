@@ -58,11 +58,7 @@ class Lineage:
         return out
 
     def over(self, license: str | None, base_model: str | None) -> Lineage:
-        """The same with what the user says instead.
-
-        Raises:
-            ElasticError: No id of a licence or of a model.
-        """
+        """The same with the user's licence or base model instead."""
         base = self.base_model if base_model is None else (check_repo("base_model", base_model),)
         if license is None:
             return replace(self, base_model=base)
@@ -77,10 +73,6 @@ def lineage_of(folder: Path | None, config: Mapping[str, Any] | None = None) -> 
 
     A folder of ours names its base model. Another folder is the base model itself, if the hub's cache tells its id;
     else its card or its config names one.
-
-    Args:
-        folder: The folder with the card; None where there is none.
-        config: Its `config.json`.
     """
     card = _front_matter(folder / CARD) if folder is not None else {}
     config = config or {}

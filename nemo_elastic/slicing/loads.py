@@ -57,16 +57,9 @@ class Runs:
 
 
 def where_it_runs(member: Subnet, parent: Parent, low: Stored | None = None) -> Runs:
-    """Software that runs a member as it is written, with what each needs.
+    """Software that runs a member as it is written, with its needs; `low` is how weights of low precision are stored.
 
-    Args:
-        member: its shape.
-        parent: whose it is.
-        low: how its weights of low precision are stored, where it has some.
-
-    Returns:
-        E.g. "transformers, vLLM, NeMo", with needs in brackets. llama.cpp's converter knows tokenizers by a
-        fingerprint, which no shape tells: that is always such a need.
+    llama.cpp's converter knows tokenizers by a fingerprint, which no shape tells: that is always a need.
     """
     needs: dict[str, tuple[str, ...]] = {}
     lacks: dict[str, str] = {}
@@ -123,11 +116,8 @@ def _vllm(member: Subnet, parent: Parent, low: Stored | None) -> dict[str, bool]
 
 
 def needs_eager_experts(member: Subnet, multiple: int = 8) -> bool:
-    """Whether transformers needs `experts_implementation="eager"`: its grouped products want rows of whole 16 bytes.
-
-    Args:
-        member: its shape.
-        multiple: elements in 16 bytes: 8 in bfloat16, 4 in float32.
+    """Whether transformers needs `experts_implementation="eager"`: its grouped products want rows of whole 16 bytes,
+    which are `multiple` elements: 8 in bfloat16, 4 in float32.
     """
     read = member.widths(LATENT) or ((member.hidden,) if member.widths(EXPERTS) else ())
     return any(width % multiple for width in (*read, *member.widths(EXPERT_FFN)))

@@ -71,17 +71,10 @@ def to_hf_config(
     base: Mapping[str, Any] | None = None,
     prediction: bool = False,
 ) -> dict[str, Any]:
-    """Describe a member as `config.json`.
+    """Describe a member as `config.json`: `nemotron_h` for one width per layer type, else `nemotron_h_puzzle`.
 
-    Args:
-        parent: Shape of the parent.
-        member: The member.
-        dtype: Name of the weights' dtype in a safetensors header.
-        base: Another `config.json` whose settings without a shape (token ids, context length, ...) are taken over.
-        prediction: Take over the layers that predict more than one token, too; their tensors go along.
-
-    Returns:
-        The content of `config.json`: `nemotron_h` for one width per layer type, else `nemotron_h_puzzle`.
+    `dtype` is a name in a safetensors header. Settings without a shape (token ids, context length, ...) are those of
+    `base`, another `config.json`; with `prediction` also its layers that predict more than one token.
     """
     base = base or {}
     # Of layers that differ, the largest: vLLM reads a Mamba layer by the model's widths, refuses a smaller tensor and
@@ -136,18 +129,10 @@ def _puzzle(member: Subnet) -> dict[str, Any]:
 
 
 def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Subnet]:
-    """Read the shape of a Nemotron-H from its `config.json`.
+    """Read the shape of a Nemotron-H from its `config.json`: a parent of its own, and the member of it.
 
-    Args:
-        config: Content of the file.
-        where: Name of the file, for errors.
-
-    Returns:
-        The model as a parent of its own, and the member of that parent that it is: the parent itself, except for a
-        `nemotron_h_puzzle`, whose parent has the largest width of each axis.
-
-    Raises:
-        ElasticError: Not a Nemotron-H, or one with parts that this package cannot cut (groups of experts, biases).
+    The member is the parent itself, except for a `nemotron_h_puzzle`, whose parent has the largest width of each axis.
+    A model that cannot be cut (groups of experts, biases) is refused; `where` is the file, for errors.
     """
     if not isinstance(config, Mapping) or config.get("model_type") not in (PLAIN, PUZZLE):
         kind = config.get("model_type") if isinstance(config, Mapping) else None
@@ -194,9 +179,6 @@ def prediction_of(config: Mapping[str, Any], where: str = "config.json") -> Pred
     """The layers that predict more than one token; None where there are none.
 
     Steps that are said to be repeated (`mtp_use_repeated_layer`) have the layers of one.
-
-    Raises:
-        ElasticError: a number that is none, or layers that are not read.
     """
     if not predicts(config):
         return None
@@ -213,12 +195,7 @@ def prediction_of(config: Mapping[str, Any], where: str = "config.json") -> Pred
 
 
 def prediction_config(layers: Prediction, steps: Any) -> dict[str, Any]:
-    """What a `config.json` says of layers that predict more than one token; undone by `prediction_of`.
-
-    Args:
-        layers: they.
-        steps: how often a step is run; more than there are, where one is run for all.
-    """
+    """Settings of layers that predict more than one token, run for so many steps; undone by `prediction_of`."""
     own = {_PREDICTION[0]: steps, "mtp_hybrid_override_pattern": layers.pattern}
     return own | ({"mtp_use_repeated_layer": True} if layers.steps != steps else {})
 

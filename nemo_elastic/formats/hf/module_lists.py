@@ -50,11 +50,7 @@ def anywhere(module: str) -> str:
 
 
 def modules_in(given: Any, where: str) -> Modules:
-    """Read a list of modules, or None for an empty one.
-
-    Raises:
-        ElasticError: no list of texts, or an expression that is no shell pattern; `where` is the field.
-    """
+    """Read a list of modules; None is an empty one. `where` is the field, for errors."""
     if not isinstance(given, list | None) or not all(isinstance(p, str) for p in given or ()):
         raise bad(where, given, "a list of modules")
     shell: list[str] = []
@@ -72,11 +68,7 @@ def modules_in(given: Any, where: str) -> Modules:
 
 
 def _shell(expression: str) -> Iterator[str]:
-    """The shell patterns that together match the same names as a regular expression.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """Shell patterns that together match the names that a regular expression matches; ValueError without any."""
     text = _NUMBER.sub(_NUMBERS, expression)
     parts = [part.split("|") if i % 2 else [part] for i, part in enumerate(_CHOICES.split(text))]
     if len(text) > _LONGEST or math.prod(map(len, parts)) > _MOST:

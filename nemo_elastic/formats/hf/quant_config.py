@@ -87,18 +87,10 @@ def linear_modules(parent: Parent, member: Subnet) -> dict[str, str]:
 def described(
     parent: Parent, member: Subnet, weights: Mapping[str, Stored], beside: Collection[str] = (), cache: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Describe a member's weights of low precision.
+    """`quantization_config` of a member and its `hf_quant_config.json`, None where the layout has none.
 
-    Args:
-        parent: shape of the parent.
-        member: the member; modules in full precision are listed by its own layer numbers.
-        weights: those of low precision, by their names in the member or in layers that predict more than one token:
-            how they are stored.
-        beside: names of the tensors of such layers.
-        cache: the key-value cache is in FP8.
-
-    Returns:
-        `quantization_config`, and the content of `hf_quant_config.json`; None where the layout has none.
+    `weights` and `beside` are names in the member: weights of low precision, how they are stored, and all tensors of
+    layers that predict more than one token. `cache` means a key-value cache in FP8.
     """
     modules = linear_modules(parent, member)
     stay = sorted(module for weight, module in modules.items() if weight not in weights)
@@ -185,28 +177,14 @@ class Section(NamedTuple):
 
 
 def low_of(config: Mapping[str, Any], folder: Path) -> Stored | None:
-    """How most of a folder's weights of low precision are stored, by what it says; None where there are none.
-
-    Raises:
-        ElasticError: a quantisation that cannot be cut.
-    """
+    """How most of a folder's weights of low precision are stored, by what it says; None where there are none."""
     return next((section.main for _, section in list(_sections(config, folder))), None)
 
 
 def check_described(
     config: Mapping[str, Any], folder: Path, modules: Mapping[str, str], tensors: Mapping[str, Any]
 ) -> None:
-    """Check a folder's description of its low precision against its weights.
-
-    Args:
-        config: its `config.json`.
-        folder: it.
-        modules: see `linear_modules`.
-        tensors: by the names of weights, quantised or not.
-
-    Raises:
-        ElasticError: a weight is stored in another way than described.
-    """
+    """Check a folder's description of its low precision against its weights; `modules` as from `linear_modules`."""
     for where, section in _sections(config, folder):
         for weight, module in modules.items():
             tensor = tensors.get(weight)

@@ -53,11 +53,7 @@ class Context:
 
 
 def read_context(checkpoint: Path) -> Context:
-    """Read the context of a checkpoint.
-
-    Raises:
-        ElasticError: there is none, or it does not describe a model.
-    """
+    """Read the context of a checkpoint; refuse a checkpoint without one, or one that does not describe a model."""
     folder, iteration = checkpoint / "context", last_iteration(checkpoint)
     if iteration is not None:
         folder, file = iteration, iteration / RUN_CONFIG
@@ -107,11 +103,7 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> Path | None:
 
 
 def token_ids(tokenizer: Path | None) -> dict[str, int]:
-    """Ids of the special tokens, as fields of `config.json`, as far as the tokenizer's files name them.
-
-    Args:
-        tokenizer: folder with a Hugging Face tokenizer.
-    """
+    """Ids of the special tokens, as fields of `config.json`, as far as the tokenizer's files name them."""
     if tokenizer is None:
         return {}
     config, whole = _read_object(tokenizer / "tokenizer_config.json"), _read_object(tokenizer / "tokenizer.json")
@@ -146,17 +138,9 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 def read_io_json(file: Path, path: str) -> dict[str, Any]:
-    """Read one config of an `io.json`, with the defaults of its fields where its class is NeMo's or ours.
+    """Read a config of an `io.json`, such as `model.config`; fields that were not given have their class's defaults.
 
-    Args:
-        file: the file.
-        path: of the config below the root, e.g. `model.config`.
-
-    Returns:
-        Field -> value. A config in it is such a mapping too; other objects are None.
-
-    Raises:
-        ElasticError: the file is no such graph.
+    A config in it is such a mapping too; other objects are None.
     """
     data = read_json(file)
     try:

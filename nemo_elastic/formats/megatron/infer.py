@@ -37,20 +37,11 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Parent, Subnet, dict[str, str]]:
-    """Read a shape off tensors.
+    """Read a shape off the sizes of tensors by their stored names; `settings` are fields of the SSMConfig.
 
-    Args:
-        stored: name of a tensor as megatron-core stores it -> its size. Layers behind the model are not looked at.
-        settings: fields of the SSMConfig.
-        where: the checkpoint, for errors.
-
-    Returns:
-        The model as a parent of its own, with the largest width of each axis; the member of it that it is: the parent
-        itself, except where widths differ between layers; and our Megatron name -> the one that the checkpoint has,
-        which differ where its layers are not numbered from zero on.
-
-    Raises:
-        ElasticError: no whole Nemotron-H, or a context that does not fit its tensors.
+    Gives the model as a parent of its own, with the largest width of each axis; the member of it that the model is
+    (the parent itself, except where widths differ between layers); and our Megatron name -> the checkpoint's, which
+    differ where its layers are not numbered from zero. Layers behind the model are ignored.
     """
     with inside(where):
         check_config(settings.get, "context: model.config", any(_GATE in name for name in stored), STORED)

@@ -72,13 +72,7 @@ def has_experts(pattern: str) -> bool:
 
 
 def check_kinds(pattern: str, where: str, experts: bool) -> None:
-    """Raise for layers that no config here describes.
-
-    Args:
-        pattern: a symbol per layer.
-        where: what it is, for errors.
-        experts: whether they may be among them: megatron-core has them in hybrids since 0.19.
-    """
+    """Refuse layers that no config here describes; megatron-core has experts in hybrids since 0.19."""
     known = [kind.symbol for kind in KINDS.values() if kind.always]
     others = set(pattern) - set(known)
     if others == {KINDS[MOE].symbol} and not experts:
@@ -91,14 +85,7 @@ def check_kinds(pattern: str, where: str, experts: bool) -> None:
 def check_config(
     get: Callable[[str, Any], Any], where: str, experts: bool = False, fixed: Mapping[str, Any] = FIXED
 ) -> None:
-    """Raise where a config describes another architecture than Nemotron-H's.
-
-    Args:
-        get: (field, default) -> its value.
-        where: what the config is, for errors.
-        experts: whether it is to have them.
-        fixed: what it has to say.
-    """
+    """Refuse a config of another architecture than Nemotron-H's; `get` takes a field and its default."""
     for name, wanted in {**fixed, **(WITH_EXPERTS if experts else DENSE)}.items():
         value = get(name, wanted)
         if value != wanted and value not in NOTHING.get(name, ()):
@@ -121,11 +108,7 @@ def layer_pattern(config: Any) -> str | None:
 
 
 def prediction_of(get: Callable[[str], Any]) -> Prediction | None:
-    """The layers behind a model that predict more than one token, as a config of Bridge or megatron-core has them.
-
-    Args:
-        get: field -> its value, None where it has none.
-    """
+    """The layers behind a model that predict more than one token, as a config of Bridge or megatron-core has them."""
     pattern = get("mtp_hybrid_override_pattern") or str(get("hybrid_layer_pattern") or "").partition("/")[2]
     steps, own = get("mtp_num_layers"), str(pattern).partition("/")[0]
     if not steps or not own:
@@ -134,16 +117,9 @@ def prediction_of(get: Callable[[str], Any]) -> Prediction | None:
 
 
 def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
-    """Shape of the model that an SSMConfig describes.
+    """Shape of the model that NeMo's SSMConfig or Bridge's HybridModelProvider describes; `vocab` includes padding.
 
-    Args:
-        config: NeMo's SSMConfig or a subclass, or Bridge's HybridModelProvider.
-        vocab: rows of the embedding, padding included.
-        where: the config, for errors.
-
-    Raises:
-        ElasticError: the config is no Nemotron-H (no layer pattern, gated or biased MLP, positions, another norm), or
-            one of NeMo's with experts.
+    A config of another architecture is refused, and one of NeMo's with experts.
     """
     pattern = layer_pattern(config)
     if not pattern:
@@ -172,17 +148,7 @@ def config_fields(parent: Parent) -> dict[str, Any]:
 
 
 def stock_sizes(parent: Parent, member: Subnet, experts: bool = False) -> dict[str, Any]:
-    """SSMConfig fields of a member with one width per axis.
-
-    Args:
-        parent: shape the member was cut from.
-        member: the member.
-        experts: whether the config can say them, see `check_kinds`.
-
-    Raises:
-        ElasticError: the member has widths that differ between layers, or experts where it must not: no stock config
-            can say that.
-    """
+    """Fields of a stock config for a member, which needs one width per axis; `experts` as in `check_kinds`."""
     check_kinds(parent.pattern, "member", experts)
     if not member.is_uniform:
         raise bad("member", member.pattern, "widths that are the same in all layers of a type; NeMo has no other")
