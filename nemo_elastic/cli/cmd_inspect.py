@@ -39,7 +39,7 @@ def command(
     from nemo_elastic.errors import printable
     from nemo_elastic.formats.folders import read_shapes
     from nemo_elastic.formats.hf.config import prediction_of
-    from nemo_elastic.formats.hf.precision import low_of
+    from nemo_elastic.formats.hf.quant_config import low_of
     from nemo_elastic.slicing.by_size import rest_of_path
     from nemo_elastic.slicing.card import served_as
     from nemo_elastic.slicing.loads import runs_in

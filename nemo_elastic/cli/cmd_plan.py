@@ -134,12 +134,12 @@ def _read_parent(parent: str) -> Parent:
 
     if not Path(parent).is_dir():
         return preset(parent)
-    from nemo_elastic.formats.folders import read_parent
+    from nemo_elastic.formats.folders import read_shapes
 
-    shape, held, _ = read_parent(parent)
-    if held != shape.full:
+    shapes = read_shapes(parent)
+    if shapes.held != shapes.parent.full:
         raise ElasticError(f"--parent: {parent} is a member cut out of a parent; training starts from a whole one")
-    return shape
+    return shapes.parent
 
 
 def _record(

@@ -70,8 +70,8 @@ def command(
     `nemo-elastic slice family/ --memory 14GiB --length 32768 --out small/`. Of several sizes all
     hold. A shape between two members is nested like them, but was not trained itself: evaluate it before use.
     """
-    from nemo_elastic.formats import hub
     from nemo_elastic.formats.folders import open_source
+    from nemo_elastic.formats.folders import push as send
     from nemo_elastic.formats.tensor import parse_dtype
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.io.values import parse_size
@@ -96,7 +96,7 @@ def command(
         fit = largest_within(opened, read_limits(spec, sizes))
         shape = fit.subnet
     cuts = _cut(opened, out, names, shape, json, how)
-    address = hub.push(out, push, private=not public) if push is not None else None
+    address = send(out, push, private=not public) if push is not None else None
     _print(cuts, opened, spec, fit, json)
     if address is not None and not json:
         typer.echo(f"{address}: {'public' if public else 'private'}, if it is new")
@@ -127,7 +127,7 @@ def _kind(format: str, names: Sequence[str]) -> Output:
 def _check_push(repo: str | None, public: bool, format: str, names: Sequence[str]) -> None:
     """Raise where a result cannot go to the hub, before it is made."""
     from nemo_elastic.errors import ElasticError
-    from nemo_elastic.formats.hub import check_push
+    from nemo_elastic.formats.folders import check_push
 
     if repo is None:
         if public:

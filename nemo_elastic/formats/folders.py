@@ -1,56 +1,52 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The formats that are read, each a module of its own: a new one is that module and a line in `FORMATS`.
+"""From a path or an id on the Hugging Face hub to an opened model; and results on their way to the hub.
 
-What writes a format may need a host that is above this package. It stands in the entry points of the group
-`nemo_elastic.writers`, where an installed package says what it has: NeMo's is ours.
+A format that is read is a module and a line in `FORMATS`. A format that is written may need a host above this package:
+it is an entry point of the group `nemo_elastic.writers`.
+
+Files from the hub are data: JSON, safetensors, tokenizers, cards and licences, and the two files of code of a member
+whose layers differ, which are stored and never run. huggingface_hub is imported only for a name that is no path.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
-from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import EXTRAS, require
 from nemo_elastic.io.outputs import Output
 
 from .hf import reading as hf
-from .hub import local_folder
 from .source import GGUF, Shapes, Source, is_gguf
+from .tokenizer import TOKENIZER_FILES
 
-__all__ = ["CHECKPOINT", "model_in", "open_source", "read_parent", "read_shapes", "writer"]
+__all__ = [
+    "CHECKPOINT", "check_push", "check_repo", "is_repo", "local_folder", "model_in", "open_source", "push",
+    "read_shapes", "repo_of", "writer",
+]  # fmt: skip
 
-WRITERS = "nemo_elastic.writers"
 #: what a writer of another format than ours gives to `atomic_dir`, which lists the files in it
 CHECKPOINT = Output("a checkpoint")
 
 
 class Reader(Protocol):
-    """A module that reads a format."""
+    """A module that reads a format: all of a folder, tensors later; or its description without the weights."""
 
-    def open_folder(self, folder: Path) -> Source:
-        """Open a folder of this format; tensors are not read yet."""
-        ...
+    def open_folder(self, folder: Path) -> Source: ...
 
-    def read_shapes(self, folder: Path) -> Shapes:
-        """Read what a folder of this format says of itself, without its weights."""
-        ...
+    def read_shapes(self, folder: Path) -> Shapes: ...
 
 
-@dataclass(frozen=True)
-class Format:
-    """A format that is read.
-
-    Attributes:
-        is_one: whether a folder is of it.
-        reader: gives the module that reads it, which may need packages that others do not.
-    """
+class Format(NamedTuple):
+    """Read everything that a folder says of itself, without its weights."""
 
     is_one: Callable[[Path], bool]
     reader: Callable[[], Reader]
@@ -76,35 +72,20 @@ FORMATS = (
 def open_source(folder: str | Path) -> Source:
     """Open a family, a member, any plain Nemotron-H folder or a NeMo checkpoint; check that shapes and tensors agree.
 
-    Where there is no such path, it is an id on the hub (`hub.local_folder`).
-
-    Raises:
-        ElasticError: Not such a folder, or one that contradicts itself; the message names the file.
+    A name that is no path is an id on the hub (`local_folder`). Errors name the file.
     """
-    folder = _readable(folder)
+    folder = _readable(local_folder(folder))
     return _reader(folder).open_folder(folder)
 
 
 def read_shapes(folder: str | Path) -> Shapes:
-    """Read everything that a folder says of itself, without its weights; see `read_parent`."""
-    folder = _readable(folder, weights=False)
-    return _reader(folder).read_shapes(folder)
-
-
-def read_parent(folder: str | Path) -> tuple[Parent, Subnet, dict[str, Any]]:
-    """Read the shapes of a folder, without its weights.
-
-    Args:
-        folder: A family, a member or any plain Nemotron-H folder.
-
-    Returns:
-        The parent in which layers are counted, the member of it that the folder holds, and `config.json`.
+    """Read everything that a folder says of itself, without its weights.
 
     Raises:
         ElasticError: Not such a folder, or `elastic.json` or `elastic_member.json` is about another model.
     """
-    shapes = read_shapes(folder)
-    return shapes.parent, shapes.held, dict(shapes.config)
+    folder = _readable(local_folder(folder, weights=False))
+    return _reader(folder).read_shapes(folder)
 
 
 #: formats that another program makes of a folder of ours
@@ -112,16 +93,8 @@ _ELSEWHERE = {"gguf": "llama.cpp's convert_hf_to_gguf.py makes it of the folder 
 
 
 def writer(name: str, *known: str) -> Callable[..., Any]:
-    """Find what writes a format.
-
-    Args:
-        name: of the format.
-        known: other formats that the caller writes itself, for the error.
-
-    Raises:
-        ElasticError: no installed package writes it.
-    """
-    points = {point.name: point for point in entry_points(group=WRITERS)}
+    """Find what writes a format; `known` are formats that the caller writes itself, for the error."""
+    points = {point.name: point for point in entry_points(group="nemo_elastic.writers")}
     if name not in points:
         elsewhere = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
         raise bad("format", name, f"one of {', '.join((*known, *sorted(points)))}{elsewhere}")
@@ -146,16 +119,97 @@ def _reader(folder: Path) -> Reader:
     return (known or FORMATS[0]).reader()
 
 
-def _readable(folder: str | Path, weights: bool = True) -> Path:
-    folder = local_folder(folder, weights)
+def _readable(folder: Path) -> Path:
     try:
         os.scandir(folder).close()
     except (FileNotFoundError, NotADirectoryError):
-        if Path(folder).exists():
-            if is_gguf(Path(folder)):
-                raise ElasticError(f"{folder}: is {GGUF}") from None
-            raise ElasticError(f"{folder}: is a file, not a folder") from None
-        raise ElasticError(f"{folder}: no such folder") from None
+        wrong = f"is {GGUF if is_gguf(folder) else 'a file, not a folder'}" if folder.exists() else "no such folder"
+        raise ElasticError(f"{folder}: {wrong}") from None
     except OSError as exc:
         raise ElasticError(f"{folder}: cannot be read ({exc.strerror})") from None
-    return Path(folder)
+    return folder
+
+
+# ------------------------------------------------------------------ the hub
+
+#: what a folder is read and copied from; nothing below its top
+_FILES = ("*.json", *TOKENIZER_FILES, "*.md", "LICENSE*", "NOTICE*", "*_nemotron_h_puzzle.py")
+_PART = "[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_REPO = re.compile(f"(?!.*(?:--|[.][.]|[.]git$)){_PART}/{_PART}")
+_LONGEST = 96
+
+
+def is_repo(value: object) -> TypeGuard[str]:
+    """Whether something has the form of a model's id on the hub: owner/name."""
+    return isinstance(value, str) and len(value) <= _LONGEST and _REPO.fullmatch(value) is not None
+
+
+def check_repo(field: str, value: str) -> str:
+    """Give a model's id on the hub; refuse a value without its form."""
+    if not is_repo(value):
+        raise bad(field, value, "a model's id on the hub, owner/name of letters, digits, dots, dashes and underscores")
+    return value
+
+
+def repo_of(folder: Path) -> str | None:
+    """The id of the model that a folder is the hub's cache of: models--OWNER--NAME/snapshots/REVISION."""
+    snapshots = folder.resolve().parent
+    kind, _, name = snapshots.parent.name.partition("--")
+    repo = name.replace("--", "/", 1)
+    return repo if snapshots.name == "snapshots" and kind == "models" and is_repo(repo) else None
+
+
+def local_folder(given: str | os.PathLike[str], weights: bool = True) -> Path:
+    """Give a folder on this machine: the path, or the hub's model of that id, with its weights or without.
+
+    A path that exists always wins, and so does one into a folder that exists: a slip in `runs/family` asks nobody.
+    """
+    path, repo = Path(given), os.fspath(given)
+    if not is_repo(repo) or os.path.lexists(path) or os.path.lexists(path.parent):
+        return path
+    hub = _library(f"{repo}: no such folder")
+    patterns = [*_FILES, "*.safetensors"] if weights else [*_FILES]
+    try:
+        return Path(hub.snapshot_download(repo, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except (OSError, ValueError) as exc:
+        why = f"the hub does not give a model of that id ({_first_line(exc)})"
+        raise ElasticError(f"{repo}: no such folder, and {why}") from None
+
+
+def check_push(repo: str) -> None:
+    """Check before anything is done that a result can be sent under an id: its form, the library, who we are."""
+    hub = _library(f"push: {check_repo('push', repo)}")
+    try:
+        hub.HfApi().whoami()
+    except (OSError, ValueError) as exc:
+        why = f"the hub does not know you ({_first_line(exc)})"
+        raise ElasticError(f"push: {repo}: {why}; nothing was written") from None
+
+
+def push(folder: str | os.PathLike[str], repo: str, private: bool = True) -> str:
+    """Send all of a folder to the hub and give its address; `private` counts where the model is not there yet."""
+    hub = _library(f"push: {repo}")
+    try:
+        hub.HfApi().create_repo(repo, private=private, exist_ok=True)
+        hub.HfApi().upload_folder(repo_id=repo, folder_path=folder, commit_message="Cut by nemo-elastic")
+    except (OSError, ValueError) as exc:
+        raise ElasticError(f"push: {repo}: {folder} was written, but not sent ({_first_line(exc)})") from None
+    return f"{hub.constants.ENDPOINT}/{repo}"
+
+
+def _library(what: str) -> Any:
+    """huggingface_hub, quiet where nobody watches."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise ElasticError(f"{what}; to ask the hub, pip install huggingface_hub")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # it is read when the library is imported
+    import huggingface_hub
+    import huggingface_hub.constants
+
+    return huggingface_hub
+
+
+def _first_line(exc: Exception) -> str:
+    """The first line of an error of huggingface_hub, without an id of the request."""
+    lines = [line.split(" (Request ID")[0].strip() for line in str(exc).splitlines()]
+    return next((line for line in lines if line), type(exc).__name__)

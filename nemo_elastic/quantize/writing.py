@@ -31,7 +31,7 @@ from nemo_elastic.formats.low_precision import MODELOPT, Scheme, Stored
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.io.outputs import atomic_dir, check_apart, json_object
+from nemo_elastic.io.outputs import atomic_dir, check_apart
 from nemo_elastic.io.read import json_object
 from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of
 from nemo_elastic.slicing.card import family_card, member_card

@@ -18,7 +18,7 @@ from nemo_elastic.core.kinds.attention import KV_HEADS, KV_STRIPES
 from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.folders import read_shapes
-from nemo_elastic.formats.hf.precision import low_of
+from nemo_elastic.formats.hf.quant_config import low_of
 from nemo_elastic.io.values import integer
 from nemo_elastic.runtime.calibration import check_cost
 

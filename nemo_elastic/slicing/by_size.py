@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a user asks for, a size or a shape in a file -> a shape inside the source."""
+"""From a size or a file with a shape, as a user gives them, to a shape inside the source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from nemo_elastic.core import cost
 from nemo_elastic.core.cost import MemorySpec
-from nemo_elastic.core.family import Parent, Subnet, known_fields
+from nemo_elastic.core.family import Parent, Subnet, known_names
 from nemo_elastic.core.limits import LIMITS, Limit
 from nemo_elastic.core.sizes import SubnetPath, path
 from nemo_elastic.errors import ElasticError, bad, inside
@@ -19,6 +19,11 @@ from nemo_elastic.formats.source import Shapes
 from nemo_elastic.io.read import read_json
 
 __all__ = ["Fit", "in_words", "largest_within", "read_limits", "read_subnet", "rest_of_path"]
+
+#: fields of a member as `inspect --json` and `specialize --json` print it
+_ENTRY = (
+    "subnet", "parameters", "active_parameters", "memory", "runs_in", "budget", "member", "between", "specialized",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,16 @@ class Fit:
         return f"{start}, {below} below; the next larger one is {step:.2%} above"
 
     def to_json(self) -> dict[str, Any]:
-        """Give what `slice --json` prints of it: of several limits a list."""
+        """Give the `request` of `slice --json`; several limits are a list in it."""
         each = [
             {
                 "option": limit.kind.option,
-                "value": most if isinstance(limit.value, Mapping) else limit.value,
-                "limit": most,
+                "value": limit.most(self.parent) if isinstance(limit.value, Mapping) else limit.value,
+                "limit": limit.most(self.parent),
                 "below": 1 - limit.share(self.parent, self.subnet),
                 "larger": None if self.larger is None else limit.cost(self.parent, self.larger),
             }
             for limit in self.limits
-            for most in (limit.most(self.parent),)
         ]
         return (each[0] if len(each) == 1 else {"limits": each}) | {"between": self.between}
 
@@ -75,27 +79,14 @@ def in_words(parent: Parent, limits: Sequence[Limit]) -> str:
 
 
 def read_limits(spec: MemorySpec, given: Mapping[str, str | None]) -> tuple[Limit, ...]:
-    """Read limits as they are written on a command line.
-
-    Args:
-        spec: What a deployment holds in memory.
-        given: Option -> text: `--params` and `--active-params` (6e9, 6B), `--memory` (14GiB), `--ratio`, a share of
-            the parent's parameters, and `--latency` (TABLE:12ms); those that are not given are None.
-
-    Raises:
-        ElasticError: A value is none.
-    """
+    """Read limits by their options, as a command line has them: `--memory` 14GiB; None for one that is not given."""
     kinds = {kind.option: kind for kind in LIMITS.values()}
     texts = ((option, text) for option, text in given.items() if text is not None)
     return tuple(Limit(kinds[option], kinds[option].parse(option, text, spec), option) for option, text in texts)
 
 
 def largest_within(source: Shapes, limits: tuple[Limit, ...]) -> Fit:
-    """The largest shape on the family's path, inside the source, within limits.
-
-    Raises:
-        ElasticError: The source is one model, or even the smallest member is too large.
-    """
+    """The largest shape on the family's path, inside the source, within limits."""
     shapes, parent = rest_of_path(source, "give a shape with --subnet"), source.parent
     at = shapes.fit(0, lambda subnet: any(x.cost(parent, subnet) > x.most(parent) for x in limits))
     if at is None:
@@ -113,12 +104,7 @@ def largest_within(source: Shapes, limits: tuple[Limit, ...]) -> Fit:
 def rest_of_path(source: Shapes, instead: str) -> SubnetPath:
     """The sizes that can be cut out of a folder: the path of its family, of a member what is left of it.
 
-    Args:
-        source: The folder.
-        instead: What the user can do, or what there is, where it knows of no family.
-
-    Raises:
-        ElasticError: The source is one model, or a shape that holds no size of its family.
+    `instead` tells a user of one model, or of a shape without a size of its family, what to do.
     """
     family = source.origin.family
     if family is None:
@@ -130,32 +116,13 @@ def rest_of_path(source: Shapes, instead: str) -> SubnetPath:
     return sizes
 
 
-@dataclass
-class _Entry:
-    """A member as `inspect --json` prints it."""
-
-    subnet: dict
-    parameters: int | None = None
-    active_parameters: int | None = None
-    memory: dict | None = None
-    runs_in: str | None = None
-    budget: dict | None = None
-    member: str | None = None
-    between: list | None = None
-    specialized: dict | None = None  # what `specialize` measured
-
-
 def read_subnet(file: Path, parent: Parent) -> Subnet:
-    """Read a shape: a Subnet, or a member of `inspect --json` with its shape under the key `subnet`.
-
-    Raises:
-        ElasticError: Neither, a shape that is not the parent's, or a count of parameters that is not the shape's.
-    """
+    """Read a shape: a Subnet, or a member of `inspect --json` with its shape under the key `subnet`."""
     data = read_json(file)
     with inside(file):
         if not isinstance(data, dict) or "subnet" not in data:
             return Subnet.from_json(data, parent)
-        entry = known_fields(_Entry, data, "member")
+        entry = known_names(_ENTRY, data, "member")
         subnet = Subnet.from_json(entry["subnet"], parent)
         given, count = entry.get("parameters"), cost.parameters(parent, subnet)
         if given is not None and given != count:

@@ -1,9 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of what we write: what the model is, exactly, where it runs, and what it needs there.
-
-docs/deploy.md has the table of what was tried.
-"""
+"""The README.md of what we write: what the model is, exactly, where it runs, and what it needs there."""
 
 from __future__ import annotations
 
@@ -17,23 +14,47 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.core.member import limits_used, why_not_nested
-from nemo_elastic.formats.hf.precision import precision_of
+from nemo_elastic.formats.hf.quant_config import precision_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.low_precision import Stored
+from nemo_elastic.formats.low_precision import COMPRESSED, Stored
 from nemo_elastic.formats.source import Origin
 from nemo_elastic.io.values import human_bytes, three_digits
 
 from .lineage import Lineage
-from .loads import OTHERS, TRANSFORMERS, VLLM, Runs, needs_eager_experts, where_it_runs
+from .loads import CODE, EAGER, OTHERS, SLOW, TRANSFORMERS, VLLM, Runs, where_it_runs
 
 __all__ = [
-    "axis_title", "extras_inside", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec",
+    "axis_title", "dtype_of", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec",
     "width", "with_extras",
 ]  # fmt: skip
 
-#: around the part; a reader of the card does not see them
-_BEGIN, _END = "<!-- extra shapes -->", "<!-- end of extra shapes -->"
 _TITLES = {HIDDEN: "hidden size", DEPTH: "layers"}
+_LINE = "\n"  # Python 3.10 has no backslash in an f-string's braces
+
+#: with a tokenizer, and without one
+_PYTHON = (
+    """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{code}{eager})
+tokenizer = AutoTokenizer.from_pretrained("."{code})
+tokens = tokenizer("The first", return_tensors="pt")
+print(tokenizer.decode(model.generate(**tokens, max_new_tokens=32)[0]))""",
+    """\
+import torch
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{code}{eager})
+tokens = torch.tensor([[1, 2, 3]])  # of the parent's tokenizer
+print(model.generate(tokens, max_new_tokens=32)[0].tolist())""",
+)
+#: needs of software, in sentences
+_NEEDS = {
+    SLOW: "It keeps no attention layer, which transformers' cache needs: decoding there is slow.",
+    CODE: "Its layers differ in width: the folder has two small files of code, hence `trust_remote_code`.",
+}
+#: around the extra shapes; a reader of the card does not see them
+_BEGIN, _END = "<!-- extra shapes -->", "<!-- end of extra shapes -->"
 
 
 def axis_title(axis: str) -> str:
@@ -73,101 +94,99 @@ def member_card(
 ) -> str:
     """Give the model card of one member.
 
-    Args:
-        parent: Shape of the parent.
-        member: The member.
-        origin: Where it comes from.
-        dtype: Name of the weights' dtype in a safetensors header.
-        tokenizer: Whether the folder has one.
-        lineage: Its licence, and what it was made of.
-        left_out: What its source has and it has not, in words.
-        low: How its weights of low precision are stored, where it has some.
-        predicting: Parameters of its layers that predict more than one token.
+    `dtype` is a name in a safetensors header, `left_out` the words for what its source has and it has not,
+    `predicting` the number of parameters in layers that predict more than one token.
     """
     count, runs = parameters(parent, member), where_it_runs(member, parent, low)
-    title = f"{origin.name}: {human(count)} parameters" if origin.name else f"A member of {human(count)} parameters"
-    if member == parent.full:
-        notes = ["It is the parent itself."]
-    else:
-        notes = ["Its weights are a subset of the parent's; no training followed."]
-        if origin.name is None or (origin.family is not None and origin.name in origin.family.extra_names):
-            notes += ["", "**Its shape is none of the family's members and was not trained. Evaluate it before use.**"]
-    if predicting:
-        own = f"Layers of its widths that predict more than one token (MTP, {predicting:,} parameters)"
-        notes += ["", f"{own} are in the folder, and in none of these counts: engines may draft with them."]
-    if left_out is not None:
-        notes += ["", f"It is without its source's {left_out}."]
     known = () if origin.family is None else (*origin.family, *origin.family.extras)
     limits = limits_used(parent, (replace(m, name="this model") for m in known if m.name == origin.name))
     kinds = [kind for kind in KINDS.values() if kind.always or kind.symbol in parent.pattern]
     kinds.sort(key=lambda kind: kind.symbol != "M")
-    lines = [
-        _front_matter(lineage, runs),
-        f"# {title}",
-        "",
-        f"One member of a nested Nemotron-H family, cut out by nemo-elastic. {notes[0]}",
-        *notes[1:],
-        "",
-        *_table(parent, {"this model": member, "parent": parent.full}, _precision(dtype, low), limits),
-        "",
-        f"Layers ({', '.join(f'{k.symbol} {k.words}' for k in kinds)}): `{member.pattern}`",
-        "",
-        *_usage(member, runs, tokenizer, low),
-        "## Configuration",
-        "",
-        f"The exact shape, layers counted in the parent ({MEMBER_FILE} has it too, so that smaller members can be cut",
-        "from this folder):",
-        "",
-        *_json(member.to_json()),
-        *extras_section(parent, extras_inside(origin.family, member)),
-        *_provenance(origin.ranking, origin.provenance),
-    ]
-    return "\n".join(lines)
+    title = f"{origin.name}: {human(count)} parameters" if origin.name else f"A member of {human(count)} parameters"
+    notes = _notes(origin, member == parent.full, predicting, left_out)
+    return f"""\
+---
+{_front_matter(lineage, runs)}
+---
+
+# {title}
+
+One member of a nested Nemotron-H family, cut out by nemo-elastic. {notes}
+
+{_table(parent, {"this model": member, "parent": parent.full}, dtype, low, limits)}
+
+Layers ({", ".join(f"{kind.symbol} {kind.words}" for kind in kinds)}): `{member.pattern}`
+
+## Use
+
+{_usage(runs, tokenizer, low)}
+
+## Configuration
+
+The exact shape, layers counted in the parent ({MEMBER_FILE} has it too, so that smaller members can be cut
+from this folder):
+
+{_json(member.to_json())}
+
+{_extras(parent, origin.family, member)}{_provenance(origin.ranking, origin.provenance)}"""
 
 
 def family_card(
     family: Family, dtype: str, tokenizer: bool, lineage: Lineage = Lineage(), low: Stored | None = None
 ) -> str:
     """Give the model card of a family folder; see `member_card`."""
-    whole = family.members[0]
-    runs = where_it_runs(whole.subnet, family.parent, low)
-    lines = [
-        _front_matter(lineage, runs),
-        f"# A nested family of {len(family.members)} models, up to {human(whole.parameters)} parameters",
-        "",
-        f"These weights are the largest member, {whole.name}. The others lie inside it ({FILE} says where) and are",
-        "cut out without training:",
-        "",
-        "```bash",
-        *(f"nemo-elastic slice . --budget {m.name} --out ../{m.name}" for m in family.members[1:]),
-        "```",
-        "",
-        *_table(
-            family.parent,
-            {m.name: m.subnet for m in family},
-            _precision(dtype, low),
-            limits_used(family.parent, family),
-        ),
-        "",
-        *_usage(whole.subnet, runs, tokenizer, low, family=True),
-        *extras_section(family.parent, extras_inside(family, whole.subnet)),
-        *_provenance(family.ranking_digest, family.provenance),
+    whole, parent = family.members[0], family.parent
+    runs = where_it_runs(whole.subnet, parent, low)
+    commands = (f"nemo-elastic slice . --budget {m.name} --out ../{m.name}" for m in family.members[1:])
+    members = {m.name: m.subnet for m in family}
+    return f"""\
+---
+{_front_matter(lineage, runs)}
+---
+
+# A nested family of {len(family.members)} models, up to {human(whole.parameters)} parameters
+
+These weights are the largest member, {whole.name}. The others lie inside it ({FILE} says where) and are
+cut out without training:
+
+```bash
+{_LINE.join(commands)}
+```
+
+{_table(parent, members, dtype, low, limits_used(parent, family))}
+
+## Use
+
+{_usage(runs, tokenizer, low, family=True)}
+
+{_extras(parent, family, whole.subnet)}{_provenance(family.ranking_digest, family.provenance)}"""
+
+
+def _notes(origin: Origin, whole: bool, predicting: int, left_out: str | None) -> str:
+    notes = [
+        "It is the parent itself." if whole else "Its weights are a subset of the parent's; no training followed."
     ]
-    return "\n".join(lines)
-
-
-def _precision(dtype: str, low: Stored | None) -> str:
-    return dtype if low is None else low.scheme.precision
+    extra = origin.family is not None and origin.name in origin.family.extra_names
+    if not whole and (origin.name is None or extra):
+        notes.append("**Its shape is none of the family's members and was not trained. Evaluate it before use.**")
+    if predicting:
+        own = f"Layers of its widths that predict more than one token (MTP, {predicting:,} parameters)"
+        notes.append(f"{own} are in the folder, and in none of these counts: engines may draft with them.")
+    if left_out is not None:
+        notes.append(f"It is without its source's {left_out}.")
+    return "\n\n".join(notes)
 
 
 def _front_matter(lineage: Lineage, runs: Runs) -> str:
     library = [f"library_name: {name.lower()}" for name in (TRANSFORMERS, VLLM) if name in runs.needs][:1]
     own = (*library, "pipeline_tag: text-generation", "tags: [nemotron_h, nemo-elastic]")
-    return "\n".join(("---", *own, *lineage.lines(), "---", ""))
+    return "\n".join((*own, *lineage.lines()))
 
 
-def _table(parent: Parent, members: dict[str, Subnet], dtype: str, limits: Mapping[str, str] = {}) -> list[str]:
-    spec = serving_spec(dtype)
+def _table(
+    parent: Parent, members: dict[str, Subnet], dtype: str, low: Stored | None, limits: Mapping[str, str]
+) -> str:
+    spec = serving_spec(dtype if low is None else low.scheme.precision)
     rows: dict[str, list[str]] = {"parameters": [f"{parameters(parent, m):,}" for m in members.values()]}
     if has_inactive(parent):
         rows["active parameters"] = [f"{active_parameters(parent, m):,}" for m in members.values()]
@@ -178,7 +197,7 @@ def _table(parent: Parent, members: dict[str, Subnet], dtype: str, limits: Mappi
     axes = (DEPTH, *(axis for axis in parent.axes if axis != DEPTH))
     rows |= {axis_title(axis): [width(m, axis) for m in members.values()] for axis in axes}
     out = ["| | " + " | ".join(members) + " |", "|---|" + "---:|" * len(members)]
-    return out + [f"| {title} | " + " | ".join(cells) + " |" for title, cells in rows.items()]
+    return "\n".join((*out, *(f"| {title} | " + " | ".join(cells) + " |" for title, cells in rows.items())))
 
 
 def serving_spec(dtype: str, **other: Any) -> MemorySpec:
@@ -192,12 +211,8 @@ def serving_spec(dtype: str, **other: Any) -> MemorySpec:
 def served_as(config: Mapping[str, Any], batch: int = 1, length: int = 8192, low: Stored | None = None) -> MemorySpec:
     """The memory spec of serving a Hugging Face folder as it is: its weights in the dtype that its config names.
 
-    One rule for what `inspect` and a report show: the same family has the same figure.
-
-    Args:
-        config: its `config.json`.
-        batch, length: see `MemorySpec`.
-        low: how weights of low precision are stored, by whoever knows the folder; by default what the config names.
+    One rule for `inspect` and a report: the same family has the same figure. Who knows how weights of low precision
+    are stored gives `low`.
     """
     named = precision_of(config) if low is None else low.scheme.precision
     return serving_spec(named or dtype_of(config), batch=batch, length=length)
@@ -209,104 +224,75 @@ def dtype_of(config: Mapping[str, Any]) -> str:
     return {"float32": "fp32", "float16": "fp16"}.get(named, "bf16")
 
 
-def _usage(member: Subnet, runs: Runs, tokenizer: bool, low: Stored | None, family: bool = False) -> list[str]:
-    plain = member.is_uniform
-    trust = "" if plain else ", trust_remote_code=True"
-    flag = "" if plain else " --trust-remote-code"
-    eager = ', experts_implementation="eager"' if needs_eager_experts(member) else ""
-    model = f'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{trust}{eager})'
-    with_text = [
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        model,
-        f'tokenizer = AutoTokenizer.from_pretrained("."{trust})',
-        'tokens = tokenizer("The first", return_tensors="pt")',
-        "print(tokenizer.decode(model.generate(**tokens, max_new_tokens=32)[0]))",
-    ]
-    with_ids = [
-        "import torch",
-        "from transformers import AutoModelForCausalLM",
-        "",
-        model,
-        "tokens = torch.tensor([[1, 2, 3]])  # of the parent's tokenizer",
-        "print(model.generate(tokens, max_new_tokens=32)[0].tolist())",
-    ]
-    lines = ["## Use", "", f"Runs in {runs}.", ""]
+def _usage(runs: Runs, tokenizer: bool, low: Stored | None, family: bool = False) -> str:
+    parts, flag = [f"Runs in {runs}."], ""
     if not tokenizer:
-        lines += ["This folder has no tokenizer: its tokens are those of the parent's.", ""]
-        flag += " --tokenizer PARENT"
+        parts.append("This folder has no tokenizer: its tokens are those of the parent's.")
+        flag = " --tokenizer PARENT"
     if TRANSFORMERS in runs.needs:
-        needs = "transformers 5.6 or newer" + (", and compressed-tensors:" if low is not None else ":")
-        lines += [needs, "", "```python", *(with_text if tokenizer else with_ids), "```", ""]
+        own = runs.needs[TRANSFORMERS]
+        code = ", trust_remote_code=True" if CODE in own else ""
+        eager = ', experts_implementation="eager"' if EAGER in own else ""
+        python = _PYTHON[0 if tokenizer else 1].format(code=code, eager=eager)
+        parts.append(f"transformers 5.6 or newer{', and compressed-tensors' if COMPRESSED in own else ''}:")
+        parts.append(f"```python\n{python}\n```")
     else:
-        lines += [runs.lacks[TRANSFORMERS], ""]
-    lines += [OTHERS, ""] if low is not None else []
+        parts.append(runs.lacks[TRANSFORMERS])
+    if low is not None:
+        parts.append(OTHERS)
     if low is not None and family:
-        lines += ["Slice members and serve each: `nemo-elastic serve` takes a family in full precision.", ""]
+        parts.append("Slice members and serve each: `nemo-elastic serve` takes a family in full precision.")
     elif VLLM in runs.needs:
-        lines += [f"{runs.named(VLLM)}:", "", "```bash", f"vllm serve .{flag}", "```", ""]
+        flag = (" --trust-remote-code" if CODE in runs.needs[VLLM] else "") + flag
+        parts += [f"{runs.named(VLLM)}:", f"```bash\nvllm serve .{flag}\n```"]
     else:
-        lines += [runs.lacks[VLLM], ""]
-    if not member.widths("attention_heads"):
-        lines += ["It keeps no attention layer, which transformers' cache needs: decoding there is slow.", ""]
-    if not plain:
-        lines += ["Its layers differ in width: the folder has two small files of code, hence `trust_remote_code`.", ""]
-    return lines
+        parts.append(runs.lacks[VLLM])
+    parts += [text for need, text in _NEEDS.items() if any(need in own for own in runs.needs.values())]
+    return "\n\n".join(parts)
 
 
-def _provenance(ranking: str | None, provenance: Any) -> list[str]:
-    lines = ["## Provenance", "", f"Ranking that sorted the parent: {f'`{ranking}`' if ranking else 'none'}", ""]
-    return lines + (_json(dict(provenance)) if provenance else [])
+def _provenance(ranking: str | None, provenance: Any) -> str:
+    line = f"## Provenance\n\nRanking that sorted the parent: {f'`{ranking}`' if ranking else 'none'}\n"
+    return f"{line}\n{_json(dict(provenance))}\n" if provenance else line
 
 
-def _json(value: Any) -> list[str]:
-    return ["```json", json.dumps(value, indent=None if len(json.dumps(value)) < 100 else 1), "```", ""]
+def _json(value: Any) -> str:
+    return f"```json\n{json.dumps(value, indent=None if len(json.dumps(value)) < 100 else 1)}\n```"
 
 
 # ------------------------------------------------------------------ extra shapes
 
 
-def extras_inside(family: Family | None, held: Subnet) -> dict[str, Subnet]:
-    """The extra shapes that can be cut by name out of what a folder holds.
-
-    Args:
-        family: As the folder knows it; None where it does not.
-        held: What the folder holds.
-    """
-    extras = () if family is None else family.extras
-    return {m.name: m.subnet for m in extras if m.subnet != held and why_not_nested(m.subnet, held) is None}
-
-
-def extras_section(parent: Parent, extras: Mapping[str, Subnet]) -> list[str]:
-    """Lines of a card about extra shapes; none where there are none."""
+def _extras(parent: Parent, family: Family | None, held: Subnet) -> str:
+    """The section about the extra shapes that can be cut by name from a folder; nothing where there are none."""
+    extras = [
+        m for m in (() if family is None else family.extras)
+        if m.subnet != held and why_not_nested(m.subnet, held) is None
+    ]  # fmt: skip
     if not extras:
-        return []
-    costs = {name: counts(parent, m) for name, m in extras.items()}
+        return ""
     heads = [key.replace("_", " ") for key in counts(parent, parent.full)]
-    rows = [
-        f"| {name} | {' | '.join(f'{n:,}' for n in costs[name].values())} | {len(m.layers)} "
-        f"| `nemo-elastic slice . --budget {name}` |"
-        for name, m in extras.items()
-    ]
-    return [
-        _BEGIN,
-        "## Extra shapes",
-        "",
-        "Named shapes beside the members, each found inside the weights after training, for a task perhaps. **None",
-        "was trained as it is. Evaluate it before use.**",
-        "",
-        f"| | {' | '.join(heads)} | layers | cut by |",
-        "|---|" + "---:|" * len(heads) + "---:|---|",
-        *rows,
-        "",
-        _END,
-        "",
-    ]
+    table = [f"| | {' | '.join(heads)} | layers | cut by |", "|---|" + "---:|" * len(heads) + "---:|---|"]
+    for m in extras:
+        costs = " | ".join(f"{n:,}" for n in counts(parent, m.subnet).values())
+        table.append(f"| {m.name} | {costs} | {len(m.subnet.layers)} | `nemo-elastic slice . --budget {m.name}` |")
+    return f"""\
+{_BEGIN}
+## Extra shapes
+
+Named shapes beside the members, each found inside the weights after training, for a task perhaps. **None
+was trained as it is. Evaluate it before use.**
+
+{_LINE.join(table)}
+
+{_END}
+
+"""
 
 
 def with_extras(text: str, family: Family) -> str:
-    """The card of a family with the extra shapes that it has now; what else stands there is as it was."""
-    section = "\n".join(extras_section(family.parent, extras_inside(family, family.members[0].subnet)))
+    """The card of a family with the extra shapes that it has now; its other text stays."""
+    section = _extras(family.parent, family, family.members[0].subnet)
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if begin and end:

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Under which licence a model is and what it was made of, as model cards say it: from a parent to all that is cut.
+"""Licence and base model of a model card: from a parent's to those of all that is cut from it.
 
-It stands in the front matter of a folder's README.md, the YAML that the hub reads. A card is written for people, by
-anybody: what is none, or has not the form of a licence or an id, is left out, never quoted.
+Both stand in the front matter of a folder's README.md, the YAML that the hub reads. Anybody may have written a card:
+values without the form of a licence or an id are left out, never quoted.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from typing import Any
 
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.folders import check_repo, is_repo, repo_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.hub import check_repo, is_repo, repo_of
 from nemo_elastic.io.read import plain_yaml, read_text
 
-__all__ = ["CARD", "Lineage", "check_license", "lineage_of"]
+__all__ = ["CARD", "Lineage", "lineage_of"]
 
 CARD = "README.md"
-#: ids of the hub's list are so; `other` stands for all that are not in it, and has a name and a link
-_LICENSE = re.compile("[a-z0-9][a-z0-9.+-]{0,63}")
-_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9 ._+-]{0,99}")
-_LINK = re.compile(r"https://[!-~]{1,500}|LICENSE(?:\.md|\.txt)?")
-#: a merge has several; a card of thousands is none
+#: a licence that is not in the hub's list has the id `other`, a name and a link
+_FORMS = {
+    "license": re.compile("[a-z0-9][a-z0-9.+-]{0,63}"),
+    "license_name": re.compile("[A-Za-z0-9][A-Za-z0-9 ._+-]{0,99}"),
+    "license_link": re.compile(r"https://[!-~]{1,500}|LICENSE(?:\.md|\.txt)?"),
+}
+#: a merge has several base models
 _MOST = 8
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a card says of where a model comes from.
+    """Licence and base model as a card has them.
 
     Attributes:
         license: id of the licence on the hub.
@@ -49,74 +51,44 @@ class Lineage:
 
     def lines(self) -> list[str]:
         """Its lines of a card's front matter. Strings of JSON are strings of YAML, whatever is in them."""
-        out = [f"{key}: {json.dumps(value)}" for key in _KEYS if (value := getattr(self, key)) is not None]
+        out = [f"{key}: {json.dumps(value)}" for key in _FORMS if (value := getattr(self, key)) is not None]
         if self.base_model:
             out += ["base_model:", *(f"  - {json.dumps(model)}" for model in self.base_model)]
         return out
 
     def over(self, license: str | None, base_model: str | None) -> Lineage:
-        """The same with what the user says instead.
-
-        Raises:
-            ElasticError: No id of a licence or of a model.
-        """
-        changed = self
-        if license is not None:
-            changed = Lineage(check_license("license", license), base_model=changed.base_model)
-        if base_model is not None:
-            changed = replace(changed, base_model=(check_repo("base_model", base_model),))
-        return changed
-
-
-_KEYS = ("license", "license_name", "license_link")
-
-
-def check_license(field: str, value: str) -> str:
-    """Give the id of a licence.
-
-    Raises:
-        ElasticError: It has not that form.
-    """
-    if not _LICENSE.fullmatch(value):
-        raise bad(
-            field, value, "an id of the hub's, in lower-case letters, digits, dots and dashes, such as apache-2.0"
-        )
-    return value
+        """The same with the user's licence or base model instead."""
+        base = self.base_model if base_model is None else (check_repo("base_model", base_model),)
+        if license is None:
+            return replace(self, base_model=base)
+        if not _FORMS["license"].fullmatch(license):
+            allowed = "an id of the hub's, in lower-case letters, digits, dots and dashes, such as apache-2.0"
+            raise bad("license", license, allowed)
+        return Lineage(license, base_model=base)
 
 
 def lineage_of(folder: Path | None, config: Mapping[str, Any] | None = None) -> Lineage:
-    """What a folder says of itself, for what is made of it.
+    """Licence and base model for a model that is made from a folder.
 
-    A folder of ours says what it was made of. Of another one it is the model itself, as far as its id is known: from
-    its place in the hub's cache; else what its card names, or its config.
-
-    Args:
-        folder: The folder with the card; None where there is none.
-        config: Its `config.json`.
+    A folder of ours names its base model. Another folder is the base model itself, if the hub's cache tells its id;
+    else its card or its config names one.
     """
     card = _front_matter(folder / CARD) if folder is not None else {}
     config = config or {}
-    license = next((x for x in (card.get("license"), config.get("license")) if _is(_LICENSE, x)), None)
-    name, link = card.get("license_name"), card.get("license_link")
-    named = license is not None and license == card.get("license")
-    made_of = card.get("base_model")
-    listed = [made_of] if isinstance(made_of, str) else made_of if isinstance(made_of, list) else []
-    base = tuple(model for model in listed[:_MOST] if is_repo(model))
-    ours = folder is not None and any((folder / file).exists() for file in (FAMILY_FILE, MEMBER_FILE))
-    if not ours:
-        own = repo_of(folder) if folder is not None else None
-        path = config.get("_name_or_path")
+    licence = _licence(card) or _licence({"license": config.get("license")})
+    listed = card.get("base_model")
+    base = tuple(model for model in (listed if isinstance(listed, list) else [listed])[:_MOST] if is_repo(model))
+    if folder is None or not any((folder / file).exists() for file in (FAMILY_FILE, MEMBER_FILE)):
+        own, path = None if folder is None else repo_of(folder), config.get("_name_or_path")
         base = (own,) if own else base or ((path,) if is_repo(path) else ())
-    return Lineage(
-        license,
-        name if named and _is(_NAME, name) else None,
-        link if named and _is(_LINK, link) else None,
-        base,
-    )
+    return Lineage(**licence, base_model=base)
 
 
-def _is(form: re.Pattern[str], value: object) -> bool:
-    return isinstance(value, str) and form.fullmatch(value) is not None
+def _licence(given: Mapping[str, Any]) -> dict[str, str]:
+    """Id, name and link of a licence; nothing without an id."""
+    known = {key: given.get(key) for key in _FORMS}
+    out = {key: value for key, value in known.items() if isinstance(value, str) and _FORMS[key].fullmatch(value)}
+    return out if "license" in out else {}
 
 
 def _front_matter(path: Path) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
 from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.io.outputs import check_output, json_object
+from nemo_elastic.io.outputs import check_output
 from nemo_elastic.io.read import json_object
 
 from .family_folder import FAMILY, QUANTIZED, read_members, write_weights

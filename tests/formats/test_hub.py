@@ -15,7 +15,7 @@ import pytest
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.hub import check_repo, is_repo, local_folder, repo_of
+from nemo_elastic.formats.folders import check_repo, is_repo, local_folder, repo_of
 from tests.shapes import PARENT
 from tests.slicing.helpers import SMALL, contents, random_values, write
 

@@ -20,7 +20,7 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.build import build_data
 from nemo_elastic.evaluation import perplexity
 from nemo_elastic.formats.folders import open_source, read_shapes
-from nemo_elastic.formats.hf.precision import low_of
+from nemo_elastic.formats.hf.quant_config import low_of
 from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family

@@ -18,8 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.precision import precision_of
-from nemo_elastic.formats.hf.quantization import KEY, QUANT_FILE
+from nemo_elastic.formats.hf.quant_config import KEY, QUANT_FILE, precision_of
 from nemo_elastic.formats.low_precision import LAYOUTS, MODELOPT, find_low
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import ITEMSIZE, Tensor

@@ -15,7 +15,7 @@ from typing import Any
 
 from nemo_elastic.core.family import MAX_LAYERS, Layer, Parent, Subnet, largest, positive, positive_real
 from nemo_elastic.core.kinds.record import Kind
-from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, by_symbol, striped_axes, symbols
+from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, striped_axes, symbols
 from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.errors import ElasticError, bad, inside
 
@@ -71,17 +71,10 @@ def to_hf_config(
     base: Mapping[str, Any] | None = None,
     prediction: bool = False,
 ) -> dict[str, Any]:
-    """Describe a member as `config.json`.
+    """Describe a member as `config.json`: `nemotron_h` for one width per layer type, else `nemotron_h_puzzle`.
 
-    Args:
-        parent: Shape of the parent.
-        member: The member.
-        dtype: Name of the weights' dtype in a safetensors header.
-        base: Another `config.json` whose settings without a shape (token ids, context length, ...) are taken over.
-        prediction: Take over the layers that predict more than one token, too; their tensors go along.
-
-    Returns:
-        The content of `config.json`: `nemotron_h` for one width per layer type, else `nemotron_h_puzzle`.
+    `dtype` is a name in a safetensors header. Settings without a shape (token ids, context length, ...) are those of
+    `base`, another `config.json`; with `prediction` also its layers that predict more than one token.
     """
     base = base or {}
     # Of layers that differ, the largest: vLLM reads a Mamba layer by the model's widths, refuses a smaller tensor and
@@ -118,7 +111,12 @@ def to_hf_config(
 
 
 def _puzzle(member: Subnet) -> dict[str, Any]:
-    """What a config says of layers that differ in width."""
+    """Settings of layers that differ in width."""
+    blocks = []
+    for layer in member.layers:
+        kind = KINDS[layer.type]
+        widths = {kind.hf[axis][0]: width for axis, width in layer.widths.items()}
+        blocks.append({"block_type": kind.hf_types[0], **widths})
     return {
         "architectures": ["NemotronHPuzzleForCausalLM"],
         "model_type": PUZZLE,
@@ -126,28 +124,15 @@ def _puzzle(member: Subnet) -> dict[str, Any]:
             "AutoConfig": "configuration_nemotron_h_puzzle.NemotronHPuzzleConfig",
             "AutoModelForCausalLM": "modeling_nemotron_h_puzzle.NemotronHPuzzleForCausalLM",
         },
-        "block_configs": [_block(layer) for layer in member.layers],
+        "block_configs": blocks,
     }
 
 
-def _block(layer: Layer) -> dict[str, Any]:
-    kind = KINDS[layer.type]
-    return {"block_type": kind.hf_types[0]} | {kind.hf[axis][0]: width for axis, width in layer.widths.items()}
-
-
 def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Subnet]:
-    """Read the shape of a Nemotron-H from its `config.json`.
+    """Read the shape of a Nemotron-H from its `config.json`: a parent of its own, and the member of it.
 
-    Args:
-        config: Content of the file.
-        where: Name of the file, for errors.
-
-    Returns:
-        The model as a parent of its own, and the member of that parent that it is: the parent itself, except for a
-        `nemotron_h_puzzle`, whose parent has the largest width of each axis.
-
-    Raises:
-        ElasticError: Not a Nemotron-H, or one with parts that this package cannot cut (groups of experts, biases).
+    The member is the parent itself, except for a `nemotron_h_puzzle`, whose parent has the largest width of each axis.
+    A model that cannot be cut (groups of experts, biases) is refused; `where` is the file, for errors.
     """
     if not isinstance(config, Mapping) or config.get("model_type") not in (PLAIN, PUZZLE):
         kind = config.get("model_type") if isinstance(config, Mapping) else None
@@ -194,9 +179,6 @@ def prediction_of(config: Mapping[str, Any], where: str = "config.json") -> Pred
     """The layers that predict more than one token; None where there are none.
 
     Steps that are said to be repeated (`mtp_use_repeated_layer`) have the layers of one.
-
-    Raises:
-        ElasticError: a number that is none, or layers that are not read.
     """
     if not predicts(config):
         return None
@@ -213,41 +195,35 @@ def prediction_of(config: Mapping[str, Any], where: str = "config.json") -> Pred
 
 
 def prediction_config(layers: Prediction, steps: Any) -> dict[str, Any]:
-    """What a `config.json` says of layers that predict more than one token; undone by `prediction_of`.
-
-    Args:
-        layers: they.
-        steps: how often a step is run; more than there are, where one is run for all.
-    """
+    """Settings of layers that predict more than one token, run for so many steps; undone by `prediction_of`."""
     own = {_PREDICTION[0]: steps, "mtp_hybrid_override_pattern": layers.pattern}
     return own | ({"mtp_use_repeated_layer": True} if layers.steps != steps else {})
 
 
 def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:
-    pattern, listed = config.get("hybrid_override_pattern"), config.get("layers_block_type", config.get("layer_types"))
-    for given in (pattern, listed):
+    """Type of each layer, from the pattern and from the list of names; transformers takes the first list there is."""
+    spelled = {kind.symbol: kind.name for kind in KINDS.values()}
+    named = {t: kind.name for kind in KINDS.values() for t in kind.hf_types}
+    listed = config.get("layers_block_type", config.get("layer_types"))
+    read: list[list[str]] = []
+    for key, given, form, known in (
+        ("hybrid_override_pattern", config.get("hybrid_override_pattern"), str, spelled),
+        ("layers_block_type", listed, list, named),
+    ):
+        if given is None:
+            continue
         if isinstance(given, (str, list)) and len(given) > MAX_LAYERS:
             raise bad(f"{where}: num_hidden_layers", len(given), f"at most {MAX_LAYERS}")
-    types: list[str] | None = None
-    if listed is not None:
-        if not isinstance(listed, list) or not listed:
-            raise bad(f"{where}: layers_block_type", listed, "a list with one layer type per layer")
-        named = {t: kind.name for kind in KINDS.values() for t in kind.hf_types}
-        for t in listed:
-            if not isinstance(t, str) or t not in named:
-                raise bad(f"{where}: layers_block_type", t, f"layers of {', '.join(named)}; others cannot be cut")
-        types = [named[t] for t in listed]
-    if pattern is not None:
-        # transformers takes the pattern only where there is no list, so both must say the same.
-        spelled = [kind.name for c in pattern if (kind := by_symbol(c))] if isinstance(pattern, str) else []
-        if not spelled or len(spelled) != len(pattern):
-            allowed = f"one of {' '.join(symbols())} per layer; others cannot be cut"
-            raise bad(f"{where}: hybrid_override_pattern", pattern, allowed)
-        if types is not None and types != spelled:
-            raise ElasticError(f"{where}: hybrid_override_pattern and layers_block_type do not agree")
-        types = spelled
-    if types is None:
+        odd = [t for t in given if not isinstance(t, str) or t not in known] if isinstance(given, form) else []
+        if not isinstance(given, form) or not given or odd:
+            allowed = f"one of {' '.join(known)} per layer; others cannot be cut"
+            raise bad(f"{where}: {key}", odd[0] if odd and form is list else given, allowed)
+        read.append([known[t] for t in given])
+    if not read:
         raise ElasticError(f"{where}: hybrid_override_pattern or layers_block_type is missing")
+    types = read[0]
+    if read[-1] != types:
+        raise ElasticError(f"{where}: hybrid_override_pattern and layers_block_type do not agree")
     depth = config.get("num_hidden_layers", len(types))
     if depth != len(types):
         raise bad(f"{where}: num_hidden_layers", depth, f"the pattern has {len(types)} layers")
@@ -265,12 +241,11 @@ def _read_sizes(config: Mapping[str, Any], kinds: list[Kind], where: str) -> dic
             value = sizes.get(blocked)  # no grouped queries: a block for each
         if isinstance(value, list) and len(set(map(str, value))) == 1:
             value = value[0]  # vLLM takes intermediate_size as a list too
-        if value is None and size in lacking:
-            continue
-        if value is None:
+        if value is None and size not in lacking:
             raise ElasticError(f"{where}: {keys[0]} is missing")
-        check = positive_real if size in reals else positive
-        sizes[size] = check(f"{where}: {keys[0]}", value)
+        if value is not None:
+            check = positive_real if size in reals else positive
+            sizes[size] = check(f"{where}: {keys[0]}", value)
     return sizes
 
 

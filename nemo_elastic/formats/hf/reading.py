@@ -32,8 +32,7 @@ from nemo_elastic.formats.tensor import ITEMSIZE, Extent, Handle, Tensor, word
 from nemo_elastic.io.read import open_regular, read_json, read_text, whole_number
 
 from .config import PUZZLE, from_hf_config, prediction_of, predicts, to_hf_config
-from .precision import check_described, low_of
-from .quantization import linear_modules
+from .quant_config import check_described, linear_modules, low_of
 from .shards import INDEX, SINGLE
 
 __all__ = ["MEMBER_FILE", "member_to_json", "open_folder", "open_shard", "open_tensors", "read_shapes"]

@@ -23,7 +23,7 @@ from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
 from nemo_elastic.io.read import read_bytes, read_json
 
 from .config import PUZZLE, to_hf_config
-from .quantization import KEY, QUANT_FILE, described
+from .quant_config import KEY, QUANT_FILE, described
 from .shards import INDEX, SHARD_BYTES, SINGLE, Progress, write_weights
 
 __all__ = [

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint says beside the weights: settings, elastic block, tokenizer.
+"""Files of a checkpoint beside its weights: settings, elastic block, tokenizer.
 
-NeMo's has a folder `context/` for it, Megatron-Bridge's a file `run_config.yaml` among the weights.
+NeMo has a folder `context/` for them, Megatron-Bridge a file `run_config.yaml` among the weights.
 
-No model is built, and nothing is unpickled. `model.yaml` has every setting; where it is absent, `io.json` has those
-that were given, and the config's class the rest: a graph of fiddle configs, of which nothing is built.
+No model is built, and nothing is unpickled. `model.yaml` has every setting. Without it, `io.json` has the settings
+that were given, as a graph of fiddle configs that are not built, and the config's class has the rest.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ _KEY = re.compile(r"(?:Attr\(name|Key\(key|Index\(index)=(.*)\)")
 _BEGUN = object()
 #: modules of the classes whose defaults are looked up; no other is imported, whatever the file names
 _MODULES = ("nemo.collections.llm.gpt.model.ssm", "nemo_elastic.hosts.nemo.tiny.recipe")
-_SPECIAL = ("bos_token", "eos_token", "pad_token")
 
 
 @dataclass(frozen=True)
@@ -53,35 +52,25 @@ class Context:
 
 
 def read_context(checkpoint: Path) -> Context:
-    """Read the context of a checkpoint.
-
-    Raises:
-        ElasticError: there is none, or it does not describe a model.
-    """
-    folder = checkpoint / "context"
-    file = folder / "model.yaml"
-    iteration = last_iteration(checkpoint)
+    """Read the context of a checkpoint; refuse a checkpoint without one, or one that does not describe a model."""
+    folder, iteration = checkpoint / "context", last_iteration(checkpoint)
     if iteration is not None:
         folder, file = iteration, iteration / RUN_CONFIG
         whole = _read_yaml(file)
-        provider = whole.get("optimizer_config_override_provider")
-        model = {
-            "config": whole.get("model"),
-            "elastic": provider.get("elastic") if isinstance(provider, Mapping) else None,
-        }
-    elif file.is_file():
+        provider = _mapping(whole, "optimizer_config_override_provider")
+        model = {"config": whole.get("model"), "elastic": provider.get("elastic")}
+    elif (file := folder / "model.yaml").is_file():
         model = _read_yaml(file)
-    elif (folder / "io.json").is_file():
-        file = folder / "io.json"
+    elif (file := folder / "io.json").is_file():
         model = read_io_json(file, "model")
     else:
         raise ElasticError(f"{checkpoint}: has no context/model.yaml; weights alone do not tell the groups of heads")
-    settings, elastic = model.get("config"), model.get("elastic")
-    if not isinstance(settings, Mapping) or not settings:
+    settings, elastic = _mapping(model, "config"), model.get("elastic")
+    if not settings:
         raise ElasticError(f"{file}: says nothing of a model's config")
     if elastic is not None and not isinstance(elastic, Mapping):
         raise bad(f"{file}: elastic", elastic, "the elastic block that it was trained with")
-    return Context(file, settings, elastic, _tokenizer(folder, model.get("tokenizer")))
+    return Context(file, settings, elastic, _tokenizer(folder, _mapping(model, "tokenizer")))
 
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:
@@ -98,9 +87,9 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
     return model
 
 
-def _tokenizer(folder: Path, settings: Any) -> Path | None:
+def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> Path | None:
     """Folder of the tokenizer's files, inside the context: NeMo copies them there and names them from there."""
-    named = [settings.get(key) for key in _TOKENIZER_PATHS] if isinstance(settings, Mapping) else []
+    named = [settings.get(key) for key in _TOKENIZER_PATHS]
     for name in [*(n for n in named if isinstance(n, str)), "tokenizer", "."]:
         try:
             place = (folder / name).resolve()
@@ -113,38 +102,27 @@ def _tokenizer(folder: Path, settings: Any) -> Path | None:
 
 
 def token_ids(tokenizer: Path | None) -> dict[str, int]:
-    """Ids of the special tokens, as fields of `config.json`, as far as the tokenizer's files name them.
-
-    Args:
-        tokenizer: folder with a Hugging Face tokenizer.
-    """
+    """Ids of the special tokens, as fields of `config.json`, as far as the tokenizer's files name them."""
     if tokenizer is None:
         return {}
     config, whole = _read_object(tokenizer / "tokenizer_config.json"), _read_object(tokenizer / "tokenizer.json")
-    model, added, decoder = (
-        _mapping(whole, "model"),
-        whole.get("added_tokens"),
-        _mapping(config, "added_tokens_decoder"),
-    )
-    ids: dict[Any, Any] = _mapping(model, "vocab")
-    for token in added if isinstance(added, list) else []:
-        if isinstance(token, Mapping) and isinstance(token.get("content"), str):
-            ids[token["content"]] = token.get("id")
-    for number, token in decoder.items():
-        if isinstance(token, Mapping) and isinstance(token.get("content"), str) and re.fullmatch("[0-9]{1,9}", number):
-            ids[token["content"]] = int(number)
+    added, decoder = whole.get("added_tokens"), _mapping(config, "added_tokens_decoder")
+    tokens = [(t, t.get("id")) for t in (added if isinstance(added, list) else []) if isinstance(t, Mapping)]
+    tokens += [(t, int(n)) for n, t in decoder.items() if isinstance(t, Mapping) and re.fullmatch("[0-9]{1,9}", n)]
+    ids = {**_mapping(_mapping(whole, "model"), "vocab")}
+    ids |= {t["content"]: number for t, number in tokens if isinstance(t.get("content"), str)}
     special = {}
-    for key in _SPECIAL:
-        token = config.get(key)
-        token = token.get("content") if isinstance(token, Mapping) else token
+    for key in ("bos_token", "eos_token", "pad_token"):
+        token = _mapping(config, key).get("content", config.get(key))
         if isinstance(token, str) and isinstance(ids.get(token), int):
             special[f"{key}_id"] = ids[token]
     return special
 
 
-def _mapping(owner: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _mapping(owner: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A mapping in another one; an empty one where there is none."""
     value = owner.get(key)
-    return dict(value) if isinstance(value, Mapping) else {}
+    return value if isinstance(value, Mapping) else {}
 
 
 def _read_object(file: Path) -> dict[str, Any]:
@@ -159,66 +137,51 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 def read_io_json(file: Path, path: str) -> dict[str, Any]:
-    """Read one config of an `io.json`, with the defaults of its fields where its class is NeMo's or ours.
+    """Read a config of an `io.json`, such as `model.config`; fields that were not given have their class's defaults.
 
-    Args:
-        file: the file.
-        path: of the config below the root, e.g. `model.config`.
-
-    Returns:
-        Field -> value. A config in it is such a mapping too; what is no plain data is None.
-
-    Raises:
-        ElasticError: the file is no such graph.
+    A config in it is such a mapping too; other objects are None.
     """
     data = read_json(file)
     try:
         objects = data["objects"]
-        key = next(k for k, o in objects.items() if f"<root>.{path}" in (o.get("paths") or ()))
-        value = _object(objects, key, {})
-    except StopIteration:
-        raise ElasticError(f"{file}: says nothing of {path}") from None
+        key = next((k for k, o in objects.items() if f"<root>.{path}" in (o.get("paths") or ())), None)
+        value = None if key is None else _object(objects, key, {})
     except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, RecursionError, MemoryError) as exc:
         raise ElasticError(f"{file}: not what NeMo writes ({type(exc).__name__}: {exc})") from None
+    if key is None:
+        raise ElasticError(f"{file}: says nothing of {path}")
     return value if isinstance(value, dict) else {}
 
 
 def _object(objects: Mapping[str, Any], key: str, known: dict[str, Any]) -> Any:
     """An object of the graph; `known` has those that were read, as each may be held by many, and those begun."""
+    if known.get(key) is _BEGUN:
+        raise ValueError(f"{key} holds itself")
     if key in known:
-        if known[key] is _BEGUN:
-            raise ValueError(f"{key} holds itself")
         return known[key]
     known[key] = _BEGUN
     record = objects[key]
     items: dict[Any, Any] = {}
-    for name, value in record["items"]:
+    for name, held in record["items"]:
         match = _KEY.fullmatch(name)
         if match is None:
             raise ValueError(name)
-        items[ast.literal_eval(match[1])] = _value(objects, value, known)
+        value = held["value"] if held["type"] == "leaf" else None
+        items[ast.literal_eval(match[1])] = _object(objects, held["key"], known) if held["type"] == "ref" else value
     kind = record["type"]["name"]
-    if kind in ("list", "tuple"):
-        known[key] = list(items.values())
-    else:
-        known[key] = _defaults(objects, record) | items if kind == "Config" else items
+    if kind == "Config":
+        items = _defaults(objects, record) | items
+    known[key] = list(items.values()) if kind in ("list", "tuple") else items
     return known[key]
-
-
-def _value(objects: Mapping[str, Any], value: Mapping[str, Any], known: dict[str, Any]) -> Any:
-    if value["type"] == "leaf":
-        return value["value"]
-    return _object(objects, value["key"], known) if value["type"] == "ref" else None
 
 
 def _defaults(objects: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults of a dataclass that a config is of, as far as they are plain values."""
     about = dict(objects[record["metadata"]["key"]]["items"]).get("Attr(name='fn_or_cls')", {})
-    module, name = about.get("module", ""), about.get("name", "")
-    if module not in _MODULES:
+    if about.get("module") not in _MODULES:
         return {}
     try:
-        kind = getattr(importlib.import_module(module), name, None)
+        kind = getattr(importlib.import_module(about["module"]), about.get("name", ""), None)
     except Exception:  # of another release, or no module at all: a module may raise anything
         return {}
     fields = dataclasses.fields(kind) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else ()

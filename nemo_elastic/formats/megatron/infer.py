@@ -37,20 +37,11 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Parent, Subnet, dict[str, str]]:
-    """Read a shape off tensors.
+    """Read a shape off the sizes of tensors by their stored names; `settings` are fields of the SSMConfig.
 
-    Args:
-        stored: name of a tensor as megatron-core stores it -> its size. Layers behind the model are not looked at.
-        settings: fields of the SSMConfig.
-        where: the checkpoint, for errors.
-
-    Returns:
-        The model as a parent of its own, with the largest width of each axis; the member of it that it is: the parent
-        itself, except where widths differ between layers; and our Megatron name -> the one that the checkpoint has,
-        which differ where its layers are not numbered from zero on.
-
-    Raises:
-        ElasticError: no whole Nemotron-H, or a context that does not fit its tensors.
+    Gives the model as a parent of its own, with the largest width of each axis; the member of it that the model is
+    (the parent itself, except where widths differ between layers); and our Megatron name -> the checkpoint's, which
+    differ where its layers are not numbered from zero. Layers behind the model are ignored.
     """
     with inside(where):
         check_config(settings.get, "context: model.config", any(_GATE in name for name in stored), STORED)
@@ -85,7 +76,7 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
         vocab=vocab,
         hidden=hidden,
         tied=_tied(sizes, settings),
-        norm_eps=_number(settings, "layernorm_epsilon"),
+        norm_eps=_epsilon(settings),
         sizes={**rigid, **largest(zip(kinds, widths, strict=True))},
     )
     own = tuple(Layer(i, kind, width) for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)))
@@ -99,9 +90,7 @@ def _kind(index: int, names: set[str]) -> str:
     own_kinds = {kind.name for kind in KINDS.values() if any(row.megatron in templates for row in kind.rows)}
     if len(own_kinds) != 1:
         some = ", ".join(sorted(names)[:3])
-        raise ElasticError(
-            f"layer {index} is no layer of a Nemotron-H, of which each is one of {', '.join(KINDS)}: {some}"
-        )
+        raise ElasticError(f"layer {index} is no layer of a Nemotron-H ({', '.join(KINDS)}): {some}")
     return own_kinds.pop()
 
 
@@ -109,14 +98,9 @@ def _record(name: str, index: int, sizes: Sizes) -> Kind:
     """The record of a layer's kind of which it has every tensor, or most of them: parents may lack a size."""
 
     def matches(kind: Kind) -> tuple[int, int]:
-        there = sum(_first_of(row.megatron, index) in sizes for row in kind.rows)
-        return there, -len(kind.rows)
+        return sum(named(row.megatron, index, 0) in sizes for row in kind.rows), -len(kind.rows)
 
     return max(reversed(KINDS[name].records), key=matches)  # of equals the one with the fewest axes
-
-
-def _first_of(template: str, index: int) -> str:
-    return named(template, index, 0)
 
 
 def _products(kind: Kind, index: int, sizes: Sizes, hidden: int) -> dict[Part, int]:
@@ -127,7 +111,7 @@ def _products(kind: Kind, index: int, sizes: Sizes, hidden: int) -> dict[Part, i
     known: dict[Part, int] = {("hidden",): hidden, ("one",): 1}
     equations: list[tuple[str, Counter[Part], int]] = []
     for template, together in {row.megatron: fused(row) for row in kind.rows}.items():
-        name = _first_of(template, index)
+        name = named(template, index, 0)
         size = _size(sizes, name, len(together[0].dims))
         for dim, total in enumerate(size):
             parts = Counter(part for row in (together if dim == 0 else together[:1]) for part in row.dims[dim])
@@ -150,13 +134,18 @@ def _products(kind: Kind, index: int, sizes: Sizes, hidden: int) -> dict[Part, i
 
 
 def _rigid(products: Mapping[int, Mapping[Part, int]], settings: Mapping[str, Any]) -> dict[str, int]:
-    """Fields of `Parent` that hold for all layers; where no layer tells one, it is left out."""
+    """Fields of `Parent` that all layers share; without a layer that tells one, it is left out."""
 
     def same(part: Part) -> int | None:
-        return _same(" x ".join(part), {i: parts[part] for i, parts in products.items() if part in parts})
+        values = [(i, parts[part]) for i, parts in products.items() if part in parts]
+        for index, value in values:
+            if value != values[0][1]:
+                differ = f"layers {values[0][0]} and {index} differ in {' x '.join(part)}"
+                raise ElasticError(f"{differ}: {values[0][1]} and {value}")
+        return values[0][1] if values else None
 
     rigid: dict[str, int] = {}
-    # what no size tells on its own: of two numbers the product
+    # sizes give only the product of groups and state, and of heads and their size
     taps, groups = same(("conv_kernel",)), same(SHARED)
     keys = {parts[KEY_VALUE] for parts in products.values() if KEY_VALUE in parts}
     if taps is not None:
@@ -264,19 +253,9 @@ def _size(sizes: Sizes, name: str, dims: int) -> tuple[int, ...]:
     return size
 
 
-def _same(what: str, values: Mapping[int, int]) -> int | None:
-    """The value that all layers have; None where no layer has one."""
-    first: tuple[int, int] | None = None
-    for index, value in values.items():
-        first = first or (index, value)
-        if value != first[1]:
-            raise ElasticError(f"layers {first[0]} and {index} differ in {what}: {first[1]} and {value}")
-    return None if first is None else first[1]
-
-
-def _number(settings: Mapping[str, Any], name: str) -> float:
-    value = settings.get(name)
+def _epsilon(settings: Mapping[str, Any]) -> float:
+    value = settings.get("layernorm_epsilon")
     try:
-        return float(value)  # pyright: ignore[reportArgumentType]
+        return float(value)  # pyright: ignore[reportArgumentType]  # YAML has 1e-5 as a text
     except (TypeError, ValueError, OverflowError):
-        raise bad(f"context: model.config.{name}", value, "a number") from None
+        raise bad("context: model.config.layernorm_epsilon", value, "a number") from None

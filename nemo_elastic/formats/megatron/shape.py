@@ -21,8 +21,14 @@ FIELDS = {
     "tied": "share_embeddings_and_output_weights",
     "norm_eps": "layernorm_epsilon",
 }
-
-
+#: a size that a config leaves open -> the value that Megatron takes
+_DERIVED: dict[str, Callable[[Any], Any]] = {
+    "mamba_heads": lambda config: 2 * config.hidden_size // config.mamba_head_dim,
+    "attention_head_dim": lambda config: config.hidden_size // config.num_attention_heads,
+    "kv_heads": lambda config: config.num_attention_heads,
+    EXPERT_FFN: lambda config: config.ffn_hidden_size,
+    SCALING: lambda config: 1.0,
+}
 #: what makes a Nemotron-H of an SSMConfig: field -> the only value that we can cut
 FIXED = {
     "gated_linear_unit": False,
@@ -66,13 +72,7 @@ def has_experts(pattern: str) -> bool:
 
 
 def check_kinds(pattern: str, where: str, experts: bool) -> None:
-    """Raise for layers that no config here describes.
-
-    Args:
-        pattern: a symbol per layer.
-        where: what it is, for errors.
-        experts: whether they may be among them: megatron-core has them in hybrids since 0.19.
-    """
+    """Refuse layers that no config here describes; megatron-core has experts in hybrids since 0.19."""
     known = [kind.symbol for kind in KINDS.values() if kind.always]
     others = set(pattern) - set(known)
     if others == {KINDS[MOE].symbol} and not experts:
@@ -85,14 +85,7 @@ def check_kinds(pattern: str, where: str, experts: bool) -> None:
 def check_config(
     get: Callable[[str, Any], Any], where: str, experts: bool = False, fixed: Mapping[str, Any] = FIXED
 ) -> None:
-    """Raise where a config describes another architecture than Nemotron-H's.
-
-    Args:
-        get: (field, default) -> its value.
-        where: what the config is, for errors.
-        experts: whether it is to have them.
-        fixed: what it has to say.
-    """
+    """Refuse a config of another architecture than Nemotron-H's; `get` takes a field and its default."""
     for name, wanted in {**fixed, **(WITH_EXPERTS if experts else DENSE)}.items():
         value = get(name, wanted)
         if value != wanted and value not in NOTHING.get(name, ()):
@@ -115,11 +108,7 @@ def layer_pattern(config: Any) -> str | None:
 
 
 def prediction_of(get: Callable[[str], Any]) -> Prediction | None:
-    """The layers behind a model that predict more than one token, as a config of Bridge or megatron-core has them.
-
-    Args:
-        get: field -> its value, None where it has none.
-    """
+    """The layers behind a model that predict more than one token, as a config of Bridge or megatron-core has them."""
     pattern = get("mtp_hybrid_override_pattern") or str(get("hybrid_layer_pattern") or "").partition("/")[2]
     steps, own = get("mtp_num_layers"), str(pattern).partition("/")[0]
     if not steps or not own:
@@ -128,16 +117,9 @@ def prediction_of(get: Callable[[str], Any]) -> Prediction | None:
 
 
 def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
-    """Shape of the model that an SSMConfig describes.
+    """Shape of the model that NeMo's SSMConfig or Bridge's HybridModelProvider describes; `vocab` includes padding.
 
-    Args:
-        config: NeMo's SSMConfig or a subclass, or Bridge's HybridModelProvider.
-        vocab: rows of the embedding, padding included.
-        where: the config, for errors.
-
-    Raises:
-        ElasticError: the config is no Nemotron-H (no layer pattern, gated or biased MLP, positions, another norm), or
-            one of NeMo's with experts.
+    A config of another architecture is refused, and one of NeMo's with experts.
     """
     pattern = layer_pattern(config)
     if not pattern:
@@ -147,31 +129,15 @@ def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
     check_kinds(pattern, f"{where}.{FIELDS['pattern']}", experts=recent)
     experts = has_experts(pattern)
     check_config(lambda name, default: getattr(config, name, default), where, experts, STORED if recent else FIXED)
-    values = {ours: getattr(config, theirs) for ours, theirs in FIELDS.items() if ours != "pattern"}
-    values["pattern"] = pattern
-    values["norm_eps"] = float(values["norm_eps"])
-    if values["mamba_heads"] is None:
-        values["mamba_heads"] = 2 * config.hidden_size // config.mamba_head_dim
-    if values["attention_head_dim"] is None:
-        values["attention_head_dim"] = config.hidden_size // config.num_attention_heads
-    if values["kv_heads"] is None:
-        values["kv_heads"] = values["attention_heads"]
-    if experts:
-        absent = {size for kind in KINDS.values() if kind.symbol not in pattern for size in kind.sizes}
-        values = {size: value for size, value in values.items() if size not in absent} | expert_sizes(config)
-    return Parent(vocab=vocab, **values)
-
-
-def expert_sizes(config: Any) -> dict[str, Any]:
-    """Sizes of a mixture of experts in a config."""
-    sizes = {size: getattr(config, name, None) for size, name in KINDS[MOE].megatron.items()}
-    if sizes[EXPERT_FFN] is None:
-        sizes[EXPERT_FFN] = config.ffn_hidden_size
-    if sizes[SCALING] is None:
-        sizes[SCALING] = 1.0
-    if not sizes[LATENT]:
-        del sizes[LATENT]
-    return sizes
+    names = {**FIELDS, **(KINDS[MOE].megatron if experts else {})}
+    absent = {size for kind in KINDS.values() if experts and kind.symbol not in pattern for size in kind.sizes}
+    values: dict[str, Any] = {size: getattr(config, name, None) for size, name in names.items() if size not in absent}
+    open_sizes = [size for size, value in values.items() if value is None and size in _DERIVED]
+    values |= {size: _DERIVED[size](config) for size in open_sizes}
+    if not values.get(LATENT):
+        values.pop(LATENT, None)
+    values |= {"vocab": vocab, "pattern": pattern, "norm_eps": float(config.layernorm_epsilon)}
+    return Parent(**values)
 
 
 def config_fields(parent: Parent) -> dict[str, Any]:
@@ -182,17 +148,7 @@ def config_fields(parent: Parent) -> dict[str, Any]:
 
 
 def stock_sizes(parent: Parent, member: Subnet, experts: bool = False) -> dict[str, Any]:
-    """SSMConfig fields of a member with one width per axis.
-
-    Args:
-        parent: shape the member was cut from.
-        member: the member.
-        experts: whether the config can say them, see `check_kinds`.
-
-    Raises:
-        ElasticError: the member has widths that differ between layers, or experts where it must not: no stock config
-            can say that.
-    """
+    """Fields of a stock config for a member, which needs one width per axis; `experts` as in `check_kinds`."""
     check_kinds(parent.pattern, "member", experts)
     if not member.is_uniform:
         raise bad("member", member.pattern, "widths that are the same in all layers of a type; NeMo has no other")

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.folders import open_source, read_parent, read_shapes
+from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -56,8 +56,8 @@ def test_a_family_a_member_and_a_plain_model(family, small):
     source = open_source(small)
     assert (source.parent, source.held, source.family) == (PARENT, SMALL, None)
     assert source.members == {"small": SMALL} and source.origin.provenance == {"made_by": "a test"}
-    parent, held, config = read_parent(small)
-    assert (parent, held, config["hidden_size"]) == (PARENT, SMALL, 8)
+    shapes = read_shapes(small)
+    assert (shapes.parent, shapes.held, shapes.config["hidden_size"]) == (PARENT, SMALL, 8)
     (small / MEMBER_FILE).unlink()
     source = open_source(small)  # without that file it is a parent of its own
     assert source.parent.hidden == 8 and source.held == source.parent.full and list(source.members) == ["model"]

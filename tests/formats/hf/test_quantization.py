@@ -15,9 +15,15 @@ import pytest
 from nemo_elastic.core import layout
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_shapes
-from nemo_elastic.formats.hf.patterns import anywhere, modules_in
-from nemo_elastic.formats.hf.precision import check_described, precision_of
-from nemo_elastic.formats.hf.quantization import KEY, QUANT_FILE, described, linear_modules
+from nemo_elastic.formats.hf.module_lists import anywhere, modules_in
+from nemo_elastic.formats.hf.quant_config import (
+    KEY,
+    QUANT_FILE,
+    check_described,
+    described,
+    linear_modules,
+    precision_of,
+)
 from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS, MODELOPT, Stored, scheme_of
 from nemo_elastic.quantize.writing import quantized_weights
 from nemo_elastic.slicing.card import served_as

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lists of modules in a quantised folder's files: names, shell patterns, and regular expressions after `re:`.
+"""Lists of modules in a `quantization_config`: names, shell patterns, and regular expressions after `re:`.
 
-They come from anywhere, and Python's regular expressions have no bound to the time that they take. So of regular
-expressions those are read that are shell patterns in other words: a shell pattern is never tried in two ways.
+Python's regular expressions may take exponential time on a folder from anywhere. So an expression is read as shell
+patterns, which never backtrack; one that is none is refused.
 """
 
 from __future__ import annotations
@@ -20,27 +20,19 @@ from nemo_elastic.errors import bad
 
 __all__ = ["Modules", "anywhere", "modules_in"]
 
-REGEX = "re:"
 #: characters of all shell patterns of a list, and shell patterns for one regular expression
 _LONGEST, _MOST = 2**13, 256
-_OURS = re.compile(r"re:\(backbone\|model\)\\\.(.+)\$")
 #: choices in a regular expression, and numbers of layers and experts as such choices
 _CHOICES = re.compile(r"\((?:\?:)?([^()]*)\)")
 _NUMBER, _NUMBERS = re.compile(r"(?:\\d|\[0-9\])\+"), r"(\\d|\\d\\d|\\d\\d\\d)"
-#: everything else in it, and what a shell pattern has instead
+#: everything else in it, and the shell pattern for it
 _PIECE = re.compile(r"\\[d.-]|\[\^?[\w.-]+\]|\.[*+]?|[\w-]")
 _SHELL = {".": "?", ".*": "*", ".+": "?*", r"\d": "[0-9]"}
-_MEANT = r"an expression of names, ., .*, .+, \d+, [a-z], (a|b), ^ and $"
 
 
 @dataclass(frozen=True)
 class Modules:
-    """Modules of a list.
-
-    Attributes:
-        names: those that it names.
-        others: what all others match; None where there are none.
-    """
+    """Modules of a list: those with a name in it, and those that its patterns match (`others`)."""
 
     names: frozenset[str]
     others: re.Pattern[str] | None = None
@@ -58,45 +50,25 @@ def anywhere(module: str) -> str:
 
 
 def modules_in(given: Any, where: str) -> Modules:
-    """Read a list of modules.
-
-    Args:
-        given: a list, or None for an empty one.
-        where: it stands, for errors.
-
-    Raises:
-        ElasticError: no list of texts, or other patterns than those that are read.
-    """
-    if given is None:
-        return Modules(frozenset())
-    if not isinstance(given, list) or not all(isinstance(p, str) for p in given):
+    """Read a list of modules; None is an empty one. `where` is the field, for errors."""
+    if not isinstance(given, list | None) or not all(isinstance(p, str) for p in given or ()):
         raise bad(where, given, "a list of modules")
-    names, patterns = set(), []
-    for pattern in dict.fromkeys(given):
-        own = _OURS.fullmatch(pattern)
-        inside = re.sub(r"\\(.)", r"\1", own[1]) if own else ""
-        if own and re.escape(inside) == own[1]:  # as `anywhere` gives it: a name
-            names.add(f"backbone.{inside}")
-        elif pattern.startswith(REGEX):
-            try:
-                patterns += _shell(pattern.removeprefix(REGEX))
-            except ValueError:
-                raise bad(where, pattern, _MEANT) from None
-        elif "*" in pattern:
-            patterns.append(pattern)
-        else:
-            names.add("backbone." + pattern.removeprefix("model.") if pattern.startswith("model.") else pattern)
+    shell: list[str] = []
+    for pattern in dict.fromkeys(given or ()):
+        try:
+            shell += _shell(pattern.removeprefix("re:")) if pattern.startswith("re:") else [pattern]
+        except ValueError:
+            meant = r"an expression of names, ., .*, .+, \d+, [a-z], (a|b), ^ and $"
+            raise bad(where, pattern, meant) from None
+    patterns = [p for p in shell if any(c in p for c in "*?[")]
     if (length := sum(map(len, patterns))) > _LONGEST:
         raise bad(where, length, f"patterns of {_LONGEST} characters in all, beside names")
+    names = {re.sub(r"^model\.", "backbone.", p) for p in shell} - set(patterns)
     return Modules(frozenset(names), re.compile("|".join(map(translate, patterns))) if patterns else None)
 
 
 def _shell(expression: str) -> Iterator[str]:
-    """The shell patterns that together match what an expression matches.
-
-    Raises:
-        ValueError: it is none of those that are read.
-    """
+    """Shell patterns that together match the names that a regular expression matches; ValueError without any."""
     text = _NUMBER.sub(_NUMBERS, expression)
     parts = [part.split("|") if i % 2 else [part] for i, part in enumerate(_CHOICES.split(text))]
     if len(text) > _LONGEST or math.prod(map(len, parts)) > _MOST:
@@ -107,6 +79,6 @@ def _shell(expression: str) -> Iterator[str]:
             pieces: list[str] = _PIECE.findall(inside)
             if "".join(pieces) != inside:
                 raise ValueError
-            # as in compressed-tensors, anything may follow an expression
+            # compressed-tensors matches the start of a name
             end = "" if own.endswith("$") else "*"
             yield "".join(_SHELL.get(p, p.removeprefix("\\").replace("[^", "[!")) for p in pieces) + end
