@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
 from tests.shapes import NANO_12B
@@ -235,6 +236,12 @@ def test_mistakes_are_one_clear_line(change: dict, line: str) -> None:
     with pytest.raises(ElasticError, match=line) as e:
         ElasticConfig.from_dict(BLOCK | {"sampling": {}} | change)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("choices", [(16, 4, 8), (16, 16), (16, 0), ()])
+def test_an_axis_that_is_made_by_hand_is_checked_too(choices: tuple[int, ...]) -> None:
+    with pytest.raises(ElasticError, match=r"^elastic\.axes\.choices: "):
+        AxisConfig(choices)
 
 
 @pytest.mark.parametrize(
