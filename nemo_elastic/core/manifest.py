@@ -23,8 +23,8 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet, choices_of
 from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes
 from nemo_elastic.core.member import (
+    DIGEST,
     Member,
-    check_digest,
     check_name,
     members_to_json,
     read_budget,
@@ -75,7 +75,7 @@ class Family:
     parent: Parent
     axes: Mapping[str, AxisConfig]
     members: tuple[Member, ...]
-    ranking_digest: str | None = None
+    ranking_digest: Annotated[str, DIGEST] | None = None
     provenance: Annotated[Mapping[str, Any], _JSON] = field(default_factory=dict)
     drop_order: Annotated[tuple[_Index, ...], Length(said=_ORDER)] | None = None
     extras: tuple[Member, ...] = ()
@@ -87,7 +87,6 @@ class Family:
         self._check_axes()
         self._check_members()
         self._check_extras()
-        check_digest("ranking", self.ranking_digest)
         self._check_drop_order()
 
     @classmethod
@@ -207,7 +206,7 @@ class Family:
             ElasticError: Another version, an unknown or missing field, a number that does not agree with the shapes.
         """
         check_version(data, VERSION)
-        file = read(_File, data, "elastic.json")
+        file = read(_File, data, "")
         parent = Parent.from_json(file.parent)
         given = known_names(parent.axes, file.axes, "axes")
         for name in parent.axes:
@@ -216,7 +215,7 @@ class Family:
         axes = {n: _read_axis(parent, n, a) for n, a in given.items()}
         members = read_members(parent, file.members, "members")
         members.sort(key=lambda m: -m.parameters)  # a tool that sorts keys may have been here
-        extras = read_members(parent, file.extras or {}, "extras")
+        extras = read_members(parent, {} if file.extras is None else file.extras, "extras")
         return cls(parent, axes, tuple(members), file.ranking, file.provenance, file.drop_order, tuple(extras))
 
     @classmethod
@@ -298,7 +297,7 @@ class _File:
     parent: Any
     axes: Any
     members: Any
-    ranking: Any
+    ranking: Annotated[str, DIGEST] | None
     provenance: Any
     drop_order: Any = None  # families of before it was kept have none
     extras: Any = None  # only where there are some

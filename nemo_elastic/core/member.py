@@ -15,7 +15,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.limits import Limit
 from nemo_elastic.errors import bad
-from nemo_elastic.io.fields import read
+from nemo_elastic.io.fields import Value, read
 
 _DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256, as `Ranking.digest` gives it
 
@@ -52,6 +52,9 @@ def check_digest(where: str, digest: Any) -> str | None:
     if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
         raise bad(where, digest, "a digest of 64 hexadecimal digits or null")
     return digest
+
+
+DIGEST = Value(lambda given, field: check_digest(field, given))
 
 
 def why_not_nested(small: Subnet, large: Subnet) -> str | None:

@@ -68,13 +68,13 @@ class Length:
 
 def known_names(names: Sequence[str], data: Any, field: str) -> dict[str, Any]:
     """`data` as a dictionary: a mapping without other keys than `names`."""
+    listed, at = ", ".join(names), (field,) if field else ()
     if not isinstance(data, Mapping):
-        raise bad(field, data, f"a mapping with {', '.join(names)}")
+        raise ElasticError(f"{shown(data)} is not allowed; a mapping with {listed}", *at)
     for key in data:
         if key not in names:
             hint = did_you_mean(key, names) if isinstance(key, str) else ""
-            said = f"unknown field {shown(key)}{hint} (allowed: {', '.join(names)})"
-            raise ElasticError(f"{field}: {said}" if field else said)
+            raise ElasticError(f"unknown field {shown(key)}{hint} (allowed: {listed})", *at)
     return dict(data)
 
 
@@ -89,9 +89,13 @@ def known_fields(cls: type, data: Any, field: str) -> dict[str, Any]:
 
 def check_version(data: Any, version: int, field: str = "version") -> None:
     """Raise for a file of another version before its fields are read, which that version may have changed."""
-    own = data.get(field, version) if isinstance(data, Mapping) else version
+    if not isinstance(data, Mapping):
+        raise ElasticError(f"{shown(data)} is not allowed; a mapping")
+    if field not in data:
+        raise ElasticError("missing", field)
+    own = data[field]
     if isinstance(own, bool) or own != version:
-        raise bad(field, own, f"this version of nemo-elastic reads {version}")
+        raise bad(field, own, f"this nemo-elastic reads version {version}")
 
 
 def read(cls: type[_T], data: Any, field: str) -> _T:
@@ -139,7 +143,7 @@ def value_of(hint: Any, null: bool = False) -> Value:
         return _mapping(inner[1], rule)
     if isinstance(rule, OneOf):
         return _word(rule, null)
-    return _record(base) if is_dataclass(base) else _PLAIN[base]
+    return _record(base) if is_dataclass(base) else _PLAIN.get(base) or _simple(base, f"a {base.__name__}", "object")
 
 
 def _simple(kind: type, allowed: str, name: str) -> Value:
@@ -164,8 +168,14 @@ def _path(given: Any, field: str) -> str:
     return str(given)
 
 
-#: a path, kept as a text
-PATH = Value(_path, lambda: {"type": "string"})
+def _text(given: Any, field: str) -> str:
+    if not isinstance(given, str) or not given:
+        raise bad(field, given, "a text that is not empty")
+    return given
+
+
+#: a path, kept as a text; a text that is not empty
+PATH, TEXT = Value(_path, lambda: {"type": "string"}), Value(_text, lambda: {"type": "string", "minLength": 1})
 
 
 def _optional(value: Value) -> Value:

@@ -192,7 +192,7 @@ def broken(rows: dict[str, Any], what: str) -> dict[str, Any]:
 
 
 SAID = {
-    "format": "format: 2 is not allowed; this version reads 1",
+    "format": "format: 2 is not allowed; this nemo-elastic reads version 1",
     "unfinished": "1 of",
     "short": "numbers: one for each combination",
     "text": "'1' is not allowed; seconds",

@@ -123,8 +123,10 @@ def test_values_given_to_the_constructor_are_checked() -> None:
 @pytest.mark.parametrize("version", [2, True, None, "1"])
 def test_another_version_is_named_whatever_else_the_file_has(version: Any) -> None:
     check_version({"version": 1}, 1)
-    check_version({}, 1)
-    with pytest.raises(ElasticError, match=r"^version: .* is not allowed; this version of nemo-elastic reads 1$"):
+    for data, line in (({}, "version: missing"), ([], r"\[\] is not allowed; a mapping")):
+        with pytest.raises(ElasticError, match=f"^{line}$"):
+            check_version(data, 1)
+    with pytest.raises(ElasticError, match=r"^version: .* is not allowed; this nemo-elastic reads version 1$"):
         check_version({"version": version, "new": 1}, 1)
 
 
