@@ -222,7 +222,8 @@ def _list(items: tuple[Any, ...], rule: Length) -> Value:
     count = None if items[-1] is Ellipsis else len(items)
     low, high = (rule.low, rule.high) if count is None else (count, count)
     item, records = value_of(items[0]), is_dataclass(items[0])
-    allowed = rule.said or ("a list" if count is None else f"a list of {count}")
+    entries = "" if not low and high is None else f" of {low}" if low == high else f" of at least {low}"
+    allowed = rule.said or f"a list{entries}"
 
     def read(given: Any, field: str) -> Any:
         if not isinstance(given, (list, tuple)) or len(given) < low or (high is not None and len(given) > high):
