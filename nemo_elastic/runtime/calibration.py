@@ -224,13 +224,11 @@ def write_calibration(
         ElasticError: there is one already and it may not be replaced, another family is there, or the place cannot be
             written.
     """
-    signals = map(_Signal, SIGNALS, calibration.means, calibration.spreads)
-    members = map(_Member, calibration.members, calibration.parameters)
+    signals = tuple(map(_Signal, SIGNALS, calibration.means, calibration.spreads))
+    members = tuple(map(_Member, calibration.members, calibration.parameters))
     path = folder / FILE
     with held_family(folder, digest):
-        file = _File(
-            VERSION, family_digest(folder), tuple(members), tuple(signals), calibration.climbs, calibration.prices
-        )
+        file = _File(VERSION, family_digest(folder), members, signals, calibration.climbs, calibration.prices)
         atomic_write(path, json.dumps(asdict(file), indent=2) + "\n", replace)
     return path
 
