@@ -19,7 +19,7 @@ import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
 from functools import lru_cache
-from pathlib import PurePath
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from nemo_elastic.errors import ElasticError, bad, did_you_mean, shown
@@ -59,7 +59,7 @@ class OneOf:
 
 @dataclass(frozen=True, eq=False)
 class Length:
-    """How many entries a list or a mapping has; `said` replaces the words of an error."""
+    """How many entries a list has; `said` replaces the words of an error."""
 
     low: int = 0
     high: int | None = None
@@ -136,85 +136,72 @@ def value_of(hint: Any, null: bool = False) -> Value:
         assert not rest, hint
         return _optional(value_of(first, null=True))
     if base in (int, float):
-        return _number(base, rule or Between())
+        return _number(base is int, rule or Between())
     if origin is tuple:
         return _list(inner, rule or Length())
     if origin is Mapping:
         return _mapping(inner[1], rule)
     if isinstance(rule, OneOf):
         return _word(rule, null)
-    return _record(base) if is_dataclass(base) else _PLAIN.get(base) or _simple(base, f"a {base.__name__}", "object")
+    return _record(base) if is_dataclass(base) else _PLAIN[base]
 
 
-def _simple(kind: type, allowed: str, name: str) -> Value:
-    def read(given: Any, field: str) -> Any:
-        if not isinstance(given, kind):
-            raise bad(field, given, allowed)
-        return given
-
-    return Value(read, lambda: {"type": name})
-
-
-_PLAIN = {
-    Any: Value(lambda given, field: given),
-    str: _simple(str, "a text", "string"),
-    bool: _simple(bool, "true or false", "boolean"),
-}
-
-
-def _path(given: Any, field: str) -> str:
-    if not isinstance(given, (str, PurePath)):
-        raise bad(field, given, "a path")
-    return str(given)
-
-
-def _text(given: Any, field: str) -> str:
-    if not isinstance(given, str) or not given:
-        raise bad(field, given, "a text that is not empty")
-    return given
-
-
-#: a path, kept as a text; a text that is not empty
-PATH, TEXT = Value(_path, lambda: {"type": "string"}), Value(_text, lambda: {"type": "string", "minLength": 1})
-
-
-def _optional(value: Value) -> Value:
-    return Value(
-        lambda given, field: None if given is None else value.read(given, field),
-        lambda: {"anyOf": [*_ways(value.schema()), {"type": "null"}]},
-    )
-
-
-def _ways(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    return schema["anyOf"] if schema.keys() == {"anyOf"} else [schema]
-
-
-def _number(kind: type, rule: Between) -> Value:
-    low, high = rule.low, rule.high
-    both = f"from {low} to {high}" if low is not None else f"at most {high}"
-    whole, any_number = kind is int, "a whole number" if kind is int else "a number"
-    allowed = rule.said or (both if high is not None else any_number if low is None else f"at least {low}")
-    limit = math.inf if whole else sys.float_info.max
-    least, most = -limit if low is None else low, limit if high is None else high
-    kinds = int if whole else (int, float)
+def fitting(
+    fits: Callable[[Any], bool], allowed: str, schema: dict[str, Any], keep: Callable[[Any], Any] = lambda given: given
+) -> Value:
+    """A value that fits once it is as the field keeps it; the error line says what is allowed."""
 
     def read(given: Any, field: str) -> Any:
-        own = plain(given)
-        if isinstance(own, bool) or not isinstance(own, kinds) or not least <= own <= most:
+        own = keep(given)
+        if not fits(own):
             raise bad(field, given, allowed)
         return own
 
+    return Value(read, lambda: schema)
+
+
+_TEXT, _BOOL = {"type": "string"}, {"type": "boolean"}
+_PLAIN = {
+    Any: Value(lambda given, field: given),
+    str: fitting(lambda given: isinstance(given, str), "a text", _TEXT),
+    bool: fitting(lambda given: isinstance(given, bool), "true or false", _BOOL),
+    Path: fitting(lambda given: isinstance(given, Path), "a path", _TEXT),
+}
+TEXT = fitting(lambda given: isinstance(given, str) and given != "", "a text that is not empty", _TEXT)
+#: a path, kept as a text
+PATH = fitting(
+    lambda own: isinstance(own, str), "a path", _TEXT, lambda given: str(given) if isinstance(given, Path) else given
+)
+
+
+def _optional(value: Value) -> Value:
+    def schema() -> dict[str, Any]:
+        inner = value.schema()
+        return {"anyOf": [*inner.get("anyOf", [inner]), {"type": "null"}]}
+
+    return Value(lambda given, field: None if given is None else value.read(given, field), schema)
+
+
+def _number(whole: bool, rule: Between) -> Value:
+    low, high = rule.low, rule.high
+    least = -math.inf if low is None else low
+    most = high if high is not None else math.inf if whole else sys.float_info.max
+    allowed = "a whole number" if whole else "a number"
+    if low is not None or high is not None:
+        allowed = f"at most {high}" if low is None else f"at least {low}" if high is None else f"from {low} to {high}"
+
+    def fits(own: Any) -> bool:
+        right = isinstance(own, int if whole else (int, float)) and not isinstance(own, bool)
+        return right and least <= own <= most and own != -math.inf
+
     bounds = {name: bound for name, bound in (("minimum", low), ("maximum", high)) if bound is not None}
-    return Value(read, lambda: {"type": "integer" if whole else "number"} | bounds)
+    return fitting(fits, rule.said or allowed, {"type": "integer" if whole else "number"} | bounds, plain)
 
 
 def _word(rule: OneOf, null: bool) -> Value:
-    def read(given: Any, field: str) -> Any:
-        if not isinstance(given, str) or given not in rule.words:
-            raise bad(field, given, f"{'null or ' if null else ''}one of {', '.join(rule.words)}")
-        return given
-
-    return Value(read, lambda: {"type": "string", "enum": list(rule.words)})
+    allowed = f"{'null or ' if null else ''}one of {', '.join(rule.words)}"
+    schema = {"type": "string", "enum": list(rule.words)}
+    return fitting(lambda given: isinstance(given, str) and given in rule.words, allowed, schema)
 
 
 def _list(items: tuple[Any, ...], rule: Length) -> Value:
@@ -228,7 +215,7 @@ def _list(items: tuple[Any, ...], rule: Length) -> Value:
     def read(given: Any, field: str) -> Any:
         if not isinstance(given, (list, tuple)) or len(given) < low or (high is not None and len(given) > high):
             raise bad(field, given, allowed)
-        return tuple(item.read(each, _named(field, i, each) if records else field) for i, each in enumerate(given))
+        return tuple(item.read(each, _entry(field, i, each) if records else field) for i, each in enumerate(given))
 
     def schema() -> dict[str, Any]:
         least, most = {"minItems": low} if low else {}, {} if high is None else {"maxItems": high}
@@ -237,17 +224,14 @@ def _list(items: tuple[Any, ...], rule: Length) -> Value:
     return Value(read, schema)
 
 
-def _mapping(entry: Any, rule: OneOf | Length | None) -> Value:
-    value, keys = value_of(entry), rule.words if isinstance(rule, OneOf) else None
+def _mapping(entry: Any, rule: OneOf | None) -> Value:
+    value, keys = value_of(entry), None if rule is None else rule.words
 
     def read(given: Any, field: str) -> Any:
-        if keys is not None:
-            given = known_names(tuple(keys), given, field)
-        if not isinstance(given, Mapping):
-            raise bad(field, given, rule.said if isinstance(rule, Length) else "a mapping")
-        if keys is not None and not given:
-            raise bad(field, given, f"at least one of {', '.join(keys)}")
-        return {name: value.read(each, f"{field}.{name}") for name, each in given.items()}
+        known = given if keys is None else known_names(tuple(keys), given, field)
+        if not isinstance(known, Mapping) or (keys is not None and not known):
+            raise bad(field, given, "a mapping" if keys is None else f"at least one of {', '.join(keys)}")
+        return {name: value.read(each, f"{field}.{name}") for name, each in known.items()}
 
     def schema() -> dict[str, Any]:
         if keys is None:
@@ -282,7 +266,7 @@ def _at(field: str, name: str) -> str:
     return f"{field}.{name}" if field else name
 
 
-def _named(field: str, number: int, record: Any) -> str:
+def _entry(field: str, number: int, record: Any) -> str:
     name = record.get("name") if isinstance(record, Mapping) else None
     return f"{field}[{name if isinstance(name, str) else number}]"
 
