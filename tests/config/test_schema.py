@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,6 +140,26 @@ def test_words_of_the_schema_are_exactly_those_that_the_dataclass_takes(cls: Any
     with pytest.raises(ElasticError) as caught:
         cls(**{name: "no such word"})
     assert str(caught.value).partition("one of ")[2].split(", ") == words
+
+
+def _bounds(cls: type) -> Iterator[tuple[str, float, float]]:
+    """Field, a bound of it, and a value beyond that."""
+    for name, schema in schema_of(cls)["properties"].items():
+        own = schema.get("anyOf", [schema])[0]
+        step = 1 if own.get("type") == "integer" else 1e-7
+        for bound, sign in (("minimum", -1), ("maximum", 1)):
+            if bound in own:
+                yield name, own[bound], own[bound] + sign * max(step, step * abs(own[bound]))
+
+
+@pytest.mark.parametrize(("cls", "name", "bound", "beyond"), [(cls, *own) for cls in SECTIONS for own in _bounds(cls)])
+def test_bounds_of_the_schema_are_exactly_those_of_the_dataclass(
+    cls: Any, name: str, bound: float, beyond: float
+) -> None:
+    assert getattr(cls(**{name: bound}), name) == bound
+    for wrong in (beyond, True, str(bound), math.nan):
+        with pytest.raises(ElasticError, match=rf"^[a-z.]+\.{name}: .* is not allowed; "):
+            cls(**{name: wrong})
 
 
 def test_a_term_that_is_registered_is_a_word_of_the_block() -> None:
