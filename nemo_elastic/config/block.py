@@ -27,7 +27,19 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import DEPTH, all_axes, layer_axes, striped_axes
 from nemo_elastic.core.precision import check_blocks
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.io.fields import PATH, Between, Length, Value, as_json, check, known_fields, known_names, read
+from nemo_elastic.io.fields import (
+    PATH,
+    Between,
+    Length,
+    Value,
+    as_json,
+    check,
+    fitting,
+    known_fields,
+    known_names,
+    of_path,
+    read,
+)
 from nemo_elastic.io.outputs import absolute_if_there
 from nemo_elastic.io.read import read_yaml
 
@@ -35,12 +47,6 @@ __all__ = ["EVEN", "HALVING", "ROUTER", "SEARCH", "WAYS", "ElasticConfig"]
 
 #: ways to shapes, beside those of a file
 WAYS = HALVING, ROUTER, SEARCH, EVEN = "halving", "router", "search", "even"
-
-
-def _shapes(given: Any, field: str) -> str:
-    if given in WAYS or (isinstance(given, (str, Path)) and str(given).endswith(".json")):
-        return str(given)
-    raise bad(field, given, f"{', '.join(WAYS)}, or a path to a .json file")
 
 
 def _axes(given: Any, field: str) -> dict[str, AxisConfig]:
@@ -57,7 +63,12 @@ def _axes_schema() -> dict[str, Any]:
 
 _BUDGETS = "a list such as [{name: full}, {name: half, ratio: 0.5}]"
 _AXES = Value(_axes, _axes_schema)
-_SHAPES = Value(_shapes, lambda: {"anyOf": [{"enum": list(WAYS)}, {"type": "string", "pattern": r"\.json$"}]})
+_SHAPES = fitting(
+    lambda shapes: isinstance(shapes, str) and (shapes in WAYS or shapes.endswith(".json")),
+    f"{', '.join(WAYS)}, or a path to a .json file",
+    {"anyOf": [{"enum": list(WAYS)}, {"type": "string", "pattern": r"\.json$"}]},
+    of_path,
+)
 _EACH = "a whole number, at least 1 and at most the members with a positive sampling weight"
 _Weight = Annotated[float, Between(0, 1e9, "a weight of at least 0")]
 

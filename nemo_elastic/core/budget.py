@@ -13,7 +13,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes, striped_axes
 from nemo_elastic.core.limits import ACTIVE, LATENCY, LIMITS, MEMORY, PARAMS, RATIO, Limit
 from nemo_elastic.errors import bad
-from nemo_elastic.io.fields import Between, Length, Value, check, read, schema_of, value_of
+from nemo_elastic.io.fields import Between, Length, Value, check, fitting, read, schema_of, value_of
 
 _Width = Annotated[int, Between(1, said="positive integers")]
 _WIDTHS = value_of(Annotated[tuple[_Width, ...], Length(1, said="a list of widths in descending order")])
@@ -29,14 +29,12 @@ def _descending(given: Any, field: str) -> tuple[int, ...]:
 _CHOICES = Value(_descending, lambda: _WIDTHS.schema() | {"uniqueItems": True})
 
 
-def member_name(name: Any, field: str) -> str:
-    """A name that a member may have: it becomes part of file names, and leaves no way to name a path."""
-    if not isinstance(name, str) or len(name) > 100 or not name.replace(".", "").replace("-", "").isalnum():
-        raise bad(field, name, "letters, digits, dots and dashes, at most 100")
-    return name
-
-
-_NAME = Value(member_name, lambda: {"type": "string", "maxLength": 100})
+#: a name that a member may have: it becomes part of file names, and leaves no way to name a path
+NAME = fitting(
+    lambda name: isinstance(name, str) and len(name) <= 100 and name.replace(".", "").replace("-", "").isalnum(),
+    "letters, digits, dots and dashes, at most 100",
+    {"type": "string", "maxLength": 100},
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Budget:
             prefill (up to the first) or request (a whole answer). The family keeps the table with it.
     """
 
-    name: Annotated[str, _NAME]
+    name: Annotated[str, NAME]
     params: Annotated[float, PARAMS.given] | None = None
     active_params: Annotated[float, ACTIVE.given] | None = None
     ratio: Annotated[float, RATIO.given] | None = None
@@ -63,7 +61,7 @@ class Budget:
     latency: Annotated[Mapping[str, Any], LATENCY.given] | None = None
 
     def __post_init__(self) -> None:
-        check(self, f"elastic.budgets[{member_name(self.name, 'elastic.budgets.name')}]")
+        check(self, f"elastic.budgets[{NAME.read(self.name, 'elastic.budgets.name')}]")
 
     def _where(self, field: str) -> str:
         return f"elastic.budgets[{self.name}].{field}"

@@ -9,7 +9,6 @@ the largest shape within it, and the smallest member meets every limit that any 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.latency import DECODE, PHASES, REQUEST, LatencyTable
 from nemo_elastic.errors import bad
 from nemo_elastic.io.fields import Between, OneOf, Value, kept, value_of
-from nemo_elastic.io.values import UNITS, human_bytes, number, parse_count, parse_float, parse_size, three_digits
+from nemo_elastic.io.values import UNITS, human_bytes, parse_count, parse_float, parse_size, three_digits
 
 __all__ = ["LATENCY", "LIMITS", "RATIO", "Limit", "LimitKind", "figure"]
 
@@ -184,12 +183,11 @@ def _latency_parse(option: str, text: str) -> dict[str, Any]:
 
 PARAMS = _count("params", parameters, "parameters")
 ACTIVE = _count("active_params", active_parameters, "active parameters")
+_RATIO = value_of(Annotated[float, Between(1e-6, 1, "a share of the parent's parameters in (0, 1]")])
 RATIO = LimitKind(
     "ratio",
-    value_of(Annotated[float, Between(1e-6, 1, "a share of the parent's parameters in (0, 1]")]),
-    lambda option, text, _: number(
-        option, parse_float(text), math.ulp(0.0), 1, "a share of the parent's parameters, above 0 and at most 1"
-    ),
+    _RATIO,
+    lambda option, text, _: _RATIO.read(parse_float(text), option),
     lambda parent, member, _: parameters(parent, member),
     lambda value, whole: value * whole,
     lambda value, _: value,

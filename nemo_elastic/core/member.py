@@ -9,15 +9,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nemo_elastic.core.budget import Budget, member_name
+from nemo_elastic.core.budget import NAME, Budget
 from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, exact_bytes, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.limits import Limit
 from nemo_elastic.errors import bad
-from nemo_elastic.io.fields import Value, read
+from nemo_elastic.io.fields import fitting, read
 
-_DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256, as `Ranking.digest` gives it
+#: SHA-256, as `Ranking.digest` gives it
+DIGEST = fitting(
+    lambda digest: digest is None or (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)),
+    "a digest of 64 hexadecimal digits or null",
+    {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Member:
 
 def check_name(where: str, name: Any) -> str:
     """Give `name` if a member may have it: the rule of the `elastic:` block, which leaves no way to name a path."""
-    return member_name(name, where)
+    return NAME.read(name, where)
 
 
 def check_digest(where: str, digest: Any) -> str | None:
@@ -49,12 +54,7 @@ def check_digest(where: str, digest: Any) -> str | None:
     Raises:
         ElasticError: It is something else.
     """
-    if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
-        raise bad(where, digest, "a digest of 64 hexadecimal digits or null")
-    return digest
-
-
-DIGEST = Value(lambda given, field: check_digest(field, given))
+    return DIGEST.read(digest, where)
 
 
 def why_not_nested(small: Subnet, large: Subnet) -> str | None:

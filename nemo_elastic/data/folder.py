@@ -59,7 +59,8 @@ DATA = Output(
 
 
 _T = TypeVar("_T")
-_Text, _Count = Annotated[str, TEXT], Annotated[int, Between(0)]
+_Text = Annotated[str, TEXT]
+_Count = Annotated[int, Between(0)]
 
 
 def read_manifest(cls: type[_T], folder: Path, name: str, version: int) -> _T:

@@ -147,7 +147,7 @@ def value_of(hint: Any, null: bool = False) -> Value:
 
 
 def fitting(
-    fits: Callable[[Any], bool], allowed: str, schema: dict[str, Any], keep: Callable[[Any], Any] = lambda given: given
+    fits: Callable[[Any], Any], allowed: str, schema: dict[str, Any], keep: Callable[[Any], Any] = lambda given: given
 ) -> Value:
     """A value that fits once it is as the field keeps it; the error line says what is allowed."""
 
@@ -168,10 +168,15 @@ _PLAIN = {
     Path: fitting(lambda given: isinstance(given, Path), "a path", _TEXT),
 }
 TEXT = fitting(lambda given: isinstance(given, str) and given != "", "a text that is not empty", _TEXT)
+
+
+def of_path(given: Any) -> Any:
+    """A path as its text."""
+    return str(given) if isinstance(given, Path) else given
+
+
 #: a path, kept as a text
-PATH = fitting(
-    lambda own: isinstance(own, str), "a path", _TEXT, lambda given: str(given) if isinstance(given, Path) else given
-)
+PATH = fitting(lambda own: isinstance(own, str), "a path", _TEXT, of_path)
 
 
 def _optional(value: Value) -> Value:
