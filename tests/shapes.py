@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.family import Parent
@@ -51,6 +52,13 @@ def having(axis: str) -> Parent:
     return next(parent for parent in (PARENT, GROUPS, LATENT) if axis in parent.axes)
 
 
+#: losses by the words of tests and tables -> `elastic.distill`
+LOSSES: dict[str, dict[str, Any]] = {
+    "frozen": {},
+    "frozen_ce": {"terms": {"kl": 1, "ce": 0.5}},
+    "ce": {"teacher": "none"},
+    "trainable": {"teacher": "self"},
+}
 #: Nemotron-3 Nano 30B-A3B
 NANO_30B = preset("nemotron-3-nano-30b-a3b")
 #: tests/plan/test_presets.py holds these against NeMo's classes, and that against Megatron-Bridge's recipe

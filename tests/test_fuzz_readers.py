@@ -60,7 +60,7 @@ BLOCK = {
     "search": {"candidates": 6, "tokens": 256},
     "halving": {"cuts": [0.1, 0.5]},
     "router": {"hidden": 8, "tau": [1.0, 0.1], "gate": "hard", "freeze_at": 0.5},
-    "distill": {"mode": "frozen_ce", "alpha": 0.5},
+    "distill": {"terms": {"kl": 1, "ce": 0.5}},
     "sampling": {"big": 1, "half": 2.5},
     "seed": 3,
 }

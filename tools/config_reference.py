@@ -9,38 +9,54 @@ docstring's, so that is the place to change it.
 from __future__ import annotations
 
 import json
-import types
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-from nemo_elastic.config.block import WAYS
-from nemo_elastic.config.schema import REQUIRED, SECTIONS, WORDS, attributes, default_of, summary
+from nemo_elastic.config.block import WAYS, ElasticConfig
+from nemo_elastic.config.sections import (
+    DataConfig,
+    DistillConfig,
+    HalvingConfig,
+    ImportanceConfig,
+    NonfiniteConfig,
+    RouterConfig,
+    SearchConfig,
+)
+from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.kinds.registry import all_axes, per_layer_axes
+from nemo_elastic.core.limits import LatencyLimit, MemoryLimit
+from nemo_elastic.io.fields import attributes, default_of, schema_of, summary
 
 ROOT = Path(__file__).parents[1]
-#: class -> where it stands in the block
-PLACES = {
-    "ElasticConfig": "elastic",
-    "Budget": "elastic.budgets[]",
-    "MemorySpec": "elastic.budgets[].memory",
-    "AxisConfig": "elastic.axes.NAME",
-    "ImportanceConfig": "elastic.importance",
-    "SearchConfig": "elastic.search",
-    "HalvingConfig": "elastic.halving",
-    "RouterConfig": "elastic.router",
-    "DistillConfig": "elastic.distill",
-    "DataConfig": "elastic.data",
-    "NonfiniteConfig": "elastic.nonfinite",
+#: class -> where it stands in the block, in the order of the page
+PLACES: dict[type, str] = {
+    ElasticConfig: "elastic",
+    Budget: "elastic.budgets[]",
+    MemoryLimit: "elastic.budgets[].memory",
+    LatencyLimit: "elastic.budgets[].latency",
+    AxisConfig: "elastic.axes.NAME",
+    ImportanceConfig: "elastic.importance",
+    SearchConfig: "elastic.search",
+    HalvingConfig: "elastic.halving",
+    RouterConfig: "elastic.router",
+    DistillConfig: "elastic.distill",
+    DataConfig: "elastic.data",
+    NonfiniteConfig: "elastic.nonfinite",
 }
-#: what annotations do not tell
-MAPPINGS = {
-    "axes": "mapping of [`elastic.axes.NAME`](#elasticaxesname)",
-    "memory": "[`elastic.budgets[].memory`](#elasticbudgetsmemory) or null",
-    "sampling": "mapping of numbers",
+
+
+def _link(place: str) -> str:
+    return f"[`{place}`](#{''.join(c for c in place.lower() if c.isalnum())})"
+
+
+LINKS = {summary(cls): _link(place) for cls, place in PLACES.items()}
+#: what a schema does not tell
+TYPES = {
+    "axes": f"mapping of {LINKS[summary(AxisConfig)]}",
     "shapes": f"{', '.join(f'`{way}`' for way in WAYS)} or a path",
-    "terms": "mapping of numbers or null",
+    "table": "a path",
 }
 
 
@@ -51,10 +67,9 @@ def listed(names: Iterable[str]) -> str:
 
 
 NOTES = {
-    "MemorySpec": "Beside these it has `size`, which must be given: the limit, in bytes or as text such as `18GiB`.",
-    "AxisConfig": f"NAME is one of {listed(all_axes())}. A list stands for its `choices`: descending, absolute, the "
+    AxisConfig: f"NAME is one of {listed(all_axes())}. A list stands for its `choices`: descending, absolute, the "
     f"parent's own width first. `per_layer` is for {listed(per_layer_axes())}.",
-    "NonfiniteConfig": "fp16 is left to its loss scale, which finds infinities by itself.",
+    NonfiniteConfig: "fp16 is left to its loss scale, which finds infinities by itself.",
 }
 HEAD = """\
 # The `elastic:` block
@@ -85,14 +100,14 @@ def main() -> None:
 def page() -> str:
     """The whole page, as Markdown."""
     lines = [HEAD.format(example=(ROOT / "conf" / "elastic_12b.yaml").read_text(encoding="utf-8"))]
-    for cls in SECTIONS:
-        lines += [f"## `{PLACES[cls.__name__]}`", "", _sentence(summary(cls)), ""]
-        if cls.__name__ in NOTES:
-            lines += [NOTES[cls.__name__], ""]
+    for cls, place in PLACES.items():
+        lines += [f"## `{place}`", "", _sentence(summary(cls)), ""]
+        if cls in NOTES:
+            lines += [NOTES[cls], ""]
         lines += ["| Field | Type | Default | Meaning |", "| --- | --- | --- | --- |"]
-        hints, words = get_type_hints(cls), attributes(cls)
+        schemas, words = schema_of(cls)["properties"], attributes(cls)
         for f in fields(cls):
-            cells = (f"`{f.name}`", _type(cls, f.name, hints[f.name]), _default(cls, f), words[f.name])
+            cells = (f"`{f.name}`", TYPES.get(f.name) or _type(schemas[f.name], f.name), _default(f), words[f.name])
             lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -104,37 +119,27 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", ":")) else text + "."
 
 
-def _type(cls: type, name: str, hint: Any) -> str:
-    """A field's type as the YAML has it."""
-    if (cls, name) in WORDS:
-        null = " or null" if type(None) in get_args(hint) else ""
-        return ", ".join(f"`{w}`" for w in WORDS[cls, name]) + null
-    if name in MAPPINGS:
-        return MAPPINGS[name]
-    return _word(hint)
+def _type(schema: dict[str, Any], name: str = "") -> str:
+    """What a schema takes, as the YAML has it."""
+    if "anyOf" in schema:
+        return " or ".join(_type(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{word}`" for word in schema["enum"])
+    plain = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
+    if schema["type"] in plain:
+        return plain[schema["type"]]
+    if schema["type"] == "array":
+        item, count = _type(schema["items"]), schema.get("minItems")
+        items = {"integer": "integers", "number": "numbers"}.get(item, item)
+        return f"list of {count} {items}" if count and count == schema.get("maxItems") else f"list of {items}"
+    own = f"elastic.{name}"
+    named = _link(own) if own in PLACES.values() else "mapping of numbers"
+    return LINKS.get(schema.get("description", ""), named)
 
 
-def _word(hint: Any) -> str:
-    plain = {int: "integer", float: "number", str: "text", bool: "true or false"}
-    if hint in plain:
-        return plain[hint]
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join("null" if a is type(None) else _word(a) for a in get_args(hint))
-    if get_origin(hint) is tuple:
-        item, *rest = get_args(hint)
-        listed = {"integer": "integers", "number": "numbers"}.get(_word(item), _word(item))
-        return f"list of {listed}" if rest == [Ellipsis] else f"list of {1 + len(rest)} {listed}"
-    place = PLACES.get(getattr(hint, "__name__", ""))
-    return f"[`{place}`](#{_anchor(place)})" if place else "mapping"
-
-
-def _anchor(place: str) -> str:
-    return "".join(c for c in place.lower() if c.isalnum() or c in "-_")
-
-
-def _default(cls: type, field: Field) -> str:
+def _default(field: Field) -> str:
     value = default_of(field)
-    if value is MISSING or (cls, field.name) in REQUIRED:
+    if value is MISSING:
         return "must be given"
     if isinstance(value, dict) and value:
         return "its defaults"

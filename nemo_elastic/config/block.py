@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from nemo_elastic.config.sections import (
     DataConfig,
@@ -23,12 +23,24 @@ from nemo_elastic.config.sections import (
     SearchConfig,
 )
 from nemo_elastic.core.budget import AxisConfig, Budget
-from nemo_elastic.core.family import Parent, known_fields, known_names
+from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import DEPTH, all_axes, layer_axes, striped_axes
 from nemo_elastic.core.precision import check_blocks
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.fields import (
+    PATH,
+    Between,
+    Length,
+    Value,
+    as_json,
+    check,
+    fitting,
+    known_fields,
+    known_names,
+    of_path,
+    read,
+)
 from nemo_elastic.io.read import read_yaml
-from nemo_elastic.io.values import integer, keep_plain, number
 from nemo_elastic.io.write import absolute_if_there
 
 __all__ = ["EVEN", "HALVING", "ROUTER", "SEARCH", "WAYS", "ElasticConfig"]
@@ -36,15 +48,29 @@ __all__ = ["EVEN", "HALVING", "ROUTER", "SEARCH", "WAYS", "ElasticConfig"]
 #: ways to shapes, beside those of a file
 WAYS = HALVING, ROUTER, SEARCH, EVEN = "halving", "router", "search", "even"
 
-_SECTIONS = {
-    "importance": ImportanceConfig,
-    "search": SearchConfig,
-    "halving": HalvingConfig,
-    "router": RouterConfig,
-    "distill": DistillConfig,
-    "data": DataConfig,
-    "nonfinite": NonfiniteConfig,
-}
+
+def _axes(given: Any, field: str) -> dict[str, AxisConfig]:
+    known = known_names(all_axes(), given, field)
+    if not known:
+        raise bad(field, known, f"at least one of {', '.join(all_axes())} with its choices")
+    return {name: AxisConfig.read(name, axis, f"{field}.{name}") for name, axis in known.items()}
+
+
+def _axes_schema() -> dict[str, Any]:
+    axes = {axis: AxisConfig.schema(axis) for axis in all_axes()}
+    return {"type": "object", "properties": axes, "additionalProperties": False, "minProperties": 1}
+
+
+_BUDGETS = "a list such as [{name: full}, {name: half, ratio: 0.5}]"
+_AXES = Value(_axes, _axes_schema)
+_SHAPES = fitting(
+    lambda shapes: isinstance(shapes, str) and (shapes in WAYS or shapes.endswith(".json")),
+    f"{', '.join(WAYS)}, or a path to a .json file",
+    {"anyOf": [{"enum": list(WAYS)}, {"type": "string", "pattern": r"\.json$"}]},
+    of_path,
+)
+_EACH = "a whole number, at least 1 and at most the members with a positive sampling weight"
+_Weight = Annotated[float, Between(0, 1e9, "a weight of at least 0")]
 
 
 @dataclass(frozen=True)
@@ -75,23 +101,41 @@ class ElasticConfig:
             module's.
     """
 
-    budgets: tuple[Budget, ...] = ()
-    axes: Mapping[str, AxisConfig] = field(default_factory=dict)
-    ranking: str | None = None
+    budgets: Annotated[tuple[Budget, ...], Length(said=_BUDGETS)]
+    axes: Annotated[Mapping[str, AxisConfig], _AXES]
+    ranking: Annotated[str, PATH] | None = None
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
-    shapes: str = HALVING
+    shapes: Annotated[str, _SHAPES] = HALVING
     search: SearchConfig = field(default_factory=SearchConfig)
     halving: HalvingConfig = field(default_factory=HalvingConfig)
     router: RouterConfig | None = None
     distill: DistillConfig = field(default_factory=DistillConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    sampling: Mapping[str, float] = field(default_factory=dict)
-    budgets_per_batch: int = 1
+    sampling: Mapping[str, _Weight] = field(default_factory=dict)
+    budgets_per_batch: Annotated[int, Between(1, said=_EACH)] = 1
     nonfinite: NonfiniteConfig = field(default_factory=NonfiniteConfig)
-    seed: int = 0
+    seed: Annotated[int, Between(0, 2**32 - 1, "an integer from 0 to 4294967295")] = 0
 
     def __post_init__(self) -> None:
-        keep_plain(self)
+        check(self, "elastic")
+        self._check_budgets()
+        if self.shapes == ROUTER and self.router is None:
+            object.__setattr__(self, "router", RouterConfig())
+        if self.shapes != ROUTER and self.router is not None:
+            raise bad("elastic.shapes", self.shapes, "router, where there is a section `router`")
+        names = [b.name for b in self.budgets]
+        for name in self.sampling:
+            if name not in names:
+                raise bad("elastic.sampling", name, f"names of budgets: {', '.join(names)}")
+        if self.sampling and not sum(self.sampling.values()) > 0:
+            raise bad("elastic.sampling", self.sampling, "at least one positive weight")
+        sampled = sum(w > 0 for w in self.weights())
+        if self.budgets_per_batch > sampled:
+            allowed = f"from 1 to {sampled}: that many members have a positive sampling weight"
+            raise bad("elastic.budgets_per_batch", self.budgets_per_batch, allowed)
+
+    def _check_budgets(self) -> None:
+        """Raise for names and an order that budgets cannot have; the parent is put before them where it is missing."""
         names = [b.name for b in self.budgets]
         for n in names:
             if names.count(n) > 1:
@@ -105,57 +149,15 @@ class ElasticConfig:
             object.__setattr__(self, "budgets", (Budget("full"), *self.budgets))
         if len(self.budgets) < 2:
             raise bad("elastic.budgets", names, "at least one budget below the parent, e.g. {name: small, ratio: 0.5}")
-        if not self.axes:
-            raise bad("elastic.axes", dict(self.axes), f"at least one of {', '.join(all_axes())} with its choices")
-        for name in self.axes:
-            if name not in all_axes():
-                raise bad("elastic.axes", name, f"one of {', '.join(all_axes())}")
-        if not isinstance(self.shapes, str) or not (self.shapes in WAYS or self.shapes.endswith(".json")):
-            raise bad("elastic.shapes", self.shapes, f"{', '.join(WAYS)}, or a path to a .json file")
-        if self.shapes == ROUTER and self.router is None:
-            object.__setattr__(self, "router", RouterConfig())
-        if self.shapes != ROUTER and self.router is not None:
-            raise bad("elastic.shapes", self.shapes, "router, where there is a section `router`")
-        for name, w in self.sampling.items():
-            if name not in [b.name for b in self.budgets]:
-                raise bad("elastic.sampling", name, f"names of budgets: {', '.join(b.name for b in self.budgets)}")
-            number(f"elastic.sampling.{name}", w, 0, 1e9, "a weight of at least 0")
-        if self.sampling and not sum(self.sampling.values()) > 0:
-            raise bad("elastic.sampling", dict(self.sampling), "at least one positive weight")
-        sampled = sum(w > 0 for w in self.weights())
-        allowed = f"from 1 to {sampled}: that many members have a positive sampling weight"
-        integer("elastic.budgets_per_batch", self.budgets_per_batch, 1, allowed, sampled)
-        integer("elastic.seed", self.seed, 0, "an integer from 0 to 4294967295", 2**32 - 1)
 
     @classmethod
     def from_dict(cls, data: Any) -> ElasticConfig:
         """Read a block (a mapping as YAML or JSON gives it); unknown fields are errors with the nearest name."""
-        known = known_fields(cls, data, "elastic")
-        budgets = known.get("budgets", ())
-        if not isinstance(budgets, (list, tuple)):
-            raise bad("elastic.budgets", budgets, "a list such as [{name: full}, {name: half, ratio: 0.5}]")
-        known["budgets"] = tuple(
-            Budget(**known_fields(Budget, b, f"elastic.budgets[{i}]")) for i, b in enumerate(budgets)
-        )
-        axes = known.get("axes", {})
-        if not isinstance(axes, Mapping):
-            raise bad("elastic.axes", axes, "a mapping axis -> choices")
-        known_names(all_axes(), axes, "elastic.axes")
-        known["axes"] = {n: AxisConfig.read(n, a) for n, a in axes.items()}
-        for name, section in _SECTIONS.items():
-            if known.get(name) is not None:
-                known[name] = section(**known_fields(section, known[name], f"elastic.{name}"))
-        for name in ("data", "distill", "halving", "importance", "nonfinite", "search"):
-            if known.get(name, True) is None:
-                raise bad(f"elastic.{name}", None, "a mapping; leave it out for the defaults")
-        if known.get("ranking") is not None and not isinstance(known["ranking"], (str, Path)):
-            raise bad("elastic.ranking", known["ranking"], "a path or null")
-        known |= {name: str(known[name]) for name in ("ranking", "shapes") if isinstance(known.get(name), Path)}
-        sampling = known.get("sampling", {})
-        if not isinstance(sampling, Mapping):
-            raise bad("elastic.sampling", sampling, "a mapping budget name -> weight")
-        known["sampling"] = dict(sampling)
-        return cls(**known)
+        if isinstance(data, Mapping) and isinstance(distill := data.get("distill"), Mapping):
+            # checkpoints may hold two fields of before, always null
+            kept = {k: v for k, v in distill.items() if v is not None or k not in ("mode", "alpha")}
+            data = {**data, "distill": kept}
+        return read(cls, data, "elastic")
 
     @classmethod
     def of(cls, block: ElasticConfig | Mapping[str, Any] | str | Path) -> ElasticConfig:
@@ -177,19 +179,11 @@ class ElasticConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-only values that `from_dict` reads back to an equal block."""
-        out = asdict(self)
+        out = as_json(asdict(self))
         out["budgets"] = [{k: v for k, v in b.items() if v is not None} for b in out["budgets"]]
-        out["axes"] = {
-            n: {"choices": list(a["choices"]), "per_layer": a["per_layer"]}
-            | ({"stripes": a["stripes"]} if a["stripes"] else {})
-            | ({"keep_attention": a["keep_attention"]} if a["keep_attention"] is not None else {})
-            for n, a in out["axes"].items()
-        }
+        out["axes"] = {n: {k: v for k, v in a.items() if v is not None} for n, a in out["axes"].items()}
         if self.data == DataConfig():  # blocks of before there was the section say nothing of it
             del out["data"]
-        out["halving"]["cuts"] = list(out["halving"]["cuts"])
-        if out["router"]:
-            out["router"] |= {k: list(out["router"][k]) for k in ("tau", "scale")}
         return out
 
     @property

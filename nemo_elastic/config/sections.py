@@ -6,24 +6,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from nemo_elastic.config.losses import TERMS
 from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.errors import bad
-from nemo_elastic.io.values import integer, keep_plain, number
+from nemo_elastic.io.fields import Between, Length, OneOf, check
 
+#: how neurons, all widths, experts and layers are ranked
+FFN, AGGREGATIONS, EXPERTS = ("activation", "first"), ("l2_mean", "mean"), ("mean", "l2")
+DEPTH_SCORES = ("mse", "cosine")
 GATES = ("soft", "hard")
 TEACHERS = ("frozen", "self", "none")
-#: words of version 0.1 -> teacher, and terms with their weights (None: `alpha`)
-DISTILL_MODES: dict[str, tuple[str, dict[str, float | None]]] = {
-    "frozen": ("frozen", {"kl": 1.0}),
-    "frozen_ce": ("frozen", {"kl": 1.0, "ce": None}),
-    "ce": ("none", {"ce": 1.0}),
-    "trainable": ("self", {"kl": 1.0}),
-}
+TEACHER_PRECISIONS = ("bf16", "fp8", "int8")
 NONFINITE = ("stop", "skip")
 JOINED, APART = "joined", "apart"
-TEACHER_PRECISIONS = ("bf16", "fp8", "int8")
+
+_AtLeastOne = Annotated[int, Between(1)]
+_CUTS = "one to three rising shares of stage 1 between 0 and 1"
+_Cut = Annotated[float, Between(0, 1, _CUTS)]
+_PAIR = "two numbers: at the start and at freeze_at"
+_Positive = Annotated[float, Between(1e-6, 1e6, "positive numbers")]
+_Pair = Annotated[tuple[_Positive, _Positive], Length(said=_PAIR)]
+_Weight = Annotated[float, Between(0, 1e3, "a weight of at least 0")]
 
 
 @dataclass(frozen=True)
@@ -42,21 +47,15 @@ class ImportanceConfig:
             together; rounded up, so that each rank measures as many.
     """
 
-    samples: int = 1024
-    ffn: str = "activation"
-    aggregation: str = "l2_mean"
-    experts: str = "mean"
-    depth: str = "mse"
-    depth_samples: int = 8
+    samples: _AtLeastOne = 1024
+    ffn: Annotated[str, OneOf(FFN)] = "activation"
+    aggregation: Annotated[str, OneOf(AGGREGATIONS)] = "l2_mean"
+    experts: Annotated[str, OneOf(EXPERTS)] = "mean"
+    depth: Annotated[str, OneOf(DEPTH_SCORES)] = "mse"
+    depth_samples: _AtLeastOne = 8
 
     def __post_init__(self) -> None:
-        keep_plain(self)
-        integer("elastic.importance.samples", self.samples, 1, "at least 1")
-        integer("elastic.importance.depth_samples", self.depth_samples, 1, "at least 1")
-        for name, allowed in (("ffn", ("activation", "first")), ("aggregation", ("l2_mean", "mean")),
-                              ("experts", ("mean", "l2")), ("depth", ("mse", "cosine"))):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                raise bad(f"elastic.importance.{name}", getattr(self, name), f"one of {', '.join(allowed)}")
+        check(self, "elastic.importance")
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,12 @@ class SearchConfig:
             number of experts.
     """
 
-    candidates: int = 256
-    tokens: int = 65536
-    keep: int = 4
+    candidates: _AtLeastOne = 256
+    tokens: _AtLeastOne = 65536
+    keep: Annotated[int, Between(1, 8, "from 1 to 8: few that differ, not many alike")] = 4
 
     def __post_init__(self) -> None:
-        keep_plain(self)
-        integer("elastic.search.candidates", self.candidates, 1, "at least 1")
-        integer("elastic.search.tokens", self.tokens, 1, "at least 1")
-        integer("elastic.search.keep", self.keep, 1, "from 1 to 8: few that differ, not many alike", 8)
+        check(self, "elastic.search")
 
 
 @dataclass(frozen=True)
@@ -94,20 +90,13 @@ class HalvingConfig:
             data-parallel ranks together; all where there are fewer.
     """
 
-    cuts: tuple[float, ...] = (0.12, 0.25)
-    tokens: int = 65536
+    cuts: Annotated[tuple[_Cut, ...], Length(1, 3, _CUTS)] = (0.12, 0.25)
+    tokens: _AtLeastOne = 65536
 
     def __post_init__(self) -> None:
-        keep_plain(self)
-        allowed = "one to three rising shares of stage 1 between 0 and 1"
-        if not isinstance(self.cuts, (list, tuple)) or not 1 <= len(self.cuts) <= 3:
-            raise bad("elastic.halving.cuts", self.cuts, allowed)
-        for before, cut in zip((0.0, *self.cuts), self.cuts, strict=False):
-            number("elastic.halving.cuts", cut, 0, 1, allowed)
-            if cut < before:
-                raise bad("elastic.halving.cuts", list(self.cuts), allowed)
-        object.__setattr__(self, "cuts", tuple(self.cuts))
-        integer("elastic.halving.tokens", self.tokens, 1, "at least 1")
+        check(self, "elastic.halving")
+        if list(self.cuts) != sorted(self.cuts):
+            raise bad("elastic.halving.cuts", list(self.cuts), _CUTS)
 
     def steps(self, steps: int) -> list[int]:
         """The step of each cut in a stage 1 of so many: how many are done when it is made."""
@@ -132,31 +121,17 @@ class RouterConfig:
             every step of a smaller budget runs the whole model under masks.
     """
 
-    hidden: int = 256
-    lr: float = 1e-2
-    tau: tuple[float, float] = (1.0, 0.05)
-    scale: tuple[float, float] = (1.0, 10.0)
-    init_std: float = 0.1
-    loss_weight: float = 1.0
-    gate: str = "soft"
-    freeze_at: float = 1.0
+    hidden: _AtLeastOne = 256
+    lr: Annotated[float, Between(0, 10, "a learning rate from 0 to 10")] = 1e-2
+    tau: _Pair = (1.0, 0.05)
+    scale: _Pair = (1.0, 10.0)
+    init_std: Annotated[float, Between(0, 10)] = 0.1
+    loss_weight: Annotated[float, Between(0, 1e6)] = 1.0
+    gate: Annotated[str, OneOf(GATES)] = "soft"
+    freeze_at: Annotated[float, Between(0, 1, "a fraction of stage 1 from 0 to 1")] = 1.0
 
     def __post_init__(self) -> None:
-        keep_plain(self)
-        integer("elastic.router.hidden", self.hidden, 1, "at least 1")
-        number("elastic.router.lr", self.lr, 0, 10, "a learning rate from 0 to 10")
-        for name in ("tau", "scale"):
-            pair = getattr(self, name)
-            if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-                raise bad(f"elastic.router.{name}", pair, "two numbers: at the start and at freeze_at")
-            for v in pair:
-                number(f"elastic.router.{name}", v, 1e-6, 1e6, "positive numbers")
-            object.__setattr__(self, name, tuple(pair))
-        number("elastic.router.init_std", self.init_std, 0, 10, "from 0 to 10")
-        number("elastic.router.loss_weight", self.loss_weight, 0, 1e6, "at least 0")
-        if self.gate not in GATES:
-            raise bad("elastic.router.gate", self.gate, f"one of {', '.join(GATES)}")
-        number("elastic.router.freeze_at", self.freeze_at, 0, 1, "a fraction of stage 1 from 0 to 1")
+        check(self, "elastic.router")
 
     def freeze_step(self, stage_steps: int) -> int:
         """First step of a stage 1 of `stage_steps` that runs on frozen shapes."""
@@ -184,74 +159,33 @@ class DistillConfig:
             gradients pass as if nothing was rounded. Weights only: activations keep their precision, and so do the
             frozen teacher, all other weights, attention, and a Mamba layer right before one. Checkpoints and exports
             keep all digits. For stages 2 and 3: stage 1 ranks and learns shapes at full precision.
-        mode: a word of version 0.1 for teacher and terms, in place of both: frozen is kl from the frozen teacher,
-            frozen_ce that with alpha x ce, ce is ce without a teacher, trainable is kl from self.
-        alpha: weight of ce in the mode frozen_ce; 0.5 unless given.
     """
 
-    teacher: str | None = None
-    terms: Mapping[str, float] | None = None
-    temperature: float = 1.0
-    top_k: int | None = None
-    chunk_tokens: int = 512
-    teacher_precision: str | None = None
-    quantize: str | None = None
-    mode: str | None = None
-    alpha: float | None = None
+    teacher: Annotated[str, OneOf(TEACHERS)] | None = None
+    terms: Annotated[Mapping[str, _Weight], OneOf(TERMS)] | None = None
+    temperature: Annotated[float, Between(1e-3, 1e3, "a positive number")] = 1.0
+    top_k: Annotated[int, Between(1, said="at least 1, or null for the whole vocabulary")] | None = None
+    chunk_tokens: _AtLeastOne = 512
+    teacher_precision: Annotated[str, OneOf(TEACHER_PRECISIONS)] | None = None
+    quantize: Annotated[str, OneOf(SCHEMES)] | None = None
 
     def __post_init__(self) -> None:
-        keep_plain(self)
-        self._read_mode()
-        if self.teacher not in TEACHERS:
-            raise bad("elastic.distill.teacher", self.teacher, f"one of {', '.join(TEACHERS)}")
-        self._check_terms()
-        precision = self.teacher_precision
-        if precision is not None and precision not in TEACHER_PRECISIONS:
-            allowed = f"null or one of {', '.join(TEACHER_PRECISIONS)}"
-            raise bad("elastic.distill.teacher_precision", precision, allowed)
-        if precision is not None and self.teacher != "frozen":
-            allowed = f"null: distill.teacher is {self.teacher}, not frozen"
-            raise bad("elastic.distill.teacher_precision", precision, allowed)
-        if self.quantize is not None and self.quantize not in SCHEMES:
-            raise bad("elastic.distill.quantize", self.quantize, f"null or one of {', '.join(SCHEMES)}")
-        number("elastic.distill.temperature", self.temperature, 1e-3, 1e3, "a positive number")
-        if self.top_k is not None:
-            integer("elastic.distill.top_k", self.top_k, 1, "at least 1, or null for the whole vocabulary")
-        integer("elastic.distill.chunk_tokens", self.chunk_tokens, 1, "at least 1")
-
-    def _read_mode(self) -> None:
-        """Teacher and terms, of the mode where one is given; neither it nor its alpha is kept beside them."""
-        mode, alpha = self.mode, self.alpha
-        if mode is not None:
-            if mode not in tuple(DISTILL_MODES):
-                raise bad("elastic.distill.mode", mode, f"one of {', '.join(DISTILL_MODES)}")
-            if self.teacher is not None or self.terms is not None:
-                raise bad("elastic.distill.mode", mode, "left out where teacher or terms are given")
-            weight = 0.5 if alpha is None else number("elastic.distill.alpha", alpha, 0, 1e3, "at least 0")
-            teacher, terms = DISTILL_MODES[mode]
-            object.__setattr__(self, "teacher", teacher)
-            object.__setattr__(self, "terms", {n: weight if w is None else w for n, w in terms.items()})
-        elif alpha is not None:
-            raise bad("elastic.distill.alpha", alpha, "the mode frozen_ce alone; else terms: {kl: 1, ce: 0.5}")
-        object.__setattr__(self, "mode", None)
-        object.__setattr__(self, "alpha", None)
+        check(self, "elastic.distill")
         if self.teacher is None:
             object.__setattr__(self, "teacher", "frozen")
         if self.terms is None:
             object.__setattr__(self, "terms", {"ce": 1.0} if self.teacher == "none" else {"kl": 1.0})
+        self._check_teacher()
+        if self.teacher_precision is not None and self.teacher != "frozen":
+            allowed = f"null: distill.teacher is {self.teacher}, not frozen"
+            raise bad("elastic.distill.teacher_precision", self.teacher_precision, allowed)
 
-    def _check_terms(self) -> None:
-        terms = self.terms
-        if not isinstance(terms, Mapping) or not terms:
-            raise bad("elastic.distill.terms", terms, "a mapping term -> weight, e.g. {kl: 1, ce: 0.5}")
-        for name, weight in terms.items():
-            if name not in TERMS:
-                raise bad("elastic.distill.terms", name, f"one of {', '.join(TERMS)}")
-            number(f"elastic.distill.terms.{name}", weight, 0, 1e3, "a weight of at least 0")
-        object.__setattr__(self, "terms", dict(terms))
-        used = [name for name, weight in terms.items() if weight > 0]
+    def _check_teacher(self) -> None:
+        """Raise where no term counts, or the terms that do need another teacher."""
+        assert self.terms is not None
+        used = [name for name, weight in self.terms.items() if weight > 0]
         if not used:
-            raise bad("elastic.distill.terms", dict(terms), "at least one weight above 0")
+            raise bad("elastic.distill.terms", self.terms, "at least one weight above 0, e.g. {kl: 1, ce: 0.5}")
         compares = [name for name in used if TERMS[name].teacher]
         if compares and self.teacher == "none":
             allowed = f"frozen or self: the term {compares[0]} compares with a teacher"
@@ -282,12 +216,10 @@ class DataConfig:
             pretraining data is joined, as Megatron reads it.
     """
 
-    documents: str | None = None
+    documents: Annotated[str, OneOf((JOINED, APART))] | None = None
 
     def __post_init__(self) -> None:
-        keep_plain(self)
-        if self.documents not in (None, JOINED, APART):
-            raise bad("elastic.data.documents", self.documents, f"one of {JOINED}, {APART}")
+        check(self, "elastic.data")
 
 
 @dataclass(frozen=True)
@@ -300,11 +232,8 @@ class NonfiniteConfig:
         limit: skipped steps in a row with which the run stops all the same.
     """
 
-    action: str = "stop"
-    limit: int = 8
+    action: Annotated[str, OneOf(NONFINITE)] = "stop"
+    limit: _AtLeastOne = 8
 
     def __post_init__(self) -> None:
-        keep_plain(self)
-        if self.action not in NONFINITE:
-            raise bad("elastic.nonfinite.action", self.action, f"one of {', '.join(NONFINITE)}")
-        integer("elastic.nonfinite.limit", self.limit, 1, "at least 1")
+        check(self, "elastic.nonfinite")

@@ -5,15 +5,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
-from nemo_elastic.core.family import Parent, known_fields
+from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes, striped_axes
-from nemo_elastic.core.limits import LIMITS, RATIO, Limit
+from nemo_elastic.core.limits import ACTIVE, LATENCY, LIMITS, MEMORY, PARAMS, RATIO, Limit
 from nemo_elastic.errors import bad
-from nemo_elastic.io.values import integer
+from nemo_elastic.io.fields import Between, Length, Value, check, fitting, read, schema_of, value_of
+
+_Width = Annotated[int, Between(1, said="positive integers")]
+_WIDTHS = value_of(Annotated[tuple[_Width, ...], Length(1, said="a list of widths in descending order")])
+
+
+def _descending(given: Any, field: str) -> tuple[int, ...]:
+    choices = _WIDTHS.read(given, field)
+    if list(choices) != sorted(set(choices), reverse=True):
+        raise bad(field, list(choices), "descending widths, each once")
+    return choices
+
+
+_CHOICES = Value(_descending, lambda: _WIDTHS.schema() | {"uniqueItems": True})
+
+
+#: a name that a member may have: it becomes part of file names, and leaves no way to name a path
+NAME = fitting(
+    lambda name: isinstance(name, str) and len(name) <= 100 and name.replace(".", "").replace("-", "").isalnum(),
+    "letters, digits, dots and dashes, at most 100",
+    {"type": "string", "maxLength": 100},
+)
 
 
 @dataclass(frozen=True)
@@ -32,24 +53,15 @@ class Budget:
             prefill (up to the first) or request (a whole answer). The family keeps the table with it.
     """
 
-    name: str
-    params: float | None = None
-    active_params: float | None = None
-    ratio: float | None = None
-    memory: Mapping[str, Any] | None = None
-    latency: Mapping[str, Any] | None = None
+    name: Annotated[str, NAME]
+    params: Annotated[float, PARAMS.given] | None = None
+    active_params: Annotated[float, ACTIVE.given] | None = None
+    ratio: Annotated[float, RATIO.given] | None = None
+    memory: Annotated[Mapping[str, Any], MEMORY.given] | None = None
+    latency: Annotated[Mapping[str, Any], LATENCY.given] | None = None
 
     def __post_init__(self) -> None:
-        if (
-            not isinstance(self.name, str)
-            or not self.name
-            or not self.name.replace(".", "").replace("-", "").isalnum()
-            or len(self.name) > 100  # it becomes part of file names
-        ):
-            raise bad("elastic.budgets.name", self.name, "letters, digits, dots and dashes, at most 100")
-        for field, kind in LIMITS.items():
-            if getattr(self, field) is not None:
-                object.__setattr__(self, field, kind.read(self._where(field), getattr(self, field)))
+        check(self, f"elastic.budgets[{NAME.read(self.name, 'elastic.budgets.name')}]")
 
     def _where(self, field: str) -> str:
         return f"elastic.budgets[{self.name}].{field}"
@@ -113,10 +125,13 @@ class AxisConfig:
             context rests on the Mamba state alone; 0 allows it.
     """
 
-    choices: tuple[int, ...]
+    choices: Annotated[tuple[int, ...], _CHOICES]
     per_layer: bool = False
-    stripes: int | None = None
-    keep_attention: int | None = None
+    stripes: Annotated[int, Between(1)] | None = None
+    keep_attention: Annotated[int, Between(0)] | None = None
+
+    def __post_init__(self) -> None:
+        check(self, "elastic.axes")
 
     @property
     def kept_attention(self) -> int:
@@ -131,32 +146,37 @@ class AxisConfig:
             raise bad("elastic.axes.depth.keep_attention", self.keep_attention, allowed)
 
     @classmethod
-    def read(cls, name: str, data: Any) -> AxisConfig:
-        where = f"elastic.axes.{name}"
-        if isinstance(data, AxisConfig):
-            data = {k: v for k, v in asdict(data).items() if v is not None}
-        raw: dict[str, Any] = {"choices": data} if isinstance(data, (list, tuple)) else known_fields(cls, data, where)
-        choices: Any = raw["choices"]
-        if not isinstance(choices, (list, tuple)) or not choices:
-            raise bad(f"{where}.choices", choices, "a list of widths in descending order")
-        choices = [integer(f"{where}.choices", c, 1, "positive integers") for c in choices]
-        if list(choices) != sorted(set(choices), reverse=True):
-            raise bad(f"{where}.choices", list(choices), "descending widths, each once")
-        per_layer, stripes = raw.get("per_layer", False), raw.get("stripes")
-        if not isinstance(per_layer, bool):
-            raise bad(f"{where}.per_layer", per_layer, "true or false")
-        if per_layer and name not in per_layer_axes():
-            raise bad(f"{where}.per_layer", per_layer, "false: this axis has one choice for the whole model")
-        if stripes is not None:
-            if name not in striped_axes():
-                raise bad(f"{where}.stripes", stripes, f"only {', '.join(striped_axes())} have stripes")
-            stripes = integer(f"{where}.stripes", stripes, 1, "a positive integer")
-        kept = raw.get("keep_attention")
-        if kept is not None:
-            if name != DEPTH:
-                raise bad(f"{where}.keep_attention", kept, "only depth drops layers")
-            kept = integer(f"{where}.keep_attention", kept, 0, "a number of layers, 0 or more")
-        return cls(tuple(choices), per_layer, stripes, kept)
+    def read(cls, name: str, data: Any, field: str) -> AxisConfig:
+        """The choices of an axis; a list stands for `choices`.
+
+        Args:
+            name: of the axis.
+            data: what a file has there.
+            field: its dotted name.
+
+        Raises:
+            ElasticError: a wrong value, or a setting that this axis does not have.
+        """
+        axis = read(cls, {"choices": data} if isinstance(data, (list, tuple)) else data, field)
+        if axis.per_layer and name not in per_layer_axes():
+            raise bad(f"{field}.per_layer", True, "false: this axis has one choice for the whole model")
+        if axis.stripes is not None and name not in striped_axes():
+            raise bad(f"{field}.stripes", axis.stripes, f"only {', '.join(striped_axes())} have stripes")
+        if axis.keep_attention is not None and name != DEPTH:
+            raise bad(f"{field}.keep_attention", axis.keep_attention, "only depth drops layers")
+        return axis
+
+    @classmethod
+    def schema(cls, name: str) -> dict[str, Any]:
+        """JSON schema of an axis: its choices alone, or with the settings that this axis has."""
+        whole = schema_of(cls)
+        fields = whole["properties"]
+        if name not in per_layer_axes():
+            fields["per_layer"]["const"] = False
+        for axes, setting in ((striped_axes(), "stripes"), ((DEPTH,), "keep_attention")):
+            if name not in axes:
+                del fields[setting]
+        return {"anyOf": [_CHOICES.schema(), whole]}
 
 
 def inclusion(weights: Sequence[float], count: int) -> list[float]:

@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 from nemo_elastic.core.family import Layer, Parent
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.layout import elements, ends, rows, sizes
 from nemo_elastic.core.precision import SCHEMES, low_layers
-from nemo_elastic.errors import bad
-from nemo_elastic.io.values import keep_plain
+from nemo_elastic.io.fields import Between, OneOf, check
 
 #: bytes per element of the dtypes a member is served or trained in
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "nvfp4": 0.5625}
@@ -65,22 +64,14 @@ class MemorySpec:
         state: dtype of the SSM state.
     """
 
-    batch: int = 1
-    length: int = 8192
-    weights: str = "bf16"
-    cache: str = "bf16"
-    state: str = "fp32"
+    batch: Annotated[int, Between(1)] = 1
+    length: Annotated[int, Between(1)] = 8192
+    weights: Annotated[str, OneOf(DTYPE_BYTES)] = "bf16"
+    cache: Annotated[str, OneOf(DTYPE_BYTES)] = "bf16"
+    state: Annotated[str, OneOf(DTYPE_BYTES)] = "fp32"
 
     def __post_init__(self) -> None:
-        keep_plain(self)
-        for name in ("batch", "length"):
-            v = getattr(self, name)
-            if isinstance(v, bool) or not isinstance(v, int) or v < 1:
-                raise bad(f"memory.{name}", v, "must be a positive integer")
-        for name in ("weights", "cache", "state"):
-            v = getattr(self, name)
-            if not isinstance(v, str) or v not in DTYPE_BYTES:
-                raise bad(f"memory.{name}", v, f"one of {', '.join(DTYPE_BYTES)}")
+        check(self, "memory")
 
 
 def parameters(parent: Parent, member: Any) -> Any:

@@ -13,16 +13,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 from zlib import crc32
 
 import numpy as np
 
-from nemo_elastic.core.family import Parent, known_fields
+from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import HIDDEN, striped_axes
 from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.io.fields import Between, check, check_version, known_fields, read
 from nemo_elastic.io.read import read_json
-from nemo_elastic.io.values import integer, number
+from nemo_elastic.io.values import number
 
 __all__ = ["DECODE", "FORMAT", "OUTSIDE", "PHASES", "PREFILL", "REQUEST", "Grid", "LatencyTable", "Workload"]
 
@@ -51,16 +52,13 @@ class Workload:
         dtype: of the weights.
     """
 
-    batch: int = 1
-    prompt: int = 512
-    answer: int = 128
+    batch: Annotated[int, Between(1, 10**9)] = 1
+    prompt: Annotated[int, Between(1, 10**9)] = 512
+    answer: Annotated[int, Between(1, 10**9)] = 128
     dtype: str = "bf16"
 
     def __post_init__(self) -> None:
-        for name in ("batch", "prompt", "answer"):
-            integer(name, getattr(self, name), 1, "a whole number from 1 to 1000000000", 10**9)
-        if not isinstance(self.dtype, str):
-            raise bad("dtype", self.dtype, "the name of a dtype")
+        check(self, "")
 
     def __str__(self) -> str:
         return f"batch {self.batch}, {self.prompt} + {self.answer} tokens, {self.dtype}"
@@ -149,8 +147,7 @@ class LatencyTable(dict[str, Any]):
             raise bad(name, value, "a table of `nemo-elastic profile`: its path, or what the file holds")
         table = cls(value)
         with inside(name):
-            if table.get("format", FORMAT) != FORMAT:
-                raise bad("format", table["format"], f"this version reads {FORMAT}; make the table again")
+            check_version(table, FORMAT, "format")
             known_fields(_File, table, "table")
             for key in ("source", "engine", "hardware"):
                 if not isinstance(table[key], str):
@@ -166,7 +163,7 @@ class LatencyTable(dict[str, Any]):
     @cached_property
     def workload(self) -> Workload:
         """What they were given."""
-        return Workload(**known_fields(Workload, self["workload"], "workload"))
+        return read(Workload, self["workload"], "workload")
 
     @cached_property
     def grids(self) -> dict[str, Grid]:

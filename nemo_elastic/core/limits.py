@@ -9,17 +9,17 @@ the largest shape within it, and the smallest member meets every limit that any 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from nemo_elastic.core.cost import MemorySpec, active_parameters, memory, parameters
-from nemo_elastic.core.family import Parent, known_fields, known_names
+from nemo_elastic.core.family import Parent
 from nemo_elastic.core.latency import DECODE, PHASES, REQUEST, LatencyTable
 from nemo_elastic.errors import bad
-from nemo_elastic.io.values import human_bytes, number, parse_count, parse_float, parse_size, three_digits
+from nemo_elastic.io.fields import Between, OneOf, Value, kept, value_of
+from nemo_elastic.io.values import UNITS, human_bytes, parse_count, parse_float, parse_size, three_digits
 
 __all__ = ["LATENCY", "LIMITS", "RATIO", "Limit", "LimitKind", "figure"]
 
@@ -30,7 +30,7 @@ class LimitKind:
 
     Attributes:
         field: of a budget.
-        read: a field's value, checked, of its name and what a block has there.
+        given: what a block has in the field.
         parse: the value that the text of an option means, of the option, the text and what a deployment holds.
         cost: what is counted of a `Subnet` (but for latency also of an `Expected` member), of the parent, the member
             and the value.
@@ -41,7 +41,7 @@ class LimitKind:
     """
 
     field: str
-    read: Callable[[str, Any], Any]
+    given: Value
     parse: Callable[[str, str, MemorySpec], Any]
     cost: Callable[[Parent, Any, Any], Any]
     most: Callable[[Any, float], float]
@@ -101,11 +101,24 @@ def figure(amount: float) -> str:
     return f"{amount:.0f}" if amount >= 1000 else f"{amount:.4g}"
 
 
+_COUNTED = "^[0-9.]+([eE][+]?[0-9]+)?[KMBTkmbt]?$"
+_COUNT = Value(
+    lambda value, name: parse_count(name, value),
+    lambda: {"anyOf": [{"type": "number", "minimum": 1}, {"type": "string", "pattern": _COUNTED}]},
+)
+_SIZED = f"^[0-9.]+({'|'.join(sorted(UNITS, key=len, reverse=True))})$"
+_SIZE = Value(
+    lambda value, name: parse_size(name, value) and value,
+    lambda: {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _SIZED}]},
+)
+_TABLE = Value(lambda value, name: LatencyTable.read(name, value), lambda: {"type": ["string", "object"]})
+
+
 def _count(field: str, cost: Callable[[Parent, Any], Any], unit: str) -> LimitKind:
     """A number of parameters."""
     return LimitKind(
         field,
-        parse_count,
+        _COUNT,
         lambda option, text, _: parse_count(option, text),
         lambda parent, member, _: cost(parent, member),
         lambda value, _: float(value),
@@ -114,33 +127,47 @@ def _count(field: str, cost: Callable[[Parent, Any], Any], unit: str) -> LimitKi
     )
 
 
-def _memory_read(name: str, value: Any) -> Any:
-    if not isinstance(value, Mapping) or "size" not in value:
-        raise bad(name, value, "a mapping with size, e.g. {size: 18GiB, batch: 1}")
-    parse_size(f"{name}.size", value["size"])
-    _memory_spec(value, name)
-    return value
+@dataclass(frozen=True, kw_only=True)
+class MemoryLimit(MemorySpec):
+    """Bytes in service: weights + KV cache + SSM and convolution state.
+
+    Attributes:
+        size: the limit, in bytes or as text such as 18GiB.
+    """
+
+    size: Annotated[int | str, _SIZE]
 
 
-def _memory_spec(value: Mapping[str, Any], name: str = "memory") -> MemorySpec:
-    return MemorySpec(**known_fields(MemorySpec, {k: v for k, v in value.items() if k != "size"}, name))
+@dataclass(frozen=True)
+class LatencyLimit:
+    """Milliseconds, or a share of the parent's, on the machine of a table.
+
+    Attributes:
+        table: file of `nemo-elastic profile`, or its content.
+        ms: milliseconds.
+        ratio: share of the parent's milliseconds.
+        of: what takes them.
+    """
+
+    table: Annotated[str | Mapping[str, Any], _TABLE]
+    ms: Annotated[float, Between(1e-9, 1e12, "milliseconds, above 0")] | None = None
+    ratio: Annotated[float, Between(1e-6, 1, "a share of the parent's milliseconds in (0, 1]")] | None = None
+    of: Annotated[str, OneOf((*PHASES, REQUEST))] = DECODE
 
 
-_LATENCY = "{table: FILE, ms: 12} or {table: FILE, ratio: 0.6}, of: " + ", ".join((*PHASES, REQUEST))
+_LATENCY = kept(LatencyLimit)
 _ASKED = re.compile(rf"(.+):([-+.\de]+)(ms|s)?(?::({'|'.join((*PHASES, REQUEST))}))?")
 
 
-def _latency_read(name: str, value: Any) -> Any:
-    if not isinstance(value, Mapping) or "table" not in value or ("ms" in value) == ("ratio" in value):
-        raise bad(name, value, _LATENCY)
-    known_names(("table", "ms", "ratio", "of"), value, name)
-    if value.get("of", DECODE) not in (*PHASES, REQUEST):
-        raise bad(f"{name}.of", value["of"], f"one of {', '.join((*PHASES, REQUEST))}")
-    if "ms" in value:
-        number(f"{name}.ms", value["ms"], 1e-9, 1e12, "milliseconds, above 0")
-    else:
-        number(f"{name}.ratio", value["ratio"], 1e-6, 1, "a share of the parent's milliseconds in (0, 1]")
-    return {**value, "table": LatencyTable.read(f"{name}.table", value["table"])}
+def _latency_read(value: Any, name: str) -> dict[str, Any]:
+    read = _LATENCY.read(value, name)
+    if ("ms" in read) == ("ratio" in read):
+        raise bad(name, read, "{table: FILE, ms: 12} or {table: FILE, ratio: 0.6}: one of ms and ratio")
+    return read
+
+
+def _latency_schema() -> dict[str, Any]:
+    return _LATENCY.schema() | {"oneOf": [{"required": ["ms"]}, {"required": ["ratio"]}]}
 
 
 def _latency_parse(option: str, text: str) -> dict[str, Any]:
@@ -156,12 +183,11 @@ def _latency_parse(option: str, text: str) -> dict[str, Any]:
 
 PARAMS = _count("params", parameters, "parameters")
 ACTIVE = _count("active_params", active_parameters, "active parameters")
+_RATIO = value_of(Annotated[float, Between(1e-6, 1, "a share of the parent's parameters in (0, 1]")])
 RATIO = LimitKind(
     "ratio",
-    lambda name, value: number(name, value, 1e-6, 1, "a share of the parent's parameters in (0, 1]"),
-    lambda option, text, _: number(
-        option, parse_float(text), math.ulp(0.0), 1, "a share of the parent's parameters, above 0 and at most 1"
-    ),
+    _RATIO,
+    lambda option, text, _: _RATIO.read(parse_float(text), option),
     lambda parent, member, _: parameters(parent, member),
     lambda value, whole: value * whole,
     lambda value, _: value,
@@ -170,17 +196,17 @@ RATIO = LimitKind(
 )
 MEMORY = LimitKind(
     "memory",
-    _memory_read,
+    kept(MemoryLimit),
     lambda option, text, spec: {"size": f"{parse_size(option, text)}B", **asdict(spec)},
-    lambda parent, member, value: memory(parent, member, _memory_spec(value)),
+    lambda parent, member, value: memory(parent, member, MemoryLimit(**value)),
     lambda value, _: parse_size("memory.size", value["size"]),
     lambda value, most: {**value, "size": round(most)},
     human_bytes,
 )
 LATENCY = LimitKind(
     "latency",
-    _latency_read,
-    lambda option, text, _: _latency_read(option, _latency_parse(option, text)),
+    Value(_latency_read, _latency_schema),
+    lambda option, text, _: _latency_read(_latency_parse(option, text), option),
     lambda parent, member, value: value["table"].milliseconds(parent, member, value.get("of", DECODE)),
     lambda value, whole: value["ms"] if "ms" in value else value["ratio"] * whole,
     lambda value, most: value if "ratio" in value else {**value, "ms": most},

@@ -16,15 +16,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Parent, Subnet, choices_of, known_fields, known_names
+from nemo_elastic.core.family import Parent, Subnet, choices_of
 from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes
 from nemo_elastic.core.member import (
+    DIGEST,
     Member,
-    check_digest,
     check_name,
     members_to_json,
     read_budget,
@@ -32,6 +32,7 @@ from nemo_elastic.core.member import (
     why_not_nested,
 )
 from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.io.fields import Between, Length, Value, check, check_version, known_names, read
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.write import atomic_write
 
@@ -41,6 +42,20 @@ FILE = "elastic.json"
 #: beside it where a family chooses its members by itself (`runtime.calibration` reads and writes it)
 CALIBRATION = "auto.json"
 VERSION = 1
+
+
+def _json_values(given: Any, field: str) -> dict[str, Any]:
+    try:
+        if isinstance(given, Mapping) and json.loads(json.dumps(dict(given), allow_nan=False)) == given:
+            return dict(given)
+    except (TypeError, ValueError):
+        pass
+    raise bad(field, given, "a mapping of JSON values")
+
+
+_JSON = Value(_json_values)
+_ORDER = "each of the parent's layers once, or null"
+_Index = Annotated[int, Between(0, said=_ORDER)]
 
 
 @dataclass(frozen=True)
@@ -60,22 +75,18 @@ class Family:
     parent: Parent
     axes: Mapping[str, AxisConfig]
     members: tuple[Member, ...]
-    ranking_digest: str | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    drop_order: tuple[int, ...] | None = None
+    ranking_digest: Annotated[str, DIGEST] | None = None
+    provenance: Annotated[Mapping[str, Any], _JSON] = field(default_factory=dict)
+    drop_order: Annotated[tuple[_Index, ...], Length(said=_ORDER)] | None = None
     extras: tuple[Member, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "members", tuple(self.members))
-        object.__setattr__(self, "extras", tuple(self.extras))
+        check(self, "")
         # Blocks are the parent's: a family does not keep the stripes of the block that it was made with beside them.
         object.__setattr__(self, "axes", {n: replace(a, stripes=None) for n, a in self.axes.items()})
         self._check_axes()
         self._check_members()
         self._check_extras()
-        check_digest("ranking", self.ranking_digest)
-        if not isinstance(self.provenance, Mapping) or not _is_json(dict(self.provenance)):
-            raise bad("provenance", self.provenance, "a mapping of JSON values")
         self._check_drop_order()
 
     @classmethod
@@ -194,23 +205,18 @@ class Family:
         Raises:
             ElasticError: Another version, an unknown or missing field, a number that does not agree with the shapes.
         """
-        version = data.get("version", VERSION) if isinstance(data, Mapping) else VERSION
-        if isinstance(version, bool) or version != VERSION:
-            raise bad("version", version, f"this nemo-elastic reads version {VERSION}")
-        known = known_fields(_File, data, "elastic.json")
-        parent = Parent.from_json(known["parent"])
-        given = known_names(parent.axes, known["axes"], "axes")
+        check_version(data, VERSION)
+        file = read(_File, data, "")
+        parent = Parent.from_json(file.parent)
+        given = known_names(parent.axes, file.axes, "axes")
         for name in parent.axes:
             if name not in given:
                 raise ElasticError(f"axes.{name}: missing")
         axes = {n: _read_axis(parent, n, a) for n, a in given.items()}
-        members = read_members(parent, known["members"], "members")
+        members = read_members(parent, file.members, "members")
         members.sort(key=lambda m: -m.parameters)  # a tool that sorts keys may have been here
-        order = known.get("drop_order")
-        order = tuple(order) if isinstance(order, list) else order
-        entries = known.get("extras")
-        extras = [] if entries is None else read_members(parent, entries, "extras")
-        return cls(parent, axes, tuple(members), known["ranking"], known["provenance"], order, tuple(extras))
+        extras = read_members(parent, {} if file.extras is None else file.extras, "extras")
+        return cls(parent, axes, tuple(members), file.ranking, file.provenance, file.drop_order, tuple(extras))
 
     @classmethod
     def load(cls, folder: str | Path) -> Family:
@@ -238,10 +244,8 @@ class Family:
             raise bad("axes", list(self.axes), f"exactly {', '.join(self.parent.axes)}")
         for name, axis in self.axes.items():
             full = self.parent.num_layers if name == DEPTH else self.parent.axis(name).size
-            if not axis.choices or axis.choices[0] != full:
+            if axis.choices[0] != full:
                 raise bad(f"axes.{name}.choices", list(axis.choices), f"the first must be the parent's {full}")
-            if list(axis.choices) != sorted(set(axis.choices), reverse=True) or axis.choices[-1] < 1:
-                raise bad(f"axes.{name}.choices", list(axis.choices), "descending widths, each once")
             for choice in axis.choices if name != DEPTH else ():
                 prefix = self.parent.axis(name)
                 replace(prefix, name=f"axes.{name}.choices").check(choice)
@@ -274,47 +278,43 @@ class Family:
     def _check_one(self, where: str, m: Member) -> None:
         m.subnet.validate(self.parent)
         count = parameters(self.parent, m.subnet)
-        if isinstance(m.parameters, bool) or m.parameters != count:
+        if m.parameters != count:
             raise bad(f"{where}.{m.name}.parameters", m.parameters, f"its shape has {count}")
         if m.budget is not None:
             read_budget(f"{where}.{m.name}.budget", m.name, m.budget)
 
     def _check_drop_order(self) -> None:
         order, number = self.drop_order, self.parent.num_layers
-        if order is None:
-            return
-        whole = isinstance(order, tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in order)
-        if not whole or sorted(order) != list(range(number)):
-            given = list(order) if isinstance(order, tuple) else order
-            raise bad("drop_order", given, f"each of the parent's layers 0 to {number - 1} once, or null")
+        if order is not None and sorted(order) != list(range(number)):
+            raise bad("drop_order", list(order), f"each of the parent's layers 0 to {number - 1} once, or null")
 
 
-# The file, as dataclasses: `known_fields` takes the names and what is mandatory from them.
 @dataclass
 class _File:
+    """`elastic.json`: its parent is needed to read axes and members."""
+
     version: int
-    parent: dict
-    axes: dict
-    members: dict
-    ranking: str | None
-    provenance: dict
-    drop_order: list | None = None  # families of before it was kept have none
-    extras: dict | None = None  # only where there are some
+    parent: Any
+    axes: Any
+    members: Any
+    ranking: Annotated[str, DIGEST] | None
+    provenance: Any
+    drop_order: Any = None  # families of before it was kept have none
+    extras: Any = None  # only where there are some
 
 
 @dataclass
 class _Axis:
-    choices: list
+    choices: Any
     per_layer: bool
     blocks: int
 
 
 def _read_axis(parent: Parent, name: str, data: Any) -> AxisConfig:
-    known = known_fields(_Axis, data, f"axes.{name}")
-    blocks = _blocks(parent, name)
-    if isinstance(known["blocks"], bool) or known["blocks"] != blocks:
-        raise bad(f"axes.{name}.blocks", known["blocks"], f"the parent's shape has {blocks}")
-    return AxisConfig.read(name, {"choices": known["choices"], "per_layer": known["per_layer"]})
+    axis, blocks = read(_Axis, data, f"axes.{name}"), _blocks(parent, name)
+    if axis.blocks != blocks:
+        raise bad(f"axes.{name}.blocks", axis.blocks, f"the parent's shape has {blocks}")
+    return AxisConfig.read(name, {"choices": axis.choices, "per_layer": axis.per_layer}, f"axes.{name}")
 
 
 def _axis_in_use(parent: Parent, name: str, subnets: list[Subnet]) -> AxisConfig:
@@ -329,10 +329,3 @@ def _axis_in_use(parent: Parent, name: str, subnets: list[Subnet]) -> AxisConfig
 
 def _blocks(parent: Parent, axis: str) -> int:
     return 1 if axis == DEPTH else parent.axis(axis).blocks
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        return json.loads(json.dumps(value, allow_nan=False)) == value
-    except (TypeError, ValueError):
-        return False

@@ -9,14 +9,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nemo_elastic.core.budget import Budget
+from nemo_elastic.core.budget import NAME, Budget
 from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, exact_bytes, memory, parameters
-from nemo_elastic.core.family import Parent, Subnet, known_fields
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.limits import Limit
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import bad
+from nemo_elastic.io.fields import fitting, read
 
-_DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256, as `Ranking.digest` gives it
+#: SHA-256, as `Ranking.digest` gives it
+DIGEST = fitting(
+    lambda digest: digest is None or (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)),
+    "a digest of 64 hexadecimal digits or null",
+    {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+)
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,7 @@ class Member:
 
 def check_name(where: str, name: Any) -> str:
     """Give `name` if a member may have it: the rule of the `elastic:` block, which leaves no way to name a path."""
-    try:
-        return Budget(name).name
-    except ElasticError:
-        raise bad(where, name, "letters, digits, dots and dashes, at most 100") from None
+    return NAME.read(name, where)
 
 
 def check_digest(where: str, digest: Any) -> str | None:
@@ -51,9 +54,7 @@ def check_digest(where: str, digest: Any) -> str | None:
     Raises:
         ElasticError: It is something else.
     """
-    if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
-        raise bad(where, digest, "a digest of 64 hexadecimal digits or null")
-    return digest
+    return DIGEST.read(digest, where)
 
 
 def why_not_nested(small: Subnet, large: Subnet) -> str | None:
@@ -72,24 +73,20 @@ def why_not_nested(small: Subnet, large: Subnet) -> str | None:
     return None
 
 
-# An entry, as dataclasses: `known_fields` takes the names and what is mandatory from them.
-@dataclass
-class _Member:
-    parameters: int
-    memory: dict
-    budget: dict | None
-    subnet: dict
-    active_parameters: int | None = None  # only where there are experts
-
-
-@dataclass
-class _Memory:
-    batch: int
-    length: int
-    weights: str
-    cache: str
-    state: str
+@dataclass(frozen=True, kw_only=True)
+class _Memory(MemorySpec):
     bytes: int
+
+
+@dataclass
+class _Entry:
+    """A member in `elastic.json`."""
+
+    parameters: int
+    memory: _Memory
+    budget: Any
+    subnet: Any
+    active_parameters: int | None = None  # only where there are experts
 
 
 def members_to_json(parent: Parent, members: Sequence[Member]) -> dict[str, Any]:
@@ -118,23 +115,19 @@ def read_members(parent: Parent, data: Any, where: str) -> list[Member]:
 
 
 def _read_member(parent: Parent, name: str, data: Any, where: str) -> Member:
-    known = known_fields(_Member, data, where)
-    subnet = Subnet.from_json(known["subnet"], parent, f"{where}.subnet")
-    count = parameters(parent, subnet)
-    if isinstance(known["parameters"], bool) or known["parameters"] != count:
-        raise bad(f"{where}.parameters", known["parameters"], f"its shape has {count}")
-    active = known.get("active_parameters")
-    if active is not None and (isinstance(active, bool) or active != active_parameters(parent, subnet)):
-        raise bad(f"{where}.active_parameters", active, f"its shape has {active_parameters(parent, subnet)}")
-    serving = known_fields(_Memory, known["memory"], f"{where}.memory")
-    held = serving.pop("bytes")
-    spec = MemorySpec(**serving)
+    entry = read(_Entry, data, where)
+    subnet, spec = Subnet.from_json(entry.subnet, parent, f"{where}.subnet"), entry.memory
+    count, active = parameters(parent, subnet), active_parameters(parent, subnet)
+    if entry.parameters != count:
+        raise bad(f"{where}.parameters", entry.parameters, f"its shape has {count}")
+    if entry.active_parameters not in (None, active):
+        raise bad(f"{where}.active_parameters", entry.active_parameters, f"its shape has {active}")
     size = _bytes(parent, subnet, spec)
     # families with experts were written when every weight was counted in one dtype
     before = int(memory(parent, subnet, spec) - exact_bytes(parent, subnet, spec.weights))
-    if isinstance(held, bool) or held not in (size, before):
-        raise bad(f"{where}.memory.bytes", held, f"its shape takes {size}")
-    return Member(name, subnet, known["budget"], count)
+    if spec.bytes not in (size, before):
+        raise bad(f"{where}.memory.bytes", spec.bytes, f"its shape takes {size}")
+    return Member(name, subnet, entry.budget, count)
 
 
 def read_budget(where: str, name: str, data: Any) -> Budget:
@@ -145,7 +138,7 @@ def read_budget(where: str, name: str, data: Any) -> Budget:
     """
     if not isinstance(data, Mapping) or "name" in data or not data:
         raise bad(where, data, "some of {params: N, active_params: N, ratio: R, memory: {…}, latency: {…}}, or null")
-    return Budget(**known_fields(Budget, {"name": name, **data}, where))
+    return read(Budget, {"name": name, **data}, where)
 
 
 def limits_of(member: Member) -> tuple[Limit, ...]:

@@ -1,44 +1,23 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Layer and Subnet: one member of a family, immutable, hashable, JSON-able; and fields of such files.
+"""Layer and Subnet: one member of a family, immutable, hashable, JSON-able.
 
 `a <= b` is nesting: every tensor of a is a blocked prefix of b's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 from nemo_elastic.core.kinds.record import Kind, Widths
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS
 from nemo_elastic.core.prefix import BlockedPrefix
-from nemo_elastic.errors import ElasticError, bad, did_you_mean, shown
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.fields import known_fields, known_names
 from nemo_elastic.io.values import keep_plain
-
-
-def known_names(names: Sequence[str], data: Any, field: str) -> dict[str, Any]:
-    """`data` as a dictionary: a mapping without other keys than `names`."""
-    if not isinstance(data, Mapping):
-        raise bad(field, data, f"a mapping with {', '.join(names)}")
-    for key in data:
-        if key not in names:
-            hint = did_you_mean(key, names) if isinstance(key, str) else ""
-            raise ElasticError(f"{field}: unknown field {shown(key)}{hint} (allowed: {', '.join(names)})")
-    return dict(data)
-
-
-def known_fields(cls: type, data: Any, field: str) -> dict[str, Any]:
-    """`data` as keyword arguments of dataclass `cls`: a mapping without unknown and with all mandatory fields."""
-    from dataclasses import MISSING
-
-    known = known_names([f.name for f in fields(cls)], data, field)
-    for f in fields(cls):
-        if f.default is MISSING and f.default_factory is MISSING and f.name not in data:
-            raise ElasticError(f"{field}.{f.name}: missing")
-    return known
 
 
 @dataclass(frozen=True)

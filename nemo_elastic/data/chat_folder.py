@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from nemo_elastic.errors import printable
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
+from nemo_elastic.io.fields import Between, OneOf
 from nemo_elastic.io.outputs import Output
-from nemo_elastic.io.values import integer
 
 from .encoded import Tally
 from .folder import TOKENIZER, read_manifest
@@ -58,10 +58,10 @@ class ChatFolder:
     """
 
     path: Path
-    vocab_size: int
-    length: int
+    vocab_size: Annotated[int, Between(1)]
+    length: Annotated[int, Between(1)]
     too_long: str
-    packed: str
+    packed: Annotated[str, OneOf(NAMES)]
     marked: bool
     seed: int
     conversations: Mapping[str, int]
@@ -75,11 +75,7 @@ class ChatFolder:
         Raises:
             ElasticError: it is none, or its manifest is damaged.
         """
-        path = Path(path)
-        values = read_manifest(cls, path, MANIFEST, _VERSION)
-        for name in ("vocab_size", "length"):
-            integer(f"{path / MANIFEST}: {name}", values[name], 1, "an integer from 1")
-        return cls(**values)
+        return read_manifest(cls, Path(path), MANIFEST, _VERSION)
 
     def to_json(self) -> dict[str, Any]:
         """The content of `chat.json`."""

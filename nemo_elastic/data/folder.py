@@ -14,16 +14,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 
-from nemo_elastic.core.family import known_fields
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.tokenizer import MAX_ROWS, TOKENIZER_FILES, FamilyTokenizer, load_tokenizer, rows_of
+from nemo_elastic.io.fields import TEXT, Between, OneOf, check_version, read
 from nemo_elastic.io.outputs import Output
 from nemo_elastic.io.read import read_json, read_text
-from nemo_elastic.io.values import integer, number
 
 from .encoded import end_of
 from .indexed import Index, open_tokens, read_index
@@ -57,22 +56,22 @@ DATA = Output(
 )
 
 
-def read_manifest(cls: type, folder: Path, name: str, version: int) -> dict[str, Any]:
-    """The fields of a folder's dataclass as its manifest has them, unread but for the version; `path` is the folder.
+_T = TypeVar("_T")
+_Text = Annotated[str, TEXT]
+_Count = Annotated[int, Between(0)]
+
+
+def read_manifest(cls: type[_T], folder: Path, name: str, version: int) -> _T:
+    """A folder's dataclass from its manifest; `path` is the folder.
 
     Raises:
         ElasticError: it is no such manifest, or of another version.
     """
-    where, data = str(folder / name), read_json(folder / name)
-    if not isinstance(data, dict):
-        raise ElasticError(f"{where}: not an object")
-    own = data.pop("version", None)
-    if own != version or isinstance(own, bool):
-        raise bad(f"{where}: version", own, f"this version of nemo-elastic reads {version}")
-    values = known_fields(cls, {"path": folder, **data}, where)
-    if values["path"] is not folder:
-        raise ElasticError(f"{where}: unknown field 'path'")
-    return values
+    data = read_json(folder / name)
+    with inside(folder / name):
+        check_version(data, version)
+        del data["version"]
+        return read(cls, {"path": folder, **data}, "")
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,10 @@ class CorpusInfo:
         sha256: Digest over names, texts and split.
     """
 
-    kind: str
-    documents: int
-    bytes: int
-    sha256: str
+    kind: _Text
+    documents: _Count
+    bytes: _Count
+    sha256: _Text
 
 
 @dataclass(frozen=True)
@@ -104,11 +103,11 @@ class SplitInfo:
         sha256: Digest of the .bin file.
     """
 
-    tokens: int
-    documents: int
-    problems: int
-    problem_tokens: int
-    sha256: str
+    tokens: _Count
+    documents: _Count
+    problems: _Count
+    problem_tokens: _Count
+    sha256: _Text
 
 
 @dataclass(frozen=True)
@@ -128,14 +127,14 @@ class DataFolder:
     """
 
     path: Path
-    vocab_size: int
-    seed: int
-    reasoning: float
-    held_out_problems: int
-    python: str
+    vocab_size: Annotated[int, Between(2, MAX_ROWS)]
+    seed: _Count
+    reasoning: Annotated[float, Between(0, 0.9)]
+    held_out_problems: _Count
+    python: _Text
     corpus: CorpusInfo
-    splits: Mapping[str, SplitInfo]
-    made_with: Mapping[str, str] = field(default_factory=dict)
+    splits: Annotated[Mapping[str, SplitInfo], OneOf(SPLITS)]
+    made_with: Mapping[str, _Text] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | Path) -> DataFolder:
@@ -153,33 +152,11 @@ class DataFolder:
         path = Path(path)
         if not (path / MANIFEST).is_file():
             raise ElasticError(f"{path}: no data folder (it has no {MANIFEST}); nemo-elastic data --out makes one")
-        folder = cls._read(path)
+        folder = read_manifest(cls, path, MANIFEST, VERSION)
+        if not {"train", "val"} <= folder.splits.keys():
+            raise bad(f"{path / MANIFEST}: splits", list(folder.splits), "a mapping with train and val")
         folder._check_files()
         return folder
-
-    @classmethod
-    def _read(cls, path: Path) -> DataFolder:
-        where = str(path / MANIFEST)
-        values = read_manifest(cls, path, MANIFEST, VERSION)
-        integer(f"{where}: vocab_size", values["vocab_size"], 2, f"an integer from 2 to {MAX_ROWS}", MAX_ROWS)
-        integer(f"{where}: seed", values["seed"], 0, "an integer from 0")
-        integer(f"{where}: held_out_problems", values["held_out_problems"], 0, "an integer from 0")
-        number(f"{where}: reasoning", values["reasoning"], 0, 0.9, "a number from 0 to 0.9")
-        _text(f"{where}: python", values["python"])
-        made_with = values.get("made_with", {})
-        if not isinstance(made_with, dict):
-            raise bad(f"{where}: made_with", made_with, "a mapping from package to version")
-        for name, value in made_with.items():
-            _text(f"{where}: made_with.{name}", value)
-        if not isinstance(values["splits"], dict) or not {"train", "val"} <= set(values["splits"]) <= set(SPLITS):
-            raise bad(f"{where}: splits", values["splits"], f"a mapping with {', '.join(SPLITS)}")
-        values["corpus"] = _record(CorpusInfo, values["corpus"], f"{where}: corpus")
-        values["splits"] = {
-            name: _record(SplitInfo, values["splits"][name], f"{where}: splits.{name}")
-            for name in SPLITS
-            if name in values["splits"]
-        }
-        return cls(**values)
 
     def _check_files(self) -> None:
         for name, info in self.splits.items():
@@ -300,30 +277,9 @@ def _read_problems(path: Path) -> list[Problem]:
             raise ElasticError(f"{where}: not JSON") from None
         prompt = row.pop("prompt", None) if isinstance(row, dict) else None
         length = row.pop("length", None) if isinstance(row, dict) else None
-        values = known_fields(Problem, row, where)
-        for name in ("task", "question", "answer"):
-            _text(f"{where}: {name}", values[name])
-        integer(f"{where}: level", values["level"], 1, "an integer from 1")
-        integer(f"{where}: tokens", values.get("tokens"), 1, "an integer from 1")
-        if not isinstance(values["steps"], list) or not all(isinstance(step, str) for step in values["steps"]):
-            raise bad(f"{where}: steps", values["steps"], "a list of strings")
-        problem = Problem(**{**values, "steps": tuple(values["steps"])})
+        with inside(where):
+            problem = read(Problem, row, "")
         if (prompt, length) != (problem.prompt, problem.length):
             raise ElasticError(f"{where}: prompt and length do not fit the problem")
         problems.append(problem)
     return problems
-
-
-def _record(cls: type, data: Any, where: str) -> Any:
-    values = known_fields(cls, data, where)
-    for name, value in values.items():
-        if name in ("kind", "sha256"):
-            _text(f"{where}.{name}", value)
-        else:
-            integer(f"{where}.{name}", value, 0, "an integer from 0")
-    return cls(**values)
-
-
-def _text(field_name: str, value: Any) -> None:
-    if not isinstance(value, str) or not value:
-        raise bad(field_name, value, "a text that is not empty")

@@ -18,9 +18,10 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.fields import TEXT, Between
 
 #: A problem of at most this many tokens is `short`: it fits the context of the parent and of stage 1.
 SHORT_TOKENS = 128
@@ -51,12 +52,12 @@ class Problem:
         tokens: Length of `text` under the tokenizer of the data folder; 0 while unknown.
     """
 
-    task: str
-    level: int
-    question: str
+    task: Annotated[str, TEXT]
+    level: Annotated[int, Between(1)]
+    question: Annotated[str, TEXT]
     steps: tuple[str, ...]
-    answer: str
-    tokens: int = 0
+    answer: Annotated[str, TEXT]
+    tokens: Annotated[int, Between(1)] = 0
 
     @property
     def prompt(self) -> str:

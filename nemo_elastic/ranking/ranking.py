@@ -15,18 +15,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
-from nemo_elastic.core.family import Parent, first_difference, known_fields
+from nemo_elastic.config.sections import AGGREGATIONS, DEPTH_SCORES, EXPERTS, FFN
+from nemo_elastic.core.family import Parent, first_difference
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.io.fields import Between, OneOf, check, check_version, read
 from nemo_elastic.io.outputs import Output, atomic_dir
 from nemo_elastic.io.read import read_bytes, read_json
-from nemo_elastic.io.values import integer, keep_plain
 from nemo_elastic.ranking.orders import check_orders, identity, unmoved
 
 VERSION = 1
@@ -39,10 +40,7 @@ RANKING = Output(
     JSON,
     frozenset({"version", "digest", "parent", "depth"}),
 )
-FFN = ("activation", "first")
-AGGREGATIONS = ("l2_mean", "mean")
-EXPERTS = ("mean", "l2")
-DEPTH_SCORES = ("mse", "cosine")
+_OrAll = Annotated[int, Between(1, said="at least 1, or null for all")] | None
 
 
 @dataclass(frozen=True)
@@ -63,39 +61,22 @@ class RankOptions:
             "mean" (REAP), or "l2", the root of the mean square.
     """
 
-    ffn: str = "activation"
-    aggregation: str = "l2_mean"
-    depth: str = "mse"
-    depth_samples: int = 8
-    depth_exact: int | None = None
-    head_channels: int | None = None
-    experts: str = "mean"
+    ffn: Annotated[str, OneOf(FFN)] = "activation"
+    aggregation: Annotated[str, OneOf(AGGREGATIONS)] = "l2_mean"
+    depth: Annotated[str, OneOf(DEPTH_SCORES)] = "mse"
+    depth_samples: Annotated[int, Between(1)] = 8
+    depth_exact: _OrAll = None
+    head_channels: _OrAll = None
+    experts: Annotated[str, OneOf(EXPERTS)] = "mean"
 
     def __post_init__(self) -> None:
-        keep_plain(self)
-        for name, allowed in (
-            ("ffn", FFN),
-            ("aggregation", AGGREGATIONS),
-            ("experts", EXPERTS),
-            ("depth", DEPTH_SCORES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise bad(f"rank.{name}", getattr(self, name), f"one of {', '.join(allowed)}")
-        integer("rank.depth_samples", self.depth_samples, 1, "at least 1")
-        for name in ("depth_exact", "head_channels"):
-            if getattr(self, name) is not None:
-                integer(f"rank.{name}", getattr(self, name), 1, "at least 1, or null for all")
+        check(self, "rank")
 
     def to_json(self) -> dict[str, Any]:
         out = asdict(self)
         if self.experts == EXPERTS[0]:  # rankings of before there were experts say nothing of them
             del out["experts"]
         return out
-
-    @classmethod
-    def from_json(cls, data: Any, field: str = "rank") -> RankOptions:
-        """Read what `to_json` wrote; unknown fields are errors."""
-        return cls(**known_fields(cls, data, field))
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,15 +208,11 @@ class Ranking:
         """
         path = Path(path)
         file, numbers = path / JSON, path / TENSORS
-        head = read_json(file)
-        if not isinstance(head, dict) or "version" not in head:
-            raise ElasticError(f"{file}: not a ranking (it has no version)")
-        if isinstance(head["version"], bool) or head["version"] != VERSION:
-            raise bad(f"{file}: version", head["version"], f"this release reads version {VERSION}")
-        known = known_fields(_Head, head, str(file))
+        data = read_json(file)
         with inside(file):
-            shape = Parent.from_json(known["parent"])
-            options = RankOptions.from_json(known["options"], "options")
+            check_version(data, VERSION)
+            head = read(_Head, data, "")
+            shape = Parent.from_json(head.parent)
         tensors = _tensors(numbers)
         parts: dict[str, dict[str, np.ndarray]] = {"order": {}, "score": {}}
         for name, value in tensors.items():
@@ -243,28 +220,30 @@ class Ranking:
             if kind not in parts:
                 raise ElasticError(f"{numbers}: unknown tensor {name!r}")
             parts[kind][rest] = value
-        try:
-            depth = tuple(int(step["layer"]) for step in known["depth"])
-            depth_scores = tuple(None if s["score"] is None else float(s["score"]) for s in known["depth"])
-        except (TypeError, KeyError, ValueError, OverflowError):
-            raise ElasticError(f"{file}: depth is not a list of {{layer, score}}") from None
+        depth, depth_scores = tuple(step.layer for step in head.depth), tuple(step.score for step in head.depth)
         with inside(path):
-            out = cls(shape, parts["order"], parts["score"], depth, depth_scores, options, known["provenance"])
-        if out.digest != known["digest"]:
+            out = cls(shape, parts["order"], parts["score"], depth, depth_scores, head.options, head.provenance)
+        if out.digest != head.digest:
             raise ElasticError(f"{path}: damaged: the orders do not have the digest that {file.name} gives")
         return out.check(parent, str(path)) if parent is not None else out
 
 
 @dataclass
+class _Step:
+    layer: int
+    score: float | None
+
+
+@dataclass
 class _Head:
-    """Field names of ranking.json, for `known_fields`."""
+    """`ranking.json`."""
 
     version: int
     digest: str
     parent: Any
-    options: Any
-    depth: Any
-    provenance: Any
+    options: RankOptions
+    depth: tuple[_Step, ...]
+    provenance: Mapping[str, Any]
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:

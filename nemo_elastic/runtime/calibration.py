@@ -14,20 +14,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nemo_elastic.core.family import known_names
 from nemo_elastic.core.manifest import CALIBRATION as FILE
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.checksums import family_digest, held_family
+from nemo_elastic.io.fields import TEXT, Between, Length, check_version, read
 from nemo_elastic.io.read import read_json
-from nemo_elastic.io.values import integer, number
+from nemo_elastic.io.values import number
 from nemo_elastic.io.write import atomic_write
 
 from .signals import SIGNALS
@@ -180,6 +180,33 @@ def price_of(gains_nm: np.ndarray, costs: np.ndarray, cost: float) -> float:
 VERSION = 1
 #: no weight, mean or price of real signals is near it; sums of such numbers stay finite
 MOST = 1e12
+_Real = Annotated[float, Between(-MOST, MOST)]
+_Climb = Annotated[tuple[_Real, ...], Length(len(SIGNALS) + 1, len(SIGNALS) + 1)]
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: Annotated[str, TEXT]
+    parameters: Annotated[int, Between(1)]
+
+
+@dataclass(frozen=True)
+class _Signal:
+    name: str
+    mean: _Real
+    spread: Annotated[float, Between(1e-12, MOST)]
+
+
+@dataclass(frozen=True)
+class _File:
+    """`auto.json`."""
+
+    version: int
+    family: str
+    members: Annotated[tuple[_Member, ...], Length(2)]
+    signals: tuple[_Signal, ...]
+    climbs: tuple[_Climb, ...]
+    prices: Annotated[tuple[_Real, ...], Length(STEPS + 1, STEPS + 1)]
 
 
 def write_calibration(
@@ -197,22 +224,12 @@ def write_calibration(
         ElasticError: there is one already and it may not be replaced, another family is there, or the place cannot be
             written.
     """
-    signals = [
-        {"name": name, "mean": mean, "spread": spread}
-        for name, mean, spread in zip(SIGNALS, calibration.means, calibration.spreads, strict=True)
-    ]
-    sizes = zip(calibration.members, calibration.parameters, strict=True)
+    signals = tuple(map(_Signal, SIGNALS, calibration.means, calibration.spreads))
+    members = tuple(map(_Member, calibration.members, calibration.parameters))
     path = folder / FILE
     with held_family(folder, digest):
-        content = {
-            "version": VERSION,
-            "family": family_digest(folder),
-            "members": [{"name": name, "parameters": count} for name, count in sizes],
-            "signals": signals,
-            "climbs": [list(climb) for climb in calibration.climbs],
-            "prices": list(calibration.prices),
-        }
-        atomic_write(path, json.dumps(content, indent=2) + "\n", replace)
+        file = _File(VERSION, family_digest(folder), members, signals, calibration.climbs, calibration.prices)
+        atomic_write(path, json.dumps(asdict(file), indent=2) + "\n", replace)
     return path
 
 
@@ -231,57 +248,26 @@ def read_calibration(folder: Path, members: Mapping[str, int]) -> Calibration:
         raise ElasticError(f"{folder}: was not calibrated; nemo-elastic calibrate {folder} --data DIR does it", "auto")
     content = read_json(path)
     with inside(path):
-        calibration = _calibration(content)
+        check_version(content, VERSION)
+        file = read(_File, content, "")
+        calibration = _calibration(file)
     own = dict(zip(calibration.members, calibration.parameters, strict=True))
-    if content["family"] != family_digest(folder) or own != dict(members):
+    if file.family != family_digest(folder) or own != dict(members):
         raise ElasticError("was made of another family, or before it was trained on; calibrate again", path)
     return calibration
 
 
-def _calibration(content: Any) -> Calibration:
-    fields = ("version", "family", "members", "signals", "climbs", "prices")
-    known_names(fields, content, "calibration")
-    if content.get("version") != VERSION or isinstance(content["version"], bool):
-        raise bad("version", content.get("version"), f"this version of nemo-elastic reads {VERSION}")
-    for name in fields:
-        if name not in content:
-            raise ElasticError("missing", name)
-    members = [
-        _record("members", member, ("name", "parameters")) for member in _list("members", content["members"], 2)
-    ]
-    names = [member["name"] for member in members]
-    if not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
-        raise bad("members", names, "a name for each, none of them twice")
-    counts = [integer("members.parameters", member["parameters"], 1, "a positive integer") for member in members]
+def _calibration(file: _File) -> Calibration:
+    names, counts = [m.name for m in file.members], [m.parameters for m in file.members]
+    if len(set(names)) != len(names):
+        raise bad("members", names, "none of them twice")
     if sorted(set(counts)) != counts:
         raise bad("members.parameters", counts, "from the smallest to the largest")
-    signals = [_record("signals", s, ("name", "mean", "spread")) for s in _list("signals", content["signals"], 1)]
-    if [signal["name"] for signal in signals] != list(SIGNALS):
-        raise bad("signals", [signal["name"] for signal in signals], f"{', '.join(SIGNALS)}, in this order")
-    spreads = [number("signals.spread", s["spread"], 1e-12, MOST, "a positive number") for s in signals]
-    climbs = [_numbers("climbs", climb, len(SIGNALS) + 1) for climb in _list("climbs", content["climbs"], 1)]
-    if len(climbs) != len(names) - 1:
-        raise bad("climbs", f"{len(climbs)} of them", f"{len(names) - 1}, one from each member to the next")
-    prices = _numbers("prices", content["prices"], STEPS + 1)
-    if sorted(prices, reverse=True) != list(prices):
+    if [signal.name for signal in file.signals] != list(SIGNALS):
+        raise bad("signals", [signal.name for signal in file.signals], f"{', '.join(SIGNALS)}, in this order")
+    if len(file.climbs) != len(names) - 1:
+        raise bad("climbs", f"{len(file.climbs)} of them", f"{len(names) - 1}, one from each member to the next")
+    if sorted(file.prices, reverse=True) != list(file.prices):
         raise bad("prices", "rising ones", "none greater than the one before it")
-    means = _numbers("signals.mean", [signal["mean"] for signal in signals], len(SIGNALS))
-    return Calibration(tuple(names), tuple(counts), means, tuple(spreads), tuple(climbs), prices)
-
-
-def _list(name: str, given: Any, least: int) -> list[Any]:
-    if not isinstance(given, list) or len(given) < least:
-        raise bad(name, given, f"a list of at least {least}")
-    return given
-
-
-def _record(name: str, given: Any, fields: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(given, dict) or set(given) != set(fields):
-        raise bad(name, given, f"each has {', '.join(fields)}")
-    return given
-
-
-def _numbers(name: str, given: Any, count: int) -> tuple[float, ...]:
-    if not isinstance(given, list) or len(given) != count:
-        raise bad(name, given, f"a list of {count} numbers")
-    return tuple(number(name, value, -MOST, MOST, f"a list of {count} numbers") for value in given)
+    means, spreads = tuple(s.mean for s in file.signals), tuple(s.spread for s in file.signals)
+    return Calibration(tuple(names), tuple(counts), means, spreads, file.climbs, file.prices)

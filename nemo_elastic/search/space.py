@@ -79,8 +79,8 @@ class Space:
             own = axes.get(axis)
             self.choices[axis] = tuple(own.choices) if own is not None else (full,)
             self.per_layer[axis] = own is not None and own.per_layer
-            if self.choices[axis][0] != full or list(self.choices[axis]) != sorted(set(self.choices[axis]))[::-1]:
-                raise bad(f"axes.{axis}", list(self.choices[axis]), f"descending choices from the parent's {full}")
+            if self.choices[axis][0] != full:
+                raise bad(f"axes.{axis}", list(self.choices[axis]), f"a first choice of the parent's {full}")
         self.drop_order = tuple(int(j) for j in drop_order)
         most = parent.num_layers - self.choices[DEPTH][-1]
         if not set(self.drop_order) <= set(range(parent.num_layers)) or len(set(self.drop_order)) < len(drop_order):

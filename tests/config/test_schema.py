@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,28 @@ from jsonschema import Draft202012Validator
 
 from nemo_elastic.cli import main
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.config.schema import SECTIONS, WORDS, attributes, json_schema, summary
-from nemo_elastic.config.sections import DISTILL_MODES
+from nemo_elastic.config.losses import CE, TERMS
+from nemo_elastic.config.schema import json_schema
+from nemo_elastic.config.sections import (
+    DataConfig,
+    DistillConfig,
+    HalvingConfig,
+    ImportanceConfig,
+    NonfiniteConfig,
+    RouterConfig,
+    SearchConfig,
+)
+from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.latency import Workload
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.io.fields import attributes, schema_of
 from nemo_elastic.profile.cells import widths_of
 from nemo_elastic.profile.roofline import on_paper
 from tests.shapes import PARENT
 
 ROOT = Path(__file__).parents[2]
+SECTIONS = (ImportanceConfig, SearchConfig, HalvingConfig, RouterConfig, DistillConfig, DataConfig, NonfiniteConfig,
+            MemorySpec)  # fmt: skip
 SMALL: dict[str, Any] = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"hidden": [16, 8]}}
 FULL: dict[str, Any] = SMALL | {
     "budgets": [{"name": "full"}, {"name": "half", "memory": {"size": "18GiB", "batch": 2, "weights": "fp8"}}],
@@ -45,7 +60,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "unknown axis": {"axes": {"hiden": [16, 8]}},
     "no axes": {"axes": {}},
     "text as a number": {"seed": "one"},
-    "unknown mode": {"distill": {"mode": "hot"}},
+    "unknown teacher": {"distill": {"teacher": "hot"}},
     "unknown way to shapes": {"shapes": "halvin"},
     "no way to shapes": {"shapes": None},
     "unknown gate": {"shapes": "router", "router": {"gate": "open"}},
@@ -70,6 +85,10 @@ WRONG: dict[str, dict[str, Any]] = {
     "stripes of hidden": {"axes": {"hidden": {"choices": [16, 8], "stripes": 2}}},
     "attention of an FFN": {"axes": {"ffn": {"choices": [32, 16], "keep_attention": 1}}},
     "no choices": {"axes": {"ffn": {"per_layer": True}}},
+    "no term": {"distill": {"terms": {}}},
+    "a rate beyond its bounds": {"shapes": "router", "router": {"lr": 11}},
+    "no candidates": {"search": {"candidates": 0}},
+    "more than the parent": {"budgets": [{"name": "full"}, {"name": "half", "ratio": 1.5}]},
     "twice the same width": {"axes": {"hidden": [16, 16]}},
 }
 
@@ -108,22 +127,54 @@ def test_both_refuse_the_same(validator: Draft202012Validator, change: dict[str,
     assert not validator.is_valid({"elastic": SMALL | change})
 
 
-@pytest.mark.parametrize(("cls", "name"), WORDS, ids=lambda x: getattr(x, "__name__", x))
-def test_words_are_exactly_those_that_the_dataclass_takes(cls: type, name: str) -> None:
-    for word in WORDS[cls, name]:
-        made = cls(**{name: word})
-        kept = made.teacher == DISTILL_MODES[word][0] if name == "mode" else getattr(made, name) == word
-        assert kept, "a mode of 0.1 is read as a teacher and terms"
+def _words(cls: type) -> Iterator[tuple[str, list[str]]]:
+    for name, schema in schema_of(cls)["properties"].items():
+        words = schema.get("enum") or schema.get("anyOf", [{}])[0].get("enum")
+        if words:
+            yield name, words
+
+
+@pytest.mark.parametrize(("cls", "name", "words"), [(cls, *own) for cls in SECTIONS for own in _words(cls)])
+def test_words_of_the_schema_are_exactly_those_that_the_dataclass_takes(cls: Any, name: str, words: list[str]) -> None:
+    assert [getattr(cls(**{name: word}), name) for word in words] == words
     with pytest.raises(ElasticError) as caught:
         cls(**{name: "no such word"})
-    assert all(word in str(caught.value) for word in WORDS[cls, name])
-    assert str(caught.value).partition("one of ")[2].split(", ") == list(WORDS[cls, name])
+    assert str(caught.value).partition("one of ")[2].split(", ") == words
+
+
+def _bounds(cls: type) -> Iterator[tuple[str, float, float]]:
+    """Field, a bound of it, and a value beyond that."""
+    for name, schema in schema_of(cls)["properties"].items():
+        own = schema.get("anyOf", [schema])[0]
+        step = 1 if own.get("type") == "integer" else 1e-7
+        for bound, sign in (("minimum", -1), ("maximum", 1)):
+            if bound in own:
+                yield name, own[bound], own[bound] + sign * max(step, step * abs(own[bound]))
+
+
+@pytest.mark.parametrize(("cls", "name", "bound", "beyond"), [(cls, *own) for cls in SECTIONS for own in _bounds(cls)])
+def test_bounds_of_the_schema_are_exactly_those_of_the_dataclass(
+    cls: Any, name: str, bound: float, beyond: float
+) -> None:
+    assert getattr(cls(**{name: bound}), name) == bound
+    for wrong in (beyond, True, str(bound), math.nan):
+        with pytest.raises(ElasticError, match=rf"^[a-z.]+\.{name}: .* is not allowed; "):
+            cls(**{name: wrong})
+
+
+def test_a_term_that_is_registered_is_a_word_of_the_block() -> None:
+    """What a registry has is read when it is needed."""
+    own = replace(CE, name="own")
+    TERMS["own"] = own
+    try:
+        assert DistillConfig(terms={"kl": 1, "own": 2}).terms == {"kl": 1, "own": 2}
+        distill = json_schema()["properties"]["elastic"]["properties"]["distill"]
+        assert "own" in distill["properties"]["terms"]["anyOf"][0]["properties"]
+    finally:
+        del TERMS["own"]
 
 
 def test_every_field_is_described() -> None:
-    for cls in SECTIONS:
-        assert attributes(cls) and summary(cls)
-
     @dataclass
     class Silent:
         """Nothing.
@@ -165,4 +216,4 @@ def test_the_config_reference_is_up_to_date() -> None:
     )
     stored = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
     assert done.stdout == stored, ".venv/bin/python tools/config_reference.py > docs/config.md"
-    assert all(f"| `{name}` |" in stored for cls in SECTIONS for name in attributes(cls))
+    assert all(f"| `{name}` |" in stored for cls in (ElasticConfig, *SECTIONS) for name in attributes(cls))

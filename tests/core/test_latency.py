@@ -142,7 +142,7 @@ def test_a_budget_with_a_table_goes_to_another_process_and_back_into_a_block(tab
 
 
 BAD: list[tuple[Any, str]] = [
-    ({"ms": 12}, "elastic.budgets[half].latency: {'ms': 12} is not allowed"),
+    ({"ms": 12}, "elastic.budgets[half].latency.table: missing"),
     ({"table": "gone.json", "ms": 12}, "gone.json: no such file"),
     ({"table": [], "ms": 12}, "latency.table: [] is not allowed; a table of `nemo-elastic profile`"),
     ({"ms": 12, "ratio": 0.5}, "is not allowed; {table: FILE, ms: 12} or"),
@@ -192,7 +192,7 @@ def broken(rows: dict[str, Any], what: str) -> dict[str, Any]:
 
 
 SAID = {
-    "format": "format: 2 is not allowed; this version reads 1",
+    "format": "format: 2 is not allowed; this nemo-elastic reads version 1",
     "unfinished": "1 of",
     "short": "numbers: one for each combination",
     "text": "'1' is not allowed; seconds",

@@ -121,7 +121,7 @@ def broken(path, value):
     ("path", "value", "message"),
     [
         (["version"], True, "version: True"),
-        (["version"], ..., "elastic.json.version: missing"),
+        (["version"], ..., "elastic.json: version: missing"),
         (["members"], ..., "members: missing"),
         (["colour"], 1, "unknown field 'colour'"),
         (["parent", "hiden"], 1, "unknown field 'hiden'; did you mean 'hidden'"),

@@ -61,10 +61,10 @@ def test_problems_come_back(small: DataFolder) -> None:
     ("key", "value", "message"),
     [
         ("version", 2, "version: 2"),
-        ("version", None, "version: None"),
+        ("version", None, "version: missing"),
         ("version", True, "version: True"),
         ("extra", 1, "unknown field 'extra'"),
-        ("path", "x", "unknown field 'path'"),
+        ("path", "x", "path: 'x' is not allowed"),
         ("seed", None, "seed: missing"),
         ("seed", -1, "seed: -1"),
         ("seed", 1.5, "seed: 1.5"),

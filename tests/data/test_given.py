@@ -309,5 +309,5 @@ def test_an_id_beyond_a_familys_rows_is_refused(small: DataFolder, tmp_path: Pat
 def test_a_chat_folder_without_its_list_is_refused(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "chat folder", tmp_path / "chats")
     (tmp_path / "chats" / "chat.json").write_text("[]")
-    with pytest.raises(ElasticError, match=r"chat.json: not an object"):
+    with pytest.raises(ElasticError, match=r"chat.json: \[\] is not allowed; a mapping"):
         read_given(tmp_path / "chats", open_source(place / "family"))

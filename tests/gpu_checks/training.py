@@ -36,7 +36,7 @@ BLOCK: dict[str, Any] = {
     "importance": {"samples": 4, "depth_samples": 2},
     "shapes": "router",
     "router": {"freeze_at": 0.75, "hidden": 16},
-    "distill": {"mode": "ce"},
+    "distill": {"teacher": "none"},
     "seed": 15,
 }
 #: relative: losses of a run that went on, and of one on two ranks; some of a GPU's sums have no order

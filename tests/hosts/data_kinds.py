@@ -29,7 +29,7 @@ STEPS, CHATS = 2, 60
 #: file of the losses of a stock fine-tuning, and of a family's whole member; how far they may be apart, relative
 AS_STOCK, APART = "as stock", 1e-5
 #: a block by which the whole member alone is trained, by cross-entropy
-WHOLE: dict[str, Any] = {"sampling": {"full": 1}, "distill": {"mode": "ce"}}
+WHOLE: dict[str, Any] = {"sampling": {"full": 1}, "distill": {"teacher": "none"}}
 #: a block that ranks, searches and compares candidates on the data, before the second of two steps
 ASKS: dict[str, Any] = {
     "importance": {"samples": 8, "depth_samples": 4}, "shapes": "halving", "search": {"candidates": 12, "tokens": 256},

@@ -23,6 +23,7 @@ from nemo_elastic.train.members import Members
 from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.shaping import prepare_members, shape_members
 from nemo_elastic.train.training import FamilyTraining
+from tests.shapes import LOSSES
 from tests.train.torch_host import TorchHost
 
 from .models import alone, build, randomise, start, state_of
@@ -143,7 +144,7 @@ def test_a_packed_micro_batch_loses_what_counts_of_each_document_alone(mode: str
     from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.family_step import FamilyStep
 
-    family, core, frozen, state = two_models({"mode": mode})
+    family, core, frozen, state = two_models(LOSSES[mode])
     small = PARENT.uniform(keep=[0, 1, 3, 4], hidden=16, ffn=16)
     tokens, labels = data()[:2], data()[2:4]
     mask = (torch.rand(2, 12, generator=torch.Generator().manual_seed(6)) < 0.5).float()

@@ -43,7 +43,7 @@ def run(model: Any, data: dict[str, torch.Tensor], context: int = 1) -> dict[str
         hidden = hidden_states(model, data["tokens"], DOCUMENTS if "packed" in way else None)
         logits = MegatronLayers(model).head(hidden)
         loss, losses_bs = distill_loss(
-            DistillConfig(mode="ce", chunk_tokens=3), (model, hidden), None, data["labels"], data["weights"]
+            DistillConfig(teacher="none", chunk_tokens=3), (model, hidden), None, data["labels"], data["weights"]
         )
         # data parallelism takes the mean over the ranks of a sequence, each of which has its own positions' logits
         (loss + context * objective(logits)).backward()

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tests.shapes import LOSSES
 from tests.texts import FEW, library_text
 from tests.workers import copy_of
 
@@ -67,7 +68,7 @@ class Layout:
         soft: under the router's masks, else on slices.
         halved: on slices of several candidates, of which one of each budget is left.
         teacher: the parent's checkpoint is given, else the loss is cross-entropy.
-        mode: the loss, where it is.
+        mode: the loss, of `tests.shapes.LOSSES`, where it is.
         half: bf16, as the large recipes train.
         clip: largest norm of the gradients.
         router: its hidden size.
@@ -133,7 +134,7 @@ class Layout:
 def block_of(layout: Layout, **changes: Any) -> dict[str, Any]:
     """The elastic block of a layout."""
     shapes: dict[str, Any] = {"shapes": "router", "router": {"hidden": layout.router}} if layout.soft else {}
-    distill = {"mode": layout.mode if layout.teacher else "ce", "teacher_precision": layout.precision}
+    distill = LOSSES[layout.mode if layout.teacher else "ce"] | {"teacher_precision": layout.precision}
     return BLOCK | (HALVED if layout.halved else shapes) | {"distill": distill} | changes
 
 

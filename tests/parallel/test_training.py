@@ -28,7 +28,7 @@ ROUTER: dict[str, Any] = {"router": {"freeze_at": 0.5, "hidden": 16}}
 SHORT, STOP = 3, 2
 TAUGHT, HALF = (Layout(micro_batches=2, mode="frozen_ce", half=half, sharded=True) for half in (False, True))
 EXACT = {"budgets_per_batch": 3}
-SEVERAL = EXACT | {"distill": {"mode": "frozen_ce", "teacher_precision": "int8"}}
+SEVERAL = EXACT | {"distill": {"terms": {"kl": 1, "ce": 0.5}, "teacher_precision": "int8"}}
 #: as stock recipes ask for it
 STOCK = Job("stock", "parent", Layout(sharded=True), steps=6, save_every=3, validate=2)
 

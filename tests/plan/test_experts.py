@@ -112,7 +112,7 @@ def test_a_step_computes_what_is_active() -> None:
 def test_what_travels_to_experts_by_hand() -> None:
     """Six choices of 4096 tokens there and back, 7 of 8 to another rank, in 23 layers."""
     there = 6 * 4096 * 2 * 2688 * 7 / 8
-    alone = block(distill={"mode": "ce"})
+    alone = block(distill={"teacher": "none"})
     assert dispatched(PARENT, alone, RUN, Sharding(1, False, 8), False) == 2 * LAYERS * 2 * there
     assert dispatched(PARENT, alone, RUN, Sharding(1, False, 8), True) == 3 * LAYERS * 2 * there
     assert dispatched(PARENT, CONFIG, RUN, Sharding(1, False, 8), True) == 4 * LAYERS * 2 * there  # the teacher's

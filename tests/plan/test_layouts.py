@@ -24,6 +24,7 @@ from nemo_elastic.plan.layouts import BLUR, why_not
 from nemo_elastic.plan.machine import EFFICIENCY, TAKEN
 from nemo_elastic.plan.memory import local_parameters, loss, stage_memory, stages
 from nemo_elastic.plan.work import exchanged, members, passed_on, step_work, wait
+from tests.shapes import LOSSES
 
 from ..shapes import PARENT
 
@@ -153,8 +154,8 @@ def test_several_members_share_one_pass_of_the_teacher() -> None:
     assert all_three.student == pytest.approx(3 * one.student)
     assert all_three.recompute == pytest.approx(3 * one.recompute)
     assert all_three.teacher == one.teacher
-    assert work(3, distill={"mode": "trainable"}).teacher == 0  # the parent is among the three
-    assert work(1, distill={"mode": "trainable"}).teacher == pytest.approx(one.teacher * 2 / 3)
+    assert work(3, distill={"teacher": "self"}).teacher == 0  # the parent is among the three
+    assert work(1, distill={"teacher": "self"}).teacher == pytest.approx(one.teacher * 2 / 3)
     # twice the weight: in every micro-batch of two, and the others in half of them
     sizes = [flops_per_token(P12, m, STAGE_2.seq_length) for m in members(P12, block()).values()]
     weighted = work(2, sampling={"12b": 2, "9b": 1, "6b": 1}).student / STAGE_2.tokens / 3
@@ -179,7 +180,7 @@ def test_the_loss_of_every_mode() -> None:
     """It grows with tokens as the hidden states of the models do, and holds the head's gradient once."""
 
     def held(mode: str, tokens: int, shards: Sharding) -> float:
-        return loss(P12, block(distill={"mode": mode}).distill, tokens, shards)
+        return loss(P12, block(distill=LOSSES[mode]).distill, tokens, shards)
 
     for mode, streams in (("frozen", 2), ("frozen_ce", 2), ("trainable", 2), ("ce", 1)):
         for shards in (Sharding(), Sharding(8), Sharding(8, True)):  # a rank's run of the tokens, never all
@@ -236,7 +237,7 @@ def test_one_gpu_takes_its_flops_at_the_assumed_rate_and_no_collectives() -> Non
 
 
 def test_a_pipeline_holds_several_micro_batches_at_once() -> None:
-    choices = layouts(P12, block(distill={"mode": "ce"}), STAGE_1)
+    choices = layouts(P12, block(distill={"teacher": "none"}), STAGE_1)
     one, two = (next(x for x in choices if str(x) == f"TP8 PP{p} DP{16 // p} SP") for p in (1, 2))
     # half of the layers, twice the micro-batches in flight; the embedding's and the head's stage are fuller
     assert two.memory.activations == pytest.approx(one.memory.activations, rel=0.05)
@@ -251,17 +252,17 @@ def test_planning_needs_no_torch() -> None:
 
 @pytest.mark.parametrize("mode", ["frozen", "frozen_ce", "trainable", "ce"])
 def test_pipelines_are_tried_with_and_without_a_teacher(mode: str) -> None:
-    choices = layouts(P12, block(distill={"mode": mode}), STAGE_1)
+    choices = layouts(P12, block(distill=LOSSES[mode]), STAGE_1)
     assert {x.pipeline for x in choices} == {1, 2}  # 62 layers
     assert all((x.memory.teacher > 0) == (mode in ("frozen", "frozen_ce")) for x in choices)
-    choices = layouts(P12, block(distill={"mode": mode}, budgets_per_batch=2), STAGE_1)
+    choices = layouts(P12, block(distill=LOSSES[mode], budgets_per_batch=2), STAGE_1)
     assert {x.pipeline for x in choices} == {1}
 
 
 def held(stage: Any, mode: str, in_flight: int, shards: Sharding = Sharding(), recompute: bool = True) -> Any:
     """Memory of a stage of a pipeline."""
     return stage_memory(
-        P12, stage, block(distill={"mode": mode}).distill, shards, data=64, in_flight=in_flight, tokens=8192,
+        P12, stage, block(distill=LOSSES[mode]).distill, shards, data=64, in_flight=in_flight, tokens=8192,
         recompute=recompute, gated=False, kernels=True, gradient=4,
     )  # fmt: skip
 
@@ -290,8 +291,8 @@ def test_a_pipeline_waits_for_its_slowest_stage_and_its_largest_member() -> None
     run = replace(STAGE_2, kernels=False)
     two = {"full": shape.full, "half": shape.uniform(hidden=2560)}
     budgets = [{"name": "full"}, {"name": "half", "ratio": 0.5}]
-    both = block(budgets=budgets, distill={"mode": "ce"})
-    one = block(budgets=budgets, distill={"mode": "ce"}, sampling={"full": 1})
+    both = block(budgets=budgets, distill={"teacher": "none"})
+    one = block(budgets=budgets, distill={"teacher": "none"}, sampling={"full": 1})
     assert wait(shape, two, both, run, True, 1) == 1
     assert wait(shape, two, one, run, True, 2) == pytest.approx(1, abs=1e-4)
     small, large = (flops_per_token(shape, two[name], run.seq_length) for name in ("half", "full"))
@@ -307,7 +308,7 @@ def test_a_pipeline_waits_for_its_slowest_stage_and_its_largest_member() -> None
 
 def test_what_stages_pass_on_takes_its_time() -> None:
     shards = Sharding(4, True)
-    one = passed_on(P12, block(distill={"mode": "ce"}), STAGE_1, shards)
+    one = passed_on(P12, block(distill={"teacher": "none"}), STAGE_1, shards)
     assert one == 2 * P12.hidden * 8192 / 4
     assert passed_on(P12, block(), STAGE_1, shards) == 2 * one == passed_on(P12, block(), STAGE_1, Sharding()) / 4
 

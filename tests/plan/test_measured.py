@@ -15,6 +15,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
 from nemo_elastic.plan.activations import Sharding, saved
 from nemo_elastic.plan.memory import LOGITS, local_parameters, loss, stages, transient
+from tests.shapes import LOSSES
 from tests.support.models import start
 from tests.support.ranks import spawn
 
@@ -85,7 +86,7 @@ def test_parameters_of_a_real_model() -> None:
 @pytest.mark.parametrize("chunk", [32, 256])
 def test_the_loss_holds_what_the_formula_says(chunk: int, mode: str, top_k: int | None) -> None:
     start()
-    tokens, distill = 512, DistillConfig(mode=mode, chunk_tokens=chunk, top_k=top_k)
+    tokens, distill = 512, DistillConfig(**LOSSES[mode], chunk_tokens=chunk, top_k=top_k)
     measured = loss_peak(model_of(PARENT, False), distill, tokens)
     assert measured == pytest.approx(loss(PARENT, distill, tokens, Sharding()), rel=0.06)
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.io.fields import read
 from nemo_elastic.ranking.ranking import RankOptions
 
 
 def test_options_come_back_from_json_as_they_were() -> None:
     options = RankOptions("first", "mean", "cosine", depth_samples=3, depth_exact=5, head_channels=7)
-    assert RankOptions.from_json(json.loads(json.dumps(options.to_json()))) == options != RankOptions()
-    assert RankOptions.from_json({}) == RankOptions()
+    assert read(RankOptions, json.loads(json.dumps(options.to_json())), "options") == options != RankOptions()
+    assert read(RankOptions, {}, "options") == RankOptions()
 
 
 def test_whole_numbers_of_numpy_can_be_written() -> None:
@@ -45,4 +46,4 @@ def test_a_wrong_value_is_reported_with_its_field(field: str, value: Any, allowe
 
 def test_an_unknown_field_is_reported_with_where_it_stands() -> None:
     with pytest.raises(ElasticError, match=r"^ranking\.options.*samples"):
-        RankOptions.from_json({"samples": 3}, "ranking.options")
+        read(RankOptions, {"samples": 3}, "ranking.options")

@@ -85,12 +85,12 @@ def test_other_stripes_are_the_same_parent(saved):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"version": 2}, "version: 2 is not allowed; this release reads version 1"),
+        ({"version": 2}, "version: 2 is not allowed; this nemo-elastic reads version 1"),
         ({"extra": 1}, "unknown field 'extra'"),
         ({"digest": "0" * 64}, "damaged"),
         ({"depth": [{"layer": 0, "score": None}]}, "depth must order all 5 layers"),
-        ({"depth": [0, 1, 2, 3, 4]}, "depth is not a list of"),
-        ({"options": {"ffn": "both"}}, "rank.ffn: 'both'"),
+        ({"depth": [0, 1, 2, 3, 4]}, r"depth\[0\]: 0 is not allowed; a mapping with layer, score"),
+        ({"options": {"ffn": "both"}}, "options.ffn: 'both'"),
     ],
 )
 def test_a_changed_head_is_refused(saved, change, message):
@@ -132,7 +132,7 @@ def test_a_folder_that_is_no_ranking_is_reported(tmp_path):
     with pytest.raises(ElasticError, match="no such file"):
         Ranking.load(tmp_path)
     (tmp_path / JSON).write_text("[]")
-    with pytest.raises(ElasticError, match="not a ranking"):
+    with pytest.raises(ElasticError, match=r"ranking.json: \[\] is not allowed; a mapping"):
         Ranking.load(tmp_path)
 
 

@@ -22,7 +22,7 @@ def built(name: str) -> dict[str, Any]:
     import torch
 
     model = family(name).stage1_recipe("/parent", ["/data/text"], "/runs/family").model
-    model.teacher, model.elastic = None, {**model.elastic, "distill": {"mode": "ce"}, "shapes": "router"}
+    model.teacher, model.elastic = None, {**model.elastic, "distill": {"teacher": "none"}, "shapes": "router"}
     model.tokenizer = run.Config(SimpleNamespace, vocab_size=131072)  # its own lies on a hub
     config = model.config
     # kernels that a CPU has not; none of them has a parameter

@@ -129,11 +129,11 @@ def test_none_yet(tmp_path, folder, family):
 
 #: field -> a hostile value, and what is said of it
 DAMAGE = {
-    "version": (2, "version: 2 is not allowed; this version"),
-    "members": ([{"name": "6b"}, {"name": "9b"}], "each has name, parameters"),
-    "signals": ([], "signals: .* a list of at least 1"),
-    "climbs": ([[0.0] * 6] * 2, "climbs: .* a list of 7 numbers"),
-    "prices": ([0.0] * 3, "prices: .* a list of 101 numbers"),
+    "version": (2, "version: 2 is not allowed; this nemo-elastic reads"),
+    "members": ([{"name": "6b"}, {"name": "9b"}], r"members\[6b\]\.parameters: missing"),
+    "signals": ([], "signals: .* in this order"),
+    "climbs": ([[0.0] * 6] * 2, "climbs: .* a list of 7"),
+    "prices": ([0.0] * 3, "prices: .* a list of 101"),
     "more": (1, "unknown field 'more'"),
 }
 

@@ -206,7 +206,7 @@ def test_the_largest_file_of_weights(run, family, tmp_path):
         (["--budget", "small", "--budget", "mid", "--ratio", "0.5"], "not --budget and --ratio"),
         (["--budget", "smallish"], "did you mean 'small'"),
         (["--budget", "mid", "--budget", "smallish"], "did you mean 'small'"),
-        (["--ratio", "0"], "--ratio: 0.0 is not allowed; a share of the parent's parameters, above 0 and at most 1"),
+        (["--ratio", "0"], "--ratio: 0.0 is not allowed; a share of the parent's parameters in (0, 1]"),
         (["--ratio", "1.01"], "--ratio: 1.01 is not allowed"),
         (["--ratio", "nan"], "--ratio: nan is not allowed"),
         (["--ratio", "60%"], "--ratio: '60%' is not allowed"),

@@ -37,8 +37,8 @@ from nemo_elastic.hosts.bridge.tiny import tiny_config  # noqa: E402
 from tests.hosts.bridge.stock import block_for, on_text  # noqa: E402
 from tests.parallel.bridge import EXPERT_BLOCK, EXPERTS, SIZES, own_tokenizer  # noqa: E402
 
-BLOCK_12B = replace(ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml"), distill=DistillConfig(mode="ce"))
-BLOCK = BLOCK | {"distill": {"mode": "ce"}, "shapes": "halving", "halving": {"cuts": [0.5]}}
+BLOCK_12B = replace(ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml"), distill=DistillConfig(teacher="none"))
+BLOCK = BLOCK | {"distill": {"teacher": "none"}, "shapes": "halving", "halving": {"cuts": [0.5]}}
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +316,7 @@ def test_the_command_reads_a_recipe_its_arguments_and_fields(
 ) -> None:
     (tmp_path / "elastic.yaml").write_text(
         "elastic:\n  budgets: [{name: full}, {name: small, ratio: 0.8}]\n"
-        "  axes: {hidden: [128, 96]}\n  distill: {mode: ce}\n"
+        "  axes: {hidden: [128, 96]}\n  distill: {teacher: none}\n"
         "validation: {eval_iters: 3}\n"
     )
     given = [f"data={place / 'data'}", f"dir={tmp_path / 'run'}", "steps=5", "seq_length=64", "train.train_iters=7"]

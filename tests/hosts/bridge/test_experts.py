@@ -171,7 +171,7 @@ def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, field: str, value:
     write_data(tmp_path)
     recipe = tiny_config(tmp_path / "data", tmp_path / "run", steps=4, seq_length=64, warmup_steps=2, sizes=EXPERTS)
     setattr(recipe.model, field, value)
-    before, block = settings(recipe), BLOCK | EXPERT_BLOCK | {"distill": {"mode": "ce"}}
+    before, block = settings(recipe), BLOCK | EXPERT_BLOCK | {"distill": {"teacher": "none"}}
     with pytest.raises(ElasticError) as caught:
         apply_elastic(recipe, block, verbose=False)
     assert message in str(caught.value) and "\n" not in str(caught.value) and settings(recipe) == before
@@ -189,7 +189,7 @@ def test_what_is_made_for_experts_of_one_width_is_turned_off(tmp_path: Path) -> 
     recipe = tiny_config(tmp_path / "data", tmp_path / "run", steps=4, seq_length=64, warmup_steps=2, sizes=EXPERTS)
     recipe.model.moe_grouped_gemm = recipe.model.moe_shared_expert_overlap = True
     recipe.model.moe_token_dispatcher_type, recipe.model.expert_model_parallel_size = "flex", 2
-    run = apply_elastic(recipe, BLOCK | EXPERT_BLOCK | {"distill": {"mode": "ce"}}, verbose=False)
+    run = apply_elastic(recipe, BLOCK | EXPERT_BLOCK | {"distill": {"teacher": "none"}}, verbose=False)
     assert all(getattr(recipe.model, name) in (None, wanted) for name, wanted in EXPERT_LAYERS.items())
     assert "model.moe_token_dispatcher_type: flex -> alltoall" in run.changes
     assert "cannot rank" not in run.changes

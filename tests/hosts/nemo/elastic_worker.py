@@ -26,7 +26,7 @@ BLOCK = {
     },
     "importance": {"samples": 2, "depth_samples": 2},
     "shapes": "even",
-    "distill": {"mode": "trainable"},
+    "distill": {"teacher": "self"},
 }
 
 

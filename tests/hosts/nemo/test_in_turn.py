@@ -12,6 +12,7 @@ import torch
 
 from nemo_elastic.train.training import sum_in_turn
 from tests.hosts.nemo.cutting import MEMBER, PARENT, random_tensors
+from tests.shapes import LOSSES
 from tests.support.elastic_model import batch_of, elastic_model, run_schedule
 from tests.support.models import distributed
 from tests.support.peak import Peak
@@ -85,7 +86,7 @@ def compare(together: Step, apart: dict[str, Step], shares: dict[str, float]) ->
     ],
 )
 def test_three_budgets_are_the_mean_of_each_alone(checkpoint: Path, mode: str, buffer: bool) -> None:
-    more = {"distill": {"mode": mode}, "buffer": buffer}
+    more = {"distill": LOSSES[mode], "buffer": buffer}
     apart = {n: Step(checkpoint, sampling={n: 1}, **more) for n in NAMES}
     together = Step(checkpoint, budgets_per_batch=3, **more)
     compare(together, apart, dict.fromkeys(NAMES, 1 / 3))

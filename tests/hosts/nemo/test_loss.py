@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent
+from tests.shapes import LOSSES
 
 pytestmark = pytest.mark.nemo
 PARENT = Parent("M-", 12, 16, 16, 4, 4, 2, 4, 4, 4, 2, 4, ffn_stripes=2)
@@ -64,7 +65,7 @@ def test_every_mode(mode: str, size: int) -> None:
 
     (student, teacher), (x_sbd, y_sbd), data = models(), hidden(size), batch(size)
     x_sbd.requires_grad_()
-    config = DistillConfig(mode=mode, temperature=2.0, alpha=0.25, chunk_tokens=4)
+    config = DistillConfig(**LOSSES[mode], temperature=2.0, chunk_tokens=4)
     want_bs = expected(config, student, x_sbd, teacher, y_sbd, data["labels"])
     taught = None if mode == "ce" else (teacher, y_sbd)
     loss, losses_bs = distill_loss(config, (student, x_sbd), taught, data["labels"], data["loss_mask"])

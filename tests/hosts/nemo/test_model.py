@@ -20,7 +20,7 @@ pytestmark = pytest.mark.nemo
 BLOCK: dict[str, Any] = {
     "budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}],
     "axes": {"hidden": [128, 64], "mamba_heads": [16, 12], "mamba_head_dim": [16, 9]},
-    "distill": {"mode": "ce"},
+    "distill": {"teacher": "none"},
 }
 
 

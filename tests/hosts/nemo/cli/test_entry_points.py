@@ -145,7 +145,7 @@ OVERRIDES = (
     "elastic.router.tau=[2.0, 0.1]",
     "elastic.budgets[1].params=9e9",
     "elastic.search.candidates=8",
-    "elastic.distill.mode=frozen_ce",
+    "elastic.distill.terms={kl: 1, ce: 0.5}",
     "trainer.max_steps=300",
     "stage=2",
     "previous=/runs/one=a",
@@ -163,7 +163,7 @@ def test_overrides_reach_the_block_the_stage_and_the_recipe(run_yaml: Path) -> N
         "shapes": "router",
         "router": {"lr": 3e-3, "tau": [2.0, 0.1]},
         "search": {"candidates": 8},
-        "distill": {"mode": "frozen_ce"},
+        "distill": {"terms": {"kl": 1, "ce": 0.5}},
         "budgets": [{"name": "12b"}, {"name": "9b", "params": 9e9}, {"name": "6b", "params": 6e9}],
     }
     recipe = stock()

@@ -13,6 +13,7 @@ import pytest
 
 from nemo_elastic.errors import ElasticError
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
+from tests.shapes import LOSSES
 
 pytestmark = pytest.mark.nemo
 
@@ -121,13 +122,13 @@ def test_tensor_parallel_ranks_share_a_whole_ffn(recipe: Any) -> None:
 
 def test_pipeline_stages_divide_the_layers_and_train_one_member_at_a_time(recipe: Any) -> None:
     recipe.trainer.strategy.pipeline_model_parallel_size = 4
-    line = refused(recipe, BLOCK | {"distill": {"mode": "ce"}}, teacher=None)
+    line = refused(recipe, BLOCK | {"distill": {"teacher": "none"}}, teacher=None)
     assert line.endswith("a size that divides the 62 layers of recipe.model.config")
     recipe.trainer.strategy.pipeline_model_parallel_size = 2
-    line = refused(recipe, BLOCK | {"distill": {"mode": "ce"}, "budgets_per_batch": 2}, teacher=None)
+    line = refused(recipe, BLOCK | {"distill": {"teacher": "none"}, "budgets_per_batch": 2}, teacher=None)
     assert "1 while elastic.budgets_per_batch is 2" in line
     for mode in ("ce", "trainable", "frozen", "frozen_ce"):
-        accepted(recipe.clone(), BLOCK | {"distill": {"mode": mode}})
+        accepted(recipe.clone(), BLOCK | {"distill": LOSSES[mode]})
 
 
 @pytest.mark.parametrize(
