@@ -43,10 +43,10 @@ class Output:
 
     Attributes:
         name: in words, with an article.
-        files: regular expression of what such a folder may hold beside its manifest, each file by its way from there.
-            Where nobody can say that before, `sign` lists what was written.
-        manifest: the file by which one is known.
-        says: whether what is in that file says so: a JSON object that has these keys at least, or a test of its own.
+        files: regular expression of the relative paths that such a folder may hold beside its manifest. Where they are
+            not known before it is written, `sign` lists them.
+        manifest: the file by which such a folder is known.
+        says: whether that file is of this kind: keys that its JSON object has at least, or a test of the file.
     """
 
     name: str
@@ -175,7 +175,7 @@ def why_kept(folder: Name, kind: Output | None) -> str | None:
 
 
 def _contents(folder: Path) -> Iterator[str]:
-    """The way to everything in a folder but plain folders; behind what is no regular file stands an `@`."""
+    """Relative paths of everything in a folder but plain folders; links, pipes and mount points end in `@`."""
 
     def fail(exc: OSError) -> None:
         raise exc

@@ -188,7 +188,11 @@ def read_yaml(path: Name) -> Any:
     """
     from omegaconf import OmegaConf
 
-    return resolved(OmegaConf.load(io.StringIO(read_text(path, _YAML_BYTES))))
+    text = read_text(path, _YAML_BYTES)
+    try:
+        return resolved(OmegaConf.load(io.StringIO(text)))
+    except RecursionError:
+        raise ValueError("nested too deeply, or an anchor holds an alias of itself") from None
 
 
 def resolved(data: Any) -> Any:
