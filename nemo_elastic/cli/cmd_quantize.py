@@ -54,7 +54,7 @@ def command(
     from nemo_elastic.errors import bad
     from nemo_elastic.extras import require
     from nemo_elastic.formats.folders import open_source
-    from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS, scheme_of
+    from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, scheme_of
     from nemo_elastic.io.outputs import check_output
 
     if to not in TO:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nemo_elastic.core.family import Parent, Subnet
     from nemo_elastic.core.latency import LatencyTable
     from nemo_elastic.core.sizes import SubnetPath
-    from nemo_elastic.formats.low_precision import Stored
+    from nemo_elastic.formats.schemes import Stored
     from nemo_elastic.formats.source import Shapes
 
 __all__ = [

@@ -21,7 +21,8 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.prediction import PREFIX, Prediction
 from nemo_elastic.errors import ElasticError
 
-from .low_precision import Stored, Weights
+from .low_precision import Weights
+from .schemes import Stored
 from .tensor import SPAN, Tensor
 
 __all__ = ["GGUF", "Origin", "Shapes", "Source", "check_exactly", "check_tensors", "is_gguf", "same_words"]

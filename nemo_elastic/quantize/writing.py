@@ -27,7 +27,7 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
 from nemo_elastic.formats.hf.writing import Model, write_models, write_text
-from nemo_elastic.formats.low_precision import MODELOPT, Scheme, Stored
+from nemo_elastic.formats.schemes import MODELOPT, Scheme, Stored
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer

@@ -17,9 +17,9 @@ import torch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.low_precision import COMPRESSED, scheme_of
 from nemo_elastic.formats.megatron.metadata import of_optimizer
 from nemo_elastic.formats.megatron.stored import ELASTIC, Stored, differing
+from nemo_elastic.formats.schemes import COMPRESSED, scheme_of
 from nemo_elastic.history import METRICS, read_history
 from nemo_elastic.plan.stages import Curriculum
 

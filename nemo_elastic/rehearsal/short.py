@@ -65,7 +65,7 @@ class Short:
     samples: int = 16
     depth_samples: int = 4
     candidates: int = 16
-    validations: int = 2
+    validations: int = 6
     validation_batches: int = 2
     cuda: bool = field(default_factory=torch.cuda.is_available)
 

@@ -16,7 +16,7 @@ from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.core.member import limits_used, why_not_nested
 from nemo_elastic.formats.hf.quant_config import precision_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.low_precision import COMPRESSED, Stored
+from nemo_elastic.formats.schemes import COMPRESSED, Stored
 from nemo_elastic.formats.source import Origin
 from nemo_elastic.io.values import human_bytes, three_digits
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT
-from nemo_elastic.formats.low_precision import COMPRESSED, MODELOPT, Stored
+from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT, Stored
 
 __all__ = [
     "CODE", "CPU_HEADS", "EAGER", "OTHERS", "SLOW", "TRANSFORMERS", "VLLM", "Runs", "needs_eager_experts", "runs_in",

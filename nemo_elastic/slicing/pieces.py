@@ -11,7 +11,8 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.low_precision import Stored, Torn, Weights, cache_of_member, requantized, select
+from nemo_elastic.formats.low_precision import Torn, Weights, cache_of_member, requantized, select
+from nemo_elastic.formats.schemes import Stored
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
 

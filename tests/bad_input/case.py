@@ -21,7 +21,7 @@ import yaml
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.data.build import build_data
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.low_precision import COMPRESSED, MODELOPT, scheme_of
+from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT, scheme_of
 from nemo_elastic.quantize.writing import quantize_folder
 from nemo_elastic.ranking import Ranking
 from tests.shapes import PARENT as SHAPE

@@ -13,7 +13,8 @@ import pytest
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.quant_config import KEY, QUANT_FILE
-from nemo_elastic.formats.low_precision import CACHE, COMPRESSED, MODELOPT
+from nemo_elastic.formats.low_precision import CACHE
+from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint

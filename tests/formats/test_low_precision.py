@@ -15,7 +15,8 @@ import torch
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.shards import SINGLE
-from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS, MODELOPT, Weights, find_low, scheme_of
+from nemo_elastic.formats.low_precision import Weights, find_low
+from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, scheme_of
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint

@@ -22,7 +22,8 @@ from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import selection
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.core.prefix import Grid, Selection
-from nemo_elastic.formats.low_precision import MODELOPT, Stored, Torn, Weights, scheme_of, select
+from nemo_elastic.formats.low_precision import Torn, Weights, select
+from nemo_elastic.formats.schemes import MODELOPT, Stored, scheme_of
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.low_precision import fp8_codes, global_scale, nvfp4_codes
 from nemo_elastic.plan import preset

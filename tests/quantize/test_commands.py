@@ -21,7 +21,7 @@ from nemo_elastic.data.build import build_data
 from nemo_elastic.evaluation import perplexity
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.quant_config import low_of
-from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS
+from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.card import served_as

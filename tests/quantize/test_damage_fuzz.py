@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.quant_config import KEY, QUANT_FILE, precision_of
-from nemo_elastic.formats.low_precision import LAYOUTS, MODELOPT, find_low
+from nemo_elastic.formats.low_precision import find_low
+from nemo_elastic.formats.schemes import LAYOUTS, MODELOPT
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import ITEMSIZE, Tensor
 from nemo_elastic.runtime import load_family

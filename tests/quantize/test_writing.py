@@ -20,7 +20,8 @@ from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS, MODELOPT, Weights, scheme_of
+from nemo_elastic.formats.low_precision import Weights
+from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, scheme_of
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.low_precision import fp8_codes, global_scale, nvfp4_codes, rounded_state

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS, MODELOPT, Stored, scheme_of
+from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, Stored, scheme_of
 from nemo_elastic.formats.source import Origin
 from nemo_elastic.slicing.card import member_card
 from nemo_elastic.slicing.lineage import CARD

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nemo_elastic.formats.low_precision import COMPRESSED, MODELOPT, scheme_of
+from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT, scheme_of
 from nemo_elastic.io.write import atomic_write
 from nemo_elastic.quantize.activations import largest_inputs
 from nemo_elastic.quantize.writing import quantize_folder

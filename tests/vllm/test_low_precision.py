@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_elastic.formats.low_precision import MODELOPT
+from nemo_elastic.formats.schemes import MODELOPT
 
 from .cases import ROOT
 from .low_precision import CASES, DENSE, NOISE, RUNS, WRONG, Case, by_vllm, judge, table, write_folders

@@ -18,7 +18,8 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.precision import BLOCK, FP8, NVFP4
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS, MODELOPT, WEIGHT, Stored, check_cache, scheme_of
+from nemo_elastic.formats.low_precision import check_cache
+from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, WEIGHT, Stored, scheme_of
 from nemo_elastic.io.read import read_json
 
 from .module_lists import anywhere, modules_in

@@ -16,7 +16,8 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Checksums, digest, write_checksums
-from nemo_elastic.formats.low_precision import Stored, Weights, has_cache
+from nemo_elastic.formats.low_precision import Weights, has_cache
+from nemo_elastic.formats.schemes import Stored
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES

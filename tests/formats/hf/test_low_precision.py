@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_elastic.formats.low_precision import COMPRESSED, MODELOPT
+from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.quantize.conftest import EXPERTS, FEW, PARENT, SMALL, family_of
 from tests.quantize.damage import low, with_json

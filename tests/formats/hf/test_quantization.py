@@ -24,7 +24,7 @@ from nemo_elastic.formats.hf.quant_config import (
     linear_modules,
     precision_of,
 )
-from nemo_elastic.formats.low_precision import COMPRESSED, LAYOUTS, MODELOPT, Stored, scheme_of
+from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, Stored, scheme_of
 from nemo_elastic.quantize.writing import quantized_weights
 from nemo_elastic.slicing.card import served_as
 from nemo_elastic.slicing.slicer import slice_checkpoint
