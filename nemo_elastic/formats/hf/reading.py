@@ -156,7 +156,7 @@ class _MemberFile:
     subnet: dict
     ranking: str | None
     provenance: dict
-    family: dict | None = None  # members of version 0.1 have none
+    family: dict | None = None  # a cut of a plain model has none
 
 
 def member_to_json(parent: Parent, member: Subnet, origin: Origin) -> dict[str, Any]:
