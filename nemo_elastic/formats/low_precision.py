@@ -53,8 +53,8 @@ class Weights:
     Attributes:
         tensors: by their names in a file.
         quantized: weights of low precision, whose codes and scales are among the tensors: how they are stored.
-        changed: of weights that were computed anew, by name and first row: sums of squares of the values, and of what
-            computing them anew has changed; filled while they are written.
+        changed: of requantized weights, by name and first row: sum of squares of the values, and of the differences
+            that requantizing made; filled while the weights are written.
     """
 
     tensors: Mapping[str, Tensor]
@@ -106,7 +106,7 @@ class Weights:
             return _values(self.quantized[name], self.parts(name), dtype or torch.bfloat16)
 
     def as_torch(self, dtype: torch.dtype | None = None) -> Mapping[str, torch.Tensor]:
-        """The weights by name, each read when somebody asks for it; memory of a mapped file is shared."""
+        """The weights by name, each read on access; the memory of a mapped file is shared."""
         return _Read(self, dtype)
 
     @property
@@ -160,8 +160,8 @@ def select(
 
 
 def requantized(weights: Weights, name: str, selections: Sequence[Selection]) -> dict[str, Tensor]:
-    """A weight's tensors where selections tear blocks: codes and scales computed anew from the values, some rows at a
-    time, under the same scale of scales.
+    """A weight's tensors where selections tear blocks: codes and block scales are computed from the values again, some
+    rows at a time, under the same scale of scales.
 
     Raises:
         Torn: the columns that stay are no blocks at all.
@@ -206,7 +206,7 @@ def requantized(weights: Weights, name: str, selections: Sequence[Selection]) ->
 
 
 def share_changed(changed: Mapping[Any, tuple[float, float]]) -> float | None:
-    """Root mean square of what computing weights anew has changed, as a share of theirs; None where there are none."""
+    """Root mean square of the differences that requantizing made, relative to the weights; None for no such weight."""
     power = sum(was for was, _ in changed.values())
     return (sum(error for _, error in changed.values()) / power) ** 0.5 if power else None
 
@@ -230,7 +230,7 @@ def _values(stored: Stored, parts: Mapping[str, Tensor], dtype: torch.dtype) -> 
     if not scheme.block:
         return fp8_values(codes, scale, dtype)
     blocks = parts[scheme.scale[0]]
-    if wrong := bad_scales(blocks.words):  # nobody reads them before
+    if wrong := bad_scales(blocks.words):  # the first time that they are read
         raise ElasticError(f"{wrong} scales of blocks are negative or not a number; nemo-elastic verify finds damage")
     return nvfp4_values(codes, blocks.torch(copy=False), scale, dtype)
 
@@ -366,7 +366,7 @@ def check_cache_scales(tensors: Mapping[str, Tensor], held: Subnet, low: bool) -
 
 
 def cache_of_member(names: Iterable[str], held: Subnet, member: Subnet) -> dict[str, str]:
-    """Scales of a member's layers: their names there, and in what it is cut from.
+    """Cache scales of a member's layers: their names in the member, and in the source.
 
     A member has some of a layer's heads, so the layer's number fits it, too.
     """

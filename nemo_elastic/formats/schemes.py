@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The table of schemes: which tensors, of which names and dtypes, store a weight of low precision in which layout."""
+"""The table of schemes: names and dtypes of the tensors that store a weight of low precision in each layout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Scheme:
         per_code: numbers of a row in one code.
         scale: name and dtypes of the scales.
         block: columns that a scale is for; 0 where it is for a whole row, or for all.
-        over: name of the scale of the scales; None where there is none.
+        over: name of the scale of the scales, or None.
         inverse: the file has 1 / scale there.
         activations: name of the scale of the product's input; where it has none, activations are not quantised, or by
             what they are.
@@ -85,7 +85,7 @@ class Stored(NamedTuple):
     Attributes:
         scheme: its scheme.
         activations: whether the product's input has a scale of its own.
-        by_row: whether each row has a scale, where none is for a block.
+        by_row: whether each row has a scale; false where each block has one.
     """
 
     scheme: Scheme

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A tensor whose words are read when somebody asks for its rows; the one type of tensor of all formats.
+"""The tensor type of all formats: its words are read when its rows are asked for.
 
 numpy has no bfloat16 and no float8, and cutting needs neither: an element is a word of 1, 2, 4 or 8 bytes that is
-copied as it is. What is cut from a tensor, cast or sorted is a tensor again, and reads no more than it needs.
+copied as it is. A cut, a cast or a permutation of a tensor is a tensor again, and reads no more than it needs.
 """
 
 from __future__ import annotations
@@ -114,13 +114,13 @@ class Extent:
         return out
 
     def forget(self) -> None:
-        """Give the process's pages back: it holds one tensor at a time then, of a model of any size."""
+        """Give the process's pages back: one tensor is in memory at a time, whatever the size of the model."""
         first = self.start // mmap.PAGESIZE * mmap.PAGESIZE
         if hasattr(self.data, "madvise"):  # not on every system
             self.data.madvise(mmap.MADV_DONTNEED, first, self.stop - first)
 
     def evict(self) -> None:
-        """Forget, and let the system drop its cache of them: for what is read once.
+        """Give the pages back and let the system drop its cache of them, for a source that is read once.
 
         What else is cached stays, and the next pages come from those that were given back, which takes a third off the
         time of cutting a large model.
@@ -142,7 +142,7 @@ class Tensor:
         span: bytes of the source that one row spans.
         array: all words, where they lie in memory or in a mapped file.
         extent: where the source lies, if that is in a mapped file.
-        root: the source, by identity: what is made of the same is made by one thread, one after the other.
+        root: the source, compared by identity: one thread makes all tensors of one source, one after the other.
     """
 
     dtype: str
@@ -335,7 +335,7 @@ def _near(runs: Sequence[Run], most: int, gap: int) -> Iterator[list[Run]]:
 
 
 def parse_dtype(name: str | None, field: str = "dtype") -> str | None:
-    """The name in a safetensors header of what a user asked for; None leaves weights as they are.
+    """A user's name of a dtype as a safetensors header has it; None leaves weights as they are.
 
     Raises:
         ElasticError: another name.
@@ -363,7 +363,7 @@ def check_convertible(name: str, tensor: str, dtype: str) -> None:
 def convert(words: np.ndarray, source: str, target: str) -> np.ndarray:
     """The words of the same values in another dtype, rounded to nearest, ties to even, as torch does.
 
-    What is no number stays none, and an infinity an infinity.
+    NaN stays NaN, and an infinity stays an infinity.
 
     Raises:
         OverflowError: a number would become infinite.

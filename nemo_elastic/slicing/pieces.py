@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a member keeps of every tensor of what holds it, unread until somebody asks for rows."""
+"""Which part of every tensor of a source a member keeps; nothing is read before rows are asked for."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Parts = dict[str, tuple[str, tuple[Selection, ...]]]
 
 
 def kept_parts(source: Source, target: Subnet) -> Parts:
-    """For each weight of a member in storage order: the source's name of it, and what stays of each dimension.
+    """For each weight of a member in storage order: the source's name of it, and the selection of each dimension.
 
     Args:
-        source: What holds it.
+        source: The source.
         target: A member nested in `source.held`.
     """
     parent, held = source.parent, source.held
@@ -67,10 +67,9 @@ def cut_weights(source: Source, target: Subnet, requantize: bool = False) -> Wei
     """A member's weights in storage order, and scales of its key-value cache.
 
     Args:
-        source: What holds it.
+        source: The source.
         target: A member nested in `source.held`.
-        requantize: Compute the codes and scales of weights anew where a block with one scale stays in part; it takes
-            torch.
+        requantize: Compute codes and scales again where a block with one scale stays in part; needs torch.
 
     Raises:
         ElasticError: There is such a block, and `requantize` is not asked for.

@@ -80,7 +80,7 @@ def write_weights(
     with ExitStack() as stack:
         files = _Files(places, total, progress, stack)
         pool = stack.enter_context(ThreadPoolExecutor(THREADS, "weights"))
-        stack.callback(pool.shutdown, cancel_futures=True)  # of what is left after an error, or Ctrl-C
+        stack.callback(pool.shutdown, cancel_futures=True)  # after an error or Ctrl-C
         written = [pool.submit(_write, group, files) for group in _groups(places)]
         sums = [checksum for future in written for checksum in future.result()]
     by_folder: dict[Path, dict[str, str]] = {folder: {} for folder in folders}
