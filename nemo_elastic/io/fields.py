@@ -26,6 +26,8 @@ from nemo_elastic.errors import ElasticError, bad, did_you_mean, shown
 from nemo_elastic.io.values import plain
 
 _T = TypeVar("_T")
+#: longest name of a record that stands for its number in a field's name
+_NAME = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +275,7 @@ def _at(field: str, name: str) -> str:
 
 def _entry(field: str, number: int, record: Any) -> str:
     name = record.get("name") if isinstance(record, Mapping) else None
-    return f"{field}[{name if isinstance(name, str) else number}]"
+    return f"{field}[{name if isinstance(name, str) and len(name) <= _NAME else number}]"
 
 
 def schema_of(cls: type) -> dict[str, Any]:
