@@ -120,7 +120,7 @@ def _say_torn(parent: Parent, block: ElasticConfig) -> None:
     from nemo_elastic.core.precision import torn_widths
 
     whole = block.parent_shape(parent)
-    for (axis, row), widths in torn_widths(whole, block.resolve_axes(whole)).items():
+    for (axis, row), widths in torn_widths(whole, block.choices(whole)).items():
         listed = ", ".join(map(str, widths))
         typer.echo(
             f"elastic.axes.{axis}: {listed} cut {row} inside blocks of NVFP4: such members need `slice --requantize`",

@@ -288,7 +288,11 @@ class ElasticConfig:
             tensor, expert_tensor: names of these kinds of parallelism, and ranks.
         """
         if self.distill.quantize is not None:
-            check_blocks(parent, self.resolve_axes(parent), self.distill.quantize, tensor, expert_tensor)
+            check_blocks(parent, self.choices(parent), self.distill.quantize, tensor, expert_tensor)
+
+    def choices(self, parent: Parent) -> dict[str, tuple[int, ...]]:
+        """Widths that members of a parent may have, by axis."""
+        return {name: axis.choices for name, axis in self.resolve_axes(parent).items()}
 
     def targets(self, parent: Parent) -> dict[str, float]:
         """Budget name -> limit on its cost (`Budget.target`); checks that budgets go down.

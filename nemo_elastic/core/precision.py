@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.mamba import MAMBA
@@ -14,9 +13,6 @@ from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import selection
 from nemo_elastic.errors import bad
-
-if TYPE_CHECKING:
-    from nemo_elastic.core.budget import AxisConfig
 
 __all__ = ["BLOCK", "FP8", "LARGEST", "NVFP4", "SCHEMES", "check_blocks", "default_rows", "low_layers", "torn_widths"]
 
@@ -61,7 +57,7 @@ def low_layers(parent: Parent) -> frozenset[int]:
 
 def check_blocks(
     parent: Parent,
-    axes: Mapping[str, AxisConfig],
+    axes: Mapping[str, Sequence[int]],
     scheme: str,
     tensor: tuple[str, int] = ("", 1),
     expert_tensor: tuple[str, int] = ("", 1),
@@ -70,7 +66,7 @@ def check_blocks(
 
     Args:
         parent: whose blocks.
-        axes: every axis with its choices (`ElasticConfig.resolve_axes`).
+        axes: widths that members may have, by axis (`ElasticConfig.choices`).
         scheme: what stores the weights; FP8 has no blocks.
         tensor, expert_tensor: names of these kinds of parallelism, and ranks, which share columns.
 
@@ -94,20 +90,20 @@ def check_blocks(
         raise bad(f"elastic.axes.{axis}", widths[0], whole)
 
 
-def torn_widths(parent: Parent, axes: Mapping[str, AxisConfig]) -> dict[tuple[str, str], list[int]]:
+def torn_widths(parent: Parent, axes: Mapping[str, Sequence[int]]) -> dict[tuple[str, str], list[int]]:
     """Widths of a block with which members keep blocks of NVFP4 in part: no cut has the parent's bytes there.
 
     Args:
         parent: whose blocks.
-        axes: every axis with its choices (`ElasticConfig.resolve_axes`).
+        axes: widths that members may have, by axis (`ElasticConfig.choices`).
 
     Returns:
         By axis and row of the layout table, in the order of both.
     """
     out: dict[tuple[str, str], list[int]] = {}
     first = _first(parent)
-    for axis, choices in axes.items():
-        for width in choices.choices if axis != DEPTH else ():
+    for axis, widths in axes.items():
+        for width in widths if axis != DEPTH else ():
             member = parent.uniform(None, **{axis: width})
             for row, index in first.items():
                 if selection(parent, row, 1, parent.full, member, index).in_blocks(BLOCK) is None:

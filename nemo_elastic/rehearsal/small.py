@@ -71,7 +71,7 @@ def narrow(parent: Parent, config: ElasticConfig, by: Narrow) -> tuple[Parent, E
         Both. Members of the one are members of the other, with other numbers on their axes.
     """
     parent, multiple = config.parent_shape(parent), dict(by.multiple)
-    choices = {name: axis.choices for name, axis in config.resolve_axes(parent).items()}
+    choices = config.choices(parent)
     blocks = {name: parent.axis(name).blocks for name in parent.axes if name != DEPTH}
     if config.distill.quantize == NVFP4:  # whole blocks, as the recipe's own widths have
         multiple |= {name: math.lcm(multiple.get(name, 1), BLOCK) for name in OF_BLOCKS}

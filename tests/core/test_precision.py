@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import table
 from nemo_elastic.core.precision import check_blocks, default_rows
@@ -45,14 +44,13 @@ def test_rows_of_low_precision_are_matrices_of_layers() -> None:
 SHAPE = Parent("M-M*-", 64, 64, 128, 8, 16, 2, 16, 4, 4, 2, 16, ffn_stripes=4)
 
 
-def axes(**choices: tuple[int, ...]) -> dict[str, AxisConfig]:
-    return {name: AxisConfig(widths) for name, widths in choices.items()}
-
-
 def test_widths_of_whole_blocks_are_cut() -> None:
-    whole = axes(hidden=(64, 48), ffn=(128, 64), mamba_heads=(8, 2), mamba_head_dim=(16,), attention_heads=(4, 2))
+    whole = {
+        "hidden": (64, 48), "ffn": (128, 64), "mamba_heads": (8, 2), "mamba_head_dim": (16,),
+        "attention_heads": (4, 2),
+    }  # fmt: skip
     check_blocks(SHAPE, whole, "nvfp4", ("tensor", 2))
-    check_blocks(SHAPE, axes(hidden=(64, 40)), "fp8", ("tensor", 3))  # has no blocks
+    check_blocks(SHAPE, {"hidden": (64, 40)}, "fp8", ("tensor", 3))  # has no blocks
 
 
 @pytest.mark.parametrize(
@@ -71,7 +69,7 @@ def test_widths_of_whole_blocks_are_cut() -> None:
 )
 def test_others_are_refused(cut: dict[str, tuple[int, ...]], says: str) -> None:
     with pytest.raises(ElasticError, match=f"^{re.escape(says)}"):
-        check_blocks(SHAPE, axes(**cut), "nvfp4")
+        check_blocks(SHAPE, cut, "nvfp4")
 
 
 def test_parents_and_ranks_that_cut_blocks_are_refused() -> None:
