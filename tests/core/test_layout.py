@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from hypothesis import given
 
 from nemo_elastic.core.family import Subnet
@@ -43,24 +42,6 @@ def test_a_selection_keeps_as_much_as_the_member_has(m: Subnet) -> None:
             kept = selection(PARENT, t.row, dim, PARENT.full, m, index)
             assert kept.kept_size == size
             assert kept.indices.max() < kept.size
-
-
-@given(members(), members())
-def test_cut_from_cut_is_cut_from_parent(a: Subnet, b: Subnet) -> None:
-    from nemo_elastic.core.family import intersect
-    from nemo_elastic.errors import ElasticError
-
-    try:
-        small = intersect(a, b)
-    except ElasticError:
-        return
-    for t in tensors(PARENT, small):
-        index = t.layer.index if t.layer else None
-        for dim in range(len(t.shape)):
-            direct = selection(PARENT, t.row, dim, PARENT.full, small, index)
-            middle = selection(PARENT, t.row, dim, PARENT.full, a, index)
-            then = selection(PARENT, t.row, dim, a, small, index)
-            assert np.array_equal(direct.indices, middle.indices[then.indices])
 
 
 def test_heads_are_cut_in_every_group_and_b_c_never_pitfall_2() -> None:

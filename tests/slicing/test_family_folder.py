@@ -204,23 +204,6 @@ def test_init_takes_fixed_shapes(plain, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_init_refuses_what_it_cannot_use(plain, tmp_path):
-    for source in (tmp_path / "made", slice_checkpoint(tmp_path / "made", tmp_path / "cut", subnet=SMALL).out):
-        with pytest.raises(ElasticError, match="is a family or a member of one; a plain Nemotron-H is needed"):
-            init_family(source, config(), tmp_path / "family")
-    with pytest.raises(ElasticError, match=r"axes.hidden"):
-        init_family(plain, config(axes={"hidden": [32, 16]}), tmp_path / "family")
-    with pytest.raises(ElasticError, match="ranking"):
-        init_family(plain, config(), tmp_path / "family", tmp_path / "gone")
-    with pytest.raises(ElasticError, match="raise it or add smaller choices"):
-        init_family(plain, config(budgets=[{"name": "b"}, {"name": "s", "params": 10}]), tmp_path / "family")
-    other = replace(open_source(plain).parent, hidden=12)
-    random_ranking(other).save(tmp_path / "ranking")
-    with pytest.raises(ElasticError, match="made for another parent"):
-        init_family(plain, config(), tmp_path / "family", tmp_path / "ranking")
-    assert not (tmp_path / "family").exists()
-
-
 # ------------------------------------------------------------------ extra shapes, and their part of a card
 
 CODE = PARENT.uniform([0, 1, 3, 4], hidden=12, ffn=8, mamba_heads=4)
@@ -267,13 +250,6 @@ def test_members_name_those_that_are_inside_them(folder: Path, tmp_path: Path) -
     slice_checkpoint(tmp_path / "full", tmp_path / "again", member="code")  # as the card says
     assert "was not trained. Evaluate it before use." in card_of(tmp_path / "again")
     assert "was not trained. Evaluate it before use." not in card_of(tmp_path / "small")
-
-
-def test_a_new_family_with_extra_shapes_names_them(folder: Path, tmp_path: Path) -> None:
-    from nemo_elastic.slicing.card import family_card
-
-    text = family_card(add(folder, "code"), "BF16", tokenizer=True)
-    assert text.count("--budget code`") == 1 and "--budget small --out" in text
 
 
 def _add_some(folder: Path, seed: int) -> None:

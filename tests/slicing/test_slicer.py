@@ -20,7 +20,6 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
-from nemo_elastic.slicing.pieces import cut_weights
 from tests.shapes import PARENT
 
 from .helpers import contents, random_words, write
@@ -168,21 +167,6 @@ def test_a_tied_head_is_in_the_file_and_counts_once(tmp_path):
     assert sum(math.prod(t.shape) for t in read.values()) == cut.parameters + tied.vocab * SMALL.hidden
 
 
-def test_force_replaces_and_never_the_source(tmp_path):
-    write(tmp_path / "family", PARENT)
-    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=SMALL)
-    before = contents(tmp_path / "cut")
-    with pytest.raises(ElasticError, match="already exists; --force replaces it"):
-        slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=PARENT.full)
-    assert contents(tmp_path / "cut") == before
-    family = contents(tmp_path / "family")
-    with pytest.raises(ElasticError, match=r"is .*family, which is read; name another place"):
-        slice_checkpoint(tmp_path / "family", tmp_path / "family", subnet=SMALL, force=True)
-    assert contents(tmp_path / "family") == family
-    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=PARENT.full, force=True)
-    assert contents(tmp_path / "cut") != before
-
-
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
@@ -225,19 +209,6 @@ def test_a_fault_while_writing_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=SMALL, progress=stop)
     assert [p.name for p in tmp_path.iterdir()] == ["family"]
-
-
-def test_tensors_can_be_cut_one_by_one(tmp_path):
-    write(tmp_path / "family", PARENT)
-    source = open_source(tmp_path / "family")
-    cut = cut_weights(source, SMALL).tensors
-    slice_checkpoint(source, tmp_path / "cut", subnet=SMALL)
-    written = open_tensors(tmp_path / "cut")
-    assert set(cut) == set(written) and len(cut) == len(written)
-    for name, raw in written.items():
-        np.testing.assert_array_equal(cut[name].words, raw.words)
-    with pytest.raises(KeyError):
-        cut["nothing"]
 
 
 def test_nemo_needs_one_width_per_layer_type(tmp_path):

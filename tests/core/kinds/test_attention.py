@@ -6,27 +6,9 @@ from __future__ import annotations
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.attention import KIND, cache, flops
-from nemo_elastic.core.layout import tensors
 
 SIZES = {"hidden": 10, "attention_heads": 6, "kv_heads": 2, "attention_head_dim": 5}
 PARENT = Parent(pattern="*", hidden=10, vocab=8, attention_heads=6, kv_heads=2, attention_head_dim=5)
-
-
-def test_its_tensors_have_the_names_and_shapes_of_hugging_face() -> None:
-    actual = {t.hf: t.shape for t in tensors(PARENT, PARENT.full) if t.layer is not None}
-    assert actual == {
-        "backbone.layers.0.norm.weight": (10,),
-        "backbone.layers.0.mixer.q_proj.weight": (30, 10),
-        "backbone.layers.0.mixer.k_proj.weight": (10, 10),
-        "backbone.layers.0.mixer.v_proj.weight": (10, 10),
-        "backbone.layers.0.mixer.o_proj.weight": (10, 30),
-    }
-
-
-def test_a_member_with_fewer_heads_keeps_the_keys_and_values() -> None:
-    member = PARENT.uniform(attention_heads=4)
-    actual = {t.hf.split(".")[-2]: t.shape for t in tensors(PARENT, member) if "mixer" in t.hf}
-    assert actual == {"q_proj": (20, 10), "k_proj": (10, 10), "v_proj": (10, 10), "o_proj": (10, 20)}
 
 
 def test_scores_and_sums_cost_two_products_over_half_of_the_context() -> None:
