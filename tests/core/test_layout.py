@@ -11,8 +11,7 @@ from hypothesis import given
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.layout import by_name, is_exact, megatron_selection, selection, table, tensors
 from tests.shapes import LATENT, NANO_12B, PARENT
-
-from .test_family import members
+from tests.strategies import subnets
 
 
 def test_shapes_of_nano_12b_by_hand() -> None:
@@ -34,7 +33,7 @@ def test_names_are_unique_and_numbered_within_the_member() -> None:
     assert len({r.name for r in table()}) == len(table())
 
 
-@given(members())
+@given(subnets(PARENT))
 def test_a_selection_keeps_as_much_as_the_member_has(m: Subnet) -> None:
     for t in tensors(PARENT, m):
         index = t.layer.index if t.layer else None

@@ -73,16 +73,13 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
             ("nvfp4", COMPRESSED, "weight_global_scale", floats(5e-36, shape=(1,))),
         )
     ),
-    ("nvfp4", MODELOPT, put("input_scale", floats(0.0)), "'{}input_scale' is a scale that is no positive number"),
     ("nvfp4", COMPRESSED, put("weight_global_scale", floats(1e-45, shape=(1,))),
      "'{}weight_global_scale' is a scale that is no positive number"),
-    ("fp8", MODELOPT, put("weight_scale", floats(float("nan"))), "'{}weight_scale' is a scale that is no positive"),
     ("fp8", COMPRESSED, put("weight_scale", floats(*[1.0] * 255, -1.0, shape=(256, 1))),
      "'{}weight_scale' is a scale that is no positive"),
     # missing
     ("nvfp4", MODELOPT, put("weight_scale", None), missing("nvfp4", "weight_scale")),
     ("nvfp4", MODELOPT, put("weight_scale_2", None), missing("nvfp4", "weight_scale_2")),
-    ("nvfp4", COMPRESSED, put("weight_global_scale", None), missing("nvfp4", "weight_global_scale")),
     ("fp8", MODELOPT, put("weight_scale", None), missing("fp8", "weight_scale")),
     ("nvfp4", MODELOPT, put("input_scale", None),
      "{}weight has no scale of its inputs, and by the folder's quantization_config it has one"),
@@ -111,7 +108,6 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
     ("nvfp4", MODELOPT, put("weight_scale_2", Tensor.of(np.float64(1))), "scale_2' has dtype 'F64'; nvfp4 has F32"),
     ("fp8", MODELOPT, put("weight_scale", floats(*[1.0] * 256, shape=(256, 1))),
      "'{}weight_scale' has shape [256, 1], not []"),
-    ("fp8", MODELOPT, put("weight_scale", floats(*[1.0] * 8, shape=(2, 4))), "has shape [2, 4], not []"),
     ("fp8", COMPRESSED, put("weight_scale", floats(*[1.0] * 8, shape=(2, 4))), "has shape [2, 4], not []"),
     # of others
     *(
@@ -119,7 +115,6 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
         for name in ("k_scale", "weight_scale_inv", "qweight", "absmax", "pre_quant_scale")
     ),
     ("fp8", MODELOPT, moved("weight_scale", "weight_scale_2"), "'{}weight_scale' is missing"),
-    ("fp8", MODELOPT, put("weight_scale_2", floats(1.0)), "'{}weight_scale_2' has no codes beside it"),
     # another precision than the folder says
     ("nvfp4", MODELOPT, lambda t: [put("weight", of("F8_E4M3", np.ones((256, 64), np.uint8)))(t),
                                    put("weight_scale", floats(1.0))(t), put("weight_scale_2", None)(t)],

@@ -8,6 +8,7 @@ import errno
 import os
 import resource
 import stat
+from contextlib import contextmanager
 
 import pytest
 
@@ -21,6 +22,17 @@ def names(folder):
 
 
 OURS = Output("a test output")
+
+
+@contextmanager
+def files_of_at_most(size):
+    """What a quota does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def write(out, text="new", **options):
@@ -118,16 +130,12 @@ def test_a_full_disk_found_while_flushing_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_file_above_the_limit_is_one_line(tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
+    with files_of_at_most(1000):
         for write_it in (lambda p: write(p, "x" * 2000), lambda p: atomic_write(p, "x" * 2000)):
             with pytest.raises(
                 ElasticError, match="out: a file is larger than the file system, or `ulimit -f`, allows"
             ):
                 write_it(tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(tmp_path) == []
 
 
@@ -200,14 +208,10 @@ def test_an_unwritable_place_is_one_line(tmp_path):
 
 def test_a_file_inside_of_what_is_written_is_reported_as_the_output(tmp_path):
     """As `elastic.json` in a family."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
+    with files_of_at_most(1000):
         with pytest.raises(ElasticError, match=f"^{tmp_path / 'out'}: a file is larger"):
             with atomic_dir(tmp_path / "out") as tmp:
                 atomic_write(tmp / "file", "x" * 2000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(tmp_path) == []
 
 
@@ -245,15 +249,11 @@ def test_of_several_files_none_is_changed_unless_all_are_on_the_disk(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     for path in (first, second):
         atomic_write(path, "old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
+    with files_of_at_most(1000):
         for a, b, message in (("new", "x" * 2000, second), ("x" * 2000, "new", first)):
             with pytest.raises(ElasticError, match=f"^{message}: a file is larger .*; nothing was changed there$"):
                 with prepared(first, a), prepared(second, b):
                     pytest.fail("the block must not run")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     with pytest.raises(RuntimeError), prepared(first, "new"), prepared(second, "new"):
         assert first.read_text() == second.read_text() == "old"
         raise RuntimeError

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
 from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.slicing.card import family_card, human
+from nemo_elastic.slicing.card import family_card
 from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
 from tests.ranking.test_sorting import unstriped
@@ -118,14 +117,9 @@ def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path, capsys: pytest.Ca
     shown = capsys.readouterr().out
     assert f"{data['active_parameters']:,}" in shown and "expert FFN width" in shown
     run(["inspect", str(tmp_path / "family"), "--path", "--json"])
-    places = json.loads(capsys.readouterr().out)["path"]
-    run(["inspect", str(tmp_path / "family"), "--path"])
-    shown = capsys.readouterr().out
-    for place in places:
+    for place in json.loads(capsys.readouterr().out)["path"]:
         shape = Subnet.from_json(place["subnet"], family.parent)
-        counted = parameters(family.parent, shape), active_parameters(family.parent, shape)
-        assert (place["parameters"], place["active_parameters"]) == counted
-        assert re.search(rf"{human(counted[0])} +{human(counted[1])} ", shown)
+        assert place["active_parameters"] == active_parameters(family.parent, shape)
     small = tmp_path / "small"
     run(["slice", str(tmp_path / "family"), "--active-params", "6000", "--out", str(small), "--json"])
     cut = json.loads(capsys.readouterr().out)

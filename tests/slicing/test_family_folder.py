@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from nemo_elastic.ranking import Ranking, sort
 from nemo_elastic.slicing.family_folder import add_extra, write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.untrained import init_family
+from tests.io.test_write import files_of_at_most
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import PARENT
 from tests.strategies import parents
@@ -276,13 +276,10 @@ def test_a_full_disk_changes_nothing_and_says_so(folder: Path, large: str) -> No
     if large == "README.md":
         (folder / large).write_text(card_of(folder) + "x" * 60_000)
     limit = max((folder / name).stat().st_size for name in ("elastic.json", "README.md"))
-    before, (soft, hard) = contents(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
+    before = contents(folder)
+    with files_of_at_most(limit):
         with pytest.raises(ElasticError, match=f"{large}: a file is larger .*; nothing was changed there"):
             add(folder, "code")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert contents(folder) == before
 
 

@@ -161,7 +161,7 @@ def test_families_that_are_none(state, tmp_path):
     more = {**BLOCK, "budgets": [*BLOCK["budgets"], {"name": "less", "ratio": 0.5}]}
     c = store(tmp_path / "c", PARENT, full, state, elastic=more, extra=elastic())
     refused("as many as the checkpoint's 2 members", c)
-    d = store(tmp_path / "d", PARENT, full, state, elastic={"budgets": 7}, extra=elastic())
+    d = store(tmp_path / "d", PARENT, full, state, elastic={**BLOCK, "budgets": 7}, extra=elastic())
     refused("budgets", d)
     e = store(tmp_path / "e", PARENT, full, state, elastic=BLOCK, extra=elastic(CODES[:, :-3]))
     refused("codes", e)
