@@ -61,16 +61,6 @@ def test_a_folder_has_the_permissions_of_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
-@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt(), SystemExit(3)])
-def test_any_exception_leaves_nothing_behind(tmp_path, error):
-    with pytest.raises(type(error)) as raised:
-        with atomic_dir(tmp_path / "out") as tmp:
-            (tmp / "file").write_text("x")
-            raise error
-    assert raised.value is error
-    assert names(tmp_path) == []
-
-
 @pytest.mark.parametrize("way", ["done", "failed", "interrupted"])
 @pytest.mark.parametrize("before", ["nothing", "empty folder", "ours"])
 def test_a_folder_that_is_filled_in_its_place(tmp_path, before, way):

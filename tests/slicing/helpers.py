@@ -88,6 +88,13 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return code, out.getvalue(), errors.getvalue()
 
 
+def printed(*arguments: object) -> str:
+    """What a command of ours that ends well says on stdout."""
+    code, out, errors = run(*arguments)
+    assert code == 0, errors
+    return out
+
+
 def call(*arguments: object) -> tuple[int, str]:
     """The exit code of a command of ours, and what it says on stderr."""
     code, _, errors = run(*arguments)

@@ -142,8 +142,6 @@ def test_checksums_that_lack_a_tensor_or_are_none(family):
     assert report.ok and report.checks[-2].ok is None and CHECKSUMS_FILE in report.checks[-2].figure
     for text, message in (
         ("[]", "reads crc32"),
-        ('{"algorithm": "md5", "tensors": {}}', "reads crc32"),
-        ('{"algorithm": "crc32", "tensors": []}', "name -> checksum"),
         ('{"algorithm": "crc32", "tensors": {"a": "12"}}', "8 hexadecimal digits"),
     ):
         (family / CHECKSUMS_FILE).write_text(text)

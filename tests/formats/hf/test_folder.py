@@ -163,30 +163,9 @@ def test_tensors_that_are_not_the_models(family, change, message):
         open_source(family)
 
 
-def test_what_is_no_model_folder(tmp_path, family):
-    with pytest.raises(ElasticError, match="nowhere: no such folder"):
-        open_source(tmp_path / "nowhere")
+def test_a_file_is_no_model_folder(family):
     with pytest.raises(ElasticError, match=r"config.json: is a file, not a folder"):
         open_source(family / "config.json")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ElasticError, match=r"has no config.json"):
-        open_source(tmp_path / "empty")
-    for text, message in (("{", "not valid JSON"), ("[]", "no JSON object"), ("[" * 10**5, "not valid JSON")):
-        (family / "config.json").write_text(text)
-        with pytest.raises(ElasticError, match=message):
-            open_source(family)
-
-
-def test_pickles_are_named_and_never_read(family):
-    (family / "model.safetensors").rename(family / "pytorch_model.bin")
-    with pytest.raises(ElasticError, match=r"pytorch_model.bin is a pickle, which is never read"):
-        open_source(family)
-
-
-def test_another_architecture(family):
-    edit(family / "config.json", model_type="llama")
-    with pytest.raises(ElasticError, match="model_type: 'llama' is not allowed; only a Nemotron-H"):
-        open_source(family)
 
 
 def test_files_that_describe_different_models(family, small):
@@ -203,8 +182,6 @@ def test_files_that_describe_different_models(family, small):
     [
         ({"version": 2}, "version: 2 is not allowed; this nemo-elastic reads version 1"),
         ({"version": ...}, "version: missing"),
-        ({"colour": 1}, "unknown field 'colour'"),
-        ({"parameters": 7}, "parameters: 7 is not allowed; its shape has"),
         ({"name": "../x"}, "'../x' is not allowed"),
         ({"name": ".."}, "'..' is not allowed"),
         ({"ranking": 5}, "a digest of 64 hexadecimal digits or null"),

@@ -29,7 +29,7 @@ from nemo_elastic.quantize.writing import quantized_weights
 from nemo_elastic.slicing.card import served_as
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verification import verify
-from tests.quantize.conftest import PARENT, dense  # noqa: F401
+from tests.quantize.conftest import PARENT
 from tests.quantize.damage import low, with_json
 
 CONFIG = "config.json"
@@ -38,7 +38,7 @@ Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture(scope="module")
-def folders(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:  # noqa: F811
+def folders(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("low")
     made = {f"{p}-{x}": low(dense, place / f"{p}-{x}", p, x) for p in ("nvfp4", "fp8") for x in LAYOUTS}
     made |= {f"w4a16-{x}": low(dense, place / f"w4a16-{x}", "nvfp4", x, scaled=False) for x in LAYOUTS}

@@ -77,7 +77,6 @@ def test_contexts_that_do_not_fit_are_reported(state, tmp_path, settings, match)
 #: what is wrong -> file, its content (None: it is gone), and the words for it
 BROKEN = {
     "garbage in metadata.json": ("weights/metadata.json", "{", "metadata.json"),
-    "another backend": ("weights/metadata.json", '{"sharded_backend": "zarr"}', "only torch_dist is read"),
     "no context": ("context/model.yaml", None, "has no context/model.yaml"),
     "no YAML": ("context/model.yaml", "config: [", "model.yaml: cannot be read"),
     "a tag": ("context/model.yaml", "config: !!python/object/apply:os.mkdir [x]", "model.yaml: cannot be read"),
