@@ -110,6 +110,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(family):
     """The first bit of each tensor, its last, and one between them."""
     rng, size = random.Random(0), 8 + int.from_bytes((family / SINGLE).read_bytes()[:8], "little")
     for i, tensor in enumerate(open_shard(family / SINGLE).values()):
+        assert tensor.extent is not None
         first, last = tensor.extent.start - size, tensor.extent.stop - size - 1
         at = (first, last, rng.randint(first, last))[i % 3]
         name = flip(family, at, i % 8)
