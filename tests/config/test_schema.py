@@ -56,17 +56,10 @@ FULL: dict[str, Any] = SMALL | {
 HALVED: dict[str, Any] = SMALL | {"shapes": "halving", "search": {"keep": 8}, "halving": {"cuts": [0, 0.5, 1]}}
 #: what both refuse: changes of the small block
 WRONG: dict[str, dict[str, Any]] = {
-    "unknown field": {"budget": []},
     "unknown axis": {"axes": {"hiden": [16, 8]}},
     "no axes": {"axes": {}},
-    "text as a number": {"seed": "one"},
-    "unknown teacher": {"distill": {"teacher": "hot"}},
     "unknown way to shapes": {"shapes": "halvin"},
     "no way to shapes": {"shapes": None},
-    "unknown gate": {"shapes": "router", "router": {"gate": "open"}},
-    "one tau": {"shapes": "router", "router": {"tau": [1.0]}},
-    "null section": {"distill": None},
-    "no search": {"search": None},
     "no cut": {"halving": {"cuts": []}},
     "four cuts": {"halving": {"cuts": [0.1, 0.2, 0.3, 0.4]}},
     "a cut behind the end": {"halving": {"cuts": [1.5]}},
@@ -86,8 +79,6 @@ WRONG: dict[str, dict[str, Any]] = {
     "attention of an FFN": {"axes": {"ffn": {"choices": [32, 16], "keep_attention": 1}}},
     "no choices": {"axes": {"ffn": {"per_layer": True}}},
     "no term": {"distill": {"terms": {}}},
-    "a rate beyond its bounds": {"shapes": "router", "router": {"lr": 11}},
-    "no candidates": {"search": {"candidates": 0}},
     "more than the parent": {"budgets": [{"name": "full"}, {"name": "half", "ratio": 1.5}]},
     "twice the same width": {"axes": {"hidden": [16, 16]}},
 }

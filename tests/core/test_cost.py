@@ -21,12 +21,12 @@ from nemo_elastic.core.cost import (
     parameters,
 )
 from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.kinds import attention
 from nemo_elastic.core.layout import is_exact, tensors
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
 from tests.shapes import LATENT, NANO_9B, NANO_12B, PARENT
-
-from .test_family import members
+from tests.strategies import subnets
 
 
 def test_published_counts() -> None:
@@ -40,13 +40,13 @@ def test_published_counts() -> None:
     )
 
 
-@given(members())
+@given(subnets(PARENT))
 def test_parameters_are_the_sum_of_the_tensors_pitfall_8(m: Subnet) -> None:
     assert parameters(PARENT, m) == sum(math.prod(t.shape) for t in tensors(PARENT, m))
     assert describe(PARENT, m)["total"] == parameters(PARENT, m)
 
 
-@given(members())
+@given(subnets(PARENT))
 def test_an_expected_member_at_certainty_costs_what_the_subnet_costs(m: Subnet) -> None:
     layers = tuple(
         ExpectedLayer(x.index, x.type, {a: torch.tensor(float(n)) for a, n in x.widths.items()}, torch.tensor(1.0))
@@ -100,6 +100,12 @@ def test_what_no_cast_may_round_takes_four_bytes(weights: str, each: float) -> N
 def test_flops_of_the_matrices_are_two_per_parameter() -> None:
     m = Subnet(16, (PARENT.layer(1),))
     assert flops_per_token(PARENT, m) == 2 * (32 * 16 + 2 * 16 * 16)
+
+
+def test_scores_and_sums_of_attention_are_two_products_over_half_of_the_context() -> None:
+    products = 2 * 6 * 5  # of a query with a key, and of a score with a value, for each head
+    sizes = {"hidden": 10, "attention_heads": 6, "kv_heads": 2, "attention_head_dim": 5}
+    assert attention.flops(sizes, length=100) == 2 * products * 50
 
 
 @pytest.mark.parametrize(("field", "value"), [("batch", 0), ("length", True), ("weights", "bf17"), ("state", None)])

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from hypothesis import given
 
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.layout import by_name, is_exact, megatron_selection, selection, table, tensors
 from tests.shapes import LATENT, NANO_12B, PARENT
-
-from .test_family import members
+from tests.strategies import subnets
 
 
 def test_shapes_of_nano_12b_by_hand() -> None:
@@ -35,7 +33,7 @@ def test_names_are_unique_and_numbered_within_the_member() -> None:
     assert len({r.name for r in table()}) == len(table())
 
 
-@given(members())
+@given(subnets(PARENT))
 def test_a_selection_keeps_as_much_as_the_member_has(m: Subnet) -> None:
     for t in tensors(PARENT, m):
         index = t.layer.index if t.layer else None
@@ -43,24 +41,6 @@ def test_a_selection_keeps_as_much_as_the_member_has(m: Subnet) -> None:
             kept = selection(PARENT, t.row, dim, PARENT.full, m, index)
             assert kept.kept_size == size
             assert kept.indices.max() < kept.size
-
-
-@given(members(), members())
-def test_cut_from_cut_is_cut_from_parent(a: Subnet, b: Subnet) -> None:
-    from nemo_elastic.core.family import intersect
-    from nemo_elastic.errors import ElasticError
-
-    try:
-        small = intersect(a, b)
-    except ElasticError:
-        return
-    for t in tensors(PARENT, small):
-        index = t.layer.index if t.layer else None
-        for dim in range(len(t.shape)):
-            direct = selection(PARENT, t.row, dim, PARENT.full, small, index)
-            middle = selection(PARENT, t.row, dim, PARENT.full, a, index)
-            then = selection(PARENT, t.row, dim, a, small, index)
-            assert np.array_equal(direct.indices, middle.indices[then.indices])
 
 
 def test_heads_are_cut_in_every_group_and_b_c_never_pitfall_2() -> None:

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic import Family as PublicFamily
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.cost import parameters
@@ -39,10 +38,6 @@ def family(**other) -> Family:
     report = {"budgets": BLOCK.budgets, "ranking_digest": "ab" * 32, "provenance": {"tokens": 5, "of": ["a", None]}}
     report["drop_order"] = [2, 4, 1, 0, 3]
     return Family.of(PARENT, members, axes=BLOCK.resolve_axes(PARENT), **(report | other))
-
-
-def test_it_is_public():
-    assert PublicFamily is Family
 
 
 @settings(max_examples=50)
@@ -121,49 +116,26 @@ def broken(path, value):
     ("path", "value", "message"),
     [
         (["version"], True, "version: True"),
-        (["version"], ..., "elastic.json: version: missing"),
         (["members"], ..., "members: missing"),
         (["colour"], 1, "unknown field 'colour'"),
         (["parent", "hiden"], 1, "unknown field 'hiden'; did you mean 'hidden'"),
         (["parent", "hidden"], 20, "first must be the parent's 20"),
         (["parent", "mamba_groups"], 4, "must be a positive multiple of its 4 blocks"),
         (["axes", "depth"], ..., "axes.depth: missing"),
-        (["axes", "ffn", "blocks"], 2, "axes.ffn.blocks: 2 is not allowed; the parent's shape has 4"),
         (["axes", "ffn", "choices"], [16, 6], "allowed are 4 to 16 in multiples of 4"),
-        (["axes", "hidden", "choices"], [8, 4], "first must be the parent's 16"),
-        (["axes", "hidden", "choices"], [16, 4, 8], "descending"),
         (["axes", "hidden", "per_layer"], True, "one choice for the whole model"),
-        (["members", "mid", "parameters"], 5, "members.mid.parameters: 5 is not allowed; its shape has"),
-        (["members", "mid", "memory", "bytes"], 5, "members.mid.memory.bytes"),
         (["members", "mid", "memory", "weights"], "fp17", "one of fp32, bf16"),
         (["members", "mid", "memory", "pages"], 5, "unknown field 'pages'"),
         (["members", "mid", "note"], "x", "members.mid: unknown field 'note'"),
         (["members", "mid", "budget"], {"param": 5}, "unknown field 'param'; did you mean 'params'"),
         (["members", "mid", "budget"], {"name": "low", "params": 5}, "members.mid.budget"),
-        (["members", "mid", "budget"], {"params": -5}, "a number of parameters"),
         (["members", "mid", "subnet", "hidden"], 8.0, "hidden: 8.0 is not allowed"),
         (["members", "mid", "subnet", "layers", 0, "heads"], 3, "multiples of 2"),
-        (
-            ["members", "mid", "subnet", "layers", 0, "colour"],
-            3,
-            "unknown field 'colour' (allowed: index, type, heads,",
-        ),
         (["members", "mid", "subnet", "layers", 0, "index"], 9, "ascending indices below 5"),
-        (["members"], [], "a mapping name -> member"),
-        (["members"], {}, "at least one"),
         (["members", "big"], ..., "the first, and largest, must be the parent itself"),
-        (["members", "../up"], family().to_json()["members"]["mid"], "'../up' is not allowed; letters, digits"),
         (["ranking"], "ab" * 32 + "\n", "a digest of 64 hexadecimal digits or null"),
         (["ranking"], "\x1b[2J" + "a" * 60, "a digest of 64 hexadecimal digits or null"),
-        (["provenance"], [], "a mapping of JSON values"),
-        (
-            ["drop_order"],
-            [4, 3, 2, 1],
-            "drop_order: [4, 3, 2, 1] is not allowed; each of the parent's layers 0 to 4 once",
-        ),
         (["drop_order"], [4, 3, 2, True, 0], "each of the parent's layers"),
-        (["drop_order"], [4, 3, 2, 1, 0.0], "each of the parent's layers"),
-        (["drop_order"], "43210", "drop_order: '43210' is not allowed"),
     ],
 )
 def test_a_wrong_file_is_one_line_with_the_field(path, value, message, tmp_path):
@@ -267,15 +239,9 @@ def test_an_extra_is_replaced_only_by_force():
     [
         (lambda e: [e], r"extras: \[.*a mapping name -> member"),
         (lambda e: {"mid": e["code"]}, "extras: 'mid' is not allowed; each name once, and none that a member has"),
-        (lambda e: {"a/b": e["code"]}, "extras: 'a/b' is not allowed; letters, digits"),
         (
             lambda e: {"code": e["code"] | {"parameters": 7}},
             r"extras\.code\.parameters: 7 is not allowed; its shape has",
-        ),
-        (lambda e: {"code": e["code"] | {"budget": {"ratio": 7}}}, r"ratio: 7 is not allowed"),
-        (
-            lambda e: {"code": e["code"] | {"budget": {"name": "x"}}},
-            r"extras\.code\.budget: .* is not allowed; some of",
         ),
         (lambda e: {"code": e["code"] | {"loss": 1}}, r"extras\.code: unknown field 'loss'"),
         (lambda e: {"code": e["code"] | {"subnet": {"hidden": 99, "layers": []}}}, "hidden: 99 is not allowed"),

@@ -9,11 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import extra_states, from_megatron, from_parts, to_megatron, to_parts, whole_sizes
-from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.weights import cut_state, random_state
 from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
 from tests.shapes import LATENT, MOE
@@ -45,15 +44,6 @@ def test_query_key_value_rows_are_interleaved_by_group():
     assert fused.flatten().tolist() == [0, 1, 10, 20, 2, 3, 11, 21]
 
 
-def test_members_with_widths_by_layer_are_renamed_too(full):
-    layers = list(MEMBER.layers)
-    layers[-1] = PARENT.layer(6, ffn=32)
-    member = Subnet(MEMBER.hidden, tuple(layers)).validate(PARENT)
-    renamed = to_megatron(PARENT, member, cut(PARENT, member, full))
-    assert renamed["decoder.layers.4.mlp.linear_fc2.weight"].shape == (48, 32)
-    assert renamed["decoder.layers.3.mlp.linear_fc2.weight"].shape == (48, 64)
-
-
 def test_numpy_arrays_are_taken_without_a_copy_even_read_only(full, recwarn):
     arrays = {name: value.numpy().copy() for name, value in full.items()}
     for value in arrays.values():
@@ -63,12 +53,6 @@ def test_numpy_arrays_are_taken_without_a_copy_even_read_only(full, recwarn):
     assert table.data_ptr() == arrays["backbone.embeddings.weight"].ctypes.data
     assert torch.equal(table, full["backbone.embeddings.weight"])
     assert not recwarn.list
-
-
-def test_words_of_a_safetensors_file_keep_their_bits(full):
-    half = {name: value.bfloat16() for name, value in full.items()}
-    words = {name: Tensor.of(value) for name, value in half.items()}
-    assert_equal(to_megatron(PARENT, PARENT.full, words), to_megatron(PARENT, PARENT.full, half))
 
 
 def test_a_tied_model_may_bring_its_head_or_not():

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Codes and scales that do not fit each other, or are no numbers: refused in one line that names the tensor."""
+"""Codes and scales, of weights and of a cache: cut with their layers; refused in one line where they do not fit."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.hf.quant_config import KEY, QUANT_FILE
 from nemo_elastic.formats.hf.shards import SINGLE
-from nemo_elastic.formats.low_precision import Weights, find_low
+from nemo_elastic.formats.low_precision import CACHE, Weights, find_low
 from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, scheme_of
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verification import verify
-from tests.quantize.conftest import SMALL, dense  # noqa: F401
-from tests.quantize.damage import Tensors, floats, low, with_tensors, word
+from tests.quantize.conftest import PARENT, SMALL
+from tests.quantize.damage import Tensors, floats, low, with_json, with_tensors, word
 
 of = Tensor.of_words
 UP = "backbone.layers.1.mixer.up_proj."
@@ -30,7 +32,7 @@ Folder = Callable[[str, str], Path]
 
 
 @pytest.fixture(scope="module")
-def folder(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Folder:  # noqa: F811
+def folder(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Folder:
     place, made = tmp_path_factory.mktemp("low"), dict[tuple[str, str], Path]()
 
     def of(precision: str, layout: str) -> Path:
@@ -73,16 +75,13 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
             ("nvfp4", COMPRESSED, "weight_global_scale", floats(5e-36, shape=(1,))),
         )
     ),
-    ("nvfp4", MODELOPT, put("input_scale", floats(0.0)), "'{}input_scale' is a scale that is no positive number"),
     ("nvfp4", COMPRESSED, put("weight_global_scale", floats(1e-45, shape=(1,))),
      "'{}weight_global_scale' is a scale that is no positive number"),
-    ("fp8", MODELOPT, put("weight_scale", floats(float("nan"))), "'{}weight_scale' is a scale that is no positive"),
     ("fp8", COMPRESSED, put("weight_scale", floats(*[1.0] * 255, -1.0, shape=(256, 1))),
      "'{}weight_scale' is a scale that is no positive"),
     # missing
     ("nvfp4", MODELOPT, put("weight_scale", None), missing("nvfp4", "weight_scale")),
     ("nvfp4", MODELOPT, put("weight_scale_2", None), missing("nvfp4", "weight_scale_2")),
-    ("nvfp4", COMPRESSED, put("weight_global_scale", None), missing("nvfp4", "weight_global_scale")),
     ("fp8", MODELOPT, put("weight_scale", None), missing("fp8", "weight_scale")),
     ("nvfp4", MODELOPT, put("input_scale", None),
      "{}weight has no scale of its inputs, and by the folder's quantization_config it has one"),
@@ -111,7 +110,6 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
     ("nvfp4", MODELOPT, put("weight_scale_2", Tensor.of(np.float64(1))), "scale_2' has dtype 'F64'; nvfp4 has F32"),
     ("fp8", MODELOPT, put("weight_scale", floats(*[1.0] * 256, shape=(256, 1))),
      "'{}weight_scale' has shape [256, 1], not []"),
-    ("fp8", MODELOPT, put("weight_scale", floats(*[1.0] * 8, shape=(2, 4))), "has shape [2, 4], not []"),
     ("fp8", COMPRESSED, put("weight_scale", floats(*[1.0] * 8, shape=(2, 4))), "has shape [2, 4], not []"),
     # of others
     *(
@@ -119,7 +117,6 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
         for name in ("k_scale", "weight_scale_inv", "qweight", "absmax", "pre_quant_scale")
     ),
     ("fp8", MODELOPT, moved("weight_scale", "weight_scale_2"), "'{}weight_scale' is missing"),
-    ("fp8", MODELOPT, put("weight_scale_2", floats(1.0)), "'{}weight_scale_2' has no codes beside it"),
     # another precision than the folder says
     ("nvfp4", MODELOPT, lambda t: [put("weight", of("F8_E4M3", np.ones((256, 64), np.uint8)))(t),
                                    put("weight_scale", floats(1.0))(t), put("weight_scale_2", None)(t)],
@@ -229,3 +226,88 @@ def test_schemes_have_names_of_their_own() -> None:
     """Which scheme a weight has is seen by the name and the dtype of its codes."""
     for layout in LAYOUTS:
         assert len({scheme_of(p, layout).codes for p in ("nvfp4", "fp8")}) == 2
+
+
+# ------------------------------------------------------------------ scales of a cache in FP8
+
+#: the parent's attention layer, and the place that it has in the small member
+MIXER, SMALLS = "backbone.layers.3.mixer.", "backbone.layers.2.mixer."
+NAMES = {MODELOPT: ("k_proj.k_scale", "v_proj.v_scale"), COMPRESSED: ("k_scale", "v_scale")}
+
+
+def cached(dense: Path, place: Path, layout: str, *values: Tensor) -> Path:
+    """A family in FP8 with scales of its cache."""
+    given = values or (floats(0.5), floats(0.25))
+    family = low(dense, place / "low", "fp8", layout)
+
+    def add(tensors: dict[str, Tensor]) -> None:
+        tensors.update({MIXER + name: raw for name, raw in zip(NAMES[layout], given, strict=True)})
+
+    return with_tensors(family, place / "family", add)
+
+
+@pytest.mark.parametrize("layout", NAMES)
+def test_scales_of_a_cache_go_along_with_their_layer(layout: str, dense: Path, tmp_path: Path) -> None:
+    family = cached(dense, tmp_path, layout)
+    assert [layer.index for layer in SMALL.layers] == [0, 1, 3, 4, 5, 6]
+    slice_checkpoint(family, tmp_path / "cut", member="small")
+    cut = open_source(tmp_path / "cut")
+    assert {n: float(t.numpy()) for n, t in cut.tensors.items() if n.endswith(CACHE)} == {
+        SMALLS + name: value for name, value in zip(NAMES[layout], (0.5, 0.25), strict=True)
+    }
+    said = cut.config[KEY]["kv_cache_scheme"]
+    assert (said["num_bits"], said["type"]) == (8, "float")
+    if layout == MODELOPT:
+        file = json.loads((tmp_path / "cut" / QUANT_FILE).read_text())
+        assert file["quantization"]["kv_cache_quant_algo"] == "FP8"
+    checks = verify(tmp_path / "cut", parent=family).checks
+    assert all(check.ok is not False for check in checks), [c for c in checks if c.ok is False]
+    slice_checkpoint(family, tmp_path / "bare", subnet=PARENT.uniform([0, 1, 2]))
+    assert not [name for name in open_source(tmp_path / "bare").tensors if name.endswith(CACHE)]
+    load_family(family).select("small")  # it keeps its cache as it is
+
+
+def test_a_member_with_another_scale_of_its_cache_is_no_cut(dense: Path, tmp_path: Path) -> None:
+    family = cached(dense, tmp_path, MODELOPT)
+    slice_checkpoint(family, tmp_path / "cut", member="small")
+    other = with_tensors(
+        tmp_path / "cut", tmp_path / "other", lambda t: t.update({SMALLS + NAMES[MODELOPT][0]: floats(1)})
+    )
+    failed = [check.name for check in verify(other, parent=family).checks if check.ok is False]
+    assert "cut of the parent" in failed
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((floats(0.0), floats(1.0)), "is no positive number"),
+        ((floats(float("nan")), floats(1.0)), "is no positive number"),
+        ((floats(1.0, 2.0, shape=(2,)), floats(1.0)), r"shape \[2\], not one number"),
+    ],
+)
+def test_wrong_scales_of_a_cache(values: tuple[Tensor, Tensor], message: str, dense: Path, tmp_path: Path) -> None:
+    with pytest.raises(ElasticError, match=message):
+        open_source(cached(dense, tmp_path, MODELOPT, *values))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("kv_cache_quant_algo", "NVFP4"),
+        ("kv_cache_scheme", {"num_bits": 4, "type": "float"}),
+        ("kv_cache_scheme", "x"),
+    ],
+)
+def test_a_cache_in_another_precision_is_refused(key: str, value: Any, dense: Path, tmp_path: Path) -> None:
+    family = cached(dense, tmp_path, MODELOPT)
+    damaged = with_json(family, tmp_path / "bad", "config.json", lambda config: config[KEY].update({key: value}))
+    with pytest.raises(
+        ElasticError, match=rf"quantization_config.{key}: .* is not allowed; .* or null: others cannot"
+    ):
+        open_source(damaged)
+
+
+def test_a_folder_without_low_precision_has_no_scales_of_a_cache(dense: Path, tmp_path: Path) -> None:
+    odd = with_tensors(dense, tmp_path / "odd", lambda t: t.update({MIXER + "k_scale": floats(1.0)}))
+    with pytest.raises(ElasticError, match="k_scale' is no part of this model"):
+        open_source(odd)

@@ -60,18 +60,6 @@ def test_what_stays_is_read_once_and_gaps_only_where_they_are_small(raw, asked, 
     assert read == ([*range(42)] if together else ROWS_KEPT)
 
 
-def test_a_mapped_file_and_memory_give_the_same(tmp_path, monkeypatch):
-    words = np.random.default_rng(0).integers(0, 2**31, (5000, 3), dtype=np.uint32)
-    monkeypatch.setattr(tensor, "SPAN", 999)
-    write_weights({tmp_path: {name: Tensor.of(words) for name in ("a", "b")}})
-    some = Selection((BlockedPrefix(5000, 5).grid(3000),))
-    for raw in (*open_shard(tmp_path / SINGLE).values(), Tensor.of_words("U32", words)):
-        np.testing.assert_array_equal(
-            np.concatenate(list(raw.take((some, Selection((BlockedPrefix(3).grid(3),)))).pieces())),
-            words[some.indices],
-        )
-
-
 def test_without_reads_at_a_place_the_mapped_pages_serve(raw, monkeypatch):
     monkeypatch.delattr(os, "preadv")
     np.testing.assert_array_equal(np.concatenate(list(raw.take(KEPT).pieces())), WORDS[ROWS_KEPT, :8])

@@ -20,7 +20,7 @@ import pytest
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io import write as module
 from nemo_elastic.io.outputs import atomic_dir, filled_dir, sign
-from nemo_elastic.io.write import MARK, atomic_write, clear_leftovers, flush, locked, put_in_place, remove, temporary
+from nemo_elastic.io.write import MARK, atomic_write, clear_leftovers, flush, put_in_place, remove, temporary
 from tests.support.alone import alone
 
 from .test_write import OURS
@@ -187,26 +187,6 @@ def test_a_full_disk_before_a_folder_is_filled_leaves_the_old_one(tmp_path, monk
         with pytest.raises(ElasticError, match="no space left"), filled_dir(place, OURS, force=True):
             pytest.fail("the block must not run")
     assert state(out) == "old" and names(tmp_path) == ["out"]
-
-
-def _count(path: Path, seed: int) -> None:
-    for i in range(25):
-        with locked(path):
-            atomic_write(path, f"{path.read_text()}{seed}.{i}\n")
-
-
-@alone
-def test_what_is_held_is_changed_by_one_at_a_time(tmp_path):
-    path = tmp_path / "file"
-    path.touch()
-    fork = multiprocessing.get_context("fork")
-    writers = [fork.Process(target=_count, args=(path, seed)) for seed in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert sorted(path.read_text().split()) == sorted(f"{seed}.{i}" for seed in range(4) for i in range(25))
-    assert names(tmp_path) == ["file"]
 
 
 @alone

@@ -13,6 +13,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.slicing.family_folder import write_family
+from tests.slicing.conftest import run as run
 
 PARENT = Parent(
     pattern="M-M*-M-", hidden=64, vocab=320, ffn=256, mamba_heads=16, mamba_head_dim=16, mamba_groups=4, state=8,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every command on a family in low precision: it works, or says in one line what to do, and counts its bytes."""
+"""`quantize`, and every command on what it writes: it works, or says in one line what to do, and counts its bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_elastic.cli import main
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import memory, parameters
 from nemo_elastic.core.manifest import Family
@@ -50,18 +49,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory, data: Any) -> dict[str, Pa
     family = Family.of(SHAPE, {"full": SHAPE.full, "small": MEMBER})
     plain = write_family(place / "plain", SHAPE, state, family, data.tokenizer_dir)
     return {"plain": plain} | {which: low(plain, place / which, *which.split("-", 1)) for which in WHICH}
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as done:
-            main([str(a) for a in arguments])
-        printed = capsys.readouterr()
-        return int(done.value.code or 0), printed.out, printed.err
-
-    return call
 
 
 def weight_bytes(folder: Path) -> int:
@@ -192,10 +179,47 @@ def test_serve_takes_no_family_in_low_precision(folders: dict[str, Path], run: A
         Server(tmp_path / which).check()
 
 
-def test_what_wants_full_precision(folders: dict[str, Path], run: Any, tmp_path: Path) -> None:
-    for arguments in (
-        ("quantize", folders["fp8-modelopt"], "--to", "w4a16"),
-        ("slice", folders["fp8-modelopt"], "--budget", "small", "--dtype", "bf16"),
-    ):
-        code, _, err = run(*arguments, "--out", tmp_path / "out")
-        assert code == 2 and len(err.splitlines()) == 1 and not (tmp_path / "out").exists()
+def input_scales(folder: Path) -> int:
+    return sum(stored.activations for stored in open_source(folder).quantized.values())
+
+
+def test_quantize_a_family_and_slice_it(folders: dict[str, Path], data: Any, run: Any, tmp_path: Path) -> None:
+    out = tmp_path / "low"
+    options = ("--to", "nvfp4", "--data", data.path, "--samples", 2, "--seq-length", 16)
+    code, said, err = run("quantize", folders["plain"], *options, "--out", out, "--json")
+    assert code == 0, err
+    record = json.loads(said)
+    assert (record["to"], record["layout"], record["torn"]) == ("nvfp4", "modelopt", {})
+    sizes = [sum(raw.nbytes for raw in open_source(folder).stored.values()) for folder in (folders["plain"], out)]
+    assert [record["bytes_before"], record["bytes"]] == sizes
+    assert input_scales(out) == record["weights"] > 0
+    code, said, err = run("slice", out, "--budget", "small", "--out", tmp_path / "small")
+    assert code == 0 and "requantized" not in said, err
+    assert input_scales(tmp_path / "small") == record["weights"]  # the layer that it drops has none
+    assert run("verify", tmp_path / "small", "--parent", out)[0] == 0
+
+
+def test_quantize_weights_alone_need_no_data(folders: dict[str, Path], run: Any, tmp_path: Path) -> None:
+    for to, words in (("w4a16", "modelopt"), ("fp8", "compressed-tensors")):
+        code, said, err = run("quantize", folders["plain"], "--to", to, "--layout", words, "--out", tmp_path / to)
+        assert code == 0 and f"weights in {to}" in said, err
+        assert input_scales(tmp_path / to) == 0
+    config = json.loads((tmp_path / "w4a16" / "config.json").read_text())["quantization_config"]
+    assert config["quant_algo"] == "W4A16_NVFP4"
+
+
+def test_a_torn_member_is_named(torn: Path, run: Any, tmp_path: Path) -> None:
+    code, said, err = run("quantize", torn, "--to", "w4a16", "--out", tmp_path / "low")
+    assert code == 0 and "torn cuts blocks of mlp.down: slice it with --requantize" in said, err
+    code, _, err = run("slice", tmp_path / "low", "--budget", "torn", "--out", tmp_path / "cut")
+    assert code == 2 and "--requantize computes it anew" in err and not (tmp_path / "cut").exists()
+    command = ("slice", tmp_path / "low", "--budget", "torn", "--requantize", "--out", tmp_path / "cut")
+    code, said, err = run(*command)
+    assert code == 0 and "codes computed anew change those weights by" in said, err
+
+
+def test_plan_names_widths_that_tear_blocks(run: Any) -> None:
+    for block, parent, said in (("9b", "nemotron-nano-9b-v2", True), ("12b", "nemotron-nano-12b-v2", False)):
+        code, _, err = run("plan", "--config", f"conf/elastic_{block}.yaml", "--parent", parent)
+        line = "elastic.axes.ffn: 13440, 10752, 8960 cut mlp.down inside blocks of NVFP4"
+        assert code == 0 and (line in err) == said

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import tempfile
 from collections.abc import Iterator
@@ -19,21 +18,19 @@ from hypothesis import strategies as st
 
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.quant_config import KEY, QUANT_FILE, precision_of
-from nemo_elastic.formats.low_precision import find_low
-from nemo_elastic.formats.schemes import LAYOUTS, MODELOPT
+from nemo_elastic.formats.schemes import LAYOUTS
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import ITEMSIZE, Tensor
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.card import served_as
 from tests.hostile import HARM, JSON, damaged, put, read_or_refused
-from tests.slicing.helpers import call
+from tests.slicing.test_faults_fuzz import never_a_traceback
 
 from .damage import Tensors, low, with_json, with_tensors
 
 FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 WHICH = [f"{p}-{x}" for p in ("nvfp4", "fp8") for x in LAYOUTS]
 CONFIG = "config.json"
-DOWN = "backbone.layers.1.mixer.down_proj."
 DTYPES = sorted(set(ITEMSIZE) - {"F8_E8M0"})
 
 
@@ -55,19 +52,6 @@ def values(source: Source, but: frozenset[str] = frozenset()) -> dict[str, torch
     weights = source.weights
     names = [name for name in weights.names if name.rpartition(".")[0] not in but]
     return {name: weights.torch(name, torch.float32).float() for name in names}
-
-
-def never_a_traceback(folder: Path) -> None:
-    """What a user types: a code that the commands have, one line, and what is written is whole."""
-    out = folder.parent / "cut"
-    codes = {}
-    for name, *options in (("inspect",), ("slice", "--budget", "small", "--out", out)):
-        codes[name], error = call(name, folder, *options)
-        assert codes[name] in (0, 2), error
-        assert len(error.splitlines()) == (codes[name] == 2) and error.startswith("error: " if codes[name] else "")
-    assert out.exists() == (codes["slice"] == 0)
-    if out.exists():
-        open_source(out)
 
 
 def check_json(folder: Path, before: Source) -> None:
@@ -147,37 +131,6 @@ def test_any_tensor_may_be_wrong(whole: dict[str, Source], which: str, data: st.
             if read_or_refused(lambda: load_family(folder)) is not None:  # what runs has numbers alone
                 assert all(bool(t.isfinite().all()) for t in values(opened).values())
         never_a_traceback(folder)
-
-
-#: 0 and what is no number, what codes make infinities of, and the ends of what is left
-SCALES = [0.0, -1.0, float("nan"), float("inf"), 3e38, 1e30, 1.0, 1e-30, 3e-39]
-SCALE_DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float64, torch.int32]
-
-
-@pytest.mark.parametrize("which", [*WHICH, "torn"])
-def test_any_scale_may_be_another(which: str, whole: dict[str, Source], torn: Path, tmp_path: Path) -> None:
-    """Of any dtype, shape and size: commands compute with what a folder is opened with, or refuse it in one line."""
-    budget = "torn" if which == "torn" else "small"
-    source = open_source(low(torn, tmp_path / which, "nvfp4", MODELOPT)) if which == "torn" else whole[which]
-    weights, weight = source.weights, DOWN + "weight"
-    how = weights.quantized[weight]
-    stored = {full: weights.tensors[full] for full in how.parts(weight).values()}
-    for name in (n for n in stored if "scale" in n):
-        read = []
-        shapes = {stored[name].shape, (), (1,), (0,), (64, 1), (64,)}
-        for value, dtype, shape in itertools.product(SCALES, SCALE_DTYPES, shapes):
-            changed = stored | {name: Tensor.of(torch.full(shape, value, dtype=torch.float64).to(dtype))}
-            wanted = {weight: weights.shape(weight)}
-            if read_or_refused(lambda c=changed, w=wanted: find_low(c, w, how.scheme.layout)) is not None:
-                read.append(changed)
-        for changed in (read[0], read[len(read) // 2], read[-1]):
-            broken = with_tensors(source.folder, tmp_path / "broken", lambda tensors, c=changed: tensors.update(c))
-            code, error = call(
-                "slice", broken, "--budget", budget, "--requantize", "--force", "--out", tmp_path / "out"
-            )
-            assert code in (0, 2) and len(error.splitlines()) == (code == 2), error
-            code, error = call("verify", broken)
-            assert code in (0, 1) and not error
 
 
 def test_what_is_whole_passes_the_same_checks(whole: dict[str, Source]) -> None:

@@ -7,23 +7,17 @@ from __future__ import annotations
 import pytest
 
 from nemo_elastic import slice_checkpoint
-from nemo_elastic.cli import main
 from tests.shapes import PARENT
 
+from . import helpers
 from .helpers import SMALL, random_values, write
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
+def run(monkeypatch):
+    """Exit code, stdout and stderr of a command on a terminal of 100 columns."""
     monkeypatch.setenv("COLUMNS", "100")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as done:
-            main([str(a) for a in arguments])
-        printed = capsys.readouterr()
-        return int(done.value.code or 0), printed.out, printed.err
-
-    return call
+    return helpers.run
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def contents(folder: Path, most: int | None = None) -> dict[str, bytes]:
 
 
 def without_family(folder: Path) -> None:
-    """Make a member's folder what version 0.1 wrote: it does not know its family."""
+    """Make a member's folder one model alone: it does not know its family."""
     file = folder / MEMBER_FILE
     data = json.loads(file.read_text())
     del data["family"]
@@ -77,15 +77,28 @@ def scratch() -> Iterator[Path]:
         yield Path(place)
 
 
-def call(*arguments: object) -> tuple[int, str]:
-    """Run a command of ours in this process: its exit code, and what it says on stderr."""
-    errors, code = io.StringIO(), 0
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+def run(*arguments: object) -> tuple[int, str, str]:
+    """Run a command of ours in this process: its exit code, and what it says on stdout and stderr."""
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         try:
             main([str(a) for a in arguments])
         except SystemExit as done:
             code = int(done.code or 0)
-    return code, errors.getvalue()
+    return code, out.getvalue(), errors.getvalue()
+
+
+def printed(*arguments: object) -> str:
+    """What a command of ours that ends well says on stdout."""
+    code, out, errors = run(*arguments)
+    assert code == 0, errors
+    return out
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    """The exit code of a command of ours, and what it says on stderr."""
+    code, _, errors = run(*arguments)
+    return code, errors
 
 
 def large_biases(state: dict, seed: int = 0) -> dict:

@@ -105,22 +105,6 @@ def test_any_number_of_parameters(run, family, tmp_path, at):
     assert opened.held == subnet and opened.origin.name == member
 
 
-def test_a_share_of_the_parent(run, family, tmp_path):
-    code, out, _ = run("slice", family, "--ratio", 0.5, "--out", tmp_path / "cut", "--json")
-    cut = json.loads(out)
-    at = next(i for i, s in enumerate(SHAPES) if parameters(PARENT, s) <= 0.5 * WHOLE)
-    assert code == 0 and cut["parameters"] == parameters(PARENT, SHAPES[at]) and cut["member"] is None
-    assert cut["request"] == {
-        "option": "--ratio", "value": 0.5, "limit": 0.5 * WHOLE, "below": 1 - cut["parameters"] / (0.5 * WHOLE),
-        "between": ["full", "mid"] if SHAPES[at] >= MID else ["mid", "small"],
-        "larger": parameters(PARENT, SHAPES[at - 1]),
-    }  # fmt: skip
-    code, out, _ = run("slice", family, "--ratio", "0.5", "--out", tmp_path / "again")
-    assert f"within 0.5 of the parent ({0.5 * WHOLE:,.0f} parameters): between " in out
-    code, out, _ = run("slice", family, "--ratio", 1, "--out", tmp_path / "whole", "--json")
-    assert code == 0 and json.loads(out)["member"] == "full" and json.loads(out)["request"]["below"] == 0
-
-
 def test_memory_at_a_batch_and_a_length(run, family, tmp_path):
     spec = {"batch": 2, "length": 64}
     sizes = [int(memory(PARENT, s, MemorySpec(**spec))) for s in SHAPES]
@@ -133,23 +117,6 @@ def test_memory_at_a_batch_and_a_length(run, family, tmp_path):
     code, out, _ = run("slice", family, "--memory", "1GiB", "--out", tmp_path / "big")
     assert code == 0 and out.startswith("largest shape within 1 GiB: full, the parent itself, 99.9")
     assert open_source(tmp_path / "big").held == PARENT.full
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--params", 5), f"--params: 5 parameters is too little; the smallest, small, takes {COUNT:,} parameters"),
-        (("--memory", "1KiB"), "--memory: 1 KiB is too little; the smallest, small, takes "),
-        (
-            ("--ratio", 0.01),
-            f"--ratio: 0.01 of the parent ({0.01 * WHOLE:,.0f} parameters) is too little; the smallest",
-        ),
-    ],
-)
-def test_less_than_the_smallest_member(run, family, tmp_path, options, message):
-    code, out, err = run("slice", family, *options, "--out", tmp_path / "cut")
-    assert (code, out) == (2, "") and err.startswith(f"error: {message}") and len(err.splitlines()) == 1
-    assert not (tmp_path / "cut").exists()
 
 
 def test_a_shape_in_a_file(run, family, tmp_path):
@@ -173,67 +140,11 @@ def test_a_shape_in_a_file(run, family, tmp_path):
     assert open_source(tmp_path / "less").held.hidden == 3
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"hidden": 17, "layers": []}, "hidden: 17 is not allowed; allowed are 1 to 16"),
-        ({"hidden": 8}, "layers: missing"),
-        ([], "a mapping with hidden, layers"),
-        ({"subnet": SMALL.to_json(), "parameters": 5}, f"parameters: 5 is not allowed; its shape has {COUNT}"),
-        ({"subnet": SMALL.to_json(), "hidden": 8}, "unknown field 'hidden'"),
-        ({"subnet": SMALL.to_json() | {"hidden": 20}}, "hidden: 20 is not allowed"),
-        ({"subnet": None}, "subnet: None is not allowed"),
-        ({"members": {"small": {"subnet": SMALL.to_json()}}}, "unknown field 'members'"),
-    ],
-)
-def test_no_shape_in_a_file(run, family, tmp_path, content, message):
-    (tmp_path / "shape.json").write_text(json.dumps(content))
-    code, out, err = run("slice", family, "--subnet", tmp_path / "shape.json", "--out", tmp_path / "cut")
-    assert (code, out) == (2, "") and message in err and str(tmp_path / "shape.json") in err
-    assert len(err.splitlines()) == 1 and not (tmp_path / "cut").exists()
-
-
 def test_the_largest_file_of_weights(run, family, tmp_path):
     code, _, err = run("slice", family, "--budget", "mid", "--out", tmp_path / "cut", "--max-shard-size", "2KB")
     files = sorted((tmp_path / "cut").glob("*.safetensors"))
     assert (code, err) == (0, "") and len(files) > 1 and open_source(tmp_path / "cut").held == MID
     assert (tmp_path / "cut" / "model.safetensors.index.json").is_file()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--budget", "small", "--budget", "mid", "--ratio", "0.5"], "not --budget and --ratio"),
-        (["--budget", "smallish"], "did you mean 'small'"),
-        (["--budget", "mid", "--budget", "smallish"], "did you mean 'small'"),
-        (["--ratio", "0"], "--ratio: 0.0 is not allowed; a share of the parent's parameters in (0, 1]"),
-        (["--ratio", "1.01"], "--ratio: 1.01 is not allowed"),
-        (["--ratio", "nan"], "--ratio: nan is not allowed"),
-        (["--ratio", "60%"], "--ratio: '60%' is not allowed"),
-        (["--ratio", ""], "--ratio: '' is not allowed"),
-        (["--subnet", "nowhere.json"], "nowhere.json: no such file"),
-    ],
-)
-def test_what_is_wrong_is_one_line(run, family, tmp_path, options, message):
-    code, out, err = run("slice", family, *options, "--out", tmp_path / "cut")
-    assert code == 2 and out == "" and message in err and len(err.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("at", range(1, len(SHAPES)))
-def test_what_is_left_of_the_path_is_cut_from_any_member_of_it(run, family, tmp_path, at):
-    """Whichever larger shape it is cut from, a shape is the same folder, byte for byte."""
-    larger = tmp_path / "larger.json"
-    larger.write_text(json.dumps(SHAPES[at - 1].to_json()))
-    run("slice", family, "--subnet", larger, "--out", tmp_path / "larger")
-    cut = ("slice", tmp_path / "larger", "--params", parameters(PARENT, SHAPES[at]))
-    code, out, err = run(*cut, "--out", tmp_path / "cut")
-    assert (code, err) == (0, "") and "% above" in out
-    run("slice", family, "--params", parameters(PARENT, SHAPES[at]), "--out", tmp_path / "direct")
-    assert contents(tmp_path / "cut") == contents(tmp_path / "direct")
-    run("slice", tmp_path / "larger", "--budget", "small", "--out", tmp_path / "by-name")
-    run("slice", family, "--budget", "small", "--out", tmp_path / "small")
-    assert contents(tmp_path / "by-name") == contents(tmp_path / "small")
 
 
 def test_a_member_is_asked_for_as_its_family_is(run, family, tmp_path):
@@ -254,34 +165,6 @@ def test_a_member_is_asked_for_as_its_family_is(run, family, tmp_path):
     assert code == 2 and f"is too little; the smallest, small, takes {COUNT:,} parameters" in err
     code, _, err = run("slice", tmp_path / "mid", "--budget", "full", "--out", tmp_path / "x")
     assert code == 2 and f"not inside {tmp_path / 'mid'}: " in err and not (tmp_path / "x").exists()
-
-
-def test_a_shape_of_your_own_has_what_lies_inside_it(run, family, tmp_path):
-    own = replace(SMALL, hidden=16)
-    for shape, name in ((own, "wide"), (replace(SMALL, hidden=4), "thin")):
-        (tmp_path / "shape.json").write_text(json.dumps(shape.to_json()))
-        run("slice", family, "--subnet", tmp_path / "shape.json", "--out", tmp_path / name)
-    code, out, _ = run("slice", tmp_path / "wide", "--ratio", 1, "--out", tmp_path / "cut")
-    first = next(s for s in SHAPES if s <= own)
-    assert code == 0 and ", the largest here, " in out and open_source(tmp_path / "cut").held == first
-    code, _, err = run("slice", tmp_path / "thin", "--ratio", 1, "--out", tmp_path / "x")
-    assert (code, err) == (
-        2,
-        f"error: {tmp_path / 'thin'}: not even small, the smallest of its family, lies inside it; "
-        "give a shape with --subnet\n",
-    )
-
-
-def test_one_model_has_its_own_name_only(run, family, tmp_path):
-    run("slice", family, "--budget", "small", "--out", tmp_path / "small")
-    without_family(tmp_path / "small")
-    for options in (("--params", "5e9"), ("--memory", "1GiB"), ("--ratio", 0.5)):
-        code, _, err = run("slice", tmp_path / "small", *options, "--out", tmp_path / "x")
-        assert code == 2 and "is one model, not a family; give a shape with --subnet" in err
-    assert run("slice", tmp_path / "small", "--budget", "small", "--out", tmp_path / "copy")[0] == 0
-    assert contents(tmp_path / "copy") == contents(tmp_path / "small")
-    code, _, err = run("slice", tmp_path, "--budget", "small", "--out", tmp_path / "x")
-    assert code == 2 and "not a model folder" in err
 
 
 def test_the_bar_tells_time_on_a_terminal_and_nothing_elsewhere(capsys, monkeypatch):

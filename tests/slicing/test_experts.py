@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 import torch
 
 from nemo_elastic import slice_checkpoint
-from nemo_elastic.cli import main
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import active_parameters, parameters
 from nemo_elastic.core.family import Parent, Subnet
@@ -26,13 +24,13 @@ from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
 from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.slicing.card import family_card, human
+from nemo_elastic.slicing.card import family_card
 from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT, MOE, PARENT
 
-from .helpers import large_biases, random_values, random_words, write
+from .helpers import large_biases, printed, random_values, random_words, write
 
 PREDICTION = {"num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E", "max_position_embeddings": 4096}
 BLOCK = {
@@ -59,13 +57,6 @@ def plain(folder: Path, parent: Parent, prediction: bool = False) -> Path:
     tensors = tensors_of(parent, parent.full, words)
     write_models([Model(folder, parent, parent.full, tensors, base=PREDICTION, prediction=extra)])
     return folder
-
-
-def run(arguments: list[str]) -> None:
-    """A command of ours in this process."""
-    with pytest.raises(SystemExit) as done:
-        main(arguments)
-    assert not done.value.code
 
 
 def test_experts_counted_by_hand(tmp_path: Path) -> None:
@@ -95,10 +86,10 @@ def test_experts_counted_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parent", [LATENT, MOE])
-def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path) -> None:
     folder = plain(tmp_path / "plain", unstriped(parent))
     (tmp_path / "block.json").write_text(json.dumps(BLOCK))
-    run(["init", str(folder), "--config", str(tmp_path / "block.json"), "--out", str(tmp_path / "family")])
+    out = printed("init", folder, "--config", tmp_path / "block.json", "--out", tmp_path / "family")
     family = Family.load(tmp_path / "family")
     blocks = [family.parent.axis(axis).blocks for axis in ("experts", "expert_ffn", "shared_ffn")]
     assert blocks == [2, 1, 1]  # what the block says; where nothing sorts the weights, a member keeps the front
@@ -110,25 +101,18 @@ def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path, capsys: pytest.Ca
         "active_params": 6000
     }
     said = "a member keeps the front of each"
-    assert f"stripes experts 2, expert_ffn 1, shared_ffn 1: {said}" in capsys.readouterr().out
+    assert f"stripes experts 2, expert_ffn 1, shared_ffn 1: {said}" in out
     (tmp_path / "shape.json").write_text(json.dumps(low.to_json()))
-    run(["slice", str(folder), "--subnet", str(tmp_path / "shape.json"), "--out", str(tmp_path / "own")])
-    assert f"stripes experts 1, expert_ffn 1, shared_ffn 1: {said}" in capsys.readouterr().out
-    run(["inspect", str(tmp_path / "family")])
-    shown = capsys.readouterr().out
+    assert f"stripes experts 1, expert_ffn 1, shared_ffn 1: {said}" in printed(
+        "slice", folder, "--subnet", tmp_path / "shape.json", "--out", tmp_path / "own"
+    )
+    shown = printed("inspect", tmp_path / "family")
     assert f"{data['active_parameters']:,}" in shown and "expert FFN width" in shown
-    run(["inspect", str(tmp_path / "family"), "--path", "--json"])
-    places = json.loads(capsys.readouterr().out)["path"]
-    run(["inspect", str(tmp_path / "family"), "--path"])
-    shown = capsys.readouterr().out
-    for place in places:
+    for place in json.loads(printed("inspect", tmp_path / "family", "--path", "--json"))["path"]:
         shape = Subnet.from_json(place["subnet"], family.parent)
-        counted = parameters(family.parent, shape), active_parameters(family.parent, shape)
-        assert (place["parameters"], place["active_parameters"]) == counted
-        assert re.search(rf"{human(counted[0])} +{human(counted[1])} ", shown)
+        assert place["active_parameters"] == active_parameters(family.parent, shape)
     small = tmp_path / "small"
-    run(["slice", str(tmp_path / "family"), "--active-params", "6000", "--out", str(small), "--json"])
-    cut = json.loads(capsys.readouterr().out)
+    cut = json.loads(printed("slice", tmp_path / "family", "--active-params", "6000", "--out", small, "--json"))
     assert cut["active_parameters"] <= 6000 and cut["request"]["option"] == "--active-params"
     card = (small / "README.md").read_text()
     assert f"| active parameters | {cut['active_parameters']:,} |" in card and "E experts" in card
@@ -276,7 +260,7 @@ def test_a_member_goes_through_megatrons_format_and_back(parent: Parent, tmp_pat
     assert actual.parent.has("latent") == parent.has("latent")
     assert actual.tensors.keys() == wanted.tensors.keys()
     assert all(np.array_equal(actual.tensors[name].words, raw.words) for name, raw in wanted.tensors.items())
-    run(["convert", str(tmp_path / "megatron"), "--format", "hf", "--out", str(tmp_path / "back")])
+    printed("convert", tmp_path / "megatron", "--format", "hf", "--out", tmp_path / "back")
     assert (tmp_path / "back" / "model.safetensors").read_bytes() == (
         tmp_path / "hf" / "model.safetensors"
     ).read_bytes()
@@ -285,7 +269,7 @@ def test_a_member_goes_through_megatrons_format_and_back(parent: Parent, tmp_pat
     write(tmp_path / "mixed", parent, tensors=mixed)
     for format in ("hf", "megatron"):
         slice_checkpoint(tmp_path / "mixed", tmp_path / f"mixed-{format}", subnet=member, format=format)
-    run(["convert", str(tmp_path / "mixed-megatron"), "--format", "hf", "--out", str(tmp_path / "mixed-back")])
+    printed("convert", tmp_path / "mixed-megatron", "--format", "hf", "--out", tmp_path / "mixed-back")
     wanted, actual, back = (open_source(tmp_path / f"mixed-{name}") for name in ("hf", "megatron", "back"))
     for name, raw in wanted.tensors.items():
         for other in (actual.tensors[name], back.tensors[name]):

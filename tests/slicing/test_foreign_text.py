@@ -13,8 +13,6 @@ import pytest
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 
-from .helpers import contents
-
 HOSTILE = (
     "\x1b]0;owned\x07\x1b[2J", "a\nerror: b\r\n", "```\n<script>alert(1)</script>\n```", "---\ntags: [x]\n---\n# T",
     "<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", "\u202eevil\u2066", "\x9b2J", "| a | b |", "\ud800",
@@ -25,19 +23,6 @@ def put(path: Path, field: str, value: object) -> None:
     data = json.loads(path.read_text())
     data[field] = value
     path.write_text(json.dumps(data))
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-@pytest.mark.parametrize(("kind", "file"), [("family", FAMILY_FILE), ("member", MEMBER_FILE)])
-def test_a_ranking_is_a_digest(originals, tmp_path, run, kind, file, text):
-    source = Path(shutil.copytree(originals / kind, tmp_path / kind))
-    put(source / file, "ranking", text)
-    before = contents(tmp_path)
-    for command in (["inspect", source], ["slice", source, "--budget", "small", "--out", tmp_path / "out"]):
-        code, out, err = run(*command)
-        assert (code, out) == (2, "") and "a digest of 64 hexadecimal digits" in err
-        assert err.endswith("\n") and err[:-1].isprintable()
-    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(("kind", "file"), [("family", FAMILY_FILE), ("member", MEMBER_FILE)])

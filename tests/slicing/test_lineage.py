@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from nemo_elastic import ElasticConfig, slice_checkpoint
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.slicing.lineage import Lineage, lineage_of
 from nemo_elastic.slicing.untrained import init_family
@@ -123,11 +122,3 @@ def test_a_card_that_is_not_read(tmp_path: Path) -> None:
     assert lineage_of(tmp_path) == Lineage()  # not YAML
     (tmp_path / "README.md").write_bytes(b"\xef\xbb\xbf---\r\nlicense: mit\r\n---\r\n")
     assert lineage_of(tmp_path) == Lineage("mit")
-
-
-@pytest.mark.parametrize(
-    ("license", "base_model"), [("Apache 2.0", None), ("", None), ("a\nb: c", None), (None, "name"), (None, "a/b\n")]
-)
-def test_no_id(license: str | None, base_model: str | None) -> None:
-    with pytest.raises(ElasticError, match="is not allowed"):
-        Lineage().over(license, base_model)

@@ -34,8 +34,8 @@ from tests.quantize.damage import floats, with_json, with_tensors
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import GROUPS, LATENT, MOE
 
-from .helpers import contents, random_values
-from .test_experts import BLOCK, PREDICTION, plain, run
+from .helpers import contents, printed, random_values
+from .test_experts import BLOCK, PREDICTION, plain
 
 LAYERS = Prediction("*E")
 
@@ -212,11 +212,12 @@ def test_what_has_been_changed_is_no_cut(tmp_path: Path) -> None:
     assert checks["checksums"].ok is checks["cut of the parent"].ok is False
 
 
-def test_left_out_on_request_and_for_want_of_a_width(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_left_out_on_request_and_for_want_of_a_width(tmp_path: Path) -> None:
     family_of(tmp_path / "family", MOE)
     out = tmp_path / "low"
-    run(["slice", str(tmp_path / "family"), "--budget", "low", "--drop-prediction", "--out", str(out)])
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join(
+        printed("slice", tmp_path / "family", "--budget", "low", "--drop-prediction", "--out", out).split()
+    )
     count = len(LAYERS.tensors(MOE, MOE.full))
     assert f"{out}: without multi-token prediction layers ({count} tensors), as asked" in said
     assert "num_nextn_predict_layers" not in read_shapes(out).config
@@ -246,14 +247,14 @@ def test_codes_behind_a_model_in_full_precision_are_no_values(tmp_path: Path) ->
     assert open_source(cut.out).dtype == "F32"
 
 
-def test_inspect_counts_them_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_counts_them_apart(tmp_path: Path) -> None:
     family = family_of(tmp_path / "family", MOE)
-    run(["inspect", str(tmp_path / "family"), "--json"])
-    members = json.loads(capsys.readouterr().out)["members"]
+    members = json.loads(printed("inspect", tmp_path / "family", "--json"))["members"]
     counts = {m.name: LAYERS.parameters(family.parent, m.subnet) for m in family}
     assert {name: member["prediction_parameters"] for name, member in members.items()} == counts
-    run(["inspect", str(tmp_path / "family")])
-    assert f"counted apart: whole {counts['whole']:,}, mid {counts['mid']:,}" in capsys.readouterr().out
+    assert f"counted apart: whole {counts['whole']:,}, mid {counts['mid']:,}" in printed(
+        "inspect", tmp_path / "family"
+    )
 
 
 def damaged(folder: Path, change: Any) -> Path:

@@ -12,37 +12,12 @@ import pytest
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec, active_parameters, flops_per_token, has_inactive, memory, parameters
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.kinds.moe import KIND, PLAIN
+from nemo_elastic.core.kinds.moe import PLAIN
 from nemo_elastic.core.layout import original, tensors
 from nemo_elastic.errors import ElasticError
 from tests.shapes import LATENT, MOE, NANO_30B, PARENT
 
 ONE = replace(LATENT, pattern="E")
-
-
-def test_its_tensors_have_the_names_and_shapes_of_hugging_face() -> None:
-    actual = {t.hf.removeprefix("backbone.layers.0."): t.shape for t in tensors(ONE, ONE.full) if t.layer is not None}
-    one_each = {
-        "norm.weight": (16,),
-        "mixer.gate.weight": (8, 16),
-        "mixer.gate.e_score_correction_bias": (8,),
-        "mixer.fc1_latent_proj.weight": (10, 16),
-        "mixer.fc2_latent_proj.weight": (16, 10),
-        "mixer.shared_experts.up_proj.weight": (20, 16),
-        "mixer.shared_experts.down_proj.weight": (16, 20),
-    }
-    up = {f"mixer.experts.{e}.up_proj.weight": (12, 10) for e in range(8)}
-    down = {f"mixer.experts.{e}.down_proj.weight": (10, 12) for e in range(8)}
-    assert actual == one_each | up | down
-
-
-def test_without_a_latent_width_experts_read_the_stream() -> None:
-    parent = replace(MOE, pattern="E")
-    actual = {t.hf.removeprefix("backbone.layers.0.mixer."): t.shape for t in tensors(parent, parent.full)}
-    assert actual["experts.7.up_proj.weight"] == (12, 16) and actual["experts.7.down_proj.weight"] == (16, 12)
-    assert not any("latent" in name for name in actual)
-    assert parent.kind("moe") is PLAIN and ONE.kind("moe") is KIND
-    assert "latent" not in parent.axes and "latent" in ONE.axes
 
 
 def test_a_member_keeps_the_first_experts_of_every_stripe() -> None:

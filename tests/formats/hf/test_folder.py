@@ -113,20 +113,18 @@ def sharded(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda m: m.update({UP: "../sharded/model-00001-of-00004.safetensors"}),
-            "names of .safetensors files in the",
+        *(
+            (lambda m, other=other: m.update({UP: other}), "is not allowed; names of .safetensors files in the same")
+            for other in ("../sharded/model-00001-of-00004.safetensors", "/etc/passwd", "..\\x.safetensors",
+                          "a/b.safetensors", "a\0.safetensors", "config.json", 5)
         ),
-        (lambda m: m.update({UP: "/etc/passwd"}), "'/etc/passwd' is not allowed"),
-        (lambda m: m.update({UP: "..\\x.safetensors"}), "is not allowed"),
-        (lambda m: m.update({UP: "config.json"}), "'config.json' is not allowed"),
-        (lambda m: m.update({UP: 5}), "5 is not allowed"),
         (lambda m: m.update({UP: "gone.safetensors"}), "gone.safetensors: no such file"),
         (lambda m: m.pop(UP), f"'{UP}' is in that file but not in the index"),
         (lambda m: m.update({"x": m[UP]}), "'x' is not in that file"),
+        (lambda m: m.update({UP: m["lm_head.weight"]}), "does not fit"),
         (lambda m: m.clear(), "has no weight_map"),
     ],
-)
+)  # fmt: skip
 def test_an_index_that_does_not_fit(sharded, change, message):
     path = sharded / "model.safetensors.index.json"
     index = json.loads(path.read_text())
@@ -165,30 +163,9 @@ def test_tensors_that_are_not_the_models(family, change, message):
         open_source(family)
 
 
-def test_what_is_no_model_folder(tmp_path, family):
-    with pytest.raises(ElasticError, match="nowhere: no such folder"):
-        open_source(tmp_path / "nowhere")
+def test_a_file_is_no_model_folder(family):
     with pytest.raises(ElasticError, match=r"config.json: is a file, not a folder"):
         open_source(family / "config.json")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ElasticError, match=r"has no config.json"):
-        open_source(tmp_path / "empty")
-    for text, message in (("{", "not valid JSON"), ("[]", "no JSON object"), ("[" * 10**5, "not valid JSON")):
-        (family / "config.json").write_text(text)
-        with pytest.raises(ElasticError, match=message):
-            open_source(family)
-
-
-def test_pickles_are_named_and_never_read(family):
-    (family / "model.safetensors").rename(family / "pytorch_model.bin")
-    with pytest.raises(ElasticError, match=r"pytorch_model.bin is a pickle, which is never read"):
-        open_source(family)
-
-
-def test_another_architecture(family):
-    edit(family / "config.json", model_type="llama")
-    with pytest.raises(ElasticError, match="model_type: 'llama' is not allowed; only a Nemotron-H"):
-        open_source(family)
 
 
 def test_files_that_describe_different_models(family, small):
@@ -205,9 +182,8 @@ def test_files_that_describe_different_models(family, small):
     [
         ({"version": 2}, "version: 2 is not allowed; this nemo-elastic reads version 1"),
         ({"version": ...}, "version: missing"),
-        ({"colour": 1}, "unknown field 'colour'"),
-        ({"parameters": 7}, "parameters: 7 is not allowed; its shape has"),
         ({"name": "../x"}, "'../x' is not allowed"),
+        ({"name": ".."}, "'..' is not allowed"),
         ({"ranking": 5}, "a digest of 64 hexadecimal digits or null"),
         ({"ranking": "ab12\n# x"}, "a digest of 64 hexadecimal digits or null"),
         ({"provenance": None}, "a mapping"),

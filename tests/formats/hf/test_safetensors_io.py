@@ -141,6 +141,8 @@ def tensor(start, stop, shape=(2,), dtype="F32"):
         (file_of([1]), "no JSON object"),
         (file_of({"a": 5}), "no valid shape and data_offsets"),
         (file_of({"a": tensor(0, 8, (-2,))}, bytes(8)), "no valid shape"),
+        (file_of({"a": tensor(0, 8, (2.0,))}, bytes(8)), "no valid shape"),
+        (file_of({"a": tensor(-8, 0)}, bytes(8)), "no valid shape"),
         (file_of({"a": tensor(0, True)}, bytes(8)), "no valid shape"),
         (file_of({"a": tensor(0, 8.0)}, bytes(8)), "no valid shape"),
         (file_of({"a": tensor(0, 8, dtype="F4")}, bytes(8)), "dtype 'F4'"),

@@ -173,17 +173,10 @@ def test_families_that_are_none(state, tmp_path):
 @pytest.mark.parametrize(
     ("without", "match"),
     [
-        (r"layers\.3\.self_attention\.linear_proj\.weight", "layers.3.self_attention.linear_proj.weight is missing"),
         (r"layers\.0\.mixer\.in_proj\.weight\.dt", "layers.0.mixer.in_proj.weight.dt is missing"),
         (r"layers\.1\.mlp\.linear_fc1\.layer_norm", "layers.1.mlp.linear_fc1.layer_norm_weight is missing"),
         (r"layers\.2\.mixer\.D", "layers.2.mixer.D is missing"),
-        (r"layers\.0\.mixer\.A_log", "layers.0.mixer.A_log is missing"),
-        (r"layers\.6\.", r"has 6 layers \(0 to 5\), its context says 7"),
         (r"layers\.2\.", r"has 6 layers \(0 to 6\), its context says 7"),
-        (r"layers\.1\.mlp\.linear_fc1\.weight", "linear_fc1.weight is missing"),
-        (r"layers\.", "has no tensors of a model"),
-        (r"final_norm\.weight$", "decoder.final_norm.weight is missing"),
-        (r"output_layer\.weight", "output_layer.weight is missing"),
         (r"embedding", "embedding.word_embeddings.weight is missing"),
     ],
 )
@@ -195,18 +188,13 @@ def test_missing_tensors_are_named(state, tmp_path, without, match):
     ("name", "value", "match"),
     [
         ("decoder.layers.1.mlp.linear_fc1.bias", torch.zeros(96), "linear_fc1.bias is no part of it"),
-        ("decoder.layers.1.mlp.linear_fc1.weight", torch.zeros(192, 64), r"linear_fc2.* not \[64, 192\]"),
         ("decoder.layers.2.mixer.conv1d.bias.B", torch.zeros(17), "conv1d.bias has shape"),
         (
             "decoder.layers.5.mixer.conv1d.weight.B",
             torch.zeros(18, 1, 4),
             r"layers.5.mixer.conv1d.weight has shape \[162",
         ),
-        ("decoder.layers.5.mixer.A_log", torch.zeros(7), "layers.5"),
-        ("decoder.layers.3.self_attention.linear_qkv.weight", torch.zeros(90, 64), "heads that fit 13 rows of keys"),
         ("decoder.final_norm.weight", torch.zeros(3), "final_norm.weight has shape"),
-        ("embedding.word_embeddings.weight", torch.zeros(64), "it needs 2 dimensions"),
-        ("decoder.layers.1.mlp.other.weight", torch.zeros(3, 3), "other.weight is no part of it"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(state, tmp_path, name, value, match):

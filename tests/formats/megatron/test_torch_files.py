@@ -7,8 +7,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,11 +72,6 @@ def test_what_has_changed_is_looked_at_again(checkpoint: Path, tmp_path: Path, n
     refused(name, lambda: check_harmless(checkpoint))
 
 
-def test_common_may_be_no_bare_pickle(checkpoint: Path, tmp_path: Path) -> None:
-    (checkpoint / "weights" / "common.pt").write_bytes(pickle.dumps(Runs(tmp_path / "ran")))
-    refused("common.pt: not what NeMo writes", lambda: check_harmless(checkpoint))
-
-
 @pytest.mark.parametrize("only_weights", [True, False])
 def test_common_is_looked_at_whatever_the_metadata_names(
     checkpoint: Path, tmp_path: Path, only_weights: bool, monkeypatch: pytest.MonkeyPatch
@@ -123,53 +116,6 @@ def test_where_a_run_of_bridges_stands_is_looked_at(checkpoint: Path, tmp_path: 
     refused("train_state.pt: not what NeMo writes", lambda: check_harmless(checkpoint, only_weights=True))
 
 
-def both(folder: Path, first: Any, second: Any) -> bytes:
-    """A file that is the first to torch.load, which looks for the table of contents where the end says, and the second
-    to Python's zipfile, which looks right before the end."""
-
-    def parts(value: Any) -> tuple[bytes, bytes, bytes]:
-        torch.save(value, folder / "archive")
-        content = (folder / "archive").read_bytes()
-        size, at = struct.unpack("<II", content[-10:-2])
-        return content[:at], content[at : at + size], content[-22:]
-
-    (records, table, end), (other_records, other_table, _) = parts(first), parts(second)
-    assert len(table) == len(other_table) and len(records) >= len(other_records)
-    moved = bytearray(other_table)
-    position = 0
-    while position < len(moved):
-        name, extra, comment = struct.unpack("<HHH", moved[position + 28 : position + 34])
-        (at,) = struct.unpack("<I", moved[position + 42 : position + 46])
-        moved[position + 42 : position + 46] = struct.pack("<I", at + len(records) - len(other_records))
-        position += 46 + name + extra + comment
-    return records + table + other_records + bytes(moved) + end
-
-
-@pytest.mark.parametrize("how", ["a pickle before", "two tables"])
-def test_what_is_one_thing_to_us_and_another_to_torch_is_refused(checkpoint: Path, tmp_path: Path, how: str) -> None:
-    path, runs = checkpoint / "weights" / "common.pt", Runs(tmp_path / "ran")
-    if how == "two tables":
-        path.write_bytes(both(tmp_path, [runs, "x" * 5000], [1]))
-    else:
-        content = path.read_bytes()
-        torch.save(runs, path, _use_new_zipfile_serialization=False)
-        path.write_bytes(path.read_bytes() + content)
-    assert zipfile.is_zipfile(path)
-    refused("common.pt: not what NeMo writes .*it names posix.mkdir", lambda: check_harmless(checkpoint))
-    assert not (tmp_path / "ran").exists()
-    torch.load(path, weights_only=False)
-    assert (tmp_path / "ran").is_dir(), "so the test can fail"
-
-
-def test_common_may_be_no_program(checkpoint: Path) -> None:
-    class Program(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x
-
-    torch.jit.save(torch.jit.trace(Program(), torch.zeros(1)), checkpoint / "weights" / "common.pt")
-    refused("common.pt: not what NeMo writes", lambda: check_harmless(checkpoint))
-
-
 def test_objects_among_the_weights_may_name_values_alone(checkpoint: Path, tmp_path: Path) -> None:
     """megatron-core gives them to torch.load without its guard."""
     path = object_file(checkpoint)
@@ -195,13 +141,6 @@ def test_what_nemo_would_run_or_follow_is_refused(checkpoint: Path, name: str) -
     (checkpoint / "weights" / name).mkdir()
     refused(f"{name}' is not allowed; a checkpoint without it", lambda: check_harmless(checkpoint))
     check_harmless(checkpoint, only_weights=True)  # as megatron-core alone reads it, a teacher of ModelOpt's
-
-
-def test_metadata_that_runs_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    path = checkpoint / "weights" / ".metadata"
-    path.write_bytes(with_template(path.read_bytes(), tmp_path / "ran"))
-    refused("it names torch.distributed.checkpoint._fsspec", lambda: check_harmless(checkpoint))
-    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.nemo
