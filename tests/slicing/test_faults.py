@@ -221,3 +221,16 @@ def test_a_limit_on_the_size_of_files(family, tmp_path):
     for limit in (100, size - 1):
         assert limited(limit) == (2, f"error: {tmp_path / 'cut'}: {line}\n") and names(tmp_path) == []
     assert limited(size) == (0, "") and verify(tmp_path / "cut", forward=False).ok
+
+
+def test_a_target_that_cannot_be(family, tmp_path, run):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for out, why in (
+        (tmp_path / "file" / "cut", "Not a directory"),
+        (tmp_path / ("n" * 256), "File name too long"),
+        (tmp_path / "loop" / "cut", "Too many levels of symbolic links"),
+    ):
+        code, _, err = run("slice", family, "--budget", "small", "--out", out)
+        assert code == 2 and f"cannot be written ({why}" in err and len(err.splitlines()) == 1
+    assert names(tmp_path) == ["file", "loop"]
