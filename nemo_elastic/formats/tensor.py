@@ -56,8 +56,9 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 #: source and target where every number of the source is one of the target
 _WIDENING = {("F16", "F32"), ("BF16", "F32"), ("F16", "BF16")}
 
-#: bytes of the source that one piece spans: few enough to stay in a cache from being read to being written
-SPAN = 4 * 2**20
+#: bytes of the source that one piece spans: few enough to stay in a cache from being read to being written, and for
+#: memory that the allocator has at hand
+SPAN = 2**20
 #: bytes that go and are read all the same, where rows stay before and behind them: less than another call costs
 GAP = 2**18
 
