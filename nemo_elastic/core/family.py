@@ -24,13 +24,14 @@ from nemo_elastic.core.kinds.registry import (
     symbols,
 )
 from nemo_elastic.core.prefix import BlockedPrefix
-from nemo_elastic.core.subnet import Layer, Subnet, intersect, known_fields, known_names, largest
+from nemo_elastic.core.subnet import Layer, Subnet, intersect, largest
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.fields import known_names
 from nemo_elastic.io.values import plain
 
 __all__ = [
     "MAX_LAYERS", "MAX_SIZE", "MAX_TENSORS", "VOCAB", "Layer", "Parent", "Subnet", "choices_of", "first_difference",
-    "intersect", "known_fields", "known_names", "largest", "positive", "positive_real",
+    "intersect", "largest", "positive", "positive_real",
 ]  # fmt: skip
 
 VOCAB = "vocab"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +114,14 @@ class Source(Shapes):
     quantized: Mapping[str, Stored] = field(default_factory=dict, kw_only=True)
     predicts: Prediction | None = field(default=None, kw_only=True)
 
-    @property
+    @cached_property
     def weights(self) -> Weights:
         """The model's weights, without those behind it."""
         return Weights(
             self.tensors, {name: own for name, own in self.quantized.items() if not name.startswith(PREFIX)}
         )
 
-    @property
+    @cached_property
     def behind(self) -> Weights:
         """The weights behind the model."""
         return Weights(self.prediction, {name: own for name, own in self.quantized.items() if name.startswith(PREFIX)})

@@ -11,11 +11,12 @@ from typing import Any
 
 from nemo_elastic.core import cost
 from nemo_elastic.core.cost import MemorySpec
-from nemo_elastic.core.family import Parent, Subnet, known_names
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.limits import LIMITS, Limit
 from nemo_elastic.core.sizes import SubnetPath, path
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.source import Shapes
+from nemo_elastic.io.fields import known_names
 from nemo_elastic.io.read import read_json
 
 __all__ = ["Fit", "in_words", "largest_within", "read_limits", "read_subnet", "rest_of_path"]

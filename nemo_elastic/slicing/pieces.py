@@ -96,6 +96,7 @@ def is_torn(source: Source, target: Subnet) -> bool:
 def _cut(source: Source, weights: Weights, parts: Parts, requantize: bool) -> Weights:
     tensors: dict[str, Tensor] = {}
     low: dict[str, Stored] = {}
+    weights = replace(weights, changed={})  # of this cut alone
     for own, (name, kept) in parts.items():
         if name not in weights.quantized:
             tensors[own] = weights.tensors[name].take(kept)

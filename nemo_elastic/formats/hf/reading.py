@@ -20,7 +20,7 @@ import numpy as np
 
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Parent, Subnet, known_fields
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.core.manifest import VERSION, Family
 from nemo_elastic.core.member import check_digest, check_name
@@ -30,6 +30,7 @@ from nemo_elastic.formats.low_precision import check_cache_scales, check_no_othe
 from nemo_elastic.formats.schemes import Stored
 from nemo_elastic.formats.source import GGUF, Origin, Shapes, Source, check_exactly, check_tensors, is_gguf
 from nemo_elastic.formats.tensor import ITEMSIZE, Extent, Handle, Tensor, word
+from nemo_elastic.io.fields import known_fields
 from nemo_elastic.io.read import open_regular, read_json, read_text, whole_number
 
 from .config import PUZZLE, from_hf_config, prediction_of, predicts, to_hf_config
