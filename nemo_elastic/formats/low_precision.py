@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CACHE", "Torn", "Weights", "bad_scales", "cache_of_member", "check_cache", "check_cache_scales",
-    "check_no_others", "find_low", "has_cache", "requantized", "select", "share_changed",
+    "check_no_others", "codes_and_scales", "find_low", "has_cache", "requantized", "select", "share_changed",
 ]  # fmt: skip
 
 #: last parts of names of the cache's scales: ModelOpt has them at the projections, compressed-tensors at the mixer
@@ -184,25 +184,49 @@ def requantized(weights: Weights, name: str, selections: Sequence[Selection]) ->
 
     values_rc = replace(Tensor.made("F32", shape, values, codes), span=shape[1]).take(selections)
 
-    def anew(part: str) -> Tensor:
-        def rows(first: int, last: int) -> np.ndarray:
-            import torch
+    def compute(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        import torch
 
-            from nemo_elastic.nn.low_precision import nvfp4_codes, nvfp4_values
+        from nemo_elastic.nn.low_precision import nvfp4_codes, nvfp4_values
 
-            scale = torch.from_numpy(weights.scale(name))
-            was_rc = torch.from_numpy(values_rc.rows(first, last).view("<f4"))
-            own, scales = nvfp4_codes(was_rc, scale)
-            changed_rc = nvfp4_values(own, scales, scale, torch.float32) - was_rc
-            was, error = (float(some.double().square().sum()) for some in (was_rc, changed_rc))
-            weights.changed[name, first] = was, error
-            return Tensor.of(own if part == scheme.codes[0] else scales).words
+        scale = torch.from_numpy(weights.scale(name))
+        was_rc = torch.from_numpy(values_rc.rows(first, last).view("<f4"))
+        own, scales = nvfp4_codes(was_rc, scale)
+        changed_rc = nvfp4_values(own, scales, scale, torch.float32) - was_rc
+        was, error = (float(some.double().square().sum()) for some in (was_rc, changed_rc))
+        weights.changed[name, first] = was, error
+        return Tensor.of(own).words, Tensor.of(scales).words
 
-        columns = stored.columns(part)
-        assert columns
-        return Tensor.made(parts[part].dtype, (values_rc.shape[0], kept // columns), rows, values_rc)
+    return parts | codes_and_scales(scheme, values_rc, compute)
 
-    return {part: tensor if stored.columns(part) is None else anew(part) for part, tensor in parts.items()}
+
+def codes_and_scales(
+    scheme: Scheme, source: Tensor, compute: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Tensor]:
+    """Codes and scales of the blocks of a matrix, by their names behind the module's, both computed from its rows.
+
+    A writer asks for the scales right behind the codes: they wait for it, an eighth of the codes in size.
+
+    Args:
+        scheme: how they are stored; it has blocks.
+        source: the matrix, [rows, columns].
+        compute: (first, last) -> words of codes and of scales of these rows.
+    """
+    waiting: dict[tuple[int, int], np.ndarray] = {}
+
+    def codes(first: int, last: int) -> np.ndarray:
+        own, waiting[first, last] = compute(first, last)
+        return own
+
+    def scales(first: int, last: int) -> np.ndarray:
+        held = waiting.pop((first, last), None)
+        return compute(first, last)[1] if held is None else held
+
+    rows, columns = source.shape
+    return {
+        scheme.codes[0]: Tensor.made(scheme.codes[1], (rows, columns // scheme.per_code), codes, source),
+        scheme.scale[0]: Tensor.made(scheme.scale[1][0], (rows, columns // scheme.block), scales, source),
+    }
 
 
 def share_changed(changed: Mapping[Any, tuple[float, float]]) -> float | None:

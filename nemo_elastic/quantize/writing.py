@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
 from nemo_elastic.formats.hf.writing import Model, write_models, write_text
+from nemo_elastic.formats.low_precision import codes_and_scales
 from nemo_elastic.formats.schemes import MODELOPT, Scheme, Stored
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
@@ -71,7 +72,6 @@ class Weight:
     tensor: Tensor
     scheme: Scheme
     activations: float | None
-    _block_scales: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def scale(self) -> torch.Tensor:
@@ -88,20 +88,17 @@ class Weight:
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors in low precision, by their names in a file."""
-        scheme, (rows, columns) = self.scheme, self.tensor.shape
+        scheme = self.scheme
         stored = Stored(scheme, self.activations is not None)
-        made = {scheme.codes[0]: self._made(scheme.codes[1], (rows, columns // scheme.per_code), self._codes)}
         if scheme.block:
-            blocks = self._made(scheme.scale[1][0], (rows, columns // scheme.block), self._scales)
-            made[scheme.scale[0]] = blocks
+            made = codes_and_scales(scheme, self.tensor, self._codes_and_scales)
+        else:
+            made = {scheme.codes[0]: Tensor.made(scheme.codes[1], self.tensor.shape, self._codes, self.tensor)}
         made[scheme.over or scheme.scale[0]] = self._one(lambda: self.scale)
         if self.activations is not None:
             most = torch.tensor(self.activations)
             made[scheme.activations] = self._one(lambda: scale_of(most, scheme.precision))
         return {full: made[part] for part, full in stored.parts(self.name).items()}
-
-    def _made(self, dtype: str, shape: tuple[int, ...], rows: Callable[[int, int], np.ndarray]) -> Tensor:
-        return Tensor.made(dtype, shape, rows, self.tensor)
 
     def _one(self, value: Callable[[], torch.Tensor]) -> Tensor:
         """A scale for all."""
@@ -111,23 +108,17 @@ class Weight:
             scale = 1 / value() if scheme.inverse else value()
             return Tensor.of((scale.bfloat16() if scheme.dtype == "BF16" else scale).reshape(1)).words
 
-        return self._made(scheme.dtype, scheme.one, rows)
+        return Tensor.made(scheme.dtype, scheme.one, rows, self.tensor)
 
     def _values(self, first: int, last: int) -> torch.Tensor:
         return torch.from_numpy(Tensor.of_words(self.tensor.dtype, self.tensor.rows(first, last)).numpy())
 
     def _codes(self, first: int, last: int) -> np.ndarray:
-        w_rc = self._values(first, last)
-        if not self.scheme.block:
-            return Tensor.of(fp8_codes(w_rc, self.scale)).words
-        codes, scales = nvfp4_codes(w_rc, self.scale)
-        self._block_scales[first, last] = Tensor.of(scales).words
-        return Tensor.of(codes).words
+        return Tensor.of(fp8_codes(self._values(first, last), self.scale)).words
 
-    def _scales(self, first: int, last: int) -> np.ndarray:
-        """Computed with the codes, behind which the writer asks for them; an eighth of them in size."""
-        scales = self._block_scales.pop((first, last), None)
-        return Tensor.of(nvfp4_codes(self._values(first, last), self.scale)[1]).words if scales is None else scales
+    def _codes_and_scales(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        codes, scales = nvfp4_codes(self._values(first, last), self.scale)
+        return Tensor.of(codes).words, Tensor.of(scales).words
 
 
 def quantized_weights(source: Source, scheme: Scheme, keep: Collection[str] = ()) -> dict[str, tuple[str, int]]:
