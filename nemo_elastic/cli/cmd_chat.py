@@ -107,8 +107,8 @@ def _open(
     """Check everything that can be checked before the weights are read, then read them."""
     from nemo_elastic.core.cost import parameters
     from nemo_elastic.errors import ElasticError, bad
+    from nemo_elastic.formats.dtypes import parse_dtype, torch_dtype
     from nemo_elastic.formats.folders import open_source
-    from nemo_elastic.formats.tensor import parse_dtype, torch_dtype
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.answer import stop_strings
     from nemo_elastic.runtime.calibration import read_calibration

@@ -66,8 +66,8 @@ def command(
     """
     from nemo_elastic.core.latency import Workload
     from nemo_elastic.errors import bad
+    from nemo_elastic.formats.dtypes import parse_dtype
     from nemo_elastic.formats.folders import read_shapes
-    from nemo_elastic.formats.tensor import parse_dtype
     from nemo_elastic.io.outputs import check_file
     from nemo_elastic.plan.machine import GPUS
     from nemo_elastic.profile.cells import widths_of

@@ -70,9 +70,9 @@ def command(
     `nemo-elastic slice family/ --memory 14GiB --length 32768 --out small/`. Of several sizes all
     hold. A shape between two members is nested like them, but was not trained itself: evaluate it before use.
     """
+    from nemo_elastic.formats.dtypes import parse_dtype
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.formats.folders import push as send
-    from nemo_elastic.formats.tensor import parse_dtype
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.io.values import parse_size
     from nemo_elastic.slicing.by_size import largest_within, read_limits, read_subnet

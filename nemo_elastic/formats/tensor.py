@@ -18,43 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nemo_elastic.core.layout import is_exact
 from nemo_elastic.core.prefix import Selection
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError
+
+from .dtypes import DTYPES, ITEMSIZE, NAMES, OF_TORCH, WIDENING, convert, count_nonzero, torch_dtype, values, word
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "DTYPES", "FLOATS", "ITEMSIZE", "SPAN", "Extent", "Handle", "Tensor", "check_convertible", "convert",
-    "parse_dtype", "stored_as", "torch_dtype", "word",
-]  # fmt: skip
-
-#: dtype in a header -> bytes per element. Dtypes below one byte cannot be cut by element and are not read.
-ITEMSIZE = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
-    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
-    "U32": 4, "I32": 4, "F32": 4,
-    "U64": 8, "I64": 8, "F64": 8,
-}  # fmt: skip
-#: numpy dtype that can compute with a dtype; the others have none
-_NUMPY = {
-    "BOOL": "?", "U8": "<u1", "I8": "<i1", "F16": "<f2", "U16": "<u2", "I16": "<i2", "F32": "<f4", "U32": "<u4",
-    "I32": "<i4", "F64": "<f8", "U64": "<u8", "I64": "<i8",
-}  # fmt: skip
-_NAMES = {np.dtype(v): k for k, v in _NUMPY.items()}
-#: dtype of torch's, by its name there
-_TORCH = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16",
-    "BF16": "bfloat16", "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-}  # fmt: skip
-_OF_TORCH = {f"torch.{name}": dtype for dtype, name in _TORCH.items()}
-#: what a user calls a dtype, as budgets do -> its name in a safetensors header
-DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
-#: dtypes whose words are the values themselves: others stand for something only with the scales of a quantisation
-FLOATS = ("F64", "F32", "F16", "BF16")
-#: source and target where every number of the source is one of the target
-_WIDENING = {("F16", "F32"), ("BF16", "F32"), ("F16", "BF16")}
+__all__ = ["SPAN", "Extent", "Handle", "Tensor"]
 
 #: bytes of the source that one piece spans: few enough to stay in a cache from being read to being written, and for
 #: memory that the allocator has at hand
@@ -64,11 +36,6 @@ GAP = 2**18
 
 #: first row, and the one behind the last
 Run = tuple[int, int]
-
-
-def word(dtype: str) -> np.dtype:
-    """The unsigned integer that holds one element of a dtype."""
-    return np.dtype(f"<u{ITEMSIZE[dtype]}")
 
 
 class Handle:
@@ -166,7 +133,7 @@ class Tensor:
         if type(value).__module__.partition(".")[0] == "torch":
             return _from_torch(value)
         array = np.asarray(value)
-        dtype = _NAMES.get(array.dtype.newbyteorder("<"))
+        dtype = NAMES.get(array.dtype.newbyteorder("<"))
         if dtype is None:
             raise ElasticError(f"{name}: dtype {array.dtype} cannot be stored")
         little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).reshape(array.shape)
@@ -277,15 +244,15 @@ class Tensor:
                 own = next(own for own, header in DTYPES.items() if header == dtype)
                 most = {"F16": "65504", "BF16": "3.39e38", "F32": "3.40e38"}[dtype]
                 raise ElasticError(f"tensor {name!r} has a number that {own} cannot hold (at most {most})") from None
-            if zeros is not None and (self.dtype, dtype) not in _WIDENING:
-                zeros[name, first] = _numbers(read) - _numbers(out)
+            if zeros is not None and (self.dtype, dtype) not in WIDENING:
+                zeros[name, first] = count_nonzero(read) - count_nonzero(out)
             return out
 
         return Tensor.made(dtype, self.shape, rows, self)
 
     def numpy(self) -> np.ndarray:
         """The values in a dtype that numpy computes with: bfloat16 and float8 become float32."""
-        return _values(self.dtype, self.words)
+        return values(self.dtype, self.words)
 
     def torch(self, *, copy: bool = True) -> torch.Tensor:
         """The values as a tensor of torch's.
@@ -332,106 +299,9 @@ def _near(runs: Sequence[Run], most: int, gap: int) -> Iterator[list[Run]]:
         yield held
 
 
-# ------------------------------------------------------------------ values, and other dtypes
-
-
-def parse_dtype(name: str | None, field: str = "dtype") -> str | None:
-    """A user's name of a dtype as a safetensors header has it; None leaves weights as they are.
-
-    Raises:
-        ElasticError: another name.
-    """
-    if name is not None and name not in DTYPES:
-        raise bad(field, name, f"one of {', '.join(DTYPES)}")
-    return None if name is None else DTYPES[name]
-
-
-def stored_as(tensor: str, dtype: str | None) -> str | None:
-    """The dtype that a tensor of that name gets where `dtype` was asked for: what no cast may round gets F32."""
-    return "F32" if dtype is not None and is_exact(tensor) else dtype
-
-
-def check_convertible(name: str, tensor: str, dtype: str) -> None:
-    """Check that a tensor of that name and dtype can be converted to what a user asked for (`name`).
-
-    Raises:
-        ElasticError: it is stored in something else than plain floating-point numbers, such as a quantised one.
-    """
-    if dtype not in FLOATS:
-        raise bad("dtype", name, f"tensor {tensor!r} is stored in {dtype}; only {', '.join(FLOATS)} are converted")
-
-
-def convert(words: np.ndarray, source: str, target: str) -> np.ndarray:
-    """The words of the same values in another dtype, rounded to nearest, ties to even, as torch does.
-
-    NaN stays NaN, and an infinity stays an infinity.
-
-    Raises:
-        OverflowError: a number would become infinite.
-    """
-    if source == target:
-        return words
-    values = _values(source, words)
-    with np.errstate(over="ignore", invalid="ignore"):
-        out = _bfloat16(values) if target == "BF16" else values.astype(_NUMPY[target]).view(word(target))
-    if (source, target) in _WIDENING:
-        return out
-    if np.count_nonzero(np.isinf(_values(target, out))) != np.count_nonzero(np.isinf(values)):
-        raise OverflowError(target)
-    return out
-
-
-def _values(dtype: str, words: np.ndarray) -> np.ndarray:
-    if dtype in _NUMPY:
-        return words.view(_NUMPY[dtype])
-    if dtype == "BF16":
-        # an array also where it has no dimensions, and numpy would make a number of another dtype of it
-        return np.asarray(np.left_shift(words, 16, dtype=np.uint32)).view(np.float32)
-    if dtype in ("F8_E4M3", "F8_E5M2"):
-        return _float8(dtype)[words]
-    raise ElasticError(f"dtype {dtype} has no values that numpy can hold")
-
-
-def _float8(dtype: str) -> np.ndarray:
-    """Value of each of the 256 words (OCP 8-bit floating point: E4M3 has no infinity, E5M2 is a short float16)."""
-    w = np.arange(256, dtype=np.uint16)
-    if dtype == "F8_E5M2":
-        return (w << 8).view(np.float16).astype(np.float32)
-    exponent, fraction = (w >> 3) & 15, (w & 7).astype(np.float32)
-    value = np.where(exponent == 0, fraction * 2.0**-9, (1 + fraction / 8) * 2.0 ** (exponent.astype(np.float32) - 7))
-    value = np.where((w & 127) == 127, np.nan, value)
-    return np.where(w & 128, -value, value).astype(np.float32)
-
-
-def _bfloat16(values: np.ndarray) -> np.ndarray:
-    """The upper halves of float32, rounded: half of the last bit that stays, and one more where it is odd, carries."""
-    bits = np.ascontiguousarray(values.astype(np.float32, copy=False)).view(np.uint32)
-    upper = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
-    # The sum of a not-a-number can carry into another value; its quiet bit keeps it one without its lower half.
-    return np.where(np.isnan(values), (bits >> 16) | 0x40, upper).astype("<u2")
-
-
-def _numbers(words: np.ndarray) -> int:
-    """How many words are not 0, with either sign."""
-    return int(np.count_nonzero(words << words.dtype.type(1)))
-
-
-def torch_dtype(dtype: str) -> torch.dtype:
-    """torch's dtype of a name in a safetensors header.
-
-    Raises:
-        ElasticError: a dtype that torch has not.
-    """
-    import torch
-
-    if dtype not in _TORCH:
-        raise ElasticError(f"dtype {dtype} cannot be held by torch")
-    return getattr(torch, _TORCH[dtype])
-
-
 def _from_torch(tensor: torch.Tensor) -> Tensor:
     """A tensor of torch's; they share its memory if it is contiguous and on the CPU."""
-    name = _OF_TORCH.get(str(tensor.dtype))
+    name = OF_TORCH.get(str(tensor.dtype))
     if name is None:
         raise ElasticError(f"tensor: dtype {tensor.dtype} cannot be stored")
     tensor = tensor.detach().cpu().contiguous()

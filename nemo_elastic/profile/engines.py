@@ -20,8 +20,8 @@ import torch
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.latency import Workload
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.dtypes import DTYPES
 from nemo_elastic.formats.hf.config import to_hf_config
-from nemo_elastic.formats.tensor import DTYPES
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime.family_runtime import FamilyRuntime
 

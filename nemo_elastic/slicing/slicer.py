@@ -17,13 +17,14 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.member import check_name, why_not_nested
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.dtypes import check_convertible, parse_dtype, stored_as
 from nemo_elastic.formats.folders import open_source, writer
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
 from nemo_elastic.formats.hf.writing import FILES, Model, write_models, write_text
 from nemo_elastic.formats.low_precision import Weights, share_changed
 from nemo_elastic.formats.source import Origin, Source
-from nemo_elastic.formats.tensor import Tensor, check_convertible, parse_dtype, stored_as
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.outputs import Output, atomic_dir, check_apart
 

@@ -20,12 +20,13 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.extras import installing
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, crc32, hexadecimal, read_checksums
+from nemo_elastic.formats.dtypes import DTYPES, FLOATS, ITEMSIZE
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.formats.hf.writing import CONFIG
 from nemo_elastic.formats.low_precision import Weights, bad_scales
 from nemo_elastic.formats.source import Origin, Source, same_words
-from nemo_elastic.formats.tensor import DTYPES, FLOATS, ITEMSIZE, Tensor
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.io.values import integer
 
 from .beside import Check, beside_checks

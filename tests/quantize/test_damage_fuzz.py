@@ -16,11 +16,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nemo_elastic.formats.dtypes import ITEMSIZE
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.quant_config import KEY, QUANT_FILE, precision_of
 from nemo_elastic.formats.schemes import LAYOUTS
 from nemo_elastic.formats.source import Source
-from nemo_elastic.formats.tensor import ITEMSIZE, Tensor
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.card import served_as
 from tests.hostile import HARM, JSON, damaged, put, read_or_refused

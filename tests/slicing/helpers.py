@@ -18,9 +18,10 @@ from nemo_elastic.cli import main
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.formats.dtypes import ITEMSIZE
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.hf.writing import write_text
-from nemo_elastic.formats.tensor import ITEMSIZE, Tensor
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT
 

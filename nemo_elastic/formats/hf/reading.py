@@ -26,10 +26,11 @@ from nemo_elastic.core.manifest import VERSION, Family
 from nemo_elastic.core.member import check_digest, check_name
 from nemo_elastic.core.prediction import PREFIX, Prediction
 from nemo_elastic.errors import ElasticError, bad, inside, shown
+from nemo_elastic.formats.dtypes import ITEMSIZE, word
 from nemo_elastic.formats.low_precision import check_cache_scales, check_no_others, find_low
 from nemo_elastic.formats.schemes import Stored
 from nemo_elastic.formats.source import GGUF, Origin, Shapes, Source, check_exactly, check_tensors, is_gguf
-from nemo_elastic.formats.tensor import ITEMSIZE, Extent, Handle, Tensor, word
+from nemo_elastic.formats.tensor import Extent, Handle, Tensor
 from nemo_elastic.io.fields import known_fields
 from nemo_elastic.io.read import open_regular, read_json, read_text, whole_number
 

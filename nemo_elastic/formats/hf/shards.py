@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from nemo_elastic.formats.checksums import crc32, hexadecimal
-from nemo_elastic.formats.tensor import ITEMSIZE, Tensor, word
+from nemo_elastic.formats.dtypes import ITEMSIZE, word
+from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.io.outputs import check_room
 from nemo_elastic.io.values import integer
 

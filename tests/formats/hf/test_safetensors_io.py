@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.dtypes import ITEMSIZE, word
 from nemo_elastic.formats.hf.reading import open_shard
 from nemo_elastic.formats.hf.shards import SINGLE, write_weights
-from nemo_elastic.formats.tensor import ITEMSIZE, Tensor, word
+from nemo_elastic.formats.tensor import Tensor
 from tests.slicing.helpers import scratch
 
 DTYPES = {
