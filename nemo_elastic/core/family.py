@@ -231,21 +231,11 @@ class Parent:
         A choice counts the channels of the parent, whatever the layer keeps of their blocks: half of the query heads
         are those of half of the width in a layer that keeps half of the key-value heads.
         """
-        nested = self.kind(kind).nested
-        if not nested:
-            return choices
-        count = {axis: self.sizes[blocks] for axis, blocks in nested.items()}
-        each = {a: n // count.get(a, 1) if isinstance(n, int) else n / count.get(a, 1) for a, n in choices.items()}
-        return self.kind(kind).outside(each)
+        return self.kind(kind).recount(choices, self.sizes, choices)
 
     def choices(self, layer: Layer) -> Mapping[str, int]:
         """Undo `widths`."""
-        kind = self.kind(layer.type)
-        nested = kind.nested
-        if not nested:
-            return layer.widths
-        each = kind.inside(layer.widths)
-        return {axis: n * self.sizes[nested[axis]] if axis in nested else n for axis, n in each.items()}
+        return self.kind(layer.type).recount(layer.widths, layer.widths, self.sizes)
 
     def layer(self, index: int, **widths: int) -> Layer:
         """Layer `index` at full width, except for the `widths` given by axis name."""

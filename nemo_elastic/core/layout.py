@@ -17,7 +17,7 @@ from operator import mul
 from typing import Any
 
 from nemo_elastic.core.family import VOCAB, Layer, Parent, Subnet
-from nemo_elastic.core.kinds.record import HF_LAYER, Part, Row
+from nemo_elastic.core.kinds.record import HF_LAYER, Kind, Part, Row
 from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.prefix import Grid, Selection
 
@@ -82,11 +82,9 @@ def _selection(parts: tuple[Part, ...], source: tuple, target: tuple) -> Selecti
     return Selection(tuple(reduce(mul, (_grid(term, s, t) for term in part)) for part in parts))
 
 
-def fused(row: Row) -> tuple[Row, ...]:
-    """The rows that the Megatron tensor of `row` holds, in the order in which they lie there."""
-    own = (*FIRST, *LAST)
-    if row.layer is not None:
-        own = next(kind.rows for kind in KINDS[row.layer].records if row in kind.rows)
+def fused(row: Row, kind: Kind | None) -> tuple[Row, ...]:
+    """The rows of a kind, or of the model itself, that the Megatron tensor of `row` holds, in their order there."""
+    own = (*FIRST, *LAST) if kind is None else kind.rows
     return tuple(r for r in own if r.megatron == row.megatron)
 
 
@@ -94,7 +92,7 @@ def megatron_selection(
     parent: Parent, row: Row, dim: int, source: Subnet, target: Subnet, index: int | None = None
 ) -> Selection:
     """What `target` keeps of dimension `dim` of the Megatron tensor that holds `row`; see `selection`."""
-    together = fused(row)
+    together = fused(row, None if row.layer is None else parent.kind(row.layer))
     if dim or len(together) == 1:
         return selection(parent, row, dim, source, target, index)
     grids = [grid for r in together for grid in selection(parent, r, 0, source, target, index).parts]

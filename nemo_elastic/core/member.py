@@ -65,10 +65,11 @@ def why_not_nested(small: Subnet, large: Subnet) -> str | None:
         other = large.by_index.get(layer.index)
         if other is None:
             return f"layer {layer.index} was dropped there"
-        theirs, nested = other.inside, KINDS[layer.type].nested
-        for axis, width in layer.inside.items():
+        kind = KINDS[layer.type]
+        ours, theirs = (kind.recount(own, own, {}) for own in (layer.widths, other.widths))
+        for axis, width in ours.items():
             if width > theirs[axis]:
-                each = f" for each of its {nested[axis]}" if nested.get(axis) in theirs else ""
+                each = f" for each of its {kind.nested[axis]}" if kind.nested.get(axis) in theirs else ""
                 return f"layer {layer.index} has {axis} {width}{each}, above {theirs[axis]}"
     return None
 

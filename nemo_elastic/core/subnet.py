@@ -42,13 +42,8 @@ class Layer:
     def __le__(self, other: Layer) -> bool:
         if (self.index, self.type, self.widths.keys()) != (other.index, other.type, other.widths.keys()):
             return False
-        theirs = other.inside
-        return all(width <= theirs[axis] for axis, width in self.inside.items())
-
-    @property
-    def inside(self) -> Mapping[str, int]:
-        """Its widths as they compare with those of other layers; see `Kind.inside`."""
-        return KINDS[self.type].inside(self.widths)
+        theirs = KINDS[self.type].recount(other.widths, other.widths, self.widths)
+        return all(width <= theirs[axis] for axis, width in self.widths.items())
 
     def to_json(self) -> dict[str, Any]:
         own = {axis.field: self.widths[axis.name] for axis in KINDS[self.type].axes if axis.name in self.widths}
@@ -68,7 +63,7 @@ class Layer:
         named = {axis.field: axis.name for axis in kind.axes}
         known_names(("index", "type", *named), data, field)
         for key, axis in named.items():
-            if key not in data and axis in kind.records[-1].widths:
+            if key not in data and axis in kind.of(()).widths:
                 raise ElasticError(f"{field}.{key}: missing")
         return cls(data["index"], kind.name, {axis: data[key] for key, axis in named.items() if key in data})
 
@@ -171,11 +166,10 @@ def largest(layers: Iterable[tuple[str, Mapping[str, int]]]) -> dict[str, int]:
     Args:
         layers: type and widths of each.
     """
-    most: dict[str, dict[str, int]] = {}
+    widths_of: dict[str, list[Mapping[str, int]]] = {}
     for kind, widths in layers:
-        own = most.setdefault(kind, {})
-        own |= {axis: max(n, own.get(axis, n)) for axis, n in KINDS[kind].inside(widths).items()}
-    return {axis: n for kind, own in most.items() for axis, n in KINDS[kind].outside(own).items()}
+        widths_of.setdefault(kind, []).append(widths)
+    return {axis: n for kind, own in widths_of.items() for axis, n in KINDS[kind].mix(max, own).items()}
 
 
 def intersect(a: Subnet, b: Subnet) -> Subnet:
@@ -187,9 +181,7 @@ def intersect(a: Subnet, b: Subnet) -> Subnet:
     layers = []
     for x in a.layers:
         if (y := b.by_index.get(x.index)) is not None:
-            theirs = y.inside
-            least = {axis: min(width, theirs[axis]) for axis, width in x.inside.items()}
-            layers.append(replace(x, widths=KINDS[x.type].outside(least)))
+            layers.append(replace(x, widths=KINDS[x.type].mix(min, (x.widths, y.widths))))
     if not layers:
         raise ElasticError(f"members keep no layer in common: {a.kept} and {b.kept}")
     return Subnet(min(a.hidden, b.hidden), tuple(layers))

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -223,29 +223,34 @@ class Kind:
         """Axis -> the axis that is its blocks."""
         return {axis.name: axis.blocks for axis in self.axes if axis.blocks in self.widths}
 
-    def inside(self, widths: Sizes) -> Sizes:
-        """Widths of a layer, of which those of a nested axis are what one of its blocks has.
+    def recount(self, widths: Sizes, before: Sizes, after: Sizes) -> Sizes:
+        """Widths of a layer, integers or expected ones, for other numbers of blocks: each block keeps its channels.
 
-        So counted no width depends on another: layers are compared and mixed axis by axis.
+        Args:
+            widths: of its axes; only those of nested axes change.
+            before, after: sizes that give the blocks that `widths` count and that the result counts; one block where
+                they give none.
         """
-        own = {axis: widths[blocks] for axis, blocks in self.nested.items() if blocks in widths}
-        return {axis: n // own[axis] if axis in own else n for axis, n in widths.items()} if own else widths
 
-    def outside(self, inside: Sizes) -> Sizes:
-        """Undo `inside`; expected widths are as good."""
-        own = {axis: inside[blocks] for axis, blocks in self.nested.items() if blocks in inside}
-        return {axis: n * own[axis] if axis in own else n for axis, n in inside.items()} if own else inside
+        def each(axis: str, blocks: str) -> Any:
+            n, own = widths[axis], before.get(blocks, 1)
+            return n // own if isinstance(n, int) else n / own
+
+        own = {axis: each(axis, b) * after.get(b, 1) for axis, b in self.nested.items() if axis in widths}
+        return {**widths, **own} if own else widths
+
+    def mix(self, pick: Callable[[Iterable[int]], int], layers: Sequence[Sizes]) -> Sizes:
+        """The smallest (`min`) or largest (`max`) width of each axis in several layers, nested ones by the block."""
+        each = [self.recount(widths, widths, {}) for widths in layers]
+        axes = dict.fromkeys(axis for widths in each for axis in widths)
+        out = {axis: pick(widths[axis] for widths in each if axis in widths) for axis in axes}
+        return self.recount(out, {}, out)
 
     @property
     def sizes(self) -> tuple[str, ...]:
         """Names of all sizes of a parent that concern it alone."""
         return (*self.widths, *self.rigid)
 
-    @property
-    def records(self) -> tuple[Kind, ...]:
-        """Itself, and the records of parents that lack a size."""
-        return (self, *(record for kind in self.lacking.values() for record in kind.records))
-
     def of(self, sizes: Container[str]) -> Kind:
-        """The record for a parent that has these sizes."""
+        """The record for a parent that has these sizes; without any the one with the fewest axes."""
         return next((kind.of(sizes) for size, kind in self.lacking.items() if size not in sizes), self)

@@ -17,7 +17,7 @@ _BUILT_IN = tuple(KINDS)
 
 HIDDEN, DEPTH = "hidden", "depth"
 #: axes of every family, in the order of files and noise
-AXES = (HIDDEN, *(axis for kind in KINDS.values() if kind.always for axis in kind.records[-1].widths), DEPTH)
+AXES = (HIDDEN, *(axis for kind in KINDS.values() if kind.always for axis in kind.of(()).widths), DEPTH)
 
 
 def register(kind: Kind) -> Kind:

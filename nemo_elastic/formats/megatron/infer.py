@@ -100,7 +100,8 @@ def _record(name: str, index: int, sizes: Sizes) -> Kind:
     def matches(kind: Kind) -> tuple[int, int]:
         return sum(named(row.megatron, index, 0) in sizes for row in kind.rows), -len(kind.rows)
 
-    return max(reversed(KINDS[name].records), key=matches)  # of equals the one with the fewest axes
+    whole = KINDS[name]
+    return max((*whole.lacking.values(), whole), key=matches)  # of equals the one with the fewest axes
 
 
 def _products(kind: Kind, index: int, sizes: Sizes, hidden: int) -> dict[Part, int]:
@@ -110,7 +111,7 @@ def _products(kind: Kind, index: int, sizes: Sizes, hidden: int) -> dict[Part, i
     """
     known: dict[Part, int] = {("hidden",): hidden, ("one",): 1}
     equations: list[tuple[str, Counter[Part], int]] = []
-    for template, together in {row.megatron: fused(row) for row in kind.rows}.items():
+    for template, together in {row.megatron: fused(row, kind) for row in kind.rows}.items():
         name = named(template, index, 0)
         size = _size(sizes, name, len(together[0].dims))
         for dim, total in enumerate(size):
