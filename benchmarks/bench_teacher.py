@@ -70,8 +70,8 @@ def teacher(parent: Parent, path: Path, precision: str) -> Any:
 
 def write(parent: Parent, model: Any, folder: Path) -> Path:
     """The model as a NeMo checkpoint."""
-    from nemo_elastic.formats.adapter import from_megatron
     from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
+    from tests.support.states import from_megatron
 
     tensors = from_megatron(parent, parent.full, dict(model.named_parameters()))
     return write_nemo_checkpoint(folder, parent, parent.full, {k: v.detach() for k, v in tensors.items()})

@@ -16,7 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -126,24 +126,20 @@ def distill(out: Path, sizes: Sizes, parent: Path) -> Path:
 
 def write_families(out: Path, sizes: Sizes, parent: Path, trained: Path) -> None:
     """The family as it was trained, and of the same members as they were before."""
-    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.data.bpe import EOS_ID, PAD_ID
-    from nemo_elastic.formats.megatron.shape import parent_of
-    from nemo_elastic.formats.megatron.stored import read_checkpoint
-    from nemo_elastic.hosts.nemo.checkpoint.write import export_family
-    from nemo_elastic.hosts.nemo.tiny.recipe import RecallNemotronH
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.ranking import Ranking, sort
     from nemo_elastic.slicing.family_folder import write_family
 
-    config, tokenizer = ElasticConfig.of(sizes.block), out / "data" / "tokenizer"
-    shape = config.parent_shape(parent_of(RecallNemotronH(), len(WORDS) + 2))
+    source, tokenizer = open_source(trained), out / "data" / "tokenizer"
+    assert source.family is not None
+    shape = source.parent
     ranking = Ranking.load(out / "stage1" / "elastic" / "ranking", shape)
     ids = {"bos_token_id": EOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
     base = ids | {"max_position_embeddings": STAGES[-1]}
-    family = export_family(
-        trained, out / "family", shape, config, tokenizer_dir=tokenizer, ranking_digest=ranking.digest, base=base
-    )
-    before = sort(read_checkpoint(parent, shape)[0], ranking, shape)
+    family = replace(source.family, ranking_digest=ranking.digest, provenance={})
+    write_family(out / "family", shape, source.tensors, family, tokenizer, base=base)
+    before = sort(dict(open_source(parent).weights.as_torch()), ranking, shape)
     write_family(out / "before", shape, before, family, tokenizer, base=base)
 
 

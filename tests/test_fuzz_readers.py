@@ -260,7 +260,7 @@ def test_metadata_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
         stored = read_or_refused(lambda: Stored(checkpoint))
         for name in stored.sizes if stored else ():
             actual = read_or_refused(partial(stored.read, name))
-            assert actual is None or tuple(actual[0].shape) == stored.sizes[name]
+            assert actual is None or tuple(actual.shape) == stored.sizes[name]
     finally:
         (weights / file).write_bytes(whole)
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,24 @@ def parent_shape(stripes: bool = True, model: str = "study") -> Parent:
 
     config = MODELS[model]()
     shape = parent_of(config, config.vocab_size)
-    return shape.with_stripes(AXES["ffn"]["stripes"]) if stripes else shape
+    return replace(shape, ffn_stripes=AXES["ffn"]["stripes"]) if stripes else shape
 
 
-def family(checkpoint: Path, block: Mapping[str, Any], model: str = "study") -> tuple[Any, dict[str, Subnet]]:
+def family(checkpoint: Path) -> tuple[Any, dict[str, Subnet]]:
     """The model of an elastic checkpoint in torch, and its members."""
-    from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.formats.megatron.stored import checkpoint_members, read_checkpoint
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.nn.nemotron_h import NemotronH
 
-    shape = parent_shape(model=model)
-    tensors, elastic = read_checkpoint(checkpoint, shape)
-    members = checkpoint_members(shape, elastic, ElasticConfig.from_dict(dict(block)), str(checkpoint))
-    return NemotronH(shape, tensors, trainable=False), members
+    source = open_source(checkpoint)
+    return NemotronH(source.parent, dict(source.weights.as_torch()), trainable=False), source.members
 
 
 def dense(checkpoint: Path, shape: Parent) -> Any:
     """The model of a stock checkpoint in torch."""
-    from nemo_elastic.formats.megatron.stored import read_checkpoint
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.nn.nemotron_h import NemotronH
 
-    return NemotronH(shape, read_checkpoint(checkpoint, shape)[0], trainable=False)
+    return NemotronH(shape, dict(open_source(checkpoint).weights.as_torch()), trainable=False)
 
 
 def heldout(

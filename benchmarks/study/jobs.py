@@ -107,7 +107,7 @@ def elastic(job: Job, runs: Path, out: Path) -> dict[str, Any]:
             previous=checkpoint, done=job.steps, total=total, split=job.split, lr=job.lr, model=job.model,
         )  # fmt: skip
     cpu = time.process_time() - cpu
-    model, members = family(checkpoint, block, job.model)
+    model, members = family(checkpoint)
     config = ElasticConfig.from_dict({**block, "seed": job.seed})
     flops = work.elastic_steps(model.parent, config, list(members.values()), job.steps, job.batch)
     tokens = job.steps * job.batch.tokens
@@ -142,7 +142,7 @@ def nested(job: Job, runs: Path, out: Path) -> dict[str, Any]:
     from nemo_elastic.slicing.family_folder import write_family
 
     result = elastic(job, runs, out)
-    model, members = family(last_checkpoint(out.with_name("late")), job.block, job.model)
+    model, members = family(last_checkpoint(out.with_name("late")))
     write_family(
         out / "family", model.parent, dict(model.named_parameters()), Family.of(model.parent, members),
         runs / job.data / "tokenizer",

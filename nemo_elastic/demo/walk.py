@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,12 +93,10 @@ class Demo:
             return self._run()
 
     def _run(self) -> dict[str, Any]:
-        from nemo_elastic.config.block import ElasticConfig
         from nemo_elastic.data.build import build_data
 
         s, out = self.settings, self.out
         began = time.monotonic()
-        config = ElasticConfig.from_dict(s.block)
         with self.phase("data", "text of the Python standard library and worked reasoning problems"):
             folder = build_data(out / "data", vocab=s.vocab, progress=self._data_progress())
         with self.phase("start", "import NeMo and Megatron"):
@@ -113,7 +112,7 @@ class Demo:
         with self.phase("stage 2", "the same members at 512 tokens"):
             second = train_stage(2, out / "data", out / "stage2", s, parent, first)
         with self.phase("cut", "every member as a Hugging Face folder and as a NeMo checkpoint"):
-            self._export(parent, second, config, folder)
+            self._export(parent, second, folder)
         with self.phase("evaluation", "held-out loss of members and controls, answers to held-out problems"):
             from .evaluate import evaluate
 
@@ -136,13 +135,10 @@ class Demo:
 
         return show
 
-    def _export(self, parent: Path, trained: Path, config: Any, data: Any) -> None:
+    def _export(self, parent: Path, trained: Path, data: Any) -> None:
         from nemo_elastic.core.manifest import Family
         from nemo_elastic.data.bpe import EOS_ID, PAD_ID
-        from nemo_elastic.formats.megatron.shape import parent_of
-        from nemo_elastic.formats.megatron.stored import read_checkpoint
-        from nemo_elastic.hosts.nemo.checkpoint.write import export_family
-        from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
+        from nemo_elastic.formats.folders import open_source
         from nemo_elastic.ranking import Ranking, sort
         from nemo_elastic.slicing.family_folder import write_family
         from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -150,7 +146,9 @@ class Demo:
         from .evaluate import LENGTH
 
         out = self.out
-        shape = config.parent_shape(parent_of(TinyNemotronH(), self.settings.vocab))
+        source = open_source(trained)
+        assert source.family is not None
+        shape = source.parent
         ranking = Ranking.load(out / "stage1" / "elastic" / "ranking", shape)
         base = {
             "bos_token_id": EOS_ID,
@@ -159,17 +157,9 @@ class Demo:
             "max_position_embeddings": LENGTH,
         }
         provenance = {"made_by": "nemo-elastic demo", "data": data.digest, "tokens": self.settings.elastic_tokens}
-        family = export_family(
-            trained,
-            out / "family",
-            shape,
-            config,
-            tokenizer_dir=data.tokenizer_dir,
-            ranking_digest=ranking.digest,
-            provenance=provenance,
-            base=base,
-        )
-        before, _ = read_checkpoint(parent, shape)
+        family = replace(source.family, ranking_digest=ranking.digest, provenance=provenance)
+        write_family(out / "family", shape, source.tensors, family, data.tokenizer_dir, base=base)
+        before = dict(open_source(parent).weights.as_torch())
         write_family(out / "sorted", shape, sort(before, ranking, shape), family, data.tokenizer_dir, base=base)
         whole = Family.of(shape, {"full": shape.full})
         write_family(out / "parent_hf", shape, before, whole, data.tokenizer_dir, base=base)

@@ -9,7 +9,7 @@ many as one (`Row.stacked`). No tensor is known by name here, and neither NeMo n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,7 +29,6 @@ from nemo_elastic.core.layout import (
     named,
     part_sizes,
     table,
-    tensors,
 )
 from nemo_elastic.errors import ElasticError, bad, inside
 
@@ -38,10 +37,7 @@ from .tensor import Tensor as Unread
 __all__ = [
     "apart",
     "extra_states",
-    "from_megatron",
-    "from_parts",
     "fused_as",
-    "missing",
     "parts_of",
     "stacked_of",
     "to_megatron",
@@ -93,31 +89,6 @@ def fused_as(
         state: see `to_megatron`; others may be among them.
     """
     return {name: _fused(parent, [(t, _checked(t, state)) for t in together]) for name, together in held.items()}
-
-
-def from_megatron(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Undo `to_megatron`.
-
-    Args:
-        parent: shape the member was cut from.
-        member: the member.
-        state: whole Megatron tensors by name; others may be among them. Experts may have either name.
-
-    Returns:
-        Tensors by HF name.
-
-    Raises:
-        ElasticError: a tensor is missing, or has another shape.
-    """
-    out: dict[str, torch.Tensor] = {}
-    others = megatron_tensors(parent, member, grouped=True)
-    for (name, together), other in zip(megatron_tensors(parent, member).items(), others, strict=True):
-        if name not in state and other in state:
-            name = other
-        if name not in state:
-            raise missing(name)
-        out |= zip((t.hf for t in together), apart(parent, together, state[name]), strict=True)
-    return out
 
 
 def apart(parent: Parent, together: Sequence[Tensor], value: torch.Tensor) -> list[torch.Tensor]:
@@ -174,46 +145,21 @@ def _numbered(template: str) -> re.Pattern[str]:
 
 
 def to_parts(
-    parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor], stack: bool = True
+    parent: Parent, member: Subnet, held: Iterable[Tensor], state: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Give Megatron tensors as megatron-core's checkpoints store them: so that each part can be resharded evenly.
+    """Split Megatron tensors that megatron-core's checkpoints store in parts, so that each part can be resharded.
 
     Args:
         parent: shape the member was cut from.
         member: the member.
-        state: its whole Megatron tensors by name.
-        stack: put those together that are stored as one, which copies them.
+        held: its tensors.
+        state: whole Megatron tensors by name.
     """
     out = dict(state)
-    many: dict[str, list[torch.Tensor]] = {}
-    for t in tensors(parent, member):
+    for t in held:
         if t.row.parts:
             pieces = out.pop(t.megatron).split(part_sizes(parent, t.row, 0, member, t.layer))
             out |= zip(parts_of(t.megatron), pieces, strict=True)
-        elif stack and (place := stacked_of(t.megatron)) is not None:
-            many.setdefault(place[0], []).append(out.pop(t.megatron))
-    return out | {name: torch.stack(each) for name, each in many.items()}
-
-
-def from_parts(parent: Parent, member: Subnet, stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Undo `to_parts`; what is stored whole already is left so.
-
-    Raises:
-        ElasticError: a part is missing.
-    """
-    out = dict(stored)
-    for t in tensors(parent, member):
-        if t.row.parts and t.megatron not in out:
-            for part in parts_of(t.megatron):
-                if part not in out:
-                    raise missing(part)
-            out[t.megatron] = torch.cat([out.pop(part) for part in parts_of(t.megatron)])
-        elif t.megatron not in out and (place := stacked_of(t.megatron)) is not None and place[0] in stored:
-            name, number = place
-            if number >= len(stored[name]):
-                raise missing(t.megatron)
-            out[t.megatron] = stored[name][number]
-            out.pop(name, None)
     return out
 
 
@@ -256,10 +202,6 @@ def extra_states(member: Subnet) -> list[tuple[str, int]]:
             places.append((row, i, 1 if row.each is None else layer.widths[row.each]))
     places += [(row, 0, 1) for row in (*FIRST, *LAST)]
     return [(f"{named(module, i)}._extra_state", count) for row, i, count in places for module in row.extra]
-
-
-def missing(name: str) -> ElasticError:
-    return ElasticError(f"checkpoint: tensor {name} is missing")
 
 
 def _checked(t: Tensor, state: Mapping[str, Any]) -> torch.Tensor:

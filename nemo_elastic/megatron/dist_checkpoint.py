@@ -21,10 +21,10 @@ import yaml
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.record import MEGATRON_LAYER
-from nemo_elastic.core.layout import named, part_sizes
+from nemo_elastic.core.layout import named, tensors
 from nemo_elastic.core.prediction import PREFIX, Prediction
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.adapter import extra_states, fused_as, parts_of, stacked_of, to_megatron, to_parts
+from nemo_elastic.formats.adapter import extra_states, fused_as, stacked_of, to_megatron, to_parts
 from nemo_elastic.formats.folders import CHECKPOINT
 from nemo_elastic.formats.megatron.metadata import RELEASE, RUN_CONFIG, TRACKER
 from nemo_elastic.formats.megatron.shape import stock_sizes
@@ -124,7 +124,7 @@ def sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor], p
     """
     from megatron.core.dist_checkpointing.mapping import ShardedObject
 
-    out = _placed(to_parts(parent, member, state, stack=False), prefix)
+    out = _placed(to_parts(parent, member, tensors(parent, member), state), prefix)
     for name, count in extra_states(member):
         for i in range(count):
             key = f"{prefix}{name}" if count == 1 else f"{prefix}{name}.{i}"
@@ -138,13 +138,10 @@ def sharded_behind(
     """The same of layers that predict more than one token."""
     from megatron.core.dist_checkpointing.mapping import ShardedObject
 
-    shape, held, stored = layers.behind(parent), layers.member(parent, member), dict(state)
+    own, held = layers.tensors(parent, member), layers.member(parent, member)
     assert held is not None
     out: dict[str, Any] = {}
-    for t in layers.tensors(parent, member):
-        if t.row.parts:
-            pieces = stored.pop(t.megatron).split(part_sizes(shape, t.row, 0, held, t.layer))
-            stored |= zip(parts_of(t.megatron), pieces, strict=True)
+    for t in own:
         if t.index is None or t.number:
             continue
         step, at = divmod(t.index, len(layers.pattern))
@@ -154,7 +151,7 @@ def sharded_behind(
             name = f"{named(module, t.index).replace(first, place, 1)}._extra_state"
             for i in range(count):
                 out[name if count == 1 else f"{name}.{i}"] = ShardedObject(name, None, (count,), (i,))
-    return _placed(stored, "") | out
+    return _placed(to_parts(layers.behind(parent), held, own, state), "") | out
 
 
 def _placed(stored: Mapping[str, torch.Tensor], prefix: str) -> dict[str, Any]:

@@ -111,8 +111,7 @@ def ranked_loaded(place: Place) -> Finding:
 def model_of(checkpoint: Path, prefix: str = "") -> dict[str, torch.Tensor]:
     """A checkpoint's tensors of the model whose names start so."""
     stored = Stored(checkpoint)
-    names = [name for name in stored.sizes if name.startswith(prefix)]
-    return dict(zip(names, stored.read(*names), strict=True))
+    return {name: stored.read(name) for name in stored.sizes if name.startswith(prefix)}
 
 
 def shapes_found(place: Place) -> Finding:

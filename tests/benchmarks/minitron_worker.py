@@ -27,9 +27,9 @@ def main(folder: Path) -> None:
     from benchmarks.study.minitron_search import search
     from nemo_elastic.core.cost import parameters
     from nemo_elastic.core.family import Parent
-    from nemo_elastic.formats.adapter import from_megatron
     from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
     from nemo_elastic.nn.nemotron_h import NemotronH
+    from tests.support.states import from_megatron
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

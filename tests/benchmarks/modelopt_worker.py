@@ -101,14 +101,14 @@ def search_left(small: Path, parent: Path, out: Path) -> float:
 
     from benchmarks.study.evaluate import dense
     from benchmarks.study.minitron_baseline import write_checkpoint
-    from nemo_elastic.formats.adapter import from_parts
-    from nemo_elastic.formats.megatron.metadata import PREFIX
-    from nemo_elastic.formats.megatron.stored import plain_tensors, read_shapes
+    from nemo_elastic.core.layout import megatron_tensors
+    from nemo_elastic.formats.megatron.stored import Stored, read_shapes
 
     left, shape = out.with_name("left"), read_shapes(small).parent
     left.mkdir()
-    tensors = {name.removeprefix(PREFIX): value for name, value in plain_tensors(small).items()}
-    torch.save(from_parts(shape, shape.full, tensors), left / "weights.pt")
+    stored = Stored(small)
+    tensors = {name: stored.read(name) for name in megatron_tensors(shape, shape.full)}
+    torch.save(tensors, left / "weights.pt")
     (left / "pruned.json").write_text(json.dumps({"sizes": shape.to_json()}))
     out.mkdir()
     write_checkpoint(out, left, parent, left)

@@ -13,11 +13,12 @@ import torch
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.adapter import apart, from_megatron
+from nemo_elastic.formats.adapter import apart
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT, MOE
+from tests.support.states import from_megatron
 
 from .models import build, start, state_of
 from .moe import made

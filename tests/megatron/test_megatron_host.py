@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.adapter import from_megatron
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.heldout import HeldOut
@@ -24,6 +23,7 @@ from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.shaping import prepare_members, shape_members
 from nemo_elastic.train.training import FamilyTraining
 from tests.shapes import LOSSES
+from tests.support.states import from_megatron
 from tests.train.torch_host import TorchHost
 
 from .models import alone, build, randomise, start, state_of

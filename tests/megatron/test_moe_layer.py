@@ -13,7 +13,6 @@ import torch
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import selection
-from nemo_elastic.formats.adapter import from_megatron
 from nemo_elastic.nn.gates import Choice, Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.plan.activations import Sharding, saved
@@ -22,6 +21,7 @@ from nemo_elastic.ranking import Statistics
 from nemo_elastic.ranking.scores import through
 from tests.plan.measuring import ROUTINGS, model_of, saved_bytes, step_peak
 from tests.shapes import LATENT, MOE
+from tests.support.states import from_megatron
 
 from .models import build, leaves, logits_and_grads, objective, softened, start, state_of, weights_of
 from .moe import made, member_of, row_of, tokens_of

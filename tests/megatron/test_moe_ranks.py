@@ -16,10 +16,11 @@ import torch
 import torch.multiprocessing as mp
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.formats.adapter import from_megatron, to_megatron
+from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.ranking import RankOptions, Rows, rank, sort
 from tests.shapes import LATENT, MOE
+from tests.support.states import from_megatron
 from tests.workers import free_port
 
 from .models import build, leaves, load, logits_and_grads, shard, softened, start, state_of, weights_of

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import layer_axes, per_layer_axes
 from nemo_elastic.core.layout import megatron_selection, megatron_shape, megatron_tensors, tensors
-from nemo_elastic.formats.adapter import from_megatron, to_megatron
+from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Statistics
 from nemo_elastic.ranking.scores import through
+from tests.support.states import from_megatron
 
 from .models import alone, build, load, logits_and_grads, named_parameters, randomise, softened, start, state_of
 

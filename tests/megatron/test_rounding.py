@@ -15,7 +15,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.adapter import from_megatron, to_megatron
+from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.nn.low_precision import fake_quantized, rounded_state
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.heldout import HeldOut
@@ -23,6 +23,7 @@ from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.training import FamilyTraining
 from tests.shapes import MOE
 from tests.support.ranks import spawn
+from tests.support.states import from_megatron
 from tests.train.torch_host import TorchHost
 
 from .models import build, distributed, load, logits_and_grads, randomise, shard, start, state_of, weights_of

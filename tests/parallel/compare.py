@@ -55,7 +55,7 @@ def losses(run: Path) -> list[dict[str, float]]:
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """Weights, router and members."""
     stored = Stored(checkpoint(run))
-    return dict(zip(stored.sizes, stored.read(*stored.sizes), strict=True))
+    return {name: stored.read(name) for name in stored.sizes}
 
 
 def gradients(run: Path) -> dict[str, torch.Tensor]:

@@ -324,8 +324,9 @@ def round_in_place(host: Any, scheme: str) -> None:
     """Round the weights of a model that one rank has whole, for all that they are used for."""
     import torch
 
-    from nemo_elastic.formats.adapter import from_megatron, to_megatron
+    from nemo_elastic.formats.adapter import to_megatron
     from nemo_elastic.nn.low_precision import rounded_state
+    from tests.support.states import from_megatron
 
     parent, weights = host.state.parent, host.weights()
     rounded = rounded_state(parent, from_megatron(parent, parent.full, weights), scheme)

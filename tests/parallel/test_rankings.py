@@ -80,7 +80,7 @@ def test_every_layout_finds_the_orders_members_and_weights_of_one_rank(place: Pa
 
 def test_one_rank_sorts_as_the_table_of_tensors_says(place: Path, results: dict[str, Any]) -> None:
     """Neurons, heads and channels move; so the weights of other layouts, which are these, were moved too."""
-    from nemo_elastic.formats.megatron.stored import read_checkpoint
+    from tests.support.states import read_checkpoint
 
     order = ranking(place, ONE.name)
     before, _ = read_checkpoint(results["parent"], order.parent)

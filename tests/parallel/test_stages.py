@@ -38,9 +38,7 @@ def end_when_built(place: Path, mode: str) -> None:
     whether all of it has the parent's values."""
     from megatron.core import parallel_state
 
-    from nemo_elastic.formats.adapter import from_parts
-    from nemo_elastic.formats.megatron.metadata import PREFIX
-    from nemo_elastic.formats.megatron.stored import plain_tensors
+    from nemo_elastic.formats.megatron.stored import Stored
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from tests.parallel.nemo import parent
 
@@ -48,14 +46,13 @@ def end_when_built(place: Path, mode: str) -> None:
 
     def watched(self: Any, *args: Any, **more: Any) -> None:
         build(self, *args, **more)
-        plain = {k.removeprefix(PREFIX): v for k, v in plain_tensors(parent(place)).items()}
-        whole, results = from_parts(self.parent, self.parent.full, plain), {}
+        whole, results = Stored(parent(place)), {}
         first = parallel_state.get_pipeline_model_parallel_rank() * SHAPE["num_layers"] // STAGES
         for name, core in (("student", self.host.core), ("teacher", self.host.frozen)):
             held = {} if core is None else dict(core.named_parameters())
             held = {global_name(k, first): p for k, p in held.items() if not k.startswith("elastic.")}
             results[name] = sorted(held)
-            results[f"{name} is the parent"] = all(torch.equal(p.detach(), whole[k]) for k, p in held.items())
+            results[f"{name} is the parent"] = all(torch.equal(p.detach(), whole.read(k)) for k, p in held.items())
         (place / f"{mode}-{os.environ['RANK']}.json").write_text(json.dumps(results))
         raise SystemExit(BUILT)
 

@@ -109,9 +109,9 @@ def test_stage_one_starts_with_the_members_of_the_ranking(ran: Path, record: Any
 def test_stage_one_starts_with_the_sorted_parent(ran: Path, record: Any) -> None:
     """Ranked at tensor-parallel size 1, loaded at 2."""
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.formats.megatron.stored import read_checkpoint
     from nemo_elastic.plan import preset
     from nemo_elastic.ranking import Ranking, sort
+    from tests.support.states import read_checkpoint
 
     parent = ElasticConfig.load(ran / "elastic.yaml").parent_shape(preset("nemotron-h-tiny"))
     whole, _ = read_checkpoint(ran / "tiny" / "parent" / "checkpoints" / "step=3-last", parent)

@@ -214,8 +214,8 @@ def compared(folder: Path, name: str) -> dict[str, Any]:
     """What both hosts made of a block."""
     import torch
 
-    from nemo_elastic.formats.megatron.stored import read_checkpoint
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+    from tests.support.states import read_checkpoint
 
     seen: dict[str, Any] = {"batches": [], "losses": [], "sequences": [], "read": 0, "last": [], "compared": []}
     parent = through_nemo(folder, name, seen)

@@ -70,5 +70,5 @@ def test_without_a_router_the_order_of_dropped_layers_is_saved_too() -> None:
     saved = {name: value.clone() for name, value in held.state_dict().items()}
     block["axes"] = {"hidden": [16, 8], "ffn": [16, 8], "depth": [5, 3]}
     assert elastic_family(PARENT, saved, block, "here").drop_order == tuple(order)
-    del saved["drop_order"]  # as checkpoints of 0.1 are
+    del saved["drop_order"]
     assert elastic_family(PARENT, saved, block, "here").drop_order is None

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint import FileSystemWriter, save
 from nemo_elastic.core.codes import encode
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.adapter import to_megatron, to_parts
+from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.metadata import ByteRange, Piece, StoredTensor, last_iteration
@@ -27,6 +27,7 @@ from tests.hosts.nemo.checkpoints import settings_of
 from tests.hosts.nemo.cutting import PARENT, random_tensors
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT, MOE
+from tests.support.states import stored_as
 
 BLOCK = {"budgets": [{"name": "full"}, {"name": "small", "ratio": 0.7}],
          "axes": {"hidden": [PARENT.hidden, PARENT.hidden // 2]}}  # fmt: skip
@@ -42,7 +43,7 @@ def store(
 ) -> dict[str, Any]:
     """A run's folder with one checkpoint of a parent; its tensors by HF name."""
     own = random_tensors(parent) if state is None else state
-    tensors = to_parts(parent, parent.full, to_megatron(parent, parent.full, own))
+    tensors = stored_as(parent, parent.full, to_megatron(parent, parent.full, own))
     iteration = folder / f"iter_{step:07d}"
     stored = {**tensors, "optimizer.state.exp_avg.decoder.final_norm.weight": torch.zeros(2)} | (more or {})
     with warnings.catch_warnings():
@@ -124,12 +125,12 @@ def test_of_pieces_of_experts_only_those_of_one_are_read(tmp_path: Path, monkeyp
 
     store(tmp_path, parent=unstriped(MOE))
     stored, name = Stored(tmp_path), "decoder.layers.1.mlp.experts.experts.linear_fc1.weight"
-    (whole,) = stored.read(name)
+    whole = stored.read(name)
     pieces = {(e, f): whole[e : e + 2, f : f + 6] for e in range(0, 8, 2) for f in (0, 6)}
     made = tuple(
         Piece((*at, 0), tuple(piece.shape), ByteRange(f"{at[0]}-{at[1]}", 0, 1)) for at, piece in pieces.items()
     )
-    stored.metadata.tensors[name] = StoredTensor(whole.dtype, tuple(whole.shape), made)  # pyright: ignore
+    stored._tensors[name] = StoredTensor(whole.dtype, tuple(whole.shape), made)
     asked: list[str] = []
 
     def read(file: str, piece: Piece, dtype: torch.dtype) -> torch.Tensor:

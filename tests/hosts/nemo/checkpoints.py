@@ -18,8 +18,9 @@ from torch.distributed.checkpoint import FileSystemWriter, save
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import KINDS
-from nemo_elastic.formats.adapter import to_megatron, to_parts
+from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
+from tests.support.states import stored_as
 
 
 def settings_of(parent: Parent, member: Subnet) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def store(
         without: pattern of the names to leave out.
         number: number that a layer has in the file.
     """
-    tensors = to_parts(parent, member, to_megatron(parent, member, state))
+    tensors = stored_as(parent, member, to_megatron(parent, member, state))
     renumber = lambda name: re.sub(r"layers\.(\d+)", lambda m: f"layers.{number(int(m[1]))}", name)  # noqa: E731
     stored: dict[str, Any] = {"module." + renumber(name): value for name, value in tensors.items()}
     # as TransformerEngine and the optimizer leave them

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Write NeMo 2 checkpoints that stock NeMo loads without this package, and families out of a trained one.
+"""Write NeMo 2 checkpoints that stock NeMo loads without this package.
 
 The folder holds what NeMo itself writes: `weights/`, a torch_dist checkpoint under megatron-core's names, and
 `context/`, from which `io.load_context` rebuilds a stock `MambaModel` with a stock `NemotronHConfigBase`.
@@ -20,21 +20,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.formats.folders import CHECKPOINT
 from nemo_elastic.formats.megatron.metadata import PREFIX
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.formats.megatron.stored import elastic_family, read_checkpoint
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, find_tokenizer
 from nemo_elastic.io.outputs import atomic_dir, check_room
 from nemo_elastic.io.read import read_bytes
 from nemo_elastic.megatron.dist_checkpoint import dtype_args, process_group, quiet, sharded
-from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.pieces import cut_weights
 
 
@@ -95,40 +91,6 @@ def write_cut(source: Source, target: Subnet, out: str | os.PathLike[str], force
     tokenizer = find_tokenizer(source.companions)
     weights = cut_weights(source, target).as_torch()
     return write_nemo_checkpoint(out, source.parent, target, weights, tokenizer, force)
-
-
-def export_family(
-    checkpoint: str | Path,
-    out: str | Path,
-    parent: Parent,
-    config: ElasticConfig,
-    *,
-    tokenizer_dir: str | Path | None = None,
-    ranking_digest: str | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    base: Mapping[str, Any] | None = None,
-    force: bool = False,
-) -> Family:
-    """Write the family folder of an elastic NeMo checkpoint, of a shape and a block that are known.
-
-    `nemo-elastic convert` does it with what the checkpoint says of itself.
-
-    Args:
-        checkpoint: folder that training left.
-        out: folder to write.
-        parent: shape of the parent.
-        config: the elastic block of the run.
-        tokenizer_dir: HF tokenizer to copy.
-        ranking_digest, provenance: recorded in elastic.json.
-        base: HF config settings without a shape (token ids, context length).
-        force: replace an existing folder.
-    """
-    tensors, elastic = read_checkpoint(checkpoint, parent)
-    family = elastic_family(
-        parent, elastic, config, str(checkpoint), ranking_digest=ranking_digest, provenance=provenance
-    )
-    write_family(out, family.parent, tensors, family, tokenizer_dir, base=base, force=force)
-    return family
 
 
 def divisor(vocab: int, tokens: int) -> int:

@@ -25,7 +25,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.cli import main
-from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.folders import open_source, read_shapes
@@ -37,7 +36,6 @@ from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verification import verify
 from tests.hosts.nemo.checkpoints import as_model, io_json, store
 from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, random_tensors
-from tests.hosts.nemo.elastic_worker import BLOCK
 from tests.slicing.helpers import contents, scratch
 from tests.strategies import parents
 from tests.workers import ROOT, environment
@@ -180,19 +178,6 @@ def test_what_training_left_is_the_family_that_it_trained(trained, tmp_path):
         fine("slice", tmp_path / "family", "--budget", name, "--out", tmp_path / "b" / name)
         a, b = contents(tmp_path / "a" / name), contents(tmp_path / "b" / name)
         assert {file: a[file] for file in LOADED} == {file: b[file] for file in LOADED}, name
-
-
-def test_a_known_shape_and_block_give_the_same_family(trained, tmp_path):
-    from nemo_elastic.formats.megatron.shape import parent_of
-    from nemo_elastic.hosts.nemo.checkpoint.write import export_family
-    from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
-
-    source, config = open_source(trained / "checkpoint"), ElasticConfig.from_dict(BLOCK)
-    parent = config.parent_shape(parent_of(TinyNemotronH(), 512))
-    family = export_family(trained / "checkpoint", tmp_path / "family", parent, config)
-    assert source.family is not None
-    assert (family.parent, family.members, family.axes) == (source.parent, source.family.members, source.family.axes)
-    assert_equal(tensors_of(open_source(tmp_path / "family")), tensors_of(source))
 
 
 def test_the_tokenizer_goes_along(trained, pruned, tmp_path):

@@ -24,9 +24,9 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import to_hf_config
-from nemo_elastic.formats.megatron.stored import read_checkpoint
 from nemo_elastic.hosts.nemo.checkpoint.write import divisor, write_cut, write_nemo_checkpoint
 from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
+from tests.support.states import read_checkpoint
 
 HERE = Path(__file__).parents[1]
 TOKENS = 60  # of the tokenizer; the model has 64 rows
