@@ -62,7 +62,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 #: Nemotron-3 Nano 30B-A3B
 NANO_30B = preset("nemotron-3-nano-30b-a3b")
 #: tests/plan/test_presets.py holds these against NeMo's classes, and that against Megatron-Bridge's recipe
-NANO_12B, NANO_9B = (preset(f"nemotron-nano-{size}-v2").with_stripes(8) for size in ("12b", "9b"))
+NANO_12B, NANO_9B = (replace(preset(f"nemotron-nano-{size}-v2"), ffn_stripes=8) for size in ("12b", "9b"))
 
 
 def short_family(vocab: int) -> Family:

@@ -253,7 +253,7 @@ def properties(schema: Any) -> set[str]:
 
 def test_elastic_snippets_of_the_tables_are_valid() -> None:
     """`axes.ffn.per_layer` and the like name fields that there are."""
-    from nemo_elastic.config.schema import json_schema
+    from nemo_elastic.config.block import json_schema
     from nemo_elastic.core.kinds.registry import all_axes
 
     fields = properties(json_schema())

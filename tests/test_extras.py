@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.extras import EXTRAS, installing, missing, require
-from nemo_elastic.slicing.example import write_example
+from nemo_elastic.slicing.untrained import write_example
 from tests.workers import environment
 
 

@@ -11,6 +11,7 @@ counts and schedules come from the package; nothing is drawn by hand that can be
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 from math import exp
 from pathlib import Path
@@ -37,7 +38,7 @@ text { fill: #e6e9ee; } .muted { fill: #a9b4c2; } .on { fill: #10151c; } .line, 
 }
 """
 #: the members of every picture, largest first: cuts of the 12B to choices of its block, and their classes
-PARENT = preset("nemotron-nano-12b-v2").with_stripes(8)
+PARENT = replace(preset("nemotron-nano-12b-v2"), ffn_stripes=8)
 MEMBERS = {
     "12b": PARENT.full,
     "9b": PARENT.uniform(hidden=4480, ffn=15360, mamba_heads=96),

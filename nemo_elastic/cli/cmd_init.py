@@ -57,8 +57,7 @@ def command(
     from nemo_elastic.formats.folders import read_shapes
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.slicing.card import served_as
-    from nemo_elastic.slicing.example import write_example
-    from nemo_elastic.slicing.untrained import UNTRAINED, init_family
+    from nemo_elastic.slicing.untrained import UNTRAINED, init_family, write_example
 
     given = {"PARENT": parent, "--config": config}
     if example and any((ranking, license, base_model, *given.values())):

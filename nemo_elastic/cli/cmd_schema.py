@@ -26,7 +26,7 @@ def command(
 
     Example: `nemo-elastic schema --out elastic.schema.json`
     """
-    from nemo_elastic.config.schema import json_schema
+    from nemo_elastic.config.block import json_schema
     from nemo_elastic.io.outputs import check_file
     from nemo_elastic.io.write import atomic_write
 

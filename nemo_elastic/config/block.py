@@ -39,11 +39,12 @@ from nemo_elastic.io.fields import (
     known_names,
     of_path,
     read,
+    schema_of,
 )
 from nemo_elastic.io.read import read_yaml
 from nemo_elastic.io.write import absolute_if_there
 
-__all__ = ["EVEN", "HALVING", "ROUTER", "SEARCH", "WAYS", "ElasticConfig"]
+__all__ = ["EVEN", "HALVING", "ROUTER", "SEARCH", "WAYS", "ElasticConfig", "json_schema"]
 
 #: ways to shapes, beside those of a file
 WAYS = HALVING, ROUTER, SEARCH, EVEN = "halving", "router", "search", "even"
@@ -316,6 +317,22 @@ class ElasticConfig:
         """Sampling probability of each budget, in order."""
         raw = [float(self.sampling.get(b.name, 0.0)) if self.sampling else 1.0 for b in self.budgets]
         return [w / sum(raw) for w in raw]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a YAML file with an `elastic:` key, for editors (`conf/elastic.schema.json`); other keys are the
+    recipe's and anything goes.
+
+    A schema sees one value at a time: what holds between values `ElasticConfig` checks.
+    """
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "nemo-elastic",
+        "description": "A run file of nemo-elastic, or one that holds its `elastic:` block beside overrides.",
+        "type": "object",
+        "properties": {"elastic": schema_of(ElasticConfig)},
+        "required": ["elastic"],
+    }
 
 
 def _read(path: str | Path) -> Any:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from nemo_elastic.core.family import Layer, Parent
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import KINDS
-from nemo_elastic.core.layout import elements, ends, rows, sizes
+from nemo_elastic.core.layout import elements, ends, sizes
 from nemo_elastic.core.precision import SCHEMES, low_layers
 from nemo_elastic.io.fields import Between, OneOf, check
 
@@ -179,13 +179,3 @@ def _layer_flops(parent: Parent, hidden: Any, kind: str, widths: Mapping[str, An
 
 
 _remembered_flops: Callable[..., Any] = lru_cache(maxsize=65536)(_layer_flops)
-
-
-def describe(parent: Parent, member: Any) -> Mapping[str, Any]:
-    """Parameters by kind of layer, for tables: {"embedding", "head", "mlp", "mamba", "attention", ..., "total"}."""
-    kinds = (name for name, kind in KINDS.items() if kind.always or name in parent.types)
-    out: dict[str, Any] = dict.fromkeys(("embedding", "head", *kinds), 0)
-    for row, layer in rows(parent, member):
-        key = layer.type if layer is not None else ("embedding" if row.name == "embedding" else "head")
-        out[key] = out[key] + elements(row, sizes(parent, member.hidden, layer))
-    return out | {"total": sum(out.values())}

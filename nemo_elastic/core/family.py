@@ -277,10 +277,6 @@ class Parent:
                 raise ElasticError(f"{field}.{name}: missing")
         return cls(**known)
 
-    def with_stripes(self, ffn: int, **stripes: int) -> Parent:
-        """The same shape with so many stripes of the FFN; of other axes by the names of their sizes."""
-        return replace(self, ffn_stripes=ffn, **stripes)
-
     def striped_as(self, other: Parent) -> Parent:
         """The same shape with the stripes of another parent: a layout of the same channels."""
         stripes = striped_axes()

@@ -10,7 +10,7 @@ branch. Sources: transformers' `nemotron_h`, NeMo's `HFNemotronHExporter`, megat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from operator import mul
@@ -222,21 +222,20 @@ class Tensor:
         return self.row.random or ("norm" if len(self.shape) == 1 else "matrix")
 
 
-def tensors(parent: Parent, member: Subnet, grouped: bool = False) -> list[Tensor]:
+def tensors(parent: Parent, member: Subnet) -> list[Tensor]:
     """All tensors of a member, layers renumbered from zero as in its checkpoint.
 
     Args:
         parent: shape the member was cut from.
         member: the member.
-        grouped: Megatron names of tensors that one module holds together (`Row.grouped`).
     """
     position = {layer.index: i for i, layer in enumerate(member.layers)}
     out = []
     for row, layer in rows(parent, member):
         i = position[layer.index] if layer is not None else None
-        megatron, size = (row.grouped if grouped and row.grouped else row.megatron), shape(parent, row, member, layer)
+        size = shape(parent, row, member, layer)
         for e in numbers(row, layer):
-            out.append(Tensor(row, layer, named(row.hf, i, e), named(megatron, i, e), size, e))
+            out.append(Tensor(row, layer, named(row.hf, i, e), named(row.megatron, i, e), size, e))
     return out
 
 
@@ -245,12 +244,17 @@ def megatron_shape(together: Sequence[Tensor]) -> tuple[int, ...]:
     return (sum(t.shape[0] for t in together), *together[0].shape[1:])
 
 
-def megatron_tensors(parent: Parent, member: Subnet, grouped: bool = False) -> dict[str, list[Tensor]]:
+def megatron_tensors(parent: Parent, member: Subnet) -> dict[str, list[Tensor]]:
     """The tensors of a member's `MambaModel` by name: what each holds, in the order in which it lies there.
 
     See `tensors` for the arguments.
     """
+    return by_megatron(tensors(parent, member))
+
+
+def by_megatron(held: Iterable[Tensor]) -> dict[str, list[Tensor]]:
+    """Tensors by the Megatron tensor that holds them."""
     out: dict[str, list[Tensor]] = {}
-    for t in tensors(parent, member, grouped):
+    for t in held:
         out.setdefault(t.megatron, []).append(t)
     return out

@@ -18,14 +18,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
-from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.budget import NAME, AxisConfig, Budget
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet, choices_of
 from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes
 from nemo_elastic.core.member import (
     DIGEST,
     Member,
-    check_name,
     members_to_json,
     read_budget,
     read_members,
@@ -172,7 +171,7 @@ class Family:
         Raises:
             ElasticError: The name is taken, or no name; the shape is not the parent's.
         """
-        check_name("extras", name)
+        NAME.read(name, "extras")
         if name in self.names:
             raise bad("extras", name, f"a name that no member has ({', '.join(self.names)})")
         if name in self.extra_names and not force:
@@ -254,7 +253,7 @@ class Family:
         if not self.members:
             raise ElasticError("members: a family has at least one, the parent")
         for name in self.names:
-            check_name("members", name)
+            NAME.read(name, "members")
             if self.names.count(name) > 1:
                 raise bad("members", name, "each name once")
         before: Member | None = None
@@ -269,7 +268,7 @@ class Family:
 
     def _check_extras(self) -> None:
         for name in self.extra_names:
-            check_name("extras", name)
+            NAME.read(name, "extras")
             if (*self.names, *self.extra_names).count(name) > 1:
                 raise bad("extras", name, "each name once, and none that a member has")
         for m in self.extras:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nemo_elastic.core.budget import NAME, Budget
+from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, exact_bytes, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import KINDS
@@ -41,20 +41,6 @@ class Member:
     subnet: Subnet
     budget: Mapping[str, Any] | None
     parameters: int
-
-
-def check_name(where: str, name: Any) -> str:
-    """Give `name` if a member may have it: the rule of the `elastic:` block, which leaves no way to name a path."""
-    return NAME.read(name, where)
-
-
-def check_digest(where: str, digest: Any) -> str | None:
-    """Give a ranking's digest, or None where there is none; it is shown on pages and in terminals.
-
-    Raises:
-        ElasticError: It is something else.
-    """
-    return DIGEST.read(digest, where)
 
 
 def why_not_nested(small: Subnet, large: Subnet) -> str | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from nemo_elastic.core.family import Layer, Parent, Subnet, largest, size_names
 from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Row
 from nemo_elastic.core.kinds.registry import HIDDEN
-from nemo_elastic.core.layout import Tensor, named, shape, tensors
+from nemo_elastic.core.layout import Tensor, by_megatron, named, shape, tensors
 from nemo_elastic.errors import bad
 
 __all__ = ["PREFIX", "Prediction"]
@@ -74,13 +74,13 @@ class Prediction:
         )
         return Subnet(member.hidden, layers).validate(own)
 
-    def tensors(self, parent: Parent, member: Subnet, grouped: bool = False) -> list[Tensor]:
+    def tensors(self, parent: Parent, member: Subnet) -> list[Tensor]:
         """Their tensors in a member, in storage order; of one that has none an empty list. See `layout.tensors`."""
         held = self.member(parent, member)
         if held is None:
             return []
         own, size, out = self.behind(parent), len(self.pattern), []
-        for t in tensors(own, held, grouped):
+        for t in tensors(own, held):
             if t.layer is None:
                 continue
             step, at = divmod(t.layer.index, size)
@@ -94,12 +94,9 @@ class Prediction:
             out.append(replace(t, hf=hf, megatron=megatron))
         return out
 
-    def megatron_tensors(self, parent: Parent, member: Subnet, grouped: bool = False) -> dict[str, list[Tensor]]:
+    def megatron_tensors(self, parent: Parent, member: Subnet) -> dict[str, list[Tensor]]:
         """By name in megatron-core's model, what each holds; see `layout.megatron_tensors`."""
-        out: dict[str, list[Tensor]] = {}
-        for t in self.tensors(parent, member, grouped):
-            out.setdefault(t.megatron, []).append(t)
-        return out
+        return by_megatron(self.tensors(parent, member))
 
     def parameters(self, parent: Parent, member: Subnet) -> int:
         """How many parameters they have in a member; no budget counts them."""

@@ -16,11 +16,8 @@ from typing import Any
 import torch
 
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.record import MEGATRON_LAYER, Row
-from nemo_elastic.core.kinds.registry import KINDS
+from nemo_elastic.core.kinds.record import MEGATRON_LAYER
 from nemo_elastic.core.layout import (
-    FIRST,
-    LAST,
     Tensor,
     by_name,
     groups,
@@ -52,9 +49,7 @@ _ANY = named(MEGATRON_LAYER, 0)
 _MOST = 10_000
 
 
-def to_megatron(
-    parent: Parent, member: Subnet, state: Mapping[str, Any], grouped: bool = False
-) -> dict[str, torch.Tensor]:
+def to_megatron(parent: Parent, member: Subnet, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Give a member's whole tensors megatron-core's names and layout.
 
     Args:
@@ -62,7 +57,6 @@ def to_megatron(
         member: any member, uniform or not; layers of `state` are numbered from zero within it.
         state: torch tensors, numpy arrays or tensors of a file, by HF name. A tied model may bring
             `lm_head.weight` or not.
-        grouped: with the names of experts that one module holds together, instead of those of one module each.
 
     Returns:
         Tensors by name in `MambaModel.state_dict()`, on the CPU; views of the input where nothing had to be fused.
@@ -70,7 +64,7 @@ def to_megatron(
     Raises:
         ElasticError: a tensor is missing, has another shape, or does not belong to the member.
     """
-    held = megatron_tensors(parent, member, grouped)
+    held = megatron_tensors(parent, member)
     allowed = {t.hf for together in held.values() for t in together} | ({by_name("head").hf} if parent.tied else set())
     unknown = sorted(set(state) - allowed)
     if unknown:
@@ -194,14 +188,17 @@ def _stack(name: str) -> tuple[str, int] | None:
     return None
 
 
-def extra_states(member: Subnet) -> list[tuple[str, int]]:
-    """Names of the (empty) `_extra_state` objects of a member's checkpoint, and how many each name has."""
-    places: list[tuple[Row, int, int]] = []
-    for i, layer in enumerate(member.layers):
-        for row in KINDS[layer.type].of(layer.widths).rows:
-            places.append((row, i, 1 if row.each is None else layer.widths[row.each]))
-    places += [(row, 0, 1) for row in (*FIRST, *LAST)]
-    return [(f"{named(module, i)}._extra_state", count) for row, i, count in places for module in row.extra]
+def extra_states(held: Iterable[Tensor]) -> list[tuple[str, int]]:
+    """Names of the (empty) `_extra_state` objects beside some tensors of a checkpoint, and how many each name has."""
+    out: list[tuple[str, int]] = []
+    for t in held:
+        if t.number:  # one of several, of which the first counts all
+            continue
+        place = _LAYER.match(t.megatron)
+        count = 1 if t.row.each is None or t.layer is None else t.layer.widths[t.row.each]
+        modules = (module.replace(MEGATRON_LAYER, place[0] if place else "") for module in t.row.extra)
+        out += [(f"{module}._extra_state", count) for module in modules]
+    return out
 
 
 def _checked(t: Tensor, state: Mapping[str, Any]) -> torch.Tensor:

@@ -14,11 +14,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.io.fields import OneOf, Value, fitting, read
 from nemo_elastic.io.read import read_bytes, read_json
 from nemo_elastic.io.write import locked
 
@@ -36,7 +38,11 @@ CHECKSUMS_FILE = "elastic_checksums.json"
 #: largest size of such a file; 12B parameters have a tenth of a megabyte
 _BYTES = 2**28
 _ALGORITHM = "crc32"
-_CRC, _DIGEST = re.compile("[0-9a-f]{8}"), re.compile("[0-9a-f]{64}")
+
+
+def _digits(count: int) -> Value:
+    wanted = re.compile(f"[0-9a-f]{{{count}}}")
+    return fitting(lambda x: isinstance(x, str) and wanted.fullmatch(x), f"{count} hexadecimal digits", {})
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,14 @@ class Checksums:
     """Content of the file.
 
     Attributes:
-        tensors: name of each tensor -> CRC-32 of its bytes, eight hexadecimal digits.
+        algorithm: of the tensors' checksums.
+        tensors: name of each tensor -> checksum of its bytes, eight hexadecimal digits.
         files: name of each file that stands beside the weights, and changes what the model says or runs -> SHA-256.
     """
 
-    tensors: Mapping[str, str]
-    files: Mapping[str, str]
+    algorithm: Annotated[str, OneOf((_ALGORITHM,))] = field(default=_ALGORITHM, kw_only=True)
+    tensors: Mapping[str, Annotated[str, _digits(8)]]
+    files: Mapping[str, Annotated[str, _digits(64)]]
 
 
 def hexadecimal(crc: int) -> str:
@@ -64,8 +72,8 @@ def digest(content: bytes) -> str:
 
 def write_checksums(folder: Path, checksums: Checksums) -> None:
     """Write the file into a folder."""
-    content = {"algorithm": _ALGORITHM, "tensors": dict(checksums.tensors), "files": dict(checksums.files)}
-    (folder / CHECKSUMS_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(asdict(checksums), indent=1) + "\n"
+    (folder / CHECKSUMS_FILE).write_text(text, encoding="utf-8")
 
 
 def read_checksums(folder: Path) -> Checksums | None:
@@ -78,25 +86,11 @@ def read_checksums(folder: Path) -> Checksums | None:
     if not path.is_file():
         return None
     with inside(path):
-        content = read_json(path)
-        if not isinstance(content, dict) or content.get("algorithm") != _ALGORITHM:
-            found = content.get("algorithm") if isinstance(content, dict) else content
-            raise bad("algorithm", found, f"this nemo-elastic reads {_ALGORITHM}")
-        tensors = _digits("tensors", content.get("tensors"), _CRC, "8 hexadecimal digits")
-        files = _digits("files", content.get("files"), _DIGEST, "64 hexadecimal digits")
-        for name in files:
+        checksums = read(Checksums, read_json(path), "")
+        for name in checksums.files:
             if not name or set(name) & set("/\\\0") or name in (".", ".."):
                 raise bad("files", name, "names of files in the same folder")
-    return Checksums(tensors, files)
-
-
-def _digits(field: str, sums: object, wanted: re.Pattern[str], allowed: str) -> dict[str, str]:
-    if not isinstance(sums, dict):
-        raise bad(field, sums, "a mapping name -> checksum")
-    for name, digits in sums.items():
-        if not isinstance(digits, str) or not wanted.fullmatch(digits):
-            raise bad(f"{field}.{name}", digits, allowed)
-    return sums
+    return checksums
 
 
 def family_digest(folder: Path) -> str:

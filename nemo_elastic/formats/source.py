@@ -173,8 +173,8 @@ def check_tensors(parent: Parent, held: Subnet, weights: Weights, where: str) ->
     check_exactly(wanted, shapes, where)
 
 
-def check_exactly(wanted: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Check that weights are those of these names, in these shapes.
+def check_exactly(wanted: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], *at: str) -> None:
+    """Check that weights are those of these names, in these shapes; `at` is what they belong to, for errors.
 
     Raises:
         ElasticError: see `check_tensors`.
@@ -183,10 +183,10 @@ def check_exactly(wanted: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tu
     for names, word in ((missing, "is missing"), (extra, "is no part of this model")):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise ElasticError(f"{where}: tensor {names[0]!r} {word}{more}")
+            raise ElasticError(f"tensor {names[0]!r} {word}{more}", *at)
     for name, shape in wanted.items():
         if shapes[name] != shape:
-            raise ElasticError(f"{where}: tensor {name!r} has shape {list(shapes[name])}, not {list(shape)}")
+            raise ElasticError(f"tensor {name!r} has shape {list(shapes[name])}, not {list(shape)}", *at)
 
 
 def same_words(a: Tensor, b: Tensor) -> bool:

@@ -85,17 +85,19 @@ def read_text(path: Name, most: int = SMALL, encoding: str = "utf-8") -> str:
 # ------------------------------------------------------------------ JSON
 
 
-def read_json(path: Name) -> Any:
+def read_json(path: Name, strict: bool = True) -> Any:
     """Read a JSON file strictly: no duplicate keys, no NaN, no number that overflows to infinity or 64 bits by far.
+
+    Args:
+        path: The file.
+        strict: False takes what JSON has no word for but the last: configs on the hub have an infinity.
 
     Raises:
         ElasticError: It is missing, unreadable or not strict JSON; the message names the file and the place.
     """
     try:
-        return json.loads(
-            read_text(path), object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite,
-            parse_int=whole_number,
-        )  # fmt: skip
+        hooks = {"object_pairs_hook": _unique, "parse_constant": _constant, "parse_float": _finite} if strict else {}
+        return json.loads(read_text(path), parse_int=whole_number, **hooks)
     except ElasticError:
         raise
     except FileNotFoundError:

@@ -12,7 +12,8 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ import torch
 import yaml
 
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.record import MEGATRON_LAYER
-from nemo_elastic.core.layout import named, tensors
+from nemo_elastic.core.layout import Tensor, by_megatron, tensors
 from nemo_elastic.core.prediction import PREFIX, Prediction
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.adapter import extra_states, fused_as, stacked_of, to_megatron, to_parts
@@ -71,8 +71,10 @@ def write_megatron_checkpoint(
         release.mkdir()
         model = sharded(parent, member, state)
         if prediction is not None:
-            held = prediction.megatron_tensors(parent, member)
-            model |= sharded_behind(prediction, parent, member, fused_as(prediction.behind(parent), held, behind))
+            own, shape = prediction.behind(parent), prediction.member(parent, member)
+            assert shape is not None
+            held = prediction.tensors(parent, member)
+            model |= sharded(own, shape, fused_as(own, by_megatron(held), behind), held=held)
             sizes |= {"mtp_num_layers": steps, "mtp_hybrid_override_pattern": prediction.pattern}
             sizes |= {"mtp_use_repeated_layer": prediction.steps != steps}
         content = {"checkpoint_version": 3.0, "iteration": 0, "model": model}
@@ -117,41 +119,29 @@ def dtype_args(dtype: torch.dtype) -> dict[str, Any]:
     return {"params_dtype": dtype, "bf16": dtype is torch.bfloat16, "fp16": dtype is torch.float16}
 
 
-def sharded(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor], prefix: str = "") -> dict[str, Any]:
+def sharded(
+    parent: Parent,
+    member: Subnet,
+    state: Mapping[str, torch.Tensor],
+    prefix: str = "",
+    held: Sequence[Tensor] | None = None,
+) -> dict[str, Any]:
     """Every tensor and empty extra state as megatron-core's writer takes them, on one process that holds all.
 
     What is stored as one is handed over one by one, as expert-parallel ranks do: nothing is copied.
+
+    Args:
+        held: the tensors, if not the model's; a tied model has the head's extra state, too.
     """
     from megatron.core.dist_checkpointing.mapping import ShardedObject
 
-    out = _placed(to_parts(parent, member, tensors(parent, member), state), prefix)
-    for name, count in extra_states(member):
+    held = tensors(replace(parent, tied=False), member) if held is None else held
+    out = _placed(to_parts(parent, member, held, state), prefix)
+    for name, count in extra_states(held):
         for i in range(count):
             key = f"{prefix}{name}" if count == 1 else f"{prefix}{name}.{i}"
             out[key] = ShardedObject(f"{prefix}{name}", None, (count,), (i,))
     return out
-
-
-def sharded_behind(
-    layers: Prediction, parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]
-) -> dict[str, Any]:
-    """The same of layers that predict more than one token."""
-    from megatron.core.dist_checkpointing.mapping import ShardedObject
-
-    own, held = layers.tensors(parent, member), layers.member(parent, member)
-    assert held is not None
-    out: dict[str, Any] = {}
-    for t in own:
-        if t.index is None or t.number:
-            continue
-        step, at = divmod(t.index, len(layers.pattern))
-        place, first = f"mtp.layers.{step}.mtp_model_layer.layers.{at}.", named(MEGATRON_LAYER, t.index)
-        count = 1 if t.row.each is None or t.layer is None else t.layer.widths[t.row.each]
-        for module in t.row.extra:
-            name = f"{named(module, t.index).replace(first, place, 1)}._extra_state"
-            for i in range(count):
-                out[name if count == 1 else f"{name}.{i}"] = ShardedObject(name, None, (count,), (i,))
-    return _placed(to_parts(layers.behind(parent), held, own, state), "") | out
 
 
 def _placed(stored: Mapping[str, torch.Tensor], prefix: str) -> dict[str, Any]:

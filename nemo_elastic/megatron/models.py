@@ -23,11 +23,11 @@ from megatron.core import parallel_state
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.precision import default_rows
-from nemo_elastic.core.sequence import why_not_context
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.metadata import Metadata, model_prefix, read_metadata, weights_folder
 from nemo_elastic.formats.megatron.torch_files import check_harmless
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
+from nemo_elastic.plan.layouts import why_not_context
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.training import FamilyTraining
 

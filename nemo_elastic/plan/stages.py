@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.errors import bad
-from nemo_elastic.io.values import integer, keep_plain
+from nemo_elastic.io.fields import Between, check, read
 
 __all__ = ["PAPER", "STAGES", "Curriculum", "Stage"]
 
@@ -30,16 +30,14 @@ class Stage:
         sampling: weights of the budgets, the parent's first; None takes the elastic block's.
     """
 
-    seq_length: int
-    global_batch_size: int
-    max_steps: int
+    seq_length: Annotated[int, Between(1)]
+    global_batch_size: Annotated[int, Between(1)]
+    max_steps: Annotated[int, Between(1)]
     sampling: tuple[float, ...] | None = None
-    micro_batch_size: int = 1
+    micro_batch_size: Annotated[int, Between(1)] = 1
 
     def __post_init__(self) -> None:
-        keep_plain(self)
-        for name in ("seq_length", "global_batch_size", "max_steps", "micro_batch_size"):
-            integer(f"stage.{name}", getattr(self, name), 1, "at least 1")
+        check(self, "stage")
 
     @property
     def samples(self) -> int:
@@ -90,11 +88,7 @@ class Curriculum:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Curriculum:
         """One from its fields, as `dataclasses.asdict` gives them, or JSON after it."""
-        stages = {}
-        for name in [name for name in STAGES if values.get(name) is not None]:
-            sampling = values[name].get("sampling")
-            stages[name] = Stage(**{**values[name], "sampling": None if sampling is None else tuple(sampling)})
-        return cls(**{**values, **stages})
+        return read(cls, values, "curriculum")
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -25,8 +25,7 @@ from nemo_elastic.core.prefix import Selection
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
-from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
-from nemo_elastic.formats.hf.writing import Model, write_models, write_text
+from nemo_elastic.formats.hf.writing import SHARD_BYTES, Model, Progress, write_models, write_text
 from nemo_elastic.formats.low_precision import codes_and_scales
 from nemo_elastic.formats.schemes import MODELOPT, Scheme, Stored
 from nemo_elastic.formats.source import Source

@@ -16,8 +16,7 @@ from nemo_elastic.formats.checksums import CHECKSUMS_FILE, digest, read_checksum
 from nemo_elastic.formats.hf.config import PUZZLE, to_hf_config
 from nemo_elastic.formats.hf.quant_config import KEY, OURS, described
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.hf.shards import INDEX
-from nemo_elastic.formats.hf.writing import CONFIG, GENERATION, REMOTE_CODE, remote_code
+from nemo_elastic.formats.hf.writing import CONFIG, GENERATION, INDEX, REMOTE_CODE, remote_code
 from nemo_elastic.formats.low_precision import has_cache
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES

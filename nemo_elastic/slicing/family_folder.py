@@ -23,8 +23,7 @@ from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checksums import held_family
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
-from nemo_elastic.formats.hf.writing import FILES, Model, tensors_of, write_models, write_text
+from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Model, Progress, tensors_of, write_models, write_text
 from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer

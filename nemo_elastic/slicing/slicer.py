@@ -12,16 +12,17 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from nemo_elastic.core.budget import NAME
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.core.member import check_name, why_not_nested
+from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.dtypes import check_convertible, parse_dtype, stored_as
 from nemo_elastic.formats.folders import open_source, writer
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
-from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
-from nemo_elastic.formats.hf.writing import FILES, Model, write_models, write_text
+from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Model, Progress, write_models, write_text
 from nemo_elastic.formats.low_precision import Weights, share_changed
 from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tensor import Tensor
@@ -141,16 +142,7 @@ def slice_members(
     source: str | Path | Source,
     out: str | Path,
     members: Mapping[str, Subnet],
-    *,
-    format: str = "hf",
-    dtype: str | None = None,
-    requantize: bool = False,
-    prediction: bool = True,
-    license: str | None = None,
-    base_model: str | None = None,
-    force: bool = False,
-    shard_bytes: int = SHARD_BYTES,
-    progress: Progress | None = None,
+    **how: Any,
 ) -> list[Cut]:
     """Cut several members in one pass over the source; a source larger than memory is read from the disk once.
 
@@ -158,8 +150,7 @@ def slice_members(
         source: See `slice_checkpoint`.
         out: The folder that gets a folder for each member, all of them or none.
         members: Name of a folder in `out` -> shape. Names are those that members may have.
-        format, dtype, requantize, prediction, license, base_model, force, shard_bytes, progress: See
-            `slice_checkpoint`.
+        how: Arguments of `slice_checkpoint` from `format` on.
 
     Returns:
         What was cut, in the order of `members`.
@@ -168,26 +159,25 @@ def slice_members(
         ElasticError: See `slice_checkpoint`; a name that no member may have.
     """
     opened = source if isinstance(source, Source) else open_source(source)
-    targets = {check_name("members", name): _target(opened, None, subnet) for name, subnet in members.items()}
+    targets = {NAME.read(name, "members"): _target(opened, None, subnet) for name, subnet in members.items()}
     if not targets:
         raise ElasticError("members: none to cut")
-    how = _How(format, dtype, requantize, prediction, license, base_model, force, shard_bytes, progress)
-    return _slice(opened, Path(out), targets, how)
+    return _slice(opened, Path(out), targets, _How(**how))
 
 
 @dataclass(frozen=True)
 class _How:
     """See `slice_checkpoint`."""
 
-    format: str
-    dtype: str | None
-    requantize: bool
-    prediction: bool
-    license: str | None
-    base_model: str | None
-    force: bool
-    shard_bytes: int
-    progress: Progress | None
+    format: str = HF
+    dtype: str | None = None
+    requantize: bool = False
+    prediction: bool = True
+    license: str | None = None
+    base_model: str | None = None
+    force: bool = False
+    shard_bytes: int = SHARD_BYTES
+    progress: Progress | None = None
 
 
 def _slice(source: Source, out: Path, targets: Mapping[str, tuple[Subnet, Origin]], how: _How) -> list[Cut]:

@@ -1,13 +1,16 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A family of a parent without training."""
+"""A family of a parent without training, and one of a tiny parent with random weights to try commands on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from nemo_elastic import __version__
 from nemo_elastic.config.block import ElasticConfig
@@ -17,7 +20,7 @@ from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.shards import SHARD_BYTES, Progress
+from nemo_elastic.formats.hf.writing import SHARD_BYTES, Model, Progress, tensors_of, write_models
 from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
@@ -31,7 +34,7 @@ from .pieces import cut_behind, cut_weights
 if TYPE_CHECKING:
     from nemo_elastic.ranking import Ranking
 
-__all__ = ["UNTRAINED", "init_family"]
+__all__ = ["UNTRAINED", "init_family", "write_example"]
 
 
 def _is_untrained(path: Path) -> bool:
@@ -173,3 +176,62 @@ def _provenance(source: Source, digest: str | None) -> dict[str, Any]:
         return provenance
     left = f"multi-token prediction layers ({len(source.prediction)} tensors): the weights were sorted"
     return provenance | {"left_out": left}
+
+
+# ------------------------------------------------------------------ a family to try commands on
+
+#: the parent, 1.6M parameters
+PARENT = Parent("M-M*-M-M*-M-", 128, 1024, 512, 16, 16, 4, 16, 4, 8, 2, 16, ffn_stripes=4)
+BLOCK = {
+    "budgets": [{"name": "large"}, {"name": "medium", "ratio": 0.75}, {"name": "small", "ratio": 0.5}],
+    "axes": {
+        "hidden": [128, 112, 96, 80],
+        "ffn": {"choices": [512, 384, 256], "stripes": 4},
+        "mamba_heads": [16, 12, 8],
+        "attention_heads": [8, 6, 4],
+        "depth": [12, 11, 10],
+    },
+}
+
+
+def _matrix(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.standard_normal(shape) / np.sqrt(shape[-1])
+
+
+def _step(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    dt = np.exp(rng.uniform(np.log(1e-3), np.log(1e-1), shape))
+    return dt + np.log(-np.expm1(-dt))  # the inverse of softplus
+
+
+#: `Tensor.random` -> numbers of a tensor: tamer than `nn.weights`, which tests want without anything degenerate
+RANDOM: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
+    "matrix": _matrix,
+    "taps": _matrix,
+    "norm": lambda rng, shape: np.ones(shape),
+    "skip": lambda rng, shape: np.ones(shape),
+    "bias": lambda rng, shape: np.zeros(shape),
+    "decay": lambda rng, shape: np.log(rng.uniform(1, 16, shape)),
+    "step": _step,
+}
+
+
+def write_example(out: str | Path, seed: int = 0, *, force: bool = False, progress: Progress | None = None) -> Family:
+    """Write a family of three members with random weights.
+
+    Args:
+        out: The folder to write, whole or not at all.
+        seed: Fixes the weights.
+        force: Replace an existing `out`.
+        progress: Called with (bytes written, bytes in all).
+
+    Returns:
+        The family.
+
+    Raises:
+        ElasticError: `out` is there, and is no untrained family or `force` is not given.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = {t.hf: RANDOM[t.random](rng, t.shape).astype(np.float32) for t in layout.tensors(PARENT, PARENT.full)}
+    with tempfile.TemporaryDirectory() as place:
+        write_models([Model(Path(place), PARENT, PARENT.full, tensors_of(PARENT, PARENT.full, arrays))])
+        return init_family(place, ElasticConfig.from_dict(BLOCK), out, force=force, progress=progress)

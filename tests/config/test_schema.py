@@ -17,9 +17,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from nemo_elastic.cli import main
-from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.config.block import ElasticConfig, json_schema
 from nemo_elastic.config.losses import CE, TERMS
-from nemo_elastic.config.schema import json_schema
 from nemo_elastic.config.sections import (
     DataConfig,
     DistillConfig,

@@ -66,7 +66,7 @@ def test_a_tied_model_may_bring_its_head_or_not():
 
 
 def test_extra_states_are_those_of_the_kept_layers():
-    assert [name for name, count in extra_states(PARENT.uniform(keep=[2, 3])) if count == 1] == [
+    assert [name for name, count in extra_states(tensors(PARENT, PARENT.uniform(keep=[2, 3]))) if count == 1] == [
         "decoder.layers.0.mixer.in_proj._extra_state",
         "decoder.layers.0.mixer.out_proj._extra_state",
         "decoder.layers.1.self_attention.linear_qkv._extra_state",
@@ -77,25 +77,23 @@ def test_extra_states_are_those_of_the_kept_layers():
     ]
 
 
-@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("parent", [LATENT, MOE])
-def test_experts_have_megatrons_names_of_either_kind(parent, grouped):
+def test_experts_have_megatrons_names_and_are_stored_as_one(parent):
     member = parent.uniform([0, 1, 4], experts=4, expert_ffn=6, hidden=12)
     state = cut_state(parent, parent.full, random_state(parent, parent.full), member)
-    renamed = to_megatron(parent, member, state, grouped)
-    name = "mlp.experts.linear_fc1.weight3" if grouped else "mlp.experts.local_experts.3.linear_fc1.weight"
+    renamed = to_megatron(parent, member, state)
     up = state["backbone.layers.2.mixer.experts.3.up_proj.weight"]
-    assert renamed[f"decoder.layers.2.{name}"].data_ptr() == up.data_ptr()
+    name = "decoder.layers.2.mlp.experts.local_experts.3.linear_fc1.weight"
+    assert renamed[name].data_ptr() == up.data_ptr()
     assert len(renamed) == len(state) and "decoder.layers.1.mlp.router.expert_bias" in renamed
     assert any("fc1_latent_proj" in n for n in renamed) == parent.has("latent")
     assert_equal(from_megatron(parent, member, renamed), state)
-    if not grouped:
-        stored = stored_as(parent, member, renamed)
-        assert stored["decoder.layers.2.mlp.experts.experts.linear_fc1.weight"].shape == (4, *up.shape)
-        assert not any("local_experts" in name for name in stored)
-        assert whole_sizes({n: tuple(t.shape) for n, t in stored.items()}) == {
-            n: tuple(t.shape) for n, t in renamed.items()
-        }
-        states = dict(extra_states(member))
-        assert states["decoder.layers.1.mlp.experts.experts.linear_fc2._extra_state"] == 4
-        assert ("decoder.layers.1.mlp.fc1_latent_proj._extra_state" in states) == parent.has("latent")
+    stored = stored_as(parent, member, renamed)
+    assert stored["decoder.layers.2.mlp.experts.experts.linear_fc1.weight"].shape == (4, *up.shape)
+    assert not any("local_experts" in name for name in stored)
+    assert whole_sizes({n: tuple(t.shape) for n, t in stored.items()}) == {
+        n: tuple(t.shape) for n, t in renamed.items()
+    }
+    states = dict(extra_states(tensors(parent, member)))
+    assert states["decoder.layers.1.mlp.experts.experts.linear_fc2._extra_state"] == 4
+    assert ("decoder.layers.1.mlp.fc1_latent_proj._extra_state" in states) == parent.has("latent")

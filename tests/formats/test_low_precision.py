@@ -16,7 +16,7 @@ import torch
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.quant_config import KEY, QUANT_FILE
-from nemo_elastic.formats.hf.shards import SINGLE
+from nemo_elastic.formats.hf.writing import SINGLE
 from nemo_elastic.formats.low_precision import CACHE, Weights, find_low
 from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, scheme_of
 from nemo_elastic.formats.tensor import Tensor

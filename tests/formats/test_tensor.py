@@ -15,7 +15,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats import tensor
 from nemo_elastic.formats.dtypes import ITEMSIZE, check_convertible, convert, parse_dtype, word
 from nemo_elastic.formats.hf.reading import open_shard
-from nemo_elastic.formats.hf.shards import SINGLE, write_weights
+from nemo_elastic.formats.hf.writing import SINGLE, write_weights
 from nemo_elastic.formats.tensor import SPAN, Extent, Tensor
 
 ROWS, COLUMNS = 48, 16

@@ -14,7 +14,7 @@ import numpy as np
 
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE
 from nemo_elastic.formats.hf.reading import open_shard
-from nemo_elastic.formats.hf.shards import SINGLE
+from nemo_elastic.formats.hf.writing import SINGLE
 from nemo_elastic.formats.schemes import scheme_of
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.quantize.writing import quantize_folder

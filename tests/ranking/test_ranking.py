@@ -79,7 +79,7 @@ def test_a_ranking_of_another_parent_is_refused_with_the_field(saved, field, val
 
 def test_other_stripes_are_the_same_parent(saved):
     _, folder = saved
-    assert Ranking.load(folder, PARENT.with_stripes(2)).parent == PARENT
+    assert Ranking.load(folder, replace(PARENT, ffn_stripes=2)).parent == PARENT
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,6 @@ def test_a_folder_that_is_no_ranking_is_reported(tmp_path):
 def test_a_trivial_ranking_moves_nothing_with_one_stripe():
     from nemo_elastic.ranking import sort
 
-    parent = PARENT.with_stripes(1)
+    parent = replace(PARENT, ffn_stripes=1)
     state = NemotronH.random(parent).state_dict()
     assert all(v is state[k] for k, v in sort(state, Ranking.trivial(parent)).items())

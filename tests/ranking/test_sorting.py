@@ -175,7 +175,7 @@ def test_heads_never_leave_their_group_even_when_all_that_matter_are_in_one():
 def test_ffn_stripes_change_the_layout_and_neither_function_nor_order():
     model, ranking = NemotronH.random(PARENT, seed=3), shuffled(PARENT, 3)
     tokens = tokens_of(PARENT)
-    one, four = PARENT.with_stripes(1), PARENT.with_stripes(4)
+    one, four = replace(PARENT, ffn_stripes=1), replace(PARENT, ffn_stripes=4)
     member = {"ffn": 8}
     narrow = [NemotronH(p, sort(model.state_dict(), ranking, p))(tokens, p.uniform(**member)) for p in (one, four)]
     assert torch.allclose(*narrow, rtol=1e-5, atol=1e-5)  # the same top neurons, stored elsewhere
@@ -191,7 +191,7 @@ def test_numpy_and_torch_states_are_sorted_alike_and_rigid_tensors_are_not_copie
         assert np.array_equal(value.numpy(), by_numpy[name]), name
     key = next(n for n in state if n.endswith("k_proj.weight"))
     assert by_torch[key].shape == state[key].shape
-    assert all(v is state[k] for k, v in sort(state, Ranking.trivial(PARENT), PARENT.with_stripes(1)).items())
+    assert all(v is state[k] for k, v in sort(state, Ranking.trivial(PARENT), replace(PARENT, ffn_stripes=1)).items())
 
 
 @pytest.mark.parametrize("axis", layer_axes())

@@ -22,7 +22,7 @@ from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE
 from nemo_elastic.formats.hf.reading import open_shard
-from nemo_elastic.formats.hf.shards import SINGLE
+from nemo_elastic.formats.hf.writing import SINGLE
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.ranking import Ranking, sort
@@ -142,8 +142,8 @@ def test_checksums_that_lack_a_tensor_or_are_none(family):
     report = verify(family, forward=False)
     assert report.ok and report.checks[-2].ok is None and CHECKSUMS_FILE in report.checks[-2].figure
     for text, message in (
-        ("[]", "reads crc32"),
-        ('{"algorithm": "crc32", "tensors": {"a": "12"}}', "8 hexadecimal digits"),
+        ("[]", "a mapping with algorithm, tensors, files"),
+        ('{"algorithm": "crc32", "tensors": {"a": "12"}, "files": {}}', "8 hexadecimal digits"),
     ):
         (family / CHECKSUMS_FILE).write_text(text)
         with pytest.raises(ElasticError, match=message) as caught:

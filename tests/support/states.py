@@ -16,12 +16,10 @@ from nemo_elastic.formats.megatron.stored import Stored
 
 
 def from_megatron(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Undo `to_megatron`; experts may have either name."""
+    """Undo `to_megatron`."""
     out: dict[str, torch.Tensor] = {}
-    others = megatron_tensors(parent, member, grouped=True)
-    for (name, together), other in zip(megatron_tensors(parent, member).items(), others, strict=True):
-        value = state[name if name in state else other]
-        out |= zip((t.hf for t in together), apart(parent, together, value), strict=True)
+    for name, together in megatron_tensors(parent, member).items():
+        out |= zip((t.hf for t in together), apart(parent, together, state[name]), strict=True)
     return out
 
 

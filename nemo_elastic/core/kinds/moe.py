@@ -29,9 +29,9 @@ def _rows(expert_in: Part, *latent: Row) -> tuple[Row, ...]:
 
     def expert(name: str, hf: str, megatron: str, dims: tuple[tuple[Part, ...], ...], parallel: int) -> Row:
         each = _M + "mlp.experts.local_experts.{e}." + megatron + ".weight"
-        together, stacked = _M + "mlp.experts." + megatron + ".weight{e}", _M + "mlp.experts.experts." + megatron
+        stacked = _M + "mlp.experts.experts." + megatron
         return Row(name, MOE, _H + "mixer.experts.{e}." + hf + ".weight", each, dims, parallel, each=EXPERTS,
-                   used=TOP_K, grouped=together, stacked=stacked + ".weight", extra=(stacked,),
+                   used=TOP_K, stacked=stacked + ".weight", extra=(stacked,),
                    quantized=True)  # fmt: skip
 
     return (

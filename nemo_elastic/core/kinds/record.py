@@ -62,7 +62,6 @@ class Row:
         each: axis of whose channels each has a tensor of its own, of the shape `dims`, with its number {e} in the
             names; None for one tensor.
         used: size of `Parent` that says how many of these tensors a token meets; None for all.
-        grouped: `megatron` where one module of megatron-core holds all of these tensors.
         stacked: name of the one tensor of megatron-core's checkpoints that holds them all, one behind the other along
             a dimension in front.
         interleaved: size of `Parent` by whose number of groups rows that share a tensor are interleaved.
@@ -86,7 +85,6 @@ class Row:
     interleaved: str | None = None
     each: str | None = None
     used: str | None = None
-    grouped: str | None = None
     stacked: str | None = None
     parts: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
@@ -224,12 +222,12 @@ class Kind:
         return {axis.name: axis.blocks for axis in self.axes if axis.blocks in self.widths}
 
     def recount(self, widths: Sizes, before: Sizes, after: Sizes) -> Sizes:
-        """Widths of a layer, integers or expected ones, for other numbers of blocks: each block keeps its channels.
+        """Convert nested widths, integers or expected ones, to another number of blocks; a block keeps its channels.
 
         Args:
-            widths: of its axes; only those of nested axes change.
-            before, after: sizes that give the blocks that `widths` count and that the result counts; one block where
-                they give none.
+            widths: axis -> width in a layer; only nested axes change.
+            before, after: size -> number of blocks, as `widths` counts them and as the result counts them. A size that
+                is missing stands for one block, so an empty `after` gives the width of each block.
         """
 
         def each(axis: str, blocks: str) -> Any:
@@ -240,7 +238,9 @@ class Kind:
         return {**widths, **own} if own else widths
 
     def mix(self, pick: Callable[[Iterable[int]], int], layers: Sequence[Sizes]) -> Sizes:
-        """The smallest (`min`) or largest (`max`) width of each axis in several layers, nested ones by the block."""
+        """The smallest (`min`) or largest (`max`) width of each axis in several layers; nested axes are compared by
+        the width of a block.
+        """
         each = [self.recount(widths, widths, {}) for widths in layers]
         axes = dict.fromkeys(axis for widths in each for axis in widths)
         out = {axis: pick(widths[axis] for widths in each if axis in widths) for axis in axes}

@@ -7,13 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nemo_elastic.core.kinds import attention, mamba, mlp, moe
-from nemo_elastic.core.kinds.record import Axis, Kind, Row
+from nemo_elastic.core.kinds.record import Axis, Kind
 from nemo_elastic.errors import bad
 
 #: name -> kind; Nemotron-H's own first. Where a kind has several records, this is the one with every axis (`Kind.of`).
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (mlp.KIND, mamba.KIND, attention.KIND, moe.KIND)}
-#: those that cannot be taken away
-_BUILT_IN = tuple(KINDS)
 
 HIDDEN, DEPTH = "hidden", "depth"
 #: axes of every family, in the order of files and noise
@@ -38,19 +36,6 @@ def register(kind: Kind) -> Kind:
     KINDS[kind.name] = kind
     _LAYER_AXES.update(_axes_of(kind))
     return kind
-
-
-def unregister(name: str) -> None:
-    """Take a registered kind away again; Nemotron-H's own stay."""
-    if name in _BUILT_IN:
-        raise bad("kind", name, "one that was registered")
-    for axis in KINDS.pop(name).widths:
-        del _LAYER_AXES[axis]
-
-
-def by_symbol(symbol: str) -> Kind | None:
-    """The kind of a letter of a pattern."""
-    return next((kind for kind in KINDS.values() if kind.symbol == symbol), None)
 
 
 def symbols() -> str:
@@ -83,8 +68,3 @@ def striped_axes() -> Mapping[str, str]:
 def all_axes() -> tuple[str, ...]:
     """Every axis that a block may name; those of registered kinds come last."""
     return (*AXES, *(axis for axis in layer_axes() if axis not in AXES))
-
-
-def rows() -> tuple[Row, ...]:
-    """Rows of all kinds."""
-    return tuple(row for kind in KINDS.values() for row in kind.rows)

@@ -8,8 +8,13 @@ go by these words, so they are checked against the tensors; a quantisation that 
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +26,6 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.low_precision import check_cache
 from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, WEIGHT, Stored, scheme_of
 from nemo_elastic.io.read import read_json
-
-from .module_lists import anywhere, modules_in
 
 __all__ = ["KEY", "OURS", "QUANT_FILE", "check_described", "described", "linear_modules", "low_of", "precision_of"]
 
@@ -305,3 +308,72 @@ def _group(group: Mapping[str, Any], where: str) -> tuple[Way, Stored]:
     if dynamic not in (True, False, "local"):
         raise bad(f"{where}.input_activations.dynamic", dynamic, "true, false or local")
     return way, Stored(scheme, dynamic is not True)
+
+
+# ------------------------------------------------------------------ lists of modules
+
+# Names, shell patterns, and regular expressions after `re:`. Python's may take exponential time on a folder from
+# anywhere, so they are read as shell patterns, which never backtrack; an expression that is none is refused.
+
+#: characters of all shell patterns of a list, and shell patterns for one regular expression
+_LONGEST, _MOST = 2**13, 256
+#: choices in a regular expression, and numbers of layers and experts as such choices
+_CHOICES = re.compile(r"\((?:\?:)?([^()]*)\)")
+_NUMBER, _NUMBERS = re.compile(r"(?:\\d|\[0-9\])\+"), r"(\\d|\\d\\d|\\d\\d\\d)"
+#: everything else in it, and the shell pattern for it
+_PIECE = re.compile(r"\\[d.-]|\[\^?[\w.-]+\]|\.[*+]?|[\w-]")
+_SHELL = {".": "?", ".*": "*", ".+": "?*", r"\d": "[0-9]"}
+
+
+@dataclass(frozen=True)
+class Modules:
+    """Modules of a list: those with a name in it, and those that its patterns match (`others`)."""
+
+    names: frozenset[str]
+    others: re.Pattern[str] | None = None
+
+    def __contains__(self, module: str) -> bool:
+        # transformers has the layers of a Nemotron-H in `model`
+        there = "model." + module.removeprefix("backbone.")
+        return module in self.names or (self.others is not None and any(map(self.others.match, (module, there))))
+
+
+def anywhere(module: str) -> str:
+    """A module by a name that fits transformers, too, where the layers of a Nemotron-H are in `model`."""
+    inside = module.removeprefix("backbone.")
+    return module if inside == module else rf"re:(backbone|model)\.{re.escape(inside)}$"
+
+
+def modules_in(given: Any, where: str) -> Modules:
+    """Read a list of modules; None is an empty one. `where` is the field, for errors."""
+    if not isinstance(given, list | None) or not all(isinstance(p, str) for p in given or ()):
+        raise bad(where, given, "a list of modules")
+    shell: list[str] = []
+    for pattern in dict.fromkeys(given or ()):
+        try:
+            shell += _shell(pattern.removeprefix("re:")) if pattern.startswith("re:") else [pattern]
+        except ValueError:
+            meant = r"an expression of names, ., .*, .+, \d+, [a-z], (a|b), ^ and $"
+            raise bad(where, pattern, meant) from None
+    patterns = [p for p in shell if any(c in p for c in "*?[")]
+    if (length := sum(map(len, patterns))) > _LONGEST:
+        raise bad(where, length, f"patterns of {_LONGEST} characters in all, beside names")
+    names = {re.sub(r"^model\.", "backbone.", p) for p in shell} - set(patterns)
+    return Modules(frozenset(names), re.compile("|".join(map(translate, patterns))) if patterns else None)
+
+
+def _shell(expression: str) -> Iterator[str]:
+    """Shell patterns that together match the names that a regular expression matches; ValueError without any."""
+    text = _NUMBER.sub(_NUMBERS, expression)
+    parts = [part.split("|") if i % 2 else [part] for i, part in enumerate(_CHOICES.split(text))]
+    if len(text) > _LONGEST or math.prod(map(len, parts)) > _MOST:
+        raise ValueError
+    for chosen in product(*parts):
+        for own in "".join(chosen).split("|"):
+            inside = own.removeprefix("^").removesuffix("$")
+            pieces: list[str] = _PIECE.findall(inside)
+            if "".join(pieces) != inside:
+                raise ValueError
+            # compressed-tensors matches the start of a name
+            end = "" if own.endswith("$") else "*"
+            yield "".join(_SHELL.get(p, p.removeprefix("\\").replace("[^", "[!")) for p in pieces) + end

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opening a Hugging Face folder: its shape, which part of which parent it is, and its tensors, mapped and unread.
 
-Mapping a file copies nothing; every header of a safetensors file is checked before any of it is believed.
+Mapping a file copies nothing. The safetensors library checks every header before any of it is believed.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Annotated, Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from nemo_elastic.core import layout
+from nemo_elastic.core.budget import NAME
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.core.manifest import VERSION, Family
-from nemo_elastic.core.member import check_digest, check_name
+from nemo_elastic.core.member import DIGEST
 from nemo_elastic.core.prediction import PREFIX, Prediction
 from nemo_elastic.errors import ElasticError, bad, inside, shown
 from nemo_elastic.formats.dtypes import ITEMSIZE, word
@@ -31,19 +33,18 @@ from nemo_elastic.formats.low_precision import check_cache_scales, check_no_othe
 from nemo_elastic.formats.schemes import Stored
 from nemo_elastic.formats.source import GGUF, Origin, Shapes, Source, check_exactly, check_tensors, is_gguf
 from nemo_elastic.formats.tensor import Extent, Handle, Tensor
-from nemo_elastic.io.fields import known_fields
-from nemo_elastic.io.read import open_regular, read_json, read_text, whole_number
+from nemo_elastic.io.fields import check_version, known_fields, read
+from nemo_elastic.io.read import open_regular, read_json
 
 from .config import PUZZLE, from_hf_config, prediction_of, predicts, to_hf_config
 from .quant_config import check_described, linear_modules, low_of
-from .shards import INDEX, SINGLE
+from .writing import INDEX, SINGLE
 
 __all__ = ["MEMBER_FILE", "member_to_json", "open_folder", "open_shard", "open_tensors", "read_shapes"]
 
 #: In a member's folder: which member of which parent it is, so that smaller ones can be cut from it. No loader needs
 #: it.
 MEMBER_FILE = "elastic_member.json"
-_HEADER_LIMIT = 100_000_000  # what the safetensors library allows
 _MOST_DIMENSIONS = 32  # what numpy 1 allows; no tensor of a model has five
 _MOST_ELEMENTS = 2**59  # numpy counts bytes in 63 bits, also where there are none because another dimension is 0
 
@@ -122,18 +123,10 @@ def read_shapes(folder: Path) -> Shapes:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    # Not `read.read_json`: configs on the hub have an infinity in `time_step_limit`, for which JSON has no word.
-    try:
-        config = json.loads(read_text(path), parse_int=whole_number)
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         hint = _gguf_hint(path.parent)
-        raise ElasticError(f"{path.parent}: not a model folder (it has no config.json){hint}") from None
-    except OSError as exc:
-        raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None
-    except ElasticError:
-        raise
-    except (ValueError, RecursionError) as exc:
-        raise ElasticError(f"{path}: not valid JSON ({exc})") from None
+        raise ElasticError(f"{path.parent}: not a model folder (it has no config.json){hint}")
+    config = read_json(path, strict=False)
     if not isinstance(config, dict):
         raise ElasticError(f"{path}: not a model's config (no JSON object)")
     return config
@@ -143,22 +136,22 @@ def _read_config(path: Path) -> dict[str, Any]:
 class _Rest:
     """What `elastic.json` has of a family beside what `elastic_member.json` says anyway."""
 
-    axes: dict
-    members: dict
-    drop_order: list | None
-    extras: dict | None = None  # as in `elastic.json`: only where there are some
+    axes: Any
+    members: Any
+    drop_order: Any
+    extras: Any = None  # as in `elastic.json`: only where there are some
 
 
 @dataclass
 class _MemberFile:
     version: int
-    name: str | None
+    name: Annotated[str, NAME] | None
     parameters: int
-    parent: dict
-    subnet: dict
-    ranking: str | None
-    provenance: dict
-    family: dict | None = None  # a cut of a plain model has none
+    parent: Any
+    subnet: Any
+    ranking: Annotated[str, DIGEST] | None
+    provenance: Mapping[str, Any]
+    family: Any = None  # a cut of a plain model has none
 
 
 def member_to_json(parent: Parent, member: Subnet, origin: Origin) -> dict[str, Any]:
@@ -184,31 +177,23 @@ def member_to_json(parent: Parent, member: Subnet, origin: Origin) -> dict[str, 
 
 def _read_member_file(path: Path) -> tuple[Parent, Subnet, Origin]:
     with inside(path):
-        known = known_fields(_MemberFile, read_json(path), MEMBER_FILE)
-        if isinstance(known["version"], bool) or known["version"] != VERSION:
-            raise bad("version", known["version"], f"this nemo-elastic reads version {VERSION}")
-        parent = Parent.from_json(known["parent"])
-        member = Subnet.from_json(known["subnet"], parent)
-        if known["parameters"] != parameters(parent, member):
-            raise bad("parameters", known["parameters"], f"its shape has {parameters(parent, member)}")
-        if known["name"] is not None:
-            check_name("name", known["name"])
-        check_digest("ranking", known["ranking"])
-        if not isinstance(known["provenance"], dict):
-            raise bad("provenance", known["provenance"], "a mapping")
-        family = _read_family(known)
-        if family is not None and known["name"] is not None and family.member(known["name"]).subnet != member:
-            raise bad("name", known["name"], "its family has another shape of that name")
-        return parent, member, Origin(known["name"], known["ranking"], known["provenance"], family)
-
-
-def _read_family(known: Mapping[str, Any]) -> Family | None:
-    """The family in a member's file, where what both have stands once."""
-    if known.get("family") is None:
-        return None
-    rest = known_fields(_Rest, known["family"], "family")
-    with inside("family"):
-        return Family.from_json({key: known[key] for key in ("version", "parent", "ranking", "provenance")} | rest)
+        data = read_json(path)
+        check_version(data, VERSION)
+        file = read(_MemberFile, data, "")
+        parent = Parent.from_json(file.parent)
+        member = Subnet.from_json(file.subnet, parent)
+        if file.parameters != parameters(parent, member):
+            raise bad("parameters", file.parameters, f"its shape has {parameters(parent, member)}")
+        family = None
+        if file.family is not None:  # what both files have stands once
+            rest = known_fields(_Rest, file.family, "family")
+            with inside("family"):
+                family = Family.from_json(
+                    {key: data[key] for key in ("version", "parent", "ranking", "provenance")} | rest
+                )
+        if family is not None and file.name is not None and family.member(file.name).subnet != member:
+            raise bad("name", file.name, "its family has another shape of that name")
+        return parent, member, Origin(file.name, file.ranking, file.provenance, family)
 
 
 def open_tensors(folder: str | Path) -> dict[str, Tensor]:
@@ -282,71 +267,29 @@ def open_shard(path: Path) -> dict[str, Tensor]:
         ElasticError: The file is missing, or not what its header says, or that contradicts itself.
     """
     try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
+        with open_regular(path) as file, safe_open(path, "np"):  # the library checks what the header says
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _HEADER_LIMIT):
-                raise ElasticError(f"{path}: not a whole safetensors file (its header is cut off)")
-            header = _parse(path, file.read(length))
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size > 8 + length else None
+            header = json.loads(file.read(length))
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             handle = Handle(file.fileno())
     except FileNotFoundError:
         raise ElasticError(f"{path}: no such file") from None
     except OSError as exc:
         raise ElasticError(f"{path}: cannot be read ({exc.strerror})") from None
-    entries = sorted(_entries(path, header), key=lambda e: (e[3], e[4]))
-    at = 0
-    for name, _, _, start, stop in entries:
-        if start != at:
-            what = "overlaps another tensor" if start < at else "leaves a hole before it"
-            raise ElasticError(f"{path}: tensor {name!r} {what} (it starts at byte {start}, not {at})")
-        at = stop
-    if at != size - 8 - length:
-        lost = "truncated" if at > size - 8 - length else "longer than its tensors"
-        raise ElasticError(f"{path}: {lost} ({size - 8 - length} bytes of data, its header says {at})")
+    except (SafetensorError, RecursionError) as exc:
+        raise ElasticError(f"{path}: not a whole safetensors file ({exc})") from None
+    header.pop("__metadata__", None)
     out = {}
-    for name, dtype, shape, start, stop in entries:
-        if math.prod(filter(None, shape)) > _MOST_ELEMENTS:
-            raise ElasticError(f"{path}: tensor {name!r} has shape {shown(list(shape))}, which no memory can hold")
-        if data is None or start == stop:
+    for name, info in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape, (start, stop) = info["dtype"], tuple(info["shape"]), info["data_offsets"]
+        if dtype not in ITEMSIZE:
+            raise ElasticError(f"{path}: tensor {name!r} has dtype {dtype!r}; allowed are {', '.join(ITEMSIZE)}")
+        if len(shape) > _MOST_DIMENSIONS or math.prod(filter(None, shape)) > _MOST_ELEMENTS:
+            raise ElasticError(f"{path}: tensor {name!r} has shape {shown(list(shape))}, which numpy cannot hold")
+        if start == stop:
             out[name] = Tensor.of_words(dtype, np.empty(shape, word(dtype)))
             continue
         flat = np.frombuffer(data, word(dtype), math.prod(shape), 8 + length + start)
         extent = Extent(path, 8 + length + start, 8 + length + stop, data, handle)
         out[name] = Tensor.of_words(dtype, flat.reshape(shape), extent)
     return out
-
-
-def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({k for k, _ in pairs}) != len(pairs):
-            raise ValueError("a name appears twice")
-        return dict(pairs)
-
-    try:
-        header = json.loads(text.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as exc:
-        raise ElasticError(f"{path}: not a safetensors file (its header is not JSON: {exc})") from None
-    if not isinstance(header, dict):
-        raise ElasticError(f"{path}: not a safetensors file (its header is no JSON object)")
-    header.pop("__metadata__", None)
-    return header
-
-
-def _entries(path: Path, header: Mapping[str, Any]) -> Iterator[tuple[str, str, tuple[int, ...], int, int]]:
-    def whole(values: Any) -> TypeGuard[list[int]]:
-        return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
-
-    for name, info in header.items():
-        fields = info if isinstance(info, dict) else {}
-        dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-        if not whole(shape) or not whole(offsets) or len(offsets) != 2:
-            raise ElasticError(f"{path}: tensor {name!r} has no valid shape and data_offsets in the header")
-        if not isinstance(dtype, str) or dtype not in ITEMSIZE:
-            raise ElasticError(f"{path}: tensor {name!r} has dtype {dtype!r}; allowed are {', '.join(ITEMSIZE)}")
-        if len(shape) > _MOST_DIMENSIONS:
-            raise ElasticError(f"{path}: tensor {name!r} has {len(shape)} dimensions, above {_MOST_DIMENSIONS}")
-        start, stop = offsets
-        if stop - start != math.prod(shape) * ITEMSIZE[dtype]:
-            raise ElasticError(f"{path}: tensor {name!r} has {stop - start} bytes, {dtype} {shape} is another size")
-        yield name, dtype, tuple(shape), start, stop

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.io.read import read_json, read_plain_yaml, read_text
+from nemo_elastic.io.read import json_object, read_json, read_plain_yaml
 
 from .metadata import RUN_CONFIG, last_iteration
 
@@ -105,7 +104,7 @@ def token_ids(tokenizer: Path | None) -> dict[str, int]:
     """Ids of the special tokens, as fields of `config.json`, as far as the tokenizer's files name them."""
     if tokenizer is None:
         return {}
-    config, whole = _read_object(tokenizer / "tokenizer_config.json"), _read_object(tokenizer / "tokenizer.json")
+    config, whole = json_object(tokenizer / "tokenizer_config.json"), json_object(tokenizer / "tokenizer.json")
     added, decoder = whole.get("added_tokens"), _mapping(config, "added_tokens_decoder")
     tokens = [(t, t.get("id")) for t in (added if isinstance(added, list) else []) if isinstance(t, Mapping)]
     tokens += [(t, int(n)) for n, t in decoder.items() if isinstance(t, Mapping) and re.fullmatch("[0-9]{1,9}", n)]
@@ -123,14 +122,6 @@ def _mapping(owner: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """A mapping in another one; an empty one where there is none."""
     value = owner.get(key)
     return value if isinstance(value, Mapping) else {}
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(read_text(file))
-    except (OSError, ValueError, RecursionError):  # an ElasticError is a ValueError
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 # ------------------------------------------------------------------ io.json

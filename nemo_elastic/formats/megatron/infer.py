@@ -24,6 +24,7 @@ from nemo_elastic.core.layout import by_name, fused, megatron_shape, megatron_te
 from nemo_elastic.core.prediction import PREFIX
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.adapter import whole_sizes
+from nemo_elastic.formats.source import check_exactly
 
 from .shape import STORED, check_config, check_kinds, has_experts
 
@@ -230,18 +231,9 @@ def _check_names(parent: Parent, held: Subnet, sizes: Sizes, numbers: list[int])
     wanted: dict[str, tuple[int, ...]] = {}
     for ours, together in megatron_tensors(parent, held).items():
         match = _LAYER.fullmatch(ours)
-        name = f"decoder.layers.{numbers[int(match[1])]}.{match[2]}" if match else ours
-        wanted[name] = megatron_shape(together)
-        out[ours] = name
-    for names, word in (
-        (wanted.keys() - sizes.keys(), "is missing"),
-        (sizes.keys() - wanted.keys(), "is no part of it"),
-    ):
-        if names:
-            raise ElasticError(f"tensor {min(names)} {word}" + (f" ({len(names)} such)" if len(names) > 1 else ""))
-    for name, shape in wanted.items():
-        if sizes[name] != shape:
-            raise ElasticError(f"tensor {name} has shape {list(sizes[name])}, not {list(shape)}")
+        out[ours] = f"decoder.layers.{numbers[int(match[1])]}.{match[2]}" if match else ours
+        wanted[out[ours]] = megatron_shape(together)
+    check_exactly(wanted, sizes)
     return out
 
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 
+from nemo_elastic.core.kinds import registry
 from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind, Row
-from nemo_elastic.core.kinds.registry import register, unregister
 from nemo_elastic.nn.forward import MIXERS, LayerRun
 
 GATED, UNITS, UNIT_SIZE = "gated", "gated_units", "gated_unit_size"
@@ -57,10 +57,11 @@ def gated(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
 @contextmanager
 def registered() -> Iterator[None]:
     """The package knows the kind while this lasts."""
-    register(KIND)
+    registry.register(KIND)
     MIXERS[GATED] = gated
     try:
         yield
     finally:
-        unregister(GATED)
+        for axis in registry.KINDS.pop(GATED).widths:
+            del registry._LAYER_AXES[axis]
         del MIXERS[GATED]

@@ -23,12 +23,6 @@ def test_its_tensors_have_the_names_and_shapes_of_hugging_face() -> None:
     }
 
 
-def test_a_member_with_fewer_heads_keeps_the_keys_and_values() -> None:
-    member = PARENT.uniform(attention_heads=4)
-    actual = {t.hf.split(".")[-2]: t.shape for t in tensors(PARENT, member) if "mixer" in t.hf}
-    assert actual == {"q_proj": (20, 10), "k_proj": (10, 10), "v_proj": (10, 10), "o_proj": (10, 20)}
-
-
 def test_scores_and_sums_cost_two_products_over_half_of_the_context() -> None:
     products = 2 * 6 * 5  # of a query with a key, and of a score with a value, for each head
     assert flops(SIZES, length=100) == 2 * products * 50

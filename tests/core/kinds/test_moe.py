@@ -33,16 +33,6 @@ def test_a_member_keeps_the_first_experts_of_every_stripe() -> None:
     assert "experts.4.up_proj.weight" not in actual
 
 
-def test_megatron_names_experts_of_one_module_each_or_of_one_for_all() -> None:
-    one_each, grouped = (
-        {t.megatron.removeprefix("decoder.layers.0.") for t in tensors(ONE, ONE.full, way)} for way in (False, True)
-    )
-    assert "mlp.experts.local_experts.3.linear_fc1.weight" in one_each - grouped
-    assert "mlp.experts.linear_fc2.weight7" in grouped - one_each
-    assert {"mlp.router.weight", "mlp.router.expert_bias", "pre_mlp_layernorm.weight", "mlp.fc1_latent_proj.weight",
-            "mlp.shared_experts.linear_fc1.weight"} < one_each & grouped  # fmt: skip
-
-
 def test_layers_and_parents_come_back_from_their_files() -> None:
     small = LATENT.uniform([1, 2, 4], experts=4, shared_ffn=8, latent=5)
     data = small.to_json()["layers"][0]

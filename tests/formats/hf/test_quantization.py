@@ -15,13 +15,14 @@ import pytest
 from nemo_elastic.core import layout
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_shapes
-from nemo_elastic.formats.hf.module_lists import anywhere, modules_in
 from nemo_elastic.formats.hf.quant_config import (
     KEY,
     QUANT_FILE,
+    anywhere,
     check_described,
     described,
     linear_modules,
+    modules_in,
     precision_of,
 )
 from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, Stored, scheme_of

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.reading import open_shard
-from nemo_elastic.formats.hf.shards import INDEX, SINGLE, plan_shards, write_weights
+from nemo_elastic.formats.hf.writing import INDEX, SINGLE, plan_shards, write_weights
 from nemo_elastic.formats.tensor import SPAN, Tensor
 from tests.slicing.helpers import scratch
 

@@ -65,8 +65,6 @@ def test_token_ids_of_odd_files_are_unknown(state, tmp_path, content):
     ("settings", "match"),
     [
         ({"activation_func": {"_target_": "torch._C._nn.gelu"}}, "Nemotron-H has the squared ReLU"),
-        ({"layernorm_epsilon": None}, "layernorm_epsilon: None"),
-        ({"mamba_num_groups": None, "mamba_state_dim": None}, "mamba_num_groups: None"),
         ({"kv_channels": None, "num_query_groups": None, "num_attention_heads": None}, "heads that fit 16 rows"),
     ],
 )

@@ -121,10 +121,10 @@ UP, QKV = "decoder.layers.1.mlp.linear_fc1.weight", "decoder.layers.3.self_atten
         ({}, {}, "has no tensors of a model"),
         (stored(PARENT), {"num_layers": 7}, r"has 5 layers \(0 to 4\), its context says 7"),
         (broken(UP, None), {}, rf"tensor {UP} is missing"),
-        (broken(UP, (16, 17)), {}, rf"tensor {UP} has shape \[16, 17\], not \[16, 16\]"),
+        (broken(UP, (16, 17)), {}, rf"tensor '{UP}' has shape \[16, 17\], not \[16, 16\]"),
         (broken(UP, (16,)), {}, rf"tensor {UP} has shape \[16\]; it needs 2 dimensions"),
         (broken(QKV, (8, 16)), {}, "does not fit the rest of its layer|heads that fit"),
-        (broken("decoder.layers.1.odd", (3,)), {}, r"tensor decoder\.layers\.1\.odd is no part of it"),
+        (broken("decoder.layers.1.odd", (3,)), {}, r"tensor 'decoder\.layers\.1\.odd' is no part of this model"),
         (broken("decoder.layers.5.odd", (3,)), {}, "layer 5 is no layer of a Nemotron-H"),
         (broken("output_layer.weight", None), {}, r"tensor output_layer\.weight is missing"),
         (stored(PARENT), {"layernorm_epsilon": "small"}, r"layernorm_epsilon: 'small' is not allowed; a number"),
@@ -180,8 +180,8 @@ def test_all_experts_of_a_layer_may_be_in_one_tensor(parent: Parent) -> None:
 @pytest.mark.parametrize(
     ("sizes", "given", "match"),
     [
-        (stacked(MOE, 9), {}, r"local_experts\.8\.linear_fc.\.weight is no part of it \(4 such\)"),
-        (stacked(MOE, 7), {}, r"local_experts\.7\.linear_fc.\.weight is missing \(4 such\)"),
+        (stacked(MOE, 9), {}, r"local_experts\.8\.linear_fc.\.weight' is no part of this model \(and 3 more\)"),
+        (stacked(MOE, 7), {}, r"local_experts\.7\.linear_fc.\.weight' is missing \(and 3 more\)"),
         (stacked(MOE), {"moe_router_topk": None}, r"moe_router_topk: None is not allowed; a number of experts"),
         (stacked(MOE), {"moe_router_topk": 1}, r"moe_router_topk: 1 is not allowed; 2 or more"),
         (stacked(MOE), {"moe_router_topk": 9}, r"parent\.experts|experts: 8 is not allowed; must be at least 9"),

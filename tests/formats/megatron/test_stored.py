@@ -89,25 +89,6 @@ def test_a_context_is_believed_only_where_tensors_say_nothing(state, tmp_path):
     assert not source.held.is_uniform and source.config["model_type"] == "nemotron_h_puzzle"
 
 
-@pytest.mark.parametrize(
-    "left_out",
-    [("kv_channels",), ("kv_channels", "num_query_groups"), ("mamba_num_groups",), ("mamba_state_dim", "num_layers")],
-)
-def test_what_a_context_leaves_out_follows_from_the_rest(state, tmp_path, left_out):
-    absent = dict.fromkeys(left_out)
-    source = open_folder(store(tmp_path / "a", PARENT, PARENT.full, state, settings=absent))
-    assert source.parent == replace(PARENT, ffn_stripes=1)
-
-
-def test_a_tied_head_is_none(tmp_path):
-    parent = replace(PARENT, tied=True)
-    own = random_tensors(parent)
-    assert open_folder(store(tmp_path / "a", parent, parent.full, own)).parent == replace(parent, ffn_stripes=1)
-    # where the context does not say it, the tensors do
-    silent = {"share_embeddings_and_output_weights": None}
-    assert open_folder(store(tmp_path / "b", parent, parent.full, own, settings=silent)).parent.tied
-
-
 def test_nothing_is_read_before_it_is_asked_for_and_the_last_few_stay(state, tmp_path):
     source = open_folder(store(tmp_path / "a", PARENT, PARENT.full, state))
     raw = source.tensors["backbone.layers.0.mixer.in_proj.weight"]
@@ -174,10 +155,7 @@ def test_families_that_are_none(state, tmp_path):
     ("without", "match"),
     [
         (r"layers\.0\.mixer\.in_proj\.weight\.dt", "layers.0.mixer.in_proj.weight.dt is missing"),
-        (r"layers\.1\.mlp\.linear_fc1\.layer_norm", "layers.1.mlp.linear_fc1.layer_norm_weight is missing"),
-        (r"layers\.2\.mixer\.D", "layers.2.mixer.D is missing"),
         (r"layers\.2\.", r"has 6 layers \(0 to 6\), its context says 7"),
-        (r"embedding", "embedding.word_embeddings.weight is missing"),
     ],
 )
 def test_missing_tensors_are_named(state, tmp_path, without, match):
@@ -187,14 +165,12 @@ def test_missing_tensors_are_named(state, tmp_path, without, match):
 @pytest.mark.parametrize(
     ("name", "value", "match"),
     [
-        ("decoder.layers.1.mlp.linear_fc1.bias", torch.zeros(96), "linear_fc1.bias is no part of it"),
-        ("decoder.layers.2.mixer.conv1d.bias.B", torch.zeros(17), "conv1d.bias has shape"),
+        ("decoder.layers.2.mixer.conv1d.bias.B", torch.zeros(17), "conv1d.bias' has shape"),
         (
             "decoder.layers.5.mixer.conv1d.weight.B",
             torch.zeros(18, 1, 4),
-            r"layers.5.mixer.conv1d.weight has shape \[162",
+            r"layers.5.mixer.conv1d.weight' has shape \[162",
         ),
-        ("decoder.final_norm.weight", torch.zeros(3), "final_norm.weight has shape"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(state, tmp_path, name, value, match):
