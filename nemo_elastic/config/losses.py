@@ -40,11 +40,7 @@ def compares(terms: Iterable[str]) -> bool:
 
 
 def register(term: Term) -> Term:
-    """Add a term; what it computes goes into `nn.loss.terms.COMPUTED`.
-
-    Raises:
-        ElasticError: its name is taken.
-    """
+    """Add a term; what it computes goes into `nn.loss.terms.COMPUTED`."""
     if term.name in TERMS:
         raise bad("term.name", term.name, "a name that no other term has")
     TERMS[term.name] = term

@@ -89,20 +89,12 @@ class Budget:
         return max(limit.share(parent, member) for limit in self.limits)
 
     def target(self, parent: Parent) -> float:
-        """The limit on `cost` for this parent: 1 where there are several.
-
-        Raises:
-            ElasticError: a target is above the parent.
-        """
+        """The limit on `cost` for this parent: 1 where there are several."""
         targets = [limit.target(parent) for limit in self.limits]
         return targets[0] if len(targets) == 1 else 1.0
 
     def shares(self, parent: Parent) -> tuple[float, ...]:
-        """Limits as shares of the parent's costs, what is not limited being 1, the smallest first: budgets compare so.
-
-        Raises:
-            ElasticError: a target is above the parent.
-        """
+        """Limits as shares of the parent's costs, 1 where there is none, the smallest first: so budgets compare."""
         own = [limit.share_of(parent) for limit in self.limits]
         return tuple(sorted([*own, *[1.0] * (len(LIMITS) - len(own))]))
 
@@ -147,16 +139,7 @@ class AxisConfig:
 
     @classmethod
     def read(cls, name: str, data: Any, field: str) -> AxisConfig:
-        """The choices of an axis; a list stands for `choices`.
-
-        Args:
-            name: of the axis.
-            data: what a file has there.
-            field: its dotted name.
-
-        Raises:
-            ElasticError: a wrong value, or a setting that this axis does not have.
-        """
+        """The choices of an axis; a list stands for `choices`."""
         axis = read(cls, {"choices": data} if isinstance(data, (list, tuple)) else data, field)
         if axis.per_layer and name not in per_layer_axes():
             raise bad(f"{field}.per_layer", True, "false: this axis has one choice for the whole model")

@@ -36,11 +36,7 @@ def encode(parent: Parent, member: Subnet) -> list[int]:
 
 
 def decode(parent: Parent, code: list[int]) -> Subnet:
-    """Inverse of `encode`, validated.
-
-    Raises:
-        ElasticError: it is no member of `parent`, or has an axis that nobody knows here.
-    """
+    """Inverse of `encode`, validated."""
     count = max(0, -code[0])
     numbers = {_number(axis): axis for axis in parent.axes}
     for number in code[1 : 1 + count]:

@@ -82,11 +82,7 @@ class Grid:
     )
 
     def at(self, chosen: Mapping[str, int]) -> dict[str, float]:
-        """Seconds by phase, linear in each width between those that were measured.
-
-        Raises:
-            ElasticError: a width beyond them.
-        """
+        """Seconds by phase, linear in each width between those that were measured."""
         key = tuple(chosen[axis] for axis in self.axes)
         if key not in self._known:  # a path asks for the same layers again and again
             self._known[key] = self._between(chosen)
@@ -130,15 +126,7 @@ class LatencyTable(dict[str, Any]):
 
     @classmethod
     def read(cls, name: str, value: Any) -> LatencyTable:
-        """A table in a file, or as a mapping.
-
-        Args:
-            name: of the field, for errors.
-            value: path, or what such a file holds.
-
-        Raises:
-            ElasticError: no such file, no table, one that is not finished, or of another format.
-        """
+        """A table in a file, or as a mapping."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
@@ -179,15 +167,7 @@ class LatencyTable(dict[str, Any]):
         return grids
 
     def seconds(self, parent: Parent, member: Any) -> dict[str, float]:
-        """Seconds of a member by phase, those of a whole answer with them.
-
-        Args:
-            parent: the family's parent: the table's, whatever its stripes.
-            member: a `Subnet`.
-
-        Raises:
-            ElasticError: a table of another parent, or a width beyond those that were measured.
-        """
+        """Seconds of a member by phase, those of a whole answer with them."""
         self._check_parent(parent)
         with inside(f"latency table of {self['engine']}"):
             total = self.grids[OUTSIDE].at({HIDDEN: member.hidden})

@@ -223,12 +223,7 @@ class Tensor:
 
 
 def tensors(parent: Parent, member: Subnet) -> list[Tensor]:
-    """All tensors of a member, layers renumbered from zero as in its checkpoint.
-
-    Args:
-        parent: shape the member was cut from.
-        member: the member.
-    """
+    """All tensors of a member, layers renumbered from zero as in its checkpoint."""
     position = {layer.index: i for i, layer in enumerate(member.layers)}
     out = []
     for row, layer in rows(parent, member):

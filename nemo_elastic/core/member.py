@@ -91,11 +91,7 @@ def members_to_json(parent: Parent, members: Sequence[Member]) -> dict[str, Any]
 
 
 def read_members(parent: Parent, data: Any, where: str) -> list[Member]:
-    """Members of entries.
-
-    Raises:
-        ElasticError: An unknown or missing field, a number that does not agree with the shape.
-    """
+    """Members of entries."""
     if not isinstance(data, Mapping):
         raise bad(where, data, "a mapping name -> member")
     return [_read_member(parent, name, entry, f"{where}.{name}") for name, entry in data.items()]
@@ -118,11 +114,7 @@ def _read_member(parent: Parent, name: str, data: Any, where: str) -> Member:
 
 
 def read_budget(where: str, name: str, data: Any) -> Budget:
-    """What a member was made for.
-
-    Raises:
-        ElasticError: It is no budget.
-    """
+    """What a member was made for."""
     if not isinstance(data, Mapping) or "name" in data or not data:
         raise bad(where, data, "some of {params: N, active_params: N, ratio: R, memory: {…}, latency: {…}}, or null")
     return read(Budget, {"name": name, **data}, where)

@@ -31,9 +31,6 @@ def default_rows(parent: Parent) -> frozenset[tuple[str, int]]:
     All weights of matrix products inside of layers but those of layers that look at earlier tokens themselves
     (attention) and of a Mamba layer directly before one. So the Nemotron 3 Nano technical report keeps them in bf16;
     latent projections, embeddings, head, convolutions, routers and norms stay as well.
-
-    Args:
-        parent: whose layers.
     """
     return frozenset(
         (row.name, index)
@@ -69,9 +66,6 @@ def check_blocks(
         axes: widths that members may have, by axis (`ElasticConfig.choices`).
         scheme: what stores the weights; FP8 has no blocks.
         tensor, expert_tensor: names of these kinds of parallelism, and ranks, which share columns.
-
-    Raises:
-        ElasticError: such a width, or such ranks.
     """
     if scheme != NVFP4:
         return

@@ -50,11 +50,7 @@ class Prediction:
     steps: int = 1
 
     def behind(self, parent: Parent) -> Parent:
-        """Their layers as a parent of its own, with the sizes of the model's.
-
-        Raises:
-            ElasticError: a layer of a kind that the model has not.
-        """
+        """Their layers as a parent of its own, with the sizes of the model's."""
         pattern = self.pattern * self.steps
         for symbol in pattern:
             if symbol not in parent.pattern:

@@ -247,11 +247,7 @@ class Selection:
         return Selection(tuple(p.shard(world) for p in self.parts))
 
     def shares(self, world: int) -> np.ndarray:
-        """Positions of the whole dimension that each tensor-parallel rank holds, in its order: [world, size / world].
-
-        Raises:
-            ElasticError: a rank would hold a part of a block.
-        """
+        """Positions of the dimension that each tensor-parallel rank holds, in its order: [world, size / world]."""
         self.shard(world)
         blocks = [self.size] if self.outer.size > 1 else [part.size for part in self.parts]
         starts = np.cumsum([0, *blocks[:-1]])

@@ -173,11 +173,7 @@ def largest(layers: Iterable[tuple[str, Mapping[str, int]]]) -> dict[str, int]:
 
 
 def intersect(a: Subnet, b: Subnet) -> Subnet:
-    """The largest member nested in both: the smaller width on every axis, the layers that both keep.
-
-    Raises:
-        ElasticError: the two have no layer in common.
-    """
+    """The largest member nested in both: the smaller width on every axis, the layers that both keep."""
     layers = []
     for x in a.layers:
         if (y := b.by_index.get(x.index)) is not None:

@@ -60,9 +60,6 @@ def to_megatron(parent: Parent, member: Subnet, state: Mapping[str, Any]) -> dic
 
     Returns:
         Tensors by name in `MambaModel.state_dict()`, on the CPU; views of the input where nothing had to be fused.
-
-    Raises:
-        ElasticError: a tensor is missing, has another shape, or does not belong to the member.
     """
     held = megatron_tensors(parent, member)
     allowed = {t.hf for together in held.values() for t in together} | ({by_name("head").hf} if parent.tied else set())
@@ -75,13 +72,7 @@ def to_megatron(parent: Parent, member: Subnet, state: Mapping[str, Any]) -> dic
 def fused_as(
     parent: Parent, held: Mapping[str, Sequence[Tensor]], state: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """Whole Megatron tensors of what each of them holds, see `to_megatron`.
-
-    Args:
-        parent: shape of the parent that the tensors' layers are of.
-        held: name -> what it holds, see `layout.megatron_tensors`.
-        state: see `to_megatron`; others may be among them.
-    """
+    """Whole Megatron tensors of what each of them holds, see `to_megatron`."""
     return {name: _fused(parent, [(t, _checked(t, state)) for t in together]) for name, together in held.items()}
 
 
@@ -92,9 +83,6 @@ def apart(parent: Parent, together: Sequence[Tensor], value: torch.Tensor) -> li
         parent: shape of the parent.
         together: what it holds, see `layout.megatron_tensors`.
         value: the tensor.
-
-    Raises:
-        ElasticError: it has another shape.
     """
     first, wanted = together[0], megatron_shape(together)
     if tuple(value.shape) != wanted:
@@ -141,14 +129,7 @@ def _numbered(template: str) -> re.Pattern[str]:
 def to_parts(
     parent: Parent, member: Subnet, held: Iterable[Tensor], state: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Split Megatron tensors that megatron-core's checkpoints store in parts, so that each part can be resharded.
-
-    Args:
-        parent: shape the member was cut from.
-        member: the member.
-        held: its tensors.
-        state: whole Megatron tensors by name.
-    """
+    """Split Megatron tensors that megatron-core's checkpoints store in parts, so that each part can be resharded."""
     out = dict(state)
     for t in held:
         if t.row.parts:
@@ -158,11 +139,7 @@ def to_parts(
 
 
 def whole_sizes(stored: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Sizes by the names that a model has, where those of a checkpoint are given: parts together, stacks apart.
-
-    Raises:
-        ElasticError: some parts of a tensor are there and others are not.
-    """
+    """Sizes by the names that a model has, where those of a checkpoint are given: parts together, stacks apart."""
     out: dict[str, tuple[int, ...]] = {}
     for name, size in stored.items():
         if size and all(size) and size[0] <= _MOST and (each := _stack(name)) is not None:

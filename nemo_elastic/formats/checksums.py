@@ -77,11 +77,7 @@ def write_checksums(folder: Path, checksums: Checksums) -> None:
 
 
 def read_checksums(folder: Path) -> Checksums | None:
-    """Read the file of a folder; None where there is no such file.
-
-    Raises:
-        ElasticError: it is something else.
-    """
+    """Read the file of a folder; None where there is no such file."""
     path = folder / CHECKSUMS_FILE
     if not path.is_file():
         return None
@@ -97,9 +93,6 @@ def family_digest(folder: Path) -> str:
     """SHA-256 over a family's shapes and the checksums of its tensors: another training is another family.
 
     Extra shapes are none of its members, and may come and go.
-
-    Raises:
-        ElasticError: The folder is no family.
     """
     if not (folder / FILE).is_file():
         raise ElasticError(f"no family: it has no {FILE}", folder)
@@ -120,9 +113,6 @@ def held_family(folder: Path, known: str | None = None) -> Iterator[Family]:
 
     Yields:
         The family as it is now.
-
-    Raises:
-        ElasticError: It is another one by now.
     """
     with locked(folder / FILE):
         if known is not None and family_digest(folder) != known:

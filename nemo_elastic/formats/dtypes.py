@@ -64,11 +64,7 @@ def word(dtype: str) -> np.dtype:
 
 
 def parse_dtype(name: str | None, field: str = "dtype") -> str | None:
-    """A user's name of a dtype as a safetensors header has it; None leaves weights as they are.
-
-    Raises:
-        ElasticError: another name.
-    """
+    """A user's name of a dtype as a safetensors header has it; None leaves weights as they are."""
     if name is not None and name not in DTYPES:
         raise bad(field, name, f"one of {', '.join(DTYPES)}")
     return None if name is None else DTYPES[name]
@@ -80,11 +76,7 @@ def stored_as(tensor: str, dtype: str | None) -> str | None:
 
 
 def check_convertible(name: str, tensor: str, dtype: str) -> None:
-    """Check that a tensor of that name and dtype can be converted to what a user asked for (`name`).
-
-    Raises:
-        ElasticError: it is stored in something else than plain floating-point numbers, such as a quantised one.
-    """
+    """Check that a tensor of that name and dtype can be converted to what a user asked for (`name`)."""
     if dtype not in FLOATS:
         raise bad("dtype", name, f"tensor {tensor!r} is stored in {dtype}; only {', '.join(FLOATS)} are converted")
 
@@ -146,11 +138,7 @@ def count_nonzero(words: np.ndarray) -> int:
 
 
 def torch_dtype(dtype: str) -> torch.dtype:
-    """torch's dtype of a name in a safetensors header.
-
-    Raises:
-        ElasticError: a dtype that torch has not.
-    """
+    """torch's dtype of a name in a safetensors header."""
     import torch
 
     if dtype not in _TORCH:

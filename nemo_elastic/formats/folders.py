@@ -79,11 +79,7 @@ def open_source(folder: str | Path) -> Source:
 
 
 def read_shapes(folder: str | Path) -> Shapes:
-    """Read everything that a folder says of itself, without its weights.
-
-    Raises:
-        ElasticError: Not such a folder, or `elastic.json` or `elastic_member.json` is about another model.
-    """
+    """Read everything that a folder says of itself, without its weights."""
     folder = _readable(local_folder(folder, weights=False))
     return _reader(folder).read_shapes(folder)
 

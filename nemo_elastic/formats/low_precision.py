@@ -94,9 +94,6 @@ class Weights:
             name: of the weight.
             dtype: of one of low precision, bfloat16 by default; others keep their own.
             copy: see `Tensor.torch`.
-
-        Raises:
-            ElasticError: scales of its blocks are negative or no numbers.
         """
         with inside(name):
             if name not in self.quantized:
@@ -269,9 +266,6 @@ def find_low(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]
         tensors: of the folder, by name.
         wanted: the model's weights and their shapes.
         layout: that the folder says it has, one of `LAYOUTS`.
-
-    Raises:
-        ElasticError: scales that do not fit their codes.
     """
     out = {}
     for name, shape in wanted.items():
@@ -296,9 +290,6 @@ def check_no_others(names: Iterable[str], layout: str | None) -> None:
     Args:
         names: of a folder's tensors that are not the model's.
         layout: that the folder says it has; None for full precision.
-
-    Raises:
-        ElasticError: one is.
     """
     has = [scheme for scheme in SCHEMES if scheme.layout == layout]
     own = {part for scheme in SCHEMES for part in scheme.names} - {WEIGHT}
@@ -370,11 +361,7 @@ def _check_scale(name: str, tensor: Tensor, precision: str, inverse: bool = Fals
 
 
 def check_cache_scales(tensors: Mapping[str, Tensor], held: Subnet, low: bool) -> None:
-    """Check those among the tensors of a folder; `low`: it says that it has low precision.
-
-    Raises:
-        ElasticError: one is no positive number, or not where a member would take it along.
-    """
+    """Check those among the tensors of a folder; `low`: it says that it has low precision."""
     layers = [named(HF_LAYER, at) for at, layer in enumerate(held.layers) if layer.type == ATTENTION]
     own = [f"{layer}mixer.{part}{name}" for layer in layers for name in CACHE for part in ("", f"{name[0]}_proj.")]
     here = [name for name in own if name in tensors] if low else []

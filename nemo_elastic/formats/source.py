@@ -160,9 +160,6 @@ def check_tensors(parent: Parent, held: Subnet, weights: Weights, where: str) ->
         held: The member that the weights should be.
         weights: Layers counted in the member. A tied head may be there too, equal to the embedding.
         where: What they belong to, for errors.
-
-    Raises:
-        ElasticError: A tensor is missing, unknown, or has another shape; or a tied head is not the embedding.
     """
     wanted = {t.hf: t.shape for t in layout.tensors(parent, held)}
     shapes = {name: weights.shape(name) for name in weights.names}
@@ -174,11 +171,7 @@ def check_tensors(parent: Parent, held: Subnet, weights: Weights, where: str) ->
 
 
 def check_exactly(wanted: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], *at: str) -> None:
-    """Check that weights are those of these names, in these shapes; `at` is what they belong to, for errors.
-
-    Raises:
-        ElasticError: see `check_tensors`.
-    """
+    """Check that weights are those of these names, in these shapes; `at` is what they belong to, for errors."""
     missing, extra = [n for n in wanted if n not in shapes], [n for n in shapes if n not in wanted]
     for names, word in ((missing, "is missing"), (extra, "is no part of this model")):
         if names:

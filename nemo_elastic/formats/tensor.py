@@ -66,11 +66,7 @@ class Extent:
     file: Handle
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """These bytes of the tensor, as they come from the file: mapping its pages costs more than copying them does.
-
-        Raises:
-            ElasticError: the file has become shorter than it was.
-        """
+        """These bytes of the tensor, read from the file: mapping its pages costs more than copying them does."""
         if not hasattr(os, "preadv"):  # not on every system
             return np.frombuffer(self.data, np.uint8, stop - start, self.start + start)
         out, at = np.empty(stop - start, np.uint8), 0
@@ -123,11 +119,7 @@ class Tensor:
 
     @classmethod
     def of(cls, value: Any, name: str = "tensor") -> Tensor:
-        """A numpy array or a torch tensor on the CPU as it lies in memory; a `Tensor` as it is.
-
-        Raises:
-            ElasticError: a dtype that safetensors has no name for.
-        """
+        """A numpy array or a torch tensor on the CPU as it lies in memory; a `Tensor` as it is."""
         if isinstance(value, Tensor):
             return value
         if type(value).__module__.partition(".")[0] == "torch":
@@ -229,9 +221,6 @@ class Tensor:
             dtype: that of a safetensors header, one of `DTYPES`.
             name: of the tensor, for the error.
             zeros: gets how many numbers became 0, by name and first row.
-
-        Raises:
-            ElasticError: when rows are read; a number is too large for the dtype.
         """
         if dtype in (None, self.dtype):
             return self
@@ -260,9 +249,6 @@ class Tensor:
         Args:
             copy: False shares the memory, which for a mapped file is read-only: writing to the tensor ends the
                 process.
-
-        Raises:
-            ElasticError: a dtype that torch has not.
         """
         import torch
 

@@ -101,16 +101,7 @@ def check_version(data: Any, version: int, field: str = "version") -> None:
 
 
 def read(cls: type[_T], data: Any, field: str) -> _T:
-    """A dataclass from a mapping, or as it is.
-
-    Args:
-        cls: of the dataclass.
-        data: what a file has there.
-        field: the dotted name of that place; empty for a whole file.
-
-    Raises:
-        ElasticError: a field is unknown, missing or wrong.
-    """
+    """A dataclass from a mapping, or as it is."""
     return value_of(cls).read(data, field)
 
 

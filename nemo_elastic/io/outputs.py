@@ -80,9 +80,6 @@ def atomic_dir(
             points to.
         inputs: All that the block reads. `out` has to be apart from it.
         kind: What is written; it is signed where it has no manifest. None for what is never replaced.
-
-    Raises:
-        ElasticError: `out` may not be written (see `check_output`), the place cannot be, or the disk is full.
     """
     path = absolute(out)
     with explained(path):

@@ -70,9 +70,6 @@ def largest_inputs(
 
     Returns:
         By row and layer, of the layers that some member has.
-
-    Raises:
-        ElasticError: an input is infinite or no number.
     """
     ranges: Ranges = {}
     for name in family.path:

@@ -74,11 +74,7 @@ class Weight:
 
     @cached_property
     def scale(self) -> torch.Tensor:
-        """fp32, of all of its numbers.
-
-        Raises:
-            ElasticError: one of them is infinite or not a number.
-        """
+        """fp32, of all of its numbers."""
         values = (Tensor.of_words(self.tensor.dtype, piece).numpy() for piece in self.tensor.pieces())
         largest = torch.tensor(max(float(np.abs(rows).max()) for rows in values))
         if not bool(largest.isfinite()):
@@ -127,10 +123,6 @@ def quantized_weights(source: Source, scheme: Scheme, keep: Collection[str] = ()
         source: a family, a member or a plain model.
         scheme: how they are stored.
         keep: rows of the layout table that stay as they are, beside those that do by default (`default_rows`).
-
-    Raises:
-        ElasticError: they have low precision already, or none is left; or some shape of the family keeps columns that
-            are no blocks at all, so that nobody could cut it.
     """
     if source.precision is not None:
         raise ElasticError(f"{source.folder}: its weights are in {source.precision} already")
@@ -197,10 +189,6 @@ def quantize_folder(
 
     Returns:
         Weights that got low precision, see `quantized_weights`.
-
-    Raises:
-        ElasticError: a source that is none or has low precision, a weight that is no number, `out` in the way; or FP8
-            in ModelOpt's layout without `ranges`, for which it has no words.
     """
     if ranges is None and not scheme.block and scheme.layout == MODELOPT:
         raise bad("ranges", None, f"largest inputs: {scheme.precision} in the layout {MODELOPT} has scales of inputs")

@@ -75,9 +75,6 @@ def write_family(
 
     Returns:
         `out`.
-
-    Raises:
-        ElasticError: Tensors that are not exactly the parent's, a family of another parent, `out` in the way.
     """
     if family.parent != parent:
         raise ElasticError("family: its parent has another shape than the tensors")
@@ -107,9 +104,6 @@ def write_weights(
     output that may be replaced in its place.
 
     Other arguments as those of `write_family` and `Model`.
-
-    Raises:
-        ElasticError: `out` in the way.
     """
     parent = family.parent
     with atomic_dir(out, force, [files_from], kind) as folder:
@@ -124,11 +118,7 @@ def write_weights(
 
 
 def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
-    """Read the fixed shapes of every budget, from a file {"members": {name: subnet}} as a run writes it.
-
-    Raises:
-        ElasticError: A budget has no shape, or a shape is above its budget or not inside the one before.
-    """
+    """Read the fixed shapes of every budget, from a file {"members": {name: subnet}} as a run writes it."""
     data = read_json(path)
     members = data.get("members") if isinstance(data, dict) else None
     if not isinstance(members, dict):
@@ -176,10 +166,6 @@ def add_extra(
 
     Returns:
         The family with the shape.
-
-    Raises:
-        ElasticError: The name is taken, or another family is there; the card is no text, or leads out of the folder;
-            the place cannot be written, or the disk is full.
     """
     with held_family(folder, digest) as held, ExitStack() as files:
         family = held.with_extra(name, subnet, budget, force)

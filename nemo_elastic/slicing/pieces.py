@@ -23,12 +23,7 @@ Parts = dict[str, tuple[str, tuple[Selection, ...]]]
 
 
 def kept_parts(source: Source, target: Subnet) -> Parts:
-    """For each weight of a member in storage order: the source's name of it, and the selection of each dimension.
-
-    Args:
-        source: The source.
-        target: A member nested in `source.held`.
-    """
+    """For each weight of a member in storage order: the source's name of it, and the selection of each dimension."""
     parent, held = source.parent, source.held
     return _parts(parent, held, target, layout.tensors(parent, held), layout.tensors(parent, target))
 
@@ -70,9 +65,6 @@ def cut_weights(source: Source, target: Subnet, requantize: bool = False) -> Wei
         source: The source.
         target: A member nested in `source.held`.
         requantize: Compute codes and scales again where a block with one scale stays in part; needs torch.
-
-    Raises:
-        ElasticError: There is such a block, and `requantize` is not asked for.
     """
     out = _cut(source, source.weights, kept_parts(source, target), requantize)
     cache = cache_of_member(source.tensors, source.held, target)

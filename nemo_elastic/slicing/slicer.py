@@ -154,9 +154,6 @@ def slice_members(
 
     Returns:
         What was cut, in the order of `members`.
-
-    Raises:
-        ElasticError: See `slice_checkpoint`; a name that no member may have.
     """
     opened = source if isinstance(source, Source) else open_source(source)
     targets = {NAME.read(name, "members"): _target(opened, None, subnet) for name, subnet in members.items()}

@@ -79,10 +79,6 @@ def init_family(
 
     Returns:
         The family.
-
-    Raises:
-        ElasticError: A parent that is no plain Nemotron-H, a block that does not fit it, a ranking of another parent
-            or of fewer layers than the block's smallest depth drops.
     """
     source = open_source(parent_folder)
     lineage = lineage_of(source.companions, source.config).over(license, base_model)
@@ -218,17 +214,8 @@ RANDOM: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] 
 def write_example(out: str | Path, seed: int = 0, *, force: bool = False, progress: Progress | None = None) -> Family:
     """Write a family of three members with random weights.
 
-    Args:
-        out: The folder to write, whole or not at all.
-        seed: Fixes the weights.
-        force: Replace an existing `out`.
-        progress: Called with (bytes written, bytes in all).
-
     Returns:
         The family.
-
-    Raises:
-        ElasticError: `out` is there, and is no untrained family or `force` is not given.
     """
     rng = np.random.default_rng(seed)
     arrays = {t.hf: RANDOM[t.random](rng, t.shape).astype(np.float32) for t in layout.tensors(PARENT, PARENT.full)}

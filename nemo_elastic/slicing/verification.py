@@ -85,9 +85,6 @@ def verify(
 
     Returns:
         The checks, in the order in which they ran.
-
-    Raises:
-        ElasticError: A folder that cannot be opened (`open_source`), or a `forward` without torch.
     """
     tokens = integer("tokens", tokens, 1, "a number of tokens above 0")
     opened, other = open_source(source), None
@@ -294,11 +291,7 @@ def _unless_torn(check: Check, source: Source, subnet: Subnet) -> Check:
 
 
 def _as_member(source: Source, other: Source) -> Source:
-    """The source as a member of its parent; a folder that knows of no family as what its config describes.
-
-    Raises:
-        ElasticError: The parent holds no such member, or the config does not say which layers it kept.
-    """
+    """The source as a member of its parent; a folder that knows of no family as what its config describes."""
     parent = other.parent
     if source.family is None and source.origin == Origin() and source.parent.striped_as(parent) != parent:
         if source.parent.pattern != parent.pattern:

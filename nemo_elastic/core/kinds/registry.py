@@ -22,9 +22,6 @@ def register(kind: Kind) -> Kind:
     """Add a kind: from then on patterns, blocks, folders and the layout table know it.
 
     Its forward is registered with `nn.forward.MIXERS`, under its name.
-
-    Raises:
-        ElasticError: its symbol, its name or one of its axes is taken.
     """
     for other in KINDS.values():
         if kind.symbol == other.symbol:

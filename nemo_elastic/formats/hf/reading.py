@@ -50,11 +50,7 @@ _MOST_ELEMENTS = 2**59  # numpy counts bytes in 63 bits, also where there are no
 
 
 def open_folder(folder: Path) -> Source:
-    """Open a family, a member or any plain Nemotron-H folder; check that shapes and tensors agree.
-
-    Raises:
-        ElasticError: Not such a folder, or one that contradicts itself; the message names the file.
-    """
+    """Open a family, a member or any plain Nemotron-H folder; check that shapes and tensors agree."""
     shapes = read_shapes(folder)
     tensors = dict(open_tensors(shapes.folder))
     own = [name for name in tensors if name.startswith(PREFIX)] if predicts(shapes.config) else []
@@ -97,11 +93,7 @@ def _predicted(shapes: Shapes, behind: Mapping[str, Tensor]) -> tuple[Prediction
 
 
 def read_shapes(folder: Path) -> Shapes:
-    """Read everything that a folder says of itself, without its weights.
-
-    Raises:
-        ElasticError: Not such a folder, or `elastic.json` or `elastic_member.json` is about another model.
-    """
+    """Read everything that a folder says of itself, without its weights."""
     path = folder / "config.json"
     config = _read_config(path)
     low_of(config, folder)
@@ -204,9 +196,6 @@ def open_tensors(folder: str | Path) -> dict[str, Tensor]:
 
     Returns:
         Tensors by name with the prefix `backbone.` (transformers may have written `model.`), unread.
-
-    Raises:
-        ElasticError: No weights, a missing or broken file, an index that does not fit its files.
     """
     folder = Path(folder)
     if (folder / SINGLE).is_file():
@@ -257,14 +246,8 @@ def _open_index(path: Path) -> Iterator[tuple[str, Tensor]]:
 def open_shard(path: Path) -> dict[str, Tensor]:
     """Map one file.
 
-    Args:
-        path: A `.safetensors` file.
-
     Returns:
         Its tensors by name, in the order of the file. They are views of the mapped file and read-only.
-
-    Raises:
-        ElasticError: The file is missing, or not what its header says, or that contradicts itself.
     """
     try:
         with open_regular(path) as file, safe_open(path, "np"):  # the library checks what the header says

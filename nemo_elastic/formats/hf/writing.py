@@ -102,10 +102,6 @@ def write_models(
 
     Returns:
         The `config.json` of each.
-
-    Raises:
-        ElasticError: Not enough room on the disk, a source that is damaged, or a setting of the source that is
-            no JSON.
     """
     along = [_along(m.files_from) for m in models]
     weights = {m.folder: _with_head(m) for m in models}
@@ -166,11 +162,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _along(folder: Path | None) -> list[Path]:
-    """The tokenizer, the generation settings and the licence of a model, as far as it has them.
-
-    Raises:
-        ElasticError: The generation settings are none.
-    """
+    """The tokenizer, the generation settings and the licence of a model, as far as it has them."""
     if folder is None:
         return []
     paths = [folder / name for name in COMPANIONS if (folder / name).is_file()]
@@ -187,9 +179,6 @@ def tensors_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any]) -> di
         parent: Shape of the parent.
         member: The member that the tensors are.
         tensors: Name in a Hugging Face folder -> `Tensor`, numpy array or torch tensor.
-
-    Raises:
-        ElasticError: Tensors that are not exactly those of the member.
     """
     own = {name: Tensor.of(value, name) for name, value in tensors.items()}
     check_tensors(parent, member, Weights(own), "tensors")
@@ -235,9 +224,6 @@ def write_weights(
 
     Returns:
         For each folder, tensor name -> CRC-32 of its bytes.
-
-    Raises:
-        ElasticError: The disk has not enough room (nothing was written then), or a source changed while it was read.
     """
     shard_bytes = integer("shard_bytes", shard_bytes, 1, "a number of bytes above 0")
     total = sum(tensor.nbytes for tensors in folders.values() for tensor in tensors.values())

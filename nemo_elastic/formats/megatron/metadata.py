@@ -42,11 +42,7 @@ RELEASE = "release"
 
 
 def weights_folder(path: str | Path) -> Path:
-    """The folder of sharded weights inside a checkpoint: NeMo's, Megatron-Bridge's, or the last of a run of Bridge's.
-
-    Raises:
-        ElasticError: there is no distributed checkpoint at `path`.
-    """
+    """The folder of sharded weights in a checkpoint of NeMo's or Megatron-Bridge's, or in the last of a Bridge run."""
     last = last_iteration(path)
     for candidate in (Path(path) / "weights", Path(path), *((last,) if last else ())):
         if (candidate / "metadata.json").is_file():
@@ -149,11 +145,7 @@ class Metadata:
     ends: Mapping[str, int]
 
     def file(self, name: str) -> Path:
-        """A file that something is stored in.
-
-        Raises:
-            ElasticError: it is missing, or shorter than what is stored in it.
-        """
+        """A file that something is stored in."""
         path = self.folder / name
         size = regular_size(path)
         if size < self.ends[name]:
@@ -162,11 +154,7 @@ class Metadata:
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """Read `.metadata` in a folder of weights.
-
-    Raises:
-        ElasticError: it is missing, or describes no checkpoint.
-    """
+    """Read `.metadata` in a folder of weights."""
     path = folder / ".metadata"
     try:
         return _read(folder, signature(path))
@@ -193,11 +181,7 @@ def _read(folder: Path, _: tuple[int, ...]) -> Metadata:
 
 
 def regular_size(path: Path) -> int:
-    """Bytes of a file, which is one: a pipe would be waited for, and a device has no end.
-
-    Raises:
-        ElasticError: it is none, or is missing.
-    """
+    """Bytes of a file, which is one: a pipe would be waited for, and a device has no end."""
     try:
         with open_regular(path) as file:
             return os.fstat(file.fileno()).st_size

@@ -91,9 +91,6 @@ class Stored:
         """Read a tensor whole, by its name here or in the model, into the memory of the CPU.
 
         One that is stored in parts is put together; of one that is stored among many no other is read.
-
-        Raises:
-            ElasticError: it is missing, or its file is missing or broken.
         """
         if (held := self.stack(name)) is not None:
             return self.read_one(*held)
@@ -101,11 +98,7 @@ class Stored:
         return torch.cat(values) if len(values) > 1 else values[0]
 
     def held(self, prefix: str = "") -> dict[str, torch.Tensor]:
-        """Read all tensors whose names in the checkpoint start so, without that; the optimizer's are among them.
-
-        Raises:
-            ElasticError: as `read`.
-        """
+        """Read all tensors whose names in the checkpoint start so, without that; the optimizer's are among them."""
         entries = ((name, entry) for name, entry in self.metadata.tensors.items() if name.startswith(prefix))
         return {name.removeprefix(prefix): self._read(name, entry) for name, entry in entries}
 
@@ -114,11 +107,7 @@ class Stored:
         return {name.removeprefix(ELASTIC): self.read(name) for name in self.sizes if name.startswith(ELASTIC)}
 
     def read_one(self, name: str, number: int) -> torch.Tensor:
-        """Read one entry of a tensor's first dimension, and of its pieces only those that have something of it.
-
-        Raises:
-            ElasticError: as `read`.
-        """
+        """Read one entry of a tensor's first dimension, and of its pieces only those that have something of it."""
         entry = self._tensors[name]
         pieces = tuple(p for p in entry.pieces if p.offsets[0] <= number < p.offsets[0] + p.sizes[0])
         first = min(p.offsets[0] for p in pieces)
@@ -199,9 +188,6 @@ def elastic_family(
         block: the elastic block of the run.
         where: the checkpoint, for errors.
         provenance: recorded in elastic.json.
-
-    Raises:
-        ElasticError: it has no members, or those of another block or parent.
     """
     config = ElasticConfig.from_dict(dict(block))
     shape, codes = config.parent_shape(parent), elastic.get("codes")
@@ -223,11 +209,7 @@ def elastic_family(
 
 
 def read_shapes(folder: str | Path) -> Shapes:
-    """Read everything that a NeMo checkpoint says of itself, without its weights.
-
-    Raises:
-        ElasticError: not a whole checkpoint of a Nemotron-H; the message names the file or the tensor.
-    """
+    """Read everything that a NeMo checkpoint says of itself, without its weights."""
     return _read(Path(folder))[0]
 
 
@@ -235,9 +217,6 @@ def open_folder(folder: str | Path) -> Source:
     """Open a NeMo checkpoint: a stock one of any shape, one that was pruned, or an elastic one, which is a family.
 
     Weights are read a tensor at a time, when rows are asked for; the last few stay in memory.
-
-    Raises:
-        ElasticError: see `read_shapes`.
     """
     shapes, stored, names, predicts = _read(Path(folder))
     tensors = _unread(stored, shapes.parent, megatron_tensors(shapes.parent, shapes.held), names)

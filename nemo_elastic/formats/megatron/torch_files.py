@@ -149,9 +149,6 @@ def check_harmless(checkpoint: str | Path, only_weights: bool = False) -> Metada
 
     Returns:
         What its folder of weights holds.
-
-    Raises:
-        ElasticError: one line that names the file and what is in it.
     """
     folder = weights_folder(checkpoint)
     check_format(folder)
@@ -175,11 +172,7 @@ def _files(folder: Path, metadata: Metadata, only_weights: bool) -> list[str]:
 
 
 def check_file(path: Path) -> None:
-    """Raise where a file of torch's holds what may run when it is loaded.
-
-    Raises:
-        ElasticError: one line that names the file and what is in it.
-    """
+    """Raise where a file of torch's holds what may run when it is loaded."""
     _check_object(path, ByteRange(path.name, 0, regular_size(path)), "")
 
 
