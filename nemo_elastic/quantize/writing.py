@@ -7,12 +7,10 @@ Codes are under one scale for the whole weight, the family's: so a member's code
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,21 +22,18 @@ from nemo_elastic.core.precision import default_rows
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
-from nemo_elastic.formats.hf.writing import SHARD_BYTES, Model, Progress, write_models, write_text
-from nemo_elastic.formats.low_precision import codes_and_scales
+from nemo_elastic.formats.hf.writing import SHARD_BYTES, Model, Progress, write_models
+from nemo_elastic.formats.low_precision import Weights, codes_and_scales
 from nemo_elastic.formats.schemes import MODELOPT, Scheme, Stored
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.outputs import atomic_dir, check_apart
 from nemo_elastic.io.read import json_object
 from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of
-from nemo_elastic.slicing.card import family_card, member_card
-from nemo_elastic.slicing.family_folder import FAMILY, QUANTIZED
-from nemo_elastic.slicing.lineage import CARD, lineage_of
+from nemo_elastic.slicing.family_folder import FAMILY, QUANTIZED, write_weights
+from nemo_elastic.slicing.lineage import lineage_of
 from nemo_elastic.slicing.pieces import kept_parts
-from nemo_elastic.slicing.slicer import MEMBER
+from nemo_elastic.slicing.slicer import MEMBER, describe_member
 
 from .activations import Ranges
 
@@ -200,31 +195,20 @@ def quantize_folder(
     for t in layout.tensors(opened.parent, opened.held):
         tensors |= weights[t.hf].tensors() if t.hf in weights else {t.hf: opened.tensors[t.hf]}
     stored = Stored(scheme, ranges is not None)
+    own = Weights(tensors, dict.fromkeys(weights, stored))
     made = {QUANTIZED: {"to": scheme.precision, "layout": scheme.layout, "by": f"nemo-elastic {__version__}"}}
-    with atomic_dir(out, force, kind=MEMBER_LOW if opened.family is None else FAMILY_LOW) as folder:
-        _write_about(opened, folder, stored, made)
-        low = dict.fromkeys(weights, stored)
-        model = Model(
-            folder, opened.parent, opened.held, tensors, opened.config, opened.companions, opened.prediction, low
-        )
+    base, companions, lineage = opened.config, opened.companions, lineage_of(opened.companions, opened.config)
+    if opened.family is not None:
+        family = replace(opened.family, provenance=dict(opened.family.provenance) | made)
+        kind = FAMILY_LOW
+        write_weights(out, family, own, opened.behind, base, companions, lineage, force, shard_bytes, progress, kind)
+        return rows
+    with atomic_dir(out, force, kind=MEMBER_LOW) as folder:
+        model = Model(folder, opened.parent, opened.held, own, base, companions, opened.behind)
+        origin = replace(opened.origin, provenance=dict(opened.origin.provenance) | made)
+        describe_member(model, origin, lineage, low=stored)
         write_models([model], shard_bytes=shard_bytes, progress=progress)
     return rows
-
-
-def _write_about(source: Source, folder: Path, stored: Stored, made: dict[str, Any]) -> None:
-    """The family's record or the member's, and the card."""
-    tokenizer = find_tokenizer(source.companions) is not None
-    lineage = lineage_of(source.companions, source.config)
-    if source.family is not None:
-        family = replace(source.family, provenance=dict(source.family.provenance) | made)
-        family.save(folder)
-        write_text(folder / CARD, family_card(family, source.dtype, tokenizer, lineage, stored))
-        return
-    origin = replace(source.origin, provenance=dict(source.origin.provenance) | made)
-    write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, source.held, origin), indent=2))
-    write_text(
-        folder / CARD, member_card(source.parent, source.held, origin, source.dtype, tokenizer, lineage, low=stored)
-    )
 
 
 def _range(ranges: Ranges | None, at: tuple[str, int]) -> float | None:

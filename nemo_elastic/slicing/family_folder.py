@@ -80,7 +80,7 @@ def write_family(
         raise ElasticError("family: its parent has another shape than the tensors")
     if tokenizer_dir is not None and not Path(tokenizer_dir).is_dir():
         raise bad("tokenizer_dir", str(tokenizer_dir), "an existing folder")
-    own = Weights(tensors_of(parent, parent.full, tensors))
+    own = tensors_of(parent, parent.full, tensors)
     behind = Weights(prediction or {})
     files_from = Path(tokenizer_dir) if tokenizer_dir is not None else None
     lineage = lineage or lineage_of(files_from)
@@ -107,13 +107,11 @@ def write_weights(
     """
     parent = family.parent
     with atomic_dir(out, force, [files_from], kind) as folder:
-        low = {**weights.quantized, **behind.quantized}
-        model = Model(folder, parent, parent.full, weights.tensors, base, files_from, behind.tensors, low)
+        model = Model(folder, parent, parent.full, weights, base, files_from, behind)
         write_models([model], shard_bytes=shard_bytes, progress=progress)
         family.save(folder)
         tokenizer = find_tokenizer(files_from) is not None
-        dtype = weights.tensors["backbone.embeddings.weight"].dtype
-        write_text(folder / CARD, family_card(family, dtype, tokenizer, lineage, weights.low))
+        write_text(folder / CARD, family_card(family, model.dtype, tokenizer, lineage, weights.low))
     return Path(out)
 
 

@@ -24,8 +24,8 @@ from nemo_elastic.formats.folders import open_source, writer
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Model, Progress, write_models, write_text
 from nemo_elastic.formats.low_precision import Weights, share_changed
+from nemo_elastic.formats.schemes import Stored
 from nemo_elastic.formats.source import Origin, Source
-from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.outputs import Output, atomic_dir, check_apart
 
@@ -33,7 +33,7 @@ from .card import member_card
 from .lineage import CARD, Lineage, lineage_of
 from .pieces import cut_behind, cut_weights
 
-__all__ = ["MEMBER", "MEMBERS", "Cut", "left_out", "slice_checkpoint", "slice_members"]
+__all__ = ["MEMBER", "MEMBERS", "Cut", "describe_member", "left_out", "slice_checkpoint", "slice_members"]
 
 HF = "hf"
 MEMBER = Output("a member", FILES, MEMBER_FILE, frozenset({"version", "parent", "subnet"}))
@@ -232,37 +232,42 @@ def _write_hf(
     how: _How,
 ) -> list[tuple[int, float | None]]:
     """Write members into their folders; gives numbers that became 0, and what requantising changed, of each."""
-    tokenizer = find_tokenizer(source.companions) is not None
     models: list[Model] = []
-    cuts: list[tuple[Weights, Weights]] = []
     zeros: list[dict[tuple[str, int], int]] = []
     for folder, (target, origin, lacks) in targets.items():
-        own, behind = cut_weights(source, target, how.requantize), cut_behind(source, target, how.requantize)
-        main = source.low if own.quantized else None
-        more = source.predicts.parameters(source.parent, target) if source.predicts else 0
-        write_text(folder / MEMBER_FILE, json.dumps(member_to_json(source.parent, target, origin), indent=2))
-        card = member_card(source.parent, target, origin, dtype or source.dtype, tokenizer, lineage, lacks, main, more)
-        write_text(folder / CARD, card)
         zeros.append({})
-        entries, prediction = (_in_dtype(cut.tensors, dtype, zeros[-1]) for cut in (own, behind))
-        models.append(
-            Model(
-                folder, source.parent, target, entries, source.config, source.companions, prediction,
-                {**own.quantized, **behind.quantized},
-            )
-        )  # fmt: skip
-        cuts.append((own, behind))
+        own, behind = (
+            _in_dtype(cut(source, target, how.requantize), dtype, zeros[-1]) for cut in (cut_weights, cut_behind)
+        )
+        models.append(Model(folder, source.parent, target, own, source.config, source.companions, behind))
+        more = source.predicts.parameters(source.parent, target) if source.predicts else 0
+        describe_member(models[-1], origin, lineage, lacks, source.low if own.quantized else None, more)
     write_models(models, shard_bytes=how.shard_bytes, progress=how.progress)
     return [
-        (sum(counts.values()), share_changed({**own.changed, **behind.changed}))
-        for counts, (own, behind) in zip(zeros, cuts, strict=True)
+        (sum(counts.values()), share_changed({**model.weights.changed, **model.behind.changed}))
+        for counts, model in zip(zeros, models, strict=True)
     ]
 
 
-def _in_dtype(
-    tensors: Mapping[str, Tensor], dtype: str | None, zeros: dict[tuple[str, int], int]
-) -> dict[str, Tensor]:
-    return {name: tensor.cast(stored_as(name, dtype), name, zeros) for name, tensor in tensors.items()}
+def describe_member(
+    model: Model,
+    origin: Origin,
+    lineage: Lineage,
+    lacks: str | None = None,
+    low: Stored | None = None,
+    predicting: int = 0,
+) -> None:
+    """Write what a member's folder says of it: which member it is, and its card. See `member_card`."""
+    written = json.dumps(member_to_json(model.parent, model.member, origin), indent=2)
+    write_text(model.folder / MEMBER_FILE, written)
+    tokenizer = find_tokenizer(model.files_from) is not None
+    card = member_card(model.parent, model.member, origin, model.dtype, tokenizer, lineage, lacks, low, predicting)
+    write_text(model.folder / CARD, card)
+
+
+def _in_dtype(weights: Weights, dtype: str | None, zeros: dict[tuple[str, int], int]) -> Weights:
+    cast = {name: t.cast(stored_as(name, dtype), name, zeros) for name, t in weights.tensors.items()}
+    return replace(weights, tensors=cast)
 
 
 def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:

@@ -18,7 +18,6 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, scheme_of
 from nemo_elastic.formats.source import Source
@@ -35,7 +34,7 @@ from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
 from tests.formats.megatron import test_bridge_folder as bridge
 from tests.hosts.nemo import checkpoints as nemo
-from tests.slicing.helpers import run
+from tests.slicing.helpers import plain_of, run
 
 from .conftest import PARENT, family_of
 from .damage import with_tensors, word
@@ -290,8 +289,7 @@ def test_a_plain_model_in_low_precision_becomes_a_family(
 ) -> None:
     """As a published checkpoint would: it has no record of ours, and a block says which members there are."""
     low = quantized(dense, tmp_path / "low", precision, layout_)
-    slice_checkpoint(low, tmp_path / "plain", member="full")
-    (tmp_path / "plain" / MEMBER_FILE).unlink()
+    plain_of(low, tmp_path / "plain")
     axes = {"hidden": [64, 48], "ffn": {"choices": [256, 128], "stripes": 4}}
     block = {"budgets": [{"name": "full"}, {"name": "small", "ratio": 0.7}], "axes": axes}
     init_family(tmp_path / "plain", ElasticConfig.from_dict(block), tmp_path / "family")

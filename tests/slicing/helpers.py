@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,9 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.dtypes import ITEMSIZE
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.hf.writing import write_text
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.shapes import PARENT
 
 #: a member of it, cut on every axis
@@ -63,12 +64,22 @@ def contents(folder: Path, most: int | None = None) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): content(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def edit_json(path: Path, **values: Any) -> None:
+    """Put values into an object in a JSON file; `...` takes one away."""
+    data = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({key: value for key, value in data.items() if value is not ...}))
+
+
 def without_family(folder: Path) -> None:
     """Make a member's folder one model alone: it does not know its family."""
-    file = folder / MEMBER_FILE
-    data = json.loads(file.read_text())
-    del data["family"]
-    write_text(file, json.dumps(data, indent=2))
+    edit_json(folder / MEMBER_FILE, family=...)
+
+
+def plain_of(family: Path, out: Path) -> Path:
+    """The parent of a family as others have it: no file of ours."""
+    slice_checkpoint(family, out, member="full")
+    (out / MEMBER_FILE).unlink()
+    return out
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verification import verify
 from tests.runtime.talking import PARENT, talking_family
 
+from .helpers import edit_json
+
 EVEN = PARENT.uniform(hidden=PARENT.hidden // 2)
 UNEVEN = Subnet(
     PARENT.hidden,
@@ -45,12 +47,6 @@ def failed(folder: Path, parent: Path | None = None) -> dict[str, str]:
     return {check.name: check.figure for check in checks if check.ok is False}
 
 
-def change(path: Path, **settings: Any) -> None:
-    """Put settings into a JSON file; `...` takes one away."""
-    data = {k: v for k, v in (json.loads(path.read_text()) | settings).items() if v is not ...}
-    path.write_text(json.dumps(data, indent=2) + "\n")
-
-
 def without_digests(folder: Path) -> None:
     (folder / CHECKSUMS_FILE).unlink(missing_ok=True)
 
@@ -73,7 +69,7 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_setting_that_no_shape_tells_is_held_against_what_is_written(folder: Path, name: str) -> None:
     """Also where nobody wrote digests, or somebody took them away."""
-    change(folder / "config.json", **{name: SETTINGS[name]})
+    edit_json(folder / "config.json", **{name: SETTINGS[name]})
     assert failed(folder)["config"].startswith(f"{name} is ") and "config.json" in failed(folder)["files"]
     without_digests(folder)
     assert list(failed(folder)) == ["config"]
@@ -109,9 +105,9 @@ def test_a_member_has_the_ends_and_the_tokenizer_of_its_family(family: Path, tmp
     """What a folder without checksums cannot tell by itself."""
     slice_checkpoint(family, tmp_path / "cut", subnet=EVEN)
     without_digests(tmp_path / "cut")
-    change(tmp_path / "cut" / "config.json", eos_token_id=7)
-    change(tmp_path / "cut" / "tokenizer_config.json", bos_token="x")
-    change(tmp_path / "cut" / "generation_config.json", eos_token_id=7)
+    edit_json(tmp_path / "cut" / "config.json", eos_token_id=7)
+    edit_json(tmp_path / "cut" / "tokenizer_config.json", bos_token="x")
+    edit_json(tmp_path / "cut" / "generation_config.json", eos_token_id=7)
     report = verify(tmp_path / "cut", forward=False)
     assert report.ok and next(c for c in report.checks if c.name == "files").figure.startswith("skipped: there is no")
     failures = failed(tmp_path / "cut", family)
@@ -136,7 +132,7 @@ def test_code_that_the_card_asks_to_trust_is_ours(family: Path, tmp_path: Path, 
 def test_code_of_others_is_named(family: Path, tmp_path: Path) -> None:
     plain = slice_checkpoint(family, tmp_path / "plain", member=Family.load(family).names[0]).out
     (plain / "elastic_member.json").unlink()
-    change(plain / "config.json", auto_map={"AutoConfig": "other.Config"})
+    edit_json(plain / "config.json", auto_map={"AutoConfig": "other.Config"})
     without_digests(plain)
     checks = {check.name: check for check in verify(plain, forward=False).checks}
     assert checks["config"].ok is None and checks["code"].ok is None
@@ -153,6 +149,6 @@ def test_code_of_others_is_named(family: Path, tmp_path: Path) -> None:
     ],
 )
 def test_digests_that_are_none_are_reported(family: Path, files: Any, line: str) -> None:
-    change(family / CHECKSUMS_FILE, files=files)
+    edit_json(family / CHECKSUMS_FILE, files=files)
     with pytest.raises(ElasticError, match=rf"{CHECKSUMS_FILE}: {line}$"):
         verify(family, forward=False)

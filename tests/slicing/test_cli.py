@@ -17,7 +17,6 @@ from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
-from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.plan import preset
 from nemo_elastic.search import Space, uniform_family
@@ -25,7 +24,7 @@ from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT
 from tests.workers import ROOT
 
-from .helpers import without_family
+from .helpers import plain_of, without_family
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
 COUNT, WHOLE = parameters(PARENT, SMALL), parameters(PARENT, PARENT.full)
@@ -107,8 +106,7 @@ def test_inspect_lists_sizes_between_members(run, family, tmp_path):
 
 
 def test_init(run, family, tmp_path):
-    run("slice", family, "--budget", "full", "--out", tmp_path / "plain")
-    (tmp_path / "plain" / MEMBER_FILE).unlink()
+    plain_of(family, tmp_path / "plain")
     (tmp_path / "elastic.yaml").write_text(YAML)
     arguments = ("init", tmp_path / "plain", "--config", tmp_path / "elastic.yaml", "--out", tmp_path / "made")
     code, out, err = run(*arguments)

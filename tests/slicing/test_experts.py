@@ -23,6 +23,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
+from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.slicing.card import family_card
 from nemo_elastic.slicing.untrained import init_family
@@ -30,7 +31,7 @@ from nemo_elastic.slicing.verification import verify
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT, MOE, PARENT
 
-from .helpers import large_biases, printed, random_values, random_words, write
+from .helpers import edit_json, large_biases, printed, random_values, random_words, write
 
 PREDICTION = {"num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E", "max_position_embeddings": 4096}
 BLOCK = {
@@ -55,7 +56,7 @@ def plain(folder: Path, parent: Parent, prediction: bool = False) -> Path:
     extra = {t.hf: Tensor.of(random.random(t.shape, np.float32)) for t in behind}
     folder.mkdir()
     tensors = tensors_of(parent, parent.full, words)
-    write_models([Model(folder, parent, parent.full, tensors, base=PREDICTION, prediction=extra)])
+    write_models([Model(folder, parent, parent.full, tensors, base=PREDICTION, behind=Weights(extra))])
     return folder
 
 
@@ -197,8 +198,7 @@ def test_folders_with_rounded_biases_open_and_are_distinguished_from_cuts(tmp_pa
 
 def test_tensors_of_prediction_layers_that_no_config_tells_of(tmp_path: Path) -> None:
     folder = plain(tmp_path / "plain", unstriped(MOE), prediction=True)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 0}))
+    edit_json(folder / "config.json", num_nextn_predict_layers=0)
     with pytest.raises(ElasticError, match=r"tensor 'mtp\.layers\.0\.eh_proj\.weight' is no part of this model"):
         open_source(folder)
 
@@ -207,8 +207,7 @@ def test_an_elastic_checkpoint_of_another_kind_is_cut_by_prefix(tmp_path: Path) 
     """NVIDIA's 30B-A3B nests its members as prefixes of the stream and of every expert: a plain folder to us."""
     parent = unstriped(MOE)
     folder = plain(tmp_path / "elastic", parent)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"nested_models": ["30b", "23b", "12b"]}))
+    edit_json(folder / "config.json", nested_models=["30b", "23b", "12b"])
     shapes = read_shapes(folder)
     assert shapes.family is None and list(shapes.members) == ["model"] and shapes.parent == parent
     member = parent.uniform(hidden=12, experts=6, expert_ffn=7, shared_ffn=12)

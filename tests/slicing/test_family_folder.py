@@ -20,7 +20,7 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import family_digest
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
+from nemo_elastic.formats.hf.reading import open_tensors
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.ranking import Ranking, sort
 from nemo_elastic.slicing.family_folder import add_extra, write_family
@@ -31,7 +31,7 @@ from tests.ranking.test_sorting import unstriped
 from tests.shapes import PARENT
 from tests.strategies import parents
 
-from .helpers import contents, random_values, random_words, scratch, write
+from .helpers import contents, plain_of, random_values, random_words, scratch, write
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
 FAMILY = Family.of(PARENT, {"big": PARENT.full, "small": SMALL}, ranking_digest="ab" * 32, provenance={"tokens": 7})
@@ -47,11 +47,7 @@ def config(**other) -> ElasticConfig:
 
 @pytest.fixture
 def plain(tmp_path):
-    """A parent as others have it: no file of ours."""
-    write(tmp_path / "made", PARENT)
-    slice_checkpoint(tmp_path / "made", tmp_path / "plain", member="full")
-    (tmp_path / "plain" / MEMBER_FILE).unlink()
-    return tmp_path / "plain"
+    return plain_of(write(tmp_path / "made", PARENT), tmp_path / "plain")
 
 
 def test_what_is_written(tmp_path):
@@ -156,10 +152,7 @@ def test_init_sorts_by_a_ranking(data):
     parent = unstriped(data.draw(parents(max_layers=4)))
     words = random_words(parent)
     with scratch() as place:
-        write(place / "made", parent, tensors=words)
-        slice_checkpoint(place / "made", place / "plain", member="full")
-        (place / "plain" / MEMBER_FILE).unlink()
-        plain = open_source(place / "plain").parent
+        plain = open_source(plain_of(write(place / "made", parent, tensors=words), place / "plain")).parent
         ranking = random_ranking(plain, data.draw(st.integers(0, 9)))
         ranking.save(place / "ranking")
         block = {"budgets": [{"name": "big"}, {"name": "low", "ratio": 0.999}], "axes": {"hidden": [parent.hidden, 1]}}

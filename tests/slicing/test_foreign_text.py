@@ -6,23 +6,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
+from tests.shapes import PARENT
+
+from .helpers import edit_json, random_values, write
 
 HOSTILE = (
     "\x1b]0;owned\x07\x1b[2J", "a\nerror: b\r\n", "```\n<script>alert(1)</script>\n```", "---\ntags: [x]\n---\n# T",
     "<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", "\u202eevil\u2066", "\x9b2J", "| a | b |", "\ud800",
 )  # fmt: skip
-
-
-def put(path: Path, field: str, value: object) -> None:
-    data = json.loads(path.read_text())
-    data[field] = value
-    path.write_text(json.dumps(data))
 
 
 @pytest.mark.parametrize(("kind", "file"), [("family", FAMILY_FILE), ("member", MEMBER_FILE)])
@@ -39,9 +37,9 @@ def test_a_card_quotes_and_does_not_obey(originals, tmp_path, run, kind, file):
         return [(t.type, t.content if t.type != "fence" else "") for t in tokens]
 
     source = Path(shutil.copytree(originals / kind, tmp_path / kind))
-    put(source / file, "provenance", {"a": 1})
+    edit_json(source / file, provenance={"a": 1})
     assert run("slice", source, "--budget", "small", "--out", tmp_path / "plain")[0] == 0
-    put(source / file, "provenance", {**{t: t for t in HOSTILE}, "list": [{"deep": t} for t in HOSTILE]})
+    edit_json(source / file, provenance={**{t: t for t in HOSTILE}, "list": [{"deep": t} for t in HOSTILE]})
     code, out, err = run("slice", source, "--budget", "small", "--out", tmp_path / "out")
     assert code == 0 and out.replace("\n", "").isprintable() and err == ""
     assert parsed(tmp_path / "out") == parsed(tmp_path / "plain")
@@ -57,9 +55,9 @@ def test_a_name_in_an_error_is_spelled_out(originals, tmp_path, run, where, text
         data["members"][text] = data["members"].pop("small")
         (source / FAMILY_FILE).write_text(json.dumps(data))
     elif where == "field":
-        put(source / FAMILY_FILE, text, 1)
+        edit_json(source / FAMILY_FILE, **{text: 1})
     elif where == "checksum":
-        put(source / "elastic_checksums.json", "tensors", {text: "x"})
+        edit_json(source / "elastic_checksums.json", tensors={text: "x"})
     else:
         path = source / "model.safetensors.index.json"
         data = json.loads(path.read_text())
@@ -76,12 +74,6 @@ def test_a_name_in_an_error_is_spelled_out(originals, tmp_path, run, where, text
 @pytest.mark.parametrize("pattern", ["M-M*-", "M-M--"])
 def test_generation_settings_that_are_none_are_named_where_they_are(tmp_path, run, text, pattern):
     """Before any weight is written, and also where they would be copied as they are."""
-    from dataclasses import replace
-
-    from tests.shapes import PARENT
-
-    from .helpers import random_values, write
-
     parent = replace(PARENT, pattern=pattern)
     source = write(tmp_path / "family", parent, {"small": parent.uniform(hidden=8)}, tensors=random_values(parent))
     (source / "generation_config.json").write_text(text)

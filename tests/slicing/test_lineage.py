@@ -4,19 +4,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from nemo_elastic import ElasticConfig, slice_checkpoint
-from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.slicing.lineage import Lineage, lineage_of
 from nemo_elastic.slicing.untrained import init_family
 from tests.shapes import PARENT
 
-from .helpers import contents, random_values, write
+from .helpers import contents, edit_json, plain_of, random_values, write
 
 BLOCK = ElasticConfig.from_dict(
     {"budgets": [{"name": "big"}, {"name": "half", "ratio": 0.5}], "axes": {"hidden": [16, 12, 8], "ffn": [16, 8]}}
@@ -36,10 +34,9 @@ def header(folder: Path) -> dict:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("plain")
     write(place / "family", PARENT, tensors=random_values(PARENT))
-    slice_checkpoint(place / "family", place / "parent", member="full")
-    (place / "parent" / MEMBER_FILE).unlink()
-    (place / "parent" / "README.md").unlink()
-    return place / "parent"
+    parent = plain_of(place / "family", place / "parent")
+    (parent / "README.md").unlink()
+    return parent
 
 
 @pytest.fixture
@@ -80,8 +77,7 @@ def test_what_the_user_says_comes_first(run, parent: Path, tmp_path: Path) -> No
 
 
 def test_the_parent_itself_where_its_id_is_known(parent: Path, tmp_path: Path) -> None:
-    config = json.loads((parent / "config.json").read_text())
-    (parent / "config.json").write_text(json.dumps(config | {"_name_or_path": "owner/config", "license": "mit"}))
+    edit_json(parent / "config.json", _name_or_path="owner/config", license="mit")
     init_family(parent, BLOCK, tmp_path / "family")
     assert header(tmp_path / "family") == {"license": "mit", "base_model": ["owner/config"]}
     cached = tmp_path / "models--owner--its-own" / "snapshots" / "0123"

@@ -21,6 +21,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import open_tensors
 from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
+from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.functional import rms_norm
@@ -122,7 +123,7 @@ def valued(folder: Path, parent: Parent) -> Path:
     }
     folder.mkdir()
     tensors = tensors_of(parent, parent.full, values)
-    write_models([Model(folder, parent, parent.full, tensors, base=PREDICTION, prediction=more)])
+    write_models([Model(folder, parent, parent.full, tensors, base=PREDICTION, behind=Weights(more))])
     return folder
 
 

@@ -21,7 +21,7 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from tests.shapes import PARENT
 
-from .helpers import contents, random_words, write
+from .helpers import contents, plain_of, random_words, write
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4, mamba_head_dim=2, attention_heads=2)
 
@@ -93,9 +93,7 @@ def test_a_member_by_name_and_what_is_reported_of_it(tmp_path):
 
 
 def test_a_plain_model_is_a_parent_too(tmp_path):
-    write(tmp_path / "family", PARENT)
-    slice_checkpoint(tmp_path / "family", tmp_path / "plain", member="full")
-    (tmp_path / "plain" / MEMBER_FILE).unlink()
+    plain_of(write(tmp_path / "family", PARENT), tmp_path / "plain")
     plain = replace(PARENT, ffn_stripes=1)  # of stripes a plain config does not tell: the FFN is cut as one block
     cut = slice_checkpoint(tmp_path / "plain", tmp_path / "cut", subnet=plain.uniform(ffn=5))
     assert cut.member is None

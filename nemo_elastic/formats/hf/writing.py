@@ -25,7 +25,6 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Checksums, crc32, digest, hexadecimal, write_checksums
 from nemo_elastic.formats.dtypes import ITEMSIZE, word
 from nemo_elastic.formats.low_precision import Weights, has_cache
-from nemo_elastic.formats.schemes import Stored
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
@@ -73,64 +72,64 @@ class Model:
         folder: an existing folder, usually (in) the temporary one of `atomic_dir`.
         parent: shape of the parent.
         member: the member that the tensors are.
-        tensors: by name, in storage order.
+        weights: in storage order, by their names in the member.
         base: `config.json` of the source, see `to_hf_config`.
         files_from: folder whose tokenizer, generation settings and licence are copied.
-        prediction: tensors of layers that predict more than one token, which `base` describes.
-        quantized: weights of low precision among the tensors, by their names in the member: how they are stored.
+        behind: weights of layers that predict more than one token, which `base` describes.
     """
 
     folder: Path
     parent: Parent
     member: Subnet
-    tensors: Mapping[str, Tensor]
+    weights: Weights
     base: Mapping[str, Any] | None = None
     files_from: Path | None = None
-    prediction: Mapping[str, Tensor] = field(default_factory=dict)
-    quantized: Mapping[str, Stored] = field(default_factory=dict)
+    behind: Weights = field(default_factory=lambda: Weights({}))
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of its weights: that of the embedding."""
+        return self.weights.tensors["backbone.embeddings.weight"].dtype
 
 
-def write_models(
-    models: Sequence[Model], *, shard_bytes: int = SHARD_BYTES, progress: Progress | None = None
-) -> list[dict[str, Any]]:
+def write_models(models: Sequence[Model], *, shard_bytes: int = SHARD_BYTES, progress: Progress | None = None) -> None:
     """Write weights, `config.json`, `generation_config.json`, checksums and what goes along, for some models at once.
 
     Args:
         models: What to write, each into a folder of its own. Their tensors are read in one pass.
         shard_bytes: Largest file of weights.
         progress: Called after every piece.
-
-    Returns:
-        The `config.json` of each.
     """
     along = [_along(m.files_from) for m in models]
     weights = {m.folder: _with_head(m) for m in models}
     checksums = write_weights(weights, shard_bytes, progress)
-    return [_write_around(m, sums, files) for m, sums, files in zip(models, checksums, along, strict=True)]
+    for model, sums, paths in zip(models, checksums, along, strict=True):
+        _write_around(model, sums, paths)
 
 
 def _with_head(model: Model) -> dict[str, Tensor]:
-    tensors = {**model.tensors, **model.prediction}
+    tensors = {**model.weights.tensors, **model.behind.tensors}
     if model.parent.tied:
         # No loader ties a Nemotron-H by itself: transformers and vLLM both read the head from the file.
         tensors["lm_head.weight"] = tensors["backbone.embeddings.weight"]
     return tensors
 
 
-def _write_around(model: Model, checksums: Mapping[str, str], along: Sequence[Path]) -> dict[str, Any]:
+def _write_around(model: Model, checksums: Mapping[str, str], along: Sequence[Path]) -> None:
     """Write everything but the weights; the config is last, so that nothing takes half a model for one."""
-    folder = model.folder
-    dtype, predicts = model.tensors["backbone.embeddings.weight"].dtype, bool(model.prediction)
-    config = to_hf_config(model.parent, model.member, dtype=dtype, base=model.base, prediction=predicts)
+    folder, behind = model.folder, model.behind
+    config = to_hf_config(
+        model.parent, model.member, dtype=model.dtype, base=model.base, prediction=bool(behind.tensors)
+    )
     if config["model_type"] == PUZZLE:
         for name in REMOTE_CODE:
             (folder / name).write_bytes(remote_code(name))
     for path in along:
         (folder / path.name).write_bytes(read_bytes(path))  # of a link in the hub's cache the content
     _write_generation(folder / GENERATION, config)
-    if model.quantized:
-        cache = has_cache((model.base or {}).get(KEY), model.tensors)
-        config[KEY], file = described(model.parent, model.member, model.quantized, list(model.prediction), cache)
+    if low := {**model.weights.quantized, **behind.quantized}:
+        cache = has_cache((model.base or {}).get(KEY), model.weights.tensors)
+        config[KEY], file = described(model.parent, model.member, low, list(behind.tensors), cache)
         if file is not None:
             write_text(folder / QUANT_FILE, _json_text(QUANT_FILE, file))
     written = {*REMOTE_CODE, *(path.name for path in along), GENERATION, QUANT_FILE}
@@ -138,7 +137,6 @@ def _write_around(model: Model, checksums: Mapping[str, str], along: Sequence[Pa
     text = _json_text(CONFIG, config)
     write_checksums(folder, Checksums(checksums, digests | {CONFIG: digest(text.encode())}))
     write_text(folder / CONFIG, text)
-    return config
 
 
 def remote_code(name: str) -> bytes:
@@ -172,8 +170,8 @@ def _along(folder: Path | None) -> list[Path]:
     return paths
 
 
-def tensors_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Arrays in memory as tensors of a member, in storage order.
+def tensors_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any]) -> Weights:
+    """Arrays in memory as the weights of a member, in storage order.
 
     Args:
         parent: Shape of the parent.
@@ -182,7 +180,7 @@ def tensors_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any]) -> di
     """
     own = {name: Tensor.of(value, name) for name, value in tensors.items()}
     check_tensors(parent, member, Weights(own), "tensors")
-    return {t.hf: own[t.hf] for t in layout.tensors(parent, member)}
+    return Weights({t.hf: own[t.hf] for t in layout.tensors(parent, member)})
 
 
 def _json_text(name: str, value: Any) -> str:

@@ -92,7 +92,7 @@ class Stored:
 
         One that is stored in parts is put together; of one that is stored among many no other is read.
         """
-        if (held := self.stack(name)) is not None:
+        if (held := self._stack(name)) is not None:
             return self.read_one(*held)
         values = [self._read(part, self._tensors[part]) for part in self._parts(name)]
         return torch.cat(values) if len(values) > 1 else values[0]
@@ -117,10 +117,10 @@ class Stored:
 
     def dtype(self, name: str) -> torch.dtype:
         """Dtype of a tensor that `read` reads."""
-        held = self.stack(name)
+        held = self._stack(name)
         return self._tensors[self._parts(name)[0] if held is None else held[0]].dtype
 
-    def stack(self, name: str) -> tuple[str, int] | None:
+    def _stack(self, name: str) -> tuple[str, int] | None:
         """The tensor that holds one of the model's as one of many, and its number there."""
         held = None if name in self.sizes else stacked_of(name)
         return held if held is not None and held[1] < (*self.sizes.get(held[0], ()), 0)[0] else None

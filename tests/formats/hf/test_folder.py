@@ -19,7 +19,7 @@ from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.shapes import PARENT
-from tests.slicing.helpers import random_values, random_words, write
+from tests.slicing.helpers import edit_json, random_values, random_words, write
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
 UP = "backbone.layers.1.mixer.up_proj.weight"
@@ -34,12 +34,6 @@ def family(tmp_path):
 def small(family, tmp_path):
     slice_checkpoint(family, tmp_path / "small", member="small")
     return tmp_path / "small"
-
-
-def edit(path, **changes):
-    """Change keys of a JSON file; `...` removes one."""
-    data = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in data.items() if v is not ...}))
 
 
 def rewrite(folder, change):
@@ -169,10 +163,10 @@ def test_a_file_is_no_model_folder(family):
 
 
 def test_files_that_describe_different_models(family, small):
-    edit(small / "config.json", hidden_size=7)
+    edit_json(small / "config.json", hidden_size=7)
     with pytest.raises(ElasticError, match=r"config.json and elastic_member.json describe different models"):
         open_source(small)
-    edit(family / "config.json", n_groups=3)
+    edit_json(family / "config.json", n_groups=3)
     with pytest.raises(ElasticError, match=r"config.json and elastic.json describe different models"):
         open_source(family)
 
@@ -192,7 +186,7 @@ def test_files_that_describe_different_models(family, small):
     ],
 )
 def test_a_wrong_member_file(small, changes, message):
-    edit(small / MEMBER_FILE, **changes)
+    edit_json(small / MEMBER_FILE, **changes)
     with pytest.raises(ElasticError, match=message) as caught:
         open_source(small)
     assert caught.value.message.startswith(str(small / MEMBER_FILE)) and "\n" not in caught.value.message
