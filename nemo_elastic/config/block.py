@@ -154,10 +154,6 @@ class ElasticConfig:
     @classmethod
     def from_dict(cls, data: Any) -> ElasticConfig:
         """Read a block (a mapping as YAML or JSON gives it); unknown fields are errors with the nearest name."""
-        if isinstance(data, Mapping) and isinstance(distill := data.get("distill"), Mapping):
-            # checkpoints may hold two fields of before, always null
-            kept = {k: v for k, v in distill.items() if v is not None or k not in ("mode", "alpha")}
-            data = {**data, "distill": kept}
         return read(cls, data, "elastic")
 
     @classmethod

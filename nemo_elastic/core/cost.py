@@ -98,11 +98,6 @@ def counts(parent: Parent, member: Any) -> dict[str, int]:
     return {"parameters": parameters(parent, member), **active}
 
 
-def exact_bytes(parent: Parent, member: Any, weights: str) -> Any:
-    """Bytes by which a member exceeds its parameters in a dtype: those that no cast may round stay fp32."""
-    return _count(parent, member, EXACT) * max(0, DTYPE_BYTES["fp32"] - _rest(weights))
-
-
 def _rest(weights: str) -> float:
     """Bytes of an element that low precision, where that is what is served, leaves as it is."""
     return FULL_BYTES if weights in SCHEMES else DTYPE_BYTES[weights]
@@ -150,7 +145,7 @@ def memory(parent: Parent, member: Any, spec: MemorySpec) -> Any:
     return (
         parameters(parent, member) * _rest(spec.weights)
         - (_count(parent, member, LOW) * (FULL_BYTES - DTYPE_BYTES[spec.weights]) if spec.weights in SCHEMES else 0)
-        + exact_bytes(parent, member, spec.weights)
+        + _count(parent, member, EXACT) * max(0, DTYPE_BYTES["fp32"] - _rest(spec.weights))
         + (cache["kv"] + cache["conv"]) * DTYPE_BYTES[spec.cache]
         + cache["ssm"] * DTYPE_BYTES[spec.state]
     )

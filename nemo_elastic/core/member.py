@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_elastic.core.budget import Budget
-from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, exact_bytes, memory, parameters
+from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.limits import Limit
@@ -106,9 +106,7 @@ def _read_member(parent: Parent, name: str, data: Any, where: str) -> Member:
     if entry.active_parameters not in (None, active):
         raise bad(f"{where}.active_parameters", entry.active_parameters, f"its shape has {active}")
     size = _bytes(parent, subnet, spec)
-    # families with experts were written when every weight was counted in one dtype
-    before = int(memory(parent, subnet, spec) - exact_bytes(parent, subnet, spec.weights))
-    if spec.bytes not in (size, before):
+    if spec.bytes != size:
         raise bad(f"{where}.memory.bytes", spec.bytes, f"its shape takes {size}")
     return Member(name, subnet, entry.budget, count)
 

@@ -47,7 +47,6 @@ ROUTER: dict[str, Any] = {"hidden": 256, "lr": 1.0e-2, "tau": [1.0, 0.05], "scal
     [
         ({}, "frozen", {"kl": 1.0}, None),
         ({"teacher": None}, "frozen", {"kl": 1.0}, None),
-        ({"mode": None, "alpha": None}, "frozen", {"kl": 1.0}, None),  # as checkpoints of before may have it
         ({"terms": {"kl": 1, "ce": 0.2}}, "frozen", {"kl": 1.0, "ce": 0.2}, None),
         ({"teacher": "none"}, "none", None, {"ce": 1.0}),
         ({"teacher": "self"}, "self", {"kl": 1.0}, {"ce": 1.0}),
