@@ -194,18 +194,17 @@ def quantize_folder(
     tensors: dict[str, Tensor] = {}
     for t in layout.tensors(opened.parent, opened.held):
         tensors |= weights[t.hf].tensors() if t.hf in weights else {t.hf: opened.tensors[t.hf]}
-    stored = Stored(scheme, ranges is not None)
+    stored, lineage = Stored(scheme, ranges is not None), lineage_of(opened.companions, opened.config)
     own = Weights(tensors, dict.fromkeys(weights, stored))
+    model = Model(Path(out), opened.parent, opened.held, own, opened.config, opened.companions, opened.behind)
     made = {QUANTIZED: {"to": scheme.precision, "layout": scheme.layout, "by": f"nemo-elastic {__version__}"}}
-    base, companions, lineage = opened.config, opened.companions, lineage_of(opened.companions, opened.config)
     if opened.family is not None:
         family = replace(opened.family, provenance=dict(opened.family.provenance) | made)
-        kind = FAMILY_LOW
-        write_weights(out, family, own, opened.behind, base, companions, lineage, force, shard_bytes, progress, kind)
+        write_weights(model, family, lineage, force, shard_bytes, progress, FAMILY_LOW)
         return rows
+    origin = replace(opened.origin, provenance=dict(opened.origin.provenance) | made)
     with atomic_dir(out, force, kind=MEMBER_LOW) as folder:
-        model = Model(folder, opened.parent, opened.held, own, base, companions, opened.behind)
-        origin = replace(opened.origin, provenance=dict(opened.origin.provenance) | made)
+        model = replace(model, folder=folder)
         describe_member(model, origin, lineage, low=stored)
         write_models([model], shard_bytes=shard_bytes, progress=progress)
     return rows

@@ -80,39 +80,30 @@ def write_family(
         raise ElasticError("family: its parent has another shape than the tensors")
     if tokenizer_dir is not None and not Path(tokenizer_dir).is_dir():
         raise bad("tokenizer_dir", str(tokenizer_dir), "an existing folder")
-    own = tensors_of(parent, parent.full, tensors)
-    behind = Weights(prediction or {})
     files_from = Path(tokenizer_dir) if tokenizer_dir is not None else None
-    lineage = lineage or lineage_of(files_from)
-    return write_weights(out, family, own, behind, base, files_from, lineage, force, shard_bytes, progress)
+    own, behind = tensors_of(parent, parent.full, tensors), Weights(prediction or {})
+    model = Model(Path(out), parent, parent.full, own, base, files_from, behind)
+    return write_weights(model, family, lineage or lineage_of(files_from), force, shard_bytes, progress)
 
 
 def write_weights(
-    out: str | Path,
+    model: Model,
     family: Family,
-    weights: Weights,
-    behind: Weights,
-    base: Mapping[str, Any] | None,
-    files_from: Path | None,
     lineage: Lineage,
     force: bool,
     shard_bytes: int,
     progress: Progress | None,
     kind: Output = FAMILY,
 ) -> Path:
-    """Write a family folder of weights in the order of the layout table, and those behind the model; `kind` is the
-    output that may be replaced in its place.
-
-    Other arguments as those of `write_family` and `Model`.
-    """
-    parent = family.parent
-    with atomic_dir(out, force, [files_from], kind) as folder:
-        model = Model(folder, parent, parent.full, weights, base, files_from, behind)
+    """Write a family folder of its largest member; `kind` is the output that may be replaced in its place."""
+    out = model.folder
+    with atomic_dir(out, force, [model.files_from], kind) as folder:
+        model = replace(model, folder=folder)
         write_models([model], shard_bytes=shard_bytes, progress=progress)
         family.save(folder)
-        tokenizer = find_tokenizer(files_from) is not None
-        write_text(folder / CARD, family_card(family, model.dtype, tokenizer, lineage, weights.low))
-    return Path(out)
+        tokenizer = find_tokenizer(model.files_from) is not None
+        write_text(folder / CARD, family_card(family, model.dtype, tokenizer, lineage, model.weights.low))
+    return out
 
 
 def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:

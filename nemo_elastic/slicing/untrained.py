@@ -99,19 +99,8 @@ def init_family(
         provenance=_provenance(source, digest),
         drop_order=order,
     )
-    write_weights(
-        out,
-        family,
-        weights,
-        behind,
-        source.config,
-        source.companions,
-        lineage,
-        force,
-        shard_bytes,
-        progress,
-        UNTRAINED,
-    )
+    model = Model(Path(out), parent, parent.full, weights, source.config, source.companions, behind)
+    write_weights(model, family, lineage, force, shard_bytes, progress, UNTRAINED)
     return family
 
 
