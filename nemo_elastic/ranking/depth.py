@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.ranking.rows import Rows
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.ranking.scores import Layered, Reduce, Shards, entered, through
 
 #: rows of logits held in fp32 at a time
@@ -145,7 +145,7 @@ class Depth:
 
     def _weights(self, piece: int) -> torch.Tensor | None:
         """Of the tokens whose logits this rank has."""
-        weights_bl = self.pieces[piece].weights_bl
+        weights_bl = self.pieces[piece].counts_bl
         return weights_bl if weights_bl is None or self.shards is None else self.shards.tokens(weights_bl)[0]
 
     def _keep(self, piece: int, normed: torch.Tensor) -> None:
@@ -154,7 +154,7 @@ class Depth:
 
     def _sum(self, values: list[float]) -> list[float]:
         if self.reduce is not None:
-            device = self.pieces[0].tokens_bl.device
+            device = self.pieces[0].ids_bl.device
             values = self.reduce(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
         if not np.isfinite(values).all():
             _finite(float("nan"))

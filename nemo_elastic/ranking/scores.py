@@ -21,8 +21,8 @@ from nemo_elastic.core.kinds.record import Kind
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Probe
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.ranking.ranking import RankOptions
-from nemo_elastic.ranking.rows import Rows
 
 #: Sums a tensor over the ranks that saw different samples; returns the sum (in place or not).
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -82,7 +82,7 @@ class Shards(Protocol):
 def entered(model: Layered, rows: Rows) -> tuple[Layered, Any]:
     """A model as it reads rows, and the stream that enters its first layer."""
     model = model if rows.documents is None else model.apart(rows.documents)
-    return model, model.embed(rows.tokens_bl)
+    return model, model.embed(rows.ids_bl)
 
 
 def through(model: Layered, layers: Iterable[int], stream: Any, probe: Probe | None = None) -> torch.Tensor:

@@ -19,8 +19,7 @@ from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.core.layout import Tensor, named, sizes, tensors
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.ranking.orders import block_order
-from nemo_elastic.ranking.ranking import Ranking
+from nemo_elastic.ranking.ranking import Ranking, block_order
 
 
 def permutation(

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import Ranking, RankOptions, rank
+from nemo_elastic.ranking import Ranking, RankOptions
+from nemo_elastic.ranking.measure import rank
 from nemo_elastic.ranking.ranking import JSON, TENSORS
 from tests.ranking.test_sorting import shuffled, tokens_of
 from tests.shapes import PARENT

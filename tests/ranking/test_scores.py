@@ -10,8 +10,9 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import RankOptions, Statistics
-from nemo_elastic.ranking.orders import make_orders
+from nemo_elastic.ranking import RankOptions
+from nemo_elastic.ranking.ranking import make_orders
+from nemo_elastic.ranking.scores import Statistics
 from tests.ranking.test_depth import Ranks
 from tests.ranking.test_sorting import tokens_of
 from tests.shapes import LATENT, MOE, PARENT

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from nemo_elastic.core.cost import parameters
+from nemo_elastic.demo.controls import Control, controls
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.evaluation import Control, controls, perplexity
+from nemo_elastic.evaluation import perplexity
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
 from tests.shapes import PARENT

@@ -28,11 +28,11 @@ from .sources import find_files, read_all
 if TYPE_CHECKING:
     from nemo_elastic.formats.source import Source
 
-__all__ = ["Given", "read_given"]
+__all__ = ["EvalData", "read_eval_data"]
 
 
 @dataclass(frozen=True)
-class Given:
+class EvalData:
     """Documents to read, and where they are from.
 
     Attributes:
@@ -48,7 +48,7 @@ class Given:
     notes: Sequence[str] = ()
 
     @classmethod
-    def of(cls, folder: DataFolder, split: str = "val") -> Given:
+    def of(cls, folder: DataFolder, split: str = "val") -> EvalData:
         """All of a split.
 
         Raises:
@@ -85,7 +85,7 @@ class Given:
         return hashlib.sha256(self.tokens.astype("<i4").tobytes()).hexdigest()[:12]
 
 
-def read_given(data: Path, source: Source, split: str = "val", most: int | None = None) -> Given:
+def read_eval_data(data: Path, source: Source, split: str = "val", most: int | None = None) -> EvalData:
     """Documents as tokens that a family knows.
 
     Args:
@@ -101,7 +101,7 @@ def read_given(data: Path, source: Source, split: str = "val", most: int | None 
     if (data / folder.MANIFEST).is_file():
         opened = DataFolder.open(data)
         _check_tokenizer(data, opened.tokenizer_dir, opened.vocab_size, source)
-        return Given.of(opened, split)
+        return EvalData.of(opened, split)
     path = data
     if (data / chat_folder.MANIFEST).is_file():
         chats = ChatFolder.open(data)
@@ -122,7 +122,7 @@ def read_given(data: Path, source: Source, split: str = "val", most: int | None 
     template = tokenizer.chat_template
     chat = any(document.counts is not None for document in documents)
     marked = None if not chat else template is None or template.marks_answers
-    return Given(documents, notes=list(tally.lines(marked)))
+    return EvalData(documents, notes=list(tally.lines(marked)))
 
 
 def _end(tokenizer: FamilyTokenizer, source: Source) -> int | None:
