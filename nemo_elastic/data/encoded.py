@@ -179,8 +179,9 @@ def _conversation(
         return tally.add("empty", row)
     try:
         if chat.pair is not None and tokenizer.chat_template is None:
-            asked, said = (tokenizer.encode(text, special=False) for text in (chat.pair[0], f" {chat.pair[1]}"))
-            ids, counts = np.array([*asked, *said], dtype=np.int32), np.arange(len(asked) + len(said)) >= len(asked)
+            question, answer = (tokenizer.encode(text, special=False) for text in (chat.pair[0], f" {chat.pair[1]}"))
+            ids = np.array([*question, *answer], dtype=np.int32)
+            counts = np.arange(len(ids)) >= len(question)
         else:
             ids, counts = tokenizer.encode_answers(chat.messages, chat.tools)
     except ElasticError as exc:

@@ -31,7 +31,7 @@ from nemo_elastic.verdicts import FEW, Interval, ratio_interval
 
 from .scoring import Model, log_probs
 
-#: documents of a half are read in turns of so many sequences: where it has more than is read, a long one leaves room
+#: documents of a half are read in turns of so many sequences, so that a long one leaves tokens to others
 TURN = 8
 #: the half to report on is read to so many times as many tokens: it is run twice, not for every candidate
 WIDER = 4

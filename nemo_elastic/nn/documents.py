@@ -74,7 +74,7 @@ class Documents:
 
     @property
     def several(self) -> bool:
-        """Whether any row has more than one: otherwise there is nothing to hold apart."""
+        """Whether any row has more than one: otherwise no bound lies inside of a row."""
         return any(len(row) > 1 for row in self.ends)
 
     @property

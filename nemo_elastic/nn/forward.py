@@ -97,7 +97,7 @@ def _forward(
 
 
 class Layers:
-    """A model taken apart: embed, the layers one by one, norm, head. In a row they are `forward`.
+    """A model layer by layer: embed, the layers one by one, norm, head. In a row they are `forward`.
 
     Ranking runs some layers on a stream that others left (`ranking.scores.Layered`).
 
@@ -126,7 +126,7 @@ class Layers:
     def indices(self) -> tuple[int, ...]:
         return tuple(self._layers)
 
-    def apart(self, documents: Documents) -> Layers:
+    def with_documents(self, documents: Documents) -> Layers:
         """The same model, which reads rows of these documents."""
         other = copy(self)
         other.documents = documents

@@ -23,8 +23,8 @@ from nemo_elastic.nn.weights import Weights
 COMPACT_AT = 0.125
 #: logits [b, v] and the prompts that the rows belong to -> the next token of each row
 Choose = Callable[[torch.Tensor, Sequence[int]], list[int]]
-#: what prompts that were read have left: their cache, which is used up, and the last logits [b, v], a row for each
-Begun = tuple[Cache, torch.Tensor]
+#: prompts that were read: their cache, which decoding moves on, and the last logits [b, v], a row for each
+Prefill = tuple[Cache, torch.Tensor]
 
 
 def check_finite(logits: torch.Tensor) -> torch.Tensor:
@@ -80,7 +80,7 @@ class Decoding(Unfinished):
     """Prompts that are being decoded; iterating goes on by one token of each.
 
     All sequences start at position 0 and move in step: the shortest prompt's length is read in one forward; from there
-    on a sequence that is still in its prompt is fed the prompt's next token, and the others what they have just said.
+    on a sequence that is still in its prompt is fed the prompt's next token, and the others the token they got last.
     So there is neither padding nor a mask, which Mamba's states would not tolerate, and each sequence gets exactly
     what it would get alone. Ended sequences leave the batch.
 
@@ -90,7 +90,7 @@ class Decoding(Unfinished):
         limits: most new tokens of each.
         stop_ids: tokens that end a sequence.
         choose: the next token of each row from its logits.
-        begun: prompts that were all read already, and get at least a token each.
+        prefill: of the prompts, where all were read already; each gets at least a token.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class Decoding(Unfinished):
         limits: Sequence[int],
         stop_ids: Iterable[int] = (),
         choose: Choose = most_likely,
-        begun: Begun | None = None,
+        prefill: Prefill | None = None,
     ) -> None:
         super().__init__(limits, stop_ids)
-        self._weights, self._prompts, self._choose, self._begun = weights, prompts, choose, begun
+        self._weights, self._prompts, self._choose, self._prefill = weights, prompts, choose, prefill
 
     def __iter__(self) -> Iterator[dict[int, int]]:
         """Give the new tokens of each step: prompt -> token, the stop token as well."""
@@ -112,13 +112,13 @@ class Decoding(Unfinished):
             return
         weights, ids = self._weights, self._prompts
         device = weights.embedding.device
-        if self._begun is None:
+        if self._prefill is None:
             at = min(len(ids[i]) for i in active)
             cache = Cache.empty(weights.parent, weights.member, len(active), weights.embedding)
             logits_bv = self._read([list(ids[i][:at]) for i in active], cache)
         else:
             at = max(map(len, ids))
-            cache, logits_bv = self._begun
+            cache, logits_bv = self._prefill
         while True:
             new = self._say(logits_bv, active, at)
             if new:

@@ -67,7 +67,7 @@ class Rows:
                 yield cls(part[None], counts_l[None])
 
     @classmethod
-    def continuation(cls, context: Sequence[int], rest: Sequence[int]) -> Rows:
+    def continuation(cls, context: Sequence[int] | np.ndarray, rest: Sequence[int] | np.ndarray) -> Rows:
         """A row of tokens of which the last ones count, behind a context of at least one token."""
         ids = np.array([*context, *rest])
         return next(cls.windows(ids, np.arange(len(ids)) >= len(context), len(ids)))

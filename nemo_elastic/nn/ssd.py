@@ -194,41 +194,48 @@ def _scan(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The scan without its skip, [b, c x q, h, p], and the state after it; dt is the step size itself.
 
-    Where a row has documents, a chunk hands on the state of its last position's, which is its only open one.
-    `before_b1` is that of the state that comes in, None where no position continues it.
+    Names are those of the paper's Listing 1, whose A is dt x A and whose X is dt x x here. The heads of a group share
+    B and C, and with them the products of states. In rows with documents a chunk gives on the state of its last
+    position's document. `before_b1` is the document of the state that comes in, None where no position continues it.
     """
     x, B, C, dt = x_bcgqrp, B_bcgqn.contiguous(), C_bcgqn.contiguous(), dt_bcgqr.transpose(3, 4)
-    # log of the decay from the chunk's start to just after each position: falls along q
-    decay_bcgrq = (dt * A_gr[..., None]).cumsum(-1)
-    end_bcgr1 = decay_bcgrq[..., -1:]
-    unseen = torch.ones(2 * dt.shape[-1:], dtype=torch.bool, device=x.device).triu_(1)
-    closed_bcq = from_before_bcq = None
+    A_cumsum_bcgrq = (dt * A_gr[..., None]).cumsum(-1)
+    masked = torch.ones(2 * dt.shape[-1:], dtype=torch.bool, device=x.device).triu_(1)
+    ended_bcq = continued_bcq = None
     if index_bcq is not None:
-        unseen = unseen | (index_bcq[..., :, None] != index_bcq[..., None, :])[:, :, None, None]
-        open_bc1 = index_bcq[..., -1:]
-        closed_bcq = index_bcq != open_bc1
-        first_b11 = open_bc1.new_full(open_bc1[:, :1].shape, -1) if before_b1 is None else before_b1[:, None]
-        from_before_bcq = index_bcq == torch.cat([first_b11, open_bc1[:, :-1]], dim=1)
-    fade_bcgrqq = (decay_bcgrq[..., :, None] - decay_bcgrq[..., None, :]).masked_fill_(unseen, -torch.inf).exp_()
-    mix_bcgrqq = (C @ B.transpose(-1, -2)).unsqueeze(3) * fade_bcgrqq
-    y_bcgqrp = (mix_bcgrqq @ (x.transpose(3, 4) * dt[..., None])).transpose(3, 4)
+        masked = masked | (index_bcq[..., :, None] != index_bcq[..., None, :])[:, :, None, None]
+        last_bc1 = index_bcq[..., -1:]
+        ended_bcq = index_bcq != last_bc1
+        first_b11 = last_bc1.new_full(last_bc1[:, :1].shape, -1) if before_b1 is None else before_b1[:, None]
+        continued_bcq = index_bcq == torch.cat([first_b11, last_bc1[:, :-1]], dim=1)
 
-    # the heads of a group share B and C, and with them the products of states
-    rest_bcgqr = (dt * (end_bcgr1 - decay_bcgrq).exp()).transpose(3, 4)
-    reach_bcgqr, kept_bcgr1 = decay_bcgrq.exp().transpose(3, 4), end_bcgr1.exp()
-    if closed_bcq is not None and from_before_bcq is not None:
-        rest_bcgqr = rest_bcgqr.masked_fill(closed_bcq[:, :, None, :, None], 0.0)
-        reach_bcgqr = reach_bcgqr.masked_fill(~from_before_bcq[:, :, None, :, None], 0.0)
-        kept_bcgr1 = kept_bcgr1.masked_fill(~from_before_bcq[:, :, None, None, -1:], 0.0)
-    added_bcgin = (x * rest_bcgqr[..., None]).flatten(4).transpose(-1, -2) @ B
-    keep_bcgi1 = kept_bcgr1.expand(*kept_bcgr1.shape[:-1], x.shape[-1]).flatten(3)[..., None]
-    before = []
-    for added, keep in zip(added_bcgin.unbind(1), keep_bcgi1.unbind(1), strict=True):
-        before.append(state_bgin)
-        state_bgin = torch.addcmul(added, state_bgin, keep)
-    carried_bcgqrp = (C @ torch.stack(before, 1).transpose(-1, -2)).unflatten(-1, x.shape[-2:])
-    y_bcgqrp = torch.addcmul(y_bcgqrp, carried_bcgqrp, reach_bcgqr[..., None])
-    return y_bcgqrp.transpose(2, 3).flatten(3, 4).flatten(1, 2), state_bgin
+    # 1. outputs inside of each chunk: the diagonal blocks
+    segsum_bcgrqq = A_cumsum_bcgrq[..., :, None] - A_cumsum_bcgrq[..., None, :]
+    L_bcgrqq = segsum_bcgrqq.masked_fill_(masked, -torch.inf).exp_()
+    M_bcgrqq = (C @ B.transpose(-1, -2)).unsqueeze(3) * L_bcgrqq
+    Y_diag_bcgqrp = (M_bcgrqq @ (x.transpose(3, 4) * dt[..., None])).transpose(3, 4)
+
+    # 2. the state that each chunk adds
+    chunk_cumsum_bcgr1 = A_cumsum_bcgrq[..., -1:]
+    decay_states_bcgqr = (dt * (chunk_cumsum_bcgr1 - A_cumsum_bcgrq).exp()).transpose(3, 4)
+    state_decay_out_bcgqr, decay_chunk_bcgr1 = A_cumsum_bcgrq.exp().transpose(3, 4), chunk_cumsum_bcgr1.exp()
+    if ended_bcq is not None and continued_bcq is not None:
+        decay_states_bcgqr = decay_states_bcgqr.masked_fill(ended_bcq[:, :, None, :, None], 0.0)
+        state_decay_out_bcgqr = state_decay_out_bcgqr.masked_fill(~continued_bcq[:, :, None, :, None], 0.0)
+        decay_chunk_bcgr1 = decay_chunk_bcgr1.masked_fill(~continued_bcq[:, :, None, None, -1:], 0.0)
+    added_bcgin = (x * decay_states_bcgqr[..., None]).flatten(4).transpose(-1, -2) @ B
+
+    # 3. the recurrence over chunks: the state before each
+    decay_chunk_bcgi1 = decay_chunk_bcgr1.expand(*decay_chunk_bcgr1.shape[:-1], x.shape[-1]).flatten(3)[..., None]
+    states = []
+    for added, decay in zip(added_bcgin.unbind(1), decay_chunk_bcgi1.unbind(1), strict=True):
+        states.append(state_bgin)
+        state_bgin = torch.addcmul(added, state_bgin, decay)
+
+    # 4. what these states put out: the off-diagonal blocks
+    Y_off_bcgqrp = (C @ torch.stack(states, 1).transpose(-1, -2)).unflatten(-1, x.shape[-2:])
+    Y_bcgqrp = torch.addcmul(Y_diag_bcgqrp, Y_off_bcgqrp, state_decay_out_bcgqr[..., None])
+    return Y_bcgqrp.transpose(2, 3).flatten(3, 4).flatten(1, 2), state_bgin
 
 
 def ssd_step(

@@ -22,7 +22,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.rows import Rows
 from nemo_elastic.ranking.scores import Layered, Reduce, Shards, entered, through
 
-#: rows of logits held in fp32 at a time
+#: rows of logits in fp32 at a time
 CHUNK = 512
 #: elements of the whole model's final streams that are kept between rounds; those beyond are computed anew
 KEPT = 2**27

@@ -180,7 +180,7 @@ class Ranking:
         Args:
             out: the folder.
             force: replace an earlier one.
-            inputs: folders that were read for it, from which it has to be apart.
+            inputs: folders that were read for it, which it may not lie in or contain.
 
         Raises:
             ElasticError: `out` may not be written, see `atomic_dir`, or cannot be.

@@ -29,14 +29,14 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Layered(Protocol):
-    """A model taken apart; `nn.forward.Layers` and `megatron.layers.MegatronLayers` are two.
+    """A model layer by layer; `nn.forward.Layers` and `megatron.layers.MegatronLayers` are two.
 
     Streams are the model's own business: only the model reads them. No method may change one that it is given, for
     several runs go on from the same stream. Activations handed to a probe are (batch, length, ...), and whole unless
     ranks hold the model together: then `Shards` makes one of what each has seen.
     """
 
-    def apart(self, documents: Documents, /) -> Layered:
+    def with_documents(self, documents: Documents, /) -> Layered:
         """The same model, of which no layer reads over the bounds of documents in the rows."""
         ...
 
@@ -81,7 +81,7 @@ class Shards(Protocol):
 
 def entered(model: Layered, rows: Rows) -> tuple[Layered, Any]:
     """A model as it reads rows, and the stream that enters its first layer."""
-    model = model if rows.documents is None else model.apart(rows.documents)
+    model = model if rows.documents is None else model.with_documents(rows.documents)
     return model, model.embed(rows.ids_bl)
 
 

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.nn import causal_attention, gated_rms_norm, rms_norm
-from nemo_elastic.nn.functional import work_dtype
+from nemo_elastic.nn.functional import causal_attention, gated_rms_norm, rms_norm, work_dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64])

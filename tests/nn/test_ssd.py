@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.nn import causal_conv1d, ssd, ssd_chunked, ssd_step
+from nemo_elastic.nn import ssd
+from nemo_elastic.nn.ssd import causal_conv1d, ssd_chunked, ssd_step
 
 
 def taps(b=2, length=9, c=5, k=4, seed=0):
