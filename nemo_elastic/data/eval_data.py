@@ -49,11 +49,7 @@ class EvalData:
 
     @classmethod
     def of(cls, folder: DataFolder, split: str = "val") -> EvalData:
-        """All of a split.
-
-        Raises:
-            ElasticError: If a token is not in the vocabulary.
-        """
+        """All of a split; `ElasticError` where a token is not in the vocabulary."""
         given = cls((), folder, split)
         _ = given.tokens  # looks at all of them, once
         return given
@@ -88,15 +84,9 @@ class EvalData:
 def read_eval_data(data: Path, source: Source, split: str = "val", most: int | None = None) -> EvalData:
     """Documents as tokens that a family knows.
 
-    Args:
-        data: a data folder or a chat folder, of which a split is read; or text and conversations, a file or a folder
-            of files, which the family's own tokenizer and chat template make into tokens.
-        source: the family.
-        split: of a folder of `nemo-elastic data`.
-        most: tokens that count, after which text is read no further; all by default.
-
-    Raises:
-        ElasticError: none of these, tokens of another tokenizer, or text where the family has none.
+    `data` is a data folder or a chat folder, of which `split` is read, or text and conversations, which the family's
+    own tokenizer and chat template make into tokens, up to `most` tokens that count. Anything else is an
+    `ElasticError`, as are tokens of another tokenizer, and text where the family has none.
     """
     if (data / folder.MANIFEST).is_file():
         opened = DataFolder.open(data)

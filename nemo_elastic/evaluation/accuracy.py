@@ -93,20 +93,10 @@ def answer_accuracy(
     max_new_tokens: int | None = None,
     batch: int = 128,
 ) -> Accuracy:
-    """Let a model work out problems, and compare its answers.
+    """Let a model work out held-out problems, and compare its answers.
 
-    Args:
-        member: the model.
-        problems: held-out problems, e.g. `DataFolder.problems()`.
-        tokenizer_dir: the tokenizer it was trained with.
-        max_new_tokens: limit for each problem; by default a quarter more than the worked solution takes, and 8.
-        batch: problems decoded at once.
-
-    Returns:
-        Every answer with its text.
-
-    Raises:
-        ElasticError: no problems, or no tokenizer there.
+    The tokenizer is that of the model's training. By default an answer may have a quarter more tokens than the worked
+    solution, and 8.
     """
     if not problems:
         raise ElasticError("problems: there are none to solve")

@@ -57,11 +57,7 @@ class Measures:
 
 
 def tokenizer_of(source: Path, data: EvalData | None) -> Path:
-    """The folder of a source's tokenizer, which lm-eval reads: its own, or the data's.
-
-    Raises:
-        ElasticError: neither has one.
-    """
+    """The folder of the tokenizer that lm-eval reads: the source's own, or else the data's."""
     if (source / "tokenizer.json").is_file():
         return source
     if data is not None and data.folder is not None:
@@ -70,11 +66,7 @@ def tokenizer_of(source: Path, data: EvalData | None) -> Path:
 
 
 def wanted_members(sources: Sequence[Source], only: Sequence[str]) -> list[list[str]]:
-    """Names of the members to measure, for each source; all of them where none is named.
-
-    Raises:
-        ElasticError: one is in no source.
-    """
+    """Names of the members to measure, for each source: all of them where `only` is empty."""
     wanted = [[name for name in members_of(source) if not only or name in only] for source in sources]
     missing = sorted(set(only) - {name for names in wanted for name in names})
     if missing:
@@ -91,14 +83,8 @@ def measured(
 ) -> Iterator[dict[str, Any]]:
     """A row of figures for each wanted member, one source in memory at a time.
 
-    Args:
-        sources: each with the names of its members, its data and its tokenizer's folder.
-        device: where models run.
-        measures: what is measured.
-        track: called with names and what they are of; gives them again, and may show how far it is.
-
-    Raises:
-        ElasticError: of a member, with its name and its source.
+    Each source comes with the names of its members, its data and its tokenizer's folder. `track` is called with names
+    and the source's folder, gives the names again, and may show progress. An error names the member and its source.
     """
     for source, names, data, tokenizer in sources:
         if not names:

@@ -29,14 +29,9 @@ MAX_NEW_TOKENS = 256
 
 
 class Harness:
-    """Tasks of the harness, ready to run on one member after the other.
+    """Tasks of the harness, by the names that `lm-eval ls tasks` lists or from a folder with task files of one's own.
 
-    Args:
-        tasks: names, as `lm-eval ls tasks` lists them.
-        include: a folder with task files of one's own.
-
-    Raises:
-        ElasticError: the harness is not installed, or it has no such task.
+    `ElasticError` where the harness is not installed, or has no such task.
     """
 
     def __init__(self, tasks: Sequence[str], include: str | Path | None = None) -> None:
@@ -57,16 +52,9 @@ class Harness:
     def run(
         self, member: MemberModel, tokenizer_dir: str | Path, limit: int | None = None, batch: int = 8
     ) -> dict[str, dict[str, float]]:
-        """Run all tasks on one member.
+        """Run all tasks on one member, each on up to `limit` documents.
 
-        Args:
-            member: the model.
-            tokenizer_dir: its tokenizer.
-            limit: documents of each task; all by default.
-            batch: sequences at once.
-
-        Returns:
-            Task -> metric (`name`, or `name,filter` where the task has filters) -> value.
+        Gives task -> metric (`name`, or `name,filter` where the task has filters) -> value.
         """
         run = self._evaluate(
             model=make_lm(member, tokenizer_dir, batch),
@@ -136,13 +124,7 @@ def make_lm(member: MemberModel, tokenizer_dir: str | Path, batch: int = 8) -> A
 
 
 def score_continuations(model: Model, pairs: Sequence[tuple[list[int], list[int]]], batch: int) -> list[Any]:
-    """Log-probability of each continuation after its context, and whether greedy decoding would give it.
-
-    Args:
-        model: token ids to logits.
-        pairs: lm-eval's (context, continuation); no context is empty.
-        batch: rows at once.
-    """
+    """Log-probabilities of lm-eval's (context, continuation), and whether greedy decoding gives the same."""
     rows = Rows.joined([Rows.continuation(*pair) for pair in pairs])
     likeliest = [True] * len(pairs)
 

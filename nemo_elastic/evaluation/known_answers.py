@@ -31,14 +31,10 @@ _WIDE = 1.96
 
 
 def random_mix(costs: np.ndarray, quality_m: np.ndarray, cost: float) -> np.ndarray:
-    """The best random mixture of fixed members at a mean cost: shares of each, [m].
+    """The best random mixture of fixed members at a mean cost, as shares of each, [m].
 
-    It lies on the upper hull of (cost, quality): no other lottery of members has more quality for that cost.
-
-    Args:
-        costs: of the members, rising.
-        quality_m: mean quality of each; more is better.
-        cost: from the first of the costs to the last.
+    It lies on the upper hull of (cost, quality): no other lottery of members has more quality for that cost. `costs`
+    rise.
     """
     best, shares = -np.inf, np.zeros(len(costs))
     for i in range(len(costs)):
@@ -75,13 +71,9 @@ class Against:
 def against_random(
     chosen: np.ndarray, costs: np.ndarray, quality_nm: np.ndarray, groups: Sequence[int] | np.ndarray | None = None
 ) -> Against:
-    """Compare a choice with chance.
+    """Compare the members chosen for prompts, [n], with chance.
 
-    Args:
-        chosen: member of each prompt, [n].
-        costs: of the members, [m].
-        quality_nm: of every member's answer to every prompt.
-        groups: prompts of one group, such as a document, are not independent; by default each is its own.
+    Prompts of one of the `groups`, such as a document, are not independent; by default each is its own.
     """
     cost = float(np.clip(costs[chosen].mean(), costs[0], costs[-1]))
     shares = random_mix(costs, quality_nm.mean(0), cost)
@@ -124,17 +116,10 @@ class Measured:
 def examples(data: EvalData, count: int | None, prompt: int, answer: int, seed: int = 0) -> Rows:
     """Prompts whose answers are known, a row of each, in which the answer's tokens count.
 
-    They are problems with their worked solutions, up to half of all, and pieces of text. Each conversation gives one:
-    what comes before its first answer, and the beginning of that answer.
-
-    Args:
-        data: held-out data, or the user's own.
-        count: how many; None for `USUAL`, or as many as there are.
-        prompt, answer: tokens of a piece of text before and behind the place where members would take over.
-        seed: which pieces are sampled; they do not overlap.
-
-    Raises:
-        ElasticError: there are fewer.
+    They are problems with their worked solutions, up to half of all, and pieces of text, of `prompt` tokens before and
+    `answer` tokens behind the place where members would take over. Pieces are sampled by the seed and do not overlap.
+    Each conversation gives one example: what comes before its first answer, and the beginning of that answer. Without
+    a `count` there are `USUAL` of them, or as many as the data has.
     """
     length = prompt + answer
     chats = [row for document in data.documents if (row := _first_answer(document, answer))] if data.is_chat else []
@@ -176,14 +161,7 @@ def _first_answer(document: Encoded, most: int) -> Rows | None:
 def measure(
     family: FamilyRuntime, rows: Rows, batch: int = 8, done: Callable[[int], None] = lambda n: None
 ) -> Measured:
-    """Let every member read every example.
-
-    Args:
-        family: in memory.
-        rows: the examples.
-        batch: of them at once.
-        done: called with how many readings were done.
-    """
+    """Let every member read every example; `done` is called with how many readings were done."""
     members = [family.select(name) for name in reversed(family.path)]
     counts_bl = rows.every_count()
     prompt_n = (counts_bl != 0).numpy().argmax(1) + 1
@@ -203,15 +181,9 @@ def measure(
 
 
 def held_out(measured: Measured, seed: int = 0, tried: Sequence[float] = TRIED) -> list[Against]:
-    """How well a calibration does on prompts that it has not seen: each half is chosen for by that of the other.
+    """How well a calibration does on prompts that it has not seen, at some cost settings.
 
-    Args:
-        measured: at least twice `LEAST` prompts.
-        seed: of the halves.
-        tried: cost settings.
-
-    Raises:
-        ElasticError: fewer prompts.
+    Each half of the prompts, of which there are at least twice `LEAST`, is chosen for by the calibration of the other.
     """
     order = np.random.default_rng(seed).permutation(len(measured.signals_ns))
     halves: tuple[np.ndarray, np.ndarray] = order[: len(order) // 2], order[len(order) // 2 :]

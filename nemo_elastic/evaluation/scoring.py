@@ -35,19 +35,11 @@ _NO_NUMBER = (
 def log_probs(
     model: Model, rows: Rows, batch: int = 8, seen: Callable[[list[int], torch.Tensor], None] | None = None
 ) -> torch.Tensor:
-    """Log-probability of every label that counts.
+    """Log-probability of every label that counts, float64 [b, l - 1] in nats; 0 of labels that do not count.
 
-    Rows run longest first in batches, without the positions behind the batch's last label. What is left behind a
-    shorter row's own end is not seen by a causal model's earlier logits.
-
-    Args:
-        model: token ids to logits.
-        rows: the position before a label says whether it counts.
-        batch: rows at once. The result does not depend on it, but for the order in which a batch is summed.
-        seen: called with the numbers of each batch's rows and their logits.
-
-    Returns:
-        Float64 [b, l - 1] in nats, 0 of labels that do not count.
+    Rows run longest first, `batch` at once, up to their last label that counts. What a batch has behind a shorter
+    row's own end is not seen by a causal model's earlier logits. `seen` is called with the numbers of each batch's
+    rows and their logits.
     """
     labels_bl, counted_bl = rows.ids_bl[:, 1:], rows.every_count()[:, :-1] != 0
     out_bl = torch.zeros(labels_bl.shape, dtype=torch.float64)
@@ -102,23 +94,10 @@ class Loss:
 def perplexity(
     model: Model, tokens: np.ndarray, seq_length: int, batch: int = 8, max_tokens: int | None = None
 ) -> Loss:
-    """Mean loss over a stream of held-out tokens, cut into windows that do not overlap.
+    """Mean loss over the first `max_tokens` labels of a stream of tokens, cut into windows that do not overlap.
 
-    Every token but the first is predicted exactly once, from those before it in its window: a window of `seq_length`
-    inputs starts at the last label of the one before it, as in training. The last window may be shorter.
-
-    Args:
-        model: token ids to logits.
-        tokens: one-dimensional stream; may be a memory map.
-        seq_length: inputs of a window.
-        batch: windows at once.
-        max_tokens: predict no more than this many, from the start of the stream; all by default.
-
-    Returns:
-        The loss.
-
-    Raises:
-        ElasticError: fewer than two tokens, a size that is not positive, or a loss that is no number.
+    Every token but the first is predicted exactly once, from those before it in its window of `seq_length` inputs, as
+    in training. `ElasticError` for fewer than two tokens, a size that is not positive, or a loss that is no number.
     """
     seq_length = integer("seq_length", seq_length, 1, "a positive integer")
     batch = integer("batch", batch, 1, "a positive integer")
@@ -135,15 +114,8 @@ def answer_loss(
 ) -> Loss:
     """Mean loss over the tokens that count, in documents that are each read from their own beginning.
 
-    Args:
-        model: token ids to logits.
-        documents: conversations, or any others.
-        seq_length: inputs of a window.
-        batch: windows at once.
-        max_tokens: take no more documents once so many tokens count.
-
-    Raises:
-        ElasticError: a loss that is no number, or no token counts.
+    Once `max_tokens` tokens count, no more documents are read. `ElasticError` where none counts, or for a loss that is
+    no number.
     """
     windows: list[Rows] = []
     counted = 0.0
@@ -177,16 +149,9 @@ class Generates(Protocol):
 def greedy_answers(
     member: Generates, prompts: Sequence[Sequence[int]], limits: Sequence[int], end: int, batch: int
 ) -> list[list[int]]:
-    """New tokens of each prompt without the end token.
+    """New tokens of each prompt without the end token, `batch` prompts at once.
 
     Sequences of a batch move in step, so those that are about as long are decoded together.
-
-    Args:
-        member: the model.
-        prompts: token ids of each.
-        limits: most new tokens of each.
-        end: the token that ends an answer.
-        batch: prompts decoded at once.
     """
     out: list[list[int]] = [[]] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + limits[i])

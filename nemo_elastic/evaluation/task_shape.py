@@ -96,22 +96,11 @@ class Halves:
 
 
 def halves_of(documents: Sequence[Encoded], length: int, most: int, seed: int = 0, where: str = "data") -> Halves:
-    """Deal documents out to two halves of about as many tokens, and cut them into sequences.
+    """Deal documents out to two halves of about as many tokens, and cut them into sequences of `length` labels.
 
-    A document is in one half only. Where there is but one, it is halved itself, and a sequence between is left out.
-
-    Args:
-        documents: what ends a document is among its tokens.
-        length: tokens that are predicted in a sequence; the last one of a document may be shorter.
-        most: predicted tokens of the half to search on; the other one has at most four times as many.
-        seed: of how documents are dealt.
-        where: what the documents are, for errors.
-
-    Returns:
-        The halves; the same arguments give the same ones.
-
-    Raises:
-        ElasticError: a half has nothing to predict.
+    A document is in one half only, and ends in its own end token. One document alone is halved itself, and a sequence
+    between is left out. The half to search on has at most `most` labels, the other one four times as many. The seed
+    says how documents are dealt: the same arguments give the same halves. `where` names the documents in errors.
     """
     given = [document for document in documents if _counted(document)]
     of_one = len(given) == 1
@@ -230,22 +219,10 @@ def specialize(
 ) -> Specialized:
     """Search the shapes inside a family for the one with the lowest loss on some text.
 
-    Args:
-        family: its weights, all of them.
-        manifest: its `elastic.json`: axes, members and drop order make the space (`search.trained_space`).
-        start: the path's shape at the budget (`core.sizes.path`).
-        budget: the most that the shape may cost; `start` meets it.
-        halves: text of the task.
-        candidates: how many shapes are measured, the start among them.
-        seed: of the search's samples.
-        batch: sequences at once.
-        progress: called after every measurement with (number, candidates, trial).
-
-    Returns:
-        What was found. The same arguments give the same.
-
-    Raises:
-        ElasticError: the loss of the path's shape is no number, or the budget is above the parent.
+    The axes, members and drop order of `manifest` make the space (`search.trained_space`). `start` is the path's shape
+    at the budget (`core.sizes.path`), and one of the `candidates` that are measured. `progress` is called after every
+    measurement with (number, candidates, trial). The same arguments give the same result. `ElasticError` where the
+    loss of the start is no number, or the budget is above the parent.
     """
 
     def losses(subnet: Subnet, half: Half) -> np.ndarray:

@@ -249,11 +249,7 @@ class Cache:
         self._marked = self.lengths
 
     def rewind(self, kept: Sequence[int]) -> None:
-        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark.
-
-        Args:
-            kept: for each sequence of the batch, from 0 to the positions that were read since.
-        """
+        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark."""
         for state in self.layers.values():
             state.rewind(kept)
         self.lengths = [n + k for n, k in zip(self._marked, kept, strict=True)]

@@ -87,11 +87,7 @@ class Documents:
         return _index(self, device)
 
     def check(self, shape: Sequence[int]) -> Documents:
-        """Return self if it is of tokens of this shape.
-
-        Raises:
-            ElasticError: it is of others.
-        """
+        """Return self if it is of tokens of this shape, else raise `ElasticError`."""
         if self.shape != tuple(shape):
             raise bad("documents", self.shape, f"the rows and length of the tokens, {tuple(shape)}")
         return self

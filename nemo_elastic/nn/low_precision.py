@@ -44,14 +44,9 @@ _PIECE_ELSEWHERE = 2**26
 
 
 def global_scale(w: torch.Tensor, scheme: str) -> torch.Tensor:
-    """The scale of a whole weight, which makes its largest number the format's largest.
+    """The scale of a whole weight, which makes its largest number the format's largest; fp32, without dimensions.
 
-    Args:
-        w: the weight.
-        scheme: nvfp4 or fp8.
-
-    Returns:
-        fp32, without dimensions; of a weight of zeros that of a weight whose largest number is 1.
+    A weight of zeros has that of a weight whose largest number is 1.
     """
     return scale_of(largest(w), scheme)
 
@@ -68,18 +63,10 @@ def scale_of(amax: torch.Tensor, scheme: str) -> torch.Tensor:
 
 
 def nvfp4_codes(w_rc: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """NVFP4 of a weight or of a cut of one.
+    """NVFP4 of a weight, or of a cut of one under the `global_scale` of the whole.
 
-    Args:
-        w_rc: any floating dtype.
-        scale: `global_scale` of the whole weight.
-
-    Returns:
-        Codes, uint8 [r, c/2] with that of the first of two columns in the low four bits; and the blocks' scales,
-        float8_e4m3fn [r, c/16].
-
-    Raises:
-        RuntimeError: 16 does not divide the columns.
+    Gives the codes, uint8 [r, c/2] with that of the first of two columns in the low four bits, and the blocks' scales,
+    float8_e4m3fn [r, c/16]. `RuntimeError` where 16 does not divide the columns.
     """
     rows, columns = w_rc.shape
     packed_rh = torch.empty(rows, columns // 2, dtype=torch.uint8, device=w_rc.device)
@@ -109,11 +96,9 @@ def nvfp4_values(
 
 
 def fp8_codes(w_rc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """FP8 of a weight or of a cut of one: float8_e4m3fn [r, c]; larger numbers than the scale allows are the largest.
+    """FP8 of a weight or of a cut of one, float8_e4m3fn, under a scale that is 0-dim or [r, 1].
 
-    Args:
-        w_rc: any floating dtype.
-        scale: `global_scale` of the whole weight; without dimensions, or [r, 1].
+    Larger numbers than the scale allows become the largest.
     """
     return (w_rc.float() / scale).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
 
@@ -125,18 +110,10 @@ def fp8_values(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> 
 
 @torch.no_grad()
 def fake_quantized(w: torch.Tensor, scheme: str, scale: torch.Tensor) -> torch.Tensor:
-    """A weight, or a cut of one, rounded to what low precision can say: the values of its codes in its own dtype.
+    """A weight, or a cut of one, rounded to the values of its codes under the `global_scale` of the whole.
 
-    Args:
-        w: [r, c], any floating dtype.
-        scheme: nvfp4 or fp8.
-        scale: `global_scale` of the whole weight.
-
-    Returns:
-        A new tensor; no gradient passes.
-
-    Raises:
-        RuntimeError: 16 does not divide the columns of an NVFP4 weight.
+    A new tensor in the weight's dtype, through which no gradient passes. `RuntimeError` where 16 does not divide the
+    columns of an NVFP4 weight.
     """
     out_rc = torch.empty_like(w, memory_format=torch.contiguous_format)
     for piece, x_rc, scratch_rc in _pieces(w):
@@ -166,11 +143,6 @@ def rounded_state(parent: Parent, state: Mapping[str, torch.Tensor], scheme: str
     """Weights of a whole model as low precision has them; members are cut out of these.
 
     Gradients flow back into `state` as if nothing was rounded (straight-through).
-
-    Args:
-        parent: shape of the model.
-        state: its tensors by Hugging Face name.
-        scheme: nvfp4 or fp8.
     """
     rows, out = default_rows(parent), dict(state)
     for t in tensors(parent, parent.full):
@@ -207,12 +179,7 @@ def _scale_blocks(
 def _round(x: torch.Tensor, least: float, digits: int, most: float, scratch: torch.Tensor) -> torch.Tensor:
     """Round fp32 numbers in place to a float of `digits` bits behind the leading one: to the nearest, ties to even.
 
-    Args:
-        x: fp32.
-        least: its smallest normal number, below which numbers lie at equal distances.
-        digits: see above.
-        most: its largest number, to which larger ones are cut.
-        scratch: as much memory, written to.
+    Below `least`, its smallest normal number, numbers lie at equal distances; larger ones than `most` are cut to it.
     """
     x.clamp_(-most, most)
     # the power of two at or below |x|: its exponent bits alone

@@ -77,20 +77,10 @@ def mix(
     state: MambaState | None = None,
     documents: Documents | None = None,
 ) -> torch.Tensor:
-    """Convolution, scan and gated norm between the two projections.
+    """Convolution, scan and gated norm between the two projections, [b, l, i]; in torch without `kernels`.
 
-    Args:
-        zxbcdt_blo: output of the input projection, gated already.
-        weights: of this rank and run.
-        widths: of this rank and run.
-        eps: of the norm.
-        gate_i: gates of the inner channels; they multiply before and after the norm, whose mean runs over their sum.
-        kernels: None computes in torch.
-        state: of the positions before these, moved on; in torch only.
-        documents: where several lie in a row.
-
-    Returns:
-        [b, l, i], what the output projection takes.
+    `zxbcdt_blo` is gated already. The gates of the inner channels multiply before and after the norm, whose mean runs
+    over their sum. A decoding `state`, in torch only, moves on.
     """
     w, groups, count_g = weights, widths.groups, None
     index_bl = None if documents is None else documents.index(zxbcdt_blo.device)

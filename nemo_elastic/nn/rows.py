@@ -50,12 +50,8 @@ class Rows:
         """A document as rows of one window each: up to `length` inputs, and behind them the last label.
 
         A window starts at the last label of the one before it, so that every token but the first is a label once.
-        Windows without a label that counts are left out.
-
-        Args:
-            ids: token ids of the document; a memory map is read window by window.
-            counts: whether each token counts as a label; None for all.
-            length: inputs of a window.
+        `counts` says whether each token counts as a label; windows without one that does are left out. A memory map is
+        read window by window.
         """
         for at in range(0, len(ids) - 1, length):
             part = torch.from_numpy(np.array(ids[at : at + length + 1], dtype=np.int64))

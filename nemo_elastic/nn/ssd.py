@@ -42,23 +42,10 @@ def causal_conv1d(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """``silu(bias + sum_i weight[:, i] * x[l - (k - 1) + i])``: every channel sees its own last k inputs.
 
-    Runs as a sum of k shifted products: F.conv1d with ``groups=c`` has a slow backward pass on a CPU.
-
-    Args:
-        x_blc: Input ``[b, l, c]``.
-        weight_ck: Taps, oldest first, ``[c, k]`` or ``[c, 1, k]``.
-        bias_c: ``[c]`` or None.
-        state_bck: The k - 1 inputs before ``x_blc``, oldest first, ``[b, c, k - 1]``; None for zeros.
-        return_state: Also return the last k - 1 inputs, to go on from here.
-        index_bl: Each position's document ``[b, l]``, see `Documents.index`: inputs of another one are zeros. None
-            for one document.
-
-    Returns:
-        ``[b, l, c]`` in the dtype of ``x_blc``, computed in float32 at least; with ``return_state`` also the new state
-        ``[b, c, k - 1]``.
-
-    Raises:
-        ValueError: A shape does not fit.
+    Runs as a sum of k shifted products: F.conv1d with ``groups=c`` has a slow backward pass on a CPU. Taps are oldest
+    first, [c, k] or [c, 1, k], and so are the k - 1 inputs before `x_blc` in the state, None for zeros; with
+    `return_state` the new state is returned, too. Where `index_bl` says each position's document (`Documents.index`),
+    inputs of another document are zeros. `ValueError` where a shape does not fit.
     """
     batch, length, channels = x_blc.shape
     weight_c1k = weight_ck if weight_ck.dim() == 3 else weight_ck.unsqueeze(1)
@@ -107,26 +94,12 @@ def ssd_chunked(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """The scan over a whole sequence of any length, differentiable in every tensor.
 
-    Args:
-        x_blhp: Inputs ``[b, l, h, p]``.
-        dt_blh: Step sizes before bias and softplus ``[b, l, h]``.
-        A_h: Decay rates ``[h]``, negative (``-exp(A_log)``).
-        B_blgn: Input maps ``[b, l, g, n]``; head h uses group ``h // (heads / groups)``.
-        C_blgn: Output maps ``[b, l, g, n]``.
-        D_h: Skip ``[h]`` (or ``[h, p]``), or None.
-        dt_bias_h: Added to ``dt_blh`` ``[h]``, or None.
-        chunk_size: Positions per chunk, None for `chunk_for`. Changes speed and rounding, not the function.
-        initial_state_bhpn: State before the first position ``[b, h, p, n]``; None for zeros.
-        return_final_state: Also return the state after the last position.
-        index_bl: Each position's document ``[b, l]``, ascending along a row: each starts from a state of zeros. None
-            for one document.
-
-    Returns:
-        ``[b, l, h, p]`` in the dtype of ``x_blhp``; with ``return_final_state`` also ``[b, h, p, n]`` in float32
-        (float64 for float64 inputs), which is what the state should be kept in.
-
-    Raises:
-        ValueError: A shape does not fit, or ``chunk_size`` is not positive.
+    Gives y [b, l, h, p] in the dtype of `x_blhp`, and with `return_final_state` the state after the last position
+    [b, h, p, n] in float32 (float64 for float64 inputs), which it should be kept in. `A_h` is negative
+    (``-exp(A_log)``); head h uses group ``h // (heads / groups)``; `D_h` is [h] or [h, p]; step sizes are those before
+    bias and softplus. `chunk_size`, None for `chunk_for`, changes speed and rounding, not the function. Where
+    `index_bl` says each position's document, ascending along a row, each document starts from a state of zeros.
+    `ValueError` where a shape does not fit or `chunk_size` is not positive.
     """
     b, length, h, p = x_blhp.shape
     g, n = B_blgn.shape[-2:]
@@ -248,24 +221,7 @@ def ssd_step(
     dt_bias_h: torch.Tensor | None,
     state_bhpn: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One position of the scan, for decoding.
-
-    Args:
-        x_bhp: Input ``[b, h, p]``.
-        dt_bh: Step size before bias and softplus ``[b, h]``.
-        A_h: Decay rates ``[h]``, negative.
-        B_bgn: Input map ``[b, g, n]``.
-        C_bgn: Output map ``[b, g, n]``.
-        D_h: Skip ``[h]`` (or ``[h, p]``), or None.
-        dt_bias_h: Added to ``dt_bh`` ``[h]``, or None.
-        state_bhpn: State before this position ``[b, h, p, n]``; not changed.
-
-    Returns:
-        ``y [b, h, p]`` in the dtype of ``x_bhp`` and the new state ``[b, h, p, n]`` in the dtype of ``state_bhpn``.
-
-    Raises:
-        ValueError: A shape does not fit.
-    """
+    """One position of `ssd_chunked`, for decoding: y [b, h, p], and the new state in the dtype of the old one."""
     b, h, p = x_bhp.shape
     g, n = B_bgn.shape[-2:]
     _check_shapes(dt_bh, (b, h), B_bgn, C_bgn, (b, g, n), state_bhpn, (b, h, p, n))

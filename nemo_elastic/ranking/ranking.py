@@ -124,12 +124,7 @@ class Ranking:
 
     @classmethod
     def of_stream(cls, parent: Parent, order: np.ndarray) -> Ranking:
-        """An order of the residual stream; everything else stays where it is stored, in whatever blocks.
-
-        Args:
-            parent: whose layers read the stream.
-            order: of its channels.
-        """
+        """An order of the residual stream; everything else stays where it is stored, in whatever blocks."""
         still = cls.trivial(parent)
         orders, scores = unmoved(parent)
         return replace(still, orders=orders | {HIDDEN: np.asarray(order)}, scores=scores)
@@ -146,10 +141,9 @@ class Ranking:
         return h.hexdigest()
 
     def check(self, parent: Parent, where: str = "ranking") -> Ranking:
-        """Return self if it ranks `parent`; stripes may differ, for they are a layout of the same channels.
+        """Return self if it ranks `parent`, else raise `ElasticError` with the first field that differs.
 
-        Raises:
-            ElasticError: it ranks another parent; the message has the first field that differs.
+        Stripes may differ, for they are a layout of the same channels.
         """
         name = first_difference(self.parent.striped_as(parent), parent)
         if name is not None:
@@ -163,8 +157,7 @@ class Ranking:
     def check_depth(self, smallest: int, where: str = "ranking") -> Ranking:
         """Return self if the layers that a depth of `smallest` drops were measured one by one, or by cosine.
 
-        Raises:
-            ElasticError: fewer drops were measured (`RankOptions.depth_exact`).
+        `ElasticError` where fewer drops were measured (`RankOptions.depth_exact`).
         """
         exact = self.options.depth_exact
         if self.options.depth == "mse" and exact is not None and smallest < self.parent.num_layers - exact:
@@ -175,15 +168,9 @@ class Ranking:
     def save(
         self, out: str | os.PathLike[str], force: bool = False, inputs: Sequence[str | os.PathLike[str]] = ()
     ) -> None:
-        """Write the folder whole or not at all.
+        """Write the folder whole or not at all; `force` replaces an earlier one.
 
-        Args:
-            out: the folder.
-            force: replace an earlier one.
-            inputs: folders that were read for it, which it may not lie in or contain.
-
-        Raises:
-            ElasticError: `out` may not be written, see `atomic_dir`, or cannot be.
+        It may not lie in or contain the `inputs`, folders that were read for it; see `atomic_dir`.
         """
         with atomic_dir(out, force, inputs, RANKING) as folder:
             head = {
@@ -202,14 +189,9 @@ class Ranking:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], parent: Parent | None = None) -> Ranking:
-        """Read and check a folder that `save` wrote.
+        """Read and check a folder that `save` wrote, which must rank `parent` where one is given.
 
-        Args:
-            path: the folder.
-            parent: what it must rank; None takes what it says.
-
-        Raises:
-            ElasticError: not a ranking, of another version, damaged, or of another parent.
+        `ElasticError` for what is not a ranking, of another version, damaged, or of another parent.
         """
         path = Path(path)
         file, numbers = path / JSON, path / TENSORS
@@ -280,14 +262,9 @@ def block_order(scores: np.ndarray, blocks: int) -> np.ndarray:
 
 
 def order(scores: np.ndarray, groups: int = 1) -> np.ndarray:
-    """Channels from most to least important; ties keep their storage order.
+    """Channels from most to least important, int64 [size]; ties keep their storage order.
 
-    Args:
-        scores: importance, shape [size].
-        groups: equal blocks of channels; each is ranked on its own and the ranks alternate over them.
-
-    Returns:
-        Channel numbers, int64, shape [size].
+    Each of the `groups`, equal blocks of channels, is ranked on its own, and the ranks alternate over them.
     """
     per_group = np.asarray(scores).reshape(groups, -1)
     inside = np.argsort(-per_group, axis=1, kind="stable")
