@@ -42,9 +42,9 @@ def evaluate(
     rows = controls(
         trained,
         before,
-        lambda m: perplexity(m, tokens, LENGTH, max_tokens=settings.eval_tokens).nats,
         unsorted,
-        progress=lambda done, total: tell(f"held-out loss: {done}/{total} models"),
+        lambda m: perplexity(m, tokens, LENGTH, max_tokens=settings.eval_tokens).nats,
+        lambda done, total: tell(f"held-out loss: {done}/{total} models"),
     )
     out = []
     whole = parameters(trained.parent, trained.held)

@@ -180,17 +180,6 @@ def test_prefill_then_steps_is_the_whole(length, data):
     torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-12)
 
 
-def test_prefill_in_two_pieces_is_the_whole():
-    t = make(length=23)
-    whole, last = run(t, 8, return_final_state=True)
-    first = {k: v[:, :9] if k in ("x", "dt", "B", "C") else v for k, v in t.items()}
-    second = {k: v[:, 9:] if k in ("x", "dt", "B", "C") else v for k, v in t.items()}
-    y1, second["state"] = run(first, 8, return_final_state=True)
-    y2, state = run(second, 8, return_final_state=True)
-    torch.testing.assert_close(torch.cat([y1, y2], 1), whole, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-12)
-
-
 def test_a_prefix_of_the_heads_of_every_group_and_of_head_channels_is_the_slice():
     t = make(h=6, g=2, p=4)
     heads, whole = torch.tensor([0, 1, 3, 4]), run(t, 4)
