@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log-probabilities that a model gives to labels, the losses they make, and greedy answers to many prompts.
 
-b: rows, l: positions, n: positions of a batch, t: labels that count, v: vocabulary.
+b: rows, l: positions, t: labels that count, v: vocabulary.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ def log_probs(
             logits_blv = model(rows.ids_bl[part, :length])
             if seen is not None:
                 seen(part, logits_blv)
-            own_bl, places_t = out_bl[part, :length], counted_bl[part, :length].flatten().nonzero()[:, 0]
-            labels_t = labels_bl[part, :length].flatten()[places_t]
-            own_bl.view(-1)[places_t] = _label_log_probs(logits_blv.flatten(0, 1), labels_t, places_t)
-            out_bl[part, :length] = own_bl
+            row_t, place_t = counted_bl[part, :length].nonzero(as_tuple=True)
+            places = torch.tensor(part)[row_t], place_t
+            out_bl[places] = _label_log_probs(logits_blv, (row_t, place_t), labels_bl[places])
     return out_bl
 
 
-def _label_log_probs(logits_nv: torch.Tensor, labels_t: torch.Tensor, places_t: torch.Tensor) -> torch.Tensor:
+def _label_log_probs(
+    logits_blv: torch.Tensor, places: tuple[torch.Tensor, torch.Tensor], labels_t: torch.Tensor
+) -> torch.Tensor:
     """Log-probabilities of labels at some places of the logits, float64 on the CPU, some at a time."""
-    parts = []
-    for places, labels in zip(places_t.split(_CHUNK), labels_t.split(_CHUNK), strict=True):
-        logits_tv = logits_nv[places.to(logits_nv.device)]
-        logits_tv, labels = logits_tv.to(work_dtype(logits_tv)), labels.to(logits_tv.device)
-        parts.append(-F.cross_entropy(logits_tv, labels, reduction="none").double().cpu())
+    parts, device = [], logits_blv.device
+    for *at, labels in zip(*(t.to(device).split(_CHUNK) for t in (*places, labels_t)), strict=True):
+        logits_tv = logits_blv[tuple(at)]
+        parts.append(-F.cross_entropy(logits_tv.to(work_dtype(logits_tv)), labels, reduction="none").double().cpu())
     return torch.cat(parts)
 
 

@@ -46,27 +46,32 @@ class Rows:
         return cls(ids_bl, counts_bl, documents)
 
     @classmethod
+    def document(cls, ids: Sequence[int] | np.ndarray, counts: np.ndarray | None = None) -> Rows:
+        """A document as one row. `counts` says whether each token counts as a label; None for all but the first."""
+        ids_l, counts_l = torch.from_numpy(np.array(ids, dtype=np.int64)), torch.ones(len(ids))
+        if counts is not None:
+            counts_l[:-1] = torch.from_numpy(np.array(counts[1:], dtype=np.float32))
+        counts_l[-1] = 0  # the label of the last token is not there
+        return cls(ids_l[None], counts_l[None])
+
+    @classmethod
     def windows(cls, ids: np.ndarray, counts: np.ndarray | None, length: int) -> Iterator[Rows]:
         """A document as rows of one window each: up to `length` inputs, and behind them the last label.
 
         A window starts at the last label of the one before it, so that every token but the first is a label once.
-        `counts` says whether each token counts as a label; windows without one that does are left out. A memory map is
-        read window by window.
+        Windows without a label that counts are left out. A memory map is read window by window.
         """
         for at in range(0, len(ids) - 1, length):
-            part = torch.from_numpy(np.array(ids[at : at + length + 1], dtype=np.int64))
-            counts_l = torch.ones(len(part))
-            if counts is not None:
-                counts_l[:-1] = torch.from_numpy(np.array(counts[at + 1 : at + length + 1], dtype=np.float32))
-            counts_l[-1] = 0  # its label is in the next window, or nowhere
-            if counts_l.any():
-                yield cls(part[None], counts_l[None])
+            part = slice(at, at + length + 1)
+            rows = cls.document(ids[part], None if counts is None else counts[part])
+            if rows.counted:
+                yield rows
 
     @classmethod
     def continuation(cls, context: Sequence[int] | np.ndarray, rest: Sequence[int] | np.ndarray) -> Rows:
         """A row of tokens of which the last ones count, behind a context of at least one token."""
-        ids = np.array([*context, *rest])
-        return next(cls.windows(ids, np.arange(len(ids)) >= len(context), len(ids)))
+        ids = [*context, *rest]
+        return cls.document(ids, np.arange(len(ids)) >= len(context))
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:

@@ -26,7 +26,7 @@ ids = st.lists(token, min_size=1, max_size=6)
 
 
 @settings(max_examples=30)
-@given(pairs=st.lists(st.tuples(ids, ids), min_size=1, max_size=5), batch=st.integers(1, 3))
+@given(pairs=st.lists(st.tuples(ids, ids | st.just([])), min_size=1, max_size=5), batch=st.integers(1, 3))
 def test_scores_are_those_of_each_pair_alone(pairs, batch):
     actual = harness.score_continuations(MEMBER, pairs, batch)
     for (context, rest), (logprob, greedy) in zip(pairs, actual):
