@@ -120,7 +120,7 @@ def test_parts_of_rows_keep_what_is_theirs() -> None:
     one, two = rows.split(2)
     assert one.documents == Documents(((4, 9), (9,))) and two.documents == Documents(((3, 9),))
     assert rows[1:2].documents is None and len(rows[3:]) == 0
-    assert torch.equal(two.counts_bl, rows.counts_bl[2:]) and torch.equal(two.ids_bl, rows.ids_bl[2:])
+    assert torch.equal(two.every_count(), rows.every_count()[2:]) and torch.equal(two.ids_bl, rows.ids_bl[2:])
     longer = rows.padded(12)
     assert longer.ids_bl.shape == (3, 12) and longer.documents == Documents(((4, 9, 12), (9, 12), (3, 9, 12)))
     assert longer.counted == pytest.approx(rows.counted) and rows.padded(9) is rows
