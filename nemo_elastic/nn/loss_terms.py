@@ -92,7 +92,7 @@ class Computed(Protocol):
 
     uses_up: bool
 
-    def sums(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
+    def denominators(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
         """The denominators it needs; `top`: the teacher speaks for its likeliest tokens only."""
         ...
 
@@ -110,7 +110,7 @@ class CrossEntropy:
 
     uses_up = False
 
-    def sums(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
+    def denominators(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
         return (Denominator(student=True),)
 
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -135,7 +135,7 @@ class Divergence:
 
     uses_up = True
 
-    def sums(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
+    def denominators(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
         both = tuple(Denominator(student, temperature) for student in (True, False))
         return both + (tuple(Denominator(student, temperature, rest=True) for student in (True, False)) if top else ())
 
@@ -156,13 +156,13 @@ class ReverseDivergence(Divergence):
 
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
         teacher_bv = _log_probabilities(block)
-        apart_bv = block.student_bv - teacher_bv
+        gap_bv = block.student_bv - teacher_bv
         q_bv = block.student_bv.exp_()
-        loss_b = (q_bv * apart_bv).sum(1)
+        loss_b = (q_bv * gap_bv).sum(1)
         if not block.gradient:
             return weight * loss_b, None
         whole_b1 = block.whole(loss_b).unsqueeze(1)
-        return weight * loss_b, q_bv.mul_(apart_bv.sub_(whole_b1)).mul_(weight / block.temperature)
+        return weight * loss_b, q_bv.mul_(gap_bv.sub_(whole_b1)).mul_(weight / block.temperature)
 
 
 def _log_probabilities(block: Block) -> torch.Tensor:
@@ -262,7 +262,7 @@ class LogitRows:
         self, terms: list[Computed], student_cv: torch.Tensor, teacher_cv: torch.Tensor | None, top: Top | None
     ) -> dict[Denominator, torch.Tensor]:
         """Logarithms [c] of the denominators that the terms need, over the whole vocabulary."""
-        wanted = dict.fromkeys(s for term in terms for s in term.sums(self.temperature, top is not None))
+        wanted = dict.fromkeys(s for term in terms for s in term.denominators(self.temperature, top is not None))
         norms = {}
         for each in wanted:
             logits_cv = student_cv if each.student else teacher_cv

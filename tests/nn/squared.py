@@ -16,11 +16,11 @@ NAME = "squared"
 
 
 class Squared:
-    """Denominator over tokens of (q - p)^2."""
+    """Sum over tokens of (q - p)^2."""
 
     uses_up = True
 
-    def sums(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
+    def denominators(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
         assert not top, "it looks at all tokens"
         return Denominator(True, temperature), Denominator(False, temperature)
 
