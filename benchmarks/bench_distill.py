@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.output import arguments, deliver
-from nemo_elastic.nn.loss.head import Head, head_loss
-from nemo_elastic.nn.loss.terms import LogitRows
+from nemo_elastic.nn.loss_head import Head, head_loss
+from nemo_elastic.nn.loss_terms import LogitRows
 
 VOCABULARY, WIDTH, TOKENS = 131072, 512, 8192
 CHUNK = 512  # the default of elastic.distill.chunk_tokens

@@ -31,9 +31,9 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.forward import MIXERS, Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.plan import preset
-from nemo_elastic.ranking import RankOptions, rank
+from nemo_elastic.ranking import RankOptions
 from nemo_elastic.ranking.depth import Depth, Order, iterative_mse
-from nemo_elastic.ranking.measure import LEAST_TOKENS, PIECES
+from nemo_elastic.ranking.measure import LEAST_TOKENS, PIECES, rank
 from tests.support.naive_depth import naive_evaluations, naive_order
 from tests.support.peak import Peak
 

@@ -37,7 +37,8 @@ from nemo_elastic.nn.forward import LayerRun, Layers
 from nemo_elastic.nn.functional import work_dtype
 from nemo_elastic.nn.gates import Gates, LayerGates
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import Ranking, rank, sort
+from nemo_elastic.ranking import Ranking, sort
+from nemo_elastic.ranking.measure import rank
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from nemo_elastic.data.eval_data import EvalData
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.data.given import Given
 from nemo_elastic.evaluation.known_answers import Measured, against_random, examples, measure, random_mix
 from nemo_elastic.runtime.calibration import price_of, shares, worthiest
 from nemo_elastic.runtime.family_runtime import FamilyRuntime
@@ -62,7 +62,7 @@ def answers(family: FamilyRuntime, data: Path, seed: int) -> dict[str, Any]:
 
 def text(family: FamilyRuntime, data: DataFolder, seed: int) -> dict[str, Any]:
     """Pieces of held-out text and worked problems. Quality is the log-probability of what follows, per token."""
-    given = examples(Given.of(data), SAMPLES, PROMPT, ANSWER, seed)
+    given = examples(EvalData.of(data), SAMPLES, PROMPT, ANSWER, seed)
     return judged(measure(family, given), np.arange(len(given)), seed)
 
 

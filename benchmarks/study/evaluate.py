@@ -53,7 +53,7 @@ def heldout(
         {"losses": of the part that tables report, "tuned": of the part that rates are chosen by}.
     """
     from nemo_elastic.data.folder import DataFolder
-    from nemo_elastic.evaluation.perplexity import perplexity
+    from nemo_elastic.evaluation.scoring import perplexity
 
     parts = held_out_parts(DataFolder.open(data).tokens("val"))
 

@@ -25,8 +25,9 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
+from nemo_elastic.data.encoded import Encoded
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.evaluation import Halves, Specialized, halves_of, specialize, window_losses
+from nemo_elastic.evaluation import Halves, Specialized, halves_of, specialize
 from nemo_elastic.runtime import FamilyRuntime, load_family
 from nemo_elastic.verdicts import Interval
 
@@ -90,7 +91,7 @@ def measure(
     losses = {}
     for subnet in dict.fromkeys([start, *(results[task].candidate for task in TASKS)]):
         for task in TASKS:
-            losses[subnet, task] = window_losses(family.select(subnet), halves[task].held_out.windows)
+            losses[subnet, task] = halves[task].held_out.losses(family.select(subnet))
             family.release()
     return Size(ratio, start, results, halves, losses)
 
@@ -169,7 +170,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     manifest, family = Family.load(args.family), load_family(args.family)
-    texts = {task: [(ids, None) for ids in of] for task, of in documents(DataFolder.open(args.data)).items()}
+    texts = {task: [Encoded(None, ids) for ids in of] for task, of in documents(DataFolder.open(args.data)).items()}
     halves = {task: halves_of(texts[task], args.seq_length, args.tokens, args.seed, task) for task in TASKS}
     sizes = [measure(family, manifest, halves, ratio, args.candidates, args.seed) for ratio in RATIOS]
     print(page(manifest, halves, sizes, args.candidates), end="")

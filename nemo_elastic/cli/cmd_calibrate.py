@@ -14,7 +14,7 @@ from nemo_elastic.cli import options
 from nemo_elastic.cli.options import BATCH_SIZE, FAMILY_DEVICE, SEEDS, TOKENS, as_json, print_json, within
 
 if TYPE_CHECKING:
-    from nemo_elastic.data.given import Given
+    from nemo_elastic.data.eval_data import EvalData
     from nemo_elastic.evaluation.known_answers import Against, Measured
     from nemo_elastic.formats.source import Source
 
@@ -48,7 +48,7 @@ def command(
     """
     from rich.console import Console
 
-    from nemo_elastic.data.given import read_given
+    from nemo_elastic.data.eval_data import read_eval_data
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.evaluation.known_answers import held_out
     from nemo_elastic.formats.checksums import family_digest
@@ -63,7 +63,7 @@ def command(
     check_file(source.folder / FILE, force)
     if source.family is None or len(source.family.members) < 2:
         raise ElasticError("calibrate: needs a family of at least two members", family)
-    given = read_given(data, source)
+    given = read_eval_data(data, source)
     check_device(device, "--device")
     for line in () if json else given.notes:
         typer.echo(line, err=True)
@@ -84,7 +84,7 @@ def command(
 
 def _measured(
     source: Source,
-    text: Given,
+    text: EvalData,
     samples: int | None,
     prompt_tokens: int,
     answer_tokens: int,

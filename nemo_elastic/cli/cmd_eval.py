@@ -80,7 +80,7 @@ def _rows(
     from rich.console import Console
     from rich.progress import Progress
 
-    from nemo_elastic.data.given import read_given
+    from nemo_elastic.data.eval_data import read_eval_data
     from nemo_elastic.evaluation.by_member import Measures, measured, tokenizer_of, wanted_members
     from nemo_elastic.evaluation.harness import Harness
     from nemo_elastic.formats.folders import open_source
@@ -89,12 +89,12 @@ def _rows(
     opened = [open_source(source) for source in sources]
     wanted = wanted_members(opened, only)
     check_device(device, "--device")
-    given = [None if data is None else read_given(data, source, most=sizes["tokens"]) for source in opened]
-    tokenizers = [tokenizer_of(s.folder, own) if tasks else None for s, own in zip(opened, given, strict=True)]
+    texts = [None if data is None else read_eval_data(data, source, most=sizes["tokens"]) for source in opened]
+    tokenizers = [tokenizer_of(s.folder, own) if tasks else None for s, own in zip(opened, texts, strict=True)]
     measures = Measures(**sizes, harness=Harness(tasks, tasks_from) if tasks else None)
-    for line in dict.fromkeys(note for own in given if own is not None and not quiet for note in own.notes):
+    for line in dict.fromkeys(note for own in texts if own is not None and not quiet for note in own.notes):
         typer.echo(line, err=True)
-    each = zip(opened, wanted, given, tokenizers, strict=True)
+    each = zip(opened, wanted, texts, tokenizers, strict=True)
     with Progress(console=Console(stderr=True), disable=quiet, transient=True) as bars:
         return list(measured(each, device, measures, lambda names, what: bars.track(names, description=what)))
 

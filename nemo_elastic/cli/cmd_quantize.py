@@ -104,14 +104,14 @@ def _ranges(opened: Source, data: Path, samples: int, seq_length: int, device: s
     from rich.console import Console
     from rich.progress import Progress
 
-    from nemo_elastic.data.given import read_given
+    from nemo_elastic.data.eval_data import read_eval_data
     from nemo_elastic.errors import bad
     from nemo_elastic.quantize.activations import largest_inputs
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.storage import check_device
 
     check_device(device, "--device")
-    given = read_given(data, opened)
+    given = read_eval_data(data, opened)
     for line in () if quiet else given.notes:
         typer.echo(line, err=True)
     tokens = given.tokens[: samples * seq_length]

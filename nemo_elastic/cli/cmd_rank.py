@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nemo_elastic.core.family import Parent
-    from nemo_elastic.data.given import Given
-    from nemo_elastic.evaluation.perplexity import Window
+    from nemo_elastic.data.eval_data import EvalData
     from nemo_elastic.formats.source import Source
-    from nemo_elastic.ranking import Rows
+    from nemo_elastic.nn.rows import Rows
 
 __all__ = ["command"]
 
@@ -69,7 +68,8 @@ def command(
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.nn.forward import Layers
-    from nemo_elastic.ranking import RANKING, RankOptions, rank
+    from nemo_elastic.ranking import RANKING, RankOptions
+    from nemo_elastic.ranking.measure import rank
     from nemo_elastic.runtime import load_family
 
     check_output(out, force, parent, data, kind=RANKING)
@@ -77,7 +77,7 @@ def command(
     ImportanceConfig(samples=samples, ffn=ffn, experts=experts, depth=depth)
     source = open_source(parent)
     _check_shape(source.parent, min_depth, min_head_dim)
-    given = _read(data, source, samples, length)
+    text = _read(data, source, samples, length)
     model = load_family(source).model
     console = Console(stderr=True)
 
@@ -96,10 +96,10 @@ def command(
     ranking = rank(
         Layers(model.weights()),
         model.parent,
-        _batches(given, samples, length),
+        _batches(text, samples, length),
         options,
         progress=None if json else (lambda phase, done, total: say(f"{phase}: {done}/{total or '?'}")),
-        provenance={"data": given.digest, "sequences": samples, "length": length},
+        provenance={"data": text.digest, "sequences": samples, "length": length},
     )
     ranking.save(out, force, [parent, data])
     if json:
@@ -119,42 +119,41 @@ def _check_shape(parent: Parent, min_depth: int | None, min_head_dim: int | None
         raise bad("--min-mamba-head-dim", min_head_dim, f"from 1 to the parent's {parent.mamba_head_dim}")
 
 
-def _read(data: Path, source: Source, samples: int, length: int) -> Given:
+def _read(data: Path, source: Source, samples: int, length: int) -> EvalData:
     """The data; raises where they have too few tokens."""
-    from nemo_elastic.data.given import read_given
+    from nemo_elastic.data.eval_data import read_eval_data
     from nemo_elastic.errors import bad
 
-    given = read_given(data, source, "train", samples * length)
-    if given.is_chat:
-        windows = sum(1 for _ in islice(_windows(given, length), samples))
+    text = read_eval_data(data, source, "train", samples * length)
+    if text.is_chat:
+        windows = sum(1 for _ in islice(_windows(text, length), samples))
         if windows < samples:
             raise bad("--samples", samples, f"at most the data's {windows} conversations, or windows of --length")
-        return given
-    if length < 1 or len(given.tokens) < samples * length:
-        raise bad("--samples", samples, f"samples x length of at most the data's {len(given.tokens)} tokens")
-    return given
+        return text
+    if length < 1 or len(text.tokens) < samples * length:
+        raise bad("--samples", samples, f"samples x length of at most the data's {len(text.tokens)} tokens")
+    return text
 
 
-def _windows(given: Given, length: int) -> Iterator[Window]:
-    from nemo_elastic.evaluation.perplexity import answer_windows
+def _windows(text: EvalData, length: int) -> Iterator[Rows]:
+    """Windows of each conversation by itself, in which the answers count."""
+    from nemo_elastic.nn.rows import Rows
 
-    return answer_windows(((text.ids, text.counts) for text in given.texts), length)
+    return (rows for each in text.documents for rows in Rows.windows(each.ids, each.counts, length))
 
 
-def _batches(given: Given, samples: int, length: int) -> Iterator[Rows]:
-    """Text end to end; of conversations each by itself, in which the answers count."""
+def _batches(text: EvalData, samples: int, length: int) -> Iterator[Rows]:
+    """Windows of conversations, or text end to end."""
     import numpy as np
     import torch
 
-    from nemo_elastic.evaluation.perplexity import padded_windows
-    from nemo_elastic.ranking import Rows
+    from nemo_elastic.nn.rows import Rows
 
-    windows = _windows(given, length)
+    windows = _windows(text, length)
     for first in range(0, samples, BATCH):
         last = min(first + BATCH, samples)
-        if given.is_chat:
-            tokens_bl, mask_bl = padded_windows([*islice(windows, last - first)])
-            yield Rows.masked(tokens_bl[:, :-1], mask_bl, None)
+        if text.is_chat:
+            yield Rows.joined([*islice(windows, last - first)]).inputs()
         else:
-            part = np.array(given.tokens[first * length : last * length], dtype=np.int64)
+            part = np.array(text.tokens[first * length : last * length], dtype=np.int64)
             yield Rows(torch.from_numpy(part).view(-1, length))

@@ -113,13 +113,13 @@ def command(
 
 def _halves(data: Path, source: Source, seq_length: int, tokens: int, seed: int, quiet: bool) -> Halves:
     """The task's text in two halves."""
-    from nemo_elastic.data.given import read_given
+    from nemo_elastic.data.eval_data import read_eval_data
     from nemo_elastic.evaluation import halves_of
 
-    given = read_given(data, source)
-    for line in () if quiet else given.notes:
+    text = read_eval_data(data, source)
+    for line in () if quiet else text.notes:
         typer.echo(line, err=True)
-    return halves_of([(d.ids, d.counts) for d in given.documents], seq_length, tokens, seed, f"--data: {data}")
+    return halves_of(text.documents, seq_length, tokens, seed, f"--data: {data}")
 
 
 def _check_places(out: Path | None, add: str | None, force: bool, *inputs: Path) -> None:

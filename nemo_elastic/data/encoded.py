@@ -82,12 +82,11 @@ class Tally:
         return asdict(self)
 
     def lines(self, marked: bool | None, length: int = 0, too_long: str = DROP) -> Iterator[str]:
-        """What a person reads of it.
+        """What a person reads.
 
         Args:
-            marked: whether the chat template marks answers; None where there were no conversations.
-            length: tokens that a conversation may have.
-            too_long: what was done with longer ones.
+            marked: whether the chat template marks answers; None without conversations.
+            length, too_long: as for `encode_rows`.
         """
         why = {
             "empty": "with an empty answer, or none: left out",
@@ -107,11 +106,7 @@ class Tally:
 
 
 def end_of(tokenizer: FamilyTokenizer, folder: Path) -> int:
-    """The token that ends a text.
-
-    Raises:
-        ElasticError: the tokenizer's settings name none that it has.
-    """
+    """The token that ends a text; `ElasticError` where the tokenizer's settings name none."""
     end = tokenizer.end_id
     if end is None:
         raise ElasticError(f"{folder / 'tokenizer_config.json'}: names no eos_token that the tokenizer has")
@@ -126,18 +121,10 @@ def encode_rows(
     length: int | None = None,
     too_long: str = DROP,
 ) -> Iterator[Encoded]:
-    """Rows as tokens, in order, without those that have nothing to learn from.
+    """Rows as tokens, in order, without those that have nothing to learn from; `tally` counts what is left out or cut.
 
-    Args:
-        rows: texts and conversations.
-        tokenizer: of the model.
-        end: the token that ends a text; None where the model knows none.
-        tally: counts what is left out and what is cut.
-        length: most tokens of a conversation; None for any number.
-        too_long: `drop` or `cut` what is longer.
-
-    Raises:
-        ElasticError: the chat template does not take a conversation, or there is none; with the row's file and line.
+    Conversations of more than `length` tokens are dropped or cut, as `too_long` says. A conversation that the chat
+    template does not take is an `ElasticError` with the row's file and line.
     """
     for batch in grouped(rows, lambda row: BATCH if row.chat is not None else len(row.text), BATCH):
         texts = iter(_texts([row for row in batch if row.text.strip()], tokenizer))
@@ -179,8 +166,9 @@ def _conversation(
         return tally.add("empty", row)
     try:
         if chat.pair is not None and tokenizer.chat_template is None:
-            asked, said = (tokenizer.encode(text, special=False) for text in (chat.pair[0], f" {chat.pair[1]}"))
-            ids, counts = np.array([*asked, *said], dtype=np.int32), np.arange(len(asked) + len(said)) >= len(asked)
+            question, answer = (tokenizer.encode(text, special=False) for text in (chat.pair[0], f" {chat.pair[1]}"))
+            ids = np.array([*question, *answer], dtype=np.int32)
+            counts = np.arange(len(ids)) >= len(question)
         else:
             ids, counts = tokenizer.encode_answers(chat.messages, chat.tools)
     except ElasticError as exc:

@@ -29,11 +29,12 @@ def evaluate(
     from nemo_elastic.core.cost import memory, parameters
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.evaluation.accuracy import answer_accuracy
-    from nemo_elastic.evaluation.controls import controls
-    from nemo_elastic.evaluation.perplexity import perplexity
+    from nemo_elastic.evaluation.scoring import perplexity
     from nemo_elastic.io.read import read_json
     from nemo_elastic.runtime import load_family
     from nemo_elastic.slicing.card import served_as
+
+    from .controls import controls
 
     folder = DataFolder.open(data)
     tokens, problems = folder.tokens("val"), folder.problems()[: settings.problems]
@@ -41,9 +42,9 @@ def evaluate(
     rows = controls(
         trained,
         before,
-        lambda m: perplexity(m, tokens, LENGTH, max_tokens=settings.eval_tokens).nats,
         unsorted,
-        progress=lambda done, total: tell(f"held-out loss: {done}/{total} models"),
+        lambda m: perplexity(m, tokens, LENGTH, max_tokens=settings.eval_tokens).nats,
+        lambda done, total: tell(f"held-out loss: {done}/{total} models"),
     )
     out = []
     whole = parameters(trained.parent, trained.held)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nemo_elastic.data.encoded import end_of
 from nemo_elastic.data.reasoning import Problem
@@ -17,13 +17,7 @@ from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.io.values import integer
 from nemo_elastic.verdicts import wilson
 
-
-class Generates(Protocol):
-    """What decodes: a member of a family in memory, a `NemotronH`, or anything of that form."""
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: Sequence[int], stop_ids: Iterable[int]
-    ) -> list[list[int]]: ...
+from .scoring import Generates, greedy_answers
 
 
 @dataclass(frozen=True)
@@ -99,20 +93,10 @@ def answer_accuracy(
     max_new_tokens: int | None = None,
     batch: int = 128,
 ) -> Accuracy:
-    """Let a model work out problems, and compare its answers.
+    """Let a model work out held-out problems, and compare its answers.
 
-    Args:
-        member: the model.
-        problems: held-out problems, e.g. `DataFolder.problems()`.
-        tokenizer_dir: the tokenizer it was trained with.
-        max_new_tokens: limit for each problem; by default a quarter more than the worked solution takes, and 8.
-        batch: problems decoded at once.
-
-    Returns:
-        Every answer with its text.
-
-    Raises:
-        ElasticError: no problems, or no tokenizer there.
+    The tokenizer is that of the model's training. By default an answer may have a quarter more tokens than the worked
+    solution, and 8.
     """
     if not problems:
         raise ElasticError("problems: there are none to solve")
@@ -129,14 +113,8 @@ def answer_accuracy(
     prompts = [[end, *ids] for ids in encode(p.prompt for p in problems)]
     solutions = [len(ids) for ids in encode(p.text for p in problems)]
     limits = [max_new_tokens or _limit(n + 1 - len(p)) for n, p in zip(solutions, prompts, strict=True)]
-    # Sequences of a batch move in step, so it is quickest where all of them are about as long.
-    order = sorted(range(len(problems)), key=lambda i: (len(prompts[i]) + limits[i], i))
-    texts = [""] * len(problems)
-    for at in range(0, len(order), batch):
-        rows = order[at : at + batch]
-        new = member.generate([prompts[i] for i in rows], [limits[i] for i in rows], (end,))
-        for i, text in zip(rows, tokenizer.decode_batch(new, skip_special_tokens=True), strict=True):
-            texts[i] = text
+    new = greedy_answers(member, prompts, limits, end, batch)
+    texts = tokenizer.decode_batch(new, skip_special_tokens=True)
     return Accuracy(tuple(Answer(p, t, p.is_solved_by(t)) for p, t in zip(problems, texts, strict=True)))
 
 

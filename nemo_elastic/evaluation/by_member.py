@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.core.cost import counts
-from nemo_elastic.data.given import Given
+from nemo_elastic.data.eval_data import EvalData
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.source import Source
 from nemo_elastic.runtime import MemberModel, load_family, members_of
 
 from .accuracy import answer_accuracy
 from .harness import Harness
-from .perplexity import answer_loss, perplexity
+from .scoring import answer_loss, perplexity
 
 __all__ = ["Measures", "measured", "tokenizer_of", "wanted_members"]
 
@@ -39,42 +39,34 @@ class Measures:
     harness: Harness | None
     limit: int | None
 
-    def of(self, model: MemberModel, given: Given | None, tokenizer: Path | None) -> dict[str, Any]:
+    def of(self, model: MemberModel, data: EvalData | None, tokenizer: Path | None) -> dict[str, Any]:
         """The figures of one member on some data; lm-eval reads its text by the tokenizer in that folder."""
         out: dict[str, Any] = {}
         sizes = (self.seq_length, self.batch, self.tokens)
-        if given is not None and given.is_chat:
-            out = answer_loss(model, [(d.ids, d.counts) for d in given.documents], *sizes).to_json()
-        elif given is not None:
-            out = perplexity(model, given.tokens, *sizes).to_json()
-        if given is not None and given.folder is not None:
-            problems = given.folder.problems()[: self.problems]
+        if data is not None and data.is_chat:
+            out = answer_loss(model, data.documents, *sizes).to_json()
+        elif data is not None:
+            out = perplexity(model, data.tokens, *sizes).to_json()
+        if data is not None and data.folder is not None:
+            problems = data.folder.problems()[: self.problems]
             if problems:
-                out["answers"] = answer_accuracy(model, problems, given.folder.tokenizer_dir).to_json()
+                out["answers"] = answer_accuracy(model, problems, data.folder.tokenizer_dir).to_json()
         if self.harness is not None and tokenizer is not None:
             out["tasks"] = self.harness.run(model, tokenizer, self.limit, self.batch)
         return out
 
 
-def tokenizer_of(source: Path, given: Given | None) -> Path:
-    """The folder of a source's tokenizer, which lm-eval reads: its own, or the data's.
-
-    Raises:
-        ElasticError: neither has one.
-    """
+def tokenizer_of(source: Path, data: EvalData | None) -> Path:
+    """The folder of the tokenizer that lm-eval reads: the source's own, or else the data's."""
     if (source / "tokenizer.json").is_file():
         return source
-    if given is not None and given.folder is not None:
-        return given.folder.tokenizer_dir
+    if data is not None and data.folder is not None:
+        return data.folder.tokenizer_dir
     raise ElasticError(f"{source}: has no tokenizer.json; give the --data folder that the model was trained on")
 
 
 def wanted_members(sources: Sequence[Source], only: Sequence[str]) -> list[list[str]]:
-    """Names of the members to measure, for each source; all of them where none is named.
-
-    Raises:
-        ElasticError: one is in no source.
-    """
+    """Names of the members to measure, for each source: all of them where `only` is empty."""
     wanted = [[name for name in members_of(source) if not only or name in only] for source in sources]
     missing = sorted(set(only) - {name for names in wanted for name in names})
     if missing:
@@ -84,23 +76,17 @@ def wanted_members(sources: Sequence[Source], only: Sequence[str]) -> list[list[
 
 
 def measured(
-    sources: Iterable[tuple[Source, list[str], Given | None, Path | None]],
+    sources: Iterable[tuple[Source, list[str], EvalData | None, Path | None]],
     device: str,
     measures: Measures,
     track: Callable[[list[str], str], Iterable[str]],
 ) -> Iterator[dict[str, Any]]:
     """A row of figures for each wanted member, one source in memory at a time.
 
-    Args:
-        sources: each with the names of its members, its data and its tokenizer's folder.
-        device: where models run.
-        measures: what is measured.
-        track: called with names and what they are of; gives them again, and may show how far it is.
-
-    Raises:
-        ElasticError: of a member, with its name and its source.
+    Each source comes with the names of its members, its data and its tokenizer's folder. `track` is called with names
+    and the source's folder, gives the names again, and may show progress. An error names the member and its source.
     """
-    for source, names, given, tokenizer in sources:
+    for source, names, data, tokenizer in sources:
         if not names:
             continue
         family = load_family(source, device=device)
@@ -108,7 +94,7 @@ def measured(
             model = family.select(name)
             row = {"source": str(source.folder), "member": name, **counts(model.parent, model.subnet)}
             try:
-                yield row | measures.of(model, given, tokenizer)
+                yield row | measures.of(model, data, tokenizer)
             except ElasticError as exc:
                 raise exc.within(name).within(source.folder) from None
             family.release()

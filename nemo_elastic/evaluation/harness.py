@@ -7,7 +7,7 @@ The harness is optional (`pip install lm-eval`, 0.4.13 or later) and is imported
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from nemo_elastic.data.encoded import end_of
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.nn.generate import check_finite
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.runtime import MemberModel
+
+from .scoring import Model, greedy_answers, log_probs
 
 #: tokens of a window of rolling log-likelihood (Nemotron-H has no positions, so this is a bound on memory, not on it)
 WINDOW = 2048
@@ -26,14 +29,9 @@ MAX_NEW_TOKENS = 256
 
 
 class Harness:
-    """Tasks of the harness, ready to run on one member after the other.
+    """Tasks of the harness, by the names that `lm-eval ls tasks` lists or from a folder with task files of one's own.
 
-    Args:
-        tasks: names, as `lm-eval ls tasks` lists them.
-        include: a folder with task files of one's own.
-
-    Raises:
-        ElasticError: the harness is not installed, or it has no such task.
+    `ElasticError` where the harness is not installed, or has no such task.
     """
 
     def __init__(self, tasks: Sequence[str], include: str | Path | None = None) -> None:
@@ -54,16 +52,9 @@ class Harness:
     def run(
         self, member: MemberModel, tokenizer_dir: str | Path, limit: int | None = None, batch: int = 8
     ) -> dict[str, dict[str, float]]:
-        """Run all tasks on one member.
+        """Run all tasks on one member, each on up to `limit` documents.
 
-        Args:
-            member: the model.
-            tokenizer_dir: its tokenizer.
-            limit: documents of each task; all by default.
-            batch: sequences at once.
-
-        Returns:
-            Task -> metric (`name`, or `name,filter` where the task has filters) -> value.
+        Gives task -> metric (`name`, or `name,filter` where the task has filters) -> value.
         """
         run = self._evaluate(
             model=make_lm(member, tokenizer_dir, batch),
@@ -126,54 +117,24 @@ def make_lm(member: MemberModel, tokenizer_dir: str | Path, batch: int = 8) -> A
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
             texts, settings = zip(*(request.args for request in requests), strict=True)
             stops, limits = zip(*(_generation(s) for s in settings), strict=True)
-            new = generate_sorted(member, [self.tok_encode(t) or [end] for t in texts], limits, end, batch)
+            new = greedy_answers(member, [self.tok_encode(t) or [end] for t in texts], limits, end, batch)
             return [cut_at(tokenizer.decode(ids), s) for ids, s in zip(new, stops, strict=True)]
 
     return MemberLM()
 
 
-def score_continuations(
-    model: Callable[[torch.Tensor], torch.Tensor], pairs: Sequence[tuple[list[int], list[int]]], batch: int
-) -> list[tuple[float, bool]]:
-    """Log-probability of each continuation after its context, and whether it is what greedy decoding would say.
+def score_continuations(model: Model, pairs: Sequence[tuple[list[int], list[int]]], batch: int) -> list[Any]:
+    """Log-probabilities of lm-eval's (context, continuation), and whether greedy decoding gives the same."""
+    rows = Rows.joined([Rows.continuation(*pair) for pair in pairs])
+    likeliest = [True] * len(pairs)
 
-    Rows are padded behind their end, which a causal model's earlier logits do not see.
-
-    Args:
-        model: token ids [b, l] to logits [b, l, v].
-        pairs: (context, continuation); no context is empty.
-        batch: rows at once.
-    """
-    out: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
-    order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
-    for at in range(0, len(order), batch):
-        rows = order[at : at + batch]
-        tokens = torch.zeros(len(rows), max(sum(map(len, pairs[i])) for i in rows), dtype=torch.long)
-        for row, i in enumerate(rows):
-            ids = [*pairs[i][0], *pairs[i][1]]
-            tokens[row, : len(ids)] = torch.tensor(ids)
-        logits_blv = model(tokens[:, :-1])
-        for row, i in enumerate(rows):
+    def compare(numbers: list[int], logits_blv: torch.Tensor) -> None:
+        for i, logits_lv in zip(numbers, logits_blv, strict=True):
             context, rest = pairs[i]
-            logits_tv = check_finite(logits_blv[row, len(context) - 1 : len(context) - 1 + len(rest)]).float().cpu()
-            wanted = torch.tensor(rest, dtype=torch.long)
-            logprob = logits_tv.log_softmax(-1).gather(1, wanted[:, None]).double().sum().item()
-            out[i] = logprob, bool((logits_tv.argmax(-1) == wanted).all())
-    return out
+            own_tv = check_finite(logits_lv[len(context) - 1 :][: len(rest)])
+            likeliest[i] = own_tv.argmax(-1).tolist() == rest
 
-
-def generate_sorted(
-    member: MemberModel, prompts: Sequence[list[int]], limits: Sequence[int], end: int, batch: int
-) -> list[list[int]]:
-    """Greedy tokens for each prompt without the end token; prompts of similar lengths are decoded together."""
-    out: list[list[int]] = [[]] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for at in range(0, len(order), batch):
-        rows = order[at : at + batch]
-        new = member.generate([prompts[i] for i in rows], [limits[i] for i in rows], (end,))
-        for i, ids in zip(rows, new, strict=True):
-            out[i] = ids[:-1] if ids and ids[-1] == end else ids
-    return out
+    return list(zip(log_probs(model, rows, batch, compare).sum(1).tolist(), likeliest, strict=True))
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:

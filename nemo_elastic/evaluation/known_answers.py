@@ -9,35 +9,32 @@ n: prompts, m: members from the smallest to the largest, s: signals; b: batch, l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from nemo_elastic.data.encoded import Encoded
+from nemo_elastic.data.eval_data import EvalData
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.data.given import Given
 from nemo_elastic.errors import bad
-from nemo_elastic.nn.functional import work_dtype
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.runtime.calibration import LEAST, Calibration, fit
 from nemo_elastic.runtime.family_runtime import FamilyRuntime
-from nemo_elastic.runtime.signals import TAIL, signals
+from nemo_elastic.runtime.signals import SIGNALS, TAIL, signals
+
+from .scoring import log_probs
 
 #: half-width of a 95 % interval, in standard errors
 _WIDE = 1.96
 
 
 def random_mix(costs: np.ndarray, quality_m: np.ndarray, cost: float) -> np.ndarray:
-    """The best random mixture of fixed members at a mean cost: shares of each, [m].
+    """The best random mixture of fixed members at a mean cost, as shares of each, [m].
 
-    It lies on the upper hull of (cost, quality): no other lottery of members has more quality for that cost.
-
-    Args:
-        costs: of the members, rising.
-        quality_m: mean quality of each; more is better.
-        cost: from the first of the costs to the last.
+    It lies on the upper hull of (cost, quality): no other lottery of members has more quality for that cost. `costs`
+    rise.
     """
     best, shares = -np.inf, np.zeros(len(costs))
     for i in range(len(costs)):
@@ -74,13 +71,9 @@ class Against:
 def against_random(
     chosen: np.ndarray, costs: np.ndarray, quality_nm: np.ndarray, groups: Sequence[int] | np.ndarray | None = None
 ) -> Against:
-    """Compare a choice with chance.
+    """Compare the members chosen for prompts, [n], with chance.
 
-    Args:
-        chosen: member of each prompt, [n].
-        costs: of the members, [m].
-        quality_nm: of every member's answer to every prompt.
-        groups: prompts of one group, such as a document, are not independent; by default each is its own.
+    Prompts of one of the `groups`, such as a document, are not independent; by default each is its own.
     """
     cost = float(np.clip(costs[chosen].mean(), costs[0], costs[-1]))
     shares = random_mix(costs, quality_nm.mean(0), cost)
@@ -96,14 +89,6 @@ def against_random(
 USUAL = 512
 #: cost settings at which a calibration is tried
 TRIED = (0.1, 0.25, 0.5, 0.75)
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt and what comes after it, as token ids."""
-
-    prompt: list[int]
-    answer: list[int]
 
 
 @dataclass(frozen=True)
@@ -128,24 +113,18 @@ class Measured:
         return fit(self.signals_ns[take], self.quality_nm[take], self.members, self.parameters)
 
 
-def examples(given: Given, count: int | None, prompt: int, answer: int, seed: int = 0) -> list[Example]:
-    """Prompts whose answers are known: problems with their worked solutions, up to half of all, and pieces of text.
+def examples(data: EvalData, count: int | None, prompt: int, answer: int, seed: int = 0) -> Rows:
+    """Prompts whose answers are known, a row of each, in which the answer's tokens count.
 
-    Of conversations each gives one: what comes before its first answer, and the beginning of that.
-
-    Args:
-        given: what was held out, or the user's own.
-        count: how many; None for `USUAL`, or as many as there are.
-        prompt, answer: tokens of a piece of text before and behind the place where members would take over.
-        seed: which pieces are sampled; none overlap.
-
-    Raises:
-        ElasticError: there are fewer.
+    They are problems with their worked solutions, up to half of all, and pieces of text, of `prompt` tokens before and
+    `answer` tokens behind the place where members would take over. Pieces are sampled by the seed and do not overlap.
+    Each conversation gives one example: what comes before its first answer, and the beginning of that answer. Without
+    a `count` there are `USUAL` of them, or as many as the data has.
     """
     length = prompt + answer
-    chats = [each for each in (_first_answer(d, answer) for d in given.documents) if each] if given.is_chat else []
-    tokens = given.tokens[:0] if given.is_chat else given.tokens
-    known = chats or _problems(given.folder, (count or USUAL) // 2)
+    chats = [row for document in data.documents if (row := _first_answer(document, answer))] if data.is_chat else []
+    tokens = data.tokens[:0] if data.is_chat else data.tokens
+    known = chats or _problems(data.folder, (count or USUAL) // 2)
     pieces = len(tokens) // length
     if count is None:
         count = min(USUAL, pieces + len(known))
@@ -154,81 +133,57 @@ def examples(given: Given, count: int | None, prompt: int, answer: int, seed: in
         raise bad("samples", count, most)
     generator = np.random.default_rng(seed)
     if chats:
-        return [chats[at] for at in sorted(generator.choice(len(chats), count, replace=False).tolist())]
+        return Rows.joined([chats[at] for at in sorted(generator.choice(len(chats), count, replace=False).tolist())])
     sampled = generator.choice(pieces, count - len(known), replace=False)
     texts = [tokens[at * length : (at + 1) * length].tolist() for at in sorted(sampled.tolist())]
-    return [*known, *(Example(ids[:prompt], ids[prompt:]) for ids in texts)]
+    return Rows.joined([*known, *(Rows.continuation(ids[:prompt], ids[prompt:]) for ids in texts)])
 
 
-def _problems(folder: DataFolder | None, most: int) -> list[Example]:
+def _problems(folder: DataFolder | None, most: int) -> list[Rows]:
     problems = [] if folder is None else folder.problems()[:most]
     if folder is None or not problems:
         return []
     tokenizer, end, out = folder.tokenizer(), folder.end_id, []
     for problem in problems:
         asked, whole = (tokenizer.encode(t, add_special_tokens=False).ids for t in (problem.prompt, problem.text))
-        out.append(Example([end, *asked], whole[len(asked) :]))  # it follows the end of another document
+        out.append(Rows.continuation([end, *asked], whole[len(asked) :]))  # it follows the end of another document
     return out
 
 
-def _first_answer(document: Encoded, most: int) -> Example | None:
-    """What comes before the first answer of a conversation, and so many of its tokens; None where nothing does."""
+def _first_answer(document: Encoded, most: int) -> Rows | None:
+    """A conversation up to so many tokens of its first answer; None where nothing comes before that."""
     counts = np.ones(len(document.ids), dtype=bool) if document.counts is None else document.counts
     start = int(counts.argmax())
     end = min(start + most, start + int(np.append(counts[start:], False).argmin()))
-    return Example(document.ids[:start].tolist(), document.ids[start:end].tolist()) if start else None
+    return Rows.continuation(document.ids[:start], document.ids[start:end]) if start else None
 
 
 def measure(
-    family: FamilyRuntime, given: Sequence[Example], batch: int = 8, done: Callable[[int], None] = lambda n: None
+    family: FamilyRuntime, rows: Rows, batch: int = 8, done: Callable[[int], None] = lambda n: None
 ) -> Measured:
-    """Let every member read every example.
-
-    Args:
-        family: in memory.
-        given: the examples.
-        batch: of the same length at once.
-        done: called with how many readings were done.
-    """
+    """Let every member read every example; `done` is called with how many readings were done."""
     members = [family.select(name) for name in reversed(family.path)]
-    signals_ns: list[list[float]] = [[] for _ in given]
-    quality_nm = np.zeros((len(given), len(members)))
-    for rows in _of_one_length(given, batch):
-        tokens_bl = torch.tensor([[*given[i].prompt, *given[i].answer] for i in rows])
-        for column, member in enumerate(members):
-            logits_blv = member(tokens_bl[:, :-1])
-            for row, i in enumerate(rows):
-                at, prompt = len(given[i].prompt), given[i].prompt
-                if column == 0:
-                    tail = prompt[-TAIL:]
-                    signals_ns[i] = signals(logits_blv[row, at - len(tail) : at], tail, at)
-                answer_lv = logits_blv[row, at - 1 :]
-                labels_l = tokens_bl[row, at:].to(answer_lv.device)
-                quality_nm[i, column] = -float(F.cross_entropy(answer_lv.to(work_dtype(answer_lv)), labels_l))
-            done(len(rows))
+    counts_bl = rows.every_count()
+    prompt_n = (counts_bl != 0).numpy().argmax(1) + 1
+    signals_ns = np.zeros((len(rows), len(SIGNALS)))
+
+    def read(numbers: list[int], logits_blv: torch.Tensor) -> None:
+        for i, logits_lv in zip(numbers, logits_blv, strict=True):
+            tail = slice(max(0, prompt_n[i] - TAIL), prompt_n[i])
+            signals_ns[i] = signals(logits_lv[tail], rows.ids_bl[i, tail].tolist(), int(prompt_n[i]))
+        done(len(numbers))
+
+    watches = [read, *[lambda numbers, _: done(len(numbers))] * (len(members) - 1)]
+    sums_mn = [log_probs(member, rows, batch, seen).sum(1) for member, seen in zip(members, watches, strict=True)]
+    quality_nm = (torch.stack(sums_mn, 1) / counts_bl.sum(1, keepdim=True)).numpy()
     names = tuple(str(m.name) for m in members)
-    return Measured(names, tuple(m.parameters for m in members), np.array(signals_ns), quality_nm)
-
-
-def _of_one_length(given: Sequence[Example], batch: int) -> Iterator[list[int]]:
-    lengths: dict[int, list[int]] = {}
-    for i, example in enumerate(given):
-        lengths.setdefault(len(example.prompt) + len(example.answer), []).append(i)
-    for rows in lengths.values():
-        for at in range(0, len(rows), batch):
-            yield rows[at : at + batch]
+    return Measured(names, tuple(m.parameters for m in members), signals_ns, quality_nm)
 
 
 def held_out(measured: Measured, seed: int = 0, tried: Sequence[float] = TRIED) -> list[Against]:
-    """How well a calibration does on prompts that it has not seen: each half is chosen for by that of the other.
+    """How well a calibration does on prompts that it has not seen, at some cost settings.
 
-    Args:
-        measured: at least twice `LEAST` prompts.
-        seed: of the halves.
-        tried: cost settings.
-
-    Raises:
-        ElasticError: fewer prompts.
+    Each half of the prompts, of which there are at least twice `LEAST`, is chosen for by the calibration of the other.
     """
     order = np.random.default_rng(seed).permutation(len(measured.signals_ns))
     halves: tuple[np.ndarray, np.ndarray] = order[: len(order) // 2], order[len(order) // 2 :]

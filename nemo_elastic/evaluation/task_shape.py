@@ -22,21 +22,19 @@ from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.data.encoded import Encoded
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.runtime import FamilyRuntime
 from nemo_elastic.search import Trial, search, trained_space
 from nemo_elastic.verdicts import FEW, Interval, ratio_interval
 
-from .perplexity import Window, answer_windows, window_losses
+from .scoring import Model, log_probs
 
-#: documents of a half are read in turns of so many sequences: where it has more than is read, a long one leaves room
+#: documents of a half are read in turns of so many sequences, so that a long one leaves tokens to others
 TURN = 8
 #: the half to report on is read to so many times as many tokens: it is run twice, not for every candidate
 WIDER = 4
-
-
-#: token ids of a document, and which of them the loss counts; None for all
-Document = tuple[np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -44,25 +42,29 @@ class Half:
     """Documents, cut into sequences.
 
     Attributes:
-        windows: token ids of each sequence, and which of its labels count; none is of two documents.
+        rows: the sequences; none is of two documents.
         document_s: which document each is of: numbers from 0 on.
     """
 
-    windows: tuple[Window, ...]
+    rows: Rows
     document_s: np.ndarray
 
     @property
     def tokens(self) -> int:
         """Tokens that are predicted, and count."""
-        return sum(int(mask.sum()) for _, mask in self.windows)
+        return int(self.rows.counted)
 
     @property
     def documents(self) -> int:
         """How many documents it has."""
         return len(np.unique(self.document_s))
 
+    def losses(self, model: Model, batch: int = 8) -> np.ndarray:
+        """Loss of each sequence, a sum over its labels that count, in nats."""
+        return -log_probs(model, self.rows, batch).sum(1).numpy()
+
     def loss(self, loss_s: np.ndarray) -> float:
-        """Nats per token, of sums over the labels of each sequence (`window_losses`)."""
+        """Nats per token, of the losses of each sequence (`losses`)."""
         return float(loss_s.sum()) / self.tokens
 
     def gain(self, worse_s: np.ndarray, better_s: np.ndarray) -> Interval | None:
@@ -73,7 +75,7 @@ class Half:
         """
         if self.documents < FEW:
             return None
-        counts_s = np.array([mask.sum() for _, mask in self.windows])
+        counts_s = self.rows.every_count().sum(1).numpy()
         sums, tokens = (np.bincount(self.document_s, weights=w) for w in (worse_s - better_s, counts_s))
         return ratio_interval(sums.tolist(), tokens.tolist())
 
@@ -93,28 +95,17 @@ class Halves:
     of_one: bool = False
 
 
-def halves_of(documents: Sequence[Document], length: int, most: int, seed: int = 0, where: str = "data") -> Halves:
-    """Deal documents out to two halves of about as many tokens, and cut them into sequences.
+def halves_of(documents: Sequence[Encoded], length: int, most: int, seed: int = 0, where: str = "data") -> Halves:
+    """Deal documents out to two halves of about as many tokens, and cut them into sequences of `length` labels.
 
-    A document is in one half only. Where there is but one, it is halved itself, and a sequence between is left out.
-
-    Args:
-        documents: what ends a document is among its tokens.
-        length: tokens that are predicted in a sequence; the last one of a document may be shorter.
-        most: predicted tokens of the half to search on; the other one has at most four times as many.
-        seed: of how documents are dealt.
-        where: what the documents are, for errors.
-
-    Returns:
-        The halves; the same arguments give the same ones.
-
-    Raises:
-        ElasticError: a half has nothing to predict.
+    A document is in one half only, and ends in its own end token. One document alone is halved itself, and a sequence
+    between is left out. The half to search on has at most `most` labels, the other one four times as many. The seed
+    says how documents are dealt: the same arguments give the same halves. `where` names the documents in errors.
     """
     given = [document for document in documents if _counted(document)]
     of_one = len(given) == 1
     if of_one:
-        given = _halved(*given[0], length)
+        given = _halved(given[0], length)
     order = np.random.default_rng(seed).permutation(len(given)).tolist()
     sizes, hands, tokens = [min(_counted(d), WIDER * most) for d in given], ([], []), [0, 0]
     # long ones first, so that halves end about equal; those of a length within a factor of two by chance
@@ -127,41 +118,41 @@ def halves_of(documents: Sequence[Document], length: int, most: int, seed: int =
         _half([given[at] for at in order if at in hand], length, limit)
         for hand, limit in ((set(hands[0]), most), (set(hands[1]), WIDER * most))
     )
-    if not (search.windows and held_out.windows):
+    if not (len(search.rows) and len(held_out.rows)):
         raise ElasticError(f"{where}: {sum(tokens)} tokens to predict, too few for two halves; give more text")
     return Halves(search, held_out, of_one)
 
 
-def _counted(document: Document) -> int:
+def _counted(document: Encoded) -> int:
     """Tokens of a document that are predicted, and count."""
-    ids, counts = document
-    return max(len(ids) - 1, 0) if counts is None else int(counts[1:].sum())
+    return max(len(document.ids) - 1, 0) if document.counts is None else int(document.counts[1:].sum())
 
 
-def _halved(ids: np.ndarray, counts: np.ndarray | None, length: int) -> list[Document]:
+def _halved(document: Encoded, length: int) -> list[Encoded]:
     """Both ends of a document, without `length` tokens in its middle."""
+    ids, counts = document.ids, document.counts
     middle = max(len(ids) - length, 0) // 2
     ends = slice(middle), slice(middle + length, None)
-    return [d for end in ends if _counted(d := (ids[end], None if counts is None else counts[end]))]
+    halves = [Encoded(None, ids[end], None if counts is None else counts[end]) for end in ends]
+    return [half for half in halves if _counted(half)]
 
 
-def _half(documents: Sequence[Document], length: int, most: int) -> Half:
+def _half(documents: Sequence[Encoded], length: int, most: int) -> Half:
     """Sequences of documents, at most `most` labels, of every document in turn."""
-    windows: list[Window] = []
+    windows: list[Rows] = []
     numbers: list[int] = []
-    waiting = deque((number, answer_windows([d], length)) for number, d in enumerate(documents))
-    while waiting:
+    waiting = deque((number, Rows.windows(d.ids, d.counts, length)) for number, d in enumerate(documents))
+    while waiting and most >= 0:
         number, rest = waiting.popleft()
         turn = list(islice(rest, TURN))
-        for ids, mask in turn:
-            most -= len(ids) - 1
-            if most < 0:
-                return Half(tuple(windows), np.array(numbers, dtype=np.int64))
-            windows.append((ids, mask))
-            numbers.append(number)
+        for rows in turn:
+            most -= rows.ids_bl.shape[1] - 1
+            if most >= 0:
+                windows.append(rows)
+                numbers.append(number)
         if turn:
             waiting.append((number, rest))
-    return Half(tuple(windows), np.array(numbers, dtype=np.int64))
+    return Half(Rows.joined(windows), np.array(numbers, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -228,26 +219,14 @@ def specialize(
 ) -> Specialized:
     """Search the shapes inside a family for the one with the lowest loss on some text.
 
-    Args:
-        family: its weights, all of them.
-        manifest: its `elastic.json`: axes, members and drop order make the space (`search.trained_space`).
-        start: the path's shape at the budget (`core.sizes.path`).
-        budget: the most that the shape may cost; `start` meets it.
-        halves: text of the task.
-        candidates: how many shapes are measured, the start among them.
-        seed: of the search's samples.
-        batch: sequences at once.
-        progress: called after every measurement with (number, candidates, trial).
-
-    Returns:
-        What was found. The same arguments give the same.
-
-    Raises:
-        ElasticError: the loss of the path's shape is no number, or the budget is above the parent.
+    The axes, members and drop order of `manifest` make the space (`search.trained_space`). `start` is the path's shape
+    at the budget (`core.sizes.path`), and one of the `candidates` that are measured. `progress` is called after every
+    measurement with (number, candidates, trial). The same arguments give the same result. `ElasticError` where the
+    loss of the start is no number, or the budget is above the parent.
     """
 
     def losses(subnet: Subnet, half: Half) -> np.ndarray:
-        loss_s = window_losses(family.select(subnet), half.windows, batch)
+        loss_s = half.losses(family.select(subnet), batch)
         family.release()  # one shape's slices at a time
         return loss_s
 

@@ -18,7 +18,7 @@ from torch.utils.data import default_collate
 from nemo_elastic.config.sections import APART, JOINED
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.ranking import Rows
+from nemo_elastic.nn.rows import Rows
 
 #: of a micro-batch: cumulative lengths of its documents, those with the padding between them first
 BOUNDS = ("cu_seqlens_q_padded", "cu_seqlens_q", "cu_seqlens")
@@ -171,6 +171,6 @@ def _as_long(rows: Rows) -> Rows:
     group = parallel_state.get_data_parallel_group()
     if parallel_state.get_expert_model_parallel_world_size() == 1 or group.size() == 1:
         return rows
-    longest = torch.tensor(rows.tokens_bl.shape[1], device=rows.tokens_bl.device)
+    longest = torch.tensor(rows.ids_bl.shape[1], device=rows.ids_bl.device)
     torch.distributed.all_reduce(longest, torch.distributed.ReduceOp.MAX, group=group)
     return rows.padded(int(longest))

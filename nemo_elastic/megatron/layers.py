@@ -83,7 +83,7 @@ class MegatronLayers:
         assert isinstance(model.decoder, ElasticMambaStack)
         self.model, self.decoder, self.documents = model, model.decoder, documents
 
-    def apart(self, documents: Documents) -> MegatronLayers:
+    def with_documents(self, documents: Documents) -> MegatronLayers:
         """The same model, which reads rows of these documents."""
         return MegatronLayers(self.model, documents)
 

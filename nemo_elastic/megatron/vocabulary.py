@@ -22,7 +22,7 @@ from megatron.core.tensor_parallel.mappings import (
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.nn.loss.head import Head, head_loss
+from nemo_elastic.nn.loss_head import Head, head_loss
 
 from .choice import WHOLE, ElasticState, Run, first_channels
 from .compat import Model

@@ -8,15 +8,3 @@ The functions here are what every runtime of this package is made of. They take 
 Shape suffixes: b batch, l sequence position, d hidden channel, c convolution channel, k kernel tap, h head, p head
 channel, g group (Mamba's or the key/value heads'), n state channel, t token, v vocabulary entry.
 """
-
-from nemo_elastic.nn.functional import causal_attention, gated_rms_norm, rms_norm
-from nemo_elastic.nn.ssd import causal_conv1d, ssd_chunked, ssd_step
-
-__all__ = [
-    "causal_attention",
-    "causal_conv1d",
-    "gated_rms_norm",
-    "rms_norm",
-    "ssd_chunked",
-    "ssd_step",
-]

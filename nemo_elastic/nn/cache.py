@@ -45,14 +45,13 @@ class MambaState:
     """One Mamba layer: the last inputs of its convolution [b, c, k - 1], and the state of its scan [b, h, p, n].
 
     Attributes:
-        conv_bck, ssm_bhpn: as said.
-        trail: since `mark`: what the convolution has seen [b, c, k - 1 + positions], and the scan's state at the mark
-            and after each position; None where nothing is to be taken back.
+        history: since `mark`: the convolution's inputs [b, c, k - 1 + positions], and the scan's state at the mark
+            and after each position; None without a mark.
     """
 
     conv_bck: torch.Tensor
     ssm_bhpn: torch.Tensor
-    trail: tuple[torch.Tensor, list[torch.Tensor]] | None = None
+    history: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
     def select(self, rows: torch.Tensor) -> None:
         self.conv_bck, self.ssm_bhpn = self.conv_bck[rows], self.ssm_bhpn[rows]
@@ -63,27 +62,27 @@ class MambaState:
 
     def mark(self) -> None:
         """Keep the state after every position from here on."""
-        self.trail = self.conv_bck, [self.ssm_bhpn]
+        self.history = self.conv_bck, [self.ssm_bhpn]
 
-    def see(self, x_blc: torch.Tensor) -> None:
-        """What enters the convolution next; its states are parts of that."""
-        if self.trail is not None:
-            seen_bcl, states = self.trail
-            self.trail = torch.cat([seen_bcl, x_blc.transpose(1, 2).to(seen_bcl.dtype)], 2), states
+    def append(self, x_blc: torch.Tensor) -> None:
+        """Keep the convolution's next inputs, of which its states are parts."""
+        if self.history is not None:
+            inputs_bcl, states = self.history
+            self.history = torch.cat([inputs_bcl, x_blc.transpose(1, 2).to(inputs_bcl.dtype)], 2), states
 
-    def move(self, ssm_bhpn: torch.Tensor) -> None:
-        """The scan's state after one more position, or after several where nothing is to be taken back."""
+    def advance(self, ssm_bhpn: torch.Tensor) -> None:
+        """Take the scan's state after one more position, or without a mark after several."""
         self.ssm_bhpn = ssm_bhpn
-        if self.trail is not None:
-            self.trail[1].append(ssm_bhpn)
+        if self.history is not None:
+            self.history[1].append(ssm_bhpn)
 
     def rewind(self, kept: Sequence[int]) -> None:
-        assert self.trail is not None
-        (seen_bcl, states), past, self.trail = self.trail, self.conv_bck.shape[2], None
+        assert self.history is not None
+        (inputs_bcl, states), past, self.history = self.history, self.conv_bck.shape[2], None
         if len(set(kept)) == 1:
-            self.conv_bck, self.ssm_bhpn = seen_bcl[:, :, kept[0] : kept[0] + past].contiguous(), states[kept[0]]
+            self.conv_bck, self.ssm_bhpn = inputs_bcl[:, :, kept[0] : kept[0] + past].contiguous(), states[kept[0]]
             return
-        self.conv_bck = torch.stack([seen_bcl[row, :, n : n + past] for row, n in enumerate(kept)])
+        self.conv_bck = torch.stack([inputs_bcl[row, :, n : n + past] for row, n in enumerate(kept)])
         self.ssm_bhpn = torch.stack([states[n][row] for row, n in enumerate(kept)])
 
 
@@ -92,7 +91,7 @@ class KeyValueState:
     """One attention layer: keys and values [b, g, capacity, d]; what lies behind a sequence's length is not its own.
 
     Attributes:
-        keys_bgld, values_bgld: as said; all numbers, as 0 times what is no number would be none.
+        keys_bgld, values_bgld: finite everywhere, as masked positions are multiplied by 0.
         length: positions of the longest sequence.
         lengths: of each sequence, None where all are of the same length.
         marked: lengths at the mark.
@@ -134,9 +133,9 @@ class KeyValueState:
     def join(self, others: Sequence[KeyValueState]) -> None:
         states = [self, *others]
         lengths = [n for s in states for n in s._all()]
-        room = max(s.keys_bgld.shape[2] for s in states)
+        capacity = max(s.keys_bgld.shape[2] for s in states)
         for state in states:
-            state._grow(room)
+            state._grow(capacity)
         self.keys_bgld = torch.cat([s.keys_bgld for s in states])
         self.values_bgld = torch.cat([s.values_bgld for s in states])
         self._set(lengths)
@@ -157,10 +156,10 @@ class KeyValueState:
         self.length = max(lengths)
         self.lengths = None if min(lengths) == self.length else lengths
 
-    def _grow(self, room: int) -> None:
-        """Make room for so many positions; zeros, as masked positions are multiplied by 0."""
+    def _grow(self, capacity: int) -> None:
+        """Allocate so many positions; the new ones are zeros."""
         self.keys_bgld, self.values_bgld = (
-            torch.cat([t[:, :, : self.length], t.new_zeros(*t.shape[:2], room - self.length, t.shape[3])], 2)
+            torch.cat([t[:, :, : self.length], t.new_zeros(*t.shape[:2], capacity - self.length, t.shape[3])], 2)
             for t in (self.keys_bgld, self.values_bgld)
         )
 
@@ -182,7 +181,7 @@ def key_value_state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor
     return KeyValueState(nothing, nothing)
 
 
-#: what a kind's record says that decoding holds (`Kind.cache`) -> its state before the first token
+#: the parts of a kind's decoding state by its record (`Kind.cache`) -> the state before the first token
 STATES: dict[tuple[str, ...], Callable[[Parent, Layer, int, torch.Tensor], State]] = {
     ("conv", "ssm"): mamba_state,
     ("kv",): key_value_state,
@@ -190,8 +189,8 @@ STATES: dict[tuple[str, ...], Callable[[Parent, Layer, int, torch.Tensor], State
 
 
 def _state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor) -> State | None:
-    held = tuple(KINDS[layer.type].cache(sizes(parent, 0, layer), batch, 0))
-    return STATES[held](parent, layer, batch, like) if held else None
+    parts = tuple(KINDS[layer.type].cache(sizes(parent, 0, layer), batch, 0))
+    return STATES[parts](parent, layer, batch, like) if parts else None
 
 
 @dataclass
@@ -250,11 +249,7 @@ class Cache:
         self._marked = self.lengths
 
     def rewind(self, kept: Sequence[int]) -> None:
-        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark.
-
-        Args:
-            kept: for each sequence of the batch, from 0 to the positions that were read since.
-        """
+        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark."""
         for state in self.layers.values():
             state.rewind(kept)
         self.lengths = [n + k for n, k in zip(self._marked, kept, strict=True)]

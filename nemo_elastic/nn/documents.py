@@ -74,7 +74,7 @@ class Documents:
 
     @property
     def several(self) -> bool:
-        """Whether any row has more than one: otherwise there is nothing to hold apart."""
+        """Whether any row has more than one: otherwise no bound lies inside of a row."""
         return any(len(row) > 1 for row in self.ends)
 
     @property
@@ -87,11 +87,7 @@ class Documents:
         return _index(self, device)
 
     def check(self, shape: Sequence[int]) -> Documents:
-        """Return self if it is of tokens of this shape.
-
-        Raises:
-            ElasticError: it is of others.
-        """
+        """Return self if it is of tokens of this shape, else raise `ElasticError`."""
         if self.shape != tuple(shape):
             raise bad("documents", self.shape, f"the rows and length of the tokens, {tuple(shape)}")
         return self

@@ -75,38 +75,20 @@ def forward(
         if cache.batch != tokens_bl.shape[0]:
             raise bad("cache", f"batch of {cache.batch}", f"the tokens are a batch of {tokens_bl.shape[0]}")
     with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
-        return _forward(weights, tokens_bl, gates, probe, cache, last, documents)
-
-
-def _forward(
-    weights: Weights,
-    tokens_bl: torch.Tensor,
-    gates: Gates | None,
-    probe: Probe | None,
-    cache: Cache | None,
-    last: bool,
-    documents: Documents | None,
-) -> torch.Tensor:
-    model = Layers(weights, gates, cache, documents)
-    x_bld = model.embed(tokens_bl)
-    for index in model.indices:
-        x_bld = model.layer(index, x_bld, probe)
-    if cache is not None:
-        cache.advance(tokens_bl.shape[1])
-    return model.head(model.norm(x_bld[:, -1:] if last else x_bld, probe))
+        model = Layers(weights, gates, cache, documents)
+        x_bld = model.embed(tokens_bl)
+        for index in model.indices:
+            x_bld = model.layer(index, x_bld, probe)
+        if cache is not None:
+            cache.advance(tokens_bl.shape[1])
+        return model.head(model.norm(x_bld[:, -1:] if last else x_bld, probe))
 
 
 class Layers:
-    """A model taken apart: embed, the layers one by one, norm, head. In a row they are `forward`.
+    """A model layer by layer: embed, the layers, norm, head. In a row they are `forward`, whose arguments these are.
 
-    Ranking runs some layers on a stream that others left (`ranking.scores.Layered`).
-
-    Args:
-        weights: of the member that runs; of the whole parent where there are gates.
-        gates, cache, documents: as in `forward`; the caller calls the cache's `advance`.
-
-    Attributes:
-        indices: the layers there are, by their number in the parent.
+    Ranking runs some layers on a stream that others left (`ranking.scores.Layered`). The caller calls the cache's
+    `advance`. `indices` are the layers by their number in the parent.
     """
 
     def __init__(
@@ -126,7 +108,7 @@ class Layers:
     def indices(self) -> tuple[int, ...]:
         return tuple(self._layers)
 
-    def apart(self, documents: Documents) -> Layers:
+    def with_documents(self, documents: Documents) -> Layers:
         """The same model, which reads rows of these documents."""
         other = copy(self)
         other.documents = documents

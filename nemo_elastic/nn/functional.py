@@ -17,12 +17,9 @@ Count = int | float | torch.Tensor | None
 
 
 def work_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
-    """Returns the dtype to compute in: float32, or float64 as soon as one of ``tensors`` is float64.
+    """The dtype to compute in: float32, or float64 as soon as one of the tensors is float64.
 
     Half precision is never accumulated in, and double precision is never lost, so that gradients can be checked.
-
-    Args:
-        *tensors: The operands; None is skipped.
     """
     dtype = torch.float32
     for tensor in tensors:
@@ -32,12 +29,7 @@ def work_dtype(*tensors: torch.Tensor | None) -> torch.dtype:
 
 
 def cast_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype of a weight in a model that is cast to `dtype`: of what no cast may round at least float32.
-
-    Args:
-        name: Its Hugging Face name.
-        dtype: The dtype of the others.
-    """
+    """The dtype of a weight in a model cast to `dtype`: by its name at least float32 where no cast may round."""
     return torch.promote_types(dtype, torch.float32) if is_exact(name) else dtype
 
 
@@ -55,25 +47,13 @@ def count_not_finite(t: torch.Tensor) -> int:
 def rms_norm(
     x: torch.Tensor, weight: torch.Tensor | None, eps: float, count: Count = None, groups: int = 1
 ) -> torch.Tensor:
-    """RMSNorm over the channels of each group: ``x / sqrt(sum(x**2) / count + eps) * weight``.
+    """RMSNorm over the channels of each group: ``x / sqrt(sum(x**2) / count + eps) * weight``, in the dtype of `x`.
 
     A nested width keeps a prefix of d of D channels. The norm of the submodel averages over d, so on masked input (D
     channels with zeros behind the first d) the mean must be taken over d as well, and over the sum of the gates when
-    the mask is soft: that number is ``count``.
-
-    Args:
-        x: Input ``[..., d]``, group after group.
-        weight: Scale ``[d]``, or None for 1.
-        eps: Added to the mean square.
-        count: Number of channels of ONE group that the mean runs over: None for ``d / groups``, a positive number for
-            a masked prefix; for the sum of soft gates a 0-dim tensor, differentiable, or one ``[groups]``.
-        groups: Number of groups; divides d.
-
-    Returns:
-        ``[..., d]`` in the dtype of ``x``; computed in float32 at least.
-
-    Raises:
-        ValueError: ``groups`` does not divide d, or ``count`` is not positive or has another shape.
+    the mask is soft: that number is `count`, of ONE group. It is None for all channels, a positive number, or a
+    tensor, 0-dim or [groups], which is differentiable. `ValueError` where groups do not divide the channels, or for
+    another `count`.
     """
     channels, dtype = x.shape[-1], work_dtype(x, weight)
     if groups < 1 or channels % groups:
@@ -105,14 +85,6 @@ def gated_rms_norm(
     """Mamba-2's gated norm, gate first: `rms_norm` of ``y * silu(z)`` over the channels of each group.
 
     This is ``norm_before_gate=False`` with ``group_size = channels / groups`` of mamba_ssm's RMSNormGated.
-
-    Args:
-        y: Output of the scan ``[..., c]``, group after group.
-        z: Gate ``[..., c]``.
-        weight, groups, eps, count: As in `rms_norm`, with its errors.
-
-    Returns:
-        ``[..., c]`` in the dtype of ``y``; computed in float32 at least.
     """
     dtype = work_dtype(y, z, weight)
     return rms_norm(y.to(dtype) * F.silu(z.to(dtype)), weight, eps, count, groups).to(y.dtype)
@@ -128,21 +100,11 @@ def causal_attention(
     """Scaled dot-product attention in which query i sees the keys 0 .. past_len + i; scale ``1 / sqrt(d)``.
 
     Query heads belong to key/value groups in order: head h to group ``h // (heads / groups)``. A head count that
-    differs from the parent's needs nothing here, as long as every group keeps the same number.
-
-    Args:
-        q_bhld: Queries ``[b, heads, l, d]``.
-        k_bgld: Keys ``[b, groups, past_len + l, d]``: what the cache holds, then those of the queries' own tokens.
-        v_bgld: Values, same shape.
-        past_len: Number of tokens before the first query; one for all sequences, or one of each, where the keys are
-            as long as the longest needs and what is behind a sequence's own is not seen.
-        documents: Where several lie in a row: each attends by itself, at the price of its own length. None for one.
-
-    Returns:
-        ``[b, heads, l, d]`` in the dtype of the queries.
-
-    Raises:
-        ValueError: ``groups`` does not divide ``heads``, or the keys are not ``past_len + l`` long.
+    differs from the parent's needs nothing here, as long as every group keeps the same number. Keys and values are
+    those of the cache, then those of the queries' own tokens. `past_len` is one number for all sequences or one of
+    each: the keys are then as long as the longest needs, and each sequence sees its own. Each of the `documents` of a
+    row attends by itself, at the price of its own length. `ValueError` where groups do not divide heads, or the keys
+    have another length.
     """
     if documents is not None:
         return _by_document(q_bhld, k_bgld, v_bgld, documents)

@@ -23,16 +23,12 @@ from nemo_elastic.nn.weights import Weights
 COMPACT_AT = 0.125
 #: logits [b, v] and the prompts that the rows belong to -> the next token of each row
 Choose = Callable[[torch.Tensor, Sequence[int]], list[int]]
-#: what prompts that were read have left: their cache, which is used up, and the last logits [b, v], a row for each
-Begun = tuple[Cache, torch.Tensor]
+#: prompts that were read: their cache, which decoding moves on, and the last logits [b, v], a row for each
+Prefill = tuple[Cache, torch.Tensor]
 
 
 def check_finite(logits: torch.Tensor) -> torch.Tensor:
-    """Logits [..., v], if they are numbers: of others the most likely is any token.
-
-    Raises:
-        ElasticError: one is infinite or not a number.
-    """
+    """Logits [..., v] if they are finite, else `ElasticError`: the most likely token of others is any token."""
     if count := count_not_finite(logits):
         raise ElasticError(
             f"logits: {count} of {logits.numel()} are infinite or not a number; load the family in a wider dtype, or "
@@ -42,24 +38,12 @@ def check_finite(logits: torch.Tensor) -> torch.Tensor:
 
 
 def most_likely(logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
-    """The most likely token of each row.
-
-    Raises:
-        ElasticError: logits are not finite.
-    """
+    """The most likely token of each row; `ElasticError` where logits are not finite."""
     return check_finite(logits_bv).argmax(-1).tolist()
 
 
 class Unfinished:
-    """Which prompts get more tokens, and how many.
-
-    Args:
-        limits: most new tokens of each.
-        stop_ids: tokens that end a sequence.
-
-    Attributes:
-        ended: prompts that get no more tokens.
-    """
+    """Which prompts get more tokens, up to their limits and a stop token; `ended` are those that do not."""
 
     def __init__(self, limits: Sequence[int], stop_ids: Iterable[int]) -> None:
         self._left, self._stops = list(limits), frozenset(stop_ids)
@@ -77,20 +61,14 @@ class Unfinished:
 
 
 class Decoding(Unfinished):
-    """Prompts that are being decoded; iterating goes on by one token of each.
+    """Prompts that are being decoded; each step of the iteration gives one token more of each.
 
     All sequences start at position 0 and move in step: the shortest prompt's length is read in one forward; from there
-    on a sequence that is still in its prompt is fed the prompt's next token, and the others what they have just said.
+    on a sequence that is still in its prompt is fed the prompt's next token, and the others the token they got last.
     So there is neither padding nor a mask, which Mamba's states would not tolerate, and each sequence gets exactly
     what it would get alone. Ended sequences leave the batch.
 
-    Args:
-        weights: of the member that decodes.
-        prompts: token ids, as `token_ids` gives them.
-        limits: most new tokens of each.
-        stop_ids: tokens that end a sequence.
-        choose: the next token of each row from its logits.
-        begun: prompts that were all read already, and get at least a token each.
+    With a `prefill` all prompts were read already, and each gets at least a token.
     """
 
     def __init__(
@@ -100,10 +78,10 @@ class Decoding(Unfinished):
         limits: Sequence[int],
         stop_ids: Iterable[int] = (),
         choose: Choose = most_likely,
-        begun: Begun | None = None,
+        prefill: Prefill | None = None,
     ) -> None:
         super().__init__(limits, stop_ids)
-        self._weights, self._prompts, self._choose, self._begun = weights, prompts, choose, begun
+        self._weights, self._prompts, self._choose, self._prefill = weights, prompts, choose, prefill
 
     def __iter__(self) -> Iterator[dict[int, int]]:
         """Give the new tokens of each step: prompt -> token, the stop token as well."""
@@ -112,13 +90,13 @@ class Decoding(Unfinished):
             return
         weights, ids = self._weights, self._prompts
         device = weights.embedding.device
-        if self._begun is None:
+        if self._prefill is None:
             at = min(len(ids[i]) for i in active)
             cache = Cache.empty(weights.parent, weights.member, len(active), weights.embedding)
             logits_bv = self._read([list(ids[i][:at]) for i in active], cache)
         else:
             at = max(map(len, ids))
-            cache, logits_bv = self._begun
+            cache, logits_bv = self._prefill
         while True:
             new = self._say(logits_bv, active, at)
             if new:
@@ -160,19 +138,10 @@ def generate(
     max_new_tokens: int | Sequence[int],
     stop_ids: Iterable[int] = (),
 ) -> list[list[int]]:
-    """The most likely next token, again and again; see `Decoding`.
+    """The most likely next token, again and again, for prompts of any lengths (best of similar ones); see `Decoding`.
 
-    Args:
-        weights: of the member that decodes.
-        prompts: token ids; a tensor [b, l], or sequences of any lengths (best of similar lengths).
-        max_new_tokens: for all, or one number for each prompt.
-        stop_ids: tokens that end a sequence.
-
-    Returns:
-        For each prompt its new tokens, without the prompt, with the stop token where one came.
-
-    Raises:
-        ElasticError: a prompt is empty, or a token is not in the vocabulary.
+    Gives the new tokens of each prompt, with the stop token where one came. `ElasticError` where a prompt is empty, or
+    a token is not in the vocabulary.
     """
     ids = token_ids(prompts, weights.parent.vocab)
     new: list[list[int]] = [[] for _ in ids]
@@ -183,15 +152,7 @@ def generate(
 
 
 def token_ids(prompts: Any, vocab: int) -> list[list[int]]:
-    """Prompts as lists of Python's whole numbers.
-
-    Args:
-        prompts: token ids; a tensor or array [b, l], or sequences of any lengths.
-        vocab: how many tokens there are.
-
-    Raises:
-        ElasticError: they are no whole numbers, a prompt is empty, or a token is not in the vocabulary.
-    """
+    """Prompts, a tensor or array [b, l] or sequences of any lengths, as lists of ints below `vocab`."""
     rows = _listed("prompts", prompts)
     ids = []
     for i, given in enumerate(rows):
@@ -207,16 +168,7 @@ def token_ids(prompts: Any, vocab: int) -> list[list[int]]:
 
 
 def token_limits(max_new_tokens: Any, prompts: int, low: int = 0) -> list[int]:
-    """The most new tokens of each prompt.
-
-    Args:
-        max_new_tokens: for all, or one number for each prompt.
-        prompts: how many there are.
-        low: the least that is allowed.
-
-    Raises:
-        ElasticError: one is no whole number from `low`, or there is not one for each prompt.
-    """
+    """The most new tokens of each prompt, from one number of at least `low` for all or one for each."""
     asked = max_new_tokens.tolist() if isinstance(max_new_tokens, torch.Tensor) else max_new_tokens
     many = isinstance(asked, Iterable) and not isinstance(asked, (str, bytes))
     words = f"a whole number of tokens, at least {low}"

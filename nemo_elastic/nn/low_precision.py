@@ -44,14 +44,9 @@ _PIECE_ELSEWHERE = 2**26
 
 
 def global_scale(w: torch.Tensor, scheme: str) -> torch.Tensor:
-    """The scale of a whole weight, which makes its largest number the format's largest.
+    """The scale of a whole weight, which makes its largest number the format's largest; fp32, without dimensions.
 
-    Args:
-        w: the weight.
-        scheme: nvfp4 or fp8.
-
-    Returns:
-        fp32, without dimensions; of a weight of zeros that of a weight whose largest number is 1.
+    A weight of zeros has that of a weight whose largest number is 1.
     """
     return scale_of(largest(w), scheme)
 
@@ -68,27 +63,19 @@ def scale_of(amax: torch.Tensor, scheme: str) -> torch.Tensor:
 
 
 def nvfp4_codes(w_rc: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """NVFP4 of a weight or of a cut of one.
+    """NVFP4 of a weight, or of a cut of one under the `global_scale` of the whole.
 
-    Args:
-        w_rc: any floating dtype.
-        scale: `global_scale` of the whole weight.
-
-    Returns:
-        Codes, uint8 [r, c/2] with that of the first of two columns in the low four bits; and the blocks' scales,
-        float8_e4m3fn [r, c/16].
-
-    Raises:
-        RuntimeError: 16 does not divide the columns.
+    Gives the codes, uint8 [r, c/2] with that of the first of two columns in the low four bits, and the blocks' scales,
+    float8_e4m3fn [r, c/16]. `RuntimeError` where 16 does not divide the columns.
     """
     rows, columns = w_rc.shape
     packed_rh = torch.empty(rows, columns // 2, dtype=torch.uint8, device=w_rc.device)
     scales_rb = torch.empty(rows, columns // BLOCK, dtype=torch.float8_e4m3fn, device=w_rc.device)
     code_of = torch.tensor(_CODES, dtype=torch.uint8, device=w_rc.device)
-    for piece, x_rc, room_rc in _pieces(w_rc):
-        _, scale_rb1 = _scale_blocks(x_rc, scale, room_rc)
+    for piece, x_rc, scratch_rc in _pieces(w_rc):
+        _, scale_rb1 = _scale_blocks(x_rc, scale, scratch_rc)
         negative = x_rc < 0
-        codes_rc = code_of[_round(x_rc, 1.0, 1, E2M1_MAX, room_rc).abs_().mul_(2).int()].add_(negative, alpha=8)
+        codes_rc = code_of[_round(x_rc, 1.0, 1, E2M1_MAX, scratch_rc).abs_().mul_(2).int()].add_(negative, alpha=8)
         packed_rh[piece] = codes_rc[:, 0::2] | codes_rc[:, 1::2] << 4
         scales_rb[piece] = scale_rb1.squeeze(-1)
     return packed_rh, scales_rb
@@ -109,11 +96,9 @@ def nvfp4_values(
 
 
 def fp8_codes(w_rc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """FP8 of a weight or of a cut of one: float8_e4m3fn [r, c]; larger numbers than the scale allows are the largest.
+    """FP8 of a weight or of a cut of one, float8_e4m3fn, under a scale that is 0-dim or [r, 1].
 
-    Args:
-        w_rc: any floating dtype.
-        scale: `global_scale` of the whole weight; without dimensions, or [r, 1].
+    Larger numbers than the scale allows become the largest.
     """
     return (w_rc.float() / scale).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
 
@@ -125,26 +110,18 @@ def fp8_values(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> 
 
 @torch.no_grad()
 def fake_quantized(w: torch.Tensor, scheme: str, scale: torch.Tensor) -> torch.Tensor:
-    """A weight, or a cut of one, rounded to what low precision can say: the values of its codes in its own dtype.
+    """A weight, or a cut of one, rounded to the values of its codes under the `global_scale` of the whole.
 
-    Args:
-        w: [r, c], any floating dtype.
-        scheme: nvfp4 or fp8.
-        scale: `global_scale` of the whole weight.
-
-    Returns:
-        A new tensor; no gradient passes.
-
-    Raises:
-        RuntimeError: 16 does not divide the columns of an NVFP4 weight.
+    A new tensor in the weight's dtype, through which no gradient passes. `RuntimeError` where 16 does not divide the
+    columns of an NVFP4 weight.
     """
     out_rc = torch.empty_like(w, memory_format=torch.contiguous_format)
-    for piece, x_rc, room_rc in _pieces(w):
+    for piece, x_rc, scratch_rc in _pieces(w):
         if scheme == FP8:
-            _round(x_rc.div_(scale), 2.0**-6, 3, E4M3_MAX, room_rc).mul_(scale)
+            _round(x_rc.div_(scale), 2.0**-6, 3, E4M3_MAX, scratch_rc).mul_(scale)
         else:
-            x_rbk, scale_rb1 = _scale_blocks(x_rc, scale, room_rc)
-            _round(x_rc, 1.0, 1, E2M1_MAX, room_rc)
+            x_rbk, scale_rb1 = _scale_blocks(x_rc, scale, scratch_rc)
+            _round(x_rc, 1.0, 1, E2M1_MAX, scratch_rc)
             x_rbk.mul_(scale_rb1.mul_(scale))
         out_rc[piece] = x_rc
     return out_rc
@@ -166,11 +143,6 @@ def rounded_state(parent: Parent, state: Mapping[str, torch.Tensor], scheme: str
     """Weights of a whole model as low precision has them; members are cut out of these.
 
     Gradients flow back into `state` as if nothing was rounded (straight-through).
-
-    Args:
-        parent: shape of the model.
-        state: its tensors by Hugging Face name.
-        scheme: nvfp4 or fp8.
     """
     rows, out = default_rows(parent), dict(state)
     for t in tensors(parent, parent.full):
@@ -180,41 +152,38 @@ def rounded_state(parent: Parent, state: Mapping[str, torch.Tensor], scheme: str
 
 
 def _pieces(w_rc: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
-    """Rows of a weight that are worked on at a time, in fp32 as a copy, and as much room to work in.
+    """Rows of a weight that are worked on at a time, in fp32 as a copy, and as much scratch memory.
 
     Both are the same memory each time: to ask for it anew takes longer than the arithmetic.
     """
     rows, columns = w_rc.shape
     size = min(rows, max(1, _PIECE.get(w_rc.device.type, _PIECE_ELSEWHERE) // max(1, columns)))
-    x_rc, room_rc = torch.empty(2, size, columns, device=w_rc.device)
+    x_rc, scratch_rc = torch.empty(2, size, columns, device=w_rc.device)
     for at in range(0, rows, size):
         count = min(size, rows - at)
-        yield slice(at, at + count), x_rc[:count].copy_(w_rc[at : at + count]), room_rc[:count]
+        yield slice(at, at + count), x_rc[:count].copy_(w_rc[at : at + count]), scratch_rc[:count]
 
 
-def _scale_blocks(x_rc: torch.Tensor, scale: torch.Tensor, room_rc: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _scale_blocks(
+    x_rc: torch.Tensor, scale: torch.Tensor, scratch_rc: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers by blocks [r, b, 16], scaled in place as e2m1 is to round them, and their rounded scales [r, b, 1]."""
-    x_rbk, room_rbk = (t.unflatten(-1, (-1, BLOCK)) for t in (x_rc, room_rc))
-    scale_rb1 = torch.abs(x_rbk, out=room_rbk).amax(-1, keepdim=True).div_(E2M1_MAX * scale)
+    x_rbk, scratch_rbk = (t.unflatten(-1, (-1, BLOCK)) for t in (x_rc, scratch_rc))
+    scale_rb1 = torch.abs(x_rbk, out=scratch_rbk).amax(-1, keepdim=True).div_(E2M1_MAX * scale)
     scale_rb1 = scale_rb1.masked_fill_(scale_rb1 == 0, 1.0).clamp_(E4M3_MIN, E4M3_MAX)
     scale_rb1 = scale_rb1.to(torch.float8_e4m3fn).float()
     x_rbk.div_(scale_rb1 * scale)
     return x_rbk, scale_rb1
 
 
-def _round(x: torch.Tensor, least: float, digits: int, most: float, room: torch.Tensor) -> torch.Tensor:
+def _round(x: torch.Tensor, least: float, digits: int, most: float, scratch: torch.Tensor) -> torch.Tensor:
     """Round fp32 numbers in place to a float of `digits` bits behind the leading one: to the nearest, ties to even.
 
-    Args:
-        x: fp32.
-        least: its smallest normal number, below which numbers lie at equal distances.
-        digits: see above.
-        most: its largest number, to which larger ones are cut.
-        room: as much memory, written to.
+    Below `least`, its smallest normal number, numbers lie at equal distances; larger ones than `most` are cut to it.
     """
     x.clamp_(-most, most)
     # the power of two at or below |x|: its exponent bits alone
-    torch.bitwise_and(x.view(torch.int32), 0x7F800000, out=room.view(torch.int32))
-    # beside an even multiple of the step between 2^23 and 2^24 of them, fp32 has room for whole steps alone
-    room.clamp_(min=least).mul_(1.5 * 2.0 ** (23 - digits))
-    return x.add_(room).sub_(room)
+    torch.bitwise_and(x.view(torch.int32), 0x7F800000, out=scratch.view(torch.int32))
+    # beside an even multiple of the step between 2^23 and 2^24 of them, fp32 has whole steps alone
+    scratch.clamp_(min=least).mul_(1.5 * 2.0 ** (23 - digits))
+    return x.add_(scratch).sub_(scratch)

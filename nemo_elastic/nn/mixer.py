@@ -77,20 +77,10 @@ def mix(
     state: MambaState | None = None,
     documents: Documents | None = None,
 ) -> torch.Tensor:
-    """Convolution, scan and gated norm between the two projections.
+    """Convolution, scan and gated norm between the two projections, [b, l, i]; in torch without `kernels`.
 
-    Args:
-        zxbcdt_blo: output of the input projection, gated already.
-        weights: of this rank and run.
-        widths: of this rank and run.
-        eps: of the norm.
-        gate_i: gates of the inner channels; they multiply before and after the norm, whose mean runs over their sum.
-        kernels: None computes in torch.
-        state: of the positions before these, moved on; in torch only.
-        documents: where several lie in a row.
-
-    Returns:
-        [b, l, i], what the output projection takes.
+    `zxbcdt_blo` is gated already. The gates of the inner channels multiply before and after the norm, whose mean runs
+    over their sum. A decoding `state`, in torch only, moves on.
     """
     w, groups, count_g = weights, widths.groups, None
     index_bl = None if documents is None else documents.index(zxbcdt_blo.device)
@@ -124,17 +114,17 @@ def torch_scan(
         y = ssd_chunked(x, dt, w.a, b, c, w.d, w.dt_bias, index_bl=index_bl)
         assert isinstance(y, torch.Tensor)
         return y.flatten(-2), z
-    state.see(xbc)
+    state.append(xbc)
     xbc, state.conv_bck = causal_conv1d(xbc, w.conv_weight, w.conv_bias, state.conv_bck, return_state=True)
     x, b, c = widths.scanned(xbc)
-    if x.shape[1] > 1 and state.trail is None:
+    if x.shape[1] > 1 and state.history is None:
         y, after = ssd_chunked(x, dt, w.a, b, c, w.d, w.dt_bias, None, state.ssm_bhpn, True)
-        state.move(after)
+        state.advance(after)
         return y.flatten(-2), z
     steps = []
     for each in zip(*(t.unbind(1) for t in (x, dt, b, c)), strict=True):
         y, after = ssd_step(each[0], each[1], w.a, each[2], each[3], w.d, w.dt_bias, state.ssm_bhpn)
-        state.move(after)
+        state.advance(after)
         steps.append(y)
     return torch.stack(steps, 1).flatten(-2), z
 
@@ -161,7 +151,7 @@ def _fused_scan(
 def _split_scan(
     kernels: Kernels, zxbcdt_blo: torch.Tensor, w: MixerWeights, widths: MambaWidths, index_bl: torch.Tensor | None
 ) -> torch.Tensor:
-    """The convolution and the scan called apart, each on tensors of its own.
+    """The convolution and the scan as two calls, each on tensors of its own.
 
     For rows that the fused call gets wrong. Padding them helps its forward only: its backward allocates the gradient
     by `empty_like`, dense again, and mamba_ssm before 2.3 lets the convolution write into that.

@@ -95,22 +95,10 @@ class NemotronH(nn.Module):
         last: bool = False,
         documents: Documents | None = None,
     ) -> torch.Tensor:
-        """Logits of every token.
+        """Logits of every token, [b, l, v], or [b, 1, v] with `last`; see `nn.forward.forward`.
 
-        Args:
-            tokens_bl: token ids [b, l].
-            choice: None: the held member whole; a `Subnet` nested in it: that member, on sliced weights and at its
-                cost; `Gates`: full size with gates (the parent must be held).
-            probe: shown the activations that `nn.gates.Probe` lists.
-            cache: from `init_cache` for the same choice: the tokens before these. Moved on in place, no gradients.
-            last: logits of the last position only.
-            documents: where several lie in a row of tokens, see `nn.documents`.
-
-        Returns:
-            [b, l, v], or [b, 1, v] with `last`.
-
-        Raises:
-            ElasticError: the choice is not nested in the held member.
+        Without a `choice` the stored member runs whole; a `Subnet` nested in it runs on sliced weights and at its
+        cost; `Gates` run at full size, where the parent is stored. `ElasticError` for any other choice.
         """
         if not isinstance(choice, Gates):
             return forward(self.weights(choice), tokens_bl, None, probe, cache, last, documents)

@@ -42,23 +42,10 @@ def causal_conv1d(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """``silu(bias + sum_i weight[:, i] * x[l - (k - 1) + i])``: every channel sees its own last k inputs.
 
-    Runs as a sum of k shifted products: F.conv1d with ``groups=c`` has a slow backward pass on a CPU.
-
-    Args:
-        x_blc: Input ``[b, l, c]``.
-        weight_ck: Taps, oldest first, ``[c, k]`` or ``[c, 1, k]``.
-        bias_c: ``[c]`` or None.
-        state_bck: The k - 1 inputs before ``x_blc``, oldest first, ``[b, c, k - 1]``; None for zeros.
-        return_state: Also return the last k - 1 inputs, to go on from here.
-        index_bl: Each position's document ``[b, l]``, see `Documents.index`: inputs of another one are zeros. None
-            for one document.
-
-    Returns:
-        ``[b, l, c]`` in the dtype of ``x_blc``, computed in float32 at least; with ``return_state`` also the new state
-        ``[b, c, k - 1]``.
-
-    Raises:
-        ValueError: A shape does not fit.
+    Runs as a sum of k shifted products: F.conv1d with ``groups=c`` has a slow backward pass on a CPU. Taps are oldest
+    first, [c, k] or [c, 1, k], and so are the k - 1 inputs before `x_blc` in the state, None for zeros; with
+    `return_state` the new state is returned, too. Where `index_bl` says each position's document (`Documents.index`),
+    inputs of another document are zeros. `ValueError` where a shape does not fit.
     """
     batch, length, channels = x_blc.shape
     weight_c1k = weight_ck if weight_ck.dim() == 3 else weight_ck.unsqueeze(1)
@@ -107,26 +94,12 @@ def ssd_chunked(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """The scan over a whole sequence of any length, differentiable in every tensor.
 
-    Args:
-        x_blhp: Inputs ``[b, l, h, p]``.
-        dt_blh: Step sizes before bias and softplus ``[b, l, h]``.
-        A_h: Decay rates ``[h]``, negative (``-exp(A_log)``).
-        B_blgn: Input maps ``[b, l, g, n]``; head h uses group ``h // (heads / groups)``.
-        C_blgn: Output maps ``[b, l, g, n]``.
-        D_h: Skip ``[h]`` (or ``[h, p]``), or None.
-        dt_bias_h: Added to ``dt_blh`` ``[h]``, or None.
-        chunk_size: Positions per chunk, None for `chunk_for`. Changes speed and rounding, not the function.
-        initial_state_bhpn: State before the first position ``[b, h, p, n]``; None for zeros.
-        return_final_state: Also return the state after the last position.
-        index_bl: Each position's document ``[b, l]``, ascending along a row: each starts from a state of zeros. None
-            for one document.
-
-    Returns:
-        ``[b, l, h, p]`` in the dtype of ``x_blhp``; with ``return_final_state`` also ``[b, h, p, n]`` in float32
-        (float64 for float64 inputs), which is what the state should be kept in.
-
-    Raises:
-        ValueError: A shape does not fit, or ``chunk_size`` is not positive.
+    Gives y [b, l, h, p] in the dtype of `x_blhp`, and with `return_final_state` the state after the last position
+    [b, h, p, n] in float32 (float64 for float64 inputs), which it should be kept in. `A_h` is negative
+    (``-exp(A_log)``); head h uses group ``h // (heads / groups)``; `D_h` is [h] or [h, p]; step sizes are those before
+    bias and softplus. `chunk_size`, None for `chunk_for`, changes speed and rounding, not the function. Where
+    `index_bl` says each position's document, ascending along a row, each document starts from a state of zeros.
+    `ValueError` where a shape does not fit or `chunk_size` is not positive.
     """
     b, length, h, p = x_blhp.shape
     g, n = B_blgn.shape[-2:]
@@ -194,41 +167,48 @@ def _scan(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The scan without its skip, [b, c x q, h, p], and the state after it; dt is the step size itself.
 
-    Where a row has documents, a chunk hands on the state of its last position's, which is its only open one.
-    `before_b1` is that of the state that comes in, None where no position continues it.
+    Names are those of the paper's Listing 1, whose A is dt x A and whose X is dt x x here. The heads of a group share
+    B and C, and with them the products of states. In rows with documents a chunk gives on the state of its last
+    position's document. `before_b1` is the document of the state that comes in, None where no position continues it.
     """
     x, B, C, dt = x_bcgqrp, B_bcgqn.contiguous(), C_bcgqn.contiguous(), dt_bcgqr.transpose(3, 4)
-    # log of the decay from the chunk's start to just after each position: falls along q
-    decay_bcgrq = (dt * A_gr[..., None]).cumsum(-1)
-    end_bcgr1 = decay_bcgrq[..., -1:]
-    unseen = torch.ones(2 * dt.shape[-1:], dtype=torch.bool, device=x.device).triu_(1)
-    closed_bcq = from_before_bcq = None
+    A_cumsum_bcgrq = (dt * A_gr[..., None]).cumsum(-1)
+    masked = torch.ones(2 * dt.shape[-1:], dtype=torch.bool, device=x.device).triu_(1)
+    ended_bcq = continued_bcq = None
     if index_bcq is not None:
-        unseen = unseen | (index_bcq[..., :, None] != index_bcq[..., None, :])[:, :, None, None]
-        open_bc1 = index_bcq[..., -1:]
-        closed_bcq = index_bcq != open_bc1
-        first_b11 = open_bc1.new_full(open_bc1[:, :1].shape, -1) if before_b1 is None else before_b1[:, None]
-        from_before_bcq = index_bcq == torch.cat([first_b11, open_bc1[:, :-1]], dim=1)
-    fade_bcgrqq = (decay_bcgrq[..., :, None] - decay_bcgrq[..., None, :]).masked_fill_(unseen, -torch.inf).exp_()
-    mix_bcgrqq = (C @ B.transpose(-1, -2)).unsqueeze(3) * fade_bcgrqq
-    y_bcgqrp = (mix_bcgrqq @ (x.transpose(3, 4) * dt[..., None])).transpose(3, 4)
+        masked = masked | (index_bcq[..., :, None] != index_bcq[..., None, :])[:, :, None, None]
+        last_bc1 = index_bcq[..., -1:]
+        ended_bcq = index_bcq != last_bc1
+        first_b11 = last_bc1.new_full(last_bc1[:, :1].shape, -1) if before_b1 is None else before_b1[:, None]
+        continued_bcq = index_bcq == torch.cat([first_b11, last_bc1[:, :-1]], dim=1)
 
-    # the heads of a group share B and C, and with them the products of states
-    rest_bcgqr = (dt * (end_bcgr1 - decay_bcgrq).exp()).transpose(3, 4)
-    reach_bcgqr, kept_bcgr1 = decay_bcgrq.exp().transpose(3, 4), end_bcgr1.exp()
-    if closed_bcq is not None and from_before_bcq is not None:
-        rest_bcgqr = rest_bcgqr.masked_fill(closed_bcq[:, :, None, :, None], 0.0)
-        reach_bcgqr = reach_bcgqr.masked_fill(~from_before_bcq[:, :, None, :, None], 0.0)
-        kept_bcgr1 = kept_bcgr1.masked_fill(~from_before_bcq[:, :, None, None, -1:], 0.0)
-    added_bcgin = (x * rest_bcgqr[..., None]).flatten(4).transpose(-1, -2) @ B
-    keep_bcgi1 = kept_bcgr1.expand(*kept_bcgr1.shape[:-1], x.shape[-1]).flatten(3)[..., None]
-    before = []
-    for added, keep in zip(added_bcgin.unbind(1), keep_bcgi1.unbind(1), strict=True):
-        before.append(state_bgin)
-        state_bgin = torch.addcmul(added, state_bgin, keep)
-    carried_bcgqrp = (C @ torch.stack(before, 1).transpose(-1, -2)).unflatten(-1, x.shape[-2:])
-    y_bcgqrp = torch.addcmul(y_bcgqrp, carried_bcgqrp, reach_bcgqr[..., None])
-    return y_bcgqrp.transpose(2, 3).flatten(3, 4).flatten(1, 2), state_bgin
+    # 1. outputs inside of each chunk: the diagonal blocks
+    segsum_bcgrqq = A_cumsum_bcgrq[..., :, None] - A_cumsum_bcgrq[..., None, :]
+    L_bcgrqq = segsum_bcgrqq.masked_fill_(masked, -torch.inf).exp_()
+    M_bcgrqq = (C @ B.transpose(-1, -2)).unsqueeze(3) * L_bcgrqq
+    Y_diag_bcgqrp = (M_bcgrqq @ (x.transpose(3, 4) * dt[..., None])).transpose(3, 4)
+
+    # 2. the state that each chunk adds
+    chunk_cumsum_bcgr1 = A_cumsum_bcgrq[..., -1:]
+    decay_states_bcgqr = (dt * (chunk_cumsum_bcgr1 - A_cumsum_bcgrq).exp()).transpose(3, 4)
+    state_decay_out_bcgqr, decay_chunk_bcgr1 = A_cumsum_bcgrq.exp().transpose(3, 4), chunk_cumsum_bcgr1.exp()
+    if ended_bcq is not None and continued_bcq is not None:
+        decay_states_bcgqr = decay_states_bcgqr.masked_fill(ended_bcq[:, :, None, :, None], 0.0)
+        state_decay_out_bcgqr = state_decay_out_bcgqr.masked_fill(~continued_bcq[:, :, None, :, None], 0.0)
+        decay_chunk_bcgr1 = decay_chunk_bcgr1.masked_fill(~continued_bcq[:, :, None, None, -1:], 0.0)
+    added_bcgin = (x * decay_states_bcgqr[..., None]).flatten(4).transpose(-1, -2) @ B
+
+    # 3. the recurrence over chunks: the state before each
+    decay_chunk_bcgi1 = decay_chunk_bcgr1.expand(*decay_chunk_bcgr1.shape[:-1], x.shape[-1]).flatten(3)[..., None]
+    states = []
+    for added, decay in zip(added_bcgin.unbind(1), decay_chunk_bcgi1.unbind(1), strict=True):
+        states.append(state_bgin)
+        state_bgin = torch.addcmul(added, state_bgin, decay)
+
+    # 4. what these states put out: the off-diagonal blocks
+    Y_off_bcgqrp = (C @ torch.stack(states, 1).transpose(-1, -2)).unflatten(-1, x.shape[-2:])
+    Y_bcgqrp = torch.addcmul(Y_diag_bcgqrp, Y_off_bcgqrp, state_decay_out_bcgqr[..., None])
+    return Y_bcgqrp.transpose(2, 3).flatten(3, 4).flatten(1, 2), state_bgin
 
 
 def ssd_step(
@@ -241,24 +221,7 @@ def ssd_step(
     dt_bias_h: torch.Tensor | None,
     state_bhpn: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One position of the scan, for decoding.
-
-    Args:
-        x_bhp: Input ``[b, h, p]``.
-        dt_bh: Step size before bias and softplus ``[b, h]``.
-        A_h: Decay rates ``[h]``, negative.
-        B_bgn: Input map ``[b, g, n]``.
-        C_bgn: Output map ``[b, g, n]``.
-        D_h: Skip ``[h]`` (or ``[h, p]``), or None.
-        dt_bias_h: Added to ``dt_bh`` ``[h]``, or None.
-        state_bhpn: State before this position ``[b, h, p, n]``; not changed.
-
-    Returns:
-        ``y [b, h, p]`` in the dtype of ``x_bhp`` and the new state ``[b, h, p, n]`` in the dtype of ``state_bhpn``.
-
-    Raises:
-        ValueError: A shape does not fit.
-    """
+    """One position of `ssd_chunked`, for decoding: y [b, h, p], and the new state in the dtype of the old one."""
     b, h, p = x_bhp.shape
     g, n = B_bgn.shape[-2:]
     _check_shapes(dt_bh, (b, h), B_bgn, C_bgn, (b, g, n), state_bhpn, (b, h, p, n))

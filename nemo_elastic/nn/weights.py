@@ -87,18 +87,10 @@ class Weights:
 
 
 def cut(parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member: Subnet | None = None) -> Weights:
-    """Weights of `member`, cut out of the tensors of `held`.
+    """Weights of `member`, by default all of `held`, cut out of its `state`, which has Hugging Face names.
 
-    Gradients flow back into `state`, and only into what `member` keeps.
-
-    Args:
-        parent: shape of the whole model.
-        held: the member that `state` holds.
-        state: HF names (layers numbered within `held`) to tensors.
-        member: nested in `held`; `held` itself by default, for which no tensor is touched.
-
-    Raises:
-        ElasticError: `member` is no member of `parent`, or not nested in `held`.
+    Gradients flow back into `state`, and only into what `member` keeps. `ElasticError` where it is not nested in
+    `held`.
     """
     member = held if member is None else check_nested(parent, held, member)
     model = {row.name: _take(parent, held, state, member, row, None) for row, layer in rows(parent, held) if not layer}
@@ -182,12 +174,8 @@ def random_state(
 ) -> dict[str, torch.Tensor]:
     """Random weights in which nothing is degenerate: no norm weight is 1, every head decays at its own rate.
 
-    Args:
-        parent: shape of the whole model.
-        member: whose tensors to make.
-        seed: fixes the values, whatever the dtype.
-        scale: factor on the matrices of the layers: above 1 the residual stream is dominated by what layers add.
-        dtype: of the tensors; see `nn.functional.cast_dtype`.
+    The seed fixes the values, whatever the dtype. With a `scale` above 1, a factor on the matrices of the layers, the
+    residual stream is dominated by what layers add. `dtype` is that of `nn.functional.cast_dtype`.
     """
     random = torch.Generator().manual_seed(seed)
     state = {}

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.ranking.rows import Rows
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.ranking.scores import Layered, Reduce, Shards, entered, through
 
-#: rows of logits held in fp32 at a time
+#: rows of logits in fp32 at a time
 CHUNK = 512
 #: elements of the whole model's final streams that are kept between rounds; those beyond are computed anew
 KEPT = 2**27
@@ -52,17 +52,11 @@ def squared_error(
 class Depth:
     """s_j = sum (full - without j)^2 / sum full^2 over all logits of some samples, which are added piece by piece.
 
-    Of tokens that count for more or less the logits do, too.
-
-    Alive at a time: the tokens of all pieces, `KEPT` elements of final streams, and of one piece two streams (the
-    walk's and a candidate's) and two tensors of logits. None of it grows with the layers.
-
-    Args:
-        model: the model.
-        layers: how many layers it has.
-        reduce: sums a tensor over ranks that see other samples (or hold other columns of logits). All ranks add as
-            many pieces and ask for the same.
-        shards: the ranks that hold the model together, which may have the logits of other tokens; None for one.
+    Where tokens count for more or less, their logits do, too. Alive at a time: the tokens of all pieces, `KEPT`
+    elements of final streams, and of one piece two streams (the walk's and a candidate's) and two tensors of logits.
+    None of it grows with the layers. `reduce` sums over ranks that see other samples or have other columns of logits:
+    all ranks add as many pieces and ask for the same. `shards` are the ranks that hold the model together, None for
+    one.
     """
 
     def __init__(
@@ -81,11 +75,7 @@ class Depth:
 
     @property
     def squares(self) -> float:
-        """Sum of the squares of the whole model's logits.
-
-        Raises:
-            ElasticError: it is not finite, or zero.
-        """
+        """Sum of the squares of the whole model's logits; `ElasticError` where it is not finite, or zero."""
         if self._squares is None:
             each = (self._sum([squared_error(self._full(i), None, self._weights(i))]) for i in range(len(self.pieces)))
             self._squares = _finite(sum(float(s) for (s,) in each))
@@ -145,7 +135,7 @@ class Depth:
 
     def _weights(self, piece: int) -> torch.Tensor | None:
         """Of the tokens whose logits this rank has."""
-        weights_bl = self.pieces[piece].weights_bl
+        weights_bl = self.pieces[piece].counts_bl
         return weights_bl if weights_bl is None or self.shards is None else self.shards.tokens(weights_bl)[0]
 
     def _keep(self, piece: int, normed: torch.Tensor) -> None:
@@ -154,7 +144,7 @@ class Depth:
 
     def _sum(self, values: list[float]) -> list[float]:
         if self.reduce is not None:
-            device = self.pieces[0].tokens_bl.device
+            device = self.pieces[0].ids_bl.device
             values = self.reduce(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
         if not np.isfinite(values).all():
             _finite(float("nan"))
@@ -166,22 +156,12 @@ def iterative_mse(
     exact: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Order:
-    """Layers from least to most important by `Depth`'s score.
+    """Layers from least to most important by `Depth`'s score, and each one's score when it was dropped.
 
-    Over N layers this is about N^3/6 runs of a layer a sample and less where candidates are given up, against N^3/3
-    where every candidate is run whole.
-
-    Args:
-        depth: has the samples; the same ones serve all rounds.
-        exact: rounds that are measured; the layers left then keep the order of the last round. None: all.
-        progress: called after each round with the rounds so far and the number there will be.
-
-    Returns:
-        Layer indices, and each one's score when it was dropped: None for the last layer, which cannot be dropped, and
-        for layers that were ordered without a round of their own their score of the last round.
-
-    Raises:
-        ElasticError: logits are not finite or all zero.
+    After `exact` rounds, None for all, the layers left keep the order and the scores of the last round; the last
+    layer, which cannot be dropped, has no score. Over N layers this is about N^3/6 runs of a layer a sample and less
+    where candidates are given up, against N^3/3 where every candidate is run whole. `progress` is called after each
+    round with the rounds so far and the number there will be.
     """
     rounds = depth.layers - 1 if exact is None else min(exact, depth.layers - 1)
     kept, dropped, scores = list(range(depth.layers)), [], []

@@ -12,10 +12,9 @@ import torch
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.ranking.depth import Depth, by_score, iterative_mse
-from nemo_elastic.ranking.orders import make_orders
-from nemo_elastic.ranking.ranking import Ranking, RankOptions
-from nemo_elastic.ranking.rows import Rows
+from nemo_elastic.ranking.ranking import Ranking, RankOptions, make_orders
 from nemo_elastic.ranking.scores import Layered, Reduce, Shards, Statistics, entered, through
 
 #: the depth's samples are split into so many pieces, for after each one layers are given up
@@ -105,8 +104,8 @@ class _Measuring:
 
     def _start(self, first: Rows) -> None:
         """This rank's share of the samples that the depth is measured on, and about how long they are on all ranks."""
-        self.device = first.tokens_bl.device
-        ranks, lengths = self._sum([1.0, float(first.tokens_bl.shape[1])])
+        self.device = first.ids_bl.device
+        ranks, lengths = self._sum([1.0, float(first.ids_bl.shape[1])])
         self.length = int(lengths / ranks)
         self.depth_samples = -(-self.options.depth_samples // int(ranks))
 
@@ -134,11 +133,11 @@ class _Measuring:
             self.depth.add(piece, self._widths(piece))
         if len(rest):
             self._widths(rest)
-        self.samples, self.tokens = self.samples + len(rows), self.tokens + rows.tokens_bl.numel()
+        self.samples, self.tokens = self.samples + len(rows), self.tokens + rows.ids_bl.numel()
         self.counted += rows.counted
 
     def _widths(self, rows: Rows) -> torch.Tensor:
-        self.statistics.weigh(rows.weights_bl)
+        self.statistics.weigh(rows.counts_bl)
         model, stream = entered(self.model, rows)
         return through(model, range(self.parent.num_layers), stream, self.statistics)
 

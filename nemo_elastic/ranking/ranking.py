@@ -3,6 +3,12 @@
 """`Ranking`: the orders of every axis of one parent, on disk `ranking.json` beside `ranking.safetensors`.
 
 With how importance was measured. Reading a ranking needs no torch.
+
+An order is a list of channel numbers from most to least important. Where an axis has groups that channels may not
+leave (Mamba heads share the B and C of their group, query heads the key and value of theirs), the list alternates over
+the groups: best of group 0, best of group 1, ..., second of group 0, ... `BlockedPrefix.order_to_layout` turns any
+order into the storage order. Where each channel of one axis has an order of its own on another (neurons of each
+expert), there is a row for each.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +29,11 @@ from safetensors.numpy import load, save_file
 
 from nemo_elastic.config.sections import AGGREGATIONS, DEPTH_SCORES, EXPERTS, FFN
 from nemo_elastic.core.family import Parent, first_difference
-from nemo_elastic.core.kinds.registry import HIDDEN
+from nemo_elastic.core.kinds.registry import HIDDEN, layer_axes
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.io.fields import Between, OneOf, check, check_version, read
 from nemo_elastic.io.outputs import Output, atomic_dir
 from nemo_elastic.io.read import read_bytes, read_json
-from nemo_elastic.ranking.orders import check_orders, identity, unmoved
 
 VERSION = 1
 JSON, TENSORS = "ranking.json", "ranking.safetensors"
@@ -85,7 +90,7 @@ class Ranking:
 
     Attributes:
         parent: shape of the model that was ranked.
-        orders: channels from most to least important by name, see `ranking.orders`: "hidden", "ffn.3",
+        orders: channels from most to least important by name, see `names`: "hidden", "ffn.3",
             "mamba_heads.0", "mamba_head_dim.0", "attention_heads.7" (number: layer); "expert_ffn.1" has a row for each
             expert.
         scores: the importances behind them, same names.
@@ -119,12 +124,7 @@ class Ranking:
 
     @classmethod
     def of_stream(cls, parent: Parent, order: np.ndarray) -> Ranking:
-        """An order of the residual stream; everything else stays where it is stored, in whatever blocks.
-
-        Args:
-            parent: whose layers read the stream.
-            order: of its channels.
-        """
+        """An order of the residual stream; everything else stays where it is stored, in whatever blocks."""
         still = cls.trivial(parent)
         orders, scores = unmoved(parent)
         return replace(still, orders=orders | {HIDDEN: np.asarray(order)}, scores=scores)
@@ -141,10 +141,9 @@ class Ranking:
         return h.hexdigest()
 
     def check(self, parent: Parent, where: str = "ranking") -> Ranking:
-        """Return self if it ranks `parent`; stripes may differ, for they are a layout of the same channels.
+        """Return self if it ranks `parent`, else raise `ElasticError` with the first field that differs.
 
-        Raises:
-            ElasticError: it ranks another parent; the message has the first field that differs.
+        Stripes may differ, for they are a layout of the same channels.
         """
         name = first_difference(self.parent.striped_as(parent), parent)
         if name is not None:
@@ -158,8 +157,7 @@ class Ranking:
     def check_depth(self, smallest: int, where: str = "ranking") -> Ranking:
         """Return self if the layers that a depth of `smallest` drops were measured one by one, or by cosine.
 
-        Raises:
-            ElasticError: fewer drops were measured (`RankOptions.depth_exact`).
+        `ElasticError` where fewer drops were measured (`RankOptions.depth_exact`).
         """
         exact = self.options.depth_exact
         if self.options.depth == "mse" and exact is not None and smallest < self.parent.num_layers - exact:
@@ -170,15 +168,9 @@ class Ranking:
     def save(
         self, out: str | os.PathLike[str], force: bool = False, inputs: Sequence[str | os.PathLike[str]] = ()
     ) -> None:
-        """Write the folder whole or not at all.
+        """Write the folder whole or not at all; `force` replaces an earlier one.
 
-        Args:
-            out: the folder.
-            force: replace an earlier one.
-            inputs: folders that were read for it, from which it has to be apart.
-
-        Raises:
-            ElasticError: `out` may not be written, see `atomic_dir`, or cannot be.
+        It may not lie in or contain the `inputs`, folders that were read for it; see `atomic_dir`.
         """
         with atomic_dir(out, force, inputs, RANKING) as folder:
             head = {
@@ -197,14 +189,9 @@ class Ranking:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], parent: Parent | None = None) -> Ranking:
-        """Read and check a folder that `save` wrote.
+        """Read and check a folder that `save` wrote, which must rank `parent` where one is given.
 
-        Args:
-            path: the folder.
-            parent: what it must rank; None takes what it says.
-
-        Raises:
-            ElasticError: not a ranking, of another version, damaged, or of another parent.
+        `ElasticError` for what is not a ranking, of another version, damaged, or of another parent.
         """
         path = Path(path)
         file, numbers = path / JSON, path / TENSORS
@@ -255,3 +242,92 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
         raise
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:  # dtypes that numpy has not, too
         raise ElasticError(f"{path}: not readable as safetensors ({e})") from None
+
+
+def names(parent: Parent) -> Iterator[tuple[str, str, int | None]]:
+    """Every order of a parent: (name, axis, layer index), e.g. ("ffn.3", "ffn", 3); hidden has layer None.
+
+    An axis that is the blocks of another one is ordered by what lies in the blocks (`block_order`).
+    """
+    yield HIDDEN, HIDDEN, None
+    for i, kind in enumerate(map(parent.kind, parent.types)):
+        for axis in kind.widths:
+            if axis not in kind.nested.values():
+                yield f"{axis}.{i}", axis, i
+
+
+def block_order(scores: np.ndarray, blocks: int) -> np.ndarray:
+    """Blocks from most to least important: by the norm of the scores of their channels; ties keep their order."""
+    return order(np.linalg.norm(np.asarray(scores).reshape(blocks, -1), axis=1))
+
+
+def order(scores: np.ndarray, groups: int = 1) -> np.ndarray:
+    """Channels from most to least important, int64 [size]; ties keep their storage order.
+
+    Each of the `groups`, equal blocks of channels, is ranked on its own, and the ranks alternate over them.
+    """
+    per_group = np.asarray(scores).reshape(groups, -1)
+    inside = np.argsort(-per_group, axis=1, kind="stable")
+    return (inside + np.arange(groups)[:, None] * per_group.shape[1]).T.reshape(-1).astype(np.int64)
+
+
+def make_orders(parent: Parent, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Orders of all axes from the `Statistics.scores` of a parent."""
+    return {name: _each(scores[name], _groups(parent, axis)) for name, axis, _ in names(parent)}
+
+
+def _each(scores: np.ndarray, groups: int) -> np.ndarray:
+    """An order, or one for each row of scores."""
+    return order(scores, groups) if scores.ndim == 1 else np.stack([order(row, groups) for row in scores])
+
+
+def shape(parent: Parent, axis: str) -> tuple[int, ...]:
+    """Shape of the orders of an axis in one layer: [size], or a row for each channel that has its own."""
+    size = parent.axis(axis).size
+    each = None if axis == HIDDEN else layer_axes()[axis][1].each
+    return (size,) if each is None else (parent.axis(each).size, size)
+
+
+def identity(parent: Parent) -> dict[str, np.ndarray]:
+    """Orders that leave heads where they are, and with one FFN stripe everything else, too."""
+    return {name: _each(np.zeros(shape(parent, axis)), _groups(parent, axis)) for name, axis, _ in names(parent)}
+
+
+def unmoved(parent: Parent) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Orders by which nothing moves in storage, and scores of which they, and those of blocks, are the orders."""
+    orders: dict[str, np.ndarray] = {}
+    scores: dict[str, np.ndarray] = {}
+    for name, axis, layer in names(parent):
+        orders[name] = np.broadcast_to(_still(parent, axis), shape(parent, axis)).copy()
+        scores[name] = np.zeros(orders[name].shape)
+        blocks = {} if layer is None else parent.kind(parent.types[layer]).nested
+        if axis in blocks:  # blocks that lie in blocks themselves
+            each = np.empty(parent.size(blocks[axis]))
+            each[_still(parent, blocks[axis])] = np.arange(len(each), 0, -1)
+            scores[name] = each.repeat(len(scores[name]) // len(each))
+    return orders, scores
+
+
+def _still(parent: Parent, axis: str) -> np.ndarray:
+    """The order that `BlockedPrefix.order_to_layout` leaves where it is."""
+    own = parent.axis(axis)
+    return np.arange(own.size).reshape(own.blocks, -1).T.reshape(-1)
+
+
+def check_orders(parent: Parent, orders: Mapping[str, np.ndarray]) -> None:
+    """Raise `ElasticError` unless every order is there, is a permutation, and keeps heads inside their groups."""
+    expected = {name: axis for name, axis, _ in names(parent)}
+    for name in sorted(set(expected) ^ set(orders)):
+        raise ElasticError(f"ranking: order {name!r} is {'missing' if name in expected else 'not of this parent'}")
+    for name, axis in expected.items():
+        size, groups = parent.axis(axis).size, _groups(parent, axis)
+        given, wanted = np.asarray(orders[name]), shape(parent, axis)
+        if given.shape != wanted or given.dtype.kind != "i" or np.any(np.sort(given) != np.arange(size)):
+            raise ElasticError(f"ranking: order {name!r} is not a permutation of its {size} channels")
+        if np.any(given // (size // groups) != np.tile(np.arange(groups), size // groups)):
+            raise ElasticError(f"ranking: order {name!r} moves a head out of its group of {size // groups}")
+
+
+def _groups(parent: Parent, axis: str) -> int:
+    """Groups that a channel belongs to; elsewhere blocks are only a layout in storage."""
+    return parent.axis(axis).blocks if axis != HIDDEN and layer_axes()[axis][1].grouped else 1

@@ -21,22 +21,22 @@ from nemo_elastic.core.kinds.record import Kind
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Probe
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.ranking.ranking import RankOptions
-from nemo_elastic.ranking.rows import Rows
 
 #: Sums a tensor over the ranks that saw different samples; returns the sum (in place or not).
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Layered(Protocol):
-    """A model taken apart; `nn.forward.Layers` and `megatron.layers.MegatronLayers` are two.
+    """A model layer by layer; `nn.forward.Layers` and `megatron.layers.MegatronLayers` are two.
 
     Streams are the model's own business: only the model reads them. No method may change one that it is given, for
     several runs go on from the same stream. Activations handed to a probe are (batch, length, ...), and whole unless
     ranks hold the model together: then `Shards` makes one of what each has seen.
     """
 
-    def apart(self, documents: Documents, /) -> Layered:
+    def with_documents(self, documents: Documents, /) -> Layered:
         """The same model, of which no layer reads over the bounds of documents in the rows."""
         ...
 
@@ -81,8 +81,8 @@ class Shards(Protocol):
 
 def entered(model: Layered, rows: Rows) -> tuple[Layered, Any]:
     """A model as it reads rows, and the stream that enters its first layer."""
-    model = model if rows.documents is None else model.apart(rows.documents)
-    return model, model.embed(rows.tokens_bl)
+    model = model if rows.documents is None else model.with_documents(rows.documents)
+    return model, model.embed(rows.ids_bl)
 
 
 def through(model: Layered, layers: Iterable[int], stream: Any, probe: Probe | None = None) -> torch.Tensor:
@@ -96,13 +96,8 @@ class Statistics:
     """Sums over samples at every site of a parent; hand the object itself to a model as its probe.
 
     Memory does not depend on the number of samples: one float64 per channel and layer. Every rank of a
-    pipeline-parallel model holds every key, so `reduce` may run over data and pipeline ranks alike. Ranks that hold
-    the model together have the same sums, for they put together what they see before anything is squared.
-
-    Args:
-        parent: shape of the whole model.
-        options: how importance is measured.
-        shards: the ranks that hold it together; None for one.
+    pipeline-parallel model has every key, so `reduce` may run over data and pipeline ranks alike. Ranks that hold the
+    model together, its `shards`, have the same sums, for they put together what they see before anything is squared.
     """
 
     def __init__(self, parent: Parent, options: RankOptions | None = None, shards: Shards | None = None) -> None:
@@ -190,21 +185,11 @@ class Statistics:
         self.sums[name] = total + value
         self.samples[name] += samples
 
-    def merge(self, other: Statistics) -> Statistics:
-        """Add the sums of `other` (same parent and options) to these; returns self."""
-        if (other.parent, other.options) != (self.parent, self.options):
-            raise ValueError("statistics of another parent or with other options do not add up")
-        for name, total in self.sums.items():
-            self.sums[name] = total + other.sums[name].to(total.device)
-            self.samples[name] += other.samples[name]
-        return self
-
     def reduce(self, reduce: Reduce | None, device: torch.device | str | None = None) -> Statistics:
-        """Sum over ranks. All ranks call it once, with the same keys in the same order.
+        """Sum over ranks, which all call it once, with the same keys in the same order.
 
-        Args:
-            reduce: the sum over ranks of one tensor; None does nothing.
-            device: where tensors must lie for `reduce` (a rank without a layer has its zeros on the CPU).
+        Without `reduce` nothing happens. `device` is where tensors must lie for the sum: a rank without a layer has
+        its zeros on the CPU.
         """
         if reduce is not None:
             for name in self.sums:
@@ -216,13 +201,10 @@ class Statistics:
     def scores(self) -> dict[str, np.ndarray]:
         """Importance per channel or head, float64.
 
-        Returns:
-            "hidden" [hidden]; per layer i "ffn.i" [ffn], "mamba_heads.i" [heads], "mamba_head_dim.i" [head_dim],
-            "attention_heads.i" [heads], "experts.i" [experts], "expert_ffn.i" [experts, ffn], "shared_ffn.i" [ffn],
-            "latent.i" [latent]; with depth "cosine" also "depth" [layers].
-
-        Raises:
-            ElasticError: no samples, or an activation was not finite.
+        "hidden" [hidden]; per layer i "ffn.i" [ffn], "mamba_heads.i" [heads], "mamba_head_dim.i" [head_dim],
+        "attention_heads.i" [heads], "experts.i" [experts], "expert_ffn.i" [experts, ffn], "shared_ffn.i" [ffn],
+        "latent.i" [latent]; with depth "cosine" also "depth" [layers]. `ElasticError` without samples, or where an
+        activation was not finite.
         """
         done = {name: self._aggregate(name) for name in self.sums}
         out: dict[str, np.ndarray] = {}
@@ -256,12 +238,9 @@ class Statistics:
 
 
 def axis_scores(kind: Kind, activation: np.ndarray, head_channels: int | None = None) -> dict[str, np.ndarray]:
-    """Importance on every axis of a layer: the norm over all else; of heads over their best channels (Minitron-SSM).
+    """Importance on every axis of a layer from its aggregated magnitudes [size of each term of `kind.shape`].
 
-    Args:
-        kind: of the layer.
-        activation: aggregated magnitudes, [size of each term of `kind.shape`].
-        head_channels: how many channels score a Mamba head; None for all.
+    It is the norm over all else; of Mamba heads over their `head_channels` best channels (Minitron-SSM), None for all.
     """
     out: dict[str, np.ndarray] = {}
     for dim in reversed(range(activation.ndim)):

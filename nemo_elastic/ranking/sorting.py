@@ -19,25 +19,16 @@ from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.core.layout import Tensor, named, sizes, tensors
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.ranking.orders import block_order
-from nemo_elastic.ranking.ranking import Ranking
+from nemo_elastic.ranking.ranking import Ranking, block_order
 
 
 def permutation(
     ranking: Ranking, parent: Parent, row: Row, dim: int, layer: int | None, number: int | None = None
 ) -> np.ndarray | None:
-    """Storage order of one dimension of a tensor: position i of the sorted tensor holds position p[i].
+    """Storage order of dimension `dim` of a tensor: position i of the sorted tensor holds position p[i].
 
-    Args:
-        ranking: orders of the parent.
-        parent: its shape, with the FFN stripes that the sorted model will have.
-        row: the tensor's row of the layout table.
-        dim: the dimension.
-        layer: index of its layer, None for the model's own tensors.
-        number: of a row with several tensors the one in the sorted model.
-
-    Returns:
-        int64 [size of the dimension], or None where nothing moves.
+    None where nothing moves. `parent` has the FFN stripes that the sorted model will have. `row` is the tensor's row
+    of the layout table, and `number` that of one of a row's several tensors in the sorted model.
     """
     size = sizes(parent, parent.hidden, parent.layer(layer) if layer is not None else None)
     was = number if number is None else number_before(ranking, parent, row, layer, number)
@@ -88,16 +79,9 @@ def _term(ranking: Ranking, parent: Parent, term: str, size: int, layer: int | N
 def sort(state: Mapping[str, Any], ranking: Ranking, parent: Parent | None = None) -> dict[str, Any]:
     """Permute a state dict with Hugging Face names; tensors may be torch's or numpy's, of any dtype.
 
-    Args:
-        state: all tensors of the parent (a tied head may be there or not).
-        ranking: its ranking.
-        parent: its shape with the FFN stripes that the sorted model will have; None takes the ranking's.
-
-    Returns:
-        A new dict in the same order; tensors that do not move are the same objects.
-
-    Raises:
-        ElasticError: the ranking is of another parent, or a tensor is missing, unknown or of another shape.
+    All tensors of the parent have to be there, but a tied head. `parent` has the FFN stripes that the sorted model
+    will have; None takes the ranking's. The new dict is in the same order, and tensors that do not move are the same
+    objects. `ElasticError` for a ranking of another parent, or a tensor that is missing, unknown or of another shape.
     """
     parent = parent or ranking.parent
     ranking.check(parent)

@@ -13,7 +13,7 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.cache import Cache
-from nemo_elastic.nn.generate import Begun, token_limits
+from nemo_elastic.nn.generate import Prefill, token_limits
 
 from .answer import Pieces, Stream, gathered
 from .calibration import Calibration, check_cost
@@ -100,7 +100,7 @@ class Auto:
         running = AutoStream(streams, [str(self._members[i].name) for i in chosen], given.single)
         return running if stream else gathered(running, given)
 
-    def _chosen(self, given: Prompts) -> tuple[list[int], list[Begun]]:
+    def _chosen(self, given: Prompts) -> tuple[list[int], list[Prefill]]:
         """Of each prompt the position of its member, and what its reading has left; nothing is read at the ends."""
         if self.cost in (0, 1):
             return [0 if self.cost == 0 else len(self._members) - 1] * len(given.ids), []
@@ -109,7 +109,7 @@ class Auto:
         return self._calibration.choose(signals_ns, self.cost).tolist(), [begun for _, begun in readings]
 
 
-def _joined(parts: Sequence[Begun]) -> Begun:
+def _joined(parts: Sequence[Prefill]) -> Prefill:
     """One batch of prompts that were read one by one."""
     return Cache.joined([cache for cache, _ in parts]), torch.cat([logits_bv for _, logits_bv in parts])
 

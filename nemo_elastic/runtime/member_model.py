@@ -15,7 +15,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.values import integer
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
-from nemo_elastic.nn.generate import Begun, Decoding, most_likely, token_limits
+from nemo_elastic.nn.generate import Decoding, Prefill, most_likely, token_limits
 from nemo_elastic.nn.weights import Weights
 
 from .answer import Answer, Stream, gathered, stop_strings
@@ -134,7 +134,7 @@ class MemberModel:
         stop: str | Sequence[str] | None = None,
         draft: str | Subnet | None = None,
         k: int | None = None,
-        begun: Begun | None = None,
+        begun: Prefill | None = None,
         **sampling: Any,
     ) -> Stream:
         """`generate` of prompts that were read already, as a stream.

@@ -15,7 +15,7 @@ import torch
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
 from nemo_elastic.nn.functional import work_dtype
-from nemo_elastic.nn.generate import Begun, check_finite
+from nemo_elastic.nn.generate import Prefill, check_finite
 from nemo_elastic.nn.weights import Weights
 
 #: positions at a prompt's end over which a mean is taken
@@ -55,7 +55,7 @@ def signals(logits_tv: torch.Tensor, tokens: Sequence[int], length: int) -> list
     return [float(x) for x in (*last, entropy_t.mean(), margin_t.mean(), surprise)] + [math.log(length)]
 
 
-def read(weights: Weights, prompt: Sequence[int]) -> tuple[list[float], Begun]:
+def read(weights: Weights, prompt: Sequence[int]) -> tuple[list[float], Prefill]:
     """Signals of a prompt, of whose logits only those of the tail are computed, and what its reading has left.
 
     Args:

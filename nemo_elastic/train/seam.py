@@ -18,7 +18,8 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice
-from nemo_elastic.ranking import Ranking, Rows
+from nemo_elastic.nn.rows import Rows
+from nemo_elastic.ranking import Ranking
 from nemo_elastic.ranking.scores import Layered, Shards
 
 #: what a forward pass gives for `Host.loss`: the host's own business, logits or hidden states with their head

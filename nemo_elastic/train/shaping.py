@@ -21,7 +21,9 @@ from nemo_elastic.errors import bad
 from nemo_elastic.io.outputs import check_output
 from nemo_elastic.io.write import atomic_write
 from nemo_elastic.nn.gates import Choice
-from nemo_elastic.ranking import RANKING, Ranking, RankOptions, Rows, rank
+from nemo_elastic.nn.rows import Rows
+from nemo_elastic.ranking import RANKING, Ranking, RankOptions
+from nemo_elastic.ranking.measure import rank
 from nemo_elastic.search import Space, search, uniform_family
 from nemo_elastic.slicing.family_folder import read_members
 
@@ -168,10 +170,10 @@ def untrained_loss(family: FamilyTraining, host: Host, tokens: int) -> Any:
         batches, counted = _first_batches(host, more)
     if not counted:
         raise bad("data", f"{max(sequences, more)} sequences", "some of whose tokens count, to search on")
-    keep = sum(rows.tokens_bl.numel() for rows in batches) * family.parent.hidden <= CACHE_ELEMENTS
+    keep = sum(rows.ids_bl.numel() for rows in batches) * family.parent.hidden <= CACHE_ELEMENTS
 
     def run(rows: Rows, choice: Choice) -> Output:
-        return host.student(rows.tokens_bl, choice, rows.documents)
+        return host.student(rows.ids_bl, choice, rows.documents)
 
     cache = [run(rows, None) for rows in batches] if keep else []
 
@@ -179,7 +181,7 @@ def untrained_loss(family: FamilyTraining, host: Host, tokens: int) -> Any:
         total = 0.0
         for i, rows in enumerate(batches):
             teacher = cache[i] if keep else run(rows, None)
-            kl, _ = host.loss(DIVERGENCE, run(rows, member), teacher, rows.tokens_bl, rows.weights_bl)
+            kl, _ = host.loss(DIVERGENCE, run(rows, member), teacher, rows.ids_bl, rows.counts_bl)
             total += float(kl)
         return _agreed(host, batches, total) / counted
 
@@ -193,7 +195,7 @@ def _first_batches(host: Host, sequences: int) -> tuple[list[Rows], float]:
 
 
 def _agreed(host: Host, batches: Sequence[Rows], number: float) -> float:
-    return float(host.agree(torch.tensor(number, dtype=torch.float64, device=batches[0].tokens_bl.device)))
+    return float(host.agree(torch.tensor(number, dtype=torch.float64, device=batches[0].ids_bl.device)))
 
 
 def freeze_members(family: FamilyTraining, host: Host, out: Path, step: int) -> None:

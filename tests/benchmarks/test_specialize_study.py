@@ -17,6 +17,7 @@ from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.build import build_data
+from nemo_elastic.data.encoded import Encoded
 from nemo_elastic.evaluation import halves_of
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
@@ -50,7 +51,8 @@ def test_held_out_text_is_code_or_a_problem(data):
 
 
 def test_the_tables_have_the_figures_of_the_shapes(data):
-    halves = {task: halves_of([(ids, None) for ids in of], 8, 120, 0, task) for task, of in documents(data).items()}
+    texts = {task: [Encoded(None, ids) for ids in of] for task, of in documents(data).items()}
+    halves = {task: halves_of(texts[task], 8, 120, 0, task) for task in texts}
     runtime = FamilyRuntime(NemotronH.random(SHAPE, dtype=torch.float64), {m.name: m.subnet for m in FAMILY})
     size = measure(runtime, FAMILY, halves, ratio=0.75, candidates=6, seed=0)
     rows = shape_rows(FAMILY, [size])

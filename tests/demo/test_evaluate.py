@@ -22,7 +22,7 @@ from nemo_elastic.demo.demo_settings import FULL
 from nemo_elastic.demo.evaluate import LENGTH, evaluate
 from nemo_elastic.demo.words import build_words
 from nemo_elastic.evaluation import accuracy
-from nemo_elastic.evaluation.perplexity import perplexity
+from nemo_elastic.evaluation.scoring import perplexity
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.family_folder import write_family

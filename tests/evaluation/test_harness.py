@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from nemo_elastic.data.bpe import EOS_ID, save_tokenizer, train_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import harness
+from nemo_elastic.evaluation.scoring import greedy_answers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
 from tests.shapes import PARENT
@@ -25,7 +26,7 @@ ids = st.lists(token, min_size=1, max_size=6)
 
 
 @settings(max_examples=30)
-@given(pairs=st.lists(st.tuples(ids, ids), min_size=1, max_size=5), batch=st.integers(1, 3))
+@given(pairs=st.lists(st.tuples(ids, ids | st.just([])), min_size=1, max_size=5), batch=st.integers(1, 3))
 def test_scores_are_those_of_each_pair_alone(pairs, batch):
     actual = harness.score_continuations(MEMBER, pairs, batch)
     for (context, rest), (logprob, greedy) in zip(pairs, actual):
@@ -39,7 +40,7 @@ def test_scores_are_those_of_each_pair_alone(pairs, batch):
 @given(prompts=st.lists(ids, min_size=1, max_size=5), end=token)
 def test_generation_drops_the_end_and_keeps_the_order(prompts, end):
     limits = list(range(1, len(prompts) + 1))
-    actual = harness.generate_sorted(MEMBER, prompts, limits, end, 2)
+    actual = greedy_answers(MEMBER, prompts, limits, end, 2)
     for prompt, limit, new in zip(prompts, limits, actual):
         alone = MEMBER.generate([prompt], limit, (end,))[0]
         assert new == (alone[:-1] if alone[-1] == end else alone)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from nemo_elastic.cli import main
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.build import build_data
-from nemo_elastic.data.given import Given
+from nemo_elastic.data.eval_data import EvalData
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation.known_answers import (
     TRIED,
@@ -30,6 +30,7 @@ from nemo_elastic.evaluation.known_answers import (
     random_mix,
 )
 from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.calibration import FILE, read_calibration
 from nemo_elastic.runtime.signals import read
@@ -106,6 +107,12 @@ def folder(original, tmp_path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "family"))
 
 
+def prompts_and_answers(rows: Rows) -> list[tuple[list[int], list[int]]]:
+    counted = [counts.nonzero()[:, 0].tolist() for counts in rows.counts_bl]
+    parts = [(ids.tolist(), at[0] + 1, at[-1] + 2) for ids, at in zip(rows.ids_bl, counted, strict=True)]
+    return [(ids[:start], ids[start:end]) for ids, start, end in parts]
+
+
 def run(capsys, *arguments: object) -> tuple[object, str, str]:
     with pytest.raises(SystemExit) as ended:
         main(["calibrate", *map(str, arguments)])
@@ -121,9 +128,9 @@ def test_the_command_writes_what_the_family_then_chooses_by(capsys, folder, data
     assert [row["dial"] for row in report["auto"]] == list(TRIED)
     assert all(row["interval"][0] <= row["gain"] <= row["interval"][1] for row in report["auto"])
     family = load_family(folder)
-    given = examples(Given.of(data), 64, 20, 6)
+    given = examples(EvalData.of(data), 64, 20, 6)
     auto = family.auto(0.5)
-    names = auto.choose([example.prompt for example in given])
+    names = auto.choose([prompt for prompt, _ in prompts_and_answers(given)])
     costs = {row["member"]: row["cost"] for row in report["members"]}
     assert sum(costs[name] for name in names) / 64 == pytest.approx(0.5, abs=0.03)
     code, out, err = run(capsys, folder, "--data", data.path, *QUICK)
@@ -136,33 +143,36 @@ def test_the_command_writes_what_the_family_then_chooses_by(capsys, folder, data
 
 
 def test_examples_are_problems_and_pieces_that_do_not_overlap(data):
-    given = examples(Given.of(data), 64, 20, 6)
+    given = prompts_and_answers(examples(EvalData.of(data), 64, 20, 6))
     problems, pieces = given[:8], given[8:]
-    assert all(len(e.prompt) == 20 and len(e.answer) == 6 for e in pieces) and len(pieces) == 56
-    text = data.tokenizer().decode(problems[0].prompt + problems[0].answer)
+    assert all((len(prompt), len(answer)) == (20, 6) for prompt, answer in pieces) and len(pieces) == 56
+    text = data.tokenizer().decode(problems[0][0] + problems[0][1])
     assert text.startswith("question: ") and "\nsteps:" in text and "answer: " in text
     stream = data.tokens("val").tolist()
-    starts = [next(i for i in range(0, len(stream), 26) if stream[i : i + 26] == e.prompt + e.answer) for e in pieces]
+    texts = [prompt + answer for prompt, answer in pieces]
+    starts = [next(i for i in range(0, len(stream), 26) if stream[i : i + 26] == text) for text in texts]
     assert starts == sorted(set(starts))
-    assert examples(Given.of(data), 64, 20, 6) == given != examples(Given.of(data), 64, 20, 6, seed=1)
+    same, other = (prompts_and_answers(examples(EvalData.of(data), 64, 20, 6, seed)) for seed in (0, 1))
+    assert same == given != other
     with pytest.raises(
         ElasticError, match=r"samples: 100000 is not allowed; from 64 up to what it has: \d+ of 20 \+ 6"
     ):
-        examples(Given.of(data), 100_000, 20, 6)
+        examples(EvalData.of(data), 100_000, 20, 6)
 
 
 def test_what_is_measured_is_the_answer_alone(folder, data):
     """Signals as a running family reads them; quality as one forward of each member gives it."""
-    family, given = load_family(folder), examples(Given.of(data), 64, 20, 6)
-    seen = []
-    measured = measure(family, given, batch=5, done=seen.append)
+    family, rows = load_family(folder), examples(EvalData.of(data), 64, 20, 6)
+    seen, given = [], prompts_and_answers(rows)
+    measured = measure(family, rows, batch=5, done=seen.append)
     assert sum(seen) == 64 * 3 and measured.members == ("6b", "9b", "12b")
     small = family.select("6b")
     for i in (0, 3, 20, 33):
-        assert measured.signals_ns[i] == pytest.approx(read(small.weights, given[i].prompt)[0], rel=1e-3, abs=1e-4)
+        prompt, answer = given[i]
+        assert measured.signals_ns[i] == pytest.approx(read(small.weights, prompt)[0], rel=1e-3, abs=1e-4)
         for column, name in enumerate(measured.members):
-            logits_lv = family.select(name)(torch.tensor([given[i].prompt + given[i].answer]))[0, :-1]
-            loss = F.cross_entropy(logits_lv[len(given[i].prompt) - 1 :], torch.tensor(given[i].answer))
+            logits_lv = family.select(name)(torch.tensor([prompt + answer]))[0, :-1]
+            loss = F.cross_entropy(logits_lv[len(prompt) - 1 :], torch.tensor(answer))
             assert measured.quality_nm[i, column] == pytest.approx(-float(loss), rel=1e-4)
 
 

@@ -15,24 +15,32 @@ from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
+from nemo_elastic.data.encoded import Encoded
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.evaluation import Half, Specialized, halves_of, perplexity, specialize, window_losses
-from nemo_elastic.evaluation.task_shape import WIDER, Document
+from nemo_elastic.evaluation import Half, Specialized, halves_of, perplexity, specialize
+from nemo_elastic.evaluation.task_shape import WIDER
 from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.runtime import FamilyRuntime
 from nemo_elastic.search import trained_space
 from nemo_elastic.verdicts import Interval, mean_interval
 from tests.shapes import PARENT
 
 
-def numbered(lengths: list[int]) -> list[Document]:
+def numbered(lengths: list[int]) -> list[Encoded]:
     """Documents of which no two tokens are the same."""
     ends = np.cumsum([0, *lengths])
-    return [(np.arange(a, b), None) for a, b in pairwise(ends)]
+    return [Encoded(None, np.arange(a, b)) for a, b in pairwise(ends)]
 
 
 def tokens(half: Half) -> set[int]:
-    return {token for ids, _ in half.windows for token in ids.tolist()}
+    return {token for ids in sequences(half) for token in ids.tolist()}
+
+
+def sequences(half: Half) -> list[np.ndarray]:
+    """Each sequence without its padding, of documents of which all tokens count."""
+    lengths = half.rows.every_count().sum(1).int() + 1
+    return [ids[:length].numpy() for ids, length in zip(half.rows.ids_bl, lengths, strict=True)]
 
 
 @pytest.mark.parametrize("most", [20, 100, 10_000])
@@ -42,11 +50,11 @@ def test_no_document_is_in_both_halves(lengths, most):
     halves = halves_of(documents, length=16, most=most, seed=3)
     search, held_out = tokens(halves.search), tokens(halves.held_out)
     assert search and held_out and not search & held_out and not halves.of_one
-    for ids, _ in documents:
-        assert not (search & set(ids.tolist()) and held_out & set(ids.tolist()))
+    for document in documents:
+        assert not (search & set(document.ids.tolist()) and held_out & set(document.ids.tolist()))
     for half in (halves.search, halves.held_out):  # a sequence is of its own document alone
         ends = np.cumsum([0, *lengths])
-        of = [np.searchsorted(ends, ids[[0, -1]], side="right").tolist() for ids, _ in half.windows]
+        of = [np.searchsorted(ends, ids[[0, -1]], side="right").tolist() for ids in sequences(half)]
         assert all(first == last for first, last in of)
         assert len({(own, number) for (own, _), number in zip(of, half.document_s.tolist(), strict=True)}) == (
             half.documents
@@ -87,7 +95,7 @@ def test_one_document_is_halved_at_its_middle():
     first, last = sorted(sorted(tokens(half)) for half in (halves.search, halves.held_out))
     assert first == list(range(495)) and last == list(range(505, 1000)), "a sequence between is left out"
     assert (halves.search.documents, halves.held_out.documents) == (1, 1)
-    nothing = np.zeros(len(halves.held_out.windows))
+    nothing = np.zeros(len(halves.held_out.rows))
     assert halves.held_out.gain(nothing, nothing) is None
 
 
@@ -96,12 +104,12 @@ def test_one_document_is_halved_at_its_middle():
 )
 def test_too_little_is_refused(documents, actual):
     with pytest.raises(ElasticError, match=rf"mine: {actual} tokens to predict, too few for two halves"):
-        halves_of([(ids, None) for ids in documents], 10, 10_000, where="mine")
+        halves_of([Encoded(None, ids) for ids in documents], 10, 10_000, where="mine")
 
 
 def test_what_does_not_count_is_left_out():
     ids = np.arange(40)
-    documents = [(ids, ids >= 30), (ids, ids < 0), (ids, ids >= 20), (ids, ids > 38)]
+    documents = [Encoded(None, ids, counts) for counts in (ids >= 30, ids < 0, ids >= 20, ids > 38)]
     halves = halves_of(documents, 10, 10_000)
     assert halves.search.tokens + halves.held_out.tokens == 10 + 20 + 1
     assert halves.search.documents + halves.held_out.documents == 3
@@ -109,9 +117,9 @@ def test_what_does_not_count_is_left_out():
 
 def test_sequences_of_one_document_make_no_interval_narrower():
     """Gains of 30 documents of 16 sequences, which share most of theirs: 0 in truth."""
-    rng, counts = np.random.default_rng(0), np.full(10, True)
+    rng = np.random.default_rng(0)
     document_s = np.repeat(np.arange(30), 16)
-    half = Half(((np.arange(11), counts),) * len(document_s), document_s)
+    half = Half(Rows.joined([*Rows.windows(np.arange(11), None, 10)] * len(document_s)), document_s)
     held = {"documents": 0, "sequences": 0}
     for _ in range(400):
         gain_s = rng.normal(size=30)[document_s] + 0.5 * rng.normal(size=len(document_s))
@@ -143,7 +151,7 @@ def lopsided(needed: int) -> NemotronH:
     return NemotronH(SHAPE, state, trainable=False)
 
 
-def spoken(model: NemotronH, number: int, length: int) -> list[Document]:
+def spoken(model: NemotronH, number: int, length: int) -> list[Encoded]:
     """Documents that the whole model says itself: nothing predicts them better."""
     generator = torch.Generator().manual_seed(0)
     tokens_bl = torch.randint(SHAPE.vocab, (number, 1), generator=generator)
@@ -151,7 +159,7 @@ def spoken(model: NemotronH, number: int, length: int) -> list[Document]:
         for _ in range(length - 1):
             probabilities_bv = model(tokens_bl, last=True)[:, -1].softmax(-1)
             tokens_bl = torch.cat([tokens_bl, torch.multinomial(probabilities_bv, 1, generator=generator)], dim=1)
-    return [(row.numpy(), None) for row in tokens_bl]
+    return [Encoded(None, row.numpy()) for row in tokens_bl]
 
 
 def made() -> Family:
@@ -178,7 +186,7 @@ def test_the_layer_that_the_data_needs_is_kept_whole(needed):
     for at, subnet in enumerate((result.path, result.candidate)):
         member = runtime.select(subnet)
         for half, loss in ((halves.search, result.searched[at]), (halves.held_out, result.held_out[at])):
-            expected = np.mean([perplexity(member, ids, 16).nats for ids, _ in half.windows])
+            expected = np.mean([perplexity(member, ids, 16).nats for ids in sequences(half)])
             assert loss == pytest.approx(expected, rel=1e-12)
     assert result.gain.mean == pytest.approx(result.held_out[0] - result.held_out[1], abs=1e-12)
     assert result.gain.count == halves.held_out.documents
@@ -189,7 +197,7 @@ def test_what_is_better_by_chance_is_not_taken():
     """Tokens without any order: the shape that does best on a few of them does no better on others."""
     family, rng = made(), np.random.default_rng(0)
     runtime = FamilyRuntime(NemotronH.random(SHAPE, seed=0), {m.name: m.subnet for m in family})
-    halves = halves_of([(rng.integers(0, SHAPE.vocab, 33), None) for _ in range(400)], 16, 128)
+    halves = halves_of([Encoded(None, rng.integers(0, SHAPE.vocab, 33)) for _ in range(400)], 16, 128)
     result = specialize(runtime, family, start_of(family), BUDGET, halves, candidates=20)
     assert result.candidate != result.path and result.searched[1] < result.searched[0] - 0.01
     assert result.gain.holds_zero and not result.wins and result.shape == result.path
@@ -232,23 +240,6 @@ def test_a_broken_model_is_reported():
     family, state = made(), NemotronH.random(SHAPE).state_dict()
     next(iter(state.values())).fill_(float("nan"))
     runtime = FamilyRuntime(NemotronH(SHAPE, state, trainable=False), {m.name: m.subnet for m in family})
-    halves = halves_of([(np.arange(17) % 24, None)] * 40, 16, 256)
+    halves = halves_of([Encoded(None, np.arange(17) % 24)] * 40, 16, 256)
     with pytest.raises(ElasticError, match="is no number; the family's weights are damaged"):
         specialize(runtime, family, start_of(family), BUDGET, halves, candidates=4)
-
-
-def test_losses_of_windows_are_those_of_perplexity():
-    model, rng = NemotronH.random(SHAPE, dtype=torch.float64), np.random.default_rng(0)
-    windows = [(rng.integers(0, SHAPE.vocab, n + 1), rng.random(n) < 0.7) for n in (16, 3, 16, 9, 12)]
-    found_s, each_s = (window_losses(model, windows, batch) for batch in (3, 1))
-    assert found_s.shape == (5,) and found_s.dtype == np.float64
-    np.testing.assert_allclose(found_s, each_s, rtol=1e-12)
-    whole = [(ids, np.ones_like(mask)) for ids, mask in windows]
-    expected = [len(mask) * perplexity(model, ids, 16).nats for ids, mask in windows]
-    np.testing.assert_allclose(window_losses(model, whole, batch=2), expected, rtol=1e-12)
-
-
-def test_pairs_show_what_two_means_would_not():
-    hard = np.random.default_rng(0).normal(3.0, 1.0, 50)
-    gain = mean_interval((hard - (hard - 0.01 - 0.005 * np.sin(np.arange(50)))).tolist())
-    assert gain.above_zero and gain.high < 0.02

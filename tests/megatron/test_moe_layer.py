@@ -17,8 +17,7 @@ from nemo_elastic.nn.gates import Choice, Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.plan.activations import Sharding, saved
 from nemo_elastic.plan.memory import loss, stages, transient
-from nemo_elastic.ranking import Statistics
-from nemo_elastic.ranking.scores import through
+from nemo_elastic.ranking.scores import Statistics, through
 from tests.plan.measuring import ROUTINGS, model_of, saved_bytes, step_peak
 from tests.shapes import LATENT, MOE
 from tests.support.states import from_megatron

@@ -18,7 +18,9 @@ import torch.multiprocessing as mp
 from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.ranking import RankOptions, Rows, rank, sort
+from nemo_elastic.nn.rows import Rows
+from nemo_elastic.ranking import RankOptions, sort
+from nemo_elastic.ranking.measure import rank
 from tests.shapes import LATENT, MOE
 from tests.support.states import from_megatron
 from tests.workers import free_port

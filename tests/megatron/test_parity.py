@@ -20,8 +20,7 @@ from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import Statistics
-from nemo_elastic.ranking.scores import through
+from nemo_elastic.ranking.scores import Statistics, through
 from tests.support.states import from_megatron
 
 from .models import alone, build, load, logits_and_grads, named_parameters, randomise, softened, start, state_of

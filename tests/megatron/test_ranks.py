@@ -14,7 +14,9 @@ import torch
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.ranking import RankOptions, Rows, rank
+from nemo_elastic.nn.rows import Rows
+from nemo_elastic.ranking import RankOptions
+from nemo_elastic.ranking.measure import rank
 from tests.support.ranks import spawn
 
 from .models import build, leaves, load, objective, randomise, shard, softened, start, state_of, weights_of

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn import causal_conv1d, ssd, ssd_chunked
+from nemo_elastic.nn import ssd
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.functional import causal_attention
 from nemo_elastic.nn.gates import Gates, LayerGates
 from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.nn.ssd import causal_conv1d, ssd_chunked
 from tests.shapes import GROUPS, LATENT, MOE, PARENT
 
 #: over bounds of the scan's chunks of 16, at them, and of one token

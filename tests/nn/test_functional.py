@@ -12,21 +12,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.nn import causal_attention, gated_rms_norm, rms_norm
-from nemo_elastic.nn.functional import work_dtype
+from nemo_elastic.nn.functional import causal_attention, gated_rms_norm, rms_norm, work_dtype
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64])
-def test_everything_up_to_single_precision_is_computed_in_it(dtype: torch.dtype) -> None:
-    assert work_dtype(torch.zeros(1, dtype=dtype), None) == torch.float32
-
-
-def test_one_double_among_the_operands_is_enough() -> None:
+def test_what_is_computed_in() -> None:
+    """Single precision up to that of the operands, double as soon as one of them is."""
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.int64):
+        assert work_dtype(torch.zeros(1, dtype=dtype), None) == torch.float32
     half, double = torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.float64)
     assert work_dtype(half, None, double) == work_dtype(double, half) == torch.float64
-
-
-def test_without_operands_it_is_single_precision() -> None:
     assert work_dtype() == work_dtype(None) == torch.float32
 
 

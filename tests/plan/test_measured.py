@@ -92,7 +92,7 @@ def test_the_loss_holds_what_the_formula_says(chunk: int, mode: str, top_k: int 
 
 
 def test_rows_that_the_loss_works_on() -> None:
-    from nemo_elastic.nn.loss import terms
+    from nemo_elastic.nn import loss_terms as terms
 
     assert LOGITS == terms.BLOCK_GPU
 

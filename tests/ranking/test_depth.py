@@ -19,8 +19,9 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn import forward as forward_module
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import RankOptions, depth, rank
+from nemo_elastic.ranking import RankOptions, depth
 from nemo_elastic.ranking.depth import CHUNK, Depth, by_score, iterative_mse, squared_error
+from nemo_elastic.ranking.measure import rank
 from tests.ranking.test_sorting import tokens_of
 from tests.shapes import PARENT
 from tests.strategies import parents

@@ -14,8 +14,10 @@ import torch
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import RankOptions, Statistics, rank
+from nemo_elastic.ranking import RankOptions
 from nemo_elastic.ranking.depth import iterative_mse
+from nemo_elastic.ranking.measure import rank
+from nemo_elastic.ranking.scores import Statistics
 from tests.ranking.test_depth import Ranks, evaluations, measured  # noqa: F401 (a fixture)
 from tests.ranking.test_sorting import tokens_of
 from tests.shapes import PARENT

@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A ranking on disk: whole, checked, of one parent."""
+"""How importance is measured, and a ranking on disk: whole, checked, of one parent."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.io.fields import read
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import Ranking, RankOptions, rank
+from nemo_elastic.ranking import Ranking, RankOptions
+from nemo_elastic.ranking.measure import rank
 from nemo_elastic.ranking.ranking import JSON, TENSORS
 from tests.ranking.test_sorting import shuffled, tokens_of
 from tests.shapes import PARENT
@@ -136,9 +139,35 @@ def test_a_folder_that_is_no_ranking_is_reported(tmp_path):
         Ranking.load(tmp_path)
 
 
-def test_a_trivial_ranking_moves_nothing_with_one_stripe():
-    from nemo_elastic.ranking import sort
+def test_options_come_back_from_json_as_they_were() -> None:
+    options = RankOptions("first", "mean", "cosine", depth_samples=3, depth_exact=5, head_channels=7)
+    assert read(RankOptions, json.loads(json.dumps(options.to_json())), "options") == options != RankOptions()
+    assert read(RankOptions, {}, "options") == RankOptions()
 
-    parent = replace(PARENT, ffn_stripes=1)
-    state = NemotronH.random(parent).state_dict()
-    assert all(v is state[k] for k, v in sort(state, Ranking.trivial(parent)).items())
+
+def test_whole_numbers_of_numpy_can_be_written() -> None:
+    options = RankOptions(depth_samples=np.int64(3), head_channels=np.int32(2))  # pyright: ignore[reportArgumentType]
+    assert json.loads(json.dumps(options.to_json())) == RankOptions(depth_samples=3, head_channels=2).to_json()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("ffn", "last", "one of activation, first"),
+        ("aggregation", "max", "one of l2_mean, mean"),
+        ("depth", "random", "one of mse, cosine"),
+        ("depth_samples", 0, "at least 1"),
+        ("depth_samples", None, "at least 1"),
+        ("depth_exact", 0, "at least 1, or null for all"),
+        ("head_channels", 1.5, "at least 1, or null for all"),
+        ("head_channels", True, "at least 1, or null for all"),
+    ],
+)
+def test_a_wrong_value_is_reported_with_its_field(field: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ElasticError, match=rf"^rank\.{field}: .* is not allowed; {allowed}$"):
+        RankOptions(**{field: value})
+
+
+def test_an_unknown_field_is_reported_with_where_it_stands() -> None:
+    with pytest.raises(ElasticError, match=r"^ranking\.options.*samples"):
+        read(RankOptions, {"samples": 3}, "ranking.options")

@@ -17,7 +17,9 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import Ranking, RankOptions, Rows, rank
+from nemo_elastic.nn.rows import Rows
+from nemo_elastic.ranking import Ranking, RankOptions
+from nemo_elastic.ranking.measure import rank
 from tests.ranking.test_depth import Ranks
 from tests.ranking.test_sorting import tokens_of
 from tests.shapes import LATENT, PARENT
@@ -80,7 +82,7 @@ def test_packed_documents_are_ranked_on_as_documents_alone(parent: Parent, optio
     packed = Rows(alone.reshape(2, 16), None, Documents(((8, 16), (8, 16))))
     wanted = ranking_of(parent, [alone], replace(options, depth_samples=4))
     same(ranking_of(parent, [packed], replace(options, depth_samples=2)), wanted)
-    joined = ranking_of(parent, [packed.tokens_bl], replace(options, depth_samples=2))
+    joined = ranking_of(parent, [packed.ids_bl], replace(options, depth_samples=2))
     assert not np.allclose(joined.scores["hidden"], wanted.scores["hidden"], rtol=1e-4)
 
 
@@ -97,7 +99,7 @@ def test_a_row_of_which_no_token_counts_adds_nothing() -> None:
 def test_a_mask_that_masks_nothing_changes_no_bit() -> None:
     tokens = tokens_of(PARENT, batch=4)
     rows = Rows.masked(tokens, torch.ones(4, 9, dtype=torch.long), None)
-    assert rows.weights_bl is None and rows.counted == 36
+    assert rows.counts_bl is None and rows.counted == 36
     assert ranking_of(PARENT, [rows], RankOptions()).digest == ranking_of(PARENT, [tokens], RankOptions()).digest
 
 
@@ -118,8 +120,8 @@ def test_parts_of_rows_keep_what_is_theirs() -> None:
     one, two = rows.split(2)
     assert one.documents == Documents(((4, 9), (9,))) and two.documents == Documents(((3, 9),))
     assert rows[1:2].documents is None and len(rows[3:]) == 0
-    assert torch.equal(two.weights_bl, rows.weights_bl[2:]) and torch.equal(two.tokens_bl, rows.tokens_bl[2:])
+    assert torch.equal(two.every_count(), rows.every_count()[2:]) and torch.equal(two.ids_bl, rows.ids_bl[2:])
     longer = rows.padded(12)
-    assert longer.tokens_bl.shape == (3, 12) and longer.documents == Documents(((4, 9, 12), (9, 12), (3, 9, 12)))
+    assert longer.ids_bl.shape == (3, 12) and longer.documents == Documents(((4, 9, 12), (9, 12), (3, 9, 12)))
     assert longer.counted == pytest.approx(rows.counted) and rows.padded(9) is rows
-    assert Rows(rows.tokens_bl).padded(12).counted == 27
+    assert Rows(rows.ids_bl).padded(12).counted == 27

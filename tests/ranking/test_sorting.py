@@ -21,8 +21,9 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import Ranking, rank, sort
-from nemo_elastic.ranking.orders import make_orders, names, order, shape
+from nemo_elastic.ranking import Ranking, sort
+from nemo_elastic.ranking.measure import rank
+from nemo_elastic.ranking.ranking import make_orders, names, order, shape
 from tests.shapes import PARENT, having
 from tests.strategies import parents
 

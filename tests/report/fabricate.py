@@ -17,7 +17,7 @@ from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.ranking import Ranking
-from nemo_elastic.ranking.orders import make_orders, names
+from nemo_elastic.ranking.ranking import make_orders, names
 from nemo_elastic.verdicts import closed
 from tests.shapes import NANO_12B
 

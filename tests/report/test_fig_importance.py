@@ -18,7 +18,8 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import Ranking, RankOptions, rank
+from nemo_elastic.ranking import Ranking, RankOptions
+from nemo_elastic.ranking.measure import rank
 from nemo_elastic.report.drawing import house
 from nemo_elastic.report.fig_importance import _of, draw
 from nemo_elastic.report.run_record import RunRecord

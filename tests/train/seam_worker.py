@@ -69,9 +69,9 @@ def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
 
     def watched_sequences(self: Any, count: int, size: int) -> Any:
         for rows in sequences(self, count, size):
-            assert rows.weights_bl is None and rows.documents is None
+            assert rows.counts_bl is None and rows.documents is None
             if len(rows) + seen["read"] > len(seen["sequences"]):
-                seen["sequences"].extend(rows.tokens_bl)
+                seen["sequences"].extend(rows.ids_bl)
             seen["read"] += len(rows)
             yield rows
         seen["read"] = 0

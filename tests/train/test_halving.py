@@ -19,7 +19,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.codes import encode
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.ranking import Rows
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.train.halving import expected, halved
 from nemo_elastic.train.members import Candidate, Members
 from tests.shapes import PARENT

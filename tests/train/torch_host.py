@@ -14,7 +14,8 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import Ranking, Rows, sort
+from nemo_elastic.nn.rows import Rows
+from nemo_elastic.ranking import Ranking, sort
 
 KL = DistillConfig()
 

@@ -26,7 +26,7 @@ from nemo_elastic.megatron.family_step import FamilyStep, report_parts
 from nemo_elastic.megatron.gpt_tokens import Looked, first_rows, last_batches
 from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.megatron.models import build_teacher, check_rows, make_family
-from nemo_elastic.ranking import Rows
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut
 from nemo_elastic.train.training import FamilyTraining
 

@@ -34,7 +34,7 @@ from nemo_elastic.megatron.models import (
     refused_overlaps,
 )
 from nemo_elastic.megatron.spec import elastic_stack_spec
-from nemo_elastic.ranking import Rows
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut, HeldOutLosses
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.samples import Sample

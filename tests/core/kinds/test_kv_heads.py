@@ -22,7 +22,8 @@ from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import rank, sort
+from nemo_elastic.ranking import sort
+from nemo_elastic.ranking.measure import rank
 from nemo_elastic.search import Space, search
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.verification import verify

@@ -48,7 +48,7 @@ def rank_of(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def firsts(batches: Any) -> list[list[int]]:
-    return [rows.tokens_bl[:, 0].tolist() for rows in batches]
+    return [rows.ids_bl[:, 0].tolist() for rows in batches]
 
 
 def rows_of(dataset: Any, count: int, size: int, vocab: int = 200) -> Any:
@@ -101,7 +101,7 @@ def test_too_little_data_is_reported_before_any_is_read(rank_of: Any) -> None:
 def test_rows_have_the_loaders_mask(rank_of: Any) -> None:
     rank_of(0, 1)
     masked, whole = rows_of(Numbered(4, counted=2), 4, 4), rows_of(Numbered(4), 4, 4)
-    assert next(masked).weights_bl.tolist() == [[1.0, 1.0, 0.0]] * 4 and next(whole).weights_bl is None
+    assert next(masked).counts_bl.tolist() == [[1.0, 1.0, 0.0]] * 4 and next(whole).counts_bl is None
 
 
 def test_rows_are_as_long_as_those_of_ranks_that_share_experts(rank_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +116,8 @@ def test_rows_are_as_long_as_those_of_ranks_that_share_experts(rank_of: Any, mon
     monkeypatch.setattr(parallel_state, "get_data_parallel_group", lambda: SimpleNamespace(size=lambda: 2))
     monkeypatch.setattr(torch.distributed, "all_reduce", longest)
     (rows,) = rows_of(Numbered(4), 4, 2)
-    assert rows.tokens_bl.tolist() == [[0, 0, 0, 0, 0], [2, 2, 2, 0, 0]]
-    assert rows.weights_bl.tolist() == [[1, 1, 1, 0, 0]] * 2
+    assert rows.ids_bl.tolist() == [[0, 0, 0, 0, 0], [2, 2, 2, 0, 0]]
+    assert rows.counts_bl.tolist() == [[1, 1, 1, 0, 0]] * 2
 
 
 @pytest.mark.parametrize(("sequences", "ranks", "share"), [(10, 2, 5), (11, 2, 5), (3, 4, 1)])

@@ -79,7 +79,7 @@ def test_every_mode(mode: str, size: int) -> None:
 
 def test_top_k_is_the_heads_option() -> None:
     from nemo_elastic.megatron.vocabulary import distill_loss
-    from nemo_elastic.nn.loss.head import Head, head_loss
+    from nemo_elastic.nn.loss_head import Head, head_loss
 
     (student, teacher), (x_sbd, y_sbd), data = models(), hidden(), batch()
     given = ((student, x_sbd), (teacher, y_sbd), data["labels"], data["loss_mask"])

@@ -7,8 +7,8 @@ import pathlib
 import torch
 import torch.distributed as dist
 
-from nemo_elastic.nn.loss.head import Head, head_loss
-from tests.nn.loss.squared import squared
+from nemo_elastic.nn.loss_head import Head, head_loss
+from tests.nn.squared import squared
 
 
 def main(rank: int, port: int, folder: pathlib.Path) -> None:

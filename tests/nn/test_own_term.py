@@ -12,10 +12,10 @@ import torch
 from nemo_elastic.config.losses import Term, register
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.nn.loss.head import Head, head_loss
+from nemo_elastic.nn.loss_head import Head, head_loss
 from nemo_elastic.plan.activations import Sharding
 from nemo_elastic.plan.memory import loss as loss_bytes
-from tests.nn.loss.squared import NAME, squared
+from tests.nn.squared import NAME, squared
 from tests.shapes import NANO_12B
 
 

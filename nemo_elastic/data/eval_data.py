@@ -28,11 +28,11 @@ from .sources import find_files, read_all
 if TYPE_CHECKING:
     from nemo_elastic.formats.source import Source
 
-__all__ = ["Given", "read_given"]
+__all__ = ["EvalData", "read_eval_data"]
 
 
 @dataclass(frozen=True)
-class Given:
+class EvalData:
     """Documents to read, and where they are from.
 
     Attributes:
@@ -48,12 +48,8 @@ class Given:
     notes: Sequence[str] = ()
 
     @classmethod
-    def of(cls, folder: DataFolder, split: str = "val") -> Given:
-        """All of a split.
-
-        Raises:
-            ElasticError: If a token is not in the vocabulary.
-        """
+    def of(cls, folder: DataFolder, split: str = "val") -> EvalData:
+        """All of a split; `ElasticError` where a token is not in the vocabulary."""
         given = cls((), folder, split)
         _ = given.tokens  # looks at all of them, once
         return given
@@ -85,23 +81,17 @@ class Given:
         return hashlib.sha256(self.tokens.astype("<i4").tobytes()).hexdigest()[:12]
 
 
-def read_given(data: Path, source: Source, split: str = "val", most: int | None = None) -> Given:
+def read_eval_data(data: Path, source: Source, split: str = "val", most: int | None = None) -> EvalData:
     """Documents as tokens that a family knows.
 
-    Args:
-        data: a data folder or a chat folder, of which a split is read; or text and conversations, a file or a folder
-            of files, which the family's own tokenizer and chat template make into tokens.
-        source: the family.
-        split: of a folder of `nemo-elastic data`.
-        most: tokens that count, after which text is read no further; all by default.
-
-    Raises:
-        ElasticError: none of these, tokens of another tokenizer, or text where the family has none.
+    `data` is a data folder or a chat folder, of which `split` is read, or text and conversations, which the family's
+    own tokenizer and chat template make into tokens, up to `most` tokens that count. Anything else is an
+    `ElasticError`, as are tokens of another tokenizer, and text where the family has none.
     """
     if (data / folder.MANIFEST).is_file():
         opened = DataFolder.open(data)
         _check_tokenizer(data, opened.tokenizer_dir, opened.vocab_size, source)
-        return Given.of(opened, split)
+        return EvalData.of(opened, split)
     path = data
     if (data / chat_folder.MANIFEST).is_file():
         chats = ChatFolder.open(data)
@@ -122,7 +112,7 @@ def read_given(data: Path, source: Source, split: str = "val", most: int | None 
     template = tokenizer.chat_template
     chat = any(document.counts is not None for document in documents)
     marked = None if not chat else template is None or template.marks_answers
-    return Given(documents, notes=list(tally.lines(marked)))
+    return EvalData(documents, notes=list(tally.lines(marked)))
 
 
 def _end(tokenizer: FamilyTokenizer, source: Source) -> int | None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Held-out loss: every token once, in its window, whatever the batch."""
+"""Log-probabilities of labels and the losses they make: every token once, in its window, whatever the batch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.evaluation import Loss, perplexity
+from nemo_elastic.evaluation import Loss, log_probs, perplexity
 from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.nn.rows import Rows
 from tests.shapes import PARENT
 
 MODEL = NemotronH.random(PARENT, dtype=torch.float64)
@@ -40,6 +41,28 @@ def test_every_token_is_predicted_once_from_its_window(data):
     result = perplexity(MODEL, tokens, length, batch, max_tokens)
     assert result.tokens == len(expected)
     assert result.nats == pytest.approx(np.mean(expected), rel=1e-9)
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_labels_that_count_are_scored_as_by_a_forward_of_their_row_alone(data):
+    """Rows of any lengths and counts, in batches of any size; nothing is scored elsewhere."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    lengths = data.draw(st.lists(st.integers(2, 17), min_size=1, max_size=6))
+    documents = [
+        (rng.integers(0, PARENT.vocab, n), rng.random(n) < data.draw(st.sampled_from([0.3, 1]))) for n in lengths
+    ]
+    windows = [(ids, counts, rows) for ids, counts in documents for rows in Rows.windows(ids, counts, 99)]
+    seen = []
+    rows = Rows.joined([rows for *_, rows in windows])
+    actual = log_probs(MODEL, rows, data.draw(st.integers(1, 4)), lambda numbers, logits: seen.extend(numbers))
+    assert actual.dtype == torch.float64 and sorted(seen) == list(range(len(windows)))
+    assert rows.counted == sum(counts[1:].sum() for _, counts in documents)
+    for (ids, counts, _), row in zip(windows, actual, strict=True):
+        logits = MODEL(torch.from_numpy(ids[None, :-1]))[0].detach().log_softmax(-1)
+        expected = logits.gather(1, torch.from_numpy(ids[1:, None]))[:, 0] * torch.from_numpy(counts[1:])
+        torch.testing.assert_close(row[: len(ids) - 1], expected, rtol=1e-9, atol=1e-12)
+        assert not row[len(ids) - 1 :].any()
 
 
 def test_a_model_that_knows_nothing_has_the_loss_of_a_die():

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from nemo_elastic.config.losses import TERMS, Term, register
-from nemo_elastic.nn.loss.terms import COMPUTED, Block, Sum
+from nemo_elastic.nn.loss_terms import COMPUTED, Block, Denominator
 
 NAME = "squared"
 
@@ -20,14 +20,14 @@ class Squared:
 
     uses_up = True
 
-    def sums(self, temperature: float, top: bool) -> tuple[Sum, ...]:
+    def denominators(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
         assert not top, "it looks at all tokens"
-        return Sum(True, temperature), Sum(False, temperature)
+        return Denominator(True, temperature), Denominator(False, temperature)
 
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
         t = block.temperature
-        q_bv = block.student_bv.div_(t).sub_(block.norms[Sum(True, t)][block.at, None]).exp_()
-        apart_bv = q_bv - block.teacher().div_(t).sub_(block.norms[Sum(False, t)][block.at, None]).exp_()
+        q_bv = block.student_bv.div_(t).sub_(block.norms[Denominator(True, t)][block.at, None]).exp_()
+        apart_bv = q_bv - block.teacher().div_(t).sub_(block.norms[Denominator(False, t)][block.at, None]).exp_()
         loss_b = apart_bv.square().sum(1)
         mean_b1 = block.whole((q_bv * apart_bv).sum(1)).unsqueeze(1)
         return weight * loss_b, (apart_bv - mean_b1).mul_(q_bv).mul_(2 * weight / t)

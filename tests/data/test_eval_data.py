@@ -27,8 +27,9 @@ from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.chat_folder import ChatFolder
+from nemo_elastic.data.encoded import Encoded
+from nemo_elastic.data.eval_data import read_eval_data
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.data.given import read_given
 from nemo_elastic.data.prepare import prepare
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import answer_loss, perplexity
@@ -36,7 +37,9 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.tokenizer import load_tokenizer, what_differs
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import Ranking, RankOptions, Rows, rank
+from nemo_elastic.nn.rows import Rows
+from nemo_elastic.ranking import Ranking, RankOptions
+from nemo_elastic.ranking.measure import rank
 from nemo_elastic.slicing.family_folder import write_family
 from tests.data.large import TEMPLATE, VOCAB, asked, sums, write_gap, write_tokenizer
 from tests.documentation import blocks, named_files
@@ -109,11 +112,11 @@ def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, capsys: 
     code, out, err = run(capsys, "eval", family, "--data", data, "--tokens", 60, "--seq-length", 64, "--json")
     assert code == 0, err
     rows, source = json.loads(out), open_source(family)
-    given = read_given(data, source, most=60)
+    given = read_eval_data(data, source, most=60)
     assert given.is_chat == ("chat" in form) and given.tokens.max() > 2**16
     member = load_family(source).select("small")
     if given.is_chat:
-        expected = answer_loss(member, [(d.ids, d.counts) for d in given.documents], 64, max_tokens=60)
+        expected = answer_loss(member, given.documents, 64, max_tokens=60)
     else:
         expected = perplexity(member, given.tokens, 64, max_tokens=60)
     assert rows[1]["loss"] == pytest.approx(expected.nats) and rows[1]["tokens"] == expected.tokens >= 60
@@ -225,7 +228,7 @@ def test_conversations_are_ranked_on_one_by_one(
     few.write_text(sums(2))
     assert run(capsys, "rank", place / "family", "--data", few, "--out", out, "--samples", 2, *size)[0] == 0
     source = open_source(place / "family")
-    texts = read_given(few, source, "train").texts
+    texts = read_eval_data(few, source, "train").texts
     rows = [Rows(torch.tensor(t.ids[None, :-1]).long(), torch.tensor(t.counts[None, 1:]).float()) for t in texts]
     wanted = rank(Layers(load_family(source).model.weights()), SHAPE, rows, RankOptions(depth="cosine"))
     actual = Ranking.load(out)
@@ -249,19 +252,21 @@ def test_a_conversation_is_read_from_its_beginning_and_answers_alone_count() -> 
     shape = replace(PARENT, vocab=40)
     model = NemotronH.random(shape, seed=1)
     rng = np.random.default_rng(0)
-    documents = [(rng.integers(2, 40, n), rng.random(n) < 0.4) for n in (5, 30, 12, 64, 7)]
+    documents = [Encoded(None, rng.integers(2, 40, n), rng.random(n) < 0.4) for n in (5, 30, 12, 64, 7)]
     total = count = 0.0
-    for ids, counts in documents:
+    for ids, counts in ((document.ids, document.counts) for document in documents):
         logits_lv = model(torch.from_numpy(ids[None, :-1]))[0].detach().double().log_softmax(-1)
         losses = -logits_lv.gather(1, torch.from_numpy(ids[1:, None]))[:, 0].numpy()
         total, count = total + losses[counts[1:]].sum(), count + counts[1:].sum()
     result = answer_loss(model, documents, 64, batch=3)
     assert (result.nats, result.tokens) == (pytest.approx(total / count, rel=1e-5), count)
     assert answer_loss(model, documents, 64, batch=1).nats == pytest.approx(result.nats, rel=1e-6)
-    ids = documents[3][0]
-    assert answer_loss(model, [(ids, None)], 16).nats == pytest.approx(perplexity(model, ids, 16).nats, rel=1e-6)
+    ids = documents[3].ids
+    assert answer_loss(model, [Encoded(None, ids)], 16).nats == pytest.approx(
+        perplexity(model, ids, 16).nats, rel=1e-6
+    )
     with pytest.raises(ElasticError, match="no token counts"):
-        answer_loss(model, [(documents[0][0], np.zeros(5, dtype=bool))], 8)
+        answer_loss(model, [Encoded(None, ids, np.zeros(64, dtype=bool))], 8)
 
 
 @pytest.mark.parametrize("what", ["vocabulary", "merges"])
@@ -276,7 +281,7 @@ def test_another_tokenizer_is_refused_by_what_differs(what: str, place: Path, tm
     (other / "tokenizer.json").write_text(json.dumps(content))
     prepare(tmp_path / "chats", [place / "chats.jsonl"], other, workers=1)
     with pytest.raises(ElasticError, match=f"another tokenizer than that of .*: their {what} differ"):
-        read_given(tmp_path / "chats", open_source(place / "family"))
+        read_eval_data(tmp_path / "chats", open_source(place / "family"))
 
 
 def test_a_model_of_fewer_tokens_and_one_without_a_tokenizer(place: Path, tmp_path: Path) -> None:
@@ -285,12 +290,12 @@ def test_a_model_of_fewer_tokens_and_one_without_a_tokenizer(place: Path, tmp_pa
     write_family(tmp_path / "bare", shape, NemotronH.random(shape).state_dict(), family)
     bare = open_source(tmp_path / "bare")
     with pytest.raises(ElasticError, match=f"has {VOCAB} tokens of vocabulary, .*bare knows 300"):
-        read_given(place / "text folder", bare)
+        read_eval_data(place / "text folder", bare)
     with pytest.raises(ElasticError, match=r"tokenizer.json: no tokenizer here"):
-        read_given(place / "text.jsonl", bare)
+        read_eval_data(place / "text.jsonl", bare)
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ElasticError, match=r"--data: .*empty.jsonl has no text"):
-        read_given(tmp_path / "empty.jsonl", open_source(place / "family"))
+        read_eval_data(tmp_path / "empty.jsonl", open_source(place / "family"))
 
 
 def test_an_id_beyond_a_familys_rows_is_refused(small: DataFolder, tmp_path: Path) -> None:
@@ -303,11 +308,11 @@ def test_an_id_beyond_a_familys_rows_is_refused(small: DataFolder, tmp_path: Pat
     write_family(tmp_path / "family", shape, NemotronH.random(shape).state_dict(), family, gap)
     for data in ("data", "text.jsonl"):
         with pytest.raises(ElasticError, match=r"--data: .* 7000[01]\b.*family knows 1000"):
-            read_given(tmp_path / data, open_source(tmp_path / "family"))
+            read_eval_data(tmp_path / data, open_source(tmp_path / "family"))
 
 
 def test_a_chat_folder_without_its_list_is_refused(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "chat folder", tmp_path / "chats")
     (tmp_path / "chats" / "chat.json").write_text("[]")
     with pytest.raises(ElasticError, match=r"chat.json: \[\] is not allowed; a mapping"):
-        read_given(tmp_path / "chats", open_source(place / "family"))
+        read_eval_data(tmp_path / "chats", open_source(place / "family"))

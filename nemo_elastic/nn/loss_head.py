@@ -29,7 +29,7 @@ import torch.distributed as dist
 
 from nemo_elastic.config.losses import CE, KL, TERMS, compares
 from nemo_elastic.nn.functional import work_dtype
-from nemo_elastic.nn.loss.terms import LogitRows
+from nemo_elastic.nn.loss_terms import LogitRows
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,16 @@ class TokenShards:
         """Set a chunk's entries."""
         whole_t.view(self.world, -1)[:, at] = values_c.view(self.world, -1)
 
-    def room(self, own_od: torch.Tensor, chunk_tokens: int) -> torch.Tensor | None:
+    def buffer(self, own_od: torch.Tensor, chunk_tokens: int) -> torch.Tensor | None:
         """A buffer for `gather`."""
         rows = self.world * self.size(chunk_tokens, len(own_od))
         return None if self.group is None else own_od.new_empty(rows, own_od.shape[1])
 
-    def gather(self, own_od: torch.Tensor, at: slice, room_cd: torch.Tensor | None) -> torch.Tensor:
-        """The chunk's rows of all ranks, in `room_cd`; a view of this rank's where it has them all."""
-        if self.group is None or room_cd is None:
+    def gather(self, own_od: torch.Tensor, at: slice, buffer_cd: torch.Tensor | None) -> torch.Tensor:
+        """The chunk's rows of all ranks, in `buffer_cd`; a view of this rank's where it has them all."""
+        if self.group is None or buffer_cd is None:
             return own_od[at]
-        out_cd = room_cd[: self.world * (at.stop - at.start)]
+        out_cd = buffer_cd[: self.world * (at.stop - at.start)]
         dist.all_gather_into_tensor(out_cd, own_od[at].contiguous(), group=self.group)
         return out_cd
 
@@ -147,7 +147,7 @@ def head_loss(
         terms: name -> weight; those of weight 0 are left out. None: "kl" with a teacher, "ce" without.
         temperature: divides both logits; positive.
         top_k: tokens of the teacher that count for themselves, the others as one event; None for all.
-        chunk_tokens: tokens whose logits are held at a time; does not change the value.
+        chunk_tokens: tokens whose logits are in memory at a time; does not change the value.
         group: ranks among which the vocabulary is split into equal parts, in order.
         shared_out: the ranks of `group` have equal runs of the tokens, in order.
         deliver: makes the weight's gradient; megatron.vocabulary adds it to `main_grad`.
@@ -205,9 +205,11 @@ class _HeadLoss(torch.autograd.Function):
         # allocated once: fresh pages of this size cost more than what is computed in them
         heads = (student,) if teacher is None else (student, teacher)
         buffers = [head.hidden_td.new_empty(size, len(weight_vd)) for head in heads]
-        rooms = [shards.room(head.hidden_td, call.chunk_tokens) for head in heads]
+        gathered = [shards.buffer(head.hidden_td, call.chunk_tokens) for head in heads]
         for at in shards.chunks(call.chunk_tokens, len(hidden_td)):
-            x_cd, *others = (shards.gather(head.hidden_td, at, room) for head, room in zip(heads, rooms, strict=True))
+            x_cd, *others = (
+                shards.gather(head.hidden_td, at, into) for head, into in zip(heads, gathered, strict=True)
+            )
             s_cv, *t_cv = (
                 torch.mm(hidden_cd, head.part().t(), out=buffer[: len(x_cd)])
                 for hidden_cd, head, buffer in zip((x_cd, *others), heads, buffers, strict=True)

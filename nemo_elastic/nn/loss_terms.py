@@ -37,7 +37,7 @@ class Top(NamedTuple):
         return rows_bv.scatter_(1, index_bk, kept_bk)
 
 
-class Sum(NamedTuple):
+class Denominator(NamedTuple):
     """A denominator of a softmax: whose, at which temperature, and whether the teacher's likeliest are left out."""
 
     student: bool
@@ -66,7 +66,7 @@ class Block:
     student_bv: torch.Tensor
     teacher_cv: torch.Tensor | None
     labels_b: torch.Tensor | None
-    norms: Mapping[Sum, torch.Tensor]
+    norms: Mapping[Denominator, torch.Tensor]
     top: Top | None
     temperature: float
     group: dist.ProcessGroup | None
@@ -92,7 +92,7 @@ class Computed(Protocol):
 
     uses_up: bool
 
-    def sums(self, temperature: float, top: bool) -> tuple[Sum, ...]:
+    def denominators(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
         """The denominators it needs; `top`: the teacher speaks for its likeliest tokens only."""
         ...
 
@@ -110,13 +110,13 @@ class CrossEntropy:
 
     uses_up = False
 
-    def sums(self, temperature: float, top: bool) -> tuple[Sum, ...]:
-        return (Sum(student=True),)
+    def denominators(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
+        return (Denominator(student=True),)
 
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
         student_bv, labels_b = block.student_bv, block.labels_b
         assert labels_b is not None
-        norm_b = block.norms[Sum(student=True)][block.at]
+        norm_b = block.norms[Denominator(student=True)][block.at]
         rank, world = (0, 1) if block.group is None else (block.group.rank(), block.group.size())
         size = student_bv.shape[1]
         inside_b = weight * ((labels_b >= 0) & (labels_b < world * size)).to(student_bv.dtype)
@@ -135,9 +135,9 @@ class Divergence:
 
     uses_up = True
 
-    def sums(self, temperature: float, top: bool) -> tuple[Sum, ...]:
-        both = tuple(Sum(student, temperature) for student in (True, False))
-        return both + (tuple(Sum(student, temperature, rest=True) for student in (True, False)) if top else ())
+    def denominators(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
+        both = tuple(Denominator(student, temperature) for student in (True, False))
+        return both + (tuple(Denominator(student, temperature, rest=True) for student in (True, False)) if top else ())
 
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
         student_bv = block.student_bv
@@ -156,13 +156,13 @@ class ReverseDivergence(Divergence):
 
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
         teacher_bv = _log_probabilities(block)
-        apart_bv = block.student_bv - teacher_bv
+        gap_bv = block.student_bv - teacher_bv
         q_bv = block.student_bv.exp_()
-        loss_b = (q_bv * apart_bv).sum(1)
+        loss_b = (q_bv * gap_bv).sum(1)
         if not block.gradient:
             return weight * loss_b, None
         whole_b1 = block.whole(loss_b).unsqueeze(1)
-        return weight * loss_b, q_bv.mul_(apart_bv.sub_(whole_b1)).mul_(weight / block.temperature)
+        return weight * loss_b, q_bv.mul_(gap_bv.sub_(whole_b1)).mul_(weight / block.temperature)
 
 
 def _log_probabilities(block: Block) -> torch.Tensor:
@@ -260,9 +260,9 @@ class LogitRows:
 
     def _norms(
         self, terms: list[Computed], student_cv: torch.Tensor, teacher_cv: torch.Tensor | None, top: Top | None
-    ) -> dict[Sum, torch.Tensor]:
+    ) -> dict[Denominator, torch.Tensor]:
         """Logarithms [c] of the denominators that the terms need, over the whole vocabulary."""
-        wanted = dict.fromkeys(s for term in terms for s in term.sums(self.temperature, top is not None))
+        wanted = dict.fromkeys(s for term in terms for s in term.denominators(self.temperature, top is not None))
         norms = {}
         for each in wanted:
             logits_cv = student_cv if each.student else teacher_cv

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of nemo_elastic.nn.loss: against torch, ModelOpt, and two ranks against one."""
+"""The loss of a head: against torch, ModelOpt, and two ranks against one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.config.losses import TERMS
-from nemo_elastic.nn.loss import terms as loss_terms
-from nemo_elastic.nn.loss.head import Head, TokenShards, head_loss
-from tests.nn.loss import head_worker
-from tests.nn.loss.squared import NAME, squared
+from nemo_elastic.nn import loss_terms
+from nemo_elastic.nn.loss_head import Head, TokenShards, head_loss
+from tests.nn import head_worker
+from tests.nn.squared import NAME, squared
 from tests.support.ranks import spawn
 
 EVERY = [
@@ -346,7 +346,7 @@ def test_a_chunk_is_the_same_rows_of_every_ranks_run() -> None:
 
 def test_one_rank_gets_a_view_and_no_buffer() -> None:
     own_od = torch.zeros(6, 2)
-    assert shards(1).room(own_od, 4) is None
+    assert shards(1).buffer(own_od, 4) is None
     shards(1).gather(own_od, slice(2, 4), None).fill_(1)
     assert own_od.sum(1).tolist() == [0, 0, 2, 2, 0, 0]
 
@@ -354,7 +354,7 @@ def test_one_rank_gets_a_view_and_no_buffer() -> None:
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_the_buffer_has_room_for_the_largest_chunk_of_all_ranks(ranks: int) -> None:
     own_od = torch.zeros(6, 5, dtype=torch.bfloat16)
-    room_cd = shards(ranks).room(own_od, 12)
-    assert room_cd is not None and room_cd.dtype == own_od.dtype
+    buffer_cd = shards(ranks).buffer(own_od, 12)
+    assert buffer_cd is not None and buffer_cd.dtype == own_od.dtype
     longest = max(at.stop - at.start for at in shards(ranks).chunks(12, 6))
-    assert room_cd.shape == (ranks * longest, 5)
+    assert buffer_cd.shape == (ranks * longest, 5)
