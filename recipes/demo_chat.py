@@ -83,7 +83,7 @@ def make_data(out: Path, sizes: Sizes) -> None:
     build_words(out / "data", WORDS, {"train": texts, "train_long": texts[:1000], "val": texts[-1000:]})
     (out / "data" / "tokenizer" / "chat_template.jinja").write_text(TEMPLATE)
     for length in STAGES:
-        prepare(out / f"chats-{length}", [out / "chats.jsonl"], out / "data", length=length, workers=2)
+        prepare(out / f"chats-{length}", [out / "chats.jsonl"], out / "data", length=length)
 
 
 def recipe_of(out: Path, data: Path, job: str, steps: int, length: int, lr: float) -> Any:
@@ -127,7 +127,7 @@ def distill(out: Path, sizes: Sizes, parent: Path) -> Path:
 def write_families(out: Path, sizes: Sizes, parent: Path, trained: Path) -> None:
     """The family as it was trained, and of the same members as they were before."""
     from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.data.bpe import EOS_ID, PAD_ID
+    from nemo_elastic.data.build import EOS_ID, PAD_ID
     from nemo_elastic.formats.megatron.shape import parent_of
     from nemo_elastic.formats.megatron.stored import read_checkpoint
     from nemo_elastic.hosts.nemo.checkpoint.write import export_family

@@ -138,7 +138,7 @@ class Demo:
 
     def _export(self, parent: Path, trained: Path, config: Any, data: Any) -> None:
         from nemo_elastic.core.manifest import Family
-        from nemo_elastic.data.bpe import EOS_ID, PAD_ID
+        from nemo_elastic.data.build import EOS_ID, PAD_ID
         from nemo_elastic.formats.megatron.shape import parent_of
         from nemo_elastic.formats.megatron.stored import read_checkpoint
         from nemo_elastic.hosts.nemo.checkpoint.write import export_family

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nemo_elastic.data.bpe import EOS_ID
+from nemo_elastic.data.build import EOS_ID
 from nemo_elastic.data.folder import MANIFEST, PROBLEMS, SPLITS, DataFolder
 from nemo_elastic.errors import ElasticError
 
