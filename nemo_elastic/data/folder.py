@@ -245,16 +245,13 @@ class DataFolder(_Described):
         """
         return end_of(FamilyTokenizer.read(self.tokenizer_dir), self.tokenizer_dir)
 
-    def problems(self, length: str | None = None) -> list[Problem]:
-        """The held-out problems, `short` or `long` ones or all; any first part of them has all tasks and levels.
+    def problems(self) -> list[Problem]:
+        """The held-out problems for answer accuracy; any first part of them has all tasks and levels.
 
         Raises:
             ElasticError: If a line is not a problem.
         """
-        if length not in (None, "short", "long"):
-            raise bad("length", length, "use short or long")
-        problems = _read_problems(self.path / PROBLEMS)
-        return [p for p in problems if length in (None, p.length)]
+        return _read_problems(self.path / PROBLEMS)
 
 
 def digest_of_splits(splits: Mapping[str, SplitInfo]) -> str:
