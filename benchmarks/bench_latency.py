@@ -22,10 +22,8 @@ from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.latency import PHASES, Workload
-from nemo_elastic.profile.cells import widths_of
 from nemo_elastic.profile.engines import Engine
-from nemo_elastic.profile.making import empty_table, measure
-from nemo_elastic.profile.timing import Stop, difference
+from nemo_elastic.profile.measure import Stop, difference, empty_table, measure, widths_of
 
 PARENT = Parent("M-M-M*-M-M-M*-M-", 1536, 32768, 6144, 48, 64, 8, 64, 4, 24, 8, 64, ffn_stripes=8)
 AXES = {

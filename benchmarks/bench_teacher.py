@@ -145,11 +145,11 @@ def costs(rounds: int, folder: Path) -> list[dict[str, Any]]:
 
 def text(held_out: bool) -> torch.Tensor:
     """Bytes of the library's sources, as token ids."""
-    from nemo_elastic.data.corpus import read_corpus
+    from nemo_elastic.data.build import read_texts
 
-    documents = read_corpus()
-    chosen = documents.held_out if held_out else documents.train
-    return torch.frombuffer(bytearray("".join(d.text for d in chosen).encode()), dtype=torch.uint8).long()
+    train, validation, _ = read_texts()
+    chosen = validation if held_out else train
+    return torch.frombuffer(bytearray("".join(row.text for row in chosen).encode()), dtype=torch.uint8).long()
 
 
 @torch.enable_grad()

@@ -83,7 +83,7 @@ def make_data(out: Path, sizes: Sizes) -> None:
     build_words(out / "data", WORDS, {"train": texts, "train_long": texts[:1000], "val": texts[-1000:]})
     (out / "data" / "tokenizer" / "chat_template.jinja").write_text(TEMPLATE)
     for length in STAGES:
-        prepare(out / f"chats-{length}", [out / "chats.jsonl"], out / "data", length=length, workers=2)
+        prepare(out / f"chats-{length}", [out / "chats.jsonl"], out / "data", length=length)
 
 
 def recipe_of(out: Path, data: Path, job: str, steps: int, length: int, lr: float) -> Any:
@@ -126,7 +126,7 @@ def distill(out: Path, sizes: Sizes, parent: Path) -> Path:
 
 def write_families(out: Path, sizes: Sizes, parent: Path, trained: Path) -> None:
     """The family as it was trained, and of the same members as they were before."""
-    from nemo_elastic.data.bpe import EOS_ID, PAD_ID
+    from nemo_elastic.data.build import EOS_ID, PAD_ID
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.ranking import Ranking, sort
     from nemo_elastic.slicing.family_folder import write_family

@@ -32,7 +32,9 @@ from tests.workers import environment
 #: programs that are other people's, and are only named
 OTHERS = {"curl", "pip", "pre-commit", "cd", "git", "sbatch", "vllm", "docker", "ns"}
 #: modules and scripts that are other people's
-FOREIGN = {"lm_eval", "vllm.entrypoints.openai.api_server", "convert_hf_to_gguf.py"}
+FOREIGN = {
+    "lm_eval", "vllm.entrypoints.openai.api_server", "convert_hf_to_gguf.py", "Megatron-LM/tools/preprocess_data.py"
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------ commands parse
@@ -181,7 +183,7 @@ def made(tmp_path_factory):
     slice_checkpoint(out / "family", out / "parent", member="12b")
     (out / "text").symlink_to(out / "data")
     (out / "chats.jsonl").write_text(sums(20))
-    prepare(out / "chats-8k", [out / "chats.jsonl"], data.tokenizer_dir, length=8192, workers=1)
+    prepare(out / "chats-8k", [out / "chats.jsonl"], data.tokenizer_dir, length=8192)
     (out / "conf").symlink_to(ROOT / "conf")
     (out / "runs" / "nemotron_elastic_tiny").mkdir(parents=True)
     (out / "runs" / "nemotron_elastic_tiny" / "family").symlink_to(out / "family")

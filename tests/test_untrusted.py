@@ -27,7 +27,6 @@ ALLOWED = {
         "data/packing.py",
         "allow_pickle",
     ): "it writes rows as NeMo reads them; nothing of ours does",
-    ("data/parts.py", "np.load"): "its own output, and without pickles",
     ("doctor.py", "importlib.import_module"): "kernels by their fixed names, to see whether they load",
     (
         "formats/megatron/context_files.py",
@@ -56,7 +55,7 @@ OURS = {"DataFolder.open", "ChatFolder.open", "read_text", "read_bytes", "shutil
 OPENED: dict[tuple[str, str], str] = {
     ("cli/aside.py", "open"): "the screen, and its own output",
     ("cli/aside.py", "path.open"): "its own output",
-    ("data/corpus.py", "tokenize.open"): "the standard library",
+    ("data/sources.py", "tokenize.open"): "the standard library",
     ("data/indexed.py", "open"): "its own output",
     ("data/packing.py", "open"): "its own output",
     ("data/prepare.py", "open"): "its own output",

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
 
-from nemo_elastic.data.bpe import MIN_VOCAB
+from nemo_elastic.data.build import MIN_VOCAB
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.demo.words import build_words
 

@@ -44,10 +44,8 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.latency import DECODE, LatencyTable, Workload
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.profile.cells import widths_of
 from nemo_elastic.profile.engines import RUNTIME, Engine
-from nemo_elastic.profile.making import begun, empty_table, measure
-from nemo_elastic.profile.timing import Stop
+from nemo_elastic.profile.measure import Stop, empty_table, measure, resume, widths_of
 from nemo_elastic.report.drawing import MUTED, colour, headline, house, marker, new_figure
 
 SHARES = (0.85, 0.7)
@@ -87,7 +85,7 @@ def table_of(runs: Path) -> LatencyTable:
         return LatencyTable.read("table", str(file))
     block = ElasticConfig.from_dict({"budgets": [{"name": "any", "ratio": 0.5}], "axes": AXES})
     widths = widths_of(PARENT, block.resolve_axes(PARENT), 3)
-    table = begun(file, empty_table(PARENT, widths, "measured", RUNTIME, WORK))
+    table = resume(file, empty_table(PARENT, widths, "measured", RUNTIME, WORK))
     engine = Engine(RUNTIME, WORK, "cpu", sys.executable)
     return measure(file, table, PARENT, widths, engine, Stop(0.01, (6, 60), 20.0), lambda *_: None)
 

@@ -14,8 +14,7 @@ from nemo_elastic.cli import options
 from nemo_elastic.cli.options import SEEDS, TOKENS, as_json, print_json, within
 
 if TYPE_CHECKING:
-    from nemo_elastic.data.chat_folder import ChatFolder
-    from nemo_elastic.data.folder import DataFolder
+    from nemo_elastic.data.folder import ChatFolder, DataFolder
 
 __all__ = ["command"]
 
@@ -30,7 +29,6 @@ _TOKENIZER = typer.Option(
 )
 _LENGTH = within(2, TOKENS, "--length", "Tokens of a packed sequence, and the most of a conversation.")
 _PACKED = typer.Option(help="Form of packed conversations: npy for NeMo, parquet for Megatron-Bridge.")
-_WORKERS = within(1, 4096, "--workers", "Processes that tokenise; by default one for each processor.")
 _VOCAB = within(1, TOKENS, "--vocab", "Size of the vocabulary that is trained; 1024 by default.")
 _REASONING = within(0.0, 0.9, "--reasoning", "Share of tokens that are worked reasoning problems; 0.25 by default.")
 
@@ -42,7 +40,6 @@ def command(
     length: Annotated[int, _LENGTH] = 4096,
     too_long: Annotated[str, typer.Option(help="What is done with a longer conversation: drop, cut.")] = "drop",
     packed: Annotated[str, _PACKED] = "npy",
-    workers: Annotated[int | None, _WORKERS] = None,
     vocab: Annotated[int | None, _VOCAB] = None,
     reasoning: Annotated[float | None, _REASONING] = None,
     seed: Annotated[int, within(0, SEEDS, "--seed", "Seed of the problems and of every order.")] = 0,
@@ -52,8 +49,8 @@ def command(
     """Prepare text: train a tokenizer, mix in worked reasoning problems, write Megatron token files.
 
     With `--tokenizer` nothing is trained and mixed in: texts, of any size, become token files by that tokenizer, and
-    conversations become packed sequences in which the loss counts the answers, beside the rows themselves. Finished
-    parts are kept in OUT.unfinished until the folder is there, and the same command goes on from them.
+    conversations become packed sequences in which the loss counts the answers, beside the rows themselves. A folder is
+    written whole or not at all.
 
     Example: `nemo-elastic data --out data`, or with text of your own:
     `nemo-elastic data books/ notes.jsonl --out data --vocab 4096`, or for a model that there is:
@@ -77,7 +74,7 @@ def command(
 
             made = prepare(
                 out, sources or (), tokenizer, length=length, too_long=too_long, packed=packed, seed=seed,
-                workers=workers, force=force, progress=tell,
+                force=force, progress=tell,
             )  # fmt: skip
         else:
             from nemo_elastic.data.build import build_data
@@ -112,7 +109,7 @@ def _print(out: Path, folder: DataFolder | ChatFolder, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nemo_elastic.data.chat_folder import ChatFolder
+    from nemo_elastic.data.folder import ChatFolder
     from nemo_elastic.errors import printable
 
     if isinstance(folder, ChatFolder):

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from nemo_elastic.core.family import Parent
     from nemo_elastic.core.latency import LatencyTable, Workload
     from nemo_elastic.formats.source import Shapes
-    from nemo_elastic.profile.cells import Widths
     from nemo_elastic.profile.engines import Engine
-    from nemo_elastic.profile.timing import Stop
+    from nemo_elastic.profile.measure import Stop, Widths
 
 __all__ = ["command"]
 
@@ -70,7 +69,7 @@ def command(
     from nemo_elastic.formats.folders import read_shapes
     from nemo_elastic.io.outputs import check_file
     from nemo_elastic.plan.machine import GPUS
-    from nemo_elastic.profile.cells import widths_of
+    from nemo_elastic.profile.measure import Stop, save, widths_of
     from nemo_elastic.slicing.card import dtype_of
 
     parse_dtype(dtype, "--dtype")
@@ -78,19 +77,16 @@ def command(
         raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
     shapes = read_shapes(source)
     parent, axes = _axes(shapes, config)
-    goes_on = gpu is None and out.is_file()  # where it is not finished, see `making.begun`
+    goes_on = gpu is None and out.is_file()  # where it is not finished, see `measure.resume`
     check_file(out, force or goes_on, source, config, python)
     work = Workload(batch, prompt, answer, dtype or dtype_of(shapes.config))
     measured = widths_of(parent, axes, widths)
     if gpu is not None:
-        from nemo_elastic.profile.making import save
         from nemo_elastic.profile.roofline import on_paper
 
         table = on_paper(parent, measured, work, gpu)
         save(out, table)
     else:
-        from nemo_elastic.profile.timing import Stop
-
         runs, stop = _engine(engine, work, device, python), Stop(tolerance, seconds=seconds)
         table = _measure(out, force, parent, measured, runs, stop, json)
     if json:
@@ -135,10 +131,10 @@ def _measure(
     from rich.progress import MofNCompleteColumn
 
     from nemo_elastic.cli.show import counting
-    from nemo_elastic.profile.making import begun, empty_table, measure
+    from nemo_elastic.profile.measure import empty_table, measure, resume
 
     empty = empty_table(parent, widths, "measured", engine.name, engine.work)
-    table = empty if force else begun(out, empty)
+    table = empty if force else resume(out, empty)
     with counting(engine.name, quiet, MofNCompleteColumn()) as bar:
         return measure(out, table, parent, widths, engine, stop, bar)
 

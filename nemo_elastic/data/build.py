@@ -1,39 +1,68 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Build a data folder: read, tokenise, mix, write.
+"""The demo's data: text, a small tokenizer trained on it, and worked problems mixed in, by the steps of `prepare`.
 
-A file is one document, and so is a problem: Megatron's datasets shuffle documents and then read them end to end, so a
-window of 128 tokens holds two or three short problems or a piece of a file, and a batch holds both. Every document
-ends in `<eos>`, hence a problem always starts right after one, as it does in evaluation.
+The text is the standard library of the Python that runs, unless the user names some: it is on every machine, and its
+licence lets it be read in place. A file is one document, and so is a problem: Megatron's datasets shuffle documents
+and then read them end to end, so a window of 128 tokens has two or three short problems or a piece of a file, and a
+batch has both. Every document ends in `<eos>`, so a problem starts right after one, as it does in evaluation.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import platform
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from nemo_elastic.data.bpe import EOS_ID, check_vocab, encode, save_tokenizer, train_tokenizer
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.io.outputs import atomic_dir
 from nemo_elastic.io.values import integer, number
 
-from .corpus import Corpus, Document, read_corpus
-from .folder import DATA, MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder, SplitInfo, problem_lines
-from .indexed import digest_of, write_indexed
+from .encoded import Tally, encode_rows
+from .folder import DATA, TOKENIZER, CorpusInfo, DataFolder
+from .prepare import Progress, Split, write_manifest, write_splits
 from .reasoning import LONG_TOKENS, Problem, long_weights, mixture, short_weights
+from .sources import (
+    FEW_DOCUMENTS,
+    HELD_OUT,
+    MAX_BYTES,
+    MAX_DOCUMENT,
+    Row,
+    cut_in_blocks,
+    document_rank,
+    find_files,
+    hold_out,
+    oversized,
+    read_all,
+    read_stdlib,
+    size_of,
+    unique,
+)  # fmt: skip
 
-__all__ = ["build_data", "write_splits"]
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
+__all__ = ["EOS", "EOS_ID", "PAD", "PAD_ID", "build_data", "encode", "read_texts", "save_tokenizer", "train_tokenizer"]
+
+#: Padding differs from the end of a document: Megatron's datasets give no loss to a label that equals the padding.
+PAD, EOS = "<pad>", "<eos>"
+PAD_ID, EOS_ID = 0, 1
+#: The special tokens and the 256 bytes.
+MIN_VOCAB = 258
+MAX_VOCAB = 65_536
 # This much text settles the merges of a small vocabulary; more only takes longer.
 _TOKENIZER_CHARS = 4_000_000
+#: Less text than this makes neither a tokenizer nor a validation set.
+MIN_CHARS = 16_384
 
 #: Share of short problems among the problem tokens of the long split: what was learned first is not to be forgotten.
 SHORT_IN_LONG = 0.2
@@ -43,9 +72,6 @@ VAL_PIECE = 1024
 _CHUNK = 512
 # Held-out questions are a tenth of all, and an easy level may have only a handful: no endless search for more.
 _EXTRA_CHUNKS = 40
-
-#: Called with what is being done and how much of it, from 0 to 1.
-Progress = Callable[[str, float], None]
 
 
 def build_data(
@@ -61,21 +87,11 @@ def build_data(
 ) -> DataFolder:
     """Build a data folder from the user's text, or from Python's standard library, and from reasoning problems.
 
-    The same arguments, text and package versions give the same bytes. Everything is held in memory: meant for demos
-    and small runs, not for corpora of many gigabytes.
+    The same arguments, text and package versions give the same bytes. Everything is in memory: meant for demos and
+    small runs, not for corpora of many gigabytes.
 
-    Args:
-        out: The folder to write; it appears when it is complete.
-        sources: Files or folders, see `corpus.read_corpus`; none for the standard library.
-        vocab: Size of the tokenizer's vocabulary.
-        reasoning: Share of problem tokens in every split, 0 to 0.9.
-        seed: Seed of the problems and of all orders, from 0.
-        held_out_problems: Problems to keep for answer accuracy.
-        force: Replace an existing folder.
-        progress: Called with what is being done.
-
-    Returns:
-        The opened folder.
+    `vocab` is the size of the tokenizer's vocabulary, `reasoning` the share of problem tokens in every split, from 0
+    to 0.9, `held_out_problems` how many are kept for answer accuracy; `seed` fixes the problems and all orders.
 
     Raises:
         ElasticError: For a value out of range, for sources that cannot be read, or if `out` exists.
@@ -86,75 +102,115 @@ def build_data(
     number("reasoning", reasoning, 0, 0.9, "a number from 0 to 0.9")
     with atomic_dir(out, force, sources, DATA) as folder:  # first of all: an existing output is refused at once
         progress("reading text", 0.0)
-        corpus = read_corpus(sources)
+        train, held_out, corpus = read_texts(sources)
         progress("training the tokenizer", 0.0)
-        tokenizer = train_tokenizer(_tokenizer_texts(corpus, reasoning, seed), vocab)
-        size = tokenizer.get_vocab_size()
-        save_tokenizer(tokenizer, folder / TOKENIZER)
-
-        splits, chosen = _mixed(corpus, tokenizer, reasoning, seed, held_out_problems, progress)
-        infos = write_splits(folder, splits, size, progress)
-        (folder / PROBLEMS).write_text(problem_lines(chosen), encoding="utf-8")
-        manifest = DataFolder(
-            path=folder, vocab_size=size, seed=seed, reasoning=float(reasoning), held_out_problems=len(chosen),
-            python=platform.python_version(),
-            corpus=CorpusInfo(corpus.kind, len(corpus.documents), corpus.bytes, corpus.digest),
-            splits=infos,
-            made_with={name: version(name) for name in ("tokenizers", *(["reasoning-gym"] if reasoning else []))},
-        )  # fmt: skip
-        (folder / MANIFEST).write_text(json.dumps(manifest.to_json(), indent=2) + "\n", encoding="utf-8")
-        DataFolder.open(folder)  # what does not open is not delivered
+        save_tokenizer(train_tokenizer(_tokenizer_texts(train, reasoning, seed), vocab), folder / TOKENIZER)
+        tokenizer = FamilyTokenizer.read(folder / TOKENIZER)
+        splits, problems = _mixed(train, held_out, tokenizer, reasoning, seed, held_out_problems, progress)
+        infos = write_splits(folder, splits, tokenizer.vocab_size, progress)
+        write_manifest(folder, infos, corpus, tokenizer.vocab_size, seed, reasoning, problems)
         progress("writing", 1.0)
     return DataFolder.open(out)
 
 
-def _mixed(
-    corpus: Corpus, tokenizer: Tokenizer, reasoning: float, seed: int, held_out_problems: int, tell: Progress
-) -> tuple[dict[str, Split], list[Problem]]:
-    """The splits, of text and problems as token ids; and the problems that are kept for answer accuracy."""
+# ------------------------------------------------------------------ text
 
-    def tokenised(documents: Sequence[Document], what: str) -> list[np.ndarray]:
-        ids = []
-        for encoded in encode(tokenizer, (d.text for d in documents)):
-            ids.append(end(encoded))
-            tell(what, len(ids) / len(documents))
-        return ids
 
-    def tokens_of_problems(text: Sequence[np.ndarray]) -> int:
-        return round(sum(map(len, text)) * reasoning / (1 - reasoning))
+def read_texts(sources: Sequence[str | Path] = ()) -> tuple[list[Row], list[Row], CorpusInfo]:
+    """Texts for training, texts for validation, and where they came from: the user's, or else the standard library.
 
-    files = tokenised(corpus.train, "tokenising text")
-    held_out = tokenised(corpus.held_out, "tokenising held-out text")
-    wanted = tokens_of_problems(files)
-    pools = {"short": Pool(), "long": Pool()}
-    for length in pools if reasoning else ():
-        what = f"making {length} problems"
-        pools[length] = fill_pool(
-            tokenizer, length, seed, wanted, held_out_problems, lambda done, of, w=what: tell(w, done / max(of, 1))
-        )
-    splits = {
-        "train": shuffled(files, pools["short"].train, seed),
-        "train_long": shuffled(files, long_problems(pools, wanted), seed + 1),
-        "val": val_split(held_out, val_problems(pools, tokens_of_problems(held_out)), seed),
+    Raises:
+        ElasticError: If a source is missing, empty, not UTF-8, not of a known kind, or the whole is too short.
+    """
+    rows = list(unique(_read_sources(sources) if sources else read_stdlib()))
+    size = sum(len(row.text) for row in rows)
+    if size < MIN_CHARS:
+        raise bad("sources", f"{size} characters", f"give at least {MIN_CHARS} of text, or no source at all")
+    if len(rows) < FEW_DOCUMENTS:
+        rows = [block for row in rows for block in cut_in_blocks(row)]
+    for row in rows:
+        if len(row.text) > MAX_DOCUMENT:
+            raise oversized(row.where)
+    ranks, held_out = [document_rank(row.name) for row in rows], []
+    limit = min(max(HELD_OUT, min(ranks) + 1), max(ranks))  # chance would hold out none of a few, or all
+    train = list(hold_out(rows, lambda row: row.name, limit, held_out))
+    validation, total, size = {row.name for row in held_out}, hashlib.sha256(), 0
+    for row in rows:
+        text = row.text.encode()
+        name = f"{row.name}\0{int(row.name in validation)}\0".encode("utf-8", "surrogateescape")
+        total.update(name + hashlib.sha256(text).digest())
+        size += len(text)
+    kind = "files" if sources else "python-stdlib"
+    return train, held_out, CorpusInfo(kind, len(rows), size, total.hexdigest())
+
+
+def _read_sources(sources: Sequence[str | Path]) -> Iterator[Row]:
+    files, size = find_files(sources), 0
+    for path, _ in files:
+        size += size_of(path)
+        if size > MAX_BYTES:
+            raise ElasticError(
+                f"{path}: with it there are {size >> 20} MiB of text; at most {MAX_BYTES >> 20} MiB are read"
+            )
+    for row in read_all(files):
+        if row.chat is not None:
+            raise ElasticError(f"{row.where}: a conversation; give --tokenizer, whose chat template says its text")
+        yield row
+
+
+# ------------------------------------------------------------------ the tokenizer
+
+
+def check_vocab(vocab: int) -> None:
+    """Refuse a vocabulary size that cannot be made or stored, by an ElasticError."""
+    integer("vocab", vocab, MIN_VOCAB, f"use {MIN_VOCAB} to {MAX_VOCAB}", MAX_VOCAB)
+
+
+def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:
+    """A byte-level BPE of at most `vocab` entries, single digits always on their own; a short text yields fewer."""
+    check_vocab(vocab)
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[PAD, EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the folder that `AutoTokenizer.from_pretrained` of transformers (4.57 and 5) and NeMo load offline."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    # The begin of a text is the end of the one before it: harnesses that prefix a token then use what was trained.
+    special = {"bos_token": EOS, "eos_token": EOS, "pad_token": PAD}
+    config = {
+        **special,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 1_000_000,
+        "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    return splits, choose_problems(pools, held_out_problems)
+    for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", special)):
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def write_splits(
-    folder: Path, splits: Mapping[str, Split], vocab: int, tell: Progress = lambda what, share: None
-) -> dict[str, SplitInfo]:
-    """Write the token files of every split; gives what a manifest says of them."""
-    infos = {}
-    for done, name in enumerate(SPLITS):
-        tell("writing", done / len(SPLITS))
-        write_indexed(folder / name, splits[name].documents, vocab)
-        infos[name] = _split_info(folder / name, splits[name])
-    return infos
+def encode(tokenizer: FamilyTokenizer, texts: Iterable[str]) -> Iterator[np.ndarray]:
+    """Token ids of each text that is not blank, as int32, ended by `<eos>`."""
+    rows = (Row("", "", text=text) for text in texts)
+    return (document.ids for document in encode_rows(rows, tokenizer, EOS_ID, Tally()))
 
 
-def _tokenizer_texts(corpus: Corpus, reasoning: float, seed: int) -> list[str]:
+def _tokenizer_texts(train: Sequence[Row], reasoning: float, seed: int) -> list[str]:
     """A sample of the training text, problems in it at their share, so that their words become tokens."""
-    texts = [d.text for d in corpus.train]
+    texts = [row.text for row in train]
     stride = -(-sum(map(len, texts)) // round(_TOKENIZER_CHARS * (1 - reasoning)))
     texts = texts[:: max(stride, 1)]
     missing = sum(map(len, texts)) * reasoning / (1 - reasoning)
@@ -167,18 +223,37 @@ def _tokenizer_texts(corpus: Corpus, reasoning: float, seed: int) -> list[str]:
     return texts
 
 
-def _split_info(prefix: Path, split: Split) -> SplitInfo:
-    """What a manifest says of a split whose files are written."""
-    return SplitInfo(
-        tokens=sum(map(len, split.documents)),
-        documents=len(split.documents),
-        problems=split.problems,
-        problem_tokens=split.problem_tokens,
-        sha256=digest_of(prefix),
-    )
+# ------------------------------------------------------------------ the mix
 
 
-# ------------------------------------------------------------------ from texts and problems to documents
+def _mixed(
+    train: Sequence[Row], held_out: Sequence[Row], tokenizer: FamilyTokenizer, reasoning: float, seed: int,
+    held_out_problems: int, tell: Progress,
+) -> tuple[dict[str, Split], list[Problem]]:  # fmt: skip
+    """The splits, of text and problems as token ids; and the problems that are kept for answer accuracy."""
+
+    def tokenised(rows: Sequence[Row], what: str) -> list[np.ndarray]:
+        documents = []
+        for ids in encode(tokenizer, (row.text for row in rows)):
+            documents.append(ids)
+            tell(what, len(documents) / len(rows))
+        return documents
+
+    def tokens_of_problems(text: Sequence[np.ndarray]) -> int:
+        return round(sum(map(len, text)) * reasoning / (1 - reasoning))
+
+    files, others = tokenised(train, "tokenising text"), tokenised(held_out, "tokenising held-out text")
+    wanted = tokens_of_problems(files)
+    pools = {"short": Pool(), "long": Pool()}
+    for length in pools if reasoning else ():
+        tell_length = partial(tell, f"making {length} problems")
+        pools[length] = fill_pool(tokenizer, length, seed, wanted, held_out_problems, tell_length)
+    splits = {
+        "train": shuffled(files, pools["short"].train, seed),
+        "train_long": shuffled(files, long_problems(pools, wanted), seed + 1),
+        "val": val_split(others, val_problems(pools, tokens_of_problems(others)), seed),
+    }
+    return splits, choose_problems(pools, held_out_problems)
 
 
 @dataclass
@@ -194,35 +269,13 @@ class Pool:
     held_out: dict[tuple[str, str], tuple[Problem, np.ndarray]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Split:
-    """The documents of one split, and how much of it is problems."""
-
-    documents: list[np.ndarray]
-    problems: int
-    problem_tokens: int
-
-
 def fill_pool(
-    tokenizer: Tokenizer,
-    length: str,
-    seed: int,
-    tokens: int,
-    held_out: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> Pool:
-    """Generate problems until there are enough.
+    tokenizer: FamilyTokenizer, length: str, seed: int, tokens: int, held_out: int,
+    tell: Callable[[float], None] = lambda share: None,
+) -> Pool:  # fmt: skip
+    """Generate `short` or `long` problems until there are so many training tokens and different held-out questions.
 
-    Args:
-        tokenizer: Decides which problems are short.
-        length: `short` or `long`; problems of the other class are left out.
-        seed: Fixes everything.
-        tokens: Training tokens wanted.
-        held_out: Different held-out questions wanted; there may be fewer.
-        progress: Called with the number of tokens done and wanted.
-
-    Returns:
-        At least `tokens` training tokens, less than one problem more.
+    There is less than one problem more in training, and there may be fewer held-out questions.
     """
     # Two lengths of one seed must not sample the same problems of a level that both use.
     source = mixture(short_weights(), 2 * seed) if length == "short" else mixture(long_weights(), 2 * seed + 1)
@@ -231,16 +284,15 @@ def fill_pool(
         extra += total >= tokens
         chunk = list(islice(source, _CHUNK))
         for problem, ids in zip(chunk, encode(tokenizer, (p.text for p in chunk)), strict=True):
-            problem = problem.with_tokens(len(ids))
+            problem = problem.with_tokens(len(ids) - 1)
             if problem.length != length or problem.tokens > LONG_TOKENS:
                 continue
             if problem.held_out:
-                pool.held_out.setdefault((problem.task, problem.question), (problem, end(ids)))
+                pool.held_out.setdefault((problem.task, problem.question), (problem, ids))
             elif total < tokens:
-                pool.train.append(end(ids))
-                total += len(pool.train[-1])
-        if progress:
-            progress(min(total, tokens), tokens)
+                pool.train.append(ids)
+                total += len(ids)
+        tell(min(total, tokens) / max(tokens, 1))
     return pool
 
 
@@ -316,8 +368,3 @@ def take(documents: Sequence[np.ndarray], tokens: int) -> list[np.ndarray]:
         taken.append(ids)
         total += len(ids)
     return taken
-
-
-def end(ids: np.ndarray) -> np.ndarray:
-    """The ids with `<eos>` behind them."""
-    return np.append(ids, np.int32(EOS_ID))

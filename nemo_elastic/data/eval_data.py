@@ -19,10 +19,8 @@ import numpy as np
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import FamilyTokenizer, what_differs
 
-from . import chat_folder, folder
-from .chat_folder import ChatFolder
 from .encoded import Encoded, Tally, encode_rows
-from .folder import DataFolder
+from .folder import CHAT_MANIFEST, MANIFEST, ChatFolder, DataFolder
 from .sources import find_files, read_all
 
 if TYPE_CHECKING:
@@ -88,12 +86,12 @@ def read_eval_data(data: Path, source: Source, split: str = "val", most: int | N
     own tokenizer and chat template make into tokens, up to `most` tokens that count. Anything else is an
     `ElasticError`, as are tokens of another tokenizer, and text where the family has none.
     """
-    if (data / folder.MANIFEST).is_file():
+    if (data / MANIFEST).is_file():
         opened = DataFolder.open(data)
         _check_tokenizer(data, opened.tokenizer_dir, opened.vocab_size, source)
         return EvalData.of(opened, split)
     path = data
-    if (data / chat_folder.MANIFEST).is_file():
+    if (data / CHAT_MANIFEST).is_file():
         chats = ChatFolder.open(data)
         _check_tokenizer(data, chats.tokenizer_dir, chats.vocab_size, source)
         path = chats.rows(split)

@@ -1,8 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A data folder: tokenizer, token files and held-out problems, described and checked by its `data.json`.
+"""The two folders of `nemo-elastic data`, each described and checked by its manifest.
 
-Opening and reading one needs numpy and the tokenizers library, never Megatron or NeMo.
+A data folder (`data.json`) has a tokenizer, token files and held-out problems. A chat folder (`chat.json`) has a
+tokenizer, conversations under the names that both hosts look for in a `dataset_root` (`training.jsonl`,
+`validation.jsonl`), and their packed sequences for one host. Opening either needs no Megatron.
 """
 
 from __future__ import annotations
@@ -10,68 +12,97 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.errors import ElasticError, bad, inside, printable
 from nemo_elastic.formats.tokenizer import MAX_ROWS, TOKENIZER_FILES, FamilyTokenizer, load_tokenizer, rows_of
 from nemo_elastic.io.fields import TEXT, Between, OneOf, check_version, read
 from nemo_elastic.io.outputs import Output
 from nemo_elastic.io.read import read_json, read_text
 
-from .encoded import end_of
+from .encoded import Tally, end_of
 from .indexed import Index, open_tokens, read_index
+from .packing import NAMES
 from .reasoning import Problem
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["DATA", "MANIFEST", "PROBLEMS", "SPLITS", "CorpusInfo", "DataFolder", "SplitInfo"]
+__all__ = [
+    "CHAT", "CHAT_MANIFEST", "DATA", "HALVES", "MANIFEST", "METADATA", "PROBLEMS", "SPLITS", "TOKENIZER", "ChatFolder",
+    "CorpusInfo", "DataFolder", "SplitInfo", "problem_lines",
+]  # fmt: skip
 
 VERSION = 1
-MANIFEST = "data.json"
-PROBLEMS = "val_problems.jsonl"
+MANIFEST, CHAT_MANIFEST = "data.json", "chat.json"
+PROBLEMS, METADATA = "val_problems.jsonl", "packed_metadata.jsonl"
 TOKENIZER = "tokenizer"
 #: `train`: files and short problems. `train_long`: the same files, mostly long problems. `val`: held out from both.
 #: Without problems there is no `train_long`, and whoever asks for it gets `train`.
 SPLITS = ("train", "train_long", "val")
+#: a data folder's name of a split -> the hosts' for conversations
+HALVES = {"train": "training", "val": "validation"}
+_TOKENIZER = f"{TOKENIZER}/(?:{'|'.join(map(re.escape, TOKENIZER_FILES))})"
+_HALF = f"(?:{'|'.join(HALVES.values())})"
 #: with the orders of samples that Megatron puts there while it trains
 DATA = Output(
     "a data folder",
-    "|".join(
-        (
-            re.escape(PROBLEMS),
-            f"(?:{'|'.join(SPLITS)})[.](?:bin|idx)",
-            f"{TOKENIZER}/(?:{'|'.join(map(re.escape, TOKENIZER_FILES))})",
-            r"(?:index|cache/GPTDataset_indices)/[0-9a-f]{32}-\w+-\w+-\w+[.](?:npy|txt|dsc)",
-        )
-    ),
+    rf"{re.escape(PROBLEMS)}|(?:{'|'.join(SPLITS)})[.](?:bin|idx)|{_TOKENIZER}|"
+    r"(?:index|cache/GPTDataset_indices)/[0-9a-f]{32}-\w+-\w+-\w+[.](?:npy|txt|dsc)",
     MANIFEST,
     frozenset({"version", "vocab_size", "corpus", "splits"}),
 )
+#: with the indices of rows, and what hosts pack by themselves
+CHAT = Output(
+    "a chat folder",
+    rf"{_HALF}[.]jsonl(?:[.]idx[.](?:npy|info))?|{_HALF}(?:{'|'.join(map(re.escape, NAMES.values()))})|"
+    rf"{re.escape(METADATA)}|packed/.*|{_TOKENIZER}",
+    CHAT_MANIFEST,
+    frozenset({"version", "vocab_size", "length", "conversations"}),
+)
 
-
-_T = TypeVar("_T")
+_Folder = TypeVar("_Folder", bound="_Described")
 _Text = Annotated[str, TEXT]
 _Count = Annotated[int, Between(0)]
 
 
-def read_manifest(cls: type[_T], folder: Path, name: str, version: int) -> _T:
-    """A folder's dataclass from its manifest; `path` is the folder.
+class _Described:
+    """A folder with a manifest that has its dataclass's fields but `path`, which is the folder."""
 
-    Raises:
-        ElasticError: it is no such manifest, or of another version.
-    """
-    data = read_json(folder / name)
-    with inside(folder / name):
-        check_version(data, version)
-        del data["version"]
-        return read(cls, {"path": folder, **data}, "")
+    manifest: ClassVar[str]
+    path: Path
+
+    @classmethod
+    def _read(cls: type[_Folder], folder: Path) -> _Folder:
+        data = read_json(folder / cls.manifest)
+        with inside(folder / cls.manifest):
+            check_version(data, VERSION)
+            del data["version"]
+            return read(cls, {"path": folder, **data}, "")
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the manifest."""
+        data = asdict(self)  # pyright: ignore[reportArgumentType]
+        del data["path"]
+        return {"version": VERSION, **data}
+
+    def write(self) -> None:
+        """Write the manifest."""
+        (self.path / self.manifest).write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        """The tokenizer as transformers and the hosts read it."""
+        return self.path / TOKENIZER
+
+
+# ------------------------------------------------------------------ texts
 
 
 @dataclass(frozen=True)
@@ -111,7 +142,7 @@ class SplitInfo:
 
 
 @dataclass(frozen=True)
-class DataFolder:
+class DataFolder(_Described):
     """An opened data folder; use `DataFolder.open`.
 
     Attributes:
@@ -126,6 +157,7 @@ class DataFolder:
         made_with: Versions of the packages that decide the content.
     """
 
+    manifest: ClassVar[str] = MANIFEST
     path: Path
     vocab_size: Annotated[int, Between(2, MAX_ROWS)]
     seed: _Count
@@ -138,13 +170,7 @@ class DataFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> DataFolder:
-        """Open and check a folder.
-
-        Args:
-            path: What `nemo-elastic data --out` wrote.
-
-        Returns:
-            The folder, its manifest checked against its files.
+        """Open a folder, and check its manifest against its files.
 
         Raises:
             ElasticError: If it is no data folder, or a number of its manifest does not fit the files.
@@ -152,7 +178,7 @@ class DataFolder:
         path = Path(path)
         if not (path / MANIFEST).is_file():
             raise ElasticError(f"{path}: no data folder (it has no {MANIFEST}); nemo-elastic data --out makes one")
-        folder = read_manifest(cls, path, MANIFEST, VERSION)
+        folder = cls._read(path)
         if not {"train", "val"} <= folder.splits.keys():
             raise bad(f"{path / MANIFEST}: splits", list(folder.splits), "a mapping with train and val")
         folder._check_files()
@@ -173,37 +199,17 @@ class DataFolder:
         if len(self.problems()) != self.held_out_problems:
             raise ElasticError(f"{self.path / PROBLEMS}: not the {self.held_out_problems} problems of {MANIFEST}")
 
-    def to_json(self) -> dict[str, Any]:
-        """The content of `data.json`."""
-        data = asdict(self)
-        del data["path"]
-        return {"version": VERSION, **data}
-
-    @property
-    def tokenizer_dir(self) -> Path:
-        """The tokenizer as transformers and NeMo read it."""
-        return self.path / TOKENIZER
-
     @property
     def digest(self) -> str:
         """Short name of the content: equal for equal token files."""
-        joined = "".join(info.sha256 for info in self.splits.values())
-        return hashlib.sha256(joined.encode()).hexdigest()[:12]
+        return digest_of_splits(self.splits)[:12]
 
     def prefix(self, split: str) -> Path:
-        """Path of a split's files without their suffix, as Megatron takes it.
+        """Path of a split's files without their suffix, as Megatron takes it."""
+        return self.path / self.available(split)
 
-        Raises:
-            ElasticError: For an unknown split.
-        """
-        return self.path / self.held(split)
-
-    def held(self, split: str) -> str:
-        """The split that is there under a name.
-
-        Raises:
-            ElasticError: For an unknown split.
-        """
+    def available(self, split: str) -> str:
+        """The split that is read for a name: `train` for `train_long` in a folder without it."""
         if split not in SPLITS:
             raise bad("split", split, f"use one of {', '.join(SPLITS)}")
         return split if split in self.splits else "train"
@@ -239,25 +245,21 @@ class DataFolder:
         """
         return end_of(FamilyTokenizer.read(self.tokenizer_dir), self.tokenizer_dir)
 
-    def problems(self, length: str | None = None) -> list[Problem]:
-        """The held-out problems for answer accuracy.
-
-        Args:
-            length: `short` or `long` for these only.
-
-        Returns:
-            Problems in a balanced order: any first part of it has all tasks and levels.
+    def problems(self) -> list[Problem]:
+        """The held-out problems for answer accuracy; any first part of them has all tasks and levels.
 
         Raises:
             ElasticError: If a line is not a problem.
         """
-        if length not in (None, "short", "long"):
-            raise bad("length", length, "use short or long")
-        problems = _read_problems(self.path / PROBLEMS)
-        return [p for p in problems if length in (None, p.length)]
+        return _read_problems(self.path / PROBLEMS)
 
 
-def problem_lines(problems: list[Problem]) -> str:
+def digest_of_splits(splits: Mapping[str, SplitInfo]) -> str:
+    """SHA-256 of all token files."""
+    return hashlib.sha256("".join(info.sha256 for info in splits.values()).encode()).hexdigest()
+
+
+def problem_lines(problems: Sequence[Problem]) -> str:
     """The content of `val_problems.jsonl`; prompt and length class are for readers without this package."""
     rows = ({**asdict(p), "prompt": p.prompt, "length": p.length} for p in problems)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -283,3 +285,58 @@ def _read_problems(path: Path) -> list[Problem]:
             raise ElasticError(f"{where}: prompt and length do not fit the problem")
         problems.append(problem)
     return problems
+
+
+# ------------------------------------------------------------------ conversations
+
+
+@dataclass(frozen=True)
+class ChatFolder(_Described):
+    """An opened folder of conversations; use `ChatFolder.open`.
+
+    Attributes:
+        path: the folder.
+        vocab_size: rows of a model that knows every token.
+        length: tokens of a packed sequence, the most that a conversation has.
+        too_long: what was done with longer ones.
+        packed: `npy` or `parquet`.
+        marked: whether the chat template marks answers; without marks all tokens count.
+        seed: of the packing.
+        conversations: of each split.
+        sequences: packed ones of each split.
+        tally: tokens, those that count, and what was left out.
+    """
+
+    manifest: ClassVar[str] = CHAT_MANIFEST
+    path: Path
+    vocab_size: Annotated[int, Between(1)]
+    length: Annotated[int, Between(1)]
+    too_long: str
+    packed: Annotated[str, OneOf(NAMES)]
+    marked: bool
+    seed: int
+    conversations: Mapping[str, int]
+    sequences: Mapping[str, int]
+    tally: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> ChatFolder:
+        """Open a folder that `nemo-elastic data` wrote of conversations.
+
+        Raises:
+            ElasticError: it is none, or its manifest is damaged.
+        """
+        return cls._read(Path(path))
+
+    def lines(self) -> Iterator[str]:
+        """What a person reads of it."""
+        for split, name in HALVES.items():
+            yield (
+                f"{printable(str(self.path / name))}.jsonl: {self.conversations[split]} conversations, "
+                f"{self.sequences[split]} packed sequences of {self.length} tokens in {name}{NAMES[self.packed]}"
+            )
+        yield from Tally(**self.tally).lines(self.marked, self.length, self.too_long)
+
+    def rows(self, split: str) -> Path:
+        """The conversations of `train` or `val`."""
+        return self.path / f"{HALVES[split]}.jsonl"

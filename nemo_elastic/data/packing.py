@@ -27,7 +27,7 @@ _GROUP = 500
 
 
 def pack(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
-    """Which documents go into which sequence: each, from the longest, into the fullest that has room.
+    """Which documents go into which sequence: each, from the longest, into the fullest that it fits in.
 
     Args:
         lengths: tokens of each document, at most `size`.
@@ -40,23 +40,23 @@ def pack(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(lengths))
     packs: list[list[int]] = []
-    room: list[int] = []  # rooms that some pack has, ascending
-    having: dict[int, list[int]] = {}  # room -> packs
+    spaces: list[int] = []  # tokens that are left in some pack, ascending
+    packs_of: dict[int, list[int]] = {}  # tokens left -> packs
     for at in sorted(order.tolist(), key=lambda i: -lengths[i]):
-        place = bisect_left(room, lengths[at])
-        if place < len(room):
-            left = room[place]
-            number = having[left].pop()
-            if not having[left]:
-                del room[place], having[left]
+        place = bisect_left(spaces, lengths[at])
+        if place < len(spaces):
+            left = spaces[place]
+            number = packs_of[left].pop()
+            if not packs_of[left]:
+                del spaces[place], packs_of[left]
         else:
             left, number = size, len(packs)
             packs.append([])
         packs[number].append(at)
         left -= lengths[at]
-        if left not in having:
-            insort(room, left)
-        having.setdefault(left, []).append(number)
+        if left not in packs_of:
+            insort(spaces, left)
+        packs_of.setdefault(left, []).append(number)
     return [generator.permutation(packs[i]).tolist() for i in generator.permutation(len(packs))]
 
 

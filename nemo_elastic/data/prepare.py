@@ -1,42 +1,57 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Build a data folder with a tokenizer that is there already, of any vocabulary: from texts, or from conversations."""
+"""Rows → token ids → train and validation → a folder: texts and conversations by a tokenizer that is there already.
+
+Texts are written as they are tokenised, so a corpus may be larger than memory. Conversations are packed, for which all
+their token ids are in memory. `build` makes the demo's data with the same steps.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import require
 from nemo_elastic.formats.folders import read_shapes
-from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, FamilyTokenizer, copy_tokenizer
-from nemo_elastic.io.outputs import atomic_dir, check_output
-from nemo_elastic.io.read import read_bytes
+from nemo_elastic.formats.tokenizer import FamilyTokenizer, copy_tokenizer
+from nemo_elastic.io.outputs import atomic_dir
 from nemo_elastic.io.values import integer
-from nemo_elastic.io.write import remove
 
-from .chat_folder import CHAT, HALVES, MANIFEST, METADATA, ChatFolder
-from .corpus import FEW_DOCUMENTS, HELD_OUT_PER_MILLE
-from .encoded import CUT, DROP, Tally, end_of
-from .folder import DATA, PROBLEMS, TOKENIZER, CorpusInfo, DataFolder, SplitInfo
-from .folder import MANIFEST as DATA_MANIFEST
-from .indexed import digest_of, token_dtype, write_indexed
+from .encoded import CUT, DROP, Encoded, Tally, encode_rows, end_of
+from .folder import (
+    CHAT,
+    DATA,
+    HALVES,
+    METADATA,
+    PROBLEMS,
+    TOKENIZER,
+    ChatFolder,
+    CorpusInfo,
+    DataFolder,
+    SplitInfo,
+    digest_of_splits,
+    problem_lines,
+)  # fmt: skip
+from .indexed import count, digest_of, write_indexed
 from .packing import NAMES, NPY, PARQUET, pack, packed_rows, write_packed
-from .parts import PART, Job, Part, tokenise
-from .sources import cut_in_pieces, find_files, holds_chat, size_of
+from .reasoning import Problem
+from .sources import FEW_DOCUMENTS, HELD_OUT, Row, cut_in_blocks, find_files, hold_out, holds_chat, read_rows, size_of
 
-__all__ = ["place_of_tokenizer", "prepare"]
+__all__ = ["Progress", "Split", "place_of_tokenizer", "prepare", "write_manifest", "write_splits"]
 
 #: bytes of text that are held out at most, whatever there is: validation reads millions of tokens, not billions
 _HELD_OUT_BYTES = 2**26
+
+#: Called with what is being done and how much of it, from 0 to 1.
+Progress = Callable[[str, float], None]
 
 
 def prepare(
@@ -48,23 +63,19 @@ def prepare(
     too_long: str = DROP,
     packed: str = NPY,
     seed: int = 0,
-    workers: int | None = None,
     force: bool = False,
-    progress: Callable[[str, float], None] = lambda what, share: None,
+    progress: Progress = lambda what, share: None,
 ) -> DataFolder | ChatFolder:
-    """Tokenise the user's texts or conversations; a run that was killed goes on from its finished parts.
-
-    The same sources and arguments give the same bytes, with any number of processes.
+    """Tokenise the user's texts or conversations. The same sources and arguments give the same bytes.
 
     Args:
-        out: The folder to write; it appears when it is complete. Until then parts are kept in `OUT.unfinished`.
+        out: The folder to write; it appears when it is complete.
         sources: Files or folders, see `sources.find_files`: of texts alone, or of conversations alone.
         tokenizer: A folder with a tokenizer, or a model with one.
         length: Tokens of a packed sequence, and the most of a conversation.
         too_long: `drop` or `cut` a longer conversation.
         packed: `npy` for NeMo, `parquet` for Megatron-Bridge.
         seed: Of the order of held-out texts, and of the packing.
-        workers: Processes; as many as this one may use processors by default.
         force: Replace an existing folder.
         progress: Called with what is being done, and the share that is done.
 
@@ -75,29 +86,25 @@ def prepare(
         ElasticError: For a value out of range, for sources that cannot be read, or if `out` exists.
     """
     _check(length, too_long, packed)
-    place, out = place_of_tokenizer(Path(tokenizer)), Path(out)
+    place = place_of_tokenizer(Path(tokenizer))
     opened, files = FamilyTokenizer.read(place), find_files(sources)
-    end_of(opened, place)
-    chat = holds_chat(files)
-    check_output(out, force, *sources, tokenizer, kind=CHAT if chat else DATA)
-    size = sum(size_of(path) for path, _ in files)
-    few = len(files) < FEW_DOCUMENTS and not any(path.suffix.lower() == ".jsonl" for path, _ in files)
-    share = min(HELD_OUT_PER_MILLE * 1000, 10**6 * _HELD_OUT_BYTES // max(size, 1))
-    job = Job(str(place), _digest(place), opened.vocab_size, chat, length, too_long, share, few)
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    parts = tokenise(
-        list(cut_in_pieces(files, PART)), job, unfinished, workers or len(os.sched_getaffinity(0)), progress
-    )
-    progress("writing", 0.0)
-    try:
-        folder = _Writer(out, force, [*sources, tokenizer], job, seed, parts)
-    except ElasticError:  # there is too little, and nothing to keep
-        remove(unfinished)
-        raise
-    made = folder.chat(opened, packed) if chat else folder.text(size)
-    remove(unfinished)
-    progress("writing", 1.0)
-    return made
+    end, chat = end_of(opened, place), holds_chat(files)
+    with atomic_dir(out, force, [*sources, tokenizer], CHAT if chat else DATA) as folder:
+        copy_tokenizer(place, folder / TOKENIZER)
+        size, tally, held_out = sum(size_of(path) for path, _ in files), Tally(), []
+        limit = min(HELD_OUT, _HELD_OUT_BYTES * 2**64 // max(size, 1))
+        documents = encode_rows(_rows(files, chat, size, progress), opened, end, tally, length, too_long)
+        train = hold_out(documents, _name, limit, held_out)
+        if chat:
+            _write_chats(folder, {"train": train, "val": held_out}, opened, tally, length, too_long, packed, seed)
+        else:
+            splits = {"train": Split(d.ids for d in train), "val": Split(_in_random_order(held_out, seed))}
+            infos = write_splits(folder, splits, opened.vocab_size)
+            _check_enough(sum(info.documents for info in infos.values()), "documents", tally)
+            corpus = CorpusInfo("files", tally.rows, size, digest_of_splits(infos))
+            write_manifest(folder, infos, corpus, opened.vocab_size, seed)
+        progress("writing", 1.0)
+    return ChatFolder.open(out) if chat else DataFolder.open(out)
 
 
 def _check(length: int, too_long: str, packed: str) -> None:
@@ -125,103 +132,125 @@ def place_of_tokenizer(folder: Path) -> Path:
     return place
 
 
-def _digest(place: Path) -> str:
-    total = hashlib.sha256()
-    for name in TOKENIZER_FILES:
-        if (place / name).is_file():
-            total.update(name.encode() + hashlib.sha256(read_bytes(place / name)).digest())
-    return total.hexdigest()
+def _rows(files: Sequence[tuple[Path, str]], chat: bool, size: int, tell: Progress) -> Iterator[Row]:
+    """Rows of one kind; few texts are cut into blocks, so that some can be held out."""
+    few = len(files) < FEW_DOCUMENTS and not any(path.suffix.lower() == ".jsonl" for path, _ in files)
+    done = told = 0
+    tell("tokenising", 0.0)
+    for path, name in files:
+        for row in read_rows(path, name):
+            if (row.chat is not None) != chat:
+                here, there = ("a text", "conversations") if chat else ("a conversation", "texts")
+                raise ElasticError(f"{row.where}: {here} among {there}; make a folder of each")
+            yield from cut_in_blocks(row) if few else [row]
+            if (percent := 100 * (done + row.end) // max(size, 1)) > told:
+                tell("tokenising", (told := percent) / 100)
+        done += size_of(path)
 
 
-class _Writer:
-    """Puts parts together in a folder."""
-
-    def __init__(
-        self, out: Path, force: bool, inputs: list[str | Path], job: Job, seed: int, parts: list[Part]
-    ) -> None:
-        self._out, self._force, self._inputs = out, force, inputs
-        self._job, self._seed, self._parts = job, seed, parts
-        self._tally = Tally()
-        for part in parts:
-            self._tally.merge(part.tally)
-        counts = {half: sum(len(part.lengths[half]) for part in parts) for half in HALVES}
-        if sum(counts.values()) < 2:
-            what = "conversations" if job.chat else "documents"
-            allowed = "; ".join(("give at least two", *self._tally.lines(None, job.length, job.too_long)))
-            raise bad("sources", f"{sum(counts.values())} {what} with something to learn from", allowed)
-        # where chance held out none, or all, one goes to the other half
-        self._moved = {"val": 1 - min(counts["val"], 1), "train": 1 - min(counts["train"], 1)}
-        self.counts = {
-            "train": counts["train"] - self._moved["val"] + self._moved["train"],
-            "val": counts["val"] + self._moved["val"] - self._moved["train"],
-        }
-
-    def _documents(self, half: str) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
-        """The documents of a half; the last of a half goes to the other where that has none."""
-        other = "val" if half == "train" else "train"
-        whole = (document for part in self._parts for document in part.documents(half))
-        yield from (d for at, d in enumerate(whole) if at < self.counts[half])
-        if self._moved[half]:
-            *_, last = (document for part in self._parts for document in part.documents(other))
-            yield last
-
-    def text(self, size: int) -> DataFolder:
-        """Megatron's token files: training documents as they came, those held out in a random order."""
-        with atomic_dir(self._out, self._force, self._inputs, DATA) as folder:
-            copy_tokenizer(Path(self._job.tokenizer), folder / TOKENIZER)
-            held_out = [ids for ids, _, _ in self._documents("val")]
-            order = np.random.default_rng(self._seed).permutation(len(held_out))
-            write_indexed(folder / "train", (ids for ids, _, _ in self._documents("train")), self._job.vocab)
-            write_indexed(folder / "val", (held_out[i] for i in order), self._job.vocab)
-            (folder / PROBLEMS).write_text("", encoding="utf-8")
-            splits = {name: _split_info(folder / name, self._job.vocab, self.counts[name]) for name in HALVES}
-            digest = hashlib.sha256("".join(info.sha256 for info in splits.values()).encode()).hexdigest()
-            manifest = DataFolder(
-                path=folder, vocab_size=self._job.vocab, seed=self._seed, reasoning=0.0, held_out_problems=0,
-                python=platform.python_version(), corpus=CorpusInfo("files", self._tally.rows, size, digest),
-                splits=splits, made_with={"tokenizers": version("tokenizers")},
-            )  # fmt: skip
-            (folder / DATA_MANIFEST).write_text(json.dumps(manifest.to_json(), indent=2) + "\n", encoding="utf-8")
-            DataFolder.open(folder)  # what does not open is not delivered
-        return DataFolder.open(self._out)
-
-    def chat(self, tokenizer: FamilyTokenizer, packed: str) -> ChatFolder:
-        """The hosts' rows, and packed sequences."""
-        sequences = {}
-        with atomic_dir(self._out, self._force, self._inputs, CHAT) as folder:
-            copy_tokenizer(Path(self._job.tokenizer), folder / TOKENIZER)
-            metadata = []
-            for half, name in HALVES.items():
-                documents = list(self._documents(half))
-                with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as stream:
-                    stream.writelines(f"{row}\n" for _, _, row in documents)
-                packs = pack([len(ids) for ids, _, _ in documents], self._job.length, self._seed)
-                rows = packed_rows(packs, [(ids, counts) for ids, counts, _ in documents])
-                write_packed(folder / name, rows, packed)
-                sequences[half] = len(rows)
-                metadata.append(
-                    {
-                        "dataset_max_seqlen": max(len(ids) for ids, _, _ in documents),
-                        "max_samples_per_bin": max(map(len, packs)),
-                        "packing_factor": round(len(documents) / len(packs), 2),
-                        "packing_efficiency": round(
-                            100 * sum(len(r["input_ids"]) for r in rows) / (len(rows) * self._job.length), 2
-                        ),
-                        "pack_size": self._job.length,
-                        "min_packed_seqlen": min(len(r["input_ids"]) for r in rows),
-                    }
-                )
-            (folder / METADATA).write_text(json.dumps(metadata), encoding="utf-8")
-            template = tokenizer.chat_template
-            manifest = ChatFolder(
-                path=folder, vocab_size=self._job.vocab, length=self._job.length, too_long=self._job.too_long,
-                packed=packed, marked=template is None or template.marks_answers, seed=self._seed,
-                conversations=self.counts, sequences=sequences, tally=self._tally.to_json(),
-            )  # fmt: skip
-            (folder / MANIFEST).write_text(json.dumps(manifest.to_json(), indent=2) + "\n", encoding="utf-8")
-        return ChatFolder.open(self._out)
+def _name(document: Encoded) -> str:
+    assert document.row is not None
+    return document.row.name
 
 
-def _split_info(prefix: Path, vocab: int, documents: int) -> SplitInfo:
-    tokens = size_of(Path(f"{prefix}.bin")) // token_dtype(vocab).itemsize
-    return SplitInfo(tokens, documents, 0, 0, digest_of(prefix))
+def _check_enough(documents: int, what: str, tally: Tally, length: int = 0, too_long: str = DROP) -> None:
+    if documents < 2:
+        allowed = "; ".join(("give at least two", *tally.lines(None, length, too_long)))
+        raise bad("sources", f"{documents} {what} with something to learn from", allowed)
+
+
+# ------------------------------------------------------------------ texts
+
+
+@dataclass(frozen=True)
+class Split:
+    """The documents of a split as token ids, and how much of it is problems."""
+
+    documents: Iterable[np.ndarray]
+    problems: int = 0
+    problem_tokens: int = 0
+
+
+def _in_random_order(documents: Sequence[Encoded], seed: int) -> Iterator[np.ndarray]:
+    """What is held out; it is complete when the first is asked for."""
+    for at in np.random.default_rng(seed).permutation(len(documents)):
+        yield documents[at].ids
+
+
+def write_splits(
+    folder: Path, splits: Mapping[str, Split], vocab: int, tell: Progress = lambda what, share: None
+) -> dict[str, SplitInfo]:
+    """Write the token files of every split; gives what the manifest says of them."""
+    infos = {}
+    for done, (name, split) in enumerate(splits.items()):
+        tell("writing", done / len(splits))
+        prefix = folder / name
+        write_indexed(prefix, split.documents, vocab)
+        infos[name] = SplitInfo(*count(prefix), split.problems, split.problem_tokens, digest_of(prefix))
+    return infos
+
+
+def write_manifest(
+    folder: Path, splits: Mapping[str, SplitInfo], corpus: CorpusInfo, vocab: int, seed: int,
+    reasoning: float = 0.0, problems: Sequence[Problem] = (),
+) -> None:  # fmt: skip
+    """Write what a data folder has beside its token files and its tokenizer, and check that it opens."""
+    (folder / PROBLEMS).write_text(problem_lines(problems), encoding="utf-8")
+    packages = ("tokenizers", "reasoning-gym") if reasoning else ("tokenizers",)
+    DataFolder(
+        path=folder, vocab_size=vocab, seed=seed, reasoning=float(reasoning), held_out_problems=len(problems),
+        python=platform.python_version(), corpus=corpus, splits=splits,
+        made_with={name: version(name) for name in packages},
+    ).write()  # fmt: skip
+    DataFolder.open(folder)
+
+
+# ------------------------------------------------------------------ conversations
+
+
+def _write_chats(
+    folder: Path, splits: Mapping[str, Iterable[Encoded]], tokenizer: FamilyTokenizer, tally: Tally,
+    length: int, too_long: str, packed: str, seed: int,
+) -> None:  # fmt: skip
+    """The hosts' rows, and packed sequences."""
+    documents = {split: _write_rows(folder / f"{HALVES[split]}.jsonl", each) for split, each in splits.items()}
+    _check_enough(sum(map(len, documents.values())), "conversations", tally, length, too_long)
+    sequences, metadata = {}, []
+    for split, each in documents.items():
+        packs = pack([len(ids) for ids, _ in each], length, seed)
+        rows = packed_rows(packs, each)
+        write_packed(folder / HALVES[split], rows, packed)
+        sequences[split] = len(rows)
+        used = [len(row["input_ids"]) for row in rows]
+        metadata.append(
+            {
+                "dataset_max_seqlen": max(len(ids) for ids, _ in each),
+                "max_samples_per_bin": max(map(len, packs)),
+                "packing_factor": round(len(each) / len(packs), 2),
+                "packing_efficiency": round(100 * sum(used) / (len(rows) * length), 2),
+                "pack_size": length,
+                "min_packed_seqlen": min(used),
+            }
+        )
+    (folder / METADATA).write_text(json.dumps(metadata), encoding="utf-8")
+    template = tokenizer.chat_template
+    ChatFolder(
+        path=folder, vocab_size=tokenizer.vocab_size, length=length, too_long=too_long, packed=packed,
+        marked=template is None or template.marks_answers, seed=seed,
+        conversations={split: len(each) for split, each in documents.items()}, sequences=sequences,
+        tally=tally.to_json(),
+    ).write()  # fmt: skip
+
+
+def _write_rows(path: Path, documents: Iterable[Encoded]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Write conversations as both hosts' chat datasets read them; gives their token ids, and which of them count."""
+    out = []
+    with open(path, "w", encoding="utf-8") as stream:
+        for document in documents:
+            assert document.row is not None and document.row.chat is not None and document.counts is not None
+            row: dict[str, Any] = {"messages": document.row.chat.messages}
+            if document.row.chat.tools:
+                row["tools"] = document.row.chat.tools
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            out.append((document.ids, document.counts))
+    return out

@@ -23,12 +23,14 @@ from typing import Annotated, Any
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.fields import TEXT, Between
 
+from .sources import rank_of
+
 #: A problem of at most this many tokens is `short`: it fits the context of the parent and of stage 1.
 SHORT_TOKENS = 128
 #: Longer problems are dropped: they would not fit the context of stage 2 either.
 LONG_TOKENS = 500
-#: Share of all possible questions that is held out, in thousandths.
-HELD_OUT_PER_MILLE = 100
+#: A question is held out if its rank, from 0 to 2**64, is below: a tenth of all that are possible.
+HELD_OUT = 2**64 // 10
 
 _ANSWER = re.compile(r"^(?:steps:)? ?answer: (.*)\n", re.MULTILINE)
 
@@ -88,8 +90,7 @@ class Problem:
     @property
     def held_out(self) -> bool:
         """Whether this question is kept away from training; a property of its text alone."""
-        rank = int.from_bytes(hashlib.sha256(f"{self.task} {self.question}".encode()).digest()[:8], "big")
-        return rank < HELD_OUT_PER_MILLE * 2**64 // 1000
+        return rank_of(f"{self.task} {self.question}") < HELD_OUT
 
     def is_solved_by(self, generated: str) -> bool:
         """Whether a model's text (with or without the prompt) ends in the right answer."""
@@ -109,13 +110,7 @@ def parse_answer(text: str) -> str | None:
 def generate(task: str, level: int, seed: int) -> Iterator[Problem]:
     """Endless problems of one task and level, in an order fixed by the seed.
 
-    Args:
-        task: One of `TASKS`.
-        level: 1 (easiest) to the number of that task's levels.
-        seed: Any integer.
-
-    Yields:
-        Problems of both splits, see `Problem.held_out`; their answers have been checked.
+    They are of both splits, see `Problem.held_out`; their answers have been checked.
 
     Raises:
         ElasticError: For an unknown task or level, or when reasoning-gym disagrees with an answer.
@@ -141,15 +136,7 @@ def generate(task: str, level: int, seed: int) -> Iterator[Problem]:
 
 
 def mixture(weights: Mapping[tuple[str, int], float], seed: int) -> Iterator[Problem]:
-    """Endless problems sampled from several tasks and levels.
-
-    Args:
-        weights: (task, level) → how often, in any unit.
-        seed: Fixes the samples and the problems.
-
-    Yields:
-        Problems, see `generate`.
-    """
+    """Endless problems of several tasks and levels, sampled by (task, level) → weight and fixed by the seed."""
     sources = {key: generate(*key, seed=seed) for key in weights}
     sample = random.Random(seed)
     keys, shares = list(weights), list(weights.values())

@@ -8,7 +8,10 @@ contents, `conversations` as ShareGPT has them, or `input` and `output`.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sysconfig
+import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,11 +27,22 @@ MAX_BYTES = 2**30
 MAX_DOCUMENT = 2**24
 #: characters that are tokenised together
 BATCH = 2**20
+#: A document is held out if its rank, from 0 to 2**64, is below: six in a hundred.
+HELD_OUT = 60 * 2**64 // 1000
+#: Below this many documents a split by file would be a lottery, so long ones are cut into blocks first.
+FEW_DOCUMENTS = 20
+_BLOCK_CHARS = 8192
 #: lists and objects of a conversation in each other; what reads and writes JSON ends at some hundreds
 _NESTED = 64
+# Installed packages are not the standard library; tests and lib2to3 are absent from many installations;
+# encodings is tables of numbers, pydoc_data one huge file of help texts; config-* and _sysconfigdata* describe the
+# machine and not Python.
+_LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3"}
+_LEFT_OUT |= {"encodings", "pydoc_data"}
+_MACHINE = ("config-", "_sysconfigdata")
 # All plain text but .jsonl, which has one document per line.
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl")
-#: names that data sets have for who speaks -> those of chat templates
+#: roles as data sets name them -> as chat templates do
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 #: of a row that are read; those that have turns, the first that is there counts
 _TURNS = ("messages", "conversation", "conversations")
@@ -58,19 +72,9 @@ class Chat:
 
     @property
     def is_answered(self) -> bool:
-        """Whether every assistant's message says something, and there is one."""
+        """Whether there is an assistant's message, and none is empty."""
         answers = [m for m in self.messages if m["role"] == "assistant"]
         return bool(answers) and all(m["content"].strip() or m.get("tool_calls") for m in answers)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A file, or of a .jsonl file the lines that begin from byte `start` to before byte `stop`."""
-
-    path: str
-    name: str
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -78,27 +82,81 @@ class Row:
     """One document.
 
     Attributes:
-        piece: where it is from.
-        line: its number in the piece; 0 of a file that is one document.
-        text: what it says, where it is no conversation.
+        path: its file.
+        name: where it comes from, relative to its source; decides the split.
+        line: its number in the file; 0 of a file that is one document.
+        text: the document, where it is no conversation.
         chat: the conversation.
+        end: bytes of the file up to the end of the row.
     """
 
-    piece: Piece
+    path: str
+    name: str
     line: int = 0
     text: str = ""
     chat: Chat | None = None
-
-    @property
-    def name(self) -> str:
-        """Where it comes from, relative to its source; decides the split."""
-        at = f"@{self.piece.start}" if self.piece.start else ""
-        return f"{self.piece.name}{at}#{self.line}" if self.line else self.piece.name
+    end: int = 0
 
     @property
     def where(self) -> str:
-        """Its file, and its line as the file counts them, for errors: what is before a piece is read for it."""
-        return f"{self.piece.path} line {_lines_before(self.piece) + self.line}" if self.line else self.piece.path
+        """Its file and its line, for errors."""
+        return f"{self.path} line {self.line}" if self.line else self.path
+
+
+# ------------------------------------------------------------------ train and validation
+
+
+def rank_of(key: str) -> int:
+    """The hash of a key, from 0 to 2**64: a document or a question is held out by its key alone, if it is low."""
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()  # a file's name need not be UTF-8
+    return int.from_bytes(digest[:8], "big")
+
+
+def document_rank(name: str) -> int:
+    """The rank of a document by its name."""
+    return rank_of(f"held out: {name}")
+
+
+def hold_out(
+    documents: Iterable[Item], name: Callable[[Item], str], limit: int, held_out: list[Item]
+) -> Iterator[Item]:
+    """Give the training documents in order, and append those for validation, of ranks below the limit, to `held_out`.
+
+    Where the ranks leave one of the two empty, it gets the last document of the other.
+    """
+    last: list[Item] = []
+    for document in documents:
+        if document_rank(name(document)) < limit:
+            held_out.append(document)
+        else:
+            yield from last
+            last = [document]
+    if not last and len(held_out) > 1:
+        last = [held_out.pop()]
+    elif last and not held_out:
+        held_out.append(last.pop())
+    yield from last
+
+
+def cut_in_blocks(row: Row) -> Iterator[Row]:
+    """Cut a long text at line ends, if possible where a paragraph ends."""
+    text, start, number = row.text, 0, 0
+    while start < len(text):
+        stop = len(text)
+        if stop - start > _BLOCK_CHARS * 3 // 2:
+            low, high = start + _BLOCK_CHARS // 2, start + _BLOCK_CHARS
+            breaks = (text.rfind(mark, low, high) + len(mark) for mark in ("\n\n", "\n", " "))
+            stop = next((at for at in breaks if at > low), high)
+        yield replace(row, name=f"{row.name}#{number}", text=text[start:stop])
+        start, number = stop, number + 1
+
+
+# Installed packages are not the standard library; tests and lib2to3 are absent from many installations;
+# encodings is tables of numbers, pydoc_data one huge file of help texts; config-* and _sysconfigdata* describe the
+# machine and not Python.
+_LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3"}
+_LEFT_OUT |= {"encodings", "pydoc_data"}
+_MACHINE = ("config-", "_sysconfigdata")  # ------------------------------------------------------------------ files
 
 
 def find_files(sources: Iterable[str | Path]) -> list[tuple[Path, str]]:
@@ -128,15 +186,6 @@ def _is_wanted(path: Path, root: Path) -> bool:
     return not hidden and path.is_file() and path.suffix.lower() in SUFFIXES
 
 
-def cut_in_pieces(files: Iterable[tuple[Path, str]], most: int) -> Iterator[Piece]:
-    """Files as pieces of at most so many bytes where they are .jsonl files, which alone can be cut."""
-    for path, name in files:
-        size = size_of(path)
-        step = most if path.suffix.lower() == ".jsonl" else max(size, 1)
-        for start in range(0, size, step):
-            yield Piece(str(path), name, start, min(start + step, size))
-
-
 def size_of(path: Path) -> int:
     """Bytes of a file.
 
@@ -155,23 +204,23 @@ def holds_chat(files: Iterable[tuple[Path, str]]) -> bool:
     Raises:
         ElasticError: it is no row.
     """
-    jsonl = [Piece(str(path), name, 0, size_of(path)) for path, name in files if path.suffix.lower() == ".jsonl"]
-    return any(row.chat is not None for piece in jsonl for row in [next(read_rows(piece), None)] if row is not None)
+    rows = (next(read_rows(path, name), None) for path, name in files if path.suffix.lower() == ".jsonl")
+    return any(row is not None and row.chat is not None for row in rows)
 
 
-def read_rows(piece: Piece) -> Iterator[Row]:
-    """The documents of a piece, in order.
+def read_rows(path: Path, name: str) -> Iterator[Row]:
+    """The documents of a file, in order.
 
     Raises:
         ElasticError: a file is not UTF-8, or cannot be read; a line is not JSON, or no document.
     """
-    path = Path(piece.path)
     try:
         if path.suffix.lower() == ".jsonl":
-            yield from _read_lines(piece)
+            yield from _read_lines(path, name)
         else:
             text = read_text(path, MAX_BYTES, "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-            yield Row(piece, text=text)
+            if text:
+                yield Row(str(path), name, text=text, end=size_of(path))
     except UnicodeDecodeError as error:
         raise ElasticError(f"{path}: not UTF-8 at byte {error.start}; convert the file or leave it out") from None
     except OSError as error:
@@ -180,22 +229,47 @@ def read_rows(piece: Piece) -> Iterator[Row]:
 
 def read_all(files: Iterable[tuple[Path, str]]) -> Iterator[Row]:
     """The documents of files, in order; see `find_files` and `read_rows`."""
-    return (row for piece in cut_in_pieces(files, MAX_BYTES) for row in read_rows(piece))
+    return (row for path, name in files for row in read_rows(path, name))
 
 
-def _read_lines(piece: Piece) -> Iterator[Row]:
-    with open_regular(piece.path) as stream:
-        if piece.start:  # what began before is of the piece before
-            stream.seek(piece.start - 1)
-            while (line := stream.readline(MAX_DOCUMENT)) and not line.endswith(b"\n"):
-                pass
-        number, at = 0, stream.tell()
-        while at < piece.stop and (line := stream.readline(MAX_DOCUMENT + 1)):
-            encoding = "utf-8" if at else "utf-8-sig"
-            number, at = number + 1, at + len(line)
-            if line == b"\n":
-                continue
-            row = Row(piece, number)
+def read_stdlib() -> Iterator[Row]:
+    """The standard library of the Python that runs, a module a row."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    count = 0
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if _LEFT_OUT & set(parts) or any(p.startswith(_MACHINE) for p in parts):
+            continue
+        try:
+            with tokenize.open(path) as stream:  # honours a coding line, as Python itself does
+                text = stream.read()
+        except (OSError, SyntaxError, UnicodeDecodeError):
+            continue  # not the user's file and not worth stopping for; the digest records what was read
+        count += 1
+        yield Row(str(path), "/".join(parts), text=text)
+    if not count:
+        raise ElasticError(f"{root}: this Python comes without the sources of its standard library; name some sources")
+
+
+def unique(rows: Iterable[Row]) -> Iterator[Row]:
+    """Drop empty texts and repeats, as a copy in the other split would leak, and tell equal names apart."""
+    texts: set[str] = set()
+    names: dict[str, int] = {}
+    for row in rows:
+        if not row.text.strip() or row.text in texts:
+            continue
+        texts.add(row.text)
+        names[row.name] = times = names.get(row.name, 0) + 1
+        yield row if times == 1 else replace(row, name=f"{row.name}~{times}")
+
+
+def _read_lines(path: Path, name: str) -> Iterator[Row]:
+    with open_regular(path) as stream:
+        number = end = 0
+        while line := stream.readline(MAX_DOCUMENT + 1):
+            encoding = "utf-8" if number else "utf-8-sig"
+            number, end = number + 1, end + len(line)
+            row = Row(str(path), f"{name}#{number}", number, end=end)
             if len(line) > MAX_DOCUMENT:
                 raise oversized(row.where)
             try:
@@ -225,16 +299,6 @@ def grouped(items: Iterable[Item], size: Callable[[Item], int], most: int) -> It
         yield group
 
 
-def _lines_before(piece: Piece) -> int:
-    """How many lines of its file begin before a piece."""
-    count, left = 0, piece.start - 1
-    with open_regular(piece.path) as stream:
-        while left > 0 and (block := stream.read(min(left, 2**24))):
-            count += block.count(b"\n")
-            left -= len(block)
-    return count + 1 if piece.start else 0
-
-
 def _filled(row: Row, line: str) -> Row:
     """The row with what its line says."""
     try:
@@ -262,8 +326,8 @@ def _chat(record: Mapping[str, Any]) -> Chat | None:
     turns = next((record[key] for key in _TURNS if record.get(key)), None)
     pair = record.get("input"), record.get("output")
     if turns is None and all(isinstance(part, str) for part in pair):
-        said = zip(("user", "assistant"), pair, strict=True)
-        return Chat([{"role": role, "content": text} for role, text in said], pair=(str(pair[0]), str(pair[1])))
+        turns = zip(("user", "assistant"), pair, strict=True)
+        return Chat([{"role": role, "content": text} for role, text in turns], pair=(str(pair[0]), str(pair[1])))
     if turns is None:
         return None
     messages = check_messages([_message(turn) for turn in turns] if isinstance(turns, list) else turns)
@@ -273,7 +337,7 @@ def _chat(record: Mapping[str, Any]) -> Chat | None:
     return Chat(messages, record.get("tools") or None)
 
 
-def _check_values(name: str, value: Any, room: int = _NESTED) -> None:
+def _check_values(name: str, value: Any, levels: int = _NESTED) -> None:
     """Refuse what cannot be written again: half of a surrogate pair, and values nested too deep."""
     if isinstance(value, str):
         try:
@@ -281,10 +345,10 @@ def _check_values(name: str, value: Any, room: int = _NESTED) -> None:
         except UnicodeEncodeError as exc:
             raise bad(name, value[exc.start : exc.end], "text that UTF-8 can write") from None
     elif isinstance(value, (Mapping, list)):
-        if not room:
+        if not levels:
             raise bad(name, value, f"at most {_NESTED} lists and objects in each other")
         for part in (*value, *value.values()) if isinstance(value, Mapping) else value:
-            _check_values(name, part, room - 1)
+            _check_values(name, part, levels - 1)
 
 
 def _message(turn: Any) -> Any:

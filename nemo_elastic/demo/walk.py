@@ -137,7 +137,7 @@ class Demo:
 
     def _export(self, parent: Path, trained: Path, data: Any) -> None:
         from nemo_elastic.core.manifest import Family
-        from nemo_elastic.data.bpe import EOS_ID, PAD_ID
+        from nemo_elastic.data.build import EOS_ID, PAD_ID
         from nemo_elastic.formats.folders import open_source
         from nemo_elastic.ranking import Ranking, sort
         from nemo_elastic.slicing.family_folder import write_family

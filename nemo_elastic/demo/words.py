@@ -4,20 +4,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from nemo_elastic.data.bpe import EOS, PAD, encode, save_tokenizer
-from nemo_elastic.data.build import Split, end, write_splits
-from nemo_elastic.data.folder import MANIFEST, PROBLEMS, SPLITS, TOKENIZER, CorpusInfo, DataFolder
+from nemo_elastic.data.build import EOS, PAD, encode, save_tokenizer
+from nemo_elastic.data.folder import SPLITS, TOKENIZER, CorpusInfo, DataFolder, digest_of_splits
+from nemo_elastic.data.prepare import Split, write_manifest, write_splits
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.io.outputs import atomic_dir
 
 
@@ -40,20 +37,12 @@ def build_words(out: str | Path, words: Sequence[str], texts: Mapping[str, Seque
     Raises:
         ElasticError: `out` exists.
     """
-    tokenizer = word_tokenizer(words)
     with atomic_dir(Path(out), force=False) as folder:
-        save_tokenizer(tokenizer, folder / TOKENIZER)
-        splits = {name: Split([end(ids) for ids in encode(tokenizer, texts[name])], 0, 0) for name in SPLITS}
-        infos = write_splits(folder, splits, tokenizer.get_vocab_size())
-        (folder / PROBLEMS).write_text("")
-        everything = hashlib.sha256("".join(info.sha256 for info in infos.values()).encode()).hexdigest()
-        manifest = DataFolder(
-            path=folder, vocab_size=tokenizer.get_vocab_size(), seed=0, reasoning=0.0, held_out_problems=0,
-            python=platform.python_version(),
-            corpus=CorpusInfo(
-                "files", sum(map(len, texts.values())), sum(i.tokens for i in infos.values()), everything
-            ),
-            splits=infos, made_with={"tokenizers": version("tokenizers")},
-        )  # fmt: skip
-        (folder / MANIFEST).write_text(json.dumps(manifest.to_json(), indent=2) + "\n")
+        save_tokenizer(word_tokenizer(words), folder / TOKENIZER)
+        tokenizer = FamilyTokenizer.read(folder / TOKENIZER)
+        splits = {name: Split(encode(tokenizer, texts[name])) for name in SPLITS}
+        infos = write_splits(folder, splits, tokenizer.vocab_size)
+        tokens = sum(info.tokens for info in infos.values())
+        corpus = CorpusInfo("files", sum(map(len, texts.values())), tokens, digest_of_splits(infos))
+        write_manifest(folder, infos, corpus, tokenizer.vocab_size, seed=0)
     return DataFolder.open(out)

@@ -80,26 +80,26 @@ def _transformers(job: dict[str, Any]) -> tuple[Any, str]:
     def answer(prompt: int, new: int) -> None:
         ids = torch.ones(job["batch"], prompt, dtype=torch.long, device=job["device"])
         with torch.no_grad():
-            said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
-        assert said.shape == (job["batch"], prompt + new)
-        said.cpu()
+            answers = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
+        assert answers.shape == (job["batch"], prompt + new)
+        answers.cpu()
 
     return answer, transformers.__version__
 
 
 def main(engine: str, given: str) -> None:
-    said, sys.stdout = sys.stdout, sys.stderr  # libraries print
+    stdout, sys.stdout = sys.stdout, sys.stderr  # libraries print
     job = json.loads(given)
     answer, version = {"vllm": _vllm, "transformers": _transformers}[engine](job)
     import torch
 
     versions = {engine: version, "torch": torch.__version__}
-    print(json.dumps({"versions": versions, "hardware": hardware(job["device"])}), file=said, flush=True)
+    print(json.dumps({"versions": versions, "hardware": hardware(job["device"])}), file=stdout, flush=True)
     for line in sys.stdin:
         prompt, new = json.loads(line)
         began = time.perf_counter()
         answer(prompt, new)
-        print(time.perf_counter() - began, file=said, flush=True)
+        print(time.perf_counter() - began, file=stdout, flush=True)
 
 
 if __name__ == "__main__":

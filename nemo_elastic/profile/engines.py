@@ -26,14 +26,14 @@ from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime.family_runtime import FamilyRuntime
 
 from . import engine_worker
-from .timing import Model
+from .measure import Model
 
 __all__ = ["ENGINES", "RUNTIME", "Engine", "alone"]
 
 RUNTIME, *_ = ENGINES = ("runtime", "transformers", "vllm")
 _TORCH = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-#: tokens of a sequence beyond the workload's: what engines keep for themselves
-ROOM = 16
+#: tokens of a sequence beyond the workload's, which engines keep for themselves
+SPARE = 16
 #: names or numbers of the GPUs that a process sees
 SEEN = "CUDA_VISIBLE_DEVICES"
 
@@ -60,9 +60,9 @@ class Engine:
         """Load a model.
 
         Raises:
-            ElasticError: the engine does not run it, with the last line of what it said.
+            ElasticError: the engine does not run it, with the last line of its errors.
         """
-        model = _Own(self, parent, member) if self.name == RUNTIME else _Apart(self, parent, member)
+        model = _InProcess(self, parent, member) if self.name == RUNTIME else _Subprocess(self, parent, member)
         self.facts |= model.facts
         self.facts["versions"] |= {"nemo-elastic": version("nemo-elastic")}
         return model
@@ -85,7 +85,7 @@ def alone(device: str, environment: Mapping[str, str]) -> tuple[str, dict[str, s
     return kind, {SEEN: names[0]}
 
 
-class _Own:
+class _InProcess:
     """A model in this process."""
 
     def __init__(self, engine: Engine, parent: Parent, member: Subnet) -> None:
@@ -96,7 +96,7 @@ class _Own:
         self.facts = {"versions": {"torch": torch.__version__}, "hardware": hardware}
 
     def seconds(self, prompt: int, new: int) -> float:
-        """See `timing.Model`."""
+        """See `measure.Model`."""
         ids = torch.ones(self._batch, prompt, dtype=torch.long)
         began = time.perf_counter()
         self._model.generate(ids, new, stop_ids=[])
@@ -107,7 +107,7 @@ class _Own:
         del self._model
 
 
-class _Apart:
+class _Subprocess:
     """A model in a process of its own: engines keep what is global, and may need another environment."""
 
     def __init__(self, engine: Engine, parent: Parent, member: Subnet) -> None:
@@ -116,12 +116,12 @@ class _Apart:
         place, work = Path(self._place.name), engine.work
         (place / "config.json").write_text(json.dumps(to_hf_config(parent, member, dtype=DTYPES[work.dtype])))
         job = {"folder": str(place), "dtype": _TORCH[work.dtype], "device": device, "batch": work.batch}
-        job["length"] = work.prompt + work.answer + ROOM
-        self._said = (place / "stderr").open("w+")
+        job["length"] = work.prompt + work.answer + SPARE
+        self._stderr = (place / "stderr").open("w+")
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self._process = subprocess.Popen(
             [engine.python, engine_worker.__file__, engine.name, json.dumps(job)], cwd=place, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
             env=clean | seen | {"HF_MODULES_CACHE": str(place / "modules")},
         )  # fmt: skip
         self._name = engine.name
@@ -132,14 +132,14 @@ class _Apart:
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            self._said.seek(0)
-            last = [line.strip() for line in self._said if line.strip()]
+            self._stderr.seek(0)
+            last = [line.strip() for line in self._stderr if line.strip()]
             self.close()
             raise ElasticError(f"{self._name} does not run this model: {last[-1] if last else 'it said nothing'}")
         return line
 
     def seconds(self, prompt: int, new: int) -> float:
-        """See `timing.Model`."""
+        """See `measure.Model`."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([prompt, new]) + "\n")
         self._process.stdin.flush()
@@ -147,5 +147,5 @@ class _Apart:
 
     def close(self) -> None:
         """End the process."""
-        with self._place, self._said, self._process:
+        with self._place, self._stderr, self._process:
             self._process.kill()

@@ -11,8 +11,7 @@ from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.core.latency import DECODE, OUTSIDE, PREFILL, LatencyTable, Workload
 from nemo_elastic.plan.machine import EFFICIENCY, GPUS, Gpu
 
-from .cells import Cell, Widths, cells, layer_of
-from .making import empty_table
+from .measure import Cell, Widths, cells, empty_table, layer_of
 
 __all__ = ["COMPUTED", "READ", "ROOFLINE", "on_paper"]
 
@@ -49,8 +48,8 @@ def _seconds(parent: Parent, cell: Cell, work: Workload, gpu: Gpu) -> dict[str, 
         done = work.batch * (1 if outside else tokens) * flops  # the head is for the last token alone
         read = DTYPE_BYTES[work.dtype] * _read(parent, cell, member, bare, work.batch * tokens)
         if phase == DECODE and not outside:
-            held = cache_elements(parent, member, work.batch, middle)
-            read += DTYPE_BYTES["bf16"] * (held["kv"] + held["conv"]) + 2 * DTYPE_BYTES["fp32"] * held["ssm"]
+            cache = cache_elements(parent, member, work.batch, middle)
+            read += DTYPE_BYTES["bf16"] * (cache["kv"] + cache["conv"]) + 2 * DTYPE_BYTES["fp32"] * cache["ssm"]
         out[phase] = float(max(done / (gpu.flops * EFFICIENCY), read / (gpu.bandwidth * READ)))
     return out
 

@@ -233,4 +233,4 @@ def make_data(dir: str, vocab: int, lengths: Sequence[int] = (), packed: str = N
     for length in lengths:
         folder = chats_dir(dir, length)
         if not os.path.exists(folder):
-            prepare(folder, [rows], os.path.join(data_dir(dir), "tokenizer"), length=length, packed=packed, workers=1)
+            prepare(folder, [rows], os.path.join(data_dir(dir), "tokenizer"), length=length, packed=packed)

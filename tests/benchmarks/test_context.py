@@ -14,7 +14,7 @@ import torch
 from benchmarks.study import data as study_data
 from benchmarks.study.context import KINDS, LENGTH, LEVELS, SHORT, WORDS, Document, documents
 from benchmarks.study.evaluate import answers
-from nemo_elastic.data.bpe import EOS, EOS_ID, PAD
+from nemo_elastic.data.build import EOS, EOS_ID, PAD
 
 COUNTS = {"train": 3, "train_long": 2, "val": 6}
 #: mark of a question -> names that it gives

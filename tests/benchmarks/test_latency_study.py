@@ -14,7 +14,7 @@ from benchmarks.study.problems import AXES, PARENT, SEEDS, fresh
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.latency import LatencyTable
-from nemo_elastic.profile.cells import widths_of
+from nemo_elastic.profile.measure import widths_of
 from nemo_elastic.profile.roofline import on_paper
 
 

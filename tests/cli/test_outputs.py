@@ -22,7 +22,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.io.outputs import Output, sign
-from nemo_elastic.profile.making import save
+from nemo_elastic.profile.measure import save
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.untrained import init_family
 from tests.bad_input.case import BLOCK, SMALL, Originals

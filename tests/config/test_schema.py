@@ -32,7 +32,7 @@ from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.latency import Workload
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io.fields import attributes, schema_of
-from nemo_elastic.profile.cells import widths_of
+from nemo_elastic.profile.measure import widths_of
 from nemo_elastic.profile.roofline import on_paper
 from tests.shapes import PARENT
 

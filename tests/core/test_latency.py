@@ -25,7 +25,7 @@ from nemo_elastic.core.latency import DECODE, OUTSIDE, PHASES, PREFILL, REQUEST,
 from nemo_elastic.core.limits import LATENCY
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.profile.cells import widths_of
+from nemo_elastic.profile.measure import widths_of
 from nemo_elastic.profile.roofline import on_paper
 from nemo_elastic.router import Router
 from nemo_elastic.search.space import Space

@@ -22,7 +22,7 @@ from nemo_elastic.core.limits import RATIO, Limit
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.reading import open_tensors
-from nemo_elastic.profile.cells import widths_of
+from nemo_elastic.profile.measure import widths_of
 from nemo_elastic.profile.roofline import on_paper
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.untrained import init_family

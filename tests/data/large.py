@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from nemo_elastic.data.bpe import save_tokenizer, train_tokenizer
+from nemo_elastic.data.build import save_tokenizer, train_tokenizer
 
 VOCAB, BYTES = 131_072, 258
 #: with marks around what an assistant says, as NeMo and Bridge look for them

@@ -12,20 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_elastic.data.bpe import EOS_ID, MIN_VOCAB, PAD_ID, check_vocab, encode, train_tokenizer
+from nemo_elastic.data.build import EOS_ID, MIN_VOCAB, PAD_ID, check_vocab, encode, train_tokenizer
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.data.reasoning import Problem
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.tokenizer import load_tokenizer
+from nemo_elastic.formats.tokenizer import FamilyTokenizer, load_tokenizer
 
 TOKENIZER = train_tokenizer(["def f(x):\n    return x + 12\n" * 20, "12 apples and 345 pears"], 300)
 
 
 @given(st.text())
 def test_any_text_comes_back(text: str) -> None:
-    (ids,) = encode(TOKENIZER, [text])
-    assert TOKENIZER.decode(ids.tolist(), skip_special_tokens=False) == text
-    assert ids.dtype == np.int32
+    (ids,) = FamilyTokenizer(TOKENIZER).encode_texts([text])
+    assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
 
 
 @given(st.text(st.characters(codec="ascii") | st.sampled_from("0123456789")))
@@ -40,9 +39,11 @@ def test_special_tokens_have_fixed_ids() -> None:
     assert TOKENIZER.get_vocab_size() <= 300
 
 
-def test_many_texts_keep_their_order() -> None:
+def test_many_texts_keep_their_order_and_get_an_end() -> None:
     texts = [f"text {n}" for n in range(150)]
-    assert [TOKENIZER.decode(ids.tolist()) for ids in encode(TOKENIZER, texts)] == texts
+    encoded = list(encode(FamilyTokenizer(TOKENIZER), texts))
+    assert [TOKENIZER.decode(ids[:-1].tolist()) for ids in encoded] == texts
+    assert all(ids.dtype == np.int32 and ids[-1] == EOS_ID for ids in encoded)
 
 
 def test_a_prompt_is_a_prefix_of_its_problem(small: DataFolder) -> None:

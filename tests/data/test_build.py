@@ -14,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_elastic.data import build
-from nemo_elastic.data.bpe import EOS_ID
-from nemo_elastic.data.build import build_data
-from nemo_elastic.data.corpus import read_corpus
+from nemo_elastic.data.build import EOS_ID, build_data, read_texts
 from nemo_elastic.data.folder import SPLITS, DataFolder
 from nemo_elastic.data.reasoning import TASKS
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 
 from .conftest import SMALL
 
@@ -55,9 +54,9 @@ def test_splits_share_no_file_and_no_problem(small: DataFolder, small_sources: l
     for name in ("train", "train_long"):
         documents = text[name].split("<eos>")
         assert not questions & {d.split("\nsteps:")[0] for d in documents}
-        corpus = read_corpus(small_sources)
-        assert {d.text for d in corpus.train} <= set(documents)
-        assert not {d.text for d in corpus.held_out} & set(documents)
+        train, validation, _ = read_texts(small_sources)
+        assert {row.text for row in train} <= set(documents)
+        assert not {row.text for row in validation} & set(documents)
     for problem in small.problems():
         assert f"question: {problem.question}\nsteps:" not in text["train"] + text["train_long"]
 
@@ -112,8 +111,13 @@ def test_progress_is_reported(small_sources: list[Path], tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def pools(small: DataFolder) -> dict[str, build.Pool]:
-    return {length: build.fill_pool(small.tokenizer(), length, 1, 20_000, 60) for length in ("short", "long")}
+def tokenizer(small: DataFolder) -> FamilyTokenizer:
+    return FamilyTokenizer.read(small.tokenizer_dir)
+
+
+@pytest.fixture(scope="module")
+def pools(tokenizer: FamilyTokenizer) -> dict[str, build.Pool]:
+    return {length: build.fill_pool(tokenizer, length, 1, 20_000, 60) for length in ("short", "long")}
 
 
 def test_pools_hold_what_was_asked_for(pools: dict[str, build.Pool]) -> None:
@@ -128,18 +132,17 @@ def test_pools_hold_what_was_asked_for(pools: dict[str, build.Pool]) -> None:
             assert problem.held_out and problem.length == length and problem.tokens == len(ids) - 1
 
 
-def test_nothing_held_out_is_trained_on(small: DataFolder, pools: dict[str, build.Pool]) -> None:
-    tokenizer = small.tokenizer()
+def test_nothing_held_out_is_trained_on(tokenizer: FamilyTokenizer, pools: dict[str, build.Pool]) -> None:
     held_out = {p.question for pool in pools.values() for p, _ in pool.held_out.values()}
     for pool in pools.values():
         texts = [tokenizer.decode(ids.tolist()) for ids in pool.train]
         assert not held_out & {text.split("\n")[0].removeprefix("question: ") for text in texts}
 
 
-def test_pools_are_fixed_by_the_seed(small: DataFolder, pools: dict[str, build.Pool]) -> None:
-    again = build.fill_pool(small.tokenizer(), "short", 1, 20_000, 60)
+def test_pools_are_fixed_by_the_seed(tokenizer: FamilyTokenizer, pools: dict[str, build.Pool]) -> None:
+    again = build.fill_pool(tokenizer, "short", 1, 20_000, 60)
     assert all((a == b).all() for a, b in zip(pools["short"].train, again.train, strict=True))
-    other = build.fill_pool(small.tokenizer(), "short", 2, 20_000, 60)
+    other = build.fill_pool(tokenizer, "short", 2, 20_000, 60)
     assert [len(ids) for ids in other.train] != [len(ids) for ids in again.train]
 
 

@@ -26,10 +26,9 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.data.chat_folder import ChatFolder
 from nemo_elastic.data.encoded import Encoded
 from nemo_elastic.data.eval_data import read_eval_data
-from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.data.folder import ChatFolder, DataFolder
 from nemo_elastic.data.prepare import prepare
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import answer_loss, perplexity
@@ -90,7 +89,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "text").rename(place / "text.jsonl")
     (place / "chats.jsonl").write_text(sums(200))
     for kind in ("text", "chats"):
-        prepare(place / f"{kind.removesuffix('s')} folder", [place / f"{kind}.jsonl"], tokenizer, workers=1)
+        prepare(place / f"{kind.removesuffix('s')} folder", [place / f"{kind}.jsonl"], tokenizer)
     return place
 
 
@@ -279,7 +278,7 @@ def test_another_tokenizer_is_refused_by_what_differs(what: str, place: Path, tm
         vocab = content["model"]["vocab"]
         vocab["unused 7"], vocab["unused 8"] = vocab["unused 8"], vocab["unused 7"]
     (other / "tokenizer.json").write_text(json.dumps(content))
-    prepare(tmp_path / "chats", [place / "chats.jsonl"], other, workers=1)
+    prepare(tmp_path / "chats", [place / "chats.jsonl"], other)
     with pytest.raises(ElasticError, match=f"another tokenizer than that of .*: their {what} differ"):
         read_eval_data(tmp_path / "chats", open_source(place / "family"))
 
@@ -302,7 +301,7 @@ def test_an_id_beyond_a_familys_rows_is_refused(small: DataFolder, tmp_path: Pat
     """A tokenizer of fewer tokens than the family has rows may have it."""
     (tmp_path / "text.jsonl").write_text('{"text": "near <far>"}\n' * 40)
     gap = write_gap(tmp_path / "tokenizer", small.tokenizer_dir)
-    prepare(tmp_path / "data", [tmp_path / "text.jsonl"], gap, workers=1)
+    prepare(tmp_path / "data", [tmp_path / "text.jsonl"], gap)
     shape = replace(SHAPE, vocab=1000)
     family = Family.of(shape, {"full": shape.full})
     write_family(tmp_path / "family", shape, NemotronH.random(shape).state_dict(), family, gap)

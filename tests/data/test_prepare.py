@@ -1,26 +1,19 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Texts and conversations by a tokenizer of 131,072 entries: what is written, what is left out, and going on."""
+"""Texts and conversations by a tokenizer of 131,072 entries: what is written, and what is left out."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nemo_elastic.data import parts
-from nemo_elastic.data import prepare as module
-from nemo_elastic.data.chat_folder import ChatFolder
+from nemo_elastic.data import encoded
 from nemo_elastic.data.encoded import end_of
-from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.data.folder import ChatFolder, DataFolder
 from nemo_elastic.data.packing import pack, packed_rows
 from nemo_elastic.data.prepare import prepare
 from nemo_elastic.errors import ElasticError
@@ -49,7 +42,7 @@ def texts(place: Path, count: int = 40) -> Path:
 
 def test_texts_become_a_data_folder_with_tokens_of_four_bytes(tokenizer: Path, tmp_path: Path) -> None:
     path = texts(tmp_path)
-    folder = prepare(tmp_path / "out", [path], tokenizer, workers=1)
+    folder = prepare(tmp_path / "out", [path], tokenizer)
     assert isinstance(folder, DataFolder) and folder == DataFolder.open(tmp_path / "out")
     assert folder.vocab_size == VOCAB and folder.tokens("train").dtype == np.int32
     assert folder.tokens("train").max() > 2**16 and folder.end_id == 1
@@ -57,8 +50,7 @@ def test_texts_become_a_data_folder_with_tokens_of_four_bytes(tokenizer: Path, t
     result = {opened.decode(ids[:-1]) for half in ("train", "val") for ids in folder.documents(half)}
     assert result == {json.loads(line)["text"] for line in path.read_text().splitlines()}
     assert all(ids[-1] == 1 for half in ("train", "val") for ids in folder.documents(half))
-    assert folder.held("train_long") == "train" and folder.prefix("train_long") == folder.prefix("train")
-    assert not (tmp_path / "out.unfinished").exists()
+    assert folder.available("train_long") == "train" and folder.prefix("train_long") == folder.prefix("train")
 
 
 def test_the_largest_id_decides_how_tokens_are_stored(small: DataFolder, tmp_path: Path) -> None:
@@ -66,16 +58,16 @@ def test_the_largest_id_decides_how_tokens_are_stored(small: DataFolder, tmp_pat
     place = write_gap(tmp_path / "tokenizer", small.tokenizer_dir)
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "near <far>"}\n' * 40)
-    folder = prepare(tmp_path / "out", [path], place, workers=1)
+    folder = prepare(tmp_path / "out", [path], place)
     assert folder.vocab_size == 70_001 and folder.tokens("train").max() == folder.tokens("val").max() == 70_000
     path.write_text('{"input": "near", "output": "<far>"}\n' * 40)
-    chats = prepare(tmp_path / "chats", [path], place, workers=1)
+    chats = prepare(tmp_path / "chats", [path], place)
     assert chats.vocab_size == 70_001 and 70_000 in loaded(chats, "training")[0]["input_ids"]
 
 
 def test_a_model_and_a_data_folder_have_tokenizers_too(tokenizer: Path, tmp_path: Path) -> None:
-    one = prepare(tmp_path / "one", [texts(tmp_path)], tokenizer, workers=1)
-    two = prepare(tmp_path / "two", [texts(tmp_path)], tmp_path / "one", workers=1)
+    one = prepare(tmp_path / "one", [texts(tmp_path)], tokenizer)
+    two = prepare(tmp_path / "two", [texts(tmp_path)], tmp_path / "one")
     assert one.digest == two.digest
     (tmp_path / "none").mkdir()
     with pytest.raises(ElasticError, match="none"):
@@ -90,108 +82,42 @@ def test_the_end_of_a_text_is_named_in_the_tokenizers_settings(tmp_path: Path) -
         assert end_of(FamilyTokenizer.read(place), place) == expected
     settings.write_text(json.dumps({"eos_token": "</s>"}))
     with pytest.raises(ElasticError, match=r"tokenizer_config.json: names no eos_token that the tokenizer has"):
-        prepare(tmp_path / "out", [texts(tmp_path)], place, workers=1)
+        prepare(tmp_path / "out", [texts(tmp_path)], place)
 
 
 def test_few_files_are_cut_and_some_is_held_out(tokenizer: Path, tmp_path: Path) -> None:
-    folder = prepare(tmp_path / "out", [library_text(tmp_path / "text", FEW)], tokenizer, workers=1)
+    folder = prepare(tmp_path / "out", [library_text(tmp_path / "text", FEW)], tokenizer)
     assert folder.splits["val"].tokens and folder.splits["train"].tokens > 2 * folder.splits["val"].tokens
 
 
-@pytest.mark.slow
-def test_processes_and_kills_change_nothing(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART", 2000)
-    monkeypatch.setattr(module, "PART", 2000)
-    path = texts(tmp_path, 200)
-    whole = content(prepare(tmp_path / "whole", [path], tokenizer, workers=1).path)
-    assert content(prepare(tmp_path / "both", [path], tokenizer, workers=2).path) == whole
-
-    out = tmp_path / "killed"
-    code = (
-        "import sys, pathlib; from nemo_elastic.data import parts, prepare; parts.PART = prepare.PART = 2000\n"
-        "def tell(what, share):\n"
-        "    print(what, share, flush=True)\n"
-        "    if share > 0.3: sys.stdin.read()\n"
-        "prepare.prepare(sys.argv[1], [sys.argv[2]], sys.argv[3], workers=1, progress=tell)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, out, path, tokenizer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as killed:
-        assert killed.stdout is not None
-        while float(killed.stdout.readline().split()[1]) <= 0.3:
-            pass
-        killed.send_signal(signal.SIGKILL)
-    unfinished = Path(f"{out}.unfinished")
-    kept = {p.name: os.stat(p).st_mtime_ns for p in unfinished.glob("*.npz")}
-    assert kept and not out.exists()
-    half = unfinished / f".{'0' * 32}.npz.{'0' * 8}.tmp"  # as a killed writer leaves it
-    half.write_bytes(b"PK")
-    reported: list[tuple[str, float]] = []
-    seen: dict[str, int] = {}
-
-    def tell(what: str, share: float) -> None:
-        reported.append((what, share))
-        seen.update({p.name: os.stat(p).st_mtime_ns for p in unfinished.glob("*.npz")})
-
-    folder = prepare(out, [path], tokenizer, workers=2, progress=tell)
-    assert content(folder.path) == whole and reported[0][1] > 0.3, "what is done is not done again"
-    assert kept.items() <= seen.items() and not unfinished.exists()
-
-
-def test_a_corrected_line_makes_its_own_part_again(tokenizer: Path, tmp_path: Path) -> None:
-    good, wrong = texts(tmp_path), tmp_path / "wrong.jsonl"
+def test_a_bad_line_leaves_nothing(tokenizer: Path, tmp_path: Path) -> None:
+    source, wrong = tmp_path / "source", tmp_path / "source" / "wrong.jsonl"
+    source.mkdir()
+    texts(source)
     wrong.write_text('{"text": "a"}\nnothing\n')
-    (tmp_path / "out").mkdir()
-    for path in (good, wrong):
-        path.rename(tmp_path / "out" / path.name)
-    source = tmp_path / "out"
     with pytest.raises(ElasticError, match=r"wrong.jsonl line 2: not JSON"):
-        prepare(tmp_path / "data", [source], tokenizer, workers=1)
-    assert not (tmp_path / "data").exists()
-    (source / "wrong.jsonl").write_text('{"text": "a"}\n')
-    assert prepare(tmp_path / "data", [source], tokenizer, workers=1).corpus.documents == 41
+        prepare(tmp_path / "data", [source], tokenizer)
+    assert list(tmp_path.iterdir()) == [source]
+    wrong.write_text('{"text": "a"}\n')
+    assert prepare(tmp_path / "data", [source], tokenizer).corpus.documents == 41
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tokenizer: Path, tmp_path: Path) -> None:
-    (tmp_path / "out.unfinished").mkdir()
-    (tmp_path / "out.unfinished" / "thesis.tex").write_text("")
-    with pytest.raises(ElasticError, match=r"out.unfinished: is not an unfinished data folder"):
-        prepare(tmp_path / "out", [texts(tmp_path)], tokenizer, workers=1)
-    assert (tmp_path / "out.unfinished" / "thesis.tex").exists()
-
-
-def test_a_worker_that_dies_leaves_what_is_done(
+def test_texts_are_written_while_they_are_read_and_an_interruption_leaves_nothing(
     tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(*_: object) -> None:
-        raise parts.BrokenProcessPool
+    """A corpus may be larger than memory."""
+    monkeypatch.setattr(encoded, "BATCH", 1000)
+    source, seen = texts(tmp_path, 400), []
 
-    monkeypatch.setattr(parts, "_make_part", dies)
-    with pytest.raises(ElasticError, match=r"a process that tokenises has ended.*goes on from what is done"):
-        prepare(tmp_path / "out", [texts(tmp_path)], tokenizer, workers=1)
+    def tell(what: str, share: float) -> None:
+        seen.append((share, sum(path.stat().st_size for path in tmp_path.glob(".out*/train.bin"))))
+        if share > 0.8:
+            raise KeyboardInterrupt
 
-
-def test_workers_end_with_the_process_that_started_them(tokenizer: Path, tmp_path: Path) -> None:
-    """No orphan waits for work that never comes."""
-    code = (
-        "import os, sys, multiprocessing as m; from nemo_elastic.data import parts\n"
-        "from concurrent.futures import ProcessPoolExecutor\n"
-        f"job = parts.Job({str(tokenizer)!r}, '', {VOCAB}, False, 8, 'drop', 0, False)\n"
-        "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, m.get_context('spawn'), parts._open_worker, (job,))\n"
-        "    print(pool.submit(os.getpid).result(), flush=True)\n"
-        "    os.kill(os.getpid(), 9)\n"
-    )
-    script = tmp_path / "starts.py"
-    script.write_text(code)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
-    worker = int(done.stdout)
-    for _ in range(100):
-        state = Path(f"/proc/{worker}/stat")
-        if not state.exists() or state.read_text().split()[2] == "Z":
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{worker} lives on")
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path / "out", [source], tokenizer, progress=tell)
+    assert seen[-1][1] > 3 * next(size for share, size in seen if share > 0.3 and size) / 2
+    assert list(tmp_path.iterdir()) == [source]
 
 
 # ------------------------------------------------------------------ conversations
@@ -224,7 +150,7 @@ def test_conversations_become_packed_sequences_that_count_answers(
 ) -> None:
     if packed == "parquet":
         pytest.importorskip("pyarrow")
-    folder = prepare(tmp_path / "out", [chats(tmp_path)], tokenizer, length=96, packed=packed, workers=1)
+    folder = prepare(tmp_path / "out", [chats(tmp_path)], tokenizer, length=96, packed=packed)
     assert isinstance(folder, ChatFolder) and folder.marked
     assert {k: folder.tally[k] for k in ("rows", "empty", "long")} == {"rows": 64, "empty": 2, "long": 2}
     assert sum(folder.conversations.values()) == 60 and min(folder.conversations.values()) > 0
@@ -250,7 +176,7 @@ def test_conversations_become_packed_sequences_that_count_answers(
 
 
 def test_long_ones_are_cut_where_that_is_asked_for(tokenizer: Path, tmp_path: Path) -> None:
-    folder = prepare(tmp_path / "out", [chats(tmp_path)], tokenizer, length=96, too_long="cut", workers=1)
+    folder = prepare(tmp_path / "out", [chats(tmp_path)], tokenizer, length=96, too_long="cut")
     lines = list(folder.lines())
     assert "2 of 64 conversations with an empty answer, or none: left out; the first is" in lines[2]
     assert (
@@ -265,13 +191,13 @@ def test_a_length_that_leaves_no_conversation_says_so(tokenizer: Path, tmp_path:
     path = tmp_path / "chats.jsonl"
     path.write_text(sums(20))
     with pytest.raises(ElasticError, match=r"20 of 20 conversations of more than 16 tokens.*chats.jsonl line 1"):
-        prepare(tmp_path / "out", [path], tokenizer, length=16, workers=1)
+        prepare(tmp_path / "out", [path], tokenizer, length=16)
     assert not list(tmp_path.glob("out*"))
 
 
 def test_a_template_without_marks_counts_all_and_says_so(tmp_path: Path) -> None:
     plain = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
-    folder = prepare(tmp_path / "out", [chats(tmp_path)], write_tokenizer(tmp_path / "t", plain), workers=1)
+    folder = prepare(tmp_path / "out", [chats(tmp_path)], write_tokenizer(tmp_path / "t", plain))
     assert not folder.marked and folder.tally["counted"] == folder.tally["tokens"]
     assert "the chat template has no {% generation %} marks: the loss counts every token but padding" in "\n".join(
         folder.lines()
@@ -282,10 +208,10 @@ def test_questions_and_answers_without_a_template(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps({"input": f"{i} + 1", "output": str(i + 1)}) + "\n" for i in range(40)))
     bare = write_tokenizer(tmp_path / "bare", None)
-    folder = prepare(tmp_path / "out", [path], bare, workers=1)
+    folder = prepare(tmp_path / "out", [path], bare)
     assert folder.marked and 0 < folder.tally["counted"] < folder.tally["tokens"]
     with pytest.raises(ElasticError, match=r"chats.jsonl line 1: messages: this model has no chat template"):
-        prepare(tmp_path / "other", [chats(tmp_path)], bare, workers=1)
+        prepare(tmp_path / "other", [chats(tmp_path)], bare)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +222,7 @@ def test_what_is_no_conversation_has_its_line(line: str, said: str, tokenizer: P
     path = chats(tmp_path)
     path.write_text(path.read_text() + json.dumps(json.loads(line)) + "\n")
     with pytest.raises(ElasticError, match=said):
-        prepare(tmp_path / "out", [path], tokenizer, workers=1)
+        prepare(tmp_path / "out", [path], tokenizer)
     assert not (tmp_path / "out").exists()
 
 
@@ -304,7 +230,7 @@ def test_a_text_that_utf8_cannot_write_has_its_line(tokenizer: Path, tmp_path: P
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "a"}\n{"text": "\\ud800"}\n')
     with pytest.raises(ElasticError, match=r"texts.jsonl line 2: text: "):
-        prepare(tmp_path / "out", [path], tokenizer, workers=1)
+        prepare(tmp_path / "out", [path], tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -324,9 +250,9 @@ def test_one_conversation_is_too_few(tokenizer: Path, tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     path.write_text(asked("a", "b"))
     with pytest.raises(ElasticError, match="sources: '1 conversations with something to learn from' is not allowed"):
-        prepare(tmp_path / "out", [path], tokenizer, workers=1)
+        prepare(tmp_path / "out", [path], tokenizer)
     path.write_text(asked("a", "b") + "\n" + asked("c", "d"))
-    folder = prepare(tmp_path / "out", [path], tokenizer, workers=1)
+    folder = prepare(tmp_path / "out", [path], tokenizer)
     assert folder.conversations == {"train": 1, "val": 1}
 
 

@@ -8,12 +8,14 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
-from nemo_elastic.data.corpus import FEW_DOCUMENTS, read_corpus
+from nemo_elastic.data.build import read_texts
 from nemo_elastic.data.encoded import Tally, encode_rows
-from nemo_elastic.data.sources import MAX_DOCUMENT, Row, cut_in_pieces, find_files, holds_chat, read_rows
+from nemo_elastic.data.sources import FEW_DOCUMENTS, MAX_DOCUMENT, Row, find_files, hold_out, holds_chat, read_all
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from tests.data.large import asked
@@ -28,8 +30,8 @@ FORMS = {
 }
 
 
-def rows_of(path: Path, most: int = 2**20) -> list[Row]:
-    return [row for piece in cut_in_pieces(find_files([path]), most) for row in read_rows(piece)]
+def rows_of(path: Path) -> list[Row]:
+    return list(read_all(find_files([path])))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -72,23 +74,35 @@ def test_tools_and_what_templates_read_beside_come_along(tmp_path: Path) -> None
         ('{"text": "a", "about": %s}' % ("[" * 9999 + "]" * 9999), "line 3: nested too deep"),
     ],
 )
-@pytest.mark.parametrize("most", [2**20, 70])
-def test_a_bad_line_has_its_number_whatever_piece_it_is_in(line: str, said: str, most: int, tmp_path: Path) -> None:
+def test_a_bad_line_has_its_number(line: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_bytes(f"{asked('a', 'b')}\n{asked('c', 'd')}\n{line}\n".encode("utf-8", "surrogateescape"))
     with pytest.raises(ElasticError, match=said):
-        rows_of(path, most)
+        rows_of(path)
 
 
-def test_pieces_have_every_line_once(tmp_path: Path) -> None:
+def test_rows_have_the_lines_of_their_file(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     texts = ["x" * n for n in (1, 90, 3, 40, 0, 7)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts) + "\n" + json.dumps({"text": "end"}))
-    for most in range(1, 200, 7):
-        result = rows_of(path, most)
-        assert [row.text for row in result] == [*texts, "end"]
-        assert [row.where for row in result] == [f"{path} line {n}" for n in (1, 2, 3, 4, 5, 6, 8)]
-        assert len({row.name for row in result}) == 7
+    result = rows_of(path)
+    assert [row.text for row in result] == [*texts, "end"]
+    assert [row.where for row in result] == [f"{path} line {n}" for n in (1, 2, 3, 4, 5, 6, 8)]
+    assert len({row.name for row in result}) == 7 and result[-1].end == path.stat().st_size
+
+
+@given(st.lists(st.text(), unique=True, max_size=40), st.integers(0, 2**64))
+def test_what_is_held_out_depends_on_its_name_alone_and_neither_half_is_empty(names: list[str], limit: int) -> None:
+    validation: list[str] = []
+    train = list(hold_out(names, str, limit, validation))
+    assert sorted(train + validation) == sorted(names)
+    assert train == [name for name in names if name in train], "in order"
+    if len(names) > 1:
+        assert train and validation
+    if min(len(train), len(validation)) > 1:
+        more: list[str] = []
+        again = list(hold_out(names[::-1], str, limit, more))
+        assert ({*again}, {*more}) == ({*train}, {*validation})
 
 
 def test_plain_files_are_one_document_without_their_mark_and_returns(tmp_path: Path) -> None:
@@ -114,4 +128,4 @@ def test_what_is_longer_than_any_document_is_refused(tmp_path: Path) -> None:
         (tmp_path / f"{i}.md").write_text(f"{i}")
     lines.unlink()
     with pytest.raises(ElasticError, match=r"text.txt: longer than 16 MiB"):
-        read_corpus([tmp_path])
+        read_texts([tmp_path])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_elastic.data.bpe import EOS_ID, MIN_VOCAB, PAD_ID
+from nemo_elastic.data.build import EOS_ID, MIN_VOCAB, PAD_ID
 from nemo_elastic.data.folder import SPLITS, DataFolder
 from nemo_elastic.demo.words import build_words, word_tokenizer
 from nemo_elastic.errors import ElasticError

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.data.bpe import EOS_ID, save_tokenizer, train_tokenizer
+from nemo_elastic.data.build import EOS_ID, save_tokenizer, train_tokenizer
 from nemo_elastic.data.reasoning import Problem
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import answer_accuracy

@@ -16,8 +16,7 @@ import torch
 
 from nemo_elastic.cli import main
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.data.bpe import save_tokenizer, train_tokenizer
-from nemo_elastic.data.build import build_data
+from nemo_elastic.data.build import build_data, save_tokenizer, train_tokenizer
 from nemo_elastic.evaluation import answer_accuracy, perplexity
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime

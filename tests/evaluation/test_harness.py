@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.data.bpe import EOS_ID, save_tokenizer, train_tokenizer
+from nemo_elastic.data.build import EOS_ID, save_tokenizer, train_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import harness
 from nemo_elastic.evaluation.scoring import greedy_answers

@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import Split
 
-from nemo_elastic.data.bpe import EOS, PAD, save_tokenizer
+from nemo_elastic.data.build import EOS, PAD, save_tokenizer
 from nemo_elastic.demo.words import word_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import ChatTemplate, FamilyTokenizer, find_tokenizer, load_tokenizer

@@ -126,10 +126,10 @@ def write_data(place: Path, packed: str, length: int) -> None:
     (tokenizer / "chat_template.jinja").write_text(TEMPLATE)
     rows = [asked(f"{i} + {i}?" + " well" * (i % 5), str(2 * i)) for i in range(CHATS)]
     (place / "chats.jsonl").write_text("\n".join(rows))
-    prepare(place / "chats", [place / "chats.jsonl"], tokenizer, length=length, packed=packed, workers=1)
+    prepare(place / "chats", [place / "chats.jsonl"], tokenizer, length=length, packed=packed)
     notes = [json.dumps({"text": f"{i} and {i + 1} " * (i % 4 + 1)}) for i in range(1000)]
     (place / "notes.jsonl").write_text("\n".join(notes))
-    prepare(place / "notes", [place / "notes.jsonl"], tokenizer, workers=1)
+    prepare(place / "notes", [place / "notes.jsonl"], tokenizer)
     for file in (place / "chats").glob("training*"):  # what is held out of so few makes no step
         shutil.copy(file, file.with_name(file.name.replace("training", "validation")))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nemo_elastic.data.chat_folder import METADATA, ChatFolder
+from nemo_elastic.data.folder import METADATA, ChatFolder
 from nemo_elastic.data.prepare import prepare
 from tests.data.large import sums, write_tokenizer
 from tests.hosts.here import ON_NEMO
@@ -25,7 +25,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     tokenizer = write_tokenizer(place / "t", *(() if request.param else (plain,)))
     (place / "chats.jsonl").write_text(sums(40))
     packed = "npy" if ON_NEMO else "parquet"
-    made = prepare(place / "out", [place / "chats.jsonl"], tokenizer, length=LENGTH, packed=packed, workers=1)
+    made = prepare(place / "out", [place / "chats.jsonl"], tokenizer, length=LENGTH, packed=packed)
     assert isinstance(made, ChatFolder) and made.marked == request.param
     return made
 

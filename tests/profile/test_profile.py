@@ -18,10 +18,8 @@ from nemo_elastic.core.latency import DECODE, PHASES, LatencyTable, Workload
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.profile import making
-from nemo_elastic.profile.cells import cells, widths_of
 from nemo_elastic.profile.engines import Engine
-from nemo_elastic.profile.timing import Stop
+from nemo_elastic.profile.measure import Stop, cells, empty_table, measure, widths_of
 from tests.shapes import PARENT
 from tests.slicing.helpers import write
 
@@ -130,10 +128,10 @@ def test_what_was_measured_before_an_interruption_is_kept(
     shapes, out, work = read_shapes(family), tmp_path / "table.json", Workload(1, 4, 3, "fp32")
     assert shapes.family is not None
     widths = widths_of(shapes.parent, shapes.family.axes, 2)
-    empty = making.empty_table(shapes.parent, widths, "measured", "runtime", work)
+    empty = empty_table(shapes.parent, widths, "measured", "runtime", work)
     stopped = Stopped("runtime", work, "cpu", sys.executable)
     with pytest.raises(KeyboardInterrupt):
-        making.measure(out, empty, shapes.parent, widths, stopped, Stop(seconds=0), lambda *_: None)
+        measure(out, empty, shapes.parent, widths, stopped, Stop(seconds=0), lambda *_: None)
     before = json.loads(out.read_text())
     first = next(iter(cells(widths))).kind
     known = [v for v in before["grids"][first][DECODE] if v is not None]

@@ -69,7 +69,7 @@ def test_its_data_module_reads_what_nemo_elastic_data_packs(tmp_path: Path) -> N
     from nemo_elastic.plan.stages import Curriculum, Stage
 
     (tmp_path / "chats.jsonl").write_text(sums(40))
-    made = prepare(tmp_path / "out", [tmp_path / "chats.jsonl"], write_tokenizer(tmp_path / "t"), length=64, workers=1)
+    made = prepare(tmp_path / "out", [tmp_path / "chats.jsonl"], write_tokenizer(tmp_path / "t"), length=64)
     plan = Curriculum(Stage(64, 2, 2), Stage(64, 2, 2))
     own = CHATS.run_of("/p", [str(made.path)], str(tmp_path), curriculum=plan)
     given = CHATS.stock_recipe("rank", own).data

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_elastic.data.chat_folder import ChatFolder
+from nemo_elastic.data.folder import ChatFolder
 from nemo_elastic.runtime import load_family
 from recipes.demo_chat import answer_of
 from tests.workers import ROOT, environment

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.core.latency import REQUEST, LatencyTable, Workload
-from nemo_elastic.profile.cells import widths_of
-from nemo_elastic.profile.making import save
+from nemo_elastic.profile.measure import save, widths_of
 from nemo_elastic.profile.roofline import on_paper
 from nemo_elastic.report import build_report
 from nemo_elastic.report.drawing import RIM, house

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.data.bpe import save_tokenizer, train_tokenizer
+from nemo_elastic.data.build import save_tokenizer, train_tokenizer
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT as SHAPE

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nemo_elastic.data.bpe import train_tokenizer
+from nemo_elastic.data.build import train_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.serving.names import Choice

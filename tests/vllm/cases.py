@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.data.bpe import EOS_ID, PAD_ID, save_tokenizer, train_tokenizer
+from nemo_elastic.data.build import EOS_ID, PAD_ID, save_tokenizer, train_tokenizer
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.family_folder import write_family

@@ -11,7 +11,7 @@ import numpy as np
 
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.data.bpe import EOS_ID, PAD_ID, save_tokenizer, train_tokenizer
+from nemo_elastic.data.build import EOS_ID, PAD_ID, save_tokenizer, train_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family

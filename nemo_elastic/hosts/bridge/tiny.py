@@ -125,7 +125,7 @@ def tiny_config(
         optimizer=_optimizer(lr, lr * min_ratio),
         scheduler=_scheduler(warmup_steps, max(steps, warmup_steps + 1)),
         ddp=DistributedDataParallelConfig(overlap_grad_reduce=False, check_for_nan_in_grad=False),
-        dataset=_dataset(folder.path.resolve(), folder.held(split), seq_length, seed),
+        dataset=_dataset(folder.path.resolve(), folder.available(split), seq_length, seed),
         logger=LoggerConfig(log_interval=max(1, steps), tensorboard_dir=None),
         tokenizer=TokenizerConfig(tokenizer_type="NullTokenizer", vocab_size=folder.vocab_size),
         checkpoint=_checkpoint(str(Path(dir, "checkpoints")), save_every),

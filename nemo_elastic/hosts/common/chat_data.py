@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from nemo_elastic.data.chat_folder import HALVES, METADATA, ChatFolder
+from nemo_elastic.data.folder import HALVES, METADATA, ChatFolder
 from nemo_elastic.data.packing import NAMES
 from nemo_elastic.errors import bad
 

@@ -14,8 +14,7 @@ from nemo.collections.common.tokenizers.tokenizer_utils import get_nmt_tokenizer
 from nemo.collections.llm.gpt.data import FineTuningDataModule, PreTrainingDataModule
 from nemo.collections.llm.gpt.data.packed_sequence import PackedSequenceSpecs
 
-from nemo_elastic.data.chat_folder import ChatFolder
-from nemo_elastic.data.folder import TOKENIZER, DataFolder
+from nemo_elastic.data.folder import TOKENIZER, ChatFolder, DataFolder
 from nemo_elastic.data.packing import NPY
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.hosts.common.chat_data import packed_files
@@ -174,7 +173,7 @@ def pretraining_data(
         "num_train_samples": num_train_samples,
     }
     _check(data, sizes, (train, validation))
-    train, validation = data.held(train), data.held(validation)
+    train, validation = data.available(train), data.available(validation)
     root = data.path.resolve()  # NeMo-Run starts jobs in other working directories
     # Megatron finds a stored order by paths and settings, not by content: rebuilt data must not meet an old order.
     index = Path(index_dir).resolve() / data.digest if index_dir else root / "index"
@@ -199,6 +198,6 @@ def _check(data: DataFolder, sizes: dict[str, int], splits: Sequence[str]) -> No
     if whole % micro:
         raise bad("global_batch_size", whole, f"a multiple of the micro-batch size, {micro}")
     for split in splits:
-        tokens = data.splits[data.held(split)].tokens
+        tokens = data.splits[data.available(split)].tokens
         if tokens <= length:
             raise ElasticError(f"seq_length: {length} is too long; {data.prefix(split)} has {tokens} tokens")

@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> CurriculumRun:
     (place / "chats.jsonl").write_text(sums(40))
     tokenizer = write_tokenizer(place / "t")
     for length in (128, 256):
-        prepare(place / str(length), [place / "chats.jsonl"], tokenizer, length=length, workers=1)
+        prepare(place / str(length), [place / "chats.jsonl"], tokenizer, length=length)
     data = [[str(place / str(length))] for length in (128, 256)]
     return CurriculumRun("/p", data[0], "/run", BLOCK, data[1], PLAN, chat=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nemo_elastic.data.bpe import EOS_ID
+from nemo_elastic.data.build import EOS_ID
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.errors import ElasticError
 from tests.data.conftest import build_small

@@ -18,8 +18,7 @@ from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.collections.llm.gpt.model.ssm import NemotronHConfigBase
 
-from nemo_elastic.data.chat_folder import MANIFEST, ChatFolder
-from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.data.folder import CHAT_MANIFEST, ChatFolder, DataFolder
 from nemo_elastic.hosts.common.checkpoints import NEMO
 from nemo_elastic.hosts.nemo.callbacks import MetricsWriter
 from nemo_elastic.hosts.nemo.folder_data import packed_chats, pretraining_data
@@ -131,7 +130,7 @@ def tiny_recipe(
         seed: of the data order.
         config: of another model than a `TinyNemotronH`; length and vocabulary are set here.
     """
-    if Path(data, MANIFEST).is_file():
+    if Path(data, CHAT_MANIFEST).is_file():
         folder = ChatFolder.open(data)
         module = packed_chats(folder, global_batch_size, seed)
     else:
