@@ -21,9 +21,8 @@ from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.data.given import Given
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.functional import work_dtype
-from nemo_elastic.runtime.calibration import LEAST, Calibration, fit
 from nemo_elastic.runtime.family_runtime import FamilyRuntime
-from nemo_elastic.runtime.signals import TAIL, signals
+from nemo_elastic.serving.calibration import LEAST, TAIL, Calibration, fit, signals
 
 #: half-width of a 95 % interval, in standard errors
 _WIDE = 1.96

@@ -19,8 +19,6 @@ from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.weights import check_nested
 
-from .auto import Auto
-from .calibration import Calibration
 from .member_model import MemberModel
 from .prompts import Companions
 from .storage import CutLayers, Storage, check_device
@@ -137,21 +135,6 @@ class FamilyRuntime:
 
     def _model(self, name: str | None, subnet: Subnet) -> MemberModel:
         return MemberModel(name, self._storage.weights(subnet), self._companions, self.select)
-
-    def auto(self, cost: float, calibration: Calibration | None = None) -> Auto:
-        """The members as one model that chooses for every prompt which of them answers.
-
-        Args:
-            cost: 0 is always the smallest member, 1 always the largest, and between them the mean cost on
-                prompts like those of the calibration.
-            calibration: what says so; by default what `nemo-elastic calibrate` wrote beside the family.
-
-        Raises:
-            ElasticError: no number from 0 to 1, no calibration, or one of another family.
-        """
-        members = [self.select(name) for name in reversed(self.path)]
-        own = dict(zip(reversed(self.path), (member.parameters for member in members), strict=True))
-        return Auto(members, calibration or self._companions.calibration(own), cost, self._companions)
 
     @property
     def tokenizer(self) -> FamilyTokenizer:

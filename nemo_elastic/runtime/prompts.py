@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `generate` takes as prompts, and the files beside a family's weights that text needs.
 
-A prompt is a text, messages or token ids. Beside the weights are the tokenizer, the tokens that end an answer, and a
-calibration.
+A prompt is a text, messages or token ids. Beside the weights are the tokenizer and the tokens that end an answer.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import FamilyTokenizer, check_messages
 from nemo_elastic.io.read import read_json
 from nemo_elastic.nn.generate import token_ids
-
-from .calibration import Calibration, read_calibration
 
 GENERATION = "generation_config.json"
 
@@ -55,19 +52,6 @@ class Companions:
         if self.folder is None:
             raise ElasticError("tokenizer: a family that was made in memory has none; give token ids")
         return FamilyTokenizer.read(self.folder)
-
-    def calibration(self, members: Mapping[str, int]) -> Calibration:
-        """What `nemo-elastic calibrate` found.
-
-        Args:
-            members: of the family, with their parameters.
-
-        Raises:
-            ElasticError: there is none, it is damaged, or it was made of another family.
-        """
-        if self.folder is None:
-            raise ElasticError("a family that was made in memory has no calibration; give one", "auto")
-        return read_calibration(self.folder, members)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:

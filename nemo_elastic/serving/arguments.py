@@ -20,7 +20,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.hf.quant_config import low_of
 from nemo_elastic.io.values import integer
-from nemo_elastic.runtime.calibration import check_cost
+from nemo_elastic.serving.calibration import check_cost
 
 from .names import Names, family_names
 from .pairs import find_end

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nemo_elastic.runtime.calibration import Calibration
-from nemo_elastic.runtime.signals import TAIL, signals
-
 from .answers import write_member
+from .calibration import TAIL, Calibration, signals
 from .names import Choice
 
 

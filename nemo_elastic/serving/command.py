@@ -16,10 +16,10 @@ from pathlib import Path
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.tokenizer import has_template
-from nemo_elastic.runtime.calibration import check_cost
+from nemo_elastic.serving.calibration import check_cost
 
 from .arguments import GATE, Settings, check_layers
-from .names import calibration
+from .names import family_names
 from .plugin import check_version
 
 GROUP, PLUGIN = "vllm.general_plugins", "nemo_elastic"
@@ -77,7 +77,8 @@ class Server:
                 raise bad(name, flag, f"not with {ours}, which is written there")
         if self.auto is not None:
             check_cost(self.auto, "--auto")
-            if calibration(shapes) is None:
+            names = family_names(self.folder)
+            if names is None or names.calibration is None:
                 raise bad("--auto", self.auto, f"first nemo-elastic calibrate {self.folder} --data DIR")
         self._check_text(shapes.companions)
 

@@ -7,17 +7,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.manifest import CALIBRATION, FILE
+from nemo_elastic.core.manifest import FILE
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.plugins import load_plugins
-from nemo_elastic.runtime.calibration import Calibration, check_cost, read_calibration
 
-if TYPE_CHECKING:
-    from nemo_elastic.formats.source import Shapes
+from .calibration import Calibration, check_cost, read_calibration
 
 #: between the member that thinks and the one that answers
 THEN = ">"
@@ -186,11 +184,5 @@ def family_names(folder: str | Path, cost: float | None = None) -> Names | None:
     shapes = read_shapes(folder)
     own = (Path(folder).resolve().name,)
     cost = COST if cost is None else cost
-    return Names(tuple(shapes.members), own, (str(folder),), calibration(shapes), cost, tuple(shapes.extras))
-
-
-def calibration(shapes: Shapes) -> Calibration | None:
-    """How a family chooses by itself; None where it was not calibrated."""
-    if not (shapes.folder / CALIBRATION).is_file():
-        return None
-    return read_calibration(shapes.folder, {n: parameters(shapes.parent, m) for n, m in shapes.members.items()})
+    calibration = read_calibration(shapes.folder, {n: parameters(shapes.parent, m) for n, m in shapes.members.items()})
+    return Names(tuple(shapes.members), own, (str(folder),), calibration, cost, tuple(shapes.extras))

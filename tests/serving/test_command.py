@@ -15,12 +15,12 @@ import pytest
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import installing
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.calibration import write_calibration
 from nemo_elastic.serving import command
 from nemo_elastic.serving.arguments import GATE, Settings
+from nemo_elastic.serving.calibration import write_calibration
 from nemo_elastic.serving.command import Server, check_installed
-from tests.runtime.calibrated import calibration_of
 from tests.runtime.talking import talking_family
+from tests.serving.calibrated import calibration_of
 from tests.slicing.helpers import call
 
 

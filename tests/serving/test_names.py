@@ -9,12 +9,12 @@ import pytest
 from nemo_elastic.core.manifest import CALIBRATION, Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.calibration import fit, write_calibration
+from nemo_elastic.serving.calibration import fit, write_calibration
 from nemo_elastic.serving.names import Choice, Names, family_names
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.runtime.calibrated import NAMES as RISING
-from tests.runtime.calibrated import PARAMETERS, calibration_of, made
 from tests.runtime.talking import talking_family
+from tests.serving.calibrated import NAMES as RISING
+from tests.serving.calibrated import PARAMETERS, calibration_of, made
 
 NAMES = Names(("12b", "9b", "6b"), ("family", "12b", "6b>12b", ""), ("/place/family",))
 
