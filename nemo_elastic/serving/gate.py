@@ -125,7 +125,7 @@ def path_of(scope: Message) -> str:
 
 
 def _has_key(scope: Message) -> bool:
-    """Whether a request has one of the keys that vLLM takes from its arguments or the environment, if there are any."""
+    """Whether a request has one of the keys that vLLM takes from its arguments or the environment, if there is one."""
     given = getattr(scope["app"].state.args, "api_key", None) or [os.environ.get("VLLM_API_KEY")]
     allowed = [key for key in ([given] if isinstance(given, str) else given) if key]
     scheme, _, key = (header(scope, b"authorization") or b"").partition(b" ")
