@@ -19,8 +19,7 @@ from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.weights import check_nested
 
-from .member_model import MemberModel
-from .prompts import Companions
+from .member_model import Companions, MemberModel
 from .storage import CutLayers, Storage, check_device
 
 #: name of the only member of a folder that gives itself none
