@@ -22,7 +22,7 @@ __all__ = ["command"]
 HELP = """\
 /budget        the members; the one that answers is marked
 /budget NAME   let another member answer from here on; nothing is loaded
-/reset         forget what was said
+/reset         forget the conversation
 /help          this
 /quit          end; so does Ctrl-D. Ctrl-C ends an answer
 //…            a text that begins with a slash"""
@@ -113,7 +113,7 @@ def _open(
         stop_strings(how["stop"])
     except ElasticError as exc:
         raise exc.of(f"--{exc.at[0].replace('_', '-')}") from None
-    held = parse_dtype(dtype, "--dtype")
+    precision = parse_dtype(dtype, "--dtype")
     check_device(device, "--device")
     source = open_source(folder)
     members = members_of(source)
@@ -121,7 +121,7 @@ def _open(
         raise bad("--budget", budget, f"one of {', '.join(members)}")
     if draft is not None and draft not in members:
         raise bad("--draft", draft, f"one of {', '.join(members)}")
-    family = load_family(source, dtype=None if held is None else torch_dtype(held), device=device)
+    family = load_family(source, dtype=None if precision is None else torch_dtype(precision), device=device)
     if family.underflowed:
         typer.echo(f"note: {family.underflowed:,} weights are too small for {dtype}, and are 0", err=True)
     return Conversation(family, budget, system, how, draft)

@@ -46,7 +46,7 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was said."""
+        """Forget the messages and the text."""
         self._messages = [] if self._system is None else [{"role": "system", "content": self._system}]
         self._text = ""
 

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -26,23 +26,12 @@ from .storage import CutLayers, Storage, check_device
 FULL = "full"
 
 
-@dataclass(frozen=True)
-class ReadWeights:
-    """Weights of an opened folder that are read one by one.
-
-    Attributes:
-        parent, member: shape in which layers are counted, and the member that is held.
-        tensors: by name, each read when it is asked for.
-    """
+class ReadWeights(NamedTuple):
+    """Weights of an opened folder, each read when it is asked for."""
 
     parent: Parent
     member: Subnet
     tensors: Mapping[str, torch.Tensor]
-
-    @classmethod
-    def of(cls, source: Source, dtype: torch.dtype | None) -> ReadWeights:
-        """Those of a folder; what has low precision there gets `dtype`."""
-        return cls(source.parent, source.held, source.weights.as_torch(dtype))
 
 
 class FamilyRuntime:
@@ -224,8 +213,8 @@ def load_family(
     try:
         # read one by one, from mapped files: nothing is in memory twice
         return FamilyRuntime(
-            ReadWeights.of(source, dtype), path_of(source), extras=source.extras, dtype=dtype, device=device,
-            copy=not mmap, companions=Companions.of(source),
+            ReadWeights(source.parent, source.held, source.weights.as_torch(dtype)), path_of(source),
+            extras=source.extras, dtype=dtype, device=device, copy=not mmap, companions=Companions.of(source),
         )  # fmt: skip
     except ElasticError as exc:
         raise exc if exc.at[:1] == ("dtype",) else exc.within(source.folder) from None

@@ -58,11 +58,9 @@ def best_length(accepted: float, cost: float, most: int = MOST) -> int:
 
 @dataclass
 class DraftLength:
-    """How many tokens to draft next for one prompt.
+    """How many tokens to draft next for one prompt: `fixed`, or as many as pay by what was accepted so far.
 
-    Attributes:
-        cost: a forward of the draft over one of the large member.
-        fixed: always this many; None for as many as pay by what this prompt has seen.
+    `cost` is a forward of the draft over one of the large member.
     """
 
     cost: float

@@ -87,7 +87,7 @@ def pick(p_bv: torch.Tensor, at: Sequence[float]) -> list[int]:
 def agreed(chosen: Sequence[int], drafted: Sequence[int]) -> list[int]:
     """Draft tokens up to the first that the large member would not have chosen, and what it chooses there.
 
-    `chosen` has one token more than `drafted`: what the large member chooses behind the tokens so far, and behind each
+    `chosen` has one token more than `drafted`: what the large member chooses after the tokens so far, and after each
     draft token.
     """
     same = next((n for n, (a, b) in enumerate(zip(chosen, drafted, strict=False)) if a != b), len(drafted))
@@ -100,7 +100,7 @@ def sampled(
     """Draft tokens that stay, and one more; together they are distributed as what the large member samples alone.
 
     Args:
-        p_lv: [l + 1, v]: behind the tokens so far, and behind each draft token.
+        p_lv: [l + 1, v]: after the tokens so far, and after each draft token.
         q_lv: l times [v].
         drafted: l tokens, each sampled from its q.
         chance: gives numbers from 0 up to 1, exclusive.
@@ -132,12 +132,9 @@ class MostLikely:
         return most_likely(logits_bv, prompts)
 
     def settle(self, logits_lv: torch.Tensor, drafted: Sequence[int], prompt: int) -> list[int]:
-        """The draft tokens of a prompt that stay, and one more.
+        """The tokens of a prompt's draft that stay, and one more.
 
-        Args:
-            logits_lv: of the large member, [l + 1, v]: behind the tokens so far, and behind each of l draft tokens.
-            drafted: what `draft` gave since the last time, l tokens.
-            prompt: its number.
+        `logits_lv` are the large member's, [l + 1, v]: after the tokens so far, and after each of l draft tokens.
         """
         return agreed(most_likely(logits_lv, ()), drafted)
 

@@ -85,7 +85,7 @@ class MemberReader:
         if not isinstance(extra, dict):
             raise ElasticError("vllm_xargs: must be a JSON object")
         if not extra.keys() & {"member", "then"}:
-            return self.names.turned(choice, extra)
+            return self.names.with_cost(choice, extra)
         asked = self.names.from_extra(extra)
         names_nobody = (None, "", *self.names.aliases, *self.names.unlisted)
         if asked.name != choice.name and body.get("model") not in names_nobody:

@@ -55,10 +55,9 @@ class Names:
         members: names, largest first.
         family: other names of the largest member, such as that of the folder. A member's own name goes first.
         unlisted: names of it that are taken, but listed nowhere: its path.
-        calibration: says when the smallest member is not enough; None where the family was not calibrated.
+        calibration: None where the family was not calibrated, and there is no `auto`.
         cost: the cost setting of `auto` where a request has none.
-        extras: names of shapes beside the members. They answer alone: none is larger or smaller than another, so that
-            they are in no pair, and `auto` does not choose them.
+        extras: names of shapes beside the members. They answer alone, in no pair, and `auto` does not choose them.
     """
 
     def __init__(
@@ -108,11 +107,7 @@ class Names:
         return (*self.shapes, *self.aliases, *self.autos, *self.pairs)
 
     def read(self, model: Any) -> Choice:
-        """What a client wrote as the name of a model; nothing is the largest member.
-
-        Raises:
-            ElasticError: no such member.
-        """
+        """What a client wrote as the name of a model; nothing is the largest member."""
         if model is None or model == "":
             return Choice(self.largest)
         if not isinstance(model, str):
@@ -128,14 +123,10 @@ class Names:
         raise bad("model", model, f"one of {self._all()}, or two members as SMALL{THEN}LARGE")
 
     def from_extra(self, extra: Mapping[str, Any] | None) -> Choice:
-        """What a request brings as `vllm_xargs`: `member` and `then`, or the member `auto` and its `cost`.
-
-        Raises:
-            ElasticError: no such member, or a cost that is none or of no use.
-        """
+        """What a request brings as `vllm_xargs`: `member` and `then`, or the member `auto` and its `cost`."""
         given = extra or {}
         if given.get("member") in self.autos:
-            return self.turned(self._auto(self.cost), given)
+            return self.with_cost(self._auto(self.cost), given)
         named = {key: given[key] for key in ("member", "then") if given.get(key) not in (None, "")}
         for key, name in named.items():
             if name not in self.shapes:
@@ -145,20 +136,13 @@ class Names:
             raise bad("vllm_xargs.then", choice.then, f"a member that is larger than {choice.member}")
         return choice
 
-    def turned(self, choice: Choice, extra: Mapping[str, Any]) -> Choice:
-        """The same choice with the cost setting that a request brings.
-
-        Raises:
-            ElasticError: no number from 0 to 1, or a client has named who answers.
-        """
+    def with_cost(self, choice: Choice, extra: Mapping[str, Any]) -> Choice:
+        """The same choice with the cost setting that a request brings."""
         if extra.get(FIELD) is None:
             return choice
         if choice.cost is None:
-            raise bad(
-                f"vllm_xargs.{FIELD}",
-                extra[FIELD],
-                f"only with the model {AUTO}, in a family that is calibrated",
-            )
+            allowed = f"only with the model {AUTO}, in a family that is calibrated"
+            raise bad(f"vllm_xargs.{FIELD}", extra[FIELD], allowed)
         return self._auto(check_cost(extra[FIELD]))
 
     def _auto(self, cost: float) -> Choice:
@@ -169,15 +153,7 @@ class Names:
 
 
 def family_names(folder: str | Path, cost: float | None = None) -> Names | None:
-    """The names of a family folder; None for a folder that is no family.
-
-    Args:
-        folder: the family.
-        cost: the cost setting of `auto` where a request has none; None for `COST`.
-
-    Raises:
-        ElasticError: the family or its calibration is damaged, or the calibration is that of another family.
-    """
+    """The names of a family folder; None for a folder that is no family. `cost` is as in `Settings.auto`."""
     if not (Path(folder) / FILE).is_file():
         return None
     load_plugins()

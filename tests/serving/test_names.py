@@ -105,7 +105,7 @@ def test_a_calibrated_family_chooses_by_itself():
 )
 def test_a_request_changes_the_cost(extra, cost):
     assert CALIBRATED.from_extra({"member": "auto", **extra}) == Choice("6b", cost=cost)
-    assert CALIBRATED.turned(CALIBRATED.read("auto"), extra) == Choice("6b", cost=cost)
+    assert CALIBRATED.with_cost(CALIBRATED.read("auto"), extra) == Choice("6b", cost=cost)
 
 
 @pytest.mark.parametrize("cost", [-0.1, 1.1, "0.5", True, [0.5], float("nan")])
@@ -116,7 +116,7 @@ def test_a_cost_that_is_none(cost):
 
 def test_a_cost_of_no_use():
     with pytest.raises(ElasticError, match=r"^vllm_xargs.cost: 0.5 is not allowed; only with the model auto"):
-        CALIBRATED.turned(CALIBRATED.read("6b"), {"cost": 0.5})
+        CALIBRATED.with_cost(CALIBRATED.read("6b"), {"cost": 0.5})
 
 
 def test_a_member_of_that_name_goes_first():
