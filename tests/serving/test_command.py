@@ -86,7 +86,6 @@ def test_who_can_reach_it(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"host": ""}, "--host: '' is not allowed"),
         ({"host": "--model"}, "--host: '--model' is not allowed"),
         ({"api_key": ""}, "--api-key: '…' is not allowed"),
         ({"api_key": "a\nb"}, "--api-key: '…' is not allowed"),
@@ -160,9 +159,7 @@ def test_the_command_line_ends_in_one_line(folder, tmp_path):
     code, said = call("serve", folder)
     assert code == 2 and said == f"error: vllm is not installed; {installing('vllm')} brings it\n"
     for arguments, says in (
-        ((tmp_path / "nowhere",), "no such folder"),
         ((tmp_path,), "config.json"),
-        ((folder, "--port", "70000"), "--port: 70000 is not allowed"),
         ((folder, "--", "--model", "x"), "--model: '--model' is not allowed"),
         ((folder, "x"), "flags: 'x' is not allowed"),
     ):
