@@ -178,18 +178,6 @@ class ChatTemplate:
     def _marked(self) -> Any:
         return _compiled(self._text, marked=True)
 
-    def decode_stream(self) -> Callable[[int], str]:
-        """A decoder of tokens that come one by one, each of which gives the characters that are whole with it."""
-        from tokenizers.decoders import DecodeStream
-
-        stream = DecodeStream(skip_special_tokens=True)
-
-        def step(token: int) -> str:
-            with _in_one_line("the tokenizer fails", "tokens"):
-                return stream.step(self.tokenizer, token) or ""
-
-        return step
-
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The text of a conversation, up to where the answer begins or to its end."""
         names = self._names(check_messages(messages), add_generation_prompt)

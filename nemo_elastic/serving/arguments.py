@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,14 +88,15 @@ class Settings:
 
 
 def open_family(
-    model: str | Path, additional: Any, tokenizer: str | None = None
+    model: str | Path, additional: Any, tokenizer: str | None = None, served: str | Sequence[str] | None = None
 ) -> tuple[Names, dict[str, Any]] | None:
     """The names of a family that is to be served, and `additional_config` with the token ids that end its thinking.
 
     Reads everything but the weights, and raises `ElasticError` for what cannot be served. None for any other model.
+    `served` are more names of the largest member, as `--served-model-name` has them.
     """
     settings = Settings.read(additional)
-    names = family_names(model, settings.auto)
+    names = family_names(model, settings.auto, [served] if isinstance(served, str) else served or ())
     if names is None:
         return None
     _check_layers(model)
@@ -126,14 +127,6 @@ def _check_layers(folder: str | Path) -> None:
     raise bad("folder", str(folder), allowed)
 
 
-def server_names(args: Any, names: Names) -> Names:
-    """The names of a family with those that `--served-model-name` gives its largest member."""
-    given = getattr(args, "served_model_name", None) or []
-    given = [given] if isinstance(given, str) else list(given)
-    more = [*(n for n in given if n not in names.listed), *names.aliases]
-    return Names(names.members, more, names.unlisted, names.calibration, names.cost, names.extras)
-
-
 def name_members(args: Any) -> Names | None:
     """Let a server's arguments name every member of the family that they are about, and give the names.
 
@@ -142,15 +135,15 @@ def name_members(args: Any) -> Names | None:
     """
     if not hasattr(args, "middleware"):  # a command of vLLM's that serves nobody
         return None
-    opened = open_family(args.model, getattr(args, "additional_config", None), getattr(args, "tokenizer", None))
-    if opened is None:
+    given = (getattr(args, name, None) for name in ("additional_config", "tokenizer", "served_model_name"))
+    if (opened := open_family(args.model, *given)) is None:
         return None
     if getattr(args, "grpc", False):
         raise bad("--grpc", True, "members are served over HTTP only")
     rust = os.environ.get("VLLM_USE_RUST_FRONTEND", "0")
     if rust.lower() not in ("", "0", "false"):
         raise bad("VLLM_USE_RUST_FRONTEND", rust, "members need vLLM's server in Python")
-    names, args.additional_config = server_names(args, opened[0]), opened[1]
+    names, args.additional_config = opened
     args.served_model_name = list(names.listed)
     # the last one is the first that a request meets
     args.middleware = [MIDDLEWARE, *(m for m in args.middleware if m not in (MIDDLEWARE, GATE)), GATE]

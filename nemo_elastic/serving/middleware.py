@@ -15,7 +15,7 @@ from typing import Any
 from nemo_elastic.errors import ElasticError, bad
 
 from .answers import Answer, asked
-from .arguments import NO_TEMPLATE, Settings, open_family, server_names, takes_messages
+from .arguments import NO_TEMPLATE, Settings, open_family, takes_messages
 from .gate import App, Message, Receive, Send, again, path_of, read_body, refuse
 from .names import AUTO, FIELD, Choice, Names
 from .pairs import BUDGET, check_ends, read_budget
@@ -139,11 +139,11 @@ class MemberMiddleware:
         if self._reader is None:
             args = scope["app"].state.args
             try:
-                opened = open_family(args.model, args.additional_config, args.tokenizer)
+                opened = open_family(args.model, args.additional_config, args.tokenizer, args.served_model_name)
             except ElasticError as exc:  # to vLLM a ValueError is the client's mistake
                 raise RuntimeError("the family cannot be opened") from exc
             assert opened is not None
-            names, end = server_names(args, opened[0]), Settings.read(opened[1]).end_ids
+            names, end = opened[0], Settings.read(opened[1]).end_ids
             enforced = bool(getattr(args, "reasoning_parser", None) or getattr(args, "reasoning_config", None))
             trusts = getattr(args, "trust_request_chat_template", False)
             self._reader = MemberReader(names, end, enforced, takes_messages(args), trusts)

@@ -152,13 +152,12 @@ class Names:
         return ", ".join((*self.shapes, *self.aliases, *self.autos))
 
 
-def family_names(folder: str | Path, cost: float | None = None) -> Names | None:
-    """The names of a family folder; None for a folder that is no family. `cost` is as in `Settings.auto`."""
+def family_names(folder: str | Path, cost: float | None = None, more: Sequence[str] = ()) -> Names | None:
+    """The names of a family folder, `more` of its largest member among them; None for a folder that is no family."""
     if not (Path(folder) / FILE).is_file():
         return None
     load_plugins()
     shapes = read_shapes(folder)
-    own = (Path(folder).resolve().name,)
-    cost = COST if cost is None else cost
+    own, cost = (*more, Path(folder).resolve().name), COST if cost is None else cost
     calibration = read_calibration(shapes.folder, {n: parameters(shapes.parent, m) for n, m in shapes.members.items()})
     return Names(tuple(shapes.members), own, (str(folder),), calibration, cost, tuple(shapes.extras))
