@@ -90,16 +90,10 @@ class Names:
         return () if self.calibration is None or AUTO in self.shapes else (AUTO,)
 
     @property
-    def pairs(self) -> tuple[str, ...]:
-        """A smaller member that thinks, a larger one that answers."""
-        smaller = {large: self.members[i + 1 :] for i, large in enumerate(self.members)}
-        return tuple(Choice(small, large).name for large in self.members for small in smaller[large])
-
-    @staticmethod
-    def parts(pair: str) -> tuple[str, str]:
-        """Who thinks and who answers in a pair of that name."""
-        member, _, then = pair.partition(THEN)
-        return member, then
+    def pairs(self) -> dict[str, Choice]:
+        """A smaller member that thinks and a larger one that answers, by name."""
+        pairs = [Choice(small, large) for i, large in enumerate(self.members) for small in self.members[i + 1 :]]
+        return {pair.name: pair for pair in pairs}
 
     @property
     def listed(self) -> tuple[str, ...]:
@@ -119,7 +113,7 @@ class Names:
         if model in self.autos:
             return self._auto(self.cost)
         if model in self.pairs:
-            return Choice(*self.parts(model))
+            return self.pairs[model]
         raise bad("model", model, f"one of {self._all()}, or two members as SMALL{THEN}LARGE")
 
     def from_extra(self, extra: Mapping[str, Any] | None) -> Choice:
