@@ -72,6 +72,28 @@ def test_rows_and_columns_go_together_in_any_number_of_dimensions(weights: Any) 
     torch.testing.assert_close(actual, x @ STORED[places.rows][:, places.columns].T)
 
 
+ROWS, COLUMNS = torch.tensor([4, 0, 3]), torch.tensor([6, 1, 0, 3])
+
+
+@pytest.mark.parametrize("at", [None, Places(rows=ROWS), Places(columns=COLUMNS), Places(ROWS, COLUMNS)])
+def test_products_are_right_for_every_number_of_rows_compiled_as_well(weights: Any, at: Places | None) -> None:
+    stored = STORED.bfloat16()
+    own = stored[:, :4] if at is None or at.columns is None else stored[:, COLUMNS]
+    own = own if at is None or at.rows is None else own[ROWS]
+    method = placed(weights, (stored[:, :4] if at is None or at.columns is None else stored, at))
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: method.apply(None, x), backend="aot_eager", fullgraph=True, dynamic=True)
+    for number in (2, 3, 65, 1, 0):
+        x = torch.randn(number, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+        actual = method.apply(None, x)
+        assert actual.is_contiguous() and actual.dtype == torch.bfloat16
+        torch.testing.assert_close(actual, F.linear(x, own))
+        if number == 2:
+            torch._dynamo.mark_dynamic(x, 0)  # as vLLM does: what takes the first number for the only one is an error
+        if number > 1:
+            torch.testing.assert_close(compiled(x), actual)
+
+
 def test_several_parts_are_one_behind_the_other(weights: Any) -> None:
     q, k = STORED[:2, :4], STORED[2:3, 4:]
     actual = placed(weights, (q, None), (k, None)).apply(None, X_BD)
