@@ -17,8 +17,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
+if TYPE_CHECKING:
+    import pytest  # an environment of vLLM's has none
 
 ROOT = Path(__file__).parents[1]
 WARM = ROOT / "tests" / "warm"
@@ -82,4 +84,6 @@ def parts(request: pytest.FixtureRequest) -> list[str]:
 
 def part(*names: str, long: bool = False) -> list[pytest.MarkDecorator]:
     """Marks of a parametrized case that looks at such parts; one that `make test` leaves out if it is long."""
+    import pytest
+
     return [pytest.mark.part(*names), *([pytest.mark.long] if long else [])]

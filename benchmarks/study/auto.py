@@ -21,9 +21,8 @@ import torch
 from nemo_elastic.data.eval_data import EvalData
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.evaluation.known_answers import Measured, against_random, examples, measure, random_mix
-from nemo_elastic.runtime.calibration import price_of, shares, worthiest
 from nemo_elastic.runtime.family_runtime import FamilyRuntime
-from nemo_elastic.runtime.signals import SIGNALS, TAIL, signals
+from nemo_elastic.serving.calibration import SIGNALS, TAIL, price_of, shares, signals, worthiest
 
 #: settings of the cost
 COSTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)

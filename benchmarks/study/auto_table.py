@@ -14,7 +14,7 @@ from benchmarks.study.auto import AT, COSTS
 from benchmarks.study.results import Results, markdown
 from benchmarks.study.studies import SEEDS
 from nemo_elastic.report.drawing import INK, MUTED, colour, headline, house, new_figure
-from nemo_elastic.runtime.signals import SIGNALS
+from nemo_elastic.serving.calibration import SIGNALS
 
 #: first part of the jobs' names -> how quality is reported: its column, a factor, digits
 QUALITY = {"answers": ("right answers, %", 100.0, 1), "text": ("nats per token", -1.0, 4)}

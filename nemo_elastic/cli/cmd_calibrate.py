@@ -36,7 +36,7 @@ def command(
     force: Annotated[bool, options.force("an older auto.json")] = False,
     json: Annotated[bool, as_json("the figures")] = False,
 ) -> None:
-    """Find out from held-out prompts when the smallest member is not enough, for `chat --auto` and `family.auto`.
+    """Find out from held-out prompts when the smallest member is not enough, for `auto` of `nemo-elastic serve`.
 
     Every member reads every prompt and its known answer. What the smallest makes of a prompt (entropy, margin,
     surprise) is fitted to what a larger one gains on the answer, and written to auto.json in the family folder: no
@@ -44,7 +44,7 @@ def command(
     mixture of members at the same cost. Where no gain is above 0 by more than its interval, auto is no better than
     chance here, and a warning says so.
 
-    Example: `nemo-elastic calibrate family/ --data data`, then `nemo-elastic chat family/ --auto 0.3`.
+    Example: `nemo-elastic calibrate family/ --data data`, then `nemo-elastic serve family/ --auto 0.3`.
     """
     from rich.console import Console
 
@@ -54,8 +54,8 @@ def command(
     from nemo_elastic.formats.checksums import family_digest
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.io.outputs import check_file
-    from nemo_elastic.runtime.calibration import FILE, write_calibration
     from nemo_elastic.runtime.storage import check_device
+    from nemo_elastic.serving.calibration import FILE, write_calibration
 
     # What can be refused is refused before anything is computed.
     source = open_source(family)
@@ -113,7 +113,7 @@ def _measured(
 
 def _fixed(measured: Measured) -> list[dict[str, Any]]:
     """Every member alone, from the smallest."""
-    from nemo_elastic.runtime.calibration import shares
+    from nemo_elastic.serving.calibration import shares
 
     rows = zip(
         measured.members, measured.parameters, shares(measured.parameters), measured.quality_nm.mean(0), strict=True

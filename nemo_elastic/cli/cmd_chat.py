@@ -22,8 +22,7 @@ __all__ = ["command"]
 HELP = """\
 /budget        the members; the one that answers is marked
 /budget NAME   let another member answer from here on; nothing is loaded
-/budget auto   let the family choose who answers each message; /budget auto 0.5 says at which cost
-/reset         forget what was said
+/reset         forget the conversation
 /help          this
 /quit          end; so does Ctrl-D. Ctrl-C ends an answer
 //…            a text that begins with a slash"""
@@ -39,9 +38,6 @@ def command(
     family: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
     prompt: Annotated[str | None, _PROMPT] = None,
     budget: Annotated[str | None, typer.Option("--budget", help="Name of the member; the largest by default.")] = None,
-    auto: Annotated[
-        float | None, within(0.0, 1.0, "--auto", "Let the family choose: 0 the smallest member, 1 the largest.")
-    ] = None,
     draft: Annotated[str | None, _DRAFT] = None,
     max_new_tokens: Annotated[
         int, within(1, TOKENS, "--max-new-tokens", "Most tokens of an answer; it ends before at an end token.")
@@ -67,8 +63,6 @@ def command(
     With a chat template the lines are messages of one conversation; without one, each is put behind the text so far
     and the text goes on. `/budget 9b` lets another member answer, `/help` lists what else there is. With `--draft 6b`
     that member drafts for larger ones: tokens come faster and stay what they are, or follow the same distribution.
-    With `--auto 0.3` each message gets the member that it needs, at about that cost between the smallest and the
-    largest; `nemo-elastic calibrate` comes before.
 
     Example: `nemo-elastic chat family/ --budget 6b`, or for one answer
     `nemo-elastic chat family/ --budget 6b "def f(" --temperature 0.7 --top-p 0.9`.
@@ -81,7 +75,7 @@ def command(
     how |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     if prompt == "-":
         prompt = "".join(_stdin()).removesuffix("\n")  # `echo` ends with one
-    talk = _open(family, budget, auto, draft, device, dtype, system, how)
+    talk = _open(family, budget, draft, device, dtype, system, how)
     if prompt is None:
         _lines(talk)
         return
@@ -97,7 +91,6 @@ def command(
 def _open(
     folder: Path,
     budget: str | None,
-    auto: float | None,
     draft: str | None,
     device: str,
     dtype: str | None,
@@ -105,15 +98,13 @@ def _open(
     how: dict[str, Any],
 ) -> Conversation:
     """Check everything that can be checked before the weights are read, then read them."""
-    from nemo_elastic.core.cost import parameters
     from nemo_elastic.errors import ElasticError, bad
     from nemo_elastic.formats.dtypes import parse_dtype, torch_dtype
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.answer import stop_strings
-    from nemo_elastic.runtime.calibration import read_calibration
     from nemo_elastic.runtime.conversation import Conversation
-    from nemo_elastic.runtime.family_runtime import members_of, path_of
+    from nemo_elastic.runtime.family_runtime import members_of
     from nemo_elastic.runtime.storage import check_device
     from nemo_elastic.runtime.token_sampling import Sampling
 
@@ -122,23 +113,18 @@ def _open(
         stop_strings(how["stop"])
     except ElasticError as exc:
         raise exc.of(f"--{exc.at[0].replace('_', '-')}") from None
-    held = parse_dtype(dtype, "--dtype")
+    precision = parse_dtype(dtype, "--dtype")
     check_device(device, "--device")
     source = open_source(folder)
     members = members_of(source)
     if budget is not None and budget not in members:
         raise bad("--budget", budget, f"one of {', '.join(members)}")
-    if auto is not None:
-        if budget is not None:
-            raise bad("--auto", auto, "it chooses the member itself; give it or --budget")
-        sizes = {name: parameters(source.parent, subnet) for name, subnet in path_of(source).items()}
-        read_calibration(source.companions, sizes)
     if draft is not None and draft not in members:
         raise bad("--draft", draft, f"one of {', '.join(members)}")
-    family = load_family(source, dtype=None if held is None else torch_dtype(held), device=device)
+    family = load_family(source, dtype=None if precision is None else torch_dtype(precision), device=device)
     if family.underflowed:
         typer.echo(f"note: {family.underflowed:,} weights are too small for {dtype}, and are 0", err=True)
-    return Conversation(family, budget, system, how, draft, auto)
+    return Conversation(family, budget, system, how, draft)
 
 
 def _lines(talk: Conversation) -> None:
@@ -166,7 +152,7 @@ def _lines(talk: Conversation) -> None:
 
 
 def _turn(talk: Conversation, text: str, typing: bool) -> None:
-    """One answer; Ctrl-C ends it, and what was said stays said."""
+    """One answer; Ctrl-C ends it, and what came of it stays in the conversation."""
     try:
         talk.answer(text, _show)
         typer.echo()
@@ -182,8 +168,6 @@ def _turn(talk: Conversation, text: str, typing: bool) -> None:
 def _obey(talk: Conversation, words: list[str]) -> str:
     """What a line that begins with a slash does; gives what to show."""
     from nemo_elastic.errors import bad
-    from nemo_elastic.io.values import parse_float
-    from nemo_elastic.runtime.calibration import check_cost
 
     if words[0] == "/help" and len(words) == 1:
         return HELP
@@ -193,9 +177,6 @@ def _obey(talk: Conversation, words: list[str]) -> str:
     if words[0] == "/budget" and len(words) <= 2:
         if len(words) == 2:
             talk.select(words[1])
-        return talk.members()
-    if words[:2] == ["/budget", "auto"] and len(words) == 3:
-        talk.select("auto", check_cost(parse_float(words[2])))
         return talk.members()
     raise bad("line", " ".join(words), "/budget, /budget NAME, /reset, /help or /quit; //… for text that begins so")
 

@@ -50,16 +50,14 @@ def command(
 
     if find_spec("torch") is None:
         require("vllm")  # its extra brings torch too, which is imported first
-    from nemo_elastic.serving.arguments import NO_TEMPLATE
+    from nemo_elastic.serving.arguments import MOST_OF_BODY, Settings
     from nemo_elastic.serving.command import Server, check_installed
 
-    most = None if max_body is None else parse_size("--max-body", max_body)
-    server = Server(family, host, port, api_key, end_of_thinking, auto, most, flags or [])
+    most = MOST_OF_BODY if max_body is None else parse_size("--max-body", max_body)
+    server = Server(family, host, port, api_key, Settings(end_of_thinking, auto=auto, max_body=most), flags or [])
     server.check()
     argv = server.argv(check_installed(os.environ.get("VLLM_PLUGINS")))
     if server.is_open:
         typer.echo(f"note: everybody who reaches {host} may use this server: there is no --api-key", err=True)
-    if not server.takes_messages:
-        typer.echo(f"note: {family} has {NO_TEMPLATE}", err=True)
     # nothing of this process is needed any more, and signals reach the server
     os.execve(argv[0], argv, server.environment(os.environ))

@@ -117,7 +117,7 @@ def _end(tokenizer: FamilyTokenizer, source: Source) -> int | None:
     """The token that ends a text: the tokenizer's own, or else one that ends an answer; None where there is none."""
     if tokenizer.end_id is not None:
         return tokenizer.end_id
-    from nemo_elastic.runtime.prompts import Companions  # brings torch
+    from nemo_elastic.runtime.member_model import Companions  # brings torch
 
     return min(Companions.of(source).end_ids, default=None)
 

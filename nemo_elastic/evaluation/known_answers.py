@@ -20,9 +20,8 @@ from nemo_elastic.data.eval_data import EvalData
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.rows import Rows
-from nemo_elastic.runtime.calibration import LEAST, Calibration, fit
 from nemo_elastic.runtime.family_runtime import FamilyRuntime
-from nemo_elastic.runtime.signals import SIGNALS, TAIL, signals
+from nemo_elastic.serving.calibration import LEAST, SIGNALS, TAIL, Calibration, fit, signals
 
 from .scoring import log_probs
 

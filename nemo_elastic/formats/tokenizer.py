@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -320,6 +320,18 @@ class FamilyTokenizer:
         """Text of token ids; ids that the tokenizer has no token for say nothing."""
         with _in_one_line("the tokenizer fails", "tokens"):
             return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+
+    def decode_stream(self) -> Callable[[int], str]:
+        """A decoder of tokens that come one by one, each of which gives the characters that are whole with it."""
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=True)
+
+        def step(token: int) -> str:
+            with _in_one_line("the tokenizer fails", "tokens"):
+                return stream.step(self.tokenizer, token) or ""
+
+        return step
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The text of a conversation by the model's chat template, as `apply_chat_template` of transformers."""

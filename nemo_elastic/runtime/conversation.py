@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One conversation with a family: what was said, who answers, and what an answer took."""
+"""One conversation with a family, for `nemo-elastic chat`: its messages, who answers, and what an answer took."""
 
 from __future__ import annotations
 
@@ -17,27 +17,13 @@ from nemo_elastic.errors import ElasticError, printable
 from nemo_elastic.slicing.card import human_bytes
 
 from .answer import Stream
-from .auto import AutoStream
 from .family_runtime import FamilyRuntime
-
-#: as a member's name, it lets the family choose; and at which cost setting where none is given
-AUTO, COST = "auto", 0.3
 
 
 class Conversation:
-    """What was said, by whom it is answered, and what the last answer took.
+    """Messages so far, or text where there is no chat template; the member `budget` answers, `draft` drafts for it.
 
-    Args:
-        family: in memory.
-        budget: the member that answers; None for all that is held.
-        system: system message; None for none.
-        how: options of `MemberModel.generate`.
-        draft: the member that drafts for larger ones; None for none.
-        cost: let the family choose who answers each message, as `FamilyRuntime.auto` does at it; None for `budget`.
-
-    Raises:
-        ElasticError: there is no such member, no calibration or no tokenizer, or a system message where there is no
-            chat template.
+    `how` are options of `MemberModel.generate`.
     """
 
     def __init__(
@@ -47,12 +33,10 @@ class Conversation:
         system: str | None,
         how: dict[str, Any],
         draft: str | None = None,
-        cost: float | None = None,
     ) -> None:
         self._family, self._system = family, system
         self._how: dict[str, Any] = {**how, "draft": draft}
         self._member = family.select(budget)
-        self._auto = None if cost is None else family.auto(cost)
         self._draft = None if draft is None else family.select(draft)
         self.is_chat = family.tokenizer.chat_template is not None
         if system is not None and not self.is_chat:
@@ -62,35 +46,21 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was said."""
+        """Forget the messages and the text."""
         self._messages = [] if self._system is None else [{"role": "system", "content": self._system}]
         self._text = ""
 
     @property
     def name(self) -> str:
-        """Name of the member that answers, printable; `auto` where each message gets its own."""
-        return AUTO if self._auto is not None else self._answered
-
-    @property
-    def _answered(self) -> str:
+        """Name of the member that answers, printable."""
         return printable(self._member.name or "full")
 
-    def select(self, budget: str, cost: float = COST) -> None:
-        """Let another member answer from here on.
-
-        Args:
-            budget: its name, or `auto` to let the family choose, where no member has that name.
-            cost: the cost setting of `auto`.
-        """
-        chooses = budget == AUTO and AUTO not in self._family.names
-        self._auto = self._family.auto(cost) if chooses else None
-        if not chooses:
-            self._member = self._family.select(budget)
+    def select(self, budget: str) -> None:
+        """Let another member answer from here on."""
+        self._member = self._family.select(budget)
 
     def members(self) -> str:
         """The members in a line, the one that answers in brackets."""
-        if self._auto is not None:
-            return f"{', '.join(map(printable, self._family.names))}: [{AUTO}] chooses at cost {self._auto.cost:g}"
         names = [f"[{n}]" if n == self._member.name else n for n in self._family.names]
         drafts = self._drafting()
         drafting = "" if drafts is None else f", {printable(drafts)} drafts"
@@ -101,44 +71,31 @@ class Conversation:
         return self._draft.name if self._draft is not None and self._draft.drafts_for(self._member) else None
 
     def answer(self, text: str, show: Callable[[str], None]) -> None:
-        """Answer a text; an answer that is broken off stays in the conversation as far as it came.
-
-        Args:
-            text: the message, or what is put behind the text so far.
-            show: given every piece of the answer.
-
-        Raises:
-            ElasticError: the chat template refuses the conversation, or the text has no token.
-        """
+        """Answer a text, piece by piece; an interrupted answer stays in the conversation as far as it came."""
         between = "\n" if self._text and not self._text.endswith("\n") else ""
         asked = [*self._messages, {"role": "user", "content": text}]
         prompt = asked if self.is_chat else self._text + between + text
         how = self._how | {"seed": self._how["seed"] + self._answers}
         pieces: list[str] = []
         began = time.perf_counter()
-        if self._auto is None:
-            stream = self._member.generate(prompt, stream=True, **how)
-        else:
-            stream = self._auto.generate(prompt, stream=True, **how)
-            self._member = self._family.select(stream.members[0])
+        stream = self._member.generate(prompt, stream=True, **how)
         try:
             with closing(stream):
                 for piece in stream:
                     pieces.append(piece)
                     show(piece)
         finally:
-            said, seconds = "".join(pieces), time.perf_counter() - began
+            answer, seconds = "".join(pieces), time.perf_counter() - began
             self._answers += 1
-            self._messages = [*asked, {"role": "assistant", "content": said}] if self.is_chat else []
-            self._text = "" if self.is_chat else f"{prompt}{said}"
-            self._last = self._measured(said, stream, seconds)
+            self._messages = [*asked, {"role": "assistant", "content": answer}] if self.is_chat else []
+            self._text = "" if self.is_chat else f"{prompt}{answer}"
+            self._last = self._measured(answer, stream, seconds)
 
-    def _measured(self, text: str, stream: Stream | AutoStream, seconds: float) -> dict[str, Any]:
+    def _measured(self, text: str, stream: Stream, seconds: float) -> dict[str, Any]:
         read, new, drafts = stream.prompt_tokens[0], stream.new_tokens[0], self._drafting()
         drafted = {"member": drafts, "drafted_tokens": stream.drafted[0], "accepted_tokens": stream.accepted[0]}
         return {
             "member": self._member.name,
-            "auto": None if self._auto is None else self._auto.cost,
             "parameters": self._member.parameters,
             "text": text,
             "prompt_tokens": read,
@@ -155,17 +112,17 @@ class Conversation:
 
     def summary(self) -> str:
         """The same in a line, without the text."""
-        last, held = self._last, self._last["bytes"]
+        last, sizes = self._last, self._last["bytes"]
         several = f" for {n} members" if (n := len(self._family.names)) > 1 else ""
-        weights = f"{human_bytes(held['weights'])} of weights{several}"
-        if held["members"]:
-            weights += f" + {human_bytes(held['members'])} of their own"
-        process = "" if held["process"] is None else f", {human_bytes(held['process'])} in all"
+        weights = f"{human_bytes(sizes['weights'])} of weights{several}"
+        if sizes["members"]:
+            weights += f" + {human_bytes(sizes['members'])} of their own"
+        process = "" if sizes["process"] is None else f", {human_bytes(sizes['process'])} in all"
         draft = ""
         if (d := last["draft"]) is not None:
             draft = f", {d['accepted_tokens']} of {d['drafted_tokens']} accepted that {printable(d['member'])} drafted"
         return (
-            f"({self._answered}: {last['new_tokens']} tokens after {last['prompt_tokens']}, "
+            f"({self.name}: {last['new_tokens']} tokens after {last['prompt_tokens']}, "
             f"{last['tokens_per_second']:.1f} tokens/s{draft}; {weights}{process})"
         )
 

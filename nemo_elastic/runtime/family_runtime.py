@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,33 +19,19 @@ from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.weights import check_nested
 
-from .auto import Auto
-from .calibration import Calibration
-from .member_model import MemberModel
-from .prompts import Companions
+from .member_model import Companions, MemberModel
 from .storage import CutLayers, Storage, check_device
 
 #: name of the only member of a folder that gives itself none
 FULL = "full"
 
 
-@dataclass(frozen=True)
-class ReadWeights:
-    """Weights of an opened folder that are read one by one.
-
-    Attributes:
-        parent, member: shape in which layers are counted, and the member that is held.
-        tensors: by name, each read when it is asked for.
-    """
+class ReadWeights(NamedTuple):
+    """Weights of an opened folder, each read when it is asked for."""
 
     parent: Parent
     member: Subnet
     tensors: Mapping[str, torch.Tensor]
-
-    @classmethod
-    def of(cls, source: Source, dtype: torch.dtype | None) -> ReadWeights:
-        """Those of a folder; what has low precision there gets `dtype`."""
-        return cls(source.parent, source.held, source.weights.as_torch(dtype))
 
 
 class FamilyRuntime:
@@ -138,21 +124,6 @@ class FamilyRuntime:
     def _model(self, name: str | None, subnet: Subnet) -> MemberModel:
         return MemberModel(name, self._storage.weights(subnet), self._companions, self.select)
 
-    def auto(self, cost: float, calibration: Calibration | None = None) -> Auto:
-        """The members as one model that chooses for every prompt which of them answers.
-
-        Args:
-            cost: 0 is always the smallest member, 1 always the largest, and between them the mean cost on
-                prompts like those of the calibration.
-            calibration: what says so; by default what `nemo-elastic calibrate` wrote beside the family.
-
-        Raises:
-            ElasticError: no number from 0 to 1, no calibration, or one of another family.
-        """
-        members = [self.select(name) for name in reversed(self.path)]
-        own = dict(zip(reversed(self.path), (member.parameters for member in members), strict=True))
-        return Auto(members, calibration or self._companions.calibration(own), cost, self._companions)
-
     @property
     def tokenizer(self) -> FamilyTokenizer:
         """The folder's tokenizer, with its chat template.
@@ -242,8 +213,8 @@ def load_family(
     try:
         # read one by one, from mapped files: nothing is in memory twice
         return FamilyRuntime(
-            ReadWeights.of(source, dtype), path_of(source), extras=source.extras, dtype=dtype, device=device,
-            copy=not mmap, companions=Companions.of(source),
+            ReadWeights(source.parent, source.held, source.weights.as_torch(dtype)), path_of(source),
+            extras=source.extras, dtype=dtype, device=device, copy=not mmap, companions=Companions.of(source),
         )  # fmt: skip
     except ElasticError as exc:
         raise exc if exc.at[:1] == ("dtype",) else exc.within(source.folder) from None

@@ -1,10 +1,14 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One member of a family, ready to run: logits, and answers to text or tokens."""
+"""One member of a family, ready to run: logits, and answers to text, messages or token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,28 +16,70 @@ import torch
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.tokenizer import FamilyTokenizer, check_messages
+from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import integer
 from nemo_elastic.nn.cache import Cache
 from nemo_elastic.nn.forward import forward
-from nemo_elastic.nn.generate import Decoding, Prefill, most_likely, token_limits
+from nemo_elastic.nn.generate import Decoding, token_ids, token_limits
 from nemo_elastic.nn.weights import Weights
 
-from .answer import Answer, Stream, gathered, stop_strings
-from .prompts import Companions, Prompts, read_prompts
+from .answer import Answer, Stream, stop_strings
 from .speculation import Speculation
-from .token_sampling import MostLikely, Sampled, Sampler, Sampling
+from .token_sampling import MostLikely, Sampled, Sampling
 
+GENERATION = "generation_config.json"
 #: most tokens that may be drafted at once: each costs both members a state of every Mamba layer
 MOST_DRAFTED = 16
 
 
-class MemberModel:
-    """One member, ready to run; `FamilyRuntime.select` makes it.
+@dataclass(frozen=True)
+class Companions:
+    """Files beside the weights, read when they are first needed.
 
-    Args:
-        name, weights: see below.
-        companions: files beside the weights, for text.
-        select: of the family, to find a draft.
+    Attributes:
+        folder: where they are; None for a family that was made in memory.
+        config: its `config.json`.
+    """
+
+    folder: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: Source) -> Companions:
+        """Those of an opened folder."""
+        return cls(source.companions, source.config)
+
+    @cached_property
+    def tokenizer(self) -> FamilyTokenizer:
+        """The tokenizer, with its chat template."""
+        if self.folder is None:
+            raise ElasticError("tokenizer: a family that was made in memory has none; give token ids")
+        return FamilyTokenizer.read(self.folder)
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: `eos_token_id` of the generation config, or else of `config.json`."""
+        path = None if self.folder is None else self.folder / GENERATION
+        if path is not None and path.is_file():
+            settings = read_json(path)
+            if not isinstance(settings, dict):
+                raise ElasticError("not a JSON object", path)
+            if settings.get("eos_token_id") is not None:
+                return _ids(f"{path}: eos_token_id", settings["eos_token_id"])
+        return _ids("config.json: eos_token_id", self.config.get("eos_token_id"))
+
+
+def _ids(name: str, given: Any) -> frozenset[int]:
+    ids = [] if given is None else given if isinstance(given, list) else [given]
+    if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+        raise bad(name, given, "the id of a token, or a list of ids")
+    return frozenset(ids)
+
+
+class MemberModel:
+    """One member, ready to run; `FamilyRuntime.select` makes it, and is how it finds a draft.
 
     Attributes:
         name: its name in the family, None for a shape of its own.
@@ -121,46 +167,18 @@ class MemberModel:
         """
         given = read_prompts(prompts, self._companions, self.parent.vocab)
         limits = token_limits(max_new_tokens, len(given.ids), low=1)
-        how = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
-        running = self.start(given, limits, stop_ids, stop=stop, draft=draft, k=k, **how)
-        return running if stream else gathered(running, given)
-
-    def start(
-        self,
-        given: Prompts,
-        limits: Sequence[int],
-        stop_ids: Iterable[int] | None = None,
-        *,
-        stop: str | Sequence[str] | None = None,
-        draft: str | Subnet | None = None,
-        k: int | None = None,
-        begun: Prefill | None = None,
-        **sampling: Any,
-    ) -> Stream:
-        """`generate` of prompts that were read already, as a stream.
-
-        Args:
-            given: the prompts.
-            limits: most new tokens of each, at least 1.
-            stop_ids, stop, draft, k: as in `generate`.
-            begun: what this member's own reading of the prompts has left; what a draft helps reads them anew.
-            sampling: fields of `Sampling`.
-
-        Raises:
-            ElasticError: as in `generate`.
-        """
-        how, stops = Sampling(**sampling), stop_strings(stop)
+        how, stops = Sampling(temperature, top_p, top_k, seed), stop_strings(stop)
         drafts = self._draft(draft, k)
-        ends = self._companions.end_ids if stop_ids is None else frozenset(_ids(stop_ids))
+        ends = self._companions.end_ids if stop_ids is None else frozenset(_stop_ids(stop_ids))
         tokenizer = self._companions.tokenizer if given.are_text or stops else None
         answers = [Answer(tokenizer, stops, ends, given.are_text) for _ in given.ids]
+        chooser = Sampled(how) if how.temperature else MostLikely()
         if drafts is None:
-            choose = Sampler(how) if how.temperature else most_likely
-            decoding = Decoding(self.weights, given.ids, limits, ends, choose, begun)
+            decoding = Decoding(self.weights, given.ids, limits, ends, chooser.choose)
         else:
-            chooser = Sampled(how) if how.temperature else MostLikely()
             decoding = Speculation(self.weights, drafts.weights, given.ids, limits, ends, chooser, k)
-        return Stream(decoding, given.ids, answers, given.single)
+        running = Stream(decoding, given.ids, answers, given.single)
+        return running if stream else _gathered(running, given)
 
     def drafts_for(self, member: MemberModel) -> bool:
         """Whether this member drafts for another: only one with fewer parameters can pay."""
@@ -191,7 +209,7 @@ class MemberModel:
         return f"MemberModel({self.name or 'unnamed'}: {self.parameters:,} parameters)"
 
 
-def _ids(stop_ids: Any) -> list[int]:
+def _stop_ids(stop_ids: Any) -> list[int]:
     """Stop tokens; one that the model does not know ends nothing."""
     allowed = "a list of token ids"
     if isinstance(stop_ids, torch.Tensor):
@@ -199,3 +217,50 @@ def _ids(stop_ids: Any) -> list[int]:
     if isinstance(stop_ids, (str, bytes)) or not isinstance(stop_ids, Iterable):
         raise bad("stop_ids", stop_ids, allowed)
     return [integer("stop_ids", i, 0, allowed) for i in stop_ids]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts as token ids.
+
+    Attributes:
+        ids: of each prompt.
+        single: one was given, not a batch.
+        are_text: texts or messages were given, so text is wanted.
+    """
+
+    ids: list[list[int]]
+    single: bool
+    are_text: bool
+
+
+def read_prompts(given: Any, companions: Companions, vocab: int) -> Prompts:
+    """Read prompts of any form that `MemberModel.generate` takes; the tokenizer is read only where there is text."""
+    if isinstance(given, str):
+        return Prompts(token_ids([companions.tokenizer.encode(given)], vocab), True, True)
+    if isinstance(given, torch.Tensor) or hasattr(given, "ndim"):
+        if given.ndim not in (1, 2):
+            raise bad("prompts", f"{given.ndim} dimensions", "one for the tokens of a prompt, or [prompts, tokens]")
+        single = given.ndim == 1
+        return Prompts(token_ids(given[None] if single else given, vocab), single, False)
+    if not isinstance(given, Sequence) or isinstance(given, (bytes, bytearray)):
+        raise bad("prompts", given, "a text, messages, token ids, or a list of one of these")
+    first = given[0] if len(given) else None
+    if isinstance(first, Mapping):
+        return Prompts(token_ids([companions.tokenizer.encode_chat(check_messages(given))], vocab), True, True)
+    if isinstance(first, str):
+        return Prompts(token_ids([companions.tokenizer.encode(text) for text in given], vocab), False, True)
+    if isinstance(first, Sequence) and len(first) and isinstance(first[0], Mapping):
+        chats = [check_messages(chat, f"prompts[{i}]") for i, chat in enumerate(given)]
+        return Prompts(token_ids([companions.tokenizer.encode_chat(chat) for chat in chats], vocab), False, True)
+    single = isinstance(first, (Integral, float))  # a float is no id, and is refused as one
+    return Prompts(token_ids([given] if single else given, vocab), single, False)
+
+
+def _gathered(running: Stream, given: Prompts) -> Any:
+    """Whole answers in the form of their prompts: texts or token ids, one or a list."""
+    out: list[list[Any]] = [[] for _ in given.ids]
+    for i, piece in running.numbered():
+        out[i].append(piece)
+    answers = ["".join(pieces) for pieces in out] if given.are_text else out
+    return answers[0] if given.single else answers

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
 """Self-speculation: a small member of the family drafts, a larger one reads the draft in one forward and keeps what it
-would have said itself.
+would have chosen itself.
 
 A forward of a few tokens takes about as long as one of a single token where reading the weights is what takes the
 time, so a draft that is mostly right makes several tokens of one forward. What comes out is the large member's own:
@@ -45,10 +45,8 @@ _FADE = 0.95
 def speed_up(accepted: float, k: int, cost: float) -> float:
     """Tokens per time with k draft tokens over tokens per time without.
 
-    Args:
-        accepted: the share of draft tokens that is accepted where all before it were, 0 to 1.
-        k: draft tokens, from 0.
-        cost: a forward of the draft over one of the large member.
+    `accepted` is the share of draft tokens accepted where all before them were, `cost` a forward of the draft over one
+    of the large member.
     """
     return sum(accepted**n for n in range(k + 1)) / (cost * k + 1)
 
@@ -60,11 +58,9 @@ def best_length(accepted: float, cost: float, most: int = MOST) -> int:
 
 @dataclass
 class DraftLength:
-    """How many tokens to draft next for one prompt.
+    """How many tokens to draft next for one prompt: `fixed`, or as many as pay by what was accepted so far.
 
-    Attributes:
-        cost: a forward of the draft over one of the large member.
-        fixed: always this many; None for as many as pay by what this prompt has seen.
+    `cost` is a forward of the draft over one of the large member.
     """
 
     cost: float
@@ -86,7 +82,7 @@ class DraftLength:
         return min(max(length, 1), most)
 
     def learn(self, drafted: int, accepted: int) -> None:
-        """What became of a draft: tokens behind the first that was not accepted say nothing."""
+        """Count what became of a draft; tokens behind the first that was not accepted do not count."""
         if drafted:
             self._accepted = self._accepted * _FADE + accepted
             self._seen = self._seen * _FADE + accepted + (accepted < drafted)
@@ -96,16 +92,14 @@ class Speculation(Unfinished):
     """Prompts that are being decoded with a draft; iterating goes on by one token of each, as `nn.generate.Decoding`.
 
     Every sequence of a batch goes at its own pace: it keeps as much of its draft as stays, and drafts as much as pays.
-    What it is given does not depend on the others.
+    Its tokens do not depend on the others.
 
     Args:
         weights: of the member that answers.
         draft: of a smaller one that drafts; both of the same vocabulary.
-        prompts: token ids, none of them empty.
-        limits: most new tokens of each.
-        stop_ids: tokens that end a sequence.
+        prompts, limits, stop_ids: as of `Decoding`.
         chooser: chooses for both.
-        k: draft tokens at once; None for as many as pay, see `draft_length`.
+        k: draft tokens at once; None for as many as pay.
 
     Attributes:
         drafted: of each prompt, draft tokens that were read by the member that answers.
@@ -137,12 +131,12 @@ class Speculation(Unfinished):
         large, small = Reader(self._weights, self._known, active), Reader(self._draft, self._known, active)
         logits_bv = large.prefill()
         small.prefill()
-        first = self._chooser.first(logits_bv, active)
-        yield from self._say({i: [token] for i, token in zip(active, first, strict=True)})
+        first = self._chooser.choose(logits_bv, active)
+        yield from self._give({i: [token] for i, token in zip(active, first, strict=True)})
         while len(active := [i for i in active if i not in self.ended]):
             for reader in (large, small):
                 reader.narrow(self.ended)
-            yield from self._say(self._round(large, small, active))
+            yield from self._give(self._round(large, small, active))
 
     def _round(self, large: Reader, small: Reader, active: Sequence[int]) -> dict[int, list[int]]:
         """Draft, read and keep: the new tokens of each prompt, at least one."""
@@ -158,9 +152,9 @@ class Speculation(Unfinished):
             self.accepted[i] += kept
             self._lengths[i].learn(len(drafted), kept)
         if drafts:
-            large.rewind({i: len(said) for i, said in new.items()})
-            # the draft has not read the last token that it said
-            small.rewind({i: min(len(new[i]) - 1, len(said) - 1) for i, said in drafts.items()})
+            large.rewind({i: len(tokens) for i, tokens in new.items()})
+            # the draft has not read the last token of its own
+            small.rewind({i: min(len(new[i]) - 1, len(tokens) - 1) for i, tokens in drafts.items()})
         return new
 
     def _drafts(self, small: Reader, counts: Mapping[int, int]) -> dict[int, list[int]]:
@@ -174,8 +168,8 @@ class Speculation(Unfinished):
         small.cache.mark()
         last = {i: logits_blv[small.row(i), len(tokens) - 1] for i, tokens in unread.items()}
         while True:
-            said = self._chooser.draft(torch.stack([last[i] for i in last]), list(last))
-            for i, token in zip(last, said, strict=True):
+            more = self._chooser.draft(torch.stack([last[i] for i in last]), list(last))
+            for i, token in zip(last, more, strict=True):
                 drafts[i].append(token)
             going = [i for i in last if len(drafts[i]) < counts[i]]
             if not going:
@@ -183,7 +177,7 @@ class Speculation(Unfinished):
             logits_blv = small.read({i: drafts[i][-1:] for i in going})
             last = {i: logits_blv[small.row(i), 0] for i in going}
 
-    def _say(self, new: Mapping[int, Sequence[int]]) -> Iterator[dict[int, int]]:
+    def _give(self, new: Mapping[int, Sequence[int]]) -> Iterator[dict[int, int]]:
         """Give tokens one by one, and none behind the end of a sequence."""
         for n in range(max(map(len, new.values()))):
             step = {i: tokens[n] for i, tokens in new.items() if n < len(tokens) and i not in self.ended}
@@ -195,13 +189,7 @@ class Speculation(Unfinished):
 
 
 class Reader:
-    """A member that reads along: its cache, and which prompt each row of it belongs to.
-
-    Args:
-        weights: of the member.
-        known: tokens of every prompt.
-        prompts: those that it reads.
-    """
+    """A member that reads along: its cache, and which prompt each row of it belongs to; `known` grows meanwhile."""
 
     def __init__(self, weights: Weights, known: Sequence[Sequence[int]], prompts: Sequence[int]) -> None:
         self._weights, self._known, self._prompts = weights, known, list(prompts)
@@ -238,9 +226,7 @@ class Reader:
     def read(self, tokens: Mapping[int, Sequence[int]], mark: bool = False) -> torch.Tensor:
         """Logits [b, l, v] of tokens, l as the most that a prompt has; behind a prompt's own they mean nothing.
 
-        Args:
-            tokens: of each prompt; of those that are missing or have fewer, what else is read must be taken back.
-            mark: so that it can be.
+        Prompts that are missing or have fewer tokens are padded: with a `mark` that can be taken back, and must be.
         """
         width = max(map(len, tokens.values()))
         if mark:

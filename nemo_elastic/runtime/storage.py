@@ -38,11 +38,7 @@ Device = str | torch.device | None
 
 
 def check_device(device: Any, name: str = "device") -> torch.device:
-    """A device on which tensors can be made; `name` is what the user wrote before it.
-
-    Raises:
-        ElasticError: torch does not know it, or this machine has none such.
-    """
+    """A device on which tensors can be made; `name` is the option that an error names."""
     try:
         made = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as exc:  # an unknown word, or a device that is not there
@@ -53,24 +49,16 @@ def check_device(device: Any, name: str = "device") -> torch.device:
 
 
 class Storage:
-    """Tensors of `held`, each matrix in nested order.
+    """Tensors of `held`, each matrix in the nested order of `members`.
 
     Args:
-        parent: shape of the whole model.
-        held: the member whose tensors these are.
-        members: for which the order is made; all nested in `held`.
         tensors: by HF name, in the order of the model. Read one by one, never written.
         dtype: of what is stored, one of `DTYPES`; by default that of each tensor, and bfloat16 for float8, with which
             torch does not compute. What no cast may round gets at least float32 (`nn.functional.cast_dtype`).
-        device: where it goes.
         copy: also copy what needs no other order, dtype or device, instead of sharing its memory.
 
     Attributes:
         underflowed: numbers that are not 0 in the tensors, and 0 in this dtype.
-
-    Raises:
-        ElasticError: a dtype in which no model computes, asked for or stored; a number that is none, or that the dtype
-            cannot hold.
     """
 
     def __init__(
@@ -153,12 +141,8 @@ class Storage:
     ) -> tuple[torch.Tensor, Places | None]:
         """One tensor of `member`: a matrix is a view, with its places if it is not in order; a vector may be a copy.
 
-        Args:
-            member: nested in `held`.
-            row: of the layout table.
-            layer: of `member`, None for the model's own tensors.
-            number: of a row with several tensors the one in `member`.
-            made: places that layers of the member share.
+        `layer` is None for the model's own tensors; `number` is the tensor's in `member` where a row has several;
+        `made` are places that layers of the member share.
         """
         index = None if layer is None else layer.index
         own = original(self.parent, row, number, self.held, member, index)

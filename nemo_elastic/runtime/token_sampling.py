@@ -3,7 +3,7 @@
 """The next token, sampled as vLLM and transformers do it, and which tokens of a draft stay.
 
 Temperature, the k most likely, the smallest set of share p. Of a draft, those tokens stay that the large member would
-have said. Where tokens are sampled, its distribution is met exactly: speculative decoding after Leviathan et al.
+have chosen. Where tokens are sampled, its distribution is met exactly: speculative decoding after Leviathan et al.
 (arXiv 2211.17192, algorithm 1) and Chen et al. (arXiv 2302.01318), where a draft token stays with probability
 min(1, p / q), and in place of the first that does not, one is sampled from max(p - q, 0).
 
@@ -33,11 +33,8 @@ class Sampling:
         temperature: logits are divided by it; 0 takes the most likely token.
         top_p: of what `top_k` leaves, keep the fewest most likely tokens whose share is at least this; above 0, to 1.
         top_k: keep this many of the most likely tokens, and those as likely as the last; 0 keeps all.
-        seed: fixes what is sampled. Each sequence of a batch has a stream of its own: what others say, or when they
-            end, changes nothing of it.
-
-    Raises:
-        ElasticError: a value is not allowed, or `top_p` or `top_k` would do nothing as no token is sampled.
+        seed: fixes what is sampled. Each sequence of a batch has a stream of its own: other sequences change nothing
+            of it.
     """
 
     temperature: float = 0.0
@@ -57,16 +54,11 @@ class Sampling:
 
 
 def probabilities(logits_bv: torch.Tensor, how: Sampling) -> torch.Tensor:
-    """What each token is sampled with; how.temperature is above 0.
+    """Probabilities [b, v] with which tokens are sampled, in float32 or wider; `how.temperature` is above 0.
 
-    Args:
-        logits_bv: logits [b, v].
-        how: temperature, top_k and top_p, in this order.
-
-    Returns:
-        Probabilities [b, v] that sum to 1, in float32 or wider.
+    Temperature, top_k and top_p are applied in this order. Logits that are not finite are an error.
     """
-    scores_bv = logits_bv.to(work_dtype(logits_bv))
+    scores_bv = check_finite(logits_bv).to(work_dtype(logits_bv))
     temperature = max(how.temperature, torch.finfo(scores_bv.dtype).tiny)
     scores_bv = (scores_bv - scores_bv.amax(-1, keepdim=True)) / temperature  # the best is 0, so nothing overflows
     if 0 < how.top_k < scores_bv.shape[-1]:
@@ -83,12 +75,7 @@ def probabilities(logits_bv: torch.Tensor, how: Sampling) -> torch.Tensor:
 
 
 def pick(p_bv: torch.Tensor, at: Sequence[float]) -> list[int]:
-    """The token of each row that a number from 0 to 1 falls on, where tokens take up room by what is in `p_bv`.
-
-    Args:
-        p_bv: [b, v], from 0; a row need not sum to 1.
-        at: b numbers from 0 up to 1, exclusive.
-    """
+    """The token of each row that a number from 0 up to 1, exclusive, falls on; rows of `p_bv` need not sum to 1."""
     reach_bv = p_bv.double().cumsum(-1)
     at_b1 = torch.tensor([[x] for x in at], dtype=torch.float64, device=p_bv.device)
     drawn_b1 = torch.searchsorted(reach_bv, at_b1 * reach_bv[:, -1:], right=True)
@@ -97,57 +84,14 @@ def pick(p_bv: torch.Tensor, at: Sequence[float]) -> list[int]:
     return torch.minimum(drawn_b1, last_b1).squeeze(1).tolist()
 
 
-class Sampler:
-    """Samples tokens; fits `nn.generate.Decoding` as its `choose`.
+def agreed(chosen: Sequence[int], drafted: Sequence[int]) -> list[int]:
+    """Draft tokens up to the first that the large member would not have chosen, and what it chooses there.
 
-    Args:
-        how: temperature above 0.
+    `chosen` has one token more than `drafted`: what the large member chooses after the tokens so far, and after each
+    draft token.
     """
-
-    def __init__(self, how: Sampling) -> None:
-        self._how = how
-        self._streams: dict[int, torch.Generator] = {}
-
-    def __call__(self, logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
-        """One token of each row.
-
-        Args:
-            logits_bv: logits [b, v].
-            prompts: which stream of random numbers each row samples from.
-
-        Raises:
-            ElasticError: logits are not finite.
-        """
-        return pick(self.probabilities(logits_bv), [self.chance(i) for i in prompts])
-
-    def probabilities(self, logits_bv: torch.Tensor) -> torch.Tensor:
-        """What each token is sampled with, [b, v] as the logits.
-
-        Raises:
-            ElasticError: logits are not finite.
-        """
-        return probabilities(check_finite(logits_bv), self._how)
-
-    def chance(self, prompt: int) -> float:
-        """The next number from 0 up to 1, exclusive, of a prompt's stream."""
-        if prompt not in self._streams:
-            seed = hashlib.sha256(f"{self._how.seed}/{prompt}".encode()).digest()[:8]
-            self._streams[prompt] = torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
-        return float(torch.rand((), generator=self._streams[prompt], dtype=torch.float64))
-
-
-def agreed(said: Sequence[int], drafted: Sequence[int]) -> list[int]:
-    """Draft tokens up to the first that the large member would not have said, and what it says there.
-
-    Args:
-        said: l + 1 tokens: what the large member takes behind the tokens so far, and behind each draft token.
-        drafted: l draft tokens.
-
-    Returns:
-        From 1 to l + 1 tokens: those that it says alone.
-    """
-    same = next((n for n, (a, b) in enumerate(zip(said, drafted, strict=False)) if a != b), len(drafted))
-    return list(said[: same + 1])
+    same = next((n for n, (a, b) in enumerate(zip(chosen, drafted, strict=False)) if a != b), len(drafted))
+    return list(chosen[: same + 1])
 
 
 def sampled(
@@ -156,13 +100,10 @@ def sampled(
     """Draft tokens that stay, and one more; together they are distributed as what the large member samples alone.
 
     Args:
-        p_lv: [l + 1, v]: behind the tokens so far, and behind each draft token.
+        p_lv: [l + 1, v]: after the tokens so far, and after each draft token.
         q_lv: l times [v].
         drafted: l tokens, each sampled from its q.
         chance: gives numbers from 0 up to 1, exclusive.
-
-    Returns:
-        From 1 to l + 1 tokens.
     """
     for n, (token, q_v) in enumerate(zip(drafted, q_lv, strict=True)):
         if chance() * float(q_v[token]) >= float(p_lv[n, token]):
@@ -173,17 +114,17 @@ def sampled(
 def left_over(p_v: torch.Tensor, q_v: torch.Tensor) -> torch.Tensor:
     """What to sample with where a draft token did not stay: max(p - q, 0), not scaled to sum to 1.
 
-    Where rounding alone sets p and q apart nothing may be left; then it is p.
+    Where p and q differ by rounding alone nothing may be left; then it is p.
     """
     left_v = (p_v - q_v).clamp(min=0)
     return left_v if bool(left_v.any()) else p_v
 
 
 class MostLikely:
-    """Chooses for both members: the most likely token. Prompts are known by their numbers."""
+    """Chooses the most likely token, for a member alone, and for one with its draft. Prompts are known by numbers."""
 
-    def first(self, logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
-        """Tokens of the large member behind its prompts, as without a draft."""
+    def choose(self, logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
+        """The next token of each prompt, as without a draft."""
         return most_likely(logits_bv, prompts)
 
     def draft(self, logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
@@ -191,35 +132,43 @@ class MostLikely:
         return most_likely(logits_bv, prompts)
 
     def settle(self, logits_lv: torch.Tensor, drafted: Sequence[int], prompt: int) -> list[int]:
-        """What is said: the draft tokens of a prompt that stay, and one more.
+        """The tokens of a prompt's draft that stay, and one more.
 
-        Args:
-            logits_lv: of the large member, [l + 1, v]: behind the tokens so far, and behind each of l draft tokens.
-            drafted: what `draft` gave since the last time, l tokens.
-            prompt: its number.
+        `logits_lv` are the large member's, [l + 1, v]: after the tokens so far, and after each of l draft tokens.
         """
         return agreed(most_likely(logits_lv, ()), drafted)
 
 
 class Sampled(MostLikely):
-    """Tokens are sampled, by either member with the same temperature, top_k and top_p.
+    """Samples tokens, for either member with the same temperature, top_k and top_p.
 
     Every prompt has a stream of random numbers of its own, see `Sampling`.
     """
 
     def __init__(self, how: Sampling) -> None:
-        self._sampler = Sampler(how)
+        self._how = how
+        self._streams: dict[int, torch.Generator] = {}
         self._q: dict[int, list[torch.Tensor]] = {}  # of each prompt, what its draft tokens were sampled with
 
-    def first(self, logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
-        return self._sampler(logits_bv, prompts)
+    def choose(self, logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
+        return self._pick(probabilities(logits_bv, self._how), prompts)
 
     def draft(self, logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
-        q_bv = self._sampler.probabilities(logits_bv)
+        q_bv = probabilities(logits_bv, self._how)
         for q_v, i in zip(q_bv, prompts, strict=True):
             self._q.setdefault(i, []).append(q_v)
-        return pick(q_bv, [self._sampler.chance(i) for i in prompts])
+        return self._pick(q_bv, prompts)
 
     def settle(self, logits_lv: torch.Tensor, drafted: Sequence[int], prompt: int) -> list[int]:
-        p_lv = self._sampler.probabilities(logits_lv)
-        return sampled(p_lv, self._q.pop(prompt, []), drafted, lambda: self._sampler.chance(prompt))
+        p_lv = probabilities(logits_lv, self._how)
+        return sampled(p_lv, self._q.pop(prompt, []), drafted, lambda: self._chance(prompt))
+
+    def _pick(self, p_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
+        return pick(p_bv, [self._chance(i) for i in prompts])
+
+    def _chance(self, prompt: int) -> float:
+        """The next number from 0 up to 1, exclusive, of a prompt's stream."""
+        if prompt not in self._streams:
+            seed = hashlib.sha256(f"{self._how.seed}/{prompt}".encode()).digest()[:8]
+            self._streams[prompt] = torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
+        return float(torch.rand((), generator=self._streams[prompt], dtype=torch.float64))

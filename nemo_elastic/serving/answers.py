@@ -27,34 +27,16 @@ _WITHIN = ("response", "message")
 
 
 class Answer:
-    """What a request gets.
+    """What a request gets from `name`; for `auto`, `members` says who answers each prompt, None until it is known."""
 
-    Args:
-        choice: who was asked.
-        each: answers for each prompt.
-
-    Attributes:
-        name: of `choice`.
-        members: of each prompt for `auto` who answers, in their order; None where nobody has said yet.
-    """
-
-    def __init__(self, choice: Choice, each: int = 1) -> None:
+    def __init__(self, choice: Choice, body: Mapping[str, Any]) -> None:
         self.name, self.is_auto = choice.name, choice.cost is not None
-        self._each = each
+        several = body.get("n")
+        self._each = several if isinstance(several, int) and several > 1 else 1  # answers for each prompt
         self.members: list[str | None] = []
 
-    @classmethod
-    def to(cls, choice: Choice, body: Mapping[str, Any]) -> Answer:
-        """Of a request's body."""
-        each = body.get("n")
-        return cls(choice, each if isinstance(each, int) and each > 1 else 1)
-
     def model(self, index: int | None = None) -> str:
-        """Who answered.
-
-        Args:
-            index: of one of the answers; None for all of them, which is `auto` where members differ.
-        """
+        """Who gave the answer of that number, or all of them; `auto` where members differ."""
         if not self.is_auto:
             return self.name
         place = None if index is None else index // self._each
@@ -62,60 +44,51 @@ class Answer:
         return next(iter(members)) or AUTO if len(members) == 1 else AUTO
 
     def naming(self, send: Send) -> Send:
-        """Let an answer of `auto` say who gave it."""
-        return _Naming(self, send) if self.is_auto else send
+        """Let what vLLM sends for `auto`, JSON or a stream of it, say who answered."""
+        if not self.is_auto:
+            return send
+        start: Message | None = None
+        whole, streams = b"", False
 
-    def write(self, event: Any) -> bool:
-        """Write it into an answer or a piece of a stream; whether there was a place for it."""
+        async def named(message: Message) -> None:
+            nonlocal start, whole, streams
+            if message["type"] == "http.response.start":
+                kind = next((v for k, v in message["headers"] if k.lower() == b"content-type"), b"")
+                streams = kind.startswith(b"text/event-stream")
+                if kind.startswith(b"application/json"):
+                    start = message  # its length is not known yet
+                    return
+            elif start is not None:
+                whole += message.get("body", b"")
+                if message.get("more_body", False):
+                    return
+                body = self._named(whole)
+                headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
+                await send({**start, "headers": [*headers, (b"content-length", b"%d" % len(body))]})
+                message = {**message, "body": body}
+            elif streams:
+                lines = message.get("body", b"").split(b"\n")  # vLLM sends whole lines
+                mark = b"data: "
+                lines = [mark + self._named(line[6:]) if line.startswith(mark + b"{") else line for line in lines]
+                message = {**message, "body": b"\n".join(lines)}
+            await send(message)
+
+        return named
+
+    def _named(self, raw: bytes) -> bytes:
+        """JSON of an answer or of a piece of a stream with the member's name in it; itself where it has no place."""
+        try:
+            event = json.loads(raw)
+        except ValueError:
+            return raw
         if not isinstance(event, dict):
-            return False
+            return raw
         choices = event.get("choices")
         index = choices[0].get("index") if isinstance(choices, list) and len(choices) == 1 else None
         places = [p for p in (event, *map(event.get, _WITHIN)) if isinstance(p, dict) and p.get("model") == AUTO]
         for place in places:
             place["model"] = self.model(index)
-        return bool(places)
-
-
-class _Naming:
-    """Sends on what vLLM sends for `auto`, with the member's name in it."""
-
-    def __init__(self, answer: Answer, send: Send) -> None:
-        self._answer, self._send = answer, send
-        self._start: Message | None = None
-        self._whole = b""
-        self._streams = False
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            kind = next((v for k, v in message["headers"] if k.lower() == b"content-type"), b"")
-            self._streams = kind.startswith(b"text/event-stream")
-            if kind.startswith(b"application/json"):
-                self._start = message  # its length is not known yet
-                return
-        elif message["type"] == "http.response.body" and self._start is not None:
-            self._whole += message.get("body", b"")
-            if message.get("more_body", False):
-                return
-            start, self._start = self._start, None
-            body = self._named(self._whole)
-            headers = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
-            await self._send({**start, "headers": [*headers, (b"content-length", b"%d" % len(body))]})
-            message = {**message, "body": body}
-        elif message["type"] == "http.response.body" and self._streams:
-            lines = message.get("body", b"").split(b"\n")  # vLLM sends whole lines
-            start = b"data: "
-            named = [start + self._named(line[6:]) if line.startswith(start + b"{") else line for line in lines]
-            message = {**message, "body": b"\n".join(named)}
-        await self._send(message)
-
-    def _named(self, raw: bytes) -> bytes:
-        try:
-            event = json.loads(raw)
-        except ValueError:
-            return raw
-        written = self._answer.write(event)
-        return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() if written else raw
+        return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() if places else raw
 
 
 _ASKED: ContextVar[Answer | None] = ContextVar("nemo_elastic_asked", default=None)
@@ -156,22 +129,19 @@ def generate_with(theirs: Callable[..., AsyncIterator[Any]], names: Names) -> Ca
         names.from_extra(extra)
         read_budget(extra)
         outputs, answer = theirs(self, prompt, sampling_params, *more, **named), _ASKED.get()
-        return outputs if answer is None or not answer.is_auto else _heard(outputs, answer)
+        if answer is None or not answer.is_auto:
+            return outputs
+        answer.members.append(None)
+        return _heard(outputs, answer.members, len(answer.members) - 1)
 
     return generate
 
 
-def _heard(outputs: Any, answer: Answer) -> AsyncIterator[Any]:
-    """Outputs of the next prompt of a request for `auto`, and what they say of who answers."""
-    place = len(answer.members)
-    answer.members.append(None)
-
-    async def heard() -> AsyncIterator[Any]:
-        async with aclosing(outputs):
-            async for output in outputs:
-                report = output.kv_transfer_params
-                if report and _MEMBER in report:
-                    answer.members[place], output.kv_transfer_params = report[_MEMBER], None
-                yield output
-
-    return heard()
+async def _heard(outputs: Any, members: list[str | None], place: int) -> AsyncIterator[Any]:
+    """Outputs of one prompt, and what they say of who answers it."""
+    async with aclosing(outputs):
+        async for output in outputs:
+            report = output.kv_transfer_params
+            if report and _MEMBER in report:
+                members[place], output.kv_transfer_params = report[_MEMBER], None
+            yield output

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nemo_elastic.runtime.calibration import Calibration
-from nemo_elastic.runtime.signals import TAIL, signals
-
 from .answers import write_member
+from .calibration import TAIL, Calibration, signals
 from .names import Choice
 
 
@@ -39,11 +37,7 @@ class TailPart(NamedTuple):
 
 
 class Choosing:
-    """Chooses who answers, from the signals that the worker sends.
-
-    Args:
-        calibration: of the family.
-    """
+    """Chooses who answers, from the signals that the worker sends."""
 
     def __init__(self, calibration: Calibration) -> None:
         self._calibration = calibration
@@ -67,7 +61,7 @@ class Choosing:
                 output.undecided[request_id] = TailPart(list(ids[tail:]), len(ids), start - tail, stop - start)
 
     def before_update(self, result: Any, requests: Mapping[str, Any]) -> None:
-        """Choose; where the smallest member is not enough, what it said is dropped."""
+        """Choose; where the smallest member is not enough, its token is dropped."""
         self._reported = dict(self._answering)
         for request_id, seen in getattr(result, "signals", {}).items():
             cost = self._costs.pop(request_id, None)
@@ -96,11 +90,7 @@ class Choosing:
 
 
 class Reading:
-    """Reads the signals of prompts whose last tokens were read in a step.
-
-    Args:
-        worker: vLLM's.
-    """
+    """Reads the signals of prompts whose last tokens were read in a step of vLLM's worker."""
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker

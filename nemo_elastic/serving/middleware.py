@@ -15,8 +15,8 @@ from typing import Any
 from nemo_elastic.errors import ElasticError, bad
 
 from .answers import Answer, asked
-from .arguments import NO_TEMPLATE, Settings, server_names, takes_messages
-from .gate import App, Gone, Message, Receive, Send, again, path_of, read_body, refuse
+from .arguments import NO_TEMPLATE, Settings, open_family, takes_messages
+from .gate import App, Message, Receive, Send, again, path_of, read_body, refuse
 from .names import AUTO, FIELD, Choice, Names
 from .pairs import BUDGET, check_ends, read_budget
 
@@ -30,13 +30,7 @@ NOT_FOUND, BAD = HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST
 
 
 class Refused(Exception):
-    """A request that gets an answer from here.
-
-    Args:
-        status: of HTTP.
-        message: one line.
-        field: of the request that is wrong.
-    """
+    """A request that gets an error from here: a status of HTTP, a line, and the field of the request that is wrong."""
 
     def __init__(self, status: HTTPStatus, message: str, field: str) -> None:
         super().__init__(message)
@@ -44,7 +38,7 @@ class Refused(Exception):
 
 
 class MemberReader:
-    """What is done with a body.
+    """Reads who answers from a request's body, and writes it there for the engine.
 
     Args:
         names: of the family.
@@ -60,11 +54,7 @@ class MemberReader:
         self.names, self.end, self.enforced, self.chats, self.trusts = names, end, enforced, chats, trusts
 
     def read(self, path: str, body: dict[str, Any]) -> Choice | None:
-        """Write the member into the body; None where the path answers nothing.
-
-        Raises:
-            Refused: no such member, nothing that ends a pair's thinking, or messages where there is no chat template.
-        """
+        """Write the member into the body; None where the path answers nothing. Raises `Refused`."""
         if (_under(path, CHATS) or "messages" in body) and not (
             self.chats or (self.trusts and body.get("chat_template"))
         ):
@@ -95,7 +85,7 @@ class MemberReader:
         if not isinstance(extra, dict):
             raise ElasticError("vllm_xargs: must be a JSON object")
         if not extra.keys() & {"member", "then"}:
-            return self.names.turned(choice, extra)
+            return self.names.with_cost(choice, extra)
         asked = self.names.from_extra(extra)
         names_nobody = (None, "", *self.names.aliases, *self.names.unlisted)
         if asked.name != choice.name and body.get("model") not in names_nobody:
@@ -119,11 +109,7 @@ class MemberReader:
 
 
 class MemberMiddleware:
-    """Reads `model`, writes `vllm_xargs`, and answers what names no member.
-
-    Args:
-        app: what is behind it.
-    """
+    """Reads `model`, writes `vllm_xargs`, and answers what names no member."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -133,11 +119,8 @@ class MemberMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        try:
-            raw = await read_body(scope, receive)
-        except Gone:
+        if (raw := await read_body(scope, receive)) is None:  # the client went away
             return
-        assert raw is not None
         body = _parsed(raw)
         try:
             choice = self._open(scope).read(path_of(scope), body) if isinstance(body, dict) else None
@@ -148,7 +131,7 @@ class MemberMiddleware:
             await self.app(scope, again(raw, receive), send)
             return
         raw = json.dumps(body).encode()
-        answer = Answer.to(choice, body)
+        answer = Answer(choice, body)
         with asked(answer):
             await self.app(_of_length(scope, len(raw)), again(raw, receive), answer.naming(send))
 
@@ -156,16 +139,14 @@ class MemberMiddleware:
         if self._reader is None:
             args = scope["app"].state.args
             try:
-                names = server_names(args)
+                opened = open_family(args.model, args.additional_config, args.tokenizer, args.served_model_name)
             except ElasticError as exc:  # to vLLM a ValueError is the client's mistake
                 raise RuntimeError("the family cannot be opened") from exc
-            assert names is not None
+            assert opened is not None
+            names, end = opened[0], Settings.read(opened[1]).end_ids
             enforced = bool(getattr(args, "reasoning_parser", None) or getattr(args, "reasoning_config", None))
-            ends, trusts = (
-                Settings.read(args.additional_config).end_ids,
-                getattr(args, "trust_request_chat_template", False),
-            )
-            self._reader = MemberReader(names, ends, enforced, takes_messages(args), trusts)
+            trusts = getattr(args, "trust_request_chat_template", False)
+            self._reader = MemberReader(names, end, enforced, takes_messages(args), trusts)
         return self._reader
 
 

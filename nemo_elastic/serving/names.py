@@ -7,17 +7,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.manifest import CALIBRATION, FILE
+from nemo_elastic.core.manifest import FILE
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.plugins import load_plugins
-from nemo_elastic.runtime.calibration import Calibration, check_cost, read_calibration
 
-if TYPE_CHECKING:
-    from nemo_elastic.formats.source import Shapes
+from .calibration import Calibration, check_cost, read_calibration
 
 #: between the member that thinks and the one that answers
 THEN = ">"
@@ -57,10 +55,9 @@ class Names:
         members: names, largest first.
         family: other names of the largest member, such as that of the folder. A member's own name goes first.
         unlisted: names of it that are taken, but listed nowhere: its path.
-        calibration: says when the smallest member is not enough; None where the family was not calibrated.
+        calibration: None where the family was not calibrated, and there is no `auto`.
         cost: the cost setting of `auto` where a request has none.
-        extras: names of shapes beside the members. They answer alone: none is larger or smaller than another, so that
-            they are in no pair, and `auto` does not choose them.
+        extras: names of shapes beside the members. They answer alone, in no pair, and `auto` does not choose them.
     """
 
     def __init__(
@@ -93,16 +90,10 @@ class Names:
         return () if self.calibration is None or AUTO in self.shapes else (AUTO,)
 
     @property
-    def pairs(self) -> tuple[str, ...]:
-        """A smaller member that thinks, a larger one that answers."""
-        smaller = {large: self.members[i + 1 :] for i, large in enumerate(self.members)}
-        return tuple(Choice(small, large).name for large in self.members for small in smaller[large])
-
-    @staticmethod
-    def parts(pair: str) -> tuple[str, str]:
-        """Who thinks and who answers in a pair of that name."""
-        member, _, then = pair.partition(THEN)
-        return member, then
+    def pairs(self) -> dict[str, Choice]:
+        """A smaller member that thinks and a larger one that answers, by name."""
+        pairs = [Choice(small, large) for i, large in enumerate(self.members) for small in self.members[i + 1 :]]
+        return {pair.name: pair for pair in pairs}
 
     @property
     def listed(self) -> tuple[str, ...]:
@@ -110,11 +101,7 @@ class Names:
         return (*self.shapes, *self.aliases, *self.autos, *self.pairs)
 
     def read(self, model: Any) -> Choice:
-        """What a client wrote as the name of a model; nothing is the largest member.
-
-        Raises:
-            ElasticError: no such member.
-        """
+        """What a client wrote as the name of a model; nothing is the largest member."""
         if model is None or model == "":
             return Choice(self.largest)
         if not isinstance(model, str):
@@ -126,18 +113,14 @@ class Names:
         if model in self.autos:
             return self._auto(self.cost)
         if model in self.pairs:
-            return Choice(*self.parts(model))
+            return self.pairs[model]
         raise bad("model", model, f"one of {self._all()}, or two members as SMALL{THEN}LARGE")
 
     def from_extra(self, extra: Mapping[str, Any] | None) -> Choice:
-        """What a request brings as `vllm_xargs`: `member` and `then`, or the member `auto` and its `cost`.
-
-        Raises:
-            ElasticError: no such member, or a cost that is none or of no use.
-        """
+        """What a request brings as `vllm_xargs`: `member` and `then`, or the member `auto` and its `cost`."""
         given = extra or {}
         if given.get("member") in self.autos:
-            return self.turned(self._auto(self.cost), given)
+            return self.with_cost(self._auto(self.cost), given)
         named = {key: given[key] for key in ("member", "then") if given.get(key) not in (None, "")}
         for key, name in named.items():
             if name not in self.shapes:
@@ -147,20 +130,13 @@ class Names:
             raise bad("vllm_xargs.then", choice.then, f"a member that is larger than {choice.member}")
         return choice
 
-    def turned(self, choice: Choice, extra: Mapping[str, Any]) -> Choice:
-        """The same choice with the cost setting that a request brings.
-
-        Raises:
-            ElasticError: no number from 0 to 1, or a client has named who answers.
-        """
+    def with_cost(self, choice: Choice, extra: Mapping[str, Any]) -> Choice:
+        """The same choice with the cost setting that a request brings."""
         if extra.get(FIELD) is None:
             return choice
         if choice.cost is None:
-            raise bad(
-                f"vllm_xargs.{FIELD}",
-                extra[FIELD],
-                f"only with the model {AUTO}, in a family that is calibrated",
-            )
+            allowed = f"only with the model {AUTO}, in a family that is calibrated"
+            raise bad(f"vllm_xargs.{FIELD}", extra[FIELD], allowed)
         return self._auto(check_cost(extra[FIELD]))
 
     def _auto(self, cost: float) -> Choice:
@@ -170,27 +146,12 @@ class Names:
         return ", ".join((*self.shapes, *self.aliases, *self.autos))
 
 
-def family_names(folder: str | Path, cost: float | None = None) -> Names | None:
-    """The names of a family folder; None for a folder that is no family.
-
-    Args:
-        folder: the family.
-        cost: the cost setting of `auto` where a request has none; None for `COST`.
-
-    Raises:
-        ElasticError: the family or its calibration is damaged, or the calibration is that of another family.
-    """
+def family_names(folder: str | Path, cost: float | None = None, more: Sequence[str] = ()) -> Names | None:
+    """The names of a family folder, `more` of its largest member among them; None for a folder that is no family."""
     if not (Path(folder) / FILE).is_file():
         return None
     load_plugins()
     shapes = read_shapes(folder)
-    own = (Path(folder).resolve().name,)
-    cost = COST if cost is None else cost
-    return Names(tuple(shapes.members), own, (str(folder),), calibration(shapes), cost, tuple(shapes.extras))
-
-
-def calibration(shapes: Shapes) -> Calibration | None:
-    """How a family chooses by itself; None where it was not calibrated."""
-    if not (shapes.folder / CALIBRATION).is_file():
-        return None
-    return read_calibration(shapes.folder, {n: parameters(shapes.parent, m) for n, m in shapes.members.items()})
+    own, cost = (*more, Path(folder).resolve().name), COST if cost is None else cost
+    calibration = read_calibration(shapes.folder, {n: parameters(shapes.parent, m) for n, m in shapes.members.items()})
+    return Names(tuple(shapes.members), own, (str(folder),), calibration, cost, tuple(shapes.extras))

@@ -22,11 +22,7 @@ BUDGET = "thinking_token_budget"
 
 
 class Pairs:
-    """Lets the second member of a pair go on where the first one's thinking ends.
-
-    Args:
-        end: token ids that end the thinking, in a row; empty where the family has none.
-    """
+    """Lets the second member of a pair go on where the first one's thinking ends: after the tokens `end`, in a row."""
 
     def __init__(self, end: Sequence[int]) -> None:
         self._end = tuple(end)
@@ -34,11 +30,7 @@ class Pairs:
         self._lengths: dict[str, int] = {}
 
     def take(self, request: Any, choice: Choice) -> None:
-        """A request has come; `choice.member` reads it first.
-
-        Raises:
-            ElasticError: its budget is no positive number.
-        """
+        """A request has come; `choice.member` reads it first."""
         budget = read_budget(request.sampling_params.extra_args if request.sampling_params else None)
         if choice.then is not None:
             self._thinking[request.request_id] = choice.then, budget
@@ -50,9 +42,7 @@ class Pairs:
     def after_update(self, outputs: Iterable[Any], running: Callable[[str], Any]) -> Mapping[str, str]:
         """Requests with which another member goes on after a step, which reads everything again: id -> its name.
 
-        Args:
-            outputs: of the step, on their way to the server.
-            running: vLLM's record of a request by its id, None where the request does not run.
+        `running` gives vLLM's record of a request by its id, None where the request does not run.
         """
         lengths, self._lengths, changed = self._lengths, {}, {}
         for request_id, length in lengths.items():
@@ -70,14 +60,7 @@ class Pairs:
 
 
 def is_over(end: tuple[int, ...], output: Sequence[int], new: int, budget: int | None) -> bool:
-    """Whether the thinking has ended.
-
-    Args:
-        end: token ids that end it, in a row; empty for none.
-        output: the tokens of the answer so far.
-        new: how many of them came last: only these may end it.
-        budget: the most tokens of thinking, None for any number.
-    """
+    """Whether the thinking has ended: by `end`, of whose tokens the last is a `new` one, or by its budget."""
     if budget is not None and len(output) >= budget:
         return True
     first = max(len(end), len(output) - new + 1)
@@ -85,15 +68,7 @@ def is_over(end: tuple[int, ...], output: Sequence[int], new: int, budget: int |
 
 
 def find_end(tokenizer: FamilyTokenizer, text: str | None) -> tuple[int, ...]:
-    """Token ids of the text that ends the thinking.
-
-    Args:
-        tokenizer: of the family.
-        text: as `--end-of-thinking` gives it; by default `</think>`, where it is a token.
-
-    Raises:
-        ElasticError: the text has no token.
-    """
+    """Token ids of the text that ends the thinking; by default `</think>`, where it is a token."""
     if text is None:
         usual = tokenizer.tokenizer.token_to_id(USUAL)
         return () if usual is None else (usual,)
@@ -104,21 +79,13 @@ def find_end(tokenizer: FamilyTokenizer, text: str | None) -> tuple[int, ...]:
 
 
 def read_budget(extra: Mapping[str, Any] | None) -> int | None:
-    """The limit on thinking that a request brings in `vllm_xargs`.
-
-    Raises:
-        ElasticError: it is no positive number.
-    """
+    """The limit on thinking that a request brings in `vllm_xargs`."""
     given = (extra or {}).get(BUDGET)
     return None if given is None else integer(BUDGET, given, 1, "a positive integer")
 
 
 def check_ends(end: Sequence[int], budget: int | None, name: str) -> None:
-    """Check that something ends the thinking of a pair.
-
-    Raises:
-        ElasticError: nothing would.
-    """
+    """Check that something ends the thinking of a pair."""
     if not end and budget is None:
         raise ElasticError(
             f"model: {name!r} needs {BUDGET}, or a server that was started with --end-of-thinking: "

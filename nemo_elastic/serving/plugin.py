@@ -29,14 +29,7 @@ _DONE = "_nemo_elastic"
 
 
 def check_version() -> list[str]:
-    """Check that the vLLM that is installed here is one that serves families.
-
-    Returns:
-        The distributions that it is installed as.
-
-    Raises:
-        ElasticError: it is another version, or one that nobody knows.
-    """
+    """Check that the vLLM that is installed here serves families; gives the distributions that it is installed as."""
     found = {name: own for name in DISTRIBUTIONS if (own := _version(name)) is not None}
     if not found:
         raise ElasticError(f"vLLM: its package is none of {', '.join(DISTRIBUTIONS)}, so its version is not known")
@@ -110,11 +103,7 @@ def emulate_nvfp4() -> None:
 
 
 def name_answers(names: Names) -> None:
-    """Let the server of this process say who answers. May be called any number of times.
-
-    Args:
-        names: of the family that it serves.
-    """
+    """Let the server of this process say who answers. May be called any number of times."""
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.v1.engine.async_llm import AsyncLLM
 

@@ -10,8 +10,8 @@ import pytest
 from benchmarks.study.auto import AT, COSTS, halved, judged
 from benchmarks.study.auto_table import curve, worth
 from nemo_elastic.evaluation.known_answers import Measured
-from nemo_elastic.runtime.signals import SIGNALS
-from tests.runtime.calibrated import NAMES, PARAMETERS, made
+from nemo_elastic.serving.calibration import SIGNALS
+from tests.serving.calibrated import NAMES, PARAMETERS, made
 
 
 def test_halves_share_no_document():

@@ -23,9 +23,7 @@ from safetensors.torch import load_file, save_file
 from nemo_elastic.cli import main
 from nemo_elastic.cli.cmd_chat import _show
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.calibration import write_calibration
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.runtime.calibrated import calibration_of
 from tests.runtime.talking import MESSAGES, overflowing, talking_family
 
 SUMMARY = (
@@ -100,34 +98,6 @@ def test_a_draft_answers_nothing_itself(plain, chat):
     assert json.loads(chat(*arguments, "--draft", "6b", "--budget", "6b", "--json")[1])["draft"] is None
     _, _, err = chat(plain, "--draft", "9b", stdin="/budget\n/budget 9b\n")
     assert "[12b], 9b, 6b: " in err and err.count(" parameters answer, 9b drafts\n") == 1
-
-
-def test_the_family_chooses(tmp_path, chat):
-    """At the lowest and the highest cost it is known who answers; the line after an answer names the member."""
-    folder = talking_family(tmp_path)
-    family = load_family(folder)
-    code, _, err = chat(folder, "Hi", "--auto", "0.3", *SHORT)
-    assert code == 2 and f"auto: {folder}: was not calibrated; nemo-elastic calibrate {folder} --data DIR" in err
-    write_calibration(folder, calibration_of(family))
-    code, _, err = chat(folder, "Hi", "--auto", "0.3", "--budget", "6b", *SHORT)
-    assert (
-        code == 2 and err == "error: --auto: 0.3 is not allowed; it chooses the member itself; give it or --budget\n"
-    )
-    message = [{"role": "user", "content": "Hi"}]
-    for cost, name in (("0", "6b"), ("1", "12b"), ("0.4", family.auto(0.4).choose(message))):
-        code, out, err = chat(folder, "Hi", "--auto", cost, *SHORT)
-        assert (code, out) == (0, shown(family.select(name).generate(message, 12)) + "\n") and err.startswith(
-            f"({name}: "
-        )
-        data = json.loads(chat(folder, "Hi", "--auto", cost, *SHORT, "--json")[1])
-        assert (data["member"], data["auto"]) == (name, float(cost))
-    lines = "/budget auto 0\nHi\n/budget auto 1\nHi\n/budget auto\n/budget 9b\n"
-    code, _, err = chat(folder, *SHORT, stdin=lines)
-    assert code == 0 and re.findall(r"\((\w+): ", err) == ["6b", "12b"]
-    assert "12b, 9b, 6b: [auto] chooses at cost 0\n" in err and "[auto] chooses at cost 0.3\n" in err
-    assert err.endswith(" parameters answer\n") and "12b, [9b], 6b: " in err
-    code, _, err = chat(folder, *SHORT, stdin="/budget auto much\n")
-    assert code == 2 and "cost: 'much' is not allowed; a number from 0" in err
 
 
 def test_lines_of_another_program_are_one_conversation(folder, chat):

@@ -32,11 +32,10 @@ from nemo_elastic.evaluation.known_answers import (
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.rows import Rows
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.calibration import FILE, read_calibration
-from nemo_elastic.runtime.signals import read
+from nemo_elastic.serving.calibration import FILE, read_calibration
 from nemo_elastic.slicing.family_folder import write_family
-from tests.runtime.calibrated import NAMES, PARAMETERS, made
 from tests.runtime.talking import overflowing
+from tests.serving.calibrated import NAMES, PARAMETERS, made, signals_of
 from tests.shapes import PARENT as SHAPE
 from tests.texts import spoiled
 
@@ -129,17 +128,18 @@ def test_the_command_writes_what_the_family_then_chooses_by(capsys, folder, data
     assert all(row["interval"][0] <= row["gain"] <= row["interval"][1] for row in report["auto"])
     family = load_family(folder)
     given = examples(EvalData.of(data), 64, 20, 6)
-    auto = family.auto(0.5)
-    names = auto.choose([prompt for prompt, _ in prompts_and_answers(given)])
-    costs = {row["member"]: row["cost"] for row in report["members"]}
-    assert sum(costs[name] for name in names) / 64 == pytest.approx(0.5, abs=0.03)
+    own = {name: family.select(name).parameters for name in family.names}
+    calibration = read_calibration(folder, own)
+    prompts = [prompt for prompt, _ in prompts_and_answers(given)]
+    chosen = calibration.choose(np.array([signals_of(family.select("6b"), prompt) for prompt in prompts]), 0.5)
+    costs = [row["cost"] for row in report["members"]]
+    assert sum(costs[member] for member in chosen) / 64 == pytest.approx(0.5, abs=0.03)
     code, out, err = run(capsys, folder, "--data", data.path, *QUICK)
     assert code == 2 and err == f"error: {folder / FILE}: already exists; --force replaces it\n"
     code, out, err = run(capsys, folder, "--data", data.path, *QUICK, "--seed", 1, "--force")
     assert code == 0 and "random mixing" in out and "±" in out
     assert "\nwarning: no gain is above 0" in err and err.endswith(f"written: {folder / FILE}\n"), "weights are random"
-    own = {name: family.select(name).parameters for name in family.names}
-    assert read_calibration(folder, own) != auto._calibration
+    assert read_calibration(folder, own) != calibration
 
 
 def test_examples_are_problems_and_pieces_that_do_not_overlap(data):
@@ -169,7 +169,7 @@ def test_what_is_measured_is_the_answer_alone(folder, data):
     small = family.select("6b")
     for i in (0, 3, 20, 33):
         prompt, answer = given[i]
-        assert measured.signals_ns[i] == pytest.approx(read(small.weights, prompt)[0], rel=1e-3, abs=1e-4)
+        assert measured.signals_ns[i] == pytest.approx(signals_of(small, prompt), rel=1e-3, abs=1e-4)
         for column, name in enumerate(measured.members):
             logits_lv = family.select(name)(torch.tensor([prompt + answer]))[0, :-1]
             loss = F.cross_entropy(logits_lv[len(prompt) - 1 :], torch.tensor(answer))

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,21 +15,36 @@ from tokenizers import Tokenizer, decoders, models
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
-from nemo_elastic.runtime.answer import Answer, Detokenizer, StopFilter, Stream, stop_strings
+from nemo_elastic.runtime.answer import Answer, Stream, stop_strings
 from tests.runtime.talking import PARENT, TOKENIZER
 
-BYTES = FamilyTokenizer(TOKENIZER)
+TEXT = FamilyTokenizer(TOKENIZER)
+END = 1
+ENDS = frozenset({END})
+
+
+def pushed(one: Answer, tokens: Sequence[int]) -> list[list[Any]]:
+    """What comes out for each token, up to a stop."""
+    out: list[list[Any]] = []
+    for i, token in enumerate(tokens):
+        out.append([*one.push(token, last=i == len(tokens) - 1)])
+        if one.stopped:
+            break
+    return out
+
+
+def all_of(one: Answer, tokens: Sequence[int]) -> list[Any]:
+    return [piece for out in pushed(one, tokens) for piece in out]
 
 
 def pieces(tokenizer: FamilyTokenizer, ids: list[int]) -> list[str]:
-    detokenizer = Detokenizer(tokenizer.decode)
-    return [*map(detokenizer.push, ids), detokenizer.flush()]
+    return ["".join(out) for out in pushed(Answer(tokenizer, (), frozenset(), True), ids)]
 
 
 @settings(deadline=None)
 @given(st.text())
 def test_pieces_of_a_text_are_the_text_in_whole_characters(text):
-    actual = pieces(BYTES, BYTES.encode(text))
+    actual = pieces(TEXT, TEXT.encode(text))
     assert "".join(actual) == text
     assert "\ufffd" in text or not any("\ufffd" in piece for piece in actual)
 
@@ -38,14 +53,14 @@ def test_pieces_of_a_text_are_the_text_in_whole_characters(text):
 @given(st.lists(st.integers(0, PARENT.vocab - 1), max_size=40))
 def test_pieces_of_any_tokens_are_their_text(ids):
     """Bytes that make no character, special tokens, tokens that the tokenizer does not have."""
-    assert "".join(pieces(BYTES, ids)) == BYTES.decode(ids)
+    assert "".join(pieces(TEXT, ids)) == TEXT.decode(ids)
 
 
 def test_a_character_comes_when_its_last_byte_has_come():
-    ids = BYTES.encode("zß𝄞", special=False)
+    ids = TEXT.encode("zß𝄞", special=False)
     assert len(ids) == 7  # of no merge
-    assert pieces(BYTES, ids) == ["z", "", "ß", "", "", "", "𝄞", ""]
-    assert pieces(BYTES, ids[:-1])[-1] == "\ufffd"
+    assert pieces(TEXT, ids) == ["z", "", "ß", "", "", "", "𝄞"]
+    assert pieces(TEXT, ids[:-1])[-1] == "\ufffd"
 
 
 def test_spaces_of_another_kind_of_decoder_stay():
@@ -62,13 +77,23 @@ LETTERS = st.text("abc", max_size=30)
 STOPS = st.lists(st.text("abc", min_size=1, max_size=4), max_size=3)
 
 
+class Spelled:
+    """A tokenizer of these pieces, each a token."""
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self.pieces = pieces
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self.pieces[i] for i in ids)
+
+    def decode_stream(self) -> Callable[[int], str]:
+        return self.pieces.__getitem__
+
+
 def run(stops: list[str], pieces: list[str]) -> tuple[list[str], bool]:
-    stop, shown = StopFilter(stops), []
-    for piece in pieces:
-        shown.append(stop.push(piece))
-        if stop.stopped:
-            return shown, True
-    return [*shown, stop.flush()], False
+    """What is shown after each piece, and whether a stop was found."""
+    one = Answer(Spelled(pieces), stops, frozenset(), True)  # pyright: ignore[reportArgumentType]
+    return ["".join(out) for out in pushed(one, range(len(pieces)))], one.stopped
 
 
 @given(text=LETTERS, stops=STOPS)
@@ -87,17 +112,17 @@ def test_a_text_ends_before_the_stop_that_is_complete_first(text, stops):
 @given(text=LETTERS, stops=STOPS, cuts=st.sets(st.integers(1, 29)))
 def test_nothing_of_a_stop_is_shown_and_no_more_is_held_back_than_may_be_one(text, stops, cuts):
     edges = [0, *sorted(c for c in cuts if c < len(text)), len(text)]
-    stop, shown, read = StopFilter(stops), "", ""
-    for start, end in pairwise(edges):
-        shown, read = shown + stop.push(text[start:end]), text[:end]
-        if stop.stopped:
-            assert any(read.startswith(shown + s) for s in stops) and not any(s in shown for s in stops)
-            assert stop.push("more") == ""
-            return
-        held = read[len(shown) :]
+    given = [text[start:end] for start, end in pairwise(edges)]
+    out, stopped = run(stops, given)
+    for n in range(1, len(out) + 1):
+        shown, read = "".join(out[:n]), "".join(given[:n])
         assert read.startswith(shown)
-        assert not held or any(s.startswith(held) and s != held for s in stops)
-    assert shown + stop.flush() == text
+        if stopped and n == len(out):
+            assert any(read.startswith(shown + s) for s in stops) and not any(s in shown for s in stops)
+        else:
+            held = read[len(shown) :]
+            assert not held or any(s.startswith(held) and s != held for s in stops)
+    assert stopped or "".join(out) == text
 
 
 def test_what_users_give():
@@ -109,11 +134,6 @@ def test_what_users_give():
             stop_strings(wrong)
 
 
-TEXT = FamilyTokenizer(TOKENIZER)
-END = 1
-ENDS = frozenset({END})
-
-
 def ids(text: str) -> list[int]:
     return TEXT.encode(text, special=False)
 
@@ -122,35 +142,26 @@ def answer(stops: Sequence[str] = (), as_text: bool = True) -> Answer:
     return Answer(TEXT, stops, ENDS, as_text)
 
 
-def pushed(one: Answer, tokens: Sequence[int]) -> list[Any]:
-    out: list[Any] = []
-    for i, token in enumerate(tokens):
-        out += one.push(token, last=i == len(tokens) - 1)
-        if one.stopped:
-            break
-    return out
-
-
 @given(st.text("abß𝄞 ", min_size=1, max_size=12))
 def test_pieces_are_the_text_in_whole_characters(text: str) -> None:
-    pieces = pushed(answer(), [*ids(text), END])
+    pieces = all_of(answer(), [*ids(text), END])
     assert "".join(pieces) == text and all(pieces) and not any("\ufffd" in piece for piece in pieces)
 
 
 def test_half_a_character_at_the_end_is_given_when_no_more_can_come() -> None:
     half = ids("𝄞")[:2]
     assert answer().push(half[0], last=False) == []
-    assert "\ufffd" in "".join(pushed(answer(), half))
+    assert "\ufffd" in "".join(all_of(answer(), half))
 
 
 def test_a_stop_string_ends_it_and_no_part_of_it_is_shown() -> None:
     one = answer(["xyz"])
-    assert "".join(pushed(one, [*ids("abxyzcd"), END])) == "ab" and one.stopped
+    assert "".join(all_of(one, [*ids("abxyzcd"), END])) == "ab" and one.stopped
 
 
 def test_what_may_be_a_stop_is_held_back_until_it_is_none() -> None:
     one = answer(["xyz"])
-    assert "".join(pushed(one, [*ids("abxy"), END])) == "abxy" and not one.stopped
+    assert "".join(all_of(one, [*ids("abxy"), END])) == "abxy" and not one.stopped
 
 
 def test_tokens_come_when_all_of_their_text_is_safe() -> None:
@@ -161,21 +172,21 @@ def test_tokens_come_when_all_of_their_text_is_safe() -> None:
 
 def test_tokens_of_a_stop_string_do_not_come() -> None:
     one = answer(["xyz"], as_text=False)
-    assert pushed(one, [*ids("ab"), *ids("xyz"), *ids("c")]) == ids("ab") and one.stopped
+    assert all_of(one, [*ids("ab"), *ids("xyz"), *ids("c")]) == ids("ab") and one.stopped
 
 
 def test_the_token_that_ends_an_answer_comes_behind_all_others() -> None:
-    assert pushed(answer(["xyz"], as_text=False), [*ids("abxy"), END]) == [*ids("abxy"), END]
+    assert all_of(answer(["xyz"], as_text=False), [*ids("abxy"), END]) == [*ids("abxy"), END]
 
 
 @given(st.lists(st.integers(2, 299), min_size=1, max_size=20))
 def test_every_token_comes_where_nothing_stops_it(tokens: list[int]) -> None:
-    assert pushed(answer(["\0nothing"], as_text=False), tokens) == tokens
+    assert all_of(answer(["\0nothing"], as_text=False), tokens) == tokens
 
 
 def test_without_a_tokenizer_tokens_pass_through() -> None:
     one = Answer(None, (), ENDS, as_text=False)
-    assert pushed(one, [7, END, 9]) == [7, END, 9]
+    assert all_of(one, [7, END, 9]) == [7, END, 9]
 
 
 class Script:

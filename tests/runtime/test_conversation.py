@@ -1,18 +1,16 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation: what was said goes on, another member may answer, and what an answer took is reported."""
+"""A conversation goes on from what was said; `tests/cli/test_cmd_chat.py` has who answers, and what is reported."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
 
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.runtime import FamilyRuntime, load_family
 from nemo_elastic.runtime.conversation import Conversation
-from tests.runtime.talking import MEMBERS, talking_family
+from tests.runtime.talking import talking_family
 
 HOW: dict[str, Any] = {"max_new_tokens": 4, "temperature": 1.0, "seed": 3}
 
@@ -86,47 +84,3 @@ def test_an_answer_that_is_broken_off_stays_as_far_as_it_came(plain: FamilyRunti
     assert conversation.report()["text"] == seen[0] and conversation.report()["new_tokens"] < 20
     expected = direct(plain, f"Once{seen[0]}\nupon", seed=4, max_new_tokens=20)
     assert said(conversation, "upon") == expected
-
-
-def test_another_member_answers_from_here_on(family: FamilyRuntime) -> None:
-    conversation = Conversation(family, None, None, HOW)
-    assert conversation.name == "12b" and conversation.members().startswith("[12b], 9b, 6b: ")
-    conversation.select("6b")
-    parameters = family.select("6b").parameters
-    assert conversation.members() == f"12b, 9b, [6b]: {parameters:,} parameters answer"
-    said(conversation, "Hi")
-    assert conversation.report()["member"] == "6b" and conversation.report()["parameters"] == parameters
-
-
-def test_a_draft_is_reported_where_it_drafts_and_not_where_it_is_no_smaller(family: FamilyRuntime) -> None:
-    conversation = Conversation(family, "9b", None, HOW, draft="6b")
-    said(conversation, "Hi")
-    draft = conversation.report()["draft"]
-    assert draft["member"] == "6b" and draft["drafted_tokens"] >= draft["accepted_tokens"] >= 0
-    assert conversation.members().endswith("parameters answer, 6b drafts")
-    assert " accepted that 6b drafted; " in conversation.summary()
-    conversation.select("6b")
-    said(conversation, "Hi")
-    assert conversation.report()["draft"] is None and "drafts" not in conversation.members()
-
-
-def test_an_answer_is_reported_in_a_line(family: FamilyRuntime) -> None:
-    conversation = Conversation(family, "6b", None, HOW)
-    text, report = said(conversation, "Hi"), conversation.report()
-    assert (report["text"], report["tokens_per_second"]) == (text, report["new_tokens"] / report["seconds"])
-    assert report["bytes"]["weights"] == family.nbytes
-    line = (
-        rf"^\(6b: {report['new_tokens']} tokens after {report['prompt_tokens']}, [\d.]+ tokens/s; .* of weights for 3 "
-    )
-    assert re.match(line, conversation.summary()) and len(MEMBERS) == 3
-
-
-def test_a_system_message_needs_a_template(plain: FamilyRuntime) -> None:
-    with pytest.raises(ElasticError, match=r"^--system: this family has no chat template that could take it$"):
-        Conversation(plain, None, "Be brief.", HOW)
-
-
-@pytest.mark.parametrize("names", [("7b", None), ("6b", "7b")])
-def test_a_member_that_is_not_there_is_reported_at_once(family: FamilyRuntime, names: tuple[str, str | None]) -> None:
-    with pytest.raises(ElasticError, match="7b"):
-        Conversation(family, names[0], None, HOW, draft=names[1])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import ChatTemplate
-from nemo_elastic.runtime.prompts import Companions
+from nemo_elastic.runtime.member_model import Companions
 from tests.hostile import damaged
 from tests.runtime.talking import MESSAGES, TEMPLATE
 

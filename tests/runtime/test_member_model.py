@@ -272,6 +272,12 @@ def test_every_dtype_answers(folder, dtype):
     assert [len(t) > 0 for t in text] == [True] * 4
 
 
+@pytest.mark.parametrize("how", [{}, {"draft": "6b"}, {"temperature": 1.0}])
+def test_no_prompts_have_no_answers(family, how):
+    member = family.select("12b")
+    assert member.generate([], **how) == [] and list(member.generate([], stream=True, **how)) == []
+
+
 @pytest.mark.parametrize("how", [{}, {"draft": "6b"}, {"temperature": 1.0}, {"draft": "6b", "temperature": 1.0}])
 def test_logits_that_are_no_numbers_are_reported_and_no_answer(tmp_path, how):
     """Every weight is a number, and what is computed of them is none."""

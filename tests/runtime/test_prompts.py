@@ -14,7 +14,7 @@ import torch
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import ChatTemplate, FamilyTokenizer
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.prompts import Companions, Prompts, read_prompts
+from nemo_elastic.runtime.member_model import Companions, Prompts, read_prompts
 from tests.runtime.talking import MESSAGES, PARENT, TEMPLATE, TOKENIZER, talking_family
 
 

@@ -19,7 +19,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, MemberModel
-from nemo_elastic.runtime.prompts import Companions
+from nemo_elastic.runtime.member_model import Companions
 from nemo_elastic.runtime.speculation import MOST, PAUSE, DraftLength, best_length, speed_up
 from nemo_elastic.runtime.token_sampling import Sampling, probabilities
 from tests.runtime.talking import PARENT, talking_family

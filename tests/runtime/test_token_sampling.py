@@ -16,7 +16,6 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.runtime.token_sampling import (
     MostLikely,
     Sampled,
-    Sampler,
     Sampling,
     agreed,
     left_over,
@@ -60,9 +59,9 @@ def test_what_is_sampled_has_the_probabilities_of_the_formula(how):
     logits = [1.5, 0.2, -0.3, 1.1, -2.0, 0.9, 0.0, -1.2]
     expected = by_hand(logits, how.temperature, how.top_p, how.top_k)
     samples, rows = 20_000, 500
-    sampler, counts = Sampler(how), np.zeros(len(logits))
+    sampler, counts = Sampled(how), np.zeros(len(logits))
     for _ in range(samples // rows):
-        for token in sampler(torch.tensor([logits] * rows), range(rows)):
+        for token in sampler.choose(torch.tensor([logits] * rows), range(rows)):
             counts[token] += 1
     some = expected > 0
     assert counts[~some].sum() == 0
@@ -73,7 +72,7 @@ def test_what_is_sampled_has_the_probabilities_of_the_formula(how):
 def test_temperatures_of_any_size():
     logits = torch.tensor([[3.0, 1.0, 2.9, -1e30]])
     for small in (1e-3, 1e-30, 5e-324):
-        assert Sampler(Sampling(small))(logits, [0]) == [0]
+        assert Sampled(Sampling(small)).choose(logits, [0]) == [0]
     flat = probabilities(logits[:, :3], Sampling(1e30))
     torch.testing.assert_close(flat, torch.full((1, 3), 1 / 3))
 
@@ -89,15 +88,15 @@ def test_each_prompt_has_a_stream_of_its_own():
     logits, how = torch.zeros(1, 1000), Sampling(1.0, seed=5)
 
     def sampled(prompts: list[int], steps: int = 4) -> list[list[int]]:
-        sampler = Sampler(how)
-        return [sampler(logits.expand(len(prompts), -1), prompts) for _ in range(steps)]
+        sampler = Sampled(how)
+        return [sampler.choose(logits.expand(len(prompts), -1), prompts) for _ in range(steps)]
 
     together = sampled([0, 1, 2])
     for place, prompt in enumerate((0, 1, 2)):
         assert [row[place] for row in together] == [row[0] for row in sampled([prompt])]
     assert sampled([2, 0])[0] == [together[0][2], together[0][0]]
     assert len({tuple(row[i] for row in together) for i in range(3)}) == 3
-    assert Sampler(Sampling(1.0, seed=6))(logits, [0]) != [together[0][0]]
+    assert Sampled(Sampling(1.0, seed=6)).choose(logits, [0]) != [together[0][0]]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,7 @@ def test_what_is_refused(values, line):
 def test_logits_that_are_no_numbers_are_reported():
     for broken in (math.nan, math.inf):
         with pytest.raises(ElasticError, match="logits: 1 of 3 are infinite or not a number"):
-            Sampler(Sampling(1.0, 0.9))(torch.tensor([[0.0, broken, 1.0]]), [0])
+            Sampled(Sampling(1.0, 0.9)).choose(torch.tensor([[0.0, broken, 1.0]]), [0])
 
 
 SHARES = st.lists(st.integers(0, 5), min_size=4, max_size=4).filter(any)

@@ -80,7 +80,7 @@ def body(event: object, more: bool = False, stream: bool = False) -> dict:
 
 def test_who_is_asked_is_who_answers():
     for choice, name in ((Choice("6b"), "6b"), (Choice("6b", "12b"), "6b>12b"), (Choice("code"), "code")):
-        answer = Answer.to(choice, {})
+        answer = Answer(choice, {})
         with asked(answer):
             assert model_name(None) == name == answer.model()
         assert answer.naming(print) is print, "nothing is written anew"
@@ -89,7 +89,7 @@ def test_who_is_asked_is_who_answers():
 
 def test_auto_says_the_member_that_answered():
     engine = Engine("9b")
-    sent = talk(Answer.to(AUTO, {}), engine, 1, [start(b"application/json"), body({"model": "MODEL", "choices": []})])
+    sent = talk(Answer(AUTO, {}), engine, 1, [start(b"application/json"), body({"model": "MODEL", "choices": []})])
     raw = sent[1]["body"]
     assert json.loads(raw) == {"model": "9b", "choices": []} and engine.closed == 1
     assert dict(sent[0]["headers"]) == {
@@ -103,12 +103,12 @@ def test_an_answer_in_pieces_and_no_json():
         {"type": "http.response.body", "body": part, "more_body": i == 0}
         for i, part in enumerate((whole[:9], whole[9:]))
     ]
-    sent = talk(Answer.to(AUTO, {}), Engine("6b"), 1, [start(b"application/json"), *pieces])
+    sent = talk(Answer(AUTO, {}), Engine("6b"), 1, [start(b"application/json"), *pieces])
     assert [m["type"] for m in sent] == ["http.response.start", "http.response.body"]
     assert json.loads(sent[1]["body"]) == {"model": "6b", "text": "naïve"}
     for kind in (b"application/json", b"text/plain"):
         odd = {"type": "http.response.body", "body": b'"model":"auto"'}
-        assert talk(Answer.to(AUTO, {}), Engine("6b"), 1, [start(kind, 14), odd])[1]["body"] == odd["body"]
+        assert talk(Answer(AUTO, {}), Engine("6b"), 1, [start(kind, 14), odd])[1]["body"] == odd["body"]
 
 
 def test_every_piece_of_a_stream_says_it():
@@ -120,7 +120,7 @@ def test_every_piece_of_a_stream_says_it():
     ]
     messages = [start(b"text/event-stream; charset=utf-8"), *(body(e, True, True) for e in events)]
     done = {"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False}
-    sent = talk(Answer.to(AUTO, {}), Engine("9b"), 1, [*messages, done])
+    sent = talk(Answer(AUTO, {}), Engine("9b"), 1, [*messages, done])
     assert sent[0] == messages[0] and sent[-1] == done
     report = [json.loads(m["body"].removeprefix(b"data: ")) for m in sent[1:-1]]
     assert report[0] == {"model": "9b", "choices": [{"index": 0, "text": said}]}
@@ -130,18 +130,18 @@ def test_every_piece_of_a_stream_says_it():
 
 
 def test_several_prompts_have_each_its_member():
-    answer = Answer.to(AUTO, {"n": 2})
+    answer = Answer(AUTO, {"n": 2})
     events = [{"model": "auto", "choices": [{"index": i}]} for i in range(4)] + [{"model": "auto", "choices": []}]
     sent = talk(answer, Engine("6b", "12b"), 2, [start(b"text/event-stream"), *(body(e, True, True) for e in events)])
     report = [json.loads(m["body"].removeprefix(b"data: "))["model"] for m in sent[1:]]
     assert report == ["6b", "6b", "12b", "12b", "auto"]
-    same = Answer.to(AUTO, {"n": True})
+    same = Answer(AUTO, {"n": True})
     sent = talk(same, Engine("9b", "9b"), 2, [start(b"application/json"), body({"model": "MODEL"})])
     assert json.loads(sent[1]["body"]) == {"model": "9b"}
 
 
 def test_before_anybody_has_said_who_answers():
-    sent = talk(Answer.to(AUTO, {}), Engine("9b"), 1, [start(b"application/json"), body({"model": "MODEL"})], first=0)
+    sent = talk(Answer(AUTO, {}), Engine("9b"), 1, [start(b"application/json"), body({"model": "MODEL"})], first=0)
     assert json.loads(sent[1]["body"]) == {"model": "auto"}
 
 

@@ -19,10 +19,9 @@ from nemo_elastic.serving.arguments import (
     MIDDLEWARE,
     Settings,
     name_members,
+    open_family,
     prepare_engine,
-    server_names,
     takes_messages,
-    with_end,
 )  # fmt: skip
 from nemo_elastic.serving.plugin import name_answers
 from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -85,14 +84,13 @@ def test_members_become_names(folder, vllm):
         tokenizer=None,
         additional_config={},
     )
-    name_members(args)
+    names = name_members(args)
+    assert names is not None and names.members == ("12b", "9b", "6b") and names.aliases == ("mine", "family")
     assert args.served_model_name == ["12b", "9b", "6b", "mine", "family", "9b>12b", "6b>12b", "6b>9b"]
     assert args.middleware == [MIDDLEWARE, "theirs", GATE], "the last one is the first that a request meets"
     before = dict(vars(args))
     name_members(args)
     assert vars(args) == before, "each process of a server does it"
-    names = server_names(args)
-    assert names is not None and names.members == ("12b", "9b", "6b") and names.aliases == ("mine", "family")
 
 
 def test_the_gate_is_first_wherever_it_was_put(folder, vllm):
@@ -197,13 +195,25 @@ def test_what_a_family_does_not_go_with(folder, vllm, name, value, says):
     assert says in str(caught.value)
 
 
+def opened(folder, additional):
+    """`additional_config` of a server for a family."""
+    found = open_family(folder, additional)
+    assert found is not None
+    return found[1]
+
+
 def test_the_end_of_thinking(folder, tmp_path):
-    assert with_end({"theirs": 1}, str(folder)) == {"theirs": 1, KEY: {}}
-    report = with_end({KEY: {"end_of_thinking": "def"}}, str(folder))
+    assert opened(folder, {"theirs": 1}) == {"theirs": 1, KEY: {}}
+    report = opened(folder, {KEY: {"end_of_thinking": "def"}})
     assert report[KEY] == {"end_of_thinking": "def", "end_ids": TOKENIZER.encode("def", add_special_tokens=False).ids}
-    assert with_end(report, str(folder)) == report
+    assert opened(folder, report) == report
     with pytest.raises(ElasticError, match=r"has no tokenizer\.json"):
-        with_end({KEY: {"end_of_thinking": "def"}}, str(tmp_path))
+        open_family(folder, {KEY: {"end_of_thinking": "def"}}, str(tmp_path))
+
+
+def test_a_cost_setting_needs_a_calibration(folder):
+    with pytest.raises(ElasticError, match=r"^--auto: 0.5 is not allowed; first nemo-elastic calibrate"):
+        open_family(folder, {KEY: {"auto": 0.5}})
 
 
 @pytest.mark.parametrize(
@@ -216,6 +226,7 @@ def test_the_end_of_thinking(folder, tmp_path):
         {KEY: {"carry_cache": True}},
         {KEY: {"max_body": 0}},
         {KEY: {"max_body": "1MiB"}},
+        {KEY: {"auto": 1.5}},
     ],
 )
 def test_damaged_settings(given):

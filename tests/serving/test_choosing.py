@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_elastic.runtime.signals import signals
+from nemo_elastic.serving.calibration import signals
 from nemo_elastic.serving.choosing import Choosing, Reading, TailPart
 from nemo_elastic.serving.names import Choice
 

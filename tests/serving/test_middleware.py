@@ -139,7 +139,10 @@ def ask(middleware, folder, body, path=CHAT, method="POST", headers=(), pieces=2
     """One request; gives status and body of the answer."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     args = Namespace(
-        model=str(folder), served_model_name=["mine"], additional_config=Settings(end_ids=(7,)).within({})
+        model=str(folder),
+        served_model_name=["mine"],
+        tokenizer=None,
+        additional_config=Settings(end_ids=(7,)).within({}),
     )
     scope = {
         "type": "http", "method": method, "path": path, "app": SimpleNamespace(state=SimpleNamespace(args=args)),

@@ -9,12 +9,12 @@ import pytest
 from nemo_elastic.core.manifest import CALIBRATION, Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.calibration import fit, write_calibration
+from nemo_elastic.serving.calibration import fit, write_calibration
 from nemo_elastic.serving.names import Choice, Names, family_names
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.runtime.calibrated import NAMES as RISING
-from tests.runtime.calibrated import PARAMETERS, calibration_of, made
 from tests.runtime.talking import talking_family
+from tests.serving.calibrated import NAMES as RISING
+from tests.serving.calibrated import PARAMETERS, calibration_of, made
 
 NAMES = Names(("12b", "9b", "6b"), ("family", "12b", "6b>12b", ""), ("/place/family",))
 
@@ -105,7 +105,7 @@ def test_a_calibrated_family_chooses_by_itself():
 )
 def test_a_request_changes_the_cost(extra, cost):
     assert CALIBRATED.from_extra({"member": "auto", **extra}) == Choice("6b", cost=cost)
-    assert CALIBRATED.turned(CALIBRATED.read("auto"), extra) == Choice("6b", cost=cost)
+    assert CALIBRATED.with_cost(CALIBRATED.read("auto"), extra) == Choice("6b", cost=cost)
 
 
 @pytest.mark.parametrize("cost", [-0.1, 1.1, "0.5", True, [0.5], float("nan")])
@@ -116,7 +116,7 @@ def test_a_cost_that_is_none(cost):
 
 def test_a_cost_of_no_use():
     with pytest.raises(ElasticError, match=r"^vllm_xargs.cost: 0.5 is not allowed; only with the model auto"):
-        CALIBRATED.turned(CALIBRATED.read("6b"), {"cost": 0.5})
+        CALIBRATED.with_cost(CALIBRATED.read("6b"), {"cost": 0.5})
 
 
 def test_a_member_of_that_name_goes_first():

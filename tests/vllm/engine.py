@@ -49,11 +49,10 @@ def salts() -> dict[str, bool]:
     from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
     from vllm.v1.request import Request
 
-    from nemo_elastic.serving.engine.scheduler import FamilyScheduler
-    from nemo_elastic.serving.turns import Room
+    from nemo_elastic.serving.engine.scheduler import FamilyScheduler, Turns
 
     init_none_hash(sha256)
-    keeps = SimpleNamespace(_member={}, room=Room())
+    keeps = SimpleNamespace(_member={}, turns=Turns(("6b", "12b")))
 
     def request(name: str, member: str, salt: str | None = None) -> Request:
         made = Request(

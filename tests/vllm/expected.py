@@ -7,7 +7,11 @@ from __future__ import annotations
 import collections
 from pathlib import Path
 
+import numpy as np
+
 from nemo_elastic.runtime import load_family
+from nemo_elastic.serving.calibration import read_calibration
+from tests.serving.calibrated import signals_of
 
 from .cases import ROOT
 from .served import MEMBERS
@@ -33,6 +37,10 @@ class Expected:
         self.family = load_family(folder)
         self.ids = [self.family.tokenizer.encode(p) for p in prompts()]
         self.tokens = {m: self.family.select(m).generate(self.ids, NEW, ()) for m in self.family.names}
+        calibration = read_calibration(folder, {m: self.family.select(m).parameters for m in MEMBERS})
+        assert calibration is not None
+        self.calibration = calibration
+        self.signals_ns = np.array([signals_of(self.family.select(SMALL), ids) for ids in self.ids])
 
     def ending(self) -> tuple[str, int]:
         """A token that the small member says in the middle of many answers; it is then taken to end its thinking."""
@@ -47,7 +55,7 @@ class Expected:
 
     def auto(self, cost: float) -> tuple[list[str], list[list[int]]]:
         """Who answers each prompt, and what it says."""
-        chosen = self.family.auto(cost=cost).choose(self.ids)
+        chosen = [self.calibration.members[at] for at in self.calibration.choose(self.signals_ns, cost)]
         return chosen, [self.tokens[member][i] for i, member in enumerate(chosen)]
 
     def pair(self, i: int, end: int | None, budget: int | None) -> list[int]:

@@ -15,10 +15,10 @@ from nemo_elastic.data.build import EOS_ID, PAD_ID, save_tokenizer, train_tokeni
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.calibration import fit, write_calibration
-from nemo_elastic.runtime.signals import read
+from nemo_elastic.serving.calibration import fit, write_calibration
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.loads import CPU_HEADS
+from tests.serving.calibrated import signals_of
 
 from .cases import PARENT, ROOT, with_widths
 
@@ -78,7 +78,7 @@ def _calibrate(folder: Path, text: str) -> None:
     starts, lengths = random.integers(len(text) - 900, size=64), random.integers(4, 900, size=64)
     prompts = [family.tokenizer.encode(text[a : a + n]) for a, n in zip(starts, lengths, strict=True)]
     names = family.path[::-1]
-    signals_ns = np.array([read(family.select(names[0]).weights, ids)[0] for ids in prompts])
+    signals_ns = np.array([signals_of(family.select(names[0]), ids) for ids in prompts])
     z_ns = (signals_ns - signals_ns.mean(0)) / signals_ns.std(0)
     quality_nm = np.stack([0 * z_ns[:, 0], 2 * z_ns[:, 0], 2 * z_ns[:, 0] + z_ns[:, 2]], 1)
     sizes = [family.select(name).parameters for name in names]

@@ -2,7 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """All members and extra shapes of a family as one model of vLLM: one copy of the weights, one cache, one at a time.
 
-Each member is vLLM's own Nemotron-H, on views of the family's weights.
+Each member is vLLM's own Nemotron-H, on views of the family's weights: nothing is allocated, copied or repacked, and
+products are the runtime's (`LayerWeights.linear`).
+
+No member has a cache of its own. Attention of a smaller member keeps the same heads of keys and values, so it reads
+and writes pages of the largest. Its Mamba states are smaller: they lie at the beginning of the same page.
 """
 
 from __future__ import annotations
@@ -12,18 +16,25 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from vllm.compilation.backends import set_model_tag
 from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.forward_context import get_forward_context
 from vllm.logger import init_logger
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.linear import LinearBase
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.layers.mamba.mamba_mixer2 import MambaMixer2
+from vllm.model_executor.layers.quantization.base_config import QuantizationConfig, QuantizeMethodBase
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.models.nemotron_h import (
     ALL_DECODER_LAYER_TYPES,
     NemotronHForCausalLM,
     NemotronHMambaDecoderLayer,
     NemotronHModel,
 )
+from vllm.utils.torch_utils import _encode_layer_name
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.attention import ATTENTION, ATTENTION_HEADS
@@ -35,9 +46,6 @@ from nemo_elastic.nn.weights import LayerWeights, Weights
 from nemo_elastic.plugins import load_plugins
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.family_runtime import members_of
-
-from .shared_cache import share_attention, share_mamba, share_metadata
-from .views import OnViews, ViewsConfig
 
 logger = init_logger(f"vllm.{__name__}")  # vLLM writes what its own loggers say
 
@@ -58,7 +66,7 @@ class FamilyForCausalLM(NemotronHForCausalLM):
             Member(vllm_config, self.source.parent, subnet, f"member_{i}") for i, subnet in enumerate(shapes.values())
         ]
         self.members = nn.ModuleList(members)
-        self._states = [pair for member in members[1:] for pair in _share(member, members[0], member.subnet)]
+        self._states = [pair for member in members[1:] for pair in _share(member, members[0])]
         self.logits_processor = LogitsProcessor(config.vocab_size)
         self.make_empty_intermediate_tensors = members[0].model.make_empty_intermediate_tensors
         self._active = 0
@@ -124,13 +132,7 @@ class MambaLayer(NemotronHMambaDecoderLayer):
 
 
 def member_config(base: Any, parent: Parent, subnet: Subnet) -> Any:
-    """The config of a member, of the class of the family's own config.
-
-    Args:
-        base: the family's config, as vLLM has it.
-        parent: shape in which layers are counted.
-        subnet: the member.
-    """
+    """The config of a member, made of the family's own config `base`, and of its class."""
     kept = {key: value for key, value in base.to_dict().items() if key not in ("layers_block_type", "layer_types")}
 
     def config(widths: Subnet) -> dict[str, Any]:
@@ -156,14 +158,7 @@ def member_config(base: Any, parent: Parent, subnet: Subnet) -> Any:
 
 
 class Member(nn.Module):
-    """A member.
-
-    Args:
-        vllm_config: of the engine.
-        parent: shape in which layers are counted.
-        subnet: the member.
-        prefix: of the names of its layers, without a number between dots.
-    """
+    """A member; `prefix` begins the names of its layers, without a number between dots."""
 
     def __init__(self, vllm_config: VllmConfig, parent: Parent, subnet: Subnet, prefix: str) -> None:
         super().__init__()
@@ -189,16 +184,16 @@ class Member(nn.Module):
     @torch.no_grad()
     def read(self, weights: Weights) -> None:
         """Take matrices as views, and copy what is small."""
-        self.model.embed_tokens.quant_method.place([(weights.embedding, None)])
-        self.lm_head.quant_method.place([(weights.head, None)])
+        self.model.embed_tokens.quant_method.weight = weights.embedding
+        self.lm_head.quant_method.weight = weights.head
         self.model.norm_f.weight.copy_(weights.final_norm)
         for layer, own in zip(self.model.layers, weights.layers, strict=True):
             layer.norm.weight.copy_(own["pre_norm"])
             _READ[own.layer.type](layer.mixer, own)
 
 
-def _place(layer: Any, own: LayerWeights, *names: str, turned: bool = True) -> None:
-    layer.quant_method.place([(own[name], own.places.get(name)) for name in names], turned)
+def _place(layer: Any, own: LayerWeights, *names: str) -> None:
+    layer.quant_method.parts = [(own, name) for name in names]
 
 
 def _read_mamba(mixer: Any, own: LayerWeights) -> None:
@@ -212,7 +207,7 @@ def _read_mamba(mixer: Any, own: LayerWeights) -> None:
 
 
 def _read_mlp(mixer: Any, own: LayerWeights) -> None:
-    _place(mixer.up_proj, own, "up", turned=False)  # its activation is of single numbers
+    _place(mixer.up_proj, own, "up")
     _place(mixer.down_proj, own, "down")
 
 
@@ -224,12 +219,132 @@ def _read_attention(mixer: Any, own: LayerWeights) -> None:
 _READ = {MAMBA: _read_mamba, MLP: _read_mlp, ATTENTION: _read_attention}
 
 
-def _share(member: Member, largest: Member, subnet: Subnet) -> list[tuple[str, str]]:
+class OnViews(QuantizeMethodBase):
+    """A layer whose output is that of one or more matrices, one behind the other, each a view.
+
+    To vLLM it is a quantization method: the one place where a layer's weights and product are exchanged.
+
+    Attributes:
+        parts: the matrices, by name, of a layer of a member.
+        weight: what an embedding, or the head, reads in their place.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[LayerWeights, str]] = []
+        self.weight: torch.Tensor | None = None
+
+    def create_weights(self, layer: nn.Module, *sizes: Any, **more: Any) -> None:
+        """Nothing: the storage is there already, or will be."""
+
+    def apply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """``x @ W.T``, channels in order."""
+        if self.weight is not None:
+            return F.linear(x, self.weight)
+        out = [own.linear(name, x) for own, name in self.parts]
+        return out[0] if len(out) == 1 else torch.cat(out, -1)
+
+    def embedding(self, layer: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the matrix."""
+        return F.embedding(ids, self.weight)
+
+
+class ViewsConfig(QuantizationConfig):
+    """Gives every linear layer and embedding of a member an `OnViews`."""
+
+    def get_name(self) -> str:
+        return "nemo_elastic_views"
+
+    def get_supported_act_dtypes(self) -> list[torch.dtype]:
+        return [torch.float32, torch.bfloat16, torch.float16]
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        return 0
+
+    @staticmethod
+    def get_config_filenames() -> list[str]:
+        return []
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ViewsConfig:
+        return cls()
+
+    def get_quant_method(self, layer: nn.Module, prefix: str) -> QuantizeMethodBase | None:
+        return OnViews() if isinstance(layer, (LinearBase, VocabParallelEmbedding)) else None
+
+
+class GuestAttention(Attention):
+    """Attention on the pages of another layer. vLLM's layers that share pages only read them; this one writes too."""
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        output_shape: torch.Size | None = None,
+        output_dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        q = query.view(-1, self.num_heads, self.head_size)
+        k = key.view(-1, self.num_kv_heads, self.head_size)
+        v = value.view(-1, self.num_kv_heads, self.head_size_v)
+        out = torch.empty(
+            (q.shape[0], self.num_heads, self.head_size_v), dtype=output_dtype or query.dtype, device=query.device
+        )
+        name, written = _encode_layer_name(self.layer_name), None
+        if not self.attn_backend.forward_includes_kv_cache_update:
+            # a compiler drops a write that nothing asks for
+            written = torch.ops.vllm.unified_kv_cache_update(k, v, name)
+        torch.ops.vllm.unified_attention_with_output(q, k, v, out, name, kv_cache_dummy_dep=written)
+        return out.view(-1, self.num_heads * self.head_size_v)
+
+
+class GuestMamba(MambaMixer2):
+    """A Mamba layer without pages of its own."""
+
+    def get_kv_cache_spec(self, vllm_config: VllmConfig) -> None:
+        return None
+
+
+class HostMamba(MambaMixer2):
+    """A Mamba layer of the largest member: gets pages, and hands them on."""
+
+    guests: tuple[GuestMamba, ...] = ()
+
+    def bind_kv_cache(self, kv_cache: torch.Tensor) -> None:
+        super().bind_kv_cache(kv_cache)
+        for guest in self.guests:
+            guest.bind_kv_cache(kv_cache)
+
+
+def share_attention(guest: Attention, host: Attention) -> None:
+    """Let `guest` use the pages of `host`."""
+    guest.__class__ = GuestAttention  # vLLM's model builds the layer, by its own class
+    guest.kv_sharing_target_layer_name = host.layer_name
+
+
+def share_mamba(guest: MambaMixer2, host: MambaMixer2) -> tuple[str, str]:
+    """Let `guest` use the pages of `host`; gives the names of both."""
+    guest.__class__, host.__class__ = GuestMamba, HostMamba
+    host.guests = (*getattr(host, "guests", ()), guest)
+    return guest.prefix, host.prefix
+
+
+def share_metadata(pairs: list[tuple[str, str]]) -> None:
+    """Let guests find where this step's requests have their states: vLLM tells it to layers with pages only."""
+    metadata: Any = get_forward_context().attn_metadata
+    if isinstance(metadata, dict):
+        for guest, host in pairs:
+            if host in metadata:
+                metadata[guest] = metadata[host]
+
+
+def _share(member: Member, largest: Member) -> list[tuple[str, str]]:
     """Give a member the pages of the largest; the names of its Mamba layers and of those whose states they use."""
     states = []
-    for layer in subnet.layers:
+    for layer in member.subnet.layers:
+        guest, host = member.mixer(layer.index), largest.mixer(layer.index)
         if ATTENTION_HEADS in layer.widths:
-            share_attention(member.mixer(layer.index).attn, largest.mixer(layer.index).attn)
+            share_attention(guest.attn, host.attn)
         elif MAMBA_HEADS in layer.widths:
-            states.append(share_mamba(member.mixer(layer.index), largest.mixer(layer.index)))
+            states.append(share_mamba(guest, host))
     return states

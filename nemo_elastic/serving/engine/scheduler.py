@@ -1,15 +1,24 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's scheduler, with one member in each step: `turns` has the rules, `pairs` and `choosing` change the member."""
+"""vLLM's scheduler, with one member in each step; `pairs` and `choosing` may let another member go on with a request.
+
+Three rules, which `tests/serving/engine/test_scheduler.py` holds:
+
+- A member that has a running request is served at the latest after every other member with work was served once: with
+  M members at work it waits for at most M - 1 steps, each of at most `--max-num-batched-tokens` tokens.
+- Requests get a place and memory first come, first served over all members: from the turn in which one was left
+  waiting on, no request that came after it starts before it, whosever it is.
+- A member that only has requests for which there was no capacity is passed over until some is freed.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import lt
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm.logger import init_logger
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -23,13 +32,72 @@ from nemo_elastic.serving.arguments import Settings
 from nemo_elastic.serving.choosing import Choosing
 from nemo_elastic.serving.names import Choice, family_names
 from nemo_elastic.serving.pairs import Pairs
-from nemo_elastic.serving.turns import Room, Turns, admissible, at_work, left_waiting
 
 logger = init_logger(f"vllm.{__name__}")  # vLLM writes what its own loggers say
 #: of a request that names no member of this family: it fails, and is never scheduled
 _NOBODY = ""
-#: what a request waits for is room, and nothing else
+#: what a request waits for is capacity, and nothing else
 _READY = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
+Item = TypeVar("Item", bound=Hashable)
+
+
+class Turns:
+    """Whose turn a step is: members whose step may do something, in a ring, and what is known of free capacity."""
+
+    def __init__(self, ring: Sequence[str]) -> None:
+        self._ring = tuple(ring)
+        self._freed = 0  # how often a request gave its memory or its place back
+        self._full: dict[str, int] = {}  # members whose turn started nothing, and what was freed by then
+
+    def next(self, running: Mapping[str, int], waiting: Mapping[str, int]) -> str | None:
+        """Who is served in the next step, by the numbers of requests of each member; None where nobody has work."""
+        able = self.at_work(running, waiting)
+        return next((member for member in self._ring if member in able), None)
+
+    def at_work(self, running: Mapping[str, int], waiting: Mapping[str, int]) -> list[str]:
+        """Members whose turn may do something: one runs a request, or one waits for which there may be capacity.
+
+        Where none of those that wait can start, all of them are asked again: they may wait for something else.
+        """
+        able = [m for m, n in running.items() if n]
+        able += [m for m, n in waiting.items() if n and m not in able and self._full.get(m) != self._freed]
+        return able or [m for m, n in waiting.items() if n]
+
+    def served(self, member: str, worked: bool = True) -> None:
+        """This member had its turn, in which something was computed or nothing could start."""
+        at = self._ring.index(member) + 1
+        self._ring = self._ring[at:] + self._ring[:at]
+        if not worked:
+            self._full[member] = self._freed
+
+    def freed(self) -> None:
+        """A request gave its memory or its place back."""
+        self._freed += 1
+
+    def arrived(self, member: str) -> None:
+        """Something new waits for this member."""
+        self._full.pop(member, None)
+
+    def left_waiting(self, tried: set[Item], waits: Callable[[Item], bool]) -> set[Item]:
+        """Those of `tried` that still wait. Where one no longer does, what it kept behind it may start."""
+        left = {item for item in tried if waits(item)}
+        if len(left) < len(tried):
+            self.freed()
+        return left
+
+
+def admissible(
+    waiting: Iterable[Item], refused: Item | None, before: Callable[[Item, Item], bool]
+) -> tuple[list[Item], list[Item]]:
+    """Split one member's waiting requests into those that may start now, and those that came after a refused one.
+
+    `refused` is the first of other members' requests that were left waiting in a turn, None for none; `before` says
+    whether a request came before another.
+    """
+    may, later = [], []
+    for item in waiting:
+        (may if refused is None or before(item, refused) else later).append(item)
+    return may, later
 
 
 class FamilyScheduler(Scheduler):
@@ -41,7 +109,7 @@ class FamilyScheduler(Scheduler):
         names = family_names(self.vllm_config.model_config.model, settings.auto)
         assert names is not None
         self.names = names
-        self.turns, self.room = Turns(names.shapes), Room()
+        self.turns = Turns(names.shapes)
         self._member: dict[str, str] = {}  # of each request
         self._tried: set[Request] = set()  # had their member's turn, and were left waiting
         self.choosing = None if names.calibration is None else Choosing(names.calibration)
@@ -73,10 +141,10 @@ class FamilyScheduler(Scheduler):
         request.cache_salt = f"{member}|{salt}"
         request.block_hashes.clear()
         request.update_block_hashes()
-        self.room.forget(member)
+        self.turns.arrived(member)
 
     def _free_request(self, request: Request, *more: Any, **named: Any) -> Any:
-        self.room.made()
+        self.turns.freed()
         self._member.pop(request.request_id, None)
         self._tried.discard(request)
         for change in self.changes:
@@ -84,23 +152,21 @@ class FamilyScheduler(Scheduler):
         return super()._free_request(request, *more, **named)
 
     def _preempt_request(self, request: Request, *more: Any, **named: Any) -> None:
-        self.room.made()
+        self.turns.freed()
         super()._preempt_request(request, *more, **named)
 
     # ------------------------------------------------------------------------------------------------------ turns
 
     def schedule(self, *args: Any, **named: Any) -> SchedulerOutput:
         """One step, of the member whose turn it is. It may be empty; then the next one is another member's."""
-        self._tried = left_waiting(self._tried, lambda r: r.status in _READY, self.room)
+        self._tried = self.turns.left_waiting(self._tried, lambda r: r.status in _READY)
         running, waiting = self._count(self.running), self._count([*self.waiting, *self.kv_holding_waiting])
-        member = self.turns.next(at_work(running, waiting, self.room))
+        member = self.turns.next(running, waiting)
         with self._only(member):
             output = super().schedule(*args, **named)
             self._tried.update(r for r in self.waiting if r.status in _READY)
         if member is not None:
-            self.turns.served(member)
-            if not output.total_num_scheduled_tokens:
-                self.room.none_for(member)
+            self.turns.served(member, worked=output.total_num_scheduled_tokens > 0)
         output.member = member
         if self.choosing is not None:
             self.choosing.plan(output, self.requests)

@@ -4,16 +4,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-MODULE = "nemo_elastic.serving.engine.worker"
+from tests.serving.engine.beside import beside_vllm
 
 
 class Worker:
@@ -51,13 +49,8 @@ def worker(request: pytest.FixtureRequest) -> Iterator[Any]:
         "vllm.platforms": {"current_platform": SimpleNamespace(is_cpu=lambda: device == "cpu")},
         f"vllm.v1.worker.{device}_worker": {"CPUWorker" if device == "cpu" else "Worker": Worker},
     }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, content in parts.items():
-            module = ModuleType(name)
-            vars(module).update(content)
-            patch.setitem(sys.modules, name, module)
-        yield importlib.import_module(MODULE).FamilyWorker
-    sys.modules.pop(MODULE)
+    with beside_vllm("worker", parts) as module:
+        yield module.FamilyWorker
 
 
 class Notes:

@@ -1,14 +1,16 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Made signals and qualities: the first signal says what a larger member gains."""
+"""Made signals and qualities, where the first signal says what a larger member gains; and signals of a member."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from nemo_elastic.runtime.calibration import Calibration, fit
-from nemo_elastic.runtime.family_runtime import FamilyRuntime
-from nemo_elastic.runtime.signals import SIGNALS
+import numpy as np
+import torch
+
+from nemo_elastic.runtime import FamilyRuntime, MemberModel
+from nemo_elastic.serving.calibration import SIGNALS, TAIL, Calibration, fit, signals
 
 NAMES, PARAMETERS = ("6b", "9b", "12b"), (6, 9, 12)
 
@@ -26,3 +28,8 @@ def calibration_of(family: FamilyRuntime) -> Calibration:
     """A calibration of a family's own members, of made signals."""
     names = tuple(reversed(family.names))
     return fit(*made(), names, [family.select(name).parameters for name in names])
+
+
+def signals_of(member: MemberModel, ids: Sequence[int]) -> list[float]:
+    """Signals of a prompt, by the runtime: one forward of all its tokens."""
+    return signals(member(torch.tensor([list(ids)]))[0, -TAIL:], ids[-TAIL:], len(ids))

@@ -9,10 +9,7 @@ import math
 import pytest
 import torch
 
-from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.runtime import FamilyRuntime
-from nemo_elastic.runtime.signals import SIGNALS, TAIL, read, signals
-from tests.runtime.talking import MEMBERS, PARENT
+from nemo_elastic.serving.calibration import SIGNALS, signals
 
 
 def named(logits_tv: torch.Tensor, tokens: list[int], length: int) -> dict[str, float]:
@@ -37,15 +34,3 @@ def test_of_one_token_and_of_half_precision():
     actual = named(logits_tv, [1], 1)
     assert actual["tail_surprise"] == actual["entropy"] > 0 and actual["log_length"] == 0
     assert named(logits_tv.bfloat16(), [1], 1) == pytest.approx(actual, rel=1e-6)
-
-
-@pytest.mark.parametrize("length", [1, TAIL - 1, TAIL, TAIL + 1, 3 * TAIL])
-def test_read_in_two_parts_as_at_once(length):
-    """The tail's logits alone are computed, with what was before it in the cache."""
-    family = FamilyRuntime(NemotronH.random(PARENT, seed=3, scale=1.5, dtype=torch.float64), MEMBERS)
-    small = family.select("6b")
-    ids = torch.randint(PARENT.vocab, (length,), generator=torch.Generator().manual_seed(length)).tolist()
-    whole_tv = small(torch.tensor([ids]))[0]
-    actual, (cache, logits_bv) = read(small.weights, ids)
-    assert actual == pytest.approx(signals(whole_tv[-TAIL:], ids[-TAIL:], length), rel=1e-9)
-    assert cache.length == length and torch.allclose(logits_bv, whole_tv[-1:], rtol=1e-9)

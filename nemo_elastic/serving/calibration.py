@@ -2,17 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which member answers, from signals and a cost setting: fitted on prompts whose answers are known.
 
+Signals are what the smallest member's reading of a prompt tells of how hard the prompt is for it.
+
 Each climb from a member to the next larger one has a line: how much better the larger one is expected to be, given
 the signals. A member's worth is the sum of the climbs up to it, less a price times its cost; the member of the
 greatest worth answers. The price follows from the cost setting, which is the mean cost on the prompts of the
 calibration. `auto.json` holds a calibration beside the family that it was made of, and of no other.
 
-n: prompts, s: signals, m: members from the smallest to the largest.
+n: prompts, s: signals, m: members from the smallest to the largest; t: positions at a prompt's end, v: vocabulary.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from nemo_elastic.core.manifest import CALIBRATION as FILE
@@ -29,9 +33,13 @@ from nemo_elastic.io.fields import TEXT, Between, Length, check_version, read
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import number
 from nemo_elastic.io.write import atomic_write
+from nemo_elastic.nn.functional import work_dtype
+from nemo_elastic.nn.generate import check_finite
 
-from .signals import SIGNALS
-
+#: positions at a prompt's end over which a mean is taken
+TAIL = 16
+#: in the order in which `signals` gives them
+SIGNALS = ("entropy", "margin", "tail_entropy", "tail_margin", "tail_surprise", "log_length")
 #: prices are kept for hundredths of the cost setting
 STEPS = 100
 #: pulls weights of standardised signals towards zero, as a share of the number of prompts
@@ -44,16 +52,28 @@ LEAST = 32
 _HALVINGS = 30
 
 
-def check_cost(cost: Any, name: str = "cost") -> float:
-    """The cost setting of a family that chooses by itself who answers.
+def signals(logits_tv: torch.Tensor, tokens: Sequence[int], length: int) -> list[float]:
+    """Signals of one prompt, in nats and in the order of `SIGNALS`, from the logits behind each token of its tail.
 
-    Args:
-        cost: what was given.
-        name: of the field, for errors.
-
-    Raises:
-        ElasticError: it is no number from 0 to 1.
+    Entropy and margin (between the two most likely tokens, in log-probability) behind the whole prompt, and their
+    means over the tail; the mean surprise (negative log-probability) of the tail's tokens after those before them; and
+    the logarithm of the whole prompt's length.
     """
+    log_tv = check_finite(logits_tv).to(work_dtype(logits_tv)).log_softmax(-1)
+    entropy_t = torch.special.entr(log_tv.exp()).sum(-1)
+    best_t2 = log_tv.topk(2, -1).values
+    margin_t = best_t2[:, 0] - best_t2[:, 1]
+    if len(tokens) > 1:
+        next_t = torch.tensor(tokens[1:], device=log_tv.device)
+        surprise = -log_tv[:-1].gather(-1, next_t[:, None]).mean()
+    else:
+        surprise = entropy_t[0]  # what is expected of the next token, where none was seen
+    last = (entropy_t[-1], margin_t[-1])
+    return [float(x) for x in (*last, entropy_t.mean(), margin_t.mean(), surprise)] + [math.log(length)]
+
+
+def check_cost(cost: Any, name: str = "cost") -> float:
+    """The cost setting of `auto`; `name` is the field that an error names."""
     return number(name, cost, 0, 1, "a number from 0, always the smallest member, to 1, always the largest")
 
 
@@ -87,18 +107,10 @@ class Calibration:
         return _gains(signals_ns, self.means, self.spreads, self.climbs)
 
     def choose(self, signals_ns: np.ndarray, cost: float) -> np.ndarray:
-        """Who answers each prompt.
+        """The position in `members` of who answers each prompt, [n].
 
-        Args:
-            signals_ns: as `signals.signals` gives them.
-            cost: 0 is always the smallest, 1 always the largest, between them the mean cost over prompts
-                like those of the calibration.
-
-        Returns:
-            Positions in `members`, [n].
-
-        Raises:
-            ElasticError: `cost` is no number from 0 to 1.
+        A `cost` of 0 is always the smallest, 1 always the largest, between them the mean cost over prompts like those
+        of the calibration.
         """
         check_cost(cost)
         if cost in (0, 1):
@@ -118,17 +130,10 @@ def fit(
 ) -> Calibration:
     """Find how signals tell what a larger member would gain, and the price of each cost setting.
 
-    Args:
-        signals_ns: of prompts.
-        quality_nm: how good each member's answer is, in any unit; more is better.
-        members: names, from the smallest to the largest.
-        parameters: of each.
-
-    Raises:
-        ElasticError: one member, members that are not in that order, too few prompts, or numbers that are not finite.
+    `quality_nm` says how good each member's answer is, in any unit; more is better.
     """
     if len(members) < 2 or any(b <= a for a, b in pairwise(parameters)):
-        raise ElasticError("calibrate: needs a family of at least two members, each smaller than the one before it")
+        raise ElasticError("calibrate: needs a family of at least two members, each larger than the one before it")
     if len(signals_ns) < LEAST:
         raise bad("samples", len(signals_ns), f"at least {LEAST} prompts")
     if not (np.isfinite(signals_ns).all() and np.isfinite(quality_nm).all()):
@@ -212,18 +217,7 @@ class _File:
 def write_calibration(
     folder: Path, calibration: Calibration, replace: bool = False, digest: str | None = None
 ) -> Path:
-    """Write it beside the family.
-
-    Args:
-        folder: of the family.
-        calibration: to write.
-        replace: whether an older one may be replaced.
-        digest: `family_digest` of what was measured, which another may have replaced meanwhile.
-
-    Raises:
-        ElasticError: there is one already and it may not be replaced, another family is there, or the place cannot be
-            written.
-    """
+    """Write it beside the family, whose `family_digest` was `digest` when it was measured."""
     signals = tuple(map(_Signal, SIGNALS, calibration.means, calibration.spreads))
     members = tuple(map(_Member, calibration.members, calibration.parameters))
     path = folder / FILE
@@ -233,19 +227,11 @@ def write_calibration(
     return path
 
 
-def read_calibration(folder: Path, members: Mapping[str, int]) -> Calibration:
-    """Read and check the calibration of a family folder.
-
-    Args:
-        folder: of the family.
-        members: its names and their parameters, in any order.
-
-    Raises:
-        ElasticError: there is none, it is damaged, or it was made of another family.
-    """
+def read_calibration(folder: Path, members: Mapping[str, int]) -> Calibration | None:
+    """Read and check the calibration of a family with these members and parameters; None where there is none."""
     path = folder / FILE
     if not path.is_file():
-        raise ElasticError(f"{folder}: was not calibrated; nemo-elastic calibrate {folder} --data DIR does it", "auto")
+        return None
     content = read_json(path)
     with inside(path):
         check_version(content, VERSION)

@@ -6,11 +6,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_elastic.serving.turns import Room, Turns, admissible, at_work, left_waiting
+from tests.serving.engine.beside import beside_vllm
+
+STATUS = SimpleNamespace(WAITING=0, PREEMPTED=1, RUNNING=2)
+with beside_vllm("scheduler", {"vllm.v1.request": {"RequestStatus": STATUS}}) as scheduler:
+    Turns, admissible = scheduler.Turns, scheduler.admissible
 
 RING = ("12b", "9b", "6b", "3b")
 
@@ -18,10 +23,10 @@ RING = ("12b", "9b", "6b", "3b")
 def test_a_ring():
     turns, seen = Turns(RING), []
     for _ in range(6):
-        seen.append(turns.next(RING[:3]))
+        seen.append(turns.next(dict.fromkeys(RING[:3], 1), {}))
         turns.served(seen[-1])
     assert seen == ["12b", "9b", "6b", "12b", "9b", "6b"]
-    assert turns.next(()) is None
+    assert turns.next({}, {}) is None
 
 
 @given(st.lists(st.sets(st.sampled_from(RING)), max_size=60))
@@ -29,7 +34,7 @@ def test_nobody_at_work_waits_longer_than_the_others_have_a_turn_each(steps):
     """Members come and go as they like: one that stays at work is served before anyone is served twice."""
     turns, since = Turns(RING), {m: Counter() for m in RING}
     for at in steps:
-        who = turns.next(at)
+        who = turns.next(dict.fromkeys(at, 1), {})
         assert (who is None) == (not at)
         for member in RING:
             if member not in at or member == who:
@@ -43,18 +48,18 @@ def test_nobody_at_work_waits_longer_than_the_others_have_a_turn_each(steps):
 
 
 def test_who_is_at_work():
-    room = Room()
-    assert at_work({}, {}, room) == []
-    assert at_work({"6b": 2}, {"12b": 1}, room) == ["6b", "12b"]
-    room.none_for("12b")
-    assert at_work({"6b": 2}, {"12b": 1}, room) == ["6b"], "it is known to find no room"
-    assert at_work({"12b": 1}, {"12b": 1}, room) == ["12b"], "what runs goes on"
-    assert at_work({}, {"12b": 1}, room) == ["12b"], "it may wait for something else"
-    room.made()
-    assert at_work({"6b": 2}, {"12b": 1}, room) == ["6b", "12b"]
-    room.none_for("12b")
-    room.forget("12b")
-    assert at_work({"6b": 2}, {"12b": 1}, room) == ["6b", "12b"]
+    turns = Turns(RING)
+    assert turns.at_work({}, {}) == []
+    assert turns.at_work({"6b": 2}, {"12b": 1}) == ["6b", "12b"]
+    turns.served("12b", worked=False)
+    assert turns.at_work({"6b": 2}, {"12b": 1}) == ["6b"], "there is known to be no capacity for it"
+    assert turns.at_work({"12b": 1}, {"12b": 1}) == ["12b"], "what runs goes on"
+    assert turns.at_work({}, {"12b": 1}) == ["12b"], "it may wait for something else"
+    turns.freed()
+    assert turns.at_work({"6b": 2}, {"12b": 1}) == ["6b", "12b"]
+    turns.served("12b", worked=False)
+    turns.arrived("12b")
+    assert turns.at_work({"6b": 2}, {"12b": 1}) == ["6b", "12b"]
 
 
 def test_who_came_later_starts_later():
@@ -66,21 +71,21 @@ def test_who_came_later_starts_later():
 
 
 def test_who_was_kept_behind_another_may_start_when_that_one_has():
-    room, started = Room(), set()
-    tried = left_waiting({3, 5}, lambda r: r not in started, room)
-    room.none_for("12b")  # its request came after 3, so that its turn started nothing
-    assert tried == {3, 5} and at_work({"6b": 1}, {"12b": 1}, room) == ["6b"]
-    assert left_waiting(tried, lambda r: r not in started, room) == tried
-    assert at_work({"6b": 1}, {"12b": 1}, room) == ["6b"]
+    turns, started = Turns(RING), set()
+    tried = turns.left_waiting({3, 5}, lambda r: r not in started)
+    turns.served("12b", worked=False)  # its request came after 3, so that its turn started nothing
+    assert tried == {3, 5} and turns.at_work({"6b": 1}, {"12b": 1}) == ["6b"]
+    assert turns.left_waiting(tried, lambda r: r not in started) == tried
+    assert turns.at_work({"6b": 1}, {"12b": 1}) == ["6b"]
     started.add(3)
-    assert left_waiting(tried, lambda r: r not in started, room) == {5}
-    assert at_work({"6b": 1}, {"12b": 1}, room) == ["6b", "12b"], "though nothing was given back"
+    assert turns.left_waiting(tried, lambda r: r not in started) == {5}
+    assert turns.at_work({"6b": 1}, {"12b": 1}) == ["6b", "12b"], "though nothing was given back"
 
 
 def test_nobody_starves_in_a_server_that_is_always_full():
     """A small engine: four places, members that never stop asking, each request for its own number of steps."""
     dice = random.Random(0)
-    turns, room = Turns(RING), Room()
+    turns = Turns(RING)
     running: list[tuple[int, str, int]] = []  # when it came, whose it is, steps that are left
     waiting: list[tuple[int, str, int]] = []
     started, tried, most = {}, set(), 0
@@ -88,13 +93,12 @@ def test_nobody_starves_in_a_server_that_is_always_full():
         for _ in range(dice.choice((0, 0, 1))):
             request = (now, dice.choice(("12b", "12b", "12b", "6b", "9b")), dice.randint(1, 12))
             waiting.append(request)
-            room.forget(request[1])
-        tried = left_waiting(tried, lambda r: r in waiting, room)
+            turns.arrived(request[1])
+        tried = turns.left_waiting(tried, lambda r: r in waiting)
         counts = Counter(m for _, m, _ in running), Counter(m for _, m, _ in waiting)
-        who = turns.next(at_work(*counts, room))
+        who = turns.next(*counts)
         if who is None:
             continue
-        turns.served(who)
         refused = min((r for r in waiting if r in tried and r[1] != who), default=None)
         may, _ = admissible([r for r in waiting if r[1] == who], refused, lambda a, b: a[0] < b[0])
         worked = any(m == who for _, m, _ in running)
@@ -106,12 +110,11 @@ def test_nobody_starves_in_a_server_that_is_always_full():
             started[request[0]] = now
             worked = True
         tried.update(r for r in may if r in waiting)
-        if not worked:
-            room.none_for(who)
+        turns.served(who, worked)
         running = [(t, m, n - (m == who)) for t, m, n in running]
         if any(not n for _, _, n in running):
             running = [r for r in running if r[2]]
-            room.made()
+            turns.freed()
         most = max(most, len(waiting))
     order = sorted(started)
     overtaken = max(sum(started[b] < started[a] for b in order[i + 1 :]) for i, a in enumerate(order))
