@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from nemo_elastic.report.drawing import INK, MUTED, colour, headline, house, new_figure
+from nemo_elastic.report.style import INK, MUTED, colour, headline, house, new_figure
 
 
 @dataclass(frozen=True)

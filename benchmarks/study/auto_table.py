@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks.study.auto import AT, COSTS
 from benchmarks.study.results import Results, markdown
 from benchmarks.study.studies import SEEDS
-from nemo_elastic.report.drawing import INK, MUTED, colour, headline, house, new_figure
+from nemo_elastic.report.style import INK, MUTED, colour, headline, house, new_figure
 from nemo_elastic.runtime.signals import SIGNALS
 
 #: first part of the jobs' names -> how quality is reported: its column, a factor, digits

@@ -48,7 +48,7 @@ from nemo_elastic.profile.cells import widths_of
 from nemo_elastic.profile.engines import RUNTIME, Engine
 from nemo_elastic.profile.making import begun, empty_table, measure
 from nemo_elastic.profile.timing import Stop
-from nemo_elastic.report.drawing import MUTED, colour, headline, house, marker, new_figure
+from nemo_elastic.report.style import MUTED, colour, headline, house, marker, new_figure
 
 SHARES = (0.85, 0.7)
 #: of the parent's parameters, tried from the largest until a member is fast enough

@@ -28,7 +28,7 @@ from benchmarks.study.problems import arguments, begin
 from benchmarks.study.rates import REPORTED, TUNED
 from benchmarks.study.results import add_lines, markdown, read_lines
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.report.drawing import MUTED, colour, headline, house, marker, new_figure
+from nemo_elastic.report.style import MUTED, colour, headline, house, marker, new_figure
 
 #: steps of each size alone
 STEPS = 32

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from benchmarks.study.auto_table import groups_of, picture
 from benchmarks.study.results import MAKERS, Results, named
 from benchmarks.study.sizes import EXPERTS_SIZES, FIVE, THREE
-from nemo_elastic.report.drawing import INK, MUTED, colour, headline, house, marker, new_figure
+from nemo_elastic.report.style import INK, MUTED, colour, headline, house, marker, new_figure
 
 #: indices of the report's colours and markers; models from scratch lie so far above that they have words instead
 COLOURS = {"ours": 0, "alone": 2, "modelopt": 1, "minitron": 3}

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.study.results import markdown, read_lines
 from benchmarks.study.shapes import ALONE, AXES, BUDGETS, FIRST, HALVING, LOOKS, MODELOPT, ROUTER, SEARCH, Result
-from nemo_elastic.report.drawing import MUTED, colour, headline, house, new_figure
+from nemo_elastic.report.style import MUTED, colour, headline, house, new_figure
 
 #: columns of the table of ways
 WAYS = {SEARCH: "search alone", ROUTER: "the paper's router", MODELOPT: "ModelOpt's shape", HALVING: "halving"}
