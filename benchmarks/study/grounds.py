@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 
 from benchmarks.study import problems
 from benchmarks.study.problems import MicroBatch
-from benchmarks.study.rates import held_out_parts
+from benchmarks.study.results import held_out_parts
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.data.folder import DataFolder
@@ -28,8 +29,6 @@ from nemo_elastic.train.members import Members
 from nemo_elastic.train.shaping import prepare_members
 from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
-
-__all__ = ["GROUNDS", "RANKED", "Ground", "config_of", "prepared"]
 
 #: sequences that a ranking looks at
 RANKED = 64
@@ -73,9 +72,13 @@ class Ground:
         return self.parent.parent
 
 
-def config_of(ground: Ground, budgets: Mapping[str, float | None], seed: int, **more: Any) -> ElasticConfig:
-    """A block of budgets, each a share of the parent's parameters or the parent; `more` are its own fields."""
-    own = [{"name": name} | ({"ratio": ratio} if ratio else {}) for name, ratio in budgets.items()]
+def config_of(ground: Ground, budgets: Mapping[str, Any], seed: int, **more: Any) -> ElasticConfig:
+    """A block of budgets; `more` are its own fields.
+
+    A budget is a share of the parent's parameters, a limit in the block's own words, or None for the parent.
+    """
+    limits = {name: each if isinstance(each, Mapping) else {"ratio": each} for name, each in budgets.items() if each}
+    own = [{"name": name, **limits.get(name, {})} for name in budgets]
     return ElasticConfig.from_dict({
         "budgets": own, "axes": ground.axes, "importance": {"samples": RANKED, "depth_samples": 8}, "shapes": "even",
         "seed": seed, **more,
@@ -131,7 +134,7 @@ def _demo(runs: Path, steps: int, demo: Path) -> Ground:
 
 
 def _large(runs: Path, steps: int, demo: Path) -> Ground:
-    batches, kept = text_batches(DataFolder.open(demo / "data")), runs / "parent.pt"
+    batches, kept = text_batches(DataFolder.open(demo / "data")), runs / "parent_5m.pt"
     if not kept.exists():
         torch.save(problems.trained(problems.fresh(0, LARGE), batches(100), steps).state_dict(), kept)
     return Ground(NemotronH(LARGE, torch.load(kept)), LARGE_AXES, batches, 5e-4, "held-out text", 4)
@@ -139,3 +142,16 @@ def _large(runs: Path, steps: int, demo: Path) -> Ground:
 
 #: name -> (folder of the runs, steps of a parent that is trained here, folder of `make demo`) -> it
 GROUNDS: Mapping[str, Callable[[Path, int, Path], Ground]] = {"problems": _problems, "demo": _demo, "5m": _large}
+
+
+def options(
+    parser: argparse.ArgumentParser, default: str, parent_steps: int, choices: Iterable[str] = GROUNDS
+) -> None:
+    """Which ground a study is made on."""
+    parser.add_argument("--ground", choices=tuple(choices), default=default)
+    parser.add_argument("--parent-steps", type=int, default=parent_steps, help="where the parent is trained here")
+
+
+def ground_of(args: argparse.Namespace) -> Ground:
+    """The ground that was asked for, its parent trained now if no earlier call has."""
+    return GROUNDS[args.ground](args.runs, args.parent_steps, args.demo)

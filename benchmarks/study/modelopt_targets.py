@@ -10,9 +10,7 @@ the nearer in size serves, all its axes taken to one power, and the FFN, whose s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
@@ -158,16 +156,3 @@ def _ffn(shape: Parent, most: int, wanted: float) -> int:
     widths = range(DIVISORS["ffn_hidden_size_divisor"], most + 1, DIVISORS["ffn_hidden_size_divisor"])
     one, two = (parameters(s, s.full) for s in (replace(shape, ffn=1), replace(shape, ffn=2)))
     return min(widths, key=lambda ffn: abs(one + (ffn - 1) * (two - one) - wanted))
-
-
-def describe(parent: Parent, targets: Targets) -> Mapping[str, Any]:
-    """What is kept, for a table: every size, its share of the parent's, and how far off the size is."""
-    sizes = {name: (getattr(targets.shape, field), getattr(parent, field)) for name, field in FIELDS.items()}
-    sizes["num_layers"] = (targets.shape.num_layers, parent.num_layers)
-    return {
-        "parameters": parameters(targets.shape, targets.shape.full),
-        "ratio": round(targets.ratio, 4),
-        "off": round(targets.off, 4),
-        "pattern": targets.shape.pattern,
-        "sizes": {name: {"kept": a, "share": round(a / b, 3)} for name, (a, b) in sizes.items()},
-    }

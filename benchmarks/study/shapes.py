@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which way to a member's shape gives the best member for the same FLOPs: the runs; `shapes_table` makes the page.
 
-python -m benchmarks.study.shapes --ground demo --seeds 0 --runs runs/study/shapes
-
 Each run trains one member of a trained parent, 1,024 tokens a step, and measures its divergence from the parent on
 held-out text: a part of it chooses the peak rate, another one is reported. Plain torch and one core; a run that has a
 result is not made again.
@@ -21,7 +19,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.study.grounds import GROUNDS, Ground, config_of, windows
+from benchmarks.study import grounds
+from benchmarks.study.grounds import Ground, config_of, windows
 from benchmarks.study.modelopt_targets import depth, targets
 from benchmarks.study.problems import PARENT_STEPS, optimizer_of, rate
 from benchmarks.study.results import add_lines, read_lines
@@ -276,30 +275,25 @@ class Study:
         return best
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ground", choices=tuple(AXES), default="demo")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+def options(parser: argparse.ArgumentParser) -> None:
+    grounds.options(parser, "demo", PARENT_STEPS, AXES)
     parser.add_argument("--steps", type=int, nargs="+", default=(120, 480))
     parser.add_argument("--budgets", nargs="+", choices=tuple(BUDGETS), default=tuple(BUDGETS))
-    parser.add_argument("--parent-steps", type=int, default=PARENT_STEPS)
-    parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/study/shapes"))
     parser.add_argument("--fully", nargs="*", default=(), help="budgets all of whose candidates train for all steps")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    args.runs.mkdir(parents=True, exist_ok=True)
-    ground, data = GROUNDS[args.ground](args.runs, args.parent_steps, args.demo), DataFolder.open(args.demo / "data")
+
+
+def study(args: argparse.Namespace) -> tuple[str, Any]:
+    """The tables of all grounds that have runs, and the picture of the demo's."""
+    from benchmarks.study.shapes_table import page
+
+    ground, data = grounds.ground_of(args), DataFolder.open(args.demo / "data")
     rates = None
     for seed in args.seeds:
         file = args.runs / f"{args.ground}_{seed}.jsonl"
-        study = Study(ground, args.ground, data, seed, args.steps, file)
+        own = Study(ground, args.ground, data, seed, args.steps, file)
         if rates is None:  # tried with the first seed alone
             zero = args.runs / f"{args.ground}_0.jsonl"
-            first = Study(ground, args.ground, data, 0, args.steps, zero) if seed else study
+            first = Study(ground, args.ground, data, 0, args.steps, zero) if seed else own
             rates = first.best_rates(args.budgets)
-        study.all(args.budgets, rates, args.fully)
-
-
-if __name__ == "__main__":
-    main()
+        own.all(args.budgets, rates, args.fully)
+    return page(args.runs)

@@ -41,9 +41,8 @@ def main(folder: Path) -> None:
     from nemo.lightning import io
     from nemo.lightning.ckpt_utils import ckpt_to_context_subdir
 
-    from benchmarks.study.evaluate import dense
-    from benchmarks.study.modelopt_baseline import distill, facts, heldout, prune
-    from benchmarks.study.train import launch
+    from benchmarks.study.modelopt_baseline import distill, facts, prune
+    from benchmarks.study.nemo_runs import dense, launch
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
     from nemo_elastic.formats.megatron.stored import read_shapes
@@ -81,9 +80,8 @@ def main(folder: Path) -> None:
     record["again"] = search_left(small, parent, again)
     for student in (full, small, again):
         out = folder / f"distilled_{student.name}"
-        last = distill(
-            student, parent, out, data=data, steps=2, warmup_steps=1, lr=1e-3, eval_sequences=SEQUENCES, **COMMON
-        )
+        short = {"steps": 2, "warmup_steps": 1, "lr": 1e-3, "eval_sequences": SEQUENCES}
+        last = distill(student, parent, out, tiny_recipe(data, out, label=out.name, **short, **COMMON))
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         record[f"distilled_{student.name}"] = {
             "losses": [x["reduced_train_loss"] for x in lines if x["kind"] == "step"],
@@ -99,8 +97,8 @@ def search_left(small: Path, parent: Path, out: Path) -> float:
     """Write this model as what the strongest baseline's search leaves is written; returns how far logits are apart."""
     import torch
 
-    from benchmarks.study.evaluate import dense
     from benchmarks.study.minitron_baseline import write_checkpoint
+    from benchmarks.study.nemo_runs import dense
     from nemo_elastic.formats.adapter import from_parts
     from nemo_elastic.formats.megatron.metadata import PREFIX
     from nemo_elastic.formats.megatron.stored import plain_tensors, read_shapes
@@ -131,6 +129,35 @@ def same_tokens(data: Path, folder: Path) -> bool:
     ours = dataset_tokens(run._train_ds, SEQUENCES)[0]
     theirs = training_tokens(data, LENGTH, 2 * SEQUENCES, 7)
     return bool((ours.numpy() == theirs[:SEQUENCES]).all())
+
+
+def heldout(checkpoint: Path, data: Path, seq_length: int, sequences: int) -> float:
+    """Held-out cross-entropy in nats per token of a dense checkpoint, on the tokens that our runs validate on.
+
+    Those are the first validation sequences of a run with this data order; the model is the plain one in torch.
+    """
+    import fiddle
+    import torch
+    import torch.nn.functional as F
+
+    from benchmarks.study.nemo_runs import dense
+    from nemo_elastic.formats.megatron.stored import read_shapes
+    from nemo_elastic.hosts.nemo.folder_data import pretraining_data
+    from nemo_elastic.megatron.gpt_tokens import dataset_tokens
+
+    config = pretraining_data(
+        data, seq_length=seq_length, micro_batch_size=1, global_batch_size=1, num_train_samples=1
+    )
+    module = fiddle.build(config)
+    module.build(1, trainer_val_check_interval=1, trainer_limit_val_batches=0, trainer_limit_test_batches=0)
+    tokens, labels = dataset_tokens(module._validation_ds, sequences)
+    model = dense(checkpoint, read_shapes(checkpoint).parent)
+    with torch.no_grad():
+        losses = [
+            F.cross_entropy(model(t).flatten(0, 1), y.flatten(), reduction="sum")
+            for t, y in zip(tokens.split(8), labels.split(8), strict=True)
+        ]
+    return float(sum(losses)) / labels.numel()
 
 
 if __name__ == "__main__":
