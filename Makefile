@@ -107,7 +107,7 @@ test-bridge: $(BRIDGE)/.stamp ## The layers on today's megatron-core, and the Me
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -n $(WORKERS) --dist loadfile \
 		-p no:logging -m "not rehearsal" tests/megatron tests/hosts/bridge tests/hosts/test_*.py \
 		tests/hosts/common/test_third_host.py tests/rehearsal/test_watch.py tests/parallel/test_packed.py \
-		tests/parallel/test_quantize.py tests/benchmarks/test_minitron_baseline.py \
+		tests/parallel/test_quantize.py tests/benchmarks/test_modelopt_prune.py \
 		tests/plan/test_presets.py::test_nano_3_is_the_one_of_megatron_bridge $(ARGS)
 
 .PHONY: rehearsals-bridge

@@ -4,7 +4,7 @@
 
 (a) ModelOpt prunes in NVIDIA's proportions and NeMo distills, once per size; (b) the same of shapes that ModelOpt's
 own search finds; (c) each size of ours distilled alone; (d) ours, all sizes in one run. Every run goes through NeMo,
-in this process, on one core; ModelOpt prunes in a process of its own, its search in Megatron-Bridge's environment.
+in this process, on one core; ModelOpt prunes in processes of its own, in Megatron-Bridge's environment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study import minitron_baseline, modelopt_baseline
+from benchmarks.study import modelopt_baseline
 from benchmarks.study.baselines_table import draw, page
 from benchmarks.study.nemo_runs import (
     ORDER,
@@ -111,12 +111,12 @@ class Study:
 
         def make(out: Path) -> dict[str, Any]:
             config, whole = ElasticConfig.from_dict(BLOCK), self.whole
-            checkpoint = minitron_baseline.prune_by_search(
-                self.parent, out / "pruned", int(SIZES[name] * parameters(whole, whole.full)),
+            checkpoint = modelopt_baseline.prune(
+                self.parent, out / "pruned", {"params": float(int(SIZES[name] * parameters(whole, whole.full)))},
                 data=self.ground.data, seq_length=BATCH.length, score_tokens=config.search.tokens,
                 top_k=config.search.candidates // len(SIZES), seed=ORDER + self.seed,
             )  # fmt: skip
-            facts = minitron_baseline.facts(checkpoint)
+            facts = modelopt_baseline.facts(checkpoint)
             flops = facts["measured_tokens"] * forward_flops(whole, whole.full, BATCH.length)
             flops += search_flops(
                 whole, config, [{"cost": c["parameters"]} for c in facts["candidates"]], BATCH.length
@@ -173,7 +173,7 @@ def _shape(checkpoint: Path) -> Any:
 
 def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Every run, made now where it has no result."""
-    minitron_baseline.bridge_python()  # it is missed now, not after hours
+    modelopt_baseline.bridge_python()  # it is missed now, not after hours
     from benchmarks.study.model import StudyNemotronH
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.study import baselines, baselines_table, context
 from benchmarks.study.baselines import AXES, BLOCK, LR, STEPS, Study
-from benchmarks.study.minitron_baseline import PYTHON
+from benchmarks.study.modelopt_baseline import PYTHON
 from benchmarks.study.nemo_runs import (
     SIZES,
     Batch,
@@ -115,10 +115,9 @@ def test_every_way_runs_for_every_size_and_starts_from_what_it_needs(
     monkeypatch.setattr(Study, "_cut", cut)
     monkeypatch.setattr(NemoGround, "shape", WHOLE)
     monkeypatch.setattr(NemoGround, "recipe", lambda self, out, steps, batch, seed, lr: rates.update({out.name: lr}))
-    for module, prune in (("modelopt", "prune_to_ratio"), ("minitron", "prune_by_search")):
-        monkeypatch.setattr(getattr(baselines, f"{module}_baseline"), prune, pruned)
-        monkeypatch.setattr(getattr(baselines, f"{module}_baseline"), "facts", lambda path: facts)
-    monkeypatch.setattr(baselines.modelopt_baseline, "distill", pruned)
+    for name in ("prune_to_ratio", "prune", "distill"):
+        monkeypatch.setattr(baselines.modelopt_baseline, name, pruned)
+    monkeypatch.setattr(baselines.modelopt_baseline, "facts", lambda path: facts)
     monkeypatch.setattr(baselines, "_shape", lambda path: WHOLE)
     monkeypatch.setattr(baselines, "dense", lambda *_: None)
     monkeypatch.setattr(baselines, "heldout", lambda *_: {"losses": {}})

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The strongest baseline of the studies: what ModelOpt's search is given, what it may choose from, what it cuts."""
+"""The baselines of the studies: what ModelOpt's search is given, what it may choose from, what it cuts."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ AXES = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("minitron") / "run"
-    work("tests.benchmarks.minitron_worker", folder)
+    folder = tmp_path_factory.mktemp("prune") / "run"
+    work("tests.benchmarks.prune_worker", folder)
     return json.loads((folder / "facts.json").read_text())
 
 
@@ -42,7 +42,7 @@ def test_a_bound_that_the_parent_meets_leaves_its_function_and_sorts_its_weights
 
 
 def test_the_largest_within_the_bound_are_scored_and_the_best_is_cut_out(results: dict[str, Any]) -> None:
-    from tests.benchmarks.minitron_worker import RATIO
+    from tests.benchmarks.prune_worker import RATIO
 
     message, most = results["small"], int(RATIO * results["count"])
     tried = message["candidates"]
@@ -69,6 +69,18 @@ def test_a_score_is_the_distance_from_the_parent_on_the_tokens_that_were_given(r
     best = max(c["score"] for c in results["small"]["candidates"])
     assert best == pytest.approx(-results["kl"], rel=1e-3)
     assert results["kl"] > 0.01
+
+
+def test_given_widths_and_depth_are_cut_and_the_layers_are_those_of_depth_alone(results: dict[str, Any]) -> None:
+    from tests.benchmarks.prune_worker import WIDTHS
+
+    sizes, whole = results["given"]["sizes"], iter(results["parent"]["pattern"])
+    widths = {name: size for name, size in WIDTHS.items() if name != "num_layers"}
+    assert {name: sizes[AXES[name]] for name in widths} == widths
+    kept = sizes["pattern"]
+    assert len(kept) == WIDTHS["num_layers"] and all(symbol in whole for symbol in kept)  # a subsequence
+    assert kept == results["layers"]["sizes"]["pattern"]
+    assert results["given"]["parameters"] == results["given_count"]
 
 
 def test_no_stand_in_is_left_behind(results: dict[str, Any]) -> None:
