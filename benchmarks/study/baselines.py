@@ -138,7 +138,7 @@ class Study:
             each = 3 * forward_flops(shape, shape.full, BATCH.length)
             each += forward_flops(self.whole, self.whole.full, BATCH.length)
             return {
-                **heldout(dense(checkpoint, shape), self.ground.data, BATCH.length, {name: None}),
+                "losses": heldout(dense(checkpoint, shape), self.ground.data, BATCH.length, {name: None}),
                 "tokens": tokens,
                 "flops": tokens * each + before["flops"],
                 "flops_before_training": before["flops"],
@@ -150,7 +150,7 @@ class Study:
     def _cut(self, name: str, checkpoint: Path, flops: float, cpu: float) -> dict[str, Any]:
         shape = _shape(checkpoint)
         losses = heldout(dense(checkpoint, shape), self.ground.data, BATCH.length, {name: None})
-        return {**losses, "sizes": shape.to_json(), "tokens": 0, "flops": flops, "cpu_seconds": cpu}
+        return {"losses": losses, "sizes": shape.to_json(), "tokens": 0, "flops": flops, "cpu_seconds": cpu}
 
     def all(self, steps: list[int], first: bool) -> None:
         """Every way; the first seed has the longest families, and single sizes for as many steps."""

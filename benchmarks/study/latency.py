@@ -36,7 +36,7 @@ from benchmarks.study.problems import (
     right,
     step,
 )
-from benchmarks.study.results import add_lines, markdown, read_lines
+from benchmarks.study.results import Kept, markdown
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.latency import DECODE, LatencyTable, Workload
@@ -77,7 +77,7 @@ class Result:
     kl: float
 
 
-def table_of(runs: Path) -> LatencyTable:
+def table_of(runs: Path, seconds: float) -> LatencyTable:
     """Latencies of the parent's layers here; those that an earlier call measured are kept."""
     file = runs / "here.json"
     if file.exists() and None not in json.loads(file.read_text())["grids"]["outside"]["decode"]:
@@ -86,7 +86,7 @@ def table_of(runs: Path) -> LatencyTable:
     widths = widths_of(PARENT, block.resolve_axes(PARENT), 3)
     table = begun(file, empty_table(PARENT, widths, "measured", RUNTIME, WORK))
     engine = Engine(RUNTIME, WORK, "cpu", sys.executable)
-    return measure(file, table, PARENT, widths, engine, Stop(0.01, (6, 60), 20.0), lambda *_: None)
+    return measure(file, table, PARENT, widths, engine, Stop(0.01, (6, 60), seconds), lambda *_: None)
 
 
 class Distilling:
@@ -133,26 +133,18 @@ def pair(ground: Ground, table: LatencyTable, share: float, seed: int, out: Path
     raise SystemExit(f"no member within {RATIOS[-1]} of the parameters takes {share} of the milliseconds")
 
 
-def results_of(ground: Ground, table: LatencyTable, args: argparse.Namespace) -> list[Result]:
-    """Every pair, distilled; those of an earlier call stand in `results.jsonl`."""
-    kept, questions = args.runs / "results.jsonl", asked(args.asked)
-    results = read_lines(kept, Result)
-    for seed in args.seeds:
-        for share in SHARES:
-            if any((r.share, r.seed) == (share, seed) for r in results):
-                continue
-            with tempfile.TemporaryDirectory() as out:
-                runs = pair(ground, table, share, seed, Path(out))
-            both = []
-            for limited, run in runs.items():
-                run.train(args.steps * BATCH * LENGTH * run.token)
-                kl, _ = divergences(run.host, run.member, ground.batches(999, held_out=True))
-                both.append(Result(
-                    limited, share, seed, table.milliseconds(PARENT, run.member), parameters(PARENT, run.member),
-                    len(run.member.layers), right(run.host.model, run.member, questions), kl,
-                ))  # fmt: skip
-            add_lines(kept, *both)
-            results += both
+def made(ground: Ground, table: LatencyTable, share: float, seed: int, args: argparse.Namespace) -> list[Result]:
+    """A pair, distilled."""
+    questions, results = asked(args.asked), []
+    with tempfile.TemporaryDirectory() as out:
+        runs = pair(ground, table, share, seed, Path(out))
+    for limited, run in runs.items():
+        run.train(args.steps * BATCH * LENGTH * run.token)
+        kl, _ = divergences(run.host, run.member, ground.batches(999, held_out=True))
+        results.append(Result(
+            limited, share, seed, table.milliseconds(PARENT, run.member), parameters(PARENT, run.member),
+            len(run.member.layers), right(run.host.model, run.member, questions), kl,
+        ))  # fmt: skip
     return results
 
 
@@ -210,12 +202,19 @@ def draw(results: Sequence[Result], whole: float) -> Figure:
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=120, help="of each member")
     parser.add_argument("--parent-steps", type=int, default=PARENT_STEPS)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each layer's measurement; 0 for one round")
     parser.add_argument("--asked", type=int, default=300, help="held-out problems")
 
 
 def study(args: argparse.Namespace) -> tuple[str, Figure]:
     """The table and the picture."""
     ground = replace(GROUNDS["problems"](args.runs, args.parent_steps, args.demo), axes=AXES)
-    table = table_of(args.runs)
-    results = results_of(ground, table, args)
+    table = table_of(args.runs, args.seconds)
+    kept = Kept(args.runs / f"{args.steps}.jsonl", Result)
+    results: list[Result] = []
+    for seed in args.seeds:
+        for share in SHARES:
+            results += kept.get(
+                lambda share=share, seed=seed: made(ground, table, share, seed, args), share=share, seed=seed
+            )
     return page(results, table, args.asked), draw(results, table.milliseconds(PARENT, PARENT.full))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.results import REPORTED, TUNED, add_lines, by_name, held_out_parts, read_lines
+from benchmarks.study.results import REPORTED, Kept, by_name, held_out_parts
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.family import Parent, Subnet
@@ -57,24 +57,29 @@ class Runs:
     """Runs below a folder, each made once: `results.jsonl` has their results."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.file = folder, folder / "results.jsonl"
-        self.results: dict[str, dict[str, Any]] = by_name(read_lines(self.file))
+        self.folder, self._kept = folder, Kept[dict[str, Any]](folder / "results.jsonl")
+
+    @property
+    def results(self) -> dict[str, dict[str, Any]]:
+        """By name."""
+        return by_name(self._kept.results)
 
     def run(
         self, name: str, steps: int, seed: int, make: Callable[[Path], dict[str, Any]], keep: bool = False
     ) -> dict[str, Any]:
         """The result of a run; `keep` leaves its checkpoints to the runs that start from them."""
-        if name not in self.results:
+
+        def run() -> list[dict[str, Any]]:
             out = self.folder / name
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
             result = {"job": name, "seed": seed, "steps": steps, **make(out)}
             for checkpoints in () if keep else out.rglob("checkpoints"):
                 shutil.rmtree(checkpoints)
-            add_lines(self.file, result)
             print(f"{name}: {result['losses']}, {result['cpu_seconds']:.0f} s", flush=True)
-            self.results[name] = result
-        return self.results[name]
+            return [result]
+
+        return self._kept.get(run, job=name)[0]
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ def train_parent(
     return {
         "cpu_seconds": time.process_time() - began, "tokens": tokens,
         "flops": 3 * tokens * forward_flops(shape, shape.full, batch.length),
-        **heldout(dense(checkpoint, shape), ground.data, batch.length, {"full": None}),
+        "losses": heldout(dense(checkpoint, shape), ground.data, batch.length, {"full": None}),
     }  # fmt: skip
 
 
@@ -180,7 +185,7 @@ def train_family(
     before += 0.0 if config.ranking else ranking_flops(whole, config, stages[0][1].length)
     trained = {name: m for name, m in members.items() if block.get("sampling", {}).get(name) != 0}
     return {
-        **heldout(model, ground.data, length, trained),
+        "losses": heldout(model, ground.data, length, trained),
         "shapes": {name: member.to_json() for name, member in members.items()},
         "ranking": config.ranking or str(out / "stage1" / "elastic" / "ranking"),
         "tokens": sum(steps * batch.tokens for steps, batch in stages),
@@ -214,24 +219,16 @@ def dense(checkpoint: Path, shape: Parent) -> Any:
 
 def heldout(
     model: Any, data: Path, length: int, members: Mapping[str, Subnet | None], tokens: int = TOKENS
-) -> dict[str, dict[str, float]]:
-    """Cross-entropy of each member in nats per held-out token, on two parts of the text that share no token.
-
-    Returns:
-        {"losses": of the part that tables report, "tuned": of the part that rates are chosen by}.
-    """
+) -> dict[str, float]:
+    """Cross-entropy of each member in nats per held-out token, on the half of the text that no rate is chosen by."""
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.evaluation.perplexity import perplexity
 
-    parts = held_out_parts(DataFolder.open(data).tokens("val"))
-
-    def losses(part: str) -> dict[str, float]:
-        return {
-            name: perplexity(lambda t, m=member: model(t, m), parts[part], length, max_tokens=tokens).nats
-            for name, member in members.items()
-        }
-
-    return {"losses": losses(REPORTED), TUNED: losses(TUNED)}
+    part = held_out_parts(DataFolder.open(data).tokens("val"))[REPORTED]
+    return {
+        name: perplexity(lambda t, m=member: model(t, m), part, length, max_tokens=tokens).nats
+        for name, member in members.items()
+    }
 
 
 # -------------------------------------------------------------------------------------------------------------- FLOPs

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from benchmarks.study import grounds
 from benchmarks.study.grounds import Ground
 from benchmarks.study.nesting_ways import BUDGETS, EVEN, ROWS, SIZES, WAYS, Family, Run, Way
-from benchmarks.study.results import REPORTED, TUNED, add_lines, markdown, read_lines
+from benchmarks.study.results import REPORTED, TUNED, Kept, markdown
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.report.style import MUTED, colour, headline, house, marker, new_figure
 
@@ -57,9 +57,8 @@ class Result:
 class Study:
     """Runs that have results in a file already are not run again."""
 
-    def __init__(self, ground: Ground, kept: Path, steps: int) -> None:
-        self.ground, self.steps, self.kept = ground, steps, kept
-        self.results = read_lines(self.kept, Result)
+    def __init__(self, ground: Ground, file: Path, steps: int) -> None:
+        self.ground, self.steps, self.kept = ground, steps, Kept(file, Result)
         self.families: dict[int, Family] = {}
 
     def family(self, seed: int) -> Family:
@@ -69,9 +68,11 @@ class Study:
 
     def run(self, name: str, size: str, seed: int, lr: float, rates: Mapping[str, float] | None = None) -> Result:
         """The result of a run, made now if there is none."""
-        for result in self.results:
-            if (result.way, result.size, result.seed, result.lr) == (name, size, seed, lr):
-                return result
+        return self.kept.get(lambda: [self._made(name, size, seed, lr, rates)], way=name, size=size, seed=seed, lr=lr)[
+            0
+        ]
+
+    def _made(self, name: str, size: str, seed: int, lr: float, rates: Mapping[str, float] | None) -> Result:
         family, way = self.family(seed), WAYS.get(name, Way())
         count = self.steps * ROWS * family.length
         sizes = (size,) if name == ALONE else SIZES
@@ -81,8 +82,6 @@ class Study:
             run.train(flops, way.tokens and way.tokens * len(SIZES) * count)
         result = Result(name, size, seed, lr, run.steps, run.tokens, run.spent,
                         run.apart(REPORTED), run.apart(TUNED))  # fmt: skip
-        add_lines(self.kept, result)
-        self.results.append(result)
         print(f"{name} {size} seed {seed} lr {lr:g}: {result.steps} steps, "
               + ", ".join(f"{n} {v:.4f}" for n, v in result.apart.items()), flush=True)  # fmt: skip
         return result
@@ -158,8 +157,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def study(args: argparse.Namespace) -> tuple[str, Figure]:
     """The table and the picture."""
-    kept, first = args.runs / f"{args.ground}_{args.steps}.jsonl", args.seeds[0]
-    runs = Study(grounds.ground_of(args), kept, args.steps)
+    file, first = args.runs / f"{args.ground}_{args.steps}.jsonl", args.seeds[0]
+    runs = Study(grounds.ground_of(args), file, args.steps)
     rates, lr = runs.best_alone(first), runs.best_even(first)
     before = [runs.run(UNTRAINED, "", seed, 0.0) for seed in args.seeds]
     alone = [runs.run(ALONE, size, seed, rates[size]) for seed in args.seeds for size in SIZES]

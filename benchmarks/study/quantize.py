@@ -22,7 +22,7 @@ from statistics import mean
 from benchmarks.study import grounds
 from benchmarks.study.grounds import Ground, config_of, prepared
 from benchmarks.study.problems import PARENT_STEPS, divergences, optimizer_of, rate, step
-from benchmarks.study.results import add_lines, markdown, read_lines
+from benchmarks.study.results import Kept, markdown
 from nemo_elastic.core.cost import DTYPE_BYTES, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import tensors
@@ -201,19 +201,6 @@ def _sizes(parent: Parent, members: dict[str, Subnet], scheme: str | None) -> li
     return [f"{size:.2f}" for size in (megabytes(parent, parent.full, scheme), sum(every))]
 
 
-def results_of(ground: Ground, args: argparse.Namespace) -> list[Result]:
-    """What every seed has made; those of an earlier run are read."""
-    kept = args.runs / f"{args.ground}_{args.steps}_{args.more}.jsonl"
-    results = read_lines(kept, Result)
-    for seed in args.seeds:
-        if not any(r.seed == seed for r in results):
-            with tempfile.TemporaryDirectory() as out:
-                own = made(ground, seed, args.steps, args.more, Path(out))
-            add_lines(kept, *own)
-            results += own
-    return results
-
-
 def options(parser: argparse.ArgumentParser) -> None:
     grounds.options(parser, "problems", PARENT_STEPS)
     parser.add_argument("--steps", type=int, default=STEPS, help="of stage 2")
@@ -223,8 +210,11 @@ def options(parser: argparse.ArgumentParser) -> None:
 def study(args: argparse.Namespace) -> tuple[str, None]:
     """The tables; there is no picture."""
     ground = grounds.ground_of(args)
-    shape, results = ground.shape, results_of(ground, args)
+    shape, kept = ground.shape, Kept(args.runs / f"{args.ground}_{args.steps}_{args.more}.jsonl", Result)
     with tempfile.TemporaryDirectory() as out:
+        for seed in args.seeds:
+            kept.get(lambda seed=seed: made(ground, seed, args.steps, args.more, Path(out, str(seed))), seed=seed)
+        results = [result for result in kept.results if result.seed in args.seeds]
         members = Family(ground, args.seeds[0], Path(out), 1).members
     facts = (
         f"A parent of {parameters(shape, shape.full):,} parameters; {args.steps} steps, and {args.more} more; "

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+#: of the documentation
 KEPT = Path(__file__).with_name("kept")
 #: the two halves of the held-out text
 TUNED, REPORTED = "tuned", "reported"
@@ -27,21 +27,40 @@ def held_out_parts(tokens: T) -> dict[str, T]:
     return {TUNED: stream[:middle], REPORTED: stream[middle:]}
 
 
-def read_lines(path: Path, kind: Any = dict) -> list[Any]:
-    """Results of earlier calls, as dictionaries or as a dataclass."""
-    return [kind(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+class Kept(Generic[T]):
+    """Results of a study in a file, each written as soon as it is there and never made again.
+
+    Args:
+        file: one result to a line.
+        kind: dictionaries, or a dataclass.
+    """
+
+    def __init__(self, file: Path, kind: Callable[..., T] = dict) -> None:
+        self.file = file
+        lines = file.read_text().splitlines() if file.exists() else []
+        self.results: list[T] = [kind(**json.loads(line)) for line in lines]
+
+    def get(self, make: Callable[[], Sequence[T]], **fields: Any) -> list[T]:
+        """The results that have these fields, made now if there are none."""
+        if not self.find(**fields):
+            made = list(make())
+            with self.file.open("a") as file:
+                file.writelines(json.dumps(_plain(result)) + "\n" for result in made)
+            self.results += made
+        return self.find(**fields)
+
+    def find(self, **fields: Any) -> list[T]:
+        """The results that have these fields."""
+        return [result for result in self.results if fields.items() <= _plain(result).items()]
 
 
-def add_lines(path: Path, *results: Any) -> None:
-    """Keep results now, before the next run can fail."""
-    plain = [asdict(result) if is_dataclass(result) else result for result in results]
-    with path.open("a") as file:
-        file.writelines(json.dumps(result) + "\n" for result in plain)
+def _plain(result: Any) -> dict[str, Any]:
+    return dict(result) if isinstance(result, Mapping) else vars(result)
 
 
 def kept(study: str) -> dict[str, dict[str, Any]]:
     """Name of a run -> its result: those that the documentation shows."""
-    return by_name(read_lines(KEPT / f"{study}.jsonl"))
+    return by_name(Kept(KEPT / f"{study}.jsonl").results)
 
 
 def by_name(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

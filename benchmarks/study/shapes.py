@@ -23,7 +23,7 @@ from benchmarks.study import grounds
 from benchmarks.study.grounds import Ground, config_of, windows
 from benchmarks.study.modelopt_targets import depth, targets
 from benchmarks.study.problems import PARENT_STEPS, optimizer_of, rate
-from benchmarks.study.results import add_lines, read_lines
+from benchmarks.study.results import Kept
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.family import Subnet
@@ -222,22 +222,18 @@ class Study:
         self, ground: Ground, name: str, data: DataFolder, seed: int, steps: Sequence[int], file: Path
     ) -> None:
         self.made = lambda ffn="activation": Family(ground, name, data, seed, max(steps), ffn)
-        self.name, self.seed, self.steps, self.file = name, seed, steps, file
-        self.results = read_lines(file, Result)
+        self.steps, self.kept = steps, Kept(file, Result)
         self.family = self.made()
 
     def run(
         self, family: Family, budget: str, way: str, steps: int, lr: float, member: Subnet | None = None
     ) -> Result:
-        key = (budget, way, steps, lr)
-        for result in self.results:
-            if (result.budget, result.way, result.steps, result.lr) == key:
-                return result
-        result = family.run(budget, way, steps, lr, member)
-        add_lines(self.file, result)
-        self.results.append(result)
-        print(json.dumps({k: v for k, v in result.__dict__.items() if k != "curve"}), flush=True)
-        return result
+        def made() -> list[Result]:
+            result = family.run(budget, way, steps, lr, member)
+            print(json.dumps({k: v for k, v in result.__dict__.items() if k != "curve"}), flush=True)
+            return [result]
+
+        return self.kept.get(made, budget=budget, way=way, steps=steps, lr=lr)[0]
 
     def alone(self, budget: str, number: int, steps: int, rates: Mapping[str, float]) -> Result:
         member = self.family.candidates[budget][number].member

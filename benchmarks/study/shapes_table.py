@@ -11,7 +11,7 @@ from statistics import mean
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.study.results import markdown, read_lines
+from benchmarks.study.results import Kept, markdown
 from benchmarks.study.shapes import ALONE, AXES, BUDGETS, FIRST, HALVING, LOOKS, MODELOPT, ROUTER, SEARCH, Result
 from nemo_elastic.report.style import MUTED, colour, headline, house, new_figure
 
@@ -167,7 +167,7 @@ def page(folder: Path) -> tuple[str, Figure | None]:
     """The tables of every ground that has runs there, and the picture of the demo's."""
     parts, figure = [], None
     for ground in AXES:
-        runs = Runs(r for file in sorted(folder.glob(f"{ground}_*.jsonl")) for r in read_lines(file, Result))
+        runs = Runs(r for file in sorted(folder.glob(f"{ground}_*.jsonl")) for r in Kept(file, Result).results)
         if not runs.budgets:
             continue
         parent = {"demo": "The demo's parent, 1.6M parameters", "5m": "A parent of 5.2M parameters"}[ground]

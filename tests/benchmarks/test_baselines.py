@@ -29,7 +29,7 @@ from benchmarks.study.nemo_runs import (
     search_flops,
     step_flops,
 )
-from benchmarks.study.results import kept
+from benchmarks.study.results import TUNED, held_out_parts, kept
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
@@ -62,21 +62,18 @@ def test_the_flops_of_a_run_are_its_samples_pitfall_12() -> None:
     assert search_flops(WHOLE, ElasticConfig.from_dict(block(AXES, shapes="even")), [], batch.length) == 0
 
 
-def test_rates_are_chosen_on_text_that_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_are_of_text_that_no_rate_is_chosen_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[torch.Tensor] = []
 
     def model(tokens: torch.Tensor, member: Subnet | None) -> torch.Tensor:
         read.append(tokens)
         return torch.zeros(*tokens.shape, 1000)
 
-    stream = SimpleNamespace(tokens=lambda split: {"val": np.arange(900)}[split])
-    monkeypatch.setattr(DataFolder, "open", lambda path: stream)
-    result = heldout(model, tmp_path, 16, {"72": None}, tokens=256)
-    assert {part: losses["72"] for part, losses in result.items()} == pytest.approx(
-        {"losses": math.log(1000), "tuned": math.log(1000)}
-    )
-    reported, tuned = ({*t.flatten().tolist()} for t in (torch.cat(read[:2]), torch.cat(read[2:])))
-    assert (len(reported), len(tuned)) == (256, 256) and not reported & tuned
+    stream = np.arange(900)
+    monkeypatch.setattr(DataFolder, "open", lambda path: SimpleNamespace(tokens=lambda split: {"val": stream}[split]))
+    assert heldout(model, tmp_path, 16, {"72": None}, tokens=256) == pytest.approx({"72": math.log(1000)})
+    reported, chosen_by = {*torch.cat(read).flatten().tolist()}, {*held_out_parts(stream)[TUNED].tolist()}
+    assert len(reported) == 256 and not reported & chosen_by
 
 
 def test_a_run_is_made_once_and_leaves_its_checkpoints_to_those_that_start_from_it(tmp_path: Path) -> None:
@@ -120,7 +117,7 @@ def test_every_way_runs_for_every_size_and_starts_from_what_it_needs(
     monkeypatch.setattr(baselines.modelopt_baseline, "facts", lambda path: facts)
     monkeypatch.setattr(baselines, "_shape", lambda path: WHOLE)
     monkeypatch.setattr(baselines, "dense", lambda *_: None)
-    monkeypatch.setattr(baselines, "heldout", lambda *_: {"losses": {}})
+    monkeypatch.setattr(baselines, "heldout", lambda *_: {})
     for seed in (0, 1, 2):
         Study(runs, NemoGround(object, tmp_path, parent=tmp_path), seed).all([*STEPS], seed == 0)
     shown = {name: r for name, r in kept("baselines").items() if not name.startswith(("parent", "scratch"))}

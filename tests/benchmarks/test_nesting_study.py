@@ -126,7 +126,7 @@ def test_rates_are_chosen_on_problems_that_are_not_reported(tmp_path: Path) -> N
     assert texts[TUNED] | texts[REPORTED] >= {p.text for p in islice(problems(0, True), 200)}
     study = Study(Ground(fresh(0), PROBLEM_AXES, batches, LR, "answers"), tmp_path / "kept", 1)
     by_lr = dict(zip(TRIED["small"], (1.0, 0.1, 2.0, 3.0), strict=True))  # the best by what is reported is the first
-    study.results = [
+    study.kept.results = [
         Result(ALONE, size, 0, lr, 1, 1, 1.0, {size: lr}, {size: by_lr.get(lr, 4.0)})
         for size in SIZES
         for lr in TRIED[size]
