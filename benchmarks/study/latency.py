@@ -22,20 +22,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.study.grounds import GROUNDS, Ground, config_of, prepared
-from benchmarks.study.problems import (
-    AXES,
-    BATCH,
-    LENGTH,
-    PARENT,
-    PARENT_STEPS,
-    asked,
+from benchmarks.study.grounds import (
+    GROUNDS,
+    Ground,
+    config_of,
     divergences,
     optimizer_of,
+    prepared,
     rate,
-    right,
     step,
 )
+from benchmarks.study.problems import AXES, BATCH, LENGTH, PARENT, PARENT_STEPS, asked, right
 from benchmarks.study.results import Kept, markdown
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import flops_per_token, parameters

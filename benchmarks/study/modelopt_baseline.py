@@ -148,7 +148,7 @@ def training_tokens(data: Path, seq_length: int, sequences: int, seed: int) -> n
     from nemo_elastic.hosts.nemo.folder_data import pretraining_data
     from nemo_elastic.megatron.gpt_tokens import dataset_tokens
 
-    sizes = {"micro_batch_size": 1, "global_batch_size": 1, "num_train_samples": sequences}
+    sizes: dict[str, Any] = {"micro_batch_size": 1, "global_batch_size": 1, "num_train_samples": sequences}
     module = fiddle.build(pretraining_data(data, seq_length=seq_length, seed=seed, **sizes))
     module.build(sequences, trainer_val_check_interval=sequences, trainer_limit_val_batches=0,
                  trainer_limit_test_batches=0)  # fmt: skip

@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.study import grounds
-from benchmarks.study.grounds import Ground, config_of, prepared
-from benchmarks.study.problems import PARENT_STEPS, divergences, optimizer_of, rate, step
+from benchmarks.study.grounds import Ground, config_of, divergences, optimizer_of, prepared, rate, step
+from benchmarks.study.problems import PARENT_STEPS
 from benchmarks.study.results import Kept, markdown
 from nemo_elastic.core.cost import DTYPE_BYTES, parameters
 from nemo_elastic.core.family import Parent, Subnet

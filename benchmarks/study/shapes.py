@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from benchmarks.study import grounds
-from benchmarks.study.grounds import Ground, config_of, windows
+from benchmarks.study.grounds import Ground, config_of, optimizer_of, rate, windows
 from benchmarks.study.modelopt_targets import depth, targets
-from benchmarks.study.problems import PARENT_STEPS, optimizer_of, rate
+from benchmarks.study.problems import PARENT_STEPS
 from benchmarks.study.results import Kept
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import flops_per_token, parameters

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import bench_latency
 from benchmarks.study import latency
-from benchmarks.study.grounds import Ground
-from benchmarks.study.problems import AXES, BATCH, LENGTH, LR, PARENT, batches, fresh
+from benchmarks.study.grounds import Ground, fresh
+from benchmarks.study.problems import AXES, BATCH, LENGTH, LR, PARENT, batches
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.latency import LatencyTable

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from benchmarks.study import nesting
-from benchmarks.study.grounds import PROBLEM_AXES, Ground
+from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh
 from benchmarks.study.nesting import ALONE, TRIED, UNTRAINED, Result, Study, draw, page
 from benchmarks.study.nesting_ways import BUDGETS, EVEN, SIZES, WAYS, Family, Run, Way
-from benchmarks.study.problems import LR, batches, fresh, problems
+from benchmarks.study.problems import LR, batches, problems
 from benchmarks.study.results import REPORTED, TUNED
 
 RATES = {"large": 1e-4, "medium": 2e-4, "small": 4e-4}

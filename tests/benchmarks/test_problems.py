@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from itertools import islice
 
+from benchmarks.study.grounds import fresh
 from benchmarks.study.problems import (
     ALPHABET,
     END,
     LENGTH,
     batches,
     encode,
-    fresh,
     problems,
     right,
 )

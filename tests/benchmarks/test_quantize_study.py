@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.study.grounds import PROBLEM_AXES, Ground
-from benchmarks.study.problems import LR, PARENT, batches, fresh
+from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh
+from benchmarks.study.problems import LR, PARENT, batches
 from benchmarks.study.quantize import BUDGETS, Family, Result, made, megabytes, page, rounded_alone, verdict
 from nemo_elastic.core.precision import SCHEMES
 
