@@ -7,8 +7,8 @@
 #   PYTHON312 the interpreter of .venv-bridge, which takes no other (found by itself otherwise)
 #   PIP_ARGS  more arguments for pip, e.g. an index with CPU builds of torch
 #   OUT       where `make demo` writes
-#   STUDY     which study `make study` runs, RUNS where it keeps its runs
-#   ARGS      more arguments for pytest, e.g. ARGS="-k slice -x"
+#   STUDY     which study `make study` runs
+#   ARGS      more arguments of pytest, a benchmark or a study, e.g. ARGS="-k slice -x"
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -17,7 +17,6 @@ SHELL := bash
 
 OUT ?= runs/demo
 STUDY ?= baselines
-RUNS ?= runs/study
 WORKERS ?= 2
 VENV := .venv
 HF := .venv-hf
@@ -49,12 +48,6 @@ endif
 .PHONY: help
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
-
-.PHONY: bench-latency
-bench-latency: $(VENV)/.stamp $(VLLM)/.stamp ## Milliseconds of members by a table of `profile` against measured ones, in the runtime and vLLM, into docs/tables/bench_latency.md
-	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m benchmarks.bench_latency --vllm $(VLLM)/bin/python \
-		--markdown docs/tables/bench_latency.md $(ARGS)
-	$(BIN)/python -m benchmarks --page
 
 .PHONY: demo
 demo: $(VENV)/.stamp ## The whole method at tiny size on this CPU, with a report in runs/demo
@@ -114,8 +107,8 @@ test-bridge: $(BRIDGE)/.stamp ## The layers on today's megatron-core, and the Me
 	$(QUIET_THREADS) TOKENIZERS_PARALLELISM=false $(BRIDGE)/bin/python -W ignore -m pytest -n $(WORKERS) --dist loadfile \
 		-p no:logging -m "not rehearsal" tests/megatron tests/hosts/bridge tests/hosts/test_*.py \
 		tests/hosts/common/test_third_host.py tests/rehearsal/test_watch.py tests/parallel/test_packed.py \
-		tests/parallel/test_quantize.py tests/benchmarks/test_minitron_baseline.py \
-		tests/benchmarks/test_balance.py tests/plan/test_presets.py::test_nano_3_is_the_one_of_megatron_bridge $(ARGS)
+		tests/parallel/test_quantize.py tests/benchmarks/test_modelopt_prune.py \
+		tests/plan/test_presets.py::test_nano_3_is_the_one_of_megatron_bridge $(ARGS)
 
 .PHONY: rehearsals-bridge
 rehearsals-bridge: $(BRIDGE)/.stamp ## The large recipes on Megatron-Bridge, scaled down, the 9B, the 30B-A3B and both on conversations, an hour (Python 3.12)
@@ -172,83 +165,16 @@ format: $(VENV)/.stamp ## Let ruff fix what it can
 docs: $(VENV)/.stamp ## Build the documentation into site/, offline
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# Benchmarks that need another environment, and those of vLLM among them.
+BENCH_BRIDGE := $(filter bench_volumes bench_plan_memory,$(ARGS))
+BENCH_VLLM := $(filter bench_latency bench_serve,$(ARGS))
 .PHONY: bench
-bench: $(VENV)/.stamp $(HF)/.stamp ## Every benchmark, in under 30 minutes after `make demo`, into docs/benchmarks.md (ARGS="bench_step …" runs some)
+bench: $(VENV)/.stamp $(HF)/.stamp $(BENCH_BRIDGE:%=$(BRIDGE)/.stamp) $(BENCH_VLLM:%=$(VLLM)/.stamp) ## Benchmarks, in under 30 minutes after `make demo`, into docs/benchmarks.md (ARGS="bench_slice --place DIR" runs one, with its arguments)
 	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python $(BIN)/python -W ignore -m benchmarks $(ARGS)
 
-.PHONY: bench-volumes
-bench-volumes: $(VENV)/.stamp $(BRIDGE)/.stamp ## Bytes that a rank puts into collectives, by layout and member, into docs/benchmarks.md
-	$(BRIDGE)/bin/python -W ignore -m benchmarks.bench_volumes --markdown docs/tables/bench_volumes.md $(ARGS)
-	$(BIN)/python -m benchmarks --page
-
-.PHONY: bench-plan
-bench-plan: $(VENV)/.stamp $(BRIDGE)/.stamp ## What the planner says that a step holds against what one does, into docs/benchmarks.md (12 GB of memory)
-	$(QUIET_THREADS) $(BRIDGE)/bin/python -W ignore -m benchmarks.bench_plan_memory --markdown docs/tables/bench_plan_memory.md $(ARGS)
-	$(BIN)/python -m benchmarks --page
-
-.PHONY: bench-launches
-bench-launches: $(VENV)/.stamp $(BRIDGE)/.stamp ## Operations that a step with experts calls, grouped and one by one, into docs/benchmarks.md
-	$(BRIDGE)/bin/python -W ignore -m benchmarks.bench_launches --markdown docs/tables/bench_launches.md $(ARGS)
-	$(BIN)/python -m benchmarks --page
-
-.PHONY: bench-step-experts
-bench-step-experts: $(VENV)/.stamp $(BRIDGE)/.stamp ## Steps of members with experts, on today's megatron-core, into docs/benchmarks.md
-	$(BRIDGE)/bin/python -W ignore -m benchmarks.bench_step_experts --markdown docs/tables/bench_step_experts.md $(ARGS)
-	$(BIN)/python -m benchmarks --page
-
-.PHONY: bench-slice
-bench-slice: $(VENV)/.stamp $(HF)/.stamp ## Cutting a 12B of full size against cp (20 to 65 GB of disk; ARGS="--place DIR")
-	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python \
-		$(BIN)/python -W ignore -m benchmarks.bench_slice --markdown docs/tables/slice_12b.md $(ARGS)
-
-.PHONY: bench-serve
-bench-serve: $(VENV)/.stamp $(VLLM)/.stamp ## One vLLM engine for a family against an engine per member, into docs/tables/bench_serve.md
-	OMP_WAIT_POLICY=passive $(BIN)/python -W ignore -m benchmarks.serving --vllm $(VLLM)/bin/python \
-		--markdown docs/tables/bench_serve.md $(ARGS)
-
-.PHONY: study-specialize
-study-specialize: $(VENV)/.stamp ## A task's own shape in the demo's family, half an hour after `make demo`, into docs/tables/study_specialize.md
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.specialize $(ARGS) > runs/study_specialize.md
-	mv runs/study_specialize.md docs/tables/study_specialize.md
-
-.PHONY: study-latency
-study-latency: $(VENV)/.stamp ## Members searched by milliseconds or by parameters at the same milliseconds, into docs/tables/study_latency.md
-	mkdir -p runs
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.latency --picture docs/images/study_latency.svg $(ARGS) > runs/study_latency.md
-	mv runs/study_latency.md docs/tables/study_latency.md
-
-.PHONY: study-quantize
-study-quantize: $(VENV)/.stamp ## What NVFP4 and FP8 cost a family's members, rounded and distilled in them, half an hour of one core (GROUND=demo after make demo, GROUND=5m: other parents)
-	mkdir -p runs
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.quantize $(if $(GROUND),--ground $(GROUND) --runs runs/study/quantize_$(GROUND)) \
-		$(ARGS) > runs/study_quantize.md
-	mv runs/study_quantize.md docs/tables/study_quantize$(if $(GROUND),_$(GROUND)).md
-
-.PHONY: study-shapes
-study-shapes: $(VENV)/.stamp ## Ways to a member's shape for the same FLOPs, four hours of one core after make demo, into docs/tables/study_shapes.md
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.shapes --fully 50 $(ARGS)
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.shapes --ground 5m --parent-steps 400 --budgets 50 85 $(ARGS)
-	$(BIN)/python -W ignore -m benchmarks.study.shapes_table --picture docs/images/study_shapes.png > runs/study_shapes.md
-	mv runs/study_shapes.md docs/tables/study_shapes.md
-
-.PHONY: study-nesting
-study-nesting: $(VENV)/.stamp ## Ways to train all sizes in one run, each against every size alone, an hour and a half of one core after make demo, into docs/tables/study_nesting.md (STEPS=128: longer runs of the plain way)
-	mkdir -p runs
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study.nesting \
-		$(if $(STEPS),--steps $(STEPS) --ways "every size as often" --runs runs/study/nesting_long,--picture docs/images/study_nesting.svg) \
-		$(ARGS) > runs/study_nesting.md
-	mv runs/study_nesting.md docs/tables/study_nesting$(if $(STEPS),_long).md
-
-.PHONY: study-gates
-study-gates: $(VENV)/.stamp ## What soft gates on experts should multiply, a quarter of an hour, into docs/tables/study_gates.md
-	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.expert_gates --markdown docs/tables/study_gates.md $(ARGS)
-
-#: studies that have a target of their own
-OWN_STUDIES := $(filter shapes specialize latency quantize nesting gates,$(STUDY))
-JOB_STUDIES := $(filter-out $(OWN_STUDIES),$(STUDY))
 .PHONY: study
-study: $(VENV)/.stamp $(if $(filter rates baselines experts,$(STUDY)),$(BRIDGE)/.stamp) $(OWN_STUDIES:%=study-%) ## Studies of some hours: STUDY="rates baselines weights five context auto experts", or those that have targets here, some of them; goes on where it stopped
-	$(if $(JOB_STUDIES),$(BIN)/python -W ignore -m benchmarks.study $(JOB_STUDIES) --runs $(RUNS) $(ARGS),@:)
+study: $(VENV)/.stamp $(if $(filter baselines,$(STUDY)),$(BRIDGE)/.stamp) ## A study of some hours: STUDY=shapes, baselines, nesting, quantize, context or latency; starts where it stopped (ARGS="--help")
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.study $(STUDY) $(ARGS)
 
 .PHONY: parallel
 parallel: $(VENV)/.stamp ## Every layout of ranks against one rank, some minutes, into docs/tables/parallel.md

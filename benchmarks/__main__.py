@@ -1,19 +1,23 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run the benchmarks one after the other, keep their tables, and put them into docs/benchmarks.md.
+"""Run benchmarks one after the other, keep their tables, and put them into docs/benchmarks.md.
 
-    python -m benchmarks [NAME …] [--page]
+    python -m benchmarks [NAME …] [more arguments of each]
+    python -m benchmarks --page                               # run none, only write the page
 
-The page's words are in `benchmarks/page.md`; each `{{ bench_x }}` there becomes the table that bench_x printed last.
+Without a name those run that need no other environment. The page's words are in `benchmarks/page.md`; each
+`{{ bench_x }}` there becomes the table that bench_x printed last.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from textwrap import indent
 
@@ -23,28 +27,37 @@ from benchmarks.output import save_svg
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "docs" / "tables"
 PICTURE = ROOT / "docs" / "images" / "measured.svg"
-#: benchmark -> more arguments, in the order of the page; `make bench-slice` cuts the 12B at its full size
-BENCHMARKS: dict[str, tuple[str, ...]] = {
-    "bench_step": (),
-    "bench_distill": (),
-    "bench_teacher": (),
-    "bench_memory": (),
-    "bench_chunk": (),
-    "bench_rank": (),
-    "bench_start": (),
-    "bench_runtime": (),
-    "bench_speculation": (),
-    "bench_slice": ("--layers", "8", "--rounds", "3"),
-    "bench_slice_experts": (),
-    "bench_slice_quantized": (),
-}
-#: benchmark of another environment -> the target that makes its table
-APART = {
-    "bench_step_experts": "make bench-step-experts",
-    "bench_launches": "make bench-launches",
-    "bench_volumes": "make bench-volumes",
-    "bench_latency": "make bench-latency",
-    "bench_plan_memory": "make bench-plan",
+BRIDGE = os.environ.get("NEMO_ELASTIC_BRIDGE_PYTHON") or ROOT / ".venv-bridge" / "bin" / "python"
+VLLM = ROOT / ".venv-vllm" / "bin" / "python"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Args: words of its command behind the name of the module, the python that runs it, and whether `make bench`
+    without a name does."""
+
+    module: str
+    words: tuple[str, ...] = ()
+    python: str | Path = sys.executable
+    usual: bool = True
+
+
+#: name of a table -> what makes it, in the order of the page
+BENCHMARKS = {
+    "bench_step": Benchmark("bench_step"),
+    "bench_distill": Benchmark("bench_distill"),
+    "bench_memory": Benchmark("bench_memory"),
+    "bench_runtime": Benchmark("bench_runtime"),
+    "bench_speculation": Benchmark("bench_speculation"),
+    "bench_slice": Benchmark("bench_slice"),
+    "bench_slice_experts": Benchmark("bench_slice", ("--experts",)),
+    "bench_slice_quantized": Benchmark("bench_slice", ("--quantized",)),
+    "slice_12b": Benchmark("bench_slice", ("--layers", "62"), usual=False),
+    "slice_12b_quantized": Benchmark("bench_slice", ("--quantized", "--layers", "62", "--rounds", "1"), usual=False),
+    "bench_volumes": Benchmark("bench_volumes", python=BRIDGE, usual=False),
+    "bench_plan_memory": Benchmark("bench_plan_memory", python=BRIDGE, usual=False),
+    "bench_latency": Benchmark("bench_latency", ("--vllm", str(VLLM)), usual=False),
+    "bench_serve": Benchmark("serving", ("--vllm", str(VLLM)), usual=False),
 }
 
 
@@ -57,38 +70,34 @@ def page() -> str:
     return re.sub(r"^( *)\{\{ (\w+) \}\}", table, (Path(__file__).parent / "page.md").read_text(), flags=re.MULTILINE)
 
 
-def picture() -> None:
-    """The picture at the page's head."""
-    save_svg(chart.draw(TABLES), PICTURE)
-
-
-def run(name: str, arguments: tuple[str, ...]) -> tuple[float, int]:
+def run(name: str, more: list[str]) -> tuple[float, int]:
     """One benchmark in a process of its own; returns its seconds and its exit code: not 0 where it misses a target."""
-    command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{name}", *arguments]
+    made = BENCHMARKS[name]
+    command = [str(made.python), "-W", "ignore", "-m", f"benchmarks.{made.module}", *made.words]
+    # threads of two processes that spin while they wait slow each other down
+    env = os.environ | ({} if made.usual else {"OMP_WAIT_POLICY": "passive"})
     began = time.monotonic()
-    done = subprocess.run([*command, "--markdown", str(TABLES / f"{name}.md")], cwd=ROOT, check=False)
+    done = subprocess.run([*command, "--markdown", str(TABLES / f"{name}.md"), *more], cwd=ROOT, env=env, check=False)
     return time.monotonic() - began, done.returncode
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
-    parser.add_argument("--page", action="store_true", help="run none, only write the page")
-    args = parser.parse_args()
-    unknown = [n for n in args.names if n not in BENCHMARKS]
-    if unknown:
-        own = APART.get(unknown[0], f"one of {', '.join(BENCHMARKS)}")
-        parser.error(f"NAME: {unknown[0]} is not allowed; {own}")
+    words = sys.argv[1:]
+    names = list(takewhile(lambda word: not word.startswith("-"), words))
+    more, unknown = words[len(names) :], [name for name in names if name not in BENCHMARKS]
+    if unknown or (more and not names and more != ["--page"]):
+        told = f"NAME: {unknown[0]} is not allowed; " if unknown else ""
+        print(f"{__doc__}\n{told}NAME is one of {', '.join(BENCHMARKS)}", file=sys.stderr)
+        raise SystemExit(0 if more[:1] in (["-h"], ["--help"]) else 2)
+    usual = [] if more == ["--page"] else [name for name, made in BENCHMARKS.items() if made.usual]
     seconds = {}
-    for name in [] if args.page else args.names or BENCHMARKS:
+    for name in names or usual:
         print(f"== {name}", flush=True)
-        seconds[name] = run(name, BENCHMARKS[name])
+        seconds[name] = run(name, more)
     (ROOT / "docs" / "benchmarks.md").write_text(page())
-    picture()
+    save_svg(chart.draw(TABLES), PICTURE)
     for name, (took, code) in seconds.items():
-        print(f"{name:16} {took:6.0f} s{'  missed or failed, see above' if code else ''}")
-    if seconds:
-        print(f"{'all':16} {sum(took for took, _ in seconds.values()):6.0f} s")
+        print(f"{name:22} {took:6.0f} s{'  missed or failed, see above' if code else ''}")
     if any(code for _, code in seconds.values()):
         raise SystemExit(1)
 

@@ -1,18 +1,22 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Cutting members out of a 12B: the rate against `cp`, the memory, two members in one pass, and today's way.
+"""Cutting members out of large families: the rate against `cp`, and the memory.
 
-The family has Nemotron Nano V2 12B's exact shapes and random bfloat16 weights. It has all 62 layers where the disk has
-room for it and the copies (about 61 GB), else as many as fit; `--layers` says so by hand. Every command is timed as a
-whole process, with the page cache of what it reads dropped before and its output on the disk (fsync) at the end, in
-turn with the `cp` that it is compared with. Memory is what `/proc` says of the process while it runs.
+    python -m benchmarks.bench_slice [--place DIR] [--layers 62] [--rounds 3] [--markdown FILE]
+    python -m benchmarks.bench_slice --experts [--room 15]
+    python -m benchmarks.bench_slice --quantized [--layers 20]
 
-    python -m benchmarks.bench_slice [--place DIR] [--layers N] [--rounds 3] [--markdown FILE]
+Without an option the family has Nemotron Nano V2 12B's exact shapes and random bfloat16 weights; its members are also
+cut in one pass, and by way of transformers. `--quantized` makes low precision of it first. `--experts` has two
+families whose tensors are many: Nemotron-3 Nano 30B-A3B's own, as many layers as fit in `--room`, and all its 52
+layers at a quarter of every width. All 62 layers of the 12B take about 61 GB of disk.
+
+Every command is timed as a whole process, with the page cache of its input dropped before and its output on the disk
+(fsync) at the end, in turn with the `cp` that it is compared with. Memory is what `/proc` says of the process.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -22,15 +26,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.output import arguments, deliver
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.writing import Model, write_models
@@ -39,29 +45,21 @@ from nemo_elastic.plan import preset
 from nemo_elastic.slicing.pieces import kept_parts
 
 ROOT = Path(__file__).parents[1]
-SHORT = 8  # layers of the family that is also cut by way of transformers, which holds all of it in memory
 BLOCK = 2**25
+#: layers of the family that is also cut by way of transformers, which holds all of it in memory
+SHORT = 8
 #: least rate of a cut against `cp`, and most anonymous memory
 TARGET, MEMORY = 0.9, 2**28
+NANO = preset("nemotron-3-nano-30b-a3b")
+#: axis -> what a member keeps of the 30B, in shares that multiples of 64 allow
+KEPT = {"hidden": 18 / 21, "experts": 5 / 8, "expert_ffn": 24 / 29, "shared_ffn": 20 / 29, "mamba_heads": 3 / 4}
+PRECISIONS = {"w4a16": (), "fp8": ("--layout", "compressed-tensors")}
 
 
-@dataclass(frozen=True)
-class Ran:
-    """One finished command.
-
-    Attributes:
-        seconds: wall clock.
-        anonymous, resident: most bytes in memory that belong to no file, and most bytes in all.
-        processor: seconds of it that its threads, and the system for them, computed.
-    """
-
-    seconds: float
-    anonymous: int
-    resident: int
-    processor: float = 0.0
+# ------------------------------------------------------------------------------------------------------------ families
 
 
-def family_of(layers: int) -> Family:
+def dense_family(layers: int) -> Family:
     """The first layers of the 12B, and members of about 0.72 and 0.49 of it on every axis."""
     parent = replace(preset("nemotron-nano-12b-v2"), ffn_stripes=8)
     parent = replace(parent, pattern=parent.pattern[:layers])
@@ -73,6 +71,30 @@ def family_of(layers: int) -> Family:
         "6b": parent.uniform(keep, hidden=3584, ffn=12288, mamba_heads=112, attention_heads=32),
     }
     return Family.of(parent, members)
+
+
+def experts_family(parent: Parent) -> Family:
+    """A parent in the stripes of the 30B's recipe, and a member that is smaller on every axis."""
+    striped = ElasticConfig.load(ROOT / "conf" / "elastic_30b_a3b.yaml").parent_shape(parent)
+    widths: dict[str, int] = {axis: round(striped.axis(axis).size * share) for axis, share in KEPT.items()}
+    return Family.of(striped, {"30b": striped.full, "small": striped.uniform(None, **widths)})
+
+
+def first_layers(room: float) -> Parent:
+    """As many layers of the 30B as fit so many bytes, with a member of them and its copy."""
+    for layers in range(NANO.num_layers, 1, -1):
+        parent = replace(NANO, pattern=NANO.pattern[:layers])
+        whole, small = (2 * m.parameters for m in experts_family(parent))
+        if whole + 2 * small < room:
+            return parent
+    raise SystemExit(f"--room: {room / 1e9:.1f} GB do not hold two layers")
+
+
+def quarter() -> Parent:
+    """All layers of the 30B at a quarter of every width."""
+    fields = ("hidden", "mamba_head_dim", "vocab", "attention_head_dim", "state", "expert_ffn", "shared_ffn")
+    narrow: dict[str, int] = {name: getattr(NANO, name) // 4 for name in fields}
+    return replace(NANO, **narrow)
 
 
 def make(folder: Path, family: Family) -> None:
@@ -98,13 +120,23 @@ def make(folder: Path, family: Family) -> None:
     family.save(folder)
 
 
-def forget(folder: Path) -> None:
-    """Drop what the page cache holds of a folder."""
-    for path in folder.iterdir():
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(handle)
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One finished command.
+
+    Attributes:
+        seconds: wall clock.
+        anonymous, resident: most bytes in memory that belong to no file, and most bytes in all.
+        processor: seconds of it that its threads, and the system for them, computed.
+    """
+
+    seconds: float
+    anonymous: int
+    resident: int
+    processor: float
 
 
 def run(command: Sequence[str], **more: str) -> Ran:
@@ -128,12 +160,26 @@ def run(command: Sequence[str], **more: str) -> Ran:
     return Ran(took, anonymous, resident, computed)
 
 
+def forget(folder: Path) -> None:
+    """Drop what the page cache holds of a folder."""
+    for path in folder.iterdir():
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
+def command(*words: str) -> Ran:
+    """`nemo-elastic` with these words."""
+    return run([sys.executable, "-m", "nemo_elastic", *words])
+
+
 def cut(family: Path, out: Path, *names: str) -> Ran:
     """`nemo-elastic slice` of some members, from a cold source."""
     shutil.rmtree(out, ignore_errors=True)
     forget(family)
     budgets = [word for name in names for word in ("--budget", name)]
-    return run([sys.executable, "-m", "nemo_elastic", "slice", str(family), *budgets, "--out", str(out)])
+    return command("slice", str(family), *budgets, "--out", str(out))
 
 
 def copy(source: Path, out: Path) -> Ran:
@@ -146,6 +192,136 @@ def copy(source: Path, out: Path) -> Ran:
 def size(folder: Path) -> int:
     """Bytes of all files in a folder and in its folders."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+@dataclass(frozen=True)
+class Turns:
+    """A member that was cut out of a family and copied, in turn.
+
+    Attributes:
+        cuts, copies: of each round.
+        written: bytes of the member.
+    """
+
+    cuts: Sequence[Ran]
+    copies: Sequence[Ran]
+    written: int
+
+    @classmethod
+    def of(cls, place: Path, member: str, rounds: int) -> Turns:
+        """Of the family in `place`, which then has the member, too."""
+        cuts: list[Ran] = []
+        copies: list[Ran] = []
+        for i in range(rounds):
+            cuts.append(cut(place / "family", place / member, member))
+            copies.append(copy(place / member, place / "copy"))
+            shutil.rmtree(place / "copy")
+            print(f"round {i + 1}: cut {cuts[-1].seconds:.1f} s, cp {copies[-1].seconds:.1f} s", flush=True)
+        return cls(cuts, copies, size(place / member))
+
+    @property
+    def ratio(self) -> float:
+        """Rate of the cut against that of `cp`."""
+        return statistics.median(b.seconds / a.seconds for a, b in zip(self.cuts, self.copies, strict=True))
+
+    @property
+    def anonymous(self) -> int:
+        return max(r.anonymous for r in self.cuts)
+
+    def rows(self, member: str) -> dict[str, str]:
+        """Cells of a table."""
+        return {
+            f"cut {member}, median of {len(self.cuts)}": self._rate(self.cuts),
+            "`cp` of that member, in turn": self._rate(self.copies),
+            "bytes per second against `cp`": f"{self.ratio:.2f} x",
+        }
+
+    def missed(self, name: str) -> list[str]:
+        """Targets that were not met."""
+        out = [f"{name}: {self.ratio:.2f} of the rate of cp, wanted {TARGET}"] if self.ratio < TARGET else []
+        return out + _too_much(name, self.anonymous)
+
+    def _rate(self, runs: Sequence[Ran]) -> str:
+        seconds = statistics.median(r.seconds for r in runs)
+        return f"{seconds:.1f} s, {self.written / seconds / 1e6:.0f} MB/s"
+
+
+def _too_much(name: str, anonymous: int) -> list[str]:
+    words = f"{name}: {mib(anonymous)} of anonymous memory, wanted {mib(MEMORY)}"
+    return [words] if anonymous > MEMORY else []
+
+
+def mib(count: float) -> str:
+    return f"{count / 2**20:.0f} MiB"
+
+
+def gib(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB"
+
+
+def billions(count: float) -> str:
+    return f"{count / 1e9:.1f}B"
+
+
+def table(title: str, columns: Mapping[str, Mapping[str, str]]) -> str:
+    """Name of a column -> name of a row -> cell; all columns have the same rows."""
+    rows = [[name, *(cells[name] for cells in columns.values())] for name in next(iter(columns.values()))]
+    lines = [f"| {' | '.join([title, *columns])} |", "|---|" + "---:|" * len(columns)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+Found = tuple[str, list[str], dict[str, object]]
+
+
+# -------------------------------------------------------------------------------------------------------- measurements
+
+
+def dense(place: Path, layers: int, rounds: int) -> Found:
+    """The 12B: a member in turn with `cp`, two members apart and in one pass, and a member by way of transformers."""
+    family = dense_family(layers)
+    make(place / "family", family)
+    turns = Turns.of(place, "6b", rounds)
+    apart = [cut(place / "family", place / "6b", "6b"), cut(place / "family", place / "9b", "9b")]
+    for name in ("6b", "9b"):
+        shutil.rmtree(place / name)
+    both = cut(place / "family", place / "both", "9b", "6b")
+    two, ran = sum(r.seconds for r in apart), [*turns.cuts, *apart, both]
+    anonymous = max(r.anonymous for r in ran)
+    rows = turns.rows(f"the {billions(family.member('6b').parameters)} member") | {
+        "peak anonymous memory": mib(anonymous),
+        "peak resident memory": mib(max(r.resident for r in ran)),
+        "9b and 6b in two passes": f"{two:.1f} s",
+        "9b and 6b in one pass": f"{both.seconds:.1f} s",
+        "one pass against two": f"{both.seconds / two:.2f} x",
+    }
+    whole = billions(family.member("12b").parameters)
+    title = f"{whole} parameters ({layers} layers, {size(place / 'family') / 1e9:.1f} GB)"
+    missed = turns.missed("6b") or _too_much("9b", anonymous)
+    missed += ["one pass is no faster than two"] if both.seconds >= two else []
+    for name in ("family", "both"):
+        shutil.rmtree(place / name)
+    text = table(title, {"": rows}) + "\n" + compare(place, min(layers, SHORT))
+    return text, missed, {"ratio": turns.ratio, "anonymous": anonymous}
+
+
+def compare(place: Path, layers: int) -> str:
+    """The table of a cut by us and by way of transformers."""
+    family = dense_family(layers)
+    make(place / "short", family)
+    member = family.member("6b")
+    ours = cut(place / "short", place / "ours", "6b")
+    theirs = with_transformers(place / "short", member.subnet, place / "theirs", place)
+    a, b = open_source(place / "ours"), open_source(place / "theirs")
+    if any(not np.array_equal(a.tensors[n].words, b.tensors[n].words) for n in a.tensors):
+        raise SystemExit("the two ways do not give the same tensors")
+    ran = {"`nemo-elastic slice`": ours, "load in transformers, index, save": theirs}
+    rows = {name: (f"{r.seconds:.1f}", gib(r.anonymous), gib(r.resident)) for name, r in ran.items()} | {
+        "ratio": (f"{theirs.seconds / ours.seconds:.1f} x", f"{theirs.anonymous / ours.anonymous:.0f} x",
+                  f"{theirs.resident / ours.resident:.1f} x"),
+    }  # fmt: skip
+    heads = ("seconds", "anonymous memory", "resident memory")
+    title = f"{billions(family.member('12b').parameters)} parameters ({layers} layers) → {billions(member.parameters)}"
+    return table(title, {head: {name: cells[i] for name, cells in rows.items()} for i, head in enumerate(heads)})
 
 
 def with_transformers(family: Path, member: Subnet, out: Path, place: Path) -> Ran:
@@ -168,121 +344,80 @@ def with_transformers(family: Path, member: Subnet, out: Path, place: Path) -> R
     return run([python, "-W", "ignore", str(script), str(family), str(place), str(out)], HF_HUB_OFFLINE="1")
 
 
-def compare(place: Path, layers: int) -> list[str]:
-    """Lines of the table for ours against transformers."""
-    family = family_of(layers)
-    make(place / "short", family)
-    member = family.member("6b").subnet
-    ours = cut(place / "short", place / "ours", "6b")
-    theirs = with_transformers(place / "short", member, place / "theirs", place)
-    a, b = open_source(place / "ours"), open_source(place / "theirs")
-    if any(not np.array_equal(a.tensors[n].words, b.tensors[n].words) for n in a.tensors):
-        raise SystemExit("the two ways do not give the same tensors")
-    count = parameters(family.parent, family.parent.full)
-    for name in ("short", "ours", "theirs"):
-        shutil.rmtree(place / name)
-    return [
-        f"| {count / 1e9:.1f}B parameters ({layers} layers) → {parameters(family.parent, member) / 1e9:.1f}B "
-        f"| seconds | anonymous memory | resident memory |",
-        "|---|---:|---:|---:|",
-        f"| `nemo-elastic slice` | {ours.seconds:.1f} | {gib(ours.anonymous)} | {gib(ours.resident)} |",
-        f"| load in transformers, index, save | {theirs.seconds:.1f} | {gib(theirs.anonymous)} "
-        f"| {gib(theirs.resident)} |",
-        f"| ratio | {theirs.seconds / ours.seconds:.1f} x | {theirs.anonymous / ours.anonymous:.0f} x | "
-        f"{theirs.resident / ours.resident:.1f} x |",
-    ]
+def with_experts(place: Path, room: float, rounds: int) -> Found:
+    """Two families with experts, each with a member in turn with `cp`."""
+    texts, missed, ratios = [], [], {}
+    for name, parent in (("true", first_layers(room)), ("many", quarter())):
+        family, load = experts_family(parent), os.getloadavg()[0]
+        make(place / "family", family)
+        turns = Turns.of(place, "small", rounds)
+        held = [t for t in layout.tensors(family.parent, family.parent.full) if t.number is not None]
+        each = 2 * held[0].shape[0] * held[0].shape[1]
+        title = (
+            f"{billions(family.member('30b').parameters)} parameters ({parent.num_layers} layers, "
+            f"{size(place / 'family') / 1e9:.1f} GB), {len(held):,} tensors of experts, {each / 1e6:.1f} MB each"
+        )
+        member = f"a member of {billions(family.member('small').parameters)}, {turns.written / 1e9:.1f} GB"
+        processor = [statistics.median(r.processor for r in runs) for runs in (turns.cuts, turns.copies)]
+        rows = turns.rows(member) | {
+            "processor time of the cut": f"{processor[0]:.1f} s",
+            "processor time of `cp`": f"{processor[1]:.1f} s",
+            "peak anonymous memory": mib(turns.anonymous),
+            "peak resident memory": mib(max(r.resident for r in turns.cuts)),
+            f"load average of the {os.cpu_count()} cores before it began": f"{load:.1f}",
+        }
+        texts.append(table(title, {"": rows}))
+        missed += turns.missed(name)
+        ratios[name] = turns.ratio
+        for folder in ("family", "small"):
+            shutil.rmtree(place / folder)
+    return "\n".join(texts), missed, ratios
 
 
-def gib(count: float) -> str:
-    return f"{count / 2**30:.2f} GiB"
-
-
-def in_turn(place: Path, member: str, rounds: int) -> tuple[list[Ran], list[Ran], float]:
-    """Cut a member of the family there and copy it, in turn; both, and the rate of the cut against that of `cp`."""
-    cuts: list[Ran] = []
-    copies: list[Ran] = []
-    for i in range(rounds):
-        cuts.append(cut(place / "family", place / member, member))
-        copies.append(copy(place / member, place / "copy"))
-        shutil.rmtree(place / "copy")
-        print(f"round {i + 1}: cut {cuts[-1].seconds:.1f} s, cp {copies[-1].seconds:.1f} s", flush=True)
-    return cuts, copies, statistics.median(b.seconds / a.seconds for a, b in zip(cuts, copies, strict=True))
-
-
-def measure(place: Path, layers: int, rounds: int) -> tuple[list[str], list[str]]:
-    """Lines of the table for ours against `cp`, and what misses its target."""
-    family = family_of(layers)
-    print(f"writing a family of {layers} layers", flush=True)
-    make(place / "family", family)
-    cuts, copies, ratio = in_turn(place, "6b", rounds)
-    written = size(place / "6b")
-    apart = [cut(place / "family", place / "6b", "6b"), cut(place / "family", place / "9b", "9b")]
-    for name in ("6b", "9b"):
-        shutil.rmtree(place / name)
-    both = cut(place / "family", place / "both", "9b", "6b")
-    parent = family.parent
-    whole, member = parameters(parent, parent.full), parameters(parent, family.member("6b").subnet)
-    ran = [*cuts, *apart, both]
-    anonymous, resident = max(r.anonymous for r in ran), max(r.resident for r in ran)
-    lines = [
-        f"| {whole / 1e9:.1f}B parameters ({layers} layers, {size(place / 'family') / 1e9:.1f} GB) | |",
-        "|---|---:|",
-        f"| cut the {member / 1e9:.1f}B member, median of {rounds} | {rate(written, cuts)} |",
-        f"| `cp` of that member, in turn | {rate(written, copies)} |",
-        f"| bytes per second against `cp` | {ratio:.2f} x |",
-        f"| peak anonymous memory | {anonymous / 2**20:.0f} MiB |",
-        f"| peak resident memory | {resident / 2**20:.0f} MiB |",
-        f"| 9b and 6b in two passes | {sum(r.seconds for r in apart):.1f} s |",
-        f"| 9b and 6b in one pass | {both.seconds:.1f} s |",
-        f"| one pass against two | {both.seconds / sum(r.seconds for r in apart):.2f} x |",
-    ]
-    missed = []
-    if ratio < TARGET:
-        missed.append(f"the rate is {ratio:.2f} of cp's, wanted {TARGET:.2f}")
-    if anonymous > MEMORY:
-        missed.append(f"{anonymous / 2**20:.0f} MiB of anonymous memory, wanted {MEMORY / 2**20:.0f}")
-    if both.seconds >= sum(r.seconds for r in apart):
-        missed.append("one pass is no faster than two")
-    for name in ("family", "both"):
-        shutil.rmtree(place / name)
-    return lines, missed
-
-
-def rate(count: int, runs: list[Ran]) -> str:
-    seconds = statistics.median(r.seconds for r in runs)
-    return f"{seconds:.1f} s, {count / seconds / 1e6:.0f} MB/s"
-
-
-def layers_that_fit(place: Path) -> int:
-    """Layers of the largest family that the disk holds beside the members and a copy."""
-    free = shutil.disk_usage(place).free - 4 * 10**9
-    for layers in (62, 51, 40, 29, 18):
-        family = family_of(layers)
-        held = {m.name: 2 * m.parameters for m in family}
-        # the most at one time: the family and two members, or the family, a member and its copy
-        if sum(held.values()) < free and held["12b"] + 2 * held["9b"] < free:
-            return layers
-    raise SystemExit(f"{place}: about 20 GB of free disk are needed; --layers N takes less")
+def quantized(place: Path, layers: int, rounds: int) -> Found:
+    """The 12B in low precision: making it, and a member in turn with `cp`."""
+    family, columns, missed, ratios = dense_family(layers), {}, [], {}
+    make(place / "bf16", family)
+    before = size(place / "bf16")
+    for to, more in PRECISIONS.items():
+        forget(place / "bf16")
+        made = command("quantize", str(place / "bf16"), "--to", to, *more, "--out", str(place / "family"))
+        turns = Turns.of(place, "6b", rounds)
+        columns[f"`{to}`"] = {
+            "`quantize` of it": f"{made.seconds:.0f} s, {before / made.seconds / 1e6:.0f} MB/s",
+            "peak anonymous memory of that, torch included": mib(made.anonymous),
+            "the family then": f"{size(place / 'family') / 1e9:.1f} GB",
+            **turns.rows(f"the {billions(family.member('6b').parameters)} member"),
+            "peak anonymous memory of the cut": mib(turns.anonymous),
+        }
+        missed += turns.missed(to)
+        ratios[to] = turns.ratio
+        for folder in ("family", "6b"):
+            shutil.rmtree(place / folder)
+    whole = billions(parameters(family.parent, family.parent.full))
+    title = f"{whole} parameters ({layers} layers, {before / 1e9:.1f} GB in bfloat16)"
+    return table(title, columns), missed, ratios
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--experts", action="store_true", help="families with many small tensors")
+    which.add_argument("--quantized", action="store_true", help="the 12B in low precision")
     parser.add_argument("--place", type=Path, help="folder on the disk to measure; a temporary one by default")
-    parser.add_argument("--layers", type=int, help="layers of the family, at most 62")
+    parser.add_argument("--layers", type=int, help="layers of the 12B, at most 62; 8, and 20 with --quantized")
+    parser.add_argument("--room", type=float, default=15, help="GB of the disk to use with --experts, at most")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.place) as folder:
         place = Path(folder)
-        lines, missed = measure(place, args.layers or layers_that_fit(place), args.rounds)
-        lines += ["", *compare(place, SHORT)]
-    table = "\n".join(lines) + "\n"
-    print(table)
-    if args.markdown:
-        args.markdown.write_text(table)
-    for line in missed:
-        print(f"missed: {line}")
-    raise SystemExit(bool(missed))
+        if args.experts:
+            text, missed, figures = with_experts(place, args.room * 1e9, args.rounds)
+        elif args.quantized:
+            text, missed, figures = quantized(place, args.layers or 20, args.rounds)
+        else:
+            text, missed, figures = dense(place, args.layers or SHORT, args.rounds)
+    deliver(args, figures, text, missed)
 
 
 if __name__ == "__main__":

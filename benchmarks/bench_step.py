@@ -32,7 +32,7 @@ import torch
 from scipy.stats import quantile_test
 
 from benchmarks.output import arguments, deliver
-from nemo_elastic.core.cost import counts, flops_per_token
+from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.core.precision import NVFP4, default_rows
@@ -156,13 +156,7 @@ class Ratio(NamedTuple):
 
 def size_of(parent: Parent) -> str:
     """How large a model is, in words."""
-    return ", ".join(f"{n / 1e6:.0f}M {name.replace('_', ' ')}" for name, n in counts(parent, parent.full).items())
-
-
-def shares(parent: Parent, member: Subnet) -> dict[str, float]:
-    """Of the parameters, and with experts of those that a token meets."""
-    whole = counts(parent, parent.full)
-    return {name.replace("_", " "): n / whole[name] for name, n in counts(parent, member).items()}
+    return f"{parameters(parent, parent.full) / 1e6:.0f}M parameters"
 
 
 def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rounds: int) -> list[dict[str, Any]]:
@@ -201,7 +195,7 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
     return [
         {
             "member": name,
-            **shares(parent, member),
+            "parameters": parameters(parent, member) / parameters(parent, parent.full),
             "FLOPs": flops_per_token(parent, member, shape[1]) / flops_per_token(parent, parent.full, shape[1]),
             **{f"{way} s": statistics.median(times[name, way]) for way in ("sliced", "quantized", "masked", "dense")},
             "sliced / full step": ratio((name, "sliced"), ("1.00", "sliced")),
@@ -225,8 +219,8 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
     ]
 
 
-def verdicts(rows: list[dict[str, Any]], share: str, above: float) -> list[str]:
-    """One line per goal; `share` is the column that a step's cost is to follow, within `above`."""
+def verdicts(rows: list[dict[str, Any]]) -> list[str]:
+    """One line per goal."""
 
     def line(goal: str, ratios: list[tuple[str, Ratio, float]]) -> str:
         over = [
@@ -242,8 +236,8 @@ def verdicts(rows: list[dict[str, Any]], share: str, above: float) -> list[str]:
         line(f"quantized <= {QUANTIZED} x sliced", [(r["member"], r["quantized / sliced"], QUANTIZED) for r in rows]),
         line(f"sliced <= {DENSE} x dense", [(r["member"], r["sliced / dense"], DENSE) for r in cut]),
         line(
-            f"sliced <= (share of {share} + {above}) x full step",
-            [(r["member"], r["sliced / full step"], r[share] + above) for r in cut],
+            f"sliced <= (share of parameters + {ABOVE}) x full step",
+            [(r["member"], r["sliced / full step"], r["parameters"] + ABOVE) for r in cut],
         ),
     ]
 
@@ -253,7 +247,7 @@ def cells(values: Iterable[Any]) -> str:
     return " | ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values)
 
 
-def table(rows: list[dict[str, Any]], share: str = "parameters", above: float = ABOVE) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table, the verdicts, the inside of Mamba, and the profiles."""
     names = [name for name in rows[0] if name not in ("inside of Mamba", "profile")]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
@@ -261,7 +255,7 @@ def table(rows: list[dict[str, Any]], share: str = "parameters", above: float = 
     parts = rows[0]["inside of Mamba"]
     lines += [
         "",
-        *verdicts(rows, share, above),
+        *verdicts(rows),
         "",
         f"| inside of Mamba | {' | '.join(parts)} |",
         "|---|" + "---|" * len(parts),

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.bench_launches import parent as with_experts
 from benchmarks.output import arguments, deliver
 from nemo_elastic.core.family import Parent, Subnet
 from tests.support.models import build, distributed, start
 from tests.support.ranks import spawn
 
 DENSE = Parent("M-M*-M-", 128, 1024, 512, 16, 16, 4, 16, 4, 8, 4, 16, ffn_stripes=4)
-EXPERTS = replace(with_experts(16), sizes=dict(with_experts(16).sizes) | {"experts_stripes": 2})
+EXPERTS = Parent(
+    "MEM*E", 64, 256, mamba_heads=8, mamba_head_dim=16, mamba_groups=4, state=16, attention_heads=4, kv_heads=2,
+    attention_head_dim=16, experts=16, expert_ffn=64, shared_ffn=64, top_k=6, routed_scaling=2.5, experts_stripes=2,
+)  # fmt: skip
 BATCH, LENGTH = 2, 256
 RANKS = 2
 #: layout -> parent, settings of `start`

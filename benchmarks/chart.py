@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from nemo_elastic.report.drawing import INK, MUTED, colour, headline, house, new_figure
+from nemo_elastic.report.style import INK, MUTED, colour, headline, house, new_figure
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ BARS = (
         "bench_distill; naive; seconds at 1024"),
     Bar("memory per token of context, 1.6M model", "llm.distill, recomputing",
         "bench_memory; 1.6M; elastic, both; of `llm.distill` with recomputation"),
-    Bar("layers run to order the layers", "every candidate whole", "bench_rank; and candidates given up; layers"),
     Bar("seconds to cut a member out", "cp of that member", "bench_slice; bytes per second against `cp`; ",
         inverse=True),
     Bar("seconds to cut a member out", "transformers: load, index, save", "bench_slice; ratio; seconds", inverse=True),

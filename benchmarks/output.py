@@ -27,7 +27,7 @@ def save_svg(figure: Figure, path: Path) -> None:
     from matplotlib import rc_context  # what is measured in a process of a benchmark has no matplotlib in it
 
     with rc_context({"svg.hashsalt": path.name}):
-        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def deliver(args: argparse.Namespace, figures: Any, table: str, missed: Sequence[str] = ()) -> None:

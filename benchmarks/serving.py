@@ -200,7 +200,7 @@ def table(figures: dict[str, Any]) -> str:
 
 def draw(figures: dict[str, Any]) -> Any:
     """Memory of one engine beside that of three, and each member's speed in both."""
-    from nemo_elastic.report.drawing import INK, colour, headline, house, new_figure
+    from nemo_elastic.report.style import INK, colour, headline, house, new_figure
 
     memory, members = figures["memory"], figures["members"]
     with house():

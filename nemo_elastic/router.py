@@ -9,9 +9,8 @@ axis) alone, so every rank samples the same and no generator is shared with anyt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from torch import nn
 
 from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.budget import Budget
-from nemo_elastic.core.cost import Expected, ExpectedLayer
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.errors import bad
@@ -38,7 +36,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 @dataclass
 class Routed:
-    """What one micro-batch runs; unpacks as `gates, expected, probabilities = routed`.
+    """A router's choice for one micro-batch.
 
     Attributes:
         gates: soft or hard gates, see `Router.gates`.
@@ -49,15 +47,6 @@ class Routed:
     gates: Gates
     probabilities: Probabilities
     choice: Subnet
-    router: Router
-
-    @cached_property
-    def expected(self) -> Expected:
-        """Expected widths, differentiable, for `cost`."""
-        return self.router.expected(self.probabilities)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.gates, self.expected, self.probabilities))
 
 
 class Router(nn.Module):
@@ -232,7 +221,7 @@ class Router(nn.Module):
             hard: overrides `config.gate`.
 
         Returns:
-            Gates in the router's dtype; `expected` and `budget_loss` read the same probabilities.
+            Gates in the router's dtype; `budget_loss` reads the same probabilities.
         """
         pi = self.probabilities(budget, tau, scale, noise)
         picked = {axis: p.argmax(-1) for axis, p in pi.items()}
@@ -243,7 +232,7 @@ class Router(nn.Module):
         for i, kind in enumerate(self._space.parent.types):
             own = {axis: gate[axis][self._row(axis, i)] for axis in self._space.parent.kind(kind).widths}
             layers.append(LayerGates(gate[DEPTH][0, i], own))
-        return Routed(Gates(gate[HIDDEN][0], tuple(layers)), pi, choice, self)
+        return Routed(Gates(gate[HIDDEN][0], tuple(layers)), pi, choice)
 
     def _gate(self, axis: str, pi: torch.Tensor, picked: torch.Tensor | None) -> torch.Tensor:
         mask = self._buffer("mask", axis)
@@ -257,24 +246,8 @@ class Router(nn.Module):
         """Row of an axis' probabilities that concerns a layer of the parent."""
         return self._space.layers_of(axis).index(layer) if self._space.per_layer[axis] and axis in self.axes else 0
 
-    def expected(self, probabilities: Probabilities) -> Expected:
-        """Expected member under some probabilities; widths and keep probabilities are float64 scalars."""
-        space = self.space
-        pi = {axis: p.double() for axis, p in probabilities.items()}
-        width = {axis: p @ torch.tensor(space.choices[axis], dtype=p.dtype, device=p.device) for axis, p in pi.items()}
-        keep = (pi[DEPTH] @ self._buffer("mask", DEPTH).double())[0]
-        layers = []
-        for i, kind in enumerate(space.parent.types):
-            own = {axis: width[axis][self._row(axis, i)] for axis in space.parent.kind(kind).widths}
-            layers.append(ExpectedLayer(i, kind, space.parent.widths(kind, own), keep[i]))
-        return Expected(width[HIDDEN][0], tuple(layers))
-
     def expected_cost(self, probabilities: Probabilities, budget: int | str) -> torch.Tensor:
-        """Expected cost over the target, of each limit of the budget: float64 [limits].
-
-        The same as `Limit.cost` of `expected` over `Limit.target`, from the price tables: ten operations instead of
-        thousands.
-        """
+        """Expected cost over the target, of each limit of the budget, from its price tables: float64 [limits]."""
         i, space = self.index(budget), self.space
         pi = {axis: p.double() for axis, p in probabilities.items()}
         hidden = pi[HIDDEN][0]

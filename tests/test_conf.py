@@ -20,6 +20,7 @@ from nemo_elastic.demo.demo_settings import BLOCK
 from nemo_elastic.plan import PRESETS, preset
 from nemo_elastic.plan.work import members
 from nemo_elastic.search import Space
+from nemo_elastic.search.finder import fullest
 from nemo_elastic.slicing.loads import runs_in
 from tests.shapes import NANO_30B
 
@@ -142,10 +143,10 @@ def test_the_30b_block_can_choose_the_published_counts() -> None:
     widths = {"23b": (2240, 1600), "12b": (1856, 960)}
     for budget in config.budgets[1:]:
         assert [limit.kind.field for limit in budget.limits] == ["params", "active_params"]
-        fullest = space.fullest(budget)
-        assert fullest is not None
-        used = space.price(budget).each(fullest)
-        best = space.decode(fullest[used.min(axis=1).argmax()])
+        codes = fullest(space, budget)
+        assert codes is not None
+        used = space.price(budget).each(codes)
+        best = space.decode(codes[used.min(axis=1).argmax()])
         hidden, expert_ffn = widths[budget.name]
         for member in (best, space.decode(space.encode(parent.uniform(hidden=hidden, expert_ffn=expert_ffn)))):
             counts = parameters(parent, member) / 1e9, active_parameters(parent, member) / 1e9

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every reader of other people's files, ten thousand damaged ones: a valid object or one clear line, nothing else.
 
-What the commands then do with a damaged folder is in tests/slicing/test_faults_fuzz.py; files of a run are damaged in
-tests/report/test_fuzz_runs.py.
+What the commands then do with a damaged folder is in tests/slicing/test_faults_fuzz.py.
 """
 
 from __future__ import annotations

@@ -1,86 +1,52 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run studies: every job that has no result yet, each in a process of its own.
+"""Run a study and print its table; what has a result in the folder of its runs is not run again.
 
-python -m benchmarks.study shapes baselines [--runs runs/study] [--jobs 2]
+    python -m benchmarks.study nesting [--runs runs/study/nesting] [--seeds 0 1 2] [--markdown FILE] [--picture FILE]
+
+Every study takes one core, and some hours of it. `python -m benchmarks.study NAME --help` has its own options.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
+import contextlib
+import importlib
 import sys
-import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from benchmarks.study.data import FOLDERS, prepare
-from benchmarks.study.job import ON_BRIDGE, Job
-from benchmarks.study.minitron_baseline import bridge_python
-from benchmarks.study.studies import PARENT, STUDIES
+from benchmarks.output import save_svg
 
-
-def ready(job: Job, runs: Path) -> bool:
-    """Whether what a job starts from is there."""
-    return all((runs / name / "result.json").is_file() for name in job.before)
-
-
-def run(job: Job, runs: Path, threads: int) -> bool:
-    """One job in a process, and whether it went well; its output goes to a file beside its result."""
-    (runs / job.name).mkdir(parents=True, exist_ok=True)
-    log = runs / f"{job.name}.log"
-    # two spinning threads beside another busy process make a step many times slower
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
-    python = (
-        [bridge_python(), "-W", "ignore", "-m", "tests.support.bridge"]
-        if job.kind in ON_BRIDGE
-        else [sys.executable, "-W", "ignore"]
-    )
-    command = [*python, "-m", "benchmarks.study.jobs", job.name, "--runs", str(runs)]
-    began = time.monotonic()
-    with log.open("w") as out:
-        code = subprocess.run(command, env=environment, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
-    line = log.read_text().strip().splitlines()[-1:] or [""]
-    print(f"{job.name}: {'done' if code == 0 else f'failed ({code}), see {log}'} after "
-          f"{time.monotonic() - began:.0f} s  {line[0][:200]}", flush=True)  # fmt: skip
-    return code == 0
-
-
-def run_all(todo: list[Job], runs: Path, at_a_time: int, threads: int) -> bool:
-    """Jobs in their order, those that wait for others passed by, until one fails; whether all went well."""
-    todo, going, well = list(todo), set[Future[bool]](), True
-    with ThreadPoolExecutor(at_a_time) as pool:
-        while well:
-            for job in [job for job in todo if ready(job, runs)][: at_a_time - len(going)]:
-                todo.remove(job)
-                going.add(pool.submit(run, job, runs, threads))
-            if not going:
-                break
-            done, going = wait(going, return_when=FIRST_COMPLETED)
-            well = all(future.result() for future in done)
-    for job in todo if well else ():
-        print(f"{job.name}: not run, for {', '.join(job.before)} has no result", flush=True)
-    return well and not todo
+STUDIES = ("shapes", "baselines", "nesting", "quantize", "context", "latency")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="+", choices=sorted(STUDIES), metavar="study", help=", ".join(STUDIES))
-    parser.add_argument("--runs", type=Path, default=Path("runs/study"))
-    parser.add_argument("--jobs", type=int, default=2, help="at a time; the cores are shared among them")
-    args = parser.parse_args()
-    runs = args.runs.resolve()
-    wanted = [job for study in args.studies for job in STUDIES[study]()]
-    parents = [PARENT] if any(PARENT.name in job.before for job in wanted) else []
-    jobs = {job.name: job for job in [*parents, *wanted]}
-    todo = [job for job in jobs.values() if not (runs / job.name / "result.json").is_file()]
-    if any(job.kind in ("searched", *ON_BRIDGE) for job in todo):
-        bridge_python()  # it is missed now, not after hours
-    for name in {j.data for j in todo if j.parent} & FOLDERS.keys():
-        prepare(name, runs)
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    sys.exit(0 if run_all(todo, runs, args.jobs, threads) else 1)
+    name, words = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    if name not in STUDIES:
+        print(f"{__doc__}\nNAME: {name or 'missing'}; one of {', '.join(STUDIES)}", file=sys.stderr)
+        raise SystemExit(0 if name in ("-h", "--help") else 2)
+    module = importlib.import_module(f"benchmarks.study.{name}")  # each needs other packages
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(f"benchmarks.study {name}", description=module.__doc__, formatter_class=formatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/study", name), help="folder that keeps its runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of make demo")
+    parser.add_argument("--markdown", type=Path, help="file for the table")
+    parser.add_argument("--picture", type=Path, help="file for the picture, where there is one")
+    module.options(parser)
+    args = parser.parse_args(words)
+    import torch
+
+    torch.set_num_threads(1)
+    args.runs = args.runs.resolve()
+    args.runs.mkdir(parents=True, exist_ok=True)
+    with contextlib.redirect_stdout(sys.stderr):  # progress
+        table, figure = module.study(args)
+    print(table, end="")
+    if args.markdown:
+        args.markdown.write_text(table)
+    if args.picture and figure is not None:
+        save_svg(figure, args.picture)
 
 
 if __name__ == "__main__":

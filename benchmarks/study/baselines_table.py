@@ -1,25 +1,87 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of ways to the same sizes: what they cost, their losses, and what one costs at another's losses."""
+"""Table and picture of the ways to the same sizes: costs, losses, and what one way costs at another's losses."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.study.modelopt_baseline import SAMPLES
-from benchmarks.study.plots import UNITS, losses_of
-from benchmarks.study.results import MAKERS, Results, markdown, named, spread
-from benchmarks.study.sizes import THREE
+from benchmarks.study.nemo_runs import SIZES
+from benchmarks.study.results import markdown, spread
+from nemo_elastic.report.style import INK, MUTED, colour, headline, house, marker, millions, new_figure
 
-#: sequences that our importance is measured on, and their share of the baselines'
+Results = Mapping[str, dict[str, Any]]
+#: first part of a run's name -> what it is; the kept results have models from scratch, which are no longer trained
+MAKERS = {
+    "ours": "ours: all sizes in one run",
+    "alone": "our shapes, each size alone",
+    "modelopt": "ModelOpt + `llm.distill`, each size alone",
+    "minitron": "ModelOpt 0.47's search + `llm.distill`, each size alone",
+    "scratch": "from scratch, each size alone",
+}
+UNITS = {
+    "tokens": "training tokens of all sizes",
+    "flops": "FLOPs of all sizes",
+    "cpu_seconds": "CPU seconds of all sizes",
+}
+#: colours and markers of the picture; models from scratch lie so far above that they have words instead
+DRAWN = {"ours": 0, "alone": 2, "modelopt": 1, "minitron": 3}
+#: sequences that our importance is measured on
 OURS = 64
-FEWER = OURS / SAMPLES
+
+
+def named(results: Results, way: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """(steps, results that together have all sizes) of every number of steps and seed that is complete.
+
+    `way-steps-seed` makes all sizes, `way-size-steps-seed` one.
+    """
+    levels = sorted({(r["steps"], r["seed"]) for name, r in results.items() if name.startswith(f"{way}-")})
+    for steps, seed in levels:
+        whole = f"{way}-{steps}-{seed}"
+        names = [whole] if whole in results else [f"{way}-{size}-{steps}-{seed}" for size in SIZES]
+        family = [results[name] for name in names if name in results]
+        if SIZES.keys() <= losses_of(family).keys():
+            yield steps, family
+
+
+def losses_of(family: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Losses of all sizes, from the one run or the several that made them."""
+    return {size: loss for result in family for size, loss in result["losses"].items()}
+
+
+def by_steps(results: Results, way: str) -> dict[int, list[list[dict[str, Any]]]]:
+    """Steps -> the results of each seed."""
+    out: dict[int, list[list[dict[str, Any]]]] = {}
+    for steps, family in named(results, way):
+        out.setdefault(steps, []).append(family)
+    return dict(sorted(out.items()))
+
+
+def page(results: Results) -> str:
+    """Every way, what each spends to reach ours, and how far ours is above single sizes for as many FLOPs."""
+    return "\n".join([ways(results), ratios(results), beside_alone(results)])
+
+
+def ways(results: Results) -> str:
+    """Every way at every number of steps, what all sizes cost together, and their losses."""
+    rows, names = [], ("full", *SIZES)
+    for way, title in MAKERS.items():
+        for steps, group in by_steps(results, way).items():
+            tokens, flops, cpu = (statistics.mean(sum(r[unit] for r in f) for f in group) for unit in UNITS)
+            losses = [spread([r["losses"][m] for f in group for r in f if m in r["losses"]]) for m in names]
+            cost = [f"{tokens / 1e3:.0f}k", f"{flops / 1e12:.2f}", f"{cpu:.0f}"]
+            rows.append([title, str(steps), str(len(group)), *cost, *losses])
+    head = ["way", "steps of a run", "seeds", "tokens of all", "TFLOP of all", "CPU s of all", *names]
+    return markdown(head, rows)
 
 
 def level(points: Sequence[tuple[float, float]], loss: float) -> tuple[float, str]:
@@ -42,120 +104,107 @@ def level(points: Sequence[tuple[float, float]], loss: float) -> tuple[float, st
     return points[-1][0], ">"
 
 
-def ratio(results: Results, ours: str, kind: str, sizes: Sequence[str], seed: int, unit: str) -> str:
+def ratio(results: Results, ours: str, way: str, seed: int, unit: str) -> str:
     """Spending of a baseline, once per size, to reach the losses of one of our runs for all sizes, over that run's.
 
-    Those of our shapes are charged, once, for the ranking and the search that found them.
+    Single sizes of our shapes are charged, once, for the ranking and the search that found them.
     """
-    found_shapes = (
-        results[ours].get("flops_before_training", 0.0)
-        if (kind.rpartition("-")[2], unit) == ("alone", "flops")
-        else 0.0
-    )
-    total, marks = found_shapes, set()
-    for size in sizes:
-        group = [r for n, r in results.items() if n.startswith(f"{kind}-{size}-") and r["seed"] == seed]
+    run = results[ours]
+    total = run.get("flops_before_training", 0.0) if (way, unit) == ("alone", "flops") else 0.0
+    marks = set()
+    for size in SIZES:
+        group = [r for n, r in results.items() if n.startswith(f"{way}-{size}-") and r["seed"] == seed]
         if len(group) < 2:
             return ""
-        spent, mark = level([(r[unit], r["losses"][size]) for r in group], results[ours]["losses"][size])
+        spent, mark = level([(r[unit], r["losses"][size]) for r in group], run["losses"][size])
         total += spent
         marks.add(mark)
     mark = ">" if ">" in marks else "<" if "<" in marks else ""
-    return f"{mark}{total / results[ours][unit]:.2f}"
+    return f"{mark}{total / run[unit]:.2f}"
 
 
-def ways(results: Results, sizes: Sequence[str], prefix: str = "") -> list[list[str]]:
-    """Rows: every way at every number of steps, what all sizes cost together, and their losses.
-
-    Args:
-        found: results.
-        sizes: names of those below the parent's.
-        prefix: of the jobs' names.
-    """
-    rows = []
-    for way, title in MAKERS.items():
-        families: dict[int, list[list[dict[str, Any]]]] = {}
-        for steps, family in named(results, prefix + way, sizes):
-            families.setdefault(steps, []).append(family)
-        for steps, group in sorted(families.items()):
-            total = [statistics.mean(sum(r[unit] for r in f) for f in group) for unit in UNITS]
-            losses = [spread([r["losses"][m] for f in group for r in f if m in r["losses"]]) for m in ("full", *sizes)]
-            rows.append([title, str(steps), str(len(group)), *costs(*total), *losses])
-    return rows
-
-
-def costs(tokens: float, flops: float, seconds: float) -> list[str]:
-    """Cells of what was spent."""
-    return [f"{tokens / 1e3:.0f}k", f"{flops / 1e12:.2f}", f"{seconds:.0f}"]
-
-
-def head(sizes: Sequence[str]) -> list[str]:
-    """Of `ways`."""
-    return ["way", "steps of a run", "seeds", "tokens of all", "TFLOP of all", "CPU s of all", "full", *sizes]
-
-
-def baselines(results: Results, sizes: Collection[str] = tuple(THREE), prefix: str = "") -> str:
-    """The ways of a study of the baselines, whose jobs' names have a prefix, and what each spends to reach ours."""
-    tables = [
-        markdown(head([*sizes]), ways(results, [*sizes], prefix)),
-        ratios(results, [*sizes], f"{prefix}ours", prefix),
-        beside_alone(results, [*sizes], prefix),
-    ]
-    return "\n".join(tables)
-
-
-def beside_alone(results: Results, sizes: Sequence[str], prefix: str) -> str:
-    """Losses of our runs less those of the same shapes alone for as many FLOPs, ranking and search once in both."""
-    rows = []
-    for steps, (run,) in named(results, f"{prefix}ours", sizes):
-        alone = [each for _, each in named(results, f"{prefix}alone", sizes) if each[0]["seed"] == run["seed"]]
-        # rises with the steps, in whose order they come
-        spent = [run["flops_before_training"] + sum(r["flops"] for r in each) for each in alone]
-        if not alone or not spent[0] <= run["flops"] <= spent[-1]:
-            continue
-        losses = {size: [losses_of(each)[size] for each in alone] for size in sizes}
-        theirs = {size: np.interp(math.log(run["flops"]), np.log(spent), losses[size]) for size in sizes}
-        rows.append([str(steps), str(run["seed"]), *(f"{1e3 * (run['losses'][s] - theirs[s]):+.1f}" for s in sizes)])
-    return markdown(["ours less alone for as many FLOPs, 0.001 nats: our steps", "seed", *sizes], rows)
-
-
-def as_few(results: Results, prefix: str) -> Results:
+def as_few(results: Results) -> Results:
     """The same where baselines measure importance on as few sequences as ours do: their FLOPs are fewer."""
-    measured = [r["flops"] for name, r in results.items() if name.startswith(f"{prefix}pruned-")]
+    measured = [r["flops"] for name, r in results.items() if name.startswith("pruned-")]
     if not measured:
         return results
-    saved = measured[0] * (1 - FEWER)
-    theirs = (f"{prefix}modelopt-", f"{prefix}minitron-")
+    saved, theirs = measured[0] * (1 - OURS / SAMPLES), ("modelopt-", "minitron-")
     return {n: r | {"flops": r["flops"] - saved} if n.startswith(theirs) else r for n, r in results.items()}
 
 
-def ratios(results: Results, sizes: Sequence[str], ours: str, prefix: str = "") -> str:
-    """Baselines' spending over that of our runs, whose names begin with `ours`, at equal loss of every size."""
-    rows, fewer = [], as_few(results, prefix)
-    runs = [(r["steps"], r["seed"], name) for name, r in results.items() if name.startswith(f"{ours}-")]
-    for steps, seed, name in sorted(runs):
-        for kind in ("modelopt", "minitron", "alone"):
-            cells = [ratio(results, name, prefix + kind, sizes, seed, unit) for unit in UNITS]
-            cells.append(ratio(fewer, name, prefix + kind, sizes, seed, "flops"))
+def ratios(results: Results) -> str:
+    """Baselines' spending over that of our runs, at equal loss of every size."""
+    rows, fewer = [], as_few(results)
+    for steps, seed, name in sorted((r["steps"], r["seed"], n) for n, r in results.items() if n.startswith("ours-")):
+        for way in ("modelopt", "minitron", "alone"):
+            cells = [ratio(results, name, way, seed, unit) for unit in UNITS]
+            cells.append(ratio(fewer, name, way, seed, "flops"))
             if all(cells):
-                rows.append([MAKERS[kind], str(steps), str(seed), *cells])
+                rows.append([MAKERS[way], str(steps), str(seed), *cells])
     units = ["tokens", "FLOPs", "CPU seconds", f"FLOPs, importance on {OURS} sequences"]
     return markdown(["spent over ours, at our losses", "our steps", "seed", *units], rows)
 
 
-def rates(tried: Mapping[tuple[str, str], Mapping[float, float]], of_all: str) -> str:
-    """Losses by way, size and peak rate, the best one bold.
-
-    Args:
-        tried: (way, size) -> peak rate -> loss; the size is "all" where one run makes every one.
-        of_all: what the loss of such a run is.
-    """
-    columns = sorted({lr for losses in tried.values() for lr in losses})
+def beside_alone(results: Results) -> str:
+    """Losses of our runs less those of the same shapes alone for as many FLOPs, ranking and search once in both."""
     rows = []
-    for (way, size), losses in tried.items():
-        cells = [f"{losses[lr]:.3f}" if lr in losses else "" for lr in columns]
-        if losses:
-            best = columns.index(min(losses, key=losses.__getitem__))
-            cells[best] = f"**{cells[best]}**"
-            rows.append([MAKERS[way], of_all if size == "all" else size, *cells])
-    return markdown(["way", "size", *(f"{lr:g}" for lr in columns)], rows)
+    for steps, (run,) in named(results, "ours"):
+        alone = [each for _, each in named(results, "alone") if each[0]["seed"] == run["seed"]]
+        # rises with the steps, in whose order they come
+        spent = [run["flops_before_training"] + sum(r["flops"] for r in each) for each in alone]
+        if not alone or not spent[0] <= run["flops"] <= spent[-1]:
+            continue
+        cells = []
+        for size in SIZES:
+            losses = [losses_of(each)[size] for each in alone]
+            theirs = np.interp(math.log(run["flops"]), np.log(spent), losses)
+            cells.append(f"{1e3 * (run['losses'][size] - theirs):+.1f}")
+        rows.append([str(steps), str(run["seed"]), *cells])
+    return markdown(["ours less alone for as many FLOPs, 0.001 nats: our steps", "seed", *SIZES], rows)
+
+
+def curve(results: Results, way: str, size: str, unit: str) -> list[tuple[float, float, float, float]]:
+    """(spent on all sizes, mean loss, lowest, highest over seeds) by rising number of steps."""
+    points = []
+    for group in by_steps(results, way).values():
+        losses = [losses_of(family)[size] for family in group]
+        spent = statistics.mean(sum(r[unit] for r in family) for family in group)
+        points.append((spent, statistics.mean(losses), min(losses), max(losses)))
+    return points
+
+
+def draw(results: Results) -> Figure:
+    """Held-out loss of the two sizes side by side, one row per unit of cost."""
+    scratch = [loss for _, family in named(results, "scratch") for loss in losses_of(family).values()]
+    words = f"\nfrom scratch: {min(scratch):.2f} to {max(scratch):.2f}, above the picture" if scratch else ""
+    with house():
+        figure = new_figure(8.8, 9.6)
+        grid = figure.subplots(len(UNITS), len(SIZES), squeeze=False, sharey="col")
+        parent = results["parent"]["losses"]["full"]
+        for row, (unit, title) in zip(grid, UNITS.items(), strict=True):
+            for axes, (size, share) in zip(row, SIZES.items(), strict=True):
+                for way, place in DRAWN.items():
+                    spent, mean, low, high = zip(*curve(results, way, size, unit), strict=True)
+                    axes.plot(spent, mean, color=colour(place), marker=marker(place), ms=5, mec="white",
+                              label=MAKERS[way].replace("`", ""))  # fmt: skip
+                    axes.vlines(spent, low, high, color=colour(place), lw=1.2)
+                axes.axhline(parent, color=INK, lw=1, ls=(0, (4, 3)))
+                axes.set(xscale="log", xlabel=title)
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+                axes.xaxis.set_minor_locator(NullLocator())
+                if unit == "tokens":
+                    axes.set_title(f"{share:.0%} of the parent's parameters")
+            row[0].set_ylabel("held-out loss, nats")
+        figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        grid[0][-1].text(0.99, parent, "the parent ", transform=grid[0][-1].get_yaxis_transform(), ha="right",
+                         va="bottom", color=MUTED, fontsize=9)  # fmt: skip
+        steps = [steps for way in DRAWN for steps, _ in named(results, way)]
+        facts = f"marks: {min(steps)} to {max(steps)} steps per run; bars: lowest and highest of the seeds"
+        headline(figure, "What it takes to reach a loss at every size", facts + words)
+    return figure
+
+
+def short(value: float) -> str:
+    """A count with its unit: 50, 120k, 3T."""
+    return f"{value / 1e12:.3g}T" if value >= 1e12 else millions(value).replace("B", "G")

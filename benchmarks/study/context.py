@@ -1,153 +1,170 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Texts that ask for what was said far before: recall, chains of it, and sums; generated, one token per word.
+"""What members lose that are distilled on short text alone: short pieces, whole documents, or one after the other.
 
-Each document has exactly `LENGTH` tokens, so that sequences of that length are whole documents, and shorter ones are
-pieces of them, whose questions often ask for what another piece has said. A document states facts about names, `= Ab
-Cd` or `# Ab 7`, and asks about them:
-
-    ? Ab Cd              what Ab is
-    ?? Ab Cd Ef          what Ab is, and what that is: a chain of two; of three with ???
-    + Ab Cd Ef 7 12 19   running sums of three numbers
-
-The distance of a question is that from its answer back to the furthest of the facts it needs.
+All families see equal tokens. Every run goes through NeMo, in this process, on one core.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from string import ascii_lowercase, ascii_uppercase
+import argparse
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
 
-#: tokens of a document, the end of it included
-LENGTH = 1024
-#: tokens of the short pieces that a family is trained on
-SHORT = 128
-#: largest distance of each level; a question's level is sampled among those of which there is one to ask
-LEVELS = (64, 128, 256, 512, LENGTH)
-KINDS = ("recall", "chain of 2", "chain of 3", "sum of 3")
-#: share of statements that ask
-ASKED = 0.6
-LINK, NUMBER = "=", "#"
-MARKS = dict(zip(KINDS, ("?", "??", "???", "+"), strict=True))
-#: words of a number, and of a running sum of three of them
-NUMBERS = tuple(str(n) for n in range(28))
-#: as many as a vocabulary of 258 words, two of them special, has room for
-NAMES = tuple(a + b for a in ascii_uppercase for b in ascii_lowercase)[: 256 - 6 - len(NUMBERS)]
-WORDS = (LINK, NUMBER, *MARKS.values(), *NUMBERS, *NAMES)
-#: most words of a question that stand before its answer
-_MARK_AND_NAMES = 4
+import numpy as np
+
+from benchmarks.study.context_texts import KINDS, LENGTH, LEVELS, SHORT, WORDS, documents
+from benchmarks.study.nemo_runs import Batch, NemoGround, Runs, block, dense, train_family, train_parent
+from benchmarks.study.results import kept, markdown, spread
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.verdicts import wilson
+
+AXES: dict[str, Any] = {
+    "hidden": [128, 120, 112, 104, 96, 88, 80],
+    "ffn": {"choices": [256, 224, 192, 160, 128], "stripes": 8},
+    "mamba_heads": [8, 4],
+    "mamba_head_dim": [32, 28, 24, 20, 16],
+    "attention_heads": [8, 6, 4],
+    "depth": [5, 4],
+}
+#: documents of each split; `train` is the parent's, `train_long` the families'
+DOCUMENTS = {"train": 6144, "train_long": 1024, "val": 256}
+#: steps of the parent, which learns to look things up in short documents and then in long ones, and of both stages
+PARENT_STEPS, STEPS = (1500, 1000), (200, 100)
+PARENT_LR, LR = 2e-3, 5e-4
+#: the same tokens per step at both lengths
+NEAR, FAR = Batch(16, SHORT), Batch(2, LENGTH)
+#: curriculum -> batches of its two stages
+CURRICULA = {"short": (NEAR, NEAR), "two-stage": (NEAR, FAR), "long": (FAR, FAR)}
+PARENT = "parent-context"
+#: how a run's name begins -> what it is
+WAYS = {PARENT: "the parent"} | {
+    f"context-{name}": " then ".join(dict.fromkeys(f"{batch.length} tokens" for batch in batches))
+    for name, batches in CURRICULA.items()
+}
 
 
-@dataclass(frozen=True)
-class Question:
-    """One question of a document.
+def write_documents(out: Path, counts: dict[str, int], length: int = LENGTH) -> Path:
+    """A data folder, a token per word: no merge hides how far back it stands."""
+    from nemo_elastic.demo.words import build_words
 
-    Attributes:
-        kind: one of `KINDS`.
-        start, end: words of the document that answer it.
-        distance: tokens from the start of the answer back to the furthest fact that it needs.
+    if not out.is_dir():
+        texts = {s: [" ".join(d.words) for d in islice(documents(s, length=length), n)] for s, n in counts.items()}
+        build_words(out, WORDS, texts)
+    return out
+
+
+def held_out(data: Path) -> np.ndarray:
+    """(documents, tokens of one): the held-out documents as they are trained on."""
+    return np.asarray(DataFolder.open(data).tokens("val")).reshape(-1, LENGTH)
+
+
+def answers(model: Any, data: Path, member: Subnet | None = None, batch: int = 8) -> dict[str, Any]:
+    """What a model answers to the questions of held-out documents, and its loss near their start and behind it.
+
+    Every token is predicted from the true ones before it; where all of an answer are the most probable, greedy
+    decoding writes exactly this answer.
+
+    Returns:
+        {"right": {kind: {level: [right, asked]}}, "nats": {"first": of the first `SHORT` tokens of a document,
+        "behind": of the others}}.
     """
+    import torch
+    import torch.nn.functional as F
 
-    kind: str
-    start: int
-    end: int
-    distance: int
-
-    @property
-    def level(self) -> int:
-        """The first of `LEVELS` that holds its distance."""
-        return next(level for level in LEVELS if self.distance <= level)
-
-
-@dataclass
-class Document:
-    """A document as it grows.
-
-    Attributes:
-        words: what is written.
-        questions: what it asks.
-    """
-
-    rng: random.Random
-    words: list[str] = field(default_factory=list)
-    questions: list[Question] = field(default_factory=list)
-    #: name -> what it is, and where that was said
-    links: dict[str, str] = field(default_factory=dict)
-    numbers: dict[str, int] = field(default_factory=dict)
-    said: dict[str, int] = field(default_factory=dict)
-
-    def state(self) -> None:
-        """A new fact: a link, half of them to a name that is known already, or a number."""
-        name = self.fresh()
-        self.said[name] = len(self.words)
-        if self.rng.random() < 0.3:
-            self.numbers[name] = self.rng.randrange(10)
-            self.words += [NUMBER, name, str(self.numbers[name])]
-            return
-        known = list(self.links)
-        self.links[name] = self.rng.choice(known) if known and self.rng.random() < 0.5 else self.fresh(name)
-        self.words += [LINK, name, self.links[name]]
-
-    def fresh(self, but: str = "") -> str:
-        """A name that nothing was said about."""
-        while True:
-            name = self.rng.choice(NAMES)
-            if name not in self.said and name != but:
-                return name
-
-    def ask(self) -> bool:
-        """A question of a kind and then of a level that are sampled; whether there is one of that kind."""
-        kind = self.rng.choice(KINDS)
-        by_level: dict[int, list[tuple[str, ...]]] = {}
-        for needed in self.needs(kind):
-            level = next((level for level in LEVELS if self.far(needed) + _MARK_AND_NAMES <= level), None)
-            if level is not None:
-                by_level.setdefault(level, []).append(needed)
-        if not by_level:
-            return False
-        needed = self.rng.choice(by_level[self.rng.choice(sorted(by_level))])
-        asked, answer = self.say(kind, needed)
-        start = len(self.words) + len(asked)
-        self.questions.append(Question(kind, start, start + len(answer), start - min(self.said[n] for n in needed)))
-        self.words += asked + answer
-        return True
-
-    def far(self, needed: tuple[str, ...]) -> int:
-        return len(self.words) - min(self.said[name] for name in needed)
-
-    def needs(self, kind: str) -> list[tuple[str, ...]]:
-        """What questions of a kind could need: the names whose facts they are about, in order."""
-        if kind == "sum of 3":
-            names = list(self.numbers)
-            return [tuple(self.rng.sample(names, 3)) for _ in range(16)] if len(names) >= 3 else []
-        chains = [(name,) for name in self.links]
-        for _ in range(0 if kind == "recall" else int(kind[-1]) - 1):
-            chains = [(*chain, self.links[chain[-1]]) for chain in chains if self.links[chain[-1]] in self.links]
-        return chains
-
-    def say(self, kind: str, needed: tuple[str, ...]) -> tuple[list[str], list[str]]:
-        """The words of a question, and of its answer."""
-        if kind == "sum of 3":
-            values = [self.numbers[name] for name in needed]
-            return [MARKS[kind], *needed], [str(sum(values[: i + 1])) for i in range(len(values))]
-        return [MARKS[kind], needed[0]], [self.links[name] for name in needed]
+    tokens = torch.as_tensor(held_out(data).astype("int64"))
+    right: dict[str, dict[str, list[int]]] = {}
+    first = behind = 0.0
+    asked = documents("val")
+    for rows in tokens.split(batch):
+        with torch.no_grad():
+            logits = model(rows[:, :-1], member)
+        losses = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none").view(len(rows), -1)
+        first += float(losses[:, : SHORT - 1].double().sum())
+        behind += float(losses[:, SHORT - 1 :].double().sum())
+        hits = (logits.argmax(-1) == rows[:, 1:]).numpy()
+        for hit, document in zip(hits, asked, strict=False):
+            for q in document.questions:
+                counts = right.setdefault(q.kind, {}).setdefault(str(q.level), [0, 0])
+                counts[0] += int(hit[q.start - 1 : q.end - 1].all())
+                counts[1] += 1
+    split = len(tokens) * (SHORT - 1), len(tokens) * (tokens.shape[1] - SHORT)
+    return {"right": right, "nats": {"first": first / split[0], "behind": behind / split[1]}}
 
 
-def document(rng: random.Random, length: int = LENGTH) -> Document:
-    """One document of `length - 1` words; the end of it is a token, too. The last statement may be cut."""
-    made = Document(rng)
-    while len(made.words) < length - 1:
-        if not (rng.random() < ASKED and made.ask()):
-            made.state()
-    del made.words[length - 1 :]
-    made.questions = [q for q in made.questions if q.end < length]
-    return made
+def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Every run, made now where it has no result."""
+    from benchmarks.study.model import ContextNemotronH
+    from nemo_elastic.demo.quiet import quiet
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+
+    quiet()
+    runs, more = Runs(args.runs), LENGTH // SHORT
+    short = write_documents(args.runs / "data_short", {s: more * n for s, n in DOCUMENTS.items()}, SHORT)
+    near = NemoGround(ContextNemotronH, short)
+    ground = NemoGround(ContextNemotronH, write_documents(args.runs / "data", DOCUMENTS), "train_long")
+    steps, more_steps = args.parent_steps or PARENT_STEPS
+    name = "parent-context-short"
+    runs.run(name, steps, 0, lambda out: train_parent(near, out, steps, Batch(32, SHORT), PARENT_LR), keep=True)
+    start = last_checkpoint(args.runs / name)
+
+    def parent(out: Path) -> dict[str, Any]:
+        result = train_parent(ground, out, more_steps, Batch(4, LENGTH), PARENT_LR, start)
+        model = dense(last_checkpoint(out), ground.shape)
+        return result | {"answers": {"full": answers(model, ground.data)}}
+
+    runs.run(PARENT, more_steps, 0, parent, keep=True)
+    ground = replace(ground, parent=last_checkpoint(args.runs / PARENT))
+    for seed in args.seeds:
+        for name, batches in CURRICULA.items():
+            stages = [*zip(args.steps or STEPS, batches, strict=True)]
+            runs.run(
+                f"context-{name}-{seed}", stages[0][0], seed,
+                lambda out, stages=stages, seed=seed: train_family(
+                    ground, out, block(AXES), stages, seed, LR, lambda model, m: answers(model, ground.data, m)
+                ),
+            )  # fmt: skip
+    return runs.results
 
 
-def documents(split: str, seed: int = 0, length: int = LENGTH) -> Iterator[Document]:
-    """Endless documents of a split, the same ones every time."""
-    rng = random.Random(f"{split} {seed} {length}")
-    while True:
-        yield document(rng, length)
+def answered(group: Sequence[dict[str, Any]], member: str, kinds: Sequence[str], levels: Sequence[int]) -> str:
+    """Share of questions answered right over all runs, in percent, with its 95 % interval."""
+    counts = [r["answers"][member]["right"][kind].get(str(level), (0, 0))
+              for r in group for kind in kinds for level in levels]  # fmt: skip
+    right, asked = (sum(column) for column in zip(*counts, strict=True))
+    low, high = wilson(right, asked)
+    return f"{100 * right / asked:.0f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def page(results: dict[str, dict[str, Any]]) -> str:
+    """Answers to questions of held-out documents by their distance, curriculum and member; then by their kind."""
+    by_distance, by_kind = [], []
+    far = [level for level in LEVELS if level > SHORT]
+    for start, title in WAYS.items():
+        group = [r for name, r in results.items() if re.fullmatch(rf"{start}(-\d+)?", name)]  # of every seed
+        cost = "" if start == PARENT else f"{statistics.mean(r['flops'] for r in group) / 1e12:.2f}"
+        for member in group[0]["answers"] if group else ():
+            nats = [spread([r["answers"][member]["nats"][part] for r in group]) for part in ("first", "behind")]
+            by_distance.append([title, cost, member, *(answered(group, member, KINDS, [n]) for n in LEVELS), *nats])
+            by_kind.append([title, member, *(answered(group, member, [kind], far) for kind in KINDS)])
+    distances = [f"{low} to {high}, %" for low, high in pairwise((0, *LEVELS))]
+    head = ["trained at", "TFLOP", "member", *distances, f"nats, first {SHORT}", "nats behind"]
+    kinds = ["trained at", "member", *(f"{kind}, above {SHORT}, %" for kind in KINDS)]
+    return markdown(head, by_distance) + "\n" + markdown(kinds, by_kind)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, nargs=2, help="of both stages; 200 100")
+    parser.add_argument("--parent-steps", type=int, nargs=2, help="in short documents and in long ones; 1500 1000")
+    parser.add_argument("--kept", action="store_true", help="run nothing: the results that the documentation shows")
+
+
+def study(args: argparse.Namespace) -> tuple[str, Any]:
+    """The table; there is no picture."""
+    return page(kept("context") if args.kept else measure(args)), None

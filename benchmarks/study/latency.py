@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Members searched within milliseconds against members searched within parameters that take as long: three seeds.
 
-python -m benchmarks.study.latency [--picture docs/images/study_latency.svg] > docs/tables/study_latency.md
-
 A small parent learns to answer generated problems (that of `problems`). What `nemo-elastic profile` runs measures its
 layers in our runtime on this machine. Of each pair one member is found by the search within a share of the parent's
 milliseconds of a token; the other by the same search within the most parameters whose member takes no longer. Both are
@@ -13,40 +11,36 @@ distilled on as many tokens. Plain torch and one core; a study that was stopped 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.output import save_svg
-from benchmarks.study.problems import (
-    AXES,
-    BATCH,
-    LENGTH,
-    PARENT,
-    Distilling,
-    arguments,
-    batches,
-    begin,
+from benchmarks.study.grounds import (
+    GROUNDS,
+    Ground,
+    config_of,
     divergences,
-    parent_of,
-    right,
+    optimizer_of,
+    prepared,
+    rate,
+    step,
 )
-from benchmarks.study.results import add_lines, markdown, read_lines
+from benchmarks.study.problems import AXES, BATCH, LENGTH, PARENT, PARENT_STEPS, asked, right
+from benchmarks.study.results import Kept, markdown
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.latency import DECODE, LatencyTable, Workload
-from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.profile.engines import RUNTIME, Engine
 from nemo_elastic.profile.measure import Stop, empty_table, measure, resume, widths_of
-from nemo_elastic.report.drawing import MUTED, colour, headline, house, marker, new_figure
+from nemo_elastic.report.style import MUTED, colour, headline, house, marker, new_figure
+from nemo_elastic.train.training import FamilyTraining
 
 SHARES = (0.85, 0.7)
 #: of the parent's parameters, tried from the largest until a member is fast enough
@@ -78,7 +72,7 @@ class Result:
     kl: float
 
 
-def table_of(runs: Path) -> LatencyTable:
+def table_of(runs: Path, seconds: float) -> LatencyTable:
     """Latencies of the parent's layers here; those that an earlier call measured are kept."""
     file = runs / "here.json"
     if file.exists() and None not in json.loads(file.read_text())["grids"]["outside"]["decode"]:
@@ -87,44 +81,65 @@ def table_of(runs: Path) -> LatencyTable:
     widths = widths_of(PARENT, block.resolve_axes(PARENT), 3)
     table = resume(file, empty_table(PARENT, widths, "measured", RUNTIME, WORK))
     engine = Engine(RUNTIME, WORK, "cpu", sys.executable)
-    return measure(file, table, PARENT, widths, engine, Stop(0.01, (6, 60), 20.0), lambda *_: None)
+    return measure(file, table, PARENT, widths, engine, Stop(0.01, (6, 60), seconds), lambda *_: None)
 
 
-def searched(parent: NemotronH, seed: int, out: Path, budget: Mapping[str, Any]) -> Distilling:
-    return Distilling(parent, seed, out, budget, {"candidates": 96, "tokens": 4096})
+class Distilling:
+    """A member of the parent that is found by the search within a limit, and distilled on the data's answers."""
+
+    def __init__(self, ground: Ground, seed: int, out: Path, limit: Mapping[str, Any]) -> None:
+        self.ground, self.seed, self.spent = ground, seed, 0.0
+        config = config_of(
+            ground, {"full": None, "small": limit}, seed, sampling={"small": 1}, shapes="search",
+            search={"candidates": 96, "tokens": 4096},
+        )  # fmt: skip
+        self.family = FamilyTraining(config, stage=2)
+        self.host, self.family.members = prepared(ground, config, out)
+        self.member = self.family.members.get()[1]
+
+    def train(self, flops: float) -> int:
+        """Train until so many are spent; returns steps."""
+        host, family, data = self.host, self.family, self.ground.batches(300 + self.seed)
+        optimizer, token = optimizer_of(host.model), self.token
+        while self.spent < flops:
+            rows = next(data)
+            loss, _ = family.loss(host, family.next_samples(host.step), *rows)
+            lr = self.ground.lr * rate(self.spent / flops)
+            step(host.model, optimizer, loss * host.factor(rows.mask_bs.sum()), lr)
+            self.spent += rows.tokens_bs.numel() * token
+            host.step += 1
+        return host.step
+
+    @property
+    def token(self) -> float:
+        """FLOPs of a token: student and teacher."""
+        own, whole = (float(flops_per_token(PARENT, m, LENGTH)) for m in (self.member, PARENT.full))
+        return 3 * own + whole
 
 
-def pair(parent: NemotronH, table: LatencyTable, share: float, seed: int, out: Path) -> dict[str, Distilling]:
+def pair(ground: Ground, table: LatencyTable, share: float, seed: int, out: Path) -> dict[str, Distilling]:
     """The two members, and what trains them."""
     most = share * table.milliseconds(PARENT, PARENT.full)
-    own = searched(parent, seed, out / "time", {"latency": {"table": table, "ratio": share}})
+    own = Distilling(ground, seed, out / "time", {"latency": {"table": table, "ratio": share}})
     for i, ratio in enumerate(RATIOS):
-        other = searched(parent, seed, out / str(i), {"ratio": ratio})
+        other = Distilling(ground, seed, out / str(i), {"ratio": ratio})
         if table.milliseconds(PARENT, other.member) <= most:
             return {BY_TIME: own, BY_COUNT: other}
     raise SystemExit(f"no member within {RATIOS[-1]} of the parameters takes {share} of the milliseconds")
 
 
-def results_of(parent: NemotronH, table: LatencyTable, args: argparse.Namespace, asked: Sequence[Any]) -> list[Result]:
-    """Every pair, distilled; those of an earlier call stand in `results.jsonl`."""
-    kept = args.runs / "results.jsonl"
-    results = read_lines(kept, Result)
-    for seed in args.seeds:
-        for share in SHARES:
-            if any((r.share, r.seed) == (share, seed) for r in results):
-                continue
-            with tempfile.TemporaryDirectory() as out:
-                runs = pair(parent, table, share, seed, Path(out))
-            both = []
-            for limited, run in runs.items():
-                run.train(args.steps * BATCH * LENGTH * (3 * run.cost(run.member) + run.cost(PARENT.full)))
-                kl, _ = divergences(run.host, run.member, batches(999, held_out=True))
-                both.append(Result(
-                    limited, share, seed, table.milliseconds(PARENT, run.member), parameters(PARENT, run.member),
-                    len(run.member.layers), right(run.host.model, run.member, asked), kl,
-                ))  # fmt: skip
-            add_lines(kept, *both)
-            results += both
+def made(ground: Ground, table: LatencyTable, share: float, seed: int, args: argparse.Namespace) -> list[Result]:
+    """A pair, distilled."""
+    questions, results = asked(args.asked), []
+    with tempfile.TemporaryDirectory() as out:
+        runs = pair(ground, table, share, seed, Path(out))
+    for limited, run in runs.items():
+        run.train(args.steps * BATCH * LENGTH * run.token)
+        kl, _ = divergences(run.host, run.member, ground.batches(999, held_out=True))
+        results.append(Result(
+            limited, share, seed, table.milliseconds(PARENT, run.member), parameters(PARENT, run.member),
+            len(run.member.layers), right(run.host.model, run.member, questions), kl,
+        ))  # fmt: skip
     return results
 
 
@@ -179,18 +194,22 @@ def draw(results: Sequence[Result], whole: float) -> Figure:
     return figure
 
 
-def main() -> None:
-    parser = arguments(__doc__, "latency", "of each member")
-    parser.add_argument("--picture", type=Path)
-    args = parser.parse_args()
-    asked = begin(args)
-    with contextlib.redirect_stdout(sys.stderr):  # progress
-        parent, table = parent_of(args.runs, args.parent_steps), table_of(args.runs)
-        results = results_of(parent, table, args, asked)
-    if args.picture:
-        save_svg(draw(results, table.milliseconds(PARENT, PARENT.full)), args.picture)
-    print(page(results, table, len(asked)), end="")
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=int, default=120, help="of each member")
+    parser.add_argument("--parent-steps", type=int, default=PARENT_STEPS)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each layer's measurement; 0 for one round")
+    parser.add_argument("--asked", type=int, default=300, help="held-out problems")
 
 
-if __name__ == "__main__":
-    main()
+def study(args: argparse.Namespace) -> tuple[str, Figure]:
+    """The table and the picture."""
+    ground = replace(GROUNDS["problems"](args.runs, args.parent_steps, args.demo), axes=AXES)
+    table = table_of(args.runs, args.seconds)
+    kept = Kept(args.runs / f"{args.steps}.jsonl", Result)
+    results: list[Result] = []
+    for seed in args.seeds:
+        for share in SHARES:
+            results += kept.get(
+                lambda share=share, seed=seed: made(ground, table, share, seed, args), share=share, seed=seed
+            )
+    return page(results, table, args.asked), draw(results, table.milliseconds(PARENT, PARENT.full))

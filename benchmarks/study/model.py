@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The studies' parents: small Nemotron-H models: of ten layers, and two that read far.
+"""The studies' parents: small Nemotron-H models: of ten layers, and one that reads far.
 
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
 
 from dataclasses import dataclass
 
-from nemo_elastic.hosts.nemo.tiny.recipe import RecallNemotronH, TinyNemotronH
+from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
 
 
 @dataclass
@@ -45,7 +45,3 @@ class ContextNemotronH(StudyNemotronH):
     mamba_num_heads: int = 8
     vocab_size: int = 258
     init_method_std: float = 128**-0.5
-
-
-#: by the name that jobs give
-MODELS = {"study": StudyNemotronH, "context": ContextNemotronH, "recall": RecallNemotronH}

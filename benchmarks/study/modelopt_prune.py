@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The process that prunes: ModelOpt's `mcore_minitron` through NeMo, made ready for a CPU first (`modelopt_layers`).
+"""The process that prunes: ModelOpt's `mcore_minitron`, to given widths or within a bound on parameters.
 
     python -m benchmarks.study.modelopt_prune JOB.json
 
-What `llm.prune` does, whose loader names a GPU, bf16 and TransformerEngine: load with a prunable spec, measure and cut
-by `prune_language_model`, save by `save_pruned_model`. `modelopt_baseline.prune` starts it; it writes into the working
-directory.
+It measures importance first. Within a bound it then takes every combination of widths within 40 % and of depths within
+20 % of the parent's whose parameters are within the bound; of those the largest, `top_k` of them, are scored, and the
+best is cut out. `modelopt_baseline` starts it, in Megatron-Bridge's environment, and gives it tokens.
 """
 
 from __future__ import annotations
@@ -14,108 +14,133 @@ from __future__ import annotations
 import json
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest import mock
+
+from benchmarks.study.modelopt_targets import DIVISORS, FIELDS
 
 #: sequences per forward of the importance estimation
 BATCH = 8
+#: steps of the widths; heads keep whole groups by themselves
+STEPS = {name: DIVISORS[name] for name in ("hidden_size_divisor", "ffn_hidden_size_divisor", "mamba_head_dim_divisor")}
+STEPS |= {"num_layers_divisor": 1, "num_moe_experts_divisor": 1}
 
 
-def main(job: dict[str, Any]) -> None:
-    """Prune `job["parent"]` to `job["targets"]` and write `job["out"]`; the keys are `modelopt_baseline.prune`'s."""
-    from benchmarks.study.modelopt_layers import pattern_of, prepare_modelopt
+def cut(job: dict[str, Any], prune: Any) -> None:
+    """Prune `job["parent"]` and write `job["out"]`: `weights.pt` by megatron-core's names, and `pruned.json`.
 
-    prepare_modelopt()
-    from nemo_elastic.demo.quiet import quiet
+    Args:
+        job: parent, out, importance and score (files of tokens, [n, s]), constraints (ModelOpt's), top_k.
+        prune: ModelOpt's, see `modelopt_layers.prepare_modelopt`.
+    """
+    import numpy as np
+    import torch
+    from megatron.core import parallel_state
 
-    quiet()
-    import fiddle
-    from nemo.collections.llm.modelopt.prune import PruningConfig, pruner
-
-    from benchmarks.study.modelopt_targets import DIVISORS
-    from nemo_elastic.hosts.nemo.folder_data import pretraining_data
-    from nemo_elastic.io.outputs import atomic_dir
+    from nemo_elastic.formats.megatron.stored import read_shapes
+    from nemo_elastic.megatron.compat import named_parameters
     from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.megatron.dist_checkpoint import process_group
 
     used = time.process_time()  # imports are start-up, not work, here as for every other job
-    batch = min(BATCH, job["samples"])
-    steps = job["samples"] // batch
-    config = pretraining_data(
-        job["data"],
-        seq_length=job["seq_length"],
-        micro_batch_size=batch,
-        global_batch_size=batch,
-        num_train_samples=steps * batch,
-        seed=job["seed"],
-    )
-    data = fiddle.build(config)
-    model, trainer = _load(job["parent"], steps)
-    core, original = model.module, pruner.mtp.prune
-    while hasattr(core, "module"):
-        core = core.module
+    measured, scored = (torch.as_tensor(np.load(job[name])) for name in ("importance", "score"))
+    whole, constraints = read_shapes(job["parent"]).parent, job["constraints"]
+    searches = "params" in constraints
+    with process_group(), cuda_as_cpu():
+        parallel_state.initialize_model_parallel()
+        model = load(job["parent"], whole)
+        config: dict[str, Any] = {"forward_loop": lambda m: [logits(m, tokens) for tokens in measured.split(BATCH)]}
+        if searches:
+            config |= {"score_func": Score(model, scored), "top_k": job["top_k"]}
+        mode = ("mcore_minitron", {"megatron.core.models.hybrid.HybridModel": STEPS})
+        _, state = prune.prune(model, mode=[mode], constraints=constraints, dummy_input=None, config=config)
+        tensors = {name: p.detach().clone() for name, p in named_parameters(model)}
+        parallel_state.destroy_model_parallel()
+    sizes = state["best"]["ss_config"] if searches else constraints["export_config"]
+    fields = {FIELDS[k]: v for k, v in sizes.items() if k in FIELDS}
+    facts: dict[str, Any] = {
+        "modelopt": version("nvidia-modelopt"),
+        "sizes": {**whole.to_json(), **fields, "pattern": model.hybrid_layer_pattern},
+        "parameters": sum(p.numel() for p in tensors.values()),
+        "measured_tokens": measured.numel(),
+        "cpu_seconds": time.process_time() - used,
+    }
+    if searches:
+        (candidates,) = state["all_candidates_per_constraint"].values()
+        facts |= {"within": len(candidates), "scored_tokens": scored.numel()}
+        facts["candidates"] = [
+            {"parameters": int(c.metrics["params"]), "score": c.score} | c.ss_config
+            for c in candidates
+            if c.score is not None
+        ]
+    out = Path(job["out"])
+    out.mkdir(parents=True)
+    torch.save(tensors, out / "weights.pt")
+    (out / "pruned.json").write_text(json.dumps(facts, indent=2) + "\n")
 
-    def with_divisors(*args: Any, mode: str, **kwargs: Any) -> Any:
-        return original(*args, mode=[(mode, {"megatron.core.models.mamba.MambaModel": DIVISORS})], **kwargs)
 
-    before = pattern_of(core.decoder.layers)
-    with cuda_as_cpu(), mock.patch.object(pruner.mtp, "prune", with_divisors):
-        pruner.prune_language_model(model, PruningConfig(**job["targets"]), data, trainer)
-        facts = {
-            "targets": job["targets"],
-            "pattern": pattern_of(core.decoder.layers),
-            "parent_pattern": before,
-            "parameters": sum(p.numel() for p in core.parameters()),
-            "measured_tokens": steps * batch * job["seq_length"],
-        }
-        # NeMo saves the pruned sizes, but the parent's pattern, which a model with fewer layers cannot be built from
-        model.__io__.config.hybrid_override_pattern = facts["pattern"]
-        with atomic_dir(job["out"], force=False) as folder:
-            pruner.save_pruned_model(trainer, str(folder))
-            facts["cpu_seconds"] = time.process_time() - used
-            (folder / "pruned.json").write_text(json.dumps(facts, indent=2) + "\n")
-
-
-def _load(checkpoint: str, steps: int) -> tuple[Any, Any]:
-    """Model with a prunable spec and the checkpoint's weights, and a trainer that validates `steps` batches."""
+def load(checkpoint: str, whole: Any) -> Any:
+    """The parent as a HybridModel that ModelOpt can prune, with a checkpoint's weights."""
     import torch
-    from nemo import lightning as nl
-    from nemo.collections.llm.inference.base import _setup_trainer_and_restore_model
-    from nemo.lightning import io
-    from nemo.lightning.ckpt_utils import ckpt_to_context_subdir
+    from megatron.core.activations import squared_relu
+    from megatron.core.tensor_parallel.random import initialize_rng_tracker
+    from megatron.core.transformer.transformer_config import TransformerConfig
 
     from benchmarks.study.modelopt_layers import prunable_stack_spec
-    from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
-    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from nemo_elastic.formats.adapter import from_parts
+    from nemo_elastic.formats.megatron.metadata import PREFIX
+    from nemo_elastic.formats.megatron.stored import plain_tensors
+    from nemo_elastic.megatron.compat import named_parameters, new_model
 
-    strategy = strategy_class()(
-        ckpt_load_optimizer=False,
-        ckpt_parallel_save_optim=False,
-        setup_optimizers=False,
-        ddp="pytorch",
-        replace_progress_bar=False,
-    )
-    trainer = nl.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=1,
-        strategy=strategy,
-        plugins=nl.MegatronMixedPrecision(precision="32", params_dtype=torch.float32),
-        max_steps=steps,
-        limit_val_batches=steps,
-        val_check_interval=steps,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    model: Any = io.load_context(path=ckpt_to_context_subdir(checkpoint), subpath="model")
-    model.config.mamba_stack_spec = prunable_stack_spec
-    if hasattr(model, "optim"):
-        del model.optim
-    with cuda_as_cpu():
-        _setup_trainer_and_restore_model(Path(checkpoint), trainer, model)
-    strategy.restore_config = None
-    return model, trainer
+    initialize_rng_tracker(inference_rng_tracker=True)
+    config = TransformerConfig(
+        num_layers=whole.num_layers, hidden_size=whole.hidden, num_attention_heads=whole.attention_heads,
+        num_query_groups=whole.kv_heads, kv_channels=whole.attention_head_dim, ffn_hidden_size=whole.ffn,
+        mamba_num_heads=whole.mamba_heads, mamba_head_dim=whole.mamba_head_dim, mamba_num_groups=whole.mamba_groups,
+        mamba_state_dim=whole.state, layernorm_epsilon=whole.norm_eps, activation_func=squared_relu,
+        normalization="RMSNorm", add_bias_linear=False, hidden_dropout=0.0, attention_dropout=0.0,
+        use_cpu_initialization=True, gradient_accumulation_fusion=False, masked_softmax_fusion=False,
+        bias_dropout_fusion=False, persist_layer_norm=False, params_dtype=torch.float32, is_hybrid_model=True,
+    )  # fmt: skip
+    model = new_model(config, prunable_stack_spec(), whole.vocab, 256, whole.pattern, whole.tied)
+    stored = {name.removeprefix(PREFIX): value for name, value in plain_tensors(checkpoint).items()}
+    stored = from_parts(whole, whole.full, stored)
+    own = dict(named_parameters(model))
+    assert own.keys() == stored.keys(), own.keys() ^ stored.keys()
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(stored[name])
+    return model.eval()
+
+
+def logits(model: Any, tokens_bs: Any) -> Any:
+    """[b, s, v] of a model."""
+    import torch
+
+    with torch.no_grad():
+        return model(tokens_bs, None, None)
+
+
+class Score:
+    """How near a candidate is to the parent: less its mean KL from it in nats per token, on given tokens.
+
+    It is what our search measures of a candidate, on the same tokens (`nemo_elastic.train.shaping.untrained_loss`).
+    """
+
+    def __init__(self, parent: Any, tokens_bs: Any) -> None:
+        self.tokens_bs, self.wanted = tokens_bs, logits(parent, tokens_bs).log_softmax(-1)
+
+    def __call__(self, model: Any) -> float:
+        import torch.nn.functional as F
+
+        own = logits(model, self.tokens_bs).log_softmax(-1)
+        kl = F.kl_div(own.flatten(0, 1), self.wanted.flatten(0, 1), reduction="batchmean", log_target=True)
+        return -float(kl)
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))
+    from benchmarks.study.modelopt_layers import prepare_modelopt
+
+    modelopt = prepare_modelopt()
+    cut(json.loads(Path(sys.argv[1]).read_text()), modelopt)

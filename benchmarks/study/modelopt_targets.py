@@ -10,9 +10,7 @@ the nearer in size serves, all its axes taken to one power, and the FFN, whose s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
@@ -26,17 +24,14 @@ DIVISORS = {
     "ffn_hidden_size_divisor": 32,
     "mamba_num_heads_divisor": 4,
     "mamba_head_dim_divisor": 4,
-    "num_heads_per_group_divisor": 1,
-    "num_query_groups_divisor": 1,
 }
-#: field of `PruningConfig`, less `target_` -> field of Parent
+#: size in ModelOpt's `export_config` -> field of Parent
 FIELDS = {
     "hidden_size": "hidden",
     "ffn_hidden_size": "ffn",
     "mamba_num_heads": "mamba_heads",
     "mamba_head_dim": "mamba_head_dim",
     "num_attention_heads": "attention_heads",
-    "num_query_groups": "kv_heads",
 }
 
 
@@ -85,15 +80,10 @@ class Targets:
     off: float
 
     def pruning(self, parent: Parent) -> dict[str, int]:
-        """Arguments of NeMo's `PruningConfig`: the sizes that differ from the parent's."""
-        sizes = {f"target_{k}": getattr(self.shape, v) for k, v in FIELDS.items()}
-        same = {f"target_{k}": getattr(parent, v) for k, v in FIELDS.items()}
-        out = {k: v for k, v in sizes.items() if v != same[k]}
-        if "target_num_attention_heads" in out:  # ModelOpt wants both or none
-            out["target_num_query_groups"] = sizes["target_num_query_groups"]
-        if self.shape.num_layers != parent.num_layers:
-            out["target_num_layers"] = self.shape.num_layers
-        return out
+        """ModelOpt's `export_config`: the sizes that differ from the parent's."""
+        fields = FIELDS | {"num_layers": "num_layers"}
+        sizes = {name: getattr(self.shape, field) for name, field in fields.items()}
+        return {name: size for name, size in sizes.items() if size != getattr(parent, fields[name])}
 
 
 def nearest(ratio: float) -> Cut:
@@ -158,16 +148,3 @@ def _ffn(shape: Parent, most: int, wanted: float) -> int:
     widths = range(DIVISORS["ffn_hidden_size_divisor"], most + 1, DIVISORS["ffn_hidden_size_divisor"])
     one, two = (parameters(s, s.full) for s in (replace(shape, ffn=1), replace(shape, ffn=2)))
     return min(widths, key=lambda ffn: abs(one + (ffn - 1) * (two - one) - wanted))
-
-
-def describe(parent: Parent, targets: Targets) -> Mapping[str, Any]:
-    """What is kept, for a table: every size, its share of the parent's, and how far off the size is."""
-    sizes = {name: (getattr(targets.shape, field), getattr(parent, field)) for name, field in FIELDS.items()}
-    sizes["num_layers"] = (targets.shape.num_layers, parent.num_layers)
-    return {
-        "parameters": parameters(targets.shape, targets.shape.full),
-        "ratio": round(targets.ratio, 4),
-        "off": round(targets.off, 4),
-        "pattern": targets.shape.pattern,
-        "sizes": {name: {"kept": a, "share": round(a / b, 3)} for name, (a, b) in sizes.items()},
-    }

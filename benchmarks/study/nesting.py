@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What makes nesting pay: ways to train all sizes in one run, each against every size alone for the same FLOPs.
 
-python -m benchmarks.study.nesting [--picture docs/images/study_nesting.svg] > docs/tables/study_nesting.md
-
 A parent of five million parameters (`grounds`), three sizes beside it, their shapes found by the search, once for each
 seed. The bar is each size alone at the rate that suits it: the FLOPs of these three runs together are what every way
 has for all sizes and the whole model. Losses are divergences from the parent on text that no training saw. Plain torch
@@ -12,8 +10,7 @@ and one core; a study that was stopped goes on.
 
 from __future__ import annotations
 
-import contextlib
-import sys
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +18,12 @@ from statistics import mean
 
 from matplotlib.figure import Figure
 
-from benchmarks.output import save_svg
-from benchmarks.study.grounds import GROUNDS, Ground
+from benchmarks.study import grounds
+from benchmarks.study.grounds import Ground
 from benchmarks.study.nesting_ways import BUDGETS, EVEN, ROWS, SIZES, WAYS, Family, Run, Way
-from benchmarks.study.problems import arguments, begin
-from benchmarks.study.rates import REPORTED, TUNED
-from benchmarks.study.results import add_lines, markdown, read_lines
+from benchmarks.study.results import REPORTED, TUNED, Kept, markdown
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.report.drawing import MUTED, colour, headline, house, marker, new_figure
+from nemo_elastic.report.style import MUTED, colour, headline, house, marker, new_figure
 
 #: steps of each size alone
 STEPS = 32
@@ -60,11 +55,10 @@ class Result:
 
 
 class Study:
-    """Runs that have results already are not run again; see `results.jsonl`."""
+    """Runs that have results in a file already are not run again."""
 
-    def __init__(self, ground: Ground, runs: Path, steps: int) -> None:
-        self.ground, self.steps, self.kept = ground, steps, runs / "results.jsonl"
-        self.results = read_lines(self.kept, Result)
+    def __init__(self, ground: Ground, file: Path, steps: int) -> None:
+        self.ground, self.steps, self.kept = ground, steps, Kept(file, Result)
         self.families: dict[int, Family] = {}
 
     def family(self, seed: int) -> Family:
@@ -74,9 +68,11 @@ class Study:
 
     def run(self, name: str, size: str, seed: int, lr: float, rates: Mapping[str, float] | None = None) -> Result:
         """The result of a run, made now if there is none."""
-        for result in self.results:
-            if (result.way, result.size, result.seed, result.lr) == (name, size, seed, lr):
-                return result
+        return self.kept.get(lambda: [self._made(name, size, seed, lr, rates)], way=name, size=size, seed=seed, lr=lr)[
+            0
+        ]
+
+    def _made(self, name: str, size: str, seed: int, lr: float, rates: Mapping[str, float] | None) -> Result:
         family, way = self.family(seed), WAYS.get(name, Way())
         count = self.steps * ROWS * family.length
         sizes = (size,) if name == ALONE else SIZES
@@ -86,8 +82,6 @@ class Study:
             run.train(flops, way.tokens and way.tokens * len(SIZES) * count)
         result = Result(name, size, seed, lr, run.steps, run.tokens, run.spent,
                         run.apart(REPORTED), run.apart(TUNED))  # fmt: skip
-        add_lines(self.kept, result)
-        self.results.append(result)
         print(f"{name} {size} seed {seed} lr {lr:g}: {result.steps} steps, "
               + ", ".join(f"{n} {v:.4f}" for n, v in result.apart.items()), flush=True)  # fmt: skip
         return result
@@ -155,38 +149,29 @@ def draw(alone: Sequence[Result], ways: Mapping[str, Sequence[Result]]) -> Figur
     return figure
 
 
-def main() -> None:
-    parser = arguments(__doc__, "nesting", "of each size alone")
-    parser.set_defaults(steps=STEPS, parent_steps=400)
-    parser.add_argument("--ground", choices=GROUNDS, default="5m")
-    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of make demo")
-    parser.add_argument("--picture", type=Path)
+def options(parser: argparse.ArgumentParser) -> None:
+    grounds.options(parser, "5m", 400)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each size alone")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    args = parser.parse_args()
-    begin(args)
-    with contextlib.redirect_stdout(sys.stderr):  # progress
-        ground = GROUNDS[args.ground](args.runs, args.parent_steps, args.demo)
-        study = Study(ground, args.runs, args.steps)
-        rates, lr = study.best_alone(args.seeds[0]), study.best_even(args.seeds[0])
-        before = [study.run(UNTRAINED, "", seed, 0.0) for seed in args.seeds]
-        alone = [study.run(ALONE, size, seed, rates[size]) for seed in args.seeds for size in SIZES]
-        ways: dict[str, list[Result]] = {}
-        for seed in args.seeds:
-            for name in args.ways:
-                ways.setdefault(name, []).append(study.run(name, "", seed, lr, rates))
-        length = study.family(args.seeds[0]).length
-    shape = ground.shape
+
+
+def study(args: argparse.Namespace) -> tuple[str, Figure]:
+    """The table and the picture."""
+    file, first = args.runs / f"{args.ground}_{args.steps}.jsonl", args.seeds[0]
+    runs = Study(grounds.ground_of(args), file, args.steps)
+    rates, lr = runs.best_alone(first), runs.best_even(first)
+    before = [runs.run(UNTRAINED, "", seed, 0.0) for seed in args.seeds]
+    alone = [runs.run(ALONE, size, seed, rates[size]) for seed in args.seeds for size in SIZES]
+    ways: dict[str, list[Result]] = {}
+    for seed in args.seeds:
+        for name in args.ways:
+            ways.setdefault(name, []).append(runs.run(name, "", seed, lr, rates))
+    shape, length = runs.ground.shape, runs.family(first).length
     best = ", ".join(f"{size} {own:g}" for size, own in rates.items())
     facts = (
         f"A parent of {parameters(shape, shape.full):,} parameters; each size alone takes {args.steps} steps of "
         f"{ROWS * length} tokens at the best of the rates tried ({best}); every way has the FLOPs of the three "
         f"together, and the plain way's best rate ({lr:g}, by the mean of its sizes); {len(args.seeds)} seeds; "
-        f"divergences from the parent in nats a token of {ground.of}, and over those of each size alone."
+        f"divergences from the parent in nats a token of {runs.ground.of}, and over those of each size alone."
     )
-    if args.picture:
-        save_svg(draw(alone, ways), args.picture)
-    print(page(before, alone, ways, facts), end="")
-
-
-if __name__ == "__main__":
-    main()
+    return page(before, alone, ways, facts), draw(alone, ways)

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from benchmarks.study.grounds import Ground, config_of, prepared
-from benchmarks.study.problems import MicroBatch, optimizer_of, rate
-from benchmarks.study.rates import REPORTED, TUNED
+from benchmarks.study.grounds import Ground, config_of, optimizer_of, prepared, rate
+from benchmarks.study.problems import MicroBatch
+from benchmarks.study.results import REPORTED, TUNED
 from nemo_elastic.core.cost import flops_per_token
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.nn.nemotron_h import NemotronH

@@ -1,34 +1,21 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A small parent that answers generated problems, and one of its members distilled: the ground of several studies.
-
-Plain torch and one core.
-"""
+"""Generated problems, for a small parent that answers them: a ground of several studies."""
 
 from __future__ import annotations
 
-import argparse
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
 import torch
 
-from benchmarks.study.rates import REPORTED, TUNED
-from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.cost import flops_per_token
+from benchmarks.study.results import REPORTED, TUNED
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.layout import tensors
 from nemo_elastic.data.reasoning import Problem, mixture
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.train.members import Members
-from nemo_elastic.train.shaping import prepare_members
-from nemo_elastic.train.training import FamilyTraining
-from tests.train.torch_host import TorchHost
 
 #: (task, level) -> how often
 PROBLEMS = {("chain_sum", 1): 1.0, ("chain_sum", 2): 3.0, ("gcd", 1): 1.0}
@@ -37,8 +24,7 @@ ALPHABET = ["<end>", *"\n %+-0123456789:=abcdefghijklmnopqrstuvwxyz"]
 END, LENGTH, BATCH = 0, 48, 32
 PARENT = Parent("M-M*-M-", 96, len(ALPHABET), 256, 8, 16, 2, 16, 4, 4, 2, 24, ffn_stripes=8)
 AXES = {"hidden": [96, 80, 64, 48], "ffn": [256, 192, 128, 64], "mamba_heads": [8, 6, 4], "depth": [7, 6, 5]}
-PARENT_STEPS, STEPS, PARENT_LR, LR, WARM = 1500, 120, 3e-3, 1e-3, 0.05
-SEEDS = (0, 1, 2)
+PARENT_STEPS, LR = 1500, 1e-3
 
 
 class MicroBatch(NamedTuple):
@@ -77,48 +63,6 @@ def batches(seed: int, held_out: bool | str = False) -> Iterator[MicroBatch]:
         yield MicroBatch(ids[:, :-1], ids[:, 1:], mask)
 
 
-def fresh(seed: int, shape: Parent = PARENT) -> NemotronH:
-    """A parent to train: norms of 1, and what layers add is small at first."""
-    state = NemotronH.random(shape, seed).state_dict()
-    for t in tensors(shape, shape.full):
-        if "norm" in t.row.name:
-            state[t.hf] = torch.ones_like(state[t.hf])
-        elif t.row.name.endswith(("out_proj", "down", "attention.out")):
-            state[t.hf] = state[t.hf] / math.sqrt(2 * shape.num_layers)
-    return NemotronH(shape, state)
-
-
-def rate(done: float) -> float:
-    """Share of the peak rate after a share of the FLOPs: warm-up, then a cosine to a tenth."""
-    return min(1.0, done / WARM + 0.02) * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-def optimizer_of(model: NemotronH) -> torch.optim.AdamW:
-    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == wide] for wide in (True, False))
-    return torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], betas=(0.9, 0.95))
-
-
-def step(model: NemotronH, optimizer: torch.optim.AdamW, loss: torch.Tensor, lr: float) -> None:
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def trained(model: NemotronH, data: Iterator[MicroBatch], steps: int) -> NemotronH:
-    """A parent, by cross-entropy on the tokens that count."""
-    optimizer = optimizer_of(model)
-    for i in range(steps):
-        rows = next(data)
-        logits = model(rows.tokens_bs).flatten(0, 1)
-        losses = torch.nn.functional.cross_entropy(logits, rows.labels_bs.flatten(), reduction="none")
-        weights = rows.mask_bs.flatten()
-        step(model, optimizer, (losses * weights).sum() / weights.sum(), PARENT_LR * rate(i / steps))
-    return model
-
-
 def right(model: NemotronH, member: Subnet | None, asked: Sequence[Problem]) -> float:
     """Share of problems whose greedy answer is right."""
     prompts = [encode(p.prompt) for p in asked]
@@ -128,90 +72,7 @@ def right(model: NemotronH, member: Subnet | None, asked: Sequence[Problem]) -> 
     return mean(p.is_solved_by(p.prompt + text) for p, text in zip(asked, texts, strict=True))
 
 
-def divergences(host: TorchHost, member: Subnet, source: Iterator[MicroBatch], count: int = 10) -> tuple[float, float]:
-    """KL(parent || member) and KL(member || parent), nats per token that counts of so many micro-batches."""
-    sums = torch.zeros(3, dtype=torch.float64)
-    with torch.no_grad():
-        for rows in islice(source, count):
-            p, q = (m.log_softmax(-1) for m in (host.frozen(rows.tokens_bs), host.model(rows.tokens_bs, member)))
-            each = (p.exp() * (p - q)).sum(-1), (q.exp() * (q - p)).sum(-1), torch.ones_like(rows.mask_bs)
-            sums += torch.stack([(e * rows.mask_bs).sum() for e in each]).double()
-    return float(sums[0] / sums[2]), float(sums[1] / sums[2])
-
-
-class Distilling:
-    """A member of a parent, distilled on the data's answers.
-
-    Args:
-        parent: trained.
-        seed: of the data.
-        out: for the ranking.
-        budget: what limits the member.
-        search: how its shape is found; None takes the most even cut.
-    """
-
-    def __init__(
-        self,
-        parent: NemotronH,
-        seed: int,
-        out: Path,
-        budget: Mapping[str, Any],
-        search: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.seed = seed
-        config = ElasticConfig.from_dict({
-            "budgets": [{"name": "full"}, {"name": "small", **budget}], "axes": AXES,
-            "importance": {"samples": 64, "depth_samples": 8}, "sampling": {"small": 1}, "seed": seed,
-            **({"shapes": "even"} if search is None else {"shapes": "search", "search": search}),
-        })  # fmt: skip
-        ranked = torch.cat([rows.tokens_bs for rows, _ in zip(batches(200 + seed), range(2), strict=False)])
-        self.host = TorchHost(PARENT, parent.state_dict(), ranked, BATCH)
-        self.family = FamilyTraining(config, stage=2)
-        self.family.members = Members(PARENT, 2, None)
-        prepare_members(self.family, self.host, out)
-        self.member = self.family.members.get()[1]
-        self.spent = 0.0
-
-    def train(self, flops: float) -> int:
-        """Train until so many are spent; returns steps."""
-        host, family, data = self.host, self.family, batches(300 + self.seed)
-        optimizer, own, whole = optimizer_of(host.model), self.cost(self.member), self.cost(PARENT.full)
-        while self.spent < flops:
-            rows = next(data)
-            loss, _ = family.loss(host, family.next_samples(host.step), *rows)
-            step(host.model, optimizer, loss * host.factor(rows.mask_bs.sum()), LR * rate(self.spent / flops))
-            self.spent += rows.tokens_bs.numel() * (3 * own + whole)
-            host.step += 1
-        return host.step
-
-    @staticmethod
-    def cost(member: Subnet) -> float:
-        """Forward FLOPs of a token."""
-        return float(flops_per_token(PARENT, member, LENGTH))
-
-
-def parent_of(runs: Path, steps: int) -> NemotronH:
-    """The parent, as an earlier run left it."""
-    kept = runs / "parent.pt"
-    if not kept.exists():
-        torch.save(trained(fresh(0), batches(100), steps).state_dict(), kept)
-    return NemotronH(PARENT, torch.load(kept))
-
-
-def arguments(doc: str | None, name: str, steps: str) -> argparse.ArgumentParser:
-    """A parser with what every study of this parent takes; `steps` says what they are of."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/study", name))
-    parser.add_argument("--steps", type=int, default=STEPS, help=steps)
-    parser.add_argument("--parent-steps", type=int, default=PARENT_STEPS)
-    parser.add_argument("--asked", type=int, default=300)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    return parser
-
-
-def begin(args: argparse.Namespace) -> list[Problem]:
-    """Make place for a study on one core; returns the held-out problems that are asked, each once."""
-    torch.set_num_threads(1)
-    args.runs.mkdir(parents=True, exist_ok=True)
+def asked(count: int) -> list[Problem]:
+    """Held-out problems, each once."""
     source = problems(7, held_out=True)
-    return list({p.question: p for p in islice(source, 3 * args.asked)}.values())[: args.asked]
+    return list({p.question: p for p in islice(source, 3 * count)}.values())[:count]

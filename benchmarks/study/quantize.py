@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What low precision costs the members of a family, and how much of that distilling in it wins back: three seeds.
 
-python -m benchmarks.study.quantize > docs/tables/study_quantize.md
-
 A family of a trained parent (`grounds`: by default one that answers generated problems) is trained on slices, as in
 stage 2. From there it goes on as many steps more in two ways: at full precision, which is the control, and in each
 format (`distill.quantize`, stage 3), on the same data at the same rates. Losses are divergences from the parent on
@@ -13,8 +11,6 @@ text that no training saw. Plain torch and one core; a study that was stopped go
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
 import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
@@ -23,9 +19,10 @@ from math import prod
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.study.grounds import GROUNDS, Ground, config_of, prepared
-from benchmarks.study.problems import arguments, begin, divergences, optimizer_of, rate, step
-from benchmarks.study.results import add_lines, markdown, read_lines
+from benchmarks.study import grounds
+from benchmarks.study.grounds import Ground, config_of, divergences, optimizer_of, prepared, rate, step
+from benchmarks.study.problems import PARENT_STEPS
+from benchmarks.study.results import Kept, markdown
 from nemo_elastic.core.cost import DTYPE_BYTES, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import tensors
@@ -35,7 +32,7 @@ from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.training import FamilyTraining
 from nemo_elastic.verdicts import FEW, mean_interval
 
-BUDGETS = {"full": None, "large": 0.75, "small": 0.5}
+BUDGETS: dict[str, float | None] = {"full": None, "large": 0.75, "small": 0.5}
 STEPS, MORE = 240, 120
 
 
@@ -131,7 +128,7 @@ def rounded_alone(model: NemotronH, scheme: str) -> NemotronH:
     return NemotronH(model.parent, state, model.member)
 
 
-def study(ground: Ground, seed: int, steps: int, more: int, out: Path) -> list[Result]:
+def made(ground: Ground, seed: int, steps: int, more: int, out: Path) -> list[Result]:
     """A family of a seed: trained, and gone on with in all ways."""
     family = Family(ground, seed, out, steps + more)
     family.train(2, steps)
@@ -204,39 +201,23 @@ def _sizes(parent: Parent, members: dict[str, Subnet], scheme: str | None) -> li
     return [f"{size:.2f}" for size in (megabytes(parent, parent.full, scheme), sum(every))]
 
 
-def results_of(ground: Ground, args: argparse.Namespace) -> list[Result]:
-    """What every seed has made; those of an earlier run stand in `results.jsonl`."""
-    kept = args.runs / "results.jsonl"
-    results = read_lines(kept, Result)
-    for seed in args.seeds:
-        if not any(r.seed == seed for r in results):
-            with tempfile.TemporaryDirectory() as out:
-                own = study(ground, seed, args.steps, args.more, Path(out))
-            add_lines(kept, *own)
-            results += own
-    return results
-
-
-def main() -> None:
-    parser = arguments(__doc__, "quantize", "of stage 2")
-    parser.set_defaults(steps=STEPS, runs=None)
+def options(parser: argparse.ArgumentParser) -> None:
+    grounds.options(parser, "problems", PARENT_STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of stage 2")
     parser.add_argument("--more", type=int, default=MORE, help="steps of stage 3 and of the control")
-    parser.add_argument("--ground", choices=GROUNDS, default=next(iter(GROUNDS)))
-    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of make demo")
-    args = parser.parse_args()
-    args.runs = args.runs or Path("runs/study", f"quantize-{args.ground}")
-    begin(args)
-    ground = GROUNDS[args.ground](args.runs, args.parent_steps, args.demo)
-    shape = ground.shape
-    with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as out:  # the ranking's progress
-        results = results_of(ground, args)
+
+
+def study(args: argparse.Namespace) -> tuple[str, None]:
+    """The tables; there is no picture."""
+    ground = grounds.ground_of(args)
+    shape, kept = ground.shape, Kept(args.runs / f"{args.ground}_{args.steps}_{args.more}.jsonl", Result)
+    with tempfile.TemporaryDirectory() as out:
+        for seed in args.seeds:
+            kept.get(lambda seed=seed: made(ground, seed, args.steps, args.more, Path(out, str(seed))), seed=seed)
+        results = [result for result in kept.results if result.seed in args.seeds]
         members = Family(ground, args.seeds[0], Path(out), 1).members
     facts = (
         f"A parent of {parameters(shape, shape.full):,} parameters; {args.steps} steps, and {args.more} more; "
         f"{len(args.seeds)} seeds; divergences from the parent in nats a token of {ground.of}."
     )
-    print(page(results, shape, members, facts), end="")
-
-
-if __name__ == "__main__":
-    main()
+    return page(results, shape, members, facts), None

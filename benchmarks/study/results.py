@@ -1,76 +1,71 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the studies' jobs found, of this machine's runs and those that the documentation shows; and tables of it.
+"""Results of the studies: kept one to a line as they come, read by the next call, and set into tables.
 
-The runs behind docs/studies are kept in `results.json` here, so that its tables and pictures can be made anew and
-its runs be compared with another machine's.
+The results behind the tables of docs/studies/baselines.md and context.md are in `kept/`.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-Results = Mapping[str, dict[str, Any]]
-KEPT = Path(__file__).with_name("results.json")
-#: first part of a job's name -> what it is
-MAKERS = {
-    "ours": "ours: all sizes in one run",
-    "alone": "our shapes, each size alone",
-    "modelopt": "ModelOpt + `llm.distill`, each size alone",
-    "minitron": "ModelOpt 0.47's search + `llm.distill`, each size alone",
-    "scratch": "from scratch, each size alone",
-}
+#: of the documentation
+KEPT = Path(__file__).with_name("kept")
+#: the two halves of the held-out text
+TUNED, REPORTED = "tuned", "reported"
 
 
-def read_results(runs: Path | None) -> dict[str, dict[str, Any]]:
-    """Job name -> result: of the finished jobs below a folder, or the kept ones."""
-    if runs is None:
-        return json.loads(KEPT.read_text())
-    return {path.parent.name: json.loads(path.read_text()) for path in sorted(runs.glob("*/result.json"))}
+def held_out_parts(tokens: T) -> dict[str, T]:
+    """A stream of held-out tokens in two parts that share none: to choose by, and to report on."""
+    stream: Any = tokens
+    middle = len(stream) // 2
+    return {TUNED: stream[:middle], REPORTED: stream[middle:]}
 
 
-def keep(results: Results) -> None:
-    """Write the kept results anew, without paths of the machine that made them."""
-    plain = {name: {k: v for k, v in results[name].items() if k != "ranking"} for name in sorted(results)}
-    lines = [f"{json.dumps(name)}: {json.dumps(result)}" for name, result in plain.items()]
-    KEPT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def read_lines(path: Path, kind: type[T]) -> list[T]:
-    """Results of earlier calls of a study that keeps them one to a line: instances of a dataclass."""
-    return [kind(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def add_lines(path: Path, *results: DataclassInstance) -> None:
-    """Keep what was found now, before what comes next can fail."""
-    with path.open("a") as file:
-        file.writelines(json.dumps(asdict(result)) + "\n" for result in results)
-
-
-def named(results: Results, way: str, sizes: Sequence[str]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """(steps, results that together have all sizes) of every seed and number of steps that is complete.
+class Kept(Generic[T]):
+    """Results of a study in a file, each written as soon as it is there and never made again.
 
     Args:
-        found: results.
-        way: first part of the jobs' names: `way-steps-seed` makes all sizes, `way-size-steps-seed` one.
-        sizes: names of the sizes.
+        file: one result to a line.
+        kind: dictionaries, or a dataclass.
     """
-    levels = sorted({(r["steps"], r["seed"]) for name, r in results.items() if name.startswith(f"{way}-")})
-    for steps, seed in levels:
-        whole = f"{way}-{steps}-{seed}"
-        names = [whole] if whole in results else [f"{way}-{size}-{steps}-{seed}" for size in sizes]
-        family = [results[name] for name in names if name in results]
-        if set(sizes) <= {size for result in family for size in result["losses"]}:
-            yield steps, family
+
+    def __init__(self, file: Path, kind: Callable[..., T] = dict) -> None:
+        self.file = file
+        lines = file.read_text().splitlines() if file.exists() else []
+        self.results: list[T] = [kind(**json.loads(line)) for line in lines]
+
+    def get(self, make: Callable[[], Sequence[T]], **fields: Any) -> list[T]:
+        """The results that have these fields, made now if there are none."""
+        if not self.find(**fields):
+            made = list(make())
+            with self.file.open("a") as file:
+                file.writelines(json.dumps(_plain(result)) + "\n" for result in made)
+            self.results += made
+        return self.find(**fields)
+
+    def find(self, **fields: Any) -> list[T]:
+        """The results that have these fields."""
+        return [result for result in self.results if fields.items() <= _plain(result).items()]
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    return dict(result) if isinstance(result, Mapping) else vars(result)
+
+
+def kept(study: str) -> dict[str, dict[str, Any]]:
+    """Name of a run -> its result: those that the documentation shows."""
+    return by_name(Kept(KEPT / f"{study}.jsonl").results)
+
+
+def by_name(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Name of a run -> its result."""
+    return {result["job"]: result for result in results}
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -82,7 +77,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean, and the half-width of what was seen."""
+    """Mean, and half of the range."""
     if not values:
         return ""
     half = (max(values) - min(values)) / 2

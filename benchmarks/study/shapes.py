@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which way to a member's shape gives the best member for the same FLOPs: the runs; `shapes_table` makes the page.
 
-python -m benchmarks.study.shapes --ground demo --seeds 0 --runs runs/study/shapes
-
 Each run trains one member of a trained parent, 1,024 tokens a step, and measures its divergence from the parent on
 held-out text: a part of it chooses the peak rate, another one is reported. Plain torch and one core; a run that has a
 result is not made again.
@@ -21,10 +19,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.study.grounds import GROUNDS, Ground, config_of, windows
+from benchmarks.study import grounds
+from benchmarks.study.grounds import Ground, config_of, optimizer_of, rate, windows
 from benchmarks.study.modelopt_targets import depth, targets
-from benchmarks.study.problems import PARENT_STEPS, optimizer_of, rate
-from benchmarks.study.results import add_lines, read_lines
+from benchmarks.study.problems import PARENT_STEPS
+from benchmarks.study.results import Kept
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.family import Subnet
@@ -223,22 +222,18 @@ class Study:
         self, ground: Ground, name: str, data: DataFolder, seed: int, steps: Sequence[int], file: Path
     ) -> None:
         self.made = lambda ffn="activation": Family(ground, name, data, seed, max(steps), ffn)
-        self.name, self.seed, self.steps, self.file = name, seed, steps, file
-        self.results = read_lines(file, Result)
+        self.steps, self.kept = steps, Kept(file, Result)
         self.family = self.made()
 
     def run(
         self, family: Family, budget: str, way: str, steps: int, lr: float, member: Subnet | None = None
     ) -> Result:
-        key = (budget, way, steps, lr)
-        for result in self.results:
-            if (result.budget, result.way, result.steps, result.lr) == key:
-                return result
-        result = family.run(budget, way, steps, lr, member)
-        add_lines(self.file, result)
-        self.results.append(result)
-        print(json.dumps({k: v for k, v in result.__dict__.items() if k != "curve"}), flush=True)
-        return result
+        def made() -> list[Result]:
+            result = family.run(budget, way, steps, lr, member)
+            print(json.dumps({k: v for k, v in result.__dict__.items() if k != "curve"}), flush=True)
+            return [result]
+
+        return self.kept.get(made, budget=budget, way=way, steps=steps, lr=lr)[0]
 
     def alone(self, budget: str, number: int, steps: int, rates: Mapping[str, float]) -> Result:
         member = self.family.candidates[budget][number].member
@@ -276,30 +271,25 @@ class Study:
         return best
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ground", choices=tuple(AXES), default="demo")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+def options(parser: argparse.ArgumentParser) -> None:
+    grounds.options(parser, "demo", PARENT_STEPS, AXES)
     parser.add_argument("--steps", type=int, nargs="+", default=(120, 480))
     parser.add_argument("--budgets", nargs="+", choices=tuple(BUDGETS), default=tuple(BUDGETS))
-    parser.add_argument("--parent-steps", type=int, default=PARENT_STEPS)
-    parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/study/shapes"))
     parser.add_argument("--fully", nargs="*", default=(), help="budgets all of whose candidates train for all steps")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    args.runs.mkdir(parents=True, exist_ok=True)
-    ground, data = GROUNDS[args.ground](args.runs, args.parent_steps, args.demo), DataFolder.open(args.demo / "data")
+
+
+def study(args: argparse.Namespace) -> tuple[str, Any]:
+    """The tables of all grounds that have runs, and the picture of the demo's."""
+    from benchmarks.study.shapes_table import page
+
+    ground, data = grounds.ground_of(args), DataFolder.open(args.demo / "data")
     rates = None
     for seed in args.seeds:
         file = args.runs / f"{args.ground}_{seed}.jsonl"
-        study = Study(ground, args.ground, data, seed, args.steps, file)
+        own = Study(ground, args.ground, data, seed, args.steps, file)
         if rates is None:  # tried with the first seed alone
             zero = args.runs / f"{args.ground}_0.jsonl"
-            first = Study(ground, args.ground, data, 0, args.steps, zero) if seed else study
+            first = Study(ground, args.ground, data, 0, args.steps, zero) if seed else own
             rates = first.best_rates(args.budgets)
-        study.all(args.budgets, rates, args.fully)
-
-
-if __name__ == "__main__":
-    main()
+        own.all(args.budgets, rates, args.fully)
+    return page(args.runs)

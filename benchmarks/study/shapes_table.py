@@ -1,13 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the runs of the study of shapes say: its tables, and a picture of one budget's curves.
-
-python -m benchmarks.study.shapes_table --runs runs/study/shapes [--picture docs/images/study_shapes.png]
-"""
+"""What the runs of the study of shapes say: its tables, and a picture of one budget's curves."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -15,9 +11,9 @@ from statistics import mean
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.study.results import markdown, read_lines
+from benchmarks.study.results import Kept, markdown
 from benchmarks.study.shapes import ALONE, AXES, BUDGETS, FIRST, HALVING, LOOKS, MODELOPT, ROUTER, SEARCH, Result
-from nemo_elastic.report.drawing import MUTED, colour, headline, house, new_figure
+from nemo_elastic.report.style import MUTED, colour, headline, house, new_figure
 
 #: columns of the table of ways
 WAYS = {SEARCH: "search alone", ROUTER: "the paper's router", MODELOPT: "ModelOpt's shape", HALVING: "halving"}
@@ -167,27 +163,23 @@ def _shape(run: Result) -> str:
     return f"{run.shape[0]:.0f} x {run.shape[1]:.0f}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/study/shapes"))
-    parser.add_argument("--picture", type=Path)
-    args = parser.parse_args()
+def page(folder: Path) -> tuple[str, Figure | None]:
+    """The tables of every ground that has runs there, and the picture of the demo's."""
+    parts, figure = [], None
     for ground in AXES:
-        files = sorted(args.runs.glob(f"{ground}_*.jsonl"))
-        runs = Runs(r for file in files for r in read_lines(file, Result))
+        runs = Runs(r for file in sorted(folder.glob(f"{ground}_*.jsonl")) for r in Kept(file, Result).results)
         if not runs.budgets:
             continue
         parent = {"demo": "The demo's parent, 1.6M parameters", "5m": "A parent of 5.2M parameters"}[ground]
         rates = ", ".join(f"{b} % {runs.rate(b):g}" for b in runs.budgets)
-        print(f"{parent}; peak rates {rates}; in brackets how many seeds.\n")
-        print(ways_table(runs))
-        print(f"Residual width x layers, by seed.\n\n{shapes_table(runs)}")
-        print(f"Spearman's correlation of candidates' losses with those after {runs.steps[-1]} steps.\n")
-        print(correlation_table(runs))
-        print(f"Order of FFN neurons, the search's shape.\n\n{importance_table(runs)}")
-        if args.picture and ground == "demo":
-            draw(runs, "50", 0).savefig(args.picture, dpi=110)
-
-
-if __name__ == "__main__":
-    main()
+        parts += [
+            f"{parent}; peak rates {rates}; in brackets how many seeds.\n",
+            ways_table(runs),
+            f"Residual width x layers, by seed.\n\n{shapes_table(runs)}",
+            f"Spearman's correlation of candidates' losses with those after {runs.steps[-1]} steps.\n",
+            correlation_table(runs),
+            f"Order of FFN neurons, the search's shape.\n\n{importance_table(runs)}",
+        ]
+        if ground == "demo" and "50" in runs.budgets:
+            figure = draw(runs, "50", min(runs.of("50", runs.steps[-1], HALVING)))
+    return "\n".join(parts) + "\n", figure

@@ -18,7 +18,7 @@ LENGTH = STAGE2[1]
 def evaluate(
     data: Path, family: Path, sorted_parent: Path, parent: Path, settings: Settings, tell: Callable[[str], None],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """One row per member, the parent first: see the keys in `report.result.MemberResult`.
+    """One row per member, the parent first: see the keys in `report.run.MemberResult`.
 
     Args:
         data: data folder.

@@ -36,7 +36,7 @@ __all__ = [
 #: logits on which nn.loss.terms works at a time on a GPU
 LOGITS = 2**22
 #: kind -> bytes of gradients inside of a layer at its backward pass's fullest moment, over its activations; 1 where
-#: nobody measured them (`make bench-plan`)
+#: nobody measured them (`make bench ARGS=bench_plan_memory`)
 EXTRA = {MLP: 0.75, MOE: 0.0}
 #: the same of Mamba's scan in torch, whose forward pass takes more than the backward pass leaves; and recomputed
 _SCAN = (1.05, 0.5)

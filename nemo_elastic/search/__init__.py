@@ -8,9 +8,9 @@ Numbers and a loss callable only; nothing here runs a model. Importable without 
 from nemo_elastic.search.even import uniform, uniform_family
 from nemo_elastic.search.explorer import Trial
 from nemo_elastic.search.finder import SearchResult, search
-from nemo_elastic.search.price import Price
 from nemo_elastic.search.projection import Projection, project, project_family
-from nemo_elastic.search.space import Slot, Space, trained_space
+from nemo_elastic.search.space import Price, Slot, Space
+from nemo_elastic.search.trained import trained_space
 
 __all__ = [
     "Price",

@@ -11,8 +11,7 @@ import numpy as np
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
-from nemo_elastic.search.price import LimitPrice
-from nemo_elastic.search.space import Space
+from nemo_elastic.search.space import LimitPrice, Space
 
 #: A miss below this is not worth an uneven cut; above it, one percent of cost outweighs 0.2 of spread.
 FREE_MISS, MISS_WEIGHT = 0.01, 20.0

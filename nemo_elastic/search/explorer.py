@@ -14,9 +14,8 @@ from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.registry import DEPTH, KINDS
 from nemo_elastic.search.even import uniform
-from nemo_elastic.search.price import Price
 from nemo_elastic.search.projection import fit
-from nemo_elastic.search.space import Code, Space
+from nemo_elastic.search.space import Code, Price, Space
 from nemo_elastic.search.surrogate import Surrogate, layer_groups
 
 #: descent steps that a budget's cut is divided in

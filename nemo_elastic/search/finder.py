@@ -47,6 +47,8 @@ NOISE = 0.02
 ROOM = 0.05
 #: loss over that of the best, `NOISE` added to both, above which a candidate is not trained
 WORSE = 2.0
+#: members of a space that are all looked at, at most
+COUNTED = 2**18
 #: axes by which candidates differ that are worth training beside each other
 CELL = (HIDDEN, DEPTH, EXPERTS)
 
@@ -180,7 +182,7 @@ def _counted(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> lis
     """The best chain of all members that matter, each measured; None where these are many, or no chain is nested."""
     if all(len(b.limits) == 1 for b in budgets):
         return None
-    pools = [pool for b in budgets if (pool := space.fullest(b)) is not None]
+    pools = [pool for b in budgets if (pool := fullest(space, b)) is not None]
     if len(pools) < len(budgets) or sum(map(len, pools)) > explorer.left:
         return None
     whole, least = (0,) * len(space.slots), tuple(int(n) - 1 for n in space.sizes)
@@ -188,6 +190,22 @@ def _counted(explorer: Explorer, space: Space, budgets: Sequence[Budget]) -> lis
         for code in pool:
             explorer.measure(tuple(int(i) for i in code), Goal(budget, space.price(budget), whole, least), "all")
     return _best_chain(explorer, space, budgets)
+
+
+def fullest(space: Space, budget: Budget) -> np.ndarray | None:
+    """Codes of all members within a budget to which nothing can be added; None where members are too many to tell.
+
+    Returns:
+        Integers [n, slots]: each member within the budget is nested in one of them.
+    """
+    if np.prod(space.sizes, dtype=np.float64) > COUNTED:
+        return None
+    codes = np.indices(tuple(space.sizes)).reshape(len(space.sizes), -1).T
+    fits = (space.price(budget).codes(codes) <= space.price(budget).target).reshape(tuple(space.sizes))
+    full = fits.copy()
+    for slot in range(len(space.sizes)):
+        np.moveaxis(full, slot, 0)[1:] &= ~np.moveaxis(fits, slot, 0)[:-1]
+    return codes[full.reshape(-1)]
 
 
 def _unmeasured(explorer: Explorer, goal: Goal) -> Code:

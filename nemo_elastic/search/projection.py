@@ -19,8 +19,7 @@ import numpy as np
 
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Subnet, intersect
-from nemo_elastic.search.price import Price
-from nemo_elastic.search.space import Space
+from nemo_elastic.search.space import Price, Space
 
 #: Relative miss that needs no further repair.
 TOLERANCE = 0.002

@@ -4,28 +4,28 @@
 
 A code has one entry per slot: the index of a choice, 0 for the parent's and growing as the width shrinks. So `a` is
 nested in `b` where a's code is nowhere below b's, which makes projection and search plain integer work.
+
+A cost is a sum over layers at a given residual width (`core.limits`), so a small table for each type of layer prices
+any code exactly, and is filled once from `Limit.cost`. A type has two tables where low precision stores some of its
+layers and leaves others. The router's expected cost reads the same tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from nemo_elastic.core.budget import AxisConfig, Budget
-from nemo_elastic.core.family import Layer, Parent, Subnet, choices_of
+from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
-from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.limits import Limit, figure
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.search.price import Price
 
 Code = tuple[int, ...]
-#: members of a space that are all looked at, at most
-COUNTED = 2**18
 
 
 @dataclass(frozen=True)
@@ -248,67 +248,153 @@ class Space:
             self._prices[key] = Price(self, budget)
         return self._prices[key]
 
-    def fullest(self, budget: Budget) -> np.ndarray | None:
-        """Codes of all members within a budget to which nothing can be added; None where members are too many to tell.
-
-        Returns:
-            Integers [n, slots]: each member within the budget is nested in one of them.
-        """
-        if np.prod(self.sizes, dtype=np.float64) > COUNTED:
-            return None
-        codes = np.indices(tuple(self.sizes)).reshape(len(self.sizes), -1).T
-        fits = (self.price(budget).codes(codes) <= self.price(budget).target).reshape(tuple(self.sizes))
-        full = fits.copy()
-        for slot in range(len(self.sizes)):
-            np.moveaxis(full, slot, 0)[1:] &= ~np.moveaxis(fits, slot, 0)[:-1]
-        return codes[full.reshape(-1)]
-
     def check_budgets(self, budgets: Sequence[Budget]) -> None:
         """Raise `ElasticError` for the first budget that no member meets, with the nearest cost that one does."""
         for budget in budgets:
             self.price(budget).check()
 
-    def describe(self, code: Sequence[int] | np.ndarray) -> dict[str, Any]:
-        """Chosen widths by axis, for traces: an integer, or a list over layers where each chooses its own."""
-        out: dict[str, Any] = {}
-        for axis in self.axes:
-            chosen = [s.choices[code[i]] for i, s in enumerate(self.slots) if s.axis == axis]
-            if chosen:
-                out[axis] = chosen if self.per_layer[axis] else chosen[0]
+
+class LimitPrice:
+    """Exact cost of the members of a space under one limit, in its unit (parameters or bytes).
+
+    Attributes:
+        limit: what is priced.
+        target: the most that it may be; whole: the parent's cost.
+        base: cost of what is outside the layers, float64 [hidden choices].
+        layers: layers that cost the same at the same widths, by a name for them: their type, with a number behind it
+            where others of the type cost something else.
+        rows: the same names -> which of the layers of their type they are.
+        tables: the same names -> cost of such a layer, float64 [hidden choices, choices of each axis of the kind].
+    """
+
+    def __init__(self, space: Space, limit: Limit) -> None:
+        self.space, self.limit = space, limit
+        self.target = float(limit.target(space.parent))
+        parent, choices = space.parent, space.choices
+        bare = [limit.cost(parent, Subnet(h, ())) for h in choices[HIDDEN]]
+        self.base = np.array(bare, dtype=np.float64)
+        self.layers, self.tables = self._alike(), dict[str, np.ndarray]()
+        types = np.array(parent.types)
+        self.rows = {
+            name: np.flatnonzero(np.isin(np.flatnonzero(types == self.kind(name)), layers))
+            for name, layers in self.layers.items()
+        }
+        for name, layers in self.layers.items():
+            kind = parent.types[layers[0]]
+            axes = parent.kind(kind).widths
+            table = np.zeros((len(bare), *(len(choices[axis]) for axis in axes)))
+            for at in np.ndindex(table.shape):
+                chosen = {axis: choices[axis][i] for axis, i in zip(axes, at[1:], strict=True)}
+                layer = Layer(int(layers[0]), kind, parent.widths(kind, chosen))
+                table[at] = limit.cost(parent, Subnet(choices[HIDDEN][at[0]], (layer,))) - bare[at[0]]
+            self.tables[name] = table
+        self.whole = self(space.full)
+        ends = np.stack([np.zeros_like(space.sizes), space.sizes - 1])
+        if not np.allclose(self.codes(ends), [self.whole, self(space.smallest)], rtol=1e-9):
+            raise AssertionError(f"{limit.name}: the cost is not a sum over layers")
+
+    def _alike(self) -> dict[str, np.ndarray]:
+        """See `layers`."""
+        full, alike = self.space.parent.full, dict[tuple[str, float], list[int]]()
+        for i, layer in enumerate(full.layers):
+            cost = float(self.limit.cost(self.space.parent, Subnet(full.hidden, (layer,))))
+            alike.setdefault((layer.type, cost), []).append(i)
+        out: dict[str, np.ndarray] = {}
+        for (kind, _), layers in alike.items():
+            others = sum(own.rstrip("0123456789") == kind for own in out)
+            out[f"{kind}{others or ''}"] = np.array(layers)
         return out
 
+    def kind(self, name: str) -> str:
+        """Type of the layers of that name; see `layers`."""
+        return self.space.parent.types[self.layers[name][0]]
 
-def trained_space(family: Family, start: Subnet) -> Space:
-    """All shapes inside a family that its axes allow, and one of its path among them.
+    def __call__(self, member: Subnet) -> float:
+        """Cost of any member, straight from the limit."""
+        return float(self.limit.cost(self.space.parent, member))
 
-    Every shape of the space can be cut out of the family: each width is a prefix of blocks, in the order in which the
-    parent was sorted. An axis that was trained with one width for all layers keeps one, unless `start` itself has
-    several.
+    def codes(self, codes: np.ndarray) -> np.ndarray:
+        """Cost of codes, integers [n, slots] -> float64 [n]."""
+        codes = np.atleast_2d(codes)
+        rigid = np.zeros((len(codes), 1), dtype=np.int64)
 
-    Args:
-        family: its axes, members and drop order count.
-        start: a shape of the family's path (`core.sizes.path`).
+        def chosen(axis: str) -> np.ndarray:
+            """Choices on an axis: [n, 1], or [n, layers] where each layer has its own."""
+            slots = self.space.positions(axis)
+            return codes[:, slots] if slots else rigid
 
-    Returns:
-        The space, with `start` in it.
+        h, kept = chosen(HIDDEN), self.space.kept[chosen(DEPTH)[:, 0]]
+        total = self.base[h[:, 0]]
+        for name, table in self.tables.items():
+            widths = [chosen(axis) for axis in self.space.parent.kind(self.kind(name)).widths]
+            each = table[(h, *(own if own.shape[1] == 1 else own[:, self.rows[name]] for own in widths))]
+            kept_n = kept[:, self.layers[name]]
+            # One width for all layers: their number is all that matters.
+            total = total + (each[:, 0] * kept_n.sum(axis=1) if each.shape[1] == 1 else (each * kept_n).sum(axis=1))
+        return total
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Share of the parent's cost that each slot rules, per unit of relative width, float64 [slots]."""
+        sizes = self.space.sizes
+        spans = np.array([1 - s.choices[-1] / s.choices[0] for s in self.space.slots])
+        return (self.whole - self.codes(np.diag(sizes - 1))) / self.whole / spans if len(sizes) else spans
+
+
+class Price:
+    """Exact cost of the members of a space under a budget: in the unit of its limit, or the largest share of several.
+
+    Attributes:
+        budget: what is priced.
+        limits: the price of each of its limits.
+        target: the most that it may be, 1 of several limits; whole: the parent's cost.
     """
-    axes: dict[str, AxisConfig] = {}
-    for name, axis in family.axes.items():
-        used = {len(start.layers)} if name == DEPTH else set(choices_of(family.parent, start, name))
-        own = axis.per_layer or (name not in (HIDDEN, DEPTH) and len(used) > 1)
-        choices = tuple(sorted({*axis.choices, *used}, reverse=True))
-        axes[name] = AxisConfig(choices, own, keep_attention=_attention(family) if name == DEPTH else None)
-    return Space(family.parent, axes, tuple(_drop_order(family)))
 
+    def __init__(self, space: Space, budget: Budget) -> None:
+        self.space, self.budget = space, budget
+        self.limits = tuple(LimitPrice(space, limit) for limit in budget.limits)
+        one = len(self.limits) == 1
+        self.target = self.limits[0].target if one else 1.0
+        self.units = np.array([1.0 if one else limit.target for limit in self.limits])
+        self.whole = self(space.full)
 
-def _attention(family: Family) -> int:
-    """Attention layers that a shape must keep: one, if every member kept one."""
-    return min(1, *(len(family.parent.recalling.intersection(m.subnet.kept)) for m in family))
+    def __call__(self, member: Subnet) -> float:
+        """Cost of any member."""
+        return max(float(limit(member) / unit) for limit, unit in zip(self.limits, self.units, strict=True))
 
+    def miss(self, cost: Any) -> Any:
+        """Relative distance from the target: below zero where a cost leaves room."""
+        return cost / self.target - 1
 
-def _drop_order(family: Family) -> Iterator[int]:
-    """All layers in the order in which the path loses them: what members lack first, as `core.sizes` drops it."""
-    order = family.drop_order or range(family.parent.num_layers - 1, -1, -1)
-    for upper, lower in pairwise(m.subnet for m in family):
-        yield from (i for i in order if i in upper.by_index and i not in lower.by_index)
-    yield from (i for i in order if i in family.members[-1].subnet.by_index)
+    def each(self, codes: np.ndarray) -> np.ndarray:
+        """Cost of codes by limit, integers [n, slots] -> float64 [n, limits]; all are held against `target`."""
+        costs = [limit.codes(codes)[:, None] for limit in self.limits]
+        return costs[0] if len(costs) == 1 else np.concatenate(costs, axis=1) / self.units
+
+    def codes(self, codes: np.ndarray) -> np.ndarray:
+        """Cost of codes, integers [n, slots] -> float64 [n]."""
+        return self.each(codes).max(axis=1)
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Share of the parent's cost that each slot rules, a mean over limits; see `LimitPrice`."""
+        return np.mean([limit.weights for limit in self.limits], axis=0)
+
+    def check(self) -> None:
+        """Raise `ElasticError` unless the smallest member meets the budget."""
+        short = [(limit, least) for limit in self.limits if (least := limit(self.space.smallest)) > limit.target]
+        if len(short) == 1:
+            ((limit, least),) = short
+            raise bad(
+                limit.limit.name,
+                limit.limit.value,
+                f"its limit is {figure(limit.target)} and the nearest cost that the axes reach is {figure(least)} "
+                f"({least / limit.whole:.4g} of the parent); raise it or add smaller choices",
+            )
+        if short:
+            nearest = (f"{x.limit.kind.words(least)} ({least / x.whole:.4g} of the parent)" for x, least in short)
+            raise bad(
+                f"elastic.budgets[{self.budget.name}]",
+                {limit.limit.kind.field: limit.limit.value for limit, _ in short},
+                f"the nearest that the axes reach are {' and '.join(nearest)}; raise them or add smaller choices",
+            )

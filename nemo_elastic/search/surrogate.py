@@ -5,6 +5,10 @@
 With a hundred measurements and tens of slots a model has to be small. Damage adds up over slots in the logarithm
 nearly enough to tell promising candidates from poor ones, and a sample from the posterior (Thompson sampling) explores
 by itself.
+
+Tried against a random choice from the same pool, on the demo's parent with widths of their own for all layers, two
+budgets and five seeds: the product of the members' losses was 21 to 35 % lower in each seed with 128 candidates, 18 %
+lower in the mean with 64, and neither way was better with 32, or with one width for all layers.
 """
 
 from __future__ import annotations

@@ -22,13 +22,13 @@ def step_facts_of(family: FamilyTraining, losses: Mapping[int, float]) -> dict[s
     """Losses of the budgets that the last step sampled, and of the router where it had a part in it."""
     names = [b.name for b in family.config.budgets]
     facts = {f"loss_{names[i]}": loss for i, loss in losses.items()}
-    router = family.last_router
-    if router and not family.members.is_frozen:
-        budget, routed = family.config.budgets[router["budget"]], router["routed"]
-        shares = routed.router.expected_cost(routed.probabilities, budget.name).tolist()
+    router, last = family.members.router, family.last_router
+    if router is not None and last and not family.members.is_frozen:
+        budget, routed = family.config.budgets[last["budget"]], last["routed"]
+        shares = router.expected_cost(routed.probabilities, budget.name).tolist()
         used = {x.kind.field: share for x, share in zip(budget.limits, shares, strict=True)}
         facts |= {f"cost_{budget.name}": max(used.values())}
-        facts |= {"router_tau": router["tau"], "router_scale": router["scale"]}
+        facts |= {"router_tau": last["tau"], "router_scale": last["scale"]}
         if len(used) > 1:
             facts |= {f"limit_{field}_{budget.name}": share for field, share in used.items()}
         entropies = Router.entropy(routed.probabilities)

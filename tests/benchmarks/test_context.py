@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.study import data as study_data
-from benchmarks.study.context import KINDS, LENGTH, LEVELS, SHORT, WORDS, Document, documents
-from benchmarks.study.evaluate import answers
+from benchmarks.study.context import answers, held_out, write_documents
+from benchmarks.study.context_texts import KINDS, LENGTH, LEVELS, SHORT, WORDS, Document, documents
 from nemo_elastic.data.build import EOS, EOS_ID, PAD
 
 COUNTS = {"train": 3, "train_long": 2, "val": 6}
@@ -72,13 +71,11 @@ def test_splits_and_seeds_differ_and_come_again() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("study") / "data_context"
-    study_data.context(out, COUNTS)
-    return out
+    return write_documents(tmp_path_factory.mktemp("study") / "data", COUNTS)
 
 
 def test_a_token_is_a_word_and_a_document_a_whole_sequence(folder: Path) -> None:
-    rows = study_data.held_out(folder)
+    rows = held_out(folder)
     assert rows.shape == (COUNTS["val"], LENGTH)
     for row, document in zip(rows, documents("val"), strict=False):
         assert row[-1] == EOS_ID
@@ -89,7 +86,7 @@ def test_a_token_is_a_word_and_a_document_a_whole_sequence(folder: Path) -> None
 
 def test_answers_are_counted_where_they_stand(folder: Path) -> None:
     """A reader that knows all but the answers of one level: right everywhere else, and the loss tells where."""
-    rows = torch.as_tensor(study_data.held_out(folder).astype("int64"))
+    rows = torch.as_tensor(held_out(folder).astype("int64"))
     spoilt = rows.clone()
     for row, document in zip(spoilt, documents("val"), strict=False):
         for q in document.questions:
@@ -106,7 +103,7 @@ def test_answers_are_counted_where_they_stand(folder: Path) -> None:
         for level in LEVELS:
             count = sum(q.kind == kind and q.level == level for q in asked)
             right = 0 if level == 256 else count
-            assert result["right"].get(kind, {}).get(level, [0, 0]) == [right, count]
+            assert result["right"].get(kind, {}).get(str(level), [0, 0]) == [right, count]
     wrong = [q.start for q in asked if q.level == 256]
     places = (sum(s < SHORT for s in wrong), sum(s >= SHORT for s in wrong))
     for part, count, of in zip(("first", "behind"), places, (SHORT - 1, LENGTH - SHORT), strict=True):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The baseline of the studies: ModelOpt's pruning keeps the function at full size, and what it prunes is distilled."""
+"""The baselines of the studies: what ModelOpt has cut becomes a NeMo checkpoint and is distilled; widths to cut to."""
 
 from __future__ import annotations
 
@@ -20,63 +20,43 @@ STUDY = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32)
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("modelopt") / "run"
-    work("tests.benchmarks.modelopt_worker", folder)
+    folder = tmp_path_factory.mktemp("distill") / "run"
+    work("tests.benchmarks.distill_worker", folder)
     return json.loads((folder / "facts.json").read_text())
 
 
-run = [pytest.mark.nemo, pytest.mark.slow, pytest.mark.long]
+@pytest.mark.nemo
+@pytest.mark.slow
+@pytest.mark.long
+class TestDistillation:
+    @pytest.mark.parametrize("name", ["full", "small"])
+    def test_what_was_cut_is_a_nemo_checkpoint_of_its_sizes(self, results: dict[str, Any], name: str) -> None:
+        assert results[name]["same"] and results[name]["difference"] < 1e-4
+        before, after = results[name]["pattern"]
+        assert before == after
 
-
-class TestPruning:
-    pytestmark = run
-
-    def test_at_full_size_weights_are_sorted_and_the_function_stays(self, results: dict[str, Any]) -> None:
-        difference, size = results["logits"]
-        assert difference < 1e-5 * max(1.0, size)
-        kinds = ("in_proj", "out_proj", "up_proj", "down_proj", "q_proj", "o_proj", "embeddings", "lm_head")
-        assert all(any(kind in name for name in results["sorted"]) for kind in kinds)
-
-    def test_config_and_tensors_have_the_sizes_asked_for(self, results: dict[str, Any]) -> None:
-        from tests.benchmarks.modelopt_worker import SMALL
+    def test_the_parents_class_has_the_sizes(self, results: dict[str, Any]) -> None:
+        from tests.benchmarks.distill_worker import LAYERS, WIDTHS
 
         assert results["class"] == "MambaModel"
-        assert results["config"] == {k.removeprefix("target_"): v for k, v in SMALL.items()}
-        shape = Parent.from_json(results["shape"])
-        assert {name: getattr(shape, ours) for name, ours in mt.FIELDS.items()} | {"num_layers": 10} == results[
-            "config"
-        ]
-        assert parameters(shape, shape.full) == results["pruned"]["parameters"]
-
-    def test_a_pruned_depth_leaves_a_pattern_that_fits(self, results: dict[str, Any]) -> None:
-        kept, whole = results["pruned"]["pattern"], iter(results["pruned"]["parent_pattern"])
-        assert len(kept) == 10
-        assert all(symbol in whole for symbol in kept)  # a subsequence
-        assert results["shape"]["pattern"] == results["distilled_small"]["pattern"] == kept
-
-
-class TestDistillation:
-    pytestmark = run
+        assert results["config"] == WIDTHS | {"layers": LAYERS}
+        assert len(results["small"]["pattern"][0]) == LAYERS
 
     def test_a_student_with_the_teachers_function_has_no_loss(self, results: dict[str, Any]) -> None:
-        assert abs(results["distilled_full"]["losses"][0]) < 1e-6
+        assert abs(results["full"]["losses"][0]) < 1e-6
 
-    def test_a_pruned_student_learns(self, results: dict[str, Any]) -> None:
-        first, second = results["distilled_small"]["losses"]
+    def test_a_cut_student_learns(self, results: dict[str, Any]) -> None:
+        first, second = results["small"]["losses"]
         assert first > 1e-3 and second < first
 
-    def test_what_the_strongest_baselines_search_leaves_is_distilled_as_what_was_pruned(
-        self, results: dict[str, Any]
-    ) -> None:
-        assert results["again"] == 0
-        assert results["distilled_again"] == results["distilled_small"]
-        assert results["tokens"], "its importance and scores are of other tokens than our search's"
-
-    @pytest.mark.parametrize("name", ["distilled_full", "distilled_small"])
+    @pytest.mark.parametrize("name", ["full", "small"])
     def test_heldout_losses_are_those_of_our_own_runs(self, results: dict[str, Any], name: str) -> None:
         run = results[name]
         assert run["heldout"] == pytest.approx([run["before"], run["after"]], abs=1e-4)
         assert run["before"] != run["after"]
+
+    def test_importance_and_scores_are_of_the_tokens_of_our_search(self, results: dict[str, Any]) -> None:
+        assert results["tokens"]
 
 
 @pytest.mark.parametrize("ratio", [0.85, 0.72, 0.6, 0.5])
@@ -88,7 +68,7 @@ def test_targets_come_within_two_percent_and_modelopt_takes_them(ratio: float, p
     assert targets.shape.hidden % mt.DIVISORS["hidden_size_divisor"] == 0
     assert targets.shape.ffn % mt.DIVISORS["ffn_hidden_size_divisor"] == 0
     assert targets.shape.mamba_heads % STUDY.mamba_groups == 0
-    layers = {} if pattern is None else {"target_num_layers": 9}
+    layers = {} if pattern is None else {"num_layers": 9}
     assert targets.pruning(STUDY).items() >= layers.items()
 
 

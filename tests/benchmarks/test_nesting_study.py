@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from benchmarks.study import nesting
-from benchmarks.study.grounds import PROBLEM_AXES, Ground
+from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh
 from benchmarks.study.nesting import ALONE, TRIED, UNTRAINED, Result, Study, draw, page
 from benchmarks.study.nesting_ways import BUDGETS, EVEN, SIZES, WAYS, Family, Run, Way
-from benchmarks.study.problems import LR, batches, fresh, problems
-from benchmarks.study.rates import REPORTED, TUNED
+from benchmarks.study.problems import LR, batches, problems
+from benchmarks.study.results import REPORTED, TUNED
 
 RATES = {"large": 1e-4, "medium": 2e-4, "small": 4e-4}
 
@@ -111,10 +111,10 @@ def test_sizes_change_over_a_run(family: Family, course: str, first: str) -> Non
 
 
 def test_a_study_goes_on(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = Study(family.ground, tmp_path, 1)
+    study = Study(family.ground, tmp_path / "kept", 1)
     study.families[0] = family
     first = study.run(ALONE, "small", 0, 1e-4)
-    again = Study(family.ground, tmp_path, 1)
+    again = Study(family.ground, tmp_path / "kept", 1)
     assert study.run(UNTRAINED, "", 0, 0.0).apart["full"] == pytest.approx(0.0, abs=1e-6)
     monkeypatch.setattr(nesting, "Run", None)
     assert again.run(ALONE, "small", 0, 1e-4) == first and first.steps == 1
@@ -124,9 +124,9 @@ def test_rates_are_chosen_on_problems_that_are_not_reported(tmp_path: Path) -> N
     texts = {part: {p.text for p in islice(problems(0, part), 200)} for part in (TUNED, REPORTED, False)}
     assert not texts[TUNED] & texts[REPORTED] and not texts[False] & (texts[TUNED] | texts[REPORTED])
     assert texts[TUNED] | texts[REPORTED] >= {p.text for p in islice(problems(0, True), 200)}
-    study = Study(Ground(fresh(0), PROBLEM_AXES, batches, LR, "answers"), tmp_path, 1)
+    study = Study(Ground(fresh(0), PROBLEM_AXES, batches, LR, "answers"), tmp_path / "kept", 1)
     by_lr = dict(zip(TRIED["small"], (1.0, 0.1, 2.0, 3.0), strict=True))  # the best by what is reported is the first
-    study.results = [
+    study.kept.results = [
         Result(ALONE, size, 0, lr, 1, 1, 1.0, {size: lr}, {size: by_lr.get(lr, 4.0)})
         for size in SIZES
         for lr in TRIED[size]

@@ -5,20 +5,14 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 
-import pytest
-
+from benchmarks.study.grounds import fresh
 from benchmarks.study.problems import (
     ALPHABET,
-    BATCH,
     END,
     LENGTH,
-    PARENT,
-    Distilling,
     batches,
     encode,
-    fresh,
     problems,
     right,
 )
@@ -48,10 +42,3 @@ def test_a_right_answer_is_one() -> None:
     assert right(model, None, asked) == 1
     said[0] = encode(" answer: none\n")
     assert right(model, None, asked) == 0.75
-
-
-def test_a_member_is_distilled_for_what_it_is_given(tmp_path: Path) -> None:
-    run = Distilling(fresh(0), 0, tmp_path, {"ratio": 0.4})
-    token = 3 * run.cost(run.member) + run.cost(PARENT.full)
-    assert run.train(2 * BATCH * LENGTH * token) == 2
-    assert run.spent == pytest.approx(2 * BATCH * LENGTH * token)

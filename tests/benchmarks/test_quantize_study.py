@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.study.grounds import PROBLEM_AXES, Ground
-from benchmarks.study.problems import LR, PARENT, batches, fresh
-from benchmarks.study.quantize import BUDGETS, Family, Result, megabytes, page, rounded_alone, study, verdict
+from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh
+from benchmarks.study.problems import LR, PARENT, batches
+from benchmarks.study.quantize import BUDGETS, Family, Result, made, megabytes, page, rounded_alone, verdict
 from nemo_elastic.core.precision import SCHEMES
 
 GROUND = Ground(fresh(0), PROBLEM_AXES, batches, LR, "answers")
 
 
 def test_ways_go_on_from_one_family_and_rounding_costs(tmp_path: Path) -> None:
-    results = study(GROUND, 0, 1, 1, tmp_path)
+    results = made(GROUND, 0, 1, 1, tmp_path)
     assert [(r.scheme, r.member) for r in results] == [(s, m) for s in SCHEMES for m in BUDGETS]
     by = {(r.scheme, r.member): r for r in results}
     for member in BUDGETS:

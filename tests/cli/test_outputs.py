@@ -45,7 +45,7 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
     "quantize": ("{source} --to nvfp4 --data {data}", {"source": "family", "data": "data"}),
     "rank": ("{parent} --data {data}", {"parent": "parent", "data": "data"}),
     "rehearse": ("nemotron_elastic_9b --config {config}", {"config": "elastic.yaml"}),
-    "report": ("{run} --latency {latency}", {"run": "run", "latency": "table.json"}),
+    "report": ("{run}", {"run": "run"}),
     "schema": ("", {}),
     "specialize": ("{family} --data {data} --ratio 0.7", {"family": "family", "data": "data"}),
     "slice": ("{source} --subnet {subnet}", {"source": "family", "subnet": "shape.json"}),
@@ -93,8 +93,7 @@ def box(tmp_path_factory) -> Path:
         (box / path).parent.mkdir(exist_ok=True)
         (box / path).write_text(text)
     save(box / "table.json", TABLE)
-    (box / "run" / "family").mkdir()
-    (box / "run" / "family" / "elastic.json").write_text("{}")
+    shutil.copytree(box / "family", box / "run" / "family")
     (box.parent / "link").symlink_to(box)
     return box
 
@@ -149,11 +148,10 @@ def own(box, tmp_path_factory) -> dict[str, Path]:
     fine("slice", box / "family", "--budget", "small", "--out", place / "slice")
     for name in ("data", "ranking"):
         shutil.copytree(box / name, place / {"ranking": "rank"}.get(name, name))
-    (place / "report").mkdir()
-    (place / "report" / "report.html").write_text("<p>\n<footer>Made by nemo-elastic 0.1.0 from the files.</footer>\n")
     low = ("--to", "fp8", "--layout", "compressed-tensors")
     fine("quantize", box / "family", *low, "--out", place / "quantize")
-    for name, kind in (("convert", "a checkpoint"), ("demo", "a demo"), ("rehearse", "a rehearsal")):
+    marked = {"convert": "a checkpoint", "demo": "a demo", "rehearse": "a rehearsal", "report": "a report"}
+    for name, kind in marked.items():
         (place / name / "weights").mkdir(parents=True)
         (place / name / "weights" / "0.distcp").write_text("weights")
         sign(place / name, Output(kind))

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_elastic.report import build_report
-from nemo_elastic.report.html_page import PAGE
+from nemo_elastic.report import PAGE, build_report
 from tests.report.fabricate import make_large_run, make_run
 from tests.workers import copy_of
 

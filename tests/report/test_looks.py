@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_elastic.report.palette import PALETTE
 from tests.browser import MISSING, Browser, browser, find
-from tests.looks import CONTRAST, WIDTHS, contrast, flaws
+from tests.looks import WIDTHS, flaws
 
 #: a table of the settings, which a reader opens
 SETTINGS = "document.querySelector('details table')"
@@ -64,14 +63,3 @@ def test_a_flaw_is_seen(window: Browser, tmp_path: Path, flaw: str) -> None:
     assert set(flaws(window)) - {"outside the window"} == {flaw} - {"nothing", "outside the window"}
     window.open(page, 390)
     assert ("outside the window" in flaws(window)) == (flaw == "outside the window")
-
-
-def test_colours_of_text_are_legible_on_every_ground() -> None:
-    def value(name: str) -> tuple[int, ...]:
-        return tuple(bytes.fromhex(PALETTE[name][1:]))
-
-    letters = ["ink", "muted", "grey", "parent", *(f"m{i}" for i in range(1, 9))]
-    pairs = [(text, ground) for text in letters for ground in ("paper",)]
-    pairs += [("muted", ground) for ground in ("band0", "band1", "band2", "within", "bar")]
-    pairs += [("ink" if i <= 5 else "paper", f"s{i}") for i in range(11)] + [("ink", "early"), ("paper", "s7")]
-    assert [pair for pair in pairs if contrast(*map(value, pair)) < CONTRAST] == []

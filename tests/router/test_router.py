@@ -21,6 +21,7 @@ from nemo_elastic.nn.gates import Gates
 from nemo_elastic.router import Router
 from nemo_elastic.search import uniform_family
 from tests.search.common import BUDGETS, NANO, codes, nano_space, small_space, spaces
+from tests.support.expected import expected_member
 
 some = settings(max_examples=40)
 
@@ -81,6 +82,7 @@ def test_gates_are_the_probability_that_a_channel_is_kept(space, seed):
     router = router_of(space, (Budget("full"),), seed)
     routed = router.gates("full", tau=0.7, noise=(0, seed), hard=False)
     pi, parent = routed.probabilities, space.parent
+    member = expected_member(space, pi)
     for i, axis in ((i, axis) for i, kind in enumerate(parent.types) for axis in parent.kind(kind).widths):
         gate = routed.gates.layers[i][axis]
         row = pi[axis][space.layers_of(axis).index(i) if len(pi[axis]) > 1 else 0]
@@ -91,9 +93,9 @@ def test_gates_are_the_probability_that_a_channel_is_kept(space, seed):
         torch.testing.assert_close(gate.detach(), kept_by)
         # ones exactly on what every choice keeps
         assert torch.all(gate[torch.from_numpy(prefix.grid(space.choices[axis][-1]).indices())] == 1)
-        expected = routed.expected.layers[i].widths[axis]
+        expected = member.layers[i].widths[axis]
         assert float(gate.detach().sum()) == pytest.approx(float(expected.detach()), rel=1e-5)
-    assert float(routed.gates.hidden.detach().sum()) == pytest.approx(float(routed.expected.hidden.detach()), rel=1e-5)
+    assert float(routed.gates.hidden.detach().sum()) == pytest.approx(float(member.hidden.detach()), rel=1e-5)
 
 
 def test_a_layers_gate_is_the_probability_that_the_depth_keeps_it():
@@ -101,11 +103,11 @@ def test_a_layers_gate_is_the_probability_that_the_depth_keeps_it():
     space = small_space()
     router = router_of(space)
     routed = router.gates("small", noise=(0, 0), hard=False)
-    pi = routed.probabilities[DEPTH][0]
+    pi, member = routed.probabilities[DEPTH][0], expected_member(space, routed.probabilities)
     for place, layer in enumerate(space.whole_drop_order):
         kept = sum(p for p, k in zip(pi, space.choices[DEPTH], strict=True) if 12 - k <= place)
         assert float(routed.gates.layers[layer].keep) == pytest.approx(float(kept), abs=1e-6)
-        assert float(routed.expected.layers[layer].keep) == pytest.approx(float(kept), abs=1e-6)
+        assert float(member.layers[layer].keep) == pytest.approx(float(kept), abs=1e-6)
     gradient = torch.autograd.grad(routed.gates.layers[5].keep, router.up[DEPTH])[0]
     assert gradient.abs().sum() > 0
 
@@ -134,7 +136,7 @@ def test_the_table_of_costs_is_the_cost_of_the_expected_member(space, seed):
     budget = Budget("some", params=space.price(Budget("full")).whole)
     router = router_of(space, (Budget("full"), budget), seed)
     routed = router.gates("some", noise=(0, seed))
-    slow = budget.cost(space.parent, routed.expected) / budget.target(space.parent)
+    slow = budget.cost(space.parent, expected_member(space, routed.probabilities)) / budget.target(space.parent)
     assert float(router.expected_cost(routed.probabilities, 1)) == pytest.approx(float(slow), rel=1e-6)
 
 

@@ -18,7 +18,7 @@ from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.cost import active_parameters, parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.search import Space, search, uniform_family
-from nemo_elastic.search.finder import NOISE
+from nemo_elastic.search.finder import NOISE, fullest
 from nemo_elastic.search.projection import fit
 from tests.search.common import BUDGETS, SMALL, SMALL_AXES, SMALL_DROPS, small_space, spaces
 from tests.shapes import NANO_30B
@@ -244,13 +244,13 @@ def test_where_few_members_lie_near_all_limits_they_are_all_measured():
     def added(code) -> list:
         return [(*code[:i], c - 1, *code[i + 1 :]) for i, c in enumerate(code) if c]
 
-    fullest = [{c for c in own if not own.intersection(added(c))} for own in within]
-    assert [{tuple(c) for c in space.fullest(b).tolist()} for b in config.budgets[1:]] == fullest
+    full = [{c for c in own if not own.intersection(added(c))} for own in within]
+    assert [{tuple(c) for c in fullest(space, b).tolist()} for b in config.budgets[1:]] == full
     result = search(space, config.budgets, loss, candidates=256)
-    assert {t.origin for t in result.trace} == {"all"} and len(result.trace) == len(fullest[0] | fullest[1]) < 100
-    assert {space.encode(t.member) for t in result.trace} == fullest[0] | fullest[1]
-    losses = {c: loss(space.decode(c)) + NOISE for c in fullest[0] | within[1]}
-    nested = ((a, b) for a in fullest[0] for b in within[1] if all(x <= y for x, y in zip(a, b, strict=True)))
+    assert {t.origin for t in result.trace} == {"all"} and len(result.trace) == len(full[0] | full[1]) < 100
+    assert {space.encode(t.member) for t in result.trace} == full[0] | full[1]
+    losses = {c: loss(space.decode(c)) + NOISE for c in full[0] | within[1]}
+    nested = ((a, b) for a in full[0] for b in within[1] if all(x <= y for x, y in zip(a, b, strict=True)))
     best = min(losses[a] * losses[b] for a, b in nested)
     assert (result.losses["23b"] + NOISE) * (result.losses["12b"] + NOISE) == pytest.approx(best)
     # with fewer candidates than there are such members they are sampled, as in any space
@@ -266,7 +266,7 @@ def test_the_search_keeps_several_limits_in_a_space_too_large_to_look_at():
     served = {"size": size, "batch": 8, "length": 4096}
     budgets = [Budget("full"), Budget("large", ratio=0.8, memory={**served, "size": size * 3 // 2}),
                Budget("small", ratio=0.6, memory=served)]  # fmt: skip
-    assert space.fullest(budgets[1]) is None
+    assert fullest(space, budgets[1]) is None
     loss = Toy(space, 0)
     result = search(space, budgets, loss, candidates=64)
     even = uniform_family(space, budgets)

@@ -17,7 +17,7 @@ from nemo_elastic.core.limits import RATIO, Limit
 from nemo_elastic.core.precision import low_layers
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io.values import human_bytes
-from nemo_elastic.search.price import LimitPrice, Price
+from nemo_elastic.search.space import LimitPrice, Price
 from tests.search.common import SMALL, small_space
 
 SPACE = small_space()

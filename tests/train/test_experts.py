@@ -26,6 +26,7 @@ from nemo_elastic.train.metrics import step_facts_of
 from nemo_elastic.train.training import FamilyTraining
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT
+from tests.support.expected import expected_member
 from tests.train.trained import Trained, train_family
 
 BLOCK = {
@@ -96,7 +97,7 @@ def test_a_step_logs_each_of_several_limits_and_the_one_that_is_used_most() -> N
             asked = family.config.budgets[family.last_router["budget"]]
             name = asked.name
             facts[name] = step_facts_of(family, {})
-            expected = family.last_router["routed"].expected
+            expected = expected_member(family.space(parent), family.last_router["routed"].probabilities)
             limits = {limit.kind.field: limit for limit in asked.limits}
             shares = {field: float(limit.share(parent, expected)) for field, limit in limits.items()}
             assert facts[name][f"cost_{name}"] == pytest.approx(max(shares.values()), rel=1e-6)

@@ -1,0 +1,360 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a run, as the demo, `nemo-elastic train` or a recipe writes it. Every part may be missing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from nemo_elastic.core.cost import MemorySpec
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.moe import EXPERTS
+from nemo_elastic.core.manifest import FILE, Family
+from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.formats.folders import model_in, read_shapes
+from nemo_elastic.history import METRICS, read_history
+from nemo_elastic.io.fields import TEXT, Between, check_version, known_fields, read
+from nemo_elastic.io.read import read_json
+from nemo_elastic.ranking import Ranking
+from nemo_elastic.slicing.card import served_as
+from nemo_elastic.verdicts import wilson
+
+#: folder of a job -> label of its phase; the last is a training by itself
+PHASES = {"parent": "parent", "stage1": "stage 1", "stage2": "stage 2", "stage3": "stage 3", ".": "training"}
+#: folders of jobs that rank a parent and find shapes
+SHAPING = ("stage1", "rank", ".")
+VERSION = 1
+
+_Count = Annotated[int, Between(0)]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to held-out problems: right ones, all, and those that a task's most frequent answer gets right."""
+
+    correct: _Count
+    total: Annotated[int, Between(1)]
+    guessed: _Count = 0
+
+    def __post_init__(self) -> None:
+        if max(self.correct, self.guessed) > self.total:
+            raise ElasticError(f"{max(self.correct, self.guessed)} right answers of {self.total}")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's interval of 95 % around the share of right answers."""
+        return wilson(self.correct, self.total)
+
+
+@dataclass(frozen=True)
+class MemberResult:
+    """A row of `metrics.json`. Losses are held-out nats per token; None where nothing was measured.
+
+    Attributes:
+        untrained_loss: of the same shape cut from the sorted parent; unsorted_loss: from the parent as stored.
+        recovered: share of the gap between the untrained cut and the parent that training closed.
+    """
+
+    name: Annotated[str, TEXT]
+    parameters: float | None = None
+    ratio: float | None = None
+    loss: float | None = None
+    perplexity: float | None = None
+    untrained_loss: float | None = None
+    unsorted_loss: float | None = None
+    recovered: float | None = None
+    hidden: float | None = None
+    layers: float | None = None
+    pattern: str | None = None
+    answers: Answers | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure that a run was measured against."""
+
+    found: float
+    met: bool
+    unit: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """`metrics.json`: the figures at the end of a run. The parent's row is first, then members from the largest."""
+
+    version: int
+    members: tuple[MemberResult, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    bigram_loss: float | None = None
+    targets: Mapping[str, Target] = field(default_factory=dict)
+
+    @property
+    def before(self) -> MemberResult | None:
+        """The parent before elastic training: the first row, where a member of its size follows."""
+        first, second = (*self.members, None, None)[:2]
+        same = first and second and first.parameters is not None and first.parameters == second.parameters
+        return first if same else None
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """`shapes.json` and `members.json`."""
+
+    members: Mapping[str, Any]
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Their `report`."""
+
+    step: int | None = None
+    candidates: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    candidate_losses: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a report reads of a line of `metrics.jsonl` of kind "step"."""
+
+    candidates: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    compared: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """The same of kind "heldout"."""
+
+    losses: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of training.
+
+    Attributes:
+        name: of its folder; label: for people.
+        steps, heldout: lines of these kinds in `metrics.jsonl`, in order.
+    """
+
+    name: str
+    label: str
+    steps: tuple[Mapping[str, Any], ...]
+    heldout: tuple[Mapping[str, Any], ...]
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens that the phase trained on."""
+        return int(max((line["tokens"] for line in (*self.steps, *self.heldout)), default=0))
+
+    def losses(self, name: str) -> list[tuple[int, float]]:
+        """Tokens and held-out loss of a model at each validation."""
+        known = [(line["tokens"], _finite(line["losses"].get(name))) for line in self.heldout]
+        return [(tokens, loss) for tokens, loss in known if loss is not None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A shape that was trained in turn with others of its budget.
+
+    Attributes:
+        untrained: the loss of the search before training; losses: at each comparison, by steps done; nats per token.
+        batches: micro-batches that trained it.
+        left: step at which it was dropped, None for never.
+        stays: it became the member.
+    """
+
+    subnet: Subnet
+    untrained: float | None
+    losses: Mapping[int, float]
+    batches: int
+    left: int | None
+    stays: bool
+
+    @property
+    def label(self) -> str:
+        """Residual width × layers, and experts."""
+        seen = [layer.widths[EXPERTS] for layer in self.subnet.layers if EXPERTS in layer.widths]
+        experts = "–".join(map(str, sorted({min(seen), max(seen)}))) if seen else ""
+        return f"{self.subnet.hidden} × {len(self.subnet.layers)}" + (f", {experts} experts" if experts else "")
+
+    @property
+    def outcome(self) -> str:
+        """For people."""
+        return "stays" if self.stays else "in training" if self.left is None else f"dropped at {self.left}"
+
+
+@dataclass
+class Run:
+    """The parts of a run; None or empty for those that its folder does not have.
+
+    Attributes:
+        found: budget -> first shape; candidates: budget -> shapes in the search's order, and their losses.
+        frozen: budget -> final shape; frozen_at: step.
+        serving: memory of members is counted for the family's own dtype, as by `nemo-elastic inspect`.
+        notes: lines of `metrics.jsonl` that were damaged when a training was killed.
+    """
+
+    path: Path
+    phases: tuple[Phase, ...] = ()
+    ranking: Ranking | None = None
+    family: Family | None = None
+    results: Results | None = None
+    found: Mapping[str, Subnet] = field(default_factory=dict)
+    candidates: Mapping[str, Sequence[tuple[Subnet, float | None]]] = field(default_factory=dict)
+    frozen: Mapping[str, Subnet] = field(default_factory=dict)
+    frozen_at: int | None = None
+    serving: MemorySpec = field(default_factory=MemorySpec)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def parent(self) -> Parent | None:
+        known = self.family or self.ranking
+        return known.parent if known else None
+
+    @property
+    def subnets(self) -> dict[str, Subnet]:
+        """Members by name from the largest, in their last known shapes."""
+        return {m.name: m.subnet for m in self.family} if self.family else dict(self.frozen or self.found)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """All models of the page: the parent before elastic training, then members from the largest."""
+        before = self.results.before if self.results else None
+        measured = [m.name for m in self.results.members] if self.results else []
+        seen = [name for phase in self.phases if phase.name != "parent" for x in phase.heldout for name in x["losses"]]
+        first = [before.name] if before else []
+        return list(dict.fromkeys([*first, *self.subnets, *measured, *seen]))
+
+    def place(self, name: str) -> int | None:
+        """Place of a member from the largest; None for the parent before elastic training."""
+        before = self.results.before if self.results else None
+        members = [n for n in self.names if before is None or n != before.name]
+        return members.index(name) if name in members else None
+
+    def result(self, name: str) -> MemberResult | None:
+        return next((m for m in self.results.members if m.name == name), None) if self.results else None
+
+    def compared(self) -> dict[str, list[Candidate]]:
+        """Budget -> its candidates, of budgets with several."""
+        steps = [line for phase in self.phases for line in phase.steps]
+        trained = Counter((b, n) for line in steps for b, own in line.get("candidates", {}).items() for n in own)
+        # candidates are compared before the step whose line has their losses
+        rounds = {line["step"] - 1: line["compared"] for line in steps if "compared" in line}
+        out: dict[str, list[Candidate]] = {}
+        for name, own in self.candidates.items():
+            last = max((step for step, budgets in rounds.items() if name in budgets), default=0)
+            for number, (subnet, untrained) in enumerate(own if len(own) > 1 else ()):
+                key = str(number)
+                losses = {step: _finite(b[name][key]) for step, b in rounds.items() if key in b.get(name, {})}
+                stays, until = self.frozen.get(name) == subnet, max(losses, default=0)
+                left = None if stays or (name not in self.frozen and until == last) else until
+                known = {step: loss for step, loss in losses.items() if loss is not None}
+                one = Candidate(subnet, untrained, known, trained[name, number], left, stays)
+                out.setdefault(name, []).append(one)
+        return out
+
+
+def load_run(path: Path | str) -> Run:
+    """Read the folder of a run.
+
+    Raises:
+        ElasticError: no folder, a folder without any part of a run, or a damaged part.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise bad("run", str(path), "a folder that a run wrote, e.g. runs/demo")
+    run = Run(path)
+    run.phases = tuple(_phases(run))
+    if (ranking := _written(path, "elastic/ranking")).exists():
+        run.ranking = Ranking.load(ranking)
+    if (path / "family" / FILE).exists():
+        run.family = Family.load(path / "family")
+    model = next((m for job in reversed(PHASES) if (m := model_in(path / job)) is not None), None)
+    if model is not None:
+        own = model / "config.json"
+        run.serving = served_as(read_json(own) if own.exists() else read_shapes(model).config)
+    if (metrics := path / "metrics.json").exists():
+        with inside(metrics):
+            content = read_json(metrics)
+            check_version(content, VERSION)
+            run.results = _results(content)
+    _read_shapes(run)
+    if not (run.phases or run.parent or run.results):
+        parts = f"{METRICS}, elastic/ranking, family/{FILE} or metrics.json"
+        raise ElasticError(f"run: {path} has no part of a run: no {parts}")
+    return run
+
+
+def _finite(value: Any) -> float | None:
+    """A loss; None for one that was not finite."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _written(path: Path, name: str, jobs: Iterable[str] = SHAPING) -> Path:
+    """The file of the first job that wrote one: in its folder or, on Megatron-Bridge, beside its checkpoints."""
+    places = [path / job / beside / name for job in jobs for beside in ("", "checkpoints")]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def _phases(run: Run) -> Iterable[Phase]:
+    for name, label in PHASES.items():
+        path = _written(run.path, METRICS, [name])
+        history = read_history(path)
+        run.notes += history.left_out
+        for line in history.lines:
+            _known(_Step if line["kind"] == "step" else _HeldOut, line, f"{path}: step {line['step']}")
+        steps = tuple(line for line in history.lines if line["kind"] == "step")
+        heldout = tuple(line for line in history.lines if line["kind"] == "heldout")
+        if history.lines:
+            yield Phase(name, label, steps, heldout)
+
+
+def _known(cls: type[T], data: Any, field: str) -> T:
+    """A dataclass from those keys of a mapping that it has: our own files have more."""
+    assert is_dataclass(cls)
+    if isinstance(data, Mapping):
+        data = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+    return read(cls, known_fields(cls, data, field), field)
+
+
+def _results(content: Mapping[str, Any]) -> Results:
+    rows = content.get("members", [])
+    if not isinstance(rows, list):
+        raise bad("members", rows, "a list")
+    members = []
+    for i, row in enumerate(rows):
+        if isinstance(row, Mapping) and row.get("answers") is not None:
+            row = {**row, "answers": _known(Answers, row["answers"], f"members[{i}].answers")}
+        members.append(_known(MemberResult, row, f"members[{i}]"))
+    return _known(Results, {**content, "members": members}, "")
+
+
+def _read_shapes(run: Run) -> None:
+    """First shapes, candidates and final shapes. Without a parent's shape they cannot be read."""
+    found, frozen = _written(run.path, "elastic/shapes.json"), _written(run.path, "elastic/members.json")
+    parent = run.parent
+    if parent is None:
+        return
+    for path in (path for path in (found, frozen) if path.exists()):
+        with inside(path):
+            file = _known(_Shapes, read_json(path), "")
+            report = _known(_Found, file.report, "report")
+            members = {n: Subnet.from_json(s, parent, n) for n, s in file.members.items()}
+            if path == frozen:
+                run.frozen, run.frozen_at = members, report.step
+                continue
+            run.found = members
+            for name, own in report.candidates.items():
+                losses = report.candidate_losses.get(name) or (None,) * len(own)
+                shapes = [Subnet.from_json(subnet, parent, name) for subnet in own]
+                run.candidates = {**run.candidates, name: list(zip(shapes, losses, strict=True))}

@@ -1,0 +1,203 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The studies that run through NeMo: FLOPs, what chooses rates, runs that are made once, and tables."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.study import baselines, baselines_table, context
+from benchmarks.study.baselines import AXES, BLOCK, LR, STEPS, Study
+from benchmarks.study.modelopt_baseline import PYTHON
+from benchmarks.study.nemo_runs import (
+    SIZES,
+    Batch,
+    NemoGround,
+    Runs,
+    block,
+    forward_flops,
+    heldout,
+    search_flops,
+    step_flops,
+)
+from benchmarks.study.results import TUNED, held_out_parts, kept
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.search import Space, uniform_family
+from nemo_elastic.train.samples import BudgetSampler
+
+TABLES = Path(__file__).parents[2] / "docs" / "tables"
+WHOLE = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
+
+
+def test_the_block_fits_the_parent_and_its_budgets_can_be_met() -> None:
+    config = ElasticConfig.from_dict(BLOCK)
+    space = Space(WHOLE, config.resolve_axes(WHOLE), range(WHOLE.num_layers))
+    space.check_budgets(config.budgets)
+
+
+def test_the_flops_of_a_run_are_its_samples_pitfall_12() -> None:
+    """By hand: micro-batches cost their member, and the teacher is the parent always."""
+    batch, steps = Batch(2, 64), 40
+    config = ElasticConfig.from_dict(BLOCK)
+    actual = list(uniform_family(Space(WHOLE, config.resolve_axes(WHOLE), range(10)), config.budgets).values())
+    sampler = BudgetSampler(config.weights(), config.seed)
+    each = [forward_flops(WHOLE, m, batch.length) for m in actual]
+    by_hand = sum(batch.tokens * (3 * each[sampler.samples(step, 0)[0]] + each[0]) for step in range(steps))
+    assert step_flops(WHOLE, config, actual, steps, batch) == pytest.approx(by_hand, rel=1e-12)
+    tried = [{"cost": parameters(WHOLE, WHOLE.full)}]
+    assert search_flops(WHOLE, config, tried, batch.length) == 2 * 1024 * each[0]
+    assert search_flops(WHOLE, ElasticConfig.from_dict(block(AXES, shapes="even")), [], batch.length) == 0
+
+
+def test_losses_are_of_text_that_no_rate_is_chosen_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[torch.Tensor] = []
+
+    def model(tokens: torch.Tensor, member: Subnet | None) -> torch.Tensor:
+        read.append(tokens)
+        return torch.zeros(*tokens.shape, 1000)
+
+    stream = np.arange(900)
+    monkeypatch.setattr(DataFolder, "open", lambda path: SimpleNamespace(tokens=lambda split: {"val": stream}[split]))
+    assert heldout(model, tmp_path, 16, {"72": None}, tokens=256) == pytest.approx({"72": math.log(1000)})
+    reported, chosen_by = {*torch.cat(read).flatten().tolist()}, {*held_out_parts(stream)[TUNED].tolist()}
+    assert len(reported) == 256 and not reported & chosen_by
+
+
+def test_a_run_is_made_once_and_leaves_its_checkpoints_to_those_that_start_from_it(tmp_path: Path) -> None:
+    def make(out: Path) -> dict[str, Any]:
+        (out / "stage1" / "checkpoints").mkdir(parents=True)
+        return {"losses": {"72": 1.0}, "cpu_seconds": 1.0}
+
+    for name, keep in (("cut", True), ("trained", False)):
+        Runs(tmp_path).run(name, 3, 0, make, keep=keep)
+        assert (tmp_path / name / "stage1" / "checkpoints").is_dir() == keep
+    again = Runs(tmp_path)
+    assert list(again.results) == ["cut", "trained"]
+    assert again.run("cut", 3, 0, lambda out: {})["losses"] == {"72": 1.0}
+
+
+def test_every_way_runs_for_every_size_and_starts_from_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without training: names, steps, seeds and rates are those of the kept results."""
+    runs = Runs(tmp_path)
+    rates: dict[str, float] = {}
+
+    def family(ground: Any, out: Path, own: dict[str, Any], stages: Any, seed: int, lr: float) -> dict[str, Any]:
+        rates[out.name] = lr
+        one = {"losses": {}, "cpu_seconds": 1.0, "flops": 1.0}
+        return one | {"shapes": dict.fromkeys(("full", *SIZES)), "ranking": "ranking"}
+
+    def cut(self: Study, name: str, *_: Any) -> dict[str, Any]:
+        return {"losses": {name: 1.0}, "cpu_seconds": 1.0, "flops": 1.0}
+
+    def pruned(*_: Any, **__: Any) -> Path:
+        return tmp_path
+
+    facts = {"measured_tokens": 1, "cpu_seconds": 1.0, "candidates": []}
+    monkeypatch.setattr(baselines, "train_family", family)
+    monkeypatch.setattr(Study, "_cut", cut)
+    monkeypatch.setattr(NemoGround, "shape", WHOLE)
+    monkeypatch.setattr(NemoGround, "recipe", lambda self, out, steps, batch, seed, lr: rates.update({out.name: lr}))
+    for name in ("prune_to_ratio", "prune", "distill"):
+        monkeypatch.setattr(baselines.modelopt_baseline, name, pruned)
+    monkeypatch.setattr(baselines.modelopt_baseline, "facts", lambda path: facts)
+    monkeypatch.setattr(baselines, "_shape", lambda path: WHOLE)
+    monkeypatch.setattr(baselines, "dense", lambda *_: None)
+    monkeypatch.setattr(baselines, "heldout", lambda *_: {})
+    for seed in (0, 1, 2):
+        Study(runs, NemoGround(object, tmp_path, parent=tmp_path), seed).all([*STEPS], seed == 0)
+    shown = {name: r for name, r in kept("baselines").items() if not name.startswith(("parent", "scratch"))}
+    made = {name: r for name, r in runs.results.items() if not name.startswith("searched")}
+    assert made.keys() == shown.keys()
+    assert all((made[name]["steps"], made[name]["seed"]) == (r["steps"], r["seed"]) for name, r in shown.items())
+    for name, lr in rates.items():
+        way, size = name.split("-")[:2]
+        assert lr == (baselines.OURS_LR if way == "ours" else LR[way][size])
+
+
+def test_a_curve_is_read_between_its_points() -> None:
+    points = [(100.0, 3.0), (400.0, 2.0), (800.0, 1.5)]
+    spent, mark = baselines_table.level(points, 2.5)
+    assert spent == pytest.approx(math.sqrt(100 * 400))
+    assert mark == ""
+    assert baselines_table.level(points, 3.5) == (100.0, "<")
+    assert baselines_table.level(points, 1.0) == (800.0, ">")
+
+
+def test_a_ratio_adds_up_the_baselines_sizes() -> None:
+    def one(name: str, losses: dict[str, float], tokens: int) -> None:
+        steps = int(name.split("-")[-2])
+        seen[name] = {"seed": 0, "losses": losses, "steps": steps} | dict.fromkeys(baselines_table.UNITS, tokens)
+
+    seen: dict[str, dict] = {}
+    one("ours-9-0", {"full": 1.0, "72": 2.0, "50": 3.0}, 300)
+    one("modelopt-72-1-0", {"72": 2.5}, 100)
+    one("modelopt-72-2-0", {"72": 2.0}, 200)
+    one("modelopt-50-1-0", {"50": 3.0}, 400)
+    one("modelopt-50-2-0", {"50": 2.9}, 800)
+    assert baselines_table.ratio(seen, "ours-9-0", "modelopt", 0, "tokens") == f"<{600 / 300:.2f}"
+    one("modelopt-50-0-0", {"50": 3.5}, 200)
+    assert baselines_table.ratio(seen, "ours-9-0", "modelopt", 0, "tokens") == "2.00"
+    title = baselines_table.MAKERS["modelopt"]
+    assert f"| {title} | 9 | 0 | 2.00 | 2.00 | 2.00 |" in baselines_table.ratios(seen)
+    text = baselines_table.ways({n: r | {"flops_before_training": 0.0} for n, r in seen.items()})
+    assert f"| {title} | 1 | 1 | 0k | 0.00 | 500 |  | 2.500 | 3.000 |" in text
+    points = {size: baselines_table.curve(seen, "modelopt", size, "tokens") for size in SIZES}
+    assert points == {
+        "72": [(500, 2.5, 2.5, 2.5), (1000, 2.0, 2.0, 2.0)],
+        "50": [(500, 3.0, 3.0, 3.0), (1000, 2.9, 2.9, 2.9)],
+    }
+
+
+def test_a_family_stands_beside_single_sizes_of_as_many_flops() -> None:
+    def one(name: str, losses: dict[str, float], flops: float, before: float = 0.0) -> None:
+        seen[name] = {"seed": 0, "losses": losses, "steps": int(name.split("-")[-2]), "flops": flops,
+                      "flops_before_training": before}  # fmt: skip
+
+    seen: dict[str, dict] = {}
+    one("ours-9-0", {"full": 1.0, "72": 2.2, "50": 2.9}, 600, 200)
+    one("ours-90-0", {"full": 1.0, "72": 2.2, "50": 2.9}, 6000, 200)
+    for steps, losses, flops in ((1, (2.4, 3.2), 50), (2, (2.0, 3.0), 350)):
+        for size, loss in zip(("72", "50"), losses, strict=True):
+            one(f"alone-{size}-{steps}-0", {size: loss}, flops)
+    # the single runs have 300 and 900 with the search, so their losses at 600 are log 2 / log 3 of the way
+    way = math.log(2) / math.log(3)
+    row = f"| 9 | 0 | {1e3 * (2.2 - 2.4 + 0.4 * way):+.1f} | {1e3 * (2.9 - 3.2 + 0.2 * way):+.1f} |"
+    text = baselines_table.beside_alone(seen)
+    assert row in text and "| 90 |" not in text, "they end below that family's"
+
+
+def test_the_study_asks_for_the_other_hosts_environment_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PYTHON, str(tmp_path / "python"))
+    with pytest.raises(ElasticError, match=PYTHON):
+        baselines.measure(SimpleNamespace(runs=tmp_path))  # pyright: ignore[reportArgumentType]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("study", [baselines, context])
+def test_the_documented_tables_are_those_of_the_kept_results(study: Any) -> None:
+    name = study.__name__.rpartition(".")[2]
+    table, _ = study.study(SimpleNamespace(kept=True))
+    assert table == (TABLES / f"study_{name}.md").read_text()
+
+
+def test_an_unknown_study_is_refused() -> None:
+    command = [sys.executable, "-m", "benchmarks.study", "nothing"]
+    done = subprocess.run(command, cwd=TABLES.parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "NAME: nothing; one of shapes, baselines" in done.stderr

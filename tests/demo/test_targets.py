@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo says of its figures: targets, and the table at its end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_elastic.demo.walk import markdown, targets
+from tests.report.fabricate import make_run
+
+
+def losses(untrained: float, unsorted: float, loss: float = 3.2) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    parent = {"name": "parent", "loss": 3.1}
+    whole = {"name": "big", "loss": 3.12, "untrained_loss": 3.1, "unsorted_loss": 3.1, "recovered": None}
+    small = {"name": "small", "loss": loss, "untrained_loss": untrained, "unsorted_loss": unsorted, "recovered": 0.6}
+    return parent, [whole, small]
+
+
+@pytest.mark.parametrize(
+    ("gain", "met"), [(1e-10, False), (0.0049, False), (-0.1, False), (0.0051, True), (0.4, True)]
+)
+def test_sorting_gains_only_beyond_the_tolerance_and_the_gain_is_reported(gain: float, met: bool) -> None:
+    report = targets(*losses(4.0, 4.0 + gain), bigram=4.0)["small gains by sorting"]
+    assert report["met"] is met and report["at_least"] == 0.005 and report["found"] == pytest.approx(gain)
+
+
+def test_every_target_tells_what_was_found_and_what_was_asked() -> None:
+    report = targets(*losses(4.0, 4.5), bigram=4.0)
+    assert list(report) == ["parent below a bigram model", "big above the parent", "small above the parent",
+                          "small closes of its gap", "small gains by sorting"]  # fmt: skip
+    assert [t["met"] for t in report.values()] == [True] * 5
+    assert report["small above the parent"]["found"] == pytest.approx(0.1)
+    parent, (whole, small) = losses(3.11, 3.2)
+    assert "small closes of its gap" not in targets(parent, [whole, small | {"recovered": None}], bigram=4.0)
+
+
+def test_the_table_has_losses_cuts_and_answers(tmp_path: Path) -> None:
+    metrics = json.loads((make_run(tmp_path / "run") / "metrics.json").read_text())
+    for row in metrics["members"]:
+        row["answers"]["interval"] = [0.104, 0.26]
+    report = markdown(metrics)
+    assert "| 0.8m | 704,068 | 45% | 3.360 | 5.420 | 7.050 | 89% | 17% (10% to 26%) |" in report
+    assert "96 held-out problems" in report
