@@ -58,7 +58,7 @@ def test_a_table_of_the_runtime_serves_slice_and_inspect(
     for name, subnet in shapes.members.items():
         for phase in PHASES:
             assert record["members"][name]["latency"][phase] == table.milliseconds(shapes.parent, subnet, phase)
-    assert run("inspect", family, "--path", "--sizes", "4", "--latency", out) == 0
+    assert run("inspect", family, "--sizes", "4", "--latency", out) == 0
     assert "decode" in capsys.readouterr().out
     small, whole = (table.milliseconds(shapes.parent, s) for s in (SMALL, PARENT.full))
     between = (small + whole) / 2
