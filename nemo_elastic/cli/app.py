@@ -33,37 +33,48 @@ MARKUP = "markdown"
 
 
 class Row(NamedTuple):
-    """One row of the table: where a command lives, and what the overview says of it."""
+    """A command: its module, its line of help in the overview, and the group that it stands in there."""
 
     module: str
     help: str
+    group: str | None = None
 
 
-#: In the order in which a user meets them. The overview is made from this table alone.
-_HELP = {
-    "demo": "The whole method at tiny size on this machine's CPU, with a report.",
-    "init": "Make a family from an HF or NeMo parent, without training.",
-    "rank": "Measure the importance of every axis of a parent.",
-    "train": "Train a family: any NeMo recipe of a Nemotron-H, and a block.",
-    "slice": "Cut one member out of a family.",
-    "convert": "A whole model from NeMo to HF or back; a trained run to a family.",
-    "inspect": "List the members: parameters, memory, widths per layer.",
-    "chat": "Text in, text out: talk with a family's members, switch between them.",
-    "serve": "Serve a family by vLLM: OpenAI's interface, each member a model.",
-    "eval": "Perplexity and lm-eval tasks, per member.",
-    "specialize": "Search a trained family for the best shape for a task.",
-    "quantize": "A family in NVFP4 or FP8, from which members are cut as bytes.",
-    "calibrate": "Find out when the smallest member is not enough, for `--auto`.",
-    "verify": "Check that a family is what it says it is.",
-    "report": "Turn a run into one HTML page with plots.",
-    "plan": "Which parallel layouts of a training run fit, and what a step costs.",
-    "rehearse": "A large recipe's own jobs, scaled down, before it is paid for.",
-    "profile": "What layers of each kind and width take on this machine, for budgets in milliseconds.",
-    "doctor": "What is installed here, what will be used, and what is wrong.",
-    "schema": "The JSON schema of the `elastic:` block, for editors.",
-    "data": "Prepare text: tokenizer and token files.",
+#: group of the overview -> commands in the order in which a user meets them -> line of help
+_GROUPS = {
+    "Try it": {
+        "init": "Make a family without training: `init --example` needs no model, data or GPU.",
+        "demo": "The whole method at tiny size on this machine's CPU, with a report.",
+    },
+    "Cut, serve and talk": {
+        "slice": "Cut members out of a family, by name or at any size.",
+        "inspect": "List the members: parameters, memory, widths per layer.",
+        "verify": "Check a family or a member, with figures.",
+        "convert": "Convert a whole model between Hugging Face, NeMo and Megatron.",
+        "quantize": "Write a family in NVFP4 or FP8; members are cut from it as bytes.",
+        "chat": "Talk with the members of a family, which share one copy of the weights.",
+        "serve": "Serve a family by vLLM: OpenAI's interface, each member a model.",
+        "calibrate": "Measure on held-out prompts when a larger member pays, for the model `auto` of `serve`.",
+        "eval": "Perplexity and lm-eval tasks of every member.",
+        "specialize": "Search a trained family for the best shape for a task.",
+        "profile": "Measure milliseconds of layers on this machine, for budgets in milliseconds.",
+    },
+    "Train": {
+        "plan": "List the parallel layouts of a training run that fit, with the cost of a step.",
+        "rehearse": "Run a large recipe's own jobs, scaled down, on this machine.",
+        "data": "Prepare text and conversations: token files and packed sequences.",
+        "rank": "Measure the importance of a parent's channels, heads and layers.",
+        "train": "Train a family: any stock recipe of a Nemotron-H, and a block.",
+        "report": "Turn a run into one HTML page with plots.",
+        "doctor": "Check releases, GPUs and kernels of this machine.",
+        "schema": "Print the JSON schema of the `elastic:` block, for editors.",
+    },
 }
-COMMANDS: dict[str, Row] = {name: Row(f"nemo_elastic.cli.cmd_{name}", help) for name, help in _HELP.items()}
+COMMANDS: dict[str, Row] = {
+    name: Row(f"nemo_elastic.cli.cmd_{name}", help, group)
+    for group, commands in _GROUPS.items()
+    for name, help in commands.items()
+}
 
 
 def load_command(name: str) -> Any:
@@ -94,7 +105,10 @@ class LazyGroup(typer.core.TyperGroup):
         """Give a placeholder that is enough for the overview and for completion."""
         if cmd_name not in COMMANDS:
             return None
-        return typer.core.TyperCommand(cmd_name, help=COMMANDS[cmd_name].help, rich_markup_mode=MARKUP)
+        row = COMMANDS[cmd_name]
+        return typer.core.TyperCommand(
+            cmd_name, help=row.help, rich_markup_mode=MARKUP, rich_help_panel=row.group or "Commands"
+        )
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Give the real command: this is the way to running it."""
@@ -139,6 +153,12 @@ def errors_in_one_line() -> Iterator[None]:
         if line is None:
             raise
         _fail(line)
+    except Exception as exc:
+        # by its method: typer has click's errors in a module of its own since 0.26
+        tell = getattr(exc, "format_message", None)
+        if tell is None or type(exc).__name__ == "NoArgsIsHelpError":
+            raise
+        _fail(tell())
 
 
 def _check_current_folder() -> None:
@@ -170,9 +190,9 @@ app = typer.Typer(
 def root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it and exit."),
 ) -> None:
-    """One parent language model, a nested family inside it, any member cut out without training.
+    """Turn one Nemotron-H into a family of nested models; cut any member out without training.
 
-    Start with `nemo-elastic demo --out runs/demo`. Each command shows an example with `--help`.
+    Start with `nemo-elastic init --example --out family/`. Each command shows an example with `--help`.
     """
 
 

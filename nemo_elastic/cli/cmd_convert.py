@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import as_json, print_json
+from nemo_elastic.cli.options import Format, as_json, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ def command(
     ],
     out: Annotated[Path, options.out()],
     format: Annotated[
-        str,
+        Format,
         typer.Option("--format", help="hf: for transformers and vLLM; nemo: stock classes; megatron: Bridge's."),
     ],
     force: Annotated[bool, options.force()] = False,
@@ -47,14 +47,12 @@ def command(
     """
     from nemo_elastic.cli.show import writing
     from nemo_elastic.core.cost import parameters
-    from nemo_elastic.errors import ElasticError, bad
+    from nemo_elastic.errors import ElasticError
     from nemo_elastic.formats.folders import CHECKPOINT, open_source, writer
     from nemo_elastic.io.outputs import check_output
     from nemo_elastic.slicing.family_folder import FAMILY
     from nemo_elastic.slicing.slicer import MEMBER
 
-    if format not in ("hf", "nemo", "megatron"):
-        raise bad("--format", format, "hf, megatron or nemo")
     if (source / "checkpoints").is_dir():
         source = _newest(source)
     opened = open_source(source)
@@ -64,14 +62,14 @@ def command(
     check_output(out, force, source, kind=kind)
     with writing(f"writing {out}", quiet=json) as progress:
         if format != "hf":
-            writer(format, "hf")(opened, opened.held, out, force)
+            writer(format.value, "hf")(opened, opened.held, out, force)
             members = {"model": opened.held}
         else:
             _to_hf(opened, out, force, progress)
             members = opened.members
     counts = {name: parameters(opened.parent, subnet) for name, subnet in members.items()}
     if json:
-        record = {"out": str(out), "format": format, "pattern": opened.held.pattern, "members": counts}
+        record = {"out": str(out), "format": format.value, "pattern": opened.held.pattern, "members": counts}
         print_json(record)
         return
     for name, count in counts.items():

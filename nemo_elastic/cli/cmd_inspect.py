@@ -13,6 +13,7 @@ from nemo_elastic.cli.options import BATCH_SERVED, LENGTH_SERVED, as_json, print
 
 __all__ = ["command"]
 
+_SIZES = "List so many sizes, evenly spaced, between the members, too: what `slice --params` can cut."
 _TABLE = "Milliseconds of each, too, by a table of `nemo-elastic profile`."
 
 
@@ -20,17 +21,14 @@ def command(
     source: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
     batch: Annotated[int, BATCH_SERVED] = 1,
     length: Annotated[int, LENGTH_SERVED] = 8192,
-    path: Annotated[
-        bool, typer.Option("--path", help="List sizes between the members, too: what `slice --params` can cut.")
-    ] = False,
-    sizes: Annotated[int, within(2, 10_000, "--sizes", "How many of them, evenly spaced, for --path.")] = 12,
+    sizes: Annotated[int | None, within(2, 10_000, "--sizes", _SIZES)] = None,
     latency: Annotated[Path | None, typer.Option("--latency", help=_TABLE)] = None,
     json: Annotated[bool, as_json()] = False,
 ) -> None:
     """List the members: exact parameters, memory in service, widths per layer. Weights are not read.
 
     Example: `nemo-elastic inspect family/`, or for programs `nemo-elastic inspect family/ --json`. What else can be
-    cut: `nemo-elastic inspect family/ --path --sizes 20`.
+    cut: `nemo-elastic inspect family/ --sizes 20`.
     """
     from rich.console import Console
 
@@ -49,7 +47,7 @@ def command(
     spec = served_as(shapes.config, batch, length, low)
     table = None if latency is None else LatencyTable.read("--latency", str(latency))
     between, places = None, []
-    if path:
+    if sizes is not None:
         between = rest_of_path(shapes, "there is nothing between its members")
         places = sorted({*between.spread(sizes), *between.members()})
     if json:

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemo_elastic.cli.options import BATCH, CONFIG, TOKENS, as_json, print_json, within
+from nemo_elastic.cli.options import BATCH, CONFIG, TOKENS, Gpu, as_json, print_json, within
 
 if TYPE_CHECKING:
     from nemo_elastic.config.block import ElasticConfig
@@ -23,9 +23,6 @@ __all__ = ["command"]
 
 _PARENT = typer.Option("--parent", help="A folder with the parent, or the name of a known one.")
 _RECIPE = typer.Option("--recipe", help="In place of both: a recipe's name in recipes/, or its file; needs its host.")
-_SUMS = "What gradients are summed in, fp32 or bf16; the recipe's, or fp32, if left out."
-_LOAD = "With experts: tokens of the busiest rank, as a multiple of an even share."
-_MARGIN = "Share of each GPU's memory that stays free, beside what CUDA and NCCL take."
 
 
 def command(
@@ -42,12 +39,8 @@ def command(
     steps: Annotated[int | None, within(1, TOKENS, "--steps", "Steps of the stage; the paper's if left out.")] = None,
     gpus: Annotated[int, within(1, BATCH, "--gpus", "Number of GPUs: some of one node, or all of several.")] = 128,
     node: Annotated[int, within(1, BATCH, "--gpus-per-node", "GPUs of a node.")] = 8,
-    gpu: Annotated[str, typer.Option("--gpu", help="h100 or h200: 85.0 and 150.1 GB by CUDA's count.")] = "h100",
+    gpu: Annotated[Gpu, typer.Option("--gpu", help="85.0 and 150.1 GB by CUDA's count.")] = Gpu.h100,
     stage: Annotated[int, within(1, 3, "--stage", "1 finds the shapes, 2 and 3 train them.")] = 1,
-    margin: Annotated[float, within(0.0, 0.9, "--margin", _MARGIN)] = 0.08,
-    kernels: Annotated[bool, typer.Option("--kernels/--no-kernels", help="mamba_ssm is installed.")] = True,
-    gradients: Annotated[str | None, typer.Option("--gradients", help=_SUMS)] = None,
-    expert_load: Annotated[float, within(1.0, 100.0, "--expert-load", _LOAD)] = 1.0,
     json: Annotated[bool, as_json()] = False,
 ) -> None:
     """Say which parallel layouts of a run fit, the fastest first, from formulas: no GPU and no NeMo needed.
@@ -69,13 +62,11 @@ def command(
         paper.global_batch_size if global_batch is None else global_batch,
         micro_batch,
         gpus,
-        gpu,
+        gpu.value,
         stage,
-        kernels,
-        node,
-        margin,
-        gradients or sums,
-        replace(routing, load=expert_load),
+        node=node,
+        gradients=sums,
+        routing=routing,
     )
     every = layouts(shape, block, run)
     chosen = choose(every)

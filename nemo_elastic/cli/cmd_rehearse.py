@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import as_json, print_json, within
+from nemo_elastic.cli.options import Gpu, as_json, print_json, within
 
 __all__ = ["command"]
 
@@ -18,11 +18,10 @@ __all__ = ["command"]
 def command(
     recipe: Annotated[str, typer.Argument(help="A recipe's name in recipes/, NeMo's or bridge/…, or its file.")],
     out: Annotated[Path, options.out("The folder to fill.")],
-    nodes: Annotated[int, within(1, 4096, "--nodes", "Nodes of the real run.")] = 16,
-    devices: Annotated[int, within(1, 64, "--devices", "GPUs per node of the real run.")] = 8,
-    gpu: Annotated[str, typer.Option("--gpu", help="Their kind, for the layouts: h100 or h200.")] = "h100",
+    gpus: Annotated[int, within(1, 2**18, "--gpus", "GPUs of the real run: part of a node, or whole nodes.")] = 128,
+    node: Annotated[int, within(1, 64, "--gpus-per-node", "GPUs of a node of the real run.")] = 8,
+    gpu: Annotated[Gpu, typer.Option("--gpu", help="Kind of these GPUs, for the layouts.")] = Gpu.h100,
     ranks: Annotated[int, within(1, 64, "--ranks", "Processes here, or GPUs; a power of two.")] = 4,
-    steps: Annotated[int, within(6, 10000, "--steps", "Optimizer steps of stage 1; of stage 2 in proportion.")] = 18,
     quantize: Annotated[
         str | None, typer.Option("--quantize", help="Adds a stage 3 in this precision: nvfp4 or fp8.")
     ] = None,
@@ -44,12 +43,12 @@ def command(
     Example: `nemo-elastic rehearse nemotron_elastic_9b --out runs/rehearsal`
     """
     from nemo_elastic.errors import bad
-    from nemo_elastic.plan import GPUS
     from nemo_elastic.rehearsal.short import Short
 
-    short = Short(ranks=ranks, steps=steps)
-    if gpu not in GPUS:
-        raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
+    short = Short(ranks=ranks)
+    nodes, rest = divmod(gpus, node)
+    if rest and nodes:
+        raise bad("--gpus", gpus, f"whole nodes of {node}, or fewer than one")
     from nemo_elastic.cli.aside import Aside
     from nemo_elastic.hosts.common.recipe_file import find_recipe
     from nemo_elastic.io.outputs import Output, check_output, is_empty
@@ -68,7 +67,14 @@ def command(
             from nemo_elastic.rehearsal.run import rehearsal_of, run_by
 
             rehearsal = rehearsal_of(
-                family, str(folder), short, quantize, config, nodes=nodes, devices=devices, gpu=gpu
+                family,
+                str(folder),
+                short,
+                quantize,
+                config,
+                nodes=max(1, nodes),
+                devices=min(gpus, node),
+                gpu=gpu.value,
             )
         if not json:
             print_changes(rehearsal.changed, aside.out)

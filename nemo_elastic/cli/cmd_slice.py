@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import BATCH_SERVED, LENGTH_SERVED, as_json, check_sizes, print_json
+from nemo_elastic.cli.options import BATCH_SERVED, LENGTH_SERVED, Dtype, Format, as_json, check_sizes, print_json
 
 if TYPE_CHECKING:
     from nemo_elastic.core.cost import MemorySpec
@@ -30,7 +30,7 @@ _PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Largest shap
 _SUBNET = typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
 _FORMAT = typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint; megatron: Bridge's.")
 _DTYPE = typer.Option(
-    "--dtype", help="Store weights in bf16, fp16 or fp32, biases of experts in fp32; format hf only."
+    "--dtype", help="Type of stored weights, but for biases of experts, which stay in fp32; format hf only."
 )
 _ANEW = typer.Option("--requantize", help="Compute codes of low precision anew where a cut would tear their blocks.")
 _DROP = typer.Option("--drop-prediction", help="Leave out layers that predict more than one token (MTP).")
@@ -52,8 +52,8 @@ def command(
     subnet: Annotated[Path | None, _SUBNET] = None,
     batch: Annotated[int, BATCH_SERVED] = 1,
     length: Annotated[int, LENGTH_SERVED] = 8192,
-    format: Annotated[str, _FORMAT] = "hf",
-    dtype: Annotated[str | None, _DTYPE] = None,
+    format: Annotated[Format, _FORMAT] = Format.hf,
+    dtype: Annotated[Dtype | None, _DTYPE] = None,
     requantize: Annotated[bool, _ANEW] = False,
     drop_prediction: Annotated[bool, _DROP] = False,
     license: Annotated[str | None, _LICENSE] = None,
@@ -70,7 +70,6 @@ def command(
     `nemo-elastic slice family/ --memory 14GiB --length 32768 --out small/`. Of several sizes all
     hold. A shape between two members is nested like them, but was not trained itself: evaluate it before use.
     """
-    from nemo_elastic.formats.dtypes import parse_dtype
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.formats.folders import push as send
     from nemo_elastic.io.outputs import check_output
@@ -78,17 +77,17 @@ def command(
     from nemo_elastic.slicing.by_size import largest_within, read_limits, read_subnet
     from nemo_elastic.slicing.card import serving_spec
 
-    names = budget or []
+    names, stored = budget or [], None if dtype is None else dtype.value
     sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
     sizes |= {"--latency": latency}
     _check_ways({"--budget": budget or None, "--subnet": subnet}, sizes)
     _check_push(push, public, format, names)
-    how = {"format": format, "dtype": dtype, "force": force, "license": license, "base_model": base_model}
+    how = {"format": format.value, "dtype": stored, "force": force, "license": license, "base_model": base_model}
     how |= {"requantize": requantize, "prediction": not drop_prediction}
     how["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
     check_output(out, force, source, subnet, kind=_kind(format, names))
-    spec = serving_spec(parse_dtype(dtype, "--dtype") or opened.precision or opened.dtype, batch=batch, length=length)
+    spec = serving_spec(stored or opened.precision or opened.dtype, batch=batch, length=length)
     shape, fit = None, None
     if subnet is not None:
         shape = read_subnet(subnet, opened.parent)

@@ -61,6 +61,8 @@ def train(
 
     _check(yaml, overrides or [], not dryrun and to_yaml is None)
     if host is Host.bridge:
+        if yes:
+            raise bad("--yes", True, "absent with --host bridge, which asks nothing")
         require("megatron.bridge")
         from nemo_elastic.hosts.bridge.cli import main as train_on_bridge
 

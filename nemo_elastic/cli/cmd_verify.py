@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nemo_elastic.cli.options import as_json, print_json, within
+from nemo_elastic.cli.options import as_json, print_json
 
 __all__ = ["command"]
 
@@ -32,7 +32,6 @@ def command(
             show_default="runs it where torch is installed and the model is small",
         ),
     ] = None,
-    tokens: Annotated[int, within(1, 2**17, "--tokens", "Length of the random text that it is run on.")] = 64,
     json: Annotated[bool, as_json("the checks")] = False,
 ) -> None:
     """Check that a family is what it says it is. Exit code 1 if a check fails, 2 if the folder cannot be read at all.
@@ -45,7 +44,7 @@ def command(
     from nemo_elastic.errors import printable
     from nemo_elastic.slicing.verification import verify
 
-    report = verify(source, parent=parent, forward=forward, tokens=tokens)
+    report = verify(source, parent=parent, forward=forward)
     if json:
         print_json(report.to_json())
     else:

@@ -1,21 +1,20 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands have, each defined once, and checks of values that the parser does not make.
+"""Options that several commands have, each defined once.
 
-Options that are counts have a lowest and a highest value, and say so in one line before anything is done. The highest
-values are above any use and below what would fill a memory, hang, or leave 64 bits on the way.
+The highest values of counts are above any use and below what would fill a memory, hang, or leave 64 bits on the way.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import typer
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.io.values import integer, number
 
 __all__ = [
     "BATCH",
@@ -28,6 +27,9 @@ __all__ = [
     "LENGTH_SERVED",
     "SEEDS",
     "TOKENS",
+    "Dtype",
+    "Format",
+    "Gpu",
     "as_json",
     "check_sizes",
     "force",
@@ -43,23 +45,38 @@ BATCH, TOKENS, SEEDS = 10**6, 10**9, 2**53
 
 
 def within(low: float, high: float, name: str, help: str) -> Any:
-    """An option for a whole number, or for any number where a bound is a float.
+    """An option for a number between two bounds, both allowed, which the help shows."""
+    return typer.Option(name, min=low, max=high, callback=_number, help=help)
 
-    Args:
-        low: The lowest value that it may have.
-        high: The highest.
-        name: Its name with dashes.
-        help: Its help; the bounds are in the line that a value outside of them gets.
-    """
 
-    def check(value: Any) -> Any:
-        if value is None:
-            return None
-        if isinstance(low, float) or isinstance(high, float):
-            return number(name, value, low, high, f"a number from {low:g} to {high:g}")
-        return integer(name, value, low, f"a whole number from {low} to {high}", high)
+def _number(value: Any) -> Any:
+    """NaN is on neither side of a bound, so no bound refuses it."""
+    if value != value:
+        raise typer.BadParameter("nan is not a number")
+    return value
 
-    return typer.Option(name, callback=check, help=help)
+
+class Gpu(str, Enum):
+    """Kinds of GPUs whose data sheets are known."""
+
+    h100 = "h100"
+    h200 = "h200"
+
+
+class Dtype(str, Enum):
+    """Types of numbers of weights."""
+
+    bf16 = "bf16"
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+
+class Format(str, Enum):
+    """Formats of model folders."""
+
+    hf = "hf"
+    nemo = "nemo"
+    megatron = "megatron"
 
 
 _LATENCY = "h100.json:12ms, a share of the parent's, h100.json:0.6, or of a whole answer, h100.json:2s:request"

@@ -141,7 +141,7 @@ def describe_path(
     latencies: LatencyTable | None = None,
     low: Stored | None = None,
 ) -> list[dict[str, Any]]:
-    """Give what `inspect --path --json` prints of places on a path, each good for `slice --subnet`."""
+    """Give what `inspect --sizes --json` prints of places on a path, each good for `slice --subnet`."""
     members, out = path.members(), []
     for at in places:
         subnet, between = path[at], None if at in members else list(path.between(at))

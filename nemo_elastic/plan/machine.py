@@ -91,12 +91,12 @@ class RunShape:
             integer(_option(name), getattr(self, name), 1, "a positive integer")
         if self.gpus > self.node and self.gpus % self.node:
             raise bad("--gpus", self.gpus, f"at most {self.node}, or a multiple of {self.node}: GPUs fill their nodes")
-        number("--margin", self.margin, 0.0, 0.9, "a number from 0 to 0.9")
-        number("--expert-load", self.routing.load, 1.0, 100.0, "a number from 1 to 100")
+        number("margin", self.margin, 0.0, 0.9, "a number from 0 to 0.9")
+        number("routing.load", self.routing.load, 1.0, 100.0, "a number from 1 to 100")
         if self.gpu not in GPUS:
             raise bad("--gpu", self.gpu, f"one of {', '.join(GPUS)}")
         if self.gradients not in SUMS:
-            raise bad("--gradients", self.gradients, f"one of {', '.join(SUMS)}")
+            raise bad("gradients", self.gradients, f"one of {', '.join(SUMS)}")
         if self.stage not in (1, 2, 3):
             raise bad("--stage", self.stage, "1, 2 or 3")
         if self.global_batch % self.micro_batch:

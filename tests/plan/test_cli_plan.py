@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from nemo_elastic.cli import main
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.config import to_hf_config
-from nemo_elastic.plan import PAPER, preset
+from nemo_elastic.plan import PAPER, RunShape, layouts, preset
 from nemo_elastic.plan.machine import MARGIN, NODE
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -54,18 +56,19 @@ def test_a_recipe_has_its_block_and_its_parent(
     assert report == {k: v for k, v in json.loads(by_hand[1]).items() if k != "parent"}
 
 
-def test_gradients_that_are_summed_in_bf16_take_half_the_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    seen = {}
+def test_gradients_that_are_summed_in_bf16_take_half_the_memory() -> None:
+    block, parent, seen = ElasticConfig.load(CONFIG[1]), preset("nemotron-nano-12b-v2"), {}
     for sums in ("fp32", "bf16"):
-        _, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--gradients", sums, "--json")
-        seen[sums] = {str(x["memory"]["weights"]): x for x in json.loads(out)["layouts"]}
+        run = RunShape(8192, 1536, gpus=128, gradients=sums)
+        seen[sums] = {str(layout.to_json()["memory"]["weights"]): layout for layout in layouts(parent, block, run)}
     assert seen["fp32"].keys() == seen["bf16"].keys()
     for weights, layout in seen["fp32"].items():
         other = seen["bf16"][weights]
-        assert (layout["memory"]["gradients"], other["memory"]["gradients"]) == (2 * int(weights), int(weights))
-        assert layout["data_parallel_size"] == 1 or other["seconds"] < layout["seconds"]
-    code, _, err = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--gradients", "fp8")
-    assert code == 2 and err == "error: --gradients: 'fp8' is not allowed; one of fp32, bf16\n"
+        held = [each.to_json()["memory"]["gradients"] for each in (layout, other)]
+        assert held == [2 * int(weights), int(weights)]
+        assert layout.data == 1 or other.seconds < layout.seconds
+    with pytest.raises(ElasticError, match="gradients"):
+        RunShape(8192, 1536, gradients="fp8")
 
 
 def test_the_table_shows_every_layout_and_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,11 +110,8 @@ def test_hours_of_the_papers_steps_or_of_ones_own(capsys: pytest.CaptureFixture[
 
 
 def test_the_defaults_are_the_planners(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command's module imports nothing of the planner's, so it has them as numbers."""
     report = json.loads(run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--json")[1])["run"]
     assert (report["node"], report["margin"]) == (NODE, MARGIN)
-    report = json.loads(run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--margin", "0.2", "--json")[1])
-    assert report["run"]["usable_bytes"] == 66e9 and report["best"]["memory"]["total"] <= 66e9
 
 
 def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,9 +136,9 @@ def test_a_parent_folder_counts_as_its_preset(capsys: pytest.CaptureFixture[str]
     ("argv", "message"),
     [
         (("--parent", "nowhere/"), "--parent: 'nowhere/' is not allowed; a folder, or one of nemotron-nano-12b-v2"),
-        (("--gpu", "b200"), "--gpu: 'b200' is not allowed; one of h100, h200"),
+        (("--gpu", "b200"), "'--gpu'"),
         (("--gpus", "12", "--gpus-per-node", "5"), "--gpus: 12 is not allowed; at most 5, or a multiple of 5"),
-        (("--steps", "0"), "--steps: 0 is not allowed; a whole number from 1 to"),
+        (("--steps", "0"), "'--steps'"),
         (("--parent", "nemotron-h-8b"), "elastic.axes.hidden"),
     ],
 )

@@ -186,5 +186,5 @@ def test_the_busiest_rank_holds_and_sends_more() -> None:
     more = 0.5 * dispatched(PARENT, CONFIG, RUN, shards, True) * RUN.global_batch / 64 / GPUS["h100"].nvlink
     assert busy.seconds - even.seconds == pytest.approx(more)
     assert busy.memory.transient > even.memory.transient and busy.memory.weights == even.memory.weights
-    with pytest.raises(ElasticError, match=r"--expert-load: 0.5 is not allowed; a number from 1 to 100"):
+    with pytest.raises(ElasticError, match=r"routing.load: 0.5 is not allowed; a number from 1 to 100"):
         replace(RUN, routing=Routing(load=0.5))

@@ -403,7 +403,7 @@ def test_the_margin_of_memory_decides_what_fits() -> None:
     assert str(layout) not in [str(x) for x in layouts(P12, block(), tight) if x.fits]
     assert best(P12, block(), tight).memory.total < layout.memory.total
     assert STAGE_1.usable == pytest.approx(0.92 * (85.0e9 - TAKEN))
-    with pytest.raises(ElasticError, match=r"--margin: 1.5 is not allowed; a number from 0 to 0.9"):
+    with pytest.raises(ElasticError, match=r"margin: 1.5 is not allowed; a number from 0 to 0.9"):
         replace(STAGE_1, margin=1.5)
 
 

@@ -56,7 +56,7 @@ def test_a_table_of_the_runtime_serves_slice_and_inspect(
     for name, subnet in shapes.members.items():
         for phase in PHASES:
             assert record["members"][name]["latency"][phase] == table.milliseconds(shapes.parent, subnet, phase)
-    assert run("inspect", family, "--path", "--sizes", "4", "--latency", out) == 0
+    assert run("inspect", family, "--sizes", "4", "--latency", out) == 0
     assert "decode" in capsys.readouterr().out
     small, whole = (table.milliseconds(shapes.parent, s) for s in (SMALL, PARENT.full))
     between = (small + whole) / 2
@@ -186,7 +186,7 @@ def test_a_plain_parent_takes_the_axes_of_a_block_whose_table_is_not_there_yet(
         (["--gpu", "b200"], "--gpu: 'b200' is not allowed; one of h100, h200"),
         (["--dtype", "int8"], "--dtype: 'int8' is not allowed; one of bf16, fp16, fp32"),
         (["--device", "tpu"], "--device: 'tpu' is not allowed"),
-        (["--widths", "1"], "--widths: 1 is not allowed"),
+        (["--widths", "1"], "Invalid value for '--widths'"),
         (["--engine", "transformers", "--python", "/bin/false"], "transformers does not run this model"),
     ],
 )

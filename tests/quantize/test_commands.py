@@ -91,11 +91,11 @@ def test_inspect_says_where_it_runs(which: str, folders: dict[str, Path], run: A
     assert code == 0 and f"small runs in {runs_in(MEMBER, SHAPE, stored)}" in out
     assert f"memory ({which.split('-')[0]}, 1 x 8192)" in out and "NeMo" not in out and "llama" not in out
     assert ("transformers (compressed-tensors)" in out) == which.endswith(COMPRESSED)
-    code, out, _ = run("inspect", folders[which], "--path", "--sizes", 3, "--json")
+    code, out, _ = run("inspect", folders[which], "--sizes", 3, "--json")
     path = json.loads(out)["path"]
     assert code == 0 and {entry["memory"]["weights"] for entry in path} == {which.split("-")[0]}
     assert {entry["runs_in"] for entry in path if entry["member"]} == {runs_in(MEMBER, SHAPE, stored)}
-    assert run("inspect", folders[which], "--path")[0] == 0
+    assert run("inspect", folders[which], "--sizes", "12")[0] == 0
 
 
 @pytest.mark.parametrize("which", WHICH)
@@ -116,7 +116,7 @@ def test_slice_by_size(which: str, folders: dict[str, Path], run: Any, tmp_path:
 
 def test_a_size_between_members_may_tear_blocks(folders: dict[str, Path], run: Any, tmp_path: Path) -> None:
     """Then a line says so, and with --requantize it is cut; FP8 has no blocks."""
-    entries = json.loads(run("inspect", folders["fp8-modelopt"], "--path", "--sizes", 200, "--json")[1])["path"]
+    entries = json.loads(run("inspect", folders["fp8-modelopt"], "--sizes", 200, "--json")[1])["path"]
 
     def of(ffn: int) -> tuple[object, ...]:
         shape = next(e for e in entries if any(layer.get("ffn") == ffn for layer in e["subnet"]["layers"]))

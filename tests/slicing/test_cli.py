@@ -62,20 +62,20 @@ def test_inspect(run, family):
     assert report["members"]["small"]["memory"]["bytes"] == memory(PARENT, SMALL, MemorySpec(length=16))
     assert report["ranking"] == "ab12" * 16 and report["parent"] == PARENT.to_json()
     (family / "model.safetensors").unlink()
-    assert run("inspect", family)[0] == 0 and run("inspect", family, "--path")[0] == 0
+    assert run("inspect", family)[0] == 0 and run("inspect", family, "--sizes", "12")[0] == 0
     assert run("inspect", family.parent)[0] == 2
 
 
 def test_inspect_lists_sizes_between_members(run, family, tmp_path):
     shapes = path(Family.load(family))
-    code, out, err = run("inspect", family, "--path", "--sizes", 3)
+    code, out, err = run("inspect", family, "--sizes", 3)
     rows = [line.split() for line in out.splitlines() if line.strip()[-1:].isdigit()]
     assert (code, err) == (0, "") and f"of {len(shapes)} sizes (memory: bf16, 1 x 8192 tokens)" in out
     assert rows[0][:3] == ["full", f"{WHOLE:,}", "100%"] and rows[-1][:2] == ["small", f"{COUNT:,}"]
     assert rows[0][-5:] == ["16", "16", "6x4", "4", "5"] and rows[-1][-5:] == ["8", "8", "4x4", "4", "4"]
     assert len(rows) == 3
 
-    code, out, _ = run("inspect", family, "--path", "--json", "--batch", 3)
+    code, out, _ = run("inspect", family, "--sizes", "12", "--json", "--batch", 3)
     report, whole = json.loads(out), json.loads(run("inspect", family, "--json", "--batch", 3)[1])
     listed = report.pop("path")
     assert report == whole and listed[0]["member"] == "full" and listed[-1]["member"] == "small"
@@ -86,19 +86,19 @@ def test_inspect_lists_sizes_between_members(run, family, tmp_path):
         assert (entry["between"] is None) == (entry["member"] is not None)
     assert listed[1]["between"] == ["full", "small"]
 
-    code, _, err = run("inspect", family, "--path", "--sizes", 1)
-    assert code == 2 and err == "error: --sizes: 1 is not allowed; a whole number from 2 to 10000\n"
+    code, _, err = run("inspect", family, "--sizes", 1)
+    assert code == 2 and err.startswith("error: Invalid value for '--sizes'")
     # of a member what is left below it
     shape = tmp_path / "shape.json"
     shape.write_text(json.dumps(listed[1]))
     run("slice", family, "--subnet", shape, "--out", tmp_path / "cut")
-    code, out, _ = run("inspect", tmp_path / "cut", "--path", "--json", "--batch", 3, "--sizes", 10_000)
+    code, out, _ = run("inspect", tmp_path / "cut", "--sizes", "12", "--json", "--batch", 3, "--sizes", 10_000)
     places = [entry["subnet"] for entry in json.loads(out)["path"]]
     assert code == 0 and places == [s.to_json() for s in shapes[shapes.spread(12)[1] :]]
-    code, out, _ = run("inspect", tmp_path / "cut", "--path")
+    code, out, _ = run("inspect", tmp_path / "cut", "--sizes", "12")
     assert code == 0 and f" of {len(places)} sizes" in out
     without_family(tmp_path / "cut")
-    code, _, err = run("inspect", tmp_path / "cut", "--path")
+    code, _, err = run("inspect", tmp_path / "cut", "--sizes", "12")
     assert (code, err) == (
         2,
         f"error: {tmp_path / 'cut'}: is one model, not a family; there is nothing between its members\n",

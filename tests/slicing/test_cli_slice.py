@@ -128,7 +128,7 @@ def test_a_shape_in_a_file(run, family, tmp_path):
     # what `inspect` prints of a member, or of a place on the path
     for entry in (
         json.loads(run("inspect", family, "--json")[1])["members"]["mid"],
-        json.loads(run("inspect", family, "--json", "--path")[1])["path"][2],
+        json.loads(run("inspect", family, "--json", "--sizes", "12")[1])["path"][2],
     ):
         shape.write_text(json.dumps(entry))
         code, out, _ = run("slice", family, "--subnet", shape, "--out", tmp_path / "cut", "--force", "--json")

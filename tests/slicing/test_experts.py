@@ -109,7 +109,7 @@ def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path) -> None:
     )
     shown = printed("inspect", tmp_path / "family")
     assert f"{data['active_parameters']:,}" in shown and "expert FFN width" in shown
-    for place in json.loads(printed("inspect", tmp_path / "family", "--path", "--json"))["path"]:
+    for place in json.loads(printed("inspect", tmp_path / "family", "--sizes", "12", "--json"))["path"]:
         shape = Subnet.from_json(place["subnet"], family.parent)
         assert place["active_parameters"] == active_parameters(family.parent, shape)
     small = tmp_path / "small"
