@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,42 +12,25 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from nemo_elastic.report.style import INK, MUTED, colour, headline, house, new_figure
 
-
-@dataclass(frozen=True)
-class Bar:
-    """One ratio.
-
-    Attributes:
-        what: of ours; against: what it is over.
-        where: the cell, see `number`; over: that of the other, where the first is no ratio yet.
-        inverse: the table has it the other way round.
-    """
-
-    what: str
-    against: str
-    where: str
-    over: str | None = None
-    inverse: bool = False
-
-
+#: what is measured, what it is held against, and the cells that the ratio is of: one ratio, or ours and the other; a
+#: cell behind "1 /" is a ratio the other way round
+STEP, CUT, MEMBERS = "step of a 50 % member, 81M model", "cut a member out", "memory of three members"
 BARS = (
-    Bar("step of a 50 % member, 81M model", "the full member's step", "bench_step; 81M; 0.50; sliced / full step"),
-    Bar("step of a 50 % member, 81M model", "the same step under masks", "bench_step; 81M; 0.50; sliced / masked"),
-    Bar("memory of the distillation loss", "whole logits",
-        "bench_distill; fused, into main_grad; 8192 tokens", "bench_distill; naive; 8192 tokens"),
-    Bar("seconds of the distillation loss", "whole logits", "bench_distill; fused, into main_grad; seconds at 1024",
-        "bench_distill; naive; seconds at 1024"),
-    Bar("memory per token of context, 1.6M model", "llm.distill, recomputing",
-        "bench_memory; 1.6M; elastic, both; of `llm.distill` with recomputation"),
-    Bar("seconds to cut a member out", "cp of that member", "bench_slice; bytes per second against `cp`; ",
-        inverse=True),
-    Bar("seconds to cut a member out", "transformers: load, index, save", "bench_slice; ratio; seconds", inverse=True),
-    Bar("memory to cut a member out", "transformers: load, index, save", "bench_slice; ratio; anonymous memory",
-        inverse=True),
-    Bar("memory of three members, one family", "the largest member alone",
-        "bench_runtime; peak memory, all three in one family; measured #2"),
-    Bar("memory of three members, three folders", "the largest member alone",
-        "bench_runtime; peak memory, three folders; measured #2"),
+    (STEP, "the full member's step", "bench_step; 81M; 0.50; sliced / full step"),
+    (STEP, "the same step under masks", "bench_step; 81M; 0.50; sliced / masked"),
+    ("memory of the distillation loss", "whole logits",
+     "bench_distill; fused, into main_grad; 8192 tokens", "bench_distill; naive; 8192 tokens"),
+    ("seconds of the distillation loss", "whole logits",
+     "bench_distill; fused, into main_grad; seconds at 1024", "bench_distill; naive; seconds at 1024"),
+    ("memory per token of context, 1.6M model", "llm.distill, recomputing",
+     "bench_memory; 1.6M; elastic, both; of `llm.distill` with recomputation"),
+    (f"seconds to {CUT}", "cp of that member", "1 / bench_slice; bytes per second against `cp`; "),
+    (f"seconds to {CUT}", "transformers: load, index, save", "1 / bench_slice; ratio; seconds"),
+    (f"memory to {CUT}", "transformers: load, index, save", "1 / bench_slice; ratio; anonymous memory"),
+    (f"{MEMBERS}, one family", "the largest member alone",
+     "bench_runtime; peak memory, all three in one family; measured #2"),
+    (f"{MEMBERS}, three folders", "the largest member alone",
+     "bench_runtime; peak memory, three folders; measured #2"),
 )  # fmt: skip
 
 
@@ -77,12 +59,11 @@ def number(tables: Path, where: str) -> float:
     return float(re.findall(r"\d+(?:\.\d+)?", fits[0].replace(",", ""))[int(which or 1) - 1])
 
 
-def ratio(tables: Path, bar: Bar) -> float:
+def ratio(tables: Path, cell: str, over: str | None = None) -> float:
     """Ours over the other."""
-    value = number(tables, bar.where)
-    if bar.over is not None:
-        value /= number(tables, bar.over)
-    return 1 / value if bar.inverse else value
+    value = number(tables, cell.removeprefix("1 / "))
+    value = 1 / value if cell.startswith("1 / ") else value
+    return value if over is None else value / number(tables, over)
 
 
 def draw(tables: Path) -> Figure:
@@ -91,7 +72,7 @@ def draw(tables: Path) -> Figure:
     Raises:
         LookupError: a table has not the cell that a bar is of.
     """
-    ratios = [ratio(tables, bar) for bar in BARS]
+    ratios = [ratio(tables, *cells) for _, _, *cells in BARS]
     with house():
         figure = new_figure(9.4, 0.42 * len(BARS) + 1.5)
         axes = figure.subplots()
@@ -104,19 +85,12 @@ def draw(tables: Path) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator([0.02, 0.05, 0.1, 0.2, 0.5, 1, 2]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
-        axes.set_yticks(places, [f"{bar.what}\nover {bar.against}" for bar in BARS], fontsize=9, color=INK)
+        axes.set_yticks(places, [f"{what}\nover {other}" for what, other, *_ in BARS], fontsize=9, color=INK)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         for place, value in zip(places, ratios, strict=True):
             ha, x = ("right", value / 1.04) if value <= 1 else ("left", value * 1.04)
-            axes.text(
-                x,
-                place,
-                f"{value:.2f}×" if value >= 0.1 else f"{value:.3f}×",
-                ha=ha,
-                va="center",
-                fontsize=9.5,
-                color=MUTED,
-            )
+            words = f"{value:.2f}×" if value >= 0.1 else f"{value:.3f}×"
+            axes.text(x, place, words, ha=ha, va="center", fontsize=9.5, color=MUTED)
         headline(figure, "What it takes, over what it is held against", "left of 1×: less; logarithmic")
     return figure

@@ -72,7 +72,7 @@ class MambaWidths:
 def chunk_for(state: int) -> int:
     """Positions per chunk of the scan in torch that are fastest on a CPU: 16, 32 or 64 by state channels.
 
-    Measured forward and backward (docs/tables/bench_chunk.md, of commit b41c042a). A chunk of q positions costs q x q per head for what
+    Measured forward and backward (docs/tables/bench_chunk.md). A chunk of q positions costs q x q per head for what
     mixes inside it, and p x n once for the state that it hands on, so more state wants longer chunks.
     """
     return 16 if state <= 16 else 32 if state <= 32 else 64

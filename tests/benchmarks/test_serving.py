@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmark of serving says of what it measured; it runs with `make bench-serve`."""
+"""What the benchmark of serving says of what it measured; it runs with `make bench ARGS=bench_serve`."""
 
 from __future__ import annotations
 
