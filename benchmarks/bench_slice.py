@@ -178,7 +178,7 @@ def cut(family: Path, out: Path, *names: str) -> Ran:
     """`nemo-elastic slice` of some members, from a cold source."""
     shutil.rmtree(out, ignore_errors=True)
     forget(family)
-    budgets = [word for name in names for word in ("--budget", name)]
+    budgets = [word for name in names for word in ("--member", name)]
     return command("slice", str(family), *budgets, "--out", str(out))
 
 

@@ -78,7 +78,7 @@ from nemo_elastic.cli.app import main; main(sys.argv[1:])"
         ("serve family", "vllm"),
         ("data --out data", "nemo"),
         ("report family", "nemo"),
-        ("slice family --budget small --format nemo --out out", "nemo"),
+        ("slice family --member small --format nemo --out out", "nemo"),
     ],
 )
 def test_the_first_extra_that_a_command_names_is_enough_for_it(tmp_path: Path, command: str, extra: str) -> None:

@@ -122,7 +122,7 @@ def use(binaries: Path, place: Path) -> None:
     if list(sizes) != ["big", "half"] or not 0 < sizes["half"] <= sizes["big"] / 2:
         raise Failed(f"inspect: members big and half were asked for, it has {sizes}")
     call(cli, "verify", family)
-    call(cli, "slice", family, "--budget", "half", "--out", half)
+    call(cli, "slice", family, "--member", "half", "--out", half)
     call(cli, "slice", family, "--params", sizes["big"], "--out", place / "big")
     for folder, name in ((half, "half"), (place / "big", "big")):
         call(cli, "verify", folder)
@@ -132,7 +132,7 @@ def use(binaries: Path, place: Path) -> None:
             raise Failed(f"verify: {folder.name} must pass, with the run of the model skipped: {report}")
         if json.loads(call(cli, "inspect", folder, "--json"))["members"][name]["parameters"] != sizes[name]:
             raise Failed(f"inspect: {folder.name} has not the {sizes[name]} parameters of {name}")
-    line = call(cli, "slice", family, "--budget", "half", "--out", half, code=2)
+    line = call(cli, "slice", family, "--member", "half", "--out", half, code=2)
     if "already exists" not in line:
         raise Failed(f"slice: an output in the way was reported as: {line}")
     line = call(cli, "verify", family, "--forward", code=2)

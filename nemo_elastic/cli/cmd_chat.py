@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemo_elastic.cli.options import FAMILY_DEVICE, SEEDS, TOKENS, as_json, print_json, within
+from nemo_elastic.cli.options import FAMILY_DEVICE, SEEDS, TOKENS, Dtype, as_json, print_json, within
 
 if TYPE_CHECKING:
     from nemo_elastic.runtime.conversation import Conversation
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 HELP = """\
-/budget        the members; the one that answers is marked
-/budget NAME   let another member answer from here on; nothing is loaded
+/member        the members; the one that answers is marked
+/member NAME   let another member answer from here on; nothing is loaded
 /reset         forget the conversation
 /help          this
 /quit          end; so does Ctrl-D. Ctrl-C ends an answer
@@ -30,14 +30,14 @@ HELP = """\
 _PROMPT = typer.Argument(help="What to answer; - reads all of stdin. Without it every line of stdin is one prompt.")
 _DRAFT = typer.Option("--draft", help="Name of a smaller member that drafts for larger ones; answers stay theirs.")
 _STOP = typer.Option("--stop", help="Text before which an answer ends; may be given several times.")
-_DTYPE = typer.Option("--dtype", help="Of the weights in memory: bf16, fp16 or fp32; as in the files by default.")
+_DTYPE = typer.Option("--dtype", help="Of the weights in memory; as in the files by default.")
 _SYSTEM = typer.Option("--system", help="System message, where the family has a chat template.")
 
 
 def command(
     family: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
     prompt: Annotated[str | None, _PROMPT] = None,
-    budget: Annotated[str | None, typer.Option("--budget", help="Name of the member; the largest by default.")] = None,
+    member: Annotated[str | None, typer.Option("--member", help="Name of the member; the largest by default.")] = None,
     draft: Annotated[str | None, _DRAFT] = None,
     max_new_tokens: Annotated[
         int, within(1, TOKENS, "--max-new-tokens", "Most tokens of an answer; it ends before at an end token.")
@@ -55,17 +55,17 @@ def command(
     stop: Annotated[list[str] | None, _STOP] = None,
     system: Annotated[str | None, _SYSTEM] = None,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
-    dtype: Annotated[str | None, _DTYPE] = None,
+    dtype: Annotated[Dtype | None, _DTYPE] = None,
     json: Annotated[bool, as_json("the answer to PROMPT")] = False,
 ) -> None:
     """Talk with the members of a family; all of them are in the memory of the largest.
 
     With a chat template the lines are messages of one conversation; without one, each is put behind the text so far
-    and the text goes on. `/budget 9b` lets another member answer, `/help` lists what else there is. With `--draft 6b`
+    and the text goes on. `/member 9b` lets another member answer, `/help` lists what else there is. With `--draft 6b`
     that member drafts for larger ones: tokens come faster and stay what they are, or follow the same distribution.
 
-    Example: `nemo-elastic chat family/ --budget 6b`, or for one answer
-    `nemo-elastic chat family/ --budget 6b "def f(" --temperature 0.7 --top-p 0.9`.
+    Example: `nemo-elastic chat family/ --member 6b`, or for one answer
+    `nemo-elastic chat family/ --member 6b "def f(" --temperature 0.7 --top-p 0.9`.
     """
     from nemo_elastic.errors import ElasticError
 
@@ -75,7 +75,7 @@ def command(
     how |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     if prompt == "-":
         prompt = "".join(_stdin()).removesuffix("\n")  # `echo` ends with one
-    talk = _open(family, budget, draft, device, dtype, system, how)
+    talk = _open(family, member, draft, device, dtype, system, how)
     if prompt is None:
         _lines(talk)
         return
@@ -90,16 +90,16 @@ def command(
 
 def _open(
     folder: Path,
-    budget: str | None,
+    member: str | None,
     draft: str | None,
     device: str,
-    dtype: str | None,
+    dtype: Dtype | None,
     system: str | None,
     how: dict[str, Any],
 ) -> Conversation:
     """Check everything that can be checked before the weights are read, then read them."""
     from nemo_elastic.errors import ElasticError, bad
-    from nemo_elastic.formats.dtypes import parse_dtype, torch_dtype
+    from nemo_elastic.formats.dtypes import torch_dtype
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.answer import stop_strings
@@ -113,18 +113,17 @@ def _open(
         stop_strings(how["stop"])
     except ElasticError as exc:
         raise exc.of(f"--{exc.at[0].replace('_', '-')}") from None
-    precision = parse_dtype(dtype, "--dtype")
     check_device(device, "--device")
     source = open_source(folder)
     members = members_of(source)
-    if budget is not None and budget not in members:
-        raise bad("--budget", budget, f"one of {', '.join(members)}")
+    if member is not None and member not in members:
+        raise bad("--member", member, f"one of {', '.join(members)}")
     if draft is not None and draft not in members:
         raise bad("--draft", draft, f"one of {', '.join(members)}")
-    family = load_family(source, dtype=None if precision is None else torch_dtype(precision), device=device)
+    family = load_family(source, dtype=None if dtype is None else torch_dtype(dtype.value), device=device)
     if family.underflowed:
-        typer.echo(f"note: {family.underflowed:,} weights are too small for {dtype}, and are 0", err=True)
-    return Conversation(family, budget, system, how, draft)
+        typer.echo(f"note: {family.underflowed:,} weights are too small for this dtype, and are 0", err=True)
+    return Conversation(family, member, system, how, draft)
 
 
 def _lines(talk: Conversation) -> None:
@@ -174,11 +173,11 @@ def _obey(talk: Conversation, words: list[str]) -> str:
     if words[0] == "/reset" and len(words) == 1:
         talk.reset()
         return "forgotten"
-    if words[0] == "/budget" and len(words) <= 2:
+    if words[0] == "/member" and len(words) <= 2:
         if len(words) == 2:
             talk.select(words[1])
         return talk.members()
-    raise bad("line", " ".join(words), "/budget, /budget NAME, /reset, /help or /quit; //… for text that begins so")
+    raise bad("line", " ".join(words), "/member, /member NAME, /reset, /help or /quit; //… for text that begins so")
 
 
 def _typed(talk: Conversation) -> Generator[str, None, None]:

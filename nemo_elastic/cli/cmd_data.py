@@ -27,7 +27,7 @@ _SOURCES = typer.Argument(
 _TOKENIZER = typer.Option(
     help="Folder of a Hugging Face tokenizer, or a model with one. Without it a small one is trained."
 )
-_LENGTH = within(2, TOKENS, "--length", "Tokens of a packed sequence, and the most of a conversation.")
+_LENGTH = within(2, TOKENS, "--seq-length", "Tokens of a packed sequence, and the most of a conversation.")
 _PACKED = typer.Option(help="Form of packed conversations: npy for NeMo, parquet for Megatron-Bridge.")
 _VOCAB = within(1, TOKENS, "--vocab", "Size of the vocabulary that is trained; 1024 by default.")
 _REASONING = within(0.0, 0.9, "--reasoning", "Share of tokens that are worked reasoning problems; 0.25 by default.")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import BATCH_SIZE, CONTEXT, TOKENS, as_json, print_json, within
+from nemo_elastic.cli.options import BATCH_SIZE, SEQ_LENGTH, TOKENS, as_json, print_json, within
 from nemo_elastic.errors import ElasticError, printable
 
 __all__ = ["command"]
@@ -30,7 +30,7 @@ def command(
     member: Annotated[list[str] | None, typer.Option(help="Only this member; may be given several times.")] = None,
     problems: Annotated[int, _PROBLEMS] = 64,
     tokens: Annotated[int, within(1, TOKENS, "--tokens", "Tokens to predict.")] = 20_000,
-    seq_length: Annotated[int, CONTEXT] = 512,
+    seq_length: Annotated[int, SEQ_LENGTH] = 512,
     batch: Annotated[int, BATCH_SIZE] = 8,
     tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, separated by commas.")] = None,
     tasks_from: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,

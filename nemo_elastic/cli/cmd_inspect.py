@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nemo_elastic.cli.options import BATCH_SERVED, LENGTH_SERVED, as_json, print_json, within
+from nemo_elastic.cli.options import BATCH_SERVED, CONTEXT_SERVED, as_json, print_json, within
 
 __all__ = ["command"]
 
@@ -20,7 +20,7 @@ _TABLE = "Milliseconds of each, too, by a table of `nemo-elastic profile`."
 def command(
     source: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
     batch: Annotated[int, BATCH_SERVED] = 1,
-    length: Annotated[int, LENGTH_SERVED] = 8192,
+    context: Annotated[int, CONTEXT_SERVED] = 8192,
     sizes: Annotated[int | None, within(2, 10_000, "--sizes", _SIZES)] = None,
     latency: Annotated[Path | None, typer.Option("--latency", help=_TABLE)] = None,
     json: Annotated[bool, as_json()] = False,
@@ -44,7 +44,7 @@ def command(
 
     shapes = read_shapes(source)
     low = low_of(shapes.config, shapes.folder)
-    spec = served_as(shapes.config, batch, length, low)
+    spec = served_as(shapes.config, batch, context, low)
     table = None if latency is None else LatencyTable.read("--latency", str(latency))
     between, places = None, []
     if sizes is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import BATCH, TOKENS, as_json, print_json, within
+from nemo_elastic.cli.options import BATCH, TOKENS, Dtype, Gpu, as_json, print_json, within
 
 if TYPE_CHECKING:
     from nemo_elastic.core.budget import AxisConfig
@@ -25,11 +25,10 @@ __all__ = ["command"]
 
 _CONFIG = "YAML file with the `elastic:` block, for its axes; those of the family if left out."
 _ENGINE = typer.Option("--engine", help="What runs the models: runtime, transformers or vllm.")
-_DTYPE = "Of the weights: bf16, fp16 or fp32; the source's if left out."
+_DTYPE = "Of the weights; the source's if left out."
 _PYTHON = typer.Option("--python", help="Interpreter of an environment with the engine, if not this one.")
-_GPU = typer.Option("--gpu", help="h100 or h200: a table on paper in place of a measured one, from the data sheet.")
+_GPU = typer.Option("--gpu", help="A table on paper in place of a measured one, from the data sheet of such a GPU.")
 _WIDTHS = within(2, 64, "--widths", "Widths that are measured of each axis, ends included; between them it is linear.")
-_TOLERANCE = "Half of the interval for a median, over the time of a model, at which measuring it stops."
 _SECONDS = within(
     0.0, 1e6, "--seconds",
     "After which no further round of an entry begins; it needs six. 0 takes one, whose interval is not known.",
@@ -42,14 +41,13 @@ def command(
     config: Annotated[Path | None, typer.Option("--config", help=_CONFIG)] = None,
     engine: Annotated[str, _ENGINE] = "runtime",
     batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once.")] = 1,
-    prompt: Annotated[int, within(1, TOKENS, "--prompt", "Tokens of each prompt.")] = 512,
-    answer: Annotated[int, within(2, TOKENS, "--answer", "Tokens that each gets.")] = 128,
-    dtype: Annotated[str | None, typer.Option("--dtype", help=_DTYPE)] = None,
+    prompt: Annotated[int, within(1, TOKENS, "--prompt-tokens", "Tokens of each prompt.")] = 512,
+    answer: Annotated[int, within(2, TOKENS, "--answer-tokens", "Tokens that each gets.")] = 128,
+    dtype: Annotated[Dtype | None, typer.Option("--dtype", help=_DTYPE)] = None,
     device: Annotated[str, typer.Option("--device", help="Where models run: cpu, cuda, cuda:1.")] = "cpu",
     python: Annotated[Path | None, _PYTHON] = None,
-    gpu: Annotated[str | None, _GPU] = None,
+    gpu: Annotated[Gpu | None, _GPU] = None,
     widths: Annotated[int, _WIDTHS] = 3,
-    tolerance: Annotated[float, within(1e-4, 1.0, "--tolerance", _TOLERANCE)] = 0.01,
     seconds: Annotated[float, _SECONDS] = 60.0,
     force: Annotated[bool, options.force("an existing table")] = False,
     json: Annotated[bool, as_json("the table")] = False,
@@ -64,30 +62,29 @@ def command(
     `nemo-elastic profile family/ --gpu h100 --batch 8 --out paper.json`.
     """
     from nemo_elastic.core.latency import Workload
-    from nemo_elastic.errors import bad
-    from nemo_elastic.formats.dtypes import parse_dtype
+    from nemo_elastic.errors import ElasticError
     from nemo_elastic.formats.folders import read_shapes
     from nemo_elastic.io.outputs import check_file
-    from nemo_elastic.plan.machine import GPUS
     from nemo_elastic.profile.measure import Stop, save, widths_of
     from nemo_elastic.slicing.card import dtype_of
 
-    parse_dtype(dtype, "--dtype")
-    if gpu is not None and gpu not in GPUS:
-        raise bad("--gpu", gpu, f"one of {', '.join(GPUS)}")
+    if gpu is not None:
+        ignored = {"--engine": engine != "runtime", "--device": device != "cpu", "--python": python is not None}
+        for name in (name for name, given in ignored.items() if given):
+            raise ElasticError(f"{name}: is for measuring; a table on paper (--gpu) runs nothing")
     shapes = read_shapes(source)
     parent, axes = _axes(shapes, config)
     goes_on = gpu is None and out.is_file()  # where it is not finished, see `measure.resume`
     check_file(out, force or goes_on, source, config, python)
-    work = Workload(batch, prompt, answer, dtype or dtype_of(shapes.config))
+    work = Workload(batch, prompt, answer, dtype.value if dtype is not None else dtype_of(shapes.config))
     measured = widths_of(parent, axes, widths)
     if gpu is not None:
         from nemo_elastic.profile.roofline import on_paper
 
-        table = on_paper(parent, measured, work, gpu)
+        table = on_paper(parent, measured, work, gpu.value)
         save(out, table)
     else:
-        runs, stop = _engine(engine, work, device, python), Stop(tolerance, seconds=seconds)
+        runs, stop = _engine(engine, work, device, python), Stop(seconds=seconds)
         table = _measure(out, force, parent, measured, runs, stop, json)
     if json:
         print_json(table)

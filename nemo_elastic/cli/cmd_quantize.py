@@ -47,7 +47,7 @@ def command(
     members, of the largest input that one of them has on the data.
 
     Examples: `nemo-elastic quantize family/ --to nvfp4 --data text/ --out nvfp4/`, then as ever
-    `nemo-elastic slice nvfp4/ --budget 6b --out 6b/`.
+    `nemo-elastic slice nvfp4/ --member 6b --out 6b/`.
     """
     from nemo_elastic.cli.show import writing
     from nemo_elastic.core.layout import table

@@ -49,7 +49,7 @@ def command(
     data: Annotated[Path, _DATA],
     out: Annotated[Path, options.out("The ranking folder to write.")],
     samples: Annotated[int, within(1, TOKENS, "--samples", "Training sequences to look at.")] = 64,
-    length: Annotated[int, within(1, TOKENS, "--length", "Tokens per sequence.")] = 256,
+    length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens per sequence.")] = 256,
     depth: Annotated[str, _DEPTH] = "mse",
     ffn: Annotated[str, _FFN] = "activation",
     experts: Annotated[str, _EXPERTS] = "mean",
@@ -128,7 +128,7 @@ def _read(data: Path, source: Source, samples: int, length: int) -> EvalData:
     if text.is_chat:
         windows = sum(1 for _ in islice(_windows(text, length), samples))
         if windows < samples:
-            raise bad("--samples", samples, f"at most the data's {windows} conversations, or windows of --length")
+            raise bad("--samples", samples, f"at most the data's {windows} conversations, or windows of --seq-length")
         return text
     if length < 1 or len(text.tokens) < samples * length:
         raise bad("--samples", samples, f"samples x length of at most the data's {len(text.tokens)} tokens")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import BATCH_SERVED, LENGTH_SERVED, Dtype, Format, as_json, check_sizes, print_json
+from nemo_elastic.cli.options import BATCH_SERVED, CONTEXT_SERVED, Dtype, Format, as_json, check_sizes, print_json
 
 if TYPE_CHECKING:
     from nemo_elastic.core.cost import MemorySpec
@@ -25,7 +25,7 @@ __all__ = ["command"]
 
 
 _SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
-_BUDGET = typer.Option("--budget", help="Name of the member; several are cut in one pass, each into OUT/NAME.")
+_MEMBER = typer.Option("--member", help="Name of the member; several are cut in one pass, each into OUT/NAME.")
 _PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Largest shape", "Largest shape that is")
 _SUBNET = typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
 _FORMAT = typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint; megatron: Bridge's.")
@@ -43,7 +43,7 @@ _SHARDS = typer.Option("--max-shard-size", help="Largest file of weights of the 
 def command(
     source: Annotated[Path, _SOURCE],
     out: Annotated[Path, options.out()],
-    budget: Annotated[list[str] | None, _BUDGET] = None,
+    member: Annotated[list[str] | None, _MEMBER] = None,
     params: Annotated[str | None, _PARAMS] = None,
     active_params: Annotated[str | None, _ACTIVE] = None,
     memory: Annotated[str | None, _MEMORY] = None,
@@ -51,7 +51,7 @@ def command(
     latency: Annotated[str | None, _LATENCY] = None,
     subnet: Annotated[Path | None, _SUBNET] = None,
     batch: Annotated[int, BATCH_SERVED] = 1,
-    length: Annotated[int, LENGTH_SERVED] = 8192,
+    context: Annotated[int, CONTEXT_SERVED] = 8192,
     format: Annotated[Format, _FORMAT] = Format.hf,
     dtype: Annotated[Dtype | None, _DTYPE] = None,
     requantize: Annotated[bool, _ANEW] = False,
@@ -66,8 +66,8 @@ def command(
 ) -> None:
     """Cut members out of a family: weights are copied, nothing is trained. Sizes may lie between two members.
 
-    Examples: `nemo-elastic slice family/ --budget 6b --out 6b/`, or what fits a card:
-    `nemo-elastic slice family/ --memory 14GiB --length 32768 --out small/`. Of several sizes all
+    Examples: `nemo-elastic slice family/ --member 6b --out 6b/`, or what fits a card:
+    `nemo-elastic slice family/ --memory 14GiB --context 32768 --out small/`. Of several sizes all
     hold. A shape between two members is nested like them, but was not trained itself: evaluate it before use.
     """
     from nemo_elastic.formats.folders import open_source
@@ -77,17 +77,17 @@ def command(
     from nemo_elastic.slicing.by_size import largest_within, read_limits, read_subnet
     from nemo_elastic.slicing.card import serving_spec
 
-    names, stored = budget or [], None if dtype is None else dtype.value
+    names, stored = member or [], None if dtype is None else dtype.value
     sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
     sizes |= {"--latency": latency}
-    _check_ways({"--budget": budget or None, "--subnet": subnet}, sizes)
+    _check_ways({"--member": member or None, "--subnet": subnet}, sizes)
     _check_push(push, public, format, names)
     how = {"format": format.value, "dtype": stored, "force": force, "license": license, "base_model": base_model}
     how |= {"requantize": requantize, "prediction": not drop_prediction}
     how["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
     opened = open_source(source)
     check_output(out, force, source, subnet, kind=_kind(format, names))
-    spec = serving_spec(stored or opened.precision or opened.dtype, batch=batch, length=length)
+    spec = serving_spec(stored or opened.precision or opened.dtype, batch=batch, length=context)
     shape, fit = None, None
     if subnet is not None:
         shape = read_subnet(subnet, opened.parent)
@@ -142,10 +142,10 @@ def _check_ways(ways: Mapping[str, Any], sizes: Mapping[str, str | None]) -> Non
     from nemo_elastic.errors import ElasticError
 
     check_sizes("slice", sizes, ways)
-    names = ways["--budget"] or []
+    names = ways["--member"] or []
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ElasticError(f"--budget: {twice!r} is given twice")
+        raise ElasticError(f"--member: {twice!r} is given twice")
 
 
 def _print(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, fit: Fit | None, json: bool) -> None:

@@ -14,10 +14,10 @@ import typer
 from nemo_elastic.cli import options
 from nemo_elastic.cli.options import (
     BATCH_SERVED,
-    CONTEXT,
+    CONTEXT_SERVED,
     FAMILY_DEVICE,
-    LENGTH_SERVED,
     SEEDS,
+    SEQ_LENGTH,
     TOKENS,
     as_json,
     check_sizes,
@@ -43,7 +43,7 @@ TASK = "task"
 
 _DATA = typer.Option("--data", help=f"The task. {options.DATA}")
 _OUT = options.out("File to write the shape to, for `slice --subnet`.")
-_ADD = typer.Option("--add", help="Name under which the family's elastic.json keeps the shape, for `slice --budget`.")
+_ADD = typer.Option("--add", help="Name under which the family's elastic.json keeps the shape, for `slice --member`.")
 _PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Shapes", "Shapes that are")
 _TOKENS = "Most tokens of the half that is searched on; the other half is read to four times as many."
 
@@ -59,10 +59,10 @@ def command(
     memory: Annotated[str | None, _MEMORY] = None,
     latency: Annotated[str | None, _LATENCY] = None,
     batch: Annotated[int, BATCH_SERVED] = 1,
-    length: Annotated[int, LENGTH_SERVED] = 8192,
+    context: Annotated[int, CONTEXT_SERVED] = 8192,
     candidates: Annotated[int, within(1, 10**6, "--candidates", "How many shapes are measured.")] = 128,
     tokens: Annotated[int, within(1, TOKENS, "--tokens", _TOKENS)] = 32_768,
-    seq_length: Annotated[int, CONTEXT] = 512,
+    seq_length: Annotated[int, SEQ_LENGTH] = 512,
     seed: Annotated[int, within(0, SEEDS, "--seed", "Of the search, and of how the text is halved.")] = 0,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
     force: Annotated[bool, options.force("an existing file, or an extra shape")] = False,
@@ -75,7 +75,7 @@ def command(
 
     Example: `nemo-elastic specialize family/ --data mytask/ --params 7e9 --out task.json`, then
     `nemo-elastic slice family/ --subnet task.json --out 7b-task/`. With `--add task` the family keeps the shape:
-    `nemo-elastic slice family/ --budget task --out 7b-task/`.
+    `nemo-elastic slice family/ --member task --out 7b-task/`.
     """
     from nemo_elastic.core.budget import Budget
     from nemo_elastic.formats.folders import open_source
@@ -91,7 +91,7 @@ def command(
     check_device(device, "--device")
     source = open_source(family)
     manifest = _whole_family(source)
-    spec = serving_spec(source.precision or source.dtype, batch=batch, length=length)
+    spec = serving_spec(source.precision or source.dtype, batch=batch, length=context)
     start = _start(source, read_limits(spec, sizes))
     budget = Budget(TASK, **{limit.kind.field: limit.value for limit in start.limits})
     digest = None if add is None else _addable(family, add, start.subnet, budget, force)

@@ -21,11 +21,11 @@ __all__ = [
     "BATCH_SERVED",
     "BATCH_SIZE",
     "CONFIG",
-    "CONTEXT",
+    "CONTEXT_SERVED",
     "DATA",
     "FAMILY_DEVICE",
-    "LENGTH_SERVED",
     "SEEDS",
+    "SEQ_LENGTH",
     "TOKENS",
     "Dtype",
     "Format",
@@ -87,10 +87,10 @@ DATA = (
 )
 CONFIG = typer.Option("--config", help="YAML file with the `elastic:` block.")
 FAMILY_DEVICE = typer.Option("--device", help="Where the family runs: cpu, cuda, cuda:1.")
-BATCH_SIZE = within(1, BATCH, "--batch", "Sequences at once.")
-CONTEXT = within(1, TOKENS, "--seq-length", "Tokens that are predicted in one context.")
+BATCH_SIZE = within(1, BATCH, "--micro-batch-size", "Sequences per forward.")
+SEQ_LENGTH = within(1, TOKENS, "--seq-length", "Tokens that are predicted in one context.")
 BATCH_SERVED = within(1, BATCH, "--batch", "Sequences served at once, for the memory.")
-LENGTH_SERVED = within(1, TOKENS, "--length", "Tokens that each of them may have, for the memory.")
+CONTEXT_SERVED = within(1, TOKENS, "--context", "Tokens that each of them may have, for the memory.")
 
 
 def out(help: str = "The folder to write.", **more: Any) -> Any:

@@ -23,8 +23,6 @@ from nemo_elastic.nn.weights import Weights
 COMPACT_AT = 0.125
 #: logits [b, v] and the prompts that the rows belong to -> the next token of each row
 Choose = Callable[[torch.Tensor, Sequence[int]], list[int]]
-#: prompts that were read: their cache, which decoding moves on, and the last logits [b, v], a row for each
-Prefill = tuple[Cache, torch.Tensor]
 
 
 def check_finite(logits: torch.Tensor) -> torch.Tensor:
@@ -67,8 +65,6 @@ class Decoding(Unfinished):
     on a sequence that is still in its prompt is fed the prompt's next token, and the others the token they got last.
     So there is neither padding nor a mask, which Mamba's states would not tolerate, and each sequence gets exactly
     what it would get alone. Ended sequences leave the batch.
-
-    With a `prefill` all prompts were read already, and each gets at least a token.
     """
 
     def __init__(
@@ -78,10 +74,9 @@ class Decoding(Unfinished):
         limits: Sequence[int],
         stop_ids: Iterable[int] = (),
         choose: Choose = most_likely,
-        prefill: Prefill | None = None,
     ) -> None:
         super().__init__(limits, stop_ids)
-        self._weights, self._prompts, self._choose, self._prefill = weights, prompts, choose, prefill
+        self._weights, self._prompts, self._choose = weights, prompts, choose
 
     def __iter__(self) -> Iterator[dict[int, int]]:
         """Give the new tokens of each step: prompt -> token, the stop token as well."""
@@ -90,13 +85,9 @@ class Decoding(Unfinished):
             return
         weights, ids = self._weights, self._prompts
         device = weights.embedding.device
-        if self._prefill is None:
-            at = min(len(ids[i]) for i in active)
-            cache = Cache.empty(weights.parent, weights.member, len(active), weights.embedding)
-            logits_bv = self._read([list(ids[i][:at]) for i in active], cache)
-        else:
-            at = max(map(len, ids))
-            cache, logits_bv = self._prefill
+        at = min(len(ids[i]) for i in active)
+        cache = Cache.empty(weights.parent, weights.member, len(active), weights.embedding)
+        logits_bv = self._read([list(ids[i][:at]) for i in active], cache)
         while True:
             new = self._say(logits_bv, active, at)
             if new:

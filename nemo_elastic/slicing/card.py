@@ -137,7 +137,7 @@ def family_card(
     """Give the model card of a family folder; see `member_card`."""
     whole, parent = family.members[0], family.parent
     runs = where_it_runs(whole.subnet, parent, low)
-    commands = (f"nemo-elastic slice . --budget {m.name} --out ../{m.name}" for m in family.members[1:])
+    commands = (f"nemo-elastic slice . --member {m.name} --out ../{m.name}" for m in family.members[1:])
     members = {m.name: m.subnet for m in family}
     return f"""\
 ---
@@ -275,7 +275,7 @@ def _extras(parent: Parent, family: Family | None, held: Subnet) -> str:
     table = [f"| | {' | '.join(heads)} | layers | cut by |", "|---|" + "---:|" * len(heads) + "---:|---|"]
     for m in extras:
         costs = " | ".join(f"{n:,}" for n in counts(parent, m.subnet).values())
-        table.append(f"| {m.name} | {costs} | {len(m.subnet.layers)} | `nemo-elastic slice . --budget {m.name}` |")
+        table.append(f"| {m.name} | {costs} | {len(m.subnet.layers)} | `nemo-elastic slice . --member {m.name}` |")
     return f"""\
 {_BEGIN}
 ## Extra shapes

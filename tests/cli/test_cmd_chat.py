@@ -62,7 +62,7 @@ def shown(text: str) -> str:
 def test_one_answer(folder, chat):
     """The text alone on stdout, what it took on stderr."""
     member = load_family(folder).select("6b")
-    code, out, err = chat(folder, "def f(x):", "--budget", "6b", *SHORT)
+    code, out, err = chat(folder, "def f(x):", "--member", "6b", *SHORT)
     expected = member.generate([{"role": "user", "content": "def f(x):"}], 12)
     assert (code, out) == (0, shown(expected) + "\n") and re.fullmatch(SUMMARY, err)
     how = ("--temperature", "0.9", "--top-p", "0.9", "--top-k", "50", "--seed", "3", "--stop", "e", "--stop", "zz")
@@ -70,7 +70,7 @@ def test_one_answer(folder, chat):
         [*MESSAGES[:1], {"role": "user", "content": "Hi"}],
         12, temperature=0.9, top_p=0.9, top_k=50, seed=3, stop=["e", "zz"],
     )  # fmt: skip
-    code, out, _ = chat(folder, "-", "--budget", "6b", "--system", "Be brief.", *how, *SHORT, stdin="Hi\n")
+    code, out, _ = chat(folder, "-", "--member", "6b", "--system", "Be brief.", *how, *SHORT, stdin="Hi\n")
     assert (code, out) == (0, shown(expected) + "\n")
 
 
@@ -95,14 +95,14 @@ def test_a_draft_answers_nothing_itself(plain, chat):
     assert match and int(match[1]) <= int(match[2])
     draft = json.loads(chat(*arguments, "--draft", "6b", "--json")[1])["draft"]
     assert draft == {"member": "6b", "drafted_tokens": int(match[2]), "accepted_tokens": int(match[1])}
-    assert json.loads(chat(*arguments, "--draft", "6b", "--budget", "6b", "--json")[1])["draft"] is None
-    _, _, err = chat(plain, "--draft", "9b", stdin="/budget\n/budget 9b\n")
+    assert json.loads(chat(*arguments, "--draft", "6b", "--member", "6b", "--json")[1])["draft"] is None
+    _, _, err = chat(plain, "--draft", "9b", stdin="/member\n/member 9b\n")
     assert "[12b], 9b, 6b: " in err and err.count(" parameters answer, 9b drafts\n") == 1
 
 
 def test_lines_of_another_program_are_one_conversation(folder, chat):
-    lines = "Hi\n/budget 9b\n\nMore\n//think\n/reset\nHi\n/budget\n/help\n/quit\nnever\n"
-    code, out, err = chat(folder, "--budget", "6b", *SHORT, stdin=lines)
+    lines = "Hi\n/member 9b\n\nMore\n//think\n/reset\nHi\n/member\n/help\n/quit\nnever\n"
+    code, out, err = chat(folder, "--member", "6b", *SHORT, stdin=lines)
     family = load_family(folder)
     said, expected = [], ""
     for name, text in (("6b", "Hi"), ("9b", "More"), ("9b", "/think"), ("9b", None), ("9b", "Hi")):
@@ -114,11 +114,11 @@ def test_lines_of_another_program_are_one_conversation(folder, chat):
         said.append({"role": "assistant", "content": answer})
         expected += shown(answer) + "\n"
     assert (code, out) == (0, expected)
-    assert err.count("12b, [9b], 6b: ") == 2 and "forgotten" in err and "/budget NAME" in err
+    assert err.count("12b, [9b], 6b: ") == 2 and "forgotten" in err and "/member NAME" in err
 
 
 def test_a_family_without_a_chat_template_goes_on_with_the_text(plain, chat):
-    code, out, _ = chat(plain, "--budget", "6b", *SHORT, stdin="def f(\nreturn\n")
+    code, out, _ = chat(plain, "--member", "6b", *SHORT, stdin="def f(\nreturn\n")
     member = load_family(plain).select("6b")
     first = member.generate("def f(", 12)
     text = f"def f({first}"
@@ -129,7 +129,7 @@ def test_a_family_without_a_chat_template_goes_on_with_the_text(plain, chat):
 def test_a_member_folder_is_a_family_of_one(folder, chat, tmp_path):
     slice_checkpoint(folder, tmp_path / "6b", member="6b")
     code, out, err = chat(tmp_path / "6b", "Hi", *SHORT)
-    assert (code, out) == (0, chat(folder, "Hi", "--budget", "6b", *SHORT)[1]) and "for 1 members" not in err
+    assert (code, out) == (0, chat(folder, "Hi", "--member", "6b", *SHORT)[1]) and "for 1 members" not in err
 
 
 def test_the_runtime_extra_is_enough(folder):
@@ -151,7 +151,7 @@ def test_the_runtime_extra_is_enough(folder):
 @pytest.mark.parametrize(
     ("arguments", "stdin", "line"),
     [
-        (("{f}", "Hi", "--budget", "7b"), "", "--budget: '7b' is not allowed; one of 12b, 9b, 6b"),
+        (("{f}", "Hi", "--member", "7b"), "", "--member: '7b' is not allowed; one of 12b, 9b, 6b"),
         (("{f}", "Hi", "--draft", "7b"), "", "--draft: '7b' is not allowed; one of 12b, 9b, 6b"),
         (("{f}", "Hi", "--top-p", "0.5"), "", "--top-p: 0.5 is not allowed; at temperature 0 nothing is sampled; .*"),
         (("{f}", "Hi", "--top-p", "0"), "", "Invalid value for '--top-p': .*"),
@@ -166,8 +166,8 @@ def test_the_runtime_extra_is_enough(folder):
         (("{f}", "-"), b"\xff", "stdin: not UTF-8 text"),
         (("{f}",), b"Hi\xff", "stdin: not UTF-8 text"),
         (("{f}", "\udcff"), "", r"prompts: '\\udcff' is not allowed; text that UTF-8 can write"),
-        (("{f}",), "/budget 7b\n", "member: '7b' is not in this family; .*"),
-        (("{f}",), "/budgte 9b\n", "line: '/budgte 9b' is not allowed; /budget, /budget NAME, .*"),
+        (("{f}",), "/member 7b\n", "member: '7b' is not in this family; .*"),
+        (("{f}",), "/memebr 9b\n", "line: '/memebr 9b' is not allowed; /member, /member NAME, .*"),
         (("{f}/nothing", "Hi"), "", ".*/nothing: no such folder.*"),
     ],
 )  # fmt: skip
@@ -188,7 +188,7 @@ def test_names_and_templates_do_not_reach_the_terminal_raw(tmp_path, chat):
     family = json.loads(path.read_text())
     family["members"] = {n.replace("6b", "6b\x1b[31m"): m for n, m in family["members"].items()}
     path.write_text(json.dumps(family))
-    for stdin in ("/budget\n", "Hi\n"):
+    for stdin in ("/member\n", "Hi\n"):
         _, out, err = chat(hostile, stdin=stdin)
         assert "\x1b" not in out + err and ("\\x1b" in err)
 
@@ -262,7 +262,7 @@ def terminal() -> Iterator[list[Terminal]]:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_answer_and_not_the_session(plain, terminal):
-    one = Terminal(str(plain), "--budget", "6b", "--max-new-tokens", "1000000")
+    one = Terminal(str(plain), "--member", "6b", "--max-new-tokens", "1000000")
     terminal.append(one)
     begin = one.until("6b> ")
     assert "12b, 9b, [6b]: " in begin and "It has no chat template: what you type is continued." in begin
@@ -272,7 +272,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_session(plain, terminal):
     assert "Traceback" not in one.interrupt()
     summary = one.until("6b> ")
     assert 0 < int(re.search(r"6b: (\d+) tokens after", summary)[1]) < 10**6
-    one.type("/budget 9b\r")
+    one.type("/member 9b\r")
     assert "12b, [9b], 6b: " in one.until("9b> ")
     one.type("/nothing\r")
     assert "error: line: '/nothing' is not allowed" in one.until("9b> ")

@@ -36,14 +36,14 @@ MAY_LOAD = {
     "inspect family": {"numpy"},
     "plan --config elastic_12b.yaml --parent nemotron-nano-12b-v2": {"numpy", "omegaconf"},
     "init parent --config elastic.yaml --out new --force": {"numpy", "omegaconf"},
-    "slice family --budget half --out cut --force": {"numpy"},
+    "slice family --member half --out cut --force": {"numpy"},
     "verify family --no-forward": {"numpy"},
     "verify family": MODEL,
     "doctor": MODEL,
     "data text --out other --vocab 512 --reasoning 0 --force": TEXT,
     "data text --out other --vocab 512 --force": TEXT | PROBLEMS,
     "eval family --data data --problems 0 --tokens 512": MODEL | TEXT,
-    "rank parent --data data --samples 4 --length 64 --out ranking --force": MODEL | TEXT | RANKING,
+    "rank parent --data data --samples 4 --seq-length 64 --out ranking --force": MODEL | TEXT | RANKING,
 }
 #: what `make test` starts: of each kind of package that a command may load, one that does
 FEW = ("slice", "plan", "eval")

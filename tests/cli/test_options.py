@@ -35,17 +35,17 @@ def test_bounds_are_allowed_and_in_the_help_and_others_are_refused_before_anythi
     [
         ({}, ""),
         ({"--subnet": "a.json", "--ratio": "1"}, ", not --subnet and --ratio"),
-        ({"--budget": ["a"], "--subnet": "a.json"}, ", not --budget and --subnet"),
+        ({"--member": ["a"], "--subnet": "a.json"}, ", not --member and --subnet"),
     ],
 )
 def test_sizes_are_asked_for_or_one_other_way_is_taken(given: dict[str, Any], wrong: str) -> None:
-    sizes, others = ({n: given.get(n) for n in names} for names in (("--params", "--ratio"), ("--budget", "--subnet")))
-    line = f"slice: give --budget, or --subnet, or one or several of --params, --ratio{wrong}"
+    sizes, others = ({n: given.get(n) for n in names} for names in (("--params", "--ratio"), ("--member", "--subnet")))
+    line = f"slice: give --member, or --subnet, or one or several of --params, --ratio{wrong}"
     with pytest.raises(ElasticError, match=f"^{line}$"):
         check_sizes("slice", sizes, others)
 
 
 def test_sizes_may_be_several_and_another_way_stands_alone() -> None:
-    check_sizes("slice", {"--params": "1", "--ratio": "0.5"}, {"--budget": None})
+    check_sizes("slice", {"--params": "1", "--ratio": "0.5"}, {"--member": None})
     check_sizes("slice", {"--params": None, "--ratio": "0.5"})
-    check_sizes("slice", {"--params": None, "--ratio": None}, {"--budget": ["a", "b"]})
+    check_sizes("slice", {"--params": None, "--ratio": None}, {"--member": ["a", "b"]})

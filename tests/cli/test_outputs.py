@@ -145,7 +145,7 @@ def own(box, tmp_path_factory) -> dict[str, Path]:
     """What each command writes, and alone replaces; the larger ones as their marks say it."""
     place = tmp_path_factory.mktemp("own")
     fine("init", box / "parent", "--config", box / "elastic.yaml", "--out", place / "init")
-    fine("slice", box / "family", "--budget", "small", "--out", place / "slice")
+    fine("slice", box / "family", "--member", "small", "--out", place / "slice")
     for name in ("data", "ranking"):
         shutil.copytree(box / name, place / {"ranking": "rank"}.get(name, name))
     low = ("--to", "fp8", "--layout", "compressed-tensors")
@@ -206,10 +206,10 @@ def test_no_output_replaces_what_another_command_wrote(box, own, tmp_path, name)
 
 
 def test_a_folder_of_members_is_replaced_by_the_same_alone(box, tmp_path):
-    line = ("slice", box / "family", "--budget", "small", "--budget", "full", "--out", tmp_path / "cuts")
+    line = ("slice", box / "family", "--member", "small", "--member", "full", "--out", tmp_path / "cuts")
     fine(*line)
     fine(*line, "--force")
-    fine("slice", box / "family", "--budget", "small", "--out", tmp_path / "cuts" / "small", "--force")
+    fine("slice", box / "family", "--member", "small", "--out", tmp_path / "cuts" / "small", "--force")
     fine(*line, "--force")
     (tmp_path / "cuts" / "full" / "notes.txt").write_text("mine")
     code, output = call(*line, "--force")

@@ -119,7 +119,7 @@ def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, capsys: 
     else:
         expected = perplexity(member, given.tokens, 64, max_tokens=60)
     assert rows[1]["loss"] == pytest.approx(expected.nats) and rows[1]["tokens"] == expected.tokens >= 60
-    small = ("--samples", 4, "--length", 32, "--depth", "cosine", "--json")
+    small = ("--samples", 4, "--seq-length", 32, "--depth", "cosine", "--json")
     code, out, err = run(capsys, "rank", family, "--data", data, "--out", tmp_path / "ranking", *small)
     assert code == 0 and len(json.loads(out)["depth"]) == 4, err
     seen = Ranking.load(tmp_path / "ranking").provenance
@@ -165,9 +165,9 @@ def test_the_page_from_conversations_to_answers(place: Path, tmp_path: Path) -> 
     first, second = (block.text for block in shown)
     lines = [
         f'nemo-elastic() {{ echo "== $1"; {shlex.quote(sys.executable)} -W ignore -m nemo_elastic "$@"; }}',
-        in_small(first, {"--samples 8 --length 128": "--samples 4 --length 64"}),
+        in_small(first, {"--samples 8 --seq-length 128": "--samples 4 --seq-length 64"}),
         "rm family",  # the untrained one, in whose place the next comes
-        in_small(second, {f"--length {long}": f"--length {short}" for long, short in LENGTHS.items()}),
+        in_small(second, {f"--seq-length {long}": f"--seq-length {short}" for long, short in LENGTHS.items()}),
     ]
     done = subprocess.run(
         ["/bin/bash", "-ec", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True, timeout=1800,
@@ -223,7 +223,7 @@ def test_conversations_are_ranked_on_one_by_one(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By their answers: what is asked behind a conversation, and what padding makes of it, changes nothing."""
-    few, out, size = tmp_path / "few.jsonl", tmp_path / "ranking", ("--length", 64, "--depth", "cosine")
+    few, out, size = tmp_path / "few.jsonl", tmp_path / "ranking", ("--seq-length", 64, "--depth", "cosine")
     few.write_text(sums(2))
     assert run(capsys, "rank", place / "family", "--data", few, "--out", out, "--samples", 2, *size)[0] == 0
     source = open_source(place / "family")

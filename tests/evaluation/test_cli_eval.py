@@ -109,7 +109,7 @@ def test_lm_eval_is_asked_with_the_family_in_memory(capsys, folder, data, monkey
             return {"arc_easy": {"acc": 0.25}}
 
     monkeypatch.setattr(harness, "Harness", Harness)
-    options = ("--tasks", "arc_easy,piqa", "--limit", 3, "--batch", 2)
+    options = ("--tasks", "arc_easy,piqa", "--limit", 3, "--micro-batch-size", 2)
     code, out, err = run(capsys, folder, *options, "--json")
     assert code == 0, err
     assert asked == [(["arc_easy", "piqa"], None), ("12b", folder, 3, 2), ("6b", folder, 3, 2)]

@@ -98,11 +98,11 @@ def test_a_name_of_its_own_in_the_family(capsys, folder, data, tmp_path):
     del report["extras"]
     assert report == json.loads(before)
     # every command that takes a member's name takes it
-    assert run(capsys, "slice", folder, "--budget", "code", "--out", tmp_path / "cut")[0] == 0
+    assert run(capsys, "slice", folder, "--member", "code", "--out", tmp_path / "cut")[0] == 0
     family = load_family(folder)
     cut = load_family(tmp_path / "cut").select("code")
     assert torch.allclose(cut(TOKENS), family.select("code")(TOKENS), atol=1e-5)
-    assert run(capsys, "slice", folder, "--budget", "code", "--budget", "small", "--out", tmp_path / "cuts")[0] == 0
+    assert run(capsys, "slice", folder, "--member", "code", "--member", "small", "--out", tmp_path / "cuts")[0] == 0
     code, out, _ = run(capsys, "inspect", folder)
     assert code == 0 and "code is an extra shape" in out and "small is an extra" not in out
     report = json.loads(run(capsys, "inspect", folder, "--json")[1])
@@ -165,7 +165,7 @@ def test_a_limit_on_memory_is_kept(capsys, folder, data, tmp_path):
     spec = MemorySpec(batch=4, length=64, weights="fp32")
     limit = int(0.85 * memory(SHAPE, SHAPE.full, spec))
     code, out, _ = run(
-        capsys, "specialize", folder, "--data", data.path, "--memory", f"{limit}B", "--batch", 4, "--length", 64,
+        capsys, "specialize", folder, "--data", data.path, "--memory", f"{limit}B", "--batch", 4, "--context", 64,
         *QUICK, "--out", tmp_path / "s.json", "--json",
     )  # fmt: skip
     assert code == 0 and memory(SHAPE, found_in(out), spec) <= limit

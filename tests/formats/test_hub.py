@@ -63,13 +63,13 @@ def test_a_model_by_its_id(hub: Hub, run: Run, family: Path, tmp_path: Path) -> 
     done = run("inspect", "owner/family")
     assert done.returncode == 0, done.stderr
     assert "small" in done.stdout and "model.safetensors" not in hub.fetched  # shapes need no weights
-    done = run("slice", "owner/family", "--budget", "small", "--out", "cut")
+    done = run("slice", "owner/family", "--member", "small", "--out", "cut")
     assert done.returncode == 0, done.stderr
     slice_checkpoint(family, tmp_path / "wanted", member="small")
     assert contents(tmp_path / "here" / "cut") == contents(tmp_path / "wanted")
     assert "run.py" not in hub.fetched and "deep/config.json" not in hub.fetched
     hub.refuse = 503  # what was fetched stays
-    done = run("slice", "owner/family", "--budget", "small", "--out", "again", HF_HUB_OFFLINE="1")
+    done = run("slice", "owner/family", "--member", "small", "--out", "again", HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
 
 
@@ -97,7 +97,7 @@ def test_what_the_hub_does_not_give_is_one_line(hub: Hub, run: Run, tmp_path: Pa
 
 @needs_library
 def test_a_result_is_sent_private_by_default(hub: Hub, run: Run, family: Path, tmp_path: Path) -> None:
-    cut = ("slice", family, "--budget", "small", "--out")
+    cut = ("slice", family, "--member", "small", "--out")
     done = run(*cut, "cut", "--push", "me/small")
     assert done.returncode == 0, done.stderr
     assert hub.made == {"me/small": True} and f"{hub.address}/me/small: private" in done.stdout

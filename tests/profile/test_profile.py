@@ -24,7 +24,7 @@ from tests.shapes import PARENT
 from tests.slicing.helpers import write
 
 SMALL = PARENT.uniform(hidden=PARENT.hidden // 2, ffn=PARENT.size("ffn") // 2)
-QUICK = ["--prompt", "4", "--answer", "3", "--dtype", "fp32", "--widths", "2", "--seconds", "0"]
+QUICK = ["--prompt-tokens", "4", "--answer-tokens", "3", "--dtype", "fp32", "--widths", "2", "--seconds", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_a_plain_parent_takes_the_axes_of_a_block_whose_table_is_not_there_yet(
         f"  axes: {{hidden: [{PARENT.hidden}, {PARENT.hidden // 2}], ffn: [{full}, {half}]}}\n"
     )
     parent = tmp_path / "parent"
-    assert run("slice", family, "--budget", "full", "--out", parent) == 0
+    assert run("slice", family, "--member", "full", "--out", parent) == 0
     (parent / MEMBER_FILE).unlink()
     assert run("init", parent, "--config", block, "--out", tmp_path / "early") == 2
     assert f"{main_json}: no such file" in capsys.readouterr().err

@@ -59,7 +59,7 @@ def weight_bytes(folder: Path) -> int:
 @pytest.mark.parametrize("which", ["plain", *WHICH])
 def test_inspect_counts_the_bytes_of_the_files(which: str, folders: dict[str, Path], run: Any, tmp_path: Path) -> None:
     """But for scales of whole weights and inputs, a few bytes each, and what vectors of fp32 have over bf16."""
-    code, out, _ = run("inspect", folders[which], "--json", "--batch", 1, "--length", 1)
+    code, out, _ = run("inspect", folders[which], "--json", "--batch", 1, "--context", 1)
     members = json.loads(out)["members"]
     shapes = read_shapes(folders[which])
     spec = served_as(shapes.config, 1, 1, low_of(shapes.config, shapes.folder))
@@ -67,7 +67,7 @@ def test_inspect_counts_the_bytes_of_the_files(which: str, folders: dict[str, Pa
     state = memory(SHAPE, SHAPE.full, spec) - memory(SHAPE, SHAPE.full, replace(spec, weights="bf16"))
     assert (state < 0) == (which != "plain")
     for name, subnet in (("full", SHAPE.full), ("small", MEMBER)):
-        run("slice", folders[which], "--budget", name, "--out", tmp_path / name)
+        run("slice", folders[which], "--member", name, "--out", tmp_path / name)
         source = open_source(tmp_path / name)
         parts = [t for own in source.quantized for t in source.weights.parts(own).values()]
         scales = sum(t.nbytes for t in parts if t.words.size == 1)
@@ -162,7 +162,7 @@ def test_specialize_and_chat(folders: dict[str, Path], data: Any, run: Any, tmp_
         entry = json.loads(said)
         assert entry["memory"]["weights"] == which.split("-")[0] and "NeMo" not in entry["runs_in"]
         assert entry["memory"]["bytes"] <= members["full"]["memory"]["bytes"] - 1000
-        code, said, err = run("chat", folders[which], "The", "--budget", "small", "--max-new-tokens", 4)
+        code, said, err = run("chat", folders[which], "The", "--member", "small", "--max-new-tokens", 4)
         assert code == 0 and said.strip(), err
 
 
@@ -175,7 +175,7 @@ def test_serve_takes_no_family_in_low_precision(folders: dict[str, Path], run: A
         says = "a family in full precision, to share weights; of {} slice members to serve"
         wanted = f"error: folder: '{folders[which]}' is not allowed; {says.format(which.split('-')[0])}"
         assert (code, out, err.strip()) == (2, "", wanted)
-        run("slice", folders[which], "--budget", "small", "--out", tmp_path / which)
+        run("slice", folders[which], "--member", "small", "--out", tmp_path / which)
         Server(tmp_path / which).check()
 
 
@@ -193,7 +193,7 @@ def test_quantize_a_family_and_slice_it(folders: dict[str, Path], data: Any, run
     sizes = [sum(raw.nbytes for raw in open_source(folder).stored.values()) for folder in (folders["plain"], out)]
     assert [record["bytes_before"], record["bytes"]] == sizes
     assert input_scales(out) == record["weights"] > 0
-    code, said, err = run("slice", out, "--budget", "small", "--out", tmp_path / "small")
+    code, said, err = run("slice", out, "--member", "small", "--out", tmp_path / "small")
     assert code == 0 and "requantized" not in said, err
     assert input_scales(tmp_path / "small") == record["weights"]  # the layer that it drops has none
     assert run("verify", tmp_path / "small", "--parent", out)[0] == 0
@@ -211,9 +211,9 @@ def test_quantize_weights_alone_need_no_data(folders: dict[str, Path], run: Any,
 def test_a_torn_member_is_named(torn: Path, run: Any, tmp_path: Path) -> None:
     code, said, err = run("quantize", torn, "--to", "w4a16", "--out", tmp_path / "low")
     assert code == 0 and "torn cuts blocks of mlp.down: slice it with --requantize" in said, err
-    code, _, err = run("slice", tmp_path / "low", "--budget", "torn", "--out", tmp_path / "cut")
+    code, _, err = run("slice", tmp_path / "low", "--member", "torn", "--out", tmp_path / "cut")
     assert code == 2 and "--requantize computes it anew" in err and not (tmp_path / "cut").exists()
-    command = ("slice", tmp_path / "low", "--budget", "torn", "--requantize", "--out", tmp_path / "cut")
+    command = ("slice", tmp_path / "low", "--member", "torn", "--requantize", "--out", tmp_path / "cut")
     code, said, err = run(*command)
     assert code == 0 and "codes computed anew change those weights by" in said, err
 

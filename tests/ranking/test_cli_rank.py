@@ -19,7 +19,7 @@ from tests.shapes import PARENT as SHAPE
 from tests.texts import spoiled
 
 PARENT = replace(SHAPE, pattern="M-M*-M-M", vocab=512)
-SIZE = ("--samples", "20", "--length", "64")
+SIZE = ("--samples", "20", "--seq-length", "64")
 
 
 @pytest.fixture(scope="module")

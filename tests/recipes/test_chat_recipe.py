@@ -61,7 +61,7 @@ def test_each_stage_reads_packed_answers_of_its_length(jobs: dict[str, Any]) -> 
 
 
 def test_the_second_stage_asks_for_sequences_of_its_own() -> None:
-    with pytest.raises(ElasticError, match=r"^long_data: None is not allowed; \[FOLDER\], .* --length 49152"):
+    with pytest.raises(ElasticError, match=r"^long_data: None is not allowed; \[FOLDER\], .* --seq-length 49152"):
         CHATS.stage2_recipe("/p", ["/data/chats"], "/runs/x")
 
 
@@ -77,7 +77,9 @@ def test_its_data_module_reads_what_nemo_elastic_data_packs(tmp_path: Path) -> N
     del given.packed_sequence_specs, given.dataset_kwargs  # the folder's own by default
     assert fiddle.build(given).packed_sequence_specs == module.packed_sequence_specs
     given.seq_length = 128
-    with pytest.raises(ElasticError, match=r"data.dataset_root: .*--length 64 .*one with --length 128 --packed npy"):
+    with pytest.raises(
+        ElasticError, match=r"data.dataset_root: .*--seq-length 64 .*one with --seq-length 128 --packed npy"
+    ):
         fiddle.build(given)
     check_tiny(made.path)
     module.prepare_data()

@@ -42,9 +42,9 @@ def weights(family: Path) -> int:
 def full(family: Path, place: Path) -> Iterator[Report]:
     """A disk with too little room for the weights; with more room it works."""
     mount("-t", "tmpfs", "-o", f"size={weights(family) // 2}", "tmpfs", str(place))
-    yield run(place, "slice", family, "--budget", "full", "--out", place / "cut")
+    yield run(place, "slice", family, "--member", "full", "--out", place / "cut")
     mount("-o", "remount,size=50m", str(place))
-    yield run(place, "slice", family, "--budget", "full", "--out", place / "cut")
+    yield run(place, "slice", family, "--member", "full", "--out", place / "cut")
     yield run(place, "verify", place / "cut", "--no-forward")
 
 
@@ -52,28 +52,28 @@ def full_midway(family: Path, place: Path) -> Iterator[Report]:
     """Room for the weights, as far as can be known before, and for nothing else; beside an older output."""
     need = -(-weights(family) // PAGE) * PAGE  # the two small files that are written first have a page each
     mount("-t", "tmpfs", "-o", "size=50m", "tmpfs", str(place))
-    yield run(place, "slice", family, "--budget", "small", "--out", place / "cut")
+    yield run(place, "slice", family, "--member", "small", "--out", place / "cut")
     disk = os.statvfs(place)
     used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
     mount("-o", f"remount,size={used + need + 2 * PAGE}", str(place))
-    yield run(place, "slice", family, "--budget", "full", "--out", place / "cut", "--force")
+    yield run(place, "slice", family, "--member", "full", "--out", place / "cut", "--force")
     yield run(place, "verify", place / "cut", "--no-forward")
     mount("-o", "remount,size=50m", str(place))
-    yield run(place, "slice", family, "--budget", "full", "--out", place / "cut", "--force")
+    yield run(place, "slice", family, "--member", "full", "--out", place / "cut", "--force")
     yield run(place, "verify", place / "cut", "--no-forward")
 
 
 def read_only(family: Path, place: Path) -> Iterator[Report]:
     """A target that cannot be written, until it can; a source that cannot be written, which is no trouble."""
     mount("-t", "tmpfs", "-o", "ro", "tmpfs", str(place))
-    yield run(place, "slice", family, "--budget", "small", "--out", place / "cut")
-    yield run(place, "slice", family, "--budget", "small", "--out", place / "deep" / "cut")
+    yield run(place, "slice", family, "--member", "small", "--out", place / "cut")
+    yield run(place, "slice", family, "--member", "small", "--out", place / "deep" / "cut")
     mount("-o", "remount,rw", str(place))
-    yield run(place, "slice", family, "--budget", "small", "--out", place / "cut")
+    yield run(place, "slice", family, "--member", "small", "--out", place / "cut")
     mount("-o", "remount,ro", str(place))
-    yield run(place, "slice", family, "--budget", "full", "--out", place / "cut", "--force")
+    yield run(place, "slice", family, "--member", "full", "--out", place / "cut", "--force")
     yield run(place, "verify", place / "cut", "--no-forward")
-    yield run(place, "slice", place / "cut", "--budget", "small", "--out", family.parent / "from read-only")
+    yield run(place, "slice", place / "cut", "--member", "small", "--out", family.parent / "from read-only")
 
 
 def read_only_early(family: Path, place: Path) -> Iterator[Report]:
@@ -86,7 +86,7 @@ def read_only_early(family: Path, place: Path) -> Iterator[Report]:
     yield run(place, "specialize", family, *gone, "--ratio", 0.7, "--out", place / "shape.json")
     yield run(place, "calibrate", own, *gone)
     yield run(place, "rank", family, *gone, "--out", place / "ranking")
-    yield run(place, "slice", family, "--budget", "small", "--out", place / "cut")
+    yield run(place, "slice", family, "--member", "small", "--out", place / "cut")
     yield run(place, "data", family.parent / "nowhere", "--out", place / "data")
 
 
@@ -122,9 +122,9 @@ def full_nemo(family: Path, place: Path) -> Iterator[Report]:
 def mount_point(family: Path, place: Path) -> Iterator[Report]:
     """A volume that is mounted where the output should be, as container users have it."""
     mount("-t", "tmpfs", "tmpfs", str(place))
-    yield run(place, "slice", family, "--budget", "small", "--out", place)
-    yield run(place, "slice", family, "--budget", "small", "--out", place, "--force")
-    yield run(place, "slice", family, "--budget", "small", "--out", place / "cut")
+    yield run(place, "slice", family, "--member", "small", "--out", place)
+    yield run(place, "slice", family, "--member", "small", "--out", place, "--force")
+    yield run(place, "slice", family, "--member", "small", "--out", place / "cut")
 
 
 if __name__ == "__main__":

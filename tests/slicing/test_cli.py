@@ -54,7 +54,7 @@ def test_inspect(run, family):
     assert rows["hidden size"] == ["16", "8"] and rows["layers"] == ["5", "4"]
     assert rows["0 mamba"] == ["6 x 4", "4 x 4"] and rows["2 mamba"] == ["6 x 4", "·"]
     assert rows["3 attention"] == ["4", "4"] and rows["4 mlp"] == ["16", "8"]
-    code, out, _ = run("inspect", family, "--json", "--length", 16)
+    code, out, _ = run("inspect", family, "--json", "--context", 16)
     report = json.loads(out)
     assert (
         report["members"]["small"]["subnet"] == SMALL.to_json() and report["members"]["small"]["parameters"] == COUNT
@@ -156,7 +156,7 @@ def test_an_example_to_try_commands_on(run, tmp_path):
     code, printed, _ = run("init", "--example", "--out", out)
     assert code == 0 and "small" in printed
     assert run("verify", out)[0] == 0
-    assert run("slice", out, "--budget", "small", "--out", tmp_path / "small")[0] == 0
+    assert run("slice", out, "--member", "small", "--out", tmp_path / "small")[0] == 0
     assert run("verify", tmp_path / "small", "--parent", out)[0] == 0
     code, _, err = run("init", "--example", "--out", out)
     assert code == 2 and "already exists" in err

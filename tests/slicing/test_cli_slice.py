@@ -57,12 +57,12 @@ def in_words(subnet, **spec):
 
 
 def test_slice_by_name(run, family, tmp_path):
-    code, out, err = run("slice", family, "--budget", "small", "--out", tmp_path / "cut")
+    code, out, err = run("slice", family, "--member", "small", "--out", tmp_path / "cut")
     assert (code, err) == (0, "") and out == f"{tmp_path / 'cut'}: small, {in_words(SMALL)}\n"
     assert open_source(tmp_path / "cut").held == SMALL
-    code, out, err = run("slice", family, "--budget", "small", "--out", tmp_path / "cut")
+    code, out, err = run("slice", family, "--member", "small", "--out", tmp_path / "cut")
     assert (code, out, err) == (2, "", f"error: {tmp_path / 'cut'}: already exists; --force replaces it\n")
-    code, out, _ = run("slice", family, "--budget", "small", "--out", tmp_path / "cut", "--force", "--json")
+    code, out, _ = run("slice", family, "--member", "small", "--out", tmp_path / "cut", "--force", "--json")
     assert code == 0 and json.loads(out) == {
         "out": str(tmp_path / "cut"), "member": "small", "parameters": COUNT, "subnet": SMALL.to_json(),
         "memory": asdict(MemorySpec()) | {"bytes": memory(PARENT, SMALL, MemorySpec())}, "request": None,
@@ -71,21 +71,21 @@ def test_slice_by_name(run, family, tmp_path):
 
 
 def test_several_names_in_one_pass(run, family, tmp_path):
-    options = ("--budget", "small", "--budget", "mid", "--batch", 2)
+    options = ("--member", "small", "--member", "mid", "--batch", 2)
     code, out, err = run("slice", family, *options, "--out", tmp_path / "cuts")
     assert (code, err) == (0, "") and sorted(p.name for p in (tmp_path / "cuts").glob("[!.]*")) == ["mid", "small"]
     for name, subnet, line in zip(("small", "mid"), (SMALL, MID), out.splitlines(), strict=True):
         assert line == f"{tmp_path / 'cuts' / name}: {name}, {in_words(subnet, batch=2)}"
-        run("slice", family, "--budget", name, "--out", tmp_path / name)
+        run("slice", family, "--member", name, "--out", tmp_path / name)
         assert contents(tmp_path / "cuts" / name) == contents(tmp_path / name)
     code, out, _ = run("slice", family, *options, "--out", tmp_path / "cuts", "--force", "--json")
     assert [(x["member"], x["parameters"]) for x in json.loads(out)] == [
         ("small", COUNT),
         ("mid", parameters(PARENT, MID)),
     ]
-    run("slice", family, "--budget", "small", "--out", tmp_path / "one")
+    run("slice", family, "--member", "small", "--out", tmp_path / "one")
     without_family(tmp_path / "one")
-    code, _, err = run("slice", tmp_path / "one", "--budget", "small", "--budget", "mid", "--out", tmp_path / "x")
+    code, _, err = run("slice", tmp_path / "one", "--member", "small", "--member", "mid", "--out", tmp_path / "x")
     assert code == 2 and "is one model, not a family" in err and not (tmp_path / "x").exists()
 
 
@@ -109,7 +109,7 @@ def test_memory_at_a_batch_and_a_length(run, family, tmp_path):
     spec = {"batch": 2, "length": 64}
     sizes = [int(memory(PARENT, s, MemorySpec(**spec))) for s in SHAPES]
     for at in (0, 2, len(SHAPES) - 1):
-        options = ("--memory", f"{sizes[at]}B", "--batch", 2, "--length", 64, "--force", "--json")
+        options = ("--memory", f"{sizes[at]}B", "--batch", 2, "--context", 64, "--force", "--json")
         code, out, _ = run("slice", family, *options, "--out", tmp_path / "cut")
         cut = json.loads(out)
         assert code == 0 and cut["subnet"] == SHAPES[at].to_json() and cut["memory"]["bytes"] == sizes[at]
@@ -135,22 +135,22 @@ def test_a_shape_in_a_file(run, family, tmp_path):
         assert code == 0 and json.loads(out)["subnet"] == entry["subnet"]
     # from one model, too
     shape.write_text(json.dumps(replace(SMALL, hidden=3).to_json()))
-    run("slice", family, "--budget", "small", "--out", tmp_path / "small")
+    run("slice", family, "--member", "small", "--out", tmp_path / "small")
     assert run("slice", tmp_path / "small", "--subnet", shape, "--out", tmp_path / "less")[0] == 0
     assert open_source(tmp_path / "less").held.hidden == 3
 
 
 def test_the_largest_file_of_weights(run, family, tmp_path):
-    code, _, err = run("slice", family, "--budget", "mid", "--out", tmp_path / "cut", "--max-shard-size", "2KB")
+    code, _, err = run("slice", family, "--member", "mid", "--out", tmp_path / "cut", "--max-shard-size", "2KB")
     files = sorted((tmp_path / "cut").glob("*.safetensors"))
     assert (code, err) == (0, "") and len(files) > 1 and open_source(tmp_path / "cut").held == MID
     assert (tmp_path / "cut" / "model.safetensors.index.json").is_file()
 
 
 def test_a_member_is_asked_for_as_its_family_is(run, family, tmp_path):
-    run("slice", family, "--budget", "mid", "--out", tmp_path / "mid")
+    run("slice", family, "--member", "mid", "--out", tmp_path / "mid")
     count = parameters(PARENT, MID)
-    for request in (("--ratio", 0.4), ("--memory", "8KB", "--length", 64), ("--params", COUNT)):
+    for request in (("--ratio", 0.4), ("--memory", "8KB", "--context", 64), ("--params", COUNT)):
         output = [
             run("slice", source, *request, "--out", tmp_path / "cut", "--force")[1]
             for source in (family, tmp_path / "mid")
@@ -163,7 +163,7 @@ def test_a_member_is_asked_for_as_its_family_is(run, family, tmp_path):
     assert contents(tmp_path / "same") == contents(tmp_path / "mid")
     code, _, err = run("slice", tmp_path / "mid", "--params", COUNT - 1, "--out", tmp_path / "x")
     assert code == 2 and f"is too little; the smallest, small, takes {COUNT:,} parameters" in err
-    code, _, err = run("slice", tmp_path / "mid", "--budget", "full", "--out", tmp_path / "x")
+    code, _, err = run("slice", tmp_path / "mid", "--member", "full", "--out", tmp_path / "x")
     assert code == 2 and f"not inside {tmp_path / 'mid'}: " in err and not (tmp_path / "x").exists()
 
 

@@ -30,7 +30,7 @@ def family(tmp_path_factory):
 
 @pytest.mark.parametrize("name", list(DTYPES))
 def test_every_tensor_is_stored_in_it(run, family, tmp_path, name):
-    code, out, err = run("slice", family, "--budget", "small", "--dtype", name, "--out", tmp_path / "cut")
+    code, out, err = run("slice", family, "--member", "small", "--dtype", name, "--out", tmp_path / "cut")
     assert (code, err) == (0, "") and f"({name}, 1 x 8192 tokens)" in out
     slice_checkpoint(family, tmp_path / "whole", member="small")
     actual, whole = (load_file(tmp_path / folder / "model.safetensors") for folder in ("cut", "whole"))
@@ -84,7 +84,7 @@ def test_widening_and_back_changes_nothing(tmp_path):
 def test_a_limit_on_memory_is_for_what_is_written(run, family, tmp_path):
     report = [
         json.loads(
-            run("slice", family, "--memory", "20KB", "--length", 64, *more, "--out", tmp_path / name, "--json")[1]
+            run("slice", family, "--memory", "20KB", "--context", 64, *more, "--out", tmp_path / name, "--json")[1]
         )
         for name, more in (("wide", ()), ("short", ("--dtype", "bf16")))
     ]
@@ -103,7 +103,7 @@ def test_what_cannot_be_stored_so_leaves_nothing(run, tmp_path):
         ("fp8", "bf16", "dtype: 'bf16' is not allowed; tensor 'backbone.embeddings.weight' is stored in F8_E4M3; "),
     ):
         code, out, err = run(
-            "slice", tmp_path / source, "--budget", "full", "--dtype", name, "--out", tmp_path / "cut"
+            "slice", tmp_path / source, "--member", "full", "--dtype", name, "--out", tmp_path / "cut"
         )
         assert (code, out) == (2, "") and err.startswith(f"error: {line}") and len(err.splitlines()) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fp8", "large"]
@@ -117,13 +117,13 @@ def test_what_becomes_zero_is_reported_and_counted(run, tmp_path):
     exact = sum(int(((t.half() == 0) & (t != 0)).sum()) for t in load_file(family / "model.safetensors").values())
     assert exact >= 2
     message = f"{exact} numbers are too small for this dtype, and are 0 now"
-    code, out, err = run("slice", family, "--budget", "full", "--dtype", "fp16", "--out", tmp_path / "a")
+    code, out, err = run("slice", family, "--member", "full", "--dtype", "fp16", "--out", tmp_path / "a")
     assert (code, err) == (0, "") and message in out
-    code, out, _ = run("slice", family, "--budget", "full", "--dtype", "fp16", "--out", tmp_path / "b", "--json")
+    code, out, _ = run("slice", family, "--member", "full", "--dtype", "fp16", "--out", tmp_path / "b", "--json")
     assert code == 0 and json.loads(out)["underflowed"] == exact
     cuts = slice_members(family, tmp_path / "c", {"x": PARENT.full, "y": SMALL}, dtype="fp16")
     assert cuts[0].underflowed == exact and cuts[1].underflowed <= exact
-    code, out, _ = run("slice", family, "--budget", "full", "--dtype", "bf16", "--out", tmp_path / "d")
+    code, out, _ = run("slice", family, "--member", "full", "--dtype", "bf16", "--out", tmp_path / "d")
     assert code == 0 and "too small" not in out
 
 

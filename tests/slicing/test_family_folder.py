@@ -59,7 +59,7 @@ def test_what_is_written(tmp_path):
     assert all(np.array_equal(source.tensors[n].numpy(), v) for n, v in values.items())
     assert reports[-1][0] == reports[-1][1] == 4 * FAMILY.members[0].parameters
     card = (out / "README.md").read_text()
-    assert "nemo-elastic slice . --budget small" in card and "ab" * 32 in card and '"tokens": 7' in card
+    assert "nemo-elastic slice . --member small" in card and "ab" * 32 in card and '"tokens": 7' in card
     assert all(f"{m.parameters:,}" in card for m in FAMILY)
     with pytest.raises(ElasticError, match="already exists"):
         write_family(out, PARENT, values, FAMILY)
@@ -223,7 +223,7 @@ def test_a_card_gets_them_once_and_keeps_the_rest(folder: Path) -> None:
     family = add(folder, "prose")
     text = card_of(folder)
     assert text.startswith(before.rstrip()) and text.endswith("My own words.\n")
-    assert text.count("## Extra shapes") == 1 and text.count("--budget code`") == text.count("--budget prose`") == 1
+    assert text.count("## Extra shapes") == 1 and text.count("--member code`") == text.count("--member prose`") == 1
     assert f"{family.member('code').parameters:,}" in text
     add(folder, "prose")
     assert card_of(folder) == text
@@ -239,7 +239,7 @@ def test_members_name_those_that_are_inside_them(folder: Path, tmp_path: Path) -
     add(folder, "code")
     for name, inside in (("full", True), ("small", False), ("code", False)):
         slice_checkpoint(folder, tmp_path / name, member=name)
-        assert ("--budget code`" in card_of(tmp_path / name)) is inside
+        assert ("--member code`" in card_of(tmp_path / name)) is inside
     slice_checkpoint(tmp_path / "full", tmp_path / "again", member="code")  # as the card says
     assert "was not trained. Evaluate it before use." in card_of(tmp_path / "again")
     assert "was not trained. Evaluate it before use." not in card_of(tmp_path / "small")
@@ -260,7 +260,7 @@ def test_all_that_is_added_side_by_side_is_there(folder: Path) -> None:
     assert [writer.exitcode for writer in writers] == [0] * 4
     wanted = sorted(f"e{seed}-{i}" for seed in range(4) for i in range(6))
     assert sorted(Family.load(folder).extra_names) == wanted
-    assert all(f"--budget {name}`" in card_of(folder) for name in wanted)
+    assert all(f"--member {name}`" in card_of(folder) for name in wanted)
 
 
 @pytest.mark.parametrize("large", ["elastic.json", "README.md"])

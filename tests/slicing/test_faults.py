@@ -71,7 +71,7 @@ def test_a_second_try_that_is_refused_clears_up_as_well(family, tmp_path, run):
     slice_checkpoint(family, tmp_path / "out", member="small")
     leftovers[0].mkdir()
     leftovers[1].touch()
-    code, _, err = run("slice", family, "--budget", "small", "--out", tmp_path / "out")
+    code, _, err = run("slice", family, "--member", "small", "--out", tmp_path / "out")
     assert code == 2 and "already exists" in err and names(tmp_path) == ["out"]
 
 
@@ -181,7 +181,7 @@ def test_what_is_not_ours_to_write_or_to_read(family, run):
         shutil.copytree(family, source)
         target.mkdir()
         for code in (0, 2):  # all modules are loaded then: they may not be his to read
-            assert run("slice", source, "--budget", "small", "--out", Path(place, "warm"))[0] == code
+            assert run("slice", source, "--member", "small", "--out", Path(place, "warm"))[0] == code
         for path, mode in ((place, 0o755), (source, 0o755), (target, 0o555)):
             os.chmod(path, mode)
 
@@ -190,7 +190,7 @@ def test_what_is_not_ours_to_write_or_to_read(family, run):
                 os.setgroups([])
                 os.setgid(65534)
                 os.setuid(65534)
-            main(["slice", str(source), "--budget", "small", "--out", str(target / "cut")])
+            main(["slice", str(source), "--member", "small", "--out", str(target / "cut")])
 
         line = f"error: {target / 'cut'}: cannot be written (Permission denied: {target})\n"
         assert in_child(cut) == (2, line) and names(target) == []
@@ -212,7 +212,7 @@ def test_a_limit_on_the_size_of_files(family, tmp_path):
     def limited(limit: int) -> tuple[int, str]:
         def cut() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            main(["slice", str(family), "--budget", "full", "--out", str(tmp_path / "cut")])
+            main(["slice", str(family), "--member", "full", "--out", str(tmp_path / "cut")])
 
         return in_child(cut)
 
@@ -231,6 +231,6 @@ def test_a_target_that_cannot_be(family, tmp_path, run):
         (tmp_path / ("n" * 256), "File name too long"),
         (tmp_path / "loop" / "cut", "Too many levels of symbolic links"),
     ):
-        code, _, err = run("slice", family, "--budget", "small", "--out", out)
+        code, _, err = run("slice", family, "--member", "small", "--out", out)
         assert code == 2 and f"cannot be written ({why}" in err and len(err.splitlines()) == 1
     assert names(tmp_path) == ["file", "loop"]

@@ -37,7 +37,7 @@ FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def never_a_traceback(folder: Path) -> None:
     """Any of the commands on a damaged folder: an exit code that they have, one line, and what is written is whole."""
     out = folder.parent / "cut"
-    cut = ("slice", folder, "--budget", "small", "--out", out)
+    cut = ("slice", folder, "--member", "small", "--out", out)
     for command in (("inspect", folder), ("verify", folder, "--no-forward"), cut):
         code, error = call(*command)
         assert code in ((0, 1, 2) if command[0] == "verify" else (0, 2))

@@ -38,9 +38,9 @@ def test_a_card_quotes_and_does_not_obey(originals, tmp_path, run, kind, file):
 
     source = Path(shutil.copytree(originals / kind, tmp_path / kind))
     edit_json(source / file, provenance={"a": 1})
-    assert run("slice", source, "--budget", "small", "--out", tmp_path / "plain")[0] == 0
+    assert run("slice", source, "--member", "small", "--out", tmp_path / "plain")[0] == 0
     edit_json(source / file, provenance={**{t: t for t in HOSTILE}, "list": [{"deep": t} for t in HOSTILE]})
-    code, out, err = run("slice", source, "--budget", "small", "--out", tmp_path / "out")
+    code, out, err = run("slice", source, "--member", "small", "--out", tmp_path / "out")
     assert code == 0 and out.replace("\n", "").isprintable() and err == ""
     assert parsed(tmp_path / "out") == parsed(tmp_path / "plain")
     assert (tmp_path / "out" / "README.md").read_text().replace("\n", "").isprintable()
@@ -64,7 +64,7 @@ def test_a_name_in_an_error_is_spelled_out(originals, tmp_path, run, where, text
         name = text if where == "tensor" else "backbone.norm_f.weight"
         data["weight_map"][name] = f"{text}.safetensors".replace("/", "") if where == "index" else "x.safetensors"
         path.write_text(json.dumps(data))
-    cut = ("slice", source, "--budget", "full", "--out", tmp_path / "out")
+    cut = ("slice", source, "--member", "full", "--out", tmp_path / "out")
     code, out, err = run(*(("verify", source) if where == "checksum" else cut))
     assert (code, out) == (2, "") and err.endswith("\n") and err[:-1].isprintable(), err
     assert not (tmp_path / "out").exists()
@@ -77,7 +77,7 @@ def test_generation_settings_that_are_none_are_named_where_they_are(tmp_path, ru
     parent = replace(PARENT, pattern=pattern)
     source = write(tmp_path / "family", parent, {"small": parent.uniform(hidden=8)}, tensors=random_values(parent))
     (source / "generation_config.json").write_text(text)
-    code, out, err = run("slice", source, "--budget", "small", "--out", tmp_path / "out")
+    code, out, err = run("slice", source, "--member", "small", "--out", tmp_path / "out")
     assert (code, out) == (2, "") and err.startswith(f"error: {source / 'generation_config.json'}: not ")
     assert len(err.splitlines()) == 1 and ".tmp" not in err and not (tmp_path / "out").exists()
 

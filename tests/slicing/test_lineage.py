@@ -69,7 +69,7 @@ def test_what_the_user_says_comes_first(run, parent: Path, tmp_path: Path) -> No
     made = ("init", parent, "--config", tmp_path / "elastic.yaml", "--out", tmp_path / "family")
     assert run(*made, "--license", "mit", "--base-model", "me/parent")[0] == 0
     assert header(tmp_path / "family") == {"license": "mit", "base_model": ["me/parent"]}
-    cut = ("slice", tmp_path / "family", "--budget", "half", "--out")
+    cut = ("slice", tmp_path / "family", "--member", "half", "--out")
     assert run(*cut, tmp_path / "one", "--license", "apache-2.0")[0] == 0
     assert header(tmp_path / "one") == {"license": "apache-2.0", "base_model": ["me/parent"]}
     assert run(*cut, tmp_path / "two", "--base-model", "no/no")[0] == 0

@@ -217,7 +217,7 @@ def test_left_out_on_request_and_for_want_of_a_width(tmp_path: Path) -> None:
     family_of(tmp_path / "family", MOE)
     out = tmp_path / "low"
     said = " ".join(
-        printed("slice", tmp_path / "family", "--budget", "low", "--drop-prediction", "--out", out).split()
+        printed("slice", tmp_path / "family", "--member", "low", "--drop-prediction", "--out", out).split()
     )
     count = len(LAYERS.tensors(MOE, MOE.full))
     assert f"{out}: without multi-token prediction layers ({count} tensors), as asked" in said

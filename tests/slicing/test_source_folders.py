@@ -39,7 +39,7 @@ def test_no_member_has_a_name_that_leads_anywhere(source, tmp_path, run, name):
     data = json.loads((source / FAMILY_FILE).read_text())
     data["members"][name] = data["members"].pop("small")
     (source / FAMILY_FILE).write_text(json.dumps(data))
-    code, _, err = run("slice", source, "--budget", "full", "--out", tmp_path / "out")
+    code, _, err = run("slice", source, "--member", "full", "--out", tmp_path / "out")
     assert code == 2 and "letters, digits, dots and dashes" in err and len(err.splitlines()) == 1
     assert names(tmp_path) == ["family"]
 
@@ -57,7 +57,7 @@ def test_the_layout_of_the_hubs_cache(originals, tmp_path, run, kind):
     slice_checkpoint(originals / kind, tmp_path / "expect", member="small")
     for i, folder in enumerate((snapshot, tmp_path / "link")):
         assert run("verify", folder, "--no-forward")[0] == 0
-        assert run("slice", folder, "--budget", "small", "--out", tmp_path / str(i))[0] == 0
+        assert run("slice", folder, "--member", "small", "--out", tmp_path / str(i))[0] == 0
         assert contents(tmp_path / str(i)) == contents(tmp_path / "expect")
         assert not any(path.is_symlink() for path in (tmp_path / str(i)).iterdir())
 
@@ -73,7 +73,7 @@ def test_what_goes_along_is_copied_by_name_alone(source, tmp_path, run):
     (source / "LICENSE").symlink_to("/dev/zero")
     os.mkfifo(source / "tokenizer.model")
     (source / "tokenizer.json").symlink_to(source / "sub" / "tokenizer.json")
-    assert run("slice", source, "--budget", "small", "--out", tmp_path / "cut")[0] == 0
+    assert run("slice", source, "--member", "small", "--out", tmp_path / "cut")[0] == 0
     left = set(names(source)) & set(names(tmp_path / "cut"))
     assert not left & {"secret", "sub", "vocab.json", "merges.txt", "tokenizer.model", "LICENSE"}
     assert (tmp_path / "cut" / "tokenizer.json").read_text() == "{}"
@@ -102,7 +102,7 @@ def test_a_link_to_something_else_is_one_line_that_quotes_none_of_it(originals, 
     os.mkfifo(tmp_path / "pipe")
     (source / name).unlink()
     (source / name).symlink_to(tmp_path / to if to in ("text", "pipe") else to)
-    cut = ("slice", source, "--budget", "small", "--out", tmp_path / "out")
+    cut = ("slice", source, "--member", "small", "--out", tmp_path / "out")
     code, out, err = run(*(("verify", source) if name == CHECKSUMS else cut))
     assert (code, out) == (2, "") and len(err.splitlines()) == 1 and SECRET not in err
     assert says in err and not (tmp_path / "out").exists()
@@ -111,7 +111,7 @@ def test_a_link_to_something_else_is_one_line_that_quotes_none_of_it(originals, 
 @pytest.mark.parametrize("name", ["n" * 300, "gone", "a\nb", ""])
 def test_a_source_that_cannot_be(tmp_path, run, name):
     for command in ("slice", "inspect", "verify"):
-        options = ["--budget", "x", "--out", tmp_path / "out"] if command == "slice" else []
+        options = ["--member", "x", "--out", tmp_path / "out"] if command == "slice" else []
         code, _, err = run(command, f"{tmp_path}/{name}", *options)
         assert code == 2 and len(err.splitlines()) == 1 and err.startswith("error: ")
     assert names(tmp_path) == []
@@ -122,5 +122,5 @@ def test_a_folder_of_an_odd_name_is_a_folder(originals, tmp_path, run, name):
     """Square brackets are markup where tables are printed, also one that closes in the next folder."""
     source = Path(shutil.copytree(originals / "family", tmp_path / name / "family"))
     assert run("inspect", source)[0] == 0 and run("verify", source, "--no-forward")[0] == 0
-    code, out, _ = run("slice", source, "--budget", "small", "--out", tmp_path / name / "cut")
+    code, out, _ = run("slice", source, "--member", "small", "--out", tmp_path / name / "cut")
     assert code == 0 and str(tmp_path / name / "cut") in out and open_source(tmp_path / name / "cut").held == SMALL

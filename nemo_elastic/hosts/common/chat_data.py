@@ -31,7 +31,7 @@ def chat_folder(own: CurriculumRun, job: str, packed: str) -> str:
     length, plan = own.stage(job).seq_length, own.curriculum
     of_its_own = length != plan.stage1.seq_length
     name, data = ("long_data", own.long_data) if of_its_own else ("data", own.text(job))
-    wanted = f"--length {length} --packed {packed}"
+    wanted = f"--seq-length {length} --packed {packed}"
     entries = [] if isinstance(data, (str, Mapping)) else list(data or ())
     if len(entries) != 1 or not isinstance(entries[0], str):
         raise bad(name, data, f"[FOLDER], one of conversations, made by `nemo-elastic data` with {wanted}")
@@ -39,7 +39,9 @@ def chat_folder(own: CurriculumRun, job: str, packed: str) -> str:
     if Path(folder).exists():
         made = ChatFolder.open(folder)
         if (made.length, made.packed) != (length, packed):
-            raise bad(name, f"{folder}, made with --length {made.length} --packed {made.packed}", f"one with {wanted}")
+            raise bad(
+                name, f"{folder}, made with --seq-length {made.length} --packed {made.packed}", f"one with {wanted}"
+            )
     return folder
 
 

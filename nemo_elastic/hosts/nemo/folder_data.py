@@ -88,8 +88,8 @@ class PackedChats(FineTuningDataModule):
         """
         folder = ChatFolder.open(root)
         if (folder.length, folder.packed) != (length, NPY):
-            made = f"{folder.path}, made with --length {folder.length} --packed {folder.packed}"
-            raise bad("data.dataset_root", made, f"one with --length {length} --packed {NPY}")
+            made = f"{folder.path}, made with --seq-length {folder.length} --packed {folder.packed}"
+            raise bad("data.dataset_root", made, f"one with --seq-length {length} --packed {NPY}")
         return folder
 
     def setup(self, stage: str) -> None:

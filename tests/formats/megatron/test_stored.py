@@ -199,7 +199,7 @@ def test_reading_takes_torch_and_no_more(state, tmp_path):
         "import sys\n"
         "sys.modules |= dict.fromkeys(['nemo', 'megatron', 'lightning', 'nemo_run', 'fiddle', 'transformers'])\n"
         "from nemo_elastic.cli import main\n"
-        "for words in ('inspect nemo', 'slice nemo --budget half --out hf'):\n"
+        "for words in ('inspect nemo', 'slice nemo --member half --out hf'):\n"
         "    try: main(words.split())\n"
         "    except SystemExit as ended: assert not ended.code\n"
     )

@@ -55,12 +55,12 @@ def test_a_folder_that_only_a_cluster_has_is_judged_by_its_name(run: CurriculumR
 
 
 def test_what_does_not_fit_is_refused(run: CurriculumRun) -> None:
-    with pytest.raises(ElasticError, match=r"^long_data: None .* \[FOLDER\], .* --length 256 --packed npy$"):
+    with pytest.raises(ElasticError, match=r"^long_data: None .* \[FOLDER\], .* --seq-length 256 --packed npy$"):
         chat_folder(replace(run, long_data=None), "stage2", NPY)
     for wrong in (["/a", "/b"], [0.5, "/a"], "/a", {"train": ["/a"], "validation": ["/b"]}, []):
         with pytest.raises(ElasticError, match=r"^data: .* \[FOLDER\], one of conversations"):
             chat_folder(replace(run, data=wrong), "stage1", NPY)
-    with pytest.raises(ElasticError, match=r"^data: '.*/128, made with --length 128 --packed npy' .* parquet$"):
+    with pytest.raises(ElasticError, match=r"^data: '.*/128, made with --seq-length 128 --packed npy' .* parquet$"):
         chat_folder(run, "stage1", PARQUET)
-    with pytest.raises(ElasticError, match=r"^long_data: '.*/128, made with --length 128 .* --length 256"):
+    with pytest.raises(ElasticError, match=r"^long_data: '.*/128, made with --seq-length 128 .* --seq-length 256"):
         chat_folder(replace(run, long_data=run.data), "stage2", NPY)

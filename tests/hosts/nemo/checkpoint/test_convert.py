@@ -174,8 +174,8 @@ def test_what_training_left_is_the_family_that_it_trained(trained, tmp_path):
     assert Family.load(tmp_path / "family") == open_source(last).family
     assert verify(tmp_path / "family", parent=checkpoint, tokens=8).ok
     for name in source.members:
-        fine("slice", last, "--budget", name, "--out", tmp_path / "a" / name)
-        fine("slice", tmp_path / "family", "--budget", name, "--out", tmp_path / "b" / name)
+        fine("slice", last, "--member", name, "--out", tmp_path / "a" / name)
+        fine("slice", tmp_path / "family", "--member", name, "--out", tmp_path / "b" / name)
         a, b = contents(tmp_path / "a" / name), contents(tmp_path / "b" / name)
         assert {file: a[file] for file in LOADED} == {file: b[file] for file in LOADED}, name
 
@@ -183,8 +183,8 @@ def test_what_training_left_is_the_family_that_it_trained(trained, tmp_path):
 def test_the_tokenizer_goes_along(trained, pruned, tmp_path):
     (tmp_path / "e.yaml").write_text(yaml.safe_dump({"elastic": {"budgets": PRUNED_BUDGETS, "axes": PRUNED_AXES}}))
     fine("convert", trained / "checkpoint", "--format", "hf", "--out", tmp_path / "family")
-    fine("slice", trained / "checkpoint", "--budget", "small", "--out", tmp_path / "small")
-    fine("slice", trained / "checkpoint", "--budget", "full", "--format", "nemo", "--out", tmp_path / "nemo")
+    fine("slice", trained / "checkpoint", "--member", "small", "--out", tmp_path / "small")
+    fine("slice", trained / "checkpoint", "--member", "full", "--format", "nemo", "--out", tmp_path / "nemo")
     fine("convert", pruned / "both", "--format", "hf", "--out", tmp_path / "pruned")
     fine("init", pruned / "dropped", "--config", tmp_path / "e.yaml", "--out", tmp_path / "made")
     words = {name: (trained / "data" / "tokenizer" / name).read_bytes() for name in ("tokenizer.json",)}
