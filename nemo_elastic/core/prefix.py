@@ -73,7 +73,7 @@ class BlockedPrefix:
         Returns:
             Permutation p of shape [size]: position i of the sorted axis holds channel p[i]. Ranks are dealt to the
             blocks in turn, which is right where channels may change block (FFN stripes); where they may not (heads),
-            the order already alternates between blocks, see `ranking.orders`.
+            the order already alternates between blocks, see `ranking.ranking`.
         """
         return np.asarray(order).reshape(self.size // self.blocks, self.blocks).T.reshape(-1)
 

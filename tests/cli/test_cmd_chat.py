@@ -159,7 +159,7 @@ def test_the_runtime_extra_is_enough(folder):
         (("{f}", "Hi", "--max-new-tokens", "0"), "", "Invalid value for '--max-new-tokens': .*"),
         (("{f}", "Hi", "--stop", ""), "", r"--stop: \[''\] is not allowed; a text, or a list of texts, none of .*"),
         (("{f}", "Hi", "--device", "toaster"), "", "--device: 'toaster' is not allowed; one that is here, .*"),
-        (("{f}", "Hi", "--dtype", "int8"), "", "--dtype: 'int8' is not allowed; one of bf16, fp16, fp32"),
+        (("{f}", "Hi", "--dtype", "int8"), "", "Invalid value for '--dtype': .*"),
         (("{f}", "--json"), "", "--json: give PROMPT, or - to read it from stdin"),
         (("{p}", "Hi", "--system", "x"), "", "--system: this family has no chat template that could take it"),
         (("{p}", ""), "", r"prompts\[0\]: \[\] is not allowed; at least one token"),
@@ -304,4 +304,5 @@ def test_a_dtype_that_makes_weights_zero_is_reported(tmp_path, chat):
     save_file(state, folder / "model.safetensors")
     (folder / "elastic_checksums.json").unlink()
     code, _, err = chat(folder, "Hello", "--dtype", "fp16", "--max-new-tokens", 2)
-    assert code == 0 and re.match(r"note: \d+ weights are too small for fp16, and are 0\n", err)
+    assert code == 0, err
+    assert re.match(r"note: \d+ weights are too small for this dtype, and are 0\n", err)

@@ -25,30 +25,30 @@ HEAVY = {
     "numpy", "omegaconf", "safetensors", "tokenizers", "torch", "transformers", "datasets", "pandas", "scipy",
     "matplotlib", "reasoning_gym", "lm_eval", "modelopt", "nemo_run", "lightning", "megatron", "nemo",
 }  # fmt: skip
-MODEL = {"numpy", "torch"}
-TEXT = {"numpy", "tokenizers"}
-RANKING = {"numpy", "safetensors"}
+WEIGHTS = {"numpy", "safetensors"}
+MODEL = WEIGHTS | {"torch"}
+TEXT = WEIGHTS | {"tokenizers"}
 #: reasoning-gym brings the others where it finds them
 PROBLEMS = {"reasoning_gym", "matplotlib", "scipy", "pandas"}
 #: command -> what it may load; anything else of `HEAVY` is a mistake
 MAY_LOAD = {
     "schema": {"numpy"},
-    "inspect family": {"numpy"},
+    "inspect family": WEIGHTS,
     "plan --config elastic_12b.yaml --parent nemotron-nano-12b-v2": {"numpy", "omegaconf"},
-    "init parent --config elastic.yaml --out new --force": {"numpy", "omegaconf"},
-    "slice family --member half --out cut --force": {"numpy"},
-    "verify family --no-forward": {"numpy"},
+    "init parent --config elastic.yaml --out new --force": WEIGHTS | {"omegaconf"},
+    "slice family --member half --out cut --force": WEIGHTS,
+    "verify family --no-forward": WEIGHTS,
     "verify family": MODEL,
     "doctor": MODEL,
     "data text --out other --vocab 512 --reasoning 0 --force": TEXT,
     "data text --out other --vocab 512 --force": TEXT | PROBLEMS,
     "eval family --data data --problems 0 --tokens 512": MODEL | TEXT,
-    "rank parent --data data --samples 4 --seq-length 64 --out ranking --force": MODEL | TEXT | RANKING,
+    "rank parent --data data --samples 4 --seq-length 64 --out ranking --force": MODEL | TEXT | WEIGHTS,
 }
 #: what `make test` starts: of each kind of package that a command may load, one that does
 FEW = ("slice", "plan", "eval")
 #: public name that needs no NeMo -> what its import may load
-NAMES = {"Family": {"numpy"}, "ElasticConfig": {"numpy"}, "slice_checkpoint": {"numpy"}, "load_family": MODEL}
+NAMES = {"Family": {"numpy"}, "ElasticConfig": {"numpy"}, "slice_checkpoint": WEIGHTS, "load_family": MODEL}
 #: writes the packages that are loaded when the process ends
 TELL = """
 import atexit, sys
@@ -118,7 +118,7 @@ def test_a_command_loads_what_it_needs_and_no_more(line: str, folder: Path) -> N
 @pytest.mark.long
 def test_a_report_needs_plots_alone(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
-    assert not loads("report run", tmp_path) - (RANKING | {"matplotlib"})
+    assert not loads("report run", tmp_path) - (WEIGHTS | {"matplotlib"})
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
         {"parent": "parent", "config": "elastic.yaml", "ranking": "ranking"},
     ),
     "profile": (
-        "{source} --config {config} --python {python} --gpu h100",
+        "{source} --config {config} --python {python}",
         {"source": "family", "config": "elastic.yaml", "python": "data"},
     ),
     "quantize": ("{source} --to nvfp4 --data {data}", {"source": "family", "data": "data"}),

@@ -183,8 +183,8 @@ def test_a_plain_parent_takes_the_axes_of_a_block_whose_table_is_not_there_yet(
     ("arguments", "said"),
     [
         (["--engine", "tensorrt"], "--engine: 'tensorrt' is not allowed; one of runtime, transformers, vllm"),
-        (["--gpu", "b200"], "--gpu: 'b200' is not allowed; one of h100, h200"),
-        (["--dtype", "int8"], "--dtype: 'int8' is not allowed; one of bf16, fp16, fp32"),
+        (["--gpu", "b200"], "Invalid value for '--gpu'"),
+        (["--dtype", "int8"], "Invalid value for '--dtype'"),
         (["--device", "tpu"], "--device: 'tpu' is not allowed"),
         (["--widths", "1"], "Invalid value for '--widths'"),
         (["--engine", "transformers", "--python", "/bin/false"], "transformers does not run this model"),
