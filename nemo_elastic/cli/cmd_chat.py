@@ -99,7 +99,7 @@ def _open(
 ) -> Conversation:
     """Check everything that can be checked before the weights are read, then read them."""
     from nemo_elastic.errors import ElasticError, bad
-    from nemo_elastic.formats.dtypes import torch_dtype
+    from nemo_elastic.formats.dtypes import parse_dtype, torch_dtype
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.answer import stop_strings
@@ -120,7 +120,8 @@ def _open(
         raise bad("--member", member, f"one of {', '.join(members)}")
     if draft is not None and draft not in members:
         raise bad("--draft", draft, f"one of {', '.join(members)}")
-    family = load_family(source, dtype=None if dtype is None else torch_dtype(dtype.value), device=device)
+    precision = None if dtype is None else parse_dtype(dtype.value)
+    family = load_family(source, dtype=None if precision is None else torch_dtype(precision), device=device)
     if family.underflowed:
         typer.echo(f"note: {family.underflowed:,} weights are too small for this dtype, and are 0", err=True)
     return Conversation(family, member, system, how, draft)

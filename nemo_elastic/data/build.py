@@ -347,14 +347,15 @@ def val_problems(pools: Mapping[str, Pool], tokens: int) -> list[np.ndarray]:
 def val_split(files: Sequence[np.ndarray], problems: Sequence[np.ndarray], seed: int) -> Split:
     """Files in pieces, see `VAL_PIECE`, and problems, in one random order where no problem follows half a file."""
     generator = np.random.default_rng(seed)
-    pieces = [ids[start : start + VAL_PIECE] for ids in files for start in range(0, len(ids), VAL_PIECE)]
+    starts = [(ids, start) for ids in files for start in range(0, len(ids), VAL_PIECE)]
     order = generator.permutation(len(problems))
-    # The last piece of a file ends in <eos>: there, and only there, a run of problems may come.
+    # a run of problems may come only behind the last piece of a file
     runs = iter([order[at :: len(files)] for at in range(len(files))])
     documents: list[np.ndarray] = []
-    for piece in generator.permutation(len(pieces)):
-        documents.append(pieces[piece])
-        if pieces[piece][-1] == EOS_ID:
+    for at in generator.permutation(len(starts)):
+        ids, start = starts[at]
+        documents.append(ids[start : start + VAL_PIECE])
+        if start + VAL_PIECE >= len(ids):
             documents += [problems[at] for at in next(runs)]
     return Split(documents, len(problems), sum(map(len, problems)))
 

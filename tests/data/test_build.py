@@ -181,3 +181,12 @@ def test_a_split_is_every_document_once() -> None:
     split = build.shuffled(files, problems, 0)
     assert sorted(int(d[0]) for d in split.documents) == list(range(9))
     assert (split.problems, split.problem_tokens) == (4, 8)
+
+
+def test_an_eos_inside_of_a_text_is_no_end_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "VAL_PIECE", 2)
+    file = np.array([5, EOS_ID, 7, EOS_ID, 9, EOS_ID])  # each of its pieces ends in one
+    split = build.val_split([file], [np.array([6, EOS_ID])], seed=0)
+    assert split.problems == 1 and sorted(map(tuple, split.documents)) == [
+        (5, EOS_ID), (6, EOS_ID), (7, EOS_ID), (9, EOS_ID)
+    ]  # fmt: skip
