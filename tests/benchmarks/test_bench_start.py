@@ -12,9 +12,9 @@ import pytest
 from benchmarks.bench_start import Command, helps, imports, make, runs, slow
 from tests.report.fabricate import make_run
 
-MODEL = {"numpy", "torch"}
+WEIGHTS = {"numpy", "safetensors"}
+MODEL = WEIGHTS | {"torch"}
 TEXT = {"numpy", "tokenizers"}
-RANKING = {"numpy", "safetensors"}
 #: reasoning-gym brings the others where it finds them
 PROBLEMS = {"reasoning_gym", "matplotlib", "scipy", "pandas"}
 #: command -> what it may load; anything else of `HEAVY` is a mistake
@@ -22,20 +22,20 @@ MAY_LOAD = {
     "import nemo_elastic": set(),
     "from nemo_elastic import Family": {"numpy"},
     "from nemo_elastic import ElasticConfig": {"numpy"},
-    "from nemo_elastic import slice_checkpoint": {"numpy"},
+    "from nemo_elastic import slice_checkpoint": WEIGHTS,
     "from nemo_elastic import load_family": MODEL,
     "nemo-elastic schema": {"numpy"},
-    "nemo-elastic inspect family": {"numpy"},
+    "nemo-elastic inspect family": WEIGHTS,
     "nemo-elastic plan --config elastic_12b.yaml --parent nemotron-nano-12b-v2": {"numpy", "omegaconf"},
-    "nemo-elastic init parent --config elastic.yaml --out new --force": {"numpy", "omegaconf"},
-    "nemo-elastic slice family --budget half --out cut --force": {"numpy"},
-    "nemo-elastic verify family --no-forward": {"numpy"},
+    "nemo-elastic init parent --config elastic.yaml --out new --force": WEIGHTS | {"omegaconf"},
+    "nemo-elastic slice family --budget half --out cut --force": WEIGHTS,
+    "nemo-elastic verify family --no-forward": WEIGHTS,
     "nemo-elastic verify family": MODEL,
     "nemo-elastic doctor": MODEL,
     "nemo-elastic data text --out other --vocab 512 --reasoning 0 --force": TEXT,
     "nemo-elastic data text --out other --vocab 512 --force": TEXT | PROBLEMS,
     "nemo-elastic eval family --data data --problems 0 --tokens 512": MODEL | TEXT,
-    "nemo-elastic rank parent --data data --samples 4 --length 64 --out ranking --force": MODEL | TEXT | RANKING,
+    "nemo-elastic rank parent --data data --samples 4 --length 64 --out ranking --force": MODEL | TEXT,
 }
 OURS = [c for c in (*imports(), *runs()) if "nemo_elastic" in c.code]
 #: what `make test` starts: of each kind of package that a command may load, one that does
@@ -68,7 +68,7 @@ def test_a_command_loads_what_it_needs_and_no_more(command: Command, folder: Pat
 @pytest.mark.long
 def test_a_report_needs_plots_alone(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
-    assert not set(Command.ours("report run").loads(tmp_path)) - (RANKING | {"matplotlib"})
+    assert not set(Command.ours("report run").loads(tmp_path)) - (WEIGHTS | {"matplotlib"})
 
 
 @pytest.mark.parametrize(
