@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import comb, inf, isfinite, prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,9 +28,6 @@ from nemo_elastic.core.latency import DECODE, FORMAT, OUTSIDE, PHASES, PREFILL, 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.write import atomic_write
-
-if TYPE_CHECKING:
-    from .engines import Engine
 
 __all__ = [
     "Cell", "Difference", "Model", "Stop", "Widths", "cells", "difference", "empty_table", "layer_of", "layers_for",
@@ -134,6 +131,16 @@ class Model(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """Where models run: see `engines.Engine`."""
+
+    name: str
+    work: Workload
+    facts: dict[str, Any]
+
+    def load(self, parent: Parent, member: Subnet) -> Model: ...
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ def test_the_runtime_extra_is_enough(folder):
         (("{f}",), b"Hi\xff", "stdin: not UTF-8 text"),
         (("{f}", "\udcff"), "", r"prompts: '\\udcff' is not allowed; text that UTF-8 can write"),
         (("{f}",), "/member 7b\n", "member: '7b' is not in this family; .*"),
-        (("{f}",), "/memebr 9b\n", "line: '/memebr 9b' is not allowed; /member, /member NAME, .*"),
+        (("{f}",), "/mmbr 9b\n", "line: '/mmbr 9b' is not allowed; /member, /member NAME, .*"),
         (("{f}/nothing", "Hi"), "", ".*/nothing: no such folder.*"),
     ],
 )  # fmt: skip
