@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks.study.grounds import LARGE
-from benchmarks.study.shapes import ALONE, AXES, HALVING, LENGTH, REPORTED, SEARCH, TUNED, Result, held_out
-from benchmarks.study.shapes_table import Runs, correlation_table, draw, spearman, ways_table
+from benchmarks.study.shapes import Runs, correlation_table, draw, spearman, ways_table
+from benchmarks.study.shapes_runs import ALONE, AXES, HALVING, LENGTH, REPORTED, SEARCH, TUNED, Result, held_out
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
