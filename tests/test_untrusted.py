@@ -35,7 +35,6 @@ ALLOWED = {
     ("formats/megatron/metadata.py", "pickle"): "every name in it stands for a record without code",
     ("formats/megatron/torch_files.py", "torch.load"): "as values alone (weights_only)",
     ("hosts/bridge/cli.py", "importlib.import_module"): "the recipe that the user names on the command line",
-    ("ranking/__init__.py", "importlib.import_module"): "our own modules, from the table of public names",
     ("profile/engines.py", "subprocess"): "our own worker, by the python that the command line names",
     ("rehearsal/transformers.py", "subprocess"): "our own script, by the python that the environment names",
     (

@@ -161,9 +161,9 @@ def write_checkpoint(folder: Path, pruned: Path, parent: Path, place: Path) -> N
     from nemo.lightning import io
     from nemo.lightning.ckpt_utils import ckpt_to_context_subdir
 
-    from nemo_elastic.formats.adapter import from_megatron
     from nemo_elastic.formats.megatron.shape import stock_sizes
     from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
+    from tests.support.states import from_megatron
 
     shape = Parent.from_json(facts(pruned)["sizes"])
     tensors = from_megatron(shape, shape.full, torch.load(pruned / "weights.pt", weights_only=True))

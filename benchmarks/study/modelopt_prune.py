@@ -88,9 +88,8 @@ def load(checkpoint: str, whole: Any) -> Any:
     from megatron.core.transformer.transformer_config import TransformerConfig
 
     from benchmarks.study.modelopt_layers import prunable_stack_spec
-    from nemo_elastic.formats.adapter import from_parts
-    from nemo_elastic.formats.megatron.metadata import PREFIX
-    from nemo_elastic.formats.megatron.stored import plain_tensors
+    from nemo_elastic.core.layout import megatron_tensors
+    from nemo_elastic.formats.megatron.stored import Stored
     from nemo_elastic.megatron.compat import named_parameters, new_model
 
     initialize_rng_tracker(inference_rng_tracker=True)
@@ -104,13 +103,12 @@ def load(checkpoint: str, whole: Any) -> Any:
         bias_dropout_fusion=False, persist_layer_norm=False, params_dtype=torch.float32, is_hybrid_model=True,
     )  # fmt: skip
     model = new_model(config, prunable_stack_spec(), whole.vocab, 256, whole.pattern, whole.tied)
-    stored = {name.removeprefix(PREFIX): value for name, value in plain_tensors(checkpoint).items()}
-    stored = from_parts(whole, whole.full, stored)
+    stored, names = Stored(checkpoint), megatron_tensors(whole, whole.full).keys()
     own = dict(named_parameters(model))
-    assert own.keys() == stored.keys(), own.keys() ^ stored.keys()
+    assert own.keys() == names, own.keys() ^ names
     with torch.no_grad():
         for name, parameter in own.items():
-            parameter.copy_(stored[name])
+            parameter.copy_(stored.read(name))
     return model.eval()
 
 

@@ -13,7 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ class NemoGround:
         from nemo_elastic.formats.megatron.shape import parent_of
 
         config = self.model()
-        return parent_of(config, config.vocab_size).with_stripes(8)
+        return replace(parent_of(config, config.vocab_size), ffn_stripes=8)
 
     def recipe(
         self, out: Path, steps: int, batch: Batch, seed: int, lr: float, total: int = 0, split: str = ""
@@ -177,7 +177,7 @@ def train_family(
         checkpoint, done = launch(recipe, place), done + steps
     cpu = time.process_time() - began
     assert checkpoint is not None
-    model, members = family(checkpoint, ground.shape, block)
+    model, members = family(checkpoint)
     config, whole, length = ElasticConfig.from_dict({**block, "seed": seed}), model.parent, stages[-1][1].length
     flops = sum(step_flops(whole, config, [*members.values()], *stage, i) for i, stage in enumerate(stages, 1))
     trace = json.loads((out / "stage1" / "elastic" / "shapes.json").read_text())["report"].get("trace", [])
@@ -199,22 +199,21 @@ def train_family(
 # ------------------------------------------------------------------------------------------------------------- losses
 
 
-def family(checkpoint: Path, shape: Parent, block: Mapping[str, Any]) -> tuple[Any, dict[str, Subnet]]:
+def family(checkpoint: Path) -> tuple[Any, dict[str, Subnet]]:
     """The model of an elastic checkpoint in torch, and its members."""
-    from nemo_elastic.formats.megatron.stored import checkpoint_members, read_checkpoint
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.nn.nemotron_h import NemotronH
 
-    tensors, elastic = read_checkpoint(checkpoint, shape)
-    members = checkpoint_members(shape, elastic, ElasticConfig.from_dict(dict(block)), str(checkpoint))
-    return NemotronH(shape, tensors, trainable=False), members
+    source = open_source(checkpoint)
+    return NemotronH(source.parent, dict(source.weights.as_torch()), trainable=False), source.members
 
 
 def dense(checkpoint: Path, shape: Parent) -> Any:
     """The model of a stock checkpoint in torch."""
-    from nemo_elastic.formats.megatron.stored import read_checkpoint
+    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.nn.nemotron_h import NemotronH
 
-    return NemotronH(shape, read_checkpoint(checkpoint, shape)[0], trainable=False)
+    return NemotronH(shape, dict(open_source(checkpoint).weights.as_torch()), trainable=False)
 
 
 def heldout(
@@ -222,7 +221,7 @@ def heldout(
 ) -> dict[str, float]:
     """Cross-entropy of each member in nats per held-out token, on the half of the text that no rate is chosen by."""
     from nemo_elastic.data.folder import DataFolder
-    from nemo_elastic.evaluation.perplexity import perplexity
+    from nemo_elastic.evaluation.scoring import perplexity
 
     part = held_out_parts(DataFolder.open(data).tokens("val"))[REPORTED]
     return {

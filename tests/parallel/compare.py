@@ -163,7 +163,7 @@ def in_turn(run: Path, ranking: Path, budgets: Collection[str] = ("large", "smal
     assert any("candidates" in line for line in steps)
     frozen = json.loads((elastic(run) / "members.json").read_text())
     assert frozen["report"] == {"source": "halving", "step": cuts[-1]}
-    (stored,) = Stored(checkpoint(run)).read("elastic.losses")
+    stored = Stored(checkpoint(run)).read("elastic.losses")
     for losses_, (budget, own) in zip(stored.view(torch.float64)[1:].tolist(), measured.items(), strict=True):
         (number,) = (n for n, loss in enumerate(losses_) if loss == loss)
         assert losses_[number] == own[number] and frozen["members"][budget] == given[budget][number]

@@ -194,4 +194,4 @@ def test_the_report_sees_one_run(place: Path) -> None:
         assert not any("metrics" in note for note in run.notes)
     one, other = (next(p for p in loaded[n].phases if p.name == "stage1") for n in ("whole", "row"))
     assert (one.tokens, one.heldout) == (other.tokens, other.heldout)
-    assert [p.start for p in loaded["row"].phases] == [p.start for p in loaded["whole"].phases] == [0, one.tokens]
+    assert [p.tokens for p in loaded["row"].phases] == [p.tokens for p in loaded["whole"].phases]
