@@ -103,7 +103,8 @@ def test_in_the_buffers_of_megatrons_own_ddp(monkeypatch: pytest.MonkeyPatch, ti
     want = step(from_logits, student, teacher, MEMBER, batch(), **HOW)["grads"]
     uninitialised = torch.empty_like
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: uninitialised(*a, **k).fill_(float("nan")))
-    distributed(student, sharded=False, grad_reduce_in_fp32=False).zero_grad_buffer()
+    ddp = distributed(student, sharded=False, grad_reduce_in_fp32=False)  # its hooks last as long as it does
+    ddp.zero_grad_buffer()
     for _ in range(2):
         step(from_hidden, student, teacher, MEMBER, batch(), **HOW)
     for name, p in weights_of(student).items():
