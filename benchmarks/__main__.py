@@ -1,28 +1,25 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Run benchmarks one after the other, keep their tables, and put them into docs/benchmarks.md.
+"""Run benchmarks one after the other, keep their tables, and put them into the pages that show them.
 
     python -m benchmarks [NAME …] [more arguments of each]
-    python -m benchmarks --page                               # run none, only write the page
 
-Without a name those run that need no other environment. The page's words are in `benchmarks/page.md`; each
-`{{ bench_x }}` there becomes the table that bench_x printed last.
+Without a name those run that need no other environment.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from textwrap import indent
 
 from benchmarks import chart
 from benchmarks.output import save_svg
+from tools import tables
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "docs" / "tables"
@@ -61,15 +58,6 @@ BENCHMARKS = {
 }
 
 
-def page() -> str:
-    """docs/benchmarks.md, from its words and the tables."""
-
-    def table(match: re.Match[str]) -> str:
-        return indent((TABLES / f"{match[2]}.md").read_text().strip(), match[1])
-
-    return re.sub(r"^( *)\{\{ (\w+) \}\}", table, (Path(__file__).parent / "page.md").read_text(), flags=re.MULTILINE)
-
-
 def run(name: str, more: list[str]) -> tuple[float, int]:
     """One benchmark in a process of its own; returns its seconds and its exit code: not 0 where it misses a target."""
     made = BENCHMARKS[name]
@@ -85,16 +73,16 @@ def main() -> None:
     words = sys.argv[1:]
     names = list(takewhile(lambda word: not word.startswith("-"), words))
     more, unknown = words[len(names) :], [name for name in names if name not in BENCHMARKS]
-    if unknown or (more and not names and more != ["--page"]):
+    if unknown or (more and not names):
         told = f"NAME: {unknown[0]} is not allowed; " if unknown else ""
         print(f"{__doc__}\n{told}NAME is one of {', '.join(BENCHMARKS)}", file=sys.stderr)
         raise SystemExit(0 if more[:1] in (["-h"], ["--help"]) else 2)
-    usual = [] if more == ["--page"] else [name for name, made in BENCHMARKS.items() if made.usual]
+    usual = [name for name, made in BENCHMARKS.items() if made.usual]
     seconds = {}
     for name in names or usual:
         print(f"== {name}", flush=True)
         seconds[name] = run(name, more)
-    (ROOT / "docs" / "benchmarks.md").write_text(page())
+    tables.fill()
     save_svg(chart.draw(TABLES), PICTURE)
     for name, (took, code) in seconds.items():
         print(f"{name:22} {took:6.0f} s{'  missed or failed, see above' if code else ''}")

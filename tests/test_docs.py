@@ -28,6 +28,7 @@ from nemo_elastic.cli.app import COMMANDS, load_command
 from nemo_elastic.config.block import ElasticConfig
 from tests.documentation import PAGES, ROOT, SHELL, blocks, named_files
 from tests.workers import environment
+from tools import tables
 
 #: programs that are other people's, and are only named
 OTHERS = {"curl", "pip", "pre-commit", "cd", "git", "sbatch", "vllm", "docker", "ns"}
@@ -384,6 +385,11 @@ def test_links_to_files_exist(page: str) -> None:  # mkdocs checks those inside 
     links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
     assert local and [link for link in local if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", tables.pages(), ids=lambda p: p.stem)
+def test_tables_of_pages_are_those_of_their_files(page: Path) -> None:
+    assert page.read_text(encoding="utf-8") == tables.filled(page), "run: .venv/bin/python -m tools.tables"
 
 
 def test_examples_of_json_are_json() -> None:
