@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "tutorial.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "start.md"
 #: commands, what stands between, and what they print
 PAIR = re.compile(r"(?<=```bash\n)((?:(?!```).)*?)(```\n(?:(?!```).)*?\n```text\n)((?:(?!```).)*)(?=```)", re.DOTALL)
 OURS = "nemo-elastic "
