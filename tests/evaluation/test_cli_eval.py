@@ -104,15 +104,15 @@ def test_lm_eval_is_asked_with_the_family_in_memory(capsys, folder, data, monkey
         def __init__(self, names, include):
             asked.append((names, include))
 
-        def run(self, member, tokenizer_dir, limit, batch):
-            asked.append((member.name, tokenizer_dir, limit, batch))
+        def run(self, member, tokenizer_dir, limit):
+            asked.append((member.name, tokenizer_dir, limit))
             return {"arc_easy": {"acc": 0.25}}
 
     monkeypatch.setattr(harness, "Harness", Harness)
-    options = ("--tasks", "arc_easy,piqa", "--limit", 3, "--micro-batch-size", 2)
+    options = ("--tasks", "arc_easy,piqa", "--limit", 3)
     code, out, err = run(capsys, folder, *options, "--json")
     assert code == 0, err
-    assert asked == [(["arc_easy", "piqa"], None), ("12b", folder, 3, 2), ("6b", folder, 3, 2)]
+    assert asked == [(["arc_easy", "piqa"], None), ("12b", folder, 3), ("6b", folder, 3)]
     assert [row["tasks"] for row in json.loads(out)] == [{"arc_easy": {"acc": 0.25}}] * 2
     code, out, _ = run(capsys, folder, *options)
     assert code == 0 and "arc_easy acc" in out and "0.2500" in out

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from nemo_elastic import load_family
-from nemo_elastic.cli import main
+from nemo_elastic.cli import cmd_specialize, main
 from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import FILE, Family
@@ -30,7 +30,7 @@ from tests.workers import environment
 
 FAMILY = short_family(400)
 SHAPE = FAMILY.parent
-QUICK = ("--tokens", 600, "--seq-length", 32, "--candidates", 8)
+QUICK = ("--seq-length", 32)
 TOKENS = torch.arange(40).view(2, 20)
 
 
@@ -38,6 +38,13 @@ TOKENS = torch.arange(40).view(2, 20)
 def data(tmp_path_factory):
     source = Path(sysconfig.get_paths()["stdlib"]) / "json"
     return build_data(tmp_path_factory.mktemp("data") / "data", [source], vocab=400, held_out_problems=8)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Less is read and tried than a user's task needs."""
+    monkeypatch.setattr(cmd_specialize, "TOKENS", 600)
+    monkeypatch.setattr(cmd_specialize, "CANDIDATES", 8)
 
 
 @pytest.fixture

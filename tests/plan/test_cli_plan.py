@@ -95,7 +95,7 @@ def test_with_experts_both_counts_and_who_shares_them(capsys: pytest.CaptureFixt
     assert {row[4] for row in rows} == {"1", "2", "4", "8"} and len(rows) == len(report["layouts"])
 
 
-def test_hours_of_the_papers_steps_or_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hours_of_the_papers_steps(capsys: pytest.CaptureFixture[str]) -> None:
     """Without lengths each stage has the paper's."""
     for number, stage in ((1, PAPER.stage1), (2, PAPER.stage2)):
         argv = (*CONFIG, "--parent", "nemotron-nano-12b-v2", "--stage", str(number))
@@ -104,9 +104,6 @@ def test_hours_of_the_papers_steps_or_of_ones_own(capsys: pytest.CaptureFixture[
         assert sizes == (stage.seq_length, stage.global_batch_size, stage.max_steps)
         assert report["time"]["hours"] == pytest.approx(report["best"]["seconds"] * stage.max_steps / 3600)
         assert report["time"]["gpu_hours"] == pytest.approx(128 * report["time"]["hours"])
-    short = run(capsys, *argv, "--steps", "100")[1].splitlines()[-1]
-    hours = report["best"]["seconds"] / 36
-    assert short.startswith(f"100 steps in about {hours:.3g} hours, {128 * hours:,.0f} GPU-hours;")
 
 
 def test_the_defaults_are_the_planners(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,9 +133,7 @@ def test_a_parent_folder_counts_as_its_preset(capsys: pytest.CaptureFixture[str]
     ("argv", "message"),
     [
         (("--parent", "nowhere/"), "--parent: 'nowhere/' is not allowed; a folder, or one of nemotron-nano-12b-v2"),
-        (("--gpu", "b200"), "'--gpu'"),
-        (("--gpus", "12", "--gpus-per-node", "5"), "--gpus: 12 is not allowed; at most 5, or a multiple of 5"),
-        (("--steps", "0"), "'--steps'"),
+        (("--gpus", "12"), "--gpus: 12 is not allowed"),
         (("--parent", "nemotron-h-8b"), "elastic.axes.hidden"),
     ],
 )
