@@ -15,7 +15,6 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.plan import PAPER, RunShape, layouts, preset
-from nemo_elastic.plan.machine import MARGIN, NODE
 
 CONF = Path(__file__).parents[2] / "conf"
 CONFIG = ("--config", str(CONF / "elastic_12b.yaml"))
@@ -104,11 +103,6 @@ def test_hours_of_the_papers_steps(capsys: pytest.CaptureFixture[str]) -> None:
         assert sizes == (stage.seq_length, stage.global_batch_size, stage.max_steps)
         assert report["time"]["hours"] == pytest.approx(report["best"]["seconds"] * stage.max_steps / 3600)
         assert report["time"]["gpu_hours"] == pytest.approx(128 * report["time"]["hours"])
-
-
-def test_the_defaults_are_the_planners(capsys: pytest.CaptureFixture[str]) -> None:
-    report = json.loads(run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--json")[1])["run"]
-    assert (report["node"], report["margin"]) == (NODE, MARGIN)
 
 
 def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:

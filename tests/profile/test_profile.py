@@ -55,7 +55,7 @@ def test_a_table_of_the_runtime_serves_slice_and_inspect(
     assert lines.splitlines() == [
         f"{number} of {len(measured)}: runtime: {cell}" for number, cell in enumerate(measured, 1)
     ], "an entry is a line where no terminal shows a bar"
-    assert re.search(r"runtime on .+ threads?, batch 1, 4 \+ 3 tokens, fp32; .+ takes: prefill [\d.]+ ms", said)
+    assert re.search(r"runtime on .+ threads?, batch 1, 4 \+ 3 tokens, bf16; .+ takes: prefill [\d.]+ ms", said)
     table, shapes = LatencyTable.read("table", str(out)), read_shapes(family)
     assert all(len(widths) <= 2 for grid in table.grids.values() for widths in grid.axes.values())
     assert run("inspect", family, "--json", "--latency", out) == 0
@@ -122,7 +122,7 @@ class Stopped(Engine):
 def test_what_was_measured_before_an_interruption_is_kept(
     family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shapes, out, work = read_shapes(family), tmp_path / "table.json", Workload(1, 4, 3, "fp32")
+    shapes, out, work = read_shapes(family), tmp_path / "table.json", Workload(1, 4, 3, "bf16")
     assert shapes.family is not None
     widths = widths_of(shapes.parent, shapes.family.axes, 2)
     empty = empty_table(shapes.parent, widths, "measured", "runtime", work)
