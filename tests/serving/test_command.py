@@ -92,7 +92,7 @@ def test_who_can_reach_it(folder, monkeypatch):
         ({"flags": ["--api_key", "a"]}, "--api-key: '--api_key' is not allowed; give it before --"),
         (
             {"flags": ["--additional-config={}"], "settings": Settings(max_body=99)},
-            "not with --end-of-thinking, --auto",
+            "--end-of-thinking or --auto",
         ),
         ({"flags": ["--additional-config.a", "1"], "settings": Settings("def")}, "which are written there"),
     ],
