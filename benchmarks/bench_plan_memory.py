@@ -64,7 +64,9 @@ def planned(block: Block) -> Memory:
     """By the formulas, on one rank without kernels of CUDA."""
     (stage,) = stages(block.parent, 1)
     run = RunShape(block.tokens, 1, gpus=1, kernels=False, routing=block.routing[1])
-    config = ElasticConfig((Budget("half", ratio=0.5),), {"hidden": AxisConfig((block.parent.hidden,))}, distill=DISTILL)
+    config = ElasticConfig(
+        (Budget("half", ratio=0.5),), {"hidden": AxisConfig((block.parent.hidden,))}, distill=DISTILL
+    )
     shards = Sharding(routing=run.routing)
     return stage_memory(Candidate(block.parent, config, run, shards, recompute=block.recompute), stage)
 

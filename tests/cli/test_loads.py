@@ -101,8 +101,8 @@ def cases() -> list:
     return [pytest.param(line, marks=[] if line.startswith(FEW) else [pytest.mark.long]) for line in MAY_LOAD]
 
 
-def test_the_overview_loads_nothing_and_a_commands_help_what_comes_with_the_package(tmp_path: Path) -> None:
-    assert not loads("--help", tmp_path)
+def test_a_commands_help_loads_what_comes_with_the_package_alone(tmp_path: Path) -> None:
+    """The overview's loads nothing: `test_app`."""
     assert not loads("", tmp_path, run=HELPS) - WEIGHTS
 
 
