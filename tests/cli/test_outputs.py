@@ -34,10 +34,7 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
     "convert": ("{source} --format nemo", {"source": "family"}),
     "data": ("{sources} --tokenizer {tokenizer}", {"sources": "texts", "tokenizer": "data"}),
     "demo": ("", {}),
-    "init": (
-        "{parent} --config {config} --ranking {ranking}",
-        {"parent": "parent", "config": "elastic.yaml", "ranking": "ranking"},
-    ),
+    "init": ("{parent} --config {config}", {"parent": "parent", "config": "elastic.yaml"}),
     "profile": (
         "{source} --config {config} --engine vllm --python {python}",
         {"source": "family", "config": "elastic.yaml", "python": "data"},

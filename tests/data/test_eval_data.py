@@ -22,7 +22,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from nemo_elastic import load_family
-from nemo_elastic.cli import cmd_specialize, main
+from nemo_elastic.cli import cmd_specialize
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import parameters
@@ -45,6 +45,7 @@ from tests.data.large import TEMPLATE, VOCAB, asked, sums, write_gap, write_toke
 from tests.documentation import blocks, named_files
 from tests.hosts.pages import in_small
 from tests.shapes import PARENT, short_family
+from tests.slicing.helpers import run
 from tests.texts import FEW, library_text
 from tests.workers import ROOT, environment
 
@@ -98,20 +99,11 @@ def given_by(place: Path, form: str) -> Path:
     return place / (form if "folder" in form else f"{form}.jsonl")
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as done:
-        main([*map(str, words)])
-    captured = capsys.readouterr()
-    return int(done.value.code or 0), captured.out, captured.err
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
-def test_every_command_takes_it(
-    form: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, family = given_by(place, form), place / "family"
-    code, out, err = run(capsys, "eval", family, "--data", data, "--tokens", 60, "--seq-length", 64, "--json")
+    code, out, err = run("eval", family, "--data", data, "--tokens", 60, "--seq-length", 64, "--json")
     assert code == 0, err
     rows, source = json.loads(out), open_source(family)
     given = read_eval_data(data, source, most=60)
@@ -125,7 +117,7 @@ def test_every_command_takes_it(
     block = tmp_path / "elastic.yaml"
     block.write_text(yaml.safe_dump({"elastic": block_12b()}))
     small = ("--config", block, "--seq-length", 32, "--json")
-    code, out, err = run(capsys, "rank", family, "--data", data, "--out", tmp_path / "ranking", *small)
+    code, out, err = run("rank", family, "--data", data, "--out", tmp_path / "ranking", *small)
     assert code == 0 and len(json.loads(out)["depth"]) == 4, err
     seen = Ranking.load(tmp_path / "ranking").provenance
     assert seen["samples"] == 4 and ("counted" in seen) == given.is_chat and seen.get("counted", 1) < seen["tokens"]
@@ -134,11 +126,9 @@ def test_every_command_takes_it(
     monkeypatch.setattr(known_answers, "examples", partial(known_answers.examples, most=64, prompt=8, answer=4))
     sizes = ("--seq-length", 16, "--ratio", 0.9)
     if "folder" not in form:  # little is held out there
-        code, out, err = run(
-            capsys, "specialize", family, "--data", data, *sizes, "--out", tmp_path / "task.json", "--json"
-        )
+        code, out, err = run("specialize", family, "--data", data, *sizes, "--out", tmp_path / "task.json", "--json")
         assert code == 0 and json.loads(out)["specialized"]["held_out_tokens"] > 0, err
-        code, out, err = run(capsys, "calibrate", family, "--data", data, "--force", "--json")
+        code, out, err = run("calibrate", family, "--data", data, "--force", "--json")
         assert code == 0 and json.loads(out)["samples"] == 64, err
 
 
@@ -227,7 +217,8 @@ def check_family(place: Path, tokenizer: Path) -> None:
 
 
 def test_conversations_are_ranked_on_one_by_one(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    tmp_path: Path,
 ) -> None:
     """By their answers: what is asked behind a conversation, and what padding makes of it, changes nothing."""
     few, out, block = tmp_path / "few.jsonl", tmp_path / "ranking", tmp_path / "elastic.yaml"
@@ -235,7 +226,7 @@ def test_conversations_are_ranked_on_one_by_one(
     config = block_12b()
     block.write_text(yaml.safe_dump({"elastic": config | {"importance": {"samples": 2, "depth": "cosine"}}}))
     line = ("rank", place / "family", "--data", few, "--seq-length", 64)
-    assert run(capsys, *line, "--out", out, "--config", block)[0] == 0
+    assert run(*line, "--out", out, "--config", block)[0] == 0
     source = open_source(place / "family")
     texts = read_eval_data(few, source, "train").texts
     rows = [Rows(torch.tensor(t.ids[None, :-1]).long(), torch.tensor(t.counts[None, 1:]).float()) for t in texts]
@@ -244,14 +235,14 @@ def test_conversations_are_ranked_on_one_by_one(
     assert actual.provenance["counted"] == sum(r.counted for r in rows)
     for name, scores in wanted.scores.items():
         np.testing.assert_allclose(actual.scores[name], scores, rtol=1e-4, atol=1e-7)
-    code, _, err = run(capsys, *line, "--out", tmp_path / "more")
+    code, _, err = run(*line, "--out", tmp_path / "more")
     assert code == 2 and err.startswith("error: --data: ") and err.count("\n") == 1
 
 
-def test_what_was_left_out_is_told(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_left_out_is_told(place: Path, tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text(sums(30) + asked("What?", ""))
-    code, _, err = run(capsys, "eval", place / "family", "--data", path, "--tokens", 2000, "--seq-length", 64)
+    code, _, err = run("eval", place / "family", "--data", path, "--tokens", 2000, "--seq-length", 64)
     assert code == 0
     assert f"1 of 31 conversations with an empty answer, or none: left out; the first is {path} line 31" in err
     assert "the loss counts answers alone" in err

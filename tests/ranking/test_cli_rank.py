@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nemo_elastic.cli.app import main
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT as SHAPE
+from tests.slicing.helpers import run
 from tests.texts import spoiled
 
 PARENT = replace(SHAPE, pattern="M-M*-M-M", vocab=512)
@@ -35,14 +35,15 @@ def place(tmp_path_factory):
     return place
 
 
-def block(folder, axes=None, **importance):
-    """A file with a block: these axes beside the residual width, and how importance is measured."""
+def block(folder, axes=None, ranking=None, **importance):
+    """A file with a block: these axes beside the residual width, how importance is measured, or where that stands."""
     content = {
         "budgets": [{"name": "big"}, {"name": "small", "ratio": 0.9}],
         "axes": {"hidden": [16, 12], **(axes or {})},
     }
     path = folder / "elastic.yaml"
-    path.write_text(json.dumps({"elastic": content | {"importance": {"samples": 20, **importance}}}))
+    how = {"ranking": ranking, "importance": {"samples": 20, **importance}}
+    path.write_text(json.dumps({"elastic": content | how}))
     return str(path)
 
 
@@ -51,23 +52,12 @@ def arguments(place, out, config, *more):
     return ["rank", str(place / "parent"), *data, "--out", str(out), "--config", config, *more]
 
 
-def run(capsys, *given):
-    """Exit code, stdout and stderr."""
-    code = 0
-    try:
-        main(list(given))
-    except SystemExit as end:
-        code = end.code or 0
-    said = capsys.readouterr()
-    return code, said.out, " ".join(said.err.split())
-
-
-def test_only_the_drops_that_a_depth_needs_are_measured(place, tmp_path, capsys):
+def test_only_the_drops_that_a_depth_needs_are_measured(place, tmp_path):
     every, some = tmp_path / "all", tmp_path / "some"
     data = ("--data", str(place / "data"), "--seq-length", "64")
-    code, plain, _ = run(capsys, "rank", str(place / "parent"), *data, "--out", str(every), "--json")
+    code, plain, _ = run("rank", str(place / "parent"), *data, "--out", str(every), "--json")
     assert code == 0 and Ranking.load(every).provenance["sequences"] == 64 and len(json.loads(plain)["depth"]) == 8
-    code, output, said = run(capsys, *arguments(place, some, block(tmp_path, {"depth": [8, 6]}), "--json"))
+    code, output, said = run(*arguments(place, some, block(tmp_path, {"depth": [8, 6]}), "--json"))
     assert code == 0, said
     ranking = Ranking.load(some)
     assert (
@@ -76,7 +66,7 @@ def test_only_the_drops_that_a_depth_needs_are_measured(place, tmp_path, capsys)
     assert ranking.provenance["sequences"] == 20
 
 
-def test_heads_are_scored_by_the_fewest_channels_that_a_member_has(place, tmp_path, capsys):
+def test_heads_are_scored_by_the_fewest_channels_that_a_member_has(place, tmp_path):
     """As training ranks with the block's axes.mamba_head_dim: its smallest choice."""
     from nemo_elastic.core.kinds.mamba import MAMBA_HEADS
 
@@ -84,7 +74,7 @@ def test_heads_are_scored_by_the_fewest_channels_that_a_member_has(place, tmp_pa
     scores = {}
     for least in (whole, 1):
         out, axes = tmp_path / str(least), {"mamba_head_dim": [whole, least] if least < whole else [whole]}
-        assert run(capsys, *arguments(place, out, block(tmp_path, axes, depth="cosine")))[0] == 0
+        assert run(*arguments(place, out, block(tmp_path, axes, depth="cosine")))[0] == 0
         ranking = Ranking.load(out)
         assert (ranking.options.head_channels, ranking.options.depth) == (least, "cosine")
         scores[least] = ranking.scores
@@ -92,16 +82,16 @@ def test_heads_are_scored_by_the_fewest_channels_that_a_member_has(place, tmp_pa
     assert heads and not any(np.allclose(scores[whole][key], scores[1][key]) for key in heads)
 
 
-def test_a_family_needs_the_drops_of_its_smallest_depth(place, tmp_path, capsys):
-    assert run(capsys, *arguments(place, tmp_path / "ranking", block(tmp_path, {"depth": [8, 6]})))[0] == 0
+def test_a_family_needs_the_drops_of_its_smallest_depth(place, tmp_path):
+    assert run(*arguments(place, tmp_path / "ranking", block(tmp_path, {"depth": [8, 6]})))[0] == 0
     for depth, says in (([8, 6], ""), ([8, 6, 5], "elastic.axes.depth: 5 is not allowed")):
-        given = ("--config", block(tmp_path, {"depth": depth}), "--ranking", str(tmp_path / "ranking"))
-        code, _, said = run(capsys, "init", str(place / "parent"), *given, "--out", str(tmp_path / f"{len(depth)}"))
+        given = ("--config", block(tmp_path, {"depth": depth}, ranking=str(tmp_path / "ranking")))
+        code, _, said = run("init", str(place / "parent"), *given, "--out", str(tmp_path / f"{len(depth)}"))
         assert (code, says in said) == (2 if says else 0, True), said
 
 
-def test_tokens_outside_the_vocabulary_are_reported(place, tmp_path, capsys):
+def test_tokens_outside_the_vocabulary_are_reported(place, tmp_path):
     wrong = spoiled(place / "data", tmp_path / "data", "train", at=-1)
-    code, out, err = run(capsys, "rank", str(place / "parent"), "--data", str(wrong), "--out", str(tmp_path / "r"))
+    code, out, err = run("rank", str(place / "parent"), "--data", str(wrong), "--out", str(tmp_path / "r"))
     assert (code, out) == (2, "") and not (tmp_path / "r").exists()
     assert err == f"error: {wrong}/train.bin: 60000 is not allowed; tokens are 0 to 511; the data is damaged"
