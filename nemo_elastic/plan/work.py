@@ -25,7 +25,7 @@ from .candidate import Candidate
 from .machine import EFFICIENCY, EXPERT_EFFICIENCY, GPUS, SUMS, Gpu
 from .memory import local_experts, local_parameters, stages
 
-__all__ = ["Work", "dispatched", "exchanged", "members", "passed_on", "seconds", "step_work", "wait"]
+__all__ = ["Work", "dispatched", "exchanged", "members", "passed_on", "reduction", "seconds", "step_work", "wait"]
 
 
 def members(parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
@@ -203,7 +203,7 @@ def seconds(candidate: Candidate, work: Work, waiting: float = 1.0) -> float:
     link = gpu.network if run.gpus > run.node else gpu.nvlink
     between = 2 * passed_on(candidate) * candidate.micro_batches / link if pipeline > 1 else 0.0
     busy = (products + _inside_layers(candidate, gpu)) * waiting + between
-    return busy * (1 + (pipeline - 1) / candidate.micro_batches) + _reduction(candidate, link)
+    return busy * (1 + (pipeline - 1) / candidate.micro_batches) + reduction(candidate, link)
 
 
 def _inside_layers(candidate: Candidate, gpu: Gpu) -> float:
@@ -227,7 +227,7 @@ def _inside_layers(candidate: Candidate, gpu: Gpu) -> float:
     return time + candidate.micro_batches * sent / (gpu.nvlink if near else gpu.network)
 
 
-def _reduction(candidate: Candidate, link: float) -> float:
+def reduction(candidate: Candidate, link: float) -> float:
     """Time in which data-parallel ranks, those that share sequences included, reduce gradients and gather bf16
     parameters, once a step (overlap is off). Experts are reduced over the ranks that hold the same ones.
     """

@@ -17,7 +17,7 @@ from nemo_elastic.plan.activations import Routing, Sharding, layer, norm
 from nemo_elastic.plan.layouts import expert_sizes, why_not
 from nemo_elastic.plan.machine import EXPERT_EFFICIENCY, GPUS
 from nemo_elastic.plan.memory import local_experts, local_parameters, stages
-from nemo_elastic.plan.work import dispatched, members, seconds, step_work
+from nemo_elastic.plan.work import dispatched, members, reduction, seconds, step_work
 
 from ..shapes import LATENT
 
@@ -149,6 +149,14 @@ def test_tokens_take_the_network_where_a_group_leaves_its_node() -> None:
     sent = 64 * dispatched(laid_out(Sharding(1, False, 8)))
     for node, rate in ((4, 50e9), (8, 450e9)):
         assert time(node, 2.0) - time(node, 1.0) == pytest.approx(sent / rate)
+
+
+def test_ranks_that_share_tensors_hold_replicas_of_experts_too() -> None:
+    """Two of TP and four of DP are the eight of EP: each has experts of its own, and only the rest is reduced."""
+    shared = laid_out(Sharding(2, True, 8), run=replace(RUN, gpus=8))
+    (stage,) = stages(PARENT, 1)
+    rest = local_parameters(PARENT, stage, 2, 8) - local_experts(PARENT, stage, 8)
+    assert reduction(shared, 1.0) == pytest.approx(6 * rest * 3 / 4)
 
 
 def test_sizes_divide_the_blocks_of_experts_and_the_ranks_of_a_stage() -> None:
