@@ -367,7 +367,7 @@ def test_members_must_be_shared_equally() -> None:
 def test_batches_divide() -> None:
     with pytest.raises(ElasticError, match=r"no layout is possible on 6 GPUs.*do not divide the global batch 4"):
         layouts(P12, block(), RunShape(8192, 4, 1, 6))
-    with pytest.raises(ElasticError, match=r"--micro-batch-size: 3 is not allowed; a divisor"):
+    with pytest.raises(ElasticError, match=r"micro_batch: 3 is not allowed; a divisor"):
         RunShape(8192, 4, 3)
     choices = layouts(P12, block(), RunShape(8192, 4, 1, 8))
     assert {(x.tensor, x.pipeline) for x in choices if x.context == 1} == {
