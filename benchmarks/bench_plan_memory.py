@@ -19,9 +19,11 @@ from typing import Any
 import torch
 
 from benchmarks.output import arguments, deliver
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig
+from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent
-from nemo_elastic.plan import preset
+from nemo_elastic.plan import Candidate, RunShape, preset
 from nemo_elastic.plan.activations import Routing, Sharding
 from nemo_elastic.plan.memory import Memory, stage_memory, stages
 from tests.plan.measuring import ROUTINGS, model_of, step_peak
@@ -61,10 +63,12 @@ def blocks() -> list[Block]:
 def planned(block: Block) -> Memory:
     """By the formulas, on one rank without kernels of CUDA."""
     (stage,) = stages(block.parent, 1)
-    return stage_memory(
-        block.parent, stage, DISTILL, Sharding(routing=block.routing[1]), data=1, in_flight=1, tokens=block.tokens,
-        recompute=block.recompute, gated=False, kernels=False, gradient=4,
-    )  # fmt: skip
+    run = RunShape(block.tokens, 1, gpus=1, kernels=False, routing=block.routing[1])
+    config = ElasticConfig(
+        (Budget("half", ratio=0.5),), {"hidden": AxisConfig((block.parent.hidden,))}, distill=DISTILL
+    )
+    shards = Sharding(routing=run.routing)
+    return stage_memory(Candidate(block.parent, config, run, shards, recompute=block.recompute), stage)
 
 
 def nbytes(tensors: Iterable[torch.Tensor]) -> int:

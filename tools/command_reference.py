@@ -12,8 +12,9 @@ import importlib
 import inspect
 import types
 from collections.abc import Callable, Iterator
+from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 from typer.models import ArgumentInfo, OptionInfo
@@ -50,8 +51,8 @@ def value_of(hint: Any) -> str:
     """What a value is: a type's name, or the words that are allowed."""
     if get_origin(hint) in (Union, types.UnionType):
         return next(value_of(each) for each in get_args(hint) if each is not type(None))
-    if get_origin(hint) is Literal:
-        return " ".join(f"`{word}`" for word in get_args(hint))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " ".join(f"`{each.value}`" for each in hint)
     if get_origin(hint) in (list, tuple):
         return f"{value_of(get_args(hint)[0])} …"
     return "" if hint is bool else NAMES.get(hint, getattr(hint, "__name__", "text"))

@@ -29,15 +29,9 @@ class Aside:
     Handlers of logging and consoles hold on to streams of their own, and processes inherit descriptors: only below
     them all is everything caught.
 
-    Args:
-        verbose: show everything on stderr, and keep none.
-
     Attributes:
         out, err: consoles on what stdout and stderr were before.
     """
-
-    def __init__(self, verbose: bool = False) -> None:
-        self.verbose = verbose
 
     def __enter__(self) -> Aside:
         with ExitStack() as held:
@@ -45,7 +39,7 @@ class Aside:
             self._screens = [held.enter_context(open(os.dup(number), "w", buffering=1)) for number in (1, 2)]
             self.out, self.err = map(_console, self._screens)
             # no name yet: the command may still refuse to make its folder
-            log = os.dup(2) if self.verbose else os.dup(held.enter_context(tempfile.TemporaryFile()).fileno())
+            log = os.dup(held.enter_context(tempfile.TemporaryFile()).fileno())
             # never closed: a thread of a library may hold it for longer
             self._log = open(log, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
             held.callback(self._lead_to, *self._screens)
@@ -65,12 +59,7 @@ class Aside:
         sys.stdout = sys.stderr = self._log
 
     def keep(self, path: Path) -> None:
-        """Give the file its name, and say it on stderr; what was printed before is in it, too.
-
-        Where all is shown there is no file.
-        """
-        if self.verbose:
-            return
+        """Give the file its name, and say it on stderr; what was printed before is in it, too."""
         log = self._log.fileno()
         with path.open("a+b") as file:
             file.write(os.pread(log, os.fstat(log).st_size, 0))
@@ -85,7 +74,7 @@ class Aside:
         from rich.live import Live
         from rich.text import Text
 
-        if self.verbose or not console.is_terminal:
+        if not console.is_terminal:
             yield
             return
         began = os.fstat(self._log.fileno()).st_size
@@ -106,7 +95,7 @@ class Aside:
     def timed(self, what: str) -> Iterator[None]:
         """Say on stderr what begins, and when it has ended how many seconds it took; in a terminal in one line."""
         began = time.monotonic()
-        if self.verbose or not self.err.is_terminal:
+        if not self.err.is_terminal:
             self.err.print(f"{what} …")
         with self.moving(self.err, lambda: f"{what}  {time.monotonic() - began:.0f} s"):
             yield

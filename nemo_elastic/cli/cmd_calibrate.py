@@ -9,14 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import BATCH_SIZE, FAMILY_DEVICE, SEEDS, TOKENS, as_json, print_json, within
+from nemo_elastic.cli.options import FAMILY_DEVICE, as_json, print_json
+from nemo_elastic.cli.show import advancing
+from nemo_elastic.data.eval_data import EvalData, read_eval_data
+from nemo_elastic.errors import ElasticError, printable
+from nemo_elastic.formats.checksums import family_digest
+from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.source import Source
+from nemo_elastic.io.outputs import check_file
 
 if TYPE_CHECKING:
-    from nemo_elastic.data.eval_data import EvalData
     from nemo_elastic.evaluation.known_answers import Against, Measured
-    from nemo_elastic.formats.source import Source
 
 __all__ = ["command"]
 
@@ -24,36 +31,21 @@ __all__ = ["command"]
 def command(
     family: Annotated[Path, typer.Argument(help="A family folder.")],
     data: Annotated[Path, typer.Option(help=options.DATA)],
-    samples: Annotated[
-        int | None,
-        within(64, 10**6, "--samples", "Held-out prompts, up to half of them problems; 512 by default, if there are."),
-    ] = None,
-    prompt_tokens: Annotated[int, within(1, TOKENS, "--prompt-tokens", "Of a piece of text, before it goes on.")] = 64,
-    answer_tokens: Annotated[int, within(1, TOKENS, "--answer-tokens", "With which it goes on.")] = 32,
-    seed: Annotated[int, within(0, SEEDS, "--seed", "Which pieces are sampled, and the halves of the check.")] = 0,
-    batch: Annotated[int, BATCH_SIZE] = 8,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
     force: Annotated[bool, options.force("an older auto.json")] = False,
     json: Annotated[bool, as_json("the figures")] = False,
 ) -> None:
     """Find out from held-out prompts when the smallest member is not enough, for `auto` of `nemo-elastic serve`.
 
-    Every member reads every prompt and its known answer. What the smallest makes of a prompt (entropy, margin,
-    surprise) is fitted to what a larger one gains on the answer, and written to auto.json in the family folder: no
-    weights. The table is a check: each half of the prompts is chosen for by the other half, against the best random
-    mixture of members at the same cost. Where no gain is above 0 by more than its interval, auto is no better than
-    chance here, and a warning says so.
+    Every member reads up to 512 prompts, half of them problems where there are, and their known answers. What the
+    smallest makes of a prompt (entropy, margin, surprise) is fitted to what a larger one gains on the answer, and
+    written to auto.json in the family folder: no weights. The table is a check: each half of the prompts is chosen for
+    by the other half, against the best random mixture of members at the same cost. Where no gain is above 0 by more
+    than its interval, auto is no better than chance here, and a warning says so.
 
     Example: `nemo-elastic calibrate family/ --data data`, then `nemo-elastic serve family/ --auto 0.3`.
     """
-    from rich.console import Console
-
-    from nemo_elastic.data.eval_data import read_eval_data
-    from nemo_elastic.errors import ElasticError
     from nemo_elastic.evaluation.known_answers import held_out
-    from nemo_elastic.formats.checksums import family_digest
-    from nemo_elastic.formats.folders import open_source
-    from nemo_elastic.io.outputs import check_file
     from nemo_elastic.runtime.storage import check_device
     from nemo_elastic.serving.calibration import FILE, write_calibration
 
@@ -67,8 +59,8 @@ def command(
     check_device(device, "--device")
     for line in () if json else given.notes:
         typer.echo(line, err=True)
-    measured = _measured(source, given, samples, prompt_tokens, answer_tokens, seed, batch, device, quiet=json)
-    tried = held_out(measured, seed)
+    measured = _measured(source, given, device, quiet=json)
+    tried = held_out(measured)
     path = write_calibration(source.folder, measured.calibrate(), force, digest)
     if json:
         print_json(_record(path, measured, tried))
@@ -82,33 +74,15 @@ def command(
     typer.echo(f"written: {path}", err=True)
 
 
-def _measured(
-    source: Source,
-    text: EvalData,
-    samples: int | None,
-    prompt_tokens: int,
-    answer_tokens: int,
-    seed: int,
-    batch: int,
-    device: str,
-    quiet: bool,
-) -> Measured:
+def _measured(source: Source, text: EvalData, device: str, quiet: bool) -> Measured:
     """What every member makes of held-out prompts."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from nemo_elastic.errors import ElasticError
     from nemo_elastic.evaluation.known_answers import examples, measure
     from nemo_elastic.runtime import load_family
 
-    try:
-        given = examples(text, samples, prompt_tokens, answer_tokens, seed)
-    except ElasticError as exc:
-        raise exc.of("--samples") if exc.at[:1] == ("samples",) else exc from None
+    given = examples(text)
     runtime = load_family(source, device=device)
-    with Progress(console=Console(stderr=True), disable=quiet, transient=True) as bars:
-        task = bars.add_task(str(source.folder), total=len(given) * len(runtime.path))
-        return measure(runtime, given, batch, lambda n: bars.advance(task, n))
+    with advancing(str(source.folder), len(given) * len(runtime.path), quiet) as done:
+        return measure(runtime, given, done=done)
 
 
 def _fixed(measured: Measured) -> list[dict[str, Any]]:
@@ -136,9 +110,6 @@ def _record(path: Path, measured: Measured, tried: list[Against]) -> dict[str, A
 
 
 def _tables(measured: Measured, tried: list[Against]) -> list[Any]:
-    from rich.table import Table
-
-    from nemo_elastic.errors import printable
     from nemo_elastic.evaluation.known_answers import TRIED
 
     fixed = Table("member", "parameters", "cost", "nats per token")

@@ -7,12 +7,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemo_elastic.cli.options import FAMILY_DEVICE, SEEDS, TOKENS, Dtype, as_json, print_json, within
+from nemo_elastic.cli.options import FAMILY_DEVICE, SEEDS, TOKENS, as_json, print_json, within
+from nemo_elastic.errors import ElasticError, bad, printable
+from nemo_elastic.formats.folders import open_source
 
 if TYPE_CHECKING:
     from nemo_elastic.runtime.conversation import Conversation
@@ -29,8 +32,6 @@ HELP = """\
 
 _PROMPT = typer.Argument(help="What to answer; - reads all of stdin. Without it every line of stdin is one prompt.")
 _DRAFT = typer.Option("--draft", help="Name of a smaller member that drafts for larger ones; answers stay theirs.")
-_STOP = typer.Option("--stop", help="Text before which an answer ends; may be given several times.")
-_DTYPE = typer.Option("--dtype", help="Of the weights in memory; as in the files by default.")
 _SYSTEM = typer.Option("--system", help="System message, where the family has a chat template.")
 
 
@@ -48,14 +49,9 @@ def command(
     top_p: Annotated[
         float, within(1e-6, 1.0, "--top-p", "Sample from the fewest most likely tokens with this share.")
     ] = 1.0,
-    top_k: Annotated[
-        int, within(0, TOKENS, "--top-k", "Sample from so many most likely tokens; by default 0, from all.")
-    ] = 0,
     seed: Annotated[int, within(0, SEEDS, "--seed", "Fixes what is sampled; by default 0.")] = 0,
-    stop: Annotated[list[str] | None, _STOP] = None,
     system: Annotated[str | None, _SYSTEM] = None,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
-    dtype: Annotated[Dtype | None, _DTYPE] = None,
     json: Annotated[bool, as_json("the answer to PROMPT")] = False,
 ) -> None:
     """Talk with the members of a family; all of them are in the memory of the largest.
@@ -67,15 +63,12 @@ def command(
     Example: `nemo-elastic chat family/ --member 6b`, or for one answer
     `nemo-elastic chat family/ --member 6b "def f(" --temperature 0.7 --top-p 0.9`.
     """
-    from nemo_elastic.errors import ElasticError
-
     if json and prompt is None:
         raise ElasticError("--json: give PROMPT, or - to read it from stdin")
-    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop}
-    how |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     if prompt == "-":
         prompt = "".join(_stdin()).removesuffix("\n")  # `echo` ends with one
-    talk = _open(family, member, draft, device, dtype, system, how)
+    talk = _open(family, member, draft, device, system, how)
     if prompt is None:
         _lines(talk)
         return
@@ -89,28 +82,17 @@ def command(
 
 
 def _open(
-    folder: Path,
-    member: str | None,
-    draft: str | None,
-    device: str,
-    dtype: Dtype | None,
-    system: str | None,
-    how: dict[str, Any],
+    folder: Path, member: str | None, draft: str | None, device: str, system: str | None, how: dict[str, Any]
 ) -> Conversation:
     """Check everything that can be checked before the weights are read, then read them."""
-    from nemo_elastic.errors import ElasticError, bad
-    from nemo_elastic.formats.dtypes import parse_dtype, torch_dtype
-    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.runtime import load_family
-    from nemo_elastic.runtime.answer import stop_strings
     from nemo_elastic.runtime.conversation import Conversation
     from nemo_elastic.runtime.family_runtime import members_of
     from nemo_elastic.runtime.storage import check_device
     from nemo_elastic.runtime.token_sampling import Sampling
 
     try:
-        Sampling(*(how[name] for name in ("temperature", "top_p", "top_k", "seed")))
-        stop_strings(how["stop"])
+        Sampling(**{name: how[name] for name in ("temperature", "top_p", "seed")})
     except ElasticError as exc:
         raise exc.of(f"--{exc.at[0].replace('_', '-')}") from None
     check_device(device, "--device")
@@ -120,17 +102,11 @@ def _open(
         raise bad("--member", member, f"one of {', '.join(members)}")
     if draft is not None and draft not in members:
         raise bad("--draft", draft, f"one of {', '.join(members)}")
-    precision = None if dtype is None else parse_dtype(dtype.value)
-    family = load_family(source, dtype=None if precision is None else torch_dtype(precision), device=device)
-    if family.underflowed:
-        typer.echo(f"note: {family.underflowed:,} weights are too small for this dtype, and are 0", err=True)
-    return Conversation(family, member, system, how, draft)
+    return Conversation(load_family(source, device=device), member, system, how, draft)
 
 
 def _lines(talk: Conversation) -> None:
     """Answer line after line until there are no more."""
-    from nemo_elastic.errors import ElasticError, printable
-
     typing = sys.stdin.isatty()
     if typing:
         kind = "" if talk.is_chat else "It has no chat template: what you type is continued. "
@@ -167,8 +143,6 @@ def _turn(talk: Conversation, text: str, typing: bool) -> None:
 
 def _obey(talk: Conversation, words: list[str]) -> str:
     """What a line that begins with a slash does; gives what to show."""
-    from nemo_elastic.errors import bad
-
     if words[0] == "/help" and len(words) == 1:
         return HELP
     if words[0] == "/reset" and len(words) == 1:
@@ -183,8 +157,6 @@ def _obey(talk: Conversation, words: list[str]) -> str:
 
 def _typed(talk: Conversation) -> Generator[str, None, None]:
     """Lines that somebody types, edited as in a shell."""
-    from importlib.util import find_spec
-
     if find_spec("readline") is not None:
         import readline  # noqa: F401  # `input` uses it once it is there
 
@@ -202,8 +174,6 @@ def _typed(talk: Conversation) -> Generator[str, None, None]:
 
 def _stdin() -> Generator[str, None, None]:
     """Lines that another program wrote."""
-    from nemo_elastic.errors import ElasticError
-
     try:
         yield from sys.stdin
     except UnicodeDecodeError:
@@ -212,8 +182,6 @@ def _stdin() -> Generator[str, None, None]:
 
 def _show(piece: str) -> None:
     """Text of a model, for a terminal: what would move the cursor or change colours is spelled out."""
-    from nemo_elastic.errors import printable
-
     safe = "".join(c if c in "\n\t" else printable(c) for c in piece)
     encoding = sys.stdout.encoding or "utf-8"
     typer.echo(safe.encode(encoding, "backslashreplace").decode(encoding), nl=False)

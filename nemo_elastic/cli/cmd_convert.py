@@ -5,19 +5,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nemo_elastic.cli import options
 from nemo_elastic.cli.options import Format, as_json, print_json
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from nemo_elastic.formats.source import Source
+from nemo_elastic.cli.show import writing
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.extras import require
+from nemo_elastic.formats.folders import CHECKPOINT, open_source, writer
+from nemo_elastic.formats.source import Source
+from nemo_elastic.io.outputs import check_output
+from nemo_elastic.slicing.family_folder import FAMILY, write_family
+from nemo_elastic.slicing.slicer import MEMBER, slice_checkpoint
 
 __all__ = ["command"]
 
@@ -45,14 +50,6 @@ def command(
     Examples: `nemo-elastic convert checkpoint/ --format hf --out hf/` and
     `nemo-elastic convert hf/ --format nemo --out checkpoint/`. Both need the extra `[nemo]`.
     """
-    from nemo_elastic.cli.show import writing
-    from nemo_elastic.core.cost import parameters
-    from nemo_elastic.errors import ElasticError
-    from nemo_elastic.formats.folders import CHECKPOINT, open_source, writer
-    from nemo_elastic.io.outputs import check_output
-    from nemo_elastic.slicing.family_folder import FAMILY
-    from nemo_elastic.slicing.slicer import MEMBER
-
     if (source / "checkpoints").is_dir():
         source = _newest(source)
     opened = open_source(source)
@@ -78,8 +75,6 @@ def command(
 
 def _newest(training: Path) -> Path:
     """The newest whole checkpoint of a training; what is passed over is said on stderr."""
-    from nemo_elastic.extras import require
-
     require("torch")
     from nemo_elastic.hosts.common.checkpoints import newest_of
 
@@ -88,9 +83,6 @@ def _newest(training: Path) -> Path:
 
 
 def _to_hf(opened: Source, out: Path, force: bool, progress: Callable[[int, int], None]) -> None:
-    from nemo_elastic.slicing.family_folder import write_family
-    from nemo_elastic.slicing.slicer import slice_checkpoint
-
     if opened.family is None:
         slice_checkpoint(opened, out, subnet=opened.held, force=force, progress=progress)
         return

@@ -5,18 +5,36 @@
 from __future__ import annotations
 
 import time
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import SEEDS, TOKENS, as_json, print_json, within
-
-if TYPE_CHECKING:
-    from nemo_elastic.data.folder import ChatFolder, DataFolder
+from nemo_elastic.cli.options import TOKENS, as_json, print_json, refuse, within
+from nemo_elastic.cli.show import counting
+from nemo_elastic.data.folder import ChatFolder, DataFolder
+from nemo_elastic.errors import ElasticError, printable
+from nemo_elastic.extras import require
 
 __all__ = ["command"]
+
+
+class TooLong(str, Enum):
+    """What is done with a conversation that is too long."""
+
+    drop = "drop"
+    cut = "cut"
+
+
+class Packed(str, Enum):
+    """Forms of packed conversations."""
+
+    npy = "npy"
+    parquet = "parquet"
 
 
 _SOURCES = typer.Argument(
@@ -29,20 +47,20 @@ _TOKENIZER = typer.Option(
 )
 _LENGTH = within(2, TOKENS, "--seq-length", "Tokens of a packed sequence, and the most of a conversation.")
 _PACKED = typer.Option(help="Form of packed conversations: npy for NeMo, parquet for Megatron-Bridge.")
-_VOCAB = within(1, TOKENS, "--vocab", "Size of the vocabulary that is trained; 1024 by default.")
-_REASONING = within(0.0, 0.9, "--reasoning", "Share of tokens that are worked reasoning problems; 0.25 by default.")
+_VOCAB = within(1, TOKENS, "--vocab", "Size of the vocabulary that is trained.")
+_REASONING = within(0.0, 0.9, "--reasoning", "Share of tokens that are worked reasoning problems.")
 
 
 def command(
+    context: typer.Context,
     out: Annotated[Path, options.out()],
     sources: Annotated[list[Path] | None, _SOURCES] = None,
     tokenizer: Annotated[Path | None, _TOKENIZER] = None,
     length: Annotated[int, _LENGTH] = 4096,
-    too_long: Annotated[str, typer.Option(help="What is done with a longer conversation: drop, cut.")] = "drop",
-    packed: Annotated[str, _PACKED] = "npy",
-    vocab: Annotated[int | None, _VOCAB] = None,
-    reasoning: Annotated[float | None, _REASONING] = None,
-    seed: Annotated[int, within(0, SEEDS, "--seed", "Seed of the problems and of every order.")] = 0,
+    too_long: Annotated[TooLong, typer.Option(help="What is done with a longer conversation.")] = TooLong.drop,
+    packed: Annotated[Packed, _PACKED] = Packed.npy,
+    vocab: Annotated[int, _VOCAB] = 1024,
+    reasoning: Annotated[float, _REASONING] = 0.25,
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, as_json("the folder's manifest")] = False,
 ) -> None:
@@ -56,13 +74,14 @@ def command(
     `nemo-elastic data books/ notes.jsonl --out data --vocab 4096`, or for a model that there is:
     `nemo-elastic data chats.jsonl --tokenizer parent/ --out chats`.
     """
-    from nemo_elastic.cli.show import counting
-    from nemo_elastic.extras import require
-
     started = time.monotonic()
-    if tokenizer is not None:
-        _check_given(sources, vocab, reasoning)
-    elif reasoning != 0:
+    if tokenizer is None:
+        refuse(context, "belongs to --tokenizer, which is not given", "length", "too_long", "packed")
+    else:
+        refuse(context, "does not go with --tokenizer: nothing is trained and mixed in", "vocab", "reasoning")
+        if not sources:
+            raise ElasticError("data: nothing to tokenise; name files or folders beside --tokenizer")
+    if tokenizer is None and reasoning:
         require("reasoning_gym")  # its extra brings tokenizers too, which is imported first
     with counting("data", quiet=json) as bar:
 
@@ -73,45 +92,22 @@ def command(
             from nemo_elastic.data.prepare import prepare
 
             made = prepare(
-                out, sources or (), tokenizer, length=length, too_long=too_long, packed=packed, seed=seed,
+                out, sources or (), tokenizer, length=length, too_long=too_long.value, packed=packed.value,
                 force=force, progress=tell,
             )  # fmt: skip
         else:
             from nemo_elastic.data.build import build_data
 
             made = build_data(
-                out,
-                sources or (),
-                vocab=1024 if vocab is None else vocab,
-                reasoning=0.25 if reasoning is None else reasoning,
-                seed=seed,
-                force=force,
-                progress=tell,
-            )
+                out, sources or (), vocab=vocab, reasoning=reasoning, force=force, progress=tell
+            )  # fmt: skip
     if json:
         print_json(made.to_json())
         return
     _print(out, made, time.monotonic() - started)
 
 
-def _check_given(sources: list[Path] | None, vocab: int | None, reasoning: float | None) -> None:
-    """Refuse what says nothing where there is a tokenizer already."""
-    from nemo_elastic.errors import ElasticError, bad
-
-    if not sources:
-        raise ElasticError("data: nothing to tokenise; name files or folders beside --tokenizer")
-    for name, value in (("--vocab", vocab), ("--reasoning", reasoning)):
-        if value is not None:
-            raise bad(name, value, "nothing: with --tokenizer no tokenizer is trained and no problems are mixed in")
-
-
 def _print(out: Path, folder: DataFolder | ChatFolder, seconds: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from nemo_elastic.data.folder import ChatFolder
-    from nemo_elastic.errors import printable
-
     if isinstance(folder, ChatFolder):
         for line in folder.lines():
             typer.echo(line)

@@ -10,7 +10,11 @@ from typing import Annotated
 import typer
 
 from nemo_elastic.cli import options
+from nemo_elastic.cli.aside import Aside
 from nemo_elastic.cli.options import as_json, print_json
+from nemo_elastic.demo.demo_settings import FULL, SHORT
+from nemo_elastic.demo.walk import Demo
+from nemo_elastic.extras import require
 
 __all__ = ["command"]
 
@@ -19,8 +23,7 @@ def command(
     out: Annotated[Path, options.out("The folder to fill.")],
     short: Annotated[bool, typer.Option("--short", help="Every part, too briefly to learn much.")] = False,
     force: Annotated[bool, options.force("the folder of an earlier demo")] = False,
-    verbose: Annotated[bool, options.verbose()] = False,
-    json: Annotated[bool, as_json("members, targets and seconds", "; progress goes to stderr")] = False,
+    json: Annotated[bool, as_json("members and targets", "; progress goes to stderr")] = False,
 ) -> None:
     """Real text to a nested family, through NeMo, on this machine's CPU, with a report at the end.
 
@@ -29,14 +32,8 @@ def command(
 
     Example: `nemo-elastic demo --out runs/demo`
     """
-    from nemo_elastic.extras import require
-
     require("nemo")  # it would be missed after the data is made
-    from nemo_elastic.cli.aside import Aside
-    from nemo_elastic.demo.demo_settings import FULL, SHORT
-    from nemo_elastic.demo.walk import Demo
-
-    with Aside(verbose) as aside:
+    with Aside() as aside:
         demo = Demo(out, SHORT if short else FULL, aside, force, err=json)
         metrics = demo.run()
     if json:

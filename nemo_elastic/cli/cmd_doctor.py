@@ -5,14 +5,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nemo_elastic.cli.options import as_json, print_json
-
-if TYPE_CHECKING:
-    from nemo_elastic.doctor import Facts, Finding
+from nemo_elastic.doctor import ERROR, Facts, Finding, collect, diagnose, paths
 
 __all__ = ["command"]
 
@@ -30,8 +28,6 @@ def command(
 
     Example: `nemo-elastic doctor`, or before a training `nemo-elastic doctor --training`
     """
-    from nemo_elastic.doctor import ERROR, collect, diagnose, paths
-
     facts = collect()
     findings = diagnose(facts, training)
     if not json:
@@ -49,8 +45,6 @@ def command(
 
 
 def _print(facts: Facts, findings: list[Finding]) -> None:
-    from nemo_elastic.doctor import paths
-
     rows = {"python": ".".join(map(str, facts.python)), "system": facts.system}
     rows |= {name: version or "-" for name, version in facts.versions.items()}
     rows["CUDA of torch"] = facts.cuda or "-"

@@ -4,23 +4,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import BATCH_SIZE, SEQ_LENGTH, TOKENS, as_json, print_json, within
+from nemo_elastic.cli.options import SEQ_LENGTH, TOKENS, as_json, print_json, refuse, within
+from nemo_elastic.cli.show import counting
+from nemo_elastic.data.eval_data import read_eval_data
 from nemo_elastic.errors import ElasticError, printable
+from nemo_elastic.formats.folders import open_source
 
 __all__ = ["command"]
 
 
 _SOURCES = typer.Argument(metavar="SOURCE", help="Families, members or HF folders.")
 _PROBLEMS = within(0, TOKENS, "--problems", "Held-out problems of a data folder to solve; 0 for none.")
-#: option -> the option that it belongs to
-_BELONGS = {"problems": "data", "tokens": "data", "seq_length": "data", "tasks_from": "tasks", "limit": "tasks"}
 
 
 def command(
@@ -31,7 +34,6 @@ def command(
     problems: Annotated[int, _PROBLEMS] = 64,
     tokens: Annotated[int, within(1, TOKENS, "--tokens", "Tokens to predict.")] = 20_000,
     seq_length: Annotated[int, SEQ_LENGTH] = 512,
-    batch: Annotated[int, BATCH_SIZE] = 8,
     tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, separated by commas.")] = None,
     tasks_from: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
     limit: Annotated[int | None, within(1, TOKENS, "--limit", "Documents of each lm-eval task.")] = None,
@@ -50,26 +52,19 @@ def command(
     names = [name for name in (tasks or "").split(",") if name]
     if data is None and not names:
         raise ElasticError("eval: nothing to measure; give --data, --tasks or both")
-    _check_options(context, {"data": data, "tasks": names})
+    if data is None:
+        refuse(context, "belongs to --data, which is not given", "problems", "tokens", "seq_length")
+    if not names:
+        refuse(context, "belongs to --tasks, which is not given", "tasks_from", "limit")
     rows = _rows(
         sources, data, member or (), names, tasks_from, device, quiet=json,
-        problems=problems, tokens=tokens, seq_length=seq_length, batch=batch, limit=limit,
+        problems=problems, tokens=tokens, seq_length=seq_length, limit=limit,
     )  # fmt: skip
     if json:
         print_json(rows)
         return
-    from rich.console import Console
-
     for table in _tables(rows):
         Console(markup=False).print(table)
-
-
-def _check_options(context: typer.Context, measured: Mapping[str, Any]) -> None:
-    """Refuse options of what is not measured."""
-    for option, other in _BELONGS.items():
-        source = context.get_parameter_source(option)
-        if not measured[other] and source is not None and source.name == "COMMANDLINE":
-            raise ElasticError(f"belongs to --{other}, which is not given", f"--{option.replace('_', '-')}")
 
 
 def _rows(
@@ -77,13 +72,8 @@ def _rows(
     device: str, *, quiet: bool, **sizes: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The figures of every wanted member. What can be refused is refused before anything is computed."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from nemo_elastic.data.eval_data import read_eval_data
     from nemo_elastic.evaluation.by_member import Measures, measured, tokenizer_of, wanted_members
     from nemo_elastic.evaluation.harness import Harness
-    from nemo_elastic.formats.folders import open_source
     from nemo_elastic.runtime.storage import check_device
 
     opened = [open_source(source) for source in sources]
@@ -95,8 +85,14 @@ def _rows(
     for line in dict.fromkeys(note for own in texts if own is not None and not quiet for note in own.notes):
         typer.echo(line, err=True)
     each = zip(opened, wanted, texts, tokenizers, strict=True)
-    with Progress(console=Console(stderr=True), disable=quiet, transient=True) as bars:
-        return list(measured(each, device, measures, lambda names, what: bars.track(names, description=what)))
+    with counting("members", quiet) as bar:
+
+        def track(members: Sequence[str], what: str) -> Iterator[str]:
+            for number, name in enumerate(members):
+                bar(number, len(members), what)
+                yield name
+
+        return list(measured(each, device, measures, track))
 
 
 def _tables(rows: Sequence[dict[str, Any]]) -> list[Any]:
@@ -107,8 +103,6 @@ def _tables(rows: Sequence[dict[str, Any]]) -> list[Any]:
         return [row["source"], row["member"]] if several else [row["member"]]
 
     def table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Any:
-        from rich.table import Table
-
         out = Table(title=title)
         for name in (["source"] if several else []) + ["member"]:
             out.add_column(name)

@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from nemo_elastic.cli import options
 from nemo_elastic.cli.options import CONFIG, as_json, print_json
+from nemo_elastic.cli.show import describe, members_table, stripes_line, writing
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import read_shapes
+from nemo_elastic.io.outputs import check_output
+from nemo_elastic.slicing.card import served_as
+from nemo_elastic.slicing.untrained import UNTRAINED, init_family, write_example
 
 __all__ = ["command"]
 
@@ -27,53 +35,31 @@ def command(
             "--example", help="A tiny parent with random weights, to try commands on; no PARENT, no --config."
         ),
     ] = False,
-    ranking: Annotated[
-        Path | None, typer.Option("--ranking", help="Folder that `nemo-elastic rank` wrote: sorts the weights by it.")
-    ] = None,
-    license: Annotated[
-        str | None,
-        typer.Option("--license", help="Licence for the model card, by its id: apache-2.0. Else the parent's."),
-    ] = None,
-    base_model: Annotated[
-        str | None,
-        typer.Option("--base-model", help="The parent's id on the hub, owner/name. Else what it says itself."),
-    ] = None,
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, as_json("the members")] = False,
 ) -> None:
     """Make a family from a parent without training: even cuts that meet the budgets of the block.
 
-    Without a ranking the weights stay as they are stored, and members keep the front of each width, as those of
-    published families do, unless the block gives stripes. Of weights that nobody sorted a member is arbitrary.
+    Where the block names a ranking, the weights are sorted by it. Without one they stay as they are stored, and
+    members keep the front of each width, as those of published families do, unless the block gives stripes. Of weights
+    that nobody sorted a member is arbitrary.
 
-    Example: `nemo-elastic init parent/ --config elastic.yaml --ranking ranking/ --out family/`, or
+    Example: `nemo-elastic init parent/ --config elastic.yaml --out family/`, or
     `nemo-elastic init --example --out family/`
     """
-    from rich.console import Console
-
-    from nemo_elastic.cli.show import describe, members_table, stripes_line, writing
-    from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.errors import ElasticError
-    from nemo_elastic.formats.folders import read_shapes
-    from nemo_elastic.io.outputs import check_output
-    from nemo_elastic.slicing.card import served_as
-    from nemo_elastic.slicing.untrained import UNTRAINED, init_family, write_example
-
     given = {"PARENT": parent, "--config": config}
-    if example and any((ranking, license, base_model, *given.values())):
-        raise ElasticError("--example: takes no PARENT, --config, --ranking, --license and --base-model")
+    if example and any(given.values()):
+        raise ElasticError("--example: takes no PARENT and --config")
     if not example and None in given.values():
         missing = next(name for name, value in given.items() if value is None)
         raise ElasticError(f"{missing}: is missing; or give --example")
-    check_output(out, force, parent, config, ranking, kind=UNTRAINED)
+    check_output(out, force, parent, config, kind=UNTRAINED)
     with writing(f"writing {out}", quiet=json) as progress:
         if parent is None or config is None:
             write_example(out, force=force, progress=progress)
         else:
             block = ElasticConfig.load(config)
-            init_family(
-                parent, block, out, ranking, license=license, base_model=base_model, force=force, progress=progress
-            )
+            init_family(parent, block, out, force=force, progress=progress)
     shapes = read_shapes(out)
     spec = served_as(shapes.config)
     if json:

@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from nemo_elastic.cli.options import BATCH_SERVED, CONTEXT_SERVED, as_json, print_json, within
+from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, widths_table
+from nemo_elastic.core.latency import LatencyTable
+from nemo_elastic.errors import printable
+from nemo_elastic.formats.folders import read_shapes
+from nemo_elastic.formats.hf.config import prediction_of
+from nemo_elastic.formats.hf.quant_config import low_of
+from nemo_elastic.slicing.by_size import rest_of_path
+from nemo_elastic.slicing.card import served_as
+from nemo_elastic.slicing.loads import runs_in
 
 __all__ = ["command"]
 
@@ -30,18 +40,6 @@ def command(
     Example: `nemo-elastic inspect family/`, or for programs `nemo-elastic inspect family/ --json`. What else can be
     cut: `nemo-elastic inspect family/ --sizes 20`.
     """
-    from rich.console import Console
-
-    from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, widths_table
-    from nemo_elastic.core.latency import LatencyTable
-    from nemo_elastic.errors import printable
-    from nemo_elastic.formats.folders import read_shapes
-    from nemo_elastic.formats.hf.config import prediction_of
-    from nemo_elastic.formats.hf.quant_config import low_of
-    from nemo_elastic.slicing.by_size import rest_of_path
-    from nemo_elastic.slicing.card import served_as
-    from nemo_elastic.slicing.loads import runs_in
-
     shapes = read_shapes(source)
     low = low_of(shapes.config, shapes.folder)
     spec = served_as(shapes.config, batch, context, low)

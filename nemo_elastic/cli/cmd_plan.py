@@ -7,17 +7,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
 
 from nemo_elastic.cli.options import BATCH, CONFIG, TOKENS, Gpu, as_json, print_json, within
-
-if TYPE_CHECKING:
-    from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.core.family import Parent
-    from nemo_elastic.plan import Duration, Layout, RunShape
-    from nemo_elastic.plan.activations import Routing
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.cost import counts
+from nemo_elastic.core.family import Parent
+from nemo_elastic.core.precision import torn_widths
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.folders import read_shapes
+from nemo_elastic.io.values import three_digits
+from nemo_elastic.plan import PAPER, Duration, Layout, RunShape, choose, duration, layouts, preset
+from nemo_elastic.plan.activations import Routing
 
 __all__ = ["command"]
 
@@ -35,10 +41,7 @@ def command(
     global_batch: Annotated[
         int | None, within(1, BATCH, "--global-batch-size", "Sequences per step; the paper's if left out.")
     ] = None,
-    micro_batch: Annotated[int, within(1, BATCH, "--micro-batch-size", "Sequences per forward.")] = 1,
-    steps: Annotated[int | None, within(1, TOKENS, "--steps", "Steps of the stage; the paper's if left out.")] = None,
-    gpus: Annotated[int, within(1, BATCH, "--gpus", "Number of GPUs: some of one node, or all of several.")] = 128,
-    node: Annotated[int, within(1, BATCH, "--gpus-per-node", "GPUs of a node.")] = 8,
+    gpus: Annotated[int, within(1, BATCH, "--gpus", "GPUs: some of a node of eight, or whole nodes.")] = 128,
     gpu: Annotated[Gpu, typer.Option("--gpu", help="85.0 and 150.1 GB by CUDA's count.")] = Gpu.h100,
     stage: Annotated[int, within(1, 3, "--stage", "1 finds the shapes, 2 and 3 train them.")] = 1,
     json: Annotated[bool, as_json()] = False,
@@ -53,24 +56,20 @@ def command(
 
     Example: `nemo-elastic plan --config elastic.yaml --parent nemotron-nano-12b-v2 --stage 2`
     """
-    from nemo_elastic.plan import PAPER, RunShape, choose, duration, layouts
-
     paper = PAPER.in_low_precision().stage(stage)
     name, shape, block, sums, routing = _described(config, parent, recipe)
     run = RunShape(
         paper.seq_length if seq_length is None else seq_length,
         paper.global_batch_size if global_batch is None else global_batch,
-        micro_batch,
-        gpus,
-        gpu.value,
-        stage,
-        node=node,
+        gpus=gpus,
+        gpu=gpu.value,
+        stage=stage,
         gradients=sums,
         routing=routing,
     )
     every = layouts(shape, block, run)
     chosen = choose(every)
-    time = None if chosen is None else duration(chosen, paper.max_steps if steps is None else steps)
+    time = None if chosen is None else duration(chosen, paper.max_steps)
     if json:
         print_json(_record(name, shape, run, every, chosen, time))
     else:
@@ -86,11 +85,6 @@ def _described(
     config: Path | None, parent: str | None, recipe: str | None
 ) -> tuple[str, Parent, ElasticConfig, str, Routing]:
     """What is planned: its name, the parent's shape, the block, what gradients are summed in, its routing."""
-    from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.errors import bad
-    from nemo_elastic.plan import preset
-    from nemo_elastic.plan.activations import Routing
-
     if recipe is None:
         if config is None:
             raise bad("--config", None, "a YAML file with the elastic block, and --parent; or --recipe")
@@ -108,8 +102,6 @@ def _described(
 
 def _say_torn(parent: Parent, block: ElasticConfig) -> None:
     """Say on stderr which widths low precision cannot cut as bytes: that is chosen now, and met after training."""
-    from nemo_elastic.core.precision import torn_widths
-
     whole = block.parent_shape(parent)
     for (axis, row), widths in torn_widths(whole, block.choices(whole)).items():
         listed = ", ".join(map(str, widths))
@@ -120,13 +112,8 @@ def _say_torn(parent: Parent, block: ElasticConfig) -> None:
 
 
 def _read_parent(parent: str) -> Parent:
-    from nemo_elastic.errors import ElasticError
-    from nemo_elastic.plan import preset
-
     if not Path(parent).is_dir():
         return preset(parent)
-    from nemo_elastic.formats.folders import read_shapes
-
     shapes = read_shapes(parent)
     if shapes.held != shapes.parent.full:
         raise ElasticError(f"--parent: {parent} is a member cut out of a parent; training starts from a whole one")
@@ -136,8 +123,6 @@ def _read_parent(parent: str) -> Parent:
 def _record(
     name: str, parent: Parent, run: RunShape, every: Sequence[Layout], chosen: Layout | None, time: Duration | None
 ) -> dict[str, Any]:
-    from nemo_elastic.core.cost import counts
-
     return {
         "parent": name,
         **counts(parent, parent.full),
@@ -149,13 +134,6 @@ def _record(
 
 
 def _print(name: str, parent: Parent, run: RunShape, every: Sequence[Layout], chosen: Layout | None) -> None:
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    from nemo_elastic.core.cost import counts
-    from nemo_elastic.io.values import three_digits
-
     totals = (f"{count:,} {key.replace('_', ' ')}" for key, count in counts(parent, parent.full).items())
     title = (
         f"{name} ({', '.join(totals)}), stage {run.stage}: {run.global_batch} x "

@@ -4,38 +4,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import FAMILY_DEVICE, TOKENS, as_json, print_json, within
+from nemo_elastic.cli.options import FAMILY_DEVICE, as_json, print_json, refuse, within
+from nemo_elastic.cli.show import advancing, writing
+from nemo_elastic.core.layout import table
+from nemo_elastic.data.eval_data import read_eval_data
+from nemo_elastic.errors import bad
+from nemo_elastic.extras import require
+from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT, Scheme, scheme_of
+from nemo_elastic.formats.source import Source
+from nemo_elastic.io.outputs import check_output
 
 if TYPE_CHECKING:
-    from nemo_elastic.formats.source import Source
     from nemo_elastic.quantize.activations import Ranges
 
 __all__ = ["command"]
 
-#: what `--to` may be -> the precision of weights, and whether activations have a scale from data
-TO = {"nvfp4": ("nvfp4", True), "fp8": ("fp8", True), "w4a16": ("nvfp4", False)}
+#: tokens of a piece of the data
+PIECE = 1024
+
+
+class To(str, Enum):
+    """Precisions: of weights and activations, or of weights alone."""
+
+    nvfp4 = "nvfp4"
+    fp8 = "fp8"
+    w4a16 = "w4a16"
+
+
+class Layout(str, Enum):
+    """Whose files are written."""
+
+    modelopt = MODELOPT
+    compressed = COMPRESSED
+
 
 _TO = typer.Option("--to", help="nvfp4, fp8, or w4a16: weights in NVFP4, activations as they are.")
 _LAYOUT = typer.Option("--layout", help="Whose files: modelopt (vLLM, TensorRT-LLM) or compressed-tensors.")
 _DATA = typer.Option("--data", help=f"{options.DATA} Scales of activations are found on it.")
+
 _KEEP = typer.Option("--keep", help="Weights that stay as they are, too: mamba.in_proj, mlp.down, …; several times.")
 
 
 def command(
     source: Annotated[Path, typer.Argument(help="A family, a member or any plain Nemotron-H folder.")],
-    to: Annotated[str, _TO],
+    context: typer.Context,
+    to: Annotated[To, _TO],
     out: Annotated[Path, options.out()],
     data: Annotated[Path | None, _DATA] = None,
-    layout: Annotated[str, _LAYOUT] = "modelopt",
+    layout: Annotated[Layout, _LAYOUT] = Layout.modelopt,
     keep: Annotated[list[str] | None, _KEEP] = None,
-    samples: Annotated[int, within(1, 10**6, "--samples", "Pieces of the data that every member reads.")] = 64,
-    seq_length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens of a piece.")] = 1024,
+    samples: Annotated[
+        int, within(1, 10**6, "--samples", f"Pieces of the data, of {PIECE} tokens, that every member reads.")
+    ] = 64,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, as_json("what was written")] = False,
@@ -49,29 +78,10 @@ def command(
     Examples: `nemo-elastic quantize family/ --to nvfp4 --data text/ --out nvfp4/`, then as ever
     `nemo-elastic slice nvfp4/ --member 6b --out 6b/`.
     """
-    from nemo_elastic.cli.show import writing
-    from nemo_elastic.core.layout import table
-    from nemo_elastic.errors import bad
-    from nemo_elastic.extras import require
-    from nemo_elastic.formats.folders import open_source
-    from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, scheme_of
-    from nemo_elastic.io.outputs import check_output
-
-    if to not in TO:
-        raise bad("--to", to, f"one of {', '.join(TO)}")
-    if layout not in LAYOUTS:
-        raise bad("--layout", layout, f"one of {', '.join(LAYOUTS)}")
-    rows = [row.name for row in table() if row.quantized]
-    for name in keep or ():
-        if name not in rows:
-            raise bad("--keep", name, f"some of {', '.join(rows)}")
-    precision, with_scales = TO[to]
-    scheme = scheme_of(precision, layout)
-    if data is not None and not with_scales:
-        raise bad("--data", str(data), f"none: {to} leaves activations as they are")
-    if data is None and with_scales and (scheme.block or layout != COMPRESSED):
-        other = "--to w4a16" if scheme.block else f"--layout {COMPRESSED}, which scales each token as it comes"
-        raise bad("--data", None, f"text or conversations, on which scales of activations are found; or {other}")
+    scheme = _scheme(to, layout, data)
+    if data is None:
+        refuse(context, "belongs to --data, which is not given", "samples", "device")
+    _check_kept(keep or ())
     require("torch")
     from nemo_elastic.quantize.writing import (
         FAMILY_LOW,
@@ -84,28 +94,44 @@ def command(
     opened = open_source(source)
     check_output(out, force, source, data, kind=MEMBER_LOW if opened.family is None else FAMILY_LOW)
     torn = torn_members(opened, scheme, quantized_weights(opened, scheme, keep or ()))
-    ranges = None if data is None else _ranges(opened, data, samples, seq_length, device, json)
+    ranges = None if data is None else _ranges(opened, data, samples, device, json)
     with writing(f"writing {out}", quiet=json) as progress:
         weights = quantize_folder(opened, out, scheme, keep=keep or (), ranges=ranges, force=force, progress=progress)
     sizes = [sum(raw.nbytes for raw in each.stored.values()) for each in (opened, open_source(out))]
-    record: dict[str, Any] = {"out": str(out), "to": to, "layout": layout, "weights": len(weights)}
+    record: dict[str, Any] = {"out": str(out), "to": to.value, "layout": layout.value, "weights": len(weights)}
     record |= {"bytes": sizes[1], "bytes_before": sizes[0], "torn": torn}
     if json:
         print_json(record)
         return
-    typer.echo(f"{out}: {len(weights)} weights in {to}, {sizes[1] / 1e6:,.1f} MB of {sizes[0] / 1e6:,.1f} MB")
+    typer.echo(f"{out}: {len(weights)} weights in {to.value}, {sizes[1] / 1e6:,.1f} MB of {sizes[0] / 1e6:,.1f} MB")
     for member, names in torn.items():
         typer.echo(f"{out}: {member} cuts blocks of {', '.join(names)}: slice it with --requantize")
 
 
-def _ranges(opened: Source, data: Path, samples: int, seq_length: int, device: str, quiet: bool) -> Ranges:
+def _scheme(to: To, layout: Layout, data: Path | None) -> Scheme:
+    """How weights are stored; raises where the data does not go with it."""
+    scheme = scheme_of("nvfp4" if to is To.w4a16 else to.value, layout.value)
+    if to is To.w4a16:
+        if data is not None:
+            raise bad("--data", str(data), f"none: {to.value} leaves activations as they are")
+    elif data is None and (scheme.block or layout is not Layout.compressed):
+        other = "--to w4a16" if scheme.block else f"--layout {COMPRESSED}, which scales each token as it comes"
+        raise bad("--data", None, f"text or conversations, on which scales of activations are found; or {other}")
+    return scheme
+
+
+def _check_kept(names: Collection[str]) -> None:
+    """Raise where one is no weight that gets low precision."""
+    rows = [row.name for row in table() if row.quantized]
+    for name in names:
+        if name not in rows:
+            raise bad("--keep", name, f"some of {', '.join(rows)}")
+
+
+def _ranges(opened: Source, data: Path, samples: int, device: str, quiet: bool) -> Ranges:
     """Largest inputs of the products of all members, on pieces of the data."""
     import torch
-    from rich.console import Console
-    from rich.progress import Progress
 
-    from nemo_elastic.data.eval_data import read_eval_data
-    from nemo_elastic.errors import bad
     from nemo_elastic.quantize.activations import largest_inputs
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.storage import check_device
@@ -114,13 +140,10 @@ def _ranges(opened: Source, data: Path, samples: int, seq_length: int, device: s
     given = read_eval_data(data, opened)
     for line in () if quiet else given.notes:
         typer.echo(line, err=True)
-    tokens = given.tokens[: samples * seq_length]
+    tokens = given.tokens[: samples * PIECE]
     if not len(tokens):
         raise bad("--data", str(data), "at least one token")
-    pieces = [
-        torch.as_tensor(tokens[at : at + seq_length].astype("int64"))[None] for at in range(0, len(tokens), seq_length)
-    ]
+    pieces = [torch.as_tensor(tokens[at : at + PIECE].astype("int64"))[None] for at in range(0, len(tokens), PIECE)]
     family = load_family(opened, device=device)
-    with Progress(console=Console(stderr=True), disable=quiet, transient=True) as bars:
-        task = bars.add_task("activations", total=len(pieces) * len(family.path))
-        return largest_inputs(family, pieces, lambda: bars.advance(task))
+    with advancing("activations", len(pieces) * len(family.path), quiet) as done:
+        return largest_inputs(family, pieces, lambda: done(1))

@@ -4,32 +4,44 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nemo_elastic.cli import options
+from nemo_elastic.cli.aside import Aside
 from nemo_elastic.cli.options import Gpu, as_json, print_json, within
+from nemo_elastic.errors import bad
+from nemo_elastic.hosts.common.recipe_file import find_recipe
+from nemo_elastic.io.outputs import Output, check_output, filled_dir, is_empty
+from nemo_elastic.io.write import absolute
+from nemo_elastic.plan import NODE
 
 __all__ = ["command"]
+
+
+class Precision(str, Enum):
+    """Precisions of a stage 3."""
+
+    nvfp4 = "nvfp4"
+    fp8 = "fp8"
 
 
 def command(
     recipe: Annotated[str, typer.Argument(help="A recipe's name in recipes/, NeMo's or bridge/…, or its file.")],
     out: Annotated[Path, options.out("The folder to fill.")],
-    gpus: Annotated[int, within(1, 2**18, "--gpus", "GPUs of the real run: part of a node, or whole nodes.")] = 128,
-    node: Annotated[int, within(1, 64, "--gpus-per-node", "GPUs of a node of the real run.")] = 8,
+    gpus: Annotated[
+        int, within(1, 2**18, "--gpus", "GPUs of the real run: some of a node of eight, or whole nodes.")
+    ] = 128,
     gpu: Annotated[Gpu, typer.Option("--gpu", help="Kind of these GPUs, for the layouts.")] = Gpu.h100,
     ranks: Annotated[int, within(1, 64, "--ranks", "Processes here, or GPUs; a power of two.")] = 4,
-    quantize: Annotated[
-        str | None, typer.Option("--quantize", help="Adds a stage 3 in this precision: nvfp4 or fp8.")
-    ] = None,
+    quantize: Annotated[Precision | None, typer.Option("--quantize", help="Adds a stage 3 in this precision.")] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML file with the `elastic:` block, in place of the recipe's.")
     ] = None,
     force: Annotated[bool, options.force("the folder of an earlier rehearsal")] = False,
-    verbose: Annotated[bool, options.verbose()] = False,
     json: Annotated[bool, as_json("changes, jobs and checks")] = False,
 ) -> None:
     """Run a large recipe's own jobs on this machine before anybody pays for them: rank, stage 1, stage 2, slice.
@@ -42,27 +54,20 @@ def command(
 
     Example: `nemo-elastic rehearse nemotron_elastic_9b --out runs/rehearsal`
     """
-    from nemo_elastic.errors import bad
     from nemo_elastic.rehearsal.short import Short
 
     short = Short(ranks=ranks)
-    nodes, rest = divmod(gpus, node)
+    nodes, rest = divmod(gpus, NODE)
     if rest and nodes:
-        raise bad("--gpus", gpus, f"whole nodes of {node}, or fewer than one")
-    from nemo_elastic.cli.aside import Aside
-    from nemo_elastic.hosts.common.recipe_file import find_recipe
-    from nemo_elastic.io.outputs import Output, check_output, is_empty
-    from nemo_elastic.io.write import absolute
-
+        raise bad("--gpus", gpus, f"whole nodes of {NODE}, or fewer than one")
     folder, kind = absolute(out).resolve(), Output("a rehearsal")
     if config is not None or not is_empty(folder):
         check_output(folder, force, config, kind=kind)
     load = find_recipe(recipe)
-    with Aside(verbose) as aside:
+    with Aside() as aside:
         with aside.moving(aside.err, lambda: "the recipe's jobs and those of its rehearsal"):
             family = load()
             from nemo_elastic.hosts.common.experiment import local_executor
-            from nemo_elastic.io.outputs import filled_dir
             from nemo_elastic.rehearsal.report import LOG, print_changes, print_end, print_report
             from nemo_elastic.rehearsal.run import rehearsal_of, run_by
 
@@ -70,10 +75,10 @@ def command(
                 family,
                 str(folder),
                 short,
-                quantize,
+                None if quantize is None else quantize.value,
                 config,
                 nodes=max(1, nodes),
-                devices=min(gpus, node),
+                devices=min(gpus, NODE),
                 gpu=gpu.value,
             )
         if not json:
@@ -83,7 +88,7 @@ def command(
             report = rehearsal.run(run_by(local_executor, family.name), aside.timed)
         if not json:
             print_report(report, aside.out)
-        if report.failed and not verbose:
+        if report.failed:
             print_end(folder / LOG, aside.err)
     if json:
         print_json(report.to_json())

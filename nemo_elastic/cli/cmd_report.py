@@ -11,6 +11,7 @@ import typer
 
 from nemo_elastic.cli import options
 from nemo_elastic.cli.options import as_json, print_json
+from nemo_elastic.extras import require
 
 __all__ = ["command"]
 
@@ -27,8 +28,6 @@ def command(
 
     Example: `nemo-elastic report runs/demo`
     """
-    from nemo_elastic.extras import require
-
     require("matplotlib")  # its extra brings jinja2 too, which is imported first
     from nemo_elastic.report import build_report, load_run
     from nemo_elastic.report.page import members

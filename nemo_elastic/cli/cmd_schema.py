@@ -11,6 +11,9 @@ from typing import Annotated
 import typer
 
 from nemo_elastic.cli import options
+from nemo_elastic.config.block import json_schema
+from nemo_elastic.io.outputs import check_file
+from nemo_elastic.io.write import atomic_write
 
 __all__ = ["command"]
 
@@ -26,10 +29,6 @@ def command(
 
     Example: `nemo-elastic schema --out elastic.schema.json`
     """
-    from nemo_elastic.config.block import json_schema
-    from nemo_elastic.io.outputs import check_file
-    from nemo_elastic.io.write import atomic_write
-
     text = json.dumps(json_schema(), indent=2) + "\n"
     if out is None:
         typer.echo(text, nl=False)

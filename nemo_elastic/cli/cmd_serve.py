@@ -12,13 +12,13 @@ from typing import Annotated
 import typer
 
 from nemo_elastic.cli.options import within
+from nemo_elastic.extras import require
 
 __all__ = ["command"]
 
 _KEY = typer.Option(
     "--api-key", help="What clients must send as their key, on every path but /health; VLLM_API_KEY does the same."
 )
-_BODY = typer.Option("--max-body", help="Largest body of a request, such as 8MiB; by default 32MiB.")
 _END = typer.Option(
     "--end-of-thinking", help="Text that ends the thinking of a pair; by default </think>, if a token."
 )
@@ -35,7 +35,6 @@ def command(
     api_key: Annotated[str | None, _KEY] = None,
     end_of_thinking: Annotated[str | None, _END] = None,
     auto: Annotated[float | None, within(0.0, 1.0, "--auto", _AUTO)] = None,
-    max_body: Annotated[str | None, _BODY] = None,
 ) -> None:
     """Serve a family by vLLM, from one copy of its weights: OpenAI's interface, each member a model.
 
@@ -45,16 +44,12 @@ def command(
     Example: `nemo-elastic serve family/ --port 8000`, or with flags of vLLM
     `nemo-elastic serve family/ -- --max-model-len 8192`.
     """
-    from nemo_elastic.extras import require
-    from nemo_elastic.io.values import parse_size
-
     if find_spec("torch") is None:
         require("vllm")  # its extra brings torch too, which is imported first
-    from nemo_elastic.serving.arguments import MOST_OF_BODY, Settings
+    from nemo_elastic.serving.arguments import Settings
     from nemo_elastic.serving.command import Server, check_installed
 
-    most = MOST_OF_BODY if max_body is None else parse_size("--max-body", max_body)
-    server = Server(family, host, port, api_key, Settings(end_of_thinking, auto=auto, max_body=most), flags or [])
+    server = Server(family, host, port, api_key, Settings(end_of_thinking, auto=auto), flags or [])
     server.check()
     argv = server.argv(check_installed(os.environ.get("VLLM_PLUGINS")))
     if server.is_open:

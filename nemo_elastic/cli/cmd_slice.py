@@ -6,20 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from nemo_elastic.cli import options
 from nemo_elastic.cli.options import BATCH_SERVED, CONTEXT_SERVED, Dtype, Format, as_json, check_sizes, print_json
-
-if TYPE_CHECKING:
-    from nemo_elastic.core.cost import MemorySpec
-    from nemo_elastic.core.family import Subnet
-    from nemo_elastic.formats.source import Source
-    from nemo_elastic.io.outputs import Output
-    from nemo_elastic.slicing.by_size import Fit
-    from nemo_elastic.slicing.slicer import Cut
+from nemo_elastic.cli.show import size, size_line, stripes_line, writing
+from nemo_elastic.core.cost import MemorySpec
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.folders import CHECKPOINT, open_source
+from nemo_elastic.formats.source import Source
+from nemo_elastic.io.outputs import Output, check_output
+from nemo_elastic.slicing.by_size import Fit, largest_within, read_limits, read_subnet
+from nemo_elastic.slicing.card import serving_spec
+from nemo_elastic.slicing.slicer import MEMBER, MEMBERS, Cut, slice_checkpoint, slice_members
 
 __all__ = ["command"]
 
@@ -33,11 +35,6 @@ _DTYPE = typer.Option(
     "--dtype", help="Type of stored weights, but for biases of experts, which stay in fp32; format hf only."
 )
 _ANEW = typer.Option("--requantize", help="Compute codes of low precision anew where a cut would tear their blocks.")
-_DROP = typer.Option("--drop-prediction", help="Leave out layers that predict more than one token (MTP).")
-_LICENSE = typer.Option("--license", help="Licence for the model card, by its id: apache-2.0. Else the source's.")
-_BASE = typer.Option("--base-model", help="What it was made of, for the model card: owner/name. Else the source's.")
-_PUSH = typer.Option("--push", help="Send the folder to the hub under this id, owner/name: private unless --public.")
-_SHARDS = typer.Option("--max-shard-size", help="Largest file of weights of the format hf.")
 
 
 def command(
@@ -55,12 +52,6 @@ def command(
     format: Annotated[Format, _FORMAT] = Format.hf,
     dtype: Annotated[Dtype | None, _DTYPE] = None,
     requantize: Annotated[bool, _ANEW] = False,
-    drop_prediction: Annotated[bool, _DROP] = False,
-    license: Annotated[str | None, _LICENSE] = None,
-    base_model: Annotated[str | None, _BASE] = None,
-    push: Annotated[str | None, _PUSH] = None,
-    public: Annotated[bool, typer.Option("--public", help="What --push makes is public.")] = False,
-    max_shard_size: Annotated[str, _SHARDS] = "5GB",
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, as_json("what was cut")] = False,
 ) -> None:
@@ -70,21 +61,11 @@ def command(
     `nemo-elastic slice family/ --memory 14GiB --context 32768 --out small/`. Of several sizes all
     hold. A shape between two members is nested like them, but was not trained itself: evaluate it before use.
     """
-    from nemo_elastic.formats.folders import open_source
-    from nemo_elastic.formats.folders import push as send
-    from nemo_elastic.io.outputs import check_output
-    from nemo_elastic.io.values import parse_size
-    from nemo_elastic.slicing.by_size import largest_within, read_limits, read_subnet
-    from nemo_elastic.slicing.card import serving_spec
-
     names, stored = member or [], None if dtype is None else dtype.value
     sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
     sizes |= {"--latency": latency}
     _check_ways({"--member": member or None, "--subnet": subnet}, sizes)
-    _check_push(push, public, format, names)
-    how = {"format": format.value, "dtype": stored, "force": force, "license": license, "base_model": base_model}
-    how |= {"requantize": requantize, "prediction": not drop_prediction}
-    how["shard_bytes"] = parse_size("--max-shard-size", max_shard_size)
+    how = {"format": format.value, "dtype": stored, "force": force, "requantize": requantize}
     opened = open_source(source)
     check_output(out, force, source, subnet, kind=_kind(format, names))
     spec = serving_spec(stored or opened.precision or opened.dtype, batch=batch, length=context)
@@ -95,19 +76,13 @@ def command(
         fit = largest_within(opened, read_limits(spec, sizes))
         shape = fit.subnet
     cuts = _cut(opened, out, names, shape, json, how)
-    address = send(out, push, private=not public) if push is not None else None
     _print(cuts, opened, spec, fit, json)
-    if address is not None and not json:
-        typer.echo(f"{address}: {'public' if public else 'private'}, if it is new")
 
 
 def _cut(
     opened: Source, out: Path, names: list[str], shape: Subnet | None, quiet: bool, how: Mapping[str, Any]
 ) -> list[Cut]:
     """Write several members by their names, or one: a name, or a shape."""
-    from nemo_elastic.cli.show import writing
-    from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
-
     with writing(f"writing {out}", quiet=quiet) as progress:
         if len(names) > 1:
             return slice_members(opened, out, _members(opened, names), progress=progress, **how)
@@ -117,30 +92,11 @@ def _cut(
 
 def _kind(format: str, names: Sequence[str]) -> Output:
     """What is going to be written."""
-    from nemo_elastic.formats.folders import CHECKPOINT
-    from nemo_elastic.slicing.slicer import MEMBER, MEMBERS
-
     return MEMBERS if len(names) > 1 else MEMBER if format == "hf" else CHECKPOINT
-
-
-def _check_push(repo: str | None, public: bool, format: str, names: Sequence[str]) -> None:
-    """Raise where a result cannot go to the hub, before it is made."""
-    from nemo_elastic.errors import ElasticError
-    from nemo_elastic.formats.folders import check_push
-
-    if repo is None:
-        if public:
-            raise ElasticError("--public: is for --push")
-        return
-    if format != "hf" or len(names) > 1:
-        raise ElasticError("--push: takes one member in the format hf; push others by themselves")
-    check_push(repo)
 
 
 def _check_ways(ways: Mapping[str, Any], sizes: Mapping[str, str | None]) -> None:
     """Raise unless one way to name a size was taken, and no member is named twice."""
-    from nemo_elastic.errors import ElasticError
-
     check_sizes("slice", sizes, ways)
     names = ways["--member"] or []
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -150,8 +106,6 @@ def _check_ways(ways: Mapping[str, Any], sizes: Mapping[str, str | None]) -> Non
 
 def _print(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, fit: Fit | None, json: bool) -> None:
     """Print what was cut; `fit` is a size that was looked for."""
-    from nemo_elastic.cli.show import size, size_line, stripes_line
-
     if json:
         rows = [
             {"out": str(cut.out), "member": cut.member}
@@ -183,8 +137,6 @@ def _print(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, fit: Fit | Non
 
 def _members(source: Source, names: list[str]) -> dict[str, Subnet]:
     """Shapes of several members by name."""
-    from nemo_elastic.errors import ElasticError
-
     family = source.origin.family
     if family is None:
         raise ElasticError(f"{source.folder}: is one model, not a family with named members; give one name")

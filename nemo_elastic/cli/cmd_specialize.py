@@ -16,36 +16,43 @@ from nemo_elastic.cli.options import (
     BATCH_SERVED,
     CONTEXT_SERVED,
     FAMILY_DEVICE,
-    SEEDS,
     SEQ_LENGTH,
-    TOKENS,
     as_json,
     check_sizes,
     print_json,
-    within,
 )
+from nemo_elastic.cli.show import counting, size, size_line
+from nemo_elastic.core.budget import Budget
+from nemo_elastic.core.cost import MemorySpec
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.limits import Limit
+from nemo_elastic.core.manifest import FILE, Family
+from nemo_elastic.data.eval_data import read_eval_data
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.checksums import family_digest
+from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.source import Source
+from nemo_elastic.io.outputs import check_file
+from nemo_elastic.io.write import atomic_write
+from nemo_elastic.search import Trial
+from nemo_elastic.slicing.by_size import Fit, in_words, largest_within, read_limits
+from nemo_elastic.slicing.card import serving_spec
+from nemo_elastic.slicing.family_folder import add_extra
 
 if TYPE_CHECKING:
-    from nemo_elastic.core.budget import Budget
-    from nemo_elastic.core.cost import MemorySpec
-    from nemo_elastic.core.family import Subnet
-    from nemo_elastic.core.limits import Limit
-    from nemo_elastic.core.manifest import Family
     from nemo_elastic.evaluation import Halves, Specialized
-    from nemo_elastic.formats.source import Source
-    from nemo_elastic.search import Trial
-    from nemo_elastic.slicing.by_size import Fit
 
 __all__ = ["command"]
 
 #: name of the budget in the search; no file has it
 TASK = "task"
+#: shapes that are measured, most tokens of the half that is searched on, and the seed of the search and of the halves
+CANDIDATES, TOKENS, SEED = 128, 32_768, 0
 
 _DATA = typer.Option("--data", help=f"The task. {options.DATA}")
 _OUT = options.out("File to write the shape to, for `slice --subnet`.")
 _ADD = typer.Option("--add", help="Name under which the family's elastic.json keeps the shape, for `slice --member`.")
 _PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Shapes", "Shapes that are")
-_TOKENS = "Most tokens of the half that is searched on; the other half is read to four times as many."
 
 
 def command(
@@ -60,29 +67,22 @@ def command(
     latency: Annotated[str | None, _LATENCY] = None,
     batch: Annotated[int, BATCH_SERVED] = 1,
     context: Annotated[int, CONTEXT_SERVED] = 8192,
-    candidates: Annotated[int, within(1, 10**6, "--candidates", "How many shapes are measured.")] = 128,
-    tokens: Annotated[int, within(1, TOKENS, "--tokens", _TOKENS)] = 32_768,
     seq_length: Annotated[int, SEQ_LENGTH] = 512,
-    seed: Annotated[int, within(0, SEEDS, "--seed", "Of the search, and of how the text is halved.")] = 0,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
     force: Annotated[bool, options.force("an existing file, or an extra shape")] = False,
     json: Annotated[bool, as_json("what was found")] = False,
 ) -> None:
     """Search all shapes inside a trained family for the one that predicts your text best, within a size.
 
-    The search starts at the shape that `slice` would cut at that size. It looks at one half of the text; the other
-    half says how much better the found shape is. Where that does not show, the shape of `slice` is what is written.
+    The search starts at the shape that `slice` would cut at that size. It looks at one half of the text, up to 32768
+    tokens of it; the other half says how much better the found shape is. Where that does not show, the shape of
+    `slice` is what is written.
 
     Example: `nemo-elastic specialize family/ --data mytask/ --params 7e9 --out task.json`, then
     `nemo-elastic slice family/ --subnet task.json --out 7b-task/`. With `--add task` the family keeps the shape:
     `nemo-elastic slice family/ --member task --out 7b-task/`.
     """
-    from nemo_elastic.core.budget import Budget
-    from nemo_elastic.formats.folders import open_source
-    from nemo_elastic.io.write import atomic_write
     from nemo_elastic.runtime.storage import check_device
-    from nemo_elastic.slicing.by_size import read_limits
-    from nemo_elastic.slicing.card import serving_spec
 
     sizes = {"--params": params, "--active-params": active_params, "--ratio": ratio, "--memory": memory}
     sizes |= {"--latency": latency}
@@ -95,10 +95,10 @@ def command(
     start = _start(source, read_limits(spec, sizes))
     budget = Budget(TASK, **{limit.kind.field: limit.value for limit in start.limits})
     digest = None if add is None else _addable(family, add, start.subnet, budget, force)
-    halves = _halves(data, source, seq_length, tokens, seed, json)
-    best = _search(source, device, json, manifest, start.subnet, budget, halves, candidates, seed)
+    halves = _halves(data, source, seq_length, json)
+    best = _search(source, device, json, manifest, start.subnet, budget, halves, CANDIDATES, SEED)
     entry = _entry(source, start, budget, best, spec)
-    settings = {"data": str(data), "seed": seed, "seq_length": seq_length}
+    settings = {"data": str(data), "seed": SEED, "seq_length": seq_length}
     entry["specialized"] = settings | _read(halves) | best.to_json(manifest)
     text = json_module.dumps(entry, indent=2, allow_nan=False)
     if out is not None:
@@ -111,22 +111,18 @@ def command(
         typer.echo("\n".join([*_lines(start, best, halves), *_places(source, best, spec, out, add)]))
 
 
-def _halves(data: Path, source: Source, seq_length: int, tokens: int, seed: int, quiet: bool) -> Halves:
+def _halves(data: Path, source: Source, seq_length: int, quiet: bool) -> Halves:
     """The task's text in two halves."""
-    from nemo_elastic.data.eval_data import read_eval_data
     from nemo_elastic.evaluation import halves_of
 
     text = read_eval_data(data, source)
     for line in () if quiet else text.notes:
         typer.echo(line, err=True)
-    return halves_of(text.documents, seq_length, tokens, seed, f"--data: {data}")
+    return halves_of(text.documents, seq_length, TOKENS, SEED, f"--data: {data}")
 
 
 def _check_places(out: Path | None, add: str | None, force: bool, *inputs: Path) -> None:
     """Refuse a command that names no place for the shape, or one that is taken."""
-    from nemo_elastic.errors import ElasticError
-    from nemo_elastic.io.outputs import check_file
-
     if out is None and add is None:
         raise ElasticError("specialize: nowhere to put the shape; give --out FILE, --add NAME or both")
     if out is not None:
@@ -135,7 +131,6 @@ def _check_places(out: Path | None, add: str | None, force: bool, *inputs: Path)
 
 def _search(source: Source, device: str, quiet: bool, *what: Any) -> Specialized:
     """Load the family and search it; `what` goes to `evaluation.specialize`."""
-    from nemo_elastic.cli.show import counting
     from nemo_elastic.evaluation import specialize
     from nemo_elastic.runtime import load_family
 
@@ -152,8 +147,6 @@ def _search(source: Source, device: str, quiet: bool, *what: Any) -> Specialized
 
 def _whole_family(source: Source) -> Family:
     """The manifest of a source that holds all of a family."""
-    from nemo_elastic.errors import ElasticError
-
     family = source.family
     if family is None:
         raise ElasticError(f"{source.folder}: is one model, not a family; there are no shapes to search in it")
@@ -162,11 +155,6 @@ def _whole_family(source: Source) -> Family:
 
 def _addable(folder: Path, name: str, start: Subnet, budget: Budget, force: bool) -> str:
     """Refuse before the search what would be refused after it; gives the digest of the family that is searched."""
-    from nemo_elastic.core.manifest import FILE
-    from nemo_elastic.errors import ElasticError
-    from nemo_elastic.formats.checksums import family_digest
-    from nemo_elastic.slicing.family_folder import add_extra
-
     if not (folder / FILE).is_file():
         raise ElasticError(f"--add: {folder} has no {FILE} of its own to add to; give --out FILE instead")
     add_extra(folder, name, start, budget, force, write=False)
@@ -177,9 +165,6 @@ def _add(
     folder: Path, name: str, best: Specialized, budget: Budget, force: bool, digest: str | None, entry: str | None
 ) -> None:
     """Keep the chosen shape in the family itself; where that fails, print `entry`: the search took long."""
-    from nemo_elastic.errors import ElasticError
-    from nemo_elastic.slicing.family_folder import add_extra
-
     try:
         add_extra(folder, name, best.shape, budget, force, digest)
     except ElasticError:
@@ -190,9 +175,6 @@ def _add(
 
 def _start(source: Source, limits: tuple[Limit, ...]) -> Fit:
     """The path's shape within limits, below the parent."""
-    from nemo_elastic.errors import ElasticError
-    from nemo_elastic.slicing.by_size import in_words, largest_within
-
     fit = largest_within(source, limits)
     if fit.whole:
         asked = f"{' and '.join(x.name for x in limits)}: {in_words(source.parent, limits)}"
@@ -210,8 +192,6 @@ def _read(halves: Halves) -> dict[str, Any]:
 
 def _entry(source: Source, start: Fit, budget: Budget, best: Specialized, spec: MemorySpec) -> dict[str, Any]:
     """The chosen shape as `inspect --json` prints a member, good for `slice --subnet`."""
-    from nemo_elastic.cli.show import size
-
     kept = not best.wins
     return {
         "member": start.name if kept and start.between is None else None,
@@ -252,8 +232,6 @@ def _lines(start: Fit, best: Specialized, halves: Halves) -> Iterator[str]:
 
 def _places(source: Source, best: Specialized, spec: MemorySpec, out: Path | None, add: str | None) -> Iterator[str]:
     """Where the shape is now."""
-    from nemo_elastic.cli.show import size_line
-
     what = "the found shape" if best.wins else "the start's shape"
     line = f"{what}, {size_line(source.parent, best.shape, spec, source.low)}"
     if out is not None:

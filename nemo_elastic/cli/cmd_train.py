@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from nemo_elastic.errors import bad
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.extras import require
 
 __all__ = ["command"]
 
@@ -31,7 +33,8 @@ def train(
         typer.Argument(
             metavar="[FIELD=VALUE]...",
             help="The recipe's fields, those of the block (elastic.search.keep=2), teacher=, stage=, previous=, "
-            "done_steps=, total_steps=, out=; run.executor= and every option of NeMo-Run.",
+            "done_steps=, total_steps=, out=; run.executor= and every option of NeMo-Run: --yes starts without "
+            "asking, --to-yaml FILE writes the whole run for --yaml to read and starts nothing.",
         ),
     ] = None,
     factory: Annotated[
@@ -40,11 +43,7 @@ def train(
     yaml: Annotated[
         str | None, typer.Option("--yaml", help="File with `elastic:` beside fields of the recipe.")
     ] = None,
-    to_yaml: Annotated[
-        str | None, typer.Option("--to-yaml", help="Write the whole run for --yaml to read; start nothing.")
-    ] = None,
     dryrun: Annotated[bool, typer.Option("--dryrun", help="Print what would run; start nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Start without asking.")] = False,
     host: Annotated[Host, typer.Option("--host", help="Who trains: NeMo 2.7, or Megatron-Bridge.")] = Host.nemo,
 ) -> None:
     """Train a nested family with any stock NeMo recipe of a Nemotron-H and an `elastic:` block.
@@ -57,32 +56,28 @@ def train(
     On Megatron-Bridge, one process per GPU: `torchrun --nproc-per-node 8 -m nemo_elastic train --host bridge
     --factory nemotron_nano_12b_v2_pretrain_config --yaml elastic.yaml teacher=/checkpoints/12b train.train_iters=100`.
     """
-    from nemo_elastic.extras import require
-
-    _check(yaml, overrides or [], not dryrun and to_yaml is None)
+    given = overrides or []
+    _check(yaml, given, not dryrun)
     if host is Host.bridge:
-        if yes:
-            raise bad("--yes", True, "absent with --host bridge, which asks nothing")
+        option = next((word for word in given if word.startswith("-")), None)
+        if option is not None:
+            raise ElasticError("is NeMo-Run's; with --host bridge it says nothing", option)
         require("megatron.bridge")
         from nemo_elastic.hosts.bridge.cli import main as train_on_bridge
 
-        if to_yaml is not None:
-            raise bad("--to-yaml", to_yaml, "absent with --host bridge, whose checkpoints hold their run's settings")
-        train_on_bridge(overrides or [], factory, yaml, dryrun)
+        train_on_bridge(given, factory, yaml, dryrun)
         return
     require("nemo")
     from nemo_elastic.hosts.nemo.cli.entry import main
 
-    argv = list(overrides or [])
-    for name, value in (("--factory", factory), ("--yaml", yaml), ("--to-yaml", to_yaml)):
-        if value is not None:
-            argv += [name, value]
-    main([*argv, *(["--dryrun"] if dryrun else []), *(["--yes"] if yes else [])], "nemo-elastic train")
+    argv = [*given, *(["--dryrun"] if dryrun else [])]
+    for name, value in (("--factory", factory), ("--yaml", yaml)):
+        argv += [] if value is None else [name, value]
+    main(argv, "nemo-elastic train")
 
 
 def _check(yaml: str | None, overrides: list[str], starts: bool) -> None:
     """Refuse a wrong block, and files that a run needs here and are not there, at once: NeMo's import takes longer."""
-    from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.common.run_file import RunFile
 
     file = RunFile.load(yaml).override([o for o in overrides if "=" in o and not o.startswith("-")])

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from nemo_elastic.cli.options import as_json, print_json
+from nemo_elastic.errors import printable
+from nemo_elastic.slicing.verification import verify
 
 __all__ = ["command"]
 
@@ -38,12 +42,6 @@ def command(
 
     Example: `nemo-elastic verify family/ --parent parent/`
     """
-    from rich.console import Console
-    from rich.table import Table
-
-    from nemo_elastic.errors import printable
-    from nemo_elastic.slicing.verification import verify
-
     report = verify(source, parent=parent, forward=forward)
     if json:
         print_json(report.to_json())

@@ -19,7 +19,6 @@ from nemo_elastic.errors import ElasticError
 __all__ = [
     "BATCH",
     "BATCH_SERVED",
-    "BATCH_SIZE",
     "CONFIG",
     "CONTEXT_SERVED",
     "DATA",
@@ -35,8 +34,8 @@ __all__ = [
     "force",
     "out",
     "print_json",
+    "refuse",
     "size_options",
-    "verbose",
     "within",
 ]
 
@@ -87,7 +86,6 @@ DATA = (
 )
 CONFIG = typer.Option("--config", help="YAML file with the `elastic:` block.")
 FAMILY_DEVICE = typer.Option("--device", help="Where the family runs: cpu, cuda, cuda:1.")
-BATCH_SIZE = within(1, BATCH, "--micro-batch-size", "Sequences per forward.")
 SEQ_LENGTH = within(1, TOKENS, "--seq-length", "Tokens that are predicted in one context.")
 BATCH_SERVED = within(1, BATCH, "--batch", "Sequences served at once, for the memory.")
 CONTEXT_SERVED = within(1, TOKENS, "--context", "Tokens that each of them may have, for the memory.")
@@ -101,11 +99,6 @@ def out(help: str = "The folder to write.", **more: Any) -> Any:
 def force(what: str = "an existing folder") -> Any:
     """`--force`: what it replaces, in words."""
     return typer.Option("--force", help=f"Replace {what}.")
-
-
-def verbose() -> Any:
-    """`--verbose`."""
-    return typer.Option("--verbose", help="Print all that is said on the way, on stderr, in place of the log file.")
 
 
 def as_json(what: str = "it", more: str = "") -> Any:
@@ -146,6 +139,24 @@ def check_sizes(command: str, sizes: Mapping[str, Any], others: Mapping[str, Any
         wrong = f", not {' and '.join(given)}" if given else ""
         ways = "".join(f"{name}, or " for name in others)
         raise ElasticError(f"{command}: give {ways}one or several of {', '.join(sizes)}{wrong}")
+
+
+def refuse(context: typer.Context, why: str, *names: str) -> None:
+    """Raise where one of some parameters was given that says nothing in this call.
+
+    Args:
+        context: The call.
+        why: When the option says something.
+        names: Names of parameters.
+
+    Raises:
+        ElasticError: With the option as it is written on the command line.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            written = next(p.opts[0] for p in context.command.params if p.name == name)
+            raise ElasticError(why, written)
 
 
 def print_json(value: Any) -> None:

@@ -7,19 +7,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
 
-if TYPE_CHECKING:
-    from nemo_elastic.core.cost import MemorySpec
-    from nemo_elastic.core.family import Parent, Subnet
-    from nemo_elastic.core.latency import LatencyTable
-    from nemo_elastic.core.sizes import SubnetPath
-    from nemo_elastic.formats.schemes import Stored
-    from nemo_elastic.formats.source import Shapes
+from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, has_inactive, memory, parameters
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.registry import striped_axes
+from nemo_elastic.core.latency import DECODE, LatencyTable
+from nemo_elastic.core.limits import LATENCY
+from nemo_elastic.core.member import limits_used
+from nemo_elastic.core.sizes import SubnetPath
+from nemo_elastic.errors import printable
+from nemo_elastic.formats.hf.config import prediction_of
+from nemo_elastic.formats.schemes import Stored
+from nemo_elastic.formats.source import Shapes
+from nemo_elastic.io.values import three_digits
+from nemo_elastic.slicing.card import axis_title, human, human_bytes, width
+from nemo_elastic.slicing.loads import runs_in
 
 __all__ = [
+    "advancing",
     "counting",
     "describe",
     "describe_path",
@@ -39,9 +59,6 @@ def counting(what: str, quiet: bool, *columns: Any) -> Iterator[Callable[..., No
 
     Gives the function to call with (done, in all) and, where that changes, what is done.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     words, console = TextColumn("{task.description}", markup=False), Console(stderr=True)
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     shown, before, named = not quiet and console.is_terminal, None, what
@@ -61,10 +78,22 @@ def counting(what: str, quiet: bool, *columns: Any) -> Iterator[Callable[..., No
         yield tell
 
 
+@contextmanager
+def advancing(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """The same bar for steps that are reported as they are done; gives the function to call with how many."""
+    done = 0
+    with counting(what, quiet) as tell:
+
+        def more(number: int) -> None:
+            nonlocal done
+            done += number
+            tell(done, total)
+
+        yield more
+
+
 def writing(what: str, quiet: bool) -> AbstractContextManager[Callable[[int, int], None]]:
     """Show a bar on a terminal while it lasts, with rate; gives the function to call with (bytes written, in all)."""
-    from rich.progress import DownloadColumn, TransferSpeedColumn
-
     return counting(what, quiet, DownloadColumn(), TransferSpeedColumn())
 
 
@@ -76,9 +105,6 @@ def size(
     low: Stored | None = None,
 ) -> dict[str, Any]:
     """Exact parameters, bytes in service and what they are counted for, where it runs, milliseconds by a table."""
-    from nemo_elastic.core.cost import counts, memory
-    from nemo_elastic.slicing.loads import runs_in
-
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
     out = {**counts(parent, subnet), "memory": held, "runs_in": runs_in(subnet, parent, low)}
     if table is not None:
@@ -88,8 +114,6 @@ def size(
 
 def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec, low: Stored | None = None) -> str:
     """The same in words."""
-    from nemo_elastic.slicing.card import human_bytes
-
     entry = size(parent, subnet, spec, low=low)
     place = f"{spec.weights}, {spec.batch} x {spec.length} tokens"
     held = f"{human_bytes(entry['memory']['bytes'])} in service ({place})"
@@ -99,8 +123,6 @@ def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec, low: Stored | No
 
 def stripes_line(parent: Parent) -> str:
     """What members keep of axes that lie in stripes: a published family has one stripe of each."""
-    from nemo_elastic.core.kinds.registry import striped_axes
-
     kinds = {axis for kind in parent.kinds for axis in kind.widths}
     stripes = (f"{axis} {parent.size(size)}" for axis, size in striped_axes().items() if axis in kinds)
     return f"stripes {', '.join(stripes) or 'none'}: a member keeps the front of each"
@@ -110,8 +132,6 @@ def describe(
     shapes: Shapes, spec: MemorySpec, table: LatencyTable | None = None, low: Stored | None = None
 ) -> dict[str, Any]:
     """Give what `inspect --json` prints."""
-    from nemo_elastic.formats.hf.config import prediction_of
-
     family = shapes.family
     behind = prediction_of(shapes.config)
     budgets = {} if family is None else {m.name: m.budget for m in (*family, *family.extras)}
@@ -156,18 +176,13 @@ def members_table(
     shapes: Shapes, members: Mapping[str, Subnet], spec: MemorySpec, title: str, latencies: LatencyTable | None = None
 ) -> Any:
     """Give a table with a column per member: parameters, memory, times, widths; how much of several limits it uses."""
-    from nemo_elastic.core.cost import active_parameters, has_inactive, memory, parameters
-    from nemo_elastic.core.limits import LATENCY
-    from nemo_elastic.core.member import limits_used
-    from nemo_elastic.slicing.card import axis_title, human_bytes, width
-
     parent, family = shapes.parent, shapes.family
     limits = {} if family is None else limits_used(parent, (*family, *family.extras))
     table = _table(title, "", members)
     whole = parameters(parent, parent.full)
-    counts = {n: parameters(parent, s) for n, s in members.items()}
-    table.add_row("parameters", *(f"{c:,}" for c in counts.values()))
-    table.add_row("of the parent", *(f"{c / whole:.1%}" for c in counts.values()))
+    sizes = [parameters(parent, s) for s in members.values()]
+    table.add_row("parameters", *(f"{size:,}" for size in sizes))
+    table.add_row("of the parent", *(f"{size / whole:.1%}" for size in sizes))
     if has_inactive(parent):
         table.add_row("active", *(f"{active_parameters(parent, s):,}" for s in members.values()))
     if limits:
@@ -199,15 +214,6 @@ def path_table(
     path: SubnetPath, places: Sequence[int], spec: MemorySpec, latencies: LatencyTable | None = None
 ) -> Any:
     """Give a table with a row per place on a path: parameters, memory, time of a token, widths."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    from nemo_elastic.core.cost import has_inactive
-    from nemo_elastic.core.latency import DECODE
-    from nemo_elastic.core.limits import LATENCY
-    from nemo_elastic.io.values import three_digits
-    from nemo_elastic.slicing.card import human, human_bytes, width
-
     title = f"{len(places)} of {len(path)} sizes (memory: {spec.weights}, {spec.batch} x {spec.length} tokens)"
     table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, padding=0)
     table.add_column("", no_wrap=True)
@@ -233,10 +239,6 @@ def path_table(
 
 
 def _table(title: str, first: str, members: Mapping[str, Subnet]) -> Any:
-    from rich.table import Table
-
-    from nemo_elastic.errors import printable
-
     table = Table(title=printable(title), title_justify="left")
     table.add_column(first, no_wrap=True)
     for name in members:

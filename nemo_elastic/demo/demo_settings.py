@@ -60,22 +60,6 @@ class Settings:
         """Training tokens of both stages."""
         return 2048 * (self.stage1_steps + self.stage2_steps)
 
-    def seconds(self) -> dict[str, float]:
-        """Phase -> seconds that it takes on two quiet cores, in the order of the phases."""
-        block = self.block
-        shaping = 0.12 * block["search"]["candidates"] + 0.09 * block["importance"]["samples"]
-        shaping += 0.9 * block["halving"]["tokens"] / 1024  # of four candidates of two budgets, then of two
-        return {
-            "data": 9.0,
-            "start": 4.0,
-            "parent": 10.0 + 0.41 * self.parent_steps,  # with the first picture
-            "stage 1": 10.0 + shaping + 0.43 * self.stage1_steps,  # with its pictures
-            "stage 2": 5.0 + 0.52 * self.stage2_steps,
-            "cut": 3.0,
-            "evaluation": 3.0 + 0.03 * self.problems * 3 + self.eval_tokens / 20_000 * 5,
-            "report": 8.0,
-        }
-
     def stage2_block(self) -> dict[str, Any]:
         names = [b["name"] for b in self.block["budgets"]]
         return self.block | {"sampling": dict(zip(names, self.stage2_sampling, strict=True))}

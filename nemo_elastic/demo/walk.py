@@ -20,12 +20,12 @@ from nemo_elastic.io.write import absolute, atomic_write
 from nemo_elastic.verdicts import TIE
 
 from .demo_settings import Settings
-from .seconds import TimeLeft
 
 if TYPE_CHECKING:
     from nemo_elastic.cli.aside import Aside
 
 VERSION = 1
+PHASES = ("data", "start", "parent", "stage 1", "stage 2", "cut", "evaluation", "report")
 DEMO = Output("a demo")
 #: the file of all that is printed on the way
 LOG = "demo.log"
@@ -51,19 +51,16 @@ class Demo:
         if not is_empty(self.out):
             check_output(self.out, force, kind=DEMO)
         self.aside, self.console = aside, aside.err if err else aside.out
-        self.time = TimeLeft(settings.seconds())
         self._drawn = False
 
     @contextmanager
     def phase(self, name: str, what: str) -> Iterator[None]:
-        """Say what a phase does, what comes after it, and the time left of all; time it."""
-        behind, place = self.time.after(name), self.time.place(name)
-        then = f"then {behind}; " if behind else ""
-        self.console.print(f"{name} ({place}): {what}  ({then}{self.time.in_words()})", soft_wrap=True)
-        self.time.start(name)
-        with self.aside.moving(self.console, lambda: f"  {name} ({place}), {self.time.in_words()}"):
+        """Say what a phase does, and how long it took."""
+        self.console.print(f"{name} ({PHASES.index(name) + 1} of {len(PHASES)}): {what}", soft_wrap=True)
+        began = time.monotonic()
+        with self.aside.moving(self.console, lambda: f"  {name}  {time.monotonic() - began:.0f} s"):
             yield
-        self.console.print(f"  {self.time.end(name):.0f} s")
+        self.console.print(f"  {time.monotonic() - began:.0f} s")
 
     def draw(self, what: str) -> Path:
         """Draw what there is, in the place of what was drawn before."""
@@ -178,7 +175,7 @@ class Demo:
         parent, members = rows[0], rows[1:]
         return {
             "version": VERSION,
-            "seconds": self.time.spent | {"total": seconds},
+            "seconds": {"total": seconds},
             "bigram_loss": bigram,
             "parent_loss": {"start": curve[0], "end": curve[-1], "evaluation": parent["loss"]},
             "members": rows,

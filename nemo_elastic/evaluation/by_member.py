@@ -21,6 +21,9 @@ from .scoring import answer_loss, perplexity
 
 __all__ = ["Measures", "measured", "tokenizer_of", "wanted_members"]
 
+#: tokens of a forward pass: longer sequences go through in smaller batches, so that memory stays
+FORWARD = 4096
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -28,21 +31,20 @@ class Measures:
 
     Attributes:
         problems: most problems that are solved; tokens: that are predicted, in contexts of `seq_length`.
-        batch: sequences at once.
         harness: lm-eval with its tasks, of each `limit` documents at most; None for none.
     """
 
     problems: int
     tokens: int
     seq_length: int
-    batch: int
     harness: Harness | None
     limit: int | None
 
     def of(self, model: MemberModel, data: EvalData | None, tokenizer: Path | None) -> dict[str, Any]:
         """The figures of one member on some data; lm-eval reads its text by the tokenizer in that folder."""
         out: dict[str, Any] = {}
-        sizes = (self.seq_length, self.batch, self.tokens)
+        batch = max(1, FORWARD // self.seq_length)
+        sizes = (self.seq_length, batch, self.tokens)
         if data is not None and data.is_chat:
             out = answer_loss(model, data.documents, *sizes).to_json()
         elif data is not None:
@@ -52,7 +54,7 @@ class Measures:
             if problems:
                 out["answers"] = answer_accuracy(model, problems, data.folder.tokenizer_dir).to_json()
         if self.harness is not None and tokenizer is not None:
-            out["tasks"] = self.harness.run(model, tokenizer, self.limit, self.batch)
+            out["tasks"] = self.harness.run(model, tokenizer, self.limit)
         return out
 
 

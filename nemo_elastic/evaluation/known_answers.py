@@ -112,24 +112,23 @@ class Measured:
         return fit(self.signals_ns[take], self.quality_nm[take], self.members, self.parameters)
 
 
-def examples(data: EvalData, count: int | None, prompt: int, answer: int, seed: int = 0) -> Rows:
+def examples(data: EvalData, most: int = USUAL, prompt: int = 64, answer: int = 32, seed: int = 0) -> Rows:
     """Prompts whose answers are known, a row of each, in which the answer's tokens count.
 
     They are problems with their worked solutions, up to half of all, and pieces of text, of `prompt` tokens before and
     `answer` tokens behind the place where members would take over. Pieces are sampled by the seed and do not overlap.
-    Each conversation gives one example: what comes before its first answer, and the beginning of that answer. Without
-    a `count` there are `USUAL` of them, or as many as the data has.
+    Each conversation gives one example: what comes before its first answer, and the beginning of that answer. There
+    are as many as the data has, at `most` so many.
     """
     length = prompt + answer
     chats = [row for document in data.documents if (row := _first_answer(document, answer))] if data.is_chat else []
     tokens = data.tokens[:0] if data.is_chat else data.tokens
-    known = chats or _problems(data.folder, (count or USUAL) // 2)
+    known = chats or _problems(data.folder, most // 2)
     pieces = len(tokens) // length
-    if count is None:
-        count = min(USUAL, pieces + len(known))
-    if len(known) + pieces < count or count < 2 * LEAST:
-        most = f"from {2 * LEAST} up to what it has: {len(known) + pieces} of {prompt} + {answer} tokens"
-        raise bad("samples", count, most)
+    count = min(most, pieces + len(known))
+    if count < 2 * LEAST:
+        allowed = f"at least {2 * LEAST} prompts of {prompt} + {answer} tokens, or problems, or conversations"
+        raise bad("--data", f"{count} prompts", allowed)
     generator = np.random.default_rng(seed)
     if chats:
         return Rows.joined([chats[at] for at in sorted(generator.choice(len(chats), count, replace=False).tolist())])

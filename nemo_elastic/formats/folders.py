@@ -29,8 +29,8 @@ from .source import GGUF, Shapes, Source, is_gguf
 from .tokenizer import TOKENIZER_FILES
 
 __all__ = [
-    "CHECKPOINT", "check_push", "check_repo", "is_repo", "local_folder", "model_in", "open_source", "push",
-    "read_shapes", "repo_of", "writer",
+    "CHECKPOINT", "check_repo", "is_repo", "local_folder", "model_in", "open_source", "read_shapes", "repo_of",
+    "writer",
 ]  # fmt: skip
 
 #: what a writer of another format than ours gives to `atomic_dir`, which lists the files in it
@@ -170,27 +170,6 @@ def local_folder(given: str | os.PathLike[str], weights: bool = True) -> Path:
     except (OSError, ValueError) as exc:
         why = f"the hub does not give a model of that id ({_first_line(exc)})"
         raise ElasticError(f"{repo}: no such folder, and {why}") from None
-
-
-def check_push(repo: str) -> None:
-    """Check before anything is done that a result can be sent under an id: its form, the library, who we are."""
-    hub = _library(f"push: {check_repo('push', repo)}")
-    try:
-        hub.HfApi().whoami()
-    except (OSError, ValueError) as exc:
-        why = f"the hub does not know you ({_first_line(exc)})"
-        raise ElasticError(f"push: {repo}: {why}; nothing was written") from None
-
-
-def push(folder: str | os.PathLike[str], repo: str, private: bool = True) -> str:
-    """Send all of a folder to the hub and give its address; `private` counts where the model is not there yet."""
-    hub = _library(f"push: {repo}")
-    try:
-        hub.HfApi().create_repo(repo, private=private, exist_ok=True)
-        hub.HfApi().upload_folder(repo_id=repo, folder_path=folder, commit_message="Cut by nemo-elastic")
-    except (OSError, ValueError) as exc:
-        raise ElasticError(f"push: {repo}: {folder} was written, but not sent ({_first_line(exc)})") from None
-    return f"{hub.constants.ENDPOINT}/{repo}"
 
 
 def _library(what: str) -> Any:

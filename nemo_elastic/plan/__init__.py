@@ -7,6 +7,7 @@ What was checked against real runs: parameters, and the activations and the loss
 (`tests/plan/test_measured.py`). Times rest on assumed rates (`machine.py`); their order means more than their size.
 """
 
+from nemo_elastic.plan.candidate import Candidate
 from nemo_elastic.plan.layouts import Duration, Layout, best, choose, duration, layouts
 from nemo_elastic.plan.machine import GPUS, NODE, Gpu, RunShape
 from nemo_elastic.plan.memory import Memory
@@ -18,6 +19,7 @@ __all__ = [
     "NODE",
     "PAPER",
     "PRESETS",
+    "Candidate",
     "Curriculum",
     "Duration",
     "Gpu",

@@ -11,14 +11,15 @@ from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig
-from nemo_elastic.core.family import Parent
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.kernels import check_widths
 
 from .activations import Sharding
-from .machine import GPUS, SUMS, RunShape
-from .memory import Memory, local_experts, local_parameters, stage_memory, stages
-from .work import Work, gated_share, members, passed_on, seconds, step_work, wait
+from .candidate import Candidate
+from .machine import RunShape
+from .memory import Memory, stage_memory, stages
+from .work import Work, members, seconds, step_work, wait
 
 __all__ = ["Duration", "Layout", "best", "choose", "duration", "expert_sizes", "layout_name", "layouts", "why_not"]
 
@@ -100,18 +101,18 @@ class Layout:
         }
 
 
-def expert_sizes(parent: Parent) -> tuple[int | None, ...]:
+def expert_sizes(parent: Parent) -> tuple[int, ...]:
     """Expert-parallel sizes with which ranks hold as many experts of every member: divisors of the axis's blocks.
 
     Args:
         parent: shape with the block's stripes.
 
     Returns:
-        None alone where there are no experts.
+        1 alone where there are no experts.
     """
     axes = _dealt(parent)
     if not axes:
-        return (None,)
+        return (1,)
     blocks = math.gcd(*(parent.axis(axis).blocks for axis in axes))
     return tuple(n for n in range(1, blocks + 1) if blocks % n == 0)
 
@@ -121,26 +122,10 @@ def _dealt(parent: Parent) -> set[str]:
     return {row.each for kind in parent.kinds for row in kind.rows if row.each is not None}
 
 
-def why_not(
-    parent: Parent,
-    config: ElasticConfig,
-    run: RunShape,
-    tensor: int,
-    pipeline: int,
-    expert: int | None = None,
-    context: int = 1,
-) -> str | None:
-    """What forbids parallel sizes, in words; None where nothing does.
-
-    Args:
-        parent: shape with the block's stripes.
-        config: the block.
-        run: the run.
-        tensor: tensor-parallel size.
-        pipeline: pipeline-parallel size.
-        expert: expert-parallel size, one of `expert_sizes`.
-        context: context-parallel size.
-    """
+def why_not(candidate: Candidate) -> str | None:
+    """What forbids the parallel sizes of a candidate, in words; None where nothing does."""
+    parent, config, run, pipeline = candidate.parent, candidate.config, candidate.run, candidate.pipeline
+    tensor, expert, context = candidate.shards.tensor, candidate.shards.expert, candidate.shards.context
     dealt = _dealt(parent)
     for axis in (axis for kind in parent.kinds for axis in kind.axes if axis.blocks is not None):
         if axis.name in dealt or axis.each in dealt:  # an expert is whole on its rank
@@ -150,8 +135,7 @@ def why_not(
             return f"TP {tensor} does not divide the {blocks} blocks of {axis.name}"
     if parent.vocab % tensor:
         return f"TP {tensor} does not divide the vocabulary of {parent.vocab}"
-    near = tensor * context
-    apart = _why_not_near(parent, config, run, tensor, context)
+    near, apart = candidate.near, _why_not_near(candidate)
     if apart is not None:
         return apart
     if pipeline > 1 and config.budgets_per_batch > 1:
@@ -160,10 +144,10 @@ def why_not(
         return f"PP {pipeline} does not divide {parent.num_layers} layers"
     if run.gpus % (near * pipeline):
         return f"TP {tensor} x CP {context} x PP {pipeline} does not divide {run.gpus} GPUs"
-    data = run.gpus // (near * pipeline)
-    if expert is not None and near * data % expert:
+    data = candidate.data
+    if near * data % expert:
         return f"EP {expert} does not divide the {near * data} ranks of a stage"
-    if expert is not None and tensor > 1 and not _shared_by(tensor, context, run):
+    if dealt and tensor > 1 and not _sequence_divides(candidate):
         return f"TP {tensor} does not divide the length, and with experts it needs sequence parallelism"
     if run.global_batch % (run.micro_batch * data):
         return f"{data} data-parallel ranks x {run.micro_batch} do not divide the global batch {run.global_batch}"
@@ -175,14 +159,15 @@ def why_not(
     return None
 
 
-def _why_not_near(parent: Parent, config: ElasticConfig, run: RunShape, tensor: int, context: int) -> str | None:
+def _why_not_near(candidate: Candidate) -> str | None:
     """What forbids ranks that exchange something in every layer."""
-    near = tensor * context
+    run, near = candidate.run, candidate.near
+    tensor, context = candidate.shards.tensor, candidate.shards.context
     if near > run.node or (run.gpus > run.node and run.node % near):
         return f"TP {tensor}{f' x CP {context}' if context > 1 else ''} leaves a node of {run.node} GPUs"
     if context > 1 and run.seq_length % (2 * context):
         return f"2 x CP {context} does not divide the length"
-    return why_not_context(parent, config.resolve_axes(parent), tensor, context)
+    return why_not_context(candidate.parent, candidate.config.resolve_axes(candidate.parent), tensor, context)
 
 
 def why_not_context(parent: Parent, axes: Mapping[str, AxisConfig], tensor: int, context: int) -> str | None:
@@ -240,40 +225,39 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
         ElasticError: The block does not fit the parent, or no layout is possible with this batch and this many GPUs.
     """
     parent = config.parent_shape(parent)
-    family = members(parent, config)
+    family, dealt = members(parent, config), bool(_dealt(parent))
     out, reasons = [], []
-    for tensor, pipeline, expert, context in _sizes(parent, run):
-        reason = why_not(parent, config, run, tensor, pipeline, expert, context)
+    for candidate in _candidates(parent, config, run):
+        reason, shards = why_not(candidate), candidate.shards
         if reason is not None:
             reasons.append(reason)
             continue
-        for sequence in (True, False) if tensor > 1 and _shared_by(tensor, context, run) else (False,):
-            if expert is not None and tensor > 1 and not sequence:
+        for sequence in (True, False) if shards.tensor > 1 and _sequence_divides(candidate) else (False,):
+            if dealt and shards.tensor > 1 and not sequence:
                 continue
             for recompute in (False, True):
-                work = step_work(parent, family, config, run, recompute)
-                waits = wait(parent, family, config, run, recompute, pipeline)
-                shards = Sharding(tensor, sequence, expert or 1, context, run.routing)
-                layout = _layout(parent, config, run, shards, pipeline, recompute, work, waits)
-                out.append(replace(layout, expert=expert, context=context))
+                own = replace(candidate, shards=replace(shards, sequence=sequence), recompute=recompute)
+                out.append(_layout(own, family, shards.expert if dealt else None))
     if not out:
         raise ElasticError(f"no layout is possible on {run.gpus} GPUs: {'; '.join(dict.fromkeys(reasons))}")
     return sorted(out, key=lambda layout: (layout.seconds, layout.memory.total))
 
 
-def _shared_by(tensor: int, context: int, run: RunShape) -> bool:
+def _sequence_divides(candidate: Candidate) -> bool:
     """Whether tensor-parallel ranks can share what context-parallel ones have of a sequence."""
-    return run.seq_length % (tensor * (2 * context if context > 1 else 1)) == 0
+    tensor, context = candidate.shards.tensor, candidate.shards.context
+    return candidate.run.seq_length % (tensor * (2 * context if context > 1 else 1)) == 0
 
 
-def _sizes(parent: Parent, run: RunShape) -> Iterable[tuple[int, int, int | None, int]]:
-    """Tensor-, pipeline-, expert- and context-parallel sizes that are tried."""
+def _candidates(parent: Parent, config: ElasticConfig, run: RunShape) -> Iterable[Candidate]:
+    """Tensor-, context-, pipeline- and expert-parallel sizes that are tried."""
     most = min(run.node, run.gpus)
     for tensor in range(1, most + 1):
         for context in range(1, most // tensor + 1):
             for pipeline in range(1, min(MOST_STAGES, run.gpus // (tensor * context)) + 1):
                 for expert in expert_sizes(parent):
-                    yield tensor, pipeline, expert, context
+                    shards = Sharding(tensor, False, expert, context, run.routing)
+                    yield Candidate(parent, config, run, shards, pipeline)
 
 
 def choose(every: Sequence[Layout]) -> Layout | None:
@@ -307,59 +291,28 @@ def best(parent: Parent, config: ElasticConfig, run: RunShape) -> Layout:
     )
 
 
-def _layout(
-    parent: Parent,
-    config: ElasticConfig,
-    run: RunShape,
-    shards: Sharding,
-    pipeline: int,
-    recompute: bool,
-    work: Work,
-    waits: float,
-) -> Layout:
-    gpu, data = GPUS[run.gpu], run.gpus // (shards.tensor * shards.context * pipeline)
-    micro_batches = run.global_batch // (run.micro_batch * data)
-    own = stages(parent, pipeline)
-    memory = max(
-        (
-            stage_memory(
-                parent,
-                stage,
-                config.distill,
-                shards,
-                data=data,
-                in_flight=min(pipeline - stage.index, micro_batches),
-                tokens=run.seq_length * run.micro_batch,
-                recompute=recompute,
-                gated=gated_share(config, run) > 0,
-                kernels=run.kernels,
-                gradient=SUMS[run.gradients],
-            )
-            for stage in own
-        ),
-        key=lambda m: m.total,
-    )
-    parameters, experts = max(
-        (local_parameters(parent, stage, shards.tensor, shards.expert), local_experts(parent, stage, shards.expert))
-        for stage in own
-    )
+def _layout(candidate: Candidate, family: Mapping[str, Subnet], expert: int | None) -> Layout:
+    """What a candidate takes; `expert` is its expert-parallel size, None without experts."""
+    run, shards, pipeline = candidate.run, candidate.shards, candidate.pipeline
+    every = (stage_memory(candidate, stage) for stage in stages(candidate.parent, pipeline))
+    memory = max(every, key=lambda m: m.total)
+    work = step_work(candidate, family)
     fits = memory.total <= run.usable
     needs = f"needs {memory.total / 1e9:.1f} GB of {run.usable / 1e9:.1f} usable"
     return Layout(
         shards.tensor,
         pipeline,
-        data,
+        candidate.data,
         shards.sequence,
-        recompute,
+        candidate.recompute,
         memory,
         work,
-        seconds(
-            parent, config, run, gpu, work, shards, pipeline=pipeline, data=data, parameters=parameters,
-            experts=experts, recompute=recompute, waiting=waits, handed_on=passed_on(parent, config, run, shards),
-        ),
+        seconds(candidate, work, wait(candidate, family)),
         fits,
         needs if fits else f"{needs}; most of it {memory.largest}",
-    )  # fmt: skip
+        expert,
+        shards.context,
+    )
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class RunShape:
         if self.stage not in (1, 2, 3):
             raise bad("--stage", self.stage, "1, 2 or 3")
         if self.global_batch % self.micro_batch:
-            raise bad("--micro-batch-size", self.micro_batch, f"a divisor of the global batch {self.global_batch}")
+            raise bad("micro_batch", self.micro_batch, f"a divisor of the global batch {self.global_batch}")
 
     @property
     def usable(self) -> float:
@@ -114,8 +114,5 @@ class RunShape:
 
 
 def _option(name: str) -> str:
-    return "--" + {
-        "global_batch": "global-batch-size",
-        "micro_batch": "micro-batch-size",
-        "node": "gpus-per-node",
-    }.get(name, name.replace("_", "-"))
+    """A field as the command line has it, where it does."""
+    return {"seq_length": "--seq-length", "global_batch": "--global-batch-size", "gpus": "--gpus"}.get(name, name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Any
 
 from nemo_elastic.config.losses import TERMS
 from nemo_elastic.config.sections import DistillConfig
@@ -19,6 +20,8 @@ from nemo_elastic.core.layout import by_name, rows, shape
 from nemo_elastic.core.precision import default_rows
 
 from .activations import HALF, SINGLE, Sharding, layer, routed_gradients, saved, stream, widths
+from .candidate import Candidate
+from .machine import SUMS
 
 __all__ = [
     "Memory",
@@ -238,52 +241,29 @@ class Memory:
         return {f.name: round(getattr(self, f.name)) for f in fields(self)} | {"total": round(self.total)}
 
 
-def stage_memory(
-    parent: Parent,
-    stage: PipelineStage,
-    distill: DistillConfig,
-    shards: Sharding,
-    *,
-    data: int,
-    in_flight: int,
-    tokens: int,
-    recompute: bool,
-    gated: bool,
-    kernels: bool,
-    gradient: int,
-) -> Memory:
+def stage_memory(candidate: Candidate, stage: PipelineStage) -> Memory:
     """Memory of the GPUs of one pipeline stage.
 
-    Args:
-        parent: shape of the whole model.
-        stage: the stage.
-        distill: the loss; decides about the teacher.
-        shards: tensor, sequence, expert and context parallelism.
-        data: data-parallel size.
-        in_flight: micro-batches whose activations are held at once (1F1B: stages to the end, itself included).
-        tokens: tokens of one micro-batch, of all ranks that share its sequences.
-        recompute: layers are checkpointed.
-        gated: soft masks are in use.
-        kernels: mamba_ssm's kernels are there.
-        gradient: bytes in which a parameter's gradient is summed.
+    Micro-batches are in flight as 1F1B has them: of as many stages as there are to the end, this one included.
     """
+    parent, distill, shards = candidate.parent, candidate.config.distill, candidate.shards
     count = local_parameters(parent, stage, shards.tensor, shards.expert)
     experts = local_experts(parent, stage, shards.expert)
-    data, tokens = data * shards.context, tokens // shards.context
+    data, tokens = candidate.data * shards.context, candidate.tokens
     replicas = shards.tensor * data / shards.expert
     taught = distill.teacher == "frozen"
-    per_token = handed_over(parent, stage, distill, shards, recompute) + saved(
-        parent, stage.kinds, shards, recompute=recompute, gated=gated, kernels=kernels, first=stage.first,
-        last=stage.last,
-    )  # fmt: skip
+    in_flight = min(candidate.pipeline - stage.index, candidate.micro_batches)
+    how: Any = {"recompute": candidate.recompute, "gated": candidate.gated > 0, "kernels": candidate.run.kernels}
+    per_token = handed_over(parent, stage, distill, shards, candidate.recompute)
+    per_token += saved(parent, stage.kinds, shards, **how, first=stage.first, last=stage.last)
     return Memory(
         weights=sum(width(row) * n for row, n in _local(parent, stage, shards.tensor, shards.expert))
         + rounded(parent, stage, shards.tensor, distill.quantize, shards.expert),
-        gradients=gradient * count,
+        gradients=SUMS[candidate.run.gradients] * count,
         optimizer=OPTIMIZER * (count - experts) / data + OPTIMIZER * experts / replicas,
         teacher=teacher(parent, stage, shards.tensor, distill.teacher_precision, shards.expert) if taught else 0.0,
         activations=per_token * tokens * in_flight,
         loss=loss(parent, distill, tokens, shards) if stage.last else 0.0,
-        transient=transient(parent, stage, shards, tokens, recompute=recompute, gated=gated, kernels=kernels)
+        transient=transient(parent, stage, shards, tokens, **how)
         + gradients_between(parent, stage, distill, shards) * tokens,
     )

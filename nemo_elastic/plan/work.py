@@ -20,11 +20,12 @@ from nemo_elastic.core.kinds.moe import MOE, TOP_K
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.search import Space, uniform_family
 
-from .activations import HALF, Sharding, handed_round, routed_input
-from .machine import EFFICIENCY, EXPERT_EFFICIENCY, SUMS, Gpu, RunShape
-from .memory import stages
+from .activations import HALF, handed_round, routed_input
+from .candidate import Candidate
+from .machine import EFFICIENCY, EXPERT_EFFICIENCY, GPUS, SUMS, Gpu
+from .memory import local_experts, local_parameters, stages
 
-__all__ = ["Work", "dispatched", "exchanged", "gated_share", "members", "passed_on", "seconds", "step_work", "wait"]
+__all__ = ["Work", "dispatched", "exchanged", "members", "passed_on", "reduction", "seconds", "step_work", "wait"]
 
 
 def members(parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
@@ -41,13 +42,6 @@ def members(parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
     config.targets(parent)
     order = range(parent.num_layers - 1, -1, -1) if len(axes[DEPTH].choices) > 1 else ()
     return uniform_family(Space(parent, axes, tuple(order)), config.budgets)
-
-
-def gated_share(config: ElasticConfig, run: RunShape) -> float:
-    """Share of the run's micro-batches that train under the router's masks, at full size."""
-    if config.router is None or run.stage != 1:
-        return 0.0
-    return config.router.freeze_at
 
 
 @dataclass(frozen=True)
@@ -73,9 +67,7 @@ class Work:
         return {"student": self.student, "recompute": self.recompute, "teacher": self.teacher, "total": self.total}
 
 
-def step_work(
-    parent: Parent, family: Mapping[str, Subnet], config: ElasticConfig, run: RunShape, recompute: bool
-) -> Work:
+def step_work(candidate: Candidate, family: Mapping[str, Subnet]) -> Work:
     """FLOPs of a step: tokens x FLOPs per token (cost.flops_per_token), backward twice the forward.
 
     Of experts those count that a token is sent to: work goes by active parameters, memory by all.
@@ -84,7 +76,8 @@ def step_work(
     parent run as the whole model under masks. A frozen teacher sees every micro-batch once; a trainable one runs on
     its own where the parent was not sampled.
     """
-    length, share = run.seq_length, gated_share(config, run)
+    parent, config, run, share = candidate.parent, candidate.config, candidate.run, candidate.gated
+    length = run.seq_length
     whole = flops_per_token(parent, parent.full, length)
     whole_layers = flops_per_token(parent, parent.full, length, head=False)
     forward = layers = 0.0
@@ -93,7 +86,8 @@ def step_work(
         forward += chance * (share * whole + (1 - share) * flops_per_token(parent, member, length))
         layers += chance * (share * whole_layers + (1 - share) * flops_per_token(parent, member, length, head=False))
     taught = {"none": 0.0, "self": 1 - sampled[0]}.get(str(config.distill.teacher), 1.0)
-    return Work(3 * forward * run.tokens, layers * run.tokens if recompute else 0.0, taught * whole * run.tokens)
+    again = layers * run.tokens if candidate.recompute else 0.0
+    return Work(3 * forward * run.tokens, again, taught * whole * run.tokens)
 
 
 @dataclass(frozen=True)
@@ -115,37 +109,28 @@ def _stage_flops(parent: Parent, member: Subnet, pipeline: int, length: int, hea
     )
 
 
-def wait(
-    parent: Parent, family: Mapping[str, Subnet], config: ElasticConfig, run: RunShape, recompute: bool, pipeline: int
-) -> float:
+def wait(candidate: Candidate, family: Mapping[str, Subnet]) -> float:
     """Time of a pipeline's slot as a share of that of equal stages and equal micro-batches; 1 without a pipeline.
 
     In a slot every stage runs another micro-batch, each with a member of its own, and all go on when the slowest is
     done: the mean of the largest of so many independent samples, each at its stage's cost. That is somewhat too much,
     since a stage that is ahead does not wait at once. A stage's cost is the student's forward, its backward (twice
     that), what is recomputed, and the teacher's forward.
-
-    Args:
-        parent: shape of the model.
-        family: members by budget.
-        config: the block; one budget per micro-batch.
-        run: the run.
-        recompute: layers are checkpointed.
-        pipeline: number of stages.
     """
+    parent, config, pipeline = candidate.parent, candidate.config, candidate.pipeline
+    length, share = candidate.run.seq_length, candidate.gated
     if pipeline == 1:
         return 1.0
-    share = gated_share(config, run)
     chances: dict[Subnet, float] = {}
     for chance, member in zip(inclusion(config.weights(), 1), family.values(), strict=True):
         for which, part in ((parent.full, share), (member, 1 - share)):
             chances[which] = chances.get(which, 0.0) + chance * part
 
     def cost(member: Subnet) -> list[float]:
-        whole, layers = (_stage_flops(parent, member, pipeline, run.seq_length, head) for head in (True, False))
-        return [3 * a + (b if recompute else 0.0) for a, b in zip(whole, layers, strict=True)]
+        whole, layers = (_stage_flops(parent, member, pipeline, length, head) for head in (True, False))
+        return [3 * a + (b if candidate.recompute else 0.0) for a, b in zip(whole, layers, strict=True)]
 
-    taught = _stage_flops(parent, parent.full, pipeline, run.seq_length, True) if config.distill.taught else ()
+    taught = _stage_flops(parent, parent.full, pipeline, length, True) if config.distill.taught else ()
     costs = {
         member: [c + t for c, t in zip(cost(member), taught or [0.0] * pipeline, strict=True)] for member in chances
     }
@@ -160,103 +145,100 @@ def wait(
     return largest / mean
 
 
-def passed_on(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding) -> float:
+def passed_on(candidate: Candidate) -> float:
     """Bytes that a rank gives to the next stage for a micro-batch; as many come back in its backward pass.
 
     The student's hidden states, and with a teacher those of the teacher beside them (`megatron.megatron_host`).
     """
-    streams = 1 + config.distill.taught
-    return streams * HALF * parent.hidden * run.seq_length * run.micro_batch / (shards.stream * shards.context)
+    streams, run, shards = 1 + candidate.config.distill.taught, candidate.run, candidate.shards
+    return (
+        streams * HALF * candidate.parent.hidden * run.seq_length * run.micro_batch / (shards.stream * shards.context)
+    )
 
 
-def dispatched(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding, recompute: bool) -> float:
+def dispatched(candidate: Candidate) -> float:
     """Bytes that a rank sends to other ranks for the experts of a micro-batch, in all layers; 0 without experts.
 
     Of every token of its own and every choice an all-to-all sends what the expert reads, and another one the result
     back, `Routing.load` times as much to and from the busiest rank; (e-1)/e of it leaves a rank of e. That is done in
     the forward pass, for the gradients in the backward pass, in a layer that is computed again, and once by a teacher.
     """
+    parent, run, shards = candidate.parent, candidate.run, candidate.shards
     if shards.expert == 1:
         return 0.0
-    passes = config.budgets_per_batch * (2 + recompute) + config.distill.taught
     choices = parent.size(TOP_K) * run.seq_length * run.micro_batch / (shards.stream * shards.context)
     kept_off = (shards.expert - 1) / shards.expert
-    return passes * 2 * parent.types.count(MOE) * routed_input(parent) * choices * kept_off * run.routing.load
+    return (
+        candidate.passes * 2 * parent.types.count(MOE) * routed_input(parent) * choices * kept_off * run.routing.load
+    )
 
 
-def exchanged(parent: Parent, config: ElasticConfig, run: RunShape, shards: Sharding, recompute: bool) -> float:
+def exchanged(candidate: Candidate) -> float:
     """Bytes that a rank sends to those that share its sequences for a micro-batch, in all layers; 0 for one.
 
     (c-1)/c of what layers hand round (`activations.handed_round`) leaves a rank of c; passes as in `dispatched`.
     """
-    c = shards.context
+    c, run = candidate.shards.context, candidate.run
     if c == 1:
         return 0.0
-    passes = config.budgets_per_batch * (2 + recompute) + config.distill.taught
     tokens = run.seq_length * run.micro_batch / c
-    return passes * handed_round(parent, shards) * tokens * (c - 1) / c
+    return candidate.passes * handed_round(candidate.parent, candidate.shards) * tokens * (c - 1) / c
 
 
-def seconds(
-    parent: Parent,
-    config: ElasticConfig,
-    run: RunShape,
-    gpu: Gpu,
-    work: Work,
-    shards: Sharding,
-    *,
-    pipeline: int,
-    data: int,
-    parameters: int,
-    experts: int = 0,
-    recompute: bool,
-    waiting: float = 1.0,
-    handed_on: float = 0.0,
-) -> float:
+def seconds(candidate: Candidate, work: Work, waiting: float = 1.0) -> float:
     """Estimated time of a step: products, then collectives, none of them overlapped. For ordering layouts.
 
-    Products run at `EFFICIENCY` of the peak whatever their size, with experts at `EXPERT_EFFICIENCY`. Tensor
-    parallelism moves the residual stream: a ring all-gather or reduce-scatter sends (t-1)/t of it, an all-reduce twice
-    that. Per layer that is 2 in a forward pass, and in a backward pass 3 with sequence parallelism (megatron.linear
-    gathers the input again for the weight's gradient) and 2 without. Data parallelism reduces gradients and gathers
-    bf16 parameters once a step (overlap is off). A pipeline of p stages idles for p-1 micro-batches, waits in each
-    slot for its slowest stage, and hands hidden states on and gradients back. Narrower members are counted at full
-    width in what is moved. Experts are reduced over the ranks that hold the same ones, and tokens travel to them
-    (`dispatched`), inside a node where the expert-parallel group fits one. Ranks that share sequences, which are in
-    one node, exchange positions for heads (`exchanged`), and are data-parallel ones to the gradients.
+    Products run at `EFFICIENCY` of the peak whatever their size, with experts at `EXPERT_EFFICIENCY`. A pipeline of p
+    stages idles for p-1 micro-batches, waits in each slot for its slowest stage, and hands hidden states on and
+    gradients back. Narrower members are counted at full width in what is moved.
 
     Args:
-        parent: shape of the model.
-        config: the block.
-        run: the run.
-        gpu: kind of GPU.
+        candidate: the layout.
         work: FLOPs of the step.
-        shards: tensor, sequence, expert and context parallelism.
-        pipeline: pipeline-parallel size.
-        data: data-parallel size.
-        parameters: parameters on one GPU.
-        experts: those of them that are experts'.
-        recompute: layers are checkpointed.
         waiting: see `wait`.
-        handed_on: bytes from a stage to the next, see `passed_on`.
     """
-    micro_batches = run.global_batch // (run.micro_batch * data)
-    rate = EXPERT_EFFICIENCY if MOE in parent.types else EFFICIENCY
+    run, gpu, pipeline = candidate.run, GPUS[candidate.run.gpu], candidate.pipeline
+    rate = EXPERT_EFFICIENCY if MOE in candidate.parent.types else EFFICIENCY
     products = work.total / (run.gpus * gpu.flops * rate)
-    t = shards.tensor
-    passes = config.budgets_per_batch * (2 + (3 if shards.sequence else 2) + (2 if recompute else 0))
+    link = gpu.network if run.gpus > run.node else gpu.nvlink
+    between = 2 * passed_on(candidate) * candidate.micro_batches / link if pipeline > 1 else 0.0
+    busy = (products + _inside_layers(candidate, gpu)) * waiting + between
+    return busy * (1 + (pipeline - 1) / candidate.micro_batches) + reduction(candidate, link)
+
+
+def _inside_layers(candidate: Candidate, gpu: Gpu) -> float:
+    """Time of the collectives of all layers.
+
+    Tensor parallelism moves the residual stream: a ring all-gather or reduce-scatter sends (t-1)/t of it, an
+    all-reduce twice that. Per layer that is 2 in a forward pass, and in a backward pass 3 with sequence parallelism
+    (megatron.linear gathers the input again for the weight's gradient) and 2 without. Ranks that share sequences,
+    which are in one node, exchange positions for heads (`exchanged`). Tokens travel to experts (`dispatched`), inside
+    a node where the expert-parallel group fits one.
+    """
+    parent, config, run, shards = candidate.parent, candidate.config, candidate.run, candidate.shards
+    t, pipeline = shards.tensor, candidate.pipeline
+    passes = config.budgets_per_batch * (2 + (3 if shards.sequence else 2) + (2 if candidate.recompute else 0))
     passes += 2 if config.distill.taught else 0
     stream = HALF * parent.hidden * run.seq_length * run.micro_batch / shards.context * (t - 1) / t
-    tensor = micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
-    tensor += micro_batches * exchanged(parent, config, run, shards, recompute) / pipeline / gpu.nvlink
-    data *= shards.context
-    link = gpu.network if run.gpus > run.node else gpu.nvlink
-    reduction = (SUMS[run.gradients] + HALF) * (parameters - experts) * (data - 1) / data / link
+    time = candidate.micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
+    time += candidate.micro_batches * exchanged(candidate) / pipeline / gpu.nvlink
+    near = run.gpus <= run.node or run.node % shards.expert == 0
+    sent = dispatched(candidate) / pipeline
+    return time + candidate.micro_batches * sent / (gpu.nvlink if near else gpu.network)
+
+
+def reduction(candidate: Candidate, link: float) -> float:
+    """Time in which data-parallel ranks, those that share sequences included, reduce gradients and gather bf16
+    parameters, once a step (overlap is off). Experts are reduced over the ranks that hold the same ones.
+    """
+    parent, shards = candidate.parent, candidate.shards
+    parameters, experts = max(
+        (local_parameters(parent, stage, shards.tensor, shards.expert), local_experts(parent, stage, shards.expert))
+        for stage in stages(parent, candidate.pipeline)
+    )
+    data, each = candidate.data * shards.context, SUMS[candidate.run.gradients] + HALF
+    time = each * (parameters - experts) * (data - 1) / data / link
     if experts:
-        replicas = t * data / shards.expert
-        reduction += (SUMS[run.gradients] + HALF) * experts * (replicas - 1) / replicas / link
-        near = run.gpus <= run.node or run.node % shards.expert == 0
-        sent = dispatched(parent, config, run, shards, recompute) / pipeline
-        tensor += micro_batches * sent / (gpu.nvlink if near else gpu.network)
-    between = 2 * handed_on * micro_batches / link if pipeline > 1 else 0.0
-    return ((products + tensor) * waiting + between) * (1 + (pipeline - 1) / micro_batches) + reduction
+        replicas = shards.tensor * data / shards.expert
+        time += each * experts * (replicas - 1) / replicas / link
+    return time

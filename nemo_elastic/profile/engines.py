@@ -28,9 +28,10 @@ from nemo_elastic.runtime.family_runtime import FamilyRuntime
 from . import engine_worker
 from .measure import Model
 
-__all__ = ["ENGINES", "RUNTIME", "Engine", "alone"]
+__all__ = ["RUNTIME", "Engine", "alone"]
 
-RUNTIME, *_ = ENGINES = ("runtime", "transformers", "vllm")
+#: the engine that is this process; the others are transformers and vllm
+RUNTIME = "runtime"
 _TORCH = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 #: tokens of a sequence beyond the workload's, which engines keep for themselves
 SPARE = 16
@@ -43,7 +44,7 @@ class Engine:
     """Where models are run.
 
     Attributes:
-        name: one of `ENGINES`.
+        name: runtime, transformers or vllm.
         work: what they are given.
         device: where they run: cpu, cuda, cuda:1.
         python: interpreter of an environment with the engine; for the runtime this one.

@@ -27,9 +27,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import AGGREGATIONS, DEPTH_SCORES, EXPERTS, FFN
 from nemo_elastic.core.family import Parent, first_difference
-from nemo_elastic.core.kinds.registry import HIDDEN, layer_axes
+from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.io.fields import Between, OneOf, check, check_version, read
 from nemo_elastic.io.outputs import Output, atomic_dir
@@ -76,6 +78,25 @@ class RankOptions:
 
     def __post_init__(self) -> None:
         check(self, "rank")
+
+    @classmethod
+    def of(cls, config: ElasticConfig, parent: Parent) -> RankOptions:
+        """As a block asks for it: layers are dropped one by one down to its smallest depth; others are not measured.
+
+        Raises:
+            ElasticError: The block's axes do not fit the parent.
+        """
+        own, axes = config.importance, config.resolve_axes(parent)
+        return cls(
+            ffn=own.ffn,
+            aggregation=own.aggregation,
+            experts=own.experts,
+            depth=own.depth,
+            depth_samples=min(own.depth_samples, own.samples),
+            depth_exact=max(1, parent.num_layers - axes[DEPTH].choices[-1]),
+            # a head is worth what its channels are worth that every member keeps
+            head_channels=axes[MAMBA_HEAD_DIM].choices[-1] if MAMBA_HEAD_DIM in axes else None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         out = asdict(self)

@@ -60,7 +60,7 @@ class Server:
             if name in OURS:
                 raise bad(name, flag, "give it before --, where nemo-elastic reads it")
             if name.startswith("--additional-config") and self.settings != Settings():
-                raise bad(name, flag, "not with --end-of-thinking, --auto or --max-body, which are written there")
+                raise bad(name, flag, "not with --end-of-thinking or --auto, which are written there")
 
     @property
     def is_open(self) -> bool:

@@ -15,7 +15,6 @@ import torch
 from nemo_elastic.config.block import EVEN, HALVING, ROUTER, SEARCH
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.errors import bad
 from nemo_elastic.io.outputs import check_output
@@ -92,36 +91,22 @@ def shape_members(family: FamilyTraining, host: Host, out: Path, step: int | Non
 
 
 def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
-    """The ranking named in the block, checked against the parent; or a new one, saved under `out`.
-
-    Layers are dropped one by one down to the smallest depth of the block; those beyond are not measured.
-    """
+    """The ranking named in the block, checked against the parent; or a new one, saved under `out`."""
     config, parent = family.config, family.parent
-    axes = config.resolve_axes(parent)
-    smallest = axes[DEPTH].choices[-1]
     if config.ranking is not None:
+        smallest = config.resolve_axes(parent)[DEPTH].choices[-1]
         return Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
     if host.first:
         check_output(out / "ranking", True, kind=RANKING)  # it takes long
-    imp = config.importance
-    options = RankOptions(
-        ffn=imp.ffn,
-        aggregation=imp.aggregation,
-        experts=imp.experts,
-        depth=imp.depth,
-        depth_samples=min(imp.depth_samples, imp.samples),
-        depth_exact=max(1, parent.num_layers - smallest),
-        # a head is worth what its channels are worth that every member keeps
-        head_channels=axes[MAMBA_HEAD_DIM].choices[-1] if MAMBA_HEAD_DIM in axes else None,
-    )
+    samples = config.importance.samples
     ranking = rank(
         host.layers(),
         parent,
-        host.sequences(imp.samples, host.micro_batch_size),
-        options,
+        host.sequences(samples, host.micro_batch_size),
+        RankOptions.of(config, parent),
         progress=lambda phase, done, total: _show(host, f"ranking: {phase} {done}/{total or '?'}", done, total, 4),
         reduce=host.agree,
-        provenance={"sequences": imp.samples, "length": host.seq_length},
+        provenance={"sequences": samples, "length": host.seq_length},
         shards=host.shards(),
     )
     if host.first:

@@ -204,6 +204,9 @@ class Originals:
     def block(self, path: Path) -> None:
         path.write_text(yaml.safe_dump(BLOCK))
 
+    def ranked(self, path: Path) -> None:
+        path.write_text(yaml.safe_dump({"elastic": BLOCK["elastic"] | {"ranking": "ranking"}}))
+
     def large(self, path: Path) -> None:
         path.write_text(yaml.safe_dump(LARGE))
 
@@ -220,5 +223,6 @@ MAKERS: dict[str, Callable[[Originals, Path], None]] = {
     "ranking": Originals.ranking,
     "data": Originals.data,
     "elastic.yaml": Originals.block,
+    "ranked.yaml": Originals.ranked,
     "12b.yaml": Originals.large,
 }

@@ -19,7 +19,7 @@ import logging, os, subprocess, sys, time
 from pathlib import Path
 from rich.console import Console
 from nemo_elastic.cli.aside import Aside
-log, verbose = Path(sys.argv[1]), sys.argv[2:] == ["verbose"]
+log = Path(sys.argv[1])
 logging.basicConfig()
 bound = Console(file=sys.stdout)
 def noise(what):
@@ -31,7 +31,7 @@ def noise(what):
 """
 QUIET = """
 try:
-    with Aside(verbose) as aside:
+    with Aside() as aside:
         noise("early")
         aside.keep(log)
         with aside.timed("work"):
@@ -53,8 +53,8 @@ with Aside() as aside:
 """
 
 
-def python(code: str, log: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", NOISE + code, str(log), *more]
+def python(code: str, log: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", NOISE + code, str(log)]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=True)
 
 
@@ -70,13 +70,6 @@ def test_every_way_of_printing_ends_in_the_file_and_own_lines_on_the_screen(tmp_
         ways = {"print", "console", "descriptor", "child", "error"}
         assert {f"{what} {way}" for way in ways} | {f"WARNING:root:{what} logging"} <= set(lines)
     assert lines.index("early child") < lines.index("late print") and len(lines) == 12
-
-
-def test_verbose_shows_all_on_stderr_and_keeps_no_file(tmp_path: Path) -> None:
-    log = tmp_path / "a.log"
-    done = python(QUIET, log, "verbose")
-    assert done.stdout.splitlines() == ["own", "after ('seen',)"] and not log.exists()
-    assert "early child" in done.stderr and "WARNING:root:late logging" in done.stderr and "work …" in done.stderr
 
 
 def test_a_terminal_has_one_line_that_moves(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from nemo_elastic.cli import main
 from nemo_elastic.cli.cmd_chat import _show
@@ -65,11 +64,9 @@ def test_one_answer(folder, chat):
     code, out, err = chat(folder, "def f(x):", "--member", "6b", *SHORT)
     expected = member.generate([{"role": "user", "content": "def f(x):"}], 12)
     assert (code, out) == (0, shown(expected) + "\n") and re.fullmatch(SUMMARY, err)
-    how = ("--temperature", "0.9", "--top-p", "0.9", "--top-k", "50", "--seed", "3", "--stop", "e", "--stop", "zz")
-    expected = member.generate(
-        [*MESSAGES[:1], {"role": "user", "content": "Hi"}],
-        12, temperature=0.9, top_p=0.9, top_k=50, seed=3, stop=["e", "zz"],
-    )  # fmt: skip
+    how = ("--temperature", "0.9", "--top-p", "0.9", "--seed", "3")
+    messages = [*MESSAGES[:1], {"role": "user", "content": "Hi"}]
+    expected = member.generate(messages, 12, temperature=0.9, top_p=0.9, seed=3)
     code, out, _ = chat(folder, "-", "--member", "6b", "--system", "Be brief.", *how, *SHORT, stdin="Hi\n")
     assert (code, out) == (0, shown(expected) + "\n")
 
@@ -154,12 +151,7 @@ def test_the_runtime_extra_is_enough(folder):
         (("{f}", "Hi", "--member", "7b"), "", "--member: '7b' is not allowed; one of 12b, 9b, 6b"),
         (("{f}", "Hi", "--draft", "7b"), "", "--draft: '7b' is not allowed; one of 12b, 9b, 6b"),
         (("{f}", "Hi", "--top-p", "0.5"), "", "--top-p: 0.5 is not allowed; at temperature 0 nothing is sampled; .*"),
-        (("{f}", "Hi", "--top-p", "0"), "", "Invalid value for '--top-p': .*"),
-        (("{f}", "Hi", "--temperature", "-1"), "", "Invalid value for '--temperature': .*"),
-        (("{f}", "Hi", "--max-new-tokens", "0"), "", "Invalid value for '--max-new-tokens': .*"),
-        (("{f}", "Hi", "--stop", ""), "", r"--stop: \[''\] is not allowed; a text, or a list of texts, none of .*"),
         (("{f}", "Hi", "--device", "toaster"), "", "--device: 'toaster' is not allowed; one that is here, .*"),
-        (("{f}", "Hi", "--dtype", "int8"), "", "Invalid value for '--dtype': .*"),
         (("{f}", "--json"), "", "--json: give PROMPT, or - to read it from stdin"),
         (("{p}", "Hi", "--system", "x"), "", "--system: this family has no chat template that could take it"),
         (("{p}", ""), "", r"prompts\[0\]: \[\] is not allowed; at least one token"),
@@ -295,14 +287,3 @@ def test_an_answer_of_no_numbers_is_an_error(tmp_path, chat, more):
     assert (code, out) == (2, "") and re.fullmatch(
         r"error: logits: \d+ of \d+ are infinite or not a number; .*\n", err
     )
-
-
-def test_a_dtype_that_makes_weights_zero_is_reported(tmp_path, chat):
-    folder = talking_family(tmp_path)
-    state = load_file(folder / "model.safetensors")
-    state["backbone.embeddings.weight"][5, :3] = 1e-9
-    save_file(state, folder / "model.safetensors")
-    (folder / "elastic_checksums.json").unlink()
-    code, _, err = chat(folder, "Hello", "--dtype", "fp16", "--max-new-tokens", 2)
-    assert code == 0, err
-    assert re.match(r"note: \d+ weights are too small for this dtype, and are 0\n", err)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from nemo_elastic import load_family
-from nemo_elastic.cli import main
+from nemo_elastic.cli import cmd_specialize
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import parameters
@@ -31,19 +32,20 @@ from nemo_elastic.data.eval_data import read_eval_data
 from nemo_elastic.data.folder import ChatFolder, DataFolder
 from nemo_elastic.data.prepare import prepare
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.evaluation import answer_loss, perplexity
+from nemo_elastic.evaluation import answer_loss, known_answers, perplexity
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.tokenizer import load_tokenizer, what_differs
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.rows import Rows
-from nemo_elastic.ranking import Ranking, RankOptions
+from nemo_elastic.ranking import Ranking
 from nemo_elastic.ranking.measure import rank
 from nemo_elastic.slicing.family_folder import write_family
 from tests.data.large import TEMPLATE, VOCAB, asked, sums, write_gap, write_tokenizer
 from tests.documentation import blocks, named_files
 from tests.hosts.pages import in_small
 from tests.shapes import PARENT, short_family
+from tests.slicing.helpers import run
 from tests.texts import FEW, library_text
 from tests.workers import ROOT, environment
 
@@ -97,18 +99,11 @@ def given_by(place: Path, form: str) -> Path:
     return place / (form if "folder" in form else f"{form}.jsonl")
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as done:
-        main([*map(str, words)])
-    captured = capsys.readouterr()
-    return int(done.value.code or 0), captured.out, captured.err
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
-def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, family = given_by(place, form), place / "family"
-    code, out, err = run(capsys, "eval", family, "--data", data, "--tokens", 60, "--seq-length", 64, "--json")
+    code, out, err = run("eval", family, "--data", data, "--tokens", 60, "--seq-length", 64, "--json")
     assert code == 0, err
     rows, source = json.loads(out), open_source(family)
     given = read_eval_data(data, source, most=60)
@@ -119,19 +114,21 @@ def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, capsys: 
     else:
         expected = perplexity(member, given.tokens, 64, max_tokens=60)
     assert rows[1]["loss"] == pytest.approx(expected.nats) and rows[1]["tokens"] == expected.tokens >= 60
-    small = ("--samples", 4, "--seq-length", 32, "--depth", "cosine", "--json")
-    code, out, err = run(capsys, "rank", family, "--data", data, "--out", tmp_path / "ranking", *small)
+    block = tmp_path / "elastic.yaml"
+    block.write_text(yaml.safe_dump({"elastic": block_12b()}))
+    small = ("--config", block, "--seq-length", 32, "--json")
+    code, out, err = run("rank", family, "--data", data, "--out", tmp_path / "ranking", *small)
     assert code == 0 and len(json.loads(out)["depth"]) == 4, err
     seen = Ranking.load(tmp_path / "ranking").provenance
     assert seen["samples"] == 4 and ("counted" in seen) == given.is_chat and seen.get("counted", 1) < seen["tokens"]
-    sizes = ("--tokens", 300, "--seq-length", 16, "--candidates", 2, "--ratio", 0.9)
+    monkeypatch.setattr(cmd_specialize, "CANDIDATES", 2)
+    monkeypatch.setattr(cmd_specialize, "TOKENS", 300)
+    monkeypatch.setattr(known_answers, "examples", partial(known_answers.examples, most=64, prompt=8, answer=4))
+    sizes = ("--seq-length", 16, "--ratio", 0.9)
     if "folder" not in form:  # little is held out there
-        code, out, err = run(
-            capsys, "specialize", family, "--data", data, *sizes, "--out", tmp_path / "task.json", "--json"
-        )
+        code, out, err = run("specialize", family, "--data", data, *sizes, "--out", tmp_path / "task.json", "--json")
         assert code == 0 and json.loads(out)["specialized"]["held_out_tokens"] > 0, err
-        words = ("--samples", 64, "--prompt-tokens", 8, "--answer-tokens", 4, "--force", "--json")
-        code, out, err = run(capsys, "calibrate", family, "--data", data, *words)
+        code, out, err = run("calibrate", family, "--data", data, "--force", "--json")
         assert code == 0 and json.loads(out)["samples"] == 64, err
 
 
@@ -165,7 +162,7 @@ def test_the_page_from_conversations_to_answers(place: Path, tmp_path: Path) -> 
     first, second = (block.text for block in shown)
     lines = [
         f'nemo-elastic() {{ echo "== $1"; {shlex.quote(sys.executable)} -W ignore -m nemo_elastic "$@"; }}',
-        in_small(first, {"--samples 8 --seq-length 128": "--samples 4 --seq-length 64"}),
+        in_small(first, {"--seq-length 128": "--seq-length 64"}),
         "rm family",  # the untrained one, in whose place the next comes
         in_small(second, {f"--seq-length {long}": f"--seq-length {short}" for long, short in LENGTHS.items()}),
     ]
@@ -220,28 +217,32 @@ def check_family(place: Path, tokenizer: Path) -> None:
 
 
 def test_conversations_are_ranked_on_one_by_one(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    tmp_path: Path,
 ) -> None:
     """By their answers: what is asked behind a conversation, and what padding makes of it, changes nothing."""
-    few, out, size = tmp_path / "few.jsonl", tmp_path / "ranking", ("--seq-length", 64, "--depth", "cosine")
+    few, out, block = tmp_path / "few.jsonl", tmp_path / "ranking", tmp_path / "elastic.yaml"
     few.write_text(sums(2))
-    assert run(capsys, "rank", place / "family", "--data", few, "--out", out, "--samples", 2, *size)[0] == 0
+    config = block_12b()
+    block.write_text(yaml.safe_dump({"elastic": config | {"importance": {"samples": 2, "depth": "cosine"}}}))
+    line = ("rank", place / "family", "--data", few, "--seq-length", 64)
+    assert run(*line, "--out", out, "--config", block)[0] == 0
     source = open_source(place / "family")
     texts = read_eval_data(few, source, "train").texts
     rows = [Rows(torch.tensor(t.ids[None, :-1]).long(), torch.tensor(t.counts[None, 1:]).float()) for t in texts]
-    wanted = rank(Layers(load_family(source).model.weights()), SHAPE, rows, RankOptions(depth="cosine"))
+    wanted = rank(Layers(load_family(source).model.weights()), SHAPE, rows, Ranking.load(out).options)
     actual = Ranking.load(out)
     assert actual.provenance["counted"] == sum(r.counted for r in rows)
     for name, scores in wanted.scores.items():
         np.testing.assert_allclose(actual.scores[name], scores, rtol=1e-4, atol=1e-7)
-    code, _, err = run(capsys, "rank", place / "family", "--data", few, "--out", tmp_path / "more", *size)
-    assert code == 2 and "--samples: 64 is not allowed; at most the data's 2 conversations, or windows" in err
+    code, _, err = run(*line, "--out", tmp_path / "more")
+    assert code == 2 and err.startswith("error: --data: ") and err.count("\n") == 1
 
 
-def test_what_was_left_out_is_told(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_left_out_is_told(place: Path, tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text(sums(30) + asked("What?", ""))
-    code, _, err = run(capsys, "eval", place / "family", "--data", path, "--tokens", 2000, "--seq-length", 64)
+    code, _, err = run("eval", place / "family", "--data", path, "--tokens", 2000, "--seq-length", 64)
     assert code == 0
     assert f"1 of 31 conversations with an empty answer, or none: left out; the first is {path} line 31" in err
     assert "the loss counts answers alone" in err

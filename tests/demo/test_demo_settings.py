@@ -29,10 +29,3 @@ def test_blocks_of_both_stages_are_blocks(settings: Settings) -> None:
     one, two = ElasticConfig.from_dict(settings.block), ElasticConfig.from_dict(settings.stage2_block())
     assert one.weights() == pytest.approx([1 / 3] * 3) and two.weights() == pytest.approx(settings.stage2_sampling)
     assert two.axes == one.axes and two.budgets == one.budgets
-
-
-def test_the_whole_demo_is_planned_for_five_minutes_and_its_first_picture_for_two() -> None:
-    seconds = FULL.seconds()
-    assert sum(seconds.values()) <= 310
-    first = seconds["data"] + seconds["start"] + seconds["parent"] * FULL.eval_every / FULL.parent_steps
-    assert 0 < FULL.eval_every < FULL.parent_steps and first < 110

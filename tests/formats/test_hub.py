@@ -95,21 +95,6 @@ def test_what_the_hub_does_not_give_is_one_line(hub: Hub, run: Run, tmp_path: Pa
     assert list((tmp_path / "here").iterdir()) == []
 
 
-@needs_library
-def test_a_result_is_sent_private_by_default(hub: Hub, run: Run, family: Path, tmp_path: Path) -> None:
-    cut = ("slice", family, "--member", "small", "--out")
-    done = run(*cut, "cut", "--push", "me/small")
-    assert done.returncode == 0, done.stderr
-    assert hub.made == {"me/small": True} and f"{hub.address}/me/small: private" in done.stdout
-    assert hub.models["me/small"] == contents(tmp_path / "here" / "cut")
-    done = run(*cut, "open", "--push", "org/small", "--public")
-    assert done.returncode == 0 and hub.made["org/small"] is False
-    hub.refuse = 401
-    done = run(*cut, "none", "--push", "me/small")
-    assert done.returncode == 2 and done.stderr.startswith("error: push: me/small: the hub does not know you (")
-    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "here" / "none").exists()
-
-
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

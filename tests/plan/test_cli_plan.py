@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from nemo_elastic.cli import main
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.plan import PAPER, RunShape, layouts, preset
-from nemo_elastic.plan.machine import MARGIN, NODE
+from tests.slicing.helpers import run
 
 CONF = Path(__file__).parents[2] / "conf"
 CONFIG = ("--config", str(CONF / "elastic_12b.yaml"))
@@ -25,16 +23,9 @@ STAGES = {
 }
 
 
-def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[Any, str, str]:
-    with pytest.raises(SystemExit) as done:
-        main(["plan", *argv])
-    out, err = capsys.readouterr()
-    return done.value.code, out, err
-
-
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_12b_has_a_layout_for_80_gb_gpus(capsys: pytest.CaptureFixture[str], stage: str) -> None:
-    code, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", *STAGES[stage], "--json")
+def test_the_12b_has_a_layout_for_80_gb_gpus(stage: str) -> None:
+    code, out, _ = run("plan", *CONFIG, "--parent", "nemotron-nano-12b-v2", *STAGES[stage], "--json")
     report = json.loads(out)
     assert code == 0 and report["parameters"] == 12_310_001_152
     assert report["best"]["fits"] and report["best"]["memory"]["total"] <= report["run"]["usable_bytes"] < 82.5e9
@@ -43,14 +34,12 @@ def test_the_12b_has_a_layout_for_80_gb_gpus(capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.nemo
-def test_a_recipe_has_its_block_and_its_parent(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_has_its_block_and_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONF.parent)
-    code, out, _ = run(capsys, "--recipe", "nemotron_elastic_12b", "--stage", "2", "--json")
+    code, out, _ = run("plan", "--recipe", "nemotron_elastic_12b", "--stage", "2", "--json")
     report, by_hand = (
         json.loads(out),
-        run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--stage", "2", "--json"),
+        run("plan", *CONFIG, "--parent", "nemotron-nano-12b-v2", "--stage", "2", "--json"),
     )
     assert code == 0 and report.pop("parent") == "nemotron_elastic_12b: nemotron-nano-12b-v2"
     assert report == {k: v for k, v in json.loads(by_hand[1]).items() if k != "parent"}
@@ -71,8 +60,8 @@ def test_gradients_that_are_summed_in_bf16_take_half_the_memory() -> None:
         RunShape(8192, 1536, gradients="fp8")
 
 
-def test_the_table_shows_every_layout_and_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", *STAGES["48k"])
+def test_the_table_shows_every_layout_and_its_parts() -> None:
+    code, out, _ = run("plan", *CONFIG, "--parent", "nemotron-nano-12b-v2", *STAGES["48k"])
     rows = [line.split() for line in out.splitlines() if line.split()[-1:] in (["yes"], ["no"], ["best"])]
     assert code == 0 and len(rows) == 64  # with and without two pipeline stages
     assert sum(row[-1] == "best" for row in rows) == 1
@@ -80,14 +69,14 @@ def test_the_table_shows_every_layout_and_its_parts(capsys: pytest.CaptureFixtur
     assert "…" not in out  # nothing is cut
 
 
-def test_with_experts_both_counts_and_who_shares_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_with_experts_both_counts_and_who_shares_them(tmp_path: Path) -> None:
     block = {"budgets": [{"name": "small", "active_params": 2.8e9}], "axes": {"experts": [128, 96, 64]}}
     (tmp_path / "block.json").write_text(json.dumps(block | {"axes": {"hidden": [2688, 1792], **block["axes"]}}))
     argv = ("--config", str(tmp_path / "block.json"), "--parent", "nemotron-3-nano-30b-a3b", "--gpus", "32")
-    report = json.loads(run(capsys, *argv, "--json")[1])
+    report = json.loads(run("plan", *argv, "--json")[1])
     assert (report["parameters"], report["active_parameters"]) == (31_577_940_288, 3_580_076_352)
     assert report["best"]["expert_model_parallel_size"] > 1
-    code, out, _ = run(capsys, *argv)
+    code, out, _ = run("plan", *argv)
     shown = " ".join(out.split())
     assert code == 0 and "(31,577,940,288 parameters, 3,580,076,352 active parameters), stage 1" in shown
     assert shown.count("TP CP PP DP EP SP recompute") == 1
@@ -95,38 +84,30 @@ def test_with_experts_both_counts_and_who_shares_them(capsys: pytest.CaptureFixt
     assert {row[4] for row in rows} == {"1", "2", "4", "8"} and len(rows) == len(report["layouts"])
 
 
-def test_hours_of_the_papers_steps_or_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hours_of_the_papers_steps() -> None:
     """Without lengths each stage has the paper's."""
     for number, stage in ((1, PAPER.stage1), (2, PAPER.stage2)):
         argv = (*CONFIG, "--parent", "nemotron-nano-12b-v2", "--stage", str(number))
-        report = json.loads(run(capsys, *argv, "--json")[1])
+        report = json.loads(run("plan", *argv, "--json")[1])
         sizes = report["run"]["seq_length"], report["run"]["global_batch"], report["time"]["steps"]
         assert sizes == (stage.seq_length, stage.global_batch_size, stage.max_steps)
         assert report["time"]["hours"] == pytest.approx(report["best"]["seconds"] * stage.max_steps / 3600)
         assert report["time"]["gpu_hours"] == pytest.approx(128 * report["time"]["hours"])
-    short = run(capsys, *argv, "--steps", "100")[1].splitlines()[-1]
-    hours = report["best"]["seconds"] / 36
-    assert short.startswith(f"100 steps in about {hours:.3g} hours, {128 * hours:,.0f} GPU-hours;")
 
 
-def test_the_defaults_are_the_planners(capsys: pytest.CaptureFixture[str]) -> None:
-    report = json.loads(run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", "--json")[1])["run"]
-    assert (report["node"], report["margin"]) == (NODE, MARGIN)
-
-
-def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_fits() -> None:
     few = ("--gpus", "1", "--global-batch-size", "8")
-    code, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", *few)
+    code, out, _ = run("plan", *CONFIG, "--parent", "nemotron-nano-12b-v2", *few)
     assert code == 1 and "nothing fits; the smallest, TP1 PP1 DP1 recompute, needs" in out
-    code, out, _ = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", *few, "--json")
+    code, out, _ = run("plan", *CONFIG, "--parent", "nemotron-nano-12b-v2", *few, "--json")
     assert code == 1 and json.loads(out)["best"] is None
 
 
-def test_a_parent_folder_counts_as_its_preset(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_parent_folder_counts_as_its_preset(tmp_path: Path) -> None:
     parent = preset("nemotron-nano-12b-v2")
     (tmp_path / "config.json").write_text(json.dumps(to_hf_config(parent, parent.full)))
     report = [
-        json.loads(run(capsys, *CONFIG, "--parent", name, *STAGES["8k"], "--json")[1])["layouts"]
+        json.loads(run("plan", *CONFIG, "--parent", name, *STAGES["8k"], "--json")[1])["layouts"]
         for name in ("nemotron-nano-12b-v2", str(tmp_path))
     ]
     assert report[0] == report[1]
@@ -136,12 +117,10 @@ def test_a_parent_folder_counts_as_its_preset(capsys: pytest.CaptureFixture[str]
     ("argv", "message"),
     [
         (("--parent", "nowhere/"), "--parent: 'nowhere/' is not allowed; a folder, or one of nemotron-nano-12b-v2"),
-        (("--gpu", "b200"), "'--gpu'"),
-        (("--gpus", "12", "--gpus-per-node", "5"), "--gpus: 12 is not allowed; at most 5, or a multiple of 5"),
-        (("--steps", "0"), "'--steps'"),
+        (("--gpus", "12"), "--gpus: 12 is not allowed"),
         (("--parent", "nemotron-h-8b"), "elastic.axes.hidden"),
     ],
 )
-def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], message: str) -> None:
-    code, out, err = run(capsys, *CONFIG, "--parent", "nemotron-nano-12b-v2", *argv)
+def test_bad_input_is_one_line(argv: tuple[str, ...], message: str) -> None:
+    code, out, err = run("plan", *CONFIG, "--parent", "nemotron-nano-12b-v2", *argv)
     assert (code, out) == (2, "") and message in err and err.count("\n") == 1

@@ -12,12 +12,12 @@ import pytest
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import active_parameters, flops_per_token, parameters
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.plan import Layout, RunShape, layouts, preset
+from nemo_elastic.plan import Candidate, Layout, RunShape, layouts, preset
 from nemo_elastic.plan.activations import Routing, Sharding, layer, norm
 from nemo_elastic.plan.layouts import expert_sizes, why_not
 from nemo_elastic.plan.machine import EXPERT_EFFICIENCY, GPUS
 from nemo_elastic.plan.memory import local_experts, local_parameters, stages
-from nemo_elastic.plan.work import dispatched, members, seconds, step_work
+from nemo_elastic.plan.work import dispatched, members, reduction, seconds, step_work
 
 from ..shapes import LATENT
 
@@ -38,6 +38,10 @@ def block(**changes: Any) -> ElasticConfig:
 
 CONFIG = block()
 PARENT = CONFIG.parent_shape(NANO)
+
+
+def laid_out(shards: Sharding, config: ElasticConfig = CONFIG, run: RunShape = RUN, **how: Any) -> Candidate:
+    return Candidate(how.pop("parent", PARENT), config, run, shards, **how)
 
 
 def named(among: list[Layout], name: str) -> Layout:
@@ -100,7 +104,7 @@ def test_experts_in_a_latent_width_keep_what_they_read_there() -> None:
 
 def test_a_step_computes_what_is_active() -> None:
     """Twice the active parameters per token, but the embedding's; attention, the scan and small tensors apart."""
-    work = step_work(PARENT, members(PARENT, CONFIG), block(sampling={"30b": 1}), RUN, False)
+    work = step_work(laid_out(Sharding(), block(sampling={"30b": 1})), members(PARENT, CONFIG))
     assert work.student == 3 * work.teacher == 3 * RUN.tokens * flops_per_token(PARENT, PARENT.full, RUN.seq_length)
     per_token = flops_per_token(PARENT, PARENT.full, 1)
     active = active_parameters(PARENT, PARENT.full) - NANO.vocab * NANO.hidden
@@ -112,16 +116,14 @@ def test_a_step_computes_what_is_active() -> None:
 def test_what_travels_to_experts_by_hand() -> None:
     """Six choices of 4096 tokens there and back, 7 of 8 to another rank, in 23 layers."""
     there = 6 * 4096 * 2 * 2688 * 7 / 8
-    alone = block(distill={"teacher": "none"})
-    assert dispatched(PARENT, alone, RUN, Sharding(1, False, 8), False) == 2 * LAYERS * 2 * there
-    assert dispatched(PARENT, alone, RUN, Sharding(1, False, 8), True) == 3 * LAYERS * 2 * there
-    assert dispatched(PARENT, CONFIG, RUN, Sharding(1, False, 8), True) == 4 * LAYERS * 2 * there  # the teacher's
-    assert dispatched(PARENT, CONFIG, RUN, Sharding(2, True, 8), True) == 2 * LAYERS * 2 * there
-    assert dispatched(PARENT, CONFIG, RUN, Sharding(), True) == 0
-    latent = replace(PARENT, latent=1024)
-    assert dispatched(latent, alone, RUN, Sharding(1, False, 8), False) == pytest.approx(
-        2 * LAYERS * 2 * there * 1024 / 2688
-    )
+    alone, eight = block(distill={"teacher": "none"}), Sharding(1, False, 8)
+    assert dispatched(laid_out(eight, alone)) == 2 * LAYERS * 2 * there
+    assert dispatched(laid_out(eight, alone, recompute=True)) == 3 * LAYERS * 2 * there
+    assert dispatched(laid_out(eight, recompute=True)) == 4 * LAYERS * 2 * there  # the teacher's
+    assert dispatched(laid_out(Sharding(2, True, 8), recompute=True)) == 2 * LAYERS * 2 * there
+    assert dispatched(laid_out(Sharding(), recompute=True)) == 0
+    latent = laid_out(eight, alone, parent=replace(PARENT, latent=1024))
+    assert dispatched(latent) == pytest.approx(2 * LAYERS * 2 * there * 1024 / 2688)
 
 
 def test_the_time_of_a_step_by_hand() -> None:
@@ -130,27 +132,35 @@ def test_the_time_of_a_step_by_hand() -> None:
     choices = named(layouts(NANO, CONFIG, run), "TP1 PP1 DP8 EP8")
     rest = parameters(PARENT, PARENT.full) - LAYERS * EXPERTS
     products = choices.work.total / (8 * gpu.flops * EXPERT_EFFICIENCY)
-    sent = run.global_batch / 8 * dispatched(PARENT, CONFIG, run, Sharding(1, False, 8), False) / gpu.nvlink
+    sent = run.global_batch / 8 * dispatched(laid_out(Sharding(1, False, 8), run=run)) / gpu.nvlink
     assert choices.seconds == pytest.approx(products + sent + 6 * rest * 7 / 8 / gpu.nvlink)
     half = named(layouts(NANO, CONFIG, run), "TP1 PP1 DP8 EP4")
-    sent = run.global_batch / 8 * dispatched(PARENT, CONFIG, run, Sharding(1, False, 4), False) / gpu.nvlink
+    sent = run.global_batch / 8 * dispatched(laid_out(Sharding(1, False, 4), run=run)) / gpu.nvlink
     reduced = 6 * (rest * 7 / 8 + LAYERS * EXPERTS / 4 / 2) / gpu.nvlink
     assert half.seconds == pytest.approx(products + sent + reduced)
 
 
 def test_tokens_take_the_network_where_a_group_leaves_its_node() -> None:
-    def time(node: int) -> float:
-        run = replace(RUN, gpus=8, node=node)
-        work = step_work(PARENT, members(PARENT, CONFIG), CONFIG, run, False)
-        return seconds(PARENT, CONFIG, run, GPUS["h100"], work, Sharding(1, False, 8), pipeline=1, data=8,
-                       parameters=1, experts=1, recompute=False)  # fmt: skip
+    def time(node: int, load: float) -> float:
+        run = replace(RUN, gpus=8, node=node, routing=Routing(load=load))
+        candidate = laid_out(Sharding(1, False, 8, routing=run.routing), run=run)
+        return seconds(candidate, step_work(candidate, members(PARENT, CONFIG)))
 
-    sent = 64 * dispatched(PARENT, CONFIG, RUN, Sharding(1, False, 8), False)
-    assert time(4) - time(8) == pytest.approx(sent / 50e9 - sent / 450e9)
+    sent = 64 * dispatched(laid_out(Sharding(1, False, 8)))
+    for node, rate in ((4, 50e9), (8, 450e9)):
+        assert time(node, 2.0) - time(node, 1.0) == pytest.approx(sent / rate)
+
+
+def test_ranks_that_share_tensors_hold_replicas_of_experts_too() -> None:
+    """Two of TP and four of DP are the eight of EP: each has experts of its own, and only the rest is reduced."""
+    shared = laid_out(Sharding(2, True, 8), run=replace(RUN, gpus=8))
+    (stage,) = stages(PARENT, 1)
+    rest = local_parameters(PARENT, stage, 2, 8) - local_experts(PARENT, stage, 8)
+    assert reduction(shared, 1.0) == pytest.approx(6 * rest * 3 / 4)
 
 
 def test_sizes_divide_the_blocks_of_experts_and_the_ranks_of_a_stage() -> None:
-    assert expert_sizes(PARENT) == (1, 2, 4, 8) and expert_sizes(preset("nemotron-h-8b")) == (None,)
+    assert expert_sizes(PARENT) == (1, 2, 4, 8) and expert_sizes(preset("nemotron-h-8b")) == (1,)
     many = block(axes={"experts": {"choices": [128, 64], "stripes": 64}})
     assert expert_sizes(many.parent_shape(NANO)) == (1, 2, 4, 8, 16, 32, 64)
     choices = layouts(NANO, CONFIG, replace(RUN, gpus=4))
@@ -158,7 +168,8 @@ def test_sizes_divide_the_blocks_of_experts_and_the_ranks_of_a_stage() -> None:
         (1, 1, 1), (1, 1, 2), (1, 1, 4), (1, 2, 1), (1, 2, 2), (1, 4, 1), (2, 1, 1), (2, 1, 2), (2, 1, 4), (2, 2, 1),
         (2, 2, 2),
     }  # fmt: skip
-    assert why_not(PARENT, CONFIG, replace(RUN, gpus=4), 1, 1, 8) == "EP 8 does not divide the 4 ranks of a stage"
+    eight = laid_out(Sharding(expert=8), run=replace(RUN, gpus=4))
+    assert why_not(eight) == "EP 8 does not divide the 4 ranks of a stage"
 
 
 def test_tensor_parallelism_comes_with_sequence_parallelism() -> None:
@@ -166,7 +177,7 @@ def test_tensor_parallelism_comes_with_sequence_parallelism() -> None:
     assert all(x.sequence_parallel == (x.tensor > 1) for x in choices) and {x.tensor for x in choices} == {1, 2}
     odd = replace(RUN, seq_length=4095)
     assert {x.tensor for x in layouts(NANO, CONFIG, odd)} == {1}
-    assert "TP 2 does not divide the length" in str(why_not(PARENT, CONFIG, odd, 2, 1, 1))
+    assert "TP 2 does not divide the length" in str(why_not(laid_out(Sharding(2), run=odd)))
 
 
 def test_json_and_names_tell_of_it_where_there_are_experts() -> None:
@@ -182,8 +193,9 @@ def test_the_busiest_rank_holds_and_sends_more() -> None:
     uneven = replace(RUN, routing=Routing(load=1.5))
     name = "TP1 PP1 DP64 EP8 recompute"
     even, busy = (named(layouts(NANO, CONFIG, run), name) for run in (RUN, uneven))
-    shards = Sharding(1, False, 8)
-    more = 0.5 * dispatched(PARENT, CONFIG, RUN, shards, True) * RUN.global_batch / 64 / GPUS["h100"].nvlink
+    more = (
+        0.5 * dispatched(laid_out(Sharding(1, False, 8), recompute=True)) * RUN.global_batch / 64 / GPUS["h100"].nvlink
+    )
     assert busy.seconds - even.seconds == pytest.approx(more)
     assert busy.memory.transient > even.memory.transient and busy.memory.weights == even.memory.weights
     with pytest.raises(ElasticError, match=r"routing.load: 0.5 is not allowed; a number from 1 to 100"):

@@ -5,22 +5,20 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import rows, shape
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.plan import RunShape, best, choose, duration, layouts, preset
+from nemo_elastic.plan import Candidate, RunShape, best, choose, duration, layouts, preset
 from nemo_elastic.plan.activations import Sharding, layer, norm
-from nemo_elastic.plan.layouts import BLUR, why_not
+from nemo_elastic.plan.layouts import why_not
 from nemo_elastic.plan.machine import EFFICIENCY, TAKEN
 from nemo_elastic.plan.memory import local_parameters, loss, stage_memory, stages
 from nemo_elastic.plan.work import exchanged, members, passed_on, step_work, wait
@@ -28,7 +26,6 @@ from tests.shapes import LOSSES
 
 from ..shapes import PARENT
 
-ROOT = Path(__file__).parents[2]
 P12 = preset("nemotron-nano-12b-v2")
 BLOCK: dict[str, Any] = {
     "budgets": [{"name": "12b"}, {"name": "9b", "params": 8.9e9}, {"name": "6b", "params": 6.0e9}],
@@ -47,6 +44,17 @@ STAGE_2 = RunShape(49152, 512, 1, 128, "h100", 2)
 
 def block(**changes: Any) -> ElasticConfig:
     return ElasticConfig.from_dict(BLOCK | changes)
+
+
+def laid_out(
+    config: ElasticConfig, run: RunShape, shards: Sharding = Sharding(), parent: Parent = P12, **how: Any
+) -> Candidate:
+    """A candidate of a block; its sizes need not be possible."""
+    return Candidate(parent, config, run, shards, **how)
+
+
+def work_of(config: ElasticConfig, run: RunShape, **how: Any) -> Any:
+    return step_work(laid_out(config, run, **how), members(P12, config))
 
 
 @pytest.mark.parametrize("run", [STAGE_1, STAGE_2], ids=["8k", "48k"])
@@ -80,12 +88,6 @@ def test_of_layouts_that_are_as_fast_the_smallest_is_taken() -> None:
     assert choose([fast, replace(small, seconds=1.02 * fast.seconds)]) == fast
     assert choose([replace(fast, fits=False), small]) == small
     assert choose([replace(fast, fits=False)]) is None
-
-
-def test_whoever_speaks_of_the_best_layout_says_how_near_is_as_fast() -> None:
-    message = f"within {100 * BLUR:g} % of the fastest"
-    for page in ("docs/recipes.md", "docs/containers.md", "nemo_elastic/cli/cmd_plan.py"):
-        assert message in " ".join((ROOT / page).read_text(encoding="utf-8").split()), page
 
 
 def test_a_layout_that_the_kernels_refuse_is_not_offered() -> None:
@@ -147,8 +149,7 @@ def test_rounded_weights_are_held_beside_those_that_learn() -> None:
 
 def test_several_members_share_one_pass_of_the_teacher() -> None:
     def work(count: int, **changes: Any) -> Any:
-        config = block(budgets_per_batch=count, **changes)
-        return step_work(P12, members(P12, config), config, STAGE_2, True)
+        return work_of(block(budgets_per_batch=count, **changes), STAGE_2, recompute=True)
 
     one, all_three = work(1), work(3)
     assert all_three.student == pytest.approx(3 * one.student)
@@ -203,7 +204,7 @@ def test_activations_shrink_with_what_divides_them() -> None:
 def test_a_step_without_smaller_members_costs_four_forwards_and_the_teacher() -> None:
     run = RunShape(128, 4, 1, 1, "h100", 2)
     config = block(sampling={"12b": 1})
-    work = step_work(P12, members(P12, config), config, run, recompute=True)
+    work = work_of(config, run, recompute=True)
     forward = flops_per_token(P12, P12.full, 128) * run.tokens
     assert (work.student, work.teacher) == (3 * forward, forward)
     assert work.recompute == flops_per_token(P12, P12.full, 128, head=False) * run.tokens
@@ -212,8 +213,7 @@ def test_a_step_without_smaller_members_costs_four_forwards_and_the_teacher() ->
 def test_smaller_members_and_frozen_shapes_make_a_step_cheaper() -> None:
     def student(**changes: Any) -> float:
         run = changes.pop("run", STAGE_2)
-        config = block(**changes)
-        return step_work(P12, members(P12, config), config, run, False).student / run.tokens
+        return work_of(block(**changes), run).student / run.tokens
 
     whole = 3 * flops_per_token(P12, P12.full, 49152)
     assert student(sampling={"6b": 1}) < student() < student(sampling={"12b": 1}) == pytest.approx(whole)
@@ -244,12 +244,6 @@ def test_a_pipeline_holds_several_micro_batches_at_once() -> None:
     assert two.memory.weights == pytest.approx(one.memory.weights / 2, rel=0.1)
 
 
-def test_planning_needs_no_torch() -> None:
-    code = "import sys, nemo_elastic.plan; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
 @pytest.mark.parametrize("mode", ["frozen", "frozen_ce", "trainable", "ce"])
 def test_pipelines_are_tried_with_and_without_a_teacher(mode: str) -> None:
     choices = layouts(P12, block(distill=LOSSES[mode]), STAGE_1)
@@ -259,16 +253,14 @@ def test_pipelines_are_tried_with_and_without_a_teacher(mode: str) -> None:
     assert {x.pipeline for x in choices} == {1}
 
 
-def held(stage: Any, mode: str, in_flight: int, shards: Sharding = Sharding(), recompute: bool = True) -> Any:
-    """Memory of a stage of a pipeline."""
-    return stage_memory(
-        P12, stage, block(distill=LOSSES[mode]).distill, shards, data=64, in_flight=in_flight, tokens=8192,
-        recompute=recompute, gated=False, kernels=True, gradient=4,
-    )  # fmt: skip
+def held(stage: Any, mode: str, shards: Sharding = Sharding(), recompute: bool = True) -> Any:
+    """Memory of a stage of a pipeline of two: the first has two micro-batches in flight, the last one."""
+    config = block(distill=LOSSES[mode])
+    return stage_memory(laid_out(config, STAGE_1, shards, pipeline=2, recompute=recompute), stage)
 
 
 def test_a_teacher_is_cut_as_the_student_is() -> None:
-    parts = [held(stage, "frozen", 1) for stage in stages(P12, 2)]
+    parts = [held(stage, "frozen") for stage in stages(P12, 2)]
     assert sum(m.teacher for m in parts) == 2 * parameters(P12, P12.full)
     assert [m.teacher for m in parts] == [m.weights for m in parts]
 
@@ -278,10 +270,10 @@ def test_both_streams_are_counted_where_a_stage_has_received_them(shards: Shardi
     first, last = stages(P12, 2)
     stream = 2 * P12.hidden * 8192 / shards.stream
     for recompute in (True, False):
-        alone, taught = (held(last, mode, 3, shards, recompute) for mode in ("ce", "frozen"))
-        assert taught.activations - alone.activations == pytest.approx(3 * stream)  # of each micro-batch in flight
+        alone, taught = (held(last, mode, shards, recompute) for mode in ("ce", "frozen"))
+        assert taught.activations - alone.activations == pytest.approx(stream)  # of the micro-batch in flight
         assert taught.transient - alone.transient == pytest.approx(stream)  # its gradient, which is zero
-        alone, taught = (held(first, mode, 3, shards, recompute) for mode in ("ce", "frozen"))
+        alone, taught = (held(first, mode, shards, recompute) for mode in ("ce", "frozen"))
         assert taught.activations == alone.activations
         assert taught.transient - alone.transient == pytest.approx(stream)
 
@@ -293,24 +285,28 @@ def test_a_pipeline_waits_for_its_slowest_stage_and_its_largest_member() -> None
     budgets = [{"name": "full"}, {"name": "half", "ratio": 0.5}]
     both = block(budgets=budgets, distill={"teacher": "none"})
     one = block(budgets=budgets, distill={"teacher": "none"}, sampling={"full": 1})
-    assert wait(shape, two, both, run, True, 1) == 1
-    assert wait(shape, two, one, run, True, 2) == pytest.approx(1, abs=1e-4)
+
+    def waits(config: ElasticConfig, pipeline: int, recompute: bool = False) -> float:
+        return wait(laid_out(config, run, parent=shape, pipeline=pipeline, recompute=recompute), two)
+
+    assert waits(both, 1, True) == 1
+    assert waits(one, 2, True) == pytest.approx(1, abs=1e-4)
     small, large = (flops_per_token(shape, two[name], run.seq_length) for name in ("half", "full"))
     wanted = (0.25 * small + 0.75 * large) / (0.5 * small + 0.5 * large)
-    assert wait(shape, two, both, run, False, 2) == pytest.approx(wanted, rel=1e-3)
-    assert wait(shape, two, both, run, False, 4) > wait(shape, two, both, run, False, 2) > 1.1
+    assert waits(both, 2) == pytest.approx(wanted, rel=1e-3)
+    assert waits(both, 4) > waits(both, 2) > 1.1
     # a teacher costs the same in every slot
-    taught = replace(both, distill=block().distill)
-    assert 1 < wait(shape, two, taught, run, False, 2) < wanted
+    assert 1 < waits(replace(both, distill=block().distill), 2) < wanted
     # with its head the last stage of the parent is slower
-    assert wait(P12, {"full": P12.full, "half": P12.full}, one, run, True, 2) > 1.02
+    alike = {"full": P12.full, "half": P12.full}
+    assert wait(laid_out(one, run, pipeline=2, recompute=True), alike) > 1.02
 
 
 def test_what_stages_pass_on_takes_its_time() -> None:
     shards = Sharding(4, True)
-    one = passed_on(P12, block(distill={"teacher": "none"}), STAGE_1, shards)
+    one = passed_on(laid_out(block(distill={"teacher": "none"}), STAGE_1, shards))
     assert one == 2 * P12.hidden * 8192 / 4
-    assert passed_on(P12, block(), STAGE_1, shards) == 2 * one == passed_on(P12, block(), STAGE_1, Sharding()) / 4
+    assert passed_on(laid_out(block(), STAGE_1, shards)) == 2 * one == passed_on(laid_out(block(), STAGE_1)) / 4
 
 
 def test_tensor_parallel_sizes_divide_blocks() -> None:
@@ -332,12 +328,13 @@ def test_ranks_that_share_sequences_divide_what_a_token_keeps() -> None:
     assert two.work == one.work and two.to_json()["context_parallel_size"] == 2
     # as many tokens a rank: the same time, and what is exchanged
     run, longer = RunShape(8192, 128, gpus=16), RunShape(16384, 64, gpus=16)
-    own, shared = Sharding(2, True), Sharding(2, True, context=2)
-    assert passed_on(P12, block(), run, own) == passed_on(P12, block(), longer, shared)
-    assert exchanged(P12, block(), run, own, False) == 0
+    own = laid_out(block(), run, Sharding(2, True))
+    shared = laid_out(block(), longer, Sharding(2, True, context=2))
+    assert passed_on(own) == passed_on(shared)
+    assert exchanged(own) == 0
     mamba = 2 * 128 * 80 + 2 * 8 * 128 + 128 + 128 * 80
     channels = P12.types.count("mamba") * mamba + P12.types.count("attention") * 2 * (40 + 8) * 128
-    sent = exchanged(P12, block(), longer, shared, False)
+    sent = exchanged(shared)
     assert sent == 3 * 2 * channels / 2 * 8192 / 2  # forward, backward and the teacher's, half of it to the other rank
 
 
@@ -352,25 +349,25 @@ def test_ranks_that_share_sequences_divide_what_a_token_keeps() -> None:
 )
 def test_sequences_are_shared_inside_of_a_node(tensor: int, context: int, message: str | None) -> None:
     shape = block().parent_shape(P12)
-    assert why_not(shape, block(), STAGE_2, tensor, 1, None, context) == message
-    odd = replace(STAGE_2, seq_length=49156)
-    assert why_not(shape, block(), odd, 1, 1, None, 4) == "2 x CP 4 does not divide the length"
+    assert why_not(laid_out(block(), STAGE_2, Sharding(tensor, context=context), shape)) == message
+    odd = laid_out(block(), replace(STAGE_2, seq_length=49156), Sharding(context=4), shape)
+    assert why_not(odd) == "2 x CP 4 does not divide the length"
 
 
 def test_members_must_be_shared_equally() -> None:
     shape = replace(P12, mamba_groups=4, kv_heads=2)
     run = replace(STAGE_2, kernels=False)
-    assert why_not(shape, block(), run, 1, 1, None, 8) == "CP 8 does not divide 4 Mamba groups of a rank"
-    heads = block(axes=BLOCK["axes"] | {"attention_heads": [40, 30]})
-    message = "CP 4 does not divide 30 attention heads of a rank"
-    assert why_not(shape, heads, run, 1, 1, None, 4) == message
-    assert why_not(shape, block(axes=BLOCK["axes"] | {"attention_heads": [40, 36]}), run, 1, 1, None, 4) is None
+    eight, four = Sharding(context=8), Sharding(context=4)
+    assert why_not(laid_out(block(), run, eight, shape)) == "CP 8 does not divide 4 Mamba groups of a rank"
+    for heads, message in (([40, 30], "CP 4 does not divide 30 attention heads of a rank"), ([40, 36], None)):
+        config = block(axes=BLOCK["axes"] | {"attention_heads": heads})
+        assert why_not(laid_out(config, run, four, shape)) == message
 
 
 def test_batches_divide() -> None:
     with pytest.raises(ElasticError, match=r"no layout is possible on 6 GPUs.*do not divide the global batch 4"):
         layouts(P12, block(), RunShape(8192, 4, 1, 6))
-    with pytest.raises(ElasticError, match=r"--micro-batch-size: 3 is not allowed; a divisor"):
+    with pytest.raises(ElasticError, match=r"micro_batch: 3 is not allowed; a divisor"):
         RunShape(8192, 4, 3)
     choices = layouts(P12, block(), RunShape(8192, 4, 1, 8))
     assert {(x.tensor, x.pipeline) for x in choices if x.context == 1} == {
@@ -405,13 +402,6 @@ def test_the_margin_of_memory_decides_what_fits() -> None:
     assert STAGE_1.usable == pytest.approx(0.92 * (85.0e9 - TAKEN))
     with pytest.raises(ElasticError, match=r"margin: 1.5 is not allowed; a number from 0 to 0.9"):
         replace(STAGE_1, margin=1.5)
-
-
-def test_hours_are_those_of_all_steps_on_all_gpus() -> None:
-    layout = best(P12, block(), STAGE_1)
-    time = duration(layout, 100)
-    assert time.hours == pytest.approx(layout.seconds / 36)
-    assert time.gpu_hours == pytest.approx(128 * time.hours)
 
 
 def test_a_block_of_another_parent_is_refused() -> None:

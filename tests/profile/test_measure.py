@@ -7,6 +7,7 @@ Clocks here are numbers with known noise.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -174,6 +175,8 @@ def test_measuring_ends_after_its_rounds_or_its_seconds() -> None:
     noisy = (Clock(1e-3, 1e-5, 0.5), Clock(2e-3, 1e-5, 0.5))
     assert difference(*noisy, Workload(1, 50, 3), Stop(1e-6, (6, 9), 60.0)).rounds == 9
     assert difference(*noisy, Workload(1, 50, 3), Stop(1e-6, (6, 9), 0.0)).rounds == 1
+    late = difference(*noisy, Workload(1, 50, 3), Stop(1e-6, (6, 9), 1e-9))
+    assert late.rounds == 6 and all(map(math.isfinite, late.bounds.values())), "an interval takes six, however late"
 
 
 def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:

@@ -151,7 +151,7 @@ def test_eval(which: str, folders: dict[str, Path], data: Any, run: Any) -> None
 
 def test_specialize_and_chat(folders: dict[str, Path], data: Any, run: Any, tmp_path: Path) -> None:
     for which in ("nvfp4-modelopt", "fp8-compressed-tensors"):
-        quick = ("--tokens", 600, "--seq-length", 32, "--candidates", 4)
+        quick = ("--seq-length", 32)
         members = json.loads(run("inspect", folders[which], "--json")[1])["members"]
         limit = f"{members['full']['memory']['bytes'] - 1000}B"
         out = tmp_path / f"{which}.json"
@@ -185,7 +185,7 @@ def input_scales(folder: Path) -> int:
 
 def test_quantize_a_family_and_slice_it(folders: dict[str, Path], data: Any, run: Any, tmp_path: Path) -> None:
     out = tmp_path / "low"
-    options = ("--to", "nvfp4", "--data", data.path, "--samples", 2, "--seq-length", 16)
+    options = ("--to", "nvfp4", "--data", data.path, "--samples", 2)
     code, said, err = run("quantize", folders["plain"], *options, "--out", out, "--json")
     assert code == 0, err
     record = json.loads(said)

@@ -140,13 +140,6 @@ def test_a_shape_in_a_file(run, family, tmp_path):
     assert open_source(tmp_path / "less").held.hidden == 3
 
 
-def test_the_largest_file_of_weights(run, family, tmp_path):
-    code, _, err = run("slice", family, "--member", "mid", "--out", tmp_path / "cut", "--max-shard-size", "2KB")
-    files = sorted((tmp_path / "cut").glob("*.safetensors"))
-    assert (code, err) == (0, "") and len(files) > 1 and open_source(tmp_path / "cut").held == MID
-    assert (tmp_path / "cut" / "model.safetensors.index.json").is_file()
-
-
 def test_a_member_is_asked_for_as_its_family_is(run, family, tmp_path):
     run("slice", family, "--member", "mid", "--out", tmp_path / "mid")
     count = parameters(PARENT, MID)

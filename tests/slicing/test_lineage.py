@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from nemo_elastic import ElasticConfig, slice_checkpoint
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.slicing.lineage import Lineage, lineage_of
 from nemo_elastic.slicing.untrained import init_family
 from tests.shapes import PARENT
@@ -61,19 +62,17 @@ def test_from_the_parent_to_the_family_and_every_member(parent: Path, tmp_path: 
     assert contents(tmp_path / "again") == contents(tmp_path / "half")
 
 
-def test_what_the_user_says_comes_first(run, parent: Path, tmp_path: Path) -> None:
+def test_what_the_user_says_comes_first(parent: Path, tmp_path: Path) -> None:
     write_card(parent, **OTHER, base_model="owner/base")
-    (tmp_path / "elastic.yaml").write_text(yaml.safe_dump({"elastic": {
-        "budgets": [{"name": "big"}, {"name": "half", "ratio": 0.5}], "axes": {"hidden": [16, 12, 8], "ffn": [16, 8]},
-    }}))  # fmt: skip
-    made = ("init", parent, "--config", tmp_path / "elastic.yaml", "--out", tmp_path / "family")
-    assert run(*made, "--license", "mit", "--base-model", "me/parent")[0] == 0
+    init_family(parent, BLOCK, tmp_path / "family", license="mit", base_model="me/parent")
     assert header(tmp_path / "family") == {"license": "mit", "base_model": ["me/parent"]}
-    cut = ("slice", tmp_path / "family", "--member", "half", "--out")
-    assert run(*cut, tmp_path / "one", "--license", "apache-2.0")[0] == 0
+    slice_checkpoint(tmp_path / "family", tmp_path / "one", member="half", license="apache-2.0")
     assert header(tmp_path / "one") == {"license": "apache-2.0", "base_model": ["me/parent"]}
-    assert run(*cut, tmp_path / "two", "--base-model", "no/no")[0] == 0
+    slice_checkpoint(tmp_path / "family", tmp_path / "two", member="half", base_model="no/no")
     assert header(tmp_path / "two") == {"license": "mit", "base_model": ["no/no"]}  # `no` alone would be false in YAML
+    for wrong in ({"license": "Apache 2.0"}, {"license": "mit: true"}, {"base_model": "../parent"}):
+        with pytest.raises(ElasticError, match=next(iter(wrong))):
+            slice_checkpoint(tmp_path / "family", tmp_path / "three", member="half", **wrong)
 
 
 def test_the_parent_itself_where_its_id_is_known(parent: Path, tmp_path: Path) -> None:

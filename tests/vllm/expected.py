@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nemo_elastic.runtime import load_family
+from nemo_elastic.serving.arguments import MOST_OF_BODY
 from nemo_elastic.serving.calibration import read_calibration
 from tests.serving.calibrated import signals_of
 
@@ -21,7 +22,7 @@ CLIENTS, LENGTH = 32, 512
 LARGE, _, SMALL = MEMBERS
 PAIR = f"{SMALL}>{LARGE}"
 COST = 0.4  # cost setting of `auto`, where a request has none
-MOST = 2**20  # bytes of a body
+MOST = MOST_OF_BODY  # bytes of a body
 
 
 def prompts() -> list[str]:

@@ -23,7 +23,7 @@ from nemo_elastic.slicing.slicer import slice_checkpoint
 
 from .answers import check_auto, check_members, check_mixed, check_names, check_who_answered
 from .engines import check_engine
-from .expected import COST, LARGE, LENGTH, MOST, PAIR, SMALL, Checks, Expected
+from .expected import COST, LARGE, LENGTH, PAIR, SMALL, Checks, Expected
 from .refusals import check_errors, check_gate, check_gone
 from .served import SHAPES, write_served, wrong_heads
 from .server import KEY, Talk, serving
@@ -39,7 +39,7 @@ def check_own_command(place: Path, folder: Path, expected: Expected, checks: Che
     """`nemo-elastic serve`, with a key and an end of thinking."""
     text, end = expected.ending()
     command = [str(Path(sys.executable).with_name("nemo-elastic")), "serve", str(folder), "--api-key", KEY]
-    command += ["--end-of-thinking", text, "--auto", str(COST), "--max-body", str(MOST) + "B"]
+    command += ["--end-of-thinking", text, "--auto", str(COST)]
     log = place / "serve.log"
     with serving(place, command, ["--", *FLAGS, EAGER, TIGHT, *args.flags], log) as address:
         talk = Talk(address)

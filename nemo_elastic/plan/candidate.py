@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""One way to lay a run out on GPUs, before its memory and its time are counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.family import Parent
+
+from .activations import Sharding
+from .machine import RunShape
+
+__all__ = ["Candidate"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is run, and how it is divided.
+
+    Attributes:
+        parent: shape of the whole model, with the block's stripes.
+        config: the `elastic:` block.
+        run: lengths, batches and machine.
+        shards: tensor, sequence, expert and context parallelism.
+        pipeline: pipeline-parallel size.
+        recompute: every layer is checkpointed.
+    """
+
+    parent: Parent
+    config: ElasticConfig
+    run: RunShape
+    shards: Sharding
+    pipeline: int = 1
+    recompute: bool = False
+
+    @property
+    def near(self) -> int:
+        """Ranks that exchange something in every layer."""
+        return self.shards.tensor * self.shards.context
+
+    @property
+    def data(self) -> int:
+        """Data-parallel size."""
+        return self.run.gpus // (self.near * self.pipeline)
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of one rank in a step."""
+        return self.run.global_batch // (self.run.micro_batch * self.data)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a micro-batch that a rank has, between the layers and without sequence parallelism."""
+        return self.run.seq_length * self.run.micro_batch // self.shards.context
+
+    @property
+    def gated(self) -> float:
+        """Share of the run's micro-batches that train under the router's masks, at full size."""
+        if self.config.router is None or self.run.stage != 1:
+            return 0.0
+        return self.config.router.freeze_at
+
+    @property
+    def passes(self) -> int:
+        """Times that a micro-batch goes through the layers, forward and backward, the teacher's forward included."""
+        return self.config.budgets_per_batch * (2 + self.recompute) + self.config.distill.taught
