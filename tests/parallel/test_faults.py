@@ -152,16 +152,3 @@ def test_a_rank_that_dies_ends_the_others_with_a_line(results: dict[str, Any], n
     assert line.startswith("error: rank 0 of 2 stops in step ")
     assert line.endswith(checkpoint)
     assert run["seconds"] < SOON
-
-
-@pytest.mark.long
-@pytest.mark.part("kills", "not finite", *NOT_FINITE, "disk", "damaged", *DAMAGED, "both", "hostile", "dead")
-def test_what_is_counted_is_what_was_survived(results: dict[str, Any]) -> None:
-    from tests.parallel.counts import survived
-
-    rows = survived(results, SOON)
-    assert sum(n for what, n in rows.items() if what.startswith("SIGKILL")) == sum(results["kills"]["hits"].values())
-    assert sorted(n for what, n in rows.items() if not what.startswith("SIGKILL")) == sorted(
-        [len(results[k]) for k in ("not finite", "disk", "dead", "damaged", "hostile")]
-        + [len(results["kills"]["runs"])]
-    )

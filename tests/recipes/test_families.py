@@ -259,4 +259,4 @@ def test_the_table_in_the_documentation_is_up_to_date() -> None:
     from tools.recipe_table import table
 
     stored = (ROOT / "docs" / "tables" / "recipes.md").read_text(encoding="utf-8")
-    assert table("nemo") == stored, "make recipe-tables"
+    assert table("nemo") == stored, "make tables NAME=recipes"

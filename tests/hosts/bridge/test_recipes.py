@@ -215,7 +215,7 @@ def test_the_table_in_the_documentation_is_up_to_date() -> None:
     from tools.recipe_table import table
 
     stored = (ROOT / "docs" / "tables" / "recipes_bridge.md").read_text(encoding="utf-8")
-    assert table("bridge") == stored, "make recipe-tables"
+    assert table("bridge") == stored, "make tables NAME=recipes_bridge"
 
 
 @pytest.mark.slow(minutes=4)
