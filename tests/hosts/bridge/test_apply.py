@@ -10,32 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from megatron.bridge.training.mixed_precision import MixedPrecisionConfig
+from megatron.bridge.training.setup import _validate_and_set_vocab_size
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.shape import parent_of
+from nemo_elastic.hosts.bridge.apply import apply_elastic
+from nemo_elastic.hosts.bridge.checks import BridgeRecipe
+from nemo_elastic.hosts.bridge.cli import find_stock, main, override
+from nemo_elastic.hosts.bridge.tiny import tiny_config
 from nemo_elastic.hosts.common.changes import settings
 from tests.documentation import blocks
+from tests.hosts.bridge.stock import block_for, on_text
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import random_tensors
+from tests.parallel.bridge import EXPERT_BLOCK, EXPERTS, SIZES, own_tokenizer
 from tests.parallel.runs import BLOCK, VOCAB, write_data
 from tests.workers import ROOT
-
-pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
-from tests.support.bridge import import_bridge
-
-import_bridge()
-
-from megatron.bridge.training.mixed_precision import MixedPrecisionConfig  # noqa: E402
-from megatron.bridge.training.setup import _validate_and_set_vocab_size  # noqa: E402
-
-from nemo_elastic.hosts.bridge.apply import apply_elastic  # noqa: E402
-from nemo_elastic.hosts.bridge.checks import BridgeRecipe  # noqa: E402
-from nemo_elastic.hosts.bridge.cli import find_stock, main, override  # noqa: E402
-from nemo_elastic.hosts.bridge.tiny import tiny_config  # noqa: E402
-from tests.hosts.bridge.stock import block_for, on_text  # noqa: E402
-from tests.parallel.bridge import EXPERT_BLOCK, EXPERTS, SIZES, own_tokenizer  # noqa: E402
 
 BLOCK_12B = replace(ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml"), distill=DistillConfig(teacher="none"))
 BLOCK = BLOCK | {"distill": {"teacher": "none"}, "shapes": "halving", "halving": {"cuts": [0.5]}}
@@ -243,22 +236,15 @@ def test_a_vocabulary_that_is_not_the_teachers_is_refused(recipe: Any, place: Pa
 
 
 @pytest.mark.parametrize(
-    "name, value, message",
+    ("name", "value", "message"),
     [
-        (
-            "model.context_parallel_size",
-            3,
-            "recipe.model.context_parallel_size: 3 is not allowed; a size that members can share: CP 3 does not",
-        ),
-        ("model.pipeline_model_parallel_size", 3, "a size that divides the 8 layers of recipe.model"),
-        ("train.train_iters", 0, "recipe.train.train_iters: 0 is not allowed; at least 1"),
-        ("optimizer.lr", 0, "recipe.optimizer.lr: 0 is not allowed; "),
-        ("train.global_batch_size", None, "recipe.train.global_batch_size: None is not allowed; "),
-        ("dist.use_torch_fsdp2", True, "recipe.dist.use_torch_fsdp2: True is not allowed"),
+        ("model.context_parallel_size", 3, "recipe.model.context_parallel_size: 3 "),
+        ("train.global_batch_size", None, "recipe.train.global_batch_size: None "),
+        ("dist.use_torch_fsdp2", True, "recipe.dist.use_torch_fsdp2: True "),
         ("rerun_state_machine.rerun_mode", "validate_results", "would sample its budgets twice"),
-        ("dataset.seq_length", None, "recipe.dataset.seq_length: None is not allowed; a number of tokens"),
-        ("model.mtp_hybrid_override_pattern", "*E", "recipe.model.mtp_hybrid_override_pattern: '*E' is not allowed"),
-        ("model.hybrid_layer_pattern", "M-M*/M-", "'M-M*/M-' is not allowed; the layers before the /: layers that"),
+        ("dataset.seq_length", None, "recipe.dataset.seq_length: None "),
+        ("model.mtp_hybrid_override_pattern", "*E", "recipe.model.mtp_hybrid_override_pattern: '*E' "),
+        ("model.hybrid_layer_pattern", "M-M*/M-", "recipe.model.hybrid_layer_pattern: 'M-M*/M-' "),
     ],
 )
 def test_what_no_family_can_be_trained_with(recipe: Any, name: str, value: Any, message: str) -> None:

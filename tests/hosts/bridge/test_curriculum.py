@@ -17,11 +17,6 @@ from tests.hosts.bridge.recipes import recipe_of
 from tests.recipes.test_executors import DATA, SLURM, SSH, flags, planned, read, script
 from tests.workers import ROOT
 
-pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
-pytest.importorskip("nemo_run", reason="jobs are NeMo-Run's")
-from tests.support.bridge import import_bridge
-
-import_bridge()
 RECIPE = ["--recipe", "bridge/nemotron_elastic_12b", "--parent", "/checkpoints/12b", "--dir", "/runs/12b"]
 
 

@@ -25,7 +25,6 @@ from tests.parallel.compare import identical, losses, rankings_apart, same
 from tests.parallel.forks import measured
 from tests.parallel.runs import BLOCK, ranking_of, write_data
 
-pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
 place = measured(measure)
 
 
@@ -161,9 +160,6 @@ def test_members_of_the_checkpoint_are_what_the_model_ran_in_training(place: Pat
     ],
 )
 def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, field: str, value: Any, message: str) -> None:
-    from tests.support.bridge import import_bridge
-
-    import_bridge()
     from nemo_elastic.hosts.bridge.apply import apply_elastic
     from nemo_elastic.hosts.bridge.tiny import tiny_config
     from nemo_elastic.hosts.common.changes import settings
@@ -178,9 +174,6 @@ def test_a_setting_that_does_not_fit_is_named(tmp_path: Path, field: str, value:
 
 
 def test_what_is_made_for_experts_of_one_width_is_turned_off(tmp_path: Path) -> None:
-    from tests.support.bridge import import_bridge
-
-    import_bridge()
     from nemo_elastic.hosts.bridge.apply import apply_elastic
     from nemo_elastic.hosts.bridge.tiny import tiny_config
     from nemo_elastic.hosts.common.rules import EXPERT_LAYERS

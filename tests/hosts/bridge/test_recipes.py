@@ -16,11 +16,6 @@ from nemo_elastic.formats.folders import open_source
 from tests.hosts.bridge.recipes import recipe_of
 from tests.workers import ROOT, work
 
-pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
-from tests.support.bridge import import_bridge
-
-import_bridge()
-
 
 @pytest.fixture(scope="module", params=["12b", "9b", "8b", "30b_a3b"])
 def family(request: pytest.FixtureRequest) -> Any:
@@ -195,20 +190,6 @@ def test_members_of_the_4b_reach_their_budgets() -> None:
     parent = family.config.parent_shape(family.parent)
     sizes = {name: parameters(parent, subnet) for name, subnet in members(parent, family.config).items()}
     assert 2.9e9 < sizes["3b"] <= 3.0e9 and 2.1e9 < sizes["2b"] <= 2.2e9
-
-
-def test_the_page_tells_what_the_ranking_of_a_parent_with_experts_holds() -> None:
-    from nemo_elastic.core.cost import parameters
-    from nemo_elastic.core.layout import elements, rows, sizes
-    from nemo_elastic.plan import RunShape
-
-    text = (ROOT / "docs" / "bridge.md").read_text(encoding="utf-8")
-    parent, usable = recipe_of("30b_a3b").parent, RunShape(8192, 1536).usable
-    experts = sum(elements(row, sizes(parent, parent.hidden, layer)) for row, layer in rows(parent, parent.full)
-                  if row.each is not None)  # fmt: skip
-    held = 2 * (parameters(parent, parent.full) - experts * 7 / 8)
-    assert held < usable
-    assert f"Of the {usable / 1e9:.1f} GB" in text and f"the weights take {held / 1e9:.1f} GB" in text
 
 
 def test_the_table_in_the_documentation_is_up_to_date() -> None:
