@@ -114,7 +114,8 @@ bench: $(VENV)/.stamp $(HF)/.stamp $(BENCH_BRIDGE:%=$(BRIDGE)/.stamp) $(BENCH_VL
 study: $(VENV)/.stamp $(if $(filter baselines,$(STUDY)),$(BRIDGE)/.stamp) ## A study of some hours: STUDY=shapes, baselines, nesting, quantize, context or latency; starts where it stopped (ARGS="--help")
 	$(RUN) -W ignore -m benchmarks.study $(STUDY) $(ARGS)
 
-TABLES := demo_chat experts hosts kernels parallel recipes recipes_bridge rehearsal_stock soak stock_bridge stock_nemo
+PRINTED := data_modules house plan_stage2 quantized_cuts
+TABLES := $(PRINTED) demo_chat experts hosts kernels parallel recipes recipes_bridge rehearsal_stock soak stock_bridge stock_nemo
 .PHONY: $(TABLES:%=docs/tables/%.md)
 tables: $(NAME:%=docs/tables/%.md) ## Make a table of the pages again, in docs/tables: NAME=parallel (without a name: list them)
 	@test -n "$(NAME)" || echo "NAME is one of: $(TABLES); \`make test-vllm\` makes those of vLLM"
@@ -128,6 +129,14 @@ clean: ## Remove what was built; the environments stay
 in-folder = place="$$(mktemp -d)"; trap 'rm -rf "$$place"' EXIT; $(1)
 # A module on Megatron-Bridge.
 BRIDGE_MODULE := $(RUN_BRIDGE) -m tests.support.bridge -m
+
+# What a script prints.
+docs/tables/data_modules.md: SCRIPT := -m tests.hosts.data_kinds
+docs/tables/house.md: SCRIPT := tools/house.py
+docs/tables/plan_stage2.md: SCRIPT := tools/plan_table.py
+docs/tables/quantized_cuts.md: SCRIPT := -m tests.quantize.cut_table
+$(PRINTED:%=docs/tables/%.md): $(VENV)/.stamp
+	$(RUN) -W ignore $(SCRIPT) > $@
 
 # A parent that answers in chat form, and members distilled on packed conversations, in runs/demo-chat.
 docs/tables/demo_chat.md: $(VENV)/.stamp
