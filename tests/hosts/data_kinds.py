@@ -66,7 +66,7 @@ KINDS: Mapping[str, Kind] = {
     "chats packed": Kind(NEMO, "ChatDataModule", "packs of `nemo-elastic data`", masked=True, packed=True),
     "hub": Kind(
         NEMO, "HFDatasetDataModule", "no sampler of Megatron's",
-        line="recipe.data: 'HFDatasetDataModule' is not allowed; a data module with micro_batch_size and global_batch",
+        line="recipe.data: 'HFDatasetDataModule' is not allowed",
     ),
     "b text": Kind(BRIDGE, "GPTDatasetConfig", "token files, blends"),
     "b apart": Kind(
@@ -82,19 +82,19 @@ KINDS: Mapping[str, Kind] = {
     ),
     "b in batch, stages": Kind(
         BRIDGE, "DirectHFSFTDatasetConfig", "`enable_in_batch_packing`, 2 pipeline stages",
-        line="recipe.dataset.enable_in_batch_packing: True is not allowed; false on 2 pipeline ranks: rows of all len",
+        line="recipe.dataset.enable_in_batch_packing: True is not allowed",
     ),
     "b packed, stages": Kind(
         BRIDGE, "GPTSFTDatasetConfig", "`enable_offline_packing` without `pad_to_max_length`, 2 pipeline stages",
-        line="recipe.dataset.dataset_kwargs.pad_to_max_length: None is not allowed; true on 2 pipeline ranks",
+        line="recipe.dataset.dataset_kwargs.pad_to_max_length: None is not allowed",
     ),
     "b external": Kind(
         BRIDGE, "any", "`dataloader_type: external`, with shapes to find",
-        line="recipe.dataset.dataloader_type: 'external' is not allowed; single, cyclic or batch, to find shapes on;",
+        line="recipe.dataset.dataloader_type: 'external' is not allowed",
     ),
     "b energon": Kind(
         BRIDGE, "EnergonDatasetConfig", "images",
-        line="recipe.dataset: 'EnergonDatasetConfig' is not allowed; text, prompts and answers or chats: a GPTDataset",
+        line="recipe.dataset: 'EnergonDatasetConfig' is not allowed",
     ),
 }  # fmt: skip
 

