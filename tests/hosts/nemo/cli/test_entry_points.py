@@ -284,7 +284,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "elastic.yaml").write_text(yaml.safe_dump({"elastic": TINY}))
     call(script("nemo-elastic"), "data", "text", "--out", "data", "--vocab", "512", "--json")
     (folder / "run.py").write_text(SCRIPT)
-    output = call(sys.executable, "run.py")
+    output = call(sys.executable, str(folder / "run.py"))
     teacher = output.rpartition("teacher ")[2].strip()
     factory = (
         "nemotron_elastic_tiny(data=data,out=command,seq_length=64,micro_batch_size=2,global_batch_size=4,steps=3)"
