@@ -165,7 +165,7 @@ def _bridge(facts: Facts) -> _Findings:
         yield ERROR, "megatron-core", problem, "pip install 'megatron-core>=0.19.2,<0.20'"
     if not facts.has("transformer-engine"):
         problem = "missing, and Megatron-Bridge imports it whatever the machine: train on a GPU"
-        fix = "on a CPU, where it cannot run, `make demo-bridge` shows this host at small scale"
+        fix = "on a CPU, where it cannot run, `make test-bridge` runs this host at small scale"
         yield ERROR if facts.gpus else WARNING, "transformer-engine", problem, fix
     if not facts.has("nemo-run"):
         problem = "missing: jobs are started one by one with torchrun; rehearse and recipes/run.py need it"

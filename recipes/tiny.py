@@ -10,7 +10,8 @@ On NeMo a Nemotron-H of 1.6M parameters → 1.1M and 0.8M, by two processes of t
 data-parallel size 2, both stages at tensor-parallel size 2 with sequence parallelism, the second with activation
 recomputation: the way of the large recipes, where the parent is ranked whole and trained in pieces. On Megatron-Bridge
 the same family, and a hybrid with experts (1.8M parameters, of which a token meets 1.2M), each in one process. Without
-TransformerEngine, which a CPU cannot have, Bridge cannot be imported; `make demo-bridge` puts something in its place.
+TransformerEngine, which a CPU cannot have, Bridge cannot be imported; `python -m tests.support.bridge` before the
+script's name puts something in its place.
 
 Tokens and parent are made first where none are given.
 """

@@ -113,7 +113,7 @@ def damaged_lines(draw: st.DrawFn, text: str) -> bytes:
 
 # ------------------------------------------------------------------ how many, and what each of them may do
 
-#: what is read -> examples of it; the suite draws a part of them, `make faults` all
+#: what is read -> examples of it; the suite draws a part of them, `NEMO_ELASTIC_FUZZ=all` has all
 EXAMPLES = {
     "block": 2500, "block file": 500, "family": 2400, "family file": 900, "subnet": 1200, "config.json": 1200,
     "member file": 500, "checksums": 500, "ranking": 600, "ranking tensors": 200, "data folder": 500, "tokenizer": 200,
@@ -122,7 +122,7 @@ EXAMPLES = {
 }  # fmt: skip
 
 
-#: set by `make faults`
+#: how much smaller that part is
 PART = 1 if os.environ.get("NEMO_ELASTIC_FUZZ") == "all" else 20
 
 

@@ -68,7 +68,7 @@ SICK = {
     "half the kernels": (with_versions(CUDA, causal_conv1d=None), ERROR, "causal-conv1d", "causal-conv1d~=1.5"),
     "both hosts": (with_versions(BRIDGE, nemo_toolkit="2.7.3"), ERROR, "nemo-toolkit", "pip uninstall"),
     "an old core of Bridge's": (with_versions(BRIDGE, megatron_core="0.16.1"), ERROR, "megatron-core", ">=0.19.2"),
-    "Bridge without TE": (with_versions(BRIDGE, transformer_engine=None), ERROR, "transformer-engine", "demo-bridge"),
+    "Bridge without TE": (with_versions(BRIDGE, transformer_engine=None), ERROR, "transformer-engine", "test-bridge"),
     "Bridge on 3.11": (replace(BRIDGE, python=(3, 11, 7)), ERROR, "python", "3.12"),
     "Bridge without transformers": (with_versions(BRIDGE, transformers=None), ERROR, "transformers", "[bridge]"),
     "Bridge without nemo-run": (with_versions(BRIDGE, nemo_run=None), NOTE, "nemo-run", "[bridge]"),

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a host's large recipes do by default, read from what they build, into docs/tables.
 
-`make recipe-tables` runs it in the environment of each host; tests compare.
+`make tables NAME="recipes recipes_bridge"` runs it in the environment of each host; tests compare.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 against ModelOpt's.
 
 Two tiny families are written, with experts that read the stream and with some in a latent width; their members are cut
-out by `slice`. `make parity-experts` sets up the environments and runs
+out by `slice`. `make tables NAME=experts` sets up the environments and runs
 
     python -m tests.experts.table PLACE [--transformers PYTHON] [--mlx PYTHON] [--bridge PYTHON] [--markdown FILE]
 

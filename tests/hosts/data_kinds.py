@@ -4,7 +4,7 @@
 
     python -m tests.hosts.data_kinds > docs/tables/data_modules.md
 
-`data_worker.py` of each host runs every row that is not refused, and `test_data_modules.py` holds every row to what
+`data.py` of each host runs every row that is not refused, and `test_data_modules.py` holds every row to what
 has happened.
 """
 
@@ -26,7 +26,7 @@ NEMO, BRIDGE = "NeMo", "Megatron-Bridge"
 COLUMNS = ("rank", "stage 1", "stage 2", "validate")
 #: of a run of each stage; conversations in the files
 STEPS, CHATS = 2, 60
-#: file of the losses of a stock fine-tuning, and of a family's whole member; how far they may be apart, relative
+#: name of the losses of a stock fine-tuning, and of a family's whole member; how far they may be apart, relative
 AS_STOCK, APART = "as stock", 1e-5
 #: a block by which the whole member alone is trained, by cross-entropy
 WHOLE: dict[str, Any] = {"sampling": {"full": 1}, "distill": {"teacher": "none"}}
@@ -66,7 +66,7 @@ KINDS: Mapping[str, Kind] = {
     "chats packed": Kind(NEMO, "ChatDataModule", "packs of `nemo-elastic data`", masked=True, packed=True),
     "hub": Kind(
         NEMO, "HFDatasetDataModule", "no sampler of Megatron's",
-        line="recipe.data: 'HFDatasetDataModule' is not allowed; a data module with micro_batch_size and global_batch",
+        line="recipe.data: 'HFDatasetDataModule' is not allowed",
     ),
     "b text": Kind(BRIDGE, "GPTDatasetConfig", "token files, blends"),
     "b apart": Kind(
@@ -82,19 +82,19 @@ KINDS: Mapping[str, Kind] = {
     ),
     "b in batch, stages": Kind(
         BRIDGE, "DirectHFSFTDatasetConfig", "`enable_in_batch_packing`, 2 pipeline stages",
-        line="recipe.dataset.enable_in_batch_packing: True is not allowed; false on 2 pipeline ranks: rows of all len",
+        line="recipe.dataset.enable_in_batch_packing: True is not allowed",
     ),
     "b packed, stages": Kind(
         BRIDGE, "GPTSFTDatasetConfig", "`enable_offline_packing` without `pad_to_max_length`, 2 pipeline stages",
-        line="recipe.dataset.dataset_kwargs.pad_to_max_length: None is not allowed; true on 2 pipeline ranks",
+        line="recipe.dataset.dataset_kwargs.pad_to_max_length: None is not allowed",
     ),
     "b external": Kind(
         BRIDGE, "any", "`dataloader_type: external`, with shapes to find",
-        line="recipe.dataset.dataloader_type: 'external' is not allowed; single, cyclic or batch, to find shapes on;",
+        line="recipe.dataset.dataloader_type: 'external' is not allowed",
     ),
     "b energon": Kind(
         BRIDGE, "EnergonDatasetConfig", "images",
-        line="recipe.dataset: 'EnergonDatasetConfig' is not allowed; text, prompts and answers or chats: a GPTDataset",
+        line="recipe.dataset: 'EnergonDatasetConfig' is not allowed",
     ),
 }  # fmt: skip
 
@@ -134,16 +134,13 @@ def write_data(place: Path, packed: str, length: int) -> None:
         shutil.copy(file, file.with_name(file.name.replace("training", "validation")))
 
 
-def run_all(
-    place: Path, names: list[str], host: str, train: Callable[..., Any], as_stock: Callable[[Path], Any]
-) -> None:
-    """Leave PLACE/NAME.json of all of a host's kinds that run, or of those named, each from a fork of this process."""
+def run_all(place: Path, host: str, train: Callable[..., Any], as_stock: Callable[[Path], Any]) -> dict[str, Any]:
+    """What all of a host's kinds that run have left, each in a fork of this process."""
     from tests.parallel import forks
 
-    for name in names or [*runs_of(host), AS_STOCK]:
-        given = (as_stock, place) if name == AS_STOCK else (both_stages, place, name, train)
-        (facts,) = forks.run(place / "log" / name, 1, *given)
-        (place / f"{name}.json").write_text(json.dumps(facts))
+    given: dict[str, Any] = {name: (both_stages, place, name, train) for name in runs_of(host)}
+    given[AS_STOCK] = (as_stock, place)
+    return {name: forks.run(place / "log" / name, 1, *call)[0] for name, call in given.items()}
 
 
 def both_stages(place: Path, name: str, train: Callable[..., Any]) -> dict[str, Any]:

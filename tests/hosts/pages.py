@@ -8,12 +8,10 @@ The lines are the page's own. What stands for something else in them is in a tab
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -22,7 +20,6 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.data.build import build_data
 from nemo_elastic.plan import preset
 from nemo_elastic.rehearsal.small import ON_CPU, narrow
-from recipes.families import family
 from tests.texts import FEW, library_text
 from tests.workers import ROOT
 
@@ -61,41 +58,6 @@ def paths(folder: Path) -> dict[str, str]:
         "/checkpoints/12b": f"{folder}/parent",
         "/runs/12b": f"{folder}/runs",
     }
-
-
-def only_smaller(
-    texts: tuple[str, str],
-    place: Path,
-    recipe: str,
-    read: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-    *more: str,
-) -> set[str]:
-    """Settings in which a page's lines and the scaled down ones differ: a rehearsal changes them, too, or `more` does.
-
-    Their import makes the host's recipe narrow from then on, so it is a process of its own that calls this.
-
-    Args:
-        texts: the page's lines, and those at small scale.
-        place: where the latter run.
-        recipe: of the same parent, in recipes/.
-        read: settings of what lines have left, by its names.
-        more: patterns of further settings.
-    """
-    from nemo_elastic.rehearsal.run import rehearsal_of
-
-    own = family(recipe)  # before it is narrow
-    allowed = {change.name.partition(": ")[2] for change in rehearsal_of(own, "/rehearsal").changed}
-    made = []
-    for text, folder in zip(texts, (ROOT, place), strict=True):
-        os.chdir(folder)
-        names: dict[str, Any] = {"__name__": "train"}
-        exec(text, names)
-        made.append(read(names))
-    before, after = made
-    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    others = [name for name in sorted(changed - allowed) if not any(re.fullmatch(one, name) for one in more)]
-    assert others == [], f"a rehearsal does not change {others}"
-    return changed
 
 
 def in_small(text: str, table: Mapping[str, str]) -> str:

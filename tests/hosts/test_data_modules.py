@@ -5,46 +5,40 @@
 from __future__ import annotations
 
 import importlib
-import json
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from tests.hosts.data_kinds import AS_STOCK, BRIDGE, KINDS, NEMO, TABLE, check, check_as_stock, markdown, runs_of
-from tests.hosts.here import HERE, ON_BRIDGE, ON_NEMO, work_here
+from tests.hosts.here import HERE, ON_BRIDGE, ON_NEMO
+from tests.parallel.forks import measured
 from tests.parallel.runs import BLOCK
 
 pytestmark = pytest.mark.nemo
 HOST = NEMO if ON_NEMO else BRIDGE
-worker = importlib.import_module(f"tests.hosts.{HERE}.data_worker")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("data")
-    work_here(worker.__name__, place)
-    return place
+data = importlib.import_module(f"tests.hosts.{HERE}.data")
+place = measured(data.measure)
 
 
 @pytest.mark.slow(minutes=2)
 @pytest.mark.dist
-def test_the_whole_member_loses_in_every_step_what_the_hosts_own_fine_tuning_loses(place: Path) -> None:
-    check_as_stock(json.loads((place / f"{AS_STOCK}.json").read_text()))
+def test_the_whole_member_loses_in_every_step_what_the_hosts_own_fine_tuning_loses(results: Any) -> None:
+    check_as_stock(results[AS_STOCK])
 
 
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize("name", runs_of(HOST))
-def test_it_is_ranked_on_and_trains_and_validates_both_stages(place: Path, name: str) -> None:
-    check(KINDS[name], json.loads((place / f"{name}.json").read_text()))
+def test_it_is_ranked_on_and_trains_and_validates_both_stages(results: Any, name: str) -> None:
+    check(KINDS[name], results[name])
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.host == HOST and kind.line])
 def test_what_no_family_can_have_is_refused_before_anything_is_built(name: str) -> None:
     with pytest.raises(ElasticError) as error:
-        worker.refused(name).check_data(ElasticConfig.from_dict(BLOCK), 1)
+        data.refused(name).check_data(ElasticConfig.from_dict(BLOCK), 1)
     assert str(error.value).startswith(KINDS[name].line)
 
 
@@ -52,7 +46,7 @@ def test_what_no_family_can_have_is_refused_before_anything_is_built(name: str) 
 def test_a_loader_of_ones_own_follows_a_ranking_where_no_candidates_are_compared() -> None:
     from nemo_elastic.hosts.bridge.checks import BridgeRecipe
 
-    recipe = worker.refused("b external").made
+    recipe = data.refused("b external").made
     search, halving = (ElasticConfig.from_dict(BLOCK | {"shapes": shapes}) for shapes in ("search", "halving"))
     BridgeRecipe(recipe, ranked="/a/ranking").check_data(search, 1)
     BridgeRecipe(recipe).check_data(halving, 2)

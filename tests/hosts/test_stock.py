@@ -24,7 +24,7 @@ def results() -> list[Outcome]:
 
 def test_the_table_in_the_documentation_is_what_apply_elastic_says(results: list[Outcome]) -> None:
     stored = (ROOT / "docs" / "tables" / f"stock_{HERE}.md").read_text(encoding="utf-8")
-    assert markdown(results) == stored, "make recipe-tables"
+    assert markdown(results) == stored, f"make tables NAME=stock_{HERE}"
 
 
 @pytest.mark.skipif(not ON_BRIDGE, reason="NeMo's are listed by hand")

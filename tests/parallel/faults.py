@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
 """Runs to which something happens: kills at random, a dead rank, values that are not finite, a full disk, checkpoints
-that are damaged or made to harm. `test_faults.py` asserts, `counts.py` counts, `soak.py` goes on for long."""
+that are damaged or made to harm. `test_faults.py` asserts, `soak.py` goes on for long."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.parallel.forks import CLEAR
 from tests.parallel.nemo import parent, run, watch_samples
 from tests.parallel.runs import Job, Layout, do, prepare
 
-#: of the tests; `make faults` wants more
-KILLS, MORE_KILLS = 8, 32
+#: kills that have to hit something
+KILLS = 8
 STAGES = (6, 4)
 STEPS = 4
 
@@ -78,16 +78,16 @@ def survive(
         hits[where(place / out)] += 1
 
 
-def kills(place: Path, count: int = KILLS) -> dict[str, Any]:
+def kills(place: Path) -> dict[str, Any]:
     """Kill until enough kills have hit something; then every run ends as one that nobody killed."""
     rng, hits = random.Random(0), Counter[str]()
     took, wanted = undisturbed(place)
     ends, went_on = [], []
 
     def enough() -> bool:
-        return hits.total() - hits["starts"] >= count and {"save", "hand-over or stage 2"} <= hits.keys()
+        return hits.total() - hits["starts"] >= KILLS and {"save", "hand-over or stage 2"} <= hits.keys()
 
-    while not enough() and hits["starts"] < 10 * count:
+    while not enough() and hits["starts"] < 10 * KILLS:
         out = f"killed-{len(ends)}"
         went_on.append(survive(place, out, rng, took, hits, enough))
         ends.append(digests(place / out / "two") == wanted)
@@ -221,19 +221,17 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size * 2 // 3)
 
 
-#: what happened to the newest of two checkpoints
+#: what happens to the newest of two checkpoints, and to both; more damage is in tests/hosts/common/test_checkpoints.py
 DAMAGE: dict[str, Callable[[Path], Any]] = {
     "cut weights": lambda p: cut(p / "weights" / "__0_1.distcp"),
-    "cut metadata": lambda p: cut(p / "weights" / ".metadata"),
-    "no common.pt": lambda p: (p / "weights" / "common.pt").unlink(),
-    "no metadata.json": lambda p: (p / "weights" / "metadata.json").unlink(),
+    "both": lambda p: (p / "weights" / "common.pt").unlink(),
 }
 
 
 def damaged(place: Path, only: Collection[str]) -> dict[str, Any]:
     """A run that did not end well, and something has happened to the newest of its two checkpoints, or to both."""
     actual = {}
-    for name, hurt in {**DAMAGE, "both": DAMAGE["no common.pt"]}.items():
+    for name, hurt in DAMAGE.items():
         if only and name not in only:
             continue
         out = f"damaged-{name.replace(' ', '-')}"
@@ -283,18 +281,13 @@ def hostile(place: Path) -> dict[str, Any]:
     return actual
 
 
-def measure(place: Path, parts: Collection[str], count: int = KILLS) -> dict[str, Any]:
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     """All, or the parts that are named."""
     prepare(place)
     do(place, each("roomy", ends=0))
     every: dict[str, Callable[[Path], dict[str, Any]]] = {
         "not finite": lambda place: not_finite(place, parts), "disk": full_disk,
         "damaged": lambda place: damaged(place, parts),
-        "async": asynchronous, "hostile": hostile, "dead": dead_rank, "kills": lambda place: kills(place, count),
+        "async": asynchronous, "hostile": hostile, "dead": dead_rank, "kills": kills,
     }  # fmt: skip
     return {name: part(place) for name, part in every.items() if not parts or name in parts}
-
-
-def measure_all(place: Path, parts: Collection[str]) -> dict[str, Any]:
-    """What `make faults` counts."""
-    return measure(place, parts, MORE_KILLS)

@@ -5,7 +5,7 @@
     python -m tests.parallel.table FOLDER [--markdown FILE]
 
 Trains in FOLDER. Ends with exit code 1 where a layout trains anything else. The tests run those of `SUITE`: each way
-to lay out ranks, alone and with others; `make parallel` runs all.
+to lay out ranks, alone and with others; `make tables NAME=parallel` runs all.
 """
 
 from __future__ import annotations

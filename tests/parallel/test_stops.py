@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from collections.abc import Collection
 from pathlib import Path
@@ -184,6 +185,8 @@ def test_a_history_has_every_step_and_every_measurement(results: dict[str, Any])
     assert [x["step"] for x in lines if x["kind"] == "heldout"] == list(range(0, STEPS + 1, EVERY))
     sampled = [{k for k in x if k.startswith("loss_")} for x in lines if x["kind"] == "step"]
     assert len(set(map(frozenset, sampled))) > 1, "each step has the budgets that it sampled, and no others"
+    assert any("router_tau" in line and "entropy_hidden" in line for line in lines)
+    assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
 
 
 def test_the_report_sees_one_run(place: Path) -> None:

@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Two stages of a family through NeMo, trainings in bf16 as on GPUs, and a stock model's on a CPU."""
+"""Trainings in bf16 as on GPUs, several budgets a micro-batch, and a stock model's training on a CPU, through NeMo."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_elastic.core.subnet import Subnet
-from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.stored import Stored
 from tests.parallel import forks
-from tests.parallel.compare import AVERAGE, checkpoint, digests, identical, lines, losses, weights
-from tests.parallel.nemo import run, saved_at_start
+from tests.parallel.compare import AVERAGE, checkpoint, identical, lines, losses, weights
+from tests.parallel.nemo import run
 from tests.parallel.runs import VOCAB, Job, Layout, do, prepare
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow, pytest.mark.long]
-STEPS = 8
-SOFT = Layout(soft=True, micro_batches=2)
-ROUTER: dict[str, Any] = {"router": {"freeze_at": 0.5, "hidden": 16}}
 SHORT, STOP = 3, 2
 TAUGHT, HALF = (Layout(micro_batches=2, mode="frozen_ce", half=half, sharded=True) for half in (False, True))
 EXACT = {"budgets_per_batch": 3}
@@ -35,16 +29,12 @@ STOCK = Job("stock", "parent", Layout(sharded=True), steps=6, save_every=3, vali
 
 def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     prepare(place)
-    first = Job("one", layout=SOFT, steps=STEPS, save_every=STEPS, ranked=None, changes=ROUTER)
-    later = ROUTER | {"sampling": {"full": 1, "large": 1, "small": 2}}
-    second = Job("two", "stage2", SOFT, STEPS, STEPS, previous=("one", STEPS), longer=True, changes=later,
-                 callback=saved_at_start(place / "start"))  # fmt: skip
-    results: dict[str, Any] = {name: ran["facts"][0] for name, ran in zip("12", do(place, first, second), strict=True)}
     do(place, *(Job(name, layout=layout, steps=SHORT, changes=changes, callback=hidden_of(place / f"{name} hidden"))
                 for name, layout, changes in (("single", TAUGHT, {}), ("half", HALF, {}), ("exact", HALF, EXACT),
                                               ("several", HALF, SEVERAL))),
        *(Job(name, layout=Layout(soft=True, half=True, sharded=True), steps=SHORT, save_every=1, until=until)
          for name, until in (("whole", None), ("stopped", STOP), ("stopped", None))))  # fmt: skip
+    results: dict[str, Any] = {}
     (results["stock"],) = forks.run(place / "log" / "stock", 1, on_this_machine, place)
     results["said"] = (place / "log" / "stock" / "rank0.log").read_text()
     killed = Job("cut", "parent", STOCK.layout, STOCK.steps, save_every=3, validate=2)
@@ -106,52 +96,8 @@ def on_this_machine(place: Path) -> dict[str, Any]:
 place = forks.measured(measure)
 
 
-def test_stage_two_starts_with_exactly_what_stage_one_left(place: Path) -> None:
-    """Weights, router, members and optimizer."""
-    start = digests(place / "start")
-    assert start == digests(place / "one") != digests(place / "two")
-    assert any("exp_avg_sq" in name for name in start)
-
-
-def test_the_router_learns_until_it_is_frozen_and_not_after(results: dict[str, Any]) -> None:
-    freeze, learned = STEPS // 2, results["1"]["learned"]
-    assert len(set(learned[:freeze])) > 1 == len(set(learned[freeze:]))
-    assert set(results["2"]["learned"]) == {learned[-1]}
-    assert min(results["1"]["rates"]) == 0.0 < max(results["1"]["rates"])
-
-
-def test_soft_masks_first_then_slices_and_every_micro_batch_draws_its_own_budget(results: dict[str, Any]) -> None:
-    """Before the freeze small budgets run gated, afterwards as the submodel itself; the parent always whole."""
-    one, two = (results[stage]["samples"] for stage in "12")
-    kinds = {early: {kind for step, _, kind, _ in one if (step < STEPS // 2) == early} for early in (True, False)}
-    assert "Gates" in kinds[True] <= {"Gates", "NoneType"}
-    assert "Subnet" in kinds[False] | {kind for *_, kind, _ in two} <= {"Subnet", "NoneType"}
-    assert (len(one), len(two)) == (2 * STEPS, 4 * STEPS)
-
-
-def test_members_are_nested_meet_their_budgets_and_stay_the_same(place: Path) -> None:
-    source, later = (open_source(checkpoint(place / name)) for name in ("one", "two"))
-    frozen = json.loads((place / "one" / "elastic" / "members.json").read_text())
-    full, large, small = (Subnet.from_json(m, source.parent) for m in frozen["members"].values())
-    assert full == source.parent.full and small <= large <= full
-    assert source.family is not None and later.family is not None
-    assert [m.subnet for m in source.family] == [m.subnet for m in later.family] == [full, large, small]
-    for name, p in frozen["report"]["projection"].items():
-        assert p["cost"] <= p["target"], name
-        assert name == "full" or p["cost"] >= 0.9 * p["target"]
-
-
-def test_metrics_name_every_budget_and_are_finite(place: Path) -> None:
-    steps, heldout, names = lines(place / "one"), lines(place / "one", "heldout"), {"full", "large", "small"}
-    assert len(steps) == STEPS
-    assert {k for x in steps for k in x if k.startswith("loss_")} == {f"loss_{name}" for name in names}
-    assert any("router_tau" in x and "entropy_hidden" in x for x in steps)
-    assert all(math.isfinite(v) for x in steps for v in x.values() if isinstance(v, float))
-    assert set(heldout[-1]["losses"]) == names
-
-
 def test_only_the_model_is_saved(place: Path) -> None:
-    assert {name.split(".")[0] for name in weights(place / "two")} == {
+    assert {name.split(".")[0] for name in weights(place / "whole")} == {
         "decoder", "elastic", "embedding", "output_layer",
     }  # fmt: skip
 

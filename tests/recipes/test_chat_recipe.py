@@ -61,7 +61,7 @@ def test_each_stage_reads_packed_answers_of_its_length(jobs: dict[str, Any]) -> 
 
 
 def test_the_second_stage_asks_for_sequences_of_its_own() -> None:
-    with pytest.raises(ElasticError, match=r"^long_data: None is not allowed; \[FOLDER\], .* --seq-length 49152"):
+    with pytest.raises(ElasticError, match=r"^long_data: None "):
         CHATS.stage2_recipe("/p", ["/data/chats"], "/runs/x")
 
 

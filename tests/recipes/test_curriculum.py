@@ -63,13 +63,6 @@ def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not any("Traceback" in line for line in said)
 
 
-def test_a_stock_checkpoint_is_no_family(tmp_path: Path) -> None:
-    from nemo_elastic.slicing.family_folder import slice_family
-
-    with pytest.raises(ElasticError):
-        slice_family(str(tmp_path), str(tmp_path / "out"))
-
-
 def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path) -> None:
     from nemo_elastic.slicing.family_folder import slice_family
 

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fiddle
@@ -18,7 +19,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.plan import PAPER, RunShape, layouts, preset
 from nemo_elastic.plan.work import members
 from recipes.families import family
-from tests.workers import work
+from tests.parallel.forks import measured
 
 pytestmark = pytest.mark.nemo
 ROOT = Path(__file__).parents[2]
@@ -41,16 +42,51 @@ def stages(large: Any) -> dict[int, Any]:
     return {1: large.stage1_recipe(*WHERE), 2: large.stage2_recipe(*WHERE)}
 
 
-@pytest.fixture(scope="module")
-def built() -> dict[str, Any]:
-    return json.loads(work("tests.recipes.meta_worker", *PARAMETERS).splitlines()[-1])
+def built(name: str) -> dict[str, Any]:
+    """What the elastic model of a recipe's stage 1 consists of, with a router; no teacher is read."""
+    import nemo_run as run
+    import torch
+
+    model = family(name).stage1_recipe(*WHERE).model
+    model.teacher, model.elastic = None, {**model.elastic, "distill": {"teacher": "none"}, "shapes": "router"}
+    model.tokenizer = run.Config(SimpleNamespace, vocab_size=131072)  # its own lies on a hub
+    config = model.config
+    # kernels that a CPU has not; none of them has a parameter
+    config.use_cpu_initialization, config.apply_rope_fusion, config.gradient_accumulation_fusion = True, False, False
+    whole = fiddle.build(model)
+    with torch.device("meta"):
+        whole.configure_model()
+    core = whole.host.core
+    sizes = {n: p.numel() for n, p in core.named_parameters()}
+    return {
+        "class": type(core).__name__,
+        "parameters": sum(size for n, size in sizes.items() if not n.startswith("elastic.")),
+        "router": sum(size for n, size in sizes.items() if n.startswith("elastic.router.")),
+        "layers": len(core.decoder.layers),
+    }
+
+
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    """Build the models of all recipes in full, on the meta device."""
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+    from nemo_elastic.megatron.cpu import cuda_as_cpu
+    from tests.support.models import start
+
+    start()
+    with cuda_as_cpu():
+        model_parallel_cuda_manual_seed(1)
+        return {name: built(name) for name in PARAMETERS}
+
+
+place = measured(measure)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_the_model_of_a_recipe_builds_in_full(name: str, built: dict[str, Any]) -> None:
+def test_the_model_of_a_recipe_builds_in_full(name: str, results: dict[str, Any]) -> None:
     shape = preset(family(name).shape)
-    whole = built[name]
+    whole = results[name]
     assert whole["class"] == "MambaModel"
     assert whole["layers"] == shape.num_layers
     assert whole["parameters"] == PARAMETERS[name] == parameters(shape, shape.full)
@@ -63,15 +99,6 @@ def test_members_reach_their_budgets(large: Any) -> None:
     targets = config.targets(parent)
     for name, subnet in members(parent, config).items():
         assert 0.95 * targets[name] < parameters(parent, subnet) <= targets[name]
-
-
-def test_the_12b_family_has_a_9b_and_a_6b() -> None:
-    config = family("nemotron_elastic_12b").config
-    parent = config.parent_shape(preset("nemotron-nano-12b-v2"))
-    sizes = {name: parameters(parent, subnet) / 1e9 for name, subnet in members(parent, config).items()}
-    assert sizes["12b"] == pytest.approx(12.31, abs=0.01)
-    assert 8.5 < sizes["9b"] <= 8.9
-    assert 5.7 < sizes["6b"] <= 6.0
 
 
 def test_token_budgets_are_those_of_the_recipes_themselves(stages: dict[int, Any]) -> None:
@@ -182,14 +209,6 @@ def test_the_ranking_holds_the_parent_once_and_reads_stage_ones_data(large: Any,
     assert rank.data.global_batch_size == 8
 
 
-def test_recomputation_is_a_config_that_megatron_takes(stages: dict[int, Any]) -> None:
-    import fiddle
-
-    config = stages[2].model.config
-    config.apply_rope_fusion = config.gradient_accumulation_fusion = False  # kernels that a CPU has not
-    assert fiddle.build(config).recompute_granularity == config.recompute_granularity
-
-
 def test_data_are_a_blend_or_splits(large: Any) -> None:
     recipe = large.stage1_recipe(*WHERE)
     assert recipe.data.paths == BLEND
@@ -197,13 +216,6 @@ def test_data_are_a_blend_or_splits(large: Any) -> None:
     recipe = large.stage1_recipe("/parent", {"train": ["/a"], "validation": ["/b"]}, "/runs/family")
     assert recipe.data.paths == {"train": ["/a"], "validation": ["/b"], "test": ["/b"]}
     assert recipe.data.split is None
-    for data, message in (
-        ("/data/text", "data: '/data/text'"),
-        ([], r"data: \[\]"),
-        ({"train": ["/a"]}, "validation"),
-    ):
-        with pytest.raises(ElasticError, match=message):
-            large.stage1_recipe("/parent", data, "/runs/family")
 
 
 def test_a_tokenizer_may_be_a_folder(large: Any) -> None:
@@ -259,4 +271,4 @@ def test_the_table_in_the_documentation_is_up_to_date() -> None:
     from tools.recipe_table import table
 
     stored = (ROOT / "docs" / "tables" / "recipes.md").read_text(encoding="utf-8")
-    assert table("nemo") == stored, "make recipe-tables"
+    assert table("nemo") == stored, "make tables NAME=recipes"

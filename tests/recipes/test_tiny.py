@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tiny recipe: parent → rank → stage 1 → stage 2 → slice, one experiment, two torchrun ranks a job.
 
-It runs once; every test reads what the jobs left and what `recorder.StateRecorder` wrote down inside them.
+It runs once; every test reads what the jobs left and what `tiny_jobs.StateRecorder` wrote down inside them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,16 @@ from omegaconf import OmegaConf
 from tests.texts import library_text, spoiled
 from tests.workers import environment
 
-from .tiny_worker import STEPS
-
 ROOT = Path(__file__).parents[2]
-STOPPED_STEPS = 6  # of stop_worker, which imports NeMo
-LOCAL_STEPS, LOCAL_SAVES = 8, ["step=1-last", "step=3-last"]  # of local_worker, and what it has saved at Ctrl-C
+STEPS, LOCAL_SAVES = (8, 6), ["step=1-last", "step=3-last"]  # of `tiny_jobs`, and what is saved at Ctrl-C
 NAMES = ("1.6m", "1.1m", "0.8m")
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow(minutes=3)]
 
 
-def run_worker(name: str, folder: Path, *args: str, code: int = 0, launcher: Sequence[str] = ()) -> str:
-    """Run a module of this folder in a process of its own, or of a launcher's, which ends with a code.
-
-    Returns what it says on stderr.
-    """
+def run(name: str, folder: Path, *args: str, code: int = 0) -> str:
+    """Run a function of `tiny_jobs` in a process that ends with a code; what it says on stderr."""
+    command = [sys.executable, "-m", "tests.recipes.tiny_jobs", name, str(folder), *args]
     env = environment(NEMORUN_HOME=str(folder / "home"))
-    command = [sys.executable, "-m", *launcher, f"tests.recipes.{name}", str(folder), *args]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == code, done.stdout[-5000:] + done.stderr[-3000:]
     return done.stderr
@@ -54,7 +47,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     block.elastic.search = {"candidates": 8, "tokens": 256}
     block.elastic.halving = {"tokens": 512}
     OmegaConf.save(block, folder / "elastic.yaml")
-    run_worker("tiny_worker", folder)
+    run("whole", folder)
     return folder
 
 
@@ -66,34 +59,24 @@ def record(ran: Path) -> dict[tuple[int, int], dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("part", ["weights", "members", "optimizer", "moments", "teacher"])
-@pytest.mark.parametrize("rank", [0, 1])
-def test_stage_two_starts_with_exactly_what_stage_one_left(record: Any, part: str, rank: int) -> None:
-    assert record[2, rank]["start"][part] == record[1, rank]["end"][part]
+def test_stage_two_starts_with_exactly_what_stage_one_left(record: Any) -> None:
+    for rank in (0, 1):
+        assert record[2, rank]["start"] == record[1, rank]["end"]
 
 
-def test_stages_train_and_the_teacher_stays(record: Any) -> None:
+def test_stages_train_as_the_curriculum_says_and_the_teacher_stays(record: Any) -> None:
     for key, facts in record.items():
-        assert facts["start"]["weights"] != facts["end"]["weights"], key
-        assert int(facts["end"]["moments"]) > 0
-        assert not facts["teacher_moved"]
-    assert record[1, 0]["start"]["members"] != record[1, 0]["end"]["members"]
-    assert record[2, 0]["start"]["members"] == record[2, 0]["end"]["members"]
-
-
-def test_stage_two_has_its_own_context_length_sampling_and_recomputation(record: Any) -> None:
-    assert record[1, 0]["length"] == [None, 128, 128]
-    assert record[2, 0]["length"] == ["full", 256, 256]
-    assert record[1, 0]["sampling"] == pytest.approx([1 / 3] * 3)
-    assert record[2, 0]["sampling"] == [0.5, 0.3, 0.2]
-
-
-def test_stages_are_tensor_parallel_with_sequence_parallelism(record: Any) -> None:
-    for facts in record.values():
-        assert facts["parallel"] == [2, 1, True]
+        start, end = facts["start"], facts["end"]
+        assert start["weights"] != end["weights"] and start["teacher"] == end["teacher"] and end["moments"] > 0, key
+        assert facts["parallel"] == [2, 1, True], "tensor-parallel, with sequence parallelism"
+    first, second = record[1, 0], record[2, 0]
+    assert first["start"]["members"] != first["end"]["members"]
+    assert second["start"]["members"] == second["end"]["members"]
+    assert (first["length"], second["length"]) == ([None, 128, 128], ["full", 256, 256])
+    assert first["sampling"] == pytest.approx([1 / 3] * 3) and second["sampling"] == [0.5, 0.3, 0.2]
     # shards: the ranks of a stage hold different weights, and the same candidates
-    assert record[1, 0]["start"]["weights"] != record[1, 1]["start"]["weights"]
-    assert record[1, 0]["end"]["members"] == record[1, 1]["end"]["members"]
+    assert first["start"]["weights"] != record[1, 1]["start"]["weights"]
+    assert first["end"]["members"] == record[1, 1]["end"]["members"]
 
 
 def test_stage_one_starts_with_the_members_of_the_ranking(ran: Path, record: Any) -> None:
@@ -155,42 +138,18 @@ def test_the_family_holds_the_members_that_were_trained(ran: Path, record: Any) 
 
 
 @pytest.mark.long
-def test_a_job_is_stopped_in_time_and_the_next_goes_on(ran: Path) -> None:
-    """A stage that has not ended gives no code of success; its metrics do not show that it was stopped."""
-    from nemo_elastic.history import METRICS, read_history
-
-    stage, actual = after_ranking(ran, "stopped") / "stage1", set()
-    for step, left, code in (("3", "step=3-last", 75), (None, f"step={STOPPED_STEPS - 1}-last", 0)):
-        run_worker("stop_worker", ran, "stopped", *([step] if step else []), code=code)
-        actual.add(left)  # two are kept
-        assert {path.name for path in (stage / "checkpoints").iterdir()} == actual
-    lines = [json.loads(line) for line in (stage / METRICS).read_text().splitlines()]
-    assert read_history(stage / METRICS).lines == lines
-    steps = [(line["step"], line["tokens"]) for line in lines if line["kind"] == "step"]
-    assert steps == [(i, i * 4 * 128) for i in range(1, STOPPED_STEPS + 1)]
-
-
-@pytest.mark.long
 def test_tokens_outside_the_vocabulary_end_a_stage_in_one_line(ran: Path) -> None:
     whole = ran / "data"
     after_ranking(ran, "spoiled")
     whole.rename(ran / "whole")
     try:
         spoiled(ran / "whole", whole, "train")
-        said = run_worker("stop_worker", ran, "spoiled", code=2)
+        said = run("alone", ran, "spoiled", code=2)
     finally:
         shutil.rmtree(whole)
         (ran / "whole").rename(whole)
-    line = "error: data: 60000 is not allowed; tokens are 0 to 1023, as the model has"
-    assert line in said.splitlines() and "Traceback" not in said
-
-
-@pytest.mark.long
-def test_torchrun_ends_with_an_error_where_its_ranks_were_terminated(ran: Path) -> None:
-    after_ranking(ran, "terminated")
-    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m")
-    run_worker("stop_worker", ran, "terminated", "1", "plain", code=1, launcher=launcher)
-    assert list((ran / "terminated" / "stage1" / "checkpoints").glob("*-last*")) == []
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: data: 60000 ") and "Traceback" not in said
 
 
 @pytest.mark.long
@@ -202,7 +161,7 @@ def test_ctrl_c_ends_every_rank_of_a_local_run_and_the_same_command_goes_on(ran:
 
     out = after_ranking(ran, "local")
     (ran / "press").touch()
-    said = run_worker("local_worker", ran, "local", code=130)
+    said = run("local", ran, "local", code=130)
     assert said.splitlines()[-1] == "interrupted" and "Traceback" not in said
     seen = [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])]  # none of what has ended
     left = [command for command in seen if str(ran / "home") in command]
@@ -211,10 +170,10 @@ def test_ctrl_c_ends_every_rank_of_a_local_run_and_the_same_command_goes_on(ran:
     saved = {path.name for path in (out / "stage1" / "checkpoints").glob("*-last")}
     assert sorted(saved) == LOCAL_SAVES
     (ran / "press").unlink()
-    run_worker("local_worker", ran, "local")
+    run("local", ran, "local")
     assert (out / "behind").is_dir()
     lines = [json.loads(line) for line in (out / "stage1" / METRICS).read_text().splitlines()]
-    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, LOCAL_STEPS + 1))
+    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, STEPS[0] + 1))
 
 
 def after_ranking(ran: Path, name: str) -> Path:
@@ -223,20 +182,3 @@ def after_ranking(ran: Path, name: str) -> Path:
     rank.parent.mkdir()
     rank.symlink_to(ran / "tiny" / "rank")
     return rank.parent
-
-
-def test_a_ranking_with_another_block_is_refused_and_with_the_same_taken(ran: Path) -> None:
-    from dataclasses import replace
-
-    from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.config.sections import DistillConfig
-    from nemo_elastic.errors import ElasticError
-    from nemo_elastic.hosts.nemo.curriculum.rank import already_ranked
-
-    checkpoint = ran / "tiny" / "rank" / "checkpoints" / "ranked"
-    config = ElasticConfig.load(ran / "elastic.yaml")
-    config = replace(config, distill=DistillConfig(teacher="none"))
-    assert already_ranked(checkpoint, config)
-    assert not already_ranked(checkpoint.with_name("other"), config)
-    with pytest.raises(ElasticError, match=r"elastic\.seed: "):
-        already_ranked(checkpoint, replace(config, seed=7))

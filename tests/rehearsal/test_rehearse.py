@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The large recipes are rehearsed: their own jobs run, one is killed and goes on, and every check holds.
 
-`make test-long` rehearses the smallest; `make rehearsals` the others too, one of them by the command.
+`make test-long` rehearses the smallest; `make rehearse` the others too, one of them by the command.
 """
 
 from __future__ import annotations

@@ -77,12 +77,6 @@ def test_a_setting_that_several_jobs_have_is_one_line_under_its_reason() -> None
     ]
 
 
-def test_jobs_and_checks_are_reported_with_a_dash_for_what_there_is_not() -> None:
-    rows = printed(REPORT)
-    assert ["parent", "TP2 PP2 DP1", "40", "12"] in rows and ["slice", "one process", "-", "-"] in rows
-    assert ["resumes", "ok", "12 tensors are the same"] in rows and ["cuts", "-", "no vLLM"] in rows
-
-
 def test_what_failed_is_reported_in_words() -> None:
     checks = {"router": Finding(False, "it has not moved")}
     rows = printed(replace(REPORT, checks=checks, failed="stage1: exit code 1"))
@@ -107,10 +101,3 @@ def test_the_end_of_a_job_that_failed_is_its_own_word(tmp_path: Path, own: list[
     log.write_text("\n".join([*STARTS, *(f"one/0 [default0]:{line}" for line in own), *ENDS]))
     print_end(log, console, 2)
     assert console.file.getvalue().splitlines() == [f"the last lines of {log}:", *shown]  # pyright: ignore
-
-
-def test_where_no_rank_has_started_the_end_is_all_there_is(tmp_path: Path) -> None:
-    log, console = tmp_path / "a.log", Console(file=io.StringIO(), markup=False, highlight=False)
-    log.write_text("\n".join(STARTS))
-    print_end(log, console, 1)
-    assert console.file.getvalue().splitlines()[1:] == STARTS[1:]  # pyright: ignore

@@ -5,25 +5,241 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.workers import work
+from tests.parallel.forks import measured
+from tests.parallel.runs import quiet
+from tests.texts import library_text
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow]
+FAMILY = {
+    "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.75}, {"name": "small", "ratio": 0.5}],
+    "axes": {
+        "hidden": [128, 112, 96, 80, 64],
+        "ffn": {"choices": [512, 384, 256, 128], "per_layer": True, "stripes": 4},
+        "mamba_heads": {"choices": [16, 12, 8], "per_layer": True},
+        "mamba_head_dim": [16, 12, 8],
+        "attention_heads": {"choices": [4, 2], "per_layer": True},
+        "depth": [12, 11, 10, 9, 8],
+    },
+    "importance": {"samples": 4, "depth_samples": 2},
+    "seed": 1,
+}
+STEPS = 8
+BLOCKS = {
+    "router": FAMILY | {"shapes": "router", "router": {"freeze_at": 0.5, "hidden": 16}},
+    "halving": FAMILY | {"shapes": "halving", "search": {"candidates": 24, "tokens": 256},
+                         "halving": {"cuts": [0.25, 0.5], "tokens": 256}},
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("seam")
-    work("tests.train.seam_worker", folder)
-    return json.loads((folder / "facts.json").read_text())
+def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
+    """Train the parent, if there is none, and a family as a recipe does; `seen` gets what its host was given."""
+    import fiddle
+    import lightning.pytorch as pl
+    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+
+    from nemo_elastic.hosts.nemo.model import NemoHost
+    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint, tiny_recipe
+    from nemo_elastic.train.training import FamilyTraining
+
+    place = folder / name
+
+    def recipe(out: str) -> Any:
+        made = tiny_recipe(folder / "data", folder / out, steps=STEPS, seq_length=64, micro_batch_size=2,
+                           global_batch_size=4, warmup_steps=2, label=out, eval_every=0, eval_sequences=4)  # fmt: skip
+        made.model.config.vocab_size = 512
+        return made
+
+    loss, sequences, last, compare = FamilyTraining.loss, NemoHost.sequences, NemoHost.last_batches, NemoHost.compare
+
+    def watched_loss(self: Any, host: Any, samples: Any, tokens: Any, labels: Any, mask: Any, documents: Any) -> Any:
+        out = loss(self, host, samples, tokens, labels, mask, documents)
+        seen["batches"].append((host.step, tokens, labels, mask))
+        seen["losses"].append([[host.step, p.budget, float(p.loss)] for p in out[1]] + [float(out[0].detach())])
+        return out
+
+    def watched_sequences(self: Any, count: int, size: int) -> Any:
+        for rows in sequences(self, count, size):
+            assert rows.counts_bl is None and rows.documents is None
+            if len(rows) + seen["read"] > len(seen["sequences"]):
+                seen["sequences"].extend(rows.ids_bl)
+            seen["read"] += len(rows)
+            yield rows
+        seen["read"] = 0
+
+    def watched_last(self: Any, count: int) -> Any:
+        batches = last(self, count)
+        seen["last"] = [tokens for batch in batches for tokens in batch["tokens"]]
+        return batches
+
+    def watched_compare(self: Any, members: Any, count: int) -> list[float]:
+        seen["compared"].append(compare(self, members, count))
+        return seen["compared"][-1]
+
+    class Keep(pl.Callback):
+        def on_train_end(self, trainer: Any, module: Any) -> None:
+            if hasattr(module, "family"):
+                seen["module"] = module
+
+    def launch(made: Any) -> str:
+        task = fiddle.build(made)
+        task.keywords["trainer"].callbacks.append(Keep())
+        task()
+        destroy_num_microbatches_calculator()
+        return str(last_checkpoint(Path(made.log.explicit_log_dir)))
+
+    if (folder / "parent").exists():
+        parent = str(last_checkpoint(folder / "parent"))
+    else:
+        parent = launch(recipe("parent"))
+    FamilyTraining.loss, NemoHost.sequences = watched_loss, watched_sequences
+    NemoHost.last_batches, NemoHost.compare = watched_last, watched_compare
+    made = apply_elastic(
+        recipe(f"{name}/family"), BLOCKS[name], teacher=parent, verbose=False, out=str(place / "nemo")
+    )
+    seen["optim"] = fiddle.build(made.optim)
+    launch(made)
+    FamilyTraining.loss, NemoHost.sequences = loss, sequences
+    NemoHost.last_batches, NemoHost.compare = last, compare
+    return parent
 
 
-@pytest.fixture(params=["router", "halving"])
-def facts(both: dict[str, Any], request: pytest.FixtureRequest) -> dict[str, Any]:
-    return both[request.param]
+def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> dict[str, Any]:
+    """The same training, with nothing of NeMo but its checkpoint, its batches and its learning rates."""
+    import torch
+
+    from nemo_elastic.config.block import ElasticConfig
+    from nemo_elastic.formats.folders import open_source
+    from nemo_elastic.train.guard import Guard
+    from nemo_elastic.train.heldout import HeldOut
+    from nemo_elastic.train.members import Members
+    from nemo_elastic.train.shaping import prepare_members, shape_members
+    from nemo_elastic.train.training import FamilyTraining
+    from tests.train.torch_host import TorchHost
+
+    opened = open_source(checkpoint)
+    config = ElasticConfig.from_dict(BLOCKS[name])
+    shape = config.parent_shape(opened.parent)
+    state = {name: raw.torch() for name, raw in opened.tensors.items()}
+    last = torch.stack(seen["last"]) if seen["last"] else None
+    host = TorchHost(shape, state, torch.stack(seen["sequences"]), 2, last)
+    host.micro_batches = len(seen["batches"]) // STEPS
+    family = FamilyTraining(config, steps=STEPS)
+    torch.manual_seed(0)
+    router = family.new_router(shape)
+    learned = {} if router is None else dict(router.named_parameters())
+    family.members = Members(shape, len(config.budgets), router, config.keep)
+    prepare_members(family, host, folder / "torch")
+    prepared = [m.to_json() for m in family.members.get()]
+    before = {n: v.clone() for n, v in (host.model.state_dict() | learned).items()}
+
+    optim = seen["optim"]
+    rates, peak = optim.lr_scheduler.rates, optim.config.lr
+    matrices = [p for p in host.model.parameters() if p.dim() > 1]
+    vectors = [p for p in host.model.parameters() if p.dim() == 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": optim.config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+            *([{"params": list(learned.values()), "weight_decay": 0.0}] if learned else []),
+        ],
+        betas=(optim.config.adam_beta1, optim.config.adam_beta2),
+        eps=optim.config.adam_eps,
+    )
+    guard = Guard(family, host)
+    losses: list[Any] = []
+    compared: list[list[float]] = []
+    for host.step in range(STEPS):
+        shape_members(family, host, folder / "torch")
+        if family.compared:
+            compared.append([loss for own in family.compared.values() for loss in own.values()])
+            family.compared = {}
+        shares = (rates.model(host.step), rates.router(host.step))
+        for i, group in enumerate(optimizer.param_groups):
+            group["lr"] = peak * (optim.lr_mult * shares[1] if i == 2 else shares[0])
+        for _, tokens, labels, mask in [b for b in seen["batches"] if b[0] == host.step]:
+            loss, parts = family.loss(host, family.next_samples(host.step), tokens, labels, mask)
+            (loss * host.factor(mask.sum())).backward()
+            losses.append([[host.step, p.budget, float(p.loss)] for p in parts] + [float(loss.detach())])
+        guard.look([*host.model.named_parameters(), *learned.items()])
+        for parameters in (list(host.model.parameters()), list(learned.values())):
+            torch.nn.utils.clip_grad_norm_(parameters, optim.config.clip_grad)
+        guard.guarded(optimizer.step)()
+        optimizer.zero_grad()
+    host.step = STEPS
+    heldout = HeldOut(config.distill)
+    heldout.begin([b.name for b in config.budgets], [None, *family.members.get()[1:]], taught=True)
+    batch = dict(zip(("tokens", "labels", "loss_mask"), seen["batches"][0][1:], strict=True))
+    for i in range(len(heldout.names)):
+        turn = heldout.next(lambda: batch)
+        sums = torch.zeros_like(heldout.sums)
+        student = host.student(turn["tokens"], turn["choice"])
+        sums[i] = heldout.measure(host, turn, student, lambda: host.teacher(turn["tokens"])).detach()  # noqa: B023
+        heldout.add(sums)
+    measured = heldout.end()
+    return {
+        "prepared": prepared,
+        "members": [m.to_json() for m in family.members.get()],
+        "losses": losses,
+        "compared": compared,
+        "heldout": measured.losses,
+        "before": before,
+        "after": host.model.state_dict() | learned,
+    }
+
+
+def compared(folder: Path, name: str) -> dict[str, Any]:
+    """What both hosts made of a block."""
+    import torch
+
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+    from tests.support.states import read_checkpoint
+
+    seen: dict[str, Any] = {"batches": [], "losses": [], "sequences": [], "read": 0, "last": [], "compared": []}
+    parent = through_nemo(folder, name, seen)
+    module = seen["module"]
+    actual = on_torch(folder / name, name, parent, seen)
+    trained, elastic = read_checkpoint(last_checkpoint(folder / name / "family"), module.parent)
+    nemo = trained | {name.removeprefix("router."): v for name, v in elastic.items() if name.startswith("router.")}
+    before, after = actual.pop("before"), actual.pop("after")
+    apart, moved = torch.zeros(()), torch.zeros(())
+    for key in [n for n, v in after.items() if v.is_floating_point()]:
+        apart += (nemo[key] - after[key]).detach().square().sum()
+        moved += (nemo[key] - before[key]).detach().square().sum()
+    shapes = json.loads((folder / name / "nemo" / "shapes.json").read_text())["members"]
+    return {
+        "nemo": {
+            "prepared": list(shapes.values()),
+            "members": [m.to_json() for m in module.members.get()],
+            "losses": seen["losses"],
+            "compared": seen["compared"],
+        },
+        "torch": actual,
+        "apart": float((apart / moved).sqrt()),
+    }
+
+
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    """Trainings through NeMo, and the same on `TorchHost`: what each micro-batch lost, and what was left."""
+    from nemo_elastic.data.build import build_data
+
+    quiet()
+    build_data(place / "data", [library_text(place / "text")], vocab=512, held_out_problems=4)
+    return {name: compared(place, name) for name in BLOCKS}
+
+
+place = measured(measure)
+
+
+@pytest.fixture(params=BLOCKS)
+def facts(results: dict[str, Any], request: pytest.FixtureRequest) -> dict[str, Any]:
+    return results[request.param]
 
 
 def test_both_find_the_same_members(facts: dict[str, Any]) -> None:
@@ -44,12 +260,12 @@ def test_every_micro_batch_loses_the_same(facts: dict[str, Any]) -> None:
         assert [part[2] for part in mine[:-1]] + mine[-1:] == pytest.approx(wanted, **near)
 
 
-def test_candidates_are_compared_by_the_same_losses(both: dict[str, Any]) -> None:
-    ours, theirs = (both["halving"][host]["compared"] for host in ("torch", "nemo"))
+def test_candidates_are_compared_by_the_same_losses(results: dict[str, Any]) -> None:
+    ours, theirs = (results["halving"][host]["compared"] for host in ("torch", "nemo"))
     assert len(ours) == len(theirs) == 2 and len(ours[0]) >= len(ours[1]) > 2
     for mine, nemo in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(nemo, rel=1e-2)
-    assert both["router"]["nemo"]["compared"] == []
+    assert results["router"]["nemo"]["compared"] == []
 
 
 def test_weights_and_router_end_where_nemos_do(facts: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import sys
 
 #: modules (after -m) and programs that import NeMo, or start those that do
 MODULES = ("nemo_elastic", "nemo_run.core.runners.fdl_runner", "torch.distributed.run", "tests.")
-PROGRAMS = ("torchrun", "run.py", "nemo", "nemo-elastic", "entry_points_worker.py")
+PROGRAMS = ("torchrun", "run.py", "nemo", "nemo-elastic")
 
 
 def _program() -> dict | None:

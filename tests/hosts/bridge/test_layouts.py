@@ -5,9 +5,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.stored import Stored
-from nemo_elastic.hosts.common.checkpoints import BRIDGE, LIST, step_of
+from nemo_elastic.hosts.common.checkpoints import BRIDGE, LIST
 from tests.hosts.bridge.layouts import CUT_SHORT, DAMAGED, HALVED, KILLED, PAIRS, REFUSED, WORLDS, measure
 from tests.parallel.compare import identical, in_turn, lines, losses, same
 from tests.parallel.forks import measured
 from tests.parallel.runs import BATCH, LENGTH, PEAK, SHAPE, VOCAB, Layout, left, ranking_of
 
 pytestmark = [pytest.mark.slow(minutes=5), pytest.mark.dist]
-pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
 #: runs of several candidates
 HALVING = [name for name, layout in PAIRS.items() if layout.halved] + ["whole", "stopped", "whole-half"]
 place = measured(measure)
@@ -124,27 +120,6 @@ def passed_over(results: dict[str, Any], name: str) -> str:
 
 def said(results: dict[str, Any], when: str, name: str) -> str:
     return results[when][name]["said"][0]
-
-
-def test_what_is_wrong_with_a_checkpoint_and_which_is_taken(place: Path, tmp_path: Path) -> None:
-    run = tmp_path / "checkpoints"
-    shutil.copytree(place / "killed" / "checkpoints", run)
-    for listed in run.glob(f"*/{LIST}"):  # as Bridge saves alone
-        listed.unlink()
-    assert [step_of(p) for p in BRIDGE.finished(run)] == [1, 2, 3, 4]
-    assert BRIDGE.choose(run) == (run / "iter_0000004", [])
-    os.truncate(run / "iter_0000004" / "train_state.pt", 100)
-    (run / "iter_0000003" / "run_config.yaml").unlink()
-    (run / "iter_0000002" / ".metadata").unlink()
-    chosen, passed = BRIDGE.choose(run)
-    assert chosen == run / "iter_0000001"
-    assert [line.partition(";")[0].partition(" is passed over: ")[::2] for line in passed][:2] == [
-        ("iter_0000003", "it was not written to its end"), ("iter_0000004", "train_state.pt is cut off"),
-    ]  # fmt: skip
-    assert len(passed) == 3
-    (run / "iter_0000001" / "train_state.pt").unlink()
-    with pytest.raises(ElasticError, match=r"iter_0000001 is passed over: train_state\.pt is missing; no other"):
-        BRIDGE.choose(run)
 
 
 def test_a_run_that_has_ended_does_nothing(results: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +15,6 @@ import pytest
 from tests.hosts.bridge.recipes import recipe_of
 from tests.rehearsal.test_rehearse import CHECKS, JOBS, WHYS, failures
 from tests.workers import ROOT, environment
-
-pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
-pytest.importorskip("nemo_run", reason="jobs are NeMo-Run's")
-from tests.support.bridge import import_bridge
-
-import_bridge()
 
 NAMES = ("12b", "9b", "8b", "30b_a3b", "4b_sft", "30b_a3b_sft")
 
@@ -61,20 +54,6 @@ def test_bridges_own_sft_recipe_has_a_rehearsal(name: str, tmp_path: Path) -> No
     parent = family.stock_config("parent", parent_run(rehearsal.own, rehearsal.short)).dataset
     assert isinstance(parent, GPTDatasetConfig)
     assert parent.blend_per_split[0][0] == text_of(str(tmp_path))["train"]
-
-
-def test_every_dense_sft_recipe_that_is_accepted_has_a_family() -> None:
-    """By the page's table; the 47B's is in two pipeline stages, in which no ranking runs."""
-    from tests.hosts.bridge import stock_sft
-
-    table = (ROOT / "docs" / "tables" / "stock_bridge.md").read_text()
-    rows = [line for line in table.splitlines() if "accepted" in line]
-    accepted = {name for row in rows for name in re.findall(r"`(\w+_sft_(?:32k_)?config)`", row)}
-    families = [stock_sft.family(name) for name in stock_sft.RECIPES]
-    assert {family.stock.__name__ for family in families} >= {"nemotronh_47b_sft_16gpu_h100_bf16_config"}
-    assert len(accepted) == len(families)
-    large = next(family for family in families if family.name.endswith("47b"))
-    assert large.stock().model.pipeline_model_parallel_size == 2
 
 
 def test_a_budget_of_active_parameters_is_rehearsed(tmp_path: Path) -> None:

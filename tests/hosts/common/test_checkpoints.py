@@ -94,6 +94,8 @@ def test_what_was_never_finished_is_none(original: Path, tmp_path: Path, saves: 
     assert saves.host.choose(tmp_path)[0] is None and not saves.host.is_whole(checkpoint)
     whole = saves.save(original, tmp_path, 2)
     assert saves.host.choose(tmp_path)[0] == whole
+    saves.host.remove_unfinished(checkpoint)
+    assert folders(tmp_path) == [whole.name] and not saves.host.mark(checkpoint).exists()
 
 
 def test_the_mark_is_nemos() -> None:

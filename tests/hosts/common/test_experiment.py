@@ -37,7 +37,7 @@ def test_torchrun_is_found_beside_python_before_any_other(monkeypatch: pytest.Mo
 def test_more_than_this_machine_is_refused(nodes: int) -> None:
     from nemo_elastic.hosts.common.experiment import local_executor
 
-    with pytest.raises(ElasticError, match=rf"^num_nodes: {nodes} is not allowed; 1 on this machine"):
+    with pytest.raises(ElasticError, match=rf"^num_nodes: {nodes} "):
         local_executor(nodes, 8)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
@@ -43,6 +44,7 @@ def test_a_checkpoint_from_before_a_field_has_its_default(section: str) -> None:
 def test_another_value_is_refused_by_name_and_one_that_steers_is_told() -> None:
     with pytest.raises(ElasticError, match=r"elastic\.seed: 0 -> 4"):
         changes(block().to_dict(), block(seed=4))
+    assert changes(yaml.safe_load(yaml.safe_dump(block().to_dict())), block()) == []
     (line,) = changes(block().to_dict(), block(sampling={"half": 1}))
     assert line.startswith("elastic.sampling.half: None -> 1")
 

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -68,3 +70,16 @@ def assert_equal(results: dict[str, torch.Tensor], wanted: dict[str, torch.Tenso
     for name, value in wanted.items():
         assert results[name].dtype == value.dtype, name
         assert torch.equal(results[name], value), name
+
+
+def write_words(folder: Path, tokens: int) -> Path:
+    """A Hugging Face tokenizer folder of words w0, w1, …"""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir(parents=True)
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(tokens)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0", "eos_token": "w1", "pad_token": "w2"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder

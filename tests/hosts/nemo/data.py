@@ -1,19 +1,17 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every data module of NeMo's that a family can have: ranks, searches, trains both stages and validates on it.
-
-python -m tests.hosts.nemo.data_worker FOLDER [NAMES]: leaves FOLDER/NAME.json of each kind of `data_kinds.KINDS`.
-"""
+"""Every data module of NeMo's that a family can have: ranks, searches, trains both stages and validates on it."""
 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from tests.hosts.data_kinds import AS_STOCK, NEMO, STEPS, WHOLE, run_all, write_data
-from tests.parallel.nemo import load, parent, recipe
+from tests.parallel import forks
+from tests.parallel.nemo import parent, recipe
 from tests.parallel.runs import LENGTH, Job, Layout, block_of, prepare, quiet, write_prompts
 
 
@@ -106,15 +104,9 @@ def as_stock(place: Path) -> dict[str, Any]:
     return losses
 
 
-def main(place: Path, names: list[str]) -> None:
-    from tests.parallel import forks
-
-    load()
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    """What each kind of `data_kinds.KINDS` leaves."""
     prepare(place, whole=False)
     write_prompts(place)
     forks.run(place / "log" / "notes", 1, write_data, place, "npy", LENGTH)
-    run_all(place, names, NEMO, train, as_stock)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), sys.argv[2:])
+    return run_all(place, NEMO, train, as_stock)

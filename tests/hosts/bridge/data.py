@@ -1,19 +1,16 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every kind of data of Megatron-Bridge's that a family can have: ranks, searches, trains both stages and validates.
-
-python -m tests.support.bridge -m tests.hosts.bridge.data_worker FOLDER [NAMES]: leaves FOLDER/NAME.json of each kind
-of `data_kinds.KINDS`.
-"""
+"""Every kind of data of Megatron-Bridge's that a family can have: ranks, searches, trains both stages, validates."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from tests.hosts.data_kinds import AS_STOCK, BRIDGE, STEPS, WHOLE, run_all, write_data
-from tests.parallel.bridge import config, load, own_tokenizer, prompts
+from tests.parallel import forks
+from tests.parallel.bridge import config, own_tokenizer, prompts
 from tests.parallel.runs import LENGTH, PEAK, Job, Layout, block_of, do, prepare_data, write_prompts
 
 
@@ -135,16 +132,10 @@ def as_stock(place: Path) -> dict[str, Any]:
     return losses
 
 
-def main(place: Path, names: list[str]) -> None:
-    from tests.parallel import forks
-
-    load()
+def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
+    """What each kind of `data_kinds.KINDS` leaves."""
     write_prompts(place)
     prepare_data(place)
     forks.run(place / "log" / "notes", 1, write_data, place, "parquet", LENGTH)
     do(place, Job("parent", "parent"))
-    run_all(place, names, BRIDGE, train, as_stock)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), sys.argv[2:])
+    return run_all(place, BRIDGE, train, as_stock)
