@@ -89,11 +89,6 @@ test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this
 		--markdown docs/tables/low_precision_loads.md
 	$(QUIET_THREADS) NEMO_ELASTIC_VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest tests/profile tests/vllm -m vllm $(ARGS)
 
-.PHONY: parity-experts
-parity-experts: $(VENV)/.stamp $(HF)/.stamp $(MLX)/.stamp $(BRIDGE)/.stamp ## Members with experts against megatron-core, transformers, mlx-lm and ModelOpt's counts, into docs/tables/experts.md
-	place="$$(mktemp -d)"; trap 'rm -rf "$$place"' EXIT; $(QUIET_THREADS) $(BIN)/python -W ignore -m tests.experts.table "$$place" \
-		--transformers $(HF)/bin/python --mlx $(MLX)/bin/python --bridge $(BRIDGE)/bin/python --markdown docs/tables/experts.md
-
 .PHONY: test-kernels
 test-kernels: $(KERNELS)/.stamp ## mamba_ssm's Triton kernels, interpreted on this CPU, give outputs and gradients of torch
 	$(QUIET_THREADS) $(KERNELS)/bin/python -m tests.kernels.parity $(KERNELS)/sources --markdown docs/tables/kernels.md

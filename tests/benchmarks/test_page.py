@@ -7,21 +7,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks.__main__ import BENCHMARKS, ROOT, TABLES, page
+from benchmarks.__main__ import ROOT, page
 
 
 def test_the_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "benchmarks.md").read_text() == page(), "run python -m benchmarks --page"
-
-
-def test_every_benchmark_is_run_and_every_table_is_on_a_page() -> None:
-    files = {p.stem for p in (ROOT / "benchmarks").glob("bench_*.py")} | {"serving"}
-    assert files == {made.module for made in BENCHMARKS.values()}
-    pages = [ROOT / "benchmarks" / "page.md", *(ROOT / "docs").glob("*.md")]
-    words = "".join(path.read_text() for path in pages)
-    for name in BENCHMARKS:
-        assert (TABLES / f"{name}.md").is_file()
-        assert f"{{{{ {name} }}}}" in words or f'--8<-- "{name}.md"' in words
 
 
 def test_a_benchmark_that_there_is_not_is_refused() -> None:

@@ -18,7 +18,7 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.quant_config import KEY, QUANT_FILE
 from nemo_elastic.formats.hf.writing import SINGLE
 from nemo_elastic.formats.low_precision import CACHE, Weights, find_low
-from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, scheme_of
+from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -220,12 +220,6 @@ def test_a_cut_of_scales_by_rows_has_the_scales_of_its_rows(folder: Folder, tmp_
     inside = load_family(whole, dtype=torch.float32).select("small")(tokens_bl)
     torch.testing.assert_close(load_family(tmp_path / "cut", dtype=torch.float32).select()(tokens_bl), inside)
     assert cut.held == SMALL and (tmp_path / "cut" / SINGLE).exists()
-
-
-def test_schemes_have_names_of_their_own() -> None:
-    """Which scheme a weight has is seen by the name and the dtype of its codes."""
-    for layout in LAYOUTS:
-        assert len({scheme_of(p, layout).codes for p in ("nvfp4", "fp8")}) == 2
 
 
 # ------------------------------------------------------------------ scales of a cache in FP8

@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from nemo_elastic.cli.show import writing
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.manifest import Family
@@ -89,22 +88,6 @@ def test_several_names_in_one_pass(run, family, tmp_path):
     assert code == 2 and "is one model, not a family" in err and not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("at", range(1, len(SHAPES)))
-def test_any_number_of_parameters(run, family, tmp_path, at):
-    """A limit just below one size gives the next."""
-    subnet, limit = SHAPES[at], parameters(PARENT, SHAPES[at - 1]) - 1
-    code, out, err = run("slice", family, "--params", limit, "--out", tmp_path / "cut")
-    member = next((m.name for m in MADE if m.subnet == subnet), None)
-    name = member or ("between full and mid" if subnet >= MID else "between mid and small")
-    assert (code, err) == (0, "") and out.splitlines() == [
-        f"largest shape within {limit:,} parameters: {name}, {1 - parameters(PARENT, subnet) / limit:.2%} below; "
-        f"the next larger one is {(limit + 1) / limit - 1:.2%} above",
-        f"{tmp_path / 'cut'}: {name}, {in_words(subnet)}",
-    ]
-    opened = open_source(tmp_path / "cut")
-    assert opened.held == subnet and opened.origin.name == member
-
-
 def test_memory_at_a_batch_and_a_length(run, family, tmp_path):
     spec = {"batch": 2, "length": 64}
     sizes = [int(memory(PARENT, s, MemorySpec(**spec))) for s in SHAPES]
@@ -165,18 +148,3 @@ def test_a_member_is_asked_for_as_its_family_is(run, family, tmp_path):
     assert code == 2 and f"is too little; the smallest, small, takes {COUNT:,} parameters" in err
     code, _, err = run("slice", tmp_path / "mid", "--member", "full", "--out", tmp_path / "x")
     assert code == 2 and f"not inside {tmp_path / 'mid'}: " in err and not (tmp_path / "x").exists()
-
-
-def test_the_bar_tells_time_on_a_terminal_and_nothing_elsewhere(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
-    for forced in (False, True):
-        if forced:
-            monkeypatch.setenv("FORCE_COLOR", "1")
-        with writing("writing 6b", quiet=False) as progress:
-            progress(500_000, 1_000_000)
-        shown = capsys.readouterr().err
-        assert ("writing 6b" in shown and "0.5/1.0 MB" in shown and "left" in shown) == forced
-        assert forced or shown == ""
-    with writing("writing 6b", quiet=True) as progress:
-        progress(1, 2)
-    assert capsys.readouterr().err == ""

@@ -87,10 +87,3 @@ def test_a_card_serves_where_runs_in_says(size: int, served: bool) -> None:
     parent = replace(PARENT, attention_head_dim=size)
     text = member_card(parent, parent.full, Origin(), "BF16", False, low=STORED["fp8", COMPRESSED])
     assert ("vLLM" in runs_in(parent.full, parent, STORED["fp8", COMPRESSED])) == ("vllm serve" in text) == served
-
-
-def test_a_card_in_full_precision_says_nothing_of_it(dense: Path, tmp_path: Path) -> None:  # noqa: F811
-    slice_checkpoint(dense, tmp_path / "cut", member="small")
-    for folder in (dense, tmp_path / "cut"):
-        assert OTHERS not in card(folder) and "compressed-tensors" not in card(folder)
-        assert re.search(r"^vllm serve \.", card(folder), re.MULTILINE)

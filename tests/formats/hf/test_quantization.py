@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -311,10 +310,3 @@ def test_patterns_that_are_allowed_are_never_tried_in_two_ways(pattern: str) -> 
     listed = modules_in([pattern], "ignore")
     matches = [f"backbone.layers.{'0' * 20}.mixer.{i}" in listed for i in range(50)]
     assert all(matches) == any(matches) == (pattern == "re:" + ".*" * 4096)
-
-
-def test_the_written_files_are_plain_json(folders: dict[str, Path]) -> None:
-    for which, folder in folders.items():
-        assert (folder / QUANT_FILE).exists() == which.endswith(MODELOPT)
-        config = json.loads((folder / CONFIG).read_text())
-        assert (KEY in config) == (which != "plain")
