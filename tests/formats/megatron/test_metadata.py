@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,25 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
-from nemo_elastic.formats.megatron.metadata import ByteRange, Piece, _covered
+from nemo_elastic.formats.megatron.metadata import ByteRange, Piece, _covered, last_iteration
 from nemo_elastic.formats.megatron.stored import Stored
 from tests.hosts.nemo.poison import DESCRIBED, change, metadata_of, refused
 
 NAME = "embedding.word_embeddings.weight"
 FULL = "module." + NAME
-NAME_HF = "backbone.embeddings.weight"
+
+
+@pytest.mark.parametrize("how", ["pipe", "device", "long"])
+def test_the_tracker_of_a_run_is_a_small_file(tmp_path: Path, how: str) -> None:
+    tracker = tmp_path / "latest_checkpointed_iteration.txt"
+    if how == "pipe":
+        os.mkfifo(tracker)
+    elif how == "device":
+        tracker.symlink_to("/dev/zero")
+    else:
+        tracker.write_text("1" * 5000)
+    words = {"pipe": "is a pipe", "device": "is a device", "long": "larger than 1 KiB"}[how]
+    refused(f"{tracker.name}: {words}", lambda: last_iteration(tmp_path))
 
 
 def places(metadata: Metadata, name: str = FULL) -> Any:
