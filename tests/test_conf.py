@@ -83,12 +83,6 @@ def test_every_member_can_be_an_ordinary_folder_and_a_nemo_checkpoint(name: str)
         assert {"transformers", "vLLM", "NeMo"} <= set(report), "each without a need"
 
 
-def test_the_papers_router_is_the_default() -> None:
-    paper = RouterConfig()
-    assert (paper.hidden, paper.lr, paper.init_std, paper.loss_weight) == (256, 1e-2, 0.1, 1.0)
-    assert (paper.tau, paper.scale, paper.gate, paper.freeze_at) == ((1.0, 0.05), (1.0, 10.0), "soft", 1.0)
-
-
 def test_the_8b_block_can_choose_the_published_4b() -> None:
     config = ElasticConfig.load(CONF / "elastic_8b.yaml")
     parent = config.parent_shape(preset("nemotron-h-8b"))

@@ -146,11 +146,6 @@ def test_bad_input_is_one_line(capsys, folder, data, tmp_path, monkeypatch, mode
         assert code == 2 and not out and len(err.splitlines()) == 1 and words in err, (arguments, err)
 
 
-def test_help_has_an_example(capsys):
-    code, out, _ = run(capsys, "--help")
-    assert code == 0 and "nemo-elastic eval family/ --data data" in " ".join(out.split())
-
-
 def test_nothing_is_held_after_a_source(folder, data, capsys, monkeypatch):
     """Slices of a member are dropped before the next one is measured."""
     held = []
