@@ -8,20 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from nemo_elastic.cli import main
 from nemo_elastic.data.folder import DataFolder
+from tests.slicing.helpers import run
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as done:
-        main(["data", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return int(done.value.code or 0), captured.out, captured.err
-
-
-def test_it_builds_a_folder(capsys: pytest.CaptureFixture[str], small_sources: list[Path], tmp_path: Path) -> None:
+def test_it_builds_a_folder(small_sources: list[Path], tmp_path: Path) -> None:
     arguments = (*small_sources[:2], "--out", tmp_path / "x", "--vocab", 400, "--reasoning", 0.1, "--seed", 5)
-    code, out, err = run(capsys, *arguments)
+    code, out, err = run("data", *arguments)
     assert code == 0, err
     folder = DataFolder.open(tmp_path / "x")
     assert (folder.vocab_size, folder.seed, folder.reasoning) == (400, 5, 0.1)
@@ -29,14 +22,14 @@ def test_it_builds_a_folder(capsys: pytest.CaptureFixture[str], small_sources: l
     steps = [line.partition(": ")[2] for line in err.splitlines()]
     assert steps[:2] == ["tokenising text", "tokenising held-out text"] and len(steps) == len({*steps})
 
-    code, _, err = run(capsys, *arguments)
+    code, _, err = run("data", *arguments)
     assert code == 2 and "already exists" in err and len(err.strip().splitlines()) == 1
-    code, out, _ = run(capsys, *arguments, "--force", "--json")
+    code, out, _ = run("data", *arguments, "--force", "--json")
     assert code == 0 and json.loads(out) == folder.to_json()
 
 
-def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, _, err = run(capsys, "--out", tmp_path / "x", "--vocab", 3)
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
+    code, _, err = run("data", "--out", tmp_path / "x", "--vocab", 3)
     assert code == 2 and err == "error: vocab: 3 is not allowed; use 258 to 65536\n"
     assert not (tmp_path / "x").exists()
 
@@ -49,14 +42,12 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         ({"input": "a", "output": ""}, ("--packed", "parquet", "--tokenizer")),
     ],
 )
-def test_names_need_not_be_utf8(
-    row: dict, options: tuple[str, ...], capsys: pytest.CaptureFixture[str], small: DataFolder, tmp_path: Path
-) -> None:
+def test_names_need_not_be_utf8(row: dict, options: tuple[str, ...], small: DataFolder, tmp_path: Path) -> None:
     if "parquet" in options:
         pytest.importorskip("pyarrow")
     source, out = (tmp_path / os.fsdecode(b"\xff\x1b[31m" + end) for end in (b".jsonl", b""))
     rows = (row | {name: f"{row[name]}{i or ''}" for name in ("text", "output") if name in row} for i in range(40))
     source.write_text("".join(json.dumps(each) + "\n" for each in rows))
     given = (*options, small.tokenizer_dir) if options else ("--reasoning", 0)
-    code, told, err = run(capsys, source, "--out", out, *given)
+    code, told, err = run("data", source, "--out", out, *given)
     assert code == 0 and "\x1b" not in told and r"\udcff\x1b[31m" in told.replace("\n", ""), err

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from nemo_elastic import load_family
-from nemo_elastic.cli import main
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.encoded import Encoded
 from nemo_elastic.data.eval_data import read_eval_data
@@ -31,6 +30,7 @@ from nemo_elastic.ranking.measure import rank
 from nemo_elastic.slicing.family_folder import write_family
 from tests.data.large import VOCAB, asked, sums, write_gap, write_tokenizer
 from tests.shapes import PARENT, short_family
+from tests.slicing.helpers import run
 
 FAMILY = short_family(VOCAB)
 SHAPE = FAMILY.parent
@@ -57,18 +57,11 @@ def given_by(place: Path, form: str) -> Path:
     return place / (form if "folder" in form else f"{form}.jsonl")
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as done:
-        main([*map(str, words)])
-    captured = capsys.readouterr()
-    return int(done.value.code or 0), captured.out, captured.err
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
-def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_takes_it(form: str, place: Path, tmp_path: Path) -> None:
     data, family = given_by(place, form), place / "family"
-    code, out, err = run(capsys, "eval", family, "--data", data, "--tokens", 60, "--seq-length", 64, "--json")
+    code, out, err = run("eval", family, "--data", data, "--tokens", 60, "--seq-length", 64, "--json")
     assert code == 0, err
     rows, source = json.loads(out), open_source(family)
     given = read_eval_data(data, source, most=60)
@@ -80,18 +73,16 @@ def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, capsys: 
         expected = perplexity(member, given.tokens, 64, max_tokens=60)
     assert rows[1]["loss"] == pytest.approx(expected.nats) and rows[1]["tokens"] == expected.tokens >= 60
     small = ("--samples", 4, "--seq-length", 32, "--depth", "cosine", "--json")
-    code, out, err = run(capsys, "rank", family, "--data", data, "--out", tmp_path / "ranking", *small)
+    code, out, err = run("rank", family, "--data", data, "--out", tmp_path / "ranking", *small)
     assert code == 0 and len(json.loads(out)["depth"]) == 4, err
     seen = Ranking.load(tmp_path / "ranking").provenance
     assert seen["samples"] == 4 and ("counted" in seen) == given.is_chat and seen.get("counted", 1) < seen["tokens"]
     sizes = ("--tokens", 300, "--seq-length", 16, "--candidates", 2, "--ratio", 0.9)
     if "folder" not in form:  # little is held out there
-        code, out, err = run(
-            capsys, "specialize", family, "--data", data, *sizes, "--out", tmp_path / "task.json", "--json"
-        )
+        code, out, err = run("specialize", family, "--data", data, *sizes, "--out", tmp_path / "task.json", "--json")
         assert code == 0 and json.loads(out)["specialized"]["held_out_tokens"] > 0, err
         words = ("--samples", 64, "--prompt-tokens", 8, "--answer-tokens", 4, "--force", "--json")
-        code, out, err = run(capsys, "calibrate", family, "--data", data, *words)
+        code, out, err = run("calibrate", family, "--data", data, *words)
         assert code == 0 and json.loads(out)["samples"] == 64, err
 
 
@@ -101,7 +92,7 @@ def test_conversations_are_ranked_on_one_by_one(
     """By their answers: what is asked behind a conversation, and what padding makes of it, changes nothing."""
     few, out, size = tmp_path / "few.jsonl", tmp_path / "ranking", ("--seq-length", 64, "--depth", "cosine")
     few.write_text(sums(2))
-    assert run(capsys, "rank", place / "family", "--data", few, "--out", out, "--samples", 2, *size)[0] == 0
+    assert run("rank", place / "family", "--data", few, "--out", out, "--samples", 2, *size)[0] == 0
     source = open_source(place / "family")
     texts = read_eval_data(few, source, "train").texts
     rows = [Rows(torch.tensor(t.ids[None, :-1]).long(), torch.tensor(t.counts[None, 1:]).float()) for t in texts]
@@ -110,14 +101,14 @@ def test_conversations_are_ranked_on_one_by_one(
     assert actual.provenance["counted"] == sum(r.counted for r in rows)
     for name, scores in wanted.scores.items():
         np.testing.assert_allclose(actual.scores[name], scores, rtol=1e-4, atol=1e-7)
-    code, _, err = run(capsys, "rank", place / "family", "--data", few, "--out", tmp_path / "more", *size)
+    code, _, err = run("rank", place / "family", "--data", few, "--out", tmp_path / "more", *size)
     assert code == 2 and "--samples: 64 is not allowed; at most the data's 2 conversations, or windows" in err
 
 
-def test_what_was_left_out_is_told(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_left_out_is_told(place: Path, tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text(sums(30) + asked("What?", ""))
-    code, _, err = run(capsys, "eval", place / "family", "--data", path, "--tokens", 2000, "--seq-length", 64)
+    code, _, err = run("eval", place / "family", "--data", path, "--tokens", 2000, "--seq-length", 64)
     assert code == 0
     assert f"1 of 31 conversations with an empty answer, or none: left out; the first is {path} line 31" in err
     assert "the loss counts answers alone" in err

@@ -7,16 +7,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import sysconfig
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from nemo_elastic.cli import main
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.data.build import build_data, save_tokenizer, train_tokenizer
+from nemo_elastic.data.build import save_tokenizer, train_tokenizer
 from nemo_elastic.evaluation import answer_accuracy, perplexity
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
@@ -24,17 +22,12 @@ from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.runtime.talking import overflowing
 from tests.shapes import PARENT
+from tests.slicing.helpers import run
 from tests.texts import spoiled
 
 PARENT_400 = replace(PARENT, vocab=400)
 MEMBERS = {"12b": PARENT_400.full, "6b": PARENT_400.uniform(keep=(0, 1, 3), hidden=8, mamba_heads=4)}
 QUICK = ("--tokens", 200, "--seq-length", 64, "--problems", 4)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    source = Path(sysconfig.get_paths()["stdlib"]) / "json"
-    return build_data(tmp_path_factory.mktemp("data") / "data", [source], vocab=400, held_out_problems=8)
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +41,8 @@ def folder(tmp_path_factory, model, data):
     return write_family(out, PARENT_400, model.state_dict(), Family.of(PARENT_400, MEMBERS), data.tokenizer_dir)
 
 
-def run(capsys, *arguments):
-    with pytest.raises(SystemExit) as done:
-        main(["eval", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return int(done.value.code or 0), captured.out, captured.err
-
-
-def test_json_has_the_figures_of_every_member(capsys, folder, data, model):
-    code, out, err = run(capsys, folder, "--data", data.path, *QUICK, "--json")
+def test_json_has_the_figures_of_every_member(folder, data, model):
+    code, out, err = run("eval", folder, "--data", data.path, *QUICK, "--json")
     assert code == 0 and not err
     rows = json.loads(out)
     family = FamilyRuntime(model, MEMBERS)
@@ -70,31 +56,31 @@ def test_json_has_the_figures_of_every_member(capsys, folder, data, model):
         assert row["answers"] == answer_accuracy(member, data.problems()[:4], data.tokenizer_dir).to_json()
 
 
-def test_the_table_names_members_losses_and_tasks(capsys, folder, data, monkeypatch):
+def test_the_table_names_members_losses_and_tasks(folder, data, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
-    code, out, _ = run(capsys, folder, "--data", data.path, *QUICK)
+    code, out, _ = run("eval", folder, "--data", data.path, *QUICK)
     assert code == 0
-    rows = json.loads(run(capsys, folder, "--data", data.path, *QUICK, "--json")[1])
+    rows = json.loads(run("eval", folder, "--data", data.path, *QUICK, "--json")[1])
     for row in rows:
         line = next(x for x in out.splitlines() if f" {row['member']} " in x)
         assert f"{row['parameters']:,}" in line and f"{row['loss']:.4f}" in line and "/4" in line
     assert "over 200 tokens" in out and "chain_sum" in out and "level 1" in out
 
 
-def test_some_members_of_several_sources(capsys, folder, data, tmp_path, monkeypatch):
+def test_some_members_of_several_sources(folder, data, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     slice_checkpoint(folder, tmp_path / "small", member="6b")
     quick = (*QUICK[:-1], 0)
-    code, out, err = run(capsys, folder, tmp_path / "small", "--data", data.path, "--member", "6b", *quick, "--json")
+    code, out, err = run("eval", folder, tmp_path / "small", "--data", data.path, "--member", "6b", *quick, "--json")
     rows = json.loads(out)
     assert code == 0, err
     assert [(row["source"], row["member"]) for row in rows] == [(str(folder), "6b"), (str(tmp_path / "small"), "6b")]
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-6) and "answers" not in rows[0]
-    code, out, _ = run(capsys, folder, tmp_path / "small", "--data", data.path, "--member", "6b", *quick)
+    code, out, _ = run("eval", folder, tmp_path / "small", "--data", data.path, "--member", "6b", *quick)
     assert code == 0 and "source" in out and "small" in out
 
 
-def test_lm_eval_is_asked_with_the_family_in_memory(capsys, folder, data, monkeypatch):
+def test_lm_eval_is_asked_with_the_family_in_memory(folder, data, monkeypatch):
     """The harness itself is optional: what is tested here is what it is given, and what becomes of its answer."""
     from nemo_elastic.evaluation import harness
 
@@ -110,15 +96,15 @@ def test_lm_eval_is_asked_with_the_family_in_memory(capsys, folder, data, monkey
 
     monkeypatch.setattr(harness, "Harness", Harness)
     options = ("--tasks", "arc_easy,piqa", "--limit", 3, "--micro-batch-size", 2)
-    code, out, err = run(capsys, folder, *options, "--json")
+    code, out, err = run("eval", folder, *options, "--json")
     assert code == 0, err
     assert asked == [(["arc_easy", "piqa"], None), ("12b", folder, 3, 2), ("6b", folder, 3, 2)]
     assert [row["tasks"] for row in json.loads(out)] == [{"arc_easy": {"acc": 0.25}}] * 2
-    code, out, _ = run(capsys, folder, *options)
+    code, out, _ = run("eval", folder, *options)
     assert code == 0 and "arc_easy acc" in out and "0.2500" in out
 
 
-def test_bad_input_is_one_line(capsys, folder, data, tmp_path, monkeypatch, model):
+def test_bad_input_is_one_line(folder, data, tmp_path, monkeypatch, model):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     save_tokenizer(train_tokenizer(["other words " * 9], 300), tmp_path / "other")
     other = write_family(
@@ -142,29 +128,29 @@ def test_bad_input_is_one_line(capsys, folder, data, tmp_path, monkeypatch, mode
         ((bare, "--tasks", "arc_easy"), "no tokenizer.json"),
     ]
     for arguments, words in cases:
-        code, out, err = run(capsys, *arguments)
+        code, out, err = run("eval", *arguments)
         assert code == 2 and not out and len(err.splitlines()) == 1 and words in err, (arguments, err)
 
 
-def test_nothing_is_held_after_a_source(folder, data, capsys, monkeypatch):
+def test_nothing_is_held_after_a_source(folder, data, monkeypatch):
     """Slices of a member are dropped before the next one is measured."""
     held = []
     monkeypatch.setattr(FamilyRuntime, "release", lambda self: held.append(self.slice_bytes) or self._selected.clear())
-    assert run(capsys, folder, "--data", data.path, *QUICK[:-1], 0)[0] == 0
+    assert run("eval", folder, "--data", data.path, *QUICK[:-1], 0)[0] == 0
     assert len(held) == 2 and held[0] == 0 < held[1]
     assert not torch.is_inference_mode_enabled()
 
 
-def test_a_loss_that_is_no_number_is_an_error_that_names_the_member(capsys, folder, data, tmp_path):
+def test_a_loss_that_is_no_number_is_an_error_that_names_the_member(folder, data, tmp_path):
     broken = overflowing(Path(shutil.copytree(folder, tmp_path / "broken")))
-    code, out, err = run(capsys, broken, "--data", data.path, *QUICK, "--json")
+    code, out, err = run("eval", broken, "--data", data.path, *QUICK, "--json")
     assert (code, out) == (2, "") and err.startswith(
         f"error: {broken}: 12b: loss: infinite or not a number on this data"
     )
 
 
-def test_tokens_outside_the_vocabulary_are_reported_before_anything_is_read(capsys, folder, data, tmp_path):
+def test_tokens_outside_the_vocabulary_are_reported_before_anything_is_read(folder, data, tmp_path):
     wrong = spoiled(data.path, tmp_path / "data", at=-1)
-    code, out, err = run(capsys, folder, "--data", wrong, *QUICK)
+    code, out, err = run("eval", folder, "--data", wrong, *QUICK)
     message = f"error: {wrong}/val.bin: 60000 is not allowed; tokens are 0 to 399; the data is damaged\n"
     assert (code, out) == (2, "") and err.endswith(message) and "Traceback" not in err

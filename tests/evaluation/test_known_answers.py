@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sysconfig
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.cli import main
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.data.build import build_data
 from nemo_elastic.data.eval_data import EvalData
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation.known_answers import (
@@ -37,6 +34,7 @@ from nemo_elastic.slicing.family_folder import write_family
 from tests.runtime.talking import overflowing
 from tests.serving.calibrated import NAMES, PARAMETERS, made, signals_of
 from tests.shapes import PARENT as SHAPE
+from tests.slicing.helpers import run
 from tests.texts import spoiled
 
 COSTS = np.array([0.0, 0.4, 1.0])
@@ -89,12 +87,6 @@ QUICK = ("--samples", 64, "--prompt-tokens", 20, "--answer-tokens", 6)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    source = Path(sysconfig.get_paths()["stdlib"]) / "json"
-    return build_data(tmp_path_factory.mktemp("data") / "data", [source], vocab=400, held_out_problems=8)
-
-
-@pytest.fixture(scope="module")
 def original(tmp_path_factory, data) -> Path:
     out = tmp_path_factory.mktemp("family") / "family"
     state = NemotronH.random(PARENT, seed=3, scale=1.5).state_dict()
@@ -112,14 +104,8 @@ def prompts_and_answers(rows: Rows) -> list[tuple[list[int], list[int]]]:
     return [(ids[:start], ids[start:end]) for ids, start, end in parts]
 
 
-def run(capsys, *arguments: object) -> tuple[object, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(["calibrate", *map(str, arguments)])
-    return (ended.value.code or 0, *capsys.readouterr())
-
-
-def test_the_command_writes_what_the_family_then_chooses_by(capsys, folder, data):
-    code, out, err = run(capsys, folder, "--data", data.path, *QUICK, "--json")
+def test_the_command_writes_what_the_family_then_chooses_by(folder, data):
+    code, out, err = run("calibrate", folder, "--data", data.path, *QUICK, "--json")
     report = json.loads(out)
     assert (code, err) == (0, "") and report["samples"] == 64 and report["out"] == str(folder / FILE)
     assert [row["member"] for row in report["members"]] == ["6b", "9b", "12b"]
@@ -134,9 +120,9 @@ def test_the_command_writes_what_the_family_then_chooses_by(capsys, folder, data
     chosen = calibration.choose(np.array([signals_of(family.select("6b"), prompt) for prompt in prompts]), 0.5)
     costs = [row["cost"] for row in report["members"]]
     assert sum(costs[member] for member in chosen) / 64 == pytest.approx(0.5, abs=0.03)
-    code, out, err = run(capsys, folder, "--data", data.path, *QUICK)
+    code, out, err = run("calibrate", folder, "--data", data.path, *QUICK)
     assert code == 2 and err == f"error: {folder / FILE}: already exists; --force replaces it\n"
-    code, out, err = run(capsys, folder, "--data", data.path, *QUICK, "--seed", 1, "--force")
+    code, out, err = run("calibrate", folder, "--data", data.path, *QUICK, "--seed", 1, "--force")
     assert code == 0 and "random mixing" in out and "±" in out
     assert "\nwarning: no gain is above 0" in err and err.endswith(f"written: {folder / FILE}\n"), "weights are random"
     assert read_calibration(folder, own) != calibration
@@ -188,12 +174,12 @@ def test_each_half_is_chosen_for_by_the_other():
     assert all(row.gain < 2 * row.wide for row in rows)
 
 
-def test_members_that_give_no_numbers_are_not_calibrated(capsys, folder, data):
-    code, out, err = run(capsys, overflowing(folder), "--data", data.path, *QUICK)
+def test_members_that_give_no_numbers_are_not_calibrated(folder, data):
+    code, out, err = run("calibrate", overflowing(folder), "--data", data.path, *QUICK)
     assert (code, out) == (2, "") and err.strip().startswith("error: logits: ") and not (folder / "auto.json").exists()
 
 
-def test_tokens_outside_the_vocabulary_are_reported(capsys, folder, data, tmp_path):
+def test_tokens_outside_the_vocabulary_are_reported(folder, data, tmp_path):
     wrong = spoiled(data.path, tmp_path / "data", at=-1)
-    code, out, err = run(capsys, folder, "--data", wrong, *QUICK)
+    code, out, err = run("calibrate", folder, "--data", wrong, *QUICK)
     assert (code, out) == (2, "") and f"error: {wrong}/val.bin: 60000 is not allowed; tokens are 0 to 399" in err
