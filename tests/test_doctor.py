@@ -164,3 +164,10 @@ def test_it_looks_without_any_package_installed() -> None:
     )
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=1800)
     assert done.stdout.strip() == "False False ['note']", done.stderr
+
+
+def test_an_error_ends_with_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nemo_elastic.doctor.collect", lambda: with_versions(CPU, megatron_core="0.16.1"))
+    with pytest.raises(SystemExit) as done:
+        main(["doctor"])
+    assert done.value.code == 1

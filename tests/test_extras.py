@@ -96,3 +96,8 @@ def test_a_package_is_required_without_being_imported() -> None:
     sys.modules.pop("this", None)
     require("this")
     assert "this" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nemo_elastic.gone", "", None])
+def test_of_a_package_that_no_extra_brings_nothing_is_said(name: str | None) -> None:
+    assert missing(ModuleNotFoundError("", name=name)) is None

@@ -34,6 +34,11 @@ def test_the_mean_cost_is_what_the_setting_says():
         assert cost == pytest.approx(asked, abs=0.01)
 
 
+def test_more_cost_never_gives_a_smaller_member():
+    chosen = np.stack([CALIBRATION.choose(SIGNALS_NS, asked) for asked in COSTS])
+    assert (np.diff(chosen, axis=0) >= 0).all() and set(chosen.ravel()) == {0, 1, 2}
+
+
 def test_the_gain_is_learned_and_used():
     """On new prompts: the expected gain is the signal, and those that gain most climb."""
     signals_ns, quality_nm = made(seed=1)
@@ -118,7 +123,8 @@ def test_missing_fields_and_other_things(folder, calibration):
     path = write_calibration(folder, calibration)
     data = json.loads(path.read_text())
     cases = [{k: v for k, v in data.items() if k != name} for name in data]
-    cases += [[], 1, None, data | {"prices": data["prices"][::-1]}, data | {"members": data["members"][::-1]}]
+    cases += [data | {"version": 2}, data | {"more": 1}, [], 1, None]
+    cases += [data | {"prices": data["prices"][::-1]}, data | {"members": data["members"][::-1]}]
     cases += [data | {"climbs": data["climbs"][:1]}, data | {"climbs": [[1e300] * 7] * 2}, data | {"family": 7}]
     cases += [data | {"members": [data["members"][0] | {"name": []}] * 2}]
     cases += [data | {"signals": [s | {"spread": 0} for s in data["signals"]]}]

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from nemo_elastic.cli.show import writing
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.manifest import Family
@@ -148,3 +149,18 @@ def test_a_member_is_asked_for_as_its_family_is(run, family, tmp_path):
     assert code == 2 and f"is too little; the smallest, small, takes {COUNT:,} parameters" in err
     code, _, err = run("slice", tmp_path / "mid", "--member", "full", "--out", tmp_path / "x")
     assert code == 2 and f"not inside {tmp_path / 'mid'}: " in err and not (tmp_path / "x").exists()
+
+
+def test_the_bar_tells_time_on_a_terminal_and_nothing_elsewhere(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    for forced in (False, True):
+        if forced:
+            monkeypatch.setenv("FORCE_COLOR", "1")
+        with writing("writing 6b", quiet=False) as progress:
+            progress(500_000, 1_000_000)
+        shown = capsys.readouterr().err
+        assert ("writing 6b" in shown and "0.5/1.0 MB" in shown and "left" in shown) == forced
+        assert forced or shown == ""
+    with writing("writing 6b", quiet=True) as progress:
+        progress(1, 2)
+    assert capsys.readouterr().err == ""

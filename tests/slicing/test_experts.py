@@ -138,6 +138,26 @@ def test_no_cast_rounds_the_biases_of_experts(tmp_path: Path, name: str) -> None
         assert raw.dtype == ("F32" if key == "mtp.layers.1.mixer.gate.e_score_correction_bias" else "BF16"), key
 
 
+def test_folders_with_rounded_biases_open_and_are_distinguished_from_cuts(tmp_path: Path) -> None:
+    """As versions before this one wrote them: their words stay what they are, and no cut is rounded like them."""
+    parent = unstriped(MOE)
+    small = parent.uniform(experts=4)
+    values = large_biases(random_values(parent))
+    write(tmp_path / "family", parent, {"small": small}, tensors=values)
+    rounded = {n: torch.from_numpy(v).bfloat16() for n, v in values.items()}
+    write(tmp_path / "old", parent, {"small": small}, tensors=rounded)
+    cut = open_source(slice_checkpoint(tmp_path / "old", tmp_path / "kept", member="small").out)
+    wide = open_source(slice_checkpoint(tmp_path / "old", tmp_path / "wide", member="small", dtype="bf16").out)
+    for name, raw in cut.tensors.items():
+        assert raw.dtype == "BF16" and wide.tensors[name].dtype == ("F32" if is_exact(name) else "BF16")
+        np.testing.assert_array_equal(raw.numpy(), wide.tensors[name].numpy())
+    for folder in ("kept", "wide"):
+        assert verify(tmp_path / folder, parent=tmp_path / "old").ok
+        checks = {check.name: check for check in verify(tmp_path / folder, parent=tmp_path / "family").checks}
+        wrong = checks["cut of the parent"]
+        assert not wrong.ok and "the first is backbone.layers.1.mixer.gate.e_score_correction_bias" in wrong.figure
+
+
 def test_tensors_of_prediction_layers_that_no_config_tells_of(tmp_path: Path) -> None:
     folder = plain(tmp_path / "plain", unstriped(MOE), prediction=True)
     edit_json(folder / "config.json", num_nextn_predict_layers=0)
