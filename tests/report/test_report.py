@@ -347,3 +347,19 @@ def test_a_large_parent_and_parents_with_experts_are_drawn(pages: dict[str, Path
     scores = {name: order + 1.0 for name, order in Ranking.trivial(MOE).orders.items()}
     with house():
         assert draw_importance(Run(Path("run"), ranking=replace(Ranking.trivial(MOE), scores=scores))) is not None
+
+
+@pytest.mark.parametrize("what", ["missing", "file", "empty"])
+def test_a_folder_without_a_run_is_refused_in_one_line(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x"
+    if what == "file":
+        path.write_text("x")
+    elif what == "empty":
+        path.mkdir()
+    with pytest.raises(SystemExit) as caught:
+        main(["report", str(path)])
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and err.startswith("error: run: ") and err.count("\n") == 1
+    assert not (path / "report").exists()
