@@ -101,16 +101,6 @@ def texts(draw: st.DrawFn, whole: str) -> bytes:
     return content[: draw(st.integers(0, len(content)))] if draw(st.integers(0, 5)) == 0 else content
 
 
-@st.composite
-def damaged_lines(draw: st.DrawFn, text: str) -> bytes:
-    """A file of JSON lines with values damaged, or the text itself."""
-    if draw(st.integers(0, 3)) == 0:
-        return draw(texts(text))
-    value = draw(damaged([json.loads(line) for line in text.splitlines()]))
-    lines = value if isinstance(value, list) else [value]
-    return "\n".join(json.dumps(line, default=repr, skipkeys=True) for line in lines).encode()
-
-
 # ------------------------------------------------------------------ how many, and what each of them may do
 
 #: what is read -> examples of it; the suite draws a part of them, `make faults` all
