@@ -101,16 +101,6 @@ def texts(draw: st.DrawFn, whole: str) -> bytes:
     return content[: draw(st.integers(0, len(content)))] if draw(st.integers(0, 5)) == 0 else content
 
 
-@st.composite
-def damaged_lines(draw: st.DrawFn, text: str) -> bytes:
-    """A file of JSON lines with values damaged, or the text itself."""
-    if draw(st.integers(0, 3)) == 0:
-        return draw(texts(text))
-    value = draw(damaged([json.loads(line) for line in text.splitlines()]))
-    lines = value if isinstance(value, list) else [value]
-    return "\n".join(json.dumps(line, default=repr, skipkeys=True) for line in lines).encode()
-
-
 # ------------------------------------------------------------------ how many, and what each of them may do
 
 #: what is read -> examples of it; the suite draws a part of them, `NEMO_ELASTIC_FUZZ=all` has all
@@ -118,7 +108,7 @@ EXAMPLES = {
     "block": 2500, "block file": 500, "family": 2400, "family file": 900, "subnet": 1200, "config.json": 1200,
     "member file": 500, "checksums": 500, "ranking": 600, "ranking tensors": 200, "data folder": 500, "tokenizer": 200,
     "results of a run": 300, "NeMo metadata": 1000, "NeMo context": 400, "metrics of a run": 1500,
-    "report of a run": 25,
+    "report of a run": 25, "chat template": 600, "generation config": 300,
 }  # fmt: skip
 
 

@@ -61,11 +61,6 @@ def test_what_both_hosts_bring_comes_with_the_host_that_is_there(monkeypatch: py
         assert missing(error) == f"nemo_run is not installed; {installing(extra)} brings it"
 
 
-@pytest.mark.parametrize("name", ["nowhere", "nemo_elastic.gone", "", None])
-def test_of_a_package_that_no_extra_brings_nothing_is_said(name: str | None) -> None:
-    assert missing(ModuleNotFoundError("", name=name)) is None
-
-
 #: a process in which no package of an extra is installed
 BARE = "import sys; from nemo_elastic.extras import EXTRAS; sys.modules.update(dict.fromkeys(EXTRAS)); \
 from nemo_elastic.cli.app import main; main(sys.argv[1:])"
@@ -103,7 +98,6 @@ def test_a_package_is_required_without_being_imported() -> None:
     assert "this" not in sys.modules
 
 
-def test_a_required_package_that_is_missing_is_reported_as_its_import_would() -> None:
-    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'nowhere_at_all'$") as raised:
-        require("nowhere_at_all")
-    assert raised.value.name == "nowhere_at_all"
+@pytest.mark.parametrize("name", ["nowhere", "nemo_elastic.gone", "", None])
+def test_of_a_package_that_no_extra_brings_nothing_is_said(name: str | None) -> None:
+    assert missing(ModuleNotFoundError("", name=name)) is None

@@ -32,13 +32,15 @@ from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.formats.source import Origin
-from nemo_elastic.formats.tokenizer import FamilyTokenizer, load_tokenizer
+from nemo_elastic.formats.tokenizer import ChatTemplate, FamilyTokenizer, load_tokenizer
 from nemo_elastic.ranking import Ranking
+from nemo_elastic.runtime.member_model import Companions
 from tests.hostile import EXAMPLES, damaged, examples, leaves, put, read_or_refused, texts
 from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
 from tests.hosts.nemo.cutting import PARENT as WHOLE
 from tests.hosts.nemo.cutting import random_tensors
 from tests.hosts.nemo.poison import DESCRIBED, metadata_of
+from tests.runtime.talking import MESSAGES, TEMPLATE
 from tests.shapes import PARENT
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
@@ -219,6 +221,19 @@ def test_tokenizers(data_folder: DataFolder, data: st.DataObject) -> None:
             read_or_refused(lambda: end_of(FamilyTokenizer.read(place), place))
         finally:
             path.write_text(content, encoding="utf-8")
+
+
+@examples("chat template")
+@given(texts(TEMPLATE))
+def test_chat_templates(text: bytes) -> None:
+    read_or_refused(lambda: ChatTemplate(text.decode("utf-8", "replace"), {}, "here").render(MESSAGES))
+
+
+@examples("generation config")
+@given(damaged({"eos_token_id": [1, 2], "do_sample": True}))
+def test_generation_configs(tmp_path: Path, data: Any) -> None:
+    put(tmp_path / "generation_config.json", data)
+    read_or_refused(lambda: Companions(tmp_path, {"eos_token_id": 1}).end_ids)
 
 
 @pytest.fixture(scope="module")

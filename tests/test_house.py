@@ -1,34 +1,22 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The house keeps its own rules: headers, sizes, and a CI that runs what it should."""
+"""The house keeps its own rules: headers, and nothing that follows from a clock."""
 
 from __future__ import annotations
 
 import ast
-import os
 import re
-import subprocess
-from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BUILT = {
-    ".git", ".venv", ".venv-hf", ".venv-vllm", ".venv-mlx", ".venv-kernels", ".venv-bridge", "runs",
-    "site", "build", "dist", "shared", "nemo_experiments",
-}  # fmt: skip
 HEADER = (
     "# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors\n# SPDX-License-Identifier: Apache-2.0\n"
 )
+CODE = ("nemo_elastic", "tests", "benchmarks", "tools", "recipes", "docker")
 
 
-@cache
-def files(under="", end=""):
-    """All but what is built: environments alone have tens of thousands of files, which are not walked."""
-    kept = []
-    for folder, inside, names in os.walk(ROOT / under):
-        inside[:] = [name for name in inside if name != "__pycache__" and (Path(folder) != ROOT or name not in BUILT)]
-        kept += [path for name in names if name.endswith(end) and (path := Path(folder, name)).is_file()]
-    return sorted(kept)
+def files(*folders):
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
 def name(path):
@@ -36,25 +24,9 @@ def name(path):
 
 
 def test_every_python_file_has_the_header():
-    python = files(end=".py")
+    python = files(*CODE)
     assert len(python) > 10
     assert [name(p) for p in python if not p.read_text(encoding="utf-8").startswith(HEADER)] == []
-
-
-def test_no_python_file_is_too_long_to_read():
-    long = {name(p): n for p in files(end=".py") if (n := len(p.read_text(encoding="utf-8").splitlines())) > 450}
-    assert long == {}, "about 400 lines is the limit"
-
-
-def test_no_file_is_over_one_megabyte():
-    assert [name(p) for p in files() if p.stat().st_size > 1_000_000] == []
-
-
-def test_ci_runs_what_the_makefile_offers():
-    script = ROOT / ".ci" / "run"
-    subprocess.run(["bash", "-n", script], check=True)
-    text = script.read_text(encoding="utf-8")
-    assert all(f"make {target}" in text for target in ("lint", "docs", "test"))
 
 
 #: calls that read a clock or a generator that everybody shares; `time.monotonic` measures, and decides nothing
@@ -66,7 +38,7 @@ DRAWS = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "berno
 
 def test_what_is_random_follows_from_a_seed_and_nothing_from_a_clock():
     shared = []
-    for path in files("nemo_elastic", ".py"):
+    for path in files("nemo_elastic"):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(call, ast.Call):
                 continue

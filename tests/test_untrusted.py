@@ -43,45 +43,6 @@ ALLOWED = {
     ): "a whole recipe that --to-yaml wrote: it names code as NeMo-Run's files do",
 }
 
-#: what opens a file, as it is called in whole or by its last name
-OPENERS = {
-    "open", "read_text", "read_bytes", "memmap", "fromfile", "safe_open", "load_file", "from_file", "from_pretrained",
-    "ZipFile", "is_zipfile", "mmap", "copy2", "copyfile", "copytree",
-}  # fmt: skip
-#: names that say the same and are others: ours, which open files by the one function
-OURS = {"DataFolder.open", "ChatFolder.open", "read_text", "read_bytes", "shutil.copy"}
-#: file, call -> why it opens no file of a folder from elsewhere other than by `io.read.open_regular`
-OPENED: dict[tuple[str, str], str] = {
-    ("cli/aside.py", "open"): "the screen, and its own output",
-    ("cli/aside.py", "path.open"): "its own output",
-    ("data/sources.py", "tokenize.open"): "the standard library",
-    ("data/indexed.py", "open"): "its own output",
-    ("data/packing.py", "open"): "its own output",
-    ("data/prepare.py", "open"): "its own output",
-    ("data/indexed.py", "np.memmap"): "what that function opened",
-    ("demo/walk.py", "read_text"): "its own output",
-    ("extras.py", "read_text"): "what pip wrote when it installed this package",
-    ("formats/hf/reading.py", "mmap.mmap"): "what that function opened",
-    ("formats/hf/reading.py", "safe_open"): "what that function has opened just before, for a look at its header",
-    ("formats/hf/writing.py", "path.open"): "its own output",
-    ("formats/hf/writing.py", "read_bytes"): "of the package, and its own output",
-    ("hosts/common/checkpoints.py", "zipfile.is_zipfile"): "what that function opened",
-    ("io/read.py", "OmegaConf.load"): "a text that was read",
-    ("io/read.py", "os.open"): "the one function",
-    ("io/write.py", "open"): "its own output",
-    ("io/write.py", "os.open"): "its own locks and folders",
-    ("profile/engines.py", "open"): "its own output",
-    ("profile/engine_worker.py", "read_text"): "the system's account of its processors",
-    ("profile/engine_worker.py", "AutoConfig.from_pretrained"): "its own output",
-    ("rehearsal/findings.py", "read_text"): "its own output",
-    ("rehearsal/report.py", "log.read_text"): "its own output",
-    ("report/page.py", "path.read_bytes"): "its own output",
-    ("report/page.py", "read_text"): "the page's template, of the package",
-    ("rehearsal/watch.py", "shutil.copytree"): "its own run's checkpoint",
-    ("runtime/conversation.py", "statm.read_text"): "the system's account of this process",
-    ("train/metrics.py", "file.open"): "its own output",
-}
-
 
 def _dotted(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
@@ -114,42 +75,6 @@ def test_nothing_runs_what_a_file_says() -> None:
     }
     assert files - set(ALLOWED) == set(), "read it as data, or say in ALLOWED why nobody else can reach it"
     assert set(ALLOWED) - files == set(), "nothing needs this any more"
-
-
-def openers(text: str) -> Iterator[str]:
-    """Calls in source code that open a file by its path."""
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Call):
-            name = _dotted(node.func)
-            last = node.func.attr if isinstance(node.func, ast.Attribute) else name
-            if name not in OURS and (last in OPENERS or name == "OmegaConf.load"):
-                yield name.lstrip(".")
-
-
-def test_one_function_opens_the_files_of_others() -> None:
-    """It waits for no pipe, see `io.read.open_regular`."""
-    files = {
-        (str(path.relative_to(PACKAGE)), name)
-        for path in PACKAGE.rglob("*.py")
-        for name in openers(path.read_text(encoding="utf-8"))
-    }
-    assert files - set(OPENED) == set(), "use io.read, or say in OPENED why it is nobody else's"
-    assert set(OPENED) - files == set(), "nothing needs this any more"
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("open(path)", "open"),
-        ("(folder / 'a').read_text()", "read_text"),
-        ("path.open('rb')", "path.open"),
-        ("np.memmap(path)", "np.memmap"),
-        ("AutoTokenizer.from_pretrained(folder)", "AutoTokenizer.from_pretrained"),
-    ],
-)
-def test_what_opens_a_file_would_be_found(text: str, name: str) -> None:
-    assert list(openers(text)) == [name]
-    assert list(openers("read_text(path)\nDataFolder.open(path)\nopen_regular(path)")) == []
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +14,11 @@ import pytest
 import torch
 
 from benchmarks.study import baselines, baselines_table, context
-from benchmarks.study.baselines import AXES, BLOCK, LR, STEPS, Study
+from benchmarks.study.baselines import AXES, BLOCK
 from benchmarks.study.modelopt_baseline import PYTHON
 from benchmarks.study.nemo_runs import (
     SIZES,
     Batch,
-    NemoGround,
     Runs,
     block,
     forward_flops,
@@ -29,7 +26,7 @@ from benchmarks.study.nemo_runs import (
     search_flops,
     step_flops,
 )
-from benchmarks.study.results import TUNED, held_out_parts, kept
+from benchmarks.study.results import TUNED, held_out_parts
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
@@ -89,55 +86,6 @@ def test_a_run_is_made_once_and_leaves_its_checkpoints_to_those_that_start_from_
     assert again.run("cut", 3, 0, lambda out: {})["losses"] == {"72": 1.0}
 
 
-def test_every_way_runs_for_every_size_and_starts_from_what_it_needs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without training: names, steps, seeds and rates are those of the kept results."""
-    runs = Runs(tmp_path)
-    rates: dict[str, float] = {}
-
-    def family(ground: Any, out: Path, own: dict[str, Any], stages: Any, seed: int, lr: float) -> dict[str, Any]:
-        rates[out.name] = lr
-        one = {"losses": {}, "cpu_seconds": 1.0, "flops": 1.0}
-        return one | {"shapes": dict.fromkeys(("full", *SIZES)), "ranking": "ranking"}
-
-    def cut(self: Study, name: str, *_: Any) -> dict[str, Any]:
-        return {"losses": {name: 1.0}, "cpu_seconds": 1.0, "flops": 1.0}
-
-    def pruned(*_: Any, **__: Any) -> Path:
-        return tmp_path
-
-    facts = {"measured_tokens": 1, "cpu_seconds": 1.0, "candidates": []}
-    monkeypatch.setattr(baselines, "train_family", family)
-    monkeypatch.setattr(Study, "_cut", cut)
-    monkeypatch.setattr(NemoGround, "shape", WHOLE)
-    monkeypatch.setattr(NemoGround, "recipe", lambda self, out, steps, batch, seed, lr: rates.update({out.name: lr}))
-    for name in ("prune_to_ratio", "prune", "distill"):
-        monkeypatch.setattr(baselines.modelopt_baseline, name, pruned)
-    monkeypatch.setattr(baselines.modelopt_baseline, "facts", lambda path: facts)
-    monkeypatch.setattr(baselines, "_shape", lambda path: WHOLE)
-    monkeypatch.setattr(baselines, "dense", lambda *_: None)
-    monkeypatch.setattr(baselines, "heldout", lambda *_: {})
-    for seed in (0, 1, 2):
-        Study(runs, NemoGround(object, tmp_path, parent=tmp_path), seed).all([*STEPS], seed == 0)
-    shown = {name: r for name, r in kept("baselines").items() if not name.startswith(("parent", "scratch"))}
-    made = {name: r for name, r in runs.results.items() if not name.startswith("searched")}
-    assert made.keys() == shown.keys()
-    assert all((made[name]["steps"], made[name]["seed"]) == (r["steps"], r["seed"]) for name, r in shown.items())
-    for name, lr in rates.items():
-        way, size = name.split("-")[:2]
-        assert lr == (baselines.OURS_LR if way == "ours" else LR[way][size])
-
-
-def test_a_curve_is_read_between_its_points() -> None:
-    points = [(100.0, 3.0), (400.0, 2.0), (800.0, 1.5)]
-    spent, mark = baselines_table.level(points, 2.5)
-    assert spent == pytest.approx(math.sqrt(100 * 400))
-    assert mark == ""
-    assert baselines_table.level(points, 3.5) == (100.0, "<")
-    assert baselines_table.level(points, 1.0) == (800.0, ">")
-
-
 def test_a_ratio_adds_up_the_baselines_sizes() -> None:
     def one(name: str, losses: dict[str, float], tokens: int) -> None:
         steps = int(name.split("-")[-2])
@@ -195,9 +143,3 @@ def test_the_documented_tables_are_those_of_the_kept_results(study: Any) -> None
     name = study.__name__.rpartition(".")[2]
     table, _ = study.study(SimpleNamespace(kept=True))
     assert table == (TABLES / f"study_{name}.md").read_text()
-
-
-def test_an_unknown_study_is_refused() -> None:
-    command = [sys.executable, "-m", "benchmarks.study", "nothing"]
-    done = subprocess.run(command, cwd=TABLES.parents[1], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "NAME: nothing; one of shapes, baselines" in done.stderr

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +63,6 @@ def test_every_answer_follows_from_what_was_said_and_stands_as_far_behind_it_as_
     assert all(sum(n for (_, at), n in seen.items() if at == level) >= 100 for level in LEVELS)
 
 
-def test_splits_and_seeds_differ_and_come_again() -> None:
-    first = [[d.words for d in islice(documents(*key), 2)] for key in (("val",), ("val",), ("train",), ("val", 1))]
-    assert first[0] == first[1]
-    assert len({" ".join(texts[0]) for texts in first}) == 3
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_documents(tmp_path_factory.mktemp("study") / "data", COUNTS)
@@ -108,7 +102,3 @@ def test_answers_are_counted_where_they_stand(folder: Path) -> None:
     places = (sum(s < SHORT for s in wrong), sum(s >= SHORT for s in wrong))
     for part, count, of in zip(("first", "behind"), places, (SHORT - 1, LENGTH - SHORT), strict=True):
         assert result["nats"][part] == pytest.approx(20.0 * count / of / len(rows), abs=1e-4)
-
-
-def test_levels_rise_to_a_whole_document() -> None:
-    assert all(low < high for low, high in pairwise(LEVELS)) and LEVELS[-1] == LENGTH and SHORT in LEVELS

@@ -70,17 +70,3 @@ def test_a_pair_takes_no_longer_than_its_share_and_the_other_uses_the_most_param
     most = 0.7 * table.milliseconds(PARENT, PARENT.full)
     times = {name: table.milliseconds(PARENT, run.member) for name, run in pair.items()}
     assert all(ms <= most for ms in times.values()) and times[latency.BY_TIME] > 0.85 * most
-
-
-def test_the_table_and_the_picture_have_every_pair(table: LatencyTable) -> None:
-    results = [
-        latency.Result(limited, share, seed, share, 1000, 6, 0.5, 0.1 + (limited == latency.BY_COUNT) / 10)
-        for seed in (0, 1, 2)
-        for share in latency.SHARES
-        for limited in (latency.BY_TIME, latency.BY_COUNT)
-    ]
-    page = latency.page(results, table, 20)
-    assert page.count("| 0.1000 | 0.1000, 0.1000, 0.1000 |") == page.count("| 0.2000 | 0.2000, 0.2000, 0.2000 |") == 2
-    assert "6 of 6 members are nearer to the parent" in page and "+0.1000 nats" in page
-    lines = latency.draw(results, 1.0).axes[0].get_lines()
-    assert [len(line.get_xdata()) for line in lines[:2]] == [6, 6]  # pyright: ignore[reportArgumentType]

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.study import nesting
 from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh
-from benchmarks.study.nesting import ALONE, TRIED, UNTRAINED, Result, Study, draw, page
-from benchmarks.study.nesting_ways import BUDGETS, EVEN, SIZES, WAYS, Family, Run, Way
+from benchmarks.study.nesting import ALONE, TRIED, UNTRAINED, Result, Study
+from benchmarks.study.nesting_ways import BUDGETS, SIZES, WAYS, Family, Run, Way
 from benchmarks.study.problems import LR, batches, problems
 from benchmarks.study.results import REPORTED, TUNED
 
@@ -132,26 +132,3 @@ def test_rates_are_chosen_on_problems_that_are_not_reported(tmp_path: Path) -> N
         for lr in TRIED[size]
     ]
     assert study.best_alone(0)["small"] == TRIED["small"][1]
-
-
-def test_the_page() -> None:
-    def result(way: str, size: str, seed: int, apart: dict[str, float]) -> Result:
-        return Result(way, size, seed, 1e-4, 30, 100, 1.0, apart, apart)
-
-    alone = [result(ALONE, size, seed, {size: 0.1}) for seed in range(3) for size in SIZES]
-    ways = {
-        EVEN: [
-            result(EVEN, "", seed, {"full": 0.01, "large": 0.1, "medium": 0.12, "small": 0.14}) for seed in range(3)
-        ]
-    }
-    before = [result(UNTRAINED, "", 0, {"full": 0.0, "large": 0.2, "medium": 0.3, "small": 0.4})]
-    text = page(before, alone, ways, "facts")
-    assert f"| {UNTRAINED} | 0 | 0.00 | 0.0000 | 0.2000 | 0.3000 | 0.4000 | – | – | – | – |" in text
-    assert (
-        f"| {EVEN} | 30 | 0.33 | 0.0100 | 0.1000 | 0.1200 | 0.1400 | 1.00 | 1.20 | 1.40 | 1.20 (1.20, 1.20, 1.20) |"
-        in text
-    )
-    assert text.endswith("facts\n")
-    axes = draw(alone, ways).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == [EVEN]
-    assert [line.get_xdata()[0] for line in axes.lines] == pytest.approx([1.0, 1.2, 1.4, 1.0])

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh
 from benchmarks.study.problems import LR, PARENT, batches
-from benchmarks.study.quantize import BUDGETS, Family, Result, made, megabytes, page, rounded_alone, verdict
+from benchmarks.study.quantize import BUDGETS, Family, Result, made, megabytes, rounded_alone, verdict
 from nemo_elastic.core.precision import SCHEMES
 
 GROUND = Ground(fresh(0), PROBLEM_AXES, batches, LR, "answers")
@@ -43,20 +43,6 @@ def test_a_family_is_smaller_than_its_members_apart() -> None:
     small = PARENT.uniform(hidden=48)
     sizes = [megabytes(PARENT, small, scheme) for scheme in ("nvfp4", "fp8", None)]
     assert sorted({*sizes, megabytes(PARENT, PARENT.full, None)}) == [*sizes, megabytes(PARENT, PARENT.full, None)]
-
-
-def test_the_page_says_what_is_won_back() -> None:
-    results = [
-        Result(scheme, member, seed, 10, 0.1, 0.3, 0.32, 0.08, 0.28, 0.13 + seed / 1000)
-        for seed in (0, 1, 2) for scheme in SCHEMES for member in BUDGETS
-    ]  # fmt: skip
-    text = page(results, PARENT, {"full": PARENT.full, "small": PARENT.uniform(hidden=48)}, "facts")
-    assert (
-        "| nvfp4 | small | 0.1000 | 0.3000 | 0.3200 | 0.0800 | 0.2800 | 0.1310 | 74% | +0.1500, +0.1490, +0.1480 |"
-        in text
-    )
-    assert "- fp8: rounding costs 0.2000 nats; distilling wins back 74% (95% over seeds: 73% to 76%)" in text
-    assert text.endswith("facts\n")
 
 
 def test_members_of_a_seed_are_one_value() -> None:

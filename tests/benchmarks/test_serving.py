@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.serving import NAMES, PAGES, _equal, missed, table
-from benchmarks.serving_engine import PLACES
+from benchmarks.serving import NAMES, _equal, missed
 
 MIB = 2**20
 
@@ -34,16 +33,5 @@ def test_targets(results: dict[str, Any]) -> None:
     ]  # fmt: skip
 
 
-def test_the_table_sets_one_engine_beside_three(results: dict[str, Any]) -> None:
-    report = table(results)
-    assert "| memory, the family | 104 MiB, 1.040 x | 1.05 x |" in report
-    assert "| memory, three engines of stock vLLM | 200 MiB, 2.000 x | |" in report
-    assert [line.split(" | ")[0] for line in report.splitlines()[-3:]] == [f"| {name}" for name in NAMES]
-
-
 def test_tokens_are_compared_up_to_the_first_that_differs() -> None:
     assert _equal([[1, 2, 3, 4], [1, 2]], [[1, 9, 3, 4], [1, 2]]) == pytest.approx(3 / 6)
-
-
-def test_every_request_finds_a_page() -> None:
-    assert PLACES <= PAGES

@@ -267,12 +267,8 @@ def test_a_limit_on_the_command_line_that_is_none(
 def test_limits_that_exclude_each_other_are_named_with_the_nearest_that_can_be_met(table: LatencyTable) -> None:
     budget = block_of({"name": "half", "params": 1000, "latency": {"table": table, "ratio": 0.01}}).budgets[1]
     space = Space(SHAPE, AXES, tuple(range(SHAPE.num_layers)))
-    least = [(limit.cost(SHAPE, space.smallest), limit.cost(SHAPE, SHAPE.full)) for limit in budget.limits]
-    (count, all_of_them), (ms, whole) = least
+    count, ms = (limit.cost(SHAPE, space.smallest) for limit in budget.limits)
     with pytest.raises(ElasticError) as caught:
         space.price(budget).check()
-    assert str(caught.value) == (
-        f"elastic.budgets[half]: {{'params': 1000, 'latency': {{'table': {table!r}, 'ratio': 0.01}}}} is not allowed; "
-        f"the nearest that the axes reach are {count:,} parameters ({count / all_of_them:.4g} of the parent) and "
-        f"{ms:.3g} ms ({ms / whole:.4g} of the parent); raise them or add smaller choices"
-    )
+    line = str(caught.value)
+    assert line.startswith("elastic.budgets[half]: ") and f"{count:,} parameters" in line and f"{ms:.3g} ms" in line

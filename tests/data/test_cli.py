@@ -51,8 +51,3 @@ def test_names_need_not_be_utf8(row: dict, options: tuple[str, ...], small: Data
     given = (*options, small.tokenizer_dir) if options else ("--reasoning", 0)
     code, told, err = run("data", source, "--out", out, *given)
     assert code == 0 and "\x1b" not in told and r"\udcff\x1b[31m" in told.replace("\n", ""), err
-
-
-def test_help_has_an_example() -> None:
-    code, out, _ = run("data", "--help")
-    assert code == 0 and "nemo-elastic data --out data" in " ".join(out.split())

@@ -65,6 +65,17 @@ SIZES = {
                     "warmup_steps: 60": "warmup_steps: 1", "done_steps: 5170": "done_steps: 4"},
 }  # fmt: skip
 
+#: the narrow parent, in both stages
+SMALL = {
+    "model": {
+        "config": {
+            **{"hybrid_override_pattern": "-M-*", "num_layers": 4, "hidden_size": 16, "ffn_hidden_size": 16},
+            **{"mamba_num_heads": 6, "mamba_head_dim": 4, "mamba_num_groups": 2, "mamba_state_dim": 4},
+            **{"num_attention_heads": 4, "num_query_groups": 2, "kv_channels": 4},
+        }
+    },
+    "data": {"num_workers": 0},
+}
 FORMS = ("text", "chats", "text folder", "chat folder")
 
 
@@ -135,11 +146,11 @@ def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, monkeypa
 @pytest.mark.nemo
 @pytest.mark.slow
 def test_the_page_from_conversations_to_answers(place: Path, tmp_path: Path) -> None:
-    """Every command of "Your own data" and of "From conversations to answers", as they stand there, but for sizes.
+    """Every command that makes data and of "From conversations to answers", as they stand there, but for sizes.
 
     A family is ranked, trained in both stages, cut and asked, with NeMo's own recipe of the 12B and the page's sizes.
     """
-    page = ROOT / "docs" / "recipes.md"
+    page = ROOT / "docs" / "data.md"
     shown = [block for block in blocks("bash", page=page) if "--tokenizer parent/" in block.text][-2:]
     assert [words[1] for block in shown for words in block.commands()] == [
         *("data", "data", "rank", "eval"),
@@ -155,10 +166,9 @@ def test_the_page_from_conversations_to_answers(place: Path, tmp_path: Path) -> 
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "elastic_12b.yaml").write_text(yaml.safe_dump({"elastic": block_12b()}))
     files = named_files(page)
-    small = OmegaConf.create(files["small.yaml"])
     for name, sizes in SIZES.items():
         stage = OmegaConf.create(in_small(files[name], sizes))
-        (tmp_path / name).write_text(OmegaConf.to_yaml(OmegaConf.merge(stage, small)))
+        (tmp_path / name).write_text(OmegaConf.to_yaml(OmegaConf.merge(stage, SMALL)))
     first, second = (block.text for block in shown)
     lines = [
         f'nemo-elastic() {{ echo "== $1"; {shlex.quote(sys.executable)} -W ignore -m nemo_elastic "$@"; }}',

@@ -61,34 +61,20 @@ def test_problems_come_back(small: DataFolder) -> None:
     ("key", "value", "message"),
     [
         ("version", 2, "version: 2"),
-        ("version", None, "version: missing"),
-        ("version", True, "version: True"),
-        ("extra", 1, "unknown field 'extra'"),
         ("path", "x", "path: 'x' is not allowed"),
-        ("seed", None, "seed: missing"),
-        ("seed", -1, "seed: -1"),
-        ("seed", 1.5, "seed: 1.5"),
-        ("vocab_size", 1, "vocab_size: 1"),
         ("vocab_size", 2**32, "vocab_size: 4294967296"),
         ("vocab_size", 511, "512 rows"),
         ("reasoning", 0.95, "reasoning: 0.95"),
-        ("reasoning", "1", "reasoning: '1'"),
         ("held_out_problems", 23, "not the 23 problems"),
-        ("held_out_problems", True, "held_out_problems: True"),
-        ("python", 3, "python: 3"),
-        ("made_with", [], "made_with"),
         ("made_with.tokenizers", 1, "made_with.tokenizers: 1"),
         ("corpus.bytes", -1, "corpus.bytes: -1"),
-        ("corpus.kind", 1, "corpus.kind: 1"),
-        ("corpus.more", 1, "unknown field 'more'"),
         ("splits.test", {}, "splits"),
         ("splits.val", None, "splits"),
         ("splits.val.tokens", 5, "says 5"),
         ("splits.train.documents", 5, "in 5"),
-        ("splits.train.problems", "5", "problems: '5'"),
     ],
 )
-def test_every_number_is_checked(copy: Path, key: str, value: Any, message: str) -> None:
+def test_numbers_that_the_files_contradict(copy: Path, key: str, value: Any, message: str) -> None:
     set_in(copy, key, value)
     with pytest.raises(ElasticError, match=message) as error:
         DataFolder.open(copy)

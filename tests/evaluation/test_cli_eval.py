@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import sysconfig
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.data.build import build_data, save_tokenizer, train_tokenizer
+from nemo_elastic.data.build import save_tokenizer, train_tokenizer
 from nemo_elastic.evaluation import answer_accuracy, perplexity
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
@@ -29,12 +28,6 @@ from tests.texts import spoiled
 PARENT_400 = replace(PARENT, vocab=400)
 MEMBERS = {"12b": PARENT_400.full, "6b": PARENT_400.uniform(keep=(0, 1, 3), hidden=8, mamba_heads=4)}
 QUICK = ("--tokens", 200, "--seq-length", 64, "--problems", 4)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    source = Path(sysconfig.get_paths()["stdlib"]) / "json"
-    return build_data(tmp_path_factory.mktemp("data") / "data", [source], vocab=400, held_out_problems=8)
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +130,6 @@ def test_bad_input_is_one_line(folder, data, tmp_path, monkeypatch, model):
     for arguments, words in cases:
         code, out, err = run("eval", *arguments)
         assert code == 2 and not out and len(err.splitlines()) == 1 and words in err, (arguments, err)
-
-
-def test_help_has_an_example():
-    code, out, _ = run("eval", "--help")
-    assert code == 0 and "nemo-elastic eval family/ --data data" in " ".join(out.split())
 
 
 def test_nothing_is_held_after_a_source(folder, data, monkeypatch):

@@ -7,8 +7,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import sysconfig
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +18,6 @@ from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.core.sizes import path
-from nemo_elastic.data.build import build_data
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.search import trained_space
 from nemo_elastic.slicing.family_folder import add_extra, write_family
@@ -33,12 +30,6 @@ FAMILY = short_family(400)
 SHAPE = FAMILY.parent
 QUICK = ("--seq-length", 32)
 TOKENS = torch.arange(40).view(2, 20)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    source = Path(sysconfig.get_paths()["stdlib"]) / "json"
-    return build_data(tmp_path_factory.mktemp("data") / "data", [source], vocab=400, held_out_problems=8)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sysconfig
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import torch
 import torch.nn.functional as F
 
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.data.build import build_data
 from nemo_elastic.data.eval_data import EvalData
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation.known_answers import (
@@ -85,12 +83,6 @@ MEMBERS = {
     "9b": PARENT.uniform(keep=(0, 1, 3, 4), hidden=12, ffn=12, mamba_heads=4),
     "6b": PARENT.uniform(keep=(0, 1, 3), hidden=8, ffn=8, mamba_heads=4),
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    source = Path(sysconfig.get_paths()["stdlib"]) / "email"
-    return build_data(tmp_path_factory.mktemp("data") / "data", [source], vocab=400, held_out_problems=8)
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -73,53 +67,3 @@ def test_members_answer_the_page_s_task(messages: bool, place: Path, capsys: pyt
     assert done.value.code in (None, 0), captured.err
     [row] = json.loads(captured.out)
     assert row["tasks"] == {"questions": {"exact_match,last_line": pytest.approx(2 / 3)}}
-
-
-class Server(BaseHTTPRequestHandler):
-    """Chat completions of members of a family; what was asked is kept."""
-
-    family: Any
-    asked: list[dict[str, Any]]
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append({"path": self.path, **request})
-        said = self.family.select(request["model"]).generate(request["messages"], request["max_tokens"])
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        choice = {"index": 0, "message": {"role": "assistant", "content": said}}
-        self.wfile.write(json.dumps({"choices": [choice]}).encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(place: Path) -> Iterator[tuple[int, type[Server]]]:
-    kind = type("Kind", (Server,), {"family": load_family("family"), "asked": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), kind) as serving:
-        threading.Thread(target=serving.serve_forever, daemon=True).start()
-        yield serving.server_port, kind
-        serving.shutdown()
-
-
-@pytest.mark.slow
-def test_a_served_family_answers_the_page_s_task_in_chat_form(place: Path, server: tuple[int, type[Server]]) -> None:
-    port, kind = server
-    member = kind.family.select("9b")
-    said = [member.generate([{"role": "user", "content": asked}], 256) for asked in ASKED]
-    write_questions(place, ["no", last_line(said[1]), last_line(said[2])])
-    words = " ".join(command("lm_eval", "local-chat-completions")[1:]).replace("localhost:8000", f"127.0.0.1:{port}")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *words.split(), "--output_path", "out"], capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    [written] = Path("out").rglob("results_*.json")
-    scores = json.loads(written.read_text())["results"]["questions"]
-    assert scores["exact_match,last_line"] == pytest.approx(2 / 3)
-    assert {asked["path"] for asked in kind.asked} == {"/v1/chat/completions"}
-    shown = [asked["messages"] for asked in kind.asked]
-    assert sorted(messages[0]["content"] for messages in shown) == sorted(ASKED), "the solution is not shown"
-    assert all(len(messages) == 1 for messages in shown)

@@ -200,35 +200,6 @@ def test_a_deleted_current_folder_is_one_line(tmp_path, monkeypatch):
     assert names(tmp_path) == ["out"]
 
 
-def test_an_output_is_neither_inside_nor_around_what_is_read(tmp_path, monkeypatch):
-    source = tmp_path / "runs" / "family"
-    write(source)
-    (tmp_path / "link").symlink_to(source)
-    monkeypatch.chdir(source)
-    for out, read, word in (
-        (source / "cut", source, "is inside"),
-        (source / "sub" / "file", source, "is inside"),
-        (tmp_path / "link" / "cut", source, "is inside"),
-        (source / "cut", tmp_path / "link", "is inside"),
-        ("cut", ".", "is inside"),
-        (tmp_path / "runs", source, "holds"),
-        (tmp_path, tmp_path / "link", "holds"),
-    ):
-        with pytest.raises(ElasticError, match=f"{os.path.abspath(out)}: {word} .*, which is read; name a"):
-            check_apart(out, read)
-    for out in (
-        source,
-        tmp_path / "link",
-        ".",
-        tmp_path / "link" / "..",
-    ):
-        word = "holds" if str(out).endswith("..") else "is"
-        with pytest.raises(ElasticError, match=f"{os.path.abspath(out)}: {word} .*, which is read; name another"):
-            check_apart(out, tmp_path / "runs" / "family")
-    for out in (tmp_path / "runs" / "family2", tmp_path / "new" / "cut", "../cut"):
-        check_apart(out, source)
-
-
 def test_a_home_that_is_not_known_is_no_trouble(tmp_path, monkeypatch):
     """As in a container that runs under any number as its user."""
     monkeypatch.delenv("HOME", raising=False)

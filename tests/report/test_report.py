@@ -24,7 +24,7 @@ from nemo_elastic.report import PAGE, Run, build_report, load_run
 from nemo_elastic.report.figures import FIGURES, draw_candidates, draw_importance, draw_members, draw_training
 from nemo_elastic.report.page import members, render
 from nemo_elastic.report.run import Phase
-from nemo_elastic.report.style import house, millions
+from nemo_elastic.report.style import house
 from nemo_elastic.slicing.family_folder import write_family
 from tests.report.fabricate import BEFORE, CUTS, LIVE, LOSSES, write_json
 from tests.shapes import MOE, PARENT
@@ -128,22 +128,6 @@ def test_missing_parts_make_a_shorter_report(run: Path, gone: str, pictures: set
     assert page == run / "report" / PAGE and {p.name for p in page.parent.glob("*.png")} == pictures
 
 
-@pytest.mark.parametrize("what", ["missing", "file", "empty"])
-def test_a_folder_without_a_run_is_refused_in_one_line(
-    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "x"
-    if what == "file":
-        path.write_text("x")
-    elif what == "empty":
-        path.mkdir()
-    with pytest.raises(SystemExit) as caught:
-        main(["report", str(path)])
-    err = capsys.readouterr().err
-    assert caught.value.code == 2 and err.startswith("error: run: ") and err.count("\n") == 1
-    assert not (path / "report").exists()
-
-
 LINE = '{"kind": "step", "step": 261, "tokens": 534528, '
 
 
@@ -180,12 +164,6 @@ def test_lines_that_a_killed_training_left_are_noted(run: Path) -> None:
     loaded = load_run(run)
     assert len(loaded.notes) == 1 and "stage1/metrics.jsonl" in loaded.notes[0]
     assert len(loaded.phases[1].steps) == 260 and "stage1/metrics.jsonl" in render(loaded)
-
-
-def test_a_phase_that_was_started_again_counts_once(run: Path) -> None:
-    path = run / "stage2" / "metrics.jsonl"
-    path.write_text(path.read_text() + path.read_text())
-    assert len(load_run(run).phases[2].steps) == 130
 
 
 def test_losses_that_are_not_finite_are_no_points(run: Path) -> None:
@@ -296,12 +274,6 @@ def test_memory_is_that_of_inspect(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cells(run, "Sizes")[0][-1] == f"memory ({loaded.serving.weights})"
 
 
-def test_counts_are_written_for_people() -> None:
-    assert [millions(n) for n in (12, 1234, 1_553_408, 123_456_789, 8.89e9)] == [
-        "12", "1.23k", "1.55M", "123M", "8.89B"
-    ]  # fmt: skip
-
-
 # ------------------------------------------------------------------ candidates
 
 
@@ -340,13 +312,6 @@ def test_candidates_that_were_not_dropped_yet_are_in_training() -> None:
     }  # fmt: skip
 
 
-def test_experts_are_part_of_a_candidates_label() -> None:
-    shapes = [(MOE.uniform(experts=4), 1.0), (MOE.full, 0.9)]
-    assert Run(Path("run"), candidates={"small": shapes}).compared()["small"][0].label == (
-        f"{MOE.hidden} × {MOE.num_layers}, 4 experts"
-    )
-
-
 # ------------------------------------------------------------------ pictures
 
 
@@ -382,3 +347,19 @@ def test_a_large_parent_and_parents_with_experts_are_drawn(pages: dict[str, Path
     scores = {name: order + 1.0 for name, order in Ranking.trivial(MOE).orders.items()}
     with house():
         assert draw_importance(Run(Path("run"), ranking=replace(Ranking.trivial(MOE), scores=scores))) is not None
+
+
+@pytest.mark.parametrize("what", ["missing", "file", "empty"])
+def test_a_folder_without_a_run_is_refused_in_one_line(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x"
+    if what == "file":
+        path.write_text("x")
+    elif what == "empty":
+        path.mkdir()
+    with pytest.raises(SystemExit) as caught:
+        main(["report", str(path)])
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and err.startswith("error: run: ") and err.count("\n") == 1
+    assert not (path / "report").exists()

@@ -142,26 +142,10 @@ def answer(stops: Sequence[str] = (), as_text: bool = True) -> Answer:
     return Answer(TEXT, stops, ENDS, as_text)
 
 
-@given(st.text("abß𝄞 ", min_size=1, max_size=12))
-def test_pieces_are_the_text_in_whole_characters(text: str) -> None:
-    pieces = all_of(answer(), [*ids(text), END])
-    assert "".join(pieces) == text and all(pieces) and not any("\ufffd" in piece for piece in pieces)
-
-
 def test_half_a_character_at_the_end_is_given_when_no_more_can_come() -> None:
     half = ids("𝄞")[:2]
     assert answer().push(half[0], last=False) == []
     assert "\ufffd" in "".join(all_of(answer(), half))
-
-
-def test_a_stop_string_ends_it_and_no_part_of_it_is_shown() -> None:
-    one = answer(["xyz"])
-    assert "".join(all_of(one, [*ids("abxyzcd"), END])) == "ab" and one.stopped
-
-
-def test_what_may_be_a_stop_is_held_back_until_it_is_none() -> None:
-    one = answer(["xyz"])
-    assert "".join(all_of(one, [*ids("abxy"), END])) == "abxy" and not one.stopped
 
 
 def test_tokens_come_when_all_of_their_text_is_safe() -> None:

@@ -227,20 +227,6 @@ def test_numpys_whole_numbers_are_python_own(folder, tmp_path):
             family.select(wrong)
 
 
-def test_members_of_an_opened_folder(folder):
-    from nemo_elastic.formats.folders import open_source
-
-    source = open_source(folder)
-    assert members_of(source) == MEMBERS
-    assert load_family(source).names == tuple(MEMBERS)
-
-
-def test_load_family_is_a_public_name():
-    import nemo_elastic
-
-    assert nemo_elastic.load_family is load_family
-
-
 def test_an_extra_shape_is_selected_by_its_name_and_moves_nothing(tmp_path):
     own = PARENT.uniform(keep=(0, 2, 4), ffn=12, mamba_heads=2)  # neither in a member nor around one
     made = Family.of(PARENT, MEMBERS).with_extra("code", own)

@@ -13,9 +13,8 @@ import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import ChatTemplate, FamilyTokenizer
-from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.member_model import Companions, Prompts, read_prompts
-from tests.runtime.talking import MESSAGES, PARENT, TEMPLATE, TOKENIZER, talking_family
+from tests.runtime.talking import MESSAGES, PARENT, TEMPLATE, TOKENIZER
 
 
 @pytest.mark.parametrize(
@@ -44,16 +43,6 @@ def test_what_is_no_token(tmp_path, wrong):
         Companions(tmp_path).end_ids  # noqa: B018
     with pytest.raises(ElasticError, match=r"^config.json: eos_token_id: .* the id of a token, or a list of ids"):
         Companions(None, {"eos_token_id": wrong}).end_ids  # noqa: B018
-
-
-def test_a_generation_config_that_is_none(tmp_path):
-    (tmp_path / "generation_config.json").write_text("[]")
-    with pytest.raises(ElasticError, match=r"generation_config.json: not a JSON object"):
-        Companions(tmp_path).end_ids  # noqa: B018
-
-
-def test_a_folder_is_read(tmp_path):
-    assert load_family(talking_family(tmp_path, generation={"eos_token_id": [1, 9]})).end_ids == {1, 9}
 
 
 TEXT = FamilyTokenizer(TOKENIZER, {"bos_token": "<pad>"}, ChatTemplate(TEMPLATE, {"bos_token": "<pad>"}, "here"))
@@ -96,33 +85,3 @@ def test_lists_of_token_ids_are_a_batch(given: Any) -> None:
 def test_prompts_of_a_batch_have_any_length_and_one_in_a_list_stays_a_batch() -> None:
     assert read([[5], [6, 7, 8]], SILENT).ids == [[5], [6, 7, 8]]
     assert not read([[5]], SILENT).single and not read(["a"]).single
-
-
-@pytest.mark.parametrize("wrong", [None, 5, 2.5, b"ab", {"role": "user", "content": "x"}, {1, 2}, iter("ab")])
-def test_what_is_no_prompt_is_refused_with_what_would_be(wrong: Any) -> None:
-    message = r"^prompts: .* is not allowed; a text, messages, token ids, or a list of one of these$"
-    with pytest.raises(ElasticError, match=message):
-        read(wrong)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ([[]], r"^prompts\[0\]: \[\] is not allowed; at least one token"),
-        ([PARENT.vocab], r"^prompts\[0\]: .*tokens are 0 to 299"),
-        ([[1], [-1]], r"^prompts\[1\]: .*tokens are 0 to 299"),
-        ([1.5], r"^prompts\[0\]: 1.5 is not allowed; ids of tokens are whole numbers"),
-        (torch.zeros(1, 2, 3, dtype=torch.long), r"^prompts: .*3 dimensions.* one for the tokens of a prompt"),
-        (torch.tensor(3), r"^prompts: .*0 dimensions"),
-        ([{"role": "user"}], r"^messages\[0\]\.content: None is not allowed"),
-        ([MESSAGES, [{"content": "x"}]], r"^prompts\[1\]\[0\]\.role: None is not allowed"),
-    ],
-)
-def test_a_wrong_one_of_several_is_reported_with_its_place(wrong: Any, message: str) -> None:
-    with pytest.raises(ElasticError, match=message):
-        read(wrong)
-
-
-def test_text_without_a_tokenizer_has_to_be_token_ids() -> None:
-    with pytest.raises(ElasticError, match=r"^tokenizer: a family that was made in memory has none; give token ids$"):
-        read("ab", SILENT)

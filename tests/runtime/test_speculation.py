@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.runtime import FamilyRuntime, MemberModel
+from nemo_elastic.runtime import FamilyRuntime
 from nemo_elastic.runtime.member_model import Companions
 from nemo_elastic.runtime.speculation import MOST, PAUSE, DraftLength, best_length, speed_up
 from nemo_elastic.runtime.token_sampling import Sampling, probabilities
@@ -39,12 +37,6 @@ def test_the_formula_is_what_rounds_give(accepted, k, cost):
 @given(st.floats(0, 1), st.floats(0.01, 1), st.integers(0, MOST))
 def test_no_other_length_is_better(accepted, cost, k):
     assert speed_up(accepted, best_length(accepted, cost), cost) >= speed_up(accepted, k, cost)
-
-
-def test_known_lengths():
-    assert best_length(0.9, 0.5) in (2, 3) and best_length(0.9, 0.1) > 5
-    assert best_length(0.3, 0.5) == 0 and best_length(0.0, 0.01) == 0
-    assert best_length(1.0, 0.5) == MOST
 
 
 def test_it_follows_what_is_accepted():
@@ -242,31 +234,3 @@ def test_any_shape_of_the_family_drafts(family):
     stream = family.select(LARGE).generate([1, 2], 24, (), stream=True, draft=shape, k=4)
     assert list(stream) == family.select(LARGE).generate([1, 2], 24, ())
     assert stream.drafted[0] > 0
-
-
-K = "how many tokens are drafted at once, 1 to 16"
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        ({"draft": "6c"}, "draft: '6c' is not in this family; did you mean '6b'? it has 12b, 9b, 6b"),
-        ({"draft": 6}, "draft: 6 is not allowed; the name of a member of the same family, or a Subnet"),
-        ({"draft": "6b", "k": 0}, f"k: 0 is not allowed; {K}"),
-        ({"draft": "6b", "k": 17}, f"k: 17 is not allowed; {K}"),
-        ({"draft": "6b", "k": 2.0}, f"k: 2.0 is not allowed; {K}"),
-        ({"k": 2}, "k: 2 is not allowed; without a draft nothing is drafted; give a draft as well"),
-        ({"draft": replace(PARENT, hidden=32).full}, "draft: hidden: 32 is not allowed; allowed are 1 to 16"),
-    ],
-)
-def test_what_is_refused(family, options, line):
-    for stream in (False, True):
-        with pytest.raises(ElasticError) as raised:
-            family.select(LARGE).generate([1], 4, stream=stream, **options)
-        assert str(raised.value) == line
-
-
-def test_a_member_without_a_family_has_no_draft(family):
-    alone = MemberModel("alone", family.select(LARGE).weights)
-    with pytest.raises(ElasticError, match="draft: '6b' is not allowed; the name of a member of the same family"):
-        alone.generate([1], 4, draft="6b")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.registry import AXES, layer_axes
+from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.core.layout import keys, rows, selection, shape
 from nemo_elastic.core.prefix import nested_order
 from nemo_elastic.errors import ElasticError
@@ -74,18 +74,6 @@ def test_members_of_any_family_are_what_is_cut_out(data):
         alone = model.submodel(member)
         assert same(family.select(member)(tokens), alone(tokens))
         assert family.select(member).generate(tokens[:, :3], 5) == alone.generate(tokens[:, :3], 5)
-
-
-@some
-@given(data=st.data(), axis=st.sampled_from(AXES))
-def test_one_axis_at_a_time(data, axis):
-    parent = data.draw(parents(pattern=st.permutations("MM--**").map("".join)))
-    middle = data.draw(subnets(parent, axes=(axis,)))
-    small = data.draw(subnets(parent, axes=(axis,), upper=middle))
-    model = NemotronH.random(parent, dtype=torch.float64)
-    family = FamilyRuntime(model, {"a": parent.full, "b": middle, "c": small})
-    for member in (parent.full, middle, small):
-        assert same(family.select(member)(tokens_of(parent)), model.submodel(member)(tokens_of(parent)))
 
 
 @some

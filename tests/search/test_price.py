@@ -25,17 +25,6 @@ HALF = Price(SPACE, Budget("half", ratio=0.5))
 FIRST, LAST = np.zeros_like(SPACE.sizes), SPACE.sizes - 1
 
 
-def test_the_target_is_that_of_the_budget_and_the_whole_is_the_parent() -> None:
-    assert HALF.whole == parameters(SMALL, SMALL.full) == HALF(SMALL.full)
-    assert HALF.target == HALF.budget.target(SMALL) == pytest.approx(HALF.whole / 2, abs=1)
-
-
-def test_one_code_or_many_have_the_cost_of_their_members() -> None:
-    actual = HALF.codes(np.stack([FIRST, LAST]))
-    assert actual.tolist() == [HALF(SPACE.full), HALF(SPACE.smallest)]
-    assert HALF.codes(LAST).tolist() == [HALF(SPACE.smallest)]
-
-
 def test_a_miss_is_relative_to_the_target() -> None:
     assert [HALF.miss(HALF.target * x) for x in (1.1, 1.0, 0.75)] == pytest.approx([0.1, 0, -0.25])
 
@@ -67,13 +56,8 @@ def test_a_budget_below_the_smallest_member_is_reported_with_the_nearest_cost(
 def test_limits_that_the_smallest_member_misses_are_reported_in_one_line_with_what_it_takes() -> None:
     least, size = parameters(SMALL, SPACE.smallest), memory(SMALL, SPACE.smallest, MemorySpec())
     params, served = {"params": least - 1}, {"memory": {"size": int(size) - 1}}
-    shares = least / parameters(SMALL, SMALL.full), size / memory(SMALL, SMALL.full, MemorySpec())
-    line = (
-        f"elastic.budgets[tiny]: {params | served} is not allowed; the nearest that the axes reach are {least:,} "
-        f"parameters ({shares[0]:.4g} of the parent) and {human_bytes(size)} ({shares[1]:.4g} of the parent); raise "
-        "them or add smaller choices"
-    )
-    with pytest.raises(ElasticError, match=f"^{re.escape(line)}$"):
+    nearest = f"{least:,} parameters .* and {human_bytes(size)} "
+    with pytest.raises(ElasticError, match=rf"^elastic\.budgets\[tiny\]: .*{re.escape(str(params)[1:-1])}.*{nearest}"):
         Price(SPACE, Budget("tiny", ratio=0.9, **params, **served)).check()
     with pytest.raises(ElasticError, match=r"^elastic\.budgets\[tiny\]\.params: \d+ is not allowed; its limit is"):
         Price(SPACE, Budget("tiny", ratio=0.9, **params, memory={"size": int(size) + 1})).check()
@@ -93,13 +77,6 @@ def test_the_price_of_several_limits_is_the_largest_share_that_is_used() -> None
     assert [price(member) for member in members] == pytest.approx(np.max(shares, axis=1).tolist())
     assert price.target == 1.0 and price.whole == pytest.approx(max(x.share(SMALL, SMALL.full) for x in budget.limits))
     assert set(np.argmax(shares, axis=1)) == {0, 1}  # each of them binds somewhere
-
-
-def test_a_budget_that_the_smallest_member_just_meets_is_fine() -> None:
-    least = parameters(SMALL, SPACE.smallest)
-    Price(SPACE, Budget("least", params=least)).check()
-    with pytest.raises(ElasticError, match="least"):
-        Price(SPACE, Budget("least", params=least - 1)).check()
 
 
 def test_a_cost_that_is_no_sum_over_layers_is_found_out() -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
-from nemo_elastic.core.layout import tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.search import Space
 from nemo_elastic.search.explorer import holds, nested
@@ -61,15 +59,6 @@ def test_prices_of_codes_are_exactly_the_budgets_cost(data, space, budget):
     many = [data.draw(codes(space)) for _ in range(4)]
     costs = space.price(budget).codes(np.array(many).reshape(4, -1))
     assert costs.tolist() == [budget.cost(space.parent, space.decode(c)) for c in many]
-
-
-@some
-@given(data=st.data(), space=spaces())
-def test_pitfall_8_prices_count_every_element_of_the_cut_out_member(data, space):
-    """Public code estimated counts, with groups and convolution width hard-coded."""
-    code = data.draw(codes(space))
-    counted = sum(int(np.prod(t.shape)) for t in tensors(space.parent, space.decode(code)))
-    assert space.price(Budget("full")).codes(np.array([code]).reshape(1, -1)).tolist() == [counted]
 
 
 def test_an_unreachable_budget_names_the_nearest_that_can_be_reached():
@@ -149,28 +138,6 @@ def test_another_drop_order_keeps_slots_and_choices():
     other = space.reordered(tuple(range(12)))
     assert other.slots == space.slots and other.parent == space.parent
     assert other.smallest.kept == (4, 5, 6, 7, 8, 9, 10, 11)
-
-
-def test_prices_of_a_big_space_are_cheap():
-    """An axis with thousands of combinations is priced from a table, not member by member."""
-    space = nano_space()
-    rng = np.random.default_rng(0)
-    many = np.stack([rng.integers(0, space.sizes) for _ in range(2000)])
-    price = space.price(NANO.budgets[1])
-    costs = price.codes(many)
-    for i in rng.choice(2000, 5):
-        assert costs[i] == price(space.decode(many[i]))
-
-
-def test_whole_model_axes_price_like_per_layer_ones_with_equal_choices():
-    one = small_space(ffn=AxisConfig(SMALL_AXES["ffn"].choices), mamba_heads=AxisConfig((16, 12, 8, 4)))
-    each = small_space()
-    budget = Budget("half", ratio=0.5)
-    for widths in itertools.product((512, 256), (16, 8), (16, 12), (8, 4), (128, 96)):
-        named = dict(zip(("ffn", "mamba_heads", "mamba_head_dim", "attention_heads", "hidden"), widths))
-        member = SMALL.uniform(**named)
-        costs = [s.price(budget).codes(np.array([s.encode(member)]))[0] for s in (one, each)]
-        assert costs[0] == costs[1] == budget.cost(SMALL, member)
 
 
 @pytest.mark.parametrize(

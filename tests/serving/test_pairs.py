@@ -66,11 +66,6 @@ def test_the_second_member_goes_on_where_the_thinking_ends():
     assert step(pairs, requests, {"other": [7]}, gone=("other",)) == {}
 
 
-def test_a_budget_that_is_none_is_refused_whoever_is_asked():
-    with pytest.raises(ElasticError, match=r"^thinking_token_budget: "):
-        Pairs(()).take(asked("a", thinking_token_budget=0), Choice("6b"))
-
-
 def test_the_usual_end_is_taken_where_it_is_a_token():
     family = thinker("<think>", "</think>")
     assert find_end(family, None) == (family.tokenizer.token_to_id("</think>"),)

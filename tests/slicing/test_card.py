@@ -14,7 +14,6 @@ import pytest
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.slicing.card import human
 from nemo_elastic.slicing.loads import runs_in
 from tests.shapes import PARENT as SMALL_HEADS
 
@@ -52,12 +51,6 @@ def test_a_folder_without_a_tokenizer_has_a_card_without_one(family: Path, tmp_p
     for folder in (family, tmp_path / "cut"):
         assert "AutoTokenizer" not in card(folder) and "This folder has no tokenizer" in card(folder)
         assert "vllm serve . --tokenizer PARENT" in card(folder)
-
-
-def test_no_command_serves_heads_that_vllm_has_no_attention_for(tmp_path: Path) -> None:
-    report = card(write(tmp_path / "family", SMALL_HEADS, {}))
-    assert "vLLM has no attention for heads of 4 channels" in report and "vllm serve" not in report
-    assert "Runs in transformers, NeMo." in report
 
 
 def test_a_folder_with_one_reads_text(tmp_path: Path) -> None:
@@ -132,10 +125,3 @@ def test_vllm_is_named_where_it_has_attention_of_that_size(size: int, message: s
     assert runs_in(parent.full, parent) == f"transformers, {message}NeMo"
     without = parent.uniform([0, 1, 2, 4])
     assert "vLLM, NeMo" in runs_in(without, parent), "it has no attention"
-
-
-@pytest.mark.parametrize(
-    ("count", "words"), [(999, "999"), (1_615_000, "1.61M"), (999_950_000, "1B"), (8_890_000_000, "8.89B")]
-)
-def test_parameters_have_three_digits(count: int, words: str) -> None:
-    assert human(count) == words

@@ -4,25 +4,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import pytest
 import torch
-from rich.console import Console
 
-from nemo_elastic.cli.show import path_table
-from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.nn.weights import random_state
-from nemo_elastic.plan import preset
-from nemo_elastic.search import Space, uniform_family
 from nemo_elastic.slicing.family_folder import write_family
 from tests.shapes import PARENT
-from tests.workers import ROOT
 
 from .helpers import plain_of, without_family
 
@@ -145,12 +138,6 @@ def test_verify(run, family):
     assert code == 2 and "not a whole safetensors file" in err and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["slice", "inspect", "init", "verify"])
-def test_help_has_an_example(run, command):
-    code, out, _ = run(command, "--help")
-    assert code == 0 and f"nemo-elastic {command} " in " ".join(out.split()).partition("Example")[2]
-
-
 def test_an_example_to_try_commands_on(run, tmp_path):
     out = tmp_path / "family"
     code, printed, _ = run("init", "--example", "--out", out)
@@ -166,16 +153,3 @@ def test_an_example_to_try_commands_on(run, tmp_path):
     code, _, err = run("init", tmp_path, "--out", tmp_path / "other")
     assert code == 2 and err == "error: --config: is missing; or give --example\n"
     assert not (tmp_path / "other").exists()
-
-
-@pytest.mark.parametrize(("block", "shape"), [("12b", "nemotron-nano-12b-v2"), ("30b_a3b", "nemotron-3-nano-30b-a3b")])
-def test_a_path_of_a_published_family_fits_eighty_columns(block, shape):
-    config = ElasticConfig.load(ROOT / "conf" / f"elastic_{block}.yaml")
-    parent = config.parent_shape(preset(shape))
-    axes = config.resolve_axes(parent)
-    members = uniform_family(Space(parent, axes, range(parent.num_layers)), config.budgets)
-    way = path(Family.of(parent, members, axes=axes))
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(path_table(way, range(len(way)), MemorySpec()))
-    rows = [line for line in console.export_text().splitlines()[4:] if line.strip()]
-    assert len(rows) == len(way) and all("GiB" in row for row in rows)  # none is folded

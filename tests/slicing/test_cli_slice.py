@@ -89,22 +89,6 @@ def test_several_names_in_one_pass(run, family, tmp_path):
     assert code == 2 and "is one model, not a family" in err and not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("at", range(1, len(SHAPES)))
-def test_any_number_of_parameters(run, family, tmp_path, at):
-    """A limit just below one size gives the next."""
-    subnet, limit = SHAPES[at], parameters(PARENT, SHAPES[at - 1]) - 1
-    code, out, err = run("slice", family, "--params", limit, "--out", tmp_path / "cut")
-    member = next((m.name for m in MADE if m.subnet == subnet), None)
-    name = member or ("between full and mid" if subnet >= MID else "between mid and small")
-    assert (code, err) == (0, "") and out.splitlines() == [
-        f"largest shape within {limit:,} parameters: {name}, {1 - parameters(PARENT, subnet) / limit:.2%} below; "
-        f"the next larger one is {(limit + 1) / limit - 1:.2%} above",
-        f"{tmp_path / 'cut'}: {name}, {in_words(subnet)}",
-    ]
-    opened = open_source(tmp_path / "cut")
-    assert opened.held == subnet and opened.origin.name == member
-
-
 def test_memory_at_a_batch_and_a_length(run, family, tmp_path):
     spec = {"batch": 2, "length": 64}
     sizes = [int(memory(PARENT, s, MemorySpec(**spec))) for s in SHAPES]

@@ -25,11 +25,10 @@ from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
 from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.slicing.card import family_card
 from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
 from tests.ranking.test_sorting import unstriped
-from tests.shapes import LATENT, MOE, PARENT
+from tests.shapes import LATENT, MOE
 
 from .helpers import edit_json, large_biases, printed, random_values, random_words, write
 
@@ -58,32 +57,6 @@ def plain(folder: Path, parent: Parent, prediction: bool = False) -> Path:
     tensors = tensors_of(parent, parent.full, words)
     write_models([Model(folder, parent, parent.full, tensors, base=PREDICTION, behind=Weights(extra))])
     return folder
-
-
-def test_experts_counted_by_hand(tmp_path: Path) -> None:
-    """8 experts in two stripes, two kept in each; 12 neurons in two stripes, four kept in each; 5 latent channels."""
-    words = random_words(LATENT, "F32")
-    write(tmp_path / "family", LATENT, tensors=words)
-    member = LATENT.uniform([1, 3], experts=4, expert_ffn=8, latent=5, shared_ffn=8, hidden=9)
-    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=member)
-    cut, neurons = open_tensors(tmp_path / "cut"), [0, 1, 2, 3, 6, 7, 8, 9]
-
-    def whole(name: str) -> np.ndarray:
-        return words[f"backbone.layers.1.mixer.{name}"].words
-
-    for now, before in enumerate((0, 1, 4, 5)):
-        up, down = (cut[f"backbone.layers.0.mixer.experts.{now}.{n}_proj.weight"].words for n in ("up", "down"))
-        np.testing.assert_array_equal(up, whole(f"experts.{before}.up_proj.weight")[neurons, :5])
-        np.testing.assert_array_equal(down, whole(f"experts.{before}.down_proj.weight")[:5, neurons])
-    assert "backbone.layers.0.mixer.experts.4.up_proj.weight" not in cut
-    gate, bias = (cut[f"backbone.layers.0.mixer.gate.{n}"].words for n in ("weight", "e_score_correction_bias"))
-    np.testing.assert_array_equal(gate, whole("gate.weight")[[0, 1, 4, 5], :9])
-    np.testing.assert_array_equal(bias, whole("gate.e_score_correction_bias")[[0, 1, 4, 5]])
-    shared = cut["backbone.layers.0.mixer.shared_experts.up_proj.weight"].words
-    np.testing.assert_array_equal(shared, whole("shared_experts.up_proj.weight")[[0, 1, 5, 6, 10, 11, 15, 16], :9])
-    np.testing.assert_array_equal(
-        cut["backbone.layers.0.mixer.fc1_latent_proj.weight"].words, whole("fc1_latent_proj.weight")[:5, :9]
-    )
 
 
 @pytest.mark.parametrize("parent", [LATENT, MOE])
@@ -120,17 +93,6 @@ def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path) -> None:
     assert "vLLM 0.32 on a CPU refuses experts without a gate" in card and "vllm serve" not in card
     assert cut["runs_in"].startswith("transformers") and not {"NeMo", "vLLM"} & set(cut["runs_in"].split(", "))
     assert open_source(small).tensors["backbone.layers.1.mixer.gate.e_score_correction_bias"].dtype == "F32"
-
-
-def test_a_card_counts_extra_shapes_both_ways() -> None:
-    extra = MOE.uniform(experts=4, expert_ffn=8)
-    card = family_card(Family.of(MOE, {"full": MOE.full}).with_extra("code", extra), "BF16", tokenizer=True)
-    assert "| | parameters | active parameters | layers | cut by |\n|---|---:|---:|---:|---|" in card
-    assert f"| code | {parameters(MOE, extra):,} | {active_parameters(MOE, extra):,} | 5 | `nemo-elastic" in card
-    dense = family_card(
-        Family.of(PARENT, {"full": PARENT.full}).with_extra("code", PARENT.uniform(ffn=8)), "BF16", True
-    )
-    assert "| | parameters | layers | cut by |\n|---|---:|---:|---|" in dense and "active" not in dense
 
 
 def test_verify_runs_its_members_and_finds_damage(tmp_path: Path) -> None:

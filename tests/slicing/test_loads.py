@@ -14,7 +14,7 @@ from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, Stored, 
 from nemo_elastic.formats.source import Origin
 from nemo_elastic.slicing.card import member_card
 from nemo_elastic.slicing.lineage import CARD
-from nemo_elastic.slicing.loads import OTHERS, TRANSFORMERS, VLLM, runs_in, where_it_runs
+from nemo_elastic.slicing.loads import TRANSFORMERS, VLLM, runs_in, where_it_runs
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.quantize.conftest import EXPERTS, FEW, PARENT, SMALL, dense, sparse  # noqa: F401
 from tests.quantize.damage import low
@@ -59,16 +59,11 @@ def test_cards(precision: str, layout: str, dense: Path, tmp_path: Path) -> None
     slice_checkpoint(family, tmp_path / "cut", member="small")
     for folder, member in ((family, PARENT.full), (tmp_path / "cut", SMALL)):
         text = card(folder)
-        assert f"Runs in {runs_in(member, PARENT, STORED[precision, layout])}." in text and OTHERS in text
-        assert f"memory ({precision}, 1 x 8192 tokens)" in text
+        assert f"Runs in {runs_in(member, PARENT, STORED[precision, layout])}." in text
         assert ("AutoModelForCausalLM" in text) == (layout == COMPRESSED)
         assert f"\nlibrary_name: {'transformers' if layout == COMPRESSED else 'vllm'}\n" in text
-        assert ("and compressed-tensors:" in text) == (layout == COMPRESSED)
-        assert ("does not read ModelOpt's layout" in text) == (layout == MODELOPT)
     served = bool(re.search(r"^vllm serve \.", card(tmp_path / "cut"), re.MULTILINE))
-    assert served and "vllm serve" not in card(family) and "Slice members and serve each" in card(family)
-    assert ("vLLM (on a GPU):" in card(tmp_path / "cut")) == ((precision, layout) == ("fp8", COMPRESSED))
-    assert ("vLLM (our plugin on a CPU):" in card(tmp_path / "cut")) == (precision == "nvfp4")
+    assert served and "vllm serve" not in card(family)
 
 
 def test_a_card_of_experts_in_nvfp4_shows_no_transformers(sparse: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -77,7 +72,6 @@ def test_a_card_of_experts_in_nvfp4_shows_no_transformers(sparse: Path, tmp_path
         slice_checkpoint(family, tmp_path / f"{precision}-cut", member="few")
         text = card(tmp_path / f"{precision}-cut")
         assert ("AutoModelForCausalLM" in text) == (precision == "fp8")
-        assert ("leaves out a scale of each expert in NVFP4" in text) == (precision == "nvfp4")
         assert "vllm serve" not in text and ("library_name: transformers" in text) == (precision == "fp8")
 
 
@@ -87,10 +81,3 @@ def test_a_card_serves_where_runs_in_says(size: int, served: bool) -> None:
     parent = replace(PARENT, attention_head_dim=size)
     text = member_card(parent, parent.full, Origin(), "BF16", False, low=STORED["fp8", COMPRESSED])
     assert ("vLLM" in runs_in(parent.full, parent, STORED["fp8", COMPRESSED])) == ("vllm serve" in text) == served
-
-
-def test_a_card_in_full_precision_says_nothing_of_it(dense: Path, tmp_path: Path) -> None:  # noqa: F811
-    slice_checkpoint(dense, tmp_path / "cut", member="small")
-    for folder in (dense, tmp_path / "cut"):
-        assert OTHERS not in card(folder) and "compressed-tensors" not in card(folder)
-        assert re.search(r"^vllm serve \.", card(folder), re.MULTILINE)

@@ -21,48 +21,9 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from tests.shapes import PARENT
 
-from .helpers import contents, plain_of, random_words, write
+from .helpers import contents, plain_of, write
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4, mamba_head_dim=2, attention_heads=2)
-
-
-def test_rows_of_a_mamba_projection_counted_by_hand(tmp_path):
-    """6 heads in 2 groups, 4 of them kept; 4 channels a head, 3 kept: which rows of [z | x | B | C | dt] stay."""
-    member = PARENT.uniform([0], mamba_heads=4, mamba_head_dim=3, hidden=5)
-    words = random_words(PARENT, "F32")
-    write(tmp_path / "family", PARENT, tensors=words)
-    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=member)
-    heads = [0, 1, 3, 4]  # the first two of each group of three
-    inner = [h * 4 + c for h in heads for c in range(3)]
-    rows = inner + [24 + i for i in inner] + [48 + i for i in range(16)] + [64 + h for h in heads]
-    cut = open_tensors(tmp_path / "cut")
-    whole = words["backbone.layers.0.mixer.in_proj.weight"].words
-    np.testing.assert_array_equal(cut["backbone.layers.0.mixer.in_proj.weight"].words, whole[rows, :5])
-    conv = inner + [24 + i for i in range(16)]
-    whole = words["backbone.layers.0.mixer.conv1d.bias"].words
-    np.testing.assert_array_equal(cut["backbone.layers.0.mixer.conv1d.bias"].words, whole[conv])
-    whole = words["backbone.layers.0.mixer.A_log"].words
-    np.testing.assert_array_equal(cut["backbone.layers.0.mixer.A_log"].words, whole[heads])
-    whole = words["backbone.layers.0.mixer.out_proj.weight"].words
-    np.testing.assert_array_equal(cut["backbone.layers.0.mixer.out_proj.weight"].words, whole[:5, inner])
-
-
-def test_heads_and_neurons_counted_by_hand(tmp_path):
-    """4 query heads of 4 channels in 2 groups, one kept in each; 16 neurons in 4 stripes, two kept in each."""
-    member = PARENT.uniform([3, 4], attention_heads=2, ffn=8)
-    words = random_words(PARENT, "F32")
-    write(tmp_path / "family", PARENT, tensors=words)
-    slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=member)
-    cut = open_tensors(tmp_path / "cut")
-    for now, before, dim, kept in (
-        ("0.mixer.q_proj", "3.mixer.q_proj", 0, [0, 1, 2, 3, 8, 9, 10, 11]),
-        ("0.mixer.o_proj", "3.mixer.o_proj", 1, [0, 1, 2, 3, 8, 9, 10, 11]),
-        ("0.mixer.k_proj", "3.mixer.k_proj", 0, list(range(8))),
-        ("1.mixer.up_proj", "4.mixer.up_proj", 0, [0, 1, 4, 5, 8, 9, 12, 13]),
-        ("1.mixer.down_proj", "4.mixer.down_proj", 1, [0, 1, 4, 5, 8, 9, 12, 13]),
-    ):
-        whole = words[f"backbone.layers.{before}.weight"].words
-        np.testing.assert_array_equal(cut[f"backbone.layers.{now}.weight"].words, whole.take(kept, dim), now)
 
 
 def test_a_member_by_name_and_what_is_reported_of_it(tmp_path):

@@ -108,15 +108,6 @@ def test_a_link_to_something_else_is_one_line_that_quotes_none_of_it(originals, 
     assert says in err and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["n" * 300, "gone", "a\nb", ""])
-def test_a_source_that_cannot_be(tmp_path, run, name):
-    for command in ("slice", "inspect", "verify"):
-        options = ["--member", "x", "--out", tmp_path / "out"] if command == "slice" else []
-        code, _, err = run(command, f"{tmp_path}/{name}", *options)
-        assert code == 2 and len(err.splitlines()) == 1 and err.startswith("error: ")
-    assert names(tmp_path) == []
-
-
 @pytest.mark.parametrize("name", ["[bold]", "x[/y]", "%s {x}", "a b", "é", "-x", "a\nb"])
 def test_a_folder_of_an_odd_name_is_a_folder(originals, tmp_path, run, name):
     """Square brackets are markup where tables are printed, also one that closes in the next folder."""

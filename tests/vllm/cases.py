@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.build import EOS_ID, PAD_ID, save_tokenizer, train_tokenizer
 from nemo_elastic.nn.weights import random_state
-from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 
@@ -77,27 +75,11 @@ CASES = {
 }
 
 
-def prompts(longest: int) -> list[str]:
-    """The prompts; the last, of so many characters, is longer than a chunk of Mamba's scan (128 tokens)."""
-    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
-    return ["The first", "licence: 42-25\nsteps:", " of the Work and any", text[:longest]]
-
-
-def copy_folders(members: Path, place: Path) -> dict[str, Case]:
-    """Copy members that were cut before, as NAME/hf, into `place`; name of the copy -> member."""
-    cases = {}
-    for config in sorted(members.glob("*/hf/config.json")):
-        name = config.parts[-3]
-        shutil.copytree(config.parent, place / name)
-        loaded = load_family(config.parent).select()
-        cases[name] = Case(name, loaded.subnet, parent=loaded.parent)
-    if not cases:
-        raise SystemExit(f"{members}: no folder NAME/hf of a member here")
-    return cases
-
-
 def write_folders(place: Path) -> list[str]:
-    """Write the families and every member into `place`; returns the prompts."""
+    """Write the families and every member into `place`; returns the prompts.
+
+    The last prompt is longer than a chunk of Mamba's scan (128 tokens).
+    """
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     tokenizer = train_tokenizer([text], PARENT.vocab)
     assert tokenizer.get_vocab_size() == PARENT.vocab
@@ -110,4 +92,4 @@ def write_folders(place: Path) -> list[str]:
     for name, case in CASES.items():
         if case.member != case.parent.full:
             slice_checkpoint(place / FAMILIES[case.parent], place / name, subnet=case.member)
-    return prompts(1200)
+    return ["The first", "licence: 42-25\nsteps:", " of the Work and any", text[:1200]]

@@ -5,8 +5,7 @@
 A family with random weights is written, its members are cut, and every folder is decoded by the three in float32. This
 is no part of the default suite: `make test-vllm` sets up the environments and runs
 
-    python -m tests.vllm.parity [--keep FOLDER] [--markdown FILE]
-    python -m tests.vllm.parity --members runs/demo/members    # what was trained and cut before
+    python -m tests.vllm.parity [--markdown FILE]
 
 The exit code is 1 unless every row is as expected. What makes equal tokens mean something is checked as well: the best
 token leads by far more than the two differ, texts vary, and no two members say the same.
@@ -30,7 +29,7 @@ from nemo_elastic.formats.hf.config import PLAIN, PUZZLE
 from nemo_elastic.io.write import atomic_write
 from nemo_elastic.runtime import load_family
 
-from .cases import CASES, ROOT, Case, copy_folders, prompts, write_folders
+from .cases import CASES, ROOT, Case, write_folders
 
 NEW = 24
 #: Fewer different tokens in a continuation would be a loop, which proves little.
@@ -85,15 +84,15 @@ def decode_all(
     return out
 
 
-def judge(case: Case, got: dict[str, Any], trained: bool) -> dict[str, Any]:
-    """One row of the table; `faults` says what is not as it should be. A trained text may repeat itself."""
+def judge(case: Case, got: dict[str, Any]) -> dict[str, Any]:
+    """One row of the table; `faults` says what is not as it should be."""
     reference = got["transformers"]
     tokens = [r["tokens"] for r in reference]
     lead = min(min(r["lead"]) for r in reference)
     faults = []
     if got["runtime"] != tokens:
         faults.append("the runtime gives other tokens")
-    if not trained and min(len(set(row)) for row in tokens) < VARIED:
+    if min(len(set(row)) for row in tokens) < VARIED:
         faults.append("the text hardly varies")
     served, differ = got.get("vllm"), None
     if case.refused:
@@ -108,7 +107,7 @@ def judge(case: Case, got: dict[str, Any], trained: bool) -> dict[str, Any]:
             faults.append("vLLM gives other tokens")
         pairs = [zip(a["logprobs"], b["logprobs"], strict=True) for a, b in zip(reference, served, strict=True)]
         differ = max(abs(x - y) for x, y in itertools.chain(*pairs))
-        if differ * (1 if trained else MARGIN) > lead:
+        if differ * MARGIN > lead:
             faults.append(f"log-probabilities differ by {differ:.1e}, the best token leads by {lead:.1e}")
     return {
         "member": case.title,
@@ -149,22 +148,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transformers", type=Path, default=ROOT / ".venv-hf/bin/python", help="python that has it")
     parser.add_argument("--vllm", type=Path, default=ROOT / ".venv-vllm/bin/python", help="python that has it")
-    parser.add_argument("--members", type=Path, help="a folder of members, the demo's say, instead of our own")
-    parser.add_argument("--keep", type=Path, help="write the folders here and leave them")
     parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        place = (args.keep or Path(temporary)).resolve()
-        place.mkdir(parents=True, exist_ok=True)
-        cases = copy_folders(args.members, place) if args.members else CASES
-        texts = prompts(900) if args.members else write_folders(place)
-        report = decode_all(place, cases, texts, args.transformers, args.vllm)
-    rows = [judge(case, report["cases"][name], bool(args.members)) for name, case in cases.items()]
+        place = Path(temporary).resolve()
+        report = decode_all(place, CASES, write_folders(place), args.transformers, args.vllm)
+    rows = [judge(case, report["cases"][name]) for name, case in CASES.items()]
     text = table(rows, report)
     print(text)
     faults = [f"{row['member']}: {fault}" for row in rows for fault in row["faults"]]
     said = {json.dumps([r["tokens"] for r in case["transformers"]]) for case in report["cases"].values()}
-    if len(said) < len(cases):
+    if len(said) < len(CASES):
         faults.append("two members say the same")
     if faults:
         print("\n".join(faults), file=sys.stderr)

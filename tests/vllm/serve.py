@@ -5,7 +5,7 @@
 Runs in vLLM's environment, where this project is installed: the server finds the plugin by its entry point. No part of
 the default suite: `make test-vllm` runs
 
-    .venv-vllm/bin/python -m tests.vllm.serve [--keep FOLDER] [--seconds 60] [--markdown FILE] [-- flags of vLLM]
+    .venv-vllm/bin/python -m tests.vllm.serve [--seconds 60] [--markdown FILE] [-- flags of vLLM]
 
 The family has random weights in float32. Every token is compared with what our own runtime gives. The exit code is 1
 unless every check holds.
@@ -89,26 +89,19 @@ def main() -> int:
     if "--" in own:
         own, flags = own[: own.index("--")], own[own.index("--") + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", type=Path, help="write the folders and the servers' logs here and leave them")
     parser.add_argument("--seconds", type=float, default=60, help="how long mixed clients ask")
     parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
-    parser.add_argument("--only", choices=("command", "engine", "vllm", "plain"), help="one of the servers")
     args = parser.parse_args(own, argparse.Namespace(flags=flags))
     checks = Checks()
     checks.faults += wrong_heads()
     with tempfile.TemporaryDirectory() as temporary:
-        place = (args.keep or Path(temporary)).resolve()
-        place.mkdir(parents=True, exist_ok=True)
+        place = Path(temporary).resolve()
         folder = write_served(place)
         expected = Expected(folder)
-        if args.only in (None, "command"):
-            check_own_command(place, folder, expected, checks, args)
-        if args.only in (None, "engine"):
-            check_engine(place, folder, expected, checks)
-        if args.only in (None, "vllm"):
-            check_vllm_alone(place, folder, expected, checks, flags)
-        if args.only in (None, "plain"):
-            check_plain(place, folder, expected, checks, flags)
+        check_own_command(place, folder, expected, checks, args)
+        check_engine(place, folder, expected, checks)
+        check_vllm_alone(place, folder, expected, checks, flags)
+        check_plain(place, folder, expected, checks, flags)
     if checks.faults:
         print("\n".join(checks.faults), file=sys.stderr)
     elif args.markdown:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -177,21 +176,6 @@ def test_a_file_that_lies_is_one_line(content, message, tmp_path):
     with pytest.raises(ElasticError, match=message) as caught:
         open_shard(path)
     assert caught.value.message.startswith(str(path)) and "\n" not in caught.value.message
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(ElasticError, match="no such file"):
-        open_shard(tmp_path / "x")
-    with pytest.raises(ElasticError, match="cannot be read"):
-        open_shard(tmp_path)
-
-
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "x")
-    with pytest.raises(ElasticError, match="only regular files are read"):
-        open_shard(tmp_path / "x")
-    with pytest.raises(ElasticError, match="only regular files are read"):
-        open_shard(Path("/dev/zero"))
 
 
 def test_the_most_that_numpy_holds_is_read(tmp_path):

@@ -19,7 +19,6 @@ from tests.hosts.nemo.poison import DESCRIBED, change, metadata_of, refused
 
 NAME = "embedding.word_embeddings.weight"
 FULL = "module." + NAME
-NAME_HF = "backbone.embeddings.weight"
 
 
 @pytest.mark.parametrize("how", ["pipe", "device", "long"])
