@@ -17,11 +17,11 @@ from tests.fake_gpu.job import Watch, Zeros
 
 
 class Watcher(Callback):
-    def __init__(self, watch: Watch, family: Any) -> None:
-        self.watch, self.family, self.steps = watch, family, 0
+    def __init__(self, watch: Watch, family: Any, soft: bool) -> None:
+        self.watch, self.family, self.soft, self.steps = watch, family, soft, 0
 
     def on_train_start(self, context: Any) -> None:
-        self.watch.begin(self.family)
+        self.watch.begin(self.family, self.soft)
 
     def on_train_step_end(self, context: Any) -> None:
         self.steps += 1
@@ -53,7 +53,7 @@ def train(built: Any, watch: Watch, job: dict[str, Any]) -> None:
     config.train.train_iters, config.validation.eval_iters, config.dataset.num_workers = job["steps"], 0, 0
     ranks = model.tensor_model_parallel_size * model.context_parallel_size * model.pipeline_model_parallel_size
     config.train.global_batch_size = config.train.micro_batch_size * job["gpus"] // ranks
-    built.callbacks.insert(0, Watcher(watch, built.forward_step.family))  # ours asks for the members
+    built.callbacks.insert(0, Watcher(watch, built.forward_step.family, job["soft"]))  # ours asks for the members
     with FakeTensorMode(allow_non_fake_inputs=True), watch.meter:
         built.pretrain()
 

@@ -3,8 +3,9 @@
 """A step of a large recipe as one rank of its layout runs it: `python -m tests.fake_gpu.job JOB.json RESULT.json`.
 
 Model, teacher, data parallelism, optimizer and callbacks are the recipe's; data and weights alone are replaced: every
-token is 0, and nothing is loaded. A job is {recipe, job, rank, gpus, gpu}: a name of recipes/families.py, a job of its
-curriculum, a rank of so many GPUs, and what they are. Each step runs another member, the whole model first.
+token is 0, and nothing is loaded. A job is {recipe, job, rank, gpus, gpu, steps, soft}: a name of recipes/families.py, a job
+of its curriculum, a rank of so many GPUs, what they are, and so many steps, each of another member, the whole model
+first; `soft`: of the whole model under the gates of the paper's router.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class Watch:
     def __init__(self, meter: Meter) -> None:
         self.meter, self.phases = meter, list[dict[str, Any]]()
 
-    def begin(self, family: Any) -> None:
-        """The model is built: give it members, and run them in turn."""
+    def begin(self, family: Any, soft: bool) -> None:
+        """The model is built: give it members, and run them in turn, whole under the router's gates if `soft`."""
         members = members_of(family.parent, family.config)
-        put(family.members, members)
+        put(family.members, members, frozen=not soft)
         family.sampler.samples = lambda step, _: [step % len(members)]
         self.end("start")
 
@@ -80,12 +81,12 @@ def members_of(parent: Any, config: Any) -> list[Any]:
     return found
 
 
-def put(buffers: Any, members: list[Any]) -> None:
+def put(buffers: Any, members: list[Any], frozen: bool) -> None:
     """The members that a run has once shapes are fixed; fake buffers have no numbers to decode them from."""
     from nemo_elastic.train.members import _Read
 
     held = buffers.codes, buffers.frozen, *((buffers.live, buffers.losses, buffers.cuts) if buffers.keep else ())
-    buffers._read = _Read(held, tuple(b._version for b in held), True, members, [], 0)
+    buffers._read = _Read(held, tuple(b._version for b in held), frozen, members, [], 0)
 
 
 def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -102,11 +103,14 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
 
     gpu.install(job["rank"], job["gpus"])  # after a host was imported: some of Bridge's modules need TransformerEngine then
     kernels.install()
-    run = made.run_of("/parent", ["/data/text"], f"{folder}/family", num_nodes=job["gpus"] // 8, gpu=job["gpu"])
+    run = made.run_of("/parent", ["/data/text"], f"{folder}/family", num_nodes=job["gpus"] // 8, gpu=job["gpu"],
+                      block="conf/elastic_12b_paper.yaml" if job["soft"] else None)  # fmt: skip
+    planned = made.layout_of(job["job"], run)
     watch = Watch(Meter())
     began = time.monotonic()
     train(made.build(job["job"], run), watch, job)
-    return {"job": job, "seconds": round(time.monotonic() - began, 1), "phases": watch.phases}
+    return {"job": job, "seconds": round(time.monotonic() - began, 1), "phases": watch.phases,
+            "layout": str(planned), "planned": planned.memory.to_json()}
 
 
 if __name__ == "__main__":

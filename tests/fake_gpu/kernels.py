@@ -148,6 +148,35 @@ def conv(x: Any, weight: Any, bias: Any, *, seq_idx: Any = None, activation: str
     return Conv.apply(x, weight, bias, seq_idx)
 
 
+def attention(q: Any, k: Any, v: Any, attn_mask: Any = None, is_causal: bool = False, enable_gqa: bool = False) -> Any:
+    """torch's choice on a GPU: flash attention, which takes no mask, and other kernels would keep every score."""
+    require(attn_mask is None, "attention with a mask")
+    require(q.dtype in (torch.bfloat16, torch.float16), f"attention in {q.dtype}")
+    require(q.shape[-1] % 8 == 0 and q.shape[-1] <= 256, f"heads of {q.shape[-1]}")
+    require(all(t.stride(-1) == 1 for t in (q, k, v)), "attention of strided heads")
+    require(enable_gqa or q.shape[1] == k.shape[1], "query groups")
+    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)[0]
+
+
+class Norm(torch.autograd.Function):
+    """torch's `_fused_rms_norm`, which a CPU build of torch has not: it takes the steps one by one and keeps more."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any) -> Any:
+        ctx.save_for_backward(x, weight, torch.empty((*x.shape[:-1], 1), dtype=FP32, device=x.device))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        x, weight, _ = ctx.saved_tensors
+        return torch.empty_like(x), None if weight is None else torch.empty_like(weight)
+
+
+def rms_norm(x: Any, _: Any, weight: Any = None, __: Any = None) -> Any:
+    check(x, weight, seq_idx=None, batch=0, length=0)
+    return Norm.apply(x, weight)
+
+
 def l2_norm(_: int, __: Any, tensors: Any, ___: bool) -> tuple[torch.Tensor, None]:
     """TransformerEngine's norm of many tensors, in one launch."""
     return torch.empty(1, dtype=FP32, device=tensors[0][0].device), None
@@ -181,6 +210,8 @@ def sort_chunks(tokens: Any, _: Any, __: Any, probs: Any = None, fused: bool = F
 
 def install() -> None:
     """Put them where megatron-core has the real ones, and TransformerEngine's."""
+    torch.nn.functional.rms_norm = rms_norm
+    torch.nn.functional.scaled_dot_product_attention = attention
     clip_grads.l2_norm_impl, clip_grads.multi_tensor_scale_impl = l2_norm, scale
     token_dispatcher.sort_chunks_by_idxs = sort_chunks
     token_dispatcher.MoEAlltoAllTokenDispatcher._maybe_dtoh_and_synchronize = balanced

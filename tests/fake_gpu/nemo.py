@@ -37,11 +37,11 @@ class Data(pl.LightningDataModule):
 
 
 class Callback(pl.Callback):
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
+    def __init__(self, watch: Watch, soft: bool) -> None:
+        self.watch, self.soft = watch, soft
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        self.watch.begin(module.family)
+        self.watch.begin(module.family, self.soft)
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         self.watch.end(f"step {trainer.global_step}")
@@ -63,7 +63,7 @@ def train(task: Any, watch: Watch, job: dict[str, Any]) -> None:
     task.model.tokenizer = run.Config(SimpleNamespace, vocab_size=131072)
     trainer.max_steps, trainer.limit_val_batches, trainer.num_sanity_val_steps = job["steps"], 0, 0
     trainer.logger = trainer.enable_checkpointing = trainer.enable_progress_bar = False
-    trainer.callbacks = [Callback(watch)]
+    trainer.callbacks = [Callback(watch, job["soft"])]
     model, trainer, optim = (fiddle.build(part) for part in (task.model, trainer, task.optim))
     with FakeTensorMode(allow_non_fake_inputs=True):
         optim.connect(model)
