@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from megatron.bridge.training import initialize, pretrain, setup
+from megatron.bridge.training import initialize, pretrain
 from megatron.bridge.training.callbacks import Callback
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -56,4 +56,3 @@ def train(built: Any, watch: Watch, job: dict[str, Any]) -> None:
     built.callbacks.insert(0, Watcher(watch, built.forward_step.family, job["soft"]))  # ours asks for the members
     with FakeTensorMode(allow_non_fake_inputs=True), watch.meter:
         built.pretrain()
-

@@ -63,7 +63,7 @@ PROPERTIES = SimpleNamespace(
 
 
 def always(value: Any = None) -> Any:
-    """A function that returns the value, whatever it is called with; a new one, since dynamo lists torch's by identity."""
+    """A new function that returns the value, whatever it is called with; dynamo knows functions by identity."""
     return lambda *_, **__: value
 
 
@@ -92,8 +92,9 @@ def replace_calls() -> None:
     }
     for name in ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"):
         values[name] = always(0)
-    for name in ("synchronize", "set_device", "set_rng_state", "_lazy_init", "empty_cache", "ipc_collect", "manual_seed",
-                 "manual_seed_all", "reset_peak_memory_stats", "nvtx.range_push", "nvtx.range_pop"):  # fmt: skip
+    for name in ("synchronize", "set_device", "set_rng_state", "_lazy_init", "empty_cache", "ipc_collect",
+                 "manual_seed", "manual_seed_all", "reset_peak_memory_stats", "nvtx.range_push",
+                 "nvtx.range_pop"):  # fmt: skip
         values[name] = always()
     for name, value in values.items():
         *inside, last = name.split(".")
@@ -111,10 +112,10 @@ def here() -> str:
 
 def short(path: str) -> str:
     """A path from its package on."""
-    return path.rpartition("site-packages/")[2].rpartition("/nemo_elastic/nemo_elastic/")[2].removeprefix(os.getcwd() + "/")
+    return path.rpartition("site-packages/")[2].removeprefix(f"{os.getcwd()}/")
 
 
-def read_all(self: torch.Tensor) -> Any:
+def read_all(self: FakeTensor) -> Any:
     """In place of `.tolist()`, one wait for all of the numbers."""
     if stored := KNOWN.get(self.untyped_storage()._cdata):
         return shaped(list(stored[1]), self.shape)
@@ -165,7 +166,7 @@ def moved(self: torch.nn.Module, fn: Any, recurse: bool = True) -> torch.nn.Modu
                 new = fn(param)
             if (new.dtype, new.device) != (param.dtype, param.device):
                 self._parameters[name] = other = torch.nn.Parameter(new, param.requires_grad)
-                other.__dict__.update({**param.__dict__, **other.__dict__})  # its own device is in there
+                other.__dict__.update({**param.__dict__, **other.__dict__})  # pyright: ignore  # its own device is in there
     self._buffers.update({name: None if b is None else fn(b) for name, b in self._buffers.items()})
     return self
 
@@ -174,7 +175,7 @@ def replace_tensors() -> None:
     """Ways to make a tensor that fake ones do not take."""
     fake_impls.op_implementations_dict[torch.ops.aten._local_scalar_dense.default] = read
     torch.nn.Module._apply = moved  # type: ignore[method-assign]
-    FakeTensor.__deepcopy__ = lambda self, _: self.detach().clone()
+    FakeTensor.__deepcopy__ = lambda self, _: self.detach().clone()  # pyright: ignore
     made, to = torch.tensor, torch.Tensor.to
 
     def tensor(data: Any, *args: Any, device: Any = None, pin_memory: bool = False, **more: Any) -> torch.Tensor:
@@ -198,8 +199,8 @@ def replace_tensors() -> None:
 
 def replace_ranks(rank: int, world: int) -> None:
     """Every process group is torch's fake one: what a rank gathers is its own."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank % 8), "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": "29512", "LOCAL_WORLD_SIZE": "8"}  # fmt: skip
+    own = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank % 8, "LOCAL_WORLD_SIZE": 8}
+    os.environ.update({name: str(value) for name, value in own.items()}, MASTER_ADDR="127.0.0.1", MASTER_PORT="29512")
     new_group = dist.new_group
     dist.new_group = lambda *args, **more: new_group(*args, **{**more, "backend": "fake"})
     start = dist.init_process_group

@@ -3,9 +3,9 @@
 """A step of a large recipe as one rank of its layout runs it: `python -m tests.fake_gpu.job JOB.json RESULT.json`.
 
 Model, teacher, data parallelism, optimizer and callbacks are the recipe's; data and weights alone are replaced: every
-token is 0, and nothing is loaded. A job is {recipe, job, rank, gpus, gpu, steps, soft}: a name of recipes/families.py, a job
-of its curriculum, a rank of so many GPUs, what they are, and so many steps, each of another member, the whole model
-first; `soft`: of the whole model under the gates of the paper's router.
+token is 0, and nothing is loaded. A job is {recipe, job, rank, gpus, gpu, steps, soft}: a name of recipes/families.py,
+a job of its curriculum, a rank of so many GPUs, what they are, and so many steps, each of another member, the whole
+model first; `soft`: of the whole model under the gates of the paper's router.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def put(buffers: Any, members: list[Any], frozen: bool) -> None:
 
 def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
     sys.path.insert(0, "recipes")
-    from families import FAMILIES, family
+    from families import FAMILIES, family  # pyright: ignore[reportMissingImports]
 
     stand_in_when_imported()
     made = family(job["recipe"])
@@ -101,7 +101,8 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
         from tests.fake_gpu.bridge import train
     from tests.fake_gpu import kernels
 
-    gpu.install(job["rank"], job["gpus"])  # after a host was imported: some of Bridge's modules need TransformerEngine then
+    # after the host was imported: with a GPU some of Bridge's modules need TransformerEngine
+    gpu.install(job["rank"], job["gpus"])
     kernels.install()
     run = made.run_of("/parent", ["/data/text"], f"{folder}/family", num_nodes=job["gpus"] // 8, gpu=job["gpu"],
                       block="conf/elastic_12b_paper.yaml" if job["soft"] else None)  # fmt: skip
@@ -109,8 +110,9 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
     watch = Watch(Meter())
     began = time.monotonic()
     train(made.build(job["job"], run), watch, job)
-    return {"job": job, "seconds": round(time.monotonic() - began, 1), "phases": watch.phases,
-            "layout": str(planned), "planned": planned.memory.to_json()}
+    seconds = round(time.monotonic() - began, 1)
+    return {"job": job, "seconds": seconds, "phases": watch.phases, "layout": str(planned),
+            "planned": planned.memory.to_json()}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ class Fused(torch.autograd.Function):
         zx, conv_w, conv_b, _, a, d, dt_bias, _ = ctx.saved_tensors
         heads, p, groups, n, size = ctx.how
         xbc = torch.empty(*zx.shape[:2], conv_w.shape[0], dtype=zx.dtype, device=zx.device)
-        scan = [chunks(zx, *zx.shape[:2], heads, p, groups, n, size) for _ in range(2)]  # and their gradients
+        scan = [
+            chunks(zx, zx.shape[0], zx.shape[1], heads, p, groups, n, size) for _ in range(2)
+        ]  # and their gradients
         grads = torch.empty_like(zx), *(torch.empty_like(t) for t in (conv_w, conv_b, dt_bias, a, d))
         del xbc, scan
         return *grads, None
@@ -111,7 +113,8 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Any) -> Any:
         _, x, dt, _, a, b, c, d, z, dt_bias, _ = ctx.saved_tensors
-        scan = [chunks(x, *x.shape, b.shape[2], b.shape[3], ctx.size) for _ in range(2)]
+        batch, length, heads, p = x.shape
+        scan = [chunks(x, batch, length, heads, p, b.shape[2], b.shape[3], ctx.size) for _ in range(2)]
         grads = [torch.empty_like(t) for t in (x, dt, a, b, c, d, z, dt_bias)]
         del scan
         return *grads, None

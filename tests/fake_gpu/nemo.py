@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,7 +58,9 @@ def train(task: Any, watch: Watch, job: dict[str, Any]) -> None:
     """
     models.load_model_weights = nemo_model.vocabulary_rows = gpu.always()  # nothing is loaded
     strategy, trainer = task.trainer.strategy, task.trainer
-    ranks = strategy.tensor_model_parallel_size * strategy.context_parallel_size * strategy.pipeline_model_parallel_size
+    kinds = ("tensor", "pipeline")
+    ranks = math.prod(getattr(strategy, f"{kind}_model_parallel_size") for kind in kinds)
+    ranks *= strategy.context_parallel_size
     for needs_te in ("apply_rope_fusion", "gradient_accumulation_fusion"):
         setattr(task.model.config, needs_te, False)
     task.model.tokenizer = run.Config(SimpleNamespace, vocab_size=131072)
