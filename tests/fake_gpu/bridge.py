@@ -49,7 +49,7 @@ def train(built: Any, watch: Watch, job: dict[str, Any]) -> None:
     for needs_te in ("apply_rope_fusion", "gradient_accumulation_fusion", "moe_permute_fusion"):
         setattr(model, needs_te, False)
     config.checkpoint.save = config.checkpoint.load = config.checkpoint.pretrained_checkpoint = None
-    built.forward_step.before = gpu.always()
+    built.forward_step.before, built.callbacks[0].previous = gpu.always(), None
     config.train.train_iters, config.validation.eval_iters, config.dataset.num_workers = job["steps"], 0, 0
     ranks = model.tensor_model_parallel_size * model.context_parallel_size * model.pipeline_model_parallel_size
     config.train.global_batch_size = config.train.micro_batch_size * job["gpus"] // ranks
