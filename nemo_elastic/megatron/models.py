@@ -222,6 +222,8 @@ def build_teacher(build: Callable[[Any], Any], config: Any, path: str | None, pr
         config = copy.copy(config)
         config.bf16, config.params_dtype = True, torch.bfloat16
     teacher = build(config).eval().requires_grad_(False)
+    if not config.use_cpu_initialization:  # megatron-core makes the routers of experts on the CPU
+        teacher = teacher.cuda(torch.cuda.current_device())
     if config.bf16:
         teacher = teacher.bfloat16()  # as megatron-core's Float16Module does with the student
     load_model_weights(teacher, path)

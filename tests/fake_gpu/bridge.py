@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Steps of a job on Megatron-Bridge: its `pretrain` runs what the recipe builds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron.bridge.training import initialize, pretrain
+from megatron.bridge.training.callbacks import Callback
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nemo_elastic.hosts.bridge import step
+from nemo_elastic.megatron import models
+from tests.fake_gpu import gpu
+from tests.fake_gpu.job import Watch, Zeros
+
+
+class Watcher(Callback):
+    def __init__(self, watch: Watch, family: Any, soft: bool) -> None:
+        self.watch, self.family, self.soft, self.steps = watch, family, soft, 0
+
+    def on_train_start(self, context: Any) -> None:
+        self.watch.begin(self.family, self.soft)
+
+    def on_train_step_end(self, context: Any) -> None:
+        self.steps += 1
+        self.watch.end(f"step {self.steps}")
+
+
+def train(built: Any, watch: Watch, job: dict[str, Any]) -> None:
+    """Run the steps of a stage.
+
+    Args:
+        built: the job's `ElasticRun`.
+        watch: takes the figures.
+        job: see `tests.fake_gpu.job`.
+    """
+    config = built.config
+    models.load_model_weights = step.check_rows = gpu.always()  # nothing is loaded
+    initialize.compile_helpers = gpu.always()  # needs a compiler, once a machine
+    length = config.dataset.seq_length
+
+    def zeros(*_: Any) -> Any:
+        return lambda samples, *_: [Zeros(length, count) if count else None for count in samples]
+
+    pretrain.get_dataset_provider = step.get_dataset_provider = zeros
+    model = config.model
+    for needs_te in ("apply_rope_fusion", "gradient_accumulation_fusion", "moe_permute_fusion"):
+        setattr(model, needs_te, False)
+    config.checkpoint.save = config.checkpoint.load = config.checkpoint.pretrained_checkpoint = None
+    built.forward_step.before, built.callbacks[0].previous = gpu.always(), None
+    config.train.train_iters, config.validation.eval_iters, config.dataset.num_workers = job["steps"], 0, 0
+    ranks = model.tensor_model_parallel_size * model.context_parallel_size * model.pipeline_model_parallel_size
+    config.train.global_batch_size = config.train.micro_batch_size * job["gpus"] // ranks
+    built.callbacks.insert(0, Watcher(watch, built.forward_step.family, job["soft"]))  # ours asks for the members
+    with FakeTensorMode(allow_non_fake_inputs=True), watch.meter:
+        built.pretrain()

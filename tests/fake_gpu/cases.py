@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which jobs run on the GPU that is not there, and how a process of one is started."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = Path(__file__).with_name("device.cpp")
+BRIDGE_PYTHON = os.environ.get("NEMO_ELASTIC_BRIDGE_PYTHON", "")
+#: seconds that a job may take on a busy machine
+PATIENCE = 1800
+
+
+def case(recipe: str, job: str, rank: int = 0, steps: int = 2, soft: bool = False) -> dict[str, Any]:
+    """A job on 128 H100s, as `tests.fake_gpu.job` takes it."""
+    return {"recipe": recipe, "job": job, "rank": rank, "gpus": 128, "gpu": "h100", "steps": steps, "soft": soft}
+
+
+CASES = {
+    "12B": case("nemotron_elastic_12b", "stage1", steps=3),
+    "12B, last rank": case("nemotron_elastic_12b", "stage1", rank=127, steps=1),
+    "12B, soft masks": case("nemotron_elastic_12b", "stage1", soft=True),
+    "12B, 49152 tokens": case("nemotron_elastic_12b", "stage2"),
+    "9B": case("nemotron_elastic_9b", "stage1"),
+    "8B, 49152 tokens": case("nemotron_elastic_8b", "stage2"),
+    "12B on Bridge": case("bridge/nemotron_elastic_12b", "stage1"),
+    "30B-A3B": case("bridge/nemotron_elastic_30b_a3b", "stage1", steps=3),
+    "30B-A3B, 49152 tokens, last rank": case("bridge/nemotron_elastic_30b_a3b", "stage2", rank=127),
+}
+
+
+def python_of(job: dict[str, Any]) -> str:
+    """The interpreter of a job's host; empty where its environment is not named."""
+    return BRIDGE_PYTHON if job["recipe"].startswith("bridge/") else sys.executable
+
+
+def compiler() -> str | None:
+    return shutil.which("g++")
+
+
+def build(python: str, folder: Path) -> Path:
+    """The library of `device.cpp` for an interpreter's torch.
+
+    Raises:
+        CalledProcessError: this torch has other headers.
+    """
+    ask = "import torch, pathlib; print(pathlib.Path(torch.__file__).parent)"
+    torch = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+    out = folder / f"libfakegpu{len(list(folder.glob('libfakegpu*')))}.so"
+    command = ["g++", "-O0", "-shared", "-fPIC", "-std=c++20", f"-I{torch}/include", str(SOURCE), "-o", str(out)]
+    command += [f"-L{torch}/lib", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch}/lib"]
+    subprocess.run(command, check=True)
+    return out
+
+
+def run(job: dict[str, Any], library: Path, folder: Path) -> dict[str, Any]:
+    """What a job counted.
+
+    Raises:
+        AssertionError: it failed; with the end of what it printed.
+    """
+    given, result = folder / "job.json", folder / "result.json"
+    given.write_text(json.dumps(job))
+    env = {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": str(ROOT), "TORCHDYNAMO_DISABLE": "1",
+           "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+    command = [python_of(job), "-W", "ignore", "-m", "tests.fake_gpu.job", str(given), str(result)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, f"{job}: {done.stdout[-2000:]}{done.stderr[-6000:]}"
+    return json.loads(result.read_text())

@@ -1,0 +1,123 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""A step of a large recipe as one rank of its layout runs it: `python -m tests.fake_gpu.job JOB.json RESULT.json`.
+
+Model, teacher, data parallelism, optimizer and callbacks are the recipe's; data and weights alone are replaced: every
+token is 0, and nothing is loaded. A job is {recipe, job, rank, gpus, gpu, steps, soft}: a name of recipes/families.py,
+a job of its curriculum, a rank of so many GPUs, what they are, and so many steps, each of another member, the whole
+model first; `soft`: of the whole model under the gates of the paper's router.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.fake_gpu import gpu
+from tests.fake_gpu.meter import Meter
+from tests.support.bridge import stand_in_when_imported
+
+
+class Watch:
+    """Figures of each phase of a job, by its host's callbacks.
+
+    Attributes:
+        phases: name, bytes, launches and so on of each.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter, self.phases = meter, list[dict[str, Any]]()
+
+    def begin(self, family: Any, soft: bool) -> None:
+        """The model is built: give it members, and run them in turn, whole under the router's gates if `soft`."""
+        members = members_of(family.parent, family.config)
+        put(family.members, members, frozen=not soft)
+        family.sampler.samples = lambda step, _: [step % len(members)]
+        self.end("start")
+
+    def end(self, phase: str) -> None:
+        """Take what was counted since the last phase."""
+        meter = self.meter
+        self.phases.append({
+            "phase": phase, "live": meter.live, "peak": meter.peak, "launches": meter.launches.total(),
+            "by launch": dict(meter.launches.most_common(25)), "copies": dict(meter.copies.most_common(25)),
+            "crossed": dict(meter.crossed), "sent": dict(meter.sent), "waits": dict(gpu.WAITS),
+        })  # fmt: skip
+        meter.clear()
+        gpu.WAITS.clear()
+
+
+class Zeros(torch.utils.data.Dataset):
+    """Rows of tokens, all 0 and all counted."""
+
+    def __init__(self, length: int, size: int = 10**6) -> None:
+        self.length, self.size = length, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, _: int) -> dict[str, torch.Tensor]:
+        tokens = torch.zeros(self.length, dtype=torch.long)
+        return {"tokens": tokens, "labels": tokens, "loss_mask": torch.ones(self.length), "position_ids": tokens}
+
+
+def members_of(parent: Any, config: Any) -> list[Any]:
+    """A member for each budget: the largest of all layers that fits, of the widths that its axes allow."""
+    axes = {name: axis.choices for name, axis in config.resolve_axes(parent).items() if name != "depth"}
+    shapes = [parent.uniform(**dict(zip(axes, widths, strict=True))) for widths in product(*axes.values())]
+    found = []
+    for budget in config.budgets:
+        costs = [(budget.cost(parent, shape), shape) for shape in shapes]
+        found.append(max((each for each in costs if each[0] <= budget.target(parent)), key=lambda each: each[0])[1])
+    return found
+
+
+def put(buffers: Any, members: list[Any], frozen: bool) -> None:
+    """The members that a run has once shapes are fixed; fake buffers have no numbers to decode them from."""
+    from nemo_elastic.train.members import _Read
+
+    held = buffers.codes, buffers.frozen, *((buffers.live, buffers.losses, buffers.cuts) if buffers.keep else ())
+    buffers._read = _Read(held, tuple(b._version for b in held), frozen, members, [], 0)
+
+
+def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
+    sys.path.insert(0, "recipes")
+    from families import FAMILIES, family  # pyright: ignore[reportMissingImports]
+
+    stand_in_when_imported()
+    made = family(job["recipe"])
+    if FAMILIES[job["recipe"]].host == "nemo":
+        from tests.fake_gpu.nemo import train
+    else:
+        from tests.fake_gpu.bridge import train
+    from tests.fake_gpu import kernels
+
+    # after the host was imported: with a GPU some of Bridge's modules need TransformerEngine
+    gpu.install(job["rank"], job["gpus"])
+    kernels.install()
+    run = made.run_of("/parent", ["/data/text"], f"{folder}/family", num_nodes=job["gpus"] // 8, gpu=job["gpu"],
+                      block="conf/elastic_12b_paper.yaml" if job["soft"] else None)  # fmt: skip
+    planned = made.layout_of(job["job"], run)
+    watch = Watch(Meter())
+    began = time.monotonic()
+    train(made.build(job["job"], run), watch, job)
+    seconds = round(time.monotonic() - began, 1)
+    return {"job": job, "seconds": seconds, "phases": watch.phases, "layout": str(planned),
+            "planned": planned.memory.to_json()}  # fmt: skip
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        result = main(json.loads(Path(sys.argv[1]).read_text()), folder)
+    Path(sys.argv[2]).write_text(json.dumps(result, indent=1))
