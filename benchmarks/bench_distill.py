@@ -95,7 +95,7 @@ def checkpointed(student: Head, teacher: Head) -> torch.Tensor:
 
 
 def fused(student: Head, teacher: Head) -> torch.Tensor:
-    """nn.loss.head, its weight gradient given to autograd."""
+    """nn.loss_head, its weight gradient given to autograd."""
     return head_loss(student, teacher, chunk_tokens=CHUNK)[0]
 
 
@@ -104,7 +104,7 @@ def into_buffer(weight: torch.Tensor, piece: torch.Tensor, factor: torch.Tensor)
 
 
 def buffered(student: Head, teacher: Head) -> torch.Tensor:
-    """nn.loss.head as in training: the weight's gradient is added to the buffer that sums up micro-batches."""
+    """nn.loss_head as in training: the weight's gradient is added to the buffer that sums up micro-batches."""
     return head_loss(student, teacher, chunk_tokens=CHUNK, deliver=into_buffer)[0]
 
 

@@ -16,7 +16,7 @@ r"""Run a family of families.py: here, on Slurm, or one of its jobs.
 --local starts torchrun, one process per GPU. --slurm submits over SSH, in a container, each job after the one before
 it; paths are those inside the container, that of the image is the cluster's. --job is what every rank of a job on
 Megatron-Bridge calls. --dryrun DIR starts nothing and connects to nothing: it writes what would be run to a folder and
-prints a table of the jobs. `--slurm --help` and so on show the options of one way. See docs/clusters.md.
+prints a table of the jobs. `--slurm --help` and so on show the options of one way. See docs/large_runs.md.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _add_slurm(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument(
         "--image",
         required=required,
-        help="container with nemo-elastic: a squashfs file on the cluster, or REGISTRY#NAME:TAG, see docs/clusters.md",
+        help="container with nemo-elastic: a squashfs file on the cluster, or REGISTRY#NAME:TAG, see docs/large_runs.md",
     )
     parser.add_argument(
         "--rehearse",

@@ -48,7 +48,8 @@ def command(
     with stock classes and a layer pattern that fits: ModelOpt leaves one that does not.
 
     Examples: `nemo-elastic convert checkpoint/ --format hf --out hf/` and
-    `nemo-elastic convert hf/ --format nemo --out checkpoint/`. Both need the extra `[nemo]`.
+    `nemo-elastic convert hf/ --format nemo --out checkpoint/`. A checkpoint is read with the extra `[runtime]`;
+    `--format nemo` needs `[nemo]`, `--format megatron` that or `[bridge]`.
     """
     if (source / "checkpoints").is_dir():
         source = _newest(source)

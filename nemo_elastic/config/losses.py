@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Terms that a training loss is made of: what each compares with, and what it holds.
 
-What a term computes stands in `nn.loss`, under the same name.
+What a term computes stands in `nn.loss_terms`, under the same name.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def compares(terms: Iterable[str]) -> bool:
 
 
 def register(term: Term) -> Term:
-    """Add a term; what it computes goes into `nn.loss.terms.COMPUTED`."""
+    """Add a term; what it computes goes into `nn.loss_terms.COMPUTED`."""
     if term.name in TERMS:
         raise bad("term.name", term.name, "a name that no other term has")
     TERMS[term.name] = term

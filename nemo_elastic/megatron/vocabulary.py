@@ -160,7 +160,7 @@ def distill_loss(
     labels_bs: torch.Tensor,
     weights_bs: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The block's loss of a micro-batch: `nn.loss.head` of two models' heads over the tensor-parallel vocabulary.
+    """The block's loss of a micro-batch: `nn.loss_head` of two models' heads over the tensor-parallel vocabulary.
 
     Args:
         student: a model and its `hidden_states`, at any width; stock or elastic, tied or not.

@@ -36,7 +36,7 @@ __all__ = [
     "transient",
 ]
 
-#: logits on which nn.loss.terms works at a time on a GPU
+#: logits on which nn.loss_terms works at a time on a GPU
 LOGITS = 2**22
 #: kind -> bytes of gradients inside of a layer at its backward pass's fullest moment, over its activations; 1 where
 #: nobody measured them (`make bench ARGS=bench_plan_memory`)
@@ -138,7 +138,7 @@ def width(row: Row) -> int:
 def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) -> float:
     """Bytes of the head and its loss at their fullest, on the last stage, for `tokens` of a micro-batch.
 
-    nn.loss.head: bf16 logits of `chunk_tokens` tokens of both models, some of them in fp32 (nn.loss.terms), and the
+    nn.loss_head: bf16 logits of `chunk_tokens` tokens of both models, some of them in fp32 (nn.loss_terms), and the
     head's gradient in fp32, which waits for the backward pass and joins the buffer there, beside the dummy that stands
     for it in bf16. Over all tokens, or this rank's run of them under sequence parallelism: the teacher's hidden states
     and the gradient of the student's (twice while it is scaled); what both models have of a chunk is gathered there.

@@ -69,9 +69,17 @@ SIZES = {
 SMALL = {
     "model": {
         "config": {
-            **{"hybrid_override_pattern": "-M-*", "num_layers": 4, "hidden_size": 16, "ffn_hidden_size": 16},
-            **{"mamba_num_heads": 6, "mamba_head_dim": 4, "mamba_num_groups": 2, "mamba_state_dim": 4},
-            **{"num_attention_heads": 4, "num_query_groups": 2, "kv_channels": 4},
+            "hybrid_override_pattern": "-M-*",
+            "num_layers": 4,
+            "hidden_size": 16,
+            "ffn_hidden_size": 16,
+            "mamba_num_heads": 6,
+            "mamba_head_dim": 4,
+            "mamba_num_groups": 2,
+            "mamba_state_dim": 4,
+            "num_attention_heads": 4,
+            "num_query_groups": 2,
+            "kv_channels": 4,
         }
     },
     "data": {"num_workers": 0},

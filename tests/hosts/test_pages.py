@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The pages' own lines train on this host: the quick start's, the command of its page, and the example for a CPU."""
+"""The lines of a host's page train on it: its command, the script of Megatron-Bridge, and the example for a CPU."""
 
 from __future__ import annotations
 
@@ -20,19 +20,10 @@ from tests.support.bridge import SITE
 from tests.workers import ROOT, environment, free_port
 
 pytestmark = [pytest.mark.nemo, pytest.mark.slow(minutes=4), pytest.mark.dist, pytest.mark.long]
-QUICK_START = ROOT / "docs" / "quickstart.md"
-COMMAND = ROOT / "docs" / ("index.md" if ON_NEMO else "bridge.md")
+PAGE = ROOT / "docs" / ("train.md" if ON_NEMO else "bridge.md")
 #: what makes the host's recipe narrow, in a script and before a command
 NARROW = "import tests.hosts.small_stock"
-#: what stands for what in the lines of the script, and of the command's file
-IN_SCRIPT = {
-    "from nemo.collections import llm\n": f"from nemo.collections import llm\n{NARROW}\n",
-    "num_nodes=16": "num_nodes=1",
-    "max_steps=5170": f"max_steps={STEPS}",
-    "val_check_interval=500": "val_check_interval=2",
-    "seq_length=8192": f"seq_length={LENGTH}",
-    "global_batch_size=1536": f"global_batch_size={BATCH}",
-} if ON_NEMO else {"5170, 1536": f"{STEPS}, {BATCH}"}  # fmt: skip
+#: what stands for what in the command's file
 IN_COMMAND = {
     "num_nodes: 16": "num_nodes: 1",
     "max_steps: 5170": f"max_steps: {STEPS}",
@@ -66,13 +57,6 @@ def ended(place: Path, command: list[str]) -> str:
     return done.stdout
 
 
-def script(place: Path) -> str:
-    """The quick start's lines, scaled down."""
-    mine = "llm.nemotron_nano_12b_v2" if ON_NEMO else "megatron.bridge"
-    (text,) = (b.text for b in blocks("python", page=QUICK_START) if mine in b.text)
-    return ("" if ON_NEMO else f"{NARROW}\n") + in_small(text, paths(place) | IN_SCRIPT)
-
-
 def trained(out: Path, message: str) -> None:
     """What a run of a page has left, on Bridge members of the teacher's vocabulary, which the tokenizer has not."""
     (metrics,) = out.rglob("metrics.jsonl")
@@ -82,16 +66,20 @@ def trained(out: Path, message: str) -> None:
     assert ("apply_elastic changes the recipe:" if ON_NEMO else "model.vocab_size: None -> 512") in message
 
 
-def test_the_lines_of_the_quick_start_train(place: Path) -> None:
-    (place / "train.py").write_text(script(place))
+@pytest.mark.skipif(ON_NEMO, reason="tests/hosts/nemo/cli/test_entry_points.py runs the scripts of NeMo")
+def test_the_script_of_the_page_trains(place: Path) -> None:
+    (lines,) = blocks("python", page=PAGE)
+    small = in_small(lines.text, paths(place) | {"5170, 1536": f"{STEPS}, {BATCH}"})
+    (place / "train.py").write_text(f"{NARROW}\n{small}")
     trained(place / "runs", run(place, "train.py"))
 
 
 def test_the_command_of_the_page_trains(place: Path) -> None:
-    (words,) = (w for b in blocks("bash", page=COMMAND) for w in b.commands() if w[:2] == ["nemo-elastic", "train"])
-    text = named_files(COMMAND)["run.yaml"]
-    small = in_small(text[: text.index("elastic:\n")], paths(place) | IN_COMMAND)
-    block = (place / "conf" / "elastic_12b.yaml").read_text()
+    (words,) = (w for b in blocks("bash", page=PAGE) for w in b.commands() if w[:2] == ["nemo-elastic", "train"])
+    text = named_files(PAGE)["run.yaml"]
+    shown, *has_block = text.split("elastic:\n")
+    small = in_small(shown, paths(place) | IN_COMMAND)
+    block = (place / "conf" / "elastic_12b.yaml").read_text() if has_block else ""
     (place / "run.yaml").write_text(small.replace(f"{place}/runs", f"{place}/command") + block)
     program = f"{NARROW}; from nemo_elastic.cli import main; main({words[1:]!r})"
     trained(place / "command", run(place, "-c", program))
@@ -100,7 +88,7 @@ def test_the_command_of_the_page_trains(place: Path) -> None:
 @pytest.mark.skipif(not ON_NEMO, reason="the example is NeMo's")
 def test_the_example_for_a_cpu_ends_with_a_family(tmp_path: Path) -> None:
     (tmp_path / "conf").symlink_to(ROOT / "conf")
-    (block,) = (b for b in blocks("bash", page=ROOT / "docs" / "cli.md") if "nemotron_elastic_tiny" in b.text)
+    (block,) = (b for b in blocks("bash", page=PAGE) if "nemotron_elastic_tiny" in b.text)
     shell = in_small(block.text, {"data=data,": f"data=data,steps={STEPS},seq_length=64,"})
     for words in block.commands():
         assert words[0] in ("nemo", "nemo-elastic")

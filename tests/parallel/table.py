@@ -234,7 +234,7 @@ def set_strategy(name: str, value: Any, stock: Any) -> None:
 
 
 def markdown(actual: Mapping[str, Mapping[str, Any]]) -> str:
-    """The tables of docs/clusters.md."""
+    """The tables of docs/layouts.md."""
     head = ["TP", "SP", "CP", "PP", "DP", "distributed optimizer", "overlap", "recomputation", "micro-batches",
             "steps", "distill", "loss", "gradients", "weights"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 11 + "---:|" * 3]

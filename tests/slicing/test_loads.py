@@ -40,7 +40,7 @@ def test_what_is_named_is_what_was_seen(case) -> None:
         ("nvfp4", MODELOPT, "vLLM (our plugin on a CPU)", "nemo-elastic alone"),
         ("fp8", MODELOPT, "vLLM", "nemo-elastic alone"),
         ("nvfp4", COMPRESSED, "transformers (compressed-tensors), vLLM (our plugin on a CPU)", "nemo-elastic alone"),
-        ("fp8", COMPRESSED, "transformers (compressed-tensors), vLLM (on a GPU)", "transformers (compressed-tensors)"),
+        ("fp8", COMPRESSED, "transformers (compressed-tensors), vLLM (on a GPU, not tried)", "transformers (compressed-tensors)"),
     ],
 )
 def test_where_it_runs(precision: str, layout: str, dense_line: str, experts_line: str) -> None:

@@ -319,8 +319,8 @@ def test_the_command_reads_a_recipe_its_arguments_and_fields(
         find_stock("nemotron_nano_12b_v2_pretrain_confg")
 
 
-def test_the_lines_of_the_quick_start_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (lines,) = (b.text for b in blocks("python", page=ROOT / "docs" / "quickstart.md") if "megatron.bridge" in b.text)
+def test_the_script_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lines,) = (b.text for b in blocks("python", page=ROOT / "docs" / "bridge.md"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     names: dict[str, Any] = {"__name__": "train"}
