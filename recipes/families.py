@@ -4,7 +4,8 @@
 
 Every family has the curriculum of the paper (arXiv 2511.16664), in bf16: rank → stage 1 (8192 tokens) → stage 2
 (49152) → slice. The paper has the 12B alone; nobody has tried its rates on the other parents. Budgets, axes, shapes
-and loss are in the block. Layouts are the planner's for the machines of a run; docs/large_runs.md has those on 128 H100s.
+and loss are in the block. Layouts are the planner's for the machines of a run; docs/large_runs.md has those on
+128 H100s.
 
     >>> from families import family
     >>> recipe = family("nemotron_elastic_9b").stage1_recipe("/checkpoints/9b", ["/data/text"], "/runs/9b")

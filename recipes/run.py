@@ -108,7 +108,7 @@ def _add_slurm(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument(
         "--image",
         required=required,
-        help="container with nemo-elastic: a squashfs file on the cluster, or REGISTRY#NAME:TAG, see docs/large_runs.md",
+        help="container with nemo-elastic: a squashfs file on the cluster, or REGISTRY#NAME:TAG (docs/large_runs.md)",
     )
     parser.add_argument(
         "--rehearse",

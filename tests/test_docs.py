@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 import runpy
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
@@ -29,8 +30,9 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.build import build_data
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.slicing.family_folder import write_family
-from tests.documentation import PAGES, ROOT, SHELL, Block, blocks
+from tests.documentation import PAGES, ROOT, SHELL, Block, blocks, named_files
 from tests.shapes import PARENT
+from tests.workers import environment
 from tools import tables
 
 README = ROOT / "README.md"
@@ -82,7 +84,7 @@ def parse(words: Sequence[str]) -> None:
         return
     with load_command(words[0]).make_context(words[0], list(words[1:])) as context:
         overrides = context.params.get("overrides") or ()
-        assert all(re.fullmatch(r"[\w.\[\]]+[*+|/-]?=.+", word) for word in overrides), overrides
+        assert all(re.fullmatch(r"--yes|[\w.\[\]]+[*+|/-]?=.+", word) for word in overrides), overrides
 
 
 def parse_python(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,12 +146,31 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("place")
 def test_the_readmes_commands_run(capsys: pytest.CaptureFixture[str]) -> None:
     done = [words for block in blocks(*SHELL, page=README) for words in block.commands() if words[0] == "nemo-elastic"]
+    done = [words for words in done if words[1] != "train"]
     for words in done:
         with pytest.raises(SystemExit) as ended:
             main(words[1:])
         assert (ended.value.code or 0) == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
         assert "--out" not in words or any(Path(words[words.index("--out") + 1]).iterdir())
-    assert {words[1] for words in done} == {"init", "inspect", "slice", "verify", "eval"}
+    assert {words[1] for words in done} == {"init", "inspect", "slice", "verify"}
+
+
+@pytest.mark.nemo
+@pytest.mark.slow
+@pytest.mark.parametrize("page", (README, ROOT / "docs" / "train.md"), ids=lambda p: p.stem)
+def test_the_trainings_are_accepted(page: Path, tmp_path: Path) -> None:
+    """With the files that the page shows; a dry run builds nothing."""
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    for name, text in named_files(page).items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    commands = [words for block in blocks(*SHELL, page=page) for words in block.commands() if "train" in words[1:3]]
+    large = [words for words in commands if "nemotron_elastic_tiny" not in " ".join(words)]
+    for words in large:
+        command = [sys.executable, "-m", "nemo_elastic", *words[words.index("train") :], "--dryrun", "--yes"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=1800)
+        assert done.returncode == 0, f"{' '.join(words)}: {done.stderr[-2000:]}"
+        assert "apply_elastic changes the recipe" in done.stdout
+    assert large
 
 
 # ------------------------------------------------------------------ blocks of YAML and JSON
@@ -216,14 +237,16 @@ def test_python_compiles_and_its_names_exist() -> None:
 
 
 @pytest.mark.nemo
-def test_the_readmes_python_runs(place: Path) -> None:
+@pytest.mark.parametrize("page", (README, ROOT / "docs" / "train.md"), ids=lambda p: p.stem)
+def test_python_of_the_first_pages_runs(page: Path, place: Path) -> None:
     """All but the call that starts a training, which is behind the guard of a script."""
     (place / "conf").symlink_to(ROOT / "conf")
-    names: dict[str, Any] = {"__name__": "readme"}
-    for block in blocks("python", page=README):
+    names: dict[str, Any] = {"__name__": page.stem}
+    for block in blocks("python", page=page):
         check_names(block)
         exec(compile(block.text, block.place, "exec"), names)
-    assert isinstance(names["answer"], str) and names["answer"]
+    if page == README:
+        assert isinstance(names["answer"], str) and names["answer"]
 
 
 # ------------------------------------------------------------------ links and names

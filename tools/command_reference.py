@@ -27,12 +27,13 @@ Every command with its arguments and options, as `{NAME} COMMAND --help` prints 
 
 - Bad input ends in one line on stderr and exit code 2. [Large runs](large_runs.md) lists the exit codes.
 - With `--json`, stdout has JSON and nothing else.
-- An output is written beside its place and then renamed, so it is complete or absent. An output that exists is refused without
-  `--force`, which replaces only an output of the same command. `demo` and `rehearse` fill their folder while they run.
-- An output must not contain an input of the command, or lie inside one. The command checks the place before it computes.
+- An output is written beside its place and then renamed, so it is complete or absent. An output that exists is
+  refused without `--force`, which replaces only an output of the same command. `demo` and `rehearse` fill their
+  folder while they run.
+- An output must not contain an input of the command, or lie inside one. A command checks this before it computes.
 - YAML files may refer to their own values (`${{a.b}}`). Resolvers such as `${{oc.env:HOME}}` are refused.
-- A source is a family, a member, a Nemotron-H folder, an id on the Hugging Face hub or, with `[runtime]`, a checkpoint of NeMo or
-  Megatron.
+- A source is a family, a member, a Nemotron-H folder, an id on the Hugging Face hub or, with `[runtime]`, a checkpoint
+  of NeMo or Megatron.
 """
 NAMES = {str: "text", int: "integer", float: "number", Path: "path"}
 

@@ -112,7 +112,12 @@ def _vllm(member: Subnet, parent: Parent, low: Stored | None) -> dict[str, bool]
     if any(len(set(member.widths(axis))) > 1 for axis in _ONE_STATE):
         return "vLLM needs the same Mamba heads in all layers and cannot serve it."
     plugin = emulated and cpu and gpu
-    return {CODE: not member.is_uniform, "on a CPU": not gpu, "on a GPU, not tried": not cpu, "our plugin on a CPU": plugin}
+    return {
+        CODE: not member.is_uniform,
+        "on a CPU": not gpu,
+        "on a GPU, not tried": not cpu,
+        "our plugin on a CPU": plugin,
+    }
 
 
 def needs_eager_experts(member: Subnet, multiple: int = 8) -> bool:

@@ -117,7 +117,8 @@ def test_llama_cpp_takes_whole_64s_of_the_mamba_inner_size(heads: int, size: int
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [(48, "vLLM, "), (128, "vLLM, "), (8, "vLLM (on a GPU, not tried), "), (120, "vLLM (on a GPU, not tried), "), (512, "vLLM (on a CPU), "),
+    [(48, "vLLM, "), (128, "vLLM, "), (8, "vLLM (on a GPU, not tried), "), (120, "vLLM (on a GPU, not tried), "),
+     (512, "vLLM (on a CPU), "),
      (4, ""), (257, ""), (264, "")],
 )  # fmt: skip
 def test_vllm_is_named_where_it_has_attention_of_that_size(size: int, message: str) -> None:

@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which software loads a member in low precision, of each precision and layout, on a CPU: the table of docs/low_precision.md.
+"""Software that loads a member in low precision on a CPU, of each precision and layout.
+
+The table is part of docs/low_precision.md:
 
     python -m tests.vllm.low_precision --markdown docs/tables/low_precision_loads.md
 
