@@ -103,7 +103,7 @@ def test_a_deployer_needs_neither_torch_nor_nemo() -> None:
 def test_where_nothing_is_installed_training_fails_and_slicing_does_not(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str], code: int
 ) -> None:
-    monkeypatch.setattr("nemo_elastic.doctor.collect", lambda: DEPLOYER)
+    monkeypatch.setattr("nemo_elastic.cli.cmd_doctor.collect", lambda: DEPLOYER)
     with pytest.raises(SystemExit) as done:
         main(["doctor", *options])
     assert (done.value.code or 0) == code
@@ -167,7 +167,7 @@ def test_it_looks_without_any_package_installed() -> None:
 
 
 def test_an_error_ends_with_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nemo_elastic.doctor.collect", lambda: with_versions(CPU, megatron_core="0.16.1"))
+    monkeypatch.setattr("nemo_elastic.cli.cmd_doctor.collect", lambda: with_versions(CPU, megatron_core="0.16.1"))
     with pytest.raises(SystemExit) as done:
         main(["doctor"])
     assert done.value.code == 1

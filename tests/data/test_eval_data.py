@@ -83,6 +83,11 @@ SMALL = {
         }
     },
     "data": {"num_workers": 0},
+    "trainer": {
+        "devices": 1,
+        "limit_val_batches": 1,
+        "strategy": {"tensor_model_parallel_size": 1, "sequence_parallel": False},
+    },
 }
 FORMS = ("text", "chats", "text folder", "chat folder")
 

@@ -32,13 +32,6 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("profile") / "family", PARENT, {"small": SMALL})
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One round of the ends of each axis: nothing is known by it, and every part runs."""
-    monkeypatch.setattr(cmd_profile, "WIDTHS", 2)
-    monkeypatch.setattr(cmd_profile, "STOP", Stop(seconds=0))
-
-
 def run(*arguments: object) -> int:
     with pytest.raises(SystemExit) as done:
         main([str(a) for a in arguments])
