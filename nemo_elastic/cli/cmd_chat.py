@@ -32,7 +32,6 @@ HELP = """\
 
 _PROMPT = typer.Argument(help="What to answer; - reads all of stdin. Without it every line of stdin is one prompt.")
 _DRAFT = typer.Option("--draft", help="Name of a smaller member that drafts for larger ones; answers stay theirs.")
-_SYSTEM = typer.Option("--system", help="System message, where the family has a chat template.")
 
 
 def command(
@@ -50,7 +49,6 @@ def command(
         float, within(1e-6, 1.0, "--top-p", "Sample from the fewest most likely tokens with this share.")
     ] = 1.0,
     seed: Annotated[int, within(0, SEEDS, "--seed", "Fixes what is sampled; by default 0.")] = 0,
-    system: Annotated[str | None, _SYSTEM] = None,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
     json: Annotated[bool, as_json("the answer to PROMPT")] = False,
 ) -> None:
@@ -68,7 +66,7 @@ def command(
     how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     if prompt == "-":
         prompt = "".join(_stdin()).removesuffix("\n")  # `echo` ends with one
-    talk = _open(family, member, draft, device, system, how)
+    talk = _open(family, member, draft, device, how)
     if prompt is None:
         _lines(talk)
         return
@@ -81,9 +79,7 @@ def command(
     typer.echo(talk.summary(), err=True)
 
 
-def _open(
-    folder: Path, member: str | None, draft: str | None, device: str, system: str | None, how: dict[str, Any]
-) -> Conversation:
+def _open(folder: Path, member: str | None, draft: str | None, device: str, how: dict[str, Any]) -> Conversation:
     """Check everything that can be checked before the weights are read, then read them."""
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.conversation import Conversation
@@ -102,7 +98,7 @@ def _open(
         raise bad("--member", member, f"one of {', '.join(members)}")
     if draft is not None and draft not in members:
         raise bad("--draft", draft, f"one of {', '.join(members)}")
-    return Conversation(load_family(source, device=device), member, system, how, draft)
+    return Conversation(load_family(source, device=device), member, how, draft)
 
 
 def _lines(talk: Conversation) -> None:

@@ -47,8 +47,6 @@ _TOKENIZER = typer.Option(
 )
 _LENGTH = within(2, TOKENS, "--seq-length", "Tokens of a packed sequence, and the most of a conversation.")
 _PACKED = typer.Option(help="Form of packed conversations: npy for NeMo, parquet for Megatron-Bridge.")
-_VOCAB = within(1, TOKENS, "--vocab", "Size of the vocabulary that is trained.")
-_REASONING = within(0.0, 0.9, "--reasoning", "Share of tokens that are worked reasoning problems.")
 
 
 def command(
@@ -59,8 +57,6 @@ def command(
     length: Annotated[int, _LENGTH] = 4096,
     too_long: Annotated[TooLong, typer.Option(help="What is done with a longer conversation.")] = TooLong.drop,
     packed: Annotated[Packed, _PACKED] = Packed.npy,
-    vocab: Annotated[int, _VOCAB] = 1024,
-    reasoning: Annotated[float, _REASONING] = 0.25,
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, as_json("the folder's manifest")] = False,
 ) -> None:
@@ -71,18 +67,15 @@ def command(
     written whole or not at all.
 
     Example: `nemo-elastic data --out data`, or with text of your own:
-    `nemo-elastic data books/ notes.jsonl --out data --vocab 4096`, or for a model that there is:
+    `nemo-elastic data books/ notes.jsonl --out data`, or for a model that there is:
     `nemo-elastic data chats.jsonl --tokenizer parent/ --out chats`.
     """
     started = time.monotonic()
     if tokenizer is None:
         refuse(context, "belongs to --tokenizer, which is not given", "length", "too_long", "packed")
-    else:
-        refuse(context, "does not go with --tokenizer: nothing is trained and mixed in", "vocab", "reasoning")
-        if not sources:
-            raise ElasticError("data: nothing to tokenise; name files or folders beside --tokenizer")
-    if tokenizer is None and reasoning:
         require("reasoning_gym")  # its extra brings tokenizers too, which is imported first
+    elif not sources:
+        raise ElasticError("data: nothing to tokenise; name files or folders beside --tokenizer")
     with counting("data", quiet=json) as bar:
 
         def tell(what: str, share: float) -> None:
@@ -98,9 +91,7 @@ def command(
         else:
             from nemo_elastic.data.build import build_data
 
-            made = build_data(
-                out, sources or (), vocab=vocab, reasoning=reasoning, force=force, progress=tell
-            )  # fmt: skip
+            made = build_data(out, sources or (), force=force, progress=tell)
     if json:
         print_json(made.to_json())
         return

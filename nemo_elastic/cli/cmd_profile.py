@@ -48,7 +48,6 @@ class Runs(str, Enum):
 
 _CONFIG = "YAML file with the `elastic:` block, for its axes; those of the family if left out."
 _ENGINE = typer.Option("--engine", help="What runs the models.")
-_PYTHON = typer.Option("--python", help="Interpreter of an environment with the engine, if not this one.")
 _GPU = typer.Option("--gpu", help="A table on paper in place of a measured one, from the data sheet of such a GPU.")
 
 
@@ -62,7 +61,6 @@ def command(
     prompt: Annotated[int, within(1, TOKENS, "--prompt-tokens", "Tokens of each prompt.")] = 512,
     answer: Annotated[int, within(2, TOKENS, "--answer-tokens", "Tokens that each gets.")] = 128,
     device: Annotated[str, typer.Option("--device", help="Where models run: cpu, cuda, cuda:1.")] = "cpu",
-    python: Annotated[Path | None, _PYTHON] = None,
     gpu: Annotated[Gpu | None, _GPU] = None,
     force: Annotated[bool, options.force("an existing table")] = False,
     json: Annotated[bool, as_json("the table")] = False,
@@ -78,20 +76,18 @@ def command(
     `nemo-elastic profile family/ --gpu h100 --batch 8 --out paper.json`.
     """
     if gpu is not None:
-        refuse(context, "is for measuring; a table on paper (--gpu) runs nothing", "engine", "device", "python")
-    if engine is Runs.runtime:
-        refuse(context, "is for the engines transformers and vllm; the runtime is this process", "python")
+        refuse(context, "is for measuring; a table on paper (--gpu) runs nothing", "engine", "device")
     shapes = read_shapes(source)
     parent, axes = _axes(shapes, config)
     goes_on = gpu is None and out.is_file()  # where it is not finished, see `measure.resume`
-    check_file(out, force or goes_on, source, config, python)
+    check_file(out, force or goes_on, source, config)
     work = Workload(batch, prompt, answer, dtype_of(shapes.config))
     measured = widths_of(parent, axes, WIDTHS)
     if gpu is not None:
         table = on_paper(parent, measured, work, gpu.value)
         save(out, table)
     else:
-        table = _measure(out, force, parent, measured, _engine(engine, work, device, python), json)
+        table = _measure(out, force, parent, measured, _engine(engine, work, device), json)
     if json:
         print_json(table)
         return
@@ -109,15 +105,15 @@ def _axes(shapes: Shapes, config: Path | None) -> tuple[Parent, dict[str, AxisCo
     return family.parent, dict(family.axes)
 
 
-def _engine(runs: Runs, work: Workload, device: str, python: Path | None) -> Engine:
+def _engine(runs: Runs, work: Workload, device: str) -> Engine:
     from nemo_elastic.profile.engines import Engine
     from nemo_elastic.runtime.storage import check_device
 
     if runs is Runs.runtime:
         check_device(device, "--device")
-    elif python is None:
+    else:
         require(runs.value)
-    return Engine(runs.value, work, device, str(python or sys.executable))
+    return Engine(runs.value, work, device, sys.executable)
 
 
 def _measure(out: Path, force: bool, parent: Parent, widths: Widths, engine: Engine, quiet: bool) -> LatencyTable:

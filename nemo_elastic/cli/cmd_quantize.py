@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import FAMILY_DEVICE, as_json, print_json, refuse, within
+from nemo_elastic.cli.options import FAMILY_DEVICE, as_json, print_json, refuse
 from nemo_elastic.cli.show import advancing, writing
 from nemo_elastic.core.layout import table
 from nemo_elastic.data.eval_data import read_eval_data
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-#: tokens of a piece of the data
-PIECE = 1024
+#: pieces of the data that every member reads, and tokens of a piece
+PIECES, PIECE = 64, 1024
 
 
 class To(str, Enum):
@@ -62,9 +62,6 @@ def command(
     data: Annotated[Path | None, _DATA] = None,
     layout: Annotated[Layout, _LAYOUT] = Layout.modelopt,
     keep: Annotated[list[str] | None, _KEEP] = None,
-    samples: Annotated[
-        int, within(1, 10**6, "--samples", f"Pieces of the data, of {PIECE} tokens, that every member reads.")
-    ] = 64,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, as_json("what was written")] = False,
@@ -80,7 +77,7 @@ def command(
     """
     scheme = _scheme(to, layout, data)
     if data is None:
-        refuse(context, "belongs to --data, which is not given", "samples", "device")
+        refuse(context, "belongs to --data, which is not given", "device")
     _check_kept(keep or ())
     require("torch")
     from nemo_elastic.quantize.writing import (
@@ -94,7 +91,7 @@ def command(
     opened = open_source(source)
     check_output(out, force, source, data, kind=MEMBER_LOW if opened.family is None else FAMILY_LOW)
     torn = torn_members(opened, scheme, quantized_weights(opened, scheme, keep or ()))
-    ranges = None if data is None else _ranges(opened, data, samples, device, json)
+    ranges = None if data is None else _ranges(opened, data, device, json)
     with writing(f"writing {out}", quiet=json) as progress:
         weights = quantize_folder(opened, out, scheme, keep=keep or (), ranges=ranges, force=force, progress=progress)
     sizes = [sum(raw.nbytes for raw in each.stored.values()) for each in (opened, open_source(out))]
@@ -128,7 +125,7 @@ def _check_kept(names: Collection[str]) -> None:
             raise bad("--keep", name, f"some of {', '.join(rows)}")
 
 
-def _ranges(opened: Source, data: Path, samples: int, device: str, quiet: bool) -> Ranges:
+def _ranges(opened: Source, data: Path, device: str, quiet: bool) -> Ranges:
     """Largest inputs of the products of all members, on pieces of the data."""
     import torch
 
@@ -140,7 +137,7 @@ def _ranges(opened: Source, data: Path, samples: int, device: str, quiet: bool) 
     given = read_eval_data(data, opened)
     for line in () if quiet else given.notes:
         typer.echo(line, err=True)
-    tokens = given.tokens[: samples * PIECE]
+    tokens = given.tokens[: PIECES * PIECE]
     if not len(tokens):
         raise bad("--data", str(data), "at least one token")
     pieces = [torch.as_tensor(tokens[at : at + PIECE].astype("int64"))[None] for at in range(0, len(tokens), PIECE)]

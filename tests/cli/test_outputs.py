@@ -35,10 +35,7 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
     "data": ("{sources} --tokenizer {tokenizer}", {"sources": "texts", "tokenizer": "data"}),
     "demo": ("", {}),
     "init": ("{parent} --config {config}", {"parent": "parent", "config": "elastic.yaml"}),
-    "profile": (
-        "{source} --config {config} --engine vllm --python {python}",
-        {"source": "family", "config": "elastic.yaml", "python": "data"},
-    ),
+    "profile": ("{source} --config {config}", {"source": "family", "config": "elastic.yaml"}),
     "quantize": ("{source} --to nvfp4 --data {data}", {"source": "family", "data": "data"}),
     "rank": (
         "{parent} --data {data} --config {config}",

@@ -27,7 +27,7 @@ from tests.texts import spoiled
 
 PARENT_400 = replace(PARENT, vocab=400)
 MEMBERS = {"12b": PARENT_400.full, "6b": PARENT_400.uniform(keep=(0, 1, 3), hidden=8, mamba_heads=4)}
-QUICK = ("--tokens", 200, "--seq-length", 64, "--problems", 4)
+QUICK = ("--tokens", 200, "--seq-length", 64, "--limit", 4)
 
 
 @pytest.fixture(scope="module")

@@ -184,7 +184,6 @@ def test_a_plain_parent_takes_the_axes_of_a_block_whose_table_is_not_there_yet(
         (["--engine", "tensorrt"], "'--engine'"),
         (["--device", "tpu"], "--device: 'tpu' is not allowed"),
         (["--gpu", "h100", "--engine", "runtime"], "--engine: "),
-        (["--engine", "transformers", "--python", "/bin/false"], "transformers does not run this model"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_and_leaves_nothing(

@@ -32,7 +32,7 @@ from .damage import low
 
 SHAPE = replace(PARENT, vocab=400)
 MEMBER = SHAPE.uniform([0, 1, 3, 4, 5, 6], hidden=48, ffn=128, mamba_heads=8, attention_heads=2)
-QUICK = ("--tokens", 200, "--seq-length", 64, "--problems", 4)
+QUICK = ("--tokens", 200, "--seq-length", 64, "--limit", 4)
 WHICH = [f"{p}-{x}" for p in ("nvfp4", "fp8") for x in LAYOUTS]
 
 
@@ -185,7 +185,7 @@ def input_scales(folder: Path) -> int:
 
 def test_quantize_a_family_and_slice_it(folders: dict[str, Path], data: Any, run: Any, tmp_path: Path) -> None:
     out = tmp_path / "low"
-    options = ("--to", "nvfp4", "--data", data.path, "--samples", 2)
+    options = ("--to", "nvfp4", "--data", data.path)
     code, said, err = run("quantize", folders["plain"], *options, "--out", out, "--json")
     assert code == 0, err
     record = json.loads(said)

@@ -282,7 +282,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     library_text(folder / "text")
     (folder / "elastic.yaml").write_text(yaml.safe_dump({"elastic": TINY}))
-    call(script("nemo-elastic"), "data", "text", "--out", "data", "--vocab", "512", "--json")
+    call(script("nemo-elastic"), "data", "text", "--out", "data", "--json")
     (folder / "run.py").write_text(SCRIPT)
     output = call(sys.executable, str(folder / "run.py"))
     teacher = output.rpartition("teacher ")[2].strip()
