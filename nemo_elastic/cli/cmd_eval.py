@@ -24,10 +24,11 @@ __all__ = ["command"]
 #: problems of a data folder that a member solves
 PROBLEMS = 64
 
-_SOURCES = typer.Argument(metavar="SOURCE", help="Families, members or HF folders.")
+_SOURCES = typer.Argument(metavar="SOURCE", help="Families, members or Hugging Face folders.")
 _LIMIT = within(
     1, TOKENS, "--limit",
-    f"Most documents of each lm-eval task, and most problems of a data folder: all and {PROBLEMS} if left out.",
+    "Most documents of each lm-eval task, and most problems of a data folder. If left out, all documents and "
+    f"{PROBLEMS} problems.",
 )  # fmt: skip
 
 
@@ -35,20 +36,20 @@ def command(
     context: typer.Context,
     sources: Annotated[list[Path], _SOURCES],
     data: Annotated[Path | None, typer.Option(help=options.DATA)] = None,
-    member: Annotated[list[str] | None, typer.Option(help="Only this member; may be given several times.")] = None,
+    member: Annotated[list[str] | None, typer.Option(help="Only this member. May be given several times.")] = None,
     tokens: Annotated[int, within(1, TOKENS, "--tokens", "Tokens to predict.")] = 20_000,
     seq_length: Annotated[int, SEQ_LENGTH] = 512,
     tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, separated by commas.")] = None,
     tasks_from: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
     limit: Annotated[int | None, _LIMIT] = None,
-    device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device on which models run: cpu, cuda, cuda:1.")] = "cpu",
     json: Annotated[bool, as_json("the figures")] = False,
 ) -> None:
-    """Perplexity, right answers and lm-eval tasks, per member.
+    """Measure perplexity, right answers and lm-eval tasks of every member.
 
-    Each source is loaded once and all its members run on slices of it. The loss is over text, or over the answers of
-    conversations, in the family's own tokens. Problems come from a data folder of `nemo-elastic data`. lm-eval tasks
-    need lm-eval and a tokenizer in the source (or in the data folder).
+    The command loads each source once, and members run on slices of the source's weights. The loss is over text, or
+    over the answers of conversations, in the family's tokens. Problems come from a data folder of `nemo-elastic data`.
+    lm-eval tasks need the package lm-eval, and a tokenizer in the source or in the data folder.
 
     Example: `nemo-elastic eval family/ --data data`, or
     `nemo-elastic eval family/ other-9b/ --member 9b --tasks arc_easy --limit 100 --json`.

@@ -23,8 +23,8 @@ from nemo_elastic.slicing.loads import runs_in
 
 __all__ = ["command"]
 
-_SIZES = "List so many sizes, evenly spaced, between the members, too: what `slice --params` can cut."
-_TABLE = "Milliseconds of each, too, by a table of `nemo-elastic profile`."
+_SIZES = "List this number of evenly spaced sizes together with the members; `slice --params` can cut each of them."
+_TABLE = "Add the milliseconds of each member or size, by a table of `nemo-elastic profile`."
 
 
 def command(
@@ -33,12 +33,12 @@ def command(
     context: Annotated[int, CONTEXT_SERVED] = 8192,
     sizes: Annotated[int | None, within(2, 10_000, "--sizes", _SIZES)] = None,
     latency: Annotated[Path | None, typer.Option("--latency", help=_TABLE)] = None,
-    json: Annotated[bool, as_json()] = False,
+    json: Annotated[bool, as_json("the members")] = False,
 ) -> None:
-    """List the members: exact parameters, memory in service, widths per layer. Weights are not read.
+    """List the members: exact parameters, memory in service, widths per layer. The command reads no weights.
 
-    Example: `nemo-elastic inspect family/`, or for programs `nemo-elastic inspect family/ --json`. What else can be
-    cut: `nemo-elastic inspect family/ --sizes 20`.
+    Examples: `nemo-elastic inspect family/`; for programs `nemo-elastic inspect family/ --json`; for the sizes between
+    members `nemo-elastic inspect family/ --sizes 20`.
     """
     shapes = read_shapes(source)
     low = low_of(shapes.config, shapes.folder)

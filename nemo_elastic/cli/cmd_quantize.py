@@ -47,11 +47,17 @@ class Layout(str, Enum):
     compressed = COMPRESSED
 
 
-_TO = typer.Option("--to", help="nvfp4, fp8, or w4a16: weights in NVFP4, activations as they are.")
-_LAYOUT = typer.Option("--layout", help="Whose files: modelopt (vLLM, TensorRT-LLM) or compressed-tensors.")
-_DATA = typer.Option("--data", help=f"{options.DATA} Scales of activations are found on it.")
+_TO = typer.Option("--to", help="nvfp4 or fp8 for weights and activations, w4a16 for weights in NVFP4 alone.")
+_LAYOUT = typer.Option(
+    "--layout", help="Layout of the files: modelopt for vLLM and TensorRT-LLM, or compressed-tensors."
+)
+_DATA = typer.Option(
+    "--data", help=f"{options.DATA} Scales of activations come from its first {PIECES} pieces of {PIECE} tokens."
+)
 
-_KEEP = typer.Option("--keep", help="Weights that stay as they are, too: mamba.in_proj, mlp.down, …; several times.")
+_KEEP = typer.Option(
+    "--keep", help="Keep this weight in full precision, too: mamba.in_proj, mlp.down, …. May be given several times."
+)
 
 
 def command(
@@ -66,13 +72,14 @@ def command(
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, as_json("what was written")] = False,
 ) -> None:
-    """Write a family in low precision, from which every member is cut as bytes; no GPU is needed.
+    """Write a family in low precision, from which `slice` cuts every member by copying bytes. No GPU is needed.
 
-    Weights of Mamba, MLP and expert layers get codes under one scale each, the family's. Attention, the Mamba layer
-    before each, embeddings, head, convolutions, routers and norms stay as they are. Activations get one scale for all
-    members, of the largest input that one of them has on the data.
+    Each weight of Mamba, MLP and expert layers gets codes and one scale, which all members share. Attention layers,
+    the Mamba layer before each attention layer, embeddings, head, convolutions, routers and norms keep their
+    precision. The scale of an activation is the same in all members: it comes from the largest input of any member on
+    the data.
 
-    Examples: `nemo-elastic quantize family/ --to nvfp4 --data text/ --out nvfp4/`, then as ever
+    Examples: `nemo-elastic quantize family/ --to nvfp4 --data text/ --out nvfp4/`, then
     `nemo-elastic slice nvfp4/ --member 6b --out 6b/`.
     """
     scheme = _scheme(to, layout, data)
@@ -110,10 +117,10 @@ def _scheme(to: To, layout: Layout, data: Path | None) -> Scheme:
     scheme = scheme_of("nvfp4" if to is To.w4a16 else to.value, layout.value)
     if to is To.w4a16:
         if data is not None:
-            raise bad("--data", str(data), f"none: {to.value} leaves activations as they are")
+            raise bad("--data", str(data), f"leave it out: {to.value} leaves activations in full precision")
     elif data is None and (scheme.block or layout is not Layout.compressed):
-        other = "--to w4a16" if scheme.block else f"--layout {COMPRESSED}, which scales each token as it comes"
-        raise bad("--data", None, f"text or conversations, on which scales of activations are found; or {other}")
+        other = "--to w4a16" if scheme.block else f"--layout {COMPRESSED}, which scales each token at run time"
+        raise bad("--data", None, f"give text or conversations for the scales of activations, or {other}")
     return scheme
 
 

@@ -49,10 +49,10 @@ TASK = "task"
 #: shapes that are measured, most tokens of the half that is searched on, and the seed of the search and of the halves
 CANDIDATES, TOKENS, SEED = 128, 32_768, 0
 
-_DATA = typer.Option("--data", help=f"The task. {options.DATA}")
-_OUT = options.out("File to write the shape to, for `slice --subnet`.")
-_ADD = typer.Option("--add", help="Name under which the family's elastic.json keeps the shape, for `slice --member`.")
-_PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Shapes", "Shapes that are")
+_DATA = typer.Option("--data", help=f"Data of the task. {options.DATA}")
+_OUT = options.out("File for the shape, which `slice --subnet` reads.")
+_ADD = typer.Option("--add", help="Name of the shape in the family's elastic.json, for `slice --member`.")
+_PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Shapes")
 
 
 def command(
@@ -72,14 +72,14 @@ def command(
     force: Annotated[bool, options.force("an existing file, or an extra shape")] = False,
     json: Annotated[bool, as_json("what was found")] = False,
 ) -> None:
-    """Search all shapes inside a trained family for the one that predicts your text best, within a size.
+    """Search a trained family for the shape that predicts your text best, within one or several limits of size.
 
-    The search starts at the shape that `slice` would cut at that size. It looks at one half of the text, up to 32768
-    tokens of it; the other half says how much better the found shape is. Where that does not show, the shape of
-    `slice` is what is written.
+    The search starts at the shape that `slice` would cut within these limits. It reads up to 32768 tokens of one half
+    of the text. The other half measures how much better the found shape is. If the found shape is not clearly better,
+    the command writes the shape of `slice`.
 
     Example: `nemo-elastic specialize family/ --data mytask/ --params 7e9 --out task.json`, then
-    `nemo-elastic slice family/ --subnet task.json --out 7b-task/`. With `--add task` the family keeps the shape:
+    `nemo-elastic slice family/ --subnet task.json --out 7b-task/`. With `--add task` the family stores the shape:
     `nemo-elastic slice family/ --member task --out 7b-task/`.
     """
     from nemo_elastic.runtime.storage import check_device
