@@ -182,7 +182,7 @@ def _stdin() -> Generator[str, None, None]:
     try:
         yield from sys.stdin
     except UnicodeDecodeError:
-        raise ElasticError("stdin: is not UTF-8 text") from None
+        raise ElasticError("stdin: not UTF-8 text") from None
 
 
 def _show(piece: str) -> None:

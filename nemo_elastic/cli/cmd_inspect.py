@@ -46,7 +46,7 @@ def command(
     table = None if latency is None else LatencyTable.read("--latency", str(latency))
     between, places = None, []
     if sizes is not None:
-        between = rest_of_path(shapes, "there is nothing between its members")
+        between = rest_of_path(shapes, "it has no sizes between members")
         places = sorted({*between.spread(sizes), *between.members()})
     if json:
         record = describe(shapes, spec, table, low)
@@ -67,5 +67,5 @@ def command(
         counts = ", ".join(f"{printable(n)} {behind.parameters(shapes.parent, m):,}" for n, m in named.items())
         typer.echo(f"layers {behind.pattern} that predict more than one token, counted apart: {counts}")
     for name in shapes.extras:
-        typer.echo(f"{printable(name)} is an extra shape: chosen after training, on no path, not trained as it is")
+        typer.echo(f"{printable(name)} is an extra shape: found after training, not trained itself, on no path")
     typer.echo(f"ranking: {shapes.origin.ranking or 'none'}")

@@ -102,7 +102,7 @@ def _described(
             raise bad("--parent", None, "a folder with the parent, or the name of a known one; or --recipe")
         return parent, _read_parent(parent), ElasticConfig.load(config), "fp32", Routing()
     if config is not None or parent is not None:
-        raise bad("--recipe", recipe, "without --config and --parent: it has both")
+        raise bad("--recipe", recipe, "leave out --config and --parent: the recipe has both")
     from nemo_elastic.hosts.common.recipe_file import find_recipe
 
     family = find_recipe(recipe)()

@@ -137,7 +137,7 @@ def _print(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, fit: Fit | Non
             typer.echo(f"{cut.out}: without {cut.left_out}")
         if cut.requantized is not None:
             typer.echo(
-                f"{cut.out}: codes computed anew change those weights by {cut.requantized:.1%} (root mean square)"
+                f"{cut.out}: rounding codes again changes their weights by {cut.requantized:.1%} (root mean square)"
             )
         if cut.underflowed:
             typer.echo(f"{cut.out}: {cut.underflowed:,} numbers are too small for this dtype, and are 0 now")

@@ -124,7 +124,7 @@ def _halves(data: Path, source: Source, seq_length: int, quiet: bool) -> Halves:
 def _check_places(out: Path | None, add: str | None, force: bool, *inputs: Path) -> None:
     """Refuse a command that names no place for the shape, or one that is taken."""
     if out is None and add is None:
-        raise ElasticError("specialize: nowhere to put the shape; give --out FILE, --add NAME or both")
+        raise ElasticError("specialize: no place for the shape; give --out FILE, --add NAME or both")
     if out is not None:
         check_file(out, force, *inputs)
 
@@ -149,14 +149,14 @@ def _whole_family(source: Source) -> Family:
     """The manifest of a source that holds all of a family."""
     family = source.family
     if family is None:
-        raise ElasticError(f"{source.folder}: is one model, not a family; there are no shapes to search in it")
+        raise ElasticError(f"{source.folder}: is one model, not a family; it has no shapes to search")
     return family
 
 
 def _addable(folder: Path, name: str, start: Subnet, budget: Budget, force: bool) -> str:
     """Refuse before the search what would be refused after it; gives the digest of the family that is searched."""
     if not (folder / FILE).is_file():
-        raise ElasticError(f"--add: {folder} has no {FILE} of its own to add to; give --out FILE instead")
+        raise ElasticError(f"--add: {folder} has no {FILE}, which stores the shape; give --out FILE instead")
     add_extra(folder, name, start, budget, force, write=False)
     return family_digest(folder)
 
@@ -178,7 +178,7 @@ def _start(source: Source, limits: tuple[Limit, ...]) -> Fit:
     fit = largest_within(source, limits)
     if fit.whole:
         asked = f"{' and '.join(x.name for x in limits)}: {in_words(source.parent, limits)}"
-        raise ElasticError(f"{asked} holds the whole parent; nothing is to choose")
+        raise ElasticError(f"{asked} is enough for the whole parent; a search needs a smaller limit")
     return fit
 
 

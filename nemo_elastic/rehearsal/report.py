@@ -22,7 +22,7 @@ RANK = re.compile(r"\[default\d+\]:| E\d{4} ")
 #: settings of jobs, by the job's name and theirs
 Settings = Mapping[str, Mapping[str, Any]]
 #: why a callback is there that watches
-WATCHED = "what it writes down"
+WATCHED = "the rehearsal reads its records"
 
 
 @dataclass(frozen=True)

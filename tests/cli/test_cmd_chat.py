@@ -255,7 +255,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_session(plain, terminal):
     one = Terminal(str(plain), "--member", "6b", "--max-new-tokens", "1000000")
     terminal.append(one)
     begin = one.until("6b> ")
-    assert "12b, 9b, [6b]: " in begin and "It has no chat template: what you type is continued." in begin
+    assert "12b, 9b, [6b]: " in begin and "The family has no chat template: the member continues your text." in begin
     one.type("def f(\r")
     one.until("def f(")
     one.begins()

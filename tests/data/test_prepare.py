@@ -249,7 +249,7 @@ def test_bad_values(values: dict, said: str, tokenizer: Path, tmp_path: Path) ->
 def test_one_conversation_is_too_few(tokenizer: Path, tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     path.write_text(asked("a", "b"))
-    with pytest.raises(ElasticError, match="sources: '1 conversations with something to learn from' is not allowed"):
+    with pytest.raises(ElasticError, match="sources: '1 conversations with tokens to learn from' is not allowed"):
         prepare(tmp_path / "out", [path], tokenizer)
     path.write_text(asked("a", "b") + "\n" + asked("c", "d"))
     folder = prepare(tmp_path / "out", [path], tokenizer)

@@ -124,7 +124,7 @@ def test_bad_input_is_one_line(folder, data, tmp_path, monkeypatch, model):
         ((folder, "--tasks", "arc_easy"), "pip install 'lm-eval"),
         ((folder, "--data", data.path, "--device", "toaster"), "--device: 'toaster'"),
         ((other, "--data", data.path), "another tokenizer"),
-        ((bare, "--data", data.path), "400 tokens of vocabulary"),
+        ((bare, "--data", data.path), "a vocabulary of 400 tokens"),
         ((bare, "--tasks", "arc_easy"), "no tokenizer.json"),
     ]
     for arguments, words in cases:

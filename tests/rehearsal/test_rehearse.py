@@ -30,7 +30,7 @@ CHECKS = {
 }  # fmt: skip
 WHYS = {
     "a CPU's kernels", "number of ranks", "widths and vocabulary", "lengths", "batch", "steps", "samples", "intervals",
-    "paths", "what it writes down",
+    "paths", "the rehearsal reads its records",
 }  # fmt: skip
 JOBS = ["parent", "rank", "stage1-killed", "stage1", "stage2", "slice"]
 

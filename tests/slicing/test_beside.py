@@ -109,7 +109,9 @@ def test_a_member_has_the_ends_and_the_tokenizer_of_its_family(family: Path, tmp
     edit_json(tmp_path / "cut" / "tokenizer_config.json", bos_token="x")
     edit_json(tmp_path / "cut" / "generation_config.json", eos_token_id=7)
     report = verify(tmp_path / "cut", forward=False)
-    assert report.ok and next(c for c in report.checks if c.name == "files").figure.startswith("skipped: there is no")
+    assert report.ok and next(c for c in report.checks if c.name == "files").figure.startswith(
+        "skipped: the folder has no"
+    )
     failures = failed(tmp_path / "cut", family)
     assert set(failures) == {"config", "files of the parent"} and failures["config"].startswith(
         "eos_token_id is 7, not "

@@ -290,6 +290,8 @@ def test_a_shape_is_not_put_into_another_family(folder: Path) -> None:
     add_extra(folder, "code", CODE, digest=digest)
     add_extra(folder, "prose", CODE, digest=digest)  # what others added is no other family
     write(folder, PARENT, {"small": SMALL}, tensors=random_values(PARENT, seed=9), force=True)
-    with pytest.raises(ElasticError, match="family: another family was written there meanwhile; start anew"):
+    with pytest.raises(
+        ElasticError, match="family: another process replaced this family meanwhile; run the command again"
+    ):
         add_extra(folder, "code", CODE, digest=digest)
     assert Family.load(folder).extra_names == ()

@@ -224,7 +224,7 @@ def test_left_out_on_request_and_for_want_of_a_width(tmp_path: Path) -> None:
     assert right(out, tmp_path / "family")
     parent = read_shapes(tmp_path / "family").parent
     bare = slice_checkpoint(tmp_path / "family", tmp_path / "bare", subnet=parent.uniform([0, 1, 2, 4]))
-    assert bare.left_out is not None and bare.left_out.endswith("no attention layer, whose widths theirs would have")
+    assert bare.left_out is not None and bare.left_out.endswith("no attention layer, which would give their widths")
     assert not open_source(bare.out).prediction
 
 

@@ -156,7 +156,7 @@ def test_values_that_are_not_finite(family, value):
     change(family, UP, (3, slice(2)), value)
     report = verify(family, forward=False)
     assert failed(report) == ["finite", "checksums"]
-    assert report.checks[-3].figure == f"2 values are not, the first in {UP}"
+    assert report.checks[-3].figure == f"2 values are not finite, the first in {UP}"
     assert report.checks[-1].figure == "skipped: not asked for"
     assert verify(family).checks[-1].figure == "skipped: values are no numbers"
 
@@ -219,7 +219,7 @@ def test_a_count_that_does_not_agree(family, monkeypatch):
 def test_large_models_run_only_when_asked_for(family, monkeypatch):
     monkeypatch.setattr(module, "FORWARD_LIMIT", 10)
     report = verify(family)
-    assert report.ok and "6,404 parameters would be held twice" in report.checks[-1].figure
+    assert report.ok and "6,404 parameters would be in memory twice" in report.checks[-1].figure
     assert verify(family, forward=True).checks[-1].name == "low: cut = masked"
 
 
