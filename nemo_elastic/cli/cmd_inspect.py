@@ -65,7 +65,7 @@ def command(
         typer.echo(f"{printable(name)} runs in {runs_in(subnet, shapes.parent, low)}")
     if (behind := prediction_of(shapes.config)) is not None:
         counts = ", ".join(f"{printable(n)} {behind.parameters(shapes.parent, m):,}" for n, m in named.items())
-        typer.echo(f"layers {behind.pattern} that predict more than one token, counted apart: {counts}")
+        typer.echo(f"layers {behind.pattern} that predict more than one token, not counted above: {counts}")
     for name in shapes.extras:
         typer.echo(f"{printable(name)} is an extra shape: found after training, not trained itself, on no path")
     typer.echo(f"ranking: {shapes.origin.ranking or 'none'}")

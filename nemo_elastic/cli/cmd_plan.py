@@ -85,7 +85,7 @@ def command(
     else:
         _print(name, shape, run, every, chosen)
         if time is not None:
-            typer.echo(f"{time}; validation, saves and starts are not in them")
+            typer.echo(f"{time}; without validation, saves and starts")
     if chosen is None:
         raise typer.Exit(1)
     _say_torn(shape, block)
@@ -167,10 +167,10 @@ def _print(name: str, parent: Parent, run: RunShape, every: Sequence[Layout], ch
     if not console.is_terminal:
         console = Console(markup=False, width=140)  # a table in a file or a pipe is never cut
     console.print(table)
-    typer.echo("total: all that stays, and the larger of loss and backward")
+    typer.echo("total: all parts, but of loss and backward the larger one")
     if chosen is None:
         least = min(every, key=lambda layout: layout.memory.total)
-        typer.echo(f"nothing fits; the smallest, {least}, {least.reason}")
+        typer.echo(f"nothing fits; the smallest layout, {least}, {least.reason}")
         return
     work = {part: f"{flops / 1e15:,.4g}" for part, flops in chosen.work.to_json().items()}
     typer.echo(

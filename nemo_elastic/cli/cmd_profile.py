@@ -140,5 +140,5 @@ def _print(out: Path, table: LatencyTable, parent: Parent) -> None:
         typer.echo(f"  {name} ({sizes} widths): {each}")
     bounds = [bound for grid in table["grids"].values() for bound in grid.get("bounds") or ()]
     if bounds:
-        widest = "not known of some" if None in bounds else f"at most {max(bounds):.1%}"
-        typer.echo(f"  half of each median's interval, over the time of its model: {widest}")
+        widest = "unknown for some" if None in bounds else f"at most {max(bounds):.1%}"
+        typer.echo(f"  half of the interval of a median, as a share of the model's time: {widest}")

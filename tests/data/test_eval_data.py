@@ -262,7 +262,10 @@ def test_what_was_left_out_is_told(place: Path, tmp_path: Path) -> None:
     path.write_text(sums(30) + asked("What?", ""))
     code, _, err = run("eval", place / "family", "--data", path, "--tokens", 2000, "--seq-length", 64)
     assert code == 0
-    assert f"1 of 31 conversations with an empty answer, or none: left out; the first is {path} line 31" in err
+    assert (
+        f"1 of 31 conversations with an empty answer or without an answer: left out; the first is {path} line 31"
+        in err
+    )
     assert "the loss counts answers alone" in err
 
 

@@ -189,7 +189,7 @@ def test_another_optimizer_is_seen(copy: tuple[Path, Any]) -> None:
     assert optimizer_loaded(where).ok
     put(where.start(1, 1) / "start" / "weights", where.start(2, 0) / "start" / "weights")
     check = optimizer_loaded(where)
-    assert check.ok is False and "others than stage 1 left" in check.message
+    assert check.ok is False and "differ from those that stage 1 left" in check.message
 
 
 @pytest.mark.long
@@ -268,4 +268,4 @@ def test_what_is_missing_is_reported(tmp_path: Path) -> None:
 
     actual = checks(place(tmp_path))
     assert set(actual) == CHECKS
-    assert all(check.ok is False and check.message.startswith("nothing to look at: ") for check in actual.values())
+    assert all(check.ok is False and check.message.startswith("nothing to check: ") for check in actual.values())

@@ -241,8 +241,8 @@ def test_members_name_those_that_are_inside_them(folder: Path, tmp_path: Path) -
         slice_checkpoint(folder, tmp_path / name, member=name)
         assert ("--member code`" in card_of(tmp_path / name)) is inside
     slice_checkpoint(tmp_path / "full", tmp_path / "again", member="code")  # as the card says
-    assert "was not trained. Evaluate it before use." in card_of(tmp_path / "again")
-    assert "was not trained. Evaluate it before use." not in card_of(tmp_path / "small")
+    assert "was not trained. Evaluate the model before use." in card_of(tmp_path / "again")
+    assert "was not trained. Evaluate the model before use." not in card_of(tmp_path / "small")
 
 
 def _add_some(folder: Path, seed: int) -> None:

@@ -251,7 +251,7 @@ def test_inspect_counts_them_apart(tmp_path: Path) -> None:
     members = json.loads(printed("inspect", tmp_path / "family", "--json"))["members"]
     counts = {m.name: LAYERS.parameters(family.parent, m.subnet) for m in family}
     assert {name: member["prediction_parameters"] for name, member in members.items()} == counts
-    assert f"counted apart: whole {counts['whole']:,}, mid {counts['mid']:,}" in printed(
+    assert f"not counted above: whole {counts['whole']:,}, mid {counts['mid']:,}" in printed(
         "inspect", tmp_path / "family"
     )
 

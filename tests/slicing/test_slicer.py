@@ -99,7 +99,7 @@ def test_no_attention_no_cache(tmp_path):
         "use_cache": False,
     }
     assert json.loads((tmp_path / "cut" / "config.json").read_text())["use_cache"] is False
-    assert "keeps no attention layer" in (tmp_path / "cut" / "README.md").read_text()
+    assert "has no attention layer" in (tmp_path / "cut" / "README.md").read_text()
 
 
 def test_per_layer_widths_bring_their_code(tmp_path):
