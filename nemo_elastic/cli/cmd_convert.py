@@ -43,7 +43,7 @@ def command(
         ),
     ],
     force: Annotated[bool, options.force()] = False,
-    json: Annotated[bool, as_json("what was written")] = False,
+    json: Annotated[bool, as_json("the result")] = False,
 ) -> None:
     """Convert a whole model between the formats of Hugging Face, NeMo and Megatron, offline, with the same weights.
 

@@ -60,8 +60,8 @@ def command(
 
     The formulas are the same for NeMo and Megatron-Bridge. Among the layouts that fit and are within 1.5 % of the
     fastest, the one with the least memory is called best. Known parents: nemotron-nano-12b-v2, nemotron-nano-9b-v2,
-    nemotron-h-8b (and 4b, 47b, 56b), nemotron-h-tiny, nemotron-3-nano-4b, nemotron-3-nano-30b-a3b. EP is the number of
-    ranks that share the experts of a parent with experts; its memory counts all parameters, its time counts the active
+    nemotron-h-8b (and 4b, 47b, 56b), nemotron-h-tiny, nemotron-3-nano-4b, nemotron-3-nano-30b-a3b. For a parent with
+    experts, EP is the number of ranks that share the experts, memory counts all parameters, and time counts the active
     parameters. Times are estimates for comparing layouts. Exit code 1 if nothing fits.
 
     Example: `nemo-elastic plan --config elastic.yaml --parent nemotron-nano-12b-v2 --stage 2`

@@ -71,7 +71,8 @@ def command(
     their number of such layers. They run until the difference of their times is known, or for a minute. Each axis is
     measured at three widths, and times between the widths are interpolated linearly. After Ctrl-C the same command
     continues where it was.
-    `latency` of a budget, `slice --latency` and `inspect --latency` read the table, which holds for this parent,
+
+    `latency` of a budget, `slice --latency` and `inspect --latency` read the table, which is valid for this parent,
     machine and workload.
 
     Example: `nemo-elastic profile family/ --engine vllm --batch 8 --device cuda --out h100.json`, or from a data sheet

@@ -52,11 +52,12 @@ _LAYOUT = typer.Option(
     "--layout", help="Layout of the files: modelopt for vLLM and TensorRT-LLM, or compressed-tensors."
 )
 _DATA = typer.Option(
-    "--data", help=f"{options.DATA} Scales of activations come from its first {PIECES} pieces of {PIECE} tokens."
+    "--data", help=f"{options.DATA} The first {PIECES} pieces of {PIECE} tokens give the scales of activations."
 )
 
 _KEEP = typer.Option(
-    "--keep", help="Keep this weight in full precision, too: mamba.in_proj, mlp.down, …. May be given several times."
+    "--keep",
+    help="Keep this weight in full precision, too: mamba.in_proj, mlp.down and so on. May be given several times.",
 )
 
 
@@ -70,7 +71,7 @@ def command(
     keep: Annotated[list[str] | None, _KEEP] = None,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
     force: Annotated[bool, options.force()] = False,
-    json: Annotated[bool, as_json("what was written")] = False,
+    json: Annotated[bool, as_json("the result")] = False,
 ) -> None:
     """Write a family in low precision, from which `slice` cuts every member by copying bytes. No GPU is needed.
 

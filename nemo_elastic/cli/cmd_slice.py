@@ -59,7 +59,7 @@ def command(
     dtype: Annotated[Dtype | None, _DTYPE] = None,
     requantize: Annotated[bool, _ANEW] = False,
     force: Annotated[bool, options.force()] = False,
-    json: Annotated[bool, as_json("what was cut")] = False,
+    json: Annotated[bool, as_json("the cut members")] = False,
 ) -> None:
     """Cut members out of a family, at a member's size or between two members. Weights are copied, nothing is trained.
 

@@ -70,7 +70,7 @@ def command(
     seq_length: Annotated[int, SEQ_LENGTH] = 512,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
     force: Annotated[bool, options.force("an existing file, or an extra shape")] = False,
-    json: Annotated[bool, as_json("what was found")] = False,
+    json: Annotated[bool, as_json("the found shape")] = False,
 ) -> None:
     """Search a trained family for the shape that predicts your text best, within one or several limits of size.
 
