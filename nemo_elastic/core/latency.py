@@ -132,7 +132,7 @@ class LatencyTable(dict[str, Any]):
         if isinstance(value, str):
             name, value = value, read_json(value)
         if not isinstance(value, Mapping):
-            raise bad(name, value, "a table of `nemo-elastic profile`: its path, or what the file holds")
+            raise bad(name, value, "a table of `nemo-elastic profile`: its path or its content")
         table = cls(value)
         with inside(name):
             check_version(table, FORMAT, "format")

@@ -203,13 +203,13 @@ def _value_checks(source: Source) -> Iterator[Check]:
             changed.append(name)
         if tensor.extent is not None:
             tensor.extent.forget()
-    figure = "every value"
+    figure = "every value is finite"
     if strange:
         figure = f"{sum(strange.values()):,} values are not finite, the first in {next(iter(strange))}"
     yield Check("finite", not strange, figure)
     figure = f"{len(stored)} tensors as they were written"
     if changed:
-        figure = f"{len(changed)} tensors are not what was written, the first is {changed[0]}"
+        figure = f"{len(changed)} tensors differ from the written ones, the first is {changed[0]}"
     elif written is None:
         figure = f"skipped: the folder has no {CHECKSUMS_FILE}"
     yield Check("checksums", None if written is None else not changed, figure)

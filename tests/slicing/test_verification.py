@@ -115,7 +115,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(family):
         at = (first, last, rng.randint(first, last))[i % 3]
         name = flip(family, at, i % 8)
         checks = {check.name: check for check in verify(family, forward=False).checks}
-        assert checks["checksums"].figure == f"1 tensors are not what was written, the first is {name}"
+        assert checks["checksums"].figure == f"1 tensors differ from the written ones, the first is {name}"
         flip(family, at, i % 8)
     assert verify(family, forward=False).ok
 

@@ -193,7 +193,7 @@ def _precision(own: BridgeRecipe, block: ElasticConfig) -> None:
 
 def _checkpoints(own: BridgeRecipe) -> None:
     if own.get("checkpoint.load") is None:
-        own.put("checkpoint.load", own.get("save"), "a run that was stopped goes on")
+        own.put("checkpoint.load", own.get("save"), "a run that was stopped resumes")
     # a parent's holds no members, and would be read over the sorted weights
     own.put("checkpoint.pretrained_checkpoint", absolute_if_there(own.ranked), "the teacher is the start")
     own.put("checkpoint.ckpt_format", "torch_dist")
