@@ -106,7 +106,7 @@ def _files(source: Source) -> Check:
     read = {p.name for p in folder.iterdir() if p.suffix in _READ or p.name in (*TOKENIZER_FILES, _TEMPLATES)}
     wrong = changed + sorted(read - written.keys() - weights - _OWN)
     if wrong:
-        what = "differs from the written file" if changed else "of those that were not written"
+        what = "not the file that was written" if changed else "a file that was not written with the folder"
         return Check("files", False, _first(wrong, what))
     return Check("files", True, f"{len(written)} as they were written: {', '.join(written)}")
 

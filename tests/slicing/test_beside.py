@@ -97,7 +97,7 @@ def test_a_file_that_is_another_one_or_new_is_reported(folder: Path, file: str, 
     else:
         path.write_text(path.read_text() + " " if content is None else content)
     assert failed(folder) == {
-        "files": f"{file} is {'of those that were not written' if new else 'not what was written'}"
+        "files": f"{file} is {'a file that was not written with the folder' if new else 'not the file that was written'}"
     }
 
 
