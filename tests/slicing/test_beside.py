@@ -96,9 +96,8 @@ def test_a_file_that_is_another_one_or_new_is_reported(folder: Path, file: str, 
         path.unlink()
     else:
         path.write_text(path.read_text() + " " if content is None else content)
-    assert failed(folder) == {
-        "files": f"{file} is {'a file that was not written with the folder' if new else 'not the file that was written'}"
-    }
+    what = "a file that was not written with the folder" if new else "not the file that was written"
+    assert failed(folder) == {"files": f"{file} is {what}"}
 
 
 def test_a_member_has_the_ends_and_the_tokenizer_of_its_family(family: Path, tmp_path: Path) -> None:
