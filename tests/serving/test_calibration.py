@@ -96,7 +96,7 @@ def sizes(calibration: Calibration) -> dict[str, int]:
 def test_there_and_back(folder, calibration):
     path = write_calibration(folder, calibration)
     assert path == folder / FILE and read_calibration(folder, sizes(calibration)) == calibration
-    with pytest.raises(ElasticError, match="it is left as it is"):
+    with pytest.raises(ElasticError, match="it was not replaced"):
         write_calibration(folder, calibration)
     write_calibration(folder, calibration, replace=True)
 

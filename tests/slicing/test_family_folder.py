@@ -186,7 +186,7 @@ def test_init_takes_fixed_shapes(plain, tmp_path):
     for members, message in (
         ({"mid": mid}, r"members\.low: missing"),
         ({"mid": PARENT.full, "low": low}, r"members\.mid: .*its budget is"),
-        ({"mid": low, "low": PARENT.uniform([0, 1], hidden=8)}, "not nested in the member before it: layer 1 was"),
+        ({"mid": low, "low": PARENT.uniform([0, 1], hidden=8)}, "not nested in the member before it: layer 1 is not"),
     ):
         shapes(**members)
         with pytest.raises(ElasticError, match=message):

@@ -86,7 +86,7 @@ def test_every_member_has_them_at_its_widths(parent: Parent, tmp_path: Path) -> 
         assert (config["num_nextn_predict_layers"], config["mtp_hybrid_override_pattern"]) == (1, "*E")
         assert right(cut.out, tmp_path / "family")
         count = LAYERS.parameters(parent, cut.subnet)
-        assert f"(MTP, {count:,} parameters) are in the folder" in (cut.out / "README.md").read_text()
+        assert f"(MTP, {count:,} parameters), with which engines may draft" in (cut.out / "README.md").read_text()
         assert count == sum(raw.words.size for raw in own.prediction.values())
 
 

@@ -158,7 +158,7 @@ def test_values_that_are_not_finite(family, value):
     assert failed(report) == ["finite", "checksums"]
     assert report.checks[-3].figure == f"2 values are not finite, the first in {UP}"
     assert report.checks[-1].figure == "skipped: not asked for"
-    assert verify(family).checks[-1].figure == "skipped: values are no numbers"
+    assert verify(family).checks[-1].figure == "skipped: values are not finite"
 
 
 def test_the_parent_must_compute_the_same(family, tmp_path):
