@@ -115,7 +115,7 @@ def test_the_other_file_is_read_as_data(state, tmp_path):
         (io_json([]), "has no config of a model"),
         (io_json([["hidden_size", LEAF]]), "is not a file that NeMo writes"),
         (io_json([["Attr(name=hidden)", LEAF]]), "is not a file that NeMo writes"),
-        (io_json([["Attr(name='a')", {"type": "ref", "key": "c"}]]), "c holds itself"),
+        (io_json([["Attr(name='a')", {"type": "ref", "key": "c"}]]), "c contains itself"),
         (io_json([["Attr(name='a')", {"type": "ref", "key": "gone"}]]), "is not a file that NeMo writes"),
         (io_json([["Attr(name='hidden_size')", LEAF]]), "mamba_num_groups|layernorm_epsilon"),
     ],
