@@ -131,7 +131,7 @@ def _training(facts: Facts, wanted: bool) -> _Findings:
         return
     for name in ("torch", *TRAINING):
         if not facts.has(name):
-            yield ERROR, name, "missing, and training needs it", installing("nemo")
+            yield ERROR, name, "missing, and training needs this package", installing("nemo")
     nemo, core = facts.release("nemo-toolkit"), facts.release("megatron-core")
     if facts.has("nemo-toolkit"):
         if nemo >= (3,) or not facts.llm:
@@ -156,7 +156,7 @@ def _bridge(facts: Facts) -> _Findings:
         yield ERROR, "python", "Megatron-Bridge takes 3.12 and newer", "make an environment with 3.12"
     for name in ("torch", *BRIDGE):
         if not facts.has(name):
-            yield ERROR, name, "missing, and Megatron-Bridge needs it", installing("bridge")
+            yield ERROR, name, "missing, and Megatron-Bridge needs this package", installing("bridge")
     if facts.has("nemo-toolkit"):
         problem = "NeMo 2.7 needs transformers 4, Megatron-Bridge 5.8 and newer; one environment cannot hold both"
         yield ERROR, "nemo-toolkit", problem, "pip uninstall nemo-toolkit, or megatron-bridge"
@@ -175,7 +175,7 @@ def _bridge(facts: Facts) -> _Findings:
 
 def _untested(facts: Facts) -> _Findings:
     for line in facts.unmet:
-        problem = f"{line} is what this package is tested with"
+        problem = f"this package is tested with {line}"
         yield WARNING, re.split(r"[^\w.-]", line)[0], problem, f"pip install '{line}' if something fails"
 
 
@@ -183,13 +183,15 @@ def _kernels(facts: Facts) -> _Findings:
     if not facts.gpus:
         for name in KERNELS:
             if facts.has(name) and facts.trains:
-                problem = "without a GPU it makes megatron-core believe that it may call kernels; training fails"
+                problem = "megatron-core takes it for a sign of kernels, which need a GPU; training fails"
                 yield ERROR, name, problem, f"pip uninstall {name}"
         if facts.unsure and facts.trains:
-            problem = "is built for CUDA, finds its compiler and no GPU: importing megatron-core ends in an IndexError"
+            problem = (
+                "is built for CUDA and finds CUDA's compiler but no GPU: importing megatron-core ends in an IndexError"
+            )
             yield ERROR, "torch", problem, "export TORCH_CUDA_ARCH_LIST=8.0, or install torch's CPU build"
         if facts.has("triton") and facts.trains and facts.host == "nemo":  # today's megatron-core imports it
-            problem = "without a GPU megatron-core takes its presence for kernels"
+            problem = "megatron-core takes it for a sign of kernels, which need a GPU"
             yield WARNING, "triton", problem, "pip uninstall triton, or install torch's CPU build"
         return
     for name, module in KERNELS.items():

@@ -175,7 +175,7 @@ def test_a_graph_of_nemo_configs_is_read_once_however_often_it_is_held(tmp_path:
         value = value["b"]
     assert value == {"c": 5}
     (tmp_path / "io.json").write_text(json.dumps(graph([["Key(key='c')", held("o3")]])))
-    with pytest.raises(ElasticError, match="holds itself"):
+    with pytest.raises(ElasticError, match="contains itself"):
         read_io_json(tmp_path / "io.json", "model")
 
 

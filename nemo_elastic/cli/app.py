@@ -44,27 +44,27 @@ class Row(NamedTuple):
 _GROUPS = {
     "Try it": {
         "init": "Make a family without training: `init --example` needs no model, data or GPU.",
-        "demo": "The whole method at tiny size on this machine's CPU, with a report.",
+        "demo": "Run the whole method at tiny size on this machine's CPU, with a report.",
     },
     "Cut, serve and talk": {
         "slice": "Cut members out of a family, by name or at any size.",
         "inspect": "List the members: parameters, memory, widths per layer.",
         "verify": "Check a family or a member, with figures.",
         "convert": "Convert a whole model between Hugging Face, NeMo and Megatron.",
-        "quantize": "Write a family in NVFP4 or FP8; members are cut from it as bytes.",
+        "quantize": "Write a family in NVFP4 or FP8, from which members are cut.",
         "chat": "Talk with the members of a family, which share one copy of the weights.",
-        "serve": "Serve a family by vLLM: OpenAI's interface, each member a model.",
+        "serve": "Serve a family with vLLM: OpenAI's interface, each member a model.",
         "calibrate": "Measure on held-out prompts when a larger member pays, for the model `auto` of `serve`.",
-        "eval": "Perplexity and lm-eval tasks of every member.",
+        "eval": "Measure perplexity, right answers and lm-eval tasks of every member.",
         "specialize": "Search a trained family for the best shape for a task.",
-        "profile": "Measure milliseconds of layers on this machine, for budgets in milliseconds.",
+        "profile": "Measure the time of layers on this machine, for budgets in milliseconds.",
     },
     "Train": {
         "plan": "List the parallel layouts of a training run that fit, with the cost of a step.",
         "rehearse": "Run a large recipe's own jobs, scaled down, on this machine.",
         "data": "Prepare text and conversations: token files and packed sequences.",
         "rank": "Measure the importance of a parent's channels, heads and layers.",
-        "train": "Train a family: any stock recipe of a Nemotron-H, and a block.",
+        "train": "Train a family with any stock recipe of a Nemotron-H and an `elastic:` block.",
         "report": "Turn a run into one HTML page with plots.",
         "doctor": "Check releases, GPUs and kernels of this machine.",
         "schema": "Print the JSON schema of the `elastic:` block, for editors.",
@@ -188,7 +188,9 @@ app = typer.Typer(
 
 @app.callback()
 def root(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it and exit."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
 ) -> None:
     """Turn one Nemotron-H into a family of nested models; cut any member out without training.
 

@@ -35,13 +35,15 @@ def command(
     force: Annotated[bool, options.force("an older auto.json")] = False,
     json: Annotated[bool, as_json("the figures")] = False,
 ) -> None:
-    """Find out from held-out prompts when the smallest member is not enough, for `auto` of `nemo-elastic serve`.
+    """Measure on held-out prompts when a larger member pays, for the model `auto` of `nemo-elastic serve`.
 
-    Every member reads up to 512 prompts, half of them problems where there are, and their known answers. What the
-    smallest makes of a prompt (entropy, margin, surprise) is fitted to what a larger one gains on the answer, and
-    written to auto.json in the family folder: no weights. The table is a check: each half of the prompts is chosen for
-    by the other half, against the best random mixture of members at the same cost. Where no gain is above 0 by more
-    than its interval, auto is no better than chance here, and a warning says so.
+    Every member reads up to 512 prompts and their known answers. Half of the prompts are problems, if the data has
+    problems. The command fits the gain of a larger member on the answer to the entropy, margin and surprise of the
+    smallest member on the prompt. It writes the fit to auto.json in the family folder and changes no weights.
+
+    The table checks the fit: one half of the prompts decides for the other half, against the best random mixture of
+    members at the same cost. If no gain is above 0 by more than its interval, `auto` is no better than chance, and the
+    command warns.
 
     Example: `nemo-elastic calibrate family/ --data data`, then `nemo-elastic serve family/ --auto 0.3`.
     """
@@ -69,7 +71,7 @@ def command(
         Console(markup=False).print(table)
     if not any(row.gain > row.wide for row in tried):
         typer.echo(
-            "warning: no gain is above 0 by more than its interval: auto is no better than chance here", err=True
+            "warning: no gain is above 0 by more than its interval, so `auto` is no better than chance", err=True
         )
     typer.echo(f"written: {path}", err=True)
 

@@ -23,42 +23,45 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 HELP = """\
-/member        the members; the one that answers is marked
-/member NAME   let another member answer from here on; nothing is loaded
+/member        list the members, with the answering member in brackets
+/member NAME   let another member answer from now on, without loading
 /reset         forget the conversation
-/help          this
-/quit          end; so does Ctrl-D. Ctrl-C ends an answer
-//…            a text that begins with a slash"""
+/help          show this help
+/quit          end, as Ctrl-D does; Ctrl-C ends an answer
+//…            send a text that begins with a slash"""
 
-_PROMPT = typer.Argument(help="What to answer; - reads all of stdin. Without it every line of stdin is one prompt.")
-_DRAFT = typer.Option("--draft", help="Name of a smaller member that drafts for larger ones; answers stay theirs.")
-_SYSTEM = typer.Option("--system", help="System message, where the family has a chat template.")
+_PROMPT = typer.Argument(help="Text to answer; - reads all of stdin. Without PROMPT, each line of stdin is a prompt.")
+_DRAFT = typer.Option(
+    "--draft", help="Name of a smaller member that drafts tokens, which the larger member accepts or replaces."
+)
 
 
 def command(
     family: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
     prompt: Annotated[str | None, _PROMPT] = None,
-    member: Annotated[str | None, typer.Option("--member", help="Name of the member; the largest by default.")] = None,
+    member: Annotated[
+        str | None, typer.Option("--member", help="Name of the member that answers; the largest if left out.")
+    ] = None,
     draft: Annotated[str | None, _DRAFT] = None,
     max_new_tokens: Annotated[
-        int, within(1, TOKENS, "--max-new-tokens", "Most tokens of an answer; it ends before at an end token.")
+        int, within(1, TOKENS, "--max-new-tokens", "Most tokens of an answer; an end token ends the answer earlier.")
     ] = 96,
     temperature: Annotated[
-        float, within(0.0, 100.0, "--temperature", "Sample with it; by default 0, the most likely token.")
+        float, within(0.0, 100.0, "--temperature", "Temperature of sampling; 0 takes the most likely token.")
     ] = 0.0,
     top_p: Annotated[
-        float, within(1e-6, 1.0, "--top-p", "Sample from the fewest most likely tokens with this share.")
+        float, within(1e-6, 1.0, "--top-p", "Sample from the fewest tokens that hold this share of the probability.")
     ] = 1.0,
-    seed: Annotated[int, within(0, SEEDS, "--seed", "Fixes what is sampled; by default 0.")] = 0,
-    system: Annotated[str | None, _SYSTEM] = None,
+    seed: Annotated[int, within(0, SEEDS, "--seed", "Seed of the sampling.")] = 0,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
     json: Annotated[bool, as_json("the answer to PROMPT")] = False,
 ) -> None:
-    """Talk with the members of a family; all of them are in the memory of the largest.
+    """Talk with the members of a family, which share the memory of the largest member.
 
-    With a chat template the lines are messages of one conversation; without one, each is put behind the text so far
-    and the text goes on. `/member 9b` lets another member answer, `/help` lists what else there is. With `--draft 6b`
-    that member drafts for larger ones: tokens come faster and stay what they are, or follow the same distribution.
+    If the family has a chat template, the lines are messages of one conversation. Otherwise each line is added to the
+    text so far, and the member continues this text. `/member 9b` lets another member answer, and `/help` lists all
+    such commands. With `--draft 6b` the member 6b drafts tokens for larger members, which answer faster: with the same
+    tokens at temperature 0, and from the same distribution above 0.
 
     Example: `nemo-elastic chat family/ --member 6b`, or for one answer
     `nemo-elastic chat family/ --member 6b "def f(" --temperature 0.7 --top-p 0.9`.
@@ -68,7 +71,7 @@ def command(
     how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     if prompt == "-":
         prompt = "".join(_stdin()).removesuffix("\n")  # `echo` ends with one
-    talk = _open(family, member, draft, device, system, how)
+    talk = _open(family, member, draft, device, how)
     if prompt is None:
         _lines(talk)
         return
@@ -81,9 +84,7 @@ def command(
     typer.echo(talk.summary(), err=True)
 
 
-def _open(
-    folder: Path, member: str | None, draft: str | None, device: str, system: str | None, how: dict[str, Any]
-) -> Conversation:
+def _open(folder: Path, member: str | None, draft: str | None, device: str, how: dict[str, Any]) -> Conversation:
     """Check everything that can be checked before the weights are read, then read them."""
     from nemo_elastic.runtime import load_family
     from nemo_elastic.runtime.conversation import Conversation
@@ -102,15 +103,15 @@ def _open(
         raise bad("--member", member, f"one of {', '.join(members)}")
     if draft is not None and draft not in members:
         raise bad("--draft", draft, f"one of {', '.join(members)}")
-    return Conversation(load_family(source, device=device), member, system, how, draft)
+    return Conversation(load_family(source, device=device), member, how, draft)
 
 
 def _lines(talk: Conversation) -> None:
     """Answer line after line until there are no more."""
     typing = sys.stdin.isatty()
     if typing:
-        kind = "" if talk.is_chat else "It has no chat template: what you type is continued. "
-        typer.echo(f"{talk.members()}\n{kind}/help lists what else there is; Ctrl-D ends.", err=True)
+        kind = "" if talk.is_chat else "The family has no chat template: the member continues your text. "
+        typer.echo(f"{talk.members()}\n{kind}/help lists the commands; Ctrl-D ends.", err=True)
     with closing(_typed(talk) if typing else _stdin()) as lines:
         for line in lines:
             text = line.rstrip("\r\n")
@@ -152,7 +153,11 @@ def _obey(talk: Conversation, words: list[str]) -> str:
         if len(words) == 2:
             talk.select(words[1])
         return talk.members()
-    raise bad("line", " ".join(words), "/member, /member NAME, /reset, /help or /quit; //… for text that begins so")
+    raise bad(
+        "line",
+        " ".join(words),
+        "use /member, /member NAME, /reset, /help or /quit, or //… for a text that begins with a slash",
+    )
 
 
 def _typed(talk: Conversation) -> Generator[str, None, None]:

@@ -30,26 +30,31 @@ __all__ = ["command"]
 def command(
     source: Annotated[
         Path,
-        typer.Argument(help="A checkpoint of NeMo's or Megatron-Bridge's, a training's folder, or any Nemotron-H's."),
+        typer.Argument(
+            help="A checkpoint of NeMo or Megatron-Bridge, the folder of a training, or any Nemotron-H folder."
+        ),
     ],
     out: Annotated[Path, options.out()],
     format: Annotated[
         Format,
-        typer.Option("--format", help="hf: for transformers and vLLM; nemo: stock classes; megatron: Bridge's."),
+        typer.Option(
+            "--format",
+            help="hf for transformers and vLLM, nemo for NeMo's stock classes, megatron for Megatron-Bridge.",
+        ),
     ],
     force: Annotated[bool, options.force()] = False,
-    json: Annotated[bool, as_json("what was written")] = False,
+    json: Annotated[bool, as_json("the result")] = False,
 ) -> None:
-    """Convert a whole model between the formats of Hugging Face, NeMo and Megatron, offline; its weights stay.
+    """Convert a whole model between the formats of Hugging Face, NeMo and Megatron, offline, with the same weights.
 
-    Shapes come from config.json or from the checkpoint's own tensors, so any will do, pruned ones included. A trained
-    elastic checkpoint becomes a family folder with all its members in Hugging Face's format, and the parent alone in
-    the others. Of the folder of a training the newest whole checkpoint is taken. NeMo to NeMo rewrites a checkpoint
-    with stock classes and a layer pattern that fits: ModelOpt leaves one that does not.
+    The shape comes from config.json or from the checkpoint's tensors, so pruned models convert, too. In Hugging Face's
+    format a trained elastic checkpoint becomes a family folder with all members; in the other formats it becomes the
+    parent alone. From the folder of a training the command takes the newest whole checkpoint. `--format nemo` also
+    rewrites a checkpoint of ModelOpt with stock classes and with a layer pattern that fits its layers.
 
     Examples: `nemo-elastic convert checkpoint/ --format hf --out hf/` and
-    `nemo-elastic convert hf/ --format nemo --out checkpoint/`. A checkpoint is read with the extra `[runtime]`;
-    `--format nemo` needs `[nemo]`, `--format megatron` that or `[bridge]`.
+    `nemo-elastic convert hf/ --format nemo --out checkpoint/`. To read a checkpoint, install the extra `[runtime]`.
+    `--format nemo` needs `[nemo]`, and `--format megatron` needs `[nemo]` or `[bridge]`.
     """
     if (source / "checkpoints").is_dir():
         source = _newest(source)

@@ -39,16 +39,14 @@ class Packed(str, Enum):
 
 _SOURCES = typer.Argument(
     show_default="the standard library of this Python",
-    help="Text: .txt, .md, .rst or .py files, .jsonl files with a field `text`, or folders of them; with "
-    "--tokenizer also .jsonl files of conversations.",
+    help="Text: .txt, .md, .rst or .py files, .jsonl files with a field `text`, or folders of such files; "
+    "with --tokenizer also .jsonl files of conversations.",
 )
 _TOKENIZER = typer.Option(
-    help="Folder of a Hugging Face tokenizer, or a model with one. Without it a small one is trained."
+    help="Folder of a Hugging Face tokenizer, or of a model with one. If left out, a small tokenizer is trained."
 )
-_LENGTH = within(2, TOKENS, "--seq-length", "Tokens of a packed sequence, and the most of a conversation.")
+_LENGTH = within(2, TOKENS, "--seq-length", "Tokens of a packed sequence, and most tokens of a conversation.")
 _PACKED = typer.Option(help="Form of packed conversations: npy for NeMo, parquet for Megatron-Bridge.")
-_VOCAB = within(1, TOKENS, "--vocab", "Size of the vocabulary that is trained.")
-_REASONING = within(0.0, 0.9, "--reasoning", "Share of tokens that are worked reasoning problems.")
 
 
 def command(
@@ -57,32 +55,27 @@ def command(
     sources: Annotated[list[Path] | None, _SOURCES] = None,
     tokenizer: Annotated[Path | None, _TOKENIZER] = None,
     length: Annotated[int, _LENGTH] = 4096,
-    too_long: Annotated[TooLong, typer.Option(help="What is done with a longer conversation.")] = TooLong.drop,
+    too_long: Annotated[TooLong, typer.Option(help="Drop or cut conversations above --seq-length.")] = TooLong.drop,
     packed: Annotated[Packed, _PACKED] = Packed.npy,
-    vocab: Annotated[int, _VOCAB] = 1024,
-    reasoning: Annotated[float, _REASONING] = 0.25,
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, as_json("the folder's manifest")] = False,
 ) -> None:
     """Prepare text: train a tokenizer, mix in worked reasoning problems, write Megatron token files.
 
-    With `--tokenizer` nothing is trained and mixed in: texts, of any size, become token files by that tokenizer, and
-    conversations become packed sequences in which the loss counts the answers, beside the rows themselves. A folder is
-    written whole or not at all.
+    With `--tokenizer` the command trains no tokenizer and mixes in no problems. It writes texts of any size as token
+    files. It writes conversations as packed sequences, in which the loss counts the answers, beside the conversations
+    themselves.
 
-    Example: `nemo-elastic data --out data`, or with text of your own:
-    `nemo-elastic data books/ notes.jsonl --out data --vocab 4096`, or for a model that there is:
+    Examples: `nemo-elastic data --out data`; with your own text
+    `nemo-elastic data books/ notes.jsonl --out data`; with the tokenizer of a parent
     `nemo-elastic data chats.jsonl --tokenizer parent/ --out chats`.
     """
     started = time.monotonic()
     if tokenizer is None:
         refuse(context, "belongs to --tokenizer, which is not given", "length", "too_long", "packed")
-    else:
-        refuse(context, "does not go with --tokenizer: nothing is trained and mixed in", "vocab", "reasoning")
-        if not sources:
-            raise ElasticError("data: nothing to tokenise; name files or folders beside --tokenizer")
-    if tokenizer is None and reasoning:
         require("reasoning_gym")  # its extra brings tokenizers too, which is imported first
+    elif not sources:
+        raise ElasticError("data: no sources; --tokenizer needs files or folders to tokenise")
     with counting("data", quiet=json) as bar:
 
         def tell(what: str, share: float) -> None:
@@ -98,9 +91,7 @@ def command(
         else:
             from nemo_elastic.data.build import build_data
 
-            made = build_data(
-                out, sources or (), vocab=vocab, reasoning=reasoning, force=force, progress=tell
-            )  # fmt: skip
+            made = build_data(out, sources or (), force=force, progress=tell)
     if json:
         print_json(made.to_json())
         return

@@ -21,14 +21,14 @@ __all__ = ["command"]
 
 def command(
     out: Annotated[Path, options.out("The folder to fill.")],
-    short: Annotated[bool, typer.Option("--short", help="Every part, too briefly to learn much.")] = False,
+    short: Annotated[bool, typer.Option("--short", help="Run every part, too briefly to learn much.")] = False,
     force: Annotated[bool, options.force("the folder of an earlier demo")] = False,
     json: Annotated[bool, as_json("members and targets", "; progress goes to stderr")] = False,
 ) -> None:
-    """Real text to a nested family, through NeMo, on this machine's CPU, with a report at the end.
+    """Make a nested family from real text, through NeMo, on this machine's CPU, with a report at the end.
 
-    The folder is filled while it runs, to be looked at. What a demo leaves that did not reach its end stays there, and
-    is replaced by --force. What NeMo and the steps print on the way is in demo.log there.
+    The demo fills the folder while it runs. A demo that stops early leaves its files, which --force replaces. The file
+    demo.log in the folder has the output of NeMo and of the steps.
 
     Example: `nemo-elastic demo --out runs/demo`
     """

@@ -18,13 +18,13 @@ __all__ = ["command"]
 def command(
     training: Annotated[
         bool,
-        typer.Option("--training", help="Training is to work here: exit code 1 also where NeMo is not installed."),
+        typer.Option("--training", help="Check for a training: exit code 1 also if NeMo is not installed."),
     ] = False,
-    json: Annotated[bool, as_json()] = False,
+    json: Annotated[bool, as_json("the findings")] = False,
 ) -> None:
-    """Print releases, GPUs and kernels, what will be used here, and what is wrong, with a fix for each.
+    """Print releases, GPUs and kernels, the software that is used on this machine, and a fix for each problem.
 
-    Exit code 1 if what is installed cannot train; with --training also if NeMo is missing. Slicing needs no NeMo.
+    Exit code 1 if the installed software cannot train; with --training also if NeMo is missing. Slicing needs no NeMo.
 
     Example: `nemo-elastic doctor`, or before a training `nemo-elastic doctor --training`
     """

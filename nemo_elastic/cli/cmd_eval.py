@@ -21,30 +21,35 @@ from nemo_elastic.formats.folders import open_source
 
 __all__ = ["command"]
 
+#: problems of a data folder that a member solves
+PROBLEMS = 64
 
-_SOURCES = typer.Argument(metavar="SOURCE", help="Families, members or HF folders.")
-_PROBLEMS = within(0, TOKENS, "--problems", "Held-out problems of a data folder to solve; 0 for none.")
+_SOURCES = typer.Argument(metavar="SOURCE", help="Families, members or Hugging Face folders.")
+_LIMIT = within(
+    1, TOKENS, "--limit",
+    "Most documents of each lm-eval task, and most problems of a data folder. If left out, all documents and "
+    f"{PROBLEMS} problems.",
+)  # fmt: skip
 
 
 def command(
     context: typer.Context,
     sources: Annotated[list[Path], _SOURCES],
     data: Annotated[Path | None, typer.Option(help=options.DATA)] = None,
-    member: Annotated[list[str] | None, typer.Option(help="Only this member; may be given several times.")] = None,
-    problems: Annotated[int, _PROBLEMS] = 64,
+    member: Annotated[list[str] | None, typer.Option(help="Only this member. May be given several times.")] = None,
     tokens: Annotated[int, within(1, TOKENS, "--tokens", "Tokens to predict.")] = 20_000,
     seq_length: Annotated[int, SEQ_LENGTH] = 512,
     tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, separated by commas.")] = None,
     tasks_from: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
-    limit: Annotated[int | None, within(1, TOKENS, "--limit", "Documents of each lm-eval task.")] = None,
-    device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1.")] = "cpu",
+    limit: Annotated[int | None, _LIMIT] = None,
+    device: Annotated[str, typer.Option(help="Device on which models run: cpu, cuda, cuda:1.")] = "cpu",
     json: Annotated[bool, as_json("the figures")] = False,
 ) -> None:
-    """Perplexity, right answers and lm-eval tasks, per member.
+    """Measure perplexity, right answers and lm-eval tasks of every member.
 
-    Each source is loaded once and all its members run on slices of it. The loss is over text, or over the answers of
-    conversations, in the family's own tokens. Problems come from a data folder of `nemo-elastic data`. lm-eval tasks
-    need lm-eval and a tokenizer in the source (or in the data folder).
+    The command loads each source once, and members run on slices of the source's weights. The loss is over text, or
+    over the answers of conversations, in the family's tokens. Problems come from a data folder of `nemo-elastic data`.
+    lm-eval tasks need the package lm-eval, and a tokenizer in the source or in the data folder.
 
     Example: `nemo-elastic eval family/ --data data`, or
     `nemo-elastic eval family/ other-9b/ --member 9b --tasks arc_easy --limit 100 --json`.
@@ -53,12 +58,12 @@ def command(
     if data is None and not names:
         raise ElasticError("eval: nothing to measure; give --data, --tasks or both")
     if data is None:
-        refuse(context, "belongs to --data, which is not given", "problems", "tokens", "seq_length")
+        refuse(context, "belongs to --data, which is not given", "tokens", "seq_length")
     if not names:
-        refuse(context, "belongs to --tasks, which is not given", "tasks_from", "limit")
+        refuse(context, "belongs to --tasks, which is not given", "tasks_from")
     rows = _rows(
         sources, data, member or (), names, tasks_from, device, quiet=json,
-        problems=problems, tokens=tokens, seq_length=seq_length, limit=limit,
+        problems=limit or PROBLEMS, tokens=tokens, seq_length=seq_length, limit=limit,
     )  # fmt: skip
     if json:
         print_json(rows)

@@ -26,30 +26,31 @@ __all__ = ["command"]
 def command(
     out: Annotated[Path, options.out("The family folder to write.")],
     parent: Annotated[
-        Path | None, typer.Argument(help="A plain Nemotron-H in Hugging Face's format or NeMo's.")
+        Path | None, typer.Argument(help="A plain Nemotron-H in the format of Hugging Face or NeMo.")
     ] = None,
     config: Annotated[Path | None, CONFIG] = None,
     example: Annotated[
         bool,
         typer.Option(
-            "--example", help="A tiny parent with random weights, to try commands on; no PARENT, no --config."
+            "--example",
+            help="Use a tiny parent with random weights, to try commands on, instead of PARENT and --config.",
         ),
     ] = False,
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, as_json("the members")] = False,
 ) -> None:
-    """Make a family from a parent without training: even cuts that meet the budgets of the block.
+    """Make a family from a parent without training. The members are even cuts that meet the block's budgets.
 
-    Where the block names a ranking, the weights are sorted by it. Without one they stay as they are stored, and
-    members keep the front of each width, as those of published families do, unless the block gives stripes. Of weights
-    that nobody sorted a member is arbitrary.
+    If the block names a ranking, the command sorts the weights by the ranking. Otherwise the weights keep their stored
+    order, and members keep the front of each width, as in published families, unless the block gives stripes. In
+    unsorted weights the choice of a member's channels is arbitrary.
 
     Example: `nemo-elastic init parent/ --config elastic.yaml --out family/`, or
     `nemo-elastic init --example --out family/`
     """
     given = {"PARENT": parent, "--config": config}
     if example and any(given.values()):
-        raise ElasticError("--example: takes no PARENT and --config")
+        raise ElasticError("--example: is not allowed with PARENT or --config")
     if not example and None in given.values():
         missing = next(name for name, value in given.items() if value is None)
         raise ElasticError(f"{missing}: is missing; or give --example")

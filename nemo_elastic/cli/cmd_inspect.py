@@ -23,8 +23,8 @@ from nemo_elastic.slicing.loads import runs_in
 
 __all__ = ["command"]
 
-_SIZES = "List so many sizes, evenly spaced, between the members, too: what `slice --params` can cut."
-_TABLE = "Milliseconds of each, too, by a table of `nemo-elastic profile`."
+_SIZES = "List this number of evenly spaced sizes together with the members; `slice --params` can cut each of them."
+_TABLE = "Add the milliseconds of each member or size, by a table of `nemo-elastic profile`."
 
 
 def command(
@@ -33,12 +33,12 @@ def command(
     context: Annotated[int, CONTEXT_SERVED] = 8192,
     sizes: Annotated[int | None, within(2, 10_000, "--sizes", _SIZES)] = None,
     latency: Annotated[Path | None, typer.Option("--latency", help=_TABLE)] = None,
-    json: Annotated[bool, as_json()] = False,
+    json: Annotated[bool, as_json("the members")] = False,
 ) -> None:
-    """List the members: exact parameters, memory in service, widths per layer. Weights are not read.
+    """List the members: exact parameters, memory in service, widths per layer. The command reads no weights.
 
-    Example: `nemo-elastic inspect family/`, or for programs `nemo-elastic inspect family/ --json`. What else can be
-    cut: `nemo-elastic inspect family/ --sizes 20`.
+    Examples: `nemo-elastic inspect family/`; for programs `nemo-elastic inspect family/ --json`; for the sizes between
+    members `nemo-elastic inspect family/ --sizes 20`.
     """
     shapes = read_shapes(source)
     low = low_of(shapes.config, shapes.folder)
@@ -46,7 +46,7 @@ def command(
     table = None if latency is None else LatencyTable.read("--latency", str(latency))
     between, places = None, []
     if sizes is not None:
-        between = rest_of_path(shapes, "there is nothing between its members")
+        between = rest_of_path(shapes, "it has no sizes between members")
         places = sorted({*between.spread(sizes), *between.members()})
     if json:
         record = describe(shapes, spec, table, low)
@@ -65,7 +65,7 @@ def command(
         typer.echo(f"{printable(name)} runs in {runs_in(subnet, shapes.parent, low)}")
     if (behind := prediction_of(shapes.config)) is not None:
         counts = ", ".join(f"{printable(n)} {behind.parameters(shapes.parent, m):,}" for n, m in named.items())
-        typer.echo(f"layers {behind.pattern} that predict more than one token, counted apart: {counts}")
+        typer.echo(f"layers {behind.pattern} that predict more than one token, not counted above: {counts}")
     for name in shapes.extras:
-        typer.echo(f"{printable(name)} is an extra shape: chosen after training, on no path, not trained as it is")
+        typer.echo(f"{printable(name)} is an extra shape: found after training, not trained itself, on no path")
     typer.echo(f"ranking: {shapes.origin.ranking or 'none'}")

@@ -27,8 +27,11 @@ from nemo_elastic.plan.activations import Routing
 
 __all__ = ["command"]
 
-_PARENT = typer.Option("--parent", help="A folder with the parent, or the name of a known one.")
-_RECIPE = typer.Option("--recipe", help="In place of both: a recipe's name in recipes/, or its file; needs its host.")
+_PARENT = typer.Option("--parent", help="Folder of the parent, or the name of a known parent.")
+_RECIPE = typer.Option(
+    "--recipe",
+    help="Name of a recipe in recipes/, or its file, instead of --config and --parent; needs the recipe's host.",
+)
 
 
 def command(
@@ -36,23 +39,30 @@ def command(
     parent: Annotated[str | None, _PARENT] = None,
     recipe: Annotated[str | None, _RECIPE] = None,
     seq_length: Annotated[
-        int | None, within(1, TOKENS, "--seq-length", "Tokens per sequence; the paper's for the stage if left out.")
+        int | None,
+        within(1, TOKENS, "--seq-length", "Tokens per sequence; the paper's number for the stage if left out."),
     ] = None,
     global_batch: Annotated[
-        int | None, within(1, BATCH, "--global-batch-size", "Sequences per step; the paper's if left out.")
+        int | None, within(1, BATCH, "--global-batch-size", "Sequences per step; the paper's number if left out.")
     ] = None,
-    gpus: Annotated[int, within(1, BATCH, "--gpus", "GPUs: some of a node of eight, or whole nodes.")] = 128,
-    gpu: Annotated[Gpu, typer.Option("--gpu", help="85.0 and 150.1 GB by CUDA's count.")] = Gpu.h100,
-    stage: Annotated[int, within(1, 3, "--stage", "1 finds the shapes, 2 and 3 train them.")] = 1,
-    json: Annotated[bool, as_json()] = False,
+    gpus: Annotated[
+        int, within(1, BATCH, "--gpus", "Number of GPUs: a part of a node of eight, or whole nodes.")
+    ] = 128,
+    gpu: Annotated[
+        Gpu, typer.Option("--gpu", help="Kind of the GPUs, with 85.0 or 150.1 GB by CUDA's count.")
+    ] = Gpu.h100,
+    stage: Annotated[
+        int, within(1, 3, "--stage", "Stage of the training: 1 finds the shapes, 2 and 3 train them.")
+    ] = 1,
+    json: Annotated[bool, as_json("the layouts")] = False,
 ) -> None:
-    """Say which parallel layouts of a run fit, the fastest first, from formulas: no GPU and no NeMo needed.
+    """List the parallel layouts of a run, the fastest first, and say which fit. Formulas need no GPU and no NeMo.
 
-    The formulas are the same for NeMo and Megatron-Bridge. Of those that fit and are within 1.5 % of the fastest, the
-    one with the least memory is called best. Parents known by name: nemotron-nano-12b-v2, nemotron-nano-9b-v2,
-    nemotron-h-8b (and 4b, 47b, 56b), nemotron-h-tiny, nemotron-3-nano-4b, nemotron-3-nano-30b-a3b. With experts, EP is
-    the number of ranks that share them; memory goes by all parameters, time by the active ones. Times are estimates
-    for comparing layouts. Exit code 1 if nothing fits.
+    The formulas are the same for NeMo and Megatron-Bridge. Among the layouts that fit and are within 1.5 % of the
+    fastest, the one with the least memory is called best. Known parents: nemotron-nano-12b-v2, nemotron-nano-9b-v2,
+    nemotron-h-8b (and 4b, 47b, 56b), nemotron-h-tiny, nemotron-3-nano-4b, nemotron-3-nano-30b-a3b. For a parent with
+    experts, EP is the number of ranks that share the experts, memory counts all parameters, and time counts the active
+    parameters. Times are estimates for comparing layouts. Exit code 1 if nothing fits.
 
     Example: `nemo-elastic plan --config elastic.yaml --parent nemotron-nano-12b-v2 --stage 2`
     """
@@ -75,7 +85,7 @@ def command(
     else:
         _print(name, shape, run, every, chosen)
         if time is not None:
-            typer.echo(f"{time}; validation, saves and starts are not in them")
+            typer.echo(f"{time}; without validation, saves and starts")
     if chosen is None:
         raise typer.Exit(1)
     _say_torn(shape, block)
@@ -92,7 +102,7 @@ def _described(
             raise bad("--parent", None, "a folder with the parent, or the name of a known one; or --recipe")
         return parent, _read_parent(parent), ElasticConfig.load(config), "fp32", Routing()
     if config is not None or parent is not None:
-        raise bad("--recipe", recipe, "without --config and --parent: it has both")
+        raise bad("--recipe", recipe, "leave out --config and --parent: the recipe has both")
     from nemo_elastic.hosts.common.recipe_file import find_recipe
 
     family = find_recipe(recipe)()
@@ -157,10 +167,10 @@ def _print(name: str, parent: Parent, run: RunShape, every: Sequence[Layout], ch
     if not console.is_terminal:
         console = Console(markup=False, width=140)  # a table in a file or a pipe is never cut
     console.print(table)
-    typer.echo("total: all that stays, and the larger of loss and backward")
+    typer.echo("total: all parts, but of loss and backward the larger one")
     if chosen is None:
         least = min(every, key=lambda layout: layout.memory.total)
-        typer.echo(f"nothing fits; the smallest, {least}, {least.reason}")
+        typer.echo(f"nothing fits; the smallest layout, {least}, {least.reason}")
         return
     work = {part: f"{flops / 1e15:,.4g}" for part, flops in chosen.work.to_json().items()}
     typer.echo(

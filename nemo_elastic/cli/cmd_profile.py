@@ -46,10 +46,9 @@ class Runs(str, Enum):
     vllm = "vllm"
 
 
-_CONFIG = "YAML file with the `elastic:` block, for its axes; those of the family if left out."
-_ENGINE = typer.Option("--engine", help="What runs the models.")
-_PYTHON = typer.Option("--python", help="Interpreter of an environment with the engine, if not this one.")
-_GPU = typer.Option("--gpu", help="A table on paper in place of a measured one, from the data sheet of such a GPU.")
+_CONFIG = "YAML file with the `elastic:` block, for its axes; the family's axes if left out."
+_ENGINE = typer.Option("--engine", help="Engine that runs the models.")
+_GPU = typer.Option("--gpu", help="Compute the table from the data sheet of this GPU, instead of measuring.")
 
 
 def command(
@@ -60,38 +59,38 @@ def command(
     engine: Annotated[Runs, _ENGINE] = Runs.runtime,
     batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once.")] = 1,
     prompt: Annotated[int, within(1, TOKENS, "--prompt-tokens", "Tokens of each prompt.")] = 512,
-    answer: Annotated[int, within(2, TOKENS, "--answer-tokens", "Tokens that each gets.")] = 128,
-    device: Annotated[str, typer.Option("--device", help="Where models run: cpu, cuda, cuda:1.")] = "cpu",
-    python: Annotated[Path | None, _PYTHON] = None,
+    answer: Annotated[int, within(2, TOKENS, "--answer-tokens", "Tokens of each answer.")] = 128,
+    device: Annotated[str, typer.Option("--device", help="Device on which models run: cpu, cuda, cuda:1.")] = "cpu",
     gpu: Annotated[Gpu | None, _GPU] = None,
     force: Annotated[bool, options.force("an existing table")] = False,
     json: Annotated[bool, as_json("the table")] = False,
 ) -> None:
-    """Measure what layers of each kind and width take, for budgets in milliseconds.
+    """Measure the time of layers of each kind and width, for budgets in milliseconds.
 
-    Two models with random weights in the source's dtype, which differ in how many such layers they have, answer in
-    turns until their difference is known, or for a minute. Between three widths of each axis it is linear. Ctrl-C
-    loses nothing: the same command goes on. The table serves `latency` of a budget, `slice --latency` and `inspect
-    --latency`; it is for this parent, machine and workload.
+    For each kind and width, two models with random weights in the source's dtype answer in turns. They differ only in
+    their number of such layers. They run until the difference of their times is known, or for a minute. Each axis is
+    measured at three widths, and times between the widths are interpolated linearly. After Ctrl-C the same command
+    continues where it was.
 
-    Example: `nemo-elastic profile family/ --engine vllm --batch 8 --device cuda --out h100.json`, or on paper:
+    `latency` of a budget, `slice --latency` and `inspect --latency` read the table, which is valid for this parent,
+    machine and workload.
+
+    Example: `nemo-elastic profile family/ --engine vllm --batch 8 --device cuda --out h100.json`, or from a data sheet
     `nemo-elastic profile family/ --gpu h100 --batch 8 --out paper.json`.
     """
     if gpu is not None:
-        refuse(context, "is for measuring; a table on paper (--gpu) runs nothing", "engine", "device", "python")
-    if engine is Runs.runtime:
-        refuse(context, "is for the engines transformers and vllm; the runtime is this process", "python")
+        refuse(context, "is for a measured table; with --gpu nothing is measured", "engine", "device")
     shapes = read_shapes(source)
     parent, axes = _axes(shapes, config)
     goes_on = gpu is None and out.is_file()  # where it is not finished, see `measure.resume`
-    check_file(out, force or goes_on, source, config, python)
+    check_file(out, force or goes_on, source, config)
     work = Workload(batch, prompt, answer, dtype_of(shapes.config))
     measured = widths_of(parent, axes, WIDTHS)
     if gpu is not None:
         table = on_paper(parent, measured, work, gpu.value)
         save(out, table)
     else:
-        table = _measure(out, force, parent, measured, _engine(engine, work, device, python), json)
+        table = _measure(out, force, parent, measured, _engine(engine, work, device), json)
     if json:
         print_json(table)
         return
@@ -105,19 +104,19 @@ def _axes(shapes: Shapes, config: Path | None) -> tuple[Parent, dict[str, AxisCo
         return block.parent_shape(shapes.parent), block.resolve_axes(shapes.parent)
     family = shapes.origin.family
     if family is None:
-        raise ElasticError(f"{shapes.folder}: is one model, not a family; --config gives the axes")
+        raise ElasticError(f"{shapes.folder}: is one model, not a family; give the axes by --config")
     return family.parent, dict(family.axes)
 
 
-def _engine(runs: Runs, work: Workload, device: str, python: Path | None) -> Engine:
+def _engine(runs: Runs, work: Workload, device: str) -> Engine:
     from nemo_elastic.profile.engines import Engine
     from nemo_elastic.runtime.storage import check_device
 
     if runs is Runs.runtime:
         check_device(device, "--device")
-    elif python is None:
+    else:
         require(runs.value)
-    return Engine(runs.value, work, device, str(python or sys.executable))
+    return Engine(runs.value, work, device, sys.executable)
 
 
 def _measure(out: Path, force: bool, parent: Parent, widths: Widths, engine: Engine, quiet: bool) -> LatencyTable:
@@ -142,5 +141,5 @@ def _print(out: Path, table: LatencyTable, parent: Parent) -> None:
         typer.echo(f"  {name} ({sizes} widths): {each}")
     bounds = [bound for grid in table["grids"].values() for bound in grid.get("bounds") or ()]
     if bounds:
-        widest = "not known of some" if None in bounds else f"at most {max(bounds):.1%}"
-        typer.echo(f"  half of each median's interval, over the time of its model: {widest}")
+        widest = "unknown for some" if None in bounds else f"at most {max(bounds):.1%}"
+        typer.echo(f"  half of the interval of a median, as a share of the model's time: {widest}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import FAMILY_DEVICE, as_json, print_json, refuse, within
+from nemo_elastic.cli.options import FAMILY_DEVICE, as_json, print_json, refuse
 from nemo_elastic.cli.show import advancing, writing
 from nemo_elastic.core.layout import table
 from nemo_elastic.data.eval_data import read_eval_data
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-#: tokens of a piece of the data
-PIECE = 1024
+#: pieces of the data that every member reads, and tokens of a piece
+PIECES, PIECE = 64, 1024
 
 
 class To(str, Enum):
@@ -47,11 +47,18 @@ class Layout(str, Enum):
     compressed = COMPRESSED
 
 
-_TO = typer.Option("--to", help="nvfp4, fp8, or w4a16: weights in NVFP4, activations as they are.")
-_LAYOUT = typer.Option("--layout", help="Whose files: modelopt (vLLM, TensorRT-LLM) or compressed-tensors.")
-_DATA = typer.Option("--data", help=f"{options.DATA} Scales of activations are found on it.")
+_TO = typer.Option("--to", help="nvfp4 or fp8 for weights and activations, w4a16 for weights in NVFP4 alone.")
+_LAYOUT = typer.Option(
+    "--layout", help="Layout of the files: modelopt for vLLM and TensorRT-LLM, or compressed-tensors."
+)
+_DATA = typer.Option(
+    "--data", help=f"{options.DATA} The first {PIECES} pieces of {PIECE} tokens give the scales of activations."
+)
 
-_KEEP = typer.Option("--keep", help="Weights that stay as they are, too: mamba.in_proj, mlp.down, …; several times.")
+_KEEP = typer.Option(
+    "--keep",
+    help="Keep this weight in full precision, too: mamba.in_proj, mlp.down and so on. May be given several times.",
+)
 
 
 def command(
@@ -62,25 +69,23 @@ def command(
     data: Annotated[Path | None, _DATA] = None,
     layout: Annotated[Layout, _LAYOUT] = Layout.modelopt,
     keep: Annotated[list[str] | None, _KEEP] = None,
-    samples: Annotated[
-        int, within(1, 10**6, "--samples", f"Pieces of the data, of {PIECE} tokens, that every member reads.")
-    ] = 64,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
     force: Annotated[bool, options.force()] = False,
-    json: Annotated[bool, as_json("what was written")] = False,
+    json: Annotated[bool, as_json("the result")] = False,
 ) -> None:
-    """Write a family in low precision, from which every member is cut as bytes; no GPU is needed.
+    """Write a family in low precision, from which `slice` cuts every member by copying bytes. No GPU is needed.
 
-    Weights of Mamba, MLP and expert layers get codes under one scale each, the family's. Attention, the Mamba layer
-    before each, embeddings, head, convolutions, routers and norms stay as they are. Activations get one scale for all
-    members, of the largest input that one of them has on the data.
+    Each weight of Mamba, MLP and expert layers gets codes and one scale, which all members share. Attention layers,
+    the Mamba layer before each attention layer, embeddings, head, convolutions, routers and norms keep their
+    precision. The scale of an activation is the same in all members: it comes from the largest input of any member on
+    the data.
 
-    Examples: `nemo-elastic quantize family/ --to nvfp4 --data text/ --out nvfp4/`, then as ever
+    Examples: `nemo-elastic quantize family/ --to nvfp4 --data text/ --out nvfp4/`, then
     `nemo-elastic slice nvfp4/ --member 6b --out 6b/`.
     """
     scheme = _scheme(to, layout, data)
     if data is None:
-        refuse(context, "belongs to --data, which is not given", "samples", "device")
+        refuse(context, "belongs to --data, which is not given", "device")
     _check_kept(keep or ())
     require("torch")
     from nemo_elastic.quantize.writing import (
@@ -94,7 +99,7 @@ def command(
     opened = open_source(source)
     check_output(out, force, source, data, kind=MEMBER_LOW if opened.family is None else FAMILY_LOW)
     torn = torn_members(opened, scheme, quantized_weights(opened, scheme, keep or ()))
-    ranges = None if data is None else _ranges(opened, data, samples, device, json)
+    ranges = None if data is None else _ranges(opened, data, device, json)
     with writing(f"writing {out}", quiet=json) as progress:
         weights = quantize_folder(opened, out, scheme, keep=keep or (), ranges=ranges, force=force, progress=progress)
     sizes = [sum(raw.nbytes for raw in each.stored.values()) for each in (opened, open_source(out))]
@@ -113,10 +118,10 @@ def _scheme(to: To, layout: Layout, data: Path | None) -> Scheme:
     scheme = scheme_of("nvfp4" if to is To.w4a16 else to.value, layout.value)
     if to is To.w4a16:
         if data is not None:
-            raise bad("--data", str(data), f"none: {to.value} leaves activations as they are")
+            raise bad("--data", str(data), f"leave it out: {to.value} leaves activations in full precision")
     elif data is None and (scheme.block or layout is not Layout.compressed):
-        other = "--to w4a16" if scheme.block else f"--layout {COMPRESSED}, which scales each token as it comes"
-        raise bad("--data", None, f"text or conversations, on which scales of activations are found; or {other}")
+        other = "--to w4a16" if scheme.block else f"--layout {COMPRESSED}, which scales each token at run time"
+        raise bad("--data", None, f"give text or conversations for the scales of activations, or {other}")
     return scheme
 
 
@@ -128,7 +133,7 @@ def _check_kept(names: Collection[str]) -> None:
             raise bad("--keep", name, f"some of {', '.join(rows)}")
 
 
-def _ranges(opened: Source, data: Path, samples: int, device: str, quiet: bool) -> Ranges:
+def _ranges(opened: Source, data: Path, device: str, quiet: bool) -> Ranges:
     """Largest inputs of the products of all members, on pieces of the data."""
     import torch
 
@@ -140,7 +145,7 @@ def _ranges(opened: Source, data: Path, samples: int, device: str, quiet: bool) 
     given = read_eval_data(data, opened)
     for line in () if quiet else given.notes:
         typer.echo(line, err=True)
-    tokens = given.tokens[: samples * PIECE]
+    tokens = given.tokens[: PIECES * PIECE]
     if not len(tokens):
         raise bad("--data", str(data), "at least one token")
     pieces = [torch.as_tensor(tokens[at : at + PIECE].astype("int64"))[None] for at in range(0, len(tokens), PIECE)]

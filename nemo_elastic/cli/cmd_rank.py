@@ -30,14 +30,15 @@ __all__ = ["command"]
 
 #: sequences that run through the model together
 BATCH = 8
-#: sequences that are looked at where no block says it
+#: sequences that are read where no block says it
 SAMPLES = 64
 
 _DATA = typer.Option("--data", help=options.DATA.replace("held-out", "training"))
 _CONFIG = typer.Option(
     "--config",
-    help="YAML file with the `elastic:` block: how much is looked at and how (importance), and the smallest depth and "
-    f"Mamba head that a member has (axes). Without it {SAMPLES} sequences, and every drop is measured.",
+    help="YAML file with the `elastic:` block: `importance` says what the ranking reads and measures, and `axes` give "
+    f"the smallest depth and Mamba head of a member. If left out, the command reads {SAMPLES} sequences and measures "
+    "the drop of every layer.",
 )
 
 
@@ -47,9 +48,11 @@ def command(
     out: Annotated[Path, options.out("The ranking folder to write.")],
     config: Annotated[Path | None, _CONFIG] = None,
     length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens per sequence.")] = 256,
-    device: Annotated[str, typer.Option("--device", help="Where the parent runs: cpu, cuda, cuda:1.")] = "cpu",
+    device: Annotated[
+        str, typer.Option("--device", help="Device on which the parent runs: cpu, cuda, cuda:1.")
+    ] = "cpu",
     force: Annotated[bool, options.force("an existing ranking")] = False,
-    json: Annotated[bool, as_json("digest and depth order")] = False,
+    json: Annotated[bool, as_json("the digest and the depth order")] = False,
 ) -> None:
     """Measure the importance of channels, heads and layers with forward passes only.
 

@@ -30,27 +30,28 @@ class Precision(str, Enum):
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name in recipes/, NeMo's or bridge/…, or its file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a recipe in recipes/ (bridge/… for Megatron-Bridge), or its file.")
+    ],
     out: Annotated[Path, options.out("The folder to fill.")],
     gpus: Annotated[
-        int, within(1, 2**18, "--gpus", "GPUs of the real run: some of a node of eight, or whole nodes.")
+        int, within(1, 2**18, "--gpus", "GPUs of the real run: a part of a node of eight, or whole nodes.")
     ] = 128,
-    gpu: Annotated[Gpu, typer.Option("--gpu", help="Kind of these GPUs, for the layouts.")] = Gpu.h100,
-    ranks: Annotated[int, within(1, 64, "--ranks", "Processes here, or GPUs; a power of two.")] = 4,
-    quantize: Annotated[Precision | None, typer.Option("--quantize", help="Adds a stage 3 in this precision.")] = None,
+    gpu: Annotated[Gpu, typer.Option("--gpu", help="Kind of the real run's GPUs, for the layouts.")] = Gpu.h100,
+    ranks: Annotated[int, within(1, 64, "--ranks", "Local processes or GPUs; a power of two.")] = 4,
+    quantize: Annotated[Precision | None, typer.Option("--quantize", help="Add a stage 3 in this precision.")] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="YAML file with the `elastic:` block, in place of the recipe's.")
+        Path | None,
+        typer.Option("--config", help="YAML file with an `elastic:` block that replaces the recipe's block."),
     ] = None,
     force: Annotated[bool, options.force("the folder of an earlier rehearsal")] = False,
-    json: Annotated[bool, as_json("changes, jobs and checks")] = False,
+    json: Annotated[bool, as_json("the changes, jobs and checks")] = False,
 ) -> None:
-    """Run a large recipe's own jobs on this machine before anybody pays for them: rank, stage 1, stage 2, slice.
+    """Run a large recipe's jobs on this machine before the real run: rank, stage 1, stage 2, slice.
 
-    The jobs are the recipe's; only widths, lengths, batches, steps and ranks are smaller, and every setting that is
-    changed is listed. Stage 1 is killed and goes on. Exit code 1 if a job or a check fails. What the jobs print is in
-    rehearsal.log in the folder.
-
-    The recipe says on which host it runs.
+    The jobs are those of the recipe. Only widths, lengths, batches, steps and ranks are smaller, and the command lists
+    every setting that it changes. It kills stage 1 and resumes it. The file rehearsal.log in the folder has the jobs'
+    output. Exit code 1 if a job or a check fails. The recipe names its host, NeMo or Megatron-Bridge.
 
     Example: `nemo-elastic rehearse nemotron_elastic_9b --out runs/rehearsal`
     """

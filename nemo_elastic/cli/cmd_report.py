@@ -17,14 +17,14 @@ __all__ = ["command"]
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The folder that a run wrote, e.g. the demo's.")],
+    run: Annotated[Path, typer.Argument(help="Folder that a run wrote, e.g. the demo's.")],
     out: Annotated[Path | None, options.out(show_default="RUN/report")] = None,
-    force: Annotated[bool, options.force("a link to an earlier report, too")] = False,
-    json: Annotated[bool, as_json("files, members and notes")] = False,
+    force: Annotated[bool, options.force("a link to an earlier report")] = False,
+    json: Annotated[bool, as_json("the files, members and notes")] = False,
 ) -> None:
-    """Turn a run into one HTML page with plots, and the plots as PNG files beside it.
+    """Turn a run into one HTML page with plots, and write each plot as a PNG file beside the page.
 
-    The page shows the parts that the run has so far. An earlier report in the same place is replaced.
+    The page shows the parts that the run has so far. The command replaces an earlier report in the same folder.
 
     Example: `nemo-elastic report runs/demo`
     """

@@ -19,7 +19,7 @@ __all__ = ["command"]
 
 
 def command(
-    out: Annotated[Path | None, options.out("File to write, instead of printing it.")] = None,
+    out: Annotated[Path | None, options.out("File to write, instead of printing the schema.")] = None,
     force: Annotated[bool, options.force("an existing file")] = False,
 ) -> None:
     """Print the JSON schema of a YAML file with an `elastic:` block.

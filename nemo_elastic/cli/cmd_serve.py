@@ -17,18 +17,19 @@ from nemo_elastic.extras import require
 __all__ = ["command"]
 
 _KEY = typer.Option(
-    "--api-key", help="What clients must send as their key, on every path but /health; VLLM_API_KEY does the same."
+    "--api-key", help="Key that clients must send on every path except /health; VLLM_API_KEY does the same."
 )
 _END = typer.Option(
-    "--end-of-thinking", help="Text that ends the thinking of a pair; by default </think>, if a token."
+    "--end-of-thinking",
+    help="Text that ends the thinking of a pair; if left out, </think> where the tokenizer has it as a token.",
 )
-_AUTO = "Cost setting of the model `auto` where a request has none; 0.3 if not given."
+_AUTO = "Cost setting of the model `auto` for requests without a setting; 0.3 if left out."
 
 
 def command(
     family: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
-    flags: Annotated[list[str] | None, typer.Argument(help="After --: flags of `vllm serve`.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; by default only this machine can reach it.")] = (
+    flags: Annotated[list[str] | None, typer.Argument(help="Flags of `vllm serve`, after --.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; only this machine can reach the default.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, within(1, 65535, "--port", "Port to listen on.")] = 8000,
@@ -36,10 +37,10 @@ def command(
     end_of_thinking: Annotated[str | None, _END] = None,
     auto: Annotated[float | None, within(0.0, 1.0, "--auto", _AUTO)] = None,
 ) -> None:
-    """Serve a family by vLLM, from one copy of its weights: OpenAI's interface, each member a model.
+    """Serve a family with vLLM from one copy of its weights: OpenAI's interface, each member a model.
 
-    A client names the member as its `model`: `6b`, `6b>12b` for one that thinks and one that answers, or `auto`, where
-    the family was calibrated. Needs vLLM in the same environment, and this package installed there.
+    A client names the member as its `model`: `6b`; `6b>12b` for a pair, in which 6b thinks and 12b answers; or `auto`,
+    if the family was calibrated. Install vLLM and this package in the same environment.
 
     Example: `nemo-elastic serve family/ --port 8000`, or with flags of vLLM
     `nemo-elastic serve family/ -- --max-model-len 8192`.
@@ -53,6 +54,6 @@ def command(
     server.check()
     argv = server.argv(check_installed(os.environ.get("VLLM_PLUGINS")))
     if server.is_open:
-        typer.echo(f"note: everybody who reaches {host} may use this server: there is no --api-key", err=True)
+        typer.echo(f"note: everybody who reaches {host} may use this server, because --api-key is not given", err=True)
     # nothing of this process is needed any more, and signals reach the server
     os.execve(argv[0], argv, server.environment(os.environ))

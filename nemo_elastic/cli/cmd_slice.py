@@ -27,14 +27,20 @@ __all__ = ["command"]
 
 
 _SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
-_MEMBER = typer.Option("--member", help="Name of the member; several are cut in one pass, each into OUT/NAME.")
-_PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Largest shape", "Largest shape that is")
-_SUBNET = typer.Option("--subnet", help="JSON file with a shape of your own inside the source.")
-_FORMAT = typer.Option("--format", help="hf: for transformers and vLLM; nemo: a NeMo checkpoint; megatron: Bridge's.")
-_DTYPE = typer.Option(
-    "--dtype", help="Type of stored weights, but for biases of experts, which stay in fp32; format hf only."
+_MEMBER = typer.Option(
+    "--member", help="Name of a member. If given several times, one pass cuts each member into OUT/NAME."
 )
-_ANEW = typer.Option("--requantize", help="Compute codes of low precision anew where a cut would tear their blocks.")
+_PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Largest shape")
+_SUBNET = typer.Option("--subnet", help="JSON file with your own shape inside the source.")
+_FORMAT = typer.Option(
+    "--format", help="hf for transformers and vLLM, nemo for a NeMo checkpoint, megatron for Megatron-Bridge."
+)
+_DTYPE = typer.Option(
+    "--dtype", help="Type of the stored weights, except biases of experts, which stay in fp32. Only for --format hf."
+)
+_ANEW = typer.Option(
+    "--requantize", help="Round weights in low precision again where the cut goes through their blocks."
+)
 
 
 def command(
@@ -53,13 +59,15 @@ def command(
     dtype: Annotated[Dtype | None, _DTYPE] = None,
     requantize: Annotated[bool, _ANEW] = False,
     force: Annotated[bool, options.force()] = False,
-    json: Annotated[bool, as_json("what was cut")] = False,
+    json: Annotated[bool, as_json("the cut members")] = False,
 ) -> None:
-    """Cut members out of a family: weights are copied, nothing is trained. Sizes may lie between two members.
+    """Cut members out of a family, at a member's size or between two members. Weights are copied, nothing is trained.
 
-    Examples: `nemo-elastic slice family/ --member 6b --out 6b/`, or what fits a card:
-    `nemo-elastic slice family/ --memory 14GiB --context 32768 --out small/`. Of several sizes all
-    hold. A shape between two members is nested like them, but was not trained itself: evaluate it before use.
+    If you give several limits, the shape meets all of them. A shape between two members is nested like a member, but
+    was not trained itself: evaluate it before use.
+
+    Examples: `nemo-elastic slice family/ --member 6b --out 6b/`, or for the memory of a GPU
+    `nemo-elastic slice family/ --memory 14GiB --context 32768 --out small/`.
     """
     names, stored = member or [], None if dtype is None else dtype.value
     sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
@@ -129,7 +137,7 @@ def _print(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, fit: Fit | Non
             typer.echo(f"{cut.out}: without {cut.left_out}")
         if cut.requantized is not None:
             typer.echo(
-                f"{cut.out}: codes computed anew change those weights by {cut.requantized:.1%} (root mean square)"
+                f"{cut.out}: rounding codes again changes their weights by {cut.requantized:.1%} (root mean square)"
             )
         if cut.underflowed:
             typer.echo(f"{cut.out}: {cut.underflowed:,} numbers are too small for this dtype, and are 0 now")

@@ -49,10 +49,10 @@ TASK = "task"
 #: shapes that are measured, most tokens of the half that is searched on, and the seed of the search and of the halves
 CANDIDATES, TOKENS, SEED = 128, 32_768, 0
 
-_DATA = typer.Option("--data", help=f"The task. {options.DATA}")
-_OUT = options.out("File to write the shape to, for `slice --subnet`.")
-_ADD = typer.Option("--add", help="Name under which the family's elastic.json keeps the shape, for `slice --member`.")
-_PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Shapes", "Shapes that are")
+_DATA = typer.Option("--data", help=f"Data of the task. {options.DATA}")
+_OUT = options.out("File for the shape, which `slice --subnet` reads.")
+_ADD = typer.Option("--add", help="Name of the shape in the family's elastic.json, for `slice --member`.")
+_PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Shapes")
 
 
 def command(
@@ -70,16 +70,16 @@ def command(
     seq_length: Annotated[int, SEQ_LENGTH] = 512,
     device: Annotated[str, FAMILY_DEVICE] = "cpu",
     force: Annotated[bool, options.force("an existing file, or an extra shape")] = False,
-    json: Annotated[bool, as_json("what was found")] = False,
+    json: Annotated[bool, as_json("the found shape")] = False,
 ) -> None:
-    """Search all shapes inside a trained family for the one that predicts your text best, within a size.
+    """Search a trained family for the shape that predicts your text best, within one or several limits of size.
 
-    The search starts at the shape that `slice` would cut at that size. It looks at one half of the text, up to 32768
-    tokens of it; the other half says how much better the found shape is. Where that does not show, the shape of
-    `slice` is what is written.
+    The search starts at the shape that `slice` would cut within these limits. It reads up to 32768 tokens of one half
+    of the text. The other half measures how much better the found shape is. If the found shape is not clearly better,
+    the command writes the shape of `slice`.
 
     Example: `nemo-elastic specialize family/ --data mytask/ --params 7e9 --out task.json`, then
-    `nemo-elastic slice family/ --subnet task.json --out 7b-task/`. With `--add task` the family keeps the shape:
+    `nemo-elastic slice family/ --subnet task.json --out 7b-task/`. With `--add task` the family stores the shape:
     `nemo-elastic slice family/ --member task --out 7b-task/`.
     """
     from nemo_elastic.runtime.storage import check_device
@@ -124,7 +124,7 @@ def _halves(data: Path, source: Source, seq_length: int, quiet: bool) -> Halves:
 def _check_places(out: Path | None, add: str | None, force: bool, *inputs: Path) -> None:
     """Refuse a command that names no place for the shape, or one that is taken."""
     if out is None and add is None:
-        raise ElasticError("specialize: nowhere to put the shape; give --out FILE, --add NAME or both")
+        raise ElasticError("specialize: no place for the shape; give --out FILE, --add NAME or both")
     if out is not None:
         check_file(out, force, *inputs)
 
@@ -149,14 +149,14 @@ def _whole_family(source: Source) -> Family:
     """The manifest of a source that holds all of a family."""
     family = source.family
     if family is None:
-        raise ElasticError(f"{source.folder}: is one model, not a family; there are no shapes to search in it")
+        raise ElasticError(f"{source.folder}: is one model, not a family; it has no shapes to search")
     return family
 
 
 def _addable(folder: Path, name: str, start: Subnet, budget: Budget, force: bool) -> str:
     """Refuse before the search what would be refused after it; gives the digest of the family that is searched."""
     if not (folder / FILE).is_file():
-        raise ElasticError(f"--add: {folder} has no {FILE} of its own to add to; give --out FILE instead")
+        raise ElasticError(f"--add: {folder} has no {FILE}, which stores the shape; give --out FILE instead")
     add_extra(folder, name, start, budget, force, write=False)
     return family_digest(folder)
 
@@ -178,7 +178,7 @@ def _start(source: Source, limits: tuple[Limit, ...]) -> Fit:
     fit = largest_within(source, limits)
     if fit.whole:
         asked = f"{' and '.join(x.name for x in limits)}: {in_words(source.parent, limits)}"
-        raise ElasticError(f"{asked} holds the whole parent; nothing is to choose")
+        raise ElasticError(f"{asked} is enough for the whole parent; a search needs a smaller limit")
     return fit
 
 

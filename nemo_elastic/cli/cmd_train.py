@@ -32,24 +32,26 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="[FIELD=VALUE]...",
-            help="The recipe's fields, those of the block (elastic.search.keep=2), teacher=, stage=, previous=, "
-            "done_steps=, total_steps=, out=; run.executor= and every option of NeMo-Run: --yes starts without "
-            "asking, --to-yaml FILE writes the whole run for --yaml to read and starts nothing.",
+            help="Fields of the recipe; fields of the block, such as elastic.search.keep=2; teacher=, stage=, "
+            "previous=, done_steps=, total_steps=, out=; and run.executor= and every option of NeMo-Run. --yes starts "
+            "without asking. --to-yaml FILE writes the whole run, which --yaml reads, and starts nothing.",
         ),
     ] = None,
     factory: Annotated[
-        str | None, typer.Option("--factory", "-f", help="Any NeMo recipe, e.g. nemotron_nano_12b_v2.")
+        str | None, typer.Option("--factory", "-f", help="Name of a stock recipe, e.g. nemotron_nano_12b_v2.")
     ] = None,
     yaml: Annotated[
-        str | None, typer.Option("--yaml", help="File with `elastic:` beside fields of the recipe.")
+        str | None, typer.Option("--yaml", help="File with the block `elastic:` and fields of the recipe.")
     ] = None,
-    dryrun: Annotated[bool, typer.Option("--dryrun", help="Print what would run; start nothing.")] = False,
-    host: Annotated[Host, typer.Option("--host", help="Who trains: NeMo 2.7, or Megatron-Bridge.")] = Host.nemo,
+    dryrun: Annotated[bool, typer.Option("--dryrun", help="Print the run and start nothing.")] = False,
+    host: Annotated[
+        Host, typer.Option("--host", help="Host of the training: NeMo 2.7 or Megatron-Bridge.")
+    ] = Host.nemo,
 ) -> None:
     """Train a nested family with any stock NeMo recipe of a Nemotron-H and an `elastic:` block.
 
-    The recipe's settings that have to change are printed, and what does not fit is refused, before anything starts.
-    It is the same command as `nemo elastic train`.
+    Before anything starts, the command prints the settings of the recipe that it changes, and refuses settings that do
+    not fit. `nemo elastic train` is the same command.
 
     Example: `nemo-elastic train --factory nemotron_nano_12b_v2 --yaml elastic.yaml teacher=/checkpoints/12b`, or on a
     CPU: `nemo-elastic train --factory nemotron_elastic_tiny --yaml elastic.yaml teacher=parent/ trainer.max_steps=20`.
@@ -61,7 +63,7 @@ def train(
     if host is Host.bridge:
         option = next((word for word in given if word.startswith("-")), None)
         if option is not None:
-            raise ElasticError("is NeMo-Run's; with --host bridge it says nothing", option)
+            raise ElasticError("is an option of NeMo-Run; with --host bridge it is not allowed", option)
         require("megatron.bridge")
         from nemo_elastic.hosts.bridge.cli import main as train_on_bridge
 

@@ -24,21 +24,23 @@ def command(
         Path | None,
         typer.Option(
             "--parent",
-            help="Of a family: the model that it was made from, must compute the same. "
-            "Of a member, also one that others cut: the family, of which it must be the cut.",
+            help="For a family: the model that it was made from, which must compute the same. For a member, also one "
+            "that another tool cut: the family that it was cut from.",
         ),
     ] = None,
     forward: Annotated[
         bool | None,
         typer.Option(
             "--forward/--no-forward",
-            help="Run the model: cut members must compute what masks compute.",
+            help="Run the model: a cut member must compute the same as a masked one.",
             show_default="runs it where torch is installed and the model is small",
         ),
     ] = None,
     json: Annotated[bool, as_json("the checks")] = False,
 ) -> None:
-    """Check that a family is what it says it is. Exit code 1 if a check fails, 2 if the folder cannot be read at all.
+    """Check the files, shapes and weights of a family or a member, and print a figure for each check.
+
+    Exit code 1 if a check fails, 2 if the folder cannot be read.
 
     Example: `nemo-elastic verify family/ --parent parent/`
     """

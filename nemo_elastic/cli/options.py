@@ -78,17 +78,20 @@ class Format(str, Enum):
     megatron = "megatron"
 
 
-_LATENCY = "h100.json:12ms, a share of the parent's, h100.json:0.6, or of a whole answer, h100.json:2s:request"
+_LATENCY = (
+    "h100.json:12ms for a token, h100.json:0.6 for a share of the parent's time, h100.json:2s:request for a whole "
+    "answer"
+)
 #: help of `--data`
 DATA = (
-    "Text or conversations: files or a folder of them (.txt, .md, .rst, .py, .jsonl), or a folder of "
-    "`nemo-elastic data` (its held-out part)."
+    "Text or conversations: .txt, .md, .rst, .py or .jsonl files, a folder of such files, or a folder of "
+    "`nemo-elastic data`, whose held-out part is read."
 )
 CONFIG = typer.Option("--config", help="YAML file with the `elastic:` block.")
-FAMILY_DEVICE = typer.Option("--device", help="Where the family runs: cpu, cuda, cuda:1.")
-SEQ_LENGTH = within(1, TOKENS, "--seq-length", "Tokens that are predicted in one context.")
-BATCH_SERVED = within(1, BATCH, "--batch", "Sequences served at once, for the memory.")
-CONTEXT_SERVED = within(1, TOKENS, "--context", "Tokens that each of them may have, for the memory.")
+FAMILY_DEVICE = typer.Option("--device", help="Device on which the family runs: cpu, cuda, cuda:1.")
+SEQ_LENGTH = within(1, TOKENS, "--seq-length", "Tokens of one context.")
+BATCH_SERVED = within(1, BATCH, "--batch", "Sequences that are served at once, counted in the memory.")
+CONTEXT_SERVED = within(1, TOKENS, "--context", "Tokens of each sequence, counted in the memory.")
 
 
 def out(help: str = "The folder to write.", **more: Any) -> Any:
@@ -101,24 +104,25 @@ def force(what: str = "an existing folder") -> Any:
     return typer.Option("--force", help=f"Replace {what}.")
 
 
-def as_json(what: str = "it", more: str = "") -> Any:
+def as_json(what: str = "the result", more: str = "") -> Any:
     """`--json`: what is printed, in words."""
     return typer.Option("--json", help=f"Print {what} as JSON{more}.")
 
 
-def size_options(shapes: str, served: str) -> tuple[Any, Any, Any, Any, Any]:
+def size_options(shapes: str) -> tuple[Any, Any, Any, Any, Any]:
     """`--params`, `--active-params`, `--ratio`, `--memory` and `--latency`.
 
     Args:
         shapes: What is looked for: "Shapes".
-        served: The same as the subject of the sentence on memory: "Shapes that are".
     """
     return (
-        typer.Option("--params", help=f"{shapes} of at most so many parameters: 7e9, 7B."),
-        typer.Option("--active-params", help=f"{shapes} in which a token meets at most so many: 2.8e9, 2.8B."),
-        typer.Option("--ratio", help=f"{shapes} of at most this share of the parent's parameters: 0.6."),
-        typer.Option("--memory", help=f"{served} served in so much memory: 14GiB."),
-        typer.Option("--latency", help=f"{served} so fast, by a table of `profile`: {_LATENCY}."),
+        typer.Option("--params", help=f"{shapes} with at most this number of parameters: 7e9, 7B."),
+        typer.Option(
+            "--active-params", help=f"{shapes} in which a token uses at most this number of parameters: 2.8e9, 2.8B."
+        ),
+        typer.Option("--ratio", help=f"{shapes} with at most this share of the parent's parameters: 0.6."),
+        typer.Option("--memory", help=f"{shapes} within this memory in service: 14GiB."),
+        typer.Option("--latency", help=f"{shapes} within this time by a table of `profile`: {_LATENCY}."),
     )
 
 

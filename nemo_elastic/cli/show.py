@@ -125,7 +125,7 @@ def stripes_line(parent: Parent) -> str:
     """What members keep of axes that lie in stripes: a published family has one stripe of each."""
     kinds = {axis for kind in parent.kinds for axis in kind.widths}
     stripes = (f"{axis} {parent.size(size)}" for axis, size in striped_axes().items() if axis in kinds)
-    return f"stripes {', '.join(stripes) or 'none'}: a member keeps the front of each"
+    return f"stripes {', '.join(stripes) or 'none'}: a member keeps the front of each stripe"
 
 
 def describe(

@@ -123,7 +123,7 @@ class ElasticConfig:
         if self.shapes == ROUTER and self.router is None:
             object.__setattr__(self, "router", RouterConfig())
         if self.shapes != ROUTER and self.router is not None:
-            raise bad("elastic.shapes", self.shapes, "router, where there is a section `router`")
+            raise bad("elastic.shapes", self.shapes, "router: the block has a section `router`")
         names = [b.name for b in self.budgets]
         for name in self.sampling:
             if name not in names:
@@ -132,7 +132,7 @@ class ElasticConfig:
             raise bad("elastic.sampling", self.sampling, "at least one positive weight")
         sampled = sum(w > 0 for w in self.weights())
         if self.budgets_per_batch > sampled:
-            allowed = f"from 1 to {sampled}: that many members have a positive sampling weight"
+            allowed = f"from 1 to {sampled}: {sampled} members have a positive sampling weight"
             raise bad("elastic.budgets_per_batch", self.budgets_per_batch, allowed)
 
     def _check_budgets(self) -> None:
@@ -143,7 +143,7 @@ class ElasticConfig:
                 raise bad("elastic.budgets", n, "each name once")
         parents = [b.name for b in self.budgets if b.is_parent]
         if len(parents) > 1:
-            raise bad("elastic.budgets", ", ".join(parents), "only one budget may have no target: it is the parent")
+            raise bad("elastic.budgets", ", ".join(parents), "one budget without a target, which is the parent")
         if self.budgets and not self.budgets[0].is_parent:
             if parents:
                 raise bad("elastic.budgets", names, "the parent first, then from the largest to the smallest")

@@ -41,7 +41,11 @@ def decode(parent: Parent, code: list[int]) -> Subnet:
     numbers = {_number(axis): axis for axis in parent.axes}
     for number in code[1 : 1 + count]:
         if number not in numbers:
-            raise bad("checkpoint.elastic.codes", number, "an axis of this parent; a later version may know it")
+            raise bad(
+                "checkpoint.elastic.codes",
+                number,
+                "an axis of this parent, or a later version of nemo-elastic, which may have it",
+            )
     names = tuple(numbers[number] for number in code[1 : 1 + count])
     rest, most = code[count + 1 :], _most(parent, names)
     if len(rest) != 1 + (most + 1) * parent.num_layers:

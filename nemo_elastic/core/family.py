@@ -134,7 +134,7 @@ class Parent:
         for name in sorted(wanted - given.keys()):
             raise ElasticError(f"parent.{name}: missing")
         for name in sorted(given.keys() - wanted):
-            raise ElasticError(f"parent.{name}: no layer has it")
+            raise ElasticError(f"parent.{name}: no layer has this size")
         reals = {size for kind in kinds for size in kind.reals}
         for name in (names := size_names(self.pattern, given)):
             (positive_real if name in reals else positive)(f"parent.{name}", given[name])

@@ -93,7 +93,7 @@ class Grid:
         for axis, widths in self.axes.items():  # each step takes the first dimension away
             width = chosen[axis]
             if not widths[0] <= width <= widths[-1]:
-                raise bad(axis, width, f"it was measured from {widths[0]} to {widths[-1]}").within(self.name)
+                raise bad(axis, width, f"the table has widths from {widths[0]} to {widths[-1]}").within(self.name)
             weights = [np.interp(width, widths, one) for one in np.eye(len(widths))]
             out = {phase: np.tensordot(weights, s, 1) for phase, s in out.items()}
         return {phase: float(s) for phase, s in out.items()}
@@ -132,7 +132,7 @@ class LatencyTable(dict[str, Any]):
         if isinstance(value, str):
             name, value = value, read_json(value)
         if not isinstance(value, Mapping):
-            raise bad(name, value, "a table of `nemo-elastic profile`: its path, or what the file holds")
+            raise bad(name, value, "a table of `nemo-elastic profile`: its path or its content")
         table = cls(value)
         with inside(name):
             check_version(table, FORMAT, "format")
@@ -188,7 +188,7 @@ class LatencyTable(dict[str, Any]):
             theirs, ours = own.get(name), given.get(name)
             layout = name in stripes and None not in (theirs, ours)  # of the same channels; without, it is no axis
             if theirs != ours and not layout:
-                raise bad("latency.table", f"a table of a parent with {name} {theirs}", f"this one has {ours}")
+                raise bad("latency.table", f"a table of a parent with {name} {theirs}", f"this parent has {ours}")
         self._checked = parent
 
     def __str__(self) -> str:
@@ -227,7 +227,10 @@ def _read_grid(name: str, data: Any, axes: Sequence[str]) -> Grid:
         if not isinstance(given, (list, tuple)) or len(given) != size:
             raise bad(f"{where}.{phase}", given, f"{size} numbers: one for each combination of widths")
         if left := sum(value is None for value in given):
-            raise ElasticError(f"{left} of {size} are not measured yet; `nemo-elastic profile` goes on with it", where)
+            raise ElasticError(
+                f"{left} of {size} times are not measured yet; run `nemo-elastic profile` again to finish the table",
+                where,
+            )
         for value in given:
             number(f"{where}.{phase}", value, -LONGEST, LONGEST, "seconds")
         seconds[phase] = never_falling(np.array(given, dtype=np.float64).reshape(shape))

@@ -175,7 +175,7 @@ def _latency_parse(option: str, text: str) -> dict[str, Any]:
     split = _ASKED.fullmatch(text)
     amount = parse_float(split[2]) if split else text
     if split is None or isinstance(amount, str):
-        raise bad(option, text, "a table and what it may take: h100.json:12ms, h100.json:0.6 or h100.json:2s:request")
+        raise bad(option, text, "a table and a limit of time: h100.json:12ms, h100.json:0.6 or h100.json:2s:request")
     table, _, unit, of = split.groups()
     asked = {"ms": amount * (1e3 if unit == "s" else 1)} if unit else {"ratio": amount}
     return {"table": table, **asked} | ({"of": of} if of else {})

@@ -153,7 +153,7 @@ class Family:
         names = (*self.names, *self.extra_names)
         near = get_close_matches(str(name), names, 1, 0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ElasticError(f"member: {name!r} is not in this family; {hint}it has {', '.join(names)}")
+        raise ElasticError(f"member: {name!r} is not in this family; {hint}its members are {', '.join(names)}")
 
     def name_of(self, subnet: Subnet) -> str | None:
         """Name of the member, or else of the extra shape, that is this shape; None where there is none."""

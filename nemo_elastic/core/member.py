@@ -50,7 +50,7 @@ def why_not_nested(small: Subnet, large: Subnet) -> str | None:
     for layer in small.layers:
         other = large.by_index.get(layer.index)
         if other is None:
-            return f"layer {layer.index} was dropped there"
+            return f"layer {layer.index} is not in the larger one"
         kind = KINDS[layer.type]
         ours, theirs = (kind.recount(own, own, {}) for own in (layer.widths, other.widths))
         for axis, width in ours.items():

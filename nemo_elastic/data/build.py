@@ -125,7 +125,7 @@ def read_texts(sources: Sequence[str | Path] = ()) -> tuple[list[Row], list[Row]
     rows = list(unique(_read_sources(sources) if sources else read_stdlib()))
     size = sum(len(row.text) for row in rows)
     if size < MIN_CHARS:
-        raise bad("sources", f"{size} characters", f"give at least {MIN_CHARS} of text, or no source at all")
+        raise bad("sources", f"{size} characters", f"give at least {MIN_CHARS} characters of text, or no source")
     if len(rows) < FEW_DOCUMENTS:
         rows = [block for row in rows for block in cut_in_blocks(row)]
     for row in rows:
@@ -154,7 +154,9 @@ def _read_sources(sources: Sequence[str | Path]) -> Iterator[Row]:
             )
     for row in read_all(files):
         if row.chat is not None:
-            raise ElasticError(f"{row.where}: a conversation; give --tokenizer, whose chat template says its text")
+            raise ElasticError(
+                f"{row.where}: is a conversation; give --tokenizer, whose chat template turns conversations into text"
+            )
         yield row
 
 

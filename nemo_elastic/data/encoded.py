@@ -89,7 +89,7 @@ class Tally:
             length, too_long: as for `encode_rows`.
         """
         why = {
-            "empty": "with an empty answer, or none: left out",
+            "empty": "with an empty answer or without an answer: left out",
             "long": f"of more than {length} tokens: {'cut' if too_long == CUT else 'left out'}",
             "unanswered": f"without an answer in their first {length} tokens: left out",
         }

@@ -106,7 +106,9 @@ def read_eval_data(data: Path, source: Source, split: str = "val", most: int | N
         raise ElasticError(f"--data: {data} has no text")
     largest, vocab = max(int(d.ids.max()) for d in documents), source.parent.vocab
     if largest >= vocab:
-        raise ElasticError(f"--data: {data} has the token {largest}, {source.folder} knows {vocab}")
+        raise ElasticError(
+            f"--data: {data} has the token {largest}, but the largest of {source.folder} is {vocab - 1}"
+        )
     template = tokenizer.chat_template
     chat = any(document.counts is not None for document in documents)
     marked = None if not chat else template is None or template.marks_answers
@@ -126,10 +128,10 @@ def _check_tokenizer(data: Path, tokenizer_dir: Path, vocab: int, source: Source
     """Refuse data whose tokens mean something else to a model: its loss would be a number about nothing."""
     where = f"--data: {data}"
     if vocab > source.parent.vocab:
-        raise ElasticError(f"{where} has {vocab} tokens of vocabulary, {source.folder} knows {source.parent.vocab}")
+        raise ElasticError(
+            f"{where} has a vocabulary of {vocab} tokens, but {source.folder} has {source.parent.vocab}"
+        )
     if (source.companions / "tokenizer.json").is_file():
         other = what_differs(source.companions, tokenizer_dir)
         if other is not None:
-            raise ElasticError(
-                f"{where} was made with another tokenizer than that of {source.folder}: their {other} differ"
-            )
+            raise ElasticError(f"{where} was made with another tokenizer than {source.folder}: the {other} differ")

@@ -177,7 +177,9 @@ class DataFolder(_Described):
         """
         path = Path(path)
         if not (path / MANIFEST).is_file():
-            raise ElasticError(f"{path}: no data folder (it has no {MANIFEST}); nemo-elastic data --out makes one")
+            raise ElasticError(
+                f"{path}: is not a data folder, because it has no {MANIFEST}; make one with nemo-elastic data --out"
+            )
         folder = cls._read(path)
         if not {"train", "val"} <= folder.splits.keys():
             raise bad(f"{path / MANIFEST}: splits", list(folder.splits), "a mapping with train and val")
@@ -197,7 +199,9 @@ class DataFolder(_Described):
         if size != self.vocab_size:
             raise ElasticError(f"{self.tokenizer_dir}: needs {size} rows, but {MANIFEST} says {self.vocab_size}")
         if len(self.problems()) != self.held_out_problems:
-            raise ElasticError(f"{self.path / PROBLEMS}: not the {self.held_out_problems} problems of {MANIFEST}")
+            raise ElasticError(
+                f"{self.path / PROBLEMS}: does not have the {self.held_out_problems} problems that {MANIFEST} counts"
+            )
 
     @property
     def digest(self) -> str:

@@ -120,7 +120,7 @@ def read_index(prefix: Path) -> Index:
     sound = sound and documents[0] == 0 and documents[-1] == sequences
     sound = sound and offsets[0] == 0 and (offsets[1:] == ends[:-1]).all() and ends[-1] == data.stat().st_size
     if not sound:
-        raise ElasticError(f"{path}: does not fit {data.name}; one of them is damaged or from another build")
+        raise ElasticError(f"{path}: does not fit {data.name}; one of the two is damaged or from another build")
     return Index(dtype, lengths, documents)
 
 
@@ -132,7 +132,7 @@ def check_prefix(where: str, prefix: str) -> None:
     """
     path = Path(prefix)
     if path.suffix in NO_PREFIX or (path.is_file() and not Path(f"{prefix}.idx").is_file()):
-        allowed = "the prefix of Megatron's token files, which end in .bin and .idx; no text is read here"
+        allowed = "the prefix of Megatron's token files, which end in .bin and .idx; text must be converted first"
         raise bad(where, prefix, allowed)
 
 

@@ -141,7 +141,9 @@ def _rows(files: Sequence[tuple[Path, str]], chat: bool, size: int, tell: Progre
         for row in read_rows(path, name):
             if (row.chat is not None) != chat:
                 here, there = ("a text", "conversations") if chat else ("a conversation", "texts")
-                raise ElasticError(f"{row.where}: {here} among {there}; make a folder of each")
+                raise ElasticError(
+                    f"{row.where}: {here} among {there}; put texts and conversations into separate folders"
+                )
             yield from cut_in_blocks(row) if few else [row]
             if (percent := 100 * (done + row.end) // max(size, 1)) > told:
                 tell("tokenising", (told := percent) / 100)
@@ -156,7 +158,7 @@ def _name(document: Encoded) -> str:
 def _check_enough(documents: int, what: str, tally: Tally, length: int = 0, too_long: str = DROP) -> None:
     if documents < 2:
         allowed = "; ".join(("give at least two", *tally.lines(None, length, too_long)))
-        raise bad("sources", f"{documents} {what} with something to learn from", allowed)
+        raise bad("sources", f"{documents} {what} with tokens to learn from", allowed)
 
 
 # ------------------------------------------------------------------ texts

@@ -282,7 +282,7 @@ def _read_lines(path: Path, name: str) -> Iterator[Row]:
 
 def oversized(where: str) -> ElasticError:
     """The error for a line or a text of more than `MAX_DOCUMENT`."""
-    return ElasticError(f"{where}: longer than {MAX_DOCUMENT >> 20} MiB, which no document is")
+    return ElasticError(f"{where}: longer than {MAX_DOCUMENT >> 20} MiB, the most for a document")
 
 
 def grouped(items: Iterable[Item], size: Callable[[Item], int], most: int) -> Iterator[list[Item]]:
@@ -346,7 +346,7 @@ def _check_values(name: str, value: Any, levels: int = _NESTED) -> None:
             raise bad(name, value[exc.start : exc.end], "text that UTF-8 can write") from None
     elif isinstance(value, (Mapping, list)):
         if not levels:
-            raise bad(name, value, f"at most {_NESTED} lists and objects in each other")
+            raise bad(name, value, f"at most {_NESTED} levels of lists and objects")
         for part in (*value, *value.values()) if isinstance(value, Mapping) else value:
             _check_values(name, part, levels - 1)
 

@@ -99,7 +99,7 @@ def answer_accuracy(
     solution, and 8.
     """
     if not problems:
-        raise ElasticError("problems: there are none to solve")
+        raise ElasticError("problems: give at least one")
     batch = integer("batch", batch, 1, "a positive integer")
     if max_new_tokens is not None:
         max_new_tokens = integer("max_new_tokens", max_new_tokens, 1, "a positive integer")

@@ -73,7 +73,7 @@ def wanted_members(sources: Sequence[Source], only: Sequence[str]) -> list[list[
     missing = sorted(set(only) - {name for names in wanted for name in names})
     if missing:
         known = ", ".join(dict.fromkeys(name for source in sources for name in members_of(source)))
-        raise ElasticError(f"--member: no source has {', '.join(missing)}; there are {known}")
+        raise ElasticError(f"--member: no source has {', '.join(missing)}; the members are {known}")
     return wanted
 
 

@@ -145,7 +145,7 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
 def _generation(settings: dict[str, Any]) -> tuple[list[str], int]:
     """Stop strings and limit of a request; sampling is refused, not ignored."""
     if settings.get("do_sample") and settings.get("temperature", 1.0) > 0:
-        raise ElasticError("--tasks: a task asks for sampling; members decode greedily here")
+        raise ElasticError("--tasks: a task asks for sampling, but eval decodes greedily")
     until = settings.get("until") or []
     names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
     limit = next((settings[n] for n in names if settings.get(n) is not None), MAX_NEW_TOKENS)

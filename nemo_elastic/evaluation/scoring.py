@@ -126,7 +126,7 @@ def answer_loss(
         if max_tokens is not None and counted >= max_tokens:
             break
     if not counted:
-        raise ElasticError("data: no token counts; there are no answers in it")
+        raise ElasticError("data: has no answers, so the loss counts no token")
     return _loss(model, windows, batch)
 
 

@@ -243,7 +243,9 @@ def specialize(
     candidate = result.members[budget.name]
     path_s, candidate_s = (losses(shape, halves.held_out) for shape in (start, candidate))
     if not all(map(math.isfinite, (known[start], path_s.sum(), candidate_s.sum()))):
-        raise ElasticError("the loss of the path's shape on this data is no number; the family's weights are damaged")
+        raise ElasticError(
+            "the loss of the start's shape on this data is not a number; the family's weights are damaged"
+        )
     return Specialized(
         start,
         candidate,

@@ -95,7 +95,7 @@ def family_digest(folder: Path) -> str:
     Extra shapes are none of its members, and may come and go.
     """
     if not (folder / FILE).is_file():
-        raise ElasticError(f"no family: it has no {FILE}", folder)
+        raise ElasticError(f"is not a family, because it has no {FILE}", folder)
     path = replace(Family.load(folder), extras=()).to_json()
     total = hashlib.sha256(json.dumps(path, sort_keys=True).encode())
     if (folder / CHECKSUMS_FILE).is_file():
@@ -116,5 +116,5 @@ def held_family(folder: Path, known: str | None = None) -> Iterator[Family]:
     """
     with locked(folder / FILE):
         if known is not None and family_digest(folder) != known:
-            raise ElasticError("another family was written there meanwhile; start anew", folder)
+            raise ElasticError("another process replaced this family meanwhile; run the command again", folder)
         yield Family.load(folder)

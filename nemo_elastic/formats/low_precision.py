@@ -150,8 +150,8 @@ def select(
         blocks = selections[1].in_blocks(columns)
         if blocks is None:
             whole, kept = selections[1].size, selections[1].kept_size
-            what = f"{kept} of {whole} channels are no whole blocks of {columns}"
-            raise Torn(f"{what}; --requantize computes it anew")
+            what = f"{kept} of {whole} channels are not whole blocks of {columns}"
+            raise Torn(f"{what}; --requantize rounds the weight again")
         out[part] = tensor, (selections[0], blocks)
     return out
 
@@ -275,7 +275,7 @@ def find_low(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]
             if module + codes not in tensors or tensors[module + codes].dtype != dtype:
                 continue
             if codes != WEIGHT and name in tensors:
-                raise ElasticError(f"one weight is in tensor {name!r} and in {module + codes!r}")
+                raise ElasticError(f"tensors {name!r} and {module + codes!r} have the same weight")
             parts = {own: tensors[module + own] for own in scheme.names if module + own in tensors}
             _check(scheme, parts, shape, module)
             by_row = not scheme.block and math.prod(parts[scheme.scale[0]].shape) > 1
@@ -296,10 +296,12 @@ def check_no_others(names: Iterable[str], layout: str | None) -> None:
     for name in sorted(names):
         last = name.rpartition(".")[2]
         if last in own and layout is None:
-            raise ElasticError(f"tensor {name!r} is of low precision, and the folder's quantization_config says none")
+            raise ElasticError(
+                f"tensor {name!r} is in low precision, but the folder's quantization_config does not say so"
+            )
         if last in own:
             codes = " or ".join(f"{scheme.codes[0]} in {scheme.codes[1]}" for scheme in has)
-            raise ElasticError(f"tensor {name!r} has no codes beside it; {layout} has them as {codes}")
+            raise ElasticError(f"tensor {name!r} has no codes; {layout} stores them as {codes}")
 
 
 def bad_scales(words: np.ndarray) -> int:
@@ -310,13 +312,13 @@ def bad_scales(words: np.ndarray) -> int:
 def _check(scheme: Scheme, parts: Mapping[str, Tensor], shape: tuple[int, ...], module: str) -> None:
     for needed in (scheme.scale[0], scheme.over):
         if needed is not None and needed not in parts:
-            raise ElasticError(
-                f"codes of {scheme.precision} stand with scales, of which tensor {module + needed!r} is missing"
-            )
+            raise ElasticError(f"codes of {scheme.precision} need the scale {module + needed!r}, which is missing")
     if len(shape) != 2:
         raise ElasticError(f"only matrices are quantised, not tensor {module + scheme.codes[0]!r}")
     if scheme.block and shape[1] % scheme.block:
-        raise ElasticError(f"tensor {module + scheme.codes[0]!r}: {shape[1]} columns are no blocks of {scheme.block}")
+        raise ElasticError(
+            f"tensor {module + scheme.codes[0]!r}: {shape[1]} columns are not whole blocks of {scheme.block}"
+        )
     for name, dtypes, shapes in _allowed(scheme, shape):
         tensor = parts.get(name)
         if tensor is None:
@@ -354,7 +356,9 @@ def _check_scale(name: str, tensor: Tensor, precision: str, inverse: bool = Fals
         value = tensor.numpy().astype(np.float32)
         scale = np.float32(1) / value if inverse else value
         if not np.all((scale > 0) & np.isfinite(scale * np.float32(LARGEST[precision]))):
-            raise ElasticError(f"tensor {name!r} is a scale that is no positive number, or too large for {precision}")
+            raise ElasticError(
+                f"tensor {name!r} is a scale, which must be a positive number and not too large for {precision}"
+            )
 
 
 # ------------------------------------------------------------------ the key-value cache's scales

@@ -73,7 +73,9 @@ class Extent:
         while at < out.size:
             got = os.preadv(self.file.number, [out[at:].data], self.start + start + at)
             if not got:
-                raise ElasticError(f"{self.path}: ends inside a tensor; somebody changed it while it was read")
+                raise ElasticError(
+                    f"{self.path}: ends inside a tensor; another process changed the file while it was read"
+                )
             at += got
         return out
 

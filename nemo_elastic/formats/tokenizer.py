@@ -199,7 +199,7 @@ class ChatTemplate:
                     pieces.append(piece)
                     at += len(piece)
             if begun or any(start < 0 for start, _ in spans) or plain != "".join(pieces):
-                raise ElasticError("its generation marks get lost in a filter or a variable")
+                raise ElasticError("a filter or a variable loses the template's generation marks")
         return plain, spans
 
     def _names(self, messages: Sequence[Message], add_generation_prompt: bool) -> dict[str, Any]:
@@ -340,7 +340,7 @@ class FamilyTokenizer:
     @property
     def _chat(self) -> ChatTemplate:
         if self.chat_template is None:
-            raise ElasticError("messages: this model has no chat template; give its text itself")
+            raise ElasticError("messages: this model has no chat template; give text instead of messages")
         return self.chat_template
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:

@@ -168,7 +168,7 @@ def why_kept(folder: Name, kind: Output | None) -> str | None:
         return None
     if kind.manifest == MARK and not kind.files and not listed:
         return f"is {kind.name} without a list of its files, as a killed writer leaves it"
-    return f"holds {other}, which is no part of {kind.name}"
+    return f"contains {other}, which is not a part of {kind.name}"
 
 
 def _contents(folder: Path) -> Iterator[str]:
@@ -219,7 +219,7 @@ def check_file(out: Name, force: bool, *inputs: Name | None) -> None:
         if not force:
             raise ElasticError(f"{path}: already exists; --force replaces it")
         if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise ElasticError(f"{path}: is no regular file, so --force does not replace it; name another file")
+            raise ElasticError(f"{path}: is not a regular file, so --force does not replace it; name another file")
     check_place(path)
 
 
@@ -267,7 +267,7 @@ def _check_never(path: Path) -> None:
     for folder, word in reversed(kept.items()):
         real = Path(os.path.realpath(folder))
         if os.path.isabs(folder) and any(_same(real, place) or _within(real, place) for place in places):
-            raise ElasticError(f"{path}: holds {word} and is never replaced; name a new folder")
+            raise ElasticError(f"{path}: contains {word} and is never replaced; name a new folder")
     if any(os.path.ismount(place) for place in places):
         raise ElasticError(f"{path}: is a mount point, which cannot be replaced; name a folder inside it")
 
@@ -282,13 +282,13 @@ def check_apart(out: Name, *inputs: Name | None) -> None:
         there = absolute(source)
         real = Path(os.path.realpath(there))
         if any(_same(place, real) for place in places):
-            raise ElasticError(f"{path}: is {source}, which is read; name another place")
+            raise ElasticError(f"{path}: is {source}, which is an input; name another place")
         if any(_within(place, real) for place in places):
-            raise ElasticError(f"{path}: is inside {source}, which is read; name a folder elsewhere")
+            raise ElasticError(f"{path}: is inside {source}, which is an input; name a folder elsewhere")
         # the links on the way to it, too: what is read through them is lost with them
         ways = {real, *(way for step in (there, *there.parents) for way in _places(step))}
         if any(_within(way, place) for way in ways for place in places):
-            raise ElasticError(f"{path}: holds {source}, which is read; name another folder")
+            raise ElasticError(f"{path}: contains {source}, which is an input; name another folder")
 
 
 def _places(path: Path) -> set[Path]:

@@ -69,7 +69,7 @@ def read_bytes(path: Name, most: int = SMALL) -> bytes:
     with open_regular(path) as file:
         content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
     if content is None or len(content) > most:  # files of /proc say 0
-        raise ElasticError(f"larger than {most >> 10} KiB, which no such file is", path)
+        raise ElasticError(f"larger than {most >> 10} KiB, the most for such a file", path)
     return content
 
 
@@ -194,7 +194,7 @@ def read_yaml(path: Name) -> Any:
     try:
         return resolved(OmegaConf.load(io.StringIO(text)))
     except RecursionError:
-        raise ValueError("nested too deeply, or an anchor holds an alias of itself") from None
+        raise ValueError("nested too deeply, or an anchor contains an alias of itself") from None
 
 
 def resolved(data: Any) -> Any:

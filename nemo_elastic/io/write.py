@@ -123,7 +123,7 @@ def folders_above(path: Path) -> Iterator[None]:
 
 def put_in_place(tmp: Path, path: Path, replace: bool = False) -> None:
     """Rename `tmp` to `path`. A kill between two renames leaves what was there as `.old`, for the next writer."""
-    taken = ElasticError("another process has written it just now; it is left as it is", path)
+    taken = ElasticError("another process wrote this file meanwhile; it was not replaced", path)
     if os.path.lexists(path):
         if not replace:
             raise taken

@@ -98,7 +98,11 @@ class FamilyStep:
         """See `Host.compare`: of these micro-batches."""
         sums = self.sums(members, batches)[1:]
         if not sums[0, TOKENS]:
-            raise bad("data", f"{len(batches)} micro-batches", "some of whose tokens count, to compare candidates on")
+            raise bad(
+                "data",
+                f"{len(batches)} micro-batches",
+                "micro-batches in which tokens count, to compare candidates on",
+            )
         return (sums[:, KL_SUM] / sums[:, TOKENS]).tolist()
 
     def sums(self, members: Sequence[Subnet], batches: Sequence[dict[str, Any]]) -> torch.Tensor:

@@ -161,7 +161,11 @@ def _dealt(first: int, each: int, size: int) -> Iterator[range]:
 
 def _check_length(dataset: Any, least: int) -> None:
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
-        raise bad("data", type(dataset).__name__, "sequences by number, to find shapes on; a stream has none")
+        raise bad(
+            "data",
+            type(dataset).__name__,
+            "a dataset with numbered sequences, to find shapes on; a stream has no numbers",
+        )
     if least > len(dataset):
         raise bad("data", f"{len(dataset)} sequences", f"at least {least} are needed")
 

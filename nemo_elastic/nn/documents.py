@@ -38,7 +38,9 @@ class Documents:
         lengths = {row[-1] if row else 0 for row in self.ends}
         rising = all(a < b for row in self.ends for a, b in pairwise((0, *row)))
         if len(lengths) != 1 or 0 in lengths or not rising:
-            raise bad("documents", self.ends, "ascending ends in each row, the last one the rows' one length")
+            raise bad(
+                "documents", self.ends, "ascending ends in each row; the last end is the length, the same in all rows"
+            )
 
     @classmethod
     def of_bounds(cls, bounds: torch.Tensor, length: int) -> Documents:

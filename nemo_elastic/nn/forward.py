@@ -64,14 +64,12 @@ def forward(
     if documents is not None:
         documents.check(tokens_bl.shape)
         if cache is not None:
-            raise bad("cache", "Documents", "decoding goes on with one document in each row")
+            raise bad("cache", "Documents", "decoding takes one document in each row")
     if cache is not None:
         if gates is not None:
             raise bad("cache", "Gates", "decoding runs a slice: give a Subnet")
         if cache.member != weights.member:
-            raise bad(
-                "cache", f"member of {len(cache.member.layers)} layers", "the member that runs must have made it"
-            )
+            raise bad("cache", f"member of {len(cache.member.layers)} layers", "a cache that the running member made")
         if cache.batch != tokens_bl.shape[0]:
             raise bad("cache", f"batch of {cache.batch}", f"the tokens are a batch of {tokens_bl.shape[0]}")
     with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):

@@ -30,7 +30,7 @@ def check_finite(logits: torch.Tensor) -> torch.Tensor:
     if count := count_not_finite(logits):
         raise ElasticError(
             f"logits: {count} of {logits.numel()} are infinite or not a number; load the family in a wider dtype, or "
-            "see with nemo-elastic verify whether it is damaged"
+            "check it with nemo-elastic verify"
         )
     return logits
 
@@ -175,7 +175,7 @@ def _listed(name: str, values: Any) -> list[Any]:
     """What can be listed; of a tensor or an array its numbers."""
     if isinstance(values, torch.Tensor):
         if values.device.type == "meta":
-            raise bad(f"device of {name}", "meta", "token ids have to be there")
+            raise bad(f"device of {name}", "meta", "token ids on a device with data")
         if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
             raise bad(f"dtype of {name}", str(values.dtype), "token ids are whole numbers, such as torch.int64")
     elif isinstance(values, (str, bytes)) or not isinstance(values, Iterable):

@@ -103,7 +103,7 @@ class NemotronH(nn.Module):
         if not isinstance(choice, Gates):
             return forward(self.weights(choice), tokens_bl, None, probe, cache, last, documents)
         if self.member != self.parent.full:
-            raise bad("choice", "Gates", "gates are sized for the parent, of which only a member is held here")
+            raise bad("choice", "Gates", "a Subnet: gates have the parent's size, and only a member is loaded")
         return forward(self.weights(), tokens_bl, choice, probe, cache, last, documents)
 
     def weights(self, choice: Subnet | None = None) -> Weights:

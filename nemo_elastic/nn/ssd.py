@@ -53,7 +53,7 @@ def causal_conv1d(
     if weight_c1k.shape != (channels, 1, past + 1):
         raise ValueError(f"weight {tuple(weight_ck.shape)} is neither [c, k] nor [c, 1, k] for c={channels} channels")
     if index_bl is not None and (state_bck is not None or return_state):
-        raise ValueError("documents of a row start anew: there is no state to go on from")
+        raise ValueError("documents of a row start without a state; give no state")
     if state_bck is None:
         seen_blc = F.pad(x_blc, (0, 0, past, 0))
     elif state_bck.shape == (batch, channels, past):
@@ -105,7 +105,7 @@ def ssd_chunked(
     g, n = B_blgn.shape[-2:]
     _check_shapes(dt_blh, (b, length, h), B_blgn, C_blgn, (b, length, g, n), initial_state_bhpn, (b, h, p, n))
     if index_bl is not None and (initial_state_bhpn is not None or return_final_state):
-        raise ValueError("documents of a row start anew: there is no state to go on from")
+        raise ValueError("documents of a row start without a state; give no state")
     q = min(length, chunk_for(n)) if chunk_size is None else chunk_size
     if q < 1:
         raise ValueError(f"chunk_size must be positive, not {q}")

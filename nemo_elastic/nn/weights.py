@@ -119,7 +119,7 @@ def check_nested(parent: Parent, held: Subnet, member: Subnet) -> Subnet:
     if not member <= held:
         wrong = [x.index for x in member.layers if x.index not in held.by_index or not x <= held.by_index[x.index]]
         where = f"its layers {wrong}" if wrong else f"its hidden width {member.hidden}"
-        raise ElasticError(f"subnet: not nested in the member that is held; {where} exceed it")
+        raise ElasticError(f"subnet: not nested in the loaded member: {where} exceed it")
     return member
 
 
@@ -166,7 +166,7 @@ def check_state(parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor])
         raise ElasticError(f"weights: {', '.join(names[:3])}{more}: {word}")
     for name, shape in shapes.items():
         if tuple(state[name].shape) != shape:
-            raise bad(f"weights: shape of {name}", tuple(state[name].shape), f"{shape} is what its model needs")
+            raise bad(f"weights: shape of {name}", tuple(state[name].shape), f"the model needs {shape}")
 
 
 def random_state(

@@ -250,7 +250,7 @@ def layer(parent: Parent, kind: str, shards: Sharding, gated: bool = False, kern
         ElasticError: a kind whose activations no one has counted.
     """
     if kind not in LAYERS:
-        raise bad("parent.pattern", kind, f"activations are counted of {', '.join(LAYERS)}")
+        raise bad("parent.pattern", kind, f"activations are known for layers {', '.join(LAYERS)}")
     return LAYERS[kind](parent, shards, gated, kernels)
 
 

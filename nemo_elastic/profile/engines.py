@@ -136,7 +136,7 @@ class _Subprocess:
             self._stderr.seek(0)
             last = [line.strip() for line in self._stderr if line.strip()]
             self.close()
-            raise ElasticError(f"{self._name} does not run this model: {last[-1] if last else 'it said nothing'}")
+            raise ElasticError(f"{self._name} does not run this model: {last[-1] if last else 'no output'}")
         return line
 
     def seconds(self, prompt: int, new: int) -> float:

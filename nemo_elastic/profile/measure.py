@@ -252,13 +252,13 @@ def resume(file: Path, table: dict[str, Any]) -> dict[str, Any]:
         return table
     old = read_json(file)
     if not isinstance(old, dict) or "grids" not in old:
-        raise ElasticError("already exists and is no table of latencies; --force replaces it", file)
+        raise ElasticError("already exists and is not a table of latencies; --force replaces it", file)
     for key in ASKED:
         if old.get(key) != table[key]:
-            raise bad(f"{file}: {key}", old.get(key), f"{table[key]!r} goes on with it; --force begins anew")
+            raise bad(f"{file}: {key}", old.get(key), f"{table[key]!r} continues the table; --force starts a new one")
     axes = [{name: grid.get("axes") for name, grid in each["grids"].items()} for each in (old, table)]
     if axes[0] != axes[1]:
-        raise ElasticError("has other widths; --force begins anew", file)
+        raise ElasticError("has other widths; --force starts a new table", file)
     if not any(value is None for grid in old["grids"].values() for value in grid[PHASES[0]]):
         raise ElasticError("already exists; --force replaces it", file)
     return old
@@ -303,4 +303,8 @@ def _check_facts(file: Path, table: dict[str, Any], engine: Engine) -> None:
         table |= engine.facts
     for key in RAN:
         if table[key] != engine.facts[key]:
-            raise bad(f"{file}: {key}", table[key], f"here it is {engine.facts[key]!r}; --force begins anew")
+            raise bad(
+                f"{file}: {key}",
+                table[key],
+                f"on this machine it is {engine.facts[key]!r}; --force starts a new table",
+            )

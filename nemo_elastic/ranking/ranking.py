@@ -182,8 +182,9 @@ class Ranking:
         """
         exact = self.options.depth_exact
         if self.options.depth == "mse" and exact is not None and smallest < self.parent.num_layers - exact:
-            least = f"at least {self.parent.num_layers - exact}, the depth down to which {where} measured; rank anew"
-            raise bad("elastic.axes.depth", smallest, least)
+            least = self.parent.num_layers - exact
+            allowed = f"at least {least}, the smallest depth that {where} measured; rank the parent again"
+            raise bad("elastic.axes.depth", smallest, allowed)
         return self
 
     def save(

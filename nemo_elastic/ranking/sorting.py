@@ -64,7 +64,9 @@ def _term(ranking: Ranking, parent: Parent, term: str, size: int, layer: int | N
         if term == blocks:
             scores = ranking.scores.get(f"{axis}.{layer}")
             if scores is None:
-                raise ElasticError(f"ranking: no scores of {axis}.{layer}, by which {blocks} are ordered; rank anew")
+                raise ElasticError(
+                    f"ranking: has no scores of {axis}.{layer}, which order {blocks}; rank the parent again"
+                )
             return parent.axis(blocks).order_to_layout(block_order(scores, parent.size(blocks)))
     if f"{term}.{layer}" not in ranking.orders:
         return np.arange(size)

@@ -95,7 +95,7 @@ def _made(check: Callable[[Place], Finding], place: Place) -> Finding:
         return check(place)
     except (ElasticError, OSError, KeyError, IndexError, ValueError) as error:
         return Finding(
-            False, f"nothing to look at: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            False, f"nothing to check: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         )
 
 
@@ -212,7 +212,7 @@ def optimizer_loaded(place: Place) -> Finding:
     figures = {"tensors": len(begun), "of_the_optimizer": len(moments), "all_zero": len(empty)}
     message = f"{len(begun)} tensors, {len(moments)} of them the optimizer's"
     if other:
-        message = f"{len(other)} tensors are others than stage {left} left, the first is {other[0]}"
+        message = f"{len(other)} tensors differ from those that stage {left} left, the first is {other[0]}"
     return Finding(bool(moments) and not other, message, figures)
 
 

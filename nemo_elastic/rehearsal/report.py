@@ -22,7 +22,7 @@ RANK = re.compile(r"\[default\d+\]:| E\d{4} ")
 #: settings of jobs, by the job's name and theirs
 Settings = Mapping[str, Mapping[str, Any]]
 #: why a callback is there that watches
-WATCHED = "what it writes down"
+WATCHED = "the rehearsal reads its records"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class RehearsalReport:
 
 def print_changes(changed: Sequence[Change], console: Console) -> None:
     """What is changed, and why: one line for a setting that several jobs have."""
-    table = Table(title="what the rehearsal changes; everything else is the recipe's own", title_justify="left")
+    table = Table(title="settings that the rehearsal changes; all others are the recipe's", title_justify="left")
     for header in ("why", "setting", "recipe", "rehearsal", "jobs"):
         table.add_column(header, overflow="fold")
     rows: dict[tuple[str, str, str, str], list[str]] = {}

@@ -121,7 +121,7 @@ def draw_training(run: Run) -> Drawing | None:
     return _finished(
         figure,
         "Held-out loss during training",
-        f"Losses above the picture: {len(above)}, up to {max(above):.2f}." if above else "",
+        f"{len(above)} losses lie above the picture, up to {max(above):.2f}." if above else "",
         _rises(run, phases),
     )
 
@@ -166,8 +166,8 @@ def draw_candidates(run: Run) -> Drawing | None:
     return _finished(
         figure,
         "Candidates of every budget",
-        "Candidates train in turn. At each comparison the best that are nested in each other stay.",
-        "A candidate is named by residual width × layers. Untrained losses are the search's, on other text. "
+        "Candidates train in turn. At each comparison the best nested candidates stay.",
+        "The name of a candidate is its residual width × layers. Untrained losses are of the search, on other text. "
         f"The search's first choice became the member for {first} of {len(settled)} budgets.",
     )
 
@@ -208,8 +208,8 @@ def draw_importance(run: Run) -> Drawing | None:
     return _finished(
         figure,
         "Importance in the parent",
-        "Scores relative to the best of a layer, one line for each layer.",
-        "Members keep the most important parts. Of a layer the score is the change of logits without the layer.",
+        "Each line is a layer, with scores relative to the layer's best.",
+        "Members keep the most important parts. The score of a whole layer is the change of logits without the layer.",
     )
 
 

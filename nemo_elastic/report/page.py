@@ -161,7 +161,7 @@ def _members(run: Run) -> Iterator[Section]:
         yield Section("Sizes", words, table=sizes)
     shapes = _shapes(run)
     if shapes:
-        yield Section("Shapes", "Of a width that layers choose for themselves the range. Dropped layers are dots.",
+        yield Section("Shapes", "A range is given where layers differ in width. A dot is a dropped layer.",
                       table=shapes)  # fmt: skip
     worth = _columns(rows, {
         "loss": lambda m: _decimals(m["loss"]),
@@ -174,10 +174,11 @@ def _members(run: Run) -> Iterator[Section]:
     if worth and run.results:
         bigram = run.results.bigram_loss
         words = (
-            "Loss: held-out nats per token. Cuts: the member's shape before training, from the sorted parent and the "
-            "parent as stored. Gap closed: share of the way from the untrained cut to the parent before elastic "
-            f"training, for gaps of at least {SHARED:g} nats. Losses closer than {TIE:g} count as equal. Answers: "
-            "right ones, their 95 % interval, and those that a task's most frequent answer gets right."
+            "Losses are in nats per token of held-out text. The cuts have the member's shape before training: the "
+            "untrained cut comes from the sorted parent, the unsorted cut from the parent as stored. The gap is the "
+            "distance from the untrained cut to the parent before elastic training; it has no share below "
+            f"{SHARED:g} nats. Losses closer than {TIE:g} count as equal. Right answers have a 95 % interval; a guess "
+            "always gives the most frequent answer of a task."
         )
         model = "" if bigram is None else f" A bigram model of the same tokens has a loss of {bigram:.3f}."
         yield Section("Quality", words + model, table=worth)
@@ -210,7 +211,7 @@ def _candidates(run: Run) -> Iterator[Section]:
     ]  # fmt: skip
     if rows:
         heads = ["candidate", "shape", "untrained", *(f"step {s}" for s in _rounds(run)), "micro-batches", "outcome"]
-        yield Section("Candidates in figures", "Nats per token; 0 is the search's first choice.",
+        yield Section("Candidates in figures", "Nats per token. Candidate 0 is the search's first choice.",
                       table=Table(heads, rows))  # fmt: skip
 
 

@@ -291,7 +291,7 @@ def load_run(path: Path | str) -> Run:
     _read_shapes(run)
     if not (run.phases or run.parent or run.results):
         parts = f"{METRICS}, elastic/ranking, family/{FILE} or metrics.json"
-        raise ElasticError(f"run: {path} has no part of a run: no {parts}")
+        raise ElasticError(f"run: {path} is not the folder of a run: it has no {parts}")
     return run
 
 

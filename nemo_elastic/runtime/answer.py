@@ -23,7 +23,7 @@ def stop_strings(given: Any) -> tuple[str, ...]:
     """Stop strings as a user gives them: one, several or none."""
     stops = () if given is None else (given,) if isinstance(given, str) else given
     if not isinstance(stops, (list, tuple)) or not all(isinstance(s, str) and s for s in stops):
-        raise bad("stop", given, "a text, or a list of texts, none of them empty")
+        raise bad("stop", given, "a text or a list of texts, each with at least one character")
     return tuple(stops)
 
 

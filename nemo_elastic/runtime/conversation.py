@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.errors import ElasticError, printable
+from nemo_elastic.errors import printable
 from nemo_elastic.slicing.card import human_bytes
 
 from .answer import Stream
@@ -27,27 +27,20 @@ class Conversation:
     """
 
     def __init__(
-        self,
-        family: FamilyRuntime,
-        budget: str | None,
-        system: str | None,
-        how: dict[str, Any],
-        draft: str | None = None,
+        self, family: FamilyRuntime, budget: str | None, how: dict[str, Any], draft: str | None = None
     ) -> None:
-        self._family, self._system = family, system
+        self._family = family
         self._how: dict[str, Any] = {**how, "draft": draft}
         self._member = family.select(budget)
         self._draft = None if draft is None else family.select(draft)
         self.is_chat = family.tokenizer.chat_template is not None
-        if system is not None and not self.is_chat:
-            raise ElasticError("--system: this family has no chat template that could take it")
         self._answers = 0
         self._last: dict[str, Any] = {}
         self.reset()
 
     def reset(self) -> None:
         """Forget the messages and the text."""
-        self._messages = [] if self._system is None else [{"role": "system", "content": self._system}]
+        self._messages: list[dict[str, str]] = []
         self._text = ""
 
     @property

@@ -101,7 +101,7 @@ class FamilyRuntime:
         """The model of one member; the same one each time, until `release`.
 
         Args:
-            which: a member's name, any shape nested in what is held, or None for all that is held.
+            which: a member's name, any shape nested in what is held, or None for the largest member.
 
         Raises:
             ElasticError: no member of that name, or a shape that is not inside.
@@ -111,10 +111,12 @@ class FamilyRuntime:
             if which not in self.members:
                 near = get_close_matches(which, self.names, 1, 0.4)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ElasticError(f"{which!r} is not in this family; {hint}it has {', '.join(self.names)}", "member")
+                raise ElasticError(
+                    f"{which!r} is not in this family; {hint}its members are {', '.join(self.names)}", "member"
+                )
             subnet = self.members[which]
         elif which is not None and not isinstance(which, Subnet):
-            raise bad("member", which, "the name of a member, a Subnet, or None for all that is held")
+            raise bad("member", which, "the name of a member, a Subnet, or None for the largest member")
         else:
             subnet = self.held if which is None else check_nested(self.parent, self.held, which)
             name = next((n for n, s in self.members.items() if s == subnet), None)

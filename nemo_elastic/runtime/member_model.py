@@ -189,7 +189,7 @@ class MemberModel:
         if k is not None:
             integer("k", k, 1, f"how many tokens are drafted at once, 1 to {MOST_DRAFTED}", MOST_DRAFTED)
             if which is None:
-                raise bad("k", k, "without a draft nothing is drafted; give a draft as well")
+                raise bad("k", k, "a draft as well, which k belongs to")
         if which is None:
             return None
         if self._select is None or not isinstance(which, (str, Subnet)):

@@ -42,9 +42,11 @@ def check_device(device: Any, name: str = "device") -> torch.device:
     try:
         made = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as exc:  # an unknown word, or a device that is not there
-        raise bad(name, device, f"one that is here, such as cpu or cuda ({str(exc).splitlines()[0]})") from None
+        raise bad(
+            name, device, f"a device of this machine, such as cpu or cuda ({str(exc).splitlines()[0]})"
+        ) from None
     if device is None or made.type == "meta":
-        raise bad(name, device, "one that computes, such as cpu or cuda")
+        raise bad(name, device, "a device that computes, such as cpu or cuda")
     return made
 
 

@@ -121,7 +121,9 @@ def search(
     for b, share, before in zip(wanted[1:], shares[1:], shares, strict=False):
         if share > before:
             raise bad(
-                f"elastic.budgets[{b.name}]", f"{share:.4g} of the parent", f"below {before:.4g}, the one before"
+                f"elastic.budgets[{b.name}]",
+                f"{share:.4g} of the parent",
+                f"below {before:.4g}, the share of the budget before it",
             )
     explorer = Explorer(space, loss, candidates, np.random.default_rng(seed), progress)
     if start is not None and wanted:

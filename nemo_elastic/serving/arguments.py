@@ -101,12 +101,12 @@ def open_family(
         return None
     _check_layers(model)
     if settings.auto is not None and names.calibration is None:
-        raise bad("--auto", settings.auto, f"first nemo-elastic calibrate {model} --data DIR")
+        raise bad("--auto", settings.auto, f"run `nemo-elastic calibrate {model} --data DIR` first")
     folder, ends = Path(tokenizer or model), settings.end_ids
     if not ends and (folder / "tokenizer.json").is_file():
         ends = find_end(FamilyTokenizer.read(folder), settings.end_of_thinking)
     elif not ends and settings.end_of_thinking is not None:
-        raise bad("--end-of-thinking", settings.end_of_thinking, f"nothing where {folder} has no tokenizer.json")
+        raise bad("--end-of-thinking", settings.end_of_thinking, f"leave it out: {folder} has no tokenizer.json")
     return names, replace(settings, end_ids=ends).within(additional)
 
 
@@ -115,13 +115,11 @@ def _check_layers(folder: str | Path) -> None:
     shapes = read_shapes(folder)
     if (low := low_of(shapes.config, shapes.folder)) is not None:
         own = low.scheme.precision
-        allowed = f"a family in full precision, to share weights; of {own} slice members to serve"
+        allowed = f"a family in full precision, to share weights; slice members in {own} and serve each"
     elif MOE in shapes.parent.types:
         allowed = "a family without experts; `nemo-elastic chat` runs one"
     elif shapes.parent.has(KV_STRIPES):
-        allowed = (
-            f"a family whose members keep all {KV_HEADS}, as their pages are shared; slice a member and serve that"
-        )
+        allowed = f"a family whose members keep all {KV_HEADS}, to share pages; slice a member and serve its folder"
     else:
         return
     raise bad("folder", str(folder), allowed)

@@ -239,14 +239,14 @@ def read_calibration(folder: Path, members: Mapping[str, int]) -> Calibration | 
         calibration = _calibration(file)
     own = dict(zip(calibration.members, calibration.parameters, strict=True))
     if file.family != family_digest(folder) or own != dict(members):
-        raise ElasticError("was made of another family, or before it was trained on; calibrate again", path)
+        raise ElasticError("was made for another family, or before the last training; calibrate again", path)
     return calibration
 
 
 def _calibration(file: _File) -> Calibration:
     names, counts = [m.name for m in file.members], [m.parameters for m in file.members]
     if len(set(names)) != len(names):
-        raise bad("members", names, "none of them twice")
+        raise bad("members", names, "each name once")
     if sorted(set(counts)) != counts:
         raise bad("members.parameters", counts, "from the smallest to the largest")
     if [signal.name for signal in file.signals] != list(SIGNALS):
@@ -254,6 +254,6 @@ def _calibration(file: _File) -> Calibration:
     if len(file.climbs) != len(names) - 1:
         raise bad("climbs", f"{len(file.climbs)} of them", f"{len(names) - 1}, one from each member to the next")
     if sorted(file.prices, reverse=True) != list(file.prices):
-        raise bad("prices", "rising ones", "none greater than the one before it")
+        raise bad("prices", "a rising price", "prices that do not rise")
     means, spreads = tuple(s.mean for s in file.signals), tuple(s.spread for s in file.signals)
     return Calibration(tuple(names), tuple(counts), means, spreads, file.climbs, file.prices)

@@ -58,9 +58,9 @@ class Server:
         for flag in self.flags:
             name = flag.partition("=")[0].replace("_", "-")
             if name in OURS:
-                raise bad(name, flag, "give it before --, where nemo-elastic reads it")
+                raise bad(name, flag, "give this option before --, to nemo-elastic")
             if name.startswith("--additional-config") and self.settings != Settings():
-                raise bad(name, flag, "not with --end-of-thinking or --auto, which are written there")
+                raise bad(name, flag, "leave it out beside --end-of-thinking or --auto, which set it")
 
     @property
     def is_open(self) -> bool:
@@ -95,9 +95,7 @@ def check_installed(plugins: str | None) -> bool:
         raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
     found = check_version()
     if plugins is not None and PLUGIN not in plugins.split(","):
-        raise bad("VLLM_PLUGINS", plugins, f"it must have {PLUGIN}, or not be set")
+        raise bad("VLLM_PLUGINS", plugins, f"a list with {PLUGIN}, or no value")
     if PLUGIN not in {point.name for point in entry_points(group=GROUP)}:
-        raise ElasticError(
-            "vLLM: nemo-elastic is not installed beside it, so that vLLM does not find it: pip install it there"
-        )
+        raise ElasticError("vLLM: nemo-elastic is not installed in vLLM's environment; pip install it there")
     return "vllm" in found

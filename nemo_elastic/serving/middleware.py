@@ -94,7 +94,9 @@ class MemberReader:
 
     def _write(self, choice: Choice, body: dict[str, Any]) -> None:
         if body.get("use_beam_search") and choice.name != self.names.largest:
-            raise bad("use_beam_search", True, f"only {self.names.largest} searches: vLLM's beams know no member")
+            raise bad(
+                "use_beam_search", True, f"only {self.names.largest} can search: vLLM's beams do not know members"
+            )
         extra = {k: v for k, v in (body.get("vllm_xargs") or {}).items() if k not in ("member", "then", FIELD)}
         extra |= {"member": choice.member} if choice.cost is None else {"member": AUTO, FIELD: choice.cost}
         if body.get("model") in self.names.unlisted:

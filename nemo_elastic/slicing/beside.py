@@ -75,7 +75,7 @@ def _digest(path: Path) -> str | None:
 def _config(source: Source, parent: Source | None) -> Check:
     """Compare `config.json` with the one that is written for this shape, numerics and code included."""
     if not _is_ours(source.folder):
-        return Check("config", None, f"skipped: neither {FAMILY_FILE} nor {MEMBER_FILE} says what it has to be")
+        return Check("config", None, f"skipped: the folder has neither {FAMILY_FILE} nor {MEMBER_FILE}")
     # settings without a shape are the source's: those of the family, where a member of it has it for a parent
     cut = parent is not None and (source.folder / MEMBER_FILE).is_file() and _is_ours(parent.folder)
     base = parent.config if parent is not None and cut else source.config
@@ -89,7 +89,7 @@ def _config(source: Source, parent: Source | None) -> Check:
     names, given = sorted(source.config.keys() | right.keys()), source.config
     wrong = [name for name in names if (name in given, given.get(name)) != (name in right, right.get(name))]
     if not wrong:
-        return Check("config", True, f"{len(right)} settings as they are written for this shape")
+        return Check("config", True, f"{len(right)} settings, all right for this shape")
     actual, wanted = (shown(config[wrong[0]]) if wrong[0] in config else "absent" for config in (given, right))
     return Check("config", False, _first(wrong, f"{actual}, not {wanted}"))
 
@@ -99,14 +99,14 @@ def _files(source: Source) -> Check:
     folder = source.folder
     checksums = read_checksums(folder)
     if checksums is None:
-        return Check("files", None, f"skipped: there is no {CHECKSUMS_FILE}")
+        return Check("files", None, f"skipped: the folder has no {CHECKSUMS_FILE}")
     written = checksums.files
     changed = [name for name, right in written.items() if _digest(folder / name) != right]
     weights = {raw.extent.path.name for raw in source.stored.values() if raw.extent is not None}
     read = {p.name for p in folder.iterdir() if p.suffix in _READ or p.name in (*TOKENIZER_FILES, _TEMPLATES)}
     wrong = changed + sorted(read - written.keys() - weights - _OWN)
     if wrong:
-        what = "not what was written" if changed else "of those that were not written"
+        what = "not the file that was written" if changed else "a file that was not written with the folder"
         return Check("files", False, _first(wrong, what))
     return Check("files", True, f"{len(written)} as they were written: {', '.join(written)}")
 

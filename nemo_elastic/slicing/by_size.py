@@ -55,9 +55,9 @@ class Fit:
         below = " and ".join(f"{1 - limit.share(self.parent, self.subnet):.2%}" for limit in self.limits)
         start = f"largest shape within {in_words(self.parent, self.limits)}: {self.name}"
         if self.larger is None:
-            return f"{start}, {'the parent itself' if self.whole else 'the largest here'}, {below} below"
+            return f"{start}, {'the parent itself' if self.whole else 'the largest of this folder'}, {below} below"
         step = max(limit.share(self.parent, self.larger) for limit in self.limits) - 1
-        return f"{start}, {below} below; the next larger one is {step:.2%} above"
+        return f"{start}, {below} below; the next larger shape is {step:.2%} above"
 
     def to_json(self) -> dict[str, Any]:
         """Give the `request` of `slice --json`; several limits are a list in it."""
@@ -113,7 +113,7 @@ def rest_of_path(source: Shapes, instead: str) -> SubnetPath:
     sizes = path(family, source.held)
     if not sizes:
         least = family.members[-1].name
-        raise ElasticError(f"{source.folder}: not even {least}, the smallest of its family, lies inside it; {instead}")
+        raise ElasticError(f"{source.folder}: its family's smallest member, {least}, is not inside it; {instead}")
     return sizes
 
 

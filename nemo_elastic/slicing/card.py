@@ -45,13 +45,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{code}{eager})
-tokens = torch.tensor([[1, 2, 3]])  # of the parent's tokenizer
+tokens = torch.tensor([[1, 2, 3]])  # tokens of the parent's tokenizer
 print(model.generate(tokens, max_new_tokens=32)[0].tolist())""",
 )
 #: needs of software, in sentences
 _NEEDS = {
-    SLOW: "It keeps no attention layer, which transformers' cache needs: decoding there is slow.",
-    CODE: "Its layers differ in width: the folder has two small files of code, hence `trust_remote_code`.",
+    SLOW: "The model has no attention layer, which the cache of transformers needs: transformers decodes slowly.",
+    CODE: "The layers differ in width: the folder has two small files of code, which need `trust_remote_code`.",
 }
 #: around the extra shapes; a reader of the card does not see them
 _BEGIN, _END = "<!-- extra shapes -->", "<!-- end of extra shapes -->"
@@ -111,7 +111,7 @@ def member_card(
 
 # {title}
 
-One member of a nested Nemotron-H family, cut out by nemo-elastic. {notes}
+This model is one member of a nested Nemotron-H family. nemo-elastic cut it out of the family's weights. {notes}
 
 {_table(parent, {"this model": member, "parent": parent.full}, dtype, low, limits)}
 
@@ -123,8 +123,8 @@ Layers ({", ".join(f"{kind.symbol} {kind.words}" for kind in kinds)}): `{member.
 
 ## Configuration
 
-The exact shape, layers counted in the parent ({MEMBER_FILE} has it too, so that smaller members can be cut
-from this folder):
+The exact shape, with the layer numbers of the parent. {MEMBER_FILE} has the same shape, so that smaller members
+can be cut from this folder.
 
 {_json(member.to_json())}
 
@@ -146,8 +146,8 @@ def family_card(
 
 # A nested family of {len(family.members)} models, up to {human(whole.parameters)} parameters
 
-These weights are the largest member, {whole.name}. The others lie inside it ({FILE} says where) and are
-cut out without training:
+The weights in this folder are the largest member, {whole.name}. The other members lie inside these weights, and
+{FILE} says where. They are cut out without training:
 
 ```bash
 {_LINE.join(commands)}
@@ -164,16 +164,20 @@ cut out without training:
 
 def _notes(origin: Origin, whole: bool, predicting: int, left_out: str | None) -> str:
     notes = [
-        "It is the parent itself." if whole else "Its weights are a subset of the parent's; no training followed."
+        "The model is the parent itself."
+        if whole
+        else "The weights are a part of the parent's weights, copied without training."
     ]
     extra = origin.family is not None and origin.name in origin.family.extra_names
     if not whole and (origin.name is None or extra):
-        notes.append("**Its shape is none of the family's members and was not trained. Evaluate it before use.**")
+        notes.append(
+            "**This shape is not a member of the family and was not trained. Evaluate the model before use.**"
+        )
     if predicting:
-        own = f"Layers of its widths that predict more than one token (MTP, {predicting:,} parameters)"
-        notes.append(f"{own} are in the folder, and in none of these counts: engines may draft with them.")
+        own = f"layers that predict more than one token (MTP, {predicting:,} parameters)"
+        notes.append(f"The folder also has {own}, with which engines may draft. The counts below leave them out.")
     if left_out is not None:
-        notes.append(f"It is without its source's {left_out}.")
+        notes.append(f"Left out: {left_out}.")
     return "\n\n".join(notes)
 
 
@@ -227,7 +231,7 @@ def dtype_of(config: Mapping[str, Any]) -> str:
 def _usage(runs: Runs, tokenizer: bool, low: Stored | None, family: bool = False) -> str:
     parts, flag = [f"Runs in {runs}."], ""
     if not tokenizer:
-        parts.append("This folder has no tokenizer: its tokens are those of the parent's.")
+        parts.append("This folder has no tokenizer. The model uses the parent's tokenizer.")
         flag = " --tokenizer PARENT"
     if TRANSFORMERS in runs.needs:
         own = runs.needs[TRANSFORMERS]
@@ -241,7 +245,9 @@ def _usage(runs: Runs, tokenizer: bool, low: Stored | None, family: bool = False
     if low is not None:
         parts.append(OTHERS)
     if low is not None and family:
-        parts.append("Slice members and serve each: `nemo-elastic serve` takes a family in full precision.")
+        parts.append(
+            "For vLLM, slice members and serve each: `nemo-elastic serve` takes families in full precision only."
+        )
     elif VLLM in runs.needs:
         flag = (" --trust-remote-code" if CODE in runs.needs[VLLM] else "") + flag
         parts += [f"{runs.named(VLLM)}:", f"```bash\nvllm serve .{flag}\n```"]
@@ -280,8 +286,8 @@ def _extras(parent: Parent, family: Family | None, held: Subnet) -> str:
 {_BEGIN}
 ## Extra shapes
 
-Named shapes beside the members, each found inside the weights after training, for a task perhaps. **None
-was trained as it is. Evaluate it before use.**
+These shapes have a name and lie inside the weights, too. A search found them after training, for instance for a
+task. **No extra shape was trained. Evaluate a shape before use.**
 
 {_LINE.join(table)}
 

@@ -21,9 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 TRANSFORMERS, VLLM = "transformers", "vLLM"
-OTHERS = (
-    "llama.cpp and NeMo read no weights in low precision: cut the member from the family in full precision for them."
-)
+OTHERS = "llama.cpp and NeMo do not read weights in low precision. For them, cut the family in full precision."
 #: axes that vLLM keeps one width of for all layers
 _ONE_STATE = ("mamba_heads", "mamba_head_dim")
 #: the converter of llama.cpp, `GraniteHybridModel.set_gguf_parameters`, wants the Mamba inner size a multiple of it
@@ -33,7 +31,7 @@ CPU_HEADS = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 #: symbols of layers that vLLM, llama.cpp and NeMo were tried with
 _TRIED = set("M-*")
 #: needs that a card explains
-CODE, SLOW, EAGER = "its own code", "no cache, so slow", "eager experts"
+CODE, SLOW, EAGER = "code in the folder", "slow without a cache", "eager experts"
 
 
 @dataclass(frozen=True)
@@ -85,11 +83,11 @@ def _transformers(member: Subnet, low: Stored | None) -> dict[str, bool] | str:
     """Each need and whether a member has it, or why it does not run."""
     if low is not None and low.scheme.layout == MODELOPT:
         return (
-            "transformers 5.19 does not read ModelOpt's layout: it refuses NVFP4, and loads FP8 without its scales, "
-            "which is wrong."
+            "transformers 5.19 does not read ModelOpt's layout: it refuses NVFP4, and it loads FP8 without the "
+            "scales, so results are wrong."
         )
     if low is not None and low.scheme.block and member.widths(EXPERTS):
-        return "transformers 5.19 leaves out a scale of each expert in NVFP4, and computes something else."
+        return "transformers 5.19 leaves out a scale of each expert in NVFP4, so results are wrong."
     slow, eager = not member.widths("attention_heads"), needs_eager_experts(member)
     return {CODE: not member.is_uniform, SLOW: slow, EAGER: eager, COMPRESSED: low is not None}
 
@@ -105,18 +103,18 @@ def _vllm(member: Subnet, parent: Parent, low: Stored | None) -> dict[str, bool]
     if member.widths(EXPERTS):
         return "vLLM 0.32 on a CPU refuses experts without a gate; on a GPU no member with experts was tried."
     if not set(member.pattern) <= _TRIED:
-        return "vLLM was not tried with its layers."
+        return "vLLM was not tried with layers of these types."
     if not (cpu or gpu):
         where = " on a GPU, and no kernels for its weights on a CPU," if cpu_heads else ""
-        return f"vLLM has no attention for heads of {size} channels{where} and cannot serve it."
+        return f"vLLM has no attention for heads of {size} channels{where} and cannot serve this model."
     if any(len(set(member.widths(axis))) > 1 for axis in _ONE_STATE):
-        return "vLLM needs the same Mamba heads in all layers and cannot serve it."
+        return "vLLM needs the same Mamba heads in all layers and cannot serve this model."
     plugin = emulated and cpu and gpu
     return {
         CODE: not member.is_uniform,
         "on a CPU": not gpu,
         "on a GPU, not tried": not cpu,
-        "our plugin on a CPU": plugin,
+        "nemo-elastic's plugin on a CPU": plugin,
     }
 
 

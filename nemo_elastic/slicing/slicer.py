@@ -84,7 +84,7 @@ def left_out(source: Source, target: Subnet, prediction: bool = True, format: st
         return None if target == source.held else f"{what}: only the full member keeps them"
     if source.predicts.member(source.parent, target) is None:
         lacking = set(source.predicts.behind(source.parent).types) - {layer.type for layer in target.layers}
-        return f"{what}: the member has no {min(lacking)} layer, whose widths theirs would have"
+        return f"{what}: the member has no {min(lacking)} layer, which would give their widths"
     return None
 
 
@@ -158,7 +158,7 @@ def slice_members(
     opened = source if isinstance(source, Source) else open_source(source)
     targets = {NAME.read(name, "members"): _target(opened, None, subnet) for name, subnet in members.items()}
     if not targets:
-        raise ElasticError("members: none to cut")
+        raise ElasticError("members: give at least one")
     return _slice(opened, Path(out), targets, _How(**how))
 
 
@@ -210,7 +210,7 @@ def _writer(format: str, own: Mapping[str, str | None]) -> Callable[..., object]
     """What writes a format; None for Hugging Face folders, which are written here, and alone take what is `own`."""
     given = next((name for name, value in own.items() if value is not None), None)
     if format != HF and given is not None:
-        raise bad(given, own[given], f"only the format {HF} takes one, not {format}")
+        raise bad(given, own[given], f"the format {HF} alone has this option, not {format}")
     return None if format == HF else writer(format, HF)
 
 

@@ -95,7 +95,7 @@ def verify(
     checks = [*_shape_checks(opened), *beside_checks(opened, other), *values]
     if other is not None and opened.held != opened.parent.full:
         checks.append(_cut_check(opened, other))
-    why = _why_no_forward(opened, forward) or (None if values[0].ok else "values are no numbers")
+    why = _why_no_forward(opened, forward) or (None if values[0].ok else "values are not finite")
     if why is not None:
         checks.append(Check("logits", None, f"skipped: {why}"))
     else:
@@ -105,7 +105,7 @@ def verify(
 
 def _shape_checks(source: Source) -> Iterator[Check]:
     # Opening it has compared every name and shape; what is left is whether the members are what they say.
-    figure = f"{len(source.weights.names)}, none missing, none unknown, all shapes right"
+    figure = f"{len(source.weights.names)}, all known, none missing, all shapes right"
     if source.prediction:
         known = "in the model's widths" if source.predicts is not None else "kept by the whole model alone"
         figure += f"; {len(source.behind.names)} that predict more than one token, {known}"
@@ -119,7 +119,7 @@ def _shape_checks(source: Source) -> Iterator[Check]:
     chain = list(members.items())
     for (larger, a), (smaller, b) in itertools.pairwise(chain):
         wrong = _differing_cut(source, a, b)
-        figure = f"{wrong} is another part" if wrong else f"cut from {larger} it is the cut from the whole"
+        figure = f"{wrong} differs" if wrong else f"the cut from {larger} is the cut from the whole"
         yield Check(f"{smaller}: nested", wrong is None, figure)
 
 
@@ -150,9 +150,9 @@ def _cut_check(source: Source, family: Source) -> Check:
     head = {"lm_head.weight"} if source.parent.tied else set()
     wrong = [name for name, tensor in cut.items() if name not in present or not _same_cut(name, present[name], tensor)]
     wrong += sorted(present.keys() - cut.keys() - head)
-    figure = "every tensor, byte for byte"
+    figure = "every tensor is equal, byte for byte"
     if wrong:
-        figure = f"{len(wrong)} of its tensors are not, the first is {wrong[0]}"
+        figure = f"{len(wrong)} tensors differ, the first is {wrong[0]}"
     elif source.dtype != family.dtype:
         figure = f"every tensor, converted from {family.dtype} to {source.dtype}, byte for byte"
     return Check("cut of the parent", not wrong, figure)
@@ -203,15 +203,15 @@ def _value_checks(source: Source) -> Iterator[Check]:
             changed.append(name)
         if tensor.extent is not None:
             tensor.extent.forget()
-    figure = "every value"
+    figure = "every value is finite"
     if strange:
-        figure = f"{sum(strange.values()):,} values are not, the first in {next(iter(strange))}"
+        figure = f"{sum(strange.values()):,} values are not finite, the first in {next(iter(strange))}"
     yield Check("finite", not strange, figure)
     figure = f"{len(stored)} tensors as they were written"
     if changed:
-        figure = f"{len(changed)} tensors are not what was written, the first is {changed[0]}"
+        figure = f"{len(changed)} tensors differ from the written ones, the first is {changed[0]}"
     elif written is None:
-        figure = f"skipped: there is no {CHECKSUMS_FILE}"
+        figure = f"skipped: the folder has no {CHECKSUMS_FILE}"
     yield Check("checksums", None if written is None else not changed, figure)
 
 
@@ -239,7 +239,7 @@ def _why_no_forward(source: Source, wanted: bool | None) -> str | None:
         return "torch is not installed"
     count = parameters(source.parent, source.held)
     if wanted is None and count > FORWARD_LIMIT:
-        return f"{count:,} parameters would be held twice in float32; ask for it"
+        return f"{count:,} parameters would be in memory twice in float32; --forward runs them"
     return None
 
 
@@ -286,7 +286,9 @@ def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int
 def _unless_torn(check: Check, source: Source, subnet: Subnet) -> Check:
     """The same, and no verdict where a cut computes codes anew."""
     if source.quantized and is_torn(source, subnet):
-        return replace(check, ok=None, figure=f"{check.figure}: blocks are torn, their codes computed anew")
+        return replace(
+            check, ok=None, figure=f"{check.figure}: the cut goes through blocks, whose codes were rounded again"
+        )
     return check
 
 

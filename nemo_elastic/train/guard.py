@@ -43,7 +43,7 @@ class Guard:
         if not not_finite:
             self.in_a_row = 0
             if self._skip and self.host.first:
-                left_out = "no token counts in any rank's loss; this step is left out"
+                left_out = "no rank has a token that counts in the loss; this step is skipped"
                 print(f"  training: step {self.host.step}: {left_out}", flush=True)
             return
         nonfinite = self.family.config.nonfinite
@@ -54,7 +54,7 @@ class Guard:
         if self.in_a_row >= nonfinite.limit:
             raise ElasticError(f"{line}; the last of {self.in_a_row} such steps (elastic.nonfinite.limit)")
         if self.host.first:
-            print(f"  {line}; this step is left out (elastic.nonfinite.action: skip)", flush=True)
+            print(f"  {line}; this step is skipped (elastic.nonfinite.action: skip)", flush=True)
 
     def guarded(self, step: Callable[[], Any], skipped: Any = None) -> Callable[[], Any]:
         """An optimizer's step that leaves weights and moments as they are where `look` found one to skip."""

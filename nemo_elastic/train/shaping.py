@@ -154,7 +154,7 @@ def untrained_loss(family: FamilyTraining, host: Host, tokens: int) -> Any:
     if counted < tokens and more > sequences:
         batches, counted = _first_batches(host, more)
     if not counted:
-        raise bad("data", f"{max(sequences, more)} sequences", "some of whose tokens count, to search on")
+        raise bad("data", f"{max(sequences, more)} sequences", "sequences in which tokens count, to search on")
     keep = sum(rows.ids_bl.numel() for rows in batches) * family.parent.hidden <= CACHE_ELEMENTS
 
     def run(rows: Rows, choice: Choice) -> Output:

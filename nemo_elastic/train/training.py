@@ -223,7 +223,7 @@ class _Agreed(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (factor,) = ctx.saved_tensors
         agreed = torch.isclose(grad.float(), factor.float(), rtol=1e-4, atol=0.0)
-        message = "budgets_per_batch: the loss is scaled in another way than was said"
+        message = "budgets_per_batch: the loss is scaled in another way than the host declared"
         if grad.is_cuda:
             # no wait for the GPU
             torch._assert_async(agreed, message)  # pyright: ignore[reportPrivateImportUsage]

@@ -23,7 +23,7 @@ from nemo_elastic.cli import main
 from nemo_elastic.cli.cmd_chat import _show
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.runtime.talking import MESSAGES, overflowing, talking_family
+from tests.runtime.talking import overflowing, talking_family
 
 SUMMARY = (
     r"\(6b: \d+ tokens after \d+, [\d.]+ tokens/s; "
@@ -65,9 +65,8 @@ def test_one_answer(folder, chat):
     expected = member.generate([{"role": "user", "content": "def f(x):"}], 12)
     assert (code, out) == (0, shown(expected) + "\n") and re.fullmatch(SUMMARY, err)
     how = ("--temperature", "0.9", "--top-p", "0.9", "--seed", "3")
-    messages = [*MESSAGES[:1], {"role": "user", "content": "Hi"}]
-    expected = member.generate(messages, 12, temperature=0.9, top_p=0.9, seed=3)
-    code, out, _ = chat(folder, "-", "--member", "6b", "--system", "Be brief.", *how, *SHORT, stdin="Hi\n")
+    expected = member.generate([{"role": "user", "content": "Hi"}], 12, temperature=0.9, top_p=0.9, seed=3)
+    code, out, _ = chat(folder, "-", "--member", "6b", *how, *SHORT, stdin="Hi\n")
     assert (code, out) == (0, shown(expected) + "\n")
 
 
@@ -153,7 +152,6 @@ def test_the_runtime_extra_is_enough(folder):
         (("{f}", "Hi", "--top-p", "0.5"), "", "--top-p: 0.5 is not allowed; at temperature 0 nothing is sampled; .*"),
         (("{f}", "Hi", "--device", "toaster"), "", "--device: 'toaster' is not allowed; one that is here, .*"),
         (("{f}", "--json"), "", "--json: give PROMPT, or - to read it from stdin"),
-        (("{p}", "Hi", "--system", "x"), "", "--system: this family has no chat template that could take it"),
         (("{p}", ""), "", r"prompts\[0\]: \[\] is not allowed; at least one token"),
         (("{f}", "-"), b"\xff", "stdin: not UTF-8 text"),
         (("{f}",), b"Hi\xff", "stdin: not UTF-8 text"),
@@ -257,7 +255,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_session(plain, terminal):
     one = Terminal(str(plain), "--member", "6b", "--max-new-tokens", "1000000")
     terminal.append(one)
     begin = one.until("6b> ")
-    assert "12b, 9b, [6b]: " in begin and "It has no chat template: what you type is continued." in begin
+    assert "12b, 9b, [6b]: " in begin and "The family has no chat template: the member continues your text." in begin
     one.type("def f(\r")
     one.until("def f(")
     one.begins()

@@ -40,9 +40,9 @@ MAY_LOAD = {
     "verify family --no-forward": WEIGHTS,
     "verify family": MODEL,
     "doctor": MODEL,
-    "data text --out other --vocab 512 --reasoning 0 --force": TEXT,
-    "data text --out other --vocab 512 --force": TEXT | PROBLEMS,
-    "eval family --data data --problems 0 --tokens 512": MODEL | TEXT,
+    "data text --out other --tokenizer data --force": TEXT,
+    "data text --out other --force": TEXT | PROBLEMS,
+    "eval family --data data --limit 1 --tokens 512": MODEL | TEXT,
     "rank parent --data data --seq-length 16 --out ranking --force": MODEL | TEXT | WEIGHTS,
 }
 #: what `make test` starts: of each kind of package that a command may load, one that does

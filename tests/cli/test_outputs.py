@@ -35,10 +35,7 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
     "data": ("{sources} --tokenizer {tokenizer}", {"sources": "texts", "tokenizer": "data"}),
     "demo": ("", {}),
     "init": ("{parent} --config {config}", {"parent": "parent", "config": "elastic.yaml"}),
-    "profile": (
-        "{source} --config {config} --engine vllm --python {python}",
-        {"source": "family", "config": "elastic.yaml", "python": "data"},
-    ),
+    "profile": ("{source} --config {config}", {"source": "family", "config": "elastic.yaml"}),
     "quantize": ("{source} --to nvfp4 --data {data}", {"source": "family", "data": "data"}),
     "rank": (
         "{parent} --data {data} --config {config}",
@@ -112,7 +109,7 @@ def test_no_output_touches_an_input(box, name, read, how):
         }[how]
         code, output = call(name, *shlex.split(line.format(**values)), "--out", str(out), *force)
         assert (code, len(output.splitlines())) == (2, 1), (out, force, output)
-        assert "which is read" in output and (name == "report" or inputs[read] in output or how == "holds"), (
+        assert "which is an input" in output and (name == "report" or inputs[read] in output or how == "holds"), (
             out,
             force,
         )
@@ -179,7 +176,9 @@ def test_no_output_replaces_a_file_that_was_put_into_it(box, own, tmp_path, name
         code, report = forced(box, name, out)
         assert (code, len(report.splitlines())) == (2, 1), report
         assert (
-            f"out: holds {extra}" in report and ", which is no part of a" in report and "so --force does not" in report
+            f"out: holds {extra}" in report
+            and ", which is not a part of a" in report
+            and "so --force does not" in report
         )
         assert contents(tmp_path) == before and os.path.lexists(out / extra)
 
@@ -209,7 +208,9 @@ def test_a_folder_of_members_is_replaced_by_the_same_alone(box, tmp_path):
     fine(*line, "--force")
     (tmp_path / "cuts" / "full" / "notes.txt").write_text("mine")
     code, output = call(*line, "--force")
-    assert code == 2 and "cuts: holds full/notes.txt, which is no part of a folder of members, so --force" in output
+    assert (
+        code == 2 and "cuts: contains full/notes.txt, which is not a part of a folder of members, so --force" in output
+    )
     assert (tmp_path / "cuts" / "full" / "notes.txt").exists()
 
 
@@ -243,6 +244,6 @@ def test_functions_hold_it_too(box, tmp_path):
         (ranking, lambda out: init_family(parent, ElasticConfig.from_dict(shapes), out, force=True)),
         (family, lambda out: write_family(out, source.parent, source.tensors, source.family, family, force=True)),
     ):
-        with pytest.raises(ElasticError, match="which is read; name"):
+        with pytest.raises(ElasticError, match="which is an input; name"):
             write(out)
     assert contents(place) == before

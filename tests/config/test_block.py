@@ -155,7 +155,7 @@ def test_numbers_that_yaml_reads_as_text(tmp_path: Path) -> None:
         ({"halving": {"cuts": [0.2, 1.1]}}, "elastic.halving.cuts: 1.1"),
         ({"halving": {"cuts": 0.2}}, "elastic.halving.cuts: 0.2"),
         ({"halving": {"cuts": ["soon"]}}, "elastic.halving.cuts: 'soon'"),
-        ({"shapes": "s.json", "router": {}}, "elastic.shapes: 's.json' is not allowed; router, where there is"),
+        ({"shapes": "s.json", "router": {}}, "elastic.shapes: 's.json' is not allowed; router: the block has"),
         ({"router": {"tau": [0.0, 1.0]}}, "elastic.router.tau: 0.0"),
         ({"router": {"soft_share": 0.5}}, "elastic.router: unknown field 'soft_share'"),
         ({"distill": {"mode": "ce"}}, "elastic.distill: unknown field 'mode'"),
@@ -167,7 +167,7 @@ def test_numbers_that_yaml_reads_as_text(tmp_path: Path) -> None:
         ({"distill": {"teacher": "none", "terms": {"kl": 1}}}, "frozen or self: the term kl compares with a teacher"),
         (
             {"budgets_per_batch": 3, "sampling": {"12b": 1, "6b": 2}},
-            "3 is not allowed; from 1 to 2: that many members",
+            "3 is not allowed; from 1 to 2: 2 members",
         ),
     ],
 )

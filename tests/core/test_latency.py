@@ -201,18 +201,20 @@ def test_a_table_is_for_its_parent_and_for_the_widths_that_were_measured(table: 
         Budget("half", latency={"table": table, "ms": 1}).target(PARENT)
     other = replace(SHAPE, hidden=SHAPE.hidden + 4)
     with pytest.raises(
-        ElasticError, match=r"^latency\.table: 'a table of a parent with hidden 16' .*; this one has 20$"
+        ElasticError, match=r"^latency\.table: 'a table of a parent with hidden 16' .*; this parent has 20$"
     ):
         table.seconds(other, other.full)
     restriped = replace(SHAPE, experts_stripes=4)
     assert table.seconds(restriped, restriped.full) == table.seconds(SHAPE, SHAPE.full)
     more = replace(SHAPE, kv_heads_stripes=1)  # its members may keep some of the key-value heads
-    with pytest.raises(ElasticError, match=r"with kv_heads_stripes None' is not allowed; this one has 1$"):
+    with pytest.raises(ElasticError, match=r"with kv_heads_stripes None' is not allowed; this parent has 1$"):
         table.seconds(more, more.full)
     rows = rows_of(table)
     low = rows["grids"]["moe"]["axes"]["hidden"]
     small = SHAPE.uniform(hidden=low[0] // 2)
-    with pytest.raises(ElasticError, match=rf"hidden: {low[0] // 2} is not allowed; it was measured from {low[0]} to"):
+    with pytest.raises(
+        ElasticError, match=rf"hidden: {low[0] // 2} is not allowed; the table has widths from {low[0]} to"
+    ):
         table.seconds(SHAPE, small)
 
 
@@ -232,7 +234,7 @@ def test_choices_beyond_what_was_measured_are_refused_before_anything_is_searche
     budget = block_of({"name": "half", "latency": {"table": rows, "ratio": 0.7}}).budgets[1]
     with pytest.raises(ElasticError) as caught:
         Space(SHAPE, AXES, tuple(range(SHAPE.num_layers))).price(budget).check()
-    said = f"{axis}: {widths[0]} is not allowed; it was measured from {widths[1]} to {widths[-1]}"
+    said = f"{axis}: {widths[0]} is not allowed; the table has widths from {widths[1]} to {widths[-1]}"
     assert str(caught.value) == f"latency table of roofline: {kind}: {said}"
 
 

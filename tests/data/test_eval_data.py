@@ -267,7 +267,10 @@ def test_what_was_left_out_is_told(place: Path, tmp_path: Path) -> None:
     path.write_text(sums(30) + asked("What?", ""))
     code, _, err = run("eval", place / "family", "--data", path, "--tokens", 2000, "--seq-length", 64)
     assert code == 0
-    assert f"1 of 31 conversations with an empty answer, or none: left out; the first is {path} line 31" in err
+    assert (
+        f"1 of 31 conversations with an empty answer or without an answer: left out; the first is {path} line 31"
+        in err
+    )
     assert "the loss counts answers alone" in err
 
 
@@ -303,7 +306,7 @@ def test_another_tokenizer_is_refused_by_what_differs(what: str, place: Path, tm
         vocab["unused 7"], vocab["unused 8"] = vocab["unused 8"], vocab["unused 7"]
     (other / "tokenizer.json").write_text(json.dumps(content))
     prepare(tmp_path / "chats", [place / "chats.jsonl"], other)
-    with pytest.raises(ElasticError, match=f"another tokenizer than that of .*: their {what} differ"):
+    with pytest.raises(ElasticError, match=f"another tokenizer than .*: the {what} differ"):
         read_eval_data(tmp_path / "chats", open_source(place / "family"))
 
 
@@ -312,7 +315,7 @@ def test_a_model_of_fewer_tokens_and_one_without_a_tokenizer(place: Path, tmp_pa
     family = Family.of(shape, {"full": shape.full})
     write_family(tmp_path / "bare", shape, NemotronH.random(shape).state_dict(), family)
     bare = open_source(tmp_path / "bare")
-    with pytest.raises(ElasticError, match=f"has {VOCAB} tokens of vocabulary, .*bare knows 300"):
+    with pytest.raises(ElasticError, match=f"has a vocabulary of {VOCAB} tokens, but .*bare has 300"):
         read_eval_data(place / "text folder", bare)
     with pytest.raises(ElasticError, match=r"tokenizer.json: no tokenizer here"):
         read_eval_data(place / "text.jsonl", bare)

@@ -178,7 +178,7 @@ def test_conversations_become_packed_sequences_that_count_answers(
 def test_long_ones_are_cut_where_that_is_asked_for(tokenizer: Path, tmp_path: Path) -> None:
     folder = prepare(tmp_path / "out", [chats(tmp_path)], tokenizer, length=96, too_long="cut")
     lines = list(folder.lines())
-    assert "2 of 64 conversations with an empty answer, or none: left out; the first is" in lines[2]
+    assert "2 of 64 conversations with an empty answer or without an answer: left out; the first is" in lines[2]
     assert (
         f"2 of 64 conversations of more than 96 tokens: cut; the first is {tmp_path}/chats.jsonl line 62" == lines[3]
     )
@@ -249,7 +249,7 @@ def test_bad_values(values: dict, said: str, tokenizer: Path, tmp_path: Path) ->
 def test_one_conversation_is_too_few(tokenizer: Path, tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     path.write_text(asked("a", "b"))
-    with pytest.raises(ElasticError, match="sources: '1 conversations with something to learn from' is not allowed"):
+    with pytest.raises(ElasticError, match="sources: '1 conversations with tokens to learn from' is not allowed"):
         prepare(tmp_path / "out", [path], tokenizer)
     path.write_text(asked("a", "b") + "\n" + asked("c", "d"))
     folder = prepare(tmp_path / "out", [path], tokenizer)

@@ -113,7 +113,7 @@ def test_a_model_that_learned_the_problems_solves_them(folder):
 
 def test_refused(folder, tmp_path):
     model = Replay(folder, {})
-    with pytest.raises(ElasticError, match="none to solve"):
+    with pytest.raises(ElasticError, match="give at least one"):
         answer_accuracy(model, [], folder)
     with pytest.raises(ElasticError, match="no tokenizer"):
         answer_accuracy(model, PROBLEMS, tmp_path)

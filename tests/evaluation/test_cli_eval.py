@@ -27,7 +27,7 @@ from tests.texts import spoiled
 
 PARENT_400 = replace(PARENT, vocab=400)
 MEMBERS = {"12b": PARENT_400.full, "6b": PARENT_400.uniform(keep=(0, 1, 3), hidden=8, mamba_heads=4)}
-QUICK = ("--tokens", 200, "--seq-length", 64, "--problems", 4)
+QUICK = ("--tokens", 200, "--seq-length", 64, "--limit", 4)
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +70,12 @@ def test_the_table_names_members_losses_and_tasks(folder, data, monkeypatch):
 def test_some_members_of_several_sources(folder, data, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     slice_checkpoint(folder, tmp_path / "small", member="6b")
-    quick = (*QUICK[:-1], 0)
+    quick = (*QUICK[:-1], 1)
     code, out, err = run("eval", folder, tmp_path / "small", "--data", data.path, "--member", "6b", *quick, "--json")
     rows = json.loads(out)
     assert code == 0, err
     assert [(row["source"], row["member"]) for row in rows] == [(str(folder), "6b"), (str(tmp_path / "small"), "6b")]
-    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-6) and "answers" not in rows[0]
+    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=1e-6) and rows[0]["answers"]["total"] == 1
     code, out, _ = run("eval", folder, tmp_path / "small", "--data", data.path, "--member", "6b", *quick)
     assert code == 0 and "source" in out and "small" in out
 
@@ -116,15 +116,14 @@ def test_bad_input_is_one_line(folder, data, tmp_path, monkeypatch, model):
     cases = [
         ((folder,), "nothing to measure"),
         ((folder, "--data", data.path, "--tasks-from", tmp_path), "--tasks-from: belongs to --tasks"),
-        ((folder, "--data", data.path, "--limit", 2), "--limit: belongs to --tasks"),
         ((folder, "--tasks", "arc_easy", "--tokens", 200), "--tokens: belongs to --data"),
-        ((folder, "--data", data.path, "--member", "7b"), "no source has 7b; there are 12b, 6b"),
+        ((folder, "--data", data.path, "--member", "7b"), "no source has 7b; the members are 12b, 6b"),
         ((folder, "--data", tmp_path / "nowhere"), "nowhere: no such file or folder"),
         ((tmp_path / "nothing", "--data", data.path), "nothing: no such folder"),
         ((folder, "--tasks", "arc_easy"), "pip install 'lm-eval"),
         ((folder, "--data", data.path, "--device", "toaster"), "--device: 'toaster'"),
         ((other, "--data", data.path), "another tokenizer"),
-        ((bare, "--data", data.path), "400 tokens of vocabulary"),
+        ((bare, "--data", data.path), "a vocabulary of 400 tokens"),
         ((bare, "--tasks", "arc_easy"), "no tokenizer.json"),
     ]
     for arguments, words in cases:
@@ -136,7 +135,7 @@ def test_nothing_is_held_after_a_source(folder, data, monkeypatch):
     """Slices of a member are dropped before the next one is measured."""
     held = []
     monkeypatch.setattr(FamilyRuntime, "release", lambda self: held.append(self.slice_bytes) or self._selected.clear())
-    assert run("eval", folder, "--data", data.path, *QUICK[:-1], 0)[0] == 0
+    assert run("eval", folder, "--data", data.path, *QUICK[:-1], 1)[0] == 0
     assert len(held) == 2 and held[0] == 0 < held[1]
     assert not torch.is_inference_mode_enabled()
 

@@ -97,9 +97,7 @@ def test_a_name_of_its_own_in_the_family(folder, data, tmp_path):
     assert code == 0 and "code is an extra shape" in out and "small is an extra" not in out
     report = json.loads(run("inspect", folder, "--json")[1])
     assert list(report["members"]) == ["big", "small"] and list(report["extras"]) == ["code"]
-    code, out, _ = run(
-        "eval", folder, "--data", data.path, "--member", "code", "--tokens", 64, "--problems", 0, "--json"
-    )
+    code, out, _ = run("eval", folder, "--data", data.path, "--member", "code", "--tokens", 64, "--limit", 1, "--json")
     assert code == 0 and [row["member"] for row in json.loads(out)] == ["code"]
     code, out, _ = run("verify", folder, "--forward")
     assert code == 0 and "code: counts" in out and "code: cut = masked" in out and "code: nested" not in out

@@ -241,5 +241,5 @@ def test_a_broken_model_is_reported():
     next(iter(state.values())).fill_(float("nan"))
     runtime = FamilyRuntime(NemotronH(SHAPE, state, trainable=False), {m.name: m.subnet for m in family})
     halves = halves_of([Encoded(None, np.arange(17) % 24)] * 40, 16, 256)
-    with pytest.raises(ElasticError, match="is no number; the family's weights are damaged"):
+    with pytest.raises(ElasticError, match="is not a number; the family's weights are damaged"):
         specialize(runtime, family, start_of(family), BUDGET, halves, candidates=4)

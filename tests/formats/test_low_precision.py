@@ -53,7 +53,7 @@ def moved(name: str, to: str) -> Callable[[Tensors], object]:
 
 
 def missing(precision: str, name: str) -> str:
-    return f"codes of {precision} stand with scales, of which tensor '{{}}{name}' is missing"
+    return f"codes of {precision} need the scale '{{}}{name}', which is missing"
 
 
 def changed(name: str, value: int) -> Callable[[Tensors], object]:
@@ -69,7 +69,7 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
     ),
     ("nvfp4", MODELOPT, put("input_scale", of("BF16", np.zeros((), "<u2"))), "'{}input_scale' is a scale that is no"),
     *(
-        (p, x, put(name, value), f"'{{}}{name}' is a scale that is no positive number, or too large for {p}")
+        (p, x, put(name, value), f"'{{}}{name}' is a scale, which must be a positive number and not too large for {p}")
         for p, x, name, value in (
             ("nvfp4", MODELOPT, "weight_scale_2", floats(2e35)), ("fp8", MODELOPT, "weight_scale", floats(1e36)),
             ("nvfp4", COMPRESSED, "weight_global_scale", floats(5e-36, shape=(1,))),
@@ -82,17 +82,17 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
     # missing
     ("nvfp4", MODELOPT, put("weight_scale", None), missing("nvfp4", "weight_scale")),
     ("nvfp4", MODELOPT, put("input_scale", None),
-     "{}weight has no scale of its inputs, and by the folder's quantization_config it has one"),
+     "{}weight has no scale of its inputs, but quantization_config says that it has one"),
     # codes
-    ("nvfp4", MODELOPT, put("weight", None), "'{}input_scale' has no codes beside it; modelopt has them as weight in "
+    ("nvfp4", MODELOPT, put("weight", None), "'{}input_scale' has no codes; modelopt stores them as weight in "
      "U8 or weight in F8_E4M3"),
     ("nvfp4", COMPRESSED, put("weight_packed", of("I32", np.zeros((256, 8), np.uint32))),
-     "has no codes beside it; compressed-tensors has them as weight_packed in U8 or weight in F8_E4M3"),
+     "has no codes; compressed-tensors stores them as weight_packed in U8 or weight in F8_E4M3"),
     ("nvfp4", COMPRESSED, put("weight", of("BF16", np.zeros((256, 64), np.uint16))),
-     "one weight is in tensor '{}weight' and in '{}weight_packed'"),
+     "tensors '{}weight' and '{}weight_packed' have the same weight"),
     ("nvfp4", MODELOPT, put("weight", of("U8", np.zeros((256, 31), np.uint8))),
      "'{}weight' has shape [256, 31], not [256, 32]"),
-    ("fp8", MODELOPT, put("weight", of("F8_E5M2", np.zeros((256, 64), np.uint8))), "has no codes beside it"),
+    ("fp8", MODELOPT, put("weight", of("F8_E5M2", np.zeros((256, 64), np.uint8))), "has no codes"),
     ("fp8", MODELOPT, put("weight", of("U8", np.zeros((256, 64), np.uint8))), "weight_scale_2' is missing"),
     # of another shape or dtype
     ("nvfp4", MODELOPT, put("weight_scale", of("F8_E4M3", np.ones((256, 3), np.uint8))),
@@ -112,10 +112,10 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
     # another precision than the folder says
     ("nvfp4", MODELOPT, lambda t: [put("weight", of("F8_E4M3", np.ones((256, 64), np.uint8)))(t),
                                    put("weight_scale", floats(1.0))(t), put("weight_scale_2", None)(t)],
-     "{}weight is fp8, and by the folder's quantization_config it is nvfp4"),
+     "{}weight is fp8, but quantization_config says that it is nvfp4"),
     ("nvfp4", MODELOPT, lambda t: [t.pop(n) for n in list(t) if n.startswith(UP) and n != UP + "weight"]
      and put("weight", of("BF16", np.zeros((256, 64), np.uint16)))(t),
-     "{}weight is not quantised, and by the folder's quantization_config it is"),
+     "{}weight is not quantised, but quantization_config says that it is"),
 ]  # fmt: skip
 
 
@@ -151,7 +151,9 @@ def test_codes_and_scales_of_blocks_that_are_no_numbers(
         load_family(broken)
     assert str(refused.value) == f"{broken}: {UP}weight: {says}; nemo-elastic verify finds damage"
     report = {check.name: check for check in verify(broken, forward=False).checks}
-    assert report["finite"].ok is False and f"1 values are not, the first in {UP}{name}" in report["finite"].figure
+    assert (
+        report["finite"].ok is False and f"1 values are not finite, the first in {UP}{name}" in report["finite"].figure
+    )
 
 
 @pytest.mark.parametrize("value", [0x00, 0x80, 0x01, 0x7E])
@@ -167,7 +169,7 @@ def test_columns_that_are_no_blocks() -> None:
     for columns in (33, 40):
         parts = {"weight": of("U8", np.ones((4, columns // 2), np.uint8)), "weight_scale_2": floats(1.0)}
         parts["weight_scale"] = of("F8_E4M3", np.full((4, columns // 16), 0x38, np.uint8))
-        with pytest.raises(ElasticError, match=rf"^tensor 'a.weight': {columns} columns are no blocks of 16$"):
+        with pytest.raises(ElasticError, match=rf"^tensor 'a.weight': {columns} columns are not whole blocks of 16$"):
             find_low({f"a.{n}": raw for n, raw in parts.items()}, {"a.weight": (4, columns)}, MODELOPT)
 
 

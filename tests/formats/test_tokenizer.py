@@ -60,7 +60,7 @@ def test_special_tokens_may_be_records(folder):
 
 def test_where_a_chat_template_may_be(folder):
     assert FamilyTokenizer.read(folder).chat_template is None
-    with pytest.raises(ElasticError, match="this model has no chat template; give its text itself"):
+    with pytest.raises(ElasticError, match="this model has no chat template; give text instead of messages"):
         FamilyTokenizer.read(folder).render(USER)
     change(folder, chat_template="{{ bos_token }}one")
     assert FamilyTokenizer.read(folder).render(USER) == f"{EOS}one"

@@ -271,7 +271,7 @@ def test_an_output_that_appears_at_the_last_moment_is_not_overwritten(tmp_path):
             tmp.mkdir()
             if exists:
                 out.mkdir()  # an empty folder, which a plain rename would replace
-                with pytest.raises(ElasticError, match="another process has written it just now"):
+                with pytest.raises(ElasticError, match="another process wrote this file meanwhile"):
                     put_in_place(tmp, out)
             else:
                 put_in_place(tmp, out)

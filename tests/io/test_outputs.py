@@ -92,7 +92,9 @@ def test_force_does_not_replace_what_holds_anything_else(tmp_path, what):
     else:
         (out / name).write_text("mine")
     before = sorted(tmp_path.rglob("*"))
-    message = f"holds {name}{'' if 'file' in what and 'link' not in what else '@'}, which is no part of a test output"
+    message = (
+        f"contains {name}{'' if 'file' in what and 'link' not in what else '@'}, which is not a part of a test output"
+    )
     for force, words in (
         (False, f"already exists, and {message}; name another"),
         (True, f"{message}, so --force does not"),
@@ -126,7 +128,7 @@ def test_an_output_without_a_list_is_kept(tmp_path):
 def test_what_became_foreign_while_the_block_ran_is_not_replaced(tmp_path):
     out = tmp_path / "out"
     write(out, "old")
-    with pytest.raises(ElasticError, match="holds thesis, which"), atomic_dir(out, force=True, kind=OURS):
+    with pytest.raises(ElasticError, match="contains thesis, which"), atomic_dir(out, force=True, kind=OURS):
         (out / "thesis").touch()
     assert names(tmp_path) == ["out"] and (out / "sub" / "file").read_text() == "old"
 
@@ -167,11 +169,11 @@ def test_force_never_replaces_the_current_folder_or_the_home(tmp_path, monkeypat
         ("..", "current"),
         ("/", "current"),
     ):
-        with pytest.raises(ElasticError, match=f"holds the {word} folder"):
+        with pytest.raises(ElasticError, match=f"contains the {word} folder"):
             write(out, force=True)
     monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
     monkeypatch.setattr("pwd.getpwuid", lambda _: type("Entry", (), {"pw_dir": str(home)}))
-    with pytest.raises(ElasticError, match="holds the home folder"):
+    with pytest.raises(ElasticError, match="contains the home folder"):
         write(home, force=True)  # $HOME is not what the system says
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -182,7 +184,7 @@ def test_force_replaces_nothing_that_holds_a_mount_point(tmp_path, monkeypatch):
         check_output("/proc", True)
     write(tmp_path / "out")
     monkeypatch.setattr(os.path, "ismount", lambda path: str(path) == str(tmp_path / "out" / "sub"))
-    with pytest.raises(ElasticError, match="out: holds sub@, which is no part of a test output"):
+    with pytest.raises(ElasticError, match="out: contains sub@, which is not a part of a test output"):
         write(tmp_path / "out", force=True)
     assert names(tmp_path / "out") == [MARK, "sub"]
 
@@ -222,17 +224,17 @@ def test_a_file_replaces_regular_files_only(tmp_path):
         with pytest.raises(ElasticError, match=f"{name}: already exists; --force replaces it"):
             check_file(tmp_path / name, False)
     for path in (tmp_path / "link", tmp_path / "dangling", tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(ElasticError, match=f"{path}: is no regular file, so --force does not replace it"):
+        with pytest.raises(ElasticError, match=f"{path}: is not a regular file, so --force does not replace it"):
             check_file(path, True)
     with pytest.raises(ElasticError, match="is a folder; name a file"):
         check_file(tmp_path / "folder", True)
-    with pytest.raises(ElasticError, match=r"file: is .*link, which is read"):
+    with pytest.raises(ElasticError, match=r"file: is .*link, which is an input"):
         check_file(tmp_path / "file", True, tmp_path / "link")
 
 
 def test_a_new_file_never_replaces_one_that_appears_meanwhile(tmp_path):
     (tmp_path / "file").write_text("theirs")
-    with pytest.raises(ElasticError, match="file: another process has written it just now; it is left as it is"):
+    with pytest.raises(ElasticError, match="file: another process wrote this file meanwhile; it was not replaced"):
         atomic_write(tmp_path / "file", "ours", replace=False)
     assert (tmp_path / "file").read_text() == "theirs" and names(tmp_path) == ["file"]
     atomic_write(tmp_path / "new", "ours", replace=False)
@@ -243,7 +245,7 @@ def test_another_name_of_the_same_file_is_no_other_file(tmp_path):
     """Hard links here; bind mounts and file systems that do not tell cases apart answer alike."""
     (tmp_path / "a").write_text("x")
     os.link(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(ElasticError, match=r"b: is .*a, which is read"):
+    with pytest.raises(ElasticError, match=r"b: is .*a, which is an input"):
         check_apart(tmp_path / "b", tmp_path / "a")
 
 
@@ -251,7 +253,7 @@ def test_a_link_on_the_way_to_an_input_is_not_replaced(tmp_path):
     write(tmp_path / "disk")
     write(tmp_path / "out")
     (tmp_path / "out" / "link").symlink_to(tmp_path / "disk")
-    with pytest.raises(ElasticError, match=r"out: holds .*sub, which is read"):
+    with pytest.raises(ElasticError, match=r"out: contains .*sub, which is an input"):
         check_apart(tmp_path / "out", tmp_path / "out" / "link" / "sub")
 
 

@@ -208,14 +208,14 @@ def test_members_are_compared_by_what_counts_of_each_document(teacher: str) -> N
     assert len(last_batches(data(), None, lambda rows: {"rows": next(rows)}, 100, 3)) == 2, "no more than there are"
     with pytest.raises(ElasticError, match="at least 9 are needed"):
         last_batches(data(), None, batch, 1, 9)
-    with pytest.raises(ElasticError, match="a stream has none"):
+    with pytest.raises(ElasticError, match="a stream has no numbers"):
         last_batches(iter(data()), None, batch, 1, 2)
     host = host_class()(state, core, frozen if teacher == "frozen" else None)
     with cuda_as_cpu():
         steps = FamilyStep(family, host, HeldOut(family.config.distill))
         before, drawn = steps.heldout.choices, torch.get_rng_state()
         actual = host.comparing(members, batches)
-        with pytest.raises(ElasticError, match="some of whose tokens count"):
+        with pytest.raises(ElasticError, match="in which tokens count"):
             host.comparing(members, batches[1:2])
     expected = []
     for member in members:

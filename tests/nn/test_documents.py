@@ -155,12 +155,12 @@ def test_what_is_no_row_of_documents_is_refused() -> None:
     model, tokens, _ = model_and_tokens(PARENT)
     with pytest.raises(ElasticError, match=r"^documents: \(1, 8\) is not allowed; the rows and length of the tokens"):
         model(tokens, documents=Documents(((8,),)))
-    with pytest.raises(ElasticError, match=r"^cache: 'Documents' is not allowed; decoding goes on"):
+    with pytest.raises(ElasticError, match=r"^cache: 'Documents' is not allowed; decoding takes one document"):
         model(tokens, cache=model.init_cache(2), documents=ROWS)
     x, index = torch.randn(1, 8, 4), Documents(((3, 8),)).index(torch.device("cpu"))
-    with pytest.raises(ValueError, match="there is no state to go on from"):
+    with pytest.raises(ValueError, match="start without a state"):
         causal_conv1d(x, torch.randn(4, 3), None, torch.zeros(1, 4, 2), index_bl=index)
-    with pytest.raises(ValueError, match="there is no state to go on from"):
+    with pytest.raises(ValueError, match="start without a state"):
         into, out = torch.randn(1, 8, 2, 5), torch.randn(1, 8, 2, 5)
         ssd_chunked(x.unflatten(2, (2, 2)), torch.randn(1, 8, 2), -torch.ones(2), into, out, return_final_state=True,
                     index_bl=index)  # fmt: skip

@@ -236,7 +236,7 @@ def test_a_run_in_pipeline_stages_with_a_teacher_goes_on_in_stages_and_on_one_ra
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param("seed", "elastic.seed: 15 -> 4; take the old values, or", marks=part("seed", long=True)),
+        pytest.param("seed", "elastic.seed: 15 -> 4; use the old values or", marks=part("seed", long=True)),
         pytest.param(
             "axes", "elastic.axes.hidden.choices: [32, 28, 24, 20] -> [32, 28, 24]; take", marks=part("axes")
         ),
@@ -255,4 +255,4 @@ def test_another_block_is_refused_with_the_difference(results: dict[str, Any], c
 def test_what_only_steers_the_rest_of_a_run_is_taken_over_and_reported(results: dict[str, Any]) -> None:
     run = results["blocks"]["sampling"]
     assert run["codes"] == [0]
-    assert "  resume: elastic.sampling.small: None -> 2, from here on" in run["said"][0].splitlines()
+    assert "  resume: elastic.sampling.small: None -> 2, from now on" in run["said"][0].splitlines()

@@ -19,7 +19,7 @@ from tests.parallel.runs import BATCH, LENGTH, Job, Layout, do, prepare
 from tests.workers import part
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
-NEXT = "the next start goes on from "
+NEXT = "the next start resumes from "
 STEPS, SECOND, EVERY = 6, 2, 2
 #: under the router's masks for three steps, then on slices; few micro-batches, so that no step samples every budget
 SOFT = Layout(soft=True, micro_batches=2)
@@ -117,9 +117,7 @@ def test_the_next_stage_refuses_one_that_was_only_stopped(results: dict[str, Any
     assert run["codes"] == [2] and run["left"] == []
     line = line_of(run)
     assert line.startswith("error: start: ")
-    assert (
-        f"checkpoints/step={STEPS - 1}-last is not there, or not whole; its run has come as far as step=4-last" in line
-    )
+    assert f"checkpoints/step={STEPS - 1}-last is missing or not whole; its run reached step=4-last" in line
     assert run["said"][0].splitlines()[-1] == line
 
 

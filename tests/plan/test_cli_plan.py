@@ -98,7 +98,7 @@ def test_hours_of_the_papers_steps() -> None:
 def test_nothing_fits() -> None:
     few = ("--gpus", "1", "--global-batch-size", "8")
     code, out, _ = run("plan", *CONFIG, "--parent", "nemotron-nano-12b-v2", *few)
-    assert code == 1 and "nothing fits; the smallest, TP1 PP1 DP1 recompute, needs" in out
+    assert code == 1 and "nothing fits; the smallest layout, TP1 PP1 DP1 recompute, needs" in out
     code, out, _ = run("plan", *CONFIG, "--parent", "nemotron-nano-12b-v2", *few, "--json")
     assert code == 1 and json.loads(out)["best"] is None
 

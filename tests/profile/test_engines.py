@@ -8,11 +8,14 @@ import json
 import os
 import re
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from nemo_elastic.cli import cmd_profile
 from nemo_elastic.core.latency import PHASES, LatencyTable
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
@@ -30,6 +33,17 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("engines") / "family", PARENT, {"small": SMALL})
+
+
+@pytest.fixture
+def in_environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Let `profile` run engines by another interpreter, as if this package were installed in its environment."""
+
+    def use(python: Path) -> None:
+        monkeypatch.setattr(sys, "executable", str(python))
+        monkeypatch.setattr(cmd_profile, "require", lambda module: None)
+
+    return use
 
 
 def none_left(engine: str) -> bool:
@@ -65,13 +79,19 @@ def test_a_gpu_that_is_not_left_is_refused(device: str, left: str | None) -> Non
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
 def test_the_index_of_a_device_reaches_the_process_and_the_line_of_one_that_fails_the_user(
-    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, engine: str
+    family: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    in_environment: Callable[[Path], None],
+    engine: str,
 ) -> None:
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "GPU $CUDA_VISIBLE_DEVICES for $2 $3" >&2\nexit 1\n')
     python.chmod(0o755)
+    in_environment(python)
     monkeypatch.setenv(SEEN, "3,5")
-    asked = ["profile", family, "--out", tmp_path / "t.json", *QUICK, "--engine", engine, "--python", python]
+    asked = ["profile", family, "--out", tmp_path / "t.json", *QUICK, "--engine", engine]
     assert run(*asked, "--device", "cuda:1") == 2
     said = capsys.readouterr().err
     assert f"error: {engine} does not run this model: GPU 5 for {engine} " in said
@@ -95,11 +115,12 @@ def test_a_table_names_the_gpu_that_was_asked_for(family: Path, tmp_path: Path) 
 
 @pytest.mark.hf
 @pytest.mark.slow(minutes=1)
-def test_a_table_of_transformers(tmp_path: Path) -> None:
+def test_a_table_of_transformers(tmp_path: Path, in_environment: Callable[[Path], None]) -> None:
     family = write(tmp_path / "family", PARENT, {"few": PARENT.uniform([0, 1, 2, 3])})  # one width of every axis
     python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ROOT / ".venv-hf/bin/python"))
     out = tmp_path / "hf.json"
-    assert run("profile", family, "--engine", "transformers", "--python", python.absolute(), "--out", out, *QUICK) == 0
+    in_environment(python.absolute())
+    assert run("profile", family, "--engine", "transformers", "--out", out, *QUICK) == 0
     table = LatencyTable.read("table", str(out))
     assert table["versions"]["transformers"].startswith("5.")
     assert table.milliseconds(PARENT, PARENT.full) > 0
@@ -119,11 +140,12 @@ def vllm() -> Path:
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_table_of_vllm_serves_slice_and_inspect(
-    vllm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    vllm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], in_environment: Callable[[Path], None]
 ) -> None:
     few = {"few": SERVED.uniform([0, 1, 2, 4, 5])}  # one width of every axis: seven models
     family, out = write(tmp_path / "family", SERVED, few), tmp_path / "vllm.json"
-    asked = ["profile", family, "--engine", "vllm", "--python", vllm, "--out", out, *QUICK]
+    in_environment(vllm)
+    asked = ["profile", family, "--engine", "vllm", "--out", out, *QUICK]
     assert run(*asked, "--device", "cuda:0") == 2
     line = "error: vllm does not run this model: this installation of vLLM computes on cpu, not on cuda"
     assert capsys.readouterr().err.strip() == line

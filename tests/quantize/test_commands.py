@@ -32,7 +32,7 @@ from .damage import low
 
 SHAPE = replace(PARENT, vocab=400)
 MEMBER = SHAPE.uniform([0, 1, 3, 4, 5, 6], hidden=48, ffn=128, mamba_heads=8, attention_heads=2)
-QUICK = ("--tokens", 200, "--seq-length", 64, "--problems", 4)
+QUICK = ("--tokens", 200, "--seq-length", 64, "--limit", 4)
 WHICH = [f"{p}-{x}" for p in ("nvfp4", "fp8") for x in LAYOUTS]
 
 
@@ -123,7 +123,7 @@ def test_a_size_between_members_may_tear_blocks(folders: dict[str, Path], run: A
         return ("--params", shape["parameters"], "--out", tmp_path / "cut")
 
     for ffn, says in (
-        (240, "; --requantize computes it anew"),
+        (240, "; --requantize rounds the weight again"),
         (248, "248 channels are no multiple of 16: take another size"),
     ):
         code, _, err = run("slice", folders["nvfp4-modelopt"], *of(ffn))
@@ -172,7 +172,7 @@ def test_serve_takes_no_family_in_low_precision(folders: dict[str, Path], run: A
 
     for which in WHICH:
         code, out, err = run("serve", folders[which])
-        says = "a family in full precision, to share weights; of {} slice members to serve"
+        says = "a family in full precision, to share weights; slice members in {} and serve each"
         wanted = f"error: folder: '{folders[which]}' is not allowed; {says.format(which.split('-')[0])}"
         assert (code, out, err.strip()) == (2, "", wanted)
         run("slice", folders[which], "--member", "small", "--out", tmp_path / which)
@@ -185,7 +185,7 @@ def input_scales(folder: Path) -> int:
 
 def test_quantize_a_family_and_slice_it(folders: dict[str, Path], data: Any, run: Any, tmp_path: Path) -> None:
     out = tmp_path / "low"
-    options = ("--to", "nvfp4", "--data", data.path, "--samples", 2)
+    options = ("--to", "nvfp4", "--data", data.path)
     code, said, err = run("quantize", folders["plain"], *options, "--out", out, "--json")
     assert code == 0, err
     record = json.loads(said)
@@ -212,10 +212,10 @@ def test_a_torn_member_is_named(torn: Path, run: Any, tmp_path: Path) -> None:
     code, said, err = run("quantize", torn, "--to", "w4a16", "--out", tmp_path / "low")
     assert code == 0 and "torn cuts blocks of mlp.down: slice it with --requantize" in said, err
     code, _, err = run("slice", tmp_path / "low", "--member", "torn", "--out", tmp_path / "cut")
-    assert code == 2 and "--requantize computes it anew" in err and not (tmp_path / "cut").exists()
+    assert code == 2 and "--requantize rounds the weight again" in err and not (tmp_path / "cut").exists()
     command = ("slice", tmp_path / "low", "--member", "torn", "--requantize", "--out", tmp_path / "cut")
     code, said, err = run(*command)
-    assert code == 0 and "codes computed anew change those weights by" in said, err
+    assert code == 0 and "rounding codes again changes their weights by" in said, err
 
 
 def test_plan_names_widths_that_tear_blocks(run: Any) -> None:

@@ -77,7 +77,7 @@ def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path)
             (place / name).mkdir(parents=True)
         (place / checkpoint).mkdir(exist_ok=True)
         before = sorted(place.rglob("*"))
-        with pytest.raises(ElasticError, match="which is read; name"):
+        with pytest.raises(ElasticError, match="which is an input; name"):
             slice_family(str(place / checkpoint), str(place), None if ranking is None else str(place / ranking))
         assert sorted(place.rglob("*")) == before
 

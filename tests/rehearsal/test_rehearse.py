@@ -30,7 +30,7 @@ CHECKS = {
 }  # fmt: skip
 WHYS = {
     "a CPU's kernels", "number of ranks", "widths and vocabulary", "lengths", "batch", "steps", "samples", "intervals",
-    "paths", "what it writes down",
+    "paths", "the rehearsal reads its records",
 }  # fmt: skip
 JOBS = ["parent", "rank", "stage1-killed", "stage1", "stage2", "slice"]
 
@@ -189,7 +189,7 @@ def test_another_optimizer_is_seen(copy: tuple[Path, Any]) -> None:
     assert optimizer_loaded(where).ok
     put(where.start(1, 1) / "start" / "weights", where.start(2, 0) / "start" / "weights")
     check = optimizer_loaded(where)
-    assert check.ok is False and "others than stage 1 left" in check.message
+    assert check.ok is False and "differ from those that stage 1 left" in check.message
 
 
 @pytest.mark.long
@@ -268,4 +268,4 @@ def test_what_is_missing_is_reported(tmp_path: Path) -> None:
 
     actual = checks(place(tmp_path))
     assert set(actual) == CHECKS
-    assert all(check.ok is False and check.message.startswith("nothing to look at: ") for check in actual.values())
+    assert all(check.ok is False and check.message.startswith("nothing to check: ") for check in actual.values())

@@ -103,7 +103,7 @@ def test_an_earlier_report_is_replaced_and_nothing_else(run: Path) -> None:
     for force in (False, True):
         with pytest.raises(ElasticError, match="is not a report that nemo-elastic wrote"):
             build_report(run, force=force)
-    with pytest.raises(ElasticError, match="is read"):
+    with pytest.raises(ElasticError, match="is an input"):
         build_report(run, run / "metrics.json")
 
 

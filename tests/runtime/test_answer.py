@@ -129,7 +129,8 @@ def test_what_users_give():
     assert stop_strings(None) == () and stop_strings("ab") == ("ab",) and stop_strings(["a", "b"]) == ("a", "b")
     for wrong in ("", ["a", ""], 5, [5], {"a"}, b"a"):
         with pytest.raises(
-            ElasticError, match=r"^stop: .* is not allowed; a text, or a list of texts, none of them empty$"
+            ElasticError,
+            match=r"^stop: .* is not allowed; a text or a list of texts, each with at least one character$",
         ):
             stop_strings(wrong)
 

@@ -37,8 +37,8 @@ def said(conversation: Conversation, text: str) -> str:
 
 
 def test_an_answer_is_what_the_member_generates_of_all_that_was_said(family: FamilyRuntime) -> None:
-    conversation = Conversation(family, "6b", "Be brief.", HOW)
-    messages = [{"role": "system", "content": "Be brief."}]
+    conversation = Conversation(family, "6b", HOW)
+    messages: list[dict[str, str]] = []
     for turn, text in enumerate(("Hi", "And then?")):
         messages.append({"role": "user", "content": text})
         expected = direct(family, messages, seed=3 + turn)
@@ -47,8 +47,8 @@ def test_an_answer_is_what_the_member_generates_of_all_that_was_said(family: Fam
         messages.append({"role": "assistant", "content": expected})
 
 
-def test_what_was_said_is_forgotten_but_for_the_system_message(family: FamilyRuntime) -> None:
-    conversation = Conversation(family, "6b", "Be brief.", HOW | {"temperature": 0.0})
+def test_a_reset_forgets_what_was_said(family: FamilyRuntime) -> None:
+    conversation = Conversation(family, "6b", HOW | {"temperature": 0.0})
     first = said(conversation, "Hi")
     tokens = conversation.report()["prompt_tokens"]
     said(conversation, "Hi")
@@ -58,7 +58,7 @@ def test_what_was_said_is_forgotten_but_for_the_system_message(family: FamilyRun
 
 
 def test_without_a_template_the_text_goes_on_in_new_lines(plain: FamilyRuntime) -> None:
-    conversation = Conversation(plain, "6b", None, HOW)
+    conversation = Conversation(plain, "6b", HOW)
     first = said(conversation, "Once")
     expected = direct(plain, f"Once{first}\nupon", seed=4)
     assert said(conversation, "upon") == expected
@@ -66,14 +66,14 @@ def test_without_a_template_the_text_goes_on_in_new_lines(plain: FamilyRuntime) 
 
 def test_a_text_that_ends_its_line_gets_no_empty_one(plain: FamilyRuntime) -> None:
     first = direct(plain, "Once\n")[0]
-    conversation = Conversation(plain, "6b", None, HOW | {"stop": [first]})
+    conversation = Conversation(plain, "6b", HOW | {"stop": [first]})
     assert said(conversation, "Once\n") == ""
     said(conversation, "upon")
     assert conversation.report()["prompt_tokens"] == len(plain.tokenizer.encode("Once\nupon"))
 
 
 def test_an_answer_that_is_broken_off_stays_as_far_as_it_came(plain: FamilyRuntime) -> None:
-    conversation, seen = Conversation(plain, "6b", None, HOW | {"max_new_tokens": 20}), []
+    conversation, seen = Conversation(plain, "6b", HOW | {"max_new_tokens": 20}), []
 
     def show(piece: str) -> None:
         seen.append(piece)

@@ -174,7 +174,9 @@ def test_a_runtime_of_a_model_in_memory():
 
 def test_what_is_refused(folder, tmp_path):
     family = load_family(folder)
-    with pytest.raises(ElasticError, match=r"'6B' is not in this family; did you mean '6b'\? it has 12b, 9b, 6b"):
+    with pytest.raises(
+        ElasticError, match=r"'6B' is not in this family; did you mean '6b'\? its members are 12b, 9b, 6b"
+    ):
         family.select("6B")
     with pytest.raises(ElasticError, match="multiples of 2"):
         family.select(replace(SMALL, layers=(PARENT.layer(0, mamba_heads=3),)))

@@ -290,7 +290,7 @@ def test_a_device_that_is_here_is_given_as_torch_names_it(given: Any) -> None:
 @pytest.mark.parametrize("wrong", ["gpu", "", "cuda:99", 99, -1, 1.5, object()])
 def test_one_that_is_not_here_is_reported_in_one_line(wrong: Any) -> None:
     with pytest.raises(
-        ElasticError, match=r"^device: .* is not allowed; one that is here, such as cpu or cuda \("
+        ElasticError, match=r"^device: .* is not allowed; a device of this machine, such as cpu or cuda \("
     ) as e:
         check_device(wrong)
     assert "\n" not in str(e.value)
@@ -298,5 +298,7 @@ def test_one_that_is_not_here_is_reported_in_one_line(wrong: Any) -> None:
 
 @pytest.mark.parametrize("wrong", ["meta", None])
 def test_one_that_cannot_compute_is_refused_by_the_name_that_the_user_wrote(wrong: Any) -> None:
-    with pytest.raises(ElasticError, match=r"^--device: .* is not allowed; one that computes, such as cpu or cuda$"):
+    with pytest.raises(
+        ElasticError, match=r"^--device: .* is not allowed; a device that computes, such as cpu or cuda$"
+    ):
         check_device(wrong, "--device")

@@ -212,7 +212,7 @@ def test_the_end_of_thinking(folder, tmp_path):
 
 
 def test_a_cost_setting_needs_a_calibration(folder):
-    with pytest.raises(ElasticError, match=r"^--auto: 0.5 is not allowed; first nemo-elastic calibrate"):
+    with pytest.raises(ElasticError, match=r"^--auto: 0.5 is not allowed; run `nemo-elastic calibrate"):
         open_family(folder, {KEY: {"auto": 0.5}})
 
 
@@ -237,7 +237,7 @@ def test_damaged_settings(given):
 def test_a_family_in_low_precision_is_refused_and_its_members_are_not(vllm, tmp_path):
     """Members share weights in full precision alone; a member that was cut is vLLM's own model."""
     family = low(family_of(tmp_path / "family", QUANTIZED, {"small": SMALL}), tmp_path / "low", "fp8", "modelopt")
-    allowed = "a family in full precision, to share weights; of fp8 slice members to serve"
+    allowed = "a family in full precision, to share weights; slice members in fp8 and serve each"
     with pytest.raises(ElasticError) as refused:
         prepare_engine(engine(family))
     assert str(refused.value) == f"folder: '{family}' is not allowed; {allowed}"

@@ -96,7 +96,7 @@ def sizes(calibration: Calibration) -> dict[str, int]:
 def test_there_and_back(folder, calibration):
     path = write_calibration(folder, calibration)
     assert path == folder / FILE and read_calibration(folder, sizes(calibration)) == calibration
-    with pytest.raises(ElasticError, match="it is left as it is"):
+    with pytest.raises(ElasticError, match="it was not replaced"):
         write_calibration(folder, calibration)
     write_calibration(folder, calibration, replace=True)
 
@@ -106,7 +106,7 @@ def test_a_family_that_was_trained_on_is_another(folder, calibration):
     sums = folder / CHECKSUMS_FILE
     kept = sums.read_text()
     sums.write_text(kept.replace("a", "b", 1))
-    with pytest.raises(ElasticError, match=r"auto\.json: was made of another family, or before it was trained on"):
+    with pytest.raises(ElasticError, match=r"auto\.json: was made for another family, or before the last training"):
         read_calibration(folder, sizes(calibration))
     sums.write_text(kept)
     with pytest.raises(ElasticError, match="another family"):
@@ -115,7 +115,7 @@ def test_a_family_that_was_trained_on_is_another(folder, calibration):
 
 def test_none_yet(tmp_path, folder, calibration):
     assert read_calibration(folder, sizes(calibration)) is None
-    with pytest.raises(ElasticError, match=r"no family: it has no elastic\.json"):
+    with pytest.raises(ElasticError, match=r"is not a family, because it has no elastic\.json"):
         family_digest(tmp_path)
 
 

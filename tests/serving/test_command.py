@@ -49,7 +49,7 @@ def written(server):
 
 
 def test_the_cost_setting_of_a_family_that_chooses(folder, tmp_path):
-    with pytest.raises(ElasticError, match=r"^--auto: 0.5 is not allowed; first nemo-elastic calibrate"):
+    with pytest.raises(ElasticError, match=r"^--auto: 0.5 is not allowed; run `nemo-elastic calibrate"):
         Server(folder, settings=Settings(auto=0.5)).check()
     calibrated = talking_family(tmp_path)
     write_calibration(calibrated, calibration_of(load_family(calibrated)))
@@ -88,13 +88,13 @@ def test_who_can_reach_it(folder, monkeypatch):
         ({"api_key": ""}, "--api-key: '…' is not allowed"),
         ({"api_key": "a\nb"}, "--api-key: '…' is not allowed"),
         ({"flags": ["512"]}, "flags: '512' is not allowed"),
-        ({"flags": ["--port=1"]}, "--port: '--port=1' is not allowed; give it before --"),
-        ({"flags": ["--api_key", "a"]}, "--api-key: '--api_key' is not allowed; give it before --"),
+        ({"flags": ["--port=1"]}, "--port: '--port=1' is not allowed; give this option before --"),
+        ({"flags": ["--api_key", "a"]}, "--api-key: '--api_key' is not allowed; give this option before --"),
         (
             {"flags": ["--additional-config={}"], "settings": Settings(max_body=99)},
             "--end-of-thinking or --auto",
         ),
-        ({"flags": ["--additional-config.a", "1"], "settings": Settings("def")}, "which are written there"),
+        ({"flags": ["--additional-config.a", "1"], "settings": Settings("def")}, "which set it"),
     ],
 )
 def test_what_is_refused(folder, change, says):
@@ -131,7 +131,7 @@ def test_what_must_be_installed(tmp_path, monkeypatch, name, version, cli):
         check_installed("other")
     assert caught.value.at == ("VLLM_PLUGINS",)
     monkeypatch.setattr(command, "entry_points", lambda group: ())
-    with pytest.raises(ElasticError, match="is not installed beside it"):
+    with pytest.raises(ElasticError, match="is not installed in vLLM's environment"):
         check_installed(None)
 
 

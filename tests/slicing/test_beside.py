@@ -96,9 +96,8 @@ def test_a_file_that_is_another_one_or_new_is_reported(folder: Path, file: str, 
         path.unlink()
     else:
         path.write_text(path.read_text() + " " if content is None else content)
-    assert failed(folder) == {
-        "files": f"{file} is {'of those that were not written' if new else 'not what was written'}"
-    }
+    what = "a file that was not written with the folder" if new else "not the file that was written"
+    assert failed(folder) == {"files": f"{file} is {what}"}
 
 
 def test_a_member_has_the_ends_and_the_tokenizer_of_its_family(family: Path, tmp_path: Path) -> None:
@@ -109,7 +108,9 @@ def test_a_member_has_the_ends_and_the_tokenizer_of_its_family(family: Path, tmp
     edit_json(tmp_path / "cut" / "tokenizer_config.json", bos_token="x")
     edit_json(tmp_path / "cut" / "generation_config.json", eos_token_id=7)
     report = verify(tmp_path / "cut", forward=False)
-    assert report.ok and next(c for c in report.checks if c.name == "files").figure.startswith("skipped: there is no")
+    assert report.ok and next(c for c in report.checks if c.name == "files").figure.startswith(
+        "skipped: the folder has no"
+    )
     failures = failed(tmp_path / "cut", family)
     assert set(failures) == {"config", "files of the parent"} and failures["config"].startswith(
         "eos_token_id is 7, not "

@@ -83,7 +83,7 @@ def test_what_was_found_is_reported_in_a_line() -> None:
     limit = COUNTS["9b"]
     above = path(FAMILY)[path(FAMILY).fit(limit) - 1]  # pyright: ignore[reportOptionalOperand]
     step = parameters(PARENT, above) / limit - 1
-    line = f"largest shape within {limit:,} parameters: 9b, 0.00% below; the next larger one is {step:.2%} above"
+    line = f"largest shape within {limit:,} parameters: 9b, 0.00% below; the next larger shape is {step:.2%} above"
     assert str(largest_within(WHOLE, limit_of(limit))) == line
     assert str(largest_within(WHOLE, limit_of(2 * COUNTS["12b"]))).endswith(": 12b, the parent itself, 50.00% below")
 
@@ -97,7 +97,7 @@ def test_from_a_member_the_rest_of_the_path_can_be_cut() -> None:
     assert rest[0] == MEMBERS["9b"] and rest[-1] == MEMBERS["6b"] and all(shape <= MEMBERS["9b"] for shape in rest)
     fit = largest_within(held(MEMBERS["9b"]), limit_of(COUNTS["12b"]))
     below = 1 - COUNTS["9b"] / COUNTS["12b"]
-    assert fit.subnet == MEMBERS["9b"] and str(fit).endswith(f"9b, the largest here, {below:.2%} below")
+    assert fit.subnet == MEMBERS["9b"] and str(fit).endswith(f"9b, the largest of this folder, {below:.2%} below")
 
 
 def file(folder: Path, content: Any) -> Path:

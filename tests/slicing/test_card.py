@@ -21,7 +21,7 @@ from .helpers import SMALL, random_values, write
 
 #: with heads that vLLM has attention for
 PARENT = replace(SMALL_HEADS, attention_head_dim=32)
-NOT_TRAINED = "was not trained. Evaluate it before use."
+NOT_TRAINED = "was not trained. Evaluate the model before use."
 BETWEEN = PARENT.uniform([0, 1, 3, 4], hidden=12, ffn=8, mamba_heads=4)
 
 
@@ -88,17 +88,17 @@ TWO = replace(SMALL_HEADS, pattern="M-M*-*", attention_head_dim=32)
         (TWO.uniform([0, 1, 3], hidden=8), "transformers, vLLM, NeMo"),
         (
             Subnet(16, (TWO.layer(1, ffn=8), TWO.layer(3), TWO.layer(4))),
-            "transformers (its own code), vLLM (its own code)",
+            "transformers (code in the folder), vLLM (code in the folder)",
         ),
         (
             Subnet(16, (TWO.layer(3, attention_heads=2), TWO.layer(5, attention_heads=4))),
-            "transformers (its own code), vLLM (its own code)",
+            "transformers (code in the folder), vLLM (code in the folder)",
         ),
-        (Subnet(16, (TWO.layer(0, mamba_heads=4), TWO.layer(2), TWO.layer(3))), "transformers (its own code)"),
-        (TWO.uniform([0, 1, 2, 4]), "transformers (no cache, so slow), vLLM, NeMo"),
+        (Subnet(16, (TWO.layer(0, mamba_heads=4), TWO.layer(2), TWO.layer(3))), "transformers (code in the folder)"),
+        (TWO.uniform([0, 1, 2, 4]), "transformers (slow without a cache), vLLM, NeMo"),
         (
             Subnet(16, (TWO.layer(0, mamba_heads=4), TWO.layer(2))),
-            "transformers (its own code; no cache, so slow)",
+            "transformers (code in the folder; slow without a cache)",
         ),
     ],
 )

@@ -94,7 +94,7 @@ def test_inspect_lists_sizes_between_members(run, family, tmp_path):
     code, _, err = run("inspect", tmp_path / "cut", "--sizes", "12")
     assert (code, err) == (
         2,
-        f"error: {tmp_path / 'cut'}: is one model, not a family; there is nothing between its members\n",
+        f"error: {tmp_path / 'cut'}: is one model, not a family; it has no sizes between members\n",
     )
 
 
@@ -149,7 +149,7 @@ def test_an_example_to_try_commands_on(run, tmp_path):
     assert code == 2 and "already exists" in err
     assert run("init", "--example", "--out", out, "--force")[0] == 0
     code, _, err = run("init", "--example", "--config", "block.yaml", "--out", tmp_path / "other")
-    assert code == 2 and err.startswith("error: --example: takes no ")
+    assert code == 2 and err.startswith("error: --example: is not allowed with ")
     code, _, err = run("init", tmp_path, "--out", tmp_path / "other")
     assert code == 2 and err == "error: --config: is missing; or give --example\n"
     assert not (tmp_path / "other").exists()

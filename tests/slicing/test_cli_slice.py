@@ -136,7 +136,7 @@ def test_a_member_is_asked_for_as_its_family_is(run, family, tmp_path):
     code, out, _ = run("slice", tmp_path / "mid", "--ratio", 1, "--out", tmp_path / "same")
     share = f"{1 - count / WHOLE:.2%}"
     assert code == 0 and out.startswith(f"largest shape within 1 of the parent ({WHOLE:,} parameters): mid, ")
-    assert f"mid, the largest here, {share} below" in out
+    assert f"mid, the largest of this folder, {share} below" in out
     assert contents(tmp_path / "same") == contents(tmp_path / "mid")
     code, _, err = run("slice", tmp_path / "mid", "--params", COUNT - 1, "--out", tmp_path / "x")
     assert code == 2 and f"is too little; the smallest, small, takes {COUNT:,} parameters" in err

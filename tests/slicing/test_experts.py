@@ -74,7 +74,7 @@ def test_a_family_of_even_cuts(parent: Parent, tmp_path: Path) -> None:
     assert data["active_parameters"] == active_parameters(family.parent, mid) and data["budget"] == {
         "active_params": 6000
     }
-    said = "a member keeps the front of each"
+    said = "a member keeps the front of each stripe"
     assert f"stripes experts 2, expert_ffn 1, shared_ffn 1: {said}" in out
     (tmp_path / "shape.json").write_text(json.dumps(low.to_json()))
     assert f"stripes experts 1, expert_ffn 1, shared_ffn 1: {said}" in printed(

@@ -186,7 +186,7 @@ def test_init_takes_fixed_shapes(plain, tmp_path):
     for members, message in (
         ({"mid": mid}, r"members\.low: missing"),
         ({"mid": PARENT.full, "low": low}, r"members\.mid: .*its budget is"),
-        ({"mid": low, "low": PARENT.uniform([0, 1], hidden=8)}, "not nested in the member before it: layer 1 was"),
+        ({"mid": low, "low": PARENT.uniform([0, 1], hidden=8)}, "not nested in the member before it: layer 1 is not"),
     ):
         shapes(**members)
         with pytest.raises(ElasticError, match=message):
@@ -241,8 +241,8 @@ def test_members_name_those_that_are_inside_them(folder: Path, tmp_path: Path) -
         slice_checkpoint(folder, tmp_path / name, member=name)
         assert ("--member code`" in card_of(tmp_path / name)) is inside
     slice_checkpoint(tmp_path / "full", tmp_path / "again", member="code")  # as the card says
-    assert "was not trained. Evaluate it before use." in card_of(tmp_path / "again")
-    assert "was not trained. Evaluate it before use." not in card_of(tmp_path / "small")
+    assert "was not trained. Evaluate the model before use." in card_of(tmp_path / "again")
+    assert "was not trained. Evaluate the model before use." not in card_of(tmp_path / "small")
 
 
 def _add_some(folder: Path, seed: int) -> None:
@@ -290,6 +290,8 @@ def test_a_shape_is_not_put_into_another_family(folder: Path) -> None:
     add_extra(folder, "code", CODE, digest=digest)
     add_extra(folder, "prose", CODE, digest=digest)  # what others added is no other family
     write(folder, PARENT, {"small": SMALL}, tensors=random_values(PARENT, seed=9), force=True)
-    with pytest.raises(ElasticError, match="family: another family was written there meanwhile; start anew"):
+    with pytest.raises(
+        ElasticError, match="family: another process replaced this family meanwhile; run the command again"
+    ):
         add_extra(folder, "code", CODE, digest=digest)
     assert Family.load(folder).extra_names == ()

@@ -37,9 +37,14 @@ def test_what_is_named_is_what_was_seen(case) -> None:
 @pytest.mark.parametrize(
     ("precision", "layout", "dense_line", "experts_line"),
     [
-        ("nvfp4", MODELOPT, "vLLM (our plugin on a CPU)", "nemo-elastic alone"),
+        ("nvfp4", MODELOPT, "vLLM (nemo-elastic's plugin on a CPU)", "nemo-elastic alone"),
         ("fp8", MODELOPT, "vLLM", "nemo-elastic alone"),
-        ("nvfp4", COMPRESSED, "transformers (compressed-tensors), vLLM (our plugin on a CPU)", "nemo-elastic alone"),
+        (
+            "nvfp4",
+            COMPRESSED,
+            "transformers (compressed-tensors), vLLM (nemo-elastic's plugin on a CPU)",
+            "nemo-elastic alone",
+        ),
         (
             "fp8",
             COMPRESSED,

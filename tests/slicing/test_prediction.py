@@ -86,7 +86,7 @@ def test_every_member_has_them_at_its_widths(parent: Parent, tmp_path: Path) -> 
         assert (config["num_nextn_predict_layers"], config["mtp_hybrid_override_pattern"]) == (1, "*E")
         assert right(cut.out, tmp_path / "family")
         count = LAYERS.parameters(parent, cut.subnet)
-        assert f"(MTP, {count:,} parameters) are in the folder" in (cut.out / "README.md").read_text()
+        assert f"(MTP, {count:,} parameters), with which engines may draft" in (cut.out / "README.md").read_text()
         assert count == sum(raw.words.size for raw in own.prediction.values())
 
 
@@ -224,7 +224,7 @@ def test_left_out_on_request_and_for_want_of_a_width(tmp_path: Path) -> None:
     assert right(out, tmp_path / "family")
     parent = read_shapes(tmp_path / "family").parent
     bare = slice_checkpoint(tmp_path / "family", tmp_path / "bare", subnet=parent.uniform([0, 1, 2, 4]))
-    assert bare.left_out is not None and bare.left_out.endswith("no attention layer, whose widths theirs would have")
+    assert bare.left_out is not None and bare.left_out.endswith("no attention layer, which would give their widths")
     assert not open_source(bare.out).prediction
 
 
@@ -251,7 +251,7 @@ def test_inspect_counts_them_apart(tmp_path: Path) -> None:
     members = json.loads(printed("inspect", tmp_path / "family", "--json"))["members"]
     counts = {m.name: LAYERS.parameters(family.parent, m.subnet) for m in family}
     assert {name: member["prediction_parameters"] for name, member in members.items()} == counts
-    assert f"counted apart: whole {counts['whole']:,}, mid {counts['mid']:,}" in printed(
+    assert f"not counted above: whole {counts['whole']:,}, mid {counts['mid']:,}" in printed(
         "inspect", tmp_path / "family"
     )
 

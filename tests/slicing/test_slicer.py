@@ -99,7 +99,7 @@ def test_no_attention_no_cache(tmp_path):
         "use_cache": False,
     }
     assert json.loads((tmp_path / "cut" / "config.json").read_text())["use_cache"] is False
-    assert "keeps no attention layer" in (tmp_path / "cut" / "README.md").read_text()
+    assert "has no attention layer" in (tmp_path / "cut" / "README.md").read_text()
 
 
 def test_per_layer_widths_bring_their_code(tmp_path):
@@ -145,7 +145,7 @@ def test_what_a_member_has_lost_cannot_be_cut_from_it(tmp_path):
     slice_checkpoint(tmp_path / "family", tmp_path / "small", member="small")
     for subnet, why in (
         (PARENT.full, "hidden 16 is above 8"),
-        (PARENT.uniform([2], hidden=4), "layer 2 was dropped there"),
+        (PARENT.uniform([2], hidden=4), "layer 2 is not in the larger one"),
         (PARENT.uniform([0], hidden=4), "layer 0 has mamba_heads 6, above 4"),
     ):
         with pytest.raises(ElasticError, match=f"not inside {tmp_path / 'small'}: {why}"):

@@ -115,7 +115,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(family):
         at = (first, last, rng.randint(first, last))[i % 3]
         name = flip(family, at, i % 8)
         checks = {check.name: check for check in verify(family, forward=False).checks}
-        assert checks["checksums"].figure == f"1 tensors are not what was written, the first is {name}"
+        assert checks["checksums"].figure == f"1 tensors differ from the written ones, the first is {name}"
         flip(family, at, i % 8)
     assert verify(family, forward=False).ok
 
@@ -156,9 +156,9 @@ def test_values_that_are_not_finite(family, value):
     change(family, UP, (3, slice(2)), value)
     report = verify(family, forward=False)
     assert failed(report) == ["finite", "checksums"]
-    assert report.checks[-3].figure == f"2 values are not, the first in {UP}"
+    assert report.checks[-3].figure == f"2 values are not finite, the first in {UP}"
     assert report.checks[-1].figure == "skipped: not asked for"
-    assert verify(family).checks[-1].figure == "skipped: values are no numbers"
+    assert verify(family).checks[-1].figure == "skipped: values are not finite"
 
 
 def test_the_parent_must_compute_the_same(family, tmp_path):
@@ -219,7 +219,7 @@ def test_a_count_that_does_not_agree(family, monkeypatch):
 def test_large_models_run_only_when_asked_for(family, monkeypatch):
     monkeypatch.setattr(module, "FORWARD_LIMIT", 10)
     report = verify(family)
-    assert report.ok and "6,404 parameters would be held twice" in report.checks[-1].figure
+    assert report.ok and "6,404 parameters would be in memory twice" in report.checks[-1].figure
     assert verify(family, forward=True).checks[-1].name == "low: cut = masked"
 
 

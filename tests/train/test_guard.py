@@ -54,7 +54,7 @@ def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixtu
         guard.look(named)
         step()
     assert taken == [1, 2]
-    line = "  training: step 0: no token counts in any rank's loss; this step is left out\n"
+    line = "  training: step 0: no rank has a token that counts in the loss; this step is skipped\n"
     assert capsys.readouterr().out == line
 
 

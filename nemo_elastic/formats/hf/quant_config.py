@@ -191,7 +191,7 @@ def check_described(
     for where, section in _sections(config, folder):
         for weight, module in modules.items():
             if wrong := _contradiction(low.get(weight), section.says(module)):
-                raise ElasticError(f"{folder}: {weight} {wrong[0]}, and by the folder's {where} it {wrong[1]}")
+                raise ElasticError(f"{folder}: {weight} {wrong[0]}, but {where} says that it {wrong[1]}")
 
 
 def _contradiction(own: Stored | None, said: Stored | None) -> tuple[str, str] | None:
@@ -199,7 +199,7 @@ def _contradiction(own: Stored | None, said: Stored | None) -> tuple[str, str] |
     if own is None or said is None:
         if own is said:
             return None
-        return ("is not quantised", "is") if own is None else ("is quantised", "stays as it is")
+        return ("is not quantised", "is") if own is None else ("is quantised", "is not")
     if said.scheme != own.scheme:
         return f"is {own.scheme.precision}", f"is {said.scheme.precision}"
     if said.activations == own.activations:
@@ -222,7 +222,7 @@ def _sections(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Se
     if not path.is_file():
         return
     if method == COMPRESSED:
-        raise ElasticError(f"{path}: is ModelOpt's, and {KEY} in config.json is {COMPRESSED}'s")
+        raise ElasticError(f"{path}: is of ModelOpt, but {KEY} in config.json is of {COMPRESSED}")
     whole, where = read_json(path), f"{path}: quantization"
     given = _mapping(where, whole.get("quantization") if isinstance(whole, Mapping) else None)
     check_cache(given, where)
@@ -242,7 +242,7 @@ def _of_modelopt(section: Mapping[str, Any], where: str) -> Section:
         read = {name: _algorithm(_mapping(f"{at}.{name}", own), f"{at}.{name}") for name, own in layers.items()}
         named = {own: said for name, said in read.items() for own in modules_in([name], where).names}
         if not named:
-            raise bad(at, {}, "one module at least")
+            raise bad(at, {}, "at least one module")
         return Section(named.get, Counter(named.values()).most_common(1)[0][0])
     said = _algorithm(section, where, MIXED)
     stay = [modules_in(section.get(key), f"{where}.{key}") for key in ("ignore", "exclude_modules")]
@@ -266,10 +266,10 @@ def _of_compressed(section: Mapping[str, Any], where: str) -> Section:
     for key in ("transform_config", "sparsity_config"):
         value = section.get(key)
         if value and value != {"format": "dense"}:
-            raise bad(f"{where}.{key}", value, "none: what it changes a member would lose")
+            raise bad(f"{where}.{key}", value, "none: a member would lose the change")
     groups = _mapping(f"{where}.config_groups", section.get("config_groups"), " of groups")
     if not groups:
-        raise bad(f"{where}.config_groups", groups, "one group at least")
+        raise bad(f"{where}.config_groups", groups, "at least one group")
     stay = modules_in(section.get("ignore"), f"{where}.ignore")
     read = []
     for name, group in groups.items():
@@ -357,7 +357,7 @@ def modules_in(given: Any, where: str) -> Modules:
             raise bad(where, pattern, meant) from None
     patterns = [p for p in shell if any(c in p for c in "*?[")]
     if (length := sum(map(len, patterns))) > _LONGEST:
-        raise bad(where, length, f"patterns of {_LONGEST} characters in all, beside names")
+        raise bad(where, length, f"patterns with at most {_LONGEST} characters in all")
     names = {re.sub(r"^model\.", "backbone.", p) for p in shell} - set(patterns)
     return Modules(frozenset(names), re.compile("|".join(map(translate, patterns))) if patterns else None)
 

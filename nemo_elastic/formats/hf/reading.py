@@ -184,7 +184,7 @@ def _read_member_file(path: Path) -> tuple[Parent, Subnet, Origin]:
                     {key: data[key] for key in ("version", "parent", "ranking", "provenance")} | rest
                 )
         if family is not None and file.name is not None and family.member(file.name).subnet != member:
-            raise bad("name", file.name, "its family has another shape of that name")
+            raise bad("name", file.name, "the family has another shape under this name")
         return parent, member, Origin(file.name, file.ranking, file.provenance, family)
 
 

@@ -63,10 +63,12 @@ def read_context(checkpoint: Path) -> Context:
     elif (file := folder / "io.json").is_file():
         model = read_io_json(file, "model")
     else:
-        raise ElasticError(f"{checkpoint}: has no context/model.yaml; weights alone do not tell the groups of heads")
+        raise ElasticError(
+            f"{checkpoint}: has no context/model.yaml; the weights alone do not give the groups of heads"
+        )
     settings, elastic = _mapping(model, "config"), model.get("elastic")
     if not settings:
-        raise ElasticError(f"{file}: says nothing of a model's config")
+        raise ElasticError(f"{file}: has no config of a model")
     if elastic is not None and not isinstance(elastic, Mapping):
         raise bad(f"{file}: elastic", elastic, "the elastic block that it was trained with")
     return Context(file, settings, elastic, _tokenizer(folder, _mapping(model, "tokenizer")))
@@ -82,7 +84,7 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as exc:
         raise ElasticError(f"{file}: cannot be read ({' '.join(str(exc).split())})") from None
     if not isinstance(model, Mapping):
-        raise ElasticError(f"{file}: says nothing of a model's config")
+        raise ElasticError(f"{file}: has no config of a model")
     return model
 
 
@@ -138,16 +140,16 @@ def read_io_json(file: Path, path: str) -> dict[str, Any]:
         key = next((k for k, o in objects.items() if f"<root>.{path}" in (o.get("paths") or ())), None)
         value = None if key is None else _object(objects, key, {})
     except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, RecursionError, MemoryError) as exc:
-        raise ElasticError(f"{file}: not what NeMo writes ({type(exc).__name__}: {exc})") from None
+        raise ElasticError(f"{file}: is not a file that NeMo writes ({type(exc).__name__}: {exc})") from None
     if key is None:
-        raise ElasticError(f"{file}: says nothing of {path}")
+        raise ElasticError(f"{file}: has no object {path}")
     return value if isinstance(value, dict) else {}
 
 
 def _object(objects: Mapping[str, Any], key: str, known: dict[str, Any]) -> Any:
     """An object of the graph; `known` has those that were read, as each may be held by many, and those begun."""
     if known.get(key) is _BEGUN:
-        raise ValueError(f"{key} holds itself")
+        raise ValueError(f"{key} contains itself")
     if key in known:
         return known[key]
     known[key] = _BEGUN

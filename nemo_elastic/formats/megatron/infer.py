@@ -60,7 +60,7 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
         raise ElasticError("has no tensors of a model (decoder.layers.0. and so on)")
     count = settings.get("num_layers")
     if isinstance(count, int) and count != len(numbers):
-        raise ElasticError(f"has {len(numbers)} layers ({numbers[0]} to {numbers[-1]}), its context says {count}")
+        raise ElasticError(f"has {len(numbers)} layers ({numbers[0]} to {numbers[-1]}), but its context says {count}")
     kinds = [_kind(i, layers[i]) for i in numbers]
     pattern = "".join(KINDS[kind].symbol for kind in kinds)
     check_kinds(pattern, "layers", experts=True)

@@ -149,7 +149,7 @@ class Metadata:
         path = self.folder / name
         size = regular_size(path)
         if size < self.ends[name]:
-            raise ElasticError(f"has {size} bytes of {self.ends[name]}; it is cut off", path)
+            raise ElasticError(f"has {size} of {self.ends[name]} bytes: the file is cut off", path)
         return path
 
 
@@ -159,7 +159,7 @@ def read_metadata(folder: Path) -> Metadata:
     try:
         return _read(folder, signature(path))
     except FileNotFoundError:
-        raise ElasticError("missing; it says which tensor lies where", path) from None
+        raise ElasticError("is missing; it lists where each tensor is stored", path) from None
     except OSError as exc:
         raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
     except ElasticError:
@@ -212,7 +212,7 @@ class Record:
 
     def __setstate__(self, state: Any) -> None:
         if self.made:  # members of an enum are everybody's, too
-            raise PickleError("it sets attributes of what it has not just made")
+            raise PickleError("it sets attributes of an object that it did not make")
         self.made = state if isinstance(state, tuple) else ()
         vars(self).update(state if isinstance(state, dict) else {})
 

@@ -94,7 +94,9 @@ def check_config(
         raise bad(f"{where}.moe_router_topk", 1, "2 or more: megatron-core does not scale the weight of one expert")
     balancing = get("moe_router_load_balancing_type", None) if experts else None
     if any(way in _OTHER_ROUTING for way in (balancing if isinstance(balancing, (list, tuple)) else [balancing])):
-        raise bad(f"{where}.moe_router_load_balancing_type", balancing, "none or a loss: others choose other experts")
+        raise bad(
+            f"{where}.moe_router_load_balancing_type", balancing, "none or a loss; other methods choose other experts"
+        )
     activation = get("activation_func", None)
     name = activation.get("_target_") if isinstance(activation, Mapping) else getattr(activation, "__qualname__", None)
     if isinstance(name, str) and not name.endswith(_ACTIVATIONS):
@@ -151,7 +153,7 @@ def stock_sizes(parent: Parent, member: Subnet, experts: bool = False) -> dict[s
     """Fields of a stock config for a member, which needs one width per axis; `experts` as in `check_kinds`."""
     check_kinds(parent.pattern, "member", experts)
     if not member.is_uniform:
-        raise bad("member", member.pattern, "widths that are the same in all layers of a type; NeMo has no other")
+        raise bad("member", member.pattern, "one width in all layers of a type; NeMo has no other form")
     # an axis of which no layer is left has the parent's width
     kinds = [parent.kind(name) for name, kind in KINDS.items() if kind.always or kind.symbol in member.pattern]
     fields = FIELDS | {size: name for kind in kinds for size, name in kind.megatron.items()}

@@ -46,8 +46,8 @@ _COMMON, _COMMON_OBJECT = "common.pt", "common_state/shard_0_1"
 STATE = "train_state.pt"
 #: in a folder of weights: what NeMo's classes, not ours, would run or follow
 _FORBIDDEN = {
-    "modelopt_state": "NeMo would run what it holds",
-    "adapter_metadata.json": "NeMo would load the model that it names",
+    "modelopt_state": "NeMo would run its content",
+    "adapter_metadata.json": "NeMo would load a model that the file names",
 }
 
 
@@ -63,11 +63,11 @@ class _DType(Record):
 
     def __init__(self, code: Any = None, *rest: Any) -> None:
         if not isinstance(code, str) or not re.fullmatch("b1|[iu][1248]|f[248]", code) or rest != (False, True):
-            raise PickleError("it has a numpy.dtype of its own making")
+            raise PickleError("it has a numpy.dtype that numpy does not define")
 
     def __setstate__(self, state: Any) -> None:
         if state not in [(3, mark, None, None, None, -1, -1, 0) for mark in "<|"]:
-            raise PickleError("it has a numpy.dtype of its own making")
+            raise PickleError("it has a numpy.dtype that numpy does not define")
 
 
 #: what objects may name beyond what torch.load takes by itself, and what stands for it
@@ -180,7 +180,7 @@ def _check_object(path: Path, place: ByteRange, name: str) -> None:
     try:
         _check_values(path, place, signature(path))
     except PickleError as exc:
-        raise ElasticError(f"{name}not what NeMo writes ({exc})", path) from None
+        raise ElasticError(f"{name}is not a file that NeMo writes ({exc})", path) from None
     except OSError as exc:
         raise ElasticError(f"cannot be read ({exc.strerror})", path) from None
 
@@ -188,6 +188,6 @@ def _check_object(path: Path, place: ByteRange, name: str) -> None:
 @lru_cache(maxsize=2**14)
 def _check_values(path: Path, place: ByteRange, _: tuple[int, ...]) -> None:
     if place.length > _OBJECT:
-        raise PickleError(f"it has more than {_OBJECT >> 20} MiB, which no object has")
+        raise PickleError(f"it has more than {_OBJECT >> 20} MiB, the most for an object")
     with open_regular(path) as file:
         load_object(file, place)

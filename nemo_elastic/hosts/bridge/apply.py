@@ -89,7 +89,7 @@ class ElasticRun:
         if self.ended:  # Bridge would write the last checkpoint over itself
             self.forward_step.before()
             if get_rank_safe() == 0:
-                print(f"{self.config.checkpoint.load}: holds the end of this run; nothing is left to do", flush=True)
+                print(f"{self.config.checkpoint.load}: has the end of this run; nothing is left to train", flush=True)
             return
         with bridge_on_this_machine(self.config), experts_shared_or_not():  # its own last checkpoint, too
             pretrain(self.config, self.forward_step, callbacks=self.callbacks)
@@ -161,7 +161,7 @@ def _model(own: BridgeRecipe, block: ElasticConfig, rows: int | None) -> None:
     if rows is not None:  # as Bridge pads the tokenizer's, other ranks would have another padding
         own.put("model.vocab_size", rows, "the teacher's")
         own.put("model.should_pad_vocab", False, "the teacher's is whole")
-        own.put("tokenizer.use_tokenizer_vocab_size", False, "the teacher's vocabulary holds")
+        own.put("tokenizer.use_tokenizer_vocab_size", False, "the model takes the teacher's vocabulary")
         if own.get("tokenizer.tokenizer_type") == PLACEHOLDER:
             own.put("tokenizer.vocab_size", rows, "the teacher's; NullTokenizer stands for none")
     own.put("model.seq_length", own.get("length"), "that of the data")
@@ -182,7 +182,7 @@ def _precision(own: BridgeRecipe, block: ElasticConfig) -> None:
     recipe, low = own.made, own.made.mixed_precision
     recipe.comm_overlap = None  # it would turn all on
     if not recipe.optimizer.fp16:  # whose infinities are no mistakes
-        own.put("ddp.check_for_nan_in_grad", False, "elastic.nonfinite looks at them")
+        own.put("ddp.check_for_nan_in_grad", False, "elastic.nonfinite checks the gradients")
     if any(word in low if isinstance(low, str) else getattr(low, word, None) for word in ("fp8", "fp4")):
         recipe.mixed_precision = "bf16_mixed"
     half = recipe.mixed_precision is not None or recipe.model.bf16 or recipe.model.fp16
@@ -193,7 +193,7 @@ def _precision(own: BridgeRecipe, block: ElasticConfig) -> None:
 
 def _checkpoints(own: BridgeRecipe) -> None:
     if own.get("checkpoint.load") is None:
-        own.put("checkpoint.load", own.get("save"), "a run that was stopped goes on")
+        own.put("checkpoint.load", own.get("save"), "a run that was stopped resumes")
     # a parent's holds no members, and would be read over the sorted weights
     own.put("checkpoint.pretrained_checkpoint", absolute_if_there(own.ranked), "the teacher is the start")
     own.put("checkpoint.ckpt_format", "torch_dist")

@@ -39,7 +39,7 @@ class BridgeRecipe(Recipe):
     """A `ConfigContainer`; see `hosts.common.recipe.Recipe`."""
 
     text = "text, as dataset.data_path=[PREFIX]"
-    ranking = "let ranked= name what a ranking left"
+    ranking = "give ranked= the checkpoint of a ranking"
     needs = "for a family "
     paths: ClassVar = {
         "shape": "model",
@@ -80,8 +80,8 @@ class BridgeRecipe(Recipe):
         "own checkpoints": "checkpoint.load",
     }
     refused: ClassVar = {
-        "model.hybrid_context_parallel": ((None, False), "false: ranks that share sequences out are the same ones"),
-        "model.dynamic_context_parallel": ((None, False), "false: ranks that share sequences out are the same ones"),
+        "model.hybrid_context_parallel": ((None, False), "false: all steps share sequences over the same ranks"),
+        "model.dynamic_context_parallel": ((None, False), "false: all steps share sequences over the same ranks"),
         "dist.eval_context_parallel_size": ((None,), "null: members are validated on the ranks that train them"),
         "model.virtual_pipeline_model_parallel_size": ((None, 1), "null: hybrid models have no virtual stages"),
         "ddp.use_megatron_fsdp": ((False,), OWN_GRADIENTS),
@@ -94,11 +94,11 @@ class BridgeRecipe(Recipe):
         ),
         "checkpoint.also_save_hf_checkpoint": (
             (None, False),
-            "false: Bridge cannot name the router; slice writes such folders, and AutoBridge does under as_stock",
+            "false: Bridge does not know the router; slice writes such folders, and so does AutoBridge under as_stock",
         ),
         "scheduler.lr_warmup_samples": (
             (None, 0),
-            "0: a stage has so many steps; lr_warmup_iters or lr_warmup_fraction",
+            "0: a stage counts steps; use lr_warmup_iters or lr_warmup_fraction",
         ),
         "model.mtp_num_layers": ((None, 0), f"null, as mtp_hybrid_override_pattern: {NOT_TRAINED}"),
         "model.mtp_hybrid_override_pattern": ((None,), f"null: {NOT_TRAINED}"),
@@ -124,22 +124,24 @@ class BridgeRecipe(Recipe):
         # in the first stage a run may have to rank, search and compare candidates, on its data by number
         finds = stage == 1 and (block.keep or ((block.ranking is None or block.searches) and not self.starts_ranked))
         if finds and self.get("dataset.dataloader_type") == "external":
-            own = "a loader of one's own with shapes: search and ranked= of a run with rank_only=True"
-            raise self.bad("dataset.dataloader_type", f"single, cyclic or batch, to find shapes on; {own}")
+            own = "your own loader needs shapes: search, and ranked= from a run with rank_only=True"
+            raise self.bad(
+                "dataset.dataloader_type", f"single, cyclic or batch, because this stage finds shapes; {own}"
+            )
         resets = self.get("resets")
         if block.data.documents == APART and resets:
             if self.made.tokenizer.tokenizer_type == PLACEHOLDER:
-                allowed = "the data's own tokenizer, to read it apart: it knows no token that ends a document"
+                allowed = "the data's own tokenizer, whose end token separates documents"
                 raise self.bad("tokenizer.tokenizer_type", allowed)
             if stages > 2:
-                why = "Bridge gives those in the middle no data that is not packed"
+                why = "Bridge gives the middle ranks packed data only"
                 raise bad("elastic.data.documents", APART, f"joined on {stages} pipeline ranks: {why}")
         if stages > 1 and self.get("dataset.enable_in_batch_packing"):
-            why = "rows of all lengths do not fit what pipeline ranks pass on"
+            why = "pipeline ranks pass on rows of one length"
             raise self.bad("dataset.enable_in_batch_packing", f"false on {stages} pipeline ranks: {why}")
         padded = (self.get("dataset.dataset_kwargs") or {}).get("pad_to_max_length")
         if stages > 1 and self.get("dataset.enable_offline_packing") and not padded:
-            why = "what they pass on has one length"
+            why = "pipeline ranks pass on rows of one length"
             allowed = f"true on {stages} pipeline ranks: {why}"
             raise bad("recipe.dataset.dataset_kwargs.pad_to_max_length", padded, allowed)
         if not isinstance(self.get("length"), int):

@@ -190,5 +190,5 @@ def go_on_from(previous: str, state: Any, model: list[Any], optimizer: Any) -> N
     finally:
         checkpoint.load = own
     if step == 0:
-        raise ElasticError(f"previous: {previous}: holds no step of a training")
+        raise ElasticError(f"previous: {previous}: has no step of a training")
     state.train_state = TrainState()

@@ -96,7 +96,7 @@ def check_vocabulary(size: int, rows: int, tensor: int, where: str, ranks: str) 
         where, ranks: fields of the size and of the ranks.
     """
     if not max(rows // 2, rows - PADDING) < size <= rows:
-        raise bad(where, size, f"the teacher's own vocabulary, of {rows} rows: data and model take its tokenizer")
+        raise bad(where, size, f"the teacher's {rows} rows, because data and model take the teacher's tokenizer")
     if rows % tensor:
         raise bad(ranks, tensor, f"a size that divides the {rows} rows of the teacher's vocabulary")
 
@@ -121,7 +121,7 @@ def check_teacher(teacher: str | None, parent: Parent, where: str, pattern: str 
     ours = config_fields(parent)
     shape, held, _ = infer(sizes, ours | {name: said[name] for name in ours if name in said}, "teacher")
     if held != shape.full:
-        raise bad("teacher", teacher, "a whole parent: its layers differ in width")
+        raise bad("teacher", teacher, "a whole parent, whose layers have one width")
     parent = parent.striped_as(shape)
     if [t.shape for t in tensors(shape, held)] != [t.shape for t in tensors(parent, parent.full)]:
         ours |= {"num_layers": parent.num_layers, "vocab_size": parent.vocab}
@@ -131,7 +131,7 @@ def check_teacher(teacher: str | None, parent: Parent, where: str, pattern: str 
             for name in theirs
             if theirs[name] != ours.get(name)
         ]
-        allowed = f"a checkpoint of the recipe's own model; by this one {where} has {'; '.join(differ)}"
+        allowed = f"a checkpoint of the recipe's own model; in this checkpoint {where} has {'; '.join(differ)}"
         raise bad("teacher", teacher, allowed)
 
 
@@ -147,8 +147,8 @@ def router_warnings(config: ElasticConfig, steps: int) -> list[str]:
     if router.lr < PAPERS.lr or router.scale[1] < PAPERS.scale[1]:
         return []
     return [f"elastic.router: lr {router.lr} and scale to {router.scale[1]} decide nearly all within {DECIDED} of the "
-            f"{router.freeze_step(steps)} steps before shapes are frozen, the others teach it nothing; lr 3e-3 and a "
-            "scale to 3 take longer"]  # fmt: skip
+            f"{router.freeze_step(steps)} steps before shapes are frozen, so later steps teach it nothing; a lower "
+            "lr (3e-3) and a lower scale (to 3) take longer"]  # fmt: skip
 
 
 def check_no_file(where: str, folder: str | None) -> None:

@@ -100,7 +100,7 @@ class Checkpoints(ABC):
         finished = self.finished(folder)
         whole = next((one for one in reversed(finished) if self.problem(one) is None), None)
         if whole is not None:
-            return f"the next start goes on from {whole}"
+            return f"the next start resumes from {whole}"
         return "there is no whole checkpoint" + ("" if finished else " yet")
 
     def choose(self, folder: Path, weights: bool = False) -> tuple[Path | None, list[str]]:
@@ -118,10 +118,10 @@ class Checkpoints(ABC):
                 break
             passed.append(f"{checkpoint.name} is passed over: {why}")
         if passed and chosen is None:
-            raise ElasticError(f"checkpoints: {folder}: {'; '.join(passed)}; no other is whole, and a start from the "
-                               "beginning takes another log directory")  # fmt: skip
+            raise ElasticError(f"checkpoints: {folder}: {'; '.join(passed)}; no other is whole; to start from the "
+                               "beginning, give another log directory")  # fmt: skip
         cut_short = [f"{one.name} is passed over: {_CUT_SHORT}" for one in reversed(self.half_written(folder))]
-        goes_on = f"the run goes on from {chosen.name}" if chosen else "the run starts from the beginning"
+        goes_on = f"the run resumes from {chosen.name}" if chosen else "the run starts from the beginning"
         return chosen, [f"{line}; {goes_on}" for line in (*cut_short, *passed)]
 
     def check_start(self, start: Path, config: ElasticConfig | None, stage: int, resumed: bool) -> list[str]:
@@ -136,7 +136,7 @@ class Checkpoints(ABC):
         """
         why = self.problem(start, weights=True)
         if why is not None:
-            raise ElasticError(f"checkpoint: {start}: {why}; nothing starts from it")
+            raise ElasticError(f"checkpoint: {start}: {why}; a training cannot start from it")
         before = None if config is None else read_context(start).elastic
         if config is None or (before is None and stage <= 1 and not resumed):  # a parent as it was: this run ranks it
             return []
@@ -176,7 +176,7 @@ class Checkpoints(ABC):
             self.remove_unfinished(checkpoint)
         there = next(folder for folder in checkpoint.parents if folder.is_dir())
         free = shutil.disk_usage(there).free / 1e9
-        why = f"{first_line(error)}; {free:.1f} GB are free there"
+        why = f"{first_line(error)}; the disk has {free:.1f} GB free"
         return ElasticError(f"checkpoint: {checkpoint}: cannot be written ({why}); {self.newest(checkpoint.parent)}")
 
 
@@ -313,7 +313,7 @@ def newest_of(given: str | os.PathLike[str] | None, name: str = "teacher") -> st
             chosen, passed = host.choose(folder, weights=True)
             if chosen is not None:
                 for line in passed:
-                    print(f"{name}: {folder}: {line.partition('; the run goes on')[0]}", flush=True)
+                    print(f"{name}: {folder}: {line.partition('; the run resumes')[0]}", flush=True)
                 return str(chosen)
     return path
 

@@ -193,7 +193,9 @@ def job_folder(dir: str, name: str) -> str:
         ElasticError: `dir` is no absolute path.
     """
     if not os.path.isabs(dir):
-        raise bad("dir", dir, "an absolute path, the same on all nodes: jobs run in working directories of their own")
+        raise bad(
+            "dir", dir, "an absolute path, the same on all nodes, because each job has its own working directory"
+        )
     return os.path.join(dir, name)
 
 

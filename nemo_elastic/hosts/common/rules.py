@@ -161,13 +161,13 @@ def _check_machines(recipe: Recipe, ranks: int) -> None:
 def _check_experts(recipe: Recipe, parent: Parent) -> None:
     tensor, experts = recipe.ranks("tensor"), parent.size(EXPERTS)
     if tensor > 1 and not recipe.get("sequence_parallel"):
-        why = "with experts tensor-parallel ranks share the tokens"
+        why = "tensor-parallel ranks share the tokens of experts"
         raise recipe.bad("sequence_parallel", f"true on {tensor} ranks: {why}")
     if experts % recipe.ranks("expert"):
         raise recipe.bad("expert", f"a size that divides the {experts} experts")
     balancing = recipe.get("balancing")
     if "global_aux_loss" in (balancing if isinstance(balancing, (list, tuple)) else [balancing]):
-        why = "a loss over many micro-batches would compare members that have other experts"
+        why = "a loss over many micro-batches would mix members with different experts"
         raise recipe.bad("balancing", f"aux_loss, seq_aux_loss or none: {why}")
 
 
@@ -175,17 +175,17 @@ def _check_sequences(recipe: Recipe, block: ElasticConfig) -> None:
     """Raise where ranks cannot share sequences, or the data has none, or does not say where documents begin."""
     # packed data has no such field: it carries its bounds
     if block.data.documents == APART and recipe.get("resets") is False:
-        raise bad("elastic.data.documents", APART, f"joined, or {recipe.at('resets')}: true, which says where "
-                  "documents begin")  # fmt: skip
+        raise bad("elastic.data.documents", APART, f"joined, or {recipe.at('resets')}: true, which marks the "
+                  "beginnings of documents")  # fmt: skip
     length, context = recipe.get("length"), recipe.ranks("context")
     if length is None:
         return
     tensor = recipe.ranks("tensor") if recipe.get("sequence_parallel") else 1
     if context > 1 and length % (2 * context * tensor):
-        what = f"2 x context_parallel_size ({context}), times tensor-parallel ranks that share it"
+        what = f"2 x context_parallel_size ({context}), times the tensor-parallel ranks that share a sequence"
         raise recipe.bad("length", f"a multiple of {what}")
     if context > 1 and recipe.answers:
-        why = "where ranks share conversations out, of which some of them may count nothing"
+        why = "if ranks share conversations, because a rank's share may have no tokens that count"
         for name, wanted in (("per token", True), ("average in collective", False)):
             if bool(recipe.get(name)) is not wanted:
                 raise recipe.bad(name, f"{str(wanted).lower()} {why}")
@@ -204,7 +204,9 @@ def tell(recipe: Recipe, block: ElasticConfig, options: StageOptions, parent: Pa
         changes.warnings += pace_warnings(recipe, parameters(parent, parent.full), stage, total)
     reads = {"teacher": [options.teacher], "previous": [options.previous], "ranked": [recipe.ranked]}
     changes.notes += absent(reads | recipe.data())
-    changes.notes.append("inside of the model: elastic layers, without TransformerEngine, whatever its spec says")
+    changes.notes.append(
+        "layers of the model: elastic ones without TransformerEngine, whatever the recipe's spec says"
+    )
 
 
 def _warnings(recipe: Recipe, block: ElasticConfig, stage: int, total: int) -> list[str]:
@@ -220,8 +222,8 @@ def _warnings(recipe: Recipe, block: ElasticConfig, stage: int, total: int) -> l
     samples = block.importance.samples
     has = recipe.get("samples") or (steps * batch if isinstance(batch, int) else 0)
     if stage == 1 and block.ranking is None and recipe.ranked is None and 0 < has < samples:
-        out.append(f"elastic.importance.samples: {samples}, of which the run asks its data for {has}: if the data has "
-                   "no more, ranking is refused when it starts")  # fmt: skip
+        out.append(f"elastic.importance.samples: {samples}, but the run asks its data for {has}: if the data has no "
+                   "more, the run is refused when ranking starts")  # fmt: skip
     return out
 
 

@@ -105,7 +105,7 @@ class RunFile:
         for name, value in given.items():
             for path in files_of(value):
                 if not is_there(path):
-                    raise bad(name, path, "what is on this machine, where the run starts")
+                    raise bad(name, path, "a path on this machine, where the run starts")
         block, teacher = self.settings.get("elastic"), newest_of(given["teacher"])
         if teacher is None or block is None:
             return

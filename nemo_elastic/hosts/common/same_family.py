@@ -32,15 +32,15 @@ def check_same_family(
         resumed: the checkpoint is the run's own.
     """
     if old is None:
-        raise ElasticError(f"resume: {where} is not elastic; give a log directory of its own to the elastic run")
+        raise ElasticError(f"resume: {where} is not elastic; give the elastic run another log directory")
     with inside(f"resume: {where}"):
         before = ElasticConfig.from_dict(old)
     changes = list(differences(before.to_dict(), new.to_dict()))
     refused = [text for name, text in changes if not may_change(name, stage, resumed)]
     if refused:
         raise ElasticError(f"resume: {where} belongs to another elastic block: {'; '.join(refused)}; "
-                           "take the old values, or another log directory")  # fmt: skip
-    return [f"{text}, from here on" for _, text in changes]
+                           "use the old values or another log directory")  # fmt: skip
+    return [f"{text}, from now on" for _, text in changes]
 
 
 def may_change(name: str, stage: int, resumed: bool) -> bool:

@@ -51,19 +51,19 @@ class StageOptions:
         config.check_stage(self.stage)
         if self.stage > 1 and self.previous is None:
             raise bad(
-                "previous", self.previous, f"stage {self.stage} goes on from a checkpoint of stage {self.stage - 1}"
+                "previous", self.previous, f"stage {self.stage} starts from a checkpoint of stage {self.stage - 1}"
             )
         if self.stage == 1 and self.previous is not None:
-            raise bad("previous", self.previous, "stages 2 and 3 go on from one; stage 1 starts from the teacher")
+            raise bad("previous", self.previous, "nothing: stage 1 starts from the teacher")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             allowed = "at least 1: cuts, schedules and the freeze are laid out over the steps"
             raise bad(f"recipe.{name}", steps, allowed)
         if isinstance(done, bool) or not isinstance(done, int) or done < (self.stage > 1):
             raise bad(
-                "done_steps", done, "the steps of the stages before, at least 1, so that the learning rate goes on"
+                "done_steps", done, "the steps of the earlier stages, at least 1, so that the learning rate continues"
             )
         if self.stage == 1 and done:
-            raise bad("done_steps", done, "0 in stage 1; a broken run resumes by itself")
+            raise bad("done_steps", done, "0 in stage 1; a stopped run resumes without it")
         if total is not None and (not isinstance(total, int) or total < done + steps):
             raise bad("total_steps", total, f"at least done_steps + {name} = {done + steps}")
         if config.distill.teacher == "frozen" and self.teacher is None:
@@ -80,7 +80,7 @@ class StageOptions:
             instead: how the host's recipes name text.
         """
         if not self.mock_data:
-            why = "random tokens rank, shape and train nothing; mock_data=true takes them all the same"
+            why = "random tokens rank, shape and train nothing; mock_data=true allows random tokens"
             raise bad(where, made, f"{instead}: {why}")
 
 

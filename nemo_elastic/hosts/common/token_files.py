@@ -40,7 +40,7 @@ def splits_of(data: Blend) -> Sequence[str | float] | dict[str, list[str | float
         parts, given = [data], list(data)
     else:
         if not {"train", "validation"} <= set(data) <= set(SPLITS):
-            raise bad("data", sorted(data), "the splits train and validation, and test if there is one")
+            raise bad("data", sorted(data), "the splits train and validation, and optionally test")
         given = {"test": list(data["validation"])} | {split: list(entries) for split, entries in data.items()}
         parts = list(given.values())
     for part in parts:

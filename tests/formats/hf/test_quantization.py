@@ -100,12 +100,12 @@ CASES: list[tuple[str, Change, str]] = [
         )
     ),
     # another precision than the tensors have, or other modules
-    (M, mixed({UP: LAYER}), f"{IN} is quantised, and by the folder's {KEY} it stays as it is"),
-    (M, put("quant_algo", "FP8"), f"{IN} is nvfp4, and by the folder's {KEY} it is fp8"),
-    (M, put("quant_algo", "W4A16_NVFP4"), f"{IN} has a scale of its inputs, and by the folder's {KEY} it has none"),
-    ("w4a16-modelopt", put("quant_algo", "NVFP4"), f"{IN} has no scale of its inputs, and by the folder's"),
+    (M, mixed({UP: LAYER}), f"{IN} is quantised, but {KEY} says that it is not"),
+    (M, put("quant_algo", "FP8"), f"{IN} is nvfp4, but {KEY} says that it is fp8"),
+    (M, put("quant_algo", "W4A16_NVFP4"), f"{IN} has a scale of its inputs, but {KEY} says that it has none"),
+    ("w4a16-modelopt", put("quant_algo", "NVFP4"), f"{IN} has no scale of its inputs, but"),
     (M, put("ignore", ["backbone.layers.1*", "lm_head"]), f"{{folder}}: {UP}.weight is quantised, and by the"),
-    (M, put("ignore", None), f"{IN.replace('0', '2')} is not quantised, and by the folder's {KEY} it is"),
+    (M, put("ignore", None), f"{IN.replace('0', '2')} is not quantised, but {KEY} says that it is"),
     ("plain", put("", {"quant_method": "modelopt", "quant_algo": "NVFP4"}), f"{IN} is not quantised, and by the"),
     (M, put("quant_method", COMPRESSED), f"{AT}.format: None is"),
     # compressed-tensors
@@ -129,9 +129,9 @@ CASES: list[tuple[str, Change, str]] = [
             ("group_size", 32), ("symmetric", False), ("dynamic", True), ("actorder", "group"),
         )
     ),
-    (C, put(f"{GROUP}/input_activations", None), f"has a scale of its inputs, and by the folder's {KEY} it has none"),
+    (C, put(f"{GROUP}/input_activations", None), f"has a scale of its inputs, but {KEY} says that it has none"),
     (f"dynamic-{COMPRESSED}", put(f"{GROUP}/input_activations/dynamic", False), "has no scale of its inputs, and by"),
-    (C, put(f"{GROUP}/targets", ["re:.*up_proj"]), f"{IN} is quantised, and by the folder's {KEY} it stays as it is"),
+    (C, put(f"{GROUP}/targets", ["re:.*up_proj"]), f"{IN} is quantised, but {KEY} says that it is not"),
     # patterns
     *(
         (C, put("ignore", [p]), f"{AT}.ignore: {p!r} is not allowed; an expression of names")
@@ -159,9 +159,9 @@ FILE_AT = "{folder}/hf_quant_config.json: quantization"
 FILE_CASES: list[tuple[Change, str]] = [
     (lambda f: f.clear(), f"{FILE_AT}: None is not allowed"),
     (lambda f: f["quantization"].update(quant_algo="INT4_AWQ"), f"{FILE_AT}.quant_algo: 'INT4_AWQ' is not allowed"),
-    (lambda f: f["quantization"].update(quant_algo="FP8"), f"{IN} is nvfp4, and by the folder's {QUANT_FILE} it is"),
+    (lambda f: f["quantization"].update(quant_algo="FP8"), f"{IN} is nvfp4, but {QUANT_FILE} says that it is"),
     (lambda f: f["quantization"]["exclude_modules"].remove("lm_head"),
-     f"{{folder}}: lm_head.weight is not quantised, and by the folder's {QUANT_FILE} it is"),
+     f"{{folder}}: lm_head.weight is not quantised, but {QUANT_FILE} says that it is"),
 ]  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def test_modelopts_own_file_beside_the_other_layout(folders: dict[str, Path], tm
     (broken / QUANT_FILE).write_bytes((folders["fp8-modelopt"] / QUANT_FILE).read_bytes())
     with pytest.raises(ElasticError) as refused:
         open_source(broken)
-    says = "is ModelOpt's, and quantization_config in config.json is compressed-tensors's"
+    says = "is of ModelOpt, but quantization_config in config.json is of compressed-tensors"
     assert str(refused.value) == f"{broken / QUANT_FILE}: {says}"
 
 
@@ -208,7 +208,7 @@ def test_quantised_and_nothing_said_of_it(folders: dict[str, Path], tmp_path: Pa
         (silent / QUANT_FILE).unlink(missing_ok=True)
         with pytest.raises(ElasticError) as refused:
             open_source(silent)
-        says = "is of low precision, and the folder's quantization_config says none"
+        says = "is in low precision, but the folder's quantization_config does not say so"
         assert str(refused.value) == f"{silent}: tensor 'backbone.layers.0.mixer.in_proj.{name}' {says}"
 
 

@@ -78,8 +78,8 @@ BROKEN = {
     "no context": ("context/model.yaml", None, "has no context/model.yaml"),
     "no YAML": ("context/model.yaml", "config: [", "model.yaml: cannot be read"),
     "a tag": ("context/model.yaml", "config: !!python/object/apply:os.mkdir [x]", "model.yaml: cannot be read"),
-    "no config": ("context/model.yaml", "optim: {lr: 1}", "says nothing of a model's config"),
-    "no mapping": ("context/model.yaml", "- 1", "says nothing of a model's config"),
+    "no config": ("context/model.yaml", "optim: {lr: 1}", "has no config of a model"),
+    "no mapping": ("context/model.yaml", "- 1", "has no config of a model"),
 }
 
 
@@ -109,14 +109,14 @@ def test_the_other_file_is_read_as_data(state, tmp_path):
     ("content", "match"),
     [
         ("{", "io.json"),
-        ("[]", "not what NeMo writes"),
-        ({}, "not what NeMo writes"),
-        ({"objects": {}}, "says nothing of model"),
-        (io_json([]), "says nothing of a model's config"),
-        (io_json([["hidden_size", LEAF]]), "not what NeMo writes"),
-        (io_json([["Attr(name=hidden)", LEAF]]), "not what NeMo writes"),
-        (io_json([["Attr(name='a')", {"type": "ref", "key": "c"}]]), "c holds itself"),
-        (io_json([["Attr(name='a')", {"type": "ref", "key": "gone"}]]), "not what NeMo writes"),
+        ("[]", "is not a file that NeMo writes"),
+        ({}, "is not a file that NeMo writes"),
+        ({"objects": {}}, "has no object model"),
+        (io_json([]), "has no config of a model"),
+        (io_json([["hidden_size", LEAF]]), "is not a file that NeMo writes"),
+        (io_json([["Attr(name=hidden)", LEAF]]), "is not a file that NeMo writes"),
+        (io_json([["Attr(name='a')", {"type": "ref", "key": "c"}]]), "c contains itself"),
+        (io_json([["Attr(name='a')", {"type": "ref", "key": "gone"}]]), "is not a file that NeMo writes"),
         (io_json([["Attr(name='hidden_size')", LEAF]]), "mamba_num_groups|layernorm_epsilon"),
     ],
 )

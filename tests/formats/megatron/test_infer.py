@@ -119,7 +119,7 @@ UP, QKV = "decoder.layers.1.mlp.linear_fc1.weight", "decoder.layers.3.self_atten
     ("sizes", "given", "match"),
     [
         ({}, {}, "has no tensors of a model"),
-        (stored(PARENT), {"num_layers": 7}, r"has 5 layers \(0 to 4\), its context says 7"),
+        (stored(PARENT), {"num_layers": 7}, r"has 5 layers \(0 to 4\), but its context says 7"),
         (broken(UP, None), {}, rf"tensor {UP} is missing"),
         (broken(UP, (16, 17)), {}, rf"tensor '{UP}' has shape \[16, 17\], not \[16, 16\]"),
         (broken(UP, (16,)), {}, rf"tensor {UP} has shape \[16\]; it needs 2 dimensions"),

@@ -158,7 +158,7 @@ def test_every_other_class_and_function_is_refused() -> None:
         (RECORD + b"N}\x8c\x01aNs\x86b.", "missing 1 required"),
         (RECORD + b"}\x8c\x01aNsb.", "missing 1 required"),
         # a member of an enum is everybody's, too
-        (b"ctorch.distributed.checkpoint.planner\nWriteItemType\nK\x01\x85R}\x8c\x01aNsb.", "has not just made"),
+        (b"ctorch.distributed.checkpoint.planner\nWriteItemType\nK\x01\x85R}\x8c\x01aNsb.", "did not make"),
         (b"ctorch\nSize\nN}\x8c\x01aNs\x86b.", None),
         (b"ccollections\nOrderedDict\nN}\x8c\x01aNs\x86b.", None),
         (b"ctorch\nfloat32\nN}\x8c\x01aNs\x86b.", None),
@@ -186,7 +186,7 @@ _OWN = (3, "<", None, None, None, -1, -1, 63)
 def test_a_dtype_has_the_state_that_numpy_gives_it(value: Calls) -> None:
     """With flags of its own numpy takes numbers for addresses."""
     looked_at(saved(Calls(np.dtype, "u4", False, True, state=(*_OWN[:-1], 0))))
-    with pytest.raises(PickleError, match="of its own making"):
+    with pytest.raises(PickleError, match="that numpy does not define"):
         looked_at(saved({"a": value}))
 
 

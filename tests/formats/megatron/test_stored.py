@@ -155,7 +155,7 @@ def test_families_that_are_none(state, tmp_path):
     ("without", "match"),
     [
         (r"layers\.0\.mixer\.in_proj\.weight\.dt", "layers.0.mixer.in_proj.weight.dt is missing"),
-        (r"layers\.2\.", r"has 6 layers \(0 to 6\), its context says 7"),
+        (r"layers\.2\.", r"has 6 layers \(0 to 6\), but its context says 7"),
     ],
 )
 def test_missing_tensors_are_named(state, tmp_path, without, match):

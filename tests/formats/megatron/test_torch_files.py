@@ -53,7 +53,10 @@ def test_what_nemo_writes_is_harmless(checkpoint: Path) -> None:
 def test_common_may_name_values_alone(checkpoint: Path, tmp_path: Path, zipped: bool) -> None:
     path = checkpoint / "weights" / "common.pt"
     torch.save({"a": Runs(tmp_path / "ran")}, path, _use_new_zipfile_serialization=zipped)
-    refused(r"weights/common.pt: not what NeMo writes \(it names posix.mkdir\)", lambda: check_harmless(checkpoint))
+    refused(
+        r"weights/common.pt: is not a file that NeMo writes \(it names posix.mkdir\)",
+        lambda: check_harmless(checkpoint),
+    )
     assert not (tmp_path / "ran").exists()
     torch.load(path, weights_only=False)
     assert (tmp_path / "ran").is_dir(), "so the test can fail"
@@ -113,7 +116,7 @@ def test_where_a_run_of_bridges_stands_is_looked_at(checkpoint: Path, tmp_path: 
     torch.save({"step": torch.tensor(3)}, path)
     check_harmless(checkpoint, only_weights=True)
     torch.save({"step": Runs(tmp_path / "ran")}, path)
-    refused("train_state.pt: not what NeMo writes", lambda: check_harmless(checkpoint, only_weights=True))
+    refused("train_state.pt: is not a file that NeMo writes", lambda: check_harmless(checkpoint, only_weights=True))
 
 
 def test_objects_among_the_weights_may_name_values_alone(checkpoint: Path, tmp_path: Path) -> None:
@@ -131,7 +134,8 @@ def test_objects_among_the_weights_may_name_values_alone(checkpoint: Path, tmp_p
 
     change(checkpoint, point)
     refused(
-        r"_extra_state/shard_0_1: not what NeMo writes \(it names posix.mkdir\)", lambda: check_harmless(checkpoint)
+        r"_extra_state/shard_0_1: is not a file that NeMo writes \(it names posix.mkdir\)",
+        lambda: check_harmless(checkpoint),
     )
     assert not (tmp_path / "ran").exists()
 

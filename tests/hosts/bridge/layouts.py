@@ -36,7 +36,7 @@ DAMAGED = {
 }
 #: runs that a save has ended -> after which step, and what the next start says of that save
 CUT_SHORT = {
-    "cut-short": (3, "iter_0000003 is passed over: it was not written to its end; the run goes on from iter_0000002"),
+    "cut-short": (3, "iter_0000003 is passed over: it was not written to its end; the run resumes from iter_0000002"),
     "cut-short-first": (
         1, "iter_0000001 is passed over: it was not written to its end; the run starts from the beginning",
     ),

@@ -153,7 +153,7 @@ def test_members_of_the_checkpoint_are_what_the_model_ran_in_training(place: Pat
         ),
         ("expert_tensor_parallel_size", 3, "elastic.axes.expert_ffn; set stripes to a multiple of 3"),
         ("moe_router_load_balancing_type", "global_aux_loss", "aux_loss, seq_aux_loss or none"),
-        ("moe_router_load_balancing_type", "sinkhorn", "none or a loss: others choose other experts"),
+        ("moe_router_load_balancing_type", "sinkhorn", "none or a loss; other methods choose other experts"),
         ("moe_router_topk", 1, "moe_router_topk: 1 "),
         ("moe_router_num_groups", 4, "moe_router_num_groups: 4 "),
         ("moe_shared_expert_intermediate_size", None, "parent.shared_ffn: None is not allowed"),

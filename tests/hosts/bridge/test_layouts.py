@@ -73,7 +73,7 @@ def test_tokens_are_those_that_count_over_ranks_micro_batches_and_stops(place: P
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_checkpoint_is_passed_over(place: Path, results: dict[str, Any], name: str) -> None:
     """The newest whole one is taken, with one line, and what comes of it is what comes of no damage."""
-    why = f"iter_0000003 is passed over: {DAMAGED[name]}; the run goes on from iter_0000002"
+    why = f"iter_0000003 is passed over: {DAMAGED[name]}; the run resumes from iter_0000002"
     assert re.fullmatch(why, passed_over(results, name))
     assert left(place / name) == ["damaged_iter_0000003", *(f"iter_000000{step}" for step in (1, 2, 3, 4))]
     identical(place / name, place / "whole")
@@ -95,7 +95,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(place: Path, results:
     assert line.startswith(
         f"error: checkpoint: {place / 'full' / 'checkpoints' / 'iter_0000003'}: cannot be written ("
     )
-    assert "GB are free there); the next start goes on from " in line and line.endswith("iter_0000002")
+    assert "GB free); the next start resumes from " in line and line.endswith("iter_0000002")
     assert "at iteration 2" in said(results, "again", "full")
     identical(place / "full", place / "whole")
 
@@ -124,7 +124,7 @@ def said(results: dict[str, Any], when: str, name: str) -> str:
 
 def test_a_run_that_has_ended_does_nothing(results: dict[str, Any]) -> None:
     """Bridge would write its last checkpoint again, over itself."""
-    assert "holds the end of this run; nothing is left to do" in results["ended"]["said"][0]
+    assert "has the end of this run; nothing is left to train" in results["ended"]["said"][0]
     assert not results["ended"]["changed"]
 
 

@@ -53,10 +53,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_why_is_said(
     hurt(second / saves.weights)
     chosen, (line,) = saves.host.choose(tmp_path)
     assert chosen == first
-    assert line.startswith(f"{second.name} is passed over: ") and line.endswith(f"; the run goes on from {first.name}")
+    assert line.startswith(f"{second.name} is passed over: ") and line.endswith(f"; the run resumes from {first.name}")
     assert re.search(why, line)
     assert saves.host.whole(tmp_path) == [first] and not saves.host.is_whole(second)
-    assert saves.host.newest(tmp_path) == f"the next start goes on from {first}"
+    assert saves.host.newest(tmp_path) == f"the next start resumes from {first}"
     saves.host.set_aside(tmp_path)
     assert folders(tmp_path) == sorted([first.name, saves.aside(second.name)])
 
@@ -129,7 +129,7 @@ def test_what_a_kill_cut_short_is_named_and_set_aside(original: Path, tmp_path: 
     half = saves.cut_short(original, tmp_path, 7)
     chosen, (line,) = BRIDGE.choose(tmp_path)
     assert chosen == first
-    assert line == f"{half.name} is passed over: it was not written to its end; the run goes on from {first.name}"
+    assert line == f"{half.name} is passed over: it was not written to its end; the run resumes from {first.name}"
     BRIDGE.clear(tmp_path, first)
     assert folders(tmp_path) == [f"damaged_{half.name}", first.name]
     assert last_iteration(tmp_path) == first, "Bridge starts from what its tracker names"

@@ -69,7 +69,7 @@ def test_data_are_one_list_or_a_list_for_each_split() -> None:
         assert files_of(data) == ["/a", "/b"]
     for data, line in (
         ("/a", "data: '/a' "),
-        ({"train": ["/a"]}, "the splits train and validation, and test if there is one"),
+        ({"train": ["/a"]}, "the splits train and validation, and optionally test"),
         (["/a.jsonl"], "data: '/a.jsonl' "),
     ):
         with pytest.raises(ElasticError) as caught:

@@ -68,8 +68,8 @@ class ElasticResume(nl.AutoResume):
             start = Path(self.restore_config.path)
             if not self.resume_from_path and self._choose()[0] is None and not NEMO.is_finished(start):
                 whole = NEMO.whole(start.parent)  # what a run leaves at its end is not there: the run was stopped
-                left = f"its run has come as far as {whole[-1].name}" if whole else "its run has left no checkpoint"
-                raise ElasticError(f"start: {start} is not there, or not whole; {left}; start that one again")
+                left = f"its run reached {whole[-1].name}" if whole else "its run left no checkpoint"
+                raise ElasticError(f"start: {start} is missing or not whole; {left}; start that run again")
         super().setup(trainer, model)
         if trainer.ckpt_path:
             start = folder_of(trainer.ckpt_path)

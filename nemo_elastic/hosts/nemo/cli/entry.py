@@ -82,7 +82,7 @@ class ElasticContext(run.cli.RunContext):
         factory = file.recipe.pop("_factory_", None) or file.recipe.get("run", {}).get("factory") or self.factory
         if "_target_" in file.recipe:  # a whole recipe, as --to-yaml writes it
             if factory:
-                raise bad("--factory", factory, f"nothing: {self.yaml} holds a whole recipe")
+                raise bad("--factory", factory, f"nothing: {self.yaml} has a whole recipe")
             whole = whole_recipe(file.recipe)
             with _one_line(f"--yaml {self.yaml}", whole, file.overrides):
                 _, overrides = give_data(whole, {}, file.overrides)

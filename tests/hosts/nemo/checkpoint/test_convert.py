@@ -180,7 +180,7 @@ def test_widths_that_differ_go_to_hugging_face_and_not_to_stock_nemo(tmp_path):
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["model_type"] == "nemotron_h_puzzle"
     assert_equal(tensors_of(open_source(tmp_path / "hf")), own)
     code, _, err = run("convert", tmp_path / "hf", "--format", "nemo", "--out", tmp_path / "again")
-    assert code == 2 and "same in all layers" in err and not (tmp_path / "again").exists()
+    assert code == 2 and "one width in all layers" in err and not (tmp_path / "again").exists()
 
 
 # ------------------------------------------------------------------ a trained family

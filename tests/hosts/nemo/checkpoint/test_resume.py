@@ -70,7 +70,7 @@ def test_stage_1_takes_the_ranking_of_its_own_block(ranked: Path, capsys: Any) -
     steered = {"distill": {"temperature": 2.0}, "sampling": {"full": 1, "half": 3}, "halving": {"cuts": [0.5]}}
     restored = start(ranked, BLOCK | steered, stage=1)
     assert restored.path == str(ranked) and not restored.load_artifacts
-    assert "distill.teacher: 'none' -> 'frozen', from here on" in capsys.readouterr().out
+    assert "distill.teacher: 'none' -> 'frozen', from now on" in capsys.readouterr().out
 
 
 def test_a_ranking_is_done_whatever_only_training_depends_on(ranked: Path) -> None:
@@ -91,5 +91,5 @@ def test_stage_1_starts_from_a_parent_that_was_not_ranked(ranked: Path, tmp_path
 
 
 def test_what_is_not_there_is_reported_before_anything_is_read(ranked: Path) -> None:
-    with pytest.raises(ElasticError, match=r"^start: .*gone is not there, or not whole; its run has left no"):
+    with pytest.raises(ElasticError, match=r"^start: .*gone is missing or not whole; its run left no"):
         start(ranked.parent / "gone", BLOCK, stage=2)

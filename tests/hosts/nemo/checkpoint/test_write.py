@@ -61,7 +61,7 @@ def test_refusals_are_one_line_and_leave_nothing(full, tmp_path):
         assert "\n" not in caught.value.message
         assert list(tmp_path.iterdir()) == []
 
-    refuse("same in all layers", PARENT, uneven, cut(PARENT, uneven, full))
+    refuse("one width in all layers", PARENT, uneven, cut(PARENT, uneven, full))
     refuse("norm_f.weight is missing", PARENT, MEMBER, {k: v for k, v in member.items() if "norm_f" not in k})
     refuse("not a tensor of this member", PARENT, MEMBER, member | {"backbone.layers.5.norm.weight": torch.ones(48)})
     table = "backbone.embeddings.weight"

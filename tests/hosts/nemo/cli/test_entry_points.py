@@ -180,7 +180,7 @@ def test_an_exported_run_is_read_back_and_can_be_changed(run_yaml: Path, tmp_pat
         command_line(changed, None, whole)
     again = command_line(changed[:2], None, whole)
     assert again == command_line(changed[:2], FACTORY, run_yaml)
-    with pytest.raises(ElasticError, match=r"--factory: .* holds a whole recipe"):
+    with pytest.raises(ElasticError, match=r"--factory: .* has a whole recipe"):
         command_line([], FACTORY, whole)
 
 
@@ -282,7 +282,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     library_text(folder / "text")
     (folder / "elastic.yaml").write_text(yaml.safe_dump({"elastic": TINY}))
-    call(script("nemo-elastic"), "data", "text", "--out", "data", "--vocab", "512", "--json")
+    call(script("nemo-elastic"), "data", "text", "--out", "data", "--json")
     (folder / "run.py").write_text(SCRIPT)
     output = call(sys.executable, str(folder / "run.py"))
     teacher = output.rpartition("teacher ")[2].strip()

@@ -52,7 +52,7 @@ def test_a_router_that_decides_long_before_it_is_frozen_is_reported(
     block = BLOCK if router is None else BLOCK | {"shapes": "router", "router": router}
     lines = router_warnings(ElasticConfig.from_dict(block), steps)
     freeze = round((router or {}).get("freeze_at", 1.0) * steps)
-    line = f"within 200 of the {freeze} steps before shapes are frozen, the others teach it nothing"
+    line = f"within 200 of the {freeze} steps before shapes are frozen, so later steps teach it nothing"
     assert [line in said for said in lines] == [True] * warned
 
 
@@ -113,4 +113,4 @@ def test_stage_1_in_pipeline_stages_starts_better_from_a_ranking(recipe: Any, ca
 def test_more_samples_than_the_run_asks_for_are_reported(recipe: Any, capsys: Any) -> None:
     recipe.trainer.max_steps = 1
     accepted(recipe, BLOCK | {"importance": {"samples": 1024}})
-    assert "  elastic.importance.samples: 1024, of which the run asks its data for 768" in capsys.readouterr().out
+    assert "  elastic.importance.samples: 1024, but the run asks its data for 768" in capsys.readouterr().out
