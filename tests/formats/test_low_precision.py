@@ -67,7 +67,7 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
         ("nvfp4", MODELOPT, put("weight_scale_2", floats(v)), "'{}weight_scale_2' is a scale that is not a positive")
         for v in (0.0, float("nan"), float("inf"))
     ),
-    ("nvfp4", MODELOPT, put("input_scale", of("BF16", np.zeros((), "<u2"))), "'{}input_scale' is a scale that is not a"),
+    ("nvfp4", MODELOPT, put("input_scale", of("BF16", np.zeros((), "<u2"))), "'{}input_scale' is a scale that is not"),
     *(
         (p, x, put(name, value), f"'{{}}{name}' is a scale that is not a positive number, or too large for {p}")
         for p, x, name, value in (
