@@ -131,7 +131,7 @@ def _training(facts: Facts, wanted: bool) -> _Findings:
         return
     for name in ("torch", *TRAINING):
         if not facts.has(name):
-            yield ERROR, name, "missing, and training needs this package", installing("nemo")
+            yield ERROR, name, "missing, and training needs it", installing("nemo")
     nemo, core = facts.release("nemo-toolkit"), facts.release("megatron-core")
     if facts.has("nemo-toolkit"):
         if nemo >= (3,) or not facts.llm:
@@ -156,7 +156,7 @@ def _bridge(facts: Facts) -> _Findings:
         yield ERROR, "python", "Megatron-Bridge takes 3.12 and newer", "make an environment with 3.12"
     for name in ("torch", *BRIDGE):
         if not facts.has(name):
-            yield ERROR, name, "missing, and Megatron-Bridge needs this package", installing("bridge")
+            yield ERROR, name, "missing, and Megatron-Bridge needs it", installing("bridge")
     if facts.has("nemo-toolkit"):
         problem = "NeMo 2.7 needs transformers 4, Megatron-Bridge 5.8 and newer; one environment cannot hold both"
         yield ERROR, "nemo-toolkit", problem, "pip uninstall nemo-toolkit, or megatron-bridge"

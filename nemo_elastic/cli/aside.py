@@ -66,7 +66,7 @@ class Aside:
             file.flush()
             os.dup2(file.fileno(), log)
         self._lead_to(self._log, self._log)
-        self.err.print(f"the other output is in {path}", soft_wrap=True)
+        self.err.print(f"the other output: {path}", soft_wrap=True)
 
     @contextmanager
     def moving(self, console: Any, line: Callable[[], str]) -> Iterator[None]:

@@ -357,7 +357,7 @@ def _check_scale(name: str, tensor: Tensor, precision: str, inverse: bool = Fals
         scale = np.float32(1) / value if inverse else value
         if not np.all((scale > 0) & np.isfinite(scale * np.float32(LARGEST[precision]))):
             raise ElasticError(
-                f"tensor {name!r} is a scale, which must be a positive number and not too large for {precision}"
+                f"tensor {name!r} is a scale that is not a positive number, or too large for {precision}"
             )
 
 

@@ -176,7 +176,7 @@ def test_no_output_replaces_a_file_that_was_put_into_it(box, own, tmp_path, name
         code, report = forced(box, name, out)
         assert (code, len(report.splitlines())) == (2, 1), report
         assert (
-            f"out: holds {extra}" in report
+            f"out: contains {extra}" in report
             and ", which is not a part of a" in report
             and "so --force does not" in report
         )

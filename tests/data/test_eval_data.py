@@ -291,7 +291,7 @@ def test_a_conversation_is_read_from_its_beginning_and_answers_alone_count() -> 
     assert answer_loss(model, [Encoded(None, ids)], 16).nats == pytest.approx(
         perplexity(model, ids, 16).nats, rel=1e-6
     )
-    with pytest.raises(ElasticError, match="no token counts"):
+    with pytest.raises(ElasticError, match="counts no token"):
         answer_loss(model, [Encoded(None, ids, np.zeros(64, dtype=bool))], 8)
 
 
@@ -333,7 +333,7 @@ def test_an_id_beyond_a_familys_rows_is_refused(small: DataFolder, tmp_path: Pat
     family = Family.of(shape, {"full": shape.full})
     write_family(tmp_path / "family", shape, NemotronH.random(shape).state_dict(), family, gap)
     for data in ("data", "text.jsonl"):
-        with pytest.raises(ElasticError, match=r"--data: .* 7000[01]\b.*family knows 1000"):
+        with pytest.raises(ElasticError, match=r"--data: .* 7000[01]\b.*family (has 1000|is 999)"):
             read_eval_data(tmp_path / data, open_source(tmp_path / "family"))
 
 

@@ -64,21 +64,21 @@ def changed(name: str, value: int) -> Callable[[Tensors], object]:
 CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
     # scales of a whole weight
     *(
-        ("nvfp4", MODELOPT, put("weight_scale_2", floats(v)), "'{}weight_scale_2' is a scale that is no positive")
+        ("nvfp4", MODELOPT, put("weight_scale_2", floats(v)), "'{}weight_scale_2' is a scale that is not a positive")
         for v in (0.0, float("nan"), float("inf"))
     ),
-    ("nvfp4", MODELOPT, put("input_scale", of("BF16", np.zeros((), "<u2"))), "'{}input_scale' is a scale that is no"),
+    ("nvfp4", MODELOPT, put("input_scale", of("BF16", np.zeros((), "<u2"))), "'{}input_scale' is a scale that is not"),
     *(
-        (p, x, put(name, value), f"'{{}}{name}' is a scale, which must be a positive number and not too large for {p}")
+        (p, x, put(name, value), f"'{{}}{name}' is a scale that is not a positive number, or too large for {p}")
         for p, x, name, value in (
             ("nvfp4", MODELOPT, "weight_scale_2", floats(2e35)), ("fp8", MODELOPT, "weight_scale", floats(1e36)),
             ("nvfp4", COMPRESSED, "weight_global_scale", floats(5e-36, shape=(1,))),
         )
     ),
     ("nvfp4", COMPRESSED, put("weight_global_scale", floats(1e-45, shape=(1,))),
-     "'{}weight_global_scale' is a scale that is no positive number"),
+     "'{}weight_global_scale' is a scale that is not a positive number"),
     ("fp8", COMPRESSED, put("weight_scale", floats(*[1.0] * 255, -1.0, shape=(256, 1))),
-     "'{}weight_scale' is a scale that is no positive"),
+     "'{}weight_scale' is a scale that is not a positive"),
     # missing
     ("nvfp4", MODELOPT, put("weight_scale", None), missing("nvfp4", "weight_scale")),
     ("nvfp4", MODELOPT, put("input_scale", None),
@@ -93,7 +93,7 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
     ("nvfp4", MODELOPT, put("weight", of("U8", np.zeros((256, 31), np.uint8))),
      "'{}weight' has shape [256, 31], not [256, 32]"),
     ("fp8", MODELOPT, put("weight", of("F8_E5M2", np.zeros((256, 64), np.uint8))), "has no codes"),
-    ("fp8", MODELOPT, put("weight", of("U8", np.zeros((256, 64), np.uint8))), "weight_scale_2' is missing"),
+    ("fp8", MODELOPT, put("weight", of("U8", np.zeros((256, 64), np.uint8))), "weight_scale_2', which is missing"),
     # of another shape or dtype
     ("nvfp4", MODELOPT, put("weight_scale", of("F8_E4M3", np.ones((256, 3), np.uint8))),
      "'{}weight_scale' has shape [256, 3], not [256, 4]"),
@@ -108,7 +108,7 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
         ("fp8", MODELOPT, put(name, floats(1.0)), f"tensor '{{}}{name}' is no part of this model")
         for name in ("k_scale", "qweight")
     ),
-    ("fp8", MODELOPT, moved("weight_scale", "weight_scale_2"), "'{}weight_scale' is missing"),
+    ("fp8", MODELOPT, moved("weight_scale", "weight_scale_2"), "'{}weight_scale', which is missing"),
     # another precision than the folder says
     ("nvfp4", MODELOPT, lambda t: [put("weight", of("F8_E4M3", np.ones((256, 64), np.uint8)))(t),
                                    put("weight_scale", floats(1.0))(t), put("weight_scale_2", None)(t)],
@@ -267,7 +267,7 @@ def test_a_member_with_another_scale_of_its_cache_is_no_cut(dense: Path, tmp_pat
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ((floats(0.0), floats(1.0)), "is no positive number"),
+        ((floats(0.0), floats(1.0)), "is not a positive number"),
         ((floats(1.0, 2.0, shape=(2,)), floats(1.0)), r"shape \[2\], not one number"),
     ],
 )

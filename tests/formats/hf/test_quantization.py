@@ -104,9 +104,9 @@ CASES: list[tuple[str, Change, str]] = [
     (M, put("quant_algo", "FP8"), f"{IN} is nvfp4, but {KEY} says that it is fp8"),
     (M, put("quant_algo", "W4A16_NVFP4"), f"{IN} has a scale of its inputs, but {KEY} says that it has none"),
     ("w4a16-modelopt", put("quant_algo", "NVFP4"), f"{IN} has no scale of its inputs, but"),
-    (M, put("ignore", ["backbone.layers.1*", "lm_head"]), f"{{folder}}: {UP}.weight is quantised, and by the"),
+    (M, put("ignore", ["backbone.layers.1*", "lm_head"]), f"{{folder}}: {UP}.weight is quantised, but"),
     (M, put("ignore", None), f"{IN.replace('0', '2')} is not quantised, but {KEY} says that it is"),
-    ("plain", put("", {"quant_method": "modelopt", "quant_algo": "NVFP4"}), f"{IN} is not quantised, and by the"),
+    ("plain", put("", {"quant_method": "modelopt", "quant_algo": "NVFP4"}), f"{IN} is not quantised, but"),
     (M, put("quant_method", COMPRESSED), f"{AT}.format: None is"),
     # compressed-tensors
     *((C, put("format", v), f"{AT}.format: {v!r} is not allowed; one of nvfp4") for v in ("pack-quantized", None, [])),
@@ -130,7 +130,7 @@ CASES: list[tuple[str, Change, str]] = [
         )
     ),
     (C, put(f"{GROUP}/input_activations", None), f"has a scale of its inputs, but {KEY} says that it has none"),
-    (f"dynamic-{COMPRESSED}", put(f"{GROUP}/input_activations/dynamic", False), "has no scale of its inputs, and by"),
+    (f"dynamic-{COMPRESSED}", put(f"{GROUP}/input_activations/dynamic", False), "has no scale of its inputs, but"),
     (C, put(f"{GROUP}/targets", ["re:.*up_proj"]), f"{IN} is quantised, but {KEY} says that it is not"),
     # patterns
     *(
@@ -139,7 +139,7 @@ CASES: list[tuple[str, Change, str]] = [
     ),
     (M, put("exclude_modules", ["re:.?*"]), f"{AT}.exclude_modules: 're:.?*' is not allowed; an expr"),
     (C, put(f"{GROUP}/targets", ["re:.?*"]), f"{AT}.config_groups.group_0.targets: 're:.?*' is not allowed; an expr"),
-    (C, put("ignore", ["*a" * 4097]), f"{AT}.ignore: 8194 is not allowed; patterns of 8192"),
+    (C, put("ignore", ["*a" * 4097]), f"{AT}.ignore: 8194 is not allowed; patterns with at most 8192"),
 ]  # fmt: skip
 
 
