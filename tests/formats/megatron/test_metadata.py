@@ -96,7 +96,7 @@ def test_what_lies_beyond_the_end_of_a_file_is_refused_before_there_is_room_for_
         places(metadata).length = 2**52
 
     change(checkpoint, enlarge)
-    refused("distcp: has .* bytes of .*: the file is cut off", lambda: Stored(checkpoint).read(NAME))
+    refused("distcp: has .* of .* bytes: the file is cut off", lambda: Stored(checkpoint).read(NAME))
 
 
 def test_another_tensor_than_said_is_refused(checkpoint: Path) -> None:
