@@ -119,6 +119,19 @@ def test_a_full_disk_found_while_flushing_is_one_line(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+def test_what_is_renamed_is_on_the_disk_before_and_its_name_after(tmp_path, monkeypatch):
+    steps, sync, rename = [], os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda handle: (steps.append(os.fstat(handle).st_ino), sync(handle)))
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, lambda old, new: (steps.append(str(new)), rename(old, new)))
+    out, file = tmp_path / "out", tmp_path / "file"
+    write(out)
+    atomic_write(file, "x")
+    before, rest = steps[: steps.index(str(out))], steps[steps.index(str(out)) :]
+    assert {path.stat().st_ino for path in (out, *out.rglob("*"))} <= set(before)
+    assert rest == [str(out), tmp_path.stat().st_ino, file.stat().st_ino, str(file), tmp_path.stat().st_ino]
+
+
 def test_a_file_above_the_limit_is_one_line(tmp_path):
     with files_of_at_most(1000):
         for write_it in (lambda p: write(p, "x" * 2000), lambda p: atomic_write(p, "x" * 2000)):
