@@ -3,9 +3,10 @@
 """A step of a large recipe as one rank of its layout runs it: `python -m tests.fake_gpu.job JOB.json RESULT.json`.
 
 Model, teacher, data parallelism, optimizer and callbacks are the recipe's; data and weights alone are replaced: every
-token is 0, and nothing is loaded. A job is {recipe, job, rank, gpus, gpu, steps, soft}: a name of recipes/families.py,
+token is 0, and nothing is loaded. A job is {recipe, job, rank, gpus, gpu, steps, soft, layout, packed}: a name of recipes/families.py,
 a job of its curriculum, a rank of so many GPUs, what they are, and so many steps, each of another member, the whole
-model first; `soft`: of the whole model under the gates of the paper's router.
+model first; `soft`: of the whole model under the gates of the paper's router; `layout`: one in place of the best;
+`packed`: rows hold several documents.
 """
 
 from __future__ import annotations
@@ -89,11 +90,34 @@ def put(buffers: Any, members: list[Any], frozen: bool) -> None:
     buffers._read = _Read(held, tuple(b._version for b in held), frozen, members, [], 0)
 
 
+def replace_data(packed: bool) -> None:
+    """Rows are one document, or three of uneven lengths."""
+    from nemo_elastic.megatron import gpt_tokens
+    from nemo_elastic.nn.documents import Documents
+
+    def documents(batch: Any, _: str | None = None) -> Documents | None:
+        length = next(batch[name] for name in ("tokens", "labels") if batch.get(name) is not None).shape[1]
+        return Documents(((length // 5, length // 2 + 1, length),)) if packed else None
+
+    gpt_tokens.documents_of = documents
+
+
+def replace_layout(name: str) -> None:
+    """The planner's layout of this name is the best."""
+    from nemo_elastic.hosts.common import planned
+    from nemo_elastic.plan import layouts
+
+    planned.best = lambda *run: next(layout for layout in layouts(*run) if str(layout) == name)
+
+
 def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
     sys.path.insert(0, "recipes")
     from families import FAMILIES, family  # pyright: ignore[reportMissingImports]
 
     stand_in_when_imported()
+    replace_data(job["packed"])
+    if job["layout"]:
+        replace_layout(job["layout"])
     made = family(job["recipe"])
     if FAMILIES[job["recipe"]].host == "nemo":
         from tests.fake_gpu.nemo import train
