@@ -100,7 +100,8 @@ def _ends(bounds: Iterable[int], length: int) -> tuple[int, ...]:
 @lru_cache(maxsize=16)
 def _index(documents: Documents, device: torch.device) -> torch.Tensor:
     """Made once for all layers of a micro-batch."""
-    numbers = (torch.arange(len(row), dtype=torch.int32) for row in documents.lengths)
-    size = documents.shape[1]
-    rows = [x.repeat_interleave(torch.tensor(row), output_size=size) for x, row in zip(numbers, documents.lengths)]
+    rows = [
+        torch.repeat_interleave(torch.arange(len(row), dtype=torch.int32), torch.tensor(row), output_size=sum(row))
+        for row in documents.lengths
+    ]
     return torch.stack(rows).to(device)

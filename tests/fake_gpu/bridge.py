@@ -50,6 +50,7 @@ def train(built: Any, watch: Watch, job: dict[str, Any]) -> None:
     for needs_te in ("apply_rope_fusion", "gradient_accumulation_fusion", "moe_permute_fusion"):
         setattr(model, needs_te, False)
     config.tokenizer.tokenizer_type, config.tokenizer.vocab_size = PLACEHOLDER, model.vocab_size
+    config.logger.tensorboard_dir = None  # the last rank writes tensors' numbers there
     config.checkpoint.save = config.checkpoint.load = config.checkpoint.pretrained_checkpoint = None
     built.forward_step.before, built.callbacks[0].previous = gpu.always(), None
     config.train.train_iters, config.validation.eval_iters, config.dataset.num_workers = job["steps"], 0, 0

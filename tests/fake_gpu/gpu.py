@@ -25,6 +25,8 @@ import torch.distributed._meta_registrations as meta
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from tests.fake_gpu import ROOT
+
 #: bytes of an H100, as CUDA reports them
 MEMORY = 85_028_765_696
 TOLIST = FakeTensor.tolist
@@ -112,7 +114,7 @@ def here() -> str:
 
 def short(path: str) -> str:
     """A path from its package on."""
-    return path.rpartition("site-packages/")[2].removeprefix(f"{os.getcwd()}/")
+    return path.rpartition("site-packages/")[2].removeprefix(f"{ROOT}/")
 
 
 def read_all(self: FakeTensor) -> Any:

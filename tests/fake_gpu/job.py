@@ -3,16 +3,21 @@
 """A step of a large recipe as one rank of its layout runs it: `python -m tests.fake_gpu.job JOB.json RESULT.json`.
 
 Model, teacher, data parallelism, optimizer and callbacks are the recipe's; data and weights alone are replaced: every
-token is 0, and nothing is loaded. A job is {recipe, job, rank, gpus, gpu, steps, soft, layout, packed}: a name of recipes/families.py,
-a job of its curriculum, a rank of so many GPUs, what they are, and so many steps, each of another member, the whole
-model first; `soft`: of the whole model under the gates of the paper's router; `layout`: one in place of the best;
-`packed`: rows hold several documents.
+token is 0, and nothing is loaded. Fields of a job:
+
+    recipe, job    a name of recipes/families.py, a job of its curriculum
+    rank, gpus     a rank of so many, and gpu: what they are
+    steps          each of another member, the whole model first
+    soft           of the whole model under the gates of the paper's router
+    layout         one in place of the planner's best
+    packed         rows hold several documents
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -23,7 +28,7 @@ from typing import Any
 
 import torch
 
-from tests.fake_gpu import gpu
+from tests.fake_gpu import ROOT, gpu
 from tests.fake_gpu.meter import Meter
 from tests.support.bridge import stand_in_when_imported
 
@@ -111,7 +116,8 @@ def replace_layout(name: str) -> None:
 
 
 def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
-    sys.path.insert(0, "recipes")
+    sys.path.insert(0, str(ROOT / "recipes"))
+    os.chdir(folder)  # hosts write there
     from families import FAMILIES, family  # pyright: ignore[reportMissingImports]
 
     stand_in_when_imported()
@@ -129,7 +135,7 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
     gpu.install(job["rank"], job["gpus"])
     kernels.install()
     run = made.run_of("/parent", ["/data/text"], f"{folder}/family", num_nodes=job["gpus"] // 8, gpu=job["gpu"],
-                      block="conf/elastic_12b_paper.yaml" if job["soft"] else None)  # fmt: skip
+                      block=ROOT / "conf/elastic_12b_paper.yaml" if job["soft"] else None)  # fmt: skip
     planned = made.layout_of(job["job"], run)
     watch = Watch(Meter())
     began = time.monotonic()
@@ -142,6 +148,7 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    given, out = (Path(each).resolve() for each in sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
-        result = main(json.loads(Path(sys.argv[1]).read_text()), folder)
-    Path(sys.argv[2]).write_text(json.dumps(result, indent=1))
+        result = main(json.loads(given.read_text()), folder)
+    out.write_text(json.dumps(result, indent=1))

@@ -56,10 +56,14 @@ class Meter(TorchDispatchMode):
             self.collective(name, args, given)
         elif func.is_view or name.startswith(NO_LAUNCH):
             pass
-        elif any(t.device.type == "cuda" for t in (*made, *given)):
-            self.launches[name] += 1
-            if name.startswith(COPIES):
-                self.copied(made, given)
+        else:
+            devices = {t.device.type for t in (*made, *given)}
+            if devices == {"cuda", "cpu"} and name.startswith(COPIES):
+                self.crossed[here()] += 1
+            elif "cuda" in devices:
+                self.launches[name] += 1
+                if name.startswith(COPIES):
+                    self.copies[here()] += sum(t.nbytes for t in made)
         return out
 
     def collective(self, name: str, args: Any, given: list[torch.Tensor]) -> None:
@@ -68,13 +72,6 @@ class Meter(TorchDispatchMode):
             raise AssertionError(f"NCCL: {name} of a tensor on {off[0].device}, by {here()}")
         sides = ([t for t in tree_iter(side) if isinstance(t, torch.Tensor)] for side in args)
         self.sent[name] += max(sum(t.nbytes for t in side) for side in sides)
-
-    def copied(self, made: list[torch.Tensor], given: list[torch.Tensor]) -> None:
-        devices = {t.device.type for t in (*made, *given)}
-        if len(devices) > 1:
-            self.crossed[here()] += 1
-        else:
-            self.copies[here()] += sum(t.nbytes for t in made)
 
     def add(self, t: torch.Tensor) -> None:
         storage = t.untyped_storage()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What steps of the large recipes hold and do on a GPU that is not there: docs/tables/fake_gpu.md.
 
-    NEMO_ELASTIC_BRIDGE_PYTHON=.venv-bridge/bin/python .venv/bin/python -m tests.fake_gpu.table FOLDER [--markdown FILE]
+    NEMO_ELASTIC_BRIDGE_PYTHON=PYTHON .venv/bin/python -m tests.fake_gpu.table FOLDER [--markdown FILE]
 
 Results of jobs stay in the folder, and are not made again.
 """
@@ -96,7 +96,8 @@ def waits(made: Results) -> str:
 
 
 def markdown(made: Results) -> str:
-    return f"GiB of one rank of 128:\n\n{memory(made)}\n\nA step, in GiB where it is bytes:\n\n{work(made)}\n\n{waits(made)}\n"
+    parts = "GiB of one rank of 128:", memory(made), "A step, in GiB where it is bytes:", work(made), waits(made)
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
