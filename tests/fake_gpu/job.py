@@ -11,6 +11,8 @@ token is 0, and nothing is loaded. Fields of a job:
     soft           of the whole model under the gates of the paper's router
     layout         one in place of the planner's best
     packed         rows hold several documents
+    together       members that a micro-batch trains
+    validated      every member is validated before the first step (NeMo)
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nemo_elastic.config.block import ElasticConfig
 from tests.fake_gpu import ROOT, gpu
 from tests.fake_gpu.meter import Meter
 from tests.support.bridge import stand_in_when_imported
@@ -47,7 +51,11 @@ class Watch:
         """The model is built: give it members, and run them in turn, whole under the router's gates if `soft`."""
         members = members_of(family.parent, family.config)
         put(family.members, members, frozen=not soft)
-        family.sampler.samples = lambda step, _: [step % len(members)]
+        if soft:
+            gpu.tell(family.members.router.drop_order, range(family.parent.num_layers))
+        family.steps += soft  # they freeze after the last step, by numbers
+        together = family.config.budgets_per_batch
+        family.sampler.samples = lambda step, _: [(step + i) % len(members) for i in range(together)]
         self.end("start")
 
     def end(self, phase: str) -> None:
@@ -134,8 +142,10 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
     # after the host was imported: with a GPU some of Bridge's modules need TransformerEngine
     gpu.install(job["rank"], job["gpus"])
     kernels.install()
+    block = ElasticConfig.of(ROOT / "conf/elastic_12b_paper.yaml") if job["soft"] else made.config
+    block = replace(block, budgets_per_batch=job["together"])
     run = made.run_of("/parent", ["/data/text"], f"{folder}/family", num_nodes=job["gpus"] // 8, gpu=job["gpu"],
-                      block=ROOT / "conf/elastic_12b_paper.yaml" if job["soft"] else None)  # fmt: skip
+                      block=block)  # fmt: skip
     planned = made.layout_of(job["job"], run)
     watch = Watch(Meter())
     began = time.monotonic()

@@ -36,6 +36,9 @@ class Data(pl.LightningDataModule):
     def train_dataloader(self) -> Any:
         return torch.utils.data.DataLoader(Zeros(self.seq_length), batch_size=self.micro_batch_size)
 
+    def val_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(Zeros(self.seq_length), batch_size=self.micro_batch_size)
+
 
 class Callback(pl.Callback):
     def __init__(self, watch: Watch, soft: bool) -> None:
@@ -43,6 +46,9 @@ class Callback(pl.Callback):
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self.watch.begin(module.family, self.soft)
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        self.watch.end("validation")
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         self.watch.end(f"step {trainer.global_step}")
@@ -62,7 +68,8 @@ def train(task: Any, watch: Watch, job: dict[str, Any]) -> None:
     for needs_te in ("apply_rope_fusion", "gradient_accumulation_fusion"):
         setattr(task.model.config, needs_te, False)
     task.model.tokenizer = run.Config(SimpleNamespace, vocab_size=131072)
-    trainer.max_steps, trainer.limit_val_batches, trainer.num_sanity_val_steps = job["steps"], 0, 0
+    trainer.max_steps, trainer.limit_val_batches = job["steps"], int(job["validated"])
+    trainer.val_check_interval, trainer.num_sanity_val_steps = 1000, 0
     trainer.logger = trainer.enable_checkpointing = trainer.enable_progress_bar = False
     own = [callback for callback in trainer.callbacks if callback.__fn_or_cls__ in (ElasticCallback, MetricsWriter)]
     trainer.callbacks = [Callback(watch, job["soft"]), *own]

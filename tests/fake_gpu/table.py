@@ -20,6 +20,8 @@ from tests.fake_gpu.cases import CASES, WAITS, build, python_of, run
 
 GIB = 2**30
 STAYS = ("weights", "gradients", "optimizer", "teacher")
+#: what makes slices lie side by side
+SLICES = "nemo_elastic/core/prefix.py"
 #: results, by name of the case
 Results = dict[str, dict[str, Any]]
 
@@ -39,6 +41,11 @@ def results(folder: Path, workers: int) -> Results:
         return dict(zip(CASES, pool.map(result, CASES), strict=True))
 
 
+def steps_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Phases that train; the start and a validation are others."""
+    return [phase for phase in result["phases"] if phase["phase"].startswith("step")]
+
+
 def rows(head: list[str], body: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -52,7 +59,7 @@ def memory(made: Results) -> str:
     """Bytes of a rank by phase, beside those of `plan`."""
     body = []
     for name, result in made.items():
-        plan, (start, *steps) = result["planned"], result["phases"]
+        plan, start, steps = result["planned"], result["phases"][0], steps_of(result)
         peaks = [step["peak"] for step in steps]
         body.append([
             name, str(result["job"]["rank"]), result["layout"],
@@ -67,17 +74,27 @@ def work(made: Results) -> str:
     """Launches, copies and collectives of a step; the member's beside the whole model's."""
     body = []
     for name, result in made.items():
-        whole, *members = result["phases"][1:]
+        whole, *members = steps_of(result)
         last = members[-1] if members else whole
         ours = Counter({place: size for place, size in last["copies"].items() if place.startswith("nemo_elastic")})
         place, size = ours.most_common(1)[0]
         body.append([
             name, str(whole["launches"]),
             f"{last['launches']}, x {last['launches'] / whole['launches']:.2f}" if members else "",
-            gib(sum(last["copies"].values())), f"{gib(size)}: `{place.split(' < ')[0]}`",
+            gib(sum(last["copies"].values())),
+            gib(sum(size for place, size in ours.items() if place.startswith(SLICES))),
+            f"{gib(size)}: `{place.split(' < ')[0]}`",
             ", ".join(gib(sum(step["sent"].values())) for step in (whole, *members)),
         ])  # fmt: skip
-    head = ["job", "launches, whole", "launches, member", "copied", "most of it by us", "in collectives, each step"]
+    head = [
+        "job",
+        "launches, whole",
+        "launches, member",
+        "copied",
+        "slices of it",
+        "most of it by us",
+        "in collectives, each step",
+    ]
     return rows(head, body)
 
 
@@ -86,8 +103,8 @@ def waits(made: Results) -> str:
     body = []
     for place, (_, why) in WAITS.items():
         counts = {name: max(sum(n for at, n in step["waits"].items() if at.startswith(place))
-                            for step in result["phases"][1:]) for name, result in made.items()}  # fmt: skip
-        found = {at.split(" < ")[0].rpartition(":")[2] for result in made.values() for step in result["phases"][1:]
+                            for step in steps_of(result)) for name, result in made.items()}  # fmt: skip
+        found = {at.split(" < ")[0].rpartition(":")[2] for result in made.values() for step in steps_of(result)
                  for at in step["waits"] if at.startswith(place)}  # fmt: skip
         names = [name for name, count in counts.items() if count]
         lines = ", ".join(sorted(found, key=int)) if place.endswith(".py") else ""
@@ -96,12 +113,18 @@ def waits(made: Results) -> str:
 
 
 def markdown(made: Results) -> str:
-    parts = "GiB of one rank of 128:", memory(made), "A step, in GiB where it is bytes:", work(made), waits(made)
+    parts = (
+        "GiB of one rank of 128:",
+        memory(made),
+        "A step, copies those of the last, in GiB:",
+        work(made),
+        waits(made),
+    )
     return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--markdown", type=Path)
