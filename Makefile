@@ -52,7 +52,7 @@ ifeq ($(wildcard /dev/nvidia*),)
 export TORCH_CUDA_ARCH_LIST ?= 8.0
 endif
 
-.PHONY: help venv demo test test-long test-all test-core test-bridge test-vllm test-gpu rehearse lint format docs bench \
+.PHONY: help venv demo test test-long test-all test-core test-bridge test-fake-gpu test-vllm test-gpu rehearse lint format docs bench \
 	study tables clean
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -85,6 +85,10 @@ test-vllm: $(VENV)/.stamp $(HF)/.stamp $(VLLM)/.stamp ## Members in vLLM on this
 	$(RUN) -W ignore -m tests.vllm.low_precision --vllm $(VLLM)/bin/python --markdown docs/tables/low_precision_loads.md
 	NEMO_ELASTIC_VLLM_PYTHON=$(VLLM)/bin/python $(RUN) -m pytest tests/profile tests/vllm -m vllm $(ARGS)
 
+test-fake-gpu: $(VENV)/.stamp ## The large recipes' steps at their sizes on a GPU that is not there: without g++ left out, on Bridge where it is set up
+	NEMO_ELASTIC_BRIDGE_PYTHON=$(and $(wildcard $(BRIDGE)/.stamp),$(abspath $(BRIDGE))/bin/python) \
+		$(RUN) -W ignore -m pytest -n $(WORKERS) tests/fake_gpu $(ARGS)
+
 test-gpu: ## On a machine with a GPU, in the Python that is active (a container's): what only a GPU can show
 	python -m pytest -m gpu $(ARGS)
 
@@ -115,7 +119,7 @@ study: $(VENV)/.stamp $(if $(filter baselines,$(STUDY)),$(BRIDGE)/.stamp) ## A s
 	$(RUN) -W ignore -m benchmarks.study $(STUDY) $(ARGS)
 
 PRINTED := data_modules house plan_stage2 quantized_cuts
-TABLES := $(PRINTED) demo_chat experts hosts kernels parallel recipes recipes_bridge rehearsal_stock soak stock_bridge stock_nemo
+TABLES := $(PRINTED) demo_chat experts fake_gpu hosts kernels parallel recipes recipes_bridge rehearsal_stock soak stock_bridge stock_nemo
 .PHONY: $(TABLES:%=docs/tables/%.md)
 tables: $(NAME:%=docs/tables/%.md) ## Make a table of the pages again, in docs/tables: NAME=parallel (without a name: list them)
 	@test -n "$(NAME)" || echo "NAME is one of: $(TABLES); \`make test-vllm\` makes those of vLLM"
@@ -146,6 +150,11 @@ docs/tables/demo_chat.md: $(VENV)/.stamp
 docs/tables/experts.md: $(VENV)/.stamp $(HF)/.stamp $(MLX)/.stamp $(BRIDGE)/.stamp
 	$(call in-folder,$(RUN) -W ignore -m tests.experts.table "$$place" \
 		--transformers $(HF)/bin/python --mlx $(MLX)/bin/python --bridge $(BRIDGE)/bin/python --markdown $@)
+
+# Steps of the large recipes on a GPU that is not there, some minutes.
+docs/tables/fake_gpu.md: $(VENV)/.stamp $(BRIDGE)/.stamp
+	$(call in-folder,NEMO_ELASTIC_BRIDGE_PYTHON=$(abspath $(BRIDGE))/bin/python $(RUN) -W ignore \
+		-m tests.fake_gpu.table "$$place" --workers $(WORKERS) --markdown $@)
 
 # NeMo against Megatron-Bridge, and Bridge's layouts of ranks.
 docs/tables/hosts.md: $(VENV)/.stamp $(BRIDGE)/.stamp

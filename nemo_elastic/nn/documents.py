@@ -103,7 +103,7 @@ def _ends(bounds: Iterable[int], length: int) -> tuple[int, ...]:
 def _index(documents: Documents, device: torch.device) -> torch.Tensor:
     """Made once for all layers of a micro-batch."""
     rows = [
-        torch.repeat_interleave(torch.arange(len(row), dtype=torch.int32), torch.tensor(row))
+        torch.repeat_interleave(torch.arange(len(row), dtype=torch.int32), torch.tensor(row), output_size=sum(row))
         for row in documents.lengths
     ]
     return torch.stack(rows).to(device)

@@ -246,7 +246,7 @@ def _add_product(sum_vd: torch.Tensor, grad_cv: torch.Tensor, hidden_cd: torch.T
         return
     for start in range(0, len(sum_vd), block):
         at = slice(start, start + block)
-        sum_vd[at] += torch.mm(grad_cv[:, at].t(), hidden_cd)
+        sum_vd[at].add_(torch.mm(grad_cv[:, at].t(), hidden_cd))  # `+=` would copy the rows onto themselves as well
 
 
 def _check(

@@ -100,19 +100,19 @@ def stream(parent: Parent, shards: Sharding) -> float:
     return HALF * parent.hidden / shards.stream
 
 
-def norm(parent: Parent, shards: Sharding) -> float:
-    """RMSNorm before a linear: its input in fp32, normalised in fp32, and its output, which the linear keeps.
+def norm(parent: Parent, shards: Sharding, fused: bool = True) -> float:
+    """RMSNorm before a linear: its input in fp32 and its output, which the linear keeps.
 
-    Source: nn.functional.rms_norm. F.rms_norm keeps on a CPU, and in older releases on CUDA, what is counted here;
-    newer ones fuse its steps there.
+    Source: nn.functional.rms_norm. F.rms_norm is one kernel on CUDA (torch 2.8 and newer). Where its steps are apart,
+    on a CPU and under gates, whose sum it divides by, the normalised input is kept in fp32 as well.
     """
-    return (2 * SINGLE + HALF) * parent.hidden / shards.stream
+    return ((1 if fused else 2) * SINGLE + HALF) * parent.hidden / shards.stream
 
 
 def mlp(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
     """Norm, relu(h), relu(h)^2 (the second linear's input); gates keep that once more before they multiply it."""
     inner = (3 if gated else 2) * HALF * parent.ffn
-    return norm(parent, shards) + inner / shards.tensor + _output_gates(parent, shards, gated)
+    return norm(parent, shards, kernels and not gated) + inner / shards.tensor + _output_gates(parent, shards, gated)
 
 
 def attention(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
@@ -125,7 +125,7 @@ def attention(parent: Parent, shards: Sharding, gated: bool = False, kernels: bo
     query = parent.attention_heads * parent.attention_head_dim
     key_value = 2 * _key_value_heads(parent, shards) * parent.attention_head_dim
     inner = HALF * ((5 if gated else 4) * query + key_value) + SINGLE * parent.attention_heads
-    return norm(parent, shards) + inner / shards.tensor + _output_gates(parent, shards, gated)
+    return norm(parent, shards, kernels and not gated) + inner / shards.tensor + _output_gates(parent, shards, gated)
 
 
 def widths(parent: Parent, ranks: int = 1) -> MambaWidths:
@@ -137,8 +137,9 @@ def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool =
     """Norm, input projection, scan, gated norm in fp32, and the output projection's input.
 
     With kernels: the projection [z | x | B | C | dt] and the scan's output before SiLU(z) (both saved by mamba_ssm,
-    which computes the rest again), then two fp32 copies of the inner width for the norm of nn.mixer. Widths that its
-    fused call does not take keep the convolution's output, and sums of dt in fp32.
+    which computes the rest again), then an fp32 copy of the inner width for the norm of nn.mixer, two where a rank has
+    several groups, whose weights multiply apart, or gates. Widths that its fused call does not take keep the
+    convolution's output, and sums of dt in fp32.
     Without: see `_torch_scan`. Gates keep the projection and the scan's output before the product, and the norm's
     output.
     """
@@ -146,7 +147,7 @@ def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool =
     local = widths(parent, t)
     inner, projection = local.inner * t, local.projection * t
     if kernels:
-        scan = HALF * (projection + inner) + 2 * SINGLE * inner
+        scan = HALF * (projection + inner) + (1 if local.groups == 1 and not gated else 2) * SINGLE * inner
         if not local.fused:
             scan += HALF * local.convolved * t + SINGLE * parent.mamba_heads
     else:
@@ -154,7 +155,7 @@ def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool =
     own = scan + HALF * inner
     if gated:
         own += HALF * (projection + 2 * inner)
-    return norm(parent, shards) + own / shards.tensor + _output_gates(parent, shards, gated)
+    return norm(parent, shards, kernels and not gated) + own / shards.tensor + _output_gates(parent, shards, gated)
 
 
 def _torch_scan(parent: Parent, projection: int) -> float:
@@ -213,7 +214,7 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
         routed += 2 * SINGLE * top_k + HALF * 2 * latent
         shared += HALF * parent.size(SHARED_FFN)
     own = routed / shards.stream + shared / shards.tensor
-    return norm(parent, shards) + own + _output_gates(parent, shards, gated)
+    return norm(parent, shards, kernels and not gated) + own + _output_gates(parent, shards, gated)
 
 
 def routed_gradients(parent: Parent, kind: str, shards: Sharding) -> float:
@@ -282,4 +283,4 @@ def saved(
         total += stream(parent, shards) if recompute else layer(parent, kind, shards, gated, kernels)
     if first:
         total += 8 + (stream(parent, shards) if gated else 0.0)
-    return total + (norm(parent, shards) if last else 0.0)
+    return total + (norm(parent, shards, kernels and not gated) if last else 0.0)

@@ -11,6 +11,7 @@ from megatron.bridge.training.callbacks import Callback
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nemo_elastic.hosts.bridge import step
+from nemo_elastic.hosts.bridge.checks import PLACEHOLDER
 from nemo_elastic.megatron import models
 from tests.fake_gpu import gpu
 from tests.fake_gpu.job import Watch, Zeros
@@ -48,10 +49,12 @@ def train(built: Any, watch: Watch, job: dict[str, Any]) -> None:
     model = config.model
     for needs_te in ("apply_rope_fusion", "gradient_accumulation_fusion", "moe_permute_fusion"):
         setattr(model, needs_te, False)
+    config.tokenizer.tokenizer_type, config.tokenizer.vocab_size = PLACEHOLDER, model.vocab_size
+    config.logger.tensorboard_dir = None  # the last rank writes tensors' numbers there
     config.checkpoint.save = config.checkpoint.load = config.checkpoint.pretrained_checkpoint = None
     built.forward_step.before, built.callbacks[0].previous = gpu.always(), None
     config.train.train_iters, config.validation.eval_iters, config.dataset.num_workers = job["steps"], 0, 0
-    ranks = model.tensor_model_parallel_size * model.context_parallel_size * model.pipeline_model_parallel_size
+    ranks = model.tensor_model_parallel_size * model.context_parallel_size  # a micro-batch for each pipeline stage
     config.train.global_batch_size = config.train.micro_batch_size * job["gpus"] // ranks
     built.callbacks.insert(0, Watcher(watch, built.forward_step.family, job["soft"]))  # ours asks for the members
     with FakeTensorMode(allow_non_fake_inputs=True), watch.meter:

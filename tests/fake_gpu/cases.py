@@ -12,26 +12,53 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.fake_gpu import ROOT
+
 SOURCE = Path(__file__).with_name("device.cpp")
 BRIDGE_PYTHON = os.environ.get("NEMO_ELASTIC_BRIDGE_PYTHON", "")
+#: what reads a number from the GPU in a step: place -> at most how often, and why
+WAITS = {
+    "nemo_elastic/megatron/megatron_host.py": (1, "the guard, before the optimizer may change a weight"),
+    "nemo_elastic/megatron/family_step.py": (2, "losses and tokens of a step's line"),
+    "nemo_elastic/router.py": (9, "what the router chooses, before a step of soft masks"),
+    "megatron/core/optimizer/": (5, "the gradient's norm"),
+    "megatron/core/transformer/moe/token_dispatcher.py": (1000, "how many tokens go to which rank"),
+    "megatron/core/rerun_state_machine.py": (1000, "Bridge's own look for NaN"),
+    "megatron/bridge/training/": (10, "Bridge's log"),
+    "nemo/lightning/": (5, "NeMo's log"),
+    "nemo_elastic/hosts/nemo/callbacks.py": (3, "the line of a step"),
+    "lightning/": (30, "Lightning's log"),
+}
 #: seconds that a job may take on a busy machine
 PATIENCE = 1800
 
 
-def case(recipe: str, job: str, rank: int = 0, steps: int = 2, soft: bool = False) -> dict[str, Any]:
-    """A job on 128 H100s, as `tests.fake_gpu.job` takes it."""
-    return {"recipe": recipe, "job": job, "rank": rank, "gpus": 128, "gpu": "h100", "steps": steps, "soft": soft}
+def case(recipe: str, job: str, rank: int = 0, steps: int = 2, **more: Any) -> dict[str, Any]:
+    """A job on 128 H100s, as `tests.fake_gpu.job` takes it.
+
+    `launches`: of a member's step, at most, of the whole model's: a slice is copied where a product needs it side by
+    side.
+    """
+    usual = {"gpus": 128, "gpu": "h100", "soft": False, "layout": None, "packed": False, "launches": 1.12,
+             "together": 1, "validated": False}  # fmt: skip
+    return {"recipe": recipe, "job": job, "rank": rank, "steps": steps, **usual, **more}
 
 
+#: not the planner's best
+STAGES = "TP2 PP2 DP32 SP"
 CASES = {
     "12B": case("nemotron_elastic_12b", "stage1", steps=3),
+    "12B, a rank in the middle": case("nemotron_elastic_12b", "stage1", rank=61, steps=1),
     "12B, last rank": case("nemotron_elastic_12b", "stage1", rank=127, steps=1),
-    "12B, soft masks": case("nemotron_elastic_12b", "stage1", soft=True),
-    "12B, 49152 tokens": case("nemotron_elastic_12b", "stage2"),
+    "12B, soft masks": case("nemotron_elastic_12b", "stage1", soft=True, launches=1.75),  # gates multiply
+    "12B, 49152 tokens": case("nemotron_elastic_12b", "stage2", launches=1.23),  # no head
+    "12B, first of two stages": case("nemotron_elastic_12b", "stage1", steps=1, layout=STAGES),
+    "12B, last of two stages": case("nemotron_elastic_12b", "stage1", rank=127, steps=1, layout=STAGES),
     "9B": case("nemotron_elastic_9b", "stage1"),
+    "8B, two members at once, validated": case("nemotron_elastic_8b", "stage1", steps=1, together=2, validated=True),
     "8B, 49152 tokens": case("nemotron_elastic_8b", "stage2"),
     "12B on Bridge": case("bridge/nemotron_elastic_12b", "stage1"),
+    "4B on conversations": case("bridge/nemotron_elastic_4b_sft", "stage1", packed=True),
     "30B-A3B": case("bridge/nemotron_elastic_30b_a3b", "stage1", steps=3),
     "30B-A3B, 49152 tokens, last rank": case("bridge/nemotron_elastic_30b_a3b", "stage2", rank=127),
 }

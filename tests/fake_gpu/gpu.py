@@ -25,6 +25,8 @@ import torch.distributed._meta_registrations as meta
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from tests.fake_gpu import ROOT
+
 #: bytes of an H100, as CUDA reports them
 MEMORY = 85_028_765_696
 TOLIST = FakeTensor.tolist
@@ -112,12 +114,13 @@ def here() -> str:
 
 def short(path: str) -> str:
     """A path from its package on."""
-    return path.rpartition("site-packages/")[2].removeprefix(f"{os.getcwd()}/")
+    return path.rpartition("site-packages/")[2].removeprefix(f"{ROOT}/")
 
 
 def read_all(self: FakeTensor) -> Any:
     """In place of `.tolist()`, one wait for all of the numbers."""
     if stored := KNOWN.get(self.untyped_storage()._cdata):
+        WAITS.update([here()] if self.device.type == "cuda" else [])
         return shaped(list(stored[1]), self.shape)
     if self.device.type != "cuda":
         return TOLIST(self)
@@ -137,8 +140,13 @@ def shaped(numbers: list[Any], shape: Sequence[int]) -> Any:
 def known(*numbers: int) -> torch.Tensor:
     """A tensor on the host whose numbers and those of its views can be read."""
     tensor = torch.zeros(len(numbers), dtype=torch.long)
-    KNOWN[tensor.untyped_storage()._cdata] = tensor, numbers  # which keeps it, so that no other takes its place
+    tell(tensor, numbers)
     return tensor
+
+
+def tell(tensor: torch.Tensor, numbers: Sequence[int]) -> None:
+    """Say which numbers a tensor has."""
+    KNOWN[tensor.untyped_storage()._cdata] = tensor, numbers  # which keeps it, so that no other takes its place
 
 
 def answer(tensor: torch.Tensor) -> Any:
@@ -154,6 +162,14 @@ def read(_: Any, __: Any, tensor: torch.Tensor) -> Any:
     if tensor.device.type == "cuda":
         WAITS[here()] += 1
     return answer(tensor)
+
+
+def every(mode: Any, _: Any, mask: torch.Tensor) -> torch.Tensor:
+    """In place of the places where a mask is true, for whose number the host waits: all of them."""
+    if mask.device.type == "cuda":
+        WAITS[here()] += 1
+    with mode:
+        return torch.zeros((mask.numel(), mask.dim()), dtype=torch.long, device=mask.device)
 
 
 def moved(self: torch.nn.Module, fn: Any, recurse: bool = True) -> torch.nn.Module:
@@ -174,9 +190,10 @@ def moved(self: torch.nn.Module, fn: Any, recurse: bool = True) -> torch.nn.Modu
 def replace_tensors() -> None:
     """Ways to make a tensor that fake ones do not take."""
     fake_impls.op_implementations_dict[torch.ops.aten._local_scalar_dense.default] = read
+    fake_impls.op_implementations_dict[torch.ops.aten.nonzero.default] = every
     torch.nn.Module._apply = moved  # type: ignore[method-assign]
     FakeTensor.__deepcopy__ = lambda self, _: self.detach().clone()  # pyright: ignore
-    made, to = torch.tensor, torch.Tensor.to
+    made, to, taken = torch.tensor, torch.Tensor.to, torch.Tensor.__getitem__
 
     def tensor(data: Any, *args: Any, device: Any = None, pin_memory: bool = False, **more: Any) -> torch.Tensor:
         if isinstance(data, (list, tuple)) and data and isinstance(data[0], torch.Tensor):
@@ -191,6 +208,10 @@ def replace_tensors() -> None:
             self = torch.zeros(self.shape, dtype=self.dtype)
         return to(self, *args, **more)
 
+    def at(self: torch.Tensor, index: Any) -> torch.Tensor:
+        return taken(self, torch.tensor(index, device=self.device) if isinstance(index, list) else index)
+
+    torch.Tensor.__getitem__ = at  # type: ignore[method-assign]  # torch copies a list of positions by itself
     torch.tensor, FakeTensor.tolist = tensor, read_all  # type: ignore[method-assign]
     torch.Tensor.to = moved_to  # type: ignore[method-assign]
     torch.Tensor.record_stream = always()  # type: ignore[method-assign]
@@ -199,7 +220,7 @@ def replace_tensors() -> None:
 
 def replace_ranks(rank: int, world: int) -> None:
     """Every process group is torch's fake one: what a rank gathers is its own."""
-    own = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank % 8, "LOCAL_WORLD_SIZE": 8}
+    own = {"RANK": rank, "WORLD_SIZE": world, "NODE_RANK": rank // 8, "LOCAL_RANK": rank % 8, "LOCAL_WORLD_SIZE": 8}
     os.environ.update({name: str(value) for name, value in own.items()}, MASTER_ADDR="127.0.0.1", MASTER_PORT="29512")
     new_group = dist.new_group
     dist.new_group = lambda *args, **more: new_group(*args, **{**more, "backend": "fake"})

@@ -3,26 +3,36 @@
 """A step of a large recipe as one rank of its layout runs it: `python -m tests.fake_gpu.job JOB.json RESULT.json`.
 
 Model, teacher, data parallelism, optimizer and callbacks are the recipe's; data and weights alone are replaced: every
-token is 0, and nothing is loaded. A job is {recipe, job, rank, gpus, gpu, steps, soft}: a name of recipes/families.py,
-a job of its curriculum, a rank of so many GPUs, what they are, and so many steps, each of another member, the whole
-model first; `soft`: of the whole model under the gates of the paper's router.
+token is 0, and nothing is loaded. Fields of a job:
+
+    recipe, job    a name of recipes/families.py, a job of its curriculum
+    rank, gpus     a rank of so many, and gpu: what they are
+    steps          each of another member, the whole model first
+    soft           of the whole model under the gates of the paper's router
+    layout         one in place of the planner's best
+    packed         rows hold several documents
+    together       members that a micro-batch trains
+    validated      every member is validated before the first step (NeMo)
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.fake_gpu import gpu
+from nemo_elastic.config.block import ElasticConfig
+from tests.fake_gpu import ROOT, gpu
 from tests.fake_gpu.meter import Meter
 from tests.support.bridge import stand_in_when_imported
 
@@ -41,7 +51,11 @@ class Watch:
         """The model is built: give it members, and run them in turn, whole under the router's gates if `soft`."""
         members = members_of(family.parent, family.config)
         put(family.members, members, frozen=not soft)
-        family.sampler.samples = lambda step, _: [step % len(members)]
+        if soft:
+            gpu.tell(family.members.router.drop_order, range(family.parent.num_layers))
+        family.steps += soft  # they freeze after the last step, by numbers
+        together = family.config.budgets_per_batch
+        family.sampler.samples = lambda step, _: [(step + i) % len(members) for i in range(together)]
         self.end("start")
 
     def end(self, phase: str) -> None:
@@ -89,11 +103,35 @@ def put(buffers: Any, members: list[Any], frozen: bool) -> None:
     buffers._read = _Read(held, tuple(b._version for b in held), frozen, members, [], 0)
 
 
+def replace_data(packed: bool) -> None:
+    """Rows are one document, or three of uneven lengths."""
+    from nemo_elastic.megatron import gpt_tokens
+    from nemo_elastic.nn.documents import Documents
+
+    def documents(batch: Any, _: str | None = None) -> Documents | None:
+        length = next(batch[name] for name in ("tokens", "labels") if batch.get(name) is not None).shape[1]
+        return Documents(((length // 5, length // 2 + 1, length),)) if packed else None
+
+    gpt_tokens.documents_of = documents
+
+
+def replace_layout(name: str) -> None:
+    """The planner's layout of this name is the best."""
+    from nemo_elastic.hosts.common import planned
+    from nemo_elastic.plan import layouts
+
+    planned.best = lambda *run: next(layout for layout in layouts(*run) if str(layout) == name)
+
+
 def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
-    sys.path.insert(0, "recipes")
+    sys.path.insert(0, str(ROOT / "recipes"))
+    os.chdir(folder)  # hosts write there
     from families import FAMILIES, family  # pyright: ignore[reportMissingImports]
 
     stand_in_when_imported()
+    replace_data(job["packed"])
+    if job["layout"]:
+        replace_layout(job["layout"])
     made = family(job["recipe"])
     if FAMILIES[job["recipe"]].host == "nemo":
         from tests.fake_gpu.nemo import train
@@ -104,8 +142,10 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
     # after the host was imported: with a GPU some of Bridge's modules need TransformerEngine
     gpu.install(job["rank"], job["gpus"])
     kernels.install()
+    block = ElasticConfig.of(ROOT / "conf/elastic_12b_paper.yaml") if job["soft"] else made.config
+    block = replace(block, budgets_per_batch=job["together"])
     run = made.run_of("/parent", ["/data/text"], f"{folder}/family", num_nodes=job["gpus"] // 8, gpu=job["gpu"],
-                      block="conf/elastic_12b_paper.yaml" if job["soft"] else None)  # fmt: skip
+                      block=block)  # fmt: skip
     planned = made.layout_of(job["job"], run)
     watch = Watch(Meter())
     began = time.monotonic()
@@ -118,6 +158,7 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    given, out = (Path(each).resolve() for each in sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
-        result = main(json.loads(Path(sys.argv[1]).read_text()), folder)
-    Path(sys.argv[2]).write_text(json.dumps(result, indent=1))
+        result = main(json.loads(given.read_text()), folder)
+    out.write_text(json.dumps(result, indent=1))

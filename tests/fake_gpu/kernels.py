@@ -8,12 +8,11 @@ backward pass what those keep (`ssd_combined.py`, `causal_conv1d_interface.py`).
 
 from __future__ import annotations
 
-from functools import partial
+import sys
 from typing import Any
 
 import numpy as np
 import torch
-from megatron.core import optimizer
 from megatron.core.optimizer import clip_grads
 from megatron.core.ssm import mamba_mixer
 from megatron.core.transformer.moe import token_dispatcher
@@ -189,6 +188,12 @@ def scale(_: int, __: Any, tensors: Any, ___: Any) -> None:
     """TransformerEngine's product of many tensors and a number, in one launch."""
 
 
+def adam(params: Any, *_: Any, **__: Any) -> None:
+    """TransformerEngine's step of many tensors, in one launch; torch takes fake ones one by one."""
+    if params:
+        params[0].mul_(1.0)
+
+
 def balanced(self: Any, point: str, tokens_per_expert: Any = None) -> Any:
     """In place of the dispatcher's copy to the host: every expert gets as many tokens as the others."""
     if point != self.cuda_dtoh_point:
@@ -218,7 +223,7 @@ def install() -> None:
     clip_grads.l2_norm_impl, clip_grads.multi_tensor_scale_impl = l2_norm, scale
     token_dispatcher.sort_chunks_by_idxs = sort_chunks
     token_dispatcher.MoEAlltoAllTokenDispatcher._maybe_dtoh_and_synchronize = balanced
-    optimizer.Adam = partial(torch.optim.AdamW, fused=True)
+    sys.modules["torch.optim.adam"]._single_tensor_adam = adam  # pyright: ignore
     mamba_mixer.mamba_split_conv1d_scan_combined = fused
     mamba_mixer.mamba_chunk_scan_combined = scan
     mamba_mixer.causal_conv1d_fn = conv

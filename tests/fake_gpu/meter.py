@@ -17,7 +17,7 @@ from tests.fake_gpu.gpu import here
 #: operations that only describe a tensor, or take memory
 NO_LAUNCH = ("empty", "detach", "alias", "lift", "_local_scalar_dense", "set_", "resize", "record_stream", "is_pinned",
              "device", "_unsafe_view", "_reshape_alias", "sym_")  # fmt: skip
-COPIES = ("clone", "copy_", "_to_copy", "contiguous")
+COPIES = ("clone", "copy_", "_to_copy", "index_select")
 
 
 class Meter(TorchDispatchMode):
@@ -28,7 +28,7 @@ class Meter(TorchDispatchMode):
         launches: operation -> how often it ran on the GPU.
         copies: place -> bytes that a copy wrote on the GPU.
         crossed: place -> copies between GPU and host.
-        sent: collective -> bytes that this rank gives to it.
+        sent: collective -> bytes of its larger side, as this rank has it.
     """
 
     def __init__(self) -> None:
@@ -53,27 +53,25 @@ class Meter(TorchDispatchMode):
             if t.device.type == "cuda":
                 self.add(t)
         if func.namespace == "c10d":
-            self.collective(name, given)
+            self.collective(name, args, given)
         elif func.is_view or name.startswith(NO_LAUNCH):
             pass
-        elif any(t.device.type == "cuda" for t in (*made, *given)):
-            self.launches[name] += 1
-            if name.startswith(COPIES):
-                self.copied(made, given)
+        else:
+            devices = {t.device.type for t in (*made, *given)}
+            if devices == {"cuda", "cpu"} and name.startswith(COPIES):
+                self.crossed[here()] += 1
+            elif "cuda" in devices:
+                self.launches[name] += 1
+                if name.startswith(COPIES):
+                    self.copies[here()] += sum(t.nbytes for t in made)
         return out
 
-    def collective(self, name: str, given: list[torch.Tensor]) -> None:
+    def collective(self, name: str, args: Any, given: list[torch.Tensor]) -> None:
         off = [t for t in given if t.device.type != "cuda"]
         if off and name not in ("barrier", "monitored_barrier_"):
             raise AssertionError(f"NCCL: {name} of a tensor on {off[0].device}, by {here()}")
-        self.sent[name] += sum(t.nbytes for t in given)
-
-    def copied(self, made: list[torch.Tensor], given: list[torch.Tensor]) -> None:
-        devices = {t.device.type for t in (*made, *given)}
-        if len(devices) > 1:
-            self.crossed[here()] += 1
-        else:
-            self.copies[here()] += sum(t.nbytes for t in made)
+        sides = ([t for t in tree_iter(side) if isinstance(t, torch.Tensor)] for side in args)
+        self.sent[name] += max(sum(t.nbytes for t in side) for side in sides)
 
     def add(self, t: torch.Tensor) -> None:
         storage = t.untyped_storage()

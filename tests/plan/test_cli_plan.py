@@ -65,7 +65,7 @@ def test_the_table_shows_every_layout_and_its_parts() -> None:
     rows = [line.split() for line in out.splitlines() if line.split()[-1:] in (["yes"], ["no"], ["best"])]
     assert code == 0 and len(rows) == 64  # with and without two pipeline stages
     assert sum(row[-1] == "best" for row in rows) == 1
-    assert "12,310,001,152 parameters" in out and "best: TP2 CP2 PP1 DP32 SP recompute" in out
+    assert "12,310,001,152 parameters" in out and "best: TP4 CP2 PP2 DP8 SP" in out
     assert "…" not in out  # nothing is cut
 
 

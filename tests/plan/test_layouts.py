@@ -61,14 +61,15 @@ def work_of(config: ElasticConfig, run: RunShape, **how: Any) -> Any:
 def test_the_12b_fits_80_gb_in_both_stages(run: RunShape) -> None:
     layout = best(P12, block(), run)
     assert layout.fits and layout.memory.total < 82.5e9
-    assert 8 % layout.tensor == 0 and layout.pipeline == 1 and layout.replica * layout.data == 128
+    assert 8 % layout.tensor == 0 and layout.replica * layout.data == 128
     # what the design asks for at 48k fits too, with room
     wide = next(x for x in layouts(P12, block(), run) if str(x) == "TP8 PP1 DP16 SP recompute")
     assert wide.fits and wide.memory.total < 40e9
 
 
-def test_a_long_context_needs_recomputation_on_an_h100_without_a_pipeline() -> None:
-    assert all(x.recompute for x in layouts(P12, block(), STAGE_2) if x.fits and x.pipeline == 1)
+def test_a_long_context_needs_recomputation_or_a_whole_node_on_an_h100_without_a_pipeline() -> None:
+    fits = [x for x in layouts(P12, block(), STAGE_2) if x.fits and x.pipeline == 1]
+    assert [str(x) for x in fits if not x.recompute] == ["TP8 PP1 DP16 SP"]
 
 
 def test_layouts_come_fastest_first_and_say_why_they_do_not_fit() -> None:
@@ -81,7 +82,7 @@ def test_layouts_come_fastest_first_and_say_why_they_do_not_fit() -> None:
 
 def test_of_layouts_that_are_as_fast_the_smallest_is_taken() -> None:
     """Sequence parallelism costs 1.4 % of a step here, and saves 25 GB."""
-    fast, small, *_ = (x for x in layouts(P12, block(), STAGE_2) if x.fits and x.context == 1)
+    fast, small, *_ = (x for x in layouts(P12, block(), STAGE_2) if x.fits and x.context == 1 and x.recompute)
     assert (str(fast), str(small)) == ("TP4 PP1 DP32 recompute", "TP4 PP1 DP32 SP recompute")
     assert fast.memory.total > small.memory.total + 20e9
     assert choose([fast, small]) == small
@@ -194,10 +195,13 @@ def test_the_loss_of_every_mode() -> None:
 
 def test_activations_shrink_with_what_divides_them() -> None:
     for kind in ("mamba", "mlp", "attention"):
-        whole, wide = layer(P12, kind, Sharding()), layer(P12, kind, Sharding(8))
-        assert layer(P12, kind, Sharding(8, True)) == pytest.approx(whole / 8)
-        assert whole / 8 < wide < whole
+        whole, wide = layer(P12, kind, Sharding()), layer(P12, kind, Sharding(4))
+        assert layer(P12, kind, Sharding(4, True)) == pytest.approx(whole / 4)
+        assert whole / 4 < wide < whole
         assert layer(P12, kind, Sharding(), gated=True) > whole
+    # a rank with one of the eight groups normalises all that it has, and keeps it in fp32 once
+    groups = {ranks: ranks * (layer(P12, "mamba", Sharding(ranks)) - norm(P12, Sharding())) for ranks in (1, 4, 8)}
+    assert groups[1] == groups[4] == groups[8] + 4 * 128 * 80
     assert layer(P12, "mamba", Sharding(), kernels=False) > layer(P12, "mamba", Sharding())
 
 
