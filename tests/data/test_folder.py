@@ -65,7 +65,7 @@ def test_problems_come_back(small: DataFolder) -> None:
         ("vocab_size", 2**32, "vocab_size: 4294967296"),
         ("vocab_size", 511, "512 rows"),
         ("reasoning", 0.95, "reasoning: 0.95"),
-        ("held_out_problems", 23, "not the 23 problems"),
+        ("held_out_problems", 23, "the 23 problems"),
         ("made_with.tokenizers", 1, "made_with.tokenizers: 1"),
         ("corpus.bytes", -1, "corpus.bytes: -1"),
         ("splits.test", {}, "splits"),
@@ -99,7 +99,7 @@ def test_every_problem_is_checked(copy: Path, line: str | None, message: str) ->
 
 
 def test_missing_parts_are_named(copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(ElasticError, match="no data folder"):
+    with pytest.raises(ElasticError, match="not a data folder"):
         DataFolder.open(tmp_path)
     (copy / "tokenizer" / "tokenizer.json").unlink()
     with pytest.raises(ElasticError, match="no tokenizer here"):

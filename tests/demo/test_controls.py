@@ -78,6 +78,6 @@ def test_families_of_different_parents_are_refused():
     trained, other, part = (
         FamilyRuntime(NemotronH.random(*of)) for of in ((PARENT,), (replace(PARENT, ffn=8),), (PARENT, 0, 1.0, SMALL))
     )
-    for wrong, words in ((other, "same parent"), (part, "not nested in the member")):
+    for wrong, words in ((other, "same parent"), (part, "not nested in the loaded member")):
         with pytest.raises(ElasticError, match=words):
             controls(trained, wrong, trained, lambda m: 0.0, lambda *_: None)

@@ -246,6 +246,6 @@ def test_no_prompts_have_no_answers(family, how):
 def test_logits_that_are_no_numbers_are_reported_and_no_answer(tmp_path, how):
     """Every weight is a number, and what is computed of them is none."""
     folder = overflowing(talking_family(tmp_path))
-    line = r"^logits: \d+ of \d+ are infinite or not a number; load the family in a wider dtype, or see with nemo-"
+    line = r"^logits: \d+ of \d+ are infinite or not a number; "
     with pytest.raises(ElasticError, match=line):
         load_family(folder).select("12b").generate("The first", 4, **how)

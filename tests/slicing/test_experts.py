@@ -237,5 +237,5 @@ def test_a_member_goes_through_megatrons_format_and_back(parent: Parent, tmp_pat
             assert other.dtype == raw.dtype == ("F32" if is_exact(name) else "BF16")
             np.testing.assert_array_equal(other.words, raw.words)
     uneven = Subnet(parent.hidden, (*parent.full.layers[:4], parent.layer(4, experts=4)))
-    with pytest.raises(ElasticError, match=r"member: 'MEM\*E' is not allowed; widths that are the same in all layers"):
+    with pytest.raises(ElasticError, match=r"member: 'MEM\*E' is not allowed; one width in all layers"):
         slice_checkpoint(tmp_path / "family", tmp_path / "out", subnet=uneven, format="megatron")

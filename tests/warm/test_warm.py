@@ -69,6 +69,12 @@ def main(way: str) -> None:
     facts = {"argv": sys.argv[1:], "cwd": os.getcwd(), "first": sys.path[0], "read": sys.stdin.read()}
     facts |= {"env": dict(os.environ), "nemo": "nemo.collections.llm" in sys.modules}
     print("an error", file=sys.stderr, flush=True)
+    if way == "hears":
+        try:
+            print(json.dumps(facts), flush=True)
+            time.sleep(600)
+        except KeyboardInterrupt:
+            sys.exit(130)
     print(json.dumps(facts), flush=True)
     if way == "code":
         sys.exit(7)
@@ -78,11 +84,6 @@ def main(way: str) -> None:
         raise ZeroDivisionError("ours")
     if way == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if way == "hears":
-        try:
-            time.sleep(600)
-        except KeyboardInterrupt:
-            sys.exit(130)
 
 
 if __name__ == "__main__":
