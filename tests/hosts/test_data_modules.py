@@ -50,7 +50,7 @@ def test_a_loader_of_ones_own_follows_a_ranking_where_no_candidates_are_compared
     search, halving = (ElasticConfig.from_dict(BLOCK | {"shapes": shapes}) for shapes in ("search", "halving"))
     BridgeRecipe(recipe, ranked="/a/ranking").check_data(search, 1)
     BridgeRecipe(recipe).check_data(halving, 2)
-    with pytest.raises(ElasticError, match="to find shapes on"):
+    with pytest.raises(ElasticError, match="dataloader_type: 'external' is not allowed"):
         BridgeRecipe(recipe, ranked="/a/ranking").check_data(halving, 1)
 
 
