@@ -40,6 +40,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.writing import Model, write_models
+from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.plan import preset
 from nemo_elastic.slicing.pieces import kept_parts
@@ -116,7 +117,7 @@ def make(folder: Path, family: Family) -> None:
         t.hf: Tensor.made("BF16", t.shape, rows(t.shape, i)) for i, t in enumerate(layout.tensors(parent, parent.full))
     }
     folder.mkdir()
-    write_models([Model(folder, parent, parent.full, tensors)])
+    write_models([Model(folder, parent, parent.full, Weights(tensors))])
     family.save(folder)
 
 
