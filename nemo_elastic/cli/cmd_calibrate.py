@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import FAMILY_DEVICE, as_json, print_json
+from nemo_elastic.cli.options import as_json, print_json
 from nemo_elastic.cli.show import advancing
 from nemo_elastic.data.eval_data import EvalData, read_eval_data
 from nemo_elastic.errors import ElasticError, printable
@@ -31,7 +31,7 @@ __all__ = ["command"]
 def command(
     family: Annotated[Path, typer.Argument(help="A family folder.")],
     data: Annotated[Path, typer.Option(help=options.DATA)],
-    device: Annotated[str, FAMILY_DEVICE] = "cpu",
+    device: Annotated[str, options.device()] = "cpu",
     force: Annotated[bool, options.force("an older auto.json")] = False,
     json: Annotated[bool, as_json("the figures")] = False,
 ) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nemo_elastic.cli.options import FAMILY_DEVICE, SEEDS, TOKENS, as_json, print_json, within
+from nemo_elastic.cli import options
+from nemo_elastic.cli.options import SEEDS, TOKENS, as_json, print_json, within
 from nemo_elastic.errors import ElasticError, bad, printable
 from nemo_elastic.formats.folders import open_source
 
@@ -53,7 +54,7 @@ def command(
         float, within(1e-6, 1.0, "--top-p", "Sample from the fewest tokens that hold this share of the probability.")
     ] = 1.0,
     seed: Annotated[int, within(0, SEEDS, "--seed", "Seed of the sampling.")] = 0,
-    device: Annotated[str, FAMILY_DEVICE] = "cpu",
+    device: Annotated[str, options.device()] = "cpu",
     json: Annotated[bool, as_json("the answer to PROMPT")] = False,
 ) -> None:
     """Talk with the members of a family, which share the memory of the largest member.

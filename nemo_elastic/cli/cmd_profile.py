@@ -60,7 +60,7 @@ def command(
     batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once.")] = 1,
     prompt: Annotated[int, within(1, TOKENS, "--prompt-tokens", "Tokens of each prompt.")] = 512,
     answer: Annotated[int, within(2, TOKENS, "--answer-tokens", "Tokens of each answer.")] = 128,
-    device: Annotated[str, typer.Option("--device", help="Device on which models run: cpu, cuda, cuda:1.")] = "cpu",
+    device: Annotated[str, options.device("models run")] = "cpu",
     gpu: Annotated[Gpu | None, _GPU] = None,
     force: Annotated[bool, options.force("an existing table")] = False,
     json: Annotated[bool, as_json("the table")] = False,

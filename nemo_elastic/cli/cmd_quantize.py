@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import FAMILY_DEVICE, as_json, print_json, refuse
+from nemo_elastic.cli.options import as_json, print_json, refuse
 from nemo_elastic.cli.show import advancing, writing
 from nemo_elastic.core.layout import table
 from nemo_elastic.data.eval_data import read_eval_data
@@ -69,7 +69,7 @@ def command(
     data: Annotated[Path | None, _DATA] = None,
     layout: Annotated[Layout, _LAYOUT] = Layout.modelopt,
     keep: Annotated[list[str] | None, _KEEP] = None,
-    device: Annotated[str, FAMILY_DEVICE] = "cpu",
+    device: Annotated[str, options.device()] = "cpu",
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, as_json("the result")] = False,
 ) -> None:

@@ -48,9 +48,7 @@ def command(
     out: Annotated[Path, options.out("The ranking folder to write.")],
     config: Annotated[Path | None, _CONFIG] = None,
     length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens per sequence.")] = 256,
-    device: Annotated[
-        str, typer.Option("--device", help="Device on which the parent runs: cpu, cuda, cuda:1.")
-    ] = "cpu",
+    device: Annotated[str, options.device("the parent runs")] = "cpu",
     force: Annotated[bool, options.force("an existing ranking")] = False,
     json: Annotated[bool, as_json("the digest and the depth order")] = False,
 ) -> None:

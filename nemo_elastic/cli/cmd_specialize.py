@@ -15,7 +15,6 @@ from nemo_elastic.cli import options
 from nemo_elastic.cli.options import (
     BATCH_SERVED,
     CONTEXT_SERVED,
-    FAMILY_DEVICE,
     SEQ_LENGTH,
     as_json,
     check_sizes,
@@ -68,7 +67,7 @@ def command(
     batch: Annotated[int, BATCH_SERVED] = 1,
     context: Annotated[int, CONTEXT_SERVED] = 8192,
     seq_length: Annotated[int, SEQ_LENGTH] = 512,
-    device: Annotated[str, FAMILY_DEVICE] = "cpu",
+    device: Annotated[str, options.device()] = "cpu",
     force: Annotated[bool, options.force("an existing file, or an extra shape")] = False,
     json: Annotated[bool, as_json("the found shape")] = False,
 ) -> None:

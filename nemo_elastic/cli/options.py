@@ -22,7 +22,6 @@ __all__ = [
     "CONFIG",
     "CONTEXT_SERVED",
     "DATA",
-    "FAMILY_DEVICE",
     "SEEDS",
     "SEQ_LENGTH",
     "TOKENS",
@@ -31,6 +30,7 @@ __all__ = [
     "Gpu",
     "as_json",
     "check_sizes",
+    "device",
     "force",
     "out",
     "print_json",
@@ -88,10 +88,14 @@ DATA = (
     "`nemo-elastic data`, whose held-out part is read."
 )
 CONFIG = typer.Option("--config", help="YAML file with the `elastic:` block.")
-FAMILY_DEVICE = typer.Option("--device", help="Device on which the family runs: cpu, cuda, cuda:1.")
 SEQ_LENGTH = within(1, TOKENS, "--seq-length", "Tokens of one context.")
 BATCH_SERVED = within(1, BATCH, "--batch", "Sequences that are served at once, counted in the memory.")
 CONTEXT_SERVED = within(1, TOKENS, "--context", "Tokens of each sequence, counted in the memory.")
+
+
+def device(runs: str = "the family runs") -> Any:
+    """`--device`: what runs on it, in words."""
+    return typer.Option("--device", help=f"Device on which {runs}: cpu, cuda, cuda:1.")
 
 
 def out(help: str = "The folder to write.", **more: Any) -> Any:

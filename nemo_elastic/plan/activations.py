@@ -100,19 +100,19 @@ def stream(parent: Parent, shards: Sharding) -> float:
     return HALF * parent.hidden / shards.stream
 
 
-def norm(parent: Parent, shards: Sharding, fused: bool = True) -> float:
+def norm(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
     """RMSNorm before a linear: its input in fp32 and its output, which the linear keeps.
 
     Source: nn.functional.rms_norm. F.rms_norm is one kernel on CUDA (torch 2.8 and newer). Where its steps are apart,
     on a CPU and under gates, whose sum it divides by, the normalised input is kept in fp32 as well.
     """
-    return ((1 if fused else 2) * SINGLE + HALF) * parent.hidden / shards.stream
+    return ((1 if kernels and not gated else 2) * SINGLE + HALF) * parent.hidden / shards.stream
 
 
 def mlp(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
     """Norm, relu(h), relu(h)^2 (the second linear's input); gates keep that once more before they multiply it."""
     inner = (3 if gated else 2) * HALF * parent.ffn
-    return norm(parent, shards, kernels and not gated) + inner / shards.tensor + _output_gates(parent, shards, gated)
+    return norm(parent, shards, gated, kernels) + inner / shards.tensor + _output_gates(parent, shards, gated)
 
 
 def attention(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = True) -> float:
@@ -125,7 +125,7 @@ def attention(parent: Parent, shards: Sharding, gated: bool = False, kernels: bo
     query = parent.attention_heads * parent.attention_head_dim
     key_value = 2 * _key_value_heads(parent, shards) * parent.attention_head_dim
     inner = HALF * ((5 if gated else 4) * query + key_value) + SINGLE * parent.attention_heads
-    return norm(parent, shards, kernels and not gated) + inner / shards.tensor + _output_gates(parent, shards, gated)
+    return norm(parent, shards, gated, kernels) + inner / shards.tensor + _output_gates(parent, shards, gated)
 
 
 def widths(parent: Parent, ranks: int = 1) -> MambaWidths:
@@ -155,7 +155,7 @@ def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool =
     own = scan + HALF * inner
     if gated:
         own += HALF * (projection + 2 * inner)
-    return norm(parent, shards, kernels and not gated) + own / shards.tensor + _output_gates(parent, shards, gated)
+    return norm(parent, shards, gated, kernels) + own / shards.tensor + _output_gates(parent, shards, gated)
 
 
 def _torch_scan(parent: Parent, projection: int) -> float:
@@ -214,7 +214,7 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
         routed += 2 * SINGLE * top_k + HALF * 2 * latent
         shared += HALF * parent.size(SHARED_FFN)
     own = routed / shards.stream + shared / shards.tensor
-    return norm(parent, shards, kernels and not gated) + own + _output_gates(parent, shards, gated)
+    return norm(parent, shards, gated, kernels) + own + _output_gates(parent, shards, gated)
 
 
 def routed_gradients(parent: Parent, kind: str, shards: Sharding) -> float:
@@ -283,4 +283,4 @@ def saved(
         total += stream(parent, shards) if recompute else layer(parent, kind, shards, gated, kernels)
     if first:
         total += 8 + (stream(parent, shards) if gated else 0.0)
-    return total + (norm(parent, shards, kernels and not gated) if last else 0.0)
+    return total + (norm(parent, shards, gated, kernels) if last else 0.0)

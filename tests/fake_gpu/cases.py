@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.fake_gpu import ROOT
+from tests.workers import ROOT, environment
 
 SOURCE = Path(__file__).with_name("device.cpp")
 BRIDGE_PYTHON = os.environ.get("NEMO_ELASTIC_BRIDGE_PYTHON", "")
@@ -64,6 +64,15 @@ CASES = {
 }
 
 
+#: parts of the planner's memory that stay from step to step
+STAYS = ("weights", "gradients", "optimizer", "teacher")
+
+
+def steps_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Phases that train; the start and a validation are others."""
+    return [phase for phase in result["phases"] if phase["phase"].startswith("step")]
+
+
 def python_of(job: dict[str, Any]) -> str:
     """The interpreter of a job's host; empty where its environment is not named."""
     return BRIDGE_PYTHON if job["recipe"].startswith("bridge/") else sys.executable
@@ -96,8 +105,7 @@ def run(job: dict[str, Any], library: Path, folder: Path) -> dict[str, Any]:
     """
     given, result = folder / "job.json", folder / "result.json"
     given.write_text(json.dumps(job))
-    env = {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": str(ROOT), "TORCHDYNAMO_DISABLE": "1",
-           "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+    env = environment(LD_PRELOAD=str(library), PYTHONPATH=str(ROOT), TORCHDYNAMO_DISABLE="1")
     command = [python_of(job), "-W", "ignore", "-m", "tests.fake_gpu.job", str(given), str(result)]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, f"{job}: {done.stdout[-2000:]}{done.stderr[-6000:]}"

@@ -25,7 +25,7 @@ import torch.distributed._meta_registrations as meta
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from tests.fake_gpu import ROOT
+from tests.workers import ROOT
 
 #: bytes of an H100, as CUDA reports them
 MEMORY = 85_028_765_696

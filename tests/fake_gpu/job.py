@@ -32,9 +32,10 @@ from typing import Any
 import torch
 
 from nemo_elastic.config.block import ElasticConfig
-from tests.fake_gpu import ROOT, gpu
+from tests.fake_gpu import gpu
 from tests.fake_gpu.meter import Meter
 from tests.support.bridge import stand_in_when_imported
+from tests.workers import ROOT
 
 
 class Watch:

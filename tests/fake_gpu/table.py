@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.fake_gpu.cases import CASES, WAITS, build, python_of, run
+from benchmarks.study.results import markdown as table
+from nemo_elastic.io.write import atomic_write
+from tests.fake_gpu.cases import CASES, STAYS, WAITS, build, python_of, run, steps_of
 
 GIB = 2**30
-STAYS = ("weights", "gradients", "optimizer", "teacher")
 #: what makes slices lie side by side
 SLICES = "nemo_elastic/core/prefix.py"
 #: results, by name of the case
@@ -41,16 +42,6 @@ def results(folder: Path, workers: int) -> Results:
         return dict(zip(CASES, pool.map(result, CASES), strict=True))
 
 
-def steps_of(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Phases that train; the start and a validation are others."""
-    return [phase for phase in result["phases"] if phase["phase"].startswith("step")]
-
-
-def rows(head: list[str], body: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def gib(count: float) -> str:
     return f"{count / GIB:.1f}"
 
@@ -67,7 +58,7 @@ def memory(made: Results) -> str:
             gib(plan["total"]), ", ".join(map(gib, peaks)), f"{100 * (plan['total'] / max(peaks) - 1):+.1f} %",
         ])  # fmt: skip
     head = ["job", "rank", "layout", "kept, planned", "kept", "peak of the start", "peak, planned"]
-    return rows([*head, "peak of each step", "plan against the highest"], body)
+    return table([*head, "peak of each step", "plan against the highest"], body)
 
 
 def work(made: Results) -> str:
@@ -95,7 +86,7 @@ def work(made: Results) -> str:
         "most of it by us",
         "in collectives, each step",
     ]
-    return rows(head, body)
+    return table(head, body)
 
 
 def waits(made: Results) -> str:
@@ -109,18 +100,18 @@ def waits(made: Results) -> str:
         names = [name for name, count in counts.items() if count]
         lines = ", ".join(sorted(found, key=int)) if place.endswith(".py") else ""
         body.append([f"`{place}`", lines, why, str(max(counts.values())), f"{len(names)} of {len(made)} jobs"])
-    return rows(["the host waits at", "lines", "for", "times a step, at most", "in"], body)
+    return table(["the host waits at", "lines", "for", "times a step, at most", "in"], body)
 
 
 def markdown(made: Results) -> str:
     parts = (
-        "GiB of one rank of 128:",
+        "GiB of one rank of 128:\n",
         memory(made),
-        "A step, copies those of the last, in GiB:",
+        "A step, copies those of the last, in GiB:\n",
         work(made),
         waits(made),
     )
-    return "\n\n".join(parts) + "\n"
+    return "\n".join(parts)
 
 
 def main() -> None:
@@ -130,7 +121,10 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path)
     given = parser.parse_args()
     text = markdown(results(given.folder, given.workers))
-    given.markdown.write_text(text, encoding="utf-8") if given.markdown else print(text)
+    if given.markdown:
+        atomic_write(given.markdown, text)
+    else:
+        print(text, end="")
 
 
 if __name__ == "__main__":

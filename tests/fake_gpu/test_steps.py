@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake_gpu.cases import CASES, WAITS, build, compiler, python_of, run
+from tests.fake_gpu.cases import CASES, STAYS, WAITS, build, compiler, python_of, run, steps_of
 
 pytestmark = [
     pytest.mark.rehearsal,
@@ -34,11 +34,11 @@ def test_steps_of(name: str, tmp_path: Path) -> None:
 
 def check(result: dict[str, Any]) -> None:
     """What every job is held to."""
-    steps = [phase for phase in result["phases"] if phase["phase"].startswith("step")]
+    steps = steps_of(result)
     for step in steps:
         assert_known(step["waits"])
     planned = result["planned"]
-    stays = sum(planned[part] for part in ("weights", "gradients", "optimizer", "teacher"))
+    stays = sum(planned[part] for part in STAYS)
     assert steps[-1]["live"] == pytest.approx(stays, rel=0.01)
     assert max(step["peak"] for step in steps) <= (1 + SHORT) * planned["total"]
     whole, *members = (step["launches"] for step in steps)
