@@ -110,10 +110,15 @@ def test_the_schedule_keeps_its_proportions(rehearsal: Any) -> None:
 
 
 def test_a_change_of_layout_stays_one(rehearsal: Any) -> None:
-    def sizes(jobs: dict[str, Any]) -> list[int]:
-        return [jobs[f"stage{n}"].trainer.strategy.tensor_model_parallel_size for n in (1, 2)]
+    """In ranks of a replica: four ranks hold no more than two of the kinds that the large layout divides a model by."""
 
-    large, small = sizes(own(rehearsal.family)), sizes(tasks(rehearsal))
+    def replicas(jobs: dict[str, Any]) -> list[int]:
+        kinds = ("tensor_model_parallel_size", "context_parallel_size", "pipeline_model_parallel_size")
+        strategies = [jobs[f"stage{n}"].trainer.strategy for n in (1, 2)]
+        return [math.prod(getattr(strategy, kind) for kind in kinds) for strategy in strategies]
+
+    large, small = replicas(own(rehearsal.family)), replicas(tasks(rehearsal))
+    assert large[0] < large[1]
     assert large[0] * small[1] == large[1] * small[0]
     assert max(small) <= 4
 
