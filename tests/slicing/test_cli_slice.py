@@ -146,6 +146,7 @@ def test_a_member_is_asked_for_as_its_family_is(run, family, tmp_path):
 
 def test_the_bar_tells_time_on_a_terminal_and_nothing_elsewhere(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")  # rich moves nothing on a dumb one
     for forced in (False, True):
         if forced:
             monkeypatch.setenv("FORCE_COLOR", "1")
