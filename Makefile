@@ -90,7 +90,7 @@ test-fake-gpu: $(VENV)/.stamp ## The large recipes' steps at their sizes on a GP
 		$(RUN) -W ignore -m pytest -n $(WORKERS) tests/fake_gpu $(ARGS)
 
 test-gpu: ## On a machine with a GPU, in the Python that is active (a container's): what only a GPU can show
-	python -m pytest -m gpu $(ARGS)
+	python -m pytest -s -m gpu $(ARGS)
 
 rehearse: $(if $(filter bridge,$(HOST)),$(BRIDGE)/.stamp,$(VENV)/.stamp $(HF)/.stamp) ## The large recipes scaled down: on NeMo a quarter of an hour, with HOST=bridge an hour; one by `nemo-elastic rehearse`
 	$(if $(filter bridge,$(HOST)),$(RUN_BRIDGE) -m pytest -p no:logging -m rehearsal tests/hosts/bridge,$(RUN) -m pytest tests/rehearsal) $(ARGS)
@@ -154,7 +154,7 @@ docs/tables/experts.md: $(VENV)/.stamp $(HF)/.stamp $(MLX)/.stamp $(BRIDGE)/.sta
 # Steps of the large recipes on a GPU that is not there, some minutes.
 docs/tables/fake_gpu.md: $(VENV)/.stamp $(BRIDGE)/.stamp
 	$(call in-folder,NEMO_ELASTIC_BRIDGE_PYTHON=$(abspath $(BRIDGE))/bin/python $(RUN) -W ignore \
-		-m tests.fake_gpu.table "$$place" --workers $(WORKERS) --markdown $@)
+		-m tests.fake_gpu.table "$$place" --workers $(WORKERS) --markdown $@ --picture docs/images/fake_gpu.svg)
 
 # NeMo against Megatron-Bridge, and Bridge's layouts of ranks.
 docs/tables/hosts.md: $(VENV)/.stamp $(BRIDGE)/.stamp

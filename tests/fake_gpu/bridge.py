@@ -8,7 +8,6 @@ from typing import Any
 
 from megatron.bridge.training import initialize, pretrain
 from megatron.bridge.training.callbacks import Callback
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nemo_elastic.hosts.bridge import step
 from nemo_elastic.hosts.bridge.checks import PLACEHOLDER
@@ -57,5 +56,5 @@ def train(built: Any, watch: Watch, job: dict[str, Any]) -> None:
     ranks = model.tensor_model_parallel_size * model.context_parallel_size  # a micro-batch for each pipeline stage
     config.train.global_batch_size = config.train.micro_batch_size * job["gpus"] // ranks
     built.callbacks.insert(0, Watcher(watch, built.forward_step.family, job["soft"]))  # ours asks for the members
-    with FakeTensorMode(allow_non_fake_inputs=True), watch.meter:
+    with gpu.tensors(job["real"]), watch.meter:
         built.pretrain()

@@ -22,7 +22,7 @@ import torch._subclasses.fake_impls as fake_impls
 import torch.cuda.random
 import torch.distributed as dist
 import torch.distributed._meta_registrations as meta
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.workers import ROOT
@@ -218,9 +218,9 @@ def replace_tensors() -> None:
     torch.Tensor.cuda = lambda self, *_, **__: self.to("cuda:0")  # type: ignore[method-assign]
 
 
-def replace_ranks(rank: int, world: int) -> None:
-    """Every process group is torch's fake one: what a rank gathers is its own."""
-    own = {"RANK": rank, "WORLD_SIZE": world, "NODE_RANK": rank // 8, "LOCAL_RANK": rank % 8, "LOCAL_WORLD_SIZE": 8}
+def replace_ranks(rank: int, world: int, local: int) -> None:
+    """Every process group is torch's fake one: what a rank gathers is its own; `local` is its GPU."""
+    own = {"RANK": rank, "WORLD_SIZE": world, "NODE_RANK": rank // 8, "LOCAL_RANK": local, "LOCAL_WORLD_SIZE": 8}
     os.environ.update({name: str(value) for name, value in own.items()}, MASTER_ADDR="127.0.0.1", MASTER_PORT="29512")
     new_group = dist.new_group
     dist.new_group = lambda *args, **more: new_group(*args, **{**more, "backend": "fake"})
@@ -240,9 +240,14 @@ def replace_ranks(rank: int, world: int) -> None:
         fake_impls.op_implementations_dict[getattr(torch.ops.c10d, name).default] = done
 
 
+def tensors(real: bool) -> contextlib.AbstractContextManager[Any]:
+    """Where tensors are made: with numbers on a GPU that is there."""
+    return contextlib.nullcontext() if real else FakeTensorMode(allow_non_fake_inputs=True)
+
+
 def install(rank: int, world: int) -> None:
     """Make this process one rank of so many, with a GPU."""
     ctypes.CDLL(None).register_guard()
     replace_calls()
     replace_tensors()
-    replace_ranks(rank, world)
+    replace_ranks(rank, world, rank % 8)

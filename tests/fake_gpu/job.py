@@ -7,12 +7,14 @@ token is 0, and nothing is loaded. Fields of a job:
 
     recipe, job    a name of recipes/families.py, a job of its curriculum
     rank, gpus     a rank of so many, and gpu: what they are
-    steps          each of another member, the whole model first
+    steps          each of another member, the whole model last, when the optimizer has its state
+    launches       see `tests.fake_gpu.cases.case`
     soft           of the whole model under the gates of the paper's router
     layout         one in place of the planner's best
     packed         rows hold several documents
     together       members that a micro-batch trains
     validated      every member is validated before the first step (NeMo)
+    real           on the GPU of this machine, with its kernels; else on one that is not there
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import torch
 from nemo_elastic.config.block import ElasticConfig
 from tests.fake_gpu import gpu
 from tests.fake_gpu.meter import Meter
+from tests.fake_gpu.volumes import planned_volumes
 from tests.support.bridge import stand_in_when_imported
 from tests.workers import ROOT
 
@@ -45,8 +48,8 @@ class Watch:
         phases: name, bytes, launches and so on of each.
     """
 
-    def __init__(self, meter: Meter) -> None:
-        self.meter, self.phases = meter, list[dict[str, Any]]()
+    def __init__(self, meter: Meter, steps: int) -> None:
+        self.meter, self.steps, self.phases = meter, steps, list[dict[str, Any]]()
 
     def begin(self, family: Any, soft: bool) -> None:
         """The model is built: give it members, and run them in turn, whole under the router's gates if `soft`."""
@@ -56,16 +59,17 @@ class Watch:
             gpu.tell(family.members.router.drop_order, range(family.parent.num_layers))
         family.steps += soft  # they freeze after the last step, by numbers
         together = family.config.budgets_per_batch
-        family.sampler.samples = lambda step, _: [(step + i) % len(members) for i in range(together)]
+        family.sampler.samples = lambda step, _: [(self.steps - 1 - step + i) % len(members) for i in range(together)]
         self.end("start")
 
     def end(self, phase: str) -> None:
         """Take what was counted since the last phase."""
         meter = self.meter
+        held, (live, peak) = meter.held(), meter.now()
         self.phases.append({
-            "phase": phase, "live": meter.live, "peak": meter.peak, "launches": meter.launches.total(),
+            "phase": phase, "live": live, "peak": peak, "launches": meter.launches.total(),
             "by launch": dict(meter.launches.most_common(25)), "copies": dict(meter.copies.most_common(25)),
-            "crossed": dict(meter.crossed), "sent": dict(meter.sent), "waits": dict(gpu.WAITS),
+            "crossed": dict(meter.crossed), "sent": dict(meter.sent), "waits": dict(gpu.WAITS), "held": held,
         })  # fmt: skip
         meter.clear()
         gpu.WAITS.clear()
@@ -129,7 +133,8 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
     os.chdir(folder)  # hosts write there
     from families import FAMILIES, family  # pyright: ignore[reportMissingImports]
 
-    stand_in_when_imported()
+    if not job["real"]:
+        stand_in_when_imported()
     replace_data(job["packed"])
     if job["layout"]:
         replace_layout(job["layout"])
@@ -138,22 +143,24 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
         from tests.fake_gpu.nemo import train
     else:
         from tests.fake_gpu.bridge import train
-    from tests.fake_gpu import kernels
+    from tests.fake_gpu import kernels, real
 
     # after the host was imported: with a GPU some of Bridge's modules need TransformerEngine
-    gpu.install(job["rank"], job["gpus"])
-    kernels.install()
+    (real if job["real"] else gpu).install(job["rank"], job["gpus"])
+    if not job["real"]:
+        kernels.install()
     block = ElasticConfig.of(ROOT / "conf/elastic_12b_paper.yaml") if job["soft"] else made.config
     block = replace(block, budgets_per_batch=job["together"])
     run = made.run_of("/parent", ["/data/text"], f"{folder}/family", num_nodes=job["gpus"] // 8, gpu=job["gpu"],
                       block=block)  # fmt: skip
     planned = made.layout_of(job["job"], run)
-    watch = Watch(Meter())
+    watch = Watch(real.Allocated() if job["real"] else Meter(), job["steps"])
     began = time.monotonic()
     train(made.build(job["job"], run), watch, job)
     seconds = round(time.monotonic() - began, 1)
+    volumes = planned_volumes(made, run, int(job["job"][-1]), planned, job)
     return {"job": job, "seconds": seconds, "phases": watch.phases, "layout": str(planned),
-            "planned": planned.memory.to_json()}  # fmt: skip
+            "planned": planned.memory.to_json(), "volumes": volumes}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections import Counter
 from typing import Any
@@ -44,6 +45,10 @@ class Meter(TorchDispatchMode):
         self.crossed: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
 
+    def now(self) -> tuple[int, int]:
+        """Bytes on the GPU: now, and at most since the last `clear`."""
+        return self.live, self.peak
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
@@ -81,6 +86,22 @@ class Meter(TorchDispatchMode):
         self.live += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self.gone, storage._cdata)
+
+    def held(self) -> dict[str, int]:
+        """Bytes alive by what they are: parameters, with sums of gradients; what is neither is the optimizer's."""
+        kinds: dict[int, str] = {}
+        for each in gc.get_objects():
+            if not issubclass(type(each), torch.Tensor) or not isinstance(each, torch.nn.Parameter):
+                continue
+            if each.device.type == "cuda":
+                kinds[each.untyped_storage()._cdata] = "weights" if each.requires_grad else "teacher"
+                sums = getattr(each, "main_grad", None)
+                if isinstance(sums, torch.Tensor):
+                    kinds[sums.untyped_storage()._cdata] = "gradients"
+        out: dict[str, int] = dict.fromkeys(("weights", "teacher", "gradients", "optimizer"), 0)
+        for key, size in self.sizes.items():
+            out[kinds.get(key, "optimizer")] += size
+        return out
 
     def gone(self, key: int) -> None:
         self.live -= self.sizes.pop(key, 0)

@@ -12,7 +12,6 @@ import lightning.pytorch as pl
 import nemo_run as run
 import torch
 from nemo.lightning.pytorch.plugins import MegatronDataSampler
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nemo_elastic.hosts.nemo import model as nemo_model
 from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
@@ -74,7 +73,7 @@ def train(task: Any, watch: Watch, job: dict[str, Any]) -> None:
     own = [callback for callback in trainer.callbacks if callback.__fn_or_cls__ in (ElasticCallback, MetricsWriter)]
     trainer.callbacks = [Callback(watch, job["soft"]), *own]
     model, trainer, optim = (fiddle.build(part) for part in (task.model, trainer, task.optim))
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with gpu.tensors(job["real"]):
         optim.connect(model)
         with watch.meter:
             trainer.fit(model, Data(task.data, replicas))

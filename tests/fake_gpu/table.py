@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What steps of the large recipes hold and do on a GPU that is not there: docs/tables/fake_gpu.md.
+"""What steps of the large recipes hold and do on a GPU that is not there: docs/tables/fake_gpu.md, with a picture.
 
-    NEMO_ELASTIC_BRIDGE_PYTHON=PYTHON .venv/bin/python -m tests.fake_gpu.table FOLDER [--markdown FILE]
+    NEMO_ELASTIC_BRIDGE_PYTHON=PYTHON .venv/bin/python -m tests.fake_gpu.table FOLDER [--markdown FILE --picture FILE]
 
 Results of jobs stay in the folder, and are not made again.
 """
@@ -16,9 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.output import save_svg
 from benchmarks.study.results import markdown as table
 from nemo_elastic.io.write import atomic_write
 from tests.fake_gpu.cases import CASES, STAYS, WAITS, build, python_of, run, steps_of
+from tests.fake_gpu.picture import draw
 
 GIB = 2**30
 #: what makes slices lie side by side
@@ -62,31 +64,22 @@ def memory(made: Results) -> str:
 
 
 def work(made: Results) -> str:
-    """Launches, copies and collectives of a step; the member's beside the whole model's."""
+    """Launches and copies of a member's step, and collectives of the whole model's beside `plan`'s."""
     body = []
     for name, result in made.items():
-        whole, *members = steps_of(result)
-        last = members[-1] if members else whole
-        ours = Counter({place: size for place, size in last["copies"].items() if place.startswith("nemo_elastic")})
+        *_, member, whole = steps_of(result)
+        ours = Counter({place: size for place, size in member["copies"].items() if place.startswith("nemo_elastic")})
         place, size = ours.most_common(1)[0]
+        ratio = f", x {member['launches'] / whole['launches']:.2f}" if CASES[name]["launches"] else ""
         body.append([
-            name, str(whole["launches"]),
-            f"{last['launches']}, x {last['launches'] / whole['launches']:.2f}" if members else "",
-            gib(sum(last["copies"].values())),
+            name, str(whole["launches"]), f"{member['launches']}{ratio}",
+            gib(sum(member["copies"].values())),
             gib(sum(size for place, size in ours.items() if place.startswith(SLICES))),
             f"{gib(size)}: `{place.split(' < ')[0]}`",
-            ", ".join(gib(sum(step["sent"].values())) for step in (whole, *members)),
+            gib(sum(result["volumes"].values())), gib(sum(whole["sent"].values())),
         ])  # fmt: skip
-    head = [
-        "job",
-        "launches, whole",
-        "launches, member",
-        "copied",
-        "slices of it",
-        "most of it by us",
-        "in collectives, each step",
-    ]
-    return table(head, body)
+    head = ["job", "launches, whole", "launches, member", "copied, member", "slices of it", "most of it by us"]
+    return table([*head, "in collectives, whole, planned", "in collectives, whole"], body)
 
 
 def waits(made: Results) -> str:
@@ -107,7 +100,7 @@ def markdown(made: Results) -> str:
     parts = (
         "GiB of one rank of 128:\n",
         memory(made),
-        "A step, copies those of the last, in GiB:\n",
+        "A step, in GiB:\n",
         work(made),
         waits(made),
     )
@@ -119,8 +112,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
-    text = markdown(results(given.folder, given.workers))
+    made = results(given.folder, given.workers)
+    text = markdown(made)
+    if given.picture:
+        save_svg(draw(made), given.picture)
     if given.markdown:
         atomic_write(given.markdown, text)
     else:

@@ -41,8 +41,9 @@ def check(result: dict[str, Any]) -> None:
     stays = sum(planned[part] for part in STAYS)
     assert steps[-1]["live"] == pytest.approx(stays, rel=0.01)
     assert max(step["peak"] for step in steps) <= (1 + SHORT) * planned["total"]
-    whole, *members = (step["launches"] for step in steps)
-    assert all(launches <= result["job"]["launches"] * whole for launches in members)
+    *_, member, whole = (step["launches"] for step in steps)
+    if most := result["job"]["launches"]:
+        assert member <= most * whole
 
 
 def assert_known(waits: dict[str, int]) -> None:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from nemo_elastic.doctor import collect
 from nemo_elastic.nn.mixer import Kernels
+from nemo_elastic.plan.machine import MARGIN
+from tests.fake_gpu import cases, real
 from tests.gpu_checks import training
 from tests.gpu_checks.kernel_cases import CASES, Case, compare, faults
 from tests.gpu_checks.kernel_checks import EXACT, LIMITS, attend, installed
@@ -64,3 +67,16 @@ def test_a_tiny_family_trains_as_the_large_ones_do(gpus: int, tmp_path: Path) ->
     if not facts.has("nemo-toolkit") or len(facts.gpus) < gpus:
         pytest.skip(f"needs NeMo and {gpus} of {len(facts.gpus)} GPUs")
     (training.check_save_and_load, training.check_tensor_parallel)[gpus - 1](tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", cases.CASES)
+def test_steps_of_the_large_recipes_take_what_plan_says(name: str, tmp_path: Path) -> None:
+    """One rank of each layout. What the stand-in counted is printed beside, with `-s`."""
+    job = cases.CASES[name]
+    host = "megatron.bridge" if job["recipe"].startswith("bridge/") else "nemo"
+    if importlib.util.find_spec(host.partition(".")[0]) is None or importlib.util.find_spec(host) is None:
+        pytest.skip(f"{host} is not installed")
+    result = cases.run({**job, "real": True}, None, tmp_path, sys.executable)
+    print(real.side_by_side(name, result))
+    assert max(step["peak"] for step in cases.steps_of(result)) <= (1 + MARGIN) * result["planned"]["total"]

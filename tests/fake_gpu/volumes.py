@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes that `plan` has a rank put into collectives, counted as the stand-in counts them: the larger side of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.plan.activations import HALF, Sharding, handed_round
+from nemo_elastic.plan.candidate import Candidate
+from nemo_elastic.plan.layouts import Layout
+from nemo_elastic.plan.machine import SUMS, RunShape
+from nemo_elastic.plan.memory import local_parameters, stages
+from nemo_elastic.plan.work import dispatched, passed_on
+
+
+def planned_volumes(made: Any, run: Any, number: int, layout: Layout, job: dict[str, Any]) -> dict[str, float]:
+    """Bytes of a step of the whole model, by what divides it.
+
+    A share (n - 1)/n of them leaves a rank, which is what `plan.work` counts seconds of.
+
+    Args:
+        made, run: the family of a recipe, and its run.
+        number: of the stage.
+        layout: of the stage.
+        job: see `tests.fake_gpu.job`; it trains a micro-batch for each pipeline stage.
+    """
+    stage, block = run.curriculum.stage(number), run.block or made.config
+    config: ElasticConfig = run.curriculum.precision(block, number)
+    sizes = stage.seq_length, stage.global_batch_size, stage.micro_batch_size
+    shape = RunShape(*sizes, job["gpus"], job["gpu"], number, gradients=made.precision.gradients, routing=made.routing)
+    shards = Sharding(layout.tensor, layout.sequence_parallel, layout.expert or 1, layout.context, made.routing)
+    parent = config.parent_shape(made.parent)
+    candidate = Candidate(parent, config, shape, shards, layout.pipeline, layout.recompute)
+    micro, pipeline, taught = layout.pipeline, layout.pipeline, config.distill.taught
+    own = stages(parent, pipeline)[job["rank"] * pipeline // job["gpus"]]
+    # of each layer, and of the embedding or the head: 2 forward, 3 backward where the input is gathered again
+    streams = config.budgets_per_batch * (2 + 2 + shards.sequence + 2 * layout.recompute) + 2 * taught
+    stream = HALF * parent.hidden * candidate.tokens
+    parameters = local_parameters(parent, own, shards.tensor, shards.expert)
+    kept_off = (shards.expert - 1) / shards.expert
+    return {
+        "tensor": micro * streams * (len(own.kinds) + own.first + own.last) * stream * (shards.tensor > 1),
+        "context": micro * candidate.passes * handed_round(parent, shards) * candidate.tokens / pipeline
+        * (shards.context > 1),
+        "experts": micro * dispatched(candidate) / kept_off / pipeline if shards.expert > 1 else 0.0,
+        "stages": micro * passed_on(candidate) * ((not own.first) + (not own.last)) * 2 * (pipeline > 1),
+        "data": (SUMS[shape.gradients] + HALF) * parameters,
+    }  # fmt: skip
