@@ -56,10 +56,8 @@ def _recipe(name: str, shape: str, tensor: int) -> Any:
     if own is not None:
         return own()
     config = _pretrain_common()
-    config.model = provider_of(
-        preset(shape), seq_length=8192, tensor_model_parallel_size=tensor, sequence_parallel=True,
-        pipeline_dtype=torch.bfloat16, first_last_layers_bf16=True, attention_softmax_in_fp32=False,
-    )  # fmt: skip
+    ranks = {"tensor_model_parallel_size": tensor, "sequence_parallel": True, "pipeline_dtype": torch.bfloat16}
+    config.model = provider_of(preset(shape), seq_length=8192, **ranks)
     config.dataset.seq_length = 8192
     config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model = "NullTokenizer", None
     config.mixed_precision = "bf16_mixed"

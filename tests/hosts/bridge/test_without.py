@@ -16,6 +16,7 @@ from nemo_elastic.formats.hf.config import from_hf_config
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.hosts.bridge.cli import find_stock
 from nemo_elastic.io.read import read_json
+from tests.hosts.bridge.recipes import recipe_of
 from tests.hosts.bridge.without import CASES, OURS, measure
 from tests.parallel.compare import lines
 from tests.parallel.forks import measured
@@ -68,9 +69,9 @@ def test_no_name_is_used_that_megatron_core_has_deprecated(results: dict[str, An
     assert "at iteration" in said and not re.search("(?i)(mamba|hybrid).*deprecated|deprecation", said)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_recipes_that_have_gone_are_ours(results: dict[str, Any], name: str) -> None:
-    ours, model = results["recipes"][name], find_stock(name)().model
-    assert find_stock(name).__module__.startswith("megatron.bridge.")
-    assert ours["shape"] == parent_of(model, VOCAB).to_json()
-    assert "model.seq_length" not in ours["changes"] and "apply_elastic warns" in ours["changes"]
+@pytest.mark.parametrize("size", OURS)
+def test_recipes_that_have_gone_are_ours(results: dict[str, Any], size: str) -> None:
+    ours, theirs = results["recipes"][size], find_stock(recipe_of(size).stock.__name__)
+    assert theirs.__module__.startswith("megatron.bridge.")
+    assert ours["shape"] == parent_of(theirs().model, VOCAB).to_json()
+    assert "model.hybrid_stack_spec: None -> " in ours["changes"]

@@ -27,11 +27,11 @@ from nemo_elastic.slicing.family_folder import slice_family, write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verification import verify
 from tests.hosts.bridge import layouts
+from tests.hosts.bridge.recipes import recipe_of
 from tests.parallel import forks
 from tests.parallel.bridge import config as bridge_config
 from tests.parallel.runs import VOCAB, Job, Layout, do, prepare_data
 from tests.slicing.helpers import edit_json
-from tests.workers import ROOT
 
 #: that of `tests.parallel.runs.SHAPE`, of which the training's container is
 DENSE = Parent(
@@ -54,12 +54,8 @@ CASES = [
     ("dense", 1, "conversion"), ("dense", 2, "conversion"), ("dense", 1, "shape"), ("tied", 1, "conversion"),
     ("experts", 1, "conversion"), ("experts", 2, "conversion"), ("experts", 1, "nothing"),
 ]  # fmt: skip
-#: recipes -> the block that our table of families has for them
-OURS = {
-    "nemotron_nano_12b_v2_pretrain_config": "elastic_12b.yaml",
-    "nemotron_nano_9b_v2_pretrain_config": "elastic_9b.yaml",
-    "nemotronh_8b_pretrain_config": "elastic_8b.yaml",
-}
+#: families whose parents go
+OURS = ("12b", "9b", "8b")
 ARCHITECTURE = "NemotronHForCausalLM"
 RECIPES = "megatron.bridge.recipes.nemotronh"
 
@@ -133,19 +129,20 @@ def convert(place: Path, name: str, world: int, missing: str) -> dict[str, Any]:
 
 
 def recipes() -> dict[str, Any]:
-    """Of our recipes of the parents that have gone: the shape, and what `apply_elastic` says."""
+    """Of the recipes of parents that have gone: the shape, and what `apply_elastic` says."""
     from nemo_elastic.formats.megatron.shape import parent_of
     from nemo_elastic.hosts.bridge.apply import apply_elastic
     from nemo_elastic.hosts.bridge.cli import find_stock
 
     take_away()
     out = {}
-    for name, block in OURS.items():
-        assert find_stock(name).__module__ == "nemo_elastic.hosts.bridge.parents"
-        config = find_stock(name)()
+    for size in OURS:
+        family = recipe_of(size)
+        assert find_stock(family.stock.__name__) is family.stock
+        config = family.stock()
         shape = parent_of(config.model, VOCAB).to_json()
-        run = apply_elastic(config, ROOT / "conf" / block, teacher="/a/parent", mock_data=True, verbose=False)
-        out[name] = {"shape": shape, "changes": run.changes}
+        run = apply_elastic(config, family.block, teacher="/a/parent", mock_data=True, verbose=False)
+        out[size] = {"shape": shape, "changes": run.changes}
     return out
 
 
