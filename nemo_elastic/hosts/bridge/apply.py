@@ -176,7 +176,7 @@ def _mark_stages(own: BridgeRecipe) -> None:
     """Divide the pattern into pipeline stages of equal length, where the recipe divides it in no other way."""
     model, pattern, stages = own.made.model, own.get("pattern"), own.ranks("pipeline")
     uneven = model.num_layers_in_first_pipeline_stage or model.num_layers_in_last_pipeline_stage
-    if stages > 1 and pattern and "|" not in pattern and not uneven and len(pattern) % stages == 0:
+    if stages > 1 and pattern and "|" not in pattern and not uneven:
         size = len(pattern) // stages
         parts = (pattern[i : i + size] for i in range(0, len(pattern), size))
         own.put("pattern", "|".join(parts), "megatron-core deprecates stages that no mark divides")

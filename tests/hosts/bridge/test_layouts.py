@@ -33,10 +33,6 @@ def test_two_ranks_train_what_one_does(place: Path, name: str) -> None:
     same(place / name, place / f"{name}-alone")
 
 
-def test_stages_are_marked_as_megatron_core_asks(results: dict[str, Any]) -> None:
-    assert "deprecat" not in said(results, "first", "pp2").lower()
-
-
 def test_a_vocabulary_is_the_teachers_in_every_layout(place: Path) -> None:
     whole = {name: Stored(place / name / "checkpoints").sizes for name in ("parent", "tp2-sp")}
     name = "embedding.word_embeddings.weight"

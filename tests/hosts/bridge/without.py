@@ -88,6 +88,11 @@ def strictly() -> None:
     warnings.filterwarnings("error", "(?is).*(mamba|hybrid).*deprecated")
 
 
+def warns(container: Any) -> None:
+    """Let the log have what megatron-core warns of; Bridge leaves it out."""
+    container.logger.filter_warnings = False
+
+
 def convert(place: Path, name: str, world: int, missing: str) -> dict[str, Any]:
     """From Hugging Face to megatron-core's layers and back, in PLACE/NAME-WORLD-MISSING.safetensors."""
     from megatron.bridge.models.conversion.auto_bridge import AutoBridge
@@ -182,7 +187,7 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     for case in CASES:
         name = "-".join(map(str, case))
         facts[name] = forks.run(place / "log" / name, case[1], convert, place, *case)[0]
-    (trained,) = do(place, Job("trained", teacher=place / "imported", ranked=None, before=strictly))
+    (trained,) = do(place, Job("trained", teacher=place / "imported", ranked=None, before=strictly, stock=warns))
     slice_checkpoint(place / "trained" / "checkpoints", place / "parent-cut", member="full")
     forks.run(place / "log" / "exported", 1, layouts.export, place, 1, "trained", take_away)
     return {
