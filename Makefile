@@ -223,7 +223,7 @@ endef
 # The tests of parity read our exports with a transformers that NeMo does not take; the project is not installed here.
 define fill.venv-hf
 	@echo "== $(HF): installing transformers 5 for the tests of parity"
-	$(HF)/bin/python $(PIP) 'transformers>=5.16.1,<5.20' 'torch>=2.6,<2.14' safetensors numpy pytest \
+	$(HF)/bin/python $(PIP) 'transformers>=5.16.1,<5.25' 'torch>=2.6,<2.14' safetensors numpy pytest \
 		'compressed-tensors>=0.17,<0.18' psutil
 endef
 

@@ -14,8 +14,11 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import distributions
 from pathlib import Path
 
-#: what a container must have, or it is no NeMo container; of alternatives, which "or" parts, at least one
-NEEDED = ("torch", "megatron-core", "transformer-engine", "nemo-toolkit or megatron-bridge")
+#: what a container must have, or it is no NeMo container; of alternatives, which "or" parts, at least one. Megatron-LM
+#: is to bring Megatron-Bridge beside its core.
+NEEDED = (
+    "torch", "megatron-core or megatron-lm", "transformer-engine", "nemo-toolkit or megatron-bridge or megatron-lm",
+)  # fmt: skip
 #: what must stay as it is: all that is built against torch's binaries, and what NeMo was tested with
 KEPT = re.compile(
     r"torch|torchvision|torchaudio|triton|pytorch-triton|megatron-.*|transformer-engine.*|mamba-ssm|causal-conv1d"

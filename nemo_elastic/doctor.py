@@ -14,6 +14,7 @@ import importlib.util
 import os
 import platform
 import re
+import runpy
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.extras import installing
+from nemo_elastic.extras import has, installing
 
 __all__ = ["ERROR", "NOTE", "WARNING", "Device", "Facts", "Finding", "collect", "diagnose", "paths"]
 
@@ -37,6 +38,8 @@ KERNELS = {
     "causal-conv1d": "causal_conv1d",
     "transformer-engine": "transformer_engine",
 }
+#: distributions whose package others may bring, too, and that says its release itself
+PACKAGED = {"megatron-bridge": "megatron.bridge", "megatron-core": "megatron.core"}
 PACKAGES = ("nemo-elastic", "torch", *TRAINING, "megatron-bridge", *KERNELS, "triton", "numpy")
 
 
@@ -282,7 +285,10 @@ def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        spec = importlib.util.find_spec(PACKAGED[name]) if name in PACKAGED and has(PACKAGED[name]) else None
+        if spec is None or spec.origin is None:
+            return None
+        return runpy.run_path(str(Path(spec.origin).with_name("package_info.py")))["__shortversion__"]
 
 
 def _import_error(module: str) -> str | None:

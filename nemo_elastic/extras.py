@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["EXTRAS", "installing", "missing", "require"]
+__all__ = ["EXTRAS", "has", "installing", "missing", "require"]
 
 #: package, a top-level one or by its whole name, -> the extra of ours that installs it
 EXTRAS = {
@@ -44,7 +44,7 @@ def missing(error: ModuleNotFoundError) -> str | None:
     package = name if name in EXTRAS else name.partition(".")[0]
     if package not in EXTRAS:
         return None
-    extra = "bridge" if package in OF_BOTH and _has("megatron.bridge") else EXTRAS[package]
+    extra = "bridge" if package in OF_BOTH and has("megatron.bridge") else EXTRAS[package]
     return f"{package} is not installed; {installing(extra)} brings it"
 
 
@@ -78,11 +78,11 @@ def require(package: str) -> None:
     Raises:
         ModuleNotFoundError: as its import would.
     """
-    if not _has(package):
+    if not has(package):
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
 
-def _has(package: str) -> bool:
+def has(package: str) -> bool:
     """Whether a package is installed; it is not imported, but what it lies in is."""
     try:
         return importlib.util.find_spec(package) is not None

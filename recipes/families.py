@@ -22,7 +22,7 @@ from nemo_elastic.hosts.common.recipe_file import Row
 CONF = Path(__file__).resolve().parents[1] / "conf"
 B12, B9, B8 = CONF / "elastic_12b.yaml", CONF / "elastic_9b.yaml", CONF / "elastic_8b.yaml"
 B30 = CONF / "elastic_30b_a3b.yaml"
-LLM, NANO_V2 = "nemo.collections.llm", "megatron.bridge.recipes.nemotronh.nemotron_nano_v2"
+LLM, DENSE = "nemo.collections.llm", "nemo_elastic.hosts.bridge.parents"  # Bridge's own while it has them
 H100 = "megatron.bridge.recipes.nemotronh.h100"
 NANO_4B = f"{H100}.nemotron_3_nano_4b:nemotron_3_nano_4b_pretrain_8gpu_h100_bf16_config"
 NANO_30B = f"{H100}.nemotron_3_nano:nemotron_3_nano_pretrain_8gpu_h100_bf16_config"
@@ -42,14 +42,12 @@ FAMILIES = {
         "nemo", f"{LLM}:nemotron_nano_12b_v2.pretrain_recipe", "nemotron-nano-12b-v2", B12, chat=True
     ),
     "bridge/nemotron_elastic_12b": Row(
-        "bridge", f"{NANO_V2}:nemotron_nano_12b_v2_pretrain_config", "nemotron-nano-12b-v2", B12
+        "bridge", f"{DENSE}:nemotron_nano_12b_v2_pretrain_config", "nemotron-nano-12b-v2", B12
     ),
     "bridge/nemotron_elastic_9b": Row(
-        "bridge", f"{NANO_V2}:nemotron_nano_9b_v2_pretrain_config", "nemotron-nano-9b-v2", B9
+        "bridge", f"{DENSE}:nemotron_nano_9b_v2_pretrain_config", "nemotron-nano-9b-v2", B9
     ),
-    "bridge/nemotron_elastic_8b": Row(
-        "bridge", "megatron.bridge.recipes.nemotronh:nemotronh_8b_pretrain_config", "nemotron-h-8b", B8
-    ),
+    "bridge/nemotron_elastic_8b": Row("bridge", f"{DENSE}:nemotronh_8b_pretrain_config", "nemotron-h-8b", B8),
     "bridge/nemotron_elastic_30b_a3b": Row("bridge", NANO_30B, "nemotron-3-nano-30b-a3b", B30),
     "bridge/nemotron_elastic_4b_sft": Row(
         "bridge", NANO_4B, "nemotron-3-nano-4b", CONF / "elastic_4b.yaml", chat=True

@@ -58,14 +58,16 @@ def test_what_is_kept(keep: ModuleType) -> None:
     ]  # fmt: skip
     assert keep.read(keep.constraints(actual)) == actual
     assert "torch==2.9.0a0+145a3a7.nv25.10\n" in keep.constraints(actual)
-    with pytest.raises(SystemExit, match="not a NeMo container: megatron-core not installed"):
+    with pytest.raises(SystemExit, match="not a NeMo container: megatron-core or megatron-lm not installed"):
         keep.kept([x for x in INSTALLED if x[0] != "megatron_core"])
 
 
 def test_either_host_makes_a_container_of_nemo(keep: ModuleType) -> None:
     without = [x for x in INSTALLED if x[0] != "nemo_toolkit"]
     assert keep.kept([*without, ("megatron-bridge", "0.6.0")])["megatron-bridge"] == "0.6.0"
-    with pytest.raises(SystemExit, match="not a NeMo container: nemo-toolkit or megatron-bridge not installed"):
+    core = [x for x in without if x[0] != "megatron_core"]
+    assert keep.kept([*core, ("megatron-lm", "0.20.0")])["megatron-lm"] == "0.20.0"
+    with pytest.raises(SystemExit, match="not a NeMo container: nemo-toolkit or megatron-bridge"):
         keep.kept(without)
 
 

@@ -154,6 +154,22 @@ def test_a_real_look_at_this_machine(capsys: pytest.CaptureFixture[str]) -> None
     assert all(name in text for name in (*PACKAGES, "used here:", "GPUs"))
 
 
+def test_megatron_is_found_whoever_brings_it(tmp_path: Path) -> None:
+    """Megatron-LM will have both packages in one folder, under no name of a distribution that we know."""
+    for package, release in (("bridge", "0.7.0"), ("core", "0.20.1")):
+        (tmp_path / "megatron" / package).mkdir(parents=True)
+        (tmp_path / "megatron" / package / "__init__.py").write_text("raise SystemExit('imported')\n")
+        (tmp_path / "megatron" / package / "package_info.py").write_text(f"__shortversion__ = {release!r}\n")
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
+        "from nemo_elastic.doctor import collect\n"
+        "facts = collect()\n"
+        "print(facts.host, *(facts.versions[name] for name in ('megatron-bridge', 'megatron-core')))"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=1800)
+    assert done.stdout.split() == ["bridge", "0.7.0", "0.20.1"], done.stderr
+
+
 def test_it_looks_without_any_package_installed() -> None:
     """-S hides site-packages: neither torch nor NeMo nor packaging is there."""
     code = (

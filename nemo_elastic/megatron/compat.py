@@ -10,7 +10,7 @@
 | `new_model` | `mamba_stack_spec`, `hybrid_override_pattern` | `hybrid_stack_spec`, `hybrid_layer_pattern` |
 | `mlp_entry` | a ModuleSpec | a function that builds the MLP |
 | `HYBRID` | no experts in a hybrid | `moe.moe_layer` |
-| `convolution`, `named_parameters` | `mixer.conv1d` | two parameters; checkpoints keep the old names |
+| `convolution`, `named_parameters`, `own_name` | `mixer.conv1d` | two parameters; checkpoints keep the old names |
 | `shard` | finds its groups by itself | is given both |
 """
 
@@ -39,6 +39,7 @@ __all__ = [
     "named_parameters",
     "named_weights",
     "new_model",
+    "own_name",
     "shard",
     "with_names",
 ]
@@ -91,6 +92,11 @@ def convolution(mixer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     if HYBRID:
         return mixer.conv1d_weight, mixer.conv1d_bias
     return mixer.conv1d.weight, mixer.conv1d.bias
+
+
+def own_name(name: str) -> str:
+    """The name that the model itself has for a parameter of the layout table."""
+    return name.replace(".mixer.conv1d.", ".mixer.conv1d_") if HYBRID else name
 
 
 def named_parameters(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -98,9 +98,8 @@ def write_cut(source: Source, target: Subnet, out: str | os.PathLike[str], force
 
 def _run_config(sizes: Mapping[str, Any], dtype: Mapping[str, Any], seq_length: int) -> dict[str, Any]:
     """What Bridge's reader asks of a checkpoint's run, and the model's sizes under its provider's names."""
-    model = {k: v for k, v in sizes.items() if k != "hybrid_override_pattern"} | {
+    model = dict(sizes) | {
         "_target_": "megatron.bridge.models.hybrid.hybrid_provider.HybridModelProvider",
-        "hybrid_layer_pattern": sizes["hybrid_override_pattern"],
         "activation_func": {"_target_": "megatron.core.activations.squared_relu", "_call_": False},
         "params_dtype": {"_target_": str(dtype["params_dtype"]), "_call_": False},
         "bf16": dtype["bf16"],

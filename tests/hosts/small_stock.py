@@ -57,7 +57,7 @@ def on_bridge() -> None:
     def narrow() -> Any:
         config, (parent, _) = stock(), small()
         for name, value in stock_sizes(parent, parent.full, experts=True).items():
-            if name != "hybrid_override_pattern" and getattr(config.model, name) != value:
+            if name != "hybrid_layer_pattern" and getattr(config.model, name) != value:
                 setattr(config.model, name, value)
         config.model.vocab_size = None  # nor has the recipe one
         config.model.tensor_model_parallel_size, config.model.sequence_parallel = 1, False

@@ -150,7 +150,10 @@ def config_fields(parent: Parent) -> dict[str, Any]:
 
 
 def stock_sizes(parent: Parent, member: Subnet, experts: bool = False) -> dict[str, Any]:
-    """Fields of a stock config for a member, which needs one width per axis; `experts` as in `check_kinds`."""
+    """Fields of a stock config for a member, which needs one width per axis.
+
+    With `experts` of today's megatron-core, as in `check_kinds`, which deprecates the other name of the pattern.
+    """
     check_kinds(parent.pattern, "member", experts)
     if not member.is_uniform:
         raise bad("member", member.pattern, "one width in all layers of a type; NeMo has no other form")
@@ -160,6 +163,8 @@ def stock_sizes(parent: Parent, member: Subnet, experts: bool = False) -> dict[s
     sizes = parent.to_json() | {"pattern": member.pattern, HIDDEN: member.hidden}
     sizes |= {axis: widths[0] for kind in kinds for axis in kind.widths if (widths := member.widths(axis))}
     out = {name: sizes[size] for size, name in fields.items()}
+    if experts:
+        out["hybrid_layer_pattern"] = out.pop(FIELDS["pattern"])
     if has_experts(member.pattern):
         check_config(out.get, "member", experts=True)
         out |= {name: value for name, value in WITH_EXPERTS.items() if value}

@@ -165,10 +165,21 @@ def _model(own: BridgeRecipe, block: ElasticConfig, rows: int | None) -> None:
         if own.get("tokenizer.tokenizer_type") == PLACEHOLDER:
             own.put("tokenizer.vocab_size", rows, "the teacher's; NullTokenizer stands for none")
     own.put("model.seq_length", own.get("length"), "that of the data")
+    _mark_stages(own)
     if own.ranks("pipeline") > 1 and block.distill.taught:
         why = "stages pass on the teacher's hidden states beside the student's"
         own.put("model.variable_seq_lengths", True, why)
         model.moe_token_dispatcher_type = "alltoall"  # megatron-core asks for it, experts or not
+
+
+def _mark_stages(own: BridgeRecipe) -> None:
+    """Divide the pattern into pipeline stages of equal length, where the recipe divides it in no other way."""
+    model, pattern, stages = own.made.model, own.get("pattern"), own.ranks("pipeline")
+    uneven = model.num_layers_in_first_pipeline_stage or model.num_layers_in_last_pipeline_stage
+    if stages > 1 and pattern and "|" not in pattern and not uneven:
+        size = len(pattern) // stages
+        parts = (pattern[i : i + size] for i in range(0, len(pattern), size))
+        own.put("pattern", "|".join(parts), "megatron-core deprecates stages that no mark divides")
 
 
 def use_our_layers(model: Any) -> None:

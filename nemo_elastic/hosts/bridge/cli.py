@@ -25,6 +25,7 @@ RECIPES = (
     "megatron.bridge.recipes.nemotronh.nemotron_nano_v2",
     "megatron.bridge.recipes.nemotronh",
     "megatron.bridge.recipes",
+    "nemo_elastic.hosts.bridge.parents",
 )
 
 
@@ -36,6 +37,8 @@ def find_stock(factory: str) -> Callable[..., Any]:
         try:
             package = importlib.import_module(place)
         except ImportError as error:
+            if not module and getattr(error, "name", None) == place:  # Bridge 0.7 has dropped it
+                continue
             raise ElasticError(f"--factory {factory}: {error}") from None
         if callable(getattr(package, name, None)):
             return getattr(package, name)

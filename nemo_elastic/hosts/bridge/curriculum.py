@@ -203,9 +203,9 @@ def routing_of(model: Any) -> Routing:
 
 
 def set_sizes(model: Any, parent: Parent) -> None:
-    """Give a provider a parent's widths; its pattern, which is under Bridge's own name, stays."""
+    """Give a provider a parent's widths; its pattern, which may mark pipeline stages, stays."""
     for name, value in stock_sizes(parent, parent.full, experts=True).items():
-        if name not in ("hybrid_override_pattern", "num_layers") and getattr(model, name) != value:
+        if name not in ("hybrid_layer_pattern", "num_layers") and getattr(model, name) != value:
             setattr(model, name, value)
 
 

@@ -27,6 +27,12 @@ def version() -> str:
     return __version__
 
 
+def dtypes(folder: str) -> dict[str, str]:
+    """Of each tensor of a folder's model, loaded in bfloat16."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    return {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in model.state_dict().items()}
+
+
 def run(
     folder: str,
     tokens: str,
@@ -120,7 +126,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what transformers prints is no answer
     for line in sys.stdin:
         request = json.loads(line)
-        answer = {"version": version, "run": run, "make": make}[request.pop("do")](**request)
+        answer = {"version": version, "dtypes": dtypes, "run": run, "make": make}[request.pop("do")](**request)
         print(json.dumps(answer), file=answers, flush=True)
 
 

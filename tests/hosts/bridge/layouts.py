@@ -8,7 +8,7 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,8 @@ def times(run: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
-def export(place: Path, world: int) -> None:
+def export(place: Path, world: int, run: str = "whole", before: Callable[[], None] | None = None) -> None:
     """Let Bridge's AutoBridge export a family's model, as it trains, in PLACE/exported-WORLD.safetensors."""
-    from megatron.bridge import AutoBridge
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_parallel_cuda_manual_seed
     from safetensors.torch import save_file
@@ -159,19 +158,21 @@ def export(place: Path, world: int) -> None:
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.formats.megatron.context_files import read_context
     from nemo_elastic.formats.megatron.shape import parent_of
-    from nemo_elastic.hosts.bridge.autobridge import as_stock, register_layers
+    from nemo_elastic.hosts.bridge.autobridge import as_stock, auto_bridge
     from nemo_elastic.hosts.bridge.platform import without_cuda
     from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.models import make_family
     from nemo_elastic.train.training import FamilyTraining
 
-    checkpoint, out = place / "whole" / "checkpoints", place / f"exported-{world}.safetensors"
+    if before is not None:
+        before()
+    checkpoint, out = place / run / "checkpoints", place / f"exported-{world}.safetensors"
     torch.distributed.init_process_group("gloo")
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=world)
     initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
     with cuda_as_cpu():
         model_parallel_cuda_manual_seed(1)
-        bridge = AutoBridge.from_hf_pretrained(str(place / "parent-cut"))
+        bridge = auto_bridge(place / "parent-cut")
         stock = config(place, Job("export", layout=Layout(tensor=world)))
         without_cuda(stock)
         provider = stock.model
@@ -181,7 +182,6 @@ def export(place: Path, world: int) -> None:
         assert block is not None
         family = FamilyTraining(ElasticConfig.from_dict(block))
         make_family(model, family, parent_of(provider, model.vocab_size, "model"), str(checkpoint))
-        register_layers()
         with as_stock([model]):
             exported = dict(bridge.export_hf_weights([model], cpu=True, show_progress=False))
         assert family.members is model.elastic

@@ -89,6 +89,26 @@ def test_a_recipe_of_a_12b_becomes_elastic() -> None:
     assert run.forward_step.family.config.budgets[1].name == "9b"
 
 
+@pytest.mark.parametrize(
+    ("stages", "first", "mark", "expected"),
+    [(1, None, None, None), (2, None, None, 31), (2, 30, None, None), (2, None, 30, 30)],
+)
+def test_pipeline_stages_are_marked_as_megatron_core_asks(
+    stages: int, first: int | None, mark: int | None, expected: int | None
+) -> None:
+    """Of equal length, unless the recipe divides its layers in another way."""
+
+    def marked(at: int | None) -> str:
+        return pattern if at is None else f"{pattern[:at]}|{pattern[at:]}"
+
+    recipe = large()
+    pattern = recipe.model.hybrid_layer_pattern
+    recipe.model.hybrid_layer_pattern = marked(mark)
+    recipe.model.pipeline_model_parallel_size, recipe.model.num_layers_in_first_pipeline_stage = stages, first
+    apply_elastic(recipe, BLOCK_12B, ranked="/runs/ranking", verbose=False)
+    assert recipe.model.hybrid_layer_pattern == marked(expected)
+
+
 def test_a_recipe_of_random_tokens_is_trained_on_where_that_is_asked_for() -> None:
     recipe = large()
     recipe.dataset.data_path = None
