@@ -28,20 +28,24 @@ from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.outputs import Output, atomic_dir, check_output, check_place
-from nemo_elastic.io.read import read_json, read_text
+from nemo_elastic.io.read import json_object, read_json, read_text
 from nemo_elastic.io.write import prepared
 
 from .card import family_card, with_extras
-from .lineage import CARD, Lineage, lineage_of
+from .lineage import CARD, Lineage, is_ours, lineage_of
 from .slicer import MEMBERS, slice_members
 
 __all__ = ["FAMILY", "QUANTIZED", "add_extra", "read_members", "slice_family", "write_family"]
 
 #: in a manifest's provenance: how its weights got low precision
 QUANTIZED = "quantized"
-FAMILY = Output(
-    "a family", f"{FILES}|{re.escape(CALIBRATION)}", FILE, frozenset({"version", "parent", "axes", "members"})
-)
+
+
+def _is_family(path: Path) -> bool:
+    return {"version", "parent", "axes", "members"} <= set(json_object(path)) and is_ours(path.parent)
+
+
+FAMILY = Output("a family", f"{FILES}|{re.escape(CALIBRATION)}", FILE, _is_family)
 
 
 def write_family(
