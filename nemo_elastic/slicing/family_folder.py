@@ -16,11 +16,11 @@ from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet, first_difference
 from nemo_elastic.core.limits import figure
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.core.member import why_not_nested
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.checksums import held_family
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Model, Progress, tensors_of, write_models, write_text
@@ -111,11 +111,21 @@ def write_weights(
 
 
 def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
-    """Read the fixed shapes of every budget, from a file {"members": {name: subnet}} as a run writes it."""
+    """Read the fixed shapes of every budget, from a file {"members": {name: subnet}} as a run writes it.
+
+    An `elastic.json` is one, too; its members are those of its parent alone.
+    """
     data = read_json(path)
     members = data.get("members") if isinstance(data, dict) else None
     if not isinstance(members, dict):
         raise bad("elastic.shapes", str(path), 'a JSON file {"members": {name: subnet}}')
+    if "parent" in data:
+        with inside(path):
+            theirs = Parent.from_json(data["parent"])
+        if (name := first_difference(theirs, parent)) is not None:
+            value = theirs.to_json().get(name)
+            raise bad(f"{path}: parent.{name}", value, f"the parent of this block has {parent.to_json().get(name)}")
+        members = {name: m.get("subnet") if isinstance(m, dict) else m for name, m in members.items()}
     config.targets(parent)
     out: dict[str, Subnet] = {}
     for budget in config.budgets:
