@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ import numpy as np
 import pytest
 import torch
 
+from nemo_elastic.cli import cmd_specialize
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.data.build import build_data
+from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.published import find_members, read_child
 from nemo_elastic.slicing.verification import verify
+from tests.texts import FEW, library_text
 
 from . import strangers as theirs
 from .helpers import call, contents, edit_json, printed, run
@@ -346,3 +351,47 @@ def test_the_dense_parent_at_full_size(tmp_path: Path) -> None:
     family = Family.load(parent)
     assert [m.parameters for m in family] == [theirs.count(own) for own in (theirs.NANO_2, *children.values())]
     assert round(family.members[0].parameters / 1e9, 1) == 12.3 and found["9b"] == family.member("9b").subnet
+
+
+# ------------------------------------------------------------------ what else there is
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
+    place = tmp_path_factory.mktemp("data")
+    return build_data(place / "data", [library_text(place / "text", FEW)], vocab=400, held_out_problems=8)
+
+
+@pytest.mark.parametrize("parts", [None, 1])
+@pytest.mark.parametrize("whole", [DENSE, MOE], ids=["dense", "experts"])
+def test_every_command_takes_such_a_family(
+    data: DataFolder, whole: Config, parts: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where heads are in other groups than in the parent: members are run as they are cut."""
+    monkeypatch.setattr(cmd_specialize, "TOKENS", 600)
+    monkeypatch.setattr(cmd_specialize, "CANDIDATES", 4)
+    own = whole | {"vocab_size": 400}
+    folders = publish(tmp_path, own, {"small": {"hidden_size": 48, "mamba_num_heads": 8}}, parts=parts)
+    for path in data.tokenizer_dir.iterdir():
+        shutil.copy(path, folders["parent"])
+    family = tmp_path / "family"
+    assert join(folders, "--out", family)[0] == 0
+    cut = tmp_path / "cut"
+    printed("slice", family, "--member", "small", "--out", cut)
+    tokens = ("--seq-length", 32, "--tokens", 400)
+    rows = json.loads(printed("eval", family, folders["small"], "--data", data.path, *tokens, "--json"))
+    losses = {row["member"]: row["loss"] for row in rows}
+    assert losses["small"] == pytest.approx(rows[-1]["loss"], rel=1e-3)
+    assert printed("chat", family, "The", "--member", "small", "--max-new-tokens", 4) == printed(
+        "chat", cut, "The", "--max-new-tokens", 4
+    )
+    task = json.loads(printed("specialize", family, "--data", data.path, "--ratio", 0.9, "--seq-length", 32,
+                              "--add", "task", "--json"))  # fmt: skip
+    assert Family.load(family).member("task").parameters == task["parameters"]
+    printed("slice", family, "--member", "task", "--out", tmp_path / "task")
+    printed("quantize", family, "--to", "fp8", "--layout", "compressed-tensors", "--out", tmp_path / "fp8")
+    assert Family.load(tmp_path / "fp8").parent == Family.load(family).parent
+    for folder in (family, tmp_path / "fp8"):
+        assert verify(folder).ok
+    printed("slice", tmp_path / "fp8", "--member", "small", "--out", tmp_path / "fp8-cut")
+    assert verify(tmp_path / "fp8-cut", parent=tmp_path / "fp8").ok
