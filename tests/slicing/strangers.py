@@ -169,6 +169,8 @@ def words(parent: Config, precision: str = "bf16", seed: int = 0) -> Words:
         shape = tuple(map(len, dims))
         if precision != "bf16" and _is_low(name, dims):
             out |= _low(name.removesuffix("weight"), shape, precision, rng)
+            if kv := re.search(r"([kv])_proj\.weight$", name):  # the key-value cache is in FP8
+                out[f"{name.removesuffix('weight')}{kv[1]}_scale"] = _one(rng)
             continue
         scale = 0.5 if len(shape) == 1 or "conv1d" in name else 0.7 / shape[-1] ** 0.5
         bits = (rng.standard_normal(shape) * scale).astype("<f4").view("<u4")
@@ -176,20 +178,21 @@ def words(parent: Config, precision: str = "bf16", seed: int = 0) -> Words:
     return out
 
 
+def _one(rng: np.random.Generator) -> tuple[str, np.ndarray]:
+    """A scale of a whole tensor."""
+    return "F32", np.float32(rng.uniform(0.01, 0.02)).reshape(()).view("<u4")
+
+
 def _low(module: str, shape: tuple[int, ...], precision: str, rng: np.random.Generator) -> Words:
     """As ModelOpt writes a weight: FP8 with a scale per tensor, or NVFP4 with scales of blocks."""
-
-    def one() -> tuple[str, np.ndarray]:
-        return "F32", np.float32(rng.uniform(0.01, 0.02)).reshape(()).view("<u4")
-
     if precision == "fp8":
         codes = rng.integers(0, 0x50, shape, dtype="u1") | (rng.integers(0, 2, shape, dtype="u1") << 7)
-        own = {"weight": ("F8_E4M3", codes), "weight_scale": one(), "input_scale": one()}
+        own = {"weight": ("F8_E4M3", codes), "weight_scale": _one(rng), "input_scale": _one(rng)}
     else:
         packed, blocks = (shape[0], shape[1] // 2), (shape[0], shape[1] // BLOCK)
         scales = "F8_E4M3", rng.integers(0x20, 0x40, blocks, dtype="u1")
         own = {"weight": ("U8", rng.integers(0, 256, packed, dtype="u1")), "weight_scale": scales}
-        own |= {"weight_scale_2": one(), "input_scale": one()}
+        own |= {"weight_scale_2": _one(rng), "input_scale": _one(rng)}
     return {module + name: value for name, value in own.items()}
 
 
@@ -209,7 +212,7 @@ def cut(whole: Words, parent: Config, child: Config, layers: Sequence[int] | Non
         else:
             out[name] = dtype, given[np.ix_(*dims)]
         stem, own = theirs.removesuffix("weight"), name.removesuffix("weight")
-        for scale in ("weight_scale", "weight_scale_2", "input_scale"):
+        for scale in ("weight_scale", "weight_scale_2", "input_scale", "k_scale", "v_scale"):
             if stem + scale in whole and own + scale not in out:
                 out[own + scale] = whole[stem + scale]
     return out
@@ -223,6 +226,7 @@ def described(own: Config, precision: str) -> Config:
     if precision == "bf16":
         return own
     said = {"quant_algo": precision.upper(), "quant_method": "modelopt", "producer": {"name": "modelopt"}}
+    said |= {"kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"}}
     beside = ["mtp*"] if own.get("num_nextn_predict_layers") else []
     more = {"group_size": BLOCK} if precision == "nvfp4" else {}
     return own | {"quantization_config": said | more | {"ignore": ["lm_head", *beside]}}
@@ -241,7 +245,7 @@ def write(folder: Path, own: Config, tensors: Words, files: int = 2) -> Path:
         assert len(body) == data
         (folder / file).write_bytes(head + body)
         index |= dict.fromkeys(part, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     return folder
 
 

@@ -25,6 +25,7 @@ from nemo_elastic.nn.gates import Gates
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.published import find_members, read_child
 from nemo_elastic.slicing.verification import verify
+from tests.formats.hf.hf_client import worker
 from tests.texts import FEW, library_text
 
 from . import strangers as theirs
@@ -378,7 +379,7 @@ def test_every_command_takes_such_a_family(
     assert join(folders, "--out", family)[0] == 0
     cut = tmp_path / "cut"
     printed("slice", family, "--member", "small", "--out", cut)
-    tokens = ("--seq-length", 32, "--tokens", 400)
+    tokens = ("--seq-length", 32, "--tokens", 400, "--limit", 1)
     rows = json.loads(printed("eval", family, folders["small"], "--data", data.path, *tokens, "--json"))
     losses = {row["member"]: row["loss"] for row in rows}
     assert losses["small"] == pytest.approx(rows[-1]["loss"], rel=1e-3)
@@ -395,3 +396,20 @@ def test_every_command_takes_such_a_family(
         assert verify(folder).ok
     printed("slice", tmp_path / "fp8", "--member", "small", "--out", tmp_path / "fp8-cut")
     assert verify(tmp_path / "fp8-cut", parent=tmp_path / "fp8").ok
+
+
+@pytest.mark.hf
+def test_transformers_runs_what_the_family_runs(tmp_path: Path) -> None:
+    """The published child in stock transformers, and the member of the family in memory, whatever the parts."""
+    heads = {"mamba_num_heads": 8}
+    with worker(tmp_path) as hf:
+        for i, (what, parts) in enumerate((("all", 1), ("all", None), ("experts", 2), ("latent", None))):
+            whole, change = SMALL[what]
+            folders = publish(tmp_path / str(i), whole, {"small": change | heads}, parts=parts)
+            assert join(folders, "--check")[0] == 0
+            # the published setting bounds steps in transformers alone: neither Megatron nor vLLM knows it
+            got, report = hf.arrays("run", TOKENS.numpy(), folder=str(folders["small"]),
+                                    override={"time_step_min": 1e-12})  # fmt: skip
+            z_blv = load_family(folders["parent"], dtype=torch.float32).select("small")(TOKENS)
+            assert report["loading"] == {} and float(z_blv.abs().max()) > 0.1
+            np.testing.assert_allclose(got["logits"], z_blv.numpy(), rtol=1e-3, atol=1e-4)
