@@ -16,6 +16,7 @@ from nemo_elastic.cli import options
 from nemo_elastic.cli.options import CONFIG, as_json, print_json
 from nemo_elastic.cli.show import describe, members_table, stripes_line, writing
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.folders import local_folder, read_shapes
 from nemo_elastic.formats.source import Shapes
@@ -132,4 +133,9 @@ def _join(parent: Path, places: Mapping[str, str], out: Path | None, check: bool
         if json:
             print_json({"ok": False, "checks": checks})
         raise typer.Exit(1)
-    _show(out or local_folder(parent), json, checks=checks, unsure=list(joined.unsure))
+    folder = out or local_folder(parent)
+    shapes = _show(folder, json, checks=checks, unsure=list(joined.unsure))
+    if shapes.parent.has(SHARDS) and not json:
+        typer.echo(
+            f"{folder}: a member keeps the front of each of {shapes.parent.size(SHARDS)} parts of the Mamba heads"
+        )

@@ -9,6 +9,7 @@ weights.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -84,12 +85,11 @@ def find_members(whole: Source, children: Mapping[str, Child]) -> tuple[Parent, 
 def _with_axes(parent: Parent, children: Mapping[str, Child]) -> Parent:
     """The parent with key-value heads as an axis where a child has fewer of them."""
     for child in children.values():
-        data = read_json(child) if isinstance(child, Path) else None
-        shape = data.get("subnet", data) if isinstance(data, dict) else None
-        layers = shape.get("layers") if isinstance(shape, dict) else None
-        listed = isinstance(layers, list) and any(isinstance(x, dict) and KV_HEADS in x for x in layers)
-        fewer = isinstance(child, Shapes) and child.parent.size(KV_HEADS) != parent.size(KV_HEADS)
-        if listed or fewer:
+        if isinstance(child, Path):
+            fewer = f'"{KV_HEADS}"' in json.dumps(read_json(child))
+        else:
+            fewer = child.parent.size(KV_HEADS) != parent.size(KV_HEADS)
+        if fewer:
             return replace(parent, **{KV_STRIPES: 1})
     return parent
 
@@ -146,14 +146,11 @@ def _check_rigid(parent: Parent, child: Parent) -> None:
     """Raise where a child differs in what every member keeps; its stripes are those of the file that it came with."""
     kinds = {kind.name for kind in child.kinds if kind.symbol in child.pattern}
     rigid = {size for kind in parent.kinds if kind.name in kinds for size in kind.rigid}
-    stripes = {*striped_axes().values(), SHARDS}
-    for size in ("vocab", *sorted(rigid)):
-        ours, theirs = (shape.sizes.get(size) for shape in (parent, child))
-        if theirs != ours and not (size in stripes and theirs in (None, 1)):
-            raise bad(size, theirs, f"the parent has {ours}, and every member keeps it")
-    for name in ("tied", "norm_eps"):
-        if getattr(child, name) != getattr(parent, name):
-            raise bad(name, getattr(child, name), f"the parent's {getattr(parent, name)}")
+    ours, theirs, blocks = parent.to_json(), child.to_json(), {*striped_axes().values(), SHARDS}
+    for name in ("vocab", "tied", "norm_eps", *sorted(rigid)):
+        value = theirs.get(name)
+        if value != ours.get(name) and not (name in blocks and value in (None, 1)):
+            raise bad(name, value, f"the parent has {ours.get(name)}, and every member keeps it")
 
 
 def _widths(parent: Parent, child: Parent, layer: Layer) -> dict[str, int]:

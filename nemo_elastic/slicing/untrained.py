@@ -49,7 +49,7 @@ from .card import family_card
 from .family_folder import FAMILY, QUANTIZED, read_members, write_weights
 from .lineage import CARD, PUBLISHED, lineage_of
 from .pieces import cut_behind, cut_weights
-from .published import cut_heads, find_members, read_child
+from .published import Child, cut_heads, find_members, read_child
 from .verification import cut_check
 
 if TYPE_CHECKING:
@@ -246,16 +246,15 @@ def join_family(
         raise ElasticError("is a member of a family, or in another format than Hugging Face's", source.folder)
     if source.family is not None and not _is_joined(path):
         raise ElasticError("is not a family of published members; init does not replace it", path)
-    inputs = (source.folder, *(place for place in members.values()))
     if out is not None:
-        check_output(out, force, *inputs, kind=LINKS)
+        check_output(out, force, source.folder, *members.values(), kind=LINKS)
     elif source.family is not None and not force:
         raise ElasticError("already exists; --force replaces it", path)
     children = {NAME.read(name, "members"): read_child(place) for name, place in members.items()}
     whole = replace(source, parent=plain, held=plain.full, family=None, origin=Origin())
     parent, found = find_members(whole, children)
     subnets = dict(sorted(found.items(), key=lambda item: -parameters(parent, item[1])))
-    provenance = _provenance(source, None) | {PUBLISHED: {name: Path(members[name]).name for name in subnets}}
+    provenance = _provenance(source, None) | {PUBLISHED: {n: _place(children[n]).resolve().name for n in subnets}}
     family = Family.of(parent, subnets, provenance=provenance)
     whole = replace(whole, parent=parent, held=parent.full)
     weights = {name: child for name, child in children.items() if isinstance(child, Source)}
@@ -269,6 +268,10 @@ def join_family(
     if joined.ok:
         _write_joined(whole, family, out, force)
     return joined
+
+
+def _place(child: Child) -> Path:
+    return child if isinstance(child, Path) else child.folder
 
 
 def _write_joined(source: Source, family: Family, out: str | Path | None, force: bool) -> None:
