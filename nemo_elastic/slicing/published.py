@@ -10,6 +10,7 @@ weights.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -102,9 +103,10 @@ def _head_parts(parent: Parent, children: Mapping[str, Child]) -> Sequence[int |
         return sorted(said)
     heads = parent.size(MAMBA_HEADS)
     widths = {width for child in shapes if isinstance(child, Source) for width in child.held.widths(MAMBA_HEADS)}
-    counts = [n for n in range(1, heads + 1) if not any(width % n for width in widths | {heads})]
-    cut = any(width < heads for width in widths)
-    return (None, *(n for n in counts if cut and n != parent.size(GROUPS)))
+    if widths <= {heads}:
+        return (None,)
+    common = math.gcd(heads, *widths)
+    return (None, *(n for n in range(1, common + 1) if common % n == 0 and n != parent.size(GROUPS)))
 
 
 def _member(whole: Source, child: Child) -> Subnet:

@@ -21,6 +21,7 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.budget import NAME
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.errors import ElasticError
@@ -40,7 +41,7 @@ from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.io.outputs import Output, atomic_dir, check_output
+from nemo_elastic.io.outputs import Output, atomic_dir, check_file, check_output
 from nemo_elastic.io.read import json_object
 from nemo_elastic.io.write import absolute
 
@@ -248,8 +249,8 @@ def join_family(
         raise ElasticError("is not a family of published members; init does not replace it", path)
     if out is not None:
         check_output(out, force, source.folder, *members.values(), kind=LINKS)
-    elif source.family is not None and not force:
-        raise ElasticError("already exists; --force replaces it", path)
+    else:
+        check_file(path, force)
     children = {NAME.read(name, "members"): read_child(place) for name, place in members.items()}
     whole = replace(source, parent=plain, held=plain.full, family=None, origin=Origin())
     parent, found = find_members(whole, children)
@@ -263,7 +264,8 @@ def join_family(
     opened = {name: replace(child, parent=parent, held=subnets[name]) for name, child in weights.items()}
     checks = {name: cut_check(child, whole) for name, child in opened.items()} if check else {}
     cut = tuple(name for name in subnets if cut_heads(parent, subnets[name]))
-    unsure = () if weights.keys() & {*cut} else tuple(name for name in cut if not isinstance(children[name], Path))
+    known = parent.has(SHARDS) or weights.keys() & {*cut}
+    unsure = () if known else tuple(name for name in cut if not isinstance(children[name], Path))
     joined = Joined(family, checks, unsure)
     if joined.ok:
         _write_joined(whole, family, out, force)
