@@ -31,8 +31,8 @@ from nemo_elastic.io.fields import known_names
 from nemo_elastic.io.values import plain
 
 __all__ = [
-    "MAX_LAYERS", "MAX_SIZE", "MAX_TENSORS", "VOCAB", "Layer", "Parent", "Subnet", "choices_of", "first_difference",
-    "intersect", "largest", "positive", "positive_real", "regroups",
+    "MAX_LAYERS", "MAX_SIZE", "MAX_TENSORS", "VOCAB", "Layer", "Parent", "Subnet", "choices_of", "cuts_heads",
+    "first_difference", "intersect", "largest", "positive", "positive_real", "regroups",
 ]  # fmt: skip
 
 VOCAB = "vocab"
@@ -287,11 +287,14 @@ class Parent:
         return replace(self, sizes=own | theirs)
 
 
+def cuts_heads(parent: Parent, member: Subnet) -> bool:
+    """Whether a layer of a member has fewer Mamba heads than the parent."""
+    return any(width < parent.sizes[MAMBA_HEADS] for width in member.widths(MAMBA_HEADS))
+
+
 def regroups(parent: Parent, member: Subnet) -> bool:
     """Whether Mamba heads of a member share B and C with other heads than in the parent; no mask computes that."""
-    parts = parent.sizes.get(SHARDS, parent.sizes[GROUPS])
-    cut = any(width < parent.sizes[MAMBA_HEADS] for width in member.widths(MAMBA_HEADS))
-    return cut and parts % parent.sizes[GROUPS] != 0
+    return parent.sizes.get(SHARDS, 0) % parent.sizes[GROUPS] != 0 and cuts_heads(parent, member)
 
 
 def first_difference(a: Parent, b: Parent) -> str | None:

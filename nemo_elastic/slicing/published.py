@@ -33,7 +33,7 @@ from nemo_elastic.io.read import read_json
 from .by_size import read_subnet
 from .pieces import cut_weights
 
-__all__ = ["Child", "cut_heads", "find_members", "member_of", "read_child", "same_cut"]
+__all__ = ["Child", "converts", "find_members", "member_of", "read_child", "same_cut"]
 
 #: a smaller model: with its weights, by its config alone, or a file with its shape
 Child = Source | Shapes | Path
@@ -53,11 +53,6 @@ def read_child(place: str | Path) -> Child:
     if not isinstance(config, dict) or "model_type" not in config:
         return path
     return Shapes(path.parent, *from_hf_config(config, str(path)), config, None, Origin())
-
-
-def cut_heads(parent: Parent, member: Subnet) -> bool:
-    """Whether a member has fewer Mamba heads: there are several ways to cut them."""
-    return any(width < parent.size(MAMBA_HEADS) for width in member.widths(MAMBA_HEADS))
 
 
 def find_members(whole: Source, children: Mapping[str, Child]) -> tuple[Parent, dict[str, Subnet]]:

@@ -20,7 +20,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
 from nemo_elastic.core.budget import NAME
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet, cuts_heads
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
@@ -50,7 +50,7 @@ from .card import family_card
 from .family_folder import FAMILY, QUANTIZED, read_members, write_weights
 from .lineage import CARD, PUBLISHED, lineage_of
 from .pieces import cut_behind, cut_weights
-from .published import Child, cut_heads, find_members, read_child
+from .published import find_members, read_child
 from .verification import cut_check
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def join_family(
     whole = replace(source, parent=plain, held=plain.full, family=None, origin=Origin())
     parent, found = find_members(whole, children)
     subnets = dict(sorted(found.items(), key=lambda item: -parameters(parent, item[1])))
-    provenance = _provenance(source, None) | {PUBLISHED: {n: _place(children[n]).resolve().name for n in subnets}}
+    provenance = _provenance(source, None) | {PUBLISHED: list(subnets)}
     family = Family.of(parent, subnets, provenance=provenance)
     whole = replace(whole, parent=parent, held=parent.full)
     weights = {name: child for name, child in children.items() if isinstance(child, Source)}
@@ -263,17 +263,13 @@ def join_family(
         raise ElasticError("--check: no member has weights to compare")
     opened = {name: replace(child, parent=parent, held=subnets[name]) for name, child in weights.items()}
     checks = {name: cut_check(child, whole) for name, child in opened.items()} if check else {}
-    cut = tuple(name for name in subnets if cut_heads(parent, subnets[name]))
+    cut = tuple(name for name in subnets if cuts_heads(parent, subnets[name]))
     known = parent.has(SHARDS) or weights.keys() & {*cut}
     unsure = () if known else tuple(name for name in cut if not isinstance(children[name], Path))
     joined = Joined(family, checks, unsure)
     if joined.ok:
         _write_joined(whole, family, out, force)
     return joined
-
-
-def _place(child: Child) -> Path:
-    return child if isinstance(child, Path) else child.folder
 
 
 def _write_joined(source: Source, family: Family, out: str | Path | None, force: bool) -> None:
