@@ -7,6 +7,7 @@ python -m tests.hosts.bridge.published PLACE
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from nemo_elastic.slicing.untrained import join_family
 from tests.parallel.runs import write_data
 from tests.slicing import strangers as theirs
 from tests.slicing.helpers import printed
+from tests.workers import free_port
 
 #: the sizes of `strangers.MOE`, as Bridge's provider has them
 SIZES: dict[str, Any] = TINY_EXPERTS | {
@@ -31,6 +33,7 @@ STEPS = 2
 
 
 def main(place: Path) -> None:
+    os.environ["MASTER_PORT"] = str(free_port())
     write_data(place)
     vocab = tiny_config(place / "data", place, steps=STEPS, sizes=SIZES).model.vocab_size
     whole = theirs.MOE | {"vocab_size": vocab}
