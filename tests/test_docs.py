@@ -32,6 +32,7 @@ from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.slicing.family_folder import write_family
 from tests.documentation import PAGES, ROOT, SHELL, Block, blocks, named_files
 from tests.shapes import PARENT
+from tests.slicing import strangers as theirs
 from tests.workers import environment
 from tools import tables
 
@@ -153,6 +154,25 @@ def test_the_readmes_commands_run(capsys: pytest.CaptureFixture[str]) -> None:
         assert (ended.value.code or 0) == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
         assert "--out" not in words or any(Path(words[words.index("--out") + 1]).iterdir())
     assert {words[1] for words in done} == {"init", "inspect", "slice", "verify"}
+
+
+def test_the_commands_on_published_families_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In order and as they stand, on small folders of the published form."""
+    whole, words = theirs.MOE, theirs.words(theirs.MOE)
+    theirs.write(tmp_path / "elastic-30b", whole, words)
+    for name, change in (("23b", {"hidden_size": 48}), ("12b", {"hidden_size": 48, "moe_intermediate_size": 32})):
+        child = whole | change
+        theirs.write(tmp_path / f"published-{name}", child, theirs.cut(words, whole, child))
+    monkeypatch.chdir(tmp_path)
+    done = [words for block in blocks(*SHELL, page=ROOT / "docs" / "nvidia.md") for words in block.commands()]
+    for words in done:
+        with pytest.raises(SystemExit) as ended:
+            main(words[1:])
+        assert (ended.value.code or 0) == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
+    assert {words[1] for words in done} == {"init", "inspect", "slice", "verify"}
+    assert theirs.read(tmp_path / "23b") == theirs.read(tmp_path / "published-23b")
 
 
 @pytest.mark.nemo

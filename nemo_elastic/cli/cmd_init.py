@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,21 +16,33 @@ from nemo_elastic.cli import options
 from nemo_elastic.cli.options import CONFIG, as_json, print_json
 from nemo_elastic.cli.show import describe, members_table, stripes_line, writing
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.folders import read_shapes
+from nemo_elastic.core.kinds.mamba import SHARDS
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.folders import local_folder, read_shapes
+from nemo_elastic.formats.source import Shapes
 from nemo_elastic.io.outputs import check_output
 from nemo_elastic.slicing.card import served_as
-from nemo_elastic.slicing.untrained import UNTRAINED, init_family, write_example
+from nemo_elastic.slicing.untrained import UNTRAINED, init_family, join_family, write_example
 
 __all__ = ["command"]
 
+_MEMBER = typer.Option(
+    "--member",
+    help="NAME=CHILD: a member that others cut from PARENT, as a folder, its config.json or a file with its shape. "
+    "Repeatable.",
+)
+
 
 def command(
-    out: Annotated[Path, options.out("The family folder to write.")],
     parent: Annotated[
         Path | None, typer.Argument(help="A plain Nemotron-H in the format of Hugging Face or NeMo.")
     ] = None,
+    out: Annotated[Path | None, options.out("The family folder to write. With --member, links to PARENT.")] = None,
     config: Annotated[Path | None, CONFIG] = None,
+    member: Annotated[list[str] | None, _MEMBER] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare the weights of each --member with its cut, tensor by tensor.")
+    ] = False,
     example: Annotated[
         bool,
         typer.Option(
@@ -45,15 +59,28 @@ def command(
     order, and members keep the front of each width, as in published families, unless the block gives stripes. In
     unsorted weights the choice of a member's channels is arbitrary.
 
-    Example: `nemo-elastic init parent/ --config elastic.yaml --out family/`, or
+    With --member the command makes a family of a parent and the smaller models that others cut from it, such as
+    NVIDIA's. No weights are copied: the command writes elastic.json into PARENT, or into a folder of links. Exit code
+    1 if --check finds a difference.
+
+    Examples: `nemo-elastic init parent/ --config elastic.yaml --out family/`,
+    `nemo-elastic init elastic-12b/ --member 9b=published-9b/ --member 6b=published-6b/config.json`, or
     `nemo-elastic init --example --out family/`
     """
-    given = {"PARENT": parent, "--config": config}
+    given = {"PARENT": parent, "--config": config, "--member": member or None}
     if example and any(given.values()):
-        raise ElasticError("--example: is not allowed with PARENT or --config")
-    if not example and None in given.values():
-        missing = next(name for name, value in given.items() if value is None)
-        raise ElasticError(f"{missing}: is missing; or give --example")
+        raise ElasticError("--example: is not allowed with PARENT, --config or --member")
+    if config is not None and member:
+        raise ElasticError("--member: is not allowed with --config")
+    if check and not member:
+        raise ElasticError("--check: is allowed with --member alone")
+    if parent is not None and member:
+        _join(parent, _places(member), out, check, force, json)
+        return
+    wanted = {} if example else {"PARENT": parent, "--config": config}
+    missing = next((name for name, value in (wanted | {"--out": out}).items() if value is None), None)
+    if missing is not None or out is None:
+        raise ElasticError(f"{missing}: is missing" + ("" if missing == "--out" else "; or give --example"))
     check_output(out, force, parent, config, kind=UNTRAINED)
     with writing(f"writing {out}", quiet=json) as progress:
         if parent is None or config is None:
@@ -61,12 +88,54 @@ def command(
         else:
             block = ElasticConfig.load(config)
             init_family(parent, block, out, force=force, progress=progress)
-    shapes = read_shapes(out)
-    spec = served_as(shapes.config)
+    shapes = _show(out, json)
     if json:
-        print_json(describe(shapes, spec))
         return
-    Console(markup=False).print(members_table(shapes, shapes.members, spec, str(out)))
-    typer.echo(f"{out}: {stripes_line(shapes.parent)}")
     if (left_out := shapes.origin.provenance.get("left_out")) is not None:
         typer.echo(f"{out}: without {left_out}")
+
+
+def _show(folder: Path, json: bool, **more: Any) -> Shapes:
+    """Print the members of a family that was written."""
+    shapes = read_shapes(folder)
+    spec = served_as(shapes.config)
+    if json:
+        print_json(describe(shapes, spec) | more)
+    else:
+        Console(markup=False).print(members_table(shapes, shapes.members, spec, str(folder)))
+        typer.echo(f"{folder}: {stripes_line(shapes.parent)}")
+    return shapes
+
+
+def _places(given: Sequence[str]) -> dict[str, str]:
+    """Members as the options give them: name -> folder or file."""
+    out: dict[str, str] = {}
+    for text in given:
+        name, _, place = text.partition("=")
+        if not name or not place:
+            raise bad("--member", text, "NAME=CHILD, such as 6b=published-6b/")
+        if name in out:
+            raise ElasticError(f"--member: {name!r} is given twice")
+        out[name] = place
+    return out
+
+
+def _join(parent: Path, places: Mapping[str, str], out: Path | None, check: bool, force: bool, json: bool) -> None:
+    """Make a family of published members, and print what was compared."""
+    joined = join_family(parent, places, out, check=check, force=force)
+    checks = {name: asdict(one) for name, one in joined.checks.items()}
+    if not json:
+        for name, one in joined.checks.items():
+            typer.echo(f"{name}: {'ok' if one.ok else 'FAILED'}, {one.figure}")
+        for name in joined.unsure:
+            typer.echo(f"{name}: keeps the front of each group's Mamba heads; not compared, it has no weights")
+    if not joined.ok:
+        if json:
+            print_json({"ok": False, "checks": checks})
+        raise typer.Exit(1)
+    folder = out or local_folder(parent)
+    shapes = _show(folder, json, checks=checks, unsure=list(joined.unsure))
+    if shapes.parent.has(SHARDS) and not json:
+        typer.echo(
+            f"{folder}: a member keeps the front of each of {shapes.parent.size(SHARDS)} parts of the Mamba heads"
+        )

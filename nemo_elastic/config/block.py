@@ -25,6 +25,7 @@ from nemo_elastic.config.sections import (
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import DEPTH, all_axes, layer_axes, striped_axes
+from nemo_elastic.core.manifest import FILE
 from nemo_elastic.core.precision import check_blocks
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.fields import (
@@ -86,7 +87,8 @@ class ElasticConfig:
         shapes: how members get their shapes. halving: the search's best few candidates of each budget share its
             micro-batches at the start of stage 1, and the better ones stay. router: it learns them (Nemotron Elastic).
             search: those of the lowest untrained loss. even: the most even cuts that meet the budgets. Or a file
-            `….json`, as a run writes it: {"members": {name: subnet}}.
+            `….json`, as a run writes it: {"members": {name: subnet}}. With the `elastic.json` of a family the weights
+            are in its order already, and nothing ranks or sorts them.
         search: of `shapes: halving` and `shapes: search`.
         halving: of `shapes: halving`.
         router: of `shapes: router`.
@@ -188,6 +190,11 @@ class ElasticConfig:
         """Where shapes are given, if they are."""
         return None if self.shapes in WAYS else self.shapes
 
+    @property
+    def is_sorted(self) -> bool:
+        """Whether shapes are those of a family, in whose order the weights are already: nothing ranks or sorts."""
+        return self.ranking is None and Path(self.shapes_file or "").name == FILE
+
     def with_absolute_paths(self) -> ElasticConfig:
         """The block with the files that it names, those that are there, wherever it is read from."""
         shapes = absolute_if_there(self.shapes_file) or self.shapes
@@ -220,7 +227,7 @@ class ElasticConfig:
             sorts: whether weights are sorted into these stripes. Where they come as they are, one stripe is the
                 default: a member keeps the front of each width, as in the families that others publish.
         """
-        parent, stripes = self._opened(parent), {}
+        parent, stripes, sorts = self._opened(parent), {}, sorts and not self.is_sorted
         for axis, size in striped_axes().items():
             if axis in parent.axes:
                 own = self.axes.get(axis, AxisConfig((parent.size(axis),)))

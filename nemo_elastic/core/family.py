@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
+from nemo_elastic.core.kinds.mamba import GROUPS, MAMBA_HEADS, SHARDS
 from nemo_elastic.core.kinds.record import Kind, Widths
 from nemo_elastic.core.kinds.registry import (
     AXES,
@@ -30,8 +31,8 @@ from nemo_elastic.io.fields import known_names
 from nemo_elastic.io.values import plain
 
 __all__ = [
-    "MAX_LAYERS", "MAX_SIZE", "MAX_TENSORS", "VOCAB", "Layer", "Parent", "Subnet", "choices_of", "first_difference",
-    "intersect", "largest", "positive", "positive_real",
+    "MAX_LAYERS", "MAX_SIZE", "MAX_TENSORS", "VOCAB", "Layer", "Parent", "Subnet", "choices_of", "cuts_heads",
+    "first_difference", "intersect", "largest", "positive", "positive_real", "regroups",
 ]  # fmt: skip
 
 VOCAB = "vocab"
@@ -218,7 +219,8 @@ class Parent:
         blocks = 1 if axis.blocks is None else self.sizes[axis.blocks]
         if widths is not None and name in kind.nested:
             size, blocks = size // blocks * widths[kind.nested[name]], widths[kind.nested[name]]
-        return BlockedPrefix(size, blocks, name, 1 if axis.least is None else self.sizes[axis.least])
+        least, even = (1 if own is None else self.sizes[own] for own in (axis.least, axis.even))
+        return BlockedPrefix(size, blocks, name, least, even)
 
     @cached_property
     def full(self) -> Subnet:
@@ -283,6 +285,16 @@ class Parent:
         own = {name: size for name, size in self.sizes.items() if name not in stripes.values()}
         theirs = {size: other.sizes[size] for axis, size in stripes.items() if axis in own and size in other.sizes}
         return replace(self, sizes=own | theirs)
+
+
+def cuts_heads(parent: Parent, member: Subnet) -> bool:
+    """Whether a layer of a member has fewer Mamba heads than the parent."""
+    return any(width < parent.sizes[MAMBA_HEADS] for width in member.widths(MAMBA_HEADS))
+
+
+def regroups(parent: Parent, member: Subnet) -> bool:
+    """Whether Mamba heads of a member share B and C with other heads than in the parent; no mask computes that."""
+    return parent.sizes.get(SHARDS, 0) % parent.sizes[GROUPS] != 0 and cuts_heads(parent, member)
 
 
 def first_difference(a: Parent, b: Parent) -> str | None:

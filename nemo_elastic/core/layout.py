@@ -61,7 +61,8 @@ def sizes(parent: Parent, hidden: Any, layer: Any | None) -> dict[str, Any]:
 def _grid(term: str, source: dict[str, Any], target: dict[str, Any]) -> Grid:
     """Factors of one term: an axis in blocks has those of its blocks, and what is in each; others are one factor."""
     n, k = source[term], target[term]
-    blocks = layer_axes()[term][1].blocks if term in layer_axes() else None
+    axis = layer_axes()[term][0].of(source).axis.get(term) if term in layer_axes() else None
+    blocks = None if axis is None else axis.blocks
     if blocks is None or blocks not in source:
         return Grid((n,), (k,))
     return _grid(blocks, source, target) * Grid((n // source[blocks],), (k // target[blocks],))

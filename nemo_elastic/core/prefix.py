@@ -31,12 +31,14 @@ class BlockedPrefix:
         size, blocks: as said.
         name: of the axis, for errors.
         least: no width is below it.
+        even: every width is a multiple of it, too.
     """
 
     size: int
     blocks: int = 1
     name: str = "width"
     least: int = 1
+    even: int = 1
 
     def __post_init__(self) -> None:
         if self.blocks < 1 or self.size < 1 or self.size % self.blocks:
@@ -44,12 +46,18 @@ class BlockedPrefix:
         if self.least > self.size:
             raise bad(self.name, self.size, f"must be at least {self.least}")
 
+    @property
+    def unit(self) -> int:
+        """What every width is a multiple of."""
+        return math.lcm(self.blocks, self.even)
+
     def check(self, k: int) -> int:
         """Return `k` if it is a width of this axis, else raise `ElasticError`."""
         k = plain(k)
-        if isinstance(k, bool) or not isinstance(k, int) or not self.least <= k <= self.size or k % self.blocks:
-            step = f" in multiples of {self.blocks}" if self.blocks > 1 else ""
-            first = -(-self.least // self.blocks) * self.blocks
+        unit = self.unit
+        if isinstance(k, bool) or not isinstance(k, int) or not self.least <= k <= self.size or k % unit:
+            step = f" in multiples of {unit}" if unit > 1 else ""
+            first = -(-self.least // unit) * unit
             raise bad(self.name, k, f"allowed are {first} to {self.size}{step}")
         return k
 

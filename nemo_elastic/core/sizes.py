@@ -208,7 +208,7 @@ def _lanes(family: Family, axis: str, upper: Subnet, lower: Subnet) -> list[_Lan
             ends = {ALL: next(iter(ends.values()))}
     parent = family.parent.axis(axis)
     widths = [*family.axes[axis].choices, *(width for pair in ends.values() for width in pair)]
-    step = _step(gcd(*widths), parent.size, lcm(parent.blocks, ALIGNED.get(axis, 8)))
+    step = _step(gcd(*widths), parent.size, lcm(parent.unit, ALIGNED.get(axis, 8)))
     return [_Lane(axis, layer, start, stop, step) for layer, (start, stop) in ends.items()]
 
 

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet, regroups
+from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.kinds.registry import HIDDEN
+from nemo_elastic.errors import bad
 
 #: probe(site, layer index, activation): called by a model at the points whose importance is scored.
 #: Sites: "hidden" every norm's output (layer index -1: the final norm) [..., D]; "mamba_x" the x part of in_proj's
@@ -71,7 +73,14 @@ class Gates:
     def of(
         cls, parent: Parent, subnet: Subnet, dtype: torch.dtype = torch.float32, device: torch.device | None = None
     ) -> Gates:
-        """Zeros and ones that make a masked forward compute `subnet` exactly."""
+        """Zeros and ones that make a masked forward compute `subnet` exactly.
+
+        Raises:
+            ElasticError: Mamba heads of the member change their group (`core.family.regroups`).
+        """
+        if regroups(parent, subnet):
+            allowed = f"a multiple of the {parent.mamba_groups} groups: heads that change groups have no mask"
+            raise bad(f"parent.{SHARDS}", parent.size(SHARDS), allowed)
 
         def mask(axis: str, k: int) -> torch.Tensor:
             prefix = parent.axis(axis)

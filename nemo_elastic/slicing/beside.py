@@ -22,6 +22,8 @@ from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
 from nemo_elastic.io.read import read_bytes, read_json
 
+from .lineage import is_ours
+
 __all__ = ["Check", "beside_checks"]
 
 #: without a digest: files that change after a folder was written, or hold the digests
@@ -74,8 +76,8 @@ def _digest(path: Path) -> str | None:
 
 def _config(source: Source, parent: Source | None) -> Check:
     """Compare `config.json` with the one that is written for this shape, numerics and code included."""
-    if not _is_ours(source.folder):
-        return Check("config", None, f"skipped: the folder has neither {FAMILY_FILE} nor {MEMBER_FILE}")
+    if not is_ours(source.folder):
+        return Check("config", None, "skipped: others wrote the folder")
     # settings without a shape are the source's: those of the family, where a member of it has it for a parent
     cut = parent is not None and (source.folder / MEMBER_FILE).is_file() and _is_ours(parent.folder)
     base = parent.config if parent is not None and cut else source.config

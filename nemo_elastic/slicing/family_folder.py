@@ -16,11 +16,11 @@ from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Parent, Subnet, first_difference
 from nemo_elastic.core.limits import figure
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.core.member import why_not_nested
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.checksums import held_family
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Model, Progress, tensors_of, write_models, write_text
@@ -28,20 +28,24 @@ from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.outputs import Output, atomic_dir, check_output, check_place
-from nemo_elastic.io.read import read_json, read_text
+from nemo_elastic.io.read import json_object, read_json, read_text
 from nemo_elastic.io.write import prepared
 
 from .card import family_card, with_extras
-from .lineage import CARD, Lineage, lineage_of
+from .lineage import CARD, Lineage, is_ours, lineage_of
 from .slicer import MEMBERS, slice_members
 
 __all__ = ["FAMILY", "QUANTIZED", "add_extra", "read_members", "slice_family", "write_family"]
 
 #: in a manifest's provenance: how its weights got low precision
 QUANTIZED = "quantized"
-FAMILY = Output(
-    "a family", f"{FILES}|{re.escape(CALIBRATION)}", FILE, frozenset({"version", "parent", "axes", "members"})
-)
+
+
+def _is_family(path: Path) -> bool:
+    return {"version", "parent", "axes", "members"} <= set(json_object(path)) and is_ours(path.parent)
+
+
+FAMILY = Output("a family", f"{FILES}|{re.escape(CALIBRATION)}", FILE, _is_family)
 
 
 def write_family(
@@ -107,11 +111,21 @@ def write_weights(
 
 
 def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
-    """Read the fixed shapes of every budget, from a file {"members": {name: subnet}} as a run writes it."""
+    """Read the fixed shapes of every budget, from a file {"members": {name: subnet}} as a run writes it.
+
+    An `elastic.json` is one, too; its members are those of its parent alone.
+    """
     data = read_json(path)
     members = data.get("members") if isinstance(data, dict) else None
     if not isinstance(members, dict):
         raise bad("elastic.shapes", str(path), 'a JSON file {"members": {name: subnet}}')
+    if "parent" in data:
+        with inside(path):
+            theirs = Parent.from_json(data["parent"])
+        if (name := first_difference(theirs, parent)) is not None:
+            value = theirs.to_json().get(name)
+            raise bad(f"{path}: parent.{name}", value, f"the parent of this block has {parent.to_json().get(name)}")
+        members = {name: m.get("subnet") if isinstance(m, dict) else m for name, m in members.items()}
     config.targets(parent)
     out: dict[str, Subnet] = {}
     for budget in config.budgets:

@@ -17,13 +17,16 @@ from typing import Any
 
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE
 from nemo_elastic.formats.folders import check_repo, is_repo, repo_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.io.read import plain_yaml, read_text
+from nemo_elastic.io.read import json_object, plain_yaml, read_text
 
-__all__ = ["CARD", "Lineage", "lineage_of"]
+__all__ = ["CARD", "PUBLISHED", "Lineage", "is_ours", "lineage_of"]
 
 CARD = "README.md"
+#: in a manifest's provenance: it is beside weights of others, and has members of theirs
+PUBLISHED = "published"
 #: a licence that is not in the hub's list has the id `other`, a name and a link
 _FORMS = {
     "license": re.compile("[a-z0-9][a-z0-9.+-]{0,63}"),
@@ -67,6 +70,14 @@ class Lineage:
         return Lineage(license, base_model=base)
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether nemo-elastic wrote a folder, not `elastic.json` alone beside weights of others."""
+    if (folder / MEMBER_FILE).is_file() or not (folder / FAMILY_FILE).is_file():
+        return (folder / MEMBER_FILE).is_file()
+    provenance = json_object(folder / FAMILY_FILE).get("provenance")
+    return (folder / CHECKSUMS_FILE).is_file() or not isinstance(provenance, dict) or PUBLISHED not in provenance
+
+
 def lineage_of(folder: Path | None, config: Mapping[str, Any] | None = None) -> Lineage:
     """Licence and base model for a model that is made from a folder.
 
@@ -78,7 +89,7 @@ def lineage_of(folder: Path | None, config: Mapping[str, Any] | None = None) -> 
     licence = _licence(card) or _licence({"license": config.get("license")})
     listed = card.get("base_model")
     base = tuple(model for model in (listed if isinstance(listed, list) else [listed])[:_MOST] if is_repo(model))
-    if folder is None or not any((folder / file).exists() for file in (FAMILY_FILE, MEMBER_FILE)):
+    if folder is None or not is_ours(folder):
         own, path = None if folder is None else repo_of(folder), config.get("_name_or_path")
         base = (own,) if own else base or ((path,) if is_repo(path) else ())
     return Lineage(**licence, base_model=base)

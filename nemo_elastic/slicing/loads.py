@@ -83,11 +83,11 @@ def _transformers(member: Subnet, low: Stored | None) -> dict[str, bool] | str:
     """Each need and whether a member has it, or why it does not run."""
     if low is not None and low.scheme.layout == MODELOPT:
         return (
-            "transformers 5.19 does not read ModelOpt's layout: it refuses NVFP4, and it loads FP8 without the "
+            "transformers 5.24 does not read ModelOpt's layout: it refuses NVFP4, and it loads FP8 without the "
             "scales, so results are wrong."
         )
     if low is not None and low.scheme.block and member.widths(EXPERTS):
-        return "transformers 5.19 leaves out a scale of each expert in NVFP4, so results are wrong."
+        return "transformers 5.24 leaves out a scale of each expert in NVFP4, so results are wrong."
     slow, eager = not member.widths("attention_heads"), needs_eager_experts(member)
     return {CODE: not member.is_uniform, SLOW: slow, EAGER: eager, COMPRESSED: low is not None}
 

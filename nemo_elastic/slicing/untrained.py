@@ -1,12 +1,15 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A family of a parent without training, and one of a tiny parent with random weights to try commands on."""
+"""A family of a parent without training: of even cuts, of members that others published, and a tiny one to try
+commands on.
+"""
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,37 +18,65 @@ import numpy as np
 from nemo_elastic import __version__
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.budget import NAME
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent, Subnet, cuts_heads
+from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
-from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.writing import SHARD_BYTES, Model, Progress, tensors_of, write_models
+from nemo_elastic.formats.hf.config import from_hf_config
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
+from nemo_elastic.formats.hf.writing import (
+    CONFIG,
+    SHARD_BYTES,
+    Model,
+    Progress,
+    tensors_of,
+    write_models,
+    write_text,
+)
 from nemo_elastic.formats.low_precision import Weights
-from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.io.outputs import check_output
+from nemo_elastic.formats.tokenizer import find_tokenizer
+from nemo_elastic.io.outputs import Output, atomic_dir, check_file, check_output
 from nemo_elastic.io.read import json_object
+from nemo_elastic.io.write import absolute
 
+from .beside import Check
+from .card import family_card
 from .family_folder import FAMILY, QUANTIZED, read_members, write_weights
-from .lineage import lineage_of
+from .lineage import CARD, PUBLISHED, lineage_of
 from .pieces import cut_behind, cut_weights
+from .published import find_members, read_child
+from .verification import cut_check
 
 if TYPE_CHECKING:
     from nemo_elastic.ranking import Ranking
 
-__all__ = ["UNTRAINED", "init_family", "write_example"]
+__all__ = ["LINKS", "UNTRAINED", "Joined", "init_family", "join_family", "write_example"]
 
 
 def _is_untrained(path: Path) -> bool:
     """Whether `init` wrote a family, by what its manifest says of where it comes from."""
     provenance = json_object(path).get("provenance")
-    # one in low precision may be all that is left of a family
-    return isinstance(provenance, dict) and provenance.get("training", ...) is None and QUANTIZED not in provenance
+    # one in low precision may be all that is left of a family, and published weights are nobody's to replace
+    kept = {QUANTIZED, PUBLISHED}
+    return isinstance(provenance, dict) and provenance.get("training", ...) is None and not kept & set(provenance)
+
+
+def _is_joined(path: Path) -> bool:
+    """Whether `init` put a manifest beside weights that others published, or links to them."""
+    provenance = json_object(path).get("provenance")
+    return isinstance(provenance, dict) and PUBLISHED in provenance and QUANTIZED not in provenance
 
 
 #: what `init` replaces: weeks of training are not in it
 UNTRAINED = replace(FAMILY, name="an untrained family", says=_is_untrained)
+#: links alone, with the manifest and a card
+LINKS = Output("a family of links", rf"[^/]*@|{re.escape(CARD)}|{re.escape(CALIBRATION)}", FILE, _is_joined)
 
 
 def init_family(
@@ -161,6 +192,99 @@ def _provenance(source: Source, digest: str | None) -> dict[str, Any]:
         return provenance
     left = f"multi-token prediction layers ({len(source.prediction)} tensors): the weights were sorted"
     return provenance | {"left_out": left}
+
+
+# ------------------------------------------------------------------ a family of published members
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A family of a parent and members that others published.
+
+    Attributes:
+        family: the family.
+        checks: of each member that was compared with its cut.
+        unsure: members with fewer Mamba heads and without weights: how the heads were cut is a guess.
+    """
+
+    family: Family
+    checks: Mapping[str, Check]
+    unsure: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """No check failed."""
+        return all(check.ok is not False for check in self.checks.values())
+
+
+def join_family(
+    parent_folder: str | Path,
+    members: Mapping[str, str | Path],
+    out: str | Path | None = None,
+    *,
+    check: bool = False,
+    force: bool = False,
+) -> Joined:
+    """Make a family of a parent with sorted weights and its published members; no weights are copied.
+
+    Args:
+        parent_folder: A plain Nemotron-H in Hugging Face's format. A member is the front of each of its widths.
+        members: Name -> folder or `config.json` of a smaller model, or a file with its shape.
+        out: The folder to write, of links to the parent's files; None writes `elastic.json` into the parent's folder.
+        check: Compare every tensor of members that have weights with its cut. Nothing is written where one differs.
+        force: Replace an earlier family of the same kind.
+
+    Returns:
+        The family, and what was compared.
+
+    Raises:
+        ElasticError: A parent that is none, members that are not nested, see `published.find_members`.
+    """
+    source = open_source(parent_folder)
+    plain, held = from_hf_config(source.config, str(source.folder / CONFIG))
+    path = source.folder / FILE
+    if held != plain.full or (source.folder / MEMBER_FILE).exists() or not (source.folder / CONFIG).is_file():
+        raise ElasticError("is a member of a family, or in another format than Hugging Face's", source.folder)
+    if source.family is not None and not _is_joined(path):
+        raise ElasticError("is not a family of published members; init does not replace it", path)
+    if out is not None:
+        check_output(out, force, source.folder, *members.values(), kind=LINKS)
+    else:
+        check_file(path, force)
+    children = {NAME.read(name, "members"): read_child(place) for name, place in members.items()}
+    whole = replace(source, parent=plain, held=plain.full, family=None, origin=Origin())
+    parent, found = find_members(whole, children)
+    subnets = dict(sorted(found.items(), key=lambda item: -parameters(parent, item[1])))
+    provenance = _provenance(source, None) | {PUBLISHED: list(subnets)}
+    family = Family.of(parent, subnets, provenance=provenance)
+    whole = replace(whole, parent=parent, held=parent.full)
+    weights = {name: child for name, child in children.items() if isinstance(child, Source)}
+    if check and not weights:
+        raise ElasticError("--check: no member has weights to compare")
+    opened = {name: replace(child, parent=parent, held=subnets[name]) for name, child in weights.items()}
+    checks = {name: cut_check(child, whole) for name, child in opened.items()} if check else {}
+    cut = tuple(name for name in subnets if cuts_heads(parent, subnets[name]))
+    known = parent.has(SHARDS) or weights.keys() & {*cut}
+    unsure = () if known else tuple(name for name in cut if not isinstance(children[name], Path))
+    joined = Joined(family, checks, unsure)
+    if joined.ok:
+        _write_joined(whole, family, out, force)
+    return joined
+
+
+def _write_joined(source: Source, family: Family, out: str | Path | None, force: bool) -> None:
+    """Write the manifest into the parent's folder, or into one of links to its files with a card of its own."""
+    if out is None:
+        family.save(source.folder)
+        return
+    own, lineage = {FILE, CARD, CALIBRATION}, lineage_of(source.companions, source.config)
+    with atomic_dir(out, force, [source.folder], LINKS) as folder:
+        for file in sorted(source.folder.iterdir()):
+            if file.is_file() and file.name not in own and not file.name.startswith("."):
+                (folder / file.name).symlink_to(absolute(file))
+        family.save(folder)
+        tokenizer = find_tokenizer(source.companions) is not None
+        write_text(folder / CARD, family_card(family, source.dtype, tokenizer, lineage, source.low))
 
 
 # ------------------------------------------------------------------ a family to try commands on

@@ -16,26 +16,24 @@ import numpy as np
 
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Subnet
-from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.core.family import Subnet, regroups
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import installing
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, crc32, hexadecimal, read_checksums
-from nemo_elastic.formats.dtypes import DTYPES, FLOATS, ITEMSIZE
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
-from nemo_elastic.formats.hf.writing import CONFIG
 from nemo_elastic.formats.low_precision import Weights, bad_scales
-from nemo_elastic.formats.source import Origin, Source, same_words
+from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.io.values import integer
 
 from .beside import Check, beside_checks
 from .pieces import cut_behind, cut_weights, is_torn, kept_parts
+from .published import converts, member_of, same_cut
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FORWARD_LIMIT", "Check", "Report", "verify"]
+__all__ = ["FORWARD_LIMIT", "Check", "Report", "cut_check", "verify"]
 
 #: Above this many parameters the model is run only when asked for: it is held twice, in float32.
 FORWARD_LIMIT = 300_000_000
@@ -45,6 +43,8 @@ TOLERANCE = 1e-4
 _NOT_FINITE = {
     "F64": 0x7FF0000000000000, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80, "F8_E5M2": 0x7C, "F8_E4M3": 0x7F,
 }  # fmt: skip
+#: of members whose Mamba heads are cut in parts that are no groups
+_REGROUPED = "skipped: Mamba heads of the member share B and C with other heads than in the parent"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def verify(
     values = list(_value_checks(opened))
     checks = [*_shape_checks(opened), *beside_checks(opened, other), *values]
     if other is not None and opened.held != opened.parent.full:
-        checks.append(_cut_check(opened, other))
+        checks.append(cut_check(opened, other))
     why = _why_no_forward(opened, forward) or (None if values[0].ok else "values are not finite")
     if why is not None:
         checks.append(Check("logits", None, f"skipped: {why}"))
@@ -141,14 +141,14 @@ def _differing_cut(source: Source, larger: Subnet, smaller: Subnet) -> str | Non
     return None
 
 
-def _cut_check(source: Source, family: Source) -> Check:
+def cut_check(source: Source, family: Source) -> Check:
     """Compare a member with the family that it should be cut from, word for word."""
     cut, present = cut_weights(family, source.held, requantize=True).tensors, source.tensors
     if source.prediction:  # a cut may be without them
         cut = {**cut, **cut_behind(family, source.held, requantize=True).tensors}
         present = source.stored
     head = {"lm_head.weight"} if source.parent.tied else set()
-    wrong = [name for name, tensor in cut.items() if name not in present or not _same_cut(name, present[name], tensor)]
+    wrong = [name for name, tensor in cut.items() if name not in present or not same_cut(name, present[name], tensor)]
     wrong += sorted(present.keys() - cut.keys() - head)
     figure = "every tensor is equal, byte for byte"
     if wrong:
@@ -158,26 +158,11 @@ def _cut_check(source: Source, family: Source) -> Check:
     return Check("cut of the parent", not wrong, figure)
 
 
-def _same_cut(name: str, tensor: Tensor, cut: Tensor) -> bool:
-    """Whether a tensor is what a cut keeps, in the dtype that it is stored in."""
-    rounded = layout.is_exact(name) and ITEMSIZE[tensor.dtype] < ITEMSIZE[cut.dtype]
-    dtype = tensor.dtype if _converts(cut, tensor.dtype) and not rounded else None
-    try:
-        return same_words(tensor, cut.cast(dtype, name))
-    except ElasticError:  # the family has a number that this dtype cannot hold
-        return False
-
-
-def _converts(tensor: Tensor, dtype: str) -> bool:
-    """Whether a cut may have a tensor in another dtype."""
-    return dtype in DTYPES.values() and tensor.dtype in FLOATS
-
-
 def _stored_like(weights: Weights, name: str, dtype: str | None) -> torch.Tensor:
     """A weight of a parent in float32, as a member has it that was stored in another dtype."""
     import torch
 
-    if dtype is not None and name not in weights.quantized and _converts(weights.tensors[name], dtype):
+    if dtype is not None and name not in weights.quantized and converts(weights.tensors[name], dtype):
         try:
             cast = weights.tensors[name].cast(dtype, name)
             return Tensor.of_words(dtype, cast.words).torch().float()
@@ -269,8 +254,9 @@ def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int
         finite = bool(torch.isfinite(logits_blv).all())
         yield Check("logits", finite, f"largest {float(logits_blv.abs().max()):.3g} on {tokens} random tokens")
         if source.held != source.parent.full:
-            if other is None:
-                yield Check("cut = masked", None, "skipped: masks need the whole parent, which is not in this folder")
+            if other is None or regroups(source.parent, source.held):
+                lacks = _REGROUPED if other else "skipped: masks need the whole parent, which is not in this folder"
+                yield Check("cut = masked", None, lacks)
             else:
                 masked_blv = model(other, other.held)(text_bl, Gates.of(source.parent, source.held))
                 yield _unless_torn(_compare("cut = masked", logits_blv, masked_blv), other, source.held)
@@ -278,6 +264,9 @@ def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int
         if other is not None:
             yield _compare("full = parent", logits_blv, model(other, other.held)(text_bl))
         for name, subnet in (source.members | source.extras).items():
+            if regroups(source.parent, subnet):
+                yield Check(f"{name}: cut = masked", None, _REGROUPED)
+                continue
             masked_blv = whole(text_bl, Gates.of(source.parent, subnet))
             check = _compare(f"{name}: cut = masked", model(source, subnet)(text_bl), masked_blv)
             yield _unless_torn(check, source, subnet)
@@ -295,14 +284,9 @@ def _unless_torn(check: Check, source: Source, subnet: Subnet) -> Check:
 def _as_member(source: Source, other: Source) -> Source:
     """The source as a member of its parent; a folder that knows of no family as what its config describes."""
     parent = other.parent
-    if source.family is None and source.origin == Origin() and source.parent.striped_as(parent) != parent:
-        if source.parent.pattern != parent.pattern:
-            whole = f"the parent's {parent.pattern}: a config does not say which layers were kept"
-            raise bad(f"{source.folder / CONFIG}: hybrid_override_pattern", source.parent.pattern, whole)
-        with inside(f"{source.folder}: no member of {other.folder}"):
-            member = source.held.validate(parent)
-        if from_hf_config(to_hf_config(parent, member)) == (source.parent, member):
-            return replace(source, parent=parent, held=member)
+    plain = source.family is None and source.origin == Origin() and other.held == parent.full
+    if plain and source.parent.striped_as(parent) != parent:
+        return replace(source, parent=parent, held=member_of(other, source))
     if parent.striped_as(source.parent) != source.parent or other.held != parent.full:
         raise ElasticError(f"{other.folder}: has another shape than the parent of {source.folder}")
     return source

@@ -91,27 +91,34 @@ def shape_members(family: FamilyTraining, host: Host, out: Path, step: int | Non
 
 
 def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
-    """The ranking named in the block, checked against the parent; or a new one, saved under `out`."""
+    """The ranking named in the block, checked against the parent; or a new one, saved under `out`.
+
+    Of a family that is sorted already, one that moves nothing.
+    """
     config, parent = family.config, family.parent
     if config.ranking is not None:
         smallest = config.resolve_axes(parent)[DEPTH].choices[-1]
         return Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
     if host.first:
         check_output(out / "ranking", True, kind=RANKING)  # it takes long
-    samples = config.importance.samples
-    ranking = rank(
+    ranking = Ranking.trivial(parent) if config.is_sorted else _measured(family, host)
+    if host.first:
+        ranking.save(out / "ranking", force=True)
+    return ranking
+
+
+def _measured(family: FamilyTraining, host: Host) -> Ranking:
+    samples = family.config.importance.samples
+    return rank(
         host.layers(),
-        parent,
+        family.parent,
         host.sequences(samples, host.micro_batch_size),
-        RankOptions.of(config, parent),
+        RankOptions.of(family.config, family.parent),
         progress=lambda phase, done, total: _show(host, f"ranking: {phase} {done}/{total or '?'}", done, total, 4),
         reduce=host.agree,
         provenance={"sequences": samples, "length": host.seq_length},
         shards=host.shards(),
     )
-    if host.first:
-        ranking.save(out / "ranking", force=True)
-    return ranking
 
 
 def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> list[list[Subnet]]:

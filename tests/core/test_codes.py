@@ -13,7 +13,7 @@ from hypothesis import given
 from nemo_elastic.core.codes import decode, encode, width
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds import registry
-from nemo_elastic.core.kinds.mamba import KIND, MAMBA
+from nemo_elastic.core.kinds.mamba import MAMBA, PLAIN
 from nemo_elastic.core.kinds.record import Axis
 from nemo_elastic.errors import ElasticError
 from tests.shapes import GROUPS, PARENT
@@ -36,8 +36,8 @@ def test_an_old_code_of_a_parent_that_has_one_more_axis_by_now() -> None:
 @pytest.fixture
 def state_is_an_axis(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Mamba as a later version might have it."""
-    axes = (Axis("state", "state", "states"), *KIND.axes)
-    later = replace(KIND, axes=axes, rigid=tuple(size for size in KIND.rigid if size != "state"))
+    axes = (Axis("state", "state", "states"), *PLAIN.axes)
+    later = replace(PLAIN, axes=axes, rigid=tuple(size for size in PLAIN.rigid if size != "state"))
     monkeypatch.setitem(registry.KINDS, MAMBA, later)
     monkeypatch.setitem(registry._LAYER_AXES, "state", (later, axes[0]))
     yield
@@ -47,7 +47,7 @@ def state_is_an_axis(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_new_axis_of_a_kind_leaves_codes_readable() -> None:
     member = PARENT.uniform([0, 1, 3], hidden=8, ffn=12, mamba_heads=4, mamba_head_dim=2, attention_heads=2)
     with pytest.MonkeyPatch.context() as before:
-        before.setitem(registry.KINDS, MAMBA, KIND)
+        before.setitem(registry.KINDS, MAMBA, PLAIN)
         code = encode(replace(PARENT), member)
     parent = replace(PARENT)
     assert "state" in parent.kind(MAMBA).widths

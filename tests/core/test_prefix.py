@@ -137,3 +137,16 @@ def test_blocks_are_kept_whole_or_not_at_all(kept: Selection, size: int) -> None
     if blocks is not None:
         each = blocks.indices[:, None] * size + np.arange(size)
         assert each.reshape(-1).tolist() == kept.indices.tolist()
+
+
+def test_widths_are_multiples_of_blocks_and_of_what_is_even() -> None:
+    axis = BlockedPrefix(24, blocks=2, even=6)
+    assert [k for k in range(25) if _is_width(axis, k)] == [6, 12, 18, 24]
+    np.testing.assert_array_equal(axis.grid(6).indices(), [0, 1, 2, 12, 13, 14])
+
+
+def _is_width(axis: BlockedPrefix, k: int) -> bool:
+    try:
+        return axis.check(k) == k
+    except ElasticError:
+        return False

@@ -1,19 +1,27 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Mamba-2: [z | x | B | C | dt] from one projection, a causal convolution, a scan, a gated norm."""
+"""Mamba-2: [z | x | B | C | dt] from one projection, a causal convolution, a scan, a gated norm.
+
+Heads lie by the group whose B and C they share. Others' members may keep the front of each of so many equal parts
+instead (`SHARDS`): Megatron masks heads on each tensor-parallel rank by itself.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind, Row, Sizes
 
 MAMBA = "mamba"
 MAMBA_HEADS, MAMBA_HEAD_DIM = "mamba_heads", "mamba_head_dim"
+GROUPS = "mamba_groups"
+#: blocks of the heads where they are others than the groups; most parents have no such size
+SHARDS = "mamba_shards"
 
 _HIDDEN, INNER, _PER_HEAD = ("hidden",), (MAMBA_HEADS, MAMBA_HEAD_DIM), (MAMBA_HEADS,)
 #: B and C have one row per group and state
-SHARED = ("mamba_groups", "state")
+SHARED = (GROUPS, "state")
 _H, _M = HF_LAYER, MEGATRON_LAYER
 _IN, _OUT, _CONV = _M + "mixer.in_proj", _M + "mixer.out_proj", _M + "mixer.conv1d"
 
@@ -26,19 +34,19 @@ def flops(sizes: Sizes, length: int) -> Any:
 def cache(sizes: Sizes, batch: int, length: int) -> dict[str, Any]:
     """The last inputs of the convolution, and the state of the scan."""
     inner = sizes[MAMBA_HEADS] * sizes[MAMBA_HEAD_DIM]
-    channels = inner + 2 * sizes["mamba_groups"] * sizes["state"]
+    channels = inner + 2 * sizes[GROUPS] * sizes["state"]
     return {"conv": batch * channels * (sizes["conv_kernel"] - 1), "ssm": batch * inner * sizes["state"]}
 
 
-KIND = Kind(
+PLAIN = Kind(
     symbol="M",
     name=MAMBA,
     words="Mamba-2",
     axes=(
-        Axis(MAMBA_HEADS, "heads", "Mamba heads", "mamba_groups", "Mamba groups", grouped=True, per_layer=True),
+        Axis(MAMBA_HEADS, "heads", "Mamba heads", GROUPS, "Mamba groups", grouped=True, per_layer=True),
         Axis(MAMBA_HEAD_DIM, "head_dim", "Mamba head channels"),
     ),
-    rigid=("mamba_groups", "state", "conv_kernel"),
+    rigid=(GROUPS, "state", "conv_kernel"),
     rows=(
         Row("mamba.pre_norm", MAMBA, _H + "norm.weight", _IN + ".layer_norm_weight", ((_HIDDEN,),)),
         Row("mamba.in_proj", MAMBA, _H + "mixer.in_proj.weight", _IN + ".weight",
@@ -61,7 +69,7 @@ KIND = Kind(
     hf={
         MAMBA_HEADS: ("mamba_num_heads",),
         MAMBA_HEAD_DIM: ("mamba_head_dim",),
-        "mamba_groups": ("n_groups", "mamba_n_groups"),
+        GROUPS: ("n_groups", "mamba_n_groups"),
         "state": ("ssm_state_size",),
         "conv_kernel": ("conv_kernel", "mamba_d_conv"),
     },
@@ -69,7 +77,7 @@ KIND = Kind(
     megatron={
         MAMBA_HEADS: "mamba_num_heads",
         MAMBA_HEAD_DIM: "mamba_head_dim",
-        "mamba_groups": "mamba_num_groups",
+        GROUPS: "mamba_num_groups",
         "state": "mamba_state_dim",
     },
     flops=flops,
@@ -77,5 +85,13 @@ KIND = Kind(
     always=True,
     along=MAMBA_HEADS,
     spared=True,
-    defaults=dict.fromkeys((MAMBA_HEADS, MAMBA_HEAD_DIM, "mamba_groups", "state"), 1) | {"conv_kernel": 4},
+    defaults=dict.fromkeys((MAMBA_HEADS, MAMBA_HEAD_DIM, GROUPS, "state"), 1) | {"conv_kernel": 4},
 )  # fmt: skip
+
+_HEADS, _CHANNELS = PLAIN.axes
+KIND = replace(
+    PLAIN,
+    axes=(replace(_HEADS, blocks=SHARDS, block_words="parts of the Mamba heads", even=GROUPS), _CHANNELS),
+    rigid=(*PLAIN.rigid, SHARDS),
+    lacking={SHARDS: PLAIN},
+)

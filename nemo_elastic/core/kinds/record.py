@@ -109,6 +109,7 @@ class Axis:
             as many fewer as divide every width. 0 where they are not.
         least: size of the parent below which no width of the axis may be; None for one block.
         each: axis of whose channels each has an order of its own on this axis.
+        even: size of the parent of which every width is a multiple, too.
         shared_by: ranks that share these blocks, each as many: "tensor" or "expert tensor" parallel ones; None where
             they may lie on the ranks in any way.
         per_layer: whether an `elastic:` block may give each layer its own width.
@@ -124,6 +125,7 @@ class Axis:
     stripes: int = 0
     least: str | None = None
     each: str | None = None
+    even: str | None = None
     shared_by: str | None = "tensor"
 
 

@@ -122,7 +122,8 @@ class BridgeRecipe(Recipe):
             raise bad("recipe.dataset", type(data).__name__, "text, prompts and answers or chats: a GPTDatasetConfig, "
                       "GPTSFTDatasetConfig or DirectHFSFTDatasetConfig")  # fmt: skip
         # in the first stage a run may have to rank, search and compare candidates, on its data by number
-        finds = stage == 1 and (block.keep or ((block.ranking is None or block.searches) and not self.starts_ranked))
+        ranks = (block.ranking is None and not block.is_sorted) or block.searches
+        finds = stage == 1 and (block.keep or (ranks and not self.starts_ranked))
         if finds and self.get("dataset.dataloader_type") == "external":
             own = "your own loader needs shapes: search, and ranked= from a run with rank_only=True"
             raise self.bad(

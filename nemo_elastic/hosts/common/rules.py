@@ -221,7 +221,8 @@ def _warnings(recipe: Recipe, block: ElasticConfig, stage: int, total: int) -> l
         out.append(f"{name}: {warmup} of {total} steps in all: the learning rate never reaches its peak")
     samples = block.importance.samples
     has = recipe.get("samples") or (steps * batch if isinstance(batch, int) else 0)
-    if stage == 1 and block.ranking is None and recipe.ranked is None and 0 < has < samples:
+    ranks = stage == 1 and block.ranking is None and not block.is_sorted and recipe.ranked is None
+    if ranks and 0 < has < samples:
         out.append(f"elastic.importance.samples: {samples}, but the run asks its data for {has}: if the data has no "
                    "more, the run is refused when ranking starts")  # fmt: skip
     return out

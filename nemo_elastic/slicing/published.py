@@ -1,0 +1,222 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a parent and smaller models that others cut from it to members of one family.
+
+Weights of such a parent are sorted: a member is the front of each width, in one stripe. A child's config says its
+widths. It says neither which layers were kept nor in how many parts Mamba heads were cut: both are found by comparing
+weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nemo_elastic.core import layout
+from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.kinds.attention import KV_HEADS, KV_STRIPES
+from nemo_elastic.core.kinds.mamba import GROUPS, MAMBA_HEADS, SHARDS
+from nemo_elastic.core.kinds.record import HF_LAYER
+from nemo_elastic.core.kinds.registry import striped_axes
+from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.formats.dtypes import DTYPES, FLOATS, ITEMSIZE
+from nemo_elastic.formats.folders import open_source, read_shapes
+from nemo_elastic.formats.hf.config import from_hf_config
+from nemo_elastic.formats.hf.writing import CONFIG
+from nemo_elastic.formats.source import Origin, Shapes, Source, same_words
+from nemo_elastic.formats.tensor import Tensor
+from nemo_elastic.io.read import read_json
+
+from .by_size import read_subnet
+from .pieces import cut_weights
+
+__all__ = ["Child", "converts", "find_members", "member_of", "read_child", "same_cut"]
+
+#: a smaller model: with its weights, by its config alone, or a file with its shape
+Child = Source | Shapes | Path
+
+
+class _Differs(ElasticError):
+    """Weights of a child are no cut of the parent's."""
+
+
+def read_child(place: str | Path) -> Child:
+    """Open a smaller model: a folder with its weights or without, a `config.json`, or a file with a shape."""
+    path = Path(place)
+    if not path.is_file():
+        shapes = read_shapes(place)
+        return open_source(shapes.folder) if any(shapes.folder.glob("*.safetensors")) else shapes
+    config = read_json(path, strict=False)
+    if not isinstance(config, dict) or "model_type" not in config:
+        return path
+    return Shapes(path.parent, *from_hf_config(config, str(path)), config, None, Origin())
+
+
+def find_members(whole: Source, children: Mapping[str, Child]) -> tuple[Parent, dict[str, Subnet]]:
+    """The parent's shape, with the axes and blocks that the children need, and theirs by name.
+
+    Args:
+        whole: The parent, in one stripe.
+        children: Smaller models by their names.
+
+    Raises:
+        ElasticError: A child is larger or has another rigid size; nothing says which layers it keeps; its weights are
+            a cut in none of the ways that are known.
+    """
+    parent, first = _with_axes(whole.parent, children), None
+    for parts in _head_parts(parent, children):
+        own = parent if parts is None else replace(parent, **{SHARDS: parts})
+        opened = replace(whole, parent=own, held=own.full)
+        try:
+            return own, {name: _member(opened, child) for name, child in children.items()}
+        except _Differs as differs:
+            first = first or differs
+    assert first is not None
+    raise first
+
+
+def _with_axes(parent: Parent, children: Mapping[str, Child]) -> Parent:
+    """The parent with key-value heads as an axis where a child has fewer of them."""
+    for child in children.values():
+        if isinstance(child, Path):
+            fewer = f'"{KV_HEADS}"' in json.dumps(read_json(child))
+        else:
+            fewer = child.parent.size(KV_HEADS) != parent.size(KV_HEADS)
+        if fewer:
+            return replace(parent, **{KV_STRIPES: 1})
+    return parent
+
+
+def _head_parts(parent: Parent, children: Mapping[str, Child]) -> Sequence[int | None]:
+    """Numbers of parts in which Mamba heads may have been cut; None for the groups, which come first."""
+    shapes = [child for child in children.values() if isinstance(child, Shapes)]
+    said = {child.parent.size(SHARDS) for child in shapes if child.parent.has(SHARDS)}
+    if said:
+        return sorted(said)
+    heads = parent.size(MAMBA_HEADS)
+    widths = {width for child in shapes if isinstance(child, Source) for width in child.held.widths(MAMBA_HEADS)}
+    if widths <= {heads}:
+        return (None,)
+    common = math.gcd(heads, *widths)
+    return (None, *(n for n in range(1, common + 1) if common % n == 0 and n != parent.size(GROUPS)))
+
+
+def _member(whole: Source, child: Child) -> Subnet:
+    """The shape of a child, whose Mamba heads are cut as the parent says."""
+    if isinstance(child, Path):
+        return read_subnet(child, whole.parent)
+    member, heads = member_of(whole, child), whole.parent.size(MAMBA_HEADS)
+    cut = [i for i, layer in enumerate(member.layers) if layer.widths.get(MAMBA_HEADS, heads) < heads]
+    if cut and isinstance(child, Source) and (name := _difference(whole, child, cut[0], member.layers[cut[0]])):
+        said = f"tensor {name!r} keeps the Mamba heads neither of each group's front nor of that of equal parts"
+        raise _Differs(said, child.folder)
+    return member
+
+
+def member_of(whole: Source, child: Shapes) -> Subnet:
+    """The member of a parent that another folder is, by its config and, where it has fewer layers, by its weights.
+
+    Raises:
+        ElasticError: It is larger or has another rigid size; nothing says which layers it keeps.
+    """
+    parent, held = whole.parent, child.held
+    with inside(child.folder):
+        _check_rigid(parent, child.parent)
+        widths = [_widths(parent, child.parent, layer) for layer in held.layers]
+        if held.hidden > parent.hidden:
+            raise bad("hidden", held.hidden, f"at most the parent's {parent.hidden}")
+        if child.parent.pattern == parent.pattern:
+            kept = held.kept
+        elif isinstance(child, Source):
+            kept = tuple(_kept_layers(whole, child, widths))
+        else:
+            unsaid = "a config does not say which layers were kept; give a folder with weights, or a file with a shape"
+            raise bad(f"{CONFIG}: hybrid_override_pattern", held.pattern, f"the parent has {parent.pattern}: {unsaid}")
+        layers = zip(kept, held.layers, widths, strict=True)
+        return Subnet(held.hidden, tuple(Layer(i, x.type, own) for i, x, own in layers)).validate(parent)
+
+
+def _check_rigid(parent: Parent, child: Parent) -> None:
+    """Raise where a child differs in what every member keeps; its stripes are those of the file that it came with."""
+    kinds = {kind.name for kind in child.kinds if kind.symbol in child.pattern}
+    rigid = {size for kind in parent.kinds if kind.name in kinds for size in kind.rigid}
+    ours, theirs, blocks = parent.to_json(), child.to_json(), {*striped_axes().values(), SHARDS}
+    for name in ("vocab", "tied", "norm_eps", *sorted(rigid)):
+        value = theirs.get(name)
+        if value != ours.get(name) and not (name in blocks and value in (None, 1)):
+            raise bad(name, value, f"the parent has {ours.get(name)}, and every member keeps it")
+
+
+def _widths(parent: Parent, child: Parent, layer: Layer) -> dict[str, int]:
+    """Widths of a child's layer on the parent's axes."""
+    if layer.type not in parent.types:
+        raise bad("hybrid_override_pattern", child.pattern, f"the parent has {parent.pattern}, without {layer.type}")
+    axes, own = parent.kind(layer.type).widths, {}
+    for axis in dict.fromkeys((*axes, *layer.widths)):
+        width = layer.widths.get(axis, child.sizes.get(axis))
+        if width is None or axis not in axes or width > parent.size(axis):
+            raise bad(axis, width, f"at most the parent's {parent.sizes.get(axis)}")
+        own[axis] = width
+    return own
+
+
+# ------------------------------------------------------------------ by weights
+
+
+def _kept_layers(whole: Source, child: Source, widths: Sequence[Mapping[str, int]]) -> Iterator[int]:
+    """The parent's layer that each layer of a child is cut from, in order: the one with the same norm.
+
+    Where several have it, all of their tensors are compared.
+    """
+    first = 0
+    for at, (layer, own) in enumerate(zip(child.held.layers, widths, strict=True)):
+        same = [i for i in range(first, whole.parent.num_layers) if whole.parent.types[i] == layer.type]
+        same = [i for i in same if _same_norm(whole, child, at, Layer(i, layer.type, own))]
+        if len(same) > 1:
+            same = [i for i in same if _difference(whole, child, at, Layer(i, layer.type, own)) is None][:1]
+        if not same:
+            behind = f" behind layer {first - 1}" if first else ""
+            raise _Differs(f"layer {at}, {layer.type}, is the cut of no layer of {whole.folder}{behind}")
+        yield same[0]
+        first = same[0] + 1
+
+
+def _same_norm(whole: Source, child: Source, at: int, layer: Layer) -> bool:
+    """Whether a child's layer has the first tensor of a layer of the parent: the norm in front of it."""
+    row = whole.parent.kind(layer.type).rows[0]
+    one = Subnet(child.held.hidden, (layer,))
+    kept = tuple(
+        layout.selection(whole.parent, row, dim, whole.held, one, layer.index) for dim in range(len(row.dims))
+    )
+    theirs, ours = (layout.named(row.hf, index) for index in (at, layer.index))
+    return same_cut(theirs, child.tensors[theirs], whole.tensors[ours].take(kept))
+
+
+def _difference(whole: Source, child: Source, at: int, layer: Layer) -> str | None:
+    """The first tensor in which a child's layer `at` is not that layer cut from the parent; None where it is."""
+    one = Subnet(child.held.hidden, (layer,)).validate(whole.parent)
+    alone, own = (layout.named(HF_LAYER, index) for index in (0, at))
+    cut = cut_weights(whole, one, requantize=True).tensors
+    cut = {own + name.removeprefix(alone): tensor for name, tensor in cut.items() if name.startswith(alone)}
+    for name, tensor in sorted(cut.items(), key=lambda item: item[1].nbytes):
+        if name not in child.tensors or not same_cut(name, child.tensors[name], tensor):
+            return name
+    return None
+
+
+def same_cut(name: str, tensor: Tensor, cut: Tensor) -> bool:
+    """Whether a tensor is what a cut keeps, in the dtype that it is stored in."""
+    rounded = layout.is_exact(name) and ITEMSIZE[tensor.dtype] < ITEMSIZE[cut.dtype]
+    dtype = tensor.dtype if converts(cut, tensor.dtype) and not rounded else None
+    try:
+        return same_words(tensor, cut.cast(dtype, name))
+    except ElasticError:  # the family has a number that this dtype cannot hold
+        return False
+
+
+def converts(tensor: Tensor, dtype: str) -> bool:
+    """Whether a cut may have a tensor in another dtype."""
+    return dtype in DTYPES.values() and tensor.dtype in FLOATS
