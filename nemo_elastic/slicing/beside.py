@@ -58,11 +58,12 @@ def beside_checks(source: Source, parent: Source | None) -> Iterator[Check]:
     yield _config(source, parent)
     yield _files(source)
     yield from _code(source)
-    if parent is not None and _is_ours(source.folder) and (parent.companions / CONFIG).is_file():
+    if parent is not None and _in_family(source.folder) and (parent.companions / CONFIG).is_file():
         yield _companions(source.folder, parent.companions)
 
 
-def _is_ours(folder: Path) -> bool:
+def _in_family(folder: Path) -> bool:
+    """Whether a folder is a family or a member of one, whoever wrote the weights."""
     return (folder / FAMILY_FILE).is_file() or (folder / MEMBER_FILE).is_file()
 
 
@@ -79,7 +80,7 @@ def _config(source: Source, parent: Source | None) -> Check:
     if not is_ours(source.folder):
         return Check("config", None, "skipped: others wrote the folder")
     # settings without a shape are the source's: those of the family, where a member of it has it for a parent
-    cut = parent is not None and (source.folder / MEMBER_FILE).is_file() and _is_ours(parent.folder)
+    cut = parent is not None and (source.folder / MEMBER_FILE).is_file() and _in_family(parent.folder)
     base = parent.config if parent is not None and cut else source.config
     right = to_hf_config(source.parent, source.held, dtype=source.dtype, base=base, prediction=bool(source.prediction))
     stored, low = source.weights.quantized, source.config.get(KEY)
