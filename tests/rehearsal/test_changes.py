@@ -110,7 +110,7 @@ def test_the_schedule_keeps_its_proportions(rehearsal: Any) -> None:
 
 
 def test_a_change_of_layout_stays_one(rehearsal: Any) -> None:
-    """In ranks of a replica: four ranks hold at most two of the kinds that the large layout divides a model by."""
+    """In ranks of a replica: four ranks hold two kinds of parallelism at most, and the large layouts have three."""
 
     def replicas(jobs: dict[str, Any]) -> list[int]:
         kinds = ("tensor_model_parallel_size", "context_parallel_size", "pipeline_model_parallel_size")
