@@ -156,6 +156,8 @@ def test_heads_that_were_cut_on_ranks(tmp_path: Path, parts: int, precision: str
         with pytest.raises(ElasticError, match=SHARDS):
             Gates.of(family.parent, family.member("low").subnet)
     # sizes between members are widths that parts and groups divide
+    with pytest.raises(ElasticError, match="heads"):
+        family.parent.uniform(mamba_heads=6)
     for place in json.loads(printed("inspect", folders["parent"], "--sizes", "9", "--json"))["path"]:
         assert not any(x["heads"] % max(4, parts) for x in place["subnet"]["layers"] if x["type"] == "mamba")
     # members in memory are the published models, whatever the parts
@@ -193,13 +195,13 @@ def test_heads_of_a_config_alone_are_not_compared(tmp_path: Path) -> None:
 def test_layers_whose_norms_are_alike(tmp_path: Path) -> None:
     words = {n: (t, np.full_like(w, 0x3F80) if n.endswith(".norm.weight") else w)
              for n, (t, w) in theirs.words(DENSE).items()}  # fmt: skip
-    child = DENSE | DEPTH | {"hidden_size": 32}
+    child, kept = DENSE | DEPTH | {"hybrid_override_pattern": "M*-M-", "hidden_size": 32}, (2, 3, 4, 5, 6)
     folders = {
         "parent": theirs.write(tmp_path / "parent", DENSE, words),
-        "small": theirs.write(tmp_path / "small", child, cut(words, DENSE, child)),
+        "small": theirs.write(tmp_path / "small", child, theirs.cut(words, DENSE, child, kept)),
     }
     assert join(folders, "--check")[0] == 0
-    assert Family.load(folders["parent"]).member("small").subnet.kept == KEPT
+    assert Family.load(folders["parent"]).member("small").subnet.kept == kept
 
 
 def test_a_shallower_config_needs_weights_or_a_shape(tmp_path: Path) -> None:
