@@ -34,6 +34,7 @@ ALLOWED = {
     ): "the two modules of NeMo's and our model classes, for their defaults",
     ("formats/megatron/metadata.py", "pickle"): "every name in it stands for a record without code",
     ("formats/megatron/torch_files.py", "torch.load"): "as values alone (weights_only)",
+    ("hosts/bridge/autobridge.py", "trust_remote_code"): "what the caller says, and false otherwise",
     ("hosts/bridge/cli.py", "importlib.import_module"): "the recipe that the user names on the command line",
     ("profile/engines.py", "subprocess"): "our own worker, by the python that the command line names",
     ("rehearsal/transformers.py", "subprocess"): "our own script, by the python that the environment names",

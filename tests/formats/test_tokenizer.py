@@ -151,7 +151,7 @@ def test_what_templates_use(text, expected):
 
 
 def test_what_renders_is_reported_where_it_is_missing(monkeypatch):
-    monkeypatch.setattr("nemo_elastic.extras._has", lambda package: package != "jinja2")
+    monkeypatch.setattr("nemo_elastic.extras.has", lambda package: package != "jinja2")
     with pytest.raises(ModuleNotFoundError, match="No module named 'jinja2'"):
         render("x")
 

@@ -8,11 +8,11 @@ curriculum sets rates, batches, data and layouts itself, so a recipe of these pa
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import torch
 from megatron.bridge.models.hybrid.hybrid_provider import HybridModelProvider
+from megatron.bridge.recipes import nemotronh
 from megatron.bridge.recipes.common import _pretrain_common
 from megatron.core.activations import squared_relu
 
@@ -20,8 +20,6 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.megatron.dist_checkpoint import dtype_args
 from nemo_elastic.plan import preset
-
-_HOSTS = "megatron.bridge.recipes.nemotronh"
 
 
 def provider_of(parent: Parent, dtype: torch.dtype = torch.bfloat16, **settings: Any) -> HybridModelProvider:
@@ -52,7 +50,7 @@ def nemotronh_8b_pretrain_config() -> Any:
 
 
 def _recipe(name: str, shape: str, tensor: int) -> Any:
-    own = getattr(importlib.import_module(_HOSTS), name, None)
+    own = getattr(nemotronh, name, None)
     if own is not None:
         return own()
     config = _pretrain_common()
