@@ -21,6 +21,7 @@ WAITS = {
     "nemo_elastic/megatron/megatron_host.py": (1, "the guard, before the optimizer may change a weight"),
     "nemo_elastic/megatron/family_step.py": (3, "losses and tokens of a step's line"),
     "nemo_elastic/router.py": (9, "what the router chooses, before a step of soft masks"),
+    "nemo_elastic/train/metrics.py": (7, "the line of a step of soft masks"),
     "megatron/core/optimizer/": (5, "the gradient's norm"),
     "megatron/core/transformer/moe/token_dispatcher.py": (1000, "how many tokens go to which rank"),
     "megatron/core/rerun_state_machine.py": (1000, "Bridge's own look for NaN"),
