@@ -39,7 +39,7 @@ MAY_LOAD = {
     "slice family --member half --out cut --force": WEIGHTS,
     "verify family --no-forward": WEIGHTS,
     "verify family": MODEL,
-    "doctor": MODEL,
+    "doctor": MODEL | {"megatron"},  # the namespace alone, in which it looks for packages
     "data text --out other --tokenizer data --force": TEXT,
     "data text --out other --force": TEXT | PROBLEMS,
     "eval family --data data --limit 1 --tokens 512": MODEL | TEXT,
