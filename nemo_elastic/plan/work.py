@@ -206,19 +206,27 @@ def seconds(candidate: Candidate, work: Work, waiting: float = 1.0) -> float:
     return busy * (1 + (pipeline - 1) / candidate.micro_batches) + reduction(candidate, link)
 
 
+def streams(candidate: Candidate) -> int:
+    """How often a layer moves the residual stream among tensor-parallel ranks for a micro-batch, the teacher included.
+
+    That is 2 in a forward pass, and in a backward pass 3 with sequence parallelism (megatron.linear gathers the input
+    again for the weight's gradient) and 2 without.
+    """
+    config = candidate.config
+    passes = 2 + (3 if candidate.shards.sequence else 2) + (2 if candidate.recompute else 0)
+    return config.budgets_per_batch * passes + (2 if config.distill.taught else 0)
+
+
 def _inside_layers(candidate: Candidate, gpu: Gpu) -> float:
     """Time of the collectives of all layers.
 
-    Tensor parallelism moves the residual stream: a ring all-gather or reduce-scatter sends (t-1)/t of it, an
-    all-reduce twice that. Per layer that is 2 in a forward pass, and in a backward pass 3 with sequence parallelism
-    (megatron.linear gathers the input again for the weight's gradient) and 2 without. Ranks that share sequences,
+    Tensor parallelism moves the residual stream (`streams`): a ring all-gather or reduce-scatter sends (t-1)/t of it,
+    an all-reduce twice that. Ranks that share sequences,
     which are in one node, exchange positions for heads (`exchanged`). Tokens travel to experts (`dispatched`), inside
     a node where the expert-parallel group fits one.
     """
-    parent, config, run, shards = candidate.parent, candidate.config, candidate.run, candidate.shards
+    parent, run, shards, passes = candidate.parent, candidate.run, candidate.shards, streams(candidate)
     t, pipeline = shards.tensor, candidate.pipeline
-    passes = config.budgets_per_batch * (2 + (3 if shards.sequence else 2) + (2 if candidate.recompute else 0))
-    passes += 2 if config.distill.taught else 0
     stream = HALF * parent.hidden * run.seq_length * run.micro_batch / shards.context * (t - 1) / t
     time = candidate.micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
     time += candidate.micro_batches * exchanged(candidate) / pipeline / gpu.nvlink

@@ -30,6 +30,7 @@ WAITS = {
     "nemo_elastic/hosts/nemo/callbacks.py": (3, "the line of a step"),
     "lightning/": (30, "Lightning's log"),
 }
+GIB = 2**30
 #: seconds that a job may take on a busy machine
 PATIENCE = 1800
 

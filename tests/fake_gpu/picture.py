@@ -9,10 +9,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nemo_elastic.report.style import INK, colour, headline, house, new_figure
-from tests.fake_gpu.cases import steps_of
+from tests.fake_gpu.cases import GIB, steps_of
 from tests.fake_gpu.gpu import MEMORY
 
-GIB = 2**30
 #: as `Meter.held` counts them, then what comes and goes in a step
 KINDS = ("weights", "teacher", "gradients", "optimizer", "activations and loss")
 

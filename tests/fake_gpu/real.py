@@ -10,11 +10,10 @@ import torch
 from torch.utils._pytree import tree_iter
 
 from tests.fake_gpu import gpu
-from tests.fake_gpu.cases import steps_of
+from tests.fake_gpu.cases import GIB, steps_of
 from tests.fake_gpu.meter import Meter
 from tests.workers import ROOT
 
-GIB = 2**30
 TABLE = ROOT / "docs" / "tables" / "fake_gpu.md"
 #: figures of a job -> column of the table that has what the stand-in counted
 COLUMNS = {"kept": "kept", "peak": "peak of each step", "launches": "launches, whole"}

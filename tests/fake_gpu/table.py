@@ -19,10 +19,9 @@ from typing import Any
 from benchmarks.output import save_svg
 from benchmarks.study.results import markdown as table
 from nemo_elastic.io.write import atomic_write
-from tests.fake_gpu.cases import CASES, STAYS, WAITS, build, python_of, run, steps_of
+from tests.fake_gpu.cases import CASES, GIB, STAYS, WAITS, build, python_of, run, steps_of
 from tests.fake_gpu.picture import draw
 
-GIB = 2**30
 #: what makes slices lie side by side
 SLICES = "nemo_elastic/core/prefix.py"
 #: results, by name of the case

@@ -12,7 +12,7 @@ from nemo_elastic.plan.candidate import Candidate
 from nemo_elastic.plan.layouts import Layout
 from nemo_elastic.plan.machine import SUMS, RunShape
 from nemo_elastic.plan.memory import local_parameters, stages
-from nemo_elastic.plan.work import dispatched, passed_on
+from nemo_elastic.plan.work import dispatched, passed_on, streams
 
 
 def planned_volumes(made: Any, run: Any, number: int, layout: Layout, job: dict[str, Any]) -> dict[str, float]:
@@ -33,15 +33,13 @@ def planned_volumes(made: Any, run: Any, number: int, layout: Layout, job: dict[
     shards = Sharding(layout.tensor, layout.sequence_parallel, layout.expert or 1, layout.context, made.routing)
     parent = config.parent_shape(made.parent)
     candidate = Candidate(parent, config, shape, shards, layout.pipeline, layout.recompute)
-    micro, pipeline, taught = layout.pipeline, layout.pipeline, config.distill.taught
+    micro = pipeline = layout.pipeline
     own = stages(parent, pipeline)[job["rank"] * pipeline // job["gpus"]]
-    # of each layer, and of the embedding or the head: 2 forward, 3 backward where the input is gathered again
-    streams = config.budgets_per_batch * (2 + 2 + shards.sequence + 2 * layout.recompute) + 2 * taught
     stream = HALF * parent.hidden * candidate.tokens
     parameters = local_parameters(parent, own, shards.tensor, shards.expert)
     kept_off = (shards.expert - 1) / shards.expert
     return {
-        "tensor": micro * streams * (len(own.kinds) + own.first + own.last) * stream * (shards.tensor > 1),
+        "tensor": micro * streams(candidate) * (len(own.kinds) + own.first + own.last) * stream * (shards.tensor > 1),
         "context": micro * candidate.passes * handed_round(parent, shards) * candidate.tokens / pipeline
         * (shards.context > 1),
         "experts": micro * dispatched(candidate) / kept_off / pipeline if shards.expert > 1 else 0.0,
