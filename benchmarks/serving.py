@@ -30,13 +30,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.output import arguments, deliver, save_svg
+from benchmarks.output import arguments, deliver
 
 if TYPE_CHECKING:
     from nemo_elastic.core.family import Parent, Subnet
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE = ROOT / "docs" / "images" / "serving.svg"
 NAMES = ("large", "half", "quarter")
 PROMPTS, PROMPT, NEW, ROUNDS, PAGES = 8, 64, 32, 10, 48
 MEMORY, THROUGHPUT = 1.05, 0.95  # targets: at most, at least
@@ -44,10 +43,16 @@ MEMORY, THROUGHPUT = 1.05, 0.95  # targets: at most, at least
 
 def shapes() -> tuple[Parent, dict[str, Subnet]]:
     """Proportions of Nemotron Nano 12B v2 at two fifths of its width and few layers, with three members."""
-    from benchmarks.bench_speculation import members, shape
+    from nemo_elastic.core.family import Parent
 
-    parent = shape()
-    return parent, dict(zip(NAMES, members(parent).values(), strict=True))
+    parent = Parent(
+        "M-M*-M-M-", hidden=2048, vocab=12288, ffn=8192, mamba_heads=64, mamba_head_dim=64, mamba_groups=8, state=128,
+        attention_heads=16, kv_heads=4, attention_head_dim=128, ffn_stripes=8,
+    )  # fmt: skip
+    half = {"hidden": 1536, "ffn": 5120, "mamba_heads": 48, "mamba_head_dim": 56, "attention_heads": 12}
+    quarter = {"hidden": 1024, "ffn": 4096, "mamba_heads": 40, "mamba_head_dim": 48, "attention_heads": 8}
+    members = parent.full, parent.uniform(range(8), **half), parent.uniform(range(6), **quarter)
+    return parent, dict(zip(NAMES, members, strict=True))
 
 
 def make(place: Path, dtype: str) -> dict[str, int]:
@@ -198,38 +203,6 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(figures: dict[str, Any]) -> Any:
-    """Memory of one engine beside that of three, and each member's speed in both."""
-    from nemo_elastic.report.style import INK, colour, headline, house, new_figure
-
-    memory, members = figures["memory"], figures["members"]
-    with house():
-        figure = new_figure(9.4, 3.6)
-        left, right = figure.subplots(1, 2)
-        start = 0.0
-        for i, name in enumerate(NAMES):
-            share = memory[name] / 2**20
-            left.barh(1, share, left=start, color=colour(i), height=0.6)
-            left.text(start + share / 2, 1, name, ha="center", va="center", fontsize=9, color="white")
-            start += share
-        left.barh(0, memory["family"] / 2**20, color=INK, height=0.6)
-        left.set_yticks([0, 1], ["one engine,\nthe family", "an engine\nfor each"])
-        left.set_ylim(1.6, -0.6)
-        left.set_xlabel("memory, MiB")
-        places = range(len(NAMES))
-        for shift, key, shade, where in (
-            (-0.19, "tokens_per_second", INK, "in the family"),
-            (0.19, "alone", colour(0), "its own folder"),
-        ):
-            heights = [members[n][key] for n in NAMES]
-            right.bar([p + shift for p in places], heights, width=0.36, color=shade, label=where)
-        right.set_xticks(places, NAMES)
-        right.set_ylabel("tokens per second")
-        right.legend(loc="upper left", fontsize=9, frameon=False)
-        headline(figure, "One engine for all members", "memory, and the speed of each member")
-    return figure
-
-
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--vllm", type=Path, default=ROOT / ".venv-vllm" / "bin" / "python", help="vLLM's Python")
@@ -241,8 +214,6 @@ def main() -> None:
         parser.error(f"--vllm: {args.vllm} is missing; make test-vllm makes it")
     with tempfile.TemporaryDirectory(dir=args.place) as place:
         figures = measure(args.vllm.absolute(), Path(place).resolve(), args.dtype, args.rounds)
-    if args.markdown:
-        save_svg(draw(figures), PICTURE)
     deliver(args, figures, table(figures), missed(figures))
 
 
