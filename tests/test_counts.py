@@ -45,7 +45,7 @@ NUMBERS = numbers()
 
 
 def test_they_are_found() -> None:
-    assert len(NUMBERS) >= 20 and ("slice", "--batch", int) in NUMBERS and ("chat", "--top-p", float) in NUMBERS
+    assert len(NUMBERS) >= 20 and ("slice", "--batch", int) in NUMBERS and ("chat", "--temperature", float) in NUMBERS
 
 
 @pytest.mark.parametrize(("command", "option", "kind"), NUMBERS)

@@ -50,9 +50,6 @@ def command(
     temperature: Annotated[
         float, within(0.0, 100.0, "--temperature", "Temperature of sampling; 0 takes the most likely token.")
     ] = 0.0,
-    top_p: Annotated[
-        float, within(1e-6, 1.0, "--top-p", "Sample from the fewest tokens that hold this share of the probability.")
-    ] = 1.0,
     seed: Annotated[int, within(0, SEEDS, "--seed", "Seed of the sampling.")] = 0,
     device: Annotated[str, options.device()] = "cpu",
     json: Annotated[bool, as_json("the answer to PROMPT")] = False,
@@ -65,11 +62,11 @@ def command(
     tokens at temperature 0, and from the same distribution above 0.
 
     Example: `nemo-elastic chat family/ --member 6b`, or for one answer
-    `nemo-elastic chat family/ --member 6b "def f(" --temperature 0.7 --top-p 0.9`.
+    `nemo-elastic chat family/ --member 6b "def f(" --temperature 0.7`.
     """
     if json and prompt is None:
         raise ElasticError("--json: give PROMPT, or - to read it from stdin")
-    how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    how = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if prompt == "-":
         prompt = "".join(_stdin()).removesuffix("\n")  # `echo` ends with one
     talk = _open(family, member, draft, device, how)
@@ -91,12 +88,7 @@ def _open(folder: Path, member: str | None, draft: str | None, device: str, how:
     from nemo_elastic.runtime.conversation import Conversation
     from nemo_elastic.runtime.family_runtime import members_of
     from nemo_elastic.runtime.storage import check_device
-    from nemo_elastic.runtime.token_sampling import Sampling
 
-    try:
-        Sampling(**{name: how[name] for name in ("temperature", "top_p", "seed")})
-    except ElasticError as exc:
-        raise exc.of(f"--{exc.at[0].replace('_', '-')}") from None
     check_device(device, "--device")
     source = open_source(folder)
     members = members_of(source)

@@ -16,13 +16,6 @@ from nemo_elastic.extras import require
 
 __all__ = ["command"]
 
-_KEY = typer.Option(
-    "--api-key", help="Key that clients must send on every path except /health; VLLM_API_KEY does the same."
-)
-_END = typer.Option(
-    "--end-of-thinking",
-    help="Text that ends the thinking of a pair; if left out, </think> where the tokenizer has it as a token.",
-)
 _AUTO = "Cost setting of the model `auto` for requests without a setting; 0.3 if left out."
 
 
@@ -33,14 +26,13 @@ def command(
         "127.0.0.1"
     ),
     port: Annotated[int, within(1, 65535, "--port", "Port to listen on.")] = 8000,
-    api_key: Annotated[str | None, _KEY] = None,
-    end_of_thinking: Annotated[str | None, _END] = None,
     auto: Annotated[float | None, within(0.0, 1.0, "--auto", _AUTO)] = None,
 ) -> None:
     """Serve a family with vLLM from one copy of its weights: OpenAI's interface, each member a model.
 
     A client names the member as its `model`: `6b`; `6b>12b` for a pair, in which 6b thinks and 12b answers; or `auto`,
-    if the family was calibrated. Install vLLM and this package in the same environment.
+    if the family was calibrated. Install vLLM and this package in the same environment. If VLLM_API_KEY is set, clients
+    must send this key on every path except /health.
 
     Example: `nemo-elastic serve family/ --port 8000`, or with flags of vLLM
     `nemo-elastic serve family/ -- --max-model-len 8192`.
@@ -50,10 +42,10 @@ def command(
     from nemo_elastic.serving.arguments import Settings
     from nemo_elastic.serving.command import Server, check_installed
 
-    server = Server(family, host, port, api_key, Settings(end_of_thinking, auto=auto), flags or [])
+    server = Server(family, host, port, Settings(auto=auto), flags or [])
     server.check()
     argv = server.argv(check_installed(os.environ.get("VLLM_PLUGINS")))
     if server.is_open:
-        typer.echo(f"note: everybody who reaches {host} may use this server, because --api-key is not given", err=True)
+        typer.echo(f"note: everybody who reaches {host} may use this server, because VLLM_API_KEY is not set", err=True)
     # nothing of this process is needed any more, and signals reach the server
     os.execve(argv[0], argv, server.environment(os.environ))

@@ -64,13 +64,12 @@ class Settings:
     """What the command line of a server says to our part of the engine.
 
     Attributes:
-        end_of_thinking: the text that ends the thinking of a pair, None for `</think>`.
-        end_ids: its token ids; read from the text when the server starts.
+        end_ids: token ids that end the thinking of a pair; that of `</think>`, if there is one, when the server
+            starts.
         auto: the cost setting of the model `auto` where a request has none; None for the usual.
         max_body: most bytes of a request's body.
     """
 
-    end_of_thinking: str | None = None
     end_ids: tuple[Annotated[int, Between(0)], ...] = ()
     auto: Annotated[float, Between(0, 1)] | None = None
     max_body: Annotated[int, Between(1)] = MOST_OF_BODY
@@ -104,9 +103,7 @@ def open_family(
         raise bad("--auto", settings.auto, f"run `nemo-elastic calibrate {model} --data DIR` first")
     folder, ends = Path(tokenizer or model), settings.end_ids
     if not ends and (folder / "tokenizer.json").is_file():
-        ends = find_end(FamilyTokenizer.read(folder), settings.end_of_thinking)
-    elif not ends and settings.end_of_thinking is not None:
-        raise bad("--end-of-thinking", settings.end_of_thinking, f"leave it out: {folder} has no tokenizer.json")
+        ends = find_end(FamilyTokenizer.read(folder))
     return names, replace(settings, end_ids=ends).within(additional)
 
 

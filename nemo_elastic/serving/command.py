@@ -21,7 +21,7 @@ from .plugin import check_version
 
 GROUP, PLUGIN = "vllm.general_plugins", "nemo_elastic"
 #: flags of vLLM's that are ours, and given before `--`
-OURS = ("--model", "--model-tag", "--host", "--port", "--api-key")
+OURS = ("--model", "--model-tag", "--host", "--port")
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -32,7 +32,6 @@ class Server:
     Attributes:
         folder: a family, a member or any plain Nemotron-H folder.
         host, port: where it listens.
-        api_key: what clients must send, None for nothing.
         settings: for the plugin.
         flags: more flags, for vLLM.
     """
@@ -40,7 +39,6 @@ class Server:
     folder: Path
     host: str = LOCAL[0]
     port: int = 8000
-    api_key: str | None = None
     settings: Settings = field(default_factory=Settings)
     flags: Sequence[str] = ()
 
@@ -50,22 +48,21 @@ class Server:
         open_family(self.folder, self.settings.within(None))
         if not self.host or self.host.startswith("-"):
             raise bad("--host", self.host, "an address of this machine, such as 127.0.0.1 or 0.0.0.0")
-        key = self.api_key
-        if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
-            raise bad("--api-key", "…", "printable ASCII, and not empty")
         if self.flags and not self.flags[0].startswith("-"):
             raise bad("flags", self.flags[0], "flags of vLLM behind --, each beginning with a dash")
         for flag in self.flags:
             name = flag.partition("=")[0].replace("_", "-")
             if name in OURS:
                 raise bad(name, flag, "give this option before --, to nemo-elastic")
+            if name == "--api-key":
+                raise bad(name, "…", "set VLLM_API_KEY instead: other users of the machine read arguments")
             if name.startswith("--additional-config") and self.settings != Settings():
-                raise bad(name, flag, "leave it out beside --end-of-thinking or --auto, which set it")
+                raise bad(name, flag, "leave it out beside --auto, which sets it")
 
     @property
     def is_open(self) -> bool:
         """Whether others than this machine can reach it without a key."""
-        return self.host not in LOCAL and self.api_key is None and not os.environ.get("VLLM_API_KEY")
+        return self.host not in LOCAL and not os.environ.get("VLLM_API_KEY")
 
     def argv(self, cli: bool) -> list[str]:
         """The arguments, with the interpreter; `cli` says whether `vllm serve` works: it asks for a package `vllm`."""
@@ -78,9 +75,8 @@ class Server:
         return [sys.executable, "-m", *start, *own, *self.flags, f"--middleware={GATE}"]
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        """The environment of the server: the key stands there, where other users of the machine cannot read it."""
-        own = {"VLLM_NO_USAGE_STATS": "1", **given}
-        return own if self.api_key is None else {**own, "VLLM_API_KEY": self.api_key}
+        """The environment of the server."""
+        return {"VLLM_NO_USAGE_STATS": "1", **given}
 
 
 _SERVER = "vllm.entrypoints.launchers.api_server.entry"

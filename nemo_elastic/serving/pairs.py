@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.io.values import integer
 
 from .names import Choice
@@ -67,15 +67,10 @@ def is_over(end: tuple[int, ...], output: Sequence[int], new: int, budget: int |
     return bool(end) and any(tuple(output[i - len(end) : i]) == end for i in range(first, len(output) + 1))
 
 
-def find_end(tokenizer: FamilyTokenizer, text: str | None) -> tuple[int, ...]:
-    """Token ids of the text that ends the thinking; by default `</think>`, where it is a token."""
-    if text is None:
-        usual = tokenizer.tokenizer.token_to_id(USUAL)
-        return () if usual is None else (usual,)
-    ids = tuple(tokenizer.encode(text, special=False))
-    if not ids:
-        raise bad("--end-of-thinking", text, "text that has tokens")
-    return ids
+def find_end(tokenizer: FamilyTokenizer) -> tuple[int, ...]:
+    """The token id that ends the thinking: that of `</think>`, where it is a token."""
+    usual = tokenizer.tokenizer.token_to_id(USUAL)
+    return () if usual is None else (usual,)
 
 
 def read_budget(extra: Mapping[str, Any] | None) -> int | None:
@@ -88,6 +83,5 @@ def check_ends(end: Sequence[int], budget: int | None, name: str) -> None:
     """Check that something ends the thinking of a pair."""
     if not end and budget is None:
         raise ElasticError(
-            f"model: {name!r} needs {BUDGET}, or a server that was started with --end-of-thinking: "
-            "this family has no token that ends its thinking"
+            f"model: {name!r} needs {BUDGET}: this family has no token {USUAL}, which would end its thinking"
         )

@@ -64,8 +64,8 @@ def test_one_answer(folder, chat):
     code, out, err = chat(folder, "def f(x):", "--member", "6b", *SHORT)
     expected = member.generate([{"role": "user", "content": "def f(x):"}], 12)
     assert (code, out) == (0, shown(expected) + "\n") and re.fullmatch(SUMMARY, err)
-    how = ("--temperature", "0.9", "--top-p", "0.9", "--seed", "3")
-    expected = member.generate([{"role": "user", "content": "Hi"}], 12, temperature=0.9, top_p=0.9, seed=3)
+    how = ("--temperature", "0.9", "--seed", "3")
+    expected = member.generate([{"role": "user", "content": "Hi"}], 12, temperature=0.9, seed=3)
     code, out, _ = chat(folder, "-", "--member", "6b", *how, *SHORT, stdin="Hi\n")
     assert (code, out) == (0, shown(expected) + "\n")
 
@@ -149,7 +149,6 @@ def test_the_runtime_extra_is_enough(folder):
     [
         (("{f}", "Hi", "--member", "7b"), "", "--member: '7b' is not allowed; one of 12b, 9b, 6b"),
         (("{f}", "Hi", "--draft", "7b"), "", "--draft: '7b' is not allowed; one of 12b, 9b, 6b"),
-        (("{f}", "Hi", "--top-p", "0.5"), "", "--top-p: 0.5 is not allowed; at temperature 0 nothing is sampled; .*"),
         (("{f}", "Hi", "--device", "toaster"), "", "--device: 'toaster' is not allowed; a device of this machine, .*"),
         (("{f}", "--json"), "", "--json: give PROMPT, or - to read it from stdin"),
         (("{p}", ""), "", r"prompts\[0\]: \[\] is not allowed; at least one token"),

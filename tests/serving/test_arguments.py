@@ -23,12 +23,9 @@ from nemo_elastic.serving.arguments import (
     prepare_engine,
     takes_messages,
 )  # fmt: skip
+from nemo_elastic.serving.names import family_names
 from nemo_elastic.serving.plugin import name_answers
-from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.quantize.conftest import PARENT as QUANTIZED
-from tests.quantize.conftest import SMALL, family_of
-from tests.quantize.damage import low
-from tests.runtime.talking import TOKENIZER, talking_family
+from tests.runtime.talking import talking_family
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +75,9 @@ class Engine(SimpleNamespace):
 
 def test_members_become_names(folder, vllm):
     args = Namespace(
-        model=str(folder),
-        served_model_name=["mine", "6b"],
-        middleware=["theirs"],
-        tokenizer=None,
+        model=str(folder), served_model_name=["mine", "6b"], middleware=[GATE, "theirs"], tokenizer=None,
         additional_config={},
-    )
+    )  # fmt: skip
     names = name_members(args)
     assert names is not None and names.members == ("12b", "9b", "6b") and names.aliases == ("mine", "family")
     assert args.served_model_name == ["12b", "9b", "6b", "mine", "family", "9b>12b", "6b>12b", "6b>9b"]
@@ -93,17 +87,13 @@ def test_members_become_names(folder, vllm):
     assert vars(args) == before, "each process of a server does it"
 
 
-def test_the_gate_is_first_wherever_it_was_put(folder, vllm):
-    args = Namespace(
-        model=str(folder), served_model_name=None, middleware=[GATE, MIDDLEWARE, "theirs"], tokenizer=None,
-        additional_config={},
-    )  # fmt: skip
-    names = name_members(args)
-    assert args.middleware == [MIDDLEWARE, "theirs", GATE] and names is not None
+def test_a_server_refuses_what_names_nobody(folder, vllm):
+    names = family_names(folder)
+    assert names is not None
     name_answers(names)
     assert vllm.models().model_name() == "theirs", "nobody was asked"
     sampling = SimpleNamespace(extra_args={"thinking_token_budget": "abc"})
-    with pytest.raises(ElasticError, match=r"^thinking_token_budget: 'abc' is not allowed"):
+    with pytest.raises(ElasticError, match=r"^thinking_token_budget: "):
         vllm.llm().generate("a", sampling, "r")
     assert vllm.llm().generate("a", SimpleNamespace(extra_args=None), "r") == "outputs"
 
@@ -121,8 +111,7 @@ def test_a_family_without_a_chat_template_is_reported(tmp_path, vllm, caplog):
 def test_heads_that_the_kernels_do_not_have_are_refused_at_the_start(folder, vllm):
     size = Family.load(folder).parent.attention_head_dim
     vllm.without = (size,)
-    says = rf"^attention_head_dim: {size} is not allowed; vLLM on a CPU has no attention of that size \(Unsupported"
-    with pytest.raises(ElasticError, match=says) as caught:
+    with pytest.raises(ElasticError, match=f"^attention_head_dim: {size} ") as caught:
         prepare_engine(engine(folder))
     assert "more" not in str(caught.value)
 
@@ -142,10 +131,10 @@ def test_front_ends_without_our_middleware(folder, vllm, monkeypatch):
     name_members(bench)
     assert bench.served_model_name is None, "it serves nobody, and members are no names there"
     fields = {"model": str(folder), "served_model_name": None, "middleware": [], "tokenizer": None}
-    with pytest.raises(ElasticError, match=r"^--grpc: True is not allowed"):
+    with pytest.raises(ElasticError, match=r"^--grpc: "):
         name_members(Namespace(**fields, grpc=True))
     monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
-    with pytest.raises(ElasticError, match=r"^VLLM_USE_RUST_FRONTEND: '1' is not allowed"):
+    with pytest.raises(ElasticError, match=r"^VLLM_USE_RUST_FRONTEND: "):
         name_members(Namespace(**fields))
 
 
@@ -156,7 +145,6 @@ def test_an_engine_gets_our_parts(folder, vllm):
     assert args.scheduler_cls == "nemo_elastic.serving.engine.scheduler.FamilyScheduler"
     assert args.worker_cls == "nemo_elastic.serving.engine.worker.FamilyWorker"
     assert args.enable_prefix_caching is False and args.async_scheduling is False
-    prepare_engine(args)
     asked = engine(folder, enable_prefix_caching=True)
     prepare_engine(asked)
     assert asked.enable_prefix_caching is True
@@ -180,19 +168,14 @@ def test_a_cpus_memory_is_not_taken_whole(folder, vllm, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("tensor_parallel_size", 2, "--tensor-parallel-size: 2 is not allowed; a family takes 1"),
-        ("speculative_config", {"method": "ngram"}, "--speculative-config: "),
-        ("quantization", "fp8", "--quantization: 'fp8' is not allowed; a family is served without it"),
-        ("enable_lora", True, "--enable-lora: True is not allowed"),
-        ("async_scheduling", True, "--async-scheduling: True is not allowed"),
-        ("scheduler_cls", "a.B", "--scheduler-cls: 'a.B' is not allowed; a family brings its own"),
-        ("hf_overrides", len, "hf_overrides: a family takes a mapping"),
+        ("tensor_parallel_size", 2, "--tensor-parallel-size: "),
+        ("async_scheduling", True, "--async-scheduling: "),
+        ("hf_overrides", len, "hf_overrides: "),
     ],
 )
 def test_what_a_family_does_not_go_with(folder, vllm, name, value, says):
-    with pytest.raises(ElasticError) as caught:
+    with pytest.raises(ElasticError, match=f"^{says}"):
         prepare_engine(engine(folder, **{name: value}))
-    assert says in str(caught.value)
 
 
 def opened(folder, additional):
@@ -202,45 +185,12 @@ def opened(folder, additional):
     return found[1]
 
 
-def test_the_end_of_thinking(folder, tmp_path):
+def test_settings_are_kept_beside_others(folder):
     assert opened(folder, {"theirs": 1}) == {"theirs": 1, KEY: {}}
-    report = opened(folder, {KEY: {"end_of_thinking": "def"}})
-    assert report[KEY] == {"end_of_thinking": "def", "end_ids": TOKENIZER.encode("def", add_special_tokens=False).ids}
-    assert opened(folder, report) == report
-    with pytest.raises(ElasticError, match=r"has no tokenizer\.json"):
-        open_family(folder, {KEY: {"end_of_thinking": "def"}}, str(tmp_path))
+    assert opened(folder, {KEY: {"end_ids": [7]}}) == {KEY: {"end_ids": [7]}}
 
 
-def test_a_cost_setting_needs_a_calibration(folder):
-    with pytest.raises(ElasticError, match=r"^--auto: 0.5 is not allowed; run `nemo-elastic calibrate"):
-        open_family(folder, {KEY: {"auto": 0.5}})
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {KEY: 1},
-        {KEY: {"end": 1}},
-        {KEY: {"end_of_thinking": 1}},
-        {KEY: {"end_ids": [-1]}},
-        {KEY: {"carry_cache": True}},
-        {KEY: {"max_body": 0}},
-        {KEY: {"max_body": "1MiB"}},
-        {KEY: {"auto": 1.5}},
-    ],
-)
+@pytest.mark.parametrize("given", [{KEY: 1}, {KEY: {"end_ids": [-1]}}, {KEY: {"max_body": 0}}, {KEY: {"auto": 1.5}}])
 def test_damaged_settings(given):
     with pytest.raises(ElasticError, match=rf"^additional_config\.{KEY}"):
         Settings.read(given)
-
-
-def test_a_family_in_low_precision_is_refused_and_its_members_are_not(vllm, tmp_path):
-    """Members share weights in full precision alone; a member that was cut is vLLM's own model."""
-    family = low(family_of(tmp_path / "family", QUANTIZED, {"small": SMALL}), tmp_path / "low", "fp8", "modelopt")
-    allowed = "a family in full precision, to share weights; slice members in fp8 and serve each"
-    with pytest.raises(ElasticError) as refused:
-        prepare_engine(engine(family))
-    assert str(refused.value) == f"folder: '{family}' is not allowed; {allowed}"
-    slice_checkpoint(family, tmp_path / "cut", member="small")
-    prepare_engine(args := engine(tmp_path / "cut"))
-    assert args.worker_cls == "auto" and args.hf_overrides == {}

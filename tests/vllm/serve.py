@@ -14,6 +14,7 @@ unless every check holds.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -36,12 +37,13 @@ VLLM = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
 
 
 def check_own_command(place: Path, folder: Path, expected: Expected, checks: Checks, args: argparse.Namespace) -> None:
-    """`nemo-elastic serve`, with a key and an end of thinking."""
-    text, end = expected.ending()
-    command = [str(Path(sys.executable).with_name("nemo-elastic")), "serve", str(folder), "--api-key", KEY]
-    command += ["--end-of-thinking", text, "--auto", str(COST)]
+    """`nemo-elastic serve`, with a key and an end of thinking of its own."""
+    end = expected.ending()
+    command = [str(Path(sys.executable).with_name("nemo-elastic")), "serve", str(folder)]
+    own = json.dumps({"nemo_elastic": {"end_ids": [end], "auto": COST}})
     log = place / "serve.log"
-    with serving(place, command, ["--", *FLAGS, EAGER, TIGHT, *args.flags], log) as address:
+    flags = [*FLAGS, f"--additional-config={own}", EAGER, TIGHT, *args.flags]
+    with serving(place, command, ["--", *flags], log, {"VLLM_API_KEY": KEY}) as address:
         talk = Talk(address)
         message = "MiB of weights" in log.read_text(errors="replace")
         checks.tell("the log says what the weights take", message, "yes" if message else "no")
