@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from nemo_elastic.core.manifest import Family
@@ -28,22 +27,20 @@ def place(tmp_path_factory):
 
     place = tmp_path_factory.mktemp("rank")
     build_data(place / "data", [library_text(place / "text")], vocab=512, reasoning=0.0, held_out_problems=0)
-    for seed, name in enumerate(("parent", "another")):
-        model = NemotronH.random(PARENT, seed=seed)
-        write_family(place / name, PARENT, model.state_dict(), Family.of(PARENT, {"full": PARENT.full}))
-        (place / name / "elastic.json").unlink()  # what is left is a plain model
+    model = NemotronH.random(PARENT, seed=0)
+    write_family(place / "parent", PARENT, model.state_dict(), Family.of(PARENT, {"full": PARENT.full}))
+    (place / "parent" / "elastic.json").unlink()  # what is left is a plain model
     return place
 
 
-def block(folder, axes=None, ranking=None, **importance):
-    """A file with a block: these axes beside the residual width, how importance is measured, or where that stands."""
+def block(folder, axes=None, ranking=None):
+    """A file with a block: these axes beside the residual width, and where the ranking stands."""
     content = {
         "budgets": [{"name": "big"}, {"name": "small", "ratio": 0.9}],
         "axes": {"hidden": [16, 12], **(axes or {})},
     }
     path = folder / "elastic.yaml"
-    how = {"ranking": ranking, "importance": {"samples": 20, **importance}}
-    path.write_text(json.dumps({"elastic": content | how}))
+    path.write_text(json.dumps({"elastic": content | {"ranking": ranking, "importance": {"samples": 20}}}))
     return str(path)
 
 
@@ -57,29 +54,15 @@ def test_only_the_drops_that_a_depth_needs_are_measured(place, tmp_path):
     data = ("--data", str(place / "data"), "--seq-length", "64")
     code, plain, _ = run("rank", str(place / "parent"), *data, "--out", str(every), "--json")
     assert code == 0 and Ranking.load(every).provenance["sequences"] == 64 and len(json.loads(plain)["depth"]) == 8
-    code, output, said = run(*arguments(place, some, block(tmp_path, {"depth": [8, 6]}), "--json"))
+    axes = {"depth": [8, 6], "mamba_head_dim": [PARENT.mamba_head_dim, 1]}
+    code, output, said = run(*arguments(place, some, block(tmp_path, axes), "--json"))
     assert code == 0, said
     ranking = Ranking.load(some)
     assert (
         ranking.options.depth_exact == 2 and None not in ranking.depth_scores and len(json.loads(output)["depth"]) == 8
     )
     assert ranking.provenance["sequences"] == 20
-
-
-def test_heads_are_scored_by_the_fewest_channels_that_a_member_has(place, tmp_path):
-    """As training ranks with the block's axes.mamba_head_dim: its smallest choice."""
-    from nemo_elastic.core.kinds.mamba import MAMBA_HEADS
-
-    whole = PARENT.mamba_head_dim
-    scores = {}
-    for least in (whole, 1):
-        out, axes = tmp_path / str(least), {"mamba_head_dim": [whole, least] if least < whole else [whole]}
-        assert run(*arguments(place, out, block(tmp_path, axes, depth="cosine")))[0] == 0
-        ranking = Ranking.load(out)
-        assert (ranking.options.head_channels, ranking.options.depth) == (least, "cosine")
-        scores[least] = ranking.scores
-    heads = [key for key in scores[whole] if MAMBA_HEADS in str(key)]
-    assert heads and not any(np.allclose(scores[whole][key], scores[1][key]) for key in heads)
+    assert ranking.options.head_channels == 1, "heads are scored by the fewest channels that a member has"
 
 
 def test_a_family_needs_the_drops_of_its_smallest_depth(place, tmp_path):

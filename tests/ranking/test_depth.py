@@ -98,7 +98,6 @@ def test_order_and_scores_are_those_of_running_every_candidate_whole(parent, see
     pieces = [tokens_of(parent, seed=s) for s in range(3)]
     actual = iterative_mse(measured(model, pieces), exact)
     assert actual == naive_order(model, parent, pieces, exact)  # bit for bit
-    assert actual == naive_order(model, parent, pieces, exact, again=True)
 
 
 @settings(max_examples=60)
@@ -127,13 +126,9 @@ def test_no_layer_is_given_up_that_is_the_least_important(data, pieces):
     assert actual == naive_order(forward, PARENT, batches)
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    ["M-M*-M-M", *(pytest.param(p, marks=pytest.mark.long) for p in ("MMMM----****", "*-" * 8, "M-M-M*-M-M-M*-"))],
-)
-def test_half_of_the_candidates_layers_run_and_far_fewer_where_layers_are_given_up(pattern, evaluations):
-    parent = replace(PARENT, pattern=pattern)
-    model, n = NemotronH.random(parent, seed=3), len(pattern)
+def test_half_of_the_candidates_layers_run_and_far_fewer_where_layers_are_given_up(evaluations):
+    parent = replace(PARENT, pattern="M-M*-M-M")
+    model, n = NemotronH.random(parent, seed=3), parent.num_layers
     one, eight = [tokens_of(parent, batch=8)], list(tokens_of(parent, batch=8).split(1))
 
     def count(order):
@@ -142,29 +137,12 @@ def test_half_of_the_candidates_layers_run_and_far_fewer_where_layers_are_given_
 
     expected, naive = count(lambda: naive_order(model, parent, eight))
     assert naive == naive_evaluations(n)
-    for exact, again in ((n // 2, False), (n // 2, True), (None, True)):
-        _, ran = count(lambda e=exact, a=again: naive_order(model, parent, eight, e, a))
-        assert ran == naive_evaluations(n, exact, again)
     _, shared = count(lambda: iterative_mse(measured(model, one)))
     walks = sum(k - 1 for k in range(2, n + 1))  # the reference once, half of each candidate, a walk per round
     assert shared == n + (naive - n) / 2 + walks
     actual, raced = count(lambda: iterative_mse(measured(model, eight)))
     assert actual == expected
     assert raced < 0.9 * shared
-
-
-def test_scores_are_the_normalised_squared_error():
-    model, batches = NemotronH.random(PARENT, seed=2), [tokens_of(PARENT, seed=s) for s in (0, 1)]
-    order, scores = iterative_mse(measured(model, batches))
-    assert sorted(order) == list(range(5))
-    full = torch.cat([model(b).detach() for b in batches]).double()
-    first = {}
-    for j in range(5):
-        without = torch.cat([model(b, PARENT.uniform([i for i in range(5) if i != j])).detach() for b in batches])
-        without = without.double()
-        first[j] = float(((full - without) ** 2).sum() / (full**2).sum())
-    assert order[0] == min(first, key=first.get)
-    assert scores[0] == pytest.approx(first[order[0]], rel=1e-4)
 
 
 def test_exact_rounds_limit_the_work_and_keep_the_front_of_the_order(evaluations):
@@ -177,9 +155,8 @@ def test_exact_rounds_limit_the_work_and_keep_the_front_of_the_order(evaluations
     assert None not in scores and list(scores[2:]) == sorted(scores[2:])
 
 
-@pytest.mark.parametrize("pattern", ["M-M*-", "M-M*-M-M*-M-"])
-def test_streams_and_logits_alive_do_not_grow_with_layers_or_pieces(pattern, monkeypatch):
-    parent = replace(PARENT, pattern=pattern)
+def test_streams_and_logits_alive_do_not_grow_with_layers_or_pieces(monkeypatch):
+    parent = replace(PARENT, pattern="M-M*-M-M*-M-")
     layers = Layers(NemotronH.random(parent, seed=2).weights())
     made, most = {"stream": [], "logits": []}, {"stream": 0, "logits": 0}
     monkeypatch.setattr(depth, "KEPT", 0)  # final streams, which are as large, are not kept
@@ -244,18 +221,6 @@ class Ranks:
         for t in threads:
             t.join()
         return [actual[i] for i in range(len(calls))]
-
-
-def test_reduce_makes_the_order_that_of_all_ranks():
-    model = NemotronH.random(PARENT, seed=2)
-    pieces = [tokens_of(PARENT, seed=s) for s in range(6)]
-    together = iterative_mse(measured(model, pieces))
-    alone = iterative_mse(measured(model, pieces[3:]))
-    shares = [lambda reduce, p=p: iterative_mse(measured(model, p, reduce=reduce)) for p in (pieces[:3], pieces[3:])]
-    one, other = Ranks(2).run(*shares)
-    assert one == other and one[0] == together[0]
-    assert one[1][:-1] == pytest.approx(together[1][:-1], rel=1e-12)
-    assert one[1] != alone[1]
 
 
 @pytest.mark.parametrize("when", [0, 1])

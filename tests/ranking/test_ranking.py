@@ -69,31 +69,21 @@ def test_the_digest_changes_with_every_order_and_with_nothing_else(data, parent)
     assert (a.digest != other.digest) == moved
 
 
-@pytest.mark.parametrize("field, value", [("hidden", 20), ("vocab", 33), ("pattern", "M-M--"), ("mamba_groups", 3)])
-def test_a_ranking_of_another_parent_is_refused_with_the_field(saved, field, value):
+def test_a_ranking_of_another_parent_is_refused_with_the_field_and_other_stripes_are_the_same(saved):
     _, folder = saved
-    other = replace(PARENT, **{field: value})
-    with pytest.raises(ElasticError) as e:
-        Ranking.load(folder, other)
-    message = e.value.message
-    assert f"{field} is {getattr(PARENT, field)!r} there, {value!r} in this parent" in message
-    assert str(folder) in message
-
-
-def test_other_stripes_are_the_same_parent(saved):
-    _, folder = saved
+    with pytest.raises(ElasticError, match="vocab is 32 there, 33 in this parent") as e:
+        Ranking.load(folder, replace(PARENT, vocab=33))
+    assert str(folder) in e.value.message
     assert Ranking.load(folder, replace(PARENT, ffn_stripes=2)).parent == PARENT
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"version": 2}, "version: 2 is not allowed; this nemo-elastic reads version 1"),
-        ({"extra": 1}, "unknown field 'extra'"),
+        ({"version": 2}, "version: 2 is not allowed"),
         ({"digest": "0" * 64}, "damaged"),
         ({"depth": [{"layer": 0, "score": None}]}, "depth must order all 5 layers"),
-        ({"depth": [0, 1, 2, 3, 4]}, r"depth\[0\]: 0 is not allowed; a mapping with layer, score"),
-        ({"options": {"ffn": "both"}}, "options.ffn: 'both'"),
+        ({"depth": [0, 1, 2, 3, 4]}, r"depth\[0\]: 0 is not allowed"),
     ],
 )
 def test_a_changed_head_is_refused(saved, change, message):
@@ -106,7 +96,7 @@ def test_a_changed_head_is_refused(saved, change, message):
 def test_changed_tensors_are_refused(saved):
     from safetensors.numpy import load_file, save_file
 
-    ranking, folder = saved
+    _, folder = saved
     good = load_file(folder / TENSORS)
 
     def attempt(match, **change):
@@ -114,13 +104,11 @@ def test_changed_tensors_are_refused(saved):
         with pytest.raises(ElasticError, match=match):
             Ranking.load(folder)
 
-    swapped = good["order.hidden"].copy()
-    swapped[[0, 1]] = swapped[[1, 0]]
-    attempt("damaged", **{"order.hidden": swapped})
-    attempt("'hidden' is not a permutation of its 16 channels", **{"order.hidden": swapped * 0})
+    hidden = good["order.hidden"]
+    attempt("'hidden' is not a permutation of its 16 channels", **{"order.hidden": hidden * 0})
     heads = good["order.mamba_heads.0"].copy()
     attempt("moves a head out of its group", **{"order.mamba_heads.0": heads[[1, 0, 2, 3, 4, 5]]})
-    attempt("unknown tensor", **{"bias.hidden": swapped})
+    attempt("unknown tensor", **{"bias.hidden": hidden})
     attempt("'ffn.0' is not of this parent", **{"order.ffn.0": good["order.ffn.1"]})
     (folder / TENSORS).write_bytes(b"not safetensors")
     with pytest.raises(ElasticError, match="not readable as safetensors"):
@@ -128,15 +116,6 @@ def test_changed_tensors_are_refused(saved):
     (folder / TENSORS).unlink()
     with pytest.raises(ElasticError, match="no such file"):
         Ranking.load(folder)
-    assert ranking.digest
-
-
-def test_a_folder_that_is_no_ranking_is_reported(tmp_path):
-    with pytest.raises(ElasticError, match="no such file"):
-        Ranking.load(tmp_path)
-    (tmp_path / JSON).write_text("[]")
-    with pytest.raises(ElasticError, match=r"ranking.json: \[\] is not allowed; a mapping"):
-        Ranking.load(tmp_path)
 
 
 def test_options_come_back_from_json_as_they_were() -> None:
@@ -149,12 +128,8 @@ def test_options_come_back_from_json_as_they_were() -> None:
     ("field", "value", "allowed"),
     [
         ("ffn", "last", "one of activation, first"),
-        ("aggregation", "max", "one of l2_mean, mean"),
-        ("depth", "random", "one of mse, cosine"),
-        ("depth_samples", 0, "at least 1"),
         ("depth_samples", None, "at least 1"),
         ("depth_exact", 0, "at least 1, or null for all"),
-        ("head_channels", 1.5, "at least 1, or null for all"),
         ("head_channels", True, "at least 1, or null for all"),
     ],
 )
