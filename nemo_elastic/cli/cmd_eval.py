@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import SEQ_LENGTH, TOKENS, as_json, print_json, refuse, within
+from nemo_elastic.cli.options import TOKENS, as_json, print_json, refuse, within
 from nemo_elastic.cli.show import counting
 from nemo_elastic.data.eval_data import read_eval_data
 from nemo_elastic.errors import ElasticError, printable
@@ -38,7 +38,7 @@ def command(
     data: Annotated[Path | None, typer.Option(help=options.DATA)] = None,
     member: Annotated[list[str] | None, typer.Option(help="Only this member. May be given several times.")] = None,
     tokens: Annotated[int, within(1, TOKENS, "--tokens", "Tokens to predict.")] = 20_000,
-    seq_length: Annotated[int, SEQ_LENGTH] = 512,
+    seq_length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens of one context.")] = 512,
     tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, separated by commas.")] = None,
     tasks_from: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
     limit: Annotated[int | None, _LIMIT] = None,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import BATCH_SERVED, CONTEXT_SERVED, Dtype, Format, as_json, check_sizes, print_json
+from nemo_elastic.cli.options import BATCH_SERVED, CONTEXT_SERVED, Dtype, Format, as_json, print_json
 from nemo_elastic.cli.show import size, size_line, stripes_line, writing
 from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.family import Subnet
@@ -30,7 +30,9 @@ _SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H f
 _MEMBER = typer.Option(
     "--member", help="Name of a member. If given several times, one pass cuts each member into OUT/NAME."
 )
-_PARAMS, _ACTIVE, _RATIO, _MEMORY, _LATENCY = options.size_options("Largest shape")
+_PARAMS, _ACTIVE, _LATENCY = options.size_options("Largest shape")
+_RATIO = typer.Option("--ratio", help="Largest shape with at most this share of the parent's parameters: 0.6.")
+_MEMORY = typer.Option("--memory", help="Largest shape within this memory in service: 14GiB.")
 _SUBNET = typer.Option("--subnet", help="JSON file with your own shape inside the source.")
 _FORMAT = typer.Option(
     "--format", help="hf for transformers and vLLM, nemo for a NeMo checkpoint, megatron for Megatron-Bridge."
@@ -72,7 +74,7 @@ def command(
     names, stored = member or [], None if dtype is None else dtype.value
     sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
     sizes |= {"--latency": latency}
-    _check_ways({"--member": member or None, "--subnet": subnet}, sizes)
+    _check_ways(names, subnet, sizes)
     how = {"format": format.value, "dtype": stored, "force": force, "requantize": requantize}
     opened = open_source(source)
     check_output(out, force, source, subnet, kind=_kind(format, names))
@@ -103,10 +105,11 @@ def _kind(format: str, names: Sequence[str]) -> Output:
     return MEMBERS if len(names) > 1 else MEMBER if format == "hf" else CHECKPOINT
 
 
-def _check_ways(ways: Mapping[str, Any], sizes: Mapping[str, str | None]) -> None:
-    """Raise unless one way to name a size was taken, and no member is named twice."""
-    check_sizes("slice", sizes, ways)
-    names = ways["--member"] or []
+def _check_ways(names: list[str], subnet: Path | None, sizes: Mapping[str, str | None]) -> None:
+    """Raise unless one way to name a size was taken, and no member is named twice. Limits hold together."""
+    limited = any(text is not None for text in sizes.values())
+    if bool(names) + (subnet is not None) + limited != 1:
+        raise ElasticError(f"slice: give --member, or --subnet, or one or several of {', '.join(sizes)}")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ElasticError(f"--member: {twice!r} is given twice")

@@ -8,7 +8,6 @@ The highest values of counts are above any use and below what would fill a memor
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
@@ -23,13 +22,11 @@ __all__ = [
     "CONTEXT_SERVED",
     "DATA",
     "SEEDS",
-    "SEQ_LENGTH",
     "TOKENS",
     "Dtype",
     "Format",
     "Gpu",
     "as_json",
-    "check_sizes",
     "device",
     "force",
     "out",
@@ -88,7 +85,6 @@ DATA = (
     "`nemo-elastic data`, whose held-out part is read."
 )
 CONFIG = typer.Option("--config", help="YAML file with the `elastic:` block.")
-SEQ_LENGTH = within(1, TOKENS, "--seq-length", "Tokens of one context.")
 BATCH_SERVED = within(1, BATCH, "--batch", "Sequences that are served at once, counted in the memory.")
 CONTEXT_SERVED = within(1, TOKENS, "--context", "Tokens of each sequence, counted in the memory.")
 
@@ -113,8 +109,8 @@ def as_json(what: str = "the result", more: str = "") -> Any:
     return typer.Option("--json", help=f"Print {what} as JSON{more}.")
 
 
-def size_options(shapes: str) -> tuple[Any, Any, Any, Any, Any]:
-    """`--params`, `--active-params`, `--ratio`, `--memory` and `--latency`.
+def size_options(shapes: str) -> tuple[Any, Any, Any]:
+    """`--params`, `--active-params` and `--latency`.
 
     Args:
         shapes: What is looked for: "Shapes".
@@ -124,29 +120,8 @@ def size_options(shapes: str) -> tuple[Any, Any, Any, Any, Any]:
         typer.Option(
             "--active-params", help=f"{shapes} in which a token uses at most this number of parameters: 2.8e9, 2.8B."
         ),
-        typer.Option("--ratio", help=f"{shapes} with at most this share of the parent's parameters: 0.6."),
-        typer.Option("--memory", help=f"{shapes} within this memory in service: 14GiB."),
         typer.Option("--latency", help=f"{shapes} within this time by a table of `profile`: {_LATENCY}."),
     )
-
-
-def check_sizes(command: str, sizes: Mapping[str, Any], others: Mapping[str, Any] = {}) -> None:
-    """Refuse a command without a size, or with another way to name one beside it. Sizes hold together.
-
-    Args:
-        command: Its name.
-        sizes: Option -> what was given.
-        others: The other ways, of which one stands alone.
-
-    Raises:
-        ElasticError: With all of them, and those that were given.
-    """
-    alone = [name for name, value in others.items() if value is not None]
-    given = [*alone, *(name for name, value in sizes.items() if value is not None)]
-    if not given or (alone and len(given) > 1):
-        wrong = f", not {' and '.join(given)}" if given else ""
-        ways = "".join(f"{name}, or " for name in others)
-        raise ElasticError(f"{command}: give {ways}one or several of {', '.join(sizes)}{wrong}")
 
 
 def refuse(context: typer.Context, why: str, *names: str) -> None:

@@ -44,7 +44,7 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
     "rehearse": ("nemotron_elastic_9b --config {config}", {"config": "elastic.yaml"}),
     "report": ("{run}", {"run": "run"}),
     "schema": ("", {}),
-    "specialize": ("{family} --data {data} --ratio 0.7", {"family": "family", "data": "data"}),
+    "specialize": ("{family} --data {data} --params 19000", {"family": "family", "data": "data"}),
     "slice": ("{source} --subnet {subnet}", {"source": "family", "subnet": "shape.json"}),
 }
 #: commands whose output is a file: `--force` replaces any regular one

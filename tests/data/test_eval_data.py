@@ -145,12 +145,12 @@ def test_every_command_takes_it(form: str, place: Path, tmp_path: Path, monkeypa
     assert code == 0 and len(json.loads(out)["depth"]) == 4, err
     seen = Ranking.load(tmp_path / "ranking").provenance
     assert seen["samples"] == 4 and ("counted" in seen) == given.is_chat and seen.get("counted", 1) < seen["tokens"]
-    monkeypatch.setattr(cmd_specialize, "CANDIDATES", 2)
-    monkeypatch.setattr(cmd_specialize, "TOKENS", 300)
+    for name, value in (("TOKENS", 300), ("LENGTH", 16), ("CANDIDATES", 2)):
+        monkeypatch.setattr(cmd_specialize, name, value)
     monkeypatch.setattr(known_answers, "examples", partial(known_answers.examples, most=64, prompt=8, answer=4))
-    sizes = ("--seq-length", 16, "--ratio", 0.9)
+    most = FAMILY.members[0].parameters - 1000
     if "folder" not in form:  # little is held out there
-        code, out, err = run("specialize", family, "--data", data, *sizes, "--out", tmp_path / "task.json", "--json")
+        code, out, err = run("specialize", family, "--data", data, "--params", most, "--out", tmp_path / "task", "--json")
         assert code == 0 and json.loads(out)["specialized"]["held_out_tokens"] > 0, err
         code, out, err = run("calibrate", family, "--data", data, "--force", "--json")
         assert code == 0 and json.loads(out)["samples"] == 64, err

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -76,49 +75,6 @@ def read_only(family: Path, place: Path) -> Iterator[Report]:
     yield run(place, "slice", place / "cut", "--member", "small", "--out", family.parent / "from read-only")
 
 
-def read_only_early(family: Path, place: Path) -> Iterator[Report]:
-    """A family, and outputs, on a disk that is read-only; the text that is named does not exist."""
-    mount("-t", "tmpfs", "-o", "size=50m", "tmpfs", str(place))
-    shutil.copytree(family, place / "family")
-    mount("-o", "remount,ro", str(place))
-    own, gone = place / "family", ("--data", family.parent / "nowhere")
-    yield run(place, "specialize", own, *gone, "--ratio", 0.7, "--add", "task")
-    yield run(place, "specialize", family, *gone, "--ratio", 0.7, "--out", place / "shape.json")
-    yield run(place, "calibrate", own, *gone)
-    yield run(place, "rank", family, *gone, "--out", place / "ranking")
-    yield run(place, "slice", family, "--member", "small", "--out", place / "cut")
-    yield run(place, "data", family.parent / "nowhere", "--out", place / "data")
-
-
-def full_nemo(family: Path, place: Path) -> Iterator[Report]:
-    """The same for NeMo's format, whose writer has processes of its own, and for a run's YAML file."""
-    mount("-t", "tmpfs", "-o", f"size={weights(family) // 2}", "tmpfs", str(place))
-    arguments = ("convert", family, "--format", "nemo", "--out", place / "checkpoint")
-    yield run(place, *arguments)
-    for more in (PAGE, 8 * PAGE, 24 * PAGE):  # while weights are written, their metadata, the context
-        mount("-o", f"remount,size={-(-weights(family) // PAGE) * PAGE + more}", str(place))
-        yield run(place, *arguments)
-    mount("-o", f"remount,size={PAGE}", str(place))
-    block = family.parent / "elastic.yaml"
-    train = (
-        "train",
-        "--factory",
-        "nemotron_nano_12b_v2",
-        "--yaml",
-        block,
-        "--to-yaml",
-        place / "run.yaml",
-        "mock_data=true",
-    )
-    yield run(place, *train)
-    mount("-o", "remount,size=50m", str(place))
-    yield run(place, *train)
-    yield run(place, *train)
-    yield run(place, *arguments)
-    yield run(place, *arguments, "--force")
-    yield run(place, "slice", place / "checkpoint", "--ratio", "1", "--out", place / "cut")
-
-
 def mount_point(family: Path, place: Path) -> Iterator[Report]:
     """A volume that is mounted where the output should be, as container users have it."""
     mount("-t", "tmpfs", "tmpfs", str(place))
@@ -130,10 +86,8 @@ def mount_point(family: Path, place: Path) -> Iterator[Report]:
 if __name__ == "__main__":
     scenarios = {
         "full": full,
-        "full_nemo": full_nemo,
         "full_midway": full_midway,
         "read_only": read_only,
-        "read_only_early": read_only_early,
         "mount_point": mount_point,
     }
     print(json.dumps(list(scenarios[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3])))))

@@ -368,8 +368,8 @@ def test_every_command_takes_such_a_family(
     data: DataFolder, whole: Config, parts: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where heads are in other groups than in the parent: members are run as they are cut."""
-    monkeypatch.setattr(cmd_specialize, "TOKENS", 600)
-    monkeypatch.setattr(cmd_specialize, "CANDIDATES", 4)
+    for name, value in (("TOKENS", 600), ("LENGTH", 32), ("CANDIDATES", 4)):
+        monkeypatch.setattr(cmd_specialize, name, value)
     own = whole | {"vocab_size": 400}
     folders = publish(tmp_path, own, {"small": {"hidden_size": 48, "mamba_num_heads": 8}}, parts=parts)
     for path in data.tokenizer_dir.iterdir():
@@ -385,8 +385,9 @@ def test_every_command_takes_such_a_family(
     assert printed("chat", family, "The", "--member", "small", "--max-new-tokens", 4) == printed(
         "chat", cut, "The", "--max-new-tokens", 4
     )
-    task = json.loads(printed("specialize", family, "--data", data.path, "--ratio", 0.9, "--seq-length", 32,
-                              "--add", "task", "--json"))  # fmt: skip
+    limit = Family.load(family).members[0].parameters - 1000
+    asked = ("--data", data.path, "--params", limit, "--add", "task", "--json")
+    task = json.loads(printed("specialize", family, *asked))
     assert Family.load(family).member("task").parameters == task["parameters"]
     printed("slice", family, "--member", "task", "--out", tmp_path / "task")
     printed("quantize", family, "--to", "fp8", "--layout", "compressed-tensors", "--out", tmp_path / "fp8")
