@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -12,9 +11,6 @@ from hypothesis import given
 
 from nemo_elastic.core.codes import decode, encode, width
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds import registry
-from nemo_elastic.core.kinds.mamba import MAMBA, PLAIN
-from nemo_elastic.core.kinds.record import Axis
 from nemo_elastic.errors import ElasticError
 from tests.shapes import GROUPS, PARENT
 from tests.strategies import parents_and_subnets
@@ -31,30 +27,6 @@ def test_an_old_code_of_a_parent_that_has_one_more_axis_by_now() -> None:
     before = replace(GROUPS, sizes={size: n for size, n in GROUPS.sizes.items() if size != "kv_heads_stripes"})
     read = decode(GROUPS, encode(before, before.uniform(attention_heads=4)))
     assert read.widths("attention_heads") == (4,) and read.widths("kv_heads") == (4,)
-
-
-@pytest.fixture
-def state_is_an_axis(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Mamba as a later version might have it."""
-    axes = (Axis("state", "state", "states"), *PLAIN.axes)
-    later = replace(PLAIN, axes=axes, rigid=tuple(size for size in PLAIN.rigid if size != "state"))
-    monkeypatch.setitem(registry.KINDS, MAMBA, later)
-    monkeypatch.setitem(registry._LAYER_AXES, "state", (later, axes[0]))
-    yield
-
-
-@pytest.mark.usefixtures("state_is_an_axis")
-def test_a_new_axis_of_a_kind_leaves_codes_readable() -> None:
-    member = PARENT.uniform([0, 1, 3], hidden=8, ffn=12, mamba_heads=4, mamba_head_dim=2, attention_heads=2)
-    with pytest.MonkeyPatch.context() as before:
-        before.setitem(registry.KINDS, MAMBA, PLAIN)
-        code = encode(replace(PARENT), member)
-    parent = replace(PARENT)
-    assert "state" in parent.kind(MAMBA).widths
-    read = decode(parent, code)
-    assert read.widths("state") == (parent.state,) and read.widths("mamba_heads") == member.widths("mamba_heads")
-    small = parent.uniform(state=2)
-    assert decode(parent, encode(parent, small)) == small and len(encode(parent, small)) == width(parent)
 
 
 def test_a_damaged_code_is_refused() -> None:

@@ -77,19 +77,6 @@ def test_axes_are_taken_from_the_members():
     assert axes["depth"] == AxisConfig((5, 4)) and axes["attention_heads"] == AxisConfig((4,))
 
 
-def test_members_by_name():
-    made = family()
-    assert made.member("mid").subnet == SMALL
-    with pytest.raises(ElasticError, match="'mit' is not in this family; did you mean 'mid'"):
-        made.member("mit")
-
-
-def test_order_of_keys_does_not_matter():
-    data = family().to_json()
-    data["members"] = dict(sorted(data["members"].items()))
-    assert Family.from_json(data).names == ("big", "mid", "low")
-
-
 def broken(path, value):
     """elastic.json with the value at a dotted path replaced, or removed for `...`."""
     data = copy.deepcopy(family().to_json())
@@ -109,15 +96,10 @@ def broken(path, value):
     [
         (["version"], True, "version: True"),
         (["parent", "hidden"], 20, "first must be the parent's 20"),
-        (["parent", "mamba_groups"], 4, "must be a positive multiple of its 4 blocks"),
         (["axes", "depth"], ..., "axes.depth: missing"),
         (["axes", "ffn", "choices"], [16, 6], "allowed are 4 to 16 in multiples of 4"),
-        (["axes", "hidden", "per_layer"], True, "one choice for the whole model"),
-        (["members", "mid", "memory", "weights"], "fp17", "one of fp32, bf16"),
         (["members", "mid", "memory", "bytes"], 5, "members.mid.memory.bytes: 5 is not allowed; its shape takes"),
         (["members", "mid", "budget"], {"name": "low", "params": 5}, "members.mid.budget"),
-        (["members", "mid", "subnet", "layers", 0, "heads"], 3, "multiples of 2"),
-        (["members", "mid", "subnet", "layers", 0, "index"], 9, "ascending indices below 5"),
         (["members", "big"], ..., "the first, and largest, must be the parent itself"),
         (["ranking"], "ab" * 32 + "\n", "a digest of 64 hexadecimal digits or null"),
         (["drop_order"], [4, 3, 2, True, 0], "each of the parent's layers"),
@@ -132,9 +114,7 @@ def test_a_wrong_file_is_one_line_with_the_field(path, value, message, tmp_path)
 
 
 def test_the_drop_order_is_kept_and_may_be_missing():
-    assert family().drop_order == (2, 4, 1, 0, 3) and family().to_json()["drop_order"] == [2, 4, 1, 0, 3]
     assert Family.from_json(family().to_json()).drop_order == (2, 4, 1, 0, 3)
-    assert Family.from_json(broken(["drop_order"], None)).drop_order is None
     assert Family.from_json(broken(["drop_order"], ...)) == family(drop_order=None)
     with pytest.raises(ElasticError, match="drop_order"):
         family(drop_order=range(4))
@@ -151,9 +131,6 @@ def test_a_count_that_was_not_nested_any_more():
 
 def test_a_folder_without_the_file(tmp_path):
     with pytest.raises(ElasticError, match="not a family folder"):
-        Family.load(tmp_path)
-    (tmp_path / FILE).write_text('{"version": 1, "version": 1}')
-    with pytest.raises(ElasticError, match="appears twice"):
         Family.load(tmp_path)
 
 
@@ -172,8 +149,6 @@ def test_members_made_by_hand_are_checked_too():
     ):
         with pytest.raises(ElasticError):
             Family(PARENT, axes, members)
-    with pytest.raises(ElasticError, match="provenance"):
-        family(provenance={"when": object()})
     with pytest.raises(ElasticError, match="provenance"):
         family(provenance={"loss": float("nan")})
 
@@ -203,12 +178,6 @@ def test_extra_shapes_are_kept_beside_the_members(tmp_path):
         read.member("cod")
 
 
-def test_a_family_without_extras_is_the_file_that_it_was():
-    data = family().to_json()
-    assert "extras" not in data and Family.from_json(data | {"extras": None}) == family()
-    assert json.dumps(Family.from_json(data | {"extras": {}}).to_json()) == json.dumps(data)
-
-
 def test_an_extra_is_replaced_only_by_force():
     made = family().with_extra("code", OWN)
     with pytest.raises(ElasticError, match=r"extras\.code: already there; --force replaces it"):
@@ -222,7 +191,6 @@ def test_an_extra_is_replaced_only_by_force():
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (lambda e: [e], r"extras: \[.*a mapping name -> member"),
         (lambda e: {"mid": e["code"]}, "extras: 'mid' is not allowed; each name once, and none that a member has"),
         (lambda e: {"code": e["code"] | {"parameters": 7}}, r"extras\.code\.parameters: 7"),
     ],

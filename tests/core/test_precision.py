@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.layout import table
 from nemo_elastic.core.precision import check_blocks, default_rows
 from nemo_elastic.errors import ElasticError
 
@@ -25,20 +24,6 @@ def test_attention_and_the_mamba_layer_before_it_stay() -> None:
     assert {i for _, i in rows} == {0, 1, 4, 6}
     assert {name for name, i in rows if i == 0} == {"mamba.in_proj", "mamba.out_proj"}
     assert {name for name, i in rows if i == 1} == {"mlp.up", "mlp.down"}
-
-
-def test_only_a_mamba_layer_stays_before_attention() -> None:
-    assert {i for _, i in default_rows(parent("-*ME*"))} == {0, 2, 3}
-
-
-def test_experts_go_and_their_router_stays() -> None:
-    names = {name for name, _ in default_rows(parent("ME"))}
-    assert names == {"mamba.in_proj", "mamba.out_proj", "moe.up", "moe.down", "moe.shared_up", "moe.shared_down"}
-
-
-def test_rows_of_low_precision_are_matrices_of_layers() -> None:
-    rows = [row for row in table() if row.quantized]
-    assert len(rows) == 12 and all(len(row.dims) == 2 and row.layer is not None and not row.exact for row in rows)
 
 
 SHAPE = Parent("M-M*-", 64, 64, 128, 8, 16, 2, 16, 4, 4, 2, 16, ffn_stripes=4)
@@ -61,10 +46,6 @@ def test_widths_of_whole_blocks_are_cut() -> None:
             "elastic.axes.hidden: 40 is not allowed; a width that cuts mamba.in_proj between blocks",
         ),
         ({"ffn": (128, 96)}, "elastic.axes.ffn: 96 is not allowed; a width that cuts mlp.down between blocks of 16"),
-        (
-            {"mamba_head_dim": (16, 8)},
-            "elastic.axes.mamba_head_dim: 8 is not allowed; a width that cuts mamba.out_proj",
-        ),
     ],
 )
 def test_others_are_refused(cut: dict[str, tuple[int, ...]], says: str) -> None:

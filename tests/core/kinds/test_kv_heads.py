@@ -4,29 +4,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from itertools import pairwise
-from pathlib import Path
 
 import pytest
-import torch
 
-from nemo_elastic import ElasticConfig, Family, Subnet, load_family, slice_checkpoint
+from nemo_elastic import ElasticConfig, Family, Subnet
 from nemo_elastic.core.cost import MemorySpec, cache_elements, memory, parameters
 from nemo_elastic.core.kinds.attention import ATTENTION_HEADS, KIND, KV_HEADS, KV_STRIPES, PLAIN
 from nemo_elastic.core.layout import tensors
-from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
-from nemo_elastic.nn.forward import Layers
-from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import sort
-from nemo_elastic.ranking.measure import rank
-from nemo_elastic.search import Space, search
-from nemo_elastic.slicing.family_folder import write_family
-from nemo_elastic.slicing.verification import verify
 from tests.shapes import PARENT
 
 WHOLE = replace(PARENT, attention_heads=8, kv_heads=4)
@@ -40,7 +28,6 @@ BLOCK = {
 }
 CONFIG = ElasticConfig.from_dict(BLOCK)
 SHAPE = CONFIG.parent_shape(WHOLE)
-TOKENS = torch.randint(0, 32, (2, 9), generator=torch.Generator().manual_seed(0))
 
 
 def widths(heads: int, kv_heads: int) -> dict[str, int]:
@@ -82,41 +69,6 @@ def test_it_is_priced() -> None:
     assert cache_elements(SHAPE, member, 1, 10)["kv"] * 2 == cache_elements(SHAPE, SHAPE.full, 1, 10)["kv"]
     long = MemorySpec(length=10_000)
     assert memory(SHAPE, SHAPE.full, long) - memory(SHAPE, member, long) > 2 * 10_000 * 2 * 2 * 4 - 1
-
-
-def trained() -> tuple[NemotronH, Space]:
-    """A sorted parent, ranked as one whose key-value heads are no axis, and its members."""
-    model = NemotronH.random(SHAPE, scale=3, dtype=torch.float64)
-    ranking = rank(Layers(model.weights()), WHOLE, [TOKENS])
-    done = NemotronH(SHAPE, sort(model.state_dict(), ranking, SHAPE))
-    assert torch.allclose(done(TOKENS), model(TOKENS), rtol=1e-9, atol=1e-9)
-    return done, Space(SHAPE, CONFIG.resolve_axes(SHAPE))
-
-
-def test_from_the_search_to_a_folder(tmp_path: Path) -> None:
-    model, space = trained()
-    whole = model(TOKENS)
-    result = search(space, CONFIG.budgets, lambda m: float((model(TOKENS, m) - whole).square().mean()), 16).members
-    small = result["small"]
-    assert min(small.widths(KV_HEADS)) == 2 and small <= result["mid"] <= SHAPE.full
-    assert space.decode(space.encode(small)) == small
-    assert torch.allclose(model(TOKENS, small), model(TOKENS, Gates.of(SHAPE, small, torch.float64)), rtol=1e-9)
-
-    family = Family.of(SHAPE, result, axes=CONFIG.resolve_axes(SHAPE), budgets=CONFIG.budgets)
-    assert Family.from_json(json.loads(family.text())).text() == family.text()
-    steps = list(path(family))
-    assert all(b <= a and parameters(SHAPE, b) < parameters(SHAPE, a) for a, b in pairwise(steps))
-
-    state = {name: value.float() for name, value in model.state_dict().items()}
-    source = write_family(tmp_path / "family", SHAPE, state, family)
-    assert load_family(source).select("small").generate(TOKENS[:, :4], 3)
-    out = slice_checkpoint(source, tmp_path / "small", member="small").out
-    assert verify(out, parent=source).ok
-    config = json.loads((out / "config.json").read_text())
-    layer = next(layer for layer in small.layers if layer.type == "attention")
-    assert (config["num_key_value_heads"], config["num_attention_heads"]) == (2, layer.widths[ATTENTION_HEADS])
-    alone, _ = from_hf_config(config)
-    assert (alone.kv_heads, alone.has(KV_STRIPES)) == (2, False)  # it is a model of its own
 
 
 def test_layers_that_differ_come_back_from_their_config() -> None:

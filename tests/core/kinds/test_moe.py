@@ -9,10 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec, active_parameters, flops_per_token, has_inactive, memory, parameters
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.kinds.moe import PLAIN
 from nemo_elastic.core.layout import original, tensors
 from nemo_elastic.errors import ElasticError
 from tests.shapes import LATENT, MOE, NANO_30B, PARENT
@@ -31,31 +29,6 @@ def test_a_member_keeps_the_first_experts_of_every_stripe() -> None:
     actual = {t.hf.removeprefix("backbone.layers.0.mixer."): t.shape for t in tensors(ONE, small)}
     assert actual["gate.weight"] == (4, 6) and actual["experts.3.down_proj.weight"] == (5, 4)
     assert "experts.4.up_proj.weight" not in actual
-
-
-def test_layers_and_parents_come_back_from_their_files() -> None:
-    small = LATENT.uniform([1, 2, 4], experts=4, shared_ffn=8, latent=5)
-    data = small.to_json()["layers"][0]
-    assert data == {"index": 1, "type": "moe", "experts": 4, "ffn": 12, "shared_ffn": 8, "latent": 5}
-    assert Subnet.from_json(small.to_json(), LATENT) == small
-    assert "latent" not in MOE.full.to_json()["layers"][1]
-    for parent in (LATENT, MOE, NANO_30B):
-        assert Parent.from_json(parent.to_json()) == parent
-    assert NANO_30B.to_json()["experts_stripes"] == 1
-    assert NANO_30B.sizes.keys() - PARENT.sizes.keys() == {*PLAIN.sizes}
-
-
-@pytest.mark.parametrize(
-    ("widths", "message"),
-    [
-        ({"experts": 1}, "experts: 1 is not allowed; allowed are 2 to 8 in multiples of 2"),
-        ({"experts": 3}, "experts: 3"),
-        ({"expert_ffn": 5}, "ffn: 5 is not allowed; allowed are 2 to 12 in multiples of 2"),
-    ],
-)
-def test_widths_that_it_cannot_have_are_refused(widths: dict[str, int], message: str) -> None:
-    with pytest.raises(ElasticError, match=message):
-        LATENT.uniform(**widths)
 
 
 def test_what_a_parent_lacks_no_layer_has() -> None:
@@ -84,17 +57,6 @@ def test_a_token_meets_as_many_experts_as_it_is_sent_to(parent: Parent) -> None:
     assert active_parameters(parent, parent.uniform(experts=6, expert_ffn=6)) == counted - 2 * one + 2 * 2 * 16 + 2 * 2
     gone = flops_per_token(parent, parent.full) - flops_per_token(parent, parent.uniform(experts=4))
     assert gone == 2 * 2 * 4 * 16  # two layers, multiply and add, four rows of the gate: other experts are not run
-
-
-def test_a_budget_of_active_parameters() -> None:
-    budget = Budget("small", active_params="2.5e3")
-    assert budget.to_json() == {"active_params": 2500.0} and not budget.is_parent
-    assert budget.cost(MOE, MOE.full) == active_parameters(MOE, MOE.full) > budget.target(MOE) == 2500
-    assert Budget("small", ratio=0.5).cost(MOE, MOE.full) == parameters(MOE, MOE.full)
-    both = Budget("small", params=len(MOE.pattern) * 1e3, active_params=2500)
-    assert [limit.kind.field for limit in both.limits] == ["params", "active_params"]
-    with pytest.raises(ElasticError, match=r"active_params: 1000000\.0 is not allowed; at most the parent's"):
-        Budget("small", active_params=1e6).target(MOE)
 
 
 def test_memory_holds_all_experts_and_only_they_are_distinguished() -> None:

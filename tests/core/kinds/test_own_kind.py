@@ -15,25 +15,16 @@ import torch
 
 from nemo_elastic import Parent, Subnet, slice_checkpoint
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.codes import decode, encode
-from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Layer
 from nemo_elastic.core.kinds.registry import register
-from nemo_elastic.core.layout import tensors
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.folders import open_source, read_shapes
-from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
-from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
+from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.router import Router
-from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import write_family
-from nemo_elastic.slicing.untrained import init_family
-from nemo_elastic.slicing.verification import verify
 from tests.core.kinds.gated import GATED, KIND, UNIT_SIZE, UNITS, registered
-from tests.support.expected import expected_member
 from tests.train.trained import Trained, train_family
 
 BLOCK = {
@@ -75,24 +66,6 @@ def arrays(model: NemotronH) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in model.state_dict().items()}
 
 
-def test_layers_and_parents_come_back_from_their_files(parent: Parent) -> None:
-    data = parent.to_json()
-    assert data[UNITS] == 12 and "more" not in data and Parent.from_json(data) == parent
-    small = parent.uniform([0, 1, 2, 4], **{UNITS: 4, UNIT_SIZE: 6, "hidden": 24})
-    assert small.to_json()["layers"][1] == {"index": 1, "type": GATED, "units": 4, "unit_size": 6}
-    assert Subnet.from_json(small.to_json(), parent) == small
-    assert decode(parent, encode(parent, small)) == small
-    assert from_hf_config(to_hf_config(parent, parent.full)) == (parent, parent.full)
-
-
-def test_costs_are_the_tensors(parent: Parent) -> None:
-    small = parent.uniform(**{UNITS: 4, UNIT_SIZE: 6})
-    counted = sum(torch.Size(t.shape).numel() for t in tensors(parent, small))
-    assert parameters(parent, small) == counted
-    gone = 3 * 2 * 3 * 32 * (12 * 8 - 4 * 6)  # three layers, multiply and add, three matrices
-    assert flops_per_token(parent, parent.full) - flops_per_token(parent, small) == gone
-
-
 def test_masked_is_sliced(parent: Parent) -> None:
     model = NemotronH.random(parent, seed=3, dtype=torch.float64)
     tokens = torch.arange(24).view(2, 12)
@@ -103,30 +76,6 @@ def test_masked_is_sliced(parent: Parent) -> None:
     assert torch.allclose(model(tokens, small), masked, rtol=1e-12, atol=1e-12)
     assert torch.allclose(model.submodel(small)(tokens), masked, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(model(tokens), masked, rtol=1e-2)
-
-
-def test_a_router_s_cost_is_the_expected_member_s(parent: Parent) -> None:
-    config = ElasticConfig.from_dict(BLOCK)
-    space = Space(parent, config.resolve_axes(parent), range(6))
-    router = Router(space, config.budgets, config.router)
-    pi = router.probabilities("small", noise=(3, 0))
-    assert {axis: tuple(p.shape) for axis, p in pi.items() if axis in (UNITS, UNIT_SIZE)} == {
-        UNITS: (3, 3),
-        UNIT_SIZE: (1, 3),
-    }
-    direct = float(parameters(parent, expected_member(space, pi))) / config.budgets[2].target(parent)
-    assert float(router.expected_cost(pi, "small")) == pytest.approx(direct, rel=1e-7)  # probabilities are of fp32
-
-
-def test_sorting_changes_nothing_and_puts_the_important_first(trained: Trained, parent: Parent) -> None:
-    host, shape = trained.host, trained.host.model.parent
-    tokens = host.data[:2]
-    sorted_parent = NemotronH(shape, trained.before)
-    assert torch.allclose(sorted_parent(tokens), host.frozen(tokens), atol=1e-4)
-    assert not torch.equal(trained.before["backbone.layers.1.mixer.up_proj.weight"],
-                           host.frozen.state_dict()["backbone.layers.1.mixer.up_proj.weight"])  # fmt: skip
-    scores = json.loads((trained.out / "ranking" / "ranking.json").read_text())
-    assert shape.axes[-2:] == (UNITS, UNIT_SIZE) and scores["parent"][UNITS] == 12
 
 
 def test_the_search_cut_its_axes_and_candidates_took_turns(trained: Trained) -> None:
@@ -141,13 +90,6 @@ def test_the_search_cut_its_axes_and_candidates_took_turns(trained: Trained) -> 
     assert [members[name] in candidates[name] for name in names] == [True, True]
     assert parameters(parent, members["small"]) <= 0.6 * parameters(parent, parent.full)
     assert min(members["small"].widths(UNITS)) < 12 or min(members["small"].widths(UNIT_SIZE)) < 8
-
-
-def test_training_moved_its_weights(trained: Trained) -> None:
-    after = trained.host.model.state_dict()
-    for name in ("gate_proj", "up_proj", "down_proj"):
-        key = f"backbone.layers.1.mixer.{name}.weight"
-        assert (after[key] - trained.before[key]).abs().max() > 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -168,32 +110,6 @@ def test_a_member_is_sliced_out_and_runs_as_it_did(folder: Path, trained: Traine
     tokens = trained.host.data[:2]
     alone = NemotronH(opened.parent, state, opened.held)(tokens)
     assert torch.allclose(alone, trained.host.model(tokens, small), atol=1e-5)
-
-
-def test_verify_checks_it_and_finds_damage(folder: Path) -> None:
-    report = verify(folder)
-    assert report.ok, [check for check in report.checks if check.ok is False]
-    passed = {check.name for check in report.checks if check.ok}
-    assert passed >= {"finite", "small: nested", "large: cut = masked", "small: cut = masked"}
-    for file in folder.glob("*.safetensors"):
-        damaged = bytearray(file.read_bytes())
-        damaged[-5] ^= 64
-        file.write_bytes(damaged)
-    assert not verify(folder).ok
-
-
-def test_a_family_without_training(parent: Parent, tmp_path: Path) -> None:
-    """`init`: even cuts of a plain parent."""
-    plain = NemotronH.random(parent, seed=5)
-    (tmp_path / "parent").mkdir()
-    write_models([Model(tmp_path / "parent", parent, parent.full, tensors_of(parent, parent.full, arrays(plain)))])
-    init_family(tmp_path / "parent", ElasticConfig.from_dict(BLOCK), tmp_path / "family")
-    shapes = read_shapes(tmp_path / "family")
-    assert (
-        list(shapes.members) == ["full", "large", "small"]
-        and shapes.parent.sizes == replace(parent, ffn_stripes=1).sizes
-    )
-    assert len(set(shapes.members["small"].widths(UNITS))) == 1
 
 
 def test_other_parents_know_nothing_of_it() -> None:
