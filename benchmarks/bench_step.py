@@ -11,10 +11,6 @@ without elasticity. "Masked" runs at full size with gates of zeros and ones, as 
 "Quantized" is a sliced step of `distill.quantize: nvfp4` with one micro-batch, for which all weights are rounded. Two
 models: one of the demo's kind, and one with a large model's proportions.
 
-A profile says where the time goes: matrix products, copies of rows and columns, all else. What is not a matrix product
-costs by its own measure: the inside of the Mamba layers (convolution, scan, gated norm) costs by heads, not by
-parameters; it is timed alone, in the same rounds, once for members of which it is the same work.
-
     python -m benchmarks.bench_step [--rounds 5] [--json FILE] [--markdown FILE]
 """
 
@@ -24,7 +20,6 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -32,14 +27,12 @@ import torch
 from scipy.stats import quantile_test
 
 from benchmarks.output import arguments, deliver
+from benchmarks.study.results import markdown
 from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.core.precision import NVFP4, default_rows
-from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.megatron.rounding import Rounding
 from nemo_elastic.nn.gates import Gates
-from nemo_elastic.nn.mixer import MixerWeights, mix
 from tests.support.models import build, distributed, start
 
 PARENT = Parent("M-M-M*-M-M*-", 256, 1024, 1024, 32, 16, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
@@ -49,11 +42,6 @@ LARGE = Parent("M-M-M-M*-M-M-M*-", 768, 4096, 3072, 32, 64, 8, 64, 4, 12, 2, 64,
 #: allowed: sliced / dense, sliced / full step above the share of parameters, full-width elastic / stock, quantized /
 #: sliced
 DENSE, ABOVE, STOCK, QUANTIZED = 1.05, 0.08, 1.03, 1.15
-#: operations of torch by what they do; whatever is in none is "all else"
-KINDS = {
-    "products": {"mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_"},
-    "copies": {"copy_", "index_select", "index_add_", "cat", "add_"},
-}
 
 
 def members() -> dict[str, Subnet]:
@@ -98,47 +86,6 @@ def step(
     return time.perf_counter() - began
 
 
-def profile(model: Any, choice: Any, tokens: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Seconds of a step by kind, and how many operations of torch it calls, which no machine changes."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-        whole = step(model, choice, tokens, labels)
-    events = [(e.key.removeprefix("aten::"), e) for e in seen.key_averages() if e.key.startswith("aten::")]
-    figures = {
-        kind: sum(e.self_cpu_time_total for name, e in events if name in names) / 1e6 for kind, names in KINDS.items()
-    }
-    return figures | {"all else": whole - sum(figures.values()), "operations": sum(e.count for _, e in events)}
-
-
-class Inside(NamedTuple):
-    """What the insides of a member's Mamba layers have to do."""
-
-    layers: int
-    heads: int
-    head_dim: int
-
-    @classmethod
-    def of(cls, member: Subnet) -> Inside:
-        first, *more = (layer for layer in member.layers if layer.type == "mamba")
-        return cls(1 + len(more), *(first.widths[axis] for axis in (MAMBA_HEADS, MAMBA_HEAD_DIM)))
-
-
-def inside(parent: Parent, work: Inside, shape: tuple[int, int]) -> float:
-    """Seconds that it takes, forward and backward."""
-    layers, heads, dim = work
-    inner, maps = heads * dim, parent.mamba_groups * parent.state
-    channels = inner + 2 * maps
-    sizes = [(*shape, inner + channels + heads), (channels, parent.conv_kernel), (channels,), (heads,), (heads,),
-             (heads,), (inner,)]  # fmt: skip
-    tensors = [torch.randn(size).requires_grad_() for size in sizes]
-    tensors[3] = -torch.ones(heads, requires_grad=True)
-    widths = MambaWidths(heads, dim, parent.mamba_groups, parent.state)
-    began = time.perf_counter()
-    for _ in range(layers):
-        out = mix(tensors[0], MixerWeights(*tensors[1:]), widths, 1e-5)
-        torch.autograd.grad(out, tensors, out.detach())
-    return time.perf_counter() - began
-
-
 class Ratio(NamedTuple):
     """A median over rounds, between bounds that hold the true one with a confidence of 90 %."""
 
@@ -170,27 +117,17 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
         ways[name, "quantized"] = (elastic, member, rounding)
         ways[name, "dense"] = (distributed(dense(parent, member)), None, None)
         ways[name, "masked"] = (elastic, Gates.of(parent, member), None)
-    works = {name: Inside.of(member) for name, member in cuts.items()}
-    times: dict[Any, list[float]] = {key: [] for key in (*ways, *works.values())}
-    profiles: dict[tuple[str, str], list[dict[str, float]]] = {k: [] for k in ways if k[1] in ("sliced", "dense")}
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in ways}
     for model, choice, rounds_weights in ways.values():  # warms up
         step(model, choice, tokens[:1], labels[:1], rounds_weights)
     for r in range(rounds):
         turn = r % len(ways)  # nobody always comes first
         for key, (model, choice, rounds_weights) in [*ways.items()][turn:] + [*ways.items()][:turn]:
             times[key].append(step(model, choice, tokens, labels, rounds_weights))
-        for work in dict.fromkeys(works.values()):
-            times[work].append(inside(parent, work, shape))
-        for key in profiles:
-            profiles[key].append(profile(*ways[key][:2], tokens, labels))
         print(f"{size_of(parent)}, round {r + 1}", file=sys.stderr, flush=True)
 
-    def ratio(above: Any, below: Any) -> Ratio:
+    def ratio(above: tuple[str, str], below: tuple[str, str]) -> Ratio:
         return Ratio.of([a / b for a, b in zip(times[above], times[below], strict=True)])
-
-    def rest(name: str) -> list[float]:
-        """Seconds of a step without the inside of Mamba."""
-        return [whole - part for whole, part in zip(times[name, "sliced"], times[works[name]], strict=True)]
 
     return [
         {
@@ -202,18 +139,6 @@ def measure(parent: Parent, cuts: dict[str, Subnet], shape: tuple[int, int], rou
             "sliced / dense": ratio((name, "sliced"), (name, "dense")),
             "sliced / masked": ratio((name, "sliced"), (name, "masked")),
             "quantized / sliced": ratio((name, "quantized"), (name, "sliced")),
-            "inside of Mamba": {
-                "s": statistics.median(times[works[name]]),
-                "of the step": ratio(works[name], (name, "sliced")),
-                "over the full member's": ratio(works[name], works["1.00"]),
-                "all the rest over the full member's": Ratio.of(
-                    [a / b for a, b in zip(rest(name), rest("1.00"), strict=True)]
-                ),
-            },
-            "profile": {
-                way: {k: statistics.median(p[k] for p in profiles[name, way]) for k in profiles[name, way][0]}
-                for way in ("sliced", "dense")
-            },
         }
         for name, member in cuts.items()
     ]
@@ -242,33 +167,10 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def cells(values: Iterable[Any]) -> str:
-    """Cells of a row of Markdown."""
-    return " | ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values)
-
-
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table, the verdicts, the inside of Mamba, and the profiles."""
-    names = [name for name in rows[0] if name not in ("inside of Mamba", "profile")]
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    lines += [f"| {cells(row[n] for n in names)} |" for row in rows]
-    parts = rows[0]["inside of Mamba"]
-    lines += [
-        "",
-        *verdicts(rows),
-        "",
-        f"| inside of Mamba | {' | '.join(parts)} |",
-        "|---|" + "---|" * len(parts),
-    ]
-    lines += [f"| {row['member']} | {cells(row['inside of Mamba'].values())} |" for row in rows]
-    kinds = [*KINDS, "all else"]
-    heads = " | ".join(f"{kind} s | {kind} in dense" for kind in kinds)
-    lines += ["", f"| profile | {heads} | operations / dense |", "|---|" + "---|" * (2 * len(kinds) + 1)]
-    for row in rows:
-        sliced, dense = row["profile"]["sliced"], row["profile"]["dense"]
-        seconds = [p[kind] for kind in kinds for p in (sliced, dense)]
-        lines.append(f"| {cells([row['member'], *seconds, sliced['operations'] / dense['operations']])} |")
-    return "\n".join(lines) + "\n"
+    """The rows as a Markdown table, and the verdicts."""
+    cells = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row.values()] for row in rows]
+    return markdown([*rows[0]], cells) + "\n" + "\n".join(verdicts(rows)) + "\n"
 
 
 def rounds(text: str) -> int:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a study and print its table; what has a result in the folder of its runs is not run again.
 
-    python -m benchmarks.study nesting [--runs runs/study/nesting] [--seeds 0 1 2] [--markdown FILE] [--picture FILE]
+    python -m benchmarks.study nesting [--runs runs/study/nesting] [--seeds 0 1 2] [--markdown FILE]
 
 Every study takes one core, and some hours of it. `python -m benchmarks.study NAME --help` has its own options.
 """
@@ -14,8 +14,6 @@ import contextlib
 import importlib
 import sys
 from pathlib import Path
-
-from benchmarks.output import save_svg
 
 STUDIES = ("shapes", "baselines", "nesting", "quantize", "context", "latency")
 
@@ -32,7 +30,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of make demo")
     parser.add_argument("--markdown", type=Path, help="file for the table")
-    parser.add_argument("--picture", type=Path, help="file for the picture, where there is one")
     module.options(parser)
     args = parser.parse_args(words)
     import torch
@@ -41,12 +38,10 @@ def main() -> None:
     args.runs = args.runs.resolve()
     args.runs.mkdir(parents=True, exist_ok=True)
     with contextlib.redirect_stdout(sys.stderr):  # progress
-        table, figure = module.study(args)
+        table = module.study(args)
     print(table, end="")
     if args.markdown:
         args.markdown.write_text(table)
-    if args.picture and figure is not None:
-        save_svg(figure, args.picture)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one run for all sizes costs, beside a run for each size: several ways to the same sizes, from one parent.
 
-(a) ModelOpt prunes in NVIDIA's proportions and NeMo distills, once per size; (b) the same of shapes that ModelOpt's
-own search finds; (c) each size of ours distilled alone; (d) ours, all sizes in one run. Every run goes through NeMo,
-in this process, on one core; ModelOpt prunes in processes of its own, in Megatron-Bridge's environment.
+(a) ModelOpt prunes in NVIDIA's proportions and NeMo distills, once per size; (b) each size of ours distilled alone;
+(c) ours, all sizes in one run. Every run goes through NeMo, in this process, on one core; ModelOpt prunes in processes
+of its own, in Megatron-Bridge's environment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study import modelopt_baseline
-from benchmarks.study.baselines_table import draw, page
+from benchmarks.study.baselines_table import page
 from benchmarks.study.nemo_runs import (
     ORDER,
     PARENT_LR,
@@ -28,13 +28,10 @@ from benchmarks.study.nemo_runs import (
     dense,
     forward_flops,
     heldout,
-    search_flops,
     train_family,
     train_parent,
 )
 from benchmarks.study.results import kept
-from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.cost import parameters
 
 AXES: dict[str, Any] = {
     "hidden": [256, 240, 224, 208, 192, 176, 160, 144, 128],
@@ -53,7 +50,6 @@ OURS_LR = 5e-4
 LR = {
     "alone": {"72": 2.5e-4, "50": 5e-4},
     "modelopt": {"72": 5e-4, "50": 1e-3},
-    "minitron": {"72": 5e-4, "50": 1e-3},
 }
 
 
@@ -100,37 +96,23 @@ class Study:
                 self.parent, out / "pruned", SIZES[name], data=self.ground.data, seq_length=BATCH.length,
                 seed=ORDER + self.seed,
             )  # fmt: skip
-            facts = modelopt_baseline.facts(checkpoint)
-            flops = facts["measured_tokens"] * forward_flops(self.whole, self.whole.full, BATCH.length)
-            return self._cut(name, checkpoint, flops, facts["cpu_seconds"])
+            facts, shape = modelopt_baseline.facts(checkpoint), _shape(checkpoint)
+            return {
+                "losses": heldout(dense(checkpoint, shape), self.ground.data, BATCH.length, {name: None}),
+                "sizes": shape.to_json(),
+                "tokens": 0,
+                "flops": facts["measured_tokens"] * forward_flops(self.whole, self.whole.full, BATCH.length),
+                "cpu_seconds": facts["cpu_seconds"],
+            }
 
         return self.runs.run(f"pruned-{name}-{self.seed}", 0, self.seed, make, keep=True)
 
-    def searched(self, name: str) -> dict[str, Any]:
-        """One size that ModelOpt searches, by the loss, the tokens and the candidates per size of our search."""
-
-        def make(out: Path) -> dict[str, Any]:
-            config, whole = ElasticConfig.from_dict(BLOCK), self.whole
-            checkpoint = modelopt_baseline.prune(
-                self.parent, out / "pruned", {"params": float(int(SIZES[name] * parameters(whole, whole.full)))},
-                data=self.ground.data, seq_length=BATCH.length, score_tokens=config.search.tokens,
-                top_k=config.search.candidates // len(SIZES), seed=ORDER + self.seed,
-            )  # fmt: skip
-            facts = modelopt_baseline.facts(checkpoint)
-            flops = facts["measured_tokens"] * forward_flops(whole, whole.full, BATCH.length)
-            flops += search_flops(
-                whole, config, [{"cost": c["parameters"]} for c in facts["candidates"]], BATCH.length
-            )
-            return self._cut(name, checkpoint, flops, facts["cpu_seconds"])
-
-        return self.runs.run(f"searched-{name}-{self.seed}", 0, self.seed, make, keep=True)
-
-    def theirs(self, way: str, name: str, steps: int) -> dict[str, Any]:
+    def theirs(self, name: str, steps: int) -> dict[str, Any]:
         """What ModelOpt has cut out, distilled by NeMo."""
-        before = self.searched(name) if way == "minitron" else self.pruned(name)
+        before = self.pruned(name)
 
         def make(out: Path) -> dict[str, Any]:
-            recipe = self.ground.recipe(out, steps, BATCH, self.seed, LR[way][name])
+            recipe = self.ground.recipe(out, steps, BATCH, self.seed, LR["modelopt"][name])
             began = time.process_time()
             student = self.runs.folder / before["job"] / "pruned"
             checkpoint = modelopt_baseline.distill(student, self.parent, out, recipe)
@@ -145,12 +127,7 @@ class Study:
                 "cpu_seconds": cpu + before["cpu_seconds"],
             }
 
-        return self.runs.run(f"{way}-{name}-{steps}-{self.seed}", steps, self.seed, make)
-
-    def _cut(self, name: str, checkpoint: Path, flops: float, cpu: float) -> dict[str, Any]:
-        shape = _shape(checkpoint)
-        losses = heldout(dense(checkpoint, shape), self.ground.data, BATCH.length, {name: None})
-        return {"losses": losses, "sizes": shape.to_json(), "tokens": 0, "flops": flops, "cpu_seconds": cpu}
+        return self.runs.run(f"modelopt-{name}-{steps}-{self.seed}", steps, self.seed, make)
 
     def all(self, steps: list[int], first: bool) -> None:
         """Every way; the first seed has the longest families, and single sizes for as many steps."""
@@ -160,8 +137,7 @@ class Study:
             for name in SIZES:
                 if first or count in steps[:2]:
                     self.alone(name, count, shaped)
-                self.theirs("modelopt", name, count)
-                self.theirs("minitron", name, count)
+                self.theirs(name, count)
 
 
 def _shape(checkpoint: Path) -> Any:
@@ -198,7 +174,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kept", action="store_true", help="run nothing: the results that the documentation shows")
 
 
-def study(args: argparse.Namespace) -> tuple[str, Any]:
-    """The table and the picture."""
+def study(args: argparse.Namespace) -> str:
+    """The table."""
     results = kept("baselines") if args.kept else measure(args)
-    return page(results), draw(results)
+    return page(results)

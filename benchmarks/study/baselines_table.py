@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Table and picture of the ways to the same sizes: costs, losses, and what one way costs at another's losses."""
+"""Table of the ways to the same sizes: costs, losses, and what one way costs at another's losses."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.study.modelopt_baseline import SAMPLES
 from benchmarks.study.nemo_runs import SIZES
 from benchmarks.study.results import markdown, spread
-from nemo_elastic.report.style import INK, MUTED, colour, headline, house, marker, millions, new_figure
 
 Results = Mapping[str, dict[str, Any]]
-#: first part of a run's name -> what it is; the kept results have models from scratch, which are no longer trained
+#: first part of a run's name -> what it is; the kept results have two ways that are no longer run
 MAKERS = {
     "ours": "ours: all sizes in one run",
     "alone": "our shapes, each size alone",
@@ -33,8 +30,6 @@ UNITS = {
     "flops": "FLOPs of all sizes",
     "cpu_seconds": "CPU seconds of all sizes",
 }
-#: colours and markers of the picture; models from scratch lie so far above that they have words instead
-DRAWN = {"ours": 0, "alone": 2, "modelopt": 1, "minitron": 3}
 #: sequences that our importance is measured on
 OURS = 64
 
@@ -161,50 +156,3 @@ def beside_alone(results: Results) -> str:
             cells.append(f"{1e3 * (run['losses'][size] - theirs):+.1f}")
         rows.append([str(steps), str(run["seed"]), *cells])
     return markdown(["ours less alone for as many FLOPs, 0.001 nats: our steps", "seed", *SIZES], rows)
-
-
-def curve(results: Results, way: str, size: str, unit: str) -> list[tuple[float, float, float, float]]:
-    """(spent on all sizes, mean loss, lowest, highest over seeds) by rising number of steps."""
-    points = []
-    for group in by_steps(results, way).values():
-        losses = [losses_of(family)[size] for family in group]
-        spent = statistics.mean(sum(r[unit] for r in family) for family in group)
-        points.append((spent, statistics.mean(losses), min(losses), max(losses)))
-    return points
-
-
-def draw(results: Results) -> Figure:
-    """Held-out loss of the two sizes side by side, one row per unit of cost."""
-    scratch = [loss for _, family in named(results, "scratch") for loss in losses_of(family).values()]
-    words = f"\nfrom scratch: {min(scratch):.2f} to {max(scratch):.2f}, above the picture" if scratch else ""
-    with house():
-        figure = new_figure(8.8, 9.6)
-        grid = figure.subplots(len(UNITS), len(SIZES), squeeze=False, sharey="col")
-        parent = results["parent"]["losses"]["full"]
-        for row, (unit, title) in zip(grid, UNITS.items(), strict=True):
-            for axes, (size, share) in zip(row, SIZES.items(), strict=True):
-                for way, place in DRAWN.items():
-                    spent, mean, low, high = zip(*curve(results, way, size, unit), strict=True)
-                    axes.plot(spent, mean, color=colour(place), marker=marker(place), ms=5, mec="white",
-                              label=MAKERS[way].replace("`", ""))  # fmt: skip
-                    axes.vlines(spent, low, high, color=colour(place), lw=1.2)
-                axes.axhline(parent, color=INK, lw=1, ls=(0, (4, 3)))
-                axes.set(xscale="log", xlabel=title)
-                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-                axes.xaxis.set_minor_locator(NullLocator())
-                if unit == "tokens":
-                    axes.set_title(f"{share:.0%} of the parent's parameters")
-            row[0].set_ylabel("held-out loss, nats")
-        figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-        grid[0][-1].text(0.99, parent, "the parent ", transform=grid[0][-1].get_yaxis_transform(), ha="right",
-                         va="bottom", color=MUTED, fontsize=9)  # fmt: skip
-        steps = [steps for way in DRAWN for steps, _ in named(results, way)]
-        facts = f"marks: {min(steps)} to {max(steps)} steps per run; bars: lowest and highest of the seeds"
-        headline(figure, "What it takes to reach a loss at every size", facts + words)
-    return figure
-
-
-def short(value: float) -> str:
-    """A count with its unit: 50, 120k, 3T."""
-    return f"{value / 1e12:.3g}T" if value >= 1e12 else millions(value).replace("B", "G")

@@ -165,6 +165,6 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kept", action="store_true", help="run nothing: the results that the documentation shows")
 
 
-def study(args: argparse.Namespace) -> tuple[str, Any]:
-    """The table; there is no picture."""
-    return page(kept("context") if args.kept else measure(args)), None
+def study(args: argparse.Namespace) -> str:
+    """The table."""
+    return page(kept("context") if args.kept else measure(args))

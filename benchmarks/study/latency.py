@@ -20,8 +20,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from benchmarks.study.grounds import (
     GROUNDS,
     Ground,
@@ -39,7 +37,6 @@ from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.latency import DECODE, LatencyTable, Workload
 from nemo_elastic.profile.engines import RUNTIME, Engine
 from nemo_elastic.profile.measure import Stop, empty_table, measure, resume, widths_of
-from nemo_elastic.report.style import MUTED, colour, headline, house, marker, new_figure
 from nemo_elastic.train.training import FamilyTraining
 
 SHARES = (0.85, 0.7)
@@ -171,29 +168,6 @@ def page(results: Sequence[Result], table: LatencyTable, asked: int) -> str:
     return f"{markdown(head, rows)}\n{facts}\n"
 
 
-def draw(results: Sequence[Result], whole: float) -> Figure:
-    """Divergence from the parent over milliseconds, a mark for each member."""
-    with house():
-        figure = new_figure(7.2, 4.2)
-        axes = figure.add_subplot()
-        for place, limited in enumerate((BY_TIME, BY_COUNT)):
-            of = [r for r in results if r.limited == limited]
-            size = (11, 5)[place]  # both ways may find the same member: one is seen around the other
-            axes.plot([r.ms for r in of], [r.kl for r in of], ls="", marker=marker(place), ms=size,
-                      color=colour(place), mec="white", label=f"searched within {limited}")  # fmt: skip
-        for share in SHARES:
-            axes.axvline(share * whole, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
-        axes.set_xlabel("milliseconds of a token (dashed: what the pair may take)")
-        axes.set_ylabel("KL from the parent, nats per token")
-        axes.legend(loc="best")
-        headline(
-            figure,
-            "The same milliseconds, found by milliseconds or by parameters",
-            "three seeds and two limits of each",
-        )
-    return figure
-
-
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=120, help="of each member")
     parser.add_argument("--parent-steps", type=int, default=PARENT_STEPS)
@@ -201,8 +175,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--asked", type=int, default=300, help="held-out problems")
 
 
-def study(args: argparse.Namespace) -> tuple[str, Figure]:
-    """The table and the picture."""
+def study(args: argparse.Namespace) -> str:
+    """The table."""
     ground = replace(GROUNDS["problems"](args.runs, args.parent_steps, args.demo), axes=AXES)
     table = table_of(args.runs, args.seconds)
     kept = Kept(args.runs / f"{args.steps}.jsonl", Result)
@@ -212,4 +186,4 @@ def study(args: argparse.Namespace) -> tuple[str, Figure]:
             results += kept.get(
                 lambda share=share, seed=seed: made(ground, table, share, seed, args), share=share, seed=seed
             )
-    return page(results, table, args.asked), draw(results, table.milliseconds(PARENT, PARENT.full))
+    return page(results, table, args.asked)

@@ -2,19 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The baselines: ModelOpt's Minitron pruning, then NeMo's distillation, once per size, as NVIDIA's guides do.
 
-ModelOpt prunes either to given widths (`modelopt_targets` has those in NVIDIA's proportions) or to a bound on
-parameters within which it searches by itself. Its release 0.47 takes hybrid models of megatron-core 0.19 alone, so it
-runs in Megatron-Bridge's environment, that of `make .venv-bridge/.stamp` or the one whose python
-`NEMO_ELASTIC_BRIDGE_PYTHON` names. The pruned model becomes a NeMo checkpoint of the parent's classes.
+ModelOpt prunes to widths in NVIDIA's proportions (`modelopt_targets`). Its release 0.47 takes hybrid models of
+megatron-core 0.19 alone, so it runs in Megatron-Bridge's environment, that of `make .venv-bridge/.stamp` or the one
+whose python `NEMO_ELASTIC_BRIDGE_PYTHON` names. The pruned model becomes a NeMo checkpoint of the parent's classes.
 
 Theirs: importance by activations over `samples` training sequences, layers by 1 - cosine of input and output, all in
-one shot; of the search the space (widths within 40 %, depth within 20 % of the parent's) and the choice among the
-largest that meet the bound; then `llm.distill` with its defaults: forward KL of logits at temperature 1, no
+one shot; then `llm.distill` with its defaults: forward KL of logits at temperature 1, no
 cross-entropy, no intermediate layers, the parent as frozen teacher.
 
 Ours, because this is a comparison on a CPU: optimizer, schedule, data order and batch are those of every other run
-(`tiny_recipe`), layers run in torch, width steps are finer than ModelOpt's own (`modelopt_targets.DIVISORS`), and a
-candidate of its search is scored by what our search goes by: the same loss on the same tokens.
+(`tiny_recipe`), layers run in torch, and width steps are finer than ModelOpt's own (`modelopt_targets.DIVISORS`).
 """
 
 from __future__ import annotations
@@ -60,28 +57,24 @@ def bridge_python() -> str:
 def prune(
     parent_checkpoint: Path,
     out: Path,
-    constraints: Mapping[str, Any],
+    sizes: Mapping[str, int],
     *,
     data: Path,
     seq_length: int,
     seed: int,
     samples: int = SAMPLES,
-    score_tokens: int = 0,
-    top_k: int = 0,
 ) -> Path:
     """Let ModelOpt cut a NeMo checkpoint.
 
     Args:
         parent_checkpoint: NeMo checkpoint of a Nemotron-H.
         out: checkpoint to write, of the parent's classes with the new sizes; beside its weights, `pruned.json` tells
-            what was measured, scored and cut.
-        constraints: ModelOpt's, {"export_config": sizes} or {"params": the most that it may have}.
+            what was measured and cut.
+        sizes: ModelOpt's `export_config`.
         data: folder made by `nemo-elastic data`.
         seq_length: tokens per sequence.
         seed: of the order of the training sequences.
         samples: first training sequences that importance is measured on.
-        score_tokens: tokens that a candidate is scored on: the first of the training, as in our search.
-        top_k: candidates that are scored.
 
     Raises:
         ElasticError: there is no environment of Megatron-Bridge.
@@ -89,12 +82,9 @@ def prune(
     """
     python = bridge_python()
     with tempfile.TemporaryDirectory() as place:
-        tokens = training_tokens(data, seq_length, samples, seed)
-        job: dict[str, Any] = {"parent": str(parent_checkpoint.resolve()), "out": str(Path(place, "pruned")),
-                               "constraints": dict(constraints), "top_k": top_k}  # fmt: skip
-        for name, some in (("importance", tokens), ("score", tokens[: max(1, score_tokens // seq_length)])):
-            job[name] = str(Path(place, f"{name}.npy"))
-            np.save(Path(place, name), some)
+        np.save(Path(place, "importance"), training_tokens(data, seq_length, samples, seed))
+        job = {"parent": str(parent_checkpoint.resolve()), "out": str(Path(place, "pruned")), "sizes": dict(sizes),
+               "importance": str(Path(place, "importance.npy"))}  # fmt: skip
         file = Path(place, "job.json")
         file.write_text(json.dumps(job))
         done = subprocess.run(
@@ -106,7 +96,7 @@ def prune(
             check=False,
         )
         if done.returncode:
-            raise RuntimeError(f"pruning to {constraints} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+            raise RuntimeError(f"pruning to {sizes} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
         with atomic_dir(out, force=False) as folder:
             write_checkpoint(folder, Path(job["out"]), parent_checkpoint, Path(place))
             shutil.copy(Path(job["out"], "pruned.json"), folder)
@@ -131,11 +121,10 @@ def prune_to_ratio(parent_checkpoint: Path, out: Path, ratio: float, **settings:
     layers = modelopt_targets.depth(parent, ratio)
     if layers < parent.num_layers:
         with tempfile.TemporaryDirectory() as place:
-            only_depth = {"export_config": {"num_layers": layers}}
-            shallow = prune(parent_checkpoint, Path(place, "shallow"), only_depth, **settings)
+            shallow = prune(parent_checkpoint, Path(place, "shallow"), {"num_layers": layers}, **settings)
             pattern = facts(shallow)["sizes"]["pattern"]
     targets = modelopt_targets.targets(parent, ratio, pattern)
-    pruned = prune(parent_checkpoint, out, {"export_config": targets.pruning(parent)}, **settings)
+    pruned = prune(parent_checkpoint, out, targets.pruning(parent), **settings)
     if (kept := facts(pruned)["sizes"]["pattern"]) != targets.shape.pattern:
         raise RuntimeError(f"{pruned}: ModelOpt kept {kept}, not {targets.shape.pattern} as before")
     return pruned
@@ -180,7 +169,7 @@ def write_checkpoint(folder: Path, pruned: Path, parent: Path, place: Path) -> N
 
 def facts(pruned: Path) -> dict[str, Any]:
     """What the process that pruned wrote down: modelopt (its version), sizes, parameters, measured_tokens, cpu_seconds
-    (without imports), and of a search within (how many met the bound), candidates (those scored), scored_tokens.
+    (without imports).
     """
     return json.loads((pruned / "pruned.json").read_text())
 

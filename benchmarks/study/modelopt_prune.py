@@ -1,12 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The process that prunes: ModelOpt's `mcore_minitron`, to given widths or within a bound on parameters.
+"""The process that prunes: ModelOpt's `mcore_minitron`, to given widths and depth.
 
     python -m benchmarks.study.modelopt_prune JOB.json
 
-It measures importance first. Within a bound it then takes every combination of widths within 40 % and of depths within
-20 % of the parent's whose parameters are within the bound; of those the largest, `top_k` of them, are scored, and the
-best is cut out. `modelopt_baseline` starts it, in Megatron-Bridge's environment, and gives it tokens.
+`modelopt_baseline` starts it, in Megatron-Bridge's environment, and gives it tokens to measure importance on.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ def cut(job: dict[str, Any], prune: Any) -> None:
     """Prune `job["parent"]` and write `job["out"]`: `weights.pt` by megatron-core's names, and `pruned.json`.
 
     Args:
-        job: parent, out, importance and score (files of tokens, [n, s]), constraints (ModelOpt's), top_k.
+        job: parent, out, importance (file of tokens, [n, s]), sizes (ModelOpt's `export_config`).
         prune: ModelOpt's, see `modelopt_layers.prepare_modelopt`.
     """
     import numpy as np
@@ -44,36 +42,23 @@ def cut(job: dict[str, Any], prune: Any) -> None:
     from nemo_elastic.megatron.dist_checkpoint import process_group
 
     used = time.process_time()  # imports are start-up, not work, here as for every other job
-    measured, scored = (torch.as_tensor(np.load(job[name])) for name in ("importance", "score"))
-    whole, constraints = read_shapes(job["parent"]).parent, job["constraints"]
-    searches = "params" in constraints
+    measured, whole = torch.as_tensor(np.load(job["importance"])), read_shapes(job["parent"]).parent
     with process_group(), cuda_as_cpu():
         parallel_state.initialize_model_parallel()
         model = load(job["parent"], whole)
-        config: dict[str, Any] = {"forward_loop": lambda m: [logits(m, tokens) for tokens in measured.split(BATCH)]}
-        if searches:
-            config |= {"score_func": Score(model, scored), "top_k": job["top_k"]}
         mode = ("mcore_minitron", {"megatron.core.models.hybrid.HybridModel": STEPS})
-        _, state = prune.prune(model, mode=[mode], constraints=constraints, dummy_input=None, config=config)
+        config = {"forward_loop": lambda m: [forward(m, tokens) for tokens in measured.split(BATCH)]}
+        prune.prune(model, mode=[mode], constraints={"export_config": job["sizes"]}, dummy_input=None, config=config)
         tensors = {name: p.detach().clone() for name, p in named_parameters(model)}
         parallel_state.destroy_model_parallel()
-    sizes = state["best"]["ss_config"] if searches else constraints["export_config"]
-    fields = {FIELDS[k]: v for k, v in sizes.items() if k in FIELDS}
-    facts: dict[str, Any] = {
+    fields = {FIELDS[k]: v for k, v in job["sizes"].items() if k in FIELDS}
+    facts = {
         "modelopt": version("nvidia-modelopt"),
         "sizes": {**whole.to_json(), **fields, "pattern": model.hybrid_layer_pattern},
         "parameters": sum(p.numel() for p in tensors.values()),
         "measured_tokens": measured.numel(),
         "cpu_seconds": time.process_time() - used,
     }
-    if searches:
-        (candidates,) = state["all_candidates_per_constraint"].values()
-        facts |= {"within": len(candidates), "scored_tokens": scored.numel()}
-        facts["candidates"] = [
-            {"parameters": int(c.metrics["params"]), "score": c.score} | c.ss_config
-            for c in candidates
-            if c.score is not None
-        ]
     out = Path(job["out"])
     out.mkdir(parents=True)
     torch.save(tensors, out / "weights.pt")
@@ -112,29 +97,11 @@ def load(checkpoint: str, whole: Any) -> Any:
     return model.eval()
 
 
-def logits(model: Any, tokens_bs: Any) -> Any:
-    """[b, s, v] of a model."""
+def forward(model: Any, tokens_bs: Any) -> None:
     import torch
 
     with torch.no_grad():
-        return model(tokens_bs, None, None)
-
-
-class Score:
-    """How near a candidate is to the parent: less its mean KL from it in nats per token, on given tokens.
-
-    It is what our search measures of a candidate, on the same tokens (`nemo_elastic.train.shaping.untrained_loss`).
-    """
-
-    def __init__(self, parent: Any, tokens_bs: Any) -> None:
-        self.tokens_bs, self.wanted = tokens_bs, logits(parent, tokens_bs).log_softmax(-1)
-
-    def __call__(self, model: Any) -> float:
-        import torch.nn.functional as F
-
-        own = logits(model, self.tokens_bs).log_softmax(-1)
-        kl = F.kl_div(own.flatten(0, 1), self.wanted.flatten(0, 1), reduction="batchmean", log_target=True)
-        return -float(kl)
+        model(tokens_bs, None, None)
 
 
 if __name__ == "__main__":

@@ -11,23 +11,35 @@ and one core; a study that was stopped goes on.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import mean
 
-from matplotlib.figure import Figure
+import numpy as np
+import torch
+import torch.nn.functional as F
 
 from benchmarks.study import grounds
-from benchmarks.study.grounds import Ground
-from benchmarks.study.nesting_ways import BUDGETS, EVEN, ROWS, SIZES, WAYS, Family, Run, Way
+from benchmarks.study.grounds import Ground, config_of, optimizer_of, prepared, rate, step
+from benchmarks.study.problems import MicroBatch
 from benchmarks.study.results import REPORTED, TUNED, Kept, markdown
-from nemo_elastic.core.cost import parameters
-from nemo_elastic.report.style import MUTED, colour, headline, house, marker, new_figure
+from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.nn.nemotron_h import NemotronH
+from tests.train.torch_host import TorchHost
 
+BUDGETS = {"full": None, "large": 0.85, "medium": 0.7, "small": 0.5}
+SIZES = tuple(name for name in BUDGETS if name != "full")
 #: steps of each size alone
 STEPS = 32
+#: rows of a micro-batch, and micro-batches of the ground's size of text held out
+ROWS, HELD_OUT = 8, 6
 UNTRAINED, ALONE = "untrained", "alone"
+#: the plain way
+EVEN = "every size as often"
 #: peak rates that are tried, for each size alone and for the plain way; no best one is at an edge
 TRIED = {
     "large": (6e-5, 1.25e-4, 2.5e-4, 5e-4),
@@ -35,6 +47,127 @@ TRIED = {
     "small": (5e-4, 1e-3, 2e-3, 4e-3),
     EVEN: (2.5e-4, 5e-4, 1e-3, 2e-3),
 }
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a family is trained.
+
+    Attributes:
+        whole: share of the micro-batches that train the whole model; sizes share the rest evenly.
+        together: every step trains all sizes on one micro-batch, under one forward of the teacher.
+        rows: of a micro-batch.
+        tokens: of what each size alone has in all, for runs of fewer; None spends the FLOPs.
+    """
+
+    whole: float = 0.25
+    together: bool = False
+    rows: int = ROWS
+    tokens: float | None = None
+
+
+WAYS = {
+    EVEN: Way(),
+    "the whole model in a tenth": Way(whole=0.1),
+    "the whole model in four of ten": Way(whole=0.4),
+    "all sizes on one micro-batch": Way(together=True),
+    "all sizes on one micro-batch of a quarter": Way(together=True, rows=ROWS // 4),
+    "every size as often, 0.6 of the tokens": Way(tokens=0.6),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+class Family:
+    """Shapes of a seed, and the weights that all of its runs start from.
+
+    Args:
+        ground: what they are trained on.
+        seed: of the data, the ranking and the search.
+    """
+
+    def __init__(self, ground: Ground, seed: int) -> None:
+        self.ground, self.seed = ground, seed
+        config = config_of(ground, BUDGETS, seed, shapes="search", search={"candidates": 64, "tokens": 1024})
+        with tempfile.TemporaryDirectory() as out:
+            host, shapes = prepared(ground, config, Path(out))
+        self.members: dict[str, Subnet] = dict(zip(BUDGETS, shapes.get(), strict=True))
+        self.start, self.length = host.model.state_dict(), host.seq_length
+        parts = {part: islice(ground.batches(999, held_out=part), HELD_OUT) for part in (TUNED, REPORTED)}
+        with torch.no_grad():
+            self.held_out = {
+                part: [(rows.tokens_bs, ground.parent(rows.tokens_bs).log_softmax(-1)) for rows in source]
+                for part, source in parts.items()
+            }
+
+    def cost(self, name: str) -> float:
+        """Forward FLOPs of a token."""
+        return float(flops_per_token(self.ground.shape, self.members[name], self.length))
+
+
+class Run:
+    """A run of a way, or of one size alone.
+
+    Args:
+        family: whose members it trains.
+        way: how.
+        lr: peak rate.
+        only: the size that is trained alone.
+    """
+
+    def __init__(self, family: Family, way: Way, lr: float, only: str | None = None) -> None:
+        self.family, self.way, self.lr, self.only = family, way, lr, only
+        nothing = torch.zeros(1, family.length, dtype=torch.long)
+        self.host = TorchHost(family.ground.shape, family.start, nothing, way.rows)
+        self.host.frozen = family.ground.parent
+        self.model: NemotronH = self.host.model
+        self.optimizer = optimizer_of(self.model)
+        self.random = np.random.default_rng([family.seed, 7])
+        self.spent, self.tokens, self.steps = 0.0, 0, 0
+
+    def train(self, flops: float, tokens: float | None = None) -> None:
+        """Train until so many FLOPs are spent, or so many tokens read."""
+        data = self._rows()
+        while (done := self.tokens / tokens if tokens else self.spent / flops) < 1:
+            self._step(next(data), self._sizes(), self.lr * rate(done))
+
+    @torch.no_grad()
+    def apart(self, part: str) -> dict[str, float]:
+        """Divergences from the parent on a part of the held-out text: `TUNED` or `REPORTED`."""
+        return {
+            size: mean(float(_kl(taught, self._said(tokens, size))) for tokens, taught in self.family.held_out[part])
+            for size in ([self.only] if self.only else BUDGETS)
+        }
+
+    def _said(self, tokens: torch.Tensor, size: str) -> torch.Tensor:
+        return self.model(tokens, None if size == "full" else self.family.members[size]).log_softmax(-1)
+
+    def _rows(self) -> Iterator[MicroBatch]:
+        for batch in self.family.ground.batches(300 + self.family.seed):
+            for at in range(0, len(batch.tokens_bs), self.way.rows):
+                yield MicroBatch(*(t[at : at + self.way.rows] for t in batch))
+
+    def _sizes(self) -> list[str]:
+        if self.only:
+            return [self.only]
+        whole = self.random.random() < (len(BUDGETS) * self.way.whole if self.way.together else self.way.whole)
+        if self.way.together:
+            return [*(["full"] if whole else []), *SIZES]
+        return ["full"] if whole else [str(self.random.choice(SIZES, p=[1 / len(SIZES)] * len(SIZES)))]
+
+    def _step(self, rows: MicroBatch, sizes: Sequence[str], lr: float) -> None:
+        count = rows.tokens_bs.numel()
+        with torch.no_grad():
+            taught = self.host.frozen(rows.tokens_bs).log_softmax(-1)
+        loss = torch.stack([_kl(taught, self._said(rows.tokens_bs, size)) for size in sizes]).mean()
+        step(self.model, self.optimizer, loss, lr)
+        self.spent += count * (self.family.cost("full") + sum(3 * self.family.cost(size) for size in sizes))
+        self.tokens, self.steps = self.tokens + count, self.steps + 1
+
+
+def _kl(taught: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+    return F.kl_div(said.flatten(0, 1), taught.flatten(0, 1), log_target=True, reduction="batchmean")
 
 
 @dataclass(frozen=True)
@@ -66,18 +199,17 @@ class Study:
             self.families[seed] = Family(self.ground, seed)
         return self.families[seed]
 
-    def run(self, name: str, size: str, seed: int, lr: float, rates: Mapping[str, float] | None = None) -> Result:
+    def run(self, name: str, size: str, seed: int, lr: float) -> Result:
         """The result of a run, made now if there is none."""
-        return self.kept.get(lambda: [self._made(name, size, seed, lr, rates)], way=name, size=size, seed=seed, lr=lr)[
-            0
-        ]
+        fields = {"way": name, "size": size, "seed": seed, "lr": lr}
+        return self.kept.get(lambda: [self._made(name, size, seed, lr)], **fields)[0]
 
-    def _made(self, name: str, size: str, seed: int, lr: float, rates: Mapping[str, float] | None) -> Result:
+    def _made(self, name: str, size: str, seed: int, lr: float) -> Result:
         family, way = self.family(seed), WAYS.get(name, Way())
         count = self.steps * ROWS * family.length
         sizes = (size,) if name == ALONE else SIZES
         flops = sum(count * (3 * family.cost(s) + family.cost("full")) for s in sizes)
-        run = Run(family, way, lr, rates, size or None)
+        run = Run(family, way, lr, size or None)
         if name != UNTRAINED:
             run.train(flops, way.tokens and way.tokens * len(SIZES) * count)
         result = Result(name, size, seed, lr, run.steps, run.tokens, run.spent,
@@ -97,25 +229,20 @@ class Study:
         return min(tried, key=lambda r: mean(r.tuned[size] for size in SIZES)).lr
 
 
-def over_alone(alone: Sequence[Result], ways: Mapping[str, Sequence[Result]]) -> dict[str, dict[str, list[float]]]:
-    """Way -> size -> what it is away from the parent over what it is alone, of each seed."""
-    bar = {(r.seed, r.size): r.apart[r.size] for r in alone}
-    return {
-        name: {size: [r.apart[size] / bar[r.seed, size] for r in of] for size in SIZES} for name, of in ways.items()
-    }
+# ----------------------------------------------------------------------------------------------------------- the table
 
 
 def page(before: Sequence[Result], alone: Sequence[Result], ways: Mapping[str, Sequence[Result]], facts: str) -> str:
-    """The table, and what it is of."""
-    bar, compared = {size: [r.apart[size] for r in alone if r.size == size] for size in SIZES}, over_alone(alone, ways)
+    """The table, and what it is of: over alone is what a size is away from the parent over what it is alone."""
+    bar = {(r.seed, r.size): r.apart[r.size] for r in alone}
     of_bar = sum(r.tokens for r in alone) / len({r.seed for r in alone})
     head = ["way", "steps", "tokens", *BUDGETS, *(f"{size}, over alone" for size in SIZES), "mean, and of each seed"]
     first = [f"{max(0.0, mean(r.apart[size] for r in before)):.4f}" for size in BUDGETS]
+    bars = [f"{mean(r.apart[size] for r in alone if r.size == size):.4f}" for size in SIZES]
     rows = [[UNTRAINED, "0", "0.00", *first, *["–"] * 4],
-            [ALONE, f"{mean(r.steps for r in alone):.0f}", "1.00", "–",
-             *(f"{mean(bar[size]):.4f}" for size in SIZES), *["–"] * 4]]  # fmt: skip
+            [ALONE, f"{mean(r.steps for r in alone):.0f}", "1.00", "–", *bars, *["–"] * 4]]  # fmt: skip
     for name, of in ways.items():
-        over = compared[name]
+        over = {size: [r.apart[size] / bar[r.seed, size] for r in of] for size in SIZES}
         seeds = [mean(over[size][i] for size in SIZES) for i in range(len(of))]
         words = f"{mean(seeds):.2f} ({', '.join(f'{each:.2f}' for each in seeds)})"
         rows.append([
@@ -126,46 +253,20 @@ def page(before: Sequence[Result], alone: Sequence[Result], ways: Mapping[str, S
     return f"{markdown(head, rows)}\n{facts}\n"
 
 
-def draw(alone: Sequence[Result], ways: Mapping[str, Sequence[Result]]) -> Figure:
-    """What each size is away from the parent, over what it is alone: means, and from seed to seed."""
-    compared = over_alone(alone, ways).values()
-    with house():
-        figure = new_figure(7.6, 1.6 + 0.3 * len(ways))
-        axes = figure.add_subplot()
-        for place, size in enumerate(SIZES):
-            over = [of[size] for of in compared]
-            at = [i + 0.2 * (place - 1) for i in range(len(over))]
-            axes.hlines(at, [min(each) for each in over], [max(each) for each in over], color=colour(place), lw=1)
-            axes.plot([mean(each) for each in over], at, ls="", marker=marker(place), ms=5, color=colour(place),
-                      label=size)  # fmt: skip
-        axes.axvline(1.0, color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
-        axes.set_yticks(range(len(ways)), list(ways))
-        axes.invert_yaxis()
-        axes.set_xlabel("divergence, over that of the size alone")
-        axes.legend(loc="best")
-        headline(
-            figure, "All sizes in one run, against each alone", f"the same FLOPs; {len(alone) // len(SIZES)} seeds"
-        )
-    return figure
-
-
 def options(parser: argparse.ArgumentParser) -> None:
     grounds.options(parser, "5m", 400)
     parser.add_argument("--steps", type=int, default=STEPS, help="of each size alone")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
 
 
-def study(args: argparse.Namespace) -> tuple[str, Figure]:
-    """The table and the picture."""
+def study(args: argparse.Namespace) -> str:
+    """The table."""
     file, first = args.runs / f"{args.ground}_{args.steps}.jsonl", args.seeds[0]
     runs = Study(grounds.ground_of(args), file, args.steps)
     rates, lr = runs.best_alone(first), runs.best_even(first)
     before = [runs.run(UNTRAINED, "", seed, 0.0) for seed in args.seeds]
     alone = [runs.run(ALONE, size, seed, rates[size]) for seed in args.seeds for size in SIZES]
-    ways: dict[str, list[Result]] = {}
-    for seed in args.seeds:
-        for name in args.ways:
-            ways.setdefault(name, []).append(runs.run(name, "", seed, lr, rates))
+    ways = {name: [runs.run(name, "", seed, lr) for seed in args.seeds] for name in args.ways}
     shape, length = runs.ground.shape, runs.family(first).length
     best = ", ".join(f"{size} {own:g}" for size, own in rates.items())
     facts = (
@@ -174,4 +275,4 @@ def study(args: argparse.Namespace) -> tuple[str, Figure]:
         f"together, and the plain way's best rate ({lr:g}, by the mean of its sizes); {len(args.seeds)} seeds; "
         f"divergences from the parent in nats a token of {runs.ground.of}, and over those of each size alone."
     )
-    return page(before, alone, ways, facts), draw(alone, ways)
+    return page(before, alone, ways, facts)

@@ -207,8 +207,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--more", type=int, default=MORE, help="steps of stage 3 and of the control")
 
 
-def study(args: argparse.Namespace) -> tuple[str, None]:
-    """The tables; there is no picture."""
+def study(args: argparse.Namespace) -> str:
+    """The tables."""
     ground = grounds.ground_of(args)
     shape, kept = ground.shape, Kept(args.runs / f"{args.ground}_{args.steps}_{args.more}.jsonl", Result)
     with tempfile.TemporaryDirectory() as out:
@@ -220,4 +220,4 @@ def study(args: argparse.Namespace) -> tuple[str, None]:
         f"A parent of {parameters(shape, shape.full):,} parameters; {args.steps} steps, and {args.more} more; "
         f"{len(args.seeds)} seeds; divergences from the parent in nats a token of {ground.of}."
     )
-    return page(results, shape, members, facts), None
+    return page(results, shape, members, facts)
