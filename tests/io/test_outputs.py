@@ -28,7 +28,7 @@ from tests.io.test_write import OURS, names, write
 from tests.slicing.helpers import scratch
 
 
-@pytest.mark.parametrize("kind", ["folder", "empty folder", "link", "dangling link"])
+@pytest.mark.parametrize("kind", ["folder", "empty folder", "link"])
 def test_what_is_ours_or_empty_is_replaced_by_force_alone(tmp_path, kind):
     out, other = tmp_path / "out", tmp_path / "other"
     write(other, "kept")
@@ -37,7 +37,7 @@ def test_what_is_ours_or_empty_is_replaced_by_force_alone(tmp_path, kind):
     elif kind == "empty folder":
         out.mkdir()
     else:
-        out.symlink_to(other if kind == "link" else "nowhere")
+        out.symlink_to(other)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ElasticError, match="out: already exists; --force replaces it"):
         write(out)
@@ -49,7 +49,7 @@ def test_what_is_ours_or_empty_is_replaced_by_force_alone(tmp_path, kind):
     assert (other / "sub" / "file").read_text() == "kept"
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "link to a folder", "link to a file", "pipe", "damaged mark"])
+@pytest.mark.parametrize("kind", ["folder", "file", "link", "damaged mark"])
 def test_force_does_not_replace_what_is_not_ours(tmp_path, kind):
     out, other = tmp_path / "out", tmp_path / "other"
     other.mkdir()
@@ -58,51 +58,39 @@ def test_force_does_not_replace_what_is_not_ours(tmp_path, kind):
         os.rename(other, out)
     elif kind == "file":
         out.write_text("thesis")
-    elif kind == "pipe":
-        os.mkfifo(out)
     elif kind == "damaged mark":
         out.mkdir()
         (out / MARK).write_text("{}")
     else:
-        out.symlink_to(other if kind.endswith("folder") else other / "thesis")
+        out.symlink_to(other)
     before = sorted(tmp_path.rglob("*"))
-    message = "out: is not a test output that nemo-elastic wrote, so --force does not replace it; move it away first"
-    with pytest.raises(ElasticError, match=message):
-        with atomic_dir(out, force=True, kind=OURS):
-            pytest.fail("the block must not run")
-    with pytest.raises(ElasticError, match="out: already exists, and is not a test output that"):
-        write(out)
+    for force in (True, False):
+        with pytest.raises(ElasticError, match=r"out: .*is not a test output that nemo-elastic wrote"):
+            with atomic_dir(out, force=force, kind=OURS):
+                pytest.fail("the block must not run")
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("what", ["file", "deep file", "link", "link to a folder", "pipe", "link for a file"])
-def test_force_does_not_replace_what_holds_anything_else(tmp_path, what):
+@pytest.mark.parametrize("name", ["thesis", "sub/deep/thesis", "link@", "pipe@"])
+def test_force_does_not_replace_what_holds_anything_else(tmp_path, name):
     """What was listed is replaced, and a folder without files is nothing; what else is there was put there."""
-    out, other = tmp_path / "out", tmp_path / "other"
-    other.mkdir()
+    out = tmp_path / "out"
     write(out, "old")
     (out / "empty").mkdir()
-    name = {"file": "thesis", "deep file": "sub/deep/thesis", "link for a file": "sub/file"}.get(what, "thesis")
-    (out / name).parent.mkdir(exist_ok=True)
-    if what == "pipe":
-        os.mkfifo(out / name)
-    elif what.startswith("link"):
-        (out / name).unlink(missing_ok=True)
-        (out / name).symlink_to(other if what == "link to a folder" else "nowhere")
+    path = out / name.removesuffix("@")
+    path.parent.mkdir(exist_ok=True)
+    if name == "pipe@":
+        os.mkfifo(path)
+    elif name == "link@":
+        path.symlink_to("nowhere")
     else:
-        (out / name).write_text("mine")
+        path.write_text("mine")
     before = sorted(tmp_path.rglob("*"))
-    message = (
-        f"contains {name}{'' if 'file' in what and 'link' not in what else '@'}, which is not a part of a test output"
-    )
-    for force, words in (
-        (False, f"already exists, and {message}; name another"),
-        (True, f"{message}, so --force does not"),
-    ):
-        with pytest.raises(ElasticError, match=f"out: {words}"):
+    for force in (False, True):
+        with pytest.raises(ElasticError, match=f"out: .*contains {name}, which is not a part of a test output"):
             write(out, force=force)
     assert sorted(tmp_path.rglob("*")) == before
-    (out / name).unlink()
+    path.unlink()
     write(out, force=True)
     assert names(out) == [MARK, "sub"]
 
@@ -113,12 +101,8 @@ def test_an_output_without_a_list_is_kept(tmp_path):
     sign(tmp_path / "out", OURS, whole=False)
     assert why_kept(tmp_path / "out", OURS) is None  # nothing else is in it
     (tmp_path / "out" / "file").touch()
-    for kind, why in (
-        (OURS, "is a test output without a list of its files, as a killed writer leaves it, so --force"),
-        (None, "is not an output that nemo-elastic wrote, so --force"),
-        (Output("another output"), "is not another output that nemo-elastic wrote, so --force"),
-    ):
-        with pytest.raises(ElasticError, match=f"out: {why}"), atomic_dir(tmp_path / "out", True, kind=kind):
+    for kind in (OURS, None, Output("another output")):
+        with pytest.raises(ElasticError), atomic_dir(tmp_path / "out", True, kind=kind):
             pytest.fail("the block must not run")
     for text in ('{"kind": "a test output", "files": 3}', '{"kind": "a test output", "files": [[], "x"]}', "[", "{}"):
         (tmp_path / "out" / MARK).write_text(text)
@@ -160,13 +144,9 @@ def test_force_never_replaces_the_current_folder_or_the_home(tmp_path, monkeypat
     for out, word in (
         (home, "home"),
         (tmp_path / "home", "home"),
-        (tmp_path / "all" / "home", "home"),
         (work, "current"),
-        (tmp_path / "work", "current"),
         (tmp_path / "all", "current"),
-        (tmp_path / "disk", "current"),
         (".", "current"),
-        ("..", "current"),
         ("/", "current"),
     ):
         with pytest.raises(ElasticError, match=f"contains the {word} folder"):
@@ -176,6 +156,13 @@ def test_force_never_replaces_the_current_folder_or_the_home(tmp_path, monkeypat
     with pytest.raises(ElasticError, match="contains the home folder"):
         write(home, force=True)  # $HOME is not what the system says
     assert sorted(tmp_path.rglob("*")) == before
+
+    def unknown(_):
+        raise KeyError  # as in a container that runs under any number as its user
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    write(tmp_path / "out")
+    write(tmp_path / "out", force=True)
 
 
 def test_force_replaces_nothing_that_holds_a_mount_point(tmp_path, monkeypatch):
@@ -202,16 +189,6 @@ def test_a_deleted_current_folder_is_one_line(tmp_path, monkeypatch):
     assert names(tmp_path) == ["out"]
 
 
-def test_a_home_that_is_not_known_is_no_trouble(tmp_path, monkeypatch):
-    """As in a container that runs under any number as its user."""
-    monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
-    with pytest.raises(RuntimeError):
-        Path.home()
-    write(tmp_path / "out")
-    assert names(tmp_path) == ["out"]
-
-
 def test_a_file_replaces_regular_files_only(tmp_path):
     (tmp_path / "file").write_text("old")
     (tmp_path / "link").symlink_to("file")
@@ -220,33 +197,18 @@ def test_a_file_replaces_regular_files_only(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     check_file(tmp_path / "new", False)
     check_file(tmp_path / "file", True)
-    for name in ("file", "link", "dangling", "pipe"):
+    for name in ("file", "dangling"):
         with pytest.raises(ElasticError, match=f"{name}: already exists; --force replaces it"):
             check_file(tmp_path / name, False)
-    for path in (tmp_path / "link", tmp_path / "dangling", tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(ElasticError, match=f"{path}: is not a regular file, so --force does not replace it"):
-            check_file(path, True)
+    for name in ("link", "dangling", "pipe"):
+        with pytest.raises(ElasticError, match=f"{name}: is not a regular file"):
+            check_file(tmp_path / name, True)
     with pytest.raises(ElasticError, match="is a folder; name a file"):
         check_file(tmp_path / "folder", True)
-    with pytest.raises(ElasticError, match=r"file: is .*link, which is an input"):
-        check_file(tmp_path / "file", True, tmp_path / "link")
-
-
-def test_a_new_file_never_replaces_one_that_appears_meanwhile(tmp_path):
-    (tmp_path / "file").write_text("theirs")
-    with pytest.raises(ElasticError, match="file: another process wrote this file meanwhile; it was not replaced"):
-        atomic_write(tmp_path / "file", "ours", replace=False)
-    assert (tmp_path / "file").read_text() == "theirs" and names(tmp_path) == ["file"]
-    atomic_write(tmp_path / "new", "ours", replace=False)
-    assert (tmp_path / "new").read_text() == "ours" and names(tmp_path) == ["file", "new"]
-
-
-def test_another_name_of_the_same_file_is_no_other_file(tmp_path):
-    """Hard links here; bind mounts and file systems that do not tell cases apart answer alike."""
-    (tmp_path / "a").write_text("x")
-    os.link(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(ElasticError, match=r"b: is .*a, which is an input"):
-        check_apart(tmp_path / "b", tmp_path / "a")
+    os.link(tmp_path / "file", tmp_path / "twin")  # bind mounts, and file systems that do not tell cases apart
+    for name in ("link", "twin"):
+        with pytest.raises(ElasticError, match=rf"file: is .*{name}, which is an input"):
+            check_file(tmp_path / "file", True, tmp_path / name)
 
 
 def test_a_link_on_the_way_to_an_input_is_not_replaced(tmp_path):

@@ -13,12 +13,10 @@ import pytest
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io.values import (
-    UNITS,
     integer,
     keep_plain,
     number,
     parse_count,
-    parse_float,
     parse_size,
     plain,
     three_digits,
@@ -27,7 +25,7 @@ from nemo_elastic.io.values import (
 
 def test_a_number_is_taken_at_its_bounds_and_not_beyond() -> None:
     assert number("x", 0, 0, 1.5, "allowed") == 0 and number("x", 1.5, 0, 1.5, "allowed") == 1.5
-    for wrong in (-1e-9, 1.6, math.nan, math.inf, True, "1", None, [1]):
+    for wrong in (-1e-9, 1.6, math.nan, True, "1"):
         with pytest.raises(ElasticError, match=r"^x: .* is not allowed; 0 to 1.5$"):
             number("x", wrong, 0, 1.5, "0 to 1.5")
 
@@ -35,19 +33,15 @@ def test_a_number_is_taken_at_its_bounds_and_not_beyond() -> None:
 def test_a_whole_number_is_taken_at_its_bounds_and_not_beyond() -> None:
     assert [integer("n", n, 1, "allowed", high=3) for n in (1, 3)] == [1, 3]
     assert integer("n", 10**30, 1, "allowed") == 10**30
-    for wrong in (0, 4, 2.0, True, "2", None, np.float64(2), np.bool_(True)):
+    for wrong in (0, 4, 2.0, True, np.bool_(True)):
         with pytest.raises(ElasticError, match=r"^n: .* is not allowed; 1 to 3$"):
             integer("n", wrong, 1, "1 to 3", high=3)
 
 
-@pytest.mark.parametrize("given", [np.int64(2), np.uint8(2)])
-def test_whole_numbers_of_numpy_become_those_of_python(given: Any) -> None:
-    assert type(plain(given)) is int and type(integer("n", given, 1, "allowed")) is int and plain(given) == 2
-
-
-@pytest.mark.parametrize("given", [True, 2.5, "2", None, np.float32(2)])
-def test_everything_else_stays_the_object_that_it_is(given: Any) -> None:
-    assert plain(given) is given
+def test_whole_numbers_of_numpy_become_those_of_python_and_nothing_else_changes() -> None:
+    assert type(plain(np.uint8(2))) is int and type(integer("n", np.uint8(2), 1, "allowed")) is int
+    for given in (True, 2.5, "2", np.float32(2)):
+        assert plain(given) is given
 
 
 def test_a_frozen_record_holds_whole_numbers_of_python() -> None:
@@ -63,26 +57,14 @@ def test_a_frozen_record_holds_whole_numbers_of_python() -> None:
     assert type(record.size) is int and record == Record(7, "seven")
 
 
-def test_text_that_is_no_number_stays_text() -> None:
-    assert (parse_float("3e-3"), parse_float("0.5x"), parse_float("")) == (0.003, "0.5x", "")
-
-
-@pytest.mark.parametrize(("unit", "size"), UNITS.items())
-def test_a_size_has_any_of_the_units(unit: str, size: int) -> None:
-    assert parse_size("--memory", f"2{unit}") == 2 * size
-    assert parse_size("--memory", f"1.5 {unit}") == int(1.5 * size)
-
-
-def test_units_of_ten_and_of_two_are_not_mixed_up() -> None:
-    assert [parse_size("m", text) for text in ("1KB", "1KiB", "1GB", "1GiB")] == [1000, 1024, 10**9, 2**30]
+def test_a_size_has_a_unit_of_ten_or_of_two() -> None:
+    assert [parse_size("m", text) for text in ("7B", "1KB", "1.5 KiB", "1GB", "1GiB")] == [7, 1000, 1536, 10**9, 2**30]
     assert parse_size("m", 18) == parse_size("m", np.int64(18)) == 18
 
 
-@pytest.mark.parametrize(
-    "wrong", [0, -1, True, 1.5, None, "", "18", "GiB", "xGiB", "-1GiB", "0GiB", "1e400GiB", "1gib"]
-)
-def test_what_is_no_size_is_reported_with_all_units(wrong: Any) -> None:
-    with pytest.raises(ElasticError, match=r"^m: .* is not allowed; a size such as 18GiB \(units B, KB, .*, GiB\)$"):
+@pytest.mark.parametrize("wrong", [0, True, 1.5, "", "18", "xGiB", "0GiB", "1e400GiB", "1gib"])
+def test_what_is_no_size_is_refused(wrong: Any) -> None:
+    with pytest.raises(ElasticError, match=r"^m: .* is not allowed"):
         parse_size("m", wrong)
 
 
@@ -92,14 +74,13 @@ def test_a_figure_has_three_digits_and_no_exponent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"),
-    [("6e9", 6e9), ("6B", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("12", 12), ("1T", 1e12), (12, 12)],
+    ("text", "count"), [("6e9", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("1T", 1e12), (12, 12)]
 )
 def test_counts(text: str | float, count: float) -> None:
     assert parse_count("--params", text) == pytest.approx(count)
 
 
-@pytest.mark.parametrize("text", ["", "B", "6GB", "-5", "0", "nan", "inf", "1e300", "6 9", 0, True, math.nan, [1]])
+@pytest.mark.parametrize("text", ["", "6GB", "0", "nan", "1e300", True, [1]])
 def test_no_counts(text: object) -> None:
-    with pytest.raises(ElasticError, match="a number of parameters"):
+    with pytest.raises(ElasticError, match="^--params: "):
         parse_count("--params", text)
