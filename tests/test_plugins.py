@@ -19,12 +19,6 @@ from nemo_elastic.plugins import GROUP
 from tests.core.kinds.gated import GATED, UNIT_SIZE, UNITS, registered
 from tests.workers import ROOT
 
-#: what its entry point names -> what the package's module says
-WAYS = {
-    "gated_layers": "register(KIND)\n",
-    "gated_layers:add": "def add():\n    register(KIND)\n",
-}
-
 
 def install(place: Path, target: str, code: str) -> dict[str, str]:
     """A package with an entry point; returns the environment in which it is installed."""
@@ -54,17 +48,18 @@ def inspect(folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[st
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("target", WAYS)
-def test_a_kind_of_an_installed_package_is_known_to_commands(target: str, folder: Path, tmp_path: Path) -> None:
-    ran = inspect(folder, install(tmp_path, target, WAYS[target]))
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [("gated_layers", "register(KIND)\n"), ("gated_layers:add", "def add():\n    register(KIND)\n")],
+)
+def test_a_kind_of_an_installed_package_is_known(target: str, code: str, folder: Path, tmp_path: Path) -> None:
+    ran = inspect(folder, install(tmp_path, target, code))
     assert ran.returncode == 0, ran.stderr
     (member,) = json.loads(ran.stdout)["members"].values()
     assert [layer["type"] for layer in member["subnet"]["layers"]].count(GATED) == 3
-    assert inspect(folder, {**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 2
 
 
 def test_a_package_that_fails_is_named(folder: Path, tmp_path: Path) -> None:
     ran = inspect(folder, install(tmp_path, "gated_layers:add", "def add():\n    raise ValueError('no such axis')\n"))
     assert ran.returncode == 2 and len(ran.stderr.splitlines()) == 1
-    said = f"{GROUP}: gated of gated-layers fails: ValueError('no such axis'); fix or remove that package"
-    assert said in ran.stderr
+    assert f"{GROUP}: gated of gated-layers fails: ValueError('no such axis')" in ran.stderr
