@@ -82,5 +82,5 @@ def test_counts(text: str | float, count: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "6GB", "0", "nan", "1e300", True, [1]])
 def test_no_counts(text: object) -> None:
-    with pytest.raises(ElasticError, match="^--params: "):
+    with pytest.raises(ElasticError, match=r"^--params: "):
         parse_count("--params", text)
