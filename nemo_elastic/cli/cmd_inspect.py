@@ -10,54 +10,40 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from nemo_elastic.cli.options import BATCH_SERVED, CONTEXT_SERVED, as_json, print_json, within
-from nemo_elastic.cli.show import describe, describe_path, members_table, path_table, widths_table
+from nemo_elastic.cli.options import BATCH_SERVED, CONTEXT_SERVED, as_json, print_json
+from nemo_elastic.cli.show import describe, members_table, widths_table
 from nemo_elastic.core.latency import LatencyTable
 from nemo_elastic.errors import printable
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.hf.config import prediction_of
 from nemo_elastic.formats.hf.quant_config import low_of
-from nemo_elastic.slicing.by_size import rest_of_path
 from nemo_elastic.slicing.card import served_as
 from nemo_elastic.slicing.loads import runs_in
 
 __all__ = ["command"]
 
-_SIZES = "List this number of evenly spaced sizes together with the members; `slice --params` can cut each of them."
-_TABLE = "Add the milliseconds of each member or size, by a table of `nemo-elastic profile`."
+_TABLE = "Add the milliseconds of each member, by a table of `nemo-elastic profile`."
 
 
 def command(
     source: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
     batch: Annotated[int, BATCH_SERVED] = 1,
     context: Annotated[int, CONTEXT_SERVED] = 8192,
-    sizes: Annotated[int | None, within(2, 10_000, "--sizes", _SIZES)] = None,
     latency: Annotated[Path | None, typer.Option("--latency", help=_TABLE)] = None,
     json: Annotated[bool, as_json("the members")] = False,
 ) -> None:
     """List the members: exact parameters, memory in service, widths per layer. The command reads no weights.
 
-    Examples: `nemo-elastic inspect family/`; for programs `nemo-elastic inspect family/ --json`; for the sizes between
-    members `nemo-elastic inspect family/ --sizes 20`.
+    Example: `nemo-elastic inspect family/`, or for programs `nemo-elastic inspect family/ --json`.
     """
     shapes = read_shapes(source)
     low = low_of(shapes.config, shapes.folder)
     spec = served_as(shapes.config, batch, context, low)
     table = None if latency is None else LatencyTable.read("--latency", str(latency))
-    between, places = None, []
-    if sizes is not None:
-        between = rest_of_path(shapes, "it has no sizes between members")
-        places = sorted({*between.spread(sizes), *between.members()})
     if json:
-        record = describe(shapes, spec, table, low)
-        if between is not None:
-            record["path"] = describe_path(between, places, spec, table, low)
-        print_json(record)
+        print_json(describe(shapes, spec, table, low))
         return
     console = Console(markup=False)
-    if between is not None:
-        console.print(path_table(between, places, spec, table))
-        return
     named = shapes.members | shapes.extras
     console.print(members_table(shapes, named, spec, str(source), table))
     console.print(widths_table(shapes.parent, named))

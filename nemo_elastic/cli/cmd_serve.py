@@ -31,8 +31,8 @@ def command(
     """Serve a family with vLLM from one copy of its weights: OpenAI's interface, each member a model.
 
     A client names the member as its `model`: `6b`; `6b>12b` for a pair, in which 6b thinks and 12b answers; or `auto`,
-    if the family was calibrated. Install vLLM and this package in the same environment. If VLLM_API_KEY is set, clients
-    must send this key on every path except /health.
+    if the family was calibrated. Install vLLM and this package in the same environment. If VLLM_API_KEY is set,
+    clients must send this key on every path except /health.
 
     Example: `nemo-elastic serve family/ --port 8000`, or with flags of vLLM
     `nemo-elastic serve family/ -- --max-model-len 8192`.
@@ -46,6 +46,8 @@ def command(
     server.check()
     argv = server.argv(check_installed(os.environ.get("VLLM_PLUGINS")))
     if server.is_open:
-        typer.echo(f"note: everybody who reaches {host} may use this server, because VLLM_API_KEY is not set", err=True)
+        typer.echo(
+            f"note: everybody who reaches {host} may use this server, because VLLM_API_KEY is not set", err=True
+        )
     # nothing of this process is needed any more, and signals reach the server
     os.execve(argv[0], argv, server.environment(os.environ))

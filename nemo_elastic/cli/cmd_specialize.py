@@ -174,7 +174,7 @@ def _lines(start: Fit, best: Specialized, halves: Halves) -> Iterator[str]:
         yield "no shape is better than the start on the half that was searched"
         return
     (path, own), gain, held_out = best.held_out, best.gain, halves.held_out
-    interval = "no interval for so few documents" if gain is None else f"95% interval {gain.low:.4f} to {gain.high:.4f}"
+    interval = "no interval: too few documents" if gain is None else f"95% interval {gain.low:.4f} to {gain.high:.4f}"
     yield (
         f"on the other half, {held_out.tokens:,} tokens of {held_out.documents} documents: loss {own:.4f} against "
         f"{path:.4f}, gain {path - own:.4f} nats a token ({interval})"

@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import typer
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,25 +25,21 @@ from rich.table import Table
 from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import striped_axes
-from nemo_elastic.core.latency import DECODE, LatencyTable
+from nemo_elastic.core.latency import LatencyTable
 from nemo_elastic.core.limits import LATENCY
 from nemo_elastic.core.member import limits_used
-from nemo_elastic.core.sizes import SubnetPath
 from nemo_elastic.errors import printable
 from nemo_elastic.formats.hf.config import prediction_of
 from nemo_elastic.formats.schemes import Stored
 from nemo_elastic.formats.source import Shapes
-from nemo_elastic.io.values import three_digits
-from nemo_elastic.slicing.card import axis_title, human, human_bytes, width
+from nemo_elastic.slicing.card import axis_title, human_bytes, width
 from nemo_elastic.slicing.loads import runs_in
 
 __all__ = [
     "advancing",
     "counting",
     "describe",
-    "describe_path",
     "members_table",
-    "path_table",
     "size",
     "size_line",
     "stripes_line",
@@ -154,24 +149,6 @@ def describe(
     }
 
 
-def describe_path(
-    path: SubnetPath,
-    places: Sequence[int],
-    spec: MemorySpec,
-    latencies: LatencyTable | None = None,
-    low: Stored | None = None,
-) -> list[dict[str, Any]]:
-    """Give what `inspect --sizes --json` prints of places on a path, each good for `slice --subnet`."""
-    members, out = path.members(), []
-    for at in places:
-        subnet, between = path[at], None if at in members else list(path.between(at))
-        entry = {"member": members.get(at), "between": between} | size(
-            path.family.parent, subnet, spec, latencies, low
-        )
-        out.append(entry | {"subnet": subnet.to_json()})
-    return out
-
-
 def members_table(
     shapes: Shapes, members: Mapping[str, Subnet], spec: MemorySpec, title: str, latencies: LatencyTable | None = None
 ) -> Any:
@@ -207,34 +184,6 @@ def widths_table(parent: Parent, members: Mapping[str, Subnet]) -> Any:
             layer = subnet.by_index.get(i)
             cells.append("·" if layer is None else " x ".join(map(str, layer.widths.values())))
         table.add_row(f"{i} {kind}", *cells)
-    return table
-
-
-def path_table(
-    path: SubnetPath, places: Sequence[int], spec: MemorySpec, latencies: LatencyTable | None = None
-) -> Any:
-    """Give a table with a row per place on a path: parameters, memory, time of a token, widths."""
-    title = f"{len(places)} of {len(path)} sizes (memory: {spec.weights}, {spec.batch} x {spec.length} tokens)"
-    table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, padding=0)
-    table.add_column("", no_wrap=True)
-    parent = path.family.parent
-    kinds, active = parent.kinds, ["active"] if has_inactive(parent) else []
-    count = human if active else "{:,}".format  # so that 80 columns hold a path of the 30B-A3B, too
-    times = [] if latencies is None else [DECODE]
-    widths = ("hidden", *(kind.axes[0].words for kind in kinds), "layers")
-    for name in ("parameters", *active, "share", "memory", *times, *widths):
-        table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", overflow="fold")
-    members, whole = path.members(), path.family.members[0].parameters
-    for at in places:
-        subnet = path[at]
-        entry = size(parent, subnet, spec)
-        cells = [count(entry["parameters"]), *(count(entry["active_parameters"]) for _ in active)]
-        share = f"{three_digits(100 * entry['parameters'] / whole)}%"
-        cells += [share, human_bytes(entry["memory"]["bytes"])]
-        cells += [LATENCY.words(latencies.milliseconds(parent, subnet))] if latencies is not None else []
-        cells.append(width(subnet, "hidden"))
-        cells += ["x".join(w for axis in kind.widths if (w := width(subnet, axis)) != "-") or "-" for kind in kinds]
-        table.add_row(members.get(at, ""), *cells, width(subnet, "depth"))
     return table
 
 

@@ -152,20 +152,6 @@ class SubnetPath(Sequence[Subnet]):
         at = bisect_left(range(len(self)), True, key=lambda i: price(self[i]) <= limit)
         return at if at < len(self) else None
 
-    def spread(self, number: int) -> tuple[int, ...]:
-        """Places of so many shapes (at least 2) at even distances in parameters, both ends among them.
-
-        They are fewer where two would be the same shape.
-        """
-        high, low = self._parameters(self[0]), self._parameters(self[-1])
-        sizes = (high - (high - low) * i // (number - 1) for i in range(number))
-        return tuple(sorted({at for size in sizes if (at := self.fit(size)) is not None}))
-
-    def members(self) -> dict[int, str]:
-        """Place on the path -> name of the member there; of two members of one shape the first."""
-        named = zip(self._starts, self.family.names, strict=True)
-        return dict(reversed([(at - self._first, name) for at, name in named if at >= self._first]))
-
     def _parameters(self, subnet: Subnet) -> int:
         return parameters(self.family.parent, subnet)
 

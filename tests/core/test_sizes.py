@@ -48,7 +48,7 @@ SPECS = st.builds(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(families(), SPECS)
 def test_every_step_is_nested_and_cheaper(family, spec):
     shapes = list(path(family))
@@ -61,7 +61,7 @@ def test_every_step_is_nested_and_cheaper(family, spec):
         assert flops_per_token(family.parent, small, 64) <= flops_per_token(family.parent, large, 64)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(families())
 def test_members_lie_on_it_in_order(family):
     shapes = path(family)
@@ -76,7 +76,7 @@ def test_members_lie_on_it_in_order(family):
         assert shapes[at] not in (m.subnet for m in family) or at in places
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(families(per_layer=False))
 def test_between_uniform_members_all_are_uniform(family):
     assert all(m.subnet.is_uniform for m in family)

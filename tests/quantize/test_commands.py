@@ -16,6 +16,7 @@ import torch
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import memory, parameters
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.sizes import path
 from nemo_elastic.data.build import build_data
 from nemo_elastic.evaluation import perplexity
 from nemo_elastic.formats.folders import open_source, read_shapes
@@ -89,10 +90,8 @@ def test_inspect_says_where_it_runs(which: str, folders: dict[str, Path], run: A
     shapes = read_shapes(folders[which])
     stored = low_of(shapes.config, shapes.folder)
     assert code == 0 and f"small runs in {runs_in(MEMBER, SHAPE, stored)}" in out
-    code, out, _ = run("inspect", folders[which], "--sizes", 3, "--json")
-    path = json.loads(out)["path"]
-    assert code == 0 and {entry["memory"]["weights"] for entry in path} == {which.split("-")[0]}
-    assert {entry["runs_in"] for entry in path if entry["member"]} == {runs_in(MEMBER, SHAPE, stored)}
+    entry = json.loads(run("inspect", folders[which], "--json")[1])["members"]["small"]
+    assert entry["memory"]["weights"] == which.split("-")[0] and entry["runs_in"] == runs_in(MEMBER, SHAPE, stored)
 
 
 def test_slice_by_size(folders: dict[str, Path], run: Any, tmp_path: Path) -> None:
@@ -111,11 +110,11 @@ def test_slice_by_size(folders: dict[str, Path], run: Any, tmp_path: Path) -> No
 
 def test_a_size_between_members_may_tear_blocks(folders: dict[str, Path], run: Any, tmp_path: Path) -> None:
     """Then a line says so, and with --requantize it is cut; FP8 has no blocks."""
-    entries = json.loads(run("inspect", folders["fp8-modelopt"], "--sizes", 200, "--json")[1])["path"]
+    shapes = path(Family.load(folders["plain"]))
 
     def of(ffn: int) -> tuple[object, ...]:
-        shape = next(e for e in entries if any(layer.get("ffn") == ffn for layer in e["subnet"]["layers"]))
-        return ("--params", shape["parameters"], "--out", tmp_path / "cut")
+        shape = next(s for s in shapes if any(x.get("ffn") == ffn for x in s.to_json()["layers"]))
+        return ("--params", parameters(SHAPE, shape), "--out", tmp_path / "cut")
 
     for ffn, says in (
         (240, "; --requantize rounds the weight again"),

@@ -16,6 +16,7 @@ import torch
 from nemo_elastic.cli import cmd_specialize
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.sizes import path
 from nemo_elastic.data.build import build_data
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.errors import ElasticError
@@ -158,8 +159,8 @@ def test_heads_that_were_cut_on_ranks(tmp_path: Path, parts: int, precision: str
     # sizes between members are widths that parts and groups divide
     with pytest.raises(ElasticError, match="heads"):
         family.parent.uniform(mamba_heads=6)
-    for place in json.loads(printed("inspect", folders["parent"], "--sizes", "9", "--json"))["path"]:
-        assert not any(x["heads"] % max(4, parts) for x in place["subnet"]["layers"] if x["type"] == "mamba")
+    for shape in path(family):
+        assert not any(x["heads"] % max(4, parts) for x in shape.to_json()["layers"] if x["type"] == "mamba")
     # members in memory are the published models, whatever the parts
     whole = load_family(folders["parent"], dtype=torch.float32)
     for name in ("mid", "low"):
@@ -372,8 +373,8 @@ def test_every_command_takes_such_a_family(
         monkeypatch.setattr(cmd_specialize, name, value)
     own = whole | {"vocab_size": 400}
     folders = publish(tmp_path, own, {"small": {"hidden_size": 48, "mamba_num_heads": 8}}, parts=parts)
-    for path in data.tokenizer_dir.iterdir():
-        shutil.copy(path, folders["parent"])
+    for file in data.tokenizer_dir.iterdir():
+        shutil.copy(file, folders["parent"])
     family = tmp_path / "family"
     assert join(folders, "--out", family)[0] == 0
     cut = tmp_path / "cut"
