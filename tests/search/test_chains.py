@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from nemo_elastic.search.chains import best_chains, different_chains
 
 INF = np.inf
-#: of three candidates each holds itself and those behind it
-LADDER = np.triu(np.ones((3, 3), dtype=bool))
 
 
 def every_chain(scores: np.ndarray, inside: np.ndarray) -> list[tuple[int, ...]]:
@@ -82,38 +80,3 @@ def test_different_widths_come_before_other_cells(
     kept = different_chains(scores, inside, keep, widths, cells)
     assert kept == one_by_one(scores, inside, keep, cells, one_by_one(scores, inside, keep, widths))
     assert [own[:1] for own in kept] == best_chains(scores, inside, 1)
-
-
-def test_the_best_chain_decides_against_the_best_candidate() -> None:
-    """The first is the best of the large budget, and holds nothing of the small one that is any good."""
-    scores = np.array([[0.0, 0.5, INF, INF], [INF, INF, 3.0, 1.0]])
-    inside = np.eye(4, dtype=bool)
-    inside[0, 2] = inside[1, 3] = True
-    assert best_chains(scores, inside, 1) == [[1], [3]]
-    assert best_chains(scores, inside, 2) == [[1, 0], [3, 2]]
-
-
-def test_of_a_cell_one_is_kept_and_nothing_takes_its_place() -> None:
-    scores = np.array([[0.0, 0.1, 0.3]])
-    assert best_chains(scores, LADDER, 3) == [[0, 1, 2]]
-    assert best_chains(scores, LADDER, 3, ["a", "a", "b"]) == [[0, 2]]
-    assert best_chains(scores, LADDER, 3, ["a", "a", "a"]) == [[0]]
-    assert different_chains(scores, LADDER, 3, ["a", "a", "b"], "xyz") == [[0, 2, 1]]
-    assert different_chains(scores, LADDER, 2, ["a", "a", "b"], "xyz") == [[0, 2]]
-
-
-def test_a_chain_that_needs_one_more_than_may_be_kept_is_left_out() -> None:
-    """The second small one is nested in the second large one alone."""
-    scores = np.array([[0.0, 9.0, INF, INF], [INF, INF, 0.0, 1.0]])
-    inside = np.eye(4, dtype=bool)
-    inside[0, 2] = inside[1, 3] = True
-    assert best_chains(scores, inside, 1) == [[0], [2]]
-    shared = inside.copy()
-    shared[0, 3] = True
-    assert best_chains(scores, shared, 2) == [[0, 1], [2, 3]]
-
-
-def test_without_a_chain_nothing_is_kept() -> None:
-    scores = np.array([[0.0, INF], [INF, 0.0]])
-    assert best_chains(scores, np.eye(2, dtype=bool), 4) == [[], []]
-    assert best_chains(np.full((2, 3), INF), LADDER, 4) == [[], []]

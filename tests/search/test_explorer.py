@@ -50,13 +50,6 @@ def test_the_descent_is_lazy():
     assert len(explorer.meets(goal))
 
 
-def test_without_measurements_nothing_is_cut_blindly():
-    space = small_space()
-    explorer, goal = explorer_of(space, Toy(space), candidates=1)
-    explorer.descend(goal, 1)
-    assert [t.member for t in explorer.trace] == [space.full]
-
-
 def test_groups_follow_the_order_in_which_layers_go():
     space = nano_space()
     groups = layer_groups(space)
@@ -80,28 +73,3 @@ def test_a_draw_orders_codes_that_were_not_measured():
         assert np.corrcoef(np.argsort(np.argsort(guess)), rank)[0, 1] > 0.6
     one, two = (surrogate.sample(many[:9], losses[:9], many[60:], np.random.default_rng(s)) for s in (0, 1))
     assert not np.array_equal(one, two)
-
-
-def test_refinement_measures_the_variation_that_the_surrogate_likes_best(monkeypatch):
-    space = small_space()
-    truth, pools = Toy(space), []
-    explorer, goal = explorer_of(space, Toy(space))
-    explorer.guess(goal, 8)
-    start = len(explorer.trace)
-
-    def oracle(codes, losses, pool, rng):
-        pools.append([truth(space.decode(c)) for c in pool])
-        return np.array(pools[-1])
-
-    monkeypatch.setattr(explorer.surrogate, "sample", oracle)
-    explorer.refine(goal, start + 5)
-    assert [t.loss for t in explorer.trace[start:]] == [min(pool) for pool in pools]
-    assert all(t.cost <= goal.price.target for t in explorer.trace[start:])
-
-
-def test_a_draw_takes_losses_that_are_not_finite_as_the_worst():
-    space = small_space()
-    codes = np.array([[0] * len(space.slots), space.sizes - 1, space.sizes // 2])
-    surrogate = Surrogate(space, layer_groups(space))
-    for losses in ([0.1, np.inf, 1.0], [np.inf] * 3):
-        assert np.isfinite(surrogate.sample(codes, np.array(losses), codes, np.random.default_rng(0))).all()

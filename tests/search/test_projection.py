@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.search import Space, project, project_family
 from nemo_elastic.search.projection import TOLERANCE, fit
 from tests.search.common import BUDGETS, NANO, codes, nano_space, small_space, spaces
@@ -44,23 +43,6 @@ def of_several(space, shares) -> Budget:
     served = Budget("served", memory={"size": 1, "batch": 4, "length": 4096})
     size = max(1, round(shares[1] * served.cost(space.parent, space.full)))
     return Budget("some", ratio=shares[0], memory={"size": size, "batch": 4, "length": 4096})
-
-
-@some
-@given(data=st.data(), space=spaces(), shares=st.tuples(st.floats(0.1, 1.0), st.floats(0.1, 1.0)))
-def test_any_choice_becomes_a_nested_member_within_several_limits(data, space, shares):
-    budget = of_several(space, shares)
-    price = space.price(budget)
-    assume(price(space.smallest) <= 1)
-    raw, upper = (space.decode(data.draw(codes(space))) for _ in range(2))
-    done = project(space, raw, budget, upper)
-    assert done.member <= upper and done.member in space and done.target == 1.0
-    for limit in budget.limits:
-        figures = done.limits[limit.kind.field]
-        assert figures["cost"] == limit.cost(space.parent, done.member) <= figures["target"]
-        assert figures["raw_cost"] == limit.cost(space.parent, raw)
-    assert done.cost == pytest.approx(max(x["cost"] / x["target"] for x in done.limits.values()))
-    assert done.to_json()["limits"] == done.limits
 
 
 @some
@@ -113,7 +95,7 @@ def test_a_lower_member_stays_inside(data, space, ratio):
     assert space.decode(lower) <= result and price(result) <= price.target
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_in_a_fine_space_members_come_within_half_a_percent(seed):
     """Hard choices of a router missed by up to 15 %. Twelve layers of few choices allow for one percent."""
     for space, budgets, most in ((nano_space(), NANO.budgets, 0.005), (small_space(), BUDGETS, 0.01)):
@@ -125,14 +107,7 @@ def test_in_a_fine_space_members_come_within_half_a_percent(seed):
         assert all(-most < family[b.name].miss <= 0 for b in budgets[1:]), [p.miss for p in family.values()]
 
 
-def test_a_choice_that_is_right_already_stays():
-    space = small_space()
-    raw = project(space, space.full, BUDGETS[1]).member
-    again = project(space, raw, BUDGETS[1])
-    assert again.member == raw and again.nested
-
-
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_choices_that_nest_and_meet_their_budgets_are_only_added_to(seed):
     """A swap in the larger one for a fraction of a percent once tore apart the smaller one, which no longer nested."""
     space = small_space()
@@ -158,21 +133,3 @@ def test_repair_prefers_many_small_changes_to_a_large_one():
     done = project(space, raw, BUDGETS[1])
     assert done.member.hidden == raw.hidden and done.member.kept == raw.kept
     assert 0.02 < done.raw_miss < 0.04 and -0.005 < done.miss <= 0
-
-
-def test_projection_is_deterministic_and_reports_in_json():
-    import json
-
-    space = small_space()
-    raw = {b.name: space.decode(np.random.default_rng(1).integers(0, space.sizes)) for b in BUDGETS}
-    one, two = (project_family(small_space(), raw, BUDGETS) for _ in range(2))
-    assert one == two
-    report = json.loads(json.dumps(one["small"].to_json()))
-    assert report["cost"] <= report["target"] and report["member"]["hidden"] == one["small"].member.hidden
-    assert one["full"].raw == one["full"].member == space.full
-
-
-def test_unreachable_budgets_are_reported():
-    space = small_space()
-    with pytest.raises(ElasticError, match="nearest cost that the axes reach"):
-        project(space, space.full, Budget("none", ratio=0.01))

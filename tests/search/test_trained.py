@@ -86,11 +86,3 @@ def test_a_search_from_the_path_is_never_worse_than_the_path(seed):
         assert loss(member) <= loss(start) and member in space
         assert budget.cost(SMALL, member) <= budget.target(SMALL)
     assert loss(member) < 0.9 * loss(start)
-
-
-def test_a_start_that_is_already_the_best_is_kept():
-    family = made()
-    start = path(family)[-1]
-    space = trained_space(family, start)
-    result = search(space, [Budget("task", ratio=0.5)], lambda m: 0.0 if m == start else 1.0, 40, start=start)
-    assert result.members["task"] == start and result.losses["task"] == 0.0
