@@ -4,14 +4,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import assume, given
 
-from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet, intersect
 from nemo_elastic.errors import ElasticError
 from tests.shapes import PARENT
@@ -83,20 +80,3 @@ def test_bad_members_are_one_clear_line(change: dict, line: str) -> None:
 def test_bad_parents_are_one_clear_line(change: dict, line: str) -> None:
     with pytest.raises(ElasticError, match=line):
         Parent.from_json(PARENT.to_json() | change)
-
-
-def test_whole_numbers_of_numpy_are_kept_as_python_own():
-    """Shapes come out of arrays: they hash, compare and are written like any other."""
-    wide = np.int64
-    parent = Parent(
-        "M-*", hidden=wide(16), vocab=wide(32), ffn=np.uint8(16), mamba_heads=np.int32(2), kv_heads=wide(1)
-    )
-    own = Parent("M-*", hidden=16, vocab=32, ffn=16, mamba_heads=2, kv_heads=1)
-    assert parent == own and hash(parent) == hash(own) and json.loads(json.dumps(parent.to_json())) == own.to_json()
-    member = parent.uniform(np.arange(2), hidden=wide(8), ffn=wide(8))
-    assert member == own.uniform([0, 1], hidden=8, ffn=8) and json.dumps(member.to_json())
-    assert type(parameters(parent, member)) is int
-    assert memory(parent, member, MemorySpec(wide(2), wide(64))) == memory(own, member, MemorySpec(2, 64))
-    for wrong in (np.bool_(True), True, np.float64(16), 16.0, "16"):
-        with pytest.raises(ElasticError, match="is not allowed"):
-            Parent("M-*", hidden=wrong, vocab=32)

@@ -181,13 +181,3 @@ def test_a_limit_on_the_command_line(
         Path(name).write_text(json.dumps(table))
     read = LATENCY.parse("--latency", text, None)  # type: ignore[arg-type]
     assert {k: v for k, v in read.items() if k != "table"} == value and read["table"] == table
-
-
-@pytest.mark.parametrize("text", ["12ms", "t.json:fast", "t.json:decode"])
-def test_a_limit_on_the_command_line_that_is_none(
-    table: LatencyTable, text: str, tmp_path: Path, monkeypatch: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("t.json").write_text(json.dumps(table))
-    with pytest.raises(ElasticError, match="--latency"):
-        LATENCY.parse("--latency", text, None)  # type: ignore[arg-type]

@@ -4,12 +4,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,11 +19,15 @@ from nemo_elastic.core.kinds.registry import register
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
+from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.ranking import sort
+from nemo_elastic.ranking.measure import rank
+from nemo_elastic.search import Space, search
 from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.verification import verify
 from tests.core.kinds.gated import GATED, KIND, UNIT_SIZE, UNITS, registered
-from tests.train.trained import Trained, train_family
 
 BLOCK = {
     "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.8}, {"name": "small", "ratio": 0.6}],
@@ -36,11 +38,8 @@ BLOCK = {
         UNIT_SIZE: [8, 6, 4],
         "attention_heads": [4, 2],
     },
-    "importance": {"samples": 8, "depth_samples": 2},
-    "search": {"candidates": 16, "tokens": 128},
-    "halving": {"cuts": [0.34, 0.5], "tokens": 128},
-    "budgets_per_batch": 3,  # each candidate has had its turn in as many steps as there are
 }
+UP = "backbone.layers.1.mixer.up_proj.weight"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,16 +55,6 @@ def parent() -> Parent:
                   attention_heads=4, kv_heads=2, attention_head_dim=8, sizes=own)  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def trained(parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    config = ElasticConfig.from_dict(BLOCK)
-    return train_family(config, config.parent_shape(parent), tmp_path_factory.mktemp("own"))
-
-
-def arrays(model: NemotronH) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in model.state_dict().items()}
-
-
 def test_masked_is_sliced(parent: Parent) -> None:
     model = NemotronH.random(parent, seed=3, dtype=torch.float64)
     tokens = torch.arange(24).view(2, 12)
@@ -78,38 +67,25 @@ def test_masked_is_sliced(parent: Parent) -> None:
     assert not torch.allclose(model(tokens), masked, rtol=1e-2)
 
 
-def test_the_search_cut_its_axes_and_candidates_took_turns(trained: Trained) -> None:
-    members = trained.members
-    assert list(members) == ["full", "large", "small"] and members["small"] <= members["large"] <= members["full"]
-    shapes = json.loads((trained.out / "shapes.json").read_text())
-    assert shapes["report"]["source"] == "search"
-    parent, names = trained.parent, list(members)[1:]
-    candidates = {name: [Subnet.from_json(m, parent) for m in shapes["report"]["candidates"][name]] for name in names}
-    ran = [choice for choice in trained.choices if isinstance(choice, Subnet)]
-    assert all(ran.count(m) for own in candidates.values() for m in own) and max(map(len, candidates.values())) > 1
-    assert [members[name] in candidates[name] for name in names] == [True, True]
-    assert parameters(parent, members["small"]) <= 0.6 * parameters(parent, parent.full)
-    assert min(members["small"].widths(UNITS)) < 12 or min(members["small"].widths(UNIT_SIZE)) < 8
-
-
-@pytest.fixture(scope="module")
-def folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained family as a folder: its weights, and `elastic.json`."""
-    place = tmp_path_factory.mktemp("family")
-    shape = trained.host.model.parent
-    config = trained.family.config
-    made = Family.of(shape, trained.members, axes=config.resolve_axes(shape), budgets=config.budgets)
-    return write_family(place / "family", shape, arrays(trained.host.model), made)
-
-
-def test_a_member_is_sliced_out_and_runs_as_it_did(folder: Path, trained: Trained, tmp_path: Path) -> None:
-    small = trained.members["small"]
-    cut = slice_checkpoint(folder, tmp_path / "small", member="small")
-    opened = open_source(cut.out)
-    state = {name: raw.torch() for name, raw in opened.tensors.items()}
-    tokens = trained.host.data[:2]
-    alone = NemotronH(opened.parent, state, opened.held)(tokens)
-    assert torch.allclose(alone, trained.host.model(tokens, small), atol=1e-5)
+def test_from_a_ranking_and_a_search_to_a_member_that_runs(parent: Parent, tmp_path: Path) -> None:
+    config, tokens = ElasticConfig.from_dict(BLOCK), torch.arange(24).view(2, 12)
+    shape, plain = config.parent_shape(parent), NemotronH.random(parent, scale=3)
+    ranking = rank(Layers(plain.weights()), parent, [tokens])
+    model = NemotronH(shape, sort(plain.state_dict(), ranking, shape))
+    whole = model(tokens)
+    assert torch.allclose(whole, plain(tokens), atol=1e-4)
+    assert not torch.equal(model.state_dict()[UP], plain.state_dict()[UP])
+    axes = config.resolve_axes(shape)
+    space = Space(shape, axes, ranking.depth)
+    members = search(space, config.budgets, lambda m: float((model(tokens, m) - whole).square().mean()), 32).members
+    small = members["small"]
+    assert small <= members["large"] and parameters(shape, small) <= 0.6 * parameters(shape, shape.full)
+    assert min(small.widths(UNITS)) < 12 or min(small.widths(UNIT_SIZE)) < 8
+    family = write_family(tmp_path / "family", shape, model.state_dict(), Family.of(shape, members, axes=axes))
+    opened = open_source(slice_checkpoint(family, tmp_path / "small", member="small").out)
+    assert verify(tmp_path / "small", parent=family).ok
+    alone = NemotronH(opened.parent, {name: raw.torch() for name, raw in opened.tensors.items()}, opened.held)
+    assert torch.allclose(alone(tokens), model(tokens, small), atol=1e-5)
 
 
 def test_other_parents_know_nothing_of_it() -> None:
