@@ -79,18 +79,6 @@ def evaluations(monkeypatch):
     return count
 
 
-def test_iterative_order_sees_that_two_layers_replace_each_other():
-    """Alone layers 0 and 1 are nearly useless; without both nothing works. One-shot scores would drop both first."""
-    alone = {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4, 4: 5.0}
-
-    def damage(_, missing):
-        return sum(alone[j] for j in missing) + (100.0 if {0, 1} <= missing else 0.0)
-
-    order, scores = iterative_mse(measured(Toy(damage), [tokens_of(PARENT)]))
-    assert order == (0, 2, 3, 4, 1)
-    assert scores[0] == pytest.approx(0.01) and scores[1] == pytest.approx(0.16) and scores[-1] is None
-
-
 @settings(max_examples=10)
 @given(parent=parents(max_layers=6), seed=st.integers(0, 99), exact=st.none() | st.integers(1, 6))
 def test_order_and_scores_are_those_of_running_every_candidate_whole(parent, seed, exact):
@@ -143,16 +131,6 @@ def test_half_of_the_candidates_layers_run_and_far_fewer_where_layers_are_given_
     actual, raced = count(lambda: iterative_mse(measured(model, eight)))
     assert actual == expected
     assert raced < 0.9 * shared
-
-
-def test_exact_rounds_limit_the_work_and_keep_the_front_of_the_order(evaluations):
-    model = NemotronH.random(PARENT, seed=2)
-    whole, _ = iterative_mse(measured(model, [tokens_of(PARENT, batch=1)]))
-    evaluations[0] = 0
-    cut, scores = iterative_mse(measured(model, [tokens_of(PARENT, batch=1)]), exact=2)
-    assert evaluations[0] == 5 + (5 * 4 / 2 + 4) + (4 * 3 / 2 + 3)
-    assert cut[:2] == whole[:2] and sorted(cut) == sorted(whole)
-    assert None not in scores and list(scores[2:]) == sorted(scores[2:])
 
 
 def test_streams_and_logits_alive_do_not_grow_with_layers_or_pieces(monkeypatch):

@@ -48,27 +48,6 @@ def test_an_iterator_is_consumed_once_and_progress_is_reported(model, small_piec
         rank(Layers(model.weights()), PARENT, [])
 
 
-@pytest.mark.parametrize(
-    "samples, least, pieces",
-    [(9, 1, [2, 2, 2, 2, 1]), (20, 40, [5] * 4), (5, 512, [5])],
-)
-def test_pieces_are_at_most_eight_and_long_enough(model, monkeypatch, samples, least, pieces):
-    from nemo_elastic.ranking import measure
-
-    seen = []
-
-    class Recorded(measure.Depth):
-        def add(self, tokens_bl, normed=None):
-            seen.append(len(tokens_bl))
-            super().add(tokens_bl, normed)
-
-    monkeypatch.setattr(measure, "Depth", Recorded)
-    monkeypatch.setattr(measure, "LEAST_TOKENS", least)
-    options = RankOptions(depth_samples=samples, depth_exact=1)
-    rank(Layers(model.weights()), PARENT, [tokens_of(PARENT, batch=24)], options)
-    assert seen == pieces
-
-
 def test_widths_are_scored_by_one_forward_that_no_head_follows(model, evaluations, monkeypatch):  # noqa: F811
     layers, recorded = Layers(model.weights()), []
     layer = layers.layer
@@ -82,16 +61,6 @@ def test_widths_are_scored_by_one_forward_that_no_head_follows(model, evaluation
         model(batch, None, statistics)
     for name, value in statistics.scores().items():
         np.testing.assert_array_equal(ranking.scores[name], value)
-
-
-def test_the_pass_over_the_widths_leaves_the_depth_its_reference(model, evaluations, small_pieces):  # noqa: F811
-    batch = tokens_of(PARENT, batch=4)
-    rank(Layers(model.weights()), PARENT, [batch])
-    together, evaluations[0] = evaluations[0], 0
-    iterative_mse(measured(model, batch.split(1)))
-    assert (
-        together == evaluations[0]
-    )  # the depth alone runs the whole model once, and that is all that the widths need
 
 
 def test_no_batch_is_alive_when_the_next_is_asked_for(model):

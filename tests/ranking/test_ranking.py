@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.io.fields import read
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking, RankOptions
@@ -116,12 +115,6 @@ def test_changed_tensors_are_refused(saved):
     (folder / TENSORS).unlink()
     with pytest.raises(ElasticError, match="no such file"):
         Ranking.load(folder)
-
-
-def test_options_come_back_from_json_as_they_were() -> None:
-    options = RankOptions("first", "mean", "cosine", depth_samples=3, depth_exact=5, head_channels=7)
-    assert read(RankOptions, json.loads(json.dumps(options.to_json())), "options") == options != RankOptions()
-    assert read(RankOptions, {}, "options") == RankOptions()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from tests.shapes import LATENT, PARENT
 PARENTS = pytest.mark.parametrize("parent", [PARENT, LATENT], ids=["dense", "experts"])
 OPTIONS = [RankOptions(), RankOptions(aggregation="mean", depth="cosine", experts="l2")]
 #: of four rows that are padded to twelve tokens
-LENGTHS = (12, 5, 9, 7)
+LENGTHS = (12, 5, 0, 7)
 
 
 def ranking_of(parent: Parent, batches: Sequence[Rows | torch.Tensor], options: RankOptions, **more: Any) -> Ranking:
@@ -46,7 +46,7 @@ def padded(parent: Parent) -> tuple[Rows, list[torch.Tensor]]:
     """Rows behind whose ends nothing counts, and each of them without that."""
     tokens = tokens_of(parent, batch=4, length=12)
     weights = (torch.arange(12) < torch.tensor(LENGTHS)[:, None]).float()
-    return Rows(tokens, weights), [row[None, :length] for row, length in zip(tokens, LENGTHS, strict=True)]
+    return Rows(tokens, weights), [row[None, :n] for row, n in zip(tokens, LENGTHS, strict=True) if n]
 
 
 @PARENTS
@@ -56,7 +56,9 @@ def test_padding_that_does_not_count_is_as_if_it_were_not_there(parent: Parent, 
     actual, wanted = ranking_of(parent, [rows], options), ranking_of(parent, alone, options)
     same(actual, wanted)
     assert actual.provenance == {"samples": 4, "tokens": 48, "counted": sum(LENGTHS)}
-    assert wanted.provenance == {"samples": 4, "tokens": sum(LENGTHS)}
+    assert wanted.provenance == {"samples": 3, "tokens": sum(LENGTHS)}
+    with pytest.raises(ElasticError, match="give at least one batch with tokens that count"):
+        ranking_of(parent, [Rows(rows.ids_bl, torch.zeros(4, 12))], options)
 
 
 @PARENTS
@@ -84,23 +86,6 @@ def test_packed_documents_are_ranked_on_as_documents_alone(parent: Parent, optio
     same(ranking_of(parent, [packed], replace(options, depth_samples=2)), wanted)
     joined = ranking_of(parent, [packed.ids_bl], replace(options, depth_samples=2))
     assert not np.allclose(joined.scores["hidden"], wanted.scores["hidden"], rtol=1e-4)
-
-
-def test_a_row_of_which_no_token_counts_adds_nothing() -> None:
-    tokens = tokens_of(PARENT, batch=3)
-    weights = torch.ones(3, 9)
-    weights[1] = 0
-    for options in OPTIONS:
-        same(ranking_of(PARENT, [Rows(tokens, weights)], options), ranking_of(PARENT, [tokens[::2]], options))
-    with pytest.raises(ElasticError, match="give at least one batch with tokens that count"):
-        ranking_of(PARENT, [Rows(tokens, torch.zeros(3, 9))], RankOptions())
-
-
-def test_a_mask_that_masks_nothing_changes_no_bit() -> None:
-    tokens = tokens_of(PARENT, batch=4)
-    rows = Rows.masked(tokens, torch.ones(4, 9, dtype=torch.long), None)
-    assert rows.counts_bl is None and rows.counted == 36
-    assert ranking_of(PARENT, [rows], RankOptions()).digest == ranking_of(PARENT, [tokens], RankOptions()).digest
 
 
 def test_ranks_with_rows_of_other_lengths_rank_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:

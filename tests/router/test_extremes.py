@@ -28,11 +28,10 @@ def gradients(router: Router, budget: int, tau: float, scale: float) -> list[tor
     return [p.grad for p in router.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("gate", ["soft", "hard"])
-@pytest.mark.parametrize("weights", [0.0, 1e-30, 1.0, 1e4])
-@pytest.mark.parametrize(("tau", "scale"), [(LEAST, 1.0), (LEAST, MOST), (MOST, LEAST), (0.05, 10.0), (1.0, MOST)])
-def test_gradients_are_finite_at_every_extreme(gate: str, weights: float, tau: float, scale: float) -> None:
-    router = Router(small_space(), BUDGETS, RouterConfig(gate=gate, hidden=8), 0)
+@pytest.mark.parametrize("weights", [0.0, 1e-30, 1e4])
+@pytest.mark.parametrize(("tau", "scale"), [(LEAST, MOST), (MOST, LEAST)])
+def test_gradients_are_finite_at_every_extreme(weights: float, tau: float, scale: float) -> None:
+    router = Router(small_space(), BUDGETS, RouterConfig(gate="hard", hidden=8), 0)
     with torch.no_grad():
         for p in router.parameters():
             p.copy_(p.sign() * weights)

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 
 from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
-from nemo_elastic.core.kinds.registry import AXES, DEPTH, HIDDEN
+from nemo_elastic.core.kinds.registry import AXES, DEPTH
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.router import Router
-from nemo_elastic.search import uniform_family
 from tests.search.common import BUDGETS, NANO, codes, nano_space, small_space, spaces
 from tests.support.expected import expected_member
 
@@ -130,60 +129,16 @@ def test_pitfall_8_the_expected_cost_of_a_decided_choice_is_its_exact_count(data
         assert float(share) == pytest.approx(exact / budget.target(parent), rel=1e-12)
 
 
-@some
-@given(space=spaces(), seed=st.integers(0, 9))
-def test_the_table_of_costs_is_the_cost_of_the_expected_member(space, seed):
-    budget = Budget("some", params=space.price(Budget("full")).whole)
-    router = router_of(space, (Budget("full"), budget), seed)
-    routed = router.gates("some", noise=(0, seed))
-    slow = budget.cost(space.parent, expected_member(space, routed.probabilities)) / budget.target(space.parent)
-    assert float(router.expected_cost(routed.probabilities, 1)) == pytest.approx(float(slow), rel=1e-6)
-
-
-def test_pitfall_3_every_axis_has_its_own_noise():
+def test_pitfall_3_every_step_micro_batch_budget_and_axis_has_its_own_noise_and_all_ranks_the_same():
     """Public code re-seeded per axis, so that all axes sampled the same noise."""
-    router = router_of(nano_space(), NANO.budgets)
-    samples = np.stack(
-        [
-            [router.gumbel((step, micro, 1, axis), (3,)).numpy() for axis in range(len(AXES))]
-            for step in range(200)
-            for micro in range(5)
-        ]
-    )  # [samples, axes, 3]
-    for a, b in itertools.combinations(range(len(AXES)), 2):
-        for i, j in itertools.product(range(3), repeat=2):
-            assert abs(np.corrcoef(samples[:, a, i], samples[:, b, j])[0, 1]) < 0.12
-    assert samples.mean() == pytest.approx(0.5772, abs=0.05) and samples.std() == pytest.approx(1.2825, abs=0.05)
-
-
-def test_pitfall_3_noise_differs_across_micro_batches_and_steps_and_not_across_ranks():
-    router, other_rank = router_of(), router_of()
-    samples = {
-        (step, micro): router.gumbel((step, micro, 0, 1), (4,)).numpy() for step in range(40) for micro in range(8)
-    }
-    for (step, micro), value in samples.items():
-        assert np.array_equal(value, other_rank.gumbel((step, micro, 0, 1), (4,)).numpy())
-    flat = np.stack(list(samples.values()))
+    router, other_rank, other_seed = router_of(), router_of(), router_of(seed=1)
+    places = list(itertools.product(range(2), range(1, 3), range(len(AXES))))  # micro-batch, budget, axis
+    flat = np.array([[router.gumbel((step, *at), (1,)).item() for at in places] for step in range(1000)])
     assert len(np.unique(flat.round(12))) == flat.size
-    by_micro = flat.reshape(40, 8, 4)
-    for i, j in itertools.combinations(range(8), 2):
-        assert abs(np.corrcoef(by_micro[:, i].ravel(), by_micro[:, j].ravel())[0, 1]) < 0.35
-    one, two = (Router(small_space(), BUDGETS, RouterConfig(), seed) for seed in (0, 1))
-    assert not np.array_equal(one.gumbel((0, 0, 0, 0), (4,)), two.gumbel((0, 0, 0, 0), (4,)))
-
-
-def test_budgets_of_one_micro_batch_have_noise_of_their_own():
-    """With `budgets_per_batch` several are routed in one micro-batch: none may tell the noise of another."""
-    router = router_of()
-    with torch.no_grad():
-        for p in router.parameters():
-            p.zero_()  # what is left of the probabilities is the noise
-    sampled = [
-        [router.probabilities(b, noise=(step, 0))[HIDDEN].log()[0].detach().numpy() for b in ("large", "small")]
-        for step in range(400)
-    ]
-    large, small = np.array(sampled).transpose(1, 2, 0)
-    assert all(abs(np.corrcoef(a, b)[0, 1]) < 0.2 for a, b in zip(large, small))
+    assert np.abs(np.corrcoef(flat.T) - np.eye(len(places))).max() < 0.2
+    assert flat.mean() == pytest.approx(0.5772, abs=0.05) and flat.std() == pytest.approx(1.2825, abs=0.05)
+    first, same, other = (each.gumbel((0, 0, 0, 0), (4,)) for each in (router, other_rank, other_seed))
+    assert torch.equal(first, same) and not torch.equal(first, other)
 
 
 def test_noise_leaves_torchs_and_numpys_generators_alone():
@@ -193,14 +148,6 @@ def test_noise_leaves_torchs_and_numpys_generators_alone():
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     router.gates("small", noise=(3, 1))
     assert torch.equal(torch.get_rng_state(), before[0]) and np.array_equal(np.random.get_state()[1], before[1])
-
-
-def test_noise_makes_choices_follow_their_probabilities():
-    """Gumbel-max: argmax of logits + noise is a sample from the softmax."""
-    router = router_of(small_space(), init_std=0.5)
-    expected = router.probabilities("small")[HIDDEN][0].detach().numpy()
-    sampled = [int(router.probabilities("small", noise=(i, 0))[HIDDEN].argmax()) for i in range(3000)]
-    np.testing.assert_allclose(np.bincount(sampled, minlength=5) / 3000, expected, atol=0.03)
 
 
 def test_pitfall_11_choosing_has_no_noise_and_is_the_same_in_every_mode_and_step():
@@ -253,30 +200,9 @@ def test_schedules_are_linear_until_the_freeze():
     assert router_of(freeze_at=0.0).schedule(0.0) == pytest.approx((0.05, 10.0))
 
 
-def test_the_budget_loss_is_the_relative_miss_on_both_sides():
-    space = small_space()
-    router, budget = router_of(space), BUDGETS[2]
-    for member in (uniform_family(space, BUDGETS)["large"], space.smallest):
-        miss = budget.cost(space.parent, member) / budget.target(space.parent) - 1
-        loss = float(router.budget_loss(one_hot(space, space.encode(member)), "small"))
-        assert loss == pytest.approx(abs(miss), rel=1e-6) and miss
-
-
-def test_the_budget_loss_alone_finds_a_member_of_the_budget():
-    router = router_of()
-    optimizer = torch.optim.Adam(router.parameters(), 1e-2)
-    for step in range(300):
-        optimizer.zero_grad()
-        tau, scale = router.schedule(step / 300)
-        router.budget_loss(router.gates("small", tau, scale, noise=(step, 0)), "small").backward()
-        optimizer.step()
-    assert abs(router.family()["small"].raw_miss) < 0.15
-    assert -0.01 < router.family()["small"].miss <= 0
-
-
 def test_frozen_members_are_nested_and_within_their_budgets():
     space = nano_space()
-    for seed in range(5):
+    for seed in range(2):
         family = router_of(space, NANO.budgets, seed=seed, init_std=1.0).family()
         assert family["6b"].member <= family["9b"].member <= family["12b"].member == space.full
         assert all(-0.01 < p.miss <= 0 for p in family.values())
@@ -292,12 +218,10 @@ def test_entropy_tells_decided_from_undecided():
     assert all(float(h) == pytest.approx(1) for h in Router.entropy(flat).values())
 
 
-@pytest.mark.parametrize("convert", ["half", "bfloat16"])
-def test_a_router_inside_a_half_precision_model_stays_in_single(convert):
+def test_a_router_inside_a_half_precision_model_stays_in_single():
     model = torch.nn.ModuleDict({"router": router_of(), "linear": torch.nn.Linear(2, 2)})
     before = {k: v.clone() for k, v in model["router"].state_dict().items()}
-    getattr(model, convert)()
-    model.to(torch.bfloat16)
+    model.half().to(torch.bfloat16)
     assert model["linear"].weight.dtype != torch.float32
     for name, value in model["router"].state_dict().items():
         assert value.dtype == before[name].dtype and torch.equal(value, before[name])
@@ -316,22 +240,10 @@ def test_a_saved_router_comes_back_with_its_weights_and_its_drop_order():
     fresh.seed = router.seed
     a, b = (r.gates("small", 0.5, 2.0, noise=(4, 1)) for r in (router, fresh))
     assert a.choice == b.choice
-    for x, y in zip(a.gates.layers, b.gates.layers):
-        assert torch.equal(x.keep, y.keep) and x.widths.keys() == y.widths.keys()
-        assert all(torch.equal(gate, y[axis]) for axis, gate in x.widths.items())
-    assert copy.deepcopy(router).choose("small") == router.choose("small")
-
-
-def test_the_drop_order_may_be_set_later_and_nothing_else():
-    space = small_space()
-    router = router_of(space.reordered(range(12)))
-    first = router.gates("small").gates
-    router.space = space
-    for layer, gates in enumerate(router.gates("small").gates.layers):
-        place = space.whole_drop_order.index(layer)
-        assert torch.equal(gates.keep, first.layers[place].keep)
+    assert_same_gates(a.gates, b.gates)
     with pytest.raises(ValueError, match="drop order only"):
         router.space = small_space(hidden=AxisConfig((128, 64)))
+    assert copy.deepcopy(router).choose("small") == router.choose("small")
 
 
 def test_the_same_seed_gives_the_same_router():
@@ -339,13 +251,6 @@ def test_the_same_seed_gives_the_same_router():
     for (name, a), b, c in zip(one.named_parameters(), two.parameters(), other.parameters()):
         assert torch.equal(a, b) and not torch.equal(a, c), name
     assert float(torch.cat([p.flatten() for p in one.parameters()]).std()) == pytest.approx(0.1, rel=0.05)
-
-
-def test_a_router_is_small_and_has_no_parameter_for_a_rigid_axis():
-    router = router_of(nano_space(), NANO.budgets)
-    assert sum(p.numel() for p in router.parameters()) < 100_000
-    rigid = router_of(small_space(hidden=AxisConfig((128,))))
-    assert HIDDEN not in rigid.axes and torch.all(rigid.gates("small").gates.hidden == 1)
 
 
 def test_budgets_that_cannot_be_met_are_reported_at_once():
