@@ -29,8 +29,8 @@ BLOCK: dict[str, Any] = {
 DATA = torch.arange(64).view(4, 16) % 32
 
 
-def training() -> tuple[FamilyTraining, Any]:
-    family = FamilyTraining(ElasticConfig.from_dict(BLOCK), steps=8)
+def training(**changes: Any) -> tuple[FamilyTraining, Any]:
+    family = FamilyTraining(ElasticConfig.from_dict(BLOCK | changes), steps=8)
     family.members = Members(PARENT, 2, family.new_router(PARENT))
     family.members.put([PARENT.full, PARENT.uniform(hidden=12)], frozen=False)
     return family, TorchHost(PARENT, random_state(PARENT, PARENT.full, 0), DATA, micro_batch_size=2)
@@ -56,6 +56,20 @@ def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixtu
     assert taken == [1, 2]
     line = "  training: step 0: no rank has a token that counts in the loss; this step is skipped\n"
     assert capsys.readouterr().out == line
+
+
+def test_as_many_steps_as_the_block_says_are_skipped_in_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    family, host = training(nonfinite={"action": "skip", "limit": 2})
+    guard, head, taken = Guard(family, host), host.model.get_parameter("lm_head.weight"), []
+    family.loss(host, family.next_samples(0), DATA[:2], DATA[2:], torch.ones(2, 16))
+    for value in (float("inf"), 1.0, float("nan")):
+        head.grad = torch.full_like(head, value)
+        guard.look([("lm_head.weight", head)])
+        taken.append(guard.guarded(lambda: True, skipped=False)())
+    assert taken == [False, True, False]
+    assert capsys.readouterr().out.count("this step is skipped (elastic.nonfinite.action: skip)") == 2
+    with pytest.raises(ElasticError, match=r"the last of 2 such steps \(elastic.nonfinite.limit\)"):
+        guard.look([("lm_head.weight", head)])
 
 
 @pytest.mark.parametrize(("where", "says"), [

@@ -114,9 +114,8 @@ def test_candidates_train_in_turn_and_the_better_ones_stay(whole: Whole) -> None
         assert {name: sorted(own) for name, own in compared.items()} == dict(zip(NAMES, live, strict=True))
 
 
-@pytest.mark.parametrize("at", [4, 6])
-def test_after_a_cut_the_members_are_the_best_chain(at: int, whole: Whole, tmp_path: Path) -> None:
-    run, saved = whole
+def test_after_a_cut_the_members_are_the_best_chain(whole: Whole, tmp_path: Path) -> None:
+    at, (run, saved) = 6, whole
     before, after = (Run(tmp_path, BLOCK).load(saved[step]).family.members for step in (at, at + 1))
     own, now = [before.candidates(budget) for budget in (1, 2)], run.lines[at]["compared"]
     assert chains_of([[c.member for c in each] for each in own])
@@ -138,7 +137,7 @@ def test_at_the_last_cut_shapes_are_frozen_and_written(whole: Whole) -> None:
     assert run.choices[-2:] == run.written()[1:], "which then train"
 
 
-@pytest.mark.parametrize("at", range(1, STEPS))
+@pytest.mark.parametrize("at", [2, 5, 6])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(at: int, whole: Whole, tmp_path: Path) -> None:
     run, saved = whole
     again = Run(tmp_path, BLOCK).load(saved[at]).go()
@@ -147,8 +146,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(at: int, whole: Wh
         ours, theirs = again.saved()[part], run.saved()[part]
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours), part
     assert again.family.members.get() == run.family.members.get()
-    if at <= 6:
-        assert again.written() == run.written()
+    assert again.written() == run.written()
 
 
 # ------------------------------------------------------------------ cuts
@@ -158,10 +156,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(at: int, whole: Wh
     ("steps", "cuts", "live", "compared"),
     [
         (3, [0.07, 0.2], [2, 0, 0], [0, 1]),  # the first before any step is taken
-        (3, [0.4, 0.6], [4, 2, 0], [1, 2]),
         (6, [0.5, 0.5], [4, 4, 4, 0, 0, 0], [3]),  # both at once
-        (3, [0.0], [0, 0, 0], [0]),
-        (4, [0.25, 0.5, 0.75], [4, 4, 2, 0], [1, 2, 3]),  # of at most eight, four, two
         (2, [0.5, 1.0], [4, 2], [1]),  # and behind the last step
     ],
 )
@@ -217,26 +212,6 @@ def test_nesting_decides_against_the_lower_loss() -> None:
     assert [own[0].member for own in halved(measured, members, 1)[1:]] == list(DEEP)
 
 
-def test_another_width_stays_before_a_better_one_of_the_same() -> None:
-    best, alike, other = WIDE[0], shape(16, 12), shape(12, 16)
-    own = [(Candidate(i, member), loss) for i, (member, loss) in enumerate([(best, 0.1), (alike, 0.11), (other, 0.9)])]
-    for keep, numbers in ((1, [0]), (2, [0, 2]), (3, [0, 2, 1])):
-        assert [c.number for c in halved([[], own], [PARENT.full, best], keep)[1]] == numbers
-
-
-def test_what_stays_is_nested_in_what_stays() -> None:
-    """A chain that needs one more than may stay is left out, whatever its candidates lose."""
-    measured = [
-        [],
-        [(Candidate(0, WIDE[0]), 0.1), (Candidate(1, DEEP[0]), 0.2), (Candidate(2, shape(14, 12)), 0.3)],
-        [(Candidate(0, WIDE[1]), 0.2), (Candidate(1, DEEP[1]), 0.3), (Candidate(2, WIDE[2]), 0.9)],
-    ]
-    for keep in (1, 2, 3):
-        left = halved(measured, [PARENT.full, WIDE[0], WIDE[1]], keep)
-        assert [len(own) for own in left] == [0, keep, keep] and left[1][0].number == left[2][0].number == 0
-        assert chains_of([[c.member for c in own] for own in left[1:]])
-
-
 def test_a_budget_without_candidates_has_its_member_in_every_chain() -> None:
     measured = [[], [], [(Candidate(0, DEEP[1]), 0.1), (Candidate(3, WIDE[1]), 0.2)]]
     left = halved(measured, [PARENT.full, WIDE[0], WIDE[1]], 2)
@@ -259,16 +234,15 @@ def test_what_is_gained_goes_on_and_what_is_lost_counts_as_it_is() -> None:
 # ------------------------------------------------------------------ checkpoints and data
 
 
-@pytest.mark.parametrize("convert", ["bfloat16", "half", "double"])
-def test_candidates_travel_with_weights_of_any_precision(convert: str) -> None:
+def test_candidates_travel_with_weights_of_any_precision() -> None:
     held = Members(PARENT, 2, keep=3)
     held.put([PARENT.full, WIDE[0]], frozen=False)
     own = [Candidate(0, WIDE[0], 1 / 3), Candidate(2, WIDE[1])]
     held.put_candidates([[], own], cuts=1)
-    state = getattr(copy.deepcopy(held), convert)().state_dict()
+    state = copy.deepcopy(held).bfloat16().state_dict()
     rows = state["live"][1].tolist()
     assert [rows[0], rows[2]] == [encode(PARENT, WIDE[0]), encode(PARENT, WIDE[1])] and not any(rows[1])
-    other = getattr(Members(PARENT, 2, keep=3), convert)()
+    other = Members(PARENT, 2, keep=3).bfloat16()
     assert not other.known and other.candidates(1) == []
     other.load_state_dict(state)
     first, second = other.candidates(1)

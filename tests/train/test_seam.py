@@ -117,7 +117,6 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.train.guard import Guard
-    from nemo_elastic.train.heldout import HeldOut
     from nemo_elastic.train.members import Members
     from nemo_elastic.train.shaping import prepare_members, shape_members
     from nemo_elastic.train.training import FamilyTraining
@@ -173,22 +172,11 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
         guard.guarded(optimizer.step)()
         optimizer.zero_grad()
     host.step = STEPS
-    heldout = HeldOut(config.distill)
-    heldout.begin([b.name for b in config.budgets], [None, *family.members.get()[1:]], taught=True)
-    batch = dict(zip(("tokens", "labels", "loss_mask"), seen["batches"][0][1:], strict=True))
-    for i in range(len(heldout.names)):
-        turn = heldout.next(lambda: batch)
-        sums = torch.zeros_like(heldout.sums)
-        student = host.student(turn["tokens"], turn["choice"])
-        sums[i] = heldout.measure(host, turn, student, lambda: host.teacher(turn["tokens"])).detach()  # noqa: B023
-        heldout.add(sums)
-    measured = heldout.end()
     return {
         "prepared": prepared,
         "members": [m.to_json() for m in family.members.get()],
         "losses": losses,
         "compared": compared,
-        "heldout": measured.losses,
         "before": before,
         "after": host.model.state_dict() | learned,
     }
@@ -271,8 +259,3 @@ def test_candidates_are_compared_by_the_same_losses(results: dict[str, Any]) -> 
 def test_weights_and_router_end_where_nemos_do(facts: dict[str, Any]) -> None:
     """Apart by little of the way they have come: where a gradient is nearly zero Adam makes much of rounding."""
     assert facts["apart"] < 0.03
-
-
-def test_every_member_is_validated(facts: dict[str, Any]) -> None:
-    losses = facts["torch"]["heldout"]
-    assert list(losses) == ["full", "large", "small"] and all(3 < loss < 7 for loss in losses.values())
