@@ -106,14 +106,9 @@ class Finding:
     fix: str
 
 
-def diagnose(facts: Facts, training: bool = False) -> list[Finding]:
-    """Everything that is wrong or worth knowing, the worst first. Only errors keep training from working.
-
-    Args:
-        facts: what is here.
-        training: this machine is to train, so that nothing installed that could is an error, too.
-    """
-    host = _bridge(facts) if facts.host == "bridge" else _training(facts, training)
+def diagnose(facts: Facts) -> list[Finding]:
+    """Everything that is wrong or worth knowing, the worst first. Only errors keep training from working."""
+    host = _bridge(facts) if facts.host == "bridge" else _training(facts)
     sections = (_python(facts), host, _kernels(facts), _torch(facts))
     findings = [Finding(*each) for section in sections for each in section]
     return sorted(findings, key=lambda f: (ERROR, WARNING, NOTE).index(f.level))
@@ -127,10 +122,10 @@ def _python(facts: Facts) -> _Findings:
         yield ERROR, "python", "NeMo 2.7 and ModelOpt take 3.10 to 3.12", "make an environment with one of those"
 
 
-def _training(facts: Facts, wanted: bool) -> _Findings:
+def _training(facts: Facts) -> _Findings:
     if not facts.trains:
         problem = "not installed; slice, init, inspect, verify and plan need nothing more"
-        yield ERROR if wanted else NOTE, "training", problem, installing("nemo")
+        yield NOTE, "training", problem, installing("nemo")
         return
     for name in ("torch", *TRAINING):
         if not facts.has(name):

@@ -92,16 +92,6 @@ def test_a_deployer_needs_neither_torch_nor_nemo() -> None:
     assert "[runtime]'" in report["eval, rank"] and "[nemo]'" in report["training"]
 
 
-@pytest.mark.parametrize(("options", "code"), [([], 0), (["--training"], 1)])
-def test_where_nothing_is_installed_training_fails_and_slicing_does_not(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str], code: int
-) -> None:
-    monkeypatch.setattr("nemo_elastic.cli.cmd_doctor.collect", lambda: DEPLOYER)
-    with pytest.raises(SystemExit) as done:
-        main(["doctor", "--json", *options])
-    assert (done.value.code or 0) == code and json.loads(capsys.readouterr().out)["ok"] is not bool(code)
-
-
 def test_what_will_be_used_and_the_worst_first() -> None:
     assert "8 x NVIDIA H100" in paths(CUDA)["training"] and "fused" in paths(CUDA)["Mamba scan in training"]
     for facts in (CPU, replace(CUDA, broken={"causal_conv1d": "no"})):

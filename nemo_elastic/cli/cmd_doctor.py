@@ -15,21 +15,15 @@ from nemo_elastic.doctor import ERROR, Facts, Finding, collect, diagnose, paths
 __all__ = ["command"]
 
 
-def command(
-    training: Annotated[
-        bool,
-        typer.Option("--training", help="Check for a training: exit code 1 also if NeMo is not installed."),
-    ] = False,
-    json: Annotated[bool, as_json("the findings")] = False,
-) -> None:
+def command(json: Annotated[bool, as_json("the findings")] = False) -> None:
     """Print releases, GPUs and kernels, the software that is used on this machine, and a fix for each problem.
 
-    Exit code 1 if the installed software cannot train; with --training also if NeMo is missing. Slicing needs no NeMo.
+    Exit code 1 if the installed software of a training cannot train. Slicing needs no NeMo.
 
-    Example: `nemo-elastic doctor`, or before a training `nemo-elastic doctor --training`
+    Example: `nemo-elastic doctor`
     """
     facts = collect()
-    findings = diagnose(facts, training)
+    findings = diagnose(facts)
     if not json:
         _print(facts, findings)
     wrong = any(f.level == ERROR for f in findings)

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from nemo_elastic.cli import options
 from nemo_elastic.cli.options import as_json, print_json
 from nemo_elastic.extras import require
 
@@ -18,13 +17,11 @@ __all__ = ["command"]
 
 def command(
     run: Annotated[Path, typer.Argument(help="Folder that a run wrote, e.g. the demo's.")],
-    out: Annotated[Path | None, options.out(show_default="RUN/report")] = None,
-    force: Annotated[bool, options.force("a link to an earlier report")] = False,
     json: Annotated[bool, as_json("the files, members and notes")] = False,
 ) -> None:
-    """Turn a run into one HTML page with plots, and write each plot as a PNG file beside the page.
+    """Turn a run into one HTML page with plots, RUN/report/report.html, and write each plot as a PNG file beside it.
 
-    The page shows the parts that the run has so far. The command replaces an earlier report in the same folder.
+    The page shows the parts that the run has so far. It replaces an earlier report there.
 
     Example: `nemo-elastic report runs/demo`
     """
@@ -32,7 +29,7 @@ def command(
     from nemo_elastic.report import build_report, load_run
     from nemo_elastic.report.page import members
 
-    page = build_report(run, out, force)
+    page = build_report(run)
     loaded = load_run(run)
     pictures = sorted(str(p) for p in page.parent.glob("*.png"))
     if json:

@@ -54,13 +54,12 @@ class Section:
     table: Table | None = None
 
 
-def build_report(run: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
+def build_report(run: Path | str, out: Path | str | None = None) -> Path:
     """Write one HTML page of a run with its pictures inside, and the pictures as PNG files beside it.
 
     Args:
         run: the folder that a run wrote, e.g. the demo's.
         out: the folder to write, `report` in the run's when None. An earlier report there is replaced.
-        force: replace a link to an earlier report, too.
 
     Returns:
         The page.
@@ -75,7 +74,7 @@ def build_report(run: Path | str, out: Path | str | None = None, force: bool = F
     check_apart(target, *parts)  # first: a part that is read may be what would be replaced
     loaded = load_run(run)
     earlier = target.is_dir() and not target.is_symlink() and why_kept(target, REPORT) is None
-    with atomic_dir(target, force or earlier, parts, REPORT) as folder:
+    with atomic_dir(target, earlier, parts, REPORT) as folder:
         sections = []
         with house():
             for name, draw in FIGURES.items():

@@ -4,14 +4,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import pytest
 import typer
 from typer.testing import CliRunner
 
-from nemo_elastic.cli.options import check_sizes, within
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.cli.options import within
 
 
 def test_bounds_are_allowed_and_in_the_help_and_others_are_refused_before_anything_is_done() -> None:
@@ -28,24 +26,3 @@ def test_bounds_are_allowed_and_in_the_help_and_others_are_refused_before_anythi
         assert CliRunner().invoke(app, ["--heat", heat]).exit_code == 2, heat
     assert done == [0, 0.7, 2]
     assert "How hot." in CliRunner().invoke(app, ["--help"]).output
-
-
-@pytest.mark.parametrize(
-    ("given", "wrong"),
-    [
-        ({}, ""),
-        ({"--subnet": "a.json", "--ratio": "1"}, ", not --subnet and --ratio"),
-        ({"--member": ["a"], "--subnet": "a.json"}, ", not --member and --subnet"),
-    ],
-)
-def test_sizes_are_asked_for_or_one_other_way_is_taken(given: dict[str, Any], wrong: str) -> None:
-    sizes, others = ({n: given.get(n) for n in names} for names in (("--params", "--ratio"), ("--member", "--subnet")))
-    line = f"slice: give --member, or --subnet, or one or several of --params, --ratio{wrong}"
-    with pytest.raises(ElasticError, match=f"^{line}$"):
-        check_sizes("slice", sizes, others)
-
-
-def test_sizes_may_be_several_and_another_way_stands_alone() -> None:
-    check_sizes("slice", {"--params": "1", "--ratio": "0.5"}, {"--member": None})
-    check_sizes("slice", {"--params": None, "--ratio": "0.5"})
-    check_sizes("slice", {"--params": None, "--ratio": None}, {"--member": ["a", "b"]})

@@ -42,15 +42,11 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
         {"parent": "parent", "data": "data", "config": "elastic.yaml"},
     ),
     "rehearse": ("nemotron_elastic_9b --config {config}", {"config": "elastic.yaml"}),
-    "report": ("{run}", {"run": "run"}),
-    "schema": ("", {}),
     "specialize": ("{family} --data {data} --params 19000", {"family": "family", "data": "data"}),
     "slice": ("{source} --subnet {subnet}", {"source": "family", "subnet": "shape.json"}),
 }
 #: commands whose output is a file: `--force` replaces any regular one
-FILES = ("profile", "schema", "specialize")
-#: a report may be written into the run that it is about, beside the run's parts
-INSIDE = {"run": "run/family/report"}
+FILES = ("profile", "specialize")
 
 
 def parameters(name: str) -> dict[str, Any]:
@@ -82,11 +78,10 @@ def box(tmp_path_factory) -> Path:
     box.mkdir()
     sign(box, Output("a box"), whole=False)
     originals.copy({"family", "parent", "ranking", "data", "elastic.yaml"}, box)
-    for path, text in (("texts/a.txt", "text"), ("run/metrics.json", '{"version": 1}'), ("shape.json", "{}")):
+    for path, text in (("texts/a.txt", "text"), ("shape.json", "{}")):
         (box / path).parent.mkdir(exist_ok=True)
         (box / path).write_text(text)
     save(box / "table.json", TABLE)
-    shutil.copytree(box / "family", box / "run" / "family")
     (box.parent / "link").symlink_to(box)
     return box
 
@@ -104,15 +99,12 @@ def test_no_output_touches_an_input(box, name, read, how):
     for by, force in itertools.product((box, box.parent / "link"), ([], ["--force"])):
         out = {
             "is": by / inputs[read],
-            "inside": by / INSIDE.get(read, f"{inputs[read]}/new"),
+            "inside": by / inputs[read] / "new",
             "holds": by,
         }[how]
         code, output = call(name, *shlex.split(line.format(**values)), "--out", str(out), *force)
         assert (code, len(output.splitlines())) == (2, 1), (out, force, output)
-        assert "which is an input" in output and (name == "report" or inputs[read] in output or how == "holds"), (
-            out,
-            force,
-        )
+        assert "which is an input" in output and (inputs[read] in output or how == "holds"), (out, force)
     assert contents(box) == before and (box.parent / "link").is_symlink()
 
 
@@ -143,7 +135,7 @@ def own(box, tmp_path_factory) -> dict[str, Path]:
         shutil.copytree(box / name, place / {"ranking": "rank"}.get(name, name))
     low = ("--to", "fp8", "--layout", "compressed-tensors")
     fine("quantize", box / "family", *low, "--out", place / "quantize")
-    marked = {"convert": "a checkpoint", "demo": "a demo", "rehearse": "a rehearsal", "report": "a report"}
+    marked = {"convert": "a checkpoint", "demo": "a demo", "rehearse": "a rehearsal"}
     for name, kind in marked.items():
         (place / name / "weights").mkdir(parents=True)
         (place / name / "weights" / "0.distcp").write_text("weights")
