@@ -112,8 +112,8 @@ docs: $(VENV)/.stamp ## Build the documentation into site/, offline
 # Benchmarks that need another environment, and those of vLLM among them.
 BENCH_BRIDGE := $(filter bench_plan_memory,$(ARGS))
 BENCH_VLLM := $(filter bench_latency bench_serve,$(ARGS))
-bench: $(VENV)/.stamp $(HF)/.stamp $(BENCH_BRIDGE:%=$(BRIDGE)/.stamp) $(BENCH_VLLM:%=$(VLLM)/.stamp) ## Benchmarks, in under 30 minutes, into docs/benchmarks.md (ARGS="bench_slice --place DIR" runs one, with its arguments)
-	NEMO_ELASTIC_HF_PYTHON=$(HF)/bin/python $(BIN)/python -W ignore -m benchmarks $(ARGS)
+bench: $(VENV)/.stamp $(BENCH_BRIDGE:%=$(BRIDGE)/.stamp) $(BENCH_VLLM:%=$(VLLM)/.stamp) ## Benchmarks, in under 30 minutes, into docs/benchmarks.md (ARGS="bench_slice --place DIR" runs one, with its arguments)
+	$(BIN)/python -W ignore -m benchmarks $(ARGS)
 
 study: $(VENV)/.stamp $(if $(filter baselines,$(STUDY)),$(BRIDGE)/.stamp) ## A study of some hours: STUDY=shapes, baselines, nesting, quantize, context or latency; starts where it stopped (ARGS="--help")
 	$(RUN) -W ignore -m benchmarks.study $(STUDY) $(ARGS)

@@ -17,13 +17,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from benchmarks import chart
-from benchmarks.output import save_svg
 from tools import tables
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "docs" / "tables"
-PICTURE = ROOT / "docs" / "images" / "measured.svg"
 BRIDGE = os.environ.get("NEMO_ELASTIC_BRIDGE_PYTHON") or ROOT / ".venv-bridge" / "bin" / "python"
 VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 
@@ -81,7 +78,6 @@ def main() -> None:
         print(f"== {name}", flush=True)
         seconds[name] = run(name, more)
     tables.fill()
-    save_svg(chart.draw(TABLES), PICTURE)
     for name, (took, code) in seconds.items():
         print(f"{name:22} {took:6.0f} s{'  missed or failed, see above' if code else ''}")
     if any(code for _, code in seconds.values()):

@@ -27,11 +27,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
-from benchmarks.output import arguments, deliver
+from benchmarks.output import arguments, deliver, markdown, resident
 from nemo_elastic.nn.loss_head import Head, head_loss
-from nemo_elastic.nn.loss_terms import LogitRows
 
 VOCABULARY, WIDTH, TOKENS = 131072, 512, 8192
 CHUNK = 512  # the default of elastic.distill.chunk_tokens
@@ -61,39 +59,6 @@ def modelopt_loss(student_sbv: torch.Tensor, teacher_sbv: torch.Tensor) -> torch
     return losses_bs.sum()
 
 
-class _LossInChunks(torch.autograd.Function):
-    """The divergence of whole logits, whose gradient takes the place of the student's, chunk by chunk."""
-
-    @staticmethod
-    def forward(ctx: Any, student_tv: torch.Tensor, teacher_tv: torch.Tensor) -> torch.Tensor:
-        rows, ones_t = LogitRows({"kl": 1.0}, 1.0, None, None), torch.ones(len(student_tv))
-        parts = zip(student_tv.split(CHUNK), teacher_tv.split(CHUNK), ones_t.split(CHUNK), strict=True)
-        loss_t = torch.cat([rows(s_cv, t_cv, None, ones_c) for s_cv, t_cv, ones_c in parts])
-        ctx.save_for_backward(student_tv)
-        return loss_t.sum()
-
-    @staticmethod
-    def backward(ctx: Any, factor: torch.Tensor) -> Any:
-        return ctx.saved_tensors[0].mul_(factor), None
-
-
-def loss_in_chunks(student: Head, teacher: Head) -> torch.Tensor:
-    """Whole logits, and only the divergence chunk by chunk."""
-    with torch.no_grad():
-        t_tv = F.linear(*teacher)
-    return _LossInChunks.apply(F.linear(*student), t_tv)
-
-
-def checkpointed(student: Head, teacher: Head) -> torch.Tensor:
-    """The naive loss of every chunk under activation checkpointing: computed again in the backward pass."""
-
-    def part(s_cd: torch.Tensor, t_cd: torch.Tensor) -> torch.Tensor:
-        return naive(Head(s_cd, student.weight_vd), Head(t_cd, teacher.weight_vd))
-
-    parts = zip(student.hidden_td.split(CHUNK), teacher.hidden_td.split(CHUNK), strict=True)
-    return torch.stack([checkpoint(part, *chunk, use_reentrant=False) for chunk in parts]).sum()
-
-
 def fused(student: Head, teacher: Head) -> torch.Tensor:
     """nn.loss_head, its weight gradient given to autograd."""
     return head_loss(student, teacher, chunk_tokens=CHUNK)[0]
@@ -111,15 +76,13 @@ def buffered(student: Head, teacher: Head) -> torch.Tensor:
 WAYS: dict[str, Callable[[Head, Head], torch.Tensor]] = {
     "naive": naive,
     "ModelOpt": modelopt,
-    "whole logits, loss in chunks": loss_in_chunks,
-    "chunks, checkpointed": checkpointed,
     "fused": fused,
     "fused, into main_grad": buffered,
 }
 #: way, tokens of the processes that measure memory; in float32, for which every CPU has fast matrix products
 MEASURED = (
     *((way, n) for way in ("naive", "fused") for n in SIZES),
-    *((way, SIZES[-1]) for way in WAYS if way not in ("naive", "fused", "fused, into main_grad")),
+    ("ModelOpt", SIZES[-1]),
     ("fused, into main_grad", TOKENS),  # as in training
 )
 
@@ -146,13 +109,6 @@ def step(way: str, student: Head, teacher: Head) -> tuple[float, float]:
     return time.perf_counter() - began, float(loss.detach())
 
 
-def status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return 1024 * int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {name}")
-
-
 def peak(way: str, tokens: int) -> dict[str, float]:
     """Most resident bytes of one step beyond its inputs and one gradient of the head; and its loss."""
     torch.set_num_threads(2)
@@ -162,9 +118,9 @@ def peak(way: str, tokens: int) -> dict[str, float]:
     F.linear(*heads(8, 8, 8)[0]).sum().backward()  # threads and their buffers are no loss's
     gradient = 0 if "main_grad" in way else student.weight_vd.nbytes
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = status("VmRSS")
+    before = resident("VmRSS")
     seconds, loss = step(way, student, teacher)
-    return {"bytes": status("VmHWM") - before - gradient, "seconds": seconds, "loss": loss}
+    return {"bytes": resident("VmHWM") - before - gradient, "seconds": seconds, "loss": loss}
 
 
 def memory() -> dict[str, dict[int, int]]:
@@ -231,22 +187,20 @@ def table(figures: dict[str, Any]) -> str:
     def cell(way: str, tokens: int) -> str:
         return f"{single[way][tokens] / GB:.2f}" if tokens in single.get(way, {}) else ""
 
-    columns = " | ".join(f"{n} tokens" for n in (*SIZES, TOKENS))
-    lines = [
-        f"| float32, GB beyond the head's gradient | {columns} | of naive | seconds at {TIMED} | of naive |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    columns = [f"{n} tokens" for n in (*SIZES, TOKENS)]
+    head = ["float32, GB beyond the head's gradient", *columns, "of naive", f"seconds at {TIMED}", "of naive"]
+    rows = []
     for way, took in figures["time"].items():
         cells = [cell(way, n) for n in (*SIZES, TOKENS)]
         share = f"1/{1 / figures['ratio'][way]:.0f}" if way in figures["ratio"] else ""
         if way == "naive":
             cells[-1], share = f"({figures['naive_at_8192'] / GB:.1f})", "1"
-        lines.append(f"| {way} | {' | '.join(cells)} | {share} | {took['seconds']:.2f} | {took['ratio']:.2f} |")
+        rows.append([way, *cells, share, f"{took['seconds']:.2f}", f"{took['ratio']:.2f}"])
     note = (
         f"In parentheses: not measured but continued from {SIZES[0]} and {SIZES[-1]} tokens; {SIZES[1]} lie "
         f"{figures['off_the_line']:+.1%} off that line. Targets: memory at most 1/20, time at most {TIME}."
     )
-    return "\n".join([*lines, "", note]) + "\n"
+    return f"{markdown(head, rows)}\n{note}\n"
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.output import arguments, deliver
+from benchmarks.output import arguments, deliver, markdown
 from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
@@ -35,6 +35,7 @@ AXES = {
 }
 WORK, ENGINES = Workload(1, 64, 17, "fp32"), ("runtime", "vllm")
 MEMBERS, SEED = 8, 0
+WHAT = ("predicted", "measured", "error")
 #: of the relative error over members and phases
 MEDIAN, WORST = 0.05, 0.12
 
@@ -109,26 +110,23 @@ def errors(rows: list[dict[str, Any]]) -> np.ndarray:
 
 def table(figures: dict[str, Any]) -> str:
     """As Markdown."""
-    heads = " | ".join(f"{p}, predicted | measured | error" for p in PHASES)
-    lines = [f"| engine | parameters | layers | hidden | {heads} |", "|" + "---|" * 10]
+    heads = [f"{p}, {what}" if what == "predicted" else what for p in PHASES for what in WHAT]
+    cells, targets = [], []
     for engine, part in figures.items():
         for i, row in enumerate(part["rows"]):
-            cells = [engine, f"{row['parameters'] / 1e6:.0f}M{' (the parent)' if i == 0 else ''}"]
-            cells += [str(row["layers"]), str(row["hidden"])]
+            own = [engine, f"{row['parameters'] / 1e6:.0f}M{' (the parent)' if i == 0 else ''}"]
+            own += [str(row["layers"]), str(row["hidden"])]
             for p in PHASES:
                 guess, real, half = row[p]
                 bound = f" ± {half:.1f}" if np.isfinite(half) else ""  # unknown of less than six rounds
-                cells += [f"{guess:.1f} ms", f"{real:.1f}{bound} ms", f"{guess / real - 1:+.1%}"]
-            lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| engine | entries | made in | median error | worst | target |", "|" + "---|" * 6]
-    for engine, part in figures.items():
+                own += [f"{guess:.1f} ms", f"{real:.1f}{bound} ms", f"{guess / real - 1:+.1%}"]
+            cells.append(own)
         off = errors(part["rows"])
         name = ", ".join(f"{k} {v}" for k, v in part["versions"].items() if k in (engine, "torch"))
-        lines.append(
-            f"| {engine} ({name}) | {part['entries']} | {part['seconds'] / 60:.0f} min | {np.median(off):.1%} "
-            f"| {off.max():.1%} | {MEDIAN:.0%}, {WORST:.0%} |"
-        )
-    return "\n".join(lines) + "\n"
+        targets.append([f"{engine} ({name})", str(part["entries"]), f"{part['seconds'] / 60:.0f} min",
+                        f"{np.median(off):.1%}", f"{off.max():.1%}", f"{MEDIAN:.0%}, {WORST:.0%}"])  # fmt: skip
+    first = markdown(["engine", "parameters", "layers", "hidden", *heads], cells)
+    return first + "\n" + markdown(["engine", "entries", "made in", "median error", "worst", "target"], targets)
 
 
 def missed(figures: dict[str, Any]) -> list[str]:
@@ -144,19 +142,15 @@ def missed(figures: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--vllm", type=Path, help="python of an environment with vLLM; without, the runtime alone")
-    parser.add_argument("--only", choices=ENGINES, help="one engine")
     parser.add_argument("--seconds", type=float, default=15.0, help="after which no round of an entry begins")
-    parser.add_argument("--tables", type=Path, help="folder that keeps the tables of latencies")
     args = parser.parse_args()
     stop, figures = Stop(0.01, (6, 40), args.seconds), {}
     with tempfile.TemporaryDirectory() as place:
-        folder = args.tables or Path(place)
-        folder.mkdir(parents=True, exist_ok=True)
         for name, python in zip(ENGINES, (Path(sys.executable), args.vllm), strict=True):
-            if python is None or args.only not in (None, name):
+            if python is None:
                 continue
             engine = Engine(name, WORK, "cpu", str(python.absolute()))
-            figures[name] = run(engine, stop, folder)
+            figures[name] = run(engine, stop, Path(place))
     deliver(args, figures, table(figures), missed(figures))
 
 

@@ -25,8 +25,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.bench_distill import modelopt_loss, status
-from benchmarks.output import arguments, deliver
+from benchmarks.bench_distill import modelopt_loss
+from benchmarks.output import arguments, deliver, markdown
+from benchmarks.output import resident as in_memory
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
@@ -143,9 +144,9 @@ def resident(model: str, way: str, length: int) -> dict[str, float]:
     ctypes.CDLL(None).malloc_trim(0)
     torch.manual_seed(length)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before, began = status("VmRSS"), time.perf_counter()
+    before, began = in_memory("VmRSS"), time.perf_counter()
     loss = float(step(WAYS[way], *held, length))
-    return {"bytes": status("VmHWM") - before, "seconds": time.perf_counter() - began, "loss": loss}
+    return {"bytes": in_memory("VmHWM") - before, "seconds": time.perf_counter() - began, "loss": loss}
 
 
 def apart(function: Any, *args: Any) -> Any:
@@ -195,12 +196,9 @@ def measure() -> dict[str, dict[str, dict[int, int]]]:
 
 def table(figures: dict[str, dict[str, dict[int, int]]]) -> str:
     """The measurements as Markdown."""
-    head = [f"{n // 1024}k tokens, MiB" for n in LENGTHS]
-    lines = [
-        f"| model | way | {' | '.join(head)} | KiB per token | of `llm.distill` with recomputation "
-        "| of `llm.distill` | 8k off the line |",
-        "|---|---|" + "---:|" * 7,
-    ]
+    head = ["model", "way", *(f"{n // 1024}k tokens, MiB" for n in LENGTHS), "KiB per token",
+            "of `llm.distill` with recomputation", "of `llm.distill`", "8k off the line"]  # fmt: skip
+    points = []
     for model, rows in figures.items():
         bases = [line(rows[way])[0] for way in (FAIR, DISTILL)]
         for way, sizes in rows.items():
@@ -208,13 +206,14 @@ def table(figures: dict[str, dict[str, dict[int, int]]]) -> str:
             missing = "does not fit" if LENGTHS[-1] in WAYS[way].lengths else ""
             cells = [f"{sizes[n] / MIB:.0f}" if n in sizes else missing for n in LENGTHS]
             more = [f"{slope / 1024:.1f}", *(f"{slope / base:.2f}" for base in bases)]
-            lines.append(f"| {' | '.join([model, way, *cells, *more, '' if off is None else f'{off:+.1%}'])} |")
-    lines += ["", "| model | parameters | in embedding and head |", "|---|---:|---:|"]
-    lines += [
-        f"| {model} | {parameters(parent, parent.full):,} | {vocabulary(parent):.0%} |"
+            points.append([model, way, *cells, *more, "" if off is None else f"{off:+.1%}"])
+    models = [
+        [model, f"{parameters(parent, parent.full):,}", f"{vocabulary(parent):.0%}"]
         for model, (parent, _) in MODELS.items()
     ]
-    return "\n".join([*lines, "", *(f"- {text}: {'met' if met else 'missed'}" for text, met in goals(figures))]) + "\n"
+    whole = markdown(["model", "parameters", "in embedding and head"], models)
+    verdicts = [f"- {text}: {'met' if met else 'missed'}" for text, met in goals(figures)]
+    return "\n".join([markdown(head, points), whole, *verdicts]) + "\n"
 
 
 def goals(figures: dict[str, dict[str, dict[int, int]]]) -> list[tuple[str, bool]]:

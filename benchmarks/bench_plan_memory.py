@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.output import arguments, deliver
+from benchmarks.output import arguments, deliver, markdown
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
@@ -100,12 +100,7 @@ def main() -> None:
             f"{(plan.activations + max(plan.loss, plan.transient)) / plan.total:.0%}",
         ])  # fmt: skip
     head = ["block of", "layers", "tokens", "activations", "planned GiB", "measured GiB", "apart", "of it activations"]
-    lines = [
-        "| " + " | ".join(head) + " |",
-        "|" + " --- |" * len(head),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-    deliver(args, results, "\n".join(lines) + "\n", missed)
+    deliver(args, results, markdown(head, rows), missed)
 
 
 if __name__ == "__main__":

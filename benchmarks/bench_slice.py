@@ -7,9 +7,8 @@
     python -m benchmarks.bench_slice --quantized [--layers 20]
 
 Without an option the family has Nemotron Nano V2 12B's exact shapes and random bfloat16 weights; its members are also
-cut in one pass, and by way of transformers. `--quantized` makes low precision of it first. `--experts` has two
-families whose tensors are many: Nemotron-3 Nano 30B-A3B's own, as many layers as fit in `--room`, and all its 52
-layers at a quarter of every width. All 62 layers of the 12B take about 61 GB of disk.
+cut in one pass. `--quantized` makes low precision of it first. `--experts` has a family whose tensors are many:
+Nemotron-3 Nano 30B-A3B's own, as many layers as fit in `--room`. All 62 layers of the 12B take about 61 GB of disk.
 
 Every command is timed as a whole process, with the page cache of its input dropped before and its output on the disk
 (fsync) at the end, in turn with the `cp` that it is compared with. Memory is what `/proc` says of the process.
@@ -17,7 +16,6 @@ Every command is timed as a whole process, with the page cache of its input drop
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -32,22 +30,19 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.output import arguments, deliver
+from benchmarks.output import arguments, deliver, markdown, resident
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Parent
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.writing import Model, write_models
 from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.plan import preset
-from nemo_elastic.slicing.pieces import kept_parts
 
 ROOT = Path(__file__).parents[1]
 BLOCK = 2**25
-#: layers of the family that is also cut by way of transformers, which holds all of it in memory
 SHORT = 8
 #: least rate of a cut against `cp`, and most anonymous memory
 TARGET, MEMORY = 0.9, 2**28
@@ -89,13 +84,6 @@ def first_layers(room: float) -> Parent:
         if whole + 2 * small < room:
             return parent
     raise SystemExit(f"--room: {room / 1e9:.1f} GB do not hold two layers")
-
-
-def quarter() -> Parent:
-    """All layers of the 30B at a quarter of every width."""
-    fields = ("hidden", "mamba_head_dim", "vocab", "attention_head_dim", "state", "expert_ffn", "shared_ffn")
-    narrow: dict[str, int] = {name: getattr(NANO, name) // 4 for name in fields}
-    return replace(NANO, **narrow)
 
 
 def make(folder: Path, family: Family) -> None:
@@ -140,25 +128,23 @@ class Ran:
     processor: float
 
 
-def run(command: Sequence[str], **more: str) -> Ran:
+def run(command: Sequence[str]) -> Ran:
     """Run a command to its end and watch its memory."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | more, stdout=subprocess.DEVNULL)
-    anonymous = resident = 0
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    anonymous = most = 0
     while process.poll() is None:
         try:
-            status = Path(f"/proc/{process.pid}/status").read_text()
+            anonymous = max(anonymous, resident("RssAnon", process.pid))
+            most = max(most, resident("VmRSS", process.pid))
         except OSError:
             break
-        fields = (line.partition(":") for line in status.splitlines())
-        sizes = {name: int(value.split()[0]) * 1024 for name, _, value in fields if "Rss" in name}
-        anonymous, resident = max(anonymous, sizes.get("RssAnon", 0)), max(resident, sum(sizes.values()))
         time.sleep(0.02)
     if process.wait():
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
     took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     computed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Ran(took, anonymous, resident, computed)
+    return Ran(took, anonymous, most, computed)
 
 
 def forget(folder: Path) -> None:
@@ -256,10 +242,6 @@ def mib(count: float) -> str:
     return f"{count / 2**20:.0f} MiB"
 
 
-def gib(count: float) -> str:
-    return f"{count / 2**30:.2f} GiB"
-
-
 def billions(count: float) -> str:
     return f"{count / 1e9:.1f}B"
 
@@ -267,8 +249,7 @@ def billions(count: float) -> str:
 def table(title: str, columns: Mapping[str, Mapping[str, str]]) -> str:
     """Name of a column -> name of a row -> cell; all columns have the same rows."""
     rows = [[name, *(cells[name] for cells in columns.values())] for name in next(iter(columns.values()))]
-    lines = [f"| {' | '.join([title, *columns])} |", "|---|" + "---:|" * len(columns)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+    return markdown([title, *columns], rows)
 
 
 Found = tuple[str, list[str], dict[str, object]]
@@ -278,7 +259,7 @@ Found = tuple[str, list[str], dict[str, object]]
 
 
 def dense(place: Path, layers: int, rounds: int) -> Found:
-    """The 12B: a member in turn with `cp`, two members apart and in one pass, and a member by way of transformers."""
+    """The 12B: a member in turn with `cp`, and two members apart and in one pass."""
     family = dense_family(layers)
     make(place / "family", family)
     turns = Turns.of(place, "6b", rounds)
@@ -301,78 +282,31 @@ def dense(place: Path, layers: int, rounds: int) -> Found:
     missed += ["one pass is no faster than two"] if both.seconds >= two else []
     for name in ("family", "both"):
         shutil.rmtree(place / name)
-    text = table(title, {"": rows}) + "\n" + compare(place, min(layers, SHORT))
-    return text, missed, {"ratio": turns.ratio, "anonymous": anonymous}
-
-
-def compare(place: Path, layers: int) -> str:
-    """The table of a cut by us and by way of transformers."""
-    family = dense_family(layers)
-    make(place / "short", family)
-    member = family.member("6b")
-    ours = cut(place / "short", place / "ours", "6b")
-    theirs = with_transformers(place / "short", member.subnet, place / "theirs", place)
-    a, b = open_source(place / "ours"), open_source(place / "theirs")
-    if any(not np.array_equal(a.tensors[n].words, b.tensors[n].words) for n in a.tensors):
-        raise SystemExit("the two ways do not give the same tensors")
-    ran = {"`nemo-elastic slice`": ours, "load in transformers, index, save": theirs}
-    rows = {name: (f"{r.seconds:.1f}", gib(r.anonymous), gib(r.resident)) for name, r in ran.items()} | {
-        "ratio": (f"{theirs.seconds / ours.seconds:.1f} x", f"{theirs.anonymous / ours.anonymous:.0f} x",
-                  f"{theirs.resident / ours.resident:.1f} x"),
-    }  # fmt: skip
-    heads = ("seconds", "anonymous memory", "resident memory")
-    title = f"{billions(family.member('12b').parameters)} parameters ({layers} layers) → {billions(member.parameters)}"
-    return table(title, {head: {name: cells[i] for name, cells in rows.items()} for i, head in enumerate(heads)})
-
-
-def with_transformers(family: Path, member: Subnet, out: Path, place: Path) -> Ran:
-    """The same cut as one does it today: load the model, index every tensor, save the model."""
-    source = open_source(family)
-    kept = {}
-    for name, (_, selections) in kept_parts(source, member).items():
-        kept |= {f"{name}/{dim}": s.indices for dim, s in enumerate(selections) if not s.is_full}
-    names = {
-        new.hf: old.hf
-        for new in layout.tensors(source.parent, member)
-        for old in layout.tensors(source.parent, source.held)
-        if (new.row.name, new.layer and new.layer.index) == (old.row.name, old.layer and old.layer.index)
-    }
-    np.savez(place / "kept.npz", **kept)
-    (place / "names.json").write_text(json.dumps(names))
-    python = os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python")
-    script = Path(__file__).with_name("slice_with_transformers.py")
-    forget(family)
-    return run([python, "-W", "ignore", str(script), str(family), str(place), str(out)], HF_HUB_OFFLINE="1")
+    return table(title, {"": rows}), missed, {"ratio": turns.ratio, "anonymous": anonymous}
 
 
 def with_experts(place: Path, room: float, rounds: int) -> Found:
-    """Two families with experts, each with a member in turn with `cp`."""
-    texts, missed, ratios = [], [], {}
-    for name, parent in (("true", first_layers(room)), ("many", quarter())):
-        family, load = experts_family(parent), os.getloadavg()[0]
-        make(place / "family", family)
-        turns = Turns.of(place, "small", rounds)
-        held = [t for t in layout.tensors(family.parent, family.parent.full) if t.number is not None]
-        each = 2 * held[0].shape[0] * held[0].shape[1]
-        title = (
-            f"{billions(family.member('30b').parameters)} parameters ({parent.num_layers} layers, "
-            f"{size(place / 'family') / 1e9:.1f} GB), {len(held):,} tensors of experts, {each / 1e6:.1f} MB each"
-        )
-        member = f"a member of {billions(family.member('small').parameters)}, {turns.written / 1e9:.1f} GB"
-        processor = [statistics.median(r.processor for r in runs) for runs in (turns.cuts, turns.copies)]
-        rows = turns.rows(member) | {
-            "processor time of the cut": f"{processor[0]:.1f} s",
-            "processor time of `cp`": f"{processor[1]:.1f} s",
-            "peak anonymous memory": mib(turns.anonymous),
-            "peak resident memory": mib(max(r.resident for r in turns.cuts)),
-            f"load average of the {os.cpu_count()} cores before it began": f"{load:.1f}",
-        }
-        texts.append(table(title, {"": rows}))
-        missed += turns.missed(name)
-        ratios[name] = turns.ratio
-        for folder in ("family", "small"):
-            shutil.rmtree(place / folder)
-    return "\n".join(texts), missed, ratios
+    """A family with experts, and a member in turn with `cp`."""
+    parent = first_layers(room)
+    family, load = experts_family(parent), os.getloadavg()[0]
+    make(place / "family", family)
+    turns = Turns.of(place, "small", rounds)
+    held = [t for t in layout.tensors(family.parent, family.parent.full) if t.number is not None]
+    each = 2 * held[0].shape[0] * held[0].shape[1]
+    title = (
+        f"{billions(family.member('30b').parameters)} parameters ({parent.num_layers} layers, "
+        f"{size(place / 'family') / 1e9:.1f} GB), {len(held):,} tensors of experts, {each / 1e6:.1f} MB each"
+    )
+    member = f"a member of {billions(family.member('small').parameters)}, {turns.written / 1e9:.1f} GB"
+    processor = [statistics.median(r.processor for r in runs) for runs in (turns.cuts, turns.copies)]
+    rows = turns.rows(member) | {
+        "processor time of the cut": f"{processor[0]:.1f} s",
+        "processor time of `cp`": f"{processor[1]:.1f} s",
+        "peak anonymous memory": mib(turns.anonymous),
+        "peak resident memory": mib(max(r.resident for r in turns.cuts)),
+        f"load average of the {os.cpu_count()} cores before it began": f"{load:.1f}",
+    }
+    return table(title, {"": rows}), turns.missed("experts"), {"ratio": turns.ratio}
 
 
 def quantized(place: Path, layers: int, rounds: int) -> Found:

@@ -26,8 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from scipy.stats import quantile_test
 
-from benchmarks.output import arguments, deliver
-from benchmarks.study.results import markdown
+from benchmarks.output import arguments, deliver, markdown
 from nemo_elastic.core.cost import flops_per_token, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.precision import NVFP4, default_rows

@@ -22,9 +22,29 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    if not rows:
+        return "*No runs yet.*\n"
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def resident(name: str, process: int | str = "self") -> int:
+    """Bytes that /proc says of a process: VmRSS, VmHWM or RssAnon.
+
+    Raises:
+        OSError: there is no such process, or it has ended.
+    """
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith(name):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"/proc/{process}/status has no {name}")
+
+
 def save_svg(figure: Figure, path: Path) -> None:
     """Write a picture; drawn again of the same figures, it is the same file."""
-    from matplotlib import rc_context  # what is measured in a process of a benchmark has no matplotlib in it
+    from matplotlib import rc_context
 
     with rc_context({"svg.hashsalt": path.name}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -30,7 +30,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.output import arguments, deliver
+from benchmarks.output import arguments, deliver, markdown
 
 if TYPE_CHECKING:
     from nemo_elastic.core.family import Parent, Subnet
@@ -182,25 +182,22 @@ def table(figures: dict[str, Any]) -> str:
     family = memory["family"]
     largest, three = memory[NAMES[0]], sum(memory[name] for name in NAMES)
     size = f"{figures['parameters'][NAMES[0]] / 1e6:.0f}M, {figures['dtype']}, vLLM {figures['version']}"
-    lines = [
-        f"| {size} | measured | target |",
-        "|---|---|---|",
-        f"| memory, the family | {family / 2**20:,.0f} MiB, {family / largest:.3f} x | {MEMORY} x |",
-        f"| memory, the largest member's folder in stock vLLM | {largest / 2**20:,.0f} MiB | |",
-        f"| memory, three engines of stock vLLM | {three / 2**20:,.0f} MiB, {three / largest:.3f} x | |",
-        f"| mixed load over one member after the other | {figures['mixed']:.2f} x | |",
-        f"| a step of one request | {figures['step_ms']:.1f} ms | |",
-        f"| a switch between members | {figures['switch_ms']:.2f} ms | |",
-        "",
-        "| member | parameters | tokens/s | own folder, stock vLLM | family / own folder | target | equal tokens |",
-        "|" + "---|" * 7,
+    rows = [
+        ["memory, the family", f"{family / 2**20:,.0f} MiB, {family / largest:.3f} x", f"{MEMORY} x"],
+        ["memory, the largest member's folder in stock vLLM", f"{largest / 2**20:,.0f} MiB", ""],
+        ["memory, three engines of stock vLLM", f"{three / 2**20:,.0f} MiB, {three / largest:.3f} x", ""],
+        ["mixed load over one member after the other", f"{figures['mixed']:.2f} x", ""],
+        ["a step of one request", f"{figures['step_ms']:.1f} ms", ""],
+        ["a switch between members", f"{figures['switch_ms']:.2f} ms", ""],
     ]
-    for name, member in figures["members"].items():
-        lines.append(
-            f"| {name} | {figures['parameters'][name]:,} | {member['tokens_per_second']:.1f} | {member['alone']:.1f} "
-            f"| {member['ratio']:.2f} | {THROUGHPUT} | {member['equal']:.0%} |"
-        )
-    return "\n".join(lines) + "\n"
+    head = ["member", "parameters", "tokens/s", "own folder, stock vLLM", "family / own folder", "target",
+            "equal tokens"]  # fmt: skip
+    members = [
+        [name, f"{figures['parameters'][name]:,}", f"{member['tokens_per_second']:.1f}", f"{member['alone']:.1f}",
+         f"{member['ratio']:.2f}", str(THROUGHPUT), f"{member['equal']:.0%}"]
+        for name, member in figures["members"].items()
+    ]  # fmt: skip
+    return markdown([size, "measured", "target"], rows) + "\n" + markdown(head, members)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from benchmarks.bench_runtime import anonymous
+from benchmarks.output import resident
 
 PLACES, LENGTH = 24, 512
 #: as a server has it, but for the process of its own
@@ -32,7 +32,7 @@ def main(folder: str, dtype: str, pages: int) -> None:
     import vllm
 
     torch.nn.functional.linear(torch.ones(64, 64), torch.ones(64, 64))  # threads and their buffers are no model's
-    before = anonymous()
+    before = resident("RssAnon")
     llm = vllm.LLM(
         model=folder, dtype=dtype, skip_tokenizer_init=True, max_model_len=LENGTH, max_num_seqs=PLACES,
         enforce_eager=True, enable_prefix_caching=False, num_gpu_blocks_override=pages,
@@ -52,7 +52,7 @@ def main(folder: str, dtype: str, pages: int) -> None:
         done = llm.generate(prompts, sampling, use_tqdm=False)
         seconds = time.perf_counter() - began
         tokens = [list(answer.outputs[0].token_ids) for answer in done]
-        figures = {"seconds": seconds, "tokens": tokens, "memory": anonymous() - before}
+        figures = {"seconds": seconds, "tokens": tokens, "memory": resident("RssAnon") - before}
         print(json.dumps(figures), file=said, flush=True)
 
 

@@ -10,9 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
-from benchmarks.study.modelopt_baseline import SAMPLES
 from benchmarks.study.nemo_runs import SIZES
 from benchmarks.study.results import markdown, spread
 
@@ -25,13 +22,7 @@ MAKERS = {
     "minitron": "ModelOpt 0.47's search + `llm.distill`, each size alone",
     "scratch": "from scratch, each size alone",
 }
-UNITS = {
-    "tokens": "training tokens of all sizes",
-    "flops": "FLOPs of all sizes",
-    "cpu_seconds": "CPU seconds of all sizes",
-}
-#: sequences that our importance is measured on
-OURS = 64
+UNITS = {"tokens": "tokens", "flops": "FLOPs", "cpu_seconds": "CPU seconds"}
 
 
 def named(results: Results, way: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
@@ -62,8 +53,8 @@ def by_steps(results: Results, way: str) -> dict[int, list[list[dict[str, Any]]]
 
 
 def page(results: Results) -> str:
-    """Every way, what each spends to reach ours, and how far ours is above single sizes for as many FLOPs."""
-    return "\n".join([ways(results), ratios(results), beside_alone(results)])
+    """Every way, and what each spends to reach ours."""
+    return "\n".join([ways(results), ratios(results)])
 
 
 def ways(results: Results) -> str:
@@ -118,41 +109,12 @@ def ratio(results: Results, ours: str, way: str, seed: int, unit: str) -> str:
     return f"{mark}{total / run[unit]:.2f}"
 
 
-def as_few(results: Results) -> Results:
-    """The same where baselines measure importance on as few sequences as ours do: their FLOPs are fewer."""
-    measured = [r["flops"] for name, r in results.items() if name.startswith("pruned-")]
-    if not measured:
-        return results
-    saved, theirs = measured[0] * (1 - OURS / SAMPLES), ("modelopt-", "minitron-")
-    return {n: r | {"flops": r["flops"] - saved} if n.startswith(theirs) else r for n, r in results.items()}
-
-
 def ratios(results: Results) -> str:
     """Baselines' spending over that of our runs, at equal loss of every size."""
-    rows, fewer = [], as_few(results)
+    rows = []
     for steps, seed, name in sorted((r["steps"], r["seed"], n) for n, r in results.items() if n.startswith("ours-")):
         for way in ("modelopt", "minitron", "alone"):
             cells = [ratio(results, name, way, seed, unit) for unit in UNITS]
-            cells.append(ratio(fewer, name, way, seed, "flops"))
             if all(cells):
                 rows.append([MAKERS[way], str(steps), str(seed), *cells])
-    units = ["tokens", "FLOPs", "CPU seconds", f"FLOPs, importance on {OURS} sequences"]
-    return markdown(["spent over ours, at our losses", "our steps", "seed", *units], rows)
-
-
-def beside_alone(results: Results) -> str:
-    """Losses of our runs less those of the same shapes alone for as many FLOPs, ranking and search once in both."""
-    rows = []
-    for steps, (run,) in named(results, "ours"):
-        alone = [each for _, each in named(results, "alone") if each[0]["seed"] == run["seed"]]
-        # rises with the steps, in whose order they come
-        spent = [run["flops_before_training"] + sum(r["flops"] for r in each) for each in alone]
-        if not alone or not spent[0] <= run["flops"] <= spent[-1]:
-            continue
-        cells = []
-        for size in SIZES:
-            losses = [losses_of(each)[size] for each in alone]
-            theirs = np.interp(math.log(run["flops"]), np.log(spent), losses)
-            cells.append(f"{1e3 * (run['losses'][size] - theirs):+.1f}")
-        rows.append([str(steps), str(run["seed"]), *cells])
-    return markdown(["ours less alone for as many FLOPs, 0.001 nats: our steps", "seed", *SIZES], rows)
+    return markdown(["spent over ours, at our losses", "our steps", "seed", *UNITS.values()], rows)

@@ -123,10 +123,10 @@ def prune_to_ratio(parent_checkpoint: Path, out: Path, ratio: float, **settings:
         with tempfile.TemporaryDirectory() as place:
             shallow = prune(parent_checkpoint, Path(place, "shallow"), {"num_layers": layers}, **settings)
             pattern = facts(shallow)["sizes"]["pattern"]
-    targets = modelopt_targets.targets(parent, ratio, pattern)
-    pruned = prune(parent_checkpoint, out, targets.pruning(parent), **settings)
-    if (kept := facts(pruned)["sizes"]["pattern"]) != targets.shape.pattern:
-        raise RuntimeError(f"{pruned}: ModelOpt kept {kept}, not {targets.shape.pattern} as before")
+    wanted = modelopt_targets.targets(parent, ratio, pattern)
+    pruned = prune(parent_checkpoint, out, modelopt_targets.pruning(wanted, parent), **settings)
+    if (kept := facts(pruned)["sizes"]["pattern"]) != wanted.pattern:
+        raise RuntimeError(f"{pruned}: ModelOpt kept {kept}, not {wanted.pattern} as before")
     return pruned
 
 

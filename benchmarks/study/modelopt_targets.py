@@ -65,25 +65,11 @@ def cuts() -> tuple[Cut, Cut]:
     )
 
 
-@dataclass(frozen=True)
-class Targets:
-    """Sizes to prune to.
-
-    Attributes:
-        shape: of the pruned model.
-        ratio: share of the parent's parameters that it has.
-        off: its parameters over those asked for, less 1.
-    """
-
-    shape: Parent
-    ratio: float
-    off: float
-
-    def pruning(self, parent: Parent) -> dict[str, int]:
-        """ModelOpt's `export_config`: the sizes that differ from the parent's."""
-        fields = FIELDS | {"num_layers": "num_layers"}
-        sizes = {name: getattr(self.shape, field) for name, field in fields.items()}
-        return {name: size for name, size in sizes.items() if size != getattr(parent, fields[name])}
+def pruning(shape: Parent, parent: Parent) -> dict[str, int]:
+    """ModelOpt's `export_config`: the sizes in which a shape differs from its parent."""
+    fields = FIELDS | {"num_layers": "num_layers"}
+    sizes = {name: getattr(shape, field) for name, field in fields.items()}
+    return {name: size for name, size in sizes.items() if size != getattr(parent, fields[name])}
 
 
 def nearest(ratio: float) -> Cut:
@@ -97,8 +83,8 @@ def depth(parent: Parent, ratio: float) -> int:
     return round(parent.num_layers * cut.depth ** (math.log(ratio) / math.log(cut.parameters)))
 
 
-def targets(parent: Parent, ratio: float, pattern: str | None = None) -> Targets:
-    """Widths for a share of the parent's parameters.
+def targets(parent: Parent, ratio: float, pattern: str | None = None) -> Parent:
+    """The shape to prune to for a share of the parent's parameters.
 
     Args:
         parent: its shape.
@@ -124,7 +110,7 @@ def targets(parent: Parent, ratio: float, pattern: str | None = None) -> Targets
         off = parameters(shape, shape.full) / wanted - 1
         strain = abs(math.log(shape.ffn / parent.ffn) - power * math.log(cut.ffn))
         if abs(off) <= 0.02 and (best is None or strain < best[0]):
-            best = (strain, Targets(shape, (1 + off) * ratio, off))
+            best = (strain, shape)
     if best is None:
         raise bad("ratio", ratio, f"no widths of {kept.pattern} come within 2% of it")
     return best[1]

@@ -27,8 +27,6 @@ from nemo_elastic.core.cost import DTYPE_BYTES, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.core.precision import SCHEMES, default_rows
-from nemo_elastic.nn.low_precision import fake_quantized, global_scale
-from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.training import FamilyTraining
 from nemo_elastic.verdicts import FEW, mean_interval
 
@@ -43,7 +41,7 @@ class Result:
     Attributes:
         scheme, member, seed: of which.
         parameters: of the member.
-        full, own, family: after stage 2: as it is, rounded under scales of its own weights, and of the parent's.
+        full, family: after stage 2: as it is, and rounded under the parent's scales.
         control_full, control: after more steps at full precision: as it is, and rounded under the parent's scales.
         distilled: after as many steps in that format, rounded.
     """
@@ -53,7 +51,6 @@ class Result:
     seed: int
     parameters: int
     full: float
-    own: float
     family: float
     control_full: float
     control: float
@@ -105,27 +102,9 @@ class Family:
         self.host.model.rounding = None
         return out
 
-    def alone(self, scheme: str) -> dict[str, float]:
-        """The same of members that were cut out and rounded under scales of their own."""
-        whole, out = self.host.model, {}
-        for name, member in self.members.items():
-            self.host.model = rounded_alone(whole.submodel(member), scheme)
-            out[name] = self._apart(member)
-        self.host.model = whole
-        return out
-
     def _apart(self, member: Subnet) -> float:
         source = self.ground.batches(999, held_out=True)
         return divergences(self.host, member, source, self.ground.held_out)[0]
-
-
-def rounded_alone(model: NemotronH, scheme: str) -> NemotronH:
-    """A member by itself, rounded as if it were no member."""
-    state, rows = model.state_dict(), default_rows(model.parent)
-    for t in tensors(model.parent, model.member):
-        if t.layer is not None and (t.row.name, t.layer.index) in rows:
-            state[t.hf] = fake_quantized(state[t.hf], scheme, global_scale(state[t.hf], scheme))
-    return NemotronH(model.parent, state, model.member)
 
 
 def made(ground: Ground, seed: int, steps: int, more: int, out: Path) -> list[Result]:
@@ -133,7 +112,7 @@ def made(ground: Ground, seed: int, steps: int, more: int, out: Path) -> list[Re
     family = Family(ground, seed, out, steps + more)
     family.train(2, steps)
     kept, moments = deepcopy(family.host.model.state_dict()), deepcopy(family.optimizer.state_dict())
-    before = {scheme: (family.alone(scheme), family.losses(scheme)) for scheme in SCHEMES}
+    before = {scheme: family.losses(scheme) for scheme in SCHEMES}
     full, after = family.losses(), {}
     for scheme in (None, *SCHEMES):
         family.host.model.load_state_dict(kept)
@@ -143,8 +122,8 @@ def made(ground: Ground, seed: int, steps: int, more: int, out: Path) -> list[Re
         after[scheme] = {way: family.losses(way) for way in (None, *SCHEMES)}
     return [
         Result(
-            scheme, name, seed, parameters(ground.shape, member), full[name], before[scheme][0][name],
-            before[scheme][1][name], after[None][None][name], after[None][scheme][name], after[scheme][scheme][name],
+            scheme, name, seed, parameters(ground.shape, member), full[name], before[scheme][name],
+            after[None][None][name], after[None][scheme][name], after[scheme][scheme][name],
         )
         for scheme in SCHEMES
         for name, member in family.members.items()
@@ -162,13 +141,13 @@ def megabytes(parent: Parent, member: Subnet, scheme: str | None) -> float:
 
 def page(results: Sequence[Result], parent: Parent, members: dict[str, Subnet], facts: str) -> str:
     """The tables, and what they are of."""
-    head = ["format", "member", "stage 2", "rounded, own scales", "rounded, family's scales", "control",
-            "control, rounded", "distilled in it", "won back of rounding", "of each seed"]  # fmt: skip
+    head = ["format", "member", "stage 2", "rounded, family's scales", "control", "control, rounded",
+            "distilled in it", "won back of rounding", "of each seed"]  # fmt: skip
     rows = []
     for scheme, name in dict.fromkeys((r.scheme, r.member) for r in results):
         of = [r for r in results if (r.scheme, r.member) == (scheme, name)]
-        means = [mean(getattr(r, field) for r in of)
-                 for field in ("full", "own", "family", "control_full", "control", "distilled")]  # fmt: skip
+        fields = ("full", "family", "control_full", "control", "distilled")
+        means = [mean(getattr(r, field) for r in of) for field in fields]
         won = [f"{r.control - r.distilled:+.4f}" for r in of]
         rows.append([scheme, name, *(f"{value:.4f}" for value in means), share(of), ", ".join(won)])
     sizes = [[scheme or "bf16", *_sizes(parent, members, scheme)] for scheme in (None, *SCHEMES)]

@@ -13,6 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from benchmarks.output import markdown
+
+__all__ = ["KEPT", "REPORTED", "TUNED", "Kept", "by_name", "held_out_parts", "kept", "markdown", "spread"]
+
 T = TypeVar("T")
 #: of the documentation
 KEPT = Path(__file__).with_name("kept")
@@ -66,14 +70,6 @@ def kept(study: str) -> dict[str, dict[str, Any]]:
 def by_name(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Name of a run -> its result."""
     return {result["job"]: result for result in results}
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    if not rows:
-        return "*No runs yet.*\n"
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
 def spread(values: Sequence[float]) -> str:

@@ -121,7 +121,7 @@ class Family:
         shape, ratio = self.ground.shape, BUDGETS[budget]
         layers = depth(shape, ratio)
         kept = sorted(set(range(shape.num_layers)) - set(self.space.whole_drop_order[: shape.num_layers - layers]))
-        sizes = targets(replace(shape, ffn_stripes=1), ratio, "".join(shape.pattern[i] for i in kept)).shape
+        sizes = targets(replace(shape, ffn_stripes=1), ratio, "".join(shape.pattern[i] for i in kept))
         widths = {axis: getattr(sizes, axis) for axis in ("hidden", "ffn", "mamba_heads", "mamba_head_dim")}
         return shape.uniform(kept, **widths)
 
@@ -226,9 +226,8 @@ class Study:
         way = f"{ALONE}{member.hidden} x {len(member.layers)}" if number else SEARCH
         return self.run(budget, way, steps, rates[budget], member)
 
-    def all(self, budgets: Sequence[str], rates: Mapping[str, float], fully: Sequence[str]) -> None:
-        """Every way; of the budgets `fully` all candidates are trained alone in the long runs, of others the best of
-        the short ones."""
+    def all(self, budgets: Sequence[str], rates: Mapping[str, float]) -> None:
+        """Every way; of the candidates the best of the short runs alone are trained alone in the long ones."""
         short, long = self.steps[0], self.steps[-1]
         for steps in self.steps:
             for budget in budgets:
@@ -238,7 +237,7 @@ class Study:
         for budget in budgets:
             numbers = range(len(self.family.candidates[budget]))
             ranked = sorted(numbers, key=lambda i: self.alone(budget, i, short, rates).tuned)
-            for i in numbers if budget in fully else ranked[:3]:
+            for i in ranked[:3]:
                 self.alone(budget, i, long, rates)
         for budget in budgets:
             for steps in self.steps:
@@ -352,7 +351,6 @@ def options(parser: argparse.ArgumentParser) -> None:
     grounds.options(parser, "demo", PARENT_STEPS, AXES)
     parser.add_argument("--steps", type=int, nargs="+", default=(120, 480))
     parser.add_argument("--budgets", nargs="+", choices=tuple(BUDGETS), default=tuple(BUDGETS))
-    parser.add_argument("--fully", nargs="*", default=(), help="budgets all of whose candidates train for all steps")
 
 
 def study(args: argparse.Namespace) -> str:
@@ -366,5 +364,5 @@ def study(args: argparse.Namespace) -> str:
             zero = args.runs / f"{args.ground}_0.jsonl"
             first = Study(ground, args.ground, data, 0, args.steps, zero) if seed else own
             rates = first.best_rates(args.budgets)
-        own.all(args.budgets, rates, args.fully)
+        own.all(args.budgets, rates)
     return page(args.runs)

@@ -105,24 +105,6 @@ def test_a_ratio_adds_up_the_baselines_sizes() -> None:
     assert f"| {title} | 1 | 1 | 0k | 0.00 | 500 |  | 2.500 | 3.000 |" in text
 
 
-def test_a_family_stands_beside_single_sizes_of_as_many_flops() -> None:
-    def one(name: str, losses: dict[str, float], flops: float, before: float = 0.0) -> None:
-        seen[name] = {"seed": 0, "losses": losses, "steps": int(name.split("-")[-2]), "flops": flops,
-                      "flops_before_training": before}  # fmt: skip
-
-    seen: dict[str, dict] = {}
-    one("ours-9-0", {"full": 1.0, "72": 2.2, "50": 2.9}, 600, 200)
-    one("ours-90-0", {"full": 1.0, "72": 2.2, "50": 2.9}, 6000, 200)
-    for steps, losses, flops in ((1, (2.4, 3.2), 50), (2, (2.0, 3.0), 350)):
-        for size, loss in zip(("72", "50"), losses, strict=True):
-            one(f"alone-{size}-{steps}-0", {size: loss}, flops)
-    # the single runs have 300 and 900 with the search, so their losses at 600 are log 2 / log 3 of the way
-    way = math.log(2) / math.log(3)
-    row = f"| 9 | 0 | {1e3 * (2.2 - 2.4 + 0.4 * way):+.1f} | {1e3 * (2.9 - 3.2 + 0.2 * way):+.1f} |"
-    text = baselines_table.beside_alone(seen)
-    assert row in text and "| 90 |" not in text, "they end below that family's"
-
-
 def test_the_study_asks_for_the_other_hosts_environment_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,17 +59,16 @@ class TestDistillation:
         assert results["tokens"]
 
 
-@pytest.mark.parametrize("ratio", [0.85, 0.72, 0.6, 0.5])
-@pytest.mark.parametrize("pattern", [None, "M-M*-M-M*", "M-M-M-M*-", "M-M*-M-*-"])
+@pytest.mark.parametrize("ratio", [0.72, 0.5])
+@pytest.mark.parametrize("pattern", [None, "M-M-M-M*-"])
 def test_targets_come_within_two_percent_and_modelopt_takes_them(ratio: float, pattern: str | None) -> None:
-    targets = mt.targets(STUDY, ratio, pattern)
-    exact = parameters(targets.shape, targets.shape.full) / parameters(STUDY, STUDY.full)
-    assert exact == pytest.approx(targets.ratio) and abs(exact / ratio - 1) <= 0.02
-    assert targets.shape.hidden % mt.DIVISORS["hidden_size_divisor"] == 0
-    assert targets.shape.ffn % mt.DIVISORS["ffn_hidden_size_divisor"] == 0
-    assert targets.shape.mamba_heads % STUDY.mamba_groups == 0
+    shape = mt.targets(STUDY, ratio, pattern)
+    assert abs(parameters(shape, shape.full) / (ratio * parameters(STUDY, STUDY.full)) - 1) <= 0.02
+    assert shape.hidden % mt.DIVISORS["hidden_size_divisor"] == 0
+    assert shape.ffn % mt.DIVISORS["ffn_hidden_size_divisor"] == 0
+    assert shape.mamba_heads % STUDY.mamba_groups == 0
     layers = {} if pattern is None else {"num_layers": 9}
-    assert targets.pruning(STUDY).items() >= layers.items()
+    assert mt.pruning(shape, STUDY).items() >= layers.items()
 
 
 def test_proportions_are_nvidias() -> None:
