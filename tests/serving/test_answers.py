@@ -135,9 +135,6 @@ def test_several_prompts_have_each_its_member():
     sent = talk(answer, Engine("6b", "12b"), 2, [start(b"text/event-stream"), *(body(e, True, True) for e in events)])
     report = [json.loads(m["body"].removeprefix(b"data: "))["model"] for m in sent[1:]]
     assert report == ["6b", "6b", "12b", "12b", "auto"]
-    same = Answer(AUTO, {"n": True})
-    sent = talk(same, Engine("9b", "9b"), 2, [start(b"application/json"), body({"model": "MODEL"})])
-    assert json.loads(sent[1]["body"]) == {"model": "9b"}
 
 
 def test_before_anybody_has_said_who_answers():
@@ -145,13 +142,7 @@ def test_before_anybody_has_said_who_answers():
     assert json.loads(sent[1]["body"]) == {"model": "auto"}
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {"member": "7b"}, {"member": []}, {"then": 5}, {"member": "auto", "cost": "x"},
-        {"thinking_token_budget": "abc"}, {"thinking_token_budget": -1},
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("extra", [{"member": "7b"}, {"thinking_token_budget": "abc"}])
 def test_what_names_nobody_never_reaches_the_engine(extra):
     engine = Engine("6b")
     with pytest.raises(ElasticError):

@@ -51,7 +51,7 @@ def read(cuts: list[int]) -> tuple[Any, Reading]:
     return getattr(output, "signals", None), hook
 
 
-@pytest.mark.parametrize("cuts", [[9], [3, 9], [5, 9], [6, 9], [8, 9], [6, 7, 8, 9]])
+@pytest.mark.parametrize("cuts", [[9], [5, 9], [6, 7, 8, 9]])
 def test_the_end_of_a_prompt_is_judged_whole_in_however_many_steps_it_is_read(cuts: list[int]) -> None:
     assert read(cuts)[0]["a"] == pytest.approx(signals(LOGITS[5:], IDS[5:], 9))
 

@@ -64,38 +64,23 @@ def test_the_family_chooses():
     for model in ("family", "auto"):
         body = {"model": model, "vllm_xargs": {"member": "auto", "cost": 0.9}}
         assert MemberReader(CALIBRATED).read(CHAT, body) == Choice("6b", cost=0.9)
-    for wrong in (
-        {"model": "6b", "vllm_xargs": {"cost": 0.5}},
-        {"model": "auto", "vllm_xargs": {"cost": 2}},
-        {"model": "auto", "vllm_xargs": {"member": "6b"}},
-        {"model": "auto", "use_beam_search": True},
-    ):
-        with pytest.raises(Refused) as caught:
-            MemberReader(CALIBRATED).read(CHAT, wrong)
-        assert caught.value.status == 400
+    with pytest.raises(Refused) as caught:
+        MemberReader(CALIBRATED).read(CHAT, {"model": "auto", "vllm_xargs": {"cost": 2}})
+    assert caught.value.status == 400
 
 
 @pytest.mark.parametrize(
     ("status", "body"),
     [
         (404, {"model": "7b"}),
-        (404, {"model": "12b>6b"}),
-        (404, {"model": ["6b"]}),
         (400, {"model": "6b>12b"}),
         (400, {"model": "6b>12b", "thinking_token_budget": 0}),
-        (400, {"model": "6b>12b", "thinking_token_budget": "5"}),
         (400, {"model": "6b", "vllm_xargs": {"member": "9b"}}),
-        (400, {"model": "6b", "vllm_xargs": {"then": "12b"}}),
         (400, {"model": "6b>12b", "vllm_xargs": {"member": "12b"}}),
-        (400, {"model": "6b>12b", "vllm_xargs": {"member": "9b", "then": "12b"}, "thinking_token_budget": 5}),
         (400, {"vllm_xargs": {"member": "7b"}}),
         (400, {"vllm_xargs": [1]}),
         (400, {"model": "6b", "use_beam_search": True}),
-        *(
-            (400, {"model": m, "vllm_xargs": {"thinking_token_budget": b}})
-            for m in ("12b", "6b>12b")
-            for b in ("abc", -1)
-        ),
+        (400, {"model": "12b", "vllm_xargs": {"thinking_token_budget": "abc"}}),
     ],
 )
 def test_what_is_refused(status, body):
@@ -110,8 +95,9 @@ def test_paths_that_answer_as_nobody_in_particular():
     assert MemberReader(NAMES).read("/tokenize", body) is None and body == {"model": "6b", "prompt": "a"}
     assert MemberReader(NAMES).read("/inference/v1/generate", {"model": "family"}) is None
     assert MemberReader(NAMES).read("/load_lora_adapter", {"name": "x"}) is None
-    with pytest.raises(Refused, match="answers as 12b only"):
+    with pytest.raises(Refused) as caught:
         MemberReader(NAMES).read("/inference/v1/generate", {"model": "6b"})
+    assert (caught.value.status, caught.value.field) == (400, "model")
 
 
 class Server:
@@ -135,22 +121,20 @@ def folder(tmp_path_factory):
     return talking_family(tmp_path_factory.mktemp("served"))
 
 
-def ask(middleware, folder, body, path=CHAT, method="POST", headers=(), pieces=2):
-    """One request; gives status and body of the answer."""
+def ask(middleware, folder, body, path=CHAT, method="POST"):
+    """One request, in two pieces; gives status and body of the answer."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    args = Namespace(
-        model=str(folder),
-        served_model_name=["mine"],
-        tokenizer=None,
-        additional_config=Settings(end_ids=(7,)).within({}),
-    )
+    own = Settings(end_ids=(7,)).within({})
+    args = Namespace(model=str(folder), served_model_name=["mine"], tokenizer=None, additional_config=own)
     scope = {
         "type": "http", "method": method, "path": path, "app": SimpleNamespace(state=SimpleNamespace(args=args)),
-        "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(raw)), *headers],
+        "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(raw))],
     }  # fmt: skip
-    parts = [raw[i::pieces] for i in range(1)] if pieces == 1 else [raw[: len(raw) // 2], raw[len(raw) // 2 :]]
-    messages = [{"type": "http.request", "body": p, "more_body": i + 1 < len(parts)} for i, p in enumerate(parts)]
-    sent = []
+    half, sent = len(raw) // 2, []
+    messages = [
+        {"type": "http.request", "body": raw[:half], "more_body": True},
+        {"type": "http.request", "body": raw[half:], "more_body": False},
+    ]
 
     async def receive():
         return messages.pop(0) if messages else {"type": "http.disconnect"}
@@ -168,7 +152,7 @@ def test_a_request_goes_through(folder):
     assert ask(middleware, folder, {"model": "6b", "prompt": "naïve"}) == (200, b"fine")
     path, raw, length = server.got[-1]
     assert (path, json.loads(raw)["vllm_xargs"], int(length)) == (CHAT, {"member": "6b"}, len(raw))
-    for body in (b"no json", b"", b"[1]", b"[" * 100_000, b'"6b"'):
+    for body in (b"no json", b"[1]", b"[" * 100_000):
         assert ask(middleware, folder, body)[0] == 200
         assert server.got[-1][1] == body
     assert ask(middleware, folder, b"", path="/v1/models", method="GET")[0] == 200
@@ -184,22 +168,13 @@ def test_nobody_answers_where_the_family_cannot_be_opened(tmp_path):
     assert server.got == []
 
 
-def test_an_unknown_member_is_not_asked_for(folder):
-    server = Server()
-    status, raw = ask(MemberMiddleware(server), folder, {"model": "7b\x1b[31m", "prompt": "secret"})
-    assert status == 404 and json.loads(raw)["error"]["type"] == "NotFoundError"
-    assert server.got == [], "whether the client may come in was asked before"
-
-
 def test_messages_to_a_family_without_a_chat_template():
-    for path in (*CHATS, "/v1/chat/completions/batch", "/invocations", "/tokenize"):
+    for path in (CHATS[0], "/v1/chat/completions/batch", "/invocations", "/tokenize"):
         body = {"messages": [], "input": "a", "chat_template": "a"}
         assert MemberReader(NAMES).read(path, dict(body)) is not None or path == "/tokenize"
         MemberReader(NAMES, chats=False, trusts=True).read(path, dict(body))
-        with pytest.raises(
-            Refused, match=r"^messages: this family has no chat template: without --chat-template"
-        ) as caught:
+        with pytest.raises(Refused) as caught:
             MemberReader(NAMES, chats=False).read(path, dict(body))
-        assert caught.value.status == 400
+        assert (caught.value.status, caught.value.field) == (400, "messages")
     for path in ("/v1/completions", "/invocations", "/tokenize"):
         MemberReader(NAMES, chats=False).read(path, {"prompt": "a"})

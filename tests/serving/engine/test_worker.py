@@ -70,11 +70,6 @@ def step(member: str | None = None, result: Any = None) -> Any:
     return SimpleNamespace(member=member, result=result)
 
 
-def test_a_step_is_of_the_member_that_the_scheduler_says(worker: Any) -> None:
-    one, result = worker(), SimpleNamespace()
-    assert one.execute_model(step("half", result)) is result and one.seen == ["use half", "step"]
-
-
 @pytest.mark.parametrize("of_nobody", [step(), SimpleNamespace(result=None)])
 def test_a_step_of_nobody_leaves_the_member_as_it_is(worker: Any, of_nobody: Any) -> None:
     one = worker()
@@ -87,21 +82,16 @@ def test_signals_are_read_after_a_step_and_written_into_its_result(worker: Any) 
     one.reading = Notes(one)
     assert one.execute_model(step("half")) is None and one.sample_tokens(None).noted
     assert one.seen == ["use half", "step", "after"]
-    assert one.execute_model(step("half", SimpleNamespace())).noted
+    result = SimpleNamespace()
+    assert one.execute_model(step("half", result)) is result and result.noted
 
 
-def test_all_members_are_compiled_and_memory_is_measured_with_the_largest(worker: Any) -> None:
-    one = worker(3)
+@pytest.mark.parametrize("runs", [("profile_run",), ("warming_up_model", "profile_run")])
+def test_all_members_are_compiled_and_memory_is_measured_with_the_largest(worker: Any, runs: tuple[str, ...]) -> None:
+    """By the first of these runs that the worker has."""
+    one = worker(3, runs)
     assert one.determine_available_memory() == 5
-    assert one.seen == [
-        "use small", "profile_run", "use half", "profile_run", "use full", "profile_run", "measure"
-    ]  # fmt: skip
-
-
-def test_on_a_cpu_members_are_compiled_by_its_own_run(worker: Any) -> None:
-    one = worker(3, ("warming_up_model", "profile_run"))
-    one.determine_available_memory()
-    assert one.seen.count("warming_up_model") == 3 and "profile_run" not in one.seen
+    assert one.seen == ["use small", runs[0], "use half", runs[0], "use full", runs[0], "measure"]
 
 
 def test_where_nothing_is_compiled_nothing_runs_before(worker: Any) -> None:
