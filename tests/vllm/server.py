@@ -26,9 +26,7 @@ NEW = 24
 
 
 @contextlib.contextmanager
-def serving(
-    place: Path, command: list[str], flags: list[str], log: Path, more: dict[str, str] = {}
-) -> Iterator[str]:
+def serving(place: Path, command: list[str], flags: list[str], log: Path, more: dict[str, str] = {}) -> Iterator[str]:
     """A server in a process of its own; gives its address once it answers.
 
     Args:
