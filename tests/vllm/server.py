@@ -26,7 +26,9 @@ NEW = 24
 
 
 @contextlib.contextmanager
-def serving(place: Path, command: list[str], flags: list[str], log: Path, more: dict[str, str] = {}) -> Iterator[str]:
+def serving(
+    place: Path, command: list[str], flags: list[str], log: Path, more: dict[str, str] | None = None
+) -> Iterator[str]:
     """A server in a process of its own; gives its address once it answers.
 
     Args:
@@ -39,7 +41,7 @@ def serving(place: Path, command: list[str], flags: list[str], log: Path, more: 
     port = free_port()
     own = {"HF_MODULES_CACHE": str(place / "modules"), "VLLM_CACHE_ROOT": str(place / "cache")}
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VLLM_ENABLE_V1_MULTIPROCESSING")}
-    env |= {k: v for k, v in QUIET.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"} | own | more
+    env |= {k: v for k, v in QUIET.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"} | own | (more or {})
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*command, "--port", str(port), *flags],
