@@ -9,7 +9,6 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from jsonschema import Draft202012Validator
 
 from nemo_elastic.cli import main
 from nemo_elastic.config.block import ElasticConfig, json_schema
-from nemo_elastic.config.losses import CE, TERMS
 from nemo_elastic.config.sections import (
     DataConfig,
     DistillConfig,
@@ -142,35 +140,6 @@ def test_bounds_of_the_schema_are_exactly_those_of_the_dataclass(
     for wrong in (beyond, True, str(bound), math.nan):
         with pytest.raises(ElasticError, match=rf"^[a-z.]+\.{name}: .* is not allowed; "):
             cls(**{name: wrong})
-
-
-def test_a_term_that_is_registered_is_a_word_of_the_block() -> None:
-    """What a registry has is read when it is needed."""
-    own = replace(CE, name="own")
-    TERMS["own"] = own
-    try:
-        assert DistillConfig(terms={"kl": 1, "own": 2}).terms == {"kl": 1, "own": 2}
-        distill = json_schema()["properties"]["elastic"]["properties"]["distill"]
-        assert "own" in distill["properties"]["terms"]["anyOf"][0]["properties"]
-    finally:
-        del TERMS["own"]
-
-
-def test_every_field_is_described() -> None:
-    @dataclass
-    class Silent:
-        """Nothing.
-
-        Attributes:
-            a: said; b: said too.
-        """
-
-        a: int = 1
-        b: int = 2
-        c: int = 3
-
-    with pytest.raises(ValueError, match="Silent: no Attributes entry for c"):
-        attributes(Silent)
 
 
 def test_the_stored_schema_is_up_to_date() -> None:
