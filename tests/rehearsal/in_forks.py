@@ -2,10 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe's rehearsal, its jobs run by forks of one process that has NeMo imported; for test_rehearse.py.
 
-python -m tests.rehearsal.in_forks RECIPE[+FORMAT][@BLOCK] FOLDER [EPSILON]: leaves FOLDER/rehearsal.json. Only how
+python -m tests.rehearsal.in_forks RECIPE[+FORMAT][@BLOCK] FOLDER: leaves FOLDER/rehearsal.json. Only how
 processes start differs from `nemo-elastic rehearse`, and there are fewer of them. FORMAT is that of a stage 3 in low
 precision, BLOCK a block of conf/ in place of the recipe's.
-EPSILON is Adam's, in place of the recipe's, to see what a router does that cannot move.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def run_here(job: Any) -> None:
     as_job(fiddle.build(job))
 
 
-def main(name: str, folder: Path, epsilon: float | None = None) -> None:
+def main(name: str, folder: Path) -> None:
     import nemo_elastic.hosts.nemo.recipe.apply  # noqa: F401  (once, for all ranks)
     from nemo_elastic.errors import ElasticError
     from nemo_elastic.rehearsal.run import rehearsal_of
@@ -46,9 +45,6 @@ def main(name: str, folder: Path, epsilon: float | None = None) -> None:
     name, _, quantize = name.partition("+")
     file = ROOT / "conf" / f"{block}.yaml"
     rehearsal = rehearsal_of(family(name), str(folder), short, quantize or None, file if block else None)
-    for job in rehearsal.jobs.values():
-        if epsilon is not None and getattr(job.task, "optim", None) is not None:
-            job.task.optim.config.adam_eps = epsilon
 
     def run_job(title: str, job: Any) -> None:
         ranks = forks.start(folder / "logs" / title, max(1, job.devices), run_here, job.task)
@@ -61,4 +57,4 @@ def main(name: str, folder: Path, epsilon: float | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]).resolve(), *map(float, sys.argv[3:]))
+    main(sys.argv[1], Path(sys.argv[2]).resolve())

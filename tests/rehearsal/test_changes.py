@@ -6,54 +6,43 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.plan import PAPER
 from nemo_elastic.rehearsal.report import Change, changes
 from recipes import families
 
 pytestmark = pytest.mark.nemo
-RECIPES = ("nemotron_elastic_12b", "nemotron_elastic_9b", "nemotron_elastic_8b")
 
 
-@pytest.fixture(params=RECIPES)
-def family(request: pytest.FixtureRequest) -> Any:
-    return families.family(request.param)
-
-
-@pytest.fixture
-def rehearsal(family: Any) -> Any:
-    return rehearsed(family)
-
-
-@cache
-def rehearsed(family: Any) -> Any:
+@pytest.fixture(scope="module")
+def rehearsal() -> Any:
     """What no test changes; it takes seconds to make."""
     from nemo_elastic.rehearsal.run import rehearsal_of
 
-    return rehearsal_of(family, "/rehearsal")
+    return rehearsal_of(families.family("nemotron_elastic_12b"), "/rehearsal")
 
 
-@cache
-def own(family: Any) -> dict[str, Any]:
-    return family.jobs("/checkpoints/parent", ["/data/text"], "/runs/family")
+@pytest.fixture(scope="module")
+def real(rehearsal: Any) -> dict[str, Any]:
+    return rehearsal.family.jobs("/checkpoints/parent", ["/data/text"], "/runs/family")
 
 
 def tasks(rehearsal: Any) -> dict[str, Any]:
     return {name: job.task for name, job in rehearsal.jobs.items()}
 
 
-def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:
+def test_every_setting_that_differs_has_its_reason(rehearsal: Any, real: dict[str, Any]) -> None:
     from nemo_elastic.hosts.common.changes import settings
     from tests.rehearsal.test_rehearse import WHYS
 
     changed = rehearsal.changed
     assert {change.why for change in changed} == WHYS
-    real, small = own(rehearsal.family), tasks(rehearsal)
+    small = tasks(rehearsal)
     differing = [
         f"{job}: {name}"
         for job in real
@@ -77,54 +66,25 @@ def test_the_last_replacement_of_a_setting_is_its_reason() -> None:
     ]
 
 
-def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any) -> None:
+def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any, real: dict[str, Any]) -> None:
     """By hand, as the comparison could be wrong: what differed between recipes and tests when the router was dead."""
-    for name, job in own(rehearsal.family).items():
-        small = tasks(rehearsal)[name]
-        if not name.startswith("stage"):
-            continue
-        before, after = job.optim.config, small.optim.config
-        for field in ("optimizer", "lr", "adam_eps", "adam_beta1", "adam_beta2", "clip_grad", "weight_decay", "bf16",
-                      "use_distributed_optimizer"):  # fmt: skip
-            assert getattr(after, field) == getattr(before, field), field
+    for name in ("stage1", "stage2"):
+        job, small = real[name], tasks(rehearsal)[name]
+        for field in ("optimizer", "lr", "adam_eps", "adam_beta1", "adam_beta2", "clip_grad", "weight_decay", "bf16"):
+            assert getattr(small.optim.config, field) == getattr(job.optim.config, field), field
         assert small.optim.lr_mult == job.optim.lr_mult
-        assert small.optim.lr_scheduler.min_ratio == job.optim.lr_scheduler.min_ratio
-        assert small.trainer.plugins[0].precision == job.trainer.plugins[0].precision == "bf16-mixed"
-        assert small.trainer.strategy.ckpt_optim_fully_reshardable is True
         for section in ("router", "distill", "sampling", "nonfinite", "seed", "budgets_per_batch"):
             assert small.model.elastic[section] == job.model.elastic[section]
-        callbacks = [c.__fn_or_cls__ for c in job.trainer.callbacks]
-        assert [c.__fn_or_cls__ for c in small.trainer.callbacks][: len(callbacks)] == callbacks
-
-
-def test_the_schedule_keeps_its_proportions(rehearsal: Any) -> None:
-    jobs, real = tasks(rehearsal), own(rehearsal.family)
-    for name in ("stage1", "stage2"):
-        small, large = jobs[name].optim.lr_scheduler, real[name].optim.lr_scheduler
+        before, after = job.optim.lr_scheduler, small.optim.lr_scheduler
         for field in ("start_step", "freeze_step"):
-            share = getattr(large, field) / large.total_steps
-            assert getattr(small, field) / small.total_steps == pytest.approx(share, abs=0.05)
-        assert jobs[name].data.seq_length / jobs["stage1"].data.seq_length == (
-            real[name].data.seq_length / real["stage1"].data.seq_length
-        )
+            share = getattr(before, field) / before.total_steps
+            assert getattr(after, field) / after.total_steps == pytest.approx(share, abs=0.05)
 
 
-def test_a_change_of_layout_stays_one(rehearsal: Any) -> None:
-    """In ranks of a replica: four ranks hold two kinds of parallelism at most, and the large layouts have three."""
-
-    def replicas(jobs: dict[str, Any]) -> list[int]:
-        kinds = ("tensor_model_parallel_size", "context_parallel_size", "pipeline_model_parallel_size")
-        strategies = [jobs[f"stage{n}"].trainer.strategy for n in (1, 2)]
-        return [math.prod(getattr(strategy, kind) for kind in kinds) for strategy in strategies]
-
-    large, small = replicas(own(rehearsal.family)), replicas(tasks(rehearsal))
-    assert large[0] < large[1]
-    assert large[0] * small[1] == large[1] * small[0]
-    assert max(small) <= 4
-
-
-def test_a_setting_that_the_recipe_gained_is_the_rehearsals_too(family: Any, tmp_path: Path) -> None:
+def test_a_setting_that_the_recipe_gained_is_the_rehearsals_too(tmp_path: Path) -> None:
     from nemo_elastic.rehearsal.run import rehearsal_of
+
+    family = families.family("nemotron_elastic_12b")
 
     def stock(**how: Any) -> Any:
         recipe = family.stock(**how)
@@ -138,10 +98,7 @@ def test_a_setting_that_the_recipe_gained_is_the_rehearsals_too(family: Any, tmp
 def test_layouts_are_divided_alike() -> None:
     from nemo_elastic.rehearsal.short import halved
 
-    family = families.family("nemotron_elastic_9b")
-    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
-
-    first = family.layout(1, PAPER, 128, "h100")
+    first = families.family("nemotron_elastic_9b").layout(1, PAPER, 128, "h100")
 
     def over(ranks: int, *sizes: tuple[int, int] | tuple[int, int, int]) -> list[str]:
         own = {"sequence_parallel": True, "recompute": False}
@@ -153,17 +110,12 @@ def test_layouts_are_divided_alike() -> None:
 
     assert over(4, (4, 1), (2, 1)) == ["TP4 PP1 DP1 SP", "TP2 PP1 DP2 SP"]
     assert over(4, (4, 1), (4, 1)) == ["TP2 PP1 DP2 SP", "TP2 PP1 DP2 SP"]
-    assert over(8, (4, 1), (2, 1)) == ["TP4 PP1 DP2 SP", "TP2 PP1 DP4 SP"]
-    assert over(2, (4, 1), (2, 1)) == ["TP2 PP1 DP1 SP", "TP1 PP1 DP2"]
     assert over(4, (4, 2), (2, 2)) == ["TP2 PP2 DP1 SP", "TP1 PP2 DP2"]
     assert over(1, (4, 1), (2, 1)) == ["TP1 PP1 DP1", "TP1 PP1 DP1"]
-    assert over(4, (2, 1, 4), (2, 1, 4)) == ["TP1 CP2 PP1 DP2", "TP1 CP2 PP1 DP2"]
     assert over(4, (1, 1, 4), (2, 1, 4)) == ["TP1 CP2 PP1 DP2", "TP1 CP4 PP1 DP1"]
-    assert over(2, (2, 1, 2), (2, 1)) == ["TP1 CP2 PP1 DP1", "TP1 PP1 DP2"]
 
 
 def test_experts_are_shared_over_as_many_ranks_as_are_left() -> None:
-    from nemo_elastic.hosts.nemo.curriculum.jobs import PAPER
     from nemo_elastic.rehearsal.short import halved
 
     first = families.family("nemotron_elastic_9b").layout(1, PAPER, 128, "h100")
@@ -171,9 +123,7 @@ def test_experts_are_shared_over_as_many_ranks_as_are_left() -> None:
     whole = [replace(shared, pipeline=2, data=32), replace(shared, pipeline=1, data=64)]
     wanted = {
         1: ["TP1 PP1 DP1 EP1", "TP1 PP1 DP1 EP1"],
-        2: ["TP1 PP2 DP1 EP1", "TP1 PP1 DP2 EP2"],
         4: ["TP2 PP2 DP1 EP2 SP", "TP2 PP1 DP2 EP4 SP"],
-        16: ["TP2 PP2 DP4 EP8 SP", "TP2 PP1 DP8 EP8 SP"],
     }
     assert {ranks: [str(layout) for layout in halved(whole, ranks)] for ranks in wanted} == wanted
 

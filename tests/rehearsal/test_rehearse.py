@@ -40,56 +40,33 @@ def failures(report: dict[str, Any]) -> str:
     return f"{report['failed']} {checks}"
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The 9B recipe, as the README's reader rehearses it: torchrun; two processes, not four."""
-    folder = tmp_path_factory.mktemp("rehearse")
+def hf_python() -> str:
     python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python"))
-    env = environment(
-        NEMORUN_HOME=str(folder / "home"),
-        NEMO_ELASTIC_HF_PYTHON=str(python if python.is_absolute() else ROOT / python),
-    )
-    arguments = ["rehearse", "nemotron_elastic_9b", "--out", str(folder / "out"), "--ranks", "2", "--json"]
+    return str(python if python.is_absolute() else ROOT / python)
+
+
+@pytest.mark.rehearsal
+def test_the_command_rehearses_the_9b_recipe(tmp_path: Path) -> None:
+    """As the README's reader does: torchrun; two processes, not four."""
+    out, env = tmp_path / "out", environment(NEMORUN_HOME=str(tmp_path / "home"), NEMO_ELASTIC_HF_PYTHON=hf_python())
+    arguments = ["rehearse", "nemotron_elastic_9b", "--out", str(out), "--ranks", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "nemo_elastic", *arguments], cwd=ROOT, env=env, capture_output=True, text=True,
         timeout=1800,
     )  # fmt: skip
     assert done.returncode in (0, 1), done.stderr[-3000:]
     report = json.loads(done.stdout)
-    return {"report": report, "code": done.returncode, "file": folder / "out" / "rehearsal.json", "said": done.stderr}
-
-
-@pytest.mark.rehearsal
-def test_the_command_rehearses_the_9b_recipe(command: dict[str, Any]) -> None:
-    report = command["report"]
-    assert (command["code"], report["ok"]) == (0, True), failures(report)
-    assert set(report) == {"recipe", "changed", "jobs", "checks", "failed", "ok"}
+    assert (done.returncode, report["ok"]) == (0, True), failures(report)
     assert report["recipe"] == "nemotron_elastic_9b" and report["failed"] is None
     assert set(report["checks"]) == CHECKS and all(check["ok"] is True for check in report["checks"].values())
     assert [job["name"] for job in report["jobs"]] == JOBS
-    assert all(job["seconds"] > 1 for job in report["jobs"])
     layouts = {job["name"]: job["layout"] for job in report["jobs"]}
     assert layouts["stage1"].startswith("TP1 PP1 DP2"), "the recipe's TP2, on two ranks"
     assert layouts["stage2"].startswith("TP1 CP2 PP1"), "a change of layout stays one"
-    assert {"name", "before", "after", "why"} == set(report["changed"][0])
-    assert json.loads(command["file"].read_text()) == report
-
-
-@pytest.mark.rehearsal
-def test_the_screen_has_its_jobs_and_the_file_what_they_print(command: dict[str, Any]) -> None:
-    lines, log = command["said"].splitlines(), command["file"].with_name("rehearsal.log").read_text()
-    jobs = [f"{job} (job {number} of {len(JOBS)})" for number, job in enumerate(JOBS, 1)]
-    steps = ["data", *jobs, "checks"]
-    assert [line[:-2] for line in lines if line.endswith(" …")] == steps
-    assert [line.rpartition("  ")[0] for line in lines if re.fullmatch(r".*  \d+ s", line)] == steps
-    assert len(lines) == 2 * len(steps) + 1 and str(command["file"].with_name("rehearsal.log")) in lines[0]
-    assert "Entering Experiment" in log and re.search(r"stage1: step \d+/18", log)
-
-
-@pytest.mark.rehearsal
-def test_its_job_was_killed_and_went_on(command: dict[str, Any]) -> None:
-    figures = command["report"]["checks"]["resumed"]
+    figures = report["checks"]["resumed"]
     assert 0 < figures["went_on_from"] <= figures["killed_after"] < figures["reached"] == 18
+    assert json.loads((out / "rehearsal.json").read_text()) == report
+    assert re.search(r"stage1: step \d+/18", (out / "rehearsal.log").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -209,12 +186,9 @@ def test_a_start_from_elsewhere_is_seen(copy: tuple[Path, Any]) -> None:
     [
         (((0, 0.0007), (0.0011, 0.0017), (0.0153, 0.0075)), True),  # it went as far as all that have its weights
         (((0.0013, 0.0013), (0.0013, 0.0013), (0.0109, 0.0095)), True),  # one had nothing to gain
-        (((0.0026, 0.0018), (0.0027, 0.0018), (0.0084, 0.0078)), True),  # all came closer, the whole model by most
         (((0.0042, 0.0028), (0.0063, 0.0040), (0.0037, 0.0039)), True),  # one was nearer than the whole model
         (((0.0042, 0.0028), (0.0063, 0.0040), (0.0037, 0.0043)), False),
-        (((0, 0.0007), (0.0011, 0.0019), (0.0153, 0.0075)), False),
         (((0, 0.02), (0.0011, 0.02), (0.0153, 0.03)), False),  # it went further than any member was
-        (((0, 0.0), (0.01, 0.01), (0.02, 0.01)), False),
     ],
 )
 def test_members_come_closer_beyond_what_the_whole_model_went_away(losses: Any, ok: bool) -> None:
@@ -249,8 +223,7 @@ def test_a_loss_that_rose_or_is_missing_is_seen(copy: tuple[Path, Any]) -> None:
 def test_a_cut_that_computes_something_else_is_seen(copy: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from nemo_elastic.rehearsal.findings import in_transformers, members_cut
 
-    python = os.environ.get("NEMO_ELASTIC_HF_PYTHON", str(ROOT / ".venv-hf" / "bin" / "python"))
-    monkeypatch.setenv("NEMO_ELASTIC_HF_PYTHON", python)
+    monkeypatch.setenv("NEMO_ELASTIC_HF_PYTHON", hf_python())
     folder, where = copy
     assert members_cut(where).ok
     put(folder / "members" / "8b", folder / "members" / "4b")

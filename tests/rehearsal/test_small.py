@@ -4,14 +4,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.budget import Budget
-from nemo_elastic.core.cost import active_parameters
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.kernels import check_widths
@@ -19,12 +16,7 @@ from nemo_elastic.plan import preset
 from nemo_elastic.rehearsal.small import ON_CPU, ON_GPU, Narrow, narrow
 from nemo_elastic.search import Space, uniform_family
 
-BLOCKS = {
-    "12b": "nemotron-nano-12b-v2",
-    "9b": "nemotron-nano-9b-v2",
-    "8b": "nemotron-h-8b",
-    "30b_a3b": "nemotron-3-nano-30b-a3b",
-}
+BLOCKS = {"12b": "nemotron-nano-12b-v2", "30b_a3b": "nemotron-3-nano-30b-a3b"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -49,10 +41,9 @@ def test_layers_groups_stripes_and_proportions_stay(whole: tuple[Parent, Elastic
     }
 
 
-@pytest.mark.parametrize("by", [ON_CPU, ON_GPU], ids=["cpu", "gpu"])
-def test_budgets_are_the_same_shares_and_can_be_met(whole: tuple[Parent, ElasticConfig], by: Narrow) -> None:
+def test_budgets_are_the_same_shares_and_can_be_met(whole: tuple[Parent, ElasticConfig]) -> None:
     parent, config = whole
-    small, block = narrow(parent, config, by)
+    small, block = narrow(parent, config, ON_CPU)
     space = Space(small, block.resolve_axes(small), tuple(range(small.num_layers)))
     cuts = uniform_family(space, block.budgets)
     for before, after in zip(config.budgets, block.budgets, strict=True):
@@ -75,17 +66,3 @@ def test_a_gpus_kernels_take_the_widths(whole: tuple[Parent, ElasticConfig]) -> 
     small, block = narrow(*whole, ON_GPU)
     for tensor in (1, 2, 4):
         check_widths(small, block.resolve_axes(small), tensor)
-
-
-def test_two_cores_can_train_it(whole: tuple[Parent, ElasticConfig]) -> None:
-    small, _ = narrow(*whole, ON_CPU)
-    assert active_parameters(small, small.full) < (10e6 if "experts" in small.sizes else 5e6)
-
-
-def test_a_budget_of_active_parameters_stays_one() -> None:
-    config = ElasticConfig.load(ROOT / "conf" / "elastic_30b_a3b.yaml")
-    parent = config.parent_shape(preset("nemotron-3-nano-30b-a3b"))
-    budgets = (Budget("whole"), Budget("less", active_params=2.8e9))
-    small, block = narrow(parent, replace(config, budgets=budgets, sampling={}), ON_CPU)
-    share = 2.8e9 / active_parameters(parent, parent.full)
-    assert block.budgets[1].active_params == pytest.approx(share * active_parameters(small, small.full), abs=1)

@@ -45,28 +45,21 @@ def lose() -> tuple[dict[str, float] | None, str]:
     return lose_in_transformers({"half": Path("/cuts/half")}, TOKENS, LABELS)
 
 
-def test_losses_come_with_the_release_that_computed_them(other) -> None:
+def test_losses_come_from_an_environment_without_packages_of_this_one_and_without_network(other, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
     seen = other("""print("a word before"); print('{"version": "5.1", "losses": {"half": 2.5}}')""")
     assert lose() == ({"half": 2.5}, "transformers 5.1")
     data = json.loads(seen.read_text())
     assert data["folders"] == {"half": "/cuts/half"}
     assert (data["tokens"], data["labels"]) == (TOKENS.tolist(), LABELS.tolist())
-
-
-def test_the_other_environment_gets_no_packages_of_this_one_and_no_network(other, monkeypatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.getcwd())
-    seen = other("""print('{"version": "5.1", "losses": {}}')""")
-    lose()
-    data = json.loads(seen.read_text())
     assert not any(name.startswith("PYTHON") for name in data["environment"])
-    assert data["environment"]["HF_HUB_OFFLINE"] == "1" and data["environment"]["HOME"] == os.environ["HOME"]
-    assert data["here"] != os.getcwd() and not Path(data["here"]).exists()
+    assert data["environment"]["HF_HUB_OFFLINE"] == "1" and data["here"] != os.getcwd()
 
 
-def test_a_release_without_the_architecture_is_reported_with_what_to_do(other) -> None:
+def test_a_release_without_the_architecture_gives_none(other) -> None:
     other("""print('{"version": "4.57", "losses": null}')""")
-    assert lose() == (None, f"transformers 4.57 has no nemotron_h; {PYTHON} names the python of an environment with "
-                            "version 5")  # fmt: skip
+    losses, why = lose()
+    assert losses is None and why.startswith("transformers 4.57 ")
 
 
 @pytest.mark.parametrize(
