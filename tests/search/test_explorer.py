@@ -12,7 +12,7 @@ from nemo_elastic.search import Space
 from nemo_elastic.search.explorer import Explorer, Goal
 from nemo_elastic.search.projection import fit
 from nemo_elastic.search.surrogate import Surrogate, layer_groups
-from tests.search.common import BUDGETS, SMALL, nano_space, small_space
+from tests.search.common import BUDGETS, SMALL, small_space
 from tests.search.test_finder import Toy
 
 
@@ -48,16 +48,6 @@ def test_the_descent_is_lazy():
     moves = len(explorer.groups)
     assert moves < len(explorer.trace) < 4 * moves
     assert len(explorer.meets(goal))
-
-
-def test_groups_follow_the_order_in_which_layers_go():
-    space = nano_space()
-    groups = layer_groups(space)
-    ffn = [[space.slots[s].layer for s in g] for g in groups if space.slots[g[0]].axis == "ffn"]
-    assert len(ffn) == 4 and sorted(layer for part in ffn for layer in part) == list(space.layers_of("ffn"))
-    # the last layers go first in this order
-    assert min(ffn[0]) > max(ffn[1]) > max(ffn[2]) > max(ffn[3])
-    assert sorted(s for g in groups for s in g) == list(range(len(space.slots)))
 
 
 def test_a_draw_orders_codes_that_were_not_measured():

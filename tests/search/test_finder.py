@@ -52,19 +52,6 @@ class Toy:
         return x + y + 0.3 * x * y
 
 
-def test_the_search_beats_even_cuts():
-    space = small_space()
-    loss = Toy(space)
-    result = search(space, BUDGETS, loss, candidates=128)
-    even = uniform_family(space, BUDGETS)
-    members = [result.members[b.name] for b in BUDGETS]
-    assert members[2] <= members[1] <= members[0] == space.full
-    for budget in BUDGETS[1:]:
-        name = budget.name
-        assert budget.cost(space.parent, result.members[name]) <= budget.target(space.parent)
-        assert loss(result.members[name]) == result.losses[name] < 0.8 * loss(even[name])
-
-
 def test_an_optimum_known_by_enumeration_is_found():
     axes = {a: SMALL_AXES[a] for a in ("hidden", "mamba_head_dim", "attention_heads", "depth")}
     axes["ffn"] = AxisConfig(SMALL_AXES["ffn"].choices)
@@ -87,25 +74,13 @@ def test_the_count_of_candidates_is_the_count_of_calls_and_no_member_is_measured
         budget = next(b for b in BUDGETS if b.name == trial.budget)
         assert trial.cost == budget.cost(SMALL, trial.member)
     assert {t.origin for t in result.trace} >= {"descent", "even", "refine"}
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 def test_the_same_seed_gives_the_same_search_and_another_seed_another():
     runs = [search(small_space(), BUDGETS, Toy(small_space()), candidates=24, seed=s) for s in (3, 3, 4)]
     assert runs[0].trace == runs[1].trace and runs[0].members == runs[1].members
     assert runs[0].trace != runs[2].trace
-
-
-@pytest.mark.parametrize("candidates", [1, 5])
-def test_a_handful_of_candidates_still_gives_nested_members_within_their_budgets(candidates):
-    space = small_space()
-    loss = Toy(space)
-    result = search(space, BUDGETS, loss, candidates=candidates)
-    assert len(loss.calls) <= candidates
-    members = [result.members[b.name] for b in BUDGETS]
-    assert members[2] <= members[1] <= members[0]
-    for b, m in zip(BUDGETS, members):
-        assert b.cost(SMALL, m) <= b.target(SMALL)
-    json.dumps(result.to_json(), allow_nan=False)
 
 
 def cell(member) -> tuple:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Codes and members are the same thing, and prices are exact."""
+"""Codes and members are the same thing, and prices are exact: of one limit and of several."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.cost import MemorySpec, memory, parameters
+from nemo_elastic.core.precision import low_layers
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.search import Space
 from nemo_elastic.search.explorer import holds, nested
-from nemo_elastic.search.space import keep_attention
+from nemo_elastic.search.space import LimitPrice, Price, keep_attention
 from tests.search.common import SMALL, SMALL_AXES, SMALL_DROPS, codes, small_space, spaces
 from tests.shapes import PARENT
 
@@ -68,18 +70,6 @@ def test_members_outside_the_space_are_reported_with_their_axis():
     refused(replace(full, layers=tuple(uneven)), "attention_heads.*one width for all layers")
 
 
-def test_layers_that_a_member_drops_get_the_middle_choice_in_its_code():
-    space = small_space()
-    code = np.zeros(len(space.slots), dtype=int)
-    code[list(space.positions("ffn"))] = [4, 0, 1, 1, 1]
-    code[space.slot("depth")] = 2  # layers 5 and 3 go; 3 is an MLP
-    dropped = space.slot("ffn", 3)
-    code[dropped] = 4
-    again = space.encode(space.decode(code))
-    assert again[dropped] == 1
-    assert space.decode(again) == space.decode(code)
-
-
 @pytest.mark.parametrize(
     "axes, drops, match",
     [
@@ -91,16 +81,6 @@ def test_layers_that_a_member_drops_get_the_middle_choice_in_its_code():
 def test_spaces_that_make_no_sense_are_refused(axes, drops, match):
     with pytest.raises(ElasticError, match=match):
         Space(PARENT, axes, drops)
-
-
-def test_a_width_of_layers_that_are_all_gone_does_not_hinder_nesting():
-    """Without an MLP left, its one width for all layers says nothing."""
-    axes = {"ffn": AxisConfig((16, 8)), "depth": AxisConfig((5, 3))}
-    space = Space(PARENT, axes, (1, 4, 0, 2, 3))  # layers 1 and 4 are the MLPs
-    small, thin = space.decode((0, 1)), space.decode((1, 0))
-    assert small <= thin and space.encode(small) == (0, 1)
-    assert nested(space, np.array([space.encode(small)]), space.encode(thin)).all()
-    assert not space.active((1, 1))[0] and space.active((1, 0)).all()
 
 
 def test_another_drop_order_keeps_slots_and_choices():
@@ -138,18 +118,48 @@ def test_every_member_keeps_an_attention_layer_unless_the_axis_says_otherwise():
     assert smallest(keep_attention=0) == (9, 11)
 
 
-def test_a_saved_drop_order_is_taken_as_it_is():
-    """A checkpoint's members were found under its own order, be it of a release that kept no attention layer."""
-    space = Space(SMALL, {"depth": AxisConfig((12, 10))}, (10, 5, 0))
-    assert space.smallest.kept == (1, 2, 3, 4, 5, 6, 7, 8, 9, 11)
-    assert space.reordered((10, 5, 0)).smallest.kept == (0, 1, 2, 3, 4, 6, 7, 8, 9, 11)
+# ------------------------------------------------------------------ prices
+
+SPACE = small_space()
+HALF = Price(SPACE, Budget("half", ratio=0.5))
 
 
-@pytest.mark.parametrize("number", [3, True])
-def test_attention_layers_that_cannot_be_kept_are_refused(number):
-    block = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}],
-             "axes": {"depth": {"choices": [12, 8], "keep_attention": number}}}  # fmt: skip
-    with pytest.raises(ElasticError, match=r"elastic\.axes\.depth\.keep_attention: .* is not allowed"):
-        ElasticConfig.from_dict(block).resolve_axes(SMALL)
-    with pytest.raises(ElasticError, match="only depth drops layers"):
-        ElasticConfig.from_dict(block | {"axes": {"hidden": {"choices": [64], "keep_attention": 1}}})
+def test_the_weight_of_a_slot_is_what_its_width_rules_of_the_parent() -> None:
+    at = SPACE.slot("hidden")
+    assert at is not None
+    code = np.zeros_like(SPACE.sizes)
+    code[at] = SPACE.sizes[at] - 1
+    saved = 1 - parameters(SMALL, SPACE.decode(code)) / parameters(SMALL, SMALL.full)
+    narrower = 1 - SPACE.choices["hidden"][-1] / SPACE.choices["hidden"][0]
+    assert HALF.weights[at] == pytest.approx(saved / narrower)
+    assert len(HALF.weights) == len(SPACE.slots) and (HALF.weights > 0).all()
+
+
+def test_the_price_of_several_limits_is_the_largest_share_that_is_used() -> None:
+    codes = np.random.default_rng(0).integers(0, SPACE.sizes, (32, len(SPACE.sizes)))
+    members, own = [SPACE.decode(code) for code in codes], {"batch": 64, "length": 512}
+    bytes_of_one = [memory(SMALL, m, MemorySpec(**own)) / parameters(SMALL, m) for m in members]
+    size = int(0.7 * parameters(SMALL, SMALL.full) * np.median(bytes_of_one))
+    budget = Budget("both", ratio=0.7, memory={"size": size, **own})
+    price = Price(SPACE, budget)
+    shares = [[limit.share(SMALL, member) for limit in budget.limits] for member in members]
+    np.testing.assert_allclose(price.each(codes), shares, rtol=1e-12)
+    np.testing.assert_allclose(price.codes(codes), np.max(shares, axis=1), rtol=1e-12)
+    assert [price(member) for member in members] == pytest.approx(np.max(shares, axis=1).tolist())
+    assert price.target == 1.0 and price.whole == pytest.approx(max(x.share(SMALL, SMALL.full) for x in budget.limits))
+    assert set(np.argmax(shares, axis=1)) == {0, 1}  # each of them binds somewhere
+
+
+def test_layers_that_low_precision_leaves_have_a_table_of_their_own() -> None:
+    """The Mamba layer before attention stays in bf16: as wide as another, it takes more. Each has its own width."""
+    price = LimitPrice(SPACE, Budget("served", memory={"size": 10**6, "weights": "nvfp4"}).limits[0])
+    types, low = SMALL.types, low_layers(SMALL)
+    assert sorted(price.layers) == ["attention", "mamba", "mamba1", "mlp"]
+    for name, layers in price.layers.items():
+        assert {types[i] for i in layers} == {price.kind(name)} and len({int(i) in low for i in layers}) == 1
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, SPACE.sizes, (200, len(SPACE.sizes)))
+    wanted = [memory(SMALL, SPACE.decode(code), MemorySpec(weights="nvfp4")) for code in codes]
+    assert price.codes(codes).tolist() == pytest.approx(wanted, rel=1e-12)
+    # in bf16 all layers of a type are alike
+    assert sorted(LimitPrice(SPACE, Budget("x", memory={"size": 10**6}).limits[0]).layers) == sorted(set(types))
