@@ -48,14 +48,6 @@ def put(name: str, value: Tensor | None) -> Callable[[Tensors], object]:
     return lambda tensors: tensors.pop(UP + name) if value is None else tensors.update({UP + name: value})
 
 
-def moved(name: str, to: str) -> Callable[[Tensors], object]:
-    return lambda tensors: tensors.update({UP + to: tensors.pop(UP + name)})
-
-
-def missing(precision: str, name: str) -> str:
-    return f"codes of {precision} need the scale '{{}}{name}', which is missing"
-
-
 def changed(name: str, value: int) -> Callable[[Tensors], object]:
     """Another word in one place."""
     return lambda tensors: tensors.update({UP + name: word(tensors[UP + name], (3, 1), value)})
@@ -64,39 +56,26 @@ def changed(name: str, value: int) -> Callable[[Tensors], object]:
 CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
     # scales of a whole weight
     *(
-        ("nvfp4", MODELOPT, put("weight_scale_2", floats(v)), "'{}weight_scale_2' is a scale that is not a positive")
-        for v in (0.0, float("nan"), float("inf"))
-    ),
-    ("nvfp4", MODELOPT, put("input_scale", of("BF16", np.zeros((), "<u2"))), "'{}input_scale' is a scale that is not"),
-    *(
-        (p, x, put(name, value), f"'{{}}{name}' is a scale that is not a positive number, or too large for {p}")
+        (p, x, put(name, value), f"'{{}}{name}' is a scale that is not a positive")
         for p, x, name, value in (
-            ("nvfp4", MODELOPT, "weight_scale_2", floats(2e35)), ("fp8", MODELOPT, "weight_scale", floats(1e36)),
+            ("nvfp4", MODELOPT, "weight_scale_2", floats(0.0)), ("nvfp4", MODELOPT, "weight_scale_2", floats(np.nan)),
+            ("nvfp4", MODELOPT, "input_scale", of("BF16", np.zeros((), "<u2"))),
+            ("fp8", MODELOPT, "weight_scale", floats(1e36)),
             ("nvfp4", COMPRESSED, "weight_global_scale", floats(5e-36, shape=(1,))),
+            ("fp8", COMPRESSED, "weight_scale", floats(*[1.0] * 255, -1.0, shape=(256, 1))),
         )
     ),
-    ("nvfp4", COMPRESSED, put("weight_global_scale", floats(1e-45, shape=(1,))),
-     "'{}weight_global_scale' is a scale that is not a positive number"),
-    ("fp8", COMPRESSED, put("weight_scale", floats(*[1.0] * 255, -1.0, shape=(256, 1))),
-     "'{}weight_scale' is a scale that is not a positive"),
     # missing
-    ("nvfp4", MODELOPT, put("weight_scale", None), missing("nvfp4", "weight_scale")),
+    ("nvfp4", MODELOPT, put("weight_scale", None), "codes of nvfp4 need the scale '{}weight_scale', which is missing"),
     ("nvfp4", MODELOPT, put("input_scale", None),
      "{}weight has no scale of its inputs, but quantization_config says that it has one"),
     # codes
-    ("nvfp4", MODELOPT, put("weight", None), "'{}input_scale' has no codes; modelopt stores them as weight in "
-     "U8 or weight in F8_E4M3"),
-    ("nvfp4", COMPRESSED, put("weight_packed", of("I32", np.zeros((256, 8), np.uint32))),
-     "has no codes; compressed-tensors stores them as weight_packed in U8 or weight in F8_E4M3"),
+    ("nvfp4", MODELOPT, put("weight", None), "'{}input_scale' has no codes"),
     ("nvfp4", COMPRESSED, put("weight", of("BF16", np.zeros((256, 64), np.uint16))),
      "tensors '{}weight' and '{}weight_packed' have the same weight"),
     ("nvfp4", MODELOPT, put("weight", of("U8", np.zeros((256, 31), np.uint8))),
      "'{}weight' has shape [256, 31], not [256, 32]"),
-    ("fp8", MODELOPT, put("weight", of("F8_E5M2", np.zeros((256, 64), np.uint8))), "has no codes"),
-    ("fp8", MODELOPT, put("weight", of("U8", np.zeros((256, 64), np.uint8))), "weight_scale_2', which is missing"),
     # of another shape or dtype
-    ("nvfp4", MODELOPT, put("weight_scale", of("F8_E4M3", np.ones((256, 3), np.uint8))),
-     "'{}weight_scale' has shape [256, 3], not [256, 4]"),
     ("nvfp4", MODELOPT, put("weight_scale", of("F32", np.ones((256, 4), np.uint32))),
      "'{}weight_scale' has dtype 'F32'; nvfp4 has F8_E4M3"),
     ("nvfp4", MODELOPT, put("weight_scale_2", floats(1.0, 1.0, shape=(2,))),
@@ -104,15 +83,8 @@ CASES: list[tuple[str, str, Callable[[Tensors], object], str]] = [
     ("fp8", MODELOPT, put("weight_scale", floats(*[1.0] * 256, shape=(256, 1))),
      "'{}weight_scale' has shape [256, 1], not []"),
     # of others
-    *(
-        ("fp8", MODELOPT, put(name, floats(1.0)), f"tensor '{{}}{name}' is no part of this model")
-        for name in ("k_scale", "qweight")
-    ),
-    ("fp8", MODELOPT, moved("weight_scale", "weight_scale_2"), "'{}weight_scale', which is missing"),
-    # another precision than the folder says
-    ("nvfp4", MODELOPT, lambda t: [put("weight", of("F8_E4M3", np.ones((256, 64), np.uint8)))(t),
-                                   put("weight_scale", floats(1.0))(t), put("weight_scale_2", None)(t)],
-     "{}weight is fp8, but quantization_config says that it is nvfp4"),
+    ("fp8", MODELOPT, put("k_scale", floats(1.0)), "tensor '{}k_scale' is no part of this model"),
+    # not of low precision at all
     ("nvfp4", MODELOPT, lambda t: [t.pop(n) for n in list(t) if n.startswith(UP) and n != UP + "weight"]
      and put("weight", of("BF16", np.zeros((256, 64), np.uint16)))(t),
      "{}weight is not quantised, but quantization_config says that it is"),
@@ -128,55 +100,30 @@ def test_what_does_not_fit_is_refused(
         open_source(broken)
     line = str(refused.value)
     assert line.startswith(f"{broken}: ") and says.replace("{}", UP) in line and "\n" not in line
-    with pytest.raises(ElasticError):
-        slice_checkpoint(broken, tmp_path / "cut", member="small")
-    assert not (tmp_path / "cut").exists()
 
 
 @pytest.mark.parametrize(
-    ("precision", "layout", "name", "value", "says"),
-    [
-        ("fp8", MODELOPT, "weight", 0x7F, "1 values are infinite or not a number"),
-        ("fp8", COMPRESSED, "weight", 0xFF, "1 values are infinite or not a number"),
-        ("nvfp4", MODELOPT, "weight_scale", 0xFF, "1 scales of blocks are negative or not a number"),
-        ("nvfp4", COMPRESSED, "weight_scale", 0xB8, "1 scales of blocks are negative or not a number"),
-    ],
+    ("precision", "name", "value"), [("fp8", "weight", 0xFF), ("nvfp4", "weight_scale", 0xB8)], ids=["fp8", "nvfp4"]
 )
 def test_codes_and_scales_of_blocks_that_are_no_numbers(
-    precision: str, layout: str, name: str, value: int, says: str, folder: Folder, tmp_path: Path
+    precision: str, name: str, value: int, folder: Folder, tmp_path: Path
 ) -> None:
     """They are not read when a folder is opened; who computes with them, or asks `verify`, hears of them."""
-    broken = with_tensors(folder(precision, layout), tmp_path / "broken", changed(name, value))
-    with pytest.raises(ElasticError) as refused:
+    broken = with_tensors(folder(precision, COMPRESSED), tmp_path / "broken", changed(name, value))
+    with pytest.raises(ElasticError, match=f"^{broken}: {UP}weight: 1 "):
         load_family(broken)
-    assert str(refused.value) == f"{broken}: {UP}weight: {says}; nemo-elastic verify finds damage"
     report = {check.name: check for check in verify(broken, forward=False).checks}
-    assert (
-        report["finite"].ok is False and f"1 values are not finite, the first in {UP}{name}" in report["finite"].figure
-    )
-
-
-@pytest.mark.parametrize("value", [0x00, 0x80, 0x01, 0x7E])
-def test_any_other_scale_of_a_block_is_one(value: int, folder: Folder, tmp_path: Path) -> None:
-    """Zero as well: ModelOpt 0.37 writes it for blocks of tiny numbers."""
-    whole = with_tensors(folder("nvfp4", MODELOPT), tmp_path / "whole", changed("weight_scale", value))
-    load_family(whole)
-    assert next(check for check in verify(whole, forward=False).checks if check.name == "finite").ok
+    assert report["finite"].ok is False and f"the first in {UP}{name}" in report["finite"].figure
+    zero = with_tensors(folder("nvfp4", MODELOPT), tmp_path / "zero", changed("weight_scale", 0x00))
+    load_family(zero)  # as ModelOpt 0.37 writes for blocks of tiny numbers
 
 
 def test_columns_that_are_no_blocks() -> None:
-    """33 columns have half a byte too many, and 40 half a block."""
-    for columns in (33, 40):
-        parts = {"weight": of("U8", np.ones((4, columns // 2), np.uint8)), "weight_scale_2": floats(1.0)}
-        parts["weight_scale"] = of("F8_E4M3", np.full((4, columns // 16), 0x38, np.uint8))
-        with pytest.raises(ElasticError, match=rf"^tensor 'a.weight': {columns} columns are not whole blocks of 16$"):
-            find_low({f"a.{n}": raw for n, raw in parts.items()}, {"a.weight": (4, columns)}, MODELOPT)
-
-
-def test_no_matrix() -> None:
-    parts = {"a.weight": of("F8_E4M3", np.ones(16, np.uint8)), "a.weight_scale": floats(1.0)}
-    with pytest.raises(ElasticError, match=r"^only matrices are quantised, not tensor 'a.weight'$"):
-        find_low(parts, {"a.weight": (16,)}, MODELOPT)
+    given = {"a.weight": of("U8", np.ones((4, 20), np.uint8)), "a.weight_scale_2": floats(1.0)}
+    given["a.weight_scale"] = of("F8_E4M3", np.full((4, 2), 0x38, np.uint8))
+    for shape, words in ((4, 40), "not whole blocks of 16"), ((160,), "only matrices"):
+        with pytest.raises(ElasticError, match=words):
+            find_low(given, {"a.weight": shape}, MODELOPT)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -190,10 +137,6 @@ def test_scales_of_the_forms_that_are_read(layout: str) -> None:
         weights = Weights(given, find_low(given, {"a.weight": (2, 16)}, layout))
         assert torch.equal(weights.torch("a.weight", torch.float32), torch.full((2, 16), 0.5))
         assert weights.quantized["a.weight"].by_row == (shape == (2, 1))
-    for dtype, half in (("BF16", 0x3F00), ("F16", 0x3800)):
-        given = {"a.weight": codes, "a.weight_scale": of(dtype, np.array(half, "<u2"))}
-        weights = Weights(given, find_low(given, {"a.weight": (2, 16)}, layout))
-        assert torch.equal(weights.torch("a.weight", torch.float32), torch.full((2, 16), 0.5))
 
 
 def test_a_cut_of_scales_by_rows_has_the_scales_of_its_rows(folder: Folder, tmp_path: Path) -> None:
@@ -254,34 +197,15 @@ def test_scales_of_a_cache_go_along_with_their_layer(layout: str, dense: Path, t
     load_family(family).select("small")  # it keeps its cache as it is
 
 
-def test_a_member_with_another_scale_of_its_cache_is_no_cut(dense: Path, tmp_path: Path) -> None:
-    family = cached(dense, tmp_path, MODELOPT)
-    slice_checkpoint(family, tmp_path / "cut", member="small")
-    other = with_tensors(
-        tmp_path / "cut", tmp_path / "other", lambda t: t.update({SMALLS + NAMES[MODELOPT][0]: floats(1)})
-    )
-    failed = [check.name for check in verify(other, parent=family).checks if check.ok is False]
-    assert "cut of the parent" in failed
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ((floats(0.0), floats(1.0)), "is not a positive number"),
-        ((floats(1.0, 2.0, shape=(2,)), floats(1.0)), r"shape \[2\], not one number"),
-    ],
-)
-def test_wrong_scales_of_a_cache(values: tuple[Tensor, Tensor], message: str, dense: Path, tmp_path: Path) -> None:
-    with pytest.raises(ElasticError, match=message):
-        open_source(cached(dense, tmp_path, MODELOPT, *values))
+def test_wrong_scales_of_a_cache(dense: Path, tmp_path: Path) -> None:
+    for number, first in enumerate((floats(0.0), floats(1.0, 2.0, shape=(2,)))):
+        with pytest.raises(ElasticError, match=r"k_proj\.k_scale"):
+            open_source(cached(dense, tmp_path / str(number), MODELOPT, first, floats(1.0)))
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [
-        ("kv_cache_quant_algo", "NVFP4"),
-        ("kv_cache_scheme", {"num_bits": 4, "type": "float"}),
-    ],
+    [("kv_cache_quant_algo", "NVFP4"), ("kv_cache_scheme", {"num_bits": 4, "type": "float"})],
 )
 def test_a_cache_in_another_precision_is_refused(key: str, value: Any, dense: Path, tmp_path: Path) -> None:
     family = cached(dense, tmp_path, MODELOPT)
@@ -290,9 +214,3 @@ def test_a_cache_in_another_precision_is_refused(key: str, value: Any, dense: Pa
         ElasticError, match=rf"quantization_config.{key}: .* is not allowed; .* or null: others cannot"
     ):
         open_source(damaged)
-
-
-def test_a_folder_without_low_precision_has_no_scales_of_a_cache(dense: Path, tmp_path: Path) -> None:
-    odd = with_tensors(dense, tmp_path / "odd", lambda t: t.update({MIXER + "k_scale": floats(1.0)}))
-    with pytest.raises(ElasticError, match="k_scale' is no part of this model"):
-        open_source(odd)

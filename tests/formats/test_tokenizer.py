@@ -12,13 +12,11 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import Split
 
-from nemo_elastic.data.build import EOS, PAD, save_tokenizer
-from nemo_elastic.demo.words import word_tokenizer
+from nemo_elastic.data.build import EOS, PAD
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import ChatTemplate, FamilyTokenizer, find_tokenizer, load_tokenizer
-from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.runtime import FamilyRuntime, load_family
-from tests.runtime.talking import MESSAGES, PARENT, TEMPLATE, TEXTS, TOKENIZER, talking_family
+from nemo_elastic.runtime import load_family
+from tests.runtime.talking import MESSAGES, TEMPLATE, TEXTS, TOKENIZER, talking_family
 
 USER = MESSAGES[1:]
 
@@ -50,12 +48,10 @@ def test_padding_and_truncation_of_the_file_are_left(folder):
     file.enable_padding(length=64)
     file.enable_truncation(3)
     file.save(str(folder / "tokenizer.json"))
-    assert FamilyTokenizer.read(folder).encode(TEXTS[1]) == TOKENIZER.encode(TEXTS[1]).ids
-
-
-def test_special_tokens_may_be_records(folder):
     change(folder, bos_token={"content": EOS, "lstrip": False}, unk_token=None, cls_token=5)
-    assert FamilyTokenizer.read(folder).special == {"bos_token": EOS, "eos_token": EOS, "pad_token": PAD}
+    tokenizer = FamilyTokenizer.read(folder)
+    assert tokenizer.encode(TEXTS[1]) == TOKENIZER.encode(TEXTS[1]).ids
+    assert tokenizer.special == {"bos_token": EOS, "eos_token": EOS, "pad_token": PAD}
 
 
 def test_where_a_chat_template_may_be(folder):
@@ -68,20 +64,14 @@ def test_where_a_chat_template_may_be(folder):
     assert FamilyTokenizer.read(folder).render(USER) == "two"
     change(folder, chat_template=[{"name": "tool_use", "template": "tools"}])
     assert FamilyTokenizer.read(folder).chat_template is None
-    (folder / "chat_template.jinja").write_text("three\n")
-    assert FamilyTokenizer.read(folder).render(USER) == "three"
-
-
-def test_special_tokens_of_a_template_are_tokens(folder):
     (folder / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}")
     ids = FamilyTokenizer.read(folder).encode_chat([{"role": "user", "content": "a"}])
     assert ids == [1, *TOKENIZER.encode("a").ids]
 
 
-@pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
-def test_half_a_character_is_reported(text):
-    with pytest.raises(ElasticError, match=r"^prompts: '\\ud[8f]..' is not allowed; text that UTF-8 can write$"):
-        FamilyTokenizer(TOKENIZER).encode(text)
+def test_half_a_character_is_reported():
+    with pytest.raises(ElasticError, match=r"^prompts: '\\ud800'"):
+        FamilyTokenizer(TOKENIZER).encode("a\ud800")
 
 
 def test_damage_is_one_line(folder, tmp_path):
@@ -98,18 +88,11 @@ def test_damage_is_one_line(folder, tmp_path):
     refused("tokenizer_config.json: chat_template: {'a': 1} is not allowed; a text")
     (folder / "tokenizer_config.json").write_text("[]")
     refused("tokenizer_config.json: not a JSON object")
-    (folder / "tokenizer.json").write_text("{}")
-    refused("tokenizer.json: not a tokenizer")
+    for content in (b"{}", b"\xff"):
+        (folder / "tokenizer.json").write_bytes(content)
+        refused("tokenizer.json: not a tokenizer")
     (folder / "tokenizer.json").unlink()
     refused("tokenizer.json: no tokenizer here")
-
-
-def test_a_family_in_memory_has_none():
-    family = FamilyRuntime(NemotronH.random(PARENT))
-    with pytest.raises(ElasticError, match="tokenizer: a family that was made in memory has none; give token ids"):
-        family.tokenizer  # noqa: B018
-    assert family.end_ids == frozenset()
-    assert len(family.select().generate([3, 4], 2)) == 2
 
 
 def test_a_text_that_the_tokenizer_fails_at_is_reported_in_one_line():
@@ -150,28 +133,15 @@ def test_what_templates_use(text, expected):
     assert render(text, [{"role": "user", "content": "<é>"}], eos_token="</s>") == expected
 
 
-def test_what_renders_is_reported_where_it_is_missing(monkeypatch):
-    monkeypatch.setattr("nemo_elastic.extras.has", lambda package: package != "jinja2")
-    with pytest.raises(ModuleNotFoundError, match="No module named 'jinja2'"):
-        render("x")
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
-        ("{{ (messages | attr('__class__')) }}{{ (messages | attr('__class__')).mro() }}", "unsafe"),
         ("{{ messages.append(1) }}", "unsafe"),
         ("{% include '/etc/passwd' %}", "no loader"),
-        ("{% for m in messages %}", "Unexpected end of template"),
         ("{{ nothing.at.all }}", "'nothing' is undefined"),
-        ("{{ 1 / 0 }}", "division by zero"),
         ("{{ raise_exception('no\x1b[31m such\nrole') }}", r"no\\x1b\[31m such role"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
-        ("{{ range(10 ** 9) }}", "range too big"),
-        # on their way to Python
-        ("{% for a in b %}" * 21 + "{% endfor %}" * 21, "too many statically nested blocks"),
-        ("{{ " + "1" * 5000 + " }}", "4300 digits"),
         ("{{ 1" + "+1" * 20_000 + " }}", "recursion"),
     ],
 )
@@ -186,7 +156,6 @@ def test_what_a_template_may_not(text, words):
     ("messages", "line"),
     [
         ([], r"messages: \[\] is not allowed; a list of messages such as"),
-        ("Hi", "messages: 'Hi' is not allowed; a list of messages"),
         (["Hi"], r"messages\[0\]: 'Hi' is not allowed; a list of messages"),
         ([{"content": "Hi"}], r"messages\[0\]\.role: None is not allowed; a text"),
         ([*HELLO, {"role": "user", "content": 5}], r"messages\[1\]\.content: 5 is not allowed; a text"),
@@ -200,34 +169,13 @@ def test_what_is_no_conversation(messages, line):
 # ------------------------------------------------------------------ files
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"])
-def test_any_kind_of_vocabulary_makes_a_folder_one_with_a_tokenizer(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).touch()
-    assert find_tokenizer(str(tmp_path)) == tmp_path
-
-
-@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja", "merges.txt"])
-def test_what_goes_with_a_vocabulary_is_none(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).touch()
+def test_a_vocabulary_makes_a_folder_one_with_a_tokenizer(tmp_path: Path) -> None:
+    assert find_tokenizer(None) is None and find_tokenizer(tmp_path / "gone") is None
+    (tmp_path / "tokenizer_config.json").touch()
     (tmp_path / "tokenizer.json").mkdir()
     assert find_tokenizer(tmp_path) is None
-
-
-def test_no_folder_has_no_tokenizer(tmp_path: Path) -> None:
-    assert find_tokenizer(None) is None and find_tokenizer(tmp_path / "gone") is None
-
-
-def test_a_tokenizer_that_was_saved_reads_text(tmp_path: Path) -> None:
-    save_tokenizer(word_tokenizer(["one", "two"]), tmp_path)
-    assert load_tokenizer(tmp_path).encode("two one").ids == [3, 2]
-
-
-@pytest.mark.parametrize("content", [b"{}", b"\xff"])
-def test_a_damaged_file_is_reported_in_one_line(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "tokenizer.json").write_bytes(content)
-    with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: not a tokenizer \(") as caught:
-        load_tokenizer(tmp_path)
-    assert "\n" not in str(caught.value)
+    (tmp_path / "tokenizer.model").touch()
+    assert find_tokenizer(str(tmp_path)) == tmp_path
 
 
 def bpe(**more) -> dict:
@@ -240,33 +188,17 @@ def bpe(**more) -> dict:
     return whole | more
 
 
-SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
-#: what panics, at once or at the first text
-PANICS = {
-    "prefix": bpe(model=bpe()["model"] | {"continuing_subword_prefix": "xxxxxx"}),
-    "an expression that goes back": bpe(pre_tokenizer=SPLIT),
-    "decoded away": bpe(decoder={"type": "Strip", "content": "a", "start": 2**60, "stop": 2**60}),
-}
-
-
-@pytest.mark.parametrize("name", PANICS)
-def test_a_panic_is_reported_in_one_line(tmp_path: Path, name: str) -> None:
-    (tmp_path / "tokenizer.json").write_text(json.dumps(PANICS[name]))
-    with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: not a tokenizer \(.+\)$") as caught:
-        load_tokenizer(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_whole_one_of_these_is_read(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text(json.dumps(bpe()))
+def test_a_panic_is_reported_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(bpe()))
     assert load_tokenizer(tmp_path).encode("aab").ids == [0, 2]
+    path.write_text(json.dumps(bpe(decoder={"type": "Strip", "content": "a", "start": 2**60, "stop": 2**60})))
+    with pytest.raises(ElasticError, match=r"^.*/tokenizer\.json: not a tokenizer \(.+\)$"):
+        load_tokenizer(tmp_path)
 
 
 def test_ids_that_nothing_holds_are_refused(tmp_path: Path) -> None:
-    save_tokenizer(word_tokenizer(["one", "two"]), tmp_path)
-    path = tmp_path / "tokenizer.json"
-    content = json.loads(path.read_text())
-    content["model"]["vocab"]["far"] = 2**31
-    path.write_text(json.dumps(content))
+    vocab = bpe()["model"]["vocab"] | {"far": 2**31}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(bpe(model=bpe()["model"] | {"vocab": vocab})))
     with pytest.raises(ElasticError, match=f"its largest id is {2**31}; at most {2**31 - 1}"):
         load_tokenizer(tmp_path)

@@ -139,61 +139,12 @@ def test_experts():
     ("other", "message"),
     [
         ({"n_group": 4}, "n_group: 4 is not allowed; only 1"),
-        ({"norm_topk_prob": False}, "norm_topk_prob: False is not allowed; only True"),
-        ({"n_shared_experts": 2}, "n_shared_experts: 2"),
-        ({"num_experts_per_tok": 200}, "experts: 128 is not allowed; must be at least 200"),
         ({"routed_scaling_factor": 0.0}, "routed_scaling_factor: 0.0 is not allowed; must be a positive number"),
-        ({"n_routed_experts": None}, "n_routed_experts is missing"),
-        ({"moe_latent_size": 0}, "moe_latent_size: 0"),
     ],
 )
 def test_experts_that_cannot_be_cut_are_one_line(other, message):
     with pytest.raises(ElasticError, match=message):
         from_hf_config(NANO_3 | other)
-
-
-OLD, NEW = ("mamba", "mlp", "attention"), ("linear_attention", "mlp", "full_attention")
-
-
-@pytest.mark.parametrize("key", ["layers_block_type", "layer_types"])
-@pytest.mark.parametrize("names", [OLD, NEW], ids=["old", "new"])
-def test_layer_types_in_old_and_new_words(names, key):
-    words = dict(zip("M-*", names))
-    config = changed(hybrid_override_pattern=..., **{key: [words[c] for c in NANO_9B.pattern]})
-    assert from_hf_config(config) == from_hf_config(NANO)
-    assert from_hf_config(config | {"num_hidden_layers": 56}) == from_hf_config(NANO)
-    # beside the pattern it may be there too, as long as both say the same
-    assert from_hf_config(config | {"hybrid_override_pattern": NANO_9B.pattern}) == from_hf_config(NANO)
-    other = NANO_9B.pattern.replace("*", "-", 1)
-    with pytest.raises(ElasticError, match="do not agree"):
-        from_hf_config(config | {"hybrid_override_pattern": other})
-
-
-def test_blocks_in_old_and_new_words():
-    uneven = Subnet(12, (PARENT.layer(0), PARENT.layer(1, ffn=8), PARENT.layer(3), PARENT.layer(4)))
-    config = to_hf_config(PARENT, uneven)
-    read = from_hf_config(config)
-    for block in config["block_configs"]:
-        block["block_type"] = dict(zip(OLD, NEW))[block["block_type"]]
-    assert from_hf_config(config) == read
-
-
-def test_what_transformers_writes_beside():
-    """transformers 5 writes settings of parts that a dense model has not, and infinity in its own way."""
-    config = changed(
-        hybrid_override_pattern=..., num_hidden_layers=..., dtype="float32", torch_dtype=...,
-        layers_block_type=[dict(zip("M-*", NEW))[c] for c in NANO_9B.pattern],
-        time_step_limit=[0.0, {"__float__": "Infinity"}], time_step_min=0.001, mtp_layers_block_type=["mlp", "moe"],
-        num_nextn_predict_layers=0, n_routed_experts=8, moe_latent_size=None, use_mamba_kernels=True,
-        transformers_version="5.19.0", mamba_proj_bias=False, num_logits_to_keep=1,
-    )  # fmt: skip
-    assert from_hf_config(config) == from_hf_config(NANO)
-
-
-@pytest.mark.parametrize("key", ["layer_norm_epsilon", "rms_norm_eps", "norm_eps"])
-def test_the_epsilon_in_each_of_its_words(key):
-    config = changed(layer_norm_epsilon=..., rms_norm_eps=...) | {key: 1e-3}
-    assert from_hf_config(config)[0].norm_eps == 1e-3
 
 
 def test_keys_in_old_words():
@@ -203,27 +154,9 @@ def test_keys_in_old_words():
     )  # fmt: skip
     assert from_hf_config(config) == from_hf_config(NANO)
     assert from_hf_config(changed(num_key_value_heads=None))[0].kv_heads == 40
-
-
-def test_sizes_of_layers_that_are_not_there_are_not_needed():
-    config = changed(hybrid_override_pattern="-*", num_hidden_layers=2, mamba_num_heads=..., ssm_state_size=...)
-    assert from_hf_config(config)[0].pattern == "-*"
-
-
-def test_per_layer_widths():
-    uneven = Subnet(12, (PARENT.layer(0, mamba_heads=4), PARENT.layer(1, ffn=8), PARENT.layer(4, ffn=12)))
-    config = to_hf_config(PARENT, uneven)
-    assert config["block_configs"] == [
-        {"block_type": "mamba", "mamba_num_heads": 4, "mamba_head_dim": 4},
-        {"block_type": "mlp", "intermediate_size": 8},
-        {"block_type": "mlp", "intermediate_size": 12},
-    ]
-    assert config["architectures"] == ["NemotronHPuzzleForCausalLM"] and set(config["auto_map"]) == {
-        "AutoConfig",
-        "AutoModelForCausalLM",
-    }
-    read, held = from_hf_config(config)
-    assert read.ffn == 12 and held.widths("ffn") == (8, 12) and read.mamba_heads == 4
+    for key in ("rms_norm_eps", "norm_eps"):
+        other = changed(layer_norm_epsilon=..., rms_norm_eps=...) | {key: 1e-3}
+        assert from_hf_config(other)[0].norm_eps == 1e-3
 
 
 @pytest.mark.parametrize(
@@ -232,21 +165,14 @@ def test_per_layer_widths():
         ({"model_type": ...}, "model_type: None"),
         ({"hybrid_override_pattern": "MG*"}, "hybrid_override_pattern: 'MG.' is not allowed"),
         ({"hybrid_override_pattern": ...}, "layers_block_type is missing"),
-        ({"layers_block_type": ["mamba", "gru"]}, "'gru' is not allowed"),
-        ({"layers_block_type": [["mamba"]]}, "layers_block_type"),
         ({"layers_block_type": ["mamba"]}, "do not agree"),
+        ({"layers_block_type": ["mamba", "gru"]}, "'gru' is not allowed"),
         ({"hidden_size": True}, "hidden_size: True"),
-        ({"intermediate_size": [1, 2]}, "intermediate_size"),
         ({"mamba_num_heads": 100}, "mamba_heads: 100 is not allowed; must be a positive multiple of its 8"),
-        ({"num_attention_heads": 41}, "attention_heads: 41"),
         ({"attention_bias": True}, "attention_bias: True is not allowed; only False"),
-        ({"use_conv_bias": False}, "use_conv_bias"),
-        ({"sliding_window": 4096}, "sliding_window"),
         ({"time_step_limit": [0.0, 0.5]}, "time_step_limit"),
-        ({"tie_word_embeddings": "no"}, "tied"),
         ({"layer_norm_epsilon": 2.0}, "norm_eps"),
         ({"model_type": PUZZLE}, "block_configs: None is not allowed; a list of 56"),
-        ({"model_type": PUZZLE, "block_configs": [{}] * 56}, "block_configs.0.*as the pattern says"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_cut_is_one_line(other, message):
@@ -255,18 +181,10 @@ def test_what_cannot_be_cut_is_one_line(other, message):
     assert caught.value.message.startswith("x/config.json: ") and "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize(
-    ("block", "message"),
-    [
-        ({"block_type": "mlp", "intermediate_size": "8"}, r"block_configs\[1\].intermediate_size: '8'"),
-        ({"block_type": "mlp", "hidden_size": 8}, r"block_configs\[1\].hidden_size: 8 .*only intermediate_size"),
-        ({"block_type": "attention"}, r"block_configs\[1\]: .*block_type 'mlp'"),
-        ("mlp", r"block_configs\[1\]"),
-    ],
-)
-def test_wrong_blocks(block, message):
+@pytest.mark.parametrize("block", [{"block_type": "mlp", "hidden_size": 8}, {"block_type": "attention"}])
+def test_wrong_blocks(block):
     uneven = Subnet(12, (PARENT.layer(0), PARENT.layer(1, ffn=8), PARENT.layer(4)))
     config = to_hf_config(PARENT, uneven)
     config["block_configs"][1] = block
-    with pytest.raises(ElasticError, match=message):
+    with pytest.raises(ElasticError, match=r"block_configs\[1\]"):
         from_hf_config(config)

@@ -7,19 +7,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
 
-from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.shapes import PARENT
-from tests.slicing.helpers import edit_json, random_values, random_words, write
+from tests.slicing.helpers import edit_json, random_values, write
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
 UP = "backbone.layers.1.mixer.up_proj.weight"
@@ -64,41 +61,6 @@ def test_shapes_need_no_weights(family):
         open_source(family)
 
 
-def test_tensors_come_as_torch_too(family):
-    values = random_values(PARENT)
-    loaded = {name: raw.torch() for name, raw in open_source(family).tensors.items()}
-    assert set(loaded) == set(values)
-    for name, tensor in loaded.items():
-        assert torch.equal(tensor, torch.from_numpy(values[name]))
-        tensor.add_(1)  # ours, not the file's
-
-
-def test_names_as_transformers_has_them_in_memory(family):
-    def rename(tensors):
-        for name in list(tensors):
-            tensors[name.replace("backbone.", "model.")] = tensors.pop(name)
-
-    before = {n: t.words.copy() for n, t in open_source(family).tensors.items()}
-    rewrite(family, rename)
-    after = open_source(family).tensors
-    assert set(after) == set(before) and all((after[n].words == w).all() for n, w in before.items())
-    rewrite(family, lambda tensors: tensors.update({UP: tensors["model.layers.1.mixer.up_proj.weight"]}))
-    with pytest.raises(ElasticError, match="appears twice, with and without the prefix"):
-        open_source(family)
-
-
-def test_several_files(tmp_path):
-    words = random_words(PARENT, "F8_E4M3")
-    folder = write(tmp_path / "family", PARENT, tensors=words, shard_bytes=500)
-    files = sorted(p.name for p in folder.glob("*.safetensors"))
-    assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
-    read = open_tensors(folder)
-    assert all(np.array_equal(read[n].words, raw.words) and read[n].dtype == "F8_E4M3" for n, raw in words.items())
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == parameters(PARENT, PARENT.full)
-    assert set(index["weight_map"]) == set(words) and set(index["weight_map"].values()) == set(files)
-
-
 @pytest.fixture
 def sharded(tmp_path):
     return write(tmp_path / "sharded", PARENT, shard_bytes=4000)
@@ -109,13 +71,11 @@ def sharded(tmp_path):
     [
         *(
             (lambda m, other=other: m.update({UP: other}), "is not allowed; names of .safetensors files in the same")
-            for other in ("../sharded/model-00001-of-00004.safetensors", "..\\x.safetensors", "a\0.safetensors",
-                          "config.json", 5)
+            for other in ("../sharded/model-00001-of-00004.safetensors", "config.json", 5)
         ),
         (lambda m: m.update({UP: "gone.safetensors"}), "gone.safetensors: no such file"),
         (lambda m: m.pop(UP), f"'{UP}' is in that file but not in the index"),
         (lambda m: m.update({"x": m[UP]}), "'x' is not in that file"),
-        (lambda m: m.update({UP: m["lm_head.weight"]}), "does not fit"),
         (lambda m: m.clear(), "has no weight_map"),
     ],
 )  # fmt: skip
@@ -129,26 +89,13 @@ def test_an_index_that_does_not_fit(sharded, change, message):
     assert "\n" not in caught.value.message
 
 
-def test_a_lost_or_cut_off_file(sharded):
-    first = next(iter(sorted(sharded.glob("*.safetensors"))))
-    whole = first.read_bytes()
-    first.write_bytes(whole[:-5])
-    with pytest.raises(ElasticError, match=f"{first.name}: not a whole safetensors file"):
-        open_source(sharded)
-    first.unlink()
-    with pytest.raises(ElasticError, match=f"{first.name}: no such file"):
-        open_source(sharded)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda t: t.pop(UP), f"tensor '{UP}' is missing"),
-        (lambda t: (t.pop(UP), t.pop("lm_head.weight")), "is missing .and 1 more"),
+        (lambda t: t.update({UP.replace("backbone.", "model."): t[UP]}), "appears twice, with and without the prefix"),
         (lambda t: t.update(x=t[UP]), "tensor 'x' is no part of this model"),
-        (lambda t: t.update({"mtp.layers.0.weight": t[UP]}), "'mtp.layers.0.weight' is no part of this model"),
         (lambda t: t.update({UP: t[UP][:, :5].copy()}), r"has shape \[16, 5\], not \[16, 16\]"),
-        (lambda t: t.update({UP: t[UP].reshape(-1)}), r"has shape \[256\]"),
     ],
 )
 def test_tensors_that_are_not_the_models(family, change, message):
@@ -157,35 +104,20 @@ def test_tensors_that_are_not_the_models(family, change, message):
         open_source(family)
 
 
-def test_a_file_is_no_model_folder(family):
-    with pytest.raises(ElasticError, match=r"config.json: is a file, not a folder"):
-        open_source(family / "config.json")
-
-
-def test_files_that_describe_different_models(family, small):
+def test_files_that_describe_different_models(small):
     edit_json(small / "config.json", hidden_size=7)
     with pytest.raises(ElasticError, match=r"config.json and elastic_member.json describe different models"):
         open_source(small)
-    edit_json(family / "config.json", n_groups=3)
-    with pytest.raises(ElasticError, match=r"config.json and elastic.json describe different models"):
-        open_source(family)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"version": 2}, "version: 2 is not allowed; this nemo-elastic reads version 1"),
-        ({"name": "../x"}, "'../x' is not allowed"),
-        ({"ranking": "ab12\n# x"}, "a digest of 64 hexadecimal digits or null"),
-        ({"subnet": {"hidden": 99, "layers": []}}, "hidden: 99"),
-        ({"parent": {}}, "parent.pattern: missing"),
-    ],
+    "changes", [{"name": "../x"}, {"ranking": "ab12\n# x"}, {"subnet": {"hidden": 99, "layers": []}}]
 )
-def test_a_wrong_member_file(small, changes, message):
+def test_a_wrong_member_file(small, changes):
     edit_json(small / MEMBER_FILE, **changes)
-    with pytest.raises(ElasticError, match=message) as caught:
+    with pytest.raises(ElasticError) as caught:
         open_source(small)
-    assert caught.value.message.startswith(str(small / MEMBER_FILE)) and "\n" not in caught.value.message
+    assert caught.value.message.startswith(f"{small / MEMBER_FILE}: ") and "\n" not in caught.value.message
 
 
 def test_a_tied_head_may_be_left_out_but_not_differ(tmp_path):

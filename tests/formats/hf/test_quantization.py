@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, Stored, 
 from nemo_elastic.quantize.writing import quantized_weights
 from nemo_elastic.slicing.card import served_as
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from nemo_elastic.slicing.verification import verify
 from tests.quantize.conftest import PARENT
 from tests.quantize.damage import low, with_json
 
@@ -66,68 +64,41 @@ def mixed(layers: Any) -> Change:
 
 
 GROUP = "config_groups/group_0"
-ALGOS = "one of NVFP4, FP8, W4A16_NVFP4, MIXED_PRECISION: others cannot be cut"
-WEIGHTS = "floats of 4 bits in tensor_group of 16, or of 8 in tensor or channel: others cannot be cut"
 IN = "{folder}: backbone.layers.0.mixer.in_proj.weight"
-LAYER = {"quant_algo": "NVFP4", "group_size": 16}
 AT = "{folder}/config.json: quantization_config"
 M, C = f"nvfp4-{MODELOPT}", f"nvfp4-{COMPRESSED}"
 #: folder, change, the field that its line names
 CASES: list[tuple[str, Change, str]] = [
-    # others, as the hub has them
-    *(
-        ("plain", put("", {"quant_method": name} | more), f"{AT}.quant_method: {name!r} is not allowed; only modelopt")
-        for name, more in (
-            ("awq", {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}),
-            ("fp8", {"weight_block_size": [128, 128], "fmt": "e4m3"}),
-        )
-    ),
-    ("plain", put("", {"load_in_8bit": True}), f"{AT}.quant_method: None is"),
-    *(("plain", put("", v), f"{AT}: {v!r} is not allowed; a mapping") for v in ([], False)),
-    *((M, put("quant_method", v), f"{AT}.quant_method: {v!r} is") for v in ([], "ModelOpt")),
-    *((M, put("quant_algo", v), f"{AT}.quant_algo: {v!r} is not allowed; {ALGOS}")
-      for v in ("INT4_AWQ", [])),
-    *((M, put("group_size", v), f"{AT}.group_size: {v!r} is not allowed; 16") for v in (32, "16")),
-    *((M, put("ignore", v), f"{AT}.ignore: {v!r} is not allowed; a list of") for v in ("lm_head", False, [1])),
+    ("plain", put("", {"quant_method": "awq", "bits": 4}), f"{AT}.quant_method: 'awq' is not allowed"),
+    ("plain", put("", []), f"{AT}: [] is not allowed; a mapping"),
+    (M, put("quant_algo", "INT4_AWQ"), f"{AT}.quant_algo: 'INT4_AWQ' is not allowed"),
+    (M, put("group_size", 32), f"{AT}.group_size: 32 is not allowed"),
+    (M, put("ignore", "lm_head"), f"{AT}.ignore: 'lm_head' is not allowed; a list of"),
     # mixed
-    *(
-        (M, mixed(v), f"{AT}.quantized_layers{says}")
-        for v, says in (
-            (None, ": None is not allowed; a mapping of modules"),
-            ({UP: "NVFP4"}, f".{UP}: 'NVFP4' is not allowed; a mapping"),
-            ({UP: {"quant_algo": "MIXED_PRECISION"}}, f".{UP}.quant_algo: 'MIXED_PRECISION' is"),
-            ({UP: LAYER | {"group_size": 32}}, f".{UP}.group_size: 32 is"),
-        )
-    ),
+    (M, mixed(None), f"{AT}.quantized_layers: None is not allowed; a mapping of modules"),
+    (M, mixed({}), f"{AT}.quantized_layers: {{}} is not allowed; at least one"),
+    (M, mixed({UP: {"quant_algo": "MIXED_PRECISION"}}), f"{AT}.quantized_layers.{UP}.quant_algo: 'MIXED_PREC"),
     # another precision than the tensors have, or other modules
-    (M, mixed({UP: LAYER}), f"{IN} is quantised, but {KEY} says that it is not"),
+    (M, mixed({UP: {"quant_algo": "NVFP4"}}), f"{IN} is quantised, but {KEY} says that it is not"),
     (M, put("quant_algo", "FP8"), f"{IN} is nvfp4, but {KEY} says that it is fp8"),
     (M, put("quant_algo", "W4A16_NVFP4"), f"{IN} has a scale of its inputs, but {KEY} says that it has none"),
     ("w4a16-modelopt", put("quant_algo", "NVFP4"), f"{IN} has no scale of its inputs, but"),
     (M, put("ignore", ["backbone.layers.1*", "lm_head"]), f"{{folder}}: {UP}.weight is quantised, but"),
     (M, put("ignore", None), f"{IN.replace('0', '2')} is not quantised, but {KEY} says that it is"),
-    ("plain", put("", {"quant_method": "modelopt", "quant_algo": "NVFP4"}), f"{IN} is not quantised, but"),
-    (M, put("quant_method", COMPRESSED), f"{AT}.format: None is"),
     # compressed-tensors
-    *((C, put("format", v), f"{AT}.format: {v!r} is not allowed; one of nvfp4") for v in ("pack-quantized", None, [])),
+    (C, put("format", "pack-quantized"), f"{AT}.format: 'pack-quantized' is not allowed; one of nvfp4"),
     (C, put("format", "float-quantized"), f"{AT}.format: 'float-quantized' is not allowed; {AT}.config_groups"),
-    (C, put(f"{GROUP}/format", "pack-quantized"), f"{AT}.config_groups.group_0.format: 'pack-quantized' is"),
     *(
         (C, put(at, v), f"{AT}.{at.replace('/', '.')}: {v!r} is")
         for at, v in (
-            ("config_groups", None), ("config_groups", []), ("config_groups", {}), (GROUP, []),
-            (f"{GROUP}/weights", None), (f"{GROUP}/input_activations", []), (f"{GROUP}/targets", "Linear"),
-            ("ignore", {}), (f"{GROUP}/input_activations/dynamic", "global"),
+            ("config_groups", None), ("config_groups", {}), (f"{GROUP}/weights", None),
+            (f"{GROUP}/input_activations", []), (f"{GROUP}/input_activations/dynamic", "global"),
             ("sparsity_config", {"format": "sparse-24-bitmask"}),
-            ("transform_config", {"config_groups": {"R1": {"type": "hadamard"}}}),
         )
     ),
     *(
-        (C, put(f"{GROUP}/weights/{key}", v), f"is not allowed; {WEIGHTS}")
-        for key, v in (
-            ("num_bits", 8), ("num_bits", "4"), ("num_bits", None), ("type", "int"), ("strategy", "group"),
-            ("group_size", 32), ("symmetric", False), ("dynamic", True), ("actorder", "group"),
-        )
+        (C, put(f"{GROUP}/weights/{key}", v), f"{AT}.config_groups.group_0.weights: ")
+        for key, v in (("num_bits", 8), ("symmetric", False), ("dynamic", True), ("actorder", "group"))
     ),
     (C, put(f"{GROUP}/input_activations", None), f"has a scale of its inputs, but {KEY} says that it has none"),
     (f"dynamic-{COMPRESSED}", put(f"{GROUP}/input_activations/dynamic", False), "has no scale of its inputs, but"),
@@ -135,10 +106,8 @@ CASES: list[tuple[str, Change, str]] = [
     # patterns
     *(
         (C, put("ignore", [p]), f"{AT}.ignore: {p!r} is not allowed; an expression of names")
-        for p in ("re:" + ".?" * 130 + "!", "re:(a+)+$", "re:(.*)*x", "re:(?:x){2,}", "re:(", "re:(?!a)")
+        for p in ("re:(a+)+$", "re:(", "re:" + "(a|b)" * 9)
     ),
-    (M, put("exclude_modules", ["re:.?*"]), f"{AT}.exclude_modules: 're:.?*' is not allowed; an expr"),
-    (C, put(f"{GROUP}/targets", ["re:.?*"]), f"{AT}.config_groups.group_0.targets: 're:.?*' is not allowed; an expr"),
     (C, put("ignore", ["*a" * 4097]), f"{AT}.ignore: 8194 is not allowed; patterns with at most 8192"),
 ]  # fmt: skip
 
@@ -151,32 +120,19 @@ def test_what_cannot_be_cut_is_one_line(
     with pytest.raises(ElasticError) as refused:
         open_source(broken)
     line = str(refused.value)
-    wanted = says.replace("{folder}", str(broken))
-    assert (wanted in line or "a" * 300 in wanted) and "\n" not in line and len(line) < 4100
+    assert says.replace("{folder}", str(broken)) in line and "\n" not in line
 
 
-FILE_AT = "{folder}/hf_quant_config.json: quantization"
-FILE_CASES: list[tuple[Change, str]] = [
-    (lambda f: f.clear(), f"{FILE_AT}: None is not allowed"),
-    (lambda f: f["quantization"].update(quant_algo="INT4_AWQ"), f"{FILE_AT}.quant_algo: 'INT4_AWQ' is not allowed"),
-    (lambda f: f["quantization"].update(quant_algo="FP8"), f"{IN} is nvfp4, but {QUANT_FILE} says that it is"),
-    (lambda f: f["quantization"]["exclude_modules"].remove("lm_head"),
-     f"{{folder}}: lm_head.weight is not quantised, but {QUANT_FILE} says that it is"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("change", "says"), FILE_CASES, ids=range(len(FILE_CASES)))
 @pytest.mark.parametrize("alone", [False, True])
-def test_modelopts_own_file_must_say_the_same(
-    change: Change, says: str, alone: bool, folders: dict[str, Path], tmp_path: Path
-) -> None:
-    broken = with_json(folders["nvfp4-modelopt"], tmp_path / "broken", QUANT_FILE, change)
+def test_modelopts_own_file_must_say_the_same(alone: bool, folders: dict[str, Path], tmp_path: Path) -> None:
+    whole = folders[M]
     if alone:  # as ModelOpt wrote it before it wrote into config.json
-        with_json(broken, broken / ".." / "alone", CONFIG, lambda c: c.pop(KEY))
-        broken = tmp_path / "alone"
-    with pytest.raises(ElasticError) as refused:
-        open_source(broken)
-    assert str(refused.value).startswith(says.replace("{folder}", str(broken)))
+        whole = with_json(whole, tmp_path / "alone", CONFIG, lambda c: c.pop(KEY))
+    changes = (lambda f: f["quantization"].update(quant_algo="FP8"), lambda f: f.clear())
+    says = (f"is nvfp4, but {QUANT_FILE} says that it is fp8", f"{QUANT_FILE}: quantization: None is not allowed")
+    for change, match in zip(changes, says):
+        with pytest.raises(ElasticError, match=match):
+            open_source(with_json(whole, tmp_path / "broken", QUANT_FILE, change))
 
 
 def test_modelopts_own_file_alone_is_enough(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -187,29 +143,18 @@ def test_modelopts_own_file_alone_is_enough(folders: dict[str, Path], tmp_path: 
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "wanted" / name).read_bytes()
 
 
-def test_modelopts_own_file_beside_nothing_said(folders: dict[str, Path], tmp_path: Path) -> None:
-    silent = with_json(folders["nvfp4-modelopt"], tmp_path / "silent", CONFIG, lambda c: c.update({KEY: None}))
-    checks = {check.name: check for check in verify(silent, forward=False).checks}
-    assert checks["config"].ok is False and checks["config"].figure.startswith(f"{KEY} is None, not ")
-
-
 def test_modelopts_own_file_beside_the_other_layout(folders: dict[str, Path], tmp_path: Path) -> None:
     broken = with_json(folders["fp8-compressed-tensors"], tmp_path / "broken", CONFIG, lambda c: None)
     (broken / QUANT_FILE).write_bytes((folders["fp8-modelopt"] / QUANT_FILE).read_bytes())
-    with pytest.raises(ElasticError) as refused:
+    with pytest.raises(ElasticError, match=f"{QUANT_FILE}: is of ModelOpt, but"):
         open_source(broken)
-    says = "is of ModelOpt, but quantization_config in config.json is of compressed-tensors"
-    assert str(refused.value) == f"{broken / QUANT_FILE}: {says}"
 
 
 def test_quantised_and_nothing_said_of_it(folders: dict[str, Path], tmp_path: Path) -> None:
-    for which, name in (("fp8-modelopt", "input_scale"), ("nvfp4-compressed-tensors", "input_global_scale")):
-        silent = with_json(folders[which], tmp_path / which, CONFIG, lambda c: c.pop(KEY))
-        (silent / QUANT_FILE).unlink(missing_ok=True)
-        with pytest.raises(ElasticError) as refused:
-            open_source(silent)
-        says = "is in low precision, but the folder's quantization_config does not say so"
-        assert str(refused.value) == f"{silent}: tensor 'backbone.layers.0.mixer.in_proj.{name}' {says}"
+    silent = with_json(folders["fp8-modelopt"], tmp_path / "silent", CONFIG, lambda c: c.pop(KEY))
+    (silent / QUANT_FILE).unlink()
+    with pytest.raises(ElasticError, match=r"tensor 'backbone.layers.0.mixer.in_proj.input_scale' is in low prec"):
+        open_source(silent)
 
 
 def test_what_is_written_is_read_the_same(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -289,20 +234,13 @@ def test_lists_of_modules() -> None:
     )
     assert not any(module in listed for module in others)
     assert modules_in(None, "ignore").names == frozenset()
+    # of a model of experts: thousands of patterns on thousands of modules would not be fast
+    assert modules_in([anywhere("backbone.layers.3.mixer.experts.7.up_proj")], "ignore").others is None
 
 
-def test_names_that_we_write_are_names(folders: dict[str, Path]) -> None:
-    """A model of experts stays fast: thousands of patterns on thousands of modules would not be."""
-    names = [f"backbone.layers.{i}.mixer.experts.{e}.up_proj" for i in range(50) for e in range(128)]
-    start = time.perf_counter()
-    listed = modules_in([anywhere(name) for name in names], "ignore")
-    assert listed.names == set(names) and listed.others is None
-    assert all(name in listed for name in names) and time.perf_counter() - start < 5
-
-
-@pytest.mark.parametrize("pattern", ["*a" * 4096, "re:" + ".*" * 4096, f"*{'?' * 50}!", f"re:{'.*0' * 100}$"])
+@pytest.mark.parametrize("pattern", ["*a" * 4096, "re:" + ".*" * 4096])
 def test_patterns_that_are_allowed_are_never_tried_in_two_ways(pattern: str) -> None:
     """A matcher that tries would not come back."""
     listed = modules_in([pattern], "ignore")
-    matches = [f"backbone.layers.{'0' * 20}.mixer.{i}" in listed for i in range(50)]
+    matches = [f"backbone.layers.{'0' * 20}.mixer.{i}" in listed for i in range(5)]
     assert all(matches) == any(matches) == (pattern == "re:" + ".*" * 4096)

@@ -74,29 +74,24 @@ def test_the_library_reads_what_we_write_and_we_what_it_writes(tmp_path):
 
 
 def test_equal_tensors_make_equal_files(tmp_path):
-    tensors = {
-        "c": Tensor.of(np.arange(3.0)),
-        "b": Tensor.of(np.arange(4, dtype=np.float32)),
-        "a": Tensor.of(np.arange(5, dtype=np.float32)),
-    }
+    tensors = {"b": Tensor.of(np.arange(3.0)), "a": Tensor.of(np.arange(5, dtype=np.float32))}
     one, two = write(tmp_path / "1", tensors), write(tmp_path / "2", dict(reversed(tensors.items())))
-    assert one.read_bytes() == two.read_bytes()
-    header = int.from_bytes(one.read_bytes()[:8], "little")
-    assert header % 8 == 0
+    assert one.read_bytes() == two.read_bytes() and int.from_bytes(one.read_bytes()[:8], "little") % 8 == 0
+    with pytest.raises(ValueError, match="read-only"):
+        open_shard(one)["a"].words[0] = 0
+    open_shard(one)["a"].torch().zero_()  # a copy by default
+    assert open_shard(one)["a"].words.any()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
 def test_values_without_torch_are_torchs(dtype):
-    bits = torch.arange(256 if dtype.itemsize == 1 else 65536).to(
-        {1: torch.uint8, 2: torch.uint16}.get(dtype.itemsize, torch.int32)
-    )
-    tensor = bits.view(dtype)
+    short = dtype.itemsize == 1
+    tensor = torch.arange(256 if short else 65536).to(torch.uint8 if short else torch.uint16).view(dtype)
     np.testing.assert_array_equal(Tensor.of(tensor).numpy(), tensor.float().numpy())
 
 
 def test_arrays_and_tensors_as_words():
     assert Tensor.of(np.zeros((2, 3), ">f4")).dtype == "F32"
-    assert Tensor.of(np.float32([[1.5]])[..., ::-1]).shape == (1, 1)
     big = np.arange(4, dtype=">i2")
     np.testing.assert_array_equal(Tensor.of(big).numpy(), big)
     assert Tensor.of(torch.zeros(2, dtype=torch.bfloat16)).dtype == "BF16"
@@ -104,19 +99,8 @@ def test_arrays_and_tensors_as_words():
     np.testing.assert_array_equal(Tensor.of(strided).numpy(), strided.numpy())
     with pytest.raises(ElasticError, match="dtype complex64 cannot be stored"):
         Tensor.of(np.zeros(2, np.complex64))
-    with pytest.raises(ElasticError, match="complex64 cannot be stored"):
-        Tensor.of(torch.zeros(2, dtype=torch.complex64))
     with pytest.raises(ElasticError, match="F8_E8M0"):
         Tensor.of_words("F8_E8M0", np.zeros(2, np.uint8)).numpy()
-
-
-def test_mapped_tensors_cannot_be_written_to(tmp_path):
-    path = write(tmp_path, {"a": Tensor.of(np.ones(4))})
-    words = open_shard(path)["a"].words
-    with pytest.raises(ValueError, match="read-only"):
-        words[0] = 0
-    open_shard(path)["a"].torch().zero_()  # a copy by default
-    assert open_shard(path)["a"].words.any()
 
 
 def file_of(header, data=b"", length=None) -> bytes:
@@ -131,45 +115,20 @@ def tensor(start, stop, shape=(2,), dtype="F32"):
 WHOLE = "not a whole safetensors file"
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        *(
-            (content, WHOLE)
-            for content in (
-                b"",
-                b"\x01\x00",
-                file_of({}, length=2**62),
-                file_of(b"\xff\xfe"),
-                file_of(b'{"a": 1'),
-                file_of(b"[" * 100_000),
-                file_of(b'{"a": 1, "a": 2}'),
-                file_of([1]),
-                file_of({"a": 5}),
-                file_of({"a": tensor(0, 8, (-2,))}, bytes(8)),
-                file_of({"a": tensor(0, 8, (2.0,))}, bytes(8)),
-                file_of({"a": tensor(-8, 0)}, bytes(8)),
-                file_of({"a": tensor(0, True)}, bytes(8)),
-                file_of({"a": tensor(0, 8.0)}, bytes(8)),
-                file_of({"a": tensor(0, 8, dtype=["F32"])}, bytes(8)),
-                file_of({"a": tensor(0, 12)}, bytes(12)),
-                file_of({"a": tensor(8, 0)}, bytes(8)),
-                file_of({"a": tensor(0, 8), "b": tensor(4, 12)}, bytes(12)),
-                file_of({"a": tensor(0, 8), "b": tensor(0, 8)}, bytes(8)),
-                file_of({"a": tensor(4, 12)}, bytes(12)),
-                file_of({"a": tensor(0, 8)}, bytes(7)),
-                file_of({"a": tensor(0, 8)}, bytes(9)),
-                file_of({"a": tensor(0, 2**70, (2**68,))}, bytes(9)),
-            )
-        ),
-        (file_of({"a": tensor(0, 8, (16,), "F4")}, bytes(8)), "'a' has dtype 'F4'; allowed are BOOL"),
-        (file_of({"a": tensor(0, 4, (1,) * 33)}, bytes(4)), "'a' has shape .*, which numpy cannot hold"),
-        (file_of({"a": tensor(0, 4, (1,) * 65)}, bytes(4)), "'a' has shape .*, which numpy cannot hold"),
-        (file_of({"a": tensor(0, 0, (0, 2**63))}), r"'a' has shape .0, 9223372036854775808., which numpy"),
-        (file_of({"a": tensor(0, 0, (0, 2**31, 2**32))}), "which numpy cannot hold"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+LIES = [
+    (b"\x01\x00", WHOLE),
+    (file_of({}, length=2**62), WHOLE),
+    (file_of(b'{"a": 1, "a": 2}'), WHOLE),
+    (file_of({"a": tensor(0, 8, (-2,))}, bytes(8)), WHOLE),
+    (file_of({"a": tensor(0, 8), "b": tensor(4, 12)}, bytes(12)), WHOLE),
+    (file_of({"a": tensor(0, 8)}, bytes(9)), WHOLE),
+    (file_of({"a": tensor(0, 8, (16,), "F4")}, bytes(8)), "'a' has dtype 'F4'; allowed are BOOL"),
+    (file_of({"a": tensor(0, 4, (1,) * 33)}, bytes(4)), "'a' has shape .*, which numpy cannot hold"),
+    (file_of({"a": tensor(0, 0, (0, 2**63))}), r"'a' has shape .0, 9223372036854775808., which numpy"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), LIES, ids=range(len(LIES)))
 def test_a_file_that_lies_is_one_line(content, message, tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
@@ -181,15 +140,12 @@ def test_a_file_that_lies_is_one_line(content, message, tmp_path):
 def test_the_most_that_numpy_holds_is_read(tmp_path):
     path = tmp_path / "x.safetensors"
     shapes = {"a": (1,) * 32, "b": (0, 2**59), "c": (0,) * 32}
-    path.write_bytes(
-        file_of(
-            {"a": tensor(0, 4, shapes["a"]), "b": tensor(4, 4, shapes["b"]), "c": tensor(4, 4, shapes["c"])}, bytes(4)
-        )
-    )
+    header = {name: tensor(0 if name == "a" else 4, 4, shape) for name, shape in shapes.items()}
+    path.write_bytes(file_of(header, bytes(4)))
     assert {name: raw.shape for name, raw in open_shard(path).items()} == shapes
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_damaged_header_never_gets_through_as_something_else(data):
     """Any byte of a header may change: what comes out is the file's own tensors, or one line."""

@@ -85,16 +85,6 @@ def touching(touched: list[str], name: str, tensor: Tensor) -> Tensor:
     return replace(tensor, rows=rows, span=SPAN // 8)
 
 
-def test_forgotten_pages_are_read_again(tmp_path):
-    array = np.random.default_rng(0).integers(0, 2**31, 3 * 4096, dtype=np.int32)
-    write_weights({tmp_path: {"a": Tensor.of(array[:999]), "b": Tensor.of(array)}})
-    read = open_shard(tmp_path / SINGLE)
-    for _ in range(2):
-        np.testing.assert_array_equal(read["b"].words, array)
-        read["a"].extent.forget()
-        read["b"].extent.evict()
-
-
 def test_no_room_is_reported_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=9, f_bavail=1, f_frsize=4096))
     big = {"a": Tensor.of(np.zeros(5000, np.uint8))}

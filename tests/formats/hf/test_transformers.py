@@ -24,7 +24,6 @@ from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests import reference
 from tests.shapes import LATENT, MOE, PARENT
-from tests.slicing.test_prediction import valued
 from tests.strategies import parents, subnets
 
 from .hf_client import worker
@@ -138,20 +137,6 @@ def test_what_transformers_saves_is_read_again(ran, name):
     assert theirs.parent.tied == ours.parent.tied
     for tensor in ours.tensors:
         np.testing.assert_array_equal(theirs.tensors[tensor].numpy(), ours.tensors[tensor].numpy())
-
-
-def test_layers_that_predict_more_than_one_token_lie_beside_a_member(hf):
-    """transformers leaves them unread, without a word; whole and cut."""
-    parent = replace(MOE, experts_stripes=1, expert_ffn_stripes=1, shared_ffn_stripes=1)
-    source = valued(hf.place / "predicts", parent)
-    small = parent.uniform([0, 1, 3, 4], hidden=12, experts=4)
-    folder = slice_checkpoint(source, hf.place / "predicts.small", subnet=small).out
-    assert open_source(folder).prediction
-    theirs, report = hf.arrays("run", TOKENS.numpy(), folder=str(folder), thorough=True)
-    state = {name: torch.from_numpy(raw.numpy()) for name, raw in open_source(folder).tensors.items()}
-    ours = NemotronH(parent, state, small, trainable=False)(TOKENS).numpy()
-    np.testing.assert_allclose(theirs["logits"], ours, rtol=1e-4, atol=1e-5)
-    assert report["loading"] == {} and report["same shapes when made anew"]
 
 
 def test_transformers_is_as_new_as_we_say(hf):

@@ -15,9 +15,6 @@ import numpy as np
 import pytest
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.untrained import init_family
 from tests import reference
@@ -187,12 +184,8 @@ def test_settings_come_through(made, name):
     assert ours["torch_dtype"] == (theirs["dtype"] if "dtype" in theirs else theirs["torch_dtype"])
 
 
-@pytest.mark.parametrize("prefix", ["backbone", "model"])
-@pytest.mark.parametrize(
-    "words",
-    [*WORDS, "hybrid_override_pattern and layers_block_type"],
-)
-@pytest.mark.parametrize("name", ["a pattern", "tied", "several files"])
+@pytest.mark.parametrize("words", [*WORDS, "hybrid_override_pattern and layers_block_type"])
+@pytest.mark.parametrize(("name", "prefix"), [("tied", "backbone"), ("several files", "model")])
 def test_every_spelling_is_the_same_model(hf, made, tmp_path, name, words, prefix):
     """On the disk, as older and newer versions of transformers and of Nemotron-H's own code have written it."""
     folder = tmp_path / "theirs"
@@ -231,19 +224,3 @@ def rename(folder: Path, prefix: str) -> None:
         data = json.loads(index.read_text())
         data["weight_map"] = {own(n): file for n, file in data["weight_map"].items()}
         index.write_text(json.dumps(data))
-
-
-def test_a_full_member_without_our_file_is_a_plain_model_again(made, tmp_path):
-    shutil.copytree(made / "a pattern" / "full", tmp_path / "plain")
-    (tmp_path / "plain" / MEMBER_FILE).unlink()
-    init_family(tmp_path / "plain", BLOCK, tmp_path / "family")
-    assert raw_tensors(tmp_path / "family") == raw_tensors(made / "a pattern" / "theirs")
-
-
-def test_a_head_of_its_own_that_is_said_to_be_tied_is_refused(made, tmp_path):
-    """transformers has the setting `tie_word_embeddings` for a Nemotron-H and does not tie: such folders exist."""
-    shutil.copytree(made / "a pattern" / "theirs", tmp_path / "theirs")
-    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
-    (tmp_path / "theirs" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    with pytest.raises(ElasticError, match=r"lm_head\.weight is not the embedding, but config\.json says tie"):
-        open_source(tmp_path / "theirs")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 
-from nemo_elastic.core.family import Layer, Parent, Subnet, largest
+from nemo_elastic.core.family import Parent, Subnet, largest
 from nemo_elastic.core.kinds.registry import KINDS, striped_axes
 from nemo_elastic.core.layout import megatron_shape, megatron_tensors
 from nemo_elastic.errors import ElasticError
@@ -94,7 +94,6 @@ def test_layers_that_are_not_numbered_from_zero_on_keep_their_names() -> None:
         ({"kv_channels": 2}, 4),
         ({"kv_channels": None, "num_query_groups": 2}, 2),
         ({"kv_channels": None, "num_attention_heads": 8}, 4),
-        ({"kv_channels": 3, "num_query_groups": 2}, 2),
     ],
 )
 def test_how_keys_are_shared_is_asked_of_the_context(given: dict[str, Any], kv_heads: int) -> None:
@@ -122,15 +121,12 @@ UP, QKV = "decoder.layers.1.mlp.linear_fc1.weight", "decoder.layers.3.self_atten
         (stored(PARENT), {"num_layers": 7}, r"has 5 layers \(0 to 4\), but its context says 7"),
         (broken(UP, None), {}, rf"tensor {UP} is missing"),
         (broken(UP, (16, 17)), {}, rf"tensor '{UP}' has shape \[16, 17\], not \[16, 16\]"),
-        (broken(UP, (16,)), {}, rf"tensor {UP} has shape \[16\]; it needs 2 dimensions"),
         (broken(QKV, (8, 16)), {}, "does not fit the rest of its layer|heads that fit"),
         (broken("decoder.layers.1.odd", (3,)), {}, r"tensor 'decoder\.layers\.1\.odd' is no part of this model"),
-        (broken("decoder.layers.5.odd", (3,)), {}, "layer 5 is no layer of a Nemotron-H"),
         (broken("output_layer.weight", None), {}, r"tensor output_layer\.weight is missing"),
         (stored(PARENT), {"layernorm_epsilon": "small"}, r"layernorm_epsilon: 'small' is not allowed; a number"),
         (stored(PARENT), {"mamba_num_groups": 3}, r"mamba_num_groups: 3 is not allowed; a divisor of the 8 rows of B"),
         (stored(PARENT), {"kv_channels": 3}, r"heads that fit 8 rows of keys and \[16\] of queries"),
-        (stored(PARENT), {"gated_linear_unit": True}, "gated_linear_unit: True is not allowed"),
     ],
 )
 def test_what_is_no_whole_nemotron_h_is_reported_with_where_it_is(
@@ -154,12 +150,6 @@ def test_a_head_that_is_the_embedding_is_in_no_checkpoint() -> None:
     assert not infer(stored(PARENT), silent, "here")[0].tied
 
 
-def test_the_layer_of_a_member_is_counted_in_the_member() -> None:
-    member = PARENT.uniform(keep=(0, 1, 3))
-    shape, held, _ = infer(stored(PARENT, member), context(PARENT), "here")
-    assert shape.pattern == "M-*" and held.layers[2] == Layer(2, "attention", {"attention_heads": 4})
-
-
 def stacked(parent: Parent, experts: int = 8) -> dict[str, tuple[int, ...]]:
     """Sizes of a model with experts as a checkpoint has them: all experts of a layer in one tensor."""
     out = {}
@@ -181,21 +171,10 @@ def test_all_experts_of_a_layer_may_be_in_one_tensor(parent: Parent) -> None:
     ("sizes", "given", "match"),
     [
         (stacked(MOE, 9), {}, r"local_experts\.8\.linear_fc.\.weight' is no part of this model \(and 3 more\)"),
-        (stacked(MOE, 7), {}, r"local_experts\.7\.linear_fc.\.weight' is missing \(and 3 more\)"),
         (stacked(MOE), {"moe_router_topk": None}, r"moe_router_topk: None is not allowed; a number of experts"),
-        (stacked(MOE), {"moe_router_topk": 1}, r"moe_router_topk: 1 is not allowed; 2 or more"),
         (stacked(MOE), {"moe_router_topk": 9}, r"parent\.experts|experts: 8 is not allowed; must be at least 9"),
-        (
-            stacked(MOE),
-            {"moe_router_score_function": "softmax"},
-            "moe_router_score_function: 'softmax' is not allowed",
-        ),
-        (stacked(MOE), {"moe_router_num_groups": 4}, "moe_router_num_groups: 4 is not allowed"),
-        (stacked(MOE), {"moe_router_load_balancing_type": "sinkhorn"}, "load_balancing_type: 'sinkhorn'"),
-        (stored(PARENT), {"num_moe_experts": 8}, "num_moe_experts: 8 is not allowed; Nemotron-H has None"),
     ],
 )
 def test_other_mixtures_of_experts_are_reported(sizes: Any, given: dict[str, Any], match: str) -> None:
-    parent = MOE if any("router" in name for name in sizes) else PARENT
     with pytest.raises(ElasticError, match=rf"^here: (.*)({match})"):
-        infer(sizes, context(parent, **given), "here")
+        infer(sizes, context(MOE, **given), "here")

@@ -53,7 +53,7 @@ def refused(match, folder, read=read_shapes):
 # ------------------------------------------------------------------ any shape
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     parents_and_subnets(kinds="M-*"),
     st.sampled_from([torch.float32, torch.bfloat16]),
@@ -142,8 +142,6 @@ def test_families_that_are_none(state, tmp_path):
     more = {**BLOCK, "budgets": [*BLOCK["budgets"], {"name": "less", "ratio": 0.5}]}
     c = store(tmp_path / "c", PARENT, full, state, elastic=more, extra=elastic())
     refused("as many as the checkpoint's 2 members", c)
-    d = store(tmp_path / "d", PARENT, full, state, elastic={**BLOCK, "budgets": 7}, extra=elastic())
-    refused("budgets", d)
     e = store(tmp_path / "e", PARENT, full, state, elastic=BLOCK, extra=elastic(CODES[:, :-3]))
     refused("codes", e)
 
@@ -151,45 +149,14 @@ def test_families_that_are_none(state, tmp_path):
 # ------------------------------------------------------------------ what is none
 
 
-@pytest.mark.parametrize(
-    ("without", "match"),
-    [
-        (r"layers\.0\.mixer\.in_proj\.weight\.dt", "layers.0.mixer.in_proj.weight.dt is missing"),
-        (r"layers\.2\.", r"has 6 layers \(0 to 6\), but its context says 7"),
-    ],
-)
-def test_missing_tensors_are_named(state, tmp_path, without, match):
-    refused(match, store(tmp_path / "a", PARENT, PARENT.full, state, without=without))
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "match"),
-    [
-        ("decoder.layers.2.mixer.conv1d.bias.B", torch.zeros(17), "conv1d.bias' has shape"),
-        (
-            "decoder.layers.5.mixer.conv1d.weight.B",
-            torch.zeros(18, 1, 4),
-            r"layers.5.mixer.conv1d.weight' has shape \[162",
-        ),
-    ],
-)
-def test_tensors_that_do_not_fit_are_named(state, tmp_path, name, value, match):
-    refused(match, store(tmp_path / "a", PARENT, PARENT.full, state, extra={"module." + name: value}))
+def test_tensors_that_are_missing_or_do_not_fit_are_named(state, tmp_path):
+    without = r"layers\.0\.mixer\.in_proj\.weight\.dt"
+    refused("in_proj.weight.dt is missing", store(tmp_path / "a", PARENT, PARENT.full, state, without=without))
+    wrong = {"module.decoder.layers.5.mixer.conv1d.weight.B": torch.zeros(18, 1, 4)}
+    refused(r"conv1d.weight' has shape \[162", store(tmp_path / "b", PARENT, PARENT.full, state, extra=wrong))
 
 
 # ------------------------------------------------------------------ by name, of whatever format
-
-
-def test_without_the_extra_the_line_says_what_brings_it(state, tmp_path, monkeypatch):
-    import importlib.util
-
-    folder = store(tmp_path / "a", PARENT, PARENT.full, state)
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find(name, *a))
-    for read in (open_source, read_shapes):
-        with pytest.raises(ModuleNotFoundError) as caught:
-            read(folder)
-        assert caught.value.name == "torch"
 
 
 def test_reading_takes_torch_and_no_more(state, tmp_path):
