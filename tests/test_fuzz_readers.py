@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every reader of other people's files, ten thousand damaged ones: a valid object or one clear line, nothing else.
+"""Every reader of other people's files, thousands of damaged ones: a valid object or one clear line, nothing else.
 
 What the commands then do with a damaged folder is in tests/slicing/test_faults_fuzz.py.
 """
@@ -13,34 +13,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.manifest import FILE, Family
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.build import build_data
-from nemo_elastic.data.encoded import end_of
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, read_checksums
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
-from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.megatron.stored import Stored
-from nemo_elastic.formats.source import Origin
-from nemo_elastic.formats.tokenizer import ChatTemplate, FamilyTokenizer, load_tokenizer
 from nemo_elastic.ranking import Ranking
-from nemo_elastic.runtime.member_model import Companions
-from tests.hostile import EXAMPLES, damaged, examples, leaves, put, read_or_refused, texts
+from tests.hostile import damaged, examples, put, read_or_refused, texts
 from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
 from tests.hosts.nemo.cutting import PARENT as WHOLE
 from tests.hosts.nemo.cutting import random_tensors
 from tests.hosts.nemo.poison import DESCRIBED, metadata_of
-from tests.runtime.talking import MESSAGES, TEMPLATE
 from tests.shapes import PARENT
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4)
@@ -71,10 +63,6 @@ CHECKSUMS = {
 }  # fmt: skip
 
 
-def test_ten_thousand_in_all() -> None:
-    assert sum(EXAMPLES.values()) >= 10_000
-
-
 @examples("block")
 @given(damaged(BLOCK))
 def test_blocks(block: Any) -> None:
@@ -90,15 +78,6 @@ def test_families(data: Any) -> None:
     family = read_or_refused(lambda: Family.from_json(data))
     if family is not None:
         assert Family.from_json(json.loads(json.dumps(family.to_json()))) == family
-
-
-@examples("subnet")
-@given(damaged(SMALL.to_json()) | damaged(PARENT.to_json()))
-def test_shapes(data: Any) -> None:
-    subnet = read_or_refused(lambda: Subnet.from_json(data, PARENT))
-    assert subnet is None or (subnet <= PARENT.full and Subnet.from_json(subnet.to_json(), PARENT) == subnet)
-    parent = read_or_refused(lambda: Parent.from_json(data))
-    assert parent is None or Parent.from_json(parent.to_json()) == parent
 
 
 @examples("config.json")
@@ -125,21 +104,6 @@ def test_block_files(folder: Path, text: bytes) -> None:
     read_or_refused(lambda: ElasticConfig.load(folder / "elastic.yaml"))
 
 
-@examples("family file")
-@given(texts(json.dumps(FAMILY)))
-def test_family_files(folder: Path, text: bytes) -> None:
-    (folder / FILE).write_bytes(text)
-    read_or_refused(lambda: Family.load(folder))
-    (folder / FILE).unlink()
-
-
-@examples("member file")
-@given(damaged(member_to_json(PARENT, SMALL, Origin("small", "ab12" * 16, {"a": 1}))))
-def test_member_files(folder: Path, data: Any) -> None:
-    put(folder / MEMBER_FILE, data)
-    read_or_refused(lambda: read_shapes(folder))
-
-
 @examples("checksums")
 @given(damaged(CHECKSUMS))
 def test_checksums(folder: Path, data: Any) -> None:
@@ -162,34 +126,6 @@ def test_rankings(folder: Path, data: st.DataObject) -> None:
         whole.write_bytes(content)
 
 
-@examples("ranking tensors")
-@given(st.data())
-def test_tensors_of_rankings(folder: Path, data: st.DataObject) -> None:
-    path = folder / "ranking" / "ranking.safetensors"
-    content, tensors = path.read_bytes(), load_file(path)
-    dtypes = st.sampled_from([np.int8, np.uint8, np.int32, np.float16, np.float64, np.bool_])
-    name = data.draw(st.sampled_from(sorted(tensors)))
-    how = data.draw(st.sampled_from(["dtype", "shape", "values", "gone", "byte"]))
-    if how == "dtype":
-        tensors[name] = tensors[name].astype(data.draw(dtypes))
-    elif how == "shape":
-        tensors[name] = tensors[name][: data.draw(st.integers(0, 3))].reshape(1, -1)
-    elif how == "values":
-        tensors[name] = np.full_like(tensors[name], data.draw(st.integers(-(2**40), 2**40)))
-    elif how == "gone":
-        del tensors[name]
-    try:
-        save_file(tensors, path)
-        if how == "byte":
-            broken = bytearray(content)
-            broken[data.draw(st.integers(0, len(broken) - 1))] = data.draw(st.integers(0, 255))
-            path.write_bytes(broken)
-        ranking = read_or_refused(lambda: Ranking.load(folder / "ranking", PARENT))
-        assert ranking is None or ranking.digest == Ranking.trivial(PARENT).digest
-    finally:
-        path.write_bytes(content)
-
-
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
     source = Path(sysconfig.get_paths()["stdlib"], "json")
@@ -205,35 +141,6 @@ def test_data_folders(data_folder: DataFolder, data: st.DataObject) -> None:
         read_or_refused(lambda: DataFolder.open(data_folder.path))
     finally:
         put(path, data_folder.to_json())
-
-
-@examples("tokenizer")
-@given(st.data())
-def test_tokenizers(data_folder: DataFolder, data: st.DataObject) -> None:
-    """Their settings, and the library's own file."""
-    place = data_folder.tokenizer_dir
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        path = place / name
-        content = path.read_text(encoding="utf-8")
-        try:
-            path.write_bytes(data.draw(texts(content)))
-            read_or_refused(lambda: load_tokenizer(place))
-            read_or_refused(lambda: end_of(FamilyTokenizer.read(place), place))
-        finally:
-            path.write_text(content, encoding="utf-8")
-
-
-@examples("chat template")
-@given(texts(TEMPLATE))
-def test_chat_templates(text: bytes) -> None:
-    read_or_refused(lambda: ChatTemplate(text.decode("utf-8", "replace"), {}, "here").render(MESSAGES))
-
-
-@examples("generation config")
-@given(damaged({"eos_token_id": [1, 2], "do_sample": True}))
-def test_generation_configs(tmp_path: Path, data: Any) -> None:
-    put(tmp_path / "generation_config.json", data)
-    read_or_refused(lambda: Companions(tmp_path, {"eos_token_id": 1}).end_ids)
 
 
 @pytest.fixture(scope="module")
@@ -302,13 +209,3 @@ def test_contexts_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
 
 def as_json(value: Any) -> bytes:
     return json.dumps(value, default=repr, skipkeys=True).encode()
-
-
-@settings(max_examples=50)
-@given(st.data())
-def test_damage_is_damage(data: st.DataObject) -> None:
-    """The strategy leaves what it damages alone, and does change it."""
-    before = json.dumps(BLOCK)
-    out = [data.draw(damaged(BLOCK)) for _ in range(10)]
-    assert json.dumps(BLOCK) == before and any(one != BLOCK for one in out)
-    assert ("router", "tau", 0) in leaves(BLOCK)
