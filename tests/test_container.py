@@ -41,13 +41,6 @@ def test_what_is_kept(keep: ModuleType) -> None:
         keep.kept([x for x in INSTALLED if x[0] != "megatron_core"])
 
 
-def test_either_host_makes_a_container_of_nemo(keep: ModuleType) -> None:
-    without = [x for x in INSTALLED if x[0] != "nemo_toolkit"]
-    assert keep.kept([*without, ("megatron-bridge", "0.6.0")])["megatron-bridge"] == "0.6.0"
-    with pytest.raises(SystemExit, match="not a NeMo container: nemo-toolkit or megatron-bridge"):
-        keep.kept(without)
-
-
 def test_the_script_as_the_build_calls_it(
     keep: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,13 +109,12 @@ def test_the_commands_on_published_families_run(
 
 @pytest.mark.nemo
 @pytest.mark.slow
-@pytest.mark.parametrize("page", (README, ROOT / "docs" / "train.md"), ids=lambda p: p.stem)
-def test_the_trainings_are_accepted(page: Path, tmp_path: Path) -> None:
+def test_the_readmes_trainings_are_accepted(tmp_path: Path) -> None:
     """With the files that the page shows; a dry run builds nothing."""
     (tmp_path / "conf").symlink_to(ROOT / "conf")
-    for name, text in named_files(page).items():
+    for name, text in named_files(README).items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    commands = [words for block in blocks(*SHELL, page=page) for words in block.commands() if "train" in words[1:3]]
+    commands = [words for block in blocks(*SHELL, page=README) for words in block.commands() if "train" in words[1:3]]
     large = [words for words in commands if "nemotron_elastic_tiny" not in " ".join(words)]
     for words in large:
         command = [sys.executable, "-m", "nemo_elastic", *words[words.index("train") :], "--dryrun", "--yes"]
@@ -136,15 +135,13 @@ def test_the_readmes_block_is_the_recipes_own() -> None:
 
 
 @pytest.mark.nemo
-@pytest.mark.parametrize("page", (README, ROOT / "docs" / "train.md"), ids=lambda p: p.stem)
-def test_python_of_the_first_pages_runs(page: Path, place: Path) -> None:
+def test_the_readmes_python_runs(place: Path) -> None:
     """All but the call that starts a training, which is behind the guard of a script."""
     (place / "conf").symlink_to(ROOT / "conf")
-    names: dict[str, Any] = {"__name__": page.stem}
-    for block in blocks("python", page=page):
+    names: dict[str, Any] = {"__name__": "README"}
+    for block in blocks("python", page=README):
         exec(compile(block.text, block.place, "exec"), names)
-    if page == README:
-        assert isinstance(names["answer"], str) and names["answer"]
+    assert isinstance(names["answer"], str) and names["answer"]
 
 
 # ------------------------------------------------------------------ links and names

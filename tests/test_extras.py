@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, PathDistribution
 from pathlib import Path
@@ -14,8 +13,6 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.extras import EXTRAS, installing, missing, require
-from nemo_elastic.slicing.untrained import write_example
-from tests.workers import environment
 
 
 @pytest.mark.parametrize(
@@ -55,28 +52,6 @@ def test_what_both_hosts_bring_comes_with_the_host_that_is_there(monkeypatch: py
         assert missing(error) == f"nemo_run is not installed; {installing(extra)} brings it"
     for name in ("nowhere", None):
         assert missing(ModuleNotFoundError("", name=name)) is None
-
-
-#: a process in which no package of an extra is installed
-BARE = "import sys; from nemo_elastic.extras import EXTRAS; sys.modules.update(dict.fromkeys(EXTRAS)); \
-from nemo_elastic.cli.app import main; main(sys.argv[1:])"
-
-
-@pytest.mark.parametrize(
-    ("command", "extra"),
-    [
-        ("chat family", "runtime"),
-        ("slice family --member small --format nemo --out out", "nemo"),
-    ],
-)
-def test_the_first_extra_that_a_command_names_is_enough_for_it(tmp_path: Path, command: str, extra: str) -> None:
-    write_example(tmp_path / "family")
-    done = subprocess.run(
-        [sys.executable, "-c", BARE, *command.split()],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.endswith(f"{installing(extra)} brings it\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["family"]
 
 
 def test_every_extra_that_is_reported_can_be_installed() -> None:
