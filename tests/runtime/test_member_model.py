@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.generate import generate
 from nemo_elastic.runtime import load_family
-from nemo_elastic.slicing.slicer import slice_checkpoint
+from nemo_elastic.runtime.member_model import Companions, Prompts, read_prompts
 from tests.runtime.talking import MEMBERS, MESSAGES, PARENT, overflowing, talking_family
 
 PROMPTS = ["def f(x):", "The first of 12", "é", "return x + 12  # 日本語 and more of it"]
@@ -74,9 +75,7 @@ def test_a_batch_of_any_lengths_says_what_each_says_alone(data, family):
     assert member.generate(prompts, 20) == [member.generate(p, 20) for p in prompts]
     how = {"temperature": 0.9, "top_p": 0.95, "seed": data.draw(st.integers(0, 99))}
     together = member.generate(prompts, 20, **how)
-    assert together[0] == member.generate(prompts[0], 20, **how) and together[:1] == member.generate(
-        prompts[:1], 20, **how
-    )
+    assert together[0] == member.generate(prompts[0], 20, **how)
     assert together == member.generate(prompts, 20, **how)
 
 
@@ -96,26 +95,21 @@ def test_an_answer_ends_at_an_end_token_of_the_folder(ended):
         expected.append(said[: at + 1])
     ids = [family.tokenizer.encode(p) for p in PROMPTS]
     assert member.generate(ids, 24) == expected and {len(e) for e in expected} != {24}
-    assert member.generate(PROMPTS, 24) == [
-        family.tokenizer.decode(e[:-1] if e[-1] in ended.ends else e) for e in expected
-    ]
+    texts = [family.tokenizer.decode(e[:-1] if e[-1] in ended.ends else e) for e in expected]
+    assert member.generate(PROMPTS, 24) == texts
     assert member.generate(ids, 24, ()) == ended.said
-    assert (
-        member.generate(ids[0], 24, [ended.said[0][2]]) == ended.said[0][: ended.said[0].index(ended.said[0][2]) + 1]
-    )
     assert member.generate(ids, 24, torch.tensor(ended.ends)) == expected
 
 
-@pytest.mark.parametrize("how", [{}, {"temperature": 1.0, "seed": 4}])
-def test_an_answer_ends_before_a_stop_string(ended, how):
+def test_an_answer_ends_before_a_stop_string(ended):
     """Of a text what is before it; of tokens those whose text is. Streamed, no part of it is ever shown."""
-    tokenizer, member = ended.family.tokenizer, ended.member
+    tokenizer, member, how = ended.family.tokenizer, ended.member, {"temperature": 1.0, "seed": 4}
     checked = 0
     for prompt in PROMPTS:
         ids = tokenizer.encode(prompt)
         new = member.generate(ids, 24, (), **how)
         whole = member.generate(prompt, 24, (), **how)
-        for at in range(1, len(whole) - 3, 4):
+        for at in range(1, len(whole) - 3, 8):
             stop = whole[at : at + 3]
             cut = whole[: whole.index(stop)]
             options = {"stop": [stop, "never said"], **how}
@@ -129,14 +123,7 @@ def test_an_answer_ends_before_a_stop_string(ended, how):
             assert list(member.generate(ids, 24, (), stream=True, **options)) == tokens
             checked += 1
         assert member.generate(ids, 24, (), stop="never said", **how) == new
-    assert checked > 20
-
-
-def test_other_answers_of_a_batch_go_on_after_a_stop(ended):
-    member = ended.member
-    whole = member.generate(PROMPTS, 24, ())
-    stop = whole[0][3:6]
-    assert member.generate(PROMPTS, 24, (), stop=stop) == [w.split(stop)[0] for w in whole]
+    assert checked > 10
 
 
 def test_a_stream_is_the_answer_in_pieces(ended):
@@ -165,59 +152,39 @@ def test_pieces_come_while_it_decodes(family):
     assert torch.is_grad_enabled()
 
 
-def test_a_cut_member_answers_as_the_member_of_the_family(folder, family, tmp_path):
-    slice_checkpoint(folder, tmp_path / "6b", member="6b")
-    cut = load_family(tmp_path / "6b").select()
-    assert [cut.generate(p, 24) for p in PROMPTS] == [family.select("6b").generate(p, 24) for p in PROMPTS]
-    assert cut.generate(MESSAGES, 24) == family.select("6b").generate(MESSAGES, 24)
-
-
 @pytest.mark.parametrize(
     ("prompts", "field"),
     [
         (5, "prompts"),
-        (None, "prompts"),
-        ({"role": "user"}, "prompts"),
         ([3, 300], "prompts[0]"),
         ([[3], [-1, 4]], "prompts[1]"),
-        ([[3], []], "prompts[1]"),
         (["a", ""], "prompts[1]"),
         ([3, 4.0], "prompts[0]"),
         ([[True]], "prompts[0]"),
-        ([3, [4]], "prompts[0]"),
         ([[3], 4], "prompts[1]"),
-        ([[3], "a"], "prompts[1]"),
         (["a", 3], "prompts"),
-        ([None], "prompts[0]"),
         ([{"role": "user"}], "messages[0].content"),
-        ([MESSAGES, "a"], "prompts[1]"),
         ([MESSAGES, [{"content": "x"}]], "prompts[1][0].role"),
-        (torch.tensor([1.0]), "dtype of prompts"),
         ([torch.tensor([1]), torch.tensor([1.5])], "dtype of prompts[1]"),
-        (torch.tensor(3), "prompts"),
         (torch.zeros(1, 1, 1, dtype=torch.long), "prompts"),
         (torch.zeros(3, dtype=torch.long, device="meta"), "device of prompts"),
         (np.array([1.5]), "prompts[0]"),
     ],
 )
 def test_prompts_that_are_none(family, prompts, field):
-    for stream in (False, True):
-        with pytest.raises(ElasticError) as raised:
-            family.select("6b").generate(prompts, 4, stream=stream)
-        assert str(raised.value).startswith(f"{field}: ")
+    with pytest.raises(ElasticError) as raised:
+        family.select("6b").generate(prompts, 4)
+    assert str(raised.value).startswith(f"{field}: ")
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"max_new_tokens": 0}, {"max_new_tokens": 2.0}, {"max_new_tokens": "2"}, {"max_new_tokens": [2, 2]},
-        {"stop_ids": 3}, {"stop_ids": [-1]}, {"stop_ids": "ab"}, {"stop": 5},
-        {"temperature": -0.1}, {"temperature": math.inf}, {"temperature": math.nan}, {"temperature": "1"},
-        {"temperature": True}, {"top_p": 0.0, "temperature": 1.0}, {"top_p": 1.01, "temperature": 1.0},
-        {"top_p": None, "temperature": 1.0}, {"top_k": -1, "temperature": 1.0}, {"top_k": 2.0, "temperature": 1.0},
-        {"seed": -1}, {"seed": 2**63}, {"top_p": 0.9}, {"top_k": 5},
-        {"draft": "6c"}, {"draft": 6}, {"draft": replace(PARENT, hidden=32).full}, {"k": 2},
-        {"k": 0, "draft": "6b"}, {"k": 17, "draft": "6b"}, {"k": 2.0, "draft": "6b"},
+        {"max_new_tokens": 0}, {"max_new_tokens": 2.0}, {"max_new_tokens": [2, 2]},
+        {"stop_ids": 3}, {"stop_ids": [-1]}, {"stop": 5}, {"temperature": -0.1}, {"temperature": math.nan},
+        {"top_p": 0.0, "temperature": 1.0}, {"top_p": 1.01, "temperature": 1.0}, {"top_k": -1, "temperature": 1.0},
+        {"seed": -1}, {"top_p": 0.9}, {"top_k": 5}, {"draft": "6c"}, {"draft": 6},
+        {"draft": replace(PARENT, hidden=32).full}, {"k": 2}, {"k": 17, "draft": "6b"},
     ],
     ids=str,
 )  # fmt: skip
@@ -229,23 +196,53 @@ def test_options_that_are_none(family, options):
         assert str(raised.value).startswith(f"{next(iter(options))}: ") and "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_every_dtype_answers(folder, dtype):
-    member = load_family(folder, dtype=dtype).select("9b")
-    text = member.generate(PROMPTS, 6, temperature=0.8, top_p=0.9)
-    assert [len(t) > 0 for t in text] == [True] * 4
-
-
-@pytest.mark.parametrize("how", [{}, {"draft": "6b"}, {"temperature": 1.0}])
+@pytest.mark.parametrize("how", [{}, {"draft": "6b"}])
 def test_no_prompts_have_no_answers(family, how):
     member = family.select("12b")
     assert member.generate([], **how) == [] and list(member.generate([], stream=True, **how)) == []
 
 
-@pytest.mark.parametrize("how", [{}, {"draft": "6b"}, {"temperature": 1.0}, {"draft": "6b", "temperature": 1.0}])
+@pytest.mark.parametrize("how", [{}, {"draft": "6b", "temperature": 1.0}])
 def test_logits_that_are_no_numbers_are_reported_and_no_answer(tmp_path, how):
     """Every weight is a number, and what is computed of them is none."""
-    folder = overflowing(talking_family(tmp_path))
-    line = r"^logits: \d+ of \d+ are infinite or not a number; "
-    with pytest.raises(ElasticError, match=line):
-        load_family(folder).select("12b").generate("The first", 4, **how)
+    with pytest.raises(ElasticError, match=r"^logits: \d+ of \d+ "):
+        load_family(overflowing(talking_family(tmp_path))).select("12b").generate("The first", 4, **how)
+
+
+# ------------------------------------------------------------------ forms of prompts, and files beside the weights
+
+
+@pytest.mark.parametrize("form", [(5, 6), torch.tensor([5, 6]), np.array([5, 6]), [np.int64(5), 6]])
+def test_token_ids_are_one_prompt_and_need_no_tokenizer(form):
+    actual = read_prompts(form, Companions(), PARENT.vocab)
+    assert actual == Prompts([[5, 6]], single=True, are_text=False) and type(actual.ids[0][0]) is int
+
+
+@pytest.mark.parametrize("form", [[[5, 6], [7, 8]], torch.tensor([[5, 6], [7, 8]]), [torch.tensor([5, 6]), [7, 8]]])
+def test_lists_of_token_ids_are_a_batch(form):
+    assert read_prompts(form, Companions(), PARENT.vocab) == Prompts([[5, 6], [7, 8]], single=False, are_text=False)
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "ends"),
+    [
+        (None, None, set()),
+        (None, [7, 8], {7, 8}),
+        ({"eos_token_id": 5}, 7, {5}),
+        ({"eos_token_id": []}, 7, set()),
+        ({"eos_token_id": None}, 7, {7}),
+    ],
+)
+def test_where_end_tokens_are(tmp_path, generation, config, ends):
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert Companions(tmp_path, {"eos_token_id": config}).end_ids == ends
+
+
+@pytest.mark.parametrize("wrong", [True, -1, [2, None]])
+def test_what_is_no_token(tmp_path, wrong):
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": wrong}))
+    with pytest.raises(ElasticError, match=r"generation_config.json: eos_token_id: "):
+        Companions(tmp_path).end_ids  # noqa: B018
+    with pytest.raises(ElasticError, match=r"^config.json: eos_token_id: "):
+        Companions(None, {"eos_token_id": wrong}).end_ids  # noqa: B018

@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,8 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import layer_axes
-from nemo_elastic.core.layout import keys, rows, selection, shape
-from nemo_elastic.core.prefix import nested_order
+from nemo_elastic.core.layout import keys, rows, shape
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, MemberModel, load_family
@@ -114,24 +110,6 @@ def test_along_one_axis_every_width_is_a_prefix(axis):
         assert {k: tuple(t.shape) for k, t in matrices(family.select(member)).items()} == shapes(parent, member)
 
 
-@some
-@given(data=st.data())
-def test_the_order_has_every_channel_once_and_members_first(data):
-    parent = data.draw(parents())
-    members = data.draw(chains(parent))
-    small = members[-1]
-    for row, layer in rows(parent, small):
-        for dim in range(len(row.dims)):
-            index = layer and layer.index
-            chain = tuple(selection(parent, row, dim, parent.full, m, index) for m in members)
-            order = nested_order(chain)
-            order = np.arange(chain[0].size) if order is None else order
-            assert sorted(order) == list(range(chain[0].size))
-            for part in chain:
-                assert sorted(order[: part.kept_size]) == list(part.indices)
-            assert list(order[: chain[-1].kept_size]) == list(chain[-1].indices)
-
-
 def test_nothing_is_moved_for_the_smallest():
     members = {"a": PARENT.full, "b": PARENT.uniform(mamba_heads=2, mamba_head_dim=3, attention_heads=2, ffn=8)}
     family = FamilyRuntime(NemotronH.random(PARENT), members)
@@ -150,38 +128,18 @@ def test_members_that_are_not_nested_in_each_other_run_too():
 
 def test_live_members_decode_in_turn():
     """Each carries its own cache, so that turns of others do not show."""
-    members = {
-        "12b": PARENT.full,
-        "9b": PARENT.uniform(hidden=12, ffn=12, mamba_heads=4),
-        "6b": PARENT.uniform(keep=(0, 3, 4), hidden=8, ffn=8, mamba_heads=2, mamba_head_dim=3, attention_heads=2),
-    }
+    members = {"12b": PARENT.full, "6b": PARENT.uniform(keep=(0, 3, 4), hidden=8, ffn=8, mamba_heads=2)}
     model = NemotronH.random(PARENT, dtype=torch.float64)
     family = FamilyRuntime(model, members)
-    between = replace(members["9b"], hidden=10)
-    live = [family.select(which) for which in (*members, between)]
-    tokens = tokens_of(PARENT, length=12)
+    live = [family.select(which) for which in (*members, replace(members["6b"], hidden=10))]
+    tokens = tokens_of(PARENT, length=9)
     caches = [m.init_cache(2) for m in live]
     parts = [[m(tokens[:, :5], cache)] for m, cache in zip(live, caches)]
-    for i in range(5, 12):
+    for i in range(5, 9):
         for m, cache, out in zip(live, caches, parts):
             out.append(m(tokens[:, i : i + 1], cache, last=True))
     for m, out in zip(live, parts):
         assert same(torch.cat(out, 1), model.submodel(m.subnet)(tokens))
-
-
-def test_threads_select_and_run_at_once():
-    model = NemotronH.random(PARENT, dtype=torch.float64)
-    small = PARENT.uniform(hidden=8, ffn=8, mamba_heads=2, attention_heads=2)
-    members = [PARENT.full, PARENT.uniform(hidden=12, ffn=12), small]
-    tokens = tokens_of(PARENT)
-    expected = [model(tokens, m) for m in members]
-    for _ in range(5):
-        family = FamilyRuntime(model, {str(i): m for i, m in enumerate(members)})
-        with ThreadPoolExecutor(6) as pool:
-            jobs = [pool.submit(lambda name, f=family: f.select(name)(tokens), str(i % 3)) for i in range(12)]
-            actual = [job.result() for job in jobs]
-        assert all(same(logits, expected[i % 3]) for i, logits in enumerate(actual))
-        assert family.select("2") is family.select(small)
 
 
 def test_layers_are_cut_when_they_first_run():
@@ -189,9 +147,6 @@ def test_layers_are_cut_when_they_first_run():
     layers = family.select("b").weights.layers
     assert isinstance(layers, CutLayers) and layers.cut == [None] * 5
     assert layers[1] is layers[1] and [layer is None for layer in layers.cut] == [True, False, True, True, True]
-    assert [w.layer.index for w in layers] == [0, 1, 2, 3, 4]
-    with pytest.raises(IndexError):
-        layers[5]
 
 
 def test_what_members_keep_beside_the_weights_is_small():
@@ -203,6 +158,7 @@ def test_what_members_keep_beside_the_weights_is_small():
     middle = parent.uniform(hidden=192, ffn=384, mamba_heads=12, mamba_head_dim=24)
     family = FamilyRuntime(NemotronH.random(parent), {"a": parent.full, "b": middle, "c": small})
     before = family.nbytes
+    assert before == sum(p.nbytes for p in family.model.parameters())
     for which in family.names:
         family.select(which)(tokens_of(parent))
     assert family.nbytes == before
@@ -232,34 +188,31 @@ def test_a_family_of_one_shares_the_memory_of_its_model():
     assert not own & {p.data_ptr() for p in copied.model.parameters()}
 
 
-def broken_family(tmp_path, name: str, value: float, dtype=torch.float32):
-    """A family's folder with one value of one tensor changed."""
+def broken_family(tmp_path, name: str, value: float, of: slice = slice(-1, None)):
+    """A family's folder with some values of one tensor changed, the last alone by default."""
     folder = talking_family(tmp_path)
     file = folder / "model.safetensors"
-    state = {n: t.to(dtype) for n, t in load_file(file).items()}
-    state[name].view(-1)[-1] = value
+    state = load_file(file)
+    state[name].view(-1)[of] = value
     save_file(state, file)
     (folder / "elastic_checksums.json").unlink()
     return folder
 
 
-#: of these a member can say something finite: a state that decays at once, a neuron that is always off, a row unused
-@pytest.mark.parametrize("name", ["backbone.layers.0.mixer.A_log", "backbone.layers.0.mixer.dt_bias",
-                                  "backbone.layers.1.mixer.up_proj.weight", "backbone.embeddings.weight",
-                                  "backbone.norm_f.weight"])  # fmt: skip
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+#: of these a member can say something finite: a state that decays at once, a row unused
+@pytest.mark.parametrize(
+    ("name", "value"), [("backbone.layers.0.mixer.A_log", float("inf")), ("backbone.embeddings.weight", float("nan"))]
+)
 def test_weights_that_are_no_numbers_are_reported_when_they_are_read(tmp_path, name, value):
     folder = broken_family(tmp_path, name, value)
-    line = rf"^{folder}: {name}: 1 values are infinite or not a number; nemo-elastic verify finds damage$"
-    with pytest.raises(ElasticError, match=line):
+    with pytest.raises(ElasticError, match=rf"^{folder}: {name}: 1 values "):
         load_family(folder)
 
 
 def test_what_a_dtype_cannot_hold_is_reported(tmp_path):
     folder = broken_family(tmp_path, "lm_head.weight", 1e5)
     load_family(folder), load_family(folder, dtype=torch.bfloat16)
-    line = "dtype: 'torch.float16' is not allowed; tensor 'lm_head.weight' has 1 numbers that it cannot hold"
-    with pytest.raises(ElasticError, match=f"^{line}$"):
+    with pytest.raises(ElasticError, match=r"^dtype: 'torch.float16' .*'lm_head.weight' has 1 numbers"):
         load_family(folder, dtype=torch.float16)
 
 
@@ -273,32 +226,12 @@ def test_what_a_dtype_makes_zero_is_counted(tmp_path, dtype, tiny):
 
 def test_sums_that_overflow_are_no_damage(tmp_path):
     """Every value is a number, and their sum is none."""
-    folder = talking_family(tmp_path)
-    file = folder / "model.safetensors"
-    state = load_file(file)
-    state["lm_head.weight"][:] = 3e38
-    save_file(state, file)
-    (folder / "elastic_checksums.json").unlink()
-    load_family(folder)
+    load_family(broken_family(tmp_path, "lm_head.weight", 3e38, slice(None)))
 
 
-@pytest.mark.parametrize("given", ["cpu", torch.device("cpu")])
-def test_a_device_that_is_here_is_given_as_torch_names_it(given: Any) -> None:
-    assert check_device(given) == torch.device("cpu")
-
-
-@pytest.mark.parametrize("wrong", ["gpu", "", "cuda:99", 99, -1, 1.5, object()])
-def test_one_that_is_not_here_is_reported_in_one_line(wrong: Any) -> None:
-    with pytest.raises(
-        ElasticError, match=r"^device: .* is not allowed; a device of this machine, such as cpu or cuda \("
-    ) as e:
-        check_device(wrong)
-    assert "\n" not in str(e.value)
-
-
-@pytest.mark.parametrize("wrong", ["meta", None])
-def test_one_that_cannot_compute_is_refused_by_the_name_that_the_user_wrote(wrong: Any) -> None:
-    with pytest.raises(
-        ElasticError, match=r"^--device: .* is not allowed; a device that computes, such as cpu or cuda$"
-    ):
-        check_device(wrong, "--device")
+def test_a_device_is_one_that_is_here_and_computes() -> None:
+    assert check_device("cpu") == check_device(torch.device("cpu")) == torch.device("cpu")
+    for wrong in ("gpu", "cuda:99", -1, 1.5, "meta", None):
+        with pytest.raises(ElasticError, match=r"^--device: ") as caught:
+            check_device(wrong, "--device")
+        assert "\n" not in str(caught.value)
