@@ -61,10 +61,8 @@ def vllm(monkeypatch):
 
 def engine(model, **given):
     fields = {
-        "tensor_parallel_size": 1, "pipeline_parallel_size": 1, "speculative_config": None, "quantization": None,
-        "enable_lora": False, "kv_transfer_config": None, "use_replayssm": False, "async_scheduling": None,
-        "scheduler_cls": None, "worker_cls": "auto", "hf_overrides": {}, "additional_config": {}, "tokenizer": None,
-        "enforce_eager": False, "enable_prefix_caching": None, "kv_cache_memory_bytes": None,
+        "tensor_parallel_size": 1, "worker_cls": "auto", "hf_overrides": {}, "additional_config": {},
+        "tokenizer": None, "enable_prefix_caching": None, "kv_cache_memory_bytes": None,
     }  # fmt: skip
     return Engine(model=str(model), **(fields | given))
 
