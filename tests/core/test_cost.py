@@ -55,19 +55,6 @@ def test_an_expected_member_at_certainty_costs_what_the_subnet_costs(m: Subnet) 
     assert float(flops_per_token(PARENT, e, 8)) == pytest.approx(flops_per_token(PARENT, m, 8))
 
 
-def test_cost_is_differentiable_in_widths_and_in_keeping() -> None:
-    hidden = torch.tensor(16.0, requires_grad=True)
-    keep = torch.tensor(0.5, requires_grad=True)
-    widths = {"mamba_heads": torch.tensor(6.0), "mamba_head_dim": torch.tensor(4.0)}
-    layers = (ExpectedLayer(0, "mamba", widths, keep),)
-    parameters(PARENT, Expected(hidden, layers)).backward()
-    assert hidden.grad is not None
-    assert hidden.grad > 2 * PARENT.vocab
-    assert keep.grad is not None
-    one = Subnet(16, (PARENT.layer(0),))
-    assert float(keep.grad) == parameters(PARENT, one) - (2 * PARENT.vocab + 1) * 16
-
-
 def test_memory_by_hand() -> None:
     m = PARENT.full
     spec = MemorySpec(batch=3, length=10, weights="fp32", cache="bf16")

@@ -123,12 +123,6 @@ def test_a_limit_moves_to_another_parent_as_the_same_share() -> None:
         assert half.most(MOE) == pytest.approx(limit.most(MOE) / (1 if limit.kind is RATIO else 2), rel=1e-3)
 
 
-def test_any_limit_above_the_parent_is_reported_by_its_own_name() -> None:
-    both = Budget("a", params=100, active_params=1e9)
-    with pytest.raises(ElasticError, match=r"^elastic\.budgets\[a\]\.active_params: 1000000000"):
-        both.target(MOE)
-
-
 @pytest.mark.parametrize(
     ("second", "refused"),
     [

@@ -78,28 +78,6 @@ def test_masked_equals_sliced_in_logits_and_every_gradient(axes, data):
 
 @some
 @given(data=st.data())
-def test_gates_have_the_right_gradients(data):
-    """What the router learns from: for every gate, autograd agrees with a difference quotient."""
-    parent = data.draw(parents(max_layers=4))
-    model = NemotronH.random(parent, dtype=torch.float64)
-    whole = Gates.of(parent, parent.full, dtype=torch.float64)
-    leaves = [t for g in whole.layers for t in (g.keep, *g.widths.values())] + [whole.hidden]
-    for leaf in leaves:
-        leaf.mul_(0.7).requires_grad_()
-    analytic = torch.autograd.grad(model(tokens_of(parent), whole).square().mean(), leaves)
-    for leaf, grad in zip(leaves, analytic):
-        step = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(3), dtype=leaf.dtype)
-        values = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                leaf.add_(step, alpha=sign * 1e-6)
-                values.append(model(tokens_of(parent), whole).square().mean().item())
-                leaf.sub_(step, alpha=sign * 1e-6)
-        assert (values[0] - values[1]) / 2e-6 == pytest.approx((grad * step).sum().item(), rel=1e-3, abs=1e-6)
-
-
-@some
-@given(data=st.data())
 def test_soft_gates_are_the_formula_of_the_method(data):
     """Gates on weights, written as the method writes them, give what gates on activations give."""
     parent = data.draw(parents(max_layers=3, kinds="M-*"))  # of experts: test_moe.py

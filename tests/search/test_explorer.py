@@ -16,12 +16,6 @@ from tests.search.common import BUDGETS, SMALL, small_space
 from tests.search.test_finder import Toy
 
 
-def explorer_of(space: Space, loss, candidates: int = 200) -> tuple[Explorer, Goal]:
-    explorer = Explorer(space, loss, candidates, np.random.default_rng(0))
-    least = tuple(int(n) - 1 for n in space.sizes)
-    return explorer, Goal(BUDGETS[1], space.price(BUDGETS[1]), (0,) * len(space.slots), least)
-
-
 @pytest.mark.parametrize("dear", ["hidden", "ffn"])
 def test_the_descent_spends_what_costs_least_per_parameter(dear):
     axes = {"hidden": AxisConfig(tuple(range(128, 40, -8))), "ffn": AxisConfig(tuple(range(512, 0, -32)))}
@@ -31,23 +25,14 @@ def test_the_descent_spends_what_costs_least_per_parameter(dear):
         share = {"hidden": member.hidden / 128, "ffn": member.widths("ffn")[0] / 512}
         return sum((10.0 if a == dear else 0.1) * (1 - s) for a, s in share.items())
 
-    explorer, goal = explorer_of(space, loss)
+    explorer, least = Explorer(space, loss, 200, np.random.default_rng(0)), tuple(int(n) - 1 for n in space.sizes)
+    goal = Goal(BUDGETS[1], space.price(BUDGETS[1]), (0,) * len(space.slots), least)
     explorer.descend(goal, 200)
     best = explorer.codes[explorer.meets(goal)[0]]
     if dear == "hidden":  # half of all weights are the MLPs'
         assert space.decode(best).hidden >= 112 and space.decode(best).widths("ffn")[0] <= 256
     else:
         assert space.decode(best).widths("ffn")[0] >= 416 and space.decode(best).hidden <= 104
-
-
-def test_the_descent_is_lazy():
-    """Only the leader is measured again: far fewer measurements than groups x steps."""
-    space = small_space()
-    explorer, goal = explorer_of(space, Toy(space))
-    explorer.descend(goal, 200)
-    moves = len(explorer.groups)
-    assert moves < len(explorer.trace) < 4 * moves
-    assert len(explorer.meets(goal))
 
 
 def test_a_draw_orders_codes_that_were_not_measured():
