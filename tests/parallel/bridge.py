@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tests.parallel.runs import BUCKET, LENGTH, PEAK, SHAPE, Job, block_of, padded, round_in_place
+from tests.parallel.runs import BUCKET, LENGTH, PEAK, SHAPE, Job, block_of, padded
 
 #: module that starts a module of ours in this environment
 STARTED_BY = ("tests.support.bridge", "-m")
@@ -170,18 +170,3 @@ def holds_weights_alone(step: Any) -> None:
         small += weight.numel() * own
         assert own or (not weight.requires_grad and getattr(weight, "main_grad", None) is None), name
     assert 0 < sum(weight.numel() for group in host.optimizer.param_groups for weight in group["params"]) <= small
-
-
-def rounded(scheme: str) -> dict[str, Any]:
-    """Of a job whose weights are those of low precision when its training begins."""
-
-    def elastic(run: Any) -> None:
-        from megatron.bridge.training.callbacks import Callback
-
-        class Rounder(Callback):
-            def on_train_start(self, context: Any) -> None:
-                round_in_place(run.forward_step.host, scheme)
-
-        run.callbacks.append(Rounder())
-
-    return {"elastic": elastic}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.parallel.runs import BATCH, BUCKET, LENGTH, PEAK, SHAPE, VOCAB, Job, padded, quiet, round_in_place
+from tests.parallel.runs import BATCH, BUCKET, LENGTH, PEAK, SHAPE, VOCAB, Job, padded, quiet
 
 #: module that starts a module of ours in this environment, if one has to
 STARTED_BY: tuple[str, ...] = ()
@@ -172,7 +172,6 @@ def run(place: Path, job: Job) -> dict[str, Any]:
                 facts["learned"].append(digest(dict(module.members.router.named_parameters())))
 
         def on_train_end(self, trainer: Any, module: Any) -> None:
-            facts["rates"] = [group["lr"] for group in trainer.optimizers[0].param_groups]
             facts["monitored"] = sorted(k for k in trainer.callback_metrics if k.startswith("val_"))
             if job.kind != "parent":
                 held = module.host.core.state_dict()
@@ -247,18 +246,3 @@ def saved_at_start(run: Path) -> Callable[[], Any]:
         return Saves()
 
     return make
-
-
-def rounded(scheme: str) -> dict[str, Any]:
-    """Of a job whose weights are those of low precision when its training begins."""
-
-    def make() -> Any:
-        import lightning.pytorch as pl
-
-        class Rounder(pl.Callback):
-            def on_train_start(self, trainer: Any, module: Any) -> None:
-                round_in_place(module.host, scheme)
-
-        return Rounder()
-
-    return {"callback": make}

@@ -318,18 +318,3 @@ def write_prompts(place: Path) -> None:
         for name in ("training", "validation", "test"):
             some = rows[:count] if name == "training" else rows
             (place / folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
-
-
-def round_in_place(host: Any, scheme: str) -> None:
-    """Round the weights of a model that one rank has whole, for all that they are used for."""
-    import torch
-
-    from nemo_elastic.formats.adapter import to_megatron
-    from nemo_elastic.nn.low_precision import rounded_state
-    from tests.support.states import from_megatron
-
-    parent, weights = host.state.parent, host.weights()
-    rounded = rounded_state(parent, from_megatron(parent, parent.full, weights), scheme)
-    with torch.no_grad():
-        for name, value in to_megatron(parent, parent.full, rounded).items():
-            weights[name].copy_(value)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 3 in low precision: its steps are those of rounded weights, a kill, and two ranks against one."""
+"""Stage 3 in low precision: rounded weights, a kill, and two ranks against one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nemo_elastic.formats.megatron.stored import Stored
-from tests.parallel.compare import checkpoint, digests, elastic, identical, lines, same
+from tests.parallel.compare import checkpoint, elastic, identical, lines, same
 from tests.parallel.forks import measured
 from tests.parallel.runs import Job, Layout, do, host, prepare
 
@@ -44,25 +44,17 @@ def measure(place: Path, parts: Collection[str]) -> None:
         job("one", steps=1),
         job("two", "stage2", steps=1, done=1, previous=("one", 1)),
     )
-    do(place, third("whole"), third("tp2", layout=TWO), third("rounded", None, **host().rounded(SCHEME)),
-       third("full", None), third("killed", until=STOP), third("killed"))  # fmt: skip
+    do(place, third("whole"), third("tp2", layout=TWO), third("full", None), third("killed", until=STOP),
+       third("killed"))  # fmt: skip
 
 
 place = measured(measure)
 
 
-def test_a_first_step_is_that_of_weights_rounded_beforehand(place: Path) -> None:
-    """Its losses of all members, and its gradients, which are those of the rounded weights."""
-    ours, rounded, full = (lines(place / name)[0] for name in ("whole", "rounded", "full"))
-    names = ["loss_full", "loss_large", "loss_small", "grad_norm"]
-    assert all(ours[name] == pytest.approx(rounded[name], rel=1e-6) for name in names)
-    assert all(abs(ours[name] - full[name]) > 1e-5 * full[name] for name in names if name != "loss_full")
-
-
-def test_the_weights_themselves_are_trained(place: Path) -> None:
-    """They are not rounded in a checkpoint, and other gradients have moved them."""
-    whole, rounded, full = (digests(place / name) for name in ("whole", "rounded", "full"))
-    assert whole != full != rounded
+def test_steps_are_those_of_rounded_weights(place: Path) -> None:
+    """What these are is in tests/megatron/test_rounding.py."""
+    ours, full = (lines(place / name)[0] for name in ("whole", "full"))
+    assert all(abs(ours[name] - full[name]) > 1e-5 * full[name] for name in ("loss_large", "loss_small", "grad_norm"))
 
 
 def test_a_stage_of_one_step_ends_with_its_last_comparison(place: Path) -> None:
