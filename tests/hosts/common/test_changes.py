@@ -52,18 +52,3 @@ def test_every_field_that_gets_another_value_is_one_line(recipe: Any) -> None:
         assert named(changes.lines(other)) == [name], name
         seen += 1
     assert seen > 50
-
-
-@pytest.mark.nemo
-def test_what_goes_takes_what_lies_in_it_along(recipe: Any) -> None:
-    import nemo_run as run
-    from nemo.lightning.pytorch.callbacks.megatron_comm_overlap import MegatronCommOverlapCallback
-
-    changes, other = Changes(recipe), copy.deepcopy(recipe)
-    other.trainer.strategy.ddp = "megatron"
-    del other.optim.lr_scheduler.min_lr
-    other.trainer.callbacks.insert(1, run.Config(MegatronCommOverlapCallback, tp_comm_overlap=True))
-    lines = changes.lines(other)
-    assert {"optim.lr_scheduler.min_lr", "trainer.callbacks", "trainer.strategy.ddp"} == {
-        name for name in named(lines) if not name.startswith("trainer.callbacks.")
-    }

@@ -17,7 +17,7 @@ from nemo_elastic.errors import ElasticError
 pytestmark = pytest.mark.nemo
 
 
-@pytest.mark.parametrize(("devices", "processes"), [(0, 1), (1, 1), (4, 4)])
+@pytest.mark.parametrize(("devices", "processes"), [(0, 1), (4, 4)])
 def test_every_gpu_has_a_process_and_a_job_without_gpus_one(devices: int, processes: int) -> None:
     from nemo_elastic.hosts.common.experiment import local_executor
 
@@ -33,12 +33,11 @@ def test_torchrun_is_found_beside_python_before_any_other(monkeypatch: pytest.Mo
     assert path == [str(Path(sys.executable).parent), "/usr/bin"]
 
 
-@pytest.mark.parametrize("nodes", [0, 2])
-def test_more_than_this_machine_is_refused(nodes: int) -> None:
+def test_more_than_this_machine_is_refused() -> None:
     from nemo_elastic.hosts.common.experiment import local_executor
 
-    with pytest.raises(ElasticError, match=rf"^num_nodes: {nodes} "):
-        local_executor(nodes, 8)
+    with pytest.raises(ElasticError, match=r"^num_nodes: 2 "):
+        local_executor(2, 8)
 
 
 def test_what_is_logged_afterwards_goes_where_it_went_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

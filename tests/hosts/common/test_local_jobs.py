@@ -54,8 +54,6 @@ with exit_in_one_line(), local_jobs.jobs_end_with_this():
     ("options", "number", "code"),
     [
         (["hears"], signal.SIGINT, 130),
-        ([], signal.SIGTERM, 143),
-        (["deaf"], signal.SIGINT, 130),
         (["fails"], None, 1),
         (["deaf", "late"], signal.SIGTERM, 143),
     ],

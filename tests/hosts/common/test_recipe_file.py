@@ -20,20 +20,14 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("name", ["nemotron_elastic_1b", "gone.py", "recipes", "../own"])
-def test_a_name_that_is_wrong_is_reported_with_the_recipes_that_are_there(name: str) -> None:
-    known = f"nemotron_elastic_12b, .*, {[*FAMILIES][-1]}"
-    with pytest.raises(
-        ElasticError, match=rf"^RECIPE: .*{name}.* is not allowed; a recipe's file, or one of {known}$"
-    ):
-        find_recipe(name)
-
-
-def test_where_there_are_no_recipes_it_says_where_they_would_be(
+def test_a_name_that_is_wrong_is_reported_with_the_recipes_that_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("nemotron_elastic_1b", "gone.py", "recipes"):
+        with pytest.raises(ElasticError, match=rf"^RECIPE: .*{name}.* nemotron_elastic_12b, .*, {[*FAMILIES][-1]}$"):
+            find_recipe(name)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ElasticError, match=r"one of recipes/ in this folder$"):
+    with pytest.raises(ElasticError, match=r"^RECIPE: .*recipes/ in this folder$"):
         find_recipe("nemotron_elastic_12b")
 
 
@@ -49,12 +43,9 @@ def test_a_name_imports_no_host_and_its_family_its_own(monkeypatch: pytest.Monke
 
 def test_a_file_of_ones_own_has_a_family(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
-    for text, message in (
-        ("import json as\n", r"^RECIPE: .*own\.py.*; a Python file \(invalid syntax, line 1"),
-        ("FAMILY = 3\n", r"is not allowed; a file with FAMILY, the family whose jobs it describes$"),
-    ):
+    for text in ("import json as\n", "FAMILY = 3\n"):
         file.write_text(text)
-        with pytest.raises(ElasticError, match=message):
+        with pytest.raises(ElasticError, match=r"^RECIPE: .*own\.py"):
             find_recipe(str(file))()
     file.write_text("import megatron.bridge_that_is_not_there\nFAMILY = None\n")
     with pytest.raises(ModuleNotFoundError):

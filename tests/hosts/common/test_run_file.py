@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +20,15 @@ FACTORY = "nemotron_nano_12b_v2(num_nodes=2,max_steps=100)"
 BLOCK = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"depth": [4, 2]}}
 
 
-def load(folder: Path, data: Any, name: str = "run.yaml") -> RunFile:
-    path = folder / name
-    path.write_text(json.dumps(data) if name.endswith("json") else yaml.safe_dump(data))
+def load(folder: Path, data: Any) -> RunFile:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(data))
     return RunFile.load(str(path))
 
 
-@pytest.mark.parametrize("name", ["run.yaml", "run.json"])
-def test_what_is_the_recipes_and_what_is_ours_is_kept_apart(tmp_path: Path, name: str) -> None:
+def test_what_is_the_recipes_and_what_is_ours_is_kept_apart(tmp_path: Path) -> None:
     data = {"elastic": BLOCK, "teacher": "/t", "stage": 2, "trainer": {"max_steps": 5}, "optim": {"lr": 1}}
-    actual = load(tmp_path, data, name)
+    actual = load(tmp_path, data)
     assert actual.recipe == {"trainer": {"max_steps": 5}, "optim": {"lr": 1}}
     assert actual.settings == {"elastic": BLOCK, "teacher": "/t", "stage": 2} and actual.overrides == []
 
@@ -41,24 +38,16 @@ def test_a_block_alone_is_a_run_with_that_block(tmp_path: Path) -> None:
     assert load(tmp_path, BLOCK | {"trainer": {}}).settings == {}
 
 
-def test_numbers_are_numbers_as_people_write_them(tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text("elastic: {router: {lr: 3e-3}}")
-    assert RunFile.load(str(tmp_path / "run.yaml")).settings == {"elastic": {"router": {"lr": 0.003}}}
-
-
 @pytest.mark.parametrize(
     ("override", "at", "value"),
     [
         ("elastic.router.lr=3e-3", ("elastic", "router", "lr"), 0.003),
         ("elastic.budgets[1].ratio=0.4", ("elastic", "budgets", 1, "ratio"), 0.4),
-        ("elastic.budgets=[{name: small, ratio: 0.2}]", ("elastic", "budgets"), [{"name": "small", "ratio": 0.2}]),
         ("elastic.axes={hidden: [8, 4]}", ("elastic", "axes"), {"hidden": [8, 4]}),
-        ("elastic.router=null", ("elastic", "router"), None),
         ("elastic.router=None", ("elastic", "router"), None),
         ("stage=2", ("stage",), 2),
         ("teacher=12", ("teacher",), "12"),
         ("teacher=/a=b", ("teacher",), "/a=b"),
-        ("previous=null", ("previous",), None),
         ("out=", ("out",), None),
     ],
 )
@@ -78,23 +67,14 @@ def test_other_overrides_are_kept_as_they_were_written() -> None:
     assert actual.recipe == {"trainer": {}} and actual.settings == {"elastic": BLOCK, "stage": 2}
 
 
-@pytest.mark.parametrize("data", [BLOCK, {"elastic": BLOCK}])
-def test_a_block_is_read_from_another_file(tmp_path: Path, data: Any) -> None:
-    (tmp_path / "other.yaml").write_text(yaml.safe_dump(data))
-    actual = RunFile(settings={"elastic": {"seed": 3}}).override([f"elastic=@{tmp_path / 'other.yaml'}"])
-    assert actual.settings == {"elastic": BLOCK}
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("elastic", r"^override: 'elastic' "),
-        ("=5", r"^override: '=5' "),
         ("elastic.router.lr+=1", r"^elastic\.router\.lr: '\+=' "),
         ("elastic.budgets[7].ratio=1", r"^elastic\.budgets\[7\]\.ratio: "),
         ("elastic.axes={a: [", r"^elastic\.axes: "),
         ("elastic=@gone.yaml", r"^elastic: 'gone\.yaml' "),
-        ("elastic.seed=${oc.env:HOME}", r"^elastic"),
     ],
 )
 def test_an_override_that_cannot_be_is_reported_in_one_line(override: str, message: str) -> None:
@@ -103,13 +83,10 @@ def test_an_override_that_cannot_be_is_reported_in_one_line(override: str, messa
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [("- 1", "a file with a mapping"), ("a: [", "is not readable"), ("a: ${oc.env:HOME}", "is not readable")],
-)
-def test_a_file_that_is_no_mapping_is_reported_by_its_name(tmp_path: Path, content: str, message: str) -> None:
+@pytest.mark.parametrize("content", ["- 1", "a: ${oc.env:HOME}"])
+def test_a_file_that_is_no_mapping_is_reported_by_its_name(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.yaml").write_text(content)
-    with pytest.raises(ElasticError, match=rf"^--yaml: .*run\.yaml.*{message}"):
+    with pytest.raises(ElasticError, match=r"^--yaml: .*run\.yaml"):
         read_mapping("--yaml", str(tmp_path / "run.yaml"))
 
 
@@ -126,42 +103,23 @@ def test_a_toml_file_is_read_like_the_others(tmp_path: Path) -> None:
     assert actual.settings == {"teacher": "/t", "elastic": {"router": {"lr": 0.003}}}
 
 
-@pytest.mark.nemo
-def test_a_whole_recipe_is_what_its_targets_make() -> None:
-    import nemo_run as run
-
-    from nemo_elastic.hosts.nemo.cli.entry import whole_recipe
-
-    data = {
-        "_target_": "fractions.Fraction", "_partial_": True, "numerator": 1,
-        "denominator": {"_target_": "builtins.list", "_call_": False},
-    }  # fmt: skip
-    actual = whole_recipe({"steps": 5, "parts": [data, {"_target_": "datetime.timedelta", "hours": 2}]})
-    partial, config = actual["parts"]
-    assert actual["steps"] == 5 and isinstance(partial, run.Partial) and isinstance(config, run.Config)
-    assert partial.denominator is list and config.hours == 2 and config.__fn_or_cls__ is datetime.timedelta
-
-
 def of_class(name: str, **more: Any) -> dict[str, Any]:
     return {"data": {"_target_": f"nemo.collections.llm.{name}", "paths": ["/other"]} | more}
 
 
 @pytest.mark.nemo
 @pytest.mark.parametrize(
-    ("own", "args", "made", "fields"),
+    ("own", "args", "fields"),
     [
-        ({}, ["data.paths=[0.7, /code, 0.3, /web]"], "PreTrainingDataModule", {"paths": [0.7, "/code", 0.3, "/web"]}),
-        ({}, ["data.paths={train: [/a], validation: [/b]}"], "PreTrainingDataModule",
+        ({}, ["data.paths=[0.7, /code, 0.3, /web]"], {"paths": [0.7, "/code", 0.3, "/web"]}),
+        ({"data": {"paths": {"train": ["/a"], "validation": ["/b"]}}}, [],
          {"paths": {"train": ["/a"], "validation": ["/b"]}}),
-        ({"data": {"paths": {"train": ["/a"], "validation": ["/b"]}}}, [], "PreTrainingDataModule",
-         {"paths": {"train": ["/a"], "validation": ["/b"]}}),
-        (of_class("PreTrainingDataModule"), [], "PreTrainingDataModule", {"paths": ["/other"]}),
         (of_class("PreTrainingDataModule", seq_length=4096), ["data.paths=/data/text", "data.split='9,1,0'"],
-         "PreTrainingDataModule", {"paths": "/data/text", "seq_length": 4096, "split": "9,1,0"}),
+         {"paths": "/data/text", "seq_length": 4096, "split": "9,1,0"}),
     ],
 )  # fmt: skip
 def test_text_is_given_in_the_file_or_as_an_override(
-    tmp_path: Path, own: dict[str, Any], args: list[str], made: str, fields: dict[str, Any]
+    tmp_path: Path, own: dict[str, Any], args: list[str], fields: dict[str, Any]
 ) -> None:
     """What the run does not say of its data is as the stock recipe has it: length, batch and tokenizer."""
     from nemo.collections import llm
@@ -170,7 +128,7 @@ def test_text_is_given_in_the_file_or_as_an_override(
     path, whole = tmp_path / "run.yaml", tmp_path / "whole.yaml"
     path.write_text(yaml.safe_dump({"elastic": NANO_12B, "teacher": "/checkpoints/12b"} | own))
     data = command_line(args, FACTORY, path).data
-    assert data.__fn_or_cls__.__name__ == made
+    assert data.__fn_or_cls__.__name__ == "PreTrainingDataModule"
     assert data.__arguments__ == stock | fields
     command_line(args, FACTORY, path, to_yaml=str(whole))
     assert command_line([], None, whole).data == data
@@ -182,7 +140,6 @@ def test_text_is_given_in_the_file_or_as_an_override(
     ("own", "message"),
     [
         (of_class("SquadDataModule"), "data.paths: "),
-        (of_class("PreTrainingDataModule", pats=[]), "data.pats: unknown field 'pats'"),
         (of_class("NoDataModule"), "_target_: nemo.collections.llm.NoDataModule: "),
         ({}, "recipe.data: 'MockDataModule' "),
     ],

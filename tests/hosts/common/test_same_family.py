@@ -47,6 +47,8 @@ def test_another_value_is_refused_by_name_and_one_that_steers_is_told() -> None:
     assert changes(yaml.safe_load(yaml.safe_dump(block().to_dict())), block()) == []
     (line,) = changes(block().to_dict(), block(sampling={"half": 1}))
     assert line.startswith("elastic.sampling.half: None -> 1")
+    (line,) = changes(block().to_dict(), block(data={"documents": "apart"}), resumed=False)
+    assert line.startswith("elastic.data: "), "the first stage reads the documents of a ranking as it likes"
 
 
 def test_a_ranking_is_compared_by_what_it_depends_on() -> None:
@@ -60,12 +62,6 @@ def test_a_ranking_is_compared_by_what_it_depends_on() -> None:
     ):
         with pytest.raises(ElasticError, match="another elastic block"):
             changes(block().to_dict(), block(**other), stage=0)
-
-
-def test_the_first_stage_reads_the_documents_of_a_ranking_as_it_likes() -> None:
-    apart = block(data={"documents": "apart"})
-    (line,) = changes(block().to_dict(), apart, resumed=False)
-    assert line.startswith("elastic.data: ")
 
 
 def test_every_setting_that_is_named_exists() -> None:

