@@ -64,14 +64,6 @@ NANO_3 = experts(
     num_attention_heads=32, num_key_value_heads=2, head_dim=128,
 )  # fmt: skip
 NANO_3_12B = NANO_3 | {"hidden_size": 1920, "moe_intermediate_size": 960, "intermediate_size": 960}
-#: Nemotron Nano v2, the parent of the dense family
-NANO_2 = config(
-    "M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M-", hidden_size=5120, vocab_size=131072,
-    intermediate_size=20480, mamba_num_heads=128, mamba_head_dim=80, n_groups=8, ssm_state_size=128,
-    num_attention_heads=40, num_key_value_heads=8, head_dim=128,
-)  # fmt: skip
-
-
 # ------------------------------------------------------------------ which positions a child keeps
 
 

@@ -17,7 +17,7 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.source import Origin, Shapes
-from nemo_elastic.slicing.by_size import in_words, largest_within, read_limits, read_subnet, rest_of_path
+from nemo_elastic.slicing.by_size import largest_within, read_limits, read_subnet, rest_of_path
 from tests.shapes import PARENT
 
 MEMBERS = {
@@ -35,25 +35,6 @@ def limit_of(limit: float) -> Any:
     return read_limits(SPEC, {"--params": str(limit)})
 
 
-def test_a_number_of_parameters_has_a_unit_or_none() -> None:
-    (limit,) = read_limits(SPEC, {"--params": "6B"})
-    assert (limit.name, limit.most(PARENT), in_words(PARENT, [limit])) == ("--params", 6e9, "6,000,000,000 parameters")
-    assert limit.cost(PARENT, PARENT.full) == COUNTS["12b"]
-
-
-def test_memory_is_that_of_a_deployment() -> None:
-    (limit,) = read_limits(SPEC, {"--params": None, "--memory": "14GiB"})
-    assert (limit.name, limit.most(PARENT), in_words(PARENT, [limit])) == ("--memory", 14 * 2**30, "14 GiB")
-    assert limit.cost(PARENT, MEMBERS["9b"]) == memory(PARENT, MEMBERS["9b"], SPEC)
-
-
-def test_a_ratio_is_a_share_of_the_parents_parameters() -> None:
-    (limit,) = read_limits(SPEC, {"--ratio": "0.5"})
-    assert (limit.value, limit.most(PARENT)) == (0.5, COUNTS["12b"] / 2)
-    assert in_words(PARENT, [limit]) == f"0.5 of the parent ({COUNTS['12b'] / 2:,.0f} parameters)"
-    assert read_limits(SPEC, {"--ratio": "1"})[0].most(PARENT) == COUNTS["12b"]
-
-
 def test_any_limit_gets_the_largest_shape_of_the_path_within_it() -> None:
     prices = [parameters(PARENT, shape) for shape in path(FAMILY)]
     for at, price in enumerate(prices):
@@ -65,27 +46,12 @@ def test_any_limit_gets_the_largest_shape_of_the_path_within_it() -> None:
             assert larger is None or larger > limit
 
 
-@pytest.mark.parametrize("name", MEMBERS)
-def test_a_member_that_fits_exactly_is_found_by_its_name(name: str) -> None:
-    fit = largest_within(WHOLE, limit_of(COUNTS[name]))
-    assert (fit.name, fit.between, fit.whole) == (name, None, name == "12b")
-
-
 def test_a_shape_between_members_says_between_which() -> None:
     fit = largest_within(WHOLE, limit_of(COUNTS["9b"] - 1))
     assert fit.name == "between 9b and 6b" and fit.between == ("9b", "6b")
     data = fit.to_json()
     used = parameters(PARENT, fit.subnet)
     assert data["between"] == ("9b", "6b") and data["below"] == 1 - used / (COUNTS["9b"] - 1)
-
-
-def test_what_was_found_is_reported_in_a_line() -> None:
-    limit = COUNTS["9b"]
-    above = path(FAMILY)[path(FAMILY).fit(limit) - 1]  # pyright: ignore[reportOptionalOperand]
-    step = parameters(PARENT, above) / limit - 1
-    line = f"largest shape within {limit:,} parameters: 9b, 0.00% below; the next larger shape is {step:.2%} above"
-    assert str(largest_within(WHOLE, limit_of(limit))) == line
-    assert str(largest_within(WHOLE, limit_of(2 * COUNTS["12b"]))).endswith(": 12b, the parent itself, 50.00% below")
 
 
 def held(member: Subnet) -> Shapes:
@@ -117,7 +83,6 @@ def test_a_shape_is_read_alone_and_as_inspect_prints_it(tmp_path: Path) -> None:
     [
         ({"subnet": MEMBERS["9b"].to_json(), "parameters": 5}, rf"parameters: 5 is not allowed; .*{COUNTS['9b']}"),
         ({"subnet": MEMBERS["9b"].to_json(), "parms": 5}, "parms"),
-        ({"hidden": 99, "layers": []}, "hidden"),
         ([1], ""),
     ],
 )

@@ -10,7 +10,6 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from nemo_elastic.cli.show import writing
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.manifest import Family
@@ -151,19 +150,3 @@ def test_an_example_to_try_commands_on(run, tmp_path):
     for wrong, field in ((("--example", "--config", "block.yaml"), "--example"), ((tmp_path,), "--config")):
         code, _, err = run("init", *wrong, "--out", tmp_path / "other")
         assert code == 2 and err.startswith(f"error: {field}: ") and not (tmp_path / "other").exists()
-
-
-def test_the_bar_tells_time_on_a_terminal_and_nothing_elsewhere(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("TERM", "xterm")  # rich moves nothing on a dumb one
-    for forced in (False, True):
-        if forced:
-            monkeypatch.setenv("FORCE_COLOR", "1")
-        with writing("writing 6b", quiet=False) as progress:
-            progress(500_000, 1_000_000)
-        shown = capsys.readouterr().err
-        assert ("writing 6b" in shown and "0.5/1.0 MB" in shown and "left" in shown) == forced
-        assert forced or shown == ""
-    with writing("writing 6b", quiet=True) as progress:
-        progress(1, 2)
-    assert capsys.readouterr().err == ""

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.slicing.verification import verify
 from tests.hostile import JSON, leaves
 
 from .helpers import call
@@ -62,21 +61,6 @@ def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
     return json.loads(content[8:start]), content[start:]
 
 
-@settings(FUZZ, max_examples=50)
-@given(CHOICES, st.data())
-def test_any_byte_may_be_wrong(originals, which, data):
-    kind, file = which
-    with damaged(originals / kind) as folder:
-        content = bytearray((folder / file).read_bytes())
-        end = 8 + int.from_bytes(content[:8], "little") if file == SINGLE else len(content)
-        for _ in range(data.draw(st.integers(1, 3))):
-            content[data.draw(st.integers(0, end - 1))] = data.draw(st.integers(0, 255))
-        if data.draw(st.booleans()):
-            del content[data.draw(st.integers(0, len(content) - 1)) :]
-        (folder / file).write_bytes(content)
-        never_a_traceback(folder)
-
-
 @settings(FUZZ, max_examples=70)
 @given(CHOICES, st.data())
 def test_any_value_may_be_wrong(originals, which, data):
@@ -99,10 +83,3 @@ def test_any_value_may_be_wrong(originals, which, data):
         else:
             path.write_text(json.dumps(value))
         never_a_traceback(folder)
-
-
-def test_what_is_whole_passes_the_same_checks(originals):
-    for kind in FILES:
-        with damaged(originals / kind) as folder:
-            never_a_traceback(folder)
-            assert verify(folder, forward=False).ok and (folder.parent / "cut").exists()

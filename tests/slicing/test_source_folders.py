@@ -7,7 +7,6 @@ Broken contents are in `tests/formats/hf`, and the lines of the commands in `tes
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -15,13 +14,12 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic import slice_checkpoint
-from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.formats.folders import open_source
 
 from .helpers import SMALL, contents
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-SHARD, CHECKSUMS = "model-00001-of-00004.safetensors", "elastic_checksums.json"
+SINGLE = "model.safetensors"
+SHARD = "model-00001-of-00004.safetensors"
 SECRET = "a secret of mine"
 
 
@@ -34,27 +32,16 @@ def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".", "", "a\nb", "a\0b", "-"])
-def test_no_member_has_a_name_that_leads_anywhere(source, tmp_path, run, name):
-    data = json.loads((source / FAMILY_FILE).read_text())
-    data["members"][name] = data["members"].pop("small")
-    (source / FAMILY_FILE).write_text(json.dumps(data))
-    code, _, err = run("slice", source, "--member", "full", "--out", tmp_path / "out")
-    assert code == 2 and "letters, digits, dots and dashes" in err and len(err.splitlines()) == 1
-    assert names(tmp_path) == ["family"]
-
-
-@pytest.mark.parametrize("kind", ["family", "sharded", "member"])
-def test_the_layout_of_the_hubs_cache(originals, tmp_path, run, kind):
+def test_the_layout_of_the_hubs_cache(originals, tmp_path, run):
     """models--x/snapshots/REVISION/* are links into models--x/blobs: they lead out of their folder, and may."""
     blobs, snapshot = tmp_path / "models--x" / "blobs", tmp_path / "models--x" / "snapshots" / "0123"
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
-    for i, path in enumerate(sorted((originals / kind).iterdir())):
+    for i, path in enumerate(sorted((originals / "sharded").iterdir())):
         shutil.copy(path, blobs / str(i))
         (snapshot / path.name).symlink_to(Path("..", "..", "blobs", str(i)))
     (tmp_path / "link").symlink_to(snapshot)
-    slice_checkpoint(originals / kind, tmp_path / "expect", member="small")
+    slice_checkpoint(originals / "sharded", tmp_path / "expect", member="small")
     for i, folder in enumerate((snapshot, tmp_path / "link")):
         assert run("verify", folder, "--no-forward")[0] == 0
         assert run("slice", folder, "--member", "small", "--out", tmp_path / str(i))[0] == 0
@@ -83,17 +70,9 @@ def test_what_goes_along_is_copied_by_name_alone(source, tmp_path, run):
     ("kind", "name", "to", "says"),
     [
         ("family", "config.json", "text", "config.json: not valid JSON"),
-        ("family", CHECKSUMS, "text", f"{CHECKSUMS}: not valid JSON"),
-        ("family", SINGLE, "text", SINGLE),
-        ("sharded", INDEX, "text", f"{INDEX}: not valid JSON"),
-        ("member", "elastic_member.json", "pipe", "elastic_member.json: is a pipe"),
         ("sharded", SHARD, "pipe", f"{SHARD}: "),
         ("family", SINGLE, "/dev/zero", "has no weights"),
-        ("family", SINGLE, SINGLE, "has no weights"),
-        ("sharded", SHARD, "gone", f"{SHARD}: no such file"),
         ("sharded", SHARD, SHARD, "symbolic links"),
-        ("sharded", SHARD, "..", "directory"),
-        ("family", "config.json", "config.json", "symbolic links"),
     ],
 )
 def test_a_link_to_something_else_is_one_line_that_quotes_none_of_it(originals, tmp_path, run, kind, name, to, says):
@@ -103,15 +82,17 @@ def test_a_link_to_something_else_is_one_line_that_quotes_none_of_it(originals, 
     (source / name).unlink()
     (source / name).symlink_to(tmp_path / to if to in ("text", "pipe") else to)
     cut = ("slice", source, "--member", "small", "--out", tmp_path / "out")
-    code, out, err = run(*(("verify", source) if name == CHECKSUMS else cut))
+    code, out, err = run(*cut)
     assert (code, out) == (2, "") and len(err.splitlines()) == 1 and SECRET not in err
     assert says in err and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["[bold]", "x[/y]", "%s {x}", "a b", "é", "-x", "a\nb"])
+@pytest.mark.parametrize("name", ["[bold] x[/y]", "a\x1b[2J\u202eb", "-x"])
 def test_a_folder_of_an_odd_name_is_a_folder(originals, tmp_path, run, name):
     """Square brackets are markup where tables are printed, also one that closes in the next folder."""
     source = Path(shutil.copytree(originals / "family", tmp_path / name / "family"))
-    assert run("inspect", source)[0] == 0 and run("verify", source, "--no-forward")[0] == 0
-    code, out, _ = run("slice", source, "--member", "small", "--out", tmp_path / name / "cut")
-    assert code == 0 and str(tmp_path / name / "cut") in out and open_source(tmp_path / name / "cut").held == SMALL
+    for command in (("inspect", source), ("verify", source, "--no-forward")):
+        code, out, err = run(*command)
+        assert code == 0 and out.replace("\n", "").isprintable() and err == ""
+    assert run("slice", source, "--member", "small", "--out", tmp_path / name / "cut")[0] == 0
+    assert open_source(tmp_path / name / "cut").held == SMALL

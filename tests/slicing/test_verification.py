@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Verify finds what is wrong, and nothing where all is well."""
+"""Verify finds what is wrong in weights, config, tokenizer, templates and code, and nothing where all is well."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import random
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,28 +18,32 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nemo_elastic.core import layout
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE
 from nemo_elastic.formats.hf.reading import open_shard
-from nemo_elastic.formats.hf.writing import SINGLE
+from nemo_elastic.formats.hf.writing import REMOTE_CODE, SINGLE
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.weights import random_state
-from nemo_elastic.ranking import Ranking, sort
 from nemo_elastic.slicing import verification as module
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.verification import not_finite, verify
+from tests.runtime.talking import PARENT as TALKER
+from tests.runtime.talking import talking_family
 from tests.shapes import PARENT
+
+from .helpers import edit_json
 
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=8, ffn=8, mamba_heads=4, mamba_head_dim=2, attention_heads=2)
 TINY = PARENT.uniform([0, 3], hidden=4, mamba_heads=2, mamba_head_dim=2, attention_heads=2)
 UP = "backbone.layers.1.mixer.up_proj.weight"
 
 
-def make(out, parent=PARENT, dtype=torch.float32, state=None):
-    state = state or random_state(parent, parent.full, 0, dtype=dtype)
+def make(out, parent=PARENT, state=None):
+    state = state or random_state(parent, parent.full)
     return write_family(out, parent, state, Family.of(parent, {"big": parent.full, "mid": SMALL, "low": TINY}))
 
 
@@ -57,9 +62,8 @@ def failed(report):
     return [check.name for check in report.checks if check.ok is False]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_all_is_well(tmp_path, dtype):
-    report = verify(make(tmp_path / "family", dtype=dtype))
+def test_all_is_well(family):
+    report = verify(family)
     assert report.ok and [check.name for check in report.checks] == [
         "tensors", "big: counts", "mid: counts", "low: counts", "mid: nested", "low: nested", "config", "files",
         "finite", "checksums",
@@ -74,16 +78,11 @@ def test_a_tied_family(tmp_path):
     assert verify(make(tmp_path / "family", replace(PARENT, tied=True))).ok
 
 
-def test_a_member_alone(family, tmp_path):
-    slice_checkpoint(family, tmp_path / "mid", member="mid")
-    report = verify(tmp_path / "mid")
-    assert report.ok and report.checks[-1].ok is None and "whole parent" in report.checks[-1].figure
-    assert [check.name for check in report.checks][:2] == ["tensors", "mid: counts"]
-
-
 def test_a_member_beside_its_family(family, tmp_path):
     slice_checkpoint(family, tmp_path / "mid", member="mid")
     slice_checkpoint(tmp_path / "mid", tmp_path / "low", subnet=TINY)
+    alone = verify(tmp_path / "mid")
+    assert alone.ok and alone.checks[-1].ok is None and "whole parent" in alone.checks[-1].figure
     for name in ("mid", "low"):
         report = verify(tmp_path / name, parent=family)
         assert report.ok and all(check.ok for check in report.checks)
@@ -141,19 +140,10 @@ def test_checksums_that_lack_a_tensor_or_are_none(family):
     (family / CHECKSUMS_FILE).unlink()
     report = verify(family, forward=False)
     assert report.ok and report.checks[-2].ok is None and CHECKSUMS_FILE in report.checks[-2].figure
-    for text, message in (
-        ("[]", "a mapping with algorithm, tensors, files"),
-        ('{"algorithm": "crc32", "tensors": {"a": "12"}, "files": {}}', "8 hexadecimal digits"),
-    ):
-        (family / CHECKSUMS_FILE).write_text(text)
-        with pytest.raises(ElasticError, match=message) as caught:
-            verify(family, forward=False)
-        assert str(family / CHECKSUMS_FILE) in caught.value.message
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_values_that_are_not_finite(family, value):
-    change(family, UP, (3, slice(2)), value)
+def test_values_that_are_not_finite(family):
+    change(family, UP, (3, slice(2)), float("nan"))
     report = verify(family, forward=False)
     assert failed(report) == ["finite", "checksums"]
     assert report.checks[-3].figure == f"2 values are not finite, the first in {UP}"
@@ -170,19 +160,6 @@ def test_the_parent_must_compute_the_same(family, tmp_path):
     slice_checkpoint(family, tmp_path / "mid", member="mid")
     with pytest.raises(ElasticError, match="another shape than the parent"):
         verify(family, parent=tmp_path / "mid")
-
-
-def test_a_sorted_parent_computes_the_same(tmp_path):
-    state = random_state(PARENT, PARENT.full)
-    plain = make(tmp_path / "plain", state=state)
-    trivial = Ranking.trivial(PARENT)
-    orders = {
-        n: o if "heads" in n else np.random.default_rng(0).permutation(len(o)) for n, o in trivial.orders.items()
-    }
-    made = make(tmp_path / "sorted", state=sort(state, replace(trivial, orders=orders), PARENT))
-    report = verify(made, parent=plain)
-    assert report.ok
-    assert not verify(made, parent=make(tmp_path / "other", state=random_state(PARENT, PARENT.full, seed=1))).ok
 
 
 def test_a_cut_of_other_channels_is_found(family, monkeypatch):
@@ -231,10 +208,9 @@ def test_without_torch(family, monkeypatch):
         verify(family, forward=True)
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn]
-)
-def test_not_finite_is_what_torch_says(dtype):
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "float8_e5m2", "float8_e4m3fn"])
+def test_not_finite_is_what_torch_says(name):
+    dtype = getattr(torch, name)
     size = dtype.itemsize
     bits = torch.randint(-(2**62), 2**62, (4096,), generator=torch.Generator().manual_seed(0))
     words = {1: bits.to(torch.uint8), 2: bits.to(torch.int16), 4: bits.to(torch.int32), 8: bits}[size]
@@ -243,7 +219,130 @@ def test_not_finite_is_what_torch_says(dtype):
         tensor[5:9] = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0], dtype=dtype)
     expected = int((~torch.isfinite(tensor.double())).sum())
     assert expected > 2 and not_finite(Tensor.of(tensor).dtype, Tensor.of(tensor).words) == expected
-
-
-def test_integers_are_always_finite():
     assert not_finite("I32", np.full(4, -1, np.int32)) == 0
+
+
+# ------------------------------------------------------------------ what stands beside the weights
+
+EVEN = TALKER.uniform(hidden=TALKER.hidden // 2)
+UNEVEN = Subnet(
+    TALKER.hidden,
+    tuple(TALKER.layer(i, ffn=TALKER.ffn // 2) if i == TALKER.pattern.index("-") else x
+          for i, x in enumerate(TALKER.full.layers)),
+)  # fmt: skip
+
+
+@pytest.fixture
+def talking(tmp_path: Path) -> Path:
+    return talking_family(tmp_path / "made", generation={"eos_token_id": 1, "temperature": 0.5})
+
+
+@pytest.fixture(params=["family", "uneven"])
+def folder(request: pytest.FixtureRequest, talking: Path, tmp_path: Path) -> Path:
+    if request.param == "family":
+        return talking
+    return slice_checkpoint(talking, tmp_path / "cut", subnet=UNEVEN).out
+
+
+def figures(folder: Path, parent: Path | None = None) -> dict[str, str]:
+    checks = verify(folder, parent=parent, forward=False).checks
+    return {check.name: check.figure for check in checks if check.ok is False}
+
+
+def without_digests(folder: Path) -> None:
+    (folder / CHECKSUMS_FILE).unlink(missing_ok=True)
+
+
+def test_files_beside_weights_are_well(folder: Path, talking: Path) -> None:
+    report = verify(folder, parent=talking, forward=False)
+    checks = {check.name: check for check in report.checks}
+    assert report.ok and checks["config"].ok and checks["files"].ok and checks["files of the parent"].ok
+    assert "config.json" in checks["files"].figure and "chat_template.jinja" in checks["files"].figure
+    puzzle = json.loads((folder / "config.json").read_text())["model_type"] == "nemotron_h_puzzle"
+    assert ("code" in checks) == puzzle and (not puzzle or checks["code"].ok)
+
+
+SETTINGS = {"time_step_min": ..., "auto_map": {"AutoModel": "evil.Model"}, "torch_dtype": "float16"}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_that_no_shape_tells_is_held_against_what_is_written(folder: Path, name: str) -> None:
+    """Also where nobody wrote digests, or somebody took them away."""
+    edit_json(folder / "config.json", **{name: SETTINGS[name]})
+    assert figures(folder)["config"].startswith(f"{name} is ") and "config.json" in figures(folder)["files"]
+    without_digests(folder)
+    assert list(figures(folder)) == ["config"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", None),
+        ("chat_template.jinja", "gone"),
+        ("modeling_other.py", "import os"),
+        ("more.safetensors", ""),
+    ],
+)
+def test_a_file_that_is_another_one_or_new_is_reported(folder: Path, file: str, content: str | None) -> None:
+    path = folder / file
+    new = not path.exists()
+    if content == "gone":
+        path.unlink()
+    else:
+        path.write_text(path.read_text() + " " if content is None else content)
+    what = "a file that was not written with the folder" if new else "not the file that was written"
+    assert figures(folder) == {"files": f"{file} is {what}"}
+
+
+def test_a_member_has_the_ends_and_the_tokenizer_of_its_family(talking: Path, tmp_path: Path) -> None:
+    """What a folder without checksums cannot tell by itself."""
+    slice_checkpoint(talking, tmp_path / "cut", subnet=EVEN)
+    without_digests(tmp_path / "cut")
+    edit_json(tmp_path / "cut" / "config.json", eos_token_id=7)
+    edit_json(tmp_path / "cut" / "tokenizer_config.json", bos_token="x")
+    edit_json(tmp_path / "cut" / "generation_config.json", eos_token_id=7)
+    report = verify(tmp_path / "cut", forward=False)
+    assert report.ok and next(c for c in report.checks if c.name == "files").figure.startswith(
+        "skipped: the folder has no"
+    )
+    failures = figures(tmp_path / "cut", talking)
+    assert set(failures) == {"config", "files of the parent"} and failures["config"].startswith(
+        "eos_token_id is 7, not "
+    )
+    assert failures["files of the parent"] == "tokenizer_config.json is another one (and 1 more)"
+
+
+@pytest.mark.parametrize("name", REMOTE_CODE)
+def test_code_that_the_card_asks_to_trust_is_ours(talking: Path, tmp_path: Path, name: str) -> None:
+    """Also where its digest was changed with it."""
+    cut = slice_checkpoint(talking, tmp_path / "cut", subnet=UNEVEN).out
+    with (cut / name).open("a") as file:
+        file.write("import os\n")
+    without_digests(cut)
+    assert figures(cut) == {"code": f"{name} is not nemo-elastic's: do not let a loader run it"}
+    (cut / name).unlink()
+    assert list(figures(cut)) == ["code"]
+
+
+def test_code_of_others_is_named(talking: Path, tmp_path: Path) -> None:
+    plain = slice_checkpoint(talking, tmp_path / "plain", member=Family.load(talking).names[0]).out
+    (plain / "elastic_member.json").unlink()
+    edit_json(plain / "config.json", auto_map={"AutoConfig": "other.Config"})
+    without_digests(plain)
+    checks = {check.name: check for check in verify(plain, forward=False).checks}
+    assert checks["config"].ok is None and checks["code"].ok is None
+    assert checks["code"].figure == "config.json names code; read it before you let a loader run it"
+
+
+@pytest.mark.parametrize(
+    ("files", "line"),
+    [
+        ([], r"files: \[\] is not allowed; a mapping"),
+        ({"a": "12"}, r"files\.a: '12' is not allowed; 64 hexadecimal digits"),
+        ({"../a": "0" * 64}, r"files: '\.\./a' is not allowed; names of files in the same folder"),
+    ],
+)
+def test_digests_that_are_none_are_reported(talking: Path, files: Any, line: str) -> None:
+    edit_json(talking / CHECKSUMS_FILE, files=files)
+    with pytest.raises(ElasticError, match=rf"{CHECKSUMS_FILE}: {line}$"):
+        verify(talking, forward=False)
