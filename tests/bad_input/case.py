@@ -58,7 +58,6 @@ class Case:
         swap: file -> [text that is in it, text instead].
         cut: file -> number of bytes that its end has lost.
         remove: files and folders.
-        link: symbolic link -> where it leads.
         fifo: pipes.
         sparse: file -> bytes that it has, none of them on the disk.
         nemo: needs NeMo.
@@ -71,17 +70,9 @@ class Case:
     swap: dict[str, list[str]] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     remove: list[str] = field(default_factory=list)
-    link: dict[str, str] = field(default_factory=dict)
     fifo: list[str] = field(default_factory=list)
     sparse: dict[str, int] = field(default_factory=dict)
     nemo: bool = False
-
-    @property
-    def damages(self) -> tuple[Any, ...]:
-        """What is done to the folders."""
-        return (
-            self.write, self.set, self.swap, self.cut, self.remove, self.link, self.fifo, self.sparse,
-        )  # fmt: skip
 
     @property
     def arguments(self) -> list[str]:
@@ -90,7 +81,8 @@ class Case:
     @property
     def names(self) -> set[str]:
         """First parts of all paths that it names."""
-        paths = [*self.arguments, *self.link.values(), *(path for damage in self.damages for path in damage)]
+        damages = (self.write, self.set, self.swap, self.cut, self.remove, self.fifo, self.sparse)
+        paths = [*self.arguments, *(path for damage in damages for path in damage)]
         return {path.rpartition("=")[2].lstrip("@").split("/")[0] for path in paths}
 
     def damage(self, place: Path) -> None:
@@ -116,8 +108,6 @@ class Case:
         for name in self.remove:
             path = place / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for name, target in self.link.items():
-            (place / name).symlink_to(target)
         for name in self.fifo:
             os.mkfifo(place / name)
         for name, size in self.sparse.items():
@@ -171,9 +161,6 @@ class Originals:
     def family(self, path: Path) -> None:
         write(path, PARENT, {"small": SMALL}, tensors=self.tensors)
 
-    def sharded(self, path: Path) -> None:
-        write(path, PARENT, {"small": SMALL}, tensors=self.tensors, shard_bytes=20_000)
-
     def member(self, path: Path) -> None:
         slice_checkpoint(self.get("family"), path, member="small")
 
@@ -213,7 +200,6 @@ class Originals:
 
 MAKERS: dict[str, Callable[[Originals, Path], None]] = {
     "family": Originals.family,
-    "sharded": Originals.sharded,
     "member": Originals.member,
     "thin": Originals.thin,
     "parent": Originals.parent,
