@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,22 +100,12 @@ def texts(draw: st.DrawFn, whole: str) -> bytes:
     return content[: draw(st.integers(0, len(content)))] if draw(st.integers(0, 5)) == 0 else content
 
 
-# ------------------------------------------------------------------ how many, and what each of them may do
-
-#: what is read -> examples of it; the suite draws a part of them, `NEMO_ELASTIC_FUZZ=all` has all
-EXAMPLES = {
-    "block": 2500, "block file": 500, "family": 2400, "config.json": 1200, "checksums": 500,
-    "ranking": 600, "data folder": 500, "NeMo metadata": 1000, "NeMo context": 400,
-}  # fmt: skip
+# ------------------------------------------------------------------ what each of them may do
 
 
-#: how much smaller that part is
-PART = 1 if os.environ.get("NEMO_ELASTIC_FUZZ") == "all" else 20
-
-
-def examples(of: str) -> Callable[[Any], Any]:
+def examples(count: int) -> Callable[[Any], Any]:
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=-(-EXAMPLES[of] // PART), suppress_health_check=checks, database=None)
+    return settings(max_examples=count, suppress_health_check=checks, database=None)
 
 
 def read_or_refused(read: Callable[[], T]) -> T | None:

@@ -19,11 +19,10 @@ from nemo_elastic.io.outputs import (
     check_apart,
     check_file,
     check_output,
-    check_place,
     sign,
     why_kept,
 )
-from nemo_elastic.io.write import MARK, atomic_write
+from nemo_elastic.io.write import MARK
 from tests.io.test_write import OURS, names, write
 from tests.slicing.helpers import scratch
 
@@ -117,17 +116,6 @@ def test_what_became_foreign_while_the_block_ran_is_not_replaced(tmp_path):
     assert names(tmp_path) == ["out"] and (out / "sub" / "file").read_text() == "old"
 
 
-def test_a_place_that_cannot_be_written_is_found_before_anything_is_made(tmp_path):
-    """`tests/slicing/test_faults.py` mounts one that is read-only."""
-    (tmp_path / "file").touch()
-    check_place(tmp_path / "a" / "b" / "out")
-    check_place(tmp_path / "file")
-    assert names(tmp_path) == ["file"]
-    for check in (check_place, lambda out: check_file(out, False), lambda out: check_output(out, False)):
-        with pytest.raises(ElasticError, match=r"out: cannot be written \(Not a directory: "):
-            check(tmp_path / "file" / "out")
-
-
 def test_force_never_replaces_the_current_folder_or_the_home(tmp_path, monkeypatch):
     """A home behind a link is as common as a folder of work behind one; all of them carry our mark here."""
     work, home = tmp_path / "disk" / "work", tmp_path / "disk" / "home"
@@ -181,9 +169,8 @@ def test_a_deleted_current_folder_is_one_line(tmp_path, monkeypatch):
     work.mkdir()
     monkeypatch.chdir(work)
     work.rmdir()
-    for write_it in (lambda: write("out"), lambda: atomic_write("out", "x"), lambda: check_apart(tmp_path, "in")):
-        with pytest.raises(ElasticError, match="the current folder was deleted; change into one that exists"):
-            write_it()
+    with pytest.raises(ElasticError, match="the current folder was deleted"):
+        write("out")
     write(tmp_path / "out")  # which needs none
     write(tmp_path / "out", force=True)
     assert names(tmp_path) == ["out"]

@@ -89,14 +89,6 @@ def test_a_folder_that_is_filled_replaces_nothing_else(tmp_path):
     assert names(tmp_path / "mine") == [MARK, "sub"] and names(tmp_path / "theirs") == ["thesis"]
 
 
-def test_a_failure_under_force_keeps_the_old_one(tmp_path):
-    out = tmp_path / "out"
-    write(out, "old")
-    with pytest.raises(RuntimeError), atomic_dir(out, force=True, kind=OURS):
-        raise RuntimeError
-    assert names(tmp_path) == ["out"] and (out / "sub" / "file").read_text() == "old"
-
-
 def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ElasticError, match="already exists"), atomic_dir(out):
@@ -156,15 +148,6 @@ def test_what_cannot_be_read_is_not_said_to_be_unwritable(tmp_path):
     ):
         exc = PermissionError(errno.EACCES, "Permission denied", None if where is None else str(where))
         assert str(explain_os_error(exc, out)) == message
-
-
-def test_a_file_inside_of_what_is_written_is_reported_as_the_output(tmp_path):
-    """As `elastic.json` in a family."""
-    with files_of_at_most(1000):
-        with pytest.raises(ElasticError, match=f"^{tmp_path / 'out'}: a file is larger"):
-            with atomic_dir(tmp_path / "out") as tmp:
-                atomic_write(tmp / "file", "x" * 2000)
-    assert names(tmp_path) == []
 
 
 def test_folders_above_a_failed_output_do_not_stay(tmp_path):

@@ -143,22 +143,3 @@ def test_the_most_that_numpy_holds_is_read(tmp_path):
     header = {name: tensor(0 if name == "a" else 4, 4, shape) for name, shape in shapes.items()}
     path.write_bytes(file_of(header, bytes(4)))
     assert {name: raw.shape for name, raw in open_shard(path).items()} == shapes
-
-
-@settings(max_examples=100)
-@given(st.data())
-def test_a_damaged_header_never_gets_through_as_something_else(data):
-    """Any byte of a header may change: what comes out is the file's own tensors, or one line."""
-    raw = Tensor.of(np.arange(6, dtype=np.float32).reshape(2, 3))
-    with scratch() as place:
-        path = write(place, {"a": raw, "b": Tensor.of(np.arange(3, dtype=np.int16))})
-        content = bytearray(path.read_bytes())
-        at = data.draw(st.integers(0, 8 + int.from_bytes(content[:8], "little") - 1))
-        content[at] = data.draw(st.integers(0, 255))
-        path.write_bytes(content)
-        try:
-            read = open_shard(path)
-        except ElasticError as exc:
-            assert "\n" not in exc.message
-        else:
-            assert sum(r.nbytes for r in read.values()) == 30

@@ -43,22 +43,14 @@ def test_the_tokenizer_is_the_one_that_the_context_names(state, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["nvidia/some-model", "../../elsewhere"])
-def test_a_tokenizer_elsewhere_is_left_there(state, tmp_path, name):
+def test_a_tokenizer_elsewhere_is_left_there(state, tmp_path):
     folder = store(tmp_path / "a" / "b", PARENT, PARENT.full, state)
     words = add_tokenizer(folder / "context")
     words.rename(tmp_path / "elsewhere")
     file = folder / "context" / "model.yaml"
-    file.write_text(file.read_text().replace("pretrained_model_name: words", f"pretrained_model_name: {name}"))
-    assert yaml.safe_load(file.read_text())["tokenizer"]["pretrained_model_name"] == name
+    file.write_text(file.read_text().replace("pretrained_model_name: words", "pretrained_model_name: ../../elsewhere"))
+    assert yaml.safe_load(file.read_text())["tokenizer"]["pretrained_model_name"] == "../../elsewhere"
     assert read_context(folder).tokenizer is None
-
-
-@pytest.mark.parametrize("content", ["no JSON", '{"added_tokens": [7], "model": {"vocab": []}}'])
-def test_token_ids_of_odd_files_are_unknown(state, tmp_path, content):
-    (tmp_path / "tokenizer.json").write_text(content)
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "w1", "added_tokens_decoder": 7}')
-    assert token_ids(tmp_path) == {}
 
 
 #: what is wrong -> file, its content (None: it is gone), and the words for it
