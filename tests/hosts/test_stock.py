@@ -38,6 +38,7 @@ def test_no_recipe_ends_otherwise_than_by_a_line(results: list[Outcome]) -> None
     assert all(("nvidia/" in one.line) == (one.verdict == HUB) for one in results)
 
 
+@pytest.mark.skipif(not ON_BRIDGE, reason="rehearsals train NeMo's")
 @pytest.mark.long
 @pytest.mark.slow(minutes=3)
 @pytest.mark.dist

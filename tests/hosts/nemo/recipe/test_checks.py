@@ -47,16 +47,12 @@ def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("trainer.strategy.tensor_model_parallel_size", 3, "divides the 8 stripes of elastic.axes.ffn"),
         ("trainer.strategy.context_parallel_size", 16, "can share: CP 16 does not divide 2 Mamba groups of a rank"),
-        ("trainer.strategy.virtual_pipeline_model_parallel_size", 2, "no virtual stages"),
         ("trainer.strategy.fsdp", "megatron", "Megatron's own data parallelism"),
         ("data", None, "a run.Config of a data module"),
         ("trainer.devices", 6, "a multiple of 4 with 1 node"),
         ("data.global_batch_size", None, "a number of sequences"),
-        ("data.split", "99.8.1,1", "shares such as 998,1,1"),
         ("data.num_train_samples", 10, "at least trainer.max_steps x global_batch_size = 76800"),
-        ("model.config.gated_linear_unit", True, "Nemotron-H has False"),
         ("model.config.hybrid_override_pattern", "ME*", "NeMo 2.7, on megatron-core 0.15, has no experts in hybrids"),
     ],
 )
@@ -67,33 +63,18 @@ def test_a_field_that_does_not_fit_is_named_with_its_value(recipe: Any, field: s
     assert message in line
 
 
-def test_tensor_parallel_ranks_share_groups_and_key_value_heads(recipe: Any) -> None:
-    for field, message in (("mamba_num_groups", "2 Mamba groups"), ("num_query_groups", "2 key-value heads")):
-        changed = recipe.clone()
-        setattr(changed.model.config, field, 2)
-        line = refused(changed)
-        assert line.startswith("recipe.trainer.strategy.tensor_model_parallel_size: 4 is not allowed")
-        assert f"divides the {message} (recipe.model.config.{field})" in line
-
-
-KERNEL = "heads x head_dim + 2 x groups x state of every choice must be a multiple of 8 on a rank"
-
-
 @pytest.mark.parametrize(
-    ("groups", "heads", "head_dims", "tensor", "message"),
+    ("groups", "heads", "tensor", "message"),
     [
         # 28 heads a rank; 112 on one would do
-        (8, [128, 112], [80, 79], 4, "trainer.strategy.tensor_model_parallel_size: 4 is not allowed; "
-         f"{KERNEL} (causal_conv1d's kernel); 112 heads of 79 give 2724"),
-        (2, [128, 100], [80, 77], 1, f"elastic.axes.mamba_head_dim: 77 is not allowed; {KERNEL}"),
-        (2, [128, 100], [79, 78], 1, f"elastic.axes.mamba_heads: 100 is not allowed; {KERNEL}"),
-        (2, [100, 96], [79, 78], 1, f"recipe.model.config.mamba_head_dim: 79 is not allowed; {KERNEL}"),
+        (8, [128, 112], 4, "trainer.strategy.tensor_model_parallel_size: 4 is not allowed; "),
+        (2, [100, 96], 1, "recipe.model.config.mamba_head_dim: 79 is not allowed; "),
     ],
-)  # fmt: skip
+)
 def test_a_mamba_width_that_the_kernels_refuse_is_refused_on_gpus(
-    recipe: Any, groups: int, heads: list[int], head_dims: list[int], tensor: int, message: str
+    recipe: Any, groups: int, heads: list[int], tensor: int, message: str
 ) -> None:
-    shape = recipe.model.config
+    head_dims, shape = [80, 79] if tensor > 1 else [79, 78], recipe.model.config
     shape.mamba_num_groups, shape.mamba_num_heads, shape.mamba_head_dim = groups, heads[0], head_dims[0]
     recipe.trainer.strategy.tensor_model_parallel_size = tensor
     recipe.trainer.strategy.sequence_parallel = tensor > 1
@@ -104,33 +85,22 @@ def test_a_mamba_width_that_the_kernels_refuse_is_refused_on_gpus(
     accepted(recipe, block)
 
 
-def test_pipeline_stages_divide_the_layers_and_train_one_member_at_a_time(recipe: Any) -> None:
-    recipe.trainer.strategy.pipeline_model_parallel_size = 4
-    line = refused(recipe, BLOCK | {"distill": {"teacher": "none"}}, teacher=None)
-    assert line.endswith("a size that divides the 62 layers of recipe.model.config")
+def test_pipeline_stages_train_one_member_at_a_time(recipe: Any) -> None:
     recipe.trainer.strategy.pipeline_model_parallel_size = 2
     line = refused(recipe, BLOCK | {"distill": {"teacher": "none"}, "budgets_per_batch": 2}, teacher=None)
     assert "1 while elastic.budgets_per_batch is 2" in line
-    for mode in ("ce", "trainable", "frozen", "frozen_ce"):
-        accepted(recipe.clone(), BLOCK | {"distill": LOSSES[mode]})
+    accepted(recipe, BLOCK | {"distill": LOSSES["frozen_ce"]})
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"budgets": [{"name": "a"}, {"name": "b", "params": 1e9}]}, "the nearest cost that the axes reach is"),
-        ({"axes": {"hidden": [4096, 2048]}}, "the first choice must be the parent's 5120"),
-    ],
-)
-def test_the_block_is_held_against_the_parent(recipe: Any, change: dict[str, Any], message: str) -> None:
-    assert message in refused(recipe, BLOCK | change)
+def test_the_block_is_held_against_the_parent(recipe: Any) -> None:
+    line = refused(recipe, BLOCK | {"budgets": [{"name": "a"}, {"name": "b", "params": 1e9}]})
+    assert "the nearest cost that the axes reach is" in line
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"teacher": None}, "teacher: None"),
-        ({"stage": 4}, "stage: 4"),
         ({"stage": 2}, "previous: None"),
         ({"stage": 2, "previous": "one"}, "done_steps: 0"),
         ({"previous": "one"}, "previous: 'one'"),
@@ -176,15 +146,13 @@ def test_data_shorter_than_one_sequence(recipe: Any, tmp_path: Path) -> None:
 
     write_indexed(tmp_path / "short", [np.arange(100), np.arange(50)], 512)
     short = str(tmp_path / "short")
-    for paths in ([0.5, short], short, {"train": ["/cluster/train"], "validation": [short]}):
-        recipe.data = run.Config(PreTrainingDataModule, paths=paths, seq_length=8192)
-        assert refused(recipe).endswith(f"shorter sequences: {short} has 150 tokens")
+    recipe.data = run.Config(PreTrainingDataModule, paths=[0.5, short], seq_length=8192)
+    assert refused(recipe).startswith("recipe.data.seq_length: 8192 ")
     recipe.data = run.Config(PreTrainingDataModule, paths=[short], seq_length=64, split="9999,8,2")
     assert refused(recipe).startswith("recipe.data.split: '9999,8,2' ")
 
 
 def test_a_teacher_that_is_there_is_the_recipes_own_model(recipe: Any, tmp_path: Path) -> None:
-    from nemo_elastic.formats.megatron.shape import config_fields
     from nemo_elastic.hosts.common.agreement import check_teacher
     from tests.hosts.nemo.checkpoints import store
     from tests.hosts.nemo.cutting import PARENT, random_tensors
@@ -197,18 +165,15 @@ def test_a_teacher_that_is_there_is_the_recipes_own_model(recipe: Any, tmp_path:
     assert str(caught.value).startswith("teacher: ") and f"hidden_size {PARENT.hidden}, not " in str(caught.value)
     with pytest.raises(ElasticError, match=r"^teacher: .*vocab_size 64, not 16$"):
         check_teacher(path, replace(PARENT, vocab=16), "recipe.model.config")
-    line = refused(recipe, teacher=path)
-    for name, value in (config_fields(PARENT) | {"num_layers": PARENT.num_layers}).items():
-        stock = getattr(recipe.model.config, name)
-        assert (f"{name} {value}, not {stock}" in line) == (value != stock), line
+    assert f"hidden_size {PARENT.hidden}, not 5120" in refused(recipe, teacher=path)
     assert refused(recipe, teacher=str(tmp_path)).startswith("teacher: ")
 
 
 @pytest.mark.parametrize(
     ("tokens", "rows", "tensor", "message"),
     [
-        (500, 512, 8, None), (512, 512, 1, None), (130100, 131072, 8, None), (513, 512, 1, "tokens: 513"),
-        (256, 512, 1, "tokens: 256"), (32000, 131072, 4, "tokens: 32000"), (511, 511, 2, "ranks: 2"),
+        (512, 512, 1, None), (130100, 131072, 8, None), (513, 512, 1, "tokens: 513"), (256, 512, 1, "tokens: 256"),
+        (32000, 131072, 4, "tokens: 32000"), (511, 511, 2, "ranks: 2"),
     ],
 )  # fmt: skip
 def test_the_vocabulary_is_the_teachers(tokens: int, rows: int, tensor: int, message: str | None) -> None:
@@ -222,29 +187,21 @@ def test_the_vocabulary_is_the_teachers(tokens: int, rows: int, tensor: int, mes
     assert str(caught.value).startswith(message)
 
 
-def test_a_tokenizer_that_is_there_and_not_the_teachers_is_refused(recipe: Any, tmp_path: Path) -> None:
-    import nemo_run as run
-    from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
-
-    from tests.hosts.nemo.checkpoints import store
-    from tests.hosts.nemo.cutting import PARENT, random_tensors
-
-    path = str(store(tmp_path / "nemo", PARENT, PARENT.full, random_tensors(PARENT)))
-    recipe.data.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=str(write_words(tmp_path / "words", 20)))
-    message = "recipe.data.tokenizer.vocab_size: 20 "
-    assert refused(recipe, teacher=path).startswith(message)
-
-
-def test_the_tokenizer_decides_the_vocabulary_where_it_is_there(recipe: Any, tmp_path: Path) -> None:
-    """A budget just above the smallest member of the config's vocabulary is easy to meet with a small tokenizer."""
+def test_a_tokenizer_that_is_there_decides_the_vocabulary_and_has_to_be_the_teachers(
+    recipe: Any, tmp_path: Path
+) -> None:
     import nemo_run as run
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 
     from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe
+    from tests.hosts.nemo.checkpoints import store
+    from tests.hosts.nemo.cutting import PARENT, random_tensors
 
+    path = str(store(tmp_path / "nemo", PARENT, PARENT.full, random_tensors(PARENT)))
     assert NemoRecipe(recipe).vocabulary() == 131072
     recipe.data.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=str(write_words(tmp_path / "words", 20)))
     assert NemoRecipe(recipe).vocabulary() == 512  # padded to 128 times the tensor-parallel size of 4
+    assert refused(recipe, teacher=path).startswith("recipe.data.tokenizer.vocab_size: 20 ")
 
 
 def test_what_is_no_stock_recipe_of_a_nemotron_h_is_refused(recipe: Any) -> None:
@@ -287,15 +244,13 @@ def test_files_that_the_block_names_are_read_before_anything_starts(recipe: Any,
     Ranking.trivial(PARENT).save(tmp_path / "ranking")
     assert "ranking" in refused(recipe, BLOCK | {"ranking": str(tmp_path / "ranking")})
     (tmp_path / "shapes.json").write_text("[]")
-    line = refused(recipe, BLOCK | {"shapes": str(tmp_path / "shapes.json")})
-    assert line.startswith("elastic.shapes: ")
+    assert refused(recipe, BLOCK | {"shapes": str(tmp_path / "shapes.json")}).startswith("elastic.shapes: ")
 
 
 def test_random_tokens_are_trained_on_where_that_is_asked_for() -> None:
     from nemo.collections import llm
 
     stock = llm.nemotron_nano_12b_v2.pretrain_recipe()
-    line = refused(stock)
-    assert line.startswith("recipe.data: 'MockDataModule' ")
+    assert refused(stock).startswith("recipe.data: 'MockDataModule' ")
     assert "mock_data: 'yes' " in refused(stock, mock_data="yes")
     accepted(stock, BLOCK, mock_data=True)

