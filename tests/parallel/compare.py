@@ -150,7 +150,7 @@ def in_turn(run: Path, ranking: Path, budgets: Collection[str] = ("large", "smal
     steps = lines(run)
     live, measured = {name: range(len(own)) for name, own in given.items()}, {}
     assert list(live) == ["large", "small"] and all(2 <= len(own) <= 4 for own in live.values())
-    cuts = {4: [1, 3], 2: [1]}[len(steps)]
+    cuts = {4: [1, 3], 3: [1, 2], 2: [1]}[len(steps)]
     for at, line in enumerate(steps):
         assert ("compared" in line) == (at in cuts)
         if at in cuts:

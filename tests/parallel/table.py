@@ -13,15 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tests.parallel.compare import LOSS, WEIGHT, candidates_apart, deviation, gradients, lines, weights
+from tests.parallel.compare import LOSS, WEIGHT, candidates_apart, deviation, gradients, in_turn, lines, weights
 from tests.parallel.runs import PEAK, WIDE, Job, Layout, do, host, prepare, ranking_of
 
 STEPS = 2
@@ -29,8 +27,8 @@ STEPS = 2
 GRADIENT = 2e-4
 #: of every member's loss afterwards, on other tokens, relative to the largest
 MEMBERS = 1e-4
-#: the same in bf16, which rounds activations to 8 bits
-HALF_GRADIENT, HALF_LOSS, HALF_MEMBERS = 5e-2, 2e-3, 5e-3
+#: the same in bf16, which rounds activations to 8 bits; and of a step's loss from that in float32
+HALF_GRADIENT, HALF_LOSS, HALF_MEMBERS, SINGLE = 5e-2, 2e-3, 5e-3, 1e-2
 
 ROWS = (
     Layout(tensor=2),
@@ -137,14 +135,13 @@ REFUSED = {
     "virtual pipeline stages": ("virtual_pipeline_model_parallel_size", 2, "NeMo's Mamba models have none"),
     "FSDP": ("fsdp", "megatron", "it has none of the gradient buffers that slices add to"),
 }
-#: whose router is compared on all ranks after so many steps
-LONG, LONG_STEPS = Layout(tensor=2, sequence=True, data=2, soft=True), 50
 
 
 def row(place: Path, layout: Layout) -> dict[str, Any]:
     """Train in a layout, and compare with one rank."""
+    single = replace(layout.alone, half=False)
     out, base = place / layout.name, place / layout.alone.name
-    for each in (layout.alone, layout):
+    for each in (layout.alone, layout, *([single] if layout.half else [])):
         if not (place / each.name).exists():
             do(place, Job(each.name, layout=each, steps=STEPS + each.halved, padded=each.halved))
     facts, (alone,) = ([json.loads(rank.read_text()) for rank in sorted((place / "log" / run.name).glob("*.json"))]
@@ -161,20 +158,12 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
         "router": float(sum((g**2).sum() for name, g in gradients(out).items() if "router" in name)) ** 0.5,
     }  # fmt: skip
     if layout.halved:
-        results |= {"compared": candidates_apart(out, base), "stored": as_stored(out)}
+        in_turn(out, place / ranking_of(layout))
+        results["compared"] = candidates_apart(out, base)
+    if layout.half:
+        ours, theirs = ([line["reduced_train_loss"] for line in lines(run)] for run in (base, place / single.name))
+        results["single"] = max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / max(theirs)
     return results
-
-
-def as_stored(run: Path) -> bool:
-    """Whether there were two comparisons, of several candidates first, and the end of the run has the losses of the
-    second, to the bit, and one candidate of each budget."""
-    held, steps = weights(run), [line for line in lines(run) if "compared" in line]
-    losses = held["elastic.losses"].view(torch.float64).nan_to_num(0.0)
-    left = [[loss for loss in own if loss] for own in losses.tolist()]
-    several = len(steps) == STEPS and max(map(len, steps[0]["compared"].values())) > 1
-    return several and bool(held["elastic.frozen"]) and [len(own) for own in left] == [0, 1, 1] and all(
-        own[0] in last.values() for own, last in zip(left[1:], steps[-1]["compared"].values(), strict=True)
-    )  # fmt: skip
 
 
 def far(actual: Mapping[str, list[float]], wanted: Mapping[str, list[float]]) -> float:
@@ -190,13 +179,13 @@ def wrong(layout: Layout, row: Mapping[str, Any]) -> list[str]:
         return [row["error"]]
     flags = {
         "samples": "another choice on some rank",
-        "stored": "not the losses that were compared",
         "budgets": "not every rank knows the loss of every budget",
         "replicas": "routers or members differ among ranks",
     }
     limits = {"loss": LOSS, "weight": WEIGHT, "gradient": GRADIENT, "members": MEMBERS, "compared": MEMBERS}
     if layout.half:
-        limits = {"loss": HALF_LOSS, "gradient": HALF_GRADIENT, "members": HALF_MEMBERS, "compared": HALF_MEMBERS}
+        limits = {"loss": HALF_LOSS, "gradient": HALF_GRADIENT, "members": HALF_MEMBERS, "compared": HALF_MEMBERS,
+                  "single": SINGLE}  # fmt: skip
     return [report for name, report in flags.items() if not row.get(name, True)] + [
         f"{name} apart by {row[name]:.1e}, more than {limit:g}"
         for name, limit in limits.items()
@@ -218,9 +207,6 @@ def measure(place: Path, only: Collection[str] = ()) -> dict[str, dict[str, Any]
         except Exception as error:
             results[layout.name] = {"error": str(error)[-2000:]}
         print(f"  {layout.name}: {results[layout.name]}", flush=True)
-    if not only or "long" in only:
-        facts = do(place, Job("long", layout=LONG, steps=LONG_STEPS))[0]["facts"]
-        results["long"] = {"replicas": len({r["elastic"] for r in facts}), "steps": len(facts[0]["losses"])}
     for what, (name, value, _) in REFUSED.items():
         if not only or what in only:
             (ran,) = do(place, Job(what, stock=partial(set_strategy, name, value), ends=2))
