@@ -9,8 +9,6 @@ training tokens; the model is then counted anew on all of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from nemo_elastic.data.folder import DataFolder
@@ -21,33 +19,19 @@ _DISCOUNTS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 _UNIGRAM_DISCOUNTS = (0.1, 0.5, 0.9)
 
 
-@dataclass(frozen=True)
 class Bigram:
-    """Counts of a token stream, ready to price another one.
+    """Counts of a token stream [n], ready to price another one.
 
-    Attributes:
-        vocab: Number of different tokens that may occur.
-        pairs: Pairs seen, as first * vocab + second, ascending.
-        counts: How often each pair was seen.
-        discount: Taken from every pair's count.
-        unigram_discount: Taken from every token's number of continuations.
+    Args:
+        tokens: the stream.
+        vocab: number of different tokens that may occur.
+        discount: taken from every pair's count; unigram_discount: from every token's number of continuations.
     """
 
-    vocab: int
-    pairs: np.ndarray
-    counts: np.ndarray
-    discount: float = 0.7
-    unigram_discount: float = 0.5
-
-    @classmethod
-    def count(cls, tokens: np.ndarray, vocab: int, discount: float = 0.7, unigram_discount: float = 0.5) -> Bigram:
-        """Count the pairs of a stream."""
-        pairs, counts = np.unique(_pairs(tokens, vocab), return_counts=True)
-        return cls(vocab, pairs, counts, discount, unigram_discount)
-
-    def with_discounts(self, discount: float, unigram_discount: float) -> Bigram:
-        """The same counts, smoothed otherwise."""
-        return Bigram(self.vocab, self.pairs, self.counts, discount, unigram_discount)
+    def __init__(self, tokens: np.ndarray, vocab: int, discount: float = 0.7, unigram_discount: float = 0.5) -> None:
+        self.vocab, self.discount, self.unigram_discount = vocab, discount, unigram_discount
+        pairs = tokens[:-1].astype(np.int64) * vocab + tokens[1:]
+        self.pairs, self.counts = np.unique(pairs, return_counts=True)
 
     def continuation(self) -> np.ndarray:
         """Probability of each token as the end of a pair not seen before, [vocab], above 0 and summing to 1."""
@@ -73,37 +57,16 @@ class Bigram:
 
 
 def fit_bigram(tokens: np.ndarray, vocab: int) -> Bigram:
-    """Fit a bigram model, its smoothing tuned on the last twentieth of the stream.
-
-    Args:
-        tokens: The training stream, [n] with n of at least 40.
-        vocab: Size of the vocabulary.
-
-    Returns:
-        The model of the whole stream.
-    """
+    """The bigram model of a stream of at least 40 tokens, its smoothing tuned on the last twentieth."""
     cut = len(tokens) - len(tokens) // 20
-    part, rest = Bigram.count(tokens[:cut], vocab), tokens[cut:]
-    tries = [(part.with_discounts(d, u).loss(rest), d, u) for d in _DISCOUNTS for u in _UNIGRAM_DISCOUNTS]
-    _, discount, unigram_discount = min(tries)
-    return Bigram.count(tokens, vocab, discount, unigram_discount)
+    part, losses = Bigram(tokens[:cut], vocab), {}
+    for discount in _DISCOUNTS:
+        for unigram_discount in _UNIGRAM_DISCOUNTS:
+            part.discount, part.unigram_discount = discount, unigram_discount
+            losses[discount, unigram_discount] = part.loss(tokens[cut:])
+    return Bigram(tokens, vocab, *min(losses, key=lambda tried: losses[tried]))
 
 
-def bigram_loss(folder: DataFolder, train: str = "train", val: str = "val", limit: int | None = None) -> float:
-    """Held-out loss of the bigram model of a split, in nats per token.
-
-    Args:
-        folder: The data.
-        train: Split to count.
-        val: Split to price.
-        limit: Price only so many tokens from its front, as an evaluation of a model may.
-
-    Returns:
-        Nats per token.
-    """
-    return fit_bigram(folder.tokens(train), folder.vocab_size).loss(folder.tokens(val)[:limit])
-
-
-def _pairs(tokens: np.ndarray, vocab: int) -> np.ndarray:
-    ids = tokens.astype(np.int64)
-    return ids[:-1] * vocab + ids[1:]
+def bigram_loss(folder: DataFolder, limit: int | None = None) -> float:
+    """Nats per held-out token of the bigram model of the training tokens; `limit` prices only so many of the first."""
+    return fit_bigram(folder.tokens("train"), folder.vocab_size).loss(folder.tokens("val")[:limit])

@@ -187,16 +187,8 @@ class Demo:
         for column in ("member", "parameters", "share", "MiB", "loss", "untrained", "unsorted", "closed", "answers"):
             table.add_column(column, justify="left" if column == "member" else "right", no_wrap=True)
         for m in metrics["members"]:
-            table.add_row(
-                m["name"],
-                f"{m['parameters']:,}",
-                f"{m['ratio']:.0%}",
-                f"{m['memory_bytes'] / 2**20:.1f}",
-                f"{m['loss']:.3f}",
-                *("" if m[k] is None else f"{m[k]:.3f}" for k in ("untrained_loss", "unsorted_loss")),
-                "" if m["recovered"] is None else f"{m['recovered']:.0%}",
-                _answers(m["answers"]),
-            )
+            cells = _cells(m)
+            table.add_row(*cells[:3], f"{m['memory_bytes'] / 2**20:.1f}", *cells[3:])
         for name, t in metrics["targets"].items():
             asked = f"at least {t['at_least']:g}" if "at_least" in t else f"at most {t['at_most']:g}"
             verdict = "met   " if t["met"] else "missed"
@@ -236,11 +228,7 @@ def markdown(metrics: dict[str, Any]) -> str:
     """The final table for the documentation: `python -m nemo_elastic.demo.walk runs/demo/metrics.json`."""
     head = ["member", "parameters", "share", "loss", "untrained", "unsorted", "closed", "answers"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for m in metrics["members"]:
-        cells = [m["name"], f"{m['parameters']:,}", f"{m['ratio']:.0%}", f"{m['loss']:.3f}"]
-        cells += ["" if m[k] is None else f"{m[k]:.3f}" for k in ("untrained_loss", "unsorted_loss")]
-        cells += ["" if m["recovered"] is None else f"{m['recovered']:.0%}", _answers(m["answers"])]
-        lines.append("| " + " | ".join(cells) + " |")
+    lines += [f"| {' | '.join(_cells(m))} |" for m in metrics["members"]]
     total = metrics["members"][0]["answers"]["total"]
     lines.append("")
     lines.append(f"Answers: share of {total} held-out problems that are solved, with Wilson's interval of 95%.")
@@ -249,9 +237,13 @@ def markdown(metrics: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _answers(answers: dict[str, Any]) -> str:
-    low, high = answers["interval"]
-    return f"{answers['accuracy']:.0%} ({low:.0%} to {high:.0%})"
+def _cells(m: dict[str, Any]) -> list[str]:
+    """A member's row: name, parameters, share, losses, closed gap, answers."""
+    losses = ["" if m[k] is None else f"{m[k]:.3f}" for k in ("loss", "untrained_loss", "unsorted_loss")]
+    closed = "" if m["recovered"] is None else f"{m['recovered']:.0%}"
+    low, high = m["answers"]["interval"]
+    answers = f"{m['answers']['accuracy']:.0%} ({low:.0%} to {high:.0%})"
+    return [m["name"], f"{m['parameters']:,}", f"{m['ratio']:.0%}", *losses, closed, answers]
 
 
 if __name__ == "__main__":

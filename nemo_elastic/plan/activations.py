@@ -25,25 +25,6 @@ from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, MOE, SHARED
 from nemo_elastic.errors import bad
 from nemo_elastic.kernels import MambaWidths, chunk_for
 
-__all__ = [
-    "DIGITS",
-    "ROUTING",
-    "Routing",
-    "Sharding",
-    "attention",
-    "handed_round",
-    "layer",
-    "mamba",
-    "mlp",
-    "moe",
-    "norm",
-    "routed_gradients",
-    "routed_input",
-    "saved",
-    "stream",
-    "widths",
-]
-
 HALF, SINGLE = 2, 4
 #: what a router computes in -> bytes
 DIGITS = {"bf16": 2, "fp32": 4, "fp64": 8}

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 from nemo_elastic.config.losses import TERMS
@@ -22,19 +22,6 @@ from nemo_elastic.core.precision import default_rows
 from .activations import HALF, SINGLE, Sharding, layer, routed_gradients, saved, stream, widths
 from .candidate import Candidate
 from .machine import SUMS
-
-__all__ = [
-    "Memory",
-    "PipelineStage",
-    "local_experts",
-    "local_parameters",
-    "loss",
-    "rounded",
-    "stage_memory",
-    "stages",
-    "teacher",
-    "transient",
-]
 
 #: logits on which nn.loss_terms works at a time on a GPU
 LOGITS = 2**22
@@ -67,32 +54,27 @@ def stages(parent: Parent, pipeline: int) -> list[PipelineStage]:
 
 
 @lru_cache(maxsize=1024)  # every layout of a stage asks for the same
-def _local(parent: Parent, stage: PipelineStage, tensor: int, expert: int) -> tuple[tuple[Row, float], ...]:
-    """(row, elements on one rank) of every row of a stage, from the layout table."""
-    return tuple((row, n) for row, _, n in _local_layers(parent, stage, tensor, expert))
-
-
-def _local_layers(
+def _local(
     parent: Parent, stage: PipelineStage, tensor: int, expert: int
-) -> Iterator[tuple[Row, int | None, float]]:
-    """The same with the index of the row's layer between; None for the model's own."""
+) -> tuple[tuple[Row, int | None, float], ...]:
+    """(row, index of its layer, elements on one rank) of every row of a stage; the model's own rows have no layer."""
     size = parent.num_layers // max(1, len(parent.types) // len(stage.kinds))
-    start = stage.index * size
+    start, out = stage.index * size, []
     for row, own in rows(parent, parent.full):
         if own is None:
             if not (stage.first if row.name == "embedding" else stage.last):
                 continue
         elif not start <= own.index < start + len(stage.kinds):
             continue
-        count, index = 1, None if own is None else own.index
-        for n in shape(parent, row, parent.full, own):
-            count *= n
+        count = prod(shape(parent, row, parent.full, own))
         if row.each is not None:  # experts are dealt out, each of them whole
-            yield row, index, count * parent.size(row.each) / expert
+            local = count * parent.size(row.each) / expert
         else:
-            yield row, index, count / (tensor if row.parallel is not None else 1)
+            local = count / (tensor if row.parallel is not None else 1)
+        out.append((row, None if own is None else own.index, local))
     if parent.tied and stage.last and not stage.first:  # the last stage has its own copy of a tied embedding
-        yield by_name("embedding"), None, parent.vocab * parent.hidden / tensor
+        out.append((by_name("embedding"), None, parent.vocab * parent.hidden / tensor))
+    return tuple(out)
 
 
 def local_parameters(parent: Parent, stage: PipelineStage, tensor: int, expert: int = 1) -> int:
@@ -103,12 +85,12 @@ def local_parameters(parent: Parent, stage: PipelineStage, tensor: int, expert: 
 
     The router of the family is left out: some ten thousand parameters, replicated, in fp32.
     """
-    return round(sum(n for _, n in _local(parent, stage, tensor, expert)))
+    return round(sum(n for _, _, n in _local(parent, stage, tensor, expert)))
 
 
 def local_experts(parent: Parent, stage: PipelineStage, expert: int) -> int:
     """Those of them that are experts': their replicas are other ranks than those of the rest."""
-    return round(sum(n for row, n in _local(parent, stage, 1, expert) if row.each is not None))
+    return round(sum(n for row, _, n in _local(parent, stage, 1, expert) if row.each is not None))
 
 
 def teacher(parent: Parent, stage: PipelineStage, tensor: int, precision: str | None, expert: int = 1) -> float:
@@ -117,9 +99,11 @@ def teacher(parent: Parent, stage: PipelineStage, tensor: int, precision: str | 
     Left out: scales, two bytes per row, and the one layer's weight that is whole while it runs, in the teacher's
     forward pass, where nothing of the student is held.
     """
-    narrow = precision in ("fp8", "int8")
-    linear = lambda row: row.layer is not None and len(row.dims) == 2  # noqa: E731
-    return sum(n * (1 if narrow and linear(row) else width(row)) for row, n in _local(parent, stage, tensor, expert))
+    total = 0.0
+    for row, index, n in _local(parent, stage, tensor, expert):
+        linear = index is not None and len(row.dims) == 2
+        total += n * (1 if linear and precision in ("fp8", "int8") else width(row))
+    return total
 
 
 def rounded(parent: Parent, stage: PipelineStage, tensor: int, scheme: str | None, expert: int = 1) -> float:
@@ -127,7 +111,7 @@ def rounded(parent: Parent, stage: PipelineStage, tensor: int, scheme: str | Non
     if scheme is None:
         return 0.0
     low = default_rows(parent)
-    return HALF * sum(n for row, index, n in _local_layers(parent, stage, tensor, expert) if (row.name, index) in low)
+    return HALF * sum(n for row, index, n in _local(parent, stage, tensor, expert) if (row.name, index) in low)
 
 
 def width(row: Row) -> int:
@@ -185,7 +169,7 @@ def transient(
     gradient; ranks that share sequences hold what they send of the widest projection beside what they get.
     """
     pieces: dict[str | None, float] = {}
-    for row, n in _local(parent, stage, shards.tensor, shards.expert):
+    for row, _, n in _local(parent, stage, shards.tensor, shards.expert):
         pieces[row.layer] = max(pieces.get(row.layer, 0.0), HALF * n)
     fullest = pieces.get(None, 0.0)
     for kind in set(stage.kinds):
@@ -257,7 +241,7 @@ def stage_memory(candidate: Candidate, stage: PipelineStage) -> Memory:
     per_token = handed_over(parent, stage, distill, shards, candidate.recompute)
     per_token += saved(parent, stage.kinds, shards, **how, first=stage.first, last=stage.last)
     return Memory(
-        weights=sum(width(row) * n for row, n in _local(parent, stage, shards.tensor, shards.expert))
+        weights=sum(width(row) * n for row, _, n in _local(parent, stage, shards.tensor, shards.expert))
         + rounded(parent, stage, shards.tensor, distill.quantize, shards.expert),
         gradients=SUMS[candidate.run.gradients] * count,
         optimizer=OPTIMIZER * (count - experts) / data + OPTIMIZER * experts / replicas,

@@ -8,7 +8,7 @@ Pipeline ranks are not equal, and neither are the members that are in the pipeli
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -24,8 +24,6 @@ from .activations import HALF, handed_round, routed_input
 from .candidate import Candidate
 from .machine import EFFICIENCY, EXPERT_EFFICIENCY, GPUS, SUMS, Gpu
 from .memory import local_experts, local_parameters, stages
-
-__all__ = ["Work", "dispatched", "exchanged", "members", "passed_on", "reduction", "seconds", "step_work", "wait"]
 
 
 def members(parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
@@ -64,7 +62,7 @@ class Work:
 
     def to_json(self) -> dict[str, float]:
         """FLOPs by part, total included."""
-        return {"student": self.student, "recompute": self.recompute, "teacher": self.teacher, "total": self.total}
+        return asdict(self) | {"total": self.total}
 
 
 def step_work(candidate: Candidate, family: Mapping[str, Subnet]) -> Work:

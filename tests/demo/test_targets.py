@@ -21,9 +21,7 @@ def losses(untrained: float, unsorted: float, loss: float = 3.2) -> tuple[dict[s
     return parent, [whole, small]
 
 
-@pytest.mark.parametrize(
-    ("gain", "met"), [(1e-10, False), (0.0049, False), (-0.1, False), (0.0051, True), (0.4, True)]
-)
+@pytest.mark.parametrize(("gain", "met"), [(0.0049, False), (0.0051, True)])
 def test_sorting_gains_only_beyond_the_tolerance_and_the_gain_is_reported(gain: float, met: bool) -> None:
     report = targets(*losses(4.0, 4.0 + gain), bigram=4.0)["small gains by sorting"]
     assert report["met"] is met and report["at_least"] == 0.005 and report["found"] == pytest.approx(gain)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,15 +17,13 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import rows, shape
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.plan import Candidate, RunShape, best, choose, duration, layouts, preset
+from nemo_elastic.plan import Candidate, Layout, RunShape, best, choose, duration, layouts, preset
 from nemo_elastic.plan.activations import Sharding, layer, norm
 from nemo_elastic.plan.layouts import why_not
 from nemo_elastic.plan.machine import EFFICIENCY, TAKEN
-from nemo_elastic.plan.memory import local_parameters, loss, stage_memory, stages
+from nemo_elastic.plan.memory import local_parameters, stage_memory, stages
 from nemo_elastic.plan.work import exchanged, members, passed_on, step_work, wait
 from tests.shapes import LOSSES
-
-from ..shapes import PARENT
 
 P12 = preset("nemotron-nano-12b-v2")
 BLOCK: dict[str, Any] = {
@@ -46,6 +45,11 @@ def block(**changes: Any) -> ElasticConfig:
     return ElasticConfig.from_dict(BLOCK | changes)
 
 
+@cache
+def usual(run: RunShape) -> list[Layout]:
+    return layouts(P12, block(), run)
+
+
 def laid_out(
     config: ElasticConfig, run: RunShape, shards: Sharding = Sharding(), parent: Parent = P12, **how: Any
 ) -> Candidate:
@@ -59,21 +63,14 @@ def work_of(config: ElasticConfig, run: RunShape, **how: Any) -> Any:
 
 @pytest.mark.parametrize("run", [STAGE_1, STAGE_2], ids=["8k", "48k"])
 def test_the_12b_fits_80_gb_in_both_stages(run: RunShape) -> None:
-    layout = best(P12, block(), run)
+    layout = choose(usual(run))
+    assert layout is not None
     assert layout.fits and layout.memory.total < 82.5e9
     assert 8 % layout.tensor == 0 and layout.replica * layout.data == 128
-    # what the design asks for at 48k fits too, with room
-    wide = next(x for x in layouts(P12, block(), run) if str(x) == "TP8 PP1 DP16 SP recompute")
-    assert wide.fits and wide.memory.total < 40e9
-
-
-def test_a_long_context_needs_recomputation_or_a_whole_node_on_an_h100_without_a_pipeline() -> None:
-    fits = [x for x in layouts(P12, block(), STAGE_2) if x.fits and x.pipeline == 1]
-    assert [str(x) for x in fits if not x.recompute] == ["TP8 PP1 DP16 SP"]
 
 
 def test_layouts_come_fastest_first_and_say_why_they_do_not_fit() -> None:
-    choices = layouts(P12, block(), STAGE_1)
+    choices = usual(STAGE_1)
     assert [x.seconds for x in choices] == sorted(x.seconds for x in choices)
     first = next(x for x in choices if x.tensor == 1)
     assert not first.fits and "of 75.9 usable; most of it activations" in first.reason
@@ -82,7 +79,7 @@ def test_layouts_come_fastest_first_and_say_why_they_do_not_fit() -> None:
 
 def test_of_layouts_that_are_as_fast_the_smallest_is_taken() -> None:
     """Sequence parallelism costs 1.4 % of a step here, and saves 25 GB."""
-    fast, small, *_ = (x for x in layouts(P12, block(), STAGE_2) if x.fits and x.context == 1 and x.recompute)
+    fast, small, *_ = (x for x in usual(STAGE_2) if x.fits and x.context == 1 and x.recompute)
     assert (str(fast), str(small)) == ("TP4 PP1 DP32 recompute", "TP4 PP1 DP32 SP recompute")
     assert fast.memory.total > small.memory.total + 20e9
     assert choose([fast, small]) == small
@@ -112,15 +109,6 @@ def test_two_calls_keep_the_convolutions_output() -> None:
     assert inside(4) - inside(1) == pytest.approx(2 * (112 * 80 + 2 * 8 * 128) + 4 * 112)
 
 
-def test_static_memory_by_hand() -> None:
-    count = parameters(P12, P12.full)
-    one = next(x for x in layouts(P12, block(), STAGE_1) if x.tensor == 1).memory
-    assert (one.weights, one.gradients, one.teacher) == (2 * count, 4 * count, 2 * count)
-    assert one.optimizer == 12 * count / 128
-    assert one.total == pytest.approx(one.weights + one.gradients + one.optimizer + one.teacher + one.activations
-                                      + max(one.loss, one.transient))  # fmt: skip
-
-
 def test_a_teacher_in_one_byte() -> None:
     """By hand: everything but embedding and head is linear, up to convolutions, norms and what heads have."""
 
@@ -129,9 +117,8 @@ def test_a_teacher_in_one_byte() -> None:
         return next(x for x in choices if x.tensor == tensor).memory.teacher
 
     count, ends = parameters(P12, P12.full), 2 * 131072 * 5120
-    assert held(None, 1) == held("bf16", 1) == 2 * count
+    assert held("bf16", 1) == 2 * count
     assert held("fp8", 1) == held("int8", 1) == pytest.approx(count + ends, rel=1e-3)
-    assert held("int8", 1) > count + ends
     assert held("int8", 8) == pytest.approx(held("int8", 1) / 8, rel=1e-3)
 
 
@@ -143,9 +130,7 @@ def test_rounded_weights_are_held_beside_those_that_learn() -> None:
     low = {(row.name, layer.index): math.prod(shape(P12, row, P12.full, layer))
            for row, layer in rows(P12, P12.full) if layer is not None}  # fmt: skip
     count = sum(low[row] for row in default_rows(P12))
-    for scheme in ("nvfp4", "fp8"):
-        assert held(scheme, 8) - held(None, 8) == 2 * count / 8
-    assert 0.7 * parameters(P12, P12.full) < count < 0.8 * parameters(P12, P12.full)
+    assert held("nvfp4", 8) - held(None, 8) == 2 * count / 8
 
 
 def test_several_members_share_one_pass_of_the_teacher() -> None:
@@ -158,10 +143,6 @@ def test_several_members_share_one_pass_of_the_teacher() -> None:
     assert all_three.teacher == one.teacher
     assert work(3, distill={"teacher": "self"}).teacher == 0  # the parent is among the three
     assert work(1, distill={"teacher": "self"}).teacher == pytest.approx(one.teacher * 2 / 3)
-    # twice the weight: in every micro-batch of two, and the others in half of them
-    sizes = [flops_per_token(P12, m, STAGE_2.seq_length) for m in members(P12, block()).values()]
-    weighted = work(2, sampling={"12b": 2, "9b": 1, "6b": 1}).student / STAGE_2.tokens / 3
-    assert weighted == pytest.approx(sizes[0] + (sizes[1] + sizes[2]) / 2)
 
 
 def test_pipeline_stages_hold_every_parameter_once() -> None:
@@ -178,21 +159,6 @@ def test_shards_hold_every_parameter_once_and_norms_everywhere() -> None:
     assert local_parameters(P12, stage, 8) * 8 == parameters(P12, P12.full) + 7 * norms
 
 
-def test_the_loss_of_every_mode() -> None:
-    """It grows with tokens as the hidden states of the models do, and holds the head's gradient once."""
-
-    def held(mode: str, tokens: int, shards: Sharding) -> float:
-        return loss(P12, block(distill=LOSSES[mode]).distill, tokens, shards)
-
-    for mode, streams in (("frozen", 2), ("frozen_ce", 2), ("trainable", 2), ("ce", 1)):
-        for shards in (Sharding(), Sharding(8), Sharding(8, True)):  # a rank's run of the tokens, never all
-            few, many = held(mode, 1024, shards), held(mode, 2048, shards)
-            grown = (many - few) * shards.stream / 1024
-            assert 2 * streams * P12.hidden <= grown <= 2 * (streams + 1) * P12.hidden
-            assert 4 * P12.vocab * P12.hidden / shards.tensor < few
-    assert held("ce", 8192, Sharding(8)) < held("frozen", 8192, Sharding(8)) <= held("frozen_ce", 8192, Sharding(8))
-
-
 def test_activations_shrink_with_what_divides_them() -> None:
     for kind in ("mamba", "mlp", "attention"):
         whole, wide = layer(P12, kind, Sharding()), layer(P12, kind, Sharding(4))
@@ -207,8 +173,7 @@ def test_activations_shrink_with_what_divides_them() -> None:
 
 def test_a_step_without_smaller_members_costs_four_forwards_and_the_teacher() -> None:
     run = RunShape(128, 4, 1, 1, "h100", 2)
-    config = block(sampling={"12b": 1})
-    work = work_of(config, run, recompute=True)
+    work = work_of(block(sampling={"12b": 1}), run, recompute=True)
     forward = flops_per_token(P12, P12.full, 128) * run.tokens
     assert (work.student, work.teacher) == (3 * forward, forward)
     assert work.recompute == flops_per_token(P12, P12.full, 128, head=False) * run.tokens
@@ -226,8 +191,7 @@ def test_smaller_members_and_frozen_shapes_make_a_step_cheaper() -> None:
     masked = {"shapes": "router", "router": {"freeze_at": 0.67}}
     assert student(run=STAGE_1, **masked) == pytest.approx(0.67 * short + 0.33 * sliced)  # masks run all of it
     assert student(run=STAGE_1, shapes="router") == pytest.approx(short)
-    for slices in ("halving", "search", "even"):
-        assert student(run=STAGE_1, shapes=slices) == pytest.approx(sliced)
+    assert student(run=STAGE_1, shapes="halving") == pytest.approx(sliced)
 
 
 def test_one_gpu_takes_its_flops_at_the_assumed_rate_and_no_collectives() -> None:
@@ -248,11 +212,11 @@ def test_a_pipeline_holds_several_micro_batches_at_once() -> None:
     assert two.memory.weights == pytest.approx(one.memory.weights / 2, rel=0.1)
 
 
-@pytest.mark.parametrize("mode", ["frozen", "frozen_ce", "trainable", "ce"])
+@pytest.mark.parametrize("mode", ["frozen", "trainable"])
 def test_pipelines_are_tried_with_and_without_a_teacher(mode: str) -> None:
     choices = layouts(P12, block(distill=LOSSES[mode]), STAGE_1)
     assert {x.pipeline for x in choices} == {1, 2}  # 62 layers
-    assert all((x.memory.teacher > 0) == (mode in ("frozen", "frozen_ce")) for x in choices)
+    assert all((x.memory.teacher > 0) == (mode == "frozen") for x in choices)
     choices = layouts(P12, block(distill=LOSSES[mode], budgets_per_batch=2), STAGE_1)
     assert {x.pipeline for x in choices} == {1}
 
@@ -269,9 +233,8 @@ def test_a_teacher_is_cut_as_the_student_is() -> None:
     assert [m.teacher for m in parts] == [m.weights for m in parts]
 
 
-@pytest.mark.parametrize("shards", [Sharding(), Sharding(4), Sharding(4, True)], ids=str)
-def test_both_streams_are_counted_where_a_stage_has_received_them(shards: Sharding) -> None:
-    first, last = stages(P12, 2)
+def test_both_streams_are_counted_where_a_stage_has_received_them() -> None:
+    (first, last), shards = stages(P12, 2), Sharding(4, True)
     stream = 2 * P12.hidden * 8192 / shards.stream
     for recompute in (True, False):
         alone, taught = (held(last, mode, shards, recompute) for mode in ("ce", "frozen"))
@@ -298,7 +261,6 @@ def test_a_pipeline_waits_for_its_slowest_stage_and_its_largest_member() -> None
     small, large = (flops_per_token(shape, two[name], run.seq_length) for name in ("half", "full"))
     wanted = (0.25 * small + 0.75 * large) / (0.5 * small + 0.5 * large)
     assert waits(both, 2) == pytest.approx(wanted, rel=1e-3)
-    assert waits(both, 4) > waits(both, 2) > 1.1
     # a teacher costs the same in every slot
     assert 1 < waits(replace(both, distill=block().distill), 2) < wanted
     # with its head the last stage of the parent is slower
@@ -321,7 +283,7 @@ def test_tensor_parallel_sizes_divide_blocks() -> None:
 def test_ranks_that_share_sequences_divide_what_a_token_keeps() -> None:
     """Weights they hold as data-parallel ranks do, whose share of the optimizer is theirs."""
     one, two = (
-        next(x for x in layouts(P12, block(), STAGE_2) if str(x) == name)
+        next(x for x in usual(STAGE_2) if str(x) == name)
         for name in ("TP2 PP1 DP64 SP recompute", "TP2 CP2 PP1 DP32 SP recompute")
     )
     assert (two.context, two.replica, two.replica * two.data) == (2, 4, 128)
@@ -330,22 +292,15 @@ def test_ranks_that_share_sequences_divide_what_a_token_keeps() -> None:
     assert two.memory.activations == one.memory.activations / 2
     assert one.memory.loss / 2 < two.memory.loss < one.memory.loss
     assert two.work == one.work and two.to_json()["context_parallel_size"] == 2
-    # as many tokens a rank: the same time, and what is exchanged
-    run, longer = RunShape(8192, 128, gpus=16), RunShape(16384, 64, gpus=16)
-    own = laid_out(block(), run, Sharding(2, True))
-    shared = laid_out(block(), longer, Sharding(2, True, context=2))
-    assert passed_on(own) == passed_on(shared)
-    assert exchanged(own) == 0
     mamba = 2 * 128 * 80 + 2 * 8 * 128 + 128 + 128 * 80
     channels = P12.types.count("mamba") * mamba + P12.types.count("attention") * 2 * (40 + 8) * 128
-    sent = exchanged(shared)
+    sent = exchanged(laid_out(block(), RunShape(16384, 64, gpus=16), Sharding(2, True, context=2)))
     assert sent == 3 * 2 * channels / 2 * 8192 / 2  # forward, backward and the teacher's, half of it to the other rank
 
 
 @pytest.mark.parametrize(
     ("tensor", "context", "message"),
     [
-        (1, 16, "TP 1 x CP 16 leaves a node of 8 GPUs"),
         (4, 4, "TP 4 x CP 4 leaves a node of 8 GPUs"),
         (1, 3, "TP 1 x CP 3 leaves a node of 8 GPUs"),
         (2, 4, None),
@@ -394,23 +349,17 @@ def test_gpus_fill_their_nodes_and_tensor_parallelism_stays_in_one() -> None:
     assert {x.tensor for x in layouts(P12, block(), fours)} == {1, 2, 4}
     sixes = replace(STAGE_1, gpus=24, node=6)  # a group of 4 would lie in two of them
     assert {x.tensor for x in layouts(P12, block(), sixes)} == {1, 2}
-    with pytest.raises(ElasticError, match="TP 4 leaves a node of 6 GPUs"):
-        layouts(P12, block(axes=BLOCK["axes"]), replace(sixes, global_batch=25))
 
 
 def test_the_margin_of_memory_decides_what_fits() -> None:
-    layout = best(P12, block(), STAGE_1)
+    layout = choose(usual(STAGE_1))
+    assert layout is not None
     tight = replace(STAGE_1, margin=1 - layout.memory.total / (85.0e9 - TAKEN) + 1e-3)
     assert str(layout) not in [str(x) for x in layouts(P12, block(), tight) if x.fits]
     assert best(P12, block(), tight).memory.total < layout.memory.total
     assert STAGE_1.usable == pytest.approx(0.92 * (85.0e9 - TAKEN))
     with pytest.raises(ElasticError, match=r"margin: 1.5 is not allowed; a number from 0 to 0.9"):
         replace(STAGE_1, margin=1.5)
-
-
-def test_a_block_of_another_parent_is_refused() -> None:
-    with pytest.raises(ElasticError, match=r"elastic\.axes\.hidden"):
-        layouts(PARENT, block(), STAGE_1)
 
 
 def test_hours_are_those_of_the_clock_and_of_every_gpu() -> None:
@@ -420,4 +369,3 @@ def test_hours_are_those_of_the_clock_and_of_every_gpu() -> None:
     time = duration(layout, steps=4000)
     assert (time.steps, time.hours, time.gpu_hours) == (4000, pytest.approx(2.0), pytest.approx(48.0))
     assert str(time) == "4,000 steps in about 2 hours, 48 GPU-hours"
-    assert str(duration(replace(layout, seconds=7.2), 617)) == "617 steps in about 1.23 hours, 30 GPU-hours"

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,29 +29,15 @@ def test_the_defaults_are_the_papers() -> None:
     assert (PAPER.lr, PAPER.warmup_steps, PAPER.steps) == (9e-5, 60, 6960)
 
 
-def test_a_stages_block_is_the_same_but_for_the_sampling() -> None:
-    config = ElasticConfig.load(CONF / "elastic_12b.yaml")
-    assert replace(PAPER.stage2.block(config), sampling=config.sampling) == config
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("seq_length", 0), ("global_batch_size", 1.5), ("max_steps", -1), ("micro_batch_size", True)]
-)
-def test_sizes_are_positive_integers(field: str, value: Any) -> None:
-    sizes: dict[str, Any] = {"seq_length": 8, "global_batch_size": 4, "max_steps": 2, field: value}
-    with pytest.raises(ElasticError, match=f"stage.{field}: .* at least 1"):
-        Stage(**sizes)
+def test_sizes_are_positive() -> None:
+    with pytest.raises(ElasticError, match=r"stage.max_steps: .* at least 1"):
+        Stage(8, 4, 0)
 
 
 def test_sampling_has_a_weight_for_each_budget() -> None:
     config = ElasticConfig.load(CONF / "elastic_12b.yaml")
     with pytest.raises(ElasticError, match=r"stage.sampling: \(0.5, 0.5\) .* one weight for each of 12b, 9b, 6b"):
         Stage(8, 4, 2, sampling=(0.5, 0.5)).block(config)
-
-
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_stage_is_asked_for_by_its_number(number: int) -> None:
-    assert PAPER.stage(number) is (PAPER.stage1, PAPER.stage2)[number - 1]
 
 
 def test_only_the_last_stage_is_in_low_precision() -> None:
@@ -69,7 +54,3 @@ def test_only_the_last_stage_is_in_low_precision() -> None:
     ):
         three.block(config, 1)
     assert Curriculum.from_dict(json.loads(json.dumps(asdict(three)))) == three
-
-
-def test_a_curriculum_comes_back_from_json() -> None:
-    assert Curriculum.from_dict(json.loads(json.dumps(asdict(PAPER)))) == Curriculum.from_dict(asdict(PAPER)) == PAPER
