@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the model refuses when it is built, where no recipe was checked before."""
+"""What the model refuses when it is built, where no recipe was checked before; and how NeMo divides its loss."""
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.train.training import FamilyTraining
+from nemo_elastic.train.training import FamilyTraining, Ran
 from tests.megatron.models import start
 
 pytestmark = pytest.mark.nemo
@@ -24,8 +25,7 @@ BLOCK: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("owner", ["ddp_config", "optim"])
-def test_an_overlap_that_was_turned_on_again(owner: str) -> None:
+def test_an_overlap_that_was_turned_on_again() -> None:
     from megatron.core.distributed import DistributedDataParallelConfig
     from megatron.core.optimizer import OptimizerConfig
     from nemo import lightning as nl
@@ -34,17 +34,18 @@ def test_an_overlap_that_was_turned_on_again(owner: str) -> None:
     from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
 
     start()
-    optimizer, ddp = OptimizerConfig(lr=1e-3), DistributedDataParallelConfig()
-    (optimizer if owner == "optim" else ddp).overlap_param_gather = True
-    optim, tokenizer = nl.MegatronOptimizerModule(config=optimizer), SimpleNamespace(vocab_size=1024)
-    model: Any = ElasticMambaModel(TinyNemotronH(), BLOCK, tokenizer=tokenizer, optim=optim)
-    model._trainer = SimpleNamespace(strategy=nl.MegatronStrategy(ddp=ddp))
-    name = "optim.config" if owner == "optim" else "trainer.strategy.ddp"
-    with pytest.raises(ElasticError, match=rf"^recipe\.{name}\.overlap_param_gather: True "):
-        model.configure_model()
+    for owner in ("ddp", "optim"):
+        optimizer, ddp = OptimizerConfig(lr=1e-3), DistributedDataParallelConfig()
+        (optimizer if owner == "optim" else ddp).overlap_param_gather = True
+        optim, tokenizer = nl.MegatronOptimizerModule(config=optimizer), SimpleNamespace(vocab_size=1024)
+        model: Any = ElasticMambaModel(TinyNemotronH(), BLOCK, tokenizer=tokenizer, optim=optim)
+        model._trainer = SimpleNamespace(strategy=nl.MegatronStrategy(ddp=ddp))
+        name = "optim.config" if owner == "optim" else "trainer.strategy.ddp"
+        with pytest.raises(ElasticError, match=rf"^recipe\.{name}\.overlap_param_gather: True "):
+            model.configure_model()
 
 
-def test_a_micro_batch_of_packed_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_micro_batch_has_its_documents_and_tokens_of_the_vocabulary() -> None:
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
     from nemo_elastic.megatron.cpu import cuda_as_cpu
@@ -58,23 +59,52 @@ def test_a_micro_batch_of_packed_documents(monkeypatch: pytest.MonkeyPatch) -> N
     with cuda_as_cpu():
         assert model.data_step(iter([whole]))["documents"] is None
         assert model.data_step(iter([packed]))["documents"] == Documents(((4, 8),))
+        with pytest.raises(ElasticError, match=r"^data: 1024 "):
+            model.data_step(iter([whole | {"tokens": torch.full((1, 8), 1024)}]))
         model.family = FamilyTraining(ElasticConfig.from_dict(BLOCK | {"data": {"documents": "joined"}}))
         assert model.data_step(iter([packed]))["documents"] is None
 
 
-@pytest.mark.parametrize("kernels", [True, False])
-def test_a_mamba_width_that_the_kernels_refuse(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mamba_width_that_the_kernels_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     from nemo_elastic.hosts.nemo import model as module
     from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
     from nemo_elastic.megatron.cpu import cuda_as_cpu
 
     start()
-    monkeypatch.setattr("nemo_elastic.megatron.models.have_kernels", lambda: kernels)
+    monkeypatch.setattr("nemo_elastic.megatron.models.have_kernels", lambda: True)
     model = module.ElasticMambaModel(TinyNemotronH(), BLOCK, tokenizer=SimpleNamespace(vocab_size=1024))
-    with cuda_as_cpu():
-        if kernels:
-            with pytest.raises(ElasticError, match=r"^elastic.axes.mamba_head_dim: 9 "):
-                model.configure_model()
-        else:
-            model.configure_model()
-            assert model.parent.mamba_head_dim == 16
+    with cuda_as_cpu(), pytest.raises(ElasticError, match=r"^elastic.axes.mamba_head_dim: 9 "):
+        model.configure_model()
+
+
+def scheduled(reduction: Any, loss: torch.Tensor, data: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """What megatron-core's schedule makes of the loss of one of four micro-batches."""
+    from megatron.core.pipeline_parallel.schedules import forward_step_calc_loss
+
+    reports: list[Any] = []
+    config = SimpleNamespace(calculate_per_token_loss=False, timers=None)
+    out, _ = forward_step_calc_loss(
+        torch.nn.Module(), loss, partial(reduction.forward, data), config, None, False, 4, reports
+    )
+    return out, reports
+
+
+def test_megatron_divides_its_loss_as_a_loss_per_token_that_nemo_masks() -> None:
+    """Value, report and gradient are those of NeMo's own reduction of the same loss per token."""
+    from nemo.lightning.megatron_parallel import MaskedTokenLossReduction
+
+    from nemo_elastic.hosts.nemo.model import ElasticLossReduction
+
+    generator = torch.Generator().manual_seed(0)
+    # weights that are no mask of zeros and ones, so that one applied twice would show
+    each_bs, mask_bs = torch.rand(2, 3, 5, generator=generator)
+    each_bs.requires_grad_()
+    want, want_report = scheduled(MaskedTokenLossReduction(), each_bs, {"loss_mask": mask_bs})
+    loss = (each_bs * mask_bs).sum()
+    ours = {"loss_mask": mask_bs, "elastic": [Ran(0, 1, loss.detach())], "counted": mask_bs.sum().to(torch.int)}
+    got, report = scheduled(ElasticLossReduction(3), loss, ours)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(report[0]["loss_sum_and_ub_size"], want_report[0]["loss_sum_and_ub_size"].float())
+    assert report[0]["by_budget"][1].tolist() == report[0]["loss_sum_and_ub_size"].tolist()
+    assert not report[0]["by_budget"][[0, 2]].any()
+    torch.testing.assert_close(torch.autograd.grad(got, each_bs), torch.autograd.grad(want, each_bs))
