@@ -8,15 +8,83 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.metadata import last_iteration
 from nemo_elastic.hosts.common import checkpoints
-from nemo_elastic.hosts.common.checkpoints import BRIDGE, NEMO, NEWEST_STATE, newest_of
-from tests.hosts.common.saves import HOSTS, STATE, Saves, cut
+from nemo_elastic.hosts.common.checkpoints import BRIDGE, NEMO, NEWEST_STATE, Checkpoints, newest_of, write_list
+from tests.hosts.nemo.checkpoints import store
+from tests.hosts.nemo.cutting import PARENT, random_tensors
+
+#: files of values beside the weights, in a folder of these
+STATE = "train_state.pt"
+
+
+@dataclass(frozen=True)
+class Saves:
+    """What a host leaves.
+
+    Attributes:
+        host: the adapter.
+        name: of a checkpoint, by its steps.
+        weights: folder of weights in it.
+        aside: its name where it is damaged.
+    """
+
+    host: Checkpoints
+    name: Callable[[int], str]
+    weights: str
+    aside: Callable[[str], str]
+
+    def save(self, original: Path, folder: Path, step: int, listed: bool = True) -> Path:
+        """A checkpoint as a run leaves it, with a list of its files or, as a host alone leaves it, without."""
+        checkpoint = folder / self.name(step)
+        if self.host is NEMO:
+            shutil.copytree(original, checkpoint)
+        else:
+            shutil.copytree(original / "weights", checkpoint)
+            (checkpoint / "run_config.yaml").write_text("model: {}\n")
+            torch.save({"step": torch.tensor(step)}, checkpoint / STATE)
+            shutil.copy(checkpoint / STATE, folder / NEWEST_STATE)
+            (folder / "latest_checkpointed_iteration.txt").write_text(str(step))
+        if listed:
+            write_list(checkpoint, step)
+        return checkpoint
+
+    def cut_short(self, original: Path, folder: Path, step: int) -> Path:
+        """One that a kill has interrupted while it was written."""
+        checkpoint = self.save(original, folder, step, listed=False)
+        self.host.mark(checkpoint).touch()
+        return checkpoint
+
+
+HOSTS = {
+    "nemo": Saves(NEMO, lambda step: f"step={step}-last", "weights/", lambda name: f"{name}-damaged"),
+    "bridge": Saves(BRIDGE, lambda step: f"iter_{step:07d}", "", lambda name: f"damaged_{name}"),
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole checkpoint of NeMo's."""
+    folder = store(tmp_path_factory.mktemp("saved") / "one", PARENT, PARENT.full, random_tensors(PARENT))
+    torch.save({"a": 1}, folder / "weights" / "common.pt")
+    return folder
+
+
+@pytest.fixture(params=HOSTS)
+def saves(request: pytest.FixtureRequest) -> Saves:
+    return HOSTS[request.param]
+
+
+def cut(path: Path) -> None:
+    """As a full disk, or a copy that was stopped, leaves a file."""
+    os.truncate(path, path.stat().st_size // 2)
 
 
 def folders(folder: Path) -> list[str]:
