@@ -15,7 +15,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import typer
 import typer.core
@@ -24,8 +24,6 @@ import typer.main
 from nemo_elastic import __version__
 from nemo_elastic.errors import INTERRUPTED, ElasticError, environment_line, is_ctrl_c, one_line
 from nemo_elastic.extras import missing
-
-__all__ = ["COMMANDS", "LazyGroup", "Row", "load_command", "main"]
 
 NAME = "nemo-elastic"
 #: Text in square brackets, such as an extra's name, would vanish under rich markup; markdown keeps it.
@@ -78,14 +76,7 @@ COMMANDS: dict[str, Row] = {
 
 
 def load_command(name: str) -> Any:
-    """Import a command's module and build the parser of its options.
-
-    Args:
-        name: A key of `COMMANDS`.
-
-    Returns:
-        The click command (typer's own type of it, which differs between typer's versions).
-    """
+    """Import a command's module and build the click command, whose type differs between typer's versions."""
     command: typer.Typer | Callable[..., Any] = importlib.import_module(COMMANDS[name].module).command
     if not isinstance(command, typer.Typer):
         app = typer.Typer(add_completion=False, rich_markup_mode=MARKUP)
@@ -136,29 +127,30 @@ def errors_in_one_line() -> Iterator[None]:
     """Turn what a user can fix into one line on stderr and the exit code."""
     try:
         yield
-    except ElasticError as exc:
-        _fail(str(exc))
     except (KeyboardInterrupt, SystemExit) as exc:
         if not is_ctrl_c(exc):
             raise
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    except OSError as exc:
-        line = environment_line(exc)
-        if line is None:
-            raise
-        _fail(line)
-    except ModuleNotFoundError as exc:
-        line = missing(exc)
-        if line is None:
-            raise
-        _fail(line)
     except Exception as exc:
-        # by its method: typer has click's errors in a module of its own since 0.26
-        tell = getattr(exc, "format_message", None)
-        if tell is None or type(exc).__name__ == "NoArgsIsHelpError":
+        line = _line(exc)
+        if line is None:
             raise
-        _fail(tell())
+        typer.echo(f"error: {one_line(line)}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _line(exc: Exception) -> str | None:
+    """What a user is told of an error; None for a bug."""
+    if isinstance(exc, ElasticError):
+        return str(exc)
+    if isinstance(exc, OSError):
+        return environment_line(exc)
+    if isinstance(exc, ModuleNotFoundError):
+        return missing(exc)
+    # by its method: typer has click's errors in a module of its own since 0.26
+    tell = getattr(exc, "format_message", None)
+    return None if tell is None or type(exc).__name__ == "NoArgsIsHelpError" else tell()
 
 
 def _check_current_folder() -> None:
@@ -166,12 +158,7 @@ def _check_current_folder() -> None:
     try:
         os.getcwd()
     except FileNotFoundError:
-        _fail("the current folder was deleted; change into one that exists")
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"error: {one_line(message)}", err=True)
-    raise typer.Exit(2) from None
+        raise ElasticError("the current folder was deleted; change into one that exists") from None
 
 
 def _version(value: bool) -> None:

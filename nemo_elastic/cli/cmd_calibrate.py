@@ -4,19 +4,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import as_json, print_json
-from nemo_elastic.cli.show import advancing
+from nemo_elastic.cli.show import advancing, print_table
 from nemo_elastic.data.eval_data import EvalData, read_eval_data
-from nemo_elastic.errors import ElasticError, printable
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import family_digest
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.source import Source
@@ -25,15 +21,13 @@ from nemo_elastic.io.outputs import check_file
 if TYPE_CHECKING:
     from nemo_elastic.evaluation.known_answers import Against, Measured
 
-__all__ = ["command"]
-
 
 def command(
     family: Annotated[Path, typer.Argument(help="A family folder.")],
     data: Annotated[Path, typer.Option(help=options.DATA)],
     device: Annotated[str, options.device()] = "cpu",
     force: Annotated[bool, options.force("an older auto.json")] = False,
-    json: Annotated[bool, as_json("the figures")] = False,
+    json: Annotated[bool, options.as_json("the figures")] = False,
 ) -> None:
     """Measure on held-out prompts when a larger member pays, for the model `auto` of `nemo-elastic serve`.
 
@@ -64,11 +58,12 @@ def command(
     measured = _measured(source, given, device, quiet=json)
     tried = held_out(measured)
     path = write_calibration(source.folder, measured.calibrate(), force, digest)
+    record = {"samples": len(measured.signals_ns), "members": _members(measured), "auto": _auto(tried)}
     if json:
-        print_json(_record(path, measured, tried))
+        options.print_json({"out": str(path)} | record)
         return
-    for table in _tables(measured, tried):
-        Console(markup=False).print(table)
+    for title in ("members", "auto"):
+        print_table(title, [_cells(row) for row in record[title]])
     if not any(row.gain > row.wide for row in tried):
         typer.echo(
             "warning: no gain is above 0 by more than its interval, so `auto` is no better than chance", err=True
@@ -87,7 +82,7 @@ def _measured(source: Source, text: EvalData, device: str, quiet: bool) -> Measu
         return measure(runtime, given, done=done)
 
 
-def _fixed(measured: Measured) -> list[dict[str, Any]]:
+def _members(measured: Measured) -> list[dict[str, Any]]:
     """Every member alone, from the smallest."""
     from nemo_elastic.serving.calibration import shares
 
@@ -100,25 +95,20 @@ def _fixed(measured: Measured) -> list[dict[str, Any]]:
     ]
 
 
-def _record(path: Path, measured: Measured, tried: list[Against]) -> dict[str, Any]:
+def _auto(tried: list[Against]) -> list[dict[str, Any]]:
+    """Each cost setting on the half that did not decide, against random mixtures of members."""
     from nemo_elastic.evaluation.known_answers import TRIED
 
-    rows = [
-        {"dial": asked, "cost": row["cost"], "nats": -row["quality"], "random_nats": -row["random"]}
-        | {"gain": row["gain"], "interval": [row["gain"] - row["wide"], row["gain"] + row["wide"]]}
-        for asked, row in zip(TRIED, map(asdict, tried), strict=True)
+    return [
+        {"dial": dial, "cost": row.cost, "nats": -row.quality, "random_nats": -row.random}
+        | {"gain": row.gain, "interval": [row.gain - row.wide, row.gain + row.wide]}
+        for dial, row in zip(TRIED, tried, strict=True)
     ]
-    return {"out": str(path), "samples": len(measured.signals_ns), "members": _fixed(measured), "auto": rows}
 
 
-def _tables(measured: Measured, tried: list[Against]) -> list[Any]:
-    from nemo_elastic.evaluation.known_answers import TRIED
-
-    fixed = Table("member", "parameters", "cost", "nats per token")
-    for row in _fixed(measured):
-        fixed.add_row(printable(row["member"]), f"{row['parameters']:,}", f"{row['cost']:.2f}", f"{row['nats']:.4f}")
-    auto = Table("--auto", "cost", "nats per token", "random mixing", "gain")
-    for asked, row in zip(TRIED, tried, strict=True):
-        gain = f"{row.gain:+.4f} ± {row.wide:.4f}"
-        auto.add_row(f"{asked:g}", f"{row.cost:.2f}", f"{-row.quality:.4f}", f"{-row.random:.4f}", gain)
-    return [fixed, auto]
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """Figures as text."""
+    low, high = row.get("interval", (0, 0))
+    own = {"parameters": ",", "dial": "g", "cost": ".2f", "member": ""}
+    cells = {name: format(value, own.get(name, ".4f")) for name, value in row.items() if name != "interval"}
+    return cells | ({"gain": f"{row['gain']:+.4f} ± {(high - low) / 2:.4f}"} if "gain" in row else {})

@@ -6,22 +6,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from contextlib import closing
-from importlib.util import find_spec
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import SEEDS, TOKENS, as_json, print_json, within
 from nemo_elastic.errors import ElasticError, bad, printable
 from nemo_elastic.formats.folders import open_source
 
 if TYPE_CHECKING:
     from nemo_elastic.runtime.conversation import Conversation
-
-__all__ = ["command"]
 
 HELP = """\
 /member        list the members, with the answering member in brackets
@@ -32,6 +28,11 @@ HELP = """\
 //…            send a text that begins with a slash"""
 
 _PROMPT = typer.Argument(help="Text to answer; - reads all of stdin. Without PROMPT, each line of stdin is a prompt.")
+_MEMBER = typer.Option("--member", help="Name of the member that answers; the largest if left out.")
+_MOST = options.number("--max-new-tokens", "Most tokens of an answer; an end token ends the answer earlier.")
+_TEMPERATURE = options.number(
+    "--temperature", "0 takes the most likely token; above 0 tokens are sampled.", 0.0, 100.0
+)
 _DRAFT = typer.Option(
     "--draft", help="Name of a smaller member that drafts tokens, which the larger member accepts or replaces."
 )
@@ -40,19 +41,13 @@ _DRAFT = typer.Option(
 def command(
     family: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
     prompt: Annotated[str | None, _PROMPT] = None,
-    member: Annotated[
-        str | None, typer.Option("--member", help="Name of the member that answers; the largest if left out.")
-    ] = None,
+    member: Annotated[str | None, _MEMBER] = None,
     draft: Annotated[str | None, _DRAFT] = None,
-    max_new_tokens: Annotated[
-        int, within(1, TOKENS, "--max-new-tokens", "Most tokens of an answer; an end token ends the answer earlier.")
-    ] = 96,
-    temperature: Annotated[
-        float, within(0.0, 100.0, "--temperature", "Temperature of sampling; 0 takes the most likely token.")
-    ] = 0.0,
-    seed: Annotated[int, within(0, SEEDS, "--seed", "Seed of the sampling.")] = 0,
+    max_new_tokens: Annotated[int, _MOST] = 96,
+    temperature: Annotated[float, _TEMPERATURE] = 0.0,
+    seed: Annotated[int, options.number("--seed", "Seed of the sampling.", low=0, high=2**53)] = 0,
     device: Annotated[str, options.device()] = "cpu",
-    json: Annotated[bool, as_json("the answer to PROMPT")] = False,
+    json: Annotated[bool, options.as_json("the answer to PROMPT")] = False,
 ) -> None:
     """Talk with the members of a family, which share the memory of the largest member.
 
@@ -75,7 +70,7 @@ def command(
         return
     if json:
         talk.answer(prompt, lambda piece: None)
-        print_json({"source": str(family)} | talk.report())
+        options.print_json({"source": str(family)} | talk.report())
         return
     talk.answer(prompt, _show)
     typer.echo()
@@ -92,10 +87,9 @@ def _open(folder: Path, member: str | None, draft: str | None, device: str, how:
     check_device(device, "--device")
     source = open_source(folder)
     members = members_of(source)
-    if member is not None and member not in members:
-        raise bad("--member", member, f"one of {', '.join(members)}")
-    if draft is not None and draft not in members:
-        raise bad("--draft", draft, f"one of {', '.join(members)}")
+    for option, name in (("--member", member), ("--draft", draft)):
+        if name is not None and name not in members:
+            raise bad(option, name, f"one of {', '.join(members)}")
     return Conversation(load_family(source, device=device), member, how, draft)
 
 
@@ -137,34 +131,29 @@ def _turn(talk: Conversation, text: str, typing: bool) -> None:
 
 def _obey(talk: Conversation, words: list[str]) -> str:
     """What a line that begins with a slash does; gives what to show."""
-    if words[0] == "/help" and len(words) == 1:
-        return HELP
-    if words[0] == "/reset" and len(words) == 1:
-        talk.reset()
-        return "forgotten"
-    if words[0] == "/member" and len(words) <= 2:
-        if len(words) == 2:
-            talk.select(words[1])
-        return talk.members()
-    raise bad(
-        "line",
-        " ".join(words),
-        "use /member, /member NAME, /reset, /help or /quit, or //… for a text that begins with a slash",
-    )
+    match words:
+        case ["/help"]:
+            return HELP
+        case ["/reset"]:
+            talk.reset()
+            return "forgotten"
+        case ["/member"]:
+            return talk.members()
+        case ["/member", name]:
+            talk.select(name)
+            return talk.members()
+    allowed = "use /member, /member NAME, /reset, /help or /quit, or //… for a text that begins with a slash"
+    raise bad("line", " ".join(words), allowed)
 
 
 def _typed(talk: Conversation) -> Generator[str, None, None]:
     """Lines that somebody types, edited as in a shell."""
-    if find_spec("readline") is not None:
+    with suppress(ModuleNotFoundError):
         import readline  # noqa: F401  # `input` uses it once it is there
 
     while True:
-        mark = f"{talk.name}> "
-        if not sys.stdout.isatty():  # `input` would write it where the answers go
-            typer.echo(mark, nl=False, err=True)
-            mark = ""
         try:
-            yield input(mark)
+            yield input(f"{talk.name}> ")
         except EOFError:
             typer.echo(err=True)
             return

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
@@ -13,37 +12,25 @@ from typing import Annotated
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import Format, as_json, print_json
 from nemo_elastic.cli.show import writing
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import require
 from nemo_elastic.formats.folders import CHECKPOINT, open_source, writer
-from nemo_elastic.formats.source import Source
 from nemo_elastic.io.outputs import check_output
 from nemo_elastic.slicing.family_folder import FAMILY, write_family
 from nemo_elastic.slicing.slicer import MEMBER, slice_checkpoint
 
-__all__ = ["command"]
+_SOURCE = "A checkpoint of NeMo or Megatron-Bridge, the folder of a training, or any Nemotron-H folder."
+_FORMAT = "hf for transformers and vLLM, nemo for NeMo's stock classes, megatron for Megatron-Bridge."
 
 
 def command(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="A checkpoint of NeMo or Megatron-Bridge, the folder of a training, or any Nemotron-H folder."
-        ),
-    ],
+    source: Annotated[Path, typer.Argument(help=_SOURCE)],
     out: Annotated[Path, options.out()],
-    format: Annotated[
-        Format,
-        typer.Option(
-            "--format",
-            help="hf for transformers and vLLM, nemo for NeMo's stock classes, megatron for Megatron-Bridge.",
-        ),
-    ],
+    format: Annotated[options.Format, typer.Option("--format", help=_FORMAT)],
     force: Annotated[bool, options.force()] = False,
-    json: Annotated[bool, as_json("the result")] = False,
+    json: Annotated[bool, options.as_json("the result")] = False,
 ) -> None:
     """Convert a whole model between the formats of Hugging Face, NeMo and Megatron, offline, with the same weights.
 
@@ -63,17 +50,21 @@ def command(
         raise ElasticError(f"{source}: is in Hugging Face's format already; `nemo-elastic slice` cuts members out")
     kind = CHECKPOINT if format != "hf" else MEMBER if opened.family is None else FAMILY
     check_output(out, force, source, kind=kind)
+    members = opened.members if format == "hf" else {"model": opened.held}
     with writing(f"writing {out}", quiet=json) as progress:
         if format != "hf":
             writer(format.value, "hf")(opened, opened.held, out, force)
-            members = {"model": opened.held}
+        elif opened.family is None:
+            slice_checkpoint(opened, out, subnet=opened.held, force=force, progress=progress)
         else:
-            _to_hf(opened, out, force, progress)
-            members = opened.members
+            write_family(
+                out, opened.parent, opened.tensors, opened.family, opened.companions, base=opened.config,
+                prediction=opened.prediction, force=force, progress=progress,
+            )  # fmt: skip
     counts = {name: parameters(opened.parent, subnet) for name, subnet in members.items()}
     if json:
         record = {"out": str(out), "format": format.value, "pattern": opened.held.pattern, "members": counts}
-        print_json(record)
+        options.print_json(record)
         return
     for name, count in counts.items():
         typer.echo(f"{out}: {name}, {count:,} parameters")
@@ -86,20 +77,3 @@ def _newest(training: Path) -> Path:
 
     with redirect_stdout(sys.stderr):
         return Path(newest_of(training, "source") or training)
-
-
-def _to_hf(opened: Source, out: Path, force: bool, progress: Callable[[int, int], None]) -> None:
-    if opened.family is None:
-        slice_checkpoint(opened, out, subnet=opened.held, force=force, progress=progress)
-        return
-    write_family(
-        out,
-        opened.parent,
-        opened.tensors,
-        opened.family,
-        opened.companions,
-        base=opened.config,
-        prediction=opened.prediction,
-        force=force,
-        progress=progress,
-    )

@@ -4,38 +4,23 @@
 
 from __future__ import annotations
 
-import time
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import TOKENS, as_json, print_json, refuse, within
-from nemo_elastic.cli.show import counting
+from nemo_elastic.cli.show import counting, print_table
 from nemo_elastic.data.folder import ChatFolder, DataFolder
-from nemo_elastic.errors import ElasticError, printable
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import require
 
-__all__ = ["command"]
+#: what is done with a conversation that is too long
+TooLong = Enum("TooLong", {"drop": "drop", "cut": "cut"}, type=str)
 
-
-class TooLong(str, Enum):
-    """What is done with a conversation that is too long."""
-
-    drop = "drop"
-    cut = "cut"
-
-
-class Packed(str, Enum):
-    """Forms of packed conversations."""
-
-    npy = "npy"
-    parquet = "parquet"
-
+#: forms of packed conversations
+Packed = Enum("Packed", {"npy": "npy", "parquet": "parquet"}, type=str)
 
 _SOURCES = typer.Argument(
     show_default="the standard library of this Python",
@@ -45,7 +30,7 @@ _SOURCES = typer.Argument(
 _TOKENIZER = typer.Option(
     help="Folder of a Hugging Face tokenizer, or of a model with one. If left out, a small tokenizer is trained."
 )
-_LENGTH = within(2, TOKENS, "--seq-length", "Tokens of a packed sequence, and most tokens of a conversation.")
+_LENGTH = options.number("--seq-length", "Tokens of a packed sequence, and most tokens of a conversation.", low=2)
 _PACKED = typer.Option(help="Form of packed conversations: npy for NeMo, parquet for Megatron-Bridge.")
 
 
@@ -58,7 +43,7 @@ def command(
     too_long: Annotated[TooLong, typer.Option(help="Drop or cut conversations above --seq-length.")] = TooLong.drop,
     packed: Annotated[Packed, _PACKED] = Packed.npy,
     force: Annotated[bool, options.force()] = False,
-    json: Annotated[bool, as_json("the folder's manifest")] = False,
+    json: Annotated[bool, options.as_json("the folder's manifest")] = False,
 ) -> None:
     """Prepare text: train a tokenizer, mix in worked reasoning problems, write Megatron token files.
 
@@ -70,9 +55,8 @@ def command(
     `nemo-elastic data books/ notes.jsonl --out data`; with the tokenizer of a parent
     `nemo-elastic data chats.jsonl --tokenizer parent/ --out chats`.
     """
-    started = time.monotonic()
     if tokenizer is None:
-        refuse(context, "belongs to --tokenizer, which is not given", "length", "too_long", "packed")
+        options.refuse(context, "belongs to --tokenizer, which is not given", "length", "too_long", "packed")
         require("reasoning_gym")  # its extra brings tokenizers too, which is imported first
     elif not sources:
         raise ElasticError("data: no sources; --tokenizer needs files or folders to tokenise")
@@ -93,24 +77,25 @@ def command(
 
             made = build_data(out, sources or (), force=force, progress=tell)
     if json:
-        print_json(made.to_json())
+        options.print_json(made.to_json())
         return
-    _print(out, made, time.monotonic() - started)
+    _print(out, made)
 
 
-def _print(out: Path, folder: DataFolder | ChatFolder, seconds: float) -> None:
+def _print(out: Path, folder: DataFolder | ChatFolder) -> None:
     if isinstance(folder, ChatFolder):
         for line in folder.lines():
             typer.echo(line)
-        typer.echo(f"{seconds:.1f} s")
         return
-    sizes = f"{folder.vocab_size} tokens of vocabulary, {folder.corpus.documents} texts"
-    table = Table(title=f"{printable(str(out))}: {sizes}")
-    for header in ("split", "tokens", "documents", "problems", "problem share"):
-        table.add_column(header, justify="left" if header == "split" else "right")
-    for name, info in folder.splits.items():
-        share = f"{info.problem_tokens / info.tokens:.0%}"
-        table.add_row(name, f"{info.tokens:,}", f"{info.documents:,}", f"{info.problems:,}", share)
-    console = Console(markup=False)
-    console.print(table)
-    console.print(f"{folder.held_out_problems} problems held out; {seconds:.1f} s")
+    rows = [
+        {
+            "split": name,
+            "tokens": f"{info.tokens:,}",
+            "documents": f"{info.documents:,}",
+            "problems": f"{info.problems:,}",
+            "problem share": f"{info.problem_tokens / info.tokens:.0%}",
+        }
+        for name, info in folder.splits.items()
+    ]
+    print_table(f"{out}: {folder.vocab_size} tokens of vocabulary, {folder.corpus.documents} texts", rows)
+    typer.echo(f"{folder.held_out_problems} problems held out")

@@ -11,19 +11,16 @@ import typer
 
 from nemo_elastic.cli import options
 from nemo_elastic.cli.aside import Aside
-from nemo_elastic.cli.options import as_json, print_json
 from nemo_elastic.demo.demo_settings import FULL, SHORT
 from nemo_elastic.demo.walk import Demo
 from nemo_elastic.extras import require
-
-__all__ = ["command"]
 
 
 def command(
     out: Annotated[Path, options.out("The folder to fill.")],
     short: Annotated[bool, typer.Option("--short", help="Run every part, too briefly to learn much.")] = False,
     force: Annotated[bool, options.force("the folder of an earlier demo")] = False,
-    json: Annotated[bool, as_json("members and targets", "; progress goes to stderr")] = False,
+    json: Annotated[bool, options.as_json("members and targets")] = False,
 ) -> None:
     """Make a nested family from real text, through NeMo, on this machine's CPU, with a report at the end.
 
@@ -37,4 +34,4 @@ def command(
         demo = Demo(out, SHORT if short else FULL, aside, force, err=json)
         metrics = demo.run()
     if json:
-        print_json({"out": str(demo.out)} | metrics)
+        options.print_json({"out": str(demo.out)} | metrics)

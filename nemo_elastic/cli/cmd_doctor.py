@@ -9,13 +9,11 @@ from typing import Annotated
 
 import typer
 
-from nemo_elastic.cli.options import as_json, print_json
+from nemo_elastic.cli import options
 from nemo_elastic.doctor import ERROR, Facts, Finding, collect, diagnose, paths
 
-__all__ = ["command"]
 
-
-def command(json: Annotated[bool, as_json("the findings")] = False) -> None:
+def command(json: Annotated[bool, options.as_json("the findings")] = False) -> None:
     """Print releases, GPUs and kernels, the software that is used on this machine, and a fix for each problem.
 
     Exit code 1 if the installed software of a training cannot train. Slicing needs no NeMo.
@@ -28,7 +26,7 @@ def command(json: Annotated[bool, as_json("the findings")] = False) -> None:
         _print(facts, findings)
     wrong = any(f.level == ERROR for f in findings)
     if json:
-        print_json({
+        options.print_json({
             "facts": asdict(facts),
             "uses": paths(facts),
             "findings": [asdict(f) for f in findings],

@@ -9,27 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import TOKENS, as_json, print_json, refuse, within
-from nemo_elastic.cli.show import counting
+from nemo_elastic.cli.show import counting, print_table
 from nemo_elastic.data.eval_data import read_eval_data
-from nemo_elastic.errors import ElasticError, printable
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
-
-__all__ = ["command"]
 
 #: problems of a data folder that a member solves
 PROBLEMS = 64
 
 _SOURCES = typer.Argument(metavar="SOURCE", help="Families, members or Hugging Face folders.")
-_LIMIT = within(
-    1, TOKENS, "--limit",
+_LIMIT = options.number(
+    "--limit",
     "Most documents of each lm-eval task, and most problems of a data folder. If left out, all documents and "
     f"{PROBLEMS} problems.",
-)  # fmt: skip
+)
 
 
 def command(
@@ -37,13 +32,13 @@ def command(
     sources: Annotated[list[Path], _SOURCES],
     data: Annotated[Path | None, typer.Option(help=options.DATA)] = None,
     member: Annotated[list[str] | None, typer.Option(help="Only this member. May be given several times.")] = None,
-    tokens: Annotated[int, within(1, TOKENS, "--tokens", "Tokens to predict.")] = 20_000,
-    seq_length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens of one context.")] = 512,
+    tokens: Annotated[int, options.number("--tokens", "Tokens to predict.")] = 20_000,
+    seq_length: Annotated[int, options.number("--seq-length", "Tokens of one context.")] = 512,
     tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, separated by commas.")] = None,
     tasks_from: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
     limit: Annotated[int | None, _LIMIT] = None,
-    device: Annotated[str, typer.Option(help="Device on which models run: cpu, cuda, cuda:1.")] = "cpu",
-    json: Annotated[bool, as_json("the figures")] = False,
+    device: Annotated[str, options.device("models run")] = "cpu",
+    json: Annotated[bool, options.as_json("the figures")] = False,
 ) -> None:
     """Measure perplexity, right answers and lm-eval tasks of every member.
 
@@ -58,99 +53,52 @@ def command(
     if data is None and not names:
         raise ElasticError("eval: nothing to measure; give --data, --tasks or both")
     if data is None:
-        refuse(context, "belongs to --data, which is not given", "tokens", "seq_length")
+        options.refuse(context, "belongs to --data, which is not given", "tokens", "seq_length")
     if not names:
-        refuse(context, "belongs to --tasks, which is not given", "tasks_from")
-    rows = _rows(
-        sources, data, member or (), names, tasks_from, device, quiet=json,
-        problems=limit or PROBLEMS, tokens=tokens, seq_length=seq_length, limit=limit,
-    )  # fmt: skip
-    if json:
-        print_json(rows)
-        return
-    for table in _tables(rows):
-        Console(markup=False).print(table)
-
-
-def _rows(
-    sources: Sequence[Path], data: Path | None, only: Sequence[str], tasks: list[str], tasks_from: Path | None,
-    device: str, *, quiet: bool, **sizes: Any,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """The figures of every wanted member. What can be refused is refused before anything is computed."""
+        options.refuse(context, "belongs to --tasks, which is not given", "tasks_from")
+    # What can be refused is refused before anything is computed.
     from nemo_elastic.evaluation.by_member import Measures, measured, tokenizer_of, wanted_members
     from nemo_elastic.evaluation.harness import Harness
     from nemo_elastic.runtime.storage import check_device
 
     opened = [open_source(source) for source in sources]
-    wanted = wanted_members(opened, only)
+    wanted = wanted_members(opened, member or ())
     check_device(device, "--device")
-    texts = [None if data is None else read_eval_data(data, source, most=sizes["tokens"]) for source in opened]
-    tokenizers = [tokenizer_of(s.folder, own) if tasks else None for s, own in zip(opened, texts, strict=True)]
-    measures = Measures(**sizes, harness=Harness(tasks, tasks_from) if tasks else None)
-    for line in dict.fromkeys(note for own in texts if own is not None and not quiet for note in own.notes):
+    texts = [None if data is None else read_eval_data(data, source, most=tokens) for source in opened]
+    tokenizers = [tokenizer_of(s.folder, own) if names else None for s, own in zip(opened, texts, strict=True)]
+    harness = Harness(names, tasks_from) if names else None
+    measures = Measures(limit or PROBLEMS, tokens, seq_length, harness, limit)
+    for line in dict.fromkeys(note for own in texts if own is not None and not json for note in own.notes):
         typer.echo(line, err=True)
     each = zip(opened, wanted, texts, tokenizers, strict=True)
-    with counting("members", quiet) as bar:
+    with counting("members", json) as bar:
 
         def track(members: Sequence[str], what: str) -> Iterator[str]:
             for number, name in enumerate(members):
                 bar(number, len(members), what)
                 yield name
 
-        return list(measured(each, device, measures, track))
+        rows = list(measured(each, device, measures, track))
+    if json:
+        options.print_json(rows)
+        return
+    title = f"held-out loss over {rows[0]['tokens']:,} tokens" if any("loss" in row for row in rows) else "lm-eval"
+    print_table(title, [_cells(row, len(opened) > 1) for row in rows])
 
 
-def _tables(rows: Sequence[dict[str, Any]]) -> list[Any]:
-    """Loss and answers of every member; below it the answers by task and level; below that the lm-eval tasks."""
-    several = len({row["source"] for row in rows}) > 1
-
-    def label(row: dict[str, Any]) -> list[str]:
-        return [row["source"], row["member"]] if several else [row["member"]]
-
-    def table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Any:
-        out = Table(title=title)
-        for name in (["source"] if several else []) + ["member"]:
-            out.add_column(name)
-        for name in columns:
-            out.add_column(printable(name), justify="right")
-        for row in cells:
-            out.add_row(*map(printable, row))
-        return out
-
-    tables = []
-    if any("loss" in row for row in rows):
-        active = ["active"] if any("active_parameters" in row for row in rows) else []
-        cells = [
-            [
-                *label(r),
-                f"{r['parameters']:,}",
-                *(f"{r.get('active_parameters', r['parameters']):,}" for _ in active),
-                _number(r["loss"]),
-                _number(r["perplexity"]),
-                _counts(r.get("answers")),
-            ]
-            for r in rows
-        ]
-        title = f"held-out loss over {rows[0]['tokens']:,} tokens" if rows else ""
-        tables.append(table(title, ["parameters", *active, "loss", "perplexity", "answers"], cells))
-    answers = [row["answers"] for row in rows if "answers" in row]
-    for key in ("by_task", "by_level") if answers else ():
-        groups = list(answers[0][key])
-        cells = [[*label(r), *(_counts(r["answers"][key].get(g)) for g in groups)] for r in rows]
-        heads = [g if key == "by_task" else f"level {g}" for g in groups]
-        tables.append(table(f"answers {key.replace('_', ' ')}", heads, cells))
-    if any("tasks" in row for row in rows):
-        heads = [(task, metric) for task, metrics in rows[0]["tasks"].items() for metric in metrics]
-        cells = [[*label(r), *(_number(r["tasks"].get(t, {}).get(m)) for t, m in heads)] for r in rows]
-        tables.append(table("lm-eval", [f"{t} {m}" for t, m in heads], cells))
-    return tables
+def _cells(row: dict[str, Any], several: bool) -> dict[str, str]:
+    """The figures of a member as text; `several` says that members are of several sources."""
+    out = {"member": f"{row['source']}: {row['member']}" if several else row["member"]}
+    out |= {name.replace("_", " "): f"{row[name]:,}" for name in ("parameters", "active_parameters") if name in row}
+    out |= {name: _number(row[name]) for name in ("loss", "perplexity") if name in row}
+    if "answers" in row:
+        out["answers"] = f"{row['answers']['correct']}/{row['answers']['total']}"
+    for task, metrics in row.get("tasks", {}).items():
+        out |= {f"{task} {name}": _number(value) for name, value in metrics.items()}
+    return out
 
 
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
-
-
-def _counts(part: dict[str, Any] | None) -> str:
-    return "-" if part is None else f"{part['correct']}/{part['total']}"

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import CONFIG, as_json, print_json
-from nemo_elastic.cli.show import describe, members_table, stripes_line, writing
+from nemo_elastic.cli.show import describe, print_members, stripes_line, writing
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.errors import ElasticError, bad
@@ -24,34 +22,28 @@ from nemo_elastic.io.outputs import check_output
 from nemo_elastic.slicing.card import served_as
 from nemo_elastic.slicing.untrained import UNTRAINED, init_family, join_family, write_example
 
-__all__ = ["command"]
-
 _MEMBER = typer.Option(
     "--member",
     help="NAME=CHILD: a member that others cut from PARENT, as a folder, its config.json or a file with its shape. "
     "Repeatable.",
 )
 
+_PARENT = typer.Argument(help="A plain Nemotron-H in the format of Hugging Face or NeMo.")
+_CHECK = typer.Option("--check", help="Compare the weights of each --member with its cut, tensor by tensor.")
+_EXAMPLE = typer.Option(
+    "--example", help="Use a tiny parent with random weights, to try commands on, instead of PARENT and --config."
+)
+
 
 def command(
-    parent: Annotated[
-        Path | None, typer.Argument(help="A plain Nemotron-H in the format of Hugging Face or NeMo.")
-    ] = None,
+    parent: Annotated[Path | None, _PARENT] = None,
     out: Annotated[Path | None, options.out("The family folder to write. With --member, links to PARENT.")] = None,
-    config: Annotated[Path | None, CONFIG] = None,
+    config: Annotated[Path | None, options.CONFIG] = None,
     member: Annotated[list[str] | None, _MEMBER] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Compare the weights of each --member with its cut, tensor by tensor.")
-    ] = False,
-    example: Annotated[
-        bool,
-        typer.Option(
-            "--example",
-            help="Use a tiny parent with random weights, to try commands on, instead of PARENT and --config.",
-        ),
-    ] = False,
+    check: Annotated[bool, _CHECK] = False,
+    example: Annotated[bool, _EXAMPLE] = False,
     force: Annotated[bool, options.force()] = False,
-    json: Annotated[bool, as_json("the members")] = False,
+    json: Annotated[bool, options.as_json("the members")] = False,
 ) -> None:
     """Make a family from a parent without training. The members are even cuts that meet the block's budgets.
 
@@ -67,8 +59,7 @@ def command(
     `nemo-elastic init elastic-12b/ --member 9b=published-9b/ --member 6b=published-6b/config.json`, or
     `nemo-elastic init --example --out family/`
     """
-    given = {"PARENT": parent, "--config": config, "--member": member or None}
-    if example and any(given.values()):
+    if example and any((parent, config, member)):
         raise ElasticError("--example: is not allowed with PARENT, --config or --member")
     if config is not None and member:
         raise ElasticError("--member: is not allowed with --config")
@@ -86,12 +77,9 @@ def command(
         if parent is None or config is None:
             write_example(out, force=force, progress=progress)
         else:
-            block = ElasticConfig.load(config)
-            init_family(parent, block, out, force=force, progress=progress)
-    shapes = _show(out, json)
-    if json:
-        return
-    if (left_out := shapes.origin.provenance.get("left_out")) is not None:
+            init_family(parent, ElasticConfig.load(config), out, force=force, progress=progress)
+    left_out = _show(out, json).origin.provenance.get("left_out")
+    if left_out is not None and not json:
         typer.echo(f"{out}: without {left_out}")
 
 
@@ -100,9 +88,9 @@ def _show(folder: Path, json: bool, **more: Any) -> Shapes:
     shapes = read_shapes(folder)
     spec = served_as(shapes.config)
     if json:
-        print_json(describe(shapes, spec) | more)
+        options.print_json(describe(shapes, spec) | more)
     else:
-        Console(markup=False).print(members_table(shapes, shapes.members, spec, str(folder)))
+        print_members(shapes, shapes.members, spec, str(folder))
         typer.echo(f"{folder}: {stripes_line(shapes.parent)}")
     return shapes
 
@@ -131,7 +119,7 @@ def _join(parent: Path, places: Mapping[str, str], out: Path | None, check: bool
             typer.echo(f"{name}: keeps the front of each group's Mamba heads; not compared, it has no weights")
     if not joined.ok:
         if json:
-            print_json({"ok": False, "checks": checks})
+            options.print_json({"ok": False, "checks": checks})
         raise typer.Exit(1)
     folder = out or local_folder(parent)
     shapes = _show(folder, json, checks=checks, unsure=list(joined.unsure))

@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from nemo_elastic.cli.options import BATCH_SERVED, CONTEXT_SERVED, as_json, print_json
-from nemo_elastic.cli.show import describe, members_table, widths_table
+from nemo_elastic.cli import options
+from nemo_elastic.cli.show import describe, print_members, print_table
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.latency import LatencyTable
 from nemo_elastic.errors import printable
 from nemo_elastic.formats.folders import read_shapes
@@ -20,17 +21,15 @@ from nemo_elastic.formats.hf.quant_config import low_of
 from nemo_elastic.slicing.card import served_as
 from nemo_elastic.slicing.loads import runs_in
 
-__all__ = ["command"]
-
 _TABLE = "Add the milliseconds of each member, by a table of `nemo-elastic profile`."
 
 
 def command(
     source: Annotated[Path, typer.Argument(help="A family folder, a member, or any plain Nemotron-H folder.")],
-    batch: Annotated[int, BATCH_SERVED] = 1,
-    context: Annotated[int, CONTEXT_SERVED] = 8192,
+    batch: Annotated[int, options.BATCH_SERVED] = 1,
+    context: Annotated[int, options.CONTEXT_SERVED] = 8192,
     latency: Annotated[Path | None, typer.Option("--latency", help=_TABLE)] = None,
-    json: Annotated[bool, as_json("the members")] = False,
+    json: Annotated[bool, options.as_json("the members")] = False,
 ) -> None:
     """List the members: exact parameters, memory in service, widths per layer. The command reads no weights.
 
@@ -41,12 +40,11 @@ def command(
     spec = served_as(shapes.config, batch, context, low)
     table = None if latency is None else LatencyTable.read("--latency", str(latency))
     if json:
-        print_json(describe(shapes, spec, table, low))
+        options.print_json(describe(shapes, spec, table, low))
         return
-    console = Console(markup=False)
     named = shapes.members | shapes.extras
-    console.print(members_table(shapes, named, spec, str(source), table))
-    console.print(widths_table(shapes.parent, named))
+    print_members(shapes, named, spec, str(source), table)
+    print_table("widths per layer", list(_widths(shapes.parent, named)))
     for name, subnet in named.items():
         typer.echo(f"{printable(name)} runs in {runs_in(subnet, shapes.parent, low)}")
     if (behind := prediction_of(shapes.config)) is not None:
@@ -55,3 +53,12 @@ def command(
     for name in shapes.extras:
         typer.echo(f"{printable(name)} is an extra shape: found after training, not trained itself, on no path")
     typer.echo(f"ranking: {shapes.origin.ranking or 'none'}")
+
+
+def _widths(parent: Parent, members: Mapping[str, Subnet]) -> Iterator[dict[str, str]]:
+    """What each member keeps of each layer of the parent."""
+    for i, kind in enumerate(parent.types):
+        kept = {name: subnet.by_index.get(i) for name, subnet in members.items()}
+        yield {"layer": f"{i} {kind}"} | {
+            name: "·" if layer is None else " x ".join(map(str, layer.widths.values())) for name, layer in kept.items()
+        }

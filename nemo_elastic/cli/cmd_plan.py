@@ -11,10 +11,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
-from nemo_elastic.cli.options import BATCH, CONFIG, TOKENS, Gpu, as_json, print_json, within
+from nemo_elastic.cli import options
+from nemo_elastic.cli.show import print_table
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import counts
 from nemo_elastic.core.family import Parent
@@ -25,36 +24,28 @@ from nemo_elastic.io.values import three_digits
 from nemo_elastic.plan import PAPER, Duration, Layout, RunShape, choose, duration, layouts, preset
 from nemo_elastic.plan.activations import Routing
 
-__all__ = ["command"]
-
 _PARENT = typer.Option("--parent", help="Folder of the parent, or the name of a known parent.")
 _RECIPE = typer.Option(
     "--recipe",
     help="Name of a recipe in recipes/, or its file, instead of --config and --parent; needs the recipe's host.",
 )
+_LENGTH = options.number("--seq-length", "Tokens per sequence; the paper's number for the stage if left out.")
+_GLOBAL = options.number(
+    "--global-batch-size", "Sequences per step; the paper's number if left out.", high=options.BATCH
+)
+_STAGE = options.number("--stage", "Stage of the training: 1 finds the shapes, 2 and 3 train them.", high=3)
 
 
 def command(
-    config: Annotated[Path | None, CONFIG] = None,
+    config: Annotated[Path | None, options.CONFIG] = None,
     parent: Annotated[str | None, _PARENT] = None,
     recipe: Annotated[str | None, _RECIPE] = None,
-    seq_length: Annotated[
-        int | None,
-        within(1, TOKENS, "--seq-length", "Tokens per sequence; the paper's number for the stage if left out."),
-    ] = None,
-    global_batch: Annotated[
-        int | None, within(1, BATCH, "--global-batch-size", "Sequences per step; the paper's number if left out.")
-    ] = None,
-    gpus: Annotated[
-        int, within(1, BATCH, "--gpus", "Number of GPUs: a part of a node of eight, or whole nodes.")
-    ] = 128,
-    gpu: Annotated[
-        Gpu, typer.Option("--gpu", help="Kind of the GPUs, with 85.0 or 150.1 GB by CUDA's count.")
-    ] = Gpu.h100,
-    stage: Annotated[
-        int, within(1, 3, "--stage", "Stage of the training: 1 finds the shapes, 2 and 3 train them.")
-    ] = 1,
-    json: Annotated[bool, as_json("the layouts")] = False,
+    seq_length: Annotated[int | None, _LENGTH] = None,
+    global_batch: Annotated[int | None, _GLOBAL] = None,
+    gpus: Annotated[int, options.GPUS] = 128,
+    gpu: Annotated[options.Gpu, options.GPU] = options.Gpu.h100,
+    stage: Annotated[int, _STAGE] = 1,
+    json: Annotated[bool, options.as_json("the layouts")] = False,
 ) -> None:
     """List the parallel layouts of a run, the fastest first, and say which fit. Formulas need no GPU and no NeMo.
 
@@ -81,7 +72,7 @@ def command(
     chosen = choose(every)
     time = None if chosen is None else duration(chosen, paper.max_steps)
     if json:
-        print_json(_record(name, shape, run, every, chosen, time))
+        options.print_json(_record(name, shape, run, every, chosen, time))
     else:
         _print(name, shape, run, every, chosen)
         if time is not None:
@@ -149,24 +140,19 @@ def _print(name: str, parent: Parent, run: RunShape, every: Sequence[Layout], ch
         f"{name} ({', '.join(totals)}), stage {run.stage}: {run.global_batch} x "
         f"{run.seq_length} tokens on {run.gpus} {run.gpu.upper()}; GB per GPU, {run.usable / 1e9:.1f} usable"
     )
-    table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, padding=(0, 1))
-    sizes = "TP,CP,PP,DP" if every[0].expert is None else "TP,CP,PP,DP,EP"
-    columns = f"{sizes},SP,recompute,s/step,weights,grads,optim,teacher,activations,loss,backward,total"
-    for column in columns.split(","):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("fits", no_wrap=True)
+    rows = []
     for layout in every:
-        held = layout.memory.to_json()
-        own = layout.tensor, layout.context, layout.pipeline, layout.data, layout.expert
-        cells = [str(n) for n in own if n is not None]
-        cells += ["yes" if flag else "" for flag in (layout.sequence_parallel, layout.recompute)]
-        cells += [three_digits(layout.seconds), *(f"{held[k] / 1e9:.1f}" for k in held)]
-        style = "bold" if layout is chosen else "" if layout.fits else "dim"
-        table.add_row(*cells, "best" if layout is chosen else "yes" if layout.fits else "no", style=style)
-    console = Console(markup=False)
-    if not console.is_terminal:
-        console = Console(markup=False, width=140)  # a table in a file or a pipe is never cut
-    console.print(table)
+        sizes = {"TP": layout.tensor, "CP": layout.context, "PP": layout.pipeline, "DP": layout.data}
+        sizes |= {} if layout.expert is None else {"EP": layout.expert}
+        flags = {"SP": layout.sequence_parallel, "recompute": layout.recompute}
+        rows.append(
+            {name: str(number) for name, number in sizes.items()}
+            | {name: "yes" if flag else "" for name, flag in flags.items()}
+            | {"s/step": three_digits(layout.seconds)}
+            | {name: f"{held / 1e9:.1f}" for name, held in layout.memory.to_json().items()}
+            | {"fits": "best" if layout is chosen else "yes" if layout.fits else "no"}
+        )
+    print_table(title, rows, box=SIMPLE, show_edge=False, padding=(0, 1))
     typer.echo("total: all parts, but of loss and backward the larger one")
     if chosen is None:
         least = min(every, key=lambda layout: layout.memory.total)

@@ -13,38 +13,30 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import BATCH, TOKENS, Gpu, as_json, print_json, refuse, within
 from nemo_elastic.cli.show import counting
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.latency import PHASES, REQUEST, LatencyTable, Workload
+from nemo_elastic.core.latency import PHASES, REQUEST, Workload
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import require
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.source import Shapes
 from nemo_elastic.io.outputs import check_file
 from nemo_elastic.io.values import three_digits
-from nemo_elastic.profile.measure import Stop, Widths, empty_table, measure, resume, save, widths_of
+from nemo_elastic.profile.measure import Stop, empty_table, measure, resume, save, widths_of
 from nemo_elastic.profile.roofline import on_paper
 from nemo_elastic.slicing.card import dtype_of
 
 if TYPE_CHECKING:
     from nemo_elastic.profile.engines import Engine
 
-__all__ = ["command"]
-
 #: widths that are measured of each axis, ends included, and when an entry is known well enough
 WIDTHS, STOP = 3, Stop()
 
 
-class Runs(str, Enum):
-    """What runs the models."""
-
-    runtime = "runtime"
-    transformers = "transformers"
-    vllm = "vllm"
-
+#: what runs the models
+Runs = Enum("Runs", {"runtime": "runtime", "transformers": "transformers", "vllm": "vllm"}, type=str)
 
 _CONFIG = "YAML file with the `elastic:` block, for its axes; the family's axes if left out."
 _ENGINE = typer.Option("--engine", help="Engine that runs the models.")
@@ -57,13 +49,13 @@ def command(
     out: Annotated[Path, options.out("The file to write: JSON.")],
     config: Annotated[Path | None, typer.Option("--config", help=_CONFIG)] = None,
     engine: Annotated[Runs, _ENGINE] = Runs.runtime,
-    batch: Annotated[int, within(1, BATCH, "--batch", "Sequences served at once.")] = 1,
-    prompt: Annotated[int, within(1, TOKENS, "--prompt-tokens", "Tokens of each prompt.")] = 512,
-    answer: Annotated[int, within(2, TOKENS, "--answer-tokens", "Tokens of each answer.")] = 128,
+    batch: Annotated[int, options.number("--batch", "Sequences served at once.", high=options.BATCH)] = 1,
+    prompt: Annotated[int, options.number("--prompt-tokens", "Tokens of each prompt.")] = 512,
+    answer: Annotated[int, options.number("--answer-tokens", "Tokens of each answer.", low=2)] = 128,
     device: Annotated[str, options.device("models run")] = "cpu",
-    gpu: Annotated[Gpu | None, _GPU] = None,
+    gpu: Annotated[options.Gpu | None, _GPU] = None,
     force: Annotated[bool, options.force("an existing table")] = False,
-    json: Annotated[bool, as_json("the table")] = False,
+    json: Annotated[bool, options.as_json("the table")] = False,
 ) -> None:
     """Measure the time of layers of each kind and width, for budgets in milliseconds.
 
@@ -79,7 +71,7 @@ def command(
     `nemo-elastic profile family/ --gpu h100 --batch 8 --out paper.json`.
     """
     if gpu is not None:
-        refuse(context, "is for a measured table; with --gpu nothing is measured", "engine", "device")
+        options.refuse(context, "is for a measured table; with --gpu nothing is measured", "engine", "device")
     shapes = read_shapes(source)
     parent, axes = _axes(shapes, config)
     goes_on = gpu is None and out.is_file()  # where it is not finished, see `measure.resume`
@@ -90,11 +82,21 @@ def command(
         table = on_paper(parent, measured, work, gpu.value)
         save(out, table)
     else:
-        table = _measure(out, force, parent, measured, _engine(engine, work, device), json)
+        run = _engine(engine, work, device)
+        empty = empty_table(parent, measured, "measured", run.name, work)
+        table = empty if force else resume(out, empty)
+        with counting(run.name, json, MofNCompleteColumn()) as bar:
+            table = measure(out, table, parent, measured, run, STOP, bar)
     if json:
-        print_json(table)
+        options.print_json(table)
         return
-    _print(out, table, parent)
+    whole = table.seconds(parent, parent.full)
+    parts = ", ".join(f"{phase} {three_digits(1e3 * whole[phase])} ms" for phase in (*PHASES, REQUEST))
+    typer.echo(f"{out}: {table}; the parent takes: {parts}")
+    bounds = [bound for grid in table["grids"].values() for bound in grid.get("bounds") or ()]
+    if bounds:
+        widest = "unknown for some" if None in bounds else f"at most {max(bounds):.1%}"
+        typer.echo(f"half of the interval of a median, as a share of the model's time: {widest}")
 
 
 def _axes(shapes: Shapes, config: Path | None) -> tuple[Parent, dict[str, AxisConfig]]:
@@ -117,29 +119,3 @@ def _engine(runs: Runs, work: Workload, device: str) -> Engine:
     else:
         require(runs.value)
     return Engine(runs.value, work, device, sys.executable)
-
-
-def _measure(out: Path, force: bool, parent: Parent, widths: Widths, engine: Engine, quiet: bool) -> LatencyTable:
-    """Measure with a bar that says what is measured and how long it takes."""
-    empty = empty_table(parent, widths, "measured", engine.name, engine.work)
-    table = empty if force else resume(out, empty)
-    with counting(engine.name, quiet, MofNCompleteColumn()) as bar:
-        return measure(out, table, parent, widths, engine, STOP, bar)
-
-
-def _print(out: Path, table: LatencyTable, parent: Parent) -> None:
-    """Milliseconds of the parent, and of each kind's layers at its ends."""
-    whole = table.seconds(parent, parent.full)
-    parts = ", ".join(f"{phase} {three_digits(1e3 * whole[phase])} ms" for phase in (*PHASES, REQUEST))
-    typer.echo(f"{out}: {table}; the parent takes: {parts}")
-    for name, grid in table.grids.items():
-        ends = {
-            phase: [three_digits(1e3 * s) for s in (times.min(), times.max())] for phase, times in grid.seconds.items()
-        }
-        each = ", ".join(f"{phase} {low} to {high} ms" for phase, (low, high) in ends.items())
-        sizes = " x ".join(str(len(widths)) for widths in grid.axes.values())
-        typer.echo(f"  {name} ({sizes} widths): {each}")
-    bounds = [bound for grid in table["grids"].values() for bound in grid.get("bounds") or ()]
-    if bounds:
-        widest = "unknown for some" if None in bounds else f"at most {max(bounds):.1%}"
-        typer.echo(f"  half of the interval of a median, as a share of the model's time: {widest}")

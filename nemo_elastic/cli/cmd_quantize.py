@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import as_json, print_json, refuse
 from nemo_elastic.cli.show import advancing, writing
-from nemo_elastic.core.layout import table
 from nemo_elastic.data.eval_data import read_eval_data
 from nemo_elastic.errors import bad
 from nemo_elastic.extras import require
@@ -26,26 +23,15 @@ from nemo_elastic.io.outputs import check_output
 if TYPE_CHECKING:
     from nemo_elastic.quantize.activations import Ranges
 
-__all__ = ["command"]
-
 #: pieces of the data that every member reads, and tokens of a piece
 PIECES, PIECE = 64, 1024
 
 
-class To(str, Enum):
-    """Precisions: of weights and activations, or of weights alone."""
+#: precisions: of weights and activations, or of weights alone
+To = Enum("To", {"nvfp4": "nvfp4", "fp8": "fp8", "w4a16": "w4a16"}, type=str)
 
-    nvfp4 = "nvfp4"
-    fp8 = "fp8"
-    w4a16 = "w4a16"
-
-
-class Layout(str, Enum):
-    """Whose files are written."""
-
-    modelopt = MODELOPT
-    compressed = COMPRESSED
-
+#: whose files are written
+Layout = Enum("Layout", {"modelopt": MODELOPT, "compressed": COMPRESSED}, type=str)
 
 _TO = typer.Option("--to", help="nvfp4 or fp8 for weights and activations, w4a16 for weights in NVFP4 alone.")
 _LAYOUT = typer.Option(
@@ -53,11 +39,6 @@ _LAYOUT = typer.Option(
 )
 _DATA = typer.Option(
     "--data", help=f"{options.DATA} The first {PIECES} pieces of {PIECE} tokens give the scales of activations."
-)
-
-_KEEP = typer.Option(
-    "--keep",
-    help="Keep this weight in full precision, too: mamba.in_proj, mlp.down and so on. May be given several times.",
 )
 
 
@@ -68,10 +49,9 @@ def command(
     out: Annotated[Path, options.out()],
     data: Annotated[Path | None, _DATA] = None,
     layout: Annotated[Layout, _LAYOUT] = Layout.modelopt,
-    keep: Annotated[list[str] | None, _KEEP] = None,
     device: Annotated[str, options.device()] = "cpu",
     force: Annotated[bool, options.force()] = False,
-    json: Annotated[bool, as_json("the result")] = False,
+    json: Annotated[bool, options.as_json("the result")] = False,
 ) -> None:
     """Write a family in low precision, from which `slice` cuts every member by copying bytes. No GPU is needed.
 
@@ -85,28 +65,21 @@ def command(
     """
     scheme = _scheme(to, layout, data)
     if data is None:
-        refuse(context, "belongs to --data, which is not given", "device")
-    _check_kept(keep or ())
+        options.refuse(context, "belongs to --data, which is not given", "device")
     require("torch")
-    from nemo_elastic.quantize.writing import (
-        FAMILY_LOW,
-        MEMBER_LOW,
-        quantize_folder,
-        quantized_weights,
-        torn_members,
-    )
+    from nemo_elastic.quantize import writing as low
 
     opened = open_source(source)
-    check_output(out, force, source, data, kind=MEMBER_LOW if opened.family is None else FAMILY_LOW)
-    torn = torn_members(opened, scheme, quantized_weights(opened, scheme, keep or ()))
+    check_output(out, force, source, data, kind=low.MEMBER_LOW if opened.family is None else low.FAMILY_LOW)
+    torn = low.torn_members(opened, scheme, low.quantized_weights(opened, scheme))
     ranges = None if data is None else _ranges(opened, data, device, json)
     with writing(f"writing {out}", quiet=json) as progress:
-        weights = quantize_folder(opened, out, scheme, keep=keep or (), ranges=ranges, force=force, progress=progress)
+        weights = low.quantize_folder(opened, out, scheme, ranges=ranges, force=force, progress=progress)
     sizes = [sum(raw.nbytes for raw in each.stored.values()) for each in (opened, open_source(out))]
     record: dict[str, Any] = {"out": str(out), "to": to.value, "layout": layout.value, "weights": len(weights)}
     record |= {"bytes": sizes[1], "bytes_before": sizes[0], "torn": torn}
     if json:
-        print_json(record)
+        options.print_json(record)
         return
     typer.echo(f"{out}: {len(weights)} weights in {to.value}, {sizes[1] / 1e6:,.1f} MB of {sizes[0] / 1e6:,.1f} MB")
     for member, names in torn.items():
@@ -123,14 +96,6 @@ def _scheme(to: To, layout: Layout, data: Path | None) -> Scheme:
         other = "--to w4a16" if scheme.block else f"--layout {COMPRESSED}, which scales each token at run time"
         raise bad("--data", None, f"give text or conversations for the scales of activations, or {other}")
     return scheme
-
-
-def _check_kept(names: Collection[str]) -> None:
-    """Raise where one is no weight that gets low precision."""
-    rows = [row.name for row in table() if row.quantized]
-    for name in names:
-        if name not in rows:
-            raise bad("--keep", name, f"some of {', '.join(rows)}")
 
 
 def _ranges(opened: Source, data: Path, device: str, quiet: bool) -> Ranges:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import TOKENS, as_json, print_json, within
 from nemo_elastic.cli.show import counting
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.data.eval_data import EvalData, read_eval_data
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from nemo_elastic.nn.rows import Rows
-
-__all__ = ["command"]
 
 #: sequences that run through the model together
 BATCH = 8
@@ -47,10 +44,10 @@ def command(
     data: Annotated[Path, _DATA],
     out: Annotated[Path, options.out("The ranking folder to write.")],
     config: Annotated[Path | None, _CONFIG] = None,
-    length: Annotated[int, within(1, TOKENS, "--seq-length", "Tokens per sequence.")] = 256,
+    length: Annotated[int, options.number("--seq-length", "Tokens per sequence.")] = 256,
     device: Annotated[str, options.device("the parent runs")] = "cpu",
     force: Annotated[bool, options.force("an existing ranking")] = False,
-    json: Annotated[bool, as_json("the digest and the depth order")] = False,
+    json: Annotated[bool, options.as_json("the digest and the depth order")] = False,
 ) -> None:
     """Measure the importance of channels, heads and layers with forward passes only.
 
@@ -69,7 +66,7 @@ def command(
         ranking = _ranked(source, text, samples, length, how, device, bar)
     ranking.save(out, force, [path for path in (parent, data, config) if path is not None])
     if json:
-        print_json({"digest": ranking.digest, "depth": list(ranking.depth)})
+        options.print_json({"digest": ranking.digest, "depth": list(ranking.depth)})
         return
     typer.echo(f"{out}: digest {ranking.digest}; layers from least important: {list(ranking.depth)}", err=True)
 

@@ -12,40 +12,31 @@ import typer
 
 from nemo_elastic.cli import options
 from nemo_elastic.cli.aside import Aside
-from nemo_elastic.cli.options import Gpu, as_json, print_json, within
 from nemo_elastic.errors import bad
 from nemo_elastic.hosts.common.recipe_file import find_recipe
 from nemo_elastic.io.outputs import Output, check_output, filled_dir, is_empty
 from nemo_elastic.io.write import absolute
 from nemo_elastic.plan import NODE
 
-__all__ = ["command"]
+#: precisions of a stage 3
+Precision = Enum("Precision", {"nvfp4": "nvfp4", "fp8": "fp8"}, type=str)
 
-
-class Precision(str, Enum):
-    """Precisions of a stage 3."""
-
-    nvfp4 = "nvfp4"
-    fp8 = "fp8"
+_RECIPE = typer.Argument(help="Name of a recipe in recipes/ (bridge/… for Megatron-Bridge), or its file.")
+_RANKS = options.number("--ranks", "Local processes or GPUs; a power of two.", high=64)
+_QUANTIZE = typer.Option("--quantize", help="Add a stage 3 in this precision.")
+_CONFIG = typer.Option("--config", help="YAML file with an `elastic:` block that replaces the recipe's block.")
 
 
 def command(
-    recipe: Annotated[
-        str, typer.Argument(help="Name of a recipe in recipes/ (bridge/… for Megatron-Bridge), or its file.")
-    ],
+    recipe: Annotated[str, _RECIPE],
     out: Annotated[Path, options.out("The folder to fill.")],
-    gpus: Annotated[
-        int, within(1, 2**18, "--gpus", "GPUs of the real run: a part of a node of eight, or whole nodes.")
-    ] = 128,
-    gpu: Annotated[Gpu, typer.Option("--gpu", help="Kind of the real run's GPUs, for the layouts.")] = Gpu.h100,
-    ranks: Annotated[int, within(1, 64, "--ranks", "Local processes or GPUs; a power of two.")] = 4,
-    quantize: Annotated[Precision | None, typer.Option("--quantize", help="Add a stage 3 in this precision.")] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="YAML file with an `elastic:` block that replaces the recipe's block."),
-    ] = None,
+    gpus: Annotated[int, options.GPUS] = 128,
+    gpu: Annotated[options.Gpu, options.GPU] = options.Gpu.h100,
+    ranks: Annotated[int, _RANKS] = 4,
+    quantize: Annotated[Precision | None, _QUANTIZE] = None,
+    config: Annotated[Path | None, _CONFIG] = None,
     force: Annotated[bool, options.force("the folder of an earlier rehearsal")] = False,
-    json: Annotated[bool, as_json("the changes, jobs and checks")] = False,
+    json: Annotated[bool, options.as_json("the changes, jobs and checks")] = False,
 ) -> None:
     """Run a large recipe's jobs on this machine before the real run: rank, stage 1, stage 2, slice.
 
@@ -72,16 +63,9 @@ def command(
             from nemo_elastic.rehearsal.report import LOG, print_changes, print_end, print_report
             from nemo_elastic.rehearsal.run import rehearsal_of, run_by
 
-            rehearsal = rehearsal_of(
-                family,
-                str(folder),
-                short,
-                None if quantize is None else quantize.value,
-                config,
-                nodes=max(1, nodes),
-                devices=min(gpus, NODE),
-                gpu=gpu.value,
-            )
+            machines = {"nodes": max(1, nodes), "devices": min(gpus, NODE), "gpu": gpu.value}
+            precision = None if quantize is None else quantize.value
+            rehearsal = rehearsal_of(family, str(folder), short, precision, config, **machines)
         if not json:
             print_changes(rehearsal.changed, aside.out)
         with filled_dir(folder, kind, force):
@@ -92,6 +76,6 @@ def command(
         if report.failed:
             print_end(folder / LOG, aside.err)
     if json:
-        print_json(report.to_json())
+        options.print_json(report.to_json())
     if not report.ok:
         raise typer.Exit(1)

@@ -9,15 +9,13 @@ from typing import Annotated
 
 import typer
 
-from nemo_elastic.cli.options import as_json, print_json
+from nemo_elastic.cli import options
 from nemo_elastic.extras import require
-
-__all__ = ["command"]
 
 
 def command(
     run: Annotated[Path, typer.Argument(help="Folder that a run wrote, e.g. the demo's.")],
-    json: Annotated[bool, as_json("the files, members and notes")] = False,
+    json: Annotated[bool, options.as_json("the files, members and notes")] = False,
 ) -> None:
     """Turn a run into one HTML page with plots, RUN/report/report.html, and write each plot as a PNG file beside it.
 
@@ -34,7 +32,7 @@ def command(
     pictures = sorted(str(p) for p in page.parent.glob("*.png"))
     if json:
         record = {"page": str(page), "pictures": pictures, "members": members(loaded), "notes": loaded.notes}
-        print_json(record)
+        options.print_json(record)
         return
     for note in loaded.notes:
         typer.echo(f"note: left out: {note}", err=True)

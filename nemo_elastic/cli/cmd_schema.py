@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-from nemo_elastic.cli.options import print_json
+from nemo_elastic.cli import options
 from nemo_elastic.config.block import json_schema
-
-__all__ = ["command"]
 
 
 def command() -> None:
@@ -18,4 +16,4 @@ def command() -> None:
 
     Example: `nemo-elastic schema > elastic.schema.json`
     """
-    print_json(json_schema())
+    options.print_json(json_schema())

@@ -11,10 +11,8 @@ from typing import Annotated
 
 import typer
 
-from nemo_elastic.cli.options import within
+from nemo_elastic.cli import options
 from nemo_elastic.extras import require
-
-__all__ = ["command"]
 
 _AUTO = "Cost setting of the model `auto` for requests without a setting; 0.3 if left out."
 
@@ -25,8 +23,8 @@ def command(
     host: Annotated[str, typer.Option(help="Address to listen on; only this machine can reach the default.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, within(1, 65535, "--port", "Port to listen on.")] = 8000,
-    auto: Annotated[float | None, within(0.0, 1.0, "--auto", _AUTO)] = None,
+    port: Annotated[int, options.number("--port", "Port to listen on.", high=65535)] = 8000,
+    auto: Annotated[float | None, options.number("--auto", _AUTO, low=0.0, high=1.0)] = None,
 ) -> None:
     """Serve a family with vLLM from one copy of its weights: OpenAI's interface, each member a model.
 

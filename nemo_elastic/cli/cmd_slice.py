@@ -4,33 +4,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import BATCH_SERVED, CONTEXT_SERVED, Dtype, Format, as_json, print_json
 from nemo_elastic.cli.show import size, size_line, stripes_line, writing
 from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import CHECKPOINT, open_source
 from nemo_elastic.formats.source import Source
-from nemo_elastic.io.outputs import Output, check_output
+from nemo_elastic.io.outputs import check_output
 from nemo_elastic.slicing.by_size import Fit, largest_within, read_limits, read_subnet
 from nemo_elastic.slicing.card import serving_spec
 from nemo_elastic.slicing.slicer import MEMBER, MEMBERS, Cut, slice_checkpoint, slice_members
 
-__all__ = ["command"]
-
+#: types of numbers of weights
+Dtype = Enum("Dtype", {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}, type=str)
 
 _SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
 _MEMBER = typer.Option(
     "--member", help="Name of a member. If given several times, one pass cuts each member into OUT/NAME."
 )
-_PARAMS, _ACTIVE, _LATENCY = options.size_options("Largest shape")
 _RATIO = typer.Option("--ratio", help="Largest shape with at most this share of the parent's parameters: 0.6.")
 _MEMORY = typer.Option("--memory", help="Largest shape within this memory in service: 14GiB.")
 _SUBNET = typer.Option("--subnet", help="JSON file with your own shape inside the source.")
@@ -49,19 +48,19 @@ def command(
     source: Annotated[Path, _SOURCE],
     out: Annotated[Path, options.out()],
     member: Annotated[list[str] | None, _MEMBER] = None,
-    params: Annotated[str | None, _PARAMS] = None,
-    active_params: Annotated[str | None, _ACTIVE] = None,
+    params: Annotated[str | None, options.PARAMS] = None,
+    active_params: Annotated[str | None, options.ACTIVE_PARAMS] = None,
     memory: Annotated[str | None, _MEMORY] = None,
     ratio: Annotated[str | None, _RATIO] = None,
-    latency: Annotated[str | None, _LATENCY] = None,
+    latency: Annotated[str | None, options.LATENCY] = None,
     subnet: Annotated[Path | None, _SUBNET] = None,
-    batch: Annotated[int, BATCH_SERVED] = 1,
-    context: Annotated[int, CONTEXT_SERVED] = 8192,
-    format: Annotated[Format, _FORMAT] = Format.hf,
+    batch: Annotated[int, options.BATCH_SERVED] = 1,
+    context: Annotated[int, options.CONTEXT_SERVED] = 8192,
+    format: Annotated[options.Format, _FORMAT] = options.Format.hf,
     dtype: Annotated[Dtype | None, _DTYPE] = None,
     requantize: Annotated[bool, _ANEW] = False,
     force: Annotated[bool, options.force()] = False,
-    json: Annotated[bool, as_json("the cut members")] = False,
+    json: Annotated[bool, options.as_json("the cut members")] = False,
 ) -> None:
     """Cut members out of a family, at a member's size or between two members. Weights are copied, nothing is trained.
 
@@ -75,9 +74,9 @@ def command(
     sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
     sizes |= {"--latency": latency}
     _check_ways(names, subnet, sizes)
-    how = {"format": format.value, "dtype": stored, "force": force, "requantize": requantize}
     opened = open_source(source)
-    check_output(out, force, source, subnet, kind=_kind(format, names))
+    kind = MEMBERS if len(names) > 1 else MEMBER if format is options.Format.hf else CHECKPOINT
+    check_output(out, force, source, subnet, kind=kind)
     spec = serving_spec(stored or opened.precision or opened.dtype, batch=batch, length=context)
     shape, fit = None, None
     if subnet is not None:
@@ -85,24 +84,30 @@ def command(
     elif not names:
         fit = largest_within(opened, read_limits(spec, sizes))
         shape = fit.subnet
-    cuts = _cut(opened, out, names, shape, json, how)
-    _print(cuts, opened, spec, fit, json)
-
-
-def _cut(
-    opened: Source, out: Path, names: list[str], shape: Subnet | None, quiet: bool, how: Mapping[str, Any]
-) -> list[Cut]:
-    """Write several members by their names, or one: a name, or a shape."""
-    with writing(f"writing {out}", quiet=quiet) as progress:
+    how: dict[str, Any] = {"format": format.value, "dtype": stored, "force": force, "requantize": requantize}
+    with writing(f"writing {out}", quiet=json) as progress:
         if len(names) > 1:
-            return slice_members(opened, out, _members(opened, names), progress=progress, **how)
-        member = names[0] if names else None
-        return [slice_checkpoint(opened, out, member=member, subnet=shape, progress=progress, **how)]
+            cuts = slice_members(opened, out, _members(opened, names), progress=progress, **how)
+        else:
+            name = names[0] if names else None
+            cuts = [slice_checkpoint(opened, out, member=name, subnet=shape, progress=progress, **how)]
+    if json:
+        rows = [_record(cut, opened, spec, fit) for cut in cuts]
+        options.print_json(rows if len(cuts) > 1 else rows[0])
+        return
+    if fit is not None:
+        typer.echo(str(fit))
+    for cut in cuts:
+        for line in _lines(cut, opened, spec, fit):
+            typer.echo(f"{cut.out}: {line}")
 
 
-def _kind(format: str, names: Sequence[str]) -> Output:
-    """What is going to be written."""
-    return MEMBERS if len(names) > 1 else MEMBER if format == "hf" else CHECKPOINT
+def _members(source: Source, names: list[str]) -> dict[str, Subnet]:
+    """Shapes of several members by name."""
+    family = source.origin.family
+    if family is None:
+        raise ElasticError(f"{source.folder}: is one model, not a family with named members; give one name")
+    return {name: family.member(name).subnet for name in names}
 
 
 def _check_ways(names: list[str], subnet: Path | None, sizes: Mapping[str, str | None]) -> None:
@@ -115,40 +120,26 @@ def _check_ways(names: list[str], subnet: Path | None, sizes: Mapping[str, str |
         raise ElasticError(f"--member: {twice!r} is given twice")
 
 
-def _print(cuts: Sequence[Cut], opened: Source, spec: MemorySpec, fit: Fit | None, json: bool) -> None:
-    """Print what was cut; `fit` is a size that was looked for."""
-    if json:
-        rows = [
-            {"out": str(cut.out), "member": cut.member}
-            | size(opened.parent, cut.subnet, spec, low=opened.low)
-            | ({"left_out": cut.left_out} if cut.left_out is not None else {})
-            | ({"underflowed": cut.underflowed} if cut.underflowed else {})
-            | ({"requantized": cut.requantized} if cut.requantized is not None else {})
-            | {"subnet": cut.subnet.to_json(), "request": fit and fit.to_json()}
-            for cut in cuts
-        ]
-        print_json(rows if len(cuts) > 1 else rows[0])
-        return
-    if fit is not None:
-        typer.echo(str(fit))
-    for cut in cuts:
-        name = cut.member or (fit.name if fit is not None else "a shape of your own")
-        typer.echo(f"{cut.out}: {name}, {size_line(opened.parent, cut.subnet, spec, opened.low)}")
-        if opened.origin.family is None:
-            typer.echo(f"{cut.out}: {stripes_line(opened.parent)}")
-        if cut.left_out is not None:
-            typer.echo(f"{cut.out}: without {cut.left_out}")
-        if cut.requantized is not None:
-            typer.echo(
-                f"{cut.out}: rounding codes again changes their weights by {cut.requantized:.1%} (root mean square)"
-            )
-        if cut.underflowed:
-            typer.echo(f"{cut.out}: {cut.underflowed:,} numbers are too small for this dtype, and are 0 now")
+def _record(cut: Cut, opened: Source, spec: MemorySpec, fit: Fit | None) -> dict[str, Any]:
+    """What was cut; `fit` is a size that was looked for."""
+    notes = {"left_out": cut.left_out, "underflowed": cut.underflowed or None, "requantized": cut.requantized}
+    return (
+        {"out": str(cut.out), "member": cut.member}
+        | size(opened.parent, cut.subnet, spec, low=opened.low)
+        | {name: value for name, value in notes.items() if value is not None}
+        | {"subnet": cut.subnet.to_json(), "request": fit and fit.to_json()}
+    )
 
 
-def _members(source: Source, names: list[str]) -> dict[str, Subnet]:
-    """Shapes of several members by name."""
-    family = source.origin.family
-    if family is None:
-        raise ElasticError(f"{source.folder}: is one model, not a family with named members; give one name")
-    return {name: family.member(name).subnet for name in names}
+def _lines(cut: Cut, opened: Source, spec: MemorySpec, fit: Fit | None) -> Iterator[str]:
+    """The same in words."""
+    name = cut.member or (fit.name if fit is not None else "a shape of your own")
+    yield f"{name}, {size_line(opened.parent, cut.subnet, spec, opened.low)}"
+    if opened.origin.family is None:
+        yield stripes_line(opened.parent)
+    if cut.left_out is not None:
+        yield f"without {cut.left_out}"
+    if cut.requantized is not None:
+        yield f"rounding codes again changes their weights by {cut.requantized:.1%} (root mean square)"
+    if cut.underflowed:
+        yield f"{cut.underflowed:,} numbers are too small for this dtype, and are 0 now"

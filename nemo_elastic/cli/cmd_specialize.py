@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.options import as_json, print_json
 from nemo_elastic.cli.show import counting, size, size_line
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec
@@ -32,8 +31,6 @@ from nemo_elastic.slicing.family_folder import add_extra
 if TYPE_CHECKING:
     from nemo_elastic.evaluation import Halves, Specialized
 
-__all__ = ["command"]
-
 #: name of the budget in the search; no file has it
 TASK = "task"
 #: shapes that are measured, most tokens of the half that is searched on, tokens of one context, and the seed of the
@@ -43,7 +40,6 @@ CANDIDATES, TOKENS, LENGTH, SEED = 128, 32_768, 512, 0
 _DATA = typer.Option("--data", help=f"Data of the task. {options.DATA}")
 _OUT = options.out("File for the shape, which `slice --subnet` reads.")
 _ADD = typer.Option("--add", help="Name of the shape in the family's elastic.json, for `slice --member`.")
-_PARAMS, _ACTIVE, _LATENCY = options.size_options("Shapes")
 
 
 def command(
@@ -51,12 +47,12 @@ def command(
     data: Annotated[Path, _DATA],
     out: Annotated[Path | None, _OUT] = None,
     add: Annotated[str | None, _ADD] = None,
-    params: Annotated[str | None, _PARAMS] = None,
-    active_params: Annotated[str | None, _ACTIVE] = None,
-    latency: Annotated[str | None, _LATENCY] = None,
+    params: Annotated[str | None, options.PARAMS] = None,
+    active_params: Annotated[str | None, options.ACTIVE_PARAMS] = None,
+    latency: Annotated[str | None, options.LATENCY] = None,
     device: Annotated[str, options.device()] = "cpu",
     force: Annotated[bool, options.force("an existing file, or an extra shape")] = False,
-    json: Annotated[bool, as_json("the found shape")] = False,
+    json: Annotated[bool, options.as_json("the found shape")] = False,
 ) -> None:
     """Search a trained family for the shape that predicts your text best, within one or several limits of size.
 
@@ -102,7 +98,9 @@ def command(
     if add is not None:
         add_extra(family, add, best.shape, budget, force, digest)
     if json:
-        print_json({"out": None if out is None else str(out), "extra": add, "request": start.to_json()} | entry)
+        options.print_json(
+            {"out": None if out is None else str(out), "extra": add, "request": start.to_json()} | entry
+        )
         return
     for line in _lines(start, best, halves):
         typer.echo(line)

@@ -13,40 +13,29 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import require
 
-__all__ = ["command"]
+#: who trains
+Host = Enum("Host", {"nemo": "nemo", "bridge": "bridge"}, type=str)
 
-
-class Host(str, Enum):
-    """Who trains."""
-
-    nemo = "nemo"
-    bridge = "bridge"
-
+_OVERRIDES = typer.Argument(
+    metavar="[FIELD=VALUE]...",
+    help="Fields of the recipe; fields of the block, such as elastic.search.keep=2; teacher=, stage=, previous=, "
+    "done_steps=, total_steps=, out=; and run.executor= and every option of NeMo-Run. --yes starts without asking. "
+    "--to-yaml FILE writes the whole run, which --yaml reads, and starts nothing.",
+)
+_FACTORY = typer.Option("--factory", "-f", help="Name of a stock recipe, e.g. nemotron_nano_12b_v2.")
+_YAML = typer.Option("--yaml", help="File with the block `elastic:` and fields of the recipe.")
+_HOST = typer.Option("--host", help="Host of the training: NeMo 2.7 or Megatron-Bridge.")
 
 command = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
 @command.command(context_settings={"ignore_unknown_options": True})
 def train(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[FIELD=VALUE]...",
-            help="Fields of the recipe; fields of the block, such as elastic.search.keep=2; teacher=, stage=, "
-            "previous=, done_steps=, total_steps=, out=; and run.executor= and every option of NeMo-Run. --yes starts "
-            "without asking. --to-yaml FILE writes the whole run, which --yaml reads, and starts nothing.",
-        ),
-    ] = None,
-    factory: Annotated[
-        str | None, typer.Option("--factory", "-f", help="Name of a stock recipe, e.g. nemotron_nano_12b_v2.")
-    ] = None,
-    yaml: Annotated[
-        str | None, typer.Option("--yaml", help="File with the block `elastic:` and fields of the recipe.")
-    ] = None,
+    overrides: Annotated[list[str] | None, _OVERRIDES] = None,
+    factory: Annotated[str | None, _FACTORY] = None,
+    yaml: Annotated[str | None, _YAML] = None,
     dryrun: Annotated[bool, typer.Option("--dryrun", help="Print the run and start nothing.")] = False,
-    host: Annotated[
-        Host, typer.Option("--host", help="Host of the training: NeMo 2.7 or Megatron-Bridge.")
-    ] = Host.nemo,
+    host: Annotated[Host, _HOST] = Host.nemo,
 ) -> None:
     """Train a nested family with any stock NeMo recipe of a Nemotron-H and an `elastic:` block.
 

@@ -15,32 +15,15 @@ import typer
 
 from nemo_elastic.errors import ElasticError
 
-__all__ = [
-    "BATCH",
-    "BATCH_SERVED",
-    "CONFIG",
-    "CONTEXT_SERVED",
-    "DATA",
-    "SEEDS",
-    "TOKENS",
-    "Dtype",
-    "Format",
-    "Gpu",
-    "as_json",
-    "device",
-    "force",
-    "out",
-    "print_json",
-    "refuse",
-    "size_options",
-    "within",
-]
-
-#: sequences at once, and tokens of a sequence or a text; the largest seed
-BATCH, TOKENS, SEEDS = 10**6, 10**9, 2**53
+#: sequences at once, and tokens of a sequence or a text
+BATCH, TOKENS = 10**6, 10**9
+#: kinds of GPUs whose data sheets are known
+Gpu = Enum("Gpu", {"h100": "h100", "h200": "h200"}, type=str)
+#: formats of model folders
+Format = Enum("Format", {"hf": "hf", "nemo": "nemo", "megatron": "megatron"}, type=str)
 
 
-def within(low: float, high: float, name: str, help: str) -> Any:
+def number(name: str, help: str, low: float = 1, high: float = TOKENS) -> Any:
     """An option for a number between two bounds, both allowed, which the help shows."""
     return typer.Option(name, min=low, max=high, callback=_number, help=help)
 
@@ -52,41 +35,25 @@ def _number(value: Any) -> Any:
     return value
 
 
-class Gpu(str, Enum):
-    """Kinds of GPUs whose data sheets are known."""
-
-    h100 = "h100"
-    h200 = "h200"
-
-
-class Dtype(str, Enum):
-    """Types of numbers of weights."""
-
-    bf16 = "bf16"
-    fp16 = "fp16"
-    fp32 = "fp32"
-
-
-class Format(str, Enum):
-    """Formats of model folders."""
-
-    hf = "hf"
-    nemo = "nemo"
-    megatron = "megatron"
-
-
-_LATENCY = (
-    "h100.json:12ms for a token, h100.json:0.6 for a share of the parent's time, h100.json:2s:request for a whole "
-    "answer"
-)
 #: help of `--data`
 DATA = (
     "Text or conversations: .txt, .md, .rst, .py or .jsonl files, a folder of such files, or a folder of "
     "`nemo-elastic data`, whose held-out part is read."
 )
 CONFIG = typer.Option("--config", help="YAML file with the `elastic:` block.")
-BATCH_SERVED = within(1, BATCH, "--batch", "Sequences that are served at once, counted in the memory.")
-CONTEXT_SERVED = within(1, TOKENS, "--context", "Tokens of each sequence, counted in the memory.")
+BATCH_SERVED = number("--batch", "Sequences that are served at once, counted in the memory.", high=BATCH)
+CONTEXT_SERVED = number("--context", "Tokens of each sequence, counted in the memory.")
+GPUS = number("--gpus", "GPUs of the training: a part of a node of eight, or whole nodes.", high=2**18)
+GPU = typer.Option("--gpu", help="Kind of these GPUs, with 85.0 or 150.1 GB by CUDA's count.")
+PARAMS = typer.Option("--params", help="Largest shape with at most this number of parameters: 7e9, 7B.")
+ACTIVE_PARAMS = typer.Option(
+    "--active-params", help="Largest shape in which a token uses at most this number of parameters: 2.8e9, 2.8B."
+)
+LATENCY = typer.Option(
+    "--latency",
+    help="Largest shape within this time by a table of `profile`: h100.json:12ms for a token, h100.json:0.6 for a "
+    "share of the parent's time, h100.json:2s:request for a whole answer.",
+)
 
 
 def device(runs: str = "the family runs") -> Any:
@@ -94,9 +61,9 @@ def device(runs: str = "the family runs") -> Any:
     return typer.Option("--device", help=f"Device on which {runs}: cpu, cuda, cuda:1.")
 
 
-def out(help: str = "The folder to write.", **more: Any) -> Any:
+def out(help: str = "The folder to write.") -> Any:
     """`--out`: what is written."""
-    return typer.Option("--out", help=help, **more)
+    return typer.Option("--out", help=help)
 
 
 def force(what: str = "an existing folder") -> Any:
@@ -104,37 +71,13 @@ def force(what: str = "an existing folder") -> Any:
     return typer.Option("--force", help=f"Replace {what}.")
 
 
-def as_json(what: str = "the result", more: str = "") -> Any:
+def as_json(what: str = "the result") -> Any:
     """`--json`: what is printed, in words."""
-    return typer.Option("--json", help=f"Print {what} as JSON{more}.")
-
-
-def size_options(shapes: str) -> tuple[Any, Any, Any]:
-    """`--params`, `--active-params` and `--latency`.
-
-    Args:
-        shapes: What is looked for: "Shapes".
-    """
-    return (
-        typer.Option("--params", help=f"{shapes} with at most this number of parameters: 7e9, 7B."),
-        typer.Option(
-            "--active-params", help=f"{shapes} in which a token uses at most this number of parameters: 2.8e9, 2.8B."
-        ),
-        typer.Option("--latency", help=f"{shapes} within this time by a table of `profile`: {_LATENCY}."),
-    )
+    return typer.Option("--json", help=f"Print {what} as JSON.")
 
 
 def refuse(context: typer.Context, why: str, *names: str) -> None:
-    """Raise where one of some parameters was given that says nothing in this call.
-
-    Args:
-        context: The call.
-        why: When the option says something.
-        names: Names of parameters.
-
-    Raises:
-        ElasticError: With the option as it is written on the command line.
-    """
+    """Raise where one of some parameters was given that says nothing in this call, and `why`."""
     for name in names:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

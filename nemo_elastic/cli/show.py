@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -25,7 +25,7 @@ from rich.table import Table
 from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import striped_axes
-from nemo_elastic.core.latency import LatencyTable
+from nemo_elastic.core.latency import PHASES, REQUEST, LatencyTable
 from nemo_elastic.core.limits import LATENCY
 from nemo_elastic.core.member import limits_used
 from nemo_elastic.errors import printable
@@ -35,17 +35,20 @@ from nemo_elastic.formats.source import Shapes
 from nemo_elastic.slicing.card import axis_title, human_bytes, width
 from nemo_elastic.slicing.loads import runs_in
 
-__all__ = [
-    "advancing",
-    "counting",
-    "describe",
-    "members_table",
-    "size",
-    "size_line",
-    "stripes_line",
-    "widths_table",
-    "writing",
-]
+#: columns of what is no terminal, which has no width of its own: tables must not be cut there
+WIDTH = 160
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, str]], **style: Any) -> None:
+    """Print cells of text, with a column for each name that a row has."""
+    table = Table(title=printable(title), title_justify="left", **style)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for number, name in enumerate(names):
+        table.add_column(printable(name), justify="right" if number else "left", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*(printable(row.get(name, "-")) for name in names))
+    console = Console(markup=False)
+    (console if console.is_terminal else Console(markup=False, width=WIDTH)).print(table)
 
 
 @contextmanager
@@ -149,47 +152,32 @@ def describe(
     }
 
 
-def members_table(
+def print_members(
     shapes: Shapes, members: Mapping[str, Subnet], spec: MemorySpec, title: str, latencies: LatencyTable | None = None
-) -> Any:
-    """Give a table with a column per member: parameters, memory, times, widths; how much of several limits it uses."""
+) -> None:
+    """Print a column per member: parameters, memory, times, widths; how much of several limits it uses."""
     parent, family = shapes.parent, shapes.family
     limits = {} if family is None else limits_used(parent, (*family, *family.extras))
-    table = _table(title, "", members)
     whole = parameters(parent, parent.full)
-    sizes = [parameters(parent, s) for s in members.values()]
-    table.add_row("parameters", *(f"{size:,}" for size in sizes))
-    table.add_row("of the parent", *(f"{size / whole:.1%}" for size in sizes))
+    rows: list[dict[str, str]] = []
+
+    def row(name: str, cell: Callable[[str, Subnet], str]) -> None:
+        rows.append({"": name} | {member: cell(member, subnet) for member, subnet in members.items()})
+
+    row("parameters", lambda _, subnet: f"{parameters(parent, subnet):,}")
+    row("of the parent", lambda _, subnet: f"{parameters(parent, subnet) / whole:.1%}")
     if has_inactive(parent):
-        table.add_row("active", *(f"{active_parameters(parent, s):,}" for s in members.values()))
+        row("active", lambda _, subnet: f"{active_parameters(parent, subnet):,}")
     if limits:
-        table.add_row("of its limits", *(limits.get(n, "-") for n in members))
-    memory_row = f"memory ({spec.weights}, {spec.batch} x {spec.length})"
-    table.add_row(memory_row, *(human_bytes(memory(parent, s, spec)) for s in members.values()))
+        row("of its limits", lambda name, _: limits.get(name, "-"))
+    row(
+        f"memory ({spec.weights}, {spec.batch} x {spec.length})",
+        lambda _, subnet: human_bytes(memory(parent, subnet, spec)),
+    )
     if latencies is not None:
-        each = [latencies.seconds(parent, s) for s in members.values()]
-        for phase in each[0]:
-            table.add_row(phase, *(LATENCY.words(1e3 * seconds[phase]) for seconds in each))
+        each = {name: latencies.seconds(parent, subnet) for name, subnet in members.items()}
+        for phase in (*PHASES, REQUEST):
+            row(phase, lambda name, _, phase=phase: LATENCY.words(1e3 * each[name][phase]))
     for axis in parent.axes:
-        table.add_row(axis_title(axis), *(width(s, axis) for s in members.values()))
-    return table
-
-
-def widths_table(parent: Parent, members: Mapping[str, Subnet]) -> Any:
-    """Give a table with a row per layer of the parent: what each member keeps of it."""
-    table = _table("widths per layer", "layer", members)
-    for i, kind in enumerate(parent.types):
-        cells = []
-        for subnet in members.values():
-            layer = subnet.by_index.get(i)
-            cells.append("·" if layer is None else " x ".join(map(str, layer.widths.values())))
-        table.add_row(f"{i} {kind}", *cells)
-    return table
-
-
-def _table(title: str, first: str, members: Mapping[str, Subnet]) -> Any:
-    table = Table(title=printable(title), title_justify="left")
-    table.add_column(first, no_wrap=True)
-    for name in members:
-        table.add_column(printable(name), justify="right", no_wrap=True)
-    return table
+        row(axis_title(axis), lambda _, subnet, axis=axis: width(subnet, axis))
+    print_table(title, rows)

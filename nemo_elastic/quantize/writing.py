@@ -111,20 +111,19 @@ class Weight:
         return Tensor.of(codes).words, Tensor.of(scales).words
 
 
-def quantized_weights(source: Source, scheme: Scheme, keep: Collection[str] = ()) -> dict[str, tuple[str, int]]:
+def quantized_weights(source: Source, scheme: Scheme) -> dict[str, tuple[str, int]]:
     """Weights that get low precision: name -> row and layer.
 
     Args:
         source: a family, a member or a plain model.
         scheme: how they are stored.
-        keep: rows of the layout table that stay as they are, beside those that do by default (`default_rows`).
     """
     if source.precision is not None:
         raise ElasticError(f"{source.folder}: its weights are in {source.precision} already")
     rows = default_rows(source.parent)
     out = {}
     for t in layout.tensors(source.parent, source.held):
-        if t.index is None or (t.row.name, t.index) not in rows or t.row.name in keep:
+        if t.index is None or (t.row.name, t.index) not in rows:
             continue
         if not scheme.block or t.shape[1] % scheme.block == 0:
             out[t.hf] = (t.row.name, t.index)
@@ -135,7 +134,7 @@ def quantized_weights(source: Source, scheme: Scheme, keep: Collection[str] = ()
             if columns.kept_size % scheme.block:
                 row, count = out[own][0], columns.kept_size
                 what = f"{name} keeps {count} columns of {row}, no blocks of {scheme.block}"
-                raise ElasticError(f"{source.folder}: {what}: --keep {row}")
+                raise ElasticError(f"{source.folder}: {what}: use --to fp8")
     return out
 
 
@@ -164,7 +163,6 @@ def quantize_folder(
     out: str | Path,
     scheme: Scheme,
     *,
-    keep: Collection[str] = (),
     ranges: Ranges | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
@@ -176,7 +174,6 @@ def quantize_folder(
         source: a Hugging Face folder, or one that `open_source` opened.
         out: the folder to write, whole or not at all.
         scheme: how weights are stored.
-        keep: see `quantized_weights`.
         ranges: largest inputs of products (`largest_inputs`), for scales of activations; None for weights alone.
         force: replace an existing `out`.
         shard_bytes: largest file of weights.
@@ -189,7 +186,7 @@ def quantize_folder(
         raise bad("ranges", None, f"largest inputs: {scheme.precision} in the layout {MODELOPT} has scales of inputs")
     opened = source if isinstance(source, Source) else open_source(source)
     check_apart(out, opened.folder)
-    rows = quantized_weights(opened, scheme, keep)
+    rows = quantized_weights(opened, scheme)
     weights = {name: Weight(name, opened.tensors[name], scheme, _range(ranges, at)) for name, at in rows.items()}
     tensors: dict[str, Tensor] = {}
     for t in layout.tensors(opened.parent, opened.held):

@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 from typer.testing import CliRunner
 
-from nemo_elastic.cli.options import within
+from nemo_elastic.cli.options import number
 
 
 def test_bounds_are_allowed_and_in_the_help_and_others_are_refused_before_anything_is_done() -> None:
     done = []
 
-    def command(heat: Annotated[float, within(0, 2, "--heat", "How hot.")] = 1) -> None:
+    def command(heat: Annotated[float, number("--heat", "How hot.", low=0, high=2)] = 1) -> None:
         done.append(heat)
 
     app = typer.Typer()
