@@ -80,14 +80,6 @@ def test_widths_that_differ_between_layers_are_a_member_of_the_widest(case: tupl
     assert largest((x.type, x.widths) for x in member.layers).items() <= shape.sizes.items()
 
 
-def test_layers_that_are_not_numbered_from_zero_on_keep_their_names() -> None:
-    sizes = {name.replace("layers.4.", "layers.9."): size for name, size in stored(PARENT).items()}
-    shape, _, names = infer(sizes, context(PARENT), "here")
-    assert shape.pattern == PARENT.pattern
-    moved = {ours: theirs for ours, theirs in names.items() if ours != theirs}
-    assert moved and all(theirs == ours.replace("layers.4.", "layers.9.") for ours, theirs in moved.items())
-
-
 @pytest.mark.parametrize(
     ("given", "kv_heads"),
     [
