@@ -13,10 +13,6 @@ from nemo_elastic.core.family import Parent, Subnet
 from .models import build, randomise
 
 
-def row_of(parent: Parent, name: str) -> Any:
-    return next(row for kind in parent.kinds for row in kind.rows if row.name == name)
-
-
 def member_of(parent: Parent) -> Subnet:
     """Every axis is cut, with other experts in the second layer that has them."""
     latent = {"latent": 6} if parent.has("latent") else {}

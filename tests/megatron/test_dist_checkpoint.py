@@ -71,7 +71,7 @@ def with_predicting_layers() -> Any:
 
 
 def test_layers_that_predict_further_tokens_go_along_and_a_model_without_them_loads_the_rest(tmp_path: Path) -> None:
-    """Written from a folder, loaded by megatron-core, read again, cut."""
+    """Written from a folder, loaded by megatron-core, read again."""
     pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 has no such layers in a hybrid")
     from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.models import load_model_weights
@@ -100,12 +100,6 @@ def test_layers_that_predict_further_tokens_go_along_and_a_model_without_them_lo
             assert torch.equal(raw.torch(), theirs[name].torch()), name  # pyright: ignore
             assert torch.equal(raw.torch(), loaded[name]), name  # pyright: ignore
     assert read.predicts == source.predicts == LAYERS
-    small = parent.uniform(hidden=12, experts=4, attention_heads=2)
-    cuts = [slice_checkpoint(s, tmp_path / f"cut-{i}", subnet=small) for i, s in enumerate((source, read))]
-    one, other = (open_source(c.out) for c in cuts)
-    assert one.prediction.keys() == other.prediction.keys() and len(one.prediction) > 0
-    for name, raw in one.prediction.items():
-        assert torch.equal(raw.torch(), other.prediction[name].torch()), name  # pyright: ignore
 
 
 @pytest.mark.parametrize("rows", [20, 80])
@@ -122,20 +116,7 @@ def test_no_vocabulary_is_cut_or_filled_up(tmp_path: Path, rows: int) -> None:
     )
     before = state_of(other)
     for load in (load_model_weights, check_rows):  # the host loads where it is only checked
-        with cuda_as_cpu(), pytest.raises(ElasticError) as caught:
+        with cuda_as_cpu(), pytest.raises(ElasticError, match=rf"^checkpoint: .* 40 rows, the model {rows};"):
             load(other, tmp_path / "out")
-        message = f"its vocabulary has 40 rows, the model {rows}; neither is cut or filled up"
-        assert str(caught.value) == f"checkpoint: {tmp_path / 'out'}: {message}"
     assert all(torch.equal(value, before[name]) for name, value in state_of(other).items())
     check_rows(model, tmp_path / "out")
-
-
-def test_widths_that_differ_between_layers_are_refused(tmp_path: Path) -> None:
-    from nemo_elastic.megatron.dist_checkpoint import write_megatron_checkpoint
-
-    layers = PARENT.full.layers
-    narrow = PARENT.uniform(ffn=12).layers[1]
-    member = type(PARENT.full)(PARENT.hidden, (layers[0], narrow, *layers[2:]))
-    with pytest.raises(ElasticError, match="one width in all layers"):
-        write_megatron_checkpoint(tmp_path / "out", PARENT, member, {})
-    assert not (tmp_path / "out").exists()

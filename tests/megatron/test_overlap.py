@@ -100,14 +100,12 @@ def worker(rank: int, port: int, parent: Parent, tensor: int, sharded: bool, exp
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("sharded", [False, True], ids=["all-reduce", "reduce-scatter"])
-@pytest.mark.parametrize("tensor", [1, 2], ids=["dp2", "dp2-tp2"])
-def test_reduced_gradients_are_the_same(tensor: int, sharded: bool) -> None:
-    spawn(worker, DENSE, tensor, sharded, 1, world=2 * tensor)
-
-
-@pytest.mark.dist
-@pytest.mark.parametrize("experts", [1, 2], ids=["dp2", "ep2"])
-def test_experts_without_tokens_report_as_well(experts: int) -> None:
-    pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 has no experts in a hybrid")
-    spawn(worker, MOE, 1, False, experts)
+@pytest.mark.parametrize(
+    ("parent", "tensor", "sharded", "experts"),
+    [(DENSE, 1, False, 1), (DENSE, 2, True, 1), (MOE, 1, False, 2)],  # of experts some have no tokens
+    ids=["dp2", "dp2-tp2 reduce-scatter", "ep2"],
+)
+def test_reduced_gradients_are_the_same(parent: Parent, tensor: int, sharded: bool, experts: int) -> None:
+    if experts > 1:
+        pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 has no experts in a hybrid")
+    spawn(worker, parent, tensor, sharded, experts, world=2 * tensor)

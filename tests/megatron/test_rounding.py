@@ -1,10 +1,12 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rounded weights in training: a step is that of a model rounded beforehand, and its gradients go to the weights."""
+"""Rounded weights in training: a step is that of a model rounded beforehand, and its gradients go to the weights.
+
+On ranks: `tests/parallel/test_quantize.py`.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +24,10 @@ from nemo_elastic.train.heldout import HeldOut
 from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.training import FamilyTraining
 from tests.shapes import MOE
-from tests.support.ranks import spawn
 from tests.support.states import from_megatron
 from tests.train.torch_host import TorchHost
 
-from .models import build, distributed, load, logits_and_grads, randomise, shard, start, state_of, weights_of
+from .models import build, distributed, load, logits_and_grads, randomise, start, state_of, weights_of
 from .test_megatron_host import host_class
 
 pytestmark = pytest.mark.nemo
@@ -148,38 +149,6 @@ def test_experts_are_rounded_each_under_a_scale_of_its_own(scheme: str) -> None:
         assert all(torch.equal(grad, straight[name]) for name, grad in grads.items())
     before = weights_of(model)
     assert all(not torch.equal(t, before[name]) for name, t in state.items() if "experts" in name)
-
-
-def worker(rank: int, port: int, folder: Path) -> None:
-    from nemo_elastic.megatron.cpu import cuda_as_cpu
-
-    start(rank, 2, tensor=2, port=port)
-    model = build(PARENT, sequence_parallel=True)
-    load(model, shard(PARENT, torch.load(folder / "state.pt"), rank, 2))
-    with cuda_as_cpu():
-        out = {}
-        for scheme in SCHEMES:
-            rounding(model, PARENT, scheme)
-            out[scheme] = logits_and_grads(model, tokens(), MEMBER, lambda z: z.square().sum())
-        torch.save(out, folder / f"rank{rank}.pt")
-
-
-@pytest.mark.dist
-def test_two_ranks_round_under_one_scale(tmp_path: Path) -> None:
-    start()
-    model = build(PARENT)
-    randomise(model)
-    torch.save(state_of(model), tmp_path / "state.pt")
-    spawn(worker, tmp_path)
-    got = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
-    for scheme in SCHEMES:
-        rounding(model, PARENT, scheme)
-        wanted, grads = logits_and_grads(model, tokens(), MEMBER, lambda z: z.square().sum())
-        torch.testing.assert_close(torch.cat([g[scheme][0] for g in got], -1), wanted, rtol=1e-5, atol=1e-5)
-        for rank in range(2):
-            for name, whole in shard(PARENT, grads, rank, 2).items():
-                if "linear_fc" in name and name.endswith(".weight"):
-                    torch.testing.assert_close(got[rank][scheme][1][name], whole, rtol=2e-4, atol=2e-5, msg=name)
 
 
 BLOCK = {

@@ -55,15 +55,14 @@ def test_no_host_sync_and_no_new_index(monkeypatch: pytest.MonkeyPatch) -> None:
         tokens.sum().item()
 
 
-@pytest.mark.parametrize("by_batch", [False, True])
-def test_both_orders_of_memory_give_the_same(by_batch: bool) -> None:
+def test_the_other_order_of_memory_gives_the_same() -> None:
     from nemo_elastic.megatron.linear import SlicedLinear
 
     torch.manual_seed(0)
     x = torch.randn(5, 3, 4)
     w = torch.randn(6, 4, requires_grad=True)
     g = torch.randn(5, 3, 6)
-    given = (x.transpose(0, 1).contiguous().transpose(0, 1) if by_batch else x).requires_grad_()
+    given = x.transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
     y = SlicedLinear.apply(given, w, None, None, True, False, None)
     torch.testing.assert_close(y, x @ w.t())
     for a, e in zip(torch.autograd.grad(y, (given, w), g), torch.autograd.grad(given @ w.t(), (given, w), g)):

@@ -1,11 +1,13 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The loss of the head from hidden states: against logits, in every width, in DDP's buffers, and on two ranks."""
+"""The loss of the head from hidden states: against logits, in every width, and in DDP's buffers.
+
+On ranks: `test_ranks.py`, and every term of it in `tests/nn/test_loss_head.py`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +15,11 @@ import torch
 import torch.nn.functional as F
 
 from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.core.layout import tensors
-from tests.support.ranks import spawn
 
-from .models import build, distributed, leaves, load, randomise, shard, softened, start, state_of, weights_of
+from .models import build, distributed, leaves, randomise, softened, start, weights_of
 from .test_ranks import MEMBER, PARENT
 
 pytestmark = pytest.mark.nemo
-#: tokens, and those of a chunk of the loss
-LONG, CHUNK = 512, 32
 #: what runs, made anew: gates keep their gradients
 CHOICES = {"whole": lambda: None, "sliced": lambda: MEMBER, "soft": lambda: softened(PARENT, MEMBER)}
 HOW: dict[str, Any] = {"temperature": 1.5, "terms": {"kl": 1.0, "ce": 0.4}}
@@ -119,83 +117,3 @@ def test_no_logits_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ElasticHead, "forward", refuse)
     monkeypatch.setattr(teacher.output_layer, "forward", refuse)
     step(from_hidden, student, teacher, MEMBER, batch(), **HOW)
-
-
-WAYS = {f"{how} {choice}": (choice, value)
-        for how, value in (("kl", {}), ("mix", HOW), ("top", {**HOW, "top_k": 3}))
-        for choice in ("whole", "sliced", "soft")}  # fmt: skip
-
-
-def run(student: Any, teacher: Any, data: dict[str, torch.Tensor]) -> dict[str, Any]:
-    return {n: step(from_hidden, student, teacher, CHOICES[c](), data, **how) for n, (c, how) in WAYS.items()}
-
-
-def worker(rank: int, port: int, folder: Path, sequence_parallel: bool) -> None:
-    start(rank, 2, tensor=2, port=port)
-    pair = build(PARENT, sequence_parallel=sequence_parallel), build(PARENT, False, sequence_parallel)
-    saved = torch.load(folder / "state.pt")
-    for model, state in zip(pair, saved["states"]):
-        load(model, shard(PARENT, state, rank, 2))
-    torch.save(run(*pair, saved["batch"]), folder / f"rank{rank}.pt")
-
-
-def chunks_only(rank: int, port: int, folder: Path) -> None:
-    """What one of two sequence-parallel ranks gathers for the loss of many tokens, and what it is given back."""
-    from nemo_elastic.megatron.vocabulary import distill_loss
-
-    start(rank, 2, tensor=2, port=port)
-    pair = build(PARENT, sequence_parallel=True), build(PARENT, False, True)
-    student, teacher = (torch.randn(LONG // 2, 1, PARENT.hidden, requires_grad=r) for r in (True, False))
-    sizes: dict[str, list[int]] = {"all_gather_into_tensor": [], "reduce_scatter_tensor": []}
-
-    def watch(name: str, which: int) -> None:
-        real = getattr(torch.distributed, name)
-
-        def watched(out: torch.Tensor, given: torch.Tensor, **more: Any) -> Any:
-            sizes[name].append((out, given)[which].numel())
-            return real(out, given, **more)
-
-        setattr(torch.distributed, name, watched)
-
-    watch("all_gather_into_tensor", 0)
-    watch("reduce_scatter_tensor", 1)
-    labels = torch.zeros(1, LONG, dtype=torch.long)
-    loss, _ = distill_loss(DistillConfig(chunk_tokens=CHUNK), (pair[0], student), (pair[1], teacher), labels)
-    loss.backward()
-    torch.save(sizes, folder / f"{rank}.pt")
-
-
-@pytest.mark.dist
-def test_hidden_states_are_gathered_for_a_chunk_at_a_time(tmp_path: Path) -> None:
-    """No rank ever holds those of all tokens, of student or teacher, nor their gradients."""
-    spawn(chunks_only, tmp_path)
-    for rank in range(2):
-        for name, sizes in torch.load(tmp_path / f"{rank}.pt").items():
-            wide = [size for size in sizes if size % PARENT.hidden == 0]
-            assert max(wide) <= CHUNK * PARENT.hidden < LONG * PARENT.hidden
-            both = 2 if name == "all_gather_into_tensor" else 1
-            assert sum(wide) >= both * LONG * PARENT.hidden
-
-
-@pytest.mark.dist
-@pytest.mark.parametrize(
-    "sequence_parallel", [pytest.param(False, marks=pytest.mark.long), True], ids=["tp2", "tp2+sp"]
-)
-def test_two_ranks_equal_one(tmp_path: Path, sequence_parallel: bool) -> None:
-    start()
-    pair = build(PARENT), build(PARENT, elastic=False)
-    for seed, model in enumerate(pair):
-        randomise(model, seed)
-    want = run(*pair, batch())
-    torch.save({"states": [state_of(model) for model in pair], "batch": batch()}, tmp_path / "state.pt")
-    spawn(worker, tmp_path, sequence_parallel)
-    got = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
-    replicas = {t.megatron for t in tensors(PARENT, PARENT.full) if t.row.parallel is None}
-    for way in WAYS:
-        for rank in range(2):
-            here = got[rank][way]
-            if sequence_parallel:  # each rank saw half of the tokens; megatron-core's finalize sums these over ranks
-                summed = {n: got[0][way]["grads"][n] + got[1][way]["grads"][n] for n in replicas}
-                here = here | {"grads": here["grads"] | summed}
-            close(here, want[way] | {"grads": shard(PARENT, want[way]["grads"], rank, 2)}, 2e-4)
-            torch.testing.assert_close(here["each"], want[way]["each"], rtol=1e-5, atol=1e-5)
