@@ -63,7 +63,8 @@ def test_inspect_counts_the_bytes_of_the_files(which: str, folders: dict[str, Pa
     code, out, _ = run("inspect", folders[which], "--json", "--batch", 1, "--context", 1)
     members = json.loads(out)["members"]
     shapes = read_shapes(folders[which])
-    spec = served_as(shapes.config, 1, 1, low_of(shapes.config, shapes.folder))
+    stored = low_of(shapes.config, shapes.folder)
+    spec = served_as(shapes.config, 1, 1, stored)
     assert code == 0 and spec.weights == {"plain": "bf16"}.get(which, which.split("-")[0])
     state = memory(SHAPE, SHAPE.full, spec) - memory(SHAPE, SHAPE.full, replace(spec, weights="bf16"))
     assert (state < 0) == (which != "plain")
@@ -76,22 +77,13 @@ def test_inspect_counts_the_bytes_of_the_files(which: str, folders: dict[str, Pa
         beside = memory(SHAPE, subnet, replace(spec, weights="bf16")) - weight_bytes_of(subnet)
         assert members[name]["memory"]["bytes"] - beside == weight_bytes(tmp_path / name) - scales
         assert members[name]["memory"]["weights"] == spec.weights
+        assert members[name]["runs_in"] == runs_in(subnet, SHAPE, stored)
 
 
 def weight_bytes_of(subnet: Any) -> int:
     """In bfloat16, with those that no cast may round in fp32."""
     exact = sum(torch.Size(t.shape).numel() for t in layout.tensors(SHAPE, subnet) if layout.is_exact(t.hf))
     return 2 * parameters(SHAPE, subnet) + 2 * exact
-
-
-@pytest.mark.parametrize("which", ["nvfp4-modelopt", "fp8-compressed-tensors"])
-def test_inspect_says_where_it_runs(which: str, folders: dict[str, Path], run: Any) -> None:
-    code, out, _ = run("inspect", folders[which])
-    shapes = read_shapes(folders[which])
-    stored = low_of(shapes.config, shapes.folder)
-    assert code == 0 and f"small runs in {runs_in(MEMBER, SHAPE, stored)}" in out
-    entry = json.loads(run("inspect", folders[which], "--json")[1])["members"]["small"]
-    assert entry["memory"]["weights"] == which.split("-")[0] and entry["runs_in"] == runs_in(MEMBER, SHAPE, stored)
 
 
 def test_slice_by_size(folders: dict[str, Path], run: Any, tmp_path: Path) -> None:

@@ -231,6 +231,9 @@ def test_what_stays_and_what_is_said_of_it(dense: Path, tmp_path: Path) -> None:
 def test_what_has_no_numbers_is_refused(dense: Path, tmp_path: Path) -> None:
     with pytest.raises(ElasticError, match="weights are in nvfp4 already"):
         quantized(quantized(dense, tmp_path / "low", "nvfp4"), tmp_path / "again", "fp8")
+    slice_checkpoint(dense, tmp_path / "bare", subnet=PARENT.uniform([2, 3]))
+    with pytest.raises(ElasticError, match="no weight is left to be quantised"):
+        quantized(tmp_path / "bare", tmp_path / "out", "nvfp4")
     source = open_source(dense)
     name = "backbone.layers.1.mixer.up_proj.weight"
     raw = source.tensors[name]
