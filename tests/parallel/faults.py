@@ -1,17 +1,15 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs to which something happens: kills at random, a dead rank, values that are not finite, a full disk, checkpoints
-that are damaged or made to harm. `test_faults.py` asserts, `soak.py` goes on for long."""
+"""Runs to which something happens: a dead rank, values that are not finite, a full disk, checkpoints that are damaged
+or made to harm. `test_faults.py` asserts; kills at random are those of `soak.py`."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import resource
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
@@ -23,10 +21,9 @@ from tests.parallel.forks import CLEAR
 from tests.parallel.nemo import parent, run, watch_samples
 from tests.parallel.runs import Job, Layout, do, prepare
 
-#: kills that have to hit something
-KILLS = 8
-STAGES = (6, 4)
 STEPS = 4
+#: bytes of a file on a full disk: more than the log has, less than the weights
+ROOM = 40_000
 
 
 def each(out: str, steps: int = STEPS, save_every: int | None = 1, ends: int | None = None, **more: Any) -> Job:
@@ -34,103 +31,21 @@ def each(out: str, steps: int = STEPS, save_every: int | None = 1, ends: int | N
     return Job(out, steps=steps, save_every=save_every, ends=ends, **more)
 
 
-# ------------------------------------------------------------------------------------------------------ random kills
-
-
-def curriculum(place: Path, out: str, cutting: bool = False) -> dict[str, Any]:
-    """Both stages with a checkpoint after every step, and the members cut if asked to; each goes on where it stopped,
-    and what is done is passed by."""
-    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
-    from nemo_elastic.slicing.family_folder import slice_family
-
-    first, second = STAGES
-    facts = run(place, each(f"{out}/one", steps=first))
-    run(
-        place, each(f"{out}/two", kind="stage2", steps=second, done=first, previous=(f"{out}/one", first), longer=True)
-    )
-    if cutting:
-        (place / out / "cutting").touch()
-        slice_family(str(last_checkpoint(place / out / "two")), str(place / out / "cut"))
-    return facts
-
-
-def undisturbed(place: Path, **how: Any) -> tuple[float, dict[str, str]]:
-    """How long a curriculum takes that nobody kills, and what it ends with."""
-    began = time.monotonic()
-    forks.run(place / "log" / "quiet", 1, curriculum, place, "quiet", **how)
-    return time.monotonic() - began, digests(place / "quiet" / "two")
-
-
-def survive(
-    place: Path, out: str, rng: random.Random, took: float, hits: Counter[str], enough: Callable[[], bool], **how: Any
-) -> bool:
-    """Start and kill a curriculum until that is enough, or it ends before; whether what it went on from at last was
-    its newest whole checkpoint."""
-    while True:
-        before, last = last_step(place / out / "one"), enough()
-        ranks = forks.start(place / "log" / out, 1, curriculum, place, out, **how)
-        hits["starts"] += 1
-        (code,) = ranks.wait() if last else ranks.wait_or_kill(rng.uniform(0.02, 0.5) * took)
-        if code == 0:
-            # a stage 1 that was done does not start
-            return ranks.result().get("from", STAGES[0]) == before
-        assert code == -9, ranks.said()
-        hits[where(place / out)] += 1
-
-
-def kills(place: Path) -> dict[str, Any]:
-    """Kill until enough kills have hit something; then every run ends as one that nobody killed."""
-    rng, hits = random.Random(0), Counter[str]()
-    took, wanted = undisturbed(place)
-    ends, went_on = [], []
-
-    def enough() -> bool:
-        return hits.total() - hits["starts"] >= KILLS and {"save", "hand-over or stage 2"} <= hits.keys()
-
-    while not enough() and hits["starts"] < 10 * KILLS:
-        out = f"killed-{len(ends)}"
-        went_on.append(survive(place, out, rng, took, hits, enough))
-        ends.append(digests(place / out / "two") == wanted)
-    starts = hits.pop("starts")
-    return {"hits": hits, "runs": ends, "went on": went_on, "starts": starts}
-
-
-def last_step(run: Path) -> int:
-    """Steps of the newest whole checkpoint; 0 where there is none."""
-    from nemo_elastic.hosts.common.checkpoints import NEMO
-
-    files = NEMO.whole(run / "checkpoints")
-    return int(files[-1].name.removeprefix("step=").removesuffix("-last")) + 1 if files else 0
-
-
-def where(out: Path) -> str:
-    """What a kill has interrupted, from what it left."""
-    saving = [stage for stage in ("one", "two") if list((out / stage / "checkpoints").glob("*-unfinished"))]
-    if saving:
-        return "save"
-    if (out / "cutting").exists():
-        return "cutting"
-    if not (out / "one" / "checkpoints").exists():
-        return "start"
-    done = list((out / "one" / "checkpoints").glob(f"step={STAGES[0] - 1}-last"))
-    return "hand-over or stage 2" if done else "stage 1"
-
-
 # ------------------------------------------------------------------------------------------------------- not finite
 
 
-def poison(layer: int, value: float, *, budget: int, step: int | None, gradient: bool = False, rank: int = 0) -> None:
-    """Let what a layer adds to the stream, or its gradient, be multiplied by a value where a budget runs."""
+def poison(value: float, step: int | None = None, gradient: bool = False, rank: int = 0) -> None:
+    """Let what the fifth layer adds to the stream, or its gradient, be multiplied by a value where `small` runs."""
 
     def hook(model: Any) -> None:
         if not hasattr(model, "poisoned"):
             model.poisoned = True
             for module in model.host.core.decoder.layers:
-                if module.layer_number - 1 == layer:
+                if module.layer_number == 5:
                     module.mixer.register_forward_hook(partial(changed, model))
 
     def changed(model: Any, module: Any, args: Any, y: Any) -> Any:
-        hit = model.host.state.choice == model.members.get()[budget] and step in (None, model.trainer.global_step)
+        hit = model.host.state.choice == model.members.get()[2] and step in (None, model.trainer.global_step)
         if hit and gradient and y.requires_grad:
             y.register_hook(lambda grad: grad * value)
         return y * value if hit and not gradient else y
@@ -149,25 +64,17 @@ def break_weight(model: Any) -> None:
 
 
 def not_finite(place: Path, only: Collection[str]) -> dict[str, Any]:
-    """What each run says, and what it leaves; all, or those that are named."""
-    first: dict[str, Any] = {"layer": 4, "value": float("nan"), "budget": 2, "step": None}
-    infinite, second = first | {"gradient": True, "value": float("inf")}, {"rank": 1}
+    """What each run that is named says, and what it leaves."""
     skip = {"changes": {"nonfinite": {"action": "skip", "limit": 2}}}
-    runs: dict[str, tuple[Any, dict[str, Any]]] = {
-        "stops": (first, {}),
-        "skips": (first | {"step": 0}, skip),
-        "too-many": (first, skip | {"layout": Layout(micro_batches=4)}),
-        "gradient": (infinite, {}),
-        "ranks": (first | second, {"layout": Layout(tensor=2)}),
-        "replicas": (first | second, {"layout": Layout(data=2)}),
-        "stages": (first | second, {"layout": Layout(pipeline=2, teacher=False)}),
-        "a stage's gradient": (infinite | second, {"layout": Layout(pipeline=2)}),
-        "weight": (None, {}),
+    runs: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
+        "skips": (partial(poison, float("nan"), step=0), skip),
+        "ranks": (partial(poison, float("nan"), rank=1), {"layout": Layout(tensor=2)}),
+        "a stage's gradient": (partial(poison, float("inf"), gradient=True, rank=1), {"layout": Layout(pipeline=2)}),
+        "weight": (partial(at_step, 1, break_weight), {}),
     }
     results: dict[str, Any] = {}
-    for name, (how, more) in runs.items():
-        if not only or name in only:
-            before = partial(at_step, 1, break_weight) if how is None else partial(poison, **how)
+    for name, (before, more) in runs.items():
+        if name in only:
             (results[name],) = do(place, each(name, save_every=None, before=before, **more))
             if results[name]["codes"] == [0]:
                 results[name]["finite"] = all(bool(v.isfinite().all()) for v in weights(place / name).values())
@@ -178,34 +85,26 @@ def not_finite(place: Path, only: Collection[str]) -> dict[str, Any]:
 
 
 def dead_rank(place: Path) -> dict[str, Any]:
-    """Kill one of two ranks in the middle of training: after two steps without a checkpoint, and later with one."""
-    results = {}
-    for name, layout, every in (("tensor", Layout(tensor=2), 1000), ("data", Layout(data=2), 3)):
-        job = each(f"dead-{name}", layout=layout, steps=10_000, save_every=every)
-        ranks = forks.start(place / "log" / job.out, 2, run, place, job)
-        metrics = place / job.out / "metrics.jsonl"
-        while not metrics.exists() or metrics.read_text().count('"kind": "step"') < 5:
-            time.sleep(0.02)
-        ranks.kill(1)
-        began = time.monotonic()
-        codes = ranks.wait()
-        results[name] = {"codes": codes, "said": ranks.said(), "seconds": time.monotonic() - began}
-    return results
+    """Kill one of two ranks in the middle of training."""
+    job = each("dead", layout=Layout(data=2), steps=10_000, save_every=3)
+    ranks = forks.start(place / "log" / job.out, 2, run, place, job)
+    metrics = place / job.out / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count('"kind": "step"') < 5:
+        time.sleep(0.02)
+    ranks.kill(1)
+    began = time.monotonic()
+    return {"codes": ranks.wait(), "said": ranks.said(), "seconds": time.monotonic() - began}
 
 
-def cramp(bytes_: int, model: Any = None) -> None:
-    """No file may be longer than so much from here on."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
+def cramp(model: Any) -> None:
+    """No file may be longer than `ROOM` from here on."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, ROOM))
 
 
 def full_disk(place: Path) -> dict[str, Any]:
     """A save that finds no room; then there is room again."""
-    results: dict[str, Any] = {}
-    for bytes_ in (2_000, 40_000):
-        out = f"full-{bytes_}"
-        first, again = do(place, each(out, before=partial(at_step, 2, partial(cramp, bytes_)), ends=CLEAR), each(out))
-        results[str(bytes_)] = first | {"from": again["facts"][0]["from"], "same": same_as_roomy(place, out)}
-    return results
+    first, again = do(place, each("full", before=partial(at_step, 2, cramp), ends=CLEAR), each("full"))
+    return first | {"from": again["facts"][0]["from"], "same": same_as_roomy(place, "full")}
 
 
 def same_as_roomy(place: Path, out: str) -> bool:
@@ -221,27 +120,12 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size * 2 // 3)
 
 
-#: what happens to the newest of two checkpoints, and to both; more damage is in tests/hosts/common/test_checkpoints.py
-DAMAGE: dict[str, Callable[[Path], Any]] = {
-    "cut weights": lambda p: cut(p / "weights" / "__0_1.distcp"),
-    "both": lambda p: (p / "weights" / "common.pt").unlink(),
-}
-
-
-def damaged(place: Path, only: Collection[str]) -> dict[str, Any]:
-    """A run that did not end well, and something has happened to the newest of its two checkpoints, or to both."""
-    actual = {}
-    for name, hurt in DAMAGE.items():
-        if only and name not in only:
-            continue
-        out = f"damaged-{name.replace(' ', '-')}"
-        shutil.copytree(place / "roomy" / "checkpoints", place / out / "checkpoints", symlinks=True)
-        for checkpoint in sorted((place / out / "checkpoints").glob("*-last"))[0 if name == "both" else 1 :]:
-            hurt(checkpoint)
-        (actual[name],) = do(place, each(out))
-        if actual[name]["codes"] == [0]:
-            actual[name] |= {"from": actual[name]["facts"][0]["from"], "same": same_as_roomy(place, out)}
-    return actual
+def damaged(place: Path) -> dict[str, Any]:
+    """A run whose newest checkpoint is cut; more damage is in tests/hosts/common/test_checkpoints.py."""
+    shutil.copytree(place / "roomy" / "checkpoints", place / "damaged" / "checkpoints", symlinks=True)
+    cut(sorted((place / "damaged" / "checkpoints").glob("*-last"))[-1] / "weights" / "__0_1.distcp")
+    (ran,) = do(place, each("damaged", ends=0))
+    return ran | {"from": ran["facts"][0]["from"], "same": same_as_roomy(place, "damaged")}
 
 
 def asynchronous(place: Path) -> dict[str, Any]:
@@ -282,12 +166,13 @@ def hostile(place: Path) -> dict[str, Any]:
 
 
 def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
-    """All, or the parts that are named."""
+    """The parts that are named."""
+    from tests.parallel.soak import soak
+
     prepare(place)
     do(place, each("roomy", ends=0))
     every: dict[str, Callable[[Path], dict[str, Any]]] = {
-        "not finite": lambda place: not_finite(place, parts), "disk": full_disk,
-        "damaged": lambda place: damaged(place, parts),
-        "async": asynchronous, "hostile": hostile, "dead": dead_rank, "kills": kills,
+        "not finite": lambda place: not_finite(place, parts), "disk": full_disk, "damaged": damaged,
+        "async": asynchronous, "hostile": hostile, "dead": dead_rank, "kills": lambda place: soak(0, 0, place),
     }  # fmt: skip
-    return {name: part(place) for name, part in every.items() if not parts or name in parts}
+    return {name: part(place) for name, part in every.items() if name in parts}

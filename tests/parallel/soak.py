@@ -19,13 +19,77 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from tests.parallel import forks
 from tests.parallel.compare import digests
-from tests.parallel.faults import survive, undisturbed
+from tests.parallel.faults import each
+from tests.parallel.nemo import run
 from tests.parallel.runs import host, prepare
 
 #: kills that a cycle has to survive
 EACH = 4
+#: steps of each
+STAGES = (6, 4)
+
+
+def curriculum(place: Path, out: str) -> dict[str, Any]:
+    """Both stages with a checkpoint after every step, and the members cut; each goes on where it stopped, and what is
+    done is passed by."""
+    from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
+    from nemo_elastic.slicing.family_folder import slice_family
+
+    first, second = STAGES
+    facts = run(place, each(f"{out}/one", steps=first))
+    run(
+        place, each(f"{out}/two", kind="stage2", steps=second, done=first, previous=(f"{out}/one", first), longer=True)
+    )
+    (place / out / "cutting").touch()
+    slice_family(str(last_checkpoint(place / out / "two")), str(place / out / "cut"))
+    return facts
+
+
+def undisturbed(place: Path) -> tuple[float, dict[str, str]]:
+    """How long a curriculum takes that nobody kills, and what it ends with."""
+    began = time.monotonic()
+    forks.run(place / "log" / "quiet", 1, curriculum, place, "quiet")
+    return time.monotonic() - began, digests(place / "quiet" / "two")
+
+
+def survive(place: Path, out: str, rng: random.Random, took: float, hits: Counter[str], enough: int) -> bool:
+    """Start and kill a curriculum until so many kills have hit something, or it ends before; whether what it went on
+    from at last was its newest whole checkpoint."""
+    while True:
+        before, last = last_step(place / out / "one"), hits.total() - hits["starts"] >= enough
+        ranks = forks.start(place / "log" / out, 1, curriculum, place, out)
+        hits["starts"] += 1
+        (code,) = ranks.wait() if last else ranks.wait_or_kill(rng.uniform(0.02, 0.5) * took)
+        if code == 0:
+            # a stage 1 that was done does not start
+            return ranks.result().get("from", STAGES[0]) == before
+        assert code == -9, ranks.said()
+        hits[where(place / out)] += 1
+
+
+def last_step(run: Path) -> int:
+    """Steps of the newest whole checkpoint; 0 where there is none."""
+    from nemo_elastic.hosts.common.checkpoints import NEMO
+
+    files = NEMO.whole(run / "checkpoints")
+    return int(files[-1].name.removeprefix("step=").removesuffix("-last")) + 1 if files else 0
+
+
+def where(out: Path) -> str:
+    """What a kill has interrupted, from what it left."""
+    saving = [stage for stage in ("one", "two") if list((out / stage / "checkpoints").glob("*-unfinished"))]
+    if saving:
+        return "save"
+    if (out / "cutting").exists():
+        return "cutting"
+    if not (out / "one" / "checkpoints").exists():
+        return "start"
+    done = list((out / "one" / "checkpoints").glob(f"step={STAGES[0] - 1}-last"))
+    return "hand-over or stage 2" if done else "stage 1"
 
 
 def check(out: Path, wanted: dict[str, str], counts: Counter[str]) -> None:
@@ -42,16 +106,12 @@ def check(out: Path, wanted: dict[str, str], counts: Counter[str]) -> None:
 
 def soak(minutes: float, seed: int, place: Path) -> Counter[str]:
     """Cycles until the time is over; one that has begun ends."""
-    host().load()
     counts, hits, rng = Counter[str](), Counter[str](), random.Random(seed)
-    prepare(place)
-    took, wanted = undisturbed(place, cutting=True)
+    took, wanted = undisturbed(place)
     end = time.monotonic() + 60 * minutes
-    while time.monotonic() < end:
+    while not counts["cycles"] or time.monotonic() < end:
         out, enough = f"cycle-{counts['cycles']}", hits.total() - hits["starts"] + EACH
-        survive(
-            place, out, rng, took, hits, lambda enough=enough: hits.total() - hits["starts"] >= enough, cutting=True
-        )
+        counts["newest whole checkpoints passed over"] += not survive(place, out, rng, took, hits, enough)
         counts["cycles"] += 1
         for what, n in hits.items():
             counts[what if what == "starts" else f"kills in: {what}"] = n
@@ -73,7 +133,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
+    host().load()
     with tempfile.TemporaryDirectory(prefix="nemo-elastic-soak-") as place:
+        prepare(Path(place))
         counts = soak(args.minutes, args.seed, Path(place))
     text = markdown(counts, args.minutes, args.seed)
     print(text)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.parallel.faults import KILLS, STEPS, measure
+from tests.parallel.faults import STEPS, measure
 from tests.parallel.forks import measured
 from tests.workers import part
 
@@ -26,28 +26,20 @@ place = measured(measure)
 @pytest.mark.long
 @pytest.mark.part("kills")
 def test_runs_that_are_killed_again_and_again_end_as_one_that_nobody_killed(results: dict[str, Any]) -> None:
-    """In both stages, in saves and between the stages; what a start goes on from is the newest whole checkpoint."""
+    """Both stages and the cut of the members; what a start goes on from is the newest whole checkpoint."""
     kills = results["kills"]
-    assert sum(kills["hits"].values()) >= KILLS, kills
-    assert {"save", "hand-over or stage 2"} <= kills["hits"].keys(), kills
-    assert kills["runs"]
-    assert all(kills["runs"]), "other weights, router or optimizer state than without kills"
-    assert all(kills["went on"]), "a whole checkpoint was passed over"
+    assert any(name.startswith("kills in") for name in kills)
+    assert kills["ends with the tensors of a run that nobody killed"] == kills["cycles"] >= 1
+    assert kills["folders verified"] > 1 and not kills["folders refused"] and not kills["half-written files"]
+    assert not kills["newest whole checkpoints passed over"]
 
 
-#: run -> its line
+#: run -> its line; other causes and limits are in tests/train/test_guard.py
 NOT_FINITE = {
-    "stops": f"training: step 0: {SMALL}; {STOPPED}",
-    "gradient": "training: step 0: budgets small: the gradient of decoder.layers.4.mixer.out_proj.weight is not "
-    f"finite; {STOPPED}",
     "weight": f"training: step 1: the weight decoder.layers.4.mixer.D is not finite; {STOPPED}",
     "ranks": f"training: step 0: {SMALL} (rank 0); {STOPPED}",
-    "replicas": f"training: step 0: {SMALL} (rank 1); {STOPPED}",
-    "stages": f"training: step 0: {SMALL} (rank 1); {STOPPED}",
     "a stage's gradient": "training: step 0: budgets small: the gradient of decoder.layers.4.mixer.out_proj.weight "
     f"is not finite (rank 1); {STOPPED}",
-    "too-many": "training: step 1: budget small (micro-batch 2): its loss is nan; the last of 2 such steps "
-    "(elastic.nonfinite.limit)",
 }
 
 
@@ -74,36 +66,24 @@ def test_a_step_that_is_skipped_changes_nothing_and_the_run_goes_on(results: dic
 
 @pytest.mark.long
 @pytest.mark.part("disk")
-@pytest.mark.parametrize("name", ["2000", "40000"])
-def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(results: dict[str, Any], name: str) -> None:
-    run = results["disk"][name]
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(results: dict[str, Any]) -> None:
+    run = results["disk"]
     assert run["codes"] == [2]
     assert run["left"] == ["step=0-last", "step=1-last"], "something half-written stays"
     line = run["said"][0].splitlines()[-1]
     assert line.startswith("error: checkpoint: ")
     assert "step=2-last: cannot be written (" in line
-    assert "GB free" in line
     assert line.endswith("step=1-last")
     assert (run["from"], run["same"]) == (2, True), "with room again the run must end as one that had it"
 
 
-@pytest.mark.part("damaged", "cut weights")
+@pytest.mark.part("damaged")
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(results: dict[str, Any]) -> None:
-    run = results["damaged"]["cut weights"]
-    assert run["codes"] == [0], run["said"]
+    run = results["damaged"]
     (line,) = [x for x in run["said"][0].splitlines() if "is passed over" in x]
     assert line.startswith("  resume: step=3-last ") and "weights/__0_1.distcp" in line
     assert (run["from"], run["same"]) == (3, True), "it must end as one that nothing happened to"
     assert run["left"] == ["step=2-last", "step=3-last", "step=3-last-damaged"]
-
-
-@pytest.mark.part("damaged", "both")
-def test_without_a_whole_checkpoint_nothing_starts_anew(results: dict[str, Any]) -> None:
-    run = results["damaged"]["both"]
-    assert run["codes"] == [2]
-    (line,) = run["said"][0].splitlines()
-    assert line.startswith("error: checkpoints: ") and "step=3-last" in line and "step=2-last" in line
-    assert run["left"] == ["step=2-last", "step=3-last"]
 
 
 @pytest.mark.long
@@ -126,13 +106,10 @@ def test_nothing_runs_of_a_checkpoint_that_a_run_starts_from(results: dict[str, 
 
 
 @pytest.mark.part("dead")
-@pytest.mark.parametrize(
-    ("name", "checkpoint"), [("tensor", "there is no whole checkpoint yet"), ("data", "step=2-last")]
-)
-def test_a_rank_that_dies_ends_the_others_with_a_line(results: dict[str, Any], name: str, checkpoint: str) -> None:
-    run = results["dead"][name]
+def test_a_rank_that_dies_ends_the_others_with_a_line(results: dict[str, Any]) -> None:
+    run = results["dead"]
     assert run["codes"] == [1, -9]
     (line,) = [x for x in run["said"].splitlines() if x.startswith("error: ")]
     assert line.startswith("error: rank 0 of 2 stops in step ")
-    assert line.endswith(checkpoint)
+    assert line.endswith("step=2-last")
     assert run["seconds"] < SOON
