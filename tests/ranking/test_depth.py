@@ -114,6 +114,16 @@ def test_no_layer_is_given_up_that_is_the_least_important(data, pieces):
     assert actual == naive_order(forward, PARENT, batches)
 
 
+def test_of_two_that_cost_alike_the_first_goes_whatever_a_piece_says() -> None:
+    """Layer 0 has cost all of it on the first piece, where layer 1 costs nothing: it is not given up for that."""
+
+    def damage(sample, missing):
+        return float({(0,): 1 - sample, (1,): sample}.get(tuple(missing), 9)) if missing else 0.0
+
+    actual, _ = iterative_mse(measured(Toy(damage), [torch.full((1, 2), i) for i in range(2)]))
+    assert actual[:2] == (0, 1)
+
+
 def test_half_of_the_candidates_layers_run_and_far_fewer_where_layers_are_given_up(evaluations):
     parent = replace(PARENT, pattern="M-M*-M-M")
     model, n = NemotronH.random(parent, seed=3), parent.num_layers

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
@@ -43,27 +42,6 @@ def test_each_of_several_limits_has_its_own_expected_cost(space, seed, weights):
     pi = router.probabilities("two", noise=(0, seed))
     slow = [float(limit.share(space.parent, expected_member(space, pi))) for limit in budget.limits]
     assert router.expected_cost(pi, 1).tolist() == pytest.approx(slow, rel=1e-6)
-
-
-def test_the_gradient_of_each_limits_expected_cost_is_that_of_finite_differences():
-    space, step = small_space(), 1e-4
-    router = router_of(space, (Budget("full"), of_two(space, 0.7, 0.8)), 1)
-    logits = {a: (8 * z).detach().double().requires_grad_() for a, z in router.logits("two").items()}
-
-    def costs(logits) -> torch.Tensor:
-        pi = {axis: z.softmax(-1) for axis, z in logits.items()}
-        return router.expected_cost({a: pi.get(a, torch.ones(1, 1)) for a in space.axes}, "two")
-
-    rng = np.random.default_rng(0)
-    for number in range(2):
-        gradients = dict(zip(logits, torch.autograd.grad(costs(logits)[number], list(logits.values())), strict=True))
-        for axis, z in logits.items():
-            at = tuple(int(rng.integers(n)) for n in z.shape)
-            up, down = ({a: v.detach().clone() for a, v in logits.items()} for _ in range(2))
-            up[axis][at] += step
-            down[axis][at] -= step
-            slope = float(costs(up)[number] - costs(down)[number]) / (2 * step)
-            assert float(gradients[axis][at]) == pytest.approx(slope, rel=1e-5, abs=1e-9)
 
 
 def test_every_limit_has_its_loss_and_none_is_pulled_up_while_another_is_exceeded():
