@@ -98,7 +98,8 @@ def test_verify_runs_its_members_and_finds_damage(tmp_path: Path) -> None:
 def test_no_cast_rounds_the_biases_of_experts(tmp_path: Path) -> None:
     """Of parent, member and layers that predict: float32 as they were, beside weights in what was asked for."""
     parent, small = unstriped(MOE), unstriped(MOE).uniform([0, 1, 3], hidden=12, experts=4)
-    write(tmp_path / "family", parent, {"small": small}, tensors=large_biases(random_values(parent)))
+    values = large_biases(random_values(parent))
+    write(tmp_path / "family", parent, {"small": small}, tensors=values)
     whole = open_source(tmp_path / "family").tensors
     for member, subnet in (("full", parent.full), ("small", small)):
         out = slice_checkpoint(tmp_path / "family", tmp_path / member, member=member, dtype="bf16").out
@@ -110,6 +111,12 @@ def test_no_cast_rounds_the_biases_of_experts(tmp_path: Path) -> None:
         np.testing.assert_array_equal(actual.tensors[bias].words, whole[bias].words[kept])
         checks = {check.name: check for check in verify(out, parent=tmp_path / "family").checks}
         assert all(check.ok is not False for check in checks.values()), checks
+    # a folder whose biases somebody rounded is no cut of it
+    rounded = {name: torch.from_numpy(value).bfloat16() for name, value in values.items()}
+    write(tmp_path / "rounded", parent, {"small": small}, tensors=rounded)
+    out = slice_checkpoint(tmp_path / "rounded", tmp_path / "rounded-small", member="small").out
+    checks = {check.name: check for check in verify(out, parent=tmp_path / "family", forward=False).checks}
+    assert checks["cut of the parent"].ok is False
     mtp = slice_checkpoint(
         plain(tmp_path / "mtp", parent, prediction=True), tmp_path / "out", subnet=parent.full, dtype="bf16"
     )

@@ -171,10 +171,14 @@ def test_init_takes_fixed_shapes(plain, tmp_path):
     for members, message in (
         ({"mid": mid}, r"members\.low: missing"),
         ({"mid": PARENT.full, "low": low}, r"members\.mid: .*its budget is"),
+        ({"mid": low, "low": PARENT.uniform([0, 1], hidden=8)}, "not nested in the member before it"),
     ):
         shapes(**members)
         with pytest.raises(ElasticError, match=message):
             init_family(plain, block, tmp_path / "other")
+    (tmp_path / "shapes.json").write_text("[]")
+    with pytest.raises(ElasticError, match="a JSON file"):
+        init_family(plain, block, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
