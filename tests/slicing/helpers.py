@@ -70,9 +70,6 @@ def edit_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({key: value for key, value in data.items() if value is not ...}))
 
 
-def without_family(folder: Path) -> None:
-    """Make a member's folder one model alone: it does not know its family."""
-    edit_json(folder / MEMBER_FILE, family=...)
 
 
 def plain_of(family: Path, out: Path) -> Path:
