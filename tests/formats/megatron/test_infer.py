@@ -94,8 +94,8 @@ def test_how_keys_are_shared_is_asked_of_the_context(given: dict[str, Any], kv_h
 
 
 def test_groups_of_mamba_follow_from_the_state_where_they_are_not_given() -> None:
-    shape, _, _ = infer(stored(PARENT), context(PARENT, mamba_num_groups=None, mamba_state_dim=8), "here")
-    assert (shape.mamba_groups, shape.state) == (1, 8)
+    shape, _, _ = infer(stored(PARENT), context(PARENT, mamba_num_groups=None, mamba_state_dim=2), "here")
+    assert (shape.mamba_groups, shape.state) == (4, 2)
 
 
 def broken(name: str, size: tuple[int, ...] | None) -> dict[str, tuple[int, ...]]:
