@@ -63,10 +63,9 @@ def stock() -> Any:
 
 #: part -> how the run is stopped
 STOPPED: dict[str, dict[str, Any]] = {
-    "terminated": {"stop": 2}, "terminated, saved": {"stop": 1}, "stock": {"stop": 2, "callback": stock},
+    "terminated": {"stop": 2}, "stock": {"stop": 2, "callback": stock},
     "last step": {"stop": STEPS - 1, **ours()}, "Ctrl-C": {"stop": 2, "signal": signal.SIGINT},
     "ranks": {"stop": 2, "layout": Layout(tensor=2, soft=True, micro_batches=2), **ours()},
-    "stock model": {"stop": 2, "kind": "parent"},
 }  # fmt: skip
 
 
@@ -78,19 +77,13 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     results["early"], *results["again"], results["after"] = do(
         place, second("row"), first("row/stage1", **ours(0)), first("row/stage1", **ours(0)), second("row")
     )
-    if "killed" in parts:
-        results["killed"] = do(place, first("killed/stage1", until=5), first("killed/stage1"))
     for name, how in STOPPED.items():
         if name in parts:
             (results[name],) = do(place, first(name, **how))
-    runs = [run for run in place.glob("*/stage*") if run.parent.name != "log"]
-    runs += [place / "stock model"] if "stock model" in parts else []
-    names = {run: str(run.relative_to(place)).replace("/", "-") for run in runs}
-    results["histories"] = {
-        name: [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for run, name in names.items()
-    }
-    results["digests"] = {name: digests(run) for run, name in names.items() if name != "stock model"}
+    for name in ("whole", "row"):
+        run = place / name / "stage1"
+        history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        results[f"{name} left"] = {"history": history, "stages": [digests(run), digests(run.with_name("stage2"))]}
     return results
 
 
@@ -121,17 +114,19 @@ def test_the_next_stage_refuses_one_that_was_only_stopped(results: dict[str, Any
     assert run["said"][0].splitlines()[-1] == line
 
 
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_what_a_row_leaves_is_what_one_job_leaves(results: dict[str, Any], stage: str) -> None:
+def test_what_a_row_leaves_is_what_one_job_leaves(results: dict[str, Any]) -> None:
     assert [run["codes"] for run in results["whole"]] == [[0], [0]]
-    assert results["digests"][f"row-{stage}"] == results["digests"][f"whole-{stage}"]
+    assert results["row left"]["stages"] == results["whole left"]["stages"]
+    whole, lines = (results[f"{name} left"]["history"] for name in ("whole", "row"))
+    assert [line | {"seconds": 0} for line in lines] == [line | {"seconds": 0} for line in whole]
+    seconds = [line["seconds"] for line in lines if line["kind"] == "step"]
+    assert seconds == sorted(seconds) and len(set(seconds)) == STEPS
 
 
 @pytest.mark.parametrize(
     ("name", "code", "left"),
     [
         pytest.param("terminated", 143, "step=1-last", marks=part("terminated", long=True)),
-        pytest.param("terminated, saved", 75, "step=1-last", marks=part("terminated, saved", long=True)),
         pytest.param("stock", 75, "step=2-last", marks=part("stock", long=True)),
         pytest.param("ranks", 75, "step=2-last", marks=part("ranks")),
         pytest.param("Ctrl-C", 130, "step=1-last", marks=part("Ctrl-C")),
@@ -148,51 +143,19 @@ def test_a_training_that_is_stopped_is_no_success(results: dict[str, Any], name:
 
 
 @pytest.mark.long
-@pytest.mark.part("stock model")
-def test_the_parents_own_training_has_the_same_codes(results: dict[str, Any]) -> None:
-    assert (results["stock model"]["codes"], results["stock model"]["left"][-1]) == ([143], "step=1-last")
-
-
-@pytest.mark.long
 @pytest.mark.part("last step")
 def test_a_signal_in_the_last_step_changes_nothing(results: dict[str, Any]) -> None:
     assert (results["last step"]["codes"], results["last step"]["left"][-1]) == ([0], f"step={STEPS - 1}-last")
 
 
-@pytest.mark.parametrize("how", ["row", pytest.param("killed", marks=part("killed", long=True))])
-def test_a_run_that_was_stopped_has_the_history_of_one_that_was_not(results: dict[str, Any], how: str) -> None:
-    """Also where a step was done again: the kill came one step after the last checkpoint."""
-    whole, lines = ([{k: v for k, v in x.items() if k != "seconds"} for x in results["histories"][f"{n}-stage1"]]
-                    for n in ("whole", how))  # fmt: skip
-    assert lines == whole
-    assert results["digests"][f"{how}-stage1"] == results["digests"]["whole-stage1"]
-    seconds = [line["seconds"] for line in results["histories"][f"{how}-stage1"] if line["kind"] == "step"]
-    assert seconds == sorted(seconds) and len(set(seconds)) == STEPS
-
-
-@pytest.mark.parametrize("name", ["whole-stage1", pytest.param("stock model", marks=part("stock model", long=True))])
-def test_a_step_tells_the_tokens_that_count(results: dict[str, Any], name: str) -> None:
-    """A quarter of them is masked; what counts are those that are left, in the parent's own training too."""
-    per_step = BATCH * LENGTH * SOFT.micro_batches * 3 // 4
-    assert all(line["tokens"] == per_step * line["step"] for line in results["histories"][name])
-
-
 def test_a_history_has_every_step_and_every_measurement(results: dict[str, Any]) -> None:
-    lines = results["histories"]["whole-stage1"]
+    """A quarter of the tokens is masked; what counts are those that are left."""
+    lines = results["whole left"]["history"]
+    per_step = BATCH * LENGTH * SOFT.micro_batches * 3 // 4
+    assert all(line["tokens"] == per_step * line["step"] for line in lines)
     assert [x["step"] for x in lines if x["kind"] == "step"] == list(range(1, STEPS + 1))
     assert [x["step"] for x in lines if x["kind"] == "heldout"] == list(range(0, STEPS + 1, EVERY))
     sampled = [{k for k in x if k.startswith("loss_")} for x in lines if x["kind"] == "step"]
     assert len(set(map(frozenset, sampled))) > 1, "each step has the budgets that it sampled, and no others"
     assert any("router_tau" in line and "entropy_hidden" in line for line in lines)
     assert all(math.isfinite(value) for line in lines for value in line.values() if isinstance(value, float))
-
-
-def test_the_report_sees_one_run(place: Path) -> None:
-    from nemo_elastic.report import load_run
-
-    loaded = {name: load_run(place / name) for name in ("whole", "row")}
-    for run in loaded.values():
-        assert not any("metrics" in note for note in run.notes)
-    one, other = (next(p for p in loaded[n].phases if p.name == "stage1") for n in ("whole", "row"))
-    assert (one.tokens, one.heldout) == (other.tokens, other.heldout)
-    assert [p.tokens for p in loaded["row"].phases] == [p.tokens for p in loaded["whole"].phases]
