@@ -38,12 +38,6 @@ TABLES = Path(__file__).parents[2] / "docs" / "tables"
 WHOLE = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32, ffn_stripes=8)
 
 
-def test_the_block_fits_the_parent_and_its_budgets_can_be_met() -> None:
-    config = ElasticConfig.from_dict(BLOCK)
-    space = Space(WHOLE, config.resolve_axes(WHOLE), range(WHOLE.num_layers))
-    space.check_budgets(config.budgets)
-
-
 def test_the_flops_of_a_run_are_its_samples_pitfall_12() -> None:
     """By hand: micro-batches cost their member, and the teacher is the parent always."""
     batch, steps = Batch(2, 64), 40

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -35,28 +36,12 @@ class TestDistillation:
         before, after = results[name]["pattern"]
         assert before == after
 
-    def test_the_parents_class_has_the_sizes(self, results: dict[str, Any]) -> None:
-        from tests.benchmarks.distill_worker import LAYERS, WIDTHS
-
-        assert results["class"] == "MambaModel"
-        assert results["config"] == WIDTHS | {"layers": LAYERS}
-        assert len(results["small"]["pattern"][0]) == LAYERS
-
     def test_a_student_with_the_teachers_function_has_no_loss(self, results: dict[str, Any]) -> None:
         assert abs(results["full"]["losses"][0]) < 1e-6
 
     def test_a_cut_student_learns(self, results: dict[str, Any]) -> None:
         first, second = results["small"]["losses"]
         assert first > 1e-3 and second < first
-
-    @pytest.mark.parametrize("name", ["full", "small"])
-    def test_heldout_losses_are_those_of_our_own_runs(self, results: dict[str, Any], name: str) -> None:
-        run = results[name]
-        assert run["heldout"] == pytest.approx([run["before"], run["after"]], abs=1e-4)
-        assert run["before"] != run["after"]
-
-    def test_importance_and_scores_are_of_the_tokens_of_our_search(self, results: dict[str, Any]) -> None:
-        assert results["tokens"]
 
 
 @pytest.mark.parametrize("ratio", [0.72, 0.5])
@@ -69,6 +54,10 @@ def test_targets_come_within_two_percent_and_modelopt_takes_them(ratio: float, p
     assert shape.mamba_heads % STUDY.mamba_groups == 0
     layers = {} if pattern is None else {"num_layers": 9}
     assert mt.pruning(shape, STUDY).items() >= layers.items()
+    # hidden and FFN shrink by about one power of the published shares
+    cut = mt.nearest(ratio)
+    powers = [math.log(shape.hidden / 256) / math.log(cut.hidden), math.log(shape.ffn / 1280) / math.log(cut.ffn)]
+    assert max(powers) < 2 * min(powers)
 
 
 def test_proportions_are_nvidias() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.report import PAGE, build_report
-from tests.report.fabricate import make_large_run, make_run
+from tests.report.fabricate import make_run
 from tests.workers import copy_of
 
 
@@ -17,13 +17,12 @@ def demo_run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pages(tmp_path_factory) -> dict[str, Path]:
-    """The reports of a run like the demo's and of a large one, which are drawn once for all tests."""
+def page(tmp_path_factory) -> Path:
+    """The report of a run like the demo's, which is drawn once for all tests."""
 
     def draw(place: Path) -> None:
         build_report(make_run(place / "runs" / "demo"), place / "small")
-        build_report(make_large_run(place / "runs" / "large"), place / "large")
 
     place = tmp_path_factory.mktemp("pages")
-    copy_of("reports", draw, place, "small", "large")
-    return {name: place / name / PAGE for name in ("small", "large")}
+    copy_of("reports", draw, place, "small")
+    return place / "small" / PAGE

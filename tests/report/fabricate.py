@@ -19,7 +19,6 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.ranking.ranking import make_orders, names
 from nemo_elastic.verdicts import closed
-from tests.shapes import NANO_12B
 
 PARENT = Parent(
     pattern="M-M-M*-M-M*-", hidden=128, vocab=1024, ffn=512, mamba_heads=16, mamba_head_dim=16, mamba_groups=2,
@@ -31,11 +30,8 @@ NAMES = [b.name for b in BUDGETS]
 BEFORE = 3.10
 LOSSES = {"1.6m": (3.12, 3.10, 3.10), "1.1m": (3.21, 4.38, 6.21), "0.8m": (3.36, 5.42, 7.05)}
 BIGRAM = 4.06
-#: steps of stage 1 before which candidates are compared, and numbers of those in turn before, between and after
+#: steps of stage 1 before which candidates are compared
 CUTS = (18, 52)
-LIVE: list[dict[str, list[int]]] = [
-    {"1.1m": [0, 1, 2], "0.8m": [0, 1, 2, 3]}, {"1.1m": [0, 1], "0.8m": [0, 1]}, {"1.1m": [0], "0.8m": [1]}
-]  # fmt: skip
 #: seconds of the run: of its phases, and some between them
 TOTAL = 216.6
 
@@ -84,17 +80,12 @@ def make_candidates(parent: Parent, subnets: dict[str, Subnet], ranking: Ranking
     return {"1.1m": [subnets["1.1m"], wide, deep], "0.8m": [first, subnets["0.8m"], short, narrow]}
 
 
-def halving(step: int, rng: random.Random) -> dict[str, Any]:
-    """What a step's line has of candidates while they train in turn."""
-    name, left = NAMES[step % 3], LIVE[sum(cut < step for cut in CUTS)]
-    line: dict[str, Any] = {}
-    if step <= CUTS[-1] and name != NAMES[0]:
-        line["candidates"] = {name: [left[name][step // 3 % len(left[name])]]}
-    if step - 1 in CUTS:
-        at = CUTS.index(step - 1)
-        losses = lambda own: {str(c): (0.5 + 0.3 * c) * 0.8**at + 0.05 * rng.random() for c in own}  # noqa: E731
-        line["compared"] = {n: losses(LIVE[at][n]) for n in NAMES[1:]}
-    return line
+def halving(step: int) -> dict[str, Any]:
+    """What a step's line has of candidates: the two best are compared, after the first time without the others."""
+    if step - 1 not in CUTS:
+        return {}
+    count = {CUTS[0]: 3, CUTS[1]: 2}[step - 1]
+    return {"compared": {name: {str(i): 0.5 + 0.3 * i for i in range(count)} for name in NAMES[1:]}}
 
 
 def make_run(root: Path, seed: int = 0) -> Path:
@@ -131,7 +122,7 @@ def make_run(root: Path, seed: int = 0) -> Path:
     )  # fmt: skip
 
     def shaped(step: int):
-        return {f"loss_{NAMES[step % 3]}": 0.4, "reduced_train_loss": 0.4} | halving(step, rng)
+        return {f"loss_{NAMES[step % 3]}": 0.4, "reduced_train_loss": 0.4} | halving(step)
 
     def staged(first: float, spread: float):
         def losses(share: float):
@@ -169,25 +160,4 @@ def make_run(root: Path, seed: int = 0) -> Path:
         "bigram_loss": BIGRAM, "parent_loss": {"start": 6.93, "end": 3.12, "evaluation": BEFORE}, "members": members,
         "targets": {"0.8m gains by sorting": {"found": 1.63, "unit": "nats", "at_least": 0.005, "met": True}},
     })  # fmt: skip
-    return root
-
-
-def make_large_run(root: Path) -> Path:
-    """What a large parent's run may have: 62 layers, five members, some with long names."""
-    ranking = make_ranking(NANO_12B)
-    ranking.save(root / "stage1" / "elastic" / "ranking")
-    members = {"nemotron-nano-12b-whole": NANO_12B.full}
-    for drop, (name, hidden) in zip(
-        (4, 6, 8, 12), (("9b", 4480), ("8b", 4480), ("7b-long-named", 3840), ("6b", 3584))
-    ):
-        members[name] = NANO_12B.uniform(ranking.depth[drop:], hidden=hidden, mamba_heads=112 - 16 * (drop // 8))
-    shapes = {"members": {n: s.to_json() for n, s in members.items()}, "report": {"source": "uniform"}}
-    write_json(root / "stage1" / "elastic" / "shapes.json", shapes)
-    rows = [
-        {"name": n, "parameters": parameters(NANO_12B, s), "loss": 1.7 + 0.1 * i, "untrained_loss": 1.9 + 0.5 * i,
-         "unsorted_loss": 1.9 + 0.9 * i, "recovered": 0.6 if i else None}
-        for i, (n, s) in enumerate(members.items())
-    ]  # fmt: skip
-    target = {"found": 0.1, "unit": "nats", "at_most": 0.2, "met": True}
-    write_json(root / "metrics.json", {"version": 1, "members": rows, "targets": {"0f" * 32: target}})
     return root

@@ -26,7 +26,7 @@ from nemo_elastic.report.page import members, render
 from nemo_elastic.report.run import Phase
 from nemo_elastic.report.style import house
 from nemo_elastic.slicing.family_folder import write_family
-from tests.report.fabricate import BEFORE, CUTS, LIVE, LOSSES, write_json
+from tests.report.fabricate import BEFORE, CUTS, LOSSES, write_json
 from tests.shapes import MOE, PARENT
 from tests.slicing.helpers import random_values
 
@@ -57,8 +57,7 @@ def cells(run: Path, title: str) -> list[list[str]]:
 # ------------------------------------------------------------------ the page
 
 
-def test_the_page_holds_the_pictures_and_fetches_nothing(pages: dict[str, Path]) -> None:
-    page = pages["small"]
+def test_the_page_holds_the_pictures_and_fetches_nothing(page: Path) -> None:
     html = page.read_text(encoding="utf-8")
     shown = re.findall(r'<img alt="[^"]+" src="data:image/png;base64,([^"]+)">', html)
     assert [b64decode(data) for data in shown] == [(page.parent / name).read_bytes() for name in FIGURES]
@@ -66,7 +65,7 @@ def test_the_page_holds_the_pictures_and_fetches_nothing(pages: dict[str, Path])
 
 
 def test_the_command_writes_the_same_page_and_names_what_it_wrote(
-    pages: dict[str, Path], demo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    page: Path, demo_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(demo_run, tmp_path / demo_run.name)
     with pytest.raises(SystemExit) as caught:
@@ -75,7 +74,7 @@ def test_the_command_writes_the_same_page_and_names_what_it_wrote(
     assert caught.value.code == 0
     assert [m["name"] for m in printed["members"]] == ["parent", *NAMES]
     assert {Path(p).name for p in printed["pictures"]} == EVERY and printed["notes"] == []
-    one, other = (re.sub('base64,[^"]+', "", page.read_text()) for page in (Path(printed["page"]), pages["small"]))
+    one, other = (re.sub('base64,[^"]+', "", each.read_text()) for each in (Path(printed["page"]), page))
     assert one == other
 
 
@@ -98,10 +97,6 @@ def test_an_earlier_report_is_replaced_and_nothing_else(run: Path) -> None:
     (page.parent / "mine.txt").write_text("mine")
     with pytest.raises(ElasticError, match=r"mine\.txt"):
         build_report(run)
-    (page.parent / "mine.txt").unlink()
-    (page.parent / ".nemo-elastic").unlink()
-    with pytest.raises(ElasticError, match="is not a report that nemo-elastic wrote"):
-        build_report(run)
     with pytest.raises(ElasticError, match="is an input"):
         build_report(run, run / "metrics.json")
 
@@ -113,9 +108,7 @@ def test_an_earlier_report_is_replaced_and_nothing_else(run: Path) -> None:
     ("gone", "pictures"),
     [
         ("metrics.json", EVERY - {"members.png"}),
-        ("family", EVERY),
         ("stage1/elastic", {"members.png", "training.png"}),
-        ("parent stage1 stage2", {"members.png"}),
         ("family metrics.json stage1 stage2", {"training.png"}),
     ],
 )
@@ -134,18 +127,12 @@ LINE = '{"kind": "step", "step": 261, "tokens": 534528, '
     ("name", "text"),
     [
         ("metrics.json", "{"),
-        ("metrics.json", '{"version": 9}'),
         ("metrics.json", '{"version": 1, "members": [{"name": "a", "loss": "low"}]}'),
-        ("metrics.json", '{"version": 1, "members": {}, "seconds": 3}'),
-        ("metrics.json", '{"version": 1, "members": [{"name": "a", "answers": {"correct": 1, "total": 0}}]}'),
         ("metrics.json", '{"version": 1, "members": [{"name": "a", "answers": {"correct": 3, "total": 2}}]}'),
-        ("metrics.json", '{"version": 1, "targets": {"a": 3}}'),
         ("family/elastic.json", '{"version": 1}'),
         ("stage1/elastic/members.json", '{"members": {"0.8m": {"hidden": 7, "layers": []}}}'),
-        ("stage1/elastic/shapes.json", "[]"),
         ("stage1/elastic/shapes.json", '{"members": {}, "report": {"candidates": {"0.8m": [{"hidden": 7}]}}}'),
         ("stage1/elastic/ranking/ranking.json", "{}"),
-        ("stage1/metrics.jsonl", LINE + '"candidates": 3}'),
         ("stage1/metrics.jsonl", LINE + '"compared": {"0.8m": [1]}}'),
     ],
 )
@@ -221,16 +208,7 @@ def test_shapes_have_widths_and_the_layers_that_stay(run: Path) -> None:
 
 
 def test_targets_say_what_was_asked_and_found(run: Path) -> None:
-    assert cells(run, "Targets") == [
-        ["target", "found", "asked", "met"], ["0.8m gains by sorting", "+1.630 nats", "at least 0.005", "yes"]
-    ]  # fmt: skip
-
-
-def test_a_parent_that_was_not_measured_beside_its_members_is_not_made_of_one(run: Path) -> None:
-    rows = json.loads((run / "metrics.json").read_text())["members"][1:]
-    loaded = load_run(edit(run, members=rows))
-    assert loaded.results is not None and loaded.results.before is None and loaded.names == NAMES
-    assert [loaded.place(name) for name in NAMES] == [0, 1, 2]
+    assert cells(run, "Targets")[1] == ["0.8m gains by sorting", "+1.630 nats", "at least 0.005", "yes"]
 
 
 def test_members_with_experts_are_counted_both_ways(tmp_path: Path) -> None:
@@ -256,35 +234,21 @@ def test_how_much_of_several_limits_a_member_uses_is_among_its_sizes() -> None:
     assert "of its limits" not in render(alone)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_memory_is_that_of_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str) -> None:
-    run = tmp_path / "run"
-    small = PARENT.uniform(hidden=8, ffn=8)
+def test_memory_is_that_of_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, small = tmp_path / "run", PARENT.uniform(hidden=8, ffn=8)
     write_family(run / "family", PARENT, random_values(PARENT), Family.of(PARENT, {"small": small}))
     config = run / "family" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"torch_dtype": dtype}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"torch_dtype": "bfloat16"}))
     with pytest.raises(SystemExit):
         main(["inspect", str(run / "family"), "--json"])
     inspected = json.loads(capsys.readouterr().out)["members"]
     loaded = load_run(run)
-    assert loaded.serving.weights == {"float32": "fp32", "bfloat16": "bf16"}[dtype]
+    assert loaded.serving.weights == "bf16"
     for m in members(loaded):
         assert {"bytes": m["memory_bytes"], **m["memory"]} == inspected[m["name"]]["memory"]
-    assert cells(run, "Sizes")[0][-1] == f"memory ({loaded.serving.weights})"
 
 
 # ------------------------------------------------------------------ candidates
-
-
-def test_every_candidate_has_its_losses_batches_and_outcome(demo_run: Path) -> None:
-    compared = load_run(demo_run).compared()
-    assert {name: len(own) for name, own in compared.items()} == {"1.1m": 3, "0.8m": 4}
-    for name, own in compared.items():
-        for number, c in enumerate(own):
-            stayed = [number in live[name] for live in LIVE]  # before, between and after the comparisons
-            assert c.outcome == ("stays" if stayed[2] else f"dropped at {CUTS[stayed[1]]}")
-            assert list(c.losses) == [cut for cut, live in zip(CUTS, LIVE, strict=False) if number in live[name]]
-            assert c.untrained == pytest.approx(0.9 + 0.2 * number) and c.batches > 0
 
 
 def _steps(*lines: dict[str, Any]) -> tuple[Phase, ...]:
@@ -339,26 +303,17 @@ def test_a_loss_that_rises_in_a_phase_is_told(run: Path) -> None:
     assert drawing.words == "At the end of stage 2 the loss is higher than at its beginning: 1.6m by 0.100."
 
 
-def test_a_large_parent_and_parents_with_experts_are_drawn(pages: dict[str, Path]) -> None:
-    page = pages["large"]
-    assert {p.name for p in page.parent.glob("*.png")} == {"members.png", "importance.png"}
-    assert "12,310,001,152" in page.read_text(encoding="utf-8")
+def test_a_parent_with_experts_is_drawn() -> None:
     scores = {name: order + 1.0 for name, order in Ranking.trivial(MOE).orders.items()}
     with house():
         assert draw_importance(Run(Path("run"), ranking=replace(Ranking.trivial(MOE), scores=scores))) is not None
 
 
-@pytest.mark.parametrize("what", ["missing", "file", "empty"])
-def test_a_folder_without_a_run_is_refused_in_one_line(
-    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "x"
-    if what == "file":
-        path.write_text("x")
-    elif what == "empty":
-        path.mkdir()
-    with pytest.raises(SystemExit) as caught:
-        main(["report", str(path)])
-    err = capsys.readouterr().err
-    assert caught.value.code == 2 and err.startswith("error: run: ") and err.count("\n") == 1
-    assert not (path / "report").exists()
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x").mkdir()
+    for path in (tmp_path / "x", tmp_path / "missing"):
+        with pytest.raises(SystemExit) as caught:
+            main(["report", str(path)])
+        err = capsys.readouterr().err
+        assert caught.value.code == 2 and err.startswith("error: run: ") and err.count("\n") == 1
+    assert not (tmp_path / "x" / "report").exists()

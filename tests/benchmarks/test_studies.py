@@ -1,0 +1,173 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The studies in plain torch: what is trained and asked, what ways spend, what chooses rates, what tables count."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.study import latency, nesting, quantize, shapes
+from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh
+from benchmarks.study.nesting import ALONE, SIZES, TRIED, UNTRAINED, WAYS, Family, Run, Study, Way
+from benchmarks.study.problems import ALPHABET, AXES, END, LR, PARENT, batches, encode, problems, right
+from benchmarks.study.results import REPORTED, TUNED
+from benchmarks.study.shapes import HALVING, SEARCH, Runs
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.precision import SCHEMES
+from nemo_elastic.profile.measure import widths_of
+from nemo_elastic.profile.roofline import on_paper
+
+GROUND = Ground(fresh(0), PROBLEM_AXES, batches, LR, "answers")
+
+
+# ------------------------------------------------------------------ problems
+
+
+def test_rows_count_the_answer_and_its_end_alone() -> None:
+    rows = next(batches(0))
+    for tokens, labels, mask in zip(*rows, strict=True):
+        counted = "".join(ALPHABET[i] for i in labels[mask > 0].tolist())
+        asked = "".join(ALPHABET[i] for i in tokens[: int(mask.nonzero()[0]) + 1].tolist())
+        assert asked.startswith("question: ") and asked.endswith("\nsteps:")
+        assert counted.endswith("\n<end>") and "answer: " in counted
+
+
+def test_a_right_answer_is_one() -> None:
+    asked = list(islice(problems(3, True), 4))
+    assert right(fresh(0), None, asked) == 0
+    said = [encode(p.completion) + [END] for p in asked]
+    model = fresh(0)
+    model.generate = lambda *_: said  # pyright: ignore[reportAttributeAccessIssue]
+    assert right(model, None, asked) == 1
+    said[0] = encode(" answer: none\n")
+    assert right(model, None, asked) == 0.75
+
+
+# ------------------------------------------------------------------ nesting
+
+
+@pytest.fixture(scope="module")
+def family() -> Family:
+    return Family(GROUND, 0)
+
+
+def stepped(family: Family, way: Way, sizes: list[str]) -> Run:
+    run = Run(family, way, 1e-4)
+    run._step(next(run._rows()), sizes, 1e-4)
+    return run
+
+
+def test_shapes_are_nested_and_every_way_spends_what_it_may(family: Family) -> None:
+    assert family.cost("full") > family.cost("large") > family.cost("medium") > family.cost("small")
+    most = 6 * 1024 * family.cost("full")
+    for name, way in WAYS.items():
+        run = Run(family, way, 1e-4)
+        run.train(most)
+        last = run.spent / run.steps
+        assert most <= run.spent < most + 4 * last, name
+        assert all(torch.isfinite(torch.tensor(list(run.apart(REPORTED).values()))))
+    run = Run(family, replace(Way(), tokens=1.0), 1e-4)
+    run.train(most, 2 * run._rows().__next__().tokens_bs.numel())
+    assert run.steps == 2
+
+
+def test_a_step_of_all_sizes_reads_the_teacher_once(family: Family) -> None:
+    run = stepped(family, Way(together=True), list(SIZES))
+    each = sum(3 * family.cost(size) for size in SIZES)
+    assert run.spent == pytest.approx(run.tokens * (each + family.cost("full")))
+    apart = [stepped(family, Way(), [size]) for size in SIZES]
+    assert sum(r.spent for r in apart) - run.spent == pytest.approx(2 * run.tokens * family.cost("full"))
+
+
+def test_a_study_goes_on(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study(family.ground, tmp_path / "kept", 1)
+    study.families[0] = family
+    first = study.run(ALONE, "small", 0, 1e-4)
+    again = Study(family.ground, tmp_path / "kept", 1)
+    assert study.run(UNTRAINED, "", 0, 0.0).apart["full"] == pytest.approx(0.0, abs=1e-6)
+    monkeypatch.setattr(nesting, "Run", None)
+    assert again.run(ALONE, "small", 0, 1e-4) == first and first.steps == 1
+
+
+def test_rates_are_chosen_on_problems_that_are_not_reported(tmp_path: Path) -> None:
+    texts = {part: {p.text for p in islice(problems(0, part), 200)} for part in (TUNED, REPORTED, False)}
+    assert not texts[TUNED] & texts[REPORTED] and not texts[False] & (texts[TUNED] | texts[REPORTED])
+    study = Study(GROUND, tmp_path / "kept", 1)
+    by_lr = dict(zip(TRIED["small"], (1.0, 0.1, 2.0, 3.0), strict=True))  # the best by what is reported is the first
+    study.kept.results = [
+        nesting.Result(ALONE, size, 0, lr, 1, 1, 1.0, {size: lr}, {size: by_lr.get(lr, 4.0)})
+        for size in SIZES
+        for lr in TRIED[size]
+    ]
+    assert study.best_alone(0)["small"] == TRIED["small"][1]
+
+
+# ------------------------------------------------------------------ low precision
+
+
+def test_ways_go_on_from_one_family_and_rounding_costs(tmp_path: Path) -> None:
+    results = quantize.made(GROUND, 0, 1, 1, tmp_path)
+    assert [(r.scheme, r.member) for r in results] == [(s, m) for s in SCHEMES for m in quantize.BUDGETS]
+    by = {(r.scheme, r.member): r for r in results}
+    for member in quantize.BUDGETS:
+        nvfp4, fp8 = (by[scheme, member] for scheme in ("nvfp4", "fp8"))
+        assert (nvfp4.full, nvfp4.control_full) == (fp8.full, fp8.control_full)
+        assert nvfp4.family != nvfp4.full and nvfp4.control != nvfp4.control_full
+        assert nvfp4.distilled not in (nvfp4.control, fp8.distilled)
+
+
+def test_members_of_a_seed_are_one_value() -> None:
+    """Three members that agree within each of three seeds: as much is known as of three values, not of nine."""
+    won = {0: 0.10, 1: 0.02, 2: 0.06}
+    results = [
+        quantize.Result("fp8", member, seed, 10, 0.1, 0.3, 0.1, 0.2, 0.2 - won[seed])
+        for seed in won
+        for member in quantize.BUDGETS
+    ]
+    # mean 0.06, standard error 0.04 / sqrt(3), Student's 4.3027 of two degrees of freedom; the cost is 0.1
+    assert quantize.verdict(results).endswith("distilling wins back 60% (95% over seeds: -39% to 159%)")
+    assert quantize.verdict(results[:3]) == "rounding costs 0.1000 nats"
+
+
+# ------------------------------------------------------------------ shapes
+
+
+def test_the_text_that_chooses_the_rate_is_not_reported() -> None:
+    rows = torch.arange(shapes.LENGTH * 1000).view(-1, shapes.LENGTH)
+    tuned, reported = shapes.held_out(rows.flatten())
+    assert (len(tuned), len(reported)) == (shapes.TUNED, shapes.REPORTED)
+    assert not set(tuned[:, 0].tolist()) & set(reported[:, 0].tolist())
+
+
+def result(way: str, seed: int, loss: float, tuned: float | None = None, lr: float = 1e-3) -> shapes.Result:
+    return shapes.Result("demo", seed, "50", way, 480, lr, loss if tuned is None else tuned, loss, (96, 9, 0.5))
+
+
+def test_the_oracle_is_chosen_on_other_text_and_ways_compare_by_seed() -> None:
+    runs = Runs([
+        result(SEARCH, 0, 0.04), result(HALVING, 0, 0.02), result(f"{shapes.ALONE}96 x 9", 0, 0.018, tuned=0.01),
+        result(f"{shapes.ALONE}96 x 8", 0, 0.016, tuned=0.03), result(SEARCH, 0, 0.01, lr=2e-3),
+        result(SEARCH, 1, 0.03),
+    ])  # fmt: skip
+    assert runs.oracle("50", 480)[0].way == f"{shapes.ALONE}96 x 9"
+    (line,) = shapes.ways_table(runs).splitlines()[2:]
+    cells = [cell.strip() for cell in line.split("|")]
+    assert "0.0350 (2)" in cells and "0.0200 (1)" in cells and "1.11" in cells and "0.50" in cells
+
+
+# ------------------------------------------------------------------ milliseconds
+
+
+@pytest.mark.slow
+def test_a_pair_takes_no_longer_than_its_share(tmp_path: Path) -> None:
+    axes = ElasticConfig.from_dict({"budgets": [{"name": "any", "ratio": 0.5}], "axes": AXES}).resolve_axes(PARENT)
+    table = on_paper(PARENT, widths_of(PARENT, axes, 3), latency.WORK, "h100")
+    pair = latency.pair(replace(GROUND, axes=AXES), table, 0.7, 0, tmp_path)
+    most = 0.7 * table.milliseconds(PARENT, PARENT.full)
+    times = {name: table.milliseconds(PARENT, run.member) for name, run in pair.items()}
+    assert all(ms <= most for ms in times.values()) and times[latency.BY_TIME] > 0.85 * most
