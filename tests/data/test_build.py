@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,9 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_elastic.data import build
-from nemo_elastic.data.build import EOS_ID, build_data, read_texts
+from nemo_elastic.data.build import (
+    EOS_ID,
+    MIN_CHARS,
+    MIN_VOCAB,
+    PAD_ID,
+    build_data,
+    check_vocab,
+    encode,
+    read_texts,
+    train_tokenizer,
+)
 from nemo_elastic.data.folder import SPLITS, DataFolder
-from nemo_elastic.data.reasoning import TASKS
+from nemo_elastic.data.reasoning import TASKS, Problem
+from nemo_elastic.data.sources import Row, cut_in_blocks
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
 
@@ -37,12 +49,6 @@ def test_the_same_seed_gives_the_same_bytes(small: DataFolder, small_sources: li
     command = [sys.executable, "-c", code, str(tmp_path / "again"), *map(str, small_sources)]
     subprocess.run(command, check=True, env=environment)
     assert contents(tmp_path / "again") == contents(small.path)
-
-
-def test_another_seed_gives_other_problems(small: DataFolder, small_sources: list[Path], tmp_path: Path) -> None:
-    other = build_data(tmp_path / "other", small_sources, **{**SMALL, "seed": 4})
-    assert other.digest != small.digest
-    assert other.corpus == small.corpus
 
 
 def test_splits_share_no_file_and_no_problem(small: DataFolder, small_sources: list[Path]) -> None:
@@ -80,10 +86,8 @@ def test_no_problems_when_none_are_wanted(small_sources: list[Path], tmp_path: P
     [
         ({"vocab": 10}, "vocab: 10"),
         ({"reasoning": 0.95}, "reasoning: 0.95"),
-        ({"reasoning": float("nan")}, "reasoning: nan"),
         ({"seed": -1}, "seed: -1"),
         ({"held_out_problems": 1.5}, "held_out_problems: 1.5"),
-        ({"sources": ["gone"]}, "gone: no such file"),
     ],
 )
 def test_bad_values_are_refused_and_leave_nothing(tmp_path: Path, options: dict, message: str) -> None:
@@ -99,14 +103,6 @@ def test_an_existing_folder_is_kept(small: DataFolder, small_sources: list[Path]
     assert contents(small.path) == before
 
 
-def test_progress_is_reported(small_sources: list[Path], tmp_path: Path) -> None:
-    reports: list[tuple[str, float]] = []
-    build_data(tmp_path / "x", small_sources[:2], **SMALL, progress=lambda *now: reports.append(now))
-    names = list(dict.fromkeys(name for name, _ in reports))
-    assert names[0] == "reading text" and names[-1] == "writing" and "making long problems" in names
-    assert all(0 <= share <= 1 for _, share in reports)
-
-
 # ------------------------------------------------------------------ from texts and problems to documents
 
 
@@ -118,25 +114,6 @@ def tokenizer(small: DataFolder) -> FamilyTokenizer:
 @pytest.fixture(scope="module")
 def pools(tokenizer: FamilyTokenizer) -> dict[str, build.Pool]:
     return {length: build.fill_pool(tokenizer, length, 1, 20_000, 60) for length in ("short", "long")}
-
-
-def test_pools_hold_what_was_asked_for(pools: dict[str, build.Pool]) -> None:
-    for length, pool in pools.items():
-        sizes = [len(ids) for ids in pool.train]
-        assert 20_000 <= sum(sizes) < 20_000 + max(sizes)
-        assert len(pool.held_out) >= 60
-        low, high = (1, 128) if length == "short" else (129, 500)
-        assert all(low <= size - 1 <= high for size in sizes)
-        assert all(ids[-1] == EOS_ID for ids in pool.train)
-        for problem, ids in pool.held_out.values():
-            assert problem.held_out and problem.length == length and problem.tokens == len(ids) - 1
-
-
-def test_nothing_held_out_is_trained_on(tokenizer: FamilyTokenizer, pools: dict[str, build.Pool]) -> None:
-    held_out = {p.question for pool in pools.values() for p, _ in pool.held_out.values()}
-    for pool in pools.values():
-        texts = [tokenizer.decode(ids.tolist()) for ids in pool.train]
-        assert not held_out & {text.split("\n")[0].removeprefix("question: ") for text in texts}
 
 
 def test_chosen_problems_are_balanced(pools: dict[str, build.Pool]) -> None:
@@ -169,13 +146,6 @@ def test_held_out_files_are_cut_and_no_problem_follows_half_a_file(sizes: list[i
     assert (split.problems, split.problem_tokens) == (count, 3 * count)
 
 
-def test_a_split_is_every_document_once() -> None:
-    files, problems = [np.array([n]) for n in range(5)], [np.array([n, n]) for n in range(5, 9)]
-    split = build.shuffled(files, problems, 0)
-    assert sorted(int(d[0]) for d in split.documents) == list(range(9))
-    assert (split.problems, split.problem_tokens) == (4, 8)
-
-
 def test_an_eos_inside_of_a_text_is_no_end_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "VAL_PIECE", 2)
     file = np.array([5, EOS_ID, 7, EOS_ID, 9, EOS_ID])  # each of its pieces ends in one
@@ -183,3 +153,139 @@ def test_an_eos_inside_of_a_text_is_no_end_of_its_file(monkeypatch: pytest.Monke
     assert split.problems == 1 and sorted(map(tuple, split.documents)) == [
         (5, EOS_ID), (6, EOS_ID), (7, EOS_ID), (9, EOS_ID)
     ]  # fmt: skip
+
+
+# ------------------------------------------------------------------ its tokenizer
+
+
+TOKENIZER = train_tokenizer(["def f(x):\n    return x + 12\n" * 20, "12 apples and 345 pears"], 300)
+
+
+@given(st.text())
+def test_any_text_comes_back(text: str) -> None:
+    (ids,) = FamilyTokenizer(TOKENIZER).encode_texts([text])
+    assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
+
+
+@given(st.text(st.characters(codec="ascii") | st.sampled_from("0123456789")))
+def test_digits_stand_alone(text: str) -> None:
+    for token in TOKENIZER.encode(text).tokens:
+        assert len(token) == 1 or not any(c.isdigit() for c in token)
+
+
+def test_special_tokens_have_fixed_ids() -> None:
+    assert TOKENIZER.token_to_id("<pad>") == PAD_ID == 0
+    assert TOKENIZER.token_to_id("<eos>") == EOS_ID == 1
+    assert TOKENIZER.get_vocab_size() <= 300
+
+
+def test_many_texts_keep_their_order_and_get_an_end() -> None:
+    texts = [f"text {n}" for n in range(150)]
+    encoded = list(encode(FamilyTokenizer(TOKENIZER), texts))
+    assert [TOKENIZER.decode(ids[:-1].tolist()) for ids in encoded] == texts
+    assert all(ids.dtype == np.int32 and ids[-1] == EOS_ID for ids in encoded)
+
+
+@given(st.sampled_from(["12+3", "red blue", "A1", "none", "take 3"]), st.text("0123456789 +-=%ABXYZ", min_size=1))
+def test_any_step_leaves_the_prompt_alone(step: str, question: str) -> None:
+    problem = Problem("x", 1, question, (step,), "1")
+    prompt = TOKENIZER.encode(problem.prompt).ids
+    assert TOKENIZER.encode(problem.text).ids[: len(prompt)] == prompt
+
+
+@pytest.mark.parametrize("vocab", [MIN_VOCAB - 1, 65_537, 1024.0])
+def test_impossible_sizes_are_refused(vocab: int) -> None:
+    with pytest.raises(ElasticError, match="vocab"):
+        check_vocab(vocab)
+
+
+HF_CHECK = """
+import sys
+from transformers import AutoTokenizer
+t = AutoTokenizer.from_pretrained(sys.argv[1])
+assert (t.pad_token_id, t.eos_token_id, len(t)) == (0, 1, int(sys.argv[2])), (t.pad_token_id, t.eos_token_id, len(t))
+text = "def f(x):\\n    return  x , 12 !"
+ids = t(text).input_ids
+assert t.decode(ids) == text, t.decode(ids)
+print(*ids)
+"""
+
+
+@pytest.mark.hf
+def test_transformers_reads_the_folder(small: DataFolder) -> None:
+    python = os.environ.get("NEMO_ELASTIC_HF_PYTHON")
+    if not python:
+        pytest.skip("NEMO_ELASTIC_HF_PYTHON names no python")
+    command = [python, "-c", HF_CHECK, str(small.tokenizer_dir), str(small.vocab_size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ids = [int(n) for n in done.stdout.split()]
+    assert ids == small.tokenizer().encode("def f(x):\n    return  x , 12 !").ids
+
+
+# ------------------------------------------------------------------ its text
+
+
+PARAGRAPH = "A line of text, with numbers such as 1234 and words.\nAnother line of it.\n\n"
+
+
+def fill(path: Path, name: str = "", chars: int = MIN_CHARS) -> Path:
+    lines = (f"{name} {number} {PARAGRAPH}" for number in range(chars // len(PARAGRAPH) + 1))
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def test_the_standard_library_is_a_corpus() -> None:
+    train, validation, corpus = read_texts()
+    names = {row.name for row in (*train, *validation)}
+    assert corpus.kind == "python-stdlib"
+    assert corpus.documents == len(names) > 300 and {"ast.py", "json/decoder.py"} <= names
+    assert not any(set(Path(n).parts) & {"test", "tests", "site-packages", "encodings", "lib2to3"} for n in names)
+    assert not any("_sysconfigdata" in n for n in names)
+    held_out = sum(len(row.text.encode()) for row in validation)
+    assert 0.03 < held_out / corpus.bytes < 0.10
+    assert corpus == read_texts()[2]
+
+
+def test_files_and_records_are_documents(tmp_path: Path) -> None:
+    (tmp_path / "sub" / ".hidden").mkdir(parents=True)
+    fill(tmp_path / "sub" / "a.txt", "a", 10_000)
+    fill(tmp_path / "sub" / ".hidden" / "b.txt", "b")
+    (tmp_path / "sub" / "c.bin").write_bytes(b"\xff\xfe")
+    rows = [{"text": f"record {n} " + PARAGRAPH * 20, "id": n} for n in range(30)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
+    train, validation, corpus = read_texts([tmp_path / "sub", tmp_path / "d.jsonl"])
+    assert corpus.kind == "files"
+    texts = {row.name: row.text for row in (*train, *validation)}
+    assert texts.keys() == {"sub/a.txt", *(f"d.jsonl#{n}" for n in range(1, 31))}
+    assert texts["d.jsonl#1"] == rows[0]["text"]
+
+
+def test_copies_are_dropped_and_equal_names_distinguished(tmp_path: Path) -> None:
+    for folder, name in (("one", "x"), ("two", "x"), ("three", "y")):
+        (tmp_path / folder).mkdir()
+        fill(tmp_path / folder / "a.txt", name)
+    files = [tmp_path / folder / "a.txt" for folder in ("one", "two", "three")]
+    train, validation, _ = read_texts(files)
+    names = {row.name.partition("#")[0] for row in (*train, *validation)}
+    assert names == {"a.txt", "a.txt~2"}
+
+
+def test_the_shortest_text_gives_both_splits(tmp_path: Path) -> None:
+    train, validation, _ = read_texts([fill(tmp_path / "short.txt")])
+    assert train and validation
+
+
+@given(st.text(alphabet="ab \n", max_size=60_000) | st.integers(0, 60_000).map("é".__mul__))
+def test_blocks_are_the_text(text: str) -> None:
+    blocks = list(cut_in_blocks(Row("x", "x", text=text)))
+    assert "".join(b.text for b in blocks) == text
+    assert len({b.name for b in blocks}) == len(blocks)
+    assert all(0 < len(b.text) <= 12_288 for b in blocks)
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"short", "5 characters"), (b" \n" * 20_000, "0 characters")])
+def test_too_little_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(ElasticError, match=message):
+        read_texts([tmp_path / "a.txt"])

@@ -14,22 +14,7 @@ from nemo_elastic.data import reasoning
 from nemo_elastic.data.reasoning import TASKS, Problem, generate, long_weights, mixture, parse_answer, short_weights
 from nemo_elastic.errors import ElasticError
 
-CELLS = [(name, level) for name, task in TASKS.items() for level in range(1, len(task.levels) + 1)]
 LINE = st.text(st.characters(codec="utf-8", exclude_characters="\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"), min_size=1)
-
-
-@pytest.mark.parametrize(("task", "level"), CELLS)
-def test_reasoning_gym_accepts_every_answer(task: str, level: int) -> None:
-    gym = pytest.importorskip("reasoning_gym")
-    for problem in islice(generate(task, level, 7), 20):
-        assert problem.is_solved_by(problem.completion)
-        assert problem.text == problem.prompt + problem.completion
-        assert problem.prompt.endswith("\nsteps:")
-    # the same check as in generate, from outside: its first question under the generator's own scoring
-    problem = next(generate(task, level, 7))
-    start = int.from_bytes(reasoning.hashlib.sha256(f"7 {task} {level}".encode()).digest()[:6], "big")
-    dataset = gym.create_dataset(task, seed=start, size=1, **TASKS[task].levels[level - 1])
-    assert dataset.score_answer(TASKS[task].to_gym(problem.answer), dataset[0]) == 1.0
 
 
 def test_an_answer_that_the_scoring_refuses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,11 +55,6 @@ def test_unknown_problems_are_refused(task: str, level: int, message: str) -> No
         next(generate(task, level, 0))
 
 
-def test_length_classes() -> None:
-    problem = Problem("x", 1, "q", (), "a")
-    assert problem.with_tokens(128).length == "short" and problem.with_tokens(129).length == "long"
-
-
 # ------------------------------------------------------------------ the tasks
 
 
@@ -113,11 +93,6 @@ def test_sorting_takes_one_at_a_time(numbers: list[int], up: bool) -> None:
         assert taken == number and [int(n) for n in rest.split()] == left
 
 
-@given(st.lists(st.integers(0, 40), min_size=6, max_size=6))
-def test_counts_go_there_and_back(state: list[int]) -> None:
-    assert reasoning._all_counts(reasoning._counts(state)) == " ".join(map(str, state))
-
-
 @given(st.lists(st.sampled_from(["right", "front", "left", "back", "bottom"]), min_size=1, max_size=20))
 def test_every_turn_of_the_cube_is_that_of_reasoning_gym(turns: list[str]) -> None:
     gym = pytest.importorskip("reasoning_gym.cognition.color_cube_rotation")
@@ -141,8 +116,3 @@ def test_machines_follow_the_rules() -> None:
     assert actual["machines A2 B1"].steps == ("A1 B1 X2 Y1", "B1 X4 Y2", "B1 X3 Y1 Z1", "B1 X2 Z2")
     assert actual["machines none"].answer == "none"
     assert actual["machines B1"].steps == ("B1",)
-
-
-def test_the_easiest_levels_are_easy() -> None:
-    for name, most in (("chain_sum", 1), ("number_sorting", 2), ("color_cube_rotation", 1)):
-        assert all(len(p.steps) <= most for p in islice(generate(name, 1, 0), 100))
