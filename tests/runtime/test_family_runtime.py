@@ -167,7 +167,7 @@ def test_what_is_refused(folder, tmp_path):
     with pytest.raises(ElasticError, match=r"did you mean '6b'\? its members are 12b, 9b, 6b"):
         family.select("6B")
     with pytest.raises(ElasticError, match=r"^member: "):
-        family.select(b"6b")
+        family.select(b"6b")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ElasticError, match="multiples of 2"):
         family.select(replace(SMALL, layers=(PARENT.layer(0, mamba_heads=3),)))
     with pytest.raises(ElasticError, match="nothing: no such folder"):
