@@ -88,6 +88,7 @@ def test_what_was_measured_never_falls_afterwards_and_stays_where_it_did_not(sec
 
 BAD: list[tuple[Any, str]] = [
     ({"table": [], "ms": 12}, "latency.table: []"),
+    ({"ms": 12, "ratio": 0.5}, "one of ms and ratio"),
     ({"ms": 0}, "elastic.budgets[half].latency.ms: 0"),
     ({"ratio": 1.5}, "latency.ratio: 1.5"),
     ({"ms": 1, "phase": "decode"}, "latency: unknown field 'phase'"),

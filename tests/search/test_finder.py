@@ -83,6 +83,15 @@ def test_the_same_seed_gives_the_same_search_and_another_seed_another():
     assert runs[0].trace != runs[2].trace
 
 
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_few_candidates_still_give_nested_members_within_their_budgets(candidates):
+    loss = Toy(small_space())
+    result = search(small_space(), BUDGETS, loss, candidates=candidates)
+    members = [result.members[b.name] for b in BUDGETS]
+    assert members[2] <= members[1] <= members[0] and len(loss.calls) <= candidates
+    assert all(b.cost(SMALL, m) <= b.target(SMALL) for b, m in zip(BUDGETS, members))
+
+
 def cell(member) -> tuple:
     """What candidates that are kept beside each other differ in."""
     return member.hidden, len(member.layers), *member.widths("experts")

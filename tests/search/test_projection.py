@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def test_any_choice_becomes_a_nested_member_within_its_budget(data, space, ratio
     assert done.raw_cost == budget.cost(space.parent, raw)
     assert done.miss == done.cost / done.target - 1 <= 0 and done.raw_miss == done.raw_cost / done.target - 1
     assert done.nested == (raw <= upper)
+    assert json.loads(json.dumps(done.to_json()))["cost"] == done.cost
 
 
 def of_several(space, shares) -> Budget:
