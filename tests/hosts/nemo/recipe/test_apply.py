@@ -15,16 +15,8 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.hosts.common.stage import StageOptions
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
-from tests.hosts.nemo.blocks import with_text
 
 pytestmark = pytest.mark.nemo
-
-
-@pytest.fixture
-def recipe() -> Any:
-    from nemo.collections import llm
-
-    return with_text(llm.nemotron_nano_12b_v2.pretrain_recipe(num_nodes=1, num_gpus_per_node=8))
 
 
 def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:

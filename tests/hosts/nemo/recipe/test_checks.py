@@ -52,7 +52,7 @@ def refused(recipe: Any, block: Any = BLOCK, **settings: Any) -> str:
         ("data", None, "a run.Config of a data module"),
         ("trainer.devices", 6, "a multiple of 4 with 1 node"),
         ("data.global_batch_size", None, "a number of sequences"),
-        ("data.num_train_samples", 10, "at least trainer.max_steps x global_batch_size = 76800"),
+        ("data.num_train_samples", 1000, "at least trainer.max_steps x global_batch_size = 76800"),
         ("model.config.hybrid_override_pattern", "ME*", "NeMo 2.7, on megatron-core 0.15, has no experts in hybrids"),
     ],
 )
