@@ -56,6 +56,7 @@ SICK = {
     "nemo 3": (with_versions(CPU, nemo_toolkit="3.0.0"), ERROR, "nemo-toolkit", "~=2.7.3"),
     "nemo 2.5": (with_versions(CPU, nemo_toolkit="2.5.0"), ERROR, "nemo-toolkit", "nemo:25.11"),
     "core 0.14": (with_versions(CPU, megatron_core="0.14.0rc7"), ERROR, "megatron-core", "nemo:25.11"),
+    "core 0.16": (with_versions(CPU, megatron_core="0.16.0"), ERROR, "megatron-core", "~=0.15.3"),
     "transformers 5": (with_versions(CPU, transformers="5.6.0"), ERROR, "transformers", "<5"),
     "no nemo-run": (with_versions(CPU, nemo_run=None), ERROR, "nemo-run", "[nemo]'"),
     "mamba-ssm on a CPU": (with_versions(CPU, mamba_ssm="2.2.5"), ERROR, "mamba-ssm", "pip uninstall mamba-ssm"),
@@ -66,6 +67,7 @@ SICK = {
     "an old core of Bridge's": (with_versions(BRIDGE, megatron_core="0.16.1"), ERROR, "megatron-core", ">=0.19.2"),
     "Bridge without TE": (with_versions(BRIDGE, transformer_engine=None), ERROR, "transformer-engine", "test-bridge"),
     "Bridge on 3.11": (replace(BRIDGE, python=(3, 11, 7)), ERROR, "python", "3.12"),
+    "Bridge without transformers": (with_versions(BRIDGE, transformers=None), ERROR, "transformers", "[bridge]"),
     "Bridge without nemo-run": (with_versions(BRIDGE, nemo_run=None), NOTE, "nemo-run", "[bridge]"),
     "broken kernels": (
         replace(CUDA, broken={"causal_conv1d": "undefined symbol: _ZN3c10"}), ERROR, "causal-conv1d", "build it",

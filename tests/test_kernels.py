@@ -40,6 +40,7 @@ def test_x_that_begins_between_two_vectors_is_not_fused() -> None:
     [
         (8, (128, 112), (80, 79), 4, "tensor_model_parallel_size: 4 is not allowed; heads x head_dim"),
         (2, (128, 100), (80, 77), 1, "axes.mamba_head_dim: 77 is not allowed"),
+        (2, (128, 100), (79, 78), 2, "axes.mamba_heads: 100 is not allowed"),
         (2, (100, 96), (79,), 1, "mamba_head_dim: 79 is not allowed"),
     ],
 )

@@ -17,6 +17,7 @@ from nemo_elastic.io.values import (
     keep_plain,
     number,
     parse_count,
+    parse_float,
     parse_size,
     plain,
     three_digits,
@@ -59,6 +60,7 @@ def test_a_frozen_record_holds_whole_numbers_of_python() -> None:
 
 def test_a_size_has_a_unit_of_ten_or_of_two() -> None:
     assert [parse_size("m", text) for text in ("7B", "1KB", "1.5 KiB", "1GB", "1GiB")] == [7, 1000, 1536, 10**9, 2**30]
+    assert (parse_float("3e-3"), parse_float("0.5x")) == (0.003, "0.5x")
     assert parse_size("m", 18) == parse_size("m", np.int64(18)) == 18
 
 

@@ -96,6 +96,20 @@ def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path):
     assert names(tmp_path) == ["out"] and (out / "sub" / "file").read_text() == "theirs"
 
 
+def test_a_full_disk_found_while_flushing_and_a_file_on_the_way_are_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(ElasticError, match=r"out: cannot be written \(Not a directory"):
+        atomic_write(tmp_path / "file" / "out", "x")
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ElasticError, match="out: no space left"):
+        write(tmp_path / "out")
+    assert names(tmp_path) == ["file"]
+
+
 def test_what_is_renamed_is_on_the_disk_before_and_its_name_after(tmp_path, monkeypatch):
     steps, sync, rename = [], os.fsync, os.rename
     monkeypatch.setattr(os, "fsync", lambda handle: (steps.append(os.fstat(handle).st_ino), sync(handle)))

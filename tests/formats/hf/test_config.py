@@ -166,6 +166,7 @@ def test_keys_in_old_words():
         ({"hybrid_override_pattern": "MG*"}, "hybrid_override_pattern: 'MG.' is not allowed"),
         ({"hybrid_override_pattern": ...}, "layers_block_type is missing"),
         ({"layers_block_type": ["mamba"]}, "do not agree"),
+        ({"num_hidden_layers": 6}, "num_hidden_layers: 6"),
         ({"layers_block_type": ["mamba", "gru"]}, "'gru' is not allowed"),
         ({"hidden_size": True}, "hidden_size: True"),
         ({"mamba_num_heads": 100}, "mamba_heads: 100 is not allowed; must be a positive multiple of its 8"),

@@ -59,6 +59,9 @@ def test_shapes_need_no_weights(family):
     assert read_shapes(family).held == PARENT.full
     with pytest.raises(ElasticError, match="has no weights"):
         open_source(family)
+    (family / "config.json").write_text("[]")
+    with pytest.raises(ElasticError, match=r"config.json: not a model's config"):
+        read_shapes(family)
 
 
 @pytest.fixture

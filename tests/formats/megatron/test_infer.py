@@ -94,8 +94,8 @@ def test_how_keys_are_shared_is_asked_of_the_context(given: dict[str, Any], kv_h
 
 
 def test_groups_of_mamba_follow_from_the_state_where_they_are_not_given() -> None:
-    shape, _, _ = infer(stored(PARENT), context(PARENT, mamba_num_groups=None, mamba_state_dim=2), "here")
-    assert (shape.mamba_groups, shape.state) == (4, 2)
+    shape, _, _ = infer(stored(PARENT), context(PARENT, mamba_num_groups=None, mamba_state_dim=4), "here")
+    assert (shape.mamba_groups, shape.state) == (2, 4)
 
 
 def broken(name: str, size: tuple[int, ...] | None) -> dict[str, tuple[int, ...]]:
@@ -112,6 +112,13 @@ UP, QKV = "decoder.layers.1.mlp.linear_fc1.weight", "decoder.layers.3.self_atten
         ({}, {}, "has no tensors of a model"),
         (stored(PARENT), {"num_layers": 7}, r"has 5 layers \(0 to 4\), but its context says 7"),
         (broken(UP, None), {}, rf"tensor {UP} is missing"),
+        (broken(UP, (16,)), {}, rf"tensor {UP} has shape \[16\]; it needs 2 dimensions"),
+        (broken("decoder.layers.5.odd", (3,)), {}, "layer 5 is no layer of a Nemotron-H"),
+        (
+            stored(PARENT),
+            {"activation_func": {"_target_": "torch._C._nn.gelu"}},
+            "activation_func: 'torch._C._nn.gelu'",
+        ),
         (broken(UP, (16, 17)), {}, rf"tensor '{UP}' has shape \[16, 17\], not \[16, 16\]"),
         (broken(QKV, (8, 16)), {}, "does not fit the rest of its layer|heads that fit"),
         (broken("decoder.layers.1.odd", (3,)), {}, r"tensor 'decoder\.layers\.1\.odd' is no part of this model"),
@@ -164,6 +171,8 @@ def test_all_experts_of_a_layer_may_be_in_one_tensor(parent: Parent) -> None:
     [
         (stacked(MOE, 9), {}, r"local_experts\.8\.linear_fc.\.weight' is no part of this model \(and 3 more\)"),
         (stacked(MOE), {"moe_router_topk": None}, r"moe_router_topk: None is not allowed; a number of experts"),
+        (stacked(MOE), {"moe_router_topk": 1}, r"moe_router_topk: 1 is not allowed; 2 or more"),
+        (stacked(MOE), {"moe_router_load_balancing_type": "sinkhorn"}, "load_balancing_type: 'sinkhorn'"),
         (stacked(MOE), {"moe_router_topk": 9}, r"parent\.experts|experts: 8 is not allowed; must be at least 9"),
     ],
 )

@@ -27,9 +27,11 @@ def test_the_tracker_of_a_run_is_a_small_file(tmp_path: Path) -> None:
     refused(f"{tracker.name}: larger than 1 KiB", lambda: last_iteration(tmp_path))
 
 
-def test_metadata_of_any_length_is_not_read(checkpoint: Path) -> None:
+def test_metadata_that_is_too_long_or_gone_is_reported(checkpoint: Path) -> None:
     os.truncate(checkpoint / "weights" / ".metadata", 2**28 + 1)
     refused("metadata: larger than", lambda: Stored(checkpoint))
+    (checkpoint / "weights" / ".metadata").unlink()
+    refused("metadata: is missing", lambda: Stored(checkpoint))
 
 
 def places(metadata: Metadata, name: str = FULL) -> Any:
