@@ -5,15 +5,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
-import torch.nn.functional as F
 
-from nemo_elastic.core.family import Parent
 from nemo_elastic.data.build import EOS_ID, save_tokenizer, train_tokenizer
 from nemo_elastic.data.reasoning import Problem
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import answer_accuracy
-from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.verdicts import wilson
 
 PROBLEMS = [
@@ -60,16 +56,7 @@ def test_right_and_wrong_answers_are_counted_by_task_level_and_length(folder):
         "correct": 1, "total": 2, "guessed": 1, "accuracy": 0.5, "interval": list(wilson(1, 2)),
     }  # fmt: skip
     assert figures["by_level"]["1"]["correct"] == 2 and figures["by_level"]["3"]["correct"] == 0
-    assert figures["by_length"] == {
-        "long": {"correct": 0, "total": 1, "guessed": 1, "accuracy": 0.0, "interval": list(wilson(0, 1))},
-        "short": {
-            "correct": 2,
-            "total": 3,
-            "guessed": 2,
-            "accuracy": pytest.approx(2 / 3),
-            "interval": list(wilson(2, 3)),
-        },
-    }
+    assert {name: row["correct"] for name, row in figures["by_length"].items()} == {"long": 0, "short": 2}
 
 
 def test_limits_leave_room_for_the_worked_solution(folder):
@@ -87,35 +74,9 @@ def test_limits_leave_room_for_the_worked_solution(folder):
     assert [len(p) for p, _, _ in model.calls] == [4, 4]
 
 
-def test_a_model_that_learned_the_problems_solves_them(folder):
-    """End to end: prompts, decoding and parsing fit what a model was trained on."""
-    from nemo_elastic.formats.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(folder)
-    parent = Parent(
-        "M-M*-", hidden=32, vocab=300, ffn=64, mamba_heads=4, mamba_head_dim=8, mamba_groups=2, state=8,
-        attention_heads=4, kv_heads=2, attention_head_dim=8,
-    )  # fmt: skip
-    model = NemotronH.random(parent)
-    before = answer_accuracy(model, PROBLEMS[:2], folder)
-    documents = [[EOS_ID, *tokenizer.encode(p.text).ids, EOS_ID] for p in PROBLEMS[:2]]
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        for ids in documents:
-            logits = model(torch.tensor([ids[:-1]]))
-            F.cross_entropy(logits[0], torch.tensor(ids[1:])).backward()
-        optimizer.step()
-    after = answer_accuracy(model, PROBLEMS[:2], folder)
-    assert before.correct == 0
-    assert after.correct == 2 and [a.text for a in after.answers] == [p.completion for p in PROBLEMS[:2]]
-
-
-def test_refused(folder, tmp_path):
+def test_refused(folder):
     model = Replay(folder, {})
     with pytest.raises(ElasticError, match="give at least one"):
         answer_accuracy(model, [], folder)
-    with pytest.raises(ElasticError, match="no tokenizer"):
-        answer_accuracy(model, PROBLEMS, tmp_path)
     with pytest.raises(ElasticError, match="max_new_tokens"):
         answer_accuracy(model, PROBLEMS, folder, max_new_tokens=0)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,20 +59,12 @@ def test_settings_of_a_task():
         harness._generation({"do_sample": True, "temperature": 0.7})
 
 
-def test_without_the_harness_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(ElasticError, match=r"lm_eval is not installed; pip install 'lm-eval"):
-        harness.Harness(["arc_easy"])
-
-
 def test_the_whole_way_through_lm_eval(tmp_path):
     """Three kinds of requests of two local tasks, against what they are by hand."""
     pytest.importorskip("lm_eval", reason="optional: pip install 'lm-eval>=0.4.13'")
     texts = [f"{a} plus {b} is {a + b}." for a in range(9) for b in range(9)]
     tokenizer = train_tokenizer(texts, 300)
     save_tokenizer(tokenizer, tmp_path / "tokenizer")
-    from dataclasses import replace
-
     parent = replace(PARENT, vocab=300)
     member = FamilyRuntime(NemotronH.random(parent, dtype=torch.float64)).select()
     rows = [{"q": f"{a} plus 2 is", "options": ["3", "4", "11"], "gold": 1, "text": texts[a]} for a in range(6)]

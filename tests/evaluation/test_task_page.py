@@ -42,25 +42,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write_questions(place: Path, answers: list[str], messages: bool = False) -> None:
-    """Rows as the page has them: their solution ends in another answer than is right."""
-    lines = []
-    for asked, answer in zip(ASKED, answers):
-        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": "The answer is no."}]
-        pair = {"input": asked, "output": turns[1]["content"]}
-        lines.append(json.dumps(({"messages": turns} if messages else pair) | {"answer": answer}) + "\n")
-    (place / "questions.jsonl").write_text("".join(lines))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("messages", [False, True])
-def test_members_answer_the_page_s_task(messages: bool, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_members_answer_the_page_s_task(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows are as the page has them: their solution ends in another answer than is right."""
     said = load_family("family").select("9b").generate(list(ASKED), 256)
-    write_questions(place, [last_line(said[0]), "nothing that it says", last_line(said[2])], messages)
-    task = place / "tasks" / "questions.yaml"
-    if messages:
-        [line] = re.findall(r"`(doc_to_text: [^`]+messages[^`]+)`", PAGE.read_text())
-        task.write_text(re.sub("doc_to_text: .+", line, task.read_text()))
+    right = (last_line(said[0]), "nothing that it says", last_line(said[2]))
+    rows = ({"input": q, "output": "The answer is no.", "answer": a} for q, a in zip(ASKED, right))
+    (place / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(SystemExit) as done:
         main([*command("nemo-elastic", "questions")[1:], "--member", "9b", "--json"])
     captured = capsys.readouterr()

