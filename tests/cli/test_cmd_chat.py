@@ -58,15 +58,15 @@ def shown(text: str) -> str:
     return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def test_one_answer(folder, chat):
+def test_one_answer(folder, plain, chat):
     """The text alone on stdout, what it took on stderr."""
     member = load_family(folder).select("6b")
     code, out, err = chat(folder, "def f(x):", "--member", "6b", *SHORT)
     expected = member.generate([{"role": "user", "content": "def f(x):"}], 12)
     assert (code, out) == (0, shown(expected) + "\n") and re.fullmatch(SUMMARY, err)
     how = ("--temperature", "0.9", "--seed", "3")
-    expected = member.generate([{"role": "user", "content": "Hi"}], 12, temperature=0.9, seed=3)
-    code, out, _ = chat(folder, "-", "--member", "6b", *how, *SHORT, stdin="Hi\n")
+    expected = load_family(plain).select("6b").generate("Hi", 12, temperature=0.9, seed=3)
+    code, out, _ = chat(plain, "-", "--member", "6b", *how, *SHORT, stdin="Hi\n")
     assert (code, out) == (0, shown(expected) + "\n")
 
 

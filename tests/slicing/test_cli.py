@@ -105,6 +105,7 @@ def test_inspect(run, tmp_path):
     tables = [line.split("│") for line in out.splitlines() if "│" in line]
     rows = {cells[1].strip(): [c.strip() for c in cells[2:-1]] for cells in tables}
     assert rows["hidden size"] == ["16", "12", "8"] and rows["0 mamba"] == ["6 x 4", "6 x 4", "4 x 4"]
+    assert rows["of the parent"][-1] == f"{COUNT / WHOLE:.1%}"
     (family / "model.safetensors").unlink()
     code, out, _ = run("inspect", family, "--json", "--context", 16)
     report = json.loads(out)
