@@ -4,7 +4,7 @@
 
     python -m tests.hosts.nemo.prune_worker FOLDER
 
-FOLDER gets a NeMo checkpoint per way of pruning, and `NAME.npz` with tokens [b, s] and the pruned model's logits.
+FOLDER gets a NeMo checkpoint, `checkpoint`, and `logits.npz` with tokens [b, s] and the pruned model's logits.
 
 ModelOpt takes Mamba layers only where `mamba_ssm` can be imported, and needs norms as modules of their own. So it is
 made to believe that there is one, and the layers are those of `stock_spec` in plain torch, with norms of their own.
@@ -16,7 +16,6 @@ import importlib.machinery
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import megatron.core.ssm.mamba_mixer as mm
 import numpy as np
@@ -35,17 +34,14 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from tests.hosts.nemo.cutting import write_words
 from tests.hosts.nemo.stock_spec import GatedNorm, Mixer, Norm, Stack
 
-WAYS: dict[str, dict[str, Any]] = {
-    "width": {
-        "target_hidden_size": 48,
-        "target_ffn_hidden_size": 64,
-        "target_mamba_num_heads": 6,
-        "target_mamba_head_dim": 12,
-        "target_num_attention_heads": 4,
-        "target_num_query_groups": 2,
-    },
-    "both": {"target_num_layers": 6, "target_hidden_size": 56, "target_ffn_hidden_size": 80},
-    "dropped": {"drop_layers": [2, 3]},
+WAY = {
+    "num_layers": 6,
+    "hidden_size": 48,
+    "ffn_hidden_size": 64,
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 12,
+    "num_attention_heads": 4,
+    "num_query_groups": 2,
 }
 PATTERN = "M-M*-M*-"
 TOKENS, ROWS = 70, 72  # the vocabulary is padded
@@ -139,11 +135,9 @@ def all_gather(out, value, group=None, gather=torch.distributed.all_gather_into_
 def main(folder: Path) -> None:
     modelopt_with_mamba()
     import modelopt.torch.prune as mtp
-    from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
     from nemo import lightning as nl
     from nemo.collections import llm
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
-    from nemo.collections.llm.modelopt.prune import PruningConfig, prune_language_model
     from nemo.collections.llm.modelopt.prune.pruner import save_pruned_model
 
     from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
@@ -154,48 +148,42 @@ def main(folder: Path) -> None:
     write_words(folder / "words", TOKENS)
     tokens_bs = torch.randint(TOKENS, (2, 17), generator=torch.Generator().manual_seed(0))
     torch.distributed.all_gather_into_tensor = all_gather
-    for name, way in WAYS.items():
-        destroy_num_microbatches_calculator()
-        config = TinyNemotronH(
-            hybrid_override_pattern=PATTERN, num_layers=len(PATTERN), hidden_size=64, ffn_hidden_size=96,
-            mamba_num_heads=8, mamba_head_dim=16, mamba_num_groups=2, mamba_state_dim=8, num_attention_heads=8,
-            num_query_groups=4, kv_channels=8, vocab_size=TOKENS, make_vocab_size_divisible_by=8,
-            mamba_stack_spec=prunable_spec,
-        )  # fmt: skip
-        model = llm.MambaModel(config, tokenizer=AutoTokenizer(str(folder / "words")))
-        strategy = strategy_class()(
-            setup_optimizers=False, ckpt_load_optimizer=False, ckpt_parallel_save=False, replace_progress_bar=False
+    config = TinyNemotronH(
+        hybrid_override_pattern=PATTERN, num_layers=len(PATTERN), hidden_size=64, ffn_hidden_size=96,
+        mamba_num_heads=8, mamba_head_dim=16, mamba_num_groups=2, mamba_state_dim=8, num_attention_heads=8,
+        num_query_groups=4, kv_channels=8, vocab_size=TOKENS, make_vocab_size_divisible_by=8,
+        mamba_stack_spec=prunable_spec,
+    )  # fmt: skip
+    model = llm.MambaModel(config, tokenizer=AutoTokenizer(str(folder / "words")))
+    strategy = strategy_class()(
+        setup_optimizers=False, ckpt_load_optimizer=False, ckpt_parallel_save=False, replace_progress_bar=False
+    )
+    trainer = nl.Trainer(accelerator="cpu", devices=1, strategy=strategy, logger=False, max_steps=1)
+    strategy.connect(model)
+    model.trainer = trainer
+    trainer.strategy.launcher.launch(lambda: None, trainer=trainer)
+    strategy.setup_environment()
+    strategy.trainer = trainer
+    with cuda_as_cpu():
+        model.configure_model()
+        core = model.module
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for p in core.parameters():
+                p += 0.2 * torch.randn(p.shape, generator=generator)
+        strategy.setup_megatron_parallel(trainer=trainer)
+        # what `prune_language_model` does, with a forward pass instead of a validation over a data module
+        mtp.prune(
+            model,
+            mode=[("mcore_minitron", {"megatron.core.models.mamba.MambaModel": DIVISORS})],
+            constraints={"export_config": WAY},
+            dummy_input=None,
+            config={"forward_loop": lambda _: core(tokens_bs, None, None)},
         )
-        trainer = nl.Trainer(accelerator="cpu", devices=1, strategy=strategy, logger=False, max_steps=1)
-        strategy.connect(model)
-        model.trainer = trainer
-        trainer.strategy.launcher.launch(lambda: None, trainer=trainer)
-        strategy.setup_environment()
-        strategy.trainer = trainer
-        with cuda_as_cpu():
-            model.configure_model()
-            core = model.module
-            generator = torch.Generator().manual_seed(1)
-            with torch.no_grad():
-                for p in core.parameters():
-                    p += 0.2 * torch.randn(p.shape, generator=generator)
-            strategy.setup_megatron_parallel(trainer=trainer)
-            if "drop_layers" in way:
-                prune_language_model(model, PruningConfig(**way))
-            else:  # what `prune_language_model` does, with a forward pass instead of a validation over a data module
-                target = PruningConfig(**way)
-                export = {k.removeprefix("target_"): v for k, v in vars(target).items() if v is not None}
-                mtp.prune(
-                    model,
-                    mode=[("mcore_minitron", {"megatron.core.models.mamba.MambaModel": DIVISORS})],
-                    constraints={"export_config": export},
-                    dummy_input=None,
-                    config={"forward_loop": lambda _, core=core: core(tokens_bs, None, None)},
-                )
-            with torch.no_grad():
-                logits_bsv = core.eval()(tokens_bs, None, None)
-            save_pruned_model(trainer, str(folder / name))
-        np.savez(folder / f"{name}.npz", tokens=tokens_bs.numpy(), logits=logits_bsv.numpy())
+        with torch.no_grad():
+            logits_bsv = core.eval()(tokens_bs, None, None)
+        save_pruned_model(trainer, str(folder / "checkpoint"))
+    np.savez(folder / "logits.npz", tokens=tokens_bs.numpy(), logits=logits_bsv.numpy())
 
 
 if __name__ == "__main__":

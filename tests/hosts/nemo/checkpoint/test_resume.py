@@ -48,21 +48,9 @@ def start(checkpoint: Path, block: Any, stage: int) -> Any:
     return trainer.strategy.restore_config
 
 
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        ({"importance": {"samples": 7}}, r"elastic\.importance\.samples: 1024 -> 7"),
-        ({"seed": 3}, r"elastic\.seed: 0 -> 3"),
-        ({"search": {"keep": 2}}, r"elastic\.search\.keep: 4 -> 2"),
-        ({"shapes": "even"}, r"elastic\.shapes: 'halving' -> 'even'"),
-        ({"shapes": "router"}, r"elastic\.shapes: 'halving' -> 'router'; elastic\.router: None -> "),
-        ({"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.6}]}, r"elastic\.budgets: "),
-        ({"axes": {"hidden": [PARENT.hidden]}}, r"elastic\.axes\.hidden\.choices: "),
-    ],
-)
-def test_stage_1_refuses_the_ranking_of_another_block(ranked: Path, change: dict[str, Any], line: str) -> None:
-    with pytest.raises(ElasticError, match=rf"^resume: .*ranked belongs to another elastic block: {line}"):
-        start(ranked, BLOCK | change, stage=1)
+def test_stage_1_refuses_the_ranking_of_another_block(ranked: Path) -> None:
+    with pytest.raises(ElasticError, match=r"^resume: .*ranked belongs to another .*seed: 0 -> 3"):
+        start(ranked, BLOCK | {"seed": 3}, stage=1)
 
 
 def test_stage_1_takes_the_ranking_of_its_own_block(ranked: Path, capsys: Any) -> None:
