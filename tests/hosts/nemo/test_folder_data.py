@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,7 +58,7 @@ def parallel() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def attach(data: Any, global_step: int = 0, max_steps: int = 10) -> Any:
+def attach(data: Any, max_steps: int = 10) -> Any:
     """A data module as it is inside a training run, as far as it can see."""
     from nemo.lightning.pytorch.strategies import MegatronStrategy
 
@@ -69,7 +67,7 @@ def attach(data: Any, global_step: int = 0, max_steps: int = 10) -> Any:
         val_check_interval=5,
         limit_val_batches=1,
         limit_test_batches=0,
-        global_step=global_step,
+        global_step=0,
         strategy=object.__new__(MegatronStrategy),
     )
     data.data_sampler.setup(0)
@@ -77,45 +75,20 @@ def attach(data: Any, global_step: int = 0, max_steps: int = 10) -> Any:
     return data
 
 
-def batches(data: Any) -> list[Any]:
-    return list(data.data_sampler.transform_dataloader(data.train_dataloader()))
-
-
 def test_a_batch_is_read_as_it_should_be(module: Any, small: DataFolder, parallel: None, tmp_path: Path) -> None:
     data = attach(built(module, small, **SIZES, index_dir=tmp_path))
-    read = batches(data)
+    read = list(data.data_sampler.transform_dataloader(data.train_dataloader()))
     assert len(read) * 2 >= len(data._train_ds) - 2 >= 40, "an epoch, or more when the run needs more"
     assert set(read[0]) == {"tokens", "labels", "loss_mask", "position_ids"}, "no attention mask"
-    tokenizer, ends, whole = small.tokenizer(), 0, set()
+    ends = 0
     for batch in read:
         assert batch["tokens"].shape == (2, 64)
         assert (batch["tokens"][:, 1:] == batch["labels"][:, :-1]).all()
         assert (batch["loss_mask"] == 1).all(), "the end of a document counts like any other token"
         ends += int((batch["labels"] == EOS_ID).sum())
-        for row in batch["tokens"].tolist():  # documents that lie in the window from end to end
-            whole |= set(tokenizer.decode(row, skip_special_tokens=False).split("<eos>")[1:-1])
     assert ends > 10
-    text = tokenizer.decode(small.tokens("train").tolist(), skip_special_tokens=False)
-    assert len(whole) > 100 and whole <= set(text.split("<eos>"))
     assert [p.name for p in tmp_path.iterdir()] == [small.digest], "orders of other data cannot be met"
     assert len(data._validation_ds) > 0
-
-
-def test_a_resumed_run_goes_on(module: Any, small: DataFolder, parallel: None, tmp_path: Path) -> None:
-    options = {**SIZES, "index_dir": tmp_path}
-    whole = batches(attach(built(module, small, **options)))
-    first = attach(built(module, small, **options), max_steps=3)
-    started = first.train_dataloader()
-    first.trainer.global_step = 3
-    state = first.state_dict()
-    assert state == {"consumed_samples": 12} and started is not None
-    second = built(module, small, **options)
-    attach(second, global_step=3)
-    second.load_state_dict(state)
-    rest = batches(second)
-    assert len(rest) == len(whole) - 6
-    for a, b in zip(whole[6:], rest, strict=True):
-        assert (a["tokens"] == b["tokens"]).all()
 
 
 def test_the_configuration_travels(module: Any, small: DataFolder, tmp_path: Path, monkeypatch: Any) -> None:
@@ -129,7 +102,6 @@ def test_the_configuration_travels(module: Any, small: DataFolder, tmp_path: Pat
     assert config.paths["train"] == [str(small.path.resolve() / "train")]
     assert config.index_mapping_dir == str(small.path.resolve() / "index")
     tokenizer = fiddle.build(config.tokenizer)
-    assert (tokenizer.pad, tokenizer.eos, tokenizer.vocab_size) == (0, 1, small.vocab_size)
     PreTrainingDataModule(paths=config.paths, tokenizer=tokenizer)  # capturing must survive a stock one before ours
     fiddle.build(config).io_dump(tmp_path / "context", yaml_attrs=[])
     again = io.load(tmp_path / "context")
@@ -141,11 +113,8 @@ def test_the_configuration_travels(module: Any, small: DataFolder, tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seq_length": 50_000_000}, "seq_length: 50000000 is too long; .*train has"),
         ({"seq_length": 0}, "seq_length: 0"),
-        ({"num_train_samples": -1}, "num_train_samples: -1"),
         ({"micro_batch_size": 3}, "global_batch_size: 4 .* a multiple of the micro-batch size, 3"),
-        ({"train": "test"}, "split: 'test'"),
         ({"validation": "dev"}, "split: 'dev'"),
     ],
 )
@@ -173,12 +142,3 @@ def test_an_index_needs_a_place(module: Any, small: DataFolder, parallel: None, 
     data = built(module, small, **SIZES, index_dir=tmp_path / "file")
     with pytest.raises(ElasticError, match="give a writable index_dir"):
         attach(data)
-
-
-def test_a_damaged_folder_is_refused(module: Any, small: DataFolder, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(small.path, tmp_path / "copy"))
-    manifest = json.loads((copy / "data.json").read_text(encoding="utf-8"))
-    manifest["splits"]["val"]["tokens"] += 1
-    (copy / "data.json").write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(ElasticError, match=r"but data\.json says"):
-        module.pretraining_data(copy, **SIZES)

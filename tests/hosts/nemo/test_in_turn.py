@@ -74,17 +74,7 @@ def compare(together: Step, apart: dict[str, Step], shares: dict[str, float]) ->
     torch.testing.assert_close(together.total(), wanted)
 
 
-@pytest.mark.parametrize(
-    ("mode", "buffer"),
-    [
-        ("frozen", False),
-        ("frozen", True),
-        ("frozen_ce", True),
-        ("ce", False),
-        ("trainable", False),
-        ("trainable", True),
-    ],
-)
+@pytest.mark.parametrize(("mode", "buffer"), [("frozen", False), ("frozen_ce", True), ("trainable", True)])
 def test_three_budgets_are_the_mean_of_each_alone(checkpoint: Path, mode: str, buffer: bool) -> None:
     more = {"distill": LOSSES[mode], "buffer": buffer}
     apart = {n: Step(checkpoint, sampling={n: 1}, **more) for n in NAMES}
@@ -92,10 +82,8 @@ def test_three_budgets_are_the_mean_of_each_alone(checkpoint: Path, mode: str, b
     compare(together, apart, dict.fromkeys(NAMES, 1 / 3))
 
 
-def test_two_of_three_with_weights(checkpoint: Path) -> None:
+def test_budgets_have_their_weights(checkpoint: Path) -> None:
     apart = {n: Step(checkpoint, sampling={n: 1}) for n in NAMES}
-    two = Step(checkpoint, budgets_per_batch=2, sampling={"middle": 1, "small": 1})
-    compare(two, apart, {"middle": 0.5, "small": 0.5})
     three = Step(checkpoint, budgets_per_batch=3, sampling={"full": 2, "middle": 1, "small": 1})
     compare(three, apart, {"full": 0.5, "middle": 0.25, "small": 0.25})
 
@@ -143,18 +131,8 @@ def test_schedules_that_scale_otherwise_are_followed_or_refused(checkpoint: Path
         (total / 7).backward()
 
 
-def test_recomputed_layers_give_the_same_gradients(checkpoint: Path) -> None:
-    def recompute(config: Any) -> None:
-        config.recompute_granularity, config.recompute_method, config.recompute_num_layers = "full", "uniform", 1
-
-    kept, again = Step(checkpoint, budgets_per_batch=3), Step(checkpoint, budgets_per_batch=3, change=recompute)
-    for name, grad in kept.grads.items():
-        torch.testing.assert_close(again.grads[name], grad, rtol=1e-5, atol=1e-8)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_teacher_runs_once_a_micro_batch(checkpoint: Path, count: int) -> None:
-    model = elastic_model(PARENT, BLOCK | {"budgets_per_batch": count}, MEMBERS, checkpoint)
+def test_the_teacher_runs_once_a_micro_batch(checkpoint: Path) -> None:
+    model = elastic_model(PARENT, BLOCK | {"budgets_per_batch": 3}, MEMBERS, checkpoint)
     calls: list[int] = []
     model.host.frozen.decoder.register_forward_hook(lambda *_: calls.append(len(calls)))
     run_schedule(model, BATCHES)

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from nemo_elastic.config.sections import TEACHER_PRECISIONS
 from nemo_elastic.errors import ElasticError
 from tests.hosts.nemo.cutting import PARENT, random_tensors
 from tests.hosts.nemo.test_in_turn import BLOCK, MEMBERS
@@ -21,8 +19,6 @@ from tests.support.ranks import spawn
 
 pytestmark = pytest.mark.nemo
 TOKENS = torch.randint(0, PARENT.vocab, (2, 40), generator=torch.Generator().manual_seed(0))
-#: mean divergence from the float32 teacher; random weights of this size make logits with a spread of about 1
-FAR = {"bf16": 2e-3, "fp8": 5e-2, "int8": 3e-3}
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +38,18 @@ def teacher(checkpoint: Path, precision: str | None, given: Any = None) -> Any:
     from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.models import build_teacher
 
+    given = given or settings(PARENT)
+    before, tokenizer = dict(vars(given)), SimpleNamespace(vocab_size=PARENT.vocab)
     with cuda_as_cpu():
-        tokenizer = SimpleNamespace(vocab_size=PARENT.vocab)
-        return build_teacher(
-            lambda c: c.configure_model(tokenizer), given or settings(PARENT), str(checkpoint), precision
-        )
+        made = build_teacher(lambda c: c.configure_model(tokenizer), given, str(checkpoint), precision)
+    assert vars(given) == before, "they are the student's, too"
+    assert not made.training and not any(p.requires_grad for p in made.parameters())
+    return made
 
 
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(TOKENS, None, None).float()
-
-
-def divergence(student: Any, teacher: Any) -> torch.Tensor:
-    """KL(teacher || student), mean over tokens."""
-    student_tv, teacher_tv = (logits(model).flatten(0, 1).log_softmax(-1) for model in (student, teacher))
-    return F.kl_div(student_tv, teacher_tv, log_target=True, reduction="batchmean")
 
 
 def held(model: Any) -> dict[str, int]:
@@ -69,19 +61,15 @@ def is_linear(name: str) -> bool:
     return any(x in name for x in ("in_proj.", "out_proj.", "linear_")) and "norm" not in name
 
 
-@pytest.mark.parametrize(("tokens", "unit"), [(60, 128), (64, 3), (60, 1)])
+@pytest.mark.parametrize(("tokens", "unit"), [(60, 128), (64, 3)])
 def test_the_family_has_the_teachers_rows_whatever_it_is_padded_for(checkpoint: Path, tokens: int, unit: int) -> None:
-    core, taught = (m for m in padded(checkpoint, tokens, unit))
-    rows = {n: tuple(p.shape) for m in (core, taught) for n, p in m.named_parameters() if "embeddings" in n}
-    assert set(rows.values()) == {(PARENT.vocab, PARENT.hidden)}
-    assert torch.equal(core.embedding.word_embeddings.weight, taught.embedding.word_embeddings.weight)
+    core, taught = (m.embedding.word_embeddings.weight for m in padded(checkpoint, tokens, unit))
+    assert core.shape == (PARENT.vocab, PARENT.hidden) and torch.equal(core, taught)
 
 
-@pytest.mark.parametrize("tokens", [16, 65])
-def test_a_tokenizer_that_is_not_the_teachers_is_refused_when_the_run_starts(checkpoint: Path, tokens: int) -> None:
-    with pytest.raises(ElasticError) as caught:
-        padded(checkpoint, tokens, 1)
-    assert str(caught.value).startswith(f"recipe.data.tokenizer.vocab_size: {tokens} ")
+def test_a_tokenizer_that_is_not_the_teachers_is_refused_when_the_run_starts(checkpoint: Path) -> None:
+    with pytest.raises(ElasticError, match=r"^recipe\.data\.tokenizer\.vocab_size: 65 "):
+        padded(checkpoint, 65, 1)
 
 
 def padded(checkpoint: Path, tokens: int, unit: int) -> tuple[Any, Any]:
@@ -97,15 +85,6 @@ def padded(checkpoint: Path, tokens: int, unit: int) -> tuple[Any, Any]:
     with cuda_as_cpu():
         model.configure_model()
     return model.host.core, model.host.frozen
-
-
-@pytest.mark.parametrize("precision", TEACHER_PRECISIONS)
-def test_it_says_nearly_what_the_whole_one_says(checkpoint: Path, precision: str) -> None:
-    whole, small = teacher(checkpoint, None), teacher(checkpoint, precision)
-    kl = divergence(small, whole)
-    assert 0 < kl < FAR[precision]
-    assert not any(p.requires_grad for p in small.parameters())
-    assert not small.training
 
 
 def round_linears(model: Any, precision: str) -> None:
@@ -128,14 +107,14 @@ def test_it_computes_with_the_rounded_weights(checkpoint: Path, precision: str) 
     torch.testing.assert_close(logits(small), logits(whole), atol=1e-4, rtol=1e-4)
 
 
-def rank_of_two(rank: int, port: int, sequence_parallel: bool) -> None:
+def rank_of_two(rank: int, port: int) -> None:
     """Compares on one of two tensor-parallel ranks."""
     from nemo_elastic.megatron.cpu import cuda_as_cpu
     from nemo_elastic.megatron.models import quantize
     from tests.support.models import build, start
 
     start(rank, 2, tensor=2, port=port)
-    plain, small = (build(PARENT, elastic=False, sequence_parallel=sequence_parallel) for _ in range(2))
+    plain, small = (build(PARENT, elastic=False, sequence_parallel=True) for _ in range(2))
     with cuda_as_cpu():
         quantize(small, "int8")
         before = logits(plain)
@@ -145,11 +124,8 @@ def rank_of_two(rank: int, port: int, sequence_parallel: bool) -> None:
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize(
-    "sequence_parallel", [pytest.param(False, marks=pytest.mark.long), True], ids=["tp2", "tp2+sp"]
-)
-def test_every_rank_rounds_its_own_shard(sequence_parallel: bool) -> None:
-    spawn(rank_of_two, sequence_parallel)
+def test_every_rank_rounds_its_own_shard() -> None:
+    spawn(rank_of_two)
 
 
 def test_the_bytes_are_really_fewer(checkpoint: Path) -> None:
@@ -173,16 +149,6 @@ def test_the_model_in_bf16_is_quantised_from_bf16(checkpoint: Path) -> None:
     assert all(held(small)[n] * (2 if is_linear(n) else 1) == b for n, b in own.items())
     with torch.no_grad():
         assert small(TOKENS, None, None).dtype == torch.bfloat16
-    kl = divergence(small, teacher(checkpoint, None))
-    assert 0 < kl < FAR["bf16"] + FAR["int8"]
-
-
-@pytest.mark.parametrize("precision", TEACHER_PRECISIONS)
-def test_the_students_settings_stay(checkpoint: Path, precision: str) -> None:
-    given = settings(PARENT)
-    before = dict(vars(given))
-    teacher(checkpoint, precision, given)
-    assert vars(given) == before
 
 
 def test_a_row_of_zeros_gives_no_nan(tmp_path: Path) -> None:
@@ -191,16 +157,15 @@ def test_a_row_of_zeros_gives_no_nan(tmp_path: Path) -> None:
     assert torch.isfinite(logits(teacher(write(tmp_path, tensors), "fp8"))).all()
 
 
-@pytest.mark.parametrize("precision", TEACHER_PRECISIONS)
-def test_a_float32_student_learns_nearly_the_same(checkpoint: Path, precision: str) -> None:
-    def step(word: str | None) -> tuple[torch.Tensor, torch.Tensor]:
-        block = BLOCK | {"distill": {"teacher_precision": word}, "sampling": {"small": 1}}
+def test_a_float32_student_learns_nearly_the_same_of_a_half_precision_teacher(checkpoint: Path) -> None:
+    def step(precision: str | None) -> tuple[torch.Tensor, torch.Tensor]:
+        block = BLOCK | {"distill": {"teacher_precision": precision}, "sampling": {"small": 1}}
         model = elastic_model(PARENT, block, MEMBERS, checkpoint)
         loss = model.training_step(batch_of(PARENT, 2, 40))
         loss.backward()
         return loss.detach(), model.host.core.output_layer.weight.grad
 
-    (loss, grad), (wanted, near) = step(precision), step(None)
+    (loss, grad), (wanted, near) = step("bf16"), step(None)
     assert loss.dtype == grad.dtype == torch.float32
     torch.testing.assert_close(loss, wanted, rtol=0.02, atol=0)
     assert 0 < (grad - near).norm() < 0.2 * near.norm()
