@@ -39,13 +39,10 @@ def test_it_is_the_recipe_on_text_but_for_its_data(jobs: dict[str, Any]) -> None
         assert {name for name in differ if not name.startswith(("data", "model.tokenizer"))} <= own
         for name in ("seq_length", "micro_batch_size", "global_batch_size"):
             assert getattr(jobs[job].data, name) == getattr(text[job].data, name)
-
-
-@pytest.mark.parametrize("job", ["stage1", "stage2"])
-def test_ranks_that_share_conversations_out_count_by_token(jobs: dict[str, Any], job: str) -> None:
-    strategy, config = jobs[job].trainer.strategy, jobs[job].model.config
-    assert strategy.context_parallel_size > 1
-    assert config.calculate_per_token_loss is True and strategy.ddp.average_in_collective is False
+        if job != "rank":  # its ranks share conversations out
+            strategy = jobs[job].trainer.strategy
+            assert strategy.context_parallel_size > 1 and strategy.ddp.average_in_collective is False
+            assert jobs[job].model.config.calculate_per_token_loss is True
 
 
 def test_each_stage_reads_packed_answers_of_its_length(jobs: dict[str, Any]) -> None:
@@ -56,11 +53,6 @@ def test_each_stage_reads_packed_answers_of_its_length(jobs: dict[str, Any]) -> 
         assert specs.packed_train_data_path == f"/data/{folder}/training.npy"
         assert data.dataset_kwargs == {"pad_to_max_length": True}
         assert data.tokenizer.pretrained_model_name == "/data/chats/tokenizer"
-    own = CHATS.stage1_recipe("/p", ["/data/chats"], "/runs/x", tokenizer="/checkpoints/tokenizer")
-    assert own.data.tokenizer.pretrained_model_name == "/checkpoints/tokenizer"
-
-
-def test_the_second_stage_asks_for_sequences_of_its_own() -> None:
     with pytest.raises(ElasticError, match=r"^long_data: None "):
         CHATS.stage2_recipe("/p", ["/data/chats"], "/runs/x")
 
@@ -100,7 +92,6 @@ def check_tiny(folder: Path) -> None:
     recipe = nemotron_elastic_tiny(str(folder), steps=2, global_batch_size=2)
     assert recipe.data.tokenizer.model_name == str(folder / "tokenizer"), "named as in NeMo's own recipes"
     assert recipe.model.config.seq_length == 64
-    fiddle.build(recipe.data)
     block = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.9}], "axes": {"hidden": [128, 64]}}
     for name, value, line in (
         ("micro_batch_size", 2, "recipe.data.micro_batch_size: 2 is"),
@@ -113,8 +104,6 @@ def check_tiny(folder: Path) -> None:
             apply_elastic(other, block, teacher="parent")
     apart = recipe.clone()
     apart.trainer.devices = apart.trainer.strategy.context_parallel_size = 2
-    with pytest.raises(
-        ElasticError, match=r"^recipe.model.config.calculate_per_token_loss: False is not allowed; true "
-    ):
+    with pytest.raises(ElasticError, match=r"^recipe.model.config.calculate_per_token_loss: False "):
         apply_elastic(apart, block, teacher="parent")
     apply_elastic(recipe, block, teacher="parent", verbose=False)

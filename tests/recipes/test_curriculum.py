@@ -21,13 +21,6 @@ pytestmark = pytest.mark.nemo
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def test_a_relative_folder_is_refused() -> None:
-    from nemo_elastic.hosts.nemo.curriculum.jobs import slice_step
-
-    with pytest.raises(ElasticError, match=r"dir: 'runs/12b' .* an absolute path"):
-        slice_step(CurriculumRun("/parent", [], "runs/12b", ElasticConfig.load(CONF / "elastic_12b.yaml")))
-
-
 def test_the_family_names_the_ranking_that_it_was_sorted_by() -> None:
     from nemo_elastic.hosts.nemo.curriculum.jobs import slice_step
 
@@ -57,29 +50,20 @@ def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ElasticError, match=r"family: first failed; its log is in .*/first"):
         run_family("family", {"first": nothing}, without_torchrun)
     assert not (tmp_path / "family").exists()
-    logs = [p.read_text(errors="replace") for p in (tmp_path / "experiments").rglob("*/first/**/*.log")]
-    said = [line for text in logs for line in text.splitlines()]
-    assert any(line == f"error: {tmp_path}/nothing: no such folder" for line in said), "it ran, and failed by itself"
-    assert not any("Traceback" in line for line in said)
+    said = "".join(p.read_text(errors="replace") for p in (tmp_path / "experiments").rglob("*/first/**/*.log"))
+    assert f"error: {tmp_path}/nothing: " in said and "Traceback" not in said, "it ran, and failed by itself"
 
 
 def test_the_members_are_not_written_over_what_they_are_cut_from(tmp_path: Path) -> None:
     from nemo_elastic.slicing.family_folder import slice_family
 
-    for checkpoint, ranking in (
-        ("family/end", None),
-        ("members", None),
-        ("stage2", "family/ranking"),
-        ("family", None),
-    ):
-        place = tmp_path / checkpoint.replace("/", "-") / str(ranking).replace("/", "-")
-        for name in ("family", "members", "stage2"):
-            (place / name).mkdir(parents=True)
-        (place / checkpoint).mkdir(exist_ok=True)
-        before = sorted(place.rglob("*"))
+    for name in ("family/end", "family/ranking", "stage2"):
+        (tmp_path / name).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    for checkpoint, ranking in (("family/end", None), ("stage2", str(tmp_path / "family/ranking"))):
         with pytest.raises(ElasticError, match="which is an input; name"):
-            slice_family(str(place / checkpoint), str(place), None if ranking is None else str(place / ranking))
-        assert sorted(place.rglob("*")) == before
+            slice_family(str(tmp_path / checkpoint), str(tmp_path), ranking)
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_ranked_checkpoint_appears_whole_or_not_at_all(tmp_path: Path) -> None:
