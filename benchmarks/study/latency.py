@@ -30,7 +30,7 @@ from benchmarks.study.grounds import (
     rate,
     step,
 )
-from benchmarks.study.problems import AXES, BATCH, LENGTH, PARENT, PARENT_STEPS, asked, right
+from benchmarks.study.problems import AXES, BATCH, LENGTH, PARENT, PARENT_STEPS
 from benchmarks.study.results import Kept, markdown
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import flops_per_token, parameters
@@ -55,7 +55,6 @@ class Result:
         share: of the parent's milliseconds that it may take.
         seed: of data and search.
         ms: of a token, by the table; parameters: its own; layers: that it keeps.
-        right: share of held-out problems answered right.
         kl: divergence from the parent on held-out answers, nats per token.
     """
 
@@ -65,7 +64,6 @@ class Result:
     ms: float
     parameters: int
     layers: int
-    right: float
     kl: float
 
 
@@ -127,7 +125,7 @@ def pair(ground: Ground, table: LatencyTable, share: float, seed: int, out: Path
 
 def made(ground: Ground, table: LatencyTable, share: float, seed: int, args: argparse.Namespace) -> list[Result]:
     """A pair, distilled."""
-    questions, results = asked(args.asked), []
+    results = []
     with tempfile.TemporaryDirectory() as out:
         runs = pair(ground, table, share, seed, Path(out))
     for limited, run in runs.items():
@@ -135,15 +133,15 @@ def made(ground: Ground, table: LatencyTable, share: float, seed: int, args: arg
         kl, _ = divergences(run.host, run.member, ground.batches(999, held_out=True))
         results.append(Result(
             limited, share, seed, table.milliseconds(PARENT, run.member), parameters(PARENT, run.member),
-            len(run.member.layers), right(run.host.model, run.member, questions), kl,
+            len(run.member.layers), kl,
         ))  # fmt: skip
     return results
 
 
-def page(results: Sequence[Result], table: LatencyTable, asked: int) -> str:
+def page(results: Sequence[Result], table: LatencyTable) -> str:
     """The table, and what it is of."""
     head = ["of the parent's ms", "searched within", "ms of a token", "parameters", "layers", "KL from the parent",
-            "of each seed", "answers right", "of each seed"]  # fmt: skip
+            "of each seed"]  # fmt: skip
     rows = []
     for share in SHARES:
         for limited in (BY_TIME, BY_COUNT):
@@ -151,8 +149,7 @@ def page(results: Sequence[Result], table: LatencyTable, asked: int) -> str:
             rows.append([
                 f"{share:.0%}", limited, f"{mean(r.ms for r in of):.2f}", f"{mean(r.parameters for r in of):,.0f}",
                 ", ".join(str(r.layers) for r in of), f"{mean(r.kl for r in of):.4f}",
-                ", ".join(f"{r.kl:.4f}" for r in of), f"{mean(r.right for r in of):.1%}",
-                ", ".join(f"{r.right:.1%}" for r in of),
+                ", ".join(f"{r.kl:.4f}" for r in of),
             ])  # fmt: skip
     by_pair = {(r.share, r.seed, r.limited): r.kl for r in results}
     gains = [
@@ -163,7 +160,7 @@ def page(results: Sequence[Result], table: LatencyTable, asked: int) -> str:
         f"A parent of {parameters(PARENT, PARENT.full):,} parameters that takes {whole:.2f} ms for a token "
         f"({DECODE}; {table['engine']}, {table.workload}). Searched within milliseconds, "
         f"{sum(g > 0 for g in gains)} of {len(gains)} members are nearer to the parent than those searched within "
-        f"parameters; {mean(gains):+.4f} nats a token in the mean. {asked} held-out problems, answered greedily."
+        f"parameters; {mean(gains):+.4f} nats a token in the mean."
     )
     return f"{markdown(head, rows)}\n{facts}\n"
 
@@ -172,7 +169,6 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=120, help="of each member")
     parser.add_argument("--parent-steps", type=int, default=PARENT_STEPS)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each layer's measurement; 0 for one round")
-    parser.add_argument("--asked", type=int, default=300, help="held-out problems")
 
 
 def study(args: argparse.Namespace) -> str:
@@ -186,4 +182,4 @@ def study(args: argparse.Namespace) -> str:
             results += kept.get(
                 lambda share=share, seed=seed: made(ground, table, share, seed, args), share=share, seed=seed
             )
-    return page(results, table, args.asked)
+    return page(results, table)

@@ -4,18 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from statistics import mean
+from collections.abc import Iterator
 from typing import NamedTuple
 from zlib import crc32
 
 import torch
 
 from benchmarks.study.results import REPORTED, TUNED
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Parent
 from nemo_elastic.data.reasoning import Problem, mixture
-from nemo_elastic.nn.nemotron_h import NemotronH
 
 #: (task, level) -> how often
 PROBLEMS = {("chain_sum", 1): 1.0, ("chain_sum", 2): 3.0, ("gcd", 1): 1.0}
@@ -61,18 +58,3 @@ def batches(seed: int, held_out: bool | str = False) -> Iterator[MicroBatch]:
             ids[row, : len(text)] = torch.tensor(text)
             mask[row, prompt - 1 : len(text)] = 1
         yield MicroBatch(ids[:, :-1], ids[:, 1:], mask)
-
-
-def right(model: NemotronH, member: Subnet | None, asked: Sequence[Problem]) -> float:
-    """Share of problems whose greedy answer is right."""
-    prompts = [encode(p.prompt) for p in asked]
-    limits = [LENGTH - len(p) for p in prompts]
-    said = model.generate(prompts, limits, [END], member)
-    texts = ("".join(ALPHABET[i] for i in new if i != END) for new in said)
-    return mean(p.is_solved_by(p.prompt + text) for p, text in zip(asked, texts, strict=True))
-
-
-def asked(count: int) -> list[Problem]:
-    """Held-out problems, each once."""
-    source = problems(7, held_out=True)
-    return list({p.question: p for p in islice(source, 3 * count)}.values())[:count]

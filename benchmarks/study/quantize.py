@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from statistics import mean
 
@@ -23,10 +22,9 @@ from benchmarks.study import grounds
 from benchmarks.study.grounds import Ground, config_of, divergences, optimizer_of, prepared, rate, step
 from benchmarks.study.problems import PARENT_STEPS
 from benchmarks.study.results import Kept, markdown
-from nemo_elastic.core.cost import DTYPE_BYTES, parameters
-from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.layout import tensors
-from nemo_elastic.core.precision import SCHEMES, default_rows
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.train.training import FamilyTraining
 from nemo_elastic.verdicts import FEW, mean_interval
 
@@ -130,16 +128,7 @@ def made(ground: Ground, seed: int, steps: int, more: int, out: Path) -> list[Re
     ]  # fmt: skip
 
 
-def megabytes(parent: Parent, member: Subnet, scheme: str | None) -> float:
-    """Weights of a member in files: in bf16, or those that low precision stores in that, with scales."""
-    rows, size = default_rows(parent), 0.0
-    for t in tensors(parent, member):
-        low = scheme is not None and t.layer is not None and (t.row.name, t.layer.index) in rows
-        size += prod(t.shape) * DTYPE_BYTES[scheme if low and scheme else "bf16"] + 4 * low
-    return size / 1e6
-
-
-def page(results: Sequence[Result], parent: Parent, members: dict[str, Subnet], facts: str) -> str:
+def page(results: Sequence[Result], facts: str) -> str:
     """The tables, and what they are of."""
     head = ["format", "member", "stage 2", "rounded, family's scales", "control", "control, rounded",
             "distilled in it", "won back of rounding", "of each seed"]  # fmt: skip
@@ -150,10 +139,8 @@ def page(results: Sequence[Result], parent: Parent, members: dict[str, Subnet], 
         means = [mean(getattr(r, field) for r in of) for field in fields]
         won = [f"{r.control - r.distilled:+.4f}" for r in of]
         rows.append([scheme, name, *(f"{value:.4f}" for value in means), share(of), ", ".join(won)])
-    sizes = [[scheme or "bf16", *_sizes(parent, members, scheme)] for scheme in (None, *SCHEMES)]
     words = [f"- {scheme}: {verdict([r for r in results if r.scheme == scheme])}" for scheme in SCHEMES]
-    held = markdown(["format", "the family, MB", "separate checkpoints, MB"], sizes)
-    return f"{markdown(head, rows)}\n" + "\n".join(words) + f"\n\n{held}\n{facts}\n"
+    return f"{markdown(head, rows)}\n" + "\n".join(words) + f"\n\n{facts}\n"
 
 
 def share(of: Sequence[Result]) -> str:
@@ -175,11 +162,6 @@ def verdict(of: Sequence[Result]) -> str:
     return f"rounding costs {cost:.4f} nats; distilling wins back {middle} (95% over seeds: {low} to {high})"
 
 
-def _sizes(parent: Parent, members: dict[str, Subnet], scheme: str | None) -> list[str]:
-    every = [megabytes(parent, member, scheme) for member in members.values()]
-    return [f"{size:.2f}" for size in (megabytes(parent, parent.full, scheme), sum(every))]
-
-
 def options(parser: argparse.ArgumentParser) -> None:
     grounds.options(parser, "problems", PARENT_STEPS)
     parser.add_argument("--steps", type=int, default=STEPS, help="of stage 2")
@@ -193,10 +175,9 @@ def study(args: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as out:
         for seed in args.seeds:
             kept.get(lambda seed=seed: made(ground, seed, args.steps, args.more, Path(out, str(seed))), seed=seed)
-        results = [result for result in kept.results if result.seed in args.seeds]
-        members = Family(ground, args.seeds[0], Path(out), 1).members
+    results = [result for result in kept.results if result.seed in args.seeds]
     facts = (
         f"A parent of {parameters(shape, shape.full):,} parameters; {args.steps} steps, and {args.more} more; "
         f"{len(args.seeds)} seeds; divergences from the parent in nats a token of {ground.of}."
     )
-    return page(results, shape, members, facts)
+    return page(results, facts)

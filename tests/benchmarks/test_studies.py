@@ -14,7 +14,7 @@ import torch
 from benchmarks.study import latency, nesting, quantize, shapes
 from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh
 from benchmarks.study.nesting import ALONE, SIZES, TRIED, UNTRAINED, WAYS, Family, Run, Study, Way
-from benchmarks.study.problems import ALPHABET, AXES, END, LR, PARENT, batches, encode, problems, right
+from benchmarks.study.problems import ALPHABET, AXES, LR, PARENT, batches, problems
 from benchmarks.study.results import REPORTED, TUNED
 from benchmarks.study.shapes import HALVING, SEARCH, Runs
 from nemo_elastic.config.block import ElasticConfig
@@ -35,17 +35,6 @@ def test_rows_count_the_answer_and_its_end_alone() -> None:
         asked = "".join(ALPHABET[i] for i in tokens[: int(mask.nonzero()[0]) + 1].tolist())
         assert asked.startswith("question: ") and asked.endswith("\nsteps:")
         assert counted.endswith("\n<end>") and "answer: " in counted
-
-
-def test_a_right_answer_is_one() -> None:
-    asked = list(islice(problems(3, True), 4))
-    assert right(fresh(0), None, asked) == 0
-    said = [encode(p.completion) + [END] for p in asked]
-    model = fresh(0)
-    model.generate = lambda *_: said  # pyright: ignore[reportAttributeAccessIssue]
-    assert right(model, None, asked) == 1
-    said[0] = encode(" answer: none\n")
-    assert right(model, None, asked) == 0.75
 
 
 # ------------------------------------------------------------------ nesting

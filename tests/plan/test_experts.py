@@ -148,3 +148,5 @@ def test_sizes_divide_the_blocks_of_experts_and_the_ranks_of_a_stage() -> None:
     }  # fmt: skip
     eight = laid_out(Sharding(expert=8), run=replace(RUN, gpus=4))
     assert why_not(eight) == "EP 8 does not divide the 4 ranks of a stage"
+    odd = replace(RUN, seq_length=4095)  # and tensor parallelism comes with sequence parallelism
+    assert "TP 2 does not divide the length" in str(why_not(laid_out(Sharding(2), run=odd)))

@@ -85,7 +85,8 @@ def halving(step: int) -> dict[str, Any]:
     if step - 1 not in CUTS:
         return {}
     count = {CUTS[0]: 3, CUTS[1]: 2}[step - 1]
-    return {"compared": {name: {str(i): 0.5 + 0.3 * i for i in range(count)} for name in NAMES[1:]}}
+    losses = {name: {str(i): 0.5 + 0.3 * i for i in range(count)} for name in NAMES[1:]}
+    return {"candidates": {NAMES[1]: [0]}, "compared": losses}
 
 
 def make_run(root: Path, seed: int = 0) -> Path:

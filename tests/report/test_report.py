@@ -128,6 +128,7 @@ LINE = '{"kind": "step", "step": 261, "tokens": 534528, '
     [
         ("metrics.json", "{"),
         ("metrics.json", '{"version": 1, "members": [{"name": "a", "loss": "low"}]}'),
+        ("metrics.json", '{"version": 1, "members": {}}'),
         ("metrics.json", '{"version": 1, "members": [{"name": "a", "answers": {"correct": 3, "total": 2}}]}'),
         ("family/elastic.json", '{"version": 1}'),
         ("stage1/elastic/members.json", '{"members": {"0.8m": {"hidden": 7, "layers": []}}}'),
@@ -205,6 +206,16 @@ def test_shapes_have_widths_and_the_layers_that_stay(run: Path) -> None:
     subnet = loaded.subnets["0.8m"]
     assert (small["hidden"], small["ffn"], small["mamba_heads"]) == ("96", "320", "12")
     assert [i for i, letter in enumerate(small["layers"]) if letter != "·"] == sorted(subnet.kept)
+
+
+def test_a_parent_that_was_not_measured_beside_its_members_is_not_made_of_one(run: Path) -> None:
+    rows = [row | {"answers": None} for row in json.loads((run / "metrics.json").read_text())["members"][1:]]
+    loaded = load_run(edit(run, members=rows))
+    assert loaded.results is not None and loaded.results.before is None
+    assert [loaded.place(name) for name in loaded.names] == [0, 1, 2]
+    with house():
+        drawing = draw_members(loaded)
+    assert drawing is not None and drawing.words == ""
 
 
 def test_targets_say_what_was_asked_and_found(run: Path) -> None:
