@@ -26,7 +26,10 @@ def set_in(folder: Path, key: str, value: Any) -> None:
     target = data
     for name in parents:
         target = target[name]
-    target[last] = value
+    if value is None:
+        del target[last]
+    else:
+        target[last] = value
     (folder / MANIFEST).write_text(json.dumps(data), encoding="utf-8")
 
 
@@ -62,6 +65,7 @@ def test_problems_come_back(small: DataFolder) -> None:
         ("reasoning", 0.95, "reasoning: 0.95"),
         ("held_out_problems", 23, "the 23 problems"),
         ("splits.test", {}, "splits"),
+        ("splits.val", None, "splits"),
         ("splits.val.tokens", 5, "says 5"),
         ("splits.train.documents", 5, "in 5"),
     ],
@@ -87,6 +91,8 @@ def test_every_problem_is_checked(copy: Path, line: str | None, message: str) ->
         DataFolder.open(copy)
 
 
-def test_unknown_names_are_refused(small: DataFolder) -> None:
+def test_unknown_names_are_refused(small: DataFolder, tmp_path: Path) -> None:
     with pytest.raises(ElasticError, match="split: 'test'"):
         small.tokens("test")
+    with pytest.raises(ElasticError, match="not a data folder"):
+        DataFolder.open(tmp_path)

@@ -63,6 +63,7 @@ def test_tools_and_what_templates_read_beside_come_along(tmp_path: Path) -> None
         ("[1]", "line 3: no object with a field 'text'"),
         ('{"messages": [{"role": "user"}]}', r"line 3: messages\[0\].content: "),
         ('{"messages": "Hello"}', "line 3: messages: "),
+        ('{"messages": ["Hello"]}', r"line 3: messages\[0\]: "),
         ("\udcff", "line 3: not UTF-8 at byte 0 of the line"),
         (r'{"text": "a\ud800"}', "line 3: text: "),
         (r'{"messages": [{"role": "user", "content": "a", "x\ud800": 1}]}', "line 3: messages: "),
