@@ -43,7 +43,7 @@ def alone(name: str) -> str:
 
 
 def measure(place: Path, parts: Collection[str]) -> None:
-    """Everything on one rank, where one run is killed and goes on; then in all layouts of several."""
+    """Everything on one rank; then in all layouts of several, where one run is killed and goes on."""
 
     def stage(name: str, layout: Layout, steps: int = STEPS, **more: Any) -> Job:
         return Job(name, layout=layout, steps=steps, **more)
@@ -56,16 +56,12 @@ def measure(place: Path, parts: Collection[str]) -> None:
         return stage(f"second-{before}-{now}", replace(HANDED, experts=now), kind="stage2", **more)
 
     prepare_data(place)
-    killed = stage("killed", ONE, steps=3, save_every=1)
     moved = stage("moved", HANDED, steps=3, save_every=1)
     do(
         place,
         Job("parent", "parent", Layout(experts=1)),
         *(rank(ranking_of(layout), layout) for layout in (ONE, replace(ONE, halved=False, soft=True))),
         *(stage(name, layout) for name, layout in {alone(name): one.alone for name, one in TRAINED.items()}.items()),
-        stage("whole", ONE, steps=3),
-        replace(killed, until=2),
-        killed,
         *(rank(f"rank-{name}", layout) for name, layout in RANKED.items()),
         *(stage(name, layout) for name, layout in TRAINED.items()),
         stage("by-itself", replace(SEVERAL, data=2, experts=2), ranked=None),

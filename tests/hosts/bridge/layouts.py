@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 from collections.abc import Callable, Collection
 from functools import partial
@@ -17,7 +16,6 @@ import torch
 
 from nemo_elastic.errors import STOPPED
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.hosts.common.saves import cut
 from tests.parallel import forks
 from tests.parallel.bridge import config
 from tests.parallel.forks import CLEAR
@@ -29,24 +27,11 @@ STEPS = 2
 WORLDS = (1, 2)
 #: bytes of a file on a full disk: more than the log has, less than the weights
 ROOM = 60_000
-#: copies of a killed run whose newest checkpoint is not whole -> what is said of it
-DAMAGED = {
-    "truncated": r"__0_\d\.distcp has \d+ bytes, not the \d+ that it was saved with",
-    "missing": r"__0_\d\.distcp is missing",
-}
-#: runs that a save has ended -> after which step, and what the next start says of that save
-CUT_SHORT = {
-    "cut-short": (3, "iter_0000003 is passed over: it was not written to its end; the run resumes from iter_0000002"),
-    "cut-short-first": (
-        1, "iter_0000001 is passed over: it was not written to its end; the run starts from the beginning",
-    ),
-}  # fmt: skip
 #: what scripts do with an elastic run -> the line that it ends with, before a step is taken
 REFUSED = {
     "late": f"recipe.tokenizer.vocab_size: {VOCAB // 4} ",
     "forward_step": "forward_step: 'another' ",
     "callbacks": "callbacks: None ",
-    "overlap": "recipe.ddp.overlap_grad_reduce: True ",
 }
 PAIRS = {
     "dp2": Layout(data=2, micro_batches=2, halved=True),
@@ -93,16 +78,12 @@ def going_on(name: str, layout: Layout = HALVED, **more: Any) -> Job:
 
 
 def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
-    """On one rank, where one is killed and one stopped, and in all layouts of several.
-
-    Those that ended too soon then go on, also from copies with a damaged newest checkpoint.
-    """
+    """On one rank, where one is killed and one stopped, and in all layouts of several. What ended too soon goes on."""
     prepare(place)
     late = place / "late-teacher"  # not there before the run starts
     scripts: dict[str, dict[str, Any]] = {
         "late": {"teacher": late, "elastic": lambda _: os.symlink(place / "parent" / "checkpoints", late),
                  "stock": small_vocabulary},
-        "overlap": {"changes": {"budgets_per_batch": 2}, "elastic": overlapped},
         **{name: {"elastic": partial(started, name)} for name in ("forward_step", "callbacks")},
     }  # fmt: skip
     first = [
@@ -110,7 +91,7 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
         *(stage(whole, layout, steps=4) for whole, _, layout in KILLED),
         *(going_on(killed, layout, until=3) for _, killed, layout in KILLED),
         stage("stopped", HALVED, steps=4, stop=1, ends=STOPPED),
-        *(going_on(name, before=partial(cut_short, at), ends=-signal.SIGKILL) for name, (at, _) in CUT_SHORT.items()),
+        going_on("cut-short", before=partial(cut_short, 3), ends=-signal.SIGKILL),
         going_on("full", elastic=cramped, ends=CLEAR),
         going_on("kept", kept=1),
         *(stage(f"{name}-alone", layout.alone) for name, layout in PAIRS.items()),
@@ -118,17 +99,12 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
         *(stage(name, layout, stock=small_vocabulary if name == "tp2-sp" else None) for name, layout in PAIRS.items()),
     ]
     results = {"first": by_name(first, do(place, *first))}
-    for name in DAMAGED:
-        shutil.copytree(place / "killed", place / name)
-    newest = place / "missing" / "checkpoints" / "iter_0000003"
-    next(newest.glob("*.distcp")).unlink()
-    cut(next((place / "truncated" / "checkpoints" / "iter_0000003").glob("*.distcp")))
     later = {"halving": {**block_of(HALVED)["halving"], "cuts": [0.5]}}  # on which no ranking depends
     end: dict[str, Any] = {"kind": "stage2", "done": STEPS, "longer": True}
     again = [
         Job("rank-halving", "rank", HALVED, changes=later),
         *(going_on(killed, layout) for _, killed, layout in KILLED),
-        *(going_on(name) for name in ("stopped", "full", *DAMAGED, *CUT_SHORT)),
+        *(going_on(name) for name in ("stopped", "full", "cut-short")),
         stage("second", PAIRS["dp2"].alone, previous=("tp2-sp-alone", STEPS), **end),
         stage("second-dp2", PAIRS["dp2"], previous=("tp2-sp", STEPS), **end),
     ]
@@ -208,10 +184,6 @@ def started(wrong: str, run: Any) -> None:
             pretrain(run.config, forward_step, callbacks=run.callbacks)
         else:
             pretrain(run.config, run.forward_step)
-
-
-def overlapped(run: Any) -> None:
-    run.config.ddp.overlap_grad_reduce = True
 
 
 def cut_short(step: int) -> None:

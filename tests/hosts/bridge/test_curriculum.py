@@ -50,22 +50,6 @@ def test_slurm_gets_every_job_in_order_with_the_planners_layout(
     assert {name: report[name].stopped for name in last} == last
 
 
-def test_a_family_with_experts_is_sent_with_its_expert_parallelism(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from nemo_elastic.plan.stages import PAPER
-
-    args = ["--slurm", *RECIPE, *DATA, *SLURM, *SSH, "--recipe", "bridge/nemotron_elastic_30b_a3b", "--dryrun", "dry"]
-    script("run", args, tmp_path, monkeypatch)
-    dry = read(capsys.readouterr().out, tmp_path / "dry")
-    assert list(dry.table) == ["rank", "stage1", "stage2", "slice"]
-    assert dry.table["rank"][:3] == ["1", "8", "TP1 PP1 DP8 EP8"]
-    for number in (1, 2):
-        layout = recipe_of("30b_a3b").layout(number, PAPER, 128, "h100")
-        assert dry.table[f"stage{number}"][:3] == ["16", "128", str(layout)]
-    assert tasks(tmp_path / "dry")["stage1"].family["shape"] == "nemotron-3-nano-30b-a3b"
-
-
 def test_a_process_builds_the_job_that_was_described(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,16 +71,3 @@ def test_a_process_builds_the_job_that_was_described(
         script("run", ["--job", name, *RECIPE, *DATA], tmp_path, monkeypatch)
         assert built.pop()[0].settings() == run.settings(), "by itself"
     assert report["slice"].dir == "/runs/12b"
-
-
-def test_a_mistake_is_reported_before_anything_is_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for args, line in (
-        ([*RECIPE, *DATA, "--devices", "1", "--dryrun", "dry"], "error: no layout"),
-        ([*RECIPE, "--data", "chat.jsonl", "--dryrun", "dry"], "data: 'chat.jsonl' "),
-        ([*RECIPE, "--data", "0.5", "/a", "/b", "--dryrun", "dry"], "a weight before each prefix, or before none"),
-    ):
-        with pytest.raises(SystemExit, match="2"):
-            script("run", ["--local", *args], tmp_path, monkeypatch)
-        assert line in capsys.readouterr().err

@@ -16,10 +16,8 @@ from tests.hosts.bridge.recipes import recipe_of
 from tests.rehearsal.test_rehearse import CHECKS, JOBS, WHYS, failures
 from tests.workers import ROOT, environment
 
-NAMES = ("12b", "9b", "8b", "30b_a3b", "4b_sft", "30b_a3b_sft")
 
-
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=["12b", "30b_a3b", "4b_sft"])
 def rehearsal(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     from nemo_elastic.rehearsal.run import rehearsal_of
 
@@ -33,8 +31,7 @@ def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:
     assert {change.name.split(": ")[0] for change in changed} == {"rank", "stage1", "stage2", "slice"}
 
 
-@pytest.mark.parametrize("name", ["nano_9b", "h_47b"])
-def test_bridges_own_sft_recipe_has_a_rehearsal(name: str, tmp_path: Path) -> None:
+def test_bridges_own_sft_recipe_has_a_rehearsal(tmp_path: Path) -> None:
     """On packed conversations, and its parent's own training on text, which the recipe's data is not."""
     from megatron.bridge.data.builders.gpt_sft import GPTSFTDatasetConfig
     from megatron.bridge.training.config import GPTDatasetConfig
@@ -44,7 +41,7 @@ def test_bridges_own_sft_recipe_has_a_rehearsal(name: str, tmp_path: Path) -> No
     from nemo_elastic.rehearsal.short import parent_run, text_of
     from tests.hosts.bridge import stock_sft
 
-    family = stock_sft.family(name)
+    family = stock_sft.family("h_47b")
     rehearsal = rehearsal_of(family, str(tmp_path))
     assert {change.why for change in rehearsal.changed} == WHYS
     jobs = watched_jobs(family, rehearsal.own)
@@ -68,31 +65,6 @@ def test_a_budget_of_active_parameters_is_rehearsed(tmp_path: Path) -> None:
     changed = rehearsal_of(replace(family, block=block), str(tmp_path)).changed
     whys = [one.why for one in changed if one.name.endswith("budgets[1].active_params")]
     assert whys == ["widths and vocabulary"] * 3
-
-
-def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any) -> None:
-    """By hand, as the comparison could be wrong."""
-    from nemo_elastic.rehearsal.bridge_jobs import watched_jobs
-
-    own = rehearsal.family.jobs("/checkpoints/parent", ["/data/text"], "/runs/family", ["/data/long"])
-    small = watched_jobs(rehearsal.family, rehearsal.own)
-    for name in ("stage1", "stage2"):
-        before, after = own[name].config, small[name].config
-        for field in ("optimizer", "lr", "min_lr", "adam_eps", "adam_beta1", "adam_beta2", "clip_grad",
-                      "weight_decay", "bf16", "use_distributed_optimizer"):  # fmt: skip
-            assert getattr(after.optimizer, field) == getattr(before.optimizer, field), field
-        assert after.mixed_precision == before.mixed_precision and after.model.bf16 == before.model.bf16
-        assert before.mixed_precision == "bf16_mixed" or before.mixed_precision.bf16
-        assert after.checkpoint.dist_ckpt_optim_fully_reshardable is True
-        blocks = [one.optimizer_config_override_provider.elastic for one in (before, after)]
-        for section in ("shapes", "router", "distill", "sampling", "nonfinite", "seed", "budgets_per_batch"):
-            assert blocks[0][section] == blocks[1][section]
-        assert blocks[0]["shapes"] == "halving" and blocks[0]["halving"]["cuts"] == blocks[1]["halving"]["cuts"]
-        rates, theirs = own[name].callbacks[0].rates, small[name].callbacks[0].rates
-        assert theirs.min_ratio == rates.min_ratio
-        for field in ("start_step", "freeze_step"):
-            share = getattr(rates, field) / rates.total_steps
-            assert getattr(theirs, field) / theirs.total_steps == pytest.approx(share, abs=0.05)
 
 
 @pytest.mark.rehearsal
