@@ -202,7 +202,7 @@ def two_ranks_are_one(tmp_path: pathlib.Path, taught: list[dict[str, Any]]) -> N
     student, teacher = (Head(x[0].detach()[:tokens].requires_grad_(x is student), x[1]) for x in (student, teacher))
     batch = {name: value[:tokens] for name, value in batch.items()}
     shared = [torch.load(tmp_path / f"shared{r}.pt") for r in range(2)]
-    assert len(shared[0]) == 4 * len(ways)
+    assert len(shared[0]) == 3 * len(ways)
     for i in range(len(shared[0])):
         how = ways[i % len(ways)]
         loss, losses = head_loss(student, teacher if how in taught else None, **batch, **how)
@@ -224,6 +224,7 @@ def test_bad_input_is_reported() -> None:
         ({"teacher": None, "terms": {"kl": 1.0}}, "terms: {'kl': 1.0} compare with a teacher, and there is none"),
         ({"terms": {"mse": 1.0}}, "terms: {'mse': 1.0}: positive weights of kl, ce, reverse_kl"),
         ({"terms": {"ce": 1.0}, "labels_t": None}, "labels_t: cross-entropy needs them"),
+        ({"temperature": 0}, "temperature must be positive, not 0"),
         ({"top_k": 0}, "top_k must be positive, not 0"),
     ):
         with pytest.raises(ValueError, match=message):
