@@ -117,6 +117,10 @@ def test_what_was_measured_before_an_interruption_is_kept(
         assert json.loads(out.read_text())["grids"] == before["grids"], "nothing is lost"
     assert run("profile", family, "--out", out, "--batch", "2", *QUICK) == 2
     assert "workload: " in capsys.readouterr().err
+    next(iter(before["grids"][first]["axes"].values()))[-1] += 1
+    out.write_text(json.dumps(before))
+    assert run("profile", family, "--out", out, *QUICK) == 2
+    assert "other widths" in capsys.readouterr().err
 
 
 def test_a_plain_parent_takes_the_axes_of_a_block_whose_table_is_not_there_yet(
