@@ -141,7 +141,8 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
     """Train in a layout, and compare with one rank."""
     single = replace(layout.alone, half=False)
     out, base = place / layout.name, place / layout.alone.name
-    for each in (layout.alone, layout, *([single] if layout.half else [])):
+    precise = [single] if layout.half and not layout.halved else []  # other candidates may be left in float32
+    for each in (layout.alone, layout, *precise):
         if not (place / each.name).exists():
             do(place, Job(each.name, layout=each, steps=STEPS + each.halved, padded=each.halved))
     facts, (alone,) = ([json.loads(rank.read_text()) for rank in sorted((place / "log" / run.name).glob("*.json"))]
@@ -160,7 +161,7 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
     if layout.halved:
         in_turn(out, place / ranking_of(layout))
         results["compared"] = candidates_apart(out, base)
-    if layout.half:
+    if precise:
         ours, theirs = ([line["reduced_train_loss"] for line in lines(run)] for run in (base, place / single.name))
         results["single"] = max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / max(theirs)
     return results
