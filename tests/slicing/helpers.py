@@ -70,8 +70,6 @@ def edit_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({key: value for key, value in data.items() if value is not ...}))
 
 
-
-
 def plain_of(family: Path, out: Path) -> Path:
     """The parent of a family as others have it: no file of ours."""
     slice_checkpoint(family, out, member="full")
