@@ -114,7 +114,7 @@ def test_files_that_describe_different_models(small):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"name": "../x"}, {"ranking": "ab12\n# x"}, {"subnet": {"hidden": 99, "layers": []}}]
+    "changes", [{"name": "../x"}, {"ranking": "ab12\n# x"}, {"parent": {}}, {"subnet": {"hidden": 99, "layers": []}}]
 )
 def test_a_wrong_member_file(small, changes):
     edit_json(small / MEMBER_FILE, **changes)
