@@ -101,7 +101,7 @@ def test_the_adam_of_the_distributed_optimizer_is_that_of_torch_bit_for_bit(deco
 
     start = torch.randn(9, 5)
     ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
-    how: Any = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-6}
+    how: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-6}
     stock = (torch.optim.AdamW if decoupled else torch.optim.Adam)([theirs], **how)
     own = GroupStepAdam([{"params": [ours]}, {"params": []}], adam_w_mode=decoupled, **how)
     for i in range(20):
