@@ -14,6 +14,8 @@ from nemo_elastic.core.prefix import Grid, Selection
 from tests.shapes import MOE
 
 pytestmark = pytest.mark.nemo
+#: grouped products of a forward and a backward pass: none where torch has none
+CALLS = 6 if hasattr(torch.nn.functional, "grouped_mm") else 0
 
 
 class Case:
@@ -106,7 +108,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     made, real = [], module.GROUPED
     if real is None:
-        pytest.skip("torch has no grouped_mm")
+        return made
 
     def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
         made.append(1)
@@ -157,7 +159,7 @@ def test_outputs_and_gradients_are_those_of_plain_operations(
     case = Case(counts, *kept, dtype, gated, buffers)
     is_the_loops(case, monkeypatch)
     rows = not any(size * dtype.itemsize % 16 for size in kept[:2])
-    assert len(calls) == (6 if rows and sum(counts) and dtype is not torch.float64 else 0)
+    assert len(calls) == (CALLS if rows and sum(counts) and dtype is not torch.float64 else 0)
     if dtype is torch.bfloat16:
         return
     for a, b in zip(case.run()[:-1], case.plain(), strict=True):
@@ -188,7 +190,7 @@ def test_gradients_that_lie_otherwise(calls: list[int], monkeypatch: pytest.Monk
     for dy in (whole.t().contiguous().t(), torch.ones(()).expand(18, 24), torch.cat([whole[:, :1], whole], 1)[:, 1:]):
         case.dy = dy
         is_the_loops(case, monkeypatch)
-    assert len(calls) == 4 * 6
+    assert len(calls) == 4 * CALLS
 
 
 def test_what_lies_evenly_in_one_buffer_is_one_tensor() -> None:
@@ -255,6 +257,6 @@ def test_in_a_model_they_are_one_tensor_and_run_grouped(
             for model.state.choice in (None, member):
                 objective(model(tokens, None, None)).backward()
         grads.append([p.main_grad.clone() for p in model.parameters()])
-    assert len(calls) == 2 * 2 * 6
+    assert len(calls) == 2 * 2 * CALLS
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
