@@ -118,7 +118,7 @@ bench: $(VENV)/.stamp $(BENCH_BRIDGE:%=$(BRIDGE)/.stamp) $(BENCH_VLLM:%=$(VLLM)/
 study: $(VENV)/.stamp $(if $(filter baselines,$(STUDY)),$(BRIDGE)/.stamp) ## A study of some hours: STUDY=shapes, baselines, nesting, quantize, context or latency; starts where it stopped (ARGS="--help")
 	$(RUN) -W ignore -m benchmarks.study $(STUDY) $(ARGS)
 
-PRINTED := data_modules house plan_stage2 quantized_cuts
+PRINTED := data_modules house plan_stage2
 TABLES := $(PRINTED) demo_chat experts fake_gpu hosts kernels parallel recipes recipes_bridge rehearsal_stock soak stock_bridge stock_nemo
 .PHONY: $(TABLES:%=docs/tables/%.md)
 tables: $(NAME:%=docs/tables/%.md) ## Make a table of the pages again, in docs/tables: NAME=parallel (without a name: list them)
@@ -138,7 +138,6 @@ BRIDGE_MODULE := $(RUN_BRIDGE) -m tests.support.bridge -m
 docs/tables/data_modules.md: SCRIPT := -m tests.hosts.data_kinds
 docs/tables/house.md: SCRIPT := tools/house.py
 docs/tables/plan_stage2.md: SCRIPT := tools/plan_table.py
-docs/tables/quantized_cuts.md: SCRIPT := -m tests.quantize.cut_table
 $(PRINTED:%=docs/tables/%.md): $(VENV)/.stamp
 	$(RUN) -W ignore $(SCRIPT) > $@
 

@@ -46,9 +46,9 @@ def test_a_card_quotes_and_does_not_obey(originals, tmp_path, run, kind, file):
     assert (tmp_path / "out" / "README.md").read_text().replace("\n", "").isprintable()
 
 
-@pytest.mark.parametrize("where", ["member", "tensor", "index", "field", "checksum"])
+@pytest.mark.parametrize("where", ["member", "tensor", "index", "surrogate", "field", "checksum"])
 def test_a_name_in_an_error_is_spelled_out(originals, tmp_path, run, where):
-    text = "".join(HOSTILE[:-1] if where == "index" else HOSTILE)
+    text = "\ud800" if where == "surrogate" else "".join(HOSTILE)
     source = Path(shutil.copytree(originals / "sharded", tmp_path / "sharded"))
     if where == "member":
         data = json.loads((source / FAMILY_FILE).read_text())
@@ -62,7 +62,7 @@ def test_a_name_in_an_error_is_spelled_out(originals, tmp_path, run, where):
         path = source / "model.safetensors.index.json"
         data = json.loads(path.read_text())
         name = text if where == "tensor" else "backbone.norm_f.weight"
-        data["weight_map"][name] = f"{text}.safetensors".replace("/", "") if where == "index" else "x.safetensors"
+        data["weight_map"][name] = "x.safetensors" if where == "tensor" else f"{text}.safetensors".replace("/", "")
         path.write_text(json.dumps(data))
     cut = ("slice", source, "--member", "full", "--out", tmp_path / "out")
     code, out, err = run(*(("verify", source) if where == "checksum" else cut))

@@ -228,7 +228,11 @@ def _open_index(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise ElasticError(f"{path}: has no weight_map")
     for file in weight_map.values():
         # An index from somewhere else must not make us read outside of its folder.
-        if not isinstance(file, str) or not file.endswith(".safetensors") or set(file) & set("/\\\0"):
+        if (
+            not isinstance(file, str)
+            or not (file.isprintable() and file.endswith(".safetensors"))
+            or set(file) & {*"/\\"}
+        ):
             raise bad(f"{path}: weight_map", file, "names of .safetensors files in the same folder")
     for file in sorted(set(weight_map.values())):
         wanted = {name for name, f in weight_map.items() if f == file}
