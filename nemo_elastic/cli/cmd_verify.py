@@ -43,6 +43,6 @@ def command(
     else:
         words = {True: "ok", False: "FAILED", None: "-"}
         rows = [{"check": c.name, "": words[c.ok], "figure": c.figure} for c in report.checks]
-        print_table(str(source), rows)
+        print_table(str(source), rows, left=3)
     if not report.ok:
         raise typer.Exit(1)

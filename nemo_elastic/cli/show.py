@@ -39,12 +39,12 @@ from nemo_elastic.slicing.loads import runs_in
 WIDTH = 160
 
 
-def print_table(title: str, rows: Sequence[Mapping[str, str]], **style: Any) -> None:
-    """Print cells of text, with a column for each name that a row has."""
+def print_table(title: str, rows: Sequence[Mapping[str, str]], left: int = 1, **style: Any) -> None:
+    """Print cells of text, with a column for each name that a row has; the first `left` are words, not numbers."""
     table = Table(title=printable(title), title_justify="left", **style)
     names = list(dict.fromkeys(name for row in rows for name in row))
     for number, name in enumerate(names):
-        table.add_column(printable(name), justify="right" if number else "left", no_wrap=number == 0)
+        table.add_column(printable(name), justify="left" if number < left else "right", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(printable(row.get(name, "-")) for name in names))
     console = Console(markup=False)
