@@ -177,6 +177,9 @@ def test_what_is_frozen_gets_no_gradient_and_keeps_it_from_nothing_else() -> Non
     experts(x, weight, counts, up, down)[0].sum().backward()
     assert weight.grad is not None and weight.grad.any()
     assert [d.grad is None for d in down] == [False, True, False, False] and all(u.grad is None for u in up)
+    before = [d.grad.clone() for d in down if d.grad is not None]
+    experts(x, weight.detach(), counts, up, down)[0].sum().backward()
+    assert all(torch.equal(d.grad, 2 * g) for d, g in zip([down[0], *down[2:]], before))  # pyright: ignore
 
 
 def test_gradients_that_lie_otherwise(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
