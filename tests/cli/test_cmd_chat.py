@@ -255,7 +255,8 @@ def test_ctrl_c_ends_the_answer_and_not_the_session(plain, terminal):
     one.begins()
     assert "Traceback" not in one.interrupt()
     summary = one.until("6b> ")
-    assert 0 < int(re.search(r"6b: (\d+) tokens after", summary)[1]) < 10**6
+    found = re.search(r"6b: (\d+) tokens after", summary)
+    assert found and 0 < int(found[1]) < 10**6
     one.type("/member 9b\r")
     assert "12b, [9b], 6b: " in one.until("9b> ")
     one.type("/nothing\r")

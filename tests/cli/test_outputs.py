@@ -197,6 +197,7 @@ def test_functions_hold_it_too(box, tmp_path):
     place = Path(shutil.copytree(box, tmp_path / "box"))
     family, parent, ranking = place / "family", place / "parent", place / "ranking"
     source = open_source(family)
+    assert source.family is not None
     named = {"elastic": {**BLOCK["elastic"], "ranking": str(ranking)}}["elastic"]
     shapes = {**BLOCK["elastic"], "shapes": str(ranking / "ranking.json")}
     plain = ElasticConfig.from_dict(BLOCK["elastic"])
