@@ -151,12 +151,7 @@ def cut_in_blocks(row: Row) -> Iterator[Row]:
         start, number = stop, number + 1
 
 
-# Installed packages are not the standard library; tests and lib2to3 are absent from many installations;
-# encodings is tables of numbers, pydoc_data one huge file of help texts; config-* and _sysconfigdata* describe the
-# machine and not Python.
-_LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3"}
-_LEFT_OUT |= {"encodings", "pydoc_data"}
-_MACHINE = ("config-", "_sysconfigdata")  # ------------------------------------------------------------------ files
+# ------------------------------------------------------------------ files
 
 
 def find_files(sources: Iterable[str | Path]) -> list[tuple[Path, str]]:
