@@ -197,7 +197,8 @@ def test_functions_hold_it_too(box, tmp_path):
     place = Path(shutil.copytree(box, tmp_path / "box"))
     family, parent, ranking = place / "family", place / "parent", place / "ranking"
     source = open_source(family)
-    assert source.family is not None
+    own = source.family
+    assert own is not None
     named = {"elastic": {**BLOCK["elastic"], "ranking": str(ranking)}}["elastic"]
     shapes = {**BLOCK["elastic"], "shapes": str(ranking / "ranking.json")}
     plain = ElasticConfig.from_dict(BLOCK["elastic"])
@@ -209,7 +210,7 @@ def test_functions_hold_it_too(box, tmp_path):
         (ranking, lambda out: init_family(parent, plain, out, ranking, force=True)),
         (ranking, lambda out: init_family(parent, ElasticConfig.from_dict(named), out, force=True)),
         (ranking, lambda out: init_family(parent, ElasticConfig.from_dict(shapes), out, force=True)),
-        (family, lambda out: write_family(out, source.parent, source.tensors, source.family, family, force=True)),
+        (family, lambda out: write_family(out, source.parent, source.tensors, own, family, force=True)),
     ):
         with pytest.raises(ElasticError, match="which is an input; name"):
             write(out)
