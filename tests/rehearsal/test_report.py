@@ -59,7 +59,7 @@ def test_json_has_everything_with_the_figures_of_checks() -> None:
 def test_a_setting_that_several_jobs_have_is_one_line_under_its_reason() -> None:
     console = Console(file=io.StringIO(), width=200)
     print_changes(REPORT.changed, console)
-    print_report(REPORT, console)
+    print_report(replace(REPORT, failed="stage1: exit code 1"), console)
     lines = console.file.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
     rows = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in lines]
     assert [row for row in rows if row[0] in ("lengths", "steps", "paths")] == [
@@ -67,6 +67,7 @@ def test_a_setting_that_several_jobs_have_is_one_line_under_its_reason() -> None
         ["steps", "trainer.max_steps", "12,000", "6", "stage1"],
         ["paths", "out", "-", "/tmp/rank", "rank"],
     ]
+    assert lines[-1] == "failed: stage1: exit code 1"
 
 
 def test_the_end_of_a_job_that_failed_is_its_own_word(tmp_path: Path) -> None:
