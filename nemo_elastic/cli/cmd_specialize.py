@@ -93,10 +93,16 @@ def command(
         | _read(halves)
         | best.to_json(source.family),
     }
+    text = json_module.dumps(entry, indent=2, allow_nan=False)
     if out is not None:
-        atomic_write(out, json_module.dumps(entry, indent=2, allow_nan=False) + "\n", replace=force)
+        atomic_write(out, text + "\n", replace=force)
     if add is not None:
-        add_extra(family, add, best.shape, budget, force, digest)
+        try:
+            add_extra(family, add, best.shape, budget, force, digest)
+        except ElasticError:
+            if out is None:
+                typer.echo(text)  # the search took long
+            raise
     if json:
         options.print_json(
             {"out": None if out is None else str(out), "extra": add, "request": start.to_json()} | entry

@@ -45,8 +45,10 @@ except KeyError as error:
 MOVING = """
 with Aside() as aside:
     aside.keep(log)
+    print("  before: step 9/9")
     with aside.timed("stage 1"):
-        print("library's own")
+        time.sleep(0.7)
+        print("library's own"); print("  stage 1: step 3/8  loss 2.5    4 s left")
         time.sleep(1.2)
 """
 
@@ -87,5 +89,6 @@ def test_a_terminal_has_one_line_that_moves(tmp_path: Path) -> None:
     os.close(ours)
     text = shown.decode()
     assert running.returncode == 0, text
-    assert re.search(r"stage 1  \d+ s", text) and "library's own" not in text, text
+    assert re.search(r"stage 1  \d+ s  \(stage 1: step 3/8  loss 2\.5\)", text), text
+    assert "library's own" not in text and "before: step" not in text, "that was another step's"
     assert text.count("\n") <= 3, text

@@ -104,7 +104,7 @@ def test_one_document_has_no_interval(folder, tmp_path):
     assert figures["one_document"] and figures["gain"]["low"] is None and not figures["wins"]
 
 
-def test_a_name_that_was_taken_meanwhile_is_kept(folder, data, monkeypatch):
+def test_what_was_found_is_printed_where_its_name_was_taken_meanwhile(folder, data, monkeypatch):
     """The name was free when the search began."""
     import nemo_elastic.evaluation as evaluation
 
@@ -116,6 +116,6 @@ def test_a_name_that_was_taken_meanwhile_is_kept(folder, data, monkeypatch):
         return actual
 
     monkeypatch.setattr(evaluation, "specialize", meanwhile)
-    code, _, err = run("specialize", folder, "--data", data.path, "--params", 13_000, "--add", "code")
+    code, out, err = run("specialize", folder, "--data", data.path, "--params", 13_000, "--add", "code")
     assert code == 2 and err.endswith("error: extras.code: already there; --force replaces it\n")
-    assert Family.load(folder).member("code").subnet == FAMILY.member("small").subnet
+    assert found_in(out) <= SHAPE.full and Family.load(folder).member("code").subnet == FAMILY.member("small").subnet
