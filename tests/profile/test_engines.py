@@ -20,6 +20,7 @@ from nemo_elastic.core.latency import LatencyTable
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.profile.engine_worker import hardware
 from nemo_elastic.profile.engines import SEEN, alone
+from nemo_elastic.profile.measure import Stop
 from tests.shapes import PARENT
 from tests.slicing.helpers import write
 from tests.vllm.cases import PARENT as SERVED
@@ -104,7 +105,11 @@ def test_a_table_names_the_gpu_that_was_asked_for(family: Path, tmp_path: Path) 
 
 @pytest.mark.hf
 @pytest.mark.slow(minutes=1)
-def test_a_table_of_transformers(tmp_path: Path, in_environment: Callable[[Path], None]) -> None:
+def test_a_table_of_transformers(
+    tmp_path: Path, in_environment: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # by one round, layers take no time on a busy machine
+    monkeypatch.setattr(cmd_profile, "STOP", Stop(rounds=(3, 3)))
     family = write(tmp_path / "family", PARENT, {"few": PARENT.uniform([0, 1, 2, 3])})  # one width of every axis
     python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ROOT / ".venv-hf/bin/python"))
     out = tmp_path / "hf.json"
