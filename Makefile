@@ -62,7 +62,7 @@ venv: $(VENV)/.stamp $(HF)/.stamp ## Only set up the two environments
 demo: $(VENV)/.stamp ## The whole method at tiny size on this CPU, with a report in runs/demo
 	OMP_WAIT_POLICY=passive $(BIN)/nemo-elastic demo --out $(OUT)
 
-test: $(VENV)/.stamp $(HF)/.stamp ## Tests of everything, parity with transformers and faults included, about 14 minutes on two cores
+test: $(VENV)/.stamp $(HF)/.stamp ## Tests of everything, parity with transformers and faults included, about 9 minutes on two cores
 	$(RUN) -m pytest $(SHARED_OUT) -m "not long and not rehearsal" $(ARGS)
 
 test-long: $(VENV)/.stamp $(HF)/.stamp ## What `make test` leaves out but for `make rehearse`: more layouts, faults, precisions
