@@ -14,10 +14,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Aside"]
-
 #: columns of what is no terminal, which has no width of its own: tables must not be cut there
-WIDTH = 140
+WIDTH = 160
 #: a line of this package's that says how far something is, `  stage 1: step 43/80  1.6m 2.912  8 s left` or
 #: `  reading text …`; how many bytes back one is looked for
 COUNTED, NEAR = re.compile(r"  (\w[^\n]*?(?:: [^\n]*?\d/\d[^\n]*?| …))(?: +\d+ s left)?\n"), 4096
@@ -37,7 +35,7 @@ class Aside:
         with ExitStack() as held:
             self._streams = sys.stdout, sys.stderr
             self._screens = [held.enter_context(open(os.dup(number), "w", buffering=1)) for number in (1, 2)]
-            self.out, self.err = map(_console, self._screens)
+            self.out, self.err = map(console_on, self._screens)
             # no name yet: the command may still refuse to make its folder
             log = os.dup(held.enter_context(tempfile.TemporaryFile()).fileno())
             # never closed: a thread of a library may hold it for longer
@@ -102,7 +100,8 @@ class Aside:
         self.err.print(f"{what}  {time.monotonic() - began:.0f} s")
 
 
-def _console(stream: Any) -> Any:
+def console_on(stream: Any) -> Any:
+    """A console that takes text as it is, and cuts no table where its stream is no terminal."""
     from rich.console import Console
 
     screen = Console(file=stream, highlight=False, markup=False)

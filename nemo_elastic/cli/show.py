@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from nemo_elastic.cli.aside import console_on
 from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import striped_axes
@@ -35,9 +37,6 @@ from nemo_elastic.formats.source import Shapes
 from nemo_elastic.slicing.card import axis_title, human_bytes, width
 from nemo_elastic.slicing.loads import runs_in
 
-#: columns of what is no terminal, which has no width of its own: tables must not be cut there
-WIDTH = 160
-
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]], left: int = 1, **style: Any) -> None:
     """Print cells of text, with a column for each name that a row has; the first `left` are words, not numbers."""
@@ -47,8 +46,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]], left: int = 1, **
         table.add_column(printable(name), justify="left" if number < left else "right", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(printable(row.get(name, "-")) for name in names))
-    console = Console(markup=False)
-    (console if console.is_terminal else Console(markup=False, width=WIDTH)).print(table)
+    console_on(sys.stdout).print(table)
 
 
 @contextmanager
