@@ -152,8 +152,12 @@ def _typed(talk: Conversation) -> Generator[str, None, None]:
         import readline  # noqa: F401  # `input` uses it once it is there
 
     while True:
+        mark = f"{talk.name}> "
+        if not sys.stdout.isatty():  # `input` would write it where the answers go
+            typer.echo(mark, nl=False, err=True)
+            mark = ""
         try:
-            yield input(f"{talk.name}> ")
+            yield input(mark)
         except EOFError:
             typer.echo(err=True)
             return

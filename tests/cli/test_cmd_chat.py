@@ -16,11 +16,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nemo_elastic.cli import main
-from nemo_elastic.cli.cmd_chat import _show
+from nemo_elastic.cli.cmd_chat import _show, _typed
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.runtime.talking import overflowing, talking_family
@@ -164,6 +165,14 @@ def test_mistakes_are_one_line(folder, plain, chat, arguments, stdin, line):
 def test_what_a_model_writes_does_not_reach_the_terminal_raw(capsys):
     _show("a\x1b[31mred\x07\x9b2J\u202e\r\n\tb\x00")
     assert capsys.readouterr().out == "a\\x1b[31mred\\x07\\x9b2J\\u202e\\r\n\tb\\x00"
+
+
+def test_answers_that_go_into_a_file_have_no_marks_between(capsys, monkeypatch):
+    """`chat family/ > answers`: the mark of a line stands on stderr."""
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda mark: asked.append(mark) or "Hi")
+    assert next(_typed(SimpleNamespace(name="6b"))) == "Hi" and asked == [""]
+    assert capsys.readouterr() == ("", "6b> ")
 
 
 def test_names_and_templates_do_not_reach_the_terminal_raw(tmp_path, chat):
