@@ -112,9 +112,11 @@ def _members(source: Source, names: list[str]) -> dict[str, Subnet]:
 
 def _check_ways(names: list[str], subnet: Path | None, sizes: Mapping[str, str | None]) -> None:
     """Raise unless one way to name a size was taken, and no member is named twice. Limits hold together."""
-    limited = any(text is not None for text in sizes.values())
-    if bool(names) + (subnet is not None) + limited != 1:
-        raise ElasticError(f"slice: give --member, or --subnet, or one or several of {', '.join(sizes)}")
+    alone = [way for way, value in (("--member", names or None), ("--subnet", subnet)) if value is not None]
+    limits = [name for name, text in sizes.items() if text is not None]
+    if len(alone) + bool(limits) != 1:
+        wrong = f", not {' and '.join(alone + limits)}" if alone else ""
+        raise ElasticError(f"slice: give --member, or --subnet, or one or several of {', '.join(sizes)}{wrong}")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ElasticError(f"--member: {twice!r} is given twice")
