@@ -61,11 +61,6 @@ class Interval:
         """Whether all of it is: the mean is larger than nothing."""
         return self.low > 0
 
-    @property
-    def holds_zero(self) -> bool:
-        """Whether there may be nothing."""
-        return self.low <= 0 <= self.high
-
 
 def mean_interval(values: Sequence[float]) -> Interval:
     """Student's interval of 95% around the mean of independent values, such as differences of pairs.
