@@ -32,12 +32,13 @@ def table(host: str) -> str:
             stage = PAPER.stage(number)
             layout = family.layout(number, PAPER, NODES * 8, "h100")
             config = stage.block(family.config)
+            time = duration(layout, stage.max_steps)
             sampled = zip(config.budgets, config.weights(), strict=True)
             lines.append(_row((
                 f"`{name}`", number, stage.seq_length, stage.global_batch_size, stage.max_steps,
                 f"{stage.tokens / 1e9:.1f}B", ", ".join(f"{budget.name} {weight:.2g}" for budget, weight in sampled),
                 layout, f"{family.precision.weights}, {family.precision.gradients}",
-                f"{layout.memory.total / 1e9:.1f}", f"{duration(layout, stage.max_steps).gpu_hours:,.0f}",
+                f"{layout.memory.total / 1e9:.1f}", f"{time.gpu_hours:,.0f} to {time.gpu_hours_high:,.0f}",
             )))  # fmt: skip
     return "\n".join(lines) + "\n" + ("\n" + _same(PAPER, families[0].config) if host == "nemo" else "")
 

@@ -159,7 +159,8 @@ def _print(name: str, parent: Parent, run: RunShape, every: Sequence[Layout], ch
         typer.echo(f"nothing fits; the smallest layout, {least}, {least.reason}")
         return
     work = {part: f"{flops / 1e15:,.4g}" for part, flops in chosen.work.to_json().items()}
+    times = " to ".join(map(three_digits, (chosen.seconds, chosen.seconds_high)))
     typer.echo(
         f"best: {chosen}, {chosen.reason}; a step is {work['total']} PFLOP (student {work['student']}, "
-        f"recomputation {work['recompute']}, teacher {work['teacher']}), about {three_digits(chosen.seconds)} s"
+        f"recomputation {work['recompute']}, teacher {work['teacher']}), {times} s"
     )

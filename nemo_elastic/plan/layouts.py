@@ -19,7 +19,7 @@ from .activations import Sharding
 from .candidate import Candidate
 from .machine import RunShape
 from .memory import Memory, stage_memory, stages
-from .work import Work, members, seconds, step_work, wait
+from .work import Work, members, seconds, slow_seconds, step_work, wait
 
 __all__ = ["Duration", "Layout", "best", "choose", "duration", "expert_sizes", "layout_name", "layouts", "why_not"]
 
@@ -54,7 +54,7 @@ class Layout:
         sequence_parallel: the residual stream is divided over tensor-parallel ranks.
         recompute: every layer's activations are computed again in the backward pass (recompute_granularity "full").
         memory: per GPU, of the fullest stage.
-        work: FLOPs of a step; seconds: its estimated time.
+        work: FLOPs of a step; seconds: its time at the assumed rate; seconds_high: at the lowest published rate.
         fits: the memory is enough; reason: the figures, in words.
         expert: ranks that share a layer's experts, of the tensor x data x context ones of a stage; None without.
         context: ranks that share sequences out.
@@ -68,6 +68,7 @@ class Layout:
     memory: Memory
     work: Work
     seconds: float
+    seconds_high: float
     fits: bool
     reason: str
     expert: int | None = None
@@ -96,6 +97,7 @@ class Layout:
             "memory": self.memory.to_json(),
             "flops": self.work.to_json(),
             "seconds": self.seconds,
+            "seconds_high": self.seconds_high,
             "fits": self.fits,
             "reason": self.reason,
         }
@@ -298,6 +300,7 @@ def _layout(candidate: Candidate, family: Mapping[str, Subnet], expert: int | No
     memory = max(every, key=lambda m: m.total)
     work = step_work(candidate, family)
     fits = memory.total <= run.usable
+    fast = seconds(candidate, work, wait(candidate, family))
     needs = f"needs {memory.total / 1e9:.1f} GB of {run.usable / 1e9:.1f} usable"
     return Layout(
         shards.tensor,
@@ -307,7 +310,8 @@ def _layout(candidate: Candidate, family: Mapping[str, Subnet], expert: int | No
         candidate.recompute,
         memory,
         work,
-        seconds(candidate, work, wait(candidate, family)),
+        fast,
+        max(fast, slow_seconds(candidate, work)),
         fits,
         needs if fits else f"{needs}; most of it {memory.largest}",
         expert,
@@ -317,23 +321,27 @@ def _layout(candidate: Candidate, family: Mapping[str, Subnet], expert: int | No
 
 @dataclass(frozen=True)
 class Duration:
-    """A training of so many steps.
+    """A training of so many steps, without validation, saves and starts.
 
     Attributes:
         steps: optimizer steps.
-        hours: estimated; validation, saves and starts are not in them.
-        gpu_hours: those of all GPUs together.
+        hours: at the assumed rate; hours_high: at the lowest published rate.
+        gpu_hours, gpu_hours_high: those of all GPUs together.
     """
 
     steps: int
     hours: float
+    hours_high: float
     gpu_hours: float
+    gpu_hours_high: float
 
     def __str__(self) -> str:
-        return f"{self.steps:,} steps in about {self.hours:,.3g} hours, {self.gpu_hours:,.0f} GPU-hours"
+        hours = f"{self.hours:,.3g} to {self.hours_high:,.3g} hours"
+        return f"{self.steps:,} steps in {hours}, {self.gpu_hours:,.0f} to {self.gpu_hours_high:,.0f} GPU-hours"
 
 
 def duration(layout: Layout, steps: int) -> Duration:
     """The time that a layout takes for so many steps."""
-    hours = layout.seconds * steps / 3600
-    return Duration(steps, hours, hours * layout.replica * layout.data)
+    hours, high = layout.seconds * steps / 3600, layout.seconds_high * steps / 3600
+    gpus = layout.replica * layout.data
+    return Duration(steps, hours, high, gpus * hours, gpus * high)

@@ -11,7 +11,21 @@ from nemo_elastic.io.values import integer, keep_plain, number
 
 from .activations import ROUTING, Routing
 
-__all__ = ["EFFICIENCY", "EXPERT_EFFICIENCY", "GPUS", "MARGIN", "NODE", "SUMS", "TAKEN", "Gpu", "RunShape"]
+__all__ = [
+    "EFFICIENCY",
+    "EXPERT_EFFICIENCY",
+    "GPUS",
+    "LONG",
+    "MARGIN",
+    "NODE",
+    "SLOW",
+    "SLOW_EXPERTS",
+    "SLOW_LONG",
+    "SUMS",
+    "TAKEN",
+    "Gpu",
+    "RunShape",
+]
 
 #: bytes that are gone before torch allocates anything: CUDA's context, about 0.5e9, and the buffers of NCCL's
 #: communicators, some 0.5e9 for each of the four that a training has. An assumption.
@@ -19,13 +33,19 @@ TAKEN = 2.5e9
 #: share of the rest that a plan leaves free: kernels' workspace, fragmentation, and what the formulas miss. An
 #: assumption; nobody has measured it for these models.
 MARGIN = 0.08
-#: share of the peak rate that matrix products, norms and the scan reach together. An assumption, of the size that
-#: dense models are reported to reach in bf16.
+#: share of the peak rate that matrix products, norms and the scan reach together, of dense models and of those with
+#: experts. Assumptions, as high as whole steps are published for H100 in bf16 (Megatron-Bridge,
+#: examples/model_verification_cards, July 2026): Nano-3 4B, pretraining at 4,096 tokens, 402 TFLOP/s; Nemotron 3.5
+#: Lightning 30B-A3B, real data at 8,192 tokens, 200 TFLOP/s (400 with tokens dealt out to experts evenly by force).
 EFFICIENCY = 0.4
-#: the same of models with experts, whose products are many and small. An assumption: whole steps on H100 are published
-#: at 158 to 163 TFLOP/s in bf16 (GPT-OSS 120B) and at 321 to 331 in FP8 (Nemotron-3 Nano), with tokens dealt out to
-#: experts evenly by force (Megatron-Bridge, docs/performance-summary-archive.md, containers 26.02 to 26.06).
 EXPERT_EFFICIENCY = 0.2
+#: the least that is published for whole steps, without recomputation. Distillation by ModelOpt on 768 H100 at 8,192
+#: tokens (tutorials of August 2026): Nano-9B-v2 to 7B, 600 GPU-hours for 6.3B tokens; Nano-3 30B-A3B to A3.0B, 900 for
+#: 10B. Longer than `LONG`, dense: fine-tuning of Nano-3 4B at 32,768 tokens, 142 TFLOP/s (the same cards).
+SLOW = 0.17
+SLOW_EXPERTS = 0.08
+SLOW_LONG = 0.14
+LONG = 16384
 #: GPUs of a node, which NVLink connects: tensor parallelism stays inside
 NODE = 8
 #: what gradients can be summed in -> bytes: the buffer of DistributedDataParallel, and what ranks reduce

@@ -22,7 +22,7 @@ from nemo_elastic.search import Space, uniform_family
 
 from .activations import HALF, handed_round, routed_input
 from .candidate import Candidate
-from .machine import EFFICIENCY, EXPERT_EFFICIENCY, GPUS, SUMS, Gpu
+from .machine import EFFICIENCY, EXPERT_EFFICIENCY, GPUS, LONG, SLOW, SLOW_EXPERTS, SLOW_LONG, SUMS, Gpu
 from .memory import local_experts, local_parameters, stages
 
 
@@ -202,6 +202,13 @@ def seconds(candidate: Candidate, work: Work, waiting: float = 1.0) -> float:
     between = 2 * passed_on(candidate) * candidate.micro_batches / link if pipeline > 1 else 0.0
     busy = (products + _inside_layers(candidate, gpu)) * waiting + between
     return busy * (1 + (pipeline - 1) / candidate.micro_batches) + reduction(candidate, link)
+
+
+def slow_seconds(candidate: Candidate, work: Work) -> float:
+    """Time of a step at the lowest rate that is published for whole steps; those rates count no recomputation."""
+    run, slow = candidate.run, SLOW_LONG if candidate.run.seq_length > LONG else SLOW
+    rate = SLOW_EXPERTS if MOE in candidate.parent.types else slow
+    return (work.student + work.teacher) / (run.gpus * GPUS[run.gpu].flops * rate)
 
 
 def streams(candidate: Candidate) -> int:

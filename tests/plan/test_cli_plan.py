@@ -75,6 +75,7 @@ def test_hours_of_the_papers_steps() -> None:
         sizes = report["run"]["seq_length"], report["run"]["global_batch"], report["time"]["steps"]
         assert sizes == (stage.seq_length, stage.global_batch_size, stage.max_steps)
         assert report["best"] in report["layouts"]
+        assert 1.5 < report["time"]["gpu_hours_high"] / report["time"]["gpu_hours"] < 2.5
 
 
 def test_nothing_fits() -> None:
