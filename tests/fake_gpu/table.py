@@ -69,9 +69,8 @@ def work(made: Results) -> str:
         *_, member, whole = steps_of(result)
         ours = Counter({place: size for place, size in member["copies"].items() if place.startswith("nemo_elastic")})
         place, size = ours.most_common(1)[0]
-        ratio = f", x {member['launches'] / whole['launches']:.2f}" if CASES[name]["launches"] else ""
         body.append([
-            name, str(whole["launches"]), f"{member['launches']}{ratio}",
+            name, str(whole["launches"]), f"{member['launches']}, x {member['launches'] / whole['launches']:.2f}",
             gib(sum(member["copies"].values())),
             gib(sum(size for place, size in ours.items() if place.startswith(SLICES))),
             f"{gib(size)}: `{place.split(' < ')[0]}`",
@@ -92,14 +91,14 @@ def waits(made: Results) -> str:
         names = [name for name, count in counts.items() if count]
         lines = ", ".join(sorted(found, key=int)) if place.endswith(".py") else ""
         body.append([f"`{place}`", lines, why, str(max(counts.values())), f"{len(names)} of {len(made)} jobs"])
-    return table(["the host waits at", "lines", "for", "times a step, at most", "in"], body)
+    return table(["CPU-GPU synchronization at", "lines", "for", "times a step, at most", "in"], body)
 
 
 def markdown(made: Results) -> str:
     parts = (
         "GiB of one rank of 128:\n",
         memory(made),
-        "A step, in GiB:\n",
+        "A step's launches and GiB:\n",
         work(made),
         waits(made),
     )

@@ -201,9 +201,9 @@ def table(cells: dict[Case, list[str]], versions: list[str]) -> str:
         lines.append(f"| {to} | {case.layout} | {case.model} | {' | '.join(row)} |")
     lines += [
         "",
-        "A member on a CPU, in bfloat16, against our runtime on the same weights: by how much logits differ",
-        "(transformers, a share of them), or log-probabilities of a text's tokens (vLLM, at most). Our runtime leaves",
-        "inputs as they are; both round them but for w4a16. vLLM emulates NVFP4 there, as our plugin lets it.",
+        "A member on a CPU, in bfloat16, against our runtime on the same weights. transformers: relative difference",
+        "of the logits; vLLM: largest difference of a token's log-probability. Both quantize activations except with",
+        "w4a16; our runtime does not. vLLM emulates NVFP4 there, as our plugin lets it.",
     ]
     return "\n".join(lines) + "\n"
 
