@@ -250,7 +250,7 @@ def step_flops(
     sampler = BudgetSampler(config.weights(), config.seed, stage)
     whole = forward_flops(parent, parent.full, batch.length)
     sliced = [forward_flops(parent, m, batch.length) for m in members]
-    return sum(3 * sliced[sampler.samples(step, 0)[0]] + whole for step in range(steps)) * batch.tokens
+    return sum(3 * sliced[sampler.budget(step, 0)] + whole for step in range(steps)) * batch.tokens
 
 
 def search_flops(parent: Parent, config: ElasticConfig, trace: Sequence[Mapping[str, Any]], length: int) -> float:

@@ -71,7 +71,6 @@ _SHAPES = fitting(
     {"anyOf": [{"enum": list(WAYS)}, {"type": "string", "pattern": r"\.json$"}]},
     of_path,
 )
-_EACH = "a whole number, at least 1 and at most the members with a positive sampling weight"
 _Weight = Annotated[float, Between(0, 1e9, "a weight of at least 0")]
 
 
@@ -95,9 +94,6 @@ class ElasticConfig:
         distill: the loss.
         data: how rows of several documents are read.
         sampling: member name -> weight of being sampled for a micro-batch; equal when empty.
-        budgets_per_batch: different members that each micro-batch trains, one after another, with one forward pass of
-            the teacher. The loss is their mean (a member whose `sampling` weight is above one in that many is in every
-            micro-batch, with its weight). Steps take longer, memory stays.
         nonfinite: what to do about NaN and infinity.
         seed: of which member each micro-batch trains, of the order in which candidates take turns, of the
             search's candidates, and of the router's first weights and noise. The order of the data has the data
@@ -115,7 +111,6 @@ class ElasticConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     data: DataConfig = field(default_factory=DataConfig)
     sampling: Mapping[str, _Weight] = field(default_factory=dict)
-    budgets_per_batch: Annotated[int, Between(1, said=_EACH)] = 1
     nonfinite: NonfiniteConfig = field(default_factory=NonfiniteConfig)
     seed: Annotated[int, Between(0, 2**32 - 1, "an integer from 0 to 4294967295")] = 0
 
@@ -132,10 +127,6 @@ class ElasticConfig:
                 raise bad("elastic.sampling", name, f"names of budgets: {', '.join(names)}")
         if self.sampling and not sum(self.sampling.values()) > 0:
             raise bad("elastic.sampling", self.sampling, "at least one positive weight")
-        sampled = sum(w > 0 for w in self.weights())
-        if self.budgets_per_batch > sampled:
-            allowed = f"from 1 to {sampled}: {sampled} members have a positive sampling weight"
-            raise bad("elastic.budgets_per_batch", self.budgets_per_batch, allowed)
 
     def _check_budgets(self) -> None:
         """Raise for names and an order that budgets cannot have; the parent is put before them where it is missing."""
@@ -156,7 +147,7 @@ class ElasticConfig:
     @classmethod
     def from_dict(cls, data: Any) -> ElasticConfig:
         """Read a block (a mapping as YAML or JSON gives it); unknown fields are errors with the nearest name."""
-        return read(cls, data, "elastic")
+        return read(cls, _current(data), "elastic")
 
     @classmethod
     def of(cls, block: ElasticConfig | Mapping[str, Any] | str | Path) -> ElasticConfig:
@@ -173,7 +164,7 @@ class ElasticConfig:
     @classmethod
     def with_axes_of(cls, path: str | Path) -> ElasticConfig:
         """A block with a file's axes alone: tables that its budgets name may have to be made yet."""
-        data = known_fields(cls, _read(path), "elastic")
+        data = known_fields(cls, _current(_read(path)), "elastic")
         return cls.from_dict({"budgets": [{"name": "half", "ratio": 0.5}], "axes": data.get("axes", {})})
 
     def to_dict(self) -> dict[str, Any]:
@@ -348,6 +339,15 @@ def _read(path: str | Path) -> Any:
         why = (str(e) or type(e).__name__).splitlines()[0]
         raise ElasticError(f"config: {path}: not readable as YAML ({why})") from None
     return data["elastic"] if isinstance(data, dict) and "elastic" in data else data
+
+
+def _current(data: Any) -> Any:
+    """A block without `budgets_per_batch`, which blocks in checkpoints have from before it was removed."""
+    if not isinstance(data, Mapping) or "budgets_per_batch" not in data:
+        return data
+    if data["budgets_per_batch"] not in (None, 1):
+        raise bad("elastic.budgets_per_batch", data["budgets_per_batch"], "1: a micro-batch trains one member")
+    return {name: value for name, value in data.items() if name != "budgets_per_batch"}
 
 
 def _listed(shares: tuple[float, ...]) -> str:

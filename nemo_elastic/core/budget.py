@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
@@ -160,24 +160,3 @@ class AxisConfig:
             if name not in axes:
                 del fields[setting]
         return {"anyOf": [_CHOICES.schema(), whole]}
-
-
-def inclusion(weights: Sequence[float], count: int) -> list[float]:
-    """Probability of each budget to be among the `count` different ones that a micro-batch trains.
-
-    In proportion to the weights where it can be. A budget that would exceed 1 is in every micro-batch, and the others
-    share what is left.
-
-    Args:
-        weights: sampling weights.
-        count: at most the number of positive weights.
-    """
-    certain: set[int] = set()
-    while True:
-        rest = sum(w for i, w in enumerate(weights) if i not in certain)
-        factor = (count - len(certain)) / rest if count > len(certain) else 0.0
-        shares = [1.0 if i in certain else factor * w for i, w in enumerate(weights)]
-        over = {i for i, p in enumerate(shares) if p > 1 - 1e-9} - certain
-        if not over:
-            return shares
-        certain |= over

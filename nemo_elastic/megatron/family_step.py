@@ -50,13 +50,10 @@ class FamilyStep:
 
     # ------------------------------------------------------------------ training
 
-    def pass_on(
-        self, tokens_bs: torch.Tensor, samples: Sequence[Sample], documents: Documents | None = None
-    ) -> torch.Tensor:
-        """What all ranks but the last pass on of a micro-batch that trains one budget."""
-        (sample,) = samples
+    def pass_on(self, tokens_bs: torch.Tensor, sample: Sample, documents: Documents | None = None) -> torch.Tensor:
+        """What all ranks but the last pass on of a training micro-batch."""
         self.family.remember(sample)
-        teacher = self.family.teacher_of(self.host, tokens_bs, samples, documents)
+        teacher = self.family.teacher_of(self.host, tokens_bs, sample, documents)
         hidden = self.host.student(tokens_bs, sample.choice, documents)[1]
         if not self.teaches_in_pipeline:
             return hidden
@@ -157,25 +154,22 @@ def _of_any_length(config: Any) -> Iterator[None]:
         config.variable_seq_lengths = before
 
 
-def report_parts(parts: Sequence[Ran], tokens: torch.Tensor, budgets: int) -> tuple[torch.Tensor, torch.Tensor]:
+def report_of(ran: Ran, tokens: torch.Tensor, budgets: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What a micro-batch reports of its loss, without the router's.
 
     Returns:
-        [loss sum, tokens], and the same of each budget that it sampled, zeros for the others.
+        [loss sum, tokens], and a row like it for each budget: zeros for those that it did not sample.
     """
-    each = torch.zeros(budgets, 2, device=tokens.device)
-    total = torch.zeros((), device=tokens.device)
-    for ran in parts:
-        assert ran.loss is not None
-        each[ran.budget] = torch.stack([ran.loss, tokens])
-        total += ran.share * ran.loss
-    return torch.stack([total, tokens]), each
+    assert ran.loss is not None
+    total, each = torch.stack([ran.loss, tokens]), torch.zeros(budgets, 2, device=tokens.device)
+    each[ran.budget] = total
+    return total, each
 
 
 def mean_by_budget(each: torch.Tensor) -> dict[int, float]:
     """Budget index -> mean loss of those that were sampled, over data-parallel ranks; all of them call it.
 
-    `each` has the sums over this rank's micro-batches of what `report_parts` gave of the budgets.
+    `each` has the sums over this rank's micro-batches of what `report_of` gave of the budgets.
     """
     torch.distributed.all_reduce(each, group=parallel_state.get_data_parallel_group())
     return {i: float(s / n) for i, (s, n) in enumerate(each.tolist()) if n > 0}
@@ -184,7 +178,7 @@ def mean_by_budget(each: torch.Tensor) -> dict[int, float]:
 def tokens_counted(totals: Sequence[torch.Tensor]) -> int:
     """Tokens that count in a step's loss, known to every rank; all of them call it.
 
-    Of `report_parts` only the last pipeline rank has any totals.
+    Of `report_of` only the last pipeline rank has any totals.
     """
     tokens = all_ranks([t[1].double() for t in totals]) if totals else torch.zeros((), dtype=torch.float64)
     return int(from_last_rank(tokens))

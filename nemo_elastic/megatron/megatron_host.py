@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.num_microbatches_calculator import get_num_microbatches
 
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import bad
@@ -104,25 +103,8 @@ class MegatronHost:
         self.received = split_streams(tensor, self.core.config.hidden_size)
         self.core.set_input_tensor([self.received[0]])
 
-    def detached(self, output: Output) -> Output:
-        return output[0], output[1].detach()
-
-    def factor(self, tokens: torch.Tensor) -> torch.Tensor:
-        """What megatron-core's schedule multiplies a micro-batch's loss sum by on the way to the gradients.
-
-        `forward_step_calc_loss` divides it by the tokens of the micro-batch and the number of micro-batches, unless
-        the model's config says `calculate_per_token_loss`; `backward_step` scales it for fp16.
-        """
-        config, factor = self.core.config, torch.ones((), device=tokens.device)
-        if not config.calculate_per_token_loss:
-            factor = factor / tokens.clamp(min=1) / get_num_microbatches()
-        elif (ranks := context_group(self.core)) is not None:
-            factor = factor / ranks.size()
-        # a tensor of one number, as Megatron-Bridge's optimizers give it
-        return factor if config.grad_scale_func is None else config.grad_scale_func(factor).reshape(())
-
     def counted(self, loss: torch.Tensor, mask_bs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A micro-batch's loss sum and its tokens, as megatron-core's schedule takes them: see `factor`.
+        """A micro-batch's loss sum and its tokens, as megatron-core's schedule takes them.
 
         Where the loss is one per token it adds both up over all ranks, those of a sequence too, to whom the whole sum
         is known: each then gives its share.

@@ -100,13 +100,11 @@ GATHERS: tuple[str, ...] = ("overlap_param_gather", "overlap_param_gather_with_o
 REDUCES = "overlap_grad_reduce"
 
 
-def refused_overlaps(config: ElasticConfig, pipeline: int) -> dict[str, str]:
-    """Overlaps that a family cannot have, and why."""
+def refused_overlaps(pipeline: int) -> dict[str, str]:
+    """Overlaps that a family cannot have on so many pipeline ranks, and why."""
     modules = "megatron-core waits for a module's weights when it is called, and ours multiply by those of others"
     refused = dict.fromkeys(GATHERS, modules)
-    if config.budgets_per_batch > 1:
-        refused[REDUCES] = f"each of elastic.budgets_per_batch: {config.budgets_per_batch} has a backward pass"
-    elif pipeline > 1:
+    if pipeline > 1:
         refused[REDUCES] = f"the router's gradients are summed over the {pipeline} pipeline ranks before"
     return refused
 
@@ -152,9 +150,6 @@ def check_ranks(
         return bad(names[kind], ranks[kind], allowed)
 
     tensor, pipeline, context = (ranks[kind] for kind in ("tensor", "pipeline", "context"))
-    if pipeline > 1 and config.budgets_per_batch > 1:
-        several = f"elastic.budgets_per_batch is {config.budgets_per_batch}"
-        raise wrong("pipeline", f"1 while {several}: a stage passes on one member")
     if parent.num_layers % pipeline:
         raise wrong("pipeline", f"a size that divides the {parent.num_layers} layers of {names['shape']}")
     for kind in parent.kinds:

@@ -140,8 +140,6 @@ def why_not(candidate: Candidate) -> str | None:
     near, apart = candidate.near, _why_not_near(candidate)
     if apart is not None:
         return apart
-    if pipeline > 1 and config.budgets_per_batch > 1:
-        return f"PP {pipeline} is refused with budgets_per_batch {config.budgets_per_batch}"
     if parent.num_layers % pipeline:
         return f"PP {pipeline} does not divide {parent.num_layers} layers"
     if run.gpus % (near * pipeline):

@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.budget import inclusion
 from nemo_elastic.core.cost import flops_per_token
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.moe import MOE, TOP_K
@@ -70,16 +69,16 @@ def step_work(candidate: Candidate, family: Mapping[str, Subnet]) -> Work:
 
     Of experts those count that a token is sent to: work goes by active parameters, memory by all.
 
-    A micro-batch runs `budgets_per_batch` members, by their `sampling`. Until a router's shapes are frozen all but the
-    parent run as the whole model under masks. A frozen teacher sees every micro-batch once; a trainable one runs on
-    its own where the parent was not sampled.
+    A micro-batch runs one member, by their `sampling`. Until a router's shapes are frozen all but the parent run as
+    the whole model under masks. A frozen teacher sees every micro-batch once; a trainable one runs on its own where
+    the parent was not sampled.
     """
     parent, config, run, share = candidate.parent, candidate.config, candidate.run, candidate.gated
     length = run.seq_length
     whole = flops_per_token(parent, parent.full, length)
     whole_layers = flops_per_token(parent, parent.full, length, head=False)
     forward = layers = 0.0
-    sampled = inclusion(config.weights(), config.budgets_per_batch)
+    sampled = config.weights()
     for chance, member in zip(sampled, family.values(), strict=True):
         forward += chance * (share * whole + (1 - share) * flops_per_token(parent, member, length))
         layers += chance * (share * whole_layers + (1 - share) * flops_per_token(parent, member, length, head=False))
@@ -120,7 +119,7 @@ def wait(candidate: Candidate, family: Mapping[str, Subnet]) -> float:
     if pipeline == 1:
         return 1.0
     chances: dict[Subnet, float] = {}
-    for chance, member in zip(inclusion(config.weights(), 1), family.values(), strict=True):
+    for chance, member in zip(config.weights(), family.values(), strict=True):
         for which, part in ((parent.full, share), (member, 1 - share)):
             chances[which] = chances.get(which, 0.0) + chance * part
 
@@ -217,9 +216,8 @@ def streams(candidate: Candidate) -> int:
     That is 2 in a forward pass, and in a backward pass 3 with sequence parallelism (megatron.linear gathers the input
     again for the weight's gradient) and 2 without.
     """
-    config = candidate.config
     passes = 2 + (3 if candidate.shards.sequence else 2) + (2 if candidate.recompute else 0)
-    return config.budgets_per_batch * passes + (2 if config.distill.taught else 0)
+    return passes + (2 if candidate.config.distill.taught else 0)
 
 
 def _inside_layers(candidate: Candidate, gpu: Gpu) -> float:

@@ -49,10 +49,6 @@ class Host(Protocol):
         """Run the teacher, without gradients: the frozen one, or where there is none the whole student."""
         ...
 
-    def detached(self, output: Output) -> Output:
-        """The same output, through which no gradient passes."""
-        ...
-
     def loss(
         self,
         distill: DistillConfig,
@@ -70,10 +66,6 @@ class Host(Protocol):
         Returns:
             The sum of weight x loss over tokens, differentiable, and the loss of every token [b, s], which is not.
         """
-        ...
-
-    def factor(self, tokens: torch.Tensor) -> torch.Tensor:
-        """What the sum of a micro-batch's losses over its `tokens` is multiplied by on the way to the gradients."""
         ...
 
     # ------------------------------------------------------------------ shapes

@@ -1,20 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A family in training: what each micro-batch runs, its losses one after another, and the learning rates.
-
-Of a micro-batch with several budgets only one student's activations exist at a time. A host calls the backward pass
-once per micro-batch, on what the step returned. All losses but the last go backward here, before it, with the factor
-that the host is going to apply to the sum. Gradients add up where those of several micro-batches do. In the last one's
-backward pass the factor that really came is compared: a host that says one thing and does another is an error, not a
-wrong gradient.
-"""
+"""A family in training: what each micro-batch runs, its loss, and the learning rates."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +30,6 @@ class Ran:
         loss: sum over its tokens without the router's, detached; None on pipeline stages without a loss.
         count: how many tokens count in it; None where there is no loss.
         candidate: number of the candidate; None where the budget has one member.
-        share: its weight in the micro-batch's loss.
     """
 
     micro_batch: int
@@ -47,11 +37,10 @@ class Ran:
     loss: torch.Tensor | None = None
     count: torch.Tensor | None = None
     candidate: int | None = None
-    share: float = 1.0
 
 
 class FamilyTraining:
-    """Samples budgets, chooses what runs for them, and makes the loss of a micro-batch.
+    """Samples budgets, chooses what runs for one, and makes the loss of a micro-batch.
 
     Args:
         stage: 1 finds the shapes and trains the weights; 2 and 3 only the weights, of shapes that stage 1 froze.
@@ -70,7 +59,7 @@ class FamilyTraining:
         if steps < 1:
             raise bad("stage_steps", steps, "at least 1")
         self.config, self.stage, self.steps = config, stage, steps
-        self.sampler = BudgetSampler(config.weights(), config.seed, stage, config.budgets_per_batch)
+        self.sampler = BudgetSampler(config.weights(), config.seed, stage)
         self.ran: list[Ran] = []
         self.last_router: dict[str, Any] = {}
         self.compared: dict[str, dict[int, float]] = {}
@@ -107,129 +96,73 @@ class FamilyTraining:
         """Number of the micro-batch that was sampled last, in its step."""
         return self._sampled[1] - 1
 
-    def next_samples(self, step: int) -> list[Sample]:
-        """What the next micro-batch of `step` trains, from the largest budget to the smallest."""
+    def next_sample(self, step: int) -> Sample:
+        """What the next micro-batch of `step` trains."""
         micro_batch = self._sampled[1] if self._sampled[0] == step else 0
         self._sampled = (step, micro_batch + 1)
         if micro_batch == 0:
             self.ran.clear()
             self.last_router = {}
-        return [self._sample(budget, step, micro_batch) for budget in self.sampler.samples(step, micro_batch)]
-
-    def _sample(self, budget: int, step: int, micro_batch: int) -> Sample:
-        share = self.sampler.share(budget)
+        budget = self.sampler.budget(step, micro_batch)
         if budget == 0:
-            return Sample(budget, share, None)
+            return Sample(budget, None)
         members = self.members
         if not members.known:
             raise ElasticError("members: none were found; shapes are prepared before the first step")
         if members.router is not None and not members.is_frozen:
-            return self._routed(members.router, budget, share, step, micro_batch)
+            return self._routed(members.router, budget, step, micro_batch)
         if live := members.candidates(budget):
             one = live[self.sampler.turn(step, micro_batch, len(live))]
-            return Sample(budget, share, one.member, candidate=one.number)
-        return Sample(budget, share, members.get()[budget])
+            return Sample(budget, one.member, candidate=one.number)
+        return Sample(budget, members.get()[budget])
 
-    def _routed(self, router: Router, budget: int, share: float, step: int, micro_batch: int) -> Sample:
+    def _routed(self, router: Router, budget: int, step: int, micro_batch: int) -> Sample:
         """The whole model under the router's masks."""
         tau, scale = router.schedule(step / self.steps)
         routed = router.gates(budget, tau, scale, noise=(step, micro_batch))
         self.last_router = {"tau": tau, "scale": scale, "budget": budget, "routed": routed}
-        return Sample(budget, share, routed.gates, router.config.loss_weight * router.budget_loss(routed, budget))
+        return Sample(budget, routed.gates, router.config.loss_weight * router.budget_loss(routed, budget))
 
     # ------------------------------------------------------------------ a micro-batch
 
     def loss(
         self,
         host: Host,
-        samples: Sequence[Sample],
+        sample: Sample,
         tokens: torch.Tensor,
         labels: torch.Tensor,
         mask: torch.Tensor,
         documents: Documents | None = None,
-    ) -> tuple[torch.Tensor, list[Ran]]:
-        """Loss of one micro-batch, summed over its tokens, the router's included: the mean over its budgets.
-
-        The teacher runs once, before any student. All budgets but the last have gone backward when this returns.
+    ) -> tuple[torch.Tensor, Ran]:
+        """Loss of one micro-batch, summed over its tokens, the router's included.
 
         Args:
             tokens, labels: [b, s] token ids and their targets.
             mask: [b, s] weight of every token.
-            documents: in the rows of tokens, where they are kept apart: of students and teacher.
+            documents: in the rows of tokens, where they are kept apart: of student and teacher.
 
         Returns:
-            The loss, and what ran of each budget.
+            The loss, and what ran.
         """
-        distill, count, first = self.config.distill, mask.sum(), len(self.ran)
-        teacher = self.teacher_of(host, tokens, samples, documents)
-
-        def objective(sample: Sample) -> torch.Tensor:
-            nonlocal teacher
-            student = host.student(tokens, sample.choice, documents)
-            taught = self.is_taught(sample)
-            if distill.teacher == "self" and not taught:
-                teacher = host.detached(student)
-            loss, _ = host.loss(distill, student, teacher if taught else None, labels, mask)
-            self.remember(sample, loss.detach(), count)
-            return sample.share * (loss if sample.router_loss is None else loss + sample.router_loss.float() * count)
-
-        total = sum_in_turn([partial(objective, sample) for sample in samples], lambda: host.factor(count))
-        return total, self.ran[first:]
+        count, teacher = mask.sum(), self.teacher_of(host, tokens, sample, documents)
+        student = host.student(tokens, sample.choice, documents)
+        loss, _ = host.loss(self.config.distill, student, teacher, labels, mask)
+        ran = self.remember(sample, loss.detach(), count)
+        return loss if sample.router_loss is None else loss + sample.router_loss.float() * count, ran
 
     def teacher_of(
-        self, host: Host, tokens: torch.Tensor, samples: Sequence[Sample], documents: Documents | None = None
+        self, host: Host, tokens: torch.Tensor, sample: Sample, documents: Documents | None = None
     ) -> Output | None:
-        """The teacher's output, where it is not that of a student: the whole model is sampled first, if it is."""
-        return host.teacher(tokens, documents) if self.is_taught(samples[0]) else None
+        """The teacher's output, where the budget is compared with one: the whole model does not teach itself."""
+        distill = self.config.distill
+        taught = distill.teacher == "frozen" or (distill.taught and sample.budget > 0)
+        return host.teacher(tokens, documents) if taught else None
 
-    def is_taught(self, sample: Sample) -> bool:
-        """Whether a budget is compared with a teacher: the whole model is none's pupil where it teaches itself."""
-        return self.config.distill.taught and (self.config.distill.teacher == "frozen" or sample.budget > 0)
-
-    def remember(self, sample: Sample, loss: torch.Tensor | None = None, count: torch.Tensor | None = None) -> None:
+    def remember(self, sample: Sample, loss: torch.Tensor | None = None, count: torch.Tensor | None = None) -> Ran:
         """Keep what the last sampled micro-batch ran, for `Guard` and the log."""
-        self.ran.append(Ran(self.micro_batch, sample.budget, loss, count, sample.candidate, sample.share))
-
-
-def sum_in_turn(losses: Sequence[Callable[[], torch.Tensor]], factor: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """The sum of scalar losses, each made by a call; its gradient is the last one's, those of the others are done.
-
-    Args:
-        losses: at least one; no two may share a part of the graph that needs gradients.
-        factor: see `Host.factor`; asked where there are several.
-    """
-    *first, last = losses
-    if not first:
-        return last()
-    expected = factor()
-    done = torch.zeros_like(expected)
-    for make in first:
-        loss = make()
-        if torch.is_grad_enabled():
-            loss.backward(expected.to(loss.dtype))
-        done = done + loss.detach()
-    return _Agreed.apply(last(), done, expected)  # pyright: ignore[reportReturnType]
-
-
-class _Agreed(torch.autograd.Function):
-    """loss + done, whose upstream gradient must be `factor`."""
-
-    @staticmethod
-    def forward(ctx: Any, loss: torch.Tensor, done: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(factor)
-        return loss + done
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (factor,) = ctx.saved_tensors
-        agreed = torch.isclose(grad.float(), factor.float(), rtol=1e-4, atol=0.0)
-        message = "budgets_per_batch: the loss is scaled in another way than the host declared"
-        if grad.is_cuda:
-            # no wait for the GPU
-            torch._assert_async(agreed, message)  # pyright: ignore[reportPrivateImportUsage]
-        elif not agreed:
-            raise RuntimeError(message)
-        return grad, None, None
+        ran = Ran(self.micro_batch, sample.budget, loss, count, sample.candidate)
+        self.ran.append(ran)
+        return ran
 
 
 @dataclass(frozen=True)

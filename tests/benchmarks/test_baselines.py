@@ -45,7 +45,7 @@ def test_the_flops_of_a_run_are_its_samples_pitfall_12() -> None:
     actual = list(uniform_family(Space(WHOLE, config.resolve_axes(WHOLE), range(10)), config.budgets).values())
     sampler = BudgetSampler(config.weights(), config.seed)
     each = [forward_flops(WHOLE, m, batch.length) for m in actual]
-    by_hand = sum(batch.tokens * (3 * each[sampler.samples(step, 0)[0]] + each[0]) for step in range(steps))
+    by_hand = sum(batch.tokens * (3 * each[sampler.budget(step, 0)] + each[0]) for step in range(steps))
     assert step_flops(WHOLE, config, actual, steps, batch) == pytest.approx(by_hand, rel=1e-12)
     tried = [{"cost": parameters(WHOLE, WHOLE.full)}]
     assert search_flops(WHOLE, config, tried, batch.length) == 2 * 1024 * each[0]

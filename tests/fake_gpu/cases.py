@@ -42,7 +42,7 @@ def case(recipe: str, job: str, rank: int = 0, launches: float | None = None, **
     side, and six small tensors of each Mamba layer are gathered, and their gradients scattered. A first step makes
     the optimizer's state, so that three show it; two show what a rank holds.
     """
-    usual = {"gpus": 128, "gpu": "h100", "soft": False, "layout": None, "packed": False, "together": 1,
+    usual = {"gpus": 128, "gpu": "h100", "soft": False, "layout": None, "packed": False,
              "validated": False, "real": False}  # fmt: skip
     steps = 2 if launches is None else 3
     return {"recipe": recipe, "job": job, "rank": rank, "steps": steps, "launches": launches, **usual, **more}
@@ -59,7 +59,7 @@ CASES = {
     "12B, first of two stages": case("nemotron_elastic_12b", "stage1", layout=STAGES),
     "12B, last of two stages": case("nemotron_elastic_12b", "stage1", rank=127, layout=STAGES),
     "9B": case("nemotron_elastic_9b", "stage1", launches=1.12),
-    "8B, two members at once, validated": case("nemotron_elastic_8b", "stage1", together=2, validated=True),
+    "8B, validated": case("nemotron_elastic_8b", "stage1", validated=True),
     "8B, 49152 tokens": case("nemotron_elastic_8b", "stage2", launches=1.12),
     "12B on Bridge": case("bridge/nemotron_elastic_12b", "stage1", launches=1.17),
     "4B on conversations": case("bridge/nemotron_elastic_4b_sft", "stage1", launches=1.12, packed=True),

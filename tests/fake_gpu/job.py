@@ -12,7 +12,6 @@ token is 0, and nothing is loaded. Fields of a job:
     soft           of the whole model under the gates of the paper's router
     layout         one in place of the planner's best
     packed         rows hold several documents
-    together       members that a micro-batch trains
     validated      every member is validated before the first step (NeMo)
     real           on the GPU of this machine, with its kernels; else on one that is not there
 """
@@ -26,7 +25,6 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -58,8 +56,7 @@ class Watch:
         if soft:
             gpu.tell(family.members.router.drop_order, range(family.parent.num_layers))
         family.steps += soft  # they freeze after the last step, by numbers
-        together = family.config.budgets_per_batch
-        family.sampler.samples = lambda step, _: [(self.steps - 1 - step + i) % len(members) for i in range(together)]
+        family.sampler.budget = lambda step, _: (self.steps - 1 - step) % len(members)
         self.end("start")
 
     def end(self, phase: str) -> None:
@@ -150,7 +147,6 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
     if not job["real"]:
         kernels.install()
     block = ElasticConfig.of(ROOT / "conf/elastic_12b_paper.yaml") if job["soft"] else made.config
-    block = replace(block, budgets_per_batch=job["together"])
     run = made.run_of("/parent", ["/data/text"], f"{folder}/family", num_nodes=job["gpus"] // 8, gpu=job["gpu"],
                       block=block)  # fmt: skip
     planned = made.layout_of(job["job"], run)

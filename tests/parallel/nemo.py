@@ -220,7 +220,7 @@ def watch_samples(before: Callable[[Any], Any] | None = None, after: Callable[[A
     """From here on call these with a model, whenever it draws what a micro-batch samples, and with what it drew."""
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 
-    draw = ElasticMambaModel.next_samples
+    draw = ElasticMambaModel.next_sample
 
     def watched(self: Any) -> Any:
         if before is not None:
@@ -230,7 +230,7 @@ def watch_samples(before: Callable[[Any], Any] | None = None, after: Callable[[A
             after(self, drawn)
         return drawn
 
-    ElasticMambaModel.next_samples = watched
+    ElasticMambaModel.next_sample = watched
 
 
 def saved_at_start(run: Path) -> Callable[[], Any]:

@@ -26,7 +26,7 @@ TWO = Layout(tensor=2, sequence=True, micro_batches=2, halved=True)
 
 
 def job(out: str, kind: str = "stage1", layout: Layout = TWO.alone, scheme: str | None = None, **more: Any) -> Job:
-    changes: dict[str, Any] = {"axes": AXES, "budgets_per_batch": 3 if kind == "stage3" else 1}
+    changes: dict[str, Any] = {"axes": AXES}
     if scheme is not None:
         changes["distill"] = {"quantize": scheme}
     return Job(out, kind, layout, changes=changes, save_every=1, **more)

@@ -22,7 +22,6 @@ from tests.train.torch_host import TorchHost
 BLOCK: dict[str, Any] = {
     "budgets": [{"name": "full"}, {"name": "small", "ratio": 0.9}],
     "axes": {"hidden": [16, 12]},
-    "budgets_per_batch": 2,
     "shapes": "router",
     "router": {"hidden": 8},
 }
@@ -37,7 +36,7 @@ def training(**changes: Any) -> tuple[FamilyTraining, Any]:
 
 
 def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    family, host = training()
+    family, host = training(sampling={"small": 1})
     host.micro_batches = 2
     named = [*host.model.named_parameters(), *family.members.named_parameters()]
     guard, taken = Guard(family, host), []
@@ -45,9 +44,9 @@ def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixtu
     for host.step, counted in enumerate(((0, 0), (0, 1), (1, 1))):
         for weight in counted:
             mask = torch.full((2, 16), float(weight))
-            loss, parts = family.loss(host, family.next_samples(host.step), DATA[:2], DATA[2:], mask)
+            loss, ran = family.loss(host, family.next_sample(host.step), DATA[:2], DATA[2:], mask)
             (loss * host.factor(mask.sum())).backward()
-            assert torch.isfinite(loss) and bool(parts[1].loss > 0) is bool(weight)
+            assert torch.isfinite(loss) and (ran.budget, bool(ran.loss > 0)) == (1, bool(weight))
         grads = [p.grad for _, p in named if p.grad is not None]
         assert all(torch.isfinite(grad).all() for grad in grads)
         assert any(bool(grad.any()) for grad in grads) is any(counted)
@@ -61,7 +60,7 @@ def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixtu
 def test_as_many_steps_as_the_block_says_are_skipped_in_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     family, host = training(nonfinite={"action": "skip", "limit": 2})
     guard, head, taken = Guard(family, host), host.model.get_parameter("lm_head.weight"), []
-    family.loss(host, family.next_samples(0), DATA[:2], DATA[2:], torch.ones(2, 16))
+    family.loss(host, family.next_sample(0), DATA[:2], DATA[2:], torch.ones(2, 16))
     for value in (float("inf"), 1.0, float("nan")):
         head.grad = torch.full_like(head, value)
         guard.look([("lm_head.weight", head)])
@@ -77,11 +76,14 @@ def test_as_many_steps_as_the_block_says_are_skipped_in_a_row(capsys: pytest.Cap
     ("loss", r"budget full \(micro-batch 0\): its loss is nan"),
     ("gradient", "budgets full, small: the gradient of lm_head.weight is not finite"),
 ])  # fmt: skip
-def test_the_first_cause_of_what_is_not_finite_is_named(where: str, says: str) -> None:
+def test_the_first_cause_of_what_is_not_finite_is_named(
+    where: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     family, host = training()
     head = host.model.get_parameter("lm_head.weight")
-    loss, _ = family.loss(host, family.next_samples(0), DATA[:2], DATA[2:], torch.ones(2, 16))
-    (loss * host.factor(torch.tensor(32.0))).backward()
+    monkeypatch.setattr(family.sampler, "budget", lambda step, micro_batch: micro_batch)
+    for _ in family.config.budgets:
+        family.loss(host, family.next_sample(0), DATA[:2], DATA[2:], torch.ones(2, 16))[0].backward()
     if where == "weight":
         head.data[0, 0] = float("inf")
     elif where == "loss":

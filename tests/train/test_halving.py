@@ -37,7 +37,6 @@ BLOCK: dict[str, Any] = {
     "importance": {"samples": 8, "depth_samples": 2},
     "search": {"candidates": 32, "tokens": 64},
     "halving": {"cuts": [0.4, 0.6], "tokens": 64},
-    "budgets_per_batch": 3,
 }
 STEPS = 10
 ROWS = random_rows(PARENT.vocab, STEPS, 16)
@@ -45,11 +44,12 @@ NAMES = ("large", "small")
 
 
 class Run(Trained):
-    """A stage on rows of 16 tokens, which can go on from what was `saved`."""
+    """A stage on rows of 16 tokens, which can go on from what was `saved`. Each step trains every budget once."""
 
     def __init__(self, out: Path, block: dict[str, Any], steps: int = STEPS, stage: int = 1) -> None:
         config = ElasticConfig.from_dict(block)
         super().__init__(config, config.parent_shape(PARENT), out, ROWS, steps, stage, lr=1e-2)
+        self.host.micro_batches, self.family.sampler.budget = 3, lambda step, micro_batch: micro_batch
 
     def saved(self) -> dict[str, Any]:
         return copy.deepcopy({

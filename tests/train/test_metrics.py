@@ -60,7 +60,7 @@ def test_a_step_logs_each_of_several_limits_and_the_one_that_is_used_most() -> N
     family.members.put([parent.full] * 3, frozen=False)
     facts: dict[str, dict[str, float]] = {}
     for step in range(64):
-        family.next_samples(step % 4)
+        family.next_sample(step % 4)
         if family.last_router:
             asked = family.config.budgets[family.last_router["budget"]]
             name = asked.name

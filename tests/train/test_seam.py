@@ -58,10 +58,10 @@ def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
 
     loss, sequences, last, compare = FamilyTraining.loss, NemoHost.sequences, NemoHost.last_batches, NemoHost.compare
 
-    def watched_loss(self: Any, host: Any, samples: Any, tokens: Any, labels: Any, mask: Any, documents: Any) -> Any:
-        out = loss(self, host, samples, tokens, labels, mask, documents)
+    def watched_loss(self: Any, host: Any, sample: Any, tokens: Any, labels: Any, mask: Any, documents: Any) -> Any:
+        out = loss(self, host, sample, tokens, labels, mask, documents)
         seen["batches"].append((host.step, tokens, labels, mask))
-        seen["losses"].append([[host.step, p.budget, float(p.loss)] for p in out[1]] + [float(out[0].detach())])
+        seen["losses"].append([host.step, out[1].budget, float(out[1].loss), float(out[0].detach())])
         return out
 
     def watched_sequences(self: Any, count: int, size: int) -> Any:
@@ -163,9 +163,9 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
         for i, group in enumerate(optimizer.param_groups):
             group["lr"] = peak * (optim.lr_mult * shares[1] if i == 2 else shares[0])
         for _, tokens, labels, mask in [b for b in seen["batches"] if b[0] == host.step]:
-            loss, parts = family.loss(host, family.next_samples(host.step), tokens, labels, mask)
+            loss, ran = family.loss(host, family.next_sample(host.step), tokens, labels, mask)
             (loss * host.factor(mask.sum())).backward()
-            losses.append([[host.step, p.budget, float(p.loss)] for p in parts] + [float(loss.detach())])
+            losses.append([host.step, ran.budget, float(ran.loss), float(loss.detach())])
         guard.look([*host.model.named_parameters(), *learned.items()])
         for parameters in (list(host.model.parameters()), list(learned.values())):
             torch.nn.utils.clip_grad_norm_(parameters, optim.config.clip_grad)
@@ -239,13 +239,9 @@ def test_every_micro_batch_loses_the_same(facts: dict[str, Any]) -> None:
     """To rounding before the first update; then as far apart as Adam carries it, which depends on the processor."""
     ours, theirs = facts["torch"]["losses"], facts["nemo"]["losses"]
     assert len(ours) == len(theirs) == 16
-    kinds = {len(parts) for parts in ours}
-    assert kinds == {2}  # one budget each, and the sum with the router's
     for mine, nemo in zip(ours, theirs, strict=True):
-        assert [part[:2] for part in mine[:-1]] == [part[:2] for part in nemo[:-1]]
-        wanted = [part[2] for part in nemo[:-1]] + nemo[-1:]
-        near = {"rel": 1e-4, "abs": 1e-4} if nemo[0][0] == 0 else {"rel": 6e-3, "abs": 5e-3}
-        assert [part[2] for part in mine[:-1]] + mine[-1:] == pytest.approx(wanted, **near)
+        near = {"rel": 1e-4, "abs": 1e-4} if nemo[0] == 0 else {"rel": 6e-3, "abs": 5e-3}
+        assert mine[:2] == nemo[:2] and mine[2:] == pytest.approx(nemo[2:], **near)
 
 
 def test_candidates_are_compared_by_the_same_losses(results: dict[str, Any]) -> None:

@@ -48,9 +48,6 @@ class TorchHost:
     def teacher(self, tokens: Any, documents: Any = None) -> torch.Tensor:
         return self.frozen(tokens, documents=documents)
 
-    def detached(self, output: torch.Tensor) -> torch.Tensor:
-        return output.detach()
-
     def loss(
         self,
         distill: Any,
@@ -70,6 +67,7 @@ class TorchHost:
         return (each if weights is None else each * weights).sum(), each.detach()
 
     def factor(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What a micro-batch's loss is multiplied by before its backward pass, which is the trainer's."""
         return 1 / tokens.clamp(min=1) / self.micro_batches
 
     def sequences(self, count: int, size: int) -> Iterator[Rows]:

@@ -65,13 +65,13 @@ class Trained:
         while host.step < (self.steps if until is None else until):
             shape_members(family, host, self.out)
             rows, mask = self.rows[2 * host.step : 2 * host.step + 2], torch.ones(2, host.seq_length)
-            samples = family.next_samples(host.step)
-            for sample in samples[1:]:
+            for _ in range(host.micro_batches):
+                sample = family.next_sample(host.step)
                 live = {c.number: c.member for c in family.members.candidates(sample.budget)}
                 assert sample.candidate is None or sample.choice == live[sample.candidate]
-            self.choices += [sample.choice for sample in samples]
-            loss, _ = family.loss(host, samples, rows[:, :-1], rows[:, 1:], mask)
-            (loss * host.factor(mask.sum())).backward()
+                self.choices.append(sample.choice)
+                loss, _ = family.loss(host, sample, rows[:, :-1], rows[:, 1:], mask)
+                (loss * host.factor(mask.sum())).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.lines.append({"live": [self.live(b) for b in range(1, len(self.config.budgets))]})

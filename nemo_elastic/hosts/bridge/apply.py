@@ -218,7 +218,7 @@ def _run(own: BridgeRecipe, block: ElasticConfig, options: StageOptions, rates: 
 
     def before() -> Path | None:
         rules.check_refused(own)  # a script may have set them again
-        refused = refused_overlaps(block, own.ranks("pipeline"))
+        refused = refused_overlaps(own.ranks("pipeline"))
         check_overlaps({"ddp": recipe.ddp, "optimizer": recipe.optimizer}, refused)
         rules.check_vocabularies(own, vocabulary_rows(options.teacher))  # which may not have been there
         return check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0, rank_only)

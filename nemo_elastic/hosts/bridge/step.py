@@ -22,7 +22,7 @@ from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.megatron.compat import named_parameters, with_names
-from nemo_elastic.megatron.family_step import FamilyStep, report_parts
+from nemo_elastic.megatron.family_step import FamilyStep, report_of
 from nemo_elastic.megatron.gpt_tokens import Looked, first_rows, last_batches
 from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.megatron.models import build_teacher, check_rows, make_family
@@ -191,15 +191,15 @@ class ElasticStep:
         return self._train(read()) if core.training else self._validate(read)
 
     def _train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
-        samples = self.family.next_samples(self.host.step)
+        sample = self.family.next_sample(self.host.step)
         if not self.host.core.post_process:
-            return self.steps.pass_on(batch["tokens"], samples, batch["documents"]), None
+            return self.steps.pass_on(batch["tokens"], sample, batch["documents"]), None
         rows = (batch[name] for name in ("tokens", "labels", "loss_mask", "documents"))
-        loss, parts = self.family.loss(self.host, samples, *rows)
+        loss, ran = self.family.loss(self.host, sample, *rows)
         tokens = batch["loss_mask"].sum().to(torch.int)
 
         def report(loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-            total, each = report_parts(parts, tokens, len(self.family.config.budgets))
+            total, each = report_of(ran, tokens, len(self.family.config.budgets))
             self.totals.append(total)
             self.each.append(each)
             return *self.host.counted(loss, batch["loss_mask"]), {LOSS: total}

@@ -292,7 +292,7 @@ def set_optimizer(recipe: Recipe, block: ElasticConfig, half: bool) -> None:
     if half and block.router is not None:
         # megatron-core's other one cannot save the router, which is float32 among half-precision weights
         recipe.put("distributed", True)
-    turn_off((recipe.get("ddp"), recipe.get("optimizer")), refused_overlaps(block, recipe.ranks("pipeline")))
+    turn_off((recipe.get("ddp"), recipe.get("optimizer")), refused_overlaps(recipe.ranks("pipeline")))
     if recipe.get("distributed"):
         # by default its state is saved as it lies in buffers, and goes on in the layout that wrote it alone; the next
         # stage, with its longer sequences, has another

@@ -11,8 +11,8 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, inside, shown
 
 #: settings that say how the rest of a run trains: a resumed run takes the new ones and says so
-STEERING = ("sampling", "budgets_per_batch", "nonfinite", "distill.temperature", "distill.terms", "distill.top_k",
-            "distill.chunk_tokens", "distill.teacher_precision")  # fmt: skip
+STEERING = ("sampling", "nonfinite", "distill.temperature", "distill.terms", "distill.top_k", "distill.chunk_tokens",
+            "distill.teacher_precision")  # fmt: skip
 #: what a later stage shares with the one before, whose router and members it takes
 FAMILY = ("budgets", "axes", "shapes", "search.keep", "router")
 #: what the first stage shares with the ranking, whose order, members and router it takes

@@ -23,7 +23,7 @@ from nemo_elastic.hosts.common.agreement import check_vocabulary, vocabulary_row
 from nemo_elastic.megatron.choice import ElasticState
 from nemo_elastic.megatron.compat import with_names
 from nemo_elastic.megatron.cpu import cuda_as_cpu
-from nemo_elastic.megatron.family_step import FamilyStep, all_ranks, from_last_rank, mean_by_budget, report_parts
+from nemo_elastic.megatron.family_step import FamilyStep, all_ranks, from_last_rank, mean_by_budget, report_of
 from nemo_elastic.megatron.gpt_tokens import Looked, first_rows, last_batches
 from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.megatron.models import (
@@ -112,10 +112,10 @@ class ElasticLossReduction(MaskedTokenLossReduction):
 
         Args:
             batch: has the loss mask, in "counted" its tokens as megatron-core's schedule takes them, and in "elastic"
-                (index, share, loss sum) of each budget.
+                what ran.
             forward_out: the micro-batch's loss with the router's, already weighted by the mask and summed over tokens.
         """
-        total, each = report_parts(batch["elastic"], batch["loss_mask"].sum().to(torch.int), self.budgets)
+        total, each = report_of(batch["elastic"], batch["loss_mask"].sum().to(torch.int), self.budgets)
         report = {"loss_sum_and_ub_size": total, "by_budget": each}
         return forward_out, batch["counted"], report
 
@@ -149,7 +149,7 @@ class HeldOutReduction(HeldOut, MegatronLossReduction):
 
 
 class ElasticMambaModel(llm.MambaModel):
-    """A Nemotron-H whose micro-batches each train one budget of a nested family, or several.
+    """A Nemotron-H whose micro-batches each train one budget of a nested family.
 
     The megatron-core module keeps its exact type, its parameter names, and gets one submodule more, `elastic` (router
     and found members). Any stock SSMConfig serves: nothing is subclassed.
@@ -201,7 +201,7 @@ class ElasticMambaModel(llm.MambaModel):
         if self._trainer is not None:
             ddp, optimizer = getattr(self._trainer.strategy, "ddp_config", None), getattr(self.optim, "config", None)
             pipeline = parallel_state.get_pipeline_model_parallel_world_size()
-            refused = refused_overlaps(self.elastic_config, pipeline)
+            refused = refused_overlaps(pipeline)
             check_overlaps({"trainer.strategy.ddp": ddp, "optim.config": optimizer}, refused)
         distill = self.elastic_config.distill
         self.config.mamba_stack_spec = elastic_stack_spec
@@ -256,9 +256,9 @@ class ElasticMambaModel(llm.MambaModel):
 
     # ------------------------------------------------------------------ stepping
 
-    def next_samples(self) -> list[Sample]:
+    def next_sample(self) -> Sample:
         """What the next micro-batch trains; every pipeline rank samples for itself, the same."""
-        return self.family.next_samples(self.trainer.global_step)
+        return self.family.next_sample(self.trainer.global_step)
 
     @property
     def teaches_in_pipeline(self) -> bool:
@@ -290,13 +290,13 @@ class ElasticMambaModel(llm.MambaModel):
 
     def training_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
         """What a pipeline stage passes on: NeMo calls it instead of `training_step` on all but the last."""
-        return self.steps.pass_on(batch["tokens"], self.next_samples(), batch.get("documents"))
+        return self.steps.pass_on(batch["tokens"], self.next_sample(), batch.get("documents"))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
-        """Loss of one micro-batch, see `FamilyTraining.loss`; `batch["elastic"]` gets its parts, for the log."""
+        """Loss of one micro-batch, see `FamilyTraining.loss`; `batch["elastic"]` gets what ran, for the log."""
         rows = batch["tokens"], batch["labels"], batch["loss_mask"]
-        loss, parts = self.family.loss(self.host, self.next_samples(), *rows, batch.get("documents"))
-        batch["elastic"] = parts
+        loss, ran = self.family.loss(self.host, self.next_sample(), *rows, batch.get("documents"))
+        batch["elastic"] = ran
         loss, batch["counted"] = self.host.counted(loss, batch["loss_mask"])
         return loss
 

@@ -45,6 +45,7 @@ def test_another_value_is_refused_by_name_and_one_that_steers_is_told() -> None:
     with pytest.raises(ElasticError, match=r"elastic\.seed: 0 -> 4"):
         changes(block().to_dict(), block(seed=4))
     assert changes(yaml.safe_load(yaml.safe_dump(block().to_dict())), block()) == []
+    assert changes(block().to_dict() | {"budgets_per_batch": 1}, block()) == [], "a field of before"
     (line,) = changes(block().to_dict(), block(sampling={"half": 1}))
     assert line.startswith("elastic.sampling.half: None -> 1")
     (line,) = changes(block().to_dict(), block(data={"documents": "apart"}), resumed=False)
@@ -52,7 +53,7 @@ def test_another_value_is_refused_by_name_and_one_that_steers_is_told() -> None:
 
 
 def test_a_ranking_is_compared_by_what_it_depends_on() -> None:
-    for steered in ({"router": {"hidden": 8, "lr": 1e-3}}, {"distill": {"teacher": "none"}}, {"budgets_per_batch": 2}):
+    for steered in ({"router": {"hidden": 8, "lr": 1e-3}}, {"distill": {"teacher": "none"}}):
         assert changes(block().to_dict(), block(**steered), stage=0)
     for other in (
         {"seed": 4},

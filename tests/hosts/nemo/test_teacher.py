@@ -12,12 +12,21 @@ import pytest
 import torch
 
 from nemo_elastic.errors import ElasticError
-from tests.hosts.nemo.cutting import PARENT, random_tensors
-from tests.hosts.nemo.test_in_turn import BLOCK, MEMBERS
+from tests.hosts.nemo.cutting import MEMBER, PARENT, random_tensors
 from tests.support.elastic_model import batch_of, elastic_model, settings
 from tests.support.ranks import spawn
 
 pytestmark = pytest.mark.nemo
+MIDDLE = PARENT.uniform(keep=[0, 1, 2, 3, 4, 6], hidden=56, ffn=80)
+MEMBERS = [PARENT.full, MIDDLE, MEMBER]
+BLOCK: dict[str, Any] = {
+    "budgets": [{"name": "full"}, {"name": "middle", "ratio": 0.8}, {"name": "small", "ratio": 0.5}],
+    "axes": {
+        "hidden": [64, 56, 48, 32], "ffn": {"choices": [96, 80, 64, 32], "stripes": 4}, "mamba_heads": [8, 6, 4],
+        "mamba_head_dim": [16, 12], "attention_heads": [8, 4], "depth": [7, 6, 5],
+    },
+    "shapes": "even",
+}  # fmt: skip
 TOKENS = torch.randint(0, PARENT.vocab, (2, 40), generator=torch.Generator().manual_seed(0))
 
 
@@ -169,3 +178,16 @@ def test_a_float32_student_learns_nearly_the_same_of_a_half_precision_teacher(ch
     assert loss.dtype == grad.dtype == torch.float32
     torch.testing.assert_close(loss, wanted, rtol=0.02, atol=0)
     assert 0 < (grad - near).norm() < 0.2 * near.norm()
+
+
+def test_the_routers_loss_counts_as_often_as_the_micro_batch_has_tokens(checkpoint: Path) -> None:
+    soft = {"shapes": "router", "router": {"hidden": 8, "loss_weight": 2.0}, "sampling": {"small": 1}}
+    model = elastic_model(PARENT, BLOCK | soft, MEMBERS, checkpoint)
+    batch = batch_of(PARENT, 2, 20)
+    loss = model.training_step(batch)
+    routed = model.family.last_router["routed"]
+    ran: Any = batch["elastic"]
+    assert ran.budget == 2
+    wanted = 2.0 * model.members.router.budget_loss(routed, 2) * batch["loss_mask"].sum()
+    assert float(wanted) > 0
+    torch.testing.assert_close((loss - ran.loss).float(), wanted.float(), rtol=1e-4, atol=1e-4)

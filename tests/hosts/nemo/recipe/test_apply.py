@@ -85,7 +85,6 @@ RESHARDABLE = "trainer.strategy.ckpt_optim_fully_reshardable"
     [
         # gradients are reduced in the backward pass where all parameters report once
         ({}, {}, f"{DDP}.overlap_grad_reduce", True),
-        ({}, {"budgets_per_batch": 2}, f"{DDP}.overlap_grad_reduce", False),
         ({"trainer.strategy.pipeline_model_parallel_size": 2}, {}, f"{DDP}.overlap_grad_reduce", False),
         # overlaps go wherever they are set
         ({f"{OPTIMIZER}.{STEP}": True}, {}, f"{OPTIMIZER}.{STEP}", False),

@@ -14,7 +14,6 @@ import pytest
 from nemo_elastic.errors import ElasticError
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
 from tests.hosts.nemo.cutting import write_words
-from tests.shapes import LOSSES
 
 pytestmark = pytest.mark.nemo
 
@@ -83,13 +82,6 @@ def test_a_mamba_width_that_the_kernels_refuse_is_refused_on_gpus(
     assert message in refused(recipe, block)
     recipe.trainer.accelerator = "cpu"
     accepted(recipe, block)
-
-
-def test_pipeline_stages_train_one_member_at_a_time(recipe: Any) -> None:
-    recipe.trainer.strategy.pipeline_model_parallel_size = 2
-    line = refused(recipe, BLOCK | {"distill": {"teacher": "none"}, "budgets_per_batch": 2}, teacher=None)
-    assert "1 while elastic.budgets_per_batch is 2" in line
-    accepted(recipe, BLOCK | {"distill": LOSSES["frozen_ce"]})
 
 
 def test_the_block_is_held_against_the_parent(recipe: Any) -> None:
