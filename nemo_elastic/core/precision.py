@@ -108,6 +108,8 @@ def torn_widths(parent: Parent, axes: Mapping[str, Sequence[int]]) -> dict[tuple
 def _first(parent: Parent) -> dict[Row, int]:
     """The rows that low precision stores, each with the first layer of which it does."""
     first: dict[Row, int] = {}
-    for name, index in sorted(default_rows(parent), key=lambda row: row[1]):
-        first.setdefault(parent.kind(parent.types[index]).tensors[name.partition(".")[2]], index)
+    for index in sorted(low_layers(parent)):
+        for row in parent.kind(parent.types[index]).rows:
+            if row.quantized:
+                first.setdefault(row, index)
     return first

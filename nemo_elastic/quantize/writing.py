@@ -71,7 +71,7 @@ class Weight:
     def scale(self) -> torch.Tensor:
         """fp32, of all of its numbers."""
         values = (Tensor.of_words(self.tensor.dtype, piece).numpy() for piece in self.tensor.pieces())
-        largest = torch.tensor(max(float(np.abs(rows).max()) for rows in values))
+        largest = torch.tensor(float(np.max([np.abs(rows).max() for rows in values])))  # Python's max loses NaN
         if not bool(largest.isfinite()):
             raise ElasticError("has infinities or NaN; nemo-elastic verify finds damage", self.name)
         return scale_of(largest, self.scheme.precision)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.precision import check_blocks, default_rows
+from nemo_elastic.core.precision import check_blocks, default_rows, torn_widths
 from nemo_elastic.errors import ElasticError
 
 
@@ -51,6 +51,12 @@ def test_widths_of_whole_blocks_are_cut() -> None:
 def test_others_are_refused(cut: dict[str, tuple[int, ...]], says: str) -> None:
     with pytest.raises(ElasticError, match=f"^{re.escape(says)}"):
         check_blocks(SHAPE, cut, "nvfp4")
+
+
+def test_rows_come_in_the_order_of_layers_and_of_the_table() -> None:
+    """Not in that of hashes: messages name the first."""
+    torn = torn_widths(parent("EM"), {"hidden": (32, 24)})
+    assert [row for _, row in torn] == ["moe.up", "moe.shared_up", "mamba.in_proj"]
 
 
 def test_parents_and_ranks_that_cut_blocks_are_refused() -> None:

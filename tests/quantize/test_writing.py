@@ -234,19 +234,24 @@ def test_what_has_no_numbers_is_refused(dense: Path, tmp_path: Path) -> None:
     slice_checkpoint(dense, tmp_path / "bare", subnet=PARENT.uniform([2, 3]))
     with pytest.raises(ElasticError, match="no weight is left to be quantised"):
         quantized(tmp_path / "bare", tmp_path / "out", "nvfp4")
-    source = open_source(dense)
-    name = "backbone.layers.1.mixer.up_proj.weight"
-    raw = source.tensors[name]
-    words = raw.words.copy()
-    words[3, 5] = 0x7F80
-    broken = replace(source, tensors=dict(source.tensors) | {name: Tensor.of_words(raw.dtype, words)})
-    with pytest.raises(ElasticError, match=f"{name}: has infinities or NaN"):
-        quantize_folder(broken, tmp_path / "out", scheme_of("nvfp4", COMPRESSED))
     with pytest.raises(
         ElasticError, match=r"^ranges: None is not allowed; largest inputs: fp8 in the layout modelopt"
     ):
         quantize_folder(dense, tmp_path / "out", scheme_of("fp8", MODELOPT))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [0x7F80, 0x7FC0], ids=["infinity", "NaN"])
+@pytest.mark.parametrize("row", [0, -1])
+def test_a_number_without_codes_is_found_wherever_it_is(number: int, row: int, wide: Source, tmp_path: Path) -> None:
+    """The weight is read in many pieces."""
+    name = "backbone.layers.1.mixer.up_proj.weight"
+    words = wide.tensors[name].words.copy()
+    words[row, 5] = number
+    broken = replace(wide, tensors=dict(wide.tensors) | {name: Tensor.of_words("BF16", words)})
+    with pytest.raises(ElasticError) as refused:
+        quantize_folder(broken, tmp_path / "out", scheme_of("fp8", COMPRESSED))
+    assert refused.value.at == (name,) and not (tmp_path / "out").exists()
 
 
 def test_a_member_that_nobody_could_cut_is_said_before(dense: Path, tmp_path: Path) -> None:
