@@ -43,11 +43,11 @@ class ElasticError(ValueError):
     def within(self, place: object) -> ElasticError:
         """The same error in a file, or another place around it; itself where it names that, or a field of it."""
         named = bool(self.at) and f"{self.at[0]}.".startswith(f"{place}.")
-        return self if named else ElasticError(self.said, place, *self.at)
+        return self if named else type(self)(self.said, place, *self.at)
 
     def of(self, place: object) -> ElasticError:
         """The same error of another place: the field that the user wrote, for the name that it has inside."""
-        return ElasticError(self.said, place, *self.at[1:])
+        return type(self)(self.said, place, *self.at[1:])
 
 
 @contextmanager

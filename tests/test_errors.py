@@ -61,9 +61,15 @@ def test_no_value_is_too_large_for_a_line(value):
     assert len(str(bad("field", value, "small"))) < 600 and len(str(ElasticError("z" * 10**6))) < 4100
 
 
+class Kind(ElasticError):
+    """One that a caller catches."""
+
+
 def test_places_stand_before_what_is_said_once():
     error = bad("tau", -1, "use a number above 0")
     assert error.at == ("tau",)
+    for moved in (Kind("said", "field").within("file"), Kind("said", "field").of("file.field")):
+        assert type(moved) is Kind and moved.at[0].startswith("file")
     inside = error.within("run.yaml")
     assert str(inside) == "run.yaml: tau: -1 is not allowed; use a number above 0"
     field = bad("recipe.model.config.ffn", 3, "4")

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.precision import check_blocks, default_rows, torn_widths
+from nemo_elastic.core.precision import _first, check_blocks, default_rows
 from nemo_elastic.errors import ElasticError
 
 
@@ -55,8 +55,8 @@ def test_others_are_refused(cut: dict[str, tuple[int, ...]], says: str) -> None:
 
 def test_rows_come_in_the_order_of_layers_and_of_the_table() -> None:
     """Not in that of hashes: messages name the first."""
-    torn = torn_widths(parent("EM"), {"hidden": (32, 24)})
-    assert [row for _, row in torn] == ["moe.up", "moe.shared_up", "mamba.in_proj"]
+    rows = ["moe.up", "moe.down", "moe.shared_up", "moe.shared_down", "mamba.in_proj", "mamba.out_proj"]
+    assert [row.name for row in _first(parent("EM"))] == rows
 
 
 def test_parents_and_ranks_that_cut_blocks_are_refused() -> None:
