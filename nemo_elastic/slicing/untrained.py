@@ -332,6 +332,8 @@ def write_example(out: str | Path, seed: int = 0, *, force: bool = False, progre
     """
     rng = np.random.default_rng(seed)
     arrays = {t.hf: RANDOM[t.random](rng, t.shape).astype(np.float32) for t in layout.tensors(PARENT, PARENT.full)}
-    with tempfile.TemporaryDirectory() as place:
-        write_models([Model(Path(place), PARENT, PARENT.full, tensors_of(PARENT, PARENT.full, arrays))])
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch, "example")  # files of the family name it
+        place.mkdir()
+        write_models([Model(place, PARENT, PARENT.full, tensors_of(PARENT, PARENT.full, arrays))])
         return init_family(place, ElasticConfig.from_dict(BLOCK), out, force=force, progress=progress)

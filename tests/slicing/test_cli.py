@@ -147,7 +147,8 @@ def test_an_example_to_try_commands_on(run, tmp_path):
     assert code == 0 and "small" in printed
     assert run("slice", out, "--member", "small", "--out", tmp_path / "small")[0] == 0
     assert run("verify", tmp_path / "small", "--parent", out)[0] == 0
-    assert run("init", "--example", "--out", out, "--force")[0] == 0
+    before = contents(out)
+    assert run("init", "--example", "--out", out, "--force")[0] == 0 and contents(out) == before
     for wrong, field in ((("--example", "--config", "block.yaml"), "--example"), ((tmp_path,), "--config")):
         code, _, err = run("init", *wrong, "--out", tmp_path / "other")
         assert code == 2 and err.startswith(f"error: {field}: ") and not (tmp_path / "other").exists()
