@@ -144,7 +144,7 @@ def slice_members(
     members: Mapping[str, Subnet],
     **how: Any,
 ) -> list[Cut]:
-    """Cut several members in one pass over the source; a source larger than memory is read from the disk once.
+    """Cut several members; for the format `hf` each tensor of the source is read from the disk once.
 
     Args:
         source: See `slice_checkpoint`.

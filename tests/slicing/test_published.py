@@ -195,10 +195,15 @@ def test_heads_of_a_config_alone_are_not_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "kept", "parts"),
-    [({"hybrid_override_pattern": "M*-M-", "hidden_size": 32}, (2, 3, 4, 5, 6), None), ({"mamba_num_heads": 8}, KEPT, 2)],
+    [
+        ({"hybrid_override_pattern": "M*-M-", "hidden_size": 32}, (2, 3, 4, 5, 6), None),
+        ({"mamba_num_heads": 8}, KEPT, 2),
+    ],
     ids=["layers alone", "and parts of heads"],
 )
-def test_layers_whose_norms_are_alike(tmp_path: Path, change: Config, kept: tuple[int, ...], parts: int | None) -> None:
+def test_layers_whose_norms_are_alike(
+    tmp_path: Path, change: Config, kept: tuple[int, ...], parts: int | None
+) -> None:
     """Layers are then found by all of their tensors, and so in the right number of parts of Mamba heads alone."""
     words = {n: (t, np.full_like(w, 0x3F80) if n.endswith(".norm.weight") else w)
              for n, (t, w) in theirs.words(DENSE).items()}  # fmt: skip

@@ -227,8 +227,14 @@ def write_weights(
     total = sum(tensor.nbytes for tensors in folders.values() for tensor in tensors.values())
     check_room(next(iter(folders)), total)
     places = [place for folder, tensors in folders.items() for place in _plan(folder, tensors, shard_bytes)]
-    # Sorting keeps the order among tensors that lie nowhere, and brings those together that are cut from the same.
-    places.sort(key=lambda p: (str(p.tensor.extent.path), p.tensor.extent.start) if p.tensor.extent else ("", 0))
+    # Cuts of one tensor come together, so that it is read once; tensors that lie in no file keep their order.
+    first = {id(place.tensor.root): i for i, place in reversed([*enumerate(places)])}
+
+    def order(place: _Place) -> tuple[str, int]:
+        extent = place.tensor.extent
+        return (str(extent.path), extent.start) if extent else ("", first[id(place.tensor.root)])
+
+    places.sort(key=order)
     with ExitStack() as stack:
         files = _Files(places, total, progress, stack)
         pool = stack.enter_context(ThreadPoolExecutor(THREADS, "weights"))

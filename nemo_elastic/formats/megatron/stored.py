@@ -12,6 +12,7 @@ elastic checkpoint is a family: it carries its members, and its context the bloc
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -55,8 +56,13 @@ __all__ = ["ELASTIC", "Stored", "differing", "elastic_family", "first_line", "op
 
 #: what stands before the names of router and members
 ELASTIC = "elastic."
-#: tensors that stay in memory: one for each thread that reads for a writer, and the next
-RECENT = 4
+
+
+class _Recent(threading.local):
+    """The tensor that each thread read last, as its rows are asked for some at a time."""
+
+    def __init__(self, read: Callable[[str], list[torch.Tensor]]) -> None:
+        self.read = lru_cache(maxsize=1)(read)
 
 
 class Stored:
@@ -216,7 +222,7 @@ def read_shapes(folder: str | Path) -> Shapes:
 def open_folder(folder: str | Path) -> Source:
     """Open a NeMo checkpoint: a stock one of any shape, one that was pruned, or an elastic one, which is a family.
 
-    Weights are read a tensor at a time, when rows are asked for; the last few stay in memory.
+    Weights are read a tensor at a time, when rows are asked for; each thread keeps the last in memory.
     """
     shapes, stored, names, predicts = _read(Path(folder))
     tensors = _unread(stored, shapes.parent, megatron_tensors(shapes.parent, shapes.held), names)
@@ -277,15 +283,14 @@ def _unread(
         held: our Megatron name -> what the tensor holds, see `layout.megatron_tensors`.
         names: our Megatron name -> the checkpoint's, where it is another.
     """
-    read = lru_cache(maxsize=RECENT)(stored.read)  # rows of a tensor are asked for some at a time
+    recent = _Recent(lambda ours: apart(parent, held[ours], stored.read(names.get(ours, ours))))
 
-    def rows(name: str, together: Sequence[Tensor], which: int) -> Callable[[int, int], np.ndarray]:
-        return lambda first, last: Unread.of(apart(parent, together, read(name))[which][first:last]).words
+    def rows(ours: str, which: int) -> Callable[[int, int], np.ndarray]:
+        return lambda first, last: Unread.of(recent.read(ours)[which][first:last]).words
 
     out: dict[str, Unread] = {}
     for ours, together in held.items():
-        name = names.get(ours, ours)
-        dtype = _name_of(stored.dtype(name))
+        dtype = _name_of(stored.dtype(names.get(ours, ours)))
         for i, t in enumerate(together):
-            out[t.hf] = replace(Unread.made(dtype, t.shape, rows(name, together, i)), root=together)
+            out[t.hf] = replace(Unread.made(dtype, t.shape, rows(ours, i)), root=together)
     return out

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -16,13 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.core.codes import encode
-from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source, read_shapes
+from nemo_elastic.formats.megatron import stored
 from nemo_elastic.formats.megatron.stored import open_folder
+from nemo_elastic.formats.megatron.torch_files import read_piece
 from nemo_elastic.formats.tensor import Tensor
+from nemo_elastic.slicing.slicer import slice_members
 from tests.hosts.nemo.checkpoints import as_model, store
 from tests.hosts.nemo.cutting import MEMBER, PARENT, cut, random_tensors
 from tests.hosts.nemo.poison import refused
@@ -84,7 +88,7 @@ def test_a_context_is_believed_only_where_tensors_say_nothing(state, tmp_path):
     assert not source.held.is_uniform and source.config["model_type"] == "nemotron_h_puzzle"
 
 
-def test_nothing_is_read_before_it_is_asked_for_and_the_last_few_stay(state, tmp_path):
+def test_nothing_is_read_before_it_is_asked_for_and_the_last_stays(state, tmp_path):
     source = open_folder(store(tmp_path / "a", PARENT, PARENT.full, state))
     raw = source.tensors["backbone.layers.0.mixer.in_proj.weight"]
     first = raw.words.copy()
@@ -98,6 +102,22 @@ def test_nothing_is_read_before_it_is_asked_for_and_the_last_few_stay(state, tmp
     with pytest.raises(ElasticError, match=r"layers\.0\.mixer\.in_proj\.weight\.z cannot be read") as caught:
         raw.words  # noqa: B018
     assert "\n" not in caught.value.message
+
+
+def test_several_cuts_read_each_tensor_once(tmp_path, monkeypatch):
+    """Whatever the sizes: some threads read many small tensors while others write one large tensor in pieces."""
+    parent = Parent("M-M*M--", 512, 4096, 4096, 8, 16, 2, 16, 4, 8, 2, 64)
+    members = {str(hidden): parent.uniform(hidden=hidden) for hidden in (512, 384, 256)}
+    folder = store(tmp_path / "a", parent, parent.full, random_tensors(parent))
+    reads = Counter()
+
+    def counted(path, piece, dtype):
+        reads[path, piece.place] += 1
+        return read_piece(path, piece, dtype)
+
+    monkeypatch.setattr(stored, "read_piece", counted)
+    slice_members(folder, tmp_path / "cuts", members)
+    assert set(reads.values()) == {1} and len(reads) == len(stored.Stored(folder).sizes)
 
 
 # ------------------------------------------------------------------ families
