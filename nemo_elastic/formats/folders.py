@@ -25,7 +25,7 @@ from nemo_elastic.extras import EXTRAS, require
 from nemo_elastic.io.outputs import Output
 
 from .hf import reading as hf
-from .source import GGUF, Shapes, Source, is_gguf
+from .source import GGUF, Shapes, Source, is_gguf, unreplaced
 from .tokenizer import TOKENIZER_FILES
 
 __all__ = [
@@ -75,13 +75,15 @@ def open_source(folder: str | Path) -> Source:
     A name that is no path is an id on the hub (`local_folder`). Errors name the file.
     """
     folder = _readable(local_folder(folder))
-    return _reader(folder).open_folder(folder)
+    with unreplaced(folder):
+        return _reader(folder).open_folder(folder)
 
 
 def read_shapes(folder: str | Path) -> Shapes:
     """Read everything that a folder says of itself, without its weights."""
     folder = _readable(local_folder(folder, weights=False))
-    return _reader(folder).read_shapes(folder)
+    with unreplaced(folder):
+        return _reader(folder).read_shapes(folder)
 
 
 #: formats that another program makes of a folder of ours

@@ -8,7 +8,9 @@ a Hugging Face folder; a format that has others gives them so (`adapter`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +28,17 @@ from .low_precision import Weights
 from .schemes import Stored
 from .tensor import SPAN, Tensor
 
-__all__ = ["GGUF", "Origin", "Shapes", "Source", "check_exactly", "check_tensors", "is_gguf", "same_words"]
+__all__ = [
+    "GGUF",
+    "Origin",
+    "Shapes",
+    "Source",
+    "check_exactly",
+    "check_tensors",
+    "is_gguf",
+    "same_words",
+    "unreplaced",
+]
 
 #: what messages say of llama.cpp's files
 GGUF = "GGUF, which is not read: give the Hugging Face folder that it was made of"
@@ -150,6 +162,26 @@ class Source(Shapes):
 def is_gguf(path: Path) -> bool:
     """Whether a file has the name of one of llama.cpp's."""
     return path.suffix.lower() == ".gguf"
+
+
+@contextmanager
+def unreplaced(folder: Path, opened: os.stat_result | None = None) -> Iterator[None]:
+    """Refuse what the block reads from a folder that another process replaces meanwhile: it would be of two models.
+
+    Args:
+        folder: What is read. Its own error is said before any that the mixture leads to.
+        opened: The folder when the first of it was read; as it is now when None.
+    """
+    opened = opened or os.stat(folder)
+    try:
+        yield
+    finally:
+        try:
+            same = os.path.samestat(opened, os.stat(folder))
+        except OSError:
+            same = False
+        if not same:
+            raise ElasticError("another process replaced this folder while it was read; run the command again", folder)
 
 
 def check_tensors(parent: Parent, held: Subnet, weights: Weights, where: str) -> None:

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.hf import reading, writing
+from tests.shapes import PARENT
 
-from .helpers import SMALL, contents
+from .helpers import SMALL, contents, write
+
+OTHER = replace(PARENT, vocab=PARENT.vocab + 8)
 
 SINGLE = "model.safetensors"
 SHARD = "model-00001-of-00004.safetensors"
@@ -64,6 +69,30 @@ def test_what_goes_along_is_copied_by_name_alone(source, tmp_path, run):
     left = set(names(source)) & set(names(tmp_path / "cut"))
     assert not left & {"secret", "sub", "vocab.json", "merges.txt", "tokenizer.model", "LICENSE"}
     assert (tmp_path / "cut" / "tokenizer.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(reading, "read_json"), (reading, "open_shard"), (writing, "_write_around")]
+)
+@pytest.mark.parametrize("other", ["the same shape", "another"])
+def test_a_folder_that_is_replaced_while_it_is_read(originals, tmp_path, run, monkeypatch, module, name, other):
+    """Nothing is cut of two trainings, and no error blames what a mixture of two shapes looks like."""
+    source = Path(shutil.copytree(originals / "sharded", tmp_path / "family"))
+    parent, small = (PARENT, SMALL) if other == "the same shape" else (OTHER, OTHER.uniform(ffn=8))
+    write(tmp_path / "new", parent, {"small": small}, shard_bytes=8000)
+    first = getattr(module, name)
+
+    def then_replaced(*arguments, **options):
+        out = first(*arguments, **options)
+        if (tmp_path / "new").exists():
+            os.rename(source, tmp_path / "old")
+            os.rename(tmp_path / "new", source)
+        return out
+
+    monkeypatch.setattr(module, name, then_replaced)
+    code, _, err = run("slice", source, "--member", "small", "--out", tmp_path / "cut")
+    assert code == 2 and err.startswith(f"error: {source}: another process replaced this folder")
+    assert not (tmp_path / "cut").exists()
 
 
 @pytest.mark.parametrize(

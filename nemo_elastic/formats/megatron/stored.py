@@ -12,6 +12,7 @@ elastic checkpoint is a family: it carries its members, and its context the bloc
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +36,7 @@ from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.adapter import apart, parts_of, stacked_of
 from nemo_elastic.formats.hf.config import prediction_config, to_hf_config
 from nemo_elastic.formats.low_precision import Weights
-from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors
+from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors, unreplaced
 from nemo_elastic.formats.tensor import Tensor as Unread
 
 from .context_files import Context, read_context, token_ids
@@ -283,7 +284,13 @@ def _unread(
         held: our Megatron name -> what the tensor holds, see `layout.megatron_tensors`.
         names: our Megatron name -> the checkpoint's, where it is another.
     """
-    recent = _Recent(lambda ours: apart(parent, held[ours], stored.read(names.get(ours, ours))))
+    opened = os.stat(stored.folder)
+
+    def read(ours: str) -> list[torch.Tensor]:
+        with unreplaced(stored.folder, opened):
+            return apart(parent, held[ours], stored.read(names.get(ours, ours)))
+
+    recent = _Recent(read)
 
     def rows(ours: str, which: int) -> Callable[[int, int], np.ndarray]:
         return lambda first, last: Unread.of(recent.read(ours)[which][first:last]).words

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -102,6 +103,14 @@ def test_nothing_is_read_before_it_is_asked_for_and_the_last_stays(state, tmp_pa
     with pytest.raises(ElasticError, match=r"layers\.0\.mixer\.in_proj\.weight\.z cannot be read") as caught:
         raw.words  # noqa: B018
     assert "\n" not in caught.value.message
+
+
+def test_no_tensor_is_of_a_checkpoint_that_took_the_place(state, tmp_path):
+    source = open_source(store(tmp_path / "a", PARENT, PARENT.full, state))
+    os.rename(tmp_path / "a", tmp_path / "old")
+    store(tmp_path / "a", PARENT, PARENT.full, state)
+    with pytest.raises(ElasticError, match="another process replaced this folder"):
+        source.tensors["backbone.norm_f.weight"].words  # noqa: B018
 
 
 def test_several_cuts_read_each_tensor_once(tmp_path, monkeypatch):
