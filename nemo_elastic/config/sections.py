@@ -114,8 +114,8 @@ class RouterConfig:
         tau: Gumbel-softmax temperature at start and at `freeze_at`, linear between.
         scale: factor on the logits at start and at `freeze_at`, linear between.
         init_std: standard deviation of its initial weights.
-        loss_weight: weight of the budget loss |cost/target - 1|: nats for twice the cost. Choices leave the budget
-            where members lose more than that.
+        loss_weight: weight of the budget loss |cost/target - 1|: 1.0 adds one nat when the cost is twice the target.
+            Where a larger shape lowers the distillation loss by more, the router overshoots the budget.
         gate: soft (expected masks) or hard (straight-through masks).
         freeze_at: fraction of stage 1 after which shapes are projected and frozen and every step is sliced; before it
             every step of a smaller budget runs the whole model under masks.
@@ -148,17 +148,17 @@ class DistillConfig:
         terms: term -> weight: kl (forward divergence from the teacher), reverse_kl (the member's from the teacher's),
             ce (cross-entropy); {kl: 1} unless given, {ce: 1} without a teacher.
         temperature: of both distributions in kl and reverse_kl; the loss has no T^2 factor.
-        top_k: the teacher speaks for its k likeliest tokens only, all others count as one; null for the whole
-            vocabulary.
+        top_k: distill on the teacher's k most likely tokens, with the remaining probability mass as one bucket; null
+            for the whole vocabulary.
         chunk_tokens: tokens whose logits are held at a time; does not change the loss.
         teacher_precision: weights of the frozen teacher: null keeps the model's own precision, bf16 holds and runs all
             of it in bf16, fp8 (E4M3) and int8 hold the weights of its linear layers in one byte, with a scale per row
             (ModelOpt), made whole layer by layer as they run, embedding and head as they are.
-        quantize: null, nvfp4 or fp8 (E4M3): members run, and are validated, with the weights of Mamba layers, MLPs and
-            experts rounded to what that format can say, under scales of the parent's weights as they are at that step;
-            gradients pass as if nothing was rounded. Weights only: activations keep their precision, and so do the
-            frozen teacher, all other weights, attention, and a Mamba layer right before one. Checkpoints and exports
-            keep all digits. For stages 2 and 3: stage 1 ranks and learns shapes at full precision.
+        quantize: null, nvfp4 or fp8 (E4M3): quantization-aware distillation. Members run, and are validated, on
+            fake-quantized weights of Mamba layers, MLPs and experts, with scales recomputed from the parent's weights
+            each step and straight-through gradients. Activations, the frozen teacher, attention, a Mamba layer right
+            before one, and all other weights keep their precision; so do checkpoints and exports. For stages 2 and 3:
+            stage 1 ranks and learns shapes at full precision.
     """
 
     teacher: Annotated[str, OneOf(TEACHERS)] | None = None
@@ -210,10 +210,9 @@ class DataConfig:
     """What the run's data is to the family; the data itself is the recipe's.
 
     Attributes:
-        documents: of rows that hold several: apart (Mamba's convolution and state start anew at each document, and
-            attention sees its own alone, in teacher and members) or joined (a row is read as one text). null takes
-            the host's own convention: packed fine-tuning data is apart, as it carries where documents end;
-            pretraining data is joined, as Megatron reads it.
+        documents: of rows that hold several: apart (reset the convolution and SSM state and mask attention at document
+            boundaries, in teacher and members) or joined (a row is read as one text). null takes the host's own
+            convention: apart for packed fine-tuning data, joined for pretraining data.
     """
 
     documents: Annotated[str, OneOf((JOINED, APART))] | None = None
@@ -227,8 +226,8 @@ class NonfiniteConfig:
     """A step whose loss or gradients are NaN or infinite.
 
     Attributes:
-        action: stop (one line names step, budget and layer; no weight is changed and nothing saved) or skip (the same
-            line; weights and optimizer state stay as they are, the schedule goes on).
+        action: stop (report step, budget and layer in one line, and exit before the optimizer step and without saving)
+            or skip (the same line; weights and optimizer state stay as they are, the schedule continues).
         limit: skipped steps in a row with which the run stops all the same.
     """
 

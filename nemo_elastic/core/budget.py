@@ -44,8 +44,7 @@ class Budget:
     Attributes:
         name: name of the member, used in sampling, files and reports.
         params: number of parameters: 8.9e9 or 8.9B.
-        active_params: number of parameters that one token meets, in the same forms: those of the experts that it is
-            sent to, and all that are no experts'.
+        active_params: active parameters per token (routed experts plus all other weights): 2.0e9 or 2.0B.
         ratio: share of the parent's parameters, between 0 and 1.
         memory: {size: 18GiB, batch, length, weights, cache, state}: bytes in service, see `cost.memory`.
         latency: {table: h100.json, ms: 12} or {table, ratio: 0.6}: milliseconds on the machine of a table that

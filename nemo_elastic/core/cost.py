@@ -58,8 +58,8 @@ class MemorySpec:
     Attributes:
         batch: sequences decoded at once.
         length: tokens each of them may have.
-        weights: dtype of the weights, but for those that no cast may round (fp32). Of nvfp4 and fp8 it is that of the
-            weights that low precision stores (`precision.default_rows`), and the others have bf16.
+        weights: dtype of the weights; tensors that must stay fp32 are counted as fp32. With nvfp4 or fp8 only the
+            quantized layers (`precision.default_rows`) count in that dtype, and the rest as bf16.
         cache: dtype of the KV cache and the convolution state.
         state: dtype of the SSM state.
     """
