@@ -24,7 +24,8 @@ from nemo_elastic.core.family import Parent, Subnet, cuts_heads
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, inside
+from nemo_elastic.formats.checksums import held_family
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import from_hf_config
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
@@ -43,7 +44,7 @@ from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.outputs import Output, atomic_dir, check_file, check_output
 from nemo_elastic.io.read import json_object
-from nemo_elastic.io.write import absolute
+from nemo_elastic.io.write import absolute, atomic_write
 
 from .beside import Check
 from .card import family_card
@@ -232,7 +233,7 @@ def join_family(
         members: Name -> folder or `config.json` of a smaller model, or a file with its shape.
         out: The folder to write, of links to the parent's files; None writes `elastic.json` into the parent's folder.
         check: Compare every tensor of members that have weights with its cut. Nothing is written where one differs.
-        force: Replace an earlier family of the same kind.
+        force: Replace an earlier family of the same kind. One in the parent's folder keeps its extra shapes.
 
     Returns:
         The family, and what was compared.
@@ -257,6 +258,9 @@ def join_family(
     subnets = dict(sorted(found.items(), key=lambda item: -parameters(parent, item[1])))
     provenance = _provenance(source, None) | {PUBLISHED: list(subnets)}
     family = Family.of(parent, subnets, provenance=provenance)
+    if out is None and source.family is not None:
+        with inside(f"{path}: extras"):
+            family = replace(family, extras=source.family.extras)
     whole = replace(whole, parent=parent, held=parent.full)
     weights = {name: child for name, child in children.items() if isinstance(child, Source)}
     if check and not weights:
@@ -267,16 +271,20 @@ def join_family(
     known = parent.has(SHARDS) or weights.keys() & {*cut}
     unsure = () if known else tuple(name for name in cut if not isinstance(children[name], Path))
     joined = Joined(family, checks, unsure)
-    if joined.ok:
-        _write_joined(whole, family, out, force)
+    if joined.ok and out is not None:
+        _write_links(whole, family, out, force)
+    elif joined.ok and source.family is None:
+        atomic_write(path, family.text(), replace=False)
+    elif joined.ok:
+        with held_family(source.folder) as held:
+            if held != source.family:
+                raise ElasticError("another process changed this family meanwhile; run the command again", path)
+            atomic_write(path, family.text())
     return joined
 
 
-def _write_joined(source: Source, family: Family, out: str | Path | None, force: bool) -> None:
-    """Write the manifest into the parent's folder, or into one of links to its files with a card of its own."""
-    if out is None:
-        family.save(source.folder)
-        return
+def _write_links(source: Source, family: Family, out: str | Path, force: bool) -> None:
+    """Write the manifest into a folder of links to the parent's files, with a card of its own."""
     own, lineage = {FILE, CARD, CALIBRATION}, lineage_of(source.companions, source.config)
     with atomic_dir(out, force, [source.folder], LINKS) as folder:
         for file in sorted(source.folder.iterdir()):

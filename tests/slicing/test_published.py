@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,8 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing import untrained
+from nemo_elastic.slicing.family_folder import add_extra
 from nemo_elastic.slicing.verification import verify
 from tests.formats.hf.hf_client import worker
 from tests.texts import FEW, library_text
@@ -294,6 +298,54 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
         kept = (folders["parent"] / "elastic.json").read_bytes()
         code, _, err = join(folders, "--force")
         assert code == 2 and "elastic.json" in err and (folders["parent"] / "elastic.json").read_bytes() == kept
+
+
+def test_a_family_in_place_keeps_its_extra_shapes(tmp_path: Path) -> None:
+    """Or stays as it is, where one has a member's name now, or is no shape of the parent without key-value heads."""
+    folders = publish(tmp_path, DENSE, {"few": {"num_key_value_heads": 2, "num_attention_heads": 4}})
+    narrow = theirs.write(
+        tmp_path / "narrow", DENSE | {"hidden_size": 32}, cut(theirs.words(DENSE), DENSE, DENSE | {"hidden_size": 32})
+    )
+    manifest = folders["parent"] / "elastic.json"
+    assert join(folders)[0] == 0
+    few = Family.load(folders["parent"]).member("few").subnet
+    task = replace(few, hidden=48)
+    add_extra(folders["parent"], "task", task)
+    before = manifest.read_bytes()
+    for member in (f"task={folders['few']}", f"narrow={narrow}"):
+        code, err = call("init", folders["parent"], "--force", "--member", member)
+        assert code == 2 and err.startswith(f"error: {manifest}: extras") and manifest.read_bytes() == before
+    assert call("init", folders["parent"], "--force", "--member", f"own={folders['few']}") == (0, "")
+    family = Family.load(folders["parent"])
+    assert family.names == ("full", "own") and {m.name: m.subnet for m in family.extras} == {"task": task}
+
+
+@pytest.mark.parametrize("begun", ["without a family", "with one"])
+def test_a_family_that_appears_or_changes_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str
+) -> None:
+    folders = publish(tmp_path, DENSE, {"small": {"hidden_size": 32}})
+    manifest = folders["parent"] / "elastic.json"
+    assert join(folders)[0] == 0
+    if begun == "without a family":
+        theirs_now = manifest.read_bytes()
+        manifest.unlink()
+    find = untrained.find_members
+
+    def slowly(*arguments: Any) -> Any:
+        if begun == "without a family":
+            manifest.write_bytes(theirs_now)
+        else:
+            add_extra(folders["parent"], "task", Family.load(folders["parent"]).parent.uniform(hidden=48))
+        return find(*arguments)
+
+    monkeypatch.setattr(untrained, "find_members", slowly)
+    code, _, err = join(folders, "--force")
+    assert code == 2 and "another process" in err and len(err.splitlines()) == 1
+    if begun == "without a family":
+        assert manifest.read_bytes() == theirs_now
+    else:
+        assert Family.load(folders["parent"]).extra_names == ("task",)
 
 
 @pytest.mark.parametrize("change", [{"hidden_size": 32}, DEPTH], ids=["width", "depth"])
