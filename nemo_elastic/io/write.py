@@ -129,12 +129,25 @@ def put_in_place(tmp: Path, path: Path, replace: bool = False) -> None:
             raise taken
         os.rename(path, tmp.with_suffix(".old"))
     try:
-        os.rename(tmp, path)  # where this fails, or is never reached, `_clear` brings the old one back
+        _take_name(tmp, path)  # where this fails, or is never reached, `_clear` brings the old one back
     except OSError:
         if os.path.lexists(path):
             raise taken from None
         raise
     sync(path.parent)
+
+
+def _take_name(tmp: Path, path: Path) -> None:
+    """Give `tmp` the name `path`, unless a file or a folder with content has appeared there."""
+    if not tmp.is_dir():  # a rename replaces files
+        try:
+            os.link(tmp, path)
+            return
+        except FileExistsError:
+            raise
+        except OSError:
+            pass  # a file system without hard links
+    os.rename(tmp, path)
 
 
 def flush(root: Path) -> None:

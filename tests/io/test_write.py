@@ -96,6 +96,32 @@ def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path):
     assert names(tmp_path) == ["out"] and (out / "sub" / "file").read_text() == "theirs"
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_nor_one_that_appears_at_the_last_step(tmp_path, monkeypatch, kind):
+    out = tmp_path / "out"
+    for name in ("rename", "link"):
+
+        def late(old, new, put=getattr(os, name)):
+            (out / "sub" if kind == "folder" else out.parent).mkdir(parents=True, exist_ok=True)
+            (out / "sub" / "file" if kind == "folder" else out).write_text("theirs")
+            put(old, new)
+
+        monkeypatch.setattr(os, name, late)
+    with pytest.raises(ElasticError, match="another process wrote this"):
+        write(out) if kind == "folder" else atomic_write(out, "ours", replace=False)
+    assert names(tmp_path) == ["out"]
+    assert (out / "sub" / "file" if kind == "folder" else out).read_text() == "theirs"
+
+
+def test_a_file_system_without_hard_links_takes_files_too(tmp_path, monkeypatch):
+    def none(old, new):
+        raise PermissionError(errno.EPERM, "Operation not permitted", old, None, new)
+
+    monkeypatch.setattr(os, "link", none)
+    atomic_write(tmp_path / "out", "ours", replace=False)
+    assert names(tmp_path) == ["out"] and (tmp_path / "out").read_text() == "ours"
+
+
 def test_a_full_disk_found_while_flushing_and_a_file_on_the_way_are_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(ElasticError, match=r"out: cannot be written \(Not a directory"):
