@@ -27,9 +27,7 @@ from nemo_elastic.slicing.slicer import MEMBER, MEMBERS, Cut, slice_checkpoint, 
 Dtype = Enum("Dtype", {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}, type=str)
 
 _SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
-_MEMBER = typer.Option(
-    "--member", help="Name of a member. If given several times, one pass cuts each member into OUT/NAME."
-)
+_MEMBER = typer.Option("--member", help="Name of a member. If given several times, each member is cut into OUT/NAME.")
 _RATIO = typer.Option("--ratio", help="Largest shape with at most this share of the parent's parameters: 0.6.")
 _MEMORY = typer.Option("--memory", help="Largest shape within this memory in service: 14GiB.")
 _SUBNET = typer.Option("--subnet", help="JSON file with your own shape inside the source.")

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -59,12 +59,27 @@ def find_tokenizer(folder: str | os.PathLike[str] | None) -> Path | None:
     return Path(folder)
 
 
+def own_files(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The files of these names in a folder, to be copied into folders that people publish.
+
+    Raises:
+        ElasticError: A link out of the folder. In the hub's cache, links lead to `blobs` beside the snapshots.
+    """
+    real = folder.resolve()
+    cache = real.parents[1] if real.parent.name == "snapshots" else real
+    inside = [real, cache / "blobs"] if cache.name.startswith("models--") else [real]
+    files = [folder / name for name in names if (folder / name).is_file()]
+    for file in files:
+        if not any(file.resolve().is_relative_to(place) for place in inside):
+            raise ElasticError("is a link out of its folder and is not copied; put the file itself there", file)
+    return files
+
+
 def copy_tokenizer(folder: Path, out: Path) -> None:
     """Copy the files of a tokenizer into a new folder."""
     out.mkdir()
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file():
-            (out / name).write_bytes(read_bytes(folder / name))
+    for file in own_files(folder, TOKENIZER_FILES):
+        (out / file.name).write_bytes(read_bytes(file))
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:

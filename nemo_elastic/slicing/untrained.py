@@ -30,6 +30,7 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import from_hf_config
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.hf.writing import (
+    COMPANIONS,
     CONFIG,
     SHARD_BYTES,
     Model,
@@ -41,9 +42,9 @@ from nemo_elastic.formats.hf.writing import (
 from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.formats.tokenizer import find_tokenizer
+from nemo_elastic.formats.tokenizer import find_tokenizer, own_files
 from nemo_elastic.io.outputs import Output, atomic_dir, check_file, check_output
-from nemo_elastic.io.read import json_object
+from nemo_elastic.io.read import json_object, read_bytes
 from nemo_elastic.io.write import absolute, atomic_write
 
 from .beside import Check
@@ -76,8 +77,9 @@ def _is_joined(path: Path) -> bool:
 
 #: what `init` replaces: weeks of training are not in it
 UNTRAINED = replace(FAMILY, name="an untrained family", says=_is_untrained)
-#: links alone, with the manifest and a card
-LINKS = Output("a family of links", rf"[^/]*@|{re.escape(CARD)}|{re.escape(CALIBRATION)}", FILE, _is_joined)
+#: links, and beside them what is written for a family or goes along with its cuts
+_BESIDE = "|".join(map(re.escape, (*COMPANIONS, CARD, CALIBRATION)))
+LINKS = Output("a family of links", f"[^/]*@|{_BESIDE}", FILE, _is_joined)
 
 
 def init_family(
@@ -284,11 +286,13 @@ def join_family(
 
 
 def _write_links(source: Source, family: Family, out: str | Path, force: bool) -> None:
-    """Write the manifest into a folder of links to the parent's files, with a card of its own."""
+    """Write the manifest into a folder of links to the parent's weights, with a card of its own."""
     own, lineage = {FILE, CARD, CALIBRATION}, lineage_of(source.companions, source.config)
     with atomic_dir(out, force, [source.folder], LINKS) as folder:
+        for file in own_files(source.folder, COMPANIONS):  # cuts take no links
+            (folder / file.name).write_bytes(read_bytes(file))
         for file in sorted(source.folder.iterdir()):
-            if file.is_file() and file.name not in own and not file.name.startswith("."):
+            if file.is_file() and file.name not in {*own, *COMPANIONS} and not file.name.startswith("."):
                 (folder / file.name).symlink_to(absolute(file))
         family.save(folder)
         tokenizer = find_tokenizer(source.companions) is not None

@@ -116,7 +116,7 @@ def test_three_members_of_links(tmp_path: Path) -> None:
     assert join(folders, "--check", "--out", out)[0] == 0
     assert contents(folders["parent"]) == before
     files = {path.name: path.is_symlink() for path in out.iterdir()}
-    assert {name for name, link in files.items() if not link} == {"elastic.json", "README.md"}
+    assert {name for name, link in files.items() if not link} == {"elastic.json", "README.md", "tokenizer.json"}
     assert 'license_name: "theirs"' in (out / "README.md").read_text()
     assert sum(path.lstat().st_size for path in out.iterdir()) < 10_000
     os.rename(out, tmp_path / "moved")
@@ -126,6 +126,7 @@ def test_three_members_of_links(tmp_path: Path) -> None:
         printed("slice", tmp_path / "moved", "--member", name, "--out", tmp_path / f"{name}-cut")
         assert theirs.read(tmp_path / f"{name}-cut") == theirs.read(folders[name])
         assert any(key.startswith("mtp.") for key in theirs.read(folders[name]))
+        assert (tmp_path / f"{name}-cut" / "tokenizer.json").read_text() == "{}"
     assert verify(tmp_path / "moved").ok
     # links may be replaced by links, and nothing else by them
     assert join(folders, "--out", tmp_path / "moved")[0] == 2

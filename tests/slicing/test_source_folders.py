@@ -71,6 +71,22 @@ def test_what_goes_along_is_copied_by_name_alone(source, tmp_path, run):
     assert (tmp_path / "cut" / "tokenizer.json").read_text() == "{}"
 
 
+@pytest.mark.parametrize("name", ["LICENSE", "tokenizer.json", "chat_template.jinja", "generation_config.json"])
+@pytest.mark.parametrize("cache", [False, True])
+def test_what_goes_along_is_no_link_out_of_the_folder(source, tmp_path, run, name, cache):
+    """What is cut is published: a link in a folder from elsewhere must not take a file of mine along."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "mine").write_text(f'{{"a": "{SECRET}"}}')
+    folder = tmp_path / "models--x" / "snapshots" / "0123" if cache else source
+    if cache:
+        shutil.copytree(source, folder)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "blobs" / "mine")
+    code, _, err = run("slice", folder, "--member", "small", "--out", tmp_path / "cut")
+    assert code == 2 and err.startswith(f"error: {folder / name}: ") and SECRET not in err
+    assert not (tmp_path / "cut").exists()
+
+
 @pytest.mark.parametrize(
     ("module", "name"), [(reading, "read_json"), (reading, "open_shard"), (writing, "_write_around")]
 )

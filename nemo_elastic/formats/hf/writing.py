@@ -27,7 +27,7 @@ from nemo_elastic.formats.dtypes import ITEMSIZE, word
 from nemo_elastic.formats.low_precision import Weights, has_cache
 from nemo_elastic.formats.source import check_tensors
 from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
+from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, own_files
 from nemo_elastic.io.outputs import check_room
 from nemo_elastic.io.read import read_bytes, read_json
 from nemo_elastic.io.values import integer
@@ -36,8 +36,8 @@ from .config import PUZZLE, to_hf_config
 from .quant_config import KEY, QUANT_FILE, described
 
 __all__ = [
-    "CONFIG", "FILES", "GENERATION", "INDEX", "REMOTE_CODE", "SHARD_BYTES", "SINGLE", "Model", "Progress",
-    "plan_shards", "remote_code", "tensors_of", "write_models", "write_text", "write_weights",
+    "COMPANIONS", "CONFIG", "FILES", "GENERATION", "INDEX", "REMOTE_CODE", "SHARD_BYTES", "SINGLE", "Model",
+    "Progress", "plan_shards", "remote_code", "tensors_of", "write_models", "write_text", "write_weights",
 ]  # fmt: skip
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -163,7 +163,7 @@ def _along(folder: Path | None) -> list[Path]:
     """The tokenizer, the generation settings and the licence of a model, as far as it has them."""
     if folder is None:
         return []
-    paths = [folder / name for name in COMPANIONS if (folder / name).is_file()]
+    paths = own_files(folder, COMPANIONS)
     for path in paths:
         if path.name == GENERATION and not isinstance(read_json(path), dict):
             raise ElasticError(f"{path}: not a JSON object")

@@ -27,9 +27,8 @@ from nemo_elastic.formats.folders import CHECKPOINT
 from nemo_elastic.formats.megatron.metadata import PREFIX
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.formats.source import Source
-from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, find_tokenizer
+from nemo_elastic.formats.tokenizer import copy_tokenizer, find_tokenizer
 from nemo_elastic.io.outputs import atomic_dir, check_room
-from nemo_elastic.io.read import read_bytes
 from nemo_elastic.megatron.dist_checkpoint import dtype_args, process_group, quiet, sharded
 from nemo_elastic.slicing.pieces import cut_weights
 
@@ -164,10 +163,7 @@ def _tokenizer(folder: str | os.PathLike[str] | None) -> Iterator[Any]:
 
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place, "tokenizer")
-        copy.mkdir()
-        for name in TOKENIZER_FILES:
-            if (Path(folder) / name).is_file():
-                (copy / name).write_bytes(read_bytes(Path(folder) / name))
+        copy_tokenizer(Path(folder), copy)
         try:
             tokenizer = AutoTokenizer(pretrained_model_name=str(copy))
         except Exception as exc:  # transformers and tokenizers raise whatever the files made them stumble over
