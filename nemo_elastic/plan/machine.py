@@ -11,21 +11,7 @@ from nemo_elastic.io.values import integer, keep_plain, number
 
 from .activations import ROUTING, Routing
 
-__all__ = [
-    "EFFICIENCY",
-    "EXPERT_EFFICIENCY",
-    "GPUS",
-    "LONG",
-    "MARGIN",
-    "NODE",
-    "SLOW",
-    "SLOW_EXPERTS",
-    "SLOW_LONG",
-    "SUMS",
-    "TAKEN",
-    "Gpu",
-    "RunShape",
-]
+__all__ = ["EFFICIENCY", "EXPERT_EFFICIENCY", "GPUS", "MARGIN", "NODE", "SLOW", "SUMS", "TAKEN", "Gpu", "RunShape"]
 
 #: bytes that are gone before torch allocates anything: CUDA's context, about 0.5e9, and the buffers of NCCL's
 #: communicators, some 0.5e9 for each of the four that a training has. An assumption.
@@ -41,11 +27,8 @@ EFFICIENCY = 0.4
 EXPERT_EFFICIENCY = 0.2
 #: the least that is published for whole steps, without recomputation. Distillation by ModelOpt on 768 H100 at 8,192
 #: tokens (tutorials of August 2026): Nano-9B-v2 to 7B, 600 GPU-hours for 6.3B tokens; Nano-3 30B-A3B to A3.0B, 900 for
-#: 10B. Longer than `LONG`, dense: fine-tuning of Nano-3 4B at 32,768 tokens, 142 TFLOP/s (the same cards).
-SLOW = 0.17
-SLOW_EXPERTS = 0.08
-SLOW_LONG = 0.14
-LONG = 16384
+#: 10B. Dense beyond 16,384 tokens: fine-tuning of Nano-3 4B at 32,768, 142 TFLOP/s (the cards above).
+SLOW = {"dense": 0.17, "experts": 0.076, "long": 0.14}
 #: GPUs of a node, which NVLink connects: tensor parallelism stays inside
 NODE = 8
 #: what gradients can be summed in -> bytes: the buffer of DistributedDataParallel, and what ranks reduce

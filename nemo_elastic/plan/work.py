@@ -21,7 +21,7 @@ from nemo_elastic.search import Space, uniform_family
 
 from .activations import HALF, handed_round, routed_input
 from .candidate import Candidate
-from .machine import EFFICIENCY, EXPERT_EFFICIENCY, GPUS, LONG, SLOW, SLOW_EXPERTS, SLOW_LONG, SUMS, Gpu
+from .machine import EFFICIENCY, EXPERT_EFFICIENCY, GPUS, SLOW, SUMS, Gpu
 from .memory import local_experts, local_parameters, stages
 
 
@@ -205,9 +205,9 @@ def seconds(candidate: Candidate, work: Work, waiting: float = 1.0) -> float:
 
 def slow_seconds(candidate: Candidate, work: Work) -> float:
     """Time of a step at the lowest rate that is published for whole steps; those rates count no recomputation."""
-    run, slow = candidate.run, SLOW_LONG if candidate.run.seq_length > LONG else SLOW
-    rate = SLOW_EXPERTS if MOE in candidate.parent.types else slow
-    return (work.student + work.teacher) / (run.gpus * GPUS[run.gpu].flops * rate)
+    run = candidate.run
+    what = "experts" if MOE in candidate.parent.types else "long" if run.seq_length > 16384 else "dense"
+    return (work.student + work.teacher) / (run.gpus * GPUS[run.gpu].flops * SLOW[what])
 
 
 def streams(candidate: Candidate) -> int:
