@@ -77,7 +77,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The end of an error about an unknown name."""
     from difflib import get_close_matches  # an error alone needs it, and every process imports this module
 
-    near = get_close_matches(name, list(names), 1)
+    near = get_close_matches(name, list(names), 1) if len(name) <= _LONGEST else []  # a file may have one of megabytes
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

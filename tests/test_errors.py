@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from nemo_elastic.errors import ElasticError, bad, exit_in_one_line, printable
+from nemo_elastic.errors import ElasticError, bad, did_you_mean, exit_in_one_line, printable
 
 
 def test_bad_names_field_value_and_what_is_allowed():
@@ -63,6 +63,11 @@ def test_no_value_is_too_large_for_a_line(value):
 
 class Kind(ElasticError):
     """One that a caller catches."""
+
+
+def test_the_nearest_name_is_given_for_names_alone():
+    assert did_you_mean("budgetz", ["axes", "budgets"]) == "; did you mean 'budgets'?"
+    assert did_you_mean("n" * 401, ["n" * 400]) == "", "to compare megabytes takes gigabytes"
 
 
 def test_places_stand_before_what_is_said_once():

@@ -123,7 +123,7 @@ def stacked_of(name: str) -> tuple[str, int] | None:
 @lru_cache
 def _numbered(template: str) -> re.Pattern[str]:
     """The names of a template, of which the numbers are groups i and e."""
-    return re.compile(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", re.escape(template)))
+    return re.compile(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d{1,9})", re.escape(template)))
 
 
 def to_parts(

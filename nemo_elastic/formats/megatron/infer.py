@@ -30,7 +30,7 @@ from .shape import STORED, check_config, check_kinds, has_experts
 
 Sizes = Mapping[str, tuple[int, ...]]
 
-_LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
+_LAYER = re.compile(r"decoder\.layers\.(\d{1,9})\.(.+)")
 #: in the names of tensors of a layer with experts
 _GATE = ".mlp.router."
 #: number of one tensor among several

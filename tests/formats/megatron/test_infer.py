@@ -122,6 +122,7 @@ UP, QKV = "decoder.layers.1.mlp.linear_fc1.weight", "decoder.layers.3.self_atten
         (broken(UP, (16, 17)), {}, rf"tensor '{UP}' has shape \[16, 17\], not \[16, 16\]"),
         (broken(QKV, (8, 16)), {}, "does not fit the rest of its layer|heads that fit"),
         (broken("decoder.layers.1.odd", (3,)), {}, r"tensor 'decoder\.layers\.1\.odd' is no part of this model"),
+        (broken(f"decoder.layers.{'1' * 5000}.odd", (3,)), {}, r"tensor 'decoder\.layers\.111"),
         (broken("output_layer.weight", None), {}, r"tensor output_layer\.weight is missing"),
         (stored(PARENT), {"layernorm_epsilon": "small"}, r"layernorm_epsilon: 'small' is not allowed; a number"),
         (stored(PARENT), {"mamba_num_groups": 3}, r"mamba_num_groups: 3 is not allowed; a divisor of the 8 rows of B"),
@@ -170,6 +171,11 @@ def test_all_experts_of_a_layer_may_be_in_one_tensor(parent: Parent) -> None:
     ("sizes", "given", "match"),
     [
         (stacked(MOE, 9), {}, r"local_experts\.8\.linear_fc.\.weight' is no part of this model \(and 3 more\)"),
+        (
+            stacked(MOE) | {f"decoder.layers.{'1' * 5000}.mlp.experts.experts.linear_fc1.weight": (8, 4, 4)},
+            {},
+            r"tensor 'decoder\.layers\.111",
+        ),
         (stacked(MOE), {"moe_router_topk": None}, r"moe_router_topk: None is not allowed; a number of experts"),
         (stacked(MOE), {"moe_router_topk": 1}, r"moe_router_topk: 1 is not allowed; 2 or more"),
         (stacked(MOE), {"moe_router_load_balancing_type": "sinkhorn"}, "load_balancing_type: 'sinkhorn'"),
