@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -51,7 +51,7 @@ def positive(field: str, value: Any) -> int:
 
 def positive_real(field: str, value: Any) -> float:
     """Return `value` if it is a positive number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
         raise bad(field, value, "must be a positive number")
     return value
 

@@ -18,7 +18,7 @@ from zlib import crc32
 
 import numpy as np
 
-from nemo_elastic.core.family import Parent
+from nemo_elastic.core.family import Parent, positive
 from nemo_elastic.core.kinds.registry import HIDDEN, striped_axes
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.io.fields import Between, check, check_version, known_fields, read
@@ -218,6 +218,7 @@ def _read_grid(name: str, data: Any, axes: Sequence[str]) -> Grid:
         listed = isinstance(given, (list, tuple)) and len(given) > 0
         if not listed or not all(type(w) is int and w > before for before, w in zip((0, *given), given, strict=False)):
             raise bad(f"{where}.axes.{axis}", given, "ascending widths, each once")
+        positive(f"{where}.axes.{axis}", max(given))
     shape = tuple(len(widths[axis]) for axis in axes)
     if (size := int(np.prod(shape, dtype=np.float64))) > MOST:
         raise bad(f"{where}.axes", size, f"at most {MOST} combinations of widths")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from nemo_elastic.errors import ElasticError, bad, did_you_mean, shown
-from nemo_elastic.io.values import plain
+from nemo_elastic.io.values import MOST, plain
 
 _T = TypeVar("_T")
 #: longest name of a record that stands for its number in a field's name
@@ -182,18 +182,23 @@ def _optional(value: Value) -> Value:
 
 def _number(whole: bool, rule: Between) -> Value:
     low, high = rule.low, rule.high
-    least = -math.inf if low is None else low
-    most = high if high is not None else math.inf if whole else sys.float_info.max
+    largest = MOST if whole else sys.float_info.max
+    least, most = -largest if low is None else low, largest if high is None else high
     allowed = "a whole number" if whole else "a number"
     if low is not None or high is not None:
         allowed = f"at most {high}" if low is None else f"at least {low}" if high is None else f"from {low} to {high}"
 
-    def fits(own: Any) -> bool:
+    def read(given: Any, field: str) -> Any:
+        own = plain(given)
         right = isinstance(own, int if whole else (int, float)) and not isinstance(own, bool)
-        return right and least <= own <= most and own != -math.inf
+        if right and high is None and most < own < math.inf:
+            raise bad(field, given, "a number of 64 bits")
+        if not right or not least <= own <= most:
+            raise bad(field, given, rule.said or allowed)
+        return own
 
     bounds = {name: bound for name, bound in (("minimum", low), ("maximum", high)) if bound is not None}
-    return fitting(fits, rule.said or allowed, {"type": "integer" if whole else "number"} | bounds, plain)
+    return Value(read, lambda: {"type": "integer" if whole else "number"} | bounds)
 
 
 def _word(rule: OneOf, null: bool) -> Value:

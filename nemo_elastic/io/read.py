@@ -23,8 +23,6 @@ from nemo_elastic.errors import ElasticError, shown
 #: bytes of a file that is written for people or made of names: a tokenizer of a large vocabulary has half of it
 SMALL = 64 * 2**20
 _YAML_BYTES = 2**18
-#: of a whole number; one of thousands has no `str`
-_DIGITS = 20
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -86,18 +84,20 @@ def read_text(path: Name, most: int = SMALL, encoding: str = "utf-8") -> str:
 
 
 def read_json(path: Name, strict: bool = True) -> Any:
-    """Read a JSON file strictly: no duplicate keys, no NaN, no number that overflows to infinity or 64 bits by far.
+    """Read a JSON file strictly: no duplicate keys, no NaN, no number that overflows to infinity.
+
+    An integer may be larger than any size: transformers writes 10^30 where a tokenizer has no maximum.
 
     Args:
         path: The file.
-        strict: False takes what JSON has no word for but the last: configs on the hub have an infinity.
+        strict: False takes all of these: configs on the hub have an infinity.
 
     Raises:
         ElasticError: It is missing, unreadable or not strict JSON; the message names the file and the place.
     """
     try:
         hooks = {"object_pairs_hook": _unique, "parse_constant": _constant, "parse_float": _finite} if strict else {}
-        return json.loads(read_text(path), parse_int=whole_number, **hooks)
+        return json.loads(read_text(path), **hooks)
     except ElasticError:
         raise
     except FileNotFoundError:
@@ -110,7 +110,7 @@ def read_json(path: Name, strict: bool = True) -> Any:
         why = f"not valid JSON (line {exc.lineno}, column {exc.colno}: {exc.msg})"
     except RecursionError:
         why = "not valid JSON (nested too deeply)"
-    except ValueError as exc:  # ours below
+    except ValueError as exc:  # ours below, and Python's for an integer of thousands of digits
         why = f"not valid JSON ({exc})"
     raise ElasticError(why, path)
 
@@ -122,17 +122,6 @@ def json_object(path: Name) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError):  # ElasticError is a ValueError
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def whole_number(text: str) -> int:
-    """An integer of JSON.
-
-    Raises:
-        ValueError: It is longer than any size.
-    """
-    if len(text) > _DIGITS:
-        raise ValueError(f"the number {text[:_DIGITS]}… is too large")
-    return int(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from nemo_elastic.errors import bad
 
+#: the largest whole number that is taken: others do not fit into 64 bits
+MOST = 2**63 - 1
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _COUNTS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
@@ -34,10 +36,10 @@ def number(name: str, value: Any, low: float, high: float, allowed: str) -> floa
     return value
 
 
-def integer(name: str, value: Any, low: int, allowed: str, high: int | None = None) -> int:
+def integer(name: str, value: Any, low: int, allowed: str, high: int = MOST) -> int:
     """A whole number in [low, high] as Python's own: numpy's are taken, which JSON could not write; no booleans."""
     own = plain(value)
-    if isinstance(own, bool) or not isinstance(own, int) or own < low or (high is not None and own > high):
+    if isinstance(own, bool) or not isinstance(own, int) or not low <= own <= high:
         raise bad(name, value, allowed)
     return own
 
@@ -79,7 +81,7 @@ def parse_count(name: str, value: Any) -> float:
 def parse_size(name: str, value: Any) -> int:
     """Bytes from an integer or from text such as 18GiB."""
     value = plain(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST:
         return value
     if isinstance(value, str):
         for unit in sorted(UNITS, key=len, reverse=True):
@@ -88,7 +90,7 @@ def parse_size(name: str, value: Any) -> int:
                     size = int(float(value[: -len(unit)]) * UNITS[unit])
                 except (ValueError, OverflowError):
                     break
-                if size > 0:
+                if 0 < size <= MOST:
                     return size
                 break
     raise bad(name, value, f"a size such as 18GiB (units {', '.join(UNITS)})")

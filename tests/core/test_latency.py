@@ -116,6 +116,7 @@ BROKEN: list[tuple[Any, str]] = [
     (lambda rows: moe(rows)["prefill"].__setitem__(0, "1"), "'1' is not allowed; seconds"),
     (every("prefill", 0.0), "grids: 'prefill of 0 seconds or less' is not allowed"),
     (lambda rows: moe(rows)["axes"]["hidden"].reverse(), "ascending widths, each once"),
+    (lambda rows: moe(rows)["axes"]["hidden"].__setitem__(-1, 10**30), "no model has more"),
     (lambda rows: rows["grids"].pop("moe"), "grids: "),
     (lambda rows: rows["workload"].update(batch=0), "batch: 0 is not allowed"),
 ]

@@ -49,6 +49,7 @@ def test_padding_and_truncation_of_the_file_are_left(folder):
     file.enable_truncation(3)
     file.save(str(folder / "tokenizer.json"))
     change(folder, bos_token={"content": EOS, "lstrip": False}, unk_token=None, cls_token=5)
+    change(folder, model_max_length=int(1e30))  # as transformers writes it where there is no maximum
     tokenizer = FamilyTokenizer.read(folder)
     assert tokenizer.encode(TEXTS[1]) == TOKENIZER.encode(TEXTS[1]).ids
     assert tokenizer.special == {"bos_token": EOS, "eos_token": EOS, "pad_token": PAD}

@@ -108,6 +108,10 @@ def test_a_file_has_no_name_of_its_own_and_a_constructor_checks() -> None:
         read(Whole, {"x": 1}, "")
     with pytest.raises(ElasticError, match=r"^whole\.least: 0"):
         Whole(1, (), least=0)
+    assert Whole(1, (), least=2**63 - 1).least == 2**63 - 1
+    for more in ({"least": 2**63}, {"pair": (10**400, 1.0)}):
+        with pytest.raises(ElasticError, match=r"^whole\.\w+: 9?.* is not allowed; a number of 64 bits$"):
+            Whole(1, (), **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("version", [2, True])

@@ -39,8 +39,8 @@ from nemo_elastic.io.read import (
 )
 def test_bad_json_is_one_line_that_names_the_file(tmp_path, content, message):
     path = tmp_path / "a.json"
-    path.write_text('{"a": [1, 2.5, null, {"a": true}], "b": 1e-3}')
-    assert read_json(path) == {"a": [1, 2.5, None, {"a": True}], "b": 1e-3}
+    path.write_text('{"a": [1, 2.5, null, {"a": true}], "b": 1e-3, "c": 1000000000000000019884624838656}')
+    assert read_json(path) == {"a": [1, 2.5, None, {"a": True}], "b": 1e-3, "c": int(1e30)}
     path.unlink()
     if content is not None:
         path.write_bytes(content)

@@ -33,7 +33,9 @@ def test_a_number_is_taken_at_its_bounds_and_not_beyond() -> None:
 
 def test_a_whole_number_is_taken_at_its_bounds_and_not_beyond() -> None:
     assert [integer("n", n, 1, "allowed", high=3) for n in (1, 3)] == [1, 3]
-    assert integer("n", 10**30, 1, "allowed") == 10**30
+    assert integer("n", 2**63 - 1, 1, "allowed") == 2**63 - 1
+    with pytest.raises(ElasticError, match=r"^n: 9223372036854775808 is not allowed; allowed$"):
+        integer("n", 2**63, 1, "allowed")
     for wrong in (0, 4, 2.0, True, np.bool_(True)):
         with pytest.raises(ElasticError, match=r"^n: .* is not allowed; 1 to 3$"):
             integer("n", wrong, 1, "1 to 3", high=3)
@@ -64,7 +66,7 @@ def test_a_size_has_a_unit_of_ten_or_of_two() -> None:
     assert parse_size("m", 18) == parse_size("m", np.int64(18)) == 18
 
 
-@pytest.mark.parametrize("wrong", [0, True, 1.5, "", "18", "xGiB", "0GiB", "1e400GiB", "1gib"])
+@pytest.mark.parametrize("wrong", [0, True, 1.5, "", "18", "xGiB", "0GiB", "1e400GiB", "1gib", 2**63, "1e11GiB"])
 def test_what_is_no_size_is_refused(wrong: Any) -> None:
     with pytest.raises(ElasticError, match=r"^m: .* is not allowed"):
         parse_size("m", wrong)
