@@ -24,7 +24,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.megatron.metadata import Metadata, model_prefix, read_metadata, weights_folder
+from nemo_elastic.formats.megatron.metadata import EXTRA_STATE, Metadata, model_prefix, read_metadata, weights_folder
 from nemo_elastic.formats.megatron.torch_files import check_harmless
 from nemo_elastic.kernels import BLOCK, SHAPE, TENSOR, check_widths
 from nemo_elastic.plan.layouts import why_not_context
@@ -66,14 +66,15 @@ def load_model_weights(core: Any, path: str | Path | None) -> None:
     from megatron.core.dist_checkpointing.validation import StrictHandling
 
     assert path is not None
-    metadata = check_harmless(path, only_weights=True)
+    metadata = check_harmless(path, only_weights=True, extra_states=False)
     prefix = model_prefix(metadata.tensors)
-    wanted = {k: v for k, v in content(core, prefix).items() if not k.startswith(f"{prefix}elastic.")}
+    held = content(core, prefix).items()
+    wanted = {k: v for k, v in held if not k.startswith(f"{prefix}elastic.") and EXTRA_STATE not in k}
     _check_rows(wanted, metadata, path)
     loaded = dist_checkpointing.load(wanted, str(weights_folder(path)), strict=StrictHandling.RAISE_UNEXPECTED)
     state = {k.removeprefix(prefix): v for k, v in loaded.items() if k in wanted}
     missing, unexpected = core.load_state_dict(state, strict=False)
-    wrong = [k for k in [*missing, *unexpected] if "_extra_state" not in k and not k.startswith("elastic.")]
+    wrong = [k for k in [*missing, *unexpected] if EXTRA_STATE not in k and not k.startswith("elastic.")]
     if wrong:
         raise ElasticError(f"checkpoint: {path}: parameters do not match the model: {', '.join(wrong[:5])}")
 

@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 import pickle
+import pickletools
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
@@ -31,6 +32,9 @@ from nemo_elastic.io.read import open_regular, read_bytes, read_json, read_text
 PREFIX = "module."
 #: what both put before those of the optimizer's; megatron-core has one of its own for experts, and counts them
 _OPTIMIZER = re.compile(r"(chained_\d+\.)?optimizer\.")
+
+#: in the names of states of TransformerEngine's layers
+EXTRA_STATE = "_extra_state"
 
 #: bytes of the file; that of a 12B on 64 GPUs has a tenth
 _BYTES = 2**28
@@ -89,7 +93,7 @@ def model_prefix(names: Iterable[str]) -> str:
 
 def of_model(name: str, prefix: str) -> bool:
     """Whether a tensor's name is one of the model's, in a checkpoint with this prefix."""
-    return name.startswith(prefix) and not of_optimizer(name) and "_extra_state" not in name
+    return name.startswith(prefix) and not of_optimizer(name) and EXTRA_STATE not in name
 
 
 def of_optimizer(name: str) -> bool:
@@ -177,7 +181,9 @@ def signature(path: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=2)  # parent and own checkpoint; of a large one it has some megabytes
 def _read(folder: Path, _: tuple[int, ...]) -> Metadata:
-    return _metadata(folder, _Reader(read_bytes(folder / ".metadata", _BYTES)).load())
+    content = read_bytes(folder / ".metadata", _BYTES)
+    check_pickle(content)
+    return _metadata(folder, _Reader(content).load())
 
 
 def regular_size(path: Path) -> int:
@@ -196,6 +202,49 @@ class PickleError(ValueError):
     """A pickle that is more than values, in a few words."""
 
 
+#: most values in one that may be a key, those in it counted as often as they are in it; of an honest one: 627
+_LEAVES = 2**12
+#: whatever is in these, they are no keys
+_CONTAINERS = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "LIST", "DICT"}
+#: opcodes that take all down to a mark off the stack; how many values each takes, of these those below the mark
+_TO_MARK = {op.name for op in pickletools.opcodes if pickletools.markobject in op.stack_before}
+_TAKES = {op.name: [*op.stack_before, pickletools.markobject].index(pickletools.markobject)
+          for op in pickletools.opcodes}  # fmt: skip
+
+
+def check_pickle(content: bytes) -> None:
+    """Raise for a pickle that takes time or memory out of proportion to its bytes: for the hash of a key, or its memo.
+
+    A tuple that holds another one twice, which holds a third one twice, has a hash of 2^40 steps in 200 bytes.
+    """
+    stack: list[int | None] = []  # values in each value; None for a mark
+    memo: dict[Any, int | None] = {}
+    for count, (op, arg, _) in enumerate(pickletools.genops(content)):
+        name: Any = op.name
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            number = len(memo) if arg is None else arg
+            if number > count:
+                raise PickleError("its memo is larger than what it holds")
+            memo[number] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[arg])
+        elif name == "DUP":
+            stack.append(stack[-1])
+        elif name == "MARK":
+            stack.append(None)
+        else:
+            leaves = 1
+            while name in _TO_MARK and (one := stack.pop()) is not None:
+                leaves += one
+            for _ in range(_TAKES[name]):
+                leaves += stack.pop() or 0
+            leaves = 1 if name in _CONTAINERS else leaves
+            if leaves > _LEAVES:
+                raise PickleError(f"it has a value in which are more than {_LEAVES} others")
+            if op.stack_after:
+                stack.append(leaves)
+
+
 class Record:
     """A record, enum or path of torch's or megatron-core's, without its code.
 
@@ -206,6 +255,13 @@ class Record:
     """
 
     made: tuple[Any, ...] = ()
+
+    def __hash__(self) -> int:
+        """Megatron-core's own reader hashes what is in a key."""
+        held = (*self.made, *(value for name, value in vars(self).items() if name != "made"))
+        if not all(isinstance(value, (str, int, torch.Size, type(None))) for value in held):
+            raise PickleError("it has a key that is more than names and numbers")
+        return super().__hash__()
 
     def __init__(self, *made: Any) -> None:
         self.made = made

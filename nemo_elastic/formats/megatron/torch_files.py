@@ -4,6 +4,7 @@
 
 NeMo and megatron-core open objects with readers that run what the pickles say. So a checkpoint that a run starts from
 passes `check_harmless` first: `.metadata`, `common.pt` and the objects among the weights may name nothing but values.
+TransformerEngine unpickles the bytes that it finds as a state of its layers: these must be empty.
 """
 
 from __future__ import annotations
@@ -11,20 +12,22 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch.distributed.checkpoint.utils import _create_file_view
+from torch.distributed.checkpoint.utils import _ReaderView
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.io.read import open_regular
 
 from .metadata import (
+    EXTRA_STATE,
     RECORDS,
     ByteRange,
     Metadata,
@@ -32,6 +35,7 @@ from .metadata import (
     Piece,
     Record,
     check_format,
+    check_pickle,
     read_metadata,
     regular_size,
     signature,
@@ -91,6 +95,28 @@ def _values_alone() -> Iterator[None]:
         add_safe_globals(before)
 
 
+class _View(_ReaderView):
+    """A part of a file. zipfile seeks from the end, which torch's own class does in the wrong direction."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return super().seek(*((offset + self.len,) if whence == os.SEEK_END else (offset, whence)))
+
+
+def _check_archive(view: Any, length: int) -> None:
+    """Raise for an archive that torch would unpack to more than its own bytes, and for pickles in it that take longer.
+
+    torch compresses nothing.
+    """
+    with zipfile.ZipFile(view) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > length:
+            raise PickleError(f"it unpacks to more than its {length} bytes")
+        for member in members:
+            if member.filename.lower().endswith("data.pkl"):
+                check_pickle(archive.read(member))
+    view.seek(0)
+
+
 def _load(file: Any, place: ByteRange) -> Any:
     """What some bytes of a file hold that `torch.save` wrote, on the CPU.
 
@@ -98,7 +124,8 @@ def _load(file: Any, place: ByteRange) -> Any:
         PickleError: they hold something else, or more than values.
     """
     try:
-        view: Any = _create_file_view(file, place.offset, place.length)
+        view: Any = _View(file, place.offset, place.length)
+        _check_archive(view, place.length)
         return torch.load(view, map_location="cpu", weights_only=True)
     except Exception as exc:  # the file of a stranger can fail anywhere in torch's reader
         named = re.search(r"GLOBAL (\S+)", str(exc))
@@ -140,12 +167,13 @@ def read_piece(path: Path, piece: Piece, dtype: torch.dtype) -> torch.Tensor:
 # ------------------------------------------------------------------ a look at all of a checkpoint
 
 
-def check_harmless(checkpoint: str | Path, only_weights: bool = False) -> Metadata:
+def check_harmless(checkpoint: str | Path, only_weights: bool = False, extra_states: bool = True) -> Metadata:
     """Raise where a checkpoint holds what may run when it is loaded, or where a file of it is missing or cut off.
 
     Args:
         checkpoint: a NeMo checkpoint, or its folder of weights.
         only_weights: megatron-core alone will load it, not NeMo's classes.
+        extra_states: TransformerEngine gets the states that the checkpoint has of its layers.
 
     Returns:
         What its folder of weights holds.
@@ -159,9 +187,9 @@ def check_harmless(checkpoint: str | Path, only_weights: bool = False) -> Metada
     for name in metadata.ends:
         metadata.file(name)
     for name in _files(folder, metadata, only_weights):
-        check_file(folder / name)
+        check_file(folder / name, extra_states)
     for name, place in metadata.objects.items():
-        _check_object(folder / place.file, place, f"{name}: ")
+        _check_object(folder / place.file, place, f"{name}: ", extra_states)
     return metadata
 
 
@@ -171,14 +199,15 @@ def _files(folder: Path, metadata: Metadata, only_weights: bool) -> list[str]:
     return there if only_weights and _COMMON_OBJECT in metadata.objects else sorted({_COMMON, *there})
 
 
-def check_file(path: Path) -> None:
-    """Raise where a file of torch's holds what may run when it is loaded."""
-    _check_object(path, ByteRange(path.name, 0, regular_size(path)), "")
+def check_file(path: Path, extra_states: bool = True) -> None:
+    """Raise where a file of torch's holds what may run when it is loaded; see `check_harmless`."""
+    _check_object(path, ByteRange(path.name, 0, regular_size(path)), "", extra_states)
 
 
-def _check_object(path: Path, place: ByteRange, name: str) -> None:
+def _check_object(path: Path, place: ByteRange, name: str, extra_states: bool) -> None:
     try:
-        _check_values(path, place, signature(path))
+        if _has_state(path, place, EXTRA_STATE in name, signature(path)) and extra_states:
+            raise ElasticError(f"{name}has a state of FP8, which TransformerEngine would unpickle", path)
     except PickleError as exc:
         raise ElasticError(f"{name}is not a file that NeMo writes ({exc})", path) from None
     except OSError as exc:
@@ -186,8 +215,22 @@ def _check_object(path: Path, place: ByteRange, name: str) -> None:
 
 
 @lru_cache(maxsize=2**14)
-def _check_values(path: Path, place: ByteRange, _: tuple[int, ...]) -> None:
+def _has_state(path: Path, place: ByteRange, is_state: bool, _: tuple[int, ...]) -> bool:
+    """Whether an object, which is one of values alone, is or has a state of TransformerEngine's that is not empty."""
     if place.length > _OBJECT:
         raise PickleError(f"it has more than {_OBJECT >> 20} MiB, the most for an object")
     with open_regular(path) as file:
-        load_object(file, place)
+        whole = load_object(file, place)
+    left, seen = [(is_state, whole)], set[tuple[bool, int]]()  # what is shared is looked at once
+    while left:
+        is_state, value = left.pop()
+        if (is_state, id(value)) in seen:
+            continue
+        seen.add((is_state, id(value)))
+        if isinstance(value, Mapping):
+            left += [(is_state or (isinstance(key, str) and EXTRA_STATE in key), each) for key, each in value.items()]
+        elif isinstance(value, (list, tuple)):
+            left += [(is_state, each) for each in value]
+        elif is_state and not (value is None or (isinstance(value, torch.Tensor) and not value.numel())):
+            return True
+    return False

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from nemo_elastic.formats.megatron.metadata import read_metadata
 from nemo_elastic.formats.megatron.stored import open_folder
 from nemo_elastic.formats.megatron.torch_files import check_harmless
 from tests.hosts.nemo.poison import change, refused, with_template
+
+from .test_no_code_runs import saved
 
 NAME = "embedding.word_embeddings.weight"
 FULL = "module." + NAME
@@ -35,9 +38,18 @@ class Runs:
         return os.mkdir, (str(self.place),)
 
 
-def object_file(checkpoint: Path) -> Path:
+def with_content(checkpoint: Path, content: bytes) -> None:
+    """Let the object among the weights, an extra state, be these bytes."""
     (place,) = read_metadata(checkpoint / "weights").objects.values()
-    return checkpoint / "weights" / place.file
+    with (checkpoint / "weights" / place.file).open("ab") as file:
+        begin = file.tell()
+        file.write(content)
+
+    def point(metadata: Metadata) -> None:
+        (info,) = (s for i, s in metadata.storage_data.items() if i.fqn.endswith("_extra_state/shard_0_1"))
+        info.offset, info.length = begin, len(content)
+
+    change(checkpoint, point)
 
 
 # ------------------------------------------------------------------ objects
@@ -112,23 +124,68 @@ def test_where_a_run_of_bridges_stands_is_looked_at(checkpoint: Path, tmp_path: 
 
 def test_objects_among_the_weights_may_name_values_alone(checkpoint: Path, tmp_path: Path) -> None:
     """megatron-core gives them to torch.load without its guard."""
-    path = object_file(checkpoint)
-    content = io.BytesIO()
-    torch.save(Runs(tmp_path / "ran"), content)
-    with path.open("ab") as file:
-        begin = file.tell()
-        file.write(content.getvalue())
-
-    def point(metadata: Metadata) -> None:
-        (info,) = (s for i, s in metadata.storage_data.items() if i.fqn.endswith("_extra_state/shard_0_1"))
-        info.offset, info.length = begin, len(content.getvalue())
-
-    change(checkpoint, point)
+    with_content(checkpoint, saved(Runs(tmp_path / "ran")))
     refused(
         r"_extra_state/shard_0_1: is not a file that NeMo writes \(it names posix.mkdir\)",
         lambda: check_harmless(checkpoint),
     )
     assert not (tmp_path / "ran").exists()
+
+
+#: as releases of TransformerEngine save what they unpickle
+STATES: dict[str, Callable[[bytes], Any]] = {
+    "bytes": io.BytesIO,
+    "tensor": lambda content: torch.frombuffer(bytearray(content), dtype=torch.uint8),
+}
+
+
+@pytest.mark.parametrize("kind", STATES)
+def test_a_state_that_transformer_engine_would_unpickle_is_refused(checkpoint: Path, kind: str) -> None:
+    """It may be an object, or lie in what is not sharded, which megatron-core merges into the rest."""
+    common, state = checkpoint / "weights" / "common.pt", STATES[kind](pickle.dumps(1))
+    torch.save({"state_dict": {"a._extra_state": torch.empty(0), "b._extra_state": None, "rng": state}}, common)
+    check_harmless(checkpoint)
+    torch.save({"state_dict": [{"a._extra_state": (state,)}]}, common)
+    refused("common.pt: has a state of FP8", lambda: check_harmless(checkpoint))
+    check_harmless(checkpoint, extra_states=False)
+    torch.save({}, common)
+    with_content(checkpoint, saved(state))
+    refused("_extra_state/shard_0_1: has a state of FP8", lambda: check_harmless(checkpoint))
+    check_harmless(checkpoint, extra_states=False)
+
+
+#: a value, then twice that: 41 times
+DOUBLED = b"K\x01" + b"2\x86" * 41
+INDEX = b"ctorch.distributed.checkpoint.metadata\nMetadataIndex\n"
+LARGE: dict[str, tuple[bytes, str]] = {
+    "the hash of a key": (b"}" + DOUBLED + b"Ns.", "more than 4096 others"),
+    "a key in a list of opcodes": (b"}(" + DOUBLED + b"q\x00h\x00tNs.", "more than 4096 others"),
+    "the memo": (b"Nr\x00\x00\x00\x13.", "its memo is larger"),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_pickles_that_take_more_than_their_bytes_are_refused(checkpoint: Path, kind: str) -> None:
+    (content, words), weights = LARGE[kind], checkpoint / "weights"
+    with zipfile.ZipFile(weights / "common.pt", "w") as archive:
+        archive.writestr("archive/DATA.PKL", b"\x80\x02" + content)
+        archive.writestr("archive/version", "3")
+    refused(rf"common.pt: .*{words}", lambda: check_harmless(checkpoint))
+    (weights / ".metadata").write_bytes(b"\x80\x02" + content)
+    refused(rf"\.metadata: .*{words}", lambda: check_harmless(checkpoint))
+
+
+def test_a_key_of_the_metadata_is_names_and_numbers(checkpoint: Path) -> None:
+    """megatron-core's reader hashes what is in one, whatever that holds."""
+    (checkpoint / "weights" / ".metadata").write_bytes(b"\x80\x02}" + INDEX + INDEX + b")R\x85RNs.")
+    refused(r"\.metadata: .*more than names and numbers", lambda: check_harmless(checkpoint))
+
+
+def test_what_unpacks_to_more_than_its_bytes_is_refused(checkpoint: Path) -> None:
+    path = checkpoint / "weights" / "common.pt"
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/9", bytes(2**16))
+    refused("common.pt: .*it unpacks to more than its", lambda: check_harmless(checkpoint))
 
 
 def test_what_nemo_would_run_or_follow_is_refused(checkpoint: Path) -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import warnings
@@ -74,7 +73,7 @@ def store(
     renumber = lambda name: re.sub(r"layers\.(\d+)", lambda m: f"layers.{number(int(m[1]))}", name)  # noqa: E731
     stored: dict[str, Any] = {"module." + renumber(name): value for name, value in tensors.items()}
     # as TransformerEngine and the optimizer leave them
-    stored["module.decoder.layers.0.mixer.in_proj._extra_state/shard_0_1"] = io.BytesIO(b"scales")
+    stored["module.decoder.layers.0.mixer.in_proj._extra_state/shard_0_1"] = None
     stored["module.output_layer._extra_state"] = torch.zeros(3, dtype=torch.uint8)
     stored["optimizer.state.exp_avg.module.decoder.final_norm.weight"] = torch.zeros(2)
     stored |= extra or {}
