@@ -166,21 +166,12 @@ def is_gguf(path: Path) -> bool:
 
 @contextmanager
 def unreplaced(folder: Path, opened: os.stat_result | None = None) -> Iterator[None]:
-    """Refuse what the block reads from a folder that another process replaces meanwhile: it would be of two models.
-
-    Args:
-        folder: What is read. Its own error is said before any that the mixture leads to.
-        opened: The folder when the first of it was read; as it is now when None.
-    """
+    """Refuse what is read of a folder that another process replaces, now or since it was opened: it is of two."""
     opened = opened or os.stat(folder)
     try:
         yield
-    finally:
-        try:
-            same = os.path.samestat(opened, os.stat(folder))
-        except OSError:
-            same = False
-        if not same:
+    finally:  # also where the mixture has led to another error
+        if not folder.exists() or not os.path.samestat(opened, os.stat(folder)):
             raise ElasticError("another process replaced this folder while it was read; run the command again", folder)
 
 

@@ -79,6 +79,8 @@ def prepared(path: Name, content: str | bytes, replace: bool = True) -> Iterator
             with open(tmp, "xb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
+                if path.is_file():  # a group may write it
+                    shutil.copymode(path, tmp)
                 os.fsync(file.fileno())
         yield
         with explained(path):

@@ -28,10 +28,9 @@ from nemo_elastic.formats.schemes import MODELOPT, Scheme, Stored
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.io.outputs import atomic_dir, check_apart
-from nemo_elastic.io.read import json_object
 from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of
 from nemo_elastic.slicing.family_folder import FAMILY, QUANTIZED, write_weights
-from nemo_elastic.slicing.lineage import lineage_of
+from nemo_elastic.slicing.lineage import lineage_of, provenance_in
 from nemo_elastic.slicing.pieces import kept_parts
 from nemo_elastic.slicing.slicer import MEMBER, describe_member
 
@@ -42,8 +41,7 @@ __all__ = ["FAMILY_LOW", "MEMBER_LOW", "quantize_folder", "quantized_weights", "
 
 def _says(path: Path) -> bool:
     """Whether `quantize` wrote a folder, by what its manifest says of where it comes from."""
-    provenance = json_object(path).get("provenance")
-    return isinstance(provenance, dict) and QUANTIZED in provenance
+    return QUANTIZED in provenance_in(path)
 
 
 #: what `quantize` replaces: weights of full precision are not in it

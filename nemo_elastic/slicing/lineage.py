@@ -22,7 +22,7 @@ from nemo_elastic.formats.folders import check_repo, is_repo, repo_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.io.read import json_object, plain_yaml, read_text
 
-__all__ = ["CARD", "PUBLISHED", "Lineage", "is_ours", "lineage_of"]
+__all__ = ["CARD", "PUBLISHED", "Lineage", "is_ours", "lineage_of", "provenance_in"]
 
 CARD = "README.md"
 #: in a manifest's provenance: it is beside weights of others, and has members of theirs
@@ -74,8 +74,13 @@ def is_ours(folder: Path) -> bool:
     """Whether nemo-elastic wrote a folder, not `elastic.json` alone beside weights of others."""
     if (folder / MEMBER_FILE).is_file() or not (folder / FAMILY_FILE).is_file():
         return (folder / MEMBER_FILE).is_file()
-    provenance = json_object(folder / FAMILY_FILE).get("provenance")
-    return (folder / CHECKSUMS_FILE).is_file() or not isinstance(provenance, dict) or PUBLISHED not in provenance
+    return (folder / CHECKSUMS_FILE).is_file() or PUBLISHED not in provenance_in(folder / FAMILY_FILE)
+
+
+def provenance_in(manifest: Path) -> dict[str, Any]:
+    """What a manifest says of where its folder comes from; empty where it says nothing."""
+    provenance = json_object(manifest).get("provenance")
+    return provenance if isinstance(provenance, dict) else {}
 
 
 def lineage_of(folder: Path | None, config: Mapping[str, Any] | None = None) -> Lineage:

@@ -44,13 +44,13 @@ from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer, own_files
 from nemo_elastic.io.outputs import Output, atomic_dir, check_file, check_output
-from nemo_elastic.io.read import json_object, read_bytes
+from nemo_elastic.io.read import read_bytes
 from nemo_elastic.io.write import absolute, atomic_write
 
 from .beside import Check
 from .card import family_card
 from .family_folder import FAMILY, QUANTIZED, read_members, write_weights
-from .lineage import CARD, PUBLISHED, lineage_of
+from .lineage import CARD, PUBLISHED, lineage_of, provenance_in
 from .pieces import cut_behind, cut_weights
 from .published import find_members, read_child
 from .verification import cut_check
@@ -63,16 +63,15 @@ __all__ = ["LINKS", "UNTRAINED", "Joined", "init_family", "join_family", "write_
 
 def _is_untrained(path: Path) -> bool:
     """Whether `init` wrote a family, by what its manifest says of where it comes from."""
-    provenance = json_object(path).get("provenance")
+    provenance = provenance_in(path)
     # one in low precision may be all that is left of a family, and published weights are nobody's to replace
-    kept = {QUANTIZED, PUBLISHED}
-    return isinstance(provenance, dict) and provenance.get("training", ...) is None and not kept & set(provenance)
+    return provenance.get("training", ...) is None and not {QUANTIZED, PUBLISHED} & provenance.keys()
 
 
 def _is_joined(path: Path) -> bool:
     """Whether `init` put a manifest beside weights that others published, or links to them."""
-    provenance = json_object(path).get("provenance")
-    return isinstance(provenance, dict) and PUBLISHED in provenance and QUANTIZED not in provenance
+    provenance = provenance_in(path)
+    return PUBLISHED in provenance and QUANTIZED not in provenance
 
 
 #: what `init` replaces: weeks of training are not in it
@@ -275,14 +274,20 @@ def join_family(
     joined = Joined(family, checks, unsure)
     if joined.ok and out is not None:
         _write_links(whole, family, out, force)
-    elif joined.ok and source.family is None:
-        atomic_write(path, family.text(), replace=False)
     elif joined.ok:
-        with held_family(source.folder) as held:
-            if held != source.family:
-                raise ElasticError("another process changed this family meanwhile; run the command again", path)
-            atomic_write(path, family.text())
+        _write_in_place(path, family, source.family)
     return joined
+
+
+def _write_in_place(path: Path, family: Family, before: Family | None) -> None:
+    """Write the manifest where there was none, or over the one that was read before."""
+    if before is None:
+        atomic_write(path, family.text(), replace=False)
+        return
+    with held_family(path.parent) as held:
+        if held != before:
+            raise ElasticError("another process changed this family meanwhile; run the command again", path)
+        atomic_write(path, family.text())
 
 
 def _write_links(source: Source, family: Family, out: str | Path, force: bool) -> None:

@@ -55,8 +55,12 @@ def test_a_folder_has_the_permissions_of_the_umask(tmp_path):
     try:
         write(tmp_path / "out")
         atomic_write(tmp_path / "file", "x")
+        (tmp_path / "shared").touch()
+        (tmp_path / "shared").chmod(0o664)
+        atomic_write(tmp_path / "shared", "x")
     finally:
         os.umask(old)
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o664, "one that is there keeps its own"
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o750
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
