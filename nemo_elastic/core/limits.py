@@ -155,6 +155,14 @@ class LatencyLimit:
     of: Annotated[str, OneOf((*PHASES, REQUEST))] = DECODE
 
 
+def check_content(budgets: Any, where: str) -> None:
+    """Raise for budgets of a file from elsewhere where a table is a path: no file is opened that they name."""
+    for budget in budgets if isinstance(budgets, (list, tuple)) else ():
+        limit = budget.get("latency") if isinstance(budget, Mapping) else None
+        if isinstance(limit, Mapping) and isinstance(limit.get("table"), str):
+            raise bad(f"{where}.latency.table", limit["table"], "the content of a table, as families keep it")
+
+
 _LATENCY = kept(LatencyLimit)
 _ASKED = re.compile(rf"(.+):([-+.\de]+)(ms|s)?(?::({'|'.join((*PHASES, REQUEST))}))?")
 

@@ -13,7 +13,7 @@ from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import KINDS
-from nemo_elastic.core.limits import Limit
+from nemo_elastic.core.limits import Limit, check_content
 from nemo_elastic.errors import bad
 from nemo_elastic.io.fields import fitting, read
 
@@ -115,6 +115,7 @@ def read_budget(where: str, name: str, data: Any) -> Budget:
     """What a member was made for."""
     if not isinstance(data, Mapping) or "name" in data or not data:
         raise bad(where, data, "some of {params: N, active_params: N, ratio: R, memory: {…}, latency: {…}}, or null")
+    check_content([data], where)
     return read(Budget, {"name": name, **data}, where)
 
 

@@ -152,7 +152,7 @@ def read_plain_yaml(path: Name) -> Any:
 
     Raises:
         ElasticError, OSError, UnicodeDecodeError: See `read_text`.
-        ValueError, RecursionError, yaml.YAMLError: See `plain_yaml`.
+        ValueError, RecursionError: See `plain_yaml`.
     """
     return plain_yaml(read_text(path, _YAML_BYTES))
 
@@ -161,14 +161,20 @@ def plain_yaml(text: str) -> Any:
     """The values of a YAML text; no tag names code.
 
     Raises:
-        ValueError: It is longer than any such file.
-        RecursionError, yaml.YAMLError: It is not YAML.
+        ValueError: It is longer than any such file, or not YAML. The error quotes nothing of it: a link in a folder
+            from elsewhere may lead to any file.
+        RecursionError: It is nested too deeply.
     """
     import yaml
 
     if len(text) > _YAML_BYTES:
         raise ValueError("it is too long")
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as exc:  # the latter for a date without a day
+        mark = getattr(exc, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ValueError(f"not YAML of plain values{where}") from None
 
 
 def read_yaml(path: Name) -> Any:

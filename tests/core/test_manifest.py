@@ -100,6 +100,11 @@ def broken(path, value):
         (["axes", "ffn", "choices"], [16, 6], "allowed are 4 to 16 in multiples of 4"),
         (["members", "mid", "memory", "bytes"], 5, "members.mid.memory.bytes: 5 is not allowed; its shape takes"),
         (["members", "mid", "budget"], {"name": "low", "params": 5}, "members.mid.budget"),
+        (
+            ["members", "mid", "budget"],
+            {"latency": {"table": __file__, "ms": 1}},
+            f"members.mid.budget.latency.table: {__file__!r} is not allowed",
+        ),
         (["members", "big"], ..., "the first, and largest, must be the parent itself"),
         (["ranking"], "ab" * 32 + "\n", "a digest of 64 hexadecimal digits or null"),
         (["drop_order"], [4, 3, 2, True, 0], "each of the parent's layers"),

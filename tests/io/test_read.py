@@ -8,7 +8,6 @@ import os
 import socket
 
 import pytest
-import yaml
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io.read import (
@@ -97,8 +96,14 @@ def test_yaml_that_is_too_long_is_not_read(tmp_path):
 
 
 def test_yaml_names_no_code():
-    with pytest.raises(yaml.YAMLError):
+    with pytest.raises(ValueError, match=r"^not YAML of plain values \(line 1, column 1\)$"):
         plain_yaml("!!python/object/apply:os.system ['true']")
+
+
+@pytest.mark.parametrize("text", ["a: *secret", "a: [secret", "a: !secret x", "secret: 2020-13-45", "secret: \x01"])
+def test_an_error_quotes_nothing_of_a_yaml_file(text):
+    with pytest.raises(ValueError, match=r"^not YAML of plain values( \(line 1, column \d+\))?$"):
+        plain_yaml(text)
 
 
 def test_only_regular_files_are_read(tmp_path):

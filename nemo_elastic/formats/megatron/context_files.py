@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_elastic.core.limits import check_content
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.read import json_object, read_json, read_plain_yaml
@@ -71,18 +72,18 @@ def read_context(checkpoint: Path) -> Context:
         raise ElasticError(f"{file}: has no config of a model")
     if elastic is not None and not isinstance(elastic, Mapping):
         raise bad(f"{file}: elastic", elastic, "the elastic block that it was trained with")
+    check_content((elastic or {}).get("budgets"), f"{file}: elastic.budgets")
     return Context(file, settings, elastic, _tokenizer(folder, _mapping(model, "tokenizer")))
 
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:
-    import yaml
-
     try:
         model = read_plain_yaml(file)
     except ElasticError:
         raise
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as exc:
-        raise ElasticError(f"{file}: cannot be read ({' '.join(str(exc).split())})") from None
+    except (OSError, ValueError, RecursionError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise ElasticError(f"{file}: cannot be read ({why})") from None
     if not isinstance(model, Mapping):
         raise ElasticError(f"{file}: has no config of a model")
     return model

@@ -200,6 +200,8 @@ def elastic_family(
     shape, codes = config.parent_shape(parent), elastic.get("codes")
     if codes is None or not codes.any():
         raise bad("checkpoint", where, "an elastic checkpoint with members")
+    if codes.ndim != 2 or codes.dtype != torch.int64:
+        raise bad("checkpoint.elastic.codes", f"{codes.dtype} {list(codes.shape)}", "a row of integers for each member")
     if len(codes) != len(config.budgets):
         raise bad("elastic.budgets", len(config.budgets), f"as many as the checkpoint's {len(codes)} members")
     return Family.of(
@@ -208,7 +210,7 @@ def elastic_family(
         axes=config.resolve_axes(shape),
         budgets=config.budgets,
         provenance=provenance,
-        drop_order=next((elastic[n].tolist() for n in ("router.drop_order", "drop_order") if n in elastic), None),
+        drop_order=next((elastic[n].reshape(-1).tolist() for n in ("router.drop_order", "drop_order") if n in elastic), None),
     )
 
 

@@ -53,6 +53,11 @@ BROKEN = {
     "no context": ("context/model.yaml", None, "has no context/model.yaml"),
     "a tag": ("context/model.yaml", "config: !!python/object/apply:os.mkdir [x]", "model.yaml: cannot be read"),
     "no config": ("context/model.yaml", "optim: {lr: 1}", "has no config of a model"),
+    "another's table": (
+        "context/model.yaml",
+        "{config: {a: 1}, elastic: {budgets: [{name: a, latency: {table: /etc/passwd, ms: 1}}]}}",
+        "model.yaml: elastic.budgets.latency.table: '/etc/passwd' is not allowed; the content of a table",
+    ),
 }
 
 

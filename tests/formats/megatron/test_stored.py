@@ -168,6 +168,12 @@ def test_families_that_are_none(state, tmp_path):
     refused("as many as the checkpoint's 2 members", partial(read_shapes, c))
     e = store(tmp_path / "e", PARENT, full, state, elastic=BLOCK, extra=elastic(CODES[:, :-3]))
     refused("codes", partial(read_shapes, e))
+    for i, codes in enumerate((CODES[0, 0], CODES[0], CODES.double())):
+        f = store(tmp_path / f"f{i}", PARENT, full, state, elastic=BLOCK, extra=elastic(codes))
+        refused("checkpoint.elastic.codes: '.*' is not allowed; a row of integers", partial(read_shapes, f))
+    order = {"router.drop_order": torch.tensor(5)}
+    g = store(tmp_path / "g", PARENT, full, state, elastic=BLOCK, extra=elastic(**order))
+    refused("drop_order", partial(read_shapes, g))
 
 
 # ------------------------------------------------------------------ what is none
