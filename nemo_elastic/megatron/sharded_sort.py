@@ -18,8 +18,9 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors
-from nemo_elastic.ranking import Ranking, permutation
+from nemo_elastic.core.kinds.registry import HIDDEN
+from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors, named
+from nemo_elastic.ranking import Ranking, norm_before, permutation, rotated
 from nemo_elastic.ranking.sorting import number_before
 
 from .linear import gather
@@ -27,7 +28,9 @@ from .linear import gather
 
 @torch.no_grad()
 def sort_in_place(parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent) -> None:
-    """Permute weights so that every nested width is a blocked prefix; the model's function stays the same.
+    """Sort weights so that every nested width is a blocked prefix; the model's function stays the same.
+
+    Every rank has the whole residual stream of its tensors, so a rotation needs no other rank.
 
     All ranks that share the model call this.
 
@@ -38,18 +41,24 @@ def sort_in_place(parameters: Mapping[str, torch.Tensor], ranking: Ranking, pare
     ranking.check(parent)
     group = parallel_state.get_tensor_model_parallel_group()
     experts: dict[tuple[str, int | None], list[tuple[str, Tensor]]] = {}
-    for name, parts in megatron_tensors(parent, parent.full).items():
+    table = megatron_tensors(parent, parent.full)
+    norms = {name: parameters[name].clone() for name, (t, *_) in table.items() if t.row.dims == (((HIDDEN,),),)}
+    for name, parts in table.items():
         first = parts[0]
         if first.number is not None:
             experts.setdefault((first.row.name, first.index), []).append((name, first))
             continue
-        parameters[name].copy_(_sorted(parameters[name], ranking, parent, parts, group))
+        parameters[name].copy_(_sorted(parameters[name], ranking, parent, parts, group, norms))
     for each in experts.values():
-        _sort_experts(parameters, ranking, parent, each)
+        _sort_experts(parameters, ranking, parent, each, norms)
 
 
 def _sort_experts(
-    parameters: Mapping[str, torch.Tensor], ranking: Ranking, parent: Parent, each: Sequence[tuple[str, Tensor]]
+    parameters: Mapping[str, torch.Tensor],
+    ranking: Ranking,
+    parent: Parent,
+    each: Sequence[tuple[str, Tensor]],
+    norms: Mapping[str, torch.Tensor],
 ) -> None:
     """All tensors of a row of which each expert of a layer has one, by name: first to their places, then inside."""
     group, shards = parallel_state.get_expert_model_parallel_group(), parallel_state.get_expert_tensor_parallel_group()
@@ -60,11 +69,16 @@ def _sort_experts(
     for param, (_, tensor) in zip(here, each[count * group.rank() :], strict=False):
         assert tensor.number is not None
         was = number_before(ranking, parent, tensor.row, tensor.index, tensor.number)
-        param.copy_(_sorted(before[was], ranking, parent, [tensor], shards))
+        param.copy_(_sorted(before[was], ranking, parent, [tensor], shards, norms))
 
 
 def _sorted(
-    value: torch.Tensor, ranking: Ranking, parent: Parent, parts: list[Tensor], group: dist.ProcessGroup | None
+    value: torch.Tensor,
+    ranking: Ranking,
+    parent: Parent,
+    parts: list[Tensor],
+    group: dist.ProcessGroup | None,
+    norms: Mapping[str, torch.Tensor],
 ) -> torch.Tensor:
     """This rank's shard of a sorted Megatron tensor from its shard of the unsorted one; the group's ranks share it."""
     for dim in range(value.dim()):
@@ -78,7 +92,11 @@ def _sorted(
             places = np.argsort(shares_rn, axis=None)  # position in the whole -> in the shards, one after the other
             order = places[order[shares_rn[group.rank()]]]
         value = value.index_select(dim, torch.from_numpy(order).to(value.device))
-    return value
+    if ranking.basis is None:
+        return value
+    norm = norm_before(parent, parts[0].row)
+    weight = None if norm is None else norms[named(norm.megatron, parts[0].index)]
+    return rotated(value, parts[0].row, ranking.basis, weight)
 
 
 def _order(ranking: Ranking, parent: Parent, parts: list[Tensor], dim: int) -> np.ndarray | None:

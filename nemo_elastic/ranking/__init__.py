@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Importance scores -> orders -> sorted parent (method §3).
 
-`measure.rank` runs batches through a model and returns a `Ranking`; `sort` permutes a state dict by it, after which
+`measure.rank` runs batches through a model and returns a `Ranking`; `sort` orders a state dict by it, after which
 every nested width is a blocked prefix. What is imported here needs no torch.
 """
 
 from .ranking import RANKING, Ranking, RankOptions
-from .sorting import number_before, permutation, sort
+from .sorting import norm_before, number_before, permutation, rotated, sort
 
-__all__ = ["RANKING", "RankOptions", "Ranking", "number_before", "permutation", "sort"]
+__all__ = ["RANKING", "RankOptions", "Ranking", "norm_before", "number_before", "permutation", "rotated", "sort"]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.rows import Rows
 from nemo_elastic.ranking.depth import Depth, by_score, iterative_mse
@@ -62,13 +63,14 @@ def rank(
     measuring = _Measuring(model, parent, options, reduce, shards)
     with torch.no_grad():
         measuring.look(batches, progress)
-        scores = measuring.scores()
+        scores, basis = measuring.scores()
         if measuring.depth is None:
             depth, depth_scores = by_score(scores["depth"])
         else:
             depth, depth_scores = iterative_mse(measuring.depth, options.depth_exact, _rounds(progress))
     orders = make_orders(parent, scores)
-    return Ranking(parent, orders, scores, depth, depth_scores, options, {**measuring.seen(), **(provenance or {})})
+    seen = {**measuring.seen(), **(provenance or {})}
+    return Ranking(parent, orders, scores, depth, depth_scores, options, seen, basis)
 
 
 class _Measuring:
@@ -141,9 +143,17 @@ class _Measuring:
         model, stream = entered(self.model, rows)
         return through(model, range(self.parent.num_layers), stream, self.statistics)
 
-    def scores(self) -> dict[str, np.ndarray]:
-        """Of all widths, over all ranks."""
-        return self.statistics.reduce(self.reduce, self.device).scores()
+    def scores(self) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """Of all widths, over all ranks; and the basis of the residual stream, where one is asked for."""
+        statistics = self.statistics.reduce(self.reduce, self.device)
+        scores = statistics.scores()
+        if statistics.moments is None:
+            return scores, None
+        scores[HIDDEN], basis = statistics.basis()
+        if self.reduce is not None:  # the same bits everywhere, whatever libraries each rank has
+            (ranks,) = self._sum([1.0])
+            basis = self.reduce(torch.from_numpy(basis / ranks).to(self.device)).cpu().numpy()
+        return scores, basis.astype(np.float32)
 
 
 def _rounds(progress: Progress | None) -> Callable[[int, int], None] | None:

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.config.sections import AGGREGATIONS, DEPTH_SCORES, EXPERTS, FFN
+from nemo_elastic.config.sections import AGGREGATIONS, DEPTH_SCORES, EXPERTS, FFN, HIDDENS
 from nemo_elastic.core.family import Parent, first_difference
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, layer_axes
@@ -38,8 +38,8 @@ from nemo_elastic.io.outputs import Output, atomic_dir
 from nemo_elastic.io.read import read_bytes, read_json
 
 VERSION = 1
-JSON, TENSORS = "ranking.json", "ranking.safetensors"
-#: two numbers per channel of a parent, a hundred times over: a 12B has 20 MB
+JSON, TENSORS, BASIS = "ranking.json", "ranking.safetensors", "basis"
+#: two numbers per channel of a parent, a hundred times over, and a basis: a 12B has 20 MB and 105 MB
 _TENSOR_BYTES = 2**31
 RANKING = Output(
     "a ranking",
@@ -47,6 +47,7 @@ RANKING = Output(
     JSON,
     frozenset({"version", "digest", "parent", "depth"}),
 )
+_TIED = "the head is tied to the embedding, which cannot take the final norm's weight"
 _OrAll = Annotated[int, Between(1, said="at least 1, or null for all")] | None
 
 
@@ -55,6 +56,8 @@ class RankOptions:
     """How importance is measured.
 
     Attributes:
+        hidden: channels of the residual stream by "magnitude" of the norms' outputs, or the principal directions of
+            the norms' inputs as a new "basis" (`Ranking.basis`).
         ffn: neurons by the "activation" that enters the second linear (Minitron), or by the "first" linear's output
             (Nemotron Elastic).
         aggregation: "l2_mean" is sqrt(sum over samples of (mean over tokens of |a|)^2), "mean" the mean over both.
@@ -68,6 +71,7 @@ class RankOptions:
             "mean" (REAP), or "l2", the root of the mean square.
     """
 
+    hidden: Annotated[str, OneOf(HIDDENS)] = "magnitude"
     ffn: Annotated[str, OneOf(FFN)] = "activation"
     aggregation: Annotated[str, OneOf(AGGREGATIONS)] = "l2_mean"
     depth: Annotated[str, OneOf(DEPTH_SCORES)] = "mse"
@@ -84,10 +88,13 @@ class RankOptions:
         """As a block asks for it: layers are dropped one by one down to its smallest depth; others are not measured.
 
         Raises:
-            ElasticError: The block's axes do not fit the parent.
+            ElasticError: The block's axes do not fit the parent, or a basis is asked for of one with a tied head.
         """
         own, axes = config.importance, config.resolve_axes(parent)
+        if own.hidden == "basis" and parent.tied:
+            raise bad("elastic.importance.hidden", own.hidden, f"magnitude: {_TIED}")
         return cls(
+            hidden=own.hidden,
             ffn=own.ffn,
             aggregation=own.aggregation,
             experts=own.experts,
@@ -100,8 +107,9 @@ class RankOptions:
 
     def to_json(self) -> dict[str, Any]:
         out = asdict(self)
-        if self.experts == EXPERTS[0]:  # rankings of before there were experts say nothing of them
-            del out["experts"]
+        for name, default in (("experts", EXPERTS[0]), ("hidden", HIDDENS[0])):
+            if out[name] == default:  # rankings of before there was a choice do not have the field
+                del out[name]
         return out
 
 
@@ -119,6 +127,8 @@ class Ranking:
         depth_scores: each layer's score when it was dropped; None where it had none.
         options: how importance was measured.
         provenance: JSON values: data, samples, who.
+        basis: float32 [hidden, hidden], orthogonal: channel j of the sorted stream is the old stream times column j.
+            The hidden order is then the storage order. None: channels are permuted.
     """
 
     parent: Parent
@@ -128,9 +138,12 @@ class Ranking:
     depth_scores: tuple[float | None, ...]
     options: RankOptions = field(default_factory=RankOptions)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    basis: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         check_orders(self.parent, self.orders)
+        if self.basis is not None:
+            check_basis(self.parent, self.basis, self.orders[HIDDEN])
         n = self.parent.num_layers
         if len(self.depth) != n or sorted(self.depth) != list(range(n)) or len(self.depth_scores) != n:
             raise ElasticError(f"ranking: depth must order all {n} layers, each once, with a score for each")
@@ -152,13 +165,15 @@ class Ranking:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) over the orders and the depth, independent of scores, options and of how it was saved."""
+        """SHA-256 (hex) over orders, depth and basis, independent of scores, options and of how it was saved."""
         h = hashlib.sha256(b"nemo-elastic ranking 1")
         for name in sorted(self.orders):
             h.update(f"\n{name}\n".encode())
             h.update(np.ascontiguousarray(self.orders[name], dtype="<i8").tobytes())
         h.update(b"\ndepth\n")
         h.update(np.asarray(self.depth, dtype="<i8").tobytes())
+        if self.basis is not None:
+            h.update(b"\nbasis\n" + np.ascontiguousarray(self.basis, dtype="<f4").tobytes())
         return h.hexdigest()
 
     def check(self, parent: Parent, where: str = "ranking") -> Ranking:
@@ -206,6 +221,8 @@ class Ranking:
             text = json.dumps(head, indent=2, allow_nan=False) + "\n"
             tensors = {f"order.{k}": np.ascontiguousarray(v, dtype=np.int64) for k, v in self.orders.items()}
             tensors |= {f"score.{k}": np.ascontiguousarray(v, dtype=np.float64) for k, v in self.scores.items()}
+            if self.basis is not None:
+                tensors[BASIS] = np.ascontiguousarray(self.basis)
             save_file(tensors, folder / TENSORS)
             (folder / JSON).write_text(text, encoding="utf-8")
 
@@ -223,6 +240,7 @@ class Ranking:
             head = read(_Head, data, "")
             shape = Parent.from_json(head.parent)
         tensors = _tensors(numbers)
+        basis = tensors.pop(BASIS, None)
         parts: dict[str, dict[str, np.ndarray]] = {"order": {}, "score": {}}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
@@ -231,7 +249,7 @@ class Ranking:
             parts[kind][rest] = value
         depth, depth_scores = tuple(step.layer for step in head.depth), tuple(step.score for step in head.depth)
         with inside(path):
-            out = cls(shape, parts["order"], parts["score"], depth, depth_scores, head.options, head.provenance)
+            out = cls(shape, parts["order"], parts["score"], depth, depth_scores, head.options, head.provenance, basis)
         if out.digest != head.digest:
             raise ElasticError(f"{path}: damaged: the orders do not have the digest that {file.name} gives")
         return out.check(parent, str(path)) if parent is not None else out
@@ -348,6 +366,21 @@ def check_orders(parent: Parent, orders: Mapping[str, np.ndarray]) -> None:
             raise ElasticError(f"ranking: order {name!r} is not a permutation of its {size} channels")
         if np.any(given // (size // groups) != np.tile(np.arange(groups), size // groups)):
             raise ElasticError(f"ranking: order {name!r} moves a head out of its group of {size // groups}")
+
+
+def check_basis(parent: Parent, basis: np.ndarray, order: np.ndarray) -> None:
+    """Raise `ElasticError` unless a parent can be rotated by the basis, and its stream stays in that order."""
+    if parent.tied:
+        raise ElasticError(f"ranking: basis: {_TIED}; rank by importance.hidden: magnitude")
+    given = (basis.shape, basis.dtype)
+    if given != ((parent.hidden, parent.hidden), np.float32):
+        raise bad("ranking: basis", f"{given[1]} {given[0]}", f"float32 {(parent.hidden, parent.hidden)}")
+    if np.any(order != np.arange(parent.hidden)):
+        raise ElasticError(f"ranking: order {HIDDEN!r} moves channels of a stream that a basis rotates")
+    some = np.random.default_rng(0).standard_normal((parent.hidden, 4)).astype(np.float32)
+    error = np.abs(basis.T @ (basis @ some) - some).max()
+    if not error < 1e-3:
+        raise ElasticError("ranking: basis is not orthogonal; rank the parent again")
 
 
 def _groups(parent: Parent, axis: str) -> int:

@@ -95,7 +95,8 @@ def through(model: Layered, layers: Iterable[int], stream: Any, probe: Probe | N
 class Statistics:
     """Sums over samples at every site of a parent; hand the object itself to a model as its probe.
 
-    Memory does not depend on the number of samples: one float64 per channel and layer. Every rank of a
+    Memory does not depend on the number of samples: one float64 per channel and layer, and for a basis one matrix
+    [hidden, hidden]. Every rank of a
     pipeline-parallel model has every key, so `reduce` may run over data and pipeline ranks alike. Ranks that hold the
     model together, its `shards`, have the same sums, for they put together what they see before anything is squared.
     """
@@ -104,8 +105,12 @@ class Statistics:
         self.parent, self.shards = parent, shards
         self.options = options or RankOptions()
         self.sums: dict[str, torch.Tensor] = {}
-        for i in (*range(parent.num_layers), -1):
-            self.sums[f"hidden.{i}"] = torch.zeros(parent.hidden, dtype=torch.float64)
+        self.moments: torch.Tensor | None = None
+        if self.options.hidden == "basis":
+            self.moments = torch.zeros(parent.hidden, parent.hidden, dtype=torch.float64)
+        else:
+            for i in (*range(parent.num_layers), -1):
+                self.sums[f"hidden.{i}"] = torch.zeros(parent.hidden, dtype=torch.float64)
         for i, kind in enumerate(map(parent.kind, parent.types)):
             for site, terms in {self._site(kind): kind.shape, **kind.more_sites}.items():
                 shape = tuple(parent.size(term) for term in terms)
@@ -156,6 +161,8 @@ class Statistics:
         return site if site in counted.values() else counted.get(site)
 
     def _residual(self, site: str, layer: int, activation: torch.Tensor) -> None:
+        if self.moments is not None and (site == "layer_in" or layer == self.parent.num_layers - 1):
+            self._moment(activation)
         name = f"cosine.{layer}"
         if name not in self.sums:
             return
@@ -165,6 +172,18 @@ class Statistics:
         before = self._layer_in.pop(layer).float()
         cosine = torch.nn.functional.cosine_similarity(before, activation.detach().float(), dim=-1)
         self._add(name, self._mean(site, 1 - cosine.double()).sum().reshape(1), len(activation))
+
+    def _moment(self, stream_bld: torch.Tensor) -> None:
+        """Add the mean of n nᵀ over the tokens of each row, n = x / rms(x), x the input of a norm.
+
+        Without the division the few tokens with massive activations would own the first directions.
+        """
+        x_bld = stream_bld.detach().float()
+        n_bld = x_bld * (x_bld.square().mean(-1, keepdim=True) + self.parent.norm_eps).rsqrt()
+        weighted_bld = n_bld if self.weights_bl is None else n_bld * self.weights_bl[..., None].to(n_bld.dtype)
+        sum_dd = weighted_bld.flatten(0, 1).T @ n_bld.flatten(0, 1)
+        assert self.moments is not None
+        self.moments = self.moments.to(sum_dd.device) + sum_dd.double() / stream_bld.shape[1]
 
     def _mean(self, site: str, values: torch.Tensor) -> torch.Tensor:
         """Over the tokens of each row [b, length, ...], which are a rank's part of them or one mean already."""
@@ -196,20 +215,47 @@ class Statistics:
                 self.sums[name] = reduce(self.sums[name].to(device or self.sums[name].device))
             counts = torch.tensor(list(self.samples.values()), dtype=torch.float64, device=device)
             self.samples = dict(zip(self.samples, (int(n) for n in reduce(counts).tolist()), strict=True))
+        if self.moments is not None:
+            if self.shards is not None:
+                self.moments = self.shards.mean("layer_in", self.moments)
+            if reduce is not None:
+                self.moments = reduce(self.moments.to(device or self.moments.device))
         return self
+
+    def basis(self) -> tuple[np.ndarray, np.ndarray]:
+        """Principal directions of what enters the norms, of the largest mean square first.
+
+        Returns:
+            Mean squares [hidden], the mean over norms and tokens of which all add up to `hidden`; orthogonal [hidden,
+            hidden], a direction a column.
+
+        Raises:
+            ElasticError: a stream that is not finite.
+        """
+        assert self.moments is not None
+        moments = self.moments.cpu().numpy()
+        trace = np.trace(moments)
+        if not 0 < trace < np.inf:
+            raise ElasticError("ranking: the residual stream is not finite; the parent or its precision is broken")
+        values, columns = np.linalg.eigh(moments * (len(moments) / trace))
+        values, columns = values[::-1], columns[:, ::-1]
+        largest = np.take_along_axis(columns, np.abs(columns).argmax(0)[None], 0)
+        return values.clip(0), columns * np.sign(largest)
 
     def scores(self) -> dict[str, np.ndarray]:
         """Importance per channel or head, float64.
 
-        "hidden" [hidden]; per layer i "ffn.i" [ffn], "mamba_heads.i" [heads], "mamba_head_dim.i" [head_dim],
-        "attention_heads.i" [heads], "experts.i" [experts], "expert_ffn.i" [experts, ffn], "shared_ffn.i" [ffn],
-        "latent.i" [latent]; with depth "cosine" also "depth" [layers]. `ElasticError` without samples, or where an
+        "hidden" [hidden], but for a basis; per layer i "ffn.i" [ffn], "mamba_heads.i" [heads],
+        "mamba_head_dim.i" [head_dim], "attention_heads.i" [heads], "experts.i" [experts],
+        "expert_ffn.i" [experts, ffn], "shared_ffn.i" [ffn], "latent.i" [latent]; with depth "cosine" also "depth"
+        [layers]. `ElasticError` without samples, or where an
         activation was not finite.
         """
         done = {name: self._aggregate(name) for name in self.sums}
         out: dict[str, np.ndarray] = {}
-        # Added over norms after the root, as each norm is its own measurement of the same channels.
-        out["hidden"] = np.sum([done[f"hidden.{i}"] for i in (*range(self.parent.num_layers), -1)], axis=0)
+        if self.moments is None:
+            # Added over norms after the root, as each norm is its own measurement of the same channels.
+            out["hidden"] = np.sum([done[f"hidden.{i}"] for i in (*range(self.parent.num_layers), -1)], axis=0)
         for i, kind in enumerate(map(self.parent.kind, self.parent.types)):
             own = axis_scores(kind, done[f"{self._site(kind)}.{i}"], self.options.head_channels)
             own |= {t[-1]: done[f"{s}.{i}"] for s, t in kind.more_sites.items() if s not in kind.counted.values()}

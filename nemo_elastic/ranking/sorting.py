@@ -1,25 +1,34 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sorting a parent by a ranking, so that every member is a blocked prefix of every tensor.
+"""Sorting a parent by a ranking, so that every member is a blocked prefix of every tensor: fold, rotate, permute.
 
 Driven by the layout table alone: each dimension is a concatenation of parts, each part a product of terms, and a term
-that is an axis is permuted by its order. The function of the model does not change (method §3).
+that is an axis is permuted by its order. With a basis the residual stream is rotated: RMSNorm commutes with every
+orthogonal matrix once its weight is folded into the linears that read it. The function of the model does not change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import HIDDEN
-from nemo_elastic.core.layout import Tensor, named, sizes, tensors
+from nemo_elastic.core.layout import Tensor, by_name, named, sizes, tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.ranking.ranking import Ranking, block_order
+
+if TYPE_CHECKING:
+    import torch
+
+#: dimension of a tensor that is the residual stream
+_STREAM = ((HIDDEN,),)
+#: rows or columns that are in double precision at a time
+_PART = 4096
 
 
 def permutation(
@@ -78,8 +87,45 @@ def _term(ranking: Ranking, parent: Parent, term: str, size: int, layer: int | N
     return layout.reshape(len(blocks), -1)[blocks].reshape(-1)
 
 
+def norm_before(parent: Parent, row: Row) -> Row | None:
+    """The norm whose output a tensor reads; None for one that reads no norm's."""
+    if row.name == "head":
+        return by_name("final_norm")
+    if row.layer is None or row.dims[1:2] != (_STREAM,):
+        return None
+    return parent.kind(row.layer).tensors["pre_norm"]
+
+
+def rotated(value: torch.Tensor, row: Row, basis_dd: np.ndarray, norm_d: torch.Tensor | None = None) -> torch.Tensor:
+    """A tensor of a parent whose residual stream is rotated, computed in float64, in the dtype that it has.
+
+    What reads the stream, [n, d], becomes ``W diag(norm) Q``; what writes it, [d, n], ``Qᵀ W``; the embedding ``E Q``;
+    the weights of norms on the stream become ones. All else stays.
+
+    Args:
+        value: whole in the dimension of the stream; others may be a rank's shard.
+        row: its row of the layout table.
+        basis_dd: see `Ranking.basis`.
+        norm_d: weight of `norm_before`.
+    """
+    import torch
+
+    if row.dims == (_STREAM,):
+        return torch.ones_like(value)
+    reads, writes = row.dims[1:2] == (_STREAM,), row.dims[0] == _STREAM
+    if not (reads or writes):
+        return value
+    q_dd = torch.from_numpy(basis_dd).to(value.device, torch.float64)
+    if reads:
+        fold_dd = q_dd if norm_d is None else norm_d.to(q_dd)[:, None] * q_dd
+        value = torch.cat([(part.double() @ fold_dd).to(value.dtype) for part in value.split(_PART)])
+    if writes:
+        value = torch.cat([(q_dd.T @ part.double()).to(value.dtype) for part in value.split(_PART, 1)], 1)
+    return value
+
+
 def sort(state: Mapping[str, Any], ranking: Ranking, parent: Parent | None = None) -> dict[str, Any]:
-    """Permute a state dict with Hugging Face names; tensors may be torch's or numpy's, of any dtype.
+    """Sort a state dict with Hugging Face names; tensors may be torch's or numpy's, of any dtype.
 
     All tensors of the parent have to be there, but a tied head. `parent` has the FFN stripes that the sorted model
     will have; None takes the ranking's. The new dict is in the same order, and tensors that do not move are the same
@@ -103,8 +149,20 @@ def sort(state: Mapping[str, Any], ranking: Ranking, parent: Parent | None = Non
             p = permutation(ranking, parent, tensor.row, dim, tensor.index, tensor.number)
             if p is not None:
                 value = _take(value, p, dim)
+        if ranking.basis is not None:
+            norm = norm_before(parent, tensor.row)
+            weight = None if norm is None else state[named(norm.hf, tensor.index)]
+            value = _rotated(value, tensor.row, ranking.basis, weight)
         out[name] = value
     return out
+
+
+def _rotated(value: Any, row: Row, basis: np.ndarray, norm: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return rotated(value, row, basis, norm)
+    import torch
+
+    return rotated(torch.from_numpy(value), row, basis, None if norm is None else torch.from_numpy(norm)).numpy()
 
 
 def _take(value: Any, p: np.ndarray, dim: int) -> Any:

@@ -22,6 +22,7 @@ from nemo_elastic.core.budget import NAME
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet, cuts_heads
 from nemo_elastic.core.kinds.mamba import SHARDS
+from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.errors import ElasticError, inside
@@ -41,7 +42,7 @@ from nemo_elastic.formats.hf.writing import (
 )
 from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.source import Origin, Source
-from nemo_elastic.formats.tensor import Tensor
+from nemo_elastic.formats.tensor import SPAN, Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer, own_files
 from nemo_elastic.io.outputs import Output, atomic_dir, check_file, check_output
 from nemo_elastic.io.read import read_bytes
@@ -121,15 +122,15 @@ def init_family(
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
     parent = config.parent_shape(source.parent, sorts=ranking is not None)
     axes = config.resolve_axes(parent)
-    order, digest, weights, behind = _ranked(source, parent, ranking, axes[DEPTH].choices[-1])
-    subnets, order = _members(parent, config, order)
+    read, weights, behind = _ranked(source, parent, ranking, axes[DEPTH].choices[-1])
+    subnets, order = _members(parent, config, None if read is None else read.depth)
     family = Family.of(
         parent,
         subnets,
         axes=axes,
         budgets=config.budgets,
-        ranking_digest=digest,
-        provenance=_provenance(source, digest),
+        ranking_digest=None if read is None else read.digest,
+        provenance=_provenance(source, read),
         drop_order=order,
     )
     model = Model(Path(out), parent, parent.full, weights, source.config, source.companions, behind)
@@ -155,10 +156,10 @@ def _members(
 
 def _ranked(
     source: Source, parent: Parent, ranking: str | Path | None, smallest: int
-) -> tuple[tuple[int, ...] | None, str | None, Weights, Weights]:
-    """Order in which layers go, digest, the parent's weights in sorted order, and those of layers behind it."""
+) -> tuple[Ranking | None, Weights, Weights]:
+    """The ranking, the parent's weights sorted by it, and those of layers that predict further tokens."""
     if ranking is None:
-        return None, None, cut_weights(source, source.held), cut_behind(source, source.held)
+        return None, cut_weights(source, source.held), cut_behind(source, source.held)
     from nemo_elastic.ranking import Ranking
 
     if source.precision is not None:
@@ -166,17 +167,17 @@ def _ranked(
     read = Ranking.load(ranking, parent).check_depth(smallest, str(ranking))
     weights = _sorted(layout.tensors(parent, parent.full), source.tensors, parent, read)
     behind: dict[str, Tensor] = {}
-    if source.predicts is not None:
+    if source.predicts is not None and read.basis is None:
         shape = source.predicts.behind(parent)
         own = source.predicts.tensors(parent, parent.full)
         behind = _sorted(own, source.prediction, shape, Ranking.of_stream(shape, read.orders[HIDDEN]))
-    return tuple(read.depth), read.digest, Weights(weights), Weights(behind)
+    return read, Weights(weights), Weights(behind)
 
 
 def _sorted(
     tensors: Sequence[layout.Tensor], stored: Mapping[str, Tensor], parent: Parent, ranking: Ranking
 ) -> dict[str, Tensor]:
-    from nemo_elastic.ranking import number_before, permutation
+    from nemo_elastic.ranking import norm_before, number_before, permutation
 
     names = {(t.row.name, t.index, t.number): t.hf for t in tensors}
     out = {}
@@ -184,15 +185,41 @@ def _sorted(
         orders = [permutation(ranking, parent, t.row, dim, t.index, t.number) for dim in range(len(t.shape))]
         was = None if t.number is None else number_before(ranking, parent, t.row, t.index, t.number)
         out[t.hf] = stored[names[t.row.name, t.index, was]].permute(orders)
+        if ranking.basis is not None:
+            norm = norm_before(parent, t.row)
+            weight = None if norm is None else stored[layout.named(norm.hf, t.index)]
+            out[t.hf] = _rotated(out[t.hf], t.row, ranking.basis, weight)
     return out
 
 
-def _provenance(source: Source, digest: str | None) -> dict[str, Any]:
-    """Where a family comes from, and what it is without: layers behind it that nobody knows, if it is sorted."""
+def _rotated(tensor: Tensor, row: Row, basis: np.ndarray, norm: Tensor | None) -> Tensor:
+    """`ranking.rotated` of a tensor when its rows are asked for."""
+    from nemo_elastic.ranking import rotated
+
+    writes = row.dims[0] == ((HIDDEN,),)
+
+    def rows(first: int, last: int) -> np.ndarray:
+        some = tensor.words if writes else tensor.rows(first, last)
+        weight = None if norm is None else norm.torch()
+        done = Tensor.of(rotated(Tensor.of_words(tensor.dtype, some).torch(), row, basis, weight)).words
+        return done[first:last] if writes else done
+
+    out = Tensor.made(tensor.dtype, tensor.shape, rows, tensor)
+    # every row of a tensor that writes the stream needs all of its rows: they are one piece
+    return replace(out, span=max(1, SPAN // tensor.count)) if writes else out
+
+
+def _provenance(source: Source, ranking: Ranking | None) -> dict[str, Any]:
+    """Where a family comes from, and which layers that predict further tokens it lacks.
+
+    Sorting needs their names. A rotation needs a head of theirs, into which the norm before it folds.
+    """
     provenance = {"made_by": f"nemo-elastic {__version__}", "training": None, "parent": source.folder.resolve().name}
-    if digest is None or not source.prediction or source.predicts is not None:
+    rotated = ranking is not None and ranking.basis is not None
+    if ranking is None or not source.prediction or (source.predicts is not None and not rotated):
         return provenance
-    left = f"multi-token prediction layers ({len(source.prediction)} tensors): the weights were sorted"
+    how = "rotated" if rotated else "sorted"
+    left = f"multi-token prediction layers ({len(source.prediction)} tensors): the weights were {how}"
     return provenance | {"left_out": left}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 ha
 WORLD = 4
 #: sequences that are ranked, and on how many of them depth is measured; ranks look at them in as many batches
 SAMPLES, BATCHES = 12, 3
-RANKED = RankOptions(depth_samples=4)
+RANKED = RankOptions(depth_samples=4, hidden="basis")
 
 
 class Ranks(NamedTuple):
@@ -130,7 +131,7 @@ def ranked(model: Any, ranks: Ranks, samples: torch.Tensor) -> dict[str, Any]:
         host.sort(actual)
         return {
             "scores": actual.scores, "orders": actual.orders, "depth": (actual.depth, actual.depth_scores),
-            "before": before, "after": model(own, None, None), "sorted": host.weights(),
+            "before": before, "after": model(own, None, None), "sorted": host.weights(), "basis": actual.basis,
         }  # fmt: skip
 
 
@@ -194,8 +195,8 @@ def test_ranks_rank_and_sort_as_one(place: Path, name: str) -> None:
     parent, model = ranks.parent, made(ranks.parent).eval()
     with cuda_as_cpu():
         wanted = rank(MegatronLayers(model), parent, rows_of(given["samples"]), RANKED)
-    hf = sort(from_megatron(parent, parent.full, given["state"]), wanted, parent)
-    whole = to_megatron(parent, parent.full, hf)
+    before, wanted = from_megatron(parent, parent.full, given["state"]), replace(wanted, basis=got[0]["basis"])
+    whole = to_megatron(parent, parent.full, sort(before, wanted, parent))
     for at, actual in enumerate(got):
         assert actual["depth"][0] == wanted.depth and actual["orders"].keys() == wanted.orders.keys()
         for key, order in wanted.orders.items():
@@ -205,6 +206,8 @@ def test_ranks_rank_and_sort_as_one(place: Path, name: str) -> None:
         torch.testing.assert_close(actual["after"], actual["before"], rtol=1e-5, atol=1e-5)
         shares = ranks.shard(whole, at)
         assert actual["sorted"].keys() == shares.keys()
-        assert all(torch.equal(value, shares[key]) for key, value in actual["sorted"].items())
+        assert np.array_equal(actual["basis"], wanted.basis)
+        for key, value in actual["sorted"].items():
+            torch.testing.assert_close(value, shares[key], msg=key)
     count, before = 8 // ranks.expert, parent.axis("experts").order_to_layout(wanted.orders["experts.1"])
     assert (before // count != np.arange(8) // count).any() == (ranks.expert > 1)

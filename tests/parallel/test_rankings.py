@@ -28,7 +28,7 @@ SEARCHED = {
     "search": {"candidates": 12, "tokens": 256},
 }
 #: the other ways to measure
-FAST = {"importance": {"samples": 4, "ffn": "first", "aggregation": "mean", "depth": "cosine"}}
+FAST = {"importance": {"samples": 4, "hidden": "basis", "ffn": "first", "aggregation": "mean", "depth": "cosine"}}
 
 
 def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking, RankOptions
 from nemo_elastic.ranking.measure import rank
 from nemo_elastic.ranking.ranking import JSON, TENSORS
-from tests.ranking.test_sorting import shuffled, tokens_of
+from tests.ranking.test_sorting import rotating, shuffled, tokens_of
 from tests.shapes import PARENT
 from tests.strategies import parents
 
@@ -38,14 +38,20 @@ def edit(folder, **changes):
     (folder / JSON).write_text(json.dumps(head | changes))
 
 
-def test_what_was_saved_is_loaded(saved):
-    ranking, folder = saved
+@pytest.mark.parametrize("hidden", ["magnitude", "basis"])
+def test_what_was_saved_is_loaded(tmp_path, hidden):
+    folder, model = tmp_path / "ranking", NemotronH.random(PARENT, seed=1)
+    options = RankOptions(ffn="first", head_channels=2, hidden=hidden)
+    ranking = rank(Layers(model.weights()), PARENT, [tokens_of(PARENT)], options, provenance={"data": "random"})
+    ranking.save(folder)
     loaded = Ranking.load(folder, PARENT)
     assert loaded.digest == ranking.digest and loaded.parent == PARENT and loaded.options == ranking.options
     assert (loaded.depth, loaded.depth_scores) == (ranking.depth, ranking.depth_scores)
     assert loaded.provenance == ranking.provenance
     for name in ranking.scores:
         np.testing.assert_array_equal(loaded.scores[name], ranking.scores[name])
+    assert (ranking.basis is None) == (hidden == "magnitude")
+    np.testing.assert_array_equal(loaded.basis, ranking.basis)
     assert sorted(p.name for p in folder.iterdir()) == [JSON, TENSORS]
     with pytest.raises(ElasticError, match="already exists"):
         ranking.save(folder)
@@ -66,6 +72,24 @@ def test_the_digest_changes_with_every_order_and_with_nothing_else(data, parent)
         other = replace(a, orders=dict(a.orders) | {name: shuffled(parent, 1).orders[name]})
     moved = a.depth != other.depth or any(not np.array_equal(a.orders[n], other.orders[n]) for n in a.orders)
     assert (a.digest != other.digest) == moved
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda r: {"basis": r.basis[:, :-1]}, r"basis: 'float32 \(16, 15\)' is not allowed"),
+        (lambda r: {"basis": r.basis.astype(np.float64)}, "basis: 'float64"),
+        (lambda r: {"basis": r.basis * 1.01}, "basis is not orthogonal"),
+        (lambda r: {"basis": r.basis * np.nan}, "basis is not orthogonal"),
+        (lambda r: {"orders": {**r.orders, "hidden": r.orders["hidden"][::-1]}}, "order 'hidden' moves channels"),
+        (lambda r: {"parent": replace(r.parent, tied=True)}, "head is tied"),
+    ],
+)
+def test_a_basis_that_no_parent_can_be_rotated_by_is_refused(change, message):
+    ranking = rotating(Ranking.trivial(PARENT), 0)
+    with pytest.raises(ElasticError, match=message):
+        replace(ranking, **change(ranking))
+    assert replace(ranking, basis=-ranking.basis).digest != ranking.digest
 
 
 def test_a_ranking_of_another_parent_is_refused_with_the_field_and_other_stripes_are_the_same(saved):

@@ -79,6 +79,39 @@ def test_experts_are_scored_over_their_own_tokens(experts):
     np.testing.assert_allclose(l2.scores()["latent.4"], l2_mean(recorder.get("latent", 4)), rtol=1e-5)
 
 
+def test_a_basis_is_the_principal_directions_of_what_enters_the_norms():
+    statistics, recorder = collect(RankOptions(hidden="basis"))
+    last = PARENT.num_layers - 1
+    streams = [*(recorder.get("layer_in", i) for i in range(last + 1)), recorder.get("layer_out", last)]
+    n_td = np.concatenate([x / np.sqrt((x**2).mean(-1, keepdims=True) + PARENT.norm_eps) for x in streams])
+    n_td = n_td.reshape(-1, PARENT.hidden)
+    squares, basis = statistics.basis()
+    np.testing.assert_allclose(basis.T @ basis, np.eye(PARENT.hidden), atol=1e-12)
+    np.testing.assert_allclose((np.square(n_td @ basis)).mean(0), squares, rtol=1e-4, atol=1e-6)
+    covariance = basis.T @ (n_td.T @ n_td) @ basis / len(n_td)
+    np.testing.assert_allclose(covariance, np.diag(squares), atol=1e-4)
+    assert np.all(np.diff(squares) <= 0) and "hidden" not in statistics.scores()
+
+
+def test_tokens_that_do_not_count_are_not_in_a_basis():
+    model, tokens = NemotronH.random(PARENT, seed=1), tokens_of(PARENT)
+    weights = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1.0], [0.0] * 9])
+    counted, front = (Statistics(PARENT, RankOptions(hidden="basis")) for _ in range(2))
+    counted.weigh(weights)
+    model(tokens, None, counted)
+    kept = torch.zeros_like(weights)
+    kept[0, 3:] = 1
+
+    class Kept:
+        """The same activations without those of other tokens."""
+
+        def __call__(self, site, layer, activation):
+            front(site, layer, activation[:1, 3:] if site in ("layer_in", "layer_out") else activation)
+
+    model(tokens, None, Kept())
+    np.testing.assert_allclose(counted.basis()[0], front.basis()[0], rtol=1e-5)
+
+
 def test_an_expert_without_tokens_comes_last():
     model = NemotronH.random(MOE, seed=1)
     model.get_parameter("backbone.layers.1.mixer.gate.e_score_correction_bias").data[3] = -50
@@ -104,18 +137,22 @@ def test_options_change_what_they_say():
 
 def added(one: Statistics, other: Statistics) -> Statistics:
     """Sums of two ranks, as `reduce` adds them up: every tensor in turn, and then how many samples each has seen."""
-    theirs = iter([*other.sums.values(), torch.tensor(list(other.samples.values()), dtype=torch.float64)])
-    return one.reduce(lambda t: t + next(theirs))
+    theirs = [*other.sums.values(), torch.tensor(list(other.samples.values()), dtype=torch.float64)]
+    rest = iter([*theirs, other.moments])
+    return one.reduce(lambda t: t + next(rest))
 
 
+@pytest.mark.parametrize("hidden", ["magnitude", "basis"])
 @pytest.mark.parametrize("parent", [PARENT, LATENT])
-def test_two_halves_merged_are_the_whole(parent):
-    options = RankOptions(depth="cosine")
+def test_two_halves_merged_are_the_whole(parent, hidden):
+    options = RankOptions(depth="cosine", hidden=hidden)
     whole, _ = collect(options, seeds=(0, 1, 2, 3), parent=parent)
     left, _ = collect(options, seeds=(0, 1), parent=parent)
     right, _ = collect(options, seeds=(2, 3), parent=parent)
     for name, value in added(left, right).scores().items():
         np.testing.assert_allclose(value, whole.scores()[name], rtol=1e-12)
+    if hidden == "basis":
+        np.testing.assert_allclose(left.basis()[1], whole.basis()[1], atol=1e-9)
 
 
 def test_broken_activations_and_wrong_probes_are_reported():

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.attention import KV_HEADS
 from nemo_elastic.core.kinds.moe import EXPERT_FFN
-from nemo_elastic.core.kinds.registry import DEPTH
+from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
+from nemo_elastic.core.layout import tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
@@ -42,6 +43,13 @@ def shuffled(parent: Parent, seed: int) -> Ranking:
     return Ranking(parent, orders, scores, depth, (None,) * parent.num_layers)
 
 
+def rotating(ranking: Ranking, seed: int) -> Ranking:
+    """The same with a random basis for the residual stream."""
+    size = ranking.parent.hidden
+    basis = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0].astype(np.float32)
+    return replace(ranking, orders={**ranking.orders, HIDDEN: np.arange(size)}, basis=basis)
+
+
 def unstriped(parent: Parent) -> Parent:
     """A parent as a folder tells it: no stripes."""
     return replace(parent, **{size: 1 for size in parent.sizes if size.endswith("_stripes")})
@@ -54,6 +62,20 @@ def test_sorting_by_any_order_leaves_the_logits_unchanged(parent, seed):
     resorted, tokens = NemotronH(parent, sort(model.state_dict(), shuffled(parent, seed))), tokens_of(parent)
     expected = model(tokens).detach()
     assert float((resorted(tokens).detach() - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+
+
+@some
+@given(parent=parents(tied=False), seed=st.integers(0, 99), numpy=st.booleans())
+def test_a_rotated_parent_computes_the_same_and_its_norms_have_no_weight(parent, seed, numpy):
+    model, ranking = NemotronH.random(parent, seed=seed, dtype=torch.float64), rotating(shuffled(parent, seed), seed)
+    state = {name: value.numpy() if numpy else value for name, value in model.state_dict().items()}
+    state = {name: torch.as_tensor(value) for name, value in sort(state, ranking).items()}
+    for tensor in tensors(parent, parent.full):
+        assert (tensor.row.dims == (((HIDDEN,),),)) == bool((state[tensor.hf] == 1).all()), tensor.hf
+    tokens, expected = tokens_of(parent), model(tokens_of(parent)).detach()
+    actual = NemotronH(parent, state)(tokens).detach()
+    # a basis has 24 bits, so it is orthogonal to about 1e-7
+    assert float((actual - expected).abs().max()) <= 2e-5 * float(expected.abs().max())
 
 
 @some

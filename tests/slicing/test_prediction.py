@@ -27,12 +27,12 @@ from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.functional import rms_norm
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.weights import cut as weights_of
-from nemo_elastic.ranking import Ranking
+from nemo_elastic.ranking import Ranking, sort
 from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
 from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
 from tests.quantize.damage import floats, with_json, with_tensors
-from tests.ranking.test_sorting import unstriped
+from tests.ranking.test_sorting import rotating, unstriped
 from tests.shapes import GROUPS, LATENT, MOE
 
 from .helpers import contents, edit_json, printed, random_values
@@ -180,6 +180,20 @@ def test_a_sorted_family_drafts_as_its_parent_does(tmp_path: Path) -> None:
     small = family.member("low").subnet
     torch.testing.assert_close(drafts(out, TOKENS), drafts(tmp_path / "family", TOKENS, small), rtol=1e-4, atol=1e-4)
     assert verify(out, parent=tmp_path / "family").ok and verify(tmp_path / "family", parent=folder).ok
+
+
+def test_a_rotated_family_computes_what_its_parent_does(tmp_path: Path) -> None:
+    """Without the layers behind it: the norm before their shared head cannot be folded into it."""
+    folder, parent = valued(tmp_path / "plain", unstriped(MOE)), unstriped(MOE)
+    ranking = rotating(Ranking.trivial(parent), 5)
+    ranking.save(tmp_path / "ranking")
+    family = init_family(folder, ElasticConfig.from_dict(BLOCK), tmp_path / "family", ranking=tmp_path / "ranking")
+    assert "rotated" in family.provenance["left_out"] and not open_source(tmp_path / "family").prediction
+    assert verify(tmp_path / "family", parent=folder).ok
+    before, after = (open_source(tmp_path / name).tensors for name in ("plain", "family"))
+    wanted = sort({name: raw.torch() for name, raw in before.items()}, ranking, family.parent)
+    for name, value in wanted.items():
+        torch.testing.assert_close(after[name].torch(), value)
 
 
 def test_what_has_been_changed_is_no_cut(tmp_path: Path) -> None:
