@@ -24,8 +24,8 @@ from .style import INK, MUTED, colour, headline, marker, millions, new_figure
 WIDTH = 9.0
 #: characters of a name in a picture
 LONGEST = 24
-#: budgets that a picture of candidates has panels for
-MOST_PANELS = 6
+#: members or candidates in one picture, and budgets that a picture of candidates has panels for
+MOST, MOST_PANELS = 24, 6
 #: a logarithmic axis has ticks at 1, 2 and 5 where its ends are this factor apart
 SPREAD = 6
 
@@ -45,9 +45,10 @@ class Drawing:
 
 def draw_members(run: Run) -> Drawing | None:
     """What training did for each member: its held-out loss as an untrained cut and after training."""
-    rows = [(m, m.loss) for m in (run.results.members if run.results else ()) if m.loss is not None]
-    if not rows or run.results is None:
+    measured = [(m, m.loss) for m in (run.results.members if run.results else ()) if m.loss is not None]
+    if not measured or run.results is None:
         return None
+    rows = measured[:MOST]
     figure = new_figure(WIDTH, 1.5 + 0.5 * len(rows))
     axes = figure.add_subplot()
     before, names = run.results.before, []
@@ -85,16 +86,19 @@ def draw_members(run: Run) -> Drawing | None:
         figure,
         "What one elastic training did for each member",
         "The dashed line is the parent before elastic training." if before else "",
+        _left_out(len(measured)),
     )
 
 
 def draw_training(run: Run) -> Drawing | None:
     """Held-out loss of every member over the tokens of each phase."""
-    phases = [p for p in run.phases if p.heldout]
+    names = dict.fromkeys(n for n in (*run.names, *(n for p in run.phases for x in p.heldout for n in x["losses"])))
+    measured = [n for n in names if any(p.losses(n) for p in run.phases)]
+    names = measured[:MOST]
+    phases = [p for p in run.phases if any(map(p.losses, names))]
     phases = [p for p in phases if p.name != "parent"] or phases
     if not phases:
         return None
-    names = list(dict.fromkeys(n for n in (*run.names, *(n for p in phases for x in p.heldout for n in x["losses"]))))
     figure = new_figure(WIDTH, 4.2)
     plots = figure.subplots(1, len(phases), sharey=True, squeeze=False)[0]
     late: list[float] = []
@@ -122,7 +126,7 @@ def draw_training(run: Run) -> Drawing | None:
         figure,
         "Held-out loss during training",
         f"{len(above)} losses lie above the picture, up to {max(above):.2f}." if above else "",
-        _rises(run, phases),
+        f"{_rises(names, phases)} {_left_out(len(measured))}".strip(),
     )
 
 
@@ -137,11 +141,15 @@ def _mark_freeze(axes: Axes, run: Run, phase: Phase) -> None:
         )  # fmt: skip
 
 
-def _rises(run: Run, phases: Sequence[Phase]) -> str:
+def _left_out(count: int) -> str:
+    return f"The picture shows {MOST} of {count} models." if count > MOST else ""
+
+
+def _rises(names: Sequence[str], phases: Sequence[Phase]) -> str:
     """Members that end a phase above their first loss."""
     out = []
     for phase in phases:
-        ends = {name: [y for _, y in phase.losses(name)] for name in run.names}
+        ends = {name: [y for _, y in phase.losses(name)] for name in names}
         worse = [f"{_short(n)} by {y[-1] - y[0]:.3f}" for n, y in ends.items() if y and y[-1] > y[0] + TIE]
         if worse:
             out.append(f"At the end of {phase.label} the loss is higher than at its beginning: {', '.join(worse)}.")
@@ -150,7 +158,7 @@ def _rises(run: Run, phases: Sequence[Phase]) -> str:
 
 def draw_candidates(run: Run) -> Drawing | None:
     """Divergence of the candidates of each budget at each comparison."""
-    panels = [(name, own) for name, own in run.compared().items() if any(c.losses for c in own)][:MOST_PANELS]
+    panels = [(name, own[:MOST]) for name, own in run.compared().items() if any(c.losses for c in own)][:MOST_PANELS]
     if not panels:
         return None
     figure = new_figure(WIDTH, 0.9 + 2.1 * len(panels))

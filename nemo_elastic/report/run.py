@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -30,6 +29,8 @@ PHASES = {"parent": "parent", "stage1": "stage 1", "stage2": "stage 2", "stage3"
 #: folders of jobs that rank a parent and find shapes
 SHAPING = ("stage1", "rank", ".")
 VERSION = 1
+#: a loss above is none that can be drawn
+_LARGEST = 1e30
 
 _Count = Annotated[int, Between(0)]
 T = TypeVar("T")
@@ -74,6 +75,10 @@ class MemberResult:
     layers: float | None = None
     pattern: str | None = None
     answers: Answers | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("loss", "untrained_loss", "unsorted_loss"):
+            object.__setattr__(self, name, _finite(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -296,8 +301,8 @@ def load_run(path: Path | str) -> Run:
 
 
 def _finite(value: Any) -> float | None:
-    """A loss; None for one that was not finite."""
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    """A loss; None for one that was not finite, or may as well have been."""
+    return float(value) if isinstance(value, (int, float)) and abs(value) <= _LARGEST else None
 
 
 def _written(path: Path, name: str, jobs: Iterable[str] = SHAPING) -> Path:
@@ -355,6 +360,6 @@ def _read_shapes(run: Run) -> None:
                 continue
             run.found = members
             for name, own in report.candidates.items():
-                losses = report.candidate_losses.get(name) or (None,) * len(own)
+                losses = map(_finite, report.candidate_losses.get(name) or (None,) * len(own))
                 shapes = [Subnet.from_json(subnet, parent, name) for subnet in own]
                 run.candidates = {**run.candidates, name: list(zip(shapes, losses, strict=True))}

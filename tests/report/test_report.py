@@ -314,6 +314,41 @@ def test_a_loss_that_rises_in_a_phase_is_told(run: Path) -> None:
     assert drawing.words == "At the end of stage 2 the loss is higher than at its beginning: 1.6m by 0.100."
 
 
+@pytest.mark.parametrize("loss", ["NaN", "null", "9" * 20, "9" * 400, "1e300"])
+def test_a_run_that_diverged_is_drawn_as_far_as_it_has_losses(run: Path, loss: str) -> None:
+    for phase in ("parent", "stage1", "stage2"):
+        line = f'{{"kind": "heldout", "step": 1, "tokens": 1, "losses": {{"1.6m": {loss}, "new": {loss}}}}}\n'
+        (run / phase / "metrics.jsonl").write_text(line)
+    rows, drawn = json.loads((run / "metrics.json").read_text())["members"], loss == "9" * 20
+    number = int(loss) if drawn else None
+    for row in rows[2:]:
+        row |= {"loss": number, "untrained_loss": number, "unsorted_loss": number}
+    shapes = run / "stage1" / "elastic" / "shapes.json"
+    content = json.loads(shapes.read_text())
+    content["report"]["candidate_losses"]["0.8m"] = [10**20 - 1] * 4
+    shapes.write_text(json.dumps(content))
+    loaded = load_run(edit(run, members=rows))
+    with house():
+        known = draw_training(loaded), draw_members(loaded)
+    assert (known[0] is not None, len(known[1].figure.axes[0].get_yticks())) == (drawn, 4 if drawn else 2)
+    assert [c.untrained for c in Run(run, candidates=loaded.candidates).compared()["0.8m"]] == [1e20] * 4
+
+
+def test_a_picture_shows_some_of_very_many_members(run: Path) -> None:
+    rows = [{"name": f"m{i}", "loss": 3 + i / 1000} for i in range(900)]
+    losses = json.dumps({row["name"]: row["loss"] for row in rows})
+    lines = (f'{{"kind": "heldout", "step": {i}, "tokens": {i}, "losses": {losses}}}\n' for i in range(2))
+    (run / "stage2" / "metrics.jsonl").write_text("".join(lines))
+    shutil.rmtree(run / "stage1")
+    loaded = load_run(edit(run, members=rows))
+    with house():
+        members, training = draw_members(loaded), draw_training(loaded)
+    assert members is not None and training is not None
+    assert len(members.figure.axes[0].get_yticks()) == 24 and members.figure.get_figheight() < 20
+    assert len([x for x in training.figure.axes[-1].get_lines() if str(x.get_label())[0] != "_"]) == 24
+    assert "24 of 900" in members.words and "24 of 90" in training.words
+
+
 def test_a_parent_with_experts_is_drawn() -> None:
     scores = {name: order + 1.0 for name, order in Ranking.trivial(MOE).orders.items()}
     with house():
