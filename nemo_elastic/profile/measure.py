@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from itertools import product
 from math import comb, inf, isfinite, prod
 from pathlib import Path
@@ -26,6 +26,7 @@ from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.core.latency import DECODE, FORMAT, OUTSIDE, PHASES, PREFILL, LatencyTable, Workload
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.io.fields import read
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.write import atomic_write
 
@@ -45,6 +46,13 @@ FEW, MANY, LARGE = 2, 32, 4.5e8
 TIMED = 16
 #: what two tables must have alike for one to be the rest of the other: what was asked, and what ran
 ASKED, RAN = ("format", "source", "parent", "engine", "workload"), ("hardware", "versions")
+#: lists of a grid
+KEPT = (*PHASES, "bounds")
+#: a table that may not be finished
+_Grid = make_dataclass("_Grid", [("axes", Any), *((key, tuple[float | None, ...]) for key in KEPT)])
+_Table = make_dataclass(
+    "_Table", [*((key, Any) for key in (*ASKED, "versions")), ("hardware", str), ("grids", Mapping[str, _Grid])]
+)
 
 
 # ------------------------------------------------------------------ what is measured
@@ -232,7 +240,7 @@ def empty_table(parent: Parent, widths: Widths, source: str, engine: str, work: 
     grids: dict[str, Any] = {}
     for name, axes in widths.items():
         grids[name] = {"axes": {axis: list(each) for axis, each in axes.items()}}
-        grids[name] |= {key: [None] * prod(map(len, axes.values())) for key in (*PHASES, "bounds")}
+        grids[name] |= {key: [None] * prod(map(len, axes.values())) for key in KEPT}
     head = {"format": FORMAT, "parent": parent.to_json(), "source": source, "engine": engine}
     return head | {"hardware": "", "versions": {}, "workload": vars(work).copy(), "grids": grids}
 
@@ -251,15 +259,17 @@ def resume(file: Path, table: dict[str, Any]) -> dict[str, Any]:
     if not file.exists():
         return table
     old = read_json(file)
-    if not isinstance(old, dict) or "grids" not in old:
-        raise ElasticError("already exists and is not a table of latencies; --force replaces it", file)
+    try:
+        grids = read(_Table, old, "").grids
+    except ElasticError as exc:
+        raise ElasticError(f"is not a table of latencies ({exc}); --force replaces it", file) from None
     for key in ASKED:
-        if old.get(key) != table[key]:
-            raise bad(f"{file}: {key}", old.get(key), f"{table[key]!r} continues the table; --force starts a new one")
-    axes = [{name: grid.get("axes") for name, grid in each["grids"].items()} for each in (old, table)]
-    if axes[0] != axes[1]:
+        if old[key] != table[key]:
+            raise bad(f"{file}: {key}", old[key], f"{table[key]!r} continues the table; --force starts a new one")
+    sizes = {name: [grid["axes"], *(len(grid[key]) for key in KEPT)] for name, grid in table["grids"].items()}
+    if {name: [grid.axes, *(len(getattr(grid, key)) for key in KEPT)] for name, grid in grids.items()} != sizes:
         raise ElasticError("has other widths; --force starts a new table", file)
-    if not any(value is None for grid in old["grids"].values() for value in grid[PHASES[0]]):
+    if not any(None in getattr(grid, phase) for grid in grids.values() for phase in PHASES):
         raise ElasticError("already exists; --force replaces it", file)
     return old
 
@@ -276,7 +286,7 @@ def measure(
         ElasticError: the engine does not run a model, or other versions or another machine began the table.
     """
     every, grids = list(cells(widths)), table["grids"]
-    left = [cell for cell in every if grids[cell.kind][PHASES[0]][cell.place] is None]
+    left = [cell for cell in every if None in (grids[cell.kind][phase][cell.place] for phase in PHASES)]
     for done, cell in enumerate(left, len(every) - len(left)):
         progress(done, len(every), f"{engine.name}: {cell}")
         outside, own = cell.kind == OUTSIDE, grids[cell.kind]
