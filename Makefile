@@ -255,10 +255,10 @@ define fill.venv-bridge
 	$(BRIDGE)/bin/python $(PIP) -c constraints-bridge.txt --no-deps megatron-core megatron-bridge nemo-run leptonai torchx
 	$(BRIDGE)/bin/python $(PIP) -c constraints-bridge.txt \
 		transformers einops psutil regex hydra-core pyyaml tqdm datasets nvidia-resiliency-ext nvidia-modelopt pillow requests \
-		tensorboard diffusers reasoning-gym matplotlib hypothesis pytest pytest-xdist \
+		tensorboard diffusers hypothesis pytest pytest-xdist \
 		catalogue cloudpickle contextlib2 docstring-parser exceptiongroup fabric fiddle inquirerpy ledoc-ui loguru \
 		prometheus-fastapi-instrumentator pyre-extensions toml
-	$(BRIDGE)/bin/python $(PIP) -c constraints-bridge.txt -e '.[runtime]'
+	$(BRIDGE)/bin/python $(PIP) -c constraints-bridge.txt -e '.[demo]'
 endef
 
 # mamba_ssm and causal_conv1d that were released together. Only their Python is installed: no CUDA, no compiler. Not

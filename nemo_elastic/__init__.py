@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from nemo_elastic.core.family import Parent, Subnet
     from nemo_elastic.core.manifest import Family
 
-    from .hosts.nemo.curriculum.jobs import PAPER, Curriculum, Stage, run_family
+    from .hosts.nemo.curriculum.jobs import run_family
     from .hosts.nemo.curriculum.large import FamilyRecipe
     from .hosts.nemo.recipe.apply import ElasticPlugin, apply_elastic
+    from .plan.stages import PAPER, Curriculum, Stage
     from .runtime import load_family
     from .slicing.slicer import slice_checkpoint
 
@@ -45,14 +46,14 @@ __all__ = [
 
 #: public name -> module that defines it
 _HOME = {
-    "PAPER": ".hosts.nemo.curriculum.jobs",
-    "Curriculum": ".hosts.nemo.curriculum.jobs",
+    "PAPER": ".plan.stages",
+    "Curriculum": ".plan.stages",
     "ElasticConfig": ".config.block",
     "ElasticPlugin": ".hosts.nemo.recipe.apply",
     "Family": ".core.manifest",
     "FamilyRecipe": ".hosts.nemo.curriculum.large",
     "Parent": ".core.family",
-    "Stage": ".hosts.nemo.curriculum.jobs",
+    "Stage": ".plan.stages",
     "Subnet": ".core.family",
     "apply_elastic": ".hosts.nemo.recipe.apply",
     "load_family": ".runtime",

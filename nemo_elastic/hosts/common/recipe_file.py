@@ -12,6 +12,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from types import ModuleType
 
+import nemo_elastic
 from nemo_elastic.errors import bad
 from nemo_elastic.extras import require
 
@@ -24,8 +25,9 @@ HOSTS = {
     "nemo": ("nemo", "nemo_elastic.hosts.nemo.curriculum.large:FamilyRecipe"),
     "bridge": ("megatron.bridge", "nemo_elastic.hosts.bridge.curriculum:BridgeFamily"),
 }
-#: the table, in the folder where a command is called
-TABLE = Path("recipes", "families.py")
+#: the table, in the folder where a command is called, in the installed package, or beside the package in a clone
+PACKAGE = Path(nemo_elastic.__file__).parent
+TABLES = [place / "recipes" / "families.py" for place in (Path(), PACKAGE, PACKAGE.parent)]
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,10 @@ def find_recipe(name: str) -> Callable[[], PlannedFamily]:
     """
     if name.endswith(".py") and Path(name).is_file():
         return partial(_load, Path(name))
-    rows: Mapping[str, Row] = _run(TABLE).FAMILIES if TABLE.is_file() else {}
+    rows: Mapping[str, Row] = _run(next(filter(Path.is_file, TABLES))).FAMILIES
     if name in rows:
         return partial(rows[name].family, name)
-    raise bad("RECIPE", name, f"a recipe's file, or one of {', '.join(rows) or 'recipes/ in this folder'}")
+    raise bad("RECIPE", name, f"a recipe's file, or one of {', '.join(rows)}")
 
 
 def _load(path: Path) -> PlannedFamily:

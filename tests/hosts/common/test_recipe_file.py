@@ -20,14 +20,20 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def test_a_name_that_is_wrong_is_reported_with_the_recipes_that_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_is_wrong_is_reported_with_the_recipes_that_are_there() -> None:
     for name in ("nemotron_elastic_1b", "gone.py", "recipes"):
         with pytest.raises(ElasticError, match=rf"^RECIPE: .*{name}.* nemotron_elastic_12b, .*, {[*FAMILIES][-1]}$"):
             find_recipe(name)
+
+
+def test_a_recipe_is_found_from_any_folder_which_may_have_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ElasticError, match=r"^RECIPE: .*recipes/ in this folder$"):
+    assert find_recipe("nemotron_elastic_12b")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "families.py").write_text("FAMILIES = {}")
+    with pytest.raises(ElasticError, match=r"^RECIPE: "):
         find_recipe("nemotron_elastic_12b")
 
 
