@@ -12,7 +12,9 @@ Errors that a user can fix end in one line on stderr and exit code 2. A bug keep
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -194,4 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always: 0 when fine, 2 for bad input, 130 after Ctrl-C, what the command chose otherwise.
     """
+    for stream in (sys.stdout, sys.stderr):  # a locale without UTF-8 must not end a command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     typer.main.get_command(app).main(args=None if argv is None else list(argv), prog_name=NAME)

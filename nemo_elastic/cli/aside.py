@@ -34,7 +34,10 @@ class Aside:
     def __enter__(self) -> Aside:
         with ExitStack() as held:
             self._streams = sys.stdout, sys.stderr
-            self._screens = [held.enter_context(open(os.dup(number), "w", buffering=1)) for number in (1, 2)]
+            self._screens = [
+                held.enter_context(open(os.dup(number), "w", buffering=1, errors="backslashreplace"))
+                for number in (1, 2)
+            ]
             self.out, self.err = map(console_on, self._screens)
             # no name yet: the command may still refuse to make its folder
             log = os.dup(held.enter_context(tempfile.TemporaryFile()).fileno())

@@ -51,25 +51,23 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]], left: int = 1, **
 
 @contextmanager
 def counting(what: str, quiet: bool, *columns: Any) -> Iterator[Callable[..., None]]:
-    """Show a bar on a terminal while it lasts, with time passed and time left; elsewhere a line for each name, once.
+    """Show a bar on a terminal while it lasts, with time passed and time left; elsewhere say what begins.
 
     Gives the function to call with (done, in all) and, where that changes, what is done.
     """
     words, console = TextColumn("{task.description}", markup=False), Console(stderr=True)
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    shown, before, named = not quiet and console.is_terminal, None, what
+    shown, named = not quiet and console.is_terminal, what
     # gone when it ends, so that an error stays one line
     with Progress(words, BarColumn(), *columns, *times, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task(what, total=None)
 
         def tell(done: int, total: int, now: str = what) -> None:
-            nonlocal before, named
+            nonlocal named
             bar.update(task, completed=done, total=total, description=now)
-            if now != named and before is not None and done > before:
-                named = now
-                if not (shown or quiet):
-                    typer.echo(f"{done} of {total}: {now}", err=True)
-            before = done
+            if now != named and not (shown or quiet):
+                typer.echo(now, err=True)
+            named = now
 
         yield tell
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from nemo_elastic import __version__
 from nemo_elastic.cli import app, main
+from nemo_elastic.cli.show import counting
 from nemo_elastic.extras import installing
 
 COMMAND = '''
@@ -176,6 +178,24 @@ def test_a_bug_keeps_its_traceback(table, mode, error):
     with pytest.raises(error) as raised:
         main(["fake", "family/", "--mode", mode])
     assert mode == "unknown" or raised.value.errno == errno.EBADF
+
+
+def test_a_terminal_without_utf8_ends_no_command(table, monkeypatch):
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+    with pytest.raises(SystemExit) as ended:
+        main(["fake", "famille-é", "--budget", "±"])
+    screen.flush()
+    assert (ended.value.code, screen.buffer.getvalue()) == (0, rb"famille-\xe9 \xb1" + b"\n")
+
+
+def test_off_a_terminal_each_step_is_named_when_it_begins(capsys):
+    for quiet in (False, True):
+        with counting("all", quiet) as tell:
+            for name, total in (("widths", None), ("depth", 21), ("widths", 3)):
+                for done in range(5):
+                    tell(done, total, name)
+        assert capsys.readouterr() == ("", "" if quiet else "widths\ndepth\nwidths\n")
 
 
 def test_a_deleted_current_folder_is_one_line(table, tmp_path, monkeypatch, capsys):

@@ -72,6 +72,13 @@ def test_every_way_of_printing_ends_in_the_file_and_own_lines_on_the_screen(tmp_
     assert lines.index("early child") < lines.index("late print") and len(lines) == 12
 
 
+def test_a_locale_without_utf8_ends_nothing(tmp_path: Path) -> None:
+    plain = environment(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    command = [sys.executable, "-c", NOISE + "with Aside() as aside: aside.out.print('reading \\u2026')", "a.log"]
+    done = subprocess.run(command, env=plain, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "reading \\u2026\n"), done.stderr
+
+
 def test_a_terminal_has_one_line_that_moves(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     env = environment(TERM="xterm", COLUMNS="100")
