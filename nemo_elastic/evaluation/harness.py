@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from nemo_elastic.data.encoded import end_of
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
+from nemo_elastic.io.values import integer
 from nemo_elastic.nn.generate import check_finite
 from nemo_elastic.nn.rows import Rows
 from nemo_elastic.runtime import MemberModel
@@ -31,7 +32,7 @@ MAX_NEW_TOKENS = 256
 class Harness:
     """Tasks of the harness, by the names that `lm-eval ls tasks` lists or from a folder with task files of one's own.
 
-    `ElasticError` where the harness is not installed, or has no such task.
+    `ElasticError` where the harness is not installed, has no such task, or a task asks for what we do not do.
     """
 
     def __init__(self, tasks: Sequence[str], include: str | Path | None = None) -> None:
@@ -48,6 +49,9 @@ class Harness:
         unknown = [name for name in tasks if not self._manager.match_tasks([name])]
         if unknown:
             raise ElasticError(f"--tasks: lm-eval has no task {', '.join(map(repr, unknown))}")
+        for name, task in self._manager.load(self.tasks)["tasks"].items():
+            with inside(f"--tasks: {name}"):
+                _generation(task.get_config("generation_kwargs") or {})
 
     def run(
         self, member: MemberModel, tokenizer_dir: str | Path, limit: int | None = None, batch: int = 8
@@ -145,8 +149,11 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
 def _generation(settings: dict[str, Any]) -> tuple[list[str], int]:
     """Stop strings and limit of a request; sampling is refused, not ignored."""
     if settings.get("do_sample") and settings.get("temperature", 1.0) > 0:
-        raise ElasticError("--tasks: a task asks for sampling, but eval decodes greedily")
+        raise bad("do_sample", True, "eval decodes greedily")
     until = settings.get("until") or []
-    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-    limit = next((settings[n] for n in names if settings.get(n) is not None), MAX_NEW_TOKENS)
-    return [until] if isinstance(until, str) else list(until), int(limit)
+    stops = [until] if isinstance(until, str) else until
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise bad("until", until, "a text, or a list of texts")
+    limits = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+    name = next((name for name in limits if settings.get(name) is not None), None)
+    return stops, MAX_NEW_TOKENS if name is None else integer(name, settings[name], 1, "a positive integer")

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from nemo_elastic.data.encoded import Encoded
-from nemo_elastic.data.eval_data import EvalData
+from nemo_elastic.data.eval_data import EvalData, drawn_pieces
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.errors import bad
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.rows import Rows
 from nemo_elastic.runtime.family_runtime import FamilyRuntime
 from nemo_elastic.serving.calibration import LEAST, SIGNALS, TAIL, Calibration, fit, signals
@@ -126,14 +126,14 @@ def examples(data: EvalData, most: int = USUAL, prompt: int = 64, answer: int = 
     known = chats or _problems(data.folder, most // 2)
     pieces = len(tokens) // length
     count = min(most, pieces + len(known))
+    if data.is_chat and not chats:
+        raise ElasticError("the chat template has no {% generation %} marks, so no answer is known", "--data")
     if count < 2 * LEAST:
-        allowed = f"at least {2 * LEAST} prompts of {prompt} + {answer} tokens, or problems, or conversations"
-        raise bad("--data", f"{count} prompts", allowed)
-    generator = np.random.default_rng(seed)
+        least = f"{2 * LEAST} prompts of {prompt} + {answer} tokens, problems or conversations"
+        raise ElasticError(f"has {count} prompts with answers; at least {least} are needed", "--data")
     if chats:
-        return Rows.joined([chats[at] for at in sorted(generator.choice(len(chats), count, replace=False).tolist())])
-    sampled = generator.choice(pieces, count - len(known), replace=False)
-    texts = [tokens[at * length : (at + 1) * length].tolist() for at in sorted(sampled.tolist())]
+        return Rows.joined(chats[:count])
+    texts = drawn_pieces(tokens, length, count - len(known), seed)
     return Rows.joined([*known, *(Rows.continuation(ids[:prompt], ids[prompt:]) for ids in texts)])
 
 

@@ -55,8 +55,22 @@ def test_settings_of_a_task():
     assert harness._generation({"until": "\n", "max_gen_toks": 5}) == (["\n"], 5)
     assert harness._generation({"until": ["a", "b"], "max_new_tokens": 7, "do_sample": False}) == (["a", "b"], 7)
     assert harness._generation({"do_sample": True, "temperature": 0.0}) == ([], harness.MAX_NEW_TOKENS)
-    with pytest.raises(ElasticError, match="sampling"):
-        harness._generation({"do_sample": True, "temperature": 0.7})
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"do_sample": True, "temperature": 0.7}, "do_sample"),
+        ({"until": 5}, "until"),
+        ({"until": ["a", 5]}, "until"),
+        ({"max_gen_toks": "x"}, "max_gen_toks"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+    ],
+)
+def test_settings_of_a_task_that_are_refused(settings, field):
+    with pytest.raises(ElasticError) as refused:
+        harness._generation(settings)
+    assert refused.value.at == (field,)
 
 
 def test_the_whole_way_through_lm_eval(tmp_path):
@@ -107,3 +121,7 @@ def test_the_whole_way_through_lm_eval(tmp_path):
     assert actual["sums_say"]["exact_match"] == said / 5
     with pytest.raises(ElasticError, match="no task 'sums_nothing'"):
         harness.Harness(["sums_nothing"], tmp_path / "sums")
+    say = (tmp_path / "sums" / "say.yaml").read_text()
+    (tmp_path / "sums" / "say.yaml").write_text(say.replace("['.']", "5"))
+    with pytest.raises(ElasticError, match=r"^--tasks: sums_say: until: "):  # before any member is read
+        harness.Harness(names, tmp_path / "sums")

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.data.encoded import Encoded
 from nemo_elastic.data.eval_data import EvalData
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation.known_answers import (
@@ -136,8 +137,25 @@ def test_examples_are_problems_and_pieces_that_do_not_overlap(data):
     assert starts == sorted(set(starts))
     same, other = (prompts_and_answers(examples(EvalData.of(data), 64, 20, 6, seed)) for seed in (0, 1))
     assert same == given != other
-    with pytest.raises(ElasticError, match=r"--data: '\d+ prompts'"):
+    with pytest.raises(ElasticError, match=r"^--data: has \d+ prompts"):
         examples(EvalData.of(data), 512, 500, 500)
+
+
+def test_answers_that_no_template_marks_are_not_known():
+    chats = EvalData([Encoded(None, np.arange(2, 90), np.ones(88, dtype=bool))] * 100)
+    with pytest.raises(ElasticError, match=r"^--data: .*generation"):
+        examples(chats)
+    half = np.arange(88) >= 44
+    assert len(examples(EvalData([Encoded(None, np.arange(2, 90), half)] * 100), 70)) == 70
+
+
+def test_as_many_prompts_are_read_as_the_help_says(data, monkeypatch):
+    given = examples(EvalData([Encoded(None, np.arange(100_000) % 400)]))
+    assert given.ids_bl.shape == (512, 96) and int(given.every_count().sum()) == 512 * 32
+    monkeypatch.setattr(type(data), "problems", lambda self, known=data.problems(): known * 99)
+    mixed = EvalData.of(data)
+    monkeypatch.setattr(EvalData, "tokens", np.arange(100_000) % 400)
+    assert sum(row[0] == data.end_id for row in examples(mixed).ids_bl.tolist()) == 256
 
 
 def test_what_is_measured_is_the_answer_alone(folder, data):
