@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.show import counting, print_table
+from nemo_elastic.cli.show import advancing, print_table
 from nemo_elastic.data.eval_data import read_eval_data
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
@@ -32,7 +31,7 @@ def command(
     sources: Annotated[list[Path], _SOURCES],
     data: Annotated[Path | None, typer.Option(help=options.DATA)] = None,
     member: Annotated[list[str] | None, typer.Option(help="Only this member. May be given several times.")] = None,
-    tokens: Annotated[int, options.number("--tokens", "Tokens to predict.")] = 20_000,
+    tokens: Annotated[int, options.number("--tokens", "Tokens to predict, drawn from the data.")] = 20_000,
     seq_length: Annotated[int, options.number("--seq-length", "Tokens of one context.")] = 512,
     tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, separated by commas.")] = None,
     tasks_from: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
@@ -65,31 +64,27 @@ def command(
     wanted = wanted_members(opened, member or ())
     check_device(device, "--device")
     texts = [None if data is None else read_eval_data(data, source, most=tokens) for source in opened]
+    if not names and not any(own and own.folder and own.folder.held_out_problems for own in texts):
+        options.refuse(context, "belongs to --tasks, or to a --data folder with problems", "limit")
     tokenizers = [tokenizer_of(s.folder, own) if names else None for s, own in zip(opened, texts, strict=True)]
     harness = Harness(names, tasks_from) if names else None
     measures = Measures(limit or PROBLEMS, tokens, seq_length, harness, limit)
     for line in dict.fromkeys(note for own in texts if own is not None and not json for note in own.notes):
         typer.echo(line, err=True)
     each = zip(opened, wanted, texts, tokenizers, strict=True)
-    with counting("members", json) as bar:
-
-        def track(members: Sequence[str], what: str) -> Iterator[str]:
-            for number, name in enumerate(members):
-                bar(number, len(members), what)
-                yield name
-
-        rows = list(measured(each, device, measures, track))
+    with advancing("members", sum(map(len, wanted)), json) as done:
+        rows = list(measured(each, device, measures, done))
     if json:
         options.print_json(rows)
         return
-    title = f"held-out loss over {rows[0]['tokens']:,} tokens" if any("loss" in row for row in rows) else "lm-eval"
-    print_table(title, [_cells(row, len(opened) > 1) for row in rows])
+    print_table("loss in nats per token" if data else "lm-eval", [_cells(row, len(opened) > 1) for row in rows])
 
 
 def _cells(row: dict[str, Any], several: bool) -> dict[str, str]:
     """The figures of a member as text; `several` says that members are of several sources."""
     out = {"member": f"{row['source']}: {row['member']}" if several else row["member"]}
-    out |= {name.replace("_", " "): f"{row[name]:,}" for name in ("parameters", "active_parameters") if name in row}
+    counts = ("parameters", "active_parameters", "tokens")
+    out |= {name.replace("_", " "): f"{row[name]:,}" for name in counts if name in row}
     out |= {name: _number(row[name]) for name in ("loss", "perplexity") if name in row}
     if "answers" in row:
         out["answers"] = f"{row['answers']['correct']}/{row['answers']['total']}"

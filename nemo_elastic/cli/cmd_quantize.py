@@ -12,7 +12,7 @@ import typer
 
 from nemo_elastic.cli import options
 from nemo_elastic.cli.show import advancing, writing
-from nemo_elastic.data.eval_data import read_eval_data
+from nemo_elastic.data.eval_data import drawn_pieces, read_eval_data
 from nemo_elastic.errors import bad
 from nemo_elastic.extras import require
 from nemo_elastic.formats.folders import open_source
@@ -38,7 +38,7 @@ _LAYOUT = typer.Option(
     "--layout", help="Layout of the files: modelopt for vLLM and TensorRT-LLM, or compressed-tensors."
 )
 _DATA = typer.Option(
-    "--data", help=f"{options.DATA} The first {PIECES} pieces of {PIECE} tokens give the scales of activations."
+    "--data", help=f"{options.DATA} {PIECES} pieces of {PIECE} tokens, drawn from it, give the scales of activations."
 )
 
 
@@ -107,13 +107,12 @@ def _ranges(opened: Source, data: Path, device: str, quiet: bool) -> Ranges:
     from nemo_elastic.runtime.storage import check_device
 
     check_device(device, "--device")
-    given = read_eval_data(data, opened)
+    given = read_eval_data(data, opened, most=PIECES * PIECE)
     for line in () if quiet else given.notes:
         typer.echo(line, err=True)
-    tokens = given.tokens[: PIECES * PIECE]
-    if not len(tokens):
+    if not len(given.tokens):
         raise bad("--data", str(data), "at least one token")
-    pieces = [torch.as_tensor(tokens[at : at + PIECE].astype("int64"))[None] for at in range(0, len(tokens), PIECE)]
+    pieces = [torch.as_tensor(ids.astype("int64"))[None] for ids in drawn_pieces(given.tokens, PIECE, PIECES)]
     family = load_family(opened, device=device)
     with advancing("activations", len(pieces) * len(family.path), quiet) as done:
         return largest_inputs(family, pieces, lambda: done(1))

@@ -61,9 +61,10 @@ def command(
     check_device(device, "--device")
     source = open_source(parent)
     how = RankOptions() if block is None else RankOptions.of(block, source.parent)
-    text = _read(data, source, samples, length)
+    text = read_eval_data(data, source, "train", samples * length)
+    windows = _windows(data, text, samples, length)
     with counting("ranking", json) as bar:
-        ranking = _ranked(source, text, samples, length, how, device, bar)
+        ranking = _ranked(source, windows, text.digest, length, how, device, bar)
     ranking.save(out, force, [path for path in (parent, data, config) if path is not None])
     if json:
         options.print_json({"digest": ranking.digest, "depth": list(ranking.depth)})
@@ -72,9 +73,10 @@ def command(
 
 
 def _ranked(
-    source: Source, text: EvalData, samples: int, length: int, how: RankOptions, device: str, bar: Callable[..., None]
-) -> Ranking:
-    """The parent's ranking on some sequences of the text."""
+    source: Source, windows: list[Rows], digest: str, length: int, how: RankOptions, device: str,
+    bar: Callable[..., None],
+) -> Ranking:  # fmt: skip
+    """The parent's ranking on some sequences of the data."""
     from nemo_elastic.nn.forward import Layers
     from nemo_elastic.ranking.measure import rank
     from nemo_elastic.runtime import load_family
@@ -83,46 +85,32 @@ def _ranked(
     return rank(
         Layers(model.weights()),
         model.parent,
-        _batches(text, samples, length, device),
+        _batches(windows, device),
         how,
         progress=lambda phase, done, total: bar(done, total or None, phase),
-        provenance={"data": text.digest, "sequences": samples, "length": length},
+        provenance={"data": digest, "sequences": len(windows), "length": length},
     )
 
 
-def _read(data: Path, source: Source, samples: int, length: int) -> EvalData:
-    """The data; raises where they have fewer sequences than are looked at."""
-    text = read_eval_data(data, source, "train", samples * length)
-    found = sum(1 for _ in islice(_windows(text, length), samples)) if text.is_chat else len(text.tokens) // length
+def _windows(data: Path, text: EvalData, samples: int, length: int) -> list[Rows]:
+    """The sequences that are looked at: windows of conversations, in which the answers count, or pieces of text."""
+    from nemo_elastic.nn.rows import Rows
+
+    pieces = text.sample(length + 1, samples)
+    windows = [*islice((w for each in pieces for w in Rows.windows(each.ids, each.counts, length)), samples)]
+    found = sum(text.is_chat or rows.ids_bl.shape[1] > length for rows in windows)
     if found < samples:
         allowed = (
             f"text with {samples} sequences of {length} tokens, as elastic.importance.samples asks; it has {found}"
         )
         raise bad("--data", str(data), allowed)
-    return text
+    return windows
 
 
-def _windows(text: EvalData, length: int) -> Iterator[Rows]:
-    """Windows of each conversation by itself, in which the answers count."""
+def _batches(windows: list[Rows], device: str) -> Iterator[Rows]:
     from nemo_elastic.nn.rows import Rows
 
-    return (rows for each in text.documents for rows in Rows.windows(each.ids, each.counts, length))
-
-
-def _batches(text: EvalData, samples: int, length: int, device: str) -> Iterator[Rows]:
-    """Windows of conversations, or text end to end."""
-    import numpy as np
-    import torch
-
-    from nemo_elastic.nn.rows import Rows
-
-    windows = _windows(text, length)
-    for first in range(0, samples, BATCH):
-        last = min(first + BATCH, samples)
-        if text.is_chat:
-            rows = Rows.joined([*islice(windows, last - first)]).inputs()
-            counts = rows.counts_bl
-            yield Rows(rows.ids_bl.to(device), None if counts is None else counts.to(device))
-        else:
-            part = np.array(text.tokens[first * length : last * length], dtype=np.int64)
-            yield Rows(torch.from_numpy(part).view(-1, length).to(device))
+    for at in range(0, len(windows), BATCH):
+        rows = Rows.joined(windows[at : at + BATCH]).inputs()
+        counts = rows.counts_bl
+        yield Rows(rows.ids_bl.to(device), None if counts is None else counts.to(device))

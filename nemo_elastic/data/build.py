@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo's data: text, a small tokenizer trained on it, and worked problems mixed in, by the steps of `prepare`.
 
-The text is the standard library of the Python that runs, unless the user names some: it is on every machine, and its
+The text is the standard library of the Python that runs, unless a test names some: it is on every machine, and its
 licence lets it be read in place. A file is one document, and so is a problem: Megatron's datasets shuffle documents
 and then read them end to end, so a window of 128 tokens has two or three short problems or a piece of a file, and a
 batch has both. Every document ends in `<eos>`, so a problem starts right after one, as it does in evaluation.
@@ -22,31 +22,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.io.outputs import atomic_dir
-from nemo_elastic.io.values import integer, number
 
 from .encoded import Tally, encode_rows
 from .folder import DATA, TOKENIZER, CorpusInfo, DataFolder
 from .prepare import Progress, Split, write_manifest, write_splits
 from .reasoning import LONG_TOKENS, Problem, long_weights, mixture, short_weights
-from .sources import (
-    FEW_DOCUMENTS,
-    HELD_OUT,
-    MAX_BYTES,
-    MAX_DOCUMENT,
-    Row,
-    cut_in_blocks,
-    document_rank,
-    find_files,
-    hold_out,
-    oversized,
-    read_all,
-    read_stdlib,
-    size_of,
-    unique,
-)  # fmt: skip
+from .sources import HELD_OUT, Row, document_rank, drawn, find_files, hold_out, read_all, read_stdlib, unique
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -56,13 +39,8 @@ __all__ = ["EOS", "EOS_ID", "PAD", "PAD_ID", "build_data", "encode", "read_texts
 #: Padding differs from the end of a document: Megatron's datasets give no loss to a label that equals the padding.
 PAD, EOS = "<pad>", "<eos>"
 PAD_ID, EOS_ID = 0, 1
-#: The special tokens and the 256 bytes.
-MIN_VOCAB = 258
-MAX_VOCAB = 65_536
 # This much text settles the merges of a small vocabulary; more only takes longer.
 _TOKENIZER_CHARS = 4_000_000
-#: Less text than this makes neither a tokenizer nor a validation set.
-MIN_CHARS = 16_384
 
 #: Share of short problems among the problem tokens of the long split: what was learned first is not to be forgotten.
 SHORT_IN_LONG = 0.2
@@ -82,25 +60,19 @@ def build_data(
     reasoning: float = 0.25,
     seed: int = 0,
     held_out_problems: int = 128,
-    force: bool = False,
     progress: Progress = lambda what, share: None,
 ) -> DataFolder:
-    """Build a data folder from the user's text, or from Python's standard library, and from reasoning problems.
+    """Build a data folder from Python's standard library, or from some files, and from reasoning problems.
 
-    The same arguments, text and package versions give the same bytes. Everything is in memory: meant for demos and
-    small runs, not for corpora of many gigabytes.
+    The same arguments, text and package versions give the same bytes. Everything is in memory.
 
     `vocab` is the size of the tokenizer's vocabulary, `reasoning` the share of problem tokens in every split, from 0
     to 0.9, `held_out_problems` how many are kept for answer accuracy; `seed` fixes the problems and all orders.
 
     Raises:
-        ElasticError: For a value out of range, for sources that cannot be read, or if `out` exists.
+        ElasticError: `out` exists.
     """
-    check_vocab(vocab)
-    integer("seed", seed, 0, "an integer from 0")
-    integer("held_out_problems", held_out_problems, 0, "an integer from 0")
-    number("reasoning", reasoning, 0, 0.9, "a number from 0 to 0.9")
-    with atomic_dir(out, force, sources, DATA) as folder:  # first of all: an existing output is refused at once
+    with atomic_dir(out, False, sources, DATA) as folder:  # first of all: an existing output is refused at once
         progress("reading text", 0.0)
         train, held_out, corpus = read_texts(sources)
         progress("training the tokenizer", 0.0)
@@ -117,20 +89,8 @@ def build_data(
 
 
 def read_texts(sources: Sequence[str | Path] = ()) -> tuple[list[Row], list[Row], CorpusInfo]:
-    """Texts for training, texts for validation, and where they came from: the user's, or else the standard library.
-
-    Raises:
-        ElasticError: If a source is missing, empty, not UTF-8, not of a known kind, or the whole is too short.
-    """
-    rows = list(unique(_read_sources(sources) if sources else read_stdlib()))
-    size = sum(len(row.text) for row in rows)
-    if size < MIN_CHARS:
-        raise bad("sources", f"{size} characters", f"give at least {MIN_CHARS} characters of text, or no source")
-    if len(rows) < FEW_DOCUMENTS:
-        rows = [block for row in rows for block in cut_in_blocks(row)]
-    for row in rows:
-        if len(row.text) > MAX_DOCUMENT:
-            raise oversized(row.where)
+    """Texts for training, texts for validation, and where they came from: the standard library, or some files."""
+    rows = list(unique(read_all(find_files(sources)) if sources else read_stdlib()))
     ranks, held_out = [document_rank(row.name) for row in rows], []
     limit = min(max(HELD_OUT, min(ranks) + 1), max(ranks))  # chance would hold out none of a few, or all
     train = list(hold_out(rows, lambda row: row.name, limit, held_out))
@@ -144,33 +104,11 @@ def read_texts(sources: Sequence[str | Path] = ()) -> tuple[list[Row], list[Row]
     return train, held_out, CorpusInfo(kind, len(rows), size, total.hexdigest())
 
 
-def _read_sources(sources: Sequence[str | Path]) -> Iterator[Row]:
-    files, size = find_files(sources), 0
-    for path, _ in files:
-        size += size_of(path)
-        if size > MAX_BYTES:
-            raise ElasticError(
-                f"{path}: with it there are {size >> 20} MiB of text; at most {MAX_BYTES >> 20} MiB are read"
-            )
-    for row in read_all(files):
-        if row.chat is not None:
-            raise ElasticError(
-                f"{row.where}: is a conversation; give --tokenizer, whose chat template turns conversations into text"
-            )
-        yield row
-
-
 # ------------------------------------------------------------------ the tokenizer
-
-
-def check_vocab(vocab: int) -> None:
-    """Refuse a vocabulary size that cannot be made or stored, by an ElasticError."""
-    integer("vocab", vocab, MIN_VOCAB, f"use {MIN_VOCAB} to {MAX_VOCAB}", MAX_VOCAB)
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:
     """A byte-level BPE of at most `vocab` entries, single digits always on their own; a short text yields fewer."""
-    check_vocab(vocab)
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -329,9 +267,7 @@ def _in_turn(problems: Sequence[Problem]) -> list[Problem]:
 
 def shuffled(files: Sequence[np.ndarray], problems: Sequence[np.ndarray], seed: int) -> Split:
     """Files and problems in one random order."""
-    documents = [*files, *problems]
-    order = np.random.default_rng(seed).permutation(len(documents))
-    return Split([documents[i] for i in order], len(problems), sum(map(len, problems)))
+    return Split(list(drawn([*files, *problems], seed)), len(problems), sum(map(len, problems)))
 
 
 def long_problems(pools: Mapping[str, Pool], tokens: int) -> list[np.ndarray]:

@@ -69,14 +69,6 @@ class Tally:
         if what not in self.first:
             self.first[what] = row.where
 
-    def merge(self, other: dict[str, Any]) -> None:
-        """Add what `to_json` of a later one says."""
-        for name, value in other.items():
-            if name == "first":
-                self.first = {**value, **self.first}
-            else:
-                setattr(self, name, getattr(self, name) + value)
-
     def to_json(self) -> dict[str, Any]:
         """All figures."""
         return asdict(self)

@@ -8,7 +8,7 @@ It is a data folder or a chat folder of `nemo-elastic data`, or text and convers
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +21,15 @@ from nemo_elastic.formats.tokenizer import FamilyTokenizer, what_differs
 
 from .encoded import Encoded, Tally, encode_rows
 from .folder import CHAT_MANIFEST, MANIFEST, ChatFolder, DataFolder
-from .sources import find_files, read_all
+from .sources import drawn, find_files, read_all
 
 if TYPE_CHECKING:
     from nemo_elastic.formats.source import Source
 
-__all__ = ["EvalData", "read_eval_data"]
+__all__ = ["EvalData", "drawn_pieces", "read_eval_data"]
+
+#: tokens of files that are tokenised for each one that is read: what is read is drawn from them
+SPREAD = 16
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class EvalData:
     """Documents to read, and where they are from.
 
     Attributes:
-        texts: the user's own, in order; of a data folder, which may have millions, `documents` lists them.
+        texts: the user's own, in an order that a seed drew; of a data folder, which may have millions, `documents`
+            lists them.
         folder: the data folder that they are from, with its problems; None for text.
         split: of that folder.
         notes: lines on what was left out, and on what counts.
@@ -54,7 +58,7 @@ class EvalData:
 
     @cached_property
     def documents(self) -> Sequence[Encoded]:
-        """All documents, in order."""
+        """All documents: those of a data folder as they are stored."""
         if self.folder is None:
             return self.texts
         return [Encoded(None, ids) for ids in self.folder.documents(self.split, self.tokens)]
@@ -78,13 +82,28 @@ class EvalData:
             return self.folder.digest
         return hashlib.sha256(self.tokens.astype("<i4").tobytes()).hexdigest()[:12]
 
+    def sample(self, size: int, most: int) -> Iterator[Encoded]:
+        """Conversations whole, of text up to `most` pieces of `size` tokens: both drawn from all there is."""
+        if self.is_chat:
+            yield from self.texts
+        else:
+            yield from (Encoded(None, ids) for ids in drawn_pieces(self.tokens, size, most))
+
+
+def drawn_pieces(tokens: np.ndarray, size: int, most: int, seed: int = 0) -> list[np.ndarray]:
+    """Up to `most` pieces of `size` tokens that do not overlap, drawn by the seed; all of a shorter text is one."""
+    count = max(1, len(tokens) // size)
+    chosen = np.random.default_rng(seed).choice(count, min(most, count), replace=False)
+    return [tokens[at * size : (at + 1) * size] for at in sorted(chosen.tolist())]
+
 
 def read_eval_data(data: Path, source: Source, split: str = "val", most: int | None = None) -> EvalData:
     """Documents as tokens that a family knows.
 
     `data` is a data folder or a chat folder, of which `split` is read, or text and conversations, which the family's
-    own tokenizer and chat template make into tokens, up to `most` tokens that count. Anything else is an
-    `ElasticError`, as are tokens of another tokenizer, and text where the family has none.
+    own tokenizer and chat template make into tokens: all of them, or so many drawn ones that there are `SPREAD` times
+    `most` tokens that count. Anything else is an `ElasticError`, as are tokens of another tokenizer, and text where
+    the family has none.
     """
     if (data / MANIFEST).is_file():
         opened = DataFolder.open(data)
@@ -98,9 +117,10 @@ def read_eval_data(data: Path, source: Source, split: str = "val", most: int | N
     files = find_files([path])
     tokenizer, tally = FamilyTokenizer.read(source.companions), Tally()
     documents = []
-    for document in encode_rows(read_all(files), tokenizer, _end(tokenizer, source), tally):
+    rows = drawn(list(read_all(files)))
+    for document in encode_rows(rows, tokenizer, _end(tokenizer, source), tally):
         documents.append(document)
-        if most is not None and tally.counted > most:
+        if most is not None and tally.counted > SPREAD * most:
             break
     if not documents:
         raise ElasticError(f"--data: {data} has no text")
@@ -125,7 +145,7 @@ def _end(tokenizer: FamilyTokenizer, source: Source) -> int | None:
 
 
 def _check_tokenizer(data: Path, tokenizer_dir: Path, vocab: int, source: Source) -> None:
-    """Refuse data whose tokens mean something else to a model: its loss would be a number about nothing."""
+    """Refuse data whose tokens mean something else to a model: its loss would be meaningless."""
     where = f"--data: {data}"
     if vocab > source.parent.vocab:
         raise ElasticError(

@@ -43,7 +43,7 @@ from .folder import (
 from .indexed import count, digest_of, write_indexed
 from .packing import NAMES, NPY, PARQUET, pack, packed_rows, write_packed
 from .reasoning import Problem
-from .sources import FEW_DOCUMENTS, HELD_OUT, Row, cut_in_blocks, find_files, hold_out, holds_chat, read_rows, size_of
+from .sources import HELD_OUT, Row, drawn, find_files, hold_out, holds_chat, read_rows, size_of
 
 __all__ = ["Progress", "Split", "place_of_tokenizer", "prepare", "write_manifest", "write_splits"]
 
@@ -94,11 +94,11 @@ def prepare(
         size, tally, held_out = sum(size_of(path) for path, _ in files), Tally(), []
         limit = min(HELD_OUT, _HELD_OUT_BYTES * 2**64 // max(size, 1))
         documents = encode_rows(_rows(files, chat, size, progress), opened, end, tally, length, too_long)
-        train = hold_out(documents, _name, limit, held_out)
+        train = hold_out(documents, _content, limit, held_out)
         if chat:
             _write_chats(folder, {"train": train, "val": held_out}, opened, tally, length, too_long, packed, seed)
         else:
-            splits = {"train": Split(d.ids for d in train), "val": Split(_in_random_order(held_out, seed))}
+            splits = {"train": Split(d.ids for d in train), "val": Split(d.ids for d in drawn(held_out, seed))}
             infos = write_splits(folder, splits, opened.vocab_size)
             _check_enough(sum(info.documents for info in infos.values()), "documents", tally)
             corpus = CorpusInfo("files", tally.rows, size, digest_of_splits(infos))
@@ -133,8 +133,7 @@ def place_of_tokenizer(folder: Path) -> Path:
 
 
 def _rows(files: Sequence[tuple[Path, str]], chat: bool, size: int, tell: Progress) -> Iterator[Row]:
-    """Rows of one kind; few texts are cut into blocks, so that some can be held out."""
-    few = len(files) < FEW_DOCUMENTS and not any(path.suffix.lower() == ".jsonl" for path, _ in files)
+    """Rows of one kind."""
     done = told = 0
     tell("tokenising", 0.0)
     for path, name in files:
@@ -144,15 +143,17 @@ def _rows(files: Sequence[tuple[Path, str]], chat: bool, size: int, tell: Progre
                 raise ElasticError(
                     f"{row.where}: {here} among {there}; put texts and conversations into separate folders"
                 )
-            yield from cut_in_blocks(row) if few else [row]
+            yield row
             if (percent := 100 * (done + row.end) // max(size, 1)) > told:
                 tell("tokenising", (told := percent) / 100)
         done += size_of(path)
 
 
-def _name(document: Encoded) -> str:
+def _content(document: Encoded) -> str:
+    """What decides the split: a copy of a document in another place or file is on the same side."""
     assert document.row is not None
-    return document.row.name
+    chat = document.row.chat
+    return document.row.text if chat is None else json.dumps([chat.messages, chat.tools], sort_keys=True)
 
 
 def _check_enough(documents: int, what: str, tally: Tally, length: int = 0, too_long: str = DROP) -> None:
@@ -171,12 +172,6 @@ class Split:
     documents: Iterable[np.ndarray]
     problems: int = 0
     problem_tokens: int = 0
-
-
-def _in_random_order(documents: Sequence[Encoded], seed: int) -> Iterator[np.ndarray]:
-    """What is held out; it is complete when the first is asked for."""
-    for at in np.random.default_rng(seed).permutation(len(documents)):
-        yield documents[at].ids
 
 
 def write_splits(

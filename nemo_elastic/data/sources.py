@@ -12,10 +12,12 @@ import hashlib
 import json
 import sysconfig
 import tokenize
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.tokenizer import check_messages
@@ -29,9 +31,6 @@ MAX_DOCUMENT = 2**24
 BATCH = 2**20
 #: A document is held out if its rank, from 0 to 2**64, is below: six in a hundred.
 HELD_OUT = 60 * 2**64 // 1000
-#: Below this many documents a split by file would be a lottery, so long ones are cut into blocks first.
-FEW_DOCUMENTS = 20
-_BLOCK_CHARS = 8192
 #: lists and objects of a conversation in each other; what reads and writes JSON ends at some hundreds
 _NESTED = 64
 # Installed packages are not the standard library; tests and lib2to3 are absent from many installations;
@@ -83,7 +82,7 @@ class Row:
 
     Attributes:
         path: its file.
-        name: where it comes from, relative to its source; decides the split.
+        name: its path relative to its source, and its line.
         line: its number in the file; 0 of a file that is one document.
         text: the document, where it is no conversation.
         chat: the conversation.
@@ -107,18 +106,18 @@ class Row:
 
 
 def rank_of(key: str) -> int:
-    """The hash of a key, from 0 to 2**64: a document or a question is held out by its key alone, if it is low."""
+    """The hash of a key, from 0 to 2**64: a document or a question is held out if it is low."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()  # a file's name need not be UTF-8
     return int.from_bytes(digest[:8], "big")
 
 
-def document_rank(name: str) -> int:
-    """The rank of a document by its name."""
-    return rank_of(f"held out: {name}")
+def document_rank(key: str) -> int:
+    """The rank of a document by what it is known by."""
+    return rank_of(f"held out: {key}")
 
 
 def hold_out(
-    documents: Iterable[Item], name: Callable[[Item], str], limit: int, held_out: list[Item]
+    documents: Iterable[Item], key: Callable[[Item], str], limit: int, held_out: list[Item]
 ) -> Iterator[Item]:
     """Give the training documents in order, and append those for validation, of ranks below the limit, to `held_out`.
 
@@ -126,7 +125,7 @@ def hold_out(
     """
     last: list[Item] = []
     for document in documents:
-        if document_rank(name(document)) < limit:
+        if document_rank(key(document)) < limit:
             held_out.append(document)
         else:
             yield from last
@@ -138,17 +137,13 @@ def hold_out(
     yield from last
 
 
-def cut_in_blocks(row: Row) -> Iterator[Row]:
-    """Cut a long text at line ends, if possible where a paragraph ends."""
-    text, start, number = row.text, 0, 0
-    while start < len(text):
-        stop = len(text)
-        if stop - start > _BLOCK_CHARS * 3 // 2:
-            low, high = start + _BLOCK_CHARS // 2, start + _BLOCK_CHARS
-            breaks = (text.rfind(mark, low, high) + len(mark) for mark in ("\n\n", "\n", " "))
-            stop = next((at for at in breaks if at > low), high)
-        yield replace(row, name=f"{row.name}#{number}", text=text[start:stop])
-        start, number = stop, number + 1
+def drawn(items: Sequence[Item], seed: int = 0) -> Iterator[Item]:
+    """All items in an order that the seed draws, so that the first of them are a sample of all.
+
+    The items may be filled in until the first is asked for.
+    """
+    for at in np.random.default_rng(seed).permutation(len(items)):
+        yield items[at]
 
 
 # ------------------------------------------------------------------ files
@@ -166,7 +161,7 @@ def find_files(sources: Iterable[str | Path]) -> list[tuple[Path, str]]:
             inside = [p for p in sorted(source.rglob("*")) if _is_wanted(p, source)]
             if not inside:
                 raise ElasticError(f"{source}: this folder has no {', '.join(SUFFIXES)} file")
-            files += [(p, f"{source.resolve().name}/{p.relative_to(source).as_posix()}") for p in inside]
+            files += [(p, p.relative_to(source).as_posix()) for p in inside]
         elif source.is_file():
             if source.suffix.lower() not in SUFFIXES:
                 raise bad("sources", str(source), f"use {', '.join(SUFFIXES)} files, or a folder of them")
@@ -277,7 +272,9 @@ def _read_lines(path: Path, name: str) -> Iterator[Row]:
 
 def oversized(where: str) -> ElasticError:
     """The error for a line or a text of more than `MAX_DOCUMENT`."""
-    return ElasticError(f"{where}: longer than {MAX_DOCUMENT >> 20} MiB, the most for a document")
+    return ElasticError(
+        f"{where}: longer than {MAX_DOCUMENT >> 20} MiB, the most for a document; split it into several documents"
+    )
 
 
 def grouped(items: Iterable[Item], size: Callable[[Item], int], most: int) -> Iterator[list[Item]]:

@@ -17,7 +17,7 @@ from nemo_elastic.runtime import MemberModel, load_family, members_of
 
 from .accuracy import answer_accuracy
 from .harness import Harness
-from .scoring import answer_loss, perplexity
+from .scoring import answer_loss
 
 __all__ = ["Measures", "measured", "tokenizer_of", "wanted_members"]
 
@@ -30,7 +30,7 @@ class Measures:
     """What is measured.
 
     Attributes:
-        problems: most problems that are solved; tokens: that are predicted, in contexts of `seq_length`.
+        problems: most problems that are solved; tokens: that are predicted at least, in contexts of `seq_length`.
         harness: lm-eval with its tasks, of each `limit` documents at most; None for none.
     """
 
@@ -43,12 +43,10 @@ class Measures:
     def of(self, model: MemberModel, data: EvalData | None, tokenizer: Path | None) -> dict[str, Any]:
         """The figures of one member on some data; lm-eval reads its text by the tokenizer in that folder."""
         out: dict[str, Any] = {}
-        batch = max(1, FORWARD // self.seq_length)
-        sizes = (self.seq_length, batch, self.tokens)
-        if data is not None and data.is_chat:
-            out = answer_loss(model, data.documents, *sizes).to_json()
-        elif data is not None:
-            out = perplexity(model, data.tokens, *sizes).to_json()
+        if data is not None:
+            read = data.sample(self.seq_length + 1, -(-self.tokens // self.seq_length))
+            batch = max(1, FORWARD // self.seq_length)
+            out = answer_loss(model, read, self.seq_length, batch, self.tokens).to_json()
         if data is not None and data.folder is not None:
             problems = data.folder.problems()[: self.problems]
             if problems:
@@ -81,18 +79,18 @@ def measured(
     sources: Iterable[tuple[Source, list[str], EvalData | None, Path | None]],
     device: str,
     measures: Measures,
-    track: Callable[[list[str], str], Iterable[str]],
+    done: Callable[[int], None],
 ) -> Iterator[dict[str, Any]]:
     """A row of figures for each wanted member, one source in memory at a time.
 
-    Each source comes with the names of its members, its data and its tokenizer's folder. `track` is called with names
-    and the source's folder, gives the names again, and may show progress. An error names the member and its source.
+    Each source comes with the names of its members, its data and its tokenizer's folder. `done` is called with how
+    many members were measured since the last call. An error names the member and its source.
     """
     for source, names, data, tokenizer in sources:
         if not names:
             continue
         family = load_family(source, device=device)
-        for name in track(names, str(source.folder)):
+        for name in names:
             model = family.select(name)
             row = {"source": str(source.folder), "member": name, **counts(model.parent, model.subnet)}
             try:
@@ -100,3 +98,4 @@ def measured(
             except ElasticError as exc:
                 raise exc.within(name).within(source.folder) from None
             family.release()
+            done(1)

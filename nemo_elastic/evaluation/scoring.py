@@ -126,7 +126,9 @@ def answer_loss(
         if max_tokens is not None and counted >= max_tokens:
             break
     if not counted:
-        raise ElasticError("data: has no answers, so the loss counts no token")
+        raise ElasticError(
+            "data: has no token that the loss counts: a text needs two tokens, a conversation an answer"
+        )
     return _loss(model, windows, batch)
 
 

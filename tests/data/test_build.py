@@ -17,18 +17,14 @@ from hypothesis import strategies as st
 from nemo_elastic.data import build
 from nemo_elastic.data.build import (
     EOS_ID,
-    MIN_CHARS,
-    MIN_VOCAB,
     PAD_ID,
     build_data,
-    check_vocab,
     encode,
     read_texts,
     train_tokenizer,
 )
 from nemo_elastic.data.folder import SPLITS, DataFolder
 from nemo_elastic.data.reasoning import TASKS, Problem
-from nemo_elastic.data.sources import Row, cut_in_blocks
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
 
@@ -79,21 +75,6 @@ def test_no_problems_when_none_are_wanted(small_sources: list[Path], tmp_path: P
     assert all(info.problems == 0 for info in plain.splits.values())
     assert "reasoning-gym" not in plain.made_with
     assert plain.splits["train"].tokens == plain.splits["train_long"].tokens
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"vocab": 10}, "vocab: 10"),
-        ({"reasoning": 0.95}, "reasoning: 0.95"),
-        ({"seed": -1}, "seed: -1"),
-        ({"held_out_problems": 1.5}, "held_out_problems: 1.5"),
-    ],
-)
-def test_bad_values_are_refused_and_leave_nothing(tmp_path: Path, options: dict, message: str) -> None:
-    with pytest.raises(ElasticError, match=message):
-        build_data(tmp_path / "out", **options)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_folder_is_kept(small: DataFolder, small_sources: list[Path]) -> None:
@@ -193,12 +174,6 @@ def test_any_step_leaves_the_prompt_alone(step: str, question: str) -> None:
     assert TOKENIZER.encode(problem.text).ids[: len(prompt)] == prompt
 
 
-@pytest.mark.parametrize("vocab", [MIN_VOCAB - 1, 65_537, 1024.0])
-def test_impossible_sizes_are_refused(vocab: int) -> None:
-    with pytest.raises(ElasticError, match="vocab"):
-        check_vocab(vocab)
-
-
 HF_CHECK = """
 import sys
 from transformers import AutoTokenizer
@@ -229,7 +204,7 @@ def test_transformers_reads_the_folder(small: DataFolder) -> None:
 PARAGRAPH = "A line of text, with numbers such as 1234 and words.\nAnother line of it.\n\n"
 
 
-def fill(path: Path, name: str = "", chars: int = MIN_CHARS) -> Path:
+def fill(path: Path, name: str = "", chars: int = 16_384) -> Path:
     lines = (f"{name} {number} {PARAGRAPH}" for number in range(chars // len(PARAGRAPH) + 1))
     path.write_text("".join(lines), encoding="utf-8")
     return path
@@ -257,7 +232,7 @@ def test_files_and_records_are_documents(tmp_path: Path) -> None:
     train, validation, corpus = read_texts([tmp_path / "sub", tmp_path / "d.jsonl"])
     assert corpus.kind == "files"
     texts = {row.name: row.text for row in (*train, *validation)}
-    assert texts.keys() == {"sub/a.txt", *(f"d.jsonl#{n}" for n in range(1, 31))}
+    assert texts.keys() == {"a.txt", *(f"d.jsonl#{n}" for n in range(1, 31))}
     assert texts["d.jsonl#1"] == rows[0]["text"]
 
 
@@ -267,25 +242,4 @@ def test_copies_are_dropped_and_equal_names_distinguished(tmp_path: Path) -> Non
         fill(tmp_path / folder / "a.txt", name)
     files = [tmp_path / folder / "a.txt" for folder in ("one", "two", "three")]
     train, validation, _ = read_texts(files)
-    names = {row.name.partition("#")[0] for row in (*train, *validation)}
-    assert names == {"a.txt", "a.txt~2"}
-
-
-def test_the_shortest_text_gives_both_splits(tmp_path: Path) -> None:
-    train, validation, _ = read_texts([fill(tmp_path / "short.txt")])
-    assert train and validation
-
-
-@given(st.text(alphabet="ab \n", max_size=60_000) | st.integers(0, 60_000).map("é".__mul__))
-def test_blocks_are_the_text(text: str) -> None:
-    blocks = list(cut_in_blocks(Row("x", "x", text=text)))
-    assert "".join(b.text for b in blocks) == text
-    assert len({b.name for b in blocks}) == len(blocks)
-    assert all(0 < len(b.text) <= 12_288 for b in blocks)
-
-
-@pytest.mark.parametrize(("content", "message"), [(b"short", "5 characters"), (b" \n" * 20_000, "0 characters")])
-def test_too_little_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "a.txt").write_bytes(content)
-    with pytest.raises(ElasticError, match=message):
-        read_texts([tmp_path / "a.txt"])
+    assert {row.name for row in (*train, *validation)} == {"a.txt", "a.txt~2"}

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,23 +15,28 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nemo_elastic import load_family
-from nemo_elastic.cli import cmd_specialize
+from nemo_elastic.cli import cmd_quantize, cmd_specialize
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.encoded import Encoded
-from nemo_elastic.data.eval_data import read_eval_data
+from nemo_elastic.data.eval_data import drawn_pieces, read_eval_data
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.data.prepare import prepare
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.evaluation import answer_loss, known_answers, perplexity
+from nemo_elastic.evaluation import answer_loss, by_member, known_answers, perplexity
 from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.rows import Rows
+from nemo_elastic.quantize import activations
 from nemo_elastic.ranking import Ranking
+from nemo_elastic.ranking import measure as ranking_measure
 from nemo_elastic.ranking.measure import rank
 from nemo_elastic.slicing.family_folder import write_family
 from tests.data.large import VOCAB, asked, sums, write_gap, write_tokenizer
@@ -59,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = NemotronH.random(SHAPE, seed=4).state_dict()
     write_family(place / "family", SHAPE, state, FAMILY, tokenizer)
     words = "def f(x): return x + 12  # naïve, 日本語, 😀\n"
-    (place / "text.jsonl").write_text("\n".join(json.dumps({"text": f"{i} {words * 4}"}) for i in range(150)))
+    (place / "text.jsonl").write_text("\n".join(json.dumps({"text": f"{i} {words}" * 4}) for i in range(150)))
     (place / "chats.jsonl").write_text(sums(200))
     prepare(place / "text folder", [place / "text.jsonl"], tokenizer)
     prepare(place / "chat folder", [place / "chats.jsonl"], tokenizer)
@@ -98,6 +104,63 @@ def test_every_command_takes_conversations(
         assert code == 0 and json.loads(out)["specialized"]["held_out_tokens"] > 0, err
         code, out, err = run("calibrate", family, "--data", data, "--force", "--json")
         assert code == 0 and json.loads(out)["samples"] == 64, err
+
+
+READ = {
+    "rank": ("--out", "out", "--seq-length", 32),
+    "quantize": ("--to", "fp8", "--out", "out"),
+    "eval": ("--tokens", 512, "--seq-length", 64),
+}
+
+
+@pytest.mark.parametrize("form", ["text.jsonl", "text folder", "chats.jsonl", "chat folder"])
+@pytest.mark.parametrize("command", READ)
+def test_what_is_read_is_drawn_from_all_of_the_data(
+    command: str, form: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As much as the pages say, from both halves of the data, and the same again."""
+    seen: list[list[int]] = []
+
+    def stop(rows: Any) -> None:
+        seen[:] = [list(map(int, row)) for row in rows]
+        raise ElasticError("seen")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        ranking_measure, "rank", lambda model, parent, rows, *_, **__: stop(r for b in rows for r in b.ids_bl)
+    )
+    monkeypatch.setattr(activations, "largest_inputs", lambda family, pieces, *_: stop(ids for (ids,) in pieces))
+    monkeypatch.setattr(by_member, "answer_loss", lambda model, read, *_: stop(document.ids for document in read))
+    monkeypatch.setattr(cmd_quantize, "PIECES", 4)
+    monkeypatch.setattr(cmd_quantize, "PIECE", 64)
+    line = (command, place / "family", "--data", place / form, *READ[command])
+    assert run(*line)[0] == 2
+    first, texts = list(seen), form.startswith("text")
+    assert run(*line)[0] == 2 and seen == first
+    if texts or command != "eval":  # which takes conversations until there are enough answers
+        assert len(seen) == {"rank": 64, "quantize": 4, "eval": 8}[command]
+    if texts or command == "quantize":
+        assert {len(ids) for ids in seen} == {{"rank": 32, "quantize": 64, "eval": 65}[command]}
+    opened = FamilyTokenizer.read(place / "tokenizer")
+    numbers = {int(n) for ids in seen for n in re.findall(r"(?<!\d)(\d+) (?:def|\+ \d)", opened.decode(ids))}
+    half = 75 if texts else 100
+    assert min(numbers) < half <= max(numbers) < 2 * half
+
+
+def test_specialize_reads_as_much_as_its_help_says(place: Path, tmp_path: Path) -> None:
+    lines = (json.dumps({"text": f"{i} " + "f(x) + 12 " * 60}) for i in range(2000))
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    halves = cmd_specialize._halves(tmp_path / "text.jsonl", open_source(place / "family"), True)
+    assert 32_000 < halves.search.tokens <= 32_768 and 3.9 * 32_768 < halves.held_out.tokens <= 4 * 32_768
+    assert halves.search.rows.ids_bl.shape[1] <= 513
+
+
+@given(st.integers(0, 300), st.integers(1, 20), st.integers(1, 20), st.integers(0, 3))
+def test_pieces_are_drawn_without_overlap(count: int, size: int, most: int, seed: int) -> None:
+    pieces = drawn_pieces(np.arange(count), size, most, seed)
+    whole = max(1, count // size)
+    assert len(pieces) == min(most, whole) and {len(ids) for ids in pieces} == {min(size, count)}
+    assert len({*np.concatenate(pieces)}) == sum(map(len, pieces))
 
 
 def test_conversations_are_ranked_on_one_by_one(place: Path, tmp_path: Path) -> None:
@@ -145,7 +208,7 @@ def test_a_conversation_is_read_from_its_beginning_and_answers_alone_count() -> 
     assert answer_loss(model, [Encoded(None, ids)], 16).nats == pytest.approx(
         perplexity(model, ids, 16).nats, rel=1e-6
     )
-    with pytest.raises(ElasticError, match="counts no token"):
+    with pytest.raises(ElasticError, match=r"^data: "):
         answer_loss(model, [Encoded(None, ids, np.zeros(64, dtype=bool))], 8)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from nemo_elastic.data import encoded
+from nemo_elastic.data import prepare as prepared
 from nemo_elastic.data.encoded import end_of
 from nemo_elastic.data.folder import ChatFolder, DataFolder
 from nemo_elastic.data.packing import pack, packed_rows
@@ -50,6 +51,42 @@ def test_texts_become_a_data_folder_with_tokens_of_four_bytes(tokenizer: Path, t
     assert result == {json.loads(line)["text"] for line in path.read_text().splitlines()}
     assert all(ids[-1] == 1 for half in ("train", "val") for ids in folder.documents(half))
     assert folder.available("train_long") == "train" and folder.prefix("train_long") == folder.prefix("train")
+
+
+def test_a_document_is_a_whole_file_and_its_content_decides_the_split(tokenizer: Path, tmp_path: Path) -> None:
+    """Also of few files: a long stage reads long documents. Copies under other names are on the same side."""
+    texts = [f"{i} {'def f(x): return x + 12 ' * 2000}" for i in range(6)]
+    sides = []
+    for name in ("one", "two/deep"):
+        (tmp_path / name).mkdir(parents=True)
+        for i, text in enumerate(texts):
+            (tmp_path / name / (f"{i}.txt" if name == "one" else f"{9 - i}.md")).write_text(text)
+    (tmp_path / "all.jsonl").write_text("\n" + "".join(json.dumps({"text": text}) + "\n" for text in texts[::-1]))
+    opened = FamilyTokenizer.read(tokenizer)
+    for source in ("one", "two", "all.jsonl"):
+        folder = prepare(tmp_path / f"{source} out", [tmp_path / source], tokenizer)
+        sides.append([{opened.decode(ids[:-1]) for ids in folder.documents(half)} for half in ("train", "val")])
+    assert sides[0][0] | sides[0][1] == {*texts} and sides[0][1] and sides == sides[:1] * 3
+
+
+@pytest.mark.parametrize(("most", "low", "high"), [(2**26, 0.05, 0.07), (2**12, 0.005, 0.03)])
+def test_six_in_a_hundred_are_held_out_up_to_some_bytes(
+    most: int, low: float, high: float, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prepared._HELD_OUT_BYTES == 2**26
+    monkeypatch.setattr(prepared, "_HELD_OUT_BYTES", most)
+    for name, rows in (
+        ("texts", [f'{{"text": "{i} words and words"}}' for i in range(6000)]),
+        ("chats", [sums(3000)]),
+    ):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(rows))
+        folder = prepare(tmp_path / name, [path], tokenizer)
+        if isinstance(folder, ChatFolder):
+            counts = folder.conversations
+        else:
+            counts = {split: info.documents for split, info in folder.splits.items()}
+        assert low < counts["val"] / sum(counts.values()) < high
 
 
 def test_the_largest_id_decides_how_tokens_are_stored(small: DataFolder, tmp_path: Path) -> None:

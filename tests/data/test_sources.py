@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
-from nemo_elastic.data.build import read_texts
 from nemo_elastic.data.encoded import Tally, encode_rows
-from nemo_elastic.data.sources import FEW_DOCUMENTS, MAX_DOCUMENT, Row, find_files, hold_out, holds_chat, read_all
+from nemo_elastic.data.sources import MAX_DOCUMENT, Row, drawn, find_files, hold_out, holds_chat, read_all
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from tests.data.large import asked
@@ -89,7 +88,7 @@ def test_rows_have_the_lines_of_their_file(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.text(), unique=True, max_size=40), st.integers(0, 2**64))
-def test_what_is_held_out_depends_on_its_name_alone_and_neither_half_is_empty(names: list[str], limit: int) -> None:
+def test_what_is_held_out_depends_on_its_key_alone_and_neither_half_is_empty(names: list[str], limit: int) -> None:
     validation: list[str] = []
     train = list(hold_out(names, str, limit, validation))
     assert sorted(train + validation) == sorted(names)
@@ -102,11 +101,21 @@ def test_what_is_held_out_depends_on_its_name_alone_and_neither_half_is_empty(na
         assert ({*again}, {*more}) == ({*train}, {*validation})
 
 
+@given(st.lists(st.integers(), max_size=40), st.integers(0, 9))
+def test_items_are_drawn_by_the_seed_alone(items: list[int], seed: int) -> None:
+    late: list[int] = []
+    order = drawn(late, seed)  # items may come until the first is asked for
+    late += items
+    assert list(order) == list(drawn(items, seed)) and sorted(drawn(items, seed)) == sorted(items)
+    front = [next(drawn(range(100), each)) for each in range(20)]
+    assert len({*front}) > 10 and max(front) > 80
+
+
 def test_plain_files_are_one_document_without_their_mark_and_returns(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r")
     (tmp_path / ".hidden.md").write_text("no")
     [row] = rows_of(tmp_path)
-    assert (row.name, row.text, row.where) == (f"{tmp_path.name}/a.md", "one\ntwo\n", str(tmp_path / "a.md"))
+    assert (row.name, row.text, row.where) == ("a.md", "one\ntwo\n", str(tmp_path / "a.md"))
     (tmp_path / "a.md").write_bytes(b"a\xff")
     with pytest.raises(ElasticError, match="not UTF-8 at byte 1"):
         rows_of(tmp_path)
@@ -121,8 +130,3 @@ def test_what_is_longer_than_any_document_is_refused(tmp_path: Path) -> None:
         rows_of(lines)
     with pytest.raises(ElasticError, match=r"text.txt: longer than 16 MiB"):
         list(encode_rows(rows_of(text), FamilyTokenizer(Tokenizer(BPE())), None, Tally()))
-    for i in range(FEW_DOCUMENTS):
-        (tmp_path / f"{i}.md").write_text(f"{i}")
-    lines.unlink()
-    with pytest.raises(ElasticError, match=r"text.txt: longer than 16 MiB"):
-        read_texts([tmp_path])

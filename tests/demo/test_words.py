@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from nemo_elastic.data.build import EOS_ID, MIN_VOCAB, PAD_ID
+from nemo_elastic.data.build import EOS_ID, PAD_ID
 from nemo_elastic.data.folder import SPLITS, DataFolder
 from nemo_elastic.demo.words import build_words, word_tokenizer
 
-SOME = [f"w{i}" for i in range(MIN_VOCAB)]
+SOME = [f"w{i}" for i in range(258)]
 TEXTS = {"train": ["w0 w1 w2", "w3"], "train_long": ["w2 " * 40], "val": ["w257 w0"]}
 
 

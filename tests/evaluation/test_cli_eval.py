@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.build import save_tokenizer, train_tokenizer
+from nemo_elastic.data.eval_data import drawn_pieces
 from nemo_elastic.evaluation import answer_accuracy, perplexity
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
@@ -49,10 +51,10 @@ def test_json_has_the_figures_of_every_member(folder, data, model):
     assert [row["member"] for row in rows] == ["12b", "6b"]
     for row in rows:
         member = family.select(row["member"])
-        expected = perplexity(member, data.tokens("val"), 64, 8, 200)
+        losses = [perplexity(member, ids, 64).nats for ids in drawn_pieces(data.tokens("val"), 65, 4)]
         assert row["source"] == str(folder) and row["parameters"] == member.parameters
-        assert row["loss"] == pytest.approx(expected.nats, rel=1e-6) and row["tokens"] == 200
-        assert row["perplexity"] == pytest.approx(expected.perplexity, rel=1e-5)
+        assert row["loss"] == pytest.approx(sum(losses) / 4, rel=1e-6) and row["tokens"] == 256
+        assert row["perplexity"] == pytest.approx(math.exp(row["loss"]), rel=1e-5)
         assert row["answers"] == answer_accuracy(member, data.problems()[:4], data.tokenizer_dir).to_json()
 
 
@@ -63,8 +65,7 @@ def test_the_table_names_members_losses_and_tasks(folder, data, monkeypatch):
     rows = json.loads(run("eval", folder, "--data", data.path, *QUICK, "--json")[1])
     for row in rows:
         line = next(x for x in out.splitlines() if f" {row['member']} " in x)
-        assert f"{row['parameters']:,}" in line and f"{row['loss']:.4f}" in line and "/4" in line
-    assert "over 200 tokens" in out
+        assert f"{row['parameters']:,}" in line and f"{row['loss']:.4f}" in line and "/4" in line and " 256 " in line
 
 
 def test_some_members_of_several_sources(folder, data, tmp_path):
@@ -83,9 +84,12 @@ def test_what_the_cases_of_bad_input_do_not_reach_is_one_line(folder, data, tmp_
     other = write_family(
         tmp_path / "family", PARENT_400, model.state_dict(), Family.of(PARENT_400, MEMBERS), tmp_path / "other"
     )
+    text = tmp_path / "text.txt"
+    text.write_text("words and words")
     cases = [
         ((folder, "--tasks", "arc_easy"), "pip install 'lm-eval"),
         ((other, "--data", data.path), "another tokenizer"),
+        ((folder, "--data", text, "--limit", 2), "--limit: belongs to "),
     ]
     for arguments, words in cases:
         code, out, err = run("eval", *arguments)

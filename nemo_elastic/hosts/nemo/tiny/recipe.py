@@ -231,8 +231,8 @@ def nemotron_elastic_tiny(
 
     Examples:
         CLI usage:
-            $ nemo-elastic data --out data
-            $ nemo llm pretrain --factory "nemotron_elastic_tiny(out=runs/parent,steps=300)"
+            $ nemo-elastic demo --short --out demo
+            $ nemo llm pretrain --factory "nemotron_elastic_tiny(data=demo/data,out=runs/parent,steps=300)"
             $ nemo elastic train --factory nemotron_elastic_tiny --yaml elastic.yaml teacher=runs/parent/checkpoints/…
 
         Python API usage:
