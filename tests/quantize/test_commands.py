@@ -18,7 +18,8 @@ from nemo_elastic.core.cost import memory, parameters
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.data.build import build_data
-from nemo_elastic.evaluation import perplexity
+from nemo_elastic.data.eval_data import EvalData
+from nemo_elastic.evaluation import answer_loss
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.quant_config import low_of
 from nemo_elastic.formats.schemes import LAYOUTS
@@ -131,7 +132,7 @@ def test_eval(folders: dict[str, Path], data: Any, run: Any) -> None:
     for row in json.loads(out):
         mine, theirs = row["perplexity"], plain[row["member"]]["perplexity"]
         assert mine != theirs and mine == pytest.approx(theirs, rel=0.2), row["member"]
-        expected = perplexity(family.select(row["member"]), data.tokens("val"), 64, 8, 200)
+        expected = answer_loss(family.select(row["member"]), EvalData.of(data).sample(65, 4), 64)
         assert row["loss"] == pytest.approx(expected.nats, rel=1e-6)
 
 
