@@ -98,7 +98,7 @@ class Distilling:
         optimizer, token = optimizer_of(host.model), self.token
         while self.spent < flops:
             rows = next(data)
-            loss, _ = family.loss(host, family.next_sample(host.step), *rows)
+            loss, _ = family.loss(host, family.next_sample(host), *rows)
             lr = self.ground.lr * rate(self.spent / flops)
             step(host.model, optimizer, loss * host.factor(rows.mask_bs.sum()), lr)
             self.spent += rows.tokens_bs.numel() * token

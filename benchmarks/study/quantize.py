@@ -87,7 +87,7 @@ class Family:
         host.model.rounding = scheme
         for host.step in range(steps):
             rows = next(data)
-            loss, _ = family.loss(host, family.next_sample(host.step), *rows)
+            loss, _ = family.loss(host, family.next_sample(host), *rows)
             lr = self.ground.lr * rate(self.done / self.total)
             step(host.model, self.optimizer, loss * host.factor(rows.mask_bs.sum()), lr)
             self.done += 1

@@ -170,7 +170,7 @@ class Family:
             shape_members(training, host, self.out)
             tokens = self.rows[step]
             teacher = self.teacher(step, tokens)
-            sample = training.next_sample(step)
+            sample = training.next_sample(host)
             loss, _ = host.loss(training.config.distill, host.student(tokens, sample.choice), teacher, tokens)
             loss = loss / tokens.numel()
             (loss if sample.router_loss is None else loss + sample.router_loss).backward()

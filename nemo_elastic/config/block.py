@@ -95,8 +95,8 @@ class ElasticConfig:
         data: how rows of several documents are read.
         sampling: member name -> weight of being sampled for a micro-batch; equal when empty.
         nonfinite: what to do about NaN and infinity.
-        seed: seeds the member drawn for each micro-batch, the order of candidates, the search, and the router's
-            initialization and noise. The order of the data uses the data module's seed.
+        seed: seeds the member drawn for each micro-batch, the search, and the router's initialization and noise. The
+            order of the data uses the data module's seed.
     """
 
     budgets: Annotated[tuple[Budget, ...], Length(said=_BUDGETS)]

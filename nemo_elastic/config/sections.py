@@ -90,7 +90,9 @@ class HalvingConfig:
 
     Attributes:
         cuts: shares of stage 1's steps at which candidates are compared and the worse half goes. After the last cut
-            one candidate of each budget is left, before it at most two, before the one before it at most four.
+            one candidate of each budget is left, before it at most two, before the one before it at most four. Only
+            candidates that have trained are compared: with too few micro-batches before the first cut, the last of
+            the search go then.
         tokens: training tokens of a comparison: the last of the run's data, in whole micro-batches of all
             data-parallel ranks together; all where there are fewer.
     """

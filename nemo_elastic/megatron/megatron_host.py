@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.num_microbatches_calculator import get_num_microbatches
 
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import bad
@@ -148,6 +149,10 @@ class MegatronHost:
     @property
     def first(self) -> bool:
         return torch.distributed.get_rank() == 0
+
+    @property
+    def micro_batches(self) -> int:
+        return get_num_microbatches()
 
     def agree(self, t: torch.Tensor) -> torch.Tensor:
         """The sum over data-parallel ranks, on all ranks as rank 0 has it.

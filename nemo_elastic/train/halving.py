@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Successive halving: each budget's candidates train in turn, and where a cut is due the worse ones go.
 
-Candidates of a budget share its micro-batches and, as all members do, the weights. What is left stays nested.
+Candidates of a budget share its micro-batches and, as all members do, the weights. What is left stays nested. Those
+that have had no micro-batch when the first cut is due go untrained: they are the last by the search's loss.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ def halve(family: FamilyTraining, host: Host, step: int) -> None:
     if members.cut >= due:
         return
     every = [members.candidates(budget) for budget in range(len(config.budgets))]
+    if family.stage == 1 and members.cut == 0:
+        had = family.sampler.counts(step, host.micro_batches)
+        every = [candidates[:count] for candidates, count in zip(every, had, strict=True)]
     flat = [c.member for candidates in every for c in candidates]
-    losses = iter(host.compare(flat, max(1, config.halving.tokens // host.seq_length)))
+    losses = iter(host.compare(flat, max(1, config.halving.tokens // host.seq_length)) if flat else ())
     measured = [[(c, next(losses)) for c in candidates] for candidates in every]
     family.compared = {
         budget.name: {c.number: loss for c, loss in losses_of}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -31,9 +32,9 @@ class Sample:
 class BudgetSampler:
     """Samples budgets with given probabilities.
 
-    There is no state: a resumed run samples what the uninterrupted one would have, and ranks exchange nothing.
-    Every (stage, step, micro-batch) seeds a generator of its own, so samples are independent across micro-batches, and
-    across stages, whose steps are both counted from 0.
+    Nothing depends on what was drawn before: a resumed run samples what the uninterrupted one would have, and ranks
+    exchange nothing. Every (stage, step, micro-batch) seeds a generator of its own, so samples are independent across
+    micro-batches, and across stages, whose steps are both counted from 0.
 
     Args:
         weights: of the budgets, from the largest to the smallest; they need not add up to 1.
@@ -43,16 +44,25 @@ class BudgetSampler:
         self.seed, self.stage = seed, stage
         sums = np.cumsum(np.asarray(weights, dtype=np.float64))
         self.sums = sums / sums[-1]
+        self._counted = (0, 0, [0] * len(self.sums))  # micro-batches of a step, step, and what `counts` gave for it
 
     def budget(self, step: int, micro_batch: int) -> int:
         """Index of the budget that this micro-batch trains."""
         generator = np.random.default_rng([self.seed, 0x0E1A571C + self.stage - 1, step, micro_batch])
         return int(np.searchsorted(self.sums, generator.random(), side="right"))
 
-    def turn(self, step: int, micro_batch: int, live: int) -> int:
-        """Which of a budget's `live` candidates a micro-batch trains: each once in as many micro-batches or steps.
+    def counts(self, step: int, micro_batches: int) -> list[int]:
+        """How many micro-batches each budget has had before a step, if every step has as many."""
+        of, done, counts = self._counted
+        if of != micro_batches or done > step:
+            done, counts = 0, [0] * len(self.sums)
+        for at in product(range(done, step), range(micro_batches)):
+            counts[self.budget(*at)] += 1
+        self._counted = micro_batches, step, counts
+        return list(counts)
 
-        The order is another one every `live` steps, so that none always follows the same.
-        """
-        generator = np.random.default_rng([self.seed, 0x50F7_0000 + self.stage - 1, live, step // live])
-        return int(generator.permutation(live)[(step + micro_batch) % live])
+    def turn(self, step: int, micro_batch: int, micro_batches: int) -> int:
+        """How many micro-batches the budget of this one has had before it."""
+        budget = self.budget(step, micro_batch)
+        in_step = sum(self.budget(step, earlier) == budget for earlier in range(micro_batch))
+        return self.counts(step, micro_batches)[budget] + in_step

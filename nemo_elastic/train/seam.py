@@ -130,6 +130,11 @@ class Host(Protocol):
         """Optimizer steps that are done."""
         ...
 
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a step on each rank."""
+        ...
+
     def agree(self, t: torch.Tensor) -> torch.Tensor:
         """The sum over the ranks that see other data, the same bits on all ranks of the run."""
         ...

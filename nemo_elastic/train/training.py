@@ -96,8 +96,9 @@ class FamilyTraining:
         """Number of the micro-batch that was sampled last, in its step."""
         return self._sampled[1] - 1
 
-    def next_sample(self, step: int) -> Sample:
-        """What the next micro-batch of `step` trains."""
+    def next_sample(self, host: Host) -> Sample:
+        """What the next micro-batch of the host's step trains."""
+        step = host.step
         micro_batch = self._sampled[1] if self._sampled[0] == step else 0
         self._sampled = (step, micro_batch + 1)
         if micro_batch == 0:
@@ -112,7 +113,7 @@ class FamilyTraining:
         if members.router is not None and not members.is_frozen:
             return self._routed(members.router, budget, step, micro_batch)
         if live := members.candidates(budget):
-            one = live[self.sampler.turn(step, micro_batch, len(live))]
+            one = live[self.sampler.turn(step, micro_batch, host.micro_batches) % len(live)]
             return Sample(budget, one.member, candidate=one.number)
         return Sample(budget, members.get()[budget])
 

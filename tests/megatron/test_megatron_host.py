@@ -83,7 +83,7 @@ def train(family: FamilyTraining, host: Any, parameters: list[Any], out: Path) -
     for host.step in range(STEPS):
         shape_members(family, host, out)
         tokens = data()[2 * host.step :][:2]
-        loss, ran = family.loss(host, family.next_sample(host.step), tokens, tokens.roll(-1, 1), torch.ones(2, 12))
+        loss, ran = family.loss(host, family.next_sample(host), tokens, tokens.roll(-1, 1), torch.ones(2, 12))
         (loss / 24).backward()
         lost.append([ran.budget, float(ran.loss)])
         with torch.no_grad():

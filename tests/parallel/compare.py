@@ -151,25 +151,31 @@ def in_turn(run: Path, ranking: Path, budgets: Collection[str] = ("large", "smal
     found = json.loads((elastic(ranking) / "shapes.json").read_text())
     given: dict[str, list[Any]] = found["report"]["candidates"]
     steps = lines(run)
-    live, measured = {name: range(len(own)) for name, own in given.items()}, {}
+    live: dict[str, Collection[int]] = {name: range(len(own)) for name, own in given.items()}
+    measured: dict[str, dict[int, float]] = {}
+    trained: dict[str, set[int]] = {}
     assert list(live) == ["large", "small"] and all(2 <= len(own) <= 4 for own in live.values())
     cuts = {4: [1, 3], 3: [1, 2], 2: [1]}[len(steps)]
     for at, line in enumerate(steps):
         assert ("compared" in line) == (at in cuts)
         if at in cuts:
             measured = {n: {int(k): loss for k, loss in own.items()} for n, own in line["compared"].items()}
-            assert all(len(own) == len(live[n]) if at == cuts[0] else 0 < len(own) <= 2 for n, own in measured.items())
+            assert at == cuts[0] or all(0 < len(own) <= 2 for own in measured.values())
+            assert at != cuts[0] or {n: set(own) for n, own in measured.items()} == trained
             live = {n: list(own) for n, own in measured.items()}
         ran = line.get("candidates", {})
         assert ran.keys() <= set(budgets) and (not ran or at < cuts[-1])
         assert all(set(own) <= set(live[n]) for n, own in ran.items())
+        for name, own in ran.items():
+            trained.setdefault(name, set()).update(own)
     assert any("candidates" in line for line in steps)
     frozen = json.loads((elastic(run) / "members.json").read_text())
     assert frozen["report"] == {"source": "halving", "step": cuts[-1]}
     stored = Stored(checkpoint(run)).read("elastic.losses")
-    for losses_, (budget, own) in zip(stored.view(torch.float64)[1:].tolist(), measured.items(), strict=True):
-        (number,) = (n for n, loss in enumerate(losses_) if loss == loss)
-        assert losses_[number] == own[number] and frozen["members"][budget] == given[budget][number]
+    for losses_, budget in zip(stored.view(torch.float64)[1:].tolist(), given, strict=True):
+        left = [n for n, loss in enumerate(losses_) if loss == loss]
+        assert len(left) == (budget in measured) and frozen["members"][budget] == given[budget][max(left, default=0)]
+        assert all(losses_[number] == measured[budget][number] for number in left)
 
 
 class Deviation(NamedTuple):

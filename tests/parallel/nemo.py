@@ -152,7 +152,7 @@ def run(place: Path, job: Job) -> dict[str, Any]:
     facts: dict[str, Any] = {"samples": [], "losses": [], "budgets": [], "training": [], "learned": []}
 
     def record(model: Any, drawn: Any) -> None:
-        facts["samples"].extend([model.host.step, d.budget, type(d.choice).__name__, d.candidate] for d in drawn)
+        facts["samples"].append([model.host.step, drawn.budget, type(drawn.choice).__name__, drawn.candidate])
 
     watch_samples(after=record)
 

@@ -44,7 +44,7 @@ def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixtu
     for host.step, counted in enumerate(((0, 0), (0, 1), (1, 1))):
         for weight in counted:
             mask = torch.full((2, 16), float(weight))
-            loss, ran = family.loss(host, family.next_sample(host.step), DATA[:2], DATA[2:], mask)
+            loss, ran = family.loss(host, family.next_sample(host), DATA[:2], DATA[2:], mask)
             (loss * host.factor(mask.sum())).backward()
             assert torch.isfinite(loss) and (ran.budget, bool(ran.loss > 0)) == (1, bool(weight))
         grads = [p.grad for _, p in named if p.grad is not None]
@@ -60,7 +60,7 @@ def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixtu
 def test_as_many_steps_as_the_block_says_are_skipped_in_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     family, host = training(nonfinite={"action": "skip", "limit": 2})
     guard, head, taken = Guard(family, host), host.model.get_parameter("lm_head.weight"), []
-    family.loss(host, family.next_sample(0), DATA[:2], DATA[2:], torch.ones(2, 16))
+    family.loss(host, family.next_sample(host), DATA[:2], DATA[2:], torch.ones(2, 16))
     for value in (float("inf"), 1.0, float("nan")):
         head.grad = torch.full_like(head, value)
         guard.look([("lm_head.weight", head)])
@@ -83,7 +83,7 @@ def test_the_first_cause_of_what_is_not_finite_is_named(
     head = host.model.get_parameter("lm_head.weight")
     monkeypatch.setattr(family.sampler, "budget", lambda step, micro_batch: micro_batch)
     for _ in family.config.budgets:
-        family.loss(host, family.next_sample(0), DATA[:2], DATA[2:], torch.ones(2, 16))[0].backward()
+        family.loss(host, family.next_sample(host), DATA[:2], DATA[2:], torch.ones(2, 16))[0].backward()
     if where == "weight":
         head.data[0, 0] = float("inf")
     elif where == "loss":

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -155,9 +156,9 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(at: int, whole: Wh
 @pytest.mark.parametrize(
     ("steps", "cuts", "live", "compared"),
     [
-        (3, [0.07, 0.2], [2, 0, 0], [0, 1]),  # the first before any step is taken
+        (3, [0.07, 0.2], [0, 0, 0], []),  # the first before any step is taken
         (6, [0.5, 0.5], [4, 4, 4, 0, 0, 0], [3]),  # both at once
-        (2, [0.5, 1.0], [4, 2], [1]),  # and behind the last step
+        (2, [0.5, 1.0], [4, 1], [1]),  # and behind the last step
     ],
 )
 def test_cuts_fall_on_their_steps(
@@ -169,6 +170,20 @@ def test_cuts_fall_on_their_steps(
     members = run.family.members
     assert members.is_frozen and members.cut == len(cuts) and run.written() == members.get()
     assert json.loads((run.out / "members.json").read_text())["report"]["step"] == round(cuts[-1] * steps)
+
+
+def test_turns_differ_by_one_and_what_had_none_is_not_compared(whole: Whole, tmp_path: Path) -> None:
+    halving = {"cuts": [0.44, 0.7], "tokens": 64}
+    run = Run(tmp_path, BLOCK | {"halving": halving, "sampling": {"large": 9, "small": 1}}, 25)
+    run.rows, run.host.micro_batches = ROWS.repeat(3, 1), 1
+    del run.family.sampler.budget  # as the block says
+    run.load(whole[1][0]).go()
+    trained = [line.get("candidates", {}) for line in run.lines[:11]]
+    turns = {name: Counter(n for line in trained for n in line.get(name, ())) for name in NAMES}
+    each = [turns["large"][number] for number in range(4)]
+    assert sum(each) > 7 and max(each) - min(each) == 1 and len(turns["small"]) < 4
+    compared = run.lines[11]["compared"]
+    assert {name: compared.get(name, {}).keys() for name in NAMES} == {name: turns[name].keys() for name in NAMES}
 
 
 def test_a_later_stage_that_finds_several_makes_the_cuts_at_once(whole: Whole, tmp_path: Path) -> None:

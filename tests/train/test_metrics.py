@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_a_step_logs_each_of_several_limits_and_the_one_that_is_used_most() -> N
     family.members.put([parent.full] * 3, frozen=False)
     facts: dict[str, dict[str, float]] = {}
     for step in range(64):
-        family.next_sample(step % 4)
+        family.next_sample(SimpleNamespace(step=step % 4))  # pyright: ignore[reportArgumentType]
         if family.last_router:
             asked = family.config.budgets[family.last_router["budget"]]
             name = asked.name

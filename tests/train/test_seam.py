@@ -33,7 +33,7 @@ STEPS = 8
 BLOCKS = {
     "router": FAMILY | {"shapes": "router", "router": {"freeze_at": 0.5, "hidden": 16}},
     "halving": FAMILY | {"shapes": "halving", "search": {"candidates": 24, "tokens": 256},
-                         "halving": {"cuts": [0.25, 0.5], "tokens": 256}},
+                         "halving": {"cuts": [0.5, 0.75], "tokens": 256}},
 }  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
         for i, group in enumerate(optimizer.param_groups):
             group["lr"] = peak * (optim.lr_mult * shares[1] if i == 2 else shares[0])
         for _, tokens, labels, mask in [b for b in seen["batches"] if b[0] == host.step]:
-            loss, ran = family.loss(host, family.next_sample(host.step), tokens, labels, mask)
+            loss, ran = family.loss(host, family.next_sample(host), tokens, labels, mask)
             (loss * host.factor(mask.sum())).backward()
             losses.append([host.step, ran.budget, float(ran.loss), float(loss.detach())])
         guard.look([*host.model.named_parameters(), *learned.items()])
@@ -254,4 +254,4 @@ def test_candidates_are_compared_by_the_same_losses(results: dict[str, Any]) -> 
 
 def test_weights_and_router_end_where_nemos_do(facts: dict[str, Any]) -> None:
     """Apart by little of the way they have come: where a gradient is nearly zero Adam makes much of rounding."""
-    assert facts["apart"] < 0.03
+    assert facts["apart"] < 0.04

@@ -66,7 +66,7 @@ class Trained:
             shape_members(family, host, self.out)
             rows, mask = self.rows[2 * host.step : 2 * host.step + 2], torch.ones(2, host.seq_length)
             for _ in range(host.micro_batches):
-                sample = family.next_sample(host.step)
+                sample = family.next_sample(host)
                 live = {c.number: c.member for c in family.members.candidates(sample.budget)}
                 assert sample.candidate is None or sample.choice == live[sample.candidate]
                 self.choices.append(sample.choice)

@@ -191,7 +191,7 @@ class ElasticStep:
         return self._train(read()) if core.training else self._validate(read)
 
     def _train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
-        sample = self.family.next_sample(self.host.step)
+        sample = self.family.next_sample(self.host)
         if not self.host.core.post_process:
             return self.steps.pass_on(batch["tokens"], sample, batch["documents"]), None
         rows = (batch[name] for name in ("tokens", "labels", "loss_mask", "documents"))

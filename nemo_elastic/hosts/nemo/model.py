@@ -258,7 +258,7 @@ class ElasticMambaModel(llm.MambaModel):
 
     def next_sample(self) -> Sample:
         """What the next micro-batch trains; every pipeline rank samples for itself, the same."""
-        return self.family.next_sample(self.trainer.global_step)
+        return self.family.next_sample(self.host)
 
     @property
     def teaches_in_pipeline(self) -> bool:
