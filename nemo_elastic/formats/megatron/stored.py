@@ -201,16 +201,18 @@ def elastic_family(
     if codes is None or not codes.any():
         raise bad("checkpoint", where, "an elastic checkpoint with members")
     if codes.ndim != 2 or codes.dtype != torch.int64:
-        raise bad("checkpoint.elastic.codes", f"{codes.dtype} {list(codes.shape)}", "a row of integers for each member")
+        given = f"{codes.dtype} {list(codes.shape)}"
+        raise bad("checkpoint.elastic.codes", given, "a row of integers for each member")
     if len(codes) != len(config.budgets):
         raise bad("elastic.budgets", len(config.budgets), f"as many as the checkpoint's {len(codes)} members")
+    order = elastic.get("router.drop_order", elastic.get("drop_order"))
     return Family.of(
         shape,
         {b.name: decode(shape, row) for b, row in zip(config.budgets, codes.tolist(), strict=True)},
         axes=config.resolve_axes(shape),
         budgets=config.budgets,
         provenance=provenance,
-        drop_order=next((elastic[n].reshape(-1).tolist() for n in ("router.drop_order", "drop_order") if n in elastic), None),
+        drop_order=None if order is None else order.reshape(-1).tolist(),
     )
 
 
