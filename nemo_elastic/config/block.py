@@ -22,7 +22,7 @@ from nemo_elastic.config.sections import (
     RouterConfig,
     SearchConfig,
 )
-from nemo_elastic.core.budget import AxisConfig, Budget
+from nemo_elastic.core.budget import AxisConfig, Budget, check_names
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import DEPTH, all_axes, layer_axes, striped_axes
 from nemo_elastic.core.manifest import FILE
@@ -130,9 +130,7 @@ class ElasticConfig:
     def _check_budgets(self) -> None:
         """Raise for names and an order that budgets cannot have; the parent is put before them where it is missing."""
         names = [b.name for b in self.budgets]
-        for n in names:
-            if names.count(n) > 1:
-                raise bad("elastic.budgets", n, "each name once")
+        check_names("elastic.budgets", names)
         parents = [b.name for b in self.budgets if b.is_parent]
         if len(parents) > 1:
             raise bad("elastic.budgets", ", ".join(parents), "one budget without a target, which is the parent")

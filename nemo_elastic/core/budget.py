@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
@@ -35,6 +35,15 @@ NAME = fitting(
     "letters, digits, dots and dashes, at most 100",
     {"type": "string", "maxLength": 100},
 )
+
+
+def check_names(field: str, names: Iterable[str], taken: Iterable[str] = ()) -> None:
+    """Raise for a name that no member may have, or that another one has; `taken` are those of others."""
+    seen = set(taken)
+    for name in names:
+        if NAME.read(name, field) in seen:
+            raise bad(field, name, f"each name once{', and none that a member has' if taken else ''}")
+        seen.add(name)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
-from nemo_elastic.core.budget import NAME, AxisConfig, Budget
+from nemo_elastic.core.budget import NAME, AxisConfig, Budget, check_names
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet, choices_of
 from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes
@@ -252,10 +252,7 @@ class Family:
     def _check_members(self) -> None:
         if not self.members:
             raise ElasticError("members: a family has at least one, the parent")
-        for name in self.names:
-            NAME.read(name, "members")
-            if self.names.count(name) > 1:
-                raise bad("members", name, "each name once")
+        check_names("members", self.names)
         before: Member | None = None
         for m in self.members:
             self._check_one("members", m)
@@ -267,10 +264,7 @@ class Family:
             before = m
 
     def _check_extras(self) -> None:
-        for name in self.extra_names:
-            NAME.read(name, "extras")
-            if (*self.names, *self.extra_names).count(name) > 1:
-                raise bad("extras", name, "each name once, and none that a member has")
+        check_names("extras", self.extra_names, self.names)
         for m in self.extras:
             self._check_one("extras", m)
 

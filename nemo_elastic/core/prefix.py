@@ -66,12 +66,6 @@ class BlockedPrefix:
         self.check(k)
         return Grid((self.blocks, self.size // self.blocks), (self.blocks, k // self.blocks))
 
-    def shard(self, world: int) -> BlockedPrefix:
-        """The axis on one of `world` tensor-parallel ranks: whole blocks go to ranks, so every rank keeps as much."""
-        if self.blocks % world:
-            raise bad("tensor_model_parallel_size", world, f"must divide the {self.blocks} blocks of {self.name}")
-        return BlockedPrefix(self.size // world, self.blocks // world, self.name)
-
     def order_to_layout(self, order: np.ndarray) -> np.ndarray:
         """Storage order that makes the k most important channels the blocked prefix of every width k.
 

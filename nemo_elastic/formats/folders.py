@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a path or an id on the Hugging Face hub to an opened model; and results on their way to the hub.
+"""From a path or an id on the Hugging Face hub to an opened model.
 
 A format that is read is a module and a line in `FORMATS`. A format that is written may need a host above this package:
 it is an entry point of the group `nemo_elastic.writers`.
@@ -46,7 +46,7 @@ class Reader(Protocol):
 
 
 class Format(NamedTuple):
-    """Read everything that a folder says of itself, without its weights."""
+    """Which folders are of a format, and the module that reads them, imported when it is asked for."""
 
     is_one: Callable[[Path], bool]
     reader: Callable[[], Reader]

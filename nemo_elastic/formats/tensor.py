@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +44,7 @@ class Handle:
 
     def __init__(self, number: int) -> None:
         self.number = os.dup(number)
-
-    def __del__(self) -> None:
-        os.close(self.number)
+        weakref.finalize(self, os.close, self.number)
 
 
 @dataclass(frozen=True, eq=False)

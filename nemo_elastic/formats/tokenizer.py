@@ -40,6 +40,8 @@ MAX_ROWS = 2**31
 #: what a tokenizer has to encode when it is opened
 _SAMPLE = "Hello,  world! 3.14 <s> </s>\n\tnaïve 日本語 ﬁ \u0301 🦜 " + "a" * 100 + "!"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+#: characters of such a token, which a template may repeat; real ones have some dozens
+_LONGEST = 256
 _MESSAGE = "a list of messages such as {'role': 'user', 'content': 'Hello'}"
 #: as the hosts look for marks of what an assistant said
 _MARKS = re.compile(r"\{%-?\s+generation\s+-?%\}")
@@ -311,6 +313,8 @@ class FamilyTokenizer:
             token = settings.get(name)
             token = token.get("content") if isinstance(token, Mapping) else token
             if isinstance(token, str):
+                if len(token) > _LONGEST:
+                    raise bad(f"{folder / CONFIG}: {name}", token, f"at most {_LONGEST} characters")
                 special[name] = token
         text, where = _template(folder, settings)
         return cls(tokenizer, special, None if text is None else ChatTemplate(text, special, str(where)))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from nemo_elastic.formats import tensor
 from nemo_elastic.formats.dtypes import ITEMSIZE, check_convertible, convert, parse_dtype, word
 from nemo_elastic.formats.hf.reading import open_shard
 from nemo_elastic.formats.hf.writing import SINGLE, write_weights
-from nemo_elastic.formats.tensor import SPAN, Extent, Tensor
+from nemo_elastic.formats.tensor import SPAN, Extent, Handle, Tensor
 
 ROWS, COLUMNS = 48, 16
 ROW = COLUMNS * 4
@@ -134,3 +135,19 @@ def test_what_is_no_dtype_or_cannot_be_converted() -> None:
     check_convertible("fp16", "a", "F64")
     with pytest.raises(ElasticError, match="'fp16' is not allowed; tensor 'a' is stored in F8_E4M3; only F64, F32, "):
         check_convertible("fp16", "a", "F8_E4M3")
+
+
+def test_a_handle_that_there_is_not_is_not_closed(tmp_path, monkeypatch):
+    """As where a process has as many files open as it may."""
+    left = []
+    monkeypatch.setattr(sys, "unraisablehook", left.append)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        Handle(-1)
+    with (tmp_path / "file").open("wb") as file:
+        handle = Handle(file.fileno())
+        number = handle.number
+        os.fstat(number)
+        del handle
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
+    assert left == []

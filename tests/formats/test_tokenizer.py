@@ -87,6 +87,8 @@ def test_damage_is_one_line(folder, tmp_path):
     (folder / "chat_template.jinja").unlink()
     change(folder, chat_template={"a": 1})
     refused("tokenizer_config.json: chat_template: {'a': 1} is not allowed; a text")
+    change(folder, chat_template=None, bos_token="x" * 257)
+    refused("tokenizer_config.json: bos_token: 'xxx")
     (folder / "tokenizer_config.json").write_text("[]")
     refused("tokenizer_config.json: not a JSON object")
     for content in (b"{}", b"\xff"):

@@ -204,7 +204,7 @@ def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:
     """Type of each layer, from the pattern and from the list of names; transformers takes the first list there is."""
     spelled = {kind.symbol: kind.name for kind in KINDS.values()}
     named = {t: kind.name for kind in KINDS.values() for t in kind.hf_types}
-    listed = config.get("layers_block_type", config.get("layer_types"))
+    listed = next((config[key] for key in ("layers_block_type", "layer_types") if config.get(key) is not None), None)
     read: list[list[str]] = []
     for key, given, form, known in (
         ("hybrid_override_pattern", config.get("hybrid_override_pattern"), str, spelled),

@@ -44,6 +44,11 @@ class RunFile:
     settings: dict[str, Any] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        for name in TEXT:
+            if not isinstance(self.settings.get(name, ""), (str, type(None))):
+                raise bad(name, self.settings[name], "a path")
+
     @classmethod
     def load(cls, path: str | None) -> RunFile:
         """Read a YAML, JSON or TOML file; one that is an elastic block alone serves too."""

@@ -154,6 +154,9 @@ def test_keys_in_old_words():
     )  # fmt: skip
     assert from_hf_config(config) == from_hf_config(NANO)
     assert from_hf_config(changed(num_key_value_heads=None))[0].kv_heads == 40
+    types = ["mamba" if c == "M" else "attention" if c == "*" else "mlp" for c in NANO["hybrid_override_pattern"]]
+    listed = changed(hybrid_override_pattern=None, layers_block_type=None, layer_types=types)
+    assert from_hf_config(listed) == from_hf_config(NANO)
     for key in ("rms_norm_eps", "norm_eps"):
         other = changed(layer_norm_epsilon=..., rms_norm_eps=...) | {key: 1e-3}
         assert from_hf_config(other)[0].norm_eps == 1e-3

@@ -33,6 +33,13 @@ def test_what_is_the_recipes_and_what_is_ours_is_kept_apart(tmp_path: Path) -> N
     assert actual.settings == {"elastic": BLOCK, "teacher": "/t", "stage": 2} and actual.overrides == []
 
 
+@pytest.mark.parametrize("name", ["teacher", "previous", "out"])
+def test_a_path_of_a_run_is_text(tmp_path: Path, name: str) -> None:
+    assert load(tmp_path, {"elastic": BLOCK, name: None}).settings[name] is None
+    with pytest.raises(ElasticError, match=rf"^{name}: 3 is not allowed; a path$"):
+        load(tmp_path, {"elastic": BLOCK, name: 3})
+
+
 def test_a_block_alone_is_a_run_with_that_block(tmp_path: Path) -> None:
     assert load(tmp_path, BLOCK) == RunFile(settings={"elastic": BLOCK})
     assert load(tmp_path, BLOCK | {"trainer": {}}).settings == {}
