@@ -64,7 +64,7 @@ def command(
     if config is not None and member:
         raise ElasticError("--member: is not allowed with --config")
     if check and not member:
-        raise ElasticError("--check: is allowed with --member alone")
+        raise ElasticError("--check: requires --member")
     if parent is not None and member:
         _join(parent, _places(member), out, check, force, json)
         return

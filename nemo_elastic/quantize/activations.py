@@ -64,7 +64,7 @@ def largest_inputs(
     """Run every member on all windows.
 
     Args:
-        family: it.
+        family: the loaded family.
         windows: token ids, each [1, l].
         step: called after each window of each member.
 

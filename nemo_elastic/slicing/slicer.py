@@ -127,8 +127,8 @@ def slice_checkpoint(
         What was cut.
 
     Raises:
-        ElasticError: A source that is none, an unknown member, a shape that is not inside, `out` in the way, a dtype
-            that it cannot be stored in.
+        ElasticError: The source is no model folder, or was replaced meanwhile; the member is unknown, the shape is not
+            inside, `out` is in the way, or a number does not fit the dtype.
     """
     if (member is None) == (subnet is None):
         raise ElasticError("slice: give either the name of a member or a subnet")

@@ -267,7 +267,7 @@ def join_family(
         The family, and what was compared.
 
     Raises:
-        ElasticError: A parent that is none, members that are not nested, see `published.find_members`.
+        ElasticError: No plain model, members that are not nested, see `published.find_members`.
     """
     source = open_source(parent_folder)
     plain, held = from_hf_config(source.config, str(source.folder / CONFIG))

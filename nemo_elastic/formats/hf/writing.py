@@ -48,7 +48,7 @@ REMOTE_CODE = ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle
 Progress = Callable[[int, int], None]
 
 SHARD_BYTES = 5 * 10**9  # the hub's own habit
-#: threads, each with another tensor: a disk that small ones are asked of one by one waits between them
+#: threads, each with another tensor: small tensors read one at a time leave the disk idle
 THREADS = 4
 #: bytes of small tensors that a thread takes together
 GROUP_BYTES = 2**22
