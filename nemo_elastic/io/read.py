@@ -22,7 +22,8 @@ from nemo_elastic.errors import ElasticError, shown
 
 #: bytes of a file that is written for people or made of names: a tokenizer of a large vocabulary has half of it
 SMALL = 64 * 2**20
-_YAML_BYTES = 2**18
+#: of a YAML file: thousands of paths of data have half of it
+_YAML_BYTES = 2**20
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",

@@ -87,11 +87,11 @@ def test_plain_yaml_is_values_and_nothing_else(tmp_path):
 
 
 def test_yaml_that_is_too_long_is_not_read(tmp_path):
-    (tmp_path / "a.yaml").write_text("x: " + "1" * 2**18)
+    (tmp_path / "a.yaml").write_text("x: " + "1" * 2**20)
     with pytest.raises(ValueError, match="too long"):
         plain_yaml((tmp_path / "a.yaml").read_text())
     for read in (read_plain_yaml, read_yaml):
-        with pytest.raises(ElasticError, match="larger than 256 KiB"):
+        with pytest.raises(ElasticError, match="larger than 1024 KiB"):
             read(tmp_path / "a.yaml")
 
 
