@@ -48,6 +48,8 @@ class RunFile:
         for name in TEXT:
             if not isinstance(self.settings.get(name, ""), (str, type(None))):
                 raise bad(name, self.settings[name], "a path")
+        if not isinstance(self.recipe.get("run", {}), dict):  # NeMo-Run's own
+            raise bad("run", self.recipe["run"], "a mapping such as {factory: NAME}")
 
     @classmethod
     def load(cls, path: str | None) -> RunFile:

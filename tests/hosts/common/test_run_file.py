@@ -40,6 +40,12 @@ def test_a_path_of_a_run_is_text(tmp_path: Path, name: str) -> None:
         load(tmp_path, {"elastic": BLOCK, name: 3})
 
 
+def test_what_a_file_says_to_nemo_run_is_a_mapping(tmp_path: Path) -> None:
+    assert load(tmp_path, {"elastic": BLOCK, "run": {"factory": "a"}}).recipe == {"run": {"factory": "a"}}
+    with pytest.raises(ElasticError, match=r"^run: 'x' is not allowed; a mapping"):
+        load(tmp_path, {"elastic": BLOCK, "run": "x"})
+
+
 def test_a_block_alone_is_a_run_with_that_block(tmp_path: Path) -> None:
     assert load(tmp_path, BLOCK) == RunFile(settings={"elastic": BLOCK})
     assert load(tmp_path, BLOCK | {"trainer": {}}).settings == {}
