@@ -25,7 +25,7 @@ from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Model, Progress, write_models, write_text
 from nemo_elastic.formats.low_precision import Weights, share_changed
 from nemo_elastic.formats.schemes import Stored
-from nemo_elastic.formats.source import Origin, Source, unreplaced
+from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.outputs import Output, atomic_dir, check_apart
 
@@ -191,8 +191,7 @@ def _slice(source: Source, out: Path, targets: Mapping[str, tuple[Subnet, Origin
     if write is not None and "" in targets:
         write(kept, targets[""][0], out, how.force)
     else:
-        kind = MEMBER if "" in targets else MEMBERS
-        with atomic_dir(out, how.force, kind=kind) as folder, unreplaced(source.folder):
+        with atomic_dir(out, how.force, kind=MEMBER if "" in targets else MEMBERS) as folder:
             for name, (target, _) in targets.items():
                 if write is not None:
                     write(kept, target, folder / name)

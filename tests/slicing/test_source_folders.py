@@ -91,7 +91,10 @@ def test_what_goes_along_is_no_link_out_of_the_folder(source, tmp_path, run, nam
     ("module", "name"), [(reading, "read_json"), (reading, "open_shard"), (writing, "_write_around")]
 )
 @pytest.mark.parametrize("other", ["the same shape", "another"])
-def test_a_folder_that_is_replaced_while_it_is_read(originals, tmp_path, run, monkeypatch, module, name, other):
+@pytest.mark.parametrize("command", ["slice --member small", "quantize --to fp8 --layout compressed-tensors"])
+def test_a_folder_that_is_replaced_while_it_is_read(
+    originals, tmp_path, run, monkeypatch, module, name, other, command
+):
     """Nothing is cut of two trainings, and no error blames what a mixture of two shapes looks like."""
     source = Path(shutil.copytree(originals / "sharded", tmp_path / "family"))
     parent, small = (PARENT, SMALL) if other == "the same shape" else (OTHER, OTHER.uniform(ffn=8))
@@ -106,7 +109,7 @@ def test_a_folder_that_is_replaced_while_it_is_read(originals, tmp_path, run, mo
         return out
 
     monkeypatch.setattr(module, name, then_replaced)
-    code, _, err = run("slice", source, "--member", "small", "--out", tmp_path / "cut")
+    code, _, err = run(*command.split(), source, "--out", tmp_path / "cut")
     assert code == 2 and err.startswith(f"error: {source}: another process replaced this folder")
     assert not (tmp_path / "cut").exists()
 

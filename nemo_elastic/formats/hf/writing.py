@@ -25,7 +25,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Checksums, crc32, digest, hexadecimal, write_checksums
 from nemo_elastic.formats.dtypes import ITEMSIZE, word
 from nemo_elastic.formats.low_precision import Weights, has_cache
-from nemo_elastic.formats.source import check_tensors
+from nemo_elastic.formats.source import check_tensors, unreplaced
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, own_files
 from nemo_elastic.io.outputs import check_room
@@ -100,11 +100,14 @@ def write_models(models: Sequence[Model], *, shard_bytes: int = SHARD_BYTES, pro
         shard_bytes: Largest file of weights.
         progress: Called after every piece.
     """
-    along = [_along(m.files_from) for m in models]
-    weights = {m.folder: _with_head(m) for m in models}
-    checksums = write_weights(weights, shard_bytes, progress)
-    for model, sums, paths in zip(models, checksums, along, strict=True):
-        _write_around(model, sums, paths)
+    with ExitStack() as same:
+        for folder in {m.files_from for m in models if m.files_from is not None}:
+            same.enter_context(unreplaced(folder))
+        along = [_along(m.files_from) for m in models]
+        weights = {m.folder: _with_head(m) for m in models}
+        checksums = write_weights(weights, shard_bytes, progress)
+        for model, sums, paths in zip(models, checksums, along, strict=True):
+            _write_around(model, sums, paths)
 
 
 def _with_head(model: Model) -> dict[str, Tensor]:
