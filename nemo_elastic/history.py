@@ -85,7 +85,7 @@ def _lines(path: Path, name: str, left_out: list[str]) -> Iterator[dict[str, Any
                     yield line
     except OSError as exc:
         left_out.append(f"{name}: cannot be read ({exc.strerror})")
-    except ElasticError as exc:  # a pipe, or a link to another's file
+    except ElasticError as exc:  # a pipe
         left_out.append(str(exc))
     if wrong:
         named = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")

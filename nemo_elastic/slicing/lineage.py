@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import bad
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE
 from nemo_elastic.formats.folders import check_repo, is_repo, repo_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
@@ -109,12 +109,10 @@ def _licence(given: Mapping[str, Any]) -> dict[str, str]:
 
 def _front_matter(path: Path) -> Mapping[str, Any]:
     """The YAML at the head of a card; nothing where there is none that can be read."""
-    import yaml
-
     try:
         text = read_text(path, encoding="utf-8-sig").replace("\r\n", "\n")
         head, end, _ = text.removeprefix("---\n").partition("\n---")
         data = plain_yaml(head) if end and text.startswith("---\n") else None
-    except (ElasticError, OSError, ValueError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError):  # ElasticError is a ValueError
         return {}
     return data if isinstance(data, dict) else {}
