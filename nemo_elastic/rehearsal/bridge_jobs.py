@@ -23,13 +23,14 @@ from nemo_elastic.hosts.bridge.curriculum import (
     checkpoints,
     family_of,
     plain,
-    slice_job,
+    slicing,
     stop_in_time,
     train_to_the_end,
 )
 from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
 from nemo_elastic.hosts.bridge.step import ElasticStep
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, described
+from nemo_elastic.slicing.family_folder import slice_family
 
 from .report import Settings
 from .short import CUT_SHORT, SEQUENCES, Short, parent_run, rehearsed, watch_dir
@@ -102,7 +103,7 @@ def rehearsal_jobs(
         )
         for title, config in configs.items()
     }
-    jobs["slice"] = Job(nemo_run.Partial(slice_job, dir=own.dir, last=own.last))
+    jobs["slice"] = Job(nemo_run.Partial(slice_family, **slicing(own)))
     return jobs, _settings(runs, own.dir)
 
 

@@ -26,7 +26,6 @@ from nemo_elastic.errors import STOPPED, bad
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, described
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
-from nemo_elastic.hosts.common.token_files import Blend
 from nemo_elastic.plan.activations import Routing
 from nemo_elastic.slicing.family_folder import slice_family
 
@@ -62,9 +61,10 @@ def job_of(config: Any, job: str, own: CurriculumRun) -> ElasticRun:
     )  # fmt: skip
 
 
-def slice_job(dir: str, last: int = 2) -> None:
-    """Cut every member out of the end of the last stage, on one process, without a GPU."""
-    slice_family(checkpoints(dir, f"stage{last}"), dir, ranking_dir(dir))
+def slicing(own: CurriculumRun) -> dict[str, str]:
+    """Arguments of `slice_family`, which cuts every member out of the end of the last stage: one process, no GPU."""
+    end, ranking = checkpoints(own.dir, f"stage{own.last}"), own.block.ranking or ranking_dir(own.dir)
+    return {"checkpoint": end, "out": own.dir, "ranking": ranking}
 
 
 def train_to_the_end(built: ElasticRun, stopped: int = STOPPED) -> None:
@@ -115,17 +115,8 @@ class BridgeFamily(PlannedFamily):
         use_our_layers(model)
         return routing_of(model)
 
-    def job(self, job: str, parent: str, data: Blend, dir: str, **named: Any) -> ElasticRun:
-        """A job of the curriculum, as every rank of it calls it.
-
-        Args:
-            job: rank, stage1 and so on.
-            parent, data, dir, named: see `run_of`.
-        """
-        return self.build(job, self.run_of(parent, data, dir, **named))
-
     def build(self, job: str, run: CurriculumRun) -> ElasticRun:
-        """A job of a run that runs a model, on every rank of it; `slice_job` is the last."""
+        """A job of a run that runs a model, on every rank of it; `slicing` is the last."""
         return job_of(self.stock_config(job, run), job, run)
 
     def build_all(self, run: CurriculumRun) -> dict[str, ElasticRun]:
@@ -145,7 +136,7 @@ class BridgeFamily(PlannedFamily):
             )
             for name, built in self.build_all(run).items()
         }
-        return jobs | {"slice": Job(nemo_run.Partial(slice_job, dir=run.dir, last=run.last))}
+        return jobs | {"slice": Job(nemo_run.Partial(slice_family, **slicing(run)))}
 
     def stock_config(self, job: str, run: CurriculumRun) -> Any:
         """Bridge's container for a job, not yet elastic; without a layout GPUs share nothing but experts."""

@@ -193,8 +193,9 @@ def train_tiny(
     from nemo_elastic.config.block import ElasticConfig
     from nemo_elastic.hosts.common import tiny
     from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
+    from nemo_elastic.slicing.family_folder import slice_family
 
-    from .curriculum import checkpoints, job_of, slice_job
+    from .curriculum import checkpoints, job_of, slicing
     from .platform import bridge_on_this_machine
 
     def steps(whole: int) -> int:
@@ -217,4 +218,4 @@ def train_tiny(
         )  # fmt: skip
         config.scheduler.lr_decay_iters = plan.steps
         job_of(config, job, own).pretrain()
-    slice_job(dir)
+    slice_family(**slicing(own))

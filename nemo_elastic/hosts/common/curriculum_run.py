@@ -13,6 +13,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
+from nemo_elastic.io.fields import read
 from nemo_elastic.plan import NODE, Layout
 from nemo_elastic.plan.layouts import layout_name
 from nemo_elastic.plan.stages import PAPER, STAGES, Curriculum, Stage
@@ -163,22 +164,23 @@ class CurriculumRun:
             teacher=self.parent,
             stage=number,
             previous=previous if number > 1 else None,
-            done_steps=self.curriculum.steps_before(number),
             total_steps=self.curriculum.steps,
             out=os.path.join(self.folder(job), "elastic"),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What a user gives, as plain values for another process; what a rehearsal replaces follows from it there."""
-        own = {name: getattr(self, name) for name in ("parent", "dir", "tokenizer", "nodes", "devices", "gpu", "chat")}
-        data = {name: _plain(getattr(self, name)) for name in ("data", "long_data")}
-        return {**own, **data, "block": self.block.to_dict(), "curriculum": asdict(self.curriculum)}
+        """Plain values, for another process."""
+        values = vars(self) | {name: _plain(getattr(self, name)) for name in ("data", "long_data")}
+        values |= {"block": self.block.to_dict(), "shape": self.shape and self.shape.to_json()}
+        return values | {"curriculum": asdict(self.curriculum), "layouts": [asdict(one) for one in self.layouts]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CurriculumRun:
         """The run of `to_dict`."""
         block, plan = ElasticConfig.of(values["block"]), Curriculum.from_dict(values["curriculum"])
-        return cls(**{**values, "block": block, "curriculum": plan})
+        shape = values["shape"] and Parent.from_json(values["shape"])
+        layouts = tuple(read(Layout, one, "layout") for one in values["layouts"])
+        return cls(**{**values, "block": block, "curriculum": plan, "shape": shape, "layouts": layouts})
 
 
 def number_of(job: str) -> int:

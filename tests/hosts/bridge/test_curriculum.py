@@ -7,12 +7,15 @@ What is the same for every host is in `tests/recipes/test_executors.py`. `test_r
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nemo_elastic.errors import STOPPED
+from nemo_elastic.plan.stages import PAPER
 from tests.hosts.bridge.recipes import recipe_of
 from tests.recipes.test_executors import DATA, SLURM, SSH, flags, planned, read, script
 from tests.workers import ROOT
@@ -70,4 +73,31 @@ def test_a_process_builds_the_job_that_was_described(
         assert stopped == STOPPED
         script("run", ["--job", name, *RECIPE, *DATA], tmp_path, monkeypatch)
         assert built.pop()[0].settings() == run.settings(), "by itself"
-    assert report["slice"].dir == "/runs/12b"
+    assert report["slice"].out == "/runs/12b"
+
+
+def test_a_process_has_all_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what a script passes on, and the block's own ranking."""
+    import fiddle
+
+    from nemo_elastic.hosts.bridge import curriculum
+    from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
+
+    family = recipe_of("9b")
+    block = replace(family.config, ranking="/runs/before/ranking")
+    run = family.run_of("/checkpoints/9b", ["/data/text"], "/runs/9b", num_nodes=1, block=block)
+    first = family.layout(1, PAPER, 8, "h200")
+    layouts = tuple(replace(first, tensor=tensor, pipeline=1, context=1, data=8 // tensor) for tensor in (4, 8))
+    run = replace(run, layouts=layouts, save_every=7, validations=3, workers=0, cuda=False, shape=family.parent)
+    assert CurriculumRun.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+    built: list[Any] = []
+    monkeypatch.setattr(curriculum, "train_to_the_end", lambda job, _: built.append(job.config))
+    jobs = family.described(run)
+    for name, tensor in (("rank", 1), ("stage1", 4), ("stage2", 8)):
+        fiddle.build(jobs[name].task)()
+        config = built.pop()
+        assert config.model.tensor_model_parallel_size == tensor
+        steps = run.stage(name).max_steps
+        assert (config.checkpoint.save_interval, config.validation.eval_interval) == (7, steps // 3)
+        assert (config.dataset.num_workers, config.dist.distributed_backend) == (0, "gloo")
+    assert jobs["slice"].task.ranking == "/runs/before/ranking"
