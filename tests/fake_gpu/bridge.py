@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from megatron.bridge.training import initialize, pretrain
@@ -28,6 +29,17 @@ class Watcher(Callback):
         self.watch.end(f"step {self.steps}")
 
 
+def on_a_gpu(family: Any) -> Any:
+    """A family whose recipe has what Bridge gives it beside TransformerEngine."""
+
+    def stock() -> Any:
+        config = family.stock()
+        config.model.gradient_accumulation_fusion = True
+        return config
+
+    return replace(family, stock=stock)
+
+
 def train(built: Any, watch: Watch, job: dict[str, Any]) -> None:
     """Run the steps of a stage.
 
@@ -46,7 +58,7 @@ def train(built: Any, watch: Watch, job: dict[str, Any]) -> None:
 
     pretrain.get_dataset_provider = step.get_dataset_provider = zeros
     model = config.model
-    for needs_te in ("apply_rope_fusion", "gradient_accumulation_fusion", "moe_permute_fusion"):
+    for needs_te in ("apply_rope_fusion", "moe_permute_fusion"):
         setattr(model, needs_te, False)
     config.tokenizer.tokenizer_type, config.tokenizer.vocab_size = PLACEHOLDER, model.vocab_size
     config.logger.tensorboard_dir = None  # the last rank writes tensors' numbers there

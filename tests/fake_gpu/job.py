@@ -139,7 +139,9 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
     if FAMILIES[job["recipe"]].host == "nemo":
         from tests.fake_gpu.nemo import train
     else:
-        from tests.fake_gpu.bridge import train
+        from tests.fake_gpu.bridge import on_a_gpu, train
+
+        made = on_a_gpu(made)
     from tests.fake_gpu import kernels, real
 
     # after the host was imported: with a GPU some of Bridge's modules need TransformerEngine

@@ -64,8 +64,7 @@ def train(task: Any, watch: Watch, job: dict[str, Any]) -> None:
     models.load_model_weights = nemo_model.vocabulary_rows = gpu.always()  # nothing is loaded
     strategy, trainer = task.trainer.strategy, task.trainer
     replicas = job["gpus"] // strategy.tensor_model_parallel_size // strategy.context_parallel_size
-    for needs_te in ("apply_rope_fusion", "gradient_accumulation_fusion"):
-        setattr(task.model.config, needs_te, False)
+    task.model.config.apply_rope_fusion = False  # needs TransformerEngine
     task.model.tokenizer = run.Config(SimpleNamespace, vocab_size=131072)
     trainer.max_steps, trainer.limit_val_batches = job["steps"], int(job["validated"])
     trainer.val_check_interval, trainer.num_sanity_val_steps = 1000, 0

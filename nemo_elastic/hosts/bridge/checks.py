@@ -100,6 +100,7 @@ class BridgeRecipe(Recipe):
             (None, 0),
             "0: a stage counts steps; use lr_warmup_iters or lr_warmup_fraction",
         ),
+        "optimizer.optimizer_cuda_graph": ((False,), "false: elastic.nonfinite reads gradients in each step"),
         "model.mtp_num_layers": ((None, 0), f"null, as mtp_hybrid_override_pattern: {NOT_TRAINED}"),
         "model.mtp_hybrid_override_pattern": ((None,), f"null: {NOT_TRAINED}"),
     }

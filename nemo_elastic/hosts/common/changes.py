@@ -121,7 +121,7 @@ class Changes:
                 continue
             block = next((known for known in BLOCK if name == known or name.startswith(f"{known}.")), None)
             if block:
-                lines[block] = f"{block}: not set -> the elastic block"
+                lines[block] = f"{block}: {_short(_value(block, before))} -> the elastic block"
                 continue
             reason = f" ({self.reasons[name]})" if name in self.reasons else ""
             gone = "left out" if new is ABSENT else _short(new)

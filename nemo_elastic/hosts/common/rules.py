@@ -51,6 +51,7 @@ LAYERS = {
     "external_cuda_graph": False,
     "cuda_graph_impl": "none",
     "fine_grained_activation_offloading": False,
+    "gradient_accumulation_fusion": False,  # Bridge has it on beside TransformerEngine; our linears would need APEX
     "use_transformer_engine_op_fuser": False,
 }
 #: the same of experts: ours are computed by `megatron.experts` at their member's widths, and sent by the dispatcher
@@ -74,6 +75,9 @@ EXPERT_LAYERS = {
     "moe_mlp_glu_interleave_size": None,
     "moe_shared_expert_glu_interleave_size": None,
 }
+#: megatron-core's checks of gradients: they know neither budget nor layer, cannot skip a step, and wait for the GPU at
+#: each bucket
+CHECKS = ("check_for_nan_in_grad", "check_for_large_grads")
 
 
 def check(recipe: Recipe, block: ElasticConfig, options: StageOptions) -> Parent:
@@ -217,7 +221,7 @@ def _warnings(recipe: Recipe, block: ElasticConfig, stage: int, total: int) -> l
         out.append(f"{recipe.at('pipeline')}: {pipeline}: stages cannot rank; {recipe.ranking}, "
                    "or the run is refused when it starts")  # fmt: skip
     name, warmup = recipe.warmup(total) or ("", 0)
-    if warmup >= total:
+    if stage == 1 and warmup >= total:
         out.append(f"{name}: {warmup} of {total} steps in all: the learning rate never reaches its peak")
     samples = block.importance.samples
     has = recipe.get("samples") or (steps * batch if isinstance(batch, int) else 0)
@@ -256,8 +260,8 @@ def pace_warnings(recipe: Recipe, size: float, stage: int, total: int) -> list[s
 
 
 def rates_of(recipe: Recipe, block: ElasticConfig, options: StageOptions) -> dict[str, Any]:
-    """Arguments of `train.training.Rates`: how rates rise and fall over all stages."""
-    steps, done = recipe.get("steps"), options.done_steps
+    """Arguments of `train.training.Rates`: how rates rise and fall over all stages, but for what a start knows."""
+    steps = recipe.get("steps")
     total = options.total(steps)
     floor, lowest, warmup = recipe.get("min_ratio"), recipe.get("min_lr"), recipe.warmup(total)
     if floor is None:
@@ -266,9 +270,7 @@ def rates_of(recipe: Recipe, block: ElasticConfig, options: StageOptions) -> dic
         "total_steps": total,
         "warmup_steps": 60 if warmup is None else warmup[1],
         "min_ratio": floor,
-        "start_step": done,
-        # shapes are frozen at a share of stage 1's steps, and stay so in those behind it
-        "freeze_step": block.freeze_step(done if options.stage > 1 else steps),
+        "freeze_step": block.freeze_step(steps) if options.stage == 1 else 0,
     }
 
 
@@ -285,14 +287,19 @@ def use_our_layers(model: Any) -> None:
 
 
 def set_optimizer(recipe: Recipe, block: ElasticConfig, half: bool) -> None:
-    """Turn off overlaps that no family can have, for a micro-batch uses only a part of the weights.
+    """Turn off overlaps that no family can have, for a micro-batch uses only a part of the weights, and `CHECKS`.
 
     The distributed optimizer is for a router beside weights in 16 bits (`half`).
     """
     if half and block.router is not None:
         # megatron-core's other one cannot save the router, which is float32 among half-precision weights
         recipe.put("distributed", True)
-    turn_off((recipe.get("ddp"), recipe.get("optimizer")), refused_overlaps(recipe.ranks("pipeline")))
+    ddp, optimizer = recipe.get("ddp"), recipe.get("optimizer")
+    turn_off((ddp, optimizer), refused_overlaps(recipe.ranks("pipeline")))
+    if not optimizer.fp16:  # whose infinities are no mistakes
+        turn_off((ddp,), CHECKS)
+        reason = "elastic.nonfinite checks the gradients"
+        recipe.changes.reasons |= {f"{recipe.path('ddp')}.{name}": reason for name in CHECKS}
     if recipe.get("distributed"):
         # by default its state is saved as it lies in buffers, and goes on in the layout that wrote it alone; the next
         # stage, with its longer sequences, has another

@@ -23,7 +23,7 @@ from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, ElasticResume
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
-from nemo_elastic.megatron.router_optim import is_router, no_weight_decay, router_ratio
+from nemo_elastic.megatron.router_optim import ROUTER_MARK, is_router, no_weight_decay
 
 from .checks import NemoRecipe
 
@@ -38,7 +38,6 @@ def apply_elastic(
     teacher: str | None = None,
     stage: int = 1,
     previous: str | None = None,
-    done_steps: int = 0,
     total_steps: int | None = None,
     out: str | None = None,
     mock_data: bool = False,
@@ -51,7 +50,7 @@ def apply_elastic(
     Args:
         recipe: `run.Partial` of `llm.pretrain`, `llm.train` or `llm.finetune` with a MambaModel.
         elastic: the elastic block, or a YAML file with one.
-        teacher, stage, previous, done_steps, total_steps, out, mock_data: see `StageOptions`.
+        teacher, stage, previous, total_steps, out, mock_data: see `StageOptions`.
         verbose: print every setting that has another value afterwards, and warn of what makes no sense.
 
     Returns:
@@ -62,9 +61,8 @@ def apply_elastic(
             `checks` found that recipe and block do not fit.
     """
     options = StageOptions(
-        teacher=teacher, stage=stage, previous=previous, done_steps=done_steps, total_steps=total_steps, out=out,
-        mock_data=mock_data,
-    )  # fmt: skip
+        teacher=teacher, stage=stage, previous=previous, total_steps=total_steps, out=out, mock_data=mock_data
+    )
     changes = change(recipe, elastic, options)
     if verbose:
         print(changes.text(recipe), flush=True)
@@ -148,28 +146,25 @@ def _model(own: NemoRecipe, block: ElasticConfig, options: StageOptions) -> None
 
 
 def _optimizer(own: NemoRecipe, block: ElasticConfig, rates: dict[str, Any]) -> None:
+    if block.router:
+        rates = rates | {"router_lr": block.router.lr}
     own.made.optim = run.Config(
         ElasticOptimizer,
         config=own.get("optimizer"),
         no_weight_decay_cond=no_weight_decay,
         scale_lr_cond=is_router if block.router else None,
-        lr_mult=router_ratio(block.router.lr, own.get("lr")) if block.router else 1.0,
+        lr_mult=ROUTER_MARK if block.router else 1.0,
         # NeMo overwrites `max_steps` of every stock scheduler with the trainer's, so that a stage would decay to its
         # end; ours counts `total_steps`, over all stages, under a name that NeMo does not know
         lr_scheduler=run.Config(ElasticSchedule, **rates),
     )
-    own.changes.reasons["optim.lr_mult"] = "of the router"
+    own.changes.reasons["optim.lr_mult"] = "marks the router, whose rate is router_lr of the schedule"
 
 
 def _precision(own: NemoRecipe, block: ElasticConfig) -> None:
-    """Turn off 8-bit formats, and megatron-core's check of gradients, which knows neither budget nor layer and cannot
-    skip a step.
-    """
-    if not own.get("optim.config.fp16"):  # whose infinities are no mistakes
-        if own.get("ddp") == "megatron":  # NeMo's default: with the check, and nothing else
-            own.put("ddp", run.Config(DistributedDataParallelConfig, check_for_nan_in_grad=False))
-        if isinstance(own.get("ddp"), run.Config):
-            own.put("trainer.strategy.ddp.check_for_nan_in_grad", False, "elastic.nonfinite looks at them")
+    """Turn off 8-bit formats, and overlaps and checks that no family can have."""
+    if own.get("ddp") == "megatron":  # NeMo's default
+        own.put("ddp", run.Config(DistributedDataParallelConfig, check_for_nan_in_grad=True))
     plugins, half = own.get("trainer.plugins"), False
     for plugin in plugins if isinstance(plugins, list) else [plugins]:
         for name in sorted(getattr(plugin, "__arguments__", {})):
