@@ -78,7 +78,7 @@ Made from the dataclasses by `tools/config_reference.py`; a test keeps it up to 
 unknown name or a wrong value is an error that names the field and says what is allowed, before anything starts.
 
 **What stands beside `elastic:`** in a file is the recipe's. `nemo elastic train` reads it: fields of the recipe,
-and the other arguments of `apply_elastic` (`teacher`, `stage`, `previous`, `done_steps`, `total_steps`, `out`,
+and the other arguments of `apply_elastic` (`teacher`, `stage`, `previous`, `total_steps`, `out`,
 `mock_data`); any other name is refused, with the nearest that there is. Entry points that read only the block
 (`apply_elastic("run.yaml")`, `ElasticPlugin`, `plan`, `init`) ignore all other keys, including misspelled ones. A file
 without `elastic:` is the block itself, so `elastc:` is refused everywhere.

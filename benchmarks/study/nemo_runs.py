@@ -164,17 +164,17 @@ def train_family(
     """
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 
-    total, done, checkpoint = sum(steps for steps, _ in stages), 0, None
+    total, checkpoint = sum(steps for steps, _ in stages), None
     began = time.process_time()
     for number, (steps, batch) in enumerate(stages, 1):
         place = out / f"stage{number}"  # a second stage reads other pieces
         recipe = ground.recipe(place, steps, batch, seed + 1000 * (number - 1), lr, total)
         apply_elastic(
             recipe, {**block, "seed": seed}, teacher=str(ground.parent), stage=number,
-            previous=str(checkpoint) if checkpoint else None, done_steps=done, total_steps=total,
-            out=str(place / "elastic"), verbose=False,
+            previous=str(checkpoint) if checkpoint else None, total_steps=total, out=str(place / "elastic"),
+            verbose=False,
         )  # fmt: skip
-        checkpoint, done = launch(recipe, place), done + steps
+        checkpoint = launch(recipe, place)
     cpu = time.process_time() - began
     assert checkpoint is not None
     model, members = family(checkpoint)

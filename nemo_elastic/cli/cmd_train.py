@@ -19,7 +19,7 @@ Host = Enum("Host", {"nemo": "nemo", "bridge": "bridge"}, type=str)
 _OVERRIDES = typer.Argument(
     metavar="[FIELD=VALUE]...",
     help="Fields of the recipe; fields of the block, such as elastic.search.keep=2; teacher=, stage=, previous=, "
-    "done_steps=, total_steps=, out=; and run.executor= and every option of NeMo-Run. --yes starts without asking. "
+    "total_steps=, out=; and run.executor= and every option of NeMo-Run. --yes starts without asking. "
     "--to-yaml FILE writes the whole run, which --yaml reads, and starts nothing.",
 )
 _FACTORY = typer.Option("--factory", "-f", help="Name of a stock recipe, e.g. nemotron_nano_12b_v2.")

@@ -80,7 +80,6 @@ def train_stage(
         teacher=str(parent),
         stage=stage,
         previous=str(previous) if previous else None,
-        done_steps=settings.stage1_steps if stage == 2 else 0,
         total_steps=total,
         out=str(out / "elastic"),
         verbose=stage == 1,

@@ -16,6 +16,8 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
 
 ROUTER_PREFIX = "elastic.router."
+#: `lr_mult` of the router's group, whatever its rate: megatron-core finds a checkpoint's groups by it
+ROUTER_MARK = 0.5
 
 
 def is_router(name: str, _: torch.Tensor) -> bool:
@@ -33,14 +35,9 @@ def no_weight_decay(name: str, param: torch.Tensor) -> bool:
     )
 
 
-def router_ratio(router_lr: float, lr: float) -> float:
-    """`lr_mult` of the router group; never 1, which would merge it with the model's and keep it from being frozen."""
-    return router_lr / lr if router_lr != lr else 1.0 + 1e-9
-
-
 def is_router_group(group: dict[str, Any]) -> bool:
     """Whether a parameter group of megatron-core is the router's; NeMo renames its `lr_mult`."""
-    return group.get("pre_lr_mult", group.get("lr_mult", 1.0)) != 1.0
+    return group.get("pre_lr_mult", group.get("lr_mult")) == ROUTER_MARK
 
 
 class RouterClip:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -174,25 +174,36 @@ class Rates:
         total_steps: of all stages together.
         warmup_steps: linear warm-up at the very start.
         min_ratio: rate at the end, as a share of the peak.
-        start_step: steps done by earlier stages.
         freeze_step: step at which the router is frozen (counted over the curriculum).
         router_warmup: warm-up of the router in steps.
+        start_step: steps done by earlier stages.
     """
 
     total_steps: int
     warmup_steps: int = 60
     min_ratio: float = 0.1
-    start_step: int = 0
     freeze_step: int = 0
     router_warmup: int = 20
+    start_step: int = 0
 
-    def model(self, step: int) -> float:
-        """Share of the model's peak rate at a step of this stage."""
+    def after(self, done: int, steps: int) -> Rates:
+        """The rates of a stage of so many steps behind others, at whose end they end where no total was given.
+
+        Raises:
+            ElasticError: the total is below the steps of all of them.
+        """
+        if steps < self.total_steps < done + steps:
+            raise bad("total_steps", self.total_steps, f"at least {done} of the earlier stages + {steps} of this one")
+        return replace(self, start_step=done, total_steps=max(self.total_steps, done + steps))
+
+    def model(self, step: int, peak: float = 1.0, lowest: float | None = None) -> float:
+        """The model's rate at a step of this stage, between a peak and the lowest, `min_ratio` of it if not given."""
         step += self.start_step
         if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
+            return peak * (step + 1) / self.warmup_steps
+        lowest = peak * self.min_ratio if lowest is None else lowest
         done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        return self.min_ratio + (1 - self.min_ratio) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return lowest + (peak - lowest) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def router(self, step: int) -> float:
         """Share of the router's rate at a step of this stage."""

@@ -164,7 +164,7 @@ def both_stages(place: Path, name: str, train: Callable[..., Any]) -> dict[str, 
     MegatronHost.student = watched
     block = block_of(Layout(), **ASKS, **({"data": {"documents": "apart"}} if name.endswith("apart") else {}))
     one, two = place / name / "one", place / name / "two"
-    second = {"stage": 2, "done_steps": STEPS, "total_steps": 2 * STEPS, "previous": str(one / "checkpoints")}
+    second = {"stage": 2, "total_steps": 2 * STEPS, "previous": str(one / "checkpoints")}
     facts: dict[str, Any] = {}
     for out, options in ((one, {}), (two, second)):
         destroy_num_microbatches_calculator()

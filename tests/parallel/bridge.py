@@ -139,8 +139,7 @@ def run(place: Path, job: Job) -> None:
     elastic = apply_elastic(
         container, block_of(job.layout, **({} if job.layout.experts is None else EXPERT_BLOCK) | dict(job.changes)),
         teacher=str(job.teacher or place / "parent" / "checkpoints"), stage=job.stage,
-        previous=str(place / job.previous[0] / "checkpoints") if job.previous else None, done_steps=job.done,
-        total_steps=job.done + job.steps if job.stage > 1 else None,
+        previous=str(place / job.previous[0] / "checkpoints") if job.previous else None,
         ranked=str(place / job.from_ranking / "checkpoints") if job.from_ranking else None,
         rank_only=job.kind == "rank", verbose=False,
     )  # fmt: skip

@@ -121,9 +121,8 @@ def elastic(place: Path, job: Job) -> Any:
                          out=str(out / "elastic"), checkpoint=str(out / "ranked"))  # fmt: skip
     task = apply_elastic(
         stock, job.block(), teacher=str(job.teacher or parent(place)) if job.layout.teacher else None,
-        stage=job.stage, done_steps=job.done, out=str(out / "elastic"), verbose=False,
+        stage=job.stage, out=str(out / "elastic"), verbose=False,
         previous=end_of(str(place / job.previous[0]), job.previous[1]) if job.previous else None,
-        total_steps=job.done + job.steps if job.stage > 1 else None,
     )  # fmt: skip
     if job.from_ranking:
         start = run.Config(nl.RestoreConfig, path=str(place / job.from_ranking / "ranked"), load_optim_state=False)

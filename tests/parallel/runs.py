@@ -177,7 +177,7 @@ class Job:
         out: its folder, below the one that all jobs share; so are those of other runs here.
         kind: parent, rank, stage1, stage2 or stage3.
         layout: of ranks, and what is trained.
-        steps: of the run; done: of the stages before.
+        steps: of the run.
         ranked: run of a ranking; the one for the shapes of the layout if empty; if None a training ranks itself.
         previous: run that a later stage goes on from, and its steps.
         teacher: a checkpoint in place of the parent's.
@@ -197,7 +197,6 @@ class Job:
     kind: str = "stage1"
     layout: Layout = Layout()
     steps: int = 2
-    done: int = 0
     ranked: str | None = ""
     previous: tuple[str, int] | None = None
     teacher: Path | None = None

@@ -41,9 +41,7 @@ def curriculum(place: Path, out: str) -> dict[str, Any]:
 
     first, second = STAGES
     facts = run(place, each(f"{out}/one", steps=first))
-    run(
-        place, each(f"{out}/two", kind="stage2", steps=second, done=first, previous=(f"{out}/one", first), longer=True)
-    )
+    run(place, each(f"{out}/two", kind="stage2", steps=second, previous=(f"{out}/one", first), longer=True))
     (place / out / "cutting").touch()
     slice_family(str(last_checkpoint(place / out / "two")), str(place / out / "cut"))
     return facts

@@ -40,7 +40,7 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name, layout in SECOND.items():
         start = place / f"{name}-start"
-        (ran,) = do(place, Job(name, "stage2", layout, STEPS, STEPS, previous=("first", STEPS), longer=True,
+        (ran,) = do(place, Job(name, "stage2", layout, STEPS, previous=("first", STEPS), longer=True,
                                changes=CHANGES, callback=saved_at_start(start)))  # fmt: skip
         results[name] = compared(start, place / "first") | {"losses": ran["facts"][0]["losses"]}
     return results

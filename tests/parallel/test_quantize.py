@@ -33,17 +33,12 @@ def job(out: str, kind: str = "stage1", layout: Layout = TWO.alone, scheme: str 
 
 
 def third(out: str, scheme: str | None = SCHEME, **more: Any) -> Job:
-    return job(out, "stage3", scheme=scheme, done=2, previous=("two", 1), steps=STEPS, **more)
+    return job(out, "stage3", scheme=scheme, previous=("two", 1), steps=STEPS, **more)
 
 
 def measure(place: Path, parts: Collection[str]) -> None:
     prepare(place, whole=False)
-    do(
-        place,
-        job("rank-halving", "rank"),
-        job("one", steps=1),
-        job("two", "stage2", steps=1, done=1, previous=("one", 1)),
-    )
+    do(place, job("rank-halving", "rank"), job("one", steps=1), job("two", "stage2", steps=1, previous=("one", 1)))
     do(place, third("whole"), third("tp2", layout=TWO), third("full", None), third("killed", until=STOP),
        third("killed"))  # fmt: skip
 

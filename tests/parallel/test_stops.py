@@ -35,7 +35,7 @@ def first(out: str, **more: Any) -> Job:
 
 
 def second(run: str) -> Job:
-    return first(f"{run}/stage2", kind="stage2", steps=SECOND, done=STEPS, previous=(f"{run}/stage1", STEPS))
+    return first(f"{run}/stage2", kind="stage2", steps=SECOND, previous=(f"{run}/stage1", STEPS))
 
 
 def ours(*code: int) -> dict[str, Any]:

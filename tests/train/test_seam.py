@@ -161,7 +161,7 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
             family.compared = {}
         shares = (rates.model(host.step), rates.router(host.step))
         for i, group in enumerate(optimizer.param_groups):
-            group["lr"] = peak * (optim.lr_mult * shares[1] if i == 2 else shares[0])
+            group["lr"] = optim.lr_scheduler.router_lr * shares[1] if i == 2 else peak * shares[0]
         for _, tokens, labels, mask in [b for b in seen["batches"] if b[0] == host.step]:
             loss, ran = family.loss(host, family.next_sample(host), tokens, labels, mask)
             (loss * host.factor(mask.sum())).backward()

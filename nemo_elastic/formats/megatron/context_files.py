@@ -42,12 +42,14 @@ class Context:
         file: what was read, for errors.
         settings: fields of the model's config; values that are no plain data are absent or mappings with `_target_`.
         elastic: the elastic block that it was trained with.
+        steps: of a family: optimizer steps of the stages before the one in which it was saved, and of that one.
         tokenizer: folder with a Hugging Face tokenizer, if it has one.
     """
 
     file: Path
     settings: Mapping[str, Any]
     elastic: Mapping[str, Any] | None
+    steps: tuple[Any, Any]
     tokenizer: Path | None
 
 
@@ -58,7 +60,8 @@ def read_context(checkpoint: Path) -> Context:
         folder, file = iteration, iteration / RUN_CONFIG
         whole = _read_yaml(file)
         provider = _mapping(whole, "optimizer_config_override_provider")
-        model = {"config": whole.get("model"), "elastic": provider.get("elastic")}
+        model = {"config": whole.get("model"), "stage_steps": _mapping(whole, "train").get("train_iters")}
+        model |= {name: provider.get(name) for name in ("elastic", "done_steps")}
     elif (file := folder / "model.yaml").is_file():
         model = _read_yaml(file)
     elif (file := folder / "io.json").is_file():
@@ -73,7 +76,8 @@ def read_context(checkpoint: Path) -> Context:
     if elastic is not None and not isinstance(elastic, Mapping):
         raise bad(f"{file}: elastic", elastic, "the elastic block that it was trained with")
     check_content((elastic or {}).get("budgets"), f"{file}: elastic.budgets")
-    return Context(file, settings, elastic, _tokenizer(folder, _mapping(model, "tokenizer")))
+    steps = model.get("done_steps"), model.get("stage_steps")
+    return Context(file, settings, elastic, steps, _tokenizer(folder, _mapping(model, "tokenizer")))
 
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:

@@ -33,7 +33,7 @@ from nemo_elastic.train.training import Rates
 from .autobridge import register_layers
 from .callbacks import ElasticCallback
 from .checks import PLACEHOLDER, BridgeRecipe
-from .optim import ElasticOverrides, experts_shared_or_not
+from .optim import ElasticOverrides, own_groups
 from .platform import bridge_on_this_machine
 from .resume import check_start, use_our_manager
 from .step import ElasticStep
@@ -91,7 +91,7 @@ class ElasticRun:
             if get_rank_safe() == 0:
                 print(f"{self.config.checkpoint.load}: has the end of this run; nothing is left to train", flush=True)
             return
-        with bridge_on_this_machine(self.config), experts_shared_or_not():  # its own last checkpoint, too
+        with bridge_on_this_machine(self.config), own_groups():  # its own last checkpoint, too
             pretrain(self.config, self.forward_step, callbacks=self.callbacks)
 
 
@@ -102,7 +102,6 @@ def apply_elastic(
     teacher: str | None = None,
     stage: int = 1,
     previous: str | None = None,
-    done_steps: int = 0,
     total_steps: int | None = None,
     out: str | None = None,
     mock_data: bool = False,
@@ -117,7 +116,7 @@ def apply_elastic(
     Args:
         recipe: a `ConfigContainer` with a `HybridModelProvider`.
         elastic: the elastic block, or a YAML file with one.
-        teacher, stage, previous, done_steps, total_steps, out, mock_data: see `StageOptions`.
+        teacher, stage, previous, total_steps, out, mock_data: see `StageOptions`.
         ranked: stage 1: what a ranking left (`rank_only`): sorted weights, first members and candidates.
         rank_only: rank, sort and search, write that down as a checkpoint, and train nothing.
         verbose: print every setting that has another value afterwards, and warn of what makes no sense.
@@ -130,8 +129,8 @@ def apply_elastic(
             recipe and block do not fit.
     """
     options = StageOptions(
-        teacher=newest_of(teacher), stage=stage, previous=absolute_if_there(previous), done_steps=done_steps,
-        total_steps=total_steps, out=out, mock_data=mock_data,
+        teacher=newest_of(teacher), stage=stage, previous=absolute_if_there(previous), total_steps=total_steps,
+        out=out, mock_data=mock_data,
     )  # fmt: skip
     block = ElasticConfig.of(elastic).with_absolute_paths()
     own = BridgeRecipe(recipe, ranked=ranked)
@@ -142,7 +141,8 @@ def apply_elastic(
     _model(own, block, vocabulary_rows(options.teacher))
     _precision(own, block)
     _checkpoints(own)
-    own.put("optimizer_config_override_provider", ElasticOverrides(elastic=block.to_dict(), stage=stage))
+    overrides = ElasticOverrides(recipe.optimizer_config_override_provider, elastic=block.to_dict(), stage=stage)
+    own.put("optimizer_config_override_provider", overrides)
     members = (recipe.validation.eval_iters or 0) * len(block.budgets)
     own.put("validation.eval_iters", members, "every member is validated")
     if rank_only:
@@ -192,12 +192,13 @@ def _precision(own: BridgeRecipe, block: ElasticConfig) -> None:
     """Turn off 8-bit formats and overlaps that no family can have."""
     recipe, low = own.made, own.made.mixed_precision
     recipe.comm_overlap = None  # it would turn all on
-    if not recipe.optimizer.fp16:  # whose infinities are no mistakes
-        own.put("ddp.check_for_nan_in_grad", False, "elastic.nonfinite checks the gradients")
     if any(word in low if isinstance(low, str) else getattr(low, word, None) for word in ("fp8", "fp4")):
         recipe.mixed_precision = "bf16_mixed"
     half = recipe.mixed_precision is not None or recipe.model.bf16 or recipe.model.fp16
     rules.set_optimizer(own, block, half)
+    # a run goes on at the recipe's rates, where Bridge has another one end in an assertion or takes the checkpoint's
+    own.put("scheduler.override_opt_param_scheduler", True)
+    own.put("scheduler.use_checkpoint_opt_param_scheduler", False)
     if own.get("distributed"):  # Bridge would do so, and warn
         own.put("ddp.use_distributed_optimizer", True)
 
@@ -221,7 +222,10 @@ def _run(own: BridgeRecipe, block: ElasticConfig, options: StageOptions, rates: 
         refused = refused_overlaps(own.ranks("pipeline"))
         check_overlaps({"ddp": recipe.ddp, "optimizer": recipe.optimizer}, refused)
         rules.check_vocabularies(own, vocabulary_rows(options.teacher))  # which may not have been there
-        return check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0, rank_only)
+        start, done = check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0, rank_only)
+        callback.rates = rates.after(done, own.get("steps"))
+        recipe.optimizer_config_override_provider.done_steps = done  # the stage behind reads it
+        return start
 
     step = ElasticStep(
         recipe.model,

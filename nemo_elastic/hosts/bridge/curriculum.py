@@ -61,7 +61,7 @@ def job_of(config: Any, job: str, own: CurriculumRun) -> ElasticRun:
     )  # fmt: skip
 
 
-def slicing(own: CurriculumRun) -> dict[str, str]:
+def slicing(own: CurriculumRun) -> dict[str, Any]:
     """Arguments of `slice_family`, which cuts every member out of the end of the last stage: one process, no GPU."""
     end, ranking = checkpoints(own.dir, f"stage{own.last}"), own.block.ranking or ranking_dir(own.dir)
     return {"checkpoint": end, "out": own.dir, "ranking": ranking}

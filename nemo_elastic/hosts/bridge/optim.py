@@ -4,8 +4,8 @@
 
 megatron-core has one optimizer for all weights; where ranks share experts, it has another for these. The distributed
 optimizer's states are saved by the names of weights, so that each finds its own in any layout. What is saved of groups
-of weights is each optimizer's, and is loaded by as many as wrote it, alone. A stage has another layout than the one
-before it, so this is brought to those that there are.
+of weights is each optimizer's, and is loaded by as many as wrote it, at the same rates, alone. A stage has another
+layout than the one before it, so groups are the recipe's.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.megatron.megatron_host import trained
 from nemo_elastic.megatron.router_optim import (
+    ROUTER_MARK,
     RouterClip,
     is_router,
     is_router_group,
     reduce_router,
-    router_ratio,
     save_own_moments,
 )
 from nemo_elastic.train.guard import Guard
@@ -39,8 +39,6 @@ from nemo_elastic.train.training import Rates
 from .step import BridgeHost
 
 _KIND, _BY_NAME = "param_state_sharding_type", "fully_reshardable"
-#: what tells groups of experts that ranks share from all others
-_SHARED = "is_expert_parallel"
 
 
 def _is_router(param: torch.Tensor, name: str) -> bool:
@@ -49,26 +47,29 @@ def _is_router(param: torch.Tensor, name: str) -> bool:
 
 @dataclass
 class ElasticOverrides(OptimizerConfigOverrideProvider):
-    """Bridge's overrides of groups of parameters, and the router's: its own rate, and no weight decay.
+    """The recipe's overrides of groups of parameters, and the router's: its own rate, and no weight decay.
 
     It is the part of the config that says what the family is, so that a checkpoint's run_config.yaml tells it.
 
     Attributes:
+        recipe: what gives the recipe's.
         elastic: the elastic block as JSON values (`ElasticConfig.to_dict`).
         stage: 1, 2 or 3.
+        done_steps: optimizer steps of the stages before.
     """
 
+    recipe: OptimizerConfigOverrideProvider = field(default_factory=OptimizerConfigOverrideProvider)
     elastic: dict[str, Any] = field(default_factory=dict)
     stage: int = 1
+    done_steps: int = 0
 
     def build_config_overrides(self, context: Any) -> Mapping[Any, Any] | None:
         """What each group of parameters has of its own; Bridge calls it when it builds the optimizer."""
-        overrides = dict(super().build_config_overrides(context) or {})
+        overrides = dict(self.recipe.build_config_overrides(context) or {})
         router = ElasticConfig.from_dict(self.elastic).router
         if router is not None:
             key = ParamKey(with_name_predicate=ParamWithNamePredicate(name="elastic_router", fn=_is_router))
-            ratio = router_ratio(router.lr, context.optimizer_config.lr)
-            overrides[key] = {"lr_mult": ratio, "wd_mult": 0.0}
+            overrides[key] = {"max_lr": router.lr, "lr_mult": ROUTER_MARK, "wd_mult": 0.0}
         return overrides
 
 
@@ -90,8 +91,10 @@ class ElasticScheduler(OptimizerParamScheduler):
 
     def get_lr(self, param_group: dict[str, Any]) -> float:
         """Rate of a group in the step that is about to run, or has just run."""
-        share = (self.rates.router if is_router_group(param_group) else self.rates.model)(self.host.step)
-        return self.max_lr * param_group.get("lr_mult", 1.0) * share
+        step, peak = self.host.step, param_group["max_lr"]
+        if is_router_group(param_group):
+            return peak * self.rates.router(step)
+        return self.rates.model(step, peak, param_group["min_lr"])
 
 
 def watch_optimizer(model: list[Any], optimizer: Any, guard: Guard | None, clip: bool) -> None:
@@ -125,13 +128,12 @@ def watch_optimizer(model: list[Any], optimizer: Any, guard: Guard | None, clip:
 
 
 @contextmanager
-def experts_shared_or_not() -> Iterator[None]:
-    """A checkpoint's states are loaded by one optimizer or two, whichever wrote them."""
+def own_groups() -> Iterator[None]:
+    """A checkpoint's states are loaded into the groups and by the optimizers of the recipe, whatever wrote them."""
     stock = ChainedOptimizer.load_state_dict
 
     def load_state_dict(self: Any, state: Any) -> None:
-        shared = [any(group[_SHARED] for group in one.param_groups) for one in self.chained_optimizers]
-        stock(self, regrouped(state, shared))
+        stock(self, regrouped(state, [one.param_groups for one in self.chained_optimizers]))
 
     ChainedOptimizer.load_state_dict = load_state_dict
     try:
@@ -140,34 +142,43 @@ def experts_shared_or_not() -> Iterator[None]:
         ChainedOptimizer.load_state_dict = stock
 
 
-def regrouped(state: Any, shared: Sequence[bool]) -> Any:
-    """An optimizer's loaded state, as so many optimizers load it.
+def regrouped(state: Any, groups: Sequence[Sequence[Mapping[str, Any]]]) -> Any:
+    """An optimizer's loaded state, as so many optimizers load it into their groups.
 
     Args:
         state: what was asked for, by the number of each optimizer where there are several, and what the checkpoint
             says of groups, by the number of each where several wrote it.
-        shared: of each optimizer there is, whether it has the experts that ranks share.
+        groups: of each optimizer there is.
 
     Raises:
         ElasticError: others wrote it, and its states are not saved by the names of weights.
     """
-    numbers = sorted(key for key in state if isinstance(key, int)) if isinstance(state, Mapping) else []
+    state = state if isinstance(state, Mapping) else dict(enumerate(state))
+    numbers = sorted(key for key in state if isinstance(key, int))
     said = {key: value for key, value in state.items() if key not in numbers} if numbers else {}
-    if not said:  # as many wrote it
-        return state
-    written = [said] if len(shared) > 1 else [state[number] for number in numbers]
-    if any(one.get(_KIND) != _BY_NAME for one in written):
-        were, are = ("no ranks shared", "they do now") if len(shared) > 1 else ("ranks shared", "they do not now")
-        raise ElasticError(
-            f"recipe.model.expert_model_parallel_size: {were} experts in the checkpoint, and {are}; the optimizer's "
-            "states can follow if they were saved with checkpoint.dist_ckpt_optim_fully_reshardable"
-        )
-    if len(shared) > 1:
-        return {i: state[i] | said | _groups(written, flag) for i, flag in enumerate(shared)}
-    return said | written[0] | _groups(written, shared[0])
+    several = len(groups) > 1
+    states = [state[number] for number in numbers] or [state]
+    written = [said] if said and several else states
+    if said:  # by one optimizer what two load, or by two what one does
+        if any(one.get(_KIND) != _BY_NAME for one in written):
+            were, are = ("no ranks shared", "they do now") if several else ("ranks shared", "they do not now")
+            raise ElasticError(
+                f"recipe.model.expert_model_parallel_size: {were} experts in the checkpoint, and {are}; the "
+                "optimizer's states can follow if they were saved with checkpoint.dist_ckpt_optim_fully_reshardable"
+            )
+        states = [one | said for one in states] if several else [said | states[0]]
+    # a rank may have nothing for an optimizer
+    states = [one | (_groups(one, own) if own else {}) for one, own in zip(states, groups, strict=True)]
+    return dict(enumerate(states)) if several else states[0]
 
 
-def _groups(written: Sequence[Mapping[str, Any]], shared: bool) -> dict[str, Any]:
-    """What all say of groups, as said of experts that ranks share or of all else; the first has the last word."""
-    groups = [{**group, _SHARED: shared} for one in reversed(written) for group in one["optimizer"]["param_groups"]]
-    return {"optimizer": {**written[0]["optimizer"], "param_groups": groups}}
+def _groups(state: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The recipe's groups for a loaded state's, of which the number of steps alone is kept.
+
+    megatron-core finds groups by their rates, too, so a run could not go on at another rate.
+    """
+    inner = state.get("optimizer", state)
+    saved = [{name: group[name] for name in ("step", "params") if name in group} for group in inner["param_groups"]]
+    saved += saved[:1] * (len(own) - len(saved))
+    groups = [{**group, **taken} for group, taken in zip(own, saved, strict=False)]
+    return {"optimizer": {**inner, "param_groups": groups}} if "optimizer" in state else {"param_groups": groups}

@@ -38,7 +38,7 @@ from nemo_elastic.hosts.common.checkpoints import (
     write_list,
 )
 
-from .optim import experts_shared_or_not
+from .optim import own_groups
 
 __all__ = ["ElasticCheckpoints", "check_start", "go_on_from", "use_our_manager"]
 
@@ -120,7 +120,7 @@ def _of_step(folder: str, step: int) -> Path:
 
 def check_start(
     checkpoint: Any, config: ElasticConfig, stage: int, previous: str | None, first: bool, rank_only: bool = False
-) -> Path | None:
+) -> tuple[Path | None, int]:
     """Look at what a run is going to load, before it is loaded, and compare its block with the run's.
 
     Args:
@@ -132,10 +132,10 @@ def check_start(
         rank_only: whether the run is a ranking.
 
     Returns:
-        What is going to be loaded; None for nothing but the teacher.
+        What is going to be loaded, None for nothing but the teacher; and the steps of the stages before.
 
     Raises:
-        ElasticError: it is damaged, may run something, or belongs to another family.
+        ElasticError: it is damaged, may run something, belongs to another family, or its stage has not ended.
     """
     own, passed = on_first(lambda: _own(checkpoint))
     report(passed, first)
@@ -148,12 +148,12 @@ def check_start(
             left = model_in(Path(previous))  # the folder of a training holds its checkpoints in another
             hint = f", such as {left}" if left is not None else ""
             raise bad("previous", previous, f"a folder with a checkpoint of Megatron-Bridge's{hint}")
-        return None
+        return None, 0
     changed = BRIDGE.check_start(start, config, 0 if rank_only else stage, resumed=own is not None)
     if own is None and os.path.lexists(newest := start.parent / NEWEST_STATE):
         check_file(newest)  # by which Bridge finds it
     report(changed, first)
-    return start
+    return start, BRIDGE.done_steps(start, stage, resumed=own is not None)
 
 
 def _own(checkpoint: Any) -> tuple[Path | None, list[str]]:
@@ -177,18 +177,12 @@ def _own(checkpoint: Any) -> tuple[Path | None, list[str]]:
 
 
 def go_on_from(previous: str, state: Any, model: list[Any], optimizer: Any) -> None:
-    """Load weights, members and the optimizer's state of the stage before, and count steps from 0 again.
-
-    Raises:
-        ElasticError: there is no step of a training in it.
-    """
+    """Load weights, members and the optimizer's state of the stage before, and count steps from 0 again."""
     checkpoint = state.cfg.checkpoint
     own, checkpoint.load = checkpoint.load, str(Path(previous))
     try:
-        with experts_shared_or_not():
-            step, _ = load_checkpoint(state, model, optimizer, None)
+        with own_groups():
+            load_checkpoint(state, model, optimizer, None)
     finally:
         checkpoint.load = own
-    if step == 0:
-        raise ElasticError(f"previous: {previous}: has no step of a training")
     state.train_state = TrainState()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.metadata import ITERATION, RUN_CONFIG, TRACKER, last_iteration, weights_folder
 from nemo_elastic.formats.megatron.stored import first_line
@@ -67,6 +67,14 @@ class Checkpoints(ABC):
     @abstractmethod
     def aside(self, checkpoint: Path) -> str:
         """The name of a damaged one: the host neither finds it under that nor removes it."""
+
+    def step(self, checkpoint: Path) -> int:
+        """Steps of its stage after which a checkpoint was saved, by its list of files; -1 where that is missing."""
+        try:
+            step = read_json(checkpoint / LIST)["step"]
+        except (ElasticError, OSError, TypeError, KeyError):
+            return -1
+        return step if isinstance(step, int) else -1
 
     def half_written(self, folder: Path) -> list[Path]:
         """Those that a kill cut short, the newest last, as far as the host does not remove them itself."""
@@ -142,6 +150,28 @@ class Checkpoints(ABC):
             return []
         return check_same_family(before, config, start, stage, resumed)
 
+    def done_steps(self, start: Path, stage: int, resumed: bool) -> int:
+        """Optimizer steps of the stages before the one that starts from a checkpoint.
+
+        Args:
+            resumed: the checkpoint is the run's own.
+
+        Raises:
+            ElasticError: the stage before was not trained to its end.
+        """
+        if stage <= 1:
+            return 0
+        before, own = read_context(start).steps
+        if type(before) is not int or type(own) is not int:
+            raise ElasticError(f"checkpoint: {start}: does not say how many steps its stage has")
+        if resumed:
+            return before
+        reached = self.step(start)
+        if reached < own:
+            after = "an unknown step" if reached < 0 else f"step {reached}"
+            raise bad("previous", str(start), f"the end of a stage: this one was saved after {after} of {own}")
+        return before + own
+
     # ------------------------------------------------------------------ what becomes of the others
 
     def broken(self, folder: Path) -> list[Path]:
@@ -197,7 +227,7 @@ class NemoCheckpoints(Checkpoints):
 
     def finished(self, folder: Path) -> list[Path]:
         last = [path for path in folder.glob("*last") if self.is_finished(path)]
-        return sorted(last, key=lambda path: (_listed_step(path), path.lstat().st_mtime))
+        return sorted(last, key=lambda path: (self.step(path), path.lstat().st_mtime))  # not every copy keeps times
 
     def is_finished(self, checkpoint: Path) -> bool:
         return checkpoint.is_dir() and not self.mark(checkpoint).exists()
@@ -226,6 +256,10 @@ class BridgeCheckpoints(Checkpoints):
         if self.mark(checkpoint).exists():
             return False
         return (checkpoint / RUN_CONFIG).is_file() or checkpoint == last_iteration(checkpoint.parent)
+
+    def step(self, checkpoint: Path) -> int:
+        real = checkpoint.resolve()  # a link to one may have any name
+        return step_of(real) if real in _iterations(real.parent) else super().step(checkpoint)
 
     def mark(self, checkpoint: Path) -> Path:
         return checkpoint.with_name(f"unfinished_{checkpoint.name}")
@@ -329,15 +363,6 @@ def write_list(checkpoint: Path, step: int) -> None:
         if path.is_file() and path.name != LIST
     }
     atomic_write(checkpoint / LIST, json.dumps({"step": step, "files": files}, indent=1) + "\n")
-
-
-def _listed_step(checkpoint: Path) -> int:
-    """Steps after which it was saved; -1 where it has no list. Times of files do not survive every copy."""
-    try:
-        step = read_json(checkpoint / LIST)["step"]
-    except (ElasticError, OSError, TypeError, KeyError):
-        return -1
-    return step if isinstance(step, int) else -1
 
 
 def _wrong_file(checkpoint: Path) -> str | None:

@@ -24,8 +24,8 @@ class StageOptions:
         stage: 1 or 2 of the curriculum, or 3: another on the shapes that stage 1 froze, as with `distill.quantize`.
         previous: stages 2 and 3: checkpoint at the end of the one before, whose weights, members and optimizer
             go on; on NeMo also the folder of its training.
-        done_steps: stages 2 and 3: steps of those before, so that the schedule goes on.
-        total_steps: steps of all stages; those of the recipe if not given.
+        total_steps: steps of all stages, over which the learning rate falls; if not given those of this one and of the
+            stages before.
         out: folder for ranking and shapes; `elastic` in the log directory if not given.
         mock_data: train on random tokens where the recipe's data make such, e.g. to time steps; else they are refused.
     """
@@ -33,21 +33,20 @@ class StageOptions:
     teacher: str | None = None
     stage: int = 1
     previous: str | None = None
-    done_steps: int = 0
     total_steps: int | None = None
     out: str | None = None
     mock_data: bool = False
 
     def total(self, steps: int) -> int:
-        """Steps of all stages, of a recipe that has so many."""
-        return self.total_steps or self.done_steps + steps
+        """Steps of all stages, as far as they are known before a recipe of so many starts; see `Rates.after`."""
+        return self.total_steps or steps
 
     def check(self, config: ElasticConfig, steps: Any, name: str, checkpoint: str = "checkpoint") -> None:
         """Hold them against each other, the block, and the steps of the recipe, in its field `name`.
 
         `checkpoint` is what the host calls one of its own.
         """
-        done, total = self.done_steps, self.total_steps
+        total = self.total_steps
         config.check_stage(self.stage)
         if self.stage > 1 and self.previous is None:
             raise bad(
@@ -58,14 +57,8 @@ class StageOptions:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             allowed = "at least 1: cuts, schedules and the freeze are laid out over the steps"
             raise bad(f"recipe.{name}", steps, allowed)
-        if isinstance(done, bool) or not isinstance(done, int) or done < (self.stage > 1):
-            raise bad(
-                "done_steps", done, "the steps of the earlier stages, at least 1, so that the learning rate continues"
-            )
-        if self.stage == 1 and done:
-            raise bad("done_steps", done, "0 in stage 1; a stopped run resumes without it")
-        if total is not None and (not isinstance(total, int) or total < done + steps):
-            raise bad("total_steps", total, f"at least done_steps + {name} = {done + steps}")
+        if total is not None and (not isinstance(total, int) or total < steps):
+            raise bad("total_steps", total, f"at least {name} = {steps}")
         if config.distill.teacher == "frozen" and self.teacher is None:
             allowed = f"the parent's {checkpoint} (teacher=PATH): elastic.distill.teacher is frozen"
             raise bad("teacher", self.teacher, allowed)

@@ -160,6 +160,7 @@ class ElasticMambaModel(llm.MambaModel):
         teacher: NeMo checkpoint of the parent: the frozen teacher, and what stage 1 starts from.
         stage: 1 learns the shapes and then the weights; 2 and 3 only the weights, of shapes that stage 1 froze.
         stage_steps: optimizer steps of this stage; tau, scale and freezing are laid out over those of stage 1.
+        done_steps: of the stages before, as `ElasticResume` reads them.
         optim: `ElasticOptimizer`; tokenizer, model_transform: as in NeMo.
     """
 
@@ -173,15 +174,18 @@ class ElasticMambaModel(llm.MambaModel):
         teacher: str | None = None,
         stage: int = 1,
         stage_steps: int = 1,
+        done_steps: int = 0,
         optim: Any = None,
         tokenizer: Any = None,
         model_transform: Callable | None = None,
     ) -> None:
         super().__init__(config, optim=optim, tokenizer=tokenizer, model_transform=model_transform)
         # NeMo captures constructor arguments for checkpoints; the base's constructor has just captured only its own
-        captured = {"elastic": elastic, "teacher": teacher, "stage": stage, "stage_steps": stage_steps}
+        captured = {"elastic": elastic, "teacher": teacher, "stage": stage, "stage_steps": stage_steps,
+                    "done_steps": done_steps}  # fmt: skip
         for name, value in captured.items():
             setattr(self.__io__, name, value)
+        self.done_steps = done_steps
         self.family = FamilyTraining(ElasticConfig.from_dict(elastic), stage, stage_steps)
         if self.elastic_config.distill.teacher == "frozen" and teacher is None:
             raise bad("teacher", teacher, "the parent's checkpoint: distill.teacher is frozen")

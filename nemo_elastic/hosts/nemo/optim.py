@@ -25,6 +25,13 @@ class ElasticOptimizer(MegatronOptimizerModule):
 
     guard: Guard | None = None
 
+    def connect(self, model: Any) -> None:
+        """As the base class; rates go on behind the stages before, whose steps `ElasticResume` has read."""
+        super().connect(model)
+        model.__io__.done_steps = model.done_steps
+        assert isinstance(self.lr_scheduler, ElasticSchedule)
+        self.lr_scheduler.rates = self.lr_scheduler.rates.after(model.done_steps, model.family.steps)
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Watch the model that is going to be trained."""
         super().on_fit_start(trainer, pl_module)
@@ -53,6 +60,9 @@ class ElasticSchedule(LRSchedulerModule):
     """`train.training.Rates` as NeMo's schedule, whose arguments it has.
 
     `total_steps` is not `max_steps`: NeMo overwrites that with the trainer's.
+
+    Args:
+        router_lr: the router's peak rate.
     """
 
     def __init__(
@@ -60,21 +70,30 @@ class ElasticSchedule(LRSchedulerModule):
         total_steps: int,
         warmup_steps: int = 60,
         min_ratio: float = 0.1,
-        start_step: int = 0,
         freeze_step: int = 0,
         router_warmup: int = 20,
+        router_lr: float = 0.0,
     ) -> None:
         super().__init__()
-        self.rates = Rates(total_steps, warmup_steps, min_ratio, start_step, freeze_step, router_warmup)
+        self.rates = Rates(total_steps, warmup_steps, min_ratio, freeze_step, router_warmup)
+        self.router_lr = router_lr
 
     def scheduler(self, model: Any, optimizers: Any) -> Any:
-        groups = optimizers.param_groups
-        factors = [self.rates.router if is_router_group(g) else self.rates.model for g in groups]
-        for g in groups:
-            g.setdefault("initial_lr", g["lr"])
-        schedule = LambdaLR(optimizers, factors)
+        routers = [is_router_group(group) for group in optimizers.param_groups]
+        for group, router in zip(optimizers.param_groups, routers, strict=True):
+            group["initial_lr"] = self.router_lr if router else group["lr"]
+        shares = [self.rates.router if router else self.rates.model for router in routers]
+        self._schedule = LambdaLR(optimizers, shares)
+        self._peaks = self._schedule.base_lrs
         return {
             "optimizer": optimizers,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 1},
+            "lr_scheduler": {"scheduler": self._schedule, "interval": "step", "frequency": 1},
             "monitor": "val_loss",
         }
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Give the first step the recipe's rate: a checkpoint brings those of the run that wrote it."""
+        schedule = self._schedule
+        schedule.base_lrs = self._peaks
+        for group, peak, share in zip(schedule.optimizer.param_groups, self._peaks, schedule.lr_lambdas, strict=True):
+            group["lr"] = peak * share(trainer.global_step)

@@ -52,7 +52,7 @@ def measure(place: Path, parts: Collection[str]) -> None:
         return Job(name, "rank", layout, steps=2 * ONE.batch // layout.batch)  # as many sequences as are ranked
 
     def second(before: int, now: int) -> Job:
-        more: dict[str, Any] = {"done": STEPS, "longer": True, "previous": (f"first-{before}", STEPS)}
+        more: dict[str, Any] = {"longer": True, "previous": (f"first-{before}", STEPS)}
         return stage(f"second-{before}-{now}", replace(HANDED, experts=now), kind="stage2", **more)
 
     prepare_data(place)

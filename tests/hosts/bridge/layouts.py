@@ -100,7 +100,7 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     ]
     results = {"first": by_name(first, do(place, *first))}
     later = {"halving": {**block_of(HALVED)["halving"], "cuts": [0.5]}}  # on which no ranking depends
-    end: dict[str, Any] = {"kind": "stage2", "done": STEPS, "longer": True}
+    end: dict[str, Any] = {"kind": "stage2", "longer": True}
     again = [
         Job("rank-halving", "rank", HALVED, changes=later),
         *(going_on(killed, layout) for _, killed, layout in KILLED),

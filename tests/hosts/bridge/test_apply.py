@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from megatron.bridge.training.config import OptimizerConfigOverrideProvider, OptimizerConfigOverrideProviderContext
 from megatron.bridge.training.mixed_precision import MixedPrecisionConfig
 from megatron.bridge.training.setup import _validate_and_set_vocab_size
+from megatron.core.optimizer import ParamKey
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import DistillConfig
@@ -22,7 +24,8 @@ from nemo_elastic.hosts.bridge.checks import BridgeRecipe
 from nemo_elastic.hosts.bridge.cli import find_stock, main, override
 from nemo_elastic.hosts.bridge.tiny import tiny_config
 from nemo_elastic.hosts.common.changes import settings
-from nemo_elastic.hosts.common.rules import EXPERT_LAYERS
+from nemo_elastic.hosts.common.rules import CHECKS, EXPERT_LAYERS, LAYERS
+from nemo_elastic.megatron.router_optim import ROUTER_MARK
 from tests.documentation import blocks
 from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import random_tensors
@@ -64,7 +67,8 @@ def refused(recipe: Any, block: Any = BLOCK, **more: Any) -> str:
 
 def test_every_setting_that_has_another_value_is_reported(recipe: Any) -> None:
     recipe.model.recompute_granularity = "selective"
-    recipe.ddp.overlap_grad_reduce = recipe.ddp.check_for_nan_in_grad = True
+    recipe.ddp.overlap_grad_reduce = recipe.ddp.check_for_nan_in_grad = recipe.ddp.check_for_large_grads = True
+    recipe.model.gradient_accumulation_fusion = True  # as Bridge sets it beside TransformerEngine
     before = settings(recipe)
     run = apply_elastic(recipe, BLOCK, verbose=False)
     after = settings(recipe)
@@ -72,8 +76,28 @@ def test_every_setting_that_has_another_value_is_reported(recipe: Any) -> None:
     changed = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k) and not k.startswith(block)}
     report = {line.split(":")[0].strip() for line in run.changes.splitlines() if " -> " in line}
     assert report == changed | {block}
+    assert all(getattr(recipe.model, name, None) in (None, value) for name, value in LAYERS.items())
+    assert not any(getattr(recipe.ddp, name) for name in CHECKS)
     assert "ddp.check_for_nan_in_grad: True -> False (" in run.changes
     assert recipe.optimizer_config_override_provider.elastic["budgets"][1]["name"] == "large"
+
+
+@dataclass
+class Frozen(OptimizerConfigOverrideProvider):
+    """A user's own overrides."""
+
+    def build_config_overrides(self, context: Any) -> Any:
+        return super().build_config_overrides(context) | {ParamKey(name="*.conv1d.weight"): {"max_lr": 0.0}}
+
+
+def test_the_recipes_own_overrides_of_groups_stay(recipe: Any) -> None:
+    recipe.optimizer_config_override_provider = Frozen()
+    run = apply_elastic(recipe, BLOCK | {"shapes": "router"}, verbose=False)
+    assert "optimizer_config_override_provider: Frozen -> the elastic block" in run.changes
+    context = OptimizerConfigOverrideProviderContext(recipe.scheduler, recipe.optimizer, [])
+    overrides = recipe.optimizer_config_override_provider.build_config_overrides(context)
+    assert {"max_lr": 0.0} in overrides.values() and {"wd_mult": 0.0} in overrides.values()
+    assert {"max_lr": 1e-2, "lr_mult": ROUTER_MARK, "wd_mult": 0.0} in overrides.values()
 
 
 @pytest.mark.parametrize(
@@ -251,6 +275,7 @@ def test_a_vocabulary_that_is_not_the_teachers_is_refused(recipe: Any, place: Pa
         ("train.global_batch_size", None, "recipe.train.global_batch_size: None "),
         ("dist.use_torch_fsdp2", True, "recipe.dist.use_torch_fsdp2: True "),
         ("rerun_state_machine.rerun_mode", "validate_results", "would sample its budgets twice"),
+        ("optimizer.optimizer_cuda_graph", True, "recipe.optimizer.optimizer_cuda_graph: True "),
         ("dataset.seq_length", None, "recipe.dataset.seq_length: None "),
         ("model.mtp_hybrid_override_pattern", "*E", "recipe.model.mtp_hybrid_override_pattern: '*E' "),
         ("model.mtp_num_layers", 2, "recipe.model.mtp_num_layers: 2 "),

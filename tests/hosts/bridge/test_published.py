@@ -53,7 +53,7 @@ def train(place: Path) -> None:
             place / "data", place / f"stage{stage}", steps=STEPS, seq_length=64, micro_batch_size=2,
             global_batch_size=4, warmup_steps=1, eval_iters=1, sizes=SIZES,
         )  # fmt: skip
-        more = {"previous": checkpoints(str(place), "stage1"), "done_steps": STEPS} if stage == 2 else {}
+        more = {"previous": checkpoints(str(place), "stage1")} if stage == 2 else {}
         teacher = str(place / "teacher")
         apply_elastic(config, block, teacher=teacher, stage=stage, total_steps=2 * STEPS, **more).pretrain()
     slice_family(checkpoints(str(place), "stage2"), str(place))

@@ -79,7 +79,7 @@ class ElasticResume(nl.AutoResume):
         stage = 1 if block is None else model.stage
         changed = NEMO.check_start(start, block, stage, resumed=bool(trainer.ckpt_path))
         if block is not None:
-            model.start = start
+            model.start, model.done_steps = start, NEMO.done_steps(start, stage, bool(trainer.ckpt_path))
         report(changed, is_global_rank_zero())
 
 

@@ -263,7 +263,6 @@ def train(
     teacher: str | None = None,
     stage: int = 1,
     previous: str | None = None,
-    done_steps: int = 0,
     total_steps: int | None = None,
     out: str | None = None,
     mock_data: bool = False,
@@ -279,8 +278,7 @@ def train(
         teacher: NeMo checkpoint of the parent; the frozen teacher, and what stage 1 starts from.
         stage: 1, 2 or 3 of the curriculum.
         previous: stages 2 and 3: checkpoint at the end of the one before, or the folder of its training.
-        done_steps: stages 2 and 3: steps of those before.
-        total_steps: steps of all stages; those of this recipe if not given.
+        total_steps: steps of all stages; those of this recipe and of the stages before if not given.
         out: folder for ranking and shapes; `elastic` in the log directory if not given.
         mock_data: train on the random tokens of a stock recipe's data, which are refused otherwise.
 
@@ -297,7 +295,6 @@ def train(
         teacher=teacher,
         stage=stage,
         previous=previous,
-        done_steps=done_steps,
         total_steps=total_steps,
         out=out,
         mock_data=mock_data,

@@ -112,7 +112,6 @@ OVERRIDES = (
     "trainer.max_steps=300",
     "stage=2",
     "previous=/runs/one=a",
-    "done_steps=700",
     "total_steps=1000",
     "teacher=/other",
     "out=/runs/shapes",
@@ -132,8 +131,8 @@ def test_overrides_reach_the_block_the_stage_and_the_recipe(run_yaml: Path) -> N
     recipe = stock()
     recipe.trainer.max_steps = 300
     by_hand = apply_elastic(
-        recipe, block, teacher="/other", stage=2, previous="/runs/one=a", done_steps=700, total_steps=1000,
-        out="/runs/shapes", verbose=False,
+        recipe, block, teacher="/other", stage=2, previous="/runs/one=a", total_steps=1000, out="/runs/shapes",
+        verbose=False,
     )  # fmt: skip
     assert command_line(OVERRIDES, FACTORY, run_yaml) == by_hand
 

@@ -24,6 +24,7 @@ def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.Captur
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
+    from nemo_elastic.megatron.router_optim import ROUTER_MARK
 
     recipe.trainer.max_steps = 1000
     data, tensor_parallel = recipe.data, recipe.trainer.strategy.tensor_model_parallel_size
@@ -34,7 +35,7 @@ def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.Captur
     assert ElasticConfig.from_dict(recipe.model.elastic) == block
     assert recipe.model.stage_steps == 1000
     assert recipe.optim.__fn_or_cls__ is ElasticOptimizer
-    assert recipe.optim.lr_mult == pytest.approx(1e-2 / recipe.optim.config.lr)
+    assert recipe.optim.lr_mult == ROUTER_MARK and recipe.optim.lr_scheduler.router_lr == 1e-2
     assert recipe.optim.lr_scheduler.__fn_or_cls__ is ElasticSchedule
     assert recipe.optim.lr_scheduler.freeze_step == 670
     assert [c.__fn_or_cls__ for c in recipe.trainer.callbacks][-1] is ElasticCallback
@@ -52,9 +53,9 @@ def test_stage_two_goes_on_where_stage_one_ended(recipe: Any) -> None:
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 
     recipe.trainer.max_steps = 300
-    apply_elastic(recipe, BLOCK, teacher="parent", stage=2, previous="one", done_steps=1000, verbose=False)
+    apply_elastic(recipe, BLOCK, teacher="parent", stage=2, previous="one", total_steps=1300, verbose=False)
     schedule = recipe.optim.lr_scheduler
-    assert (schedule.start_step, schedule.total_steps, schedule.freeze_step) == (1000, 1300, 250)
+    assert (schedule.total_steps, schedule.freeze_step) == (1300, 0)
     assert recipe.resume.restore_config.path == "one"
     assert recipe.resume.restore_config.load_optim_state is True
     assert "save_optim_on_train_end" not in recipe.log.ckpt.__arguments__, "of the run's end, as the recipe has it"
@@ -68,7 +69,7 @@ def test_paths_that_are_here_hold_in_any_working_directory(
     (tmp_path / "ranking").mkdir()
     (tmp_path / "one").mkdir()
     monkeypatch.chdir(tmp_path)
-    settings = {"teacher": "/cluster/12b", "stage": 2, "previous": "one", "done_steps": 10, "verbose": False}
+    settings = {"teacher": "/cluster/12b", "stage": 2, "previous": "one", "verbose": False}
     apply_elastic(recipe, BLOCK | {"ranking": "ranking"}, **settings)
     assert recipe.model.teacher == "/cluster/12b"
     assert recipe.model.elastic["ranking"] == str(tmp_path / "ranking")

@@ -56,7 +56,7 @@ def test_a_router_that_decides_long_before_it_is_frozen_is_reported(
 
 def test_a_router_is_warned_of_in_the_stage_that_teaches_it(recipe: Any, capsys: Any) -> None:
     recipe.trainer.max_steps = 5170
-    for stage in ({}, {"stage": 2, "previous": "one", "done_steps": 5170}):
+    for stage in ({}, {"stage": 2, "previous": "one"}):
         accepted(recipe.clone(), BLOCK | {"shapes": "router"}, **stage)
         assert ("before shapes are frozen" in capsys.readouterr().out) is not bool(stage)
 
@@ -97,5 +97,5 @@ def test_stage_1_in_pipeline_stages_starts_better_from_a_ranking(recipe: Any, ca
         recipe.trainer.strategy.pipeline_model_parallel_size = stages
         accepted(recipe.clone())
         assert (message in capsys.readouterr().out) == (stages == 2)
-    accepted(recipe, BLOCK, stage=2, previous="stage1", done_steps=10)
+    accepted(recipe, BLOCK, stage=2, previous="stage1")
     assert message not in capsys.readouterr().out
