@@ -17,6 +17,8 @@ Letters beside those of `nn`: i heads x head channels, q position in a chunk, r 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
@@ -24,9 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from nemo_elastic.kernels import chunk_for
 from nemo_elastic.nn.functional import work_dtype
 
-#: x, dt, B and C, [b, c, g, q, ...] each
-Chunked = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-#: positions whose products are in memory at once in a training step
+#: positions whose products are in memory at once
 PART = 2048
 
 # --------------------------------------------------------------------------------------------------- convolution
@@ -109,42 +109,49 @@ def ssd_chunked(
     q = min(length, chunk_for(n)) if chunk_size is None else chunk_size
     if q < 1:
         raise ValueError(f"chunk_size must be positive, not {q}")
-    dtype = work_dtype(x_blhp, dt_blh, A_h, B_blgn, C_blgn, initial_state_bhpn)
-    x, B, C = x_blhp.to(dtype), B_blgn.to(dtype), C_blgn.to(dtype)
-    dt = _step_size(dt_blh.to(dtype), dt_bias_h)
+    dtype, heads = work_dtype(x_blhp, dt_blh, A_h, B_blgn, C_blgn, initial_state_bhpn), (g, h // g)
     if initial_state_bhpn is None:
-        state = x.new_zeros(b, g, h // g * p, n)
+        state = x_blhp.new_zeros((b, g, h // g * p, n), dtype=dtype)
     else:
         state = initial_state_bhpn.to(dtype).reshape(b, g, -1, n)
-    heads = (g, h // g)
-    chunked = _chunks(x.unflatten(2, heads), q), _chunks(dt.unflatten(2, heads), q), _chunks(B, q), _chunks(C, q)
-    A_gr, index_bcq = A_h.to(dtype).view(heads), None
-    if index_bl is not None:  # behind the end nothing reads it
-        index_bcq = F.pad(index_bl, (0, -length % q)).unflatten(1, (-1, q))
-    y, state = _in_parts(chunked, A_gr, state, index_bcq)
-    y = _skip(y[:, :length], x, D_h).to(x_blhp.dtype)
+    A_gr = A_h.to(dtype).view(heads)
+    size = max(1, PART // q) * q
+    scan = partial(checkpoint, _part, use_reentrant=False) if length > size and torch.is_grad_enabled() else _part
+    parts = []
+    for at in range(0, length, size):
+        part, index, before = slice(at, at + size), None, None
+        if index_bl is not None:
+            # whether the state before this part is that of its first position's document
+            index, before = index_bl[:, part], index_bl[:, at - 1, None] if at else None
+        x, dt, B, C = x_blhp[:, part], dt_blh[:, part], B_blgn[:, part], C_blgn[:, part]
+        y, state = scan(x, dt, A_gr, B, C, D_h, dt_bias_h, q, state, index, before)
+        parts.append(y)
+    y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     return (y, state.reshape(b, h, p, n)) if return_final_state else y
 
 
-def _in_parts(
-    chunked: Chunked, A_gr: torch.Tensor, state_bgin: torch.Tensor, index_bcq: torch.Tensor | None
+def _part(
+    x_blhp: torch.Tensor,
+    dt_blh: torch.Tensor,
+    A_gr: torch.Tensor,
+    B_blgn: torch.Tensor,
+    C_blgn: torch.Tensor,
+    D_h: torch.Tensor | None,
+    dt_bias_h: torch.Tensor | None,
+    q: int,
+    state_bgin: torch.Tensor,
+    index_bl: torch.Tensor | None,
+    before_b1: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`_scan`, of a long row part by part: what is inside of a part is not kept for the backward pass."""
-    chunks, q = chunked[0].shape[1], chunked[0].shape[3]
-    size = max(1, PART // q)
-    if chunks <= size or not torch.is_grad_enabled():
-        return _scan(*chunked, A_gr, state_bgin, index_bcq)
-    out = []
-    for at in range(0, chunks, size):
-        part = slice(at, at + size)
-        index = before = None
-        if index_bcq is not None:
-            # whether the state before this part is that of its first position's document
-            index, before = index_bcq[:, part], index_bcq[:, at - 1, -1:] if at else None
-        own = (t[:, part] for t in chunked)
-        y, state_bgin = checkpoint(_scan, *own, A_gr, state_bgin, index, before, use_reentrant=False)
-        out.append(y)
-    return torch.cat(out, dim=1), state_bgin
+    """y [b, l, h, p] of a part of a row, in the dtype of `x_blhp`, and the state behind it; see `_scan`."""
+    length, dtype, heads, index_bcq = x_blhp.shape[1], state_bgin.dtype, A_gr.shape, None
+    x, dt = x_blhp.to(dtype), _step_size(dt_blh.to(dtype), dt_bias_h)
+    x_bcgqrp, dt_bcgqr = _chunks(x.unflatten(2, heads), q), _chunks(dt.unflatten(2, heads), q)
+    B_bcgqn, C_bcgqn = _chunks(B_blgn.to(dtype), q), _chunks(C_blgn.to(dtype), q)
+    if index_bl is not None:  # behind the end nothing reads it
+        index_bcq = F.pad(index_bl, (0, -length % q)).unflatten(1, (-1, q))
+    y, state_bgin = _scan(x_bcgqrp, dt_bcgqr, B_bcgqn, C_bcgqn, A_gr, state_bgin, index_bcq, before_b1)
+    return _skip(y[:, :length], x, D_h).to(x_blhp.dtype), state_bgin
 
 
 def _chunks(t_bl: torch.Tensor, q: int) -> torch.Tensor:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nemo_elastic.nn import ssd
 from nemo_elastic.nn.ssd import causal_conv1d, ssd_chunked, ssd_step
@@ -117,16 +119,43 @@ def test_is_the_recurrence_with_its_gradient_in_one_part_or_several(monkeypatch,
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-11, msg=lambda m, name=name: f"d{name}: {m}")
 
 
-def test_what_is_inside_of_a_part_is_not_kept_for_the_backward_pass(monkeypatch):
-    def kept(part: int) -> int:
-        monkeypatch.setattr(ssd, "PART", part)
-        t = {k: v.requires_grad_() for k, v in make(length=256, p=2, n=2).items()}
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
-            run(t, 8)
-        return sum(sizes)
+class Made(TorchDispatchMode):
+    """The sizes of all tensors that are made."""
 
-    assert kept(8) < kept(1024) / 3
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **kwargs or {})
+        self.sizes += [t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        return out
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("documents", [False, True])
+def test_memory_holds_the_products_of_one_part(monkeypatch, gradients, documents):
+    """Kept for the backward pass is less than all of it, and no tensor is larger than what comes out."""
+
+    def made(part: int):
+        monkeypatch.setattr(ssd, "PART", part)
+        t = {k: v.requires_grad_(gradients) for k, v in make(length=256, p=2, n=2).items()}
+        index = (torch.arange(256) // 100).expand(2, -1) if documents else None
+        if documents:
+            t.pop("state")
+        kept = []
+        with (
+            torch.set_grad_enabled(gradients),
+            torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x),
+            Made() as all_,
+        ):
+            y = run(t, 16, index_bl=index)
+        return y, sum(kept), max(all_.sizes)
+
+    (y, kept, largest), (whole, kept_whole, largest_whole) = made(16), made(1024)
+    torch.testing.assert_close(y, whole, rtol=1e-12, atol=1e-14)
+    assert largest == y.numel() < largest_whole
+    assert kept < kept_whole / 3 if gradients else kept == kept_whole == 0
 
 
 @settings(max_examples=20)
