@@ -153,7 +153,7 @@ def greedy_answers(
 ) -> list[list[int]]:
     """New tokens of each prompt without the end token, `batch` prompts at once.
 
-    Sequences of a batch move in step, so those that are about as long are decoded together.
+    A batch runs until its longest answer ends, so those that are about as long are decoded together.
     """
     out: list[list[int]] = [[]] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + limits[i])

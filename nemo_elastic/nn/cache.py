@@ -112,8 +112,8 @@ class KeyValueState:
         """Write behind what is there; returns views of all keys and values so far, up to the longest sequence."""
         new = k_bgld.shape[2]
         stop = self.length + new
-        if stop > self.keys_bgld.shape[2]:  # doubled: a step then costs the copy of one token on average
-            self._grow(2 * stop)
+        if stop > self.keys_bgld.shape[2]:  # a prompt gets its length; doubled, steps cost the copy of one token each
+            self._set_room([self], max(stop, 2 * self.length))
         if self.lengths is None:
             self.keys_bgld[:, :, self.length : stop] = k_bgld
             self.values_bgld[:, :, self.length : stop] = v_bgld
@@ -133,11 +133,7 @@ class KeyValueState:
     def join(self, others: Sequence[KeyValueState]) -> None:
         states = [self, *others]
         lengths = [n for s in states for n in s._all()]
-        capacity = max(s.keys_bgld.shape[2] for s in states)
-        for state in states:
-            state._grow(capacity)
-        self.keys_bgld = torch.cat([s.keys_bgld for s in states])
-        self.values_bgld = torch.cat([s.values_bgld for s in states])
+        self._set_room(states, max(lengths))
         self._set(lengths)
 
     def mark(self) -> None:
@@ -156,12 +152,19 @@ class KeyValueState:
         self.length = max(lengths)
         self.lengths = None if min(lengths) == self.length else lengths
 
-    def _grow(self, capacity: int) -> None:
-        """Allocate so many positions; the new ones are zeros."""
-        self.keys_bgld, self.values_bgld = (
-            torch.cat([t[:, :, : self.length], t.new_zeros(*t.shape[:2], capacity - self.length, t.shape[3])], 2)
-            for t in (self.keys_bgld, self.values_bgld)
-        )
+    def _set_room(self, states: Sequence[KeyValueState], capacity: int) -> None:
+        """Hold the sequences of these states, each with room for so many positions; new ones are zeros."""
+        self.keys_bgld = _padded([s.keys_bgld[:, :, : s.length] for s in states], capacity)
+        self.values_bgld = _padded([s.values_bgld[:, :, : s.length] for s in states], capacity)
+
+
+def _padded(parts: Sequence[torch.Tensor], capacity: int) -> torch.Tensor:
+    """Tensors [b, g, l, d] of any l in one, with zeros behind each; nothing else is allocated."""
+    _, groups, _, size = parts[0].shape
+    whole_bgld = parts[0].new_zeros(sum(map(len, parts)), groups, capacity, size)
+    for own_bgld, part_bgld in zip(whole_bgld.split([len(part) for part in parts]), parts, strict=True):
+        own_bgld[:, :, : part_bgld.shape[2]] = part_bgld
+    return whole_bgld
 
 
 def mamba_state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor) -> MambaState:
@@ -218,6 +221,8 @@ class Cache:
     def joined(cls, caches: Sequence[Cache]) -> Cache:
         """The sequences of caches of the same member in one batch, whatever their lengths; the caches are used up."""
         first, *others = caches
+        if not others:
+            return first
         for index, state in first.layers.items():
             state.join([other.layers[index] for other in others])
         return cls(first.member, first.layers, [n for cache in caches for n in cache.lengths])

@@ -7,7 +7,7 @@ b: sequences of the batch, v: vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,13 +58,79 @@ class Unfinished:
             self.ended.add(prompt)
 
 
+class Reader:
+    """A member that reads along: its cache, and which prompt each row of it belongs to; `known` grows meanwhile."""
+
+    def __init__(self, weights: Weights, known: Sequence[Sequence[int]]) -> None:
+        self._weights, self._known = weights, known
+        self._rows: dict[int, int] = {}
+        self.cache = self._empty(0)
+
+    def row(self, prompt: int) -> int:
+        """Row of a prompt."""
+        return self._rows[prompt]
+
+    def length(self, prompt: int) -> int:
+        """How many tokens of a prompt were read."""
+        return self.cache.lengths[self._rows[prompt]]
+
+    def prefill(self, prompts: Sequence[int]) -> torch.Tensor:
+        """Read everything known of these prompts, those of one length at once; the last logits of each, [b, v].
+
+        So there is no padding: a prompt may be much longer than another.
+        """
+        groups: dict[int, list[int]] = {}
+        for i in prompts:
+            groups.setdefault(len(self._known[i]), []).append(i)
+        caches, logits = [], []
+        for group in groups.values():
+            cache = self._empty(len(group))
+            logits.append(self._forward([self._known[i] for i in group], cache, last=True)[:, -1])
+            caches.append(cache)
+        self.cache = Cache.joined(caches)
+        self._number(i for group in groups.values() for i in group)
+        return torch.cat(logits)[[self._rows[i] for i in prompts]]
+
+    def read(self, tokens: Mapping[int, Sequence[int]], mark: bool = False) -> torch.Tensor:
+        """Logits [b, l, v] of tokens, l as the most that a prompt has; behind a prompt's own they mean nothing.
+
+        Prompts that are missing or have fewer tokens are padded. With a `mark` that can be taken back, and must be
+        where the prompt has not ended.
+        """
+        width = max(map(len, tokens.values()))
+        if mark:
+            self.cache.mark()
+        rows = [list(tokens.get(i, ())) for i in self._rows]
+        return self._forward([[*row, *[0] * (width - len(row))] for row in rows], self.cache)
+
+    def rewind(self, kept: Mapping[int, int]) -> None:
+        """Go back to so many tokens behind the mark; of prompts that are missing, to the mark."""
+        self.cache.rewind([kept.get(i, 0) for i in self._rows])
+
+    def narrow(self, ended: set[int]) -> None:
+        """Leave out prompts that have ended, once there are enough of them."""
+        staying = [i for i in self._rows if i not in ended]
+        if len(self._rows) - len(staying) > COMPACT_AT * len(self._rows):
+            self.cache.select(torch.tensor([self._rows[i] for i in staying], device=self._weights.embedding.device))
+            self._number(staying)
+
+    def _number(self, prompts: Iterable[int]) -> None:
+        self._rows = {i: row for row, i in enumerate(prompts)}
+
+    def _empty(self, batch: int) -> Cache:
+        return Cache.empty(self._weights.parent, self._weights.member, batch, self._weights.embedding)
+
+    def _forward(self, tokens: Sequence[Sequence[int]], cache: Cache, last: bool = False) -> torch.Tensor:
+        tokens_bl = torch.tensor(tokens, device=self._weights.embedding.device)
+        with torch.no_grad():
+            return forward(self._weights, tokens_bl, cache=cache, last=last)
+
+
 class Decoding(Unfinished):
     """Prompts that are being decoded; each step of the iteration gives one token more of each.
 
-    All sequences start at position 0 and move in step: the shortest prompt's length is read in one forward; from there
-    on a sequence that is still in its prompt is fed the prompt's next token, and the others the token they got last.
-    So there is neither padding nor a mask, which Mamba's states would not tolerate, and each sequence gets exactly
-    what it would get alone. Ended sequences leave the batch.
+    Every sequence is at a length of its own, so there is no padding, which Mamba's states would not tolerate, and each
+    sequence gets exactly what it would get alone. Ended sequences leave the batch.
     """
 
     def __init__(
@@ -83,44 +149,19 @@ class Decoding(Unfinished):
         active = [i for i in range(len(self._prompts)) if i not in self.ended]
         if not active:
             return
-        weights, ids = self._weights, self._prompts
-        device = weights.embedding.device
-        at = min(len(ids[i]) for i in active)
-        cache = Cache.empty(weights.parent, weights.member, len(active), weights.embedding)
-        logits_bv = self._read([list(ids[i][:at]) for i in active], cache)
+        reader = Reader(self._weights, self._prompts)
+        logits_bv = reader.prefill(active)
         while True:
-            new = self._say(logits_bv, active, at)
-            if new:
-                yield new
-            at += 1
-            gone = len(self.ended.intersection(active))
-            if gone == len(active):
+            new = dict(zip(active, self._choose(logits_bv, active), strict=True))
+            for i, token in new.items():
+                self._got(i, token)
+            yield new
+            active = [i for i in active if i not in self.ended]
+            if not active:
                 return
-            if gone > COMPACT_AT * len(active):
-                rows = [row for row, i in enumerate(active) if i not in self.ended]
-                cache.select(torch.tensor(rows, device=device))
-                active = [active[row] for row in rows]
-            # what an ended sequence is fed is read by nobody
-            fed = [ids[i][at - 1] if at <= len(ids[i]) else new.get(i, 0) for i in active]
-            logits_bv = self._read([[token] for token in fed], cache)
-
-    def _read(self, tokens: Sequence[Sequence[int]], cache: Cache) -> torch.Tensor:
-        """The last logits [b, v] behind more tokens of every row."""
-        tokens_bl = torch.tensor(tokens, device=self._weights.embedding.device)
-        with torch.no_grad():
-            return forward(self._weights, tokens_bl, cache=cache, last=True)[:, -1]
-
-    def _say(self, logits_bv: torch.Tensor, active: Sequence[int], at: int) -> dict[int, int]:
-        """New tokens of the sequences whose prompts are behind them, `at` tokens long."""
-        rows = [row for row, i in enumerate(active) if at >= len(self._prompts[i]) and i not in self.ended]
-        if not rows:
-            return {}
-        speaking = [active[row] for row in rows]
-        chosen = self._choose(logits_bv if len(rows) == len(active) else logits_bv[rows], speaking)
-        new = dict(zip(speaking, chosen, strict=True))
-        for i, token in new.items():
-            self._got(i, token)
-        return new
+            reader.narrow(self.ended)
+            logits_blv = reader.read({i: [new[i]] for i in active})
+            logits_bv = logits_blv[[reader.row(i) for i in active], 0]
 
 
 def generate(

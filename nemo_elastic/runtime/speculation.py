@@ -25,9 +25,7 @@ from dataclasses import dataclass
 import torch
 
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.nn.cache import Cache
-from nemo_elastic.nn.forward import forward
-from nemo_elastic.nn.generate import COMPACT_AT, Unfinished
+from nemo_elastic.nn.generate import Reader, Unfinished
 from nemo_elastic.nn.weights import Weights
 
 from .token_sampling import MostLikely
@@ -128,9 +126,9 @@ class Speculation(Unfinished):
         active = [i for i in range(len(self._known)) if i not in self.ended]
         if not active:
             return
-        large, small = Reader(self._weights, self._known, active), Reader(self._draft, self._known, active)
-        logits_bv = large.prefill()
-        small.prefill()
+        large, small = Reader(self._weights, self._known), Reader(self._draft, self._known)
+        logits_bv = large.prefill(active)
+        small.prefill(active)
         first = self._chooser.choose(logits_bv, active)
         yield from self._give({i: [token] for i, token in zip(active, first, strict=True)})
         while len(active := [i for i in active if i not in self.ended]):
@@ -186,70 +184,3 @@ class Speculation(Unfinished):
                 self._got(i, token)
             if step:
                 yield step
-
-
-class Reader:
-    """A member that reads along: its cache, and which prompt each row of it belongs to; `known` grows meanwhile."""
-
-    def __init__(self, weights: Weights, known: Sequence[Sequence[int]], prompts: Sequence[int]) -> None:
-        self._weights, self._known, self._prompts = weights, known, list(prompts)
-        self._rows = {i: row for row, i in enumerate(prompts)}
-        self.cache = self._empty(len(prompts))
-
-    def row(self, prompt: int) -> int:
-        """Row of a prompt."""
-        return self._rows[prompt]
-
-    def length(self, prompt: int) -> int:
-        """How many tokens of a prompt were read."""
-        return self.cache.lengths[self._rows[prompt]]
-
-    def prefill(self) -> torch.Tensor:
-        """Read everything known, prompts of one length at once; the last logits of each prompt, [b, v].
-
-        So there is no padding: a prompt may be much longer than another.
-        """
-        groups: dict[int, list[int]] = {}
-        for i in self._prompts:
-            groups.setdefault(len(self._known[i]), []).append(i)
-        caches, logits = [], []
-        for prompts in groups.values():
-            cache = self._empty(len(prompts))
-            logits.append(self._forward([self._known[i] for i in prompts], cache, last=True)[:, -1])
-            caches.append(cache)
-        self.cache = Cache.joined(caches)
-        order = [i for prompts in groups.values() for i in prompts]
-        rows = torch.tensor([order.index(i) for i in self._prompts], device=self._weights.embedding.device)
-        self.cache.select(rows)
-        return torch.cat(logits)[rows]
-
-    def read(self, tokens: Mapping[int, Sequence[int]], mark: bool = False) -> torch.Tensor:
-        """Logits [b, l, v] of tokens, l as the most that a prompt has; behind a prompt's own they mean nothing.
-
-        Prompts that are missing or have fewer tokens are padded: with a `mark` that can be taken back, and must be.
-        """
-        width = max(map(len, tokens.values()))
-        if mark:
-            self.cache.mark()
-        rows = [list(tokens.get(i, ())) for i in self._prompts]
-        return self._forward([[*row, *[0] * (width - len(row))] for row in rows], self.cache)
-
-    def rewind(self, kept: Mapping[int, int]) -> None:
-        """Go back to so many tokens behind the mark; of prompts that are missing, to the mark."""
-        self.cache.rewind([kept.get(i, 0) for i in self._prompts])
-
-    def narrow(self, ended: set[int]) -> None:
-        """Leave out prompts that have ended, once there are enough of them."""
-        staying = [i for i in self._prompts if i not in ended]
-        if len(self._prompts) - len(staying) > COMPACT_AT * len(self._prompts):
-            rows = torch.tensor([self._rows[i] for i in staying], device=self._weights.embedding.device)
-            self.cache.select(rows)
-            self._prompts, self._rows = staying, {i: row for row, i in enumerate(staying)}
-
-    def _empty(self, batch: int) -> Cache:
-        return Cache.empty(self._weights.parent, self._weights.member, batch, self._weights.embedding)
-
-    def _forward(self, tokens: Sequence[Sequence[int]], cache: Cache, last: bool = False) -> torch.Tensor:
-        tokens_bl = torch.tensor(tokens, device=self._weights.embedding.device)
-        with torch.no_grad():
-            return forward(self._weights, tokens_bl, cache=cache, last=last)

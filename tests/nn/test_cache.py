@@ -77,3 +77,18 @@ def test_what_was_never_written_does_no_harm():
     model(torch.ones(1, 1, dtype=torch.long), cache=short)
     attention = Cache.joined([long, short]).layers[3]
     assert attention.keys_bgld.isfinite().all() and attention.values_bgld.isfinite().all()
+
+
+def test_keys_take_no_more_room_than_a_prompt_needs_and_are_seldom_copied():
+    model = NemotronH.random(PARENT)
+    cache, short = model.init_cache(2), model.init_cache(1)
+    model(torch.ones(2, 30, dtype=torch.long), cache=cache)
+    model(torch.ones(1, 7, dtype=torch.long), cache=short)
+    assert cache.layers[3].keys_bgld.shape[2] == 30
+    cache = Cache.joined([short, cache])
+    attention, rooms = cache.layers[3], [30]
+    assert attention.keys_bgld.shape[:3] == attention.values_bgld.shape[:3] == (3, PARENT.kv_heads, 30)
+    for _ in range(31):
+        model(torch.ones(3, 1, dtype=torch.long), cache=cache)
+        rooms.append(attention.keys_bgld.shape[2])
+    assert sorted(set(rooms)) == [30, 60, 120]

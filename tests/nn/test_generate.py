@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.nn import generate
+from nemo_elastic.nn.forward import forward as run
 from nemo_elastic.nn.nemotron_h import NemotronH
 from tests.shapes import PARENT
 from tests.strategies import parents_and_subnets
@@ -61,6 +63,22 @@ def test_generate_is_the_argmax_of_full_forwards(data):
     stops = data.draw(st.sets(token, max_size=2))
     expected = [greedy_slowly(model, p, n, stops, member) for p, n in zip(prompts, limits)]
     assert model.generate(prompts, limits, stops, choice=member) == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shapes"),
+    [
+        ([5, 5, 5], [(3, 5), (3, 1), (3, 1)]),
+        ([4, 90, 4, 40], [(2, 4), (1, 90), (1, 40), (4, 1), (4, 1)]),
+    ],
+)
+def test_prompts_are_read_at_once_and_those_of_one_length_together(monkeypatch, lengths, shapes):
+    read = []
+    monkeypatch.setattr(
+        generate, "forward", lambda w, ids, **more: read.append(tuple(ids.shape)) or run(w, ids, **more)
+    )
+    NemotronH.random(PARENT).generate([[1] * n for n in lengths], 3)
+    assert read == shapes
 
 
 @pytest.mark.parametrize(
