@@ -104,7 +104,9 @@ def _add_slurm(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument("--partition", required=required)
     parser.add_argument("--cpu-partition", help="of the job that needs no GPU; that of the others by default")
     parser.add_argument("--time", default="04:00:00", help="limit of a job")
-    parser.add_argument("--jobs", type=int, default=1, help="jobs in a row for each stage, where one is too short")
+    parser.add_argument(
+        "--jobs", type=int, help="jobs in a row for each stage; by default as many as it needs by plan"
+    )
     parser.add_argument(
         "--image",
         required=required,

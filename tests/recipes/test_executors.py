@@ -95,6 +95,7 @@ def flags(file: str) -> dict[str, str]:
 def test_every_job_asks_for_the_machines_that_its_layout_takes(slurm: Dry) -> None:
     assert slurm.table == planned(family("nemotron_elastic_12b"))
     assert slurm.said.partition("6 jobs;")[0].count("apply_elastic changes the recipe:") == 2
+    assert [line.split()[0] for line in slurm.said.splitlines() if " by plan, " in line] == ["stage1:", "stage2:"]
     for job, file in slurm.files.items():
         given, stage = flags(file), job.startswith("stage")
         assert given["job-name"] == f"nemotron_elastic_12b.{job}"
@@ -166,12 +167,21 @@ def test_each_job_waits_for_the_success_of_the_one_before_it_and_only_the_last_o
 def test_on_a_login_node_no_host_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from nemo_elastic.plan import PAPER, duration
+
     place = ["--job-dir", str(tmp_path / "jobs"), "--cpu-partition", "cpu"]
     args = ["--slurm", *RECIPE, *DATA, *SLURM, *place, "--nodes", "8", "--gpu", "h200", "--dryrun", "dry"]
     script("run", args, tmp_path, monkeypatch)
     jobs = read(capsys.readouterr().out, tmp_path / "dry").files
-    assert flags(jobs["stage2"])["nodes"] == "8" and "signal" not in flags(jobs["stage1"])
-    assert [flags(file)["partition"] for file in jobs.values()] == ["batch", "batch", "batch", "cpu"]
+    titles, recipe = [name.partition("_")[0] for name in jobs], family("nemotron_elastic_12b")
+    assert list(dict.fromkeys(titles)) == ["rank", "stage1", "stage2", "slice"]
+    for number in (1, 2):
+        layout, steps = recipe.layout(number, PAPER, 64, "h200"), PAPER.stage(number).max_steps
+        turns = titles.count(f"stage{number}")  # of 3 hours, a quarter less in which it is stopped
+        assert turns > 10 and turns - 1 < duration(layout, steps).hours_high / 2.75 <= turns
+    stages = [flags(file) for name, file in jobs.items() if name.startswith("stage")]
+    assert {(each["nodes"], each["signal"]) for each in stages} == {("8", "15@900")}
+    assert {flags(file)["partition"] for file in jobs.values()} == {"batch", "cpu"}
     assert f"{tmp_path}/jobs/experiments/nemotron_elastic_12b" in jobs["rank"]
     assert not (tmp_path / "jobs").exists()
 
@@ -220,6 +230,8 @@ LOCAL, CLUSTER = ["--local", *RECIPE, *DATA], ["--slurm", *RECIPE, *DATA, *SLURM
         ([*CLUSTER, "--dir", "runs"], "error: dir: 'runs' "),
         ([*CLUSTER, "--rehearse", "6"], "error: ranks: 6 "),
         ([*CLUSTER, "--jobs", "0"], "error: repeat: 0 "),
+        ([*CLUSTER, "--time", "4h"], "error: time: '4h' "),
+        ([*CLUSTER, "--time", "00:15:00"], "error: time: '00:15:00' "),
         ([*CLUSTER, "--host", "login"], "error: --host needs --user"),
         (["--job", "rank", *RECIPE, *DATA], "error: --recipe: 'nemotron_elastic_12b' "),
     ],

@@ -210,14 +210,14 @@ def test_a_curriculum_is_followed(large: Any) -> None:
 
 def test_every_member_is_validated_ten_times_on_few_batches(stages: dict[int, Any]) -> None:
     from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
-    from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint
+    from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, StopInTime
 
     for recipe in stages.values():
         trainer = recipe.trainer
         assert 10 <= trainer.max_steps / trainer.val_check_interval < 10.1
         assert trainer.limit_val_batches == 8 and trainer.inference_mode is False
         made = [callback.__fn_or_cls__ for callback in trainer.callbacks]
-        assert made[-2:] == [MetricsWriter, ElasticCallback]
+        assert made[-3:] == [MetricsWriter, ElasticCallback, StopInTime]
         assert recipe.log.ckpt.__fn_or_cls__ is ElasticCheckpoint
 
 

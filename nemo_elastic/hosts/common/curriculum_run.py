@@ -42,8 +42,9 @@ class Job:
         nodes, devices: nodes, and GPUs of each; 0 GPUs: one process that needs none.
         layout: its ranks, in words.
         steps: of the optimizer.
-        stop: (task, exit code) -> has a training that gets SIGTERM end with a checkpoint and that code; None for a job
-            that is never several in a row.
+        stop: (task, exit code) -> has a training that gets SIGTERM end with that code; None for a job that is never
+            several in a row.
+        hours: that the plan expects, at most.
     """
 
     task: nemo_run.Partial
@@ -52,6 +53,7 @@ class Job:
     layout: str = "one process"
     steps: int = 0
     stop: Callable[[nemo_run.Partial, int], None] | None = None
+    hours: float = 0.0
 
 
 def described(recipe: Recipe, task: Any, stop: Callable[..., None], machines: tuple[int, int] | None = None) -> Job:

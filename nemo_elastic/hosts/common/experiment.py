@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from typing import Any
 import nemo_run as run
 from torchx.specs.api import AppState
 
-from nemo_elastic.errors import STOPPED, ElasticError, bad, exit_in_one_line
+from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
 from nemo_elastic.io.outputs import Output, atomic_dir
 from nemo_elastic.io.values import integer
 from nemo_elastic.io.write import absolute
@@ -54,7 +56,7 @@ def run_jobs(
     jobs: Mapping[str, Job],
     executors: Executors,
     *,
-    repeat: int = 1,
+    repeat: int | None = None,
     dryrun: str | None = None,
     tail_logs: bool = True,
 ) -> None:
@@ -67,9 +69,9 @@ def run_jobs(
         name: title of the experiment.
         jobs: by name, in order.
         executors: where a job of so many nodes and GPUs per node runs; one that does not train gets 0 GPUs.
-        repeat: how often in a row a job that trains is submitted: where the time of a job is limited, it is stopped in
-            time with a checkpoint, and the next goes on from there. One too many ends at once. What follows is started
-            only when the last one has reached the end of its training.
+        repeat: how often in a row a job that trains is submitted; by default as its planned hours and the limit of a
+            job ask for, on Slurm. Each is stopped in time with a checkpoint, and the next goes on from there. One too
+            many ends at once. What follows is started only when the last one has reached the end of its training.
         dryrun: start nothing; write to this folder what would be sent, and print a table of the jobs. One that an
             earlier dry run wrote is replaced.
         tail_logs: print the logs of jobs on this machine.
@@ -77,7 +79,8 @@ def run_jobs(
     Raises:
         ElasticError: a job failed; the folder of the dry run may not be written.
     """
-    integer("repeat", repeat, 1, "at least 1")
+    if repeat is not None:
+        integer("repeat", repeat, 1, "at least 1")
     if dryrun is not None:
         with (
             atomic_dir(dryrun, force=True, kind=Output("a dry run")) as folder,
@@ -98,26 +101,58 @@ def run_jobs(
 
 
 def _add(
-    experiment: run.Experiment, jobs: Mapping[str, Job], executors: Executors, repeat: int, tail_logs: bool = True
+    experiment: run.Experiment,
+    jobs: Mapping[str, Job],
+    executors: Executors,
+    repeat: int | None,
+    tail_logs: bool = True,
 ) -> list[str]:
     """Put jobs into an experiment, those that train in turns. Gives each one's name in `jobs`.
 
-    A turn that is stopped ends with exit code 0, so that the next is started; but the last with `STOPPED`, so that
-    what follows does not take a training for done that is not.
+    A turn that is stopped ends with exit code 0, so that the next is started; but the last with `STOPPED`, as a job
+    does by itself, so that what follows does not take a training for done that is not.
     """
     titles = []
     for title, one in jobs.items():
         executor = executors(one.nodes, one.devices)
-        tail, last = tail_logs and isinstance(executor, run.LocalExecutor), repeat if one.stop else 1
+        tail, last = tail_logs and isinstance(executor, run.LocalExecutor), repeat or 1
+        if not one.stop:
+            last = 1
+        elif isinstance(executor, run.SlurmExecutor):
+            left = _seconds(executor.time) - STOP_BEFORE
+            if left > 0:
+                executor.signal = f"{SIGTERM.value}@{STOP_BEFORE}"
+            last = _turns(title, one, executor.time, left, repeat)
         for number in range(1, last + 1):
             task = one.task.clone()
-            if one.stop and repeat > 1:
-                one.stop(task, 0 if number < last else STOPPED)
-                if isinstance(executor, run.SlurmExecutor):
-                    executor.signal = f"{SIGTERM.value}@{STOP_BEFORE}"
+            if one.stop and number < last:
+                one.stop(task, 0)
             experiment.add(run.Partial(job, task=task), executor=executor, name=title, tail_logs=tail)
             titles.append(title)
     return titles
+
+
+def _seconds(limit: str) -> int:
+    """A limit of Slurm's."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", limit)
+    if match is None:
+        raise bad("time", limit, "[DAYS-]HH:MM:SS")
+    days, hours, minutes, seconds = map(int, match.groups("0"))
+    return 86400 * days + 3600 * hours + 60 * minutes + seconds
+
+
+def _turns(title: str, one: Job, limit: str, left: int, repeat: int | None) -> int:
+    """How often in a row a job is submitted that has so many seconds before it is stopped."""
+    if not one.hours:
+        return repeat or 1
+    if left <= 0:
+        raise bad("time", limit, f"above {STOP_BEFORE // 60} minutes, before which a job is stopped with a checkpoint")
+    needed = math.ceil(3600 * one.hours / left)
+    if repeat is not None and repeat < needed:
+        print(
+            f"  {title}: up to {one.hours:.3g} hours by plan, {needed} jobs of {limit}; --jobs is {repeat}", flush=True
+        )
+    return repeat or needed
 
 
 def job(task: Callable[[], Any]) -> Any:

@@ -16,7 +16,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.data.folder import TOKENIZER
-from nemo_elastic.plan import NODE, Layout, RunShape, best, preset
+from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
 from nemo_elastic.plan.activations import Routing
 from nemo_elastic.plan.stages import PAPER, Curriculum
 
@@ -206,7 +206,7 @@ class PlannedFamily(ABC):
         dir: str,
         executors: Executors,
         *more: Any,
-        repeat: int = 1,
+        repeat: int | None = None,
         dryrun: str | None = None,
         **named: Any,
     ) -> None:
@@ -223,7 +223,11 @@ class PlannedFamily(ABC):
         from .experiment import run_jobs
 
         run = self.planned(self.run_of(parent, data, dir, *more, **named))
-        run_jobs(self.name, self.described(run), executors, repeat=repeat, dryrun=dryrun)
+        jobs = self.described(run)
+        for job in run.jobs[1:-1]:
+            hours = duration(self._of_stage(number_of(job), run), jobs[job].steps).hours_high
+            jobs[job] = replace(jobs[job], hours=hours)
+        run_jobs(self.name, jobs, executors, repeat=repeat, dryrun=dryrun)
 
     def layout(
         self, number: int, curriculum: Curriculum, gpus: int, gpu: str, node: int = NODE,

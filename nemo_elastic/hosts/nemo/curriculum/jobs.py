@@ -20,8 +20,7 @@ from typing import Any
 import nemo_run as run
 from nemo import lightning as nl
 
-from nemo_elastic.errors import STOPPED
-from nemo_elastic.hosts.common.changes import Changes
+from nemo_elastic.hosts.common.changes import Changes, made_by
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, described, job_folder
 from nemo_elastic.hosts.common.experiment import Executors as Executors
 from nemo_elastic.hosts.common.experiment import run_jobs
@@ -138,6 +137,8 @@ def described_jobs(jobs: Mapping[str, run.Partial]) -> dict[str, Job]:
     return {name: described(NemoRecipe(task), task, stop_in_time) for name, task in jobs.items()}
 
 
-def stop_in_time(task: run.Partial, code: int = STOPPED) -> None:
-    """Have a job that gets SIGTERM write a checkpoint after the step under way, and end with this exit code."""
-    task.trainer.callbacks = [*task.trainer.callbacks, run.Config(StopInTime, code=code)]
+def stop_in_time(task: run.Partial, code: int) -> None:
+    """Have a training that `StopInTime` ends leave with this exit code."""
+    for callback in task.trainer.callbacks:
+        if made_by(callback) is StopInTime:
+            callback.code = code

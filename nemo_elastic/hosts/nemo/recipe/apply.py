@@ -20,7 +20,7 @@ from nemo_elastic.hosts.common.checkpoints import newest_of
 from nemo_elastic.hosts.common.rules import check, rates_of, set_optimizer, tell, use_our_layers
 from nemo_elastic.hosts.common.stage import STAGE_OPTIONS, StageOptions
 from nemo_elastic.hosts.nemo.callbacks import ElasticCallback, MetricsWriter
-from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, ElasticResume
+from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticCheckpoint, ElasticResume, StopInTime
 from nemo_elastic.hosts.nemo.model import ElasticMambaModel
 from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
 from nemo_elastic.megatron.router_optim import ROUTER_MARK, is_router, no_weight_decay
@@ -184,7 +184,8 @@ def _callbacks(own: NemoRecipe, options: StageOptions) -> None:
     folder = own.get("save") or own.get("log.log_dir") or "."
     if not any(made_by(callback) is MetricsWriter for callback in kept):
         kept.append(run.Config(MetricsWriter, label=f"stage{options.stage}"))
-    own.made.trainer.callbacks = [*kept, run.Config(ElasticCallback, out=options.out or f"{folder}/elastic")]
+    ours = run.Config(ElasticCallback, out=options.out or f"{folder}/elastic"), run.Config(StopInTime)
+    own.made.trainer.callbacks = [*kept, *ours]
     # a tensor of PyTorch's inference mode that a layer keeps would be of no use to the next training step
     own.put("trainer.inference_mode", False)
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.nemo
 
 def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
     from nemo_elastic.hosts.nemo.callbacks import ElasticCallback
+    from nemo_elastic.hosts.nemo.checkpoint.resume import StopInTime
     from nemo_elastic.hosts.nemo.model import ElasticMambaModel
     from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
@@ -38,7 +39,7 @@ def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.Captur
     assert recipe.optim.lr_mult == ROUTER_MARK and recipe.optim.lr_scheduler.router_lr == 1e-2
     assert recipe.optim.lr_scheduler.__fn_or_cls__ is ElasticSchedule
     assert recipe.optim.lr_scheduler.freeze_step == 670
-    assert [c.__fn_or_cls__ for c in recipe.trainer.callbacks][-1] is ElasticCallback
+    assert [c.__fn_or_cls__ for c in recipe.trainer.callbacks][-2:] == [ElasticCallback, StopInTime]
     assert recipe.trainer.strategy.ddp.overlap_grad_reduce is True
     assert recipe.trainer.strategy.ddp.overlap_param_gather is False
     assert recipe.data is data
