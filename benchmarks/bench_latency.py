@@ -134,8 +134,8 @@ def missed(figures: dict[str, Any]) -> list[str]:
     out = []
     for engine, part in figures.items():
         off = errors(part["rows"])
-        out += [f"{engine}: median {np.median(off):.1%}"] if np.median(off) > MEDIAN else []
-        out += [f"{engine}: worst {off.max():.1%}"] if off.max() > WORST else []
+        out += [f"{engine}: median {np.median(off):.1%}"] if not np.median(off) <= MEDIAN else []
+        out += [f"{engine}: worst {off.max():.1%}"] if not off.max() <= WORST else []
     return out
 
 

@@ -231,9 +231,9 @@ def members_cut(place: Place) -> Finding:
             slice_members(family, folder / "members", {name: family.members[name] for name in trained})
         alone = lose_alone(place, folder / "members")
     figures = {name: [inside, alone[name]] for name, inside in trained.items()}
-    worst = max(abs(inside - alone) for inside, alone in figures.values())
+    same = all(abs(inside - alone) <= SAME for inside, alone in figures.values())
     message = ", ".join(f"{name} {inside:.4f} and {alone:.4f}" for name, (inside, alone) in figures.items())
-    return Finding(worst <= SAME, message + how, {"losses": figures, "most": SAME})
+    return Finding(same, message + how, {"losses": figures, "most": SAME})
 
 
 def lose_alone(place: Place, members: Path) -> dict[str, float]:
@@ -259,9 +259,9 @@ def in_transformers(place: Place) -> Finding:
         return Finding(None, f"not tried: {why}")
     # in training they were rounded, where the last stage is in low precision; their folders here are not
     wanted = trained if place.config.distill.quantize is None else lose_alone(place, place.dir / "members")
-    worst = max(abs(losses[name] - wanted[name]) for name in wanted)
+    same = all(abs(losses[name] - wanted[name]) <= SAME for name in wanted)
     message = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-    return Finding(worst <= SAME, f"{message} ({why})", {"losses": losses})
+    return Finding(same, f"{message} ({why})", {"losses": losses})
 
 
 #: in the order of the report

@@ -136,7 +136,7 @@ def logits_table(place: Path) -> tuple[list[str], list[str]]:
     for name, (parent, member) in with_experts().items():
         actual = compare(name, place / "all" / name)
         apart = actual["apart"]
-        faults += [f"{name}: {key} {d:.1e}" for key, d in apart.items() if d > TOLERANCE * actual["largest"]]
+        faults += [f"{name}: {key} {d:.1e}" for key, d in apart.items() if not d <= TOLERANCE * actual["largest"]]
         faults += [f"{name}: other tokens"] if actual["same"] < actual["tokens"] else []
         lines.append(
             f"| {'latent' if parent.has(LATENT) else 'plain'} | {title(parent, member)} "

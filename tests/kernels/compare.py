@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from nemo_elastic.kernels import VECTOR, MambaWidths
 from nemo_elastic.nn.mixer import Kernels
 from tests.gpu_checks.kernel_cases import CASES, Case, compare, deviation, run
+from tests.support.figures import largest
 
 from .conv_cuda import Misaligned
 from .interpreter import load
@@ -42,7 +43,7 @@ def padded(case: Case, kernels: Kernels) -> str:
         return f"{error.tensor} misaligned"
     except RuntimeError as error:
         return f"refused: {error}".splitlines()[0]
-    worst = max(deviation(out, wanted[0]), *(deviation(grads[k], g) for k, g in wanted[1].items()))
+    worst = largest([deviation(out, wanted[0]), *(deviation(grads[k], g) for k, g in wanted[1].items())])
     return "right" if worst < (0.05 if case.bf16 else 1e-4) else f"off by {worst:.1e}"
 
 

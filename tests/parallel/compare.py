@@ -18,6 +18,7 @@ from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
 from nemo_elastic.hosts.common.checkpoints import NEMO
 from nemo_elastic.ranking import Ranking
 from tests.parallel.runs import PEAK
+from tests.support.figures import largest
 
 #: relative, of a loss; and of a weight, in steps of the optimizer (peak learning rates); float32
 LOSS, WEIGHT = 1e-4, 1e-3
@@ -82,17 +83,15 @@ def deviation(actual: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Ten
     """
     assert actual.keys() == wanted.keys(), sorted(actual.keys() ^ wanted.keys())
     sizes = {name: float(value.abs().max()) if value.numel() else 0.0 for name, value in wanted.items()}
-    largest = {
-        kind: max((s for n, s in sizes.items() if ("router" in n) == kind), default=0.0) for kind in (False, True)
-    }
-    worst = 0.0
+    most = {kind: largest(s for n, s in sizes.items() if ("router" in n) == kind) for kind in (False, True)}
+    apart_by = []
     for name, value in wanted.items():
         if name == f"{ELASTIC}losses":
             continue  # bits of what candidates lost, which are in the lines
         assert value.is_floating_point() or torch.equal(actual[name], value), name
-        scale = max(sizes[name], FLOOR * largest["router" in name]) if relative else 1.0
-        worst = max(worst, float((actual[name].double() - value.double()).abs().max()) / scale)
-    return worst
+        scale = max(sizes[name], FLOOR * most["router" in name]) if relative else 1.0
+        apart_by.append(float((actual[name].double() - value.double()).abs().max()) / scale)
+    return largest(apart_by)
 
 
 def compared(line: dict[str, Any]) -> dict[tuple[str, int], float]:
@@ -107,13 +106,13 @@ def candidates_apart(actual: Path, wanted: Path) -> float:
     Raises:
         AssertionError: others were compared, or sampled.
     """
-    worst = 0.0
+    apart_by = []
     for one, other in zip(lines(actual), lines(wanted), strict=True):
         assert one.get("candidates") == other.get("candidates")
         ours, theirs = compared(one), compared(other)
         assert ours.keys() == theirs.keys()
-        worst = max([worst, *(abs(ours[name] - theirs[name]) / max(theirs.values()) for name in ours)])
-    return worst
+        apart_by += [abs(ours[name] - theirs[name]) / max(theirs.values()) for name in ours]
+    return largest(apart_by)
 
 
 def apart(actual: Path, wanted: Path) -> tuple[float, float]:
@@ -122,11 +121,11 @@ def apart(actual: Path, wanted: Path) -> tuple[float, float]:
     Raises:
         AssertionError: other budgets, candidates, members or tensors.
     """
-    loss = candidates_apart(actual, wanted)
+    apart_by = [candidates_apart(actual, wanted)]
     for one, other in zip(losses(actual), losses(wanted), strict=True):
         assert one.keys() == other.keys()
-        loss = max(loss, *(abs(one[name] - other[name]) / abs(other[name]) for name in one))
-    return loss, deviation(weights(actual), weights(wanted)) / PEAK
+        apart_by += [abs(one[name] - other[name]) / abs(other[name]) for name in one]
+    return largest(apart_by), deviation(weights(actual), weights(wanted)) / PEAK
 
 
 def same(actual: Path, wanted: Path) -> None:
@@ -209,17 +208,17 @@ def rankings_apart(actual: Path, wanted: Path) -> Deviation:
     assert (ours.depth, ours.options, ours.provenance) == (theirs.depth, theirs.options, theirs.provenance)
     pairs = [(ours.scores[name], value) for name, value in theirs.scores.items()]
     pairs += [tuple(np.array([s for s in r.depth_scores if s is not None]) for r in (ours, theirs))]  # pyright: ignore
-    score = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+    score = largest(np.abs(a - b).max() / np.abs(b).max() for a, b in pairs)
     left = [json.loads((elastic(run) / "shapes.json").read_text()) for run in (actual, wanted)]
     one, other = (found["report"] for found in left)
     assert left[0]["members"] == left[1]["members"] and one["source"] == other["source"]
     assert one.get("candidates") == other.get("candidates")
-    loss = 0.0
+    losses_apart = []
     for a, b in zip(one.get("trace", ()), other.get("trace", ()), strict=True):
         assert {**a, "loss": 0} == {**b, "loss": 0}
-        loss = max(loss, abs(a["loss"] - b["loss"]) / b["loss"] if b["loss"] else 0)
+        losses_apart.append(abs(a["loss"] - b["loss"]) / (b["loss"] or 1))
     held = [Stored(checkpoint(run)).held() for run in (actual, wanted)]
     assert held[0].keys() == held[1].keys()
     most = 0 if ours.basis is None else BASIS
     weights = sum(not torch.allclose(value, held[1][name], rtol=0, atol=most) for name, value in held[0].items())
-    return Deviation(score, loss, weights)
+    return Deviation(score, largest(losses_apart), weights)

@@ -21,6 +21,7 @@ from typing import Any
 
 from tests.parallel.compare import LOSS, WEIGHT, candidates_apart, deviation, gradients, in_turn, lines, weights
 from tests.parallel.runs import PEAK, WIDE, Job, Layout, do, host, prepare, ranking_of
+from tests.support.figures import largest
 
 STEPS = 2
 #: largest deviation of a gradient, relative to the largest value of the same tensor; float32
@@ -150,12 +151,12 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
     results: dict[str, Any] = {
         "samples": all(r["samples"] == alone["samples"] for r in facts),
         # what is logged: NeMo gives the loss to the last pipeline stage and to the first of all ranks
-        "loss": max(abs(a - b) / abs(b) for a, b in zip(facts[0]["losses"], alone["losses"], strict=True)),
+        "loss": largest(abs(a - b) / abs(b) for a, b in zip(facts[0]["losses"], alone["losses"], strict=True)),
         "budgets": [r["budgets"] for r in facts] == layout.world * [facts[0]["budgets"]],
         "replicas": len({r["elastic"] for r in facts}) == 1,
         "weight": deviation(weights(out), weights(base)) / PEAK,
         "gradient": deviation(gradients(out), gradients(base), relative=True),
-        "members": max(far(r["members"], alone["members"]) for r in facts),
+        "members": largest(far(r["members"], alone["members"]) for r in facts),
         "router": float(sum((g**2).sum() for name, g in gradients(out).items() if "router" in name)) ** 0.5,
     }  # fmt: skip
     if layout.halved:
@@ -163,15 +164,15 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
         results["compared"] = candidates_apart(out, base)
     if precise:
         ours, theirs = ([line["reduced_train_loss"] for line in lines(run)] for run in (base, place / single.name))
-        results["single"] = max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / max(theirs)
+        results["single"] = largest(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / max(theirs)
     return results
 
 
 def far(actual: Mapping[str, list[float]], wanted: Mapping[str, list[float]]) -> float:
     """Largest deviation of members' losses, relative to the largest of all; a rank without the head has none."""
-    largest = max(abs(loss) for losses in wanted.values() for loss in losses)
+    most = max(abs(loss) for losses in wanted.values() for loss in losses)
     pairs = [pair for name, held in actual.items() if held for pair in zip(held, wanted[name], strict=True)]
-    return max((abs(a - b) / largest for a, b in pairs), default=0.0)
+    return largest(abs(a - b) / most for a, b in pairs)
 
 
 def wrong(layout: Layout, row: Mapping[str, Any]) -> list[str]:
@@ -190,7 +191,7 @@ def wrong(layout: Layout, row: Mapping[str, Any]) -> list[str]:
     return [report for name, report in flags.items() if not row.get(name, True)] + [
         f"{name} apart by {row[name]:.1e}, more than {limit:g}"
         for name, limit in limits.items()
-        if row.get(name, 0) > limit
+        if not row.get(name, 0) <= limit
     ]
 
 

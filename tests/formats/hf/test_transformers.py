@@ -180,7 +180,7 @@ def reference_of(family: Path, parent: Parent, member: Subnet, tokens: np.ndarra
         rng = np.random.default_rng(i)
         rounded = {n: t * (1 + 6e-8 * rng.standard_normal(t.shape)) for n, t in cut.tensors.items()}
         moved = reference.logits(replace(cut, tensors=rounded), tokens)
-        if np.abs(moved - expect).max() > 5e-6 * np.abs(expect).max():
+        if not np.abs(moved - expect).max() <= 5e-6 * np.abs(expect).max():
             return None
     return expect
 

@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     for what, actual, wanted in pairs(place / "both", own, documents, sharing):
         loss, weight = apart(actual, wanted)
         table.append(f"| {what} | {len(lines(actual))} | {loss:.1e} | {weight:.1e} |")
-        differ |= loss > LOSS or weight > WEIGHT
+        differ |= not (loss <= LOSS and weight <= WEIGHT)
     assert losses(own / "killed") == losses(own / "whole")
     table += ["", RANKING]
     for name, layout in RANKED.items():
