@@ -36,13 +36,27 @@ README = ROOT / "README.md"
 # ------------------------------------------------------------------ commands
 
 
+def parse(words: list[str]) -> None:
+    """Check the options of a command; those that `train` hands on to NeMo-Run are named in its help."""
+    command = load_command(words[1])
+    with command.make_context(words[1], words[2:]) as context:
+        given = {word.partition("=")[0] for word in context.params.get("overrides") or [] if word.startswith("-")}
+    named = {name for each in command.params for name in re.findall(r"--[\w-]+", getattr(each, "help", None) or "")}
+    assert given <= named, given - named
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(*SHELL, page=p)], ids=lambda p: p.stem)
 def test_the_pages_commands_parse(page: Path) -> None:
     for block in blocks(*SHELL, page=page):
         for words in block.commands():
             if words[0] == "nemo-elastic" and "--help" not in words:
                 print(*words)  # shown where it fails
-                load_command(words[1]).make_context(words[1], words[2:]).close()
+                parse(words)
+
+
+def test_an_option_of_train_that_does_not_exist_is_seen() -> None:
+    with pytest.raises(AssertionError, match="yamll"):
+        parse(["nemo-elastic", "train", "--yamll", "run.yaml"])
 
 
 def test_the_page_of_commands_is_up_to_date() -> None:

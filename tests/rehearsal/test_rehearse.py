@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -234,6 +235,17 @@ def test_a_cut_that_computes_something_else_is_seen(copy: tuple[Path, Any], monk
     facts.write_text(json.dumps(spoilt))
     assert members_cut(where).ok is False
     assert in_transformers(where).ok is False
+
+
+@pytest.mark.parametrize("losses", [{"8b": 1.0, "4b": float("nan")}, {"8b": float("nan"), "4b": 1.0}])
+def test_a_cut_that_loses_no_number_is_seen(monkeypatch: pytest.MonkeyPatch, losses: dict[str, float]) -> None:
+    from nemo_elastic.rehearsal import findings
+
+    config = SimpleNamespace(distill=SimpleNamespace(quantize=None))
+    where: Any = SimpleNamespace(dir=Path(), config=config, text=lambda: (None, None, {"8b": 1.0, "4b": 1.0}))
+    monkeypatch.setattr(findings, "lose_alone", lambda *_: losses)
+    monkeypatch.setattr(findings, "lose_in_transformers", lambda *_: (losses, ""))
+    assert findings.members_cut(where).ok is False and findings.in_transformers(where).ok is False
 
 
 def test_what_is_missing_is_reported(tmp_path: Path) -> None:
