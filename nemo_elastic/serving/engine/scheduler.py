@@ -14,11 +14,12 @@ Three rules, which `tests/serving/engine/test_scheduler.py` holds:
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from operator import lt
-from typing import Any, TypeVar
+from functools import partial
+from itertools import chain
+from typing import Any
 
 from vllm.logger import init_logger
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -38,7 +39,6 @@ logger = init_logger(f"vllm.{__name__}")  # vLLM writes what its own loggers say
 _NOBODY = ""
 #: what a request waits for is capacity, and nothing else
 _READY = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
-Item = TypeVar("Item", bound=Hashable)
 
 
 class Turns:
@@ -48,6 +48,7 @@ class Turns:
         self._ring = tuple(ring)
         self._freed = 0  # how often a request gave its memory or its place back
         self._full: dict[str, int] = {}  # members whose turn started nothing, and what was freed by then
+        self.left: dict[str, Any] = {}  # members whose turn left requests waiting, and the first of these
 
     def next(self, running: Mapping[str, int], waiting: Mapping[str, int]) -> str | None:
         """Who is served in the next step, by the numbers of requests of each member; None where nobody has work."""
@@ -63,8 +64,15 @@ class Turns:
         able += [m for m, n in waiting.items() if n and m not in able and self._full.get(m) != self._freed]
         return able or [m for m, n in waiting.items() if n]
 
-    def served(self, member: str, worked: bool = True) -> None:
-        """This member had its turn, in which something was computed or nothing could start."""
+    def served(self, member: str, worked: bool = True, left: Any = None) -> None:
+        """This member had its turn, in which something was computed or nothing could start; `left` waits first now.
+
+        Where another did before, what that one kept behind it may start.
+        """
+        if self.left.pop(member, left) is not left:
+            self.freed()
+        if left is not None:
+            self.left[member] = left
         at = self._ring.index(member) + 1
         self._ring = self._ring[at:] + self._ring[:at]
         if not worked:
@@ -78,26 +86,81 @@ class Turns:
         """Something new waits for this member."""
         self._full.pop(member, None)
 
-    def left_waiting(self, tried: set[Item], waits: Callable[[Item], bool]) -> set[Item]:
-        """Those of `tried` that still wait. Where one no longer does, what it kept behind it may start."""
-        left = {item for item in tried if waits(item)}
-        if len(left) < len(tried):
-            self.freed()
-        return left
 
+class Waiting(RequestQueue):
+    """Requests that wait, in one queue of vLLM's for each member; a step takes no time for those that it cannot start.
 
-def admissible(
-    waiting: Iterable[Item], refused: Item | None, before: Callable[[Item, Item], bool]
-) -> tuple[list[Item], list[Item]]:
-    """Split one member's waiting requests into those that may start now, and those that came after a refused one.
-
-    `refused` is the first of other members' requests that were left waiting in a turn, None for none; `before` says
-    whether a request came before another.
+    In a step vLLM sees those of one member, and of these none that came after a request of another member which was
+    left waiting. Between steps it adds and removes requests of all.
     """
-    may, later = [], []
-    for item in waiting:
-        (may if refused is None or before(item, refused) else later).append(item)
-    return may, later
+
+    def __init__(self, made: Callable[[], RequestQueue], member_of: Callable[[Request], str]) -> None:
+        self._made, self._member_of = made, member_of
+        self._queues: dict[str, RequestQueue] = defaultdict(made)
+        self._shown: RequestQueue | None = None
+        self._refused: Request | None = None
+
+    def counts(self) -> Counter[str]:
+        """How many requests wait for each member."""
+        return Counter({member: len(queue) for member, queue in self._queues.items() if member != _NOBODY})
+
+    def first(self, member: str) -> Request | None:
+        """The first request that waits for a member, and for nothing but capacity."""
+        return _first_ready(self._queues[member])
+
+    @contextmanager
+    def only(self, member: str | None, refused: Request | None) -> Iterator[None]:
+        """Show those of a member that came before a request of another that was left waiting, None for all of them."""
+        self._shown, self._refused = self._made() if member is None else self._queues[member], refused
+        try:
+            yield
+        finally:
+            self._shown = self._refused = None
+
+    def __bool__(self) -> bool:
+        """Whether there is a request; in a step, whether one may start."""
+        if self._shown is None or not self._shown or self._refused is None:
+            return len(self) > 0
+        if self._shown.peek_request() < self._refused:
+            return True
+        first = _first_ready(self._shown)  # behind some that wait for something else, and came later
+        return first is not None and first < self._refused
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values())) if self._shown is None else len(self._shown)
+
+    def __iter__(self) -> Iterator[Request]:
+        return chain.from_iterable(self._queues.values()) if self._shown is None else iter(self._shown)
+
+    def peek_request(self) -> Request:
+        assert self._shown is not None
+        return self._shown.peek_request()
+
+    def pop_request(self) -> Request:
+        assert self._shown is not None
+        return self._shown.pop_request()
+
+    def add_request(self, request: Request) -> None:
+        self._queues[self._member_of(request)].add_request(request)
+
+    def prepend_request(self, request: Request) -> None:
+        self._queues[self._member_of(request)].prepend_request(request)
+
+    def prepend_requests(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            self.prepend_request(request)
+
+    def remove_request(self, request: Request) -> None:
+        self._queues[self._member_of(request)].remove_request(request)
+
+    def remove_requests(self, requests: Iterable[Request]) -> None:
+        requests = set(requests)
+        for queue in self._queues.values():
+            queue.remove_requests(requests)
+
+
+def _first_ready(queue: RequestQueue) -> Request | None:
+    return next((request for request in queue if request.status in _READY), None)
 
 
 class FamilyScheduler(Scheduler):
@@ -111,7 +174,8 @@ class FamilyScheduler(Scheduler):
         self.names = names
         self.turns = Turns(names.shapes)
         self._member: dict[str, str] = {}  # of each request
-        self._tried: set[Request] = set()  # had their member's turn, and were left waiting
+        queue = partial(create_request_queue, self.policy)
+        self.waiting, self.kv_holding_waiting = (Waiting(queue, self._member_of) for _ in range(2))
         self.choosing = None if names.calibration is None else Choosing(names.calibration)
         # each may let another member go on with a request
         self.changes = [Pairs(settings.end_ids), *([] if self.choosing is None else [self.choosing])]
@@ -146,7 +210,6 @@ class FamilyScheduler(Scheduler):
     def _free_request(self, request: Request, *more: Any, **named: Any) -> Any:
         self.turns.freed()
         self._member.pop(request.request_id, None)
-        self._tried.discard(request)
         for change in self.changes:
             change.forget(request.request_id)
         return super()._free_request(request, *more, **named)
@@ -159,54 +222,35 @@ class FamilyScheduler(Scheduler):
 
     def schedule(self, *args: Any, **named: Any) -> SchedulerOutput:
         """One step, of the member whose turn it is. It may be empty; then the next one is another member's."""
-        self._tried = self.turns.left_waiting(self._tried, lambda r: r.status in _READY)
-        running, waiting = self._count(self.running), self._count([*self.waiting, *self.kv_holding_waiting])
-        member = self.turns.next(running, waiting)
+        running = Counter(map(self._member_of, self.running))
+        member = self.turns.next(running, self.waiting.counts() + self.kv_holding_waiting.counts())
         with self._only(member):
             output = super().schedule(*args, **named)
-            self._tried.update(r for r in self.waiting if r.status in _READY)
         if member is not None:
-            self.turns.served(member, worked=output.total_num_scheduled_tokens > 0)
+            self.turns.served(member, output.total_num_scheduled_tokens > 0, self.waiting.first(member))
         output.member = member
         if self.choosing is not None:
             self.choosing.plan(output, self.requests)
         return output
 
-    def _count(self, requests: Iterable[Request]) -> Counter[str]:
-        counts = Counter(self._member[r.request_id] for r in requests)
-        counts.pop(_NOBODY, None)
-        return counts
+    def _member_of(self, request: Request) -> str:
+        return self._member[request.request_id]
 
     @contextmanager
     def _only(self, member: str | None) -> Iterator[None]:
         """Let vLLM's scheduler see one member's requests, and those places that the others leave."""
-        others = [r for r in self.running if self._member[r.request_id] != member]
+        others = [r for r in self.running if self._member_of(r) != member]
         places = self.max_num_active_reqs
-        self.running = [r for r in self.running if self._member[r.request_id] == member]
+        self.running = [r for r in self.running if self._member_of(r) == member]
         self.max_num_active_reqs = places - len(others)
-        refused = min((r for r in self._tried if self._member[r.request_id] != member), default=None)
-        self.waiting, waiting = self._split(self.waiting, member, refused)
-        self.kv_holding_waiting, holding = self._split(self.kv_holding_waiting, member, None)
+        left = (self.waiting.first(other) for other in self.turns.left if other != member)
+        refused = min((r for r in left if r is not None), default=None)
         try:
-            yield
+            with self.waiting.only(member, refused), self.kv_holding_waiting.only(member, None):
+                yield
         finally:
             self.max_num_active_reqs = places
             self.running = others + self.running
-            for request in waiting:
-                self.waiting.add_request(request)
-            for request in holding:
-                self.kv_holding_waiting.add_request(request)
-
-    def _split(
-        self, queue: RequestQueue, member: str | None, refused: Request | None
-    ) -> tuple[RequestQueue, list[Request]]:
-        """A queue of what a member may start, and what stays behind."""
-        mine = [r for r in queue if self._member[r.request_id] == member]
-        may, later = admissible(mine, refused, lt)
-        seen = create_request_queue(self.policy)
-        for request in may:
-            seen.add_request(request)
-        return seen, [*later, *(r for r in queue if self._member[r.request_id] != member)]
 
     # --------------------------------------------------------------------------------------------------- results
 
@@ -220,8 +264,8 @@ class FamilyScheduler(Scheduler):
             for request_id, member in change.after_update(outputs, self._running).items():
                 request = self.requests[request_id]
                 self.running.remove(request)
+                self._hand_to(request, member)  # in whose queue it then waits
                 self._preempt_request(request, time.monotonic(), drop_stale_output=True)
-                self._hand_to(request, member)
         return out
 
     def _running(self, request_id: str) -> Request | None:
