@@ -33,7 +33,7 @@ class Layer:
     index: int
     type: str
     widths: Mapping[str, int]
-    keep: ClassVar[int] = 1  # expected members (cost.Expected) keep a layer with a probability instead
+    keep: ClassVar[int] = 1  # a `cost.ExpectedLayer` has a probability instead
 
     def __post_init__(self) -> None:
         keep_plain(self)

@@ -197,7 +197,7 @@ BLOCK_CPU, BLOCK_GPU = 2**20, 2**22
 
 @dataclass(frozen=True)
 class LogitRows:
-    """What to compute; `head.head_loss` says what the fields mean.
+    """What to compute; `loss_head.head_loss` says what the fields mean.
 
     Attributes:
         terms: name -> weight, above zero.
