@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.io.read import read_bytes
 
 METRICS = "metrics.jsonl"
-#: of a file and of a line: far above what any run writes, and little enough to read
+#: of a file that is read for a report, and of a line: little enough to hold
 MOST_BYTES, MOST_OF_A_LINE = 1 << 26, 1 << 16
 #: above this a step or a count of tokens is none
 MOST = 2**53
@@ -40,10 +40,17 @@ class History:
 
 
 def read_history(path: Path) -> History:
-    """Read a metrics file, which may be missing."""
-    history = History()
-    if path.is_file():
-        history.lines = join(_lines(path, str(Path(path.parent.name, path.name)), history.left_out))
+    """Read a metrics file, which may be missing, or anything."""
+    history, name = History(), str(Path(path.parent.name, path.name))
+    try:
+        if path.is_file() and path.stat().st_size > MOST_BYTES:
+            history.left_out.append(f"{name}: more than {MOST_BYTES >> 20} MiB")
+        elif path.is_file():
+            history.lines = lines_of(read_bytes(path, MOST_BYTES), name, history.left_out)
+    except OSError as exc:
+        history.left_out.append(f"{name}: cannot be read ({exc.strerror})")
+    except ElasticError as exc:  # a pipe
+        history.left_out.append(str(exc))
     return history
 
 
@@ -69,28 +76,22 @@ def _is_redone(old: dict[str, Any], new: dict[str, Any]) -> bool:
     return old["step"] > new["step"]
 
 
-def _lines(path: Path, name: str, left_out: list[str]) -> Iterator[dict[str, Any]]:
-    """The usable lines of a file; the rest is named."""
+def lines_of(raw: bytes, name: str, left_out: list[str]) -> list[dict[str, Any]]:
+    """The steps of a file's content; lines that no run writes are named in `left_out`."""
     wrong: list[int] = []
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            left_out.append(f"{name}: more than {MOST_BYTES >> 20} MiB")
-            return
-        for i, raw in enumerate(read_bytes(path, MOST_BYTES).splitlines(), 1):
-            if raw.strip():
-                line = _line(raw)
-                if line is None:
-                    wrong.append(i)
-                else:
-                    yield line
-    except OSError as exc:
-        left_out.append(f"{name}: cannot be read ({exc.strerror})")
-    except ElasticError as exc:  # a pipe
-        left_out.append(str(exc))
+    usable: list[dict[str, Any]] = []
+    for i, text in enumerate(raw.splitlines(), 1):
+        if text.strip():
+            line = _line(text)
+            if line is None:
+                wrong.append(i)
+            else:
+                usable.append(line)
     if wrong:
         named = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
         several = "s" * (len(wrong) > 1)
         left_out.append(f"{len(wrong)} line{several} of {name} that no run writes (line{several} {named})")
+    return join(usable)
 
 
 def _is_amount(value: Any) -> bool:

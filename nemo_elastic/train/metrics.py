@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.history import read_history, up_to
+from nemo_elastic.history import lines_of, up_to
 from nemo_elastic.io.write import atomic_write
 from nemo_elastic.router import Router
 
@@ -58,7 +58,7 @@ def start_again(file: Path, step: int) -> tuple[int, float, int]:
         Tokens that have counted in the loss so far, seconds that the run has taken, and the step of its last
         validation, -1 for none.
     """
-    lines = up_to(read_history(file).lines, step)
+    lines = up_to(lines_of(file.read_bytes(), file.name, []), step) if file.exists() else []
     atomic_write(file, "".join(json.dumps(line) + "\n" for line in lines))
     validated = [line["step"] for line in lines if line["kind"] == "heldout"]
     tokens, seconds = (max((line.get(name, 0) for line in lines), default=0) for name in ("tokens", "seconds"))

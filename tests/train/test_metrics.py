@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from nemo_elastic import history
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.train import metrics
 from nemo_elastic.train.members import Members
-from nemo_elastic.train.metrics import Progress, step_facts_of
+from nemo_elastic.train.metrics import Progress, append, start_again, step_facts_of
 from nemo_elastic.train.training import FamilyTraining
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import LATENT
@@ -52,6 +55,21 @@ def test_a_line_that_moves_in_a_terminal(capsys: pytest.CaptureFixture[str], mon
     train(0, 20)
     out = capsys.readouterr().out
     assert out.count("\r") == 20 and out.count("\n") == 1 and out.endswith("\n")
+
+
+@pytest.mark.parametrize("most", [1 << 26, 8])
+def test_a_run_that_goes_on_keeps_its_file_however_long_it_is(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MOST_BYTES", most)
+    file = tmp_path / history.METRICS
+    assert start_again(file, 0) == (0, 0, -1) and file.read_text() == ""
+    lines = [{"kind": kind, "step": step, "tokens": 8 * step, "seconds": step / 2, "losses": {}}
+             for step in range(1, 6) for kind in ("step", "heldout")]  # fmt: skip
+    for line in lines:
+        append(file, line)
+    assert start_again(file, 4) == (32, 2.0, 4)
+    assert [json.loads(line) for line in file.read_text().splitlines()] == lines[:8]
 
 
 def test_a_step_logs_each_of_several_limits_and_the_one_that_is_used_most() -> None:
