@@ -54,7 +54,7 @@ def test_text_is_cut_at_the_first_stop():
 def test_settings_of_a_task():
     assert harness._generation({"until": "\n", "max_gen_toks": 5}) == (["\n"], 5)
     assert harness._generation({"until": ["a", "b"], "max_new_tokens": 7, "do_sample": False}) == (["a", "b"], 7)
-    assert harness._generation({"do_sample": True, "temperature": 0.0}) == ([], harness.MAX_NEW_TOKENS)
+    assert harness._generation({"do_sample": True, "temperature": 0.0}) == ([], 256)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from ast import literal_eval
 from dataclasses import replace
+from inspect import signature
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +21,8 @@ from hypothesis import strategies as st
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.generate import generate
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.member_model import Companions, Prompts, read_prompts
+from nemo_elastic.runtime.member_model import Companions, MemberModel, Prompts, read_prompts
+from tests.documentation import ROOT
 from tests.runtime.talking import MEMBERS, MESSAGES, PARENT, overflowing, talking_family
 
 PROMPTS = ["def f(x):", "The first of 12", "é", "return x + 12  # 日本語 and more of it"]
@@ -246,3 +250,14 @@ def test_what_is_no_token(tmp_path, wrong):
         Companions(tmp_path).end_ids  # noqa: B018
     with pytest.raises(ElasticError, match=r"^config.json: eos_token_id: "):
         Companions(None, {"eos_token_id": wrong}).end_ids  # noqa: B018
+
+
+def test_defaults_are_those_of_the_page():
+    page, said = (ROOT / "docs" / "runtime.md").read_text(encoding="utf-8"), {"stop_ids": None}
+    for row in re.findall(r"^\| (`\w+`.*?) \| (.*?) \|", page, re.MULTILINE):
+        names, values = re.findall(r"\w+", row[0]), row[1].split(", ")
+        if names != ["stop_ids"]:
+            said |= zip(names, values * len(names), strict=False)
+    own = {name: p.default for name, p in signature(MemberModel.generate).parameters.items() if name in said}
+    assert len(own) == 10
+    assert own == {k: literal_eval(v.strip("`")) if v not in (None, "none") else None for k, v in said.items()}

@@ -93,7 +93,7 @@ def main(folder: Path, out: Path) -> None:
     refused = llm.generate([prompts[0]], wrong, use_tqdm=False)[0].outputs[0]
     again = [list(o.outputs[0].token_ids) for o in llm.generate(prompts[:3], sampling[:3], use_tqdm=False)]
     changes = [kept for change in scheduler.changes for kept in vars(change).values() if isinstance(kept, dict)]
-    kept = (scheduler.requests, scheduler._member, scheduler._tried, *changes)
+    kept = (scheduler.requests, scheduler._member, scheduler.waiting, *changes)
     report = {
         "tokens": got, "again": again, "steps": steps, "salts": salts(), "refused": refused.finish_reason,
         "left": sum(map(len, kept)), "pages": scheduler.kv_cache_manager.usage,
