@@ -149,9 +149,9 @@ def use(binaries: Path, place: Path) -> None:
         "print(*(name for name, row in FAMILIES.items() if ElasticConfig.load(row.block)))"
     )
     names = call(binaries / "python", "-c", recipes).split()
-    line = call(cli, "rehearse", "nowhere", "--out", place / "rehearsal", code=2)
+    line = call(cli, "plan", "--recipe", "nowhere", code=2)
     if not names or ", ".join(names) not in line:
-        raise Failed(f"rehearse: a wrong name must be reported with {names}: {line}")
+        raise Failed(f"plan: a wrong name must be reported with {names}: {line}")
     line = call(binaries / "python", "-c", "from nemo_elastic import load_family", code=1)
     if f"pip install '{ROOT}[runtime]'" not in line:
         raise Failed(f"load_family: that torch is missing was reported as: {line}")
