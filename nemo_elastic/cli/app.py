@@ -197,6 +197,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: Always: 0 when fine, 2 for bad input, 130 after Ctrl-C, what the command chose otherwise.
     """
     for stream in (sys.stdout, sys.stderr):  # a locale without UTF-8 must not end a command
-        if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
+        if isinstance(stream, io.TextIOWrapper) and "utf" not in stream.encoding.lower():
             stream.reconfigure(errors="backslashreplace")
     typer.main.get_command(app).main(args=None if argv is None else list(argv), prog_name=NAME)

@@ -51,23 +51,26 @@ def print_table(title: str, rows: Sequence[Mapping[str, str]], left: int = 1, **
 
 @contextmanager
 def counting(what: str, quiet: bool, *columns: Any) -> Iterator[Callable[..., None]]:
-    """Show a bar on a terminal while it lasts, with time passed and time left; elsewhere say what begins.
+    """Show a bar on a terminal while it lasts, with time passed and time left; elsewhere name what is being done.
 
     Gives the function to call with (done, in all) and, where that changes, what is done.
     """
     words, console = TextColumn("{task.description}", markup=False), Console(stderr=True)
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    shown, named = not quiet and console.is_terminal, what
+    shown, named, began = not quiet and console.is_terminal, what, None
     # gone when it ends, so that an error stays one line
     with Progress(words, BarColumn(), *columns, *times, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task(what, total=None)
 
         def tell(done: int, total: int, now: str = what) -> None:
-            nonlocal named
+            nonlocal named, began
             bar.update(task, completed=done, total=total, description=now)
-            if now != named and not (shown or quiet):
-                typer.echo(now, err=True)
-            named = now
+            if now != named:
+                named, began = now, done
+            elif began is not None and done > began:  # not at once: what fails there is one line
+                began = None
+                if not (shown or quiet):
+                    typer.echo(now, err=True)
 
         yield tell
 

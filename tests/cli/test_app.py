@@ -189,7 +189,7 @@ def test_a_terminal_without_utf8_ends_no_command(table, monkeypatch):
     assert (ended.value.code, screen.buffer.getvalue()) == (0, rb"famille-\xe9 \xb1" + b"\n")
 
 
-def test_off_a_terminal_each_step_is_named_when_it_begins(capsys):
+def test_off_a_terminal_each_step_is_named_once(capsys):
     for quiet in (False, True):
         with counting("all", quiet) as tell:
             for name, total in (("widths", None), ("depth", 21), ("widths", 3)):

@@ -28,8 +28,6 @@ HEAVY = {
 WEIGHTS = {"numpy", "safetensors"}
 MODEL = WEIGHTS | {"torch"}
 TEXT = WEIGHTS | {"tokenizers"}
-#: reasoning-gym brings the others where it finds them
-PROBLEMS = {"reasoning_gym", "matplotlib", "scipy", "pandas"}
 #: command -> what it may load; anything else of `HEAVY` is a mistake
 MAY_LOAD = {
     "schema": {"numpy"},
@@ -41,8 +39,7 @@ MAY_LOAD = {
     "verify family": MODEL,
     "doctor": MODEL | {"megatron"},  # the namespace alone, in which it looks for packages
     "data text --out other --tokenizer data --force": TEXT,
-    "data text --out other --force": TEXT | PROBLEMS,
-    "eval family --data data --limit 1 --tokens 512": MODEL | TEXT,
+    "eval family --data data --tokens 512": MODEL | TEXT,
     "rank parent --data data --seq-length 16 --out ranking --force": MODEL | TEXT | WEIGHTS,
 }
 #: what `make test` starts: of each kind of package that a command may load, one that does
