@@ -149,7 +149,6 @@ if __name__ == "__main__":
         warnings.simplefilter("ignore")
         for name in IMPORTED:
             importlib.import_module(name)
-    sys.stdout.reconfigure(errors="backslashreplace")  # as commands do, which a fork with other files cannot
     gc.collect()
     gc.freeze()  # a fork shares what no collection touches
     serve(*sys.argv[1:])
