@@ -21,6 +21,7 @@ import nemo_run as run
 import torch
 import typer
 import yaml
+from lightning.pytorch import LightningDataModule
 from nemo.collections import llm
 from nemo.collections.llm.gpt.data import PreTrainingDataModule
 from nemo.collections.llm.gpt.data.mock import MockDataModule
@@ -49,6 +50,11 @@ TRAINERS: tuple[Callable[..., Any], ...] = (llm.pretrain, llm.finetune, llm.trai
 PATHS = "data.paths"
 #: what a file with a whole run is written as, by --to-yaml and so on, of YAML
 FORMATS: dict[str, Callable[[str], str]] = {"yaml": str, "json": yaml_to_json, "toml": yaml_to_toml}
+
+#: what a file's fields may say, unless it is a whole recipe
+CODE = "in a file that is no whole recipe, a value without calls and dotted names: those belong on the command line"
+#: packages of which a file may name a class of data
+DATA_PACKAGES = ("nemo.collections.llm.", "nemo_elastic.hosts.nemo.")
 
 run.cli.factory(target=llm.pretrain, name="nemotron_elastic_tiny")(nemotron_elastic_tiny)
 
@@ -87,6 +93,7 @@ class ElasticContext(run.cli.RunContext):
             with _one_line(f"--yaml {self.yaml}", whole, file.overrides):
                 _, overrides = give_data(whole, {}, file.overrides)
                 return run.cli.parse_cli_args(whole.clone(), overrides), file
+        check_no_code(file.recipe if factory == self.factory else file.recipe | {"_factory_": factory})
         trainer = trainer_of(factory)
         with _one_line(f"--factory {factory}"):
             base = LazyEntrypoint(trainer, factory=factory).resolve(ctx=self)
@@ -159,6 +166,27 @@ def whole_recipe(data: Any) -> Any:
         raise ElasticError(f"_target_: {data['_target_']}: {str(error).splitlines()[0]}") from None
 
 
+def check_no_code(value: Any, field: str = "") -> None:
+    """Raise for a field of a file that NeMo-Run's parser would import or call: its own fields take them for factories.
+
+    A class of data is looked at by `give_data`; paths of data no parser reads.
+    """
+    if field == PATHS or (field == "data._target_" and isinstance(value, str)):
+        return
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if not re.fullmatch(r"\w+([*+-]?=)?", str(key)) or (key == "_target_" and field != "data"):
+                raise bad(f"{field}.{key}".lstrip("."), each, f"{CODE}; only data have a `_target_`")
+            check_no_code(each, f"{field}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for each in value:
+            check_no_code(each, field)
+    elif isinstance(value, str):
+        names = (part.strip(" []{}()'\"") for part in re.split(r"[,=:]", value))
+        if re.search(r"\w\s*\(|\blambda\b", value) or any(re.fullmatch(r"[^\W\d]\w*(\.\w+)+", n) for n in names):
+            raise bad(field, value, CODE)
+
+
 def give_data(recipe: Any, fields: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Let a recipe, which is changed, read what a run names as its data.
 
@@ -172,7 +200,11 @@ def give_data(recipe: Any, fields: Mapping[str, Any], overrides: Sequence[str]) 
     paths = [data.pop("paths")] if "paths" in data else []
     paths += [value_of(PATHS, text.removeprefix(f"{PATHS}=")) for text in overrides if text.startswith(f"{PATHS}=")]
     target = data.pop("_target_", None)
+    if target is not None and not target.startswith(DATA_PACKAGES):
+        raise bad("data._target_", target, f"a class of data of {', '.join(DATA_PACKAGES)}")
     made: Any = PreTrainingDataModule if target is None else made_by(whole_recipe({"_target_": target}))
+    if target is not None and not (isinstance(made, type) and issubclass(made, LightningDataModule)):
+        raise bad("data._target_", target, f"a class of data of {', '.join(DATA_PACKAGES)}")
     if target is not None or (paths and made_by(recipe.data) is MockDataModule):
         known = field_names(made)
         recipe.data = run.Config(made, **{k: v for k, v in recipe.data.__arguments__.items() if k in known})

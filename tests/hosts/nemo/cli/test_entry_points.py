@@ -175,6 +175,40 @@ def test_a_mistake_is_one_line_and_exit_code_two(
     assert message in lines[0]
 
 
+CALL = "subprocess.getoutput(cmd='touch ran')"
+
+
+@pytest.mark.parametrize(
+    ("beside", "field"),
+    [
+        ({"log": CALL}, "log"),
+        ({"trainer": {"callbacks": [CALL]}}, "trainer.callbacks"),
+        ({"optim": {"config": {"lr": f"[{CALL}]"}}}, "optim.config.lr"),
+        ({"model": "mine.recipe"}, "model"),
+        ({"trainer": {"plugins": "lambda: 1"}}, "trainer.plugins"),
+        ({"log": {"_target_": "mine.Logger"}}, "log._target_"),
+        ({f"log={CALL}#": 1}, f"log={CALL}#"),
+        ({"_factory_": CALL}, "_factory_"),
+        ({"run": {"factory": CALL}}, "run.factory"),
+        ({"data": {"_target_": "mine.Data"}}, "data._target_"),
+        ({"data": {"_target_": "nemo.collections.llm.hf_dataset.load_dataset"}}, "_target_"),
+    ],
+)
+def test_a_file_that_is_no_whole_recipe_runs_nothing(
+    run_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, beside: dict[str, Any], field: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("open('ran', 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    given = tmp_path / "given.yaml"
+    given.write_text(yaml.safe_dump(yaml.safe_load(run_yaml.read_text()) | beside))
+    named = "_factory_" in beside or "run" in beside
+    with pytest.raises(SystemExit) as left:
+        command_line([], None if named else FACTORY, given, dryrun=True)
+    assert left.value.code == 2 and not (tmp_path / "ran").exists()
+    assert any(line.startswith(f"error: {field}: ") for line in capfd.readouterr().err.splitlines())
+
+
 def test_what_does_not_fit_is_refused_by_every_entry_point_in_the_same_line(run_yaml: Path, capfd: Any) -> None:
     import nemo_run as run
 
