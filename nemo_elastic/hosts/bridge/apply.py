@@ -141,7 +141,7 @@ def apply_elastic(
     _model(own, block, vocabulary_rows(options.teacher))
     _precision(own, block)
     _checkpoints(own)
-    overrides = ElasticOverrides(recipe.optimizer_config_override_provider, elastic=block.to_dict(), stage=stage)
+    overrides = ElasticOverrides(recipe.optimizer_config_override_provider, elastic=block.to_dict())
     own.put("optimizer_config_override_provider", overrides)
     members = (recipe.validation.eval_iters or 0) * len(block.budgets)
     own.put("validation.eval_iters", members, "every member is validated")

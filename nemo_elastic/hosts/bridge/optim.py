@@ -54,13 +54,11 @@ class ElasticOverrides(OptimizerConfigOverrideProvider):
     Attributes:
         recipe: what gives the recipe's.
         elastic: the elastic block as JSON values (`ElasticConfig.to_dict`).
-        stage: 1, 2 or 3.
         done_steps: optimizer steps of the stages before.
     """
 
     recipe: OptimizerConfigOverrideProvider = field(default_factory=OptimizerConfigOverrideProvider)
     elastic: dict[str, Any] = field(default_factory=dict)
-    stage: int = 1
     done_steps: int = 0
 
     def build_config_overrides(self, context: Any) -> Mapping[Any, Any] | None:
