@@ -23,7 +23,7 @@ STEPS, STOP = 3, 2
 #: the router's peak rate, and of the recipe's a share
 ROUTER, HALF = 4e-3, 0.5
 #: of embedding and head in stage 2, where the host has such, and at the end of the schedule
-DECOUPLED = (1e-2, 1e-3)
+DECOUPLED = (1e-2, 4e-3)
 
 
 def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:

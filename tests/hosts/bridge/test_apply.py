@@ -24,7 +24,7 @@ from nemo_elastic.hosts.bridge.checks import BridgeRecipe
 from nemo_elastic.hosts.bridge.cli import find_stock, main, override
 from nemo_elastic.hosts.bridge.tiny import tiny_config
 from nemo_elastic.hosts.common.changes import settings
-from nemo_elastic.hosts.common.rules import CHECKS, EXPERT_LAYERS, LAYERS
+from nemo_elastic.hosts.common.rules import EXPERT_LAYERS
 from nemo_elastic.megatron.router_optim import ROUTER_MARK
 from tests.documentation import blocks
 from tests.hosts.nemo.checkpoints import store
@@ -68,6 +68,7 @@ def refused(recipe: Any, block: Any = BLOCK, **more: Any) -> str:
 def test_every_setting_that_has_another_value_is_reported(recipe: Any) -> None:
     recipe.model.recompute_granularity = "selective"
     recipe.ddp.overlap_grad_reduce = recipe.ddp.check_for_nan_in_grad = recipe.ddp.check_for_large_grads = True
+    recipe.scheduler.override_opt_param_scheduler, recipe.scheduler.use_checkpoint_opt_param_scheduler = False, True
     recipe.model.gradient_accumulation_fusion = True  # as Bridge sets it beside TransformerEngine
     before = settings(recipe)
     run = apply_elastic(recipe, BLOCK, verbose=False)
@@ -76,8 +77,8 @@ def test_every_setting_that_has_another_value_is_reported(recipe: Any) -> None:
     changed = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k) and not k.startswith(block)}
     report = {line.split(":")[0].strip() for line in run.changes.splitlines() if " -> " in line}
     assert report == changed | {block}
-    assert all(getattr(recipe.model, name, None) in (None, value) for name, value in LAYERS.items())
-    assert not any(getattr(recipe.ddp, name) for name in CHECKS)
+    assert not (recipe.model.gradient_accumulation_fusion or recipe.ddp.check_for_large_grads)
+    assert recipe.scheduler.override_opt_param_scheduler and not recipe.scheduler.use_checkpoint_opt_param_scheduler
     assert "ddp.check_for_nan_in_grad: True -> False (" in run.changes
     assert recipe.optimizer_config_override_provider.elastic["budgets"][1]["name"] == "large"
 
