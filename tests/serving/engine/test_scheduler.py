@@ -224,14 +224,17 @@ def test_a_step_takes_no_longer_where_more_wait(engine: Any, requests: int) -> N
 
 def test_nobody_starves_in_a_server_that_is_always_full(engine: Any) -> None:
     """A small engine: four places, members that never stop asking, each request for its own number of steps."""
-    dice, started, most = random.Random(0), {}, 0
+    dice, started, most, idle = random.Random(0), {}, 0, 0
     for now in range(1500):
         for _ in range(dice.choice((0, 0, 1))):
             engine.add_request(Request(now, dice.choice(("12b", "12b", "12b", "6b", "9b")), dice.randint(1, 12)))
-        for request in step(engine).ran:
+        ran = step(engine).ran
+        idle += bool(engine.requests) and not ran
+        for request in ran:
             started.setdefault(request.at, now)
         most = max(most, len(engine.waiting))
     order = sorted(started)
     overtaken = max(sum(started[b] < started[a] for b in order[i + 1 :]) for i, a in enumerate(order))
     assert most > 20, "it was full"
+    assert idle < len(started), "who has no capacity is passed over until some is freed"
     assert overtaken <= (len(RING) - 1) * PLACES, "until its member's turn, then no more"
